@@ -1,0 +1,45 @@
+//! What every format starts from and what it makes of it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::plan::{Key, Value};
+
+/// One address and port of one pod, with all that a format may tell about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The namespace of the pod and of its registration.
+    pub namespace: Arc<str>,
+    /// The service's name, as consumers know it.
+    pub service: Arc<str>,
+    /// The pod's name.
+    pub pod: Arc<str>,
+    /// The node the pod runs on.
+    pub node: Option<Arc<str>>,
+    /// The zone of that node, if the pod tells it.
+    pub zone: Option<Arc<str>>,
+    /// The address consumers dial.
+    pub address: IpAddr,
+    /// The port consumers dial.
+    pub port: u16,
+    /// The port's name in the registration.
+    pub port_name: Arc<str>,
+    /// The protocol spoken on the port, such as `grpc` or `http`.
+    pub scheme: Option<Arc<str>>,
+    /// The version of what runs in the pod.
+    pub version: Option<Arc<str>>,
+    /// The share of traffic this endpoint should get, relative to its siblings.
+    pub weight: Option<u32>,
+    /// Further facts for consumers, by name.
+    pub metadata: Arc<BTreeMap<Arc<str>, Arc<str>>>,
+}
+
+/// One key that should exist, and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The key.
+    pub key: Key,
+    /// The value.
+    pub value: Value,
+}

@@ -1,0 +1,189 @@
+//! The words that `plan` and `etcd` share: keys as etcd holds them, and guarded writes to them.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// An etcd key. Ours are always UTF-8; foreign keys that are not are none of our business.
+pub type Key = Arc<str>;
+
+/// The bytes under a key.
+pub type Value = Arc<[u8]>;
+
+/// A revision of an etcd cluster's whole key space.
+pub type Revision = i64;
+
+/// A lease's id, printed as etcdctl prints it. Ours are random, positive and 63 bits long.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub i64);
+
+impl LeaseId {
+    /// What etcd reports for a key that is on no lease.
+    pub const NONE: Self = Self(0);
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What etcd holds under one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The bytes.
+    pub value: Value,
+    /// The lease the key is on, [`LeaseId::NONE`] if none.
+    pub lease: LeaseId,
+    /// When the key came into being.
+    pub create_revision: Revision,
+    /// When the key was last written.
+    pub mod_revision: Revision,
+}
+
+/// A range of keys that is read and watched as a whole: every key that starts with a prefix ending in `/`,
+/// so that `orders/` never reaches `orders-v2/`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope(Arc<str>);
+
+impl Scope {
+    /// The scope of all keys below `prefix`; a missing `/` at the end is added.
+    pub fn below(prefix: &str) -> Self {
+        if prefix.ends_with('/') {
+            Self(prefix.into())
+        } else {
+            Self(format!("{prefix}/").into())
+        }
+    }
+
+    /// The prefix, which ends with `/`.
+    pub fn prefix(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `key` lies in this scope.
+    pub fn contains(&self, key: &str) -> bool {
+        key.starts_with(&*self.0)
+    }
+}
+
+/// What must be true of a key for a write to it to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The key does not exist.
+    Absent,
+    /// The key was last written at this revision.
+    At(Revision),
+}
+
+/// One guarded write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Writes `value` under `key` on `lease`.
+    Put {
+        /// The key.
+        key: Key,
+        /// Its new value.
+        value: Value,
+        /// Its lease.
+        lease: LeaseId,
+        /// Its guard.
+        expect: Expect,
+    },
+    /// Removes `key` if it was last written at `mod_revision`.
+    Delete {
+        /// The key.
+        key: Key,
+        /// Its guard.
+        mod_revision: Revision,
+    },
+}
+
+impl Op {
+    /// The key this writes.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } => key,
+        }
+    }
+}
+
+/// Writes that reach consumers at one revision. Each op has its own guard: a refused one leaves the others standing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// At most [`Transaction::MAX_OPS`], each on a key of its own.
+    pub ops: Vec<Op>,
+}
+
+impl Transaction {
+    /// etcd's default `--max-txn-ops` is 128, counted over the outer transaction and the nested ones; one is the fence.
+    pub const MAX_OPS: usize = 127;
+}
+
+/// Proof of leadership: the leader key and the revision that created it. Every write compares it, so that a
+/// leader that lost the key cannot write, whatever its clock says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The leader key.
+    pub key: Key,
+    /// Its `create_revision`.
+    pub create_revision: Revision,
+}
+
+/// What became of one op.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpResult {
+    /// Written, at the transaction's revision.
+    Done,
+    /// The guard did not hold; this is what the key holds instead.
+    Refused(Option<Held>),
+}
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The fence held; one result per op, in order.
+    Applied {
+        /// The revision at which the done ops took effect, or at which the guards were read when none was done.
+        revision: Revision,
+        /// One per op.
+        results: Vec<OpResult>,
+    },
+    /// Somebody else leads: nothing was written.
+    Fenced,
+    /// A lease named by a put does not exist (any more): nothing was written.
+    LeaseGone,
+}
+
+/// What the mirror of our keys saw, in the order of revisions per key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observation {
+    /// Everything `scope` holds at `revision`; what is not among `entries` is not there.
+    Snapshot {
+        /// The scope read.
+        scope: Scope,
+        /// The revision read at.
+        revision: Revision,
+        /// All its UTF-8 keys.
+        entries: Vec<(Key, Held)>,
+    },
+    /// One key was written or removed (`held` is none) at `revision`.
+    Changed {
+        /// The key.
+        key: Key,
+        /// What it holds now.
+        held: Option<Held>,
+        /// When it changed.
+        revision: Revision,
+    },
+    /// The cluster's history is not the one known so far (restored from a snapshot, or another cluster):
+    /// everything learnt before is void. Snapshots of all scopes follow.
+    Restored,
+    /// The view is no longer live; snapshots of all scopes follow when it is again.
+    Interrupted,
+}
