@@ -2,9 +2,25 @@
 //!
 //! Owns the decisions about keys: who may have one, on which lease it goes, when it is written or removed.
 //! Knows nothing of Kubernetes objects, connections or clocks.
+//!
+//! [`Tenancy`] is where a pod becomes keys; [`Ledger`] holds them against what etcd holds; its `next` says what to write.
 
+mod ledger;
+mod leases;
+mod meta;
+mod planner;
+mod report;
+mod status;
+mod tenancy;
 mod transaction;
+mod work;
 
+pub use ledger::{Ledger, Terms};
+pub use meta::MetaKeys;
+pub use planner::{Step, Ticket};
+pub use report::{Conflict, Holder, Registered, Report};
+pub use status::{Footing, Subject, refused_status, same_status, status_of};
+pub use tenancy::{Lodging, Problem, Tenancy};
 pub use transaction::{
     Expect, Fence, Held, Key, LeaseId, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,
 };

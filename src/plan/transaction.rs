@@ -1,5 +1,6 @@
 //! The words that `plan` and `etcd` share: keys as etcd holds them, and guarded writes to them.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -69,6 +70,12 @@ impl Scope {
     /// Whether `key` lies in this scope.
     pub fn contains(&self, key: &str) -> bool {
         key.starts_with(&*self.0)
+    }
+}
+
+impl Borrow<str> for Scope {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -184,6 +191,11 @@ pub enum Observation {
     /// The cluster's history is not the one known so far (restored from a snapshot, or another cluster):
     /// everything learnt before is void. Snapshots of all scopes follow.
     Restored,
+    /// Every scope wanted has had its snapshot, the last of them at `revision`.
+    Complete {
+        /// That revision.
+        revision: Revision,
+    },
     /// The view is no longer live; snapshots of all scopes follow when it is again.
     Interrupted,
 }

@@ -1,0 +1,291 @@
+//! The pool of leases: which are ours, how full each is, and where a new key goes.
+//!
+//! Leases are pooled because the operator, not the pod, renews them. Holes are filled before a lease is granted,
+//! and a key is never moved to another lease without need: a move is an event for every consumer.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::transaction::{Key, LeaseId, Revision};
+
+/// How long a lease stays empty before it is let go.
+const EMPTY_FOR: Duration = Duration::from_secs(600);
+
+/// What is known of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Granted, but not recorded yet: no key may go on it, or it would be nobody's after a crash.
+    Fresh,
+    /// Recorded.
+    Open,
+    /// Its record vanished, or it was reported as lapsed: its record must be confirmed before it takes keys again.
+    Doubtful,
+    /// Empty for long: its record is being removed, and no key goes on it any more.
+    Retiring,
+}
+
+#[derive(Debug)]
+struct Lease {
+    ttl: u32,
+    state: State,
+    /// The keys that etcd holds on it.
+    keys: HashSet<Key>,
+    /// Keys being written to it.
+    reserved: usize,
+    /// The revision at which its record was last written.
+    record: Revision,
+    empty_since: Option<Instant>,
+}
+
+/// All leases of one Registry.
+#[derive(Debug)]
+pub struct Leases {
+    capacity: usize,
+    leases: BTreeMap<LeaseId, Lease>,
+    /// Open leases with room, by time to live: placing a key does not search.
+    roomy: HashMap<u32, HashSet<LeaseId>>,
+    /// Keys on leases that are not known to be ours (yet): a key may be seen before the record of its lease is.
+    strangers: HashMap<LeaseId, HashSet<Key>>,
+    changed: bool,
+}
+
+impl Leases {
+    /// An empty pool whose leases carry up to `capacity` keys each.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            leases: BTreeMap::new(),
+            roomy: HashMap::new(),
+            strangers: HashMap::new(),
+            changed: true,
+        }
+    }
+
+    /// Changes how many keys a lease carries; fuller ones stay as they are.
+    pub fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
+        for lease in self.leases.keys().copied().collect::<Vec<_>>() {
+            self.reindex(lease);
+        }
+    }
+
+    /// How many keys a lease carries.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Whether a key on `lease` is ours.
+    pub fn is_ours(&self, lease: LeaseId) -> bool {
+        self.leases.contains_key(&lease)
+    }
+
+    /// Whether a key on `lease` may stay there: the lease is ours, lives `ttl` seconds and is not about to go.
+    pub fn suits(&self, lease: LeaseId, ttl: u32) -> bool {
+        self.leases.get(&lease).is_some_and(|known| known.ttl == ttl && known.state == State::Open)
+    }
+
+    /// The number of leases.
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Whether there is no lease.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// The number of keys that etcd holds on our leases.
+    pub fn key_count(&self) -> usize {
+        self.leases.values().map(|lease| lease.keys.len()).sum()
+    }
+
+    /// The ids of all leases.
+    pub fn ids(&self) -> impl Iterator<Item = LeaseId> + '_ {
+        self.leases.keys().copied()
+    }
+
+    /// The keys that etcd holds on `lease`.
+    pub fn keys_on(&self, lease: LeaseId) -> Vec<Key> {
+        self.leases.get(&lease).map(|known| known.keys.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The leases to renew with their times to live in seconds, if that changed since the last call.
+    pub fn take_changed_renewals(&mut self) -> Option<BTreeMap<LeaseId, u32>> {
+        std::mem::take(&mut self.changed).then(|| self.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect())
+    }
+
+    /// Forgets every lease: etcd's history is another one now.
+    pub fn clear(&mut self) {
+        self.leases.clear();
+        self.roomy.clear();
+        self.strangers.clear();
+        self.changed = true;
+    }
+
+    /// A lease of `ttl` seconds was granted to us. It takes keys once it is recorded.
+    pub fn granted(&mut self, lease: LeaseId, ttl: u32) {
+        self.insert(lease, ttl, State::Fresh);
+    }
+
+    /// How many granted leases wait to be recorded.
+    pub fn fresh(&self) -> usize {
+        self.leases.values().filter(|lease| lease.state == State::Fresh).count()
+    }
+
+    /// The record of a lease exists, written at `revision`. Returns the keys that turn out to be ours by it.
+    pub fn recorded(&mut self, lease: LeaseId, ttl: u32, revision: Revision) -> Vec<Key> {
+        let is_new = !self.is_ours(lease);
+        if is_new {
+            self.insert(lease, ttl, State::Open);
+        }
+        let known = self.leases.get_mut(&lease).expect("known or just inserted");
+        if known.state != State::Retiring || known.record != revision {
+            known.state = State::Open;
+        }
+        known.record = revision;
+        let ours: Vec<Key> = self.strangers.remove(&lease).unwrap_or_default().into_iter().collect();
+        known.keys.extend(ours.iter().cloned());
+        self.reindex(lease);
+        ours
+    }
+
+    /// The record of a lease vanished, or the lease is said to have lapsed. One without keys is forgotten; one
+    /// with keys has to be confirmed.
+    pub fn doubt(&mut self, lease: LeaseId) {
+        let Some(known) = self.leases.get_mut(&lease) else { return };
+        if known.keys.is_empty() && known.reserved == 0 || known.state == State::Retiring {
+            self.remove(lease);
+        } else {
+            known.state = State::Doubtful;
+            self.reindex(lease);
+        }
+    }
+
+    /// The lease is gone, and every key on it went with it: these are returned.
+    pub fn gone(&mut self, lease: LeaseId) -> Vec<Key> {
+        let keys = self.keys_on(lease);
+        self.remove(lease);
+        keys
+    }
+
+    /// Up to `max` leases whose record must be written: freshly granted ones together, or one doubtful one alone,
+    /// so that an answer "no such lease" names it.
+    pub fn unrecorded(&self, max: usize) -> Vec<(LeaseId, u32)> {
+        let in_state = |state| {
+            let of_state = self.leases.iter().filter(move |(_, lease)| lease.state == state);
+            of_state.map(|(id, lease)| (*id, lease.ttl))
+        };
+        match in_state(State::Doubtful).next() {
+            Some(doubtful) => vec![doubtful],
+            None => in_state(State::Fresh).take(max).collect(),
+        }
+    }
+
+    /// A lease of `ttl` seconds with room for `count` more keys, `prefer` if it has. The room is reserved until
+    /// [`Leases::release`].
+    pub fn reserve(&mut self, ttl: u32, count: usize, prefer: Option<LeaseId>) -> Option<LeaseId> {
+        let fits = |id: &LeaseId| self.room(*id) >= count;
+        let preferred = prefer.filter(|id| self.suits(*id, ttl) && fits(id));
+        let chosen = preferred.or_else(|| self.roomy.get(&ttl)?.iter().copied().find(fits))?;
+        let lease = self.leases.get_mut(&chosen).expect("a roomy lease is known");
+        lease.reserved += count;
+        self.reindex(chosen);
+        Some(chosen)
+    }
+
+    /// Gives reserved room back: what was written is counted by [`Leases::attach`].
+    pub fn release(&mut self, lease: LeaseId, count: usize) {
+        if let Some(known) = self.leases.get_mut(&lease) {
+            known.reserved = known.reserved.saturating_sub(count);
+            self.reindex(lease);
+        }
+    }
+
+    /// etcd holds `key` on `lease`.
+    pub fn attach(&mut self, lease: LeaseId, key: &Key) {
+        match self.leases.get_mut(&lease) {
+            Some(known) => {
+                known.keys.insert(key.clone());
+                self.reindex(lease);
+            }
+            None if lease == LeaseId::NONE => {}
+            None => {
+                self.strangers.entry(lease).or_default().insert(key.clone());
+            }
+        }
+    }
+
+    /// etcd no longer holds `key` on `lease`.
+    pub fn detach(&mut self, lease: LeaseId, key: &Key) {
+        if let Some(known) = self.leases.get_mut(&lease) {
+            known.keys.remove(key);
+            self.reindex(lease);
+        } else if let Some(strangers) = self.strangers.get_mut(&lease) {
+            strangers.remove(key);
+            if strangers.is_empty() {
+                self.strangers.remove(&lease);
+            }
+        }
+    }
+
+    /// The leases that have been empty for long enough to be let go, with the revisions of their records.
+    pub fn retirable(&mut self, now: Instant) -> Vec<(LeaseId, Revision)> {
+        let mut long_empty = Vec::new();
+        for (id, lease) in &mut self.leases {
+            let settled = matches!(lease.state, State::Open | State::Retiring);
+            if !settled || !lease.keys.is_empty() || lease.reserved > 0 {
+                lease.empty_since = None;
+            } else if now.duration_since(*lease.empty_since.get_or_insert(now)) >= EMPTY_FOR {
+                long_empty.push((*id, lease.record));
+            }
+        }
+        long_empty
+    }
+
+    /// The record of an empty lease is about to be removed.
+    pub fn retire(&mut self, lease: LeaseId) {
+        if let Some(known) = self.leases.get_mut(&lease) {
+            known.state = State::Retiring;
+            self.reindex(lease);
+        }
+    }
+
+    fn insert(&mut self, id: LeaseId, ttl: u32, state: State) {
+        let lease = Lease {
+            ttl,
+            state,
+            keys: HashSet::new(),
+            reserved: 0,
+            record: 0,
+            empty_since: None,
+        };
+        self.leases.insert(id, lease);
+        self.changed = true;
+        self.reindex(id);
+    }
+
+    fn remove(&mut self, id: LeaseId) {
+        if let Some(lease) = self.leases.remove(&id) {
+            if let Some(roomy) = self.roomy.get_mut(&lease.ttl) {
+                roomy.remove(&id);
+            }
+            self.changed = true;
+        }
+    }
+
+    fn room(&self, id: LeaseId) -> usize {
+        let used = |lease: &Lease| lease.keys.len() + lease.reserved;
+        self.leases.get(&id).map_or(0, |lease| self.capacity.saturating_sub(used(lease)))
+    }
+
+    fn reindex(&mut self, id: LeaseId) {
+        let room = self.room(id);
+        let Some(lease) = self.leases.get(&id) else { return };
+        let roomy = self.roomy.entry(lease.ttl).or_default();
+        if lease.state == State::Open && room > 0 {
+            roomy.insert(id);
+        } else {
+            roomy.remove(&id);
+        }
+    }
+}

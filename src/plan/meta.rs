@@ -1,0 +1,91 @@
+//! Where our own bookkeeping lives in etcd and what it looks like: `<meta prefix><cluster id>/leader` and
+//! `<meta prefix><cluster id>/leases/<lease id>`. Consumers never read it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::transaction::{Key, LeaseId, Scope, Value};
+
+/// The names of our bookkeeping keys in one Registry.
+#[derive(Clone, Debug)]
+pub struct MetaKeys {
+    scope: Scope,
+    leases: Arc<str>,
+}
+
+/// What is written under a lease's record key, on that very lease: proof that the lease is ours, entry in the
+/// list of leases to renew, and witness that the lease lives.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LeaseRecord {
+    /// The version of this record's format.
+    v: u32,
+    /// The time to live asked for, in seconds.
+    ttl: u32,
+}
+
+impl MetaKeys {
+    /// The keys below `meta_prefix` (which ends with `/`) for the cluster named `cluster_id`.
+    pub fn new(meta_prefix: &str, cluster_id: &str) -> Self {
+        let scope = Scope::below(&format!("{meta_prefix}{cluster_id}/"));
+        let leases = format!("{}leases/", scope.prefix()).into();
+        Self { scope, leases }
+    }
+
+    /// The scope of all our bookkeeping.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The key that names the leader.
+    pub fn leader(&self) -> Key {
+        format!("{}leader", self.scope.prefix()).into()
+    }
+
+    /// The key that records `lease` as ours.
+    pub fn record_key(&self, lease: LeaseId) -> Key {
+        format!("{}{lease}", self.leases).into()
+    }
+
+    /// The value under a record key, for a lease of `ttl` seconds.
+    pub fn record_value(ttl: u32) -> Value {
+        let record = LeaseRecord { v: 1, ttl };
+        serde_json::to_vec(&record).expect("two integers always serialise").into()
+    }
+
+    /// The lease that a record key names, or none when `key` is no record of ours.
+    pub fn recorded_lease(&self, key: &str) -> Option<LeaseId> {
+        let id = key.strip_prefix(&*self.leases)?;
+        let id = i64::from_str_radix(id, 16).ok()?;
+        (id > 0).then_some(LeaseId(id))
+    }
+
+    /// The time to live, in seconds, told by a record's value. Later versions may add fields, never change these.
+    pub fn recorded_ttl(value: &[u8]) -> Option<u32> {
+        serde_json::from_slice::<LeaseRecord>(value).ok().map(|record| record.ttl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back_as_the_lease_and_ttl_it_was_written_for() {
+        let meta = MetaKeys::new("/leasehold/", "c1");
+        let lease = LeaseId(0x1a2b);
+        assert_eq!(&*meta.record_key(lease), "/leasehold/c1/leases/0000000000001a2b");
+        assert_eq!(meta.recorded_lease(&meta.record_key(lease)), Some(lease));
+        assert_eq!(MetaKeys::recorded_ttl(&MetaKeys::record_value(30)), Some(30));
+    }
+
+    #[test]
+    fn what_is_no_record_of_ours_names_no_lease() {
+        let meta = MetaKeys::new("/leasehold/", "c1");
+        for key in ["/leasehold/c1/leader", "/leasehold/c2/leases/01", "/leasehold/c1/leases/zz", "/leasehold/c1/leases/0"] {
+            assert_eq!(meta.recorded_lease(key), None, "{key}");
+        }
+        assert_eq!(MetaKeys::recorded_ttl(b"not json"), None);
+        assert_eq!(MetaKeys::recorded_ttl(br#"{"v":2,"ttl":15,"class":"new"}"#), Some(15), "a later version's record");
+    }
+}

@@ -1,0 +1,246 @@
+//! From what is in etcd to what the registration's author reads: status, conditions, reasons.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::report::{Conflict, Holder, Registered, Report};
+use crate::api::{ConditionStatus, ConditionType, EndpointStatus, Reason, ServiceRegistrationStatus, set_condition};
+
+/// Room for the list of endpoints in a status. An object may have about 1.5 MiB; the rest is for what the user wrote
+/// and for what else is in the status.
+const MAX_ENDPOINT_BYTES: usize = 1_000_000;
+
+/// How many keys or pods a message names before it says how many more there are.
+const NAMED: usize = 3;
+
+/// The registration a status is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// `metadata.generation` of the spec that the report is about.
+    pub generation: i64,
+    /// The service's name as consumers know it.
+    pub service: &'a str,
+    /// The Registry's name.
+    pub registry: &'a str,
+    /// The conditions written before: one that still holds keeps its time.
+    pub conditions: &'a [Condition],
+}
+
+/// How the operator stands with the registry, as far as a registration is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Footing {
+    /// All is known, writes go through.
+    Firm,
+    /// Not everything needed has been read yet.
+    Starting,
+    /// Writes do not go through, because of this.
+    Unreachable(String),
+}
+
+/// The status of a registration that is carried out.
+pub fn status_of(report: &Report<'_>, footing: &Footing, subject: Subject<'_>, now: &Time) -> ServiceRegistrationStatus {
+    let (endpoints, omitted) = endpoints_of(&report.endpoints);
+    let mut conditions = Conditions::from(subject, now);
+    let registry = subject.registry;
+    conditions.set(
+        ConditionType::Accepted,
+        ConditionStatus::True,
+        Reason::Accepted,
+        &format!("Registry \"{registry}\" registers this service."),
+    );
+    let (synced, reason, message) = synced(report, footing);
+    conditions.set(ConditionType::Synced, synced, reason, &message);
+    let (ready, reason, message) = ready(report);
+    conditions.set(ConditionType::Ready, ready.into(), reason, &message);
+    let (conflict, reason, message) = conflict(&report.conflicts);
+    conditions.set(ConditionType::Conflict, conflict.into(), reason, &message);
+    ServiceRegistrationStatus {
+        observed_generation: Some(subject.generation),
+        service: Some(subject.service.to_owned()),
+        ready: Some(format!("{}/{}", report.registered, report.ready)),
+        ready_endpoints: Some(count(report.ready)),
+        registered_endpoints: Some(count(report.registered)),
+        endpoints,
+        endpoints_omitted: (omitted > 0).then(|| count(omitted)),
+        conditions: conditions.list,
+    }
+}
+
+/// The status of a registration that cannot be carried out, for `reason`.
+pub fn refused_status(reason: Reason, message: &str, subject: Subject<'_>, now: &Time) -> ServiceRegistrationStatus {
+    let mut conditions = Conditions::from(subject, now);
+    conditions.set(ConditionType::Accepted, ConditionStatus::False, reason, message);
+    for kind in [ConditionType::Synced, ConditionType::Ready] {
+        conditions.set(kind, ConditionStatus::False, Reason::NotAccepted, "See the condition Accepted.");
+    }
+    ServiceRegistrationStatus {
+        observed_generation: Some(subject.generation),
+        service: Some(subject.service.to_owned()),
+        conditions: conditions.list,
+        ..ServiceRegistrationStatus::default()
+    }
+}
+
+/// Whether two statuses tell the same, apart from when a condition last changed.
+pub fn same_status(a: &ServiceRegistrationStatus, b: &ServiceRegistrationStatus) -> bool {
+    let ServiceRegistrationStatus {
+        observed_generation,
+        service,
+        ready,
+        ready_endpoints,
+        registered_endpoints,
+        endpoints,
+        endpoints_omitted,
+        conditions,
+    } = a;
+    let told = |condition: &Condition| {
+        let Condition {
+            type_,
+            status,
+            reason,
+            message,
+            observed_generation,
+            last_transition_time: _,
+        } = condition.clone();
+        (type_, status, reason, message, observed_generation)
+    };
+    *observed_generation == b.observed_generation
+        && *service == b.service
+        && *ready == b.ready
+        && *ready_endpoints == b.ready_endpoints
+        && *registered_endpoints == b.registered_endpoints
+        && *endpoints == b.endpoints
+        && *endpoints_omitted == b.endpoints_omitted
+        && conditions.iter().map(told).eq(b.conditions.iter().map(told))
+}
+
+struct Conditions<'a> {
+    list: Vec<Condition>,
+    generation: i64,
+    now: &'a Time,
+}
+
+impl<'a> Conditions<'a> {
+    fn from(subject: Subject<'_>, now: &'a Time) -> Self {
+        Self {
+            list: subject.conditions.to_vec(),
+            generation: subject.generation,
+            now,
+        }
+    }
+
+    fn set(&mut self, kind: ConditionType, status: ConditionStatus, reason: Reason, message: &str) {
+        set_condition(&mut self.list, kind, status, reason, message, Some(self.generation), self.now);
+    }
+}
+
+fn synced(report: &Report<'_>, footing: &Footing) -> (ConditionStatus, Reason, String) {
+    let pods = || format!("{} of {} ready pods are registered.", report.registered, report.ready);
+    if report.suspended {
+        let message = "spec.suspend is true: leases are renewed, keys are left as they are.";
+        return (ConditionStatus::False, Reason::Suspended, message.to_owned());
+    }
+    match footing {
+        Footing::Unreachable(cause) => {
+            let message = format!("What is registered stays registered; changes wait: {cause}");
+            return (ConditionStatus::Unknown, Reason::RegistryUnreachable, message);
+        }
+        Footing::Starting => {
+            let message = "The operator is still reading what Kubernetes and etcd hold; nothing is changed before that.";
+            return (ConditionStatus::Unknown, Reason::Starting, message.to_owned());
+        }
+        Footing::Firm => {}
+    }
+    if report.outstanding > 0 {
+        let message = format!("{} {} keys are being written or removed.", pods(), report.outstanding);
+        (ConditionStatus::False, Reason::Writing, message)
+    } else if !report.conflicts.is_empty() {
+        let message = format!("{} See the condition Conflict.", pods());
+        (ConditionStatus::False, Reason::KeysHeld, message)
+    } else if report.registered < report.ready || !report.problems.is_empty() {
+        (ConditionStatus::False, Reason::EndpointsRefused, problems(report))
+    } else {
+        (ConditionStatus::True, Reason::InSync, pods())
+    }
+}
+
+fn problems(report: &Report<'_>) -> String {
+    let pods_of = |pods: &Vec<std::sync::Arc<str>>| named(pods, |pod| pod.to_string());
+    let each = report.problems.iter().map(|(problem, pods)| format!("{} ({})", problem, pods_of(pods)));
+    each.collect::<Vec<_>>().join("; ")
+}
+
+fn ready(report: &Report<'_>) -> (bool, Reason, String) {
+    if !report.endpoints.is_empty() {
+        let message = format!("{} endpoints are in etcd.", report.endpoints.len());
+        (true, Reason::EndpointsRegistered, message)
+    } else if report.ready == 0 {
+        let message = "No selected pod is ready: see the pods that spec.selector matches.";
+        (false, Reason::NoReadyPods, message.to_owned())
+    } else {
+        let message = "Pods are ready, but none of them is in etcd: see the condition Synced.";
+        (false, Reason::NothingRegistered, message.to_owned())
+    }
+}
+
+fn conflict(conflicts: &[Conflict]) -> (bool, Reason, String) {
+    let Some(first) = conflicts.first() else {
+        return (false, Reason::NoConflict, "Nobody else holds a key of this service.".to_owned());
+    };
+    let reason = match first.holder {
+        Holder::Stranger { .. } => Reason::HeldByOther,
+        Holder::Registration(_) => Reason::HeldByRegistration,
+    };
+    let told = |conflict: &Conflict| {
+        let holder = match &conflict.holder {
+            Holder::Stranger { lease, create_revision } if *lease == super::LeaseId::NONE => {
+                format!("by someone outside this cluster (no lease, created at revision {create_revision})")
+            }
+            Holder::Stranger { lease, create_revision } => {
+                format!("by someone outside this cluster (lease {lease}, created at revision {create_revision})")
+            }
+            Holder::Registration(registration) => format!("by the older registration {registration}"),
+        };
+        format!("{} is held {holder}", conflict.key)
+    };
+    let message = format!("{}. It is left alone, and taken as soon as it is free.", named(conflicts, told));
+    (true, reason, message)
+}
+
+/// The first few of `items`, and how many more there are.
+fn named<T>(items: &[T], name: impl Fn(&T) -> String) -> String {
+    let first: Vec<String> = items.iter().take(NAMED).map(name).collect();
+    match items.len().saturating_sub(NAMED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+fn endpoints_of(registered: &[Registered<'_>]) -> (Vec<EndpointStatus>, usize) {
+    let mut bytes = 0;
+    let mut listed = Vec::with_capacity(registered.len());
+    for Registered { endpoint, keys } in registered {
+        let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
+        let status = EndpointStatus {
+            address: endpoint.address.to_string(),
+            port: endpoint.port,
+            port_name: endpoint.port_name.to_string(),
+            pod: endpoint.pod.to_string(),
+            node: text(&endpoint.node),
+            zone: text(&endpoint.zone),
+            version: text(&endpoint.version),
+            weight: endpoint.weight,
+            keys: keys.iter().map(ToString::to_string).collect(),
+        };
+        bytes += serde_json::to_vec(&status).map_or(0, |json| json.len() + 1);
+        if bytes > MAX_ENDPOINT_BYTES {
+            break;
+        }
+        listed.push(status);
+    }
+    let omitted = registered.len() - listed.len();
+    (listed, omitted)
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,106 @@
+//! What one pod is to have in etcd on behalf of one registration: the place where a pod becomes keys.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::format::{Endpoint, Format, Record};
+use crate::index::{Family, PodView, WEIGHT_ANNOTATION, Why};
+
+/// The endpoints of one ready pod with the keys each should have, and what of it could not be had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tenancy {
+    /// One per port that the pod offers.
+    pub lodgings: Vec<Lodging>,
+    /// What the registration's author should know about this pod.
+    pub problems: Vec<Problem>,
+}
+
+/// One endpoint and its records over all formats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lodging {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// Its records, each under a key of its own.
+    pub records: Vec<Record>,
+}
+
+/// Why a ready pod is not, or not wholly, registered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Problem {
+    /// No container port of the pod has that name.
+    PortMissing {
+        /// The container port's name.
+        port: Arc<str>,
+    },
+    /// The pod has no address of the wanted family.
+    AddressMissing {
+        /// That family.
+        family: Family,
+    },
+    /// The pod's weight annotation is no number; the registration's weight is used.
+    WeightUnreadable,
+    /// A format cannot express the endpoint.
+    Refused {
+        /// What the format says about it.
+        reason: String,
+    },
+}
+
+impl Tenancy {
+    /// What `view` of a pod is to have in etcd in each of `formats`; none when the pod is not to be registered.
+    pub fn of(view: PodView, formats: &[Format]) -> Option<Self> {
+        let pod = match view {
+            PodView::Ready(pod) => pod,
+            // Its readiness is not in doubt, so it counts as ready; it just cannot be dialled.
+            PodView::Unready { why: Why::NoAddress(family) } => {
+                let problems = vec![Problem::AddressMissing { family }];
+                return Some(Self { lodgings: Vec::new(), problems });
+            }
+            PodView::Unready { .. } | PodView::Gone => return None,
+        };
+        let missing = pod.missing_ports.into_iter();
+        let mut tenancy = Self {
+            lodgings: Vec::with_capacity(pod.endpoints.len()),
+            problems: missing.map(|port| Problem::PortMissing { port: port.container_port }).collect(),
+        };
+        if pod.weight_unparsable {
+            tenancy.problems.push(Problem::WeightUnreadable);
+        }
+        for endpoint in pod.endpoints {
+            let mut records = Vec::with_capacity(formats.len());
+            for format in formats.iter().filter(|format| format.carries(&endpoint.port_name)) {
+                match format.records(&endpoint) {
+                    Ok(written) => records.extend(written),
+                    Err(refusal) => tenancy.problems.push(Problem::Refused { reason: refusal.to_string() }),
+                }
+            }
+            tenancy.lodgings.push(Lodging { endpoint, records });
+        }
+        Some(tenancy)
+    }
+
+    /// All records, in the order of endpoints.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.lodgings.iter().flat_map(|lodging| &lodging.records)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PortMissing { port } => write!(
+                f,
+                "no container port is named \"{port}\": name one so in the pod's template, or give spec.ports its number"
+            ),
+            Self::AddressMissing { family } => write!(
+                f,
+                "no {family} address: set spec.address.family to the family the pods have"
+            ),
+            Self::WeightUnreadable => write!(
+                f,
+                "the annotation {WEIGHT_ANNOTATION} is no whole number, so spec.weight is used: write a number from 0 to 65535"
+            ),
+            Self::Refused { reason } => f.write_str(reason),
+        }
+    }
+}
