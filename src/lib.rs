@@ -16,5 +16,6 @@
 
 pub mod etcd;
 pub mod format;
+pub mod index;
 pub mod plan;
 pub mod telemetry;

@@ -1,0 +1,27 @@
+//! What Kubernetes says now: every pod in a compact form, every registration, and who selects whom.
+//!
+//! Owns the answer to "what should this registration say about this pod" ([`Index::view`]), and says after each
+//! event which of these answers may have changed ([`Touch`]). An event that changes none is swallowed here.
+//!
+//! Must not know how an endpoint is written, what etcd holds, or where the facts come from: plain data in
+//! ([`Pod`], [`Registration`]), plain data out. No clock, no task, no client.
+
+mod compact;
+mod interner;
+mod namespace;
+mod pod;
+#[cfg(test)]
+mod properties;
+mod registration;
+mod resolve;
+mod selector;
+mod store;
+#[cfg(test)]
+mod testing;
+mod view;
+
+pub use pod::{Addresses, Pod, PodPort, WEIGHT_ANNOTATION, ZONE_LABEL};
+pub use registration::{Family, Port, PortTarget, Registration, RegistrationRef};
+pub use selector::{Operator, Requirement, Selector};
+pub use store::{Index, Removals, Touch};
+pub use view::{MissingPort, PodView, ReadyPod, Why};

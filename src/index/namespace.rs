@@ -1,0 +1,305 @@
+//! One namespace: its pods, its registrations, and which of them belong together. Nothing selects across namespaces.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::compact::{CompactPod, Symbols};
+use super::interner::Symbol;
+use super::registration::Registration;
+use super::resolve::resolve;
+use super::selector::Selector;
+use super::store::Touch;
+use super::view::PodView;
+
+/// Counts the relists begun so far: what was last seen in an earlier one is not there any more.
+pub(super) type Relist = u32;
+
+#[derive(Debug, Default)]
+pub(super) struct Namespace {
+    pods: HashMap<Arc<str>, PodEntry>,
+    registrations: BTreeMap<Arc<str>, Selecting>,
+    /// The names of the registrations that demand a certain label (of [`Symbols`]), each under one of the labels it
+    /// demands: an event of a pod looks only at those filed under the pod's own labels, however many there are.
+    filed: HashMap<Symbol, Vec<Arc<str>>>,
+    /// The names of the registrations that demand no label by value. Every event looks at all of them.
+    unfiled: Vec<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct PodEntry {
+    pod: CompactPod,
+    seen: Relist,
+}
+
+#[derive(Debug)]
+struct Selecting {
+    registration: Arc<Registration>,
+    filed_under: Option<Symbol>,
+    /// The names of the pods it selects.
+    members: BTreeSet<Arc<str>>,
+    /// How many of them are ready.
+    ready: usize,
+    seen: Relist,
+}
+
+impl Namespace {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.registrations.is_empty()
+    }
+
+    pub(super) fn apply_pod(&mut self, name: &str, new: CompactPod, seen: Relist, symbols: &mut Symbols) -> Vec<Touch> {
+        if let Some(entry) = self.pods.get_mut(name) {
+            entry.seen = seen;
+            if entry.pod == new {
+                symbols.release(new);
+                return Vec::new();
+            }
+        }
+        let (name, old) = match self.pods.remove_entry(name) {
+            Some((name, entry)) => (name, Some(entry.pod)),
+            None => (name.into(), None),
+        };
+        let touches = self.replace(&name, old.as_ref(), Some(&new), symbols);
+        if let Some(old) = old {
+            symbols.release(old);
+        }
+        self.pods.insert(name, PodEntry { pod: new, seen });
+        touches
+    }
+
+    pub(super) fn delete_pod(&mut self, name: &str, symbols: &mut Symbols) -> Vec<Touch> {
+        let Some((name, PodEntry { pod, .. })) = self.pods.remove_entry(name) else {
+            return Vec::new();
+        };
+        let touches = self.replace(&name, Some(&pod), None, symbols);
+        symbols.release(pod);
+        touches
+    }
+
+    /// Deletes the pods not seen since the relist `current` began.
+    pub(super) fn delete_unseen_pods(&mut self, current: Relist, symbols: &mut Symbols) -> Vec<Touch> {
+        let unseen = self
+            .pods
+            .iter()
+            .filter(|(_, entry)| entry.seen != current)
+            .map(|(name, _)| name.clone());
+        let unseen: Vec<_> = unseen.collect();
+        unseen.iter().flat_map(|name| self.delete_pod(name, symbols)).collect()
+    }
+
+    /// Brings the registrations up to date with a pod that changes from `old` to `new`.
+    fn replace(
+        &mut self,
+        name: &Arc<str>,
+        old: Option<&CompactPod>,
+        new: Option<&CompactPod>,
+        symbols: &Symbols,
+    ) -> Vec<Touch> {
+        let mut affected = BTreeMap::<Arc<str>, [Option<&CompactPod>; 2]>::new();
+        for (side, pod) in [old, new].into_iter().enumerate() {
+            for registration in pod.iter().flat_map(|pod| self.selecting(pod, symbols)) {
+                affected.entry(registration.clone()).or_default()[side] = pod;
+            }
+        }
+        let mut touches = Vec::new();
+        for (registration, [old, new]) in affected {
+            let Some(selecting) = self.registrations.get_mut(&registration) else {
+                continue;
+            };
+            match (old, new) {
+                (None, Some(_)) => {
+                    selecting.members.insert(name.clone());
+                }
+                (Some(_), None) => {
+                    selecting.members.remove(name);
+                }
+                _ => {}
+            }
+            selecting.ready -= usize::from(old.is_some_and(CompactPod::is_ready));
+            selecting.ready += usize::from(new.is_some_and(CompactPod::is_ready));
+            let view = |pod| selecting.view(name, pod, symbols);
+            if old.map(view) != new.map(view) {
+                touches.push(selecting.touch(name));
+            }
+        }
+        touches
+    }
+
+    /// The names of the registrations that select `pod`.
+    fn selecting<'a>(&'a self, pod: &'a CompactPod, symbols: &'a Symbols) -> impl Iterator<Item = &'a Arc<str>> {
+        let filed = symbols
+            .pairs(pod)
+            .iter()
+            .filter_map(|pair| self.filed.get(pair))
+            .flatten();
+        filed.chain(&self.unfiled).filter(move |name| {
+            self.registrations
+                .get(*name)
+                .is_some_and(|selecting| selecting.selects(pod, symbols))
+        })
+    }
+
+    pub(super) fn apply_registration(
+        &mut self,
+        registration: Registration,
+        seen: Relist,
+        symbols: &mut Symbols,
+    ) -> Vec<Touch> {
+        let name = registration.reference.name.clone();
+        let mut before = BTreeSet::new();
+        let mut selecting = Selecting {
+            registration: Arc::new(registration),
+            filed_under: None,
+            members: BTreeSet::new(),
+            ready: 0,
+            seen,
+        };
+        match self.registrations.remove(&name) {
+            Some(old) if old.registration == selecting.registration => {
+                self.registrations.insert(name, Selecting { seen, ..old });
+                return Vec::new();
+            }
+            Some(old) if old.registration.selector == selecting.registration.selector => {
+                selecting = Selecting {
+                    registration: selecting.registration,
+                    seen,
+                    ..old
+                };
+            }
+            old => {
+                if let Some(old) = old {
+                    self.unfile(&name, old.filed_under, symbols);
+                    before = old.members;
+                }
+                selecting.filed_under = self.file(&name, &selecting.registration.selector, symbols);
+                self.enlist(&mut selecting, symbols);
+            }
+        }
+        let touches = before
+            .union(&selecting.members)
+            .map(|pod| selecting.touch(pod))
+            .collect();
+        self.registrations.insert(name, selecting);
+        touches
+    }
+
+    pub(super) fn delete_registration(&mut self, name: &str, symbols: &mut Symbols) -> Vec<Touch> {
+        let Some(old) = self.registrations.remove(name) else {
+            return Vec::new();
+        };
+        self.unfile(name, old.filed_under, symbols);
+        old.members.iter().map(|pod| old.touch(pod)).collect()
+    }
+
+    /// The registrations not seen since the relist `current` began.
+    pub(super) fn unseen_registrations(&self, current: Relist) -> impl Iterator<Item = &Arc<Registration>> {
+        let unseen = self
+            .registrations
+            .values()
+            .filter(move |selecting| selecting.seen != current);
+        unseen.map(|selecting| &selecting.registration)
+    }
+
+    /// Finds the members of a registration that has none yet.
+    fn enlist(&self, selecting: &mut Selecting, symbols: &Symbols) {
+        for (name, PodEntry { pod, .. }) in &self.pods {
+            // Most pods fail this cheap test, so that a registration among many pays little for the others' pods.
+            let candidate = selecting
+                .filed_under
+                .is_none_or(|pair| symbols.pairs(pod).contains(&pair));
+            if candidate && selecting.selects(pod, symbols) {
+                selecting.members.insert(name.clone());
+                selecting.ready += usize::from(pod.is_ready());
+            }
+        }
+    }
+
+    /// Files the registration `name` under the label it demands that the fewest others are filed under.
+    fn file(&mut self, name: &Arc<str>, selector: &Selector, symbols: &mut Symbols) -> Option<Symbol> {
+        let pairs = selector
+            .match_labels
+            .iter()
+            .map(|(key, value)| symbols.acquire_pair(key, value));
+        let pairs: Vec<_> = pairs.collect();
+        let chosen = pairs
+            .iter()
+            .copied()
+            .min_by_key(|pair| self.filed.get(pair).map_or(0, Vec::len));
+        for pair in pairs.into_iter().filter(|pair| Some(*pair) != chosen) {
+            symbols.release_pair(pair);
+        }
+        match chosen {
+            Some(pair) => self.filed.entry(pair).or_default().push(name.clone()),
+            None => self.unfiled.push(name.clone()),
+        }
+        chosen
+    }
+
+    fn unfile(&mut self, name: &str, filed_under: Option<Symbol>, symbols: &mut Symbols) {
+        let Some(pair) = filed_under else {
+            self.unfiled.retain(|other| **other != *name);
+            return;
+        };
+        if let Some(names) = self.filed.get_mut(&pair) {
+            names.retain(|other| **other != *name);
+            if names.is_empty() {
+                self.filed.remove(&pair);
+            }
+        }
+        symbols.release_pair(pair);
+    }
+
+    pub(super) fn view(&self, registration: &str, pod: &str, symbols: &Symbols) -> PodView {
+        let (Some(selecting), Some((name, entry))) =
+            (self.registrations.get(registration), self.pods.get_key_value(pod))
+        else {
+            return PodView::Gone;
+        };
+        if selecting.selects(&entry.pod, symbols) {
+            selecting.view(name, &entry.pod, symbols)
+        } else {
+            PodView::Gone
+        }
+    }
+
+    pub(super) fn members(&self, registration: &str) -> Option<&BTreeSet<Arc<str>>> {
+        self.registrations.get(registration).map(|selecting| &selecting.members)
+    }
+
+    pub(super) fn ready_count(&self, registration: &str) -> usize {
+        self.registrations
+            .get(registration)
+            .map_or(0, |selecting| selecting.ready)
+    }
+
+    pub(super) fn registrations(&self) -> impl Iterator<Item = &Arc<Registration>> {
+        self.registrations.values().map(|selecting| &selecting.registration)
+    }
+
+    pub(super) fn registration(&self, name: &str) -> Option<&Arc<Registration>> {
+        self.registrations.get(name).map(|selecting| &selecting.registration)
+    }
+
+    pub(super) fn pod_count(&self) -> usize {
+        self.pods.len()
+    }
+}
+
+impl Selecting {
+    fn selects(&self, pod: &CompactPod, symbols: &Symbols) -> bool {
+        self.registration
+            .selector
+            .matches(|key| symbols.label(pod, key).map(|value| &**value))
+    }
+
+    fn view(&self, name: &Arc<str>, pod: &CompactPod, symbols: &Symbols) -> PodView {
+        resolve(&self.registration, name, pod, symbols)
+    }
+
+    fn touch(&self, pod: &Arc<str>) -> Touch {
+        Touch {
+            registration: self.registration.reference.clone(),
+            pod: pod.clone(),
+        }
+    }
+}

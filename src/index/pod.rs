@@ -1,0 +1,95 @@
+//! A pod as the watch hands it in: only the facts that can reach etcd.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The pod annotation that overrides the registration's weight.
+pub const WEIGHT_ANNOTATION: &str = "leasehold.dev/weight";
+
+/// The pod label that tells the zone of the pod's node.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// What Kubernetes says about one pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`: tells a pod from its successor of the same name.
+    pub uid: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// The annotation [`WEIGHT_ANNOTATION`], as written.
+    pub weight: Option<String>,
+    /// Where the pod can be reached.
+    pub addresses: Addresses,
+    /// The node it runs on.
+    pub node: Option<String>,
+    /// The **named** ports of its containers and restartable init containers (sidecars), in the order of the pod's
+    /// spec. Ports without a name are not looked at: a number needs no declaration in Kubernetes.
+    pub ports: Vec<PodPort>,
+    /// The phase is `Succeeded` or `Failed`.
+    pub terminal: bool,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+    /// The condition `Ready` is `True`.
+    pub ready: bool,
+}
+
+/// A container port that has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPort {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub number: u16,
+}
+
+/// The addresses of a pod: at most one per family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// The IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// The IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    /// The first address of each family among `texts`: hand in `status.podIPs`, or `status.podIP` where that is
+    /// empty. What is not an address is passed over.
+    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut addresses = Self::default();
+        for address in texts.into_iter().filter_map(|text| text.parse().ok()) {
+            match address {
+                IpAddr::V4(v4) => addresses.v4 = addresses.v4.or(Some(v4)),
+                IpAddr::V6(v6) => addresses.v6 = addresses.v6.or(Some(v6)),
+            }
+        }
+        addresses
+    }
+
+    /// Whether there is an address of any family.
+    pub fn any(&self) -> bool {
+        self.v4.is_some() || self.v6.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_address_of_each_family_counts() {
+        let addresses = Addresses::parse(["fd00::7", "10.0.0.7", "10.0.0.8", "fd00::8"]);
+        assert_eq!(addresses.v4, Some(Ipv4Addr::new(10, 0, 0, 7)));
+        assert_eq!(addresses.v6, Some("fd00::7".parse().unwrap()));
+    }
+
+    #[test]
+    fn text_that_is_no_address_is_passed_over() {
+        let addresses = Addresses::parse(["", "10.0.0.300", "10.0.0.7"]);
+        assert_eq!(addresses.v4, Some(Ipv4Addr::new(10, 0, 0, 7)));
+        assert!(!Addresses::parse(["nonsense"]).any());
+    }
+}

@@ -1,0 +1,321 @@
+//! Whatever the order of events, the index ends up knowing what the last of them said, and tells of every change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+use super::testing::{pod, registration};
+use super::{
+    Family, Index, Operator, Pod, PodView, Port, PortTarget, Registration, RegistrationRef, Requirement, Selector,
+    Touch,
+};
+
+/// What the events so far amount to, as plain lists: the oracle.
+#[derive(Clone, Debug, Default)]
+struct World {
+    pods: BTreeMap<(String, String), Pod>,
+    registrations: BTreeMap<RegistrationRef, Registration>,
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Pod(Pod),
+    DeletePod(String, String),
+    RelistPods {
+        broken_off: Vec<Pod>,
+        list: Vec<Pod>,
+        keep: Vec<bool>,
+    },
+    Registration(Registration),
+    DeleteRegistration(RegistrationRef),
+    RelistRegistrations {
+        list: Vec<Registration>,
+        keep: Vec<bool>,
+    },
+}
+
+const NAMESPACES: [&str; 2] = ["shop", "lab"];
+const PODS: [&str; 4] = ["a", "b", "c", "d"];
+const REGISTRATIONS: [&str; 3] = ["r", "s", "t"];
+const KEYS: [&str; 3] = ["app", "tier", "topology.kubernetes.io/zone"];
+const VALUES: [&str; 2] = ["x", "y"];
+
+fn one_of(texts: &'static [&'static str]) -> impl Strategy<Value = String> {
+    prop::sample::select(texts).prop_map(str::to_owned)
+}
+
+fn shared(texts: &'static [&'static str]) -> impl Strategy<Value = Arc<str>> {
+    prop::sample::select(texts).prop_map(Arc::from)
+}
+
+fn any_pod() -> impl Strategy<Value = Pod> {
+    let labels = btree_map(one_of(&KEYS), one_of(&VALUES), 0..3);
+    let states = (
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.8),
+    );
+    let weight = option::weighted(0.2, one_of(&["1", "2", "heavy"]));
+    let uid = one_of(&["0b0e1f2a-93d4-4c55-8a6b-7c8d9e0f1a2b", "odd"]);
+    let network = (
+        any::<bool>(),
+        option::weighted(0.8, Just("10.0.0.7")),
+        option::weighted(0.2, Just("fd00::7")),
+    );
+    (one_of(&NAMESPACES), one_of(&PODS), uid, labels, weight, states, network).prop_map(
+        |(namespace, name, uid, labels, weight, (terminal, terminating, ready), (declares, v4, v6))| {
+            let mut pod = Pod {
+                namespace,
+                name,
+                uid,
+                labels,
+                weight,
+                terminal,
+                terminating,
+                ready,
+                ..pod("")
+            };
+            pod.addresses.v4 = v4.map(|text| text.parse().unwrap());
+            pod.addresses.v6 = v6.map(|text| text.parse().unwrap());
+            pod.ports.truncate(usize::from(declares));
+            pod
+        },
+    )
+}
+
+fn any_selector() -> impl Strategy<Value = Selector> {
+    let operator = prop_oneof![
+        btree_set(shared(&VALUES), 1..3).prop_map(Operator::In),
+        btree_set(shared(&VALUES), 1..3).prop_map(Operator::NotIn),
+        Just(Operator::Exists),
+        Just(Operator::DoesNotExist),
+    ];
+    let requirement = (shared(&KEYS), operator).prop_map(|(key, operator)| Requirement { key, operator });
+    (btree_map(shared(&KEYS), shared(&VALUES), 0..3), vec(requirement, 0..2)).prop_map(
+        |(match_labels, match_expressions)| Selector {
+            match_labels,
+            match_expressions,
+        },
+    )
+}
+
+fn any_reference() -> impl Strategy<Value = RegistrationRef> {
+    (shared(&NAMESPACES), shared(&REGISTRATIONS)).prop_map(|(namespace, name)| RegistrationRef { namespace, name })
+}
+
+fn any_registration() -> impl Strategy<Value = Registration> {
+    let family = prop_oneof![3 => Just(Family::V4), 1 => Just(Family::V6)];
+    let labels = (option::of(shared(&KEYS)), vec(shared(&KEYS), 0..2));
+    (
+        any_reference(),
+        any_selector(),
+        family,
+        any::<bool>(),
+        option::of(0..2u32),
+        labels,
+        1..3i64,
+    )
+        .prop_map(
+            |(reference, selector, family, numbered, weight, (version_label, metadata_labels), generation)| {
+                let mut registration = Registration {
+                    reference,
+                    selector,
+                    family,
+                    weight,
+                    version_label,
+                    generation,
+                    ..registration("r")
+                };
+                registration.metadata_labels = metadata_labels;
+                if numbered {
+                    registration.ports.push(Port {
+                        name: "n".into(),
+                        target: PortTarget::Number(9),
+                        scheme: None,
+                    });
+                }
+                registration
+            },
+        )
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let keep = || vec(prop::bool::weighted(0.7), 12);
+    prop_oneof![
+        8 => any_pod().prop_map(Event::Pod),
+        3 => (one_of(&NAMESPACES), one_of(&PODS)).prop_map(|(namespace, name)| Event::DeletePod(namespace, name)),
+        2 => (vec(any_pod(), 0..3), vec(any_pod(), 0..3), keep())
+            .prop_map(|(broken_off, list, keep)| Event::RelistPods { broken_off, list, keep }),
+        4 => any_registration().prop_map(Event::Registration),
+        1 => any_reference().prop_map(Event::DeleteRegistration),
+        1 => (vec(any_registration(), 0..2), keep())
+            .prop_map(|(list, keep)| Event::RelistRegistrations { list, keep }),
+    ]
+}
+
+impl World {
+    fn put_pod(&mut self, pod: Pod) {
+        self.pods.insert((pod.namespace.clone(), pod.name.clone()), pod);
+    }
+
+    fn put_registration(&mut self, registration: Registration) {
+        self.registrations.insert(registration.reference.clone(), registration);
+    }
+
+    /// Lets an event happen here and in `index`; returns what the index touched.
+    fn happen(&mut self, event: Event, index: &mut Index) -> Vec<Touch> {
+        match event {
+            Event::Pod(pod) => {
+                let touches = index.apply_pod(&pod);
+                self.put_pod(pod);
+                touches
+            }
+            Event::DeletePod(namespace, name) => {
+                let touches = index.delete_pod(&namespace, &name);
+                self.pods.remove(&(namespace, name));
+                touches
+            }
+            Event::RelistPods { broken_off, list, keep } => {
+                index.begin_pod_relist();
+                let mut touches: Vec<_> = broken_off.iter().flat_map(|pod| index.apply_pod(pod)).collect();
+                index.begin_pod_relist();
+                let kept = std::mem::take(&mut self.pods)
+                    .into_values()
+                    .zip(keep)
+                    .filter(|(_, keep)| *keep);
+                kept.for_each(|(pod, _)| self.put_pod(pod));
+                list.into_iter().for_each(|pod| self.put_pod(pod));
+                touches.extend(self.pods.values().flat_map(|pod| index.apply_pod(pod)));
+                touches.extend(index.end_pod_relist());
+                touches
+            }
+            Event::Registration(registration) => {
+                self.put_registration(registration.clone());
+                index.apply_registration(registration)
+            }
+            Event::DeleteRegistration(reference) => {
+                self.registrations.remove(&reference);
+                index.delete_registration(&reference)
+            }
+            Event::RelistRegistrations { list, keep } => {
+                index.begin_registration_relist();
+                let before: BTreeSet<_> = self.registrations.keys().cloned().collect();
+                let kept = std::mem::take(&mut self.registrations)
+                    .into_values()
+                    .zip(keep)
+                    .filter(|(_, keep)| *keep);
+                kept.for_each(|(registration, _)| self.put_registration(registration));
+                list.into_iter()
+                    .for_each(|registration| self.put_registration(registration));
+                let listed = self.registrations.values().cloned();
+                let mut touches: Vec<_> = listed.flat_map(|listed| index.apply_registration(listed)).collect();
+                let removals = index.end_registration_relist();
+                let gone = before
+                    .into_iter()
+                    .filter(|reference| !self.registrations.contains_key(reference));
+                assert_eq!(removals.registrations, gone.collect::<Vec<_>>());
+                touches.extend(removals.touches);
+                touches
+            }
+        }
+    }
+
+    /// An index that heard of the final state only.
+    fn index(&self) -> Index {
+        let mut index = Index::new();
+        for registration in self.registrations.values() {
+            index.apply_registration(registration.clone());
+        }
+        for pod in self.pods.values() {
+            index.apply_pod(pod);
+        }
+        index
+    }
+
+    /// Checks membership and ready counts against the plain lists.
+    fn check(&self, index: &Index) {
+        for (reference, registration) in &self.registrations {
+            let selected = || {
+                self.pods.values().filter(|pod| {
+                    *pod.namespace == *reference.namespace
+                        && registration
+                            .selector
+                            .matches(|key| pod.labels.get(key).map(String::as_str))
+                })
+            };
+            let members: Vec<_> = index.pods_of(reference).map(|name| &**name).collect();
+            assert_eq!(members, selected().map(|pod| &*pod.name).collect::<Vec<_>>());
+            let ready = selected().filter(|pod| pod.ready && !pod.terminating && !pod.terminal && pod.addresses.any());
+            assert_eq!(index.ready_count(reference), ready.count());
+            for name in PODS {
+                let gone = index.view(reference, name) == PodView::Gone;
+                assert_eq!(gone, !members.contains(&name));
+            }
+        }
+        let registrations: Vec<_> = index
+            .registrations()
+            .map(|registration| (**registration).clone())
+            .collect();
+        assert_eq!(registrations, self.registrations.values().cloned().collect::<Vec<_>>());
+        assert_eq!(index.pod_count(), self.pods.len());
+    }
+}
+
+/// Every view of every pod that can be there, present or not.
+fn views(index: &Index) -> BTreeMap<Touch, PodView> {
+    let mut views = BTreeMap::new();
+    for namespace in NAMESPACES {
+        for name in REGISTRATIONS {
+            for pod in PODS {
+                let registration = RegistrationRef::new(namespace, name);
+                let view = index.view(&registration, pod);
+                views.insert(
+                    Touch {
+                        registration,
+                        pod: pod.into(),
+                    },
+                    view,
+                );
+            }
+        }
+    }
+    views
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_events_gives_the_index_of_the_final_list(events in vec(any_event(), 1..60)) {
+        let (mut world, mut index) = (World::default(), Index::new());
+        for event in events {
+            world.happen(event, &mut index);
+        }
+        world.check(&index);
+        let fresh = world.index();
+        prop_assert_eq!(views(&index), views(&fresh));
+        prop_assert_eq!(index.symbols().in_use(), fresh.symbols().in_use(), "what nobody uses is gone");
+    }
+
+    #[test]
+    fn every_view_that_changes_is_touched(events in vec(any_event(), 1..40)) {
+        let (mut world, mut index) = (World::default(), Index::new());
+        let mut before = views(&index);
+        for event in events {
+            let exact = matches!(event, Event::Pod(_) | Event::DeletePod(..));
+            let touches = world.happen(event.clone(), &mut index);
+            let touched: BTreeSet<_> = touches.iter().cloned().collect();
+            let after = views(&index);
+            let changed: BTreeSet<_> =
+                after.iter().filter(|(key, view)| before[key] != **view).map(|(key, _)| key.clone()).collect();
+            prop_assert!(changed.is_subset(&touched), "{event:?} changed {changed:?} and touched {touched:?}");
+            if exact {
+                prop_assert_eq!(changed.into_iter().collect::<Vec<_>>(), touches, "nothing else, nothing twice");
+            }
+            before = after;
+        }
+    }
+}

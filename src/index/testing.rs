@@ -1,0 +1,59 @@
+//! The pods and registrations that the tests of this room start from.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::{Addresses, Family, Pod, PodPort, Port, PortTarget, Registration, RegistrationRef, Selector};
+
+/// A ready pod in the namespace `shop`, with the label `app: orders` and the port `grpc` at 8080.
+pub(super) fn pod(name: &str) -> Pod {
+    Pod {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        uid: "0b0e1f2a-93d4-4c55-8a6b-7c8d9e0f1a2b".to_owned(),
+        labels: BTreeMap::from([("app".to_owned(), "orders".to_owned())]),
+        addresses: Addresses {
+            v4: Some(Ipv4Addr::new(10, 0, 0, 7)),
+            v6: None,
+        },
+        node: Some("n1".to_owned()),
+        ports: vec![PodPort {
+            name: "grpc".to_owned(),
+            number: 8080,
+        }],
+        ready: true,
+        ..Pod::default()
+    }
+}
+
+/// A registration in the namespace `shop` that selects `app: orders` and registers the port `grpc`.
+pub(super) fn registration(name: &str) -> Registration {
+    Registration {
+        reference: RegistrationRef::new("shop", name),
+        uid: "f1".into(),
+        created: 1_763_700_000,
+        generation: 1,
+        selector: selector("app", "orders"),
+        registry: "default".into(),
+        service: name.into(),
+        ports: vec![Port {
+            name: "grpc".into(),
+            target: PortTarget::Name("grpc".into()),
+            scheme: Some("grpc".into()),
+        }],
+        family: Family::V4,
+        weight: None,
+        version_label: None,
+        metadata: Arc::default(),
+        metadata_labels: Vec::new(),
+    }
+}
+
+/// Selects the pods with the label `key`: `value`.
+pub(super) fn selector(key: &str, value: &str) -> Selector {
+    Selector {
+        match_labels: BTreeMap::from([(key.into(), value.into())]),
+        match_expressions: Vec::new(),
+    }
+}
