@@ -14,6 +14,7 @@
 //!
 //! `index`, `plan` and `format` are pure: plain data in, plain data out, time as a parameter.
 
+pub mod api;
 pub mod etcd;
 pub mod format;
 pub mod index;

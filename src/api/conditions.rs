@@ -1,0 +1,245 @@
+//! The conditions of a status: their types, their reasons, and how one is set.
+//!
+//! A reason is part of the interface: scripts and alerts compare it. A message is for people and may change.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// What a condition is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionType {
+    /// Of a ServiceRegistration: its spec makes sense and its Registry exists.
+    Accepted,
+    /// Of a ServiceRegistration: etcd holds exactly what the pods say.
+    Synced,
+    /// Of a ServiceRegistration: consumers can reach at least one endpoint.
+    Ready,
+    /// Of a ServiceRegistration: a key it wants is held by someone else.
+    Conflict,
+    /// Of a Registry: the operator reaches the etcd.
+    Connected,
+}
+
+impl ConditionType {
+    /// The text in the status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::Synced => "Synced",
+            Self::Ready => "Ready",
+            Self::Conflict => "Conflict",
+            Self::Connected => "Connected",
+        }
+    }
+}
+
+/// Why a condition is as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// Accepted=True.
+    Accepted,
+    /// Accepted=False: the Registry that the spec names does not exist.
+    RegistryNotFound,
+    /// Accepted=False: the spec cannot be carried out as it is written.
+    InvalidSpec,
+    /// Accepted=False: a format's prefix and the Registry's meta prefix overlap.
+    PrefixReserved,
+
+    /// Synced=True.
+    InSync,
+    /// Synced=False: writes are on their way.
+    Writing,
+    /// Synced=False or Unknown: the operator does not reach the etcd. What is registered stays.
+    RegistryUnreachable,
+    /// Synced=Unknown: the operator has not yet seen everything it must know before it writes.
+    Starting,
+    /// Synced=False: `suspend` is true; keys are kept as they are.
+    Suspended,
+    /// Synced=False: some ready pods cannot be registered: they lack a port or an address of the family, or a
+    /// format refuses them.
+    EndpointsRefused,
+    /// Synced=False: some keys are held by someone else; see Conflict.
+    KeysHeld,
+    /// Synced=False and Ready=False: see Accepted.
+    NotAccepted,
+
+    /// Ready=True: at least one endpoint is in etcd.
+    EndpointsRegistered,
+    /// Ready=False: the selector matches no pod.
+    NoPods,
+    /// Ready=False: the selector matches pods, none of which is ready.
+    NoReadyPods,
+    /// Ready=False: there are ready pods and none of them is in etcd; see Synced.
+    NothingRegistered,
+
+    /// Conflict=False.
+    NoConflict,
+    /// Conflict=True: a key is held by somebody outside this cluster's registrations.
+    HeldByOther,
+    /// Conflict=True: a key belongs to an older registration.
+    HeldByRegistration,
+
+    /// Connected=True.
+    Connected,
+    /// Connected=Unknown: the first connection is being made.
+    Connecting,
+    /// Connected=False: no member answers.
+    Unreachable,
+    /// Connected=False: members answer, but the cluster has no leader.
+    NoLeader,
+    /// Connected=False: the etcd does not let the operator in.
+    PermissionDenied,
+    /// Connected=False: the etcd is too old for what the operator asks of it.
+    UnsupportedVersion,
+}
+
+impl Reason {
+    /// The text in the status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::RegistryNotFound => "RegistryNotFound",
+            Self::InvalidSpec => "InvalidSpec",
+            Self::PrefixReserved => "PrefixReserved",
+            Self::InSync => "InSync",
+            Self::Writing => "Writing",
+            Self::RegistryUnreachable => "RegistryUnreachable",
+            Self::Starting => "Starting",
+            Self::Suspended => "Suspended",
+            Self::EndpointsRefused => "EndpointsRefused",
+            Self::KeysHeld => "KeysHeld",
+            Self::NotAccepted => "NotAccepted",
+            Self::EndpointsRegistered => "EndpointsRegistered",
+            Self::NoPods => "NoPods",
+            Self::NoReadyPods => "NoReadyPods",
+            Self::NothingRegistered => "NothingRegistered",
+            Self::NoConflict => "NoConflict",
+            Self::HeldByOther => "HeldByOther",
+            Self::HeldByRegistration => "HeldByRegistration",
+            Self::Connected => "Connected",
+            Self::Connecting => "Connecting",
+            Self::Unreachable => "Unreachable",
+            Self::NoLeader => "NoLeader",
+            Self::PermissionDenied => "PermissionDenied",
+            Self::UnsupportedVersion => "UnsupportedVersion",
+        }
+    }
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// The operator cannot tell.
+    Unknown,
+}
+
+impl ConditionStatus {
+    /// The text in the status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl From<bool> for ConditionStatus {
+    fn from(holds: bool) -> Self {
+        if holds { Self::True } else { Self::False }
+    }
+}
+
+/// Kubernetes' bound on a message, in bytes.
+const MESSAGE_MAX: usize = 32 * 1024;
+
+/// Sets the condition `kind` in `conditions`, adding it if it is missing. `lastTransitionTime` becomes `now` only
+/// when the status changes, so that setting what is already there changes nothing.
+pub fn set(
+    conditions: &mut Vec<Condition>,
+    kind: ConditionType,
+    status: ConditionStatus,
+    reason: Reason,
+    message: &str,
+    observed_generation: Option<i64>,
+    now: &Time,
+) {
+    let mut next = Condition {
+        type_: kind.as_str().to_owned(),
+        status: status.as_str().to_owned(),
+        reason: reason.as_str().to_owned(),
+        message: message[..message.floor_char_boundary(MESSAGE_MAX)].to_owned(),
+        observed_generation,
+        last_transition_time: now.clone(),
+    };
+    match conditions.iter_mut().find(|condition| condition.type_ == next.type_) {
+        Some(held) => {
+            if held.status == next.status {
+                next.last_transition_time = held.last_transition_time.clone();
+            }
+            *held = next;
+        }
+        None => conditions.push(next),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).unwrap())
+    }
+
+    fn ready(conditions: &mut Vec<Condition>, holds: bool, message: &str, second: i64) {
+        let reason = if holds {
+            Reason::EndpointsRegistered
+        } else {
+            Reason::NoReadyPods
+        };
+        set(
+            conditions,
+            ConditionType::Ready,
+            holds.into(),
+            reason,
+            message,
+            Some(1),
+            &at(second),
+        );
+    }
+
+    #[test]
+    fn setting_what_is_already_there_changes_nothing() {
+        let mut conditions = Vec::new();
+        ready(&mut conditions, true, "3 endpoints", 1);
+        let before = conditions.clone();
+        ready(&mut conditions, true, "3 endpoints", 2);
+        assert_eq!(conditions, before);
+    }
+
+    #[test]
+    fn only_a_change_of_status_is_a_transition() {
+        let mut conditions = Vec::new();
+        ready(&mut conditions, true, "3 endpoints", 1);
+        ready(&mut conditions, true, "4 endpoints", 2);
+        assert_eq!(
+            (conditions[0].message.as_str(), &conditions[0].last_transition_time),
+            ("4 endpoints", &at(1))
+        );
+        ready(&mut conditions, false, "none", 3);
+        assert_eq!(conditions[0].last_transition_time, at(3));
+        assert_eq!(conditions.len(), 1);
+    }
+
+    #[test]
+    fn a_message_longer_than_kubernetes_takes_is_cut_between_characters() {
+        let mut conditions = Vec::new();
+        ready(&mut conditions, true, &format!("x{}", "é".repeat(MESSAGE_MAX)), 1);
+        assert_eq!(conditions[0].message.len(), MESSAGE_MAX - 1);
+    }
+}

@@ -1,0 +1,26 @@
+//! What users write: the kinds of `leasehold.dev/v1alpha1`, their status and conditions.
+//!
+//! Owns the fields, their descriptions (`kubectl explain` prints them), what admission rejects, and the CRD files.
+//! Knows nothing of what becomes of an object: no client, no etcd, no decisions.
+
+pub mod conditions;
+mod manifests;
+mod registry;
+mod schema;
+mod service_registration;
+mod status;
+
+pub use conditions::{ConditionStatus, ConditionType, Reason};
+pub use manifests::{crds, manifests};
+pub use registry::{Limits, Registry, RegistrySpec, RegistryStatus};
+pub use service_registration::{
+    Address, AddressType, Family, Format, FormatType, Metadata, PlainValue, Port, ServiceRegistration,
+    ServiceRegistrationSpec, Version,
+};
+pub use status::{EndpointStatus, ServiceRegistrationStatus};
+
+/// The API group of all kinds.
+pub const GROUP: &str = "leasehold.dev";
+
+/// The pod annotation that overrides [`ServiceRegistrationSpec::weight`].
+pub const WEIGHT_ANNOTATION: &str = "leasehold.dev/weight";

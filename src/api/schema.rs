@@ -1,0 +1,137 @@
+//! Schemas that no derive can write: bounded versions of Kubernetes' own types, and the last touch to a whole CRD.
+//!
+//! Every list and string has a bound, for the apiserver refuses a CRD whose rules it estimates too dear, and an
+//! unbounded string counts as 3 MB.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::Value;
+
+/// The longest label key: a DNS name of 253, a slash and 63.
+const LABEL_KEY_MAX: u32 = 317;
+
+/// A label selector whose parts are all bounded. What is wrong in it is said at admission, not by a pod watch.
+pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "matchLabels": {
+                "description": "Labels a pod must carry, each with exactly this value.",
+                "type": "object",
+                "maxProperties": 32,
+                "additionalProperties": {"type": "string", "maxLength": 63},
+            },
+            "matchExpressions": {
+                "description": "Further requirements; a pod must meet all of them.",
+                "type": "array",
+                "maxItems": 32,
+                "items": {
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "properties": {
+                        "key": {
+                            "description": "The label's key.",
+                            "type": "string",
+                            "minLength": 1,
+                            "maxLength": LABEL_KEY_MAX,
+                        },
+                        "operator": {
+                            "description": "How the label is compared with values: In, NotIn, Exists or DoesNotExist.",
+                            "type": "string",
+                            "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+                        },
+                        "values": {
+                            "description": "The values that In and NotIn compare with; the other operators take none.",
+                            "type": "array",
+                            "maxItems": 64,
+                            "items": {"type": "string", "maxLength": 63},
+                        },
+                    },
+                    "x-kubernetes-validations": [{
+                        "rule": "self.operator in ['In', 'NotIn'] == (has(self.values) && size(self.values) > 0)",
+                        "message": "In and NotIn need at least one entry in values; Exists and DoesNotExist take none: \
+                                    leave values out",
+                    }],
+                },
+            },
+        },
+    })
+}
+
+/// The name or the number of a container port. The bound on its text is what keeps the rules that read it cheap;
+/// kube-apiserver takes it into account since 1.34.
+pub fn port(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 15})
+}
+
+/// A map of short texts.
+pub fn string_map(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": {"type": "string", "maxLength": 256},
+    })
+}
+
+/// Makes a derived schema what a user of `kubectl` expects.
+///
+/// - Nothing is `nullable`: an absent field and a null one are the same, and no rule has to tell them apart.
+/// - Bounds come from rules with a message, so the derive's own `minimum: 0` would only answer first and say less;
+///   formats that Kubernetes does not know become those it does.
+/// - Descriptions are paragraphs, not the lines of a source file.
+pub fn polish(node: &mut Value) {
+    match node {
+        Value::Object(fields) => {
+            fields.remove("nullable");
+            let unsigned = match fields.get("format").and_then(Value::as_str) {
+                Some("uint8" | "uint16" | "uint32") => Some("int32"),
+                Some("uint64" | "uint") => Some("int64"),
+                _ => None,
+            };
+            if let Some(format) = unsigned {
+                fields.insert("format".to_owned(), format.into());
+                fields.remove("minimum");
+                fields.remove("maximum");
+            }
+            if let Some(Value::String(text)) = fields.get_mut("description") {
+                *text = paragraphs(text);
+            }
+            fields.values_mut().for_each(polish);
+        }
+        Value::Array(items) => items.iter_mut().for_each(polish),
+        _ => {}
+    }
+}
+
+fn paragraphs(text: &str) -> String {
+    let joined: Vec<String> = text
+        .split("\n\n")
+        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    joined.join("\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn polish_leaves_nothing_nullable_and_no_format_that_kubernetes_does_not_know() {
+        let mut schema = json!({
+            "properties": {"weight": {"type": "integer", "format": "uint32", "minimum": 0, "nullable": true}},
+        });
+        polish(&mut schema);
+        assert_eq!(
+            schema,
+            json!({"properties": {"weight": {"type": "integer", "format": "int32"}}})
+        );
+    }
+
+    #[test]
+    fn a_description_keeps_its_paragraphs_and_loses_its_line_breaks() {
+        let mut schema = json!({"description": "One\nline.\n\nAnother\none."});
+        polish(&mut schema);
+        assert_eq!(schema, json!({"description": "One line.\n\nAnother one."}));
+    }
+}

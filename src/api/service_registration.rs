@@ -1,0 +1,351 @@
+//! `ServiceRegistration`: which pods make up a service, and how its consumers read it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ServiceRegistrationStatus, schema};
+
+/// Which pods make up the service, and how they are registered.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "leasehold.dev",
+    version = "v1alpha1",
+    kind = "ServiceRegistration",
+    plural = "serviceregistrations",
+    shortname = "svcreg",
+    namespaced,
+    status = "ServiceRegistrationStatus",
+    derive = "PartialEq",
+    doc = "A ServiceRegistration says which pods of its namespace make up a service, and in which formats its consumers find it in an etcd. Every ready pod is registered; a pod that is no longer ready is gone at once.",
+    printcolumn(name = "SERVICE", type_ = "string", json_path = ".status.service"),
+    printcolumn(name = "REGISTRY", type_ = "string", json_path = ".spec.registry"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.ready"),
+    printcolumn(
+        name = "SYNCED",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Synced\")].status"
+    ),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "REASON",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Synced\")].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "MESSAGE",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Synced\")].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(
+        "!has(self.formats) || self.formats.all(f, !has(f.ports) || f.ports.all(n, \
+         self.ports.exists(p, (has(p.name) ? p.name : string(p.port)) == n)))"
+    )
+    .message("formats[].ports must name ports of spec.ports; a port without a name goes by its port, so port: 8080 is \"8080\""),
+)]
+pub struct ServiceRegistrationSpec {
+    /// The name of the Registry (the etcd) to register in. It cannot be changed.
+    #[serde(default = "default_registry")]
+    #[schemars(length(max = 253))]
+    #[x_kube(
+        validation = Rule::new("self == oldSelf")
+            .message("registry cannot be changed: delete this registration and create it anew in the other registry"),
+        validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')")
+            .message("registry must be the name of a Registry (kubectl get registries); leave it out for the one named default"),
+    )]
+    pub registry: String,
+
+    /// The name under which consumers know the service. Left out, it is the name of this object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$')")
+            .message("serviceName must be made of letters, digits, dots, hyphens and underscores; leave it out to use the object's name"),
+    )]
+    pub service_name: Option<String>,
+
+    /// Which pods of this namespace make up the service. An empty selector would register every pod of the namespace
+    /// and is refused.
+    #[schemars(schema_with = "schema::label_selector")]
+    #[x_kube(
+        validation = Rule::new(
+            "(has(self.matchLabels) && size(self.matchLabels) > 0) \
+             || (has(self.matchExpressions) && size(self.matchExpressions) > 0)"
+        )
+        .message("an empty selector would register every pod of the namespace: name at least one label in matchLabels"),
+        validation = Rule::new("!has(self.matchLabels) || self.matchLabels.all(k, size(k) > 0 && size(k) <= 317)")
+            .message("a key in matchLabels is empty or longer than 317 characters: write it as it is on the pods"),
+    )]
+    pub selector: LabelSelector,
+
+    /// The ports to register. Each pod is registered once per port.
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        validation = Rule::new("size(self) > 0")
+            .message("name at least one port, such as {port: http} or {port: 8080}"),
+        validation = Rule::new(
+            "self.all(p, self.exists_one(q, \
+             (has(p.name) ? p.name : string(p.port)) == (has(q.name) ? q.name : string(q.port))))"
+        )
+        .message("two ports go by the same name: give each a name of its own; a port without a name goes by its port"),
+    )]
+    pub ports: Vec<Port>,
+
+    /// Which address of a pod consumers dial.
+    #[serde(default)]
+    pub address: Address,
+
+    /// The formats in which the service is written. All of them are kept in step.
+    #[schemars(length(max = 8))]
+    #[x_kube(
+        validation = Rule::new("size(self) > 0")
+            .message("name at least one format, such as {type: Plain}"),
+        validation = Rule::new(
+            "self.all(a, !has(a.prefix) || self.exists_one(b, \
+             has(b.prefix) && (a.prefix + '/').startsWith(b.prefix + '/')))"
+        )
+        .message("the prefix of one format is equal to that of another or lies below it, so one's consumers would read the other's records: give each a prefix of its own"),
+        validation = Rule::new("self.all(a, has(a.prefix) || self.exists_one(b, !has(b.prefix) && b.type == a.type))")
+            .message("two formats of the same type have no prefix and would share the default one: give each a prefix of its own"),
+    )]
+    pub formats: Vec<Format>,
+
+    /// Where the version of what runs in a pod is read. Left out, records tell no version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+
+    /// The share of traffic that each pod should get, relative to the others: 0 to 65535. The annotation
+    /// `leasehold.dev/weight` on a pod overrides it for that pod. Left out, records tell no weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 0 && self <= 65535").message("weight must be 0 to 65535"))]
+    pub weight: Option<u32>,
+
+    /// Further facts about the endpoints, for consumers that read them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
+
+    /// How many seconds the keys stay after the operator and its cluster have died: 15 to 299. Left out, the
+    /// Registry's ttlSeconds. A pod that stops being ready does not wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("self >= 15 && self <= 299")
+            .message("ttlSeconds must be 15 to 299: electing a new leader of an etcd cluster can take almost 15 seconds; leave it out for the Registry's"),
+    )]
+    pub ttl_seconds: Option<u32>,
+
+    /// While true, what is registered is kept alive and nothing is changed.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+impl ServiceRegistration {
+    /// The name under which consumers know the service.
+    pub fn service_name(&self) -> &str {
+        self.spec
+            .service_name
+            .as_deref()
+            .or(self.metadata.name.as_deref())
+            .unwrap_or_default()
+    }
+}
+
+/// A port to register.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Port {
+    /// The name by which formats and records know this port. Left out, it is the text of `port`. At most 15
+    /// characters: lower-case letters, digits and hyphens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 15))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$') && self.matches('[a-z]')")
+            .message("a port's name is made of lower-case letters, digits and hyphens, with at least one letter, such as http or grpc-2"),
+    )]
+    pub name: Option<String>,
+
+    /// The port of the pod: the name of a container port, or a number from 1 to 65535. By name, each pod may have
+    /// another number.
+    #[schemars(schema_with = "schema::port")]
+    #[x_kube(
+        validation = Rule::new(
+            "type(self) == int ? (int(self) >= 1 && int(self) <= 65535) \
+             : (string(self).matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$') && string(self).matches('[a-z]'))"
+        )
+        .message("write the name of a container port (lower-case letters, digits and hyphens, with at least one letter) or a number from 1 to 65535 without quotes"),
+    )]
+    pub port: IntOrString,
+
+    /// The protocol spoken on the port, such as `grpc` or `http`, for formats that tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z][a-z0-9+.-]*$')")
+            .message("scheme must start with a lower-case letter, followed by lower-case letters, digits, '+', '.' and '-', such as grpc or http"),
+    )]
+    pub scheme: Option<String>,
+}
+
+impl Port {
+    /// The name by which formats and records know this port.
+    pub fn effective_name(&self) -> String {
+        match (&self.name, &self.port) {
+            (Some(name), _) => name.clone(),
+            (None, IntOrString::String(name)) => name.clone(),
+            (None, IntOrString::Int(number)) => number.to_string(),
+        }
+    }
+}
+
+/// Which address of a pod consumers dial.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Address {
+    /// PodIP: the pod's own address, which consumers must be able to route to.
+    #[serde(default, rename = "type")]
+    pub kind: AddressType,
+    /// IPv4 or IPv6. A pod without an address of this family is not registered.
+    #[serde(default)]
+    pub family: Family,
+}
+
+/// What kind of address consumers dial.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AddressType {
+    /// The pod's own address.
+    #[default]
+    PodIP,
+}
+
+/// A family of addresses.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Such as 10.0.0.7.
+    #[default]
+    IPv4,
+    /// Such as 2001:db8::7.
+    IPv6,
+}
+
+/// A format in which the service is written.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.value) || self.type == 'Plain'")
+        .message("value is for the format Plain only: leave it out, the other formats have their own values"),
+)]
+pub struct Format {
+    /// Plain: the address as text or as JSON, for confd, scripts and own code. EtcdGrpc: what the gRPC resolver of
+    /// etcd's Go client reads.
+    #[serde(rename = "type")]
+    pub kind: FormatType,
+
+    /// Every record is written below this prefix, one segment deeper; no slash at the end. Left out, Plain uses
+    /// `/services/<namespace>/<service>` and EtcdGrpc `<namespace>/<service>`.
+    ///
+    /// With EtcdGrpc this is what consumers dial: `etcd:///shop/orders` reads the prefix `shop/orders`, and a prefix
+    /// that starts with a slash takes one slash more, so `/shop/orders` is dialled as `etcd:////shop/orders`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(
+        validation = Rule::new("size(self) > 0")
+            .message("prefix must not be empty: leave it out for the default one"),
+        validation = Rule::new("!self.endsWith('/')")
+            .message("prefix must not end with a slash: the slash before the record's name is added"),
+        validation = Rule::new("!self.contains('//')")
+            .message("prefix must not contain an empty segment: write one slash where there are two"),
+        validation = Rule::new(r"!self.matches('[\\s\\pZ\\pC]')")
+            .message("prefix must not contain spaces or control characters"),
+    )]
+    pub prefix: Option<String>,
+
+    /// What a Plain record holds. HostPort (the default): `10.0.0.7:8080`. Json: an object with address, port,
+    /// portName, scheme, version, weight, zone, node, pod, namespace, service and metadata, without those that are
+    /// unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<PlainValue>,
+
+    /// The names of the ports that this format carries. Left out, all of them. gRPC's resolver takes every record
+    /// it finds for the same service, so give EtcdGrpc only ports that speak gRPC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(max = 15)))]
+    #[x_kube(
+        validation = Rule::new("size(self) > 0")
+            .message("a format without ports would write nothing: leave ports out to carry all of them"),
+        validation = Rule::new("self.all(a, self.exists_one(b, a == b))")
+            .message("a port is named twice: name each port of a format once"),
+    )]
+    pub ports: Option<Vec<String>>,
+}
+
+/// A format's name.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FormatType {
+    /// The address as text or as JSON.
+    Plain,
+    /// What the gRPC resolver of etcd's Go client reads.
+    EtcdGrpc,
+}
+
+/// What a Plain record holds.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PlainValue {
+    /// `10.0.0.7:8080` or `[2001:db8::7]:8080`.
+    #[default]
+    HostPort,
+    /// An object with all that is known of the endpoint.
+    Json,
+}
+
+/// Where the version of what runs in a pod is read.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Version {
+    /// The pod's label that holds the version, such as `app.kubernetes.io/version`. A pod without it has no version.
+    #[schemars(length(max = 317))]
+    #[x_kube(
+        validation = Rule::new(
+            "self.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$')"
+        )
+        .message("fromLabel must be the key of a pod's label, such as app.kubernetes.io/version"),
+    )]
+    pub from_label: String,
+}
+
+/// Further facts about the endpoints.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    /// Facts that hold for every endpoint. At most 64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", rename = "static")]
+    #[schemars(schema_with = "schema::string_map")]
+    #[x_kube(
+        validation = Rule::new("self.all(k, size(k) > 0 && size(k) <= 256)")
+            .message("a key in metadata.static is empty or longer than 256 characters: shorten it"),
+    )]
+    pub fixed: BTreeMap<String, String>,
+
+    /// Keys of pod labels whose values are told under the same name. A label wins over an entry of `static` with
+    /// its name; a pod without the label does not tell it. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 317)))]
+    #[x_kube(
+        validation = Rule::new(
+            "self.all(k, k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$'))"
+        )
+        .message("metadata.fromLabels must hold keys of pod labels, such as topology.kubernetes.io/zone"),
+    )]
+    pub from_labels: Vec<String>,
+}
+
+fn default_registry() -> String {
+    "default".to_owned()
+}
