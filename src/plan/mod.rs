@@ -19,7 +19,7 @@ pub use ledger::{Ledger, Terms};
 pub use meta::MetaKeys;
 pub use planner::{Step, Ticket};
 pub use report::{Conflict, Holder, Registered, Report};
-pub use status::{Footing, Subject, refused_status, same_status, status_of};
+pub use status::{Footing, Subject, keep_times, refused_status, same_status, status_of};
 pub use tenancy::{Lodging, Problem, Tenancy};
 pub use transaction::{
     Expect, Fence, Held, Key, LeaseId, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,

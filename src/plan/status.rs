@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::report::{Conflict, Holder, Registered, Report};
-use crate::api::{ConditionStatus, ConditionType, EndpointStatus, Reason, ServiceRegistrationStatus, set_condition};
+use crate::api::{ConditionStatus, ConditionType, EndpointStatus, Reason, ServiceRegistrationStatus, conditions};
 
 /// Room for the list of endpoints in a status. An object may have about 1.5 MiB; the rest is for what the user wrote
 /// and for what else is in the status.
@@ -21,8 +21,6 @@ pub struct Subject<'a> {
     pub service: &'a str,
     /// The Registry's name.
     pub registry: &'a str,
-    /// The conditions written before: one that still holds keeps its time.
-    pub conditions: &'a [Condition],
 }
 
 /// How the operator stands with the registry, as far as a registration is concerned.
@@ -80,6 +78,16 @@ pub fn refused_status(reason: Reason, message: &str, subject: Subject<'_>, now: 
     }
 }
 
+/// Gives the conditions in `status` that were so before the time of their last change.
+pub fn keep_times(status: &mut [Condition], before: &[Condition]) {
+    for condition in status {
+        let same = |old: &&Condition| old.type_ == condition.type_ && old.status == condition.status;
+        if let Some(old) = before.iter().find(same) {
+            condition.last_transition_time = old.last_transition_time.clone();
+        }
+    }
+}
+
 /// Whether two statuses tell the same, apart from when a condition last changed.
 pub fn same_status(a: &ServiceRegistrationStatus, b: &ServiceRegistrationStatus) -> bool {
     let ServiceRegistrationStatus {
@@ -122,14 +130,14 @@ struct Conditions<'a> {
 impl<'a> Conditions<'a> {
     fn from(subject: Subject<'_>, now: &'a Time) -> Self {
         Self {
-            list: subject.conditions.to_vec(),
+            list: Vec::new(),
             generation: subject.generation,
             now,
         }
     }
 
     fn set(&mut self, kind: ConditionType, status: ConditionStatus, reason: Reason, message: &str) {
-        set_condition(&mut self.list, kind, status, reason, message, Some(self.generation), self.now);
+        conditions::set(&mut self.list, kind, status, reason, message, Some(self.generation), self.now);
     }
 }
 

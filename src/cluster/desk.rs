@@ -1,0 +1,254 @@
+//! The desk where statuses are written: the latest one wanted for each object, written only when it differs from
+//! what is there.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Patch, PatchParams};
+use kube::core::ClusterResourceScope;
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::client::MANAGER;
+use crate::api::{Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus};
+use crate::index::RegistrationRef;
+use crate::plan::{keep_times, same_status};
+use crate::telemetry::{Calls, Outcome, Peer};
+
+/// How many statuses are written at a time.
+const IN_FLIGHT: usize = 8;
+/// How long a write may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long after a failed write it is tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// A kind whose status is written here.
+pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+    /// What names an object of this kind.
+    type Name: Clone + Eq + Hash + Debug + Send + Sync + 'static;
+    /// Its status.
+    type Status: Clone + Serialize + Send + Sync + 'static;
+
+    /// The API for the object `name`, and its bare name.
+    fn locate(client: &Client, name: &Self::Name) -> (Api<Self>, String);
+    /// The status's conditions.
+    fn conditions(status: &mut Self::Status) -> &mut Vec<Condition>;
+    /// Whether two statuses tell the same, apart from the times of conditions.
+    fn same(a: &Self::Status, b: &Self::Status) -> bool;
+}
+
+impl Reported for ServiceRegistration
+where
+    Self: Resource<Scope = NamespaceResourceScope>,
+{
+    type Name = RegistrationRef;
+    type Status = ServiceRegistrationStatus;
+
+    fn locate(client: &Client, name: &RegistrationRef) -> (Api<Self>, String) {
+        (Api::namespaced(client.clone(), &name.namespace), name.name.to_string())
+    }
+
+    fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
+        &mut status.conditions
+    }
+
+    fn same(a: &Self::Status, b: &Self::Status) -> bool {
+        same_status(a, b)
+    }
+}
+
+impl Reported for Registry
+where
+    Self: Resource<Scope = ClusterResourceScope>,
+{
+    type Name = Arc<str>;
+    type Status = RegistryStatus;
+
+    fn locate(client: &Client, name: &Arc<str>) -> (Api<Self>, String) {
+        (Api::all(client.clone()), name.to_string())
+    }
+
+    fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
+        &mut status.conditions
+    }
+
+    fn same(a: &Self::Status, b: &Self::Status) -> bool {
+        let timeless = |status: &Self::Status| {
+            let mut status = status.clone();
+            let epoch = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH);
+            for condition in &mut status.conditions {
+                condition.last_transition_time = epoch.clone();
+            }
+            status
+        };
+        timeless(a) == timeless(b)
+    }
+}
+
+/// What the desk is told.
+#[derive(Debug)]
+pub enum DeskNote<K: Reported> {
+    /// This is the status the object has (none: no status yet).
+    Seen(K::Name, Option<K::Status>),
+    /// This is the status the object should have.
+    Wanted(K::Name, K::Status),
+    /// Nobody here is to write the object's status any more.
+    Released(K::Name),
+    /// The object is gone.
+    Gone(K::Name),
+}
+
+struct Entry<S> {
+    seen: Option<S>,
+    wanted: Option<S>,
+    writing: bool,
+}
+
+/// A desk for the statuses of one kind.
+pub struct Desk<K: Reported> {
+    client: Client,
+    calls: Calls,
+    entries: HashMap<K::Name, Entry<K::Status>>,
+    to_write: HashSet<K::Name>,
+    writes: JoinSet<(K::Name, K::Status, Written)>,
+}
+
+/// How a write ended.
+enum Written {
+    Done,
+    Gone,
+    Failed,
+}
+
+impl<K: Reported> Desk<K> {
+    /// An empty desk that writes through `client`.
+    pub fn new(client: Client, calls: Calls) -> Self {
+        Self {
+            client,
+            calls,
+            entries: HashMap::new(),
+            to_write: HashSet::new(),
+            writes: JoinSet::new(),
+        }
+    }
+
+    /// Writes what `notes` ask for until they end or `shutdown`.
+    pub async fn run(mut self, mut notes: mpsc::UnboundedReceiver<DeskNote<K>>, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                note = notes.recv() => match note {
+                    Some(note) => self.take(note),
+                    None => return,
+                },
+                Some(written) = self.writes.join_next() => match written {
+                    Ok((name, status, written)) => self.written(name, status, &written),
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+            }
+            self.write();
+        }
+    }
+
+    fn take(&mut self, note: DeskNote<K>) {
+        match note {
+            DeskNote::Seen(name, status) => {
+                self.entry(&name).seen = status;
+                self.to_write.insert(name);
+            }
+            DeskNote::Wanted(name, status) => {
+                self.entry(&name).wanted = Some(status);
+                self.to_write.insert(name);
+            }
+            DeskNote::Released(name) => self.entry(&name).wanted = None,
+            DeskNote::Gone(name) => {
+                self.entries.remove(&name);
+            }
+        }
+    }
+
+    fn entry(&mut self, name: &K::Name) -> &mut Entry<K::Status> {
+        self.entries.entry(name.clone()).or_insert_with(|| Entry { seen: None, wanted: None, writing: false })
+    }
+
+    fn write(&mut self) {
+        let mut waiting = std::mem::take(&mut self.to_write);
+        waiting.retain(|name| !self.begin(name));
+        self.to_write = waiting;
+    }
+
+    /// Starts writing the status of `name` if that is called for; false when it has to wait for others.
+    fn begin(&mut self, name: &K::Name) -> bool {
+        if self.writes.len() >= IN_FLIGHT {
+            return false;
+        }
+        let Some(entry) = self.entries.get_mut(name) else { return true };
+        // The write under way brings this up again when it ends.
+        if entry.writing {
+            return true;
+        }
+        let Some(mut status) = entry.wanted.clone() else { return true };
+        if let Some(seen) = &mut entry.seen {
+            if K::same(&status, seen) {
+                return true;
+            }
+            keep_times(K::conditions(&mut status), K::conditions(seen));
+        }
+        entry.writing = true;
+        let (api, bare) = K::locate(&self.client, name);
+        let (name, calls) = (name.clone(), self.calls.clone());
+        self.writes.spawn(async move {
+            let written = patch(&api, &bare, &status, &calls).await;
+            (name, status, written)
+        });
+        true
+    }
+
+    fn written(&mut self, name: K::Name, status: K::Status, written: &Written) {
+        let Some(entry) = self.entries.get_mut(&name) else { return };
+        entry.writing = false;
+        match written {
+            Written::Done => entry.seen = Some(status),
+            Written::Gone => entry.wanted = None,
+            Written::Failed => {}
+        }
+        self.to_write.insert(name);
+    }
+}
+
+async fn patch<K: Reported>(api: &Api<K>, name: &str, status: &K::Status, calls: &Calls) -> Written {
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"name": name},
+        "status": status,
+    });
+    let start = Instant::now();
+    let params = PatchParams::apply(MANAGER).force();
+    let answer = timeout(PATIENCE, api.patch_status(name, &params, &Patch::Apply(&body))).await;
+    let (outcome, written, cause) = match answer {
+        Ok(Ok(_)) => (Outcome::Ok, Written::Done, None),
+        Ok(Err(kube::Error::Api(answer))) if answer.is_not_found() => (Outcome::Refused, Written::Gone, None),
+        Ok(Err(error)) => (Outcome::Error, Written::Failed, Some(error.to_string())),
+        Err(_) => (Outcome::Timeout, Written::Failed, Some(format!("no answer within {PATIENCE:?}"))),
+    };
+    calls.observe(Peer::Apiserver, "patch_status", outcome, start.elapsed());
+    if let Some(cause) = cause {
+        warn!(kind = %K::kind(&()), name, cause, "cannot write this status; trying again");
+        // Keeps its place among the writes in flight, so that an apiserver in trouble is asked less.
+        tokio::time::sleep(PAUSE).await;
+    }
+    written
+}

@@ -1,0 +1,191 @@
+//! The watches on pods, registrations and Registries, as one stream of news.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::core::DeserializeGuard;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Config, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::lean::LeanPod;
+use crate::api::{Registry, ServiceRegistration};
+use crate::index;
+use crate::telemetry::{Calls, Outcome, Peer};
+
+/// A watch that cannot be opened is tried again after 200 ms, doubling up to 2 s: short, so that the return of an
+/// apiserver is noticed at once, and there are only three of them.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Pods.
+    Pod,
+    /// ServiceRegistrations.
+    Registration,
+    /// Registries.
+    Registry,
+}
+
+/// One piece of news about objects of one kind.
+#[derive(Debug)]
+pub enum Seen<T> {
+    /// A complete list begins: what was known may be outdated.
+    ListBegins,
+    /// An object is there, as part of a list or because it was created or changed.
+    Applied(T),
+    /// An object is gone.
+    Deleted {
+        /// Its namespace, empty for a kind without.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// An object is there, but cannot be read: what is known of it stays.
+    Unreadable {
+        /// Its namespace, empty for a kind without.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The list is complete: what was not in it is gone.
+    ListComplete,
+}
+
+/// One piece of news.
+#[derive(Debug)]
+pub enum News {
+    /// About pods.
+    Pod(Seen<index::Pod>),
+    /// About registrations.
+    Registration(Seen<Box<ServiceRegistration>>),
+    /// About Registries.
+    Registry(Seen<Box<Registry>>),
+}
+
+/// Watches all kinds and sends what is seen, for ever: trouble with the apiserver is retried, and never taken for
+/// an absence of objects.
+pub async fn watch(client: Client, calls: Calls, news: mpsc::Sender<News>, shutdown: CancellationToken) {
+    let pods = follow::<LeanPod, _>(client.clone(), "pods", &calls, &news, |seen| News::Pod(seen.map(Into::into)));
+    let registrations = follow::<ServiceRegistration, _>(client.clone(), "serviceregistrations", &calls, &news, |seen| {
+        News::Registration(seen.map(Box::new))
+    });
+    let registries =
+        follow::<Registry, _>(client, "registries", &calls, &news, |seen| News::Registry(seen.map(Box::new)));
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        _ = futures::future::join3(pods, registrations, registries) => {}
+    }
+}
+
+async fn follow<K, F>(client: Client, what: &'static str, calls: &Calls, news: &mpsc::Sender<News>, wrap: F)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    F: Fn(Seen<K>) -> News,
+{
+    let api: Api<DeserializeGuard<K>> = Api::all(client);
+    let mut events = watcher(api, Config::default().page_size(500)).boxed();
+    let mut pauses = Pauses::default();
+    let mut healthy = true;
+    while let Some(event) = events.next().await {
+        let seen = match event {
+            Ok(event) => {
+                if !std::mem::replace(&mut healthy, true) {
+                    info!(what, "the watch is back");
+                }
+                pauses.reset();
+                told(what, event)
+            }
+            Err(error) => {
+                calls.observe(Peer::Apiserver, "watch", Outcome::Error, Duration::ZERO);
+                if std::mem::replace(&mut healthy, false) {
+                    warn!(what, cause = %cause(&error), "the watch broke; what is known stays, trying again");
+                }
+                tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                continue;
+            }
+        };
+        if news.send(wrap(seen)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn told<K: Resource<DynamicType = ()> + Clone>(what: &'static str, event: Event<DeserializeGuard<K>>) -> Seen<K> {
+    match event {
+        Event::Init => Seen::ListBegins,
+        Event::InitDone => Seen::ListComplete,
+        Event::Apply(object) | Event::InitApply(object) => {
+            let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+            match object.0 {
+                Ok(object) => Seen::Applied(object),
+                Err(invalid) => {
+                    warn!(what, namespace, name, cause = %invalid, "cannot read this object; what is known of it stays");
+                    Seen::Unreadable { namespace, name }
+                }
+            }
+        }
+        Event::Delete(object) => Seen::Deleted {
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+        },
+    }
+}
+
+/// The whole chain of causes: kube's outermost error says only which step failed.
+fn cause(error: &watcher::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+impl<T> Seen<T> {
+    fn map<U>(self, convert: impl FnOnce(T) -> U) -> Seen<U> {
+        match self {
+            Self::ListBegins => Seen::ListBegins,
+            Self::Applied(object) => Seen::Applied(convert(object)),
+            Self::Deleted { namespace, name } => Seen::Deleted { namespace, name },
+            Self::Unreadable { namespace, name } => Seen::Unreadable { namespace, name },
+            Self::ListComplete => Seen::ListComplete,
+        }
+    }
+}
+
+/// The pauses between attempts.
+struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(FIRST_PAUSE)
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = FIRST_PAUSE;
+    }
+}
