@@ -198,8 +198,7 @@ impl Port {
     /// The name by which formats and records know this port.
     pub fn effective_name(&self) -> String {
         match (&self.name, &self.port) {
-            (Some(name), _) => name.clone(),
-            (None, IntOrString::String(name)) => name.clone(),
+            (Some(name), _) | (None, IntOrString::String(name)) => name.clone(),
             (None, IntOrString::Int(number)) => number.to_string(),
         }
     }
@@ -270,7 +269,9 @@ pub struct Format {
     /// What a Plain record holds. HostPort (the default): `10.0.0.7:8080`. Json: an object with address, port,
     /// portName, scheme, version, weight, zone, node, pod, namespace, service and metadata, without those that are
     /// unknown.
+    // `with`: for an optional enum the derive would print the enum's description in place of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PlainValue")]
     pub value: Option<PlainValue>,
 
     /// The names of the ports that this format carries. Left out, all of them. gRPC's resolver takes every record

@@ -1,7 +1,7 @@
 //! What every format starts from and what it makes of it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::plan::{Key, Value};
@@ -35,6 +35,13 @@ pub struct Endpoint {
     pub metadata: Arc<BTreeMap<Arc<str>, Arc<str>>>,
 }
 
+impl Endpoint {
+    /// What consumers dial, as one text: `10.0.0.7:8080` or `[2001:db8::7]:8080`.
+    pub fn host_port(&self) -> String {
+        SocketAddr::new(self.address, self.port).to_string()
+    }
+}
+
 /// One key that should exist, and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -42,4 +49,27 @@ pub struct Record {
     pub key: Key,
     /// The value.
     pub value: Value,
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::Endpoint;
+
+    /// The endpoint of `tests/data/wire-vectors.txt`.
+    pub fn orders() -> Endpoint {
+        Endpoint {
+            namespace: "shop".into(),
+            service: "orders".into(),
+            pod: "orders-7d9f-abcde".into(),
+            node: Some("n1".into()),
+            zone: Some("eu-1a".into()),
+            address: "10.0.0.7".parse().expect("an address"),
+            port: 8080,
+            port_name: "grpc".into(),
+            scheme: Some("grpc".into()),
+            version: Some("1.4.2".into()),
+            weight: Some(10),
+            metadata: std::sync::Arc::new([("zone".into(), "eu-1a".into())].into()),
+        }
+    }
 }

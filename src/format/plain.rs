@@ -1,0 +1,140 @@
+//! Plain: the address as text, or all that is known as JSON. For confd, go-kit, scripts and own code.
+//!
+//! One key per endpoint, `/services/<namespace>/<service>/<pod>` unless a prefix is written.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{Endpoint, FormatError, Record, Refusal, prefix};
+use crate::api;
+use crate::api::PlainValue;
+use crate::plan::{Scope, Value};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plain {
+    scope: Scope,
+    value: PlainValue,
+}
+
+impl Plain {
+    pub fn compile(spec: &api::Format, namespace: &str, service: &str) -> Result<Self, FormatError> {
+        let scope = prefix::scope(spec.prefix.as_deref(), || format!("/services/{namespace}/{service}"))?;
+        Ok(Self {
+            scope,
+            value: spec.value.unwrap_or_default(),
+        })
+    }
+
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
+        let key = prefix::pod_key(&self.scope, endpoint, sole_port)?;
+        let value = match self.value {
+            PlainValue::HostPort => endpoint.host_port().into_bytes().into(),
+            PlainValue::Json => json(endpoint),
+        };
+        Ok(vec![Record { key, value }])
+    }
+}
+
+/// The fields in the order in which they are written; those that are unknown are left out.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Json<'a> {
+    address: IpAddr,
+    port: u16,
+    port_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheme: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
+    pod: &'a str,
+    namespace: &'a str,
+    service: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: &'a BTreeMap<Arc<str>, Arc<str>>,
+}
+
+fn json(endpoint: &Endpoint) -> Value {
+    let json = Json {
+        address: endpoint.address,
+        port: endpoint.port,
+        port_name: &endpoint.port_name,
+        scheme: endpoint.scheme.as_deref(),
+        version: endpoint.version.as_deref(),
+        weight: endpoint.weight,
+        zone: endpoint.zone.as_deref(),
+        node: endpoint.node.as_deref(),
+        pod: &endpoint.pod,
+        namespace: &endpoint.namespace,
+        service: &endpoint.service,
+        metadata: &endpoint.metadata,
+    };
+    serde_json::to_vec(&json)
+        .expect("text, numbers and a map with text for keys")
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::FormatType;
+    use crate::format::endpoint::tests::orders;
+
+    fn written(value: PlainValue, endpoint: &Endpoint) -> String {
+        let spec = api::Format {
+            kind: FormatType::Plain,
+            prefix: None,
+            value: Some(value),
+            ports: None,
+        };
+        let records = Plain::compile(&spec, "shop", "orders")
+            .unwrap()
+            .records(endpoint, true)
+            .unwrap();
+        String::from_utf8(records[0].value.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn an_ipv6_address_is_written_in_brackets() {
+        let mut endpoint = orders();
+        endpoint.address = "2001:db8::7".parse().unwrap();
+        assert_eq!(written(PlainValue::HostPort, &endpoint), "[2001:db8::7]:8080");
+    }
+
+    #[test]
+    fn json_tells_all_that_is_known_in_a_stable_order() {
+        assert_eq!(
+            written(PlainValue::Json, &orders()),
+            r#"{"address":"10.0.0.7","port":8080,"portName":"grpc","scheme":"grpc","version":"1.4.2","weight":10,"zone":"eu-1a","node":"n1","pod":"orders-7d9f-abcde","namespace":"shop","service":"orders","metadata":{"zone":"eu-1a"}}"#
+        );
+    }
+
+    #[test]
+    fn json_leaves_out_what_is_unknown() {
+        let endpoint = Endpoint {
+            node: None,
+            zone: None,
+            scheme: None,
+            version: None,
+            weight: None,
+            metadata: Arc::default(),
+            ..orders()
+        };
+        assert_eq!(
+            written(PlainValue::Json, &endpoint),
+            r#"{"address":"10.0.0.7","port":8080,"portName":"grpc","pod":"orders-7d9f-abcde","namespace":"shop","service":"orders"}"#
+        );
+    }
+}
