@@ -122,11 +122,11 @@ fn any_registration() -> impl Strategy<Value = Registration> {
             |(reference, selector, family, numbered, weight, (version_label, metadata_labels), generation)| {
                 let mut registration = Registration {
                     reference,
+                    generation,
                     selector,
                     family,
                     weight,
                     version_label,
-                    generation,
                     ..registration("r")
                 };
                 registration.metadata_labels = metadata_labels;
@@ -187,7 +187,9 @@ impl World {
                     .zip(keep)
                     .filter(|(_, keep)| *keep);
                 kept.for_each(|(pod, _)| self.put_pod(pod));
-                list.into_iter().for_each(|pod| self.put_pod(pod));
+                for pod in list {
+                    self.put_pod(pod);
+                }
                 touches.extend(self.pods.values().flat_map(|pod| index.apply_pod(pod)));
                 touches.extend(index.end_pod_relist());
                 touches
@@ -208,8 +210,9 @@ impl World {
                     .zip(keep)
                     .filter(|(_, keep)| *keep);
                 kept.for_each(|(registration, _)| self.put_registration(registration));
-                list.into_iter()
-                    .for_each(|registration| self.put_registration(registration));
+                for registration in list {
+                    self.put_registration(registration);
+                }
                 let listed = self.registrations.values().cloned();
                 let mut touches: Vec<_> = listed.flat_map(|listed| index.apply_registration(listed)).collect();
                 let removals = index.end_registration_relist();
