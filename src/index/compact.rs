@@ -100,6 +100,10 @@ impl Symbols {
     }
 
     /// Gives back what `pod` uses.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "what has given its symbols back must not be used again"
+    )]
     pub(super) fn release(&mut self, pod: CompactPod) {
         let CompactPod {
             labels,
@@ -111,10 +115,14 @@ impl Symbols {
             state: _,
         } = pod;
         if let Some(set) = self.label_sets.release(labels) {
-            set.iter().for_each(|&pair| self.release_pair(pair));
+            for &pair in set.iter() {
+                self.release_pair(pair);
+            }
         }
         if let Some(list) = self.port_lists.release(ports) {
-            list.iter().for_each(|&(name, _)| self.release_string(name));
+            for &(name, _) in list.iter() {
+                self.release_string(name);
+            }
         }
         if let Some(node) = node {
             self.release_string(node);
@@ -136,9 +144,8 @@ impl Symbols {
 
     /// The value of the label `key` of `pod`.
     pub(super) fn label(&self, pod: &CompactPod, key: &str) -> Option<&Arc<str>> {
-        let pairs = self.pairs(pod).iter().map(|&pair| self.pairs.get(pair));
+        let mut pairs = self.pairs(pod).iter().map(|&pair| self.pairs.get(pair));
         pairs
-            .into_iter()
             .find(|(other, _)| &**self.string(*other) == key)
             .map(|(_, value)| self.string(*value))
     }
@@ -187,7 +194,9 @@ impl Symbols {
             .collect();
         let Acquired { symbol, fresh } = self.label_sets.acquire(&pairs[..], || pairs.as_slice().into());
         if !fresh {
-            pairs.into_iter().for_each(|pair| self.release_pair(pair));
+            for pair in pairs {
+                self.release_pair(pair);
+            }
         }
         symbol
     }
@@ -200,7 +209,9 @@ impl Symbols {
             .collect();
         let Acquired { symbol, fresh } = self.port_lists.acquire(&ports[..], || ports.as_slice().into());
         if !fresh {
-            ports.into_iter().for_each(|(name, _)| self.release_string(name));
+            for (name, _) in ports {
+                self.release_string(name);
+            }
         }
         symbol
     }

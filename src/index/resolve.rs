@@ -52,17 +52,18 @@ fn ready(
     let mut missing_ports = Vec::new();
     for port in &registration.ports {
         let number = match &port.target {
-            PortTarget::Number(number) => *number,
-            PortTarget::Name(wanted) => match symbols.port(pod, wanted) {
-                Some(number) => number,
-                None => {
-                    missing_ports.push(MissingPort {
-                        port_name: port.name.clone(),
-                        container_port: wanted.clone(),
-                    });
-                    continue;
-                }
-            },
+            PortTarget::Number(number) => Ok(*number),
+            PortTarget::Name(wanted) => symbols.port(pod, wanted).ok_or(wanted),
+        };
+        let number = match number {
+            Ok(number) => number,
+            Err(wanted) => {
+                missing_ports.push(MissingPort {
+                    port_name: port.name.clone(),
+                    container_port: wanted.clone(),
+                });
+                continue;
+            }
         };
         endpoints.push(Endpoint {
             namespace: registration.reference.namespace.clone(),
@@ -217,7 +218,7 @@ mod tests {
     fn the_pods_weight_wins_unless_it_is_no_number() {
         let mut registration = registration("orders");
         registration.weight = Some(10);
-        let mut weighs = |text: Option<&str>| {
+        let weighs = |text: Option<&str>| {
             let pod = Pod {
                 weight: text.map(str::to_owned),
                 ..pod("orders-1")

@@ -1,0 +1,270 @@
+//! What each event touches, and what the index says afterwards.
+
+use super::*;
+use crate::index::testing::{pod, registration, selector};
+use crate::index::{Family, Operator, PodView, Requirement, Selector, Why};
+
+fn index() -> Index {
+    let mut index = Index::new();
+    index.apply_registration(registration("orders"));
+    index
+}
+
+fn touch(registration: &str, pod: &str) -> Touch {
+    Touch {
+        registration: RegistrationRef::new("shop", registration),
+        pod: pod.into(),
+    }
+}
+
+fn orders() -> RegistrationRef {
+    RegistrationRef::new("shop", "orders")
+}
+
+#[test]
+fn a_pod_touches_the_registrations_that_select_it() {
+    let mut index = index();
+    index.apply_registration(Registration {
+        selector: selector("app", "billing"),
+        ..registration("billing")
+    });
+    assert_eq!(index.apply_pod(&pod("a")), [touch("orders", "a")]);
+    assert!(matches!(index.view(&orders(), "a"), PodView::Ready(_)));
+    assert_eq!(index.view(&RegistrationRef::new("shop", "billing"), "a"), PodView::Gone);
+}
+
+#[test]
+fn a_pod_that_says_the_same_again_touches_nothing() {
+    let mut index = index();
+    index.apply_pod(&pod("a"));
+    assert_eq!(index.apply_pod(&pod("a")), []);
+}
+
+#[test]
+fn a_label_that_nobody_reads_touches_nothing() {
+    let mut index = index();
+    index.apply_pod(&pod("a"));
+    let mut relabelled = pod("a");
+    relabelled.labels.insert("note".to_owned(), "x".to_owned());
+    assert_eq!(index.apply_pod(&relabelled), []);
+}
+
+#[test]
+fn a_pod_that_leaves_a_selector_is_touched() {
+    let mut index = index();
+    index.apply_pod(&pod("a"));
+    let mut left = pod("a");
+    left.labels.insert("app".to_owned(), "billing".to_owned());
+    assert_eq!(index.apply_pod(&left), [touch("orders", "a")]);
+    assert_eq!(index.view(&orders(), "a"), PodView::Gone);
+    assert_eq!((index.pods_of(&orders()).count(), index.ready_count(&orders())), (0, 0));
+}
+
+#[test]
+fn readiness_is_counted_as_it_comes_and_goes() {
+    let mut index = index();
+    index.apply_pod(&pod("a"));
+    index.apply_pod(&pod("b"));
+    assert_eq!(index.ready_count(&orders()), 2);
+    assert_eq!(
+        index.apply_pod(&Pod {
+            ready: false,
+            ..pod("a")
+        }),
+        [touch("orders", "a")]
+    );
+    assert_eq!(index.ready_count(&orders()), 1);
+    assert_eq!(index.view(&orders(), "a"), PodView::Unready { why: Why::NotReady });
+    assert_eq!(index.delete_pod("shop", "b"), [touch("orders", "b")]);
+    assert_eq!(index.ready_count(&orders()), 0);
+    assert_eq!(index.pods_of(&orders()).map(|name| &**name).collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn a_pod_replaced_under_its_name_is_touched() {
+    let mut index = index();
+    index.apply_pod(&pod("a"));
+    let successor = Pod {
+        uid: "11111111-93d4-4c55-8a6b-7c8d9e0f1a2b".to_owned(),
+        ..pod("a")
+    };
+    assert_eq!(index.apply_pod(&successor), [touch("orders", "a")]);
+}
+
+#[test]
+fn a_pod_of_another_namespace_is_not_selected() {
+    let mut index = index();
+    assert_eq!(
+        index.apply_pod(&Pod {
+            namespace: "elsewhere".to_owned(),
+            ..pod("a")
+        }),
+        []
+    );
+    assert_eq!(index.view(&orders(), "a"), PodView::Gone);
+}
+
+#[test]
+fn an_unknown_pod_or_registration_is_deleted_without_a_touch() {
+    let mut index = index();
+    assert_eq!(index.delete_pod("shop", "a"), []);
+    assert_eq!(index.delete_pod("nowhere", "a"), []);
+    assert_eq!(index.delete_registration(&RegistrationRef::new("shop", "billing")), []);
+}
+
+#[test]
+fn a_selector_without_labels_sees_every_pod() {
+    let exists = Requirement {
+        key: "canary".into(),
+        operator: Operator::DoesNotExist,
+    };
+    let selector = Selector {
+        match_expressions: vec![exists],
+        ..Selector::default()
+    };
+    let mut index = Index::new();
+    index.apply_registration(Registration {
+        selector,
+        ..registration("orders")
+    });
+    assert_eq!(
+        index.apply_pod(&Pod {
+            labels: BTreeMap::default(),
+            ..pod("a")
+        }),
+        [touch("orders", "a")]
+    );
+    let mut canary = pod("a");
+    canary.labels.insert("canary".to_owned(), String::new());
+    assert_eq!(index.apply_pod(&canary), [touch("orders", "a")]);
+    assert_eq!(index.view(&orders(), "a"), PodView::Gone);
+}
+
+#[test]
+fn a_registration_touches_the_pods_it_selects_and_those_it_selected() {
+    let mut index = Index::new();
+    index.apply_pod(&pod("a"));
+    let mut billing = pod("b");
+    billing.labels.insert("app".to_owned(), "billing".to_owned());
+    index.apply_pod(&billing);
+    assert_eq!(index.apply_registration(registration("orders")), [touch("orders", "a")]);
+    let moved = Registration {
+        selector: selector("app", "billing"),
+        ..registration("orders")
+    };
+    assert_eq!(
+        index.apply_registration(moved),
+        [touch("orders", "a"), touch("orders", "b")]
+    );
+    assert_eq!(index.pods_of(&orders()).map(|name| &**name).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(index.delete_registration(&orders()), [touch("orders", "b")]);
+    assert_eq!(index.registrations().count(), 0);
+}
+
+#[test]
+fn a_registration_is_compared_at_the_door() {
+    let mut index = index();
+    index.apply_pod(&pod("a"));
+    assert_eq!(index.apply_registration(registration("orders")), []);
+    let touched = index.apply_registration(Registration {
+        generation: 2,
+        ..registration("orders")
+    });
+    assert_eq!(
+        touched,
+        [touch("orders", "a")],
+        "a part of the spec not known here may have changed"
+    );
+    let touched = index.apply_registration(Registration {
+        family: Family::V6,
+        ..registration("orders")
+    });
+    assert_eq!(touched, [touch("orders", "a")]);
+    assert_eq!(
+        index.view(&orders(), "a"),
+        PodView::Unready {
+            why: Why::NoAddress(Family::V6)
+        }
+    );
+}
+
+#[test]
+fn a_relist_touches_only_what_it_changes() {
+    let mut index = index();
+    for name in ["a", "b", "c"] {
+        index.apply_pod(&pod(name));
+    }
+    index.begin_pod_relist();
+    assert_eq!(index.apply_pod(&pod("a")), []);
+    assert_eq!(
+        index.apply_pod(&Pod {
+            ready: false,
+            ..pod("b")
+        }),
+        [touch("orders", "b")]
+    );
+    assert!(
+        matches!(index.view(&orders(), "c"), PodView::Ready(_)),
+        "nothing is gone before the list is complete"
+    );
+    assert_eq!(index.end_pod_relist(), [touch("orders", "c")]);
+    assert_eq!(index.pod_count(), 2);
+}
+
+#[test]
+fn a_relist_that_is_begun_again_forgets_what_the_first_one_saw() {
+    let mut index = index();
+    index.begin_pod_relist();
+    index.apply_pod(&pod("a"));
+    index.begin_pod_relist();
+    index.apply_pod(&pod("b"));
+    assert_eq!(index.end_pod_relist(), [touch("orders", "a")]);
+}
+
+#[test]
+fn a_relist_of_registrations_tells_which_are_gone() {
+    let mut index = index();
+    index.apply_registration(registration("also"));
+    index.apply_pod(&pod("a"));
+    index.begin_registration_relist();
+    assert_eq!(index.apply_registration(registration("also")), []);
+    let removals = index.end_registration_relist();
+    assert_eq!(removals.registrations, [orders()]);
+    assert_eq!(removals.touches, [touch("orders", "a")]);
+    assert_eq!(index.view(&orders(), "a"), PodView::Gone);
+    assert_eq!(index.registrations().count(), 1);
+}
+
+#[test]
+fn ten_thousand_relists_of_churning_pods_need_no_more_room_than_the_first_few() {
+    let mut index = index();
+    let mut room = [0; 4];
+    for generation in 0..10_000 {
+        index.begin_pod_relist();
+        for survivor in [generation, generation + 1, generation + 2] {
+            let mut pod = pod(&format!("orders-{survivor}"));
+            pod.labels
+                .insert("pod-template-hash".to_owned(), format!("{survivor:08x}"));
+            pod.uid = format!("uid {survivor}");
+            pod.node = Some(format!("node-{survivor}"));
+            index.apply_pod(&pod);
+        }
+        index.end_pod_relist();
+        if generation == 10 {
+            room = index.symbols().room();
+        }
+    }
+    assert_eq!(index.symbols().room(), room);
+    assert_eq!(index.pod_count(), 3);
+}
+
+#[test]
+fn an_index_that_has_lost_everything_keeps_nothing() {
+    let mut index = index();
+    index.apply_pod(&pod("a"));
+    index.delete_registration(&orders());
+    index.begin_pod_relist();
+    index.end_pod_relist();
+    assert_eq!(index.symbols().in_use(), [0; 4]);
+    assert!(index.namespaces.is_empty());
+}
