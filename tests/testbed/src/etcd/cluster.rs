@@ -1,0 +1,215 @@
+//! An etcd cluster on this machine.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use etcd_client::{Client, ConnectOptions};
+use tokio::time::sleep;
+
+use crate::{
+    error::{Doing, Error, Result},
+    process::{Folder, Port, Process, Spec, http},
+    tools::EtcdVersion,
+};
+
+/// How long members may take to serve after their start.
+const START: Duration = Duration::from_mins(1);
+/// Between two looks at a member that does not serve yet.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What an etcd cluster is to be.
+#[derive(Clone, Debug)]
+pub struct EtcdConfig {
+    /// Its release.
+    pub version: EtcdVersion,
+    /// How many members, one to seven.
+    pub members: usize,
+    /// Whether writes wait for the disk. Off: a killed process loses nothing, only a crashed machine would.
+    pub fsync: bool,
+    /// Further flags for every member.
+    pub args: Vec<String>,
+}
+
+impl Default for EtcdConfig {
+    fn default() -> Self {
+        Self {
+            version: EtcdVersion::default(),
+            members: 1,
+            fsync: false,
+            args: Vec::new(),
+        }
+    }
+}
+
+/// A cluster whose members live as long as this value.
+#[derive(Debug)]
+pub struct EtcdCluster {
+    members: Vec<Member>,
+    // After the members, so that it is removed once they are gone.
+    _folder: Option<Folder>,
+}
+
+#[derive(Debug)]
+struct Member {
+    process: Process,
+    client: Port,
+    _peer: Port,
+}
+
+impl EtcdCluster {
+    /// Starts a cluster with its data and logs in `folder`, and waits until every member serves.
+    pub async fn start(version: EtcdVersion, members: usize, folder: &Path) -> Result<Self> {
+        Self::start_with(
+            EtcdConfig {
+                version,
+                members,
+                ..EtcdConfig::default()
+            },
+            "etcd",
+            folder,
+        )
+        .await
+    }
+
+    /// Like [`EtcdCluster::start`], in a temporary folder of its own.
+    pub async fn temporary(version: EtcdVersion, members: usize) -> Result<Self> {
+        let folder = Folder::new("etcd")?;
+        let Self { members, .. } = Self::start(version, members, folder.path()).await?;
+        Ok(Self {
+            members,
+            _folder: Some(folder),
+        })
+    }
+
+    /// Like [`EtcdCluster::start`] with all choices; members are named `NAME-0`, `NAME-1`, ...
+    pub async fn start_with(config: EtcdConfig, name: &str, folder: &Path) -> Result<Self> {
+        if !(1..=7).contains(&config.members) {
+            return Err(Error::Invalid(format!(
+                "an etcd cluster of {} members: use 1 to 7",
+                config.members
+            )));
+        }
+        let version = config.version;
+        let program = tokio::task::spawn_blocking(move || version.binary())
+            .await
+            .expect("fetching does not panic")?;
+        let mut ports = Vec::new();
+        for _ in 0..config.members {
+            ports.push((Port::reserve()?, Port::reserve()?));
+        }
+        let peers: Vec<_> = ports
+            .iter()
+            .enumerate()
+            .map(|(i, (_, peer))| format!("{name}-{i}={}", peer.http()))
+            .collect();
+        let peers = peers.join(",");
+        let mut members = Vec::new();
+        for (i, (client, peer)) in ports.into_iter().enumerate() {
+            let mut spec = Spec::new(format!("{name}-{i}"), &program, folder)
+                .args(["--name", &format!("{name}-{i}"), "--data-dir"])
+                .args([folder.join(format!("{name}-{i}.data"))])
+                .args([
+                    "--listen-client-urls",
+                    &client.http(),
+                    "--advertise-client-urls",
+                    &client.http(),
+                ])
+                .args([
+                    "--listen-peer-urls",
+                    &peer.http(),
+                    "--initial-advertise-peer-urls",
+                    &peer.http(),
+                ])
+                .args([
+                    "--initial-cluster",
+                    &peers,
+                    "--initial-cluster-state",
+                    "new",
+                    "--initial-cluster-token",
+                    name,
+                ])
+                .args(&config.args);
+            if !config.fsync {
+                spec = spec.args(["--unsafe-no-fsync"]);
+            }
+            members.push(Member {
+                process: Process::start(spec)?,
+                client,
+                _peer: peer,
+            });
+        }
+        let cluster = Self { members, _folder: None };
+        for i in 0..cluster.members.len() {
+            cluster.wait_serving(i, START).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// The members' client URLs.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.client.http()).collect()
+    }
+
+    /// The members' process ids.
+    pub fn pids(&self) -> Vec<u32> {
+        self.members.iter().map(|member| member.process.pid()).collect()
+    }
+
+    /// A client of all members, living on the caller's runtime. A call fails after 10 seconds without an answer.
+    pub async fn client(&self) -> Result<Client> {
+        let options = ConnectOptions::new()
+            .with_connect_timeout(Duration::from_secs(2))
+            .with_timeout(Duration::from_secs(10));
+        Client::connect(self.endpoints(), Some(options))
+            .await
+            .doing(|| "connect")
+    }
+
+    /// A client for streams: no call of it ever times out.
+    pub(super) async fn patient_client(&self) -> Result<Client> {
+        let options = ConnectOptions::new().with_connect_timeout(Duration::from_secs(2));
+        Client::connect(self.endpoints(), Some(options))
+            .await
+            .doing(|| "connect")
+    }
+
+    /// The process of a member, counted from 0.
+    pub fn member(&self, i: usize) -> &Process {
+        &self.members[i].process
+    }
+
+    /// All members' processes.
+    pub fn members(&self) -> impl Iterator<Item = &Process> {
+        self.members.iter().map(|member| &member.process)
+    }
+
+    /// Kills a member if it lives, starts it on its data and waits until it serves.
+    pub async fn restart(&self, i: usize) -> Result<()> {
+        self.members[i].process.restart().await?;
+        self.wait_serving(i, START).await
+    }
+
+    /// Waits until a member serves linearizable reads, which takes a leader.
+    pub async fn wait_serving(&self, i: usize, deadline: Duration) -> Result<()> {
+        let Member { process, client, .. } = &self.members[i];
+        let begin = Instant::now();
+        loop {
+            process.alive()?;
+            let last = match http::get(client.address(), "/health").await {
+                Ok((200, body)) if body.contains("\"true\"") => return Ok(()),
+                Ok((_, body)) => body,
+                Err(error) => error.to_string(),
+            };
+            if begin.elapsed() > deadline {
+                return Err(Error::Deadline {
+                    what: format!("{} to serve", process.name()),
+                    waited: deadline,
+                    last: format!("{last}\n{}", process.log_tail()),
+                });
+            }
+            sleep(LOOK).await;
+        }
+    }
+}

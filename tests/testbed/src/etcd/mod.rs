@@ -1,0 +1,11 @@
+//! etcd clusters of one or more members, and what happened in them.
+//!
+//! Owns the members' processes and data, and the watching of prefixes. Knows nothing of Kubernetes: a cluster can be used alone.
+
+mod cluster;
+mod content;
+mod history;
+
+pub use cluster::{EtcdCluster, EtcdConfig};
+pub use content::Held;
+pub use history::{Event, History, Kind};

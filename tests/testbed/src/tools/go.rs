@@ -1,0 +1,152 @@
+//! Programs written in Go: the Kubernetes control plane, kwok and etcdctl, built from the modules pinned in `tools/`.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use super::{cached, last_words, pins};
+use crate::error::{Doing, Error, Result};
+
+/// A program that the bed builds for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// The API server.
+    KubeApiserver,
+    /// Deployments, EndpointSlices, namespaces, garbage collection.
+    KubeControllerManager,
+    /// Binds pods to nodes.
+    KubeScheduler,
+    /// For people, and for tests of what people see.
+    Kubectl,
+    /// The kubelet of simulated nodes.
+    Kwok,
+    /// For people who look into the registration etcd.
+    Etcdctl,
+}
+
+/// How a tool is built.
+struct Recipe {
+    name: &'static str,
+    /// Folder of its go.mod below `tools/`.
+    module: &'static str,
+    package: &'static str,
+    link: &'static str,
+    /// Seconds on a cold machine of two cores, to tell a person who waits.
+    usually: u32,
+}
+
+/// Without these the server calls itself v0.0.0-master.
+const KUBERNETES_VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
+
+impl Tool {
+    /// All of them, slowest build first.
+    pub const ALL: [Self; 6] = [
+        Self::KubeApiserver,
+        Self::Kwok,
+        Self::KubeControllerManager,
+        Self::Kubectl,
+        Self::Etcdctl,
+        Self::KubeScheduler,
+    ];
+
+    fn recipe(self) -> Recipe {
+        let kubernetes = |name, package, usually| Recipe {
+            name,
+            module: "",
+            package,
+            link: KUBERNETES_VERSION,
+            usually,
+        };
+        let plain = |name, package, usually| Recipe {
+            name,
+            module: name,
+            package,
+            link: "-s -w",
+            usually,
+        };
+        match self {
+            Self::KubeApiserver => kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", 300),
+            Self::KubeControllerManager => kubernetes(
+                "kube-controller-manager",
+                "k8s.io/kubernetes/cmd/kube-controller-manager",
+                90,
+            ),
+            Self::KubeScheduler => kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 10),
+            Self::Kubectl => kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", 45),
+            Self::Kwok => plain("kwok", "sigs.k8s.io/kwok/cmd/kwok", 145),
+            Self::Etcdctl => plain("etcdctl", "go.etcd.io/etcd/etcdctl/v3", 20),
+        }
+    }
+
+    /// The program's path: out of `KUBEBUILDER_ASSETS` when that folder holds it, else out of the cache, built first when
+    /// it is not there. Blocks, for minutes when it builds, and says so on stderr.
+    pub fn binary(self) -> Result<PathBuf> {
+        let recipe = self.recipe();
+        if let Some(given) = std::env::var_os("KUBEBUILDER_ASSETS").map(|assets| Path::new(&assets).join(recipe.name))
+            && given.is_file()
+        {
+            return Ok(given);
+        }
+        let module = pins().join(recipe.module);
+        let mut pin = Vec::new();
+        for file in ["go.mod", "go.sum"] {
+            let path = module.join(file);
+            pin.extend(fs::read(&path).doing(|| format!("read {}", path.display()))?);
+        }
+        let hash = xxhash_rust::xxh3::xxh3_64(&pin);
+        let folder = if recipe.module.is_empty() {
+            "kubernetes"
+        } else {
+            recipe.module
+        };
+        cached(&format!("{folder}-{hash:016x}"), recipe.name, |to| {
+            build(&recipe, &module, to)
+        })
+    }
+}
+
+fn build(recipe: &Recipe, module: &Path, to: &Path) -> Result<()> {
+    let Recipe {
+        name,
+        package,
+        link,
+        usually,
+        ..
+    } = recipe;
+    eprintln!(
+        "testbed: building {name} from its pinned Go module, once (usually up to {usually} s on two cores, cold)"
+    );
+    let begin = Instant::now();
+    let output = Command::new("go")
+        .args(["build", "-trimpath", "-ldflags", link, "-o"])
+        .arg(to)
+        .arg(package)
+        .current_dir(module)
+        .env("CGO_ENABLED", "0")
+        .output();
+    let output = match output {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(Error::MissingTool {
+                tool: "go",
+                purpose: format!("build {name}"),
+                install: "`sudo apt-get install golang-go` or `brew install go` (1.21 or newer: it fetches the \
+                          toolchain that go.mod names by itself)",
+            });
+        }
+        output => output.doing(|| "run go")?,
+    };
+    if !output.status.success() {
+        return Err(Error::Build {
+            tool: (*name).to_owned(),
+            command: format!("cd {} && CGO_ENABLED=0 go build {package}", module.display()),
+            output: last_words(&output.stderr),
+        });
+    }
+    eprintln!("testbed: built {name} in {} s", begin.elapsed().as_secs());
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Only its lock file matters: the pin of etcd 3.6 that the test bed runs.
