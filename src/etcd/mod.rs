@@ -2,3 +2,16 @@
 //!
 //! Owns every call to etcd, each with a time-out and a counted outcome. Decides nothing about keys:
 //! that is `plan`'s.
+
+mod connection;
+mod error;
+mod lane;
+mod pause;
+mod renewal;
+mod requests;
+mod writer;
+
+pub use connection::{Access, Connection, Timeouts};
+pub use error::{Error, Result};
+pub use renewal::{Leases, renew};
+pub use requests::{LeaseState, Snapshot, Status, lease_id};

@@ -1,0 +1,229 @@
+//! What can go wrong with etcd, sorted by what a person can do about it.
+
+use std::time::Duration;
+
+/// A call to etcd that failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// An endpoint that is no address at all.
+    #[error("`{endpoint}` is no etcd endpoint ({cause}): write it as http://host:2379 or https://host:2379")]
+    InvalidEndpoint {
+        /// What was configured.
+        endpoint: String,
+        /// Why it cannot be used.
+        cause: String,
+    },
+    /// No endpoint could be talked to.
+    #[error("etcd cannot be reached at {endpoints} ({cause}): check that it runs and that nothing blocks the way")]
+    Unreachable {
+        /// All that were tried.
+        endpoints: String,
+        /// What the last one said.
+        cause: String,
+    },
+    /// Connected, but no answer in time.
+    #[error("etcd at {endpoints} did not answer `{call}` within {after:?}: look for an overloaded or paused member")]
+    Timeout {
+        /// All that were tried.
+        endpoints: String,
+        /// The call.
+        call: &'static str,
+        /// How long the last attempt waited.
+        after: Duration,
+    },
+    /// The user lacks a right.
+    #[error("etcd denies this ({message}): grant the user readwrite on the data prefixes and on the meta prefix")]
+    PermissionDenied {
+        /// etcd's words.
+        message: String,
+    },
+    /// The user is not known, or its token is too old.
+    #[error("etcd does not accept the credentials ({message}): check user, password and certificate")]
+    Unauthenticated {
+        /// etcd's words.
+        message: String,
+    },
+    /// The NOSPACE alarm: reads and deletes work, writes do not.
+    #[error("etcd's database is full ({message}): compact and defragment it, raise its quota, then disarm the alarm")]
+    NoSpace {
+        /// etcd's words.
+        message: String,
+    },
+    /// A request or an answer beyond a limit on its size or its number of operations.
+    #[error("too large for etcd ({message}): lower the size of values, or raise --max-request-bytes and --max-txn-ops")]
+    TooLarge {
+        /// etcd's words.
+        message: String,
+    },
+    /// etcd takes no more for now.
+    #[error("etcd refuses more requests for now ({message}): lower the registry's limits or relieve the cluster")]
+    Busy {
+        /// etcd's words.
+        message: String,
+    },
+    /// Anything else that etcd answers.
+    #[error("etcd answers `{call}` with an error: {message} (gRPC code {code})")]
+    Other {
+        /// The call.
+        call: &'static str,
+        /// The gRPC status code, 2 if there was none.
+        code: i32,
+        /// etcd's words.
+        message: String,
+    },
+}
+
+/// The result of a call to etcd.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// gRPC status codes, as numbers so that the crate needs no tonic of its own.
+mod code {
+    pub const CANCELLED: i32 = 1;
+    pub const UNKNOWN: i32 = 2;
+    pub const INVALID_ARGUMENT: i32 = 3;
+    pub const DEADLINE_EXCEEDED: i32 = 4;
+    pub const NOT_FOUND: i32 = 5;
+    pub const PERMISSION_DENIED: i32 = 7;
+    pub const RESOURCE_EXHAUSTED: i32 = 8;
+    pub const FAILED_PRECONDITION: i32 = 9;
+    pub const OUT_OF_RANGE: i32 = 11;
+    pub const UNAVAILABLE: i32 = 14;
+    pub const UNAUTHENTICATED: i32 = 16;
+}
+
+impl Error {
+    /// A CamelCase word for conditions, events and metric labels.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidEndpoint { .. } => "InvalidEndpoint",
+            Self::Unreachable { .. } => "Unreachable",
+            Self::Timeout { .. } => "Timeout",
+            Self::PermissionDenied { .. } => "PermissionDenied",
+            Self::Unauthenticated { .. } => "Unauthenticated",
+            Self::NoSpace { .. } => "NoSpace",
+            Self::TooLarge { .. } => "TooLarge",
+            Self::Busy { .. } => "Busy",
+            Self::Other { .. } => "EtcdError",
+        }
+    }
+
+    /// Whether it is the way to etcd that failed, not what was asked of it: any other endpoint may do better.
+    pub(super) fn is_connection(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
+    }
+
+    /// Whether a named lease does not exist. In a transaction this is authoritative: nothing was written.
+    pub(super) fn is_lease_not_found(&self) -> bool {
+        matches!(self, Self::Other { code, message, .. }
+            if *code == code::NOT_FOUND && message.contains("lease not found"))
+    }
+
+    /// Whether the lease that was to be granted exists.
+    pub(super) fn is_lease_exists(&self) -> bool {
+        matches!(self, Self::Other { code, message, .. }
+            if *code == code::FAILED_PRECONDITION && message.contains("lease already exists"))
+    }
+
+    /// Sorts what the etcd client reports about `call` at `endpoint`.
+    pub(super) fn sort(call: &'static str, endpoint: &str, error: &etcd_client::Error) -> Self {
+        match error {
+            etcd_client::Error::GRpcStatus(status) => {
+                // Only a status made on this side (broken connection, HTTP/2 reset) has a source.
+                let local = std::error::Error::source(status).is_some();
+                Self::from_status(call, endpoint, status.code() as i32, status.message(), local)
+            }
+            etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => Self::InvalidEndpoint {
+                endpoint: endpoint.to_owned(),
+                cause: error.to_string(),
+            },
+            // What is left are the crate's words for a stream or a connection that ended.
+            _ => Self::Unreachable {
+                endpoints: endpoint.to_owned(),
+                cause: error.to_string(),
+            },
+        }
+    }
+
+    fn from_status(call: &'static str, endpoint: &str, code: i32, message: &str, local: bool) -> Self {
+        let has = |part: &str| message.contains(part);
+        let message = message.to_owned();
+        match code {
+            // The decoder's limit on this side; it must win over `local`, a retry elsewhere cannot help.
+            code::OUT_OF_RANGE if has("length too large") => Self::TooLarge { message },
+            code::RESOURCE_EXHAUSTED if has("space exceeded") => Self::NoSpace { message },
+            code::RESOURCE_EXHAUSTED if has("larger than max") => Self::TooLarge { message },
+            code::RESOURCE_EXHAUSTED => Self::Busy { message },
+            code::INVALID_ARGUMENT if has("too large") || has("too many operations") => Self::TooLarge { message },
+            code::PERMISSION_DENIED => Self::PermissionDenied { message },
+            code::UNAUTHENTICATED => Self::Unauthenticated { message },
+            code::INVALID_ARGUMENT if has("auth") || has("user name is empty") => Self::Unauthenticated { message },
+            code::DEADLINE_EXCEEDED => Self::Timeout {
+                endpoints: endpoint.to_owned(),
+                call,
+                after: Duration::ZERO,
+            },
+            code::UNAVAILABLE | code::CANCELLED => Self::Unreachable {
+                endpoints: endpoint.to_owned(),
+                cause: message,
+            },
+            _ if local => Self::Unreachable {
+                endpoints: endpoint.to_owned(),
+                cause: message,
+            },
+            code => Self::Other { call, code, message },
+        }
+    }
+
+    /// An answer that does not have the shape the protocol promises.
+    pub(super) fn malformed(call: &'static str, what: &str) -> Self {
+        Self::Other {
+            call,
+            code: code::UNKNOWN,
+            message: format!("malformed answer: {what}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sorted(code: i32, message: &str) -> Error {
+        Error::from_status("txn", "http://e:2379", code, message, false)
+    }
+
+    #[test]
+    fn each_kind_of_answer_is_sorted_by_what_a_user_can_do() {
+        let cases = [
+            (14, "etcdserver: no leader", "Unreachable"),
+            (1, "Timeout expired", "Unreachable"),
+            (4, "context deadline exceeded", "Timeout"),
+            (7, "etcdserver: permission denied", "PermissionDenied"),
+            (16, "etcdserver: invalid auth token", "Unauthenticated"),
+            (3, "etcdserver: revision of auth store is old", "Unauthenticated"),
+            (3, "etcdserver: user name is empty", "Unauthenticated"),
+            (3, "etcdserver: request is too large", "TooLarge"),
+            (3, "etcdserver: too many operations in txn request", "TooLarge"),
+            (8, "etcdserver: mvcc: database space exceeded", "NoSpace"),
+            (8, "etcdserver: too many requests", "Busy"),
+            (3, "etcdserver: duplicate key given in txn request", "EtcdError"),
+        ];
+        for (code, message, reason) in cases {
+            assert_eq!(sorted(code, message).reason(), reason, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_broken_connection_is_tried_elsewhere_and_an_answer_is_not() {
+        assert!(Error::from_status("txn", "e", 2, "transport error", true).is_connection());
+        assert!(!sorted(2, "etcdserver: unknown").is_connection());
+        assert!(!sorted(7, "etcdserver: permission denied").is_connection());
+    }
+
+    #[test]
+    fn the_two_answers_about_leases_are_told_apart() {
+        assert!(sorted(5, "etcdserver: requested lease not found").is_lease_not_found());
+        assert!(sorted(9, "etcdserver: lease already exists").is_lease_exists());
+        assert!(!sorted(5, "etcdserver: lease already exists").is_lease_exists());
+    }
+}

@@ -1,0 +1,55 @@
+//! Pauses between attempts: they grow to a second at most, and differ between replicas.
+
+use std::time::Duration;
+
+/// A random number, of the quality lease ids need.
+pub(super) fn random() -> u64 {
+    getrandom::u64().expect("the operating system hands out random numbers")
+}
+
+/// A random time in `0..=most`.
+pub(super) fn jitter(most: Duration) -> Duration {
+    let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+    Duration::from_micros(random() % most.saturating_add(1))
+}
+
+/// How long to wait before the next attempt.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(50);
+    /// After an outage of etcd, leases have a whole TTL left: a second costs nothing and keeps a herd away.
+    const MOST: Duration = Duration::from_secs(1);
+
+    pub(super) fn new() -> Self {
+        Self { next: Duration::ZERO }
+    }
+
+    /// Things work again: the next failure is retried at once.
+    pub(super) fn reset(&mut self) {
+        self.next = Duration::ZERO;
+    }
+
+    /// Waits: not at all after the first failure, then ever longer, half of it random.
+    pub(super) async fn pause(&mut self) {
+        let pause = self.next;
+        self.next = (pause * 2).clamp(Self::FIRST, Self::MOST);
+        tokio::time::sleep(pause / 2 + jitter(pause / 2)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_its_bound() {
+        for _ in 0..100 {
+            assert!(jitter(Duration::from_millis(3)) <= Duration::from_millis(3));
+        }
+        assert_eq!(jitter(Duration::ZERO), Duration::ZERO);
+    }
+}

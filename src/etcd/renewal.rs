@@ -1,0 +1,319 @@
+//! Keeps leases alive, whoever leads: renewing is idempotent and makes no revision, so every replica does it.
+//!
+//! Each lease is renewed every third of its TTL over one of two shared streams ([`Lane`]); one that blocks or ends a
+//! stream is renewed on a throw-away stream of its own until it answers. Nothing is given up on a local deadline: an
+//! etcd that was down for an hour extends all leases when it is back. Only etcd's own word ends a lease.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Connection;
+use super::error::Error;
+use super::lane::{Lane, Report, Request};
+use super::pause::jitter;
+use crate::plan::LeaseId;
+
+/// The leases to keep alive, each with its TTL in seconds.
+pub type Leases = Arc<BTreeMap<LeaseId, u32>>;
+
+/// Throw-away streams for leases that may be blocking a lane; more wait their turn on the lanes. A lease that is
+/// being revoked takes its stream for seconds, and an etcd that hangs makes every lease look like that.
+const MOST_SUSPECTS: usize = 16;
+/// Between attempts for a lease on its own.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How long an unanswered renewal may block a stream: well below what is left of the TTL after a third of it.
+pub(super) fn patience(ttl: Duration) -> Duration {
+    (ttl / 6).min(Duration::from_secs(2))
+}
+
+/// Keeps `leases` alive until `shutdown`. A lease that etcd confirms to be gone is sent to `lapsed` once and then left
+/// alone until it disappears from `leases`. `soonest` shows when the first lease would lapse if no renewal succeeded
+/// any more; none without leases.
+pub async fn renew(
+    connection: Connection,
+    mut leases: watch::Receiver<Leases>,
+    lapsed: mpsc::Sender<LeaseId>,
+    soonest: watch::Sender<Option<std::time::Instant>>,
+    shutdown: CancellationToken,
+) {
+    let (reports, mut incoming) = mpsc::unbounded_channel();
+    // Dropped with this function, which ends the lanes and whatever else runs in it.
+    let mut tasks = JoinSet::new();
+    let lanes = [0, 1].map(|number| {
+        let (requests, outgoing) = mpsc::unbounded_channel();
+        let lane = Lane {
+            number,
+            connection: connection.clone(),
+            requests: outgoing,
+            reports: reports.clone(),
+        };
+        tasks.spawn(lane.run());
+        requests
+    });
+    let mut renewal = Renewal {
+        connection,
+        lanes,
+        current: 0,
+        entries: HashMap::new(),
+        due: BTreeSet::new(),
+        ends: BTreeSet::new(),
+        suspects: 0,
+        alone: JoinSet::new(),
+    };
+    leases.mark_changed();
+    loop {
+        let next = renewal.due.first().map(|(at, _)| *at);
+        let gone = tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = leases.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let wanted = leases.borrow_and_update().clone();
+                renewal.want(&wanted);
+                None
+            }
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                renewal.send_due();
+                None
+            }
+            Some(report) = incoming.recv() => {
+                renewal.hear(report);
+                None
+            }
+            Some(Ok((lease, fate))) = renewal.alone.join_next() => renewal.learn(lease, fate),
+        };
+        let end = renewal.ends.first().map(|(at, _)| at.into_std());
+        soonest.send_if_modified(|known| std::mem::replace(known, end) != end);
+        if let Some(lease) = gone
+            && lapsed.send(lease).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+enum State {
+    /// To be sent at this time.
+    Waiting(Instant),
+    /// On a lane, which will report.
+    Sent,
+    /// On its own stream.
+    Alone { task: AbortHandle, suspect: bool },
+    /// Gone, and said so.
+    Gone,
+}
+
+struct Entry {
+    ttl: Duration,
+    /// When it lapses unless renewed before.
+    end: Instant,
+    state: State,
+}
+
+/// How the solitary renewal of a lease ended.
+enum Fate {
+    Alive { sent: Instant },
+    Gone,
+}
+
+struct Renewal {
+    connection: Connection,
+    lanes: [mpsc::UnboundedSender<Request>; 2],
+    /// The lane that renewals go down.
+    current: usize,
+    entries: HashMap<LeaseId, Entry>,
+    /// The waiting entries by time.
+    due: BTreeSet<(Instant, LeaseId)>,
+    /// All entries that are not gone, by end.
+    ends: BTreeSet<(Instant, LeaseId)>,
+    suspects: usize,
+    alone: JoinSet<(LeaseId, Fate)>,
+}
+
+impl Renewal {
+    /// Takes over a new list of leases: new ones are due at once, missing ones are forgotten.
+    fn want(&mut self, wanted: &BTreeMap<LeaseId, u32>) {
+        let unwanted: Vec<_> = self.entries.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for lease in unwanted {
+            self.forget(lease);
+        }
+        let now = Instant::now();
+        for (&lease, &seconds) in wanted {
+            let ttl = Duration::from_secs(seconds.into());
+            match self.entries.get_mut(&lease) {
+                Some(entry) => entry.ttl = ttl,
+                None => {
+                    // How long it still has is not known; claiming a whole TTL would hide an endangered lease.
+                    let entry = Entry {
+                        ttl,
+                        end: now,
+                        state: State::Waiting(now),
+                    };
+                    self.entries.insert(lease, entry);
+                    self.due.insert((now, lease));
+                    self.ends.insert((now, lease));
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, lease: LeaseId) {
+        self.leave_state(lease);
+        if let Some(entry) = self.entries.remove(&lease) {
+            self.ends.remove(&(entry.end, lease));
+        }
+    }
+
+    /// Undoes what the lease's present state holds elsewhere.
+    fn leave_state(&mut self, lease: LeaseId) {
+        match self.entries.get(&lease).map(|entry| &entry.state) {
+            Some(State::Waiting(at)) => {
+                self.due.remove(&(*at, lease));
+            }
+            Some(State::Alone { task, suspect }) => {
+                task.abort();
+                self.suspects -= usize::from(*suspect);
+            }
+            Some(State::Sent | State::Gone) | None => {}
+        }
+    }
+
+    fn send_due(&mut self) {
+        let now = Instant::now();
+        while let Some(&(at, lease)) = self.due.first()
+            && at <= now
+        {
+            self.due.pop_first();
+            self.send(self.current, lease);
+        }
+    }
+
+    fn send(&mut self, lane: usize, lease: LeaseId) {
+        if let Some(entry) = self.entries.get_mut(&lease) {
+            entry.state = State::Sent;
+            let patience = patience(entry.ttl);
+            self.lanes[lane]
+                .send(Request { lease, patience })
+                .expect("a lane ends only when it gets no more requests");
+        }
+    }
+
+    fn hear(&mut self, report: Report) {
+        match report {
+            Report::Alive { lease, sent } => self.renewed(lease, sent),
+            Report::Doubtful(lease) => self.isolate(lease, false),
+            Report::Broken { lane, suspect, rest } => {
+                // Whatever happened there, the other lane may do better; new renewals go there too.
+                self.current = 1 - lane;
+                match suspect {
+                    Some(lease) if self.suspects < MOST_SUSPECTS => self.isolate(lease, true),
+                    Some(lease) => self.resend(lease),
+                    None => {}
+                }
+                for lease in rest {
+                    self.resend(lease);
+                }
+            }
+        }
+    }
+
+    fn resend(&mut self, lease: LeaseId) {
+        // One that was forgotten and wanted again meanwhile is not on a lane.
+        if let Some(Entry { state: State::Sent, .. }) = self.entries.get(&lease) {
+            self.send(self.current, lease);
+        }
+    }
+
+    fn renewed(&mut self, lease: LeaseId, sent: Instant) {
+        self.leave_state(lease);
+        let Some(entry) = self.entries.get_mut(&lease) else {
+            return;
+        };
+        self.ends.remove(&(entry.end, lease));
+        entry.end = sent + entry.ttl;
+        self.ends.insert((entry.end, lease));
+        // Leases that are new together drift apart instead of being due together for ever.
+        let next = sent + entry.ttl / 3 - jitter(entry.ttl / 12);
+        entry.state = State::Waiting(next);
+        self.due.insert((next, lease));
+    }
+
+    /// Gives `lease` a stream of its own.
+    fn isolate(&mut self, lease: LeaseId, suspect: bool) {
+        let Some(entry) = self.entries.get_mut(&lease) else {
+            return;
+        };
+        if !matches!(entry.state, State::Sent) {
+            return;
+        }
+        let task = self.alone.spawn(renew_alone(self.connection.clone(), lease, entry.ttl));
+        self.suspects += usize::from(suspect);
+        entry.state = State::Alone { task, suspect };
+    }
+
+    /// Takes in how a solitary renewal ended; returns the lease if it has to be reported as gone.
+    fn learn(&mut self, lease: LeaseId, fate: Fate) -> Option<LeaseId> {
+        let entry = self.entries.get(&lease)?;
+        if !matches!(entry.state, State::Alone { .. }) {
+            return None;
+        }
+        match fate {
+            Fate::Alive { sent } => {
+                self.renewed(lease, sent);
+                None
+            }
+            Fate::Gone => {
+                self.leave_state(lease);
+                let entry = self.entries.get_mut(&lease)?;
+                self.ends.remove(&(entry.end, lease));
+                entry.state = State::Gone;
+                tracing::warn!(%lease, "etcd no longer knows this lease");
+                Some(lease)
+            }
+        }
+    }
+}
+
+/// Renews one lease on streams of its own until it is alive or etcd confirms that it is gone.
+async fn renew_alone(connection: Connection, lease: LeaseId, ttl: Duration) -> (LeaseId, Fate) {
+    let mut denied = false;
+    loop {
+        let sent = Instant::now();
+        // A lease that is being revoked answers late, but it answers: more patience than on a shared stream.
+        let patience = patience(ttl).max(connection.timeouts().request);
+        let pause = match connection.renew_once(lease, patience).await {
+            Ok(true) => {
+                if denied {
+                    tracing::info!(%lease, "etcd lets this lease be renewed again");
+                }
+                return (lease, Fate::Alive { sent });
+            }
+            // A member that has not caught up says the same of a lease granted a moment ago: ask the leader.
+            Ok(false) => match connection.lease(lease, false).await {
+                Ok(None) => return (lease, Fate::Gone),
+                Ok(Some(_)) => RETRY / 2,
+                Err(_) => RETRY,
+            },
+            Err(Error::PermissionDenied { message }) => {
+                if !denied {
+                    tracing::error!(%lease, %message, "etcd forbids renewing this lease: grant write on all its keys");
+                }
+                denied = true;
+                ttl / 3
+            }
+            Err(error) => {
+                tracing::debug!(%lease, %error, "renewal failed, trying on");
+                RETRY
+            }
+        };
+        sleep(pause / 2 + jitter(pause / 2)).await;
+    }
+}

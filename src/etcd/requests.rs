@@ -1,0 +1,269 @@
+//! What is asked of etcd in one request and one answer: ranges, single keys, leases, status.
+
+use std::time::Duration;
+
+use etcd_client::proto::PbKeyValue;
+use etcd_client::{Error as ClientError, GetOptions, GetResponse, LeaseGrantOptions, LeaseTimeToLiveOptions};
+
+use super::connection::{Call, Connection};
+use super::error::{Error, Result};
+use super::pause::random;
+use crate::plan::{Held, Key, LeaseId, Revision, Scope};
+
+/// Keys per page: small enough that a page of ordinary values is a few MB, large enough that 100,000 keys take
+/// twenty requests.
+const PAGE: i64 = 5000;
+
+/// Everything below a prefix at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The revision read at.
+    pub revision: Revision,
+    /// Which cluster answered.
+    pub cluster_id: u64,
+    /// All UTF-8 keys in order.
+    pub entries: Vec<(Key, Held)>,
+}
+
+/// A lease as etcd knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseState {
+    /// Seconds left; not above zero while it waits to be revoked. A hint only: leader changes extend it.
+    pub ttl: i64,
+    /// Seconds each renewal gives it.
+    pub granted_ttl: i64,
+    /// The UTF-8 keys on it, if they were asked for.
+    pub keys: Vec<Key>,
+}
+
+/// What a member says about itself and its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// etcd's version, such as `3.6.15`.
+    pub version: String,
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// The revision of the key space as this member knows it.
+    pub revision: Revision,
+    /// Size of the member's database in bytes.
+    pub db_bytes: i64,
+    /// Whether the cluster has a leader, as far as this member knows.
+    pub has_leader: bool,
+}
+
+/// A new lease id: random, so that nobody can have taken it and a repeated grant is known to be ours; positive,
+/// because etcd before 3.5.3 forgets negative ones on restart.
+pub fn lease_id() -> LeaseId {
+    loop {
+        // The top bit makes place for the sign.
+        let id = (random() >> 1).cast_signed();
+        if id != 0 {
+            return LeaseId(id);
+        }
+    }
+}
+
+/// A key and what it holds; none for keys that are not UTF-8, which cannot be ours.
+pub(super) fn decode(kv: PbKeyValue) -> Option<(Key, Held)> {
+    let key = String::from_utf8(kv.key).ok()?;
+    let held = Held {
+        value: kv.value.into(),
+        lease: LeaseId(kv.lease),
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+    };
+    Some((key.into(), held))
+}
+
+/// The first key after all that start with the scope's prefix.
+pub(super) fn end_of(scope: &Scope) -> Vec<u8> {
+    let mut end = scope.prefix().as_bytes().to_vec();
+    *end.last_mut().expect("a scope ends with '/'") += 1;
+    end
+}
+
+impl Connection {
+    fn kind<T>(&self, name: &'static str) -> Call<T> {
+        Call {
+            name,
+            patience: self.timeouts().request,
+            refused: |_| false,
+        }
+    }
+
+    /// Reads everything in `scope` at revision `at`, or at the newest one. Pages are pinned at one revision.
+    pub async fn range(&self, scope: &Scope, at: Option<Revision>) -> Result<Snapshot> {
+        let end = end_of(scope);
+        let mut from = scope.prefix().as_bytes().to_vec();
+        let mut pin = at;
+        let mut page = PAGE;
+        let mut entries = Vec::new();
+        loop {
+            let mut answer = match self.page(&from, &end, pin, page).await {
+                Ok(answer) => answer,
+                // Values fat enough to burst a page: smaller pages do.
+                Err(Error::TooLarge { .. }) if page > 1 => {
+                    page = (page / 8).max(1);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let header = answer
+                .take_header()
+                .ok_or_else(|| Error::malformed("range", "no header"))?;
+            let revision = *pin.get_or_insert(header.revision());
+            let kvs = std::mem::take(&mut answer.0.kvs);
+            if let Some(last) = kvs.last() {
+                from.clone_from(&last.key);
+                from.push(0);
+            }
+            let more = answer.more() && !kvs.is_empty();
+            entries.extend(kvs.into_iter().filter_map(decode));
+            if !more {
+                return Ok(Snapshot {
+                    revision,
+                    cluster_id: header.cluster_id(),
+                    entries,
+                });
+            }
+        }
+    }
+
+    async fn page(&self, from: &[u8], end: &[u8], at: Option<Revision>, limit: i64) -> Result<GetResponse> {
+        self.call(self.kind("range"), |endpoint| {
+            let mut kv = endpoint.kv.clone();
+            let mut options = GetOptions::new().with_range(end).with_limit(limit);
+            if let Some(revision) = at {
+                options = options.with_revision(revision);
+            }
+            let from = from.to_vec();
+            async move { kv.get(from, Some(options)).await }
+        })
+        .await
+    }
+
+    /// Reads one key, linearizably, with the revision it was read at.
+    pub async fn get(&self, key: &str) -> Result<(Option<Held>, Revision)> {
+        let mut answer = self
+            .call(self.kind("get"), |endpoint| {
+                let mut kv = endpoint.kv.clone();
+                async move { kv.get(key, None).await }
+            })
+            .await?;
+        let header = answer
+            .take_header()
+            .ok_or_else(|| Error::malformed("get", "no header"))?;
+        let kv = answer.0.kvs.pop();
+        Ok((kv.and_then(decode).map(|(_, held)| held), header.revision()))
+    }
+
+    /// Grants `lease` for `ttl_seconds`; returns the seconds really granted, which can be more. The id must be from
+    /// [`lease_id`]: that it exists already can then only mean that an earlier attempt got through.
+    pub async fn grant(&self, lease: LeaseId, ttl_seconds: u32) -> Result<i64> {
+        let granted = self
+            .call(self.kind("grant"), |endpoint| {
+                let mut client = endpoint.lease.clone();
+                let options = LeaseGrantOptions::new().with_id(lease.0);
+                async move { client.grant(ttl_seconds.into(), Some(options)).await }
+            })
+            .await;
+        match granted {
+            Ok(answer) => Ok(answer.ttl()),
+            Err(error) if error.is_lease_exists() => match self.lease(lease, false).await? {
+                Some(state) => Ok(state.granted_ttl),
+                // Granted by an earlier attempt and gone since: as if it had never been.
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What etcd's leader knows about `lease`, with its keys if asked; none if there is no such lease.
+    pub async fn lease(&self, lease: LeaseId, with_keys: bool) -> Result<Option<LeaseState>> {
+        let answer = self
+            .call(self.kind("lease"), |endpoint| {
+                let mut client = endpoint.lease.clone();
+                let options = with_keys.then(|| LeaseTimeToLiveOptions::new().with_keys());
+                async move { client.time_to_live(lease.0, options).await }
+            })
+            .await?;
+        // A lease that is past its end but not revoked yet also has a negative TTL: only the granted one tells.
+        if answer.granted_ttl() == 0 {
+            return Ok(None);
+        }
+        let keys = answer.0.keys.into_iter();
+        Ok(Some(LeaseState {
+            ttl: answer.0.ttl,
+            granted_ttl: answer.0.granted_ttl,
+            keys: keys
+                .filter_map(|key| String::from_utf8(key).ok().map(Key::from))
+                .collect(),
+        }))
+    }
+
+    /// Renews `lease` once on a stream of its own, which nothing else can block; `patience` is per endpoint. False if
+    /// the member asked knows no such lease: not yet a proof that it is gone.
+    pub(super) async fn renew_once(&self, lease: LeaseId, patience: Duration) -> Result<bool> {
+        let kind = Call {
+            name: "keep_alive",
+            patience,
+            refused: |alive: &bool| !alive,
+        };
+        self.call(kind, |endpoint| {
+            let mut client = endpoint.keep_alive.clone();
+            async move {
+                match client.keep_alive(lease.0).await {
+                    Ok(_) => Ok(true),
+                    Err(error) if lacks_lease(&error) => Ok(false),
+                    Err(error) => Err(error),
+                }
+            }
+        })
+        .await
+    }
+
+    /// What the preferred member says about itself.
+    pub async fn status(&self) -> Result<Status> {
+        let answer = self
+            .call(self.kind("status"), |endpoint| {
+                let mut client = endpoint.maintenance.clone();
+                async move { client.status().await }
+            })
+            .await?;
+        let header = answer
+            .header()
+            .ok_or_else(|| Error::malformed("status", "no header"))?;
+        Ok(Status {
+            version: answer.version().to_owned(),
+            cluster_id: header.cluster_id(),
+            revision: header.revision(),
+            db_bytes: answer.db_size(),
+            has_leader: answer.leader() != 0,
+        })
+    }
+}
+
+/// Whether a keepalive stream did not open because the first answer had TTL 0, in the crate's words.
+pub(super) fn lacks_lease(error: &ClientError) -> bool {
+    matches!(error, ClientError::LeaseKeepAliveError(message) if message == "lease not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lease_ids_are_positive_and_differ() {
+        let ids: std::collections::BTreeSet<_> = (0..1000).map(|_| lease_id()).collect();
+        assert_eq!(ids.len(), 1000);
+        assert!(ids.iter().all(|id| id.0 > 0));
+    }
+
+    #[test]
+    fn a_scope_ends_before_its_longer_neighbours() {
+        let end = end_of(&Scope::below("/orders"));
+        assert_eq!(end, b"/orders0");
+        assert!(b"/orders-v2/x".as_slice() < b"/orders/".as_slice() || b"/orders-v2/x".as_slice() >= end.as_slice());
+        assert!(b"/orders/\xff\xff".as_slice() < end.as_slice());
+    }
+}

@@ -1,0 +1,104 @@
+//! Carries out a transaction: one etcd transaction, which the fence guards as a whole and whose every write has a
+//! nested transaction with its own guard.
+
+use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
+
+use super::connection::{Call, Connection};
+use super::error::{Error, Result};
+use super::requests::decode;
+use crate::plan::{Expect, Fence, Held, Op, OpResult, Transaction, Verdict};
+
+impl Connection {
+    /// Writes `transaction` if `fence` holds. It takes effect at one revision.
+    ///
+    /// It may not be empty nor have more than [`Transaction::MAX_OPS`] ops, and all its keys and values together must
+    /// stay below etcd's request limit of 1.5 MiB: whoever plans it cuts it, else etcd answers [`Error::TooLarge`].
+    ///
+    /// When an answer is lost, the transaction is sent again. If the first one had got through, its puts are then
+    /// `Refused`, held by exactly the value and lease that were to be written: read that as done.
+    pub async fn commit(&self, fence: &Fence, transaction: &Transaction) -> Result<Verdict> {
+        debug_assert!(!transaction.ops.is_empty(), "nothing to write");
+        debug_assert!(transaction.ops.len() <= Transaction::MAX_OPS, "too many ops");
+        let request = encode(fence, transaction);
+        let kind = Call {
+            name: "txn",
+            patience: self.timeouts().request,
+            refused: |answer: &TxnResponse| !answer.succeeded(),
+        };
+        let answer = self
+            .call(kind, |endpoint| {
+                let mut kv = endpoint.kv.clone();
+                let request = request.clone();
+                async move { kv.txn(request).await }
+            })
+            .await;
+        match answer {
+            Ok(answer) => interpret(answer, transaction.ops.len()),
+            Err(error) if error.is_lease_not_found() => Ok(Verdict::LeaseGone),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
+    let leads = Compare::create_revision(&*fence.key, CompareOp::Equal, fence.create_revision);
+    let writes: Vec<_> = transaction.ops.iter().map(|op| TxnOp::txn(guarded(op))).collect();
+    Txn::new().when([leads]).and_then(writes)
+}
+
+fn guarded(op: &Op) -> Txn {
+    let key: &str = op.key();
+    let (expect, write) = match op {
+        Op::Put {
+            value, lease, expect, ..
+        } => {
+            let options = PutOptions::new().with_lease(lease.0);
+            (*expect, TxnOp::put(key, &**value, Some(options)))
+        }
+        Op::Delete { mod_revision, .. } => (Expect::At(*mod_revision), TxnOp::delete(key, None)),
+    };
+    let guard = match expect {
+        Expect::Absent => Compare::create_revision(key, CompareOp::Equal, 0),
+        Expect::At(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
+    };
+    Txn::new()
+        .when([guard])
+        .and_then([write])
+        .or_else([TxnOp::get(key, None)])
+}
+
+fn interpret(answer: TxnResponse, ops: usize) -> Result<Verdict> {
+    if !answer.succeeded() {
+        return Ok(Verdict::Fenced);
+    }
+    let header = answer
+        .header()
+        .ok_or_else(|| Error::malformed("txn", "no header"))?;
+    let revision = header.revision();
+    let results: Vec<_> = answer.0.responses.into_iter().map(result_of).collect::<Result<_>>()?;
+    if results.len() != ops {
+        return Err(Error::malformed("txn", "not one result per op"));
+    }
+    Ok(Verdict::Applied { revision, results })
+}
+
+fn result_of(response: PbResponseOp) -> Result<OpResult> {
+    let Some(PbTxnOpResponse::ResponseTxn(nested)) = response.response else {
+        return Err(Error::malformed("txn", "no nested result"));
+    };
+    if nested.succeeded {
+        return Ok(OpResult::Done);
+    }
+    holder(nested.responses)
+        .map(OpResult::Refused)
+        .ok_or_else(|| Error::malformed("txn", "no holder"))
+}
+
+/// What the single read of a failure branch found.
+pub(super) fn holder(responses: Vec<PbResponseOp>) -> Option<Option<Held>> {
+    match responses.into_iter().next()?.response? {
+        PbTxnOpResponse::ResponseRange(mut range) => Some(range.kvs.pop().and_then(decode).map(|(_, held)| held)),
+        _ => None,
+    }
+}
