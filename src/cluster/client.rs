@@ -21,7 +21,9 @@ const CLUSTER_NAMESPACE: &str = "kube-system";
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The kubeconfig file is not usable.
-    #[error("cannot use the kubeconfig {path}: {cause}; give a readable one with --kubeconfig, or none inside a cluster")]
+    #[error(
+        "cannot use the kubeconfig {path}: {cause}; give a readable one with --kubeconfig, or none inside a cluster"
+    )]
     Kubeconfig {
         /// The file.
         path: String,
@@ -45,9 +47,13 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
                 cause: cause.to_string(),
             };
             let file = Kubeconfig::read_from(path).map_err(unusable)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(unusable)?
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(unusable)?
         }
-        None => Config::infer().await.map_err(|cause| ClientError::NoConfig(cause.to_string()))?,
+        None => Config::infer()
+            .await
+            .map_err(|cause| ClientError::NoConfig(cause.to_string()))?,
     };
     config.connect_timeout = Some(Duration::from_secs(5));
     Client::try_from(config).map_err(|cause| Box::new(cause).into())
@@ -71,7 +77,10 @@ pub async fn cluster_id(client: Client, patience: Duration, calls: &Calls) -> St
             Err(_) => (Outcome::Timeout, format!("no answer within {patience:?}")),
         };
         calls.observe(Peer::Apiserver, "get_cluster_id", outcome, start.elapsed());
-        warn!(cause, "cannot read the namespace {CLUSTER_NAMESPACE}, whose UID names this cluster; trying again");
+        warn!(
+            cause,
+            "cannot read the namespace {CLUSTER_NAMESPACE}, whose UID names this cluster; trying again"
+        );
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(2));
     }

@@ -180,7 +180,11 @@ impl<K: Reported> Desk<K> {
     }
 
     fn entry(&mut self, name: &K::Name) -> &mut Entry<K::Status> {
-        self.entries.entry(name.clone()).or_insert_with(|| Entry { seen: None, wanted: None, writing: false })
+        self.entries.entry(name.clone()).or_insert_with(|| Entry {
+            seen: None,
+            wanted: None,
+            writing: false,
+        })
     }
 
     fn write(&mut self) {
@@ -194,12 +198,16 @@ impl<K: Reported> Desk<K> {
         if self.writes.len() >= IN_FLIGHT {
             return false;
         }
-        let Some(entry) = self.entries.get_mut(name) else { return true };
+        let Some(entry) = self.entries.get_mut(name) else {
+            return true;
+        };
         // The write under way brings this up again when it ends.
         if entry.writing {
             return true;
         }
-        let Some(mut status) = entry.wanted.clone() else { return true };
+        let Some(mut status) = entry.wanted.clone() else {
+            return true;
+        };
         if let Some(seen) = &mut entry.seen {
             if K::same(&status, seen) {
                 return true;
@@ -217,7 +225,9 @@ impl<K: Reported> Desk<K> {
     }
 
     fn written(&mut self, name: K::Name, status: K::Status, written: &Written) {
-        let Some(entry) = self.entries.get_mut(&name) else { return };
+        let Some(entry) = self.entries.get_mut(&name) else {
+            return;
+        };
         entry.writing = false;
         match written {
             Written::Done => entry.seen = Some(status),
@@ -242,7 +252,11 @@ async fn patch<K: Reported>(api: &Api<K>, name: &str, status: &K::Status, calls:
         Ok(Ok(_)) => (Outcome::Ok, Written::Done, None),
         Ok(Err(kube::Error::Api(answer))) if answer.is_not_found() => (Outcome::Refused, Written::Gone, None),
         Ok(Err(error)) => (Outcome::Error, Written::Failed, Some(error.to_string())),
-        Err(_) => (Outcome::Timeout, Written::Failed, Some(format!("no answer within {PATIENCE:?}"))),
+        Err(_) => (
+            Outcome::Timeout,
+            Written::Failed,
+            Some(format!("no answer within {PATIENCE:?}")),
+        ),
     };
     calls.observe(Peer::Apiserver, "patch_status", outcome, start.elapsed());
     if let Some(cause) = cause {

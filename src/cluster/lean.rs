@@ -6,8 +6,8 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::index::{self, Addresses, PodPort, WEIGHT_ANNOTATION};
 
@@ -138,7 +138,10 @@ impl From<LeanPod> for index::Pod {
             Addresses::parse(status.pod_ips.iter().map(|address| address.ip.as_str()))
         };
         // An init container with this policy is a sidecar: it runs as long as the pod does.
-        let sidecars = spec.init_containers.into_iter().filter(|init| init.restart_policy.as_deref() == Some("Always"));
+        let sidecars = spec
+            .init_containers
+            .into_iter()
+            .filter(|init| init.restart_policy.as_deref() == Some("Always"));
         let ports = sidecars.chain(spec.containers).flat_map(|container| container.ports);
         let named = |port: ContainerPort| {
             Some(PodPort {
@@ -157,7 +160,10 @@ impl From<LeanPod> for index::Pod {
             ports: ports.filter_map(named).collect(),
             terminal: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             terminating: metadata.deletion_timestamp.is_some(),
-            ready: status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True"),
+            ready: status
+                .conditions
+                .iter()
+                .any(|condition| condition.kind == "Ready" && condition.status == "True"),
         }
     }
 }
@@ -199,7 +205,10 @@ mod tests {
     #[test]
     fn a_recorded_pod_keeps_the_fields_that_matter() {
         let pod = decode(recorded());
-        assert_eq!((pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str()), ("shop", "orders-7d9f-abcde", "u1"));
+        assert_eq!(
+            (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str()),
+            ("shop", "orders-7d9f-abcde", "u1")
+        );
         assert_eq!(pod.labels.get("app").map(String::as_str), Some("orders"));
         assert_eq!(pod.weight.as_deref(), Some("5"));
         assert_eq!(pod.node.as_deref(), Some("n1"));
@@ -235,7 +244,9 @@ mod tests {
     #[test]
     fn three_hundred_ports_decode() {
         let mut pod = recorded();
-        let ports: Vec<Value> = (1..=300).map(|n| json!({"name": format!("p{n}"), "containerPort": n})).collect();
+        let ports: Vec<Value> = (1..=300)
+            .map(|n| json!({"name": format!("p{n}"), "containerPort": n}))
+            .collect();
         pod["spec"]["containers"][0]["ports"] = json!(ports);
         assert_eq!(decode(pod).ports.len(), 301);
     }

@@ -73,12 +73,16 @@ pub enum News {
 /// Watches all kinds and sends what is seen, for ever: trouble with the apiserver is retried, and never taken for
 /// an absence of objects.
 pub async fn watch(client: Client, calls: Calls, news: mpsc::Sender<News>, shutdown: CancellationToken) {
-    let pods = follow::<LeanPod, _>(client.clone(), "pods", &calls, &news, |seen| News::Pod(seen.map(Into::into)));
-    let registrations = follow::<ServiceRegistration, _>(client.clone(), "serviceregistrations", &calls, &news, |seen| {
-        News::Registration(seen.map(Box::new))
+    let pods = follow::<LeanPod, _>(client.clone(), "pods", &calls, &news, |seen| {
+        News::Pod(seen.map(Into::into))
     });
-    let registries =
-        follow::<Registry, _>(client, "registries", &calls, &news, |seen| News::Registry(seen.map(Box::new)));
+    let registrations =
+        follow::<ServiceRegistration, _>(client.clone(), "serviceregistrations", &calls, &news, |seen| {
+            News::Registration(seen.map(Box::new))
+        });
+    let registries = follow::<Registry, _>(client, "registries", &calls, &news, |seen| {
+        News::Registry(seen.map(Box::new))
+    });
     tokio::select! {
         () = shutdown.cancelled() => {}
         _ = futures::future::join3(pods, registrations, registries) => {}

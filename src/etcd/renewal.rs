@@ -141,7 +141,12 @@ struct Renewal {
 impl Renewal {
     /// Takes over a new list of leases: new ones are due at once, missing ones are forgotten.
     fn want(&mut self, wanted: &BTreeMap<LeaseId, u32>) {
-        let unwanted: Vec<_> = self.entries.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        let unwanted: Vec<_> = self
+            .entries
+            .keys()
+            .filter(|id| !wanted.contains_key(id))
+            .copied()
+            .collect();
         for lease in unwanted {
             self.forget(lease);
         }

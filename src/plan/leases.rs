@@ -81,7 +81,9 @@ impl Leases {
 
     /// Whether a key on `lease` may stay there: the lease is ours, lives `ttl` seconds and is not about to go.
     pub fn suits(&self, lease: LeaseId, ttl: u32) -> bool {
-        self.leases.get(&lease).is_some_and(|known| known.ttl == ttl && known.state == State::Open)
+        self.leases
+            .get(&lease)
+            .is_some_and(|known| known.ttl == ttl && known.state == State::Open)
     }
 
     /// The number of leases.
@@ -106,7 +108,10 @@ impl Leases {
 
     /// The keys that etcd holds on `lease`.
     pub fn keys_on(&self, lease: LeaseId) -> Vec<Key> {
-        self.leases.get(&lease).map(|known| known.keys.iter().cloned().collect()).unwrap_or_default()
+        self.leases
+            .get(&lease)
+            .map(|known| known.keys.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// The leases to renew with their times to live in seconds, if that changed since the last call.
@@ -152,7 +157,9 @@ impl Leases {
     /// The record of a lease vanished, or the lease is said to have lapsed. One without keys is forgotten; one
     /// with keys has to be confirmed.
     pub fn doubt(&mut self, lease: LeaseId) {
-        let Some(known) = self.leases.get_mut(&lease) else { return };
+        let Some(known) = self.leases.get_mut(&lease) else {
+            return;
+        };
         if known.keys.is_empty() && known.reserved == 0 || known.state == State::Retiring {
             self.remove(lease);
         } else {
@@ -275,7 +282,9 @@ impl Leases {
 
     fn room(&self, id: LeaseId) -> usize {
         let used = |lease: &Lease| lease.keys.len() + lease.reserved;
-        self.leases.get(&id).map_or(0, |lease| self.capacity.saturating_sub(used(lease)))
+        self.leases
+            .get(&id)
+            .map_or(0, |lease| self.capacity.saturating_sub(used(lease)))
     }
 
     fn reindex(&mut self, id: LeaseId) {

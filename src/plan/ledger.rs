@@ -160,7 +160,9 @@ impl Ledger {
 
     /// A registration is gone: what its pods had is to go.
     pub fn remove_registration(&mut self, registration: &RegistrationRef) {
-        let Some(book) = self.books.remove(registration) else { return };
+        let Some(book) = self.books.remove(registration) else {
+            return;
+        };
         self.suspended.remove(registration);
         for (pod, tenancy) in &book.tenancies {
             for record in tenancy.records() {
@@ -177,7 +179,9 @@ impl Ledger {
 
     /// What `pod` is to have for `registration` from now on; none when it is not ready or not selected.
     pub fn set_tenancy(&mut self, registration: &RegistrationRef, pod: &Arc<str>, tenancy: Option<Tenancy>) {
-        let Some(book) = self.books.get_mut(registration) else { return };
+        let Some(book) = self.books.get_mut(registration) else {
+            return;
+        };
         let before = match &tenancy {
             Some(wanted) => book.tenancies.insert(pod.clone(), wanted.clone()),
             None => book.tenancies.remove(pod),
@@ -186,7 +190,11 @@ impl Ledger {
             return;
         }
         let keys = |tenancy: &Option<Tenancy>| -> Vec<Key> {
-            tenancy.iter().flat_map(Tenancy::records).map(|record| record.key.clone()).collect()
+            tenancy
+                .iter()
+                .flat_map(Tenancy::records)
+                .map(|record| record.key.clone())
+                .collect()
         };
         let (former, wanted) = (keys(&before), keys(&tenancy));
         let dropped: Vec<Key> = former.into_iter().filter(|key| !wanted.contains(key)).collect();
@@ -216,21 +224,31 @@ impl Ledger {
         if !slot.claims.contains(&claim) {
             slot.claims.push(claim);
             let books = &self.books;
-            let created = |claim: &Claim| books.get(&claim.registration).map_or(i64::MAX, |book| book.terms.created);
+            let created = |claim: &Claim| {
+                books
+                    .get(&claim.registration)
+                    .map_or(i64::MAX, |book| book.terms.created)
+            };
             slot.claims.sort_by(|a, b| {
-                let (a_key, b_key) = ((created(a), &a.registration, &a.pod), (created(b), &b.registration, &b.pod));
+                let (a_key, b_key) = (
+                    (created(a), &a.registration, &a.pod),
+                    (created(b), &b.registration, &b.pod),
+                );
                 a_key.cmp(&b_key)
             });
-            self.changed.extend(slot.claims.iter().map(|claim| claim.registration.clone()));
+            self.changed
+                .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
         }
     }
 
     fn unclaim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
         let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.claims.retain(|claim| claim.registration != *registration || claim.pod != *pod);
+        slot.claims
+            .retain(|claim| claim.registration != *registration || claim.pod != *pod);
         if let Some(next) = slot.claims.first() {
             self.work.push(Work::Pod(next.registration.clone(), next.pod.clone()));
-            self.changed.extend(slot.claims.iter().map(|claim| claim.registration.clone()));
+            self.changed
+                .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
         }
     }
 
@@ -240,7 +258,11 @@ impl Ledger {
     pub fn observe(&mut self, observation: Observation) {
         match observation {
             Observation::Changed { key, held, revision } => self.observe_key(&key, held, revision),
-            Observation::Snapshot { scope, revision, entries } => self.observe_scope(scope, revision, entries),
+            Observation::Snapshot {
+                scope,
+                revision,
+                entries,
+            } => self.observe_scope(scope, revision, entries),
             Observation::Restored => self.forget(),
             Observation::Interrupted | Observation::Complete { .. } => {}
         }
@@ -294,17 +316,22 @@ impl Ledger {
         }
         if slot.held != held {
             slot.held = held;
-            self.changed.extend(slot.claims.iter().map(|claim| claim.registration.clone()));
+            self.changed
+                .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
             self.enqueue(key);
         }
     }
 
     fn observe_meta(&mut self, key: &Key, held: Option<Held>) {
-        let Some(lease) = self.meta.recorded_lease(key) else { return };
+        let Some(lease) = self.meta.recorded_lease(key) else {
+            return;
+        };
         match held {
             // A record proves something only about the lease it is on.
             Some(held) if held.lease == lease => {
-                let Some(ttl) = MetaKeys::recorded_ttl(&held.value) else { return };
+                let Some(ttl) = MetaKeys::recorded_ttl(&held.value) else {
+                    return;
+                };
                 for key in self.leases.recorded(lease, ttl, held.mod_revision) {
                     if let Some(slot) = self.slots.get_mut(&key) {
                         slot.born = slot.held.as_ref().map_or(0, |held| held.create_revision);
@@ -323,7 +350,8 @@ impl Ledger {
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.held = None;
                 slot.born = 0;
-                self.changed.extend(slot.claims.iter().map(|claim| claim.registration.clone()));
+                self.changed
+                    .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
             }
             self.enqueue(&key);
         }
@@ -362,7 +390,11 @@ impl Ledger {
             self.surveyed.remove(&scope);
             let outside = |key: &Key| !outermost.iter().any(|kept| kept.contains(key));
             for key in self.keys_in(&scope).into_iter().filter(outside) {
-                if self.slots.get(&key).is_some_and(|slot| slot.claims.is_empty() && !slot.in_flight) {
+                if self
+                    .slots
+                    .get(&key)
+                    .is_some_and(|slot| slot.claims.is_empty() && !slot.in_flight)
+                {
                     self.slots.remove(&key);
                 }
             }
@@ -392,13 +424,21 @@ impl Ledger {
     pub(super) fn is_surveyed(&self, key: &str) -> bool {
         // No surveyed scope lies in another, so only the last one that is not behind `key` can contain it.
         let up_to = (Bound::Unbounded, Bound::Included(key));
-        self.surveyed.range::<str, _>(up_to).next_back().is_some_and(|scope| scope.contains(key))
+        self.surveyed
+            .range::<str, _>(up_to)
+            .next_back()
+            .is_some_and(|scope| scope.contains(key))
     }
 
     /// Whether a suspended registration lays its keys where `key` is.
     pub(super) fn is_frozen(&self, key: &str) -> bool {
-        let suspended = self.suspended.iter().filter_map(|registration| self.books.get(registration));
-        suspended.flat_map(|book| &book.terms.scopes).any(|scope| scope.contains(key))
+        let suspended = self
+            .suspended
+            .iter()
+            .filter_map(|registration| self.books.get(registration));
+        suspended
+            .flat_map(|book| &book.terms.scopes)
+            .any(|scope| scope.contains(key))
     }
 
     /// The recorded leases, to ask etcd which keys are on them.
@@ -428,7 +468,10 @@ impl Ledger {
     /// The value that `claim` wants under `key`.
     pub(super) fn wanted(&self, key: &str, claim: &Claim) -> Option<&Value> {
         let tenancy = self.books.get(&claim.registration)?.tenancies.get(&claim.pod)?;
-        tenancy.records().find(|record| &*record.key == key).map(|record| &record.value)
+        tenancy
+            .records()
+            .find(|record| &*record.key == key)
+            .map(|record| &record.value)
     }
 
     pub(super) fn enqueue(&mut self, key: &Key) {
@@ -449,7 +492,9 @@ impl Ledger {
 
     fn range(&self, scope: &Scope) -> impl Iterator<Item = (&Key, &Slot)> {
         let from = (Bound::Included(scope.prefix()), Bound::Unbounded);
-        self.slots.range::<str, _>(from).take_while(|(key, _)| scope.contains(key))
+        self.slots
+            .range::<str, _>(from)
+            .take_while(|(key, _)| scope.contains(key))
     }
 
     fn keys_in(&self, scope: &Scope) -> Vec<Key> {

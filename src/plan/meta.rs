@@ -50,7 +50,9 @@ impl MetaKeys {
     /// The value under a record key, for a lease of `ttl` seconds.
     pub fn record_value(ttl: u32) -> Value {
         let record = LeaseRecord { v: 1, ttl };
-        serde_json::to_vec(&record).expect("two integers always serialise").into()
+        serde_json::to_vec(&record)
+            .expect("two integers always serialise")
+            .into()
     }
 
     /// The lease that a record key names, or none when `key` is no record of ours.
@@ -62,7 +64,9 @@ impl MetaKeys {
 
     /// The time to live, in seconds, told by a record's value. Later versions may add fields, never change these.
     pub fn recorded_ttl(value: &[u8]) -> Option<u32> {
-        serde_json::from_slice::<LeaseRecord>(value).ok().map(|record| record.ttl)
+        serde_json::from_slice::<LeaseRecord>(value)
+            .ok()
+            .map(|record| record.ttl)
     }
 }
 
@@ -82,10 +86,19 @@ mod tests {
     #[test]
     fn what_is_no_record_of_ours_names_no_lease() {
         let meta = MetaKeys::new("/leasehold/", "c1");
-        for key in ["/leasehold/c1/leader", "/leasehold/c2/leases/01", "/leasehold/c1/leases/zz", "/leasehold/c1/leases/0"] {
+        for key in [
+            "/leasehold/c1/leader",
+            "/leasehold/c2/leases/01",
+            "/leasehold/c1/leases/zz",
+            "/leasehold/c1/leases/0",
+        ] {
             assert_eq!(meta.recorded_lease(key), None, "{key}");
         }
         assert_eq!(MetaKeys::recorded_ttl(b"not json"), None);
-        assert_eq!(MetaKeys::recorded_ttl(br#"{"v":2,"ttl":15,"class":"new"}"#), Some(15), "a later version's record");
+        assert_eq!(
+            MetaKeys::recorded_ttl(br#"{"v":2,"ttl":15,"class":"new"}"#),
+            Some(15),
+            "a later version's record"
+        );
     }
 }

@@ -5,8 +5,8 @@
 //!
 //! [`Tenancy`] is where a pod becomes keys; [`Ledger`] holds them against what etcd holds; its `next` says what to write.
 
-mod ledger;
 mod leases;
+mod ledger;
 mod meta;
 mod planner;
 mod report;
@@ -20,7 +20,7 @@ pub use meta::MetaKeys;
 pub use planner::{Step, Ticket};
 pub use report::{Conflict, Holder, Registered, Report};
 pub use status::{Footing, Subject, keep_times, refused_status, same_status, status_of};
-pub use tenancy::{Lodging, Problem, Tenancy};
+pub use tenancy::{Lodging, Outlet, Problem, Tenancy};
 pub use transaction::{
     Expect, Fence, Held, Key, LeaseId, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,
 };

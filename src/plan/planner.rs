@@ -45,7 +45,11 @@ enum Decision {
     /// It is as it should be, or not ours to change.
     Leave,
     /// Write this value; on `stay` if the key has a lease that suits, else on one to be chosen.
-    Put { value: Value, expect: Expect, stay: Option<LeaseId> },
+    Put {
+        value: Value,
+        expect: Expect,
+        stay: Option<LeaseId>,
+    },
     /// Remove what was written at this revision.
     Remove(Revision),
 }
@@ -99,7 +103,9 @@ impl Ledger {
         }
         let capacity = self.leases.capacity();
         let (ttl, keys) = self.work.shortage().next()?;
-        let count = keys.div_ceil(capacity).saturating_sub(leases_coming + self.leases.fresh());
+        let count = keys
+            .div_ceil(capacity)
+            .saturating_sub(leases_coming + self.leases.fresh());
         (count > 0).then_some(Step::Grant { ttl, count })
     }
 
@@ -110,7 +116,9 @@ impl Ledger {
 
     /// Tells how the transaction `ticket` ended; none when that is not known (it may or may not have happened).
     pub fn settle(&mut self, ticket: Ticket, verdict: Option<Verdict>) {
-        let Some(sent) = self.in_flight.remove(&ticket) else { return };
+        let Some(sent) = self.in_flight.remove(&ticket) else {
+            return;
+        };
         let keys: Vec<Key> = sent.ops.iter().map(|op| op.key().clone()).collect();
         for key in &keys {
             if let Some(slot) = self.slots.get_mut(key) {
@@ -170,7 +178,9 @@ impl Ledger {
 
     /// Whether a write to one of our own bookkeeping keys is under way.
     fn is_under_way(&self, key: &Key) -> bool {
-        self.in_flight.values().any(|sent| sent.ops.iter().any(|op| op.key() == key))
+        self.in_flight
+            .values()
+            .any(|sent| sent.ops.iter().any(|op| op.key() == key))
     }
 
     fn send_if_any(&mut self, ops: Vec<Op>) -> Option<Step> {
@@ -253,7 +263,9 @@ impl Ledger {
                 _ => Decision::Leave,
             };
         };
-        let Some(value) = self.wanted(key, claim) else { return Decision::Leave };
+        let Some(value) = self.wanted(key, claim) else {
+            return Decision::Leave;
+        };
         let put = |expect, stay| Decision::Put {
             value: value.clone(),
             expect,
@@ -264,7 +276,10 @@ impl Ledger {
             None if !self.is_surveyed(key) => Decision::Leave,
             None => put(Expect::Absent, None),
             Some(held) if self.is_ours(slot) => {
-                let stay = self.leases.suits(held.lease, self.ttl_of(claim.registration.clone())).then_some(held.lease);
+                let stay = self
+                    .leases
+                    .suits(held.lease, self.ttl_of(claim.registration.clone()))
+                    .then_some(held.lease);
                 if held.value == *value && stay.is_some() {
                     Decision::Leave
                 } else {
@@ -305,7 +320,9 @@ impl Ledger {
             Decision::Put { value, expect, stay } => Op::Put {
                 key,
                 value,
-                lease: stay.or_else(|| homes.next().copied()).expect("room was reserved for every homeless key"),
+                lease: stay
+                    .or_else(|| homes.next().copied())
+                    .expect("room was reserved for every homeless key"),
                 expect,
             },
             Decision::Remove(mod_revision) => Op::Delete { key, mod_revision },
@@ -317,16 +334,30 @@ impl Ledger {
     /// The lease that carries other keys of the same pod: they should come and go together.
     fn lease_of_siblings(&self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<LeaseId> {
         let tenancy = self.books.get(registration)?.tenancies.get(pod)?;
-        let held = tenancy.records().filter_map(|record| self.slots.get(&record.key)?.held.as_ref());
+        let held = tenancy
+            .records()
+            .filter_map(|record| self.slots.get(&record.key)?.held.as_ref());
         held.map(|held| held.lease).find(|lease| self.leases.is_ours(*lease))
     }
 
     fn settle_op(&mut self, op: Op, result: OpResult, revision: Revision) {
-        let born = self.slots.get(op.key()).and_then(|slot| slot.held.as_ref()).map(|held| held.create_revision);
+        let born = self
+            .slots
+            .get(op.key())
+            .and_then(|slot| slot.held.as_ref())
+            .map(|held| held.create_revision);
         let (key, held) = match (op, result) {
             (op, OpResult::Refused(held)) => (op.key().clone(), held),
             (Op::Delete { key, .. }, OpResult::Done) => (key, None),
-            (Op::Put { key, value, lease, expect }, OpResult::Done) => {
+            (
+                Op::Put {
+                    key,
+                    value,
+                    lease,
+                    expect,
+                },
+                OpResult::Done,
+            ) => {
                 let create_revision = match expect {
                     Expect::Absent => revision,
                     Expect::At(_) => born.unwrap_or(revision),
@@ -361,7 +392,11 @@ impl Ledger {
 
     /// A key that nobody wants and that is not there needs no slot.
     fn forget_if_unused(&mut self, key: &Key) {
-        if self.slots.get(key).is_some_and(|slot| slot.claims.is_empty() && slot.held.is_none()) {
+        if self
+            .slots
+            .get(key)
+            .is_some_and(|slot| slot.claims.is_empty() && slot.held.is_none())
+        {
             self.slots.remove(key);
         }
     }

@@ -76,13 +76,22 @@ impl Ledger {
             ready: book.tenancies.len(),
             registered: 0,
             endpoints: Vec::new(),
-            outstanding: book.dropped.values().flatten().filter(|key| self.is_leaving(key)).count(),
+            outstanding: book
+                .dropped
+                .values()
+                .flatten()
+                .filter(|key| self.is_leaving(key))
+                .count(),
             conflicts: Vec::new(),
             problems: BTreeMap::new(),
         };
         for (pod, tenancy) in &book.tenancies {
             for problem in &tenancy.problems {
-                report.problems.entry(problem.to_string()).or_default().push(pod.clone());
+                report
+                    .problems
+                    .entry(problem.to_string())
+                    .or_default()
+                    .push(pod.clone());
             }
             let mut missing = 0;
             for lodging in &tenancy.lodgings {
@@ -123,7 +132,9 @@ impl Ledger {
     }
 
     fn standing(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> Standing {
-        let Some(slot) = self.slots.get(key) else { return Standing::Outstanding };
+        let Some(slot) = self.slots.get(key) else {
+            return Standing::Outstanding;
+        };
         match slot.claims.first() {
             Some(first) if first.registration != *registration => {
                 return Standing::Conflict(Holder::Registration(first.registration.clone()));
@@ -159,6 +170,8 @@ impl Ledger {
 impl Tenancy {
     /// Whether every port of the pod could be expressed in every format.
     fn is_whole(&self) -> bool {
-        self.problems.iter().all(|problem| matches!(problem, Problem::WeightUnreadable))
+        self.problems
+            .iter()
+            .all(|problem| matches!(problem, Problem::WeightUnreadable))
     }
 }

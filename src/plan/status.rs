@@ -35,7 +35,12 @@ pub enum Footing {
 }
 
 /// The status of a registration that is carried out.
-pub fn status_of(report: &Report<'_>, footing: &Footing, subject: Subject<'_>, now: &Time) -> ServiceRegistrationStatus {
+pub fn status_of(
+    report: &Report<'_>,
+    footing: &Footing,
+    subject: Subject<'_>,
+    now: &Time,
+) -> ServiceRegistrationStatus {
     let (endpoints, omitted) = endpoints_of(&report.endpoints);
     let mut conditions = Conditions::from(subject, now);
     let registry = subject.registry;
@@ -68,7 +73,12 @@ pub fn refused_status(reason: Reason, message: &str, subject: Subject<'_>, now: 
     let mut conditions = Conditions::from(subject, now);
     conditions.set(ConditionType::Accepted, ConditionStatus::False, reason, message);
     for kind in [ConditionType::Synced, ConditionType::Ready] {
-        conditions.set(kind, ConditionStatus::False, Reason::NotAccepted, "See the condition Accepted.");
+        conditions.set(
+            kind,
+            ConditionStatus::False,
+            Reason::NotAccepted,
+            "See the condition Accepted.",
+        );
     }
     ServiceRegistrationStatus {
         observed_generation: Some(subject.generation),
@@ -137,7 +147,15 @@ impl<'a> Conditions<'a> {
     }
 
     fn set(&mut self, kind: ConditionType, status: ConditionStatus, reason: Reason, message: &str) {
-        conditions::set(&mut self.list, kind, status, reason, message, Some(self.generation), self.now);
+        conditions::set(
+            &mut self.list,
+            kind,
+            status,
+            reason,
+            message,
+            Some(self.generation),
+            self.now,
+        );
     }
 }
 
@@ -153,7 +171,8 @@ fn synced(report: &Report<'_>, footing: &Footing) -> (ConditionStatus, Reason, S
             return (ConditionStatus::Unknown, Reason::RegistryUnreachable, message);
         }
         Footing::Starting => {
-            let message = "The operator is still reading what Kubernetes and etcd hold; nothing is changed before that.";
+            let message =
+                "The operator is still reading what Kubernetes and etcd hold; nothing is changed before that.";
             return (ConditionStatus::Unknown, Reason::Starting, message.to_owned());
         }
         Footing::Firm => {}
@@ -173,7 +192,10 @@ fn synced(report: &Report<'_>, footing: &Footing) -> (ConditionStatus, Reason, S
 
 fn problems(report: &Report<'_>) -> String {
     let pods_of = |pods: &Vec<std::sync::Arc<str>>| named(pods, |pod| pod.to_string());
-    let each = report.problems.iter().map(|(problem, pods)| format!("{} ({})", problem, pods_of(pods)));
+    let each = report
+        .problems
+        .iter()
+        .map(|(problem, pods)| format!("{} ({})", problem, pods_of(pods)));
     each.collect::<Vec<_>>().join("; ")
 }
 
@@ -192,7 +214,11 @@ fn ready(report: &Report<'_>) -> (bool, Reason, String) {
 
 fn conflict(conflicts: &[Conflict]) -> (bool, Reason, String) {
     let Some(first) = conflicts.first() else {
-        return (false, Reason::NoConflict, "Nobody else holds a key of this service.".to_owned());
+        return (
+            false,
+            Reason::NoConflict,
+            "Nobody else holds a key of this service.".to_owned(),
+        );
     };
     let reason = match first.holder {
         Holder::Stranger { .. } => Reason::HeldByOther,
@@ -210,7 +236,10 @@ fn conflict(conflicts: &[Conflict]) -> (bool, Reason, String) {
         };
         format!("{} is held {holder}", conflict.key)
     };
-    let message = format!("{}. It is left alone, and taken as soon as it is free.", named(conflicts, told));
+    let message = format!(
+        "{}. It is left alone, and taken as soon as it is free.",
+        named(conflicts, told)
+    );
     (true, reason, message)
 }
 

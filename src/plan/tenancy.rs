@@ -15,6 +15,15 @@ pub struct Tenancy {
     pub problems: Vec<Problem>,
 }
 
+/// One of a registration's formats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlet {
+    /// The format.
+    pub format: Format,
+    /// Whether it carries exactly one of the registration's ports, so that a key need not tell which.
+    pub sole_port: bool,
+}
+
 /// One endpoint and its records over all formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lodging {
@@ -47,31 +56,45 @@ pub enum Problem {
 }
 
 impl Tenancy {
-    /// What `view` of a pod is to have in etcd in each of `formats`; none when the pod is not to be registered.
-    pub fn of(view: PodView, formats: &[Format]) -> Option<Self> {
+    /// What `view` of a pod is to have in etcd through each of `outlets`; none when the pod is not to be registered.
+    pub fn of(view: PodView, outlets: &[Outlet]) -> Option<Self> {
         let pod = match view {
             PodView::Ready(pod) => pod,
             // Its readiness is not in doubt, so it counts as ready; it just cannot be dialled.
-            PodView::Unready { why: Why::NoAddress(family) } => {
+            PodView::Unready {
+                why: Why::NoAddress(family),
+            } => {
                 let problems = vec![Problem::AddressMissing { family }];
-                return Some(Self { lodgings: Vec::new(), problems });
+                return Some(Self {
+                    lodgings: Vec::new(),
+                    problems,
+                });
             }
             PodView::Unready { .. } | PodView::Gone => return None,
         };
         let missing = pod.missing_ports.into_iter();
         let mut tenancy = Self {
             lodgings: Vec::with_capacity(pod.endpoints.len()),
-            problems: missing.map(|port| Problem::PortMissing { port: port.container_port }).collect(),
+            problems: missing
+                .map(|port| Problem::PortMissing {
+                    port: port.container_port,
+                })
+                .collect(),
         };
         if pod.weight_unparsable {
             tenancy.problems.push(Problem::WeightUnreadable);
         }
         for endpoint in pod.endpoints {
-            let mut records = Vec::with_capacity(formats.len());
-            for format in formats.iter().filter(|format| format.carries(&endpoint.port_name)) {
-                match format.records(&endpoint) {
+            let mut records = Vec::with_capacity(outlets.len());
+            for outlet in outlets
+                .iter()
+                .filter(|outlet| outlet.format.carries(&endpoint.port_name))
+            {
+                match outlet.format.record(&endpoint, outlet.sole_port) {
                     Ok(written) => records.extend(written),
-                    Err(refusal) => tenancy.problems.push(Problem::Refused { reason: refusal.to_string() }),
+                    Err(refusal) => tenancy.problems.push(Problem::Refused {
+                        reason: refusal.to_string(),
+                    }),
                 }
             }
             tenancy.lodgings.push(Lodging { endpoint, records });

@@ -1,0 +1,70 @@
+//! How many keys may be written now: a token bucket, filled at the Registry's rate.
+
+use std::time::{Duration, Instant};
+
+/// A bucket of keys. A transaction is let through while the bucket is not empty and may overdraw it, so that keys
+/// that belong together are never split for its sake.
+#[derive(Debug)]
+pub struct Budget {
+    per_second: f64,
+    available: f64,
+    filled: Instant,
+}
+
+impl Budget {
+    /// A full bucket that takes `per_second` keys per second and holds as many.
+    pub fn new(per_second: u32, now: Instant) -> Self {
+        Self {
+            per_second: per_second.into(),
+            available: per_second.into(),
+            filled: now,
+        }
+    }
+
+    /// Changes the rate.
+    pub fn set_rate(&mut self, per_second: u32) {
+        self.per_second = per_second.into();
+    }
+
+    /// Takes `keys` out.
+    pub fn spend(&mut self, keys: usize) {
+        self.available -= f64::from(u32::try_from(keys).unwrap_or(u32::MAX));
+    }
+
+    /// How long to wait until something may be written; zero when it may be now.
+    pub fn wait(&mut self, now: Instant) -> Duration {
+        let gained = now.duration_since(self.filled).as_secs_f64() * self.per_second;
+        self.available = (self.available + gained).min(self.per_second);
+        self.filled = now;
+        if self.available > 0.0 {
+            Duration::ZERO
+        } else {
+            // At least one millisecond, so that rounding never makes a busy loop of it.
+            Duration::from_secs_f64(-self.available / self.per_second).max(Duration::from_millis(1))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_that_is_overdrawn_makes_the_next_one_wait() {
+        let start = Instant::now();
+        let mut budget = Budget::new(100, start);
+        assert_eq!(budget.wait(start), Duration::ZERO);
+        budget.spend(127);
+        assert_eq!(budget.wait(start).as_millis(), 270);
+        assert_eq!(budget.wait(start + Duration::from_millis(300)), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_idle_bucket_holds_no_more_than_a_second_s_worth() {
+        let start = Instant::now();
+        let mut budget = Budget::new(100, start);
+        assert_eq!(budget.wait(start + Duration::from_secs(3600)), Duration::ZERO);
+        budget.spend(101);
+        assert!(budget.wait(start + Duration::from_secs(3600)) > Duration::ZERO);
+    }
+}

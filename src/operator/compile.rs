@@ -1,0 +1,233 @@
+//! From what the user wrote to what the rooms work with, or to a reason why not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
+
+use crate::api::{self, RegistrySpec, ServiceRegistration};
+use crate::format::{Format, FormatError};
+use crate::index::{self, Operator, PortTarget, RegistrationRef, Requirement, Selector};
+use crate::plan::{Outlet, Scope, Terms};
+
+/// A registration that can be carried out.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// What the index needs of it.
+    pub registration: index::Registration,
+    /// Its formats.
+    pub outlets: Vec<Outlet>,
+    /// The time to live it asks for, in seconds; the Registry's if none.
+    pub ttl: Option<u32>,
+    /// Renew, but change nothing.
+    pub suspended: bool,
+}
+
+/// Why a registration cannot be carried out. Admission refuses most of these; an object may be older than the rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// It would register every pod of its namespace.
+    #[error("spec.selector is empty: name at least one label in matchLabels")]
+    EmptySelector,
+    /// An operator that selectors do not have.
+    #[error("spec.selector has the operator {0:?}: write In, NotIn, Exists or DoesNotExist")]
+    SelectorOperator(String),
+    /// A number that no port has.
+    #[error("spec.ports has the number {0}: write a number from 1 to 65535")]
+    PortNumber(i32),
+    /// A format lists a port that the registration does not have.
+    #[error("spec.formats lists the port {0:?}: name it in spec.ports")]
+    UnknownPort(String),
+    /// A format cannot be used.
+    #[error("spec.formats: {0}")]
+    Format(#[from] FormatError),
+}
+
+/// What names `registration`.
+pub fn reference(registration: &ServiceRegistration) -> RegistrationRef {
+    RegistrationRef::new(registration.namespace().unwrap_or_default(), registration.name_any())
+}
+
+/// The name under which consumers know the service.
+pub fn service_name(registration: &ServiceRegistration) -> String {
+    let named = registration.spec.service_name.clone();
+    named.unwrap_or_else(|| registration.name_any())
+}
+
+/// Makes `registration` ready to be carried out.
+pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
+    let spec = &registration.spec;
+    let reference = reference(registration);
+    let service = service_name(registration);
+    let ports: Vec<index::Port> = spec.ports.iter().map(port).collect::<Result<_, _>>()?;
+    let mut outlets = Vec::with_capacity(spec.formats.len());
+    for listed in spec.formats.iter().filter_map(|format| format.ports.as_ref()).flatten() {
+        if !ports.iter().any(|port| *port.name == **listed) {
+            return Err(Invalid::UnknownPort(listed.clone()));
+        }
+    }
+    for format in Format::compile_all(&spec.formats, &reference.namespace, &service)? {
+        let sole_port = ports.iter().filter(|port| format.carries(&port.name)).count() == 1;
+        outlets.push(Outlet { format, sole_port });
+    }
+    let metadata = spec.metadata.clone().unwrap_or_default();
+    let created = registration.metadata.creation_timestamp.as_ref();
+    let text = |text: &String| -> Arc<str> { text.as_str().into() };
+    let fixed: BTreeMap<Arc<str>, Arc<str>> = metadata.fixed.iter().map(|(key, value)| (text(key), text(value))).collect();
+    Ok(Compiled {
+        registration: index::Registration {
+            reference,
+            uid: registration.uid().unwrap_or_default().into(),
+            created: created.map_or(0, |time| time.0.as_second()),
+            generation: registration.metadata.generation.unwrap_or_default(),
+            selector: selector(&spec.selector)?,
+            registry: spec.registry.as_str().into(),
+            service: service.into(),
+            ports,
+            family: match spec.address.family {
+                api::Family::IPv4 => index::Family::V4,
+                api::Family::IPv6 => index::Family::V6,
+            },
+            weight: spec.weight,
+            version_label: spec.version.as_ref().map(|version| version.from_label.as_str().into()),
+            metadata: Arc::new(fixed),
+            metadata_labels: metadata.from_labels.iter().map(text).collect(),
+        },
+        outlets,
+        ttl: spec.ttl_seconds,
+        suspended: spec.suspend,
+    })
+}
+
+impl Compiled {
+    /// What the registration asks of `registry`.
+    pub fn terms(&self, registry: &RegistrySpec) -> Terms {
+        Terms {
+            created: self.registration.created,
+            ttl: self.ttl.unwrap_or(registry.ttl_seconds),
+            suspended: self.suspended,
+            scopes: self.outlets.iter().map(|outlet| outlet.format.scope().clone()).collect(),
+        }
+    }
+
+    /// A scope that reaches into the Registry's own bookkeeping, or around it.
+    pub fn reserved_scope(&self, registry: &RegistrySpec) -> Option<&Scope> {
+        let meta = Scope::below(&registry.meta_prefix);
+        let overlaps = |scope: &&Scope| scope.contains(meta.prefix()) || meta.contains(scope.prefix());
+        self.outlets.iter().map(|outlet| outlet.format.scope()).find(overlaps)
+    }
+}
+
+fn port(port: &api::Port) -> Result<index::Port, Invalid> {
+    let target = match &port.port {
+        IntOrString::Int(number) => {
+            let valid = u16::try_from(*number).ok().filter(|number| *number > 0);
+            PortTarget::Number(valid.ok_or(Invalid::PortNumber(*number))?)
+        }
+        IntOrString::String(name) => PortTarget::Name(name.as_str().into()),
+    };
+    Ok(index::Port {
+        name: port.effective_name().into(),
+        target,
+        scheme: port.scheme.as_deref().map(Into::into),
+    })
+}
+
+fn selector(selector: &LabelSelector) -> Result<Selector, Invalid> {
+    let labels = selector.match_labels.iter().flatten();
+    let match_labels: BTreeMap<Arc<str>, Arc<str>> =
+        labels.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect();
+    let expressions = selector.match_expressions.iter().flatten();
+    let match_expressions: Vec<Requirement> = expressions.map(requirement).collect::<Result<_, _>>()?;
+    if match_labels.is_empty() && match_expressions.is_empty() {
+        return Err(Invalid::EmptySelector);
+    }
+    Ok(Selector { match_labels, match_expressions })
+}
+
+fn requirement(requirement: &LabelSelectorRequirement) -> Result<Requirement, Invalid> {
+    let values = || -> BTreeSet<Arc<str>> {
+        let values = requirement.values.iter().flatten();
+        values.map(|value| value.as_str().into()).collect()
+    };
+    let operator = match requirement.operator.as_str() {
+        "In" => Operator::In(values()),
+        "NotIn" => Operator::NotIn(values()),
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        other => return Err(Invalid::SelectorOperator(other.to_owned())),
+    };
+    Ok(Requirement {
+        key: requirement.key.as_str().into(),
+        operator,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn registration(patch: &Value) -> ServiceRegistration {
+        let mut object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+            "metadata": {"name": "orders", "namespace": "shop"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "orders"}},
+                "ports": [{"port": "grpc"}, {"name": "web", "port": 8080}],
+                "formats": [{"type": "Plain"}, {"type": "EtcdGrpc", "ports": ["grpc"]}]
+            }
+        });
+        for (field, value) in patch.as_object().expect("a patch of spec's fields") {
+            object["spec"][field] = value.clone();
+        }
+        serde_json::from_value(object).expect("decodes")
+    }
+
+    fn registry() -> RegistrySpec {
+        serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"]})).expect("decodes")
+    }
+
+    #[test]
+    fn a_format_that_carries_one_port_needs_no_port_in_its_keys() {
+        let compiled = compile(&registration(&json!({}))).unwrap();
+        let sole: Vec<bool> = compiled.outlets.iter().map(|outlet| outlet.sole_port).collect();
+        assert_eq!(sole, [false, true]);
+    }
+
+    #[test]
+    fn a_registration_without_a_ttl_takes_the_one_of_its_registry() {
+        assert_eq!(compile(&registration(&json!({}))).unwrap().terms(&registry()).ttl, 30);
+        let own = registration(&json!({"ttlSeconds": 60}));
+        assert_eq!(compile(&own).unwrap().terms(&registry()).ttl, 60);
+    }
+
+    #[test]
+    fn a_prefix_may_not_reach_into_the_bookkeeping_nor_around_it() {
+        for prefix in ["/leasehold", "/leasehold/x"] {
+            let compiled = compile(&registration(&json!({"formats": [{"type": "Plain", "prefix": prefix}]}))).unwrap();
+            assert!(compiled.reserved_scope(&registry()).is_some(), "{prefix}");
+        }
+        let beside = registration(&json!({"formats": [{"type": "Plain", "prefix": "/leasehold-demo"}]}));
+        assert_eq!(compile(&beside).unwrap().reserved_scope(&registry()), None);
+    }
+
+    #[test]
+    fn what_admission_would_refuse_is_refused_here_too() {
+        let cases = [
+            (json!({"selector": {}}), Invalid::EmptySelector),
+            (json!({"ports": [{"port": 70000}]}), Invalid::PortNumber(70000)),
+            (json!({"formats": [{"type": "Plain", "ports": ["nope"]}]}), Invalid::UnknownPort("nope".to_owned())),
+            (
+                json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}),
+                Invalid::SelectorOperator("Like".to_owned()),
+            ),
+        ];
+        for (patch, expected) in cases {
+            assert_eq!(compile(&registration(&patch)).unwrap_err(), expected);
+        }
+    }
+}
