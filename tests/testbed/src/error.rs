@@ -1,9 +1,9 @@
 //! What can go wrong while a bed is built or used, told so that the reader knows what to do next.
 
-use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{fmt, io, path::PathBuf, process::ExitStatus, time::Duration};
 
 /// The test bed's one error.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// A file, folder, pipe or process call failed.
     #[error("cannot {doing}: {source}")]
@@ -82,6 +82,13 @@ pub enum Error {
     /// Something handed to the bed, or found in the tree, cannot be used.
     #[error("{0}")]
     Invalid(String),
+}
+
+/// The same as its text: tests that return or unwrap it show it to a person.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A result of this crate.

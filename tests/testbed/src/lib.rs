@@ -1,15 +1,28 @@
 //! A real control plane on this machine: kube-apiserver and its controllers, simulated nodes, etcd clusters.
 //!
+//! A test starts a [`Bed`] of its own when it breaks servers, or uses the one that its binary [`shared`]s and keeps to a
+//! [`Namespace`] and a key prefix. Nothing outlives its owner: not after a panic, Ctrl-C or SIGKILL.
+//!
+//! - [`bed`]: all parts put together, the definitions and the `Registry` of leasehold applied.
+//! - [`kubernetes`]: the control plane, and hands to move pods and any other object.
 //! - [`etcd`]: clusters of etcd, usable alone, and the history of what happened in them.
-//! - [`process`]: what everything here is made of: processes that tests can pause and kill and that never outlive their owner.
+//! - [`process`]: what everything here is made of: processes that tests can pause and kill.
 //! - [`tools`]: where the programs come from.
 
+pub mod bed;
 mod error;
 pub mod etcd;
+pub mod kubernetes;
 pub mod process;
+mod shared;
 pub mod tools;
+mod wait;
 
+pub use bed::{Bed, BedConfig};
 pub use error::{Error, Result};
 pub use etcd::{EtcdCluster, EtcdConfig, Event, Held, History, Kind};
+pub use kubernetes::{ControlPlane, Namespace, NewPod, Objects};
 pub use process::{Folder, Process};
-pub use tools::EtcdVersion;
+pub use shared::shared;
+pub use tools::{EtcdVersion, Tool};
+pub use wait::until;

@@ -1,23 +1,18 @@
 //! An etcd cluster on this machine.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
 use etcd_client::{Client, ConnectOptions};
-use tokio::time::sleep;
 
 use crate::{
     error::{Doing, Error, Result},
     process::{Folder, Port, Process, Spec, http},
     tools::EtcdVersion,
+    wait::until,
 };
 
 /// How long members may take to serve after their start.
 const START: Duration = Duration::from_mins(1);
-/// Between two looks at a member that does not serve yet.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// What an etcd cluster is to be.
 #[derive(Clone, Debug)]
@@ -61,16 +56,12 @@ struct Member {
 impl EtcdCluster {
     /// Starts a cluster with its data and logs in `folder`, and waits until every member serves.
     pub async fn start(version: EtcdVersion, members: usize, folder: &Path) -> Result<Self> {
-        Self::start_with(
-            EtcdConfig {
-                version,
-                members,
-                ..EtcdConfig::default()
-            },
-            "etcd",
-            folder,
-        )
-        .await
+        let config = EtcdConfig {
+            version,
+            members,
+            ..EtcdConfig::default()
+        };
+        Self::start_with(config, "etcd", folder, folder).await
     }
 
     /// Like [`EtcdCluster::start`], in a temporary folder of its own.
@@ -83,8 +74,9 @@ impl EtcdCluster {
         })
     }
 
-    /// Like [`EtcdCluster::start`] with all choices; members are named `NAME-0`, `NAME-1`, ...
-    pub async fn start_with(config: EtcdConfig, name: &str, folder: &Path) -> Result<Self> {
+    /// Like [`EtcdCluster::start`] with all choices; members are named `NAME-0`, `NAME-1`, ... and log to a folder of
+    /// their own choice.
+    pub async fn start_with(config: EtcdConfig, name: &str, folder: &Path, logs: &Path) -> Result<Self> {
         if !(1..=7).contains(&config.members) {
             return Err(Error::Invalid(format!(
                 "an etcd cluster of {} members: use 1 to 7",
@@ -107,7 +99,7 @@ impl EtcdCluster {
         let peers = peers.join(",");
         let mut members = Vec::new();
         for (i, (client, peer)) in ports.into_iter().enumerate() {
-            let mut spec = Spec::new(format!("{name}-{i}"), &program, folder)
+            let mut spec = Spec::new(format!("{name}-{i}"), &program, logs)
                 .args(["--name", &format!("{name}-{i}"), "--data-dir"])
                 .args([folder.join(format!("{name}-{i}.data"))])
                 .args([
@@ -194,22 +186,14 @@ impl EtcdCluster {
     /// Waits until a member serves linearizable reads, which takes a leader.
     pub async fn wait_serving(&self, i: usize, deadline: Duration) -> Result<()> {
         let Member { process, client, .. } = &self.members[i];
-        let begin = Instant::now();
-        loop {
-            process.alive()?;
-            let last = match http::get(client.address(), "/health").await {
-                Ok((200, body)) if body.contains("\"true\"") => return Ok(()),
-                Ok((_, body)) => body,
-                Err(error) => error.to_string(),
-            };
-            if begin.elapsed() > deadline {
-                return Err(Error::Deadline {
-                    what: format!("{} to serve", process.name()),
-                    waited: deadline,
-                    last: format!("{last}\n{}", process.log_tail()),
-                });
+        let what = format!("{} to serve", process.name());
+        let healthy = until(&what, deadline, || async {
+            match http::get(client.address(), "/health").await {
+                Ok((200, body)) if body.contains("\"true\"") => Ok(()),
+                Ok((_, body)) => Err(body),
+                Err(error) => Err(error.to_string()),
             }
-            sleep(LOOK).await;
-        }
+        });
+        process.while_alive(healthy).await
     }
 }

@@ -125,14 +125,25 @@ impl Process {
 
     /// An error with the end of its log when it has ended.
     pub fn alive(&self) -> Result<()> {
-        match self.exit_status() {
-            None => Ok(()),
-            Some(status) => Err(Error::Exited {
-                name: self.spec.name.clone(),
-                status,
-                log: self.log(),
-                tail: self.log_tail(),
-            }),
+        self.exit_status().map_or(Ok(()), |status| Err(self.ended(status)))
+    }
+
+    /// Does some work that needs the process, and gives it up with an error as soon as the process ends.
+    pub async fn while_alive<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut exit = self.life().exit.clone();
+        tokio::select! {
+            biased;
+            done = work => done,
+            Ok(status) = exit.wait_for(Option::is_some) => Err(self.ended(status.expect("just seen"))),
+        }
+    }
+
+    fn ended(&self, status: ExitStatus) -> Error {
+        Error::Exited {
+            name: self.spec.name.clone(),
+            status,
+            log: self.log(),
+            tail: self.log_tail(),
         }
     }
 

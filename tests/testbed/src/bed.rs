@@ -1,0 +1,196 @@
+//! A bed: a control plane and an etcd to register in.
+
+use std::path::{Path, PathBuf};
+
+use kube::Client;
+use serde_json::{Value, json};
+
+use crate::{
+    error::{Doing, Error, Result},
+    etcd::{EtcdCluster, EtcdConfig},
+    kubernetes::{ControlPlane, Namespace, Objects},
+    process::Folder,
+    tools::EtcdVersion,
+};
+
+/// What a bed is to be.
+#[derive(Clone, Debug)]
+pub struct BedConfig {
+    /// The release of the registration etcd.
+    pub etcd_version: EtcdVersion,
+    /// Its members, one to seven.
+    pub etcd_members: usize,
+    /// Further flags of its members.
+    pub etcd_args: Vec<String>,
+    /// Simulated nodes `node-0` in `zone-0`, `node-1` in `zone-1`, ...
+    pub nodes: usize,
+}
+
+impl Default for BedConfig {
+    fn default() -> Self {
+        Self {
+            etcd_version: EtcdVersion::default(),
+            etcd_members: 1,
+            etcd_args: Vec::new(),
+            nodes: 1,
+        }
+    }
+}
+
+/// A control plane with simulated nodes, and an etcd cluster to register in. When it is dropped every process of it has
+/// ended and its folder is gone; when its owner is killed the same happens a moment later.
+pub struct Bed {
+    control_plane: ControlPlane,
+    registry: EtcdCluster,
+    logs: PathBuf,
+    // After the processes, so that it is removed once they are gone.
+    folder: Folder,
+}
+
+impl Bed {
+    /// Starts one and waits until pods can run. Takes some seconds; minutes when programs must be built first.
+    pub async fn start(config: BedConfig) -> Result<Self> {
+        let folder = Folder::new("bed")?;
+        let logs = folder.folder("logs")?;
+        let etcd = EtcdConfig {
+            version: config.etcd_version,
+            members: config.etcd_members,
+            args: config.etcd_args,
+            ..EtcdConfig::default()
+        };
+        let (registry, control_plane) = tokio::try_join!(
+            EtcdCluster::start_with(etcd, "registry-etcd", folder.path(), &logs),
+            ControlPlane::start(config.nodes, folder.path(), &logs),
+        )?;
+        Ok(Self {
+            control_plane,
+            registry,
+            logs,
+            folder,
+        })
+    }
+
+    /// A client that may do everything. It lives on the runtime that started the bed.
+    pub fn client(&self) -> Client {
+        self.control_plane.client()
+    }
+
+    /// The path of a kubeconfig that may do everything.
+    pub fn kubeconfig(&self) -> &Path {
+        self.control_plane.kubeconfig()
+    }
+
+    /// The path of a kubectl.
+    pub fn kubectl(&self) -> &Path {
+        self.control_plane.kubectl()
+    }
+
+    /// The etcd to register in.
+    pub fn registry(&self) -> &EtcdCluster {
+        &self.registry
+    }
+
+    /// The servers of Kubernetes.
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
+    }
+
+    /// The folder with a log of every process, gone with the bed unless `TESTBED_KEEP=1` is in the environment.
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// A folder of the bed's own, removed with it.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// A new namespace `PREFIX-RANDOM`.
+    pub async fn namespace(&self, prefix: &str) -> Result<Namespace> {
+        Namespace::create(self.client(), prefix).await
+    }
+
+    /// The namespace of this very name, created unless it is there.
+    pub async fn namespace_named(&self, name: &str) -> Result<Namespace> {
+        Namespace::named(self.client(), name.to_owned()).await
+    }
+
+    /// Objects of any kind that are in no namespace, or in `default`.
+    pub fn objects(&self) -> Objects {
+        Objects::new(self.client(), "default")
+    }
+
+    /// Applies every definition in the workspace's folder `crds` and waits until the API server serves them.
+    pub async fn apply_crds(&self) -> Result<()> {
+        self.apply_crds_of(&workspace().join("crds")).await
+    }
+
+    /// Applies every definition in the `*.yaml` files of a folder and waits until the API server serves them.
+    pub async fn apply_crds_of(&self, folder: &Path) -> Result<()> {
+        let objects = self.objects();
+        let mut names = Vec::new();
+        for manifest in manifests(folder)? {
+            let applied = objects.apply(manifest).await?;
+            names.push(applied["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+        }
+        for name in names {
+            let crd = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", name.as_str());
+            objects
+                .wait(crd, is_established, std::time::Duration::from_secs(30))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Applies a `Registry` for these endpoints with this default TTL in seconds.
+    pub async fn create_registry(&self, name: &str, endpoints: &[String], ttl_seconds: u32) -> Result<Value> {
+        let registry = json!({
+            "apiVersion": "leasehold.dev/v1alpha1",
+            "kind": "Registry",
+            "metadata": {"name": name},
+            "spec": {"endpoints": endpoints, "ttlSeconds": ttl_seconds},
+        });
+        self.objects().apply(registry).await
+    }
+}
+
+/// The root of the workspace that this crate was built in.
+pub(crate) fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .expect("this crate is two folders deep")
+        .to_owned()
+}
+
+fn manifests(folder: &Path) -> Result<Vec<Value>> {
+    let entries = std::fs::read_dir(folder).doing(|| format!("list the folder {}", folder.display()))?;
+    let mut files = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .doing(|| "list")?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    let mut manifests = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
+        let parsed: Vec<Value> = serde_saphyr::from_multiple(&text)
+            .map_err(|error| Error::Invalid(format!("{} is not valid YAML: {error}", path.display())))?;
+        manifests.extend(parsed);
+    }
+    if manifests.is_empty() {
+        return Err(Error::Invalid(format!(
+            "no *.yaml in {}; generate them first",
+            folder.display()
+        )));
+    }
+    Ok(manifests)
+}
+
+fn is_established(crd: &Value) -> bool {
+    let conditions = crd["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| {
+        all.iter()
+            .any(|one| one["type"] == "Established" && one["status"] == "True")
+    })
+}
