@@ -9,6 +9,9 @@ use serde_json::Value;
 /// The longest label key: a DNS name of 253, a slash and 63.
 const LABEL_KEY_MAX: u32 = 317;
 
+/// What a label key looks like, as a regular expression.
+const LABEL_KEY: &str = "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
+
 /// A label selector whose parts are all bounded. What is wrong in it is said at admission, not by a pod watch.
 pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -31,8 +34,11 @@ pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
                         "key": {
                             "description": "The label's key.",
                             "type": "string",
-                            "minLength": 1,
                             "maxLength": LABEL_KEY_MAX,
+                            "x-kubernetes-validations": [{
+                                "rule": format!("self.matches('{LABEL_KEY}')"),
+                                "message": "key must be that of a label, such as app.kubernetes.io/name",
+                            }],
                         },
                         "operator": {
                             "description": "How the label is compared with values: In, NotIn, Exists or DoesNotExist.",

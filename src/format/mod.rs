@@ -3,7 +3,7 @@
 //! Owns the wire formats and the rules for prefixes. Knows nothing of pods, leases or servers.
 //!
 //! A new ecosystem is one file with a struct that has `compile`, `scope` and `records`, and one line for it in each
-//! `match` of [`compiled`].
+//! `match` of `compiled.rs`.
 
 mod compiled;
 mod endpoint;

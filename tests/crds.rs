@@ -1,0 +1,279 @@
+//! What kube-apiserver says to manifests: wrong ones are rejected with words that help, good ones are taken and filled in.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams, Request};
+use kube::{Client, Resource};
+use leasehold::api::{ConditionStatus, ConditionType, Reason};
+use leasehold::api::{Family, Registry, ServiceRegistration, conditions};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+mod manifests;
+
+use manifests::{Case, registration, registry, with};
+
+/// Creates an object the way kubectl does: fields that the CRD does not know are errors.
+async fn create<K>(client: &Client, path: &str, manifest: &Value, dry_run: bool) -> kube::Result<K>
+where
+    K: DeserializeOwned,
+{
+    let options = PostParams {
+        dry_run,
+        ..PostParams::default()
+    };
+    let body = serde_json::to_vec(manifest).expect("JSON");
+    let mut request = Request::new(path).create(&options, body).expect("a request");
+    *request.uri_mut() = format!("{}&fieldValidation=Strict", request.uri())
+        .parse()
+        .expect("a URI");
+    client.request(request).await
+}
+
+fn registrations() -> String {
+    ServiceRegistration::url_path(&(), Some("default"))
+}
+
+fn registries() -> String {
+    Registry::url_path(&(), None)
+}
+
+/// Everything that is wrong with the answers, so that one run shows all of it.
+async fn mistakes(client: &Client, path: &str, base: &Value, cases: Vec<Case>) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    for Case { name, patch, expected } in cases {
+        let manifest = with(base, &patch);
+        let problem = match (create::<DynamicObject>(client, path, &manifest, true).await, expected) {
+            (Ok(_), None) => continue,
+            (Err(kube::Error::Api(status)), Some(text)) if status.message.contains(text) => continue,
+            (Ok(_), Some(text)) => format!("taken, expected: {text}"),
+            (Err(error), _) => format!("rejected: {error}"),
+        };
+        mistakes.push(format!("{name}: {problem}"));
+    }
+    mistakes
+}
+
+#[tokio::test]
+async fn a_wrong_registration_is_rejected_with_what_to_write_instead() {
+    let client = client().await;
+    let mistakes = mistakes(
+        &client,
+        &registrations(),
+        &registration(),
+        manifests::wrong_registrations(),
+    )
+    .await;
+    assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+}
+
+#[tokio::test]
+async fn a_wrong_registry_is_rejected_with_what_to_write_instead() {
+    let client = client().await;
+    let mistakes = mistakes(&client, &registries(), &registry(), manifests::wrong_registries()).await;
+    assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+}
+
+#[tokio::test]
+async fn a_good_manifest_is_taken() {
+    let client = client().await;
+    let mut all = mistakes(
+        &client,
+        &registrations(),
+        &registration(),
+        manifests::good_registrations(),
+    )
+    .await;
+    all.extend(mistakes(&client, &registries(), &registry(), manifests::good_registries()).await);
+    assert!(all.is_empty(), "{}", all.join("\n"));
+}
+
+#[tokio::test]
+async fn what_a_manifest_leaves_out_is_filled_in() {
+    let client = client().await;
+    let made: ServiceRegistration = create(&client, &registrations(), &registration(), true).await.unwrap();
+    assert_eq!(made.spec.registry, "default");
+    assert_eq!(made.spec.address.family, Family::IPv4);
+    assert!(!made.spec.suspend);
+    assert_eq!(made.service_name(), "orders");
+    assert_eq!(made.spec.ports[0].effective_name(), "http");
+
+    let partial = with(
+        &registration(),
+        &json!({"spec": {"address": {"family": "IPv6"}, "suspend": null}}),
+    );
+    let made: ServiceRegistration = create(&client, &registrations(), &partial, true).await.unwrap();
+    assert_eq!(
+        serde_json::to_value(&made.spec.address).unwrap(),
+        json!({"type": "PodIP", "family": "IPv6"})
+    );
+    assert!(!made.spec.suspend);
+
+    let made: Registry = create(&client, &registries(), &registry(), true).await.unwrap();
+    assert_eq!(
+        (made.spec.meta_prefix.as_str(), made.spec.ttl_seconds),
+        ("/leasehold/", 30)
+    );
+    let partial = with(&registry(), &json!({"spec": {"limits": {"keysPerLease": 32}}}));
+    let made: Registry = create(&client, &registries(), &partial, true).await.unwrap();
+    assert_eq!(
+        serde_json::to_value(&made.spec.limits).unwrap(),
+        json!({"keysPerLease": 32, "keysPerSecond": 5000, "transactionsInFlight": 4})
+    );
+}
+
+#[tokio::test]
+async fn what_must_not_change_cannot_be_changed_and_the_rest_can() {
+    let client = client().await;
+    let (apply, merge) = (PatchParams::apply("crds-test").force(), PatchParams::default());
+
+    let objects: Api<ServiceRegistration> = Api::namespaced(client.clone(), "default");
+    let manifest = with(&registration(), &json!({"metadata": {"name": "immutable"}}));
+    objects
+        .patch("immutable", &apply, &Patch::Apply(&manifest))
+        .await
+        .unwrap();
+    let moved = json!({"spec": {"registry": "other"}});
+    let error = objects
+        .patch("immutable", &merge, &Patch::Merge(&moved))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("delete this registration and create it anew in the other registry"),
+        "{error}"
+    );
+    let changed =
+        json!({"spec": {"ttlSeconds": 60, "serviceName": "orders-2", "selector": {"matchLabels": {"a": "b"}}}});
+    objects
+        .patch("immutable", &merge, &Patch::Merge(&changed))
+        .await
+        .unwrap();
+    objects
+        .delete("immutable", &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
+
+    let objects: Api<Registry> = Api::all(client);
+    let manifest = with(&registry(), &json!({"metadata": {"name": "immutable"}}));
+    objects
+        .patch("immutable", &apply, &Patch::Apply(&manifest))
+        .await
+        .unwrap();
+    let moved = json!({"spec": {"metaPrefix": "/elsewhere/"}});
+    let error = objects
+        .patch("immutable", &merge, &Patch::Merge(&moved))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("metaPrefix cannot be changed") && error.contains("create another Registry"),
+        "{error}"
+    );
+    let changed = json!({"spec": {"endpoints": ["http://10.0.0.9:2379"], "ttlSeconds": 20}});
+    objects
+        .patch("immutable", &merge, &Patch::Merge(&changed))
+        .await
+        .unwrap();
+    objects
+        .delete("immutable", &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn kubectl_get_shows_the_status_and_wide_the_reason() {
+    let client = client().await;
+    let objects: Api<ServiceRegistration> = Api::namespaced(client.clone(), "default");
+    let apply = PatchParams::apply("crds-test").force();
+    let manifest = with(&registration(), &json!({"metadata": {"name": "columns"}}));
+    objects
+        .patch("columns", &apply, &Patch::Apply(&manifest))
+        .await
+        .unwrap();
+
+    let mut list = Vec::new();
+    let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+    let (kind, status, reason) = (ConditionType::Synced, ConditionStatus::False, Reason::Writing);
+    conditions::set(&mut list, kind, status, reason, "1 key to write", Some(1), &now);
+    conditions::set(
+        &mut list,
+        ConditionType::Ready,
+        ConditionStatus::True,
+        Reason::EndpointsRegistered,
+        "",
+        None,
+        &now,
+    );
+    let status = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+        "status": {"observedGeneration": 1, "service": "orders", "ready": "2/3", "conditions": list},
+    });
+    objects
+        .patch_status("columns", &apply, &Patch::Apply(&status))
+        .await
+        .unwrap();
+
+    let mut request = Request::new(registrations())
+        .get("columns", &kube::api::GetParams::default())
+        .unwrap();
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io"
+        .parse()
+        .expect("a header's value");
+    request.headers_mut().insert("accept", table);
+    let table: Value = client.request(request).await.unwrap();
+    let cells = table["rows"][0]["cells"].as_array().unwrap();
+    let columns: Vec<(&str, i64, &Value)> = table["columnDefinitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(cells)
+        .map(|(column, cell)| {
+            (
+                column["name"].as_str().unwrap(),
+                column["priority"].as_i64().unwrap(),
+                cell,
+            )
+        })
+        .filter(|(name, ..)| *name != "AGE")
+        .collect();
+    assert_eq!(
+        columns,
+        [
+            ("Name", 0, &json!("columns")),
+            ("SERVICE", 0, &json!("orders")),
+            ("REGISTRY", 0, &json!("default")),
+            ("READY", 0, &json!("2/3")),
+            ("SYNCED", 0, &json!("False")),
+            ("REASON", 1, &json!("Writing")),
+            ("MESSAGE", 1, &json!("1 key to write")),
+        ]
+    );
+    objects
+        .delete("columns", &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_apiserver_finds_nothing_to_warn_of_in_the_crds() {
+    let client = client().await;
+    let objects: Api<CustomResourceDefinition> = Api::all(client);
+    for crd in leasehold::api::crds() {
+        let name = crd.metadata.name.clone().expect("a CRD has a name");
+        let served = objects.get(&name).await.unwrap();
+        let conditions = served.status.and_then(|status| status.conditions).unwrap_or_default();
+        let holds = |kind: &str| conditions.iter().any(|it| it.type_ == kind && it.status == "True");
+        assert!(holds("Established") && holds("NamesAccepted"), "{name}: {conditions:?}");
+        assert!(!holds("NonStructuralSchema"), "{name}: {conditions:?}");
+    }
+}
+
+// TEMP
+async fn client() -> Client {
+    let kc = kube::config::Kubeconfig::read_from("/tmp/api-scratch/kc.yaml").unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kc, &Default::default())
+        .await
+        .unwrap();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::try_from(config).unwrap()
+}
