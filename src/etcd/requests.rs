@@ -230,9 +230,7 @@ impl Connection {
                 async move { client.status().await }
             })
             .await?;
-        let header = answer
-            .header()
-            .ok_or_else(|| Error::malformed("status", "no header"))?;
+        let header = answer.header().ok_or_else(|| Error::malformed("status", "no header"))?;
         Ok(Status {
             version: answer.version().to_owned(),
             cluster_id: header.cluster_id(),

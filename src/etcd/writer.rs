@@ -72,9 +72,7 @@ fn interpret(answer: TxnResponse, ops: usize) -> Result<Verdict> {
     if !answer.succeeded() {
         return Ok(Verdict::Fenced);
     }
-    let header = answer
-        .header()
-        .ok_or_else(|| Error::malformed("txn", "no header"))?;
+    let header = answer.header().ok_or_else(|| Error::malformed("txn", "no header"))?;
     let revision = header.revision();
     let results: Vec<_> = answer.0.responses.into_iter().map(result_of).collect::<Result<_>>()?;
     if results.len() != ops {
