@@ -40,10 +40,18 @@ pub(super) enum Report {
         /// Which lane.
         lane: usize,
         /// The lease that may be the cause.
-        suspect: Option<LeaseId>,
+        suspect: Option<Suspect>,
         /// Those that were waiting behind it.
         rest: Vec<LeaseId>,
     },
+}
+
+/// The oldest lease on a stream that failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Suspect {
+    pub(super) lease: LeaseId,
+    /// Whether the stream was merely silent: then it may be all of etcd that hangs. Else etcd refused this lease.
+    pub(super) silent: bool,
 }
 
 struct Sent {
@@ -61,8 +69,8 @@ pub(super) struct Lane {
 
 /// Why a stream is no longer used.
 enum Failure {
-    /// It broke or became stuck, with this error if there was one.
-    Broken(Option<Error>),
+    /// It broke or became stuck.
+    Broken(Error),
     /// The renewal has ended.
     Over,
 }
@@ -136,7 +144,6 @@ impl Lane {
             Failure::Over => true,
             Failure::Broken(error) => {
                 let waiting: Vec<_> = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
-                let error = error.unwrap_or_else(|| Error::malformed(CALL, "no answer in time"));
                 self.give_back(waiting, &error);
                 false
             }
@@ -150,10 +157,10 @@ impl Lane {
         unanswered: &mut VecDeque<Sent>,
     ) -> Failure {
         let closed = || {
-            Failure::Broken(Some(Error::Unreachable {
+            Failure::Broken(Error::Unreachable {
                 endpoints: String::new(),
                 cause: "the keepalive stream ended".to_owned(),
-            }))
+            })
         };
         let mut progress = Instant::now();
         loop {
@@ -170,12 +177,16 @@ impl Lane {
                     Ok(None) => return closed(),
                     Err(error) => {
                         self.connection.count(CALL, Outcome::Error, progress.elapsed());
-                        return Failure::Broken(Some(Error::sort(CALL, "", &error)));
+                        return Failure::Broken(Error::sort(CALL, "", &error));
                     }
                 },
                 () = sleep_until(stuck.unwrap_or(progress)), if stuck.is_some() => {
                     self.connection.count(CALL, Outcome::Timeout, progress.elapsed());
-                    return Failure::Broken(None);
+                    return Failure::Broken(Error::Timeout {
+                        endpoints: String::new(),
+                        call: CALL,
+                        after: progress.elapsed(),
+                    });
                 }
                 // Only while there is room: waiting for it would leave the answers unread. Room comes with answers.
                 request = self.requests.recv(), if keeper.sender.capacity() > 0 => {
@@ -210,7 +221,10 @@ impl Lane {
     /// Hands `waiting` back, oldest first. Unless it was the connection that failed, the oldest is the suspect.
     fn give_back(&self, mut waiting: Vec<LeaseId>, error: &Error) {
         let blame = !waiting.is_empty() && !matches!(error, Error::Unreachable { .. } | Error::Unauthenticated { .. });
-        let suspect = blame.then(|| waiting.remove(0));
+        let suspect = blame.then(|| Suspect {
+            lease: waiting.remove(0),
+            silent: matches!(error, Error::Timeout { .. }),
+        });
         tracing::debug!(lane = self.number, %error, ?suspect, waiting = waiting.len(), "keepalive stream failed");
         self.report(Report::Broken {
             lane: self.number,

@@ -4,14 +4,20 @@
 //! that is `plan`'s.
 
 mod connection;
+mod election;
 mod error;
 mod lane;
+mod mirror;
 mod pause;
 mod renewal;
 mod requests;
+mod session;
+mod watches;
 mod writer;
 
 pub use connection::{Access, Connection, Timeouts};
+pub use election::{Campaign, Leadership, campaign};
 pub use error::{Error, Result};
+pub use mirror::mirror;
 pub use renewal::{Leases, renew};
 pub use requests::{LeaseState, Snapshot, Status, lease_id};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::error::Error;
+
 /// A random number, of the quality lease ids need.
 pub(super) fn random() -> u64 {
     getrandom::u64().expect("the operating system hands out random numbers")
@@ -31,6 +33,15 @@ impl Backoff {
     /// Things work again: the next failure is retried at once.
     pub(super) fn reset(&mut self) {
         self.next = Duration::ZERO;
+    }
+
+    /// Logs a failure: the first one of a row is worth a warning.
+    pub(super) fn complain(&self, what: &str, error: &Error) {
+        if self.next.is_zero() {
+            tracing::warn!(%error, "{what}; trying on");
+        } else {
+            tracing::debug!(%error, "{what}");
+        }
     }
 
     /// Waits: not at all after the first failure, then ever longer, half of it random.

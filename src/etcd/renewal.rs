@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +88,7 @@ pub async fn renew(
                 renewal.hear(report);
                 None
             }
-            Some(Ok((lease, fate))) = renewal.alone.join_next() => renewal.learn(lease, fate),
+            Some(ended) = renewal.alone.join_next() => renewal.learn(ended),
         };
         let end = renewal.ends.first().map(|(at, _)| at.into_std());
         soonest.send_if_modified(|known| std::mem::replace(known, end) != end);
@@ -219,8 +219,8 @@ impl Renewal {
                 // Whatever happened there, the other lane may do better; new renewals go there too.
                 self.current = 1 - lane;
                 match suspect {
-                    Some(lease) if self.suspects < MOST_SUSPECTS => self.isolate(lease, true),
-                    Some(lease) => self.resend(lease),
+                    Some(suspect) if suspect.silent && self.suspects >= MOST_SUSPECTS => self.resend(suspect.lease),
+                    Some(suspect) => self.isolate(suspect.lease, suspect.silent),
                     None => {}
                 }
                 for lease in rest {
@@ -265,7 +265,13 @@ impl Renewal {
     }
 
     /// Takes in how a solitary renewal ended; returns the lease if it has to be reported as gone.
-    fn learn(&mut self, lease: LeaseId, fate: Fate) -> Option<LeaseId> {
+    fn learn(&mut self, ended: Result<(LeaseId, Fate), JoinError>) -> Option<LeaseId> {
+        let (lease, fate) = match ended {
+            Ok(ended) => ended,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Ended because the lease was forgotten.
+            Err(_) => return None,
+        };
         let entry = self.entries.get(&lease)?;
         if !matches!(entry.state, State::Alone { .. }) {
             return None;

@@ -188,6 +188,12 @@ pub enum Observation {
         /// When it changed.
         revision: Revision,
     },
+    /// Every wanted scope has had its snapshot, and changes follow: sent after those of a start or restart, and after
+    /// those of scopes added later.
+    Complete {
+        /// The revision of the last snapshot.
+        revision: Revision,
+    },
     /// The cluster's history is not the one known so far (restored from a snapshot, or another cluster):
     /// everything learnt before is void. Snapshots of all scopes follow.
     Restored,

@@ -1,0 +1,363 @@
+//! Who writes: one leader key per Registry, on the session lease of whoever created it.
+//!
+//! Leadership is proven by the key's `create_revision`, which every write compares ([`Fence`]). What is published here
+//! is therefore only advice on when to try; a wrong belief cannot write. The key is claimed by a transaction and
+//! watched from the revision at which it was seen, so no deletion is missed.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse, WatchOptions};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Call, Connection};
+use super::error::{Error, Result};
+use super::pause::{Backoff, jitter, random};
+use super::session::Session;
+use super::writer::holder;
+use crate::plan::{Fence, Held, Key, LeaseId, Revision};
+
+/// A candidacy for leadership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Campaign {
+    /// The key whose creator leads.
+    pub leader_key: Key,
+    /// Who stands: unique among live processes, kept over restarts (a pod's name).
+    pub identity: String,
+    /// TTL of the session in seconds: how long a leader that dies without a word is missed.
+    pub session_ttl: u32,
+}
+
+/// What a candidate is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// Neither leading nor aware of a leader.
+    Seeking,
+    /// Somebody else leads.
+    Standby {
+        /// The leader's identity.
+        leader: String,
+    },
+    /// Leading, under this proof.
+    Leading(Fence),
+}
+
+/// What the leader key holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    identity: String,
+    /// Differs between processes of one identity.
+    incarnation: String,
+    version: String,
+}
+
+/// Before a leader whose key vanished stands again: time for a successor of the same identity, which removed it, to
+/// put its own.
+const GIVE_WAY: Duration = Duration::from_millis(500);
+/// Before a standby claims a key that became free, at most.
+const CLAIM_JITTER: Duration = Duration::from_millis(10);
+/// For the leader key's removal on shutdown: a process that ends has little time.
+const RESIGN: Duration = Duration::from_secs(2);
+
+/// Stands for election until `shutdown`, telling `out` every change; then removes the leader key, if it is ours, so
+/// that the next candidate leads at once.
+pub async fn campaign(
+    connection: Connection,
+    campaign: Campaign,
+    out: watch::Sender<Leadership>,
+    shutdown: CancellationToken,
+) {
+    let holder = Holder {
+        identity: campaign.identity.clone(),
+        incarnation: format!("{:016x}", random()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let mut candidate = Candidate {
+        value: serde_json::to_vec(&holder).expect("three strings are JSON"),
+        me: holder,
+        connection,
+        campaign,
+        out,
+        has_led: false,
+        replaced: false,
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        never = candidate.run() => match never {},
+    }
+    candidate.resign().await;
+}
+
+/// What a look at the leader key told.
+enum Look {
+    /// It is on our session.
+    Ours { fence: Fence, seen: Revision },
+    /// Somebody else's.
+    Theirs { leader: String, seen: Revision },
+    /// It has to go first: that of our own predecessor, or one on no lease, which would stay for ever.
+    Stale { mod_revision: Revision },
+    /// It does not exist.
+    Free,
+}
+
+struct Candidate {
+    connection: Connection,
+    campaign: Campaign,
+    me: Holder,
+    value: Vec<u8>,
+    out: watch::Sender<Leadership>,
+    /// Whether this process has led since it stood.
+    has_led: bool,
+    /// Whether a process with our own identity took the key from us.
+    replaced: bool,
+}
+
+impl Candidate {
+    fn publish(&self, leadership: Leadership) {
+        self.out.send_if_modified(|known| {
+            if *known == leadership {
+                return false;
+            }
+            tracing::info!(key = %self.campaign.leader_key, ?leadership, "leadership");
+            *known = leadership;
+            true
+        });
+    }
+
+    async fn run(&mut self) -> Infallible {
+        let mut backoff = Backoff::new();
+        loop {
+            match Session::new(&self.connection, self.campaign.session_ttl).await {
+                Ok(session) => {
+                    backoff.reset();
+                    tokio::select! {
+                        () = session.keep() => {
+                            tracing::warn!(lease = %session.lease, "etcd no longer knows the session, standing anew");
+                        }
+                        () = self.contend(&session) => {}
+                    }
+                    self.publish(Leadership::Seeking);
+                }
+                Err(error) => {
+                    backoff.complain("no session for the election", &error);
+                    backoff.pause().await;
+                }
+            }
+        }
+    }
+
+    /// Stands with one session; returns when the leader key was ours and is no longer.
+    async fn contend(&mut self, session: &Session) {
+        let mut proven = session.proven();
+        let mut backoff = Backoff::new();
+        let mut fence = None;
+        loop {
+            match self.look_and_claim(session.lease, fence.is_some()).await {
+                Ok(Look::Ours { fence: held, seen }) => {
+                    backoff.reset();
+                    self.has_led = true;
+                    if *proven.borrow_and_update() {
+                        self.publish(Leadership::Leading(held.clone()));
+                    }
+                    fence = Some(held);
+                    self.watch_key(seen, session.ttl(), &mut proven).await;
+                }
+                Ok(look) if fence.is_some() => {
+                    self.publish(Leadership::Seeking);
+                    if let Look::Stale { .. } = look {
+                        tracing::warn!("the leader key was overwritten by hand");
+                    } else {
+                        tracing::warn!("the leader key is no longer ours");
+                        sleep(GIVE_WAY + jitter(CLAIM_JITTER)).await;
+                    }
+                    return;
+                }
+                Ok(Look::Theirs { leader, seen }) => {
+                    backoff.reset();
+                    self.publish(Leadership::Standby { leader });
+                    self.watch_key(seen, session.ttl(), &mut proven).await;
+                    sleep(jitter(CLAIM_JITTER)).await;
+                }
+                Ok(Look::Stale { mod_revision }) => match self.remove(mod_revision).await {
+                    Ok(()) => {}
+                    Err(error) => {
+                        backoff.complain("cannot remove a stale leader key", &error);
+                        backoff.pause().await;
+                    }
+                },
+                // Taken and lost again between two requests.
+                Ok(Look::Free) => {}
+                Err(error) => {
+                    backoff.complain("cannot look at the leader key", &error);
+                    // Leading goes on while the session is proven: writes are fenced either way.
+                    if !*proven.borrow_and_update() {
+                        self.publish(Leadership::Seeking);
+                    }
+                    backoff.pause().await;
+                }
+            }
+        }
+    }
+
+    /// Reads the leader key; if it is free and was not ours, claims it.
+    async fn look_and_claim(&mut self, lease: LeaseId, leads: bool) -> Result<Look> {
+        let (held, seen) = self.connection.get(&self.campaign.leader_key).await?;
+        match held {
+            Some(held) => Ok(self.judge(&held, seen, lease)),
+            None if leads => Ok(Look::Free),
+            None => self.claim(lease).await,
+        }
+    }
+
+    async fn claim(&mut self, lease: LeaseId) -> Result<Look> {
+        let key = self.campaign.leader_key.clone();
+        let put = TxnOp::put(&*key, &*self.value, Some(PutOptions::new().with_lease(lease.0)));
+        let request = Txn::new()
+            .when([Compare::create_revision(&*key, CompareOp::Equal, 0)])
+            .and_then([put])
+            .or_else([TxnOp::get(&*key, None)]);
+        let answer = self.txn("campaign", request).await?;
+        let revision = answer
+            .header()
+            .ok_or_else(|| Error::malformed("campaign", "no header"))?
+            .revision();
+        if answer.succeeded() {
+            let fence = Fence {
+                key,
+                create_revision: revision,
+            };
+            return Ok(Look::Ours { fence, seen: revision });
+        }
+        match holder(answer.0.responses) {
+            Some(Some(held)) => Ok(self.judge(&held, revision, lease)),
+            _ => Ok(Look::Free),
+        }
+    }
+
+    fn judge(&mut self, held: &Held, seen: Revision, lease: LeaseId) -> Look {
+        if held.lease == lease {
+            let fence = Fence {
+                key: self.campaign.leader_key.clone(),
+                create_revision: held.create_revision,
+            };
+            return Look::Ours { fence, seen };
+        }
+        let stale = Look::Stale {
+            mod_revision: held.mod_revision,
+        };
+        if held.lease == LeaseId::NONE {
+            tracing::warn!(key = %self.campaign.leader_key, "the leader key is on no lease and would stay for ever");
+            return stale;
+        }
+        let Ok(other) = serde_json::from_slice::<Holder>(&held.value) else {
+            // Not ours to judge; it goes with its lease.
+            let leader = String::from_utf8_lossy(&held.value).into_owned();
+            return Look::Theirs { leader, seen };
+        };
+        if other.incarnation == self.me.incarnation {
+            // Put by us on a session that we have given up.
+            return stale;
+        }
+        if other.identity == self.me.identity {
+            if !self.has_led && !self.replaced {
+                tracing::info!(identity = %other.identity, "taking over from an earlier process of the same name");
+                return stale;
+            }
+            if !self.replaced {
+                tracing::error!(
+                    identity = %other.identity, mine = %self.me.incarnation, theirs = %other.incarnation,
+                    "another live process has this identity and leads; standing by: give each replica its own name"
+                );
+                // For good: two that remove each other's key would never end.
+                self.replaced = true;
+            }
+        }
+        Look::Theirs {
+            leader: other.identity,
+            seen,
+        }
+    }
+
+    async fn remove(&self, mod_revision: Revision) -> Result<()> {
+        let key = &*self.campaign.leader_key;
+        let guard = Compare::mod_revision(key, CompareOp::Equal, mod_revision);
+        let request = Txn::new().when([guard]).and_then([TxnOp::delete(key, None)]);
+        self.txn("resign", request).await.map(drop)
+    }
+
+    async fn txn(&self, name: &'static str, request: Txn) -> Result<TxnResponse> {
+        let kind = Call {
+            name,
+            patience: self.connection.timeouts().request,
+            refused: |answer: &TxnResponse| !answer.succeeded(),
+        };
+        self.connection
+            .call(kind, |endpoint| {
+                let mut kv = endpoint.kv.clone();
+                let request = request.clone();
+                async move { kv.txn(request).await }
+            })
+            .await
+    }
+
+    /// Returns when the leader key may have changed since `seen`: it has, or the watch failed, or the session is no
+    /// longer proven or is proven again, or `at_most` has passed, in case a watch starves in silence.
+    async fn watch_key(&self, seen: Revision, at_most: Duration, proven: &mut watch::Receiver<bool>) {
+        let until = Instant::now() + at_most;
+        let (index, endpoint) = self.connection.endpoint(0);
+        let kind = Call {
+            name: "watch",
+            patience: self.connection.timeouts().request.min(at_most / 3),
+            refused: |_| false,
+        };
+        let mut client = endpoint.watch.clone();
+        let options = WatchOptions::new().with_start_revision(seen + 1);
+        let key = &*self.campaign.leader_key;
+        let open = client.watch(key, Some(options));
+        let mut stream = match self.connection.attempt(&kind, endpoint, kind.patience, open).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "cannot watch the leader key");
+                self.connection.avoid(index);
+                sleep(jitter(Duration::from_secs(1))).await;
+                return;
+            }
+        };
+        loop {
+            tokio::select! {
+                message = stream.message() => match message {
+                    Ok(Some(message)) if message.created() && !message.canceled() => {}
+                    _ => return,
+                },
+                changed = proven.changed() => {
+                    if changed.is_ok() && !*proven.borrow_and_update()
+                        && matches!(&*self.out.borrow(), Leadership::Leading(_))
+                    {
+                        self.publish(Leadership::Seeking);
+                    }
+                    return;
+                }
+                () = sleep_until(until) => return,
+            }
+        }
+    }
+
+    /// Removes the leader key if it is ours; by its value, which no other process puts, so that a claim that was still
+    /// on its way when the end came is undone too.
+    async fn resign(&self) {
+        self.publish(Leadership::Seeking);
+        let key = &*self.campaign.leader_key;
+        let request = Txn::new()
+            .when([Compare::value(key, CompareOp::Equal, &*self.value)])
+            .and_then([TxnOp::delete(key, None)]);
+        match timeout(RESIGN, self.txn("resign", request)).await {
+            Ok(Ok(answer)) if answer.succeeded() => tracing::info!(%key, "resigned"),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot resign: the leader key stays until the session ends"),
+            Err(_) => tracing::warn!("cannot resign in time: the leader key stays until the session ends"),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! A candidate's session: the lease its leader key is on, and whether it can still be proven to be alive.
+
+use std::time::Duration;
+
+use tokio::pin;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::connection::Connection;
+use super::error::{Error, Result};
+use super::pause::jitter;
+use super::renewal::patience;
+use super::requests::lease_id;
+use crate::plan::LeaseId;
+
+/// Between attempts once a renewal has failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+pub(super) struct Session {
+    connection: Connection,
+    pub(super) lease: LeaseId,
+    /// What etcd granted, which may be more than asked.
+    ttl: Duration,
+    granted: Instant,
+    /// Whether etcd has confirmed the lease within its TTL.
+    proven: watch::Sender<bool>,
+}
+
+impl Session {
+    pub(super) async fn new(connection: &Connection, ttl_seconds: u32) -> Result<Self> {
+        let lease = lease_id();
+        let granted = Instant::now();
+        let ttl = connection.grant(lease, ttl_seconds).await?;
+        let ttl = u64::try_from(ttl).map_err(|_| Error::malformed("grant", "negative TTL"))?;
+        Ok(Self {
+            connection: connection.clone(),
+            lease,
+            ttl: Duration::from_secs(ttl),
+            granted,
+            proven: watch::Sender::new(true),
+        })
+    }
+
+    pub(super) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    pub(super) fn proven(&self) -> watch::Receiver<bool> {
+        self.proven.subscribe()
+    }
+
+    /// Keeps the session alive; returns when etcd confirms that it is gone. While nothing can be confirmed it is
+    /// unproven and renewed on: after an outage etcd extends all leases, and leadership goes on as it was.
+    pub(super) async fn keep(&self) {
+        let mut proven_until = self.granted + self.ttl;
+        let mut next = self.granted + self.ttl / 3;
+        loop {
+            let due = next;
+            let renewal = async move {
+                sleep_until(due).await;
+                let sent = Instant::now();
+                (sent, self.connection.renew_once(self.lease, patience(self.ttl)).await)
+            };
+            pin!(renewal);
+            let (sent, result) = loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut renewal => break ended,
+                    () = sleep_until(proven_until), if *self.proven.borrow() => {
+                        tracing::warn!(lease = %self.lease, "the session could not be renewed for its whole TTL");
+                        self.proven.send_replace(false);
+                    }
+                }
+            };
+            next = Instant::now() + RETRY / 2 + jitter(RETRY / 2);
+            match result {
+                Ok(true) => {
+                    proven_until = sent + self.ttl;
+                    next = sent + self.ttl / 3;
+                    self.proven.send_if_modified(|proven| !std::mem::replace(proven, true));
+                }
+                // Not a proof by itself: ask etcd's leader.
+                Ok(false) if matches!(self.connection.lease(self.lease, false).await, Ok(None)) => return,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(lease = %self.lease, %error, "session not renewed, trying on"),
+            }
+        }
+    }
+}
