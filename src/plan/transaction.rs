@@ -197,11 +197,6 @@ pub enum Observation {
     /// The cluster's history is not the one known so far (restored from a snapshot, or another cluster):
     /// everything learnt before is void. Snapshots of all scopes follow.
     Restored,
-    /// Every scope wanted has had its snapshot, the last of them at `revision`.
-    Complete {
-        /// That revision.
-        revision: Revision,
-    },
     /// The view is no longer live; snapshots of all scopes follow when it is again.
     Interrupted,
 }
