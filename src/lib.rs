@@ -15,6 +15,7 @@
 //! `index`, `plan` and `format` are pure: plain data in, plain data out, time as a parameter.
 
 pub mod api;
+pub mod cli;
 pub mod cluster;
 pub mod etcd;
 pub mod format;
