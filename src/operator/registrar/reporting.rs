@@ -187,9 +187,11 @@ impl Registrar {
 
     /// When the Registry's status is to be written again.
     pub(super) fn registry_report_due(&mut self, at: Instant) -> Option<Instant> {
-        (self.stance.voice != Voice::Silent)
-            .then(|| self.told.due(&self.facts(at), at))
-            .flatten()
+        if self.stance.voice == Voice::Silent {
+            return None;
+        }
+        let facts = self.facts(at);
+        self.told.due(&facts, at)
     }
 
     fn facts(&mut self, at: Instant) -> Facts {
