@@ -15,9 +15,11 @@
 //! `index`, `plan` and `format` are pure: plain data in, plain data out, time as a parameter.
 
 pub mod api;
+pub mod cli;
 pub mod cluster;
 pub mod etcd;
 pub mod format;
 pub mod index;
+pub mod operator;
 pub mod plan;
 pub mod telemetry;

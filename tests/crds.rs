@@ -7,10 +7,23 @@ use leasehold::api::{ConditionStatus, ConditionType, Reason};
 use leasehold::api::{Family, Registry, ServiceRegistration, conditions};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 mod manifests;
 
 use manifests::{Case, registration, registry, with};
+
+/// A client of the bed that all tests here share, with the CRDs of this tree applied. Each test has a client of its own,
+/// for a client's connections end with the runtime that they were opened on.
+async fn client() -> Client {
+    static APPLIED: OnceCell<()> = OnceCell::const_new();
+    let bed = testbed::shared().await.expect("a bed starts");
+    APPLIED
+        .get_or_init(async || bed.apply_crds().await.expect("the apiserver takes the CRDs"))
+        .await;
+    let client = leasehold::cluster::connect(Some(bed.kubeconfig())).await;
+    client.expect("the bed's kubeconfig is usable")
+}
 
 /// Creates an object the way kubectl does: fields that the CRD does not know are errors.
 async fn create<K>(client: &Client, path: &str, manifest: &Value, dry_run: bool) -> kube::Result<K>
@@ -60,7 +73,7 @@ async fn a_wrong_registration_is_rejected_with_what_to_write_instead() {
         &client,
         &registrations(),
         &registration(),
-        manifests::wrong_registrations(),
+        manifests::registrations::wrong(),
     )
     .await;
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
@@ -69,7 +82,7 @@ async fn a_wrong_registration_is_rejected_with_what_to_write_instead() {
 #[tokio::test]
 async fn a_wrong_registry_is_rejected_with_what_to_write_instead() {
     let client = client().await;
-    let mistakes = mistakes(&client, &registries(), &registry(), manifests::wrong_registries()).await;
+    let mistakes = mistakes(&client, &registries(), &registry(), manifests::registries::wrong()).await;
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
 }
 
@@ -80,10 +93,10 @@ async fn a_good_manifest_is_taken() {
         &client,
         &registrations(),
         &registration(),
-        manifests::good_registrations(),
+        manifests::registrations::good(),
     )
     .await;
-    all.extend(mistakes(&client, &registries(), &registry(), manifests::good_registries()).await);
+    all.extend(mistakes(&client, &registries(), &registry(), manifests::registries::good()).await);
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
@@ -266,14 +279,4 @@ async fn the_apiserver_finds_nothing_to_warn_of_in_the_crds() {
         assert!(holds("Established") && holds("NamesAccepted"), "{name}: {conditions:?}");
         assert!(!holds("NonStructuralSchema"), "{name}: {conditions:?}");
     }
-}
-
-// TEMP
-async fn client() -> Client {
-    let kc = kube::config::Kubeconfig::read_from("/tmp/api-scratch/kc.yaml").unwrap();
-    let config = kube::Config::from_custom_kubeconfig(kc, &Default::default())
-        .await
-        .unwrap();
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::try_from(config).unwrap()
 }

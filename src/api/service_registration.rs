@@ -82,8 +82,11 @@ pub struct ServiceRegistrationSpec {
              || (has(self.matchExpressions) && size(self.matchExpressions) > 0)"
         )
         .message("an empty selector would register every pod of the namespace: name at least one label in matchLabels"),
-        validation = Rule::new("!has(self.matchLabels) || self.matchLabels.all(k, size(k) > 0 && size(k) <= 317)")
-            .message("a key in matchLabels is empty or longer than 317 characters: write it as it is on the pods"),
+        validation = Rule::new(
+            "!has(self.matchLabels) || self.matchLabels.all(k, size(k) <= 317 && \
+             k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$'))"
+        )
+        .message("a key in matchLabels is not that of a label: write it as it is on the pods, such as app.kubernetes.io/name"),
         validation = Rule::new(
             "!has(self.matchLabels) || self.matchLabels.all(k, \
              self.matchLabels[k].matches('^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$'))"

@@ -14,16 +14,17 @@ pub struct ServiceRegistrationStatus {
     /// The name under which consumers know the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// Registered and ready endpoints as one text, such as `3/3`.
+    /// Registered and ready pods as one text, such as `3/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
-    /// How many endpoints the ready pods make up: one per pod and port.
+    /// How many of the selected pods are ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_endpoints: Option<u32>,
-    /// How many of them are in etcd, confirmed.
+    /// How many of the ready pods are in etcd with all their keys, confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registered_endpoints: Option<u32>,
-    /// The endpoints that are in etcd, confirmed.
+    /// The endpoints that are in etcd, confirmed: one for each pod and port, also of a pod that has only some of its
+    /// keys yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<EndpointStatus>,
     /// How many endpoints are in etcd but not listed here, because the object would become too large.

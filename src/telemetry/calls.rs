@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 /// Who was called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// A registration etcd.
     Etcd,
@@ -17,8 +17,18 @@ pub enum Peer {
     Apiserver,
 }
 
+impl EncodeLabelValue for Peer {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        let word = match self {
+            Self::Etcd => "etcd",
+            Self::Apiserver => "apiserver",
+        };
+        EncodeLabelValue::encode(&word, encoder)
+    }
+}
+
 /// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The peer did what was asked.
     Ok,
@@ -28,6 +38,18 @@ pub enum Outcome {
     Error,
     /// No answer in time.
     Timeout,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        let word = match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Error => "error",
+            Self::Timeout => "timeout",
+        };
+        EncodeLabelValue::encode(&word, encoder)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,10 +90,15 @@ impl Default for Calls {
 impl Calls {
     /// Makes the counts visible under `registry`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("calls", "Calls to other programs by outcome", self.count.clone());
         registry.register(
-            "call_seconds",
-            "Duration of calls to other programs",
+            "calls",
+            "Calls to other programs by outcome, in calls",
+            self.count.clone(),
+        );
+        registry.register_with_unit(
+            "call",
+            "Duration of calls to other programs, in seconds",
+            Unit::Seconds,
             self.seconds.clone(),
         );
     }
@@ -82,5 +109,26 @@ impl Calls {
         self.seconds
             .get_or_create(&TimedLabels { peer, call })
             .observe(elapsed.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_counted_by_its_outcome_and_timed() {
+        let calls = Calls::default();
+        let mut registry = Registry::default();
+        calls.register(&mut registry);
+        calls.observe(Peer::Etcd, "txn", Outcome::Refused, Duration::from_millis(3));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"calls_total{peer="etcd",call="txn",outcome="refused"} 1"#,
+            r#"call_seconds_count{peer="etcd",call="txn"} 1"#,
+        ] {
+            assert!(text.lines().any(|it| it == line), "no {line} in:\n{text}");
+        }
     }
 }

@@ -1,0 +1,269 @@
+//! The flags of `leasehold run`. Each may be given by an environment variable as well; the flag wins.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, ValueEnum};
+
+use super::Cli;
+use crate::etcd::Timeouts;
+use crate::telemetry::{LogFilter, LogFormat};
+
+/// How the operator runs. What it registers, and where, is said by objects in Kubernetes.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// The kubeconfig file of the cluster
+    ///
+    /// Without it, the file that KUBECONFIG names is used, or ~/.kube/config, or inside a cluster the pod's service
+    /// account.
+    #[arg(long, env = "LEASEHOLD_KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The name by which this replica is known in elections
+    ///
+    /// It must differ between replicas that run at the same time, and should stay over a restart: a replica that comes
+    /// back under its name leads on at once. Without it, POD_NAME, else HOSTNAME, else the machine's host name is used.
+    #[arg(long, env = "LEASEHOLD_IDENTITY", value_name = "NAME", value_parser = identity)]
+    pub identity: Option<String>,
+
+    /// Where /metrics, /healthz and /readyz are served, as IP:PORT
+    #[arg(
+        long,
+        env = "LEASEHOLD_HTTP",
+        value_name = "ADDR",
+        default_value = "0.0.0.0:8080",
+        value_parser = socket_address
+    )]
+    pub http: SocketAddr,
+
+    /// The shape of log lines, which go to standard error
+    #[arg(long, env = "LEASEHOLD_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
+    pub log_format: LogShape,
+
+    /// Which log lines are written: a level, or levels by part
+    ///
+    /// Levels are error, warn, info, debug, trace and off; parts are modules, as in info,leasehold::etcd=debug.
+    #[arg(long, env = "LEASEHOLD_LOG", value_name = "FILTER", default_value = "info", value_parser = LogFilter::from_str)]
+    pub log: LogFilter,
+
+    /// How long a leader that dies without a word is waited for, in seconds (2 to 60)
+    ///
+    /// This is the time to live of the election's session in etcd. Registered pods stay registered meanwhile; changes
+    /// wait.
+    #[arg(
+        long,
+        env = "LEASEHOLD_SESSION_TTL",
+        value_name = "SECONDS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(2..=60)
+    )]
+    pub session_ttl: u32,
+
+    /// How long a connection to an etcd may take to stand, in seconds
+    #[arg(long, env = "LEASEHOLD_CONNECT_TIMEOUT", value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub connect_timeout: Duration,
+
+    /// How long one member of an etcd cluster has to answer one request, in seconds
+    ///
+    /// A cluster that changes its leader needs one to two seconds.
+    #[arg(long, env = "LEASEHOLD_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub request_timeout: Duration,
+
+    /// How long a request to an etcd cluster may take over all members that are tried, in seconds
+    #[arg(long, env = "LEASEHOLD_CALL_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub call_timeout: Duration,
+}
+
+/// The shape of a log line.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogShape {
+    /// One JSON object a line, for log stores
+    Json,
+    /// One line of text, for people
+    Text,
+}
+
+impl From<LogShape> for LogFormat {
+    fn from(shape: LogShape) -> Self {
+        match shape {
+            LogShape::Json => Self::Json,
+            LogShape::Text => Self::Text,
+        }
+    }
+}
+
+impl RunArgs {
+    /// Refuses flags that make no sense together.
+    pub fn check(&self) -> Result<(), clap::Error> {
+        let refuse = |message: String| {
+            let mut command = Cli::command();
+            command.build();
+            let run = command.find_subcommand_mut("run").expect("these are the flags of run");
+            Err(run.error(ErrorKind::ValueValidation, message))
+        };
+        let Timeouts { connect, request, call } = self.timeouts();
+        if connect > request {
+            return refuse(format!(
+                "--connect-timeout {} is more than --request-timeout {}: a request would end before its connection \
+                 stands; raise --request-timeout or lower --connect-timeout",
+                connect.as_secs_f64(),
+                request.as_secs_f64()
+            ));
+        }
+        if request > call {
+            return refuse(format!(
+                "--request-timeout {} is more than --call-timeout {}: no second member of a cluster would ever be \
+                 tried; raise --call-timeout or lower --request-timeout",
+                request.as_secs_f64(),
+                call.as_secs_f64()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The name of this replica: the given one, or that of the pod or the machine. None when there is no name at all.
+    pub fn replica(&self) -> Option<String> {
+        self.identity.clone().or_else(super::identity::of_this_machine)
+    }
+
+    /// How long requests to an etcd may take.
+    pub fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            connect: self.connect_timeout,
+            request: self.request_timeout,
+            call: self.call_timeout,
+        }
+    }
+}
+
+/// A time-out: long enough to be one, short enough that somebody waits for it.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "write a number of seconds, such as 2 or 0.5".to_owned())?;
+    if (0.1..=120.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("write 0.1 to 120 seconds".to_owned())
+    }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write IP:PORT, such as 0.0.0.0:8080 or [::]:8080".to_owned())
+}
+
+fn identity(text: &str) -> Result<String, String> {
+    if super::identity::is_usable(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("write 1 to 253 characters without spaces, such as the pod's name".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::Command;
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<RunArgs, clap::Error> {
+        let cli = Cli::try_parse_from(["leasehold", "run"].iter().chain(flags))?;
+        let Command::Run(args) = cli.command else {
+            panic!("run is run");
+        };
+        args.check()?;
+        Ok(args)
+    }
+
+    #[test]
+    fn without_flags_the_defaults_hold() {
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.kubeconfig, None);
+        assert_eq!(args.identity, None);
+        assert_eq!(args.http, "0.0.0.0:8080".parse().unwrap());
+        assert_eq!(LogFormat::from(args.log_format), LogFormat::Json);
+        assert_eq!(args.log, "info".parse().unwrap());
+        assert_eq!(args.session_ttl, 10);
+        assert_eq!(args.timeouts(), Timeouts::default());
+    }
+
+    #[test]
+    fn flags_are_taken_as_they_are() {
+        let args = parse(&[
+            "--kubeconfig=/tmp/kubeconfig",
+            "--identity=leasehold-0",
+            "--http=[::1]:9090",
+            "--log-format=text",
+            "--log=warn,leasehold::etcd=debug",
+            "--session-ttl=2",
+            "--connect-timeout=0.5",
+            "--request-timeout=1",
+            "--call-timeout=3",
+        ])
+        .unwrap();
+        assert_eq!(args.kubeconfig, Some("/tmp/kubeconfig".into()));
+        assert_eq!(args.identity.as_deref(), Some("leasehold-0"));
+        assert_eq!(args.http, "[::1]:9090".parse().unwrap());
+        assert_eq!(args.log_format, LogShape::Text);
+        assert_eq!(args.session_ttl, 2);
+        let timeouts = Timeouts {
+            connect: Duration::from_millis(500),
+            request: Duration::from_secs(1),
+            call: Duration::from_secs(3),
+        };
+        assert_eq!(args.timeouts(), timeouts);
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_what_to_write() {
+        for (flag, help) in [
+            ("--http=8080", "write IP:PORT, such as 0.0.0.0:8080"),
+            ("--http=localhost:8080", "write IP:PORT"),
+            ("--session-ttl=1", "1 is not in 2..=60"),
+            ("--session-ttl=ten", "invalid digit"),
+            ("--log-format=xml", "possible values: json, text"),
+            ("--log=inof", "write a level (error, warn, info"),
+            ("--identity=", "write 1 to 253 characters without spaces"),
+            ("--identity=a b", "write 1 to 253 characters without spaces"),
+            ("--connect-timeout=2s", "write a number of seconds, such as 2 or 0.5"),
+            ("--request-timeout=0", "write 0.1 to 120 seconds"),
+            ("--request-timeout=NaN", "write 0.1 to 120 seconds"),
+            (
+                "--connect-timeout=6",
+                "raise --request-timeout or lower --connect-timeout",
+            ),
+            ("--call-timeout=3", "raise --call-timeout or lower --request-timeout"),
+        ] {
+            let error = parse(&[flag]).expect_err(flag).to_string();
+            assert!(error.contains(help), "{flag}: {error}");
+            let name = flag.split('=').next().unwrap();
+            assert!(error.contains(name), "{flag} is not named: {error}");
+        }
+    }
+
+    #[test]
+    fn every_flag_has_a_variable_of_its_name_and_every_duration_its_unit() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        let flags: Vec<_> = run.get_arguments().collect();
+        assert!(!flags.is_empty());
+        for flag in flags {
+            let name = flag.get_long().unwrap();
+            let variable = match name {
+                "log" => "LEASEHOLD_LOG".to_owned(),
+                name => format!("LEASEHOLD_{}", name.replace('-', "_").to_uppercase()),
+            };
+            assert_eq!(flag.get_env(), Some(variable.as_ref()), "--{name}");
+            let names = flag.get_value_names().unwrap();
+            let help = flag.get_help().unwrap().to_string();
+            let timed = name.ends_with("-timeout") || name.ends_with("-ttl");
+            assert_eq!(timed, help.contains("in seconds"), "--{name}: {help}");
+            assert_eq!(timed, names[0] == "SECONDS", "--{name}");
+        }
+    }
+}

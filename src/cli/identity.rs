@@ -1,0 +1,56 @@
+//! The name by which a replica is known in elections when nobody gives it one.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+/// Where Linux tells the machine's name.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+
+/// The pod's name inside a cluster, else the machine's. None when neither can be told.
+pub fn of_this_machine() -> Option<String> {
+    choose(|name| std::env::var_os(name), Path::new(HOST_NAME))
+}
+
+/// Whether `name` can be shown in a status and in a log line as it is.
+pub fn is_usable(name: &str) -> bool {
+    (1..=253).contains(&name.chars().count()) && !name.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+fn choose(variable: impl Fn(&str) -> Option<OsString>, host_name: &Path) -> Option<String> {
+    let variables = ["POD_NAME", "HOSTNAME"]
+        .into_iter()
+        .filter_map(|name| variable(name)?.into_string().ok());
+    let file = || {
+        std::fs::read_to_string(host_name)
+            .ok()
+            .map(|text| text.trim().to_owned())
+    };
+    variables
+        .chain(std::iter::once_with(file).flatten())
+        .find(|name| is_usable(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pod_s_name_comes_before_the_machine_s() {
+        let both = |name: &str| Some(OsString::from(format!("value-of-{name}")));
+        let nowhere = Path::new("/nowhere");
+        assert_eq!(choose(both, nowhere).as_deref(), Some("value-of-POD_NAME"));
+        let machine = |name: &str| (name == "HOSTNAME").then(|| OsString::from("machine"));
+        assert_eq!(choose(machine, nowhere).as_deref(), Some("machine"));
+    }
+
+    #[test]
+    fn an_empty_or_unprintable_name_is_passed_over() {
+        let names = |name: &str| Some(OsString::from(if name == "POD_NAME" { "" } else { "a b" }));
+        assert_eq!(choose(names, Path::new("/nowhere")), None);
+        let host_name = std::env::temp_dir().join(format!("leasehold-host-name-{}", std::process::id()));
+        std::fs::write(&host_name, "machine\n").unwrap();
+        let chosen = choose(names, &host_name);
+        std::fs::remove_file(&host_name).unwrap();
+        assert_eq!(chosen.as_deref(), Some("machine"));
+    }
+}

@@ -1,0 +1,97 @@
+//! How people start the program: its commands, their flags, and what they print.
+//!
+//! Owns names, defaults and help texts of flags. Decides nothing: a command is handed to the part that carries it out.
+
+mod crds;
+mod flags;
+mod identity;
+mod run;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use crds::CrdsArgs;
+pub use flags::RunArgs;
+
+/// The command line.
+#[derive(Parser, Debug)]
+#[command(name = "leasehold", version, about = "Kubernetes pods, leased into etcd")]
+pub struct Cli {
+    /// What is to be done.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the operator: register ready pods in etcd until SIGTERM or Ctrl-C
+    Run(RunArgs),
+    /// Print the definitions of the kinds (CRDs) as YAML, for kubectl apply -f -
+    Crds(CrdsArgs),
+}
+
+/// Does what the command line `args` (the program's name first) says. Nothing is asked of TLS before the caller has
+/// installed a crypto provider for the process.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(answer) => return told(&answer),
+    };
+    match cli.command {
+        Command::Run(args) => match args.check() {
+            Ok(()) => run::run(args),
+            Err(error) => told(&error),
+        },
+        Command::Crds(args) => crds::crds(&args),
+    }
+}
+
+/// Prints what clap has to say: help to standard output, errors to standard error.
+fn told(answer: &clap::Error) -> ExitCode {
+    // When not even standard error can be written to, the exit code is all that is left to say.
+    let _ = answer.print();
+    u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_makes_sense() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_is_explained() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name} has no description");
+            for flag in command.get_arguments() {
+                assert!(
+                    flag.get_help().is_some() || flag.get_long_help().is_some(),
+                    "{name}: {} is not explained",
+                    flag.get_id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn help_is_no_failure_and_a_wrong_flag_is() {
+        let run = |args: &[&str]| format!("{:?}", super::run(args.iter().map(OsString::from)));
+        assert_eq!(
+            run(&["leasehold", "crds", "--help"]),
+            format!("{:?}", ExitCode::SUCCESS)
+        );
+        assert_eq!(
+            run(&["leasehold", "crds", "--folder"]),
+            format!("{:?}", ExitCode::from(2))
+        );
+    }
+}

@@ -1,0 +1,45 @@
+//! `leasehold run`: the operator, from its flags to its exit code.
+
+use std::process::ExitCode;
+
+use super::flags::RunArgs;
+use crate::operator::{self, Options};
+use crate::telemetry;
+
+/// Runs the operator until it is told to stop (success) or cannot go on (failure, told in the log).
+pub fn run(args: RunArgs) -> ExitCode {
+    if let Err(error) = telemetry::init(args.log_format.into(), &args.log) {
+        eprintln!("error: cannot write log lines: {error}");
+        return ExitCode::FAILURE;
+    }
+    let Some(identity) = args.replica() else {
+        tracing::error!(
+            "neither POD_NAME, HOSTNAME nor the machine names this replica; give it a name with --identity"
+        );
+        return ExitCode::FAILURE;
+    };
+    let options = Options {
+        timeouts: args.timeouts(),
+        kubeconfig: args.kubeconfig,
+        identity,
+        http: args.http,
+        session_ttl: args.session_ttl,
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start the threads that tasks run on; allow this process more of them");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(operator::run(options));
+    // A look-up of a name may hang for long after nobody waits for it any more.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the operator cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The operator's metrics: their names, their labels, and what each of them counts.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use super::calls::Calls;
+
+/// What every metric's name begins with.
+const PREFIX: &str = "leasehold";
+
+/// How the write of one key ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyWrite {
+    /// The key was created or its value replaced.
+    Put,
+    /// The key was deleted.
+    Delete,
+    /// The guard of the key did not hold: it is not what it was thought to be, or somebody else's.
+    Refused,
+}
+
+impl EncodeLabelValue for KeyWrite {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        let word = match self {
+            Self::Put => "put",
+            Self::Delete => "delete",
+            Self::Refused => "refused",
+        };
+        EncodeLabelValue::encode(&word, encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRegistry {
+    registry: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfWrite {
+    registry: Arc<str>,
+    kind: KeyWrite,
+}
+
+/// A number that rises and falls, never below zero.
+type Level = Gauge<u64, AtomicU64>;
+
+/// All metrics of the operator. Clones show and change the same numbers; cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Calls to other programs.
+    pub calls: Calls,
+    pods: Level,
+    registrations: Level,
+    ready_to_key: Histogram,
+    registries: Registries,
+}
+
+/// What there is once for each Registry.
+#[derive(Clone, Debug, Default)]
+struct Registries {
+    leader: Family<OfRegistry, Level>,
+    connected: Family<OfRegistry, Level>,
+    leases: Family<OfRegistry, Level>,
+    keys: Family<OfRegistry, Level>,
+    waiting: Family<OfRegistry, Level>,
+    writes: Family<OfWrite, Counter>,
+    fenced: Family<OfRegistry, Counter>,
+    lapsed: Family<OfRegistry, Counter>,
+}
+
+impl Registries {
+    fn register(&self, to: &mut Registry) {
+        to.register(
+            "leader",
+            "1 while this replica leads the Registry and writes its keys, else 0",
+            self.leader.clone(),
+        );
+        to.register(
+            "connected",
+            "1 while the Registry's etcd answers this replica, else 0",
+            self.connected.clone(),
+        );
+        to.register(
+            "leases",
+            "Recorded leases of this cluster in the Registry, in leases",
+            self.leases.clone(),
+        );
+        to.register(
+            "keys",
+            "Keys of this cluster that the Registry's etcd holds, in keys",
+            self.keys.clone(),
+        );
+        to.register(
+            "waiting_keys",
+            "Keys that are still to be written or deleted, in keys",
+            self.waiting.clone(),
+        );
+        to.register(
+            "key_writes",
+            "Keys put, deleted, or refused by their guard in etcd, in keys",
+            self.writes.clone(),
+        );
+        to.register(
+            "fenced_transactions",
+            "Transactions that etcd refused because this replica no longer led, in transactions",
+            self.fenced.clone(),
+        );
+        to.register(
+            "lapsed_leases",
+            "Recorded leases with keys that were gone before they could be renewed, in leases",
+            self.lapsed.clone(),
+        );
+    }
+}
+
+impl Metrics {
+    /// The metrics, all zero, and the text they make.
+    pub fn new() -> (Self, Exposition) {
+        let metrics = Self {
+            calls: Calls::default(),
+            pods: Level::default(),
+            registrations: Level::default(),
+            // 1 ms (an idle etcd next door) to 33 s (an etcd that was away).
+            ready_to_key: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            registries: Registries::default(),
+        };
+        let mut registry = Registry::with_prefix(PREFIX);
+        metrics.calls.register(&mut registry);
+        metrics.registries.register(&mut registry);
+        registry.register(
+            "pods",
+            "Pods in the index, selected or not, in pods",
+            metrics.pods.clone(),
+        );
+        registry.register(
+            "registrations",
+            "ServiceRegistrations in the index, in objects",
+            metrics.registrations.clone(),
+        );
+        registry.register_with_unit(
+            "ready_to_key",
+            "From the receipt of the news that a pod is ready to the confirmed write of its last key, in seconds",
+            Unit::Seconds,
+            metrics.ready_to_key.clone(),
+        );
+        (metrics, Exposition(Arc::new(registry)))
+    }
+
+    /// How many pods are in the index.
+    pub fn set_pods(&self, count: usize) {
+        set(&self.pods, count);
+    }
+
+    /// How many registrations are in the index.
+    pub fn set_registrations(&self, count: usize) {
+        set(&self.registrations, count);
+    }
+
+    /// Records how long it took from the news of a ready pod to the confirmed write of its last key.
+    pub fn observe_ready_to_key(&self, elapsed: Duration) {
+        self.ready_to_key.observe(elapsed.as_secs_f64());
+    }
+
+    /// The metrics of the Registry `name`, to be kept and used without a look-up. They show from now on.
+    pub fn registry(&self, name: &str) -> RegistryMetrics {
+        let of = OfRegistry { registry: name.into() };
+        let writes = |kind| {
+            let registry = of.registry.clone();
+            self.registries.writes.get_or_create_owned(&OfWrite { registry, kind })
+        };
+        RegistryMetrics {
+            leader: self.registries.leader.get_or_create_owned(&of),
+            connected: self.registries.connected.get_or_create_owned(&of),
+            leases: self.registries.leases.get_or_create_owned(&of),
+            keys: self.registries.keys.get_or_create_owned(&of),
+            waiting: self.registries.waiting.get_or_create_owned(&of),
+            put: writes(KeyWrite::Put),
+            delete: writes(KeyWrite::Delete),
+            refused: writes(KeyWrite::Refused),
+            fenced: self.registries.fenced.get_or_create_owned(&of),
+            lapsed: self.registries.lapsed.get_or_create_owned(&of),
+        }
+    }
+
+    /// Shows the Registry `name` no longer. What still counts into a [`RegistryMetrics`] of it is not seen any more.
+    pub fn forget(&self, name: &str) {
+        // Without `..`: a family that is forgotten here would show a deleted Registry for ever.
+        let Registries {
+            leader,
+            connected,
+            leases,
+            keys,
+            waiting,
+            writes,
+            fenced,
+            lapsed,
+        } = &self.registries;
+        let of = OfRegistry { registry: name.into() };
+        for levels in [leader, connected, leases, keys, waiting] {
+            levels.remove(&of);
+        }
+        for counters in [fenced, lapsed] {
+            counters.remove(&of);
+        }
+        for kind in [KeyWrite::Put, KeyWrite::Delete, KeyWrite::Refused] {
+            let registry = of.registry.clone();
+            writes.remove(&OfWrite { registry, kind });
+        }
+    }
+}
+
+/// The metrics of one Registry. Clones change the same numbers.
+#[derive(Clone, Debug)]
+pub struct RegistryMetrics {
+    leader: Level,
+    connected: Level,
+    leases: Level,
+    keys: Level,
+    waiting: Level,
+    put: Counter,
+    delete: Counter,
+    refused: Counter,
+    fenced: Counter,
+    lapsed: Counter,
+}
+
+impl RegistryMetrics {
+    /// Whether this replica leads.
+    pub fn set_leader(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// Whether etcd answers this replica.
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.set(connected.into());
+    }
+
+    /// How many leases of this cluster are recorded.
+    pub fn set_leases(&self, count: usize) {
+        set(&self.leases, count);
+    }
+
+    /// How many keys of this cluster etcd holds.
+    pub fn set_keys(&self, count: usize) {
+        set(&self.keys, count);
+    }
+
+    /// How many keys are still to be written or deleted.
+    pub fn set_waiting(&self, count: usize) {
+        set(&self.waiting, count);
+    }
+
+    /// Counts keys whose write ended in this way.
+    pub fn count_writes(&self, kind: KeyWrite, keys: usize) {
+        let counter = match kind {
+            KeyWrite::Put => &self.put,
+            KeyWrite::Delete => &self.delete,
+            KeyWrite::Refused => &self.refused,
+        };
+        counter.inc_by(number(keys));
+    }
+
+    /// Counts a transaction that etcd refused because this replica no longer led.
+    pub fn count_fenced(&self) {
+        self.fenced.inc();
+    }
+
+    /// Counts leases that were gone before they could be renewed.
+    pub fn count_lapsed(&self, leases: usize) {
+        self.lapsed.inc_by(number(leases));
+    }
+}
+
+/// The metrics as text, as they are at the moment of asking. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Exposition(Arc<Registry>);
+
+impl Exposition {
+    /// The media type of the text.
+    pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// All metrics in the text format of OpenMetrics 1.0.
+    pub fn text(&self) -> String {
+        let mut buffer = String::new();
+        text::encode(&mut buffer, &self.0).expect("writing to a string does not fail");
+        buffer
+    }
+}
+
+fn set(level: &Level, count: usize) {
+    level.set(number(count));
+}
+
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(exposition: &Exposition) -> Vec<String> {
+        exposition.text().lines().map(str::to_owned).collect()
+    }
+
+    fn assert_line(exposition: &Exposition, line: &str) {
+        assert!(
+            lines(exposition).iter().any(|it| it == line),
+            "no {line} in:\n{}",
+            exposition.text()
+        );
+    }
+
+    #[test]
+    fn what_is_counted_for_a_registry_shows_under_its_name() {
+        let (metrics, exposition) = Metrics::new();
+        let registry = metrics.registry("default");
+        registry.set_leader(true);
+        registry.set_keys(500);
+        registry.count_writes(KeyWrite::Put, 3);
+        registry.count_writes(KeyWrite::Delete, 2);
+        registry.count_writes(KeyWrite::Refused, 1);
+        registry.count_fenced();
+        assert_line(&exposition, r#"leasehold_leader{registry="default"} 1"#);
+        assert_line(&exposition, r#"leasehold_connected{registry="default"} 0"#);
+        assert_line(&exposition, r#"leasehold_keys{registry="default"} 500"#);
+        for line in [
+            r#"leasehold_key_writes_total{registry="default",kind="put"} 3"#,
+            r#"leasehold_key_writes_total{registry="default",kind="delete"} 2"#,
+            r#"leasehold_key_writes_total{registry="default",kind="refused"} 1"#,
+            r#"leasehold_fenced_transactions_total{registry="default"} 1"#,
+            r#"leasehold_lapsed_leases_total{registry="default"} 0"#,
+        ] {
+            assert_line(&exposition, line);
+        }
+    }
+
+    #[test]
+    fn the_way_of_a_pod_is_timed_in_seconds() {
+        let (metrics, exposition) = Metrics::new();
+        metrics.set_pods(7);
+        metrics.observe_ready_to_key(Duration::from_millis(3));
+        assert_line(&exposition, "leasehold_pods 7");
+        assert_line(&exposition, "leasehold_ready_to_key_seconds_count 1");
+        assert_line(&exposition, r#"leasehold_ready_to_key_seconds_bucket{le="0.002"} 0"#);
+        assert_line(&exposition, r#"leasehold_ready_to_key_seconds_bucket{le="0.004"} 1"#);
+    }
+
+    #[test]
+    fn every_metric_has_a_help_text() {
+        let (metrics, exposition) = Metrics::new();
+        metrics.registry("default");
+        for line in lines(&exposition) {
+            if let Some(name) = line.strip_prefix("# TYPE ").and_then(|it| it.split(' ').next()) {
+                assert!(name.starts_with("leasehold_"), "{name}");
+                let help = format!("# HELP {name} ");
+                assert!(
+                    lines(&exposition)
+                        .iter()
+                        .any(|it| it.len() > help.len() + 1 && it.starts_with(&help)),
+                    "{name} has no help text"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_deleted_registry_is_not_shown_and_one_of_the_same_name_starts_at_zero() {
+        let (metrics, exposition) = Metrics::new();
+        let first = metrics.registry("default");
+        metrics.registry("other").set_leader(true);
+        first.set_leader(true);
+        first.count_writes(KeyWrite::Put, 3);
+        metrics.forget("default");
+        first.count_fenced();
+        assert!(!exposition.text().contains("default"), "{}", exposition.text());
+        assert_line(&exposition, r#"leasehold_leader{registry="other"} 1"#);
+        metrics.registry("default");
+        assert_line(
+            &exposition,
+            r#"leasehold_key_writes_total{registry="default",kind="put"} 0"#,
+        );
+        assert_line(&exposition, r#"leasehold_leader{registry="default"} 0"#);
+    }
+}
