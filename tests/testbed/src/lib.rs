@@ -1,7 +1,7 @@
 //! A real control plane on this machine: kube-apiserver and its controllers, simulated nodes, etcd clusters.
 //!
-//! A test starts a [`Bed`] of its own when it breaks servers, or uses the one that its binary [`shared`]s and keeps to a
-//! [`Namespace`] and a key prefix. Nothing outlives its owner: not after a panic, Ctrl-C or SIGKILL.
+//! A test starts a [`Bed`] of its own when it breaks servers, or uses the one that its binary [shares](shared()) and keeps
+//! to a [`Namespace`] and a key prefix. Nothing outlives its owner: not after a panic, Ctrl-C or SIGKILL.
 //!
 //! - [`bed`]: all parts put together, the definitions and the `Registry` of leasehold applied.
 //! - [`kubernetes`]: the control plane, and hands to move pods and any other object.

@@ -6,6 +6,7 @@ mod crds;
 mod deny;
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use std::{
 use testbed::EtcdVersion;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, doing},
     stage,
 };
 
@@ -68,7 +69,8 @@ const UNIT: &[Step] = &[
         fix: "change what rustdoc names above",
         how: How::CargoWith(
             "doc --locked --workspace --no-deps --document-private-items",
-            ("RUSTDOCFLAGS", "-Dwarnings"),
+            // Whoever reads these pages builds the house: links into its rooms are welcome.
+            ("RUSTDOCFLAGS", "-Dwarnings -Arustdoc::private_intra_doc_links"),
         ),
     },
     Step {
@@ -93,8 +95,14 @@ const INTEGRATION: &[Step] = &[
         how: How::Call(tools),
     },
     Step {
+        name: "demo",
+        what: "the story that newcomers watch holds",
+        fix: "watch it alone: cargo xtask demo",
+        how: How::Call(|step| step.command(demo()?)),
+    },
+    Step {
         name: "integration",
-        what: "the test bed's own tests and the operator's, on real servers",
+        what: "the test bed's own tests, the operator's and those of `cargo xtask up`, on real servers",
         fix: "run the one that failed alone: cargo test --test FILE NAME; TESTBED_KEEP=1 keeps the servers' logs",
         how: How::Cargo("test --locked --workspace --test *"),
     },
@@ -170,6 +178,14 @@ fn tools(_: &Step) -> Result<()> {
     stage::build_tools(&EtcdVersion::ALL)
 }
 
+/// This program, to tell the story in a process of its own.
+fn demo() -> Result<Command> {
+    let ourselves = std::env::current_exe().map_err(doing("find this program"))?;
+    let mut command = Command::new(ourselves);
+    command.arg("demo");
+    Ok(command)
+}
+
 fn cargo(words: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(words.split(' '));
@@ -182,13 +198,18 @@ fn shown(command: &Command) -> String {
     let name = program.file_name().unwrap_or_default();
     let variables = command
         .get_envs()
-        .filter_map(|(name, value)| Some(format!("{}={}", name.display(), value?.display())));
-    let words = command.get_args().map(|word| match word.to_string_lossy() {
-        word if word.contains(['*', ' ']) => format!("'{word}'"),
-        word => word.into_owned(),
-    });
+        .filter_map(|(name, value)| Some(format!("{}={}", name.display(), quoted(value?))));
+    let words = command.get_args().map(quoted);
     let words: Vec<_> = variables.chain([name.display().to_string()]).chain(words).collect();
     words.join(" ")
+}
+
+/// A word as a shell reads it as one.
+fn quoted(word: &OsStr) -> String {
+    match word.to_string_lossy() {
+        word if word.contains(['*', ' ']) => format!("'{word}'"),
+        word => word.into_owned(),
+    }
 }
 
 /// The root of the workspace.
@@ -216,10 +237,10 @@ mod tests {
             name: "none",
             what: "",
             fix: "write it",
-            how: How::Cargo("no-such-command"),
+            how: How::Call(|step| step.command(Command::new("false"))),
         };
-        let error = step.run().expect_err("cargo knows no such command").to_string();
-        assert!(error.contains("`cargo no-such-command` ended with"), "{error}");
+        let error = step.run().expect_err("false is never true").to_string();
+        assert!(error.contains("`false` ended with exit status: 1"), "{error}");
         assert!(error.ends_with("fix: write it"), "{error}");
     }
 }
