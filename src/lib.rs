@@ -20,5 +20,6 @@ pub mod cluster;
 pub mod etcd;
 pub mod format;
 pub mod index;
+pub mod operator;
 pub mod plan;
 pub mod telemetry;

@@ -24,6 +24,3 @@ pub use status::{EndpointStatus, ServiceRegistrationStatus};
 
 /// The API group of all kinds.
 pub const GROUP: &str = "leasehold.dev";
-
-/// The pod annotation that overrides [`ServiceRegistrationSpec::weight`].
-pub const WEIGHT_ANNOTATION: &str = "leasehold.dev/weight";

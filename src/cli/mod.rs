@@ -5,6 +5,7 @@
 mod crds;
 mod flags;
 mod identity;
+mod run;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -41,10 +42,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => match args.check() {
-            Ok(()) => {
-                eprintln!("error: the operator is not part of this build");
-                ExitCode::FAILURE
-            }
+            Ok(()) => run::run(args),
             Err(error) => told(&error),
         },
         Command::Crds(args) => crds::crds(&args),

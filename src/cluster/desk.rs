@@ -97,13 +97,24 @@ where
     }
 }
 
+/// For how long a status is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insistence {
+    /// Until further notice: whoever changes it is overruled.
+    Always,
+    /// Until it has been written: others may know better.
+    Once,
+    /// Until it has been written, and only if the object has no status yet.
+    IfBlank,
+}
+
 /// What the desk is told.
 #[derive(Debug)]
 pub enum DeskNote<K: Reported> {
     /// This is the status the object has (none: no status yet).
     Seen(K::Name, Option<K::Status>),
     /// This is the status the object should have.
-    Wanted(K::Name, K::Status),
+    Wanted(K::Name, K::Status, Insistence),
     /// Nobody here is to write the object's status any more.
     Released(K::Name),
     /// The object is gone.
@@ -112,7 +123,7 @@ pub enum DeskNote<K: Reported> {
 
 struct Entry<S> {
     seen: Option<S>,
-    wanted: Option<S>,
+    wanted: Option<(S, Insistence)>,
     writing: bool,
 }
 
@@ -168,8 +179,8 @@ impl<K: Reported> Desk<K> {
                 self.entry(&name).seen = status;
                 self.to_write.insert(name);
             }
-            DeskNote::Wanted(name, status) => {
-                self.entry(&name).wanted = Some(status);
+            DeskNote::Wanted(name, status, insistence) => {
+                self.entry(&name).wanted = Some((status, insistence));
                 self.to_write.insert(name);
             }
             DeskNote::Released(name) => self.entry(&name).wanted = None,
@@ -205,11 +216,13 @@ impl<K: Reported> Desk<K> {
         if entry.writing {
             return true;
         }
-        let Some(mut status) = entry.wanted.clone() else {
+        let Some((mut status, insistence)) = entry.wanted.clone() else {
             return true;
         };
         if let Some(seen) = &mut entry.seen {
-            if K::same(&status, seen) {
+            let settled = insistence == Insistence::IfBlank || K::same(&status, seen);
+            if settled {
+                entry.wanted.take_if(|_| insistence != Insistence::Always);
                 return true;
             }
             keep_times(K::conditions(&mut status), K::conditions(seen));
@@ -230,6 +243,7 @@ impl<K: Reported> Desk<K> {
         };
         entry.writing = false;
         match written {
+            // What is wanted only once was compared with what is there now, and is given up by `begin`.
             Written::Done => entry.seen = Some(status),
             Written::Gone => entry.wanted = None,
             Written::Failed => {}

@@ -9,5 +9,5 @@ mod lean;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};
-pub use desk::{Desk, DeskNote, Reported};
+pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use watches::{Kind, News, Seen, watch};

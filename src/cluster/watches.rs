@@ -54,6 +54,10 @@ pub enum Seen<T> {
         namespace: String,
         /// Its name.
         name: String,
+        /// Its `metadata.generation`.
+        generation: i64,
+        /// What cannot be read in it.
+        cause: String,
     },
     /// The list is complete: what was not in it is gone.
     ListComplete,
@@ -132,7 +136,12 @@ fn told<K: Resource<DynamicType = ()> + Clone>(what: &'static str, event: Event<
                 Ok(object) => Seen::Applied(object),
                 Err(invalid) => {
                     warn!(what, namespace, name, cause = %invalid, "cannot read this object; what is known of it stays");
-                    Seen::Unreadable { namespace, name }
+                    Seen::Unreadable {
+                        namespace,
+                        name,
+                        generation: invalid.metadata.generation.unwrap_or_default(),
+                        cause: invalid.error,
+                    }
                 }
             }
         }
@@ -163,7 +172,17 @@ impl<T> Seen<T> {
             Self::ListBegins => Seen::ListBegins,
             Self::Applied(object) => Seen::Applied(convert(object)),
             Self::Deleted { namespace, name } => Seen::Deleted { namespace, name },
-            Self::Unreadable { namespace, name } => Seen::Unreadable { namespace, name },
+            Self::Unreadable {
+                namespace,
+                name,
+                generation,
+                cause,
+            } => Seen::Unreadable {
+                namespace,
+                name,
+                generation,
+                cause,
+            },
             Self::ListComplete => Seen::ListComplete,
         }
     }

@@ -160,6 +160,11 @@ impl Connection {
         (index, &self.shared.endpoints[index])
     }
 
+    /// The endpoint with that index.
+    pub(super) fn endpoint_at(&self, index: usize) -> &Endpoint {
+        &self.shared.endpoints[index]
+    }
+
     /// Prefers the endpoint after `index`, unless another one is preferred already.
     pub(super) fn avoid(&self, index: usize) {
         let next = (index + 1) % self.shared.endpoints.len();

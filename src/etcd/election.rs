@@ -10,7 +10,7 @@ use std::time::Duration;
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse, WatchOptions};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Call, Connection};
@@ -91,6 +91,11 @@ pub async fn campaign(
     candidate.resign().await;
 }
 
+async fn until_unproven(proven: &mut watch::Receiver<bool>) {
+    // An error means that the session is over, which ends all that is done in it.
+    let _ = proven.wait_for(|proven| !proven).await;
+}
+
 /// What a look at the leader key told.
 enum Look {
     /// It is on our session.
@@ -127,6 +132,10 @@ impl Candidate {
         });
     }
 
+    fn leads(&self) -> bool {
+        matches!(&*self.out.borrow(), Leadership::Leading(_))
+    }
+
     async fn run(&mut self) -> Infallible {
         let mut backoff = Backoff::new();
         loop {
@@ -155,7 +164,16 @@ impl Candidate {
         let mut backoff = Backoff::new();
         let mut fence = None;
         loop {
-            match self.look_and_claim(session.lease, fence.is_some()).await {
+            let look = tokio::select! {
+                biased;
+                // Etcd may hang for as long as a call lasts, and nobody may believe in us for longer than the session.
+                () = until_unproven(&mut proven), if self.leads() => {
+                    self.publish(Leadership::Seeking);
+                    continue;
+                }
+                look = self.look_and_claim(session.lease, fence.is_some()) => look,
+            };
+            match look {
                 Ok(Look::Ours { fence: held, seen }) => {
                     backoff.reset();
                     self.has_led = true;
@@ -193,9 +211,6 @@ impl Candidate {
                 Err(error) => {
                     backoff.complain("cannot look at the leader key", &error);
                     // Leading goes on while the session is proven: writes are fenced either way.
-                    if !*proven.borrow_and_update() {
-                        self.publish(Leadership::Seeking);
-                    }
                     backoff.pause().await;
                 }
             }
@@ -231,10 +246,10 @@ impl Candidate {
             };
             return Ok(Look::Ours { fence, seen: revision });
         }
-        match holder(answer.0.responses) {
-            Some(Some(held)) => Ok(self.judge(&held, revision, lease)),
-            _ => Ok(Look::Free),
-        }
+        Ok(match holder("campaign", answer.0.responses)? {
+            Some(held) => self.judge(&held, revision, lease),
+            None => Look::Free,
+        })
     }
 
     fn judge(&mut self, held: &Held, seen: Revision, lease: LeaseId) -> Look {
@@ -306,7 +321,14 @@ impl Candidate {
     /// Returns when the leader key may have changed since `seen`: it has, or the watch failed, or the session is no
     /// longer proven or is proven again, or `at_most` has passed, in case a watch starves in silence.
     async fn watch_key(&self, seen: Revision, at_most: Duration, proven: &mut watch::Receiver<bool>) {
-        let until = Instant::now() + at_most;
+        tokio::select! {
+            _ = proven.changed() => {}
+            () = self.until_changed(seen, at_most) => {}
+            () = sleep(at_most) => {}
+        }
+    }
+
+    async fn until_changed(&self, seen: Revision, at_most: Duration) {
         let (index, endpoint) = self.connection.endpoint(0);
         let kind = Call {
             name: "watch",
@@ -327,20 +349,9 @@ impl Candidate {
             }
         };
         loop {
-            tokio::select! {
-                message = stream.message() => match message {
-                    Ok(Some(message)) if message.created() && !message.canceled() => {}
-                    _ => return,
-                },
-                changed = proven.changed() => {
-                    if changed.is_ok() && !*proven.borrow_and_update()
-                        && matches!(&*self.out.borrow(), Leadership::Leading(_))
-                    {
-                        self.publish(Leadership::Seeking);
-                    }
-                    return;
-                }
-                () = sleep_until(until) => return,
+            match stream.message().await {
+                Ok(Some(message)) if message.created() && !message.canceled() => {}
+                _ => return,
             }
         }
     }

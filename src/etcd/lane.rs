@@ -50,8 +50,8 @@ pub(super) enum Report {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Suspect {
     pub(super) lease: LeaseId,
-    /// Whether the stream was merely silent: then it may be all of etcd that hangs. Else etcd refused this lease.
-    pub(super) silent: bool,
+    /// Whether etcd refused this very lease. Else it may be all of etcd that hangs or fails.
+    pub(super) refused: bool,
 }
 
 struct Sent {
@@ -81,14 +81,15 @@ impl Lane {
         let mut backoff = Backoff::new();
         while let Some(first) = self.requests.recv().await {
             let sent = Instant::now();
-            match self.open(first).await {
+            let (index, _) = self.connection.endpoint(self.number);
+            match self.open(first, index).await {
                 Ok(Some((keeper, answers))) => {
                     self.report(Report::Alive {
                         lease: first.lease,
                         sent,
                     });
                     backoff.reset();
-                    if self.pump(keeper, answers).await {
+                    if self.pump(keeper, answers, index).await {
                         return;
                     }
                 }
@@ -101,7 +102,7 @@ impl Lane {
                     while let Ok(request) = self.requests.try_recv() {
                         waiting.push(request.lease);
                     }
-                    self.give_back(waiting, &error);
+                    self.give_back(waiting, &error, index);
                     // Before the next attempt, not before handing back: the other lane may do better at once.
                     backoff.pause().await;
                 }
@@ -115,8 +116,8 @@ impl Lane {
     }
 
     /// Opens the stream with `first` as its first request; none if the member knows no such lease.
-    async fn open(&self, first: Request) -> Result<Option<(LeaseKeeper, LeaseKeepAliveStream)>> {
-        let (index, endpoint) = self.connection.endpoint(self.number);
+    async fn open(&self, first: Request, index: usize) -> Result<Option<(LeaseKeeper, LeaseKeepAliveStream)>> {
+        let endpoint = self.connection.endpoint_at(index);
         let kind = Call {
             name: CALL,
             patience: first.patience,
@@ -130,21 +131,17 @@ impl Lane {
                 Err(error) => Err(error),
             }
         };
-        let result = self.connection.attempt(&kind, endpoint, first.patience, open).await;
-        if result.as_ref().is_err_and(Error::is_connection) {
-            self.connection.avoid(index);
-        }
-        result
+        self.connection.attempt(&kind, endpoint, first.patience, open).await
     }
 
     /// Passes requests and answers until the stream fails; true if there is nothing left to do.
-    async fn pump(&mut self, mut keeper: LeaseKeeper, mut answers: LeaseKeepAliveStream) -> bool {
+    async fn pump(&mut self, mut keeper: LeaseKeeper, mut answers: LeaseKeepAliveStream, index: usize) -> bool {
         let mut unanswered = VecDeque::new();
         match self.exchange(&mut keeper, &mut answers, &mut unanswered).await {
             Failure::Over => true,
             Failure::Broken(error) => {
                 let waiting: Vec<_> = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
-                self.give_back(waiting, &error);
+                self.give_back(waiting, &error, index);
                 false
             }
         }
@@ -218,12 +215,16 @@ impl Lane {
         });
     }
 
-    /// Hands `waiting` back, oldest first. Unless it was the connection that failed, the oldest is the suspect.
-    fn give_back(&self, mut waiting: Vec<LeaseId>, error: &Error) {
+    /// Hands `waiting` back, oldest first. Unless it was the connection that failed, the oldest is the suspect. The
+    /// endpoint at `index` is avoided if it may be the cause: a lease alone starts at another one then.
+    fn give_back(&self, mut waiting: Vec<LeaseId>, error: &Error, index: usize) {
+        if error.is_connection() {
+            self.connection.avoid(index);
+        }
         let blame = !waiting.is_empty() && !matches!(error, Error::Unreachable { .. } | Error::Unauthenticated { .. });
         let suspect = blame.then(|| Suspect {
             lease: waiting.remove(0),
-            silent: matches!(error, Error::Timeout { .. }),
+            refused: matches!(error, Error::PermissionDenied { .. }),
         });
         tracing::debug!(lane = self.number, %error, ?suspect, waiting = waiting.len(), "keepalive stream failed");
         self.report(Report::Broken {

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
@@ -19,21 +21,29 @@ use crate::plan::{Held, Key, Observation, Revision, Scope};
 
 /// Ranges read at a time: enough to hide the round trips of many small scopes.
 const READS: usize = 4;
+/// A view that has lived this long was no failed attempt. Shorter ones do not reset the pauses: a scope that may be
+/// read and not watched would otherwise have everything read again and again without any.
+const STEADY: Duration = Duration::from_secs(5);
 
-/// Mirrors `scopes` into `out` until `shutdown`. For each key, changes come in the order of revisions, and none that
-/// the last snapshot of its scope contains already.
+/// Mirrors the last of `scopes` into `out` until `shutdown`. For each key, changes come in the order of revisions, and
+/// none that the last snapshot of its scope contains already.
+///
+/// Every set sent is compared with the one before it, so that a scope that was left out and is wanted again has a new
+/// snapshot, however quickly it came back.
 pub async fn mirror(
     connection: Connection,
-    scopes: watch::Receiver<Arc<BTreeSet<Scope>>>,
+    scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
     out: mpsc::Sender<Observation>,
     shutdown: CancellationToken,
 ) {
     let mut mirror = Mirror {
         connection,
         scopes,
+        wanted: Arc::default(),
         out,
         history: History::default(),
         shown: false,
+        live: None,
         backoff: Backoff::new(),
     };
     tokio::select! {
@@ -87,11 +97,14 @@ impl History {
 
 struct Mirror {
     connection: Connection,
-    scopes: watch::Receiver<Arc<BTreeSet<Scope>>>,
+    scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
+    wanted: Arc<BTreeSet<Scope>>,
     out: mpsc::Sender<Observation>,
     history: History,
     /// Whether observations of a live view have been sent since the last interruption.
     shown: bool,
+    /// Since when all scopes have been watched.
+    live: Option<Instant>,
     backoff: Backoff,
 }
 
@@ -114,21 +127,28 @@ fn roots(wanted: &BTreeSet<Scope>) -> Vec<Root> {
 impl Mirror {
     async fn run(&mut self) -> Closed {
         loop {
-            match self.follow().await {
-                Err(Trouble::Closed) => return Closed,
-                Err(Trouble::Restored) => {
+            let Err(trouble) = self.follow().await;
+            if self.live.take().is_some_and(|since| since.elapsed() >= STEADY) {
+                self.backoff.reset();
+            }
+            let told = match trouble {
+                Trouble::Closed => return Closed,
+                Trouble::Restored => {
                     tracing::warn!("etcd's history is another one than before: it was restored or replaced");
                     self.history = History::default();
                     self.shown = false;
-                    if self.send(Observation::Restored).await.is_err() {
-                        return Closed;
-                    }
-                    continue;
+                    self.send(Observation::Restored).await
                 }
-                Err(Trouble::Etcd(error)) => self.backoff.complain("the view of etcd's keys is interrupted", &error),
-                Ok(never) => match never {},
-            }
-            if std::mem::take(&mut self.shown) && self.send(Observation::Interrupted).await.is_err() {
+                Trouble::Etcd(error) => {
+                    self.backoff.complain("the view of etcd's keys is interrupted", &error);
+                    if std::mem::take(&mut self.shown) {
+                        self.send(Observation::Interrupted).await
+                    } else {
+                        Ok(())
+                    }
+                }
+            };
+            if told.is_err() {
                 return Closed;
             }
             self.backoff.pause().await;
@@ -141,29 +161,32 @@ impl Mirror {
 
     /// Reads all scopes and follows them until there is trouble.
     async fn follow(&mut self) -> std::result::Result<std::convert::Infallible, Trouble> {
-        let mut wanted = self.scopes.borrow_and_update().clone();
-        while wanted.is_empty() {
-            self.scopes.changed().await.map_err(|_| Closed)?;
-            wanted = self.scopes.borrow_and_update().clone();
+        // All is read anew, so only the last set counts.
+        while let Ok(scopes) = self.scopes.try_recv() {
+            self.wanted = scopes;
+        }
+        while self.wanted.is_empty() {
+            self.wanted = self.scopes.recv().await.ok_or(Closed)?;
         }
         let mut watches = Watches::new(&self.connection);
-        for (root, from) in self.read(roots(&wanted)).await? {
+        for (root, from) in self.read(roots(&self.wanted)).await? {
             watches.add(root, from).await?;
         }
+        self.live = Some(Instant::now());
         loop {
             tokio::select! {
+                // The rarer first: changes that never pause must not keep a new scope waiting.
                 biased;
-                message = watches.next() => self.pass_on(message?).await?,
-                changed = self.scopes.changed() => {
-                    changed.map_err(|_| Closed)?;
-                    let now = self.scopes.borrow_and_update().clone();
-                    self.rearrange(&wanted, &now, &mut watches).await?;
+                scopes = self.scopes.recv() => {
+                    let now = scopes.ok_or(Closed)?;
+                    let before = std::mem::replace(&mut self.wanted, now.clone());
+                    self.rearrange(&before, &now, &mut watches).await?;
                     if now.is_empty() {
                         // A stream without watches does not tell its progress.
                         watches = Watches::new(&self.connection);
                     }
-                    wanted = now;
                 }
+                message = watches.next() => self.pass_on(message?).await?,
             }
         }
     }
@@ -194,6 +217,10 @@ impl Mirror {
             })
             .buffered(READS);
         while let Some((root, inside, snapshot)) = rest.try_next().await? {
+            // Another endpoint may be asked by now, and it may lead elsewhere.
+            if !self.history.agrees(snapshot.cluster_id, revision) {
+                return Err(Trouble::Restored);
+            }
             self.show(&root, inside, snapshot).await?;
             from.push((root, revision + 1));
         }
@@ -244,15 +271,29 @@ impl Mirror {
     }
 
     async fn pass_on(&mut self, message: Message) -> std::result::Result<(), Trouble> {
-        self.backoff.reset();
-        if !self
-            .history
-            .agrees(message.cluster_id, message.revision.max(self.history.highest))
-        {
+        let known = self.history.highest;
+        if !self.history.agrees(message.cluster_id, message.revision.max(known)) {
             return Err(Trouble::Restored);
+        }
+        if message.changes.is_empty() && message.revision < known {
+            self.question().await?;
         }
         for (key, held, revision) in message.changes {
             self.send(Observation::Changed { key, held, revision }).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the whole cluster for its revision, because a member that is watched has a lower one than is known. It may
+    /// lag behind. Or etcd was restored after the snapshots were read: then the watches wait for revisions that are far
+    /// off, in silence.
+    async fn question(&mut self) -> std::result::Result<(), Trouble> {
+        let Some(scope) = self.wanted.first() else {
+            return Ok(());
+        };
+        let (_, revision) = self.connection.get(scope.prefix()).await?;
+        if revision < self.history.highest {
+            return Err(Trouble::Restored);
         }
         Ok(())
     }

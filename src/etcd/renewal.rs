@@ -4,7 +4,7 @@
 //! stream is renewed on a throw-away stream of its own until it answers. Nothing is given up on a local deadline: an
 //! etcd that was down for an hour extends all leases when it is back. Only etcd's own word ends a lease.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,10 +67,12 @@ pub async fn renew(
         suspects: 0,
         alone: JoinSet::new(),
     };
+    // Not sent yet: a listener that takes its time must not keep the other leases from being renewed.
+    let mut gone = VecDeque::new();
     leases.mark_changed();
     loop {
         let next = renewal.due.first().map(|(at, _)| *at);
-        let gone = tokio::select! {
+        tokio::select! {
             () = shutdown.cancelled() => return,
             changed = leases.changed() => {
                 if changed.is_err() {
@@ -78,25 +80,17 @@ pub async fn renew(
                 }
                 let wanted = leases.borrow_and_update().clone();
                 renewal.want(&wanted);
-                None
             }
-            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
-                renewal.send_due();
-                None
-            }
-            Some(report) = incoming.recv() => {
-                renewal.hear(report);
-                None
-            }
-            Some(ended) = renewal.alone.join_next() => renewal.learn(ended),
-        };
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => renewal.send_due(),
+            Some(report) = incoming.recv() => renewal.hear(report),
+            Some(ended) = renewal.alone.join_next() => gone.extend(renewal.learn(ended)),
+            room = lapsed.reserve(), if !gone.is_empty() => match (room, gone.pop_front()) {
+                (Ok(room), Some(lease)) => room.send(lease),
+                _ => return,
+            },
+        }
         let end = renewal.ends.first().map(|(at, _)| at.into_std());
         soonest.send_if_modified(|known| std::mem::replace(known, end) != end);
-        if let Some(lease) = gone
-            && lapsed.send(lease).await.is_err()
-        {
-            return;
-        }
     }
 }
 
@@ -153,20 +147,19 @@ impl Renewal {
         let now = Instant::now();
         for (&lease, &seconds) in wanted {
             let ttl = Duration::from_secs(seconds.into());
-            match self.entries.get_mut(&lease) {
-                Some(entry) => entry.ttl = ttl,
-                None => {
-                    // How long it still has is not known; claiming a whole TTL would hide an endangered lease.
-                    let entry = Entry {
-                        ttl,
-                        end: now,
-                        state: State::Waiting(now),
-                    };
-                    self.entries.insert(lease, entry);
-                    self.due.insert((now, lease));
-                    self.ends.insert((now, lease));
-                }
+            if let Some(entry) = self.entries.get_mut(&lease) {
+                entry.ttl = ttl;
+                continue;
             }
+            // How long it still has is not known; claiming a whole TTL would hide an endangered lease.
+            let entry = Entry {
+                ttl,
+                end: now,
+                state: State::Waiting(now),
+            };
+            self.entries.insert(lease, entry);
+            self.due.insert((now, lease));
+            self.ends.insert((now, lease));
         }
     }
 
@@ -219,8 +212,9 @@ impl Renewal {
                 // Whatever happened there, the other lane may do better; new renewals go there too.
                 self.current = 1 - lane;
                 match suspect {
-                    Some(suspect) if suspect.silent && self.suspects >= MOST_SUSPECTS => self.resend(suspect.lease),
-                    Some(suspect) => self.isolate(suspect.lease, suspect.silent),
+                    Some(suspect) if suspect.refused => self.isolate(suspect.lease, false),
+                    Some(suspect) if self.suspects < MOST_SUSPECTS => self.isolate(suspect.lease, true),
+                    Some(suspect) => self.resend(suspect.lease),
                     None => {}
                 }
                 for lease in rest {

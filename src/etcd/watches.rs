@@ -21,9 +21,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Changes of some keys.
 pub(super) struct Message {
     pub(super) cluster_id: u64,
-    /// The cluster's revision when the message was made.
+    /// The member's revision when the message was made.
     pub(super) revision: Revision,
-    /// Key, what it holds now, and when it changed.
+    /// Key, what it holds now, and when it changed; none when a watch begins or tells its progress.
     pub(super) changes: Vec<(Key, Option<Held>, Revision)>,
 }
 
@@ -127,7 +127,8 @@ impl Watches {
         Ok(Open { index, sender, answers })
     }
 
-    /// The next changes. An error means that the stream is of no use any more. Without a watch there is no next.
+    /// The next changes. An error means that the stream is of no use any more. Without a watch there is no next. May be
+    /// dropped at any time without losing anything.
     pub(super) async fn next(&mut self) -> Result<Message> {
         loop {
             let Some(stream) = &mut self.stream else {
@@ -159,16 +160,18 @@ impl Watches {
                 }
                 Event::Room(true) => {
                     // Nobody else sends here, so the room is still there. If the stream ended, its answers say why.
-                    if let Some(command) = self.commands.pop_front() {
+                    if let Some(command) = self.commands.front() {
                         let _ = send(&mut stream.sender, command).await;
                     }
+                    // Only now: this future may be dropped at every await, and a lost command is a scope unwatched.
+                    self.commands.pop_front();
                 }
                 Event::Silence if self.asked.is_none() => {
-                    self.asked = Some(Instant::now());
                     // A full queue means that the stream is not read: that shows in the missing answer, too.
                     if stream.sender.0.capacity() > 0 {
                         let _ = stream.sender.request_progress().await;
                     }
+                    self.asked = Some(Instant::now());
                 }
                 Event::Silence => {
                     self.connection.count("watch", Outcome::Timeout, self.heard.elapsed());
@@ -190,7 +193,7 @@ impl Watches {
         error
     }
 
-    /// What an answer says that matters; none for confirmations and for what cancelled watches still had to say.
+    /// What an answer says that matters; none for what cancelled watches still had to say.
     fn read(&self, mut answer: WatchResponse) -> Result<Option<Message>> {
         let id = answer.watch_id();
         let active = self.active.contains_key(&id);
@@ -203,7 +206,7 @@ impl Watches {
             .take_header()
             .ok_or_else(|| Error::malformed("watch", "no header"))?;
         let events = std::mem::take(&mut answer.0.events);
-        if events.is_empty() && answer.created() || !active && !events.is_empty() {
+        if !active && !events.is_empty() {
             return Ok(None);
         }
         Ok(Some(Message {
@@ -240,10 +243,10 @@ fn options(id: i64, scope: &Scope, from: Revision) -> WatchOptions {
         .with_fragment()
 }
 
-async fn send(sender: &mut WatchRequestSender, command: Command) -> std::result::Result<(), etcd_client::Error> {
+async fn send(sender: &mut WatchRequestSender, command: &Command) -> std::result::Result<(), etcd_client::Error> {
     match command {
-        Command::Create { id, scope, from } => sender.watch(scope.prefix(), Some(options(id, &scope, from))).await,
-        Command::Cancel { id } => sender.cancel(id).await,
+        Command::Create { id, scope, from } => sender.watch(scope.prefix(), Some(options(*id, scope, *from))).await,
+        Command::Cancel { id } => sender.cancel(*id).await,
     }
 }
 

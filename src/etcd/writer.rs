@@ -88,15 +88,13 @@ fn result_of(response: PbResponseOp) -> Result<OpResult> {
     if nested.succeeded {
         return Ok(OpResult::Done);
     }
-    holder(nested.responses)
-        .map(OpResult::Refused)
-        .ok_or_else(|| Error::malformed("txn", "no holder"))
+    holder("txn", nested.responses).map(OpResult::Refused)
 }
 
-/// What the single read of a failure branch found.
-pub(super) fn holder(responses: Vec<PbResponseOp>) -> Option<Option<Held>> {
-    match responses.into_iter().next()?.response? {
-        PbTxnOpResponse::ResponseRange(mut range) => Some(range.kvs.pop().and_then(decode).map(|(_, held)| held)),
-        _ => None,
+/// What the single read of a failure branch of `call` found: none if the key does not exist.
+pub(super) fn holder(call: &'static str, responses: Vec<PbResponseOp>) -> Result<Option<Held>> {
+    match responses.into_iter().next().and_then(|answer| answer.response) {
+        Some(PbTxnOpResponse::ResponseRange(mut range)) => Ok(range.kvs.pop().and_then(decode).map(|(_, held)| held)),
+        _ => Err(Error::malformed(call, "no holder")),
     }
 }

@@ -84,9 +84,9 @@ impl Symbols {
             ports: self.acquire_ports(pod),
             node: pod.node.as_deref().map(|node| self.acquire_string(node)),
             uid: canonical_uuid(&pod.uid).map_or_else(|| Uid::Text(self.acquire_string(&pod.uid)), Uid::Uuid),
-            weight: match pod.weight.as_deref().map(|text| text.trim().parse()) {
+            weight: match pod.weight.as_deref().map(|text| text.trim().parse::<u16>()) {
                 None => Weight::Unset,
-                Some(Ok(weight)) => Weight::Set(weight),
+                Some(Ok(weight)) => Weight::Set(weight.into()),
                 Some(Err(_)) => Weight::Unparsable,
             },
             addresses: pod.addresses,

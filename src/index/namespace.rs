@@ -76,6 +76,13 @@ impl Namespace {
         touches
     }
 
+    /// Takes the pod `name`, if it is known, as seen in the relist `seen`.
+    pub(super) fn keep_pod(&mut self, name: &str, seen: Relist) {
+        if let Some(entry) = self.pods.get_mut(name) {
+            entry.seen = seen;
+        }
+    }
+
     /// Deletes the pods not seen since the relist `current` began.
     pub(super) fn delete_unseen_pods(&mut self, current: Relist, symbols: &mut Symbols) -> Vec<Touch> {
         let unseen = self
@@ -189,6 +196,13 @@ impl Namespace {
         };
         self.unfile(name, old.filed_under, symbols);
         old.members.iter().map(|pod| old.touch(pod)).collect()
+    }
+
+    /// Takes the registration `name`, if it is known, as seen in the relist `seen`.
+    pub(super) fn keep_registration(&mut self, name: &str, seen: Relist) {
+        if let Some(selecting) = self.registrations.get_mut(name) {
+            selecting.seen = seen;
+        }
     }
 
     /// The registrations not seen since the relist `current` began.

@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(weighs(None), (Some(10), false));
         assert_eq!(weighs(Some("0")), (Some(0), false));
         assert_eq!(weighs(Some(" 7 ")), (Some(7), false));
-        for wrong in ["heavy", "", "-1", "1.5", "4294967296"] {
+        for wrong in ["heavy", "", "-1", "1.5", "65536"] {
             assert_eq!(weighs(Some(wrong)), (Some(10), true), "{wrong:?}");
         }
     }

@@ -58,13 +58,20 @@ impl Index {
             .unwrap_or_default()
     }
 
-    /// A complete list of the pods begins: [`Self::apply_pod`] for each, then [`Self::end_pod_relist`]. Until then
-    /// no pod is taken to be gone. A list that breaks off is simply begun again.
+    /// A complete list of the pods begins: [`Self::apply_pod`] or [`Self::keep_pod`] for each, then
+    /// [`Self::end_pod_relist`]. Until then no pod is taken to be gone. A list that breaks off is simply begun again.
     pub fn begin_pod_relist(&mut self) {
         self.pod_relist = self.pod_relist.wrapping_add(1);
     }
 
-    /// The list of the pods is complete: those not applied since it began are gone.
+    /// A pod is there, but what it says cannot be read: what is known of it, if anything, stays.
+    pub fn keep_pod(&mut self, namespace: &str, name: &str) {
+        if let Some(namespace) = self.namespaces.get_mut(namespace) {
+            namespace.keep_pod(name, self.pod_relist);
+        }
+    }
+
+    /// The list of the pods is complete: those neither applied nor kept since it began are gone.
     pub fn end_pod_relist(&mut self) -> Vec<Touch> {
         let (current, symbols) = (self.pod_relist, &mut self.symbols);
         let namespaces = self.namespaces.values_mut();
@@ -96,7 +103,14 @@ impl Index {
         self.registration_relist = self.registration_relist.wrapping_add(1);
     }
 
-    /// The list of the registrations is complete: those not applied since it began are gone, and told.
+    /// A registration is there, but what it says cannot be read: what is known of it, if anything, stays.
+    pub fn keep_registration(&mut self, registration: &RegistrationRef) {
+        if let Some(namespace) = self.namespaces.get_mut(&registration.namespace) {
+            namespace.keep_registration(&registration.name, self.registration_relist);
+        }
+    }
+
+    /// The list of the registrations is complete: those neither applied nor kept since it began are gone, and told.
     pub fn end_registration_relist(&mut self) -> Removals {
         let current = self.registration_relist;
         let unseen = self

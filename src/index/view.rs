@@ -41,8 +41,8 @@ pub struct ReadyPod {
     pub endpoints: Vec<Endpoint>,
     /// The ports of the registration that the pod has not.
     pub missing_ports: Vec<MissingPort>,
-    /// The annotation [`super::WEIGHT_ANNOTATION`] is not a whole number from 0 to 4294967295; the registration's
-    /// weight is used in its place.
+    /// The annotation [`super::WEIGHT_ANNOTATION`] is not a whole number from 0 to 65535; the registration's weight
+    /// is used in its place.
     pub weight_unparsable: bool,
 }
 

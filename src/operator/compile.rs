@@ -75,7 +75,11 @@ pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> 
     let metadata = spec.metadata.clone().unwrap_or_default();
     let created = registration.metadata.creation_timestamp.as_ref();
     let text = |text: &String| -> Arc<str> { text.as_str().into() };
-    let fixed: BTreeMap<Arc<str>, Arc<str>> = metadata.fixed.iter().map(|(key, value)| (text(key), text(value))).collect();
+    let fixed: BTreeMap<Arc<str>, Arc<str>> = metadata
+        .fixed
+        .iter()
+        .map(|(key, value)| (text(key), text(value)))
+        .collect();
     Ok(Compiled {
         registration: index::Registration {
             reference,
@@ -108,7 +112,11 @@ impl Compiled {
             created: self.registration.created,
             ttl: self.ttl.unwrap_or(registry.ttl_seconds),
             suspended: self.suspended,
-            scopes: self.outlets.iter().map(|outlet| outlet.format.scope().clone()).collect(),
+            scopes: self
+                .outlets
+                .iter()
+                .map(|outlet| outlet.format.scope().clone())
+                .collect(),
         }
     }
 
@@ -137,14 +145,18 @@ fn port(port: &api::Port) -> Result<index::Port, Invalid> {
 
 fn selector(selector: &LabelSelector) -> Result<Selector, Invalid> {
     let labels = selector.match_labels.iter().flatten();
-    let match_labels: BTreeMap<Arc<str>, Arc<str>> =
-        labels.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect();
+    let match_labels: BTreeMap<Arc<str>, Arc<str>> = labels
+        .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
+        .collect();
     let expressions = selector.match_expressions.iter().flatten();
     let match_expressions: Vec<Requirement> = expressions.map(requirement).collect::<Result<_, _>>()?;
     if match_labels.is_empty() && match_expressions.is_empty() {
         return Err(Invalid::EmptySelector);
     }
-    Ok(Selector { match_labels, match_expressions })
+    Ok(Selector {
+        match_labels,
+        match_expressions,
+    })
 }
 
 fn requirement(requirement: &LabelSelectorRequirement) -> Result<Requirement, Invalid> {
@@ -208,7 +220,10 @@ mod tests {
     #[test]
     fn a_prefix_may_not_reach_into_the_bookkeeping_nor_around_it() {
         for prefix in ["/leasehold", "/leasehold/x"] {
-            let compiled = compile(&registration(&json!({"formats": [{"type": "Plain", "prefix": prefix}]}))).unwrap();
+            let compiled = compile(&registration(
+                &json!({"formats": [{"type": "Plain", "prefix": prefix}]}),
+            ))
+            .unwrap();
             assert!(compiled.reserved_scope(&registry()).is_some(), "{prefix}");
         }
         let beside = registration(&json!({"formats": [{"type": "Plain", "prefix": "/leasehold-demo"}]}));
@@ -220,7 +235,10 @@ mod tests {
         let cases = [
             (json!({"selector": {}}), Invalid::EmptySelector),
             (json!({"ports": [{"port": 70000}]}), Invalid::PortNumber(70000)),
-            (json!({"formats": [{"type": "Plain", "ports": ["nope"]}]}), Invalid::UnknownPort("nope".to_owned())),
+            (
+                json!({"formats": [{"type": "Plain", "ports": ["nope"]}]}),
+                Invalid::UnknownPort("nope".to_owned()),
+            ),
             (
                 json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}),
                 Invalid::SelectorOperator("Like".to_owned()),

@@ -8,7 +8,6 @@ mod compile;
 mod intake;
 mod pacer;
 mod registrar;
-mod registry_report;
 mod run;
 
 pub use run::{Failure, Options, run};

@@ -35,7 +35,10 @@ impl<N: Clone + Eq + Hash + Ord> Pacer<N> {
             return;
         }
         let settled = now + self.settle;
-        let due = self.last.get(&name).map_or(settled, |last| settled.max(*last + self.interval));
+        let due = self
+            .last
+            .get(&name)
+            .map_or(settled, |last| settled.max(*last + self.interval));
         self.scheduled.insert(name.clone(), due);
         self.due.insert((due, name));
     }

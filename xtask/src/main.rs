@@ -1,2 +1,56 @@
-//! Placeholder of the scaffold.
-fn main() {}
+//! The contributors' commands: `cargo xtask demo`, `cargo xtask up` and `cargo xtask test`.
+//!
+//! - [`demo`]: the story that a newcomer watches, which fails when it does not hold.
+//! - [`up`]: the same bed, left up for people and programs to play with.
+//! - [`check`]: everything that CI checks.
+//! - [`stage`]: what `demo` and `up` share: a bed with the operator of this tree on it.
+
+mod check;
+mod demo;
+mod error;
+mod signals;
+mod stage;
+mod up;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+
+/// The contributors' commands of leasehold.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Command {
+    /// Tells the story of leasehold on a real control plane and a real etcd, with timings taken on the spot; fails when a
+    /// step of it does not hold.
+    Demo(demo::Options),
+    /// Starts a control plane, an etcd and the operator of this tree, prints one line of JSON that says where they are,
+    /// and ends them all on SIGINT or SIGTERM.
+    Up(up::Options),
+    /// Runs everything that CI checks, in order of cost, and stops at the first failure.
+    Test(check::Options),
+}
+
+/// What the shell expects of a program that was ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Demo(options) => demo::run(&options).await,
+            Command::Up(options) => up::run(&options).await,
+            Command::Test(options) => check::run(&options).await,
+        }
+    });
+    // A build that runs on a thread of its own is not waited for.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error::Error::Interrupted) => ExitCode::from(INTERRUPTED),
+        Err(error) => {
+            eprintln!("\nerror: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -268,3 +268,37 @@ fn an_index_that_has_lost_everything_keeps_nothing() {
     assert_eq!(index.symbols().in_use(), [0; 4]);
     assert!(index.namespaces.is_empty());
 }
+
+#[test]
+fn a_pod_that_cannot_be_read_survives_a_relist_as_it_was() {
+    let mut index = index();
+    index.apply_pod(&pod("a"));
+    index.apply_pod(&pod("b"));
+    let before = index.view(&orders(), "a");
+    index.begin_pod_relist();
+    index.keep_pod("shop", "a");
+    assert_eq!(index.end_pod_relist(), [touch("orders", "b")]);
+    assert_eq!(index.view(&orders(), "a"), before);
+}
+
+#[test]
+fn a_registration_that_cannot_be_read_survives_a_relist_with_its_pods() {
+    let mut index = index();
+    index.apply_registration(registration("billing"));
+    index.apply_pod(&pod("a"));
+    index.begin_registration_relist();
+    index.keep_registration(&orders());
+    let removals = index.end_registration_relist();
+    assert_eq!(removals.registrations, [RegistrationRef::new("shop", "billing")]);
+    assert!(matches!(index.view(&orders(), "a"), PodView::Ready(_)));
+}
+
+#[test]
+fn keeping_what_was_never_read_makes_nothing_up() {
+    let mut index = index();
+    index.keep_pod("shop", "a");
+    index.keep_pod("nowhere", "a");
+    index.keep_registration(&RegistrationRef::new("shop", "billing"));
+    index.keep_registration(&RegistrationRef::new("nowhere", "billing"));
+    assert_eq!((index.pod_count(), index.registrations().count()), (0, 1));
+}

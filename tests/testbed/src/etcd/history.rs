@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Display},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use etcd_client::{Client, EventType, WatchOptions, WatchResponse};
@@ -68,6 +68,8 @@ pub struct History {
 #[derive(Debug, Default)]
 struct Seen {
     events: Vec<Event>,
+    /// When each of them arrived here.
+    arrivals: Vec<Instant>,
     /// Every event up to this revision is in `events`.
     complete: i64,
     /// Why it can never be complete.
@@ -106,6 +108,12 @@ impl History {
     /// What has been seen so far.
     pub fn events(&self) -> Vec<Event> {
         self.seen.borrow().events.clone()
+    }
+
+    /// What has been seen so far, each with the moment at which it arrived in this process.
+    pub fn arrivals(&self) -> Vec<(Instant, Event)> {
+        let seen = self.seen.borrow();
+        seen.arrivals.iter().copied().zip(seen.events.iter().cloned()).collect()
     }
 
     /// Waits until what was seen satisfies `enough`, and returns it.
@@ -232,11 +240,13 @@ impl Watcher {
     }
 
     fn take(&self, answer: &WatchResponse) {
+        let now = Instant::now();
         let events = answer.events().iter().filter_map(read).collect::<Vec<_>>();
         self.seen.send_modify(|seen| {
             if let Some(last) = events.last() {
                 // Events of one revision come in one answer, so a watch may resume behind it.
                 seen.complete = seen.complete.max(last.revision);
+                seen.arrivals.extend(events.iter().map(|_| now));
                 seen.events.extend(events);
             } else if !answer.created() {
                 // Only an answer to a question for progress says that everything up to its revision was sent.

@@ -17,7 +17,7 @@ pub struct NewPod {
     annotations: BTreeMap<String, String>,
     ports: Vec<Value>,
     finalizers: Vec<String>,
-    more: Value,
+    more: Vec<Value>,
 }
 
 impl NewPod {
@@ -29,7 +29,7 @@ impl NewPod {
             annotations: BTreeMap::new(),
             ports: Vec::new(),
             finalizers: Vec::new(),
-            more: json!({}),
+            more: Vec::new(),
         };
         pod.label("app", name)
     }
@@ -77,7 +77,8 @@ impl NewPod {
     /// Merges anything else (RFC 7386) into the manifest.
     #[must_use]
     pub fn with(mut self, more: &Value) -> Self {
-        merge(&mut self.more, more);
+        // Kept apart until the manifest is made: merged into each other their nulls would be lost.
+        self.more.push(more.clone());
         self
     }
 
@@ -94,7 +95,9 @@ impl NewPod {
             },
             "spec": {"containers": [container(&self.ports)]},
         });
-        merge(&mut manifest, &self.more);
+        for more in &self.more {
+            merge(&mut manifest, more);
+        }
         manifest
     }
 }

@@ -125,7 +125,7 @@ impl Process {
 
     /// An error with the end of its log when it has ended.
     pub fn alive(&self) -> Result<()> {
-        self.exit_status().map_or(Ok(()), |status| Err(self.ended(status)))
+        self.exit_status().map_or(Ok(()), |status| Err(self.exited(status)))
     }
 
     /// Does some work that needs the process, and gives it up with an error as soon as the process ends.
@@ -134,11 +134,11 @@ impl Process {
         tokio::select! {
             biased;
             done = work => done,
-            Ok(status) = exit.wait_for(Option::is_some) => Err(self.ended(status.expect("just seen"))),
+            Ok(status) = exit.wait_for(Option::is_some) => Err(self.exited(status.expect("just seen"))),
         }
     }
 
-    fn ended(&self, status: ExitStatus) -> Error {
+    fn exited(&self, status: ExitStatus) -> Error {
         Error::Exited {
             name: self.spec.name.clone(),
             status,
@@ -179,6 +179,12 @@ impl Process {
                 last: self.log_tail(),
             }),
         }
+    }
+
+    /// Waits until it has ended, however long that takes; `None` when nobody can tell how it ended.
+    pub async fn ended(&self) -> Option<ExitStatus> {
+        let mut exit = self.life().exit.clone();
+        exit.wait_for(Option::is_some).await.map_or(None, |status| *status)
     }
 
     /// The file its output goes to.

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{cached, last_words, pins};
+use super::{cache_folder, cached, last_words, pins};
 use crate::error::{Doing, Error, Result};
 
 /// A program that the bed builds for itself.
@@ -83,34 +83,76 @@ impl Tool {
         }
     }
 
+    /// An error that says how to install Go when there is none to build a tool with. Fast, so that a person learns it
+    /// before anything long begins.
+    pub fn check_go() -> Result<()> {
+        match Command::new("go").arg("version").output() {
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(no_go("the Kubernetes control plane")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether [`Tool::binary`] would return at once.
+    pub fn is_built(self) -> Result<bool> {
+        let recipe = self.recipe();
+        Ok(recipe.given().is_some()
+            || cache_folder()?
+                .join("tools")
+                .join(recipe.folder()?)
+                .join(recipe.name)
+                .exists())
+    }
+
     /// The program's path: out of `KUBEBUILDER_ASSETS` when that folder holds it, else out of the cache, built first when
     /// it is not there. Blocks, for minutes when it builds, and says so on stderr.
     pub fn binary(self) -> Result<PathBuf> {
         let recipe = self.recipe();
-        if let Some(given) = std::env::var_os("KUBEBUILDER_ASSETS").map(|assets| Path::new(&assets).join(recipe.name))
-            && given.is_file()
-        {
+        if let Some(given) = recipe.given() {
             return Ok(given);
         }
-        let module = pins().join(recipe.module);
-        let mut pin = Vec::new();
-        for file in ["go.mod", "go.sum"] {
-            let path = module.join(file);
-            pin.extend(fs::read(&path).doing(|| format!("read {}", path.display()))?);
-        }
-        let hash = xxhash_rust::xxh3::xxh3_64(&pin);
-        let folder = if recipe.module.is_empty() {
-            "kubernetes"
-        } else {
-            recipe.module
-        };
-        cached(&format!("{folder}-{hash:016x}"), recipe.name, |to| {
-            build(&recipe, &module, to)
-        })
+        cached(&recipe.folder()?, recipe.name, |to| build(&recipe, to))
     }
 }
 
-fn build(recipe: &Recipe, module: &Path, to: &Path) -> Result<()> {
+impl Recipe {
+    /// The program in the folder `KUBEBUILDER_ASSETS`, if it holds it.
+    fn given(&self) -> Option<PathBuf> {
+        let given = Path::new(&std::env::var_os("KUBEBUILDER_ASSETS")?).join(self.name);
+        given.is_file().then_some(given)
+    }
+
+    /// Where its go.mod is.
+    fn module(&self) -> PathBuf {
+        pins().join(self.module)
+    }
+
+    /// The folder in the cache: another one for every change of the pins.
+    fn folder(&self) -> Result<String> {
+        let mut pin = Vec::new();
+        for file in ["go.mod", "go.sum"] {
+            let path = self.module().join(file);
+            pin.extend(fs::read(&path).doing(|| format!("read {}", path.display()))?);
+        }
+        let hash = xxhash_rust::xxh3::xxh3_64(&pin);
+        let name = if self.module.is_empty() {
+            "kubernetes"
+        } else {
+            self.module
+        };
+        Ok(format!("{name}-{hash:016x}"))
+    }
+}
+
+fn no_go(purpose: &str) -> Error {
+    Error::MissingTool {
+        tool: "go",
+        purpose: format!("build {purpose}"),
+        install: "`sudo apt-get install golang-go` or `brew install go` (1.21 or newer: it fetches the toolchain that \
+                  go.mod names by itself)",
+    }
+}
+
+fn build(recipe: &Recipe, to: &Path) -> Result<()> {
     let Recipe {
         name,
         package,
@@ -118,6 +160,7 @@ fn build(recipe: &Recipe, module: &Path, to: &Path) -> Result<()> {
         usually,
         ..
     } = recipe;
+    let module = recipe.module();
     eprintln!(
         "testbed: building {name} from its pinned Go module, once (usually up to {usually} s on two cores, cold)"
     );
@@ -126,17 +169,12 @@ fn build(recipe: &Recipe, module: &Path, to: &Path) -> Result<()> {
         .args(["build", "-trimpath", "-ldflags", link, "-o"])
         .arg(to)
         .arg(package)
-        .current_dir(module)
+        .current_dir(&module)
         .env("CGO_ENABLED", "0")
         .output();
     let output = match output {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(Error::MissingTool {
-                tool: "go",
-                purpose: format!("build {name}"),
-                install: "`sudo apt-get install golang-go` or `brew install go` (1.21 or newer: it fetches the \
-                          toolchain that go.mod names by itself)",
-            });
+            return Err(no_go(name));
         }
         output => output.doing(|| "run go")?,
     };

@@ -33,9 +33,9 @@ fn pins() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools")
 }
 
-/// The cached file `tools/FOLDER/NAME`, made by `make` (which is given the path to write) when it is not there yet.
+/// The file `tools/FOLDER/NAME` in our cache folder, made by `make` (which is given the path to write) when it is not there yet.
 /// Of processes that want it at the same time one makes it and the others wait.
-fn cached(folder: &str, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+pub fn cached(folder: &str, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let folder = cache_folder()?.join("tools").join(folder);
     let wanted = folder.join(name);
     if wanted.exists() {

@@ -1,0 +1,292 @@
+//! Which registrations are carried out, and what is said to those that are not.
+//!
+//! A registration whose new spec cannot be carried out keeps what it had: bad input loses nothing.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::{Intake, Order};
+use crate::api::{Reason, ServiceRegistration};
+use crate::cluster::{DeskNote, Insistence, Seen};
+use crate::index::RegistrationRef;
+use crate::operator::compile::{Compiled, compile, reference};
+use crate::plan::{Subject, refused_status};
+
+/// One registration.
+#[derive(Debug)]
+pub struct Entry {
+    /// The object and generation that was looked at last.
+    version: (String, i64),
+    /// The list that it was last seen in.
+    list: u64,
+    /// Its spec in force.
+    in_force: Option<Box<Compiled>>,
+    /// Its newest spec, while it is not in force.
+    pending: Option<Box<Compiled>>,
+}
+
+impl Entry {
+    /// The spec that is carried out.
+    pub fn in_force(&self) -> Option<&Compiled> {
+        self.in_force.as_deref()
+    }
+}
+
+/// Why a registration is not carried out.
+struct Refusal {
+    reason: Reason,
+    message: String,
+}
+
+impl Intake {
+    pub(super) fn registration(&mut self, seen: Seen<Box<ServiceRegistration>>, now: Instant) {
+        match seen {
+            Seen::ListBegins => self.registration_list += 1,
+            Seen::Applied(object) => self.registration_applied(&object, now),
+            Seen::Deleted { namespace, name } => {
+                self.registration_gone(&RegistrationRef::new(namespace, name));
+                self.tell_unclear();
+            }
+            Seen::Unreadable {
+                namespace,
+                name,
+                generation,
+                cause,
+            } => {
+                let reference = RegistrationRef::new(namespace, name);
+                let message = format!("This object cannot be read: {cause}. Apply it again as the CRD describes it.");
+                self.mark(&reference, (String::new(), generation));
+                self.refuse(
+                    &reference,
+                    generation,
+                    None,
+                    Refusal {
+                        reason: Reason::InvalidSpec,
+                        message,
+                    },
+                );
+                self.tell_unclear();
+            }
+            Seen::ListComplete => {
+                let gone = self
+                    .entries
+                    .iter()
+                    .filter(|(_, entry)| entry.list != self.registration_list);
+                let gone: Vec<RegistrationRef> = gone.map(|(reference, _)| reference.clone()).collect();
+                for reference in gone {
+                    self.registration_gone(&reference);
+                }
+                self.tell_unclear();
+                self.listed.registrations = true;
+                self.listed_one();
+            }
+        }
+    }
+
+    /// Notes that the registration is there; returns whether this version of it is new.
+    fn mark(&mut self, reference: &RegistrationRef, version: (String, i64)) -> bool {
+        let list = self.registration_list;
+        let entry = self.entries.entry(reference.clone()).or_insert_with(|| Entry {
+            version: Default::default(),
+            list,
+            in_force: None,
+            pending: None,
+        });
+        entry.list = list;
+        std::mem::replace(&mut entry.version, version.clone()) != version
+    }
+
+    fn registration_applied(&mut self, object: &ServiceRegistration, now: Instant) {
+        let reference = reference(object);
+        let seen = DeskNote::Seen(reference.clone(), object.status.clone());
+        // The desk ends only with the process.
+        let _ = self.staff.context().registrations.send(seen);
+        let generation = object.metadata.generation.unwrap_or_default();
+        if !self.mark(&reference, (object.uid().unwrap_or_default(), generation)) {
+            return;
+        }
+        match compile(object) {
+            Ok(compiled) => self.admit(&reference, Box::new(compiled), now),
+            Err(invalid) => self.refuse(
+                &reference,
+                generation,
+                None,
+                Refusal {
+                    reason: Reason::InvalidSpec,
+                    message: format!("{invalid}."),
+                },
+            ),
+        }
+        self.tell_unclear();
+    }
+
+    /// Puts a spec in force, or says why it cannot be.
+    fn admit(&mut self, reference: &RegistrationRef, compiled: Box<Compiled>, now: Instant) {
+        let registration = &compiled.registration;
+        let (registry, generation) = (registration.registry.clone(), registration.generation);
+        let Some(known) = self.registries.get(&registry) else {
+            if !self.listed.registries {
+                // It may be in the list that is on its way: `admit_pending` comes back to this.
+                self.entries.get_mut(reference).expect("it was marked").pending = Some(compiled);
+                return;
+            }
+            let refusal = Refusal {
+                reason: Reason::RegistryNotFound,
+                message: format!(
+                    "There is no Registry \"{registry}\": create it, or name another one in a new registration."
+                ),
+            };
+            return self.refuse(reference, generation, Some(compiled), refusal);
+        };
+        if let Some(scope) = compiled.reserved_scope(known.spec()) {
+            let message = format!(
+                "The prefix {} and the Registry's metaPrefix {} overlap: use a prefix outside of it.",
+                scope.prefix(),
+                known.spec().meta_prefix
+            );
+            let refusal = Refusal {
+                reason: Reason::PrefixReserved,
+                message,
+            };
+            return self.refuse(reference, generation, None, refusal);
+        }
+        let terms = compiled.terms(known.spec());
+        tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
+        let order = Order::Register {
+            registration: reference.clone(),
+            terms,
+            service: registration.service.clone(),
+            generation,
+        };
+        let touches = self.index.apply_registration(registration.clone());
+        let entry = self.entries.get_mut(reference).expect("it was marked");
+        let former = entry.in_force.replace(compiled);
+        entry.pending = None;
+        self.unclear.remove(reference);
+        if let Some(former) = former.filter(|former| former.registration.registry != registry) {
+            // Deleted and created anew in another Registry, between two lists.
+            self.staff
+                .order(&former.registration.registry, Order::Remove(reference.clone()));
+        }
+        self.staff.order(&registry, order);
+        self.forward(touches, now);
+    }
+
+    /// Says why the newest spec of a registration is not carried out. What is in force stays.
+    fn refuse(
+        &mut self,
+        reference: &RegistrationRef,
+        generation: i64,
+        pending: Option<Box<Compiled>>,
+        refusal: Refusal,
+    ) {
+        let Refusal { reason, message } = refusal;
+        tracing::warn!(registration = %reference, generation, reason = reason.as_str(), %message, "not carrying out");
+        let entry = self.entries.get_mut(reference).expect("it was marked");
+        if pending.is_none() && entry.in_force.is_none() {
+            self.unclear.insert(reference.clone());
+        }
+        let service = pending.as_ref().map(|compiled| compiled.registration.service.clone());
+        entry.pending = pending;
+        if let Some(in_force) = &entry.in_force {
+            let order = Order::Refuse {
+                registration: reference.clone(),
+                generation,
+                reason,
+                message,
+            };
+            return self.staff.order(&in_force.registration.registry, order);
+        }
+        let subject = Subject {
+            generation,
+            service: service.as_deref().unwrap_or(&reference.name),
+            registry: "",
+        };
+        let status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
+        let note = DeskNote::Wanted(reference.clone(), status, Insistence::Once);
+        let _ = self.staff.context().registrations.send(note);
+    }
+
+    fn registration_gone(&mut self, reference: &RegistrationRef) {
+        let _ = self
+            .staff
+            .context()
+            .registrations
+            .send(DeskNote::Gone(reference.clone()));
+        self.index.delete_registration(reference);
+        self.unclear.remove(reference);
+        let Some(entry) = self.entries.remove(reference) else {
+            return;
+        };
+        tracing::info!(registration = %reference, "deleted");
+        if let Some(in_force) = entry.in_force {
+            let order = Order::Remove(reference.clone());
+            self.staff.order(&in_force.registration.registry, order);
+        }
+    }
+
+    /// A Registry is there or has changed: what asks for it is looked at again.
+    pub(super) fn admit_all(&mut self, registry: &str, now: Instant) {
+        for (reference, compiled) in self.asking_for(registry) {
+            self.admit(&reference, compiled, now);
+        }
+        self.tell_unclear();
+    }
+
+    /// All Registries are known: what still waits for one waits for one that does not exist.
+    pub(super) fn admit_pending(&mut self, now: Instant) {
+        let waiting =
+            |(reference, entry): (&RegistrationRef, &Entry)| Some((reference.clone(), entry.pending.clone()?));
+        let waiting: Vec<_> = self.entries.iter().filter_map(waiting).collect();
+        for (reference, compiled) in waiting {
+            self.admit(&reference, compiled, now);
+        }
+        self.tell_unclear();
+    }
+
+    /// The registrar of a Registry has nothing yet: it is told everything, as after a restart.
+    pub(super) fn hand_over(&mut self, registry: &Arc<str>, now: Instant) {
+        self.staff.order(registry, Order::SomeAreUnclear(self.some_are_unclear));
+        for (reference, compiled) in self.asking_for(registry) {
+            // Forgotten first, so that every pod of it counts as changed.
+            self.index.delete_registration(&reference);
+            self.admit(&reference, compiled, now);
+        }
+        self.tell_unclear();
+        if self.complete {
+            self.staff.order(registry, Order::KubernetesIsComplete);
+        }
+    }
+
+    /// A Registry is gone: nothing that asks for it can be carried out.
+    pub(super) fn withdraw_all(&mut self, registry: &str, now: Instant) {
+        for (reference, compiled) in self.asking_for(registry) {
+            self.index.delete_registration(&reference);
+            self.entries.get_mut(&reference).expect("it is asking").in_force = None;
+            self.admit(&reference, compiled, now);
+        }
+    }
+
+    /// The registrations that ask for `registry`, with their newest specs.
+    fn asking_for(&self, registry: &str) -> Vec<(RegistrationRef, Box<Compiled>)> {
+        let newest = |entry: &Entry| entry.pending.clone().or_else(|| entry.in_force.clone());
+        let all = self
+            .entries
+            .iter()
+            .filter_map(|(reference, entry)| Some((reference.clone(), newest(entry)?)));
+        all.filter(|(_, compiled)| *compiled.registration.registry == *registry)
+            .collect()
+    }
+
+    /// Tells the registrars whether there are registrations whose keys are not known, if that has changed.
+    fn tell_unclear(&mut self) {
+        let some = !self.unclear.is_empty();
+        if std::mem::replace(&mut self.some_are_unclear, some) != some {
+            self.staff.order_all(|| Order::SomeAreUnclear(some));
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! All that Kubernetes says goes through here: pods into the index, registrations to the registrar of their Registry,
+//! and what the index says has changed after them.
+//!
+//! Owns the index and the decision whether a registration can be carried out ([`admission`]). Knows nothing of etcd.
+
+mod admission;
+mod registries;
+mod staff;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::admission::Entry;
+use self::registries::Known;
+use self::staff::Staff;
+use super::registrar::{Context, Order};
+use super::run::Failure;
+use crate::cluster::{News, Seen};
+use crate::index::{Index, Pod, RegistrationRef, Touch};
+use crate::plan::Tenancy;
+
+/// News taken in without a look at anything else.
+const BATCH: usize = 256;
+
+/// Which object kinds have been listed completely.
+#[derive(Clone, Copy, Debug, Default)]
+struct Listed {
+    pods: bool,
+    registrations: bool,
+    registries: bool,
+}
+
+impl Listed {
+    fn all(self) -> bool {
+        self.pods && self.registrations && self.registries
+    }
+}
+
+/// What Kubernetes has said so far.
+pub struct Intake {
+    index: Index,
+    entries: HashMap<RegistrationRef, Entry>,
+    registries: HashMap<Arc<str>, Known>,
+    staff: Staff,
+    listed: Listed,
+    /// Counts the complete lists of registrations and Registries: what is marked by an older one is gone.
+    registration_list: u64,
+    registry_list: u64,
+    /// Registrations whose spec, or whole object, makes no sense, so that where their keys lie is not known.
+    unclear: HashSet<RegistrationRef>,
+    /// Whether there are any, as last told to the registrars.
+    some_are_unclear: bool,
+    /// Whether the registrars were told that Kubernetes has told everything.
+    complete: bool,
+}
+
+impl Intake {
+    /// Nothing has been said yet.
+    pub fn new(context: Context, shutdown: CancellationToken) -> Self {
+        Self {
+            index: Index::new(),
+            entries: HashMap::new(),
+            registries: HashMap::new(),
+            staff: Staff::new(context, shutdown),
+            listed: Listed::default(),
+            registration_list: 0,
+            registry_list: 0,
+            unclear: HashSet::new(),
+            some_are_unclear: false,
+            complete: false,
+        }
+    }
+
+    /// Takes in `news` until `shutdown`. An error means that a part has ended that never should.
+    pub async fn run(mut self, mut news: mpsc::Receiver<News>, shutdown: CancellationToken) -> Result<(), Failure> {
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                failure = self.staff.failure() => return Err(failure),
+                first = news.recv() => {
+                    let Some(first) = first else { break };
+                    self.take(first, Instant::now());
+                    for _ in 1..BATCH {
+                        match news.try_recv() {
+                            Ok(next) => self.take(next, Instant::now()),
+                            Err(_) => break,
+                        }
+                    }
+                    self.count();
+                }
+            }
+        }
+        self.staff.retire().await;
+        Ok(())
+    }
+
+    fn count(&self) {
+        let metrics = &self.staff.context().metrics;
+        metrics.set_pods(self.index.pod_count());
+        metrics.set_registrations(self.entries.len());
+    }
+
+    fn take(&mut self, news: News, now: Instant) {
+        match news {
+            News::Pod(seen) => self.pod(seen, now),
+            News::Registration(seen) => self.registration(seen, now),
+            News::Registry(seen) => self.registry(seen, now),
+        }
+    }
+
+    fn pod(&mut self, seen: Seen<Pod>, now: Instant) {
+        let touches = match seen {
+            Seen::ListBegins => {
+                self.index.begin_pod_relist();
+                return;
+            }
+            Seen::Applied(pod) => self.index.apply_pod(&pod),
+            Seen::Deleted { namespace, name } => self.index.delete_pod(&namespace, &name),
+            Seen::Unreadable { namespace, name, .. } => {
+                self.index.keep_pod(&namespace, &name);
+                return;
+            }
+            Seen::ListComplete => {
+                let touches = self.index.end_pod_relist();
+                self.forward(touches, now);
+                self.listed.pods = true;
+                self.listed_one();
+                return;
+            }
+        };
+        self.forward(touches, now);
+    }
+
+    /// Tells the registrars what has changed for which registration's pod.
+    fn forward(&self, touches: Vec<Touch>, heard: Instant) {
+        for Touch { registration, pod } in touches {
+            self.forward_pod(&registration, pod, heard);
+        }
+    }
+
+    fn forward_pod(&self, registration: &RegistrationRef, pod: Arc<str>, heard: Instant) {
+        let Some(compiled) = self.entries.get(registration).and_then(Entry::in_force) else {
+            return;
+        };
+        let tenancy = Tenancy::of(self.index.view(registration, &pod), &compiled.outlets);
+        let order = Order::Pod {
+            registration: registration.clone(),
+            pod,
+            tenancy,
+            heard,
+        };
+        self.staff.order(&compiled.registration.registry, order);
+    }
+
+    /// Tells the registrars once that all kinds have been listed.
+    fn listed_one(&mut self) {
+        if self.listed.all() && !std::mem::replace(&mut self.complete, true) {
+            tracing::info!(
+                pods = self.index.pod_count(),
+                registrations = self.entries.len(),
+                registries = self.registries.len(),
+                "Kubernetes has told everything"
+            );
+            self.staff.context().health.set_caches_complete(true);
+            self.staff.order_all(|| Order::KubernetesIsComplete);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Registries as they come, change and go.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kube::ResourceExt;
+
+use super::{Intake, Order};
+use crate::api::{Registry, RegistrySpec};
+use crate::cluster::{DeskNote, Seen};
+use crate::telemetry::RegistryHealth;
+
+/// One Registry.
+#[derive(Debug)]
+pub struct Known {
+    uid: String,
+    generation: i64,
+    spec: RegistrySpec,
+    /// The list that it was last seen in.
+    list: u64,
+}
+
+impl Known {
+    /// What it says.
+    pub fn spec(&self) -> &RegistrySpec {
+        &self.spec
+    }
+}
+
+impl Intake {
+    pub(super) fn registry(&mut self, seen: Seen<Box<Registry>>, now: Instant) {
+        match seen {
+            Seen::ListBegins => self.registry_list += 1,
+            Seen::Applied(object) => self.registry_applied(*object, now),
+            Seen::Deleted { name, .. } => self.registry_gone(&name, now),
+            // The watch has said so; what is known of it stays in force.
+            Seen::Unreadable { name, .. } => {
+                if let Some(known) = self.registries.get_mut(&*name) {
+                    known.list = self.registry_list;
+                }
+            }
+            Seen::ListComplete => {
+                let gone = self
+                    .registries
+                    .iter()
+                    .filter(|(_, known)| known.list != self.registry_list);
+                let gone: Vec<Arc<str>> = gone.map(|(name, _)| name.clone()).collect();
+                for name in gone {
+                    self.registry_gone(&name, now);
+                }
+                if !std::mem::replace(&mut self.listed.registries, true) {
+                    self.admit_pending(now);
+                }
+                self.listed_one();
+            }
+        }
+    }
+
+    fn registry_applied(&mut self, object: Registry, now: Instant) {
+        let name: Arc<str> = object.name_any().into();
+        let generation = object.metadata.generation.unwrap_or_default();
+        let uid = object.uid().unwrap_or_default();
+        // The desk ends only with the process.
+        let _ = self
+            .staff
+            .context()
+            .registries
+            .send(DeskNote::Seen(name.clone(), object.status));
+        let spec = object.spec;
+        let known = Known {
+            uid,
+            generation,
+            spec: spec.clone(),
+            list: self.registry_list,
+        };
+        let former = self.registries.insert(name.clone(), known);
+        let Some(former) = former else {
+            tracing::info!(registry = %name, endpoints = ?spec.endpoints, "a Registry to serve");
+            self.staff
+                .context()
+                .health
+                .set_registry(&name, RegistryHealth::Starting);
+            self.staff.engage(&name, spec, generation);
+            return self.hand_over(&name, now);
+        };
+        let is_new = former.generation != generation || former.uid != object.metadata.uid.unwrap_or_default();
+        if !is_new {
+            return;
+        }
+        if former.spec.endpoints != spec.endpoints || former.spec.meta_prefix != spec.meta_prefix {
+            tracing::info!(registry = %name, endpoints = ?spec.endpoints, "the Registry's endpoints changed, connecting anew");
+            self.staff.engage(&name, spec, generation);
+            return self.hand_over(&name, now);
+        }
+        self.staff.order(&name, Order::Limits(spec.limits, generation));
+        if former.spec.ttl_seconds != spec.ttl_seconds {
+            self.admit_all(&name, now);
+        }
+    }
+
+    fn registry_gone(&mut self, name: &str, now: Instant) {
+        if self.registries.remove(name).is_none() {
+            return;
+        }
+        tracing::warn!(
+            registry = name,
+            "the Registry was deleted: its keys are renewed no more and go with their TTL"
+        );
+        self.staff.dismiss(name);
+        let context = self.staff.context();
+        context.health.forget(name);
+        context.metrics.forget(name);
+        let _ = context.registries.send(DeskNote::Gone(name.into()));
+        self.withdraw_all(name, now);
+    }
+}

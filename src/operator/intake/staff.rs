@@ -1,0 +1,94 @@
+//! The registrars: one for each Registry, started and ended as Registries come and go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::RegistrySpec;
+use crate::operator::registrar::{Context, Order, serve};
+use crate::operator::run::Failure;
+
+/// All registrars.
+pub struct Staff {
+    context: Context,
+    members: HashMap<Arc<str>, Member>,
+    tasks: JoinSet<Result<(), Failure>>,
+    shutdown: CancellationToken,
+}
+
+/// One registrar.
+struct Member {
+    orders: mpsc::UnboundedSender<Order>,
+    end: CancellationToken,
+}
+
+impl Staff {
+    /// Nobody yet.
+    pub fn new(context: Context, shutdown: CancellationToken) -> Self {
+        Self {
+            context,
+            members: HashMap::new(),
+            tasks: JoinSet::new(),
+            shutdown,
+        }
+    }
+
+    /// What registrars share.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Starts a registrar for `registry`, in the place of one that may be there. The new one takes over what the old
+    /// one has in etcd, as after a restart.
+    pub fn engage(&mut self, registry: &Arc<str>, spec: RegistrySpec, generation: i64) {
+        self.dismiss(registry);
+        let (orders, incoming) = mpsc::unbounded_channel();
+        let end = self.shutdown.child_token();
+        let (name, context) = (registry.clone(), self.context.clone());
+        self.tasks
+            .spawn(serve(name, (spec, generation), context, incoming, end.clone()));
+        self.members.insert(registry.clone(), Member { orders, end });
+    }
+
+    /// Ends the registrar of `registry`, if there is one. What it has in etcd is renewed no more.
+    pub fn dismiss(&mut self, registry: &str) {
+        if let Some(member) = self.members.remove(registry) {
+            member.end.cancel();
+        }
+    }
+
+    /// Gives an order to the registrar of `registry`.
+    pub fn order(&self, registry: &str, order: Order) {
+        if let Some(member) = self.members.get(registry) {
+            // One that has ended is about to be noticed.
+            let _ = member.orders.send(order);
+        }
+    }
+
+    /// Gives an order to every registrar.
+    pub fn order_all(&self, order: impl Fn() -> Order) {
+        for registry in self.members.keys() {
+            self.order(registry, order());
+        }
+    }
+
+    /// Waits until a registrar ends that was not dismissed; for ever if none does.
+    pub async fn failure(&mut self) -> Failure {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(failure))) => return failure,
+                Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until all have ended, which they do on shutdown.
+    pub async fn retire(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}

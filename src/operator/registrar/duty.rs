@@ -1,0 +1,138 @@
+//! What leading brings with it: taking over what a predecessor left, and sweeping up after registrations that were
+//! deleted while nobody was there to see it.
+//!
+//! Such registrations are in no list any more, so nobody watches where their keys lie. But the keys are on our leases,
+//! and etcd knows which keys are on a lease: those that nobody is known to want are read, and from there on treated
+//! like any other key.
+
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{Done, Registrar};
+use crate::cluster::DeskNote;
+use crate::etcd::{self, Leadership};
+use crate::plan::{Held, Key, Observation, Revision};
+
+/// Questions to etcd at a time.
+const QUESTIONS: usize = 4;
+/// Before a sweep that failed is tried again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Whether there is something to sweep up.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    due: bool,
+    running: bool,
+    not_before: Option<Instant>,
+}
+
+impl Sweep {
+    /// There may be something to sweep up.
+    pub fn is_due(&mut self) {
+        self.due = true;
+    }
+
+    /// When to try again after a failure.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.not_before.filter(|_| self.due && !self.running)
+    }
+}
+
+impl Registrar {
+    pub(super) fn leads(&self) -> bool {
+        matches!(&*self.leadership.borrow(), Leadership::Leading(_))
+    }
+
+    pub(super) fn leadership_changed(&mut self) {
+        let now = self.leadership.borrow_and_update().clone();
+        self.metrics.set_leader(matches!(now, Leadership::Leading(_)));
+        match now {
+            Leadership::Leading(_) => {
+                self.led = true;
+                self.sweep.is_due();
+            }
+            Leadership::Standby { .. } => {
+                self.led = false;
+                // Whoever leads now writes the statuses.
+                for registration in self.subjects.keys() {
+                    let _ = self
+                        .context
+                        .registrations
+                        .send(DeskNote::Released(registration.clone()));
+                }
+                let _ = self.context.registries.send(DeskNote::Released(self.name.clone()));
+                self.told.forget();
+            }
+            Leadership::Seeking => {}
+        }
+    }
+
+    /// Asks which keys are on our leases, when that is due and everything else is known.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let all_known = self.kubernetes_is_complete && !self.some_are_unclear && self.standing.is_live();
+        let waiting = self.sweep.running || self.sweep.not_before.is_some_and(|at| at > now);
+        if !self.sweep.due || waiting || !all_known || !self.leads() {
+            return;
+        }
+        self.sweep = Sweep {
+            due: false,
+            running: true,
+            not_before: None,
+        };
+        let (connection, leases) = (self.connection.clone(), self.ledger.lease_ids());
+        self.tasks.spawn(async move {
+            let questions = stream::iter(leases).map(|lease| connection.lease(lease, true));
+            let states: etcd::Result<Vec<_>> = questions.buffer_unordered(QUESTIONS).try_collect().await;
+            let keys = states.map(|states| states.into_iter().flatten().flat_map(|state| state.keys).collect());
+            Done::Listed(keys)
+        });
+    }
+
+    pub(super) fn listed(&mut self, keys: etcd::Result<Vec<Key>>) {
+        let unknown = match keys {
+            Ok(keys) => self.ledger.unknown_keys(keys),
+            Err(error) => return self.sweep_failed(&error),
+        };
+        if unknown.is_empty() {
+            self.sweep.running = false;
+            return;
+        }
+        let connection = self.connection.clone();
+        self.tasks.spawn(async move {
+            let looks = stream::iter(unknown).map(|key| {
+                let connection = &connection;
+                async move {
+                    let (held, revision) = connection.get(&key).await?;
+                    Ok((key, held, revision))
+                }
+            });
+            Done::Looked(looks.buffer_unordered(QUESTIONS).try_collect().await)
+        });
+    }
+
+    pub(super) fn looked(&mut self, found: etcd::Result<Vec<(Key, Option<Held>, Revision)>>) {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return self.sweep_failed(&error),
+        };
+        self.sweep.running = false;
+        // While etcd was asked, a registration may have become unclear: then the keys may be its.
+        if self.some_are_unclear {
+            return self.sweep.is_due();
+        }
+        tracing::info!(registry = %self.name, keys = found.len(), "sweeping up keys of registrations that are gone");
+        for (key, held, revision) in found {
+            self.ledger.observe(Observation::Changed { key, held, revision });
+        }
+    }
+
+    fn sweep_failed(&mut self, error: &etcd::Error) {
+        tracing::warn!(registry = %self.name, %error, "cannot ask which keys are on our leases; asking again");
+        self.sweep = Sweep {
+            due: true,
+            running: false,
+            not_before: Some(Instant::now() + PAUSE),
+        };
+    }
+}

@@ -1,0 +1,55 @@
+//! What a registrar is told by the intake.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::api::{Limits, Reason};
+use crate::index::RegistrationRef;
+use crate::plan::{Tenancy, Terms};
+
+/// One order. They are carried out in the order in which they were sent.
+#[derive(Debug)]
+pub enum Order {
+    /// A registration is to be carried out on these terms, for pods that are told afterwards.
+    Register {
+        /// The registration.
+        registration: RegistrationRef,
+        /// What it asks for.
+        terms: Terms,
+        /// The name under which consumers know the service.
+        service: Arc<str>,
+        /// `metadata.generation` of its spec.
+        generation: i64,
+    },
+    /// A registration's new spec cannot be carried out: what it had before stays in force.
+    Refuse {
+        /// The registration.
+        registration: RegistrationRef,
+        /// `metadata.generation` of the new spec.
+        generation: i64,
+        /// Why, for scripts.
+        reason: Reason,
+        /// Why, for people.
+        message: String,
+    },
+    /// A registration is gone, and all its keys are to go.
+    Remove(RegistrationRef),
+    /// This is what a pod is to have for a registration; nothing when it is not ready, not selected or gone.
+    Pod {
+        /// The registration.
+        registration: RegistrationRef,
+        /// The pod's name.
+        pod: Arc<str>,
+        /// What it is to have.
+        tenancy: Option<Tenancy>,
+        /// When Kubernetes told of it.
+        heard: Instant,
+    },
+    /// Kubernetes has told everything: what nobody asked for until now is wanted by nobody.
+    KubernetesIsComplete,
+    /// Whether there are registrations whose keys are not known because they cannot be read: as long as there are,
+    /// a key that nobody is known to want may be theirs.
+    SomeAreUnclear(bool),
+    /// The Registry's limits changed, as of this generation of its spec.
+    Limits(Limits, i64),
+}

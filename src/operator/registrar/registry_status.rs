@@ -1,0 +1,164 @@
+//! What the author of a Registry reads: connected or why not, who leads, how much is kept.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::standing::Link;
+use crate::api::{ConditionStatus, ConditionType, Reason, RegistryStatus, conditions};
+
+/// The least time between two writes that tell nothing but other counters.
+const COUNTERS: Duration = Duration::from_secs(10);
+
+/// What the status is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The generation of the Registry's spec.
+    pub generation: i64,
+    /// How its etcd stands.
+    pub link: Link,
+    /// Its version.
+    pub version: Option<String>,
+    /// The replica that leads.
+    pub leader: Option<String>,
+    /// Leases kept.
+    pub leases: usize,
+    /// Keys kept.
+    pub keys: usize,
+}
+
+impl Facts {
+    fn without_counters(&self) -> Self {
+        Self {
+            leases: 0,
+            keys: 0,
+            ..self.clone()
+        }
+    }
+
+    /// The status that tells them.
+    pub fn status(&self, now: &Time) -> RegistryStatus {
+        let (status, reason, message) = match &self.link {
+            Link::Up => (
+                ConditionStatus::True,
+                Reason::Connected,
+                "The operator reads, watches and writes this etcd.",
+            ),
+            Link::Unsure => (
+                ConditionStatus::Unknown,
+                Reason::Connecting,
+                "The operator is connecting to this etcd.",
+            ),
+            Link::Down(trouble) => (ConditionStatus::False, reason(trouble.reason), trouble.message.as_str()),
+        };
+        let mut list = Vec::new();
+        let generation = Some(self.generation);
+        conditions::set(
+            &mut list,
+            ConditionType::Connected,
+            status,
+            reason,
+            message,
+            generation,
+            now,
+        );
+        let count = |number| u64::try_from(number).unwrap_or(u64::MAX);
+        RegistryStatus {
+            observed_generation: generation,
+            leader: self.leader.clone(),
+            etcd_version: self.version.clone(),
+            leases: Some(count(self.leases)),
+            keys: Some(count(self.keys)),
+            conditions: list,
+        }
+    }
+}
+
+/// etcd's reasons come down to the few that a Registry's author can do something about.
+fn reason(reason: &str) -> Reason {
+    match reason {
+        "NoLeader" => Reason::NoLeader,
+        "UnsupportedVersion" => Reason::UnsupportedVersion,
+        "PermissionDenied" | "Unauthenticated" => Reason::PermissionDenied,
+        _ => Reason::Unreachable,
+    }
+}
+
+/// Which facts have been told, and when the next may be.
+#[derive(Debug, Default)]
+pub struct Told {
+    last: Option<(Facts, Instant)>,
+}
+
+impl Told {
+    /// Nobody is told by us any more: what was told may since have been told otherwise.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+
+    /// Whether `facts` are to be told now; if so, they are taken as told.
+    pub fn tell(&mut self, facts: &Facts, now: Instant) -> bool {
+        let due = self.due(facts, now).is_some_and(|due| due <= now);
+        if due {
+            self.last = Some((facts.clone(), now));
+        }
+        due
+    }
+
+    /// When `facts` are to be told; none when they have been.
+    pub fn due(&self, facts: &Facts, now: Instant) -> Option<Instant> {
+        match &self.last {
+            None => Some(now),
+            Some((told, _)) if told == facts => None,
+            Some((told, _)) if told.without_counters() != facts.without_counters() => Some(now),
+            Some((_, when)) => Some(*when + COUNTERS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::standing::Trouble;
+    use super::*;
+
+    fn facts(keys: usize, link: Link) -> Facts {
+        Facts {
+            generation: 1,
+            link,
+            version: Some("3.6.15".to_owned()),
+            leader: Some("a".to_owned()),
+            leases: 1,
+            keys,
+        }
+    }
+
+    #[test]
+    fn counters_are_told_every_ten_seconds_and_the_rest_at_once() {
+        let start = Instant::now();
+        let mut told = Told::default();
+        assert!(told.tell(&facts(1, Link::Up), start));
+        assert!(!told.tell(&facts(1, Link::Up), start + COUNTERS * 2), "nothing is new");
+        assert!(!told.tell(&facts(2, Link::Up), start + COUNTERS / 2), "too early");
+        assert!(told.tell(&facts(2, Link::Unsure), start + COUNTERS / 2));
+        assert!(told.tell(&facts(3, Link::Unsure), start + COUNTERS * 2));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_the_condition() {
+        let trouble = Trouble {
+            reason: "Unauthenticated",
+            message: "give it a user".to_owned(),
+        };
+        let now = Time(jiff::Timestamp::UNIX_EPOCH);
+        let status = facts(1, Link::Down(trouble)).status(&now);
+        let connected = &status.conditions[0];
+        assert_eq!(
+            (
+                connected.status.as_str(),
+                connected.reason.as_str(),
+                connected.message.as_str()
+            ),
+            ("False", "PermissionDenied", "give it a user")
+        );
+    }
+}

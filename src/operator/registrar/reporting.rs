@@ -1,0 +1,249 @@
+//! Telling what is registered: in the status of each registration, of the Registry, in gauges and on `/readyz`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::registry_status::Facts;
+use super::standing::{Link, Trouble};
+use super::{Context, Registrar};
+use crate::api::{ConditionStatus, ConditionType, Reason, conditions};
+use crate::cluster::{DeskNote, Insistence};
+use crate::etcd::{self, Leadership};
+use crate::index::RegistrationRef;
+use crate::operator::pacer::Pacer;
+use crate::plan::{self, Footing, status_of};
+use crate::telemetry::RegistryHealth;
+
+/// Changes that come within this time are told together.
+const SETTLE: Duration = Duration::from_millis(50);
+/// The least time between two statuses of one registration.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pace of the statuses of registrations.
+pub fn pacer() -> Pacer<RegistrationRef> {
+    Pacer::new(SETTLE, INTERVAL)
+}
+
+/// What a status needs of a registration that the ledger does not know.
+#[derive(Debug)]
+pub struct Subject {
+    service: Arc<str>,
+    generation: i64,
+    /// Why the newest spec is not the one in force.
+    refusal: Option<(Reason, String)>,
+    /// Whether a conflict was logged.
+    in_conflict: bool,
+}
+
+impl Subject {
+    /// A registration whose newest spec is in force.
+    pub fn new(service: Arc<str>, generation: i64) -> Self {
+        Self {
+            service,
+            generation,
+            refusal: None,
+            in_conflict: false,
+        }
+    }
+
+    /// Its newest spec, of this generation, cannot be carried out.
+    pub fn refuse(&mut self, generation: i64, reason: Reason, message: String) {
+        self.generation = generation;
+        self.refusal = Some((reason, message));
+    }
+}
+
+/// In whose name this replica writes statuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voice {
+    /// Somebody else does, or nobody needs to yet.
+    Silent,
+    /// Nobody is known to lead, and etcd does not answer: what nobody else says is said.
+    Spare,
+    /// As the leader, or as the last one that led.
+    Leader,
+}
+
+/// How this replica stands with the Registry: what it says changes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stance {
+    voice: Voice,
+    footing: Footing,
+    health: RegistryHealth,
+}
+
+impl Default for Stance {
+    fn default() -> Self {
+        Self {
+            voice: Voice::Silent,
+            footing: Footing::Starting,
+            health: RegistryHealth::Starting,
+        }
+    }
+}
+
+fn now() -> Time {
+    Time(Timestamp::now())
+}
+
+/// Tells that a Registry's endpoints make no sense.
+pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, error: &etcd::Error) {
+    tracing::error!(registry = %name, %error, "this Registry cannot be used");
+    let facts = Facts {
+        generation,
+        link: Link::Down(error.into()),
+        version: None,
+        leader: None,
+        leases: 0,
+        keys: 0,
+    };
+    let note = DeskNote::Wanted(name.clone(), facts.status(&now()), Insistence::Once);
+    // The desk ends only with the process.
+    let _ = context.registries.send(note);
+    context.health.set_registry(name, RegistryHealth::Unreachable);
+}
+
+impl Registrar {
+    /// Tells what is to be told by now.
+    pub(super) fn report(&mut self, at: Instant) {
+        let stance = self.stance(at);
+        if stance != self.stance {
+            self.stance = stance;
+            for registration in self.subjects.keys() {
+                self.pacer.changed(registration.clone(), at);
+            }
+            self.context.health.set_registry(&self.name, self.stance.health);
+            self.metrics.set_connected(!matches!(
+                self.stance.health,
+                RegistryHealth::Starting | RegistryHealth::Unreachable
+            ));
+        }
+        for registration in self.ledger.take_changed() {
+            self.pacer.changed(registration, at);
+        }
+        while let Some(registration) = self.pacer.take_due(at) {
+            self.report_registration(&registration);
+        }
+        self.report_registry(at);
+    }
+
+    fn report_registration(&mut self, registration: &RegistrationRef) {
+        let Stance { voice, ref footing, .. } = self.stance;
+        let Some(subject) = self.subjects.get_mut(registration) else {
+            return;
+        };
+        let insistence = match (voice, footing) {
+            (Voice::Silent, _) => return,
+            (Voice::Leader, Footing::Firm | Footing::Unreachable(_)) if self.kubernetes_is_complete => {
+                Insistence::Always
+            }
+            // Not everything is known yet: better than nothing, but not better than what a predecessor knew.
+            (Voice::Leader | Voice::Spare, _) => Insistence::IfBlank,
+        };
+        let Some(report) = self.ledger.report(registration) else {
+            return;
+        };
+        let in_conflict = !report.conflicts.is_empty();
+        if in_conflict != std::mem::replace(&mut subject.in_conflict, in_conflict) {
+            let keys = report.conflicts.len();
+            if in_conflict {
+                tracing::warn!(%registration, keys, first = %report.conflicts[0].key, "keys are held by someone else");
+            } else {
+                tracing::info!(%registration, "no key is held by someone else any more");
+            }
+        }
+        let now = now();
+        let about = plan::Subject {
+            generation: subject.generation,
+            service: &subject.service,
+            registry: &self.name,
+        };
+        let mut status = status_of(&report, footing, about, &now);
+        if let Some((reason, message)) = &subject.refusal {
+            let (list, generation) = (&mut status.conditions, Some(subject.generation));
+            let message = format!("{message} What was registered before stays in force.");
+            let (kind, refused) = (ConditionType::Accepted, ConditionStatus::False);
+            conditions::set(list, kind, refused, *reason, &message, generation, &now);
+        }
+        let note = DeskNote::Wanted(registration.clone(), status, insistence);
+        let _ = self.context.registrations.send(note);
+    }
+
+    fn report_registry(&mut self, at: Instant) {
+        let facts = self.facts(at);
+        let insistence = match self.stance.voice {
+            Voice::Silent => return,
+            Voice::Spare => Insistence::Once,
+            Voice::Leader => Insistence::Always,
+        };
+        if self.told.tell(&facts, at) {
+            let note = DeskNote::Wanted(self.name.clone(), facts.status(&now()), insistence);
+            let _ = self.context.registries.send(note);
+        }
+    }
+
+    /// When the Registry's status is to be written again.
+    pub(super) fn registry_report_due(&mut self, at: Instant) -> Option<Instant> {
+        if self.stance.voice == Voice::Silent {
+            return None;
+        }
+        let facts = self.facts(at);
+        self.told.due(&facts, at)
+    }
+
+    fn facts(&mut self, at: Instant) -> Facts {
+        let (leases, keys) = (self.ledger.leases().len(), self.ledger.key_count());
+        self.metrics.set_leases(leases);
+        self.metrics.set_keys(keys);
+        Facts {
+            generation: self.generation,
+            link: self.standing.link(at),
+            version: self.standing.version().map(str::to_owned),
+            leader: match &*self.leadership.borrow() {
+                Leadership::Leading(_) => Some(self.context.identity.to_string()),
+                Leadership::Standby { leader } => Some(leader.clone()),
+                Leadership::Seeking => None,
+            },
+            leases,
+            keys,
+        }
+    }
+
+    fn voice(&self, at: Instant) -> Voice {
+        match &*self.leadership.borrow() {
+            Leadership::Leading(_) => Voice::Leader,
+            Leadership::Standby { .. } => Voice::Silent,
+            Leadership::Seeking if self.led => Voice::Leader,
+            Leadership::Seeking if matches!(self.standing.link(at), Link::Down(_)) => Voice::Spare,
+            Leadership::Seeking => Voice::Silent,
+        }
+    }
+
+    fn footing(&self, at: Instant) -> Footing {
+        let unreachable = |trouble: &Trouble| Footing::Unreachable(trouble.message.clone());
+        match (self.standing.link(at), self.writing.trouble(at)) {
+            (Link::Down(trouble), _) => unreachable(&trouble),
+            (Link::Up | Link::Unsure, Some(trouble)) => unreachable(trouble),
+            (Link::Up, None) if self.kubernetes_is_complete => Footing::Firm,
+            // A view that was live a moment ago still tells what is there.
+            (Link::Unsure, None) if self.stance.footing == Footing::Firm => Footing::Firm,
+            (Link::Up | Link::Unsure, None) => Footing::Starting,
+        }
+    }
+
+    fn stance(&self, at: Instant) -> Stance {
+        let footing = self.footing(at);
+        let health = match (&*self.leadership.borrow(), &footing) {
+            (_, Footing::Unreachable(_)) => RegistryHealth::Unreachable,
+            (_, Footing::Starting) => RegistryHealth::Starting,
+            (Leadership::Leading(_), Footing::Firm) => RegistryHealth::Leading,
+            (Leadership::Standby { .. }, Footing::Firm) => RegistryHealth::StandingBy,
+            (Leadership::Seeking, Footing::Firm) => RegistryHealth::Electing,
+        };
+        let voice = self.voice(at);
+        Stance { voice, footing, health }
+    }
+}

@@ -1,0 +1,202 @@
+//! How a Registry's etcd stands with us: whether it answers, and since when it does not.
+
+use std::time::{Duration, Instant};
+
+use crate::etcd;
+
+/// How long etcd may be silent before anybody is told: electing a new leader of its own takes it one to two seconds.
+const GRACE: Duration = Duration::from_secs(3);
+/// Between two questions to an etcd that is in trouble.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// The oldest etcd that answers everything asked of it (nested transactions, member of 2019).
+const OLDEST: (u32, u32) = (3, 4);
+
+/// What is known about the etcd.
+#[derive(Debug)]
+pub struct Standing {
+    /// Whether our view of its keys is complete and live.
+    live: bool,
+    /// Since when it is not.
+    since: Instant,
+    /// When to ask for its status; none while nothing is in question.
+    ask_at: Option<Instant>,
+    /// What it last said of itself.
+    version: Option<String>,
+    /// What went wrong last, unless something has gone well since.
+    trouble: Option<Trouble>,
+}
+
+/// What is wrong with the etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// In one word: an [`etcd::Error::reason`], or one of our own.
+    pub reason: &'static str,
+    /// What is wrong and what can be done.
+    pub message: String,
+}
+
+impl From<&etcd::Error> for Trouble {
+    fn from(error: &etcd::Error) -> Self {
+        Self {
+            reason: error.reason(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// How it stands, in one word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Our view is live.
+    Up,
+    /// It is not, but has not been for so short a time that this means nothing.
+    Unsure,
+    /// It has not been for long.
+    Down(Trouble),
+}
+
+impl Standing {
+    /// Nothing is known yet.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            live: false,
+            since: now,
+            ask_at: Some(now),
+            version: None,
+            trouble: None,
+        }
+    }
+
+    /// Our view of its keys is live.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Our view is complete and live (again). What it says of itself may be new.
+    pub fn view_is_live(&mut self, now: Instant) {
+        self.live = true;
+        self.ask_at = Some(now);
+        self.trouble = None;
+    }
+
+    /// Our view is no longer live.
+    pub fn view_is_lost(&mut self, now: Instant) {
+        if std::mem::take(&mut self.live) {
+            self.since = now;
+        }
+        self.ask_at.get_or_insert(now);
+    }
+
+    /// When to ask it for its status.
+    pub fn ask_at(&self) -> Option<Instant> {
+        self.ask_at
+    }
+
+    /// It is being asked for its status.
+    pub fn asked(&mut self) {
+        self.ask_at = None;
+    }
+
+    /// It was asked for its status, with this result.
+    pub fn answered(&mut self, answer: Result<etcd::Status, etcd::Error>, now: Instant) {
+        match answer {
+            Ok(status) => {
+                self.trouble = (!status.has_leader).then(|| Trouble {
+                    reason: "NoLeader",
+                    message: "members of the etcd cluster answer, but it has no leader: see whether most of them run"
+                        .to_owned(),
+                });
+                self.version = Some(status.version);
+            }
+            Err(error) => self.trouble = Some((&error).into()),
+        }
+        if !self.live {
+            self.ask_at = Some(now + ASK_AGAIN);
+        }
+    }
+
+    /// The version it told.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// Set when it is too old to be written to.
+    pub fn too_old(&self) -> Option<Trouble> {
+        let version = self.version.as_deref()?;
+        let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+        let told = (parts.next()?, parts.next()?);
+        let (major, minor) = OLDEST;
+        (told < OLDEST).then(|| Trouble {
+            reason: "UnsupportedVersion",
+            message: format!("etcd {version} is too old to be written to: use {major}.{minor} or newer"),
+        })
+    }
+
+    /// How it stands.
+    pub fn link(&self, now: Instant) -> Link {
+        if let Some(trouble) = self.too_old() {
+            return Link::Down(trouble);
+        }
+        if self.live {
+            return Link::Up;
+        }
+        if now < self.since + GRACE {
+            return Link::Unsure;
+        }
+        Link::Down(self.trouble.clone().unwrap_or_else(|| Trouble {
+            reason: "Unreachable",
+            message: "the watch on our keys cannot be opened: see the operator's log".to_owned(),
+        }))
+    }
+
+    /// When [`Self::link`] changes by the mere passing of time.
+    pub fn changes_at(&self, now: Instant) -> Option<Instant> {
+        let at = self.since + GRACE;
+        (!self.live && now < at).then_some(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(version: &str, has_leader: bool) -> etcd::Status {
+        etcd::Status {
+            version: version.to_owned(),
+            cluster_id: 1,
+            revision: 1,
+            db_bytes: 0,
+            has_leader,
+        }
+    }
+
+    #[test]
+    fn a_short_silence_means_nothing_and_a_long_one_is_told_with_its_cause() {
+        let start = Instant::now();
+        let mut standing = Standing::new(start);
+        standing.view_is_live(start);
+        assert_eq!(standing.link(start), Link::Up);
+        standing.view_is_lost(start);
+        assert_eq!(standing.link(start + GRACE / 2), Link::Unsure);
+        assert_eq!(standing.changes_at(start), Some(start + GRACE));
+        standing.answered(Ok(status("3.6.15", false)), start);
+        let Link::Down(trouble) = standing.link(start + GRACE) else {
+            panic!("not told");
+        };
+        assert_eq!(trouble.reason, "NoLeader");
+        assert_eq!(standing.ask_at(), Some(start + ASK_AGAIN), "asked until it is back");
+    }
+
+    #[test]
+    fn an_etcd_that_is_too_old_is_told_even_while_it_answers() {
+        let now = Instant::now();
+        let mut standing = Standing::new(now);
+        standing.view_is_live(now);
+        standing.answered(Ok(status("3.3.27", true)), now);
+        assert!(matches!(standing.link(now), Link::Down(trouble) if trouble.reason == "UnsupportedVersion"));
+        for version in ["3.4.0", "3.7.2-rc.0", "4.0.0", "unheard of"] {
+            standing.answered(Ok(status(version, true)), now);
+            assert_eq!(standing.link(now), Link::Up, "{version}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Carrying out the ledger's steps while this replica leads: how many at a time, how fast, and what when one fails.
+
+use std::time::{Duration, Instant};
+
+use super::standing::Trouble;
+use super::{Done, Registrar, size};
+use crate::api::Limits;
+use crate::etcd::{self, Leadership, lease_id};
+use crate::operator::budget::Budget;
+use crate::plan::{Fence, LeaseId, Op, OpResult, Step, Ticket, Transaction, Verdict};
+use crate::telemetry::KeyWrite;
+
+/// Grants under way at a time.
+const GRANTS: usize = 8;
+/// How long to wait after a failure, doubled with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long writes may fail before anybody is told.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What is under way, and when more may be.
+#[derive(Debug)]
+pub struct Writing {
+    budget: Budget,
+    most_in_flight: usize,
+    in_flight: usize,
+    granting: usize,
+    /// The proof under which etcd last refused to write: it never holds again.
+    fenced: Option<Fence>,
+    failing: Option<Failing>,
+    /// When the oldest change was heard of that is not in a transaction yet.
+    heard: Option<Instant>,
+    /// The budget was spent before the work was done.
+    throttled: bool,
+}
+
+/// A row of failures.
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    again_at: Instant,
+    pause: Duration,
+    trouble: Trouble,
+}
+
+impl Writing {
+    /// Nothing is under way.
+    pub fn new(limits: &Limits, now: Instant) -> Self {
+        Self {
+            budget: Budget::new(limits.keys_per_second, now),
+            most_in_flight: size(limits.transactions_in_flight),
+            in_flight: 0,
+            granting: 0,
+            fenced: None,
+            failing: None,
+            heard: None,
+            throttled: false,
+        }
+    }
+
+    /// From now on within these limits.
+    pub fn set_limits(&mut self, limits: &Limits) {
+        self.budget.set_rate(limits.keys_per_second);
+        self.most_in_flight = size(limits.transactions_in_flight);
+    }
+
+    /// A change was heard of at this time.
+    pub fn heard(&mut self, at: Instant) {
+        self.heard.get_or_insert(at);
+    }
+
+    /// What has kept writes from succeeding for a while.
+    pub fn trouble(&self, now: Instant) -> Option<&Trouble> {
+        let failing = self.failing.as_ref()?;
+        (now >= failing.since + GRACE).then_some(&failing.trouble)
+    }
+
+    /// When to look again; none when the end of something under way will bring that about.
+    pub fn wake_at(&mut self, now: Instant) -> Option<Instant> {
+        let paused = self
+            .failing
+            .as_ref()
+            .map(|failing| failing.again_at)
+            .filter(|at| *at > now);
+        let throttled = self.throttled.then(|| now + self.budget.wait(now));
+        paused.into_iter().chain(throttled).max()
+    }
+
+    fn succeeded(&mut self) {
+        self.failing = None;
+    }
+
+    fn failed(&mut self, what: &'static str, registry: &str, error: &etcd::Error) {
+        let now = Instant::now();
+        let pause = match &self.failing {
+            None => {
+                tracing::warn!(registry, %error, "{what} failed; trying on");
+                FIRST_PAUSE
+            }
+            // Transactions that were under way together fail together: that is one failure.
+            Some(failing) if failing.again_at > now => return,
+            Some(failing) => {
+                tracing::debug!(registry, %error, "{what} failed");
+                (failing.pause * 2).min(LONGEST_PAUSE)
+            }
+        };
+        self.failing = Some(Failing {
+            since: self.failing.as_ref().map_or(now, |failing| failing.since),
+            again_at: now + pause,
+            pause,
+            trouble: error.into(),
+        });
+    }
+}
+
+impl Registrar {
+    /// Starts what the ledger asks for, as far as this replica leads and the limits go.
+    pub(super) fn write(&mut self, now: Instant) {
+        self.writing.throttled = false;
+        let Leadership::Leading(fence) = self.leadership.borrow().clone() else {
+            return;
+        };
+        let paused = self
+            .writing
+            .failing
+            .as_ref()
+            .is_some_and(|failing| failing.again_at > now);
+        if paused || self.writing.fenced.as_ref() == Some(&fence) || self.standing.too_old().is_some() {
+            return;
+        }
+        while self.writing.in_flight < self.writing.most_in_flight && self.writing.granting < GRANTS {
+            if !self.writing.budget.wait(now).is_zero() {
+                self.writing.throttled = true;
+                return;
+            }
+            match self.ledger.next(Transaction::MAX_OPS, self.writing.granting) {
+                Some(Step::Write(ticket, transaction)) => self.commit(&fence, ticket, transaction, now),
+                Some(Step::Grant { ttl, count }) => {
+                    for _ in 0..count.min(GRANTS - self.writing.granting) {
+                        self.grant(ttl);
+                    }
+                }
+                None => {
+                    // Whatever was heard of has been seen to, or waits for the end of something under way.
+                    self.writing.heard = self.writing.heard.filter(|_| self.writing.granting > 0);
+                    break;
+                }
+            }
+        }
+        if now >= self.retire_at {
+            self.retire_at = now + super::RETIRE;
+            if let Some(Step::Write(ticket, transaction)) = self.ledger.retire_leases(now) {
+                tracing::info!(registry = %self.name, leases = transaction.ops.len(), "letting empty leases lapse");
+                self.commit(&fence, ticket, transaction, now);
+            }
+        }
+    }
+
+    fn commit(&mut self, fence: &Fence, ticket: Ticket, transaction: Transaction, now: Instant) {
+        self.writing.in_flight += 1;
+        self.writing.budget.spend(transaction.ops.len());
+        let heard = self.writing.heard.take().unwrap_or(now);
+        let (connection, fence, metrics) = (self.connection.clone(), fence.clone(), self.metrics.clone());
+        self.tasks.spawn(async move {
+            let result = connection.commit(&fence, &transaction).await;
+            if let Ok(Verdict::Applied { results, .. }) = &result {
+                for (op, result) in transaction.ops.iter().zip(results) {
+                    metrics.count_writes(kind(op, result), 1);
+                }
+            }
+            Done::Written { ticket, result, heard }
+        });
+    }
+
+    fn grant(&mut self, ttl: u32) {
+        self.writing.granting += 1;
+        let (connection, lease) = (self.connection.clone(), lease_id());
+        self.tasks.spawn(async move {
+            let result = connection.grant(lease, ttl).await;
+            Done::Granted { lease, ttl, result }
+        });
+    }
+
+    pub(super) fn written(&mut self, ticket: Ticket, result: etcd::Result<Verdict>, heard: Instant) {
+        self.writing.in_flight -= 1;
+        let verdict = match result {
+            Ok(verdict) => {
+                self.writing.succeeded();
+                Some(verdict)
+            }
+            Err(error) => {
+                self.writing.failed("a write", &self.name, &error);
+                None
+            }
+        };
+        match &verdict {
+            Some(Verdict::Applied { .. }) => self.context.metrics.observe_ready_to_key(heard.elapsed()),
+            Some(Verdict::Fenced) => {
+                self.metrics.count_fenced();
+                tracing::warn!(registry = %self.name, "etcd refused to write: another replica leads by now");
+                self.writing.fenced = self.fence();
+            }
+            Some(Verdict::LeaseGone) | None => {}
+        }
+        // What was not written is still to be written.
+        if !matches!(verdict, Some(Verdict::Applied { .. })) {
+            self.writing.heard(heard);
+        }
+        self.ledger.settle(ticket, verdict);
+    }
+
+    pub(super) fn granted(&mut self, lease: LeaseId, ttl: u32, result: etcd::Result<i64>) {
+        self.writing.granting -= 1;
+        match result {
+            Ok(_) => {
+                self.writing.succeeded();
+                tracing::info!(registry = %self.name, %lease, ttl, "granted a lease");
+                self.ledger.granted(lease, ttl);
+            }
+            Err(error) => self.writing.failed("a grant", &self.name, &error),
+        }
+    }
+
+    /// The proof by which this replica leads, if it does.
+    fn fence(&self) -> Option<Fence> {
+        match &*self.leadership.borrow() {
+            Leadership::Leading(fence) => Some(fence.clone()),
+            Leadership::Seeking | Leadership::Standby { .. } => None,
+        }
+    }
+}
+
+fn kind(op: &Op, result: &OpResult) -> KeyWrite {
+    match (op, result) {
+        (_, OpResult::Refused(_)) => KeyWrite::Refused,
+        (Op::Put { .. }, OpResult::Done) => KeyWrite::Put,
+        (Op::Delete { .. }, OpResult::Done) => KeyWrite::Delete,
+    }
+}

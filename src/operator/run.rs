@@ -1,0 +1,164 @@
+//! One process: all parts started, watched, and ended together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::intake::Intake;
+use super::registrar::Context;
+use crate::api::{Registry, ServiceRegistration};
+use crate::cluster::{self, ClientError, Desk};
+use crate::etcd::Timeouts;
+use crate::telemetry::{self, Health, Metrics};
+
+/// News on its way from the watches: they wait when there is more.
+const NEWS: usize = 1024;
+/// How long the apiserver may take to say which cluster it serves.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long the parts may take to end: the election needs most of it, to give its keys back.
+const END: Duration = Duration::from_secs(5);
+
+/// How the operator is to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The way to the kube-apiserver; what the environment provides if none.
+    pub kubeconfig: Option<PathBuf>,
+    /// This replica's name, unique among those that run, kept over restarts.
+    pub identity: String,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    pub http: SocketAddr,
+    /// TTL of the session of an election, in seconds.
+    pub session_ttl: u32,
+    /// How long calls to etcd may take.
+    pub timeouts: Timeouts,
+}
+
+/// Why the operator ended without being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There is no way to the kube-apiserver.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The address for metrics and health cannot be used.
+    #[error("cannot listen on {address}: {cause}; give another address with --http")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What is wrong with it.
+        cause: std::io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(std::io::Error),
+    /// A part ended that never should. The process ends with it, to be started anew in a known state.
+    #[error("the part \"{0}\" has ended, which is a bug: please report it with the log")]
+    PartEnded(&'static str),
+}
+
+/// Runs the operator until SIGTERM or SIGINT.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let shutdown = CancellationToken::new();
+    let asked = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("asked to end");
+        asked.cancel();
+    });
+    let listener = TcpListener::bind(options.http).await.map_err(|cause| Failure::Listen {
+        address: options.http,
+        cause,
+    })?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), identity = options.identity, http = %options.http,
+        "leasehold starts"
+    );
+    let (metrics, exposition) = Metrics::new();
+    let health = Health::new();
+    let mut parts: JoinSet<Result<&'static str, Failure>> = JoinSet::new();
+    let (shown, end) = (health.clone(), shutdown.clone());
+    parts.spawn(async move {
+        let served = telemetry::serve(listener, shown, exposition, end.cancelled_owned()).await;
+        served.map(|()| "http").map_err(|cause| Failure::Listen {
+            address: options.http,
+            cause,
+        })
+    });
+
+    let client = cluster::connect(options.kubeconfig.as_deref()).await?;
+    let cluster_id = tokio::select! {
+        id = cluster::cluster_id(client.clone(), ANSWER, &metrics.calls) => id,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    tracing::info!(cluster_id, "knows its cluster");
+
+    let (registrations, registration_notes) = mpsc::unbounded_channel();
+    let (registries, registry_notes) = mpsc::unbounded_channel();
+    let (news_of, news) = mpsc::channel(NEWS);
+    let desk = Desk::<ServiceRegistration>::new(client.clone(), metrics.calls.clone());
+    parts.spawn(named(
+        "desk of registrations",
+        desk.run(registration_notes, shutdown.clone()),
+    ));
+    let desk = Desk::<Registry>::new(client.clone(), metrics.calls.clone());
+    parts.spawn(named("desk of Registries", desk.run(registry_notes, shutdown.clone())));
+    let watch = cluster::watch(client, metrics.calls.clone(), news_of, shutdown.clone());
+    parts.spawn(named("watches", watch));
+    let context = Context {
+        cluster_id: cluster_id.into(),
+        identity: Arc::from(options.identity),
+        session_ttl: options.session_ttl,
+        timeouts: options.timeouts,
+        registrations,
+        registries,
+        metrics,
+        health,
+    };
+    let intake = Intake::new(context, shutdown.clone());
+    let end = shutdown.clone();
+    parts.spawn(async move { intake.run(news, end).await.map(|()| "intake") });
+
+    supervise(parts, &shutdown).await
+}
+
+/// Waits for the end. Any part that ends before it is asked to takes the others with it.
+async fn supervise(
+    mut parts: JoinSet<Result<&'static str, Failure>>,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
+    let mut failure = None;
+    if let Some(ended) = parts.join_next().await {
+        let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        failure = match ended {
+            Ok(_) if shutdown.is_cancelled() => None,
+            Ok(part) => Some(Failure::PartEnded(part)),
+            Err(failure) => Some(failure),
+        };
+    }
+    shutdown.cancel();
+    let all = async { while parts.join_next().await.is_some() {} };
+    if timeout(END, all).await.is_err() {
+        tracing::warn!("some parts did not end in time");
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(Failure::Signals)
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> Result<&'static str, Failure> {
+    part.await;
+    Ok(name)
+}

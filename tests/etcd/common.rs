@@ -1,0 +1,109 @@
+//! What all tests here need: an etcd with ways to it, and tasks that end with their test.
+
+use std::future::Future;
+use std::time::Duration;
+
+use leasehold::etcd::{Access, Connection, Timeouts, lease_id};
+use leasehold::plan::{Fence, LeaseId};
+use leasehold::telemetry::Calls;
+use testbed::{EtcdCluster, EtcdVersion};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long anything may take that is expected to happen at once, on a machine that does other things too.
+pub const SOON: Duration = Duration::from_secs(30);
+
+pub async fn start(members: usize) -> EtcdCluster {
+    EtcdCluster::temporary(EtcdVersion::default(), members)
+        .await
+        .expect("etcd starts")
+}
+
+/// A cluster and a connection to it.
+pub async fn one() -> (EtcdCluster, Connection) {
+    let cluster = start(1).await;
+    let connection = connect(cluster.endpoints()).await;
+    (cluster, connection)
+}
+
+pub async fn connect(endpoints: Vec<String>) -> Connection {
+    Connection::new(&Access { endpoints }, Timeouts::default(), Calls::default())
+        .await
+        .expect("the endpoints are addresses")
+}
+
+/// Writes a key as somebody else would; returns the revision.
+pub async fn put(cluster: &EtcdCluster, key: &str, value: &str, lease: LeaseId) -> i64 {
+    let mut client = cluster.client().await.expect("connect");
+    let options = etcd_client::PutOptions::new().with_lease(lease.0);
+    let answer = client.put(key, value, Some(options)).await.expect("put");
+    answer.header().expect("header").revision()
+}
+
+pub async fn delete(cluster: &EtcdCluster, key: &str) {
+    let mut client = cluster.client().await.expect("connect");
+    client.delete(key, None).await.expect("delete");
+}
+
+pub async fn revoke(cluster: &EtcdCluster, lease: LeaseId) {
+    let mut client = cluster.client().await.expect("connect");
+    client.lease_revoke(lease.0).await.expect("revoke");
+}
+
+pub async fn grant(connection: &Connection, ttl: u32) -> LeaseId {
+    let lease = lease_id();
+    connection.grant(lease, ttl).await.expect("grant");
+    lease
+}
+
+/// Puts a leader key, as an elected leader has one.
+pub async fn lead(cluster: &EtcdCluster) -> Fence {
+    let create_revision = put(cluster, "/meta/leader", "somebody", LeaseId::NONE).await;
+    Fence {
+        key: "/meta/leader".into(),
+        create_revision,
+    }
+}
+
+/// The cluster's endpoints, the one of etcd's leader last; and the indices of the members in that order.
+pub async fn followers_first(cluster: &EtcdCluster) -> (Vec<String>, Vec<usize>) {
+    let mut members = Vec::new();
+    for (i, endpoint) in cluster.endpoints().into_iter().enumerate() {
+        let mut client = etcd_client::Client::connect([&endpoint], None).await.expect("connect");
+        let status = client.status().await.expect("status");
+        let me = status.header().expect("header").member_id();
+        members.push((status.leader() == me, i, endpoint));
+    }
+    members.sort();
+    assert!(members.last().is_some_and(|(leads, ..)| *leads), "no member leads");
+    members.into_iter().map(|(_, i, endpoint)| (endpoint, i)).unzip()
+}
+
+/// A task that ends between two instructions when this is dropped, as a SIGKILL would end it.
+pub struct Running {
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    pub fn spawn<F: Future<Output = ()> + Send + 'static>(work: impl FnOnce(CancellationToken) -> F) -> Self {
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(work(shutdown.clone()));
+        Self { shutdown, task }
+    }
+
+    /// Tells the task to end and waits until it has.
+    pub async fn end(mut self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(SOON, &mut self.task)
+            .await
+            .expect("it ends")
+            .expect("it does not panic");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,4 @@
+//! The etcd side against real etcds: what is written and refused, kept alive, seen, and who leads.
+
+mod common;
+mod writer;

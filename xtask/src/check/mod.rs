@@ -1,0 +1,225 @@
+//! `cargo xtask test`: everything that CI checks, as a list of steps in order of cost. The first that fails is the last.
+//!
+//! Owns the list and how a step is told. What takes more than a cargo command is in a file of its own.
+
+mod crds;
+mod deny;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use testbed::EtcdVersion;
+
+use crate::{
+    error::{Error, Result},
+    stage,
+};
+
+/// What to check.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Leave out what needs servers: the whole takes up to 20 minutes warm, this part 2
+    #[arg(long)]
+    unit: bool,
+}
+
+struct Step {
+    name: &'static str,
+    what: &'static str,
+    /// What to do when it fails.
+    fix: &'static str,
+    how: How,
+}
+
+enum How {
+    /// Runs cargo with these words.
+    Cargo(&'static str),
+    /// Runs cargo with these words after setting a variable.
+    CargoWith(&'static str, (&'static str, &'static str)),
+    /// Runs a part of this program.
+    Call(fn(&Step) -> Result<()>),
+}
+
+const UNIT: &[Step] = &[
+    Step {
+        name: "fmt",
+        what: "the code is formatted as rustfmt.toml says",
+        fix: "cargo fmt --all",
+        how: How::Cargo("fmt --all --check"),
+    },
+    Step {
+        name: "deny",
+        what: "licences, sources and banned crates, as deny.toml says",
+        fix: "replace the dependency, or write into deny.toml why it is welcome",
+        how: How::Call(deny::check),
+    },
+    Step {
+        name: "clippy",
+        what: "every target of every crate compiles without a warning, benchmarks too",
+        fix: "change what clippy names; an exception is written at its place, with its reason",
+        how: How::Cargo("clippy --locked --workspace --all-targets -- -D warnings"),
+    },
+    Step {
+        name: "docs",
+        what: "the documentation builds without a warning",
+        fix: "change what rustdoc names above",
+        how: How::CargoWith(
+            "doc --locked --workspace --no-deps --document-private-items",
+            ("RUSTDOCFLAGS", "-Dwarnings"),
+        ),
+    },
+    Step {
+        name: "unit",
+        what: "unit tests: no server, no clock",
+        fix: "run the one that failed alone: cargo test --lib NAME",
+        how: How::Cargo("test --locked --workspace --lib --bins"),
+    },
+    Step {
+        name: "crds",
+        what: "the files in crds/ are what src/api says",
+        fix: "cargo run -- crds --dir crds",
+        how: How::Call(crds::check),
+    },
+];
+
+const INTEGRATION: &[Step] = &[
+    Step {
+        name: "tools",
+        what: "the programs of the test bed are built (11 minutes on two cores, once for a machine)",
+        fix: "do what the message says",
+        how: How::Call(tools),
+    },
+    Step {
+        name: "integration",
+        what: "the test bed's own tests and the operator's, on real servers",
+        fix: "run the one that failed alone: cargo test --test FILE NAME; TESTBED_KEEP=1 keeps the servers' logs",
+        how: How::Cargo("test --locked --workspace --test *"),
+    },
+];
+
+/// Runs the steps and tells what each took.
+pub async fn run(options: &Options) -> Result<()> {
+    let unit = options.unit;
+    tokio::task::spawn_blocking(move || steps(unit))
+        .await
+        .expect("steps do not panic")
+}
+
+fn steps(unit: bool) -> Result<()> {
+    let steps: Vec<_> = UNIT.iter().chain(if unit { &[] } else { INTEGRATION }).collect();
+    let mut times: Vec<(&str, Duration)> = Vec::new();
+    for (i, step) in steps.iter().enumerate() {
+        println!("\n[{}/{}] {}: {}", i + 1, steps.len(), step.name, step.what);
+        let begin = Instant::now();
+        step.run()?;
+        let time = begin.elapsed();
+        println!(
+            "[{}/{}] {}: held, {:.1} s",
+            i + 1,
+            steps.len(),
+            step.name,
+            time.as_secs_f64()
+        );
+        times.push((step.name, time));
+    }
+    println!("\nall held:");
+    for (name, time) in &times {
+        println!("  {name:<12} {:>7.1} s", time.as_secs_f64());
+    }
+    println!("steps: {} passed, 0 failed", times.len());
+    Ok(())
+}
+
+impl Step {
+    fn run(&self) -> Result<()> {
+        match self.how {
+            How::Cargo(words) => self.command(cargo(words)),
+            How::CargoWith(words, (name, value)) => {
+                let mut command = cargo(words);
+                command.env(name, value);
+                self.command(command)
+            }
+            How::Call(call) => call(self),
+        }
+    }
+
+    /// Runs a command that shares our output.
+    fn command(&self, mut command: Command) -> Result<()> {
+        let line = shown(&command);
+        println!("$ {line}");
+        match command.current_dir(workspace()).status() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(self.failed(format!("`{line}` ended with {status}"))),
+            Err(error) => Err(self.failed(format!("`{line}` cannot be run: {error}"))),
+        }
+    }
+
+    fn failed(&self, why: String) -> Error {
+        Error::Check {
+            step: self.name,
+            why,
+            fix: self.fix.to_owned(),
+        }
+    }
+}
+
+fn tools(_: &Step) -> Result<()> {
+    stage::build_tools(&EtcdVersion::ALL)
+}
+
+fn cargo(words: &str) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(words.split(' '));
+    command
+}
+
+/// A command as a person would type it.
+fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or_default();
+    let variables = command
+        .get_envs()
+        .filter_map(|(name, value)| Some(format!("{}={}", name.display(), value?.display())));
+    let words = command.get_args().map(|word| match word.to_string_lossy() {
+        word if word.contains(['*', ' ']) => format!("'{word}'"),
+        word => word.into_owned(),
+    });
+    let words: Vec<_> = variables.chain([name.display().to_string()]).chain(words).collect();
+    words.join(" ")
+}
+
+/// The root of the workspace.
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this crate is one folder deep")
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_as_it_can_be_typed() {
+        let mut command = Command::new("/toolchain/bin/cargo");
+        command.args(["test", "--test", "*"]).env("RUSTDOCFLAGS", "-Dwarnings");
+        assert_eq!(shown(&command), "RUSTDOCFLAGS=-Dwarnings cargo test --test '*'");
+    }
+
+    #[test]
+    fn a_failed_step_names_the_command_and_the_fix() {
+        let step = Step {
+            name: "none",
+            what: "",
+            fix: "write it",
+            how: How::Cargo("no-such-command"),
+        };
+        let error = step.run().expect_err("cargo knows no such command").to_string();
+        assert!(error.contains("`cargo no-such-command` ended with"), "{error}");
+        assert!(error.ends_with("fix: write it"), "{error}");
+    }
+}

@@ -1,0 +1,38 @@
+//! Ctrl-C and its kin.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::error::{Error, Result, doing};
+
+/// SIGINT and SIGTERM, heard from now on instead of ending the process.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Begins to listen.
+    pub fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(doing("listen to signals"));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for one.
+    pub async fn heard(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Does some work and drops it, with all that it started, when a signal is heard.
+    pub async fn unless_heard<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            () = self.heard() => Err(Error::Interrupted),
+        }
+    }
+}
