@@ -105,7 +105,7 @@ struct Registrar {
     leadership: watch::Receiver<Leadership>,
     /// Whether this replica was the last one known to lead.
     led: bool,
-    scopes: watch::Sender<Arc<BTreeSet<Scope>>>,
+    scopes: mpsc::UnboundedSender<Arc<BTreeSet<Scope>>>,
     renewals: watch::Sender<etcd::Leases>,
 
     standing: Standing,
@@ -144,7 +144,9 @@ pub async fn serve(
         identity: context.identity.to_string(),
         session_ttl: context.session_ttl,
     };
-    let scopes = watch::Sender::new(Arc::new(BTreeSet::from([meta.scope().clone()])));
+    let (scopes, wanted) = mpsc::unbounded_channel();
+    // Our own bookkeeping at once: it says which leases to renew.
+    let _ = scopes.send(Arc::new(BTreeSet::from([meta.scope().clone()])));
     let renewals = watch::Sender::new(etcd::Leases::default());
     let (leads, leadership) = watch::channel(Leadership::Seeking);
     let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
@@ -153,7 +155,7 @@ pub async fn serve(
 
     let ending = shutdown.child_token();
     let mut parts = JoinSet::new();
-    let mirror = etcd::mirror(connection.clone(), scopes.subscribe(), sees, ending.clone());
+    let mirror = etcd::mirror(connection.clone(), wanted, sees, ending.clone());
     parts.spawn(named("mirror", mirror));
     let renewal = etcd::renew(
         connection.clone(),
@@ -258,7 +260,8 @@ impl Registrar {
         if self.kubernetes_is_complete
             && let Some(scopes) = self.ledger.take_changed_scopes()
         {
-            self.scopes.send_replace(Arc::new(scopes));
+            // The mirror ends only with the process, or with this registrar.
+            let _ = self.scopes.send(Arc::new(scopes));
         }
         self.write(now);
         if let Some(renewals) = self.ledger.leases().take_changed_renewals() {
