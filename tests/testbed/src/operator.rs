@@ -174,7 +174,8 @@ fn sum(metrics: &str, name: &str) -> Option<f64> {
 /// Builds the program `leasehold` of this tree with cargo, whose progress goes to stderr, and returns its path. Blocks.
 pub fn build_operator() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = "build --package leasehold --bin leasehold --message-format json-render-diagnostics";
+    // The whole workspace's features, so that this build and that of the tests share their dependencies.
+    let arguments = "build --workspace --bin leasehold --message-format json-render-diagnostics";
     let output = Command::new(cargo)
         .args(arguments.split(' '))
         .current_dir(workspace())

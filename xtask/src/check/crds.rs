@@ -1,15 +1,15 @@
 //! Whether the definitions in `crds/` are those that the code would write.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
-use super::{Step, cargo, workspace};
+use super::{Step, workspace};
 use crate::error::{Result, doing};
 
 /// Has the operator write them into a folder of its own and compares.
 pub(super) fn check(step: &Step) -> Result<()> {
     let fresh = testbed::Folder::new("crds")?;
-    let mut write = cargo("run --locked --quiet --bin leasehold -- crds --dir");
-    write.arg(fresh.path());
+    let mut write = Command::new(testbed::build_operator()?);
+    write.args(["crds", "--dir"]).arg(fresh.path());
     step.command(write)?;
     let (kept, written) = (read(&workspace().join("crds"))?, read(fresh.path())?);
     match difference(&kept, &written) {

@@ -59,7 +59,7 @@ pub async fn crash(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
     story.holds(
         events == expected,
         &format!(
-            "0 watch events by the restart: the first ever, {:.1} s after the kill, are those of a pod made unready since",
+            "0 watch events by the restart: the first, {:.1} s after the kill, are of a pod that was made unready since",
             begin.elapsed().as_secs_f64()
         ),
     )?;

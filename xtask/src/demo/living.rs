@@ -111,6 +111,7 @@ pub async fn scale(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
         to_slice.push(slice);
     }
     story.show(&table);
+    story.show("(Ready is when the demo's own watch says so; below 0 the operator's watch was told sooner)");
     let slowest = to_key.iter().copied().fold(f64::MIN, f64::max);
     let (key, slice) = (median(to_key).unwrap_or(f64::MAX), median(to_slice).unwrap_or(f64::MIN));
     story.holds(
