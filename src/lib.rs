@@ -4,7 +4,7 @@
 //!
 //! 1. [`cluster`] watches Kubernetes and decodes each pod into the few fields that matter.
 //! 2. [`index`] knows what Kubernetes says now, and which registration selects which pod.
-//! 3. [`plan`] turns a selected pod into the keys etcd should hold (through [`format`]), compares
+//! 3. [`plan`] turns a selected pod into the keys etcd should hold (through [`mod@format`]), compares
 //!    them with the keys etcd does hold, and says what to write.
 //! 4. [`etcd`] elects a leader, keeps leases alive, watches our keys and carries out the writes, fenced.
 //! 5. [`cluster`] writes what is registered back into the registration's status.

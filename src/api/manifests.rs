@@ -51,6 +51,30 @@ mod tests {
         }
     }
 
+    /// The paths of all fields below `schema` that `kubectl explain` has nothing to say about.
+    fn undescribed(schema: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field["description"].as_str().is_none_or(str::is_empty) {
+                found.push(path.clone());
+            }
+            undescribed(field, &path, found);
+            undescribed(&field["items"], &path, found);
+        }
+    }
+
+    #[test]
+    fn every_field_is_described() {
+        for crd in crds() {
+            let crd = serde_json::to_value(crd).unwrap();
+            let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            assert!(schema["properties"]["spec"]["properties"].is_object());
+            let mut found = Vec::new();
+            undescribed(schema, "", &mut found);
+            assert!(found.is_empty(), "{}: {found:?}", crd["metadata"]["name"]);
+        }
+    }
+
     #[test]
     fn the_yaml_reads_back_as_the_same_crd() {
         for (crd, (name, text)) in crds().into_iter().zip(manifests()) {

@@ -34,8 +34,8 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RegistrySpec {
-    /// The members of the etcd cluster, each as `http://host:port`. Name all of them: the operator goes on with the
-    /// others when one is away.
+    /// The members of the etcd cluster, up to 16, each as `http://host:port`. Name all of them: the operator goes on
+    /// with the others when one is away.
     #[schemars(length(max = 16), inner(length(max = 512)))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")
@@ -54,8 +54,8 @@ pub struct RegistrySpec {
     pub endpoints: Vec<String>,
 
     /// Below this prefix the operator keeps its own records (the leader, the leases). No consumer may read it and no
-    /// registration may write there. It starts and ends with a slash. It cannot be changed: the leases recorded
-    /// under the old one would be lost.
+    /// registration may write there. It starts and ends with a slash; left out, it is `/leasehold/`. It cannot be
+    /// changed: the leases recorded under the old one would be lost.
     #[serde(default = "default_meta_prefix")]
     #[schemars(length(max = 256))]
     #[x_kube(
@@ -70,9 +70,9 @@ pub struct RegistrySpec {
     )]
     pub meta_prefix: String,
 
-    /// How many seconds keys stay after the operator and its cluster have died, for registrations that do not say:
-    /// 5 to 299. Below 15 only for tests: electing a new leader of an etcd cluster can take longer, and every key
-    /// would vanish meanwhile.
+    /// How many seconds keys stay after the operator and its cluster have died, for registrations that do not say: 5
+    /// to 299; left out, 30. Below 15 only for tests: electing a new leader of an etcd cluster can take longer, and
+    /// every key would vanish meanwhile.
     #[serde(default = "default_ttl_seconds")]
     #[x_kube(
         validation = Rule::new("self >= 5 && self <= 299")
@@ -89,18 +89,18 @@ pub struct RegistrySpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// How many keys share one lease: 32 to 1000. More means fewer renewals, and more keys that go at once should
-    /// a lease ever lapse.
+    /// How many keys share one lease: 32 to 1000; left out, 256. More means fewer renewals, and more keys that go at
+    /// once should a lease ever lapse.
     #[serde(default = "default_keys_per_lease")]
     #[x_kube(validation = Rule::new("self >= 32 && self <= 1000").message("keysPerLease must be 32 to 1000; 256 suits most"))]
     pub keys_per_lease: u32,
 
-    /// How many keys the operator writes per second at most: 1 to 100000.
+    /// How many keys the operator writes per second at most: 1 to 100000; left out, 5000.
     #[serde(default = "default_keys_per_second")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("keysPerSecond must be 1 to 100000; 5000 suits most"))]
     pub keys_per_second: u32,
 
-    /// How many write transactions are under way at the same time at most: 1 to 64.
+    /// How many write transactions are under way at the same time at most: 1 to 64; left out, 4.
     #[serde(default = "default_transactions_in_flight")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 64").message("transactionsInFlight must be 1 to 64; 4 suits most"))]
     pub transactions_in_flight: u32,

@@ -84,6 +84,7 @@ pub fn string_map(_: &mut SchemaGenerator) -> Schema {
 /// - Bounds come from rules with a message, so the derive's own `minimum: 0` would only answer first and say less;
 ///   formats that Kubernetes does not know become those it does.
 /// - Descriptions are paragraphs, not the lines of a source file.
+/// - A list is described once: `kubectl explain` prints the description of its items right after its own.
 pub fn polish(node: &mut Value) {
     match node {
         Value::Object(fields) => {
@@ -100,6 +101,11 @@ pub fn polish(node: &mut Value) {
             }
             if let Some(Value::String(text)) = fields.get_mut("description") {
                 *text = paragraphs(text);
+            }
+            if fields.contains_key("description")
+                && let Some(Value::Object(items)) = fields.get_mut("items")
+            {
+                items.remove("description");
             }
             fields.values_mut().for_each(polish);
         }
@@ -131,6 +137,16 @@ mod tests {
         assert_eq!(
             schema,
             json!({"properties": {"weight": {"type": "integer", "format": "int32"}}})
+        );
+    }
+
+    #[test]
+    fn a_list_is_described_once() {
+        let mut schema = json!({"description": "The ports.", "items": {"description": "A port.", "type": "object"}});
+        polish(&mut schema);
+        assert_eq!(
+            schema,
+            json!({"description": "The ports.", "items": {"type": "object"}})
         );
     }
 

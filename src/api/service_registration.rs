@@ -53,7 +53,7 @@ use super::{ServiceRegistrationStatus, schema};
     .message("formats[].ports must name ports of spec.ports; a port without a name goes by its port, so port: 8080 is \"8080\""),
 )]
 pub struct ServiceRegistrationSpec {
-    /// The name of the Registry (the etcd) to register in. It cannot be changed.
+    /// The name of the Registry (the etcd) to register in. Left out, the one named `default`. It cannot be changed.
     #[serde(default = "default_registry")]
     #[schemars(length(max = 253))]
     #[x_kube(
@@ -95,7 +95,8 @@ pub struct ServiceRegistrationSpec {
     )]
     pub selector: LabelSelector,
 
-    /// The ports to register. Each pod is registered once per port.
+    /// The ports to register, up to 16. Each pod is registered once per port; a pod that lacks one of them is
+    /// registered with the others, and the condition Synced names it.
     #[schemars(length(max = 16))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")
@@ -108,11 +109,11 @@ pub struct ServiceRegistrationSpec {
     )]
     pub ports: Vec<Port>,
 
-    /// Which address of a pod consumers dial.
+    /// Which address of a pod consumers dial. Left out, its IPv4 address.
     #[serde(default)]
     pub address: Address,
 
-    /// The formats in which the service is written. All of them are kept in step.
+    /// The formats in which the service is written, up to 8. All of them are kept in step.
     #[schemars(length(max = 8))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")
@@ -150,7 +151,7 @@ pub struct ServiceRegistrationSpec {
     )]
     pub ttl_seconds: Option<u32>,
 
-    /// While true, what is registered is kept alive and nothing is changed.
+    /// While true, what is registered is kept alive and nothing is changed. Left out, false.
     #[serde(default)]
     pub suspend: bool,
 }
@@ -216,10 +217,10 @@ impl Port {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Address {
-    /// PodIP: the pod's own address, which consumers must be able to route to.
+    /// PodIP (the default): the pod's own address, which consumers must be able to route to.
     #[serde(default, rename = "type")]
     pub kind: AddressType,
-    /// IPv4 or IPv6. A pod without an address of this family is not registered.
+    /// IPv4 (the default) or IPv6. A pod without an address of this family is not registered.
     #[serde(default)]
     pub family: Family,
 }

@@ -1,6 +1,6 @@
 //! The wiring: which part is told what by which, and what happens when one ends.
 //!
-//! Owns the tasks and the channels between them: one [`intake`] for all that Kubernetes says, one [`registrar`] for
+//! Owns the tasks and the channels between them: one `intake` for all that Kubernetes says, one `registrar` for
 //! each Registry, one desk for each kind of status. Decides nothing about keys (`plan`) or pods (`index`).
 
 mod budget;

@@ -19,8 +19,10 @@ use crate::plan::{Subject, refused_status};
 /// One registration.
 #[derive(Debug)]
 pub struct Entry {
-    /// The object and generation that was looked at last.
-    version: (String, i64),
+    /// The object that was looked at last.
+    uid: String,
+    /// Its generation.
+    generation: i64,
     /// The list that it was last seen in.
     list: u64,
     /// Its spec in force.
@@ -59,7 +61,7 @@ impl Intake {
             } => {
                 let reference = RegistrationRef::new(namespace, name);
                 let message = format!("This object cannot be read: {cause}. Apply it again as the CRD describes it.");
-                self.mark(&reference, (String::new(), generation));
+                self.mark(&reference, String::new(), generation);
                 self.refuse(
                     &reference,
                     generation,
@@ -88,16 +90,19 @@ impl Intake {
     }
 
     /// Notes that the registration is there; returns whether this version of it is new.
-    fn mark(&mut self, reference: &RegistrationRef, version: (String, i64)) -> bool {
+    fn mark(&mut self, reference: &RegistrationRef, uid: String, generation: i64) -> bool {
         let list = self.registration_list;
         let entry = self.entries.entry(reference.clone()).or_insert_with(|| Entry {
-            version: Default::default(),
+            uid: String::new(),
+            generation: 0,
             list,
             in_force: None,
             pending: None,
         });
         entry.list = list;
-        std::mem::replace(&mut entry.version, version.clone()) != version
+        let is_new = (entry.uid != uid) || (entry.generation != generation);
+        (entry.uid, entry.generation) = (uid, generation);
+        is_new
     }
 
     fn registration_applied(&mut self, object: &ServiceRegistration, now: Instant) {
@@ -106,7 +111,7 @@ impl Intake {
         // The desk ends only with the process.
         let _ = self.staff.context().registrations.send(seen);
         let generation = object.metadata.generation.unwrap_or_default();
-        if !self.mark(&reference, (object.uid().unwrap_or_default(), generation)) {
+        if !self.mark(&reference, object.uid().unwrap_or_default(), generation) {
             return;
         }
         match compile(object) {

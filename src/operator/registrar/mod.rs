@@ -40,7 +40,7 @@ const BATCH: usize = 1024;
 /// Observations on their way from the mirror: it waits when there are more.
 const OBSERVATIONS: usize = 256;
 /// Between two looks for leases that have long been empty.
-const RETIRE: Duration = Duration::from_secs(60);
+const RETIRE: Duration = Duration::from_mins(1);
 
 /// What all registrars share.
 #[derive(Clone, Debug)]
@@ -150,20 +150,14 @@ pub async fn serve(
     let renewals = watch::Sender::new(etcd::Leases::default());
     let (leads, leadership) = watch::channel(Leadership::Seeking);
     let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
-    let (lapses, mut lapsed) = mpsc::channel(OBSERVATIONS);
+    let (gone, mut lapsed) = mpsc::channel(OBSERVATIONS);
     let soonest = watch::Sender::new(None);
 
     let ending = shutdown.child_token();
     let mut parts = JoinSet::new();
     let mirror = etcd::mirror(connection.clone(), wanted, sees, ending.clone());
     parts.spawn(named("mirror", mirror));
-    let renewal = etcd::renew(
-        connection.clone(),
-        renewals.subscribe(),
-        lapses,
-        soonest,
-        ending.clone(),
-    );
+    let renewal = etcd::renew(connection.clone(), renewals.subscribe(), gone, soonest, ending.clone());
     parts.spawn(named("renewal", renewal));
     let campaign = etcd::campaign(connection.clone(), campaign, leads, ending.clone());
     parts.spawn(named("election", campaign));

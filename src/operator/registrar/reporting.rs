@@ -215,10 +215,9 @@ impl Registrar {
     fn voice(&self, at: Instant) -> Voice {
         match &*self.leadership.borrow() {
             Leadership::Leading(_) => Voice::Leader,
-            Leadership::Standby { .. } => Voice::Silent,
             Leadership::Seeking if self.led => Voice::Leader,
             Leadership::Seeking if matches!(self.standing.link(at), Link::Down(_)) => Voice::Spare,
-            Leadership::Seeking => Voice::Silent,
+            Leadership::Standby { .. } | Leadership::Seeking => Voice::Silent,
         }
     }
 

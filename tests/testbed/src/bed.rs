@@ -70,7 +70,7 @@ impl Bed {
         })
     }
 
-    /// A client that may do everything. It lives on the runtime that started the bed.
+    /// A new client that may do everything, for the runtime it is first used on.
     pub fn client(&self) -> Client {
         self.control_plane.client()
     }

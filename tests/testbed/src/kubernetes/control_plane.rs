@@ -30,7 +30,7 @@ const STAGES: &str = include_str!("../../assets/stages.yaml");
 
 /// kube-apiserver on its own etcd, kube-controller-manager, kube-scheduler and kwok. All end with this value.
 pub struct ControlPlane {
-    client: Client,
+    config: Config,
     kubeconfig: PathBuf,
     kubectl: PathBuf,
     kwok: Process,
@@ -93,8 +93,8 @@ impl ControlPlane {
         });
         let certificate = apiserver.while_alive(written).await?;
         credentials.kubeconfig(&format!("https://{}", port.address()), &certificate, &kubeconfig)?;
-        let client = connect(&kubeconfig).await?;
-        wait_ready(&apiserver, &client).await?;
+        let config = configure(&kubeconfig).await?;
+        wait_ready(&apiserver, &client_of(&config)).await?;
 
         let controller_manager = Process::start(controller_manager(&programs, &credentials, &kubeconfig, logs))?;
         let scheduler = Process::start(scheduler(&programs, &kubeconfig, logs))?;
@@ -102,7 +102,7 @@ impl ControlPlane {
         fs::write(&stages, STAGES).doing(|| format!("write {}", stages.display()))?;
         let kwok = Process::start(kwok(&programs, &kubeconfig, &stages, logs))?;
         let plane = Self {
-            client,
+            config,
             kubeconfig,
             kubectl: programs.kubectl,
             kwok,
@@ -121,9 +121,10 @@ impl ControlPlane {
         Ok(plane)
     }
 
-    /// A client that may do everything. It lives on the runtime that started the control plane.
+    /// A new client that may do everything. Its connections end with the runtime it is used on, and every test has one
+    /// of its own: so each takes its own client.
     pub fn client(&self) -> Client {
-        self.client.clone()
+        client_of(&self.config)
     }
 
     /// The path of a kubeconfig that may do everything.
@@ -169,7 +170,7 @@ impl ControlPlane {
 
     /// Waits until the API server says that it is ready.
     pub async fn wait_ready(&self) -> Result<()> {
-        wait_ready(&self.apiserver, &self.client).await
+        wait_ready(&self.apiserver, &self.client()).await
     }
 
     /// Creates a simulated node in a zone.
@@ -299,11 +300,15 @@ fn kwok(programs: &Programs, kubeconfig: &Path, stages: &Path, logs: &Path) -> S
         ])
 }
 
-async fn connect(kubeconfig: &Path) -> Result<Client> {
+async fn configure(kubeconfig: &Path) -> Result<Config> {
     let unusable = |error: &dyn std::error::Error| Error::Invalid(format!("{}: {error}", kubeconfig.display()));
     let read = Kubeconfig::read_from(kubeconfig).map_err(|error| unusable(&error))?;
     let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-    Client::try_from(config.map_err(|error| unusable(&error))?).doing(|| "make a client")
+    config.map_err(|error| unusable(&error))
+}
+
+fn client_of(config: &Config) -> Client {
+    Client::try_from(config.clone()).expect("a kubeconfig that we wrote ourselves is usable")
 }
 
 async fn wait_ready(apiserver: &Process, client: &Client) -> Result<()> {

@@ -1,0 +1,35 @@
+//! The running operator, end to end: real pods of a real control plane, real keys in a real etcd.
+//!
+//! All tests here share one control plane and one operator, and keep to a namespace each. Tests that end an operator
+//! are in `tests/replicas`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod formats;
+mod lifecycle;
+mod p10_isolation;
+mod p1_readiness;
+mod p2_silence;
+mod p8_foreign_keys;
+
+use testbed::{Bed, Operator, shared};
+use tokio::sync::OnceCell;
+
+/// The bed with one operator that serves the Registry `default`, whose TTL is 30 s.
+pub async fn bed() -> &'static Bed {
+    static OPERATOR: OnceCell<Operator> = OnceCell::const_new();
+    let bed = shared().await.expect("a bed starts");
+    OPERATOR
+        .get_or_init(async || {
+            bed.apply_crds().await.expect("the CRDs are taken");
+            let endpoints = bed.registry().endpoints();
+            bed.create_registry("default", &endpoints, 30).await.expect("the Registry is taken");
+            let operator = support::operator(bed, "operator-0");
+            operator.wait_ready(support::SOON).await.unwrap_or_else(|error| panic!("{error}"));
+            operator
+        })
+        .await;
+    bed
+}

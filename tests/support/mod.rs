@@ -1,0 +1,124 @@
+//! What the tests of the running operator share: registrations in few words, and waiting for what should become of them.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use leasehold::api::ServiceRegistrationStatus;
+use serde_json::{Value, json};
+use testbed::{Bed, EtcdCluster, Held, History, Namespace, NewPod, Objects, Operator, OperatorConfig, until};
+
+/// For what takes milliseconds, on a machine that is busy with other tests.
+pub const SOON: Duration = Duration::from_secs(20);
+
+pub const API: &str = "leasehold.dev/v1alpha1";
+
+/// Starts an operator of this tree on `bed`. It has only begun.
+pub fn operator(bed: &Bed, name: &str) -> Operator {
+    let config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));
+    Operator::start(bed, config).expect("an operator starts")
+}
+
+/// A registration of `spec` merged into: pods labelled `app: NAME`, their container port `grpc`, as Plain text.
+pub fn registration(name: &str, spec: &Value) -> Value {
+    let mut object = json!({
+        "apiVersion": API,
+        "kind": "ServiceRegistration",
+        "metadata": {"name": name},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "ports": [{"port": "grpc"}],
+            "formats": [{"type": "Plain"}],
+        },
+    });
+    for (field, value) in spec.as_object().expect("fields of spec") {
+        object["spec"][field] = value.clone();
+    }
+    object
+}
+
+/// A ready pod labelled `app: APP` with the container port `grpc`.
+pub fn pod(name: &str, app: &str) -> NewPod {
+    NewPod::new(name).label("app", app).port("grpc", 8080)
+}
+
+/// Where Plain registers a service unless told otherwise.
+pub fn plain_prefix(namespace: &Namespace, service: &str) -> String {
+    format!("/services/{}/{service}/", namespace.name())
+}
+
+/// Waits until `etcd` holds exactly these keys below `prefix`, given without it, and returns them.
+pub async fn wait_keys(etcd: &EtcdCluster, prefix: &str, expected: &[&str]) -> BTreeMap<String, Held> {
+    let found = until(&format!("exactly {expected:?} below {prefix}"), SOON, || async {
+        let held = etcd.dump(prefix).await.map_err(|error| error.to_string())?;
+        let names: Vec<&str> = held.keys().map(|key| &key[prefix.len()..]).collect();
+        if names == expected {
+            Ok(held)
+        } else {
+            Err(format!("there are {names:?}"))
+        }
+    });
+    found.await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Waits until `etcd` holds this many keys below `prefix`, and returns them.
+pub async fn wait_count(etcd: &EtcdCluster, prefix: &str, count: usize, patience: Duration) -> BTreeMap<String, Held> {
+    let found = until(&format!("{count} keys below {prefix}"), patience, || async {
+        let held = etcd.dump(prefix).await.map_err(|error| error.to_string())?;
+        if held.len() == count {
+            Ok(held)
+        } else {
+            Err(format!("there are {}", held.len()))
+        }
+    });
+    found.await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Waits until a history has this many events, and returns them as text.
+pub async fn wait_events(history: &History, count: usize) -> Vec<String> {
+    let events = history.wait_for(|events| events.len() >= count, SOON).await;
+    let events = events.unwrap_or_else(|error| panic!("{error}"));
+    events.iter().map(ToString::to_string).collect()
+}
+
+/// Status and reason of a condition; empty when there is none.
+pub fn condition(object: &Value, kind: &str) -> (String, String) {
+    let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    (text("status"), text("reason"))
+}
+
+/// The message of a condition.
+pub fn message(object: &Value, kind: &str) -> String {
+    let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
+    found["message"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Waits until a condition of a registration has this status and reason, and returns the object.
+pub async fn wait_condition(objects: &Objects, name: &str, kind: &str, status: &str, reason: &str) -> Value {
+    let registration = (API, "ServiceRegistration", name);
+    let wanted = (status.to_owned(), reason.to_owned());
+    let found = objects.wait(registration, |object| condition(object, kind) == wanted, SOON).await;
+    found.unwrap_or_else(|error| panic!("waiting for {kind}={status} {reason}: {error}"))
+}
+
+/// Waits until a registration is in sync, all `pods` of it registered, and returns its status.
+pub async fn wait_in_sync(objects: &Objects, name: &str, pods: u32) -> ServiceRegistrationStatus {
+    let registration = (API, "ServiceRegistration", name);
+    let ready = format!("{pods}/{pods}");
+    let in_sync = |object: &Value| {
+        condition(object, "Synced").1 == "InSync" && object["status"]["ready"] == json!(ready)
+    };
+    let found = objects.wait(registration, in_sync, SOON).await;
+    let mut found = found.unwrap_or_else(|error| panic!("waiting for {name} to be in sync: {error}"));
+    serde_json::from_value(found["status"].take()).expect("a status")
+}
+
+/// An object's resourceVersion.
+pub async fn version(objects: &Objects, kind: &str, name: &str) -> String {
+    let object = objects.get(API, kind, name).await.expect("the apiserver answers");
+    object.expect("it is there")["metadata"]["resourceVersion"].as_str().expect("a version").to_owned()
+}
