@@ -25,9 +25,14 @@ pub async fn bed() -> &'static Bed {
         .get_or_init(async || {
             bed.apply_crds().await.expect("the CRDs are taken");
             let endpoints = bed.registry().endpoints();
-            bed.create_registry("default", &endpoints, 30).await.expect("the Registry is taken");
+            bed.create_registry("default", &endpoints, 30)
+                .await
+                .expect("the Registry is taken");
             let operator = support::operator(bed, "operator-0");
-            operator.wait_ready(support::SOON).await.unwrap_or_else(|error| panic!("{error}"));
+            operator
+                .wait_ready(support::SOON)
+                .await
+                .unwrap_or_else(|error| panic!("{error}"));
             operator
         })
         .await;

@@ -17,7 +17,9 @@ async fn orders(prefix: &str) -> Result<(Namespace, String)> {
 async fn p1_a_key_is_there_while_its_pod_is_ready_and_gone_when_it_is_not() -> Result<()> {
     let (namespace, prefix) = orders("p1-ready").await?;
     let history = History::watch(bed().await.registry(), &prefix, 0).await?;
-    namespace.create_pod(&pod("a", "orders").ip("10.9.0.1").unready()).await?;
+    namespace
+        .create_pod(&pod("a", "orders").ip("10.9.0.1").unready())
+        .await?;
     for _ in 0..2 {
         namespace.set_ready("a", true).await?;
         namespace.set_ready("a", false).await?;
@@ -25,7 +27,9 @@ async fn p1_a_key_is_there_while_its_pod_is_ready_and_gone_when_it_is_not() -> R
     let expected = ["put a 10.9.0.1:8080", "delete a", "put a 10.9.0.1:8080", "delete a"];
     let expected = expected.map(|event| event.replace(" a", &format!(" {prefix}a")));
     // Changes quicker than a round trip may be told as one: what counts is that the last is there, and the order.
-    let events = history.wait_for(|events| events.last().is_some_and(is_delete), support::SOON).await?;
+    let events = history
+        .wait_for(|events| events.last().is_some_and(is_delete), support::SOON)
+        .await?;
     assert!(events.len() <= 4, "{events:?}");
     for (event, expected) in events.iter().zip(expected) {
         assert_eq!(event.to_string(), expected);
@@ -42,14 +46,22 @@ async fn p1_a_terminating_pod_loses_its_key_at_once_though_it_is_still_there() -
     let (namespace, prefix) = orders("p1-terminating").await?;
     let etcd = bed().await.registry();
     let history = History::watch(etcd, &prefix, 0).await?;
-    namespace.create_pod(&pod("a", "orders").ip("10.9.0.2").held_when_deleted()).await?;
+    namespace
+        .create_pod(&pod("a", "orders").ip("10.9.0.2").held_when_deleted())
+        .await?;
     wait_keys(etcd, &prefix, &["a"]).await;
     namespace.delete_pod("a").await?;
     wait_events(&history, 2).await;
-    assert_eq!(namespace.pods("app=orders").await?.len(), 1, "it waits for its finalizer");
+    assert_eq!(
+        namespace.pods("app=orders").await?.len(),
+        1,
+        "it waits for its finalizer"
+    );
     namespace.release("a").await?;
     namespace.wait_pod_gone("a").await?;
-    history.assert_exactly(&[&format!("put {prefix}a 10.9.0.2:8080"), &format!("delete {prefix}a")]).await;
+    history
+        .assert_exactly(&[&format!("put {prefix}a 10.9.0.2:8080"), &format!("delete {prefix}a")])
+        .await;
     Ok(())
 }
 
@@ -94,7 +106,10 @@ async fn p1_a_pod_whose_address_changes_has_its_value_replaced_in_one_event() ->
     wait_keys(etcd, &prefix, &["a"]).await;
     namespace.set_pod_ip("a", "10.9.0.6").await?;
     wait_events(&history, 2).await;
-    let (first, second) = (format!("put {prefix}a 10.9.0.5:8080"), format!("put {prefix}a 10.9.0.6:8080"));
+    let (first, second) = (
+        format!("put {prefix}a 10.9.0.5:8080"),
+        format!("put {prefix}a 10.9.0.6:8080"),
+    );
     history.assert_exactly(&[&first, &second]).await;
     Ok(())
 }

@@ -18,7 +18,9 @@ async fn p2_while_nothing_changes_etcd_and_the_statuses_stand_still_and_leases_a
     let etcd = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
     bed.create_registry("p2-silence", &etcd.endpoints(), TTL).await?;
     let namespace = bed.namespace("p2-silence").await?;
-    namespace.create_deployment("orders", &[("app", "orders")], 5, &[("grpc", 8080)]).await?;
+    namespace
+        .create_deployment("orders", &[("app", "orders")], 5, &[("grpc", 8080)])
+        .await?;
     namespace.wait_ready_pods("app=orders", 5).await?;
     let formats = json!({"registry": "p2-silence", "formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}]});
     namespace.apply(registration("orders", &formats)).await?;
@@ -28,7 +30,10 @@ async fn p2_while_nothing_changes_etcd_and_the_statuses_stand_still_and_leases_a
     let registry = (crate::support::API, "Registry", "p2-silence");
     bed.objects().wait(registry, counted, Duration::from_secs(30)).await?;
 
-    let (revision, keys) = (etcd.revision().await?, etcd.dump(&plain_prefix(&namespace, "orders")).await?);
+    let (revision, keys) = (
+        etcd.revision().await?,
+        etcd.dump(&plain_prefix(&namespace, "orders")).await?,
+    );
     let objects = [("ServiceRegistration", "orders"), ("Registry", "p2-silence")];
     let mut versions = Vec::new();
     for (kind, name) in objects {
@@ -44,5 +49,7 @@ async fn p2_while_nothing_changes_etcd_and_the_statuses_stand_still_and_leases_a
     for ((kind, name), before) in objects.into_iter().zip(versions) {
         assert_eq!(version(namespace.objects(), kind, name).await, before, "{kind} {name}");
     }
-    bed.objects().delete(crate::support::API, "Registry", "p2-silence").await
+    bed.objects()
+        .delete(crate::support::API, "Registry", "p2-silence")
+        .await
 }

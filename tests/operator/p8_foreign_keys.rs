@@ -32,7 +32,11 @@ async fn p8_a_key_held_by_someone_else_is_left_alone_told_and_taken_when_it_is_f
     assert_eq!(status.endpoints.len(), 2);
     let object = wait_condition(namespace.objects(), "orders", "Conflict", "False", "NoConflict").await;
     assert_eq!(condition(&object, "Ready").0, "True");
-    let (b, gone, a) = (format!("put {prefix}b 10.9.8.2:8080"), format!("delete {held}"), format!("put {held} 10.9.8.1:8080"));
+    let (b, gone, a) = (
+        format!("put {prefix}b 10.9.8.2:8080"),
+        format!("delete {held}"),
+        format!("put {held} 10.9.8.1:8080"),
+    );
     history.assert_exactly(&[&b, &gone, &a]).await;
     Ok(())
 }
@@ -45,7 +49,10 @@ async fn p8_a_key_held_on_someone_s_lease_is_taken_when_the_lease_ends() -> Resu
     let mut client = etcd.client().await?;
     let lease = client.lease_grant(2, None).await.expect("etcd grants").id();
     let theirs = PutOptions::new().with_lease(lease);
-    client.put(format!("{prefix}a"), "theirs", Some(theirs)).await.expect("etcd takes it");
+    client
+        .put(format!("{prefix}a"), "theirs", Some(theirs))
+        .await
+        .expect("etcd takes it");
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace.apply(registration("orders", &json!({}))).await?;
     wait_in_sync(namespace.objects(), "orders", 1).await;
@@ -60,7 +67,10 @@ async fn p8_a_stranger_s_keys_beside_ours_survive_all_that_we_do() -> Result<()>
     let mut client = etcd.client().await?;
     let strangers = ["0", "a/below", "z"];
     for name in strangers {
-        client.put(format!("{prefix}{name}"), "theirs", None).await.expect("etcd takes it");
+        client
+            .put(format!("{prefix}{name}"), "theirs", None)
+            .await
+            .expect("etcd takes it");
     }
     let before = etcd.dump(&prefix).await?;
     namespace.create_pod(&pod("a", "orders")).await?;
@@ -70,7 +80,10 @@ async fn p8_a_stranger_s_keys_beside_ours_survive_all_that_we_do() -> Result<()>
     wait_keys(etcd, &prefix, &strangers).await;
     namespace.set_ready("a", true).await?;
     wait_keys(etcd, &prefix, &["0", "a", "a/below", "z"]).await;
-    namespace.objects().delete(crate::support::API, "ServiceRegistration", "orders").await?;
+    namespace
+        .objects()
+        .delete(crate::support::API, "ServiceRegistration", "orders")
+        .await?;
     wait_keys(etcd, &prefix, &strangers).await;
     assert_eq!(etcd.dump(&prefix).await?, before);
     Ok(())
@@ -92,7 +105,9 @@ async fn p8_a_key_of_ours_that_someone_deletes_or_changes_is_put_back() -> Resul
     client.put(key.as_str(), "changed", None).await.expect("etcd takes it");
     crate::support::wait_events(&history, 4).await;
     let ours = format!("put {key} 10.9.8.3:8080");
-    history.assert_exactly(&[&format!("delete {key}"), &ours, &format!("put {key} changed"), &ours]).await;
+    history
+        .assert_exactly(&[&format!("delete {key}"), &ours, &format!("put {key} changed"), &ours])
+        .await;
     let held = &etcd.dump(&prefix).await?[&key];
     assert_ne!(held.lease, 0, "it is on a lease again");
     Ok(())
@@ -119,7 +134,10 @@ async fn p8_of_two_registrations_that_want_a_key_the_older_has_it_and_the_other_
     assert!(text.contains("older"), "{text}");
     history.assert_silent().await;
 
-    namespace.objects().delete(crate::support::API, "ServiceRegistration", "older").await?;
+    namespace
+        .objects()
+        .delete(crate::support::API, "ServiceRegistration", "older")
+        .await?;
     wait_in_sync(namespace.objects(), "newer", 1).await;
     wait_keys(etcd, &prefix, &["a"]).await;
     Ok(())

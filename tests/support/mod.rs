@@ -50,7 +50,8 @@ pub fn plain_prefix(namespace: &Namespace, service: &str) -> String {
 
 /// Waits until `etcd` holds exactly these keys below `prefix`, given without it, and returns them.
 pub async fn wait_keys(etcd: &EtcdCluster, prefix: &str, expected: &[&str]) -> BTreeMap<String, Held> {
-    let found = until(&format!("exactly {expected:?} below {prefix}"), SOON, || async {
+    let what = format!("exactly {expected:?} below {prefix}");
+    let found = until(&what, SOON, || async {
         let held = etcd.dump(prefix).await.map_err(|error| error.to_string())?;
         let names: Vec<&str> = held.keys().map(|key| &key[prefix.len()..]).collect();
         if names == expected {
@@ -64,7 +65,8 @@ pub async fn wait_keys(etcd: &EtcdCluster, prefix: &str, expected: &[&str]) -> B
 
 /// Waits until `etcd` holds this many keys below `prefix`, and returns them.
 pub async fn wait_count(etcd: &EtcdCluster, prefix: &str, count: usize, patience: Duration) -> BTreeMap<String, Held> {
-    let found = until(&format!("{count} keys below {prefix}"), patience, || async {
+    let what = format!("{count} keys below {prefix}");
+    let found = until(&what, patience, || async {
         let held = etcd.dump(prefix).await.map_err(|error| error.to_string())?;
         if held.len() == count {
             Ok(held)
@@ -85,7 +87,10 @@ pub async fn wait_events(history: &History, count: usize) -> Vec<String> {
 /// Status and reason of a condition; empty when there is none.
 pub fn condition(object: &Value, kind: &str) -> (String, String) {
     let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let found = all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
+    let found = all
+        .into_iter()
+        .find(|condition| condition["type"] == kind)
+        .unwrap_or_default();
     let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
     (text("status"), text("reason"))
 }
@@ -93,7 +98,10 @@ pub fn condition(object: &Value, kind: &str) -> (String, String) {
 /// The message of a condition.
 pub fn message(object: &Value, kind: &str) -> String {
     let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let found = all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
+    let found = all
+        .into_iter()
+        .find(|condition| condition["type"] == kind)
+        .unwrap_or_default();
     found["message"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -101,7 +109,9 @@ pub fn message(object: &Value, kind: &str) -> String {
 pub async fn wait_condition(objects: &Objects, name: &str, kind: &str, status: &str, reason: &str) -> Value {
     let registration = (API, "ServiceRegistration", name);
     let wanted = (status.to_owned(), reason.to_owned());
-    let found = objects.wait(registration, |object| condition(object, kind) == wanted, SOON).await;
+    let found = objects
+        .wait(registration, |object| condition(object, kind) == wanted, SOON)
+        .await;
     found.unwrap_or_else(|error| panic!("waiting for {kind}={status} {reason}: {error}"))
 }
 
@@ -109,9 +119,8 @@ pub async fn wait_condition(objects: &Objects, name: &str, kind: &str, status: &
 pub async fn wait_in_sync(objects: &Objects, name: &str, pods: u32) -> ServiceRegistrationStatus {
     let registration = (API, "ServiceRegistration", name);
     let ready = format!("{pods}/{pods}");
-    let in_sync = |object: &Value| {
-        condition(object, "Synced").1 == "InSync" && object["status"]["ready"] == json!(ready)
-    };
+    let in_sync =
+        |object: &Value| condition(object, "Synced").1 == "InSync" && object["status"]["ready"] == json!(ready);
     let found = objects.wait(registration, in_sync, SOON).await;
     let mut found = found.unwrap_or_else(|error| panic!("waiting for {name} to be in sync: {error}"));
     serde_json::from_value(found["status"].take()).expect("a status")
@@ -120,5 +129,8 @@ pub async fn wait_in_sync(objects: &Objects, name: &str, pods: u32) -> ServiceRe
 /// An object's resourceVersion.
 pub async fn version(objects: &Objects, kind: &str, name: &str) -> String {
     let object = objects.get(API, kind, name).await.expect("the apiserver answers");
-    object.expect("it is there")["metadata"]["resourceVersion"].as_str().expect("a version").to_owned()
+    object.expect("it is there")["metadata"]["resourceVersion"]
+        .as_str()
+        .expect("a version")
+        .to_owned()
 }

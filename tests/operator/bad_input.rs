@@ -1,0 +1,155 @@
+//! Bad input affects itself only, and is answered with what to do. Malformed pods, which no apiserver takes, are tested
+//! where they are decoded (`cluster`).
+
+use serde_json::json;
+use testbed::{History, NewPod, Result};
+
+use crate::bed;
+use crate::support::{API, message, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys};
+
+#[tokio::test]
+async fn a_missing_registry_is_named_and_used_as_soon_as_it_is_there() -> Result<()> {
+    let bed = bed().await;
+    let namespace = bed.namespace("no-registry").await?;
+    namespace.create_pod(&pod("a", "orders")).await?;
+    namespace
+        .apply(registration("orders", &json!({"registry": "late"})))
+        .await?;
+    let object = wait_condition(namespace.objects(), "orders", "Accepted", "False", "RegistryNotFound").await;
+    assert!(message(&object, "Accepted").contains("create it"), "{object:#}");
+    bed.create_registry("late", &bed.registry().endpoints(), 30).await?;
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+
+    bed.objects().delete(API, "Registry", "late").await?;
+    wait_condition(namespace.objects(), "orders", "Accepted", "False", "RegistryNotFound").await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_that_some_pods_lack_is_told_and_the_other_pods_are_registered() -> Result<()> {
+    let namespace = bed().await.namespace("no-port").await?;
+    namespace.apply(registration("orders", &json!({}))).await?;
+    namespace.create_pod(&pod("with", "orders")).await?;
+    namespace
+        .create_pod(&NewPod::new("without").label("app", "orders"))
+        .await?;
+    let object = wait_condition(namespace.objects(), "orders", "Synced", "False", "EndpointsRefused").await;
+    let text = message(&object, "Synced");
+    assert!(text.contains("\"grpc\"") && text.contains("without"), "{text}");
+    wait_keys(bed().await.registry(), &plain_prefix(&namespace, "orders"), &["with"]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_that_no_pod_has_is_told() -> Result<()> {
+    let namespace = bed().await.namespace("nobodys-port").await?;
+    namespace
+        .apply(registration("orders", &json!({"ports": [{"port": "nope"}]})))
+        .await?;
+    namespace.create_pod(&pod("a", "orders")).await?;
+    let object = wait_condition(namespace.objects(), "orders", "Ready", "False", "NothingRegistered").await;
+    assert!(message(&object, "Synced").contains("\"nope\""), "{object:#}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_prefix_that_overlaps_the_bookkeeping_is_refused_and_what_was_there_stays() -> Result<()> {
+    let namespace = bed().await.namespace("reserved").await?;
+    let etcd = bed().await.registry();
+    let reserved = json!({"formats": [{"type": "Plain", "prefix": "/leasehold/mine"}]});
+    namespace.create_pod(&pod("a", "orders")).await?;
+    namespace.apply(registration("fresh", &reserved)).await?;
+    let object = wait_condition(namespace.objects(), "fresh", "Accepted", "False", "PrefixReserved").await;
+    assert!(message(&object, "Accepted").contains("/leasehold/"), "{object:#}");
+    assert!(etcd.dump("/leasehold/mine").await?.is_empty());
+
+    let prefix = plain_prefix(&namespace, "orders");
+    namespace.apply(registration("orders", &json!({}))).await?;
+    wait_keys(etcd, &prefix, &["a"]).await;
+    let history = History::watch(etcd, &prefix, 0).await?;
+    namespace.apply(registration("orders", &reserved)).await?;
+    let object = wait_condition(namespace.objects(), "orders", "Accepted", "False", "PrefixReserved").await;
+    assert!(message(&object, "Accepted").contains("stays in force"), "{object:#}");
+    history.assert_silent().await;
+    // It still follows its pods by the spec that was good.
+    namespace.set_ready("a", false).await?;
+    wait_keys(etcd, &prefix, &[]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_of_no_length_is_refused_at_the_door() -> Result<()> {
+    let namespace = bed().await.namespace("no-name").await?;
+    let error = namespace
+        .apply(registration("orders", &json!({"serviceName": ""})))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("serviceName"), "{error}");
+    let error = namespace
+        .apply(registration("orders", &json!({"registry": ""})))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("registry"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn labels_of_other_alphabets_are_refused_at_the_door_and_odd_facts_arrive_unharmed() -> Result<()> {
+    let namespace = bed().await.namespace("unicode").await?;
+    let selector = json!({"selector": {"matchLabels": {"app": "überraschung"}}});
+    let error = namespace
+        .apply(registration("orders", &selector))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("no label can have that value"), "{error}");
+
+    let facts = json!({"ключ": "значение", "emoji": "🦀", "quote": "\"\\", "empty": ""});
+    let prefix = format!("/unicode/{}/", namespace.name());
+    let spec = json!({
+        "metadata": {"static": facts},
+        "formats": [{"type": "Plain", "value": "Json", "prefix": prefix.trim_end_matches('/')}],
+    });
+    namespace.apply(registration("orders", &spec)).await?;
+    namespace.create_pod(&pod("a", "orders")).await?;
+    let held = wait_keys(bed().await.registry(), &prefix, &["a"]).await;
+    let value: serde_json::Value = serde_json::from_str(&held[&format!("{prefix}a")].value).expect("JSON");
+    assert_eq!(value["metadata"], facts);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_without_labels_is_nobody_s_and_one_with_300_ports_is_registered() -> Result<()> {
+    let namespace = bed().await.namespace("odd-pods").await?;
+    namespace
+        .apply(registration("orders", &json!({"ports": [{"port": "p299"}]})))
+        .await?;
+    namespace
+        .create_pod(&NewPod::new("bare").with(&json!({"metadata": {"labels": null}})))
+        .await?;
+    let many = (0..300).fold(NewPod::new("many").label("app", "orders").ip("10.9.3.1"), |pod, i| {
+        pod.port(&format!("p{i}"), 10_000 + i)
+    });
+    namespace.create_pod(&many).await?;
+    let held = wait_keys(bed().await.registry(), &plain_prefix(&namespace, "orders"), &["many"]).await;
+    assert_eq!(held.values().next().expect("one").value, "10.9.3.1:10299");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_weight_that_is_no_number_is_told_and_the_registration_s_is_used() -> Result<()> {
+    let namespace = bed().await.namespace("weight").await?;
+    namespace.apply(registration("orders", &json!({"weight": 7}))).await?;
+    namespace
+        .create_pod(&pod("a", "orders").annotation("leasehold.dev/weight", "heavy"))
+        .await?;
+    let object = wait_condition(namespace.objects(), "orders", "Synced", "False", "EndpointsRefused").await;
+    assert!(
+        message(&object, "Synced").contains("leasehold.dev/weight"),
+        "{object:#}"
+    );
+    assert_eq!(object["status"]["endpoints"][0]["weight"], 7);
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! A registration's life: created, changed, suspended, deleted; and what its status tells meanwhile.
+
+use serde_json::json;
+use testbed::{History, Result};
+
+use crate::bed;
+use crate::support::{
+    API, SOON, condition, message, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys,
+};
+
+#[tokio::test]
+async fn the_status_tells_every_endpoint_that_is_in_etcd_with_its_keys() -> Result<()> {
+    let namespace = bed().await.namespace("status").await?;
+    let spec = json!({
+        "serviceName": "orders-v2",
+        "formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}],
+        "version": {"fromLabel": "app.kubernetes.io/version"},
+        "weight": 10,
+    });
+    namespace.apply(registration("orders", &spec)).await?;
+    let labelled = pod("a", "orders")
+        .ip("10.9.1.1")
+        .label("app.kubernetes.io/version", "1.4.2");
+    namespace.create_pod(&labelled).await?;
+    let status = wait_in_sync(namespace.objects(), "orders", 1).await;
+    assert_eq!(
+        (status.ready_endpoints, status.registered_endpoints),
+        (Some(1), Some(1))
+    );
+    assert_eq!(
+        (status.observed_generation, status.service.as_deref()),
+        (Some(1), Some("orders-v2"))
+    );
+    let endpoint = &status.endpoints[0];
+    assert_eq!(
+        (endpoint.address.as_str(), endpoint.port, endpoint.port_name.as_str()),
+        ("10.9.1.1", 8080, "grpc")
+    );
+    assert_eq!(
+        (endpoint.pod.as_str(), endpoint.version.as_deref(), endpoint.weight),
+        ("a", Some("1.4.2"), Some(10))
+    );
+    assert!(endpoint.node.is_some(), "{endpoint:?}");
+    let name = namespace.name();
+    assert_eq!(
+        endpoint.keys,
+        [format!("/services/{name}/orders-v2/a"), format!("{name}/orders-v2/a")]
+    );
+    let held = bed().await.registry().dump(&format!("/services/{name}/")).await?;
+    assert_eq!(held.len(), 1);
+
+    let object = wait_condition(namespace.objects(), "orders", "Ready", "True", "EndpointsRegistered").await;
+    for kind in ["Accepted", "Synced"] {
+        assert_eq!(condition(&object, kind).0, "True", "{kind}");
+    }
+    namespace.set_ready("a", false).await?;
+    wait_condition(namespace.objects(), "orders", "Ready", "False", "NoReadyPods").await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registration_without_pods_says_so() -> Result<()> {
+    let namespace = bed().await.namespace("nobody").await?;
+    namespace.apply(registration("orders", &json!({}))).await?;
+    let object = wait_condition(namespace.objects(), "orders", "Ready", "False", "NoReadyPods").await;
+    assert_eq!(object["status"]["ready"], "0/0");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_changed_prefix_moves_the_keys() -> Result<()> {
+    let namespace = bed().await.namespace("moving").await?;
+    let etcd = bed().await.registry();
+    let (here, there) = (
+        format!("/moving/{}/here/", namespace.name()),
+        format!("/moving/{}/there/", namespace.name()),
+    );
+    let below = |prefix: &str| json!({"formats": [{"type": "Plain", "prefix": prefix.trim_end_matches('/')}]});
+    namespace.create_pod(&pod("a", "orders")).await?;
+    namespace.apply(registration("orders", &below(&here))).await?;
+    wait_keys(etcd, &here, &["a"]).await;
+    namespace.apply(registration("orders", &below(&there))).await?;
+    wait_keys(etcd, &there, &["a"]).await;
+    wait_keys(etcd, &here, &[]).await;
+    let status = wait_in_sync(namespace.objects(), "orders", 1).await;
+    assert_eq!(status.endpoints[0].keys, [format!("{there}a")]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deleted_registration_takes_its_keys_with_it() -> Result<()> {
+    let namespace = bed().await.namespace("deleted").await?;
+    let etcd = bed().await.registry();
+    let prefix = plain_prefix(&namespace, "orders");
+    namespace.create_pod(&pod("a", "orders")).await?;
+    namespace.create_pod(&pod("b", "orders")).await?;
+    namespace.apply(registration("orders", &json!({}))).await?;
+    wait_keys(etcd, &prefix, &["a", "b"]).await;
+    namespace.objects().delete(API, "ServiceRegistration", "orders").await?;
+    wait_keys(etcd, &prefix, &[]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_namespace_is_deleted_without_waiting_for_us() -> Result<()> {
+    let namespace = bed().await.namespace("gone").await?;
+    let etcd = bed().await.registry();
+    let prefix = plain_prefix(&namespace, "orders");
+    namespace.create_pod(&pod("a", "orders")).await?;
+    namespace.apply(registration("orders", &json!({}))).await?;
+    wait_keys(etcd, &prefix, &["a"]).await;
+    bed()
+        .await
+        .objects()
+        .delete("v1", "Namespace", namespace.name())
+        .await?;
+    wait_keys(etcd, &prefix, &[]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_suspended_registration_changes_nothing_until_it_is_resumed() -> Result<()> {
+    let namespace = bed().await.namespace("suspended").await?;
+    let etcd = bed().await.registry();
+    let prefix = plain_prefix(&namespace, "orders");
+    namespace.create_pod(&pod("a", "orders").ip("10.9.1.2")).await?;
+    namespace.apply(registration("orders", &json!({}))).await?;
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+    namespace
+        .apply(registration("orders", &json!({"suspend": true})))
+        .await?;
+    wait_condition(namespace.objects(), "orders", "Synced", "False", "Suspended").await;
+    let history = History::watch(etcd, &prefix, 0).await?;
+    namespace.set_ready("a", false).await?;
+    namespace.create_pod(&pod("b", "orders").ip("10.9.1.3")).await?;
+    // The status follows the pods, so the operator has seen both: what it leaves undone is left on purpose.
+    let pending = |object: &serde_json::Value| object["status"]["ready"] == "0/1";
+    namespace
+        .objects()
+        .wait((API, "ServiceRegistration", "orders"), pending, SOON)
+        .await?;
+    history.assert_silent().await;
+
+    namespace
+        .apply(registration("orders", &json!({"suspend": false})))
+        .await?;
+    wait_keys(etcd, &prefix, &["b"]).await;
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registry_says_that_it_is_connected_and_to_what() -> Result<()> {
+    let objects = bed().await.objects();
+    let connected = |object: &serde_json::Value| condition(object, "Connected").0 == "True";
+    let object = objects.wait((API, "Registry", "default"), connected, SOON).await?;
+    let status = &object["status"];
+    assert_eq!(status["leader"], "operator-0");
+    assert!(
+        status["etcdVersion"]
+            .as_str()
+            .is_some_and(|version| version.starts_with("3.")),
+        "{status}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registry_that_nobody_answers_says_so_and_its_registrations_too() -> Result<()> {
+    let bed = bed().await;
+    // Reserved, so that nobody listens there.
+    let port = testbed::process::Port::reserve()?;
+    bed.create_registry("nobody-there", &[port.http()], 30).await?;
+    let namespace = bed.namespace("nobody-there").await?;
+    namespace
+        .apply(registration("orders", &json!({"registry": "nobody-there"})))
+        .await?;
+    let object = wait_condition(
+        namespace.objects(),
+        "orders",
+        "Synced",
+        "Unknown",
+        "RegistryUnreachable",
+    )
+    .await;
+    assert!(message(&object, "Synced").contains(&port.http()), "{object:#}");
+    let disconnected =
+        |object: &serde_json::Value| condition(object, "Connected") == ("False".into(), "Unreachable".into());
+    let object = bed
+        .objects()
+        .wait((API, "Registry", "nobody-there"), disconnected, SOON)
+        .await?;
+    assert!(message(&object, "Connected").contains(&port.http()), "{object:#}");
+    bed.objects().delete(API, "Registry", "nobody-there").await
+}
