@@ -1,6 +1,9 @@
 //! A bed: a control plane and an etcd to register in.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use kube::Client;
 use serde_json::{Value, json};
@@ -11,7 +14,11 @@ use crate::{
     kubernetes::{ControlPlane, Namespace, Objects},
     process::Folder,
     tools::EtcdVersion,
+    wait::until,
 };
+
+/// How long a kind that was just defined may take to be served.
+const SERVED: Duration = Duration::from_secs(30);
 
 /// What a bed is to be.
 #[derive(Clone, Debug)]
@@ -128,18 +135,36 @@ impl Bed {
     /// Applies every definition in the `*.yaml` files of a folder and waits until the API server serves them.
     pub async fn apply_crds_of(&self, folder: &Path) -> Result<()> {
         let objects = self.objects();
-        let mut names = Vec::new();
+        let mut applied = Vec::new();
         for manifest in manifests(folder)? {
-            let applied = objects.apply(manifest).await?;
-            names.push(applied["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+            applied.push(objects.apply(manifest).await?);
         }
-        for name in names {
-            let crd = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", name.as_str());
-            objects
-                .wait(crd, is_established, std::time::Duration::from_secs(30))
-                .await?;
+        for crd in applied {
+            let name = crd["metadata"]["name"].as_str().unwrap_or_default();
+            let object = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", name);
+            objects.wait(object, is_established, SERVED).await?;
+            self.wait_watchable(&crd["spec"]).await?;
         }
         Ok(())
+    }
+
+    /// Waits until the objects of a definition can be watched. The first requests for a new kind only make the API server
+    /// fill its cache; until then it turns watches away for a second, which would be measured as the operator's slowness.
+    async fn wait_watchable(&self, spec: &Value) -> Result<()> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (group, plural) = (text(&spec["group"]), text(&spec["names"]["plural"]));
+        let path = format!("/apis/{group}/{}/{plural}", text(&spec["versions"][0]["name"]));
+        let client = self.client();
+        until(&format!("{path} to be watchable"), SERVED, || async {
+            let watch = http::Request::get(format!("{path}?watch=1&resourceVersion=0&timeoutSeconds=1"));
+            let watch = watch.body(kube::client::Body::empty()).expect("a valid request");
+            let answer = client.send(watch).await.map_err(|error| error.to_string())?;
+            match answer.status() {
+                http::StatusCode::OK => Ok(()),
+                status => Err(status.to_string()),
+            }
+        })
+        .await
     }
 
     /// Applies a `Registry` for these endpoints with this default TTL in seconds.

@@ -52,7 +52,7 @@ fn fetch(folder: &Path) -> Option<PathBuf> {
 
 /// The binary built by cargo, in minutes.
 fn install(step: &Step, folder: &Path) -> Result<PathBuf> {
-    println!("no binary of cargo-deny for this machine: building it, once (usually 6 minutes on two cores)");
+    println!("no binary of cargo-deny for this machine: building it, once (usually 4 minutes on two cores)");
     let mut install = cargo("install cargo-deny --locked --version");
     install.args([VERSION, "--root"]).arg(folder);
     step.command(install)?;
