@@ -29,7 +29,7 @@ pub struct Turn {
     pub etcd: EtcdCluster,
     /// The namespace.
     pub namespace: Namespace,
-    _turn: MutexGuard<'static, ()>,
+    _guard: MutexGuard<'static, ()>,
 }
 
 impl Turn {
@@ -53,7 +53,7 @@ impl Turn {
             bed,
             etcd,
             namespace: bed.namespace(&format!("turn-{name}")).await?,
-            _turn: turn,
+            _guard: turn,
         })
     }
 

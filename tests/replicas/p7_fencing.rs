@@ -30,7 +30,7 @@ async fn p7_a_leader_that_was_paused_and_resumed_changes_nothing_any_more() -> R
     stale.cont()?;
     until("the stale one to stand by", SOON, || async {
         match stale.metric("leasehold_leader").await {
-            Ok(Some(leads)) if leads == 0.0 => Ok(()),
+            Ok(Some(0.0)) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
