@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use crate::{
     bed::workspace,
     error::{Doing, Error, Result},
     process::{Port, Process, Spec, http},
+    tools::cargo,
     wait::until,
 };
 
@@ -173,10 +174,9 @@ fn sum(metrics: &str, name: &str) -> Option<f64> {
 
 /// Builds the program `leasehold` of this tree with cargo, whose progress goes to stderr, and returns its path. Blocks.
 pub fn build_operator() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // The whole workspace's features, so that this build and that of the tests share their dependencies.
     let arguments = "build --workspace --bin leasehold --message-format json-render-diagnostics";
-    let output = Command::new(cargo)
+    let output = cargo()
         .args(arguments.split(' '))
         .current_dir(workspace())
         .stdin(Stdio::null())

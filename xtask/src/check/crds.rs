@@ -21,7 +21,7 @@ pub(super) fn check(step: &Step) -> Result<()> {
 /// The first file that differs, and how; none when there is none.
 fn difference(kept: &BTreeMap<String, String>, written: &BTreeMap<String, String>) -> Option<String> {
     if written.is_empty() {
-        return Some("`leasehold crds` wrote no file".to_owned());
+        return Some("no definition was generated".to_owned());
     }
     if let Some(stray) = kept.keys().find(|name| !written.contains_key(*name)) {
         return Some(format!("crds/{stray} is not generated any more: delete it"));

@@ -187,7 +187,7 @@ fn demo() -> Result<Command> {
 }
 
 fn cargo(words: &str) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = testbed::tools::cargo();
     command.args(words.split(' '));
     command
 }

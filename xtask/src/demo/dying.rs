@@ -9,7 +9,7 @@ use serde_json::json;
 use testbed::Event;
 
 use super::{
-    shop::{PATIENCE, PREFIXES, SELECTOR, Shop, registration},
+    shop::{NAME, PATIENCE, PREFIXES, SELECTOR, Shop, registration},
     story::Story,
 };
 use crate::error::Result;
@@ -85,6 +85,7 @@ pub async fn end(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
     shop.namespace.apply(registration(BRIEF, BRIEF, &["Plain"])).await?;
     let keys = shop.wait_keys(&BRIEF_PREFIX, 10, PATIENCE).await?;
     let leases: BTreeSet<_> = keys.values().map(|held| held.lease).collect();
+    shop.wait_status(NAME, 10).await?;
     shop.wait_status(BRIEF, 10).await?;
     story.show(&shop.kubectl().await?);
 

@@ -5,13 +5,12 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
     str::FromStr,
 };
 
 use serde::Deserialize;
 
-use super::{cached, last_words, pins};
+use super::{cached, cargo, last_words, pins};
 use crate::error::{Doing, Error, Result};
 
 /// The etcd release lines that the bed can run, each at the patch release pinned in `tools/etcd/X.Y/Cargo.lock`.
@@ -53,9 +52,8 @@ impl EtcdVersion {
     }
 
     fn fetch(self, pin: &Path) -> Result<PathBuf> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let manifest = pin.join("Cargo.toml");
-        let output = Command::new(cargo)
+        let output = cargo()
             .args(["metadata", "--locked", "--format-version", "1", "--manifest-path"])
             .arg(&manifest)
             .output()

@@ -2,6 +2,7 @@
 //!
 //! Owns the cache and its locks. Knows nothing of how the programs are run.
 
+mod cargo;
 mod etcd;
 mod go;
 
@@ -10,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use cargo::cargo;
 pub use etcd::EtcdVersion;
 pub use go::Tool;
 
