@@ -9,9 +9,18 @@ mod leases;
 mod ledger;
 mod meta;
 mod planner;
+#[cfg(test)]
+mod properties;
 mod report;
+mod scopes;
+mod settlement;
+mod sightings;
 mod status;
 mod tenancy;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod work;
 

@@ -281,3 +281,6 @@ fn endpoints_of(registered: &[Registered<'_>]) -> (Vec<EndpointStatus>, usize) {
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;
