@@ -411,6 +411,24 @@ fn work_that_meets_a_write_under_way_is_done_when_that_has_ended() {
 }
 
 #[test]
+fn a_contested_key_under_way_does_not_hold_up_the_losers_other_keys() {
+    let mut rig = Rig::new();
+    rig.ledger.set_terms(&reference("elder"), terms(0));
+    rig.want("elder", "p", &["/s/p"], "elder");
+    let (record, transaction) = rig.next().expect("a lease to record");
+    let verdict = rig.commit(&transaction);
+    rig.ledger.settle(record, Some(verdict));
+    let (ticket, transaction) = rig.next().expect("the elder's write");
+    rig.want("orders", "p", &["/s/p", "/s/other"], "younger");
+    let verdict = rig.commit(&transaction);
+    rig.run();
+    rig.ledger.settle(ticket, Some(verdict));
+    rig.run();
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("elder"));
+    assert_eq!(rig.etcd.value("/s/other").as_deref(), Some("younger"));
+}
+
+#[test]
 fn a_key_is_written_once_in_a_transaction_though_two_things_ask_for_it() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
