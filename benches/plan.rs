@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -205,7 +206,9 @@ impl Operator {
 }
 
 fn entries(etcd: &StandIn, scope: &Scope) -> Vec<(Key, Held)> {
-    let from = etcd.keys.range::<str, _>(scope.prefix()..);
+    let from = etcd
+        .keys
+        .range::<str, _>((Bound::Included(scope.prefix()), Bound::Unbounded));
     from.take_while(|(key, _)| scope.contains(key))
         .map(|(key, held)| (key.clone(), held.clone()))
         .collect()
@@ -222,7 +225,9 @@ fn full_plan(pods: &[Pod]) -> (Operator, StandIn, Duration) {
     let (mut operator, mut etcd) = (Operator::new(count), StandIn::default());
     operator.survey(&etcd);
     let start = Instant::now();
-    pods.iter().for_each(|pod| operator.apply(pod));
+    for pod in pods {
+        operator.apply(pod);
+    }
     operator.ledger.kubernetes_is_complete();
     let written = operator.run(&mut etcd);
     let took = start.elapsed();
@@ -237,7 +242,9 @@ fn adoption(pods: &[Pod], etcd: &mut StandIn) -> Duration {
     let mut operator = Operator::new(count);
     let start = Instant::now();
     operator.survey(etcd);
-    pods.iter().for_each(|pod| operator.apply(pod));
+    for pod in pods {
+        operator.apply(pod);
+    }
     operator.ledger.kubernetes_is_complete();
     assert_eq!(operator.run(etcd), 0, "nothing is written");
     start.elapsed()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::transaction::{Expect, Key, LeaseId, Revision};
 
 /// How long a lease stays empty before it is let go.
-const EMPTY_FOR: Duration = Duration::from_secs(600);
+const EMPTY_FOR: Duration = Duration::from_mins(10);
 
 /// What is known of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Lease {
 #[derive(Debug)]
 pub struct Leases {
     capacity: usize,
-    leases: BTreeMap<LeaseId, Lease>,
+    known: BTreeMap<LeaseId, Lease>,
     /// Open leases with room, by time to live: placing a key does not search. In order, so that some fill up and
     /// others run empty.
     roomy: HashMap<u32, BTreeSet<LeaseId>>,
@@ -79,7 +79,7 @@ impl Leases {
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
-            leases: BTreeMap::new(),
+            known: BTreeMap::new(),
             roomy: HashMap::new(),
             strangers: HashMap::new(),
             changed: true,
@@ -89,7 +89,7 @@ impl Leases {
     /// Changes how many keys a lease carries; fuller ones stay as they are.
     pub fn set_capacity(&mut self, capacity: usize) {
         self.capacity = capacity.max(1);
-        for lease in self.leases.keys().copied().collect::<Vec<_>>() {
+        for lease in self.known.keys().copied().collect::<Vec<_>>() {
             self.reindex(lease);
         }
     }
@@ -101,12 +101,12 @@ impl Leases {
 
     /// Whether a key on `lease` is ours.
     pub fn is_ours(&self, lease: LeaseId) -> bool {
-        self.leases.contains_key(&lease)
+        self.known.contains_key(&lease)
     }
 
     /// Whether a key on `lease` that is to live `ttl` seconds may stay there.
     pub(super) fn fit(&self, lease: LeaseId, ttl: u32) -> Fit {
-        match self.leases.get(&lease) {
+        match self.known.get(&lease) {
             Some(known) if known.state == State::Doubtful => Fit::InDoubt,
             Some(known) if known.ttl == ttl && known.state == State::Open => Fit::Stays,
             _ => Fit::Moves,
@@ -115,27 +115,27 @@ impl Leases {
 
     /// The number of leases.
     pub fn len(&self) -> usize {
-        self.leases.len()
+        self.known.len()
     }
 
     /// Whether there is no lease.
     pub fn is_empty(&self) -> bool {
-        self.leases.is_empty()
+        self.known.is_empty()
     }
 
     /// The number of keys that etcd holds on our leases.
     pub fn key_count(&self) -> usize {
-        self.leases.values().map(|lease| lease.keys.len()).sum()
+        self.known.values().map(|lease| lease.keys.len()).sum()
     }
 
     /// The ids of all leases.
     pub fn ids(&self) -> impl Iterator<Item = LeaseId> + '_ {
-        self.leases.keys().copied()
+        self.known.keys().copied()
     }
 
     /// The keys that etcd holds on `lease`.
     pub fn keys_on(&self, lease: LeaseId) -> Vec<Key> {
-        self.leases
+        self.known
             .get(&lease)
             .map(|known| known.keys.iter().cloned().collect())
             .unwrap_or_default()
@@ -143,12 +143,12 @@ impl Leases {
 
     /// The leases to renew with their times to live in seconds, if that changed since the last call.
     pub fn take_changed_renewals(&mut self) -> Option<BTreeMap<LeaseId, u32>> {
-        std::mem::take(&mut self.changed).then(|| self.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect())
+        std::mem::take(&mut self.changed).then(|| self.known.iter().map(|(id, lease)| (*id, lease.ttl)).collect())
     }
 
     /// Forgets every lease: etcd's history is another one now.
     pub fn clear(&mut self) {
-        self.leases.clear();
+        self.known.clear();
         self.roomy.clear();
         self.strangers.clear();
         self.changed = true;
@@ -161,7 +161,7 @@ impl Leases {
 
     /// How many granted leases wait to be recorded.
     pub fn fresh(&self) -> usize {
-        self.leases.values().filter(|lease| lease.state == State::Fresh).count()
+        self.known.values().filter(|lease| lease.state == State::Fresh).count()
     }
 
     /// The record of a lease exists, written at `revision`. Returns the keys that turn out to be ours by it, and
@@ -171,7 +171,7 @@ impl Leases {
         if is_new {
             self.insert(lease, ttl, State::Open);
         }
-        let known = self.leases.get_mut(&lease).expect("known or just inserted");
+        let known = self.known.get_mut(&lease).expect("known or just inserted");
         let mut concerned: Vec<Key> = Vec::new();
         if revision < known.record {
             return concerned;
@@ -193,7 +193,7 @@ impl Leases {
 
     /// The record of a lease was not there at `revision`. That of a fresh one is yet to be written.
     pub(super) fn record_missing(&mut self, lease: LeaseId, revision: Revision) {
-        let Some(known) = self.leases.get_mut(&lease) else {
+        let Some(known) = self.known.get_mut(&lease) else {
             return;
         };
         if revision >= known.record {
@@ -208,7 +208,7 @@ impl Leases {
     /// Somebody wrote something else, at `revision`, under the key of a lease's record. The key is ours by its name:
     /// the record is written over it.
     pub(super) fn record_spoilt(&mut self, lease: LeaseId, revision: Revision) {
-        let Some(known) = self.leases.get_mut(&lease) else {
+        let Some(known) = self.known.get_mut(&lease) else {
             return;
         };
         if revision > known.record {
@@ -224,7 +224,7 @@ impl Leases {
     /// The lease is said to have lapsed, or its record vanished. One without keys is forgotten; one with keys has to
     /// be confirmed.
     pub fn doubt(&mut self, lease: LeaseId) {
-        let Some(known) = self.leases.get_mut(&lease) else {
+        let Some(known) = self.known.get_mut(&lease) else {
             return;
         };
         if known.keys.is_empty() && known.reserved == 0 || known.state == State::Retiring {
@@ -247,7 +247,7 @@ impl Leases {
     /// lease" names it.
     pub(super) fn unrecorded(&self, max: usize) -> Vec<(LeaseId, u32, Expect)> {
         let in_state = |state| {
-            let of_state = self.leases.iter().filter(move |(_, lease)| lease.state == state);
+            let of_state = self.known.iter().filter(move |(_, lease)| lease.state == state);
             of_state.map(|(id, lease)| (*id, lease.ttl, lease.record_guard()))
         };
         match in_state(State::Doubtful).next() {
@@ -262,7 +262,7 @@ impl Leases {
         let fits = |id: &LeaseId| self.room(*id) >= count;
         let preferred = prefer.filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id));
         let chosen = preferred.or_else(|| self.roomy.get(&ttl)?.iter().copied().find(fits))?;
-        let lease = self.leases.get_mut(&chosen).expect("a roomy lease is known");
+        let lease = self.known.get_mut(&chosen).expect("a roomy lease is known");
         lease.reserved += count;
         self.reindex(chosen);
         Some(chosen)
@@ -270,7 +270,7 @@ impl Leases {
 
     /// Gives reserved room back: what was written is counted by [`Leases::attach`].
     pub fn release(&mut self, lease: LeaseId, count: usize) {
-        if let Some(known) = self.leases.get_mut(&lease) {
+        if let Some(known) = self.known.get_mut(&lease) {
             known.reserved = known.reserved.saturating_sub(count);
             self.reindex(lease);
         }
@@ -278,7 +278,7 @@ impl Leases {
 
     /// etcd holds `key` on `lease`.
     pub fn attach(&mut self, lease: LeaseId, key: &Key) {
-        match self.leases.get_mut(&lease) {
+        match self.known.get_mut(&lease) {
             Some(known) => {
                 known.keys.insert(key.clone());
                 self.reindex(lease);
@@ -292,7 +292,7 @@ impl Leases {
 
     /// etcd no longer holds `key` on `lease`.
     pub fn detach(&mut self, lease: LeaseId, key: &Key) {
-        if let Some(known) = self.leases.get_mut(&lease) {
+        if let Some(known) = self.known.get_mut(&lease) {
             known.keys.remove(key);
             self.reindex(lease);
         } else if let Some(strangers) = self.strangers.get_mut(&lease) {
@@ -306,7 +306,7 @@ impl Leases {
     /// The leases that have been empty for long enough to be let go, with the revisions of their records.
     pub fn retirable(&mut self, now: Instant) -> Vec<(LeaseId, Revision)> {
         let mut long_empty = Vec::new();
-        for (id, lease) in &mut self.leases {
+        for (id, lease) in &mut self.known {
             let settled = matches!(lease.state, State::Open | State::Retiring);
             if !settled || !lease.keys.is_empty() || lease.reserved > 0 {
                 lease.empty_since = None;
@@ -319,7 +319,7 @@ impl Leases {
 
     /// The record of an empty lease is about to be removed.
     pub fn retire(&mut self, lease: LeaseId) {
-        if let Some(known) = self.leases.get_mut(&lease) {
+        if let Some(known) = self.known.get_mut(&lease) {
             known.state = State::Retiring;
             self.reindex(lease);
         }
@@ -335,13 +335,13 @@ impl Leases {
             spoilt: false,
             empty_since: None,
         };
-        self.leases.insert(id, lease);
+        self.known.insert(id, lease);
         self.changed = true;
         self.reindex(id);
     }
 
     fn remove(&mut self, id: LeaseId) {
-        if let Some(lease) = self.leases.remove(&id) {
+        if let Some(lease) = self.known.remove(&id) {
             if let Some(roomy) = self.roomy.get_mut(&lease.ttl) {
                 roomy.remove(&id);
             }
@@ -352,14 +352,14 @@ impl Leases {
     /// How many more keys a lease takes.
     pub(super) fn room(&self, id: LeaseId) -> usize {
         let used = |lease: &Lease| lease.keys.len() + lease.reserved;
-        self.leases
+        self.known
             .get(&id)
             .map_or(0, |lease| self.capacity.saturating_sub(used(lease)))
     }
 
     fn reindex(&mut self, id: LeaseId) {
         let room = self.room(id);
-        let Some(lease) = self.leases.get(&id) else { return };
+        let Some(lease) = self.known.get(&id) else { return };
         let roomy = self.roomy.entry(lease.ttl).or_default();
         if lease.state == State::Open && room > 0 {
             roomy.insert(id);

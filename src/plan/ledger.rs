@@ -146,7 +146,9 @@ impl Ledger {
                 if former.created != created {
                     let records = book.tenancies.values().flat_map(Tenancy::records);
                     let keys: Vec<Key> = records.map(|record| record.key.clone()).collect();
-                    keys.iter().for_each(|key| self.rank(key));
+                    for key in &keys {
+                        self.rank(key);
+                    }
                 }
             }
             None => {
@@ -194,21 +196,16 @@ impl Ledger {
         let Some(book) = self.books.get_mut(registration) else {
             return;
         };
-        let before = match &tenancy {
-            Some(wanted) => book.tenancies.insert(pod.clone(), wanted.clone()),
-            None => book.tenancies.remove(pod),
-        };
-        if before == tenancy {
+        if book.tenancies.get(pod) == tenancy.as_ref() {
             return;
         }
-        let keys = |tenancy: &Option<Tenancy>| -> Vec<Key> {
-            tenancy
-                .iter()
-                .flat_map(Tenancy::records)
-                .map(|record| record.key.clone())
-                .collect()
+        let keys = |tenancy: &Tenancy| -> Vec<Key> { tenancy.records().map(|record| record.key.clone()).collect() };
+        let wanted = tenancy.as_ref().map(keys).unwrap_or_default();
+        let before = match tenancy {
+            Some(tenancy) => book.tenancies.insert(pod.clone(), tenancy),
+            None => book.tenancies.remove(pod),
         };
-        let (former, wanted) = (keys(&before), keys(&tenancy));
+        let former = before.as_ref().map(keys).unwrap_or_default();
         let dropped: Vec<Key> = former.into_iter().filter(|key| !wanted.contains(key)).collect();
         let pending = book.dropped.entry(pod.clone()).or_default();
         pending.retain(|key| !wanted.contains(key));
@@ -220,14 +217,14 @@ impl Ledger {
         for key in dropped {
             self.unclaim(&key, registration, pod);
         }
-        for key in wanted {
+        for key in &wanted {
             self.claim(key, registration, pod);
         }
         self.work.push(Work::Pod(registration.clone(), pod.clone()));
         self.changed.insert(registration.clone());
     }
 
-    fn claim(&mut self, key: Key, registration: &RegistrationRef, pod: &Arc<str>) {
+    fn claim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
         let claim = Claim {
             registration: registration.clone(),
             pod: pod.clone(),
@@ -235,7 +232,7 @@ impl Ledger {
         let slot = self.slots.entry(key.clone()).or_default();
         if !slot.claims.contains(&claim) {
             slot.claims.push(claim);
-            self.rank(&key);
+            self.rank(key);
         }
     }
 

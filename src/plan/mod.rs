@@ -23,6 +23,8 @@ mod testing;
 mod tests;
 mod transaction;
 mod work;
+#[cfg(test)]
+mod world;
 
 pub use ledger::{Ledger, Terms};
 pub use meta::MetaKeys;

@@ -280,11 +280,7 @@ impl Ledger {
     }
 
     /// Chooses leases for the puts among `decisions`, all on one if possible, and reserves room there.
-    fn place(
-        &mut self,
-        work: &Work,
-        decisions: impl Iterator<Item = (Key, Decision)>,
-    ) -> Result<(Vec<Op>, Vec<(Key, LeaseId)>), Unplaced> {
+    fn place(&mut self, work: &Work, decisions: impl Iterator<Item = (Key, Decision)>) -> Result<Placed, Unplaced> {
         let decisions: Vec<(Key, Decision)> = decisions.collect();
         let homeless = |(_, decision): &&(Key, Decision)| matches!(decision, Decision::Put { stay: None, .. });
         let homeless: Vec<Key> = decisions.iter().filter(homeless).map(|(key, _)| key.clone()).collect();
@@ -334,6 +330,9 @@ impl Ledger {
         }
     }
 }
+
+/// Writes that have a lease, and the room kept there for the keys that are new on it.
+type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
 
 /// No lease has room.
 struct Unplaced {

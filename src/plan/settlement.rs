@@ -45,7 +45,9 @@ impl Ledger {
             Some(Verdict::Fenced) | None => {}
         }
         // Both who asked for the writes and who wants the keys by now may have more to do.
-        works.into_iter().for_each(|work| self.work.push(work));
+        for work in works {
+            self.work.push(work);
+        }
         for key in &keys {
             self.enqueue(key);
         }

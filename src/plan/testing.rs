@@ -166,12 +166,11 @@ impl Etcd {
                 create_revision: self.held(key).map_or(revision, |held| held.create_revision),
                 mod_revision: revision,
             });
-            match &held {
-                Some(held) => drop(self.state.keys.insert(key.clone(), held.clone())),
-                None => {
-                    self.state.keys.remove(key);
-                    self.state.foreign.remove(key);
-                }
+            if let Some(held) = &held {
+                self.state.keys.insert(key.clone(), held.clone());
+            } else {
+                self.state.keys.remove(key);
+                self.state.foreign.remove(key);
             }
             if self.live && self.watched.iter().any(|scope| scope.contains(key)) {
                 let key = key.clone();
@@ -240,19 +239,16 @@ impl Etcd {
         let mut seen = BTreeSet::new();
         let mut first = Vec::new();
         for (position, observation) in self.told.iter().enumerate() {
-            match key_of(observation) {
-                Some(key) => {
-                    if seen.insert(key) {
-                        first.push(position);
-                    }
+            if let Some(key) = key_of(observation) {
+                if seen.insert(key) {
+                    first.push(position);
                 }
-                None => {
-                    if position == 0 {
-                        first.push(position);
-                    }
-                    break;
-                }
+                continue;
             }
+            if position == 0 {
+                first.push(position);
+            }
+            break;
         }
         let position = *first.get(pick % first.len().max(1))?;
         self.told.remove(position)

@@ -113,7 +113,7 @@ fn a_lease_on_which_a_key_is_being_written_is_not_let_go() {
     leases.reserve(30, 1, None);
     let start = Instant::now();
     assert_eq!(leases.retirable(start), []);
-    assert_eq!(leases.retirable(start + Duration::from_secs(3600)), []);
+    assert_eq!(leases.retirable(start + Duration::from_hours(1)), []);
 }
 
 #[test]
