@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::properties::{Event, KEYS, PODS, REGISTRATIONS, SCOPES, Wish};
+use super::properties::{Event, KEYS, PODS, REGISTRATIONS, Wish};
 use super::testing::{Etcd, meta, reference};
 use super::transaction::{Fence, Key, LeaseId, Scope, Transaction, Verdict};
 use super::{Ledger, Step, Ticket};
