@@ -3,13 +3,13 @@
 //! Leases are pooled because the operator, not the pod, renews them. Holes are filled before a lease is granted,
 //! and a key is never moved to another lease without need: a move is an event for every consumer.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::transaction::{Key, LeaseId, Revision};
+use super::transaction::{Expect, Key, LeaseId, Revision};
 
 /// How long a lease stays empty before it is let go.
-const EMPTY_FOR: Duration = Duration::from_secs(600);
+const EMPTY_FOR: Duration = Duration::from_mins(10);
 
 /// What is known of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,17 @@ enum State {
     Retiring,
 }
 
+/// Whether a key can stay on its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// The lease is ours and lives as long as it should.
+    Stays,
+    /// It has to go on another lease.
+    Moves,
+    /// It is not known whether the lease, and with it the key, is still there.
+    InDoubt,
+}
+
 #[derive(Debug)]
 struct Lease {
     ttl: u32,
@@ -32,18 +43,32 @@ struct Lease {
     keys: HashSet<Key>,
     /// Keys being written to it.
     reserved: usize,
-    /// The revision at which its record was last written.
+    /// The revision at which its record was last written, or seen to be missing.
     record: Revision,
+    /// Something else lies under its record's key.
+    spoilt: bool,
     empty_since: Option<Instant>,
+}
+
+impl Lease {
+    /// What is to be found under the record's key when the record is written.
+    fn record_guard(&self) -> Expect {
+        if self.spoilt {
+            Expect::At(self.record)
+        } else {
+            Expect::Absent
+        }
+    }
 }
 
 /// All leases of one Registry.
 #[derive(Debug)]
 pub struct Leases {
     capacity: usize,
-    leases: BTreeMap<LeaseId, Lease>,
-    /// Open leases with room, by time to live: placing a key does not search.
-    roomy: HashMap<u32, HashSet<LeaseId>>,
+    known: BTreeMap<LeaseId, Lease>,
+    /// Open leases with room, by time to live: placing a key does not search. In order, so that some fill up and
+    /// others run empty.
+    roomy: HashMap<u32, BTreeSet<LeaseId>>,
     /// Keys on leases that are not known to be ours (yet): a key may be seen before the record of its lease is.
     strangers: HashMap<LeaseId, HashSet<Key>>,
     changed: bool,
@@ -53,8 +78,8 @@ impl Leases {
     /// An empty pool whose leases carry up to `capacity` keys each.
     pub fn new(capacity: usize) -> Self {
         Self {
-            capacity,
-            leases: BTreeMap::new(),
+            capacity: capacity.max(1),
+            known: BTreeMap::new(),
             roomy: HashMap::new(),
             strangers: HashMap::new(),
             changed: true,
@@ -63,8 +88,8 @@ impl Leases {
 
     /// Changes how many keys a lease carries; fuller ones stay as they are.
     pub fn set_capacity(&mut self, capacity: usize) {
-        self.capacity = capacity;
-        for lease in self.leases.keys().copied().collect::<Vec<_>>() {
+        self.capacity = capacity.max(1);
+        for lease in self.known.keys().copied().collect::<Vec<_>>() {
             self.reindex(lease);
         }
     }
@@ -76,39 +101,41 @@ impl Leases {
 
     /// Whether a key on `lease` is ours.
     pub fn is_ours(&self, lease: LeaseId) -> bool {
-        self.leases.contains_key(&lease)
+        self.known.contains_key(&lease)
     }
 
-    /// Whether a key on `lease` may stay there: the lease is ours, lives `ttl` seconds and is not about to go.
-    pub fn suits(&self, lease: LeaseId, ttl: u32) -> bool {
-        self.leases
-            .get(&lease)
-            .is_some_and(|known| known.ttl == ttl && known.state == State::Open)
+    /// Whether a key on `lease` that is to live `ttl` seconds may stay there.
+    pub(super) fn fit(&self, lease: LeaseId, ttl: u32) -> Fit {
+        match self.known.get(&lease) {
+            Some(known) if known.state == State::Doubtful => Fit::InDoubt,
+            Some(known) if known.ttl == ttl && known.state == State::Open => Fit::Stays,
+            _ => Fit::Moves,
+        }
     }
 
     /// The number of leases.
     pub fn len(&self) -> usize {
-        self.leases.len()
+        self.known.len()
     }
 
     /// Whether there is no lease.
     pub fn is_empty(&self) -> bool {
-        self.leases.is_empty()
+        self.known.is_empty()
     }
 
     /// The number of keys that etcd holds on our leases.
     pub fn key_count(&self) -> usize {
-        self.leases.values().map(|lease| lease.keys.len()).sum()
+        self.known.values().map(|lease| lease.keys.len()).sum()
     }
 
     /// The ids of all leases.
     pub fn ids(&self) -> impl Iterator<Item = LeaseId> + '_ {
-        self.leases.keys().copied()
+        self.known.keys().copied()
     }
 
     /// The keys that etcd holds on `lease`.
     pub fn keys_on(&self, lease: LeaseId) -> Vec<Key> {
-        self.leases
+        self.known
             .get(&lease)
             .map(|known| known.keys.iter().cloned().collect())
             .unwrap_or_default()
@@ -116,12 +143,12 @@ impl Leases {
 
     /// The leases to renew with their times to live in seconds, if that changed since the last call.
     pub fn take_changed_renewals(&mut self) -> Option<BTreeMap<LeaseId, u32>> {
-        std::mem::take(&mut self.changed).then(|| self.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect())
+        std::mem::take(&mut self.changed).then(|| self.known.iter().map(|(id, lease)| (*id, lease.ttl)).collect())
     }
 
     /// Forgets every lease: etcd's history is another one now.
     pub fn clear(&mut self) {
-        self.leases.clear();
+        self.known.clear();
         self.roomy.clear();
         self.strangers.clear();
         self.changed = true;
@@ -134,30 +161,70 @@ impl Leases {
 
     /// How many granted leases wait to be recorded.
     pub fn fresh(&self) -> usize {
-        self.leases.values().filter(|lease| lease.state == State::Fresh).count()
+        self.known.values().filter(|lease| lease.state == State::Fresh).count()
     }
 
-    /// The record of a lease exists, written at `revision`. Returns the keys that turn out to be ours by it.
+    /// The record of a lease exists, written at `revision`. Returns the keys that turn out to be ours by it, and
+    /// those that waited for it.
     pub fn recorded(&mut self, lease: LeaseId, ttl: u32, revision: Revision) -> Vec<Key> {
         let is_new = !self.is_ours(lease);
         if is_new {
             self.insert(lease, ttl, State::Open);
         }
-        let known = self.leases.get_mut(&lease).expect("known or just inserted");
+        let known = self.known.get_mut(&lease).expect("known or just inserted");
+        let mut concerned: Vec<Key> = Vec::new();
+        if revision < known.record {
+            return concerned;
+        }
+        if known.state == State::Doubtful {
+            concerned.extend(known.keys.iter().cloned());
+        }
         if known.state != State::Retiring || known.record != revision {
             known.state = State::Open;
         }
         known.record = revision;
-        let ours: Vec<Key> = self.strangers.remove(&lease).unwrap_or_default().into_iter().collect();
+        known.spoilt = false;
+        let ours = self.strangers.remove(&lease).unwrap_or_default();
         known.keys.extend(ours.iter().cloned());
+        concerned.extend(ours);
         self.reindex(lease);
-        ours
+        concerned
     }
 
-    /// The record of a lease vanished, or the lease is said to have lapsed. One without keys is forgotten; one
-    /// with keys has to be confirmed.
+    /// The record of a lease was not there at `revision`. That of a fresh one is yet to be written.
+    pub(super) fn record_missing(&mut self, lease: LeaseId, revision: Revision) {
+        let Some(known) = self.known.get_mut(&lease) else {
+            return;
+        };
+        if revision >= known.record {
+            known.record = revision;
+            known.spoilt = false;
+            if known.state != State::Fresh {
+                self.doubt(lease);
+            }
+        }
+    }
+
+    /// Somebody wrote something else, at `revision`, under the key of a lease's record. The key is ours by its name:
+    /// the record is written over it.
+    pub(super) fn record_spoilt(&mut self, lease: LeaseId, revision: Revision) {
+        let Some(known) = self.known.get_mut(&lease) else {
+            return;
+        };
+        if revision > known.record {
+            known.record = revision;
+            known.spoilt = true;
+            if known.state != State::Fresh {
+                known.state = State::Doubtful;
+            }
+            self.reindex(lease);
+        }
+    }
+
+    /// The lease is said to have lapsed, or its record vanished. One without keys is forgotten; one with keys has to
+    /// be confirmed.
     pub fn doubt(&mut self, lease: LeaseId) {
-        let Some(known) = self.leases.get_mut(&lease) else {
+        let Some(known) = self.known.get_mut(&lease) else {
             return;
         };
         if known.keys.is_empty() && known.reserved == 0 || known.state == State::Retiring {
@@ -175,12 +242,13 @@ impl Leases {
         keys
     }
 
-    /// Up to `max` leases whose record must be written: freshly granted ones together, or one doubtful one alone,
-    /// so that an answer "no such lease" names it.
-    pub fn unrecorded(&self, max: usize) -> Vec<(LeaseId, u32)> {
+    /// Up to `max` leases whose record must be written, with their times to live in seconds and what is to be found
+    /// under the record's key: freshly granted ones together, or one doubtful one alone, so that an answer "no such
+    /// lease" names it.
+    pub(super) fn unrecorded(&self, max: usize) -> Vec<(LeaseId, u32, Expect)> {
         let in_state = |state| {
-            let of_state = self.leases.iter().filter(move |(_, lease)| lease.state == state);
-            of_state.map(|(id, lease)| (*id, lease.ttl))
+            let of_state = self.known.iter().filter(move |(_, lease)| lease.state == state);
+            of_state.map(|(id, lease)| (*id, lease.ttl, lease.record_guard()))
         };
         match in_state(State::Doubtful).next() {
             Some(doubtful) => vec![doubtful],
@@ -192,9 +260,9 @@ impl Leases {
     /// [`Leases::release`].
     pub fn reserve(&mut self, ttl: u32, count: usize, prefer: Option<LeaseId>) -> Option<LeaseId> {
         let fits = |id: &LeaseId| self.room(*id) >= count;
-        let preferred = prefer.filter(|id| self.suits(*id, ttl) && fits(id));
+        let preferred = prefer.filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id));
         let chosen = preferred.or_else(|| self.roomy.get(&ttl)?.iter().copied().find(fits))?;
-        let lease = self.leases.get_mut(&chosen).expect("a roomy lease is known");
+        let lease = self.known.get_mut(&chosen).expect("a roomy lease is known");
         lease.reserved += count;
         self.reindex(chosen);
         Some(chosen)
@@ -202,7 +270,7 @@ impl Leases {
 
     /// Gives reserved room back: what was written is counted by [`Leases::attach`].
     pub fn release(&mut self, lease: LeaseId, count: usize) {
-        if let Some(known) = self.leases.get_mut(&lease) {
+        if let Some(known) = self.known.get_mut(&lease) {
             known.reserved = known.reserved.saturating_sub(count);
             self.reindex(lease);
         }
@@ -210,7 +278,7 @@ impl Leases {
 
     /// etcd holds `key` on `lease`.
     pub fn attach(&mut self, lease: LeaseId, key: &Key) {
-        match self.leases.get_mut(&lease) {
+        match self.known.get_mut(&lease) {
             Some(known) => {
                 known.keys.insert(key.clone());
                 self.reindex(lease);
@@ -224,7 +292,7 @@ impl Leases {
 
     /// etcd no longer holds `key` on `lease`.
     pub fn detach(&mut self, lease: LeaseId, key: &Key) {
-        if let Some(known) = self.leases.get_mut(&lease) {
+        if let Some(known) = self.known.get_mut(&lease) {
             known.keys.remove(key);
             self.reindex(lease);
         } else if let Some(strangers) = self.strangers.get_mut(&lease) {
@@ -238,7 +306,7 @@ impl Leases {
     /// The leases that have been empty for long enough to be let go, with the revisions of their records.
     pub fn retirable(&mut self, now: Instant) -> Vec<(LeaseId, Revision)> {
         let mut long_empty = Vec::new();
-        for (id, lease) in &mut self.leases {
+        for (id, lease) in &mut self.known {
             let settled = matches!(lease.state, State::Open | State::Retiring);
             if !settled || !lease.keys.is_empty() || lease.reserved > 0 {
                 lease.empty_since = None;
@@ -251,7 +319,7 @@ impl Leases {
 
     /// The record of an empty lease is about to be removed.
     pub fn retire(&mut self, lease: LeaseId) {
-        if let Some(known) = self.leases.get_mut(&lease) {
+        if let Some(known) = self.known.get_mut(&lease) {
             known.state = State::Retiring;
             self.reindex(lease);
         }
@@ -264,15 +332,16 @@ impl Leases {
             keys: HashSet::new(),
             reserved: 0,
             record: 0,
+            spoilt: false,
             empty_since: None,
         };
-        self.leases.insert(id, lease);
+        self.known.insert(id, lease);
         self.changed = true;
         self.reindex(id);
     }
 
     fn remove(&mut self, id: LeaseId) {
-        if let Some(lease) = self.leases.remove(&id) {
+        if let Some(lease) = self.known.remove(&id) {
             if let Some(roomy) = self.roomy.get_mut(&lease.ttl) {
                 roomy.remove(&id);
             }
@@ -280,16 +349,17 @@ impl Leases {
         }
     }
 
-    fn room(&self, id: LeaseId) -> usize {
+    /// How many more keys a lease takes.
+    pub(super) fn room(&self, id: LeaseId) -> usize {
         let used = |lease: &Lease| lease.keys.len() + lease.reserved;
-        self.leases
+        self.known
             .get(&id)
             .map_or(0, |lease| self.capacity.saturating_sub(used(lease)))
     }
 
     fn reindex(&mut self, id: LeaseId) {
         let room = self.room(id);
-        let Some(lease) = self.leases.get(&id) else { return };
+        let Some(lease) = self.known.get(&id) else { return };
         let roomy = self.roomy.entry(lease.ttl).or_default();
         if lease.state == State::Open && room > 0 {
             roomy.insert(id);
@@ -298,3 +368,6 @@ impl Leases {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,11 +9,22 @@ mod leases;
 mod ledger;
 mod meta;
 mod planner;
+#[cfg(test)]
+mod properties;
 mod report;
+mod scopes;
+mod settlement;
+mod sightings;
 mod status;
 mod tenancy;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod work;
+#[cfg(test)]
+mod world;
 
 pub use ledger::{Ledger, Terms};
 pub use meta::MetaKeys;

@@ -1,12 +1,13 @@
 //! From the work list to transactions: the difference between the ledger's two columns, guarded key by key.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::leases::Fit;
 use super::ledger::{Ledger, Slot};
 use super::meta::MetaKeys;
-use super::transaction::{Expect, Held, Key, LeaseId, Op, OpResult, Revision, Transaction, Value, Verdict};
+use super::transaction::{Expect, Key, LeaseId, Op, Revision, Transaction, Value};
 use super::work::Work;
 use crate::index::RegistrationRef;
 
@@ -32,12 +33,23 @@ pub enum Step {
 }
 
 /// A transaction under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct InFlight {
-    ops: Vec<Op>,
-    works: Vec<Work>,
-    /// Room kept on leases for its puts.
-    reserved: Vec<LeaseId>,
+    pub ops: Vec<Op>,
+    /// What is to be looked at when it has ended: what it was made for, and what came up about its keys meanwhile.
+    pub works: BTreeSet<Work>,
+    /// Room kept on leases for the keys that it puts there.
+    pub reserved: Vec<(Key, LeaseId)>,
+    /// Its answer means nothing any more.
+    pub void: bool,
+}
+
+impl InFlight {
+    /// etcd's history is another one now: neither the answer nor the room kept counts.
+    pub fn annul(&mut self) {
+        self.void = true;
+        self.reserved.clear();
+    }
 }
 
 /// What is to happen with one key.
@@ -58,94 +70,70 @@ impl Ledger {
     /// The next step towards a state where etcd holds what it should, with at most `max_ops` keys in a
     /// transaction; none when there is nothing (more) to do. `leases_coming` grants are under way.
     pub fn next(&mut self, max_ops: usize, leases_coming: usize) -> Option<Step> {
-        if !self.complete {
+        // The lease records tell whose a key is, and where there is room.
+        if !self.complete || !self.is_surveyed(self.meta.scope().prefix()) {
             return None;
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
         if let Some(records) = self.next_records(max_ops) {
             return Some(records);
         }
-        let mut plan = InFlight {
-            ops: Vec::new(),
-            works: Vec::new(),
-            reserved: Vec::new(),
+        self.next_ticket.0 += 1;
+        let ticket = self.next_ticket;
+        self.in_flight.insert(ticket, InFlight::default());
+        let ops = self.gather(ticket, max_ops);
+        if !ops.is_empty() {
+            return Some(Step::Write(ticket, Transaction { ops }));
+        }
+        self.in_flight.remove(&ticket);
+        let coming = leases_coming + self.leases.fresh();
+        let short = |(ttl, keys): (u32, usize)| {
+            let count = keys.div_ceil(self.leases.capacity()).saturating_sub(coming);
+            (count > 0).then_some(Step::Grant { ttl, count })
         };
+        self.work.shortage().find_map(short)
+    }
+
+    /// Takes work from the list into the transaction `ticket`, until that is full or nothing is left to do.
+    fn gather(&mut self, ticket: Ticket, max_ops: usize) -> Vec<Op> {
+        let mut gathered: Vec<Op> = Vec::new();
         let mut bytes = 0;
-        while plan.ops.len() < max_ops
+        while gathered.len() < max_ops
             && let Some(work) = self.work.pop()
         {
             let Some(decisions) = self.decide(&work) else { continue };
-            let alone = plan.ops.is_empty();
-            let room = max_ops - plan.ops.len();
-            if decisions.len() > room && !alone {
-                self.work.push_front(work);
-                break;
-            }
+            let alone = gathered.is_empty();
+            let room = (max_ops - gathered.len()).min(self.leases.capacity());
+            let (part, size) = fitting(&decisions, room, MAX_BYTES - bytes, alone);
             // Work too large for one transaction is done in parts: the rest comes up again when this part is settled.
-            let part = decisions.len().min(room).min(self.leases.capacity());
-            let size: usize = decisions.iter().take(part).map(size_of).sum();
-            if bytes + size > MAX_BYTES && !alone {
+            if part < decisions.len() && !alone {
                 self.work.push_front(work);
                 break;
             }
             match self.place(&work, decisions.into_iter().take(part)) {
                 Ok((ops, reserved)) => {
                     bytes += size;
-                    plan.ops.extend(ops);
-                    plan.reserved.extend(reserved);
-                    plan.works.push(work);
+                    for op in &ops {
+                        if let Some(slot) = self.slots.get_mut(op.key()) {
+                            slot.in_flight = Some(ticket);
+                        }
+                    }
+                    if let Some(plan) = self.in_flight.get_mut(&ticket) {
+                        plan.ops.extend(ops.iter().cloned());
+                        plan.reserved.extend(reserved);
+                        plan.works.insert(work);
+                    }
+                    gathered.extend(ops);
                 }
                 Err(Unplaced { ttl, keys }) => self.work.wait_for_lease(ttl, work, keys),
             }
         }
-        if !plan.ops.is_empty() {
-            return Some(self.send(plan));
-        }
-        let capacity = self.leases.capacity();
-        let (ttl, keys) = self.work.shortage().next()?;
-        let count = keys
-            .div_ceil(capacity)
-            .saturating_sub(leases_coming + self.leases.fresh());
-        (count > 0).then_some(Step::Grant { ttl, count })
+        gathered
     }
 
     /// A lease of `ttl` seconds was granted under `lease`.
     pub fn granted(&mut self, lease: LeaseId, ttl: u32) {
         self.leases.granted(lease, ttl);
-    }
-
-    /// Tells how the transaction `ticket` ended; none when that is not known (it may or may not have happened).
-    pub fn settle(&mut self, ticket: Ticket, verdict: Option<Verdict>) {
-        let Some(sent) = self.in_flight.remove(&ticket) else {
-            return;
-        };
-        let keys: Vec<Key> = sent.ops.iter().map(|op| op.key().clone()).collect();
-        for key in &keys {
-            if let Some(slot) = self.slots.get_mut(key) {
-                slot.in_flight = false;
-            }
-        }
-        for lease in sent.reserved {
-            self.leases.release(lease, 1);
-        }
-        match verdict {
-            Some(Verdict::Applied { revision, results }) => {
-                for (op, result) in sent.ops.into_iter().zip(results) {
-                    self.settle_op(op, result, revision);
-                }
-            }
-            Some(Verdict::LeaseGone) => self.settle_lease_gone(&sent.ops),
-            // Nothing was written, or it is not known: the same work comes up again, and the guards see to the rest.
-            Some(Verdict::Fenced) | None => {}
-        }
-        // Both who asked for the writes and who wants the keys by now may have more to do.
-        for work in sent.works {
-            self.work.push(work);
-        }
-        for key in &keys {
-            self.enqueue(key);
-        }
-        self.settle_lingering();
     }
 
     /// A transaction that lets go of the leases that have been empty for long, if there are any: it removes their
@@ -166,11 +154,11 @@ impl Ledger {
     /// Records for leases that have none (any more).
     fn next_records(&mut self, max: usize) -> Option<Step> {
         let unrecorded = self.leases.unrecorded(max).into_iter();
-        let put = |(lease, ttl)| Op::Put {
+        let put = |(lease, ttl, expect)| Op::Put {
             key: self.meta.record_key(lease),
             value: MetaKeys::record_value(ttl),
             lease,
-            expect: Expect::Absent,
+            expect,
         };
         let ops = unrecorded.map(put).filter(|op| !self.is_under_way(op.key())).collect();
         self.send_if_any(ops)
@@ -184,24 +172,16 @@ impl Ledger {
     }
 
     fn send_if_any(&mut self, ops: Vec<Op>) -> Option<Step> {
-        let plan = InFlight {
-            ops,
-            works: Vec::new(),
-            reserved: Vec::new(),
-        };
-        (!plan.ops.is_empty()).then(|| self.send(plan))
-    }
-
-    fn send(&mut self, plan: InFlight) -> Step {
-        for op in &plan.ops {
-            if let Some(slot) = self.slots.get_mut(op.key()) {
-                slot.in_flight = true;
-            }
+        if ops.is_empty() {
+            return None;
         }
-        let transaction = Transaction { ops: plan.ops.clone() };
         self.next_ticket.0 += 1;
+        let plan = InFlight {
+            ops: ops.clone(),
+            ..InFlight::default()
+        };
         self.in_flight.insert(self.next_ticket, plan);
-        Step::Write(self.next_ticket, transaction)
+        Some(Step::Write(self.next_ticket, Transaction { ops }))
     }
 
     /// What is to be done about `work`; none when nothing is, or not now.
@@ -215,22 +195,23 @@ impl Ledger {
             }
             Work::Pod(registration, pod) => self.keys_of(registration, pod)?,
         };
-        let slot_of = |key: &Key| self.slots.get(key);
-        // The transaction under way brings this work up again when it ends; a survey does so when it is done.
-        if keys.iter().any(|key| slot_of(key).is_some_and(|slot| slot.in_flight)) {
+        let mine = |key: &Key| match (self.slots.get(key).and_then(|slot| slot.claims.first()), work) {
+            (Some(claim), Work::Pod(registration, pod)) => claim.registration == *registration && claim.pod == *pod,
+            (Some(_), Work::Key(_)) => false,
+            (None, _) => true,
+        };
+        let keys: Vec<Key> = keys.into_iter().filter(mine).collect();
+        let under_way = |key: &Key| self.slots.get(key)?.in_flight;
+        if let Some(ticket) = keys.iter().find_map(under_way) {
+            if let Some(blocking) = self.in_flight.get_mut(&ticket) {
+                blocking.works.insert(work.clone());
+            }
             return None;
         }
         let mut decisions = Vec::new();
         for key in keys {
             let Some(slot) = self.slots.get(&key) else { continue };
-            let mine = match (slot.claims.first(), work) {
-                (Some(claim), Work::Pod(registration, pod)) => claim.registration == *registration && claim.pod == *pod,
-                (Some(_), Work::Key(_)) => false,
-                (None, _) => true,
-            };
-            if !mine {
-                continue;
-            }
+            // Where the answer is that etcd has to be read first, the survey brings the work up again.
             match self.decide_key(&key, slot) {
                 Decision::Leave => self.forget_if_unused(&key),
                 decision => decisions.push((key, decision)),
@@ -243,12 +224,18 @@ impl Ledger {
     fn keys_of(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Vec<Key>> {
         let book = self.books.get_mut(registration).filter(|book| !book.terms.suspended)?;
         let mut keys: Vec<Key> = Vec::new();
+        let mut add = |key: &Key| {
+            if !keys.contains(key) {
+                keys.push(key.clone());
+            }
+        };
         if let Some(tenancy) = book.tenancies.get(pod) {
-            keys.extend(tenancy.records().map(|record| record.key.clone()));
+            tenancy.records().for_each(|record| add(&record.key));
         }
         if let Some(dropped) = book.dropped.get_mut(pod) {
-            dropped.retain(|key| self.slots.get(key).is_some_and(|slot| slot.held.is_some()));
-            keys.extend(dropped.iter().cloned());
+            let there = |slot: &Slot| slot.held.is_some() || slot.in_flight.is_some();
+            dropped.retain(|key| self.slots.get(key).is_some_and(there));
+            dropped.iter().for_each(add);
             if dropped.is_empty() {
                 book.dropped.remove(pod);
             }
@@ -276,59 +263,51 @@ impl Ledger {
             None if !self.is_surveyed(key) => Decision::Leave,
             None => put(Expect::Absent, None),
             Some(held) if self.is_ours(slot) => {
-                let stay = self
-                    .leases
-                    .suits(held.lease, self.ttl_of(claim.registration.clone()))
-                    .then_some(held.lease);
-                if held.value == *value && stay.is_some() {
-                    Decision::Leave
-                } else {
-                    put(Expect::At(held.mod_revision), stay)
+                match self.leases.fit(held.lease, self.ttl_of(&claim.registration)) {
+                    Fit::Stays if held.value == *value => Decision::Leave,
+                    Fit::Stays => put(Expect::At(held.mod_revision), Some(held.lease)),
+                    Fit::Moves => put(Expect::At(held.mod_revision), None),
+                    // The lease's record is being written: that tells, and brings the work up again.
+                    Fit::InDoubt => Decision::Leave,
                 }
             }
             Some(_) => Decision::Leave,
         }
     }
 
-    fn ttl_of(&self, registration: RegistrationRef) -> u32 {
-        self.books.get(&registration).map_or(0, |book| book.terms.ttl)
+    fn ttl_of(&self, registration: &RegistrationRef) -> u32 {
+        self.books.get(registration).map_or(0, |book| book.terms.ttl)
     }
 
     /// Chooses leases for the puts among `decisions`, all on one if possible, and reserves room there.
-    fn place(
-        &mut self,
-        work: &Work,
-        decisions: impl Iterator<Item = (Key, Decision)>,
-    ) -> Result<(Vec<Op>, Vec<LeaseId>), Unplaced> {
+    fn place(&mut self, work: &Work, decisions: impl Iterator<Item = (Key, Decision)>) -> Result<Placed, Unplaced> {
         let decisions: Vec<(Key, Decision)> = decisions.collect();
         let homeless = |(_, decision): &&(Key, Decision)| matches!(decision, Decision::Put { stay: None, .. });
-        let count = decisions.iter().filter(homeless).count();
-        let mut reserved = Vec::new();
+        let homeless: Vec<Key> = decisions.iter().filter(homeless).map(|(key, _)| key.clone()).collect();
+        let count = homeless.len();
+        let mut home = None;
         if count > 0
             && let Work::Pod(registration, pod) = work
         {
-            let ttl = self.ttl_of(registration.clone());
+            let ttl = self.ttl_of(registration);
             let sibling = self.lease_of_siblings(registration, pod);
-            if let Some(lease) = self.leases.reserve(ttl, count, sibling) {
-                reserved = vec![lease; count];
-            } else {
+            home = self.leases.reserve(ttl, count, sibling);
+            if home.is_none() {
                 return Err(Unplaced { ttl, keys: count });
             }
         }
-        let mut homes = reserved.iter();
         let ops = decisions.into_iter().map(|(key, decision)| match decision {
             Decision::Put { value, expect, stay } => Op::Put {
                 key,
                 value,
-                lease: stay
-                    .or_else(|| homes.next().copied())
-                    .expect("room was reserved for every homeless key"),
+                lease: stay.or(home).expect("room was reserved for every homeless key"),
                 expect,
             },
             Decision::Remove(mod_revision) => Op::Delete { key, mod_revision },
             Decision::Leave => unreachable!("what is left alone is not planned"),
         });
-        Ok((ops.collect(), reserved))
+        let reserved = home.map(|lease| homeless.into_iter().map(move |key| (key, lease)));
+        Ok((ops.collect(), reserved.into_iter().flatten().collect()))
     }
 
     /// The lease that carries other keys of the same pod: they should come and go together.
@@ -340,72 +319,40 @@ impl Ledger {
         held.map(|held| held.lease).find(|lease| self.leases.is_ours(*lease))
     }
 
-    fn settle_op(&mut self, op: Op, result: OpResult, revision: Revision) {
-        let born = self
-            .slots
-            .get(op.key())
-            .and_then(|slot| slot.held.as_ref())
-            .map(|held| held.create_revision);
-        let (key, held) = match (op, result) {
-            (op, OpResult::Refused(held)) => (op.key().clone(), held),
-            (Op::Delete { key, .. }, OpResult::Done) => (key, None),
-            (
-                Op::Put {
-                    key,
-                    value,
-                    lease,
-                    expect,
-                },
-                OpResult::Done,
-            ) => {
-                let create_revision = match expect {
-                    Expect::Absent => revision,
-                    Expect::At(_) => born.unwrap_or(revision),
-                };
-                let held = Held {
-                    value,
-                    lease,
-                    create_revision,
-                    mod_revision: revision,
-                };
-                (key, Some(held))
-            }
-        };
-        self.observe_key(&key, held, revision);
-    }
-
-    /// A transaction named a lease that does not exist. If it named only one, that is the one; otherwise each has
-    /// to be confirmed by its record.
-    fn settle_lease_gone(&mut self, ops: &[Op]) {
-        let leases: HashSet<LeaseId> = ops
-            .iter()
-            .filter_map(|op| match op {
-                Op::Put { lease, .. } => Some(*lease),
-                Op::Delete { .. } => None,
-            })
-            .collect();
-        match leases.iter().next() {
-            Some(only) if leases.len() == 1 => self.lease_is_gone(*only),
-            _ => leases.into_iter().for_each(|lease| self.leases.doubt(lease)),
-        }
-    }
-
     /// A key that nobody wants and that is not there needs no slot.
     fn forget_if_unused(&mut self, key: &Key) {
         if self
             .slots
             .get(key)
-            .is_some_and(|slot| slot.claims.is_empty() && slot.held.is_none())
+            .is_some_and(|slot| slot.claims.is_empty() && slot.held.is_none() && slot.perhaps_on.is_none())
         {
             self.slots.remove(key);
         }
     }
 }
 
+/// Writes that have a lease, and the room kept there for the keys that are new on it.
+type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
+
 /// No lease has room.
 struct Unplaced {
     ttl: u32,
     keys: usize,
+}
+
+/// How many of `decisions` fit into `room` ops and `limit` bytes, and how many bytes these have. At least one does
+/// where `alone`: no single key and value is larger than a transaction may be.
+fn fitting(decisions: &[(Key, Decision)], room: usize, limit: usize, alone: bool) -> (usize, usize) {
+    let (mut part, mut bytes) = (0, 0);
+    for decision in decisions.iter().take(room) {
+        let size = size_of(decision);
+        if bytes + size > limit && !(alone && part == 0) {
+            break;
+        }
+        part += 1;
+        bytes += size;
+    }
+    (part, bytes)
 }
 
 fn size_of((key, decision): &(Key, Decision)) -> usize {

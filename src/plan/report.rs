@@ -175,3 +175,123 @@ impl Tenancy {
             .all(|problem| matches!(problem, Problem::WeightUnreadable))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Record;
+    use crate::plan::testing::{endpoint, meta, reference, tenancy};
+    use crate::plan::{Observation, Scope, Terms};
+
+    /// A ledger of the registration `orders`, in an etcd that holds `held` on a recorded lease.
+    fn ledger(held: &[(&str, &str)]) -> Ledger {
+        let mut ledger = Ledger::new(meta(), 256);
+        let terms = Terms {
+            created: 1,
+            ttl: 30,
+            suspended: false,
+            scopes: vec![Scope::below("/s/")],
+        };
+        ledger.set_terms(&reference("orders"), terms);
+        ledger.leases().recorded(LeaseId(1), 30, 1);
+        let entry = |(key, value): &(&str, &str)| {
+            let held = crate::plan::Held {
+                value: value.as_bytes().into(),
+                lease: LeaseId(1),
+                create_revision: 1,
+                mod_revision: 1,
+            };
+            (Key::from(*key), held)
+        };
+        ledger.observe(Observation::Snapshot {
+            scope: Scope::below("/s/"),
+            revision: 1,
+            entries: held.iter().map(entry).collect(),
+        });
+        ledger
+    }
+
+    fn report(ledger: &Ledger) -> Report<'_> {
+        ledger.report(&reference("orders")).expect("it is known")
+    }
+
+    /// The tenancy of `p` with one key for each of two ports.
+    fn two_ports() -> Tenancy {
+        let lodging = |port: u16| Lodging {
+            endpoint: endpoint("p", port),
+            records: vec![Record {
+                key: format!("/s/p:{port}").into(),
+                value: b"1".as_slice().into(),
+            }],
+        };
+        Tenancy {
+            lodgings: vec![lodging(80), lodging(81)],
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_pod_with_two_ports_counts_once_and_only_when_both_are_there() {
+        let orders = reference("orders");
+        for (held, registered, endpoints) in [
+            (&[("/s/p:80", "1"), ("/s/p:81", "1")][..], 1, 2),
+            (&[("/s/p:80", "1")], 0, 1),
+            (&[("/s/p:80", "1"), ("/s/p:81", "stale")], 0, 1),
+            (&[], 0, 0),
+        ] {
+            let mut ledger = ledger(held);
+            ledger.set_tenancy(&orders, &"p".into(), Some(two_ports()));
+            let report = report(&ledger);
+            assert_eq!(
+                (report.ready, report.registered, report.endpoints.len()),
+                (1, registered, endpoints)
+            );
+            assert_eq!(report.outstanding, 2 - endpoints);
+        }
+    }
+
+    #[test]
+    fn a_pod_of_which_a_port_is_missing_is_not_registered_as_a_whole() {
+        let mut ledger = ledger(&[("/s/p:80", "1"), ("/s/p:81", "1")]);
+        let missing = Problem::PortMissing { port: "http".into() };
+        let told = missing.to_string();
+        let tenancy = Tenancy {
+            problems: vec![missing],
+            ..two_ports()
+        };
+        ledger.set_tenancy(&reference("orders"), &"p".into(), Some(tenancy));
+        let report = report(&ledger);
+        assert_eq!(
+            (report.registered, report.endpoints.len(), report.outstanding),
+            (0, 2, 0)
+        );
+        assert_eq!(report.problems, BTreeMap::from([(told, vec!["p".into()])]));
+    }
+
+    #[test]
+    fn an_unreadable_weight_is_told_and_keeps_no_pod_out() {
+        let mut ledger = ledger(&[("/s/p", "1")]);
+        let tenancy = Tenancy {
+            problems: vec![Problem::WeightUnreadable],
+            ..tenancy("p", &["/s/p"], "1")
+        };
+        ledger.set_tenancy(&reference("orders"), &"p".into(), Some(tenancy));
+        let report = report(&ledger);
+        assert_eq!((report.registered, report.problems.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_key_on_its_way_out_is_outstanding_until_it_is_gone() {
+        let mut ledger = ledger(&[("/s/p", "1")]);
+        let (orders, key) = (reference("orders"), Key::from("/s/p"));
+        ledger.set_tenancy(&orders, &"p".into(), Some(tenancy("p", &["/s/p"], "1")));
+        ledger.set_tenancy(&orders, &"p".into(), None);
+        assert_eq!((report(&ledger).ready, report(&ledger).outstanding), (0, 1));
+        ledger.observe(Observation::Changed {
+            key,
+            held: None,
+            revision: 2,
+        });
+        assert_eq!(report(&ledger).outstanding, 0);
+    }
+}

@@ -191,7 +191,7 @@ fn synced(report: &Report<'_>, footing: &Footing) -> (ConditionStatus, Reason, S
 }
 
 fn problems(report: &Report<'_>) -> String {
-    let pods_of = |pods: &Vec<std::sync::Arc<str>>| named(pods, |pod| pod.to_string());
+    let pods_of = |pods: &Vec<std::sync::Arc<str>>| named(pods, ToString::to_string);
     let each = report
         .problems
         .iter()
@@ -281,3 +281,6 @@ fn endpoints_of(registered: &[Registered<'_>]) -> (Vec<EndpointStatus>, usize) {
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,13 @@
 //! What has to be looked at, each thing once, in the order it came up.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::transaction::Key;
 use crate::index::RegistrationRef;
 
 /// One thing to look at: all keys that belong together and move in one transaction.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Work {
     /// What a pod has and is to have on behalf of a registration.
     Pod(RegistrationRef, Arc<str>),
@@ -20,8 +20,17 @@ pub(super) enum Work {
 pub(super) struct WorkList {
     queue: VecDeque<Work>,
     queued: HashSet<Work>,
-    /// By the time to live of the lease needed: the work, and how many keys it is about.
-    waiting: HashMap<u32, (Vec<Work>, usize)>,
+    /// By the time to live of the lease needed.
+    waiting: BTreeMap<u32, Waiting>,
+}
+
+/// Work that waits for a lease.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// With how many keys each is about.
+    works: BTreeMap<Work, usize>,
+    /// How many keys that is in all.
+    keys: usize,
 }
 
 impl WorkList {
@@ -44,27 +53,30 @@ impl WorkList {
         Some(work)
     }
 
-    pub fn len(&self) -> usize {
-        self.queue.len() + self.waiting.values().map(|(work, _)| work.len()).sum::<usize>()
-    }
-
     /// Sets work aside until there is a lease of `ttl` seconds with room for its `keys` keys.
     pub fn wait_for_lease(&mut self, ttl: u32, work: Work, keys: usize) {
-        let (waiting, total) = self.waiting.entry(ttl).or_default();
-        waiting.push(work);
-        *total += keys;
+        let waiting = self.waiting.entry(ttl).or_default();
+        waiting.keys += keys;
+        waiting.keys -= waiting.works.insert(work, keys).unwrap_or_default();
     }
 
-    /// A lease of `ttl` seconds has room: what waited for one is to be looked at again.
-    pub fn release(&mut self, ttl: u32) {
-        let (waiting, _) = self.waiting.remove(&ttl).unwrap_or_default();
-        for work in waiting {
-            self.push(work);
+    /// A lease of `ttl` seconds has room for `room` keys: as much of what waited for one is to be looked at again.
+    pub fn release(&mut self, ttl: u32, mut room: usize) {
+        let Some(mut waiting) = self.waiting.remove(&ttl) else {
+            return;
+        };
+        while let Some(first) = waiting.works.first_entry().filter(|first| *first.get() <= room) {
+            room -= first.get();
+            waiting.keys -= first.get();
+            self.push(first.remove_entry().0);
+        }
+        if !waiting.works.is_empty() {
+            self.waiting.insert(ttl, waiting);
         }
     }
 
-    /// A time to live for which work waits, and how many keys it is about.
+    /// The times to live for which work waits, and how many keys it is about.
     pub fn shortage(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
-        self.waiting.iter().map(|(ttl, (_, keys))| (*ttl, *keys))
+        self.waiting.iter().map(|(ttl, waiting)| (*ttl, waiting.keys))
     }
 }

@@ -1,0 +1,288 @@
+//! What a plan costs: one pod's event on its way from the watch to the answer of its write, a full plan, and an
+//! adoption. Run with `cargo bench --bench plan`.
+//!
+//! etcd is played by a stand-in that grants and answers at once, so that only the operator's own work is measured.
+//! Times are the median of several rounds; those of events go over all pods in a scattered order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use leasehold::api;
+use leasehold::format::Format;
+use leasehold::index::{
+    Addresses, Family, Index, Pod, PodPort, Port, PortTarget, Registration, RegistrationRef, Selector, Touch,
+};
+use leasehold::plan::{
+    Expect, Held, Key, LeaseId, Ledger, MetaKeys, Observation, Op, OpResult, Outlet, Revision, Scope, Step, Tenancy,
+    Terms, Transaction, Verdict,
+};
+
+const SIZES: [u32; 3] = [1_000, 10_000, 50_000];
+const NAMESPACES: u32 = 10;
+const PODS_PER_SERVICE: u32 = 10;
+const KEYS_PER_LEASE: usize = 256;
+const ROUNDS: usize = 5;
+
+fn namespace(service: u32) -> String {
+    format!("team-{}", service % NAMESPACES)
+}
+
+fn pod(number: u32) -> Pod {
+    let service = number / PODS_PER_SERVICE;
+    Pod {
+        namespace: namespace(service),
+        name: format!("shop-backend-orders-{service:05}-7d9f6c-{number:05x}"),
+        uid: format!("{:08x}-93d4-4c55-8a6b-7c8d9e0f1a2b", number.wrapping_mul(0x9e37_79b9)),
+        labels: BTreeMap::from([("app".to_owned(), format!("orders-{service:05}"))]),
+        addresses: Addresses {
+            v4: Some(Ipv4Addr::from_bits(0x0a00_0000 + number)),
+            v6: None,
+        },
+        ports: vec![PodPort {
+            name: "grpc".to_owned(),
+            number: 8080,
+        }],
+        ready: true,
+        ..Pod::default()
+    }
+}
+
+fn registration(service: u32) -> Registration {
+    let name: Arc<str> = format!("orders-{service:05}").into();
+    Registration {
+        reference: RegistrationRef::new(namespace(service), name.clone()),
+        uid: "0b0e1f2a-93d4-4c55-8a6b-7c8d9e0f1a2b".into(),
+        created: 1_763_700_000,
+        generation: 1,
+        selector: Selector {
+            match_labels: BTreeMap::from([("app".into(), name.clone())]),
+            ..Selector::default()
+        },
+        registry: "default".into(),
+        service: name,
+        ports: vec![Port {
+            name: "grpc".into(),
+            target: PortTarget::Name("grpc".into()),
+            scheme: None,
+        }],
+        family: Family::V4,
+        weight: None,
+        version_label: None,
+        metadata: Arc::default(),
+        metadata_labels: Vec::new(),
+    }
+}
+
+/// Plain and EtcdGrpc: two keys a pod.
+fn outlets(registration: &Registration) -> Vec<Outlet> {
+    let specs = [api::FormatType::Plain, api::FormatType::EtcdGrpc].map(|kind| api::Format {
+        kind,
+        prefix: None,
+        value: None,
+        ports: None,
+    });
+    let formats = Format::compile_all(&specs, &registration.reference.namespace, &registration.service);
+    let outlet = |format| Outlet {
+        format,
+        sole_port: true,
+    };
+    formats.expect("they are valid").into_iter().map(outlet).collect()
+}
+
+/// Answers as an etcd without strangers does.
+#[derive(Default)]
+struct StandIn {
+    revision: Revision,
+    keys: BTreeMap<Key, Held>,
+    leases: i64,
+}
+
+impl StandIn {
+    fn commit(&mut self, transaction: Transaction) -> Verdict {
+        self.revision += 1;
+        let revision = self.revision;
+        let results = vec![OpResult::Done; transaction.ops.len()];
+        for op in transaction.ops {
+            match op {
+                Op::Put {
+                    key,
+                    value,
+                    lease,
+                    expect,
+                } => {
+                    let create_revision = match expect {
+                        Expect::Absent => revision,
+                        Expect::At(_) => self.keys[&key].create_revision,
+                    };
+                    let held = Held {
+                        value,
+                        lease,
+                        create_revision,
+                        mod_revision: revision,
+                    };
+                    self.keys.insert(key, held);
+                }
+                Op::Delete { key, .. } => drop(self.keys.remove(&key)),
+            }
+        }
+        Verdict::Applied { revision, results }
+    }
+}
+
+struct Operator {
+    index: Index,
+    outlets: HashMap<RegistrationRef, Vec<Outlet>>,
+    ledger: Ledger,
+}
+
+impl Operator {
+    fn new(pods: u32) -> Self {
+        let (mut index, mut all) = (Index::new(), HashMap::new());
+        let mut ledger = Ledger::new(MetaKeys::new("/leasehold/", "c1"), KEYS_PER_LEASE);
+        for service in 0..pods / PODS_PER_SERVICE {
+            let registration = registration(service);
+            let outlets = outlets(&registration);
+            let terms = Terms {
+                created: registration.created,
+                ttl: 30,
+                suspended: false,
+                scopes: outlets.iter().map(|outlet| outlet.format.scope().clone()).collect(),
+            };
+            ledger.set_terms(&registration.reference, terms);
+            all.insert(registration.reference.clone(), outlets);
+            index.apply_registration(registration);
+        }
+        Self {
+            index,
+            outlets: all,
+            ledger,
+        }
+    }
+
+    fn apply(&mut self, pod: &Pod) {
+        for Touch { registration, pod } in self.index.apply_pod(pod) {
+            let view = self.index.view(&registration, &pod);
+            let tenancy = Tenancy::of(view, &self.outlets[&registration]);
+            self.ledger.set_tenancy(&registration, &pod, tenancy);
+        }
+    }
+
+    /// Shows what every scope holds.
+    fn survey(&mut self, etcd: &StandIn) {
+        let revision = etcd.revision;
+        for scope in self.ledger.take_changed_scopes().unwrap_or_default() {
+            let entries = entries(etcd, &scope);
+            self.ledger.observe(Observation::Snapshot {
+                scope,
+                revision,
+                entries,
+            });
+        }
+    }
+
+    /// Carries out all there is to do; returns how many keys were written or removed.
+    fn run(&mut self, etcd: &mut StandIn) -> usize {
+        let mut written = 0;
+        while let Some(step) = self.ledger.next(Transaction::MAX_OPS, 0) {
+            match step {
+                Step::Write(ticket, transaction) => {
+                    written += transaction.ops.len();
+                    let verdict = etcd.commit(transaction);
+                    self.ledger.settle(ticket, Some(verdict));
+                }
+                Step::Grant { ttl, count } => {
+                    for _ in 0..count {
+                        etcd.leases += 1;
+                        self.ledger.granted(LeaseId(etcd.leases), ttl);
+                    }
+                }
+            }
+        }
+        written
+    }
+}
+
+fn entries(etcd: &StandIn, scope: &Scope) -> Vec<(Key, Held)> {
+    let from = etcd
+        .keys
+        .range::<str, _>((Bound::Included(scope.prefix()), Bound::Unbounded));
+    from.take_while(|(key, _)| scope.contains(key))
+        .map(|(key, held)| (key.clone(), held.clone()))
+        .collect()
+}
+
+fn median(mut rounds: Vec<Duration>) -> Duration {
+    rounds.sort_unstable();
+    rounds[rounds.len() / 2]
+}
+
+/// Everything from nothing: two keys for each of `pods`. In all, decoding and etcd's own time left out.
+fn full_plan(pods: &[Pod]) -> (Operator, StandIn, Duration) {
+    let count = u32::try_from(pods.len()).expect("a benchmark's size is small");
+    let (mut operator, mut etcd) = (Operator::new(count), StandIn::default());
+    operator.survey(&etcd);
+    let start = Instant::now();
+    for pod in pods {
+        operator.apply(pod);
+    }
+    operator.ledger.kubernetes_is_complete();
+    let written = operator.run(&mut etcd);
+    let took = start.elapsed();
+    assert_eq!(operator.ledger.key_count(), 2 * pods.len());
+    assert_eq!(written, 2 * pods.len() + operator.ledger.lease_ids().len());
+    (operator, etcd, took)
+}
+
+/// A new operator finds everything as it should be. In all.
+fn adoption(pods: &[Pod], etcd: &mut StandIn) -> Duration {
+    let count = u32::try_from(pods.len()).expect("a benchmark's size is small");
+    let mut operator = Operator::new(count);
+    let start = Instant::now();
+    operator.survey(etcd);
+    for pod in pods {
+        operator.apply(pod);
+    }
+    operator.ledger.kubernetes_is_complete();
+    assert_eq!(operator.run(etcd), 0, "nothing is written");
+    start.elapsed()
+}
+
+/// One ready flip of each pod, from the index to the settled write. Per event.
+fn event(operator: &mut Operator, etcd: &mut StandIn, pods: &mut [Pod]) -> Duration {
+    let count = pods.len();
+    let start = Instant::now();
+    for step in 0..count {
+        // 7919 is prime and divides none of the sizes: every pod comes once.
+        let pod = &mut pods[step * 7919 % count];
+        pod.ready = !pod.ready;
+        operator.apply(pod);
+        assert_eq!(operator.run(etcd), 2);
+    }
+    start.elapsed() / u32::try_from(count).expect("a benchmark's size is small")
+}
+
+fn main() {
+    let mut all = Vec::new();
+    for size in SIZES {
+        let mut pods: Vec<Pod> = (0..size).map(pod).collect();
+        let full = median((0..ROUNDS).map(|_| full_plan(&pods).2).collect());
+        let (mut operator, mut etcd, _) = full_plan(&pods);
+        let adopted = median((0..ROUNDS).map(|_| adoption(&pods, &mut etcd)).collect());
+        // An even number of flips: each pod ends as it began, and as many events remove as write.
+        let flips = (0..2 * ROUNDS).map(|_| event(&mut operator, &mut etcd, &mut pods));
+        let event = median(flips.collect());
+        println!("{size:>6} pods, 2 keys each: event {event:?}, full plan {full:?}, adoption {adopted:?}");
+        all.push((event, full / size, adopted / size));
+    }
+    let ratio =
+        |of: fn(&(Duration, Duration, Duration)) -> Duration| of(&all[2]).as_secs_f64() / of(&all[0]).as_secs_f64();
+    println!(
+        "50k pods against 1k: an event costs {:.2} times as much, a pod of a full plan {:.2}, of an adoption {:.2}",
+        ratio(|cost| cost.0),
+        ratio(|cost| cost.1),
+        ratio(|cost| cost.2)
+    );
+}

@@ -1,0 +1,183 @@
+//! Which lease takes a key, and which lease goes.
+
+use super::*;
+
+const A: LeaseId = LeaseId(0xa);
+const B: LeaseId = LeaseId(0xb);
+
+/// A pool with `A` and `B` recorded, of 30 seconds and two keys each.
+fn pool() -> Leases {
+    let mut leases = Leases::new(2);
+    for lease in [A, B] {
+        leases.granted(lease, 30);
+        leases.recorded(lease, 30, 5);
+    }
+    leases
+}
+
+/// Reserves room for one key and puts it there.
+fn place(leases: &mut Leases, key: &str) -> Option<LeaseId> {
+    let lease = leases.reserve(30, 1, None)?;
+    leases.release(lease, 1);
+    leases.attach(lease, &key.into());
+    Some(lease)
+}
+
+#[test]
+fn a_fresh_lease_takes_no_key_before_it_is_recorded() {
+    let mut leases = Leases::new(2);
+    leases.granted(A, 30);
+    assert_eq!((leases.fresh(), leases.reserve(30, 1, None)), (1, None));
+    assert_eq!(leases.unrecorded(10), [(A, 30, Expect::Absent)]);
+    leases.recorded(A, 30, 5);
+    assert_eq!((leases.fresh(), leases.reserve(30, 1, None)), (0, Some(A)));
+}
+
+#[test]
+fn leases_take_keys_up_to_their_capacity_and_holes_are_filled_first() {
+    let mut leases = pool();
+    let placed = ["1", "2", "3", "4", "5"].map(|key| place(&mut leases, key));
+    assert_eq!(placed, [Some(A), Some(A), Some(B), Some(B), None]);
+    leases.detach(A, &"1".into());
+    assert_eq!(place(&mut leases, "5"), Some(A));
+    assert_eq!(leases.key_count(), 4);
+}
+
+#[test]
+fn reserved_room_is_taken_until_it_is_released() {
+    let mut leases = pool();
+    assert_eq!(leases.reserve(30, 2, None), Some(A));
+    assert_eq!(leases.reserve(30, 2, None), Some(B));
+    assert_eq!(leases.reserve(30, 1, None), None);
+    leases.release(A, 2);
+    assert_eq!(leases.reserve(30, 1, None), Some(A));
+}
+
+#[test]
+fn keys_that_belong_together_go_where_their_siblings_are_if_there_is_room() {
+    let mut leases = pool();
+    assert_eq!(leases.reserve(30, 1, Some(B)), Some(B));
+    assert_eq!(
+        leases.reserve(30, 2, Some(B)),
+        Some(A),
+        "only one fits beside its sibling"
+    );
+    assert_eq!(leases.reserve(60, 1, Some(B)), None, "it lives another time");
+}
+
+#[test]
+fn a_greater_capacity_makes_room_and_a_smaller_one_moves_nothing() {
+    let mut leases = pool();
+    for key in ["1", "2", "3", "4"] {
+        place(&mut leases, key);
+    }
+    leases.set_capacity(3);
+    assert_eq!(place(&mut leases, "5"), Some(A));
+    leases.set_capacity(1);
+    assert_eq!(leases.reserve(30, 1, None), None);
+    assert_eq!(leases.keys_on(A).len(), 3);
+    assert_eq!(leases.fit(A, 30), Fit::Stays);
+}
+
+#[test]
+fn a_capacity_of_nothing_is_taken_as_one_key_a_lease() {
+    assert_eq!(Leases::new(0).capacity(), 1);
+}
+
+#[test]
+fn a_lease_is_let_go_when_it_has_been_empty_for_ten_minutes_without_a_break() {
+    let mut leases = Leases::new(2);
+    leases.granted(A, 30);
+    leases.recorded(A, 30, 5);
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    assert_eq!(leases.retirable(start), []);
+    assert_eq!(leases.retirable(after(599)), []);
+    let key: Key = "1".into();
+    leases.attach(A, &key);
+    assert_eq!(leases.retirable(after(600)), [], "it has a key");
+    leases.detach(A, &key);
+    assert_eq!(leases.retirable(after(601)), []);
+    assert_eq!(leases.retirable(after(1201)), [(A, 5)]);
+    leases.retire(A);
+    assert_eq!(leases.reserve(30, 1, None), None, "no key goes on it any more");
+    leases.record_missing(A, 9);
+    assert!(leases.is_empty());
+}
+
+#[test]
+fn a_lease_on_which_a_key_is_being_written_is_not_let_go() {
+    let mut leases = Leases::new(2);
+    leases.granted(A, 30);
+    leases.recorded(A, 30, 5);
+    leases.reserve(30, 1, None);
+    let start = Instant::now();
+    assert_eq!(leases.retirable(start), []);
+    assert_eq!(leases.retirable(start + Duration::from_hours(1)), []);
+}
+
+#[test]
+fn keys_seen_before_the_record_of_their_lease_are_ours_by_it() {
+    let mut leases = Leases::new(2);
+    leases.attach(A, &"1".into());
+    assert!(!leases.is_ours(A));
+    assert_eq!(leases.key_count(), 0);
+    assert_eq!(leases.recorded(A, 30, 5), [Key::from("1")]);
+    assert_eq!((leases.is_ours(A), leases.key_count()), (true, 1));
+}
+
+#[test]
+fn a_strangers_key_that_is_gone_is_not_ours_by_a_later_record() {
+    let mut leases = Leases::new(2);
+    leases.attach(A, &"1".into());
+    leases.detach(A, &"1".into());
+    assert_eq!(leases.recorded(A, 30, 5), Vec::<Key>::new());
+}
+
+#[test]
+fn a_lease_whose_record_vanished_is_in_doubt_while_it_has_keys_and_else_forgotten() {
+    let mut leases = pool();
+    place(&mut leases, "1");
+    leases.record_missing(A, 9);
+    leases.record_missing(B, 9);
+    assert_eq!(leases.ids().collect::<Vec<_>>(), [A]);
+    assert_eq!((leases.fit(A, 30), leases.reserve(30, 1, None)), (Fit::InDoubt, None));
+    assert_eq!(leases.unrecorded(10), [(A, 30, Expect::Absent)]);
+    assert_eq!(leases.recorded(A, 30, 10), [Key::from("1")], "its keys waited for this");
+    assert_eq!(leases.fit(A, 30), Fit::Stays);
+}
+
+#[test]
+fn old_news_of_a_record_changes_nothing() {
+    let mut leases = pool();
+    place(&mut leases, "1");
+    leases.record_missing(A, 4);
+    leases.record_spoilt(A, 4);
+    assert_eq!(leases.fit(A, 30), Fit::Stays);
+    leases.record_missing(A, 9);
+    leases.recorded(A, 30, 5);
+    assert_eq!(leases.fit(A, 30), Fit::InDoubt);
+}
+
+#[test]
+fn a_doubtful_lease_is_confirmed_alone_and_before_fresh_ones_are_recorded() {
+    let mut leases = pool();
+    place(&mut leases, "1");
+    leases.granted(LeaseId(0xc), 30);
+    leases.record_spoilt(A, 9);
+    assert_eq!(leases.unrecorded(10), [(A, 30, Expect::At(9))]);
+    leases.recorded(A, 30, 10);
+    assert_eq!(leases.unrecorded(10), [(LeaseId(0xc), 30, Expect::Absent)]);
+}
+
+#[test]
+fn renewals_are_told_when_they_change_and_only_then() {
+    let mut leases = pool();
+    assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::from([(A, 30), (B, 30)])));
+    place(&mut leases, "1");
+    assert_eq!(leases.take_changed_renewals(), None);
+    assert_eq!(leases.gone(A), [Key::from("1")]);
+    assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::from([(B, 30)])));
+    leases.clear();
+    assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::new()));
+}

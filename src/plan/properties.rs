@@ -1,0 +1,135 @@
+//! Whatever happens in whatever order: when it is over, etcd holds what it should.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::testing::tenancy;
+use super::transaction::Scope;
+use super::world::World;
+use super::{Tenancy, Terms};
+
+pub(super) const REGISTRATIONS: [&str; 3] = ["a", "b", "c"];
+pub(super) const PODS: [&str; 4] = ["p0", "p1", "p2", "p3"];
+/// Some overlap: registrations meet in one scope, or one's scope lies in another's.
+pub(super) const SCOPES: [&str; 4] = ["/s/", "/s/x/", "/t/", "/tt/"];
+/// Where strangers write, too.
+pub(super) const KEYS: [&str; 6] = ["/s/p0", "/s/p1", "/s/x/p0", "/t/p1", "/tt/p0", "/s/elsewhere"];
+
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// A pod is ready at an address, or not ready, or gone.
+    Pod(usize, Option<u8>),
+    Register(usize, Wish),
+    Unregister(usize),
+    ForeignPut(usize),
+    Delete(usize),
+    DeleteRecord(usize),
+    LeaseLapses(usize),
+    /// Asks the ledger for its next step.
+    Step,
+    /// A transaction reaches etcd.
+    Commit(usize),
+    /// The answer to a transaction arrives, or is lost; if the transaction has not reached etcd yet, it never will.
+    Settle(usize, bool),
+    GrantArrives(bool),
+    Tell(usize),
+    Interrupt,
+    Resume,
+    NewLeader,
+    Restart,
+    KubernetesComplete,
+    Retire,
+    Save,
+    Restore,
+}
+
+/// What a registration asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    pub scopes: Vec<usize>,
+    pub created: i64,
+    pub long_ttl: bool,
+    pub suspended: bool,
+}
+
+impl Wish {
+    pub(super) fn terms(&self) -> Terms {
+        Terms {
+            created: self.created,
+            ttl: if self.long_ttl { 60 } else { 30 },
+            suspended: self.suspended,
+            scopes: self.scopes.iter().map(|scope| Scope::below(SCOPES[*scope])).collect(),
+        }
+    }
+
+    pub(super) fn tenancy(&self, pod: &str, address: u8) -> Tenancy {
+        let keys: Vec<String> = self
+            .scopes
+            .iter()
+            .map(|scope| format!("{}{pod}", SCOPES[*scope]))
+            .collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        tenancy(pod, &keys, &format!("10.0.0.{address}"))
+    }
+}
+
+fn any_wish() -> impl Strategy<Value = Wish> {
+    let scopes = proptest::sample::subsequence((0..SCOPES.len()).collect::<Vec<_>>(), 1..=2);
+    (scopes, 0..3i64, any::<bool>(), proptest::bool::weighted(0.15)).prop_map(
+        |(scopes, created, long_ttl, suspended)| Wish {
+            scopes,
+            created,
+            long_ttl,
+            suspended,
+        },
+    )
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let any_index = 0..8usize;
+    prop_oneof![
+        6 => (0..PODS.len(), proptest::option::weighted(0.7, 0..2u8)).prop_map(|(pod, at)| Event::Pod(pod, at)),
+        4 => (0..REGISTRATIONS.len(), any_wish()).prop_map(|(name, wish)| Event::Register(name, wish)),
+        1 => (0..REGISTRATIONS.len()).prop_map(Event::Unregister),
+        1 => (0..KEYS.len()).prop_map(Event::ForeignPut),
+        1 => (0..KEYS.len()).prop_map(Event::Delete),
+        1 => any_index.clone().prop_map(Event::DeleteRecord),
+        1 => any_index.clone().prop_map(Event::LeaseLapses),
+        8 => Just(Event::Step),
+        8 => any_index.clone().prop_map(Event::Commit),
+        6 => (any_index.clone(), proptest::bool::weighted(0.2)).prop_map(|(which, lost)| Event::Settle(which, lost)),
+        4 => proptest::bool::weighted(0.9).prop_map(Event::GrantArrives),
+        8 => any_index.prop_map(Event::Tell),
+        1 => Just(Event::Interrupt),
+        1 => Just(Event::Resume),
+        1 => Just(Event::NewLeader),
+        1 => Just(Event::Restart),
+        3 => Just(Event::KubernetesComplete),
+        1 => Just(Event::Retire),
+        1 => Just(Event::Save),
+        1 => Just(Event::Restore),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_etcd_ends_up_with_what_it_should_hold(events in vec(any_event(), 1..120)) {
+        let mut world = World::new();
+        for event in events {
+            world.happen(event);
+        }
+        world.come_to_rest();
+        world.check();
+
+        let revision = world.etcd.revision();
+        world.come_to_rest();
+        prop_assert_eq!(world.etcd.revision(), revision, "a second plan changes something");
+
+        world.restart();
+        let elected = world.etcd.revision();
+        world.come_to_rest();
+        prop_assert_eq!(world.etcd.revision(), elected, "a restart changes something");
+    }
+}

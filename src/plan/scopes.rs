@@ -1,0 +1,105 @@
+//! Where our keys may lie: the ranges to read and watch, for how long, and what may not be touched in them.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Bound;
+
+use super::ledger::{Ledger, Slot};
+use super::transaction::{Key, LeaseId, Scope};
+
+impl Ledger {
+    /// The scopes to read and watch, if they changed since the last call. A scope inside another is left out.
+    pub fn take_changed_scopes(&mut self) -> Option<BTreeSet<Scope>> {
+        if !std::mem::take(&mut self.scopes_changed) {
+            return None;
+        }
+        let wanted = self.books.values().flat_map(|book| &book.terms.scopes);
+        let all: BTreeSet<&Scope> = wanted.chain(&self.lingering).chain([self.meta.scope()]).collect();
+        let mut outermost: BTreeSet<Scope> = BTreeSet::new();
+        for scope in all {
+            // In key order an outer scope comes before all that lie in it.
+            if !outermost.last().is_some_and(|outer| outer.contains(scope.prefix())) {
+                outermost.insert(scope.clone());
+            }
+        }
+        let gone: Vec<Scope> = self.surveyed.difference(&outermost).cloned().collect();
+        for scope in gone {
+            self.surveyed.remove(&scope);
+            let outside = |key: &Key| !outermost.iter().any(|kept| kept.contains(key));
+            for key in self.keys_in(&scope).into_iter().filter(outside) {
+                let unused = |slot: &&Slot| slot.claims.is_empty() && slot.in_flight.is_none();
+                if let Some(slot) = self.slots.get(&key).filter(unused) {
+                    if let Some(held) = &slot.held {
+                        self.leases.detach(held.lease, &key);
+                    }
+                    if let Some(lease) = slot.perhaps_on {
+                        self.leases.release(lease, 1);
+                    }
+                    self.slots.remove(&key);
+                }
+            }
+        }
+        Some(outermost)
+    }
+
+    /// Lets go of scopes whose registration is gone once none of our keys is left in them.
+    pub(super) fn settle_lingering(&mut self) {
+        if self.lingering.is_empty() || !self.complete {
+            return;
+        }
+        let used: HashSet<&Scope> = self.books.values().flat_map(|book| &book.terms.scopes).collect();
+        let still_ours = |scope: &Scope| {
+            let mut held = self.range(scope).filter_map(|(_, slot)| slot.held.as_ref());
+            held.any(|held| self.leases.is_ours(held.lease))
+        };
+        let done = |scope: &&Scope| used.contains(*scope) || self.surveyed.contains(*scope) && !still_ours(scope);
+        let done: Vec<Scope> = self.lingering.iter().filter(done).cloned().collect();
+        for scope in done {
+            self.lingering.remove(&scope);
+            self.scopes_changed = true;
+        }
+    }
+
+    /// Whether what `key` holds is known.
+    pub(super) fn is_surveyed(&self, key: &str) -> bool {
+        // No surveyed scope lies in another, so only the last one that is not behind `key` can contain it.
+        let up_to = (Bound::Unbounded, Bound::Included(key));
+        self.surveyed
+            .range::<str, _>(up_to)
+            .next_back()
+            .is_some_and(|scope| scope.contains(key))
+    }
+
+    /// Whether a suspended registration lays its keys where `key` is.
+    pub(super) fn is_frozen(&self, key: &str) -> bool {
+        let suspended = self
+            .suspended
+            .iter()
+            .filter_map(|registration| self.books.get(registration));
+        suspended
+            .flat_map(|book| &book.terms.scopes)
+            .any(|scope| scope.contains(key))
+    }
+
+    /// The recorded leases, to ask etcd which keys are on them.
+    pub fn lease_ids(&self) -> Vec<LeaseId> {
+        self.leases.ids().collect()
+    }
+
+    /// Of the keys etcd says are on a lease of ours, those that lie in no scope: left behind by a registration that
+    /// was deleted while nobody was up.
+    pub fn unknown_keys(&self, keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
+        let unknown = |key: &Key| !self.meta.scope().contains(key) && !self.slots.contains_key(key);
+        keys.into_iter().filter(unknown).collect()
+    }
+
+    fn range(&self, scope: &Scope) -> impl Iterator<Item = (&Key, &Slot)> {
+        let from = (Bound::Included(scope.prefix()), Bound::Unbounded);
+        self.slots
+            .range::<str, _>(from)
+            .take_while(|(key, _)| scope.contains(key))
+    }
+
+    pub(super) fn keys_in(&self, scope: &Scope) -> Vec<Key> {
+        self.range(scope).map(|(key, _)| key.clone()).collect()
+    }
+}

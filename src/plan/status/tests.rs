@@ -1,0 +1,268 @@
+//! What the author of a registration reads in each situation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::*;
+use crate::format::Endpoint;
+use crate::index::RegistrationRef;
+use crate::plan::LeaseId;
+use crate::plan::testing::endpoint;
+
+const SUBJECT: Subject<'_> = Subject {
+    generation: 3,
+    service: "orders",
+    registry: "default",
+};
+
+fn at(second: i64) -> Time {
+    Time(Timestamp::from_second(second).unwrap())
+}
+
+/// A report of `ready` pods of which `endpoints` are registered, each with one port.
+fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
+    let registered = |endpoint| Registered {
+        endpoint,
+        keys: vec!["/s/p".into()],
+    };
+    Report {
+        suspended: false,
+        ready,
+        registered: endpoints.len(),
+        endpoints: endpoints.iter().map(registered).collect(),
+        outstanding: 0,
+        conflicts: Vec::new(),
+        problems: BTreeMap::new(),
+    }
+}
+
+fn status(report: &Report<'_>, footing: &Footing) -> ServiceRegistrationStatus {
+    status_of(report, footing, SUBJECT, &at(100))
+}
+
+/// Status, reason and message of a condition.
+fn told(status: &ServiceRegistrationStatus, kind: ConditionType) -> (&str, &str, &str) {
+    let conditions = &status.conditions;
+    let found = conditions.iter().find(|condition| condition.type_ == kind.as_str());
+    let found = found.unwrap_or_else(|| panic!("there is no condition {}", kind.as_str()));
+    assert_eq!(found.observed_generation, Some(3));
+    (&found.status, &found.reason, &found.message)
+}
+
+/// Status and reason of a condition.
+fn said(status: &ServiceRegistrationStatus, kind: ConditionType) -> (&str, &str) {
+    let (holds, reason, _) = told(status, kind);
+    (holds, reason)
+}
+
+fn conflict(key: &str, holder: Holder) -> Conflict {
+    Conflict {
+        key: key.into(),
+        holder,
+    }
+}
+
+#[test]
+fn all_is_well_when_every_ready_pod_is_in_etcd() {
+    let endpoints = [endpoint("p", 8080)];
+    let status = status(&report(1, &endpoints), &Footing::Firm);
+    assert_eq!(said(&status, ConditionType::Accepted), ("True", "Accepted"));
+    assert_eq!(said(&status, ConditionType::Synced), ("True", "InSync"));
+    assert_eq!(said(&status, ConditionType::Ready), ("True", "EndpointsRegistered"));
+    assert_eq!(said(&status, ConditionType::Conflict), ("False", "NoConflict"));
+    assert_eq!(status.ready.as_deref(), Some("1/1"));
+    assert_eq!(
+        (status.ready_endpoints, status.registered_endpoints),
+        (Some(1), Some(1))
+    );
+    assert_eq!((status.observed_generation, status.endpoints_omitted), (Some(3), None));
+    assert_eq!(status.service.as_deref(), Some("orders"));
+}
+
+#[test]
+fn each_endpoint_is_told_with_all_that_consumers_can_learn_of_it() {
+    let endpoints = [Endpoint {
+        node: Some("n1".into()),
+        zone: Some("eu-1a".into()),
+        version: Some("1.4.2".into()),
+        weight: Some(10),
+        ..endpoint("p", 8080)
+    }];
+    let listed = status(&report(1, &endpoints), &Footing::Firm).endpoints;
+    let expected = EndpointStatus {
+        address: "10.0.0.7".to_owned(),
+        port: 8080,
+        port_name: "grpc".to_owned(),
+        pod: "p".to_owned(),
+        node: Some("n1".to_owned()),
+        zone: Some("eu-1a".to_owned()),
+        version: Some("1.4.2".to_owned()),
+        weight: Some(10),
+        keys: vec!["/s/p".to_owned()],
+    };
+    assert_eq!(listed, [expected]);
+}
+
+#[test]
+fn without_a_ready_pod_it_is_in_sync_and_not_ready() {
+    let status = status(&report(0, &[]), &Footing::Firm);
+    assert_eq!(said(&status, ConditionType::Synced), ("True", "InSync"));
+    assert_eq!(said(&status, ConditionType::Ready), ("False", "NoReadyPods"));
+    assert_eq!(status.ready.as_deref(), Some("0/0"));
+}
+
+#[test]
+fn writes_under_way_are_told_with_their_number() {
+    let mut report = report(2, &[]);
+    (report.outstanding, report.registered) = (2, 0);
+    let status = status(&report, &Footing::Firm);
+    let (holds, reason, message) = told(&status, ConditionType::Synced);
+    assert_eq!((holds, reason), ("False", "Writing"));
+    assert_eq!(
+        message,
+        "0 of 2 ready pods are registered. 2 keys are being written or removed."
+    );
+    assert_eq!(said(&status, ConditionType::Ready), ("False", "NothingRegistered"));
+}
+
+#[test]
+fn while_etcd_is_unreachable_or_unread_nobody_can_tell_whether_it_is_in_sync() {
+    let endpoints = [endpoint("p", 8080)];
+    let mut report = report(2, &endpoints);
+    report.outstanding = 1;
+    let unreachable = status(&report, &Footing::Unreachable("no member answers".to_owned()));
+    let (holds, reason, message) = told(&unreachable, ConditionType::Synced);
+    assert_eq!((holds, reason), ("Unknown", "RegistryUnreachable"));
+    assert!(message.ends_with("no member answers"));
+    assert_eq!(
+        said(&unreachable, ConditionType::Ready),
+        ("True", "EndpointsRegistered")
+    );
+    let starting = status(&report, &Footing::Starting);
+    assert_eq!(said(&starting, ConditionType::Synced), ("Unknown", "Starting"));
+}
+
+#[test]
+fn a_suspended_registration_says_so_whatever_else_is_the_matter() {
+    let mut report = report(2, &[]);
+    (report.suspended, report.outstanding) = (true, 2);
+    for footing in [Footing::Firm, Footing::Starting, Footing::Unreachable(String::new())] {
+        assert_eq!(
+            said(&status(&report, &footing), ConditionType::Synced),
+            ("False", "Suspended")
+        );
+    }
+}
+
+#[test]
+fn a_strangers_key_is_told_with_its_lease_and_age() {
+    let mut report = report(2, &[]);
+    let holder = |lease| Holder::Stranger {
+        lease,
+        create_revision: 7,
+    };
+    report.conflicts = vec![
+        conflict("/s/p", holder(LeaseId(0xab))),
+        conflict("/s/q", holder(LeaseId::NONE)),
+    ];
+    report.registered = 0;
+    let status = status(&report, &Footing::Firm);
+    let (holds, reason, message) = told(&status, ConditionType::Conflict);
+    assert_eq!((holds, reason), ("True", "HeldByOther"));
+    assert!(
+        message
+            .contains("/s/p is held by someone outside this cluster (lease 00000000000000ab, created at revision 7)")
+    );
+    assert!(message.contains("/s/q is held by someone outside this cluster (no lease, created at revision 7)"));
+    assert_eq!(said(&status, ConditionType::Synced), ("False", "KeysHeld"));
+}
+
+#[test]
+fn an_older_registration_that_has_the_key_is_told_by_name() {
+    let mut report = report(1, &[]);
+    let elder = Holder::Registration(RegistrationRef::new("shop", "elder"));
+    report.conflicts = vec![conflict("/s/p", elder)];
+    let status = status(&report, &Footing::Firm);
+    let (holds, reason, message) = told(&status, ConditionType::Conflict);
+    assert_eq!((holds, reason), ("True", "HeldByRegistration"));
+    assert!(
+        message.contains("/s/p is held by the older registration shop/elder"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_long_list_is_told_by_its_first_three_and_how_many_more_there_are() {
+    let mut report = report(5, &[]);
+    let pods: Vec<Arc<str>> = (0..5).map(|pod| format!("p{pod}").into()).collect();
+    report.problems = BTreeMap::from([("no port".to_owned(), pods)]);
+    report.registered = 0;
+    let status = status(&report, &Footing::Firm);
+    let (holds, reason, message) = told(&status, ConditionType::Synced);
+    assert_eq!((holds, reason), ("False", "EndpointsRefused"));
+    assert_eq!(message, "no port (p0, p1, p2 and 2 more)");
+}
+
+#[test]
+fn a_registration_that_is_refused_says_why_in_one_place() {
+    let status = refused_status(Reason::RegistryNotFound, "there is no Registry", SUBJECT, &at(100));
+    let accepted = told(&status, ConditionType::Accepted);
+    assert_eq!(accepted, ("False", "RegistryNotFound", "there is no Registry"));
+    for kind in [ConditionType::Synced, ConditionType::Ready] {
+        assert_eq!(said(&status, kind), ("False", "NotAccepted"));
+    }
+    assert_eq!((status.ready, status.endpoints.len()), (None, 0));
+}
+
+#[test]
+fn a_list_too_long_for_an_object_is_cut_and_says_how_much_is_missing() {
+    let endpoints: Vec<Endpoint> = (0..20_000)
+        .map(|pod| endpoint(&format!("orders-{pod:05}"), 8080))
+        .collect();
+    let status = status(&report(20_000, &endpoints), &Footing::Firm);
+    assert_eq!(
+        status.endpoints.len() + status.endpoints_omitted.unwrap() as usize,
+        20_000
+    );
+    let bytes = serde_json::to_vec(&status).unwrap().len();
+    assert!((900_000..1_010_000).contains(&bytes), "{bytes} bytes");
+    assert_eq!(status.registered_endpoints, Some(20_000), "the counts are not cut");
+}
+
+#[test]
+fn statuses_that_differ_in_times_only_are_the_same() {
+    let endpoints = [endpoint("p", 8080)];
+    let (full, empty) = (report(1, &endpoints), report(0, &[]));
+    let before = status_of(&full, &Footing::Firm, SUBJECT, &at(1));
+    let later = status_of(&full, &Footing::Firm, SUBJECT, &at(2));
+    assert_ne!(before, later);
+    assert!(same_status(&before, &later));
+    assert!(!same_status(
+        &before,
+        &status_of(&empty, &Footing::Firm, SUBJECT, &at(1))
+    ));
+    let changed = Subject {
+        generation: 4,
+        ..SUBJECT
+    };
+    assert!(!same_status(
+        &before,
+        &status_of(&full, &Footing::Firm, changed, &at(1))
+    ));
+}
+
+#[test]
+fn a_condition_that_stays_as_it_was_keeps_its_time() {
+    let endpoints = [endpoint("p", 8080)];
+    let before = status_of(&report(0, &[]), &Footing::Firm, SUBJECT, &at(1));
+    let mut now = status_of(&report(1, &endpoints), &Footing::Firm, SUBJECT, &at(2));
+    keep_times(&mut now.conditions, &before.conditions);
+    let time = |kind: ConditionType| {
+        let found = now.conditions.iter().find(|condition| condition.type_ == kind.as_str());
+        found.map(|condition| condition.last_transition_time.clone())
+    };
+    assert_eq!(time(ConditionType::Accepted), Some(at(1)));
+    assert_eq!(time(ConditionType::Ready), Some(at(2)), "it became true");
+}

@@ -1,0 +1,338 @@
+//! What the tests of this room start from: an etcd in memory with a mirror that may lag, and small tenancies.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::meta::MetaKeys;
+use super::tenancy::{Lodging, Tenancy};
+use super::transaction::{
+    Expect, Fence, Held, Key, LeaseId, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,
+};
+use crate::format::{Endpoint, Record};
+use crate::index::RegistrationRef;
+
+/// What an etcd holds, and who made it.
+#[derive(Clone, Debug, Default)]
+struct State {
+    revision: Revision,
+    keys: BTreeMap<Key, Held>,
+    leases: BTreeSet<LeaseId>,
+    /// The keys that came into being through somebody else.
+    foreign: BTreeSet<Key>,
+}
+
+/// An etcd in memory. Transactions do what [`Verdict`] says; one that overwrites or removes what somebody else made
+/// fails the test there and then. What happens in watched scopes is told when the test asks for it.
+#[derive(Debug)]
+pub(super) struct Etcd {
+    state: State,
+    meta: MetaKeys,
+    next_lease: i64,
+    watched: BTreeSet<Scope>,
+    live: bool,
+    told: VecDeque<Observation>,
+}
+
+pub(super) fn meta() -> MetaKeys {
+    MetaKeys::new("/leasehold/", "c1")
+}
+
+impl Etcd {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::default(),
+            meta: meta(),
+            next_lease: 0x10,
+            watched: BTreeSet::new(),
+            live: true,
+            told: VecDeque::new(),
+        }
+    }
+
+    // ---- what the operator does ----
+
+    /// Somebody leads from now on; whoever led before does not.
+    pub(super) fn elect(&mut self) -> Fence {
+        let key = self.meta.leader();
+        if self.state.keys.contains_key(&key) {
+            self.write(&[(key.clone(), None)]);
+        }
+        let revision = self.write(&[(key.clone(), Some((b"leader".as_slice().into(), LeaseId::NONE)))]);
+        Fence {
+            key,
+            create_revision: revision,
+        }
+    }
+
+    pub(super) fn grant(&mut self) -> LeaseId {
+        self.next_lease += 1;
+        let lease = LeaseId(self.next_lease);
+        self.state.leases.insert(lease);
+        lease
+    }
+
+    pub(super) fn commit(&mut self, fence: &Fence, transaction: &Transaction) -> Verdict {
+        let ops = &transaction.ops;
+        assert!(!ops.is_empty() && ops.len() <= Transaction::MAX_OPS);
+        let distinct: BTreeSet<_> = ops.iter().map(Op::key).collect();
+        assert_eq!(
+            distinct.len(),
+            ops.len(),
+            "etcd refuses a key that is written twice: {ops:?}"
+        );
+        let leader = self.state.keys.get(&fence.key);
+        if leader.map(|held| held.create_revision) != Some(fence.create_revision) {
+            return Verdict::Fenced;
+        }
+        let done: Vec<bool> = ops.iter().map(|op| self.guard_holds(op)).collect();
+        let mut writes = Vec::new();
+        for (op, _) in ops.iter().zip(&done).filter(|(_, done)| **done) {
+            let ours_by_name = self.meta.scope().contains(op.key());
+            assert!(
+                ours_by_name || !self.state.foreign.contains(op.key()),
+                "somebody else's key is written: {op:?}"
+            );
+            match op {
+                Op::Put { lease, .. } if !self.state.leases.contains(lease) => return Verdict::LeaseGone,
+                Op::Put { key, value, lease, .. } => writes.push((key.clone(), Some((value.clone(), *lease)))),
+                Op::Delete { key, .. } => writes.push((key.clone(), None)),
+            }
+        }
+        let held_before: Vec<_> = ops.iter().map(|op| self.held(op.key()).cloned()).collect();
+        let revision = self.write(&writes);
+        let result = |(done, held)| if done { OpResult::Done } else { OpResult::Refused(held) };
+        let results = done.into_iter().zip(held_before).map(result).collect();
+        Verdict::Applied { revision, results }
+    }
+
+    fn guard_holds(&self, op: &Op) -> bool {
+        let held = self.held(op.key());
+        let expect = match op {
+            Op::Put { expect, .. } => *expect,
+            Op::Delete { mod_revision, .. } => Expect::At(*mod_revision),
+        };
+        match expect {
+            Expect::Absent => held.is_none(),
+            Expect::At(revision) => held.is_some_and(|held| held.mod_revision == revision),
+        }
+    }
+
+    // ---- what happens to it ----
+
+    /// Somebody else writes `key`, on no lease.
+    pub(super) fn foreign_put(&mut self, key: &str, value: &str) {
+        if !self.state.keys.contains_key(key) {
+            self.state.foreign.insert(key.into());
+        }
+        self.write(&[(key.into(), Some((value.as_bytes().into(), LeaseId::NONE)))]);
+    }
+
+    /// Somebody else removes `key`, if it is there.
+    pub(super) fn foreign_delete(&mut self, key: &str) {
+        if self.state.keys.contains_key(key) {
+            self.write(&[(key.into(), None)]);
+        }
+    }
+
+    /// A lease lapses with all that is on it.
+    pub(super) fn expire(&mut self, lease: LeaseId) {
+        if self.state.leases.remove(&lease) {
+            let gone: Vec<_> = self.keys_on(lease).into_iter().map(|key| (key, None)).collect();
+            self.write(&gone);
+        }
+    }
+
+    /// A copy to go back to.
+    pub(super) fn save(&self) -> impl Fn(&mut Self) + use<> {
+        let saved = self.state.clone();
+        move |etcd| {
+            etcd.state = saved.clone();
+            etcd.told.push_back(Observation::Restored);
+            etcd.show_all();
+        }
+    }
+
+    /// Everything in `writes` happens at one revision.
+    fn write(&mut self, writes: &[(Key, Option<(Value, LeaseId)>)]) -> Revision {
+        if writes.is_empty() {
+            return self.state.revision;
+        }
+        self.state.revision += 1;
+        let revision = self.state.revision;
+        for (key, written) in writes {
+            let held = written.clone().map(|(value, lease)| Held {
+                value,
+                lease,
+                create_revision: self.held(key).map_or(revision, |held| held.create_revision),
+                mod_revision: revision,
+            });
+            if let Some(held) = &held {
+                self.state.keys.insert(key.clone(), held.clone());
+            } else {
+                self.state.keys.remove(key);
+                self.state.foreign.remove(key);
+            }
+            if self.live && self.watched.iter().any(|scope| scope.contains(key)) {
+                let key = key.clone();
+                self.told.push_back(Observation::Changed { key, held, revision });
+            }
+        }
+        revision
+    }
+
+    // ---- what its mirror tells ----
+
+    pub(super) fn watch(&mut self, scopes: BTreeSet<Scope>) {
+        let fresh: Vec<Scope> = scopes.difference(&self.watched).cloned().collect();
+        self.watched = scopes;
+        if self.live && !fresh.is_empty() {
+            self.show(fresh);
+        }
+    }
+
+    /// A new operator's mirror has nothing to tell yet.
+    pub(super) fn forget_watches(&mut self) {
+        self.watched.clear();
+        self.told.clear();
+        self.live = true;
+    }
+
+    pub(super) fn interrupt(&mut self) {
+        if std::mem::take(&mut self.live) {
+            self.told.push_back(Observation::Interrupted);
+        }
+    }
+
+    pub(super) fn resume(&mut self) {
+        if !std::mem::replace(&mut self.live, true) {
+            self.show_all();
+        }
+    }
+
+    fn show_all(&mut self) {
+        if self.live {
+            self.show(self.watched.iter().cloned().collect());
+        }
+    }
+
+    fn show(&mut self, scopes: Vec<Scope>) {
+        let revision = self.state.revision;
+        for scope in scopes {
+            let inside = self.state.keys.iter().filter(|(key, _)| scope.contains(key));
+            let entries = inside.map(|(key, held)| (key.clone(), held.clone())).collect();
+            self.told.push_back(Observation::Snapshot {
+                scope,
+                revision,
+                entries,
+            });
+        }
+        self.told.push_back(Observation::Complete { revision });
+    }
+
+    /// The next observation, or that of another key which overtakes it: `pick` chooses among those that may come
+    /// first. Changes of one key keep their order, and nothing overtakes a snapshot.
+    pub(super) fn tell(&mut self, pick: usize) -> Option<Observation> {
+        let key_of = |observation: &Observation| match observation {
+            Observation::Changed { key, .. } => Some(key.clone()),
+            _ => None,
+        };
+        let mut seen = BTreeSet::new();
+        let mut first = Vec::new();
+        for (position, observation) in self.told.iter().enumerate() {
+            if let Some(key) = key_of(observation) {
+                if seen.insert(key) {
+                    first.push(position);
+                }
+                continue;
+            }
+            if position == 0 {
+                first.push(position);
+            }
+            break;
+        }
+        let position = *first.get(pick % first.len().max(1))?;
+        self.told.remove(position)
+    }
+
+    // ---- what the tests look at ----
+
+    pub(super) fn revision(&self) -> Revision {
+        self.state.revision
+    }
+
+    pub(super) fn held(&self, key: &str) -> Option<&Held> {
+        self.state.keys.get(key)
+    }
+
+    pub(super) fn value(&self, key: &str) -> Option<String> {
+        self.held(key)
+            .map(|held| String::from_utf8_lossy(&held.value).into_owned())
+    }
+
+    pub(super) fn is_foreign(&self, key: &str) -> bool {
+        self.state.foreign.contains(key)
+    }
+
+    /// Everything but our bookkeeping.
+    pub(super) fn data(&self) -> impl Iterator<Item = (&Key, &Held)> {
+        let meta = self.meta.scope();
+        self.state.keys.iter().filter(|(key, _)| !meta.contains(key))
+    }
+
+    pub(super) fn leases(&self) -> impl Iterator<Item = LeaseId> {
+        self.state.leases.iter().copied()
+    }
+
+    /// The leases that are recorded as ours, on themselves.
+    pub(super) fn recorded(&self) -> Vec<LeaseId> {
+        let recorded = self
+            .state
+            .keys
+            .iter()
+            .filter_map(|(key, held)| self.meta.recorded_lease(key).filter(|lease| *lease == held.lease));
+        recorded.collect()
+    }
+
+    /// The keys on `lease`.
+    pub(super) fn keys_on(&self, lease: LeaseId) -> Vec<Key> {
+        let on_it = self.state.keys.iter().filter(|(_, held)| held.lease == lease);
+        on_it.map(|(key, _)| key.clone()).collect()
+    }
+}
+
+pub(super) fn reference(name: &str) -> RegistrationRef {
+    RegistrationRef::new("shop", name)
+}
+
+/// The tenancy of `pod` with one port and these keys, all of this value.
+pub(super) fn tenancy(pod: &str, keys: &[&str], value: &str) -> Tenancy {
+    let record = |key: &&str| Record {
+        key: (*key).into(),
+        value: value.as_bytes().into(),
+    };
+    let lodging = Lodging {
+        endpoint: endpoint(pod, 8080),
+        records: keys.iter().map(record).collect(),
+    };
+    Tenancy {
+        lodgings: vec![lodging],
+        problems: Vec::new(),
+    }
+}
+
+pub(super) fn endpoint(pod: &str, port: u16) -> Endpoint {
+    Endpoint {
+        namespace: "shop".into(),
+        service: "orders".into(),
+        pod: pod.into(),
+        node: None,
+        zone: None,
+        address: "10.0.0.7".parse().expect("an address"),
+        port,
+        port_name: "grpc".into(),
+        scheme: None,
+        version: None,
+        weight: None,
+        metadata: Arc::default(),
+    }
+}

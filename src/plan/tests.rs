@@ -1,0 +1,116 @@
+//! Decisions about keys, one by one: a ledger, an etcd in memory, and every write that passes between them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::testing::{Etcd, endpoint, meta, reference, tenancy};
+use super::transaction::{Expect, Fence, LeaseId, Op, Scope, Transaction, Verdict};
+use super::{Conflict, Holder, Ledger, Lodging, Report, Step, Tenancy, Terms};
+use crate::format::Record;
+
+mod contests;
+mod leases;
+mod writes;
+
+struct Rig {
+    etcd: Etcd,
+    ledger: Ledger,
+    fence: Fence,
+}
+
+fn terms(created: i64) -> Terms {
+    Terms {
+        created,
+        ttl: 30,
+        suspended: false,
+        scopes: vec![Scope::below("/s/")],
+    }
+}
+
+fn suspended(created: i64) -> Terms {
+    Terms {
+        suspended: true,
+        ..terms(created)
+    }
+}
+
+impl Rig {
+    /// A rig with the registration `orders`, whose keys lie below `/s/`.
+    fn new() -> Self {
+        let mut etcd = Etcd::new();
+        let fence = etcd.elect();
+        let mut rig = Self {
+            etcd,
+            ledger: Ledger::new(meta(), 256),
+            fence,
+        };
+        rig.ledger.set_terms(&reference("orders"), terms(1));
+        rig.ledger.kubernetes_is_complete();
+        rig
+    }
+
+    fn want(&mut self, registration: &str, pod: &str, keys: &[&str], value: &str) {
+        let tenancy = tenancy(pod, keys, value);
+        self.ledger
+            .set_tenancy(&reference(registration), &pod.into(), Some(tenancy));
+    }
+
+    fn drop_pod(&mut self, registration: &str, pod: &str) {
+        self.ledger.set_tenancy(&reference(registration), &pod.into(), None);
+    }
+
+    fn listen(&mut self) {
+        if let Some(scopes) = self.ledger.take_changed_scopes() {
+            self.etcd.watch(scopes);
+        }
+        while let Some(observation) = self.etcd.tell(0) {
+            self.ledger.observe(observation);
+        }
+    }
+
+    /// The next transaction; grants are carried out on the way.
+    fn next(&mut self) -> Option<(super::Ticket, Transaction)> {
+        self.listen();
+        loop {
+            match self.ledger.next(Transaction::MAX_OPS, 0)? {
+                Step::Write(ticket, transaction) => return Some((ticket, transaction)),
+                Step::Grant { ttl, count } => {
+                    for _ in 0..count {
+                        let lease = self.etcd.grant();
+                        self.ledger.granted(lease, ttl);
+                    }
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, transaction: &Transaction) -> Verdict {
+        self.etcd.commit(&self.fence, transaction)
+    }
+
+    /// Carries out everything there is to do; returns the transactions that were about data.
+    fn run(&mut self) -> Vec<Transaction> {
+        let mut written = Vec::new();
+        while let Some((ticket, transaction)) = self.next() {
+            assert!(written.len() < 100, "it does not come to rest");
+            let verdict = self.commit(&transaction);
+            self.ledger.settle(ticket, Some(verdict));
+            if !transaction.ops.iter().all(|op| op.key().starts_with("/leasehold/")) {
+                written.push(transaction);
+            }
+        }
+        written
+    }
+
+    fn report(&self, registration: &str) -> Report<'_> {
+        self.ledger.report(&reference(registration)).expect("it is known")
+    }
+
+    fn lease_of(&self, key: &str) -> LeaseId {
+        self.etcd.held(key).unwrap_or_else(|| panic!("{key} is missing")).lease
+    }
+}
+
+fn keys(transaction: &Transaction) -> Vec<&str> {
+    transaction.ops.iter().map(|op| &**op.key()).collect()
+}

@@ -1,0 +1,126 @@
+//! Who has a key that several want.
+
+use super::*;
+
+#[test]
+fn the_older_of_two_registrations_has_the_key_and_the_other_says_so() {
+    let mut rig = Rig::new();
+    rig.ledger.set_terms(&reference("elder"), terms(0));
+    rig.want("orders", "p", &["/s/p"], "younger");
+    rig.want("elder", "p", &["/s/p"], "elder");
+    rig.run();
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("elder"));
+    let conflict = Conflict {
+        key: "/s/p".into(),
+        holder: Holder::Registration(reference("elder")),
+    };
+    assert_eq!(rig.report("orders").conflicts, [conflict]);
+    assert_eq!(rig.report("elder").conflicts, []);
+
+    rig.ledger.remove_registration(&reference("elder"));
+    rig.run();
+    assert_eq!(
+        rig.etcd.value("/s/p").as_deref(),
+        Some("younger"),
+        "the next in age takes over"
+    );
+    assert_eq!(rig.report("orders").conflicts, []);
+}
+
+#[test]
+fn a_registration_made_anew_under_its_name_is_younger_than_it_was() {
+    let mut rig = Rig::new();
+    rig.ledger.set_terms(&reference("other"), terms(5));
+    rig.want("orders", "p", &["/s/p"], "orders");
+    rig.want("other", "p", &["/s/p"], "other");
+    rig.run();
+    rig.ledger.set_terms(&reference("orders"), terms(9));
+    rig.run();
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("other"));
+}
+
+#[test]
+fn a_strangers_key_is_left_alone_told_and_taken_when_it_is_free() {
+    let mut rig = Rig::new();
+    rig.etcd.foreign_put("/s/p", "theirs");
+    let create_revision = rig.etcd.revision();
+    rig.want("orders", "p", &["/s/p"], "ours");
+    assert_eq!(rig.run(), []);
+    let holder = Holder::Stranger {
+        lease: LeaseId::NONE,
+        create_revision,
+    };
+    let conflict = Conflict {
+        key: "/s/p".into(),
+        holder,
+    };
+    assert_eq!(rig.report("orders").conflicts, [conflict]);
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("theirs"));
+
+    rig.etcd.foreign_delete("/s/p");
+    assert_eq!(rig.run().len(), 1);
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("ours"));
+    assert_eq!(rig.report("orders").conflicts, []);
+}
+
+#[test]
+fn a_stranger_who_was_quicker_keeps_the_key() {
+    let mut rig = Rig::new();
+    rig.run();
+    rig.want("orders", "p", &["/s/p", "/s/p2"], "ours");
+    // The write is planned before the mirror has told of the stranger.
+    let (record, transaction) = rig.next().expect("a lease to record");
+    let verdict = rig.commit(&transaction);
+    rig.ledger.settle(record, Some(verdict));
+    let (ticket, transaction) = rig.next().expect("a write");
+    rig.etcd.foreign_put("/s/p", "theirs");
+    let verdict = rig.commit(&transaction);
+    rig.ledger.settle(ticket, Some(verdict));
+    assert_eq!(rig.report("orders").conflicts.len(), 1, "the answer tells who holds it");
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("theirs"));
+    assert_eq!(rig.etcd.value("/s/p2").as_deref(), Some("ours"), "its own guard held");
+}
+
+#[test]
+fn a_key_that_somebody_removes_or_overwrites_is_put_back_at_once() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "ours");
+    rig.run();
+    rig.etcd.foreign_delete("/s/p");
+    assert_eq!(rig.run().len(), 1);
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("ours"));
+    rig.etcd.foreign_put("/s/p", "theirs");
+    assert_eq!(rig.run().len(), 1);
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("ours"));
+    assert_ne!(rig.lease_of("/s/p"), LeaseId::NONE);
+}
+
+#[test]
+fn a_key_made_anew_by_a_stranger_is_the_strangers() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "ours");
+    rig.run();
+    rig.etcd.foreign_delete("/s/p");
+    rig.etcd.foreign_put("/s/p", "theirs");
+    rig.run();
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("theirs"));
+    assert_eq!(rig.report("orders").conflicts.len(), 1);
+}
+
+#[test]
+fn a_contested_key_under_way_does_not_hold_up_the_losers_other_keys() {
+    let mut rig = Rig::new();
+    rig.ledger.set_terms(&reference("elder"), terms(0));
+    rig.want("elder", "p", &["/s/p"], "elder");
+    let (record, transaction) = rig.next().expect("a lease to record");
+    let verdict = rig.commit(&transaction);
+    rig.ledger.settle(record, Some(verdict));
+    let (ticket, transaction) = rig.next().expect("the elder's write");
+    rig.want("orders", "p", &["/s/p", "/s/other"], "younger");
+    let verdict = rig.commit(&transaction);
+    rig.run();
+    rig.ledger.settle(ticket, Some(verdict));
+    rig.run();
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("elder"));
+    assert_eq!(rig.etcd.value("/s/other").as_deref(), Some("younger"));
+}

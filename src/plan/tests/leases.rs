@@ -1,0 +1,115 @@
+//! What becomes of keys when something happens to their lease.
+
+use super::*;
+
+#[test]
+fn a_changed_value_is_written_in_place_on_the_same_lease() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    let (lease, created) = (rig.lease_of("/s/p"), rig.etcd.revision());
+    rig.want("orders", "p", &["/s/p"], "2");
+    rig.run();
+    let held = rig.etcd.held("/s/p").unwrap();
+    assert_eq!(
+        (&*held.value, held.lease, held.create_revision),
+        (&b"2"[..], lease, created)
+    );
+}
+
+#[test]
+fn a_lapsed_lease_is_replaced_and_only_its_keys_are_written_again() {
+    let mut rig = Rig::new();
+    rig.ledger.leases().set_capacity(1);
+    rig.want("orders", "a", &["/s/a"], "1");
+    rig.want("orders", "b", &["/s/b"], "1");
+    rig.run();
+    rig.etcd.expire(rig.lease_of("/s/a"));
+    let written = rig.run();
+    assert_eq!(written.iter().flat_map(keys).collect::<Vec<_>>(), ["/s/a"]);
+}
+
+#[test]
+fn keys_stay_where_they_are_while_their_lease_is_in_doubt() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    let lease = rig.lease_of("/s/p");
+    rig.etcd.foreign_delete(&meta().record_key(lease));
+    // Something makes the key come up while the record is being written again.
+    rig.want("orders", "p", &["/s/p", "/s/q"], "1");
+    rig.run();
+    assert_eq!(rig.lease_of("/s/p"), lease);
+    assert_eq!(
+        rig.etcd.held("/s/p").unwrap().create_revision,
+        rig.etcd.held("/s/p").unwrap().mod_revision
+    );
+    assert!(rig.etcd.recorded().contains(&lease), "its record is there again");
+    assert_eq!(rig.etcd.value("/s/q").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_record_that_somebody_overwrites_is_put_right_without_touching_its_keys() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    let lease = rig.lease_of("/s/p");
+    rig.etcd.foreign_put(&meta().record_key(lease), "theirs");
+    assert_eq!(rig.run(), []);
+    assert_eq!(rig.etcd.recorded(), [lease]);
+}
+
+#[test]
+fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    let (lease, revision) = (rig.lease_of("/s/p"), rig.etcd.revision());
+    rig.ledger.leases().doubt(lease);
+    rig.run();
+    assert_eq!(
+        (rig.lease_of("/s/p"), rig.etcd.revision()),
+        (lease, revision),
+        "it lives"
+    );
+
+    // It lapses, and the answer to the record's write is quicker than the mirror.
+    rig.listen();
+    rig.etcd.expire(lease);
+    rig.ledger.leases().doubt(lease);
+    let Some(Step::Write(ticket, transaction)) = rig.ledger.next(127, 0) else {
+        panic!("the record is to be written");
+    };
+    let verdict = rig.commit(&transaction);
+    assert_eq!(verdict, Verdict::LeaseGone);
+    rig.ledger.settle(ticket, Some(verdict));
+    assert_eq!(
+        rig.report("orders").registered,
+        0,
+        "the key is known to be gone with it"
+    );
+    rig.run();
+    assert_ne!(rig.lease_of("/s/p"), lease);
+}
+
+#[test]
+fn a_changed_ttl_moves_the_keys_and_the_empty_lease_is_let_go() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    let before = rig.lease_of("/s/p");
+    rig.ledger
+        .set_terms(&reference("orders"), Terms { ttl: 60, ..terms(1) });
+    assert_eq!(rig.run().len(), 1);
+    assert_ne!(rig.lease_of("/s/p"), before);
+
+    let start = Instant::now();
+    assert_eq!(rig.ledger.retire_leases(start), None, "it is only now seen to be empty");
+    let Some(Step::Write(ticket, transaction)) = rig.ledger.retire_leases(start + Duration::from_mins(10)) else {
+        panic!("the lease has been empty for long");
+    };
+    assert_eq!(keys(&transaction), [&*meta().record_key(before)]);
+    let verdict = rig.commit(&transaction);
+    rig.ledger.settle(ticket, Some(verdict));
+    assert_eq!(rig.ledger.lease_ids(), [rig.lease_of("/s/p")], "it is renewed no more");
+}

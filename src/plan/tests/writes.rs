@@ -1,0 +1,202 @@
+//! What is written when, and what goes together.
+
+use super::*;
+
+#[test]
+fn what_replaces_a_pods_key_is_written_with_the_removal_of_the_old_one() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/old"], "1");
+    rig.run();
+    rig.want("orders", "p", &["/s/new"], "1");
+    let written = rig.run();
+    assert_eq!(written.len(), 1);
+    assert_eq!(keys(&written[0]), ["/s/new", "/s/old"]);
+    assert!(matches!(written[0].ops[1], Op::Delete { .. }));
+}
+
+#[test]
+fn a_suspended_registration_writes_nothing_and_catches_up_when_it_is_resumed() {
+    let mut rig = Rig::new();
+    for pod in ["a", "b"] {
+        rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
+    }
+    rig.run();
+    let revision = rig.etcd.revision();
+    rig.ledger.set_terms(&reference("orders"), suspended(1));
+    rig.want("orders", "a", &["/s/a"], "2");
+    rig.drop_pod("orders", "b");
+    rig.want("orders", "c", &["/s/c"], "1");
+    assert_eq!(rig.run(), []);
+    assert_eq!(rig.etcd.revision(), revision);
+
+    rig.ledger.set_terms(&reference("orders"), terms(1));
+    rig.run();
+    let values = ["/s/a", "/s/b", "/s/c"].map(|key| rig.etcd.value(key));
+    assert_eq!(values, [Some("2".to_owned()), None, Some("1".to_owned())]);
+}
+
+#[test]
+fn keys_of_a_suspended_registration_survive_a_restart_in_which_their_pods_are_gone() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    rig.ledger = Ledger::new(meta(), 256);
+    rig.etcd.forget_watches();
+    rig.ledger.set_terms(&reference("orders"), suspended(1));
+    rig.ledger.kubernetes_is_complete();
+    assert_eq!(rig.run(), []);
+    rig.ledger.set_terms(&reference("orders"), terms(1));
+    assert_eq!(keys(&rig.run()[0]), ["/s/p"]);
+    assert_eq!(rig.etcd.held("/s/p"), None);
+}
+
+#[test]
+fn before_kubernetes_has_told_everything_nothing_is_written() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    rig.ledger = Ledger::new(meta(), 256);
+    rig.etcd.forget_watches();
+    rig.ledger.set_terms(&reference("orders"), terms(1));
+    rig.want("orders", "new", &["/s/new"], "1");
+    assert_eq!(rig.run(), []);
+    rig.ledger.kubernetes_is_complete();
+    rig.run();
+    assert_eq!(
+        (rig.etcd.value("/s/p"), rig.etcd.value("/s/new").as_deref()),
+        (None, Some("1"))
+    );
+}
+
+#[test]
+fn work_that_meets_a_write_under_way_is_done_when_that_has_ended() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/old"], "1");
+    rig.run();
+    rig.drop_pod("orders", "p");
+    let (ticket, transaction) = rig.next().expect("a removal");
+    // The pod is back with another key; its old one is still being removed.
+    rig.want("orders", "p", &["/s/old", "/s/new"], "1");
+    assert_eq!(rig.next(), None);
+    let verdict = rig.commit(&transaction);
+    rig.ledger.settle(ticket, Some(verdict));
+    rig.run();
+    assert!(["/s/old", "/s/new"].iter().all(|key| rig.etcd.held(key).is_some()));
+}
+
+#[test]
+fn a_key_is_written_once_in_a_transaction_though_two_things_ask_for_it() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    rig.drop_pod("orders", "p");
+    rig.ledger.remove_registration(&reference("orders"));
+    rig.ledger.set_terms(&reference("orders"), terms(2));
+    rig.want("orders", "q", &["/s/q"], "1");
+    let written = rig.run();
+    assert_eq!(written.iter().flat_map(keys).filter(|key| *key == "/s/p").count(), 1);
+}
+
+#[test]
+fn keys_on_their_way_out_leave_though_their_registration_leaves_first() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    let elsewhere = Terms {
+        scopes: vec![Scope::below("/t/")],
+        ..terms(1)
+    };
+    rig.ledger.set_terms(&reference("orders"), elsewhere);
+    rig.want("orders", "p", &["/t/p"], "1");
+    rig.ledger.remove_registration(&reference("orders"));
+    rig.run();
+    assert_eq!(rig.etcd.data().count(), 0);
+}
+
+#[test]
+fn an_answer_from_before_a_restore_is_not_believed() {
+    let mut rig = Rig::new();
+    rig.run();
+    let restore = rig.etcd.save();
+    rig.want("orders", "p", &["/s/p"], "1");
+    let (record, transaction) = rig.next().expect("a lease to record");
+    let verdict = rig.commit(&transaction);
+    rig.ledger.settle(record, Some(verdict));
+    let (ticket, transaction) = rig.next().expect("the write");
+    let verdict = rig.commit(&transaction);
+    restore(&mut rig.etcd);
+    rig.fence = rig.etcd.elect();
+    rig.listen();
+    rig.ledger.settle(ticket, Some(verdict));
+    assert_eq!(rig.report("orders").registered, 0);
+    rig.run();
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("1"));
+}
+
+#[test]
+fn the_keys_of_one_pod_too_large_for_a_transaction_are_written_in_parts() {
+    let mut rig = Rig::new();
+    let large: Arc<[u8]> = vec![b'x'; 60 * 1024].into();
+    let record = |number| Record {
+        key: format!("/s/p:{number:03}").into(),
+        value: large.clone(),
+    };
+    let lodging = Lodging {
+        endpoint: endpoint("p", 1),
+        records: (0..30).map(record).collect(),
+    };
+    let tenancy = Tenancy {
+        lodgings: vec![lodging],
+        problems: Vec::new(),
+    };
+    rig.ledger.set_tenancy(&reference("orders"), &"p".into(), Some(tenancy));
+    for transaction in rig.run() {
+        let bytes = |op: &Op| match op {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete { key, .. } => key.len(),
+        };
+        assert!(transaction.ops.iter().map(bytes).sum::<usize>() < 1024 * 1024);
+    }
+    assert_eq!(rig.etcd.data().count(), 30);
+}
+
+#[test]
+fn a_fenced_write_is_planned_again() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    rig.want("orders", "p", &["/s/p"], "2");
+    let (ticket, transaction) = rig.next().expect("a write");
+    let stale = std::mem::replace(&mut rig.fence, rig.etcd.elect());
+    assert_eq!(rig.etcd.commit(&stale, &transaction), Verdict::Fenced);
+    rig.ledger.settle(ticket, Some(Verdict::Fenced));
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("1"));
+    let written = rig.run();
+    assert!(matches!(
+        written[0].ops[0],
+        Op::Put {
+            expect: Expect::At(_),
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_scope_is_watched_until_the_last_key_of_its_registration_has_left() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    rig.ledger.remove_registration(&reference("orders"));
+    let watched = rig.ledger.take_changed_scopes().expect("they are told");
+    assert!(watched.contains("/s/"));
+    rig.etcd.watch(watched);
+    while let Some((ticket, transaction)) = rig.ledger.next(127, 0).and_then(|step| match step {
+        Step::Write(ticket, transaction) => Some((ticket, transaction)),
+        Step::Grant { .. } => None,
+    }) {
+        let verdict = rig.commit(&transaction);
+        rig.ledger.settle(ticket, Some(verdict));
+    }
+    let watched = rig.ledger.take_changed_scopes().expect("they change");
+    assert_eq!(watched.into_iter().collect::<Vec<_>>(), [meta().scope().clone()]);
+}

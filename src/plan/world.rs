@@ -1,0 +1,388 @@
+//! Kubernetes as plain lists, an etcd, and an operator between them to which anything may happen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::properties::{Event, KEYS, PODS, REGISTRATIONS, Wish};
+use super::testing::{Etcd, meta, reference};
+use super::transaction::{Fence, Key, LeaseId, Scope, Transaction, Verdict};
+use super::{Ledger, Step, Ticket};
+use crate::index::RegistrationRef;
+
+const KEYS_PER_LEASE: usize = 2;
+const MAX_OPS: usize = 3;
+
+/// Takes an etcd back to what it was.
+type Restore = Box<dyn Fn(&mut Etcd)>;
+
+/// A transaction between the ledger and etcd, and etcd's answer if it got there.
+struct Sent {
+    ticket: Ticket,
+    transaction: Transaction,
+    verdict: Option<Verdict>,
+}
+
+/// Kubernetes as plain lists, an etcd, and the operator between them.
+pub(super) struct World {
+    registrations: BTreeMap<RegistrationRef, Wish>,
+    pods: BTreeMap<Arc<str>, u8>,
+    pub etcd: Etcd,
+    ledger: Ledger,
+    fence: Fence,
+    sent: Vec<Sent>,
+    grants: Vec<(LeaseId, u32)>,
+    complete: bool,
+    now: Instant,
+    saved: Option<Restore>,
+    /// Every scope that a registration had while it was suspended: what is in there may stay.
+    frozen: BTreeMap<RegistrationRef, BTreeSet<Scope>>,
+    /// Keys overwritten by a stranger without being created by one. An operator that has seen the key be its own puts
+    /// it right, one that has not must take it for the stranger's.
+    overwritten: BTreeSet<&'static str>,
+    forgetful: bool,
+    /// Room that was kept for writes under way is forgotten with the history they belong to.
+    restored: bool,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let mut etcd = Etcd::new();
+        let fence = etcd.elect();
+        Self {
+            registrations: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            etcd,
+            ledger: Ledger::new(meta(), KEYS_PER_LEASE),
+            fence,
+            sent: Vec::new(),
+            grants: Vec::new(),
+            complete: false,
+            now: Instant::now(),
+            saved: None,
+            frozen: BTreeMap::new(),
+            overwritten: BTreeSet::new(),
+            forgetful: false,
+            restored: false,
+        }
+    }
+
+    pub(super) fn happen(&mut self, event: Event) {
+        match event {
+            Event::Pod(pod, address) => self.pod(PODS[pod], address),
+            Event::Register(name, wish) => self.register(&reference(REGISTRATIONS[name]), wish),
+            Event::Unregister(name) => self.unregister(&reference(REGISTRATIONS[name])),
+            Event::ForeignPut(key) => self.foreign_put(KEYS[key]),
+            Event::Delete(key) => self.etcd.foreign_delete(KEYS[key]),
+            Event::DeleteRecord(which) => {
+                if let Some(lease) = self.some_lease(which) {
+                    self.etcd.foreign_delete(&meta().record_key(lease));
+                    self.forgetful = true;
+                }
+            }
+            Event::LeaseLapses(which) => {
+                if let Some(lease) = self.some_lease(which) {
+                    self.etcd.expire(lease);
+                }
+            }
+            Event::Step => drop(self.step()),
+            Event::Commit(which) => {
+                if !self.sent.is_empty() {
+                    self.commit(which % self.sent.len());
+                }
+            }
+            Event::Settle(which, lost) => {
+                if !self.sent.is_empty() {
+                    self.settle(which % self.sent.len(), lost);
+                }
+            }
+            Event::GrantArrives(succeeds) => drop(self.grant_arrives(succeeds)),
+            Event::Tell(pick) => drop(self.tell(pick)),
+            Event::Interrupt => {
+                self.etcd.interrupt();
+                self.forgetful = true;
+            }
+            Event::Resume => self.etcd.resume(),
+            Event::NewLeader => self.fence = self.etcd.elect(),
+            Event::Restart => self.restart(),
+            Event::KubernetesComplete => self.kubernetes_is_complete(),
+            Event::Retire => self.retire(),
+            Event::Save => self.saved = Some(Box::new(self.etcd.save())),
+            Event::Restore => self.restore(),
+        }
+    }
+
+    fn pod(&mut self, pod: &str, address: Option<u8>) {
+        match address {
+            Some(address) => drop(self.pods.insert(pod.into(), address)),
+            None => drop(self.pods.remove(pod)),
+        }
+        if self.complete {
+            for (registration, wish) in &self.registrations {
+                let tenancy = address.map(|address| wish.tenancy(pod, address));
+                self.ledger.set_tenancy(registration, &pod.into(), tenancy);
+            }
+        }
+    }
+
+    fn register(&mut self, registration: &RegistrationRef, wish: Wish) {
+        let terms = wish.terms();
+        let frozen = self.frozen.entry(registration.clone()).or_default();
+        frozen.retain(|_| terms.suspended);
+        frozen.extend(terms.scopes.iter().cloned());
+        if let Some(before) = self.registrations.insert(registration.clone(), wish) {
+            frozen.extend(before.terms().scopes);
+        }
+        if self.complete {
+            self.ledger.set_terms(registration, terms);
+            self.show_pods(registration);
+        }
+    }
+
+    fn unregister(&mut self, registration: &RegistrationRef) {
+        self.registrations.remove(registration);
+        if self.complete {
+            self.ledger.remove_registration(registration);
+        }
+    }
+
+    fn show_pods(&mut self, registration: &RegistrationRef) {
+        let wish = &self.registrations[registration];
+        for (pod, address) in &self.pods {
+            let tenancy = wish.tenancy(pod, *address);
+            self.ledger.set_tenancy(registration, pod, Some(tenancy));
+        }
+    }
+
+    fn foreign_put(&mut self, key: &'static str) {
+        if self.etcd.held(key).is_some() && !self.etcd.is_foreign(key) {
+            self.overwritten.insert(key);
+        }
+        self.etcd.foreign_put(key, "theirs");
+    }
+
+    fn some_lease(&self, which: usize) -> Option<LeaseId> {
+        let leases = self.etcd.recorded();
+        leases.get(which % leases.len().max(1)).copied()
+    }
+
+    fn step(&mut self) -> bool {
+        let step = self.ledger.next(MAX_OPS, self.grants.len());
+        if let Some(scopes) = self.ledger.take_changed_scopes() {
+            self.etcd.watch(scopes);
+        }
+        let Some(step) = step else { return false };
+        assert!(
+            self.complete,
+            "before Kubernetes has told everything nothing is done: {step:?}"
+        );
+        self.take(step);
+        true
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Write(ticket, transaction) => self.sent.push(Sent {
+                ticket,
+                transaction,
+                verdict: None,
+            }),
+            Step::Grant { ttl, count } => {
+                assert!(count <= 20, "{count} leases are far more than all keys need");
+                self.grants.extend((0..count).map(|_| (self.etcd.grant(), ttl)));
+            }
+        }
+    }
+
+    fn commit(&mut self, which: usize) {
+        let sent = &mut self.sent[which];
+        if sent.verdict.is_none() {
+            sent.verdict = Some(self.etcd.commit(&self.fence, &sent.transaction));
+        }
+    }
+
+    fn settle(&mut self, which: usize, lost: bool) {
+        let sent = self.sent.swap_remove(which);
+        self.forgetful |= lost;
+        self.ledger.settle(sent.ticket, sent.verdict.filter(|_| !lost));
+    }
+
+    fn grant_arrives(&mut self, succeeds: bool) -> bool {
+        let Some((lease, ttl)) = self.grants.pop() else {
+            return false;
+        };
+        if succeeds {
+            self.ledger.granted(lease, ttl);
+        }
+        true
+    }
+
+    fn tell(&mut self, pick: usize) -> bool {
+        let told = self.etcd.tell(pick);
+        told.map(|observation| self.ledger.observe(observation)).is_some()
+    }
+
+    /// A new operator starts. It knows the registrations at once, the pods when Kubernetes has told everything.
+    pub(super) fn restart(&mut self) {
+        self.forgetful = true;
+        self.complete = false;
+        self.sent.clear();
+        self.grants.clear();
+        self.etcd.forget_watches();
+        self.fence = self.etcd.elect();
+        self.ledger = Ledger::new(meta(), KEYS_PER_LEASE);
+        for (registration, wish) in &self.registrations {
+            self.ledger.set_terms(registration, wish.terms());
+        }
+    }
+
+    fn kubernetes_is_complete(&mut self) {
+        if std::mem::replace(&mut self.complete, true) {
+            return;
+        }
+        let known: Vec<_> = self.registrations.keys().cloned().collect();
+        for registration in REGISTRATIONS.map(reference) {
+            if !known.contains(&registration) {
+                self.ledger.remove_registration(&registration);
+            }
+        }
+        for registration in known {
+            self.ledger
+                .set_terms(&registration, self.registrations[&registration].terms());
+            self.show_pods(&registration);
+        }
+        self.ledger.kubernetes_is_complete();
+    }
+
+    fn retire(&mut self) {
+        // Twice: a lease is first seen to be empty, then seen to be empty still.
+        for _ in 0..2 {
+            if let Some(step) = self.ledger.retire_leases(self.now) {
+                self.take(step);
+            }
+            self.now += Duration::from_secs(700);
+        }
+    }
+
+    fn restore(&mut self) {
+        if let Some(restore) = self.saved.take() {
+            restore(&mut self.etcd);
+            // The leader finds its key gone and stands again.
+            self.fence = self.etcd.elect();
+            self.forgetful = true;
+            self.restored = true;
+        }
+    }
+
+    /// Everything that is under way arrives, until nothing moves any more.
+    pub(super) fn come_to_rest(&mut self) {
+        self.kubernetes_is_complete();
+        self.etcd.resume();
+        for _ in 0..500 {
+            let mut moved = self.step();
+            while self.tell(0) {
+                moved = true;
+            }
+            while self.grant_arrives(true) {
+                moved = true;
+            }
+            while !self.sent.is_empty() {
+                self.commit(0);
+                self.settle(0, false);
+                moved = true;
+            }
+            moved = moved || self.find_leftovers() || self.time_passes();
+            if !moved {
+                return;
+            }
+        }
+        panic!("it does not come to rest: {:#?}", self.ledger);
+    }
+
+    /// Leases that nobody renews lapse.
+    fn time_passes(&mut self) -> bool {
+        let renewed = self.ledger.lease_ids();
+        let forgotten: Vec<_> = self.etcd.leases().filter(|lease| !renewed.contains(lease)).collect();
+        for lease in &forgotten {
+            self.etcd.expire(*lease);
+        }
+        !forgotten.is_empty()
+    }
+
+    /// Keys on our leases that lie in no scope any more.
+    fn find_leftovers(&mut self) -> bool {
+        let on_leases = self
+            .ledger
+            .lease_ids()
+            .into_iter()
+            .flat_map(|lease| self.etcd.keys_on(lease));
+        let unknown = self.ledger.unknown_keys(on_leases.collect::<Vec<_>>());
+        let revision = self.etcd.revision();
+        for key in &unknown {
+            let held = self.etcd.held(key).cloned();
+            self.ledger.observe(super::Observation::Changed {
+                key: key.clone(),
+                held,
+                revision,
+            });
+        }
+        !unknown.is_empty()
+    }
+
+    /// Every key that is wanted: who shall have it, and with what value.
+    fn wanted(&self) -> BTreeMap<Key, (&Wish, Vec<u8>)> {
+        let mut by_age: Vec<_> = self.registrations.iter().collect();
+        by_age.sort_by_key(|(name, wish)| (wish.created, (*name).clone()));
+        let mut wanted = BTreeMap::new();
+        for (_, wish) in by_age {
+            for (pod, address) in &self.pods {
+                for record in wish.tenancy(pod, *address).records() {
+                    let value = record.value.to_vec();
+                    wanted.entry(record.key.clone()).or_insert((wish, value));
+                }
+            }
+        }
+        wanted
+    }
+
+    pub(super) fn check(&self) {
+        let wanted = self.wanted();
+        let recorded = self.etcd.recorded();
+        for (key, (wish, value)) in &wanted {
+            if wish.suspended || self.is_theirs(key) {
+                continue;
+            }
+            let held = self.etcd.held(key).unwrap_or_else(|| panic!("{key} is missing"));
+            assert_eq!(*held.value, **value, "{key}");
+            assert!(
+                recorded.contains(&held.lease),
+                "{key} is on {}, which is not recorded",
+                held.lease
+            );
+        }
+        let is_frozen = |key: &str| {
+            let suspended = self.registrations.iter().filter(|(_, wish)| wish.suspended);
+            suspended
+                .flat_map(|(name, _)| &self.frozen[name])
+                .any(|scope| scope.contains(key))
+        };
+        for (key, held) in self.etcd.data() {
+            let is_wanted = wanted.contains_key(key) || is_frozen(key) || self.is_theirs(key);
+            assert!(is_wanted, "{key} ({held:?}) is left behind");
+        }
+        for lease in recorded {
+            // One key is the record itself.
+            let keys = self.etcd.keys_on(lease);
+            assert!(
+                self.restored || keys.len() <= KEYS_PER_LEASE + 1,
+                "{lease} carries too much: {keys:?}"
+            );
+        }
+    }
+
+    /// Whether `key` is somebody else's, as far as the operator can know.
+    fn is_theirs(&self, key: &str) -> bool {
+        let overwritten = self.forgetful && self.overwritten.contains(key);
+        self.etcd.is_foreign(key) || overwritten && self.etcd.value(key).as_deref() == Some("theirs")
+    }
+}
