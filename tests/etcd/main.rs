@@ -1,4 +1,8 @@
 //! The etcd side against real etcds: what is written and refused, kept alive, seen, and who leads.
 
 mod common;
+mod mirror;
+mod mirror_faults;
+mod renewal;
+mod view;
 mod writer;
