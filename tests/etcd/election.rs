@@ -39,10 +39,11 @@ impl Candidate {
 
     pub async fn until(&self, what: &str, is: impl Fn(&Leadership) -> bool) -> Leadership {
         let mut state = self.state.clone();
-        match tokio::time::timeout(SOON, state.wait_for(|state| is(state))).await {
-            Ok(found) => found.expect("it stands").clone(),
-            Err(_) => panic!("{} waited in vain {what}: {:?}", self.name, self.state.borrow()),
-        }
+        let found = tokio::time::timeout(SOON, state.wait_for(|state| is(state))).await;
+        let Ok(found) = found else {
+            panic!("{} waited in vain {what}: {:?}", self.name, self.state.borrow());
+        };
+        found.expect("it stands").clone()
     }
 
     pub async fn until_leading(&self) -> Fence {
