@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use leasehold::plan::LeaseId;
-use testbed::EtcdCluster;
+use testbed::{EtcdCluster, EtcdVersion};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::{SOON, delete, grant, one, put};
+use crate::common::{SOON, connect, delete, grant, one, put};
 use crate::view::View;
 
 /// Writes as fast as etcd takes it: each task counts on a key of its own, and puts and deletes another.
@@ -167,6 +167,30 @@ async fn without_scopes_there_is_nothing_to_show_until_there_are_some() {
     view.until_milestones("snapshot /b/ complete ").await;
     put(&cluster, "/b/1", "x", LeaseId::NONE).await;
     view.until_equal(&cluster, "/b/").await;
+}
+
+#[tokio::test]
+async fn an_etcd_in_which_nothing_happens_is_no_trouble_in_any_release() {
+    let mut views = Vec::new();
+    for version in EtcdVersion::ALL {
+        let cluster = EtcdCluster::temporary(version, 1).await.expect("etcd starts");
+        let connection = connect(cluster.endpoints()).await;
+        let mut view = View::start(&connection, ["/a"]);
+        view.until_milestones("snapshot /a/ complete ").await;
+        views.push((cluster, view));
+    }
+    // Longer than a stream may be silent.
+    futures::future::join_all(
+        views
+            .iter_mut()
+            .map(|(_, view)| view.assert_quiet(Duration::from_secs(28))),
+    )
+    .await;
+    for (cluster, view) in &mut views {
+        put(cluster, "/a/1", "x", LeaseId::NONE).await;
+        view.until_equal(cluster, "/a/").await;
+        assert_eq!(view.milestones, "");
+    }
 }
 
 #[tokio::test]

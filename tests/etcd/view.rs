@@ -9,7 +9,7 @@ use leasehold::etcd::{Connection, mirror};
 use leasehold::plan::{Held, Key, Observation, Revision, Scope};
 use testbed::EtcdCluster;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::common::{Running, SOON};
 
@@ -62,8 +62,9 @@ impl View {
 
     /// Takes in what comes until `enough` holds.
     pub async fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + SOON;
         while !enough(self) {
-            let next = timeout(SOON, self.observations.recv()).await;
+            let next = timeout_at(deadline, self.observations.recv()).await;
             let Ok(next) = next else {
                 panic!("waited in vain for {what} after: {}", self.milestones);
             };
