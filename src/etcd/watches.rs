@@ -13,9 +13,9 @@ use super::requests::{decode, end_of};
 use crate::plan::{Held, Key, Revision, Scope};
 use crate::telemetry::Outcome;
 
-/// A silent stream is asked for its progress this often.
+/// A silent stream is asked for a sign of life this often.
 const ASK: Duration = Duration::from_secs(10);
-/// And has to answer within this time.
+/// And has to give it within this time.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Changes of some keys.
@@ -23,7 +23,7 @@ pub(super) struct Message {
     pub(super) cluster_id: u64,
     /// The member's revision when the message was made.
     pub(super) revision: Revision,
-    /// Key, what it holds now, and when it changed; none when a watch begins or tells its progress.
+    /// Key, what it holds now, and when it changed; none when a watch begins.
     pub(super) changes: Vec<(Key, Option<Held>, Revision)>,
 }
 
@@ -167,9 +167,17 @@ impl Watches {
                     self.commands.pop_front();
                 }
                 Event::Silence if self.asked.is_none() => {
+                    // The sign of life is the confirmation of one more watch. Progress is not what to ask for: etcd
+                    // does not tell it to watches from a revision that has not come yet, that is while nothing happens.
                     // A full queue means that the stream is not read: that shows in the missing answer, too.
-                    if stream.sender.0.capacity() > 0 {
-                        let _ = stream.sender.request_progress().await;
+                    if let Some(scope) = self.ids.keys().next()
+                        && stream.sender.0.capacity() > 0
+                    {
+                        self.last_id += 1;
+                        let id = self.last_id;
+                        let options = WatchOptions::new().with_watch_id(id);
+                        let _ = stream.sender.watch(scope.prefix(), Some(options)).await;
+                        self.commands.push_back(Command::Cancel { id });
                     }
                     self.asked = Some(Instant::now());
                 }

@@ -7,6 +7,7 @@ use leasehold::etcd::{Access, Connection, Timeouts, lease_id};
 use leasehold::plan::{Fence, LeaseId};
 use leasehold::telemetry::Calls;
 use testbed::{EtcdCluster, EtcdVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -106,4 +107,22 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// The sum of a member's own counter over all lines that hold `label`.
+pub async fn metric(cluster: &EtcdCluster, name: &str, label: &str) -> u64 {
+    let endpoint = cluster.endpoints().swap_remove(0);
+    let address = endpoint.trim_start_matches("http://");
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connect");
+    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("ask");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answer");
+    let lines = answer
+        .lines()
+        .filter(|line| line.starts_with(name) && line.contains(label));
+    lines
+        .map(|line| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok()))
+        .map(|count| count.expect("a whole number"))
+        .sum()
 }

@@ -1,4 +1,10 @@
 //! The etcd side against real etcds: what is written and refused, kept alive, seen, and who leads.
 
 mod common;
+mod election;
+mod election_faults;
+mod mirror;
+mod mirror_faults;
+mod renewal;
+mod view;
 mod writer;

@@ -1,0 +1,242 @@
+//! Who leads, while etcd is well.
+
+use std::time::{Duration, Instant};
+
+use leasehold::etcd::{Campaign, Connection, Leadership, campaign};
+use leasehold::plan::{Expect, Fence, LeaseId, Op, Transaction, Verdict};
+use testbed::{EtcdCluster, History};
+use tokio::sync::watch;
+
+use crate::common::{Running, SOON, connect, delete, grant, one, put};
+
+pub const LEADER: &str = "/meta/leader";
+
+/// One who stands for election.
+pub struct Candidate {
+    pub name: String,
+    pub state: watch::Receiver<Leadership>,
+    running: Running,
+}
+
+impl Candidate {
+    pub async fn stand(cluster: &EtcdCluster, name: &str, session_ttl: u32) -> Self {
+        Self::stand_with(connect(cluster.endpoints()).await, name, session_ttl)
+    }
+
+    fn stand_with(connection: Connection, name: &str, session_ttl: u32) -> Self {
+        let (out, state) = watch::channel(Leadership::Seeking);
+        let terms = Campaign {
+            leader_key: LEADER.into(),
+            identity: name.to_owned(),
+            session_ttl,
+        };
+        Self {
+            name: name.to_owned(),
+            state,
+            running: Running::spawn(|shutdown| campaign(connection, terms, out, shutdown)),
+        }
+    }
+
+    pub async fn until(&self, what: &str, is: impl Fn(&Leadership) -> bool) -> Leadership {
+        let mut state = self.state.clone();
+        let found = tokio::time::timeout(SOON, state.wait_for(|state| is(state))).await;
+        let Ok(found) = found else {
+            panic!("{} waited in vain {what}: {:?}", self.name, self.state.borrow());
+        };
+        found.expect("it stands").clone()
+    }
+
+    pub async fn until_leading(&self) -> Fence {
+        let is = |state: &Leadership| matches!(state, Leadership::Leading(_));
+        match self.until("to lead", is).await {
+            Leadership::Leading(fence) => fence,
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub async fn until_behind(&self, leader: &str) {
+        let is = |state: &Leadership| matches!(state, Leadership::Standby { leader: known } if known == leader);
+        self.until(&format!("to stand behind {leader}"), is).await;
+    }
+
+    pub async fn until_seeking(&self) {
+        self.until("to seek", |state| *state == Leadership::Seeking).await;
+    }
+
+    fn leads(&self) -> bool {
+        matches!(*self.state.borrow(), Leadership::Leading(_))
+    }
+
+    /// Ends it without a word to etcd.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    pub async fn end(self) {
+        self.running.end().await;
+    }
+}
+
+/// Waits until one of them leads and returns which.
+pub async fn leader_of(candidates: &[Candidate]) -> usize {
+    testbed::until("a leader", SOON, || async {
+        candidates.iter().position(Candidate::leads).ok_or("nobody leads")
+    })
+    .await
+    .expect("somebody leads")
+}
+
+/// What a leader with `fence` is told when it writes.
+pub async fn write(connection: &Connection, fence: &Fence, key: &str) -> Verdict {
+    let lease = grant(connection, 60).await;
+    let ops = vec![Op::Put {
+        key: key.into(),
+        value: b"x".as_slice().into(),
+        lease,
+        expect: Expect::Absent,
+    }];
+    connection.commit(fence, &Transaction { ops }).await.expect("commit")
+}
+
+async fn three(cluster: &EtcdCluster, session_ttl: u32) -> Vec<Candidate> {
+    let mut candidates = Vec::new();
+    for name in ["one", "two", "three"] {
+        candidates.push(Candidate::stand(cluster, name, session_ttl).await);
+    }
+    candidates
+}
+
+#[tokio::test]
+async fn exactly_one_of_three_leads_and_the_others_know_it() {
+    let (cluster, connection) = one().await;
+    let mut candidates = three(&cluster, 10).await;
+    let first = leader_of(&candidates).await;
+    let leader = candidates.swap_remove(first);
+    for other in &candidates {
+        other.until_behind(&leader.name).await;
+    }
+    let fence = leader.until_leading().await;
+    let held = cluster.dump(LEADER).await.expect("dump");
+    assert_eq!(held[LEADER].create_revision, fence.create_revision);
+    assert_ne!(held[LEADER].lease, 0);
+    assert!(matches!(
+        write(&connection, &fence, "/a/1").await,
+        Verdict::Applied { .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_leader_that_ends_hands_over_at_once() {
+    let (cluster, _) = one().await;
+    // Far more than the test may take: only a resignation makes the others lead in time.
+    let mut candidates = three(&cluster, 600).await;
+    for left in [2, 1] {
+        let leader = candidates.remove(leader_of(&candidates).await);
+        for other in &candidates {
+            other.until_behind(&leader.name).await;
+        }
+        let begin = Instant::now();
+        leader.end().await;
+        leader_of(&candidates).await;
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        assert_eq!(candidates.len(), left);
+    }
+    candidates.remove(0).end().await;
+    assert!(cluster.dump(LEADER).await.expect("dump").is_empty());
+}
+
+#[tokio::test]
+async fn a_standby_that_ends_leaves_the_leader_alone() {
+    let (cluster, _) = one().await;
+    let leader = Candidate::stand(&cluster, "one", 10).await;
+    leader.until_leading().await;
+    let standby = Candidate::stand(&cluster, "two", 10).await;
+    standby.until_behind("one").await;
+    let history = History::watch(&cluster, LEADER, 0).await.expect("watch");
+    standby.end().await;
+    history.assert_silent().await;
+    assert!(leader.leads());
+}
+
+#[tokio::test]
+async fn a_leader_that_dies_is_followed_when_its_session_has_ended() {
+    let (cluster, connection) = one().await;
+    let first = Candidate::stand(&cluster, "one", 3).await;
+    let stale = first.until_leading().await;
+    let second = Candidate::stand(&cluster, "two", 3).await;
+    second.until_behind("one").await;
+    first.kill();
+    let fence = second.until_leading().await;
+    assert_eq!(write(&connection, &stale, "/a/1").await, Verdict::Fenced);
+    assert!(matches!(
+        write(&connection, &fence, "/a/1").await,
+        Verdict::Applied { .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_process_that_restarts_under_its_name_leads_at_once() {
+    let (cluster, connection) = one().await;
+    // The session of the dead one outlives the test.
+    let before = Candidate::stand(&cluster, "one", 600).await;
+    let stale = before.until_leading().await;
+    before.kill();
+    let begin = Instant::now();
+    let after = Candidate::stand(&cluster, "one", 600).await;
+    let fence = after.until_leading().await;
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(fence.create_revision > stale.create_revision);
+    assert_eq!(write(&connection, &stale, "/a/1").await, Verdict::Fenced);
+}
+
+#[tokio::test]
+async fn two_live_processes_of_one_name_do_not_take_the_lead_from_each_other_for_ever() {
+    let (cluster, _) = one().await;
+    let first = Candidate::stand(&cluster, "one", 10).await;
+    first.until_leading().await;
+    let second = Candidate::stand(&cluster, "one", 10).await;
+    second.until_leading().await;
+    first.until_behind("one").await;
+    let history = History::watch(&cluster, LEADER, 0).await.expect("watch");
+    let more = history
+        .wait_for(|events| !events.is_empty(), Duration::from_secs(3))
+        .await;
+    assert!(more.is_err(), "{more:?}");
+    // The one that gave way is still of use.
+    second.end().await;
+    first.until_leading().await;
+}
+
+#[tokio::test]
+async fn a_leader_key_removed_by_hand_is_claimed_anew_under_another_fence() {
+    let (cluster, connection) = one().await;
+    let candidate = Candidate::stand(&cluster, "one", 10).await;
+    let stale = candidate.until_leading().await;
+    delete(&cluster, LEADER).await;
+    let renewed = |state: &Leadership| matches!(state, Leadership::Leading(fence) if *fence != stale);
+    candidate.until("to lead anew", renewed).await;
+    assert_eq!(write(&connection, &stale, "/a/1").await, Verdict::Fenced);
+}
+
+#[tokio::test]
+async fn a_leader_key_on_no_lease_does_not_block_the_election_for_ever() {
+    let (cluster, _) = one().await;
+    put(&cluster, LEADER, "written by hand", LeaseId::NONE).await;
+    let candidate = Candidate::stand(&cluster, "one", 10).await;
+    candidate.until_leading().await;
+    // And the same while it leads.
+    put(&cluster, LEADER, "written by hand", LeaseId::NONE).await;
+    candidate.until_seeking().await;
+    candidate.until_leading().await;
+    assert_ne!(cluster.dump(LEADER).await.expect("dump")[LEADER].lease, 0);
+}
+
+#[tokio::test]
+async fn a_leader_key_that_nobody_here_wrote_is_waited_for() {
+    let (cluster, connection) = one().await;
+    let theirs = grant(&connection, 3).await;
+    put(&cluster, LEADER, "stranger", theirs).await;
+    let candidate = Candidate::stand(&cluster, "one", 10).await;
+    candidate.until_behind("stranger").await;
+    candidate.until_leading().await;
+}

@@ -1,0 +1,175 @@
+//! What the mirror shows of an etcd that goes away, forgets, or becomes another one.
+
+use std::time::Duration;
+
+use leasehold::plan::LeaseId;
+use testbed::{EtcdCluster, EtcdVersion, Folder};
+
+use crate::common::{SOON, connect, delete, one, put, start};
+use crate::view::View;
+
+#[tokio::test]
+async fn a_restart_of_etcd_interrupts_the_view_which_is_then_built_anew() {
+    let (cluster, connection) = one().await;
+    put(&cluster, "/a/1", "x", LeaseId::NONE).await;
+    let mut view = View::start(&connection, ["/a", "/b"]);
+    view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
+    cluster.member(0).kill().await.expect("kill");
+    view.until_milestones("interrupted ").await;
+    cluster.restart(0).await.expect("restart");
+    view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
+    put(&cluster, "/a/2", "x", LeaseId::NONE).await;
+    view.until_equal(&cluster, "/").await;
+}
+
+#[tokio::test]
+async fn scopes_that_change_while_etcd_is_away_are_shown_when_it_is_back() {
+    let (cluster, connection) = one().await;
+    put(&cluster, "/b/1", "x", LeaseId::NONE).await;
+    let mut view = View::start(&connection, ["/a"]);
+    view.until_milestones("snapshot /a/ complete ").await;
+    cluster.member(0).kill().await.expect("kill");
+    view.until_milestones("interrupted ").await;
+    view.want(["/a", "/b"]);
+    view.want(["/b"]);
+    cluster.restart(0).await.expect("restart");
+    view.until_milestones("snapshot /b/ complete ").await;
+    view.until_equal(&cluster, "/b/").await;
+}
+
+#[tokio::test]
+async fn a_mirror_that_starts_before_its_etcd_shows_it_once_it_is_there() {
+    let (cluster, connection) = one().await;
+    put(&cluster, "/a/1", "x", LeaseId::NONE).await;
+    cluster.member(0).kill().await.expect("kill");
+    let mut view = View::start(&connection, ["/a"]);
+    view.assert_quiet(Duration::from_millis(500)).await;
+    cluster.restart(0).await.expect("restart");
+    view.until_milestones("snapshot /a/ complete ").await;
+    view.until_equal(&cluster, "/a/").await;
+}
+
+#[tokio::test]
+async fn a_member_that_hangs_is_left_for_another_one() {
+    let cluster = start(3).await;
+    let connection = connect(cluster.endpoints()).await;
+    let mut view = View::start(&connection, ["/a"]);
+    view.until_milestones("snapshot /a/ complete ").await;
+    cluster.member(0).stop().expect("stop");
+    view.until_milestones("interrupted ").await;
+    cluster.wait_serving(1, SOON).await.expect("two of three serve");
+    let mut other = etcd_client::Client::connect([&cluster.endpoints()[1]], None)
+        .await
+        .expect("connect");
+    other.put("/a/1", "x", None).await.expect("put");
+    view.until("the change", |view| view.content.contains_key("/a/1")).await;
+    cluster.member(0).cont().expect("cont");
+}
+
+#[tokio::test]
+async fn what_was_compacted_away_while_the_member_was_down_is_found_in_the_snapshot() {
+    let cluster = start(3).await;
+    // Knows one member only, so that it is away while the others write.
+    let connection = connect(cluster.endpoints()[..1].to_vec()).await;
+    for key in ["/a/1", "/a/2"] {
+        put(&cluster, key, "x", LeaseId::NONE).await;
+    }
+    let mut view = View::start(&connection, ["/a"]);
+    view.until_milestones("snapshot /a/ complete ").await;
+    cluster.member(0).kill().await.expect("kill");
+    view.until_milestones("interrupted ").await;
+    cluster.wait_serving(1, SOON).await.expect("two of three serve");
+    let mut other = etcd_client::Client::connect([&cluster.endpoints()[1]], None)
+        .await
+        .expect("connect");
+    other.delete("/a/1", None).await.expect("delete");
+    let answer = other.put("/a/3", "x", None).await.expect("put");
+    let revision = answer.header().expect("header").revision();
+    other.compact(revision, None).await.expect("compact");
+    cluster.restart(0).await.expect("restart");
+    view.until_milestones("snapshot /a/ complete ").await;
+    view.until_equal(&cluster, "/a/").await;
+    assert_eq!(view.content.len(), 2);
+}
+
+#[tokio::test]
+async fn a_view_that_fell_behind_a_compaction_is_built_anew() {
+    let (cluster, connection) = one().await;
+    let mut view = View::with_room(&connection, ["/a"], 1);
+    view.until_milestones("snapshot /a/ complete ").await;
+    // More than all buffers on the way hold, while nobody takes any.
+    let mut client = cluster.client().await.expect("connect");
+    let fat = "x".repeat(30_000);
+    for i in 0..1500 {
+        let key = format!("/a/{}", i % 50);
+        client.put(key, fat.as_str(), None).await.expect("put");
+    }
+    delete(&cluster, "/a/7").await;
+    let revision = cluster.revision().await.expect("revision");
+    client.compact(revision, None).await.expect("compact");
+    view.until_milestones("interrupted snapshot /a/ complete ").await;
+    view.until_equal(&cluster, "/a/").await;
+    assert_eq!(view.content.len(), 49);
+}
+
+/// An etcd whose data can be taken away.
+struct Replaceable {
+    cluster: EtcdCluster,
+    folder: Folder,
+}
+
+impl Replaceable {
+    async fn start() -> Self {
+        let folder = Folder::new("etcd").expect("a folder");
+        let cluster = EtcdCluster::start(EtcdVersion::default(), 1, folder.path())
+            .await
+            .expect("etcd starts");
+        Self { cluster, folder }
+    }
+
+    /// Puts an empty one, of the same name and address, in its place.
+    async fn replace(&self) {
+        self.cluster.member(0).kill().await.expect("kill");
+        std::fs::remove_dir_all(self.folder.path().join("etcd-0.data")).expect("its data is there");
+        self.cluster.restart(0).await.expect("restart");
+    }
+}
+
+#[tokio::test]
+async fn an_etcd_with_a_shorter_history_is_told_as_restored() {
+    let etcd = Replaceable::start().await;
+    let connection = connect(etcd.cluster.endpoints()).await;
+    for _ in 0..5 {
+        put(&etcd.cluster, "/a/1", "x", LeaseId::NONE).await;
+    }
+    let mut view = View::start(&connection, ["/a", "/b"]);
+    view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
+    etcd.replace().await;
+    view.until_milestones("restored snapshot /a/ snapshot /b/ complete ")
+        .await;
+    assert_eq!(view.content.len(), 0);
+    put(&etcd.cluster, "/a/2", "x", LeaseId::NONE).await;
+    view.until_equal(&etcd.cluster, "/").await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_restored_between_snapshot_and_watch_is_noticed() {
+    let etcd = Replaceable::start().await;
+    let connection = connect(etcd.cluster.endpoints()).await;
+    for _ in 0..5 {
+        put(&etcd.cluster, "/a/1", "x", LeaseId::NONE).await;
+    }
+    // There is room for the snapshot, and none for what comes between it and the watch.
+    let mut view = View::with_room(&connection, ["/a"], 1);
+    testbed::until("the snapshot", SOON, || async {
+        let reads = crate::common::metric(&etcd.cluster, "grpc_server_handled_total", "\"Range\"").await;
+        if reads > 0 { Ok(()) } else { Err("not read") }
+    })
+    .await
+    .expect("it is read");
+    etcd.replace().await;
+    view.until_milestones("snapshot /a/ complete restored snapshot /a/ complete ")
+        .await;
+    put(&etcd.cluster, "/a/2", "x", LeaseId::NONE).await;
+    view.until_equal(&etcd.cluster, "/").await;
+}

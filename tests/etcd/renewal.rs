@@ -1,0 +1,254 @@
+//! Leases that are kept alive, and those that cannot be.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use leasehold::etcd::{Connection, Leases, renew};
+use leasehold::plan::{LeaseId, Scope};
+use testbed::{EtcdCluster, History, Process, until};
+use tokio::sync::{mpsc, watch};
+
+use crate::common::{Running, SOON, connect, followers_first, grant, metric, one, put, revoke, start};
+
+/// Leases under renewal.
+struct Renewed {
+    connection: Connection,
+    leases: watch::Sender<Leases>,
+    lapsed: mpsc::Receiver<LeaseId>,
+    soonest: watch::Receiver<Option<Instant>>,
+    _running: Running,
+}
+
+impl Renewed {
+    fn start(connection: &Connection, ids: &[LeaseId], ttl: u32) -> Self {
+        let leases = watch::Sender::new(Leases::new(ids.iter().map(|id| (*id, ttl)).collect()));
+        let (sender, lapsed) = mpsc::channel(1);
+        let (said, soonest) = watch::channel(None);
+        let (inner, wanted) = (connection.clone(), leases.subscribe());
+        Self {
+            connection: connection.clone(),
+            leases,
+            lapsed,
+            soonest,
+            _running: Running::spawn(|shutdown| renew(inner, wanted, sender, said, shutdown)),
+        }
+    }
+
+    async fn lapsed(&mut self) -> LeaseId {
+        let told = tokio::time::timeout(SOON, self.lapsed.recv()).await;
+        told.expect("told in time").expect("renewal goes on")
+    }
+
+    fn assert_none_lapsed(&mut self) {
+        let lapsed = self.lapsed.try_recv();
+        assert_eq!(lapsed, Err(mpsc::error::TryRecvError::Empty));
+    }
+
+    /// Waits until every lease still has `left` as far as the renewal knows.
+    async fn all_have(&mut self, left: Duration) {
+        let fresh = |end: &Option<Instant>| end.is_some_and(|end| end > Instant::now() + left);
+        let waited = tokio::time::timeout(SOON, self.soonest.wait_for(fresh)).await;
+        let _ = waited.expect("renewed in time").expect("renewal goes on");
+    }
+
+    /// Waits until some lease would have ended if etcd had not been away.
+    async fn one_is_overdue(&self) {
+        until("a lease to be overdue", SOON, || async {
+            let soonest = *self.soonest.borrow();
+            if soonest.is_some_and(|end| end < Instant::now()) {
+                return Ok(());
+            }
+            Err(format!("{soonest:?}"))
+        })
+        .await
+        .expect("nothing is renewed");
+    }
+}
+
+/// Leases, each with a key on it.
+async fn lease_keys(cluster: &EtcdCluster, connection: &Connection, count: usize, ttl: u32) -> Vec<LeaseId> {
+    let mut client = cluster.client().await.expect("connect");
+    let mut leases = Vec::new();
+    for i in 0..count {
+        let lease = grant(connection, ttl).await;
+        let options = etcd_client::PutOptions::new().with_lease(lease.0);
+        client.put(format!("/a/{i}"), "x", Some(options)).await.expect("put");
+        leases.push(lease);
+    }
+    leases
+}
+
+/// By when a lease that is not renewed is surely gone: etcd looks twice a second.
+fn long_enough(ttl: u32) -> Duration {
+    Duration::from_secs(2) + Duration::from_secs(1) * ttl
+}
+
+/// Watches for `time` that no key goes.
+async fn assert_all_stay(history: &History, time: Duration) {
+    let seen = history.wait_for(|events| !events.is_empty(), time).await;
+    assert!(seen.is_err(), "{seen:?}");
+    history.assert_silent().await;
+}
+
+#[tokio::test]
+async fn hundreds_of_leases_outlive_their_ttl_on_two_streams_without_a_write() {
+    let (cluster, connection) = one().await;
+    let ttl = 8;
+    // Granted long before the last one is ready, so with enough time to spare.
+    let leases = lease_keys(&cluster, &connection, 300, 60).await;
+    let short = lease_keys(&cluster, &connection, 1, ttl).await;
+    let history = History::watch(&cluster, "", 0).await.expect("watch");
+    let before = cluster.revision().await.expect("revision");
+    let mut renewed = Renewed::start(&connection, &[leases, short].concat(), ttl);
+    renewed.all_have(Duration::ZERO).await;
+
+    assert_all_stay(&history, long_enough(ttl)).await;
+    assert_eq!(cluster.revision().await.expect("revision"), before);
+    renewed.assert_none_lapsed();
+    renewed.all_have(Duration::ZERO).await;
+    let streams = metric(&cluster, "grpc_server_started_total", "LeaseKeepAlive").await;
+    assert!(streams <= 2, "{streams} keepalive streams were opened");
+}
+
+#[tokio::test]
+async fn a_lease_that_etcd_does_not_know_is_told_once_and_the_others_live_on() {
+    let (cluster, connection) = one().await;
+    let ttl = 6;
+    let leases = lease_keys(&cluster, &connection, 20, ttl).await;
+    let mut renewed = Renewed::start(&connection, &leases, ttl);
+    renewed.all_have(Duration::ZERO).await;
+    revoke(&cluster, leases[7]).await;
+    revoke(&cluster, leases[13]).await;
+    let told = BTreeSet::from([renewed.lapsed().await, renewed.lapsed().await]);
+    assert_eq!(told, BTreeSet::from([leases[7], leases[13]]));
+
+    let history = History::watch(&cluster, "/a/", 0).await.expect("watch");
+    assert_all_stay(&history, long_enough(ttl)).await;
+    renewed.assert_none_lapsed();
+    assert_eq!(cluster.dump("/a/").await.expect("dump").len(), 18);
+}
+
+#[tokio::test]
+async fn leases_stay_alive_while_nobody_listens_to_which_ones_lapsed() {
+    let (cluster, connection) = one().await;
+    let ttl = 6;
+    let leases = lease_keys(&cluster, &connection, 12, ttl).await;
+    for lease in &leases[..6] {
+        revoke(&cluster, *lease).await;
+    }
+    let history = History::watch(&cluster, "/a/", 0).await.expect("watch");
+    let mut renewed = Renewed::start(&connection, &leases, ttl);
+    assert_all_stay(&history, long_enough(ttl)).await;
+    let mut told = BTreeSet::new();
+    for _ in 0..6 {
+        told.insert(renewed.lapsed().await);
+    }
+    assert_eq!(told, leases[..6].iter().copied().collect());
+}
+
+#[tokio::test]
+async fn a_lease_that_is_no_longer_wanted_lapses_and_one_that_is_added_is_renewed() {
+    let (cluster, connection) = one().await;
+    let ttl = 4;
+    let leases = lease_keys(&cluster, &connection, 2, ttl).await;
+    let mut renewed = Renewed::start(&connection, &leases[..1], ttl);
+    renewed.all_have(Duration::ZERO).await;
+    renewed
+        .leases
+        .send_replace(Leases::new([(leases[1], ttl)].into_iter().collect()));
+    let history = History::watch(&cluster, "/a/", 0).await.expect("watch");
+    let gone = history.wait_for(|events| !events.is_empty(), SOON).await;
+    assert_eq!(gone.expect("it lapses")[0].to_string(), "delete /a/0");
+    let rest = History::watch(&cluster, "/a/", 0).await.expect("watch");
+    assert_all_stay(&rest, long_enough(ttl)).await;
+    renewed.assert_none_lapsed();
+    assert_eq!(renewed.connection.lease(leases[0], false).await.expect("asked"), None);
+}
+
+/// Three members of which the one asked first is a follower: no lease is extended by a new leader of etcd when it goes.
+async fn three() -> (EtcdCluster, Connection, usize) {
+    let cluster = start(3).await;
+    let (endpoints, members) = followers_first(&cluster).await;
+    let connection = connect(endpoints).await;
+    (cluster, connection, members[0])
+}
+
+/// Leases outlive what is done to the member that renews them.
+async fn assert_outlived(harm: impl AsyncFnOnce(&Process)) {
+    let (cluster, connection, member) = three().await;
+    let ttl = 10;
+    let leases = lease_keys(&cluster, &connection, 50, ttl).await;
+    let before = connection.range(&Scope::below("/a"), None).await.expect("read").entries;
+    assert_eq!(before.len(), 50);
+    let mut renewed = Renewed::start(&connection, &leases, ttl);
+    renewed.all_have(Duration::ZERO).await;
+    harm(cluster.member(member)).await;
+    tokio::time::sleep(long_enough(ttl)).await;
+    renewed.all_have(Duration::ZERO).await;
+    renewed.assert_none_lapsed();
+    let after = connection.range(&Scope::below("/a"), None).await.expect("read").entries;
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn leases_outlive_the_death_of_the_member_that_renews_them() {
+    assert_outlived(async |member| member.kill().await.expect("kill")).await;
+}
+
+#[tokio::test]
+async fn leases_outlive_a_member_that_hangs() {
+    assert_outlived(async |member| member.stop().expect("stop")).await;
+}
+
+#[tokio::test]
+async fn leases_are_renewed_on_after_etcd_was_down_for_longer_than_their_ttl() {
+    let (cluster, connection) = one().await;
+    let ttl = 5;
+    let leases = lease_keys(&cluster, &connection, 50, ttl).await;
+    let history = History::watch(&cluster, "/a/", 0).await.expect("watch");
+    let mut renewed = Renewed::start(&connection, &leases, ttl);
+    renewed.all_have(Duration::ZERO).await;
+    cluster.member(0).kill().await.expect("kill");
+    renewed.one_is_overdue().await;
+    cluster.restart(0).await.expect("restart");
+    renewed.all_have(Duration::ZERO).await;
+    assert_all_stay(&history, long_enough(ttl)).await;
+    renewed.assert_none_lapsed();
+}
+
+#[tokio::test]
+async fn after_etcd_hung_for_longer_than_the_ttl_each_lease_is_renewed_or_told_as_lapsed() {
+    let (cluster, connection) = one().await;
+    let ttl = 5;
+    let leases = lease_keys(&cluster, &connection, 50, ttl).await;
+    let long = grant(&connection, 600).await;
+    put(&cluster, "/b/long", "x", long).await;
+    let mut renewed = Renewed::start(&connection, &[leases.clone(), vec![long]].concat(), ttl);
+    renewed.all_have(Duration::ZERO).await;
+    cluster.member(0).stop().expect("stop");
+    renewed.one_is_overdue().await;
+    cluster.member(0).cont().expect("cont");
+    // Etcd may confirm a renewal and revoke the lease all the same: then it is told with the next one.
+    let told = RefCell::new(BTreeSet::new());
+    let renewed = RefCell::new(renewed);
+    until("etcd and the renewal to agree", SOON, || async {
+        while let Ok(lease) = renewed.borrow_mut().lapsed.try_recv() {
+            assert!(told.borrow_mut().insert(lease), "told twice");
+        }
+        for lease in leases.iter().chain([&long]) {
+            let known = connection.lease(*lease, false).await.expect("asked").is_some();
+            if known == told.borrow().contains(lease) {
+                return Err(format!("{lease} is known: {known}"));
+            }
+        }
+        let soonest = *renewed.borrow().soonest.borrow();
+        if soonest.is_some_and(|end| end > Instant::now()) {
+            return Ok(());
+        }
+        Err("not renewed".to_owned())
+    })
+    .await
+    .expect("they agree");
+    assert!(!told.borrow().contains(&long), "its TTL was long enough");
+}

@@ -1,0 +1,157 @@
+//! A consumer of the mirror's observations that checks every promise they come with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold::etcd::{Connection, mirror};
+use leasehold::plan::{Held, Key, Observation, Revision, Scope};
+use testbed::EtcdCluster;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::common::{Running, SOON};
+
+type Scopes = Arc<BTreeSet<Scope>>;
+
+/// What the mirror has shown so far.
+pub struct View {
+    scopes: mpsc::UnboundedSender<Scopes>,
+    observations: mpsc::Receiver<Observation>,
+    _running: Running,
+    pub content: BTreeMap<Key, Held>,
+    /// What each scope was last read at.
+    pub read_at: BTreeMap<Scope, Revision>,
+    /// What each key was last seen at.
+    seen: BTreeMap<Key, Revision>,
+    /// What was observed, without the changes.
+    pub milestones: String,
+}
+
+pub fn scopes<const N: usize>(prefixes: [&str; N]) -> Scopes {
+    Arc::new(prefixes.into_iter().map(Scope::below).collect())
+}
+
+impl View {
+    pub fn start<const N: usize>(connection: &Connection, prefixes: [&str; N]) -> Self {
+        Self::with_room(connection, prefixes, 64)
+    }
+
+    /// A view whose mirror waits when `room` observations have not been taken.
+    pub fn with_room<const N: usize>(connection: &Connection, prefixes: [&str; N], room: usize) -> Self {
+        let (sender, wanted) = mpsc::unbounded_channel();
+        let (out, observations) = mpsc::channel(room);
+        let connection = connection.clone();
+        let view = Self {
+            scopes: sender,
+            observations,
+            _running: Running::spawn(|shutdown| mirror(connection, wanted, out, shutdown)),
+            content: BTreeMap::new(),
+            read_at: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            milestones: String::new(),
+        };
+        view.want(prefixes);
+        view
+    }
+
+    pub fn want<const N: usize>(&self, prefixes: [&str; N]) {
+        self.scopes.send(scopes(prefixes)).expect("the mirror runs");
+    }
+
+    /// Takes in what comes until `enough` holds.
+    pub async fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !enough(self) {
+            let next = timeout_at(deadline, self.observations.recv()).await;
+            let Ok(next) = next else {
+                panic!("waited in vain for {what} after: {}", self.milestones);
+            };
+            self.take(next.expect("the mirror runs"));
+        }
+    }
+
+    /// Takes in what comes until these were the latest milestones, and forgets them.
+    pub async fn until_milestones(&mut self, expected: &str) {
+        self.until(expected, |view| view.milestones.ends_with(expected)).await;
+        self.milestones.clear();
+    }
+
+    /// Takes in what comes until the view is what the cluster holds.
+    pub async fn until_equal(&mut self, cluster: &EtcdCluster, prefix: &str) {
+        let expected: BTreeMap<String, i64> = cluster
+            .dump(prefix)
+            .await
+            .expect("dump")
+            .into_iter()
+            .map(|(key, held)| (key, held.mod_revision))
+            .collect();
+        self.until(&format!("{expected:?}"), |view| view.revisions(prefix) == expected)
+            .await;
+    }
+
+    fn revisions(&self, prefix: &str) -> BTreeMap<String, Revision> {
+        let inside = self.content.iter().filter(|(key, _)| key.starts_with(prefix));
+        inside.map(|(key, held)| (key.to_string(), held.mod_revision)).collect()
+    }
+
+    /// Nothing comes for a while.
+    pub async fn assert_quiet(&mut self, time: Duration) {
+        let next = timeout(time, self.observations.recv()).await;
+        assert!(next.is_err(), "{next:?}");
+    }
+
+    fn take(&mut self, observation: Observation) {
+        match observation {
+            Observation::Snapshot {
+                scope,
+                revision,
+                entries,
+            } => {
+                write!(self.milestones, "snapshot {} ", scope.prefix()).expect("a string");
+                self.content.retain(|key, _| !scope.contains(key));
+                for (key, held) in entries {
+                    assert!(scope.contains(&key), "{key} is not in {scope:?}");
+                    let seen = self.seen.insert(key.clone(), held.mod_revision);
+                    assert!(seen.is_none_or(|seen| seen <= held.mod_revision), "{key} went back");
+                    self.content.insert(key, held);
+                }
+                let before = self.read_at.insert(scope, revision);
+                assert!(before.is_none_or(|before| before <= revision), "a snapshot went back");
+            }
+            Observation::Changed { key, held, revision } => {
+                let read_at = self.read_at.iter().filter(|(scope, _)| scope.contains(&key));
+                let read_at = read_at.map(|(_, revision)| *revision).max();
+                assert!(read_at.expect("read before watched") < revision, "{key} is repeated");
+                let seen = self.seen.insert(key.clone(), revision);
+                assert!(seen.is_none_or(|seen| seen < revision), "{key} went back");
+                let before = match held {
+                    Some(held) => self.content.insert(key.clone(), held),
+                    None => self.content.remove(&key),
+                };
+                // Writers of these tests count: a gap shows.
+                if let (Some(before), Some(now)) = (before, self.content.get(&key))
+                    && let (Some(before), Some(now)) = (number(&before), number(now))
+                {
+                    assert_eq!(now, before + 1, "a change of {key} is missing");
+                }
+            }
+            Observation::Complete { revision } => {
+                assert!(self.read_at.values().all(|read_at| *read_at <= revision));
+                self.milestones.push_str("complete ");
+            }
+            Observation::Restored => {
+                self.content.clear();
+                self.read_at.clear();
+                self.seen.clear();
+                self.milestones.push_str("restored ");
+            }
+            Observation::Interrupted => self.milestones.push_str("interrupted "),
+        }
+    }
+}
+
+fn number(held: &Held) -> Option<u64> {
+    std::str::from_utf8(&held.value).ok()?.parse().ok()
+}
