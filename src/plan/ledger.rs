@@ -106,6 +106,11 @@ impl Ledger {
         &mut self.leases
     }
 
+    /// How many pods and stray keys are still to be looked at.
+    pub fn backlog(&self) -> usize {
+        self.work.len()
+    }
+
     /// The number of data keys of ours that etcd holds.
     pub fn key_count(&self) -> usize {
         self.leases.key_count()

@@ -53,6 +53,12 @@ impl WorkList {
         Some(work)
     }
 
+    /// How much there is to do, what waits for a lease included.
+    pub fn len(&self) -> usize {
+        let waiting = self.waiting.values().map(|waiting| waiting.works.len());
+        self.queue.len() + waiting.sum::<usize>()
+    }
+
     /// Sets work aside until there is a lease of `ttl` seconds with room for its `keys` keys.
     pub fn wait_for_lease(&mut self, ttl: u32, work: Work, keys: usize) {
         let waiting = self.waiting.entry(ttl).or_default();

@@ -70,7 +70,7 @@ struct Registries {
     connected: Family<OfRegistry, Level>,
     leases: Family<OfRegistry, Level>,
     keys: Family<OfRegistry, Level>,
-    waiting: Family<OfRegistry, Level>,
+    backlog: Family<OfRegistry, Level>,
     writes: Family<OfWrite, Counter>,
     fenced: Family<OfRegistry, Counter>,
     lapsed: Family<OfRegistry, Counter>,
@@ -99,9 +99,9 @@ impl Registries {
             self.keys.clone(),
         );
         to.register(
-            "waiting_keys",
-            "Keys that are still to be written or deleted, in keys",
-            self.waiting.clone(),
+            "backlog",
+            "Pods and stray keys whose keys in etcd are still to be looked at, in pods and keys",
+            self.backlog.clone(),
         );
         to.register(
             "key_writes",
@@ -181,7 +181,7 @@ impl Metrics {
             connected: self.registries.connected.get_or_create_owned(&of),
             leases: self.registries.leases.get_or_create_owned(&of),
             keys: self.registries.keys.get_or_create_owned(&of),
-            waiting: self.registries.waiting.get_or_create_owned(&of),
+            backlog: self.registries.backlog.get_or_create_owned(&of),
             put: writes(KeyWrite::Put),
             delete: writes(KeyWrite::Delete),
             refused: writes(KeyWrite::Refused),
@@ -198,13 +198,13 @@ impl Metrics {
             connected,
             leases,
             keys,
-            waiting,
+            backlog,
             writes,
             fenced,
             lapsed,
         } = &self.registries;
         let of = OfRegistry { registry: name.into() };
-        for levels in [leader, connected, leases, keys, waiting] {
+        for levels in [leader, connected, leases, keys, backlog] {
             levels.remove(&of);
         }
         for counters in [fenced, lapsed] {
@@ -224,7 +224,7 @@ pub struct RegistryMetrics {
     connected: Level,
     leases: Level,
     keys: Level,
-    waiting: Level,
+    backlog: Level,
     put: Counter,
     delete: Counter,
     refused: Counter,
@@ -253,9 +253,9 @@ impl RegistryMetrics {
         set(&self.keys, count);
     }
 
-    /// How many keys are still to be written or deleted.
-    pub fn set_waiting(&self, count: usize) {
-        set(&self.waiting, count);
+    /// How many pods and stray keys are still to be looked at.
+    pub fn set_backlog(&self, count: usize) {
+        set(&self.backlog, count);
     }
 
     /// Counts keys whose write ended in this way.

@@ -198,6 +198,7 @@ impl Registrar {
         let (leases, keys) = (self.ledger.leases().len(), self.ledger.key_count());
         self.metrics.set_leases(leases);
         self.metrics.set_keys(keys);
+        self.metrics.set_backlog(self.ledger.backlog());
         Facts {
             generation: self.generation,
             link: self.standing.link(at),
