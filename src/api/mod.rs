@@ -21,6 +21,3 @@ pub use service_registration::{
     ServiceRegistrationSpec, Version,
 };
 pub use status::{EndpointStatus, ServiceRegistrationStatus};
-
-/// The API group of all kinds.
-pub const GROUP: &str = "leasehold.dev";

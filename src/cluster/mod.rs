@@ -10,4 +10,4 @@ mod watches;
 
 pub use client::{ClientError, cluster_id, connect};
 pub use desk::{Desk, DeskNote, Insistence, Reported};
-pub use watches::{Kind, News, Seen, watch};
+pub use watches::{News, Seen, watch};

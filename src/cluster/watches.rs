@@ -23,17 +23,6 @@ use crate::telemetry::{Calls, Outcome, Peer};
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// What is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Pods.
-    Pod,
-    /// ServiceRegistrations.
-    Registration,
-    /// Registries.
-    Registry,
-}
-
 /// One piece of news about objects of one kind.
 #[derive(Debug)]
 pub enum Seen<T> {

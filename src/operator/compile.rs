@@ -50,17 +50,11 @@ pub fn reference(registration: &ServiceRegistration) -> RegistrationRef {
     RegistrationRef::new(registration.namespace().unwrap_or_default(), registration.name_any())
 }
 
-/// The name under which consumers know the service.
-pub fn service_name(registration: &ServiceRegistration) -> String {
-    let named = registration.spec.service_name.clone();
-    named.unwrap_or_else(|| registration.name_any())
-}
-
 /// Makes `registration` ready to be carried out.
 pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
     let spec = &registration.spec;
     let reference = reference(registration);
-    let service = service_name(registration);
+    let service = registration.service_name();
     let ports: Vec<index::Port> = spec.ports.iter().map(port).collect::<Result<_, _>>()?;
     let mut outlets = Vec::with_capacity(spec.formats.len());
     for listed in spec.formats.iter().filter_map(|format| format.ports.as_ref()).flatten() {
@@ -68,7 +62,7 @@ pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> 
             return Err(Invalid::UnknownPort(listed.clone()));
         }
     }
-    for format in Format::compile_all(&spec.formats, &reference.namespace, &service)? {
+    for format in Format::compile_all(&spec.formats, &reference.namespace, service)? {
         let sole_port = ports.iter().filter(|port| format.carries(&port.name)).count() == 1;
         outlets.push(Outlet { format, sole_port });
     }
