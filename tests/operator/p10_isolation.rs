@@ -1,7 +1,7 @@
 //! P10: one bad object, value or credential affects itself only: nothing else stops.
 
 use serde_json::json;
-use testbed::{EtcdCluster, EtcdVersion, Result};
+use testbed::{EtcdCluster, EtcdVersion, History, Result};
 
 use crate::bed;
 use crate::support::{API, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys};
@@ -72,5 +72,35 @@ async fn p10_a_key_that_cannot_be_had_holds_up_no_other() -> Result<()> {
     assert_eq!(theirs, 5);
     let object = wait_condition(namespace.objects(), "orders", "Synced", "False", "KeysHeld").await;
     assert_eq!(object["status"]["ready"], "5/10");
+    Ok(())
+}
+
+#[tokio::test]
+async fn p10_two_registries_of_one_etcd_leave_each_other_alone() -> Result<()> {
+    let bed = bed().await;
+    let etcd = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
+    let namespace = bed.namespace("p10-twins").await?;
+    namespace.create_pod(&pod("a", "orders")).await?;
+    let at = |service: &str, registry: &str| {
+        let selector = json!({"matchLabels": {"app": "orders"}});
+        registration(service, &json!({"registry": registry, "selector": selector}))
+    };
+    bed.create_registry("twin-1", &etcd.endpoints(), 30).await?;
+    namespace.apply(at("first", "twin-1")).await?;
+    wait_in_sync(namespace.objects(), "first", 1).await;
+    let history = History::watch(&etcd, &plain_prefix(&namespace, "first"), 0).await?;
+    bed.create_registry("twin-2", &etcd.endpoints(), 15).await?;
+    namespace.apply(at("second", "twin-2")).await?;
+    wait_in_sync(namespace.objects(), "second", 1).await;
+    wait_keys(&etcd, &plain_prefix(&namespace, "second"), &["a"]).await;
+    history.assert_silent().await;
+    // The first one still leads its own.
+    namespace.set_ready("a", false).await?;
+    for service in ["first", "second"] {
+        wait_keys(&etcd, &plain_prefix(&namespace, service), &[]).await;
+    }
+    for registry in ["twin-1", "twin-2"] {
+        bed.objects().delete(API, "Registry", registry).await?;
+    }
     Ok(())
 }

@@ -151,7 +151,7 @@ pub async fn serve(
         Ok(connection) => connection,
         Err(error) => return idle(&name, generation, &context, &error, orders, shutdown).await,
     };
-    let meta = MetaKeys::new(&spec.meta_prefix, &context.cluster_id);
+    let meta = MetaKeys::of_registry(&spec.meta_prefix, &context.cluster_id, &name);
     let campaign = Campaign {
         leader_key: meta.leader(),
         identity: context.identity.to_string(),

@@ -53,3 +53,15 @@ pub enum Order {
     /// The Registry's limits changed, as of this generation of its spec.
     Limits(Limits, i64),
 }
+
+impl Order {
+    /// [`Order::Refuse`] for `registration`.
+    pub fn refuse(registration: &RegistrationRef, generation: i64, reason: Reason, message: String) -> Self {
+        Self::Refuse {
+            registration: registration.clone(),
+            generation,
+            reason,
+            message,
+        }
+    }
+}
