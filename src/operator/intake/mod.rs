@@ -6,6 +6,8 @@
 mod admission;
 mod registries;
 mod staff;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
