@@ -75,3 +75,26 @@ fn standby_sees(standby: &mut Ledger, rig: &Rig) {
         standby.observe(rig.etcd.snapshot(scope));
     }
 }
+
+#[test]
+fn a_write_that_lands_after_its_registration_is_gone_is_found_and_undone() {
+    let mut rig = Rig::new();
+    rig.want("orders", "a", &["/s/a"], "1");
+    let late = loop {
+        let (ticket, transaction) = rig.next().expect("a key is to be written");
+        if transaction.ops[0].key().starts_with("/s/") {
+            // No answer: it may or may not have happened, or happen yet.
+            rig.ledger.settle(ticket, None);
+            break transaction;
+        }
+        let verdict = rig.commit(&transaction);
+        rig.ledger.settle(ticket, Some(verdict));
+    };
+    rig.ledger.remove_registration(&reference("orders"));
+    rig.run();
+    rig.ledger.tidy();
+    rig.run();
+    rig.commit(&late);
+    rig.run();
+    assert_eq!(rig.etcd.value("/s/a"), None);
+}
