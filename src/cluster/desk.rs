@@ -309,7 +309,9 @@ impl<K: Reported> Desk<K> {
                     entry.seen = Some(status);
                 }
                 if !write.wanted_since {
-                    entry.wanted.take_if(|(_, insistence)| *insistence != Insistence::Always);
+                    entry
+                        .wanted
+                        .take_if(|(_, insistence)| *insistence != Insistence::Always);
                 }
             }
             // It may have been created anew meanwhile.

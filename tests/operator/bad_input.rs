@@ -164,7 +164,9 @@ async fn a_refused_spec_stays_refused_when_its_registry_changes() -> Result<()> 
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace.apply(registration("orders", &spec(&good))).await?;
     wait_in_sync(namespace.objects(), "orders", 1).await;
-    namespace.apply(registration("orders", &spec("/leasehold/mine"))).await?;
+    namespace
+        .apply(registration("orders", &spec("/leasehold/mine")))
+        .await?;
     wait_condition(namespace.objects(), "orders", "Accepted", "False", "PrefixReserved").await;
     let etcd = bed.registry();
     let before = etcd.dump(&format!("{good}/")).await?;
@@ -172,8 +174,15 @@ async fn a_refused_spec_stays_refused_when_its_registry_changes() -> Result<()> 
     // Other terms mean another lease: then the change has been taken in.
     let what = "the key on a lease of the new TTL";
     testbed::until(what, crate::support::SOON, || async {
-        let now = etcd.dump(&format!("{good}/")).await.map_err(|error| error.to_string())?;
-        if now.len() == 1 && now != before { Ok(()) } else { Err(format!("{now:?}")) }
+        let now = etcd
+            .dump(&format!("{good}/"))
+            .await
+            .map_err(|error| error.to_string())?;
+        if now.len() == 1 && now != before {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
     })
     .await?;
     namespace.set_ready("a", false).await?;

@@ -4,7 +4,7 @@ use serde_json::json;
 use testbed::{EtcdCluster, EtcdVersion, History, Result};
 
 use crate::bed;
-use crate::support::{API, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys};
+use crate::support::{API, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys, wait_told};
 
 #[tokio::test]
 async fn p10_an_etcd_that_hangs_or_is_gone_holds_nobody_else_up() -> Result<()> {
@@ -70,8 +70,7 @@ async fn p10_a_key_that_cannot_be_had_holds_up_no_other() -> Result<()> {
     let held = wait_keys(etcd, &prefix, &names).await;
     let theirs = held.values().filter(|held| held.value == "theirs").count();
     assert_eq!(theirs, 5);
-    let object = wait_condition(namespace.objects(), "orders", "Synced", "False", "KeysHeld").await;
-    assert_eq!(object["status"]["ready"], "5/10");
+    wait_told(namespace.objects(), "orders", "KeysHeld", "5/10").await;
     Ok(())
 }
 

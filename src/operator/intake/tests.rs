@@ -55,7 +55,7 @@ impl Rig {
                 "formats": [{"type": "Plain", "prefix": prefix}],
             },
         });
-        self.take(News::Registration(Seen::Applied(decode(object))));
+        self.take(News::Registration(Seen::Applied(Box::new(decode(object)))));
     }
 
     fn unreadable(&mut self, generation: i64) {
@@ -74,7 +74,7 @@ impl Rig {
             "metadata": {"name": "default", "uid": "r", "generation": 1},
             "spec": {"endpoints": ["http://127.0.0.1:1"]},
         });
-        self.take(News::Registry(Seen::Applied(decode(object))));
+        self.take(News::Registry(Seen::Applied(Box::new(decode(object)))));
     }
 
     fn lists_complete(&mut self) {
@@ -101,8 +101,8 @@ impl Rig {
     }
 }
 
-fn decode<T: serde::de::DeserializeOwned>(object: Value) -> Box<T> {
-    Box::new(serde_json::from_value(object).expect("decodes"))
+fn decode<T: serde::de::DeserializeOwned>(object: Value) -> T {
+    serde_json::from_value(object).expect("decodes")
 }
 
 fn reasons(status: &ServiceRegistrationStatus) -> BTreeMap<String, String> {

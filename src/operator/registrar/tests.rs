@@ -133,9 +133,7 @@ async fn a_leader_whose_sweep_failed_rests_until_etcd_is_back() {
     let mut rig = Rig::new().await;
     rig.register();
     rig.lead(Leadership::Leading(fence(7)));
-    let error = etcd::Error::Busy {
-        message: String::new(),
-    };
+    let error = etcd::Error::Busy { message: String::new() };
     rig.registrar.listed(Err(error));
     rig.registrar.sweep.fail_long_ago();
     assert_rests(&mut rig.registrar);
@@ -149,11 +147,13 @@ async fn a_write_refused_under_an_old_proof_says_nothing_about_a_new_one() {
     rig.lead(Leadership::Seeking);
     rig.lead(Leadership::Leading(fence(9)));
     let now = Instant::now();
-    rig.registrar.written(Ticket::default(), fence(7), Ok(Verdict::Fenced), now);
+    rig.registrar
+        .written(Ticket::default(), fence(7), Ok(Verdict::Fenced), now);
     assert_eq!(rig.registrar.may_write(now), Some(fence(9)));
 
     rig.registrar.writing.begin();
-    rig.registrar.written(Ticket::default(), fence(9), Ok(Verdict::Fenced), now);
+    rig.registrar
+        .written(Ticket::default(), fence(9), Ok(Verdict::Fenced), now);
     assert_eq!(rig.registrar.may_write(now), None);
 }
 
@@ -167,7 +167,12 @@ async fn one_that_led_and_lost_sight_of_etcd_does_not_overrule_whoever_leads_by_
     rig.registrar.act();
     rig.registrar.report(Instant::now() + Duration::from_secs(1));
     let (status, insistence) = rig.told().expect("what nobody else may say is said");
-    assert!(status.conditions.iter().any(|told| told.reason == "RegistryUnreachable"));
+    assert!(
+        status
+            .conditions
+            .iter()
+            .any(|told| told.reason == "RegistryUnreachable")
+    );
     assert_eq!(insistence, Insistence::Once);
 }
 
@@ -182,5 +187,9 @@ async fn a_lease_granted_when_somebody_else_leads_already_is_left_to_lapse() {
     rig.registrar.writing.begin_grant();
     rig.standby();
     rig.registrar.granted(LeaseId(2), 30, Ok(30));
-    assert_eq!(rig.registrar.ledger.leases().len(), 0, "nobody renews what is not recorded");
+    assert_eq!(
+        rig.registrar.ledger.leases().len(),
+        0,
+        "nobody renews what is not recorded"
+    );
 }

@@ -212,13 +212,7 @@ impl Registrar {
         });
     }
 
-    pub(super) fn written(
-        &mut self,
-        ticket: Ticket,
-        fence: Fence,
-        result: etcd::Result<Verdict>,
-        heard: Instant,
-    ) {
+    pub(super) fn written(&mut self, ticket: Ticket, fence: Fence, result: etcd::Result<Verdict>, heard: Instant) {
         self.writing.in_flight -= 1;
         let verdict = match result {
             Ok(verdict) => {
