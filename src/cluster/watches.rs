@@ -10,6 +10,7 @@ use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -22,6 +23,9 @@ use crate::telemetry::{Calls, Outcome, Peer};
 /// apiserver is noticed at once, and there are only three of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A watch that has failed for this long is not resumed but begun anew, with a list: its end is a sure sign that
+/// nothing is missing, which a watch that is resumed and stays silent does not give.
+const LOST: Duration = Duration::from_secs(10);
 
 /// One piece of news about objects of one kind.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ pub enum Seen<T> {
     },
     /// The list is complete: what was not in it is gone.
     ListComplete,
+    /// Nothing has been heard for long: what is known is outdated until the next list is complete.
+    Lost,
 }
 
 /// One piece of news.
@@ -88,25 +94,34 @@ where
     F: Fn(Seen<K>) -> News,
 {
     let api: Api<DeserializeGuard<K>> = Api::all(client);
-    let mut events = watcher(api, Config::default().page_size(500)).boxed();
+    let begin = || watcher(api.clone(), Config::default().page_size(500)).boxed();
+    let mut events = begin();
     let mut pauses = Pauses::default();
-    let mut healthy = true;
+    let mut broken: Option<Instant> = None;
+    let mut lost = false;
     while let Some(event) = events.next().await {
         let seen = match event {
             Ok(event) => {
-                if !std::mem::replace(&mut healthy, true) {
+                if broken.take().is_some() {
                     info!(what, "the watch is back");
                 }
+                lost = false;
                 pauses.reset();
                 told(what, event)
             }
             Err(error) => {
                 calls.observe(Peer::Apiserver, "watch", Outcome::Error, Duration::ZERO);
-                if std::mem::replace(&mut healthy, false) {
+                let since = *broken.get_or_insert_with(|| {
                     warn!(what, cause = %cause(&error), "the watch broke; what is known stays, trying again");
-                }
+                    Instant::now()
+                });
                 tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
-                continue;
+                if lost || since.elapsed() < LOST {
+                    continue;
+                }
+                lost = true;
+                events = begin();
+                Seen::Lost
             }
         };
         if news.send(wrap(seen)).await.is_err() {
@@ -173,6 +188,7 @@ impl<T> Seen<T> {
                 cause,
             },
             Self::ListComplete => Seen::ListComplete,
+            Self::Lost => Seen::Lost,
         }
     }
 }

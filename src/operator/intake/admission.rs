@@ -51,6 +51,7 @@ impl Intake {
     pub(super) fn registration(&mut self, seen: Seen<Box<ServiceRegistration>>, now: Instant) {
         match seen {
             Seen::ListBegins => self.registration_list += 1,
+            Seen::Lost => {}
             Seen::Applied(object) => self.registration_applied(&object, now),
             Seen::Deleted { namespace, name } => {
                 self.registration_gone(&RegistrationRef::new(namespace, name));
@@ -281,6 +282,7 @@ impl Intake {
     /// The registrar of a Registry has nothing yet: it is told everything, as after a restart.
     pub(super) fn hand_over(&mut self, registry: &Arc<str>, now: Instant) {
         self.staff.order(registry, Order::SomeAreUnclear(self.some_are_unclear));
+        self.staff.order(registry, Order::KubernetesIsOutdated(self.outdated));
         for (reference, compiled) in self.asking_for(registry) {
             // Forgotten first, so that every pod of it counts as changed.
             self.index.delete_registration(&reference);

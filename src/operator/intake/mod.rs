@@ -42,6 +42,20 @@ impl Listed {
     }
 }
 
+/// Object kinds whose watch has been broken for so long that what is known of them is outdated.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lost {
+    pods: bool,
+    registrations: bool,
+    registries: bool,
+}
+
+impl Lost {
+    fn any(self) -> bool {
+        self.pods || self.registrations || self.registries
+    }
+}
+
 /// What Kubernetes has said so far.
 pub struct Intake {
     index: Index,
@@ -49,6 +63,9 @@ pub struct Intake {
     registries: HashMap<Arc<str>, Known>,
     staff: Staff,
     listed: Listed,
+    lost: Lost,
+    /// Whether anything is, as last told to the registrars.
+    outdated: bool,
     /// Counts the complete lists of registrations and Registries: what is marked by an older one is gone.
     registration_list: u64,
     registry_list: u64,
@@ -69,6 +86,8 @@ impl Intake {
             registries: HashMap::new(),
             staff: Staff::new(context, shutdown),
             listed: Listed::default(),
+            lost: Lost::default(),
+            outdated: false,
             registration_list: 0,
             registry_list: 0,
             unclear: HashSet::new(),
@@ -109,9 +128,23 @@ impl Intake {
 
     fn take(&mut self, news: News, now: Instant) {
         match news {
-            News::Pod(seen) => self.pod(seen, now),
-            News::Registration(seen) => self.registration(seen, now),
-            News::Registry(seen) => self.registry(seen, now),
+            News::Pod(seen) => {
+                note_lost(&mut self.lost.pods, &seen);
+                self.pod(seen, now);
+            }
+            News::Registration(seen) => {
+                note_lost(&mut self.lost.registrations, &seen);
+                self.registration(seen, now);
+            }
+            News::Registry(seen) => {
+                note_lost(&mut self.lost.registries, &seen);
+                self.registry(seen, now);
+            }
+        }
+        // After what the list has told.
+        let outdated = self.lost.any();
+        if std::mem::replace(&mut self.outdated, outdated) != outdated {
+            self.staff.order_all(|| Order::KubernetesIsOutdated(outdated));
         }
     }
 
@@ -127,6 +160,7 @@ impl Intake {
                 self.index.keep_pod(&namespace, &name);
                 return;
             }
+            Seen::Lost => return,
             Seen::ListComplete => {
                 let touches = self.index.end_pod_relist();
                 self.forward(touches, now);
@@ -171,5 +205,13 @@ impl Intake {
             self.staff.context().health.set_caches_complete(true);
             self.staff.order_all(|| Order::KubernetesIsComplete);
         }
+    }
+}
+
+fn note_lost<T>(lost: &mut bool, seen: &Seen<T>) {
+    match seen {
+        Seen::Lost => *lost = true,
+        Seen::ListComplete => *lost = false,
+        Seen::ListBegins | Seen::Applied(_) | Seen::Deleted { .. } | Seen::Unreadable { .. } => {}
     }
 }

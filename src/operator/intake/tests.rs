@@ -165,3 +165,16 @@ async fn a_list_that_breaks_off_and_begins_anew_removes_nothing() {
     rig.take(News::Registration(Seen::ListComplete));
     assert_eq!(rig.in_force(), None);
 }
+
+#[tokio::test]
+async fn what_is_known_is_outdated_from_the_loss_of_a_watch_to_its_next_complete_list() {
+    let mut rig = Rig::new();
+    rig.lists_complete();
+    rig.take(News::Pod(Seen::Lost));
+    rig.take(News::Registration(Seen::Lost));
+    rig.take(News::Pod(Seen::ListBegins));
+    rig.take(News::Pod(Seen::ListComplete));
+    assert!(rig.intake.outdated, "one is still lost");
+    rig.take(News::Registration(Seen::ListComplete));
+    assert!(!rig.intake.outdated);
+}

@@ -54,8 +54,16 @@ impl Registrar {
         let now = self.lines.leadership.borrow_and_update().clone();
         self.metrics.set_leader(matches!(now, Leadership::Leading(_)));
         match now {
-            Leadership::Leading(_) => {
+            Leadership::Leading(fence) => {
                 self.led = true;
+                // Under the same proof nobody else can have led meanwhile: our view is still the newest.
+                if self.last_fence.replace(fence.clone()).as_ref() != Some(&fence) && self.kubernetes_is_outdated {
+                    tracing::warn!(
+                        registry = %self.name,
+                        "leads with an outdated view of Kubernetes: leases are renewed, nothing is written until it is back"
+                    );
+                    self.held_back = Some(fence);
+                }
                 self.writing.forget_heard();
                 self.sweep.is_due();
             }

@@ -113,12 +113,19 @@ struct Registrar {
     ledger: Ledger,
     /// Whether Kubernetes has told everything.
     kubernetes_is_complete: bool,
+    /// Whether what it told is outdated.
+    kubernetes_is_outdated: bool,
+    /// The proof under which nothing is written until Kubernetes has told everything anew: it was won with an outdated
+    /// view, and whoever led before may have known better.
+    held_back: Option<Fence>,
     /// Whether there are registrations whose keys are not known.
     some_are_unclear: bool,
 
     lines: Lines,
     /// Whether this replica was the last one known to lead.
     led: bool,
+    /// The proof of leadership that it last had.
+    last_fence: Option<Fence>,
 
     standing: Standing,
     writing: Writing,
@@ -259,8 +266,11 @@ impl Registrar {
             writing: Writing::new(&limits, now),
             limits,
             kubernetes_is_complete: false,
+            kubernetes_is_outdated: false,
+            held_back: None,
             some_are_unclear: false,
             led: false,
+            last_fence: None,
             standing: Standing::new(now),
             sweep: duty::Sweep::default(),
             house_at: now + HOUSE,
@@ -359,6 +369,12 @@ impl Registrar {
             Order::KubernetesIsComplete => {
                 self.kubernetes_is_complete = true;
                 self.ledger.kubernetes_is_complete();
+            }
+            Order::KubernetesIsOutdated(outdated) => {
+                self.kubernetes_is_outdated = outdated;
+                if !outdated {
+                    self.held_back = None;
+                }
             }
             Order::SomeAreUnclear(unclear) => {
                 self.some_are_unclear = unclear;

@@ -47,6 +47,8 @@ pub enum Order {
     },
     /// Kubernetes has told everything: what nobody asked for until now is wanted by nobody.
     KubernetesIsComplete,
+    /// Whether what is known of Kubernetes is outdated, because it has not answered for long.
+    KubernetesIsOutdated(bool),
     /// Whether there are registrations whose keys are not known because they cannot be read: as long as there are,
     /// a key that nobody is known to want may be theirs.
     SomeAreUnclear(bool),

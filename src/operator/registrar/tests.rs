@@ -193,3 +193,25 @@ async fn a_lease_granted_when_somebody_else_leads_already_is_left_to_lapse() {
         "nobody renews what is not recorded"
     );
 }
+
+#[tokio::test]
+async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kubernetes_is_back() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    let now = Instant::now();
+    rig.registrar.take(Order::KubernetesIsOutdated(true));
+    rig.lead(Leadership::Leading(fence(7)));
+    assert_eq!(rig.registrar.may_write(now), None);
+    rig.registrar.take(Order::KubernetesIsOutdated(false));
+    assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
+
+    // Its own view is the newest there is for as long as it leads.
+    rig.registrar.take(Order::KubernetesIsOutdated(true));
+    assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
+    rig.lead(Leadership::Seeking);
+    rig.lead(Leadership::Leading(fence(7)));
+    assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
+    rig.standby();
+    rig.lead(Leadership::Leading(fence(9)));
+    assert_eq!(rig.registrar.may_write(now), None);
+}

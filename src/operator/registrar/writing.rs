@@ -177,7 +177,7 @@ impl Registrar {
     pub(super) fn may_write(&self, now: Instant) -> Option<Fence> {
         let fence = self.fence()?;
         let paused = |failing: &Failing| failing.again_at > now;
-        let refused = self.writing.fenced.as_ref() == Some(&fence);
+        let refused = self.writing.fenced.as_ref() == Some(&fence) || self.held_back.as_ref() == Some(&fence);
         let barred = refused || self.writing.failing.as_ref().is_some_and(paused) || self.standing.too_old().is_some();
         (!barred).then_some(fence)
     }
