@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod outdated;
 mod p3_restart;
 mod p4_death;
 mod p7_fencing;
