@@ -57,7 +57,7 @@ impl Registrar {
             Leadership::Leading(fence) => {
                 self.led = true;
                 // Under the same proof nobody else can have led meanwhile: our view is still the newest.
-                if self.last_fence.replace(fence.clone()).as_ref() != Some(&fence) && self.kubernetes_is_outdated {
+                if self.last_fence.replace(fence.clone()).as_ref() != Some(&fence) && self.kubernetes.outdated {
                     tracing::warn!(
                         registry = %self.name,
                         "leads with an outdated view of Kubernetes: leases are renewed, nothing is written until it is back"
@@ -87,7 +87,7 @@ impl Registrar {
 
     /// Asks which keys are on our leases, when that is due and everything else is known.
     pub(super) fn sweep(&mut self, now: Instant) {
-        let all_known = self.kubernetes_is_complete && !self.some_are_unclear && self.standing.is_live();
+        let all_known = self.kubernetes.complete && !self.kubernetes.some_are_unclear && self.standing.is_live();
         let waiting = self.sweep.running || self.sweep.not_before.is_some_and(|at| at > now);
         if !self.sweep.due || waiting || !all_known || !self.leads() {
             return;
@@ -135,7 +135,7 @@ impl Registrar {
         };
         self.sweep.running = false;
         // While etcd was asked, a registration may have become unclear: then the keys may be its.
-        if self.some_are_unclear {
+        if self.kubernetes.some_are_unclear {
             return self.sweep.is_due();
         }
         tracing::info!(registry = %self.name, keys = found.len(), "sweeping up keys of registrations that are gone");

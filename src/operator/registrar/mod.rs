@@ -100,6 +100,17 @@ struct Lines {
     renewals: watch::Sender<etcd::Leases>,
 }
 
+/// What Kubernetes has told, as a whole.
+#[derive(Debug, Default)]
+struct Kubernetes {
+    /// Whether that is everything.
+    complete: bool,
+    /// Whether it is outdated.
+    outdated: bool,
+    /// Whether there are registrations whose keys are not known.
+    some_are_unclear: bool,
+}
+
 /// One Registry's part of the operator.
 struct Registrar {
     name: Arc<str>,
@@ -111,15 +122,10 @@ struct Registrar {
     generation: i64,
 
     ledger: Ledger,
-    /// Whether Kubernetes has told everything.
-    kubernetes_is_complete: bool,
-    /// Whether what it told is outdated.
-    kubernetes_is_outdated: bool,
+    kubernetes: Kubernetes,
     /// The proof under which nothing is written until Kubernetes has told everything anew: it was won with an outdated
     /// view, and whoever led before may have known better.
     held_back: Option<Fence>,
-    /// Whether there are registrations whose keys are not known.
-    some_are_unclear: bool,
 
     lines: Lines,
     /// Whether this replica was the last one known to lead.
@@ -265,10 +271,8 @@ impl Registrar {
             ledger,
             writing: Writing::new(&limits, now),
             limits,
-            kubernetes_is_complete: false,
-            kubernetes_is_outdated: false,
+            kubernetes: Kubernetes::default(),
             held_back: None,
-            some_are_unclear: false,
             led: false,
             last_fence: None,
             standing: Standing::new(now),
@@ -290,7 +294,7 @@ impl Registrar {
     /// Does what is to be done now; returns when to look again if nothing happens before.
     fn act(&mut self) -> Instant {
         let now = Instant::now();
-        if self.kubernetes_is_complete
+        if self.kubernetes.complete
             && let Some(scopes) = self.ledger.take_changed_scopes()
         {
             // The mirror ends only with the process, or with this registrar.
@@ -367,17 +371,17 @@ impl Registrar {
                 self.writing.heard(heard);
             }
             Order::KubernetesIsComplete => {
-                self.kubernetes_is_complete = true;
+                self.kubernetes.complete = true;
                 self.ledger.kubernetes_is_complete();
             }
             Order::KubernetesIsOutdated(outdated) => {
-                self.kubernetes_is_outdated = outdated;
+                self.kubernetes.outdated = outdated;
                 if !outdated {
                     self.held_back = None;
                 }
             }
             Order::SomeAreUnclear(unclear) => {
-                self.some_are_unclear = unclear;
+                self.kubernetes.some_are_unclear = unclear;
                 self.sweep.is_due();
             }
             Order::Limits(limits, generation) => {

@@ -140,10 +140,8 @@ impl Registrar {
         };
         let insistence = match (voice, footing) {
             (Voice::Silent, _) => return,
-            (Voice::Leader, Footing::Firm | Footing::Unreachable(_)) if self.kubernetes_is_complete => {
-                Insistence::Always
-            }
-            (Voice::Former, Footing::Firm | Footing::Unreachable(_)) if self.kubernetes_is_complete => Insistence::Once,
+            (Voice::Leader, Footing::Firm | Footing::Unreachable(_)) if self.kubernetes.complete => Insistence::Always,
+            (Voice::Former, Footing::Firm | Footing::Unreachable(_)) if self.kubernetes.complete => Insistence::Once,
             // Not everything is known yet: better than nothing, but not better than what a predecessor knew.
             (Voice::Leader | Voice::Former | Voice::Spare, _) => Insistence::IfBlank,
         };
@@ -232,7 +230,7 @@ impl Registrar {
             (Link::Down(trouble), _) => unreachable(&trouble),
             (Link::Up | Link::Unsure, Some(trouble)) => unreachable(trouble),
             (_, None) if self.held_back.is_some() => Footing::Starting,
-            (Link::Up, None) if self.kubernetes_is_complete => Footing::Firm,
+            (Link::Up, None) if self.kubernetes.complete => Footing::Firm,
             // A view that was live a moment ago still tells what is there.
             (Link::Unsure, None) if self.stance.footing == Footing::Firm => Footing::Firm,
             (Link::Up | Link::Unsure, None) => Footing::Starting,
