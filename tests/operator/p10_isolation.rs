@@ -1,10 +1,10 @@
 //! P10: one bad object, value or credential affects itself only: nothing else stops.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use testbed::{EtcdCluster, EtcdVersion, Result};
 
 use crate::bed;
-use crate::support::{API, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys};
+use crate::support::{API, SOON, condition, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys};
 
 #[tokio::test]
 async fn p10_an_etcd_that_hangs_or_is_gone_holds_nobody_else_up() -> Result<()> {
@@ -70,7 +70,7 @@ async fn p10_a_key_that_cannot_be_had_holds_up_no_other() -> Result<()> {
     let held = wait_keys(etcd, &prefix, &names).await;
     let theirs = held.values().filter(|held| held.value == "theirs").count();
     assert_eq!(theirs, 5);
-    let object = wait_condition(namespace.objects(), "orders", "Synced", "False", "KeysHeld").await;
-    assert_eq!(object["status"]["ready"], "5/10");
-    Ok(())
+    let told = |object: &Value| object["status"]["ready"] == "5/10" && condition(object, "Synced").1 == "KeysHeld";
+    let registration = (API, "ServiceRegistration", "orders");
+    namespace.objects().wait(registration, told, SOON).await.map(drop)
 }
