@@ -23,5 +23,5 @@ mod view;
 pub use pod::{Addresses, Pod, PodPort, WEIGHT_ANNOTATION, ZONE_LABEL};
 pub use registration::{Family, Port, PortTarget, Registration, RegistrationRef};
 pub use selector::{Operator, Requirement, Selector};
-pub use store::{Index, Removals, Touch};
+pub use store::{Index, Touch};
 pub use view::{MissingPort, PodView, ReadyPod, Why};
