@@ -181,3 +181,35 @@ fn renewals_are_told_when_they_change_and_only_then() {
     leases.clear();
     assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::new()));
 }
+
+#[test]
+fn keys_are_counted_on_our_leases_only_and_each_once() {
+    let mut leases = pool();
+    let c = LeaseId(0xc);
+    for (lease, key) in [(A, "1"), (A, "1"), (A, "2"), (B, "3"), (c, "4"), (c, "5")] {
+        leases.attach(lease, &key.into());
+    }
+    assert_eq!(leases.key_count(), 3, "whose C is, is not known yet");
+    leases.recorded(c, 30, 6);
+    leases.recorded(c, 30, 7);
+    assert_eq!(leases.key_count(), 5);
+    leases.detach(c, &"4".into());
+    leases.detach(c, &"4".into());
+    assert_eq!(leases.key_count(), 4);
+    leases.gone(A);
+    assert_eq!(leases.key_count(), 2);
+    leases.clear();
+    assert_eq!(leases.key_count(), 0);
+}
+
+#[test]
+fn a_lease_that_is_gone_is_asked_for_no_record() {
+    let mut leases = pool();
+    leases.granted(LeaseId(0xc), 30);
+    leases.attach(A, &"1".into());
+    leases.doubt(A);
+    leases.gone(A);
+    assert_eq!(leases.unrecorded(10), [(LeaseId(0xc), 30, Expect::Absent)]);
+    leases.clear();
+    assert_eq!((leases.fresh(), leases.unrecorded(10).len()), (0, 0));
+}
