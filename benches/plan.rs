@@ -1,8 +1,8 @@
 //! What a plan costs: one pod's event on its way from the watch to the answer of its write, a full plan, and an
 //! adoption. Run with `cargo bench --bench plan`.
 //!
-//! etcd is played by a stand-in that grants and answers at once, so that only the operator's own work is measured.
-//! Times are the median of several rounds; those of events go over all pods in a scattered order.
+//! etcd is played by a stand-in that grants and answers at once. Its own time is no part of an event's, and a small
+//! part of a full plan's. Times are the median of several rounds; those of events go over all pods in a scattered order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -247,7 +247,7 @@ fn median(mut rounds: Vec<Duration>) -> Duration {
     rounds[rounds.len() / 2]
 }
 
-/// Everything from nothing: two keys for each of `pods`. In all, decoding and etcd's own time left out.
+/// Everything from nothing: two keys for each of `pods`. In all, decoding left out.
 fn full_plan(pods: &[Pod]) -> (Operator, StandIn, Duration) {
     let count = u32::try_from(pods.len()).expect("a benchmark's size is small");
     let (mut operator, mut etcd) = (Operator::new(count), StandIn::default());

@@ -188,8 +188,11 @@ impl World {
                 list,
             } => {
                 index.begin_pod_relist();
-                let mut touches: Vec<_> = broken_off.iter().flat_map(|pod| index.apply_pod(pod)).collect();
-                broken_off.into_iter().for_each(|pod| self.put_pod(pod));
+                let mut touches = Vec::new();
+                for pod in broken_off {
+                    touches.extend(index.apply_pod(&pod));
+                    self.put_pod(pod);
+                }
                 index.begin_pod_relist();
                 for (pod, fate) in std::mem::take(&mut self.pods).into_values().zip(fates) {
                     match fate {

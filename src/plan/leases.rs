@@ -127,11 +127,6 @@ impl Leases {
         self.known.len()
     }
 
-    /// Whether there is no lease.
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
-    }
-
     /// The number of keys that etcd holds on our leases.
     pub fn key_count(&self) -> usize {
         self.key_count
@@ -140,14 +135,6 @@ impl Leases {
     /// The ids of all leases.
     pub fn ids(&self) -> impl Iterator<Item = LeaseId> + '_ {
         self.known.keys().copied()
-    }
-
-    /// The keys that etcd holds on `lease`.
-    pub fn keys_on(&self, lease: LeaseId) -> Vec<Key> {
-        self.known
-            .get(&lease)
-            .map(|known| known.keys.iter().cloned().collect())
-            .unwrap_or_default()
     }
 
     /// The leases to renew with their times to live in seconds, if that changed since the last call.
@@ -251,9 +238,8 @@ impl Leases {
 
     /// The lease is gone, and every key on it went with it: these are returned.
     pub fn gone(&mut self, lease: LeaseId) -> Vec<Key> {
-        let keys = self.keys_on(lease);
-        self.remove(lease);
-        keys
+        let gone = self.remove(lease);
+        gone.map(|lease| lease.keys.into_iter().collect()).unwrap_or_default()
     }
 
     /// Up to `max` leases whose record must be written, with their times to live in seconds and what is to be found
@@ -354,16 +340,16 @@ impl Leases {
         self.reindex(id);
     }
 
-    fn remove(&mut self, id: LeaseId) {
-        if let Some(lease) = self.known.remove(&id) {
-            if let Some(roomy) = self.roomy.get_mut(&lease.ttl) {
-                roomy.remove(&id);
-            }
-            self.fresh.remove(&id);
-            self.doubtful.remove(&id);
-            self.key_count -= lease.keys.len();
-            self.changed = true;
+    fn remove(&mut self, id: LeaseId) -> Option<Lease> {
+        let lease = self.known.remove(&id)?;
+        if let Some(roomy) = self.roomy.get_mut(&lease.ttl) {
+            roomy.remove(&id);
         }
+        self.fresh.remove(&id);
+        self.doubtful.remove(&id);
+        self.key_count -= lease.keys.len();
+        self.changed = true;
+        Some(lease)
     }
 
     /// How many more keys a lease takes.
