@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const WEIGHT_ANNOTATION: &str = "leasehold.dev/weight";
 
 /// The pod label that tells the zone of the pod's node.
-pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// What Kubernetes says about one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

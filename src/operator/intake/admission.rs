@@ -210,6 +210,7 @@ impl Intake {
             generation,
             service: service.as_deref().unwrap_or(&reference.name),
             registry: "",
+            selected: 1,
         };
         let status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
         let note = DeskNote::Wanted(reference.clone(), status, Insistence::Once);

@@ -160,6 +160,7 @@ impl Registrar {
             generation: subject.generation,
             service: &subject.service,
             registry: &self.name,
+            selected: 1,
         };
         let mut status = status_of(&report, footing, about, &now);
         if let Some((reason, message)) = &subject.refusal {
