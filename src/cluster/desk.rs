@@ -1,7 +1,7 @@
 //! The desk where statuses are written: the latest one wanted for each object, written only when it differs from
 //! what is there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
-use kube::core::ClusterResourceScope;
+use kube::core::{ClusterResourceScope, PartialObjectMeta};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,8 +41,9 @@ pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwne
     /// Its status.
     type Status: Clone + Serialize + Send + Sync + 'static;
 
-    /// The API for the object `name`, and its bare name.
-    fn locate(client: &Client, name: &Self::Name) -> (Api<Self>, String);
+    /// The API for the object `name`, and its bare name. Of the answers only the metadata is read: an object that
+    /// cannot be read is told so in its status, too.
+    fn locate(client: &Client, name: &Self::Name) -> (Api<PartialObjectMeta<Self>>, String);
     /// The status's conditions.
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition>;
     /// Whether two statuses tell the same, apart from the times of conditions.
@@ -56,7 +57,7 @@ where
     type Name = RegistrationRef;
     type Status = ServiceRegistrationStatus;
 
-    fn locate(client: &Client, name: &RegistrationRef) -> (Api<Self>, String) {
+    fn locate(client: &Client, name: &RegistrationRef) -> (Api<PartialObjectMeta<Self>>, String) {
         (Api::namespaced(client.clone(), &name.namespace), name.name.to_string())
     }
 
@@ -76,7 +77,7 @@ where
     type Name = Arc<str>;
     type Status = RegistryStatus;
 
-    fn locate(client: &Client, name: &Arc<str>) -> (Api<Self>, String) {
+    fn locate(client: &Client, name: &Arc<str>) -> (Api<PartialObjectMeta<Self>>, String) {
         (Api::all(client.clone()), name.to_string())
     }
 
@@ -124,7 +125,38 @@ pub enum DeskNote<K: Reported> {
 struct Entry<S> {
     seen: Option<S>,
     wanted: Option<(S, Insistence)>,
-    writing: bool,
+    writing: Option<Write>,
+}
+
+/// A write under way, and what came in while it was.
+struct Write {
+    /// Tells it from a write to an earlier object of the same name.
+    number: u64,
+    /// A status was seen: it may be older than what is written, or newer.
+    seen_since: bool,
+    /// Another status was asked for.
+    wanted_since: bool,
+}
+
+/// Names of objects to look at, each once, in the order they came up: one whose write always fails comes after all
+/// others each time.
+struct Queue<N> {
+    order: VecDeque<N>,
+    waiting: HashSet<N>,
+}
+
+impl<N: Clone + Eq + Hash> Queue<N> {
+    fn push(&mut self, name: N) {
+        if self.waiting.insert(name.clone()) {
+            self.order.push_back(name);
+        }
+    }
+
+    fn pop(&mut self) -> Option<N> {
+        let name = self.order.pop_front()?;
+        self.waiting.remove(&name);
+        Some(name)
+    }
 }
 
 /// A desk for the statuses of one kind.
@@ -132,8 +164,9 @@ pub struct Desk<K: Reported> {
     client: Client,
     calls: Calls,
     entries: HashMap<K::Name, Entry<K::Status>>,
-    to_write: HashSet<K::Name>,
-    writes: JoinSet<(K::Name, K::Status, Written)>,
+    to_write: Queue<K::Name>,
+    writes: JoinSet<(K::Name, u64, K::Status, Written)>,
+    last_write: u64,
 }
 
 /// How a write ended.
@@ -150,8 +183,12 @@ impl<K: Reported> Desk<K> {
             client,
             calls,
             entries: HashMap::new(),
-            to_write: HashSet::new(),
+            to_write: Queue {
+                order: VecDeque::new(),
+                waiting: HashSet::new(),
+            },
             writes: JoinSet::new(),
+            last_write: 0,
         }
     }
 
@@ -165,7 +202,7 @@ impl<K: Reported> Desk<K> {
                     None => return,
                 },
                 Some(written) = self.writes.join_next() => match written {
-                    Ok((name, status, written)) => self.written(name, status, &written),
+                    Ok((name, number, status, written)) => self.written(name, number, status, &written),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
             }
@@ -176,14 +213,26 @@ impl<K: Reported> Desk<K> {
     fn take(&mut self, note: DeskNote<K>) {
         match note {
             DeskNote::Seen(name, status) => {
-                self.entry(&name).seen = status;
-                self.to_write.insert(name);
+                let entry = self.entry(&name);
+                entry.seen = status;
+                if let Some(write) = &mut entry.writing {
+                    write.seen_since = true;
+                }
+                self.to_write.push(name);
             }
             DeskNote::Wanted(name, status, insistence) => {
-                self.entry(&name).wanted = Some((status, insistence));
-                self.to_write.insert(name);
+                let entry = self.entry(&name);
+                entry.wanted = Some((status, insistence));
+                if let Some(write) = &mut entry.writing {
+                    write.wanted_since = true;
+                }
+                self.to_write.push(name);
             }
-            DeskNote::Released(name) => self.entry(&name).wanted = None,
+            DeskNote::Released(name) => {
+                if let Some(entry) = self.entries.get_mut(&name) {
+                    entry.wanted = None;
+                }
+            }
             DeskNote::Gone(name) => {
                 self.entries.remove(&name);
             }
@@ -194,65 +243,91 @@ impl<K: Reported> Desk<K> {
         self.entries.entry(name.clone()).or_insert_with(|| Entry {
             seen: None,
             wanted: None,
-            writing: false,
+            writing: None,
         })
     }
 
     fn write(&mut self) {
-        let mut waiting = std::mem::take(&mut self.to_write);
-        waiting.retain(|name| !self.begin(name));
-        self.to_write = waiting;
+        while self.writes.len() < IN_FLIGHT
+            && let Some((name, number, status)) = self.next()
+        {
+            let (api, bare) = K::locate(&self.client, &name);
+            let calls = self.calls.clone();
+            self.writes.spawn(async move {
+                let written = patch::<K>(&api, &bare, &status, &calls).await;
+                (name, number, status, written)
+            });
+        }
     }
 
-    /// Starts writing the status of `name` if that is called for; false when it has to wait for others.
-    fn begin(&mut self, name: &K::Name) -> bool {
-        if self.writes.len() >= IN_FLIGHT {
-            return false;
+    /// The next status to write, and the number of that write.
+    fn next(&mut self) -> Option<(K::Name, u64, K::Status)> {
+        loop {
+            let name = self.to_write.pop()?;
+            if let Some(status) = self.due(&name) {
+                self.last_write += 1;
+                self.entry(&name).writing = Some(Write {
+                    number: self.last_write,
+                    seen_since: false,
+                    wanted_since: false,
+                });
+                return Some((name, self.last_write, status));
+            }
         }
-        let Some(entry) = self.entries.get_mut(name) else {
-            return true;
-        };
+    }
+
+    /// The status of `name` if it is to be written now.
+    fn due(&mut self, name: &K::Name) -> Option<K::Status> {
+        let entry = self.entries.get_mut(name)?;
         // The write under way brings this up again when it ends.
-        if entry.writing {
-            return true;
+        if entry.writing.is_some() {
+            return None;
         }
-        let Some((mut status, insistence)) = entry.wanted.clone() else {
-            return true;
-        };
+        let (mut status, insistence) = entry.wanted.clone()?;
         if let Some(seen) = &mut entry.seen {
             let settled = insistence == Insistence::IfBlank || K::same(&status, seen);
             if settled {
                 entry.wanted.take_if(|_| insistence != Insistence::Always);
-                return true;
+                return None;
             }
             keep_times(K::conditions(&mut status), K::conditions(seen));
         }
-        entry.writing = true;
-        let (api, bare) = K::locate(&self.client, name);
-        let (name, calls) = (name.clone(), self.calls.clone());
-        self.writes.spawn(async move {
-            let written = patch(&api, &bare, &status, &calls).await;
-            (name, status, written)
-        });
-        true
+        Some(status)
     }
 
-    fn written(&mut self, name: K::Name, status: K::Status, written: &Written) {
+    fn written(&mut self, name: K::Name, number: u64, status: K::Status, written: &Written) {
         let Some(entry) = self.entries.get_mut(&name) else {
             return;
         };
-        entry.writing = false;
+        let Some(write) = entry.writing.take_if(|write| write.number == number) else {
+            return;
+        };
         match written {
-            // What is wanted only once was compared with what is there now, and is given up by `begin`.
-            Written::Done => entry.seen = Some(status),
-            Written::Gone => entry.wanted = None,
+            Written::Done => {
+                // What was seen meanwhile may be newer. If it is older, the watch is about to tell of this one.
+                if !write.seen_since {
+                    entry.seen = Some(status);
+                }
+                if !write.wanted_since {
+                    entry
+                        .wanted
+                        .take_if(|(_, insistence)| *insistence != Insistence::Always);
+                }
+            }
+            // It may have been created anew meanwhile.
+            Written::Gone if write.wanted_since => {}
+            Written::Gone if write.seen_since => entry.wanted = None,
+            Written::Gone => {
+                self.entries.remove(&name);
+                return;
+            }
             Written::Failed => {}
         }
-        self.to_write.insert(name);
+        self.to_write.push(name);
     }
 }
 
-async fn patch<K: Reported>(api: &Api<K>, name: &str, status: &K::Status, calls: &Calls) -> Written {
+async fn patch<K: Reported>(api: &Api<PartialObjectMeta<K>>, name: &str, status: &K::Status, calls: &Calls) -> Written {
     let body = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
@@ -280,3 +355,6 @@ async fn patch<K: Reported>(api: &Api<K>, name: &str, status: &K::Status, calls:
     }
     written
 }
+
+#[cfg(test)]
+mod tests;

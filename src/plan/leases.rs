@@ -158,6 +158,14 @@ impl Leases {
         self.insert(lease, ttl, State::Fresh);
     }
 
+    /// Forgets the leases that are not recorded: nobody but us knows of them, and we are not to record them any more.
+    pub fn forget_fresh(&mut self) {
+        let fresh = self.known.iter().filter(|(_, lease)| lease.state == State::Fresh);
+        for lease in fresh.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.remove(lease);
+        }
+    }
+
     /// How many granted leases wait to be recorded.
     pub fn fresh(&self) -> usize {
         self.fresh.len()

@@ -1,11 +1,15 @@
 //! Where our own bookkeeping lives in etcd and what it looks like: `<meta prefix><cluster id>/leader` and
-//! `<meta prefix><cluster id>/leases/<lease id>`. Consumers never read it.
+//! `<meta prefix><cluster id>/leases/<lease id>` for the Registry `default`, the same below
+//! `<meta prefix><cluster id>/registries/<name>/` for any other. Consumers never read it.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::transaction::{Key, LeaseId, Scope, Value};
+
+/// The Registry that registrations use when they name none.
+const DEFAULT_REGISTRY: &str = "default";
 
 /// The names of our bookkeeping keys in one Registry.
 #[derive(Clone, Debug)]
@@ -25,9 +29,23 @@ struct LeaseRecord {
 }
 
 impl MetaKeys {
-    /// The keys below `meta_prefix` (which ends with `/`) for the cluster named `cluster_id`.
+    /// The keys of the Registry `default` below `meta_prefix` (which ends with `/`) for the cluster `cluster_id`.
     pub fn new(meta_prefix: &str, cluster_id: &str) -> Self {
-        let scope = Scope::below(&format!("{meta_prefix}{cluster_id}/"));
+        Self::within(Scope::below(&format!("{meta_prefix}{cluster_id}/")))
+    }
+
+    /// The keys of the Registry `name`. Those of `default` are the cluster's own; the others have a folder of theirs
+    /// in it, so that two Registries of one etcd never take each other's leases, and thus keys, for their own.
+    pub fn of_registry(meta_prefix: &str, cluster_id: &str, name: &str) -> Self {
+        if name == DEFAULT_REGISTRY {
+            Self::new(meta_prefix, cluster_id)
+        } else {
+            let folder = format!("{meta_prefix}{cluster_id}/registries/{name}/");
+            Self::within(Scope::below(&folder))
+        }
+    }
+
+    fn within(scope: Scope) -> Self {
         let leases = format!("{}leases/", scope.prefix()).into();
         Self { scope, leases }
     }
@@ -81,6 +99,21 @@ mod tests {
         assert_eq!(&*meta.record_key(lease), "/leasehold/c1/leases/0000000000001a2b");
         assert_eq!(meta.recorded_lease(&meta.record_key(lease)), Some(lease));
         assert_eq!(MetaKeys::recorded_ttl(&MetaKeys::record_value(30)), Some(30));
+    }
+
+    #[test]
+    fn the_records_of_one_registry_mean_nothing_to_another() {
+        let lease = LeaseId(0x1a2b);
+        let names = ["default", "other", "another"];
+        let metas = names.map(|name| MetaKeys::of_registry("/leasehold/", "c1", name));
+        assert_eq!(&*metas[0].leader(), "/leasehold/c1/leader");
+        assert_eq!(&*metas[1].leader(), "/leasehold/c1/registries/other/leader");
+        for (i, mine) in metas.iter().enumerate() {
+            for (j, theirs) in metas.iter().enumerate() {
+                let read = mine.recorded_lease(&theirs.record_key(lease));
+                assert_eq!(read, (i == j).then_some(lease));
+            }
+        }
     }
 
     #[test]

@@ -131,6 +131,21 @@ impl Ledger {
         gathered
     }
 
+    /// Forgets the work that is done already: by another replica, while this one stands by and takes no steps. Without
+    /// this its lists would grow with every pod that ever came and went.
+    pub fn tidy(&mut self) {
+        if !self.complete {
+            return;
+        }
+        for _ in 0..self.work.queue_len() {
+            let Some(work) = self.work.pop() else { break };
+            if self.decide(&work).is_some() {
+                self.work.push(work);
+            }
+        }
+        self.settle_lingering();
+    }
+
     /// A lease of `ttl` seconds was granted under `lease`.
     pub fn granted(&mut self, lease: LeaseId, ttl: u32) {
         self.leases.granted(lease, ttl);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
 use super::ledger::{Ledger, Slot};
-use super::transaction::{Key, LeaseId, Scope};
+use super::transaction::{Held, Key, LeaseId, Scope};
 
 impl Ledger {
     /// The scopes to read and watch, if they changed since the last call. A scope inside another is left out.
@@ -41,15 +41,18 @@ impl Ledger {
         Some(outermost)
     }
 
-    /// Lets go of scopes whose registration is gone once none of our keys is left in them.
+    /// Lets go of scopes whose registration is gone once none of our keys is left in them, nor may yet appear there: one
+    /// that nobody watches would be renewed for ever.
     pub(super) fn settle_lingering(&mut self) {
         if self.lingering.is_empty() || !self.complete {
             return;
         }
         let used: HashSet<&Scope> = self.books.values().flat_map(|book| &book.terms.scopes).collect();
         let still_ours = |scope: &Scope| {
-            let mut held = self.range(scope).filter_map(|(_, slot)| slot.held.as_ref());
-            held.any(|held| self.leases.is_ours(held.lease))
+            let ours = |held: &Held| self.leases.is_ours(held.lease);
+            let may_come = |slot: &Slot| slot.perhaps_on.is_some() || slot.in_flight.is_some();
+            self.range(scope)
+                .any(|(_, slot)| slot.held.as_ref().is_some_and(ours) || may_come(slot))
         };
         let done = |scope: &&Scope| used.contains(*scope) || self.surveyed.contains(*scope) && !still_ours(scope);
         let done: Vec<Scope> = self.lingering.iter().filter(done).cloned().collect();

@@ -52,6 +52,10 @@ impl Ledger {
             self.observe_meta(key, held, revision);
             return;
         }
+        if held.is_none() && !self.slots.contains_key(key) {
+            // Written off already: every key that ever was would leave an empty slot.
+            return;
+        }
         let slot = self.slots.entry(key.clone()).or_default();
         if revision < slot.seen {
             return;

@@ -218,15 +218,21 @@ impl Etcd {
     fn show(&mut self, scopes: Vec<Scope>) {
         let revision = self.state.revision;
         for scope in scopes {
-            let inside = self.state.keys.iter().filter(|(key, _)| scope.contains(key));
-            let entries = inside.map(|(key, held)| (key.clone(), held.clone())).collect();
-            self.told.push_back(Observation::Snapshot {
-                scope,
-                revision,
-                entries,
-            });
+            let snapshot = self.snapshot(scope);
+            self.told.push_back(snapshot);
         }
         self.told.push_back(Observation::Complete { revision });
+    }
+
+    /// What a mirror that reads `scope` now says of it.
+    pub(super) fn snapshot(&self, scope: Scope) -> Observation {
+        let inside = self.state.keys.iter().filter(|(key, _)| scope.contains(key));
+        let entries = inside.map(|(key, held)| (key.clone(), held.clone())).collect();
+        Observation::Snapshot {
+            scope,
+            revision: self.state.revision,
+            entries,
+        }
     }
 
     /// The next observation, or that of another key which overtakes it: `pick` chooses among those that may come

@@ -53,6 +53,11 @@ impl WorkList {
         Some(work)
     }
 
+    /// How much can be looked at now.
+    pub fn queue_len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// How much there is to do, what waits for a lease included.
     pub fn len(&self) -> usize {
         let waiting = self.waiting.values().map(|waiting| waiting.works.len());

@@ -153,3 +153,41 @@ async fn a_weight_that_is_no_number_is_told_and_the_registration_s_is_used() -> 
     assert_eq!(object["status"]["endpoints"][0]["weight"], 7);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_refused_spec_stays_refused_when_its_registry_changes() -> Result<()> {
+    let bed = bed().await;
+    let namespace = bed.namespace("still-refused").await?;
+    bed.create_registry("changing", &bed.registry().endpoints(), 30).await?;
+    let spec = |prefix: &str| json!({"registry": "changing", "formats": [{"type": "Plain", "prefix": prefix}]});
+    let good = format!("/refused/{}", namespace.name());
+    namespace.create_pod(&pod("a", "orders")).await?;
+    namespace.apply(registration("orders", &spec(&good))).await?;
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+    namespace
+        .apply(registration("orders", &spec("/leasehold/mine")))
+        .await?;
+    wait_condition(namespace.objects(), "orders", "Accepted", "False", "PrefixReserved").await;
+    let etcd = bed.registry();
+    let before = etcd.dump(&format!("{good}/")).await?;
+    bed.create_registry("changing", &bed.registry().endpoints(), 45).await?;
+    // Other terms mean another lease: then the change has been taken in.
+    let what = "the key on a lease of the new TTL";
+    testbed::until(what, crate::support::SOON, || async {
+        let now = etcd
+            .dump(&format!("{good}/"))
+            .await
+            .map_err(|error| error.to_string())?;
+        if now.len() == 1 && now != before {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    })
+    .await?;
+    namespace.set_ready("a", false).await?;
+    wait_condition(namespace.objects(), "orders", "Ready", "False", "NoReadyPods").await;
+    let object = wait_condition(namespace.objects(), "orders", "Accepted", "False", "PrefixReserved").await;
+    assert_eq!(object["status"]["observedGeneration"], 2);
+    bed.objects().delete(API, "Registry", "changing").await
+}

@@ -5,7 +5,9 @@ use serde_json::json;
 use testbed::{History, Result};
 
 use crate::bed;
-use crate::support::{condition, message, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys};
+use crate::support::{
+    condition, message, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys, wait_told,
+};
 
 #[tokio::test]
 async fn p8_a_key_held_by_someone_else_is_left_alone_told_and_taken_when_it_is_free() -> Result<()> {
@@ -24,8 +26,8 @@ async fn p8_a_key_held_by_someone_else_is_left_alone_told_and_taken_when_it_is_f
     let text = message(&object, "Conflict");
     assert!(text.contains(&held) && text.contains("no lease"), "{text}");
     wait_keys(etcd, &prefix, &["a", "b"]).await;
-    let object = wait_condition(namespace.objects(), "orders", "Synced", "False", "KeysHeld").await;
-    assert_eq!(object["status"]["ready"], "1/2", "the other pod is registered");
+    // The other pod is registered.
+    wait_told(namespace.objects(), "orders", "KeysHeld", "1/2").await;
 
     client.delete(held.as_str(), None).await.expect("etcd takes it");
     let status = wait_in_sync(namespace.objects(), "orders", 2).await;

@@ -126,6 +126,14 @@ pub async fn wait_in_sync(objects: &Objects, name: &str, pods: u32) -> ServiceRe
     serde_json::from_value(found["status"].take()).expect("a status")
 }
 
+/// Waits until a registration's Synced has this reason and this many of its pods are registered: what is told of the
+/// first pods may have the same reason.
+pub async fn wait_told(objects: &Objects, name: &str, reason: &str, ready: &str) {
+    let told = |object: &Value| condition(object, "Synced").1 == reason && object["status"]["ready"] == ready;
+    let found = objects.wait((API, "ServiceRegistration", name), told, SOON).await;
+    found.unwrap_or_else(|error| panic!("waiting for {name} to tell {reason} and {ready}: {error}"));
+}
+
 /// An object's resourceVersion.
 pub async fn version(objects: &Objects, kind: &str, name: &str) -> String {
     let object = objects.get(API, kind, name).await.expect("the apiserver answers");

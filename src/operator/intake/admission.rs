@@ -29,6 +29,8 @@ pub struct Entry {
     in_force: Option<Box<Compiled>>,
     /// Its newest spec, while it is not in force.
     pending: Option<Box<Compiled>>,
+    /// Why the newest spec is not in force.
+    refusal: Option<Refusal>,
 }
 
 impl Entry {
@@ -39,6 +41,7 @@ impl Entry {
 }
 
 /// Why a registration is not carried out.
+#[derive(Clone, Debug)]
 struct Refusal {
     reason: Reason,
     message: String,
@@ -61,7 +64,10 @@ impl Intake {
             } => {
                 let reference = RegistrationRef::new(namespace, name);
                 let message = format!("This object cannot be read: {cause}. Apply it again as the CRD describes it.");
-                self.mark(&reference, String::new(), generation);
+                // Our own status is a change of the object, too.
+                if !self.mark(&reference, String::new(), generation) {
+                    return;
+                }
                 self.refuse(
                     &reference,
                     generation,
@@ -98,10 +104,14 @@ impl Intake {
             list,
             in_force: None,
             pending: None,
+            refusal: None,
         });
         entry.list = list;
         let is_new = (entry.uid != uid) || (entry.generation != generation);
         (entry.uid, entry.generation) = (uid, generation);
+        if is_new {
+            entry.refusal = None;
+        }
         is_new
     }
 
@@ -161,16 +171,21 @@ impl Intake {
         }
         let terms = compiled.terms(known.spec());
         tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
+        let touches = self.index.apply_registration(registration.clone());
         let order = Order::Register {
             registration: reference.clone(),
             terms,
             service: registration.service.clone(),
             generation,
+            selected: self.index.selected_count(reference),
         };
-        let touches = self.index.apply_registration(registration.clone());
         let entry = self.entries.get_mut(reference).expect("it was marked");
         let former = entry.in_force.replace(compiled);
-        entry.pending = None;
+        if entry.pending.take().is_some() {
+            entry.refusal = None;
+        }
+        // Of a newer spec, while this older one is handed to another registrar or under other terms.
+        let refused = entry.refusal.clone().map(|refusal| (entry.generation, refusal));
         self.unclear.remove(reference);
         if let Some(former) = former.filter(|former| former.registration.registry != registry) {
             // Deleted and created anew in another Registry, between two lists.
@@ -178,6 +193,10 @@ impl Intake {
                 .order(&former.registration.registry, Order::Remove(reference.clone()));
         }
         self.staff.order(&registry, order);
+        if let Some((generation, refusal)) = refused {
+            let order = Order::refuse(reference, generation, refusal.reason, refusal.message);
+            self.staff.order(&registry, order);
+        }
         self.forward(touches, now);
     }
 
@@ -192,25 +211,32 @@ impl Intake {
         let Refusal { reason, message } = refusal;
         tracing::warn!(registration = %reference, generation, reason = reason.as_str(), %message, "not carrying out");
         let entry = self.entries.get_mut(reference).expect("it was marked");
+        entry.refusal = Some(Refusal {
+            reason,
+            message: message.clone(),
+        });
+        let uid = &entry.uid;
+        let of_another = |former: &mut Box<Compiled>| !uid.is_empty() && *former.registration.uid != **uid;
+        if let Some(former) = entry.in_force.take_if(of_another) {
+            // Deleted and created anew between two lists: what is in force is a deleted object's.
+            self.index.delete_registration(reference);
+            let order = Order::Remove(reference.clone());
+            self.staff.order(&former.registration.registry, order);
+        }
         if pending.is_none() && entry.in_force.is_none() {
             self.unclear.insert(reference.clone());
         }
         let service = pending.as_ref().map(|compiled| compiled.registration.service.clone());
         entry.pending = pending;
         if let Some(in_force) = &entry.in_force {
-            let order = Order::Refuse {
-                registration: reference.clone(),
-                generation,
-                reason,
-                message,
-            };
+            let order = Order::refuse(reference, generation, reason, message);
             return self.staff.order(&in_force.registration.registry, order);
         }
         let subject = Subject {
             generation,
             service: service.as_deref().unwrap_or(&reference.name),
             registry: "",
-            selected: 1,
+            selected: 0,
         };
         let status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
         let note = DeskNote::Wanted(reference.clone(), status, Insistence::Once);

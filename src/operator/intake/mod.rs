@@ -6,6 +6,8 @@
 mod admission;
 mod registries;
 mod staff;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -152,6 +154,7 @@ impl Intake {
             registration: registration.clone(),
             pod,
             tenancy,
+            selected: self.index.selected_count(registration),
             heard,
         };
         self.staff.order(&compiled.registration.registry, order);

@@ -89,6 +89,10 @@ impl Intake {
         }
         if former.spec.endpoints != spec.endpoints || former.spec.meta_prefix != spec.meta_prefix {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "the Registry's endpoints changed, connecting anew");
+            self.staff
+                .context()
+                .health
+                .set_registry(&name, RegistryHealth::Starting);
             self.staff.engage(&name, spec, generation);
             return self.hand_over(&name, now);
         }

@@ -33,27 +33,36 @@ impl Sweep {
         self.due = true;
     }
 
-    /// When to try again after a failure.
-    pub fn wake_at(&self) -> Option<Instant> {
-        self.not_before.filter(|_| self.due && !self.running)
+    /// When to try again after a failure. None once that time has come: what is still missing then comes as an event.
+    pub fn wake_at(&self, now: Instant) -> Option<Instant> {
+        self.not_before.filter(|at| *at > now && self.due && !self.running)
+    }
+
+    /// The time to try again has come.
+    #[cfg(test)]
+    pub fn fail_long_ago(&mut self) {
+        self.not_before = self.not_before.and_then(|at| at.checked_sub(2 * PAUSE));
     }
 }
 
 impl Registrar {
     pub(super) fn leads(&self) -> bool {
-        matches!(&*self.leadership.borrow(), Leadership::Leading(_))
+        matches!(&*self.lines.leadership.borrow(), Leadership::Leading(_))
     }
 
     pub(super) fn leadership_changed(&mut self) {
-        let now = self.leadership.borrow_and_update().clone();
+        let now = self.lines.leadership.borrow_and_update().clone();
         self.metrics.set_leader(matches!(now, Leadership::Leading(_)));
         match now {
             Leadership::Leading(_) => {
                 self.led = true;
+                self.writing.forget_heard();
                 self.sweep.is_due();
             }
             Leadership::Standby { .. } => {
                 self.led = false;
+                // Nobody else knows of them, so they would be renewed for nothing.
+                self.ledger.leases().forget_fresh();
                 // Whoever leads now writes the statuses.
                 for registration in self.subjects.keys() {
                     let _ = self

@@ -10,6 +10,8 @@ mod order;
 mod registry_status;
 mod reporting;
 mod standing;
+#[cfg(test)]
+mod tests;
 mod writing;
 
 use std::collections::{BTreeSet, HashMap};
@@ -32,15 +34,15 @@ use crate::api::{Limits, Registry, RegistrySpec, ServiceRegistration};
 use crate::cluster::DeskNote;
 use crate::etcd::{self, Campaign, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
-use crate::plan::{Held, Key, LeaseId, Ledger, MetaKeys, Observation, Revision, Scope, Ticket, Verdict};
+use crate::plan::{Fence, Held, Key, LeaseId, Ledger, MetaKeys, Observation, Revision, Scope, Ticket, Verdict};
 use crate::telemetry::{Health, Metrics, RegistryMetrics};
 
 /// Orders and observations taken in before the next look at what is to be done: what comes together is written together.
 const BATCH: usize = 1024;
 /// Observations on their way from the mirror: it waits when there are more.
 const OBSERVATIONS: usize = 256;
-/// Between two looks for leases that have long been empty.
-const RETIRE: Duration = Duration::from_mins(1);
+/// Between two rounds of keeping house.
+const HOUSE: Duration = Duration::from_mins(1);
 
 /// What all registrars share.
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ enum Done {
     /// A transaction ended.
     Written {
         ticket: Ticket,
+        /// The proof of leadership it was sent under.
+        fence: Fence,
         result: etcd::Result<Verdict>,
         /// When the oldest change in it was heard of.
         heard: Instant,
@@ -86,6 +90,16 @@ enum Done {
     Looked(etcd::Result<Vec<(Key, Option<Held>, Revision)>>),
 }
 
+/// To and from the parts that talk to this etcd for as long as it is served.
+struct Lines {
+    /// From the election.
+    leadership: watch::Receiver<Leadership>,
+    /// To the mirror.
+    scopes: mpsc::UnboundedSender<Arc<BTreeSet<Scope>>>,
+    /// To the renewal.
+    renewals: watch::Sender<etcd::Leases>,
+}
+
 /// One Registry's part of the operator.
 struct Registrar {
     name: Arc<str>,
@@ -102,16 +116,15 @@ struct Registrar {
     /// Whether there are registrations whose keys are not known.
     some_are_unclear: bool,
 
-    leadership: watch::Receiver<Leadership>,
+    lines: Lines,
     /// Whether this replica was the last one known to lead.
     led: bool,
-    scopes: mpsc::UnboundedSender<Arc<BTreeSet<Scope>>>,
-    renewals: watch::Sender<etcd::Leases>,
 
     standing: Standing,
     writing: Writing,
     sweep: duty::Sweep,
-    retire_at: Instant,
+    /// When to keep house next.
+    house_at: Instant,
 
     subjects: HashMap<RegistrationRef, Subject>,
     pacer: Pacer<RegistrationRef>,
@@ -138,7 +151,7 @@ pub async fn serve(
         Ok(connection) => connection,
         Err(error) => return idle(&name, generation, &context, &error, orders, shutdown).await,
     };
-    let meta = MetaKeys::new(&spec.meta_prefix, &context.cluster_id);
+    let meta = MetaKeys::of_registry(&spec.meta_prefix, &context.cluster_id, &name);
     let campaign = Campaign {
         leader_key: meta.leader(),
         identity: context.identity.to_string(),
@@ -162,31 +175,13 @@ pub async fn serve(
     let campaign = etcd::campaign(connection.clone(), campaign, leads, ending.clone());
     parts.spawn(named("election", campaign));
 
-    let now = Instant::now();
-    let mut registrar = Registrar {
-        metrics: context.metrics.registry(&name),
-        ledger: Ledger::new(meta, size(spec.limits.keys_per_lease)),
-        writing: Writing::new(&spec.limits, now),
-        limits: spec.limits,
-        kubernetes_is_complete: false,
-        some_are_unclear: false,
-        led: false,
-        standing: Standing::new(now),
-        sweep: duty::Sweep::default(),
-        retire_at: now + RETIRE,
-        subjects: HashMap::new(),
-        pacer: reporting::pacer(),
-        told: Told::default(),
-        stance: Stance::default(),
-        tasks: JoinSet::new(),
-        name,
-        context,
-        connection,
-        generation,
+    let lines = Lines {
         leadership,
         scopes,
         renewals,
     };
+    let ledger = Ledger::new(meta, size(spec.limits.keys_per_lease));
+    let mut registrar = Registrar::new(name, (spec.limits, generation), context, connection, ledger, lines);
     loop {
         let wake = registrar.act();
         tokio::select! {
@@ -201,7 +196,7 @@ pub async fn serve(
                 None => break,
             },
             Some(observation) = observations.recv() => registrar.observe_all(observation, &mut observations),
-            Ok(()) = registrar.leadership.changed() => registrar.leadership_changed(),
+            Ok(()) = registrar.lines.leadership.changed() => registrar.leadership_changed(),
             Some(done) = registrar.tasks.join_next() => match done {
                 Ok(done) => registrar.done(done),
                 Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -248,6 +243,40 @@ async fn idle(
 }
 
 impl Registrar {
+    /// Knows nothing and has nothing to do yet.
+    fn new(
+        name: Arc<str>,
+        (limits, generation): (Limits, i64),
+        context: Context,
+        connection: Connection,
+        ledger: Ledger,
+        lines: Lines,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            metrics: context.metrics.registry(&name),
+            ledger,
+            writing: Writing::new(&limits, now),
+            limits,
+            kubernetes_is_complete: false,
+            some_are_unclear: false,
+            led: false,
+            standing: Standing::new(now),
+            sweep: duty::Sweep::default(),
+            house_at: now + HOUSE,
+            subjects: HashMap::new(),
+            pacer: reporting::pacer(),
+            told: Told::default(),
+            stance: Stance::default(),
+            tasks: JoinSet::new(),
+            name,
+            context,
+            connection,
+            generation,
+            lines,
+        }
+    }
+
     /// Does what is to be done now; returns when to look again if nothing happens before.
     fn act(&mut self) -> Instant {
         let now = Instant::now();
@@ -255,11 +284,15 @@ impl Registrar {
             && let Some(scopes) = self.ledger.take_changed_scopes()
         {
             // The mirror ends only with the process, or with this registrar.
-            let _ = self.scopes.send(Arc::new(scopes));
+            let _ = self.lines.scopes.send(Arc::new(scopes));
         }
         self.write(now);
+        if now >= self.house_at {
+            self.house_at = now + HOUSE;
+            self.keep_house(now);
+        }
         if let Some(renewals) = self.ledger.leases().take_changed_renewals() {
-            self.renewals.send_replace(Arc::new(renewals));
+            self.lines.renewals.send_replace(Arc::new(renewals));
         }
         self.ask(now);
         self.sweep(now);
@@ -268,10 +301,10 @@ impl Registrar {
             self.writing.wake_at(now),
             self.standing.ask_at(),
             self.standing.changes_at(now),
-            self.sweep.wake_at(),
+            self.sweep.wake_at(now),
             self.pacer.next_due(),
             self.registry_report_due(now),
-            Some(self.retire_at),
+            Some(self.house_at),
         ];
         wakes.into_iter().flatten().min().expect("one is always there")
     }
@@ -293,10 +326,12 @@ impl Registrar {
                 terms,
                 service,
                 generation,
+                selected,
             } => {
                 self.ledger.set_terms(&registration, terms);
                 self.pacer.changed(registration.clone(), Instant::now());
-                self.subjects.insert(registration, Subject::new(service, generation));
+                self.subjects
+                    .insert(registration, Subject::new(service, generation, selected));
             }
             Order::Refuse {
                 registration,
@@ -318,9 +353,15 @@ impl Registrar {
                 registration,
                 pod,
                 tenancy,
+                selected,
                 heard,
             } => {
                 self.ledger.set_tenancy(&registration, &pod, tenancy);
+                if let Some(subject) = self.subjects.get_mut(&registration)
+                    && subject.select(selected)
+                {
+                    self.pacer.changed(registration, Instant::now());
+                }
                 self.writing.heard(heard);
             }
             Order::KubernetesIsComplete => {
@@ -366,7 +407,12 @@ impl Registrar {
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Written { ticket, result, heard } => self.written(ticket, result, heard),
+            Done::Written {
+                ticket,
+                fence,
+                result,
+                heard,
+            } => self.written(ticket, fence, result, heard),
             Done::Granted { lease, ttl, result } => self.granted(lease, ttl, result),
             Done::Asked(answer) => self.standing.answered(answer, Instant::now()),
             Done::Listed(keys) => self.listed(keys),

@@ -32,6 +32,8 @@ pub fn pacer() -> Pacer<RegistrationRef> {
 pub struct Subject {
     service: Arc<str>,
     generation: i64,
+    /// How many pods it selects, ready or not.
+    selected: usize,
     /// Why the newest spec is not the one in force.
     refusal: Option<(Reason, String)>,
     /// Whether a conflict was logged.
@@ -40,13 +42,19 @@ pub struct Subject {
 
 impl Subject {
     /// A registration whose newest spec is in force.
-    pub fn new(service: Arc<str>, generation: i64) -> Self {
+    pub fn new(service: Arc<str>, generation: i64, selected: usize) -> Self {
         Self {
             service,
             generation,
+            selected,
             refusal: None,
             in_conflict: false,
         }
+    }
+
+    /// It selects so many pods by now; returns whether a status tells of the difference.
+    pub fn select(&mut self, selected: usize) -> bool {
+        std::mem::replace(&mut self.selected, selected) != selected
     }
 
     /// Its newest spec, of this generation, cannot be carried out.
@@ -63,7 +71,10 @@ pub enum Voice {
     Silent,
     /// Nobody is known to lead, and etcd does not answer: what nobody else says is said.
     Spare,
-    /// As the leader, or as the last one that led.
+    /// As the last one that led, while etcd does not tell who leads now. Somebody else may, and then knows better: what
+    /// is said is said once, or two replicas would overrule each other for ever.
+    Former,
+    /// As the leader.
     Leader,
 }
 
@@ -140,8 +151,9 @@ impl Registrar {
             (Voice::Leader, Footing::Firm | Footing::Unreachable(_)) if self.kubernetes_is_complete => {
                 Insistence::Always
             }
+            (Voice::Former, Footing::Firm | Footing::Unreachable(_)) if self.kubernetes_is_complete => Insistence::Once,
             // Not everything is known yet: better than nothing, but not better than what a predecessor knew.
-            (Voice::Leader | Voice::Spare, _) => Insistence::IfBlank,
+            (Voice::Leader | Voice::Former | Voice::Spare, _) => Insistence::IfBlank,
         };
         let Some(report) = self.ledger.report(registration) else {
             return;
@@ -160,7 +172,7 @@ impl Registrar {
             generation: subject.generation,
             service: &subject.service,
             registry: &self.name,
-            selected: 1,
+            selected: subject.selected,
         };
         let mut status = status_of(&report, footing, about, &now);
         if let Some((reason, message)) = &subject.refusal {
@@ -177,7 +189,7 @@ impl Registrar {
         let facts = self.facts(at);
         let insistence = match self.stance.voice {
             Voice::Silent => return,
-            Voice::Spare => Insistence::Once,
+            Voice::Spare | Voice::Former => Insistence::Once,
             Voice::Leader => Insistence::Always,
         };
         if self.told.tell(&facts, at) {
@@ -204,7 +216,7 @@ impl Registrar {
             generation: self.generation,
             link: self.standing.link(at),
             version: self.standing.version().map(str::to_owned),
-            leader: match &*self.leadership.borrow() {
+            leader: match &*self.lines.leadership.borrow() {
                 Leadership::Leading(_) => Some(self.context.identity.to_string()),
                 Leadership::Standby { leader } => Some(leader.clone()),
                 Leadership::Seeking => None,
@@ -215,9 +227,9 @@ impl Registrar {
     }
 
     fn voice(&self, at: Instant) -> Voice {
-        match &*self.leadership.borrow() {
+        match &*self.lines.leadership.borrow() {
             Leadership::Leading(_) => Voice::Leader,
-            Leadership::Seeking if self.led => Voice::Leader,
+            Leadership::Seeking if self.led => Voice::Former,
             Leadership::Seeking if matches!(self.standing.link(at), Link::Down(_)) => Voice::Spare,
             Leadership::Standby { .. } | Leadership::Seeking => Voice::Silent,
         }
@@ -237,7 +249,7 @@ impl Registrar {
 
     fn stance(&self, at: Instant) -> Stance {
         let footing = self.footing(at);
-        let health = match (&*self.leadership.borrow(), &footing) {
+        let health = match (&*self.lines.leadership.borrow(), &footing) {
             (_, Footing::Unreachable(_)) => RegistryHealth::Unreachable,
             (_, Footing::Starting) => RegistryHealth::Starting,
             (Leadership::Leading(_), Footing::Firm) => RegistryHealth::Leading,

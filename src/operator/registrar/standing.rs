@@ -44,6 +44,14 @@ impl From<&etcd::Error> for Trouble {
     }
 }
 
+/// Takes over `new`, unless what is known is of the same kind: messages name times and causes that differ from attempt
+/// to attempt, and each other message would be another write of every status.
+pub fn keep_first(known: &mut Option<Trouble>, new: Trouble) {
+    if known.as_ref().is_none_or(|known| known.reason != new.reason) {
+        *known = Some(new);
+    }
+}
+
 /// How it stands, in one word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -108,7 +116,7 @@ impl Standing {
                 });
                 self.version = Some(status.version);
             }
-            Err(error) => self.trouble = Some((&error).into()),
+            Err(error) => keep_first(&mut self.trouble, (&error).into()),
         }
         if !self.live {
             self.ask_at = Some(now + ASK_AGAIN);
@@ -185,6 +193,23 @@ mod tests {
         };
         assert_eq!(trouble.reason, "NoLeader");
         assert_eq!(standing.ask_at(), Some(start + ASK_AGAIN), "asked until it is back");
+    }
+
+    #[test]
+    fn the_same_trouble_in_other_words_is_told_in_the_first_ones() {
+        let start = Instant::now();
+        let mut standing = Standing::new(start);
+        let timeout = |after| etcd::Error::Timeout {
+            endpoints: "e".to_owned(),
+            call: "status",
+            after,
+        };
+        standing.answered(Err(timeout(Duration::from_secs(5))), start);
+        let told = standing.link(start + GRACE);
+        standing.answered(Err(timeout(Duration::from_millis(4999))), start);
+        assert_eq!(standing.link(start + GRACE), told);
+        standing.answered(Ok(status("3.6.15", false)), start);
+        assert_ne!(standing.link(start + GRACE), told);
     }
 
     #[test]

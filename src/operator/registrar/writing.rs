@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::standing::Trouble;
+use super::standing::{Trouble, keep_first};
 use super::{Done, Registrar, size};
 use crate::api::Limits;
 use crate::etcd::{self, Leadership, lease_id};
@@ -69,6 +69,11 @@ impl Writing {
         self.heard.get_or_insert(at);
     }
 
+    /// What was heard of until now was seen to by somebody else.
+    pub fn forget_heard(&mut self) {
+        self.heard = None;
+    }
+
     /// What has kept writes from succeeding for a while.
     pub fn trouble(&self, now: Instant) -> Option<&Trouble> {
         let failing = self.failing.as_ref()?;
@@ -84,6 +89,18 @@ impl Writing {
             .filter(|at| *at > now);
         let throttled = self.throttled.then(|| now + self.budget.wait(now));
         paused.into_iter().chain(throttled).max()
+    }
+
+    /// A transaction has been sent.
+    #[cfg(test)]
+    pub fn begin(&mut self) {
+        self.in_flight += 1;
+    }
+
+    /// A grant has been asked for.
+    #[cfg(test)]
+    pub fn begin_grant(&mut self) {
+        self.granting += 1;
     }
 
     fn succeeded(&mut self) {
@@ -104,11 +121,16 @@ impl Writing {
                 (failing.pause * 2).min(LONGEST_PAUSE)
             }
         };
-        self.failing = Some(Failing {
-            since: self.failing.as_ref().map_or(now, |failing| failing.since),
+        let (since, mut trouble) = match self.failing.take() {
+            Some(failing) => (failing.since, Some(failing.trouble)),
+            None => (now, None),
+        };
+        keep_first(&mut trouble, error.into());
+        self.failing = trouble.map(|trouble| Failing {
+            since,
             again_at: now + pause,
             pause,
-            trouble: error.into(),
+            trouble,
         });
     }
 }
@@ -117,17 +139,7 @@ impl Registrar {
     /// Starts what the ledger asks for, as far as this replica leads and the limits go.
     pub(super) fn write(&mut self, now: Instant) {
         self.writing.throttled = false;
-        let Leadership::Leading(fence) = self.leadership.borrow().clone() else {
-            return;
-        };
-        let paused = self
-            .writing
-            .failing
-            .as_ref()
-            .is_some_and(|failing| failing.again_at > now);
-        if paused || self.writing.fenced.as_ref() == Some(&fence) || self.standing.too_old().is_some() {
-            return;
-        }
+        let Some(fence) = self.may_write(now) else { return };
         while self.writing.in_flight < self.writing.most_in_flight && self.writing.granting < GRANTS {
             if !self.writing.budget.wait(now).is_zero() {
                 self.writing.throttled = true;
@@ -147,13 +159,27 @@ impl Registrar {
                 }
             }
         }
-        if now >= self.retire_at {
-            self.retire_at = now + super::RETIRE;
-            if let Some(Step::Write(ticket, transaction)) = self.ledger.retire_leases(now) {
-                tracing::info!(registry = %self.name, leases = transaction.ops.len(), "letting empty leases lapse");
-                self.commit(&fence, ticket, transaction, now);
-            }
+    }
+
+    /// Lets go of what would otherwise only grow: leases that have long been empty, and notes of work that nobody has
+    /// to do any more, which a replica that stands by never gets round to.
+    pub(super) fn keep_house(&mut self, now: Instant) {
+        self.ledger.tidy();
+        if let Some(fence) = self.may_write(now)
+            && let Some(Step::Write(ticket, transaction)) = self.ledger.retire_leases(now)
+        {
+            tracing::info!(registry = %self.name, leases = transaction.ops.len(), "letting empty leases lapse");
+            self.commit(&fence, ticket, transaction, now);
         }
+    }
+
+    /// The proof to write under, if this replica leads and nothing speaks against writing now.
+    pub(super) fn may_write(&self, now: Instant) -> Option<Fence> {
+        let fence = self.fence()?;
+        let paused = |failing: &Failing| failing.again_at > now;
+        let refused = self.writing.fenced.as_ref() == Some(&fence);
+        let barred = refused || self.writing.failing.as_ref().is_some_and(paused) || self.standing.too_old().is_some();
+        (!barred).then_some(fence)
     }
 
     fn commit(&mut self, fence: &Fence, ticket: Ticket, transaction: Transaction, now: Instant) {
@@ -168,7 +194,12 @@ impl Registrar {
                     metrics.count_writes(kind(op, result), 1);
                 }
             }
-            Done::Written { ticket, result, heard }
+            Done::Written {
+                ticket,
+                fence,
+                result,
+                heard,
+            }
         });
     }
 
@@ -181,7 +212,7 @@ impl Registrar {
         });
     }
 
-    pub(super) fn written(&mut self, ticket: Ticket, result: etcd::Result<Verdict>, heard: Instant) {
+    pub(super) fn written(&mut self, ticket: Ticket, fence: Fence, result: etcd::Result<Verdict>, heard: Instant) {
         self.writing.in_flight -= 1;
         let verdict = match result {
             Ok(verdict) => {
@@ -198,7 +229,8 @@ impl Registrar {
             Some(Verdict::Fenced) => {
                 self.metrics.count_fenced();
                 tracing::warn!(registry = %self.name, "etcd refused to write: another replica leads by now");
-                self.writing.fenced = self.fence();
+                // Not the proof of today: that of a new election may be another one, and good.
+                self.writing.fenced = Some(fence);
             }
             Some(Verdict::LeaseGone) | None => {}
         }
@@ -212,6 +244,8 @@ impl Registrar {
     pub(super) fn granted(&mut self, lease: LeaseId, ttl: u32, result: etcd::Result<i64>) {
         self.writing.granting -= 1;
         match result {
+            // Nobody will record it, so it is left to lapse.
+            Ok(_) if matches!(&*self.lines.leadership.borrow(), Leadership::Standby { .. }) => {}
             Ok(_) => {
                 self.writing.succeeded();
                 tracing::info!(registry = %self.name, %lease, ttl, "granted a lease");
@@ -223,7 +257,7 @@ impl Registrar {
 
     /// The proof by which this replica leads, if it does.
     fn fence(&self) -> Option<Fence> {
-        match &*self.leadership.borrow() {
+        match &*self.lines.leadership.borrow() {
             Leadership::Leading(fence) => Some(fence.clone()),
             Leadership::Seeking | Leadership::Standby { .. } => None,
         }

@@ -1,0 +1,195 @@
+//! A registrar without an etcd: what it does and tells when time passes and things end, one by one.
+
+use std::time::Duration;
+
+use super::*;
+use crate::api::ServiceRegistrationStatus;
+use crate::cluster::Insistence;
+use crate::plan::Terms;
+
+struct Rig {
+    registrar: Registrar,
+    leads: watch::Sender<Leadership>,
+    /// What is told of registrations.
+    notes: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
+    _ends: (
+        mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
+        mpsc::UnboundedReceiver<DeskNote<Registry>>,
+    ),
+}
+
+fn fence(create_revision: Revision) -> Fence {
+    Fence {
+        key: "/leasehold/c1/leader".into(),
+        create_revision,
+    }
+}
+
+fn orders() -> RegistrationRef {
+    RegistrationRef::new("shop", "orders")
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let (registrations, notes) = mpsc::unbounded_channel();
+        let (registries, registry_notes) = mpsc::unbounded_channel();
+        let context = Context {
+            cluster_id: "c1".into(),
+            identity: "me".into(),
+            session_ttl: 10,
+            timeouts: Timeouts::default(),
+            registrations,
+            registries,
+            metrics: Metrics::new().0,
+            health: Health::new(),
+        };
+        let access = etcd::Access {
+            // Nobody listens there.
+            endpoints: vec!["http://127.0.0.1:1".to_owned()],
+        };
+        let connection = Connection::new(&access, context.timeouts, context.metrics.calls.clone()).await;
+        let (leads, leadership) = watch::channel(Leadership::Seeking);
+        let (scopes, wanted) = mpsc::unbounded_channel();
+        let lines = Lines {
+            leadership,
+            scopes,
+            renewals: watch::Sender::new(etcd::Leases::default()),
+        };
+        let ledger = Ledger::new(MetaKeys::new("/leasehold/", "c1"), 256);
+        let connection = connection.expect("an address");
+        Self {
+            registrar: Registrar::new(
+                "default".into(),
+                (Limits::default(), 1),
+                context,
+                connection,
+                ledger,
+                lines,
+            ),
+            leads,
+            notes,
+            _ends: (wanted, registry_notes),
+        }
+    }
+
+    fn lead(&mut self, leadership: Leadership) {
+        self.leads.send_replace(leadership);
+        self.registrar.leadership_changed();
+    }
+
+    fn standby(&mut self) {
+        self.lead(Leadership::Standby {
+            leader: "other".to_owned(),
+        });
+    }
+
+    /// The registration `orders` is to be carried out, and Kubernetes has told everything.
+    fn register(&mut self) {
+        let terms = Terms {
+            created: 1,
+            ttl: 30,
+            suspended: false,
+            scopes: vec![Scope::below("/services/shop/orders/")],
+        };
+        self.registrar.take(Order::Register {
+            registration: orders(),
+            terms,
+            service: "orders".into(),
+            generation: 1,
+        });
+        self.registrar.take(Order::KubernetesIsComplete);
+    }
+
+    /// The status of `orders` that was last asked for.
+    fn told(&mut self) -> Option<(ServiceRegistrationStatus, Insistence)> {
+        let mut last = None;
+        while let Ok(note) = self.notes.try_recv() {
+            if let DeskNote::Wanted(_, status, insistence) = note {
+                last = Some((status, insistence));
+            }
+        }
+        last
+    }
+}
+
+/// However late it is: it is enough to look again at a time that is yet to come.
+fn assert_rests(registrar: &mut Registrar) {
+    let now = Instant::now();
+    let wake = registrar.act();
+    assert!(wake > now, "it would look again at once, for ever");
+}
+
+#[tokio::test]
+async fn a_replica_that_stands_by_rests_however_long_it_does() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.standby();
+    rig.registrar.house_at = Instant::now().checked_sub(Duration::from_secs(1)).expect("a past");
+    assert_rests(&mut rig.registrar);
+}
+
+#[tokio::test]
+async fn a_leader_whose_sweep_failed_rests_until_etcd_is_back() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.lead(Leadership::Leading(fence(7)));
+    let error = etcd::Error::Busy { message: String::new() };
+    rig.registrar.listed(Err(error));
+    rig.registrar.sweep.fail_long_ago();
+    assert_rests(&mut rig.registrar);
+}
+
+#[tokio::test]
+async fn a_write_refused_under_an_old_proof_says_nothing_about_a_new_one() {
+    let mut rig = Rig::new().await;
+    rig.lead(Leadership::Leading(fence(7)));
+    rig.registrar.writing.begin();
+    rig.lead(Leadership::Seeking);
+    rig.lead(Leadership::Leading(fence(9)));
+    let now = Instant::now();
+    rig.registrar
+        .written(Ticket::default(), fence(7), Ok(Verdict::Fenced), now);
+    assert_eq!(rig.registrar.may_write(now), Some(fence(9)));
+
+    rig.registrar.writing.begin();
+    rig.registrar
+        .written(Ticket::default(), fence(9), Ok(Verdict::Fenced), now);
+    assert_eq!(rig.registrar.may_write(now), None);
+}
+
+#[tokio::test]
+async fn one_that_led_and_lost_sight_of_etcd_does_not_overrule_whoever_leads_by_now() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.lead(Leadership::Leading(fence(7)));
+    rig.lead(Leadership::Seeking);
+    rig.registrar.standing = Standing::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
+    rig.registrar.act();
+    rig.registrar.report(Instant::now() + Duration::from_secs(1));
+    let (status, insistence) = rig.told().expect("what nobody else may say is said");
+    assert!(
+        status
+            .conditions
+            .iter()
+            .any(|told| told.reason == "RegistryUnreachable")
+    );
+    assert_eq!(insistence, Insistence::Once);
+}
+
+#[tokio::test]
+async fn a_lease_granted_when_somebody_else_leads_already_is_left_to_lapse() {
+    let mut rig = Rig::new().await;
+    rig.lead(Leadership::Leading(fence(7)));
+    let early = LeaseId(1);
+    rig.registrar.writing.begin_grant();
+    rig.registrar.granted(early, 30, Ok(30));
+    assert_eq!(rig.registrar.ledger.leases().len(), 1);
+    rig.registrar.writing.begin_grant();
+    rig.standby();
+    rig.registrar.granted(LeaseId(2), 30, Ok(30));
+    assert_eq!(
+        rig.registrar.ledger.leases().len(),
+        0,
+        "nobody renews what is not recorded"
+    );
+}
