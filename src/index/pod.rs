@@ -68,11 +68,6 @@ impl Addresses {
         }
         addresses
     }
-
-    /// Whether there is an address of any family.
-    pub fn any(&self) -> bool {
-        self.v4.is_some() || self.v6.is_some()
-    }
 }
 
 #[cfg(test)]
@@ -90,6 +85,6 @@ mod tests {
     fn text_that_is_no_address_is_passed_over() {
         let addresses = Addresses::parse(["", "10.0.0.300", "10.0.0.7"]);
         assert_eq!(addresses.v4, Some(Ipv4Addr::new(10, 0, 0, 7)));
-        assert!(!Addresses::parse(["nonsense"]).any());
+        assert_eq!(Addresses::parse(["nonsense"]), Addresses::default());
     }
 }
