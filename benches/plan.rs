@@ -1,8 +1,8 @@
 //! What a plan costs: one pod's event on its way from the watch to the answer of its write, a full plan, and an
 //! adoption. Run with `cargo bench --bench plan`.
 //!
-//! etcd is played by a stand-in that grants and answers at once, so that only the operator's own work is measured.
-//! Times are the median of several rounds; those of events go over all pods in a scattered order.
+//! etcd is played by a stand-in that grants and answers at once. Its own time is no part of an event's, and a small
+//! part of a full plan's. Times are the median of several rounds; those of events go over all pods in a scattered order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -136,6 +136,17 @@ struct Operator {
     index: Index,
     outlets: HashMap<RegistrationRef, Vec<Outlet>>,
     ledger: Ledger,
+    spent: Spent,
+}
+
+/// Where an event's time goes. etcd's own is in none of these.
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    /// Index, keys, and the three below.
+    all: Duration,
+    set: Duration,
+    next: Duration,
+    settle: Duration,
 }
 
 impl Operator {
@@ -159,15 +170,20 @@ impl Operator {
             index,
             outlets: all,
             ledger,
+            spent: Spent::default(),
         }
     }
 
     fn apply(&mut self, pod: &Pod) {
+        let start = Instant::now();
         for Touch { registration, pod } in self.index.apply_pod(pod) {
             let view = self.index.view(&registration, &pod);
             let tenancy = Tenancy::of(view, &self.outlets[&registration]);
+            let wanted = Instant::now();
             self.ledger.set_tenancy(&registration, &pod, tenancy);
+            self.spent.set += wanted.elapsed();
         }
+        self.spent.all += start.elapsed();
     }
 
     /// Shows what every scope holds.
@@ -186,12 +202,15 @@ impl Operator {
     /// Carries out all there is to do; returns how many keys were written or removed.
     fn run(&mut self, etcd: &mut StandIn) -> usize {
         let mut written = 0;
-        while let Some(step) = self.ledger.next(Transaction::MAX_OPS, 0) {
+        while let Some(step) = self.next() {
             match step {
                 Step::Write(ticket, transaction) => {
                     written += transaction.ops.len();
                     let verdict = etcd.commit(transaction);
+                    let start = Instant::now();
                     self.ledger.settle(ticket, Some(verdict));
+                    self.spent.settle += start.elapsed();
+                    self.spent.all += start.elapsed();
                 }
                 Step::Grant { ttl, count } => {
                     for _ in 0..count {
@@ -202,6 +221,15 @@ impl Operator {
             }
         }
         written
+    }
+
+    fn next(&mut self) -> Option<Step> {
+        let start = Instant::now();
+        let step = self.ledger.next(Transaction::MAX_OPS, 0);
+        let took = start.elapsed();
+        self.spent.next += took;
+        self.spent.all += took;
+        step
     }
 }
 
@@ -219,7 +247,7 @@ fn median(mut rounds: Vec<Duration>) -> Duration {
     rounds[rounds.len() / 2]
 }
 
-/// Everything from nothing: two keys for each of `pods`. In all, decoding and etcd's own time left out.
+/// Everything from nothing: two keys for each of `pods`. In all, decoding left out.
 fn full_plan(pods: &[Pod]) -> (Operator, StandIn, Duration) {
     let count = u32::try_from(pods.len()).expect("a benchmark's size is small");
     let (mut operator, mut etcd) = (Operator::new(count), StandIn::default());
@@ -251,9 +279,9 @@ fn adoption(pods: &[Pod], etcd: &mut StandIn) -> Duration {
 }
 
 /// One ready flip of each pod, from the index to the settled write. Per event.
-fn event(operator: &mut Operator, etcd: &mut StandIn, pods: &mut [Pod]) -> Duration {
+fn event(operator: &mut Operator, etcd: &mut StandIn, pods: &mut [Pod]) -> Spent {
     let count = pods.len();
-    let start = Instant::now();
+    operator.spent = Spent::default();
     for step in 0..count {
         // 7919 is prime and divides none of the sizes: every pod comes once.
         let pod = &mut pods[step * 7919 % count];
@@ -261,7 +289,10 @@ fn event(operator: &mut Operator, etcd: &mut StandIn, pods: &mut [Pod]) -> Durat
         operator.apply(pod);
         assert_eq!(operator.run(etcd), 2);
     }
-    start.elapsed() / u32::try_from(count).expect("a benchmark's size is small")
+    let Spent { all, set, next, settle } = operator.spent;
+    let [all, set, next, settle] =
+        [all, set, next, settle].map(|spent| spent / u32::try_from(count).expect("a benchmark's size is small"));
+    Spent { all, set, next, settle }
 }
 
 fn main() {
@@ -272,9 +303,14 @@ fn main() {
         let (mut operator, mut etcd, _) = full_plan(&pods);
         let adopted = median((0..ROUNDS).map(|_| adoption(&pods, &mut etcd)).collect());
         // An even number of flips: each pod ends as it began, and as many events remove as write.
-        let flips = (0..2 * ROUNDS).map(|_| event(&mut operator, &mut etcd, &mut pods));
-        let event = median(flips.collect());
+        let flips: Vec<Spent> = (0..2 * ROUNDS)
+            .map(|_| event(&mut operator, &mut etcd, &mut pods))
+            .collect();
+        let of = |part: fn(&Spent) -> Duration| median(flips.iter().map(part).collect());
+        let event = of(|spent| spent.all);
         println!("{size:>6} pods, 2 keys each: event {event:?}, full plan {full:?}, adoption {adopted:?}");
+        let (set, next, settle) = (of(|spent| spent.set), of(|spent| spent.next), of(|spent| spent.settle));
+        println!("             of an event: set_tenancy {set:?}, next {next:?}, settle {settle:?}");
         all.push((event, full / size, adopted / size));
     }
     let ratio =

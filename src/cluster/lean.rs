@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_pod_that_is_barely_there_decodes() {
         let pod = decode(json!({"metadata": {"name": "p", "namespace": "n", "annotations": null}}));
-        assert!(!pod.ready && !pod.addresses.any() && pod.labels.is_empty());
+        assert!(!pod.ready && pod.addresses == Addresses::default() && pod.labels.is_empty());
     }
 
     #[test]

@@ -126,7 +126,12 @@ impl Candidate {
             if *known == leadership {
                 return false;
             }
-            tracing::info!(key = %self.campaign.leader_key, ?leadership, "leadership");
+            let key = &*self.campaign.leader_key;
+            match &leadership {
+                Leadership::Leading(fence) => tracing::info!(key, revision = fence.create_revision, "leading"),
+                Leadership::Standby { leader } => tracing::info!(key, leader, "standing by"),
+                Leadership::Seeking => tracing::info!(key, "neither leading nor aware of a leader"),
+            }
             *known = leadership;
             true
         });

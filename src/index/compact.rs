@@ -57,13 +57,6 @@ pub(super) enum Weight {
 /// A container port: name (a value of [`Symbols::strings`]) and number.
 type NamedPort = (Symbol, u16);
 
-impl CompactPod {
-    /// Whether the pod may be registered, family of the address aside.
-    pub(super) fn is_ready(&self) -> bool {
-        self.state == State::Ready && self.addresses.any()
-    }
-}
-
 /// What the pods of all namespaces have in common. A value holds one use of each symbol in it, from the moment it is
 /// first stored until its own last use is gone.
 #[derive(Debug, Default)]

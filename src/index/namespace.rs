@@ -11,13 +11,13 @@ use super::selector::Selector;
 use super::store::Touch;
 use super::view::PodView;
 
-/// Counts the relists begun so far: what was last seen in an earlier one is not there any more.
+/// Counts the relists of pods begun so far: a pod last seen in an earlier one is not there any more.
 pub(super) type Relist = u32;
 
 #[derive(Debug, Default)]
 pub(super) struct Namespace {
     pods: HashMap<Arc<str>, PodEntry>,
-    registrations: BTreeMap<Arc<str>, Selecting>,
+    registrations: HashMap<Arc<str>, Selecting>,
     /// The names of the registrations that demand a certain label (of [`Symbols`]), each under one of the labels it
     /// demands: an event of a pod looks only at those filed under the pod's own labels, however many there are.
     filed: HashMap<Symbol, Vec<Arc<str>>>,
@@ -33,13 +33,10 @@ struct PodEntry {
 
 #[derive(Debug)]
 struct Selecting {
-    registration: Arc<Registration>,
+    registration: Registration,
     filed_under: Option<Symbol>,
     /// The names of the pods it selects.
     members: BTreeSet<Arc<str>>,
-    /// How many of them are ready.
-    ready: usize,
-    seen: Relist,
 }
 
 impl Namespace {
@@ -122,8 +119,6 @@ impl Namespace {
                 }
                 _ => {}
             }
-            selecting.ready -= usize::from(old.is_some_and(CompactPod::is_ready));
-            selecting.ready += usize::from(new.is_some_and(CompactPod::is_ready));
             let view = |pod| selecting.view(name, pod, symbols);
             if old.map(view) != new.map(view) {
                 touches.push(selecting.touch(name));
@@ -146,30 +141,22 @@ impl Namespace {
         })
     }
 
-    pub(super) fn apply_registration(
-        &mut self,
-        registration: Registration,
-        seen: Relist,
-        symbols: &mut Symbols,
-    ) -> Vec<Touch> {
+    pub(super) fn apply_registration(&mut self, registration: Registration, symbols: &mut Symbols) -> Vec<Touch> {
         let name = registration.reference.name.clone();
         let mut before = BTreeSet::new();
         let mut selecting = Selecting {
-            registration: Arc::new(registration),
+            registration,
             filed_under: None,
             members: BTreeSet::new(),
-            ready: 0,
-            seen,
         };
         match self.registrations.remove(&name) {
             Some(old) if old.registration == selecting.registration => {
-                self.registrations.insert(name, Selecting { seen, ..old });
+                self.registrations.insert(name, old);
                 return Vec::new();
             }
             Some(old) if old.registration.selector == selecting.registration.selector => {
                 selecting = Selecting {
                     registration: selecting.registration,
-                    seen,
                     ..old
                 };
             }
@@ -190,28 +177,10 @@ impl Namespace {
         touches
     }
 
-    pub(super) fn delete_registration(&mut self, name: &str, symbols: &mut Symbols) -> Vec<Touch> {
-        let Some(old) = self.registrations.remove(name) else {
-            return Vec::new();
-        };
-        self.unfile(name, old.filed_under, symbols);
-        old.members.iter().map(|pod| old.touch(pod)).collect()
-    }
-
-    /// Takes the registration `name`, if it is known, as seen in the relist `seen`.
-    pub(super) fn keep_registration(&mut self, name: &str, seen: Relist) {
-        if let Some(selecting) = self.registrations.get_mut(name) {
-            selecting.seen = seen;
+    pub(super) fn delete_registration(&mut self, name: &str, symbols: &mut Symbols) {
+        if let Some(old) = self.registrations.remove(name) {
+            self.unfile(name, old.filed_under, symbols);
         }
-    }
-
-    /// The registrations not seen since the relist `current` began.
-    pub(super) fn unseen_registrations(&self, current: Relist) -> impl Iterator<Item = &Arc<Registration>> {
-        let unseen = self
-            .registrations
-            .values()
-            .filter(move |selecting| selecting.seen != current);
-        unseen.map(|selecting| &selecting.registration)
     }
 
     /// Finds the members of a registration that has none yet.
@@ -223,7 +192,6 @@ impl Namespace {
                 .is_none_or(|pair| symbols.pairs(pod).contains(&pair));
             if candidate && selecting.selects(pod, symbols) {
                 selecting.members.insert(name.clone());
-                selecting.ready += usize::from(pod.is_ready());
             }
         }
     }
@@ -276,22 +244,11 @@ impl Namespace {
         }
     }
 
-    pub(super) fn members(&self, registration: &str) -> Option<&BTreeSet<Arc<str>>> {
-        self.registrations.get(registration).map(|selecting| &selecting.members)
-    }
-
-    pub(super) fn ready_count(&self, registration: &str) -> usize {
+    /// How many pods the registration selects.
+    pub(super) fn selected_count(&self, registration: &str) -> usize {
         self.registrations
             .get(registration)
-            .map_or(0, |selecting| selecting.ready)
-    }
-
-    pub(super) fn registrations(&self) -> impl Iterator<Item = &Arc<Registration>> {
-        self.registrations.values().map(|selecting| &selecting.registration)
-    }
-
-    pub(super) fn registration(&self, name: &str) -> Option<&Arc<Registration>> {
-        self.registrations.get(name).map(|selecting| &selecting.registration)
+            .map_or(0, |selecting| selecting.members.len())
     }
 
     pub(super) fn pod_count(&self) -> usize {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const WEIGHT_ANNOTATION: &str = "leasehold.dev/weight";
 
 /// The pod label that tells the zone of the pod's node.
-pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// What Kubernetes says about one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,11 +68,6 @@ impl Addresses {
         }
         addresses
     }
-
-    /// Whether there is an address of any family.
-    pub fn any(&self) -> bool {
-        self.v4.is_some() || self.v6.is_some()
-    }
 }
 
 #[cfg(test)]
@@ -90,6 +85,6 @@ mod tests {
     fn text_that_is_no_address_is_passed_over() {
         let addresses = Addresses::parse(["", "10.0.0.300", "10.0.0.7"]);
         assert_eq!(addresses.v4, Some(Ipv4Addr::new(10, 0, 0, 7)));
-        assert!(!Addresses::parse(["nonsense"]).any());
+        assert_eq!(Addresses::parse(["nonsense"]), Addresses::default());
     }
 }

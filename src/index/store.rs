@@ -18,25 +18,15 @@ pub struct Touch {
     pub pod: Arc<str>,
 }
 
-/// What a relist of registrations found to be gone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Removals {
-    /// The registrations that are gone.
-    pub registrations: Vec<RegistrationRef>,
-    /// The pods they selected.
-    pub touches: Vec<Touch>,
-}
-
 /// Every pod and every registration of the cluster, and who selects whom.
 ///
-/// An event costs the same whatever the number of pods; one of a registration that changes its selector looks at
-/// the pods of its namespace.
+/// An event of a pod costs the same whatever the number of pods. A registration that is new or changes its selector
+/// looks at every pod of its namespace, the end of a relist at every pod.
 #[derive(Debug, Default)]
 pub struct Index {
     symbols: Symbols,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pod_relist: Relist,
-    registration_relist: Relist,
 }
 
 impl Index {
@@ -86,43 +76,14 @@ impl Index {
     /// what changed may be a part of the spec not known here, such as its formats, told by the generation.
     pub fn apply_registration(&mut self, registration: Registration) -> Vec<Touch> {
         let namespace = namespace(&mut self.namespaces, &registration.reference.namespace);
-        namespace.apply_registration(registration, self.registration_relist, &mut self.symbols)
+        namespace.apply_registration(registration, &mut self.symbols)
     }
 
-    /// A registration is gone. Touches every pod it selected.
-    pub fn delete_registration(&mut self, registration: &RegistrationRef) -> Vec<Touch> {
-        let name = &registration.name;
+    /// A registration is gone: every view of it is [`PodView::Gone`] from now on, without a touch.
+    pub fn delete_registration(&mut self, registration: &RegistrationRef) {
         self.at(&registration.namespace, |namespace, symbols| {
-            namespace.delete_registration(name, symbols)
-        })
-        .unwrap_or_default()
-    }
-
-    /// A complete list of the registrations begins; see [`Self::begin_pod_relist`].
-    pub fn begin_registration_relist(&mut self) {
-        self.registration_relist = self.registration_relist.wrapping_add(1);
-    }
-
-    /// A registration is there, but what it says cannot be read: what is known of it, if anything, stays.
-    pub fn keep_registration(&mut self, registration: &RegistrationRef) {
-        if let Some(namespace) = self.namespaces.get_mut(&registration.namespace) {
-            namespace.keep_registration(&registration.name, self.registration_relist);
-        }
-    }
-
-    /// The list of the registrations is complete: those neither applied nor kept since it began are gone, and told.
-    pub fn end_registration_relist(&mut self) -> Removals {
-        let current = self.registration_relist;
-        let unseen = self
-            .namespaces
-            .values()
-            .flat_map(|namespace| namespace.unseen_registrations(current));
-        let registrations: Vec<_> = unseen.map(|registration| registration.reference.clone()).collect();
-        let touches = registrations
-            .iter()
-            .flat_map(|gone| self.delete_registration(gone))
-            .collect();
-        Removals { registrations, touches }
+            namespace.delete_registration(&registration.name, symbols);
+        });
     }
 
     /// What `registration` says about the pod named `pod` in its namespace.
@@ -133,31 +94,10 @@ impl Index {
         })
     }
 
-    /// The names of the pods that `registration` selects, ready or not, in order.
-    pub fn pods_of(&self, registration: &RegistrationRef) -> impl Iterator<Item = &Arc<str>> {
+    /// How many pods `registration` selects, ready or not. Costs the same however many they are.
+    pub fn selected_count(&self, registration: &RegistrationRef) -> usize {
         let namespace = self.namespaces.get(&registration.namespace);
-        namespace
-            .and_then(|namespace| namespace.members(&registration.name))
-            .into_iter()
-            .flatten()
-    }
-
-    /// How many pods of `registration` are ready: alive, with the condition `Ready` and an address of any family.
-    pub fn ready_count(&self, registration: &RegistrationRef) -> usize {
-        let namespace = self.namespaces.get(&registration.namespace);
-        namespace.map_or(0, |namespace| namespace.ready_count(&registration.name))
-    }
-
-    /// All registrations, in order.
-    pub fn registrations(&self) -> impl Iterator<Item = &Arc<Registration>> {
-        self.namespaces.values().flat_map(Namespace::registrations)
-    }
-
-    /// The registration of this name.
-    pub fn registration(&self, registration: &RegistrationRef) -> Option<&Arc<Registration>> {
-        self.namespaces
-            .get(&registration.namespace)?
-            .registration(&registration.name)
+        namespace.map_or(0, |namespace| namespace.selected_count(&registration.name))
     }
 
     /// How many pods there are, selected or not.

@@ -69,6 +69,12 @@ pub struct Leases {
     /// Open leases with room, by time to live: placing a key does not search. In order, so that some fill up and
     /// others run empty.
     roomy: HashMap<u32, BTreeSet<LeaseId>>,
+    /// Leases in [`State::Fresh`]: every plan asks for them, and there are mostly none.
+    fresh: BTreeSet<LeaseId>,
+    /// Leases in [`State::Doubtful`], likewise.
+    doubtful: BTreeSet<LeaseId>,
+    /// The number of keys that etcd holds on all of them.
+    key_count: usize,
     /// Keys on leases that are not known to be ours (yet): a key may be seen before the record of its lease is.
     strangers: HashMap<LeaseId, HashSet<Key>>,
     changed: bool,
@@ -81,6 +87,9 @@ impl Leases {
             capacity: capacity.max(1),
             known: BTreeMap::new(),
             roomy: HashMap::new(),
+            fresh: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            key_count: 0,
             strangers: HashMap::new(),
             changed: true,
         }
@@ -118,27 +127,14 @@ impl Leases {
         self.known.len()
     }
 
-    /// Whether there is no lease.
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
-    }
-
     /// The number of keys that etcd holds on our leases.
     pub fn key_count(&self) -> usize {
-        self.known.values().map(|lease| lease.keys.len()).sum()
+        self.key_count
     }
 
     /// The ids of all leases.
     pub fn ids(&self) -> impl Iterator<Item = LeaseId> + '_ {
         self.known.keys().copied()
-    }
-
-    /// The keys that etcd holds on `lease`.
-    pub fn keys_on(&self, lease: LeaseId) -> Vec<Key> {
-        self.known
-            .get(&lease)
-            .map(|known| known.keys.iter().cloned().collect())
-            .unwrap_or_default()
     }
 
     /// The leases to renew with their times to live in seconds, if that changed since the last call.
@@ -150,6 +146,9 @@ impl Leases {
     pub fn clear(&mut self) {
         self.known.clear();
         self.roomy.clear();
+        self.fresh.clear();
+        self.doubtful.clear();
+        self.key_count = 0;
         self.strangers.clear();
         self.changed = true;
     }
@@ -169,7 +168,7 @@ impl Leases {
 
     /// How many granted leases wait to be recorded.
     pub fn fresh(&self) -> usize {
-        self.known.values().filter(|lease| lease.state == State::Fresh).count()
+        self.fresh.len()
     }
 
     /// The record of a lease exists, written at `revision`. Returns the keys that turn out to be ours by it, and
@@ -193,7 +192,9 @@ impl Leases {
         known.record = revision;
         known.spoilt = false;
         let ours = self.strangers.remove(&lease).unwrap_or_default();
+        let before = known.keys.len();
         known.keys.extend(ours.iter().cloned());
+        self.key_count += known.keys.len() - before;
         concerned.extend(ours);
         self.reindex(lease);
         concerned
@@ -245,22 +246,21 @@ impl Leases {
 
     /// The lease is gone, and every key on it went with it: these are returned.
     pub fn gone(&mut self, lease: LeaseId) -> Vec<Key> {
-        let keys = self.keys_on(lease);
-        self.remove(lease);
-        keys
+        let gone = self.remove(lease);
+        gone.map(|lease| lease.keys.into_iter().collect()).unwrap_or_default()
     }
 
     /// Up to `max` leases whose record must be written, with their times to live in seconds and what is to be found
     /// under the record's key: freshly granted ones together, or one doubtful one alone, so that an answer "no such
     /// lease" names it.
     pub(super) fn unrecorded(&self, max: usize) -> Vec<(LeaseId, u32, Expect)> {
-        let in_state = |state| {
-            let of_state = self.known.iter().filter(move |(_, lease)| lease.state == state);
-            of_state.map(|(id, lease)| (*id, lease.ttl, lease.record_guard()))
+        let described = |id: &LeaseId| {
+            let lease = &self.known[id];
+            (*id, lease.ttl, lease.record_guard())
         };
-        match in_state(State::Doubtful).next() {
-            Some(doubtful) => vec![doubtful],
-            None => in_state(State::Fresh).take(max).collect(),
+        match self.doubtful.first() {
+            Some(doubtful) => vec![described(doubtful)],
+            None => self.fresh.iter().take(max).map(described).collect(),
         }
     }
 
@@ -288,7 +288,7 @@ impl Leases {
     pub fn attach(&mut self, lease: LeaseId, key: &Key) {
         match self.known.get_mut(&lease) {
             Some(known) => {
-                known.keys.insert(key.clone());
+                self.key_count += usize::from(known.keys.insert(key.clone()));
                 self.reindex(lease);
             }
             None if lease == LeaseId::NONE => {}
@@ -301,7 +301,7 @@ impl Leases {
     /// etcd no longer holds `key` on `lease`.
     pub fn detach(&mut self, lease: LeaseId, key: &Key) {
         if let Some(known) = self.known.get_mut(&lease) {
-            known.keys.remove(key);
+            self.key_count -= usize::from(known.keys.remove(key));
             self.reindex(lease);
         } else if let Some(strangers) = self.strangers.get_mut(&lease) {
             strangers.remove(key);
@@ -348,13 +348,16 @@ impl Leases {
         self.reindex(id);
     }
 
-    fn remove(&mut self, id: LeaseId) {
-        if let Some(lease) = self.known.remove(&id) {
-            if let Some(roomy) = self.roomy.get_mut(&lease.ttl) {
-                roomy.remove(&id);
-            }
-            self.changed = true;
+    fn remove(&mut self, id: LeaseId) -> Option<Lease> {
+        let lease = self.known.remove(&id)?;
+        if let Some(roomy) = self.roomy.get_mut(&lease.ttl) {
+            roomy.remove(&id);
         }
+        self.fresh.remove(&id);
+        self.doubtful.remove(&id);
+        self.key_count -= lease.keys.len();
+        self.changed = true;
+        Some(lease)
     }
 
     /// How many more keys a lease takes.
@@ -365,15 +368,22 @@ impl Leases {
             .map_or(0, |lease| self.capacity.saturating_sub(used(lease)))
     }
 
+    /// Files a lease anew after its state or its room has changed.
     fn reindex(&mut self, id: LeaseId) {
         let room = self.room(id);
         let Some(lease) = self.known.get(&id) else { return };
         let roomy = self.roomy.entry(lease.ttl).or_default();
-        if lease.state == State::Open && room > 0 {
-            roomy.insert(id);
-        } else {
-            roomy.remove(&id);
-        }
+        file(roomy, id, lease.state == State::Open && room > 0);
+        file(&mut self.fresh, id, lease.state == State::Fresh);
+        file(&mut self.doubtful, id, lease.state == State::Doubtful);
+    }
+}
+
+fn file(list: &mut BTreeSet<LeaseId>, id: LeaseId, belongs: bool) {
+    if belongs {
+        list.insert(id);
+    } else {
+        list.remove(&id);
     }
 }
 

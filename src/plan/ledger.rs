@@ -229,6 +229,7 @@ impl Ledger {
         self.changed.insert(registration.clone());
     }
 
+    /// Adds `pod` to those who want `key`; that it has work to do is for the caller to note.
     fn claim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
         let claim = Claim {
             registration: registration.clone(),
@@ -237,7 +238,9 @@ impl Ledger {
         let slot = self.slots.entry(key.clone()).or_default();
         if !slot.claims.contains(&claim) {
             slot.claims.push(claim);
-            self.rank(key);
+            if slot.claims.len() > 1 {
+                self.rank(key);
+            }
         }
     }
 

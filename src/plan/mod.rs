@@ -1,9 +1,11 @@
-//! What etcd should hold, what it does hold, and the writes that lead from one to the other.
+//! What etcd should hold, what it does hold, the writes that lead from one to the other, and what is said about it.
 //!
-//! Owns the decisions about keys: who may have one, on which lease it goes, when it is written or removed.
-//! Knows nothing of Kubernetes objects, connections or clocks.
+//! Owns the decisions about keys: who may have one, on which lease it goes, when it is written or removed; and the
+//! words of a registration's status. Must not know connections, tasks or clocks: time is a parameter. Of Kubernetes it
+//! knows what a status looks like, nothing else.
 //!
-//! [`Tenancy`] is where a pod becomes keys; [`Ledger`] holds them against what etcd holds; its `next` says what to write.
+//! [`Tenancy`] is where a pod becomes keys; [`Ledger`] holds them against what etcd holds; its `next` says what to
+//! write, its `report` how a registration stands, and [`status_of`] puts that into words.
 
 mod leases;
 mod ledger;

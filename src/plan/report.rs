@@ -14,7 +14,7 @@ use crate::index::RegistrationRef;
 pub struct Report<'a> {
     /// The registration asks for no changes.
     pub suspended: bool,
-    /// Its ready pods.
+    /// How many of its pods are ready.
     pub ready: usize,
     /// Those of them that have all they should have.
     pub registered: usize,
@@ -24,7 +24,7 @@ pub struct Report<'a> {
     pub outstanding: usize,
     /// The keys that are held by someone else, in the order of pods.
     pub conflicts: Vec<Conflict>,
-    /// What is wrong with which pods, and how many they are.
+    /// What is wrong, in words, and with which pods, in order.
     pub problems: BTreeMap<String, Vec<Arc<str>>>,
 }
 
@@ -46,7 +46,7 @@ pub struct Conflict {
     pub holder: Holder,
 }
 
-/// Who has a key that is wanted.
+/// Who has a key that is wanted, other than the pod that wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// Somebody who is not this cluster's operator.
@@ -56,7 +56,7 @@ pub enum Holder {
         /// When the key came into being.
         create_revision: Revision,
     },
-    /// An older registration of this cluster.
+    /// A registration of this cluster that comes first: an older one, or this one itself for another of its pods.
     Registration(RegistrationRef),
 }
 

@@ -21,6 +21,8 @@ pub struct Subject<'a> {
     pub service: &'a str,
     /// The Registry's name.
     pub registry: &'a str,
+    /// How many pods the selector matches, ready or not.
+    pub selected: usize,
 }
 
 /// How the operator stands with the registry, as far as a registration is concerned.
@@ -52,7 +54,7 @@ pub fn status_of(
     );
     let (synced, reason, message) = synced(report, footing);
     conditions.set(ConditionType::Synced, synced, reason, &message);
-    let (ready, reason, message) = ready(report);
+    let (ready, reason, message) = ready(report, subject.selected);
     conditions.set(ConditionType::Ready, ready.into(), reason, &message);
     let (conflict, reason, message) = conflict(&report.conflicts);
     conditions.set(ConditionType::Conflict, conflict.into(), reason, &message);
@@ -199,16 +201,21 @@ fn problems(report: &Report<'_>) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
-fn ready(report: &Report<'_>) -> (bool, Reason, String) {
+fn ready(report: &Report<'_>, selected: usize) -> (bool, Reason, String) {
     if !report.endpoints.is_empty() {
         let message = format!("{} endpoints are in etcd.", report.endpoints.len());
         (true, Reason::EndpointsRegistered, message)
-    } else if report.ready == 0 {
-        let message = "No selected pod is ready: see the pods that spec.selector matches.";
-        (false, Reason::NoReadyPods, message.to_owned())
-    } else {
+    } else if report.ready > 0 {
         let message = "Pods are ready, but none of them is in etcd: see the condition Synced.";
         (false, Reason::NothingRegistered, message.to_owned())
+    } else if selected > 0 {
+        let message = format!(
+            "None of the {selected} selected pods is ready: look for their readiness probes and events with `kubectl describe pods`."
+        );
+        (false, Reason::NoReadyPods, message)
+    } else {
+        let message = "No pod of this namespace matches spec.selector: compare it with the labels that `kubectl get pods --show-labels` shows.";
+        (false, Reason::NoPods, message.to_owned())
     }
 }
 

@@ -46,7 +46,7 @@ pub enum Problem {
         /// That family.
         family: Family,
     },
-    /// The pod's weight annotation is no number; the registration's weight is used.
+    /// The pod's weight annotation is no whole number from 0 to 65535; the registration's weight is used.
     WeightUnreadable,
     /// A format cannot express the endpoint.
     Refused {

@@ -59,11 +59,15 @@ async fn the_status_tells_every_endpoint_that_is_in_etcd_with_its_keys() -> Resu
 }
 
 #[tokio::test]
-async fn a_registration_without_pods_says_so() -> Result<()> {
+async fn a_registration_without_pods_says_so_and_one_without_ready_pods_too() -> Result<()> {
     let namespace = bed().await.namespace("nobody").await?;
     namespace.apply(registration("orders", &json!({}))).await?;
-    let object = wait_condition(namespace.objects(), "orders", "Ready", "False", "NoReadyPods").await;
+    let object = wait_condition(namespace.objects(), "orders", "Ready", "False", "NoPods").await;
     assert_eq!(object["status"]["ready"], "0/0");
+    namespace.create_pod(&pod("a", "orders").unready()).await?;
+    wait_condition(namespace.objects(), "orders", "Ready", "False", "NoReadyPods").await;
+    namespace.delete_pod("a").await?;
+    wait_condition(namespace.objects(), "orders", "Ready", "False", "NoPods").await;
     Ok(())
 }
 

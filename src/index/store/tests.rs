@@ -57,27 +57,56 @@ fn a_pod_that_leaves_a_selector_is_touched() {
     left.labels.insert("app".to_owned(), "billing".to_owned());
     assert_eq!(index.apply_pod(&left), [touch("orders", "a")]);
     assert_eq!(index.view(&orders(), "a"), PodView::Gone);
-    assert_eq!((index.pods_of(&orders()).count(), index.ready_count(&orders())), (0, 0));
 }
 
 #[test]
-fn readiness_is_counted_as_it_comes_and_goes() {
+fn a_pod_that_is_no_longer_ready_is_touched_and_says_why() {
     let mut index = index();
     index.apply_pod(&pod("a"));
-    index.apply_pod(&pod("b"));
-    assert_eq!(index.ready_count(&orders()), 2);
-    assert_eq!(
-        index.apply_pod(&Pod {
-            ready: false,
-            ..pod("a")
-        }),
-        [touch("orders", "a")]
-    );
-    assert_eq!(index.ready_count(&orders()), 1);
+    let unready = Pod {
+        ready: false,
+        ..pod("a")
+    };
+    assert_eq!(index.apply_pod(&unready), [touch("orders", "a")]);
     assert_eq!(index.view(&orders(), "a"), PodView::Unready { why: Why::NotReady });
-    assert_eq!(index.delete_pod("shop", "b"), [touch("orders", "b")]);
-    assert_eq!(index.ready_count(&orders()), 0);
-    assert_eq!(index.pods_of(&orders()).map(|name| &**name).collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn a_deleted_pod_is_touched_and_gone() {
+    let mut index = index();
+    index.apply_pod(&pod("a"));
+    assert_eq!(index.delete_pod("shop", "a"), [touch("orders", "a")]);
+    assert_eq!(index.view(&orders(), "a"), PodView::Gone);
+}
+
+#[test]
+fn selected_pods_are_counted_whether_ready_or_not() {
+    let mut index = index();
+    assert_eq!(index.selected_count(&orders()), 0);
+    index.apply_pod(&pod("a"));
+    index.apply_pod(&Pod {
+        ready: false,
+        ..pod("b")
+    });
+    assert_eq!(index.selected_count(&orders()), 2);
+    let mut left = pod("a");
+    left.labels.insert("app".to_owned(), "billing".to_owned());
+    index.apply_pod(&left);
+    assert_eq!(index.selected_count(&orders()), 1, "a pod left the selector");
+    index.apply_registration(Registration {
+        selector: selector("app", "billing"),
+        ..registration("billing")
+    });
+    assert_eq!(
+        index.selected_count(&RegistrationRef::new("shop", "billing")),
+        1,
+        "the pod was there before the registration"
+    );
+    index.delete_pod("shop", "b");
+    assert_eq!(index.selected_count(&orders()), 0);
+    index.delete_registration(&RegistrationRef::new("shop", "billing"));
+    assert_eq!(index.selected_count(&RegistrationRef::new("shop", "billing")), 0);
+    assert_eq!(index.selected_count(&RegistrationRef::new("nowhere", "orders")), 0);
 }
 
 #[test]
@@ -105,11 +134,10 @@ fn a_pod_of_another_namespace_is_not_selected() {
 }
 
 #[test]
-fn an_unknown_pod_or_registration_is_deleted_without_a_touch() {
+fn an_unknown_pod_is_deleted_without_a_touch() {
     let mut index = index();
     assert_eq!(index.delete_pod("shop", "a"), []);
     assert_eq!(index.delete_pod("nowhere", "a"), []);
-    assert_eq!(index.delete_registration(&RegistrationRef::new("shop", "billing")), []);
 }
 
 #[test]
@@ -156,9 +184,28 @@ fn a_registration_touches_the_pods_it_selects_and_those_it_selected() {
         index.apply_registration(moved),
         [touch("orders", "a"), touch("orders", "b")]
     );
-    assert_eq!(index.pods_of(&orders()).map(|name| &**name).collect::<Vec<_>>(), ["b"]);
-    assert_eq!(index.delete_registration(&orders()), [touch("orders", "b")]);
-    assert_eq!(index.registrations().count(), 0);
+    assert_eq!(index.view(&orders(), "a"), PodView::Gone);
+    assert!(matches!(index.view(&orders(), "b"), PodView::Ready(_)));
+}
+
+#[test]
+fn a_registration_that_is_gone_says_nothing_about_any_pod() {
+    let mut index = index();
+    index.apply_pod(&pod("a"));
+    index.delete_registration(&orders());
+    assert_eq!(index.view(&orders(), "a"), PodView::Gone);
+    assert_eq!(
+        index.apply_pod(&Pod {
+            ready: false,
+            ..pod("a")
+        }),
+        []
+    );
+    assert_eq!(
+        index.apply_registration(registration("orders")),
+        [touch("orders", "a")],
+        "it is new again"
+    );
 }
 
 #[test]
@@ -222,20 +269,6 @@ fn a_relist_that_is_begun_again_forgets_what_the_first_one_saw() {
 }
 
 #[test]
-fn a_relist_of_registrations_tells_which_are_gone() {
-    let mut index = index();
-    index.apply_registration(registration("also"));
-    index.apply_pod(&pod("a"));
-    index.begin_registration_relist();
-    assert_eq!(index.apply_registration(registration("also")), []);
-    let removals = index.end_registration_relist();
-    assert_eq!(removals.registrations, [orders()]);
-    assert_eq!(removals.touches, [touch("orders", "a")]);
-    assert_eq!(index.view(&orders(), "a"), PodView::Gone);
-    assert_eq!(index.registrations().count(), 1);
-}
-
-#[test]
 fn ten_thousand_relists_of_churning_pods_need_no_more_room_than_the_first_few() {
     let mut index = index();
     let mut room = [0; 4];
@@ -282,23 +315,9 @@ fn a_pod_that_cannot_be_read_survives_a_relist_as_it_was() {
 }
 
 #[test]
-fn a_registration_that_cannot_be_read_survives_a_relist_with_its_pods() {
-    let mut index = index();
-    index.apply_registration(registration("billing"));
-    index.apply_pod(&pod("a"));
-    index.begin_registration_relist();
-    index.keep_registration(&orders());
-    let removals = index.end_registration_relist();
-    assert_eq!(removals.registrations, [RegistrationRef::new("shop", "billing")]);
-    assert!(matches!(index.view(&orders(), "a"), PodView::Ready(_)));
-}
-
-#[test]
 fn keeping_what_was_never_read_makes_nothing_up() {
     let mut index = index();
     index.keep_pod("shop", "a");
     index.keep_pod("nowhere", "a");
-    index.keep_registration(&RegistrationRef::new("shop", "billing"));
-    index.keep_registration(&RegistrationRef::new("nowhere", "billing"));
-    assert_eq!((index.pod_count(), index.registrations().count()), (0, 1));
+    assert_eq!(index.pod_count(), 0);
 }

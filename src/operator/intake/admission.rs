@@ -172,13 +172,14 @@ impl Intake {
         }
         let terms = compiled.terms(known.spec());
         tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
+        let touches = self.index.apply_registration(registration.clone());
         let order = Order::Register {
             registration: reference.clone(),
             terms,
             service: registration.service.clone(),
             generation,
+            selected: self.index.selected_count(reference),
         };
-        let touches = self.index.apply_registration(registration.clone());
         let entry = self.entries.get_mut(reference).expect("it was marked");
         let former = entry.in_force.replace(compiled);
         if entry.pending.take().is_some() {
@@ -236,6 +237,7 @@ impl Intake {
             generation,
             service: service.as_deref().unwrap_or(&reference.name),
             registry: "",
+            selected: 0,
         };
         let status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
         let note = DeskNote::Wanted(reference.clone(), status, Insistence::Once);

@@ -188,6 +188,7 @@ impl Intake {
             registration: registration.clone(),
             pod,
             tenancy,
+            selected: self.index.selected_count(registration),
             heard,
         };
         self.staff.order(&compiled.registration.registry, order);

@@ -340,10 +340,12 @@ impl Registrar {
                 terms,
                 service,
                 generation,
+                selected,
             } => {
                 self.ledger.set_terms(&registration, terms);
                 self.pacer.changed(registration.clone(), Instant::now());
-                self.subjects.insert(registration, Subject::new(service, generation));
+                self.subjects
+                    .insert(registration, Subject::new(service, generation, selected));
             }
             Order::Refuse {
                 registration,
@@ -365,9 +367,15 @@ impl Registrar {
                 registration,
                 pod,
                 tenancy,
+                selected,
                 heard,
             } => {
                 self.ledger.set_tenancy(&registration, &pod, tenancy);
+                if let Some(subject) = self.subjects.get_mut(&registration)
+                    && subject.select(selected)
+                {
+                    self.pacer.changed(registration, Instant::now());
+                }
                 self.writing.heard(heard);
             }
             Order::KubernetesIsComplete => {

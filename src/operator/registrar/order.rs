@@ -20,6 +20,8 @@ pub enum Order {
         service: Arc<str>,
         /// `metadata.generation` of its spec.
         generation: i64,
+        /// How many pods it selects, ready or not.
+        selected: usize,
     },
     /// A registration's new spec cannot be carried out: what it had before stays in force.
     Refuse {
@@ -42,6 +44,8 @@ pub enum Order {
         pod: Arc<str>,
         /// What it is to have.
         tenancy: Option<Tenancy>,
+        /// How many pods the registration selects by now, ready or not.
+        selected: usize,
         /// When Kubernetes told of it.
         heard: Instant,
     },

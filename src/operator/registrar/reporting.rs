@@ -32,6 +32,8 @@ pub fn pacer() -> Pacer<RegistrationRef> {
 pub struct Subject {
     service: Arc<str>,
     generation: i64,
+    /// How many pods it selects, ready or not.
+    selected: usize,
     /// Why the newest spec is not the one in force.
     refusal: Option<(Reason, String)>,
     /// Whether a conflict was logged.
@@ -40,13 +42,19 @@ pub struct Subject {
 
 impl Subject {
     /// A registration whose newest spec is in force.
-    pub fn new(service: Arc<str>, generation: i64) -> Self {
+    pub fn new(service: Arc<str>, generation: i64, selected: usize) -> Self {
         Self {
             service,
             generation,
+            selected,
             refusal: None,
             in_conflict: false,
         }
+    }
+
+    /// It selects so many pods by now; returns whether a status tells of the difference.
+    pub fn select(&mut self, selected: usize) -> bool {
+        std::mem::replace(&mut self.selected, selected) != selected
     }
 
     /// Its newest spec, of this generation, cannot be carried out.
@@ -162,6 +170,7 @@ impl Registrar {
             generation: subject.generation,
             service: &subject.service,
             registry: &self.name,
+            selected: subject.selected,
         };
         let mut status = status_of(&report, footing, about, &now);
         if let Some((reason, message)) = &subject.refusal {

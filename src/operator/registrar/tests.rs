@@ -96,6 +96,7 @@ impl Rig {
             terms,
             service: "orders".into(),
             generation: 1,
+            selected: 0,
         });
         self.registrar.take(Order::KubernetesIsComplete);
     }

@@ -75,7 +75,7 @@ fn a_greater_capacity_makes_room_and_a_smaller_one_moves_nothing() {
     assert_eq!(place(&mut leases, "5"), Some(A));
     leases.set_capacity(1);
     assert_eq!(leases.reserve(30, 1, None), None);
-    assert_eq!(leases.keys_on(A).len(), 3);
+    assert_eq!(leases.known[&A].keys.len(), 3);
     assert_eq!(leases.fit(A, 30), Fit::Stays);
 }
 
@@ -102,7 +102,7 @@ fn a_lease_is_let_go_when_it_has_been_empty_for_ten_minutes_without_a_break() {
     leases.retire(A);
     assert_eq!(leases.reserve(30, 1, None), None, "no key goes on it any more");
     leases.record_missing(A, 9);
-    assert!(leases.is_empty());
+    assert_eq!(leases.len(), 0);
 }
 
 #[test]
@@ -180,4 +180,36 @@ fn renewals_are_told_when_they_change_and_only_then() {
     assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::from([(B, 30)])));
     leases.clear();
     assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::new()));
+}
+
+#[test]
+fn keys_are_counted_on_our_leases_only_and_each_once() {
+    let mut leases = pool();
+    let c = LeaseId(0xc);
+    for (lease, key) in [(A, "1"), (A, "1"), (A, "2"), (B, "3"), (c, "4"), (c, "5")] {
+        leases.attach(lease, &key.into());
+    }
+    assert_eq!(leases.key_count(), 3, "whose C is, is not known yet");
+    leases.recorded(c, 30, 6);
+    leases.recorded(c, 30, 7);
+    assert_eq!(leases.key_count(), 5);
+    leases.detach(c, &"4".into());
+    leases.detach(c, &"4".into());
+    assert_eq!(leases.key_count(), 4);
+    leases.gone(A);
+    assert_eq!(leases.key_count(), 2);
+    leases.clear();
+    assert_eq!(leases.key_count(), 0);
+}
+
+#[test]
+fn a_lease_that_is_gone_is_asked_for_no_record() {
+    let mut leases = pool();
+    leases.granted(LeaseId(0xc), 30);
+    leases.attach(A, &"1".into());
+    leases.doubt(A);
+    leases.gone(A);
+    assert_eq!(leases.unrecorded(10), [(LeaseId(0xc), 30, Expect::Absent)]);
+    leases.clear();
+    assert_eq!((leases.fresh(), leases.unrecorded(10).len()), (0, 0));
 }

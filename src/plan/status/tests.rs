@@ -15,6 +15,7 @@ const SUBJECT: Subject<'_> = Subject {
     generation: 3,
     service: "orders",
     registry: "default",
+    selected: 2,
 };
 
 fn at(second: i64) -> Time {
@@ -109,8 +110,33 @@ fn each_endpoint_is_told_with_all_that_consumers_can_learn_of_it() {
 fn without_a_ready_pod_it_is_in_sync_and_not_ready() {
     let status = status(&report(0, &[]), &Footing::Firm);
     assert_eq!(said(&status, ConditionType::Synced), ("True", "InSync"));
-    assert_eq!(said(&status, ConditionType::Ready), ("False", "NoReadyPods"));
+    let (holds, reason, message) = told(&status, ConditionType::Ready);
+    assert_eq!((holds, reason), ("False", "NoReadyPods"));
+    assert!(message.starts_with("None of the 2 selected pods is ready"), "{message}");
     assert_eq!(status.ready.as_deref(), Some("0/0"));
+}
+
+#[test]
+fn a_selector_that_matches_no_pod_is_told_with_the_way_to_compare_labels() {
+    let nobody = Subject { selected: 0, ..SUBJECT };
+    let empty = status_of(&report(0, &[]), &Footing::Firm, nobody, &at(100));
+    assert_eq!(said(&empty, ConditionType::Synced), ("True", "InSync"));
+    let (holds, reason, message) = told(&empty, ConditionType::Ready);
+    assert_eq!((holds, reason), ("False", "NoPods"));
+    assert!(
+        message.contains("spec.selector") && message.contains("kubectl get pods --show-labels"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_is_still_in_etcd_counts_more_than_how_many_pods_are_selected() {
+    let nobody = Subject { selected: 0, ..SUBJECT };
+    let endpoints = [endpoint("p", 8080)];
+    let registered = status_of(&report(1, &endpoints), &Footing::Firm, nobody, &at(100));
+    assert_eq!(said(&registered, ConditionType::Ready), ("True", "EndpointsRegistered"));
+    let waiting = status_of(&report(1, &[]), &Footing::Firm, nobody, &at(100));
+    assert_eq!(said(&waiting, ConditionType::Ready), ("False", "NothingRegistered"));
 }
 
 #[test]

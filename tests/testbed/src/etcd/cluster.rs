@@ -149,14 +149,12 @@ impl EtcdCluster {
         self.members.iter().map(|member| member.process.pid()).collect()
     }
 
-    /// A client of all members, living on the caller's runtime. A call fails after 10 seconds without an answer.
+    /// A client of the members that run, living on the caller's runtime. A call fails after 10 seconds without an answer.
     pub async fn client(&self) -> Result<Client> {
         let options = ConnectOptions::new()
             .with_connect_timeout(Duration::from_secs(2))
             .with_timeout(Duration::from_secs(10));
-        Client::connect(self.endpoints(), Some(options))
-            .await
-            .doing(|| "connect")
+        Client::connect(self.running(), Some(options)).await.doing(|| "connect")
     }
 
     /// A client for streams: no call of it ever times out.
@@ -165,6 +163,14 @@ impl EtcdCluster {
         Client::connect(self.endpoints(), Some(options))
             .await
             .doing(|| "connect")
+    }
+
+    /// The client URLs of the members that run; of all when none does. The client crate picks an endpoint at random, and
+    /// a call on one that is dead fails.
+    fn running(&self) -> Vec<String> {
+        let running = self.members.iter().filter(|member| member.process.alive().is_ok());
+        let urls: Vec<_> = running.map(|member| member.client.http()).collect();
+        if urls.is_empty() { self.endpoints() } else { urls }
     }
 
     /// The process of a member, counted from 0.
