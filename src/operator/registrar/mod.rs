@@ -6,9 +6,11 @@
 //! taken and leases renewed whatever etcd does.
 
 mod duty;
+mod incoming;
 mod order;
 mod registry_status;
 mod reporting;
+mod serve;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -20,27 +22,21 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
-use tokio_util::sync::CancellationToken;
 
 pub use self::order::Order;
 use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
+pub use self::serve::serve;
 use self::standing::Standing;
 use self::writing::Writing;
 use super::pacer::Pacer;
-use super::run::Failure;
-use crate::api::{Limits, Registry, RegistrySpec, ServiceRegistration};
+use crate::api::{Limits, Registry, ServiceRegistration};
 use crate::cluster::DeskNote;
-use crate::etcd::{self, Campaign, Connection, Leadership, Timeouts};
+use crate::etcd::{self, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
-use crate::plan::{Fence, Held, Key, LeaseId, Ledger, MetaKeys, Observation, Revision, Scope, Ticket, Verdict};
+use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
 use crate::telemetry::{Health, Metrics, RegistryMetrics};
 
-/// Orders and observations taken in before the next look at what is to be done: what comes together is written together.
-const BATCH: usize = 1024;
-/// Observations on their way from the mirror: it waits when there are more.
-const OBSERVATIONS: usize = 256;
 /// Between two rounds of keeping house.
 const HOUSE: Duration = Duration::from_mins(1);
 
@@ -148,113 +144,6 @@ struct Registrar {
     tasks: JoinSet<Done>,
 }
 
-/// Serves the Registry `name` until `shutdown` or the end of `orders`. An error means that a part of it has ended that
-/// never should.
-pub async fn serve(
-    name: Arc<str>,
-    (spec, generation): (RegistrySpec, i64),
-    context: Context,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-    shutdown: CancellationToken,
-) -> Result<(), Failure> {
-    let access = etcd::Access {
-        endpoints: spec.endpoints.clone(),
-    };
-    let connection = match Connection::new(&access, context.timeouts, context.metrics.calls.clone()).await {
-        Ok(connection) => connection,
-        Err(error) => return idle(&name, generation, &context, &error, orders, shutdown).await,
-    };
-    let meta = MetaKeys::of_registry(&spec.meta_prefix, &context.cluster_id, &name);
-    let campaign = Campaign {
-        leader_key: meta.leader(),
-        identity: context.identity.to_string(),
-        session_ttl: context.session_ttl,
-    };
-    let (scopes, wanted) = mpsc::unbounded_channel();
-    // Our own bookkeeping at once: it says which leases to renew.
-    let _ = scopes.send(Arc::new(BTreeSet::from([meta.scope().clone()])));
-    let renewals = watch::Sender::new(etcd::Leases::default());
-    let (leads, leadership) = watch::channel(Leadership::Seeking);
-    let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
-    let (gone, mut lapsed) = mpsc::channel(OBSERVATIONS);
-    let soonest = watch::Sender::new(None);
-
-    let ending = shutdown.child_token();
-    let mut parts = JoinSet::new();
-    let mirror = etcd::mirror(connection.clone(), wanted, sees, ending.clone());
-    parts.spawn(named("mirror", mirror));
-    let renewal = etcd::renew(connection.clone(), renewals.subscribe(), gone, soonest, ending.clone());
-    parts.spawn(named("renewal", renewal));
-    let campaign = etcd::campaign(connection.clone(), campaign, leads, ending.clone());
-    parts.spawn(named("election", campaign));
-
-    let lines = Lines {
-        leadership,
-        scopes,
-        renewals,
-    };
-    let ledger = Ledger::new(meta, size(spec.limits.keys_per_lease));
-    let mut registrar = Registrar::new(name, (spec.limits, generation), context, connection, ledger, lines);
-    loop {
-        let wake = registrar.act();
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            Some(ended) = parts.join_next() => {
-                let part = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-                return Err(Failure::PartEnded(part));
-            }
-            order = orders.recv() => match order {
-                Some(order) => registrar.take_orders(order, &mut orders),
-                None => break,
-            },
-            Some(observation) = observations.recv() => registrar.observe_all(observation, &mut observations),
-            Ok(()) = registrar.lines.leadership.changed() => registrar.leadership_changed(),
-            Some(done) = registrar.tasks.join_next() => match done {
-                Ok(done) => registrar.done(done),
-                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-            },
-            Some(lease) = lapsed.recv() => registrar.lapsed(lease),
-            () = sleep_until(wake.into()) => {}
-        }
-    }
-    // Nothing is written any more. The election gives its key back, so that the next one leads at once; the data keys
-    // stay, for that one to take over.
-    registrar.tasks.shutdown().await;
-    ending.cancel();
-    while parts.join_next().await.is_some() {}
-    Ok(())
-}
-
-async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
-    part.await;
-    name
-}
-
-fn size(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-/// A Registry whose endpoints make no sense, which admission refuses: said in its status, until they change.
-async fn idle(
-    name: &Arc<str>,
-    generation: i64,
-    context: &Context,
-    error: &etcd::Error,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-    shutdown: CancellationToken,
-) -> Result<(), Failure> {
-    reporting::tell_invalid(name, generation, context, error);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            order = orders.recv() => if order.is_none() {
-                return Ok(());
-            },
-        }
-    }
-}
-
 impl Registrar {
     /// Knows nothing and has nothing to do yet.
     fn new(
@@ -322,137 +211,8 @@ impl Registrar {
         ];
         wakes.into_iter().flatten().min().expect("one is always there")
     }
+}
 
-    fn take_orders(&mut self, first: Order, rest: &mut mpsc::UnboundedReceiver<Order>) {
-        self.take(first);
-        for _ in 1..BATCH {
-            match rest.try_recv() {
-                Ok(order) => self.take(order),
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn take(&mut self, order: Order) {
-        match order {
-            Order::Register {
-                registration,
-                terms,
-                service,
-                generation,
-                selected,
-            } => {
-                self.ledger.set_terms(&registration, terms);
-                self.pacer.changed(registration.clone(), Instant::now());
-                self.subjects
-                    .insert(registration, Subject::new(service, generation, selected));
-            }
-            Order::Refuse {
-                registration,
-                generation,
-                reason,
-                message,
-            } => {
-                if let Some(subject) = self.subjects.get_mut(&registration) {
-                    subject.refuse(generation, reason, message);
-                    self.pacer.changed(registration, Instant::now());
-                }
-            }
-            Order::Remove(registration) => {
-                self.ledger.remove_registration(&registration);
-                self.subjects.remove(&registration);
-                self.pacer.forget(&registration);
-            }
-            Order::Pod {
-                registration,
-                pod,
-                tenancy,
-                selected,
-                heard,
-            } => {
-                self.ledger.set_tenancy(&registration, &pod, tenancy);
-                if let Some(subject) = self.subjects.get_mut(&registration)
-                    && subject.select(selected)
-                {
-                    self.pacer.changed(registration, Instant::now());
-                }
-                self.writing.heard(heard);
-            }
-            Order::KubernetesIsComplete => {
-                self.kubernetes.complete = true;
-                self.ledger.kubernetes_is_complete();
-            }
-            Order::KubernetesIsOutdated(outdated) => {
-                self.kubernetes.outdated = outdated;
-                if !outdated {
-                    self.held_back = None;
-                }
-            }
-            Order::SomeAreUnclear(unclear) => {
-                self.kubernetes.some_are_unclear = unclear;
-                self.sweep.is_due();
-            }
-            Order::Limits(limits, generation) => {
-                self.ledger.leases().set_capacity(size(limits.keys_per_lease));
-                self.writing.set_limits(&limits);
-                self.limits = limits;
-                self.generation = generation;
-            }
-        }
-    }
-
-    fn observe_all(&mut self, first: Observation, rest: &mut mpsc::Receiver<Observation>) {
-        self.observe(first);
-        for _ in 1..BATCH {
-            match rest.try_recv() {
-                Ok(observation) => self.observe(observation),
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn observe(&mut self, observation: Observation) {
-        let now = Instant::now();
-        match &observation {
-            Observation::Complete { .. } => self.standing.view_is_live(now),
-            Observation::Interrupted => self.standing.view_is_lost(now),
-            Observation::Restored => {
-                self.standing.view_is_lost(now);
-                self.sweep.is_due();
-            }
-            Observation::Snapshot { .. } | Observation::Changed { .. } => {}
-        }
-        self.ledger.observe(observation);
-    }
-
-    fn done(&mut self, done: Done) {
-        match done {
-            Done::Written {
-                ticket,
-                fence,
-                result,
-                heard,
-            } => self.written(ticket, fence, result, heard),
-            Done::Granted { lease, ttl, result } => self.granted(lease, ttl, result),
-            Done::Asked(answer) => self.standing.answered(answer, Instant::now()),
-            Done::Listed(keys) => self.listed(keys),
-            Done::Looked(found) => self.looked(found),
-        }
-    }
-
-    /// Asks etcd for its status when that is in question.
-    fn ask(&mut self, now: Instant) {
-        if self.standing.ask_at().is_some_and(|at| at <= now) {
-            self.standing.asked();
-            let connection = self.connection.clone();
-            self.tasks.spawn(async move { Done::Asked(connection.status().await) });
-        }
-    }
-
-    /// etcd says that it does not know this lease.
-    fn lapsed(&mut self, lease: LeaseId) {
-        tracing::warn!(registry = %self.name, %lease, "a lease lapsed; its keys are put back on another");
-        self.metrics.count_lapsed(1);
-        self.ledger.leases().doubt(lease);
-    }
+fn size(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::api::ServiceRegistrationStatus;
 use crate::cluster::Insistence;
-use crate::plan::Terms;
+use crate::plan::{MetaKeys, Terms};
 
 struct Rig {
     registrar: Registrar,

@@ -1,0 +1,147 @@
+//! What a registrar is told, by the intake, by the mirror and by the tasks it started, and what it makes of it.
+
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::reporting::Subject;
+use super::{Done, Order, Registrar, size};
+use crate::plan::{LeaseId, Observation};
+
+/// Orders and observations taken in before the next look at what is to be done: what comes together is written together.
+const BATCH: usize = 1024;
+
+impl Registrar {
+    pub(super) fn take_orders(&mut self, first: Order, rest: &mut mpsc::UnboundedReceiver<Order>) {
+        self.take(first);
+        for _ in 1..BATCH {
+            match rest.try_recv() {
+                Ok(order) => self.take(order),
+                Err(_) => return,
+            }
+        }
+    }
+
+    pub(super) fn take(&mut self, order: Order) {
+        match order {
+            Order::Register {
+                registration,
+                terms,
+                service,
+                generation,
+                selected,
+            } => {
+                self.ledger.set_terms(&registration, terms);
+                self.pacer.changed(registration.clone(), Instant::now());
+                self.subjects
+                    .insert(registration, Subject::new(service, generation, selected));
+            }
+            Order::Refuse {
+                registration,
+                generation,
+                reason,
+                message,
+            } => {
+                if let Some(subject) = self.subjects.get_mut(&registration) {
+                    subject.refuse(generation, reason, message);
+                    self.pacer.changed(registration, Instant::now());
+                }
+            }
+            Order::Remove(registration) => {
+                self.ledger.remove_registration(&registration);
+                self.subjects.remove(&registration);
+                self.pacer.forget(&registration);
+            }
+            Order::Pod {
+                registration,
+                pod,
+                tenancy,
+                selected,
+                heard,
+            } => {
+                self.ledger.set_tenancy(&registration, &pod, tenancy);
+                if let Some(subject) = self.subjects.get_mut(&registration)
+                    && subject.select(selected)
+                {
+                    self.pacer.changed(registration, Instant::now());
+                }
+                self.writing.heard(heard);
+            }
+            Order::KubernetesIsComplete => {
+                self.kubernetes.complete = true;
+                self.ledger.kubernetes_is_complete();
+            }
+            Order::KubernetesIsOutdated(outdated) => {
+                self.kubernetes.outdated = outdated;
+                if !outdated {
+                    self.held_back = None;
+                }
+            }
+            Order::SomeAreUnclear(unclear) => {
+                self.kubernetes.some_are_unclear = unclear;
+                self.sweep.is_due();
+            }
+            Order::Limits(limits, generation) => {
+                self.ledger.leases().set_capacity(size(limits.keys_per_lease));
+                self.writing.set_limits(&limits);
+                self.limits = limits;
+                self.generation = generation;
+            }
+        }
+    }
+
+    pub(super) fn observe_all(&mut self, first: Observation, rest: &mut mpsc::Receiver<Observation>) {
+        self.observe(first);
+        for _ in 1..BATCH {
+            match rest.try_recv() {
+                Ok(observation) => self.observe(observation),
+                Err(_) => return,
+            }
+        }
+    }
+
+    pub(super) fn observe(&mut self, observation: Observation) {
+        let now = Instant::now();
+        match &observation {
+            Observation::Complete { .. } => self.standing.view_is_live(now),
+            Observation::Interrupted => self.standing.view_is_lost(now),
+            Observation::Restored => {
+                self.standing.view_is_lost(now);
+                self.sweep.is_due();
+            }
+            Observation::Snapshot { .. } | Observation::Changed { .. } => {}
+        }
+        self.ledger.observe(observation);
+    }
+
+    pub(super) fn done(&mut self, done: Done) {
+        match done {
+            Done::Written {
+                ticket,
+                fence,
+                result,
+                heard,
+            } => self.written(ticket, fence, result, heard),
+            Done::Granted { lease, ttl, result } => self.granted(lease, ttl, result),
+            Done::Asked(answer) => self.standing.answered(answer, Instant::now()),
+            Done::Listed(keys) => self.listed(keys),
+            Done::Looked(found) => self.looked(found),
+        }
+    }
+
+    /// Asks etcd for its status when that is in question.
+    pub(super) fn ask(&mut self, now: Instant) {
+        if self.standing.ask_at().is_some_and(|at| at <= now) {
+            self.standing.asked();
+            let connection = self.connection.clone();
+            self.tasks.spawn(async move { Done::Asked(connection.status().await) });
+        }
+    }
+
+    /// etcd says that it does not know this lease.
+    pub(super) fn lapsed(&mut self, lease: LeaseId) {
+        tracing::warn!(registry = %self.name, %lease, "a lease lapsed; its keys are put back on another");
+        self.metrics.count_lapsed(1);
+        self.ledger.leases().doubt(lease);
+    }
+}

@@ -1,0 +1,122 @@
+//! A registrar at work: the parts that talk to its etcd are started, what they and the intake say is taken in, and all
+//! end together.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, Lines, Order, Registrar, reporting, size};
+use crate::api::RegistrySpec;
+use crate::etcd::{self, Campaign, Connection, Leadership};
+use crate::operator::run::Failure;
+use crate::plan::{Ledger, MetaKeys};
+
+/// Observations on their way from the mirror: it waits when there are more.
+const OBSERVATIONS: usize = 256;
+
+/// Serves the Registry `name` until `shutdown` or the end of `orders`. An error means that a part of it has ended that
+/// never should.
+pub async fn serve(
+    name: Arc<str>,
+    (spec, generation): (RegistrySpec, i64),
+    context: Context,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    shutdown: CancellationToken,
+) -> Result<(), Failure> {
+    let access = etcd::Access {
+        endpoints: spec.endpoints.clone(),
+    };
+    let connection = match Connection::new(&access, context.timeouts, context.metrics.calls.clone()).await {
+        Ok(connection) => connection,
+        Err(error) => return idle(&name, generation, &context, &error, orders, shutdown).await,
+    };
+    let meta = MetaKeys::of_registry(&spec.meta_prefix, &context.cluster_id, &name);
+    let campaign = Campaign {
+        leader_key: meta.leader(),
+        identity: context.identity.to_string(),
+        session_ttl: context.session_ttl,
+    };
+    let (scopes, wanted) = mpsc::unbounded_channel();
+    // Our own bookkeeping at once: it says which leases to renew.
+    let _ = scopes.send(Arc::new(BTreeSet::from([meta.scope().clone()])));
+    let renewals = watch::Sender::new(etcd::Leases::default());
+    let (leads, leadership) = watch::channel(Leadership::Seeking);
+    let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
+    let (gone, mut lapsed) = mpsc::channel(OBSERVATIONS);
+    let soonest = watch::Sender::new(None);
+
+    let ending = shutdown.child_token();
+    let mut parts = JoinSet::new();
+    let mirror = etcd::mirror(connection.clone(), wanted, sees, ending.clone());
+    parts.spawn(named("mirror", mirror));
+    let renewal = etcd::renew(connection.clone(), renewals.subscribe(), gone, soonest, ending.clone());
+    parts.spawn(named("renewal", renewal));
+    let campaign = etcd::campaign(connection.clone(), campaign, leads, ending.clone());
+    parts.spawn(named("election", campaign));
+
+    let lines = Lines {
+        leadership,
+        scopes,
+        renewals,
+    };
+    let ledger = Ledger::new(meta, size(spec.limits.keys_per_lease));
+    let mut registrar = Registrar::new(name, (spec.limits, generation), context, connection, ledger, lines);
+    loop {
+        let wake = registrar.act();
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(ended) = parts.join_next() => {
+                let part = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                return Err(Failure::PartEnded(part));
+            }
+            order = orders.recv() => match order {
+                Some(order) => registrar.take_orders(order, &mut orders),
+                None => break,
+            },
+            Some(observation) = observations.recv() => registrar.observe_all(observation, &mut observations),
+            Ok(()) = registrar.lines.leadership.changed() => registrar.leadership_changed(),
+            Some(done) = registrar.tasks.join_next() => match done {
+                Ok(done) => registrar.done(done),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            },
+            Some(lease) = lapsed.recv() => registrar.lapsed(lease),
+            () = sleep_until(wake.into()) => {}
+        }
+    }
+    // Nothing is written any more. The election gives its key back, so that the next one leads at once; the data keys
+    // stay, for that one to take over.
+    registrar.tasks.shutdown().await;
+    ending.cancel();
+    while parts.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
+
+/// A Registry whose endpoints make no sense, which admission refuses: said in its status, until they change.
+async fn idle(
+    name: &Arc<str>,
+    generation: i64,
+    context: &Context,
+    error: &etcd::Error,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    shutdown: CancellationToken,
+) -> Result<(), Failure> {
+    reporting::tell_invalid(name, generation, context, error);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            order = orders.recv() => if order.is_none() {
+                return Ok(());
+            },
+        }
+    }
+}
