@@ -43,6 +43,29 @@ async fn what_changed_while_nobody_was_there_is_put_right_and_nothing_else_is_to
 }
 
 #[tokio::test]
+async fn a_registration_deleted_while_etcd_is_down_is_cleaned_even_by_an_operator_that_never_saw_it() -> Result<()> {
+    let turn = Turn::take("deleted-down", 1, 120).await?;
+    turn.register(&["orders", "payments"]).await?;
+    turn.namespace.create_pod(&pod("a", "orders")).await?;
+    let operator = operator(turn.bed, "operator-0");
+    operator.wait_ready(SOON).await?;
+    wait_keys(&turn.etcd, &turn.plain("orders"), &["a"]).await;
+    let kept = wait_keys(&turn.etcd, &turn.plain("payments"), &["a"]).await;
+
+    turn.etcd.member(0).kill().await?;
+    let objects = turn.namespace.objects();
+    objects.delete(API, "ServiceRegistration", "orders").await?;
+    let gone = objects.get(API, "ServiceRegistration", "orders").await?;
+    assert_eq!(gone, None, "its deletion does not wait for etcd");
+    operator.kill().await?;
+    operator.restart().await?;
+    turn.etcd.restart(0).await?;
+    wait_keys(&turn.etcd, &turn.plain("orders"), &[]).await;
+    assert_eq!(turn.etcd.dump(&turn.plain("payments")).await?, kept);
+    Ok(())
+}
+
+#[tokio::test]
 async fn keys_that_lapsed_while_etcd_was_away_are_written_again() -> Result<()> {
     let turn = Turn::take("lapsed", 1, 30).await?;
     turn.register(&["orders"]).await?;

@@ -118,7 +118,7 @@ impl Standing {
             }
             Err(error) => keep_first(&mut self.trouble, (&error).into()),
         }
-        if !self.live {
+        if !self.live || self.version.is_none() {
             self.ask_at = Some(now + ASK_AGAIN);
         }
     }
