@@ -24,5 +24,5 @@ mod view;
 pub use pod::{Addresses, Pod, PodPort, WEIGHT_ANNOTATION};
 pub use registration::{Family, Port, PortTarget, Registration, RegistrationRef};
 pub use selector::{Operator, Requirement, Selector};
-pub use store::{Index, Touch};
-pub use view::{MissingPort, PodView, ReadyPod, Why};
+pub use store::Index;
+pub use view::{MissingPort, PodView, ReadyPod, Touch, Why};

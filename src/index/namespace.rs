@@ -8,8 +8,8 @@ use super::interner::Symbol;
 use super::registration::Registration;
 use super::resolve::resolve;
 use super::selector::Selector;
-use super::store::Touch;
 use super::view::PodView;
+use super::view::Touch;
 
 /// Counts the relists of pods begun so far: a pod last seen in an earlier one is not there any more.
 pub(super) type Relist = u32;

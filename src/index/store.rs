@@ -7,16 +7,7 @@ use super::compact::Symbols;
 use super::namespace::{Namespace, Relist};
 use super::pod::Pod;
 use super::registration::{Registration, RegistrationRef};
-use super::view::PodView;
-
-/// One registration's view of one pod may have changed: ask [`Index::view`] again.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Touch {
-    /// The registration.
-    pub registration: RegistrationRef,
-    /// The pod's name, in the registration's namespace.
-    pub pod: Arc<str>,
-}
+use super::view::{PodView, Touch};
 
 /// Every pod and every registration of the cluster, and who selects whom.
 ///

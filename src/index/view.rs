@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::registration::Family;
+use super::registration::{Family, RegistrationRef};
 use crate::format::Endpoint;
 
 /// What a registration says about one pod.
@@ -53,4 +53,13 @@ pub struct MissingPort {
     pub port_name: Arc<str>,
     /// The name looked for among the pod's container ports.
     pub container_port: Arc<str>,
+}
+
+/// One registration's view of one pod may have changed: ask [`Index::view`] again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Touch {
+    /// The registration.
+    pub registration: RegistrationRef,
+    /// The pod's name, in the registration's namespace.
+    pub pod: Arc<str>,
 }

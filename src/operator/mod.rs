@@ -5,9 +5,11 @@
 
 mod budget;
 mod compile;
+mod failure;
 mod intake;
 mod pacer;
 mod registrar;
 mod run;
 
-pub use run::{Failure, Options, run};
+pub use failure::Failure;
+pub use run::{Options, run};

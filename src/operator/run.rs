@@ -12,10 +12,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::failure::Failure;
 use super::intake::Intake;
 use super::registrar::Context;
 use crate::api::{Registry, ServiceRegistration};
-use crate::cluster::{self, ClientError, Desk};
+use crate::cluster::{self, Desk};
 use crate::etcd::Timeouts;
 use crate::telemetry::{self, Health, Metrics};
 
@@ -39,28 +40,6 @@ pub struct Options {
     pub session_ttl: u32,
     /// How long calls to etcd may take.
     pub timeouts: Timeouts,
-}
-
-/// Why the operator ended without being asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// There is no way to the kube-apiserver.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The address for metrics and health cannot be used.
-    #[error("cannot listen on {address}: {cause}; give another address with --http")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What is wrong with it.
-        cause: std::io::Error,
-    },
-    /// Signals cannot be received.
-    #[error("cannot receive signals: {0}")]
-    Signals(std::io::Error),
-    /// A part ended that never should. The process ends with it, to be started anew in a known state.
-    #[error("the part \"{0}\" has ended, which is a bug: please report it with the log")]
-    PartEnded(&'static str),
 }
 
 /// Runs the operator until SIGTERM or SIGINT.

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::in_flight::{InFlight, Ticket};
 use super::leases::Leases;
 use super::meta::MetaKeys;
-use super::planner::{InFlight, Ticket};
 use super::tenancy::Tenancy;
 use super::transaction::{Held, Key, LeaseId, Revision, Scope, Value};
 use super::work::{Work, WorkList};

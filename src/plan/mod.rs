@@ -7,6 +7,7 @@
 //! [`Tenancy`] is where a pod becomes keys; [`Ledger`] holds them against what etcd holds; its `next` says what to
 //! write, its `report` how a registration stands, and [`status_of`] puts that into words.
 
+mod in_flight;
 mod leases;
 mod ledger;
 mod meta;
@@ -28,9 +29,10 @@ mod work;
 #[cfg(test)]
 mod world;
 
+pub use in_flight::Ticket;
 pub use ledger::{Ledger, Terms};
 pub use meta::MetaKeys;
-pub use planner::{Step, Ticket};
+pub use planner::Step;
 pub use report::{Conflict, Holder, Registered, Report};
 pub use status::{Footing, Subject, keep_times, refused_status, same_status, status_of};
 pub use tenancy::{Lodging, Outlet, Problem, Tenancy};

@@ -1,9 +1,9 @@
 //! From the work list to transactions: the difference between the ledger's two columns, guarded key by key.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::in_flight::{InFlight, Ticket};
 use super::leases::Fit;
 use super::ledger::{Ledger, Slot};
 use super::meta::MetaKeys;
@@ -13,10 +13,6 @@ use crate::index::RegistrationRef;
 
 /// Bytes of keys and values in one transaction: well below etcd's default limit of 1.5 MiB for a request.
 const MAX_BYTES: usize = 512 * 1024;
-
-/// Names a transaction that is under way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Ticket(u64);
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,26 +26,6 @@ pub enum Step {
         /// How many.
         count: usize,
     },
-}
-
-/// A transaction under way.
-#[derive(Debug, Default)]
-pub(super) struct InFlight {
-    pub ops: Vec<Op>,
-    /// What is to be looked at when it has ended: what it was made for, and what came up about its keys meanwhile.
-    pub works: BTreeSet<Work>,
-    /// Room kept on leases for the keys that it puts there.
-    pub reserved: Vec<(Key, LeaseId)>,
-    /// Its answer means nothing any more.
-    pub void: bool,
-}
-
-impl InFlight {
-    /// etcd's history is another one now: neither the answer nor the room kept counts.
-    pub fn annul(&mut self) {
-        self.void = true;
-        self.reserved.clear();
-    }
 }
 
 /// What is to happen with one key.
@@ -78,7 +54,7 @@ impl Ledger {
         if let Some(records) = self.next_records(max_ops) {
             return Some(records);
         }
-        self.next_ticket.0 += 1;
+        self.next_ticket = self.next_ticket.next();
         let ticket = self.next_ticket;
         self.in_flight.insert(ticket, InFlight::default());
         let ops = self.gather(ticket, max_ops);
@@ -190,7 +166,7 @@ impl Ledger {
         if ops.is_empty() {
             return None;
         }
-        self.next_ticket.0 += 1;
+        self.next_ticket = self.next_ticket.next();
         let plan = InFlight {
             ops: ops.clone(),
             ..InFlight::default()

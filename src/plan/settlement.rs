@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use super::in_flight::{InFlight, Ticket};
 use super::ledger::Ledger;
-use super::planner::{InFlight, Ticket};
 use super::transaction::{Expect, Held, Key, LeaseId, Op, OpResult, Revision, Verdict};
 
 impl Ledger {

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
+use super::in_flight::InFlight;
 use super::ledger::Ledger;
 use super::meta::MetaKeys;
-use super::planner::InFlight;
 use super::transaction::{Held, Key, LeaseId, Observation, Revision, Scope};
 
 impl Ledger {

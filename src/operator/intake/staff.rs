@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::RegistrySpec;
+use crate::operator::failure::Failure;
 use crate::operator::registrar::{Context, Order, serve};
-use crate::operator::run::Failure;
 
 /// All registrars.
 pub struct Staff {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Lines, Order, Registrar, reporting, size};
 use crate::api::RegistrySpec;
 use crate::etcd::{self, Campaign, Connection, Leadership};
-use crate::operator::run::Failure;
+use crate::operator::failure::Failure;
 use crate::plan::{Ledger, MetaKeys};
 
 /// Observations on their way from the mirror: it waits when there are more.
