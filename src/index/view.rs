@@ -55,7 +55,7 @@ pub struct MissingPort {
     pub container_port: Arc<str>,
 }
 
-/// One registration's view of one pod may have changed: ask [`Index::view`] again.
+/// One registration's view of one pod may have changed: ask [`Index::view`](super::Index::view) again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Touch {
     /// The registration.
