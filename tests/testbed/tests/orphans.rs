@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::ExitStatusExt,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -36,7 +36,10 @@ async fn owner() {
 
 /// Starts an owner and waits until it has started an etcd; returns that one's pid and the folder it lives in.
 fn start_owner(ends_by: &str) -> (Child, String, String) {
-    let mut owner = Command::new(std::env::current_exe().expect("this test's path"))
+    // Started in the background by a shell, we ignore SIGINT, and so would the owner: `env` undoes that.
+    let mut owner = Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(std::env::current_exe().expect("this test's path"))
         .args(["--exact", "owner", "--ignored", "--nocapture"])
         .env("OWNER_ENDS_BY", ends_by)
         .env_remove("TESTBED_KEEP")
@@ -73,6 +76,21 @@ fn is_alive(pid: &str) -> bool {
     probe.success() && !zombie
 }
 
+/// How a process ended, which it does soon.
+fn end_of(mut child: Child) -> ExitStatus {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("wait") {
+            return status;
+        }
+        if begin.elapsed() > SECONDS {
+            child.kill().expect("SIGKILL");
+            panic!("the owner lives on");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn assert_cleaned_up(pid: &str, folder: &str) {
     let begin = Instant::now();
     let alive = || is_alive(pid);
@@ -91,7 +109,7 @@ fn assert_cleaned_up(pid: &str, folder: &str) {
 fn a_killed_owner_leaves_nothing() {
     let (mut owner, pid, folder) = start_owner("kill");
     owner.kill().expect("SIGKILL");
-    assert_eq!(owner.wait().expect("wait").signal(), Some(9));
+    assert_eq!(end_of(owner).signal(), Some(9));
     assert_cleaned_up(&pid, &folder);
 }
 
@@ -99,30 +117,30 @@ fn a_killed_owner_leaves_nothing() {
 fn a_killed_owner_leaves_not_even_a_stopped_process() {
     let (mut owner, pid, folder) = start_owner("kill-while-stopped");
     owner.kill().expect("SIGKILL");
-    owner.wait().expect("wait");
+    end_of(owner);
     assert_cleaned_up(&pid, &folder);
 }
 
 #[test]
 fn an_interrupted_owner_leaves_nothing() {
     for name in ["INT", "TERM"] {
-        let (mut owner, pid, folder) = start_owner("signal");
+        let (owner, pid, folder) = start_owner("signal");
         signal(name, owner.id());
-        owner.wait().expect("wait");
+        assert_eq!(end_of(owner).code(), None, "by the signal");
         assert_cleaned_up(&pid, &folder);
     }
 }
 
 #[test]
 fn an_owner_that_exits_without_dropping_leaves_nothing() {
-    let (mut owner, pid, folder) = start_owner("exit");
-    assert_eq!(owner.wait().expect("wait").code(), Some(3));
+    let (owner, pid, folder) = start_owner("exit");
+    assert_eq!(end_of(owner).code(), Some(3));
     assert_cleaned_up(&pid, &folder);
 }
 
 #[test]
 fn an_owner_that_panics_leaves_nothing() {
-    let (mut owner, pid, folder) = start_owner("panic");
-    assert!(!owner.wait().expect("wait").success());
+    let (owner, pid, folder) = start_owner("panic");
+    assert!(!end_of(owner).success());
     assert_cleaned_up(&pid, &folder);
 }
