@@ -101,6 +101,8 @@ where
     let mut lost = false;
     while let Some(event) = events.next().await {
         let seen = match event {
+            // Told before the apiserver is asked for the list: no sign that it is there.
+            Ok(Event::Init) => Seen::ListBegins,
             Ok(event) => {
                 if broken.take().is_some() {
                     info!(what, "the watch is back");

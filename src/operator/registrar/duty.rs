@@ -47,11 +47,12 @@ impl Sweep {
 
 impl Registrar {
     pub(super) fn leads(&self) -> bool {
-        matches!(&*self.lines.leadership.borrow(), Leadership::Leading(_))
+        matches!(&self.leadership, Leadership::Leading(_))
     }
 
     pub(super) fn leadership_changed(&mut self) {
         let now = self.lines.leadership.borrow_and_update().clone();
+        self.leadership = now.clone();
         self.metrics.set_leader(matches!(now, Leadership::Leading(_)));
         match now {
             Leadership::Leading(fence) => {

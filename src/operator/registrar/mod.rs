@@ -124,6 +124,8 @@ struct Registrar {
     held_back: Option<Fence>,
 
     lines: Lines,
+    /// What the election last said, as far as it was taken in: before that, nothing is done by it.
+    leadership: Leadership,
     /// Whether this replica was the last one known to lead.
     led: bool,
     /// The proof of leadership that it last had.
@@ -162,6 +164,7 @@ impl Registrar {
             limits,
             kubernetes: Kubernetes::default(),
             held_back: None,
+            leadership: Leadership::Seeking,
             led: false,
             last_fence: None,
             standing: Standing::new(now),

@@ -214,7 +214,7 @@ impl Registrar {
             generation: self.generation,
             link: self.standing.link(at),
             version: self.standing.version().map(str::to_owned),
-            leader: match &*self.lines.leadership.borrow() {
+            leader: match &self.leadership {
                 Leadership::Leading(_) => Some(self.context.identity.to_string()),
                 Leadership::Standby { leader } => Some(leader.clone()),
                 Leadership::Seeking => None,
@@ -225,7 +225,7 @@ impl Registrar {
     }
 
     fn voice(&self, at: Instant) -> Voice {
-        match &*self.lines.leadership.borrow() {
+        match &self.leadership {
             Leadership::Leading(_) => Voice::Leader,
             Leadership::Seeking if self.led => Voice::Former,
             Leadership::Seeking if matches!(self.standing.link(at), Link::Down(_)) => Voice::Spare,
@@ -248,7 +248,7 @@ impl Registrar {
 
     fn stance(&self, at: Instant) -> Stance {
         let footing = self.footing(at);
-        let health = match (&*self.lines.leadership.borrow(), &footing) {
+        let health = match (&self.leadership, &footing) {
             (_, Footing::Unreachable(_)) => RegistryHealth::Unreachable,
             (_, Footing::Starting) => RegistryHealth::Starting,
             (Leadership::Leading(_), Footing::Firm) => RegistryHealth::Leading,

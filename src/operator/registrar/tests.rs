@@ -216,3 +216,15 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
     rig.lead(Leadership::Leading(fence(9)));
     assert_eq!(rig.registrar.may_write(now), None);
 }
+
+#[tokio::test]
+async fn nothing_is_done_by_an_election_that_was_not_taken_in() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.registrar.take(Order::KubernetesIsOutdated(true));
+    // Won, but something else is looked at first: whether the view is outdated has not been asked yet.
+    rig.leads.send_replace(Leadership::Leading(fence(7)));
+    assert_eq!(rig.registrar.may_write(Instant::now()), None);
+    rig.registrar.leadership_changed();
+    assert_eq!(rig.registrar.held_back, Some(fence(7)));
+}

@@ -245,7 +245,7 @@ impl Registrar {
         self.writing.granting -= 1;
         match result {
             // Nobody will record it, so it is left to lapse.
-            Ok(_) if matches!(&*self.lines.leadership.borrow(), Leadership::Standby { .. }) => {}
+            Ok(_) if matches!(&self.leadership, Leadership::Standby { .. }) => {}
             Ok(_) => {
                 self.writing.succeeded();
                 tracing::info!(registry = %self.name, %lease, ttl, "granted a lease");
@@ -257,7 +257,7 @@ impl Registrar {
 
     /// The proof by which this replica leads, if it does.
     fn fence(&self) -> Option<Fence> {
-        match &*self.lines.leadership.borrow() {
+        match &self.leadership {
             Leadership::Leading(fence) => Some(fence.clone()),
             Leadership::Seeking | Leadership::Standby { .. } => None,
         }
