@@ -9,6 +9,7 @@ mod support;
 mod turn;
 
 mod compacted;
+mod full;
 mod handover;
 mod members;
 mod p6_outage;
