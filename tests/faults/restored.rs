@@ -5,7 +5,8 @@ use std::time::Instant;
 use testbed::Result;
 
 use crate::Scene;
-use crate::support::pod;
+use crate::scene::CONVERGED;
+use crate::support::{SOON, pod};
 
 #[tokio::test]
 async fn an_etcd_restored_from_an_earlier_snapshot_is_adopted_anew() -> Result<()> {
@@ -40,5 +41,28 @@ async fn an_etcd_restored_from_an_earlier_snapshot_is_adopted_anew() -> Result<(
     scene.wait_well(3).await?;
     namespace.set_ready("c", false).await?;
     scene.wait(&["b", "d"]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_etcd_restored_as_another_cluster_to_the_time_of_an_earlier_process_is_served_by_the_present_one()
+-> Result<()> {
+    let scene = Scene::of("restored-anew", 1, 30).await?;
+    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let folder = testbed::Folder::new("snapshot")?;
+    let snapshot = folder.path().join("snapshot.db");
+    etcd.save(&snapshot).await?;
+    // The leader key in the snapshot is that of a process that is no more, on a session that nobody renews.
+    scene.operator.restart().await?;
+    scene.operator.wait_ready(SOON).await?;
+    namespace.set_ready("a", false).await?;
+    scene.wait(&["b", "c"]).await;
+
+    etcd.restore_as("another", &snapshot).await?;
+    let repair = Instant::now();
+    scene.wait(&["b", "c"]).await;
+    let took = repair.elapsed();
+    eprintln!("converged {} ms after the repair", took.as_millis());
+    assert!(took < CONVERGED, "{took:?}");
     Ok(())
 }
