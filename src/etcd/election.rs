@@ -1,6 +1,6 @@
 //! Who writes: one leader key per Registry, on the session lease of whoever created it.
 //!
-//! Leadership is proven by the key's `create_revision`, which every write compares ([`Fence`]). What is published here
+//! Leadership is proven by the key's `create_revision` and lease, which every write compares ([`Fence`]). What is published here
 //! is therefore only advice on when to try; a wrong belief cannot write. The key is claimed by a transaction and
 //! watched from the revision at which it was seen, so no deletion is missed.
 
@@ -248,6 +248,7 @@ impl Candidate {
             let fence = Fence {
                 key,
                 create_revision: revision,
+                lease,
             };
             return Ok(Look::Ours { fence, seen: revision });
         }
@@ -262,6 +263,7 @@ impl Candidate {
             let fence = Fence {
                 key: self.campaign.leader_key.clone(),
                 create_revision: held.create_revision,
+                lease,
             };
             return Look::Ours { fence, seen };
         }
