@@ -86,6 +86,8 @@ pub enum Reason {
     Unreachable,
     /// Connected=False: members answer, but the cluster has no leader.
     NoLeader,
+    /// Connected=False: the etcd's database is full. What is registered stays, and what needs no new lease is written.
+    NoSpace,
     /// Connected=False: the etcd does not let the operator in.
     PermissionDenied,
     /// Connected=False: the etcd is too old for what the operator asks of it.
@@ -119,6 +121,7 @@ impl Reason {
             Self::Connecting => "Connecting",
             Self::Unreachable => "Unreachable",
             Self::NoLeader => "NoLeader",
+            Self::NoSpace => "NoSpace",
             Self::PermissionDenied => "PermissionDenied",
             Self::UnsupportedVersion => "UnsupportedVersion",
         }

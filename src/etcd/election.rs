@@ -1,6 +1,6 @@
 //! Who writes: one leader key per Registry, on the session lease of whoever created it.
 //!
-//! Leadership is proven by the key's `create_revision`, which every write compares ([`Fence`]). What is published here
+//! Leadership is proven by the key's `create_revision` and lease, which every write compares ([`Fence`]). What is published here
 //! is therefore only advice on when to try; a wrong belief cannot write. The key is claimed by a transaction and
 //! watched from the revision at which it was seen, so no deletion is missed.
 
@@ -81,7 +81,7 @@ pub async fn campaign(
         connection,
         campaign,
         out,
-        has_led: false,
+        led_at: 0,
         replaced: false,
     };
     tokio::select! {
@@ -114,8 +114,8 @@ struct Candidate {
     me: Holder,
     value: Vec<u8>,
     out: watch::Sender<Leadership>,
-    /// Whether this process has led since it stood.
-    has_led: bool,
+    /// The revision at which this process came to lead last; 0 before it did.
+    led_at: Revision,
     /// Whether a process with our own identity took the key from us.
     replaced: bool,
 }
@@ -181,7 +181,7 @@ impl Candidate {
             match look {
                 Ok(Look::Ours { fence: held, seen }) => {
                     backoff.reset();
-                    self.has_led = true;
+                    self.led_at = held.create_revision;
                     if *proven.borrow_and_update() {
                         self.publish(Leadership::Leading(held.clone()));
                     }
@@ -191,7 +191,7 @@ impl Candidate {
                 Ok(look) if fence.is_some() => {
                     self.publish(Leadership::Seeking);
                     if let Look::Stale { .. } = look {
-                        tracing::warn!("the leader key was overwritten by hand");
+                        tracing::warn!("the leader key was overwritten by hand, or etcd was restored");
                     } else {
                         tracing::warn!("the leader key is no longer ours");
                         sleep(GIVE_WAY + jitter(CLAIM_JITTER)).await;
@@ -248,6 +248,7 @@ impl Candidate {
             let fence = Fence {
                 key,
                 create_revision: revision,
+                lease,
             };
             return Ok(Look::Ours { fence, seen: revision });
         }
@@ -262,6 +263,7 @@ impl Candidate {
             let fence = Fence {
                 key: self.campaign.leader_key.clone(),
                 create_revision: held.create_revision,
+                lease,
             };
             return Look::Ours { fence, seen };
         }
@@ -282,7 +284,12 @@ impl Candidate {
             return stale;
         }
         if other.identity == self.me.identity {
-            if !self.has_led && !self.replaced {
+            if held.create_revision < self.led_at {
+                // One from before our own time, which can only be back because etcd was restored.
+                tracing::info!(identity = %other.identity, "an earlier process of the same name is back with etcd's past");
+                return stale;
+            }
+            if self.led_at == 0 && !self.replaced {
                 tracing::info!(identity = %other.identity, "taking over from an earlier process of the same name");
                 return stale;
             }

@@ -49,6 +49,8 @@ pub struct Status {
     pub db_bytes: i64,
     /// Whether the cluster has a leader, as far as this member knows.
     pub has_leader: bool,
+    /// Whether the database is full: the cluster's NOSPACE alarm.
+    pub is_full: bool,
 }
 
 /// A new lease id: random, so that nobody can have taken it and a repeated grant is known to be ours; positive,
@@ -237,6 +239,7 @@ impl Connection {
             revision: header.revision(),
             db_bytes: answer.db_size(),
             has_leader: answer.leader() != 0,
+            is_full: answer.errors().iter().any(|error| error.contains("NOSPACE")),
         })
     }
 }

@@ -42,9 +42,12 @@ impl Connection {
 }
 
 fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
-    let leads = Compare::create_revision(&*fence.key, CompareOp::Equal, fence.create_revision);
+    let leads = [
+        Compare::create_revision(&*fence.key, CompareOp::Equal, fence.create_revision),
+        Compare::lease(&*fence.key, CompareOp::Equal, fence.lease.0),
+    ];
     let writes: Vec<_> = transaction.ops.iter().map(|op| TxnOp::txn(guarded(op))).collect();
-    Txn::new().when([leads]).and_then(writes)
+    Txn::new().when(leads).and_then(writes)
 }
 
 fn guarded(op: &Op) -> Txn {

@@ -61,6 +61,7 @@ impl Etcd {
         Fence {
             key,
             create_revision: revision,
+            lease: LeaseId::NONE,
         }
     }
 

@@ -132,14 +132,17 @@ impl Transaction {
     pub const MAX_OPS: usize = 127;
 }
 
-/// Proof of leadership: the leader key and the revision that created it. Every write compares it, so that a
-/// leader that lost the key cannot write, whatever its clock says.
+/// Proof of leadership: the leader key, the revision that created it and the lease it is on. Every write compares it,
+/// so that a leader that lost the key cannot write, whatever its clock says. The revision alone would not do: an etcd
+/// restored from a snapshot counts the same revisions again, for somebody else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
     /// The leader key.
     pub key: Key,
     /// Its `create_revision`.
     pub create_revision: Revision,
+    /// The session it is on: a random id.
+    pub lease: LeaseId,
 }
 
 /// What became of one op.

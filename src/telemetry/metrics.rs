@@ -85,7 +85,7 @@ impl Registries {
         );
         to.register(
             "connected",
-            "1 while the Registry's etcd answers this replica, else 0",
+            "1 while the Registry's etcd answers this replica and takes its writes, else 0",
             self.connected.clone(),
         );
         to.register(

@@ -59,10 +59,16 @@ pub async fn grant(connection: &Connection, ttl: u32) -> LeaseId {
 
 /// Puts a leader key, as an elected leader has one.
 pub async fn lead(cluster: &EtcdCluster) -> Fence {
-    let create_revision = put(cluster, "/meta/leader", "somebody", LeaseId::NONE).await;
+    lead_on(cluster, LeaseId::NONE).await
+}
+
+/// Puts a leader key on this session.
+pub async fn lead_on(cluster: &EtcdCluster, lease: LeaseId) -> Fence {
+    let create_revision = put(cluster, "/meta/leader", "somebody", lease).await;
     Fence {
         key: "/meta/leader".into(),
         create_revision,
+        lease,
     }
 }
 

@@ -4,7 +4,7 @@ use leasehold::etcd::{Connection, Error};
 use leasehold::plan::{Expect, Fence, LeaseId, Op, OpResult, Revision, Transaction, Verdict};
 use testbed::{EtcdCluster, EtcdConfig, EtcdVersion, Folder, History};
 
-use crate::common::{connect, delete, grant, lead, one, put, revoke};
+use crate::common::{connect, delete, grant, lead, lead_on, one, put, revoke};
 
 fn write(key: &str, value: &str, lease: LeaseId, expect: Expect) -> Op {
     Op::Put {
@@ -182,6 +182,26 @@ async fn a_transaction_of_the_full_size_passes_the_default_limits_of_every_relea
         apply(&connection, &fence, ops.collect()).await;
         assert_eq!(cluster.dump("/a/").await.expect("dump").len(), 0, "{version}");
     }
+}
+
+#[tokio::test]
+async fn p7_a_leader_from_before_a_restore_changes_nothing_though_its_revision_has_come_again() {
+    let (cluster, connection) = one().await;
+    let folder = Folder::new("snapshot").expect("a folder");
+    let snapshot = folder.path().join("snapshot.db");
+    cluster.save(&snapshot).await.expect("a snapshot");
+    let session = grant(&connection, 60).await;
+    let stale = lead_on(&cluster, session).await;
+
+    cluster.restore(&snapshot).await.expect("restored");
+    let lease = grant(&connection, 60).await;
+    let fresh = lead_on(&cluster, lease).await;
+    assert_eq!(fresh.create_revision, stale.create_revision, "else it proves nothing");
+    let ops = || vec![write("/a/1", "x", lease, Expect::Absent)];
+    let verdict = connection.commit(&stale, &Transaction { ops: ops() }).await;
+    assert_eq!(verdict.expect("commit"), Verdict::Fenced);
+    let (_, results) = apply(&connection, &fresh, ops()).await;
+    assert_eq!(results, [OpResult::Done]);
 }
 
 #[tokio::test]

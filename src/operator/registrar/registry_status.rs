@@ -78,6 +78,7 @@ impl Facts {
 fn reason(reason: &str) -> Reason {
     match reason {
         "NoLeader" => Reason::NoLeader,
+        "NoSpace" => Reason::NoSpace,
         "UnsupportedVersion" => Reason::UnsupportedVersion,
         "PermissionDenied" | "Unauthenticated" => Reason::PermissionDenied,
         _ => Reason::Unreachable,

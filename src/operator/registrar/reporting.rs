@@ -127,11 +127,13 @@ impl Registrar {
                 self.pacer.changed(registration.clone(), at);
             }
             self.context.health.set_registry(&self.name, self.stance.health);
-            self.metrics.set_connected(!matches!(
-                self.stance.health,
-                RegistryHealth::Starting | RegistryHealth::Unreachable
-            ));
         }
+        let serves = !matches!(
+            self.stance.health,
+            RegistryHealth::Starting | RegistryHealth::Unreachable
+        );
+        self.metrics
+            .set_connected(serves && !matches!(self.registry_link(at), Link::Down(_)));
         for registration in self.ledger.take_changed() {
             self.pacer.changed(registration, at);
         }
@@ -212,7 +214,7 @@ impl Registrar {
         self.metrics.set_backlog(self.ledger.backlog());
         Facts {
             generation: self.generation,
-            link: self.standing.link(at),
+            link: self.registry_link(at),
             version: self.standing.version().map(str::to_owned),
             leader: match &self.leadership {
                 Leadership::Leading(_) => Some(self.context.identity.to_string()),
@@ -221,6 +223,15 @@ impl Registrar {
             },
             leases,
             keys,
+        }
+    }
+
+    /// How the Registry stands as a whole: one whose view is live may still take no writes.
+    fn registry_link(&self, at: Instant) -> Link {
+        let refused = self.writing.trouble(at).or(self.standing.full());
+        match (self.standing.link(at), refused) {
+            (Link::Up, Some(trouble)) => Link::Down(trouble.clone()),
+            (link, _) => link,
         }
     }
 

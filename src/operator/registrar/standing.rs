@@ -8,6 +8,9 @@ use crate::etcd;
 const GRACE: Duration = Duration::from_secs(3);
 /// Between two questions to an etcd that is in trouble.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// Between two questions to one that is well: it does not say of itself that its database is full, and our writes do not
+/// find out, for etcd does not weigh nested transactions.
+const LOOK: Duration = Duration::from_secs(10);
 /// The oldest etcd that answers everything asked of it (nested transactions, member of 2019).
 const OLDEST: (u32, u32) = (3, 4);
 
@@ -18,12 +21,14 @@ pub struct Standing {
     live: bool,
     /// Since when it is not.
     since: Instant,
-    /// When to ask for its status; none while nothing is in question.
+    /// When to ask for its status; none while it is being asked.
     ask_at: Option<Instant>,
     /// What it last said of itself.
     version: Option<String>,
     /// What went wrong last, unless something has gone well since.
     trouble: Option<Trouble>,
+    /// Set while its database is full: it answers, and takes nothing new.
+    full: Option<Trouble>,
 }
 
 /// What is wrong with the etcd.
@@ -72,6 +77,7 @@ impl Standing {
             ask_at: Some(now),
             version: None,
             trouble: None,
+            full: None,
         }
     }
 
@@ -91,6 +97,7 @@ impl Standing {
     pub fn view_is_lost(&mut self, now: Instant) {
         if std::mem::take(&mut self.live) {
             self.since = now;
+            self.ask_at = Some(now);
         }
         self.ask_at.get_or_insert(now);
     }
@@ -114,13 +121,21 @@ impl Standing {
                     message: "members of the etcd cluster answer, but it has no leader: see whether most of them run"
                         .to_owned(),
                 });
+                self.full = status.is_full.then(|| {
+                    let message = "NOSPACE alarm".to_owned();
+                    (&etcd::Error::NoSpace { message }).into()
+                });
                 self.version = Some(status.version);
             }
             Err(error) => keep_first(&mut self.trouble, (&error).into()),
         }
-        if !self.live || self.version.is_none() {
-            self.ask_at = Some(now + ASK_AGAIN);
-        }
+        let well = self.live && self.version.is_some() && self.full.is_none();
+        self.ask_at = Some(now + if well { LOOK } else { ASK_AGAIN });
+    }
+
+    /// Set while its database is full. What is registered stays, and may still be deleted and changed.
+    pub fn full(&self) -> Option<&Trouble> {
+        self.full.as_ref()
     }
 
     /// The version it told.
@@ -175,6 +190,7 @@ mod tests {
             revision: 1,
             db_bytes: 0,
             has_leader,
+            is_full: false,
         }
     }
 
@@ -210,6 +226,24 @@ mod tests {
         assert_eq!(standing.link(start + GRACE), told);
         standing.answered(Ok(status("3.6.15", false)), start);
         assert_ne!(standing.link(start + GRACE), told);
+    }
+
+    #[test]
+    fn a_full_database_is_known_until_it_says_otherwise_and_is_asked_for_more_often() {
+        let now = Instant::now();
+        let mut standing = Standing::new(now);
+        standing.view_is_live(now);
+        let full = etcd::Status {
+            is_full: true,
+            ..status("3.6.15", true)
+        };
+        standing.answered(Ok(full), now);
+        assert_eq!(standing.full().map(|trouble| trouble.reason), Some("NoSpace"));
+        assert_eq!(standing.ask_at(), Some(now + ASK_AGAIN));
+        assert_eq!(standing.link(now), Link::Up, "keys are read, watched and deleted");
+        standing.answered(Ok(status("3.6.15", true)), now);
+        assert_eq!(standing.full(), None);
+        assert_eq!(standing.ask_at(), Some(now + LOOK), "nobody else would tell");
     }
 
     #[test]

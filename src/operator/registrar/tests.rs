@@ -22,6 +22,7 @@ fn fence(create_revision: Revision) -> Fence {
     Fence {
         key: "/leasehold/c1/leader".into(),
         create_revision,
+        lease: LeaseId(create_revision),
     }
 }
 

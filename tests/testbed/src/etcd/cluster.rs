@@ -1,6 +1,9 @@
 //! An etcd cluster on this machine.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use etcd_client::{Client, ConnectOptions};
 
@@ -12,7 +15,7 @@ use crate::{
 };
 
 /// How long members may take to serve after their start.
-const START: Duration = Duration::from_mins(1);
+pub(super) const START: Duration = Duration::from_mins(1);
 
 /// What an etcd cluster is to be.
 #[derive(Clone, Debug)]
@@ -41,16 +44,19 @@ impl Default for EtcdConfig {
 /// A cluster whose members live as long as this value.
 #[derive(Debug)]
 pub struct EtcdCluster {
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
+    /// What tells it from other clusters.
+    pub(super) token: String,
     // After the members, so that it is removed once they are gone.
     _folder: Option<Folder>,
 }
 
 #[derive(Debug)]
-struct Member {
-    process: Process,
+pub(super) struct Member {
+    pub(super) process: Process,
+    pub(super) data: PathBuf,
     client: Port,
-    _peer: Port,
+    pub(super) peer: Port,
 }
 
 impl EtcdCluster {
@@ -66,10 +72,21 @@ impl EtcdCluster {
 
     /// Like [`EtcdCluster::start`], in a temporary folder of its own.
     pub async fn temporary(version: EtcdVersion, members: usize) -> Result<Self> {
+        let config = EtcdConfig {
+            version,
+            members,
+            ..EtcdConfig::default()
+        };
+        Self::temporary_with(config).await
+    }
+
+    /// Like [`EtcdCluster::temporary`] with all choices.
+    pub async fn temporary_with(config: EtcdConfig) -> Result<Self> {
         let folder = Folder::new("etcd")?;
-        let Self { members, .. } = Self::start(version, members, folder.path()).await?;
+        let Self { members, token, .. } = Self::start_with(config, "etcd", folder.path(), folder.path()).await?;
         Ok(Self {
             members,
+            token,
             _folder: Some(folder),
         })
     }
@@ -99,9 +116,10 @@ impl EtcdCluster {
         let peers = peers.join(",");
         let mut members = Vec::new();
         for (i, (client, peer)) in ports.into_iter().enumerate() {
+            let data = folder.join(format!("{name}-{i}.data"));
             let mut spec = Spec::new(format!("{name}-{i}"), &program, logs)
                 .args(["--name", &format!("{name}-{i}"), "--data-dir"])
-                .args([folder.join(format!("{name}-{i}.data"))])
+                .args([&data])
                 .args([
                     "--listen-client-urls",
                     &client.http(),
@@ -128,11 +146,16 @@ impl EtcdCluster {
             }
             members.push(Member {
                 process: Process::start(spec)?,
+                data,
                 client,
-                _peer: peer,
+                peer,
             });
         }
-        let cluster = Self { members, _folder: None };
+        let cluster = Self {
+            members,
+            token: name.to_owned(),
+            _folder: None,
+        };
         for i in 0..cluster.members.len() {
             cluster.wait_serving(i, START).await?;
         }
@@ -157,20 +180,47 @@ impl EtcdCluster {
         Client::connect(self.running(), Some(options)).await.doing(|| "connect")
     }
 
-    /// A client for streams: no call of it ever times out.
+    /// A client for streams: no call of it ever times out. Not of members that are stopped: they would never answer.
     pub(super) async fn patient_client(&self) -> Result<Client> {
         let options = ConnectOptions::new().with_connect_timeout(Duration::from_secs(2));
-        Client::connect(self.endpoints(), Some(options))
-            .await
-            .doing(|| "connect")
+        let urls = self.endpoints_of(|process| !process.is_stopped());
+        Client::connect(urls, Some(options)).await.doing(|| "connect")
     }
 
-    /// The client URLs of the members that run; of all when none does. The client crate picks an endpoint at random, and
-    /// a call on one that is dead fails.
+    /// The client URLs of the members that run. The client crate picks an endpoint at random, and a call on one that is
+    /// dead or stopped fails.
     fn running(&self) -> Vec<String> {
-        let running = self.members.iter().filter(|member| member.process.alive().is_ok());
-        let urls: Vec<_> = running.map(|member| member.client.http()).collect();
+        self.endpoints_of(|process| process.alive().is_ok() && !process.is_stopped())
+    }
+
+    /// The client URLs of the members whose process is as wanted; of all when none is.
+    fn endpoints_of(&self, wanted: impl Fn(&Process) -> bool) -> Vec<String> {
+        let members = self.members.iter().filter(|member| wanted(&member.process));
+        let urls: Vec<_> = members.map(|member| member.client.http()).collect();
         if urls.is_empty() { self.endpoints() } else { urls }
+    }
+
+    /// The member that leads, counted from 0, by the word of those that run.
+    pub async fn leader(&self) -> Result<usize> {
+        let mut told = "no member runs".to_owned();
+        for (i, member) in self.members.iter().enumerate() {
+            if member.process.alive().is_err() || member.process.is_stopped() {
+                continue;
+            }
+            let options = ConnectOptions::new().with_timeout(Duration::from_secs(2));
+            let client = Client::connect([member.client.http()], Some(options)).await;
+            let status = client
+                .doing(|| "connect")?
+                .status()
+                .await
+                .doing(|| "ask for the status")?;
+            let own = status.header().map_or(0, etcd_client::ResponseHeader::member_id);
+            if own != 0 && own == status.leader() {
+                return Ok(i);
+            }
+            told = format!("the leader is {:x}", status.leader());
+        }
+        Err(Error::Invalid(format!("no running member of the etcd leads: {told}")))
     }
 
     /// The process of a member, counted from 0.

@@ -5,6 +5,7 @@
 mod cluster;
 mod content;
 mod history;
+mod snapshot;
 
 pub use cluster::{EtcdCluster, EtcdConfig};
 pub use content::Held;

@@ -81,6 +81,7 @@ pub struct Process {
 #[derive(Debug)]
 struct Life {
     child: Arc<Mutex<Running>>,
+    stopped: bool,
     exit: watch::Receiver<Option<ExitStatus>>,
     waiter: Option<JoinHandle<()>>,
 }
@@ -155,12 +156,21 @@ impl Process {
 
     /// SIGSTOP: it neither runs nor ends until [`Process::cont`].
     pub fn stop(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        self.life().stopped = true;
+        Ok(())
     }
 
     /// SIGCONT.
     pub fn cont(&self) -> Result<()> {
-        self.signal(Signal::CONT)
+        self.signal(Signal::CONT)?;
+        self.life().stopped = false;
+        Ok(())
+    }
+
+    /// Whether it was stopped by [`Process::stop`] and not continued since.
+    pub fn is_stopped(&self) -> bool {
+        self.life().stopped
     }
 
     /// SIGTERM; see [`Process::wait_exit`].
@@ -268,6 +278,7 @@ impl Life {
             .doing(|| "start a thread")?;
         Ok(Self {
             child: running,
+            stopped: false,
             exit,
             waiter: Some(waiter),
         })

@@ -1,4 +1,4 @@
-//! Programs written in Go: the Kubernetes control plane, kwok and etcdctl, built from the modules pinned in `tools/`.
+//! Programs written in Go: the Kubernetes control plane, kwok, etcdctl and etcdutl, built from the modules pinned in `tools/`.
 
 use std::{
     fs,
@@ -26,6 +26,8 @@ pub enum Tool {
     Kwok,
     /// For people who look into the registration etcd.
     Etcdctl,
+    /// Turns a snapshot of an etcd into a member's data.
+    Etcdutl,
 }
 
 /// How a tool is built.
@@ -44,7 +46,7 @@ const KUBERNETES_VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVers
      -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
 
 impl Tool {
-    /// All of them, slowest build first.
+    /// Those of every bed and of the people who use one, slowest build first. etcdutl is built when a test wants it.
     pub const ALL: [Self; 6] = [
         Self::KubeApiserver,
         Self::Kwok,
@@ -80,6 +82,7 @@ impl Tool {
             Self::Kubectl => kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", 45),
             Self::Kwok => plain("kwok", "sigs.k8s.io/kwok/cmd/kwok", 145),
             Self::Etcdctl => plain("etcdctl", "go.etcd.io/etcd/etcdctl/v3", 20),
+            Self::Etcdutl => plain("etcdutl", "go.etcd.io/etcd/etcdutl/v3", 40),
         }
     }
 

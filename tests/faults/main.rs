@@ -1,0 +1,22 @@
+//! The running operator and real etcds in trouble: the process lives, no key is lost, no ghost stays, and while it
+//! lasts the statuses and the metrics say so.
+//!
+//! One control plane, one test at a time, and an etcd of its own for each.
+
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/turn.rs"]
+mod turn;
+
+mod compacted;
+mod full;
+mod handover;
+mod members;
+mod p6_outage;
+mod p7_rounds;
+mod paused;
+mod restored;
+mod scene;
+
+use self::scene::Scene;
+use self::turn::{Turn, wait_leader};

@@ -1,0 +1,104 @@
+//! Members of which some or all go, or hang.
+
+use std::time::{Duration, Instant};
+
+use testbed::{History, Result};
+use tokio::time::sleep;
+
+use crate::Scene;
+use crate::support::pod;
+
+#[tokio::test]
+async fn the_death_of_the_member_that_leads_etcd_costs_no_key() -> Result<()> {
+    let scene = Scene::of("etcd-leader", 3, 15).await?;
+    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let history = History::watch(etcd, &scene.turn.plain("orders"), 0).await?;
+    let leader = etcd.leader().await?;
+    etcd.member(leader).kill().await?;
+    let begin = Instant::now();
+    namespace.set_ready("a", false).await?;
+    scene.wait_converged(begin, &["b", "c"]).await?;
+    etcd.restart(leader).await?;
+    let repair = Instant::now();
+    namespace.set_ready("a", true).await?;
+    scene.wait_converged(repair, &["a", "b", "c"]).await?;
+    assert_eq!(history.settled().await?.len(), 2, "that delete and that put");
+    scene.wait_well(3).await
+}
+
+#[tokio::test]
+async fn a_member_that_hangs_for_longer_than_the_ttl_while_we_talk_to_it_costs_no_key() -> Result<()> {
+    let scene = Scene::of("etcd-hangs", 3, 15).await?;
+    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let from = etcd.revision().await? + 1;
+    // The first endpoint is the one that is asked first.
+    etcd.member(0).stop()?;
+    let history = History::watch(etcd, &scene.turn.plain("orders"), from).await?;
+    let begin = Instant::now();
+    namespace.set_ready("a", false).await?;
+    scene.wait(&["b", "c"]).await;
+    eprintln!("{} ms to go on with another member", begin.elapsed().as_millis());
+    sleep(Duration::from_secs(20)).await;
+    etcd.member(0).cont()?;
+    let repair = Instant::now();
+    namespace.set_ready("a", true).await?;
+    scene.wait_converged(repair, &["a", "b", "c"]).await?;
+    assert_eq!(history.settled().await?.len(), 2, "that delete and that put");
+    scene.wait_well(3).await
+}
+
+#[tokio::test]
+async fn a_quorum_lost_for_longer_than_the_ttl_costs_no_key_when_it_is_back() -> Result<()> {
+    let scene = Scene::of("quorum", 3, 5).await?;
+    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let before = scene.wait(&["a", "b", "c"]).await;
+    for member in [1, 2] {
+        etcd.member(member).kill().await?;
+    }
+    namespace.set_ready("a", false).await?;
+    namespace.create_pod(&pod("d", "orders")).await?;
+    scene.wait_trouble("NoLeader").await?;
+    sleep(Duration::from_secs(10)).await;
+    scene.assert_lives()?;
+    for member in [1, 2] {
+        etcd.member(member).restart().await?;
+    }
+    etcd.wait_serving(0, Duration::from_secs(30)).await?;
+    let repair = Instant::now();
+    let after = scene.wait_converged(repair, &["b", "c", "d"]).await?;
+    for pod in ["b", "c"] {
+        let key = format!("{}{pod}", scene.turn.plain("orders"));
+        assert_eq!(after[&key], before[&key], "etcd extended its lease, nobody wrote it");
+    }
+    scene.wait_well(3).await
+}
+
+#[tokio::test]
+async fn all_members_restarted_at_once_cost_no_key() -> Result<()> {
+    let scene = Scene::of("etcd-restart", 3, 15).await?;
+    let history = History::watch(&scene.turn.etcd, &scene.turn.plain("orders"), 0).await?;
+    scene.turn.etcd.restart_all().await?;
+    let repair = Instant::now();
+    scene.turn.namespace.set_ready("a", false).await?;
+    scene.wait_converged(repair, &["b", "c"]).await?;
+    let gone = format!("delete {}a", scene.turn.plain("orders"));
+    history.assert_exactly(&[&gone]).await;
+    scene.wait_well(2).await
+}
+
+#[tokio::test]
+async fn an_etcd_that_hangs_for_longer_than_the_ttl_has_every_key_when_it_goes_on() -> Result<()> {
+    let scene = Scene::of("etcd-paused", 1, 5).await?;
+    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    etcd.member(0).stop()?;
+    namespace.set_ready("a", false).await?;
+    namespace.create_pod(&pod("d", "orders")).await?;
+    scene.wait_trouble("Unreachable").await?;
+    sleep(Duration::from_secs(5)).await;
+    scene.assert_lives()?;
+    etcd.member(0).cont()?;
+    let repair = Instant::now();
+    // Leases may have ended on waking, for it was not restarted: then their keys are written again.
+    scene.wait_converged(repair, &["b", "c", "d"]).await?;
+    scene.wait_well(3).await
+}

@@ -1,0 +1,21 @@
+//! An operator that is paused, with nobody to stand in for it.
+
+use std::time::Instant;
+
+use testbed::Result;
+
+use crate::Scene;
+use crate::support::wait_count;
+
+#[tokio::test]
+async fn keys_that_lapsed_while_the_only_operator_was_paused_are_back_as_soon_as_it_is() -> Result<()> {
+    let scene = Scene::of("paused", 1, 5).await?;
+    scene.operator.stop()?;
+    // As promised: nobody renews them. Our own records and the leadership go too.
+    wait_count(&scene.turn.etcd, "", 0, std::time::Duration::from_secs(30)).await;
+    scene.turn.namespace.set_ready("a", false).await?;
+    scene.operator.cont()?;
+    let repair = Instant::now();
+    scene.wait_converged(repair, &["b", "c"]).await?;
+    scene.wait_well(2).await
+}
