@@ -127,11 +127,14 @@ impl Registrar {
                 self.pacer.changed(registration.clone(), at);
             }
             self.context.health.set_registry(&self.name, self.stance.health);
-            self.metrics.set_connected(!matches!(
-                self.stance.health,
-                RegistryHealth::Starting | RegistryHealth::Unreachable
-            ));
         }
+        let connected = match self.stance.footing {
+            Footing::Firm => true,
+            // Of Kubernetes not everything is known: that is not etcd's fault.
+            Footing::Starting => self.standing.is_live(),
+            Footing::Unreachable(_) => false,
+        };
+        self.metrics.set_connected(connected);
         for registration in self.ledger.take_changed() {
             self.pacer.changed(registration, at);
         }
@@ -225,6 +228,10 @@ impl Registrar {
     }
 
     fn voice(&self, at: Instant) -> Voice {
+        // What goes by the same name there may be another cluster's.
+        if !self.context.cluster_confirmed.is_cancelled() {
+            return Voice::Silent;
+        }
         match &*self.lines.leadership.borrow() {
             Leadership::Leading(_) => Voice::Leader,
             Leadership::Seeking if self.led => Voice::Former,

@@ -12,10 +12,9 @@ struct Rig {
     leads: watch::Sender<Leadership>,
     /// What is told of registrations.
     notes: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
-    _ends: (
-        mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
-        mpsc::UnboundedReceiver<DeskNote<Registry>>,
-    ),
+    /// What is told of the Registry.
+    registry_notes: mpsc::UnboundedReceiver<DeskNote<Registry>>,
+    _wanted: mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
 }
 
 fn fence(create_revision: Revision) -> Fence {
@@ -42,7 +41,9 @@ impl Rig {
             registries,
             metrics: Metrics::new().0,
             health: Health::new(),
+            cluster_confirmed: CancellationToken::new(),
         };
+        context.cluster_confirmed.cancel();
         let access = etcd::Access {
             // Nobody listens there.
             endpoints: vec!["http://127.0.0.1:1".to_owned()],
@@ -68,7 +69,8 @@ impl Rig {
             ),
             leads,
             notes,
-            _ends: (wanted, registry_notes),
+            registry_notes,
+            _wanted: wanted,
         }
     }
 
@@ -215,4 +217,16 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
     rig.standby();
     rig.lead(Leadership::Leading(fence(9)));
     assert_eq!(rig.registrar.may_write(now), None);
+}
+
+#[tokio::test]
+async fn one_that_goes_by_the_state_folder_tells_nothing_before_the_apiserver_has_said_which_cluster_it_is() {
+    let mut rig = Rig::new().await;
+    let confirmed = std::mem::take(&mut rig.registrar.context.cluster_confirmed);
+    rig.registrar.standing = Standing::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
+    rig.registrar.act();
+    assert!(rig.registry_notes.try_recv().is_err());
+    rig.registrar.context.cluster_confirmed = confirmed;
+    rig.registrar.act();
+    assert!(rig.registry_notes.try_recv().is_ok(), "that etcd is unreachable");
 }
