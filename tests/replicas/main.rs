@@ -10,6 +10,7 @@ mod outdated;
 mod p3_restart;
 mod p4_death;
 mod p5_apiserver;
+mod p5_lists;
 mod p7_fencing;
 mod takeover;
 
