@@ -62,6 +62,14 @@ pub struct RunArgs {
     )]
     pub session_ttl: u32,
 
+    /// A folder for what a restart needs while the kube-apiserver is away: the cluster's id, and the Registries
+    ///
+    /// With it, a replica that starts then goes on renewing what is registered; without it, it waits for the apiserver.
+    /// The folder need not outlive the pod: an emptyDir in memory will do. It is created, for this user alone; in a
+    /// volume that is open to others, name a sub-folder, such as /run/leasehold/state.
+    #[arg(long, env = "LEASEHOLD_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
     /// How long a connection to an etcd may take to stand, in seconds
     #[arg(long, env = "LEASEHOLD_CONNECT_TIMEOUT", value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     pub connect_timeout: Duration,
@@ -185,6 +193,7 @@ mod tests {
         let args = parse(&[]).unwrap();
         assert_eq!(args.kubeconfig, None);
         assert_eq!(args.identity, None);
+        assert_eq!(args.state_dir, None);
         assert_eq!(args.http, "0.0.0.0:8080".parse().unwrap());
         assert_eq!(LogFormat::from(args.log_format), LogFormat::Json);
         assert_eq!(args.log, "info".parse().unwrap());
@@ -201,6 +210,7 @@ mod tests {
             "--log-format=text",
             "--log=warn,leasehold::etcd=debug",
             "--session-ttl=2",
+            "--state-dir=/run/leasehold/state",
             "--connect-timeout=0.5",
             "--request-timeout=1",
             "--call-timeout=3",
@@ -211,6 +221,7 @@ mod tests {
         assert_eq!(args.http, "[::1]:9090".parse().unwrap());
         assert_eq!(args.log_format, LogShape::Text);
         assert_eq!(args.session_ttl, 2);
+        assert_eq!(args.state_dir, Some("/run/leasehold/state".into()));
         let timeouts = Timeouts {
             connect: Duration::from_millis(500),
             request: Duration::from_secs(1),

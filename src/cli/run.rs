@@ -24,6 +24,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         identity,
         http: args.http,
         session_ttl: args.session_ttl,
+        state_dir: args.state_dir,
     };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -60,7 +60,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
 }
 
 /// The UID that names the Kubernetes cluster. Asks until it is told: without it nothing can be done.
-pub async fn cluster_id(client: Client, patience: Duration, calls: &Calls) -> String {
+pub async fn cluster_id(client: Client, patience: Duration, calls: Calls) -> String {
     let namespaces: Api<Namespace> = Api::all(client);
     let mut pause = Duration::from_millis(200);
     loop {

@@ -1,6 +1,7 @@
 //! The watches on pods, registrations and Registries, as one stream of news.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -17,8 +18,12 @@ use tracing::{info, warn};
 use super::lean::LeanPod;
 use crate::api::{Registry, ServiceRegistration};
 use crate::index;
-use crate::telemetry::{Calls, Outcome, Peer};
+use crate::telemetry::{Metrics, Outcome, Peer};
 
+/// The kinds, by the names of their resources.
+const PODS: &str = "pods";
+const REGISTRATIONS: &str = "serviceregistrations";
+const REGISTRIES: &str = "registries";
 /// A watch that cannot be opened is tried again after 200 ms, doubling up to 2 s: short, so that the return of an
 /// apiserver is noticed at once, and there are only three of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -61,6 +66,8 @@ pub enum Seen<T> {
 /// One piece of news.
 #[derive(Debug)]
 pub enum News {
+    /// Which cluster it is, by its UID: told once, before anything else.
+    Cluster(Arc<str>),
     /// About pods.
     Pod(Seen<index::Pod>),
     /// About registrations.
@@ -70,25 +77,39 @@ pub enum News {
 }
 
 /// Watches all kinds and sends what is seen, for ever: trouble with the apiserver is retried, and never taken for
-/// an absence of objects.
-pub async fn watch(client: Client, calls: Calls, news: mpsc::Sender<News>, shutdown: CancellationToken) {
-    let pods = follow::<LeanPod, _>(client.clone(), "pods", &calls, &news, |seen| {
+/// an absence of objects. Begins once `cluster_id` is known.
+pub async fn watch(
+    client: Client,
+    cluster_id: impl Future<Output = String>,
+    metrics: Metrics,
+    news: mpsc::Sender<News>,
+    shutdown: CancellationToken,
+) {
+    for kind in [PODS, REGISTRATIONS, REGISTRIES] {
+        metrics.staleness.stale_for(kind, Duration::ZERO);
+    }
+    let pods = follow::<LeanPod, _>(client.clone(), PODS, &metrics, &news, |seen| {
         News::Pod(seen.map(Into::into))
     });
-    let registrations =
-        follow::<ServiceRegistration, _>(client.clone(), "serviceregistrations", &calls, &news, |seen| {
-            News::Registration(seen.map(Box::new))
-        });
-    let registries = follow::<Registry, _>(client, "registries", &calls, &news, |seen| {
+    let registrations = follow::<ServiceRegistration, _>(client.clone(), REGISTRATIONS, &metrics, &news, |seen| {
+        News::Registration(seen.map(Box::new))
+    });
+    let registries = follow::<Registry, _>(client, REGISTRIES, &metrics, &news, |seen| {
         News::Registry(seen.map(Box::new))
     });
+    let all = async {
+        let told = news.send(News::Cluster(cluster_id.await.into())).await;
+        if told.is_ok() {
+            futures::future::join3(pods, registrations, registries).await;
+        }
+    };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        _ = futures::future::join3(pods, registrations, registries) => {}
+        () = all => {}
     }
 }
 
-async fn follow<K, F>(client: Client, what: &'static str, calls: &Calls, news: &mpsc::Sender<News>, wrap: F)
+async fn follow<K, F>(client: Client, what: &'static str, metrics: &Metrics, news: &mpsc::Sender<News>, wrap: F)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     F: Fn(Seen<K>) -> News,
@@ -109,10 +130,15 @@ where
                 }
                 lost = false;
                 pauses.reset();
+                if matches!(event, Event::InitDone) {
+                    metrics.staleness.fresh(what);
+                }
                 told(what, event)
             }
             Err(error) => {
-                calls.observe(Peer::Apiserver, "watch", Outcome::Error, Duration::ZERO);
+                metrics
+                    .calls
+                    .observe(Peer::Apiserver, "watch", Outcome::Error, Duration::ZERO);
                 let since = *broken.get_or_insert_with(|| {
                     warn!(what, cause = %cause(&error), "the watch broke; what is known stays, trying again");
                     Instant::now()
@@ -122,6 +148,7 @@ where
                     continue;
                 }
                 lost = true;
+                metrics.staleness.stale_for(what, since.elapsed());
                 events = begin();
                 Seen::Lost
             }

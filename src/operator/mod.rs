@@ -10,6 +10,7 @@ mod intake;
 mod pacer;
 mod registrar;
 mod run;
+mod state;
 
 pub use failure::Failure;
 pub use run::{Options, run};

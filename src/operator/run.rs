@@ -1,5 +1,6 @@
 //! One process: all parts started, watched, and ended together.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,14 +8,15 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
 use super::intake::Intake;
 use super::registrar::Context;
+use super::state::{self, State, StateFolder};
 use crate::api::{Registry, ServiceRegistration};
 use crate::cluster::{self, Desk};
 use crate::etcd::Timeouts;
@@ -24,6 +26,8 @@ use crate::telemetry::{self, Health, Metrics};
 const NEWS: usize = 1024;
 /// How long the apiserver may take to say which cluster it serves.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long it is waited for by a replica that knows what to do without: leases are waiting to be renewed.
+const HEAD_START: Duration = Duration::from_secs(1);
 /// How long the parts may take to end: the election needs most of it, to give its keys back.
 const END: Duration = Duration::from_secs(5);
 
@@ -40,6 +44,8 @@ pub struct Options {
     pub session_ttl: u32,
     /// How long calls to etcd may take.
     pub timeouts: Timeouts,
+    /// Where is kept what a replica needs that starts while the apiserver is away; nowhere if none.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Runs the operator until SIGTERM or SIGINT.
@@ -76,11 +82,22 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     });
 
     let client = cluster::connect(options.kubeconfig.as_deref()).await?;
-    let cluster_id = tokio::select! {
-        id = cluster::cluster_id(client.clone(), ANSWER, &metrics.calls) => id,
+    let folder = options.state_dir.map(StateFolder::new);
+    let stored = folder.as_ref().and_then(StateFolder::load);
+    let mut asked = Box::pin(cluster::cluster_id(client.clone(), ANSWER, metrics.calls.clone()));
+    let (begin, told) = tokio::select! {
+        biased;
         () = shutdown.cancelled() => return Ok(()),
+        id = &mut asked => {
+            tracing::info!(cluster_id = id, "knows its cluster");
+            let nothing = State { cluster_id: id.clone(), registries: BTreeMap::new() };
+            (nothing, Some(id))
+        }
+        stored = without_answer(stored) => {
+            tracing::warn!("the apiserver does not answer: renewing what is recorded where the state folder says");
+            (stored, None)
+        }
     };
-    tracing::info!(cluster_id, "knows its cluster");
 
     let (registrations, registration_notes) = mpsc::unbounded_channel();
     let (registries, registry_notes) = mpsc::unbounded_channel();
@@ -92,10 +109,20 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     ));
     let desk = Desk::<Registry>::new(client.clone(), metrics.calls.clone());
     parts.spawn(named("desk of Registries", desk.run(registry_notes, shutdown.clone())));
-    let watch = cluster::watch(client, metrics.calls.clone(), news_of, shutdown.clone());
+    let id = async {
+        match told {
+            Some(id) => id,
+            None => asked.await,
+        }
+    };
+    let watch = cluster::watch(client, id, metrics.clone(), news_of, shutdown.clone());
     parts.spawn(named("watches", watch));
+    let (states, newest) = watch::channel(None);
+    if let Some(folder) = folder {
+        parts.spawn(named("state folder", state::keep(folder, newest, shutdown.clone())));
+    }
     let context = Context {
-        cluster_id: cluster_id.into(),
+        cluster_id: begin.cluster_id.into(),
         identity: Arc::from(options.identity),
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,
@@ -103,12 +130,25 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         registries,
         metrics,
         health,
+        cluster_confirmed: CancellationToken::new(),
     };
-    let intake = Intake::new(context, shutdown.clone());
+    let mut intake = Intake::new(context, states, shutdown.clone());
+    intake.resume(begin.registries);
     let end = shutdown.clone();
     parts.spawn(async move { intake.run(news, end).await.map(|()| "intake") });
 
     supervise(parts, &shutdown).await
+}
+
+/// What to go on with when the apiserver does not answer; never ready if there is nothing.
+async fn without_answer(stored: Option<State>) -> State {
+    match stored {
+        Some(stored) => {
+            sleep(HEAD_START).await;
+            stored
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits for the end. Any part that ends before it is asked to takes the others with it.

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::calls::Calls;
+use super::staleness::Staleness;
 
 /// What every metric's name begins with.
 const PREFIX: &str = "leasehold";
@@ -57,6 +58,8 @@ type Level = Gauge<u64, AtomicU64>;
 pub struct Metrics {
     /// Calls to other programs.
     pub calls: Calls,
+    /// How old what is known of Kubernetes is.
+    pub staleness: Staleness,
     pods: Level,
     registrations: Level,
     ready_to_key: Histogram,
@@ -126,6 +129,7 @@ impl Metrics {
     pub fn new() -> (Self, Exposition) {
         let metrics = Self {
             calls: Calls::default(),
+            staleness: Staleness::default(),
             pods: Level::default(),
             registrations: Level::default(),
             // 1 ms (an idle etcd next door) to 33 s (an etcd that was away).
@@ -134,6 +138,7 @@ impl Metrics {
         };
         let mut registry = Registry::with_prefix(PREFIX);
         metrics.calls.register(&mut registry);
+        metrics.staleness.register(&mut registry);
         metrics.registries.register(&mut registry);
         registry.register(
             "pods",

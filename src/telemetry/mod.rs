@@ -8,9 +8,11 @@ mod health;
 mod http;
 mod logs;
 mod metrics;
+mod staleness;
 
 pub use calls::{Calls, Outcome, Peer};
 pub use health::{Health, RegistryHealth};
 pub use http::serve;
 pub use logs::{InvalidFilter, LogFilter, LogFormat, init};
 pub use metrics::{Exposition, KeyWrite, Metrics, RegistryMetrics};
+pub use staleness::Staleness;

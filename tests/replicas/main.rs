@@ -11,7 +11,9 @@ mod turn;
 mod outdated;
 mod p3_restart;
 mod p4_death;
+mod p5_apiserver;
+mod p5_lists;
 mod p7_fencing;
 mod takeover;
 
-use self::turn::{Turn, wait_leader};
+use self::turn::{Turn, bring_back_apiserver, wait_leader};

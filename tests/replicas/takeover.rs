@@ -134,28 +134,6 @@ async fn an_etcd_that_is_restarted_finds_the_operator_still_there() -> Result<()
 }
 
 #[tokio::test]
-async fn an_apiserver_that_is_away_costs_no_key_and_is_followed_when_it_is_back() -> Result<()> {
-    let turn = Turn::take("apiserver", 1, 15).await?;
-    turn.register(&["orders"]).await?;
-    turn.deploy(3).await?;
-    let operator = operator(turn.bed, "operator-0");
-    operator.wait_ready(SOON).await?;
-    wait_count(&turn.etcd, "/services/", 3, SOON).await;
-    let history = History::watch(&turn.etcd, "/services/", 0).await?;
-    let apiserver = turn.bed.control_plane().apiserver();
-    apiserver.stop()?;
-    // Longer than the TTL.
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    history.assert_silent().await;
-    apiserver.cont()?;
-    turn.namespace.scale("orders", 5).await?;
-    wait_count(&turn.etcd, "/services/", 5, SOON).await;
-    let events = history.settled().await?;
-    assert_eq!(events.len(), 2, "two more pods and nothing else: {events:?}");
-    Ok(())
-}
-
-#[tokio::test]
 async fn endpoints_that_change_are_followed_to_the_other_etcd() -> Result<()> {
     let turn = Turn::take("moved", 1, 15).await?;
     turn.namespace.create_pod(&pod("a", "orders")).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use testbed::{Bed, EtcdCluster, EtcdConfig, Namespace, Result, shared, until};
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::support::{API, plain_prefix, registration};
 
@@ -36,10 +36,14 @@ impl Turn {
 
     /// Waits for it, with an etcd of this kind.
     pub async fn take_with(name: &str, config: EtcdConfig, ttl_seconds: u32) -> Result<Self> {
-        static CRDS: OnceCell<()> = OnceCell::const_new();
         let turn = TURN.lock().await;
         let bed = shared().await?;
-        CRDS.get_or_try_init(|| bed.apply_crds()).await?;
+        let apiserver = bed.control_plane().apiserver();
+        apiserver.cont()?;
+        if apiserver.exit_status().is_some() {
+            bring_back_apiserver(bed).await?;
+        }
+        bed.apply_crds().await?;
         // What an earlier test left, however it ended.
         for namespace in bed.objects().list("v1", "Namespace").await? {
             let name = namespace["metadata"]["name"].as_str().unwrap_or_default();
@@ -98,6 +102,17 @@ impl Turn {
         let parsed = leader.map(|(_, held)| serde_json::from_str::<serde_json::Value>(&held.value));
         Ok(parsed.and_then(|value| value.ok()?["identity"].as_str().map(str::to_owned)))
     }
+}
+
+/// Starts the apiserver again, and with it those that serve Kubernetes through it: they would notice its return only
+/// after a minute or more.
+pub async fn bring_back_apiserver(bed: &Bed) -> Result<()> {
+    let plane = bed.control_plane();
+    plane.restart_apiserver().await?;
+    for process in [plane.controller_manager(), plane.scheduler(), plane.kwok()] {
+        process.restart().await?;
+    }
+    Ok(())
 }
 
 /// Waits until `name` leads by etcd's word.

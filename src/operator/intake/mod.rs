@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
@@ -21,6 +21,7 @@ use self::registries::Known;
 use self::staff::Staff;
 use super::failure::Failure;
 use super::registrar::{Context, Order};
+use super::state::State;
 use crate::cluster::{News, Seen};
 use crate::index::{Index, Pod, RegistrationRef, Touch};
 use crate::plan::Tenancy;
@@ -75,11 +76,13 @@ pub struct Intake {
     some_are_unclear: bool,
     /// Whether the registrars were told that Kubernetes has told everything.
     complete: bool,
+    /// What a replica needs that starts while Kubernetes says nothing.
+    state: watch::Sender<Option<State>>,
 }
 
 impl Intake {
-    /// Nothing has been said yet.
-    pub fn new(context: Context, shutdown: CancellationToken) -> Self {
+    /// Nothing has been said yet. What is to outlive the process goes to `state`.
+    pub fn new(context: Context, state: watch::Sender<Option<State>>, shutdown: CancellationToken) -> Self {
         Self {
             index: Index::new(),
             entries: HashMap::new(),
@@ -93,6 +96,7 @@ impl Intake {
             unclear: HashSet::new(),
             some_are_unclear: false,
             complete: false,
+            state,
         }
     }
 
@@ -128,6 +132,7 @@ impl Intake {
 
     fn take(&mut self, news: News, now: Instant) {
         match news {
+            News::Cluster(id) => self.cluster(id),
             News::Pod(seen) => {
                 note_lost(&mut self.lost.pods, &seen);
                 self.pod(seen, now);
@@ -139,6 +144,7 @@ impl Intake {
             News::Registry(seen) => {
                 note_lost(&mut self.lost.registries, &seen);
                 self.registry(seen, now);
+                self.remember();
             }
         }
         // After what the list has told.

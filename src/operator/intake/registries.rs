@@ -1,4 +1,4 @@
-//! Registries as they come, change and go.
+//! Registries as they come, change and go, and as they were before this process began.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use super::{Intake, Order};
 use crate::api::{Registry, RegistrySpec};
 use crate::cluster::{DeskNote, Seen};
+use crate::operator::state::{State, StoredRegistry};
 use crate::telemetry::RegistryHealth;
 
 /// One Registry.
@@ -28,6 +29,71 @@ impl Known {
 }
 
 impl Intake {
+    /// Serves the Registries that an earlier process knew, until Kubernetes tells what has become of them. Leases are
+    /// renewed; nothing else is done until then, as after any start.
+    pub fn resume(&mut self, registries: impl IntoIterator<Item = (String, StoredRegistry)>) {
+        for (name, StoredRegistry { generation, spec }) in registries {
+            tracing::info!(registry = name, endpoints = ?spec.endpoints, "a Registry that was served before");
+            let name: Arc<str> = name.into();
+            // It is in no list yet, and the object that Kubernetes tells of is looked at as a new one.
+            let known = Known {
+                uid: String::new(),
+                generation,
+                spec: spec.clone(),
+                list: 0,
+            };
+            self.registries.insert(name.clone(), known);
+            self.engage(&name, spec, generation);
+        }
+    }
+
+    /// The apiserver has said which cluster it serves. Its word counts: what was known of another is let go, which
+    /// wrote nothing.
+    pub(super) fn cluster(&mut self, id: Arc<str>) {
+        let context = self.staff.context();
+        let confirmed = context.cluster_confirmed.clone();
+        if context.cluster_id != id {
+            tracing::warn!(
+                cluster_id = %id, stored = %context.cluster_id,
+                "the apiserver serves another cluster than the one in the state folder, which is served no more"
+            );
+            for name in std::mem::take(&mut self.registries).into_keys() {
+                self.let_go(&name);
+            }
+            self.staff.serve_cluster(id);
+        }
+        confirmed.cancel();
+    }
+
+    /// Tells what is to outlive the process, once that is everything.
+    pub(super) fn remember(&self) {
+        if !self.listed.registries {
+            return;
+        }
+        let store = |known: &Known| StoredRegistry {
+            generation: known.generation,
+            spec: known.spec.clone(),
+        };
+        let registries = self.registries.iter();
+        let now = State {
+            cluster_id: self.staff.context().cluster_id.to_string(),
+            registries: registries
+                .map(|(name, known)| (name.to_string(), store(known)))
+                .collect(),
+        };
+        self.state.send_if_modified(|told| {
+            let is_new = told.as_ref() != Some(&now);
+            *told = Some(now);
+            is_new
+        });
+    }
+
+    fn engage(&mut self, name: &Arc<str>, spec: RegistrySpec, generation: i64) {
+        let health = &self.staff.context().health;
+        health.set_registry(name, RegistryHealth::Starting);
+        self.staff.engage(name, spec, generation);
+    }
+
     pub(super) fn registry(&mut self, seen: Seen<Box<Registry>>, now: Instant) {
         match seen {
             Seen::ListBegins => self.registry_list += 1,
@@ -77,11 +143,7 @@ impl Intake {
         let former = self.registries.insert(name.clone(), known);
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "a Registry to serve");
-            self.staff
-                .context()
-                .health
-                .set_registry(&name, RegistryHealth::Starting);
-            self.staff.engage(&name, spec, generation);
+            self.engage(&name, spec, generation);
             return self.hand_over(&name, now);
         };
         let is_new = former.generation != generation || former.uid != object.metadata.uid.unwrap_or_default();
@@ -90,11 +152,7 @@ impl Intake {
         }
         if former.spec.endpoints != spec.endpoints || former.spec.meta_prefix != spec.meta_prefix {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "the Registry's endpoints changed, connecting anew");
-            self.staff
-                .context()
-                .health
-                .set_registry(&name, RegistryHealth::Starting);
-            self.staff.engage(&name, spec, generation);
+            self.engage(&name, spec, generation);
             return self.hand_over(&name, now);
         }
         self.staff.order(&name, Order::Limits(spec.limits, generation));
@@ -111,11 +169,16 @@ impl Intake {
             registry = name,
             "the Registry was deleted: its keys are renewed no more and go with their TTL"
         );
+        self.let_go(name);
+        self.withdraw_all(name, now);
+    }
+
+    /// The Registry is served no more, and nothing is told of it.
+    fn let_go(&mut self, name: &str) {
         self.staff.dismiss(name);
         let context = self.staff.context();
         context.health.forget(name);
         context.metrics.forget(name);
         let _ = context.registries.send(DeskNote::Gone(name.into()));
-        self.withdraw_all(name, now);
     }
 }

@@ -36,6 +36,17 @@ impl Staff {
         }
     }
 
+    /// From now on registrars serve this cluster. There must be none that serves another.
+    pub fn serve_cluster(&mut self, id: Arc<str>) {
+        self.context.cluster_id = id;
+    }
+
+    /// How many registrars were ever engaged.
+    #[cfg(test)]
+    pub fn engaged(&self) -> usize {
+        self.tasks.len()
+    }
+
     /// What registrars share.
     pub fn context(&self) -> &Context {
         &self.context

@@ -8,11 +8,13 @@ use super::*;
 use crate::api::{Registry, ServiceRegistration, ServiceRegistrationStatus};
 use crate::cluster::DeskNote;
 use crate::etcd::Timeouts;
+use crate::operator::state::StoredRegistry;
 use crate::telemetry::{Health, Metrics};
 
 struct Rig {
     intake: Intake,
     notes: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
+    state: watch::Receiver<Option<State>>,
     _registries: mpsc::UnboundedReceiver<DeskNote<Registry>>,
 }
 
@@ -33,10 +35,13 @@ impl Rig {
             registries,
             metrics: Metrics::new().0,
             health: Health::new(),
+            cluster_confirmed: CancellationToken::new(),
         };
+        let (states, state) = watch::channel(None);
         Self {
-            intake: Intake::new(context, CancellationToken::new()),
+            intake: Intake::new(context, states, CancellationToken::new()),
             notes,
+            state,
             _registries: registry_notes,
         }
     }
@@ -69,12 +74,40 @@ impl Rig {
 
     /// The Registry `default`, whose etcd nobody listens at.
     fn registry(&mut self) {
+        self.registry_at(1, "http://127.0.0.1:1");
+    }
+
+    fn registry_at(&mut self, generation: i64, endpoint: &str) {
         let object = json!({
             "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
-            "metadata": {"name": "default", "uid": "r", "generation": 1},
-            "spec": {"endpoints": ["http://127.0.0.1:1"]},
+            "metadata": {"name": "default", "uid": "r", "generation": generation},
+            "spec": {"endpoints": [endpoint]},
         });
         self.take(News::Registry(Seen::Applied(Box::new(decode(object)))));
+    }
+
+    /// Starts from what [`Rig::registry`] would have left in the state folder.
+    fn resume(&mut self) {
+        let stored = StoredRegistry {
+            generation: 1,
+            spec: decode(json!({"endpoints": ["http://127.0.0.1:1"]})),
+        };
+        self.intake.resume([("default".to_owned(), stored)]);
+    }
+
+    fn cluster(&mut self, id: &str) {
+        self.take(News::Cluster(id.into()));
+    }
+
+    fn may_stand_for_election(&self) -> bool {
+        self.intake.staff.context().cluster_confirmed.is_cancelled()
+    }
+
+    /// The endpoints of the Registries that would be served after a restart, and the cluster.
+    fn stored(&self) -> Option<(String, Vec<String>)> {
+        let state = self.state.borrow().clone()?;
+        let specs = state.registries.into_values().map(|stored| stored.spec);
+        Some((state.cluster_id, specs.flat_map(|spec| spec.endpoints).collect()))
     }
 
     fn lists_complete(&mut self) {
@@ -177,4 +210,77 @@ async fn what_is_known_is_outdated_from_the_loss_of_a_watch_to_its_next_complete
     assert!(rig.intake.outdated, "one is still lost");
     rig.take(News::Registration(Seen::ListComplete));
     assert!(!rig.intake.outdated);
+}
+
+#[tokio::test]
+async fn what_was_served_before_is_served_on_by_the_same_registrar_when_nothing_changed() {
+    let mut rig = Rig::new();
+    rig.resume();
+    assert_eq!(rig.intake.staff.engaged(), 1);
+    assert!(!rig.may_stand_for_election(), "who knows nothing must not lead");
+    rig.cluster("c1");
+    assert!(rig.may_stand_for_election());
+    rig.registration("u1", 1, "/orders");
+    rig.registry();
+    rig.lists_complete();
+    assert_eq!(rig.intake.staff.engaged(), 1);
+    assert_eq!(rig.in_force().as_deref(), Some("u1"));
+    assert_eq!(rig.refusals(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_registry_that_changed_while_nobody_was_there_is_connected_to_anew() {
+    let mut rig = Rig::new();
+    rig.resume();
+    rig.cluster("c1");
+    rig.registration("u1", 1, "/orders");
+    rig.registry_at(2, "http://127.0.0.1:2");
+    rig.lists_complete();
+    assert_eq!(rig.intake.staff.engaged(), 2);
+    assert_eq!(rig.in_force().as_deref(), Some("u1"));
+}
+
+#[tokio::test]
+async fn a_registry_that_was_deleted_while_nobody_was_there_is_let_go_once_all_are_listed() {
+    let mut rig = Rig::new();
+    rig.resume();
+    rig.cluster("c1");
+    rig.take(News::Registry(Seen::ListBegins));
+    assert_eq!(rig.intake.registries.len(), 1, "it may still be in the list");
+    rig.lists_complete();
+    assert!(rig.intake.registries.is_empty());
+    assert_eq!(rig.stored(), Some(("c1".to_owned(), vec![])));
+}
+
+#[tokio::test]
+async fn the_apiserver_knows_better_than_the_state_folder_which_cluster_it_is() {
+    let mut rig = Rig::new();
+    rig.resume();
+    rig.cluster("c2");
+    assert!(rig.intake.registries.is_empty(), "it was another cluster's");
+    assert!(rig.may_stand_for_election());
+    rig.registry();
+    rig.lists_complete();
+    assert_eq!(rig.intake.staff.engaged(), 2);
+    assert_eq!(rig.intake.staff.context().cluster_id.as_ref(), "c2");
+    assert_eq!(
+        rig.stored(),
+        Some(("c2".to_owned(), vec!["http://127.0.0.1:1".to_owned()]))
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_stored_before_all_registries_are_listed_and_every_change_after() {
+    let mut rig = Rig::new();
+    rig.cluster("c1");
+    rig.registry();
+    assert_eq!(rig.stored(), None, "half a list is no state");
+    rig.take(News::Registry(Seen::ListComplete));
+    let at = |endpoint: &str| Some(("c1".to_owned(), vec![endpoint.to_owned()]));
+    assert_eq!(rig.stored(), at("http://127.0.0.1:1"));
+    rig.registry_at(2, "http://127.0.0.1:2");
+    assert_eq!(rig.stored(), at("http://127.0.0.1:2"));
+    let (namespace, name) = (String::new(), "default".to_owned());
+    rig.take(News::Registry(Seen::Deleted { namespace, name }));
+    assert_eq!(rig.stored(), Some(("c1".to_owned(), vec![])));
 }

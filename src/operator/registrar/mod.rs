@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 pub use self::order::Order;
 use self::registry_status::Told;
@@ -59,6 +60,9 @@ pub struct Context {
     pub metrics: Metrics,
     /// What `/readyz` is told.
     pub health: Health,
+    /// Set off once the apiserver has said which cluster it serves: nobody stands for election before. Who cannot know
+    /// what is wanted must not keep those from leading that do.
+    pub cluster_confirmed: CancellationToken,
 }
 
 /// What a task that was started here brought home.

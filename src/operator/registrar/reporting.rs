@@ -128,10 +128,12 @@ impl Registrar {
             }
             self.context.health.set_registry(&self.name, self.stance.health);
         }
-        let serves = !matches!(
-            self.stance.health,
-            RegistryHealth::Starting | RegistryHealth::Unreachable
-        );
+        let serves = match self.stance.footing {
+            Footing::Firm => true,
+            // Of Kubernetes not everything is known: that is not etcd's fault.
+            Footing::Starting => self.standing.is_live(),
+            Footing::Unreachable(_) => false,
+        };
         self.metrics
             .set_connected(serves && !matches!(self.registry_link(at), Link::Down(_)));
         for registration in self.ledger.take_changed() {
@@ -236,6 +238,10 @@ impl Registrar {
     }
 
     fn voice(&self, at: Instant) -> Voice {
+        // What goes by the same name there may be another cluster's.
+        if !self.context.cluster_confirmed.is_cancelled() {
+            return Voice::Silent;
+        }
         match &self.leadership {
             Leadership::Leading(_) => Voice::Leader,
             Leadership::Seeking if self.led => Voice::Former,

@@ -55,8 +55,15 @@ pub async fn serve(
     parts.spawn(named("mirror", mirror));
     let renewal = etcd::renew(connection.clone(), renewals.subscribe(), gone, soonest, ending.clone());
     parts.spawn(named("renewal", renewal));
-    let campaign = etcd::campaign(connection.clone(), campaign, leads, ending.clone());
-    parts.spawn(named("election", campaign));
+    let campaign = Box::pin(etcd::campaign(connection.clone(), campaign, leads, ending.clone()));
+    let (confirmed, end) = (context.cluster_confirmed.clone(), ending.clone());
+    parts.spawn(named("election", async move {
+        tokio::select! {
+            biased;
+            () = end.cancelled() => {}
+            () = confirmed.cancelled() => campaign.await,
+        }
+    }));
 
     let lines = Lines {
         leadership,

@@ -12,10 +12,9 @@ struct Rig {
     leads: watch::Sender<Leadership>,
     /// What is told of registrations.
     notes: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
-    _ends: (
-        mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
-        mpsc::UnboundedReceiver<DeskNote<Registry>>,
-    ),
+    /// What is told of the Registry.
+    registry_notes: mpsc::UnboundedReceiver<DeskNote<Registry>>,
+    _wanted: mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
 }
 
 fn fence(create_revision: Revision) -> Fence {
@@ -43,7 +42,9 @@ impl Rig {
             registries,
             metrics: Metrics::new().0,
             health: Health::new(),
+            cluster_confirmed: CancellationToken::new(),
         };
+        context.cluster_confirmed.cancel();
         let access = etcd::Access {
             // Nobody listens there.
             endpoints: vec!["http://127.0.0.1:1".to_owned()],
@@ -69,7 +70,8 @@ impl Rig {
             ),
             leads,
             notes,
-            _ends: (wanted, registry_notes),
+            registry_notes,
+            _wanted: wanted,
         }
     }
 
@@ -228,4 +230,16 @@ async fn nothing_is_done_by_an_election_that_was_not_taken_in() {
     assert_eq!(rig.registrar.may_write(Instant::now()), None);
     rig.registrar.leadership_changed();
     assert_eq!(rig.registrar.held_back, Some(fence(7)));
+}
+
+#[tokio::test]
+async fn one_that_goes_by_the_state_folder_tells_nothing_before_the_apiserver_has_said_which_cluster_it_is() {
+    let mut rig = Rig::new().await;
+    let confirmed = std::mem::take(&mut rig.registrar.context.cluster_confirmed);
+    rig.registrar.standing = Standing::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
+    rig.registrar.act();
+    assert!(rig.registry_notes.try_recv().is_err());
+    rig.registrar.context.cluster_confirmed = confirmed;
+    rig.registrar.act();
+    assert!(rig.registry_notes.try_recv().is_ok(), "that etcd is unreachable");
 }
