@@ -13,7 +13,10 @@ use tokio::{
 };
 
 use super::EtcdCluster;
-use crate::error::{Doing, Error, Result};
+use crate::{
+    error::{Error, Result},
+    wait::until,
+};
 
 /// How long etcd may take to say that a watch is complete.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -137,9 +140,12 @@ impl History {
     /// Everything that has happened up to now: asks etcd for its revision and waits until the watch has come that far, so
     /// that an event which is missing did not happen. Writes nothing.
     pub async fn settled(&self) -> Result<Vec<Event>> {
-        let mut client = self.client.clone();
-        let answer = client.get("\0", None).await.doing(|| "read the revision")?;
-        let now = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        // Again and again: the client picks a member at random, and one of them may have died since it was made.
+        let now = until("a member to tell the revision", SETTLE, || async {
+            let answer = self.client.clone().get("\0", None).await?;
+            Ok::<_, etcd_client::Error>(answer.header().map_or(0, etcd_client::ResponseHeader::revision))
+        })
+        .await?;
         let mut seen = self.seen.clone();
         let asking = async {
             loop {
