@@ -10,6 +10,7 @@ mod outdated;
 mod p3_restart;
 mod p4_death;
 mod p7_fencing;
+mod p9_guard;
 mod takeover;
 
 use std::time::Duration;

@@ -6,6 +6,7 @@
 //! taken and leases renewed whatever etcd does.
 
 mod duty;
+mod guarding;
 mod incoming;
 mod order;
 mod registry_status;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use self::guarding::Guarding;
 pub use self::order::Order;
 use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
@@ -34,7 +36,7 @@ use crate::api::{Limits, Registry, ServiceRegistration};
 use crate::cluster::DeskNote;
 use crate::etcd::{self, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
-use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
+use crate::plan::{self, Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
 use crate::telemetry::{Health, Metrics, RegistryMetrics};
 
 /// Between two rounds of keeping house.
@@ -132,6 +134,7 @@ struct Registrar {
     standing: Standing,
     writing: Writing,
     sweep: duty::Sweep,
+    guarding: Guarding,
     /// When to keep house next.
     house_at: Instant,
 
@@ -166,6 +169,7 @@ impl Registrar {
             last_fence: None,
             standing: Standing::new(now),
             sweep: duty::Sweep::default(),
+            guarding: Guarding::default(),
             house_at: now + HOUSE,
             subjects: HashMap::new(),
             pacer: reporting::pacer(),
@@ -189,6 +193,7 @@ impl Registrar {
             // The mirror ends only with the process, or with this registrar.
             let _ = self.lines.scopes.send(Arc::new(scopes));
         }
+        self.guard(now);
         self.write(now);
         if now >= self.house_at {
             self.house_at = now + HOUSE;
@@ -208,6 +213,7 @@ impl Registrar {
             self.pacer.next_due(),
             self.registry_report_due(now),
             Some(self.house_at),
+            self.ledger.hold().map(plan::Hold::wake_at),
         ];
         wakes.into_iter().flatten().min().expect("one is always there")
     }
