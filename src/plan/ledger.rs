@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::guard::Guard;
 use super::in_flight::{InFlight, Ticket};
 use super::leases::Leases;
 use super::meta::MetaKeys;
@@ -33,6 +34,8 @@ pub(super) struct Book {
     pub tenancies: BTreeMap<Arc<str>, Tenancy>,
     /// Keys that a pod had and is no longer to have; forgotten once they are gone.
     pub dropped: HashMap<Arc<str>, Vec<Key>>,
+    /// What those of its pods would have that are there and not ready: when one is gone for good, so are these.
+    pub unready: HashMap<Arc<str>, Vec<Key>>,
 }
 
 /// A registration's pod that wants a key.
@@ -67,6 +70,7 @@ pub struct Ledger {
     pub(super) slots: BTreeMap<Key, Slot>,
     pub(super) books: HashMap<RegistrationRef, Book>,
     pub(super) leases: Leases,
+    pub(super) guard: Guard,
     pub(super) work: WorkList,
     pub(super) in_flight: HashMap<Ticket, InFlight>,
     pub(super) next_ticket: Ticket,
@@ -89,6 +93,7 @@ impl Ledger {
             slots: BTreeMap::new(),
             books: HashMap::new(),
             leases: Leases::new(keys_per_lease),
+            guard: Guard::new(),
             work: WorkList::default(),
             in_flight: HashMap::new(),
             next_ticket: Ticket::default(),
@@ -161,6 +166,7 @@ impl Ledger {
                     terms,
                     tenancies: BTreeMap::new(),
                     dropped: HashMap::new(),
+                    unready: HashMap::new(),
                 };
                 self.books.insert(registration.clone(), book);
             }
@@ -185,8 +191,10 @@ impl Ledger {
             }
         }
         for key in book.dropped.into_values().flatten() {
+            self.guard.acquit(&key);
             self.work.push(Work::Key(key));
         }
+        self.acquit_scopes(&book.terms.scopes);
         for scope in &book.terms.scopes {
             self.requeue_unclaimed(scope);
         }
@@ -196,13 +204,26 @@ impl Ledger {
         self.changed.remove(registration);
     }
 
-    /// What `pod` is to have for `registration` from now on; none when it is not ready or not selected.
+    /// What `pod` is to have for `registration` from now on; none when it is gone for sure.
     pub fn set_tenancy(&mut self, registration: &RegistrationRef, pod: &Arc<str>, tenancy: Option<Tenancy>) {
+        self.acquit_pod(registration, pod);
+        for key in self.change_tenancy(registration, pod, tenancy) {
+            self.guard.acquit(&key);
+        }
+    }
+
+    /// Takes over what `pod` is to have; returns what it is to have no longer.
+    pub(super) fn change_tenancy(
+        &mut self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        tenancy: Option<Tenancy>,
+    ) -> Vec<Key> {
         let Some(book) = self.books.get_mut(registration) else {
-            return;
+            return Vec::new();
         };
         if book.tenancies.get(pod) == tenancy.as_ref() {
-            return;
+            return Vec::new();
         }
         let keys = |tenancy: &Tenancy| -> Vec<Key> { tenancy.records().map(|record| record.key.clone()).collect() };
         let wanted = tenancy.as_ref().map(keys).unwrap_or_default();
@@ -219,14 +240,15 @@ impl Ledger {
             book.dropped.remove(pod);
         }
         // The dropped keys go with the pod's work, in the transaction that writes what takes their place.
-        for key in dropped {
-            self.unclaim(&key, registration, pod);
+        for key in &dropped {
+            self.unclaim(key, registration, pod);
         }
         for key in &wanted {
             self.claim(key, registration, pod);
         }
         self.work.push(Work::Pod(registration.clone(), pod.clone()));
         self.changed.insert(registration.clone());
+        dropped
     }
 
     /// Adds `pod` to those who want `key`; that it has work to do is for the caller to note.
@@ -235,6 +257,7 @@ impl Ledger {
             registration: registration.clone(),
             pod: pod.clone(),
         };
+        self.guard.back(key);
         let slot = self.slots.entry(key.clone()).or_default();
         if !slot.claims.contains(&claim) {
             slot.claims.push(claim);

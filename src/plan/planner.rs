@@ -237,7 +237,7 @@ impl Ledger {
     fn decide_key(&self, key: &Key, slot: &Slot) -> Decision {
         let Some(claim) = slot.claims.first() else {
             return match &slot.held {
-                Some(held) if self.is_ours(slot) => Decision::Remove(held.mod_revision),
+                Some(held) if self.is_ours(slot) && !self.guard.detains(key) => Decision::Remove(held.mod_revision),
                 _ => Decision::Leave,
             };
         };

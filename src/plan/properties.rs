@@ -19,6 +19,8 @@ pub(super) const KEYS: [&str; 6] = ["/s/p0", "/s/p1", "/s/x/p0", "/t/p1", "/tt/p
 pub(super) enum Event {
     /// A pod is ready at an address, or not ready, or gone.
     Pod(usize, Option<u8>),
+    /// A pod seems to be gone.
+    Doubt(usize),
     Register(usize, Wish),
     Unregister(usize),
     ForeignPut(usize),
@@ -89,6 +91,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     let any_index = 0..8usize;
     prop_oneof![
         6 => (0..PODS.len(), proptest::option::weighted(0.7, 0..2u8)).prop_map(|(pod, at)| Event::Pod(pod, at)),
+        4 => (0..PODS.len()).prop_map(Event::Doubt),
         4 => (0..REGISTRATIONS.len(), any_wish()).prop_map(|(name, wish)| Event::Register(name, wish)),
         1 => (0..REGISTRATIONS.len()).prop_map(Event::Unregister),
         1 => (0..KEYS.len()).prop_map(Event::ForeignPut),

@@ -22,6 +22,8 @@ pub struct Report<'a> {
     pub endpoints: Vec<Registered<'a>>,
     /// How many keys are still to be written or removed.
     pub outstanding: usize,
+    /// How many keys are kept though their pods do not seem to be ready: the guard holds them.
+    pub held: usize,
     /// The keys that are held by someone else, in the order of pods.
     pub conflicts: Vec<Conflict>,
     /// What is wrong, in words, and with which pods, in order.
@@ -82,6 +84,12 @@ impl Ledger {
                 .flatten()
                 .filter(|key| self.is_leaving(key))
                 .count(),
+            held: book
+                .terms
+                .scopes
+                .iter()
+                .map(|scope| self.guard.held_in(scope, registration))
+                .sum(),
             conflicts: Vec::new(),
             problems: BTreeMap::new(),
         };
@@ -163,7 +171,7 @@ impl Ledger {
 
     fn is_leaving(&self, key: &Key) -> bool {
         let leaving = |slot: &Slot| slot.claims.is_empty() && slot.held.is_some() && self.is_ours(slot);
-        self.slots.get(key).is_some_and(leaving)
+        self.slots.get(key).is_some_and(leaving) && !self.guard.detains(key)
     }
 }
 

@@ -60,6 +60,9 @@ impl Ledger {
         if revision < slot.seen {
             return;
         }
+        if held.is_none() {
+            self.guard.gone(key);
+        }
         slot.seen = revision;
         let lease_of = |held: &Option<Held>| held.as_ref().map_or(LeaseId::NONE, |held| held.lease);
         let (before, after) = (lease_of(&slot.held), lease_of(&held));
@@ -109,6 +112,7 @@ impl Ledger {
     /// A lease does not exist any more, and with it every key that was on it.
     pub(super) fn lease_is_gone(&mut self, lease: LeaseId) {
         for key in self.leases.gone(lease) {
+            self.guard.gone(&key);
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.held = None;
                 slot.born = 0;

@@ -9,6 +9,7 @@ use super::{Conflict, Holder, Ledger, Lodging, Report, Step, Tenancy, Terms};
 use crate::format::Record;
 
 mod contests;
+mod doubts;
 mod growth;
 mod leases;
 mod writes;

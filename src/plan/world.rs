@@ -10,6 +10,8 @@ use super::transaction::{Fence, Key, LeaseId, Scope, Transaction, Verdict};
 use super::{Ledger, Step, Ticket};
 use crate::index::RegistrationRef;
 
+mod doubts;
+
 const KEYS_PER_LEASE: usize = 2;
 const MAX_OPS: usize = 3;
 
@@ -49,11 +51,13 @@ impl World {
     pub(super) fn new() -> Self {
         let mut etcd = Etcd::new();
         let fence = etcd.elect();
+        let mut ledger = Ledger::new(meta(), KEYS_PER_LEASE);
+        ledger.set_guard(doubts::GUARD);
         Self {
             registrations: BTreeMap::new(),
             pods: BTreeMap::new(),
             etcd,
-            ledger: Ledger::new(meta(), KEYS_PER_LEASE),
+            ledger,
             fence,
             sent: Vec::new(),
             grants: Vec::new(),
@@ -70,6 +74,7 @@ impl World {
     pub(super) fn happen(&mut self, event: Event) {
         match event {
             Event::Pod(pod, address) => self.pod(PODS[pod], address),
+            Event::Doubt(pod) => self.doubt(PODS[pod]),
             Event::Register(name, wish) => self.register(&reference(REGISTRATIONS[name]), wish),
             Event::Unregister(name) => self.unregister(&reference(REGISTRATIONS[name])),
             Event::ForeignPut(key) => self.foreign_put(KEYS[key]),
@@ -167,6 +172,7 @@ impl World {
     }
 
     fn step(&mut self) -> bool {
+        self.judge();
         let step = self.ledger.next(MAX_OPS, self.grants.len());
         if let Some(scopes) = self.ledger.take_changed_scopes() {
             self.etcd.watch(scopes);
@@ -231,6 +237,7 @@ impl World {
         self.etcd.forget_watches();
         self.fence = self.etcd.elect();
         self.ledger = Ledger::new(meta(), KEYS_PER_LEASE);
+        self.ledger.set_guard(doubts::GUARD);
         for (registration, wish) in &self.registrations {
             self.ledger.set_terms(registration, wish.terms());
         }
@@ -291,7 +298,7 @@ impl World {
                 self.settle(0, false);
                 moved = true;
             }
-            moved = moved || self.find_leftovers() || self.time_passes();
+            moved = moved || self.find_leftovers() || self.time_passes() || self.hold_ends();
             if !moved {
                 return;
             }

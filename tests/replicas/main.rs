@@ -14,6 +14,7 @@ mod p4_death;
 mod p5_apiserver;
 mod p5_lists;
 mod p7_fencing;
+mod p9_guard;
 mod takeover;
 
 use self::turn::{Turn, bring_back_apiserver, wait_leader};

@@ -238,6 +238,7 @@ impl Intake {
             service: service.as_deref().unwrap_or(&reference.name),
             registry: "",
             selected: 0,
+            hold: None,
         };
         let status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
         let note = DeskNote::Wanted(reference.clone(), status, Insistence::Once);
@@ -291,6 +292,9 @@ impl Intake {
             self.admit(&reference, compiled, now);
         }
         self.tell_unclear();
+        if let Some(known) = self.registries.get(registry) {
+            self.staff.order(registry, Order::Approve(known.approved()));
+        }
         if self.complete {
             self.staff.order(registry, Order::KubernetesIsComplete);
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use kube::ResourceExt;
 
 use super::{Intake, Order};
-use crate::api::{Registry, RegistrySpec};
+use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec};
 use crate::cluster::{DeskNote, Seen};
 use crate::operator::state::{State, StoredRegistry};
 use crate::telemetry::RegistryHealth;
@@ -17,6 +17,8 @@ pub struct Known {
     uid: String,
     generation: i64,
     spec: RegistrySpec,
+    /// The hold that an admin has approved of.
+    approved: Option<String>,
     /// The list that it was last seen in.
     list: u64,
 }
@@ -25,6 +27,11 @@ impl Known {
     /// What it says.
     pub fn spec(&self) -> &RegistrySpec {
         &self.spec
+    }
+
+    /// The hold that an admin has approved of.
+    pub fn approved(&self) -> Option<String> {
+        self.approved.clone()
     }
 }
 
@@ -40,6 +47,7 @@ impl Intake {
                 uid: String::new(),
                 generation,
                 spec: spec.clone(),
+                approved: None,
                 list: 0,
             };
             self.registries.insert(name.clone(), known);
@@ -133,11 +141,14 @@ impl Intake {
             .context()
             .registries
             .send(DeskNote::Seen(name.clone(), object.status));
+        let approved = object.metadata.annotations.as_ref();
+        let approved = approved.and_then(|all| all.get(APPROVE_REMOVALS)).cloned();
         let spec = object.spec;
         let known = Known {
             uid,
             generation,
             spec: spec.clone(),
+            approved: approved.clone(),
             list: self.registry_list,
         };
         let former = self.registries.insert(name.clone(), known);
@@ -146,6 +157,9 @@ impl Intake {
             self.engage(&name, spec, generation);
             return self.hand_over(&name, now);
         };
+        if former.approved != approved {
+            self.staff.order(&name, Order::Approve(approved));
+        }
         let is_new = former.generation != generation || former.uid != object.metadata.uid.unwrap_or_default();
         if !is_new {
             return;
@@ -155,7 +169,12 @@ impl Intake {
             self.engage(&name, spec, generation);
             return self.hand_over(&name, now);
         }
-        self.staff.order(&name, Order::Limits(spec.limits, generation));
+        let settings = Order::Settings {
+            limits: spec.limits,
+            guard: spec.guard,
+            generation,
+        };
+        self.staff.order(&name, settings);
         if former.spec.ttl_seconds != spec.ttl_seconds {
             self.admit_all(&name, now);
         }

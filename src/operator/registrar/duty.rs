@@ -66,6 +66,7 @@ impl Registrar {
                     self.held_back = Some(fence);
                 }
                 self.writing.forget_heard();
+                self.ledger.doubt_again();
                 self.sweep.is_due();
             }
             Leadership::Standby { .. } => {
@@ -141,6 +142,7 @@ impl Registrar {
         }
         tracing::info!(registry = %self.name, keys = found.len(), "sweeping up keys of registrations that are gone");
         for (key, held, revision) in found {
+            self.ledger.doubt_stray(&key);
             self.ledger.observe(Observation::Changed { key, held, revision });
         }
     }

@@ -6,6 +6,7 @@
 //! taken and leases renewed whatever etcd does.
 
 mod duty;
+mod guarding;
 mod incoming;
 mod order;
 mod registry_status;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::guarding::Guarding;
 pub use self::order::Order;
 use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
@@ -35,7 +37,7 @@ use crate::api::{Limits, Registry, ServiceRegistration};
 use crate::cluster::DeskNote;
 use crate::etcd::{self, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
-use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
+use crate::plan::{self, Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
 use crate::telemetry::{Health, Metrics, RegistryMetrics};
 
 /// Between two rounds of keeping house.
@@ -138,6 +140,7 @@ struct Registrar {
     standing: Standing,
     writing: Writing,
     sweep: duty::Sweep,
+    guarding: Guarding,
     /// When to keep house next.
     house_at: Instant,
 
@@ -173,6 +176,7 @@ impl Registrar {
             last_fence: None,
             standing: Standing::new(now),
             sweep: duty::Sweep::default(),
+            guarding: Guarding::default(),
             house_at: now + HOUSE,
             subjects: HashMap::new(),
             pacer: reporting::pacer(),
@@ -196,6 +200,7 @@ impl Registrar {
             // The mirror ends only with the process, or with this registrar.
             let _ = self.lines.scopes.send(Arc::new(scopes));
         }
+        self.guard(now);
         self.write(now);
         if now >= self.house_at {
             self.house_at = now + HOUSE;
@@ -215,6 +220,7 @@ impl Registrar {
             self.pacer.next_due(),
             self.registry_report_due(now),
             Some(self.house_at),
+            self.ledger.hold().map(plan::Hold::wake_at),
         ];
         wakes.into_iter().flatten().min().expect("one is always there")
     }

@@ -110,6 +110,7 @@ pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, error: 
         leader: None,
         leases: 0,
         keys: 0,
+        hold: None,
     };
     let note = DeskNote::Wanted(name.clone(), facts.status(&now()), Insistence::Once);
     // The desk ends only with the process.
@@ -175,6 +176,7 @@ impl Registrar {
             service: &subject.service,
             registry: &self.name,
             selected: subject.selected,
+            hold: self.guarding.notice(),
         };
         let mut status = status_of(&report, footing, about, &now);
         if let Some((reason, message)) = &subject.refusal {
@@ -225,6 +227,7 @@ impl Registrar {
             },
             leases,
             keys,
+            hold: self.guarding.notice().map(str::to_owned),
         }
     }
 

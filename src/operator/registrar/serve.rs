@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Lines, Order, Registrar, reporting, size};
+use super::{Context, Lines, Order, Registrar, guarding, reporting, size};
 use crate::api::RegistrySpec;
 use crate::etcd::{self, Campaign, Connection, Leadership};
 use crate::operator::failure::Failure;
@@ -70,7 +70,8 @@ pub async fn serve(
         scopes,
         renewals,
     };
-    let ledger = Ledger::new(meta, size(spec.limits.keys_per_lease));
+    let mut ledger = Ledger::new(meta, size(spec.limits.keys_per_lease));
+    ledger.set_guard(guarding::terms(&spec.guard));
     let mut registrar = Registrar::new(name, (spec.limits, generation), context, connection, ledger, lines);
     loop {
         let wake = registrar.act();

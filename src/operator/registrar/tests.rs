@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::api::ServiceRegistrationStatus;
+use crate::api::{Guard, ServiceRegistrationStatus};
 use crate::cluster::Insistence;
-use crate::plan::{MetaKeys, Terms};
+use crate::plan::{MetaKeys, Observation, Presence, Terms};
 
 struct Rig {
     registrar: Registrar,
@@ -242,4 +242,69 @@ async fn one_that_goes_by_the_state_folder_tells_nothing_before_the_apiserver_ha
     rig.registrar.context.cluster_confirmed = confirmed;
     rig.registrar.act();
     assert!(rig.registry_notes.try_recv().is_ok(), "that etcd is unreachable");
+}
+
+/// Twenty pods of `orders` have a key each, and one list does not name any of them.
+async fn missing_from_a_list() -> Rig {
+    let mut rig = Rig::new().await;
+    rig.registrar.take(Order::Settings {
+        limits: Limits::default(),
+        guard: Guard::default(),
+        generation: 1,
+    });
+    rig.register();
+    let keys: Vec<Key> = (0..20)
+        .map(|pod| format!("/services/shop/orders/p{pod}").into())
+        .collect();
+    let held = Held {
+        value: b"1".as_slice().into(),
+        lease: LeaseId(1),
+        create_revision: 1,
+        mod_revision: 1,
+    };
+    rig.registrar.ledger.leases().recorded(LeaseId(1), 30, 1);
+    let records = Observation::Snapshot {
+        scope: MetaKeys::new("/leasehold/", "c1").scope().clone(),
+        revision: 1,
+        entries: Vec::new(),
+    };
+    let data = Observation::Snapshot {
+        scope: Scope::below("/services/shop/orders/"),
+        revision: 1,
+        entries: keys.iter().map(|key| (key.clone(), held.clone())).collect(),
+    };
+    rig.registrar.observe(data);
+    rig.registrar.observe(records);
+    rig.registrar.observe(Observation::Complete { revision: 1 });
+    let missing = keys.iter().map(|key| Order::Pod {
+        registration: orders(),
+        pod: key.rsplit('/').next().expect("a name").into(),
+        presence: Presence::Doubtful(vec![key.clone()]),
+        selected: 0,
+        heard: Instant::now(),
+    });
+    rig.registrar.take(Order::Together(missing.collect()));
+    rig
+}
+
+#[tokio::test]
+async fn pods_that_one_list_does_not_name_are_held_until_somebody_approves() {
+    let mut rig = missing_from_a_list().await;
+    rig.lead(Leadership::Leading(fence(7)));
+    rig.registrar.act();
+    let hold = rig.registrar.ledger.hold().expect("a hold").clone();
+    assert_eq!((hold.len(), hold.lost, hold.of), (20, 20, 20));
+    let notice = rig.registrar.guarding.notice().expect("it is told").to_owned();
+    assert!(
+        notice.contains(&format!("leasehold.dev/approve-removals={}", hold.id)),
+        "{notice}"
+    );
+
+    rig.registrar.take(Order::Approve(Some("another".to_owned())));
+    rig.registrar.act();
+    assert_eq!(rig.registrar.ledger.hold(), Some(&hold));
+    rig.registrar.take(Order::Approve(Some(hold.id)));
+    rig.registrar.act();
+    assert_eq!(rig.registrar.ledger.hold(), None);
+    assert_eq!(rig.registrar.guarding.notice(), None);
 }
