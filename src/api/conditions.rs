@@ -50,6 +50,8 @@ pub enum Reason {
 
     /// Synced=True.
     InSync,
+    /// Synced=True and Ready=True: no pod is ready, and the last endpoint is kept because `lastEndpoint` is Keep.
+    LastEndpointKept,
     /// Synced=False: writes are on their way.
     Writing,
     /// Synced=False or Unknown: the operator does not reach the etcd. What is registered stays.
@@ -114,6 +116,7 @@ impl Reason {
             Self::InvalidSpec => "InvalidSpec",
             Self::PrefixReserved => "PrefixReserved",
             Self::InSync => "InSync",
+            Self::LastEndpointKept => "LastEndpointKept",
             Self::Writing => "Writing",
             Self::RegistryUnreachable => "RegistryUnreachable",
             Self::Starting => "Starting",

@@ -19,7 +19,7 @@ pub use guard::{Guard, GuardMode};
 pub use manifests::{crds, manifests};
 pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus};
 pub use service_registration::{
-    Address, AddressType, Family, Format, FormatType, Metadata, PlainValue, Port, ServiceRegistration,
+    Address, AddressType, Family, Format, FormatType, LastEndpoint, Metadata, PlainValue, Port, ServiceRegistration,
     ServiceRegistrationSpec, Version,
 };
 pub use status::{EndpointStatus, ServiceRegistrationStatus};

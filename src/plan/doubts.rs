@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::guard::{GuardNews, GuardTerms, Hold};
+use super::guard::{GuardNews, GuardTerms, Hold, Moment, Recorded};
 use super::ledger::{Ledger, Slot};
-use super::tenancy::Presence;
-use super::transaction::{Key, Scope};
+use super::meta::MetaKeys;
+use super::tenancy::{Presence, Tenancy};
+use super::transaction::{Expect, Held, Key, LeaseId, Op, Revision, Scope};
 use super::work::Work;
 use crate::index::RegistrationRef;
 
@@ -21,7 +22,8 @@ impl Ledger {
     pub fn set_presence(&mut self, registration: &RegistrationRef, pod: &Arc<str>, presence: Presence) {
         match presence {
             Presence::Ready(tenancy) => self.set_tenancy(registration, pod, Some(tenancy)),
-            Presence::Doubtful(keys) => self.doubt(registration, pod, keys),
+            Presence::Unready(tenancy) => self.doubt(registration, pod, tenancy),
+            Presence::Missing => self.doubt(registration, pod, Tenancy::default()),
             Presence::Gone(keys) => {
                 self.set_tenancy(registration, pod, None);
                 for key in keys {
@@ -31,23 +33,47 @@ impl Ledger {
         }
     }
 
-    /// `pod` seems not to be there for `registration` any more. If it were, it would have `keys`.
-    fn doubt(&mut self, registration: &RegistrationRef, pod: &Arc<str>, keys: Vec<Key>) {
+    /// `pod` seems not to be there for `registration` any more. If it were, it would have this.
+    fn doubt(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: Tenancy) {
+        let Some(book) = self.books.get_mut(registration) else {
+            return;
+        };
+        let is_kept = book.kept.as_ref() == Some(pod);
+        if if_ready.records().next().is_none() {
+            book.unready.remove(pod);
+        } else {
+            book.unready.insert(pod.clone(), if_ready.clone());
+            if is_kept {
+                // It has the same as before, unless what a pod is to have has changed.
+                for key in self.change_tenancy(registration, pod, Some(if_ready)) {
+                    self.acquit(&key);
+                }
+                return;
+            }
+        }
+        if is_kept {
+            book.kept = None;
+        }
+        self.drop_doubtful(registration, pod);
+    }
+
+    /// `pod` is to have nothing for `registration` any more, as far as the guard lets it go.
+    pub(super) fn drop_doubtful(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
         let dropped = self.change_tenancy(registration, pod, None);
+        self.keep_if_last(registration, Some(pod));
         if self.guard.is_on() {
-            let unclaimed = |key: &&Key| self.slots.get(*key).is_some_and(|slot| slot.claims.is_empty());
-            let unclaimed: Vec<&Key> = dropped.iter().filter(unclaimed).collect();
-            for key in unclaimed {
-                self.guard.suspect(key, Work::Pod(registration.clone(), pod.clone()));
+            let dropped: Vec<&Key> = dropped.iter().filter(|key| self.is_unclaimed(key)).collect();
+            for key in dropped {
+                // What never came to be there is no loss.
+                if may_be_there(&self.slots[key]) || !self.is_surveyed(key) {
+                    self.guard.suspect(key, Work::Pod(registration.clone(), pod.clone()));
+                }
             }
         }
-        if let Some(book) = self.books.get_mut(registration) {
-            if keys.is_empty() {
-                book.unready.remove(pod);
-            } else {
-                book.unready.insert(pod.clone(), keys);
-            }
-        }
+    }
+
+    fn is_unclaimed(&self, key: &Key) -> bool {
+        self.slots.get(key).is_some_and(|slot| slot.claims.is_empty())
     }
 
     /// What `pod` had, or would have, is in doubt no longer.
@@ -55,7 +81,8 @@ impl Ledger {
         let Some(book) = self.books.get_mut(registration) else {
             return;
         };
-        let mut keys = book.unready.remove(pod).unwrap_or_default();
+        let unready = book.unready.remove(pod);
+        let mut keys = unready.as_ref().map(Tenancy::keys).unwrap_or_default();
         keys.extend(book.dropped.get(pod).into_iter().flatten().cloned());
         for key in keys {
             self.acquit(&key);
@@ -82,26 +109,81 @@ impl Ledger {
         }
     }
 
-    /// This replica comes to lead: what it has let go and its predecessor has not removed was perhaps held by that.
-    pub fn doubt_again(&mut self) {
+    /// This replica comes to lead under a new proof: another one may have led meanwhile and decided otherwise.
+    pub fn leads_anew(&mut self) {
         self.guard.doubt_again();
+        self.last_in_question();
+    }
+
+    /// Another replica leads, and decides what is in doubt.
+    pub fn stands_by(&mut self) {
+        self.guard.stand_by();
+    }
+
+    /// Takes note of what is in doubt, which is for somebody else to decide, or not to be decided yet.
+    pub fn look(&mut self, now: Instant) {
+        self.settle_last();
+        if !self.guard.is_starting() || self.suspect_leftovers() {
+            self.guard.look(now);
+        }
     }
 
     /// Decides about everything in doubt. `approved` is the id of the hold that somebody approved of, `id` makes that of
     /// a new one. Returns what somebody should hear of.
-    pub fn judge(&mut self, now: Instant, approved: Option<&str>, id: impl FnOnce() -> String) -> Option<GuardNews> {
+    pub fn judge(&mut self, moment: Moment, approved: Option<&str>, id: impl FnOnce() -> String) -> Option<GuardNews> {
+        self.settle_last();
         if self.guard.is_starting() && !self.suspect_leftovers() {
             return None;
         }
-        let present = self.leases.key_count();
-        let (news, released) = self.guard.judge(present, now, approved, id);
-        if news.is_some() {
-            self.changed.extend(self.books.keys().cloned());
-        }
+        let (slots, leases) = (&self.slots, &self.leases);
+        let ours = |held: &Held| leases.is_ours(held.lease);
+        let is_there = |key: &Key| slots.get(key).and_then(|slot| slot.held.as_ref()).is_some_and(ours);
+        let (news, released) = self.guard.judge((leases.key_count(), is_there), moment, approved, id);
         for work in released {
             self.work.push(work);
         }
         news
+    }
+
+    /// What the hold's record in etcd is to become, if anything else than it is.
+    pub(super) fn hold_op(&self) -> Option<Op> {
+        let (key, recorded) = (self.meta.hold(), self.guard.recorded());
+        let Some(hold) = self.guard.hold() else {
+            let is_there = |key: &Key| self.slots.get(key).is_some_and(may_be_there);
+            let mod_revision = recorded.filter(|_| self.guard.is_record_void(is_there))?.mod_revision;
+            return Some(Op::Delete { key, mod_revision });
+        };
+        let lasting = recorded.filter(|recorded| self.leases.is_ours(recorded.lease));
+        let record = hold.record();
+        if lasting.is_some_and(|recorded| recorded.hold.as_ref() == Some(&record)) {
+            return None;
+        }
+        let of_a_key = || hold.keys().find_map(|key| self.our_lease(key));
+        Some(Op::Put {
+            key,
+            value: MetaKeys::hold_value(record),
+            lease: lasting.map(|recorded| recorded.lease).or_else(of_a_key)?,
+            expect: recorded.map_or(Expect::Absent, |recorded| Expect::At(recorded.mod_revision)),
+        })
+    }
+
+    /// The lease of ours that `key` is on.
+    fn our_lease(&self, key: &Key) -> Option<LeaseId> {
+        let held = self.slots.get(key)?.held.as_ref()?;
+        self.leases.is_ours(held.lease).then_some(held.lease)
+    }
+
+    /// Learns what is under the key of the hold's record as of `revision`, unless something newer is known.
+    pub(super) fn observe_hold(&mut self, held: Option<&Held>, revision: Revision) {
+        if revision < self.hold_seen {
+            return;
+        }
+        self.hold_seen = revision;
+        self.guard.set_recorded(held.map(|held| Recorded {
+            hold: MetaKeys::recorded_hold(&held.value),
+            lease: held.lease,
+            mod_revision: held.mod_revision,
+        }));
     }
 
     /// The hold there is.
@@ -133,10 +215,17 @@ impl Ledger {
         true
     }
 
-    /// Suspects keys found that nobody is known to have wanted.
-    pub fn doubt_stray(&mut self, key: &Key) {
-        if self.guard.is_on() {
+    /// A key was found on a lease of ours that nobody is known to have wanted. If it is still there, it is suspect.
+    pub fn find_stray(&mut self, key: &Key, held: Option<Held>, revision: Revision) {
+        let is_new = held.is_some() && !self.slots.contains_key(key);
+        if is_new && self.guard.is_on() {
             self.guard.suspect(key, Work::Key(key.clone()));
         }
+        self.observe_key(key, held, revision);
     }
+}
+
+/// Whether etcd may hold the key, as far as is known.
+pub(super) fn may_be_there(slot: &Slot) -> bool {
+    slot.held.is_some() || slot.in_flight.is_some() || slot.perhaps_on.is_some()
 }

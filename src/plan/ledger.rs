@@ -22,6 +22,8 @@ pub struct Terms {
     pub ttl: u32,
     /// Renew, but change nothing.
     pub suspended: bool,
+    /// Keep the last endpoint when all pods that are there are merely not ready.
+    pub keep_last: bool,
     /// Where its keys lie.
     pub scopes: Vec<Scope>,
 }
@@ -34,8 +36,10 @@ pub(super) struct Book {
     pub tenancies: BTreeMap<Arc<str>, Tenancy>,
     /// Keys that a pod had and is no longer to have; forgotten once they are gone.
     pub dropped: HashMap<Arc<str>, Vec<Key>>,
-    /// What those of its pods would have that are there and not ready: when one is gone for good, so are these.
-    pub unready: HashMap<Arc<str>, Vec<Key>>,
+    /// What those of its pods would have that are there and not ready: when one is gone for good, so is this.
+    pub unready: HashMap<Arc<str>, Tenancy>,
+    /// The pod that is not ready and has its tenancy nevertheless, because it was the last one.
+    pub kept: Option<Arc<str>>,
 }
 
 /// A registration's pod that wants a key.
@@ -83,6 +87,10 @@ pub struct Ledger {
     pub(super) scopes_changed: bool,
     pub(super) suspended: HashSet<RegistrationRef>,
     pub(super) changed: HashSet<RegistrationRef>,
+    /// Registrations of which it is to be settled which endpoint is their last.
+    pub(super) in_question: HashSet<RegistrationRef>,
+    /// The revision that the record of a hold, or its absence, is known from.
+    pub(super) hold_seen: Revision,
 }
 
 impl Ledger {
@@ -103,6 +111,8 @@ impl Ledger {
             scopes_changed: true,
             suspended: HashSet::new(),
             changed: HashSet::new(),
+            in_question: HashSet::new(),
+            hold_seen: 0,
         }
     }
 
@@ -167,12 +177,14 @@ impl Ledger {
                     tenancies: BTreeMap::new(),
                     dropped: HashMap::new(),
                     unready: HashMap::new(),
+                    kept: None,
                 };
                 self.books.insert(registration.clone(), book);
             }
         }
         self.scopes_changed = true;
         self.changed.insert(registration.clone());
+        self.in_question.insert(registration.clone());
         // A resumed registration leaves nothing behind that was kept for its sake only.
         for scope in scopes {
             self.requeue_unclaimed(&scope);
@@ -207,8 +219,19 @@ impl Ledger {
     /// What `pod` is to have for `registration` from now on; none when it is gone for sure.
     pub fn set_tenancy(&mut self, registration: &RegistrationRef, pod: &Arc<str>, tenancy: Option<Tenancy>) {
         self.acquit_pod(registration, pod);
+        if let Some(book) = self.books.get_mut(registration) {
+            book.kept.take_if(|kept| kept == pod);
+        }
+        let has_endpoint = tenancy
+            .as_ref()
+            .is_some_and(|tenancy| tenancy.records().next().is_some());
         for key in self.change_tenancy(registration, pod, tenancy) {
             self.guard.acquit(&key);
+        }
+        if has_endpoint {
+            self.let_last_go(registration);
+        } else {
+            self.keep_if_last(registration, None);
         }
     }
 

@@ -11,6 +11,7 @@
 mod doubts;
 mod guard;
 mod in_flight;
+mod last;
 mod leases;
 mod ledger;
 mod meta;
@@ -32,7 +33,7 @@ mod work;
 #[cfg(test)]
 mod world;
 
-pub use guard::{GuardMode, GuardNews, GuardTerms, Hold, Release};
+pub use guard::{GuardMode, GuardNews, GuardTerms, Hold, Moment, Release};
 pub use in_flight::Ticket;
 pub use ledger::{Ledger, Terms};
 pub use meta::MetaKeys;

@@ -51,8 +51,12 @@ impl Ledger {
             return None;
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
+        self.settle_last();
         if let Some(records) = self.next_records(max_ops) {
             return Some(records);
+        }
+        if let Some(hold) = self.hold_op().filter(|op| !self.is_under_way(op.key())) {
+            return self.send_if_any(vec![hold]);
         }
         self.next_ticket = self.next_ticket.next();
         let ticket = self.next_ticket;

@@ -60,6 +60,7 @@ impl Wish {
             created: self.created,
             ttl: if self.long_ttl { 60 } else { 30 },
             suspended: self.suspended,
+            keep_last: false,
             scopes: self.scopes.iter().map(|scope| Scope::below(SCOPES[*scope])).collect(),
         }
     }

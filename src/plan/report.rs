@@ -14,6 +14,8 @@ use crate::index::RegistrationRef;
 pub struct Report<'a> {
     /// The registration asks for no changes.
     pub suspended: bool,
+    /// The pod whose endpoint is kept though it is not ready, because it was the last one.
+    pub kept: Option<&'a Arc<str>>,
     /// How many of its pods are ready.
     pub ready: usize,
     /// Those of them that have all they should have.
@@ -75,7 +77,8 @@ impl Ledger {
         let book = self.books.get(registration)?;
         let mut report = Report {
             suspended: book.terms.suspended,
-            ready: book.tenancies.len(),
+            kept: book.kept.as_ref(),
+            ready: book.tenancies.len() - usize::from(book.kept.is_some()),
             registered: 0,
             endpoints: Vec::new(),
             outstanding: book
@@ -105,7 +108,7 @@ impl Ledger {
             for lodging in &tenancy.lodgings {
                 missing += self.report_lodging(&mut report, registration, pod, lodging);
             }
-            if missing == 0 && tenancy.is_whole() {
+            if missing == 0 && tenancy.is_whole() && report.kept != Some(pod) {
                 report.registered += 1;
             }
         }
@@ -198,6 +201,7 @@ mod tests {
             created: 1,
             ttl: 30,
             suspended: false,
+            keep_last: false,
             scopes: vec![Scope::below("/s/")],
         };
         ledger.set_terms(&reference("orders"), terms);

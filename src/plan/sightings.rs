@@ -34,6 +34,9 @@ impl Ledger {
             }
         }
         if scope == *self.meta.scope() {
+            if !present.contains(&self.meta.hold()) {
+                self.observe_hold(None, revision);
+            }
             for lease in self.leases.ids().collect::<Vec<_>>() {
                 if !present.contains(&self.meta.record_key(lease)) {
                     self.leases.record_missing(lease, revision);
@@ -53,6 +56,7 @@ impl Ledger {
             return;
         }
         if held.is_none() && !self.slots.contains_key(key) {
+            self.guard.gone(key);
             // Written off already: every key that ever was would leave an empty slot.
             return;
         }
@@ -87,6 +91,10 @@ impl Ledger {
     }
 
     fn observe_meta(&mut self, key: &Key, held: Option<Held>, revision: Revision) {
+        if *key == self.meta.hold() {
+            self.observe_hold(held.as_ref(), revision);
+            return;
+        }
         let Some(lease) = self.meta.recorded_lease(key) else {
             return;
         };
@@ -126,7 +134,11 @@ impl Ledger {
     fn forget(&mut self) {
         self.leases.clear();
         self.surveyed.clear();
-        self.slots.retain(|_, slot| !slot.claims.is_empty());
+        self.hold_seen = 0;
+        self.guard.set_recorded(None);
+        // What the guard knows of is told to be gone or there by the survey that follows.
+        self.slots
+            .retain(|key, slot| !slot.claims.is_empty() || self.guard.knows(key));
         for slot in self.slots.values_mut() {
             slot.held = None;
             slot.seen = 0;

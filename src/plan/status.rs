@@ -194,9 +194,16 @@ fn synced(report: &Report<'_>, footing: &Footing) -> (ConditionStatus, Reason, S
         (ConditionStatus::False, Reason::KeysHeld, message)
     } else if report.registered < report.ready || !report.problems.is_empty() {
         (ConditionStatus::False, Reason::EndpointsRefused, problems(report))
+    } else if let Some(pod) = report.kept {
+        let message = format!("{} {}", pods(), kept(pod));
+        (ConditionStatus::True, Reason::LastEndpointKept, message)
     } else {
         (ConditionStatus::True, Reason::InSync, pods())
     }
+}
+
+fn kept(pod: &str) -> String {
+    format!("The endpoint of {pod}, which was the last one, is kept: spec.lastEndpoint is Keep.")
 }
 
 fn problems(report: &Report<'_>) -> String {
@@ -209,7 +216,13 @@ fn problems(report: &Report<'_>) -> String {
 }
 
 fn ready(report: &Report<'_>, selected: usize) -> (bool, Reason, String) {
-    if !report.endpoints.is_empty() {
+    if let Some(pod) = report.kept.filter(|_| !report.endpoints.is_empty()) {
+        (
+            true,
+            Reason::LastEndpointKept,
+            format!("No pod is ready. {}", kept(pod)),
+        )
+    } else if !report.endpoints.is_empty() {
         let message = format!("{} endpoints are in etcd.", report.endpoints.len());
         (true, Reason::EndpointsRegistered, message)
     } else if report.held > 0 {

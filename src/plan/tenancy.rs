@@ -21,8 +21,10 @@ pub struct Tenancy {
 pub enum Presence {
     /// It is to be registered, and to have this.
     Ready(Tenancy),
-    /// It is not ready, and would have these keys if it were; or it was missing from a list, and nothing is known of it.
-    Doubtful(Vec<Key>),
+    /// It is not ready, and would have this if it were.
+    Unready(Tenancy),
+    /// It was missing from a list, and nothing else is known of its end.
+    Missing,
     /// It was deleted, is about to go, or has left the selector. While it is still there: the keys it would have.
     Gone(Vec<Key>),
 }
@@ -31,17 +33,16 @@ impl Presence {
     /// How a pod stands of which the index says `view`, and `if_ready` if it is there but not to be registered.
     /// `missing` when a list did not name it, and nothing else is known of its end.
     pub fn of(view: PodView, if_ready: impl FnOnce() -> Option<ReadyPod>, missing: bool, outlets: &[Outlet]) -> Self {
-        let keys = || -> Vec<Key> {
+        let tenancy = || {
             let tenancy = if_ready().and_then(|pod| Tenancy::of(PodView::Ready(pod), outlets));
-            let records = tenancy.iter().flat_map(Tenancy::records);
-            records.map(|record| record.key.clone()).collect()
+            tenancy.unwrap_or_default()
         };
         match view {
-            PodView::Unready { why: Why::NotReady } => Self::Doubtful(keys()),
+            PodView::Unready { why: Why::NotReady } => Self::Unready(tenancy()),
             PodView::Unready {
                 why: Why::Terminal | Why::Terminating,
-            } => Self::Gone(keys()),
-            PodView::Gone if missing => Self::Doubtful(Vec::new()),
+            } => Self::Gone(tenancy().keys()),
+            PodView::Gone if missing => Self::Missing,
             PodView::Gone => Self::Gone(Vec::new()),
             view => Tenancy::of(view, outlets).map_or_else(|| Self::Gone(Vec::new()), Self::Ready),
         }
@@ -135,6 +136,11 @@ impl Tenancy {
         Some(tenancy)
     }
 
+    /// The keys of all records, in the order of endpoints.
+    pub fn keys(&self) -> Vec<Key> {
+        self.records().map(|record| record.key.clone()).collect()
+    }
+
     /// All records, in the order of endpoints.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.lodgings.iter().flat_map(|lodging| &lodging.records)
@@ -193,7 +199,10 @@ mod tests {
     #[test]
     fn lost_readiness_is_in_doubt_and_what_ends_a_pod_is_not() {
         let keys = || vec![Key::from("/s/p")];
-        assert_eq!(presence(unready(Why::NotReady), false), Presence::Doubtful(keys()));
+        let Presence::Unready(tenancy) = presence(unready(Why::NotReady), false) else {
+            panic!("it may be ready again");
+        };
+        assert_eq!(tenancy.keys(), keys());
         for why in [Why::Terminal, Why::Terminating] {
             assert_eq!(presence(unready(why), false), Presence::Gone(keys()));
         }
@@ -201,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_a_list_did_not_name_is_in_doubt_and_a_deleted_one_is_not() {
-        assert_eq!(presence(PodView::Gone, true), Presence::Doubtful(Vec::new()));
+        assert_eq!(presence(PodView::Gone, true), Presence::Missing);
         assert_eq!(presence(PodView::Gone, false), Presence::Gone(Vec::new()));
     }
 

@@ -25,6 +25,7 @@ fn terms(created: i64) -> Terms {
         created,
         ttl: 30,
         suspended: false,
+        keep_last: false,
         scopes: vec![Scope::below("/s/")],
     }
 }

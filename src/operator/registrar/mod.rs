@@ -37,7 +37,7 @@ use crate::api::{Limits, Registry, ServiceRegistration};
 use crate::cluster::DeskNote;
 use crate::etcd::{self, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
-use crate::plan::{self, Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
+use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
 use crate::telemetry::{Health, Metrics, RegistryMetrics};
 
 /// Between two rounds of keeping house.
@@ -220,7 +220,7 @@ impl Registrar {
             self.pacer.next_due(),
             self.registry_report_due(now),
             Some(self.house_at),
-            self.ledger.hold().map(plan::Hold::wake_at),
+            self.guard_wakes_at(),
         ];
         wakes.into_iter().flatten().min().expect("one is always there")
     }

@@ -92,6 +92,7 @@ impl Rig {
             created: 1,
             ttl: 30,
             suspended: false,
+            keep_last: false,
             scopes: vec![Scope::below("/services/shop/orders/")],
         };
         self.registrar.take(Order::Register {
@@ -279,7 +280,7 @@ async fn missing_from_a_list() -> Rig {
     let missing = keys.iter().map(|key| Order::Pod {
         registration: orders(),
         pod: key.rsplit('/').next().expect("a name").into(),
-        presence: Presence::Doubtful(vec![key.clone()]),
+        presence: Presence::Missing,
         selected: 0,
         heard: Instant::now(),
     });

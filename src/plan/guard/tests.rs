@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::hold::RECOVERY;
 use super::*;
+use crate::plan::meta::HoldRecord;
+use crate::plan::transaction::LeaseId;
 
 const TERMS: GuardTerms = GuardTerms {
     mode: GuardMode::Hold,
@@ -15,6 +18,9 @@ const TERMS: GuardTerms = GuardTerms {
     hold: Duration::from_mins(5),
 };
 
+/// When the other clock starts.
+const UNIX: Duration = Duration::from_secs(1_800_000_000);
+
 fn second(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -23,6 +29,7 @@ fn second(seconds: u64) -> Duration {
 struct Rig {
     guard: Guard,
     etcd: BTreeSet<Key>,
+    began: Instant,
     now: Instant,
     approved: Option<String>,
     holds: usize,
@@ -40,6 +47,7 @@ impl Rig {
         Self {
             guard,
             etcd: (0..keys).map(key).collect(),
+            began: Instant::now(),
             now: Instant::now(),
             approved: None,
             holds: 0,
@@ -55,9 +63,17 @@ impl Rig {
     /// Lets the guard decide; returns the keys that go, which are still in etcd.
     fn decide(&mut self) -> (Option<GuardNews>, Vec<Key>) {
         let id = format!("hold-{}", self.holds);
-        let (news, works) = self
-            .guard
-            .judge(self.etcd.len(), self.now, self.approved.as_deref(), || id);
+        let moment = Moment {
+            now: self.now,
+            unix: UNIX + self.now.duration_since(self.began),
+        };
+        let etcd = &self.etcd;
+        let (news, works) = self.guard.judge(
+            (self.etcd.len(), |key: &Key| etcd.contains(key)),
+            moment,
+            self.approved.as_deref(),
+            || id,
+        );
         self.holds += usize::from(news == Some(GuardNews::Held));
         let keys = works.into_iter().map(|work| match work {
             Work::Key(key) => key,
@@ -75,6 +91,14 @@ impl Rig {
             self.guard.gone(key);
         }
         (news, keys.len())
+    }
+
+    fn record(&mut self, hold: Option<HoldRecord>) {
+        self.guard.set_recorded(hold.map(|hold| Recorded {
+            hold: Some(hold),
+            lease: LeaseId(1),
+            mod_revision: 1,
+        }));
     }
 
     fn back(&mut self, numbers: impl IntoIterator<Item = usize>) {
@@ -328,19 +352,31 @@ proptest! {
                     prop_assert!(!rig.guard.detains(&key(number)), "a fact is held");
                     rig.etcd.remove(&key(number));
                     rig.guard.gone(&key(number));
+                    went.remove(&key(number));
                 }
                 Event::Pass(seconds) => rig.now += second(seconds),
-                Event::Takeover => rig.guard.doubt_again(),
+                Event::Takeover => {
+                    rig.guard.stand_by();
+                    rig.guard.doubt_again();
+                }
             }
+            went.retain(|_, at| hold_began.is_some() || *at + TERMS.window > rig.now);
             let before = rig.etcd.clone();
             let (news, count) = rig.judge();
             match news {
                 Some(GuardNews::Held) => {
                     prop_assert_eq!(count, 0);
+                    let hold = rig.guard.hold().expect("it began");
+                    let lost: BTreeSet<&Key> = went.keys().chain(hold.keys()).collect();
+                    let of: BTreeSet<&Key> = went.keys().chain(&rig.etcd).collect();
+                    prop_assert_eq!((hold.lost, hold.of), (lost.len(), of.len()), "each counts once");
+                    let record = hold.record();
+                    rig.record(Some(record));
                     hold_began = Some(rig.now);
                 }
                 Some(GuardNews::Released { why, .. }) => {
                     let began = hold_began.take().expect("it began");
+                    rig.record(None);
                     prop_assert!(why == Release::Resolved || rig.now >= began + TERMS.hold, "{why:?}");
                     if why == Release::Expired {
                         went.clear();

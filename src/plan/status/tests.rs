@@ -30,6 +30,7 @@ fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
         keys: vec!["/s/p".into()],
     };
     Report {
+        kept: None,
         suspended: false,
         ready,
         registered: endpoints.len(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::World;
-use crate::plan::{GuardMode, GuardTerms, Presence};
+use crate::plan::{GuardMode, GuardTerms, Moment, Presence};
 
 /// So few keys that a handful of pods passes the limits.
 pub(super) const GUARD: GuardTerms = GuardTerms {
@@ -21,16 +21,19 @@ impl World {
         if self.complete {
             for (registration, wish) in &self.registrations {
                 let tenancy = wish.tenancy(pod, address);
-                let keys = tenancy.records().map(|record| record.key.clone()).collect();
                 self.ledger
-                    .set_presence(registration, &pod.into(), Presence::Doubtful(keys));
+                    .set_presence(registration, &pod.into(), Presence::Unready(tenancy));
             }
         }
     }
 
     /// The guard decides; returns whether that was news.
     pub(super) fn judge(&mut self) -> bool {
-        let news = self.ledger.judge(self.now, None, || "h".to_owned());
+        let moment = Moment {
+            now: self.now,
+            unix: self.now.duration_since(self.began),
+        };
+        let news = self.ledger.judge(moment, None, || "h".to_owned());
         news.is_some()
     }
 
