@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::properties::{Event, KEYS, PODS, REGISTRATIONS, Wish};
 use super::testing::{Etcd, meta, reference};
 use super::transaction::{Fence, Key, LeaseId, Scope, Transaction, Verdict};
-use super::{Ledger, Step, Ticket};
+use super::{Ledger, Presence, Step, Ticket};
 use crate::index::RegistrationRef;
 
 mod doubts;
@@ -29,6 +29,8 @@ struct Sent {
 pub(super) struct World {
     registrations: BTreeMap<RegistrationRef, Wish>,
     pods: BTreeMap<Arc<str>, u8>,
+    /// Those that are there and not ready.
+    unready: BTreeMap<Arc<str>, u8>,
     pub etcd: Etcd,
     ledger: Ledger,
     fence: Fence,
@@ -57,6 +59,7 @@ impl World {
         Self {
             registrations: BTreeMap::new(),
             pods: BTreeMap::new(),
+            unready: BTreeMap::new(),
             etcd,
             ledger,
             fence,
@@ -120,6 +123,7 @@ impl World {
     }
 
     fn pod(&mut self, pod: &str, address: Option<u8>) {
+        self.unready.remove(pod);
         match address {
             Some(address) => drop(self.pods.insert(pod.into(), address)),
             None => drop(self.pods.remove(pod)),
@@ -158,6 +162,10 @@ impl World {
         for (pod, address) in &self.pods {
             let tenancy = wish.tenancy(pod, *address);
             self.ledger.set_tenancy(registration, pod, Some(tenancy));
+        }
+        for (pod, address) in &self.unready {
+            let presence = Presence::Unready(wish.tenancy(pod, *address));
+            self.ledger.set_presence(registration, pod, presence);
         }
     }
 
@@ -376,7 +384,7 @@ impl World {
                 .any(|scope| scope.contains(key))
         };
         for (key, held) in self.etcd.data() {
-            let is_wanted = wanted.contains_key(key) || is_frozen(key) || self.is_theirs(key);
+            let is_wanted = wanted.contains_key(key) || is_frozen(key) || self.is_theirs(key) || self.may_be_kept(key);
             assert!(is_wanted, "{key} ({held:?}) is left behind");
         }
         for lease in recorded {

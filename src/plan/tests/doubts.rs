@@ -8,7 +8,7 @@ const PODS: usize = 20;
 const UNIX: Duration = Duration::from_secs(1_800_000_000);
 const RECORD: &str = "/leasehold/c1/hold";
 
-fn guard() -> GuardTerms {
+pub(super) fn guard() -> GuardTerms {
     GuardTerms {
         mode: GuardMode::Hold,
         window: Duration::from_mins(1),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::World;
+use crate::plan::properties::Wish;
 use crate::plan::{GuardMode, GuardTerms, Moment, Presence};
 
 /// So few keys that a handful of pods passes the limits.
@@ -18,6 +19,7 @@ impl World {
     /// A pod is no longer ready.
     pub(super) fn doubt(&mut self, pod: &str) {
         let address = self.pods.remove(pod).unwrap_or_default();
+        self.unready.insert(pod.into(), address);
         if self.complete {
             for (registration, wish) in &self.registrations {
                 let tenancy = wish.tenancy(pod, address);
@@ -25,6 +27,21 @@ impl World {
                     .set_presence(registration, &pod.into(), Presence::Unready(tenancy));
             }
         }
+    }
+
+    /// Whether a registration keeps an endpoint though its pod is not ready.
+    pub(in crate::plan) fn keeps_last(&self) -> bool {
+        self.pods.is_empty() && !self.unready.is_empty() && self.registrations.values().any(|wish| wish.keep_last)
+    }
+
+    /// Whether `key` may be such a one.
+    pub(super) fn may_be_kept(&self, key: &str) -> bool {
+        let keys = |wish: &Wish| {
+            let tenancies = self.unready.iter().map(|(pod, address)| wish.tenancy(pod, *address));
+            tenancies.flat_map(|tenancy| tenancy.keys()).collect::<Vec<_>>()
+        };
+        let mut keeping = self.registrations.values().filter(|wish| wish.keep_last);
+        self.pods.is_empty() && keeping.any(|wish| keys(wish).iter().any(|kept| **kept == *key))
     }
 
     /// The guard decides; returns whether that was news.
