@@ -27,7 +27,9 @@ impl Ledger {
             Presence::Gone(keys) => {
                 self.set_tenancy(registration, pod, None);
                 for key in keys {
-                    self.acquit(&key);
+                    if self.acquit(&key) {
+                        self.changed.insert(registration.clone());
+                    }
                 }
             }
         }
@@ -85,7 +87,9 @@ impl Ledger {
         let mut keys = unready.as_ref().map(Tenancy::keys).unwrap_or_default();
         keys.extend(book.dropped.get(pod).into_iter().flatten().cloned());
         for key in keys {
-            self.acquit(&key);
+            if self.acquit(&key) {
+                self.changed.insert(registration.clone());
+            }
         }
     }
 
@@ -103,10 +107,13 @@ impl Ledger {
         }
     }
 
-    fn acquit(&mut self, key: &Key) {
-        if self.guard.acquit(key) {
+    /// `key` is in doubt no longer; returns whether it was detained until now.
+    fn acquit(&mut self, key: &Key) -> bool {
+        let was_detained = self.guard.acquit(key);
+        if was_detained {
             self.enqueue(key);
         }
+        was_detained
     }
 
     /// This replica comes to lead under a new proof: another one may have led meanwhile and decided otherwise.

@@ -63,6 +63,7 @@ pub struct Metrics {
     pods: Level,
     registrations: Level,
     ready_to_key: Histogram,
+    dropped_events: Counter,
     registries: Registries,
 }
 
@@ -146,6 +147,7 @@ impl Metrics {
             registrations: Level::default(),
             // 1 ms (an idle etcd next door) to 33 s (an etcd that was away).
             ready_to_key: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            dropped_events: Counter::default(),
             registries: Registries::default(),
         };
         let mut registry = Registry::with_prefix(PREFIX);
@@ -168,7 +170,17 @@ impl Metrics {
             Unit::Seconds,
             metrics.ready_to_key.clone(),
         );
+        registry.register(
+            "dropped_events",
+            "Kubernetes Events that were not published, because they were too many or the apiserver did not take them, in events",
+            metrics.dropped_events.clone(),
+        );
         (metrics, Exposition(Arc::new(registry)))
+    }
+
+    /// Counts a Kubernetes Event that was not published.
+    pub fn count_dropped_event(&self) {
+        self.dropped_events.inc();
     }
 
     /// How many pods are in the index.

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use super::{Intake, Order};
 use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec};
 use crate::cluster::{DeskNote, Seen};
+use crate::operator::registrar::Version;
 use crate::operator::state::{State, StoredRegistry};
 use crate::telemetry::RegistryHealth;
 
@@ -51,7 +52,8 @@ impl Intake {
                 list: 0,
             };
             self.registries.insert(name.clone(), known);
-            self.engage(&name, spec, generation);
+            let uid = "".into();
+            self.engage(&name, spec, Version { uid, generation });
         }
     }
 
@@ -96,10 +98,10 @@ impl Intake {
         });
     }
 
-    fn engage(&mut self, name: &Arc<str>, spec: RegistrySpec, generation: i64) {
+    fn engage(&mut self, name: &Arc<str>, spec: RegistrySpec, version: Version) {
         let health = &self.staff.context().health;
         health.set_registry(name, RegistryHealth::Starting);
-        self.staff.engage(name, spec, generation);
+        self.staff.engage(name, spec, version);
     }
 
     pub(super) fn registry(&mut self, seen: Seen<Box<Registry>>, now: Instant) {
@@ -144,8 +146,12 @@ impl Intake {
         let approved = object.metadata.annotations.as_ref();
         let approved = approved.and_then(|all| all.get(APPROVE_REMOVALS)).cloned();
         let spec = object.spec;
+        let version = Version {
+            uid: uid.as_str().into(),
+            generation,
+        };
         let known = Known {
-            uid,
+            uid: uid.clone(),
             generation,
             spec: spec.clone(),
             approved: approved.clone(),
@@ -154,25 +160,25 @@ impl Intake {
         let former = self.registries.insert(name.clone(), known);
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "a Registry to serve");
-            self.engage(&name, spec, generation);
+            self.engage(&name, spec, version);
             return self.hand_over(&name, now);
         };
         if former.approved != approved {
             self.staff.order(&name, Order::Approve(approved));
         }
-        let is_new = former.generation != generation || former.uid != object.metadata.uid.unwrap_or_default();
+        let is_new = former.generation != generation || former.uid != uid;
         if !is_new {
             return;
         }
         if former.spec.endpoints != spec.endpoints || former.spec.meta_prefix != spec.meta_prefix {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "the Registry's endpoints changed, connecting anew");
-            self.engage(&name, spec, generation);
+            self.engage(&name, spec, version);
             return self.hand_over(&name, now);
         }
         let settings = Order::Settings {
             limits: spec.limits,
             guard: spec.guard,
-            generation,
+            version,
         };
         self.staff.order(&name, settings);
         if former.spec.ttl_seconds != spec.ttl_seconds {

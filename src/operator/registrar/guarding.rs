@@ -57,7 +57,7 @@ impl Registrar {
         let news = self.ledger.judge(moment, approved, || lease_id().to_string());
         self.metrics.set_held(self.ledger.hold().map_or(0, plan::Hold::len));
         if let Some(news) = news {
-            self.tell_guard(&news);
+            self.tell_guard(&news, now);
         }
     }
 
@@ -78,7 +78,7 @@ impl Registrar {
         self.leads() && self.standing.is_live() && self.held_back.is_none()
     }
 
-    fn tell_guard(&mut self, news: &GuardNews) {
+    fn tell_guard(&mut self, news: &GuardNews, now: Instant) {
         let registry = &*self.name;
         match news {
             GuardNews::Held => {
@@ -102,6 +102,10 @@ impl Registrar {
             }
         }
         self.guarding.notice = self.ledger.hold().map(|hold| notice(registry, hold));
+        self.announce_guard(news);
+        for registration in self.subjects.keys() {
+            self.pacer.changed(registration.clone(), now);
+        }
     }
 }
 

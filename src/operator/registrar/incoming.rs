@@ -28,13 +28,13 @@ impl Registrar {
                 registration,
                 terms,
                 service,
-                generation,
+                version,
                 selected,
             } => {
                 self.ledger.set_terms(&registration, terms);
                 self.pacer.changed(registration.clone(), Instant::now());
                 self.subjects
-                    .insert(registration, Subject::new(service, generation, selected));
+                    .insert(registration, Subject::new(service, version, selected));
             }
             Order::Refuse {
                 registration,
@@ -83,16 +83,12 @@ impl Registrar {
             }
             Order::Approve(hold) => self.guarding.approved = hold,
             Order::Together(orders) => orders.into_iter().for_each(|order| self.take(order)),
-            Order::Settings {
-                limits,
-                guard,
-                generation,
-            } => {
+            Order::Settings { limits, guard, version } => {
                 self.ledger.set_guard(guarding::terms(&guard));
                 self.ledger.leases().set_capacity(size(limits.keys_per_lease));
                 self.writing.set_limits(&limits);
                 self.limits = limits;
-                self.generation = generation;
+                self.version = version;
             }
         }
     }
@@ -149,6 +145,7 @@ impl Registrar {
     pub(super) fn lapsed(&mut self, lease: LeaseId) {
         tracing::warn!(registry = %self.name, %lease, "a lease lapsed; its keys are put back on another");
         self.metrics.count_lapsed(1);
+        self.announce_lapsed(lease);
         self.ledger.leases().doubt(lease);
     }
 }

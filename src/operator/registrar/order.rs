@@ -7,6 +7,15 @@ use crate::api::{Guard, Limits, Reason};
 use crate::index::RegistrationRef;
 use crate::plan::{Presence, Terms};
 
+/// Which object of a name it is, and which version of its spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// `metadata.uid`; empty if it is not known yet.
+    pub uid: Arc<str>,
+    /// `metadata.generation`.
+    pub generation: i64,
+}
+
 /// One order. They are carried out in the order in which they were sent.
 #[derive(Debug)]
 pub enum Order {
@@ -18,8 +27,8 @@ pub enum Order {
         terms: Terms,
         /// The name under which consumers know the service.
         service: Arc<str>,
-        /// `metadata.generation` of its spec.
-        generation: i64,
+        /// The object, and the version of its spec.
+        version: Version,
         /// How many pods it selects, ready or not.
         selected: usize,
     },
@@ -56,14 +65,14 @@ pub enum Order {
     /// Whether there are registrations whose keys are not known because they cannot be read: as long as there are,
     /// a key that nobody is known to want may be theirs.
     SomeAreUnclear(bool),
-    /// The Registry's settings changed, as of this generation of its spec.
+    /// The Registry's settings changed, as of this version of its spec.
     Settings {
         /// How much may be asked of the etcd.
         limits: Limits,
         /// When removals are held back.
         guard: Guard,
-        /// `metadata.generation` of the spec.
-        generation: i64,
+        /// The object, and the version of its spec.
+        version: Version,
     },
     /// The hold of this id, if there is one, was approved of by an admin: what it holds is to go.
     Approve(Option<String>),

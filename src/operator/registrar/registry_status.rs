@@ -82,7 +82,7 @@ impl Facts {
 }
 
 /// etcd's reasons come down to the few that a Registry's author can do something about.
-fn reason(reason: &str) -> Reason {
+pub fn reason(reason: &str) -> Reason {
     match reason {
         "NoLeader" => Reason::NoLeader,
         "NoSpace" => Reason::NoSpace,
