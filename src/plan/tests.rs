@@ -11,6 +11,7 @@ use crate::format::Record;
 mod contests;
 mod doubts;
 mod growth;
+mod holds;
 mod last;
 mod leases;
 mod writes;

@@ -337,11 +337,7 @@ impl World {
         let revision = self.etcd.revision();
         for key in &unknown {
             let held = self.etcd.held(key).cloned();
-            self.ledger.observe(super::Observation::Changed {
-                key: key.clone(),
-                held,
-                revision,
-            });
+            self.ledger.find_stray(key, held, revision);
         }
         !unknown.is_empty()
     }

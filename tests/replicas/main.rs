@@ -8,6 +8,7 @@ mod support;
 #[path = "../support/turn.rs"]
 mod turn;
 
+mod last_endpoint;
 mod outdated;
 mod p3_restart;
 mod p4_death;

@@ -1,15 +1,15 @@
 //! P9: a burst that would empty a Registry by mistake is held back and shown; pods really deleted leave at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use leasehold::api::{APPROVE_REMOVALS, Registry};
 use serde_json::{Value, json};
-use testbed::{Operator, Result};
+use testbed::{History, Kind, Objects, Operator, Result, until};
 
-use crate::support::{API, SOON, condition, message, operator, registration, wait_condition, wait_count};
+use crate::support::{API, SOON, condition, message, operator, registration, wait_condition, wait_count, wait_event};
 use crate::{Turn, support, wait_leader};
 
 /// For a namespace to go.
@@ -66,17 +66,58 @@ async fn lose_all(turn: &Turn) -> Result<usize> {
     Ok(kept)
 }
 
-/// The id of the hold that the Registry tells of, once that is another one than `before`.
-async fn hold_id(turn: &Turn, before: Option<&str>) -> Result<String> {
-    let id = |object: &Value| {
-        let told = message(object, "Held");
-        let (_, id) = told.split_once(&format!("{APPROVE_REMOVALS}="))?;
-        Some(id.to_owned())
-    };
-    let another = |object: &Value| id(object).is_some_and(|id| Some(&*id) != before);
+/// The id of the hold that the Registry tells of.
+async fn hold_id(turn: &Turn) -> Result<String> {
     let registry = (API, "Registry", "default");
-    let object = turn.namespace.objects().wait(registry, another, SOON).await?;
-    Ok(id(&object).expect("it is told"))
+    let held = |object: &Value| condition(object, "Held").1 == "LossAboveLimit";
+    let object = turn.namespace.objects().wait(registry, held, SOON).await?;
+    let told = message(&object, "Held");
+    let (_, id) = told.split_once(&format!("{APPROVE_REMOVALS}=")).expect(&told);
+    Ok(id.to_owned())
+}
+
+/// Waits until an operator goes on with the hold `id`, of so many keys.
+async fn wait_goes_on(turn: &Turn, operator: &Operator, id: &str, keys: usize) -> Result<()> {
+    wait_metric(operator, "leasehold_held_keys", keys).await?;
+    assert_eq!(hold_id(turn).await?, id);
+    Ok(())
+}
+
+async fn wait_metric(operator: &Operator, name: &str, wanted: usize) -> Result<()> {
+    let wanted = wanted.to_string();
+    until(&format!("{name} to be {wanted}"), SOON, || async {
+        match operator.metric(name).await {
+            Ok(Some(told)) if told.to_string() == wanted => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+/// What the registration and the Registry say of the hold.
+async fn wait_told_held(turn: &Turn) -> [String; 2] {
+    let objects = turn.namespace.objects();
+    let orders = wait_condition(objects, "orders", "Held", "True", "LossAboveLimit").await;
+    let registry = objects
+        .get(API, "Registry", "default")
+        .await
+        .expect("the apiserver answers");
+    [
+        message(&orders, "Held"),
+        message(&registry.expect("it is there"), "Held"),
+    ]
+}
+
+/// Waits until nothing is recorded of a hold.
+async fn wait_no_record(turn: &Turn) -> Result<()> {
+    until("the record of the hold to go", SOON, || async {
+        let held = turn.etcd.dump("/leasehold/").await.map_err(|error| error.to_string())?;
+        match held.keys().find(|key| key.ends_with("/hold")) {
+            None => Ok(()),
+            Some(key) => Err(format!("there is {key}")),
+        }
+    })
+    .await
 }
 
 async fn wait_nothing_held(turn: &Turn) -> Result<()> {
@@ -88,48 +129,89 @@ async fn wait_nothing_held(turn: &Turn) -> Result<()> {
 }
 
 #[tokio::test]
-async fn p9_readiness_lost_by_all_at_once_is_held_over_a_restart_until_somebody_approves() -> Result<()> {
-    let (turn, first) = start("p9-approve", json!({})).await?;
+async fn p9_readiness_lost_by_all_at_once_is_held_and_told_until_somebody_approves() -> Result<()> {
+    let (turn, operator) = start("p9-approve", json!({})).await?;
     let kept = lose_all(&turn).await?;
-    let before = hold_id(&turn, None).await?;
+    let id = hold_id(&turn).await?;
+    wait_metric(&operator, "leasehold_held_keys", kept).await?;
+    wait_metric(&operator, "leasehold_guard_trips_total", 1).await?;
+    let registry = turn.namespace.objects().get(API, "Registry", "default").await?;
+    let told = message(&registry.expect("it is there"), "Held");
+    assert!(told.starts_with("11 of 20 keys would have gone at once"), "{told}");
+    let orders = turn.namespace.objects().clone();
+    let default = Objects::new(turn.namespace.client(), "default");
+    wait_event(&orders, ("ServiceRegistration", "orders"), "RemovalsHeld", &id).await?;
+    wait_event(&default, ("Registry", "default"), "RemovalsHeld", &id).await?;
 
-    first.kill().await?;
-    let second = operator(turn.bed, "operator-1");
-    second.wait_ready(SOON).await?;
-    let id = hold_id(&turn, Some(&before)).await?;
-    change_registry(&turn, json!({"metadata": {"annotations": {APPROVE_REMOVALS: before}}})).await;
-    let history = testbed::History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    change_registry(
+        &turn,
+        json!({"metadata": {"annotations": {APPROVE_REMOVALS: "another"}}}),
+    )
+    .await;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
     history.assert_silent().await;
-    wait_count(&turn.etcd, &turn.plain("orders"), kept, SOON).await;
-
     change_registry(&turn, json!({"metadata": {"annotations": {APPROVE_REMOVALS: id}}})).await;
     wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
-    wait_nothing_held(&turn).await
+    wait_nothing_held(&turn).await?;
+    wait_event(&orders, ("ServiceRegistration", "orders"), "RemovalsReleased", "").await?;
+    wait_event(&default, ("Registry", "default"), "RemovalsReleased", &id).await?;
+    wait_metric(&operator, "leasehold_held_keys", 0).await?;
+    wait_no_record(&turn).await
 }
 
 #[tokio::test]
-async fn p9_pods_that_are_back_end_a_hold() -> Result<()> {
+async fn p9_pods_that_are_back_end_a_hold_and_what_was_kept_is_not_touched() -> Result<()> {
     let (turn, _operator) = start("p9-back", json!({})).await?;
     let kept = lose_all(&turn).await?;
-    let history = testbed::History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
     set_all_ready(&turn, true).await?;
     support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
     wait_nothing_held(&turn).await?;
     let events = history.settled().await?;
-    let puts = events.iter().filter(|event| event.kind != testbed::Kind::Delete);
+    let puts = events.iter().filter(|event| event.kind != Kind::Delete);
     assert_eq!(puts.count(), events.len(), "{events:?}");
-    assert_eq!(events.len(), 20 - kept, "what was kept is not touched");
-    Ok(())
+    assert_eq!(events.len(), 20 - kept, "those that went before the hold are back");
+    wait_no_record(&turn).await
 }
 
 #[tokio::test]
 async fn p9_a_hold_ends_when_its_time_has_passed() -> Result<()> {
-    let (turn, _operator) = start("p9-time", json!({"holdSeconds": 5})).await?;
-    let begun = std::time::Instant::now();
+    let (turn, _operator) = start("p9-time", json!({"holdSeconds": 5, "windowSeconds": 5})).await?;
+    let begun = Instant::now();
     lose_all(&turn).await?;
     wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
     assert!(begun.elapsed() > Duration::from_secs(5), "{:?}", begun.elapsed());
     wait_nothing_held(&turn).await
+}
+
+#[tokio::test]
+async fn p9_a_start_that_finds_all_keys_without_a_ready_pod_holds_them_and_a_restart_goes_on_with_that() -> Result<()> {
+    let (turn, first) = start("p9-start", json!({})).await?;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    first.kill().await?;
+    set_all_ready(&turn, false).await?;
+    let second = operator(turn.bed, "operator-1");
+    second.wait_ready(SOON).await?;
+    let id = hold_id(&turn).await?;
+    wait_goes_on(&turn, &second, &id, 20).await?;
+    let before = wait_told_held(&turn).await;
+
+    second.kill().await?;
+    let third = operator(turn.bed, "operator-1");
+    third.wait_ready(SOON).await?;
+    wait_goes_on(&turn, &third, &id, 20).await?;
+    history.assert_silent().await;
+    assert_eq!(wait_told_held(&turn).await, before, "its end included");
+    assert_eq!(
+        third.metric("leasehold_guard_trips_total").await?,
+        Some(0.0),
+        "it is no new one"
+    );
+    set_all_ready(&turn, true).await?;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    wait_nothing_held(&turn).await?;
+    history.assert_silent().await;
+    Ok(())
 }
 
 #[tokio::test]
@@ -138,32 +220,39 @@ async fn p9_pods_really_deleted_leave_at_once_even_from_a_hold_and_after_a_resta
     turn.namespace.scale("orders", 0).await?;
     wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
     wait_nothing_held(&turn).await?;
+    assert_eq!(first.metric("leasehold_guard_trips_total").await?, Some(0.0));
 
     turn.deploy(PODS).await?;
     wait_count(&turn.etcd, &turn.plain("orders"), 20, SOON).await;
-    lose_all(&turn).await?;
-    let before = hold_id(&turn, None).await?;
+    let kept = lose_all(&turn).await?;
+    let id = hold_id(&turn).await?;
     first.kill().await?;
     let second = operator(turn.bed, "operator-1");
     second.wait_ready(SOON).await?;
-    hold_id(&turn, Some(&before)).await?;
+    wait_goes_on(&turn, &second, &id, kept).await?;
     turn.namespace.scale("orders", 0).await?;
     wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
     wait_nothing_held(&turn).await
 }
 
 #[tokio::test]
-async fn p9_a_takeover_by_a_standby_does_not_release_a_hold() -> Result<()> {
+async fn p9_a_standby_that_takes_over_goes_on_with_the_hold() -> Result<()> {
     let (turn, leader) = start("p9-standby", json!({})).await?;
     let standby = operator(turn.bed, "operator-1");
     standby.wait_ready(SOON).await?;
     let kept = lose_all(&turn).await?;
-    let before = hold_id(&turn, None).await?;
-    let history = testbed::History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    let id = hold_id(&turn).await?;
+    assert_eq!(
+        standby.metric("leasehold_held_keys").await?,
+        Some(0.0),
+        "it decides nothing"
+    );
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
     leader.kill().await?;
     wait_leader(&turn, "operator-1", Duration::from_secs(30)).await?;
-    hold_id(&turn, Some(&before)).await?;
+    wait_goes_on(&turn, &standby, &id, kept).await?;
     history.assert_silent().await;
-    wait_count(&turn.etcd, &turn.plain("orders"), kept, SOON).await;
-    Ok(())
+    change_registry(&turn, json!({"metadata": {"annotations": {APPROVE_REMOVALS: id}}})).await;
+    wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
+    wait_nothing_held(&turn).await
 }

@@ -3,10 +3,9 @@
 use super::*;
 use crate::plan::{GuardMode, GuardNews, GuardTerms, Held, Key, Moment, Presence, Release};
 
-const PODS: usize = 20;
+pub(super) const PODS: usize = 20;
 /// What the other clock says, which stands still here.
-const UNIX: Duration = Duration::from_secs(1_800_000_000);
-const RECORD: &str = "/leasehold/c1/hold";
+pub(super) const UNIX: Duration = Duration::from_secs(1_800_000_000);
 
 pub(super) fn guard() -> GuardTerms {
     GuardTerms {
@@ -18,16 +17,16 @@ pub(super) fn guard() -> GuardTerms {
     }
 }
 
-fn pod(number: usize) -> Arc<str> {
+pub(super) fn pod(number: usize) -> Arc<str> {
     format!("p{number:02}").into()
 }
 
-fn key(number: usize) -> Key {
+pub(super) fn key(number: usize) -> Key {
     format!("/s/p{number:02}").into()
 }
 
 /// A guarded rig in which every pod has its key.
-fn registered() -> Rig {
+pub(super) fn registered() -> Rig {
     let mut rig = Rig::new();
     rig.ledger.set_guard(guard());
     for number in 0..PODS {
@@ -39,22 +38,22 @@ fn registered() -> Rig {
 }
 
 impl Rig {
-    fn present(&mut self, number: usize, presence: Presence) {
+    pub(super) fn present(&mut self, number: usize, presence: Presence) {
         self.ledger.set_presence(&reference("orders"), &pod(number), presence);
     }
 
-    fn judge(&mut self, now: Instant) -> Option<GuardNews> {
+    pub(super) fn judge(&mut self, now: Instant) -> Option<GuardNews> {
         self.judge_by(now, "h")
     }
 
     /// Where a new hold would have this id.
-    fn judge_by(&mut self, now: Instant, id: &str) -> Option<GuardNews> {
+    pub(super) fn judge_by(&mut self, now: Instant, id: &str) -> Option<GuardNews> {
         self.listen();
         let moment = Moment { now, unix: UNIX };
         self.ledger.judge(moment, None, || id.to_owned())
     }
 
-    fn left(&self) -> usize {
+    pub(super) fn left(&self) -> usize {
         self.etcd.data().count()
     }
 }
@@ -156,22 +155,22 @@ fn restarted(ready: usize) -> Rig {
 }
 
 impl Rig {
-    fn restart(&mut self, ready: usize) {
-        let rig = self;
-        rig.etcd.forget_watches();
-        rig.fence = rig.etcd.elect();
-        rig.ledger = Ledger::new(meta(), 256);
-        rig.ledger.set_guard(guard());
-        rig.ledger.set_terms(&reference("orders"), terms(1));
+    /// A new operator starts; the first few pods are known to be ready.
+    pub(super) fn restart(&mut self, ready: usize) {
+        self.etcd.forget_watches();
+        self.fence = self.etcd.elect();
+        self.ledger = Ledger::new(meta(), 256);
+        self.ledger.set_guard(guard());
+        self.ledger.set_terms(&reference("orders"), terms(1));
         for number in 0..PODS {
             let presence = if number < ready {
                 Presence::Ready(tenancy(&pod(number), &[&key(number)], "1"))
             } else {
                 Presence::Unready(tenancy(&pod(number), &[&key(number)], "1"))
             };
-            rig.present(number, presence);
+            self.present(number, presence);
         }
-        rig.ledger.kubernetes_is_complete();
+        self.ledger.kubernetes_is_complete();
     }
 }
 
@@ -316,168 +315,4 @@ fn an_etcd_that_was_restored_is_read_before_what_it_lost_counts() {
         0,
         "nothing is there to be held"
     );
-}
-
-/// All pods are no longer ready, and a hold with the id `first` is recorded.
-fn held(now: Instant) -> Rig {
-    let mut rig = registered();
-    for number in 0..PODS {
-        rig.present(number, Presence::Unready(tenancy(&pod(number), &[&key(number)], "1")));
-    }
-    assert_eq!(rig.judge_by(now, "first"), Some(GuardNews::Held));
-    rig.run();
-    rig
-}
-
-#[test]
-fn a_hold_is_recorded_once_on_the_lease_of_a_key_that_it_holds() {
-    let mut rig = held(Instant::now());
-    let lease = rig.lease_of(RECORD);
-    assert_eq!(lease, rig.lease_of(&key(0)));
-    let told = rig.etcd.value(RECORD).expect("it is there");
-    assert_eq!(told, r#"{"v":1,"id":"first","until":1800000300,"lost":20,"of":20}"#);
-    let revision = rig.etcd.revision();
-    rig.judge(Instant::now());
-    rig.run();
-    assert_eq!(rig.etcd.revision(), revision);
-}
-
-#[test]
-fn a_restart_goes_on_with_the_hold_that_was_there_and_its_end() {
-    let now = Instant::now();
-    let mut rig = held(now);
-    let before = rig.ledger.hold().expect("a hold").clone();
-    rig.restart(15);
-    assert!(rig.run().is_empty());
-    assert_eq!(
-        rig.judge_by(now, "second"),
-        Some(GuardNews::Resumed),
-        "5 of 20 would be no hold of their own"
-    );
-    let hold = rig.ledger.hold().expect("a hold").clone();
-    assert_eq!(
-        (&*hold.id, hold.until_unix, hold.lost, hold.of),
-        ("first", before.until_unix, 20, 20)
-    );
-    assert_eq!((hold.until, hold.len()), (now + guard().hold, 5));
-    assert!(rig.run().is_empty(), "nothing is written");
-}
-
-#[test]
-fn a_standby_that_takes_over_goes_on_with_the_hold() {
-    let now = Instant::now();
-    let mut rig = held(now);
-    rig.ledger.stands_by();
-    rig.ledger.look(now);
-    assert_eq!(rig.ledger.hold(), None, "it is the other one's");
-    assert!(rig.run().is_empty(), "and nothing goes");
-    rig.ledger.leads_anew();
-    assert_eq!(rig.judge_by(now, "second"), Some(GuardNews::Resumed));
-    let hold = rig.ledger.hold().expect("a hold");
-    assert_eq!((&*hold.id, hold.len()), ("first", PODS));
-}
-
-#[test]
-fn what_a_leader_let_go_counts_for_its_successor_too() {
-    let (mut rig, now) = (registered(), Instant::now());
-    rig.ledger.stands_by();
-    let revision = rig.etcd.revision();
-    for number in 0..10 {
-        rig.present(number, Presence::Missing);
-        rig.etcd.foreign_delete(&key(number));
-    }
-    rig.listen();
-    assert!(rig.etcd.revision() > revision);
-    rig.ledger.look(now);
-    rig.ledger.leads_anew();
-    rig.present(10, Presence::Missing);
-    assert_eq!(rig.judge(now), Some(GuardNews::Held));
-    let hold = rig.ledger.hold().expect("a hold");
-    assert_eq!((hold.lost, hold.of, hold.len()), (11, 20, 1));
-}
-
-#[test]
-fn the_record_of_a_hold_that_is_over_goes_after_what_it_held() {
-    let now = Instant::now();
-    let mut rig = held(now);
-    let moment = Moment { now, unix: UNIX };
-    let end = rig.ledger.judge(moment, Some("first"), || unreachable!("it goes on"));
-    assert!(
-        matches!(
-            end,
-            Some(GuardNews::Released {
-                why: Release::Approved,
-                ..
-            })
-        ),
-        "{end:?}"
-    );
-    let (ticket, keys) = rig.next().expect("the keys go");
-    assert_eq!(keys.ops.len(), PODS);
-    assert!(keys.ops.iter().all(|op| &**op.key() != RECORD));
-    let verdict = rig.commit(&keys);
-    rig.ledger.settle(ticket, Some(verdict));
-    rig.run();
-    assert_eq!(rig.etcd.value(RECORD), None);
-    assert_eq!(rig.left(), 0);
-}
-
-#[test]
-fn a_successor_finishes_what_was_approved() {
-    let now = Instant::now();
-    let mut rig = held(now);
-    rig.ledger
-        .judge(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
-    // Approved, and dead before anything was written.
-    rig.restart(0);
-    rig.run();
-    let end = rig
-        .ledger
-        .judge(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
-    assert!(
-        matches!(
-            end,
-            Some(GuardNews::Released {
-                why: Release::Approved,
-                ..
-            })
-        ),
-        "{end:?}"
-    );
-    rig.run();
-    assert_eq!((rig.left(), rig.etcd.value(RECORD)), (0, None));
-}
-
-#[test]
-fn a_restart_after_the_end_of_a_hold_releases_it() {
-    let now = Instant::now();
-    let mut rig = held(now);
-    rig.restart(0);
-    rig.run();
-    let late = Moment {
-        now,
-        unix: UNIX + guard().hold,
-    };
-    let end = rig.ledger.judge(late, None, || unreachable!("it goes on"));
-    assert!(
-        matches!(
-            end,
-            Some(GuardNews::Released {
-                why: Release::Expired,
-                ..
-            })
-        ),
-        "{end:?}"
-    );
-}
-
-#[test]
-fn a_record_that_makes_no_sense_is_removed() {
-    let (mut rig, now) = (registered(), Instant::now());
-    rig.etcd.foreign_put(RECORD, "what?");
-    rig.listen();
-    assert_eq!(rig.judge(now), None);
-    rig.run();
-    assert_eq!(rig.etcd.value(RECORD), None);
-    assert_eq!(rig.left(), PODS);
 }
