@@ -179,9 +179,12 @@ impl Registrar {
             let (kind, refused) = (ConditionType::Accepted, ConditionStatus::False);
             conditions::set(list, kind, refused, *reason, &message, generation, &now);
         }
-        let speaker = (voice == Voice::Leader).then_some(&self.context.events);
-        let hold = self.ledger.hold().map(|hold| &*hold.id);
-        announce(registration, subject, (&report, hold), &status.conditions, speaker);
+        // Before everything is known, a key of ours may look like somebody else's.
+        if *footing == Footing::Firm {
+            let speaker = (voice == Voice::Leader).then_some(&self.context.events);
+            let hold = self.ledger.hold().map(|hold| &*hold.id);
+            announce(registration, subject, (&report, hold), &status.conditions, speaker);
+        }
         let note = DeskNote::Wanted(registration.clone(), status, insistence);
         let _ = self.context.registrations.send(note);
     }

@@ -19,7 +19,7 @@ const TERMS: GuardTerms = GuardTerms {
 };
 
 /// When the other clock starts.
-const UNIX: Duration = Duration::from_secs(1_800_000_000);
+const UNIX: Duration = Duration::from_secs(1_800_000_001);
 
 fn second(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

@@ -5,7 +5,7 @@ use crate::plan::{GuardMode, GuardNews, GuardTerms, Held, Key, Moment, Presence,
 
 pub(super) const PODS: usize = 20;
 /// What the other clock says, which stands still here.
-pub(super) const UNIX: Duration = Duration::from_secs(1_800_000_000);
+pub(super) const UNIX: Duration = Duration::from_secs(1_800_000_001);
 
 pub(super) fn guard() -> GuardTerms {
     GuardTerms {
@@ -242,7 +242,7 @@ fn a_key_that_a_sweep_has_read_too_late_is_in_no_doubt() {
 fn strays_that_are_many_are_held() {
     let (mut rig, now) = (registered(), Instant::now());
     let lease = rig.lease_of(&key(0));
-    let held = |revision| Held {
+    let written = |revision| Held {
         value: b"1".as_slice().into(),
         lease,
         create_revision: revision,
@@ -251,7 +251,7 @@ fn strays_that_are_many_are_held() {
     for number in 0..2 * PODS {
         let revision = rig.etcd.revision();
         let stray = format!("/gone/p{number:02}").into();
-        rig.ledger.find_stray(&stray, Some(held(revision)), revision);
+        rig.ledger.find_stray(&stray, Some(written(revision)), revision);
     }
     assert_eq!(rig.judge(now), Some(GuardNews::Held));
     let hold = rig.ledger.hold().expect("a hold");
