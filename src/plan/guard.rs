@@ -295,8 +295,14 @@ impl Guard {
         if is_present || self.ended.as_ref() == Some(&record.id) {
             return None;
         }
+        let until = Duration::from_secs(record.until);
+        if until + self.terms.hold < moment.unix {
+            // Of another time: etcd was restored from a snapshot. It says nothing about what is in doubt now.
+            self.ended = Some(record.id.clone());
+            return None;
+        }
         // Clocks differ: it is not to last longer than it might have in all.
-        let left = Duration::from_secs(record.until).saturating_sub(moment.unix);
+        let left = until.saturating_sub(moment.unix);
         self.hold = Some(Hold {
             id: record.id.clone(),
             until: moment.now + left.min(self.terms.hold),

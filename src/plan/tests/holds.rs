@@ -160,6 +160,26 @@ fn a_restart_after_the_end_of_a_hold_releases_it() {
 }
 
 #[test]
+fn the_record_of_a_hold_of_another_time_releases_nothing_and_is_replaced() {
+    let now = Instant::now();
+    let mut rig = held(now);
+    rig.restart(0);
+    rig.run();
+    let late = Moment {
+        now,
+        unix: UNIX + 3 * guard().hold,
+    };
+    assert_eq!(
+        rig.ledger.judge(late, None, || "second".to_owned()),
+        Some(GuardNews::Held)
+    );
+    rig.run();
+    let told = rig.etcd.value(RECORD).expect("it is there");
+    assert!(told.contains(r#""id":"second""#), "{told}");
+    assert_eq!(rig.left(), PODS);
+}
+
+#[test]
 fn a_record_that_makes_no_sense_is_removed() {
     let (mut rig, now) = (registered(), Instant::now());
     rig.etcd.foreign_put(RECORD, "what?");
