@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Guard {
     /// What happens when more keys would go than the limits below allow. Hold: they are kept for holdSeconds, or until
     /// their pods are back, or until an admin approves as the condition Held of this Registry says. Warn: they go, and
-    /// the operator's log and metrics tell. Off: they go. Left out, it is Hold.
+    /// an Event, the operator's log and metrics tell. Off: they go. Left out, it is Hold.
     #[serde(default)]
     pub mode: GuardMode,
 
@@ -42,7 +42,7 @@ pub struct Guard {
 pub enum GuardMode {
     /// They go.
     Off,
-    /// They go, and the operator's log and metrics tell.
+    /// They go, and an Event, the operator's log and metrics tell.
     Warn,
     /// They are kept for a while.
     #[default]
