@@ -103,6 +103,7 @@ fn keys_on_their_way_out_leave_though_their_registration_leaves_first() {
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
     let elsewhere = Terms {
+        keep_last: false,
         scopes: vec![Scope::below("/t/")],
         ..terms(1)
     };
