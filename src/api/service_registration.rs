@@ -135,8 +135,8 @@ pub struct ServiceRegistrationSpec {
     #[serde(default)]
     pub address: Address,
 
-    /// The formats in which the service is written, up to 8. All of them are kept in step.
-    #[schemars(length(max = 8))]
+    /// The formats in which the service is written, up to 16. All of them are kept in step.
+    #[schemars(length(max = 16))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")
             .message("name at least one format, such as {type: Plain}"),

@@ -152,9 +152,9 @@ fn formats() -> Vec<Case> {
             r#"supported values: "Plain", "EtcdGrpc""#,
         ),
         (
-            "9 formats",
-            json!({"formats": many(9, |_| json!({"type": "Plain"}))}),
-            "must have at most 8 items",
+            "17 formats",
+            json!({"formats": many(17, |_| json!({"type": "Plain"}))}),
+            "must have at most 16 items",
         ),
         (
             "value on EtcdGrpc",
@@ -633,8 +633,8 @@ pub fn good() -> Vec<Case> {
                 "selector": {"matchLabels": {"app": "orders"}, "matchExpressions": expressions},
                 "ports": many(16, |i| json!({"name": format!("port-{i}"), "port": format!("p{i}"), "scheme": "h2c"})),
                 "address": {"type": "PodIP", "family": "IPv4"},
-                "formats": many(8, |i| json!({
-                    "type": "Plain", "prefix": format!("/services/{i}/{}", text(490)), "value": "Json",
+                "formats": many(16, |i| json!({
+                    "type": "Plain", "prefix": format!("/services/{i:02}/{}", text(490)), "value": "Json",
                     "ports": many(16, |i| json!(format!("port-{i}"))),
                 })),
                 "version": {"fromLabel": "app.kubernetes.io/version"}, "weight": 0,
