@@ -16,8 +16,8 @@ use crate::api::{self, FormatType, PlainValue, TraefikProtocol};
 
 /// Formats of all types, with what they take.
 fn formats() -> impl Strategy<Value = api::Format> {
-    let place = || option::of("/?[a-zé.-]{1,8}(/[a-z:0-9]{1,8}){0,3}");
-    let name = || option::of("[a-zA-Z0-9._-]{1,12}");
+    let place = || option::of("/?[a-zé-][a-zé.-]{0,8}(/[a-z:0-9]{1,8}){0,3}");
+    let name = || option::of("[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,12}");
     let at = |kind| place().prop_map(move |prefix| api::Format { prefix, ..of(kind) });
     let rooted = |kind| place().prop_map(move |root| api::Format { root, ..of(kind) });
     prop_oneof![
@@ -319,7 +319,7 @@ proptest! {
         let format = compile(&spec);
         let (pod, port_name, scheme) = (pod.into(), port_name.into(), option_of(scheme));
         let (version, zone) = (option_of(version), option_of(zone));
-        let hostile = Endpoint { pod, port_name, version, zone, scheme, ..endpoint };
+        let hostile = Endpoint { pod, zone, port_name, scheme, version, ..endpoint };
         let Ok(records) = format.record(&hostile, false) else { return Ok(()) };
         let mut keys: Vec<&str> = records.iter().map(|record| &*record.key).collect();
         keys.dedup();

@@ -41,8 +41,10 @@ fn rows() -> Vec<(&'static str, api::Format)> {
     ]
 }
 
+type Change = fn(&mut Endpoint);
+
 /// A fact, and how it becomes another one.
-const FACTS: [(&str, fn(&mut Endpoint)); 11] = [
+const FACTS: [(&str, Change); 11] = [
     ("namespace", |endpoint| endpoint.namespace = "store".into()),
     ("service", |endpoint| endpoint.service = "bills".into()),
     ("pod", |endpoint| endpoint.pod = "orders-2".into()),
@@ -129,23 +131,17 @@ fn the_documented_table_says_where_each_fact_lands() {
         metadata: Arc::new(BTreeMap::from([("team".into(), "blue".into())])),
         ..orders()
     };
-    let mut table = String::from("|");
-    let heads = rows().into_iter().map(|(name, _)| name.to_owned());
-    let heads: Vec<String> = heads.collect();
-    table.push_str(&format!(
-        " | {} |\n|---|{}\n",
-        heads.join(" | "),
-        "---|".repeat(heads.len())
-    ));
+    let heads: Vec<&str> = rows().into_iter().map(|(name, _)| name).collect();
+    let rule = "---|".repeat(heads.len());
+    let mut table = vec![format!("| | {} |", heads.join(" | ")), format!("|---|{rule}")];
     for (fact, change) in FACTS {
         let mut after = before.clone();
         change(&mut after);
-        let cells: Vec<String> = rows()
-            .iter()
-            .map(|(_, spec)| difference(&written(spec, &before), &written(spec, &after)))
-            .collect();
-        table.push_str(&format!("| {fact} | {} |\n", cells.join(" | ")));
+        let cell = |(_, spec): &(_, api::Format)| difference(&written(spec, &before), &written(spec, &after));
+        let cells: Vec<String> = rows().iter().map(cell).collect();
+        table.push(format!("| {fact} | {} |", cells.join(" | ")));
     }
+    let table = table.join("\n");
     let documented = include_str!("../../docs/formats.md");
     assert!(documented.contains(&table), "docs/formats.md should contain:\n{table}");
 }

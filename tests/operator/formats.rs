@@ -120,38 +120,29 @@ fn everything(service: &str) -> Value {
     })
 }
 
-/// The number under which Traefik finds the server of a pod: FNV-1a of namespace, pod and port.
-fn server(namespace: &str, pod: &str, port: &str) -> u64 {
-    let text = format!("{namespace}\0{pod}\0{port}\0");
+/// The number under which Traefik finds the server of a pod: FNV-1a of namespace, pod, port and what is told beside
+/// the address.
+fn server(namespace: &str, pod: &str, port: &str, fields: &str) -> u64 {
+    let text = format!("{namespace}\0{pod}\0{port}\0{fields}\0");
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-#[tokio::test]
-async fn one_registration_writes_all_formats_and_nothing_else_as_one() -> Result<()> {
-    let namespace = bed().await.namespace("everything").await?;
-    let (shop, service) = (namespace.name(), format!("{}-all", namespace.name()));
-    let etcd = bed().await.registry();
-    let history = History::watch(etcd, "", 0).await?;
-    namespace.apply(registration("orders", &everything(&service))).await?;
-    let labelled = pod("a", "orders").label("version", "1.4.2").label("zone", "eu-1a");
-    let created = namespace.create_pod(&labelled.ip("10.9.2.5")).await?;
-    let node = created.spec.and_then(|spec| spec.node_name).expect("it runs");
-    let labels = created.metadata.labels.unwrap_or_default();
-    let zone = labels
-        .get("topology.kubernetes.io/zone")
-        .expect("the apiserver tells it");
-    wait_in_sync(namespace.objects(), "orders", 1).await;
-
-    let traefik = format!("{shop}-{service}/loadbalancer/servers/{}", server(shop, "a", "grpc"));
+/// What the pod `a` at 10.9.2.5 has through [`everything`].
+fn expected(shop: &str, service: &str, node: &str, zone: &str) -> Vec<(String, String)> {
+    let traefik = |fields| {
+        let number = server(shop, "a", "grpc", fields);
+        format!("services/{shop}-{service}/loadbalancer/servers/{number}")
+    };
+    let (http, other) = (traefik("url weight"), traefik(""));
     let instance = r#"{"network":"tcp","address":"10.9.2.5:8080","weight":10,"tags":{"zone":"eu-1a"}}"#;
-    let expected = [
+    vec![
         (format!("/services/{shop}/{service}/a"), "10.9.2.5:8080".to_owned()),
         (
             format!("/json/{service}/a"),
             format!(
-                r#"{{"address":"10.9.2.5","port":8080,"portName":"grpc","scheme":"grpc","version":"1.4.2","weight":10,"zone":"ZONE","node":"NODE","pod":"a","namespace":"{shop}","service":"{service}","metadata":{{"zone":"eu-1a"}}}}"#
+                r#"{{"address":"10.9.2.5","port":8080,"portName":"grpc","scheme":"grpc","version":"1.4.2","weight":10,"zone":"{zone}","node":"{node}","pod":"a","namespace":"{shop}","service":"{service}","metadata":{{"zone":"eu-1a"}}}}"#
             ),
         ),
         (
@@ -187,29 +178,35 @@ async fn one_registration_writes_all_formats_and_nothing_else_as_one() -> Result
             format!("/skydns/com/example/{service}/a"),
             r#"{"host":"10.9.2.5","port":8080,"priority":10,"weight":10,"ttl":30}"#.to_owned(),
         ),
-        (
-            format!("traefik/http/services/{traefik}/url"),
-            "h2c://10.9.2.5:8080".to_owned(),
-        ),
-        (format!("traefik/http/services/{traefik}/weight"), "10".to_owned()),
-        (
-            format!("traefik/tcp/services/{traefik}/address"),
-            "10.9.2.5:8080".to_owned(),
-        ),
-        (
-            format!("traefik/udp/services/{traefik}/address"),
-            "10.9.2.5:8080".to_owned(),
-        ),
-    ];
+        (format!("traefik/http/{http}/url"), "h2c://10.9.2.5:8080".to_owned()),
+        (format!("traefik/http/{http}/weight"), "10".to_owned()),
+        (format!("traefik/tcp/{other}/address"), "10.9.2.5:8080".to_owned()),
+        (format!("traefik/udp/{other}/address"), "10.9.2.5:8080".to_owned()),
+    ]
+}
+
+#[tokio::test]
+async fn one_registration_writes_all_formats_and_nothing_else_as_one() -> Result<()> {
+    let namespace = bed().await.namespace("everything").await?;
+    let (shop, service) = (namespace.name(), format!("{}-all", namespace.name()));
+    let etcd = bed().await.registry();
+    let history = History::watch(etcd, "", 0).await?;
+    namespace.apply(registration("orders", &everything(&service))).await?;
+    let labelled = pod("a", "orders").label("version", "1.4.2").label("zone", "eu-1a");
+    let created = namespace.create_pod(&labelled.ip("10.9.2.5")).await?;
+    let node = created.spec.and_then(|spec| spec.node_name).expect("it runs");
+    let labels = created.metadata.labels.unwrap_or_default();
+    let zone = labels
+        .get("topology.kubernetes.io/zone")
+        .expect("the apiserver tells it");
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+
+    let expected = expected(shop, &service, &node, zone);
     let mut held = etcd.dump("").await?;
     held.retain(|key, _| key.contains(&service));
     let found: Vec<(&str, &str)> = held.iter().map(|(key, held)| (&**key, &*held.value)).collect();
-    let mut wanted: Vec<(&str, String)> = expected
-        .iter()
-        .map(|(key, value)| (&**key, value.replace("NODE", &node).replace("ZONE", zone)))
-        .collect();
+    let mut wanted: Vec<(&str, &str)> = expected.iter().map(|(key, value)| (&**key, &**value)).collect();
     wanted.sort_unstable();
-    let wanted: Vec<(&str, &str)> = wanted.iter().map(|(key, value)| (*key, &**value)).collect();
     assert_eq!(found, wanted);
     let first = held.values().next().expect("keys");
     let together = |other: &Held| (other.lease, other.create_revision) == (first.lease, first.create_revision);
