@@ -7,6 +7,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 pub mod conditions;
+mod format;
 mod guard;
 mod manifests;
 mod registry;
@@ -15,11 +16,11 @@ mod service_registration;
 mod status;
 
 pub use conditions::{ConditionStatus, ConditionType, Reason};
+pub use format::{Format, FormatType, PlainValue, TraefikProtocol};
 pub use guard::{Guard, GuardMode};
 pub use manifests::{crds, manifests};
 pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus};
 pub use service_registration::{
-    Address, AddressType, Family, Format, FormatType, LastEndpoint, Metadata, PlainValue, Port, ServiceRegistration,
-    ServiceRegistrationSpec, Version,
+    Address, AddressType, Family, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec, Version,
 };
 pub use status::{EndpointStatus, ServiceRegistrationStatus};

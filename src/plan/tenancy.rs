@@ -170,6 +170,7 @@ impl fmt::Display for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::Service;
     use crate::plan::testing::endpoint;
 
     fn ready_pod() -> ReadyPod {
@@ -184,7 +185,13 @@ mod tests {
     fn presence(view: PodView, missing: bool) -> Presence {
         let spec = serde_json::json!({"type": "Plain", "prefix": "/s"});
         let spec = serde_json::from_value(spec).expect("decodes");
-        let format = Format::compile(&spec, "shop", "orders").expect("compiles");
+        let service = Service {
+            namespace: "shop",
+            name: "orders",
+            ports: &[],
+            ipv6: false,
+        };
+        let format = Format::compile(&spec, &service).expect("compiles");
         let outlet = Outlet {
             format,
             sole_port: true,

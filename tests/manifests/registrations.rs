@@ -2,10 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::{Case, many, rejected, taken, text};
+use super::{Case, formats, many, rejected, taken, text};
 
 pub fn wrong() -> Vec<Case> {
-    let groups = [selectors(), ports(), formats(), prefixes(), single_values(), facts()];
+    let groups = [
+        selectors(),
+        ports(),
+        formats::wrong(),
+        consumers(),
+        single_values(),
+        facts(),
+    ];
     groups.into_iter().flatten().collect()
 }
 
@@ -128,106 +135,29 @@ fn ports() -> Vec<Case> {
     ])
 }
 
-fn formats() -> Vec<Case> {
-    let format = |format: Value| json!({"formats": [format]});
+/// What a consumer cannot read of an otherwise good registration.
+fn consumers() -> Vec<Case> {
+    let redis = json!([{"name": "redis", "port": 6379, "scheme": "redis"}]);
     rejected(vec![
         (
-            "no formats",
-            json!({"formats": []}),
-            "name at least one format, such as {type: Plain}",
+            "IPv6 for GoFrame",
+            json!({"address": {"family": "IPv6"}, "formats": [{"type": "Plain"}, {"type": "GoFrame"}]}),
+            "GoFrame's clients panic on IPv6 addresses",
         ),
         (
-            "unknown format",
-            format(json!({"type": "Consul"})),
-            r#"supported values: "Plain", "EtcdGrpc""#,
+            "redis for GoMicro",
+            json!({"ports": redis, "formats": [{"type": "GoMicro"}]}),
+            "go-micro's clients speak grpc, http and mucp",
         ),
         (
-            "9 formats",
-            json!({"formats": many(9, |_| json!({"type": "Plain"}))}),
-            "must have at most 8 items",
+            "redis over Traefik's HTTP",
+            json!({"ports": redis, "formats": [{"type": "Traefik"}]}),
+            "or write protocol: Tcp or Udp",
         ),
         (
-            "value on EtcdGrpc",
-            format(json!({"type": "EtcdGrpc", "value": "Json"})),
-            "value is for the format Plain only",
-        ),
-        (
-            "unknown value",
-            format(json!({"type": "Plain", "value": "Yaml"})),
-            r#"supported values: "HostPort", "Json""#,
-        ),
-        (
-            "misspelt field",
-            format(json!({"type": "Plain", "prefx": "/a"})),
-            r#"unknown field "spec.formats[0].prefx""#,
-        ),
-        (
-            "a port that the spec does not have",
-            format(json!({"type": "Plain", "ports": ["grpc"]})),
-            "must name ports of spec.ports",
-        ),
-        (
-            "a format without ports",
-            format(json!({"type": "Plain", "ports": []})),
-            "leave ports out to carry all of them",
-        ),
-        (
-            "a format's port twice",
-            format(json!({"type": "Plain", "ports": ["http", "http"]})),
-            "name each port of a format once",
-        ),
-        (
-            "a format of a later version",
-            format(json!({"type": "GoZero", "key": "orders.rpc"})),
-            r#"unknown field "spec.formats[0].key""#,
-        ),
-    ])
-}
-
-fn prefixes() -> Vec<Case> {
-    let prefix = |prefix: &str| json!({"formats": [{"type": "Plain", "prefix": prefix}]});
-    rejected(vec![
-        ("empty prefix", prefix(""), "leave it out for the default one"),
-        (
-            "prefix with a slash at the end",
-            prefix("/services/"),
-            "the slash before the record's name is added",
-        ),
-        (
-            "prefix with an empty segment",
-            prefix("/services//orders"),
-            "write one slash where there are two",
-        ),
-        (
-            "prefix with a space",
-            prefix("/services/my orders"),
-            "must not contain spaces or control characters",
-        ),
-        (
-            "prefix with a bell",
-            prefix("/services/\u{7}"),
-            "must not contain spaces or control characters",
-        ),
-        (
-            "prefix with an unseen character",
-            prefix("/a\u{200b}b"),
-            "must not contain spaces or control characters",
-        ),
-        ("prefix of 513", prefix(&text(513)), "may not be more than 512"),
-        (
-            "one prefix twice",
-            json!({"formats": [{"type": "Plain", "prefix": "/a"}, {"type": "EtcdGrpc", "prefix": "/a"}]}),
-            "give each a prefix of its own",
-        ),
-        (
-            "a prefix below another",
-            json!({"formats": [{"type": "Plain", "prefix": "/a/b"}, {"type": "Plain", "prefix": "/a"}]}),
-            "so one's consumers would read the other's records",
-        ),
-        (
-            "one format twice without prefix",
-            json!({"formats": [{"type": "Plain"}, {"type": "Plain", "value": "Json"}]}),
-            "two formats of the same type have no prefix",
+            "a service in capitals for Traefik",
+            json!({"serviceName": "Orders", "formats": [{"type": "Traefik"}]}),
+            "give the format Traefik a name in lower case",
         ),
     ])
 }
@@ -250,6 +180,11 @@ fn single_values() -> Vec<Case> {
         (
             "service name with a slash",
             json!({"serviceName": "shop/orders"}),
+            "letters, digits, dots, hyphens and underscores",
+        ),
+        (
+            "service name of dots",
+            json!({"serviceName": ".."}),
             "letters, digits, dots, hyphens and underscores",
         ),
         (
@@ -333,7 +268,8 @@ pub fn good() -> Vec<Case> {
         {"key": "app", "operator": "Exists"},
         {"key": "legacy", "operator": "DoesNotExist"},
     ]);
-    taken(vec![
+    let mut good = formats::good();
+    good.extend(taken(vec![
         ("the smallest", json!({})),
         (
             "only expressions",
@@ -349,22 +285,6 @@ pub fn good() -> Vec<Case> {
         ),
         ("IPv6", json!({"address": {"family": "IPv6"}})),
         (
-            "both formats at their defaults",
-            json!({"formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}]}),
-        ),
-        (
-            "prefixes that only look alike",
-            json!({"formats": [{"type": "Plain", "prefix": "/a"}, {"type": "Plain", "prefix": "/a-2", "value": "Json"}]}),
-        ),
-        (
-            "a prefix that is dialled with four slashes",
-            json!({"formats": [{"type": "EtcdGrpc", "prefix": "/shop/orders"}]}),
-        ),
-        (
-            "a prefix beyond ASCII",
-            json!({"formats": [{"type": "Plain", "prefix": "/dienste/büro"}]}),
-        ),
-        (
             "null for what may be left out",
             json!({"weight": null, "version": null, "registry": null, "ttlSeconds": null}),
         ),
@@ -379,8 +299,8 @@ pub fn good() -> Vec<Case> {
                 "selector": {"matchLabels": {"app": "orders"}, "matchExpressions": expressions},
                 "ports": many(16, |i| json!({"name": format!("port-{i}"), "port": format!("p{i}"), "scheme": "h2c"})),
                 "address": {"type": "PodIP", "family": "IPv4"},
-                "formats": many(8, |i| json!({
-                    "type": "Plain", "prefix": format!("/services/{i}/{}", text(490)), "value": "Json",
+                "formats": many(16, |i| json!({
+                    "type": "Plain", "prefix": format!("/services/{i:02}/{}", text(490)), "value": "Json",
                     "ports": many(16, |i| json!(format!("port-{i}"))),
                 })),
                 "version": {"fromLabel": "app.kubernetes.io/version"}, "weight": 0,
@@ -391,5 +311,6 @@ pub fn good() -> Vec<Case> {
                 "ttlSeconds": 299, "lastEndpoint": "Keep", "suspend": true,
             }),
         ),
-    ])
+    ]));
+    good
 }
