@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use testbed::{Operator, Process};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     checker::{Kind, Violation},
@@ -17,6 +17,9 @@ use crate::error::Result;
 
 /// How long an operator that was told to end may take.
 const END: Duration = Duration::from_secs(15);
+/// How many pods change at the moment at which an operator is paused, and how long that may take.
+const VICTIMS: usize = 5;
+const BURST: Duration = Duration::from_secs(2);
 
 /// Carries out one fault, from its begin to the end of its repair, and writes it down.
 pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
@@ -38,7 +41,7 @@ pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
         "{:8.3} s  {}: {target}, whole again after {:.1} s",
         from.as_secs_f64(),
         planned.kind,
-        (span.to - span.from).as_secs_f64()
+        span.length().as_secs_f64()
     );
     scene.befell(Fault {
         kind: planned.kind,
@@ -75,14 +78,36 @@ async fn one_operator(scene: &Scene, planned: &PlannedFault) -> Result<(String, 
             sleep(planned.lasts).await;
             start(scene, operator).await?;
         }
-        _ => {
-            operator.stop()?;
-            sleep(planned.lasts).await;
-            operator.cont()?;
-        }
+        _ => pause_at_work(scene, operator, planned).await?,
     }
     let role = if leader == Some(chosen) { ", which led" } else { "" };
     Ok((format!("{}{role}", operator.name()), scene.operators.len() == 1))
+}
+
+/// Pauses an operator that has just been given work, and undoes that work while it is away: some of it is written, some is
+/// under way, and what it still has in hand when it wakes is wrong.
+async fn pause_at_work(scene: &Scene, operator: &Operator, planned: &PlannedFault) -> Result<()> {
+    let ready = scene.recorder.pods().into_iter().filter(|(_, pod)| pod.ready);
+    let pods: Vec<String> = ready.map(|(name, _)| name).take(VICTIMS).collect();
+    let pause = async {
+        sleep(Duration::from_millis(planned.pick % 60)).await;
+        operator.stop()
+    };
+    let ((), stopped) = tokio::join!(set_ready(scene, &pods, false), pause);
+    stopped?;
+    let undo = async {
+        sleep(planned.lasts * 2 / 3).await;
+        set_ready(scene, &pods, true).await;
+    };
+    tokio::join!(sleep(planned.lasts), undo);
+    operator.cont()?;
+    Ok(())
+}
+
+/// As far as kube-apiserver lets us: another fault may have it.
+async fn set_ready(scene: &Scene, pods: &[String], ready: bool) {
+    let all = join_all(pods.iter().map(|pod| scene.namespace.set_ready(pod, ready)));
+    let _ = timeout(BURST, all).await;
 }
 
 async fn all_operators(scene: &Scene, lasts: Duration) -> Result<(String, bool)> {

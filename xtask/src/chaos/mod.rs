@@ -90,7 +90,16 @@ pub async fn run(options: &Options) -> Result<()> {
     };
     let scene = signals.unless_heard(Box::pin(Scene::set(config))).await?;
     let lasting = Duration::from_secs_f64(options.minutes * 60.0);
-    signals.unless_heard(Box::pin(play(&scene, seed, lasting))).await?;
+    let played = signals.unless_heard(Box::pin(play(&scene, seed, lasting))).await;
+    if let Err(error @ (Error::Bed(_) | Error::Kube(_) | Error::Io { .. })) = &played {
+        // Not the operator's fault maybe, but somebody will want to know.
+        report::keep(&scene.record(), &scene.logs(), &kept(seed))?;
+        println!(
+            "{error}\nagain: {command}\nlogs and the whole history: {}",
+            kept(seed).display()
+        );
+    }
+    played?;
     verdict(&scene, seed, &command)
 }
 
@@ -111,10 +120,10 @@ async fn play(scene: &Scene, seed: u64, lasting: Duration) -> Result<()> {
     begin(scene, seed).await?;
     let turn = Mutex::new(());
     let rounds = async {
-        let begin = scene.now();
+        let end = scene.now() + lasting;
         for round in plan::Rounds::new(seed) {
             play_round(scene, &round, &turn).await?;
-            if scene.now() - begin >= lasting {
+            if scene.now() >= end {
                 break;
             }
         }

@@ -21,6 +21,13 @@ pub struct Span {
     pub to: Moment,
 }
 
+impl Span {
+    /// How long it is.
+    pub fn length(self) -> Duration {
+        self.to.saturating_sub(self.from)
+    }
+}
+
 /// Everything.
 #[derive(Clone, Debug, Default)]
 pub struct Record {

@@ -51,7 +51,7 @@ impl Recorder {
                 watcher(pods, watcher::Config::default()),
                 seen.clone(),
                 epoch,
-                |name, pod| Sight::Pod(name, pod.and_then(read_pod)),
+                |name, pod| Sight::Pod(name, pod.map(read_pod)),
             )),
             tokio::spawn(follow(
                 watcher(registrations, watcher::Config::default()),
@@ -161,7 +161,7 @@ async fn follow<K: ResourceExt>(
     }
 }
 
-fn read_pod(pod: &v1::Pod) -> Option<Pod> {
+fn read_pod(pod: &v1::Pod) -> Pod {
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let ready = conditions
@@ -175,13 +175,13 @@ fn read_pod(pod: &v1::Pod) -> Option<Pod> {
         .into_iter()
         .flat_map(|one| one.ports.unwrap_or_default());
     let ports = ports.filter_map(|port| Some((port.name?, u16::try_from(port.container_port).ok()?)));
-    Some(Pod {
+    Pod {
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         ready: ready && !ended && pod.metadata.deletion_timestamp.is_none(),
         address: addresses.chain(status.pod_ip).find(|address| address.contains('.')),
         node: spec.node_name,
         ports: ports.collect(),
-    })
+    }
 }
 
 fn read_registration(object: &DynamicObject) -> Option<Registration> {

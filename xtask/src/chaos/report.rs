@@ -84,8 +84,8 @@ fn story(record: &Record, wishes: &Wishes, violation: &Violation) -> String {
     if let Some(key) = &violation.key {
         let events = record.etcd.iter().filter(|(_, event)| event.key == *key);
         lines.extend(events.map(|(at, event)| (*at, format!("etcd        {event} (revision {})", event.revision))));
-        let wished = wishes.of_key(key).iter().skip(1);
-        lines.extend(wished.map(|wish| {
+        let wanted = wishes.of_key(key).iter().skip(1);
+        lines.extend(wanted.map(|wish| {
             let value = wish.value.as_deref().unwrap_or("not there");
             (wish.from, format!("Kubernetes  should be {value}"))
         }));

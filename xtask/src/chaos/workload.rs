@@ -20,6 +20,7 @@ use super::{
     rng::index,
     scene::Scene,
     stranger::Stranger,
+    wanted::Registration,
 };
 use crate::error::Result;
 
@@ -109,7 +110,7 @@ impl Workload<'_> {
     /// like it.
     async fn near(&mut self, pick: u64) -> bool {
         let registrations = self.scene.recorder.registrations();
-        let prefixes: Vec<&str> = registrations.values().flat_map(|one| one.prefixes()).collect();
+        let prefixes: Vec<&str> = registrations.values().flat_map(Registration::prefixes).collect();
         if prefixes.is_empty() {
             return true;
         }
