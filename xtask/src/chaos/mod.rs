@@ -171,7 +171,7 @@ async fn play_round(scene: &Scene, round: &Round, turn: &Mutex<()>) -> Result<()
 
 /// Waits until etcd holds what it should and nothing moves, and then that it stays so.
 async fn rest_and_be_quiet(scene: &Scene) -> Result<()> {
-    match scene.rest(PATIENCE).await? {
+    match scene.rest(PATIENCE).await {
         Rest::Reached => scene.quiet(QUIET).await,
         Rest::Never(differences) => {
             scene.found(Violation {

@@ -194,8 +194,9 @@ impl Scene {
 
     /// Waits until etcd holds what it should and nothing has happened for a while. Nothing may be under way any more that
     /// changes Kubernetes.
-    pub async fn rest(&self, patience: Duration) -> Result<Rest> {
-        let begin = Instant::now();
+    pub async fn rest(&self, patience: Duration) -> Rest {
+        let begin = self.now();
+        let mut last = String::new();
         loop {
             sleep(LOOK).await;
             let settled = self.history.settled().await;
@@ -217,11 +218,15 @@ impl Scene {
             if let Err(error) = settled {
                 differences.push(error.to_string());
             }
-            if differences.is_empty() {
-                return Ok(Rest::Reached);
-            }
-            if begin.elapsed() > patience {
-                return Ok(Rest::Never(differences));
+            let waited = self.now().saturating_sub(begin);
+            let Some(first) = differences.first() else {
+                let (at, took) = (self.now().as_secs_f64(), waited.as_secs_f64());
+                eprintln!("{at:8.3} s  at rest after {took:.1} s, last waited for: {last}");
+                return Rest::Reached;
+            };
+            last.clone_from(first);
+            if waited > patience {
+                return Rest::Never(differences);
             }
         }
     }

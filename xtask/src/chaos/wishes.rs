@@ -69,8 +69,11 @@ impl Wishes {
                     (Some(registration), Some(pod)) => registration.keys(&pair.1, pod),
                     _ => BTreeMap::new(),
                 };
-                let before = pairs.insert(pair, now.clone()).unwrap_or_default();
+                let before = pairs.remove(&pair).unwrap_or_default();
                 wishes.change(*at, &before, &now);
+                if !now.is_empty() {
+                    pairs.insert(pair, now);
+                }
             }
         }
         wishes
