@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
 use super::{
-    checker::{Latencies, Verdict, Violation, percentile},
+    checker::{Latencies, Sample, Verdict, Violation, percentile},
     holders::is_data,
     record::{FaultKind, Moment, Record, Span},
     scene::Tally,
@@ -53,10 +53,14 @@ pub fn table(record: &Record, verdict: &Verdict, actions: &BTreeMap<&'static str
     text
 }
 
-fn quantiles(sorted: &[Duration]) -> String {
-    let of =
-        |of_hundred| percentile(sorted, of_hundred).map_or_else(|| "-".to_owned(), |time| time.as_millis().to_string());
-    format!("{} {} {} ({})", of(50), of(99), of(100), sorted.len())
+fn quantiles(sorted: &[Sample]) -> String {
+    let of = |of_hundred| {
+        percentile(sorted, of_hundred).map_or_else(|| "-".to_owned(), |one| one.took.as_millis().to_string())
+    };
+    let slowest = sorted.last().map_or_else(String::new, |slowest| {
+        format!(", the slowest {} at {:.3} s", slowest.key, slowest.at.as_secs_f64())
+    });
+    format!("{} {} {} ({}){slowest}", of(50), of(99), of(100), sorted.len())
 }
 
 /// The first violations, each with what happened to the key and what was broken around it.

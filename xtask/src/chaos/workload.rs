@@ -125,7 +125,7 @@ impl Workload<'_> {
         self.stranger.take(self.scene, key).await
     }
 
-    /// The key of a bare pod that is not ready, or not there and then created.
+    /// The key of a bare pod: of one that becomes ready at the same moment, or is created after that.
     async fn takes(&mut self, slot: usize, pick: u64) -> Result<bool> {
         let name = bare_pod(slot);
         let there = self.scene.recorder.pods().remove(&name);
@@ -150,13 +150,23 @@ impl Workload<'_> {
         if keys.is_empty() {
             return Ok(true);
         }
-        let taken = self
-            .stranger
-            .take(self.scene, keys[index(pick, keys.len())].clone())
-            .await;
-        if there.is_none() {
-            self.scene.namespace.apply(new_pod(slot).manifest()).await?;
-        }
+        let key = keys[index(pick, keys.len())].clone();
+        let taken = if there.as_ref().is_some_and(|pod| !pod.ready) {
+            // Both want it at the same time: which of them comes first is open.
+            let late = async {
+                sleep(Duration::from_millis((pick >> 8) % 16)).await;
+                self.stranger.take(self.scene, key).await
+            };
+            let (ready, taken) = tokio::join!(self.scene.namespace.set_ready(&name, true), late);
+            ready?;
+            taken
+        } else {
+            let taken = self.stranger.take(self.scene, key).await;
+            if there.is_none() {
+                self.scene.namespace.apply(new_pod(slot).manifest()).await?;
+            }
+            taken
+        };
         Ok(taken)
     }
 }

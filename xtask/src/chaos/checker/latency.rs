@@ -12,9 +12,20 @@ use crate::chaos::{
 #[derive(Debug, Default)]
 pub struct Latencies {
     /// From the news that a pod is ready, or has another value, to that of its key.
-    pub to_key: Vec<Duration>,
+    pub to_key: Vec<Sample>,
     /// From the news that a pod is not ready any more to that its key is gone.
-    pub to_gone: Vec<Duration>,
+    pub to_gone: Vec<Sample>,
+}
+
+/// How long one key took.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sample {
+    /// How long.
+    pub took: Duration,
+    /// Since when.
+    pub at: Moment,
+    /// Which one.
+    pub key: String,
 }
 
 pub fn measure(scene: &Scene<'_>) -> Latencies {
@@ -35,9 +46,14 @@ pub fn measure(scene: &Scene<'_>) -> Latencies {
             ) else {
                 continue;
             };
+            let sample = Sample {
+                took,
+                at: wish.from,
+                key: key.clone(),
+            };
             match wish.value {
-                Some(_) => latencies.to_key.push(took),
-                None => latencies.to_gone.push(took),
+                Some(_) => latencies.to_key.push(sample),
+                None => latencies.to_gone.push(sample),
             }
         }
     }
@@ -66,7 +82,7 @@ fn follow(scene: &Scene<'_>, key: &str, wished: Option<&str>, span: Span) -> Opt
 }
 
 /// The value below which so many of a hundred lie; none of nothing. The values are sorted.
-pub fn percentile(sorted: &[Duration], of_hundred: usize) -> Option<Moment> {
+pub fn percentile(sorted: &[Sample], of_hundred: usize) -> Option<&Sample> {
     let last = sorted.len().checked_sub(1)?;
-    sorted.get((last * of_hundred).div_ceil(100)).copied()
+    sorted.get((last * of_hundred).div_ceil(100))
 }

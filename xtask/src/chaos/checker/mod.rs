@@ -24,7 +24,7 @@ use super::{
     wishes::Wishes,
 };
 
-pub use latency::{Latencies, percentile};
+pub use latency::{Latencies, Sample, percentile};
 
 /// How long things may take.
 #[derive(Clone, Debug)]

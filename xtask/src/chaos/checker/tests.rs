@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use testbed::{Event, Kind as What};
 
-use super::{Kind, Terms, check, differences};
+use super::{Kind, Sample, Terms, check, differences};
 use crate::chaos::{
     record::{Fault, FaultKind, Outcome, Record, Sight, Sighting, Span, Strange},
     wanted::tests::{pod, registration},
@@ -146,7 +146,7 @@ fn a_pod_that_comes_flaps_and_goes_with_its_key_is_right_and_measured() {
     let verdict = check(&story.record, &terms());
     assert_eq!(verdict.violations, []);
     assert_eq!((verdict.events, verdict.keys), (4, 1));
-    let measured = |times: &[Duration]| times.iter().map(Duration::as_millis).collect::<Vec<_>>();
+    let measured = |samples: &[Sample]| samples.iter().map(|one| one.took.as_millis()).collect::<Vec<_>>();
     assert_eq!(measured(&verdict.latencies.to_key), [50, 100]);
     assert_eq!(measured(&verdict.latencies.to_gone), [10, 20]);
     assert_eq!(differences(&story.record), Vec::<String>::new());
