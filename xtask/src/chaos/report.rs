@@ -1,6 +1,11 @@
 //! What a run is told as: a table when all held, the shortest story when not.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::Path,
+    time::Duration,
+};
 
 use super::{
     checker::{Latencies, Sample, Verdict, Violation, percentile},
@@ -16,8 +21,6 @@ const BEFORE: Duration = Duration::from_secs(20);
 const AFTER: Duration = Duration::from_secs(5);
 /// The most events of a key that a story tells.
 const EVENTS: usize = 16;
-/// The most violations that are told whole.
-const STORIES: usize = 3;
 
 /// What was done and seen, in columns.
 pub fn table(record: &Record, verdict: &Verdict, actions: &BTreeMap<&'static str, Tally>) -> String {
@@ -44,7 +47,7 @@ pub fn table(record: &Record, verdict: &Verdict, actions: &BTreeMap<&'static str
     row("data keys", &verdict.keys);
     row("sightings in Kubernetes", &record.kubernetes.len());
     row("quiet times, all silent", &record.quiets.len());
-    row("lapses that a fault explains", &verdict.lapses);
+    row("keys that went with their lease, as they may", &verdict.lapses);
     row("writes that a hole in the record hides", &verdict.unjudged);
     let Latencies { to_key, to_gone } = &verdict.latencies;
     row("ready to key, ms: p50 p99 max (of)", &quantiles(to_key));
@@ -63,7 +66,7 @@ fn quantiles(sorted: &[Sample]) -> String {
     format!("{} {} {} ({}){slowest}", of(50), of(99), of(100), sorted.len())
 }
 
-/// The first violations, each with what happened to the key and what was broken around it.
+/// The first violation of each kind, with what happened to the key and what was broken around it.
 pub fn stories(record: &Record, violations: &[Violation]) -> String {
     let wishes = Wishes::of(&record.kubernetes);
     let mut text = String::new();
@@ -73,7 +76,9 @@ pub fn stories(record: &Record, violations: &[Violation]) -> String {
     }
     let counts: Vec<_> = by_kind.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let _ = writeln!(text, "{} violations: {}", violations.len(), counts.join(", "));
-    for violation in violations.iter().take(STORIES) {
+    // The first of each kind: one cause often has many effects.
+    let mut told = BTreeSet::new();
+    for violation in violations.iter().filter(|violation| told.insert(violation.kind)) {
         let _ = write!(text, "\n{}", story(record, &wishes, violation));
     }
     text

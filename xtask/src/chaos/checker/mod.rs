@@ -115,7 +115,7 @@ pub struct Verdict {
     pub events: usize,
     /// How many keys they were about.
     pub keys: usize,
-    /// Keys that went with their lease, as a fault explains.
+    /// Keys that went with their lease, as a fault explains, or were not wanted any more.
     pub lapses: usize,
     /// Writes of which a hole in the record of Kubernetes keeps one from judging.
     pub unjudged: usize,

@@ -61,7 +61,7 @@ impl History<'_> {
     fn judge(&mut self, touch: &Touch) -> Judgement {
         let within = self.scene.weather.explaining(touch.at);
         if touch.lapse {
-            return self.judge_lapse(touch, within);
+            return self.judge_lapse(touch);
         }
         if !touch.led {
             let why = format!("{} was written while nobody led", named(&touch.after));
@@ -111,7 +111,13 @@ impl History<'_> {
             .map(|(i, _)| i)
     }
 
-    fn judge_lapse(&self, touch: &Touch, within: Span) -> Judgement {
+    fn judge_lapse(&self, touch: &Touch) -> Judgement {
+        // A lease does not end because somebody learnt something late.
+        let lag = self.scene.terms.lag;
+        let within = Span {
+            from: touch.at.saturating_sub(lag),
+            to: touch.at + lag,
+        };
         let unwanted = self.recent(within).any(|i| self.wishes[i].value.is_none());
         if unwanted || self.scene.weather.explains_lapse(touch.at) {
             return Judgement::Lapsed;
