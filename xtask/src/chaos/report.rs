@@ -171,3 +171,65 @@ pub fn keep(record: &Record, logs: &Path, folder: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use testbed::{Event, Kind as What};
+
+    use super::*;
+    use crate::chaos::{
+        checker::Kind,
+        record::{Fault, Sight, Sighting},
+        wanted::tests::{pod, registration},
+    };
+
+    #[test]
+    fn a_story_tells_of_the_key_and_of_what_was_broken_around_it_and_of_nothing_else() {
+        let at = Duration::from_secs;
+        let key = "/services/shop/orders/a";
+        let event = |key: &str| Event {
+            revision: 7,
+            key: key.to_owned(),
+            kind: What::Delete,
+        };
+        let fault = |kind, from, to| Fault {
+            kind,
+            target: "one".to_owned(),
+            span: Span {
+                from: at(from),
+                to: at(to),
+            },
+            halts: false,
+        };
+        let registered = registration(&serde_json::json!({}));
+        let sights = [
+            Sight::Registration("orders".to_owned(), Some(registered)),
+            Sight::Pod("a".to_owned(), Some(pod(true))),
+        ];
+        let record = Record {
+            end: at(100),
+            etcd: vec![(at(50), event(key)), (at(50), event("/services/shop/orders/b"))],
+            kubernetes: sights.map(|sight| Sighting { at: at(40), sight }).into(),
+            faults: vec![
+                fault(FaultKind::MemberKill, 1, 2),
+                fault(FaultKind::ApiserverPause, 45, 49),
+            ],
+            ..Record::default()
+        };
+        let violation = |kind| Violation {
+            kind,
+            key: Some(key.to_owned()),
+            at: at(50),
+            why: "so".to_owned(),
+        };
+        let text = stories(&record, &[violation(Kind::Flap), violation(Kind::Flap)]);
+        let expected = "2 violations: 2 flap\n\nflap at 50.000 s\n  key /services/shop/orders/a\n  pod a\n     \
+                        40.000 s  Kubernetes  should be 10.0.0.7:8080\n     \
+                        45.000 s  fault       kube-apiserver paused: one\n     \
+                        49.000 s  repaired    kube-apiserver paused: one\n     \
+                        50.000 s  etcd        delete /services/shop/orders/a (revision 7)\n     \
+                        50.000 s  >>>         flap: so\n";
+        let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+        assert_eq!(lines(&text), lines(expected));
+    }
+}

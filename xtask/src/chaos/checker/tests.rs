@@ -294,6 +294,20 @@ fn a_lapse_needs_a_time_in_which_nobody_could_renew() {
 }
 
 #[test]
+fn a_lapse_has_no_reason_in_what_was_so_a_moment_before() {
+    let mut story = Story::registered();
+    story.ready(37.0, false);
+    story.delete(KEY, 37.1);
+    story.ready(37.2, true);
+    story.ours(37.3, VALUE);
+    story.fault(FaultKind::MemberKill, 37.5, 39.0, false);
+    story.lapse(40.0);
+    story.put(RECORD, 40.0, "{}", LEASE);
+    story.ours(40.1, VALUE);
+    assert_eq!(story.kinds(), [Kind::Lapse]);
+}
+
+#[test]
 fn a_write_while_nobody_leads_or_on_a_lease_that_is_not_recorded_is_unfenced() {
     let mut story = Story::registered();
     story.delete(LEADER, 19.0);
