@@ -127,7 +127,7 @@ impl Workload<'_> {
 
     /// The key of a bare pod: of one that becomes ready at the same moment, or is created after that.
     async fn takes(&mut self, slot: usize, pick: u64) -> Result<bool> {
-        let name = bare_pod(slot);
+        let (name, namespace) = (bare_pod(slot), &self.scene.namespace);
         let there = self.scene.recorder.pods().remove(&name);
         let registrations = self.scene.recorder.registrations();
         let label = there.as_ref().and_then(|pod| pod.labels.get("app").cloned());
@@ -151,22 +151,22 @@ impl Workload<'_> {
             return Ok(true);
         }
         let key = keys[index(pick, keys.len())].clone();
-        let taken = if there.as_ref().is_some_and(|pod| !pod.ready) {
-            // Both want it at the same time: which of them comes first is open.
-            let late = async {
-                sleep(Duration::from_millis((pick >> 8) % 16)).await;
-                self.stranger.take(self.scene, key).await
-            };
-            let (ready, taken) = tokio::join!(self.scene.namespace.set_ready(&name, true), late);
-            ready?;
-            taken
-        } else {
+        let Some(pod) = there else {
             let taken = self.stranger.take(self.scene, key).await;
-            if there.is_none() {
-                self.scene.namespace.apply(new_pod(slot).manifest()).await?;
-            }
-            taken
+            namespace.apply(new_pod(slot).manifest()).await?;
+            return Ok(taken);
         };
+        if pod.ready {
+            namespace.set_ready(&name, false).await?;
+            sleep(Duration::from_millis(150)).await;
+        }
+        // Both want it at the same time: which of them comes first is open.
+        let late = async {
+            sleep(Duration::from_millis((pick >> 8) % 24)).await;
+            self.stranger.take(self.scene, key).await
+        };
+        let (ready, taken) = tokio::join!(namespace.set_ready(&name, true), late);
+        ready?;
         Ok(taken)
     }
 }
