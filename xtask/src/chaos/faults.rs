@@ -62,7 +62,11 @@ fn victim(leader: Option<usize>, pick: u64, n: usize) -> usize {
 
 async fn one_operator(scene: &Scene, planned: &PlannedFault) -> Result<(String, bool)> {
     let leader = scene.leader();
-    let chosen = victim(leader, planned.pick, scene.operators.len());
+    let chosen = match leader {
+        // Who is away for so long and does not lead has nothing that could become stale.
+        Some(leader) if planned.kind == FaultKind::OperatorStall => leader,
+        _ => victim(leader, planned.pick, scene.operators.len()),
+    };
     let operator = &scene.operators[chosen];
     match planned.kind {
         FaultKind::OperatorRestart => {
