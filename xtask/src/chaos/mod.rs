@@ -191,12 +191,12 @@ fn verdict(scene: &Scene, seed: u64, command: &str) -> Result<()> {
     verdict.violations.extend(scene.violations());
     verdict.violations.sort_by_key(|violation| violation.at);
     println!("\n{}", report::table(&record, &verdict, &scene.actions()));
-    if verdict.violations.is_empty() {
-        println!("nobody could notice");
-        return Ok(());
-    }
     let folder = kept(seed);
     report::keep(&record, &scene.logs(), &folder)?;
+    if verdict.violations.is_empty() {
+        println!("nobody could notice; logs and the whole history: {}", folder.display());
+        return Ok(());
+    }
     println!("{}", report::stories(&record, &verdict.violations));
     println!("again: {command}\nlogs and the whole history: {}", folder.display());
     Err(Error::Broken(format!(
@@ -205,7 +205,7 @@ fn verdict(scene: &Scene, seed: u64, command: &str) -> Result<()> {
     )))
 }
 
-/// Where a run that failed is kept.
+/// Where what was seen in a run is kept.
 fn kept(seed: u64) -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
     let workspace = workspace.expect("this crate is one folder deep");

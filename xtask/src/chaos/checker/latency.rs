@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Scene;
 use crate::chaos::{
-    holders::Holder,
+    holders::{Holder, Touch},
     record::{Moment, Span},
 };
 
@@ -65,15 +65,27 @@ pub fn measure(scene: &Scene<'_>) -> Latencies {
 /// How long it took until a key was as wished, if it had to change for that and all was well.
 fn follow(scene: &Scene<'_>, key: &str, wished: Option<&str>, span: Span) -> Option<Duration> {
     let lag = scene.terms.lag;
-    let done = scene.touches(key).iter().find(|touch| {
+    let touches = scene.touches(key);
+    let done = touches.iter().position(|touch| {
         let after = match &touch.after {
             Holder::Ours { value, .. } => Some(value.as_str()),
             Holder::Nobody => None,
             Holder::Stranger => return false,
         };
         // The operator may have heard of it before we have.
-        touch.at + lag >= span.from && touch.at <= span.to && touch.before != Holder::Stranger && after == wished
+        touch.at + lag >= span.from && touch.at <= span.to && after == wished
     })?;
+    // Nobody is slow who has to wait for the stranger.
+    let meanwhile = touches[..done].iter().rev();
+    let in_the_way = |touch: &&Touch| touch.after == Holder::Stranger || touch.before == Holder::Stranger;
+    if meanwhile
+        .take_while(|touch| touch.at + lag >= span.from)
+        .any(|touch| in_the_way(&touch))
+        || touches[done].before == Holder::Stranger
+    {
+        return None;
+    }
+    let done = &touches[done];
     let whole = Span {
         from: span.from.saturating_sub(lag),
         to: done.at.max(span.from),

@@ -206,6 +206,17 @@ fn a_key_that_the_stranger_holds_is_no_loss_until_it_is_free() {
 }
 
 #[test]
+fn what_had_to_wait_for_the_stranger_was_not_slow() {
+    let mut story = Story::new();
+    story.put(KEY, 0.5, "stranger 1", 0);
+    story.ready(1.0, true);
+    story.delete(KEY, 4.0);
+    story.strange_delete(4.0, Outcome::Done(story.revision));
+    story.ours(4.1, VALUE);
+    assert_eq!(check(&story.record, &terms()).latencies.to_key, []);
+}
+
+#[test]
 fn a_key_that_goes_and_comes_while_its_pod_stays_is_a_flap_even_in_a_fault() {
     let mut story = Story::registered();
     story.delete(KEY, 30.0);
