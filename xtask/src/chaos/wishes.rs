@@ -107,20 +107,24 @@ impl Wishes {
         self.of_key(key).last()?.value.as_deref()
     }
 
-    /// Whether a key could be thought to have this value by one who saw pods and registrations of this time, but not in the
-    /// order in which they were seen here. Only a registration that changed leaves that open.
-    pub fn could_be(&self, key: &str, value: &str, within: Span) -> bool {
-        self.registrations.values().any(|states| {
-            let states = alive(states, within);
-            states.len() > 1
-                && states.into_iter().flatten().any(|registration| {
-                    self.pods.iter().any(|(name, pods)| {
-                        let mut pods = alive(pods, within).into_iter().flatten();
-                        key.contains(name.as_str())
-                            && pods.any(|pod| registration.keys(name, pod).get(key).is_some_and(|one| one == value))
-                    })
-                })
-        })
+    /// Since when its pod has been as it must be for a key to have this value by one who saw pods and registrations of this
+    /// time, but not in the order in which they were seen here; and who knew what the pod was at `known`. Only a registration
+    /// that changed leaves that open.
+    pub fn could_be(&self, key: &str, value: &str, within: Span, known: Moment) -> Option<Moment> {
+        let changed = self.registrations.values().map(|states| alive(states, within));
+        let changed = changed.filter(|states| states.len() > 1).flatten();
+        let changed: Vec<&Registration> = changed.filter_map(|state| state.value).collect();
+        let pods = self.pods.iter().filter(|(name, _)| key.contains(name.as_str()));
+        let pods = pods.flat_map(|(name, states)| alive(states, within).into_iter().map(move |state| (name, state)));
+        let right = pods.filter(|(name, state)| {
+            let Some(pod) = state.value.filter(|_| state.to > known) else {
+                return false;
+            };
+            let of =
+                |registration: &&Registration| registration.keys(name, pod).get(key).is_some_and(|one| one == value);
+            changed.iter().any(of)
+        });
+        right.map(|(_, state)| state.from).min()
     }
 
     /// The pod that a key is about, if there was one: the longest name in its last segment.
@@ -139,10 +143,21 @@ fn put<T: Clone>(all: &mut BTreeMap<String, T>, name: &str, value: Option<&T>) {
     };
 }
 
+/// What an object was for a while; none while it was not there.
+struct State<'a, T> {
+    from: Moment,
+    to: Moment,
+    value: Option<&'a T>,
+}
+
 /// The states that were true at some time of a span.
-fn alive<T>(states: &[(Moment, Option<T>)], within: Span) -> Vec<Option<&T>> {
+fn alive<T>(states: &[(Moment, Option<T>)], within: Span) -> Vec<State<'_, T>> {
     let ends = states.iter().skip(1).map(|(from, _)| *from).chain([Moment::MAX]);
-    let alive = states.iter().zip(ends);
-    let alive = alive.filter(|((from, _), end)| *from <= within.to && *end >= within.from);
-    alive.map(|((_, state), _)| state.as_ref()).collect()
+    let all = states.iter().zip(ends).map(|((from, value), to)| State {
+        from: *from,
+        to,
+        value: value.as_ref(),
+    });
+    all.filter(|state| state.from <= within.to && state.to >= within.from)
+        .collect()
 }

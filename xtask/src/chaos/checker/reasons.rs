@@ -84,14 +84,20 @@ impl History<'_> {
             .recent(within)
             .filter(|i| self.wishes[*i].value.as_deref() == value);
         let right: Vec<usize> = right.collect();
+        let known = self.wishes[self.reached].from;
+        let otherwise = value.and_then(|value| self.scene.wishes.could_be(self.key, value, within, known));
         if let Some(reached) = right.iter().find(|i| **i >= self.reached) {
-            self.reached = *reached;
+            // Maybe it was written by an older state of the pod, what came after which is yet to be followed.
+            let older = otherwise.map_or(*reached, |since| {
+                self.wishes.partition_point(|wish| wish.from <= since) - 1
+            });
+            self.reached = self.reached.max(older.min(*reached));
             return Judgement::Right;
         }
         if self.scene.record.gaps.iter().any(|gap| meets(*gap, within)) {
             return Judgement::Unknown;
         }
-        if value.is_some_and(|value| self.scene.wishes.could_be(self.key, value, within)) {
+        if otherwise.is_some() {
             return Judgement::Right;
         }
         self.wrong(value, &right, within)

@@ -282,6 +282,23 @@ fn pods_and_registrations_may_be_heard_of_in_another_order_than_ours() {
 }
 
 #[test]
+fn who_hears_of_a_registration_first_may_still_have_to_follow_its_pod() {
+    let mut story = Story::registered();
+    story.ready(20.0, false);
+    story.register(20.1, &json!({"ports": [{"port": 9090}]}));
+    story.ready(20.2, true);
+    // By the new registration and the pod as it was at first; then comes what happened to the pod.
+    story.ours(20.5, "10.0.0.7:9090");
+    story.delete(KEY, 20.6);
+    story.ours(20.7, "10.0.0.7:9090");
+    assert_eq!(story.kinds(), []);
+    // But only once.
+    story.delete(KEY, 20.8);
+    story.ours(20.9, "10.0.0.7:9090");
+    assert_eq!(story.kinds(), [Kind::Stale]);
+}
+
+#[test]
 fn the_same_value_written_again_is_found() {
     let mut story = Story::registered();
     story.ours(30.0, VALUE);
