@@ -225,7 +225,12 @@ impl Ledger {
         }
         if let Some(dropped) = book.dropped.get_mut(pod) {
             let there = |slot: &Slot| slot.held.is_some() || slot.in_flight.is_some();
+            let before = dropped.len();
             dropped.retain(|key| self.slots.get(key).is_some_and(there));
+            if dropped.len() < before {
+                // Told as on its way out until now, and nobody claims it, who would be told of otherwise.
+                self.changed.insert(registration.clone());
+            }
             dropped.iter().for_each(add);
             if dropped.is_empty() {
                 book.dropped.remove(pod);
