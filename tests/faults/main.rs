@@ -12,6 +12,7 @@ mod compacted;
 mod full;
 mod handover;
 mod members;
+mod network;
 mod p6_outage;
 mod p7_rounds;
 mod paused;
