@@ -6,6 +6,7 @@
 mod client;
 mod desk;
 mod lean;
+mod line;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};

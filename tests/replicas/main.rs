@@ -13,6 +13,9 @@ mod p3_restart;
 mod p4_death;
 mod p5_apiserver;
 mod p5_lists;
+mod p5_restored;
+mod p5_rights;
+mod p5_silence;
 mod p7_fencing;
 mod takeover;
 

@@ -25,7 +25,7 @@ mod wait;
 pub use bed::{Bed, BedConfig};
 pub use error::{Error, Result};
 pub use etcd::{EtcdCluster, EtcdConfig, Event, Held, History, Kind};
-pub use kubernetes::{ControlPlane, Namespace, NewPod, Objects};
+pub use kubernetes::{ControlPlane, Entrance, Namespace, NewPod, Objects};
 pub use network::{Link, Network};
 pub use operator::{Operator, OperatorConfig, build_operator};
 pub use process::{Folder, Process};
