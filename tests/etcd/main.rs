@@ -3,6 +3,7 @@
 mod common;
 mod election;
 mod election_faults;
+mod hanging_member;
 mod mirror;
 mod mirror_faults;
 mod renewal;
