@@ -7,5 +7,6 @@ mod hanging_member;
 mod mirror;
 mod mirror_faults;
 mod renewal;
+mod ten_thousand;
 mod view;
 mod writer;
