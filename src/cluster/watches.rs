@@ -32,7 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A watch lasts for this many seconds: then the apiserver ends it and another one goes on from there. One that it does
 /// not end 5 s later (kube's margin) is dead, however well its connection looks: nothing else shows it, for where nothing
 /// happens a watch says nothing, and kube speaks HTTP/1.1, which has no pings.
-const WATCH: u32 = 15;
+const WATCH: u32 = 10;
 /// A watch that has failed for this long is not resumed but begun anew, with a list: its end is a sure sign that
 /// nothing is missing, which a watch that is resumed and stays silent does not give.
 const LOST: Duration = Duration::from_secs(10);

@@ -47,8 +47,9 @@ impl Default for Timeouts {
 const PING_INTERVAL: Duration = Duration::from_secs(6);
 /// How long a ping may stay unanswered.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
-/// After how long a request is sent to another endpoint as well: a member that hangs or dies with a request in hand is
-/// known for certain only much later, and one that elects its leader needs as long as the others.
+/// After how long a request is sent to another endpoint as well, doubled each time. A member that hangs is known to only
+/// much later, and one that passed the request on to a leader that has died waits in vain although there is another
+/// leader by then.
 const HEDGE: Duration = Duration::from_secs(1);
 /// etcd bounds requests (1.5 MiB), not answers: 4 MiB, the gRPC default, is less than a page of fat values.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -232,11 +233,10 @@ impl Connection {
             async move { (offset, index, self.attempt(call, endpoint, patience, answer).await) }
         };
         let mut attempts = FuturesUnordered::from_iter([ask(0)]);
-        let mut next = 1;
-        let mut impatient_at = Instant::now() + HEDGE;
+        let (mut asked, mut failed) = (1, 0);
+        let mut patience = HEDGE;
+        let mut impatient_at = Instant::now() + patience;
         loop {
-            // One that hangs and one that does better: more would only be a burden to an etcd that is slow as a whole.
-            let may_hedge = call.hedged && attempts.len() == 1 && next < count;
             let error = tokio::select! {
                 biased;
                 Some((offset, index, answer)) = attempts.next() => match answer {
@@ -249,21 +249,28 @@ impl Connection {
                     Err(error) if !error.is_connection() => return Err(error),
                     Err(error) => Some(error),
                 },
-                () = sleep_until(impatient_at), if may_hedge => None,
+                () = sleep_until(impatient_at), if call.hedged && count > 1 && impatient_at < deadline => None,
             };
             match error {
-                Some(error) if next > count || Instant::now() >= deadline => {
-                    if attempts.is_empty() {
-                        return Err(self.at_all(error));
+                Some(error) => {
+                    failed += 1;
+                    if failed > count || Instant::now() >= deadline {
+                        if attempts.is_empty() {
+                            return Err(self.at_all(error));
+                        }
+                        continue;
                     }
-                    continue;
+                    tracing::debug!(%error, "trying another endpoint");
                 }
-                Some(error) => tracing::debug!(%error, "trying another endpoint"),
-                None => tracing::debug!(call = call.name, "no answer yet, asking another endpoint too"),
+                None => {
+                    tracing::debug!(call = call.name, "no answer yet, asking another endpoint too");
+                    // An etcd that is slow as a whole is not to be buried.
+                    patience *= 2;
+                }
             }
-            attempts.push(ask(next));
-            next += 1;
-            impatient_at = Instant::now() + HEDGE;
+            attempts.push(ask(asked));
+            asked += 1;
+            impatient_at = Instant::now() + patience;
         }
     }
 

@@ -28,7 +28,7 @@ async fn grant(turn: &Turn, name: &str, rules: &Value) -> Result<()> {
 }
 
 /// Waits until the view of pods is told as outdated, or not. Rights are asked for when a watch begins, which is every
-/// quarter of a minute.
+/// few seconds.
 async fn wait_stale(operator: &Operator, stale: bool) -> Result<()> {
     until("the view of pods to be told so", Duration::from_mins(1), || async {
         let metrics = operator.metrics().await.map_err(|error| error.to_string())?;
