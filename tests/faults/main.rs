@@ -22,6 +22,7 @@ mod restart_latency;
 mod restored;
 mod scene;
 mod strangers;
+mod table;
 
 use self::scene::Scene;
 use self::turn::{Turn, wait_leader};
