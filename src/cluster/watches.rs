@@ -36,6 +36,9 @@ const WATCH: u32 = 10;
 /// A watch that has failed for this long is not resumed but begun anew, with a list: its end is a sure sign that
 /// nothing is missing, which a watch that is resumed and stays silent does not give.
 const LOST: Duration = Duration::from_secs(10);
+/// A failure so long after the one before it is another trouble: attempts that fail are not that far apart, so that it
+/// was resumed in between, though where nothing happens nothing was seen of it.
+const ANOTHER: Duration = Duration::from_mins(1);
 
 /// One piece of news about objects of one kind.
 #[derive(Debug)]
@@ -124,7 +127,8 @@ where
     let begin = || watcher(api.clone(), Config::default().page_size(500).timeout(WATCH)).boxed();
     let mut events = begin();
     let mut pauses = Pauses::default();
-    let mut broken: Option<Instant> = None;
+    // Since when, and when it failed again.
+    let mut broken: Option<(Instant, Instant)> = None;
     let mut lost = false;
     while let Some(event) = events.next().await {
         let seen = match event {
@@ -146,10 +150,15 @@ where
                 metrics
                     .calls
                     .observe(Peer::Apiserver, "watch", Outcome::Error, Duration::ZERO);
-                let since = *broken.get_or_insert_with(|| {
-                    warn!(what, cause = %cause(&error), "the watch broke; what is known stays, trying again");
-                    Instant::now()
-                });
+                let now = Instant::now();
+                let since = match broken {
+                    Some((since, again)) if now < again + ANOTHER => since,
+                    _ => {
+                        warn!(what, cause = %cause(&error), "the watch broke; what is known stays, trying again");
+                        now
+                    }
+                };
+                broken = Some((since, now));
                 let forgetful = line.take_forgetful();
                 if !forgetful {
                     tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
@@ -159,7 +168,10 @@ where
                     continue;
                 }
                 lost = true;
-                metrics.staleness.stale_for(what, line.silent_for());
+                // What answers and then fails is heard of, and tells nothing.
+                metrics
+                    .staleness
+                    .stale_for(what, since.elapsed().max(line.silent_for()));
                 events = begin();
                 Seen::Lost
             }

@@ -251,22 +251,19 @@ impl Connection {
                 },
                 () = sleep_until(impatient_at), if call.hedged && count > 1 && impatient_at < deadline => None,
             };
-            match error {
-                Some(error) => {
-                    failed += 1;
-                    if failed > count || Instant::now() >= deadline {
-                        if attempts.is_empty() {
-                            return Err(self.at_all(error));
-                        }
-                        continue;
+            if let Some(error) = error {
+                failed += 1;
+                if failed > count || Instant::now() >= deadline {
+                    if attempts.is_empty() {
+                        return Err(self.at_all(error));
                     }
-                    tracing::debug!(%error, "trying another endpoint");
+                    continue;
                 }
-                None => {
-                    tracing::debug!(call = call.name, "no answer yet, asking another endpoint too");
-                    // An etcd that is slow as a whole is not to be buried.
-                    patience *= 2;
-                }
+                tracing::debug!(%error, "trying another endpoint");
+            } else {
+                tracing::debug!(call = call.name, "no answer yet, asking another endpoint too");
+                // An etcd that is slow as a whole is not to be buried.
+                patience *= 2;
             }
             attempts.push(ask(asked));
             asked += 1;

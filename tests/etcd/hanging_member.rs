@@ -12,7 +12,7 @@ use crate::common::{followers_first, grant, lead, start};
 /// Long enough that nobody would wait for it.
 const PATIENT: Timeouts = Timeouts {
     connect: Duration::from_secs(2),
-    request: Duration::from_secs(60),
+    request: Duration::from_mins(1),
     call: Duration::from_mins(2),
 };
 

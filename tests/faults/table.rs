@@ -26,6 +26,9 @@ fn every_test_that_the_table_of_failures_names_is_there() {
     let quoted = table.split('`').skip(1).step_by(2);
     let tests: Vec<&str> = quoted.filter(|piece| piece.matches('_').count() >= 4).collect();
     assert!(tests.len() > 50, "{tests:?}");
-    let missing: Vec<&&str> = tests.iter().filter(|name| !text.contains(&format!("fn {name}("))).collect();
+    let missing: Vec<&&str> = tests
+        .iter()
+        .filter(|name| !text.contains(&format!("fn {name}(")))
+        .collect();
     assert_eq!(missing, [] as [&&str; 0]);
 }
