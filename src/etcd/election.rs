@@ -1,8 +1,8 @@
 //! Who writes: one leader key per Registry, on the session lease of whoever created it.
 //!
-//! Leadership is proven by the key's `create_revision` and lease, which every write compares ([`Fence`]). What is published here
-//! is therefore only advice on when to try; a wrong belief cannot write. The key is claimed by a transaction and
-//! watched from the revision at which it was seen, so no deletion is missed.
+//! Leadership is proven by the key's `create_revision` and lease, which every write compares ([`Fence`]). What is
+//! published here is therefore only advice on when to try; a wrong belief cannot write. The key is claimed by a
+//! transaction and watched from the revision at which it was seen, so no deletion is missed.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -194,7 +194,11 @@ impl Candidate {
                         tracing::warn!("the leader key was overwritten by hand, or etcd was restored");
                     } else {
                         tracing::warn!("the leader key is no longer ours");
-                        sleep(GIVE_WAY + jitter(CLAIM_JITTER)).await;
+                        // One that went with its session was taken by nobody.
+                        if !matches!(self.connection.lease(session.lease, false).await, Ok(None)) {
+                            sleep(GIVE_WAY).await;
+                        }
+                        sleep(jitter(CLAIM_JITTER)).await;
                     }
                     return;
                 }

@@ -67,6 +67,24 @@ pub(super) struct Member {
     pub(super) peer: Port,
 }
 
+impl Member {
+    /// A client of this member alone.
+    async fn connect(&self) -> Result<Client> {
+        let options = ConnectOptions::new().with_timeout(Duration::from_secs(2));
+        Client::connect([self.client.http()], Some(options))
+            .await
+            .doing(|| "connect to a member of etcd")
+    }
+
+    /// Its id and that of the leader that it knows; 0 for none.
+    async fn ids(&self) -> Result<(u64, u64)> {
+        let mut client = self.connect().await?;
+        let status = client.status().await.doing(|| "ask for the status")?;
+        let own = status.header().map_or(0, etcd_client::ResponseHeader::member_id);
+        Ok((own, status.leader()))
+    }
+}
+
 impl EtcdCluster {
     /// Starts a cluster with its data and logs in `folder`, and waits until every member serves.
     pub async fn start(version: EtcdVersion, members: usize, folder: &Path) -> Result<Self> {
@@ -237,20 +255,29 @@ impl EtcdCluster {
             if member.process.alive().is_err() || member.process.is_stopped() {
                 continue;
             }
-            let options = ConnectOptions::new().with_timeout(Duration::from_secs(2));
-            let client = Client::connect([member.client.http()], Some(options)).await;
-            let status = client
-                .doing(|| "connect")?
-                .status()
-                .await
-                .doing(|| "ask for the status")?;
-            let own = status.header().map_or(0, etcd_client::ResponseHeader::member_id);
-            if own != 0 && own == status.leader() {
+            let (own, leader) = member.ids().await?;
+            if own != 0 && own == leader {
                 return Ok(i);
             }
-            told = format!("the leader is {:x}", status.leader());
+            told = format!("the leader is {leader:x}");
         }
         Err(Error::Invalid(format!("no running member of the etcd leads: {told}")))
+    }
+
+    /// Hands the lead to a member, counted from 0.
+    pub async fn make_leader(&self, i: usize) -> Result<()> {
+        let (target, leader) = self.members[i].ids().await?;
+        if target != leader {
+            let mut client = self.members[self.leader().await?].connect().await?;
+            client.move_leader(target).await.doing(|| "move etcd's leader")?;
+        }
+        until("the member to lead", Duration::from_secs(10), || async {
+            match self.members[i].ids().await {
+                Ok((own, leader)) if own == leader => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
     }
 
     /// The process of a member, counted from 0.
