@@ -158,11 +158,6 @@ impl Link {
         self.spoil("reset_peer", &json!({"timeout": 0})).await
     }
 
-    /// Refuses all connections and ends those that are open.
-    pub async fn down(&self) -> Result<()> {
-        self.enable(false).await
-    }
-
     /// Makes it good again, whatever was done to it.
     pub async fn heal(&self) -> Result<()> {
         let (_, body) = http::get(self.server.api.address(), &format!("/proxies/{}/toxics", self.name))
@@ -178,7 +173,7 @@ impl Link {
             );
             self.server.order("DELETE", &path, &Value::Null).await?;
         }
-        self.enable(true).await
+        Ok(())
     }
 
     async fn spoil(&self, kind: &str, attributes: &Value) -> Result<()> {
@@ -193,10 +188,5 @@ impl Link {
             self.server.order("POST", &path, &toxic).await?;
         }
         Ok(())
-    }
-
-    async fn enable(&self, enabled: bool) -> Result<()> {
-        let path = format!("/proxies/{}", self.name);
-        self.server.order("POST", &path, &json!({"enabled": enabled})).await
     }
 }
