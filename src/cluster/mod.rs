@@ -7,6 +7,7 @@ mod client;
 mod desk;
 mod events;
 mod lean;
+mod line;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};

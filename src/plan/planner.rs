@@ -232,6 +232,7 @@ impl Ledger {
             let before = dropped.len();
             dropped.retain(|key| self.slots.get(key).is_some_and(there));
             if dropped.len() < before {
+                // Told as on its way out until now, and nobody claims it, who would be told of otherwise.
                 self.changed.insert(registration.clone());
             }
             dropped.iter().for_each(add);

@@ -1,4 +1,4 @@
-//! Programs written in Go: the Kubernetes control plane, kwok, etcdctl and etcdutl, built from the modules pinned in `tools/`.
+//! Programs written in Go: the Kubernetes control plane, kwok, etcdctl, etcdutl and toxiproxy, built from the modules pinned in `tools/`.
 
 use std::{
     fs,
@@ -28,6 +28,8 @@ pub enum Tool {
     Etcdctl,
     /// Turns a snapshot of an etcd into a member's data.
     Etcdutl,
+    /// A bad network between programs.
+    Toxiproxy,
 }
 
 /// How a tool is built.
@@ -46,7 +48,8 @@ const KUBERNETES_VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVers
      -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
 
 impl Tool {
-    /// Those of every bed and of the people who use one, slowest build first. etcdutl is built when a test wants it.
+    /// Those of every bed and of the people who use one, slowest build first. etcdutl and toxiproxy are built when a
+    /// test wants them.
     pub const ALL: [Self; 6] = [
         Self::KubeApiserver,
         Self::Kwok,
@@ -83,6 +86,7 @@ impl Tool {
             Self::Kwok => plain("kwok", "sigs.k8s.io/kwok/cmd/kwok", 145),
             Self::Etcdctl => plain("etcdctl", "go.etcd.io/etcd/etcdctl/v3", 20),
             Self::Etcdutl => plain("etcdutl", "go.etcd.io/etcd/etcdutl/v3", 40),
+            Self::Toxiproxy => plain("toxiproxy", "github.com/Shopify/toxiproxy/v2/cmd/server", 15),
         }
     }
 
