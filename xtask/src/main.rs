@@ -33,6 +33,8 @@ enum Command {
     Chaos(chaos::Options),
     /// Runs everything that CI checks, in order of cost, and stops at the first failure.
     Test(check::Options),
+    /// Writes anew what the chart repeats of other files: the definitions of the kinds, and the table of its values.
+    Chart,
 }
 
 /// What the shell expects of a program that was ended by Ctrl-C.
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
             Command::Up(options) => up::run(&options).await,
             Command::Chaos(options) => chaos::run(&options).await,
             Command::Test(options) => check::run(&options).await,
+            Command::Chart => check::write_chart(),
         }
     });
     // A build that runs on a thread of its own is not waited for.

@@ -27,14 +27,28 @@ where
         match timeout(left, look()).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => last = error.to_string(),
-            Err(_) => {
-                return Err(Error::Deadline {
-                    what: what.to_owned(),
-                    waited: deadline,
-                    last,
-                });
-            }
+            Err(_) => {}
+        }
+        // Not left to the time-out: a look that waits for nothing is never cut short by one.
+        if begin.elapsed() >= deadline {
+            return Err(Error::Deadline {
+                what: what.to_owned(),
+                waited: deadline,
+                last,
+            });
         }
         sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_that_waits_for_nothing_is_given_up_too() {
+        let looks = until("a miracle", Duration::from_millis(40), || async { Err::<(), _>("no") });
+        let error = looks.await.expect_err("it never comes").to_string();
+        assert!(error.contains("a miracle") && error.contains("no"), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns the list and how a step is told. What takes more than a cargo command is in a file of its own.
 
+mod chart;
 mod crds;
 mod deny;
 
@@ -18,6 +19,8 @@ use crate::{
     error::{Error, Result, doing},
     stage,
 };
+
+pub use chart::write as write_chart;
 
 /// What to check.
 #[derive(clap::Args)]
@@ -84,6 +87,12 @@ const UNIT: &[Step] = &[
         what: "the files in crds/ are what src/api says",
         fix: "cargo run -- crds --dir crds",
         how: How::Call(crds::check),
+    },
+    Step {
+        name: "chart",
+        what: "what the chart repeats of other files is what they say",
+        fix: "cargo xtask chart",
+        how: How::Call(chart::check),
     },
 ];
 
