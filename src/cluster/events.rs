@@ -210,7 +210,11 @@ async fn create(client: &Client, event: &Event, calls: &Calls) -> bool {
     };
     calls.observe(Peer::Apiserver, "create_event", outcome, start.elapsed());
     if let Some(cause) = &cause {
-        tracing::debug!(cause, reason = event.reason, "an Event is dropped");
+        tracing::warn!(
+            cause,
+            reason = event.reason,
+            "an Event is dropped: see that the operator may create events.k8s.io"
+        );
     }
     cause.is_none()
 }

@@ -3,11 +3,13 @@
 use serde_json::{Value, json};
 use testbed::{EtcdCluster, Operator, OperatorConfig, Result, shared};
 
+use super::TURN;
 use super::helm::{chart, helm, kubeconfig_of};
 use super::support::{API, SOON, plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
 #[tokio::test]
 async fn a_release_is_installed_upgraded_rolled_back_and_removed_and_no_key_goes_with_it() -> Result<()> {
+    let _turn = TURN.lock().await;
     let bed = shared().await?;
     bed.apply_crds().await?;
     let etcd = EtcdCluster::temporary(testbed::EtcdVersion::default(), 1).await?;

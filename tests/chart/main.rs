@@ -8,3 +8,6 @@ mod helm;
 mod lifecycle;
 mod rendering;
 mod rights;
+
+/// Operators serve the whole cluster, so those of one test would serve the registrations of another.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

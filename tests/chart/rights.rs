@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use testbed::{Bed, EtcdCluster, Operator, OperatorConfig, Result, shared, until};
 
+use super::TURN;
 use super::helm::{chart, helm, kubeconfig_of, kubectl};
 use super::support::{API, SOON, plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
@@ -10,6 +11,7 @@ const ROLE_API: &str = "rbac.authorization.k8s.io/v1";
 
 #[tokio::test]
 async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -> Result<()> {
+    let _turn = TURN.lock().await;
     let bed = shared().await?;
     bed.apply_crds().await?;
     let home = bed.namespace("chart-rights").await?;
@@ -56,8 +58,10 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
     for (i, right) in rights.iter().enumerate() {
         let others = rights.iter().filter(|other| *other != right).map(|other| &other.rule);
         apply_rules(bed, &role, others.collect()).await?;
-        // Something new to tell, for those rights that are for telling.
+        // Something new to tell, for those rights that are for telling: another pod, and a registration that is refused.
         namespace.create_pod(&pod(&format!("further-{i}"), "orders")).await?;
+        let refused = registration(&format!("refused-{i}"), &json!({"registry": "nowhere"}));
+        namespace.apply(refused).await?;
         let name = format!("without-{i}");
         let operator = start(&name)?;
         let complaint = format!("cannot {} resource \"{}\"", right.verb, right.resource);
