@@ -20,6 +20,8 @@ pub enum ConditionType {
     Held,
     /// Of a Registry: the operator reaches the etcd.
     Connected,
+    /// Of a Registry: the operator is told by Kubernetes what changes.
+    Informed,
 }
 
 impl ConditionType {
@@ -32,6 +34,7 @@ impl ConditionType {
             Self::Conflict => "Conflict",
             Self::Held => "Held",
             Self::Connected => "Connected",
+            Self::Informed => "Informed",
         }
     }
 }
@@ -91,6 +94,11 @@ pub enum Reason {
     /// Held=True: more keys than the guard's limit allows would have gone within its window.
     LossAboveLimit,
 
+    /// Informed=True.
+    Watching,
+    /// Informed=False: what is known of Kubernetes is outdated. What is registered stays.
+    KubernetesSilent,
+
     /// Connected=True.
     Connected,
     /// Connected=Unknown: the first connection is being made.
@@ -134,6 +142,8 @@ impl Reason {
             Self::HeldByRegistration => "HeldByRegistration",
             Self::NothingHeld => "NothingHeld",
             Self::LossAboveLimit => "LossAboveLimit",
+            Self::Watching => "Watching",
+            Self::KubernetesSilent => "KubernetesSilent",
             Self::Connected => "Connected",
             Self::Connecting => "Connecting",
             Self::Unreachable => "Unreachable",

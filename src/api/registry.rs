@@ -166,7 +166,7 @@ pub struct RegistryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u64>,
     /// Connected: whether the operator reaches the etcd, and why not. Held: whether removals are held back, and how to
-    /// approve of them.
+    /// approve of them. Informed: whether Kubernetes tells the operator what changes, and since when it does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

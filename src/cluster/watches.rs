@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, Event, watcher};
@@ -67,8 +68,8 @@ pub enum Seen<T> {
     },
     /// The list is complete: what was not in it is gone.
     ListComplete,
-    /// Nothing has been heard for long: what is known is outdated until the next list is complete.
-    Lost,
+    /// Nothing has been heard for long, since then: what is known is outdated until the next list is complete.
+    Lost(Timestamp),
 }
 
 /// One piece of news.
@@ -169,11 +170,10 @@ where
                 }
                 lost = true;
                 // What answers and then fails is heard of, and tells nothing.
-                metrics
-                    .staleness
-                    .stale_for(what, since.elapsed().max(line.silent_for()));
+                let age = since.elapsed().max(line.silent_for());
+                metrics.staleness.stale_for(what, age);
                 events = begin();
-                Seen::Lost
+                Seen::Lost(Timestamp::now() - age)
             }
         };
         if news.send(wrap(seen)).await.is_err() {
@@ -240,7 +240,7 @@ impl<T> Seen<T> {
                 cause,
             },
             Self::ListComplete => Seen::ListComplete,
-            Self::Lost => Seen::Lost,
+            Self::Lost(since) => Seen::Lost(since),
         }
     }
 }

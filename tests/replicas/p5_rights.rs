@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use testbed::{Entrance, History, Operator, OperatorConfig, Result, until};
 
 use crate::Turn;
-use crate::support::{SOON, wait_count, wait_events, wait_in_sync};
+use crate::support::{API, SOON, condition, wait_count, wait_events, wait_in_sync};
 
 const STALE: &str = "leasehold_kubernetes_stale_since_timestamp_seconds{kind=\"pods\"}";
 const BINDING: &str = "rbac.authorization.k8s.io/v1";
@@ -42,6 +42,14 @@ async fn wait_stale(operator: &Operator, stale: bool) -> Result<()> {
     .await
 }
 
+/// Waits until the Registry says whether Kubernetes tells the operator what changes.
+async fn wait_informed(turn: &Turn, status: &str, reason: &str) -> Result<()> {
+    let wanted = (status.to_owned(), reason.to_owned());
+    let registry = (API, "Registry", "default");
+    let told = |object: &Value| condition(object, "Informed") == wanted;
+    turn.bed.objects().wait(registry, told, SOON).await.map(drop)
+}
+
 #[tokio::test]
 async fn p5_the_right_to_see_pods_withdrawn_costs_no_key_and_is_told_until_it_is_given_back() -> Result<()> {
     let turn = Turn::take("p5-rights", 1, 15).await?;
@@ -70,6 +78,7 @@ async fn p5_the_right_to_see_pods_withdrawn_costs_no_key_and_is_told_until_it_is
     let objects = turn.bed.objects();
     objects.delete(BINDING, "ClusterRoleBinding", "turn-pods").await?;
     wait_stale(&operator, true).await?;
+    wait_informed(&turn, "False", "KubernetesSilent").await?;
     let pod = turn.some_pod().await?;
     turn.namespace.set_ready(&pod, false).await?;
     history.assert_silent().await;
@@ -79,6 +88,7 @@ async fn p5_the_right_to_see_pods_withdrawn_costs_no_key_and_is_told_until_it_is
     grant(&turn, "turn-pods", &pods).await?;
     wait_events(&history, 1).await;
     wait_stale(&operator, false).await?;
+    wait_informed(&turn, "True", "Watching").await?;
     let events: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
     assert_eq!(events, [format!("delete {}{pod}", turn.plain("orders"))]);
     operator.process().alive()

@@ -52,7 +52,7 @@ impl Intake {
     pub(super) fn registration(&mut self, seen: Seen<Box<ServiceRegistration>>, now: Instant) {
         match seen {
             Seen::ListBegins => self.registration_list += 1,
-            Seen::Lost => {}
+            Seen::Lost(_) => {}
             Seen::Applied(object) => self.registration_applied(&object, now),
             Seen::Deleted { namespace, name } => {
                 self.registration_gone(&RegistrationRef::new(namespace, name));

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -43,17 +44,20 @@ impl Listed {
     }
 }
 
-/// Object kinds whose watch has been broken for so long that what is known of them is outdated.
+/// Since when what is known of each kind of object is outdated, because its watch has been broken for long.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lost {
-    pods: bool,
-    registrations: bool,
-    registries: bool,
+    pods: Option<Timestamp>,
+    registrations: Option<Timestamp>,
+    registries: Option<Timestamp>,
 }
 
 impl Lost {
-    fn any(self) -> bool {
-        self.pods || self.registrations || self.registries
+    fn first(self) -> Option<Timestamp> {
+        [self.pods, self.registrations, self.registries]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -65,8 +69,8 @@ pub struct Intake {
     staff: Staff,
     listed: Listed,
     lost: Lost,
-    /// Whether anything is, as last told to the registrars.
-    outdated: bool,
+    /// Since when anything is, as last told to the registrars.
+    outdated: Option<Timestamp>,
     /// Counts the complete lists of registrations and Registries: what is marked by an older one is gone.
     registration_list: u64,
     registry_list: u64,
@@ -90,7 +94,7 @@ impl Intake {
             staff: Staff::new(context, shutdown),
             listed: Listed::default(),
             lost: Lost::default(),
-            outdated: false,
+            outdated: None,
             registration_list: 0,
             registry_list: 0,
             unclear: HashSet::new(),
@@ -148,7 +152,7 @@ impl Intake {
             }
         }
         // After what the list has told.
-        let outdated = self.lost.any();
+        let outdated = self.lost.first();
         if std::mem::replace(&mut self.outdated, outdated) != outdated {
             self.staff.order_all(|| Order::KubernetesIsOutdated(outdated));
         }
@@ -166,7 +170,7 @@ impl Intake {
                 self.index.keep_pod(&namespace, &name);
                 return;
             }
-            Seen::Lost => return,
+            Seen::Lost(_) => return,
             Seen::ListComplete => {
                 let touches = self.index.end_pod_relist();
                 self.forward_missing(touches, now);
@@ -241,10 +245,10 @@ impl Intake {
     }
 }
 
-fn note_lost<T>(lost: &mut bool, seen: &Seen<T>) {
+fn note_lost<T>(lost: &mut Option<Timestamp>, seen: &Seen<T>) {
     match seen {
-        Seen::Lost => *lost = true,
-        Seen::ListComplete => *lost = false,
+        Seen::Lost(since) => *lost = Some(*since),
+        Seen::ListComplete => *lost = None,
         Seen::ListBegins | Seen::Applied(_) | Seen::Deleted { .. } | Seen::Unreadable { .. } => {}
     }
 }

@@ -107,7 +107,7 @@ impl Intake {
     pub(super) fn registry(&mut self, seen: Seen<Box<Registry>>, now: Instant) {
         match seen {
             Seen::ListBegins => self.registry_list += 1,
-            Seen::Lost => {}
+            Seen::Lost(_) => {}
             Seen::Applied(object) => self.registry_applied(*object, now),
             Seen::Deleted { name, .. } => self.registry_gone(&name, now),
             // The watch has said so; what is known of it stays in force.

@@ -188,13 +188,15 @@ async fn a_list_that_breaks_off_and_begins_anew_removes_nothing() {
 async fn what_is_known_is_outdated_from_the_loss_of_a_watch_to_its_next_complete_list() {
     let mut rig = Rig::new();
     rig.lists_complete();
-    rig.take(News::Pod(Seen::Lost));
-    rig.take(News::Registration(Seen::Lost));
+    let at = |second| Timestamp::from_second(second).expect("a time");
+    rig.take(News::Pod(Seen::Lost(at(7))));
+    rig.take(News::Registration(Seen::Lost(at(8))));
+    assert_eq!(rig.intake.outdated, Some(at(7)), "the first tells since when");
     rig.take(News::Pod(Seen::ListBegins));
     rig.take(News::Pod(Seen::ListComplete));
-    assert!(rig.intake.outdated, "one is still lost");
+    assert_eq!(rig.intake.outdated, Some(at(8)), "one is still lost");
     rig.take(News::Registration(Seen::ListComplete));
-    assert!(!rig.intake.outdated);
+    assert_eq!(rig.intake.outdated, None);
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ impl Registrar {
             }
             Order::KubernetesIsOutdated(outdated) => {
                 self.kubernetes.outdated = outdated;
-                if !outdated {
+                if outdated.is_none() {
                     self.held_back = None;
                 }
             }

@@ -22,6 +22,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -110,8 +111,8 @@ struct Lines {
 struct Kubernetes {
     /// Whether that is everything.
     complete: bool,
-    /// Whether it is outdated.
-    outdated: bool,
+    /// Since when it is outdated.
+    outdated: Option<Timestamp>,
     /// Whether there are registrations whose keys are not known.
     some_are_unclear: bool,
 }

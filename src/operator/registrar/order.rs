@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use jiff::Timestamp;
+
 use crate::api::{Guard, Limits, Reason};
 use crate::index::RegistrationRef;
 use crate::plan::{Presence, Terms};
@@ -60,8 +62,8 @@ pub enum Order {
     },
     /// Kubernetes has told everything: what nobody asked for until now is wanted by nobody.
     KubernetesIsComplete,
-    /// Whether what is known of Kubernetes is outdated, because it has not answered for long.
-    KubernetesIsOutdated(bool),
+    /// Since when what is known of Kubernetes is outdated, because it has not answered for long; none when it is not.
+    KubernetesIsOutdated(Option<Timestamp>),
     /// Whether there are registrations whose keys are not known because they cannot be read: as long as there are,
     /// a key that nobody is known to want may be theirs.
     SomeAreUnclear(bool),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::standing::Link;
@@ -27,6 +28,8 @@ pub struct Facts {
     pub keys: usize,
     /// What is said of the removals that are held back, if any are.
     pub hold: Option<String>,
+    /// Since when what is known of Kubernetes is outdated.
+    pub outdated: Option<Timestamp>,
 }
 
 impl Facts {
@@ -69,6 +72,23 @@ impl Facts {
             None => (ConditionStatus::False, Reason::NothingHeld, "No removal is held back."),
         };
         conditions::set(&mut list, ConditionType::Held, held, reason, message, generation, now);
+        let (informed, reason, message) = match self.outdated {
+            None => (
+                ConditionStatus::True,
+                Reason::Watching,
+                "The kube-apiserver tells the operator what changes.".to_owned(),
+            ),
+            Some(since) => (
+                ConditionStatus::False,
+                Reason::KubernetesSilent,
+                format!(
+                    "What is known of pods, registrations or Registries is as of {since:.0}: see that the kube-apiserver is \
+                     well, and that the operator may list and watch them. What is registered stays."
+                ),
+            ),
+        };
+        let kind = ConditionType::Informed;
+        conditions::set(&mut list, kind, informed, reason, &message, generation, now);
         let count = |number| u64::try_from(number).unwrap_or(u64::MAX);
         RegistryStatus {
             observed_generation: generation,
@@ -138,6 +158,7 @@ mod tests {
             leases: 1,
             keys,
             hold: None,
+            outdated: None,
         }
     }
 
@@ -168,6 +189,29 @@ mod tests {
                 connected.message.as_str()
             ),
             ("False", "PermissionDenied", "give it a user")
+        );
+    }
+
+    #[test]
+    fn since_when_kubernetes_is_silent_is_said_at_once() {
+        let start = Instant::now();
+        let silent = Facts {
+            outdated: Some(Timestamp::from_second(1_700_000_000).expect("a time")),
+            ..facts(1, Link::Up)
+        };
+        let mut told = Told::default();
+        assert!(told.tell(&facts(1, Link::Up), start));
+        assert!(told.tell(&silent, start));
+        let status = silent.status(&Time(Timestamp::UNIX_EPOCH));
+        let informed = &status.conditions[2];
+        assert_eq!(
+            (informed.type_.as_str(), informed.reason.as_str()),
+            ("Informed", "KubernetesSilent")
+        );
+        assert!(
+            informed.message.contains("as of 2023-11-14T22:13:20Z:"),
+            "{}",
+            informed.message
         );
     }
 

@@ -114,6 +114,7 @@ pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, error: 
         leases: 0,
         keys: 0,
         hold: None,
+        outdated: None,
     };
     let note = DeskNote::Wanted(name.clone(), facts.status(&now()), Insistence::Once);
     // The desk ends only with the process.
@@ -222,6 +223,7 @@ impl Registrar {
             leases,
             keys,
             hold: self.guarding.notice().map(str::to_owned),
+            outdated: self.kubernetes.outdated,
         }
     }
 

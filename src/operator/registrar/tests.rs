@@ -211,14 +211,16 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
     let mut rig = Rig::new().await;
     rig.register();
     let now = Instant::now();
-    rig.registrar.take(Order::KubernetesIsOutdated(true));
+    rig.registrar
+        .take(Order::KubernetesIsOutdated(Some(Timestamp::UNIX_EPOCH)));
     rig.lead(Leadership::Leading(fence(7)));
     assert_eq!(rig.registrar.may_write(now), None);
-    rig.registrar.take(Order::KubernetesIsOutdated(false));
+    rig.registrar.take(Order::KubernetesIsOutdated(None));
     assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
 
     // Its own view is the newest there is for as long as it leads.
-    rig.registrar.take(Order::KubernetesIsOutdated(true));
+    rig.registrar
+        .take(Order::KubernetesIsOutdated(Some(Timestamp::UNIX_EPOCH)));
     assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
     rig.lead(Leadership::Seeking);
     rig.lead(Leadership::Leading(fence(7)));
@@ -232,7 +234,8 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
 async fn nothing_is_done_by_an_election_that_was_not_taken_in() {
     let mut rig = Rig::new().await;
     rig.register();
-    rig.registrar.take(Order::KubernetesIsOutdated(true));
+    rig.registrar
+        .take(Order::KubernetesIsOutdated(Some(Timestamp::UNIX_EPOCH)));
     // Won, but something else is looked at first: whether the view is outdated has not been asked yet.
     rig.leads.send_replace(Leadership::Leading(fence(7)));
     assert_eq!(rig.registrar.may_write(Instant::now()), None);
