@@ -7,6 +7,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 pub mod conditions;
+mod format;
 mod manifests;
 mod registry;
 mod schema;
@@ -14,10 +15,10 @@ mod service_registration;
 mod status;
 
 pub use conditions::{ConditionStatus, ConditionType, Reason};
+pub use format::{Format, FormatType, PlainValue, TraefikProtocol};
 pub use manifests::{crds, manifests};
 pub use registry::{Limits, Registry, RegistrySpec, RegistryStatus};
 pub use service_registration::{
-    Address, AddressType, Family, Format, FormatType, Metadata, PlainValue, Port, ServiceRegistration,
-    ServiceRegistrationSpec, Version,
+    Address, AddressType, Family, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec, Version,
 };
 pub use status::{EndpointStatus, ServiceRegistrationStatus};

@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ServiceRegistrationStatus, schema};
+use super::{Format, ServiceRegistrationStatus, schema};
 
 /// Which pods make up the service, and how they are registered.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -51,6 +51,28 @@ use super::{ServiceRegistrationStatus, schema};
          self.ports.exists(p, (has(p.name) ? p.name : string(p.port)) == n)))"
     )
     .message("formats[].ports must name ports of spec.ports; a port without a name goes by its port, so port: 8080 is \"8080\""),
+    validation = Rule::new(
+        "!has(self.formats) || !has(self.address) || !has(self.address.family) || self.address.family != 'IPv6' \
+         || self.formats.all(f, f.type != 'GoFrame')"
+    )
+    .message("GoFrame's clients panic on IPv6 addresses: register it with address.family IPv4, and IPv6 in a registration of its own"),
+    validation = Rule::new(
+        "!has(self.formats) || self.formats.all(f, f.type != 'GoMicro' || self.ports.all(p, !has(p.scheme) \
+         || p.scheme in ['grpc', 'grpcs', 'http', 'https', 'mucp'] \
+         || has(f.ports) && !((has(p.name) ? p.name : string(p.port)) in f.ports)))"
+    )
+    .message("go-micro's clients speak grpc, http and mucp: list only ports of these schemes in the ports of the format GoMicro"),
+    validation = Rule::new(
+        "!has(self.formats) || self.formats.all(f, f.type != 'Traefik' || has(f.protocol) && f.protocol != 'Http' \
+         || self.ports.all(p, !has(p.scheme) || p.scheme in ['http', 'https', 'grpc', 'grpcs', 'h2c'] \
+         || has(f.ports) && !((has(p.name) ? p.name : string(p.port)) in f.ports)))"
+    )
+    .message("Traefik's HTTP services speak http, https, grpc and h2c: list only ports of these schemes in the ports of the format Traefik, or write protocol: Tcp or Udp"),
+    validation = Rule::new(
+        "!has(self.formats) || !has(self.serviceName) || !self.serviceName.matches('[A-Z]') \
+         || self.formats.all(f, f.type != 'Traefik' || has(f.name))"
+    )
+    .message("Traefik takes names that differ in case for one: give the format Traefik a name in lower case"),
 )]
 pub struct ServiceRegistrationSpec {
     /// The name of the Registry (the etcd) to register in. Left out, the one named `default`. It cannot be changed.
@@ -123,8 +145,19 @@ pub struct ServiceRegistrationSpec {
              has(b.prefix) && (a.prefix + '/').startsWith(b.prefix + '/')))"
         )
         .message("the prefix of one format is equal to that of another or lies below it, so one's consumers would read the other's records: give each a prefix of its own"),
-        validation = Rule::new("self.all(a, has(a.prefix) || self.exists_one(b, !has(b.prefix) && b.type == a.type))")
-            .message("two formats of the same type have no prefix and would share the default one: give each a prefix of its own"),
+        validation = Rule::new(
+            "self.all(a, has(a.prefix) || has(a.key) || has(a.root) || has(a.domain) \
+             || has(a.protocol) || has(a.name) || has(a.deployment) || has(a.namespace) || has(a.versionSegment) \
+             || self.exists_one(b, b.type == a.type \
+             && !(has(b.prefix) || has(b.key) || has(b.root) || has(b.domain) \
+             || has(b.protocol) || has(b.name) || has(b.deployment) || has(b.namespace) || has(b.versionSegment))))"
+        )
+        .message("two formats of the same type tell no place for their keys and would share the default one: give each a prefix, key, root, protocol or name of its own"),
+        validation = Rule::new(
+            "self.all(a, !has(a.key) || self.exists_one(b, has(b.key) && a.key == b.key)) \
+             && self.all(a, !has(a.domain) || self.exists_one(b, has(b.domain) && a.domain == b.domain))"
+        )
+        .message("two formats have the same key or domain and would write the same keys: give each its own"),
     )]
     pub formats: Vec<Format>,
 
@@ -241,78 +274,6 @@ pub enum Family {
     IPv4,
     /// Such as 2001:db8::7.
     IPv6,
-}
-
-/// A format in which the service is written.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("!has(self.value) || self.type == 'Plain'")
-        .message("value is for the format Plain only: leave it out, the other formats have their own values"),
-)]
-pub struct Format {
-    /// Plain: the address as text or as JSON, for confd, scripts and own code. EtcdGrpc: what the gRPC resolver of
-    /// etcd's Go client reads.
-    #[serde(rename = "type")]
-    pub kind: FormatType,
-
-    /// Every record is written below this prefix, one segment deeper; no slash at the end. Left out, Plain uses
-    /// `/services/<namespace>/<service>` and EtcdGrpc `<namespace>/<service>`.
-    ///
-    /// With EtcdGrpc this is what consumers dial: `etcd:///shop/orders` reads the prefix `shop/orders`, and a prefix
-    /// that starts with a slash takes one slash more, so `/shop/orders` is dialled as `etcd:////shop/orders`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512))]
-    #[x_kube(
-        validation = Rule::new("size(self) > 0")
-            .message("prefix must not be empty: leave it out for the default one"),
-        validation = Rule::new("!self.endsWith('/')")
-            .message("prefix must not end with a slash: the slash before the record's name is added"),
-        validation = Rule::new("!self.contains('//')")
-            .message("prefix must not contain an empty segment: write one slash where there are two"),
-        validation = Rule::new(r"!self.matches('[\\s\\pZ\\pC]')")
-            .message("prefix must not contain spaces or control characters"),
-    )]
-    pub prefix: Option<String>,
-
-    /// What a Plain record holds. HostPort (the default): `10.0.0.7:8080`. Json: an object with address, port,
-    /// portName, scheme, version, weight, zone, node, pod, namespace, service and metadata, without those that are
-    /// unknown.
-    // `with`: for an optional enum the derive would print the enum's description in place of this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "PlainValue")]
-    pub value: Option<PlainValue>,
-
-    /// The names of the ports that this format carries. Left out, all of them. gRPC's resolver takes every record
-    /// it finds for the same service, so give EtcdGrpc only ports that speak gRPC.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), inner(length(max = 15)))]
-    #[x_kube(
-        validation = Rule::new("size(self) > 0")
-            .message("a format without ports would write nothing: leave ports out to carry all of them"),
-        validation = Rule::new("self.all(a, self.exists_one(b, a == b))")
-            .message("a port is named twice: name each port of a format once"),
-    )]
-    pub ports: Option<Vec<String>>,
-}
-
-/// A format's name.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FormatType {
-    /// The address as text or as JSON.
-    Plain,
-    /// What the gRPC resolver of etcd's Go client reads.
-    EtcdGrpc,
-}
-
-/// What a Plain record holds.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum PlainValue {
-    /// `10.0.0.7:8080` or `[2001:db8::7]:8080`.
-    #[default]
-    HostPort,
-    /// An object with all that is known of the endpoint.
-    Json,
 }
 
 /// Where the version of what runs in a pod is read.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::plan::{Key, Value};
 
 /// One address and port of one pod, with all that a format may tell about it.
@@ -49,6 +51,25 @@ pub struct Record {
     pub key: Key,
     /// The value.
     pub value: Value,
+}
+
+impl Record {
+    /// A record of plain text.
+    pub fn new(key: String, value: String) -> Self {
+        Self {
+            key: key.into(),
+            value: value.into_bytes().into(),
+        }
+    }
+
+    /// A record of JSON, without spaces. `value` holds texts, numbers and maps with text for keys.
+    pub(super) fn json(key: String, value: &impl Serialize) -> Self {
+        let value = serde_json::to_vec(value).expect("texts, numbers and maps with text for keys");
+        Self {
+            key: key.into(),
+            value: value.into(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,38 +5,36 @@
 
 use serde::Serialize;
 
-use super::{Endpoint, FormatError, Record, Refusal, prefix};
+use super::reach::Reach;
+use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
 use crate::api;
-use crate::plan::Scope;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdGrpc {
-    scope: Scope,
+    reach: Reach,
 }
 
 impl EtcdGrpc {
-    pub fn compile(spec: &api::Format, namespace: &str, service: &str) -> Result<Self, FormatError> {
+    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+        let default = || format!("{}/{}", service.namespace, service.name);
         Ok(Self {
-            scope: prefix::scope(spec.prefix.as_deref(), || format!("{namespace}/{service}"))?,
+            reach: Reach::exact(prefix::scope("prefix", spec.prefix.as_deref(), default)?),
         })
     }
 
-    pub fn scope(&self) -> &Scope {
-        &self.scope
+    pub fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
-        let key = prefix::pod_key(&self.scope, endpoint, sole_port)?;
+        let id = prefix::pod_id(endpoint, sole_port)?;
+        let key = format!("{}{id}", self.reach.scope.prefix());
         let update = Update {
             op: 0,
             addr: &endpoint.host_port(),
             metadata: (),
         };
-        let value = serde_json::to_vec(&update).expect("text, a number and null");
-        Ok(vec![Record {
-            key,
-            value: value.into(),
-        }])
+        Ok(vec![Record::json(key, &update)])
     }
 }
 
@@ -56,26 +54,22 @@ mod tests {
     use super::*;
     use crate::api::FormatType;
     use crate::format::endpoint::tests::orders;
+    use crate::format::testing::{of, written};
 
     #[test]
     fn metadata_stays_null_however_much_is_known_of_the_endpoint() {
-        let prefix = Some("/shop/orders".to_owned());
         let spec = api::Format {
-            kind: FormatType::EtcdGrpc,
-            prefix,
-            value: None,
-            ports: None,
+            prefix: Some("/shop/orders".to_owned()),
+            ..of(FormatType::EtcdGrpc)
         };
         let mut endpoint = orders();
         endpoint.address = "2001:db8::7".parse().unwrap();
-        let records = EtcdGrpc::compile(&spec, "shop", "orders")
-            .unwrap()
-            .records(&endpoint, false)
-            .unwrap();
-        assert_eq!(&*records[0].key, "/shop/orders/orders-7d9f-abcde:grpc");
         assert_eq!(
-            &*records[0].value,
-            br#"{"Op":0,"Addr":"[2001:db8::7]:8080","Metadata":null}"#
+            written(&spec, &endpoint, false),
+            [(
+                "/shop/orders/orders-7d9f-abcde:grpc".to_owned(),
+                r#"{"Op":0,"Addr":"[2001:db8::7]:8080","Metadata":null}"#.to_owned()
+            )]
         );
     }
 }

@@ -2,16 +2,39 @@
 //!
 //! Owns the wire formats and the rules for prefixes. Knows nothing of pods, leases or servers.
 //!
-//! A new ecosystem is one file with a struct that has `compile`, `scope` and `records`, and one line for it in each
+//! A new ecosystem is one file with a struct that has `compile`, `reach` and `records`, and one line for it in each
 //! `match` of `compiled.rs`.
 
 mod compiled;
+mod core_dns;
 mod endpoint;
+mod error;
 mod etcd_grpc;
+mod facts;
+mod go_frame;
+mod go_micro;
+mod go_zero;
+mod hash;
+mod hertz;
+mod kitex;
+mod kratos;
 mod plain;
 mod prefix;
+mod reach;
+mod scheme;
+mod service;
+mod traefik;
+
+#[cfg(test)]
+mod consumers;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod table;
+#[cfg(test)]
+mod testing;
 
-pub use compiled::{Format, FormatError, Refusal};
+pub use compiled::Format;
 pub use endpoint::{Endpoint, Record};
+pub use error::{FormatError, Refusal};
+pub use service::{Service, ServicePort};

@@ -8,37 +8,37 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Endpoint, FormatError, Record, Refusal, prefix};
+use super::reach::Reach;
+use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
 use crate::api;
 use crate::api::PlainValue;
-use crate::plan::{Scope, Value};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plain {
-    scope: Scope,
+    reach: Reach,
     value: PlainValue,
 }
 
 impl Plain {
-    pub fn compile(spec: &api::Format, namespace: &str, service: &str) -> Result<Self, FormatError> {
-        let scope = prefix::scope(spec.prefix.as_deref(), || format!("/services/{namespace}/{service}"))?;
+    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+        let default = || format!("/services/{}/{}", service.namespace, service.name);
         Ok(Self {
-            scope,
+            reach: Reach::exact(prefix::scope("prefix", spec.prefix.as_deref(), default)?),
             value: spec.value.unwrap_or_default(),
         })
     }
 
-    pub fn scope(&self) -> &Scope {
-        &self.scope
+    pub fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
-        let key = prefix::pod_key(&self.scope, endpoint, sole_port)?;
-        let value = match self.value {
-            PlainValue::HostPort => endpoint.host_port().into_bytes().into(),
-            PlainValue::Json => json(endpoint),
-        };
-        Ok(vec![Record { key, value }])
+        let id = prefix::pod_id(endpoint, sole_port)?;
+        let key = format!("{}{id}", self.reach.scope.prefix());
+        Ok(vec![match self.value {
+            PlainValue::HostPort => Record::new(key, endpoint.host_port()),
+            PlainValue::Json => Record::json(key, &json(endpoint)),
+        }])
     }
 }
 
@@ -66,8 +66,8 @@ struct Json<'a> {
     metadata: &'a BTreeMap<Arc<str>, Arc<str>>,
 }
 
-fn json(endpoint: &Endpoint) -> Value {
-    let json = Json {
+fn json(endpoint: &Endpoint) -> Json<'_> {
+    Json {
         address: endpoint.address,
         port: endpoint.port,
         port_name: &endpoint.port_name,
@@ -80,10 +80,7 @@ fn json(endpoint: &Endpoint) -> Value {
         namespace: &endpoint.namespace,
         service: &endpoint.service,
         metadata: &endpoint.metadata,
-    };
-    serde_json::to_vec(&json)
-        .expect("text, numbers and a map with text for keys")
-        .into()
+    }
 }
 
 #[cfg(test)]
@@ -91,19 +88,15 @@ mod tests {
     use super::*;
     use crate::api::FormatType;
     use crate::format::endpoint::tests::orders;
+    use crate::format::testing::{self, of};
 
     fn written(value: PlainValue, endpoint: &Endpoint) -> String {
         let spec = api::Format {
-            kind: FormatType::Plain,
-            prefix: None,
             value: Some(value),
-            ports: None,
+            ..of(FormatType::Plain)
         };
-        let records = Plain::compile(&spec, "shop", "orders")
-            .unwrap()
-            .records(endpoint, true)
-            .unwrap();
-        String::from_utf8(records[0].value.to_vec()).unwrap()
+        let [(_, value)] = <[_; 1]>::try_from(testing::written(&spec, endpoint, true)).expect("one record");
+        value
     }
 
     #[test]

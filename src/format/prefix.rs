@@ -1,57 +1,106 @@
 //! The prefix below which a format writes, and the names of the records there.
+//!
+//! Admission has checked what users write, but an object may be older than the rule that would refuse it now.
 
 use super::{Endpoint, FormatError, Refusal};
-use crate::plan::{Key, Scope};
+use crate::api;
+use crate::plan::Scope;
 
-/// The longest prefix, in bytes. With the longest names of a pod and a port below it, a key stays below
-/// [`super::compiled::MAX_KEY`].
+/// The longest prefix that users write, in bytes. With the longest names of a pod and a port below it, a key stays
+/// below [`super::compiled::MAX_KEY`].
 const MAX_PREFIX: usize = 512;
 
-/// The scope below the prefix that the user wrote, or below the format's `default`.
-///
-/// Admission has checked the prefix, but an object may be older than the rule that would refuse it now.
-pub fn scope(written: Option<&str>, default: impl FnOnce() -> String) -> Result<Scope, FormatError> {
-    let prefix = written.map_or_else(default, str::to_owned);
+/// The longest prefix that is put together of a root and names, in bytes.
+const MAX_COMPOSED: usize = 720;
+
+/// The longest name that users write for one segment, in bytes.
+const MAX_NAME: usize = 320;
+
+/// The scope below the prefix that the user wrote in `field`, or below the format's `default`.
+pub fn scope(
+    field: &'static str,
+    written: Option<&str>,
+    default: impl FnOnce() -> String,
+) -> Result<Scope, FormatError> {
+    match written {
+        Some(prefix) => checked(field, prefix, MAX_PREFIX).map(Scope::below),
+        None => checked_scope(field, &default()),
+    }
+}
+
+/// The scope below a prefix that was put together; what is wrong with it is put down to `field`.
+pub fn checked_scope(field: &'static str, prefix: &str) -> Result<Scope, FormatError> {
+    checked(field, prefix, MAX_COMPOSED).map(Scope::below)
+}
+
+/// What comes before the service's name in the keys of a framework: as written, or its `default`.
+pub fn root<'a>(spec: &'a api::Format, default: &'a str) -> Result<&'a str, FormatError> {
+    checked("root", spec.root.as_deref().unwrap_or(default), MAX_PREFIX)
+}
+
+/// One segment of a key that the user chose in `field`, or its `default`.
+pub fn name<'a>(field: &'static str, written: Option<&'a str>, default: &'a str) -> Result<&'a str, FormatError> {
+    let name = written.unwrap_or(default);
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(good) {
+        return Err(FormatError::Field {
+            field,
+            value: name.to_owned(),
+            problem: "cannot be part of a key: write letters, digits, dots, hyphens and underscores",
+        });
+    }
+    Ok(name)
+}
+
+fn checked<'a>(field: &'static str, prefix: &'a str, max: usize) -> Result<&'a str, FormatError> {
     let problem = if prefix.is_empty() {
         "must not be empty: leave it out for the default one"
-    } else if prefix.len() > MAX_PREFIX {
+    } else if prefix.len() > max {
         return Err(FormatError::PrefixTooLong {
             length: prefix.len(),
-            max: MAX_PREFIX,
+            max,
         });
     } else if prefix.ends_with('/') {
         "must not end with a slash: the slash before the record's name is added"
     } else if prefix.contains("//") {
         "must not contain an empty segment: write one slash where there are two"
-    } else if has_blank(&prefix) {
+    } else if has_blank(prefix) {
         "must not contain spaces or control characters"
     } else {
-        return Ok(Scope::below(&prefix));
+        return Ok(prefix);
     };
-    Err(FormatError::Prefix { prefix, problem })
+    Err(FormatError::Prefix {
+        field,
+        prefix: prefix.to_owned(),
+        problem,
+    })
 }
 
-/// The key of an endpoint whose record goes by the pod's name. A name alone does when the format carries one port;
-/// otherwise the port's name is added after a colon, which neither name can contain.
-pub fn pod_key(scope: &Scope, endpoint: &Endpoint, sole_port: bool) -> Result<Key, Refusal> {
+/// The pod's name, which alone does when the format carries one port; otherwise the port's name is added after a
+/// colon, which neither name can contain.
+pub fn pod_id(endpoint: &Endpoint, sole_port: bool) -> Result<String, Refusal> {
     let pod = segment("pod", &endpoint.pod)?;
-    let prefix = scope.prefix();
     if sole_port {
-        return Ok(format!("{prefix}{pod}").into());
+        return Ok(pod.to_owned());
     }
     let port = segment("port", &endpoint.port_name)?;
-    Ok(format!("{prefix}{pod}:{port}").into())
+    Ok(format!("{pod}:{port}"))
 }
 
 /// `name` if it can be one segment of a key.
-fn segment<'a>(what: &'static str, name: &'a str) -> Result<&'a str, Refusal> {
-    if name.is_empty() || name.contains(['/', ':']) || has_blank(name) {
+pub fn segment<'a>(what: &'static str, name: &'a str) -> Result<&'a str, Refusal> {
+    if !is_segment(name) {
         return Err(Refusal::Name {
             what,
             name: name.to_owned(),
         });
     }
     Ok(name)
+}
+
+/// Whether `name` can be one segment of a key, with more after a colon.
+pub fn is_segment(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', ':']) && !has_blank(name)
 }
 
 /// Whether `text` contains what is not seen or separates words.
@@ -64,7 +113,7 @@ mod tests {
     use super::*;
 
     fn written(prefix: &str) -> Result<Scope, FormatError> {
-        scope(Some(prefix), || unreachable!("a prefix is written"))
+        scope("prefix", Some(prefix), || unreachable!("a prefix is written"))
     }
 
     #[test]

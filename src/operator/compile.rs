@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use crate::api::{self, RegistrySpec, ServiceRegistration};
-use crate::format::{Format, FormatError};
+use crate::format::{Format, FormatError, Service, ServicePort};
 use crate::index::{self, Operator, PortTarget, RegistrationRef, Requirement, Selector};
 use crate::plan::{Outlet, Scope, Terms};
 
@@ -62,7 +62,14 @@ pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> 
             return Err(Invalid::UnknownPort(listed.clone()));
         }
     }
-    for format in Format::compile_all(&spec.formats, &reference.namespace, service)? {
+    let known: Vec<ServicePort<'_>> = ports.iter().map(known_port).collect();
+    let known = Service {
+        namespace: &reference.namespace,
+        name: service,
+        ports: &known,
+        ipv6: spec.address.family == api::Family::IPv6,
+    };
+    for format in Format::compile_all(&spec.formats, &known)? {
         let sole_port = ports.iter().filter(|port| format.carries(&port.name)).count() == 1;
         outlets.push(Outlet { format, sole_port });
     }
@@ -114,11 +121,12 @@ impl Compiled {
         }
     }
 
-    /// A scope that reaches into the Registry's own bookkeeping, or around it.
+    /// A scope that reaches into the Registry's own bookkeeping or around it, or whose consumers would read that.
     pub fn reserved_scope(&self, registry: &RegistrySpec) -> Option<&Scope> {
         let meta = Scope::below(&registry.meta_prefix);
-        let overlaps = |scope: &&Scope| scope.contains(meta.prefix()) || meta.contains(scope.prefix());
-        self.outlets.iter().map(|outlet| outlet.format.scope()).find(overlaps)
+        let formats = self.outlets.iter().map(|outlet| &outlet.format);
+        let mut overlapping = formats.filter(|format| format.reads(&meta) || meta.contains(format.scope().prefix()));
+        overlapping.next().map(Format::scope)
     }
 }
 
@@ -135,6 +143,18 @@ fn port(port: &api::Port) -> Result<index::Port, Invalid> {
         target,
         scheme: port.scheme.as_deref().map(Into::into),
     })
+}
+
+fn known_port(port: &index::Port) -> ServicePort<'_> {
+    let number = match port.target {
+        PortTarget::Number(number) => Some(number),
+        PortTarget::Name(_) => None,
+    };
+    ServicePort {
+        name: &port.name,
+        number,
+        scheme: port.scheme.as_deref(),
+    }
 }
 
 fn selector(selector: &LabelSelector) -> Result<Selector, Invalid> {

@@ -5,7 +5,17 @@ use serde_json::{Value, json};
 use super::{Case, many, rejected, taken, text};
 
 pub fn wrong() -> Vec<Case> {
-    let groups = [selectors(), ports(), formats(), prefixes(), single_values(), facts()];
+    let groups = [
+        selectors(),
+        ports(),
+        formats(),
+        prefixes(),
+        places(),
+        records(),
+        consumers(),
+        single_values(),
+        facts(),
+    ];
     groups.into_iter().flatten().collect()
 }
 
@@ -176,11 +186,6 @@ fn formats() -> Vec<Case> {
             format(json!({"type": "Plain", "ports": ["http", "http"]})),
             "name each port of a format once",
         ),
-        (
-            "a format of a later version",
-            format(json!({"type": "GoZero", "key": "orders.rpc"})),
-            r#"unknown field "spec.formats[0].key""#,
-        ),
     ])
 }
 
@@ -227,7 +232,229 @@ fn prefixes() -> Vec<Case> {
         (
             "one format twice without prefix",
             json!({"formats": [{"type": "Plain"}, {"type": "Plain", "value": "Json"}]}),
-            "two formats of the same type have no prefix",
+            "two formats of the same type tell no place",
+        ),
+    ])
+}
+
+/// Where the keys of each format lie.
+fn places() -> Vec<Case> {
+    let format = |format: Value| json!({"formats": [format]});
+    rejected(vec![
+        (
+            "a prefix for GoZero",
+            format(json!({"type": "GoZero", "prefix": "orders.rpc"})),
+            "write key with GoZero",
+        ),
+        (
+            "a key for Plain",
+            format(json!({"type": "Plain", "key": "orders.rpc"})),
+            "or write prefix with Plain and EtcdGrpc",
+        ),
+        (
+            "a key with a slash at the end",
+            format(json!({"type": "GoZero", "key": "orders.rpc/"})),
+            "the Key of the consumers' EtcdConf",
+        ),
+        (
+            "a key with a space",
+            format(json!({"type": "GoZero", "key": "orders rpc"})),
+            "must not contain spaces or control characters",
+        ),
+        (
+            "a root for Hertz",
+            format(json!({"type": "Hertz", "root": "x"})),
+            "go-micro and Hertz have a fixed one",
+        ),
+        (
+            "a root for GoMicro",
+            format(json!({"type": "GoMicro", "root": "/x"})),
+            "go-micro and Hertz have a fixed one",
+        ),
+        (
+            "an empty root",
+            format(json!({"type": "Kratos", "root": ""})),
+            "leave it out for the framework's default",
+        ),
+        (
+            "a root with a line break",
+            format(json!({"type": "Kitex", "root": "a\nb"})),
+            "must not contain spaces or control characters",
+        ),
+        (
+            "a GoFrame root of two segments",
+            format(json!({"type": "GoFrame", "root": "/a/b"})),
+            "a slash and one segment, such as /service",
+        ),
+        (
+            "a GoFrame root without a slash",
+            format(json!({"type": "GoFrame", "root": "service"})),
+            "a slash and one segment, such as /service",
+        ),
+        (
+            "a CoreDNS path of two segments",
+            format(json!({"type": "CoreDns", "domain": "a.b", "root": "skydns/ka"})),
+            "one segment without slashes, such as skydns",
+        ),
+        (
+            "a Traefik root with a slash before it",
+            format(json!({"type": "Traefik", "root": "/traefik"})),
+            "write root without it, such as traefik",
+        ),
+        (
+            "CoreDns without a domain",
+            format(json!({"type": "CoreDns"})),
+            "CoreDns needs domain, the name that consumers look up",
+        ),
+        (
+            "a domain for Plain",
+            format(json!({"type": "Plain", "domain": "a.b"})),
+            "no other format takes it",
+        ),
+        (
+            "a domain in capitals",
+            format(json!({"type": "CoreDns", "domain": "Orders.example.com"})),
+            "a DNS name in lower case without a dot at the end",
+        ),
+        (
+            "a domain with a dot at the end",
+            format(json!({"type": "CoreDns", "domain": "orders.example.com."})),
+            "a DNS name in lower case without a dot at the end",
+        ),
+        (
+            "a domain with a wildcard",
+            format(json!({"type": "CoreDns", "domain": "any.example.com"})),
+            "takes the label any for a wildcard",
+        ),
+        (
+            "a domain with a label of 64",
+            format(json!({"type": "CoreDns", "domain": text(64)})),
+            "a DNS name in lower case",
+        ),
+        (
+            "a domain of 174",
+            format(json!({"type": "CoreDns", "domain": format!("{}a", "a.".repeat(87))})),
+            "may not be more than 173",
+        ),
+        (
+            "one key twice",
+            json!({"formats": [{"type": "GoZero", "key": "a.rpc"}, {"type": "GoZero", "key": "a.rpc"}]}),
+            "two formats have the same key or domain",
+        ),
+        (
+            "one domain twice",
+            json!({"formats": [{"type": "CoreDns", "domain": "a.b"}, {"type": "CoreDns", "domain": "a.b", "ttl": 5}]}),
+            "two formats have the same key or domain",
+        ),
+        (
+            "Traefik twice",
+            json!({"formats": [{"type": "Traefik"}, {"type": "Plain"}, {"type": "Traefik"}]}),
+            "two formats of the same type tell no place",
+        ),
+    ])
+}
+
+/// What a format's records may hold.
+fn records() -> Vec<Case> {
+    let format = |format: Value| json!({"formats": [format]});
+    let core_dns = |field: &str, value: Value| format(json!({"type": "CoreDns", "domain": "a.b", field: value}));
+    rejected(vec![
+        (
+            "a DNS TTL of 0",
+            core_dns("ttl", json!(0)),
+            "ttl must be 1 to 86400 seconds",
+        ),
+        (
+            "a DNS TTL of more than a day",
+            core_dns("ttl", json!(86401)),
+            "ttl must be 1 to 86400 seconds",
+        ),
+        (
+            "a priority of 0",
+            core_dns("priority", json!(0)),
+            "CoreDNS takes 0 for 10",
+        ),
+        (
+            "a priority of 65536",
+            core_dns("priority", json!(65536)),
+            "priority must be 1 to 65535",
+        ),
+        (
+            "a group with a slash",
+            core_dns("group", json!("a/b")),
+            "group must be made of letters, digits",
+        ),
+        (
+            "a DNS TTL for Kitex",
+            format(json!({"type": "Kitex", "ttl": 5})),
+            "for the format CoreDns only",
+        ),
+        (
+            "a protocol for GoZero",
+            format(json!({"type": "GoZero", "protocol": "Tcp"})),
+            "protocol and name are for the format Traefik only",
+        ),
+        (
+            "an unknown protocol",
+            format(json!({"type": "Traefik", "protocol": "Quic"})),
+            r#"supported values: "Http", "Tcp", "Udp""#,
+        ),
+        (
+            "a Traefik name in capitals",
+            format(json!({"type": "Traefik", "name": "Orders"})),
+            "Traefik takes names that differ in case for one",
+        ),
+        (
+            "a Traefik name that is a number",
+            format(json!({"type": "Traefik", "name": "42"})),
+            "Traefik takes it for an index",
+        ),
+        (
+            "a deployment for Kratos",
+            format(json!({"type": "Kratos", "deployment": "prod"})),
+            "segments of GoFrame's keys",
+        ),
+        (
+            "a deployment with a slash",
+            format(json!({"type": "GoFrame", "deployment": "a/b"})),
+            "deployment must be made of letters, digits",
+        ),
+        (
+            "a namespace with a slash",
+            format(json!({"type": "GoFrame", "namespace": "a/b"})),
+            "namespace must be made of letters, digits",
+        ),
+        (
+            "an empty version segment",
+            format(json!({"type": "GoFrame", "versionSegment": ""})),
+            "versionSegment must be made of letters, digits",
+        ),
+    ])
+}
+
+/// What a consumer cannot read of an otherwise good registration.
+fn consumers() -> Vec<Case> {
+    let redis = json!([{"name": "redis", "port": 6379, "scheme": "redis"}]);
+    rejected(vec![
+        (
+            "IPv6 for GoFrame",
+            json!({"address": {"family": "IPv6"}, "formats": [{"type": "Plain"}, {"type": "GoFrame"}]}),
+            "GoFrame's clients panic on IPv6 addresses",
+        ),
+        (
+            "redis for GoMicro",
+            json!({"ports": redis, "formats": [{"type": "GoMicro"}]}),
+            "go-micro's clients speak grpc, http and mucp",
+        ),
+        (
+            "redis over Traefik's HTTP",
+            json!({"ports": redis, "formats": [{"type": "Traefik"}]}),
+            "or write protocol: Tcp or Udp",
+        ),
+        (
+            "a service in capitals for Traefik",
+            json!({"serviceName": "Orders", "formats": [{"type": "Traefik"}]}),
+            "give the format Traefik a name in lower case",
         ),
     ])
 }
@@ -346,6 +573,38 @@ pub fn good() -> Vec<Case> {
         (
             "both formats at their defaults",
             json!({"formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}]}),
+        ),
+        (
+            "eight consumers at their defaults",
+            json!({"formats": [
+                {"type": "GoZero"}, {"type": "Kratos"}, {"type": "GoMicro"}, {"type": "Kitex"}, {"type": "Hertz"},
+                {"type": "GoFrame"}, {"type": "CoreDns", "domain": "orders.example.com"}, {"type": "Traefik"},
+            ]}),
+        ),
+        (
+            "formats of one type in places of their own",
+            json!({"formats": [
+                {"type": "Traefik"}, {"type": "Traefik", "protocol": "Tcp"}, {"type": "Traefik", "name": "again"},
+                {"type": "CoreDns", "domain": "a.b"}, {"type": "CoreDns", "domain": "_x.c"},
+                {"type": "GoFrame"}, {"type": "GoFrame", "deployment": "prod"}, {"type": "Kratos", "root": "/x"},
+            ]}),
+        ),
+        (
+            "a scheme that a format does not carry",
+            json!({
+                "ports": [{"port": "http"}, {"name": "redis", "port": 6379, "scheme": "redis"}],
+                "formats": [
+                    {"type": "GoMicro", "ports": ["http"]}, {"type": "Traefik", "ports": ["http"]},
+                    {"type": "Traefik", "protocol": "Tcp", "ports": ["redis"]},
+                ],
+            }),
+        ),
+        (
+            "IPv6 for all that read it",
+            json!({"address": {"family": "IPv6"}, "formats": [
+                {"type": "EtcdGrpc"}, {"type": "GoZero"}, {"type": "Kratos"}, {"type": "GoMicro"}, {"type": "Kitex"},
+                {"type": "Hertz"}, {"type": "CoreDns", "domain": "a.b"}, {"type": "Traefik"},
+            ]}),
         ),
         (
             "prefixes that only look alike",

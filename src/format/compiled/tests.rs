@@ -1,0 +1,311 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::*;
+use crate::api::{PlainValue, TraefikProtocol};
+use crate::format::endpoint::tests::orders;
+use crate::format::testing::{ORDERS, compile, of, written};
+
+const ALL: [FormatType; 10] = [
+    FormatType::Plain,
+    FormatType::EtcdGrpc,
+    FormatType::GoZero,
+    FormatType::Kratos,
+    FormatType::GoMicro,
+    FormatType::Kitex,
+    FormatType::Hertz,
+    FormatType::GoFrame,
+    FormatType::CoreDns,
+    FormatType::Traefik,
+];
+
+fn at(kind: FormatType, prefix: &str) -> api::Format {
+    api::Format {
+        prefix: Some(prefix.to_owned()),
+        ..of(kind)
+    }
+}
+
+fn rooted(kind: FormatType, root: &str) -> api::Format {
+    api::Format {
+        root: Some(root.to_owned()),
+        ..of(kind)
+    }
+}
+
+fn core_dns(domain: &str) -> api::Format {
+    api::Format {
+        domain: Some(domain.to_owned()),
+        ..of(FormatType::CoreDns)
+    }
+}
+
+fn traefik(protocol: TraefikProtocol) -> api::Format {
+    api::Format {
+        protocol: Some(protocol),
+        ..of(FormatType::Traefik)
+    }
+}
+
+/// The keys and values of a format in the vectors that were read by unmodified consumers.
+fn vectors(name: &str) -> Vec<(String, String)> {
+    let lines: Vec<&str> = include_str!("../../../tests/data/wire-vectors.txt").lines().collect();
+    let entries = lines.iter().enumerate().filter(|(_, line)| **line == name);
+    let pair = |(at, _): (usize, &&str)| -> (String, String) {
+        let line = |offset: usize, mark: &str| lines[at + offset].strip_prefix(mark).expect(mark).to_owned();
+        (line(1, "  K "), line(2, "  V "))
+    };
+    entries.map(pair).collect()
+}
+
+#[test]
+fn what_is_written_is_what_unmodified_consumers_have_read() {
+    let same: fn(&str) -> String = str::to_owned;
+    // Where a key tells more than the name of the pod, or a number in its place.
+    let address: fn(&str) -> String = |key| format!("{key}@10.0.0.7:8080");
+    let version: fn(&str) -> String = |key| format!("{key}@1.4.2");
+    let number: fn(&str) -> String = |key| key.replace("orders-7d9f-abcde", "4864301495129510447");
+    let rows = [
+        ("plain", of(FormatType::Plain), same),
+        ("etcd-grpc", of(FormatType::EtcdGrpc), same),
+        ("go-zero", of(FormatType::GoZero), address),
+        ("kratos", of(FormatType::Kratos), same),
+        ("go-micro", of(FormatType::GoMicro), version),
+        ("kitex", of(FormatType::Kitex), same),
+        ("hertz", of(FormatType::Hertz), same),
+        ("goframe", of(FormatType::GoFrame), same),
+        ("coredns", core_dns("orders.shop.svc.example.com"), same),
+        ("traefik-http", traefik(TraefikProtocol::Http), number),
+        ("traefik-tcp", traefik(TraefikProtocol::Tcp), number),
+    ];
+    for (name, spec, key) in rows {
+        let mut expected = vectors(name);
+        assert!(!expected.is_empty(), "{name}");
+        for (vector, value) in &mut expected {
+            *vector = key(vector);
+            if name == "go-micro" {
+                *value = value.replace("\"id\":\"orders-7d9f-abcde\"", "\"id\":\"orders-7d9f-abcde@1.4.2\"");
+            }
+        }
+        assert_eq!(written(&spec, &orders(), true), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_format_carries_the_ports_it_names_and_all_when_it_names_none() {
+    let all = compile(&of(FormatType::Plain)).unwrap();
+    assert!(all.carries("grpc") && all.carries("8080"));
+    let ports = Some(vec!["grpc".to_owned()]);
+    let one = compile(&api::Format {
+        ports,
+        ..of(FormatType::Plain)
+    })
+    .unwrap();
+    assert!(one.carries("grpc") && !one.carries("http"));
+}
+
+#[test]
+fn a_format_that_admission_would_refuse_is_refused_with_what_to_write() {
+    let ports = api::Format {
+        ports: Some(Vec::new()),
+        ..of(FormatType::Plain)
+    };
+    assert_eq!(compile(&ports), Err(FormatError::NoPorts));
+    for name in ["", "a/b", "a b"] {
+        let error = Format::compile(&of(FormatType::Plain), &Service { name, ..ORDERS }).unwrap_err();
+        assert_eq!(error, FormatError::ServiceName(name.to_owned()));
+    }
+}
+
+#[test]
+fn a_field_that_a_format_has_no_use_for_is_refused_by_name() {
+    let full = api::Format {
+        kind: FormatType::Plain,
+        prefix: Some("/a".to_owned()),
+        key: Some("a".to_owned()),
+        root: Some("a".to_owned()),
+        domain: Some("a.b".to_owned()),
+        ttl: Some(1),
+        priority: Some(1),
+        group: Some("a".to_owned()),
+        protocol: Some(TraefikProtocol::Tcp),
+        name: Some("a".to_owned()),
+        deployment: Some("a".to_owned()),
+        namespace: Some("a".to_owned()),
+        version_segment: Some("a".to_owned()),
+        value: Some(PlainValue::Json),
+        ports: None,
+    };
+    // How many of the fields each can use: all others are named, one after the other.
+    let useful = [2, 1, 1, 1, 0, 1, 0, 4, 5, 3];
+    for (kind, useful) in ALL.into_iter().zip(useful) {
+        let mut spec = api::Format { kind, ..full.clone() };
+        let mut refused = 0;
+        while let Some(field) = misplaced(&spec) {
+            match field {
+                "value" => spec.value = None,
+                "prefix" => spec.prefix = None,
+                "key" => spec.key = None,
+                "root" => spec.root = None,
+                "domain" => spec.domain = None,
+                "ttl" => spec.ttl = None,
+                "priority" => spec.priority = None,
+                "group" => spec.group = None,
+                "protocol" => spec.protocol = None,
+                "name" => spec.name = None,
+                "deployment" => spec.deployment = None,
+                "namespace" => spec.namespace = None,
+                "versionSegment" => spec.version_segment = None,
+                other => panic!("{other} is no field"),
+            }
+            refused += 1;
+        }
+        assert_eq!(13 - refused, useful, "{kind:?}");
+    }
+    let error = compile(&full).unwrap_err().to_string();
+    assert!(error.contains("key is not for the format Plain"), "{error}");
+}
+
+#[test]
+fn no_format_may_write_where_the_consumers_of_another_read() {
+    let nested = |specs: &[api::Format]| match Format::compile_all(specs, &ORDERS) {
+        Err(FormatError::Nested { outer, inner }) => Some((outer, inner)),
+        Err(error) => panic!("{error}"),
+        Ok(_) => None,
+    };
+    let said = |outer: &str, inner: &str| Some((outer.to_owned(), inner.to_owned()));
+    let (plain, grpc) = (FormatType::Plain, FormatType::EtcdGrpc);
+    assert_eq!(nested(&[at(plain, "/a"), at(plain, "/ab")]), None);
+    assert_eq!(nested(&[at(plain, "/a/b"), at(grpc, "/a")]), said("/a/", "/a/b/"));
+    assert_eq!(
+        nested(&[of(grpc), at(plain, "shop/orders")]),
+        said("shop/orders/", "shop/orders/")
+    );
+    // Kratos and GoFrame read siblings too; what is not theirs fails all they have.
+    let kratos = of(FormatType::Kratos);
+    let beside = at(plain, "/microservices/orders-plain");
+    let read = said("/microservices/orders", "/microservices/orders-plain/");
+    assert_eq!(nested(&[kratos.clone(), beside.clone()]), read);
+    assert_eq!(nested(&[beside, kratos.clone()]), read);
+    assert_eq!(nested(&[kratos.clone(), at(plain, "/microservices/billing")]), None);
+    assert_eq!(
+        nested(&[kratos.clone(), rooted(FormatType::Kratos, "/microservices/orders-2")]),
+        said("/microservices/orders", "/microservices/orders-2/orders/")
+    );
+    let latest = api::Format {
+        version_segment: Some("latest-2".to_owned()),
+        ..of(FormatType::GoFrame)
+    };
+    assert_eq!(
+        nested(&[latest, of(FormatType::GoFrame)]),
+        said(
+            "/service/default/default/orders/latest",
+            "/service/default/default/orders/latest-2/"
+        )
+    );
+    // Of Traefik's and CoreDNS's whole tree, only their own formats may have a part.
+    let (http, tcp) = (traefik(TraefikProtocol::Http), traefik(TraefikProtocol::Tcp));
+    assert_eq!(nested(&[http.clone(), tcp]), None);
+    assert_eq!(nested(&[http, at(plain, "traefik/x")]), said("traefik/", "traefik/x/"));
+    let (one, two) = (core_dns("a.example.com"), core_dns("b.example.com"));
+    assert_eq!(nested(&[one.clone(), two]), None);
+    assert_eq!(
+        nested(&[one.clone(), at(plain, "/skydns/x")]),
+        said("/skydns/", "/skydns/x/")
+    );
+    assert_eq!(
+        nested(&[one, core_dns("x.a.example.com")]),
+        said("/skydns/com/example/a/", "/skydns/com/example/a/x/")
+    );
+    // All of them side by side.
+    let each = |kind| match kind {
+        FormatType::CoreDns => core_dns("orders.example.com"),
+        kind => of(kind),
+    };
+    assert_eq!(nested(&ALL.map(each)), None);
+}
+
+#[test]
+fn a_port_that_a_consumer_cannot_dial_is_refused_before_there_is_a_pod() {
+    let port = |name, number, scheme| ServicePort { name, number, scheme };
+    let ports = [
+        port("redis", Some(80), Some("redis")),
+        port("web", Some(80), Some("http")),
+    ];
+    let service = Service {
+        ports: &ports,
+        ..ORDERS
+    };
+    for (kind, expected) in [
+        (
+            FormatType::GoMicro,
+            "go-micro does not speak \"redis\", the scheme of port \"redis\"",
+        ),
+        (FormatType::Traefik, "Traefik does not speak \"redis\""),
+        (
+            FormatType::Kitex,
+            "Kitex knows an endpoint by its address, so the ports \"redis\" and \"web\"",
+        ),
+        (FormatType::Hertz, "Hertz knows an endpoint by its address"),
+        (FormatType::GoFrame, "GoFrame knows an endpoint by its address"),
+    ] {
+        let error = Format::compile(&of(kind), &service).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        let only = api::Format {
+            ports: Some(vec!["web".to_owned()]),
+            ..of(kind)
+        };
+        Format::compile(&only, &service).expect("it carries web only");
+    }
+    Format::compile(&traefik(TraefikProtocol::Tcp), &service).expect("TCP carries anything");
+}
+
+#[test]
+fn an_endpoint_too_large_for_etcd_is_refused_and_told_its_size() {
+    let json = api::Format {
+        value: Some(PlainValue::Json),
+        ..of(FormatType::Plain)
+    };
+    let format = compile(&json).unwrap();
+    let mut endpoint = orders();
+    endpoint.metadata = Arc::new(BTreeMap::from([("x".into(), "y".repeat(MAX_VALUE).into())]));
+    assert!(matches!(format.record(&endpoint, true), Err(Refusal::ValueTooLong(size)) if size > MAX_VALUE));
+    let mut endpoint = orders();
+    endpoint.pod = "p".repeat(MAX_KEY).into();
+    assert!(matches!(format.record(&endpoint, true), Err(Refusal::KeyTooLong(size)) if size > MAX_KEY));
+}
+
+#[test]
+fn a_name_that_would_leave_its_segment_is_refused() {
+    for kind in [
+        FormatType::Plain,
+        FormatType::EtcdGrpc,
+        FormatType::GoZero,
+        FormatType::Kratos,
+        FormatType::GoMicro,
+        FormatType::CoreDns,
+    ] {
+        let format = match kind {
+            FormatType::CoreDns => compile(&core_dns("a.b")),
+            kind => compile(&of(kind)),
+        };
+        let format = format.unwrap();
+        for name in ["", "a/b", "a:b", "a b", "../x", "a\n"] {
+            let mut endpoint = orders();
+            endpoint.pod = name.into();
+            let refused = format.record(&endpoint, true);
+            assert!(
+                matches!(refused, Err(Refusal::Name { what: "pod", .. })),
+                "{kind:?} {name:?}"
+            );
+            let mut endpoint = orders();
+            endpoint.port_name = name.into();
+            // What is spoken there is told by the scheme.
+            let refused = format.record(&endpoint, false);
+            assert!(
+                matches!(refused, Err(Refusal::Name { what: "port", .. })),
+                "{kind:?} {name:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! CoreDns: records of CoreDNS's etcd plugin, which are those of SkyDNS.
+//!
+//! One key per endpoint, `/<root>/<labels of the domain, reversed>/<pod>`, and the port's name below that where several
+//! ports are carried. A name's answers are all records in its subtree; one bad value there fails them all.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::hash::fnv64;
+use super::reach::Reach;
+use super::{Endpoint, FormatError, Record, Refusal, prefix};
+use crate::api;
+
+const CONSUMER: &str = "CoreDNS";
+/// The longest label of a DNS name.
+const MAX_LABEL: usize = 63;
+/// The longest domain: with a label for the pod and one for the port before it, a name has at most 253 characters.
+const MAX_DOMAIN: usize = 253 - (MAX_LABEL + 1) - (15 + 1);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoreDns {
+    reach: Reach,
+    ttl: u32,
+    priority: u32,
+    group: Option<Box<str>>,
+}
+
+impl CoreDns {
+    pub fn compile(spec: &api::Format) -> Result<Self, FormatError> {
+        let Some(domain) = &spec.domain else {
+            return Err(FormatError::Missing {
+                field: "domain",
+                format: "CoreDns",
+                what: "the name that consumers look up, such as orders.shop.svc.example.com",
+            });
+        };
+        let wrong = |field, value: &str, problem| {
+            let value = value.to_owned();
+            Err(FormatError::Field { field, value, problem })
+        };
+        if domain.len() > MAX_DOMAIN {
+            return wrong("domain", domain, "is too long: shorten it to 173 characters");
+        }
+        if !domain.split('.').all(|label| is_label(label, b"_")) {
+            let problem =
+                "is no DNS name in lower case, such as orders.shop.svc.example.com: write it without a dot at the end";
+            return wrong("domain", domain, problem);
+        }
+        if domain.split('.').any(|label| label == "any") {
+            return wrong(
+                "domain",
+                domain,
+                "has the label any, which CoreDNS takes for a wildcard: choose another",
+            );
+        }
+        let root = prefix::root(spec, "skydns")?;
+        if root.contains('/') {
+            let problem =
+                "must be one segment without slashes, such as skydns: CoreDNS takes one off to make names of keys";
+            return wrong("root", root, problem);
+        }
+        let ttl = spec.ttl.unwrap_or(30);
+        if !(1..=86_400).contains(&ttl) {
+            return wrong("ttl", &ttl.to_string(), "must be 1 to 86400 seconds");
+        }
+        let priority = spec.priority.unwrap_or(10);
+        if !(1..=65_535).contains(&priority) {
+            return wrong("priority", &priority.to_string(), "must be 1 to 65535");
+        }
+        let group = spec
+            .group
+            .as_deref()
+            .map(|group| prefix::name("group", Some(group), ""))
+            .transpose()?;
+        let labels: Vec<&str> = domain.rsplit('.').collect();
+        let scope = prefix::checked_scope("root", &format!("/{root}/{}", labels.join("/")))?;
+        Ok(Self {
+            reach: Reach::within(scope, &format!("/{root}/")),
+            ttl,
+            priority,
+            group: group.map(Into::into),
+        })
+    }
+
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
+        if endpoint.weight == Some(0) {
+            return Err(Refusal::NoShare {
+                consumer: CONSUMER,
+                limit: "it answers with a weight of 1 or more",
+            });
+        }
+        let mut key = format!(
+            "{}{}",
+            self.reach.scope.prefix(),
+            label(prefix::segment("pod", &endpoint.pod)?)
+        );
+        if !sole_port {
+            key.push('/');
+            key.push_str(&label(prefix::segment("port", &endpoint.port_name)?));
+        }
+        let service = Written {
+            host: endpoint.address,
+            port: endpoint.port,
+            priority: self.priority,
+            weight: endpoint.weight,
+            ttl: self.ttl,
+            group: self.group.as_deref(),
+        };
+        Ok(vec![Record::json(key, &service)])
+    }
+}
+
+/// Whether `text` is a label of a DNS name in lower case, in which `more` may also occur, but not at its end.
+fn is_label(text: &str, more: &[u8]) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.len() <= MAX_LABEL
+        && bytes.first().is_some_and(|first| plain(*first) || more.contains(first))
+        && (bytes.last().is_some_and(|last| plain(*last)) || bytes.len() == 1)
+        && bytes
+            .iter()
+            .all(|byte| plain(*byte) || *byte == b'-' || more.contains(byte))
+}
+
+/// `name` as a label: unchanged if it is one; otherwise what is similar to it, with a hash in place of what is lost.
+fn label(name: &str) -> String {
+    if is_label(name, b"") && name != "any" {
+        return name.to_owned();
+    }
+    let similar = name.chars().map(|c| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9') => c,
+        _ => '-',
+    });
+    let similar: String = similar.take(MAX_LABEL - 17).collect();
+    let similar = similar.trim_matches('-');
+    let separator = if similar.is_empty() { "" } else { "-" };
+    format!("{similar}{separator}{:016x}", fnv64(&[name]))
+}
+
+/// A `Service` of SkyDNS.
+#[derive(Serialize)]
+struct Written<'a> {
+    host: IpAddr,
+    port: u16,
+    priority: u32,
+    /// Left out, CoreDNS counts 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
+    /// Never left out: CoreDNS before 1.12.4 would make one of the lease's id.
+    ttl: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::FormatType;
+    use crate::format::endpoint::tests::orders;
+    use crate::format::testing::{compile, of, written};
+
+    fn at(domain: &str) -> api::Format {
+        api::Format {
+            domain: Some(domain.to_owned()),
+            ..of(FormatType::CoreDns)
+        }
+    }
+
+    #[test]
+    fn all_fields_are_told_and_an_address_of_either_family_is_bare() {
+        let spec = api::Format {
+            root: Some("dns".to_owned()),
+            ttl: Some(5),
+            priority: Some(20),
+            group: Some("blue".to_owned()),
+            ..at("orders.example.com")
+        };
+        let mut endpoint = orders();
+        endpoint.address = "2001:db8::7".parse().unwrap();
+        endpoint.weight = None;
+        assert_eq!(
+            written(&spec, &endpoint, false),
+            [(
+                "/dns/com/example/orders/orders-7d9f-abcde/grpc".to_owned(),
+                r#"{"host":"2001:db8::7","port":8080,"priority":20,"ttl":5,"group":"blue"}"#.to_owned()
+            )]
+        );
+    }
+
+    #[test]
+    fn a_pod_s_name_that_is_no_label_becomes_one_of_its_own() {
+        let long = "x".repeat(253);
+        let names = ["web-0.eu", "web-0-eu", "any", &long, &long[1..], "-", "Web", "ö"];
+        let labels: std::collections::HashSet<String> = names.iter().map(|name| label(name)).collect();
+        assert_eq!(labels.len(), names.len(), "{labels:?}");
+        assert!(labels.iter().all(|label| is_label(label, b"")), "{labels:?}");
+        assert!(label("web-0.eu").starts_with("web-0-eu-"));
+    }
+
+    #[test]
+    fn what_coredns_would_not_find_is_refused_with_what_to_write() {
+        let long = "a.".repeat(86) + "aa";
+        let cases = [
+            (of(FormatType::CoreDns), "needs domain"),
+            (at("Orders.example.com"), "in lower case"),
+            (at("orders.example.com."), "without a dot at the end"),
+            (at(""), "is no DNS name"),
+            (at("a..b"), "is no DNS name"),
+            (at("any.example.com"), "takes for a wildcard"),
+            (at(&long), "shorten it to 173"),
+            (
+                api::Format {
+                    root: Some("skydns/ka".to_owned()),
+                    ..at("a.b")
+                },
+                "one segment without slashes",
+            ),
+            (
+                api::Format {
+                    ttl: Some(0),
+                    ..at("a.b")
+                },
+                "1 to 86400",
+            ),
+            (
+                api::Format {
+                    priority: Some(0),
+                    ..at("a.b")
+                },
+                "1 to 65535",
+            ),
+        ];
+        for (spec, expected) in cases {
+            let error = compile(&spec).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error} / {expected}");
+        }
+        let endpoint = Endpoint {
+            weight: Some(0),
+            ..orders()
+        };
+        let refusal = compile(&at("a.b")).unwrap().record(&endpoint, true).unwrap_err();
+        assert!(
+            refusal.to_string().contains("CoreDNS cannot be told weight 0"),
+            "{refusal}"
+        );
+    }
+}

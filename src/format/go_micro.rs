@@ -1,0 +1,145 @@
+//! GoMicro: what the etcd registry of go-micro reads (`registry/etcd`).
+//!
+//! One key per endpoint, `/micro/registry/<service>/<pod>`, and `<pod>@<version>` where the version is known: the
+//! cache in consumers takes a node out of the version that its key had, so a new version must be a new key.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::facts::facts;
+use super::reach::Reach;
+use super::scheme::{spoken, spoken_at};
+use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort, prefix};
+
+const CONSUMER: &str = "go-micro";
+/// What its clients speak, and what they are told.
+const KNOWN: [(&str, &str); 5] = [
+    ("grpc", "grpc"),
+    ("grpcs", "grpc"),
+    ("http", "http"),
+    ("https", "http"),
+    ("mucp", "mucp"),
+];
+const SPEAKS: &str = "grpc, grpcs, http, https and mucp";
+const REALM: &str = "/micro/registry/";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoMicro {
+    reach: Reach,
+}
+
+impl GoMicro {
+    pub fn compile(service: &Service<'_>) -> Result<Self, FormatError> {
+        let scope = prefix::checked_scope("serviceName", &format!("{REALM}{}", service.name))?;
+        Ok(Self {
+            reach: Reach::within(scope, REALM),
+        })
+    }
+
+    pub fn check(port: &ServicePort<'_>) -> Result<(), FormatError> {
+        let scheme = spoken(port.scheme, port.name, &KNOWN.map(|known| known.0), "grpc");
+        match protocol(scheme) {
+            Some(_) => Ok(()),
+            None => Err(FormatError::Scheme {
+                consumer: CONSUMER,
+                port: port.name.to_owned(),
+                scheme: scheme.to_owned(),
+                speaks: SPEAKS,
+            }),
+        }
+    }
+
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
+        let mut id = prefix::pod_id(endpoint, sole_port)?;
+        let version = endpoint.version.as_deref().unwrap_or_default();
+        if !version.is_empty() {
+            if !prefix::is_segment(version) {
+                return Err(Refusal::Version(version.to_owned()));
+            }
+            id = format!("{id}@{version}");
+        }
+        let scheme = spoken_at(endpoint, &KNOWN.map(|known| known.0), "grpc");
+        let Some(protocol) = protocol(scheme) else {
+            return Err(Refusal::Scheme {
+                consumer: CONSUMER,
+                scheme: scheme.to_owned(),
+                speaks: SPEAKS,
+            });
+        };
+        // Without it a consumer's rpc client falls back to codecs of former versions.
+        let mut metadata = facts(endpoint);
+        metadata.insert("protocol", protocol);
+        let key = format!("{}{id}", self.reach.scope.prefix());
+        let written = Written {
+            name: &endpoint.service,
+            version,
+            metadata: (),
+            endpoints: (),
+            nodes: [Node {
+                metadata,
+                id: &id,
+                address: endpoint.host_port(),
+            }],
+        };
+        Ok(vec![Record::json(key, &written)])
+    }
+}
+
+fn protocol(scheme: &str) -> Option<&'static str> {
+    KNOWN.iter().find(|known| known.0 == scheme).map(|known| known.1)
+}
+
+/// `Service` of go-micro's `registry`. What is the service's own is taken from any of its keys, so none tells it.
+#[derive(Serialize)]
+struct Written<'a> {
+    name: &'a str,
+    version: &'a str,
+    metadata: (),
+    endpoints: (),
+    nodes: [Node<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Node<'a> {
+    metadata: BTreeMap<&'a str, &'a str>,
+    id: &'a str,
+    address: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::FormatType;
+    use crate::format::endpoint::tests::orders;
+    use crate::format::testing::{compile, of, written};
+
+    #[test]
+    fn a_node_without_a_version_goes_by_the_name_of_its_pod() {
+        for version in [None, Some("".into())] {
+            let endpoint = Endpoint { version, ..orders() };
+            let records = written(&of(FormatType::GoMicro), &endpoint, false);
+            assert_eq!(records[0].0, "/micro/registry/orders/orders-7d9f-abcde:grpc");
+        }
+    }
+
+    #[test]
+    fn a_version_or_a_scheme_that_cannot_be_told_is_refused() {
+        let format = compile(&of(FormatType::GoMicro)).unwrap();
+        let endpoint = Endpoint {
+            version: Some("1/2".into()),
+            ..orders()
+        };
+        assert_eq!(format.record(&endpoint, true), Err(Refusal::Version("1/2".to_owned())));
+        let endpoint = Endpoint {
+            scheme: Some("dubbo".into()),
+            ..orders()
+        };
+        let refusal = format.record(&endpoint, true).unwrap_err().to_string();
+        assert!(refusal.contains("go-micro does not speak \"dubbo\""), "{refusal}");
+    }
+}

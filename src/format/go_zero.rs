@@ -1,0 +1,58 @@
+//! GoZero: what go-zero's zrpc clients read (`core/discov`).
+//!
+//! One key per endpoint, `<key>/<pod>@<address>`, the value is the address. Clients up to v1.10.3 lose an endpoint
+//! whose value changes under its key, so the address is in the key: a new address is a new key, and the old one goes
+//! in the same transaction.
+
+use super::reach::Reach;
+use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
+use crate::api;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoZero {
+    reach: Reach,
+}
+
+impl GoZero {
+    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+        let scope = prefix::scope("key", spec.key.as_deref(), || format!("{}.rpc", service.name))?;
+        Ok(Self {
+            reach: Reach::exact(scope),
+        })
+    }
+
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
+        let address = endpoint.host_port();
+        let id = prefix::pod_id(endpoint, sole_port)?;
+        let key = format!("{}{id}@{address}", self.reach.scope.prefix());
+        Ok(vec![Record::new(key, address)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::endpoint::tests::orders;
+    use crate::format::testing::{of, written};
+
+    #[test]
+    fn another_address_is_another_key() {
+        let spec = api::Format {
+            key: Some("shop/orders.rpc".to_owned()),
+            ..of(api::FormatType::GoZero)
+        };
+        let mut endpoint = orders();
+        endpoint.address = "2001:db8::7".parse().unwrap();
+        assert_eq!(
+            written(&spec, &endpoint, false),
+            [(
+                "shop/orders.rpc/orders-7d9f-abcde:grpc@[2001:db8::7]:8080".to_owned(),
+                "[2001:db8::7]:8080".to_owned()
+            )]
+        );
+    }
+}

@@ -1,0 +1,28 @@
+//! Hertz: what the etcd resolver of Hertz reads (`hertz-contrib/registry/etcd`): Kitex' records below a fixed prefix.
+
+use super::reach::Reach;
+use super::{Endpoint, FormatError, Record, Refusal, Service, kitex, prefix};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hertz {
+    reach: Reach,
+}
+
+impl Hertz {
+    pub const CONSUMER: &str = "Hertz";
+
+    pub fn compile(service: &Service<'_>) -> Result<Self, FormatError> {
+        let scope = prefix::checked_scope("serviceName", &format!("hertz/registry-etcd/{}", service.name))?;
+        Ok(Self {
+            reach: Reach::exact(scope),
+        })
+    }
+
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    pub fn records(&self, endpoint: &Endpoint) -> Result<Vec<Record>, Refusal> {
+        kitex::instance(&self.reach, endpoint, Self::CONSUMER)
+    }
+}

@@ -1,0 +1,116 @@
+//! Kitex: what the etcd resolver of Kitex reads (`kitex-contrib/registry-etcd`).
+//!
+//! One key per endpoint, `<root>/<service>/<address>`. Clients read the address from the value.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::facts::facts;
+use super::reach::Reach;
+use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
+use crate::api;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kitex {
+    reach: Reach,
+}
+
+impl Kitex {
+    pub const CONSUMER: &str = "Kitex";
+
+    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+        let root = prefix::root(spec, "kitex/registry-etcd")?;
+        let scope = prefix::checked_scope("root", &format!("{root}/{}", service.name))?;
+        Ok(Self {
+            reach: Reach::exact(scope),
+        })
+    }
+
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    pub fn records(&self, endpoint: &Endpoint) -> Result<Vec<Record>, Refusal> {
+        instance(&self.reach, endpoint, Self::CONSUMER)
+    }
+}
+
+/// The record of an endpoint below `reach`: Hertz reads the same.
+pub fn instance(reach: &Reach, endpoint: &Endpoint, consumer: &'static str) -> Result<Vec<Record>, Refusal> {
+    let weight = match endpoint.weight {
+        Some(0) => {
+            let limit = "its clients take it for 10";
+            return Err(Refusal::NoShare { consumer, limit });
+        }
+        weight => weight.unwrap_or(DEFAULT_WEIGHT),
+    };
+    let address = endpoint.host_port();
+    let key = format!("{}{address}", reach.scope.prefix());
+    let instance = Instance {
+        network: "tcp",
+        address: &address,
+        weight,
+        tags: facts(endpoint),
+    };
+    Ok(vec![Record::json(key, &instance)])
+}
+
+/// What clients take for the weight of an instance that tells none.
+const DEFAULT_WEIGHT: u32 = 10;
+
+/// `instanceInfo` of the registry.
+#[derive(Serialize)]
+struct Instance<'a> {
+    network: &'a str,
+    address: &'a str,
+    /// A number: an instance whose weight is text is skipped.
+    weight: u32,
+    tags: BTreeMap<&'a str, &'a str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::FormatType;
+    use crate::format::endpoint::tests::orders;
+    use crate::format::testing::{compile, of, written};
+
+    #[test]
+    fn a_weight_that_is_unknown_is_the_framework_s_own() {
+        let spec = api::Format {
+            root: Some("prod/kitex".to_owned()),
+            ..of(FormatType::Kitex)
+        };
+        let endpoint = Endpoint {
+            weight: None,
+            zone: None,
+            metadata: std::sync::Arc::default(),
+            address: "2001:db8::7".parse().unwrap(),
+            ..orders()
+        };
+        assert_eq!(
+            written(&spec, &endpoint, false),
+            [(
+                "prod/kitex/orders/[2001:db8::7]:8080".to_owned(),
+                r#"{"network":"tcp","address":"[2001:db8::7]:8080","weight":10,"tags":{}}"#.to_owned()
+            )]
+        );
+    }
+
+    #[test]
+    fn no_share_of_the_traffic_is_no_record() {
+        let endpoint = Endpoint {
+            weight: Some(0),
+            ..orders()
+        };
+        for kind in [FormatType::Kitex, FormatType::Hertz] {
+            let refusal = compile(&of(kind))
+                .unwrap()
+                .record(&endpoint, true)
+                .unwrap_err()
+                .to_string();
+            assert!(refusal.contains("cannot be told weight 0"), "{refusal}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Kratos: what the etcd registry of Kratos reads (`contrib/registry/etcd`).
+//!
+//! One key per endpoint, `<root>/<service>/<pod>`. Consumers read everything that starts with `<root>/<service>`, with
+//! no slash after it, and pick the instances by their name: one value among them that is no JSON object of an instance
+//! fails them all.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::facts::facts;
+use super::reach::Reach;
+use super::scheme::spoken_at;
+use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
+use crate::api;
+
+/// What its own servers speak.
+const KNOWN: [&str; 4] = ["grpc", "grpcs", "http", "https"];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kratos {
+    reach: Reach,
+}
+
+impl Kratos {
+    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+        let root = prefix::root(spec, "/microservices")?;
+        let reads = format!("{root}/{}", service.name);
+        Ok(Self {
+            reach: Reach::reading(prefix::checked_scope("root", &reads)?, &reads),
+        })
+    }
+
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
+        let id = prefix::pod_id(endpoint, sole_port)?;
+        let key = format!("{}{id}", self.reach.scope.prefix());
+        let mut metadata = facts(endpoint);
+        let weight = endpoint.weight.map(|weight| weight.to_string());
+        if let Some(weight) = &weight {
+            metadata.insert("weight", weight);
+        }
+        let scheme = spoken_at(endpoint, &KNOWN, "grpc");
+        let is_secure = matches!(scheme, "grpcs" | "https");
+        let instance = Instance {
+            id: &id,
+            name: &endpoint.service,
+            version: endpoint.version.as_deref().unwrap_or_default(),
+            metadata,
+            endpoints: [format!("{scheme}://{}?isSecure={is_secure}", endpoint.host_port())],
+        };
+        Ok(vec![Record::json(key, &instance)])
+    }
+}
+
+/// `ServiceInstance` of Kratos' `registry`.
+#[derive(Serialize)]
+struct Instance<'a> {
+    id: &'a str,
+    name: &'a str,
+    version: &'a str,
+    /// Texts only: a number fails the whole list.
+    metadata: BTreeMap<&'a str, &'a str>,
+    endpoints: [String; 1],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::endpoint::tests::orders;
+    use crate::format::testing::{of, written};
+
+    #[test]
+    fn what_is_unknown_is_empty_and_never_null() {
+        let endpoint = Endpoint {
+            zone: None,
+            version: None,
+            weight: None,
+            scheme: Some("https".into()),
+            metadata: std::sync::Arc::default(),
+            address: "2001:db8::7".parse().unwrap(),
+            ..orders()
+        };
+        let spec = api::Format {
+            root: Some("/prod/services".to_owned()),
+            ..of(api::FormatType::Kratos)
+        };
+        assert_eq!(
+            written(&spec, &endpoint, false),
+            [(
+                "/prod/services/orders/orders-7d9f-abcde:grpc".to_owned(),
+                r#"{"id":"orders-7d9f-abcde:grpc","name":"orders","version":"","metadata":{},"endpoints":["https://[2001:db8::7]:8080?isSecure=true"]}"#.to_owned()
+            )]
+        );
+    }
+}

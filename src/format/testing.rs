@@ -1,0 +1,48 @@
+//! What the tests of formats start from: the service of `tests/data/wire-vectors.txt` and formats of it.
+
+use super::{Endpoint, Format, FormatError, Service, ServicePort};
+use crate::api::{self, FormatType};
+
+/// The port that the service's endpoint has.
+pub const PORTS: [ServicePort<'static>; 1] = [ServicePort {
+    name: "grpc",
+    number: None,
+    scheme: Some("grpc"),
+}];
+
+/// The service that the endpoint in `endpoint.rs` is one of.
+pub const ORDERS: Service<'static> = Service {
+    namespace: "shop",
+    name: "orders",
+    ports: &PORTS,
+    ipv6: false,
+};
+
+/// A format with all at its defaults.
+pub fn of(kind: FormatType) -> api::Format {
+    api::Format {
+        kind,
+        ..api::Format::default()
+    }
+}
+
+pub fn compile(spec: &api::Format) -> Result<Format, FormatError> {
+    Format::compile(spec, &ORDERS)
+}
+
+pub fn compile_v6(spec: &api::Format) -> Result<Format, FormatError> {
+    Format::compile(spec, &Service { ipv6: true, ..ORDERS })
+}
+
+/// The keys and values of an endpoint.
+pub fn written(spec: &api::Format, endpoint: &Endpoint, sole_port: bool) -> Vec<(String, String)> {
+    let records = compile(spec)
+        .expect("a good format")
+        .record(endpoint, sole_port)
+        .expect("a good endpoint");
+    let text = |value: &[u8]| String::from_utf8(value.to_vec()).expect("UTF-8");
+    records
+        .iter()
+        .map(|record| (record.key.to_string(), text(&record.value)))
+        .collect()
+}

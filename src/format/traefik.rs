@@ -1,0 +1,190 @@
+//! Traefik: servers of a service, as Traefik's etcd provider reads them.
+//!
+//! Below `<root>/<protocol>/services/<name>/loadbalancer/servers/<number>/`: `url` and, where it is known, `weight` for
+//! HTTP, `address` for TCP and UDP. The number is a hash of pod and port; Traefik takes any, gaps included. One field
+//! that it does not know, anywhere below the root, and it takes no more news.
+
+use super::hash::fnv64;
+use super::reach::Reach;
+use super::scheme::{spoken, spoken_at};
+use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort, prefix};
+use crate::api;
+use crate::api::TraefikProtocol;
+
+const CONSUMER: &str = "Traefik";
+/// What an HTTP service can speak, and what its URLs start with.
+const KNOWN: [(&str, &str); 5] = [
+    ("http", "http"),
+    ("https", "https"),
+    ("grpc", "h2c"),
+    ("h2c", "h2c"),
+    ("grpcs", "https"),
+];
+const SPEAKS: &str = "http, https, grpc, grpcs and h2c";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traefik {
+    reach: Reach,
+    protocol: TraefikProtocol,
+}
+
+impl Traefik {
+    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+        let wrong = |field, value: &str, problem| {
+            let value = value.to_owned();
+            Err(FormatError::Field { field, value, problem })
+        };
+        let root = prefix::root(spec, "traefik")?;
+        if root.starts_with('/') {
+            return wrong(
+                "root",
+                root,
+                "starts with a slash, and Traefik never reads such keys: write it without",
+            );
+        }
+        let default = format!("{}-{}", service.namespace, service.name);
+        let name = prefix::name("name", spec.name.as_deref(), &default)?;
+        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            let problem = "has capitals, and Traefik takes names that differ in case for one: write name in lower case";
+            return wrong("name", name, problem);
+        }
+        if name.bytes().all(|byte| byte.is_ascii_digit()) {
+            return wrong(
+                "name",
+                name,
+                "is a number, which Traefik takes for an index: put a letter to it",
+            );
+        }
+        let protocol = spec.protocol.unwrap_or_default();
+        let segment = match protocol {
+            TraefikProtocol::Http => "http",
+            TraefikProtocol::Tcp => "tcp",
+            TraefikProtocol::Udp => "udp",
+        };
+        let prefix = format!("{root}/{segment}/services/{name}/loadbalancer/servers");
+        Ok(Self {
+            reach: Reach::within(prefix::checked_scope("root", &prefix)?, &format!("{root}/")),
+            protocol,
+        })
+    }
+
+    pub fn check(&self, port: &ServicePort<'_>) -> Result<(), FormatError> {
+        let scheme = spoken(port.scheme, port.name, &KNOWN.map(|known| known.0), "http");
+        if self.protocol == TraefikProtocol::Http && url_scheme(scheme).is_none() {
+            return Err(FormatError::Scheme {
+                consumer: CONSUMER,
+                port: port.name.to_owned(),
+                scheme: scheme.to_owned(),
+                speaks: SPEAKS,
+            });
+        }
+        Ok(())
+    }
+
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    pub fn records(&self, endpoint: &Endpoint) -> Result<Vec<Record>, Refusal> {
+        let (pod, port) = (&endpoint.pod, &endpoint.port_name);
+        let number = fnv64(&[&endpoint.namespace, pod, port]);
+        let field = |name: &str| format!("{}{number}/{name}", self.reach.scope.prefix());
+        if self.protocol != TraefikProtocol::Http {
+            return Ok(vec![Record::new(field("address"), endpoint.host_port())]);
+        }
+        let scheme = spoken_at(endpoint, &KNOWN.map(|known| known.0), "http");
+        let Some(scheme) = url_scheme(scheme) else {
+            return Err(Refusal::Scheme {
+                consumer: CONSUMER,
+                scheme: scheme.to_owned(),
+                speaks: SPEAKS,
+            });
+        };
+        let url = format!("{scheme}://{}", endpoint.host_port());
+        let mut records = vec![Record::new(field("url"), url)];
+        if let Some(weight) = endpoint.weight {
+            records.push(Record::new(field("weight"), weight.to_string()));
+        }
+        Ok(records)
+    }
+}
+
+fn url_scheme(scheme: &str) -> Option<&'static str> {
+    KNOWN.iter().find(|known| known.0 == scheme).map(|known| known.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::FormatType;
+    use crate::format::endpoint::tests::orders;
+    use crate::format::testing::{compile, of, written};
+
+    #[test]
+    fn tcp_and_udp_have_an_address_and_no_weight() {
+        for (protocol, segment) in [(TraefikProtocol::Tcp, "tcp"), (TraefikProtocol::Udp, "udp")] {
+            let spec = api::Format {
+                protocol: Some(protocol),
+                root: Some("edge/traefik".to_owned()),
+                name: Some("orders".to_owned()),
+                ..of(FormatType::Traefik)
+            };
+            let mut endpoint = orders();
+            endpoint.address = "2001:db8::7".parse().unwrap();
+            // A scheme that is no URL's does not matter here.
+            endpoint.scheme = Some("redis".into());
+            let number = fnv64(&["shop", "orders-7d9f-abcde", "grpc"]);
+            assert_eq!(
+                written(&spec, &endpoint, true),
+                [(
+                    format!("edge/traefik/{segment}/services/orders/loadbalancer/servers/{number}/address"),
+                    "[2001:db8::7]:8080".to_owned()
+                )]
+            );
+        }
+    }
+
+    #[test]
+    fn a_server_without_a_weight_has_one_key() {
+        let endpoint = Endpoint {
+            weight: None,
+            scheme: None,
+            port_name: "web".into(),
+            ..orders()
+        };
+        let records = written(&of(FormatType::Traefik), &endpoint, true);
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].1, "http://10.0.0.7:8080");
+    }
+
+    #[test]
+    fn what_would_break_the_provider_is_refused_with_what_to_write() {
+        let with = |root: Option<&str>, name: Option<&str>| api::Format {
+            root: root.map(str::to_owned),
+            name: name.map(str::to_owned),
+            ..of(FormatType::Traefik)
+        };
+        let cases = [
+            (with(Some("/traefik"), None), "write it without"),
+            (with(None, Some("42")), "put a letter to it"),
+            (with(None, Some("Orders")), "in lower case"),
+            (with(None, Some("a/b")), "letters, digits"),
+        ];
+        for (spec, expected) in cases {
+            let error = compile(&spec).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error} / {expected}");
+        }
+        let endpoint = Endpoint {
+            scheme: Some("redis".into()),
+            ..orders()
+        };
+        let refusal = compile(&of(FormatType::Traefik))
+            .unwrap()
+            .record(&endpoint, true)
+            .unwrap_err();
+        assert!(
+            refusal.to_string().contains("Traefik does not speak \"redis\""),
+            "{refusal}"
+        );
+    }
+}
