@@ -27,14 +27,31 @@ where
         match timeout(left, look()).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => last = error.to_string(),
-            Err(_) => {
-                return Err(Error::Deadline {
-                    what: what.to_owned(),
-                    waited: deadline,
-                    last,
-                });
-            }
+            Err(_) => {}
+        }
+        // A look that waits for nothing never meets the time-out.
+        if begin.elapsed() >= deadline {
+            return Err(Error::Deadline {
+                what: what.to_owned(),
+                waited: deadline,
+                last,
+            });
         }
         sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_that_waits_for_nothing_has_a_deadline_too() {
+        let never = until("nothing", LOOK * 2, || async { Err::<(), _>("not yet") });
+        let error = timeout(Duration::from_secs(20), never)
+            .await
+            .expect("it ends")
+            .unwrap_err();
+        assert!(error.to_string().ends_with("last seen: not yet"), "{error}");
     }
 }

@@ -26,7 +26,8 @@ type View struct {
 func ask(server, name string, kind uint16) (*dns.Msg, error) {
 	question := new(dns.Msg)
 	question.SetQuestion(name, kind)
-	answer, _, err := (&dns.Client{Net: "tcp", Timeout: 5 * time.Second}).Exchange(question, server)
+	question.SetEdns0(4096, false)
+	answer, _, err := (&dns.Client{Timeout: 5 * time.Second}).Exchange(question, server)
 	if err != nil {
 		return nil, err
 	}

@@ -43,8 +43,10 @@ type ear struct{ resolver.ClientConn }
 
 func (e ear) UpdateState(state resolver.State) error {
 	addresses := []string{}
-	for _, address := range state.Addresses {
-		addresses = append(addresses, address.Addr)
+	for _, endpoint := range state.Endpoints {
+		for _, address := range endpoint.Addresses {
+			addresses = append(addresses, address.Addr)
+		}
 	}
 	sort.Strings(addresses)
 	say(map[string]any{"addresses": addresses})
