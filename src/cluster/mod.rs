@@ -6,8 +6,10 @@
 mod client;
 mod desk;
 mod lean;
+mod listing;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};
 pub use desk::{Desk, DeskNote, Insistence, Reported};
+pub use listing::{Listing, ListingError, pod};
 pub use watches::{News, Seen, watch};

@@ -9,8 +9,11 @@ mod failure;
 mod intake;
 mod pacer;
 mod registrar;
+mod rehearsal;
 mod run;
 mod state;
 
+pub use compile::Invalid;
 pub use failure::Failure;
+pub use rehearsal::{Change, Outcome, Refusal, Rehearsal, meet};
 pub use run::{Options, run};
