@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leasehold::api;
-use leasehold::format::Format;
+use leasehold::format::{Format, Service};
 use leasehold::index::{
     Addresses, Family, Index, Pod, PodPort, Port, PortTarget, Registration, RegistrationRef, Selector, Touch,
 };
@@ -80,11 +80,15 @@ fn registration(service: u32) -> Registration {
 fn outlets(registration: &Registration) -> Vec<Outlet> {
     let specs = [api::FormatType::Plain, api::FormatType::EtcdGrpc].map(|kind| api::Format {
         kind,
-        prefix: None,
-        value: None,
-        ports: None,
+        ..api::Format::default()
     });
-    let formats = Format::compile_all(&specs, &registration.reference.namespace, &registration.service);
+    let service = Service {
+        namespace: &registration.reference.namespace,
+        name: &registration.service,
+        ports: &[],
+        ipv6: false,
+    };
+    let formats = Format::compile_all(&specs, &service);
     let outlet = |format| Outlet {
         format,
         sole_port: true,

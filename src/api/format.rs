@@ -57,6 +57,8 @@ pub struct Format {
             .message("prefix must not contain an empty segment: write one slash where there are two"),
         validation = Rule::new(r"!self.matches('[\\s\\pZ\\pC]')")
             .message("prefix must not contain spaces or control characters"),
+        validation = Rule::new("!self.matches('(^|/)[.][.]?(/|$)')")
+            .message("prefix must not have a segment of dots only: consumers that clean paths never read it"),
     )]
     pub prefix: Option<String>,
 
@@ -68,6 +70,8 @@ pub struct Format {
             .message("key must be the Key of the consumers' EtcdConf, without a slash at the end or two in a row, such as orders.rpc"),
         validation = Rule::new(r"!self.matches('[\\s\\pZ\\pC]')")
             .message("key must not contain spaces or control characters"),
+        validation = Rule::new("!self.matches('(^|/)[.][.]?(/|$)')")
+            .message("key must not have a segment of dots only: consumers that clean paths never read it"),
     )]
     pub key: Option<String>,
 
@@ -82,6 +86,8 @@ pub struct Format {
             .message("root must not be empty, end with a slash or have two in a row: leave it out for the framework's default"),
         validation = Rule::new(r"!self.matches('[\\s\\pZ\\pC]')")
             .message("root must not contain spaces or control characters"),
+        validation = Rule::new("!self.matches('(^|/)[.][.]?(/|$)')")
+            .message("root must not have a segment of dots only: consumers that clean paths never read it"),
     )]
     pub root: Option<String>,
 

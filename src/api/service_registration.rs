@@ -90,7 +90,7 @@ pub struct ServiceRegistrationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$')")
+        validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$') && !self.matches('^[.][.]?$')")
             .message("serviceName must be made of letters, digits, dots, hyphens and underscores; leave it out to use the object's name"),
     )]
     pub service_name: Option<String>,
@@ -135,8 +135,8 @@ pub struct ServiceRegistrationSpec {
     #[serde(default)]
     pub address: Address,
 
-    /// The formats in which the service is written, up to 8. All of them are kept in step.
-    #[schemars(length(max = 8))]
+    /// The formats in which the service is written, up to 16. All of them are kept in step.
+    #[schemars(length(max = 16))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")
             .message("name at least one format, such as {type: Plain}"),

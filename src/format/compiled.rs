@@ -13,7 +13,7 @@ use super::hertz::Hertz;
 use super::kitex::Kitex;
 use super::kratos::Kratos;
 use super::plain::Plain;
-use super::prefix::has_blank;
+use super::prefix::{has_blank, is_dots};
 use super::reach::Reach;
 use super::traefik::Traefik;
 use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort};
@@ -49,7 +49,7 @@ enum Wire {
 impl Format {
     /// Checks `spec`, fills in what it leaves out and makes it ready to write endpoints of `service`.
     pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
-        if service.name.is_empty() || service.name.contains('/') || has_blank(service.name) {
+        if service.name.is_empty() || service.name.contains('/') || has_blank(service.name) || is_dots(service.name) {
             return Err(FormatError::ServiceName(service.name.to_owned()));
         }
         if let Some(field) = misplaced(spec) {

@@ -42,7 +42,7 @@ pub fn root<'a>(spec: &'a api::Format, default: &'a str) -> Result<&'a str, Form
 pub fn name<'a>(field: &'static str, written: Option<&'a str>, default: &'a str) -> Result<&'a str, FormatError> {
     let name = written.unwrap_or(default);
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(good) {
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(good) || is_dots(name) {
         return Err(FormatError::Field {
             field,
             value: name.to_owned(),
@@ -66,6 +66,8 @@ fn checked<'a>(field: &'static str, prefix: &'a str, max: usize) -> Result<&'a s
         "must not contain an empty segment: write one slash where there are two"
     } else if has_blank(prefix) {
         "must not contain spaces or control characters"
+    } else if prefix.split('/').any(is_dots) {
+        "must not have a segment of dots only: consumers that clean paths never read it"
     } else {
         return Ok(prefix);
     };
@@ -100,7 +102,12 @@ pub fn segment<'a>(what: &'static str, name: &'a str) -> Result<&'a str, Refusal
 
 /// Whether `name` can be one segment of a key, with more after a colon.
 pub fn is_segment(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['/', ':']) && !has_blank(name)
+    !name.is_empty() && !name.contains(['/', ':']) && !has_blank(name) && !is_dots(name)
+}
+
+/// Whether `segment` leads to the folder itself or to the one above it where paths are cleaned.
+pub fn is_dots(segment: &str) -> bool {
+    segment == "." || segment == ".."
 }
 
 /// Whether `text` contains what is not seen or separates words.
@@ -134,6 +141,8 @@ mod tests {
             ("/services/my orders", "spaces or control characters"),
             ("/services/\u{7}", "spaces or control characters"),
             ("/services/\u{2003}x", "spaces or control characters"),
+            ("/services/../leasehold", "a segment of dots only"),
+            (".", "a segment of dots only"),
             (&long, "shorten it to 512 bytes"),
         ];
         for (prefix, expected) in cases {

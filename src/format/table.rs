@@ -1,1 +1,147 @@
+//! The table in `docs/formats.md` that says where each fact about an endpoint lands: made anew from what is written when
+//! the fact changes, and compared.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::endpoint::tests::orders;
+use super::testing::{ORDERS, of};
+use super::{Endpoint, Format, Record, Service};
+use crate::api::{self, FormatType, PlainValue, TraefikProtocol};
+
+fn rows() -> Vec<(&'static str, api::Format)> {
+    let traefik = |protocol| api::Format {
+        protocol: Some(protocol),
+        ..of(FormatType::Traefik)
+    };
+    let json = api::Format {
+        value: Some(PlainValue::Json),
+        ..of(FormatType::Plain)
+    };
+    let core_dns = api::Format {
+        domain: Some("orders.example.com".to_owned()),
+        ..of(FormatType::CoreDns)
+    };
+    vec![
+        ("Plain", of(FormatType::Plain)),
+        ("Plain, Json", json),
+        ("EtcdGrpc", of(FormatType::EtcdGrpc)),
+        ("GoZero", of(FormatType::GoZero)),
+        ("Kratos", of(FormatType::Kratos)),
+        ("GoMicro", of(FormatType::GoMicro)),
+        ("Kitex", of(FormatType::Kitex)),
+        ("Hertz", of(FormatType::Hertz)),
+        ("GoFrame", of(FormatType::GoFrame)),
+        ("CoreDns", core_dns),
+        ("Traefik, Http", traefik(TraefikProtocol::Http)),
+        ("Traefik, Tcp", traefik(TraefikProtocol::Tcp)),
+        ("Traefik, Udp", traefik(TraefikProtocol::Udp)),
+    ]
+}
+
+type Change = fn(&mut Endpoint);
+
+/// A fact, and how it becomes another one.
+const FACTS: [(&str, Change); 11] = [
+    ("namespace", |endpoint| endpoint.namespace = "store".into()),
+    ("service", |endpoint| endpoint.service = "bills".into()),
+    ("pod", |endpoint| endpoint.pod = "orders-2".into()),
+    ("port's name", |endpoint| endpoint.port_name = "api".into()),
+    ("address", |endpoint| {
+        endpoint.address = "10.0.0.8".parse().expect("an address");
+    }),
+    ("port", |endpoint| endpoint.port = 9090),
+    ("scheme", |endpoint| endpoint.scheme = Some("https".into())),
+    ("weight", |endpoint| endpoint.weight = Some(20)),
+    ("version", |endpoint| endpoint.version = Some("2.0".into())),
+    ("zone", |endpoint| endpoint.zone = Some("eu-1b".into())),
+    ("metadata `team`", |endpoint| {
+        endpoint.metadata = Arc::new(BTreeMap::from([("team".into(), "green".into())]));
+    }),
+];
+
+fn written(spec: &api::Format, endpoint: &Endpoint) -> Vec<Record> {
+    let service = Service {
+        namespace: &endpoint.namespace,
+        name: &endpoint.service,
+        ..ORDERS
+    };
+    let format = Format::compile(spec, &service).expect("a good format");
+    format.record(endpoint, false).expect("a good endpoint")
+}
+
+/// Where `before` and `after` differ.
+fn difference(before: &[Record], after: &[Record]) -> String {
+    assert_eq!(before.len(), after.len());
+    let mut places = Vec::new();
+    for (before, after) in before.iter().zip(after) {
+        if before.key != after.key {
+            places.push("key".to_owned());
+        }
+        let json = |record: &Record| {
+            serde_json::from_slice::<Value>(&record.value)
+                .ok()
+                .filter(Value::is_object)
+        };
+        match (json(before), json(after)) {
+            (Some(before), Some(after)) => leaves(&before, &after, "", &mut places),
+            _ if before.value != after.value => {
+                let (_, field) = before.key.rsplit_once('/').expect("segments");
+                let own_field = ["url", "weight", "address"].contains(&field);
+                places.push(if own_field {
+                    format!("`…/{field}`")
+                } else {
+                    "value".to_owned()
+                });
+            }
+            _ => {}
+        }
+    }
+    places.dedup();
+    if places.is_empty() {
+        "–".to_owned()
+    } else {
+        places.join(", ")
+    }
+}
+
+fn leaves(before: &Value, after: &Value, path: &str, places: &mut Vec<String>) {
+    match (before, after) {
+        _ if before == after => {}
+        (Value::Object(a), Value::Object(b)) => {
+            let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for name in names {
+                leaves(&before[name], &after[name], &format!("{path}.{name}"), places);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (a, b) in a.iter().zip(b) {
+                leaves(a, b, &format!("{path}[0]"), places);
+            }
+        }
+        _ => places.push(format!("`{path}`")),
+    }
+}
+
+#[test]
+fn the_documented_table_says_where_each_fact_lands() {
+    let before = Endpoint {
+        metadata: Arc::new(BTreeMap::from([("team".into(), "blue".into())])),
+        ..orders()
+    };
+    let heads: Vec<&str> = rows().into_iter().map(|(name, _)| name).collect();
+    let rule = "---|".repeat(heads.len());
+    let mut table = vec![format!("| | {} |", heads.join(" | ")), format!("|---|{rule}")];
+    for (fact, change) in FACTS {
+        let mut after = before.clone();
+        change(&mut after);
+        let cell = |(_, spec): &(_, api::Format)| difference(&written(spec, &before), &written(spec, &after));
+        let cells: Vec<String> = rows().iter().map(cell).collect();
+        table.push(format!("| {fact} | {} |", cells.join(" | ")));
+    }
+    let table = table.join("\n");
+    let documented = include_str!("../../docs/formats.md");
+    assert!(documented.contains(&table), "docs/formats.md should contain:\n{table}");
+}

@@ -3,6 +3,10 @@
 //! Below `<root>/<protocol>/services/<name>/loadbalancer/servers/<number>/`: `url` and, where it is known, `weight` for
 //! HTTP, `address` for TCP and UDP. The number is a hash of pod and port; Traefik takes any, gaps included. One field
 //! that it does not know, anywhere below the root, and it takes no more news.
+//!
+//! A weight without a url is a server that cannot be dialled, so the two are written together, on one lease, and go
+//! together. For that a server with a weight has another number than the same one without: were the weight put beside
+//! a url that is there already, the url's lease might have no room for it, and might lapse first.
 
 use super::hash::fnv64;
 use super::reach::Reach;
@@ -87,7 +91,9 @@ impl Traefik {
 
     pub fn records(&self, endpoint: &Endpoint) -> Result<Vec<Record>, Refusal> {
         let (pod, port) = (&endpoint.pod, &endpoint.port_name);
-        let number = fnv64(&[&endpoint.namespace, pod, port]);
+        let weight = endpoint.weight.filter(|_| self.protocol == TraefikProtocol::Http);
+        let fields = if weight.is_some() { "url weight" } else { "" };
+        let number = fnv64(&[&endpoint.namespace, pod, port, fields]);
         let field = |name: &str| format!("{}{number}/{name}", self.reach.scope.prefix());
         if self.protocol != TraefikProtocol::Http {
             return Ok(vec![Record::new(field("address"), endpoint.host_port())]);
@@ -102,7 +108,7 @@ impl Traefik {
         };
         let url = format!("{scheme}://{}", endpoint.host_port());
         let mut records = vec![Record::new(field("url"), url)];
-        if let Some(weight) = endpoint.weight {
+        if let Some(weight) = weight {
             records.push(Record::new(field("weight"), weight.to_string()));
         }
         Ok(records)
@@ -133,7 +139,7 @@ mod tests {
             endpoint.address = "2001:db8::7".parse().unwrap();
             // A scheme that is no URL's does not matter here.
             endpoint.scheme = Some("redis".into());
-            let number = fnv64(&["shop", "orders-7d9f-abcde", "grpc"]);
+            let number = fnv64(&["shop", "orders-7d9f-abcde", "grpc", ""]);
             assert_eq!(
                 written(&spec, &endpoint, true),
                 [(
@@ -145,7 +151,8 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_a_weight_has_one_key() {
+    fn a_server_without_a_weight_has_one_key_and_another_number() {
+        let weighed = written(&of(FormatType::Traefik), &orders(), true);
         let endpoint = Endpoint {
             weight: None,
             scheme: None,
@@ -155,6 +162,7 @@ mod tests {
         let records = written(&of(FormatType::Traefik), &endpoint, true);
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].1, "http://10.0.0.7:8080");
+        assert!(weighed.iter().all(|(key, _)| *key != records[0].0), "{weighed:?}");
     }
 
     #[test]

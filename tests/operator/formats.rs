@@ -1,10 +1,10 @@
 //! What consumers read, end to end.
 
 use serde_json::{Value, json};
-use testbed::{NewPod, Result};
+use testbed::{Event, Held, History, NewPod, Result};
 
 use crate::bed;
-use crate::support::{pod, registration, wait_in_sync, wait_keys};
+use crate::support::{SOON, message, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys};
 
 #[tokio::test]
 async fn plain_json_tells_all_that_is_known_of_an_endpoint() -> Result<()> {
@@ -87,9 +87,219 @@ async fn a_named_port_is_looked_up_in_each_pod() -> Result<()> {
         .port("grpc", 9090);
     namespace.create_pod(&old).await?;
     namespace.create_pod(&new).await?;
-    let prefix = crate::support::plain_prefix(&namespace, "orders");
+    let prefix = plain_prefix(&namespace, "orders");
     let held = wait_keys(bed().await.registry(), &prefix, &["new", "old"]).await;
     let values: Vec<&str> = held.values().map(|held| held.value.as_str()).collect();
     assert_eq!(values, ["10.9.2.4:9090", "10.9.2.3:8080"]);
+    Ok(())
+}
+
+/// Every format, each in its own place below names that nobody else uses.
+fn everything(service: &str) -> Value {
+    json!({
+        "serviceName": service,
+        "ports": [{"port": "grpc", "scheme": "grpc"}],
+        "formats": [
+            {"type": "Plain"},
+            {"type": "Plain", "value": "Json", "prefix": format!("/json/{service}")},
+            {"type": "EtcdGrpc"},
+            {"type": "GoZero"},
+            {"type": "Kratos"},
+            {"type": "GoMicro"},
+            {"type": "Kitex"},
+            {"type": "Hertz"},
+            {"type": "GoFrame"},
+            {"type": "CoreDns", "domain": format!("{service}.example.com")},
+            {"type": "Traefik"},
+            {"type": "Traefik", "protocol": "Tcp"},
+            {"type": "Traefik", "protocol": "Udp"},
+        ],
+        "version": {"fromLabel": "version"},
+        "weight": 10,
+        "metadata": {"fromLabels": ["zone"]},
+    })
+}
+
+/// The number under which Traefik finds the server of a pod: FNV-1a of namespace, pod, port and what is told beside
+/// the address.
+fn server(namespace: &str, pod: &str, port: &str, fields: &str) -> u64 {
+    let text = format!("{namespace}\0{pod}\0{port}\0{fields}\0");
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// What the pod `a` at 10.9.2.5 has through [`everything`].
+fn expected(shop: &str, service: &str, node: &str, zone: &str) -> Vec<(String, String)> {
+    let traefik = |fields| {
+        let number = server(shop, "a", "grpc", fields);
+        format!("services/{shop}-{service}/loadbalancer/servers/{number}")
+    };
+    let (http, other) = (traefik("url weight"), traefik(""));
+    let instance = r#"{"network":"tcp","address":"10.9.2.5:8080","weight":10,"tags":{"zone":"eu-1a"}}"#;
+    vec![
+        (format!("/services/{shop}/{service}/a"), "10.9.2.5:8080".to_owned()),
+        (
+            format!("/json/{service}/a"),
+            format!(
+                r#"{{"address":"10.9.2.5","port":8080,"portName":"grpc","scheme":"grpc","version":"1.4.2","weight":10,"zone":"{zone}","node":"{node}","pod":"a","namespace":"{shop}","service":"{service}","metadata":{{"zone":"eu-1a"}}}}"#
+            ),
+        ),
+        (
+            format!("{shop}/{service}/a"),
+            r#"{"Op":0,"Addr":"10.9.2.5:8080","Metadata":null}"#.to_owned(),
+        ),
+        (format!("{service}.rpc/a@10.9.2.5:8080"), "10.9.2.5:8080".to_owned()),
+        (
+            format!("/microservices/{service}/a"),
+            format!(
+                r#"{{"id":"a","name":"{service}","version":"1.4.2","metadata":{{"weight":"10","zone":"eu-1a"}},"endpoints":["grpc://10.9.2.5:8080?isSecure=false"]}}"#
+            ),
+        ),
+        (
+            format!("/micro/registry/{service}/a@1.4.2"),
+            format!(
+                r#"{{"name":"{service}","version":"1.4.2","metadata":null,"endpoints":null,"nodes":[{{"metadata":{{"protocol":"grpc","zone":"eu-1a"}},"id":"a@1.4.2","address":"10.9.2.5:8080"}}]}}"#
+            ),
+        ),
+        (
+            format!("kitex/registry-etcd/{service}/10.9.2.5:8080"),
+            instance.to_owned(),
+        ),
+        (
+            format!("hertz/registry-etcd/{service}/10.9.2.5:8080"),
+            instance.to_owned(),
+        ),
+        (
+            format!("/service/default/default/{service}/latest/10.9.2.5:8080"),
+            r#"{"protocol":"grpc","insecure":true,"weight":10,"zone":"eu-1a"}"#.to_owned(),
+        ),
+        (
+            format!("/skydns/com/example/{service}/a"),
+            r#"{"host":"10.9.2.5","port":8080,"priority":10,"weight":10,"ttl":30}"#.to_owned(),
+        ),
+        (format!("traefik/http/{http}/url"), "h2c://10.9.2.5:8080".to_owned()),
+        (format!("traefik/http/{http}/weight"), "10".to_owned()),
+        (format!("traefik/tcp/{other}/address"), "10.9.2.5:8080".to_owned()),
+        (format!("traefik/udp/{other}/address"), "10.9.2.5:8080".to_owned()),
+    ]
+}
+
+#[tokio::test]
+async fn one_registration_writes_all_formats_and_nothing_else_as_one() -> Result<()> {
+    let namespace = bed().await.namespace("everything").await?;
+    let (shop, service) = (namespace.name(), format!("{}-all", namespace.name()));
+    let etcd = bed().await.registry();
+    let history = History::watch(etcd, "", 0).await?;
+    namespace.apply(registration("orders", &everything(&service))).await?;
+    let labelled = pod("a", "orders").label("version", "1.4.2").label("zone", "eu-1a");
+    let created = namespace.create_pod(&labelled.ip("10.9.2.5")).await?;
+    let node = created.spec.and_then(|spec| spec.node_name).expect("it runs");
+    let labels = created.metadata.labels.unwrap_or_default();
+    let zone = labels
+        .get("topology.kubernetes.io/zone")
+        .expect("the apiserver tells it");
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+
+    let expected = expected(shop, &service, &node, zone);
+    let mut held = etcd.dump("").await?;
+    held.retain(|key, _| key.contains(&service));
+    let found: Vec<(&str, &str)> = held.iter().map(|(key, held)| (&**key, &*held.value)).collect();
+    let mut wanted: Vec<(&str, &str)> = expected.iter().map(|(key, value)| (&**key, &**value)).collect();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+    let first = held.values().next().expect("keys");
+    let together = |other: &Held| (other.lease, other.create_revision) == (first.lease, first.create_revision);
+    assert!(held.values().all(together), "one lease and one transaction: {held:?}");
+
+    // Another address: where the key is another one too, it is there before the old one goes.
+    namespace.set_pod_ip("a", "10.9.2.6").await?;
+    let ours = |event: &&Event| event.key.contains(&service);
+    // A key and its successor count twice: go-zero's, Kitex', Hertz' and GoFrame's; the weight does not change.
+    let changed = expected.len() + 4 + 13;
+    history
+        .wait_for(|events| events.iter().filter(ours).count() == changed, SOON)
+        .await?;
+    let events = history.events();
+    let moved: Vec<&Event> = events.iter().filter(ours).skip(expected.len()).collect();
+    assert!(
+        moved.iter().all(|event| event.revision == moved[0].revision),
+        "{moved:?}"
+    );
+    let go_zero: Vec<String> = moved
+        .iter()
+        .filter(|event| event.key.starts_with(&format!("{service}.rpc/")))
+        .map(ToString::to_string)
+        .collect();
+    let (put, gone) = (
+        format!("put {service}.rpc/a@10.9.2.6:8080 10.9.2.6:8080"),
+        format!("delete {service}.rpc/a@10.9.2.5:8080"),
+    );
+    assert_eq!(go_zero, [put, gone]);
+
+    // Not ready: all of it is gone at once.
+    namespace.set_ready("a", false).await?;
+    history
+        .wait_for(
+            |events| events.iter().filter(ours).count() == changed + expected.len(),
+            SOON,
+        )
+        .await?;
+    let events = history.events();
+    let gone: Vec<&Event> = events.iter().filter(ours).skip(changed).collect();
+    assert!(gone.iter().all(|event| event.revision == gone[0].revision), "{gone:?}");
+    let mut held = etcd.dump("").await?;
+    held.retain(|key, _| key.contains(&service));
+    assert!(held.is_empty(), "{held:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_consumer_cannot_express_is_told_and_concerns_that_pod_and_format_only() -> Result<()> {
+    let namespace = bed().await.namespace("no-share").await?;
+    let (etcd, service) = (bed().await.registry(), format!("{}-ns", namespace.name()));
+    let spec = json!({"serviceName": service, "formats": [{"type": "Plain"}, {"type": "Kitex"}]});
+    namespace.apply(registration("orders", &spec)).await?;
+    namespace.create_pod(&pod("a", "orders").ip("10.9.2.7")).await?;
+    let drained = pod("b", "orders").annotation("leasehold.dev/weight", "0");
+    namespace.create_pod(&drained.ip("10.9.2.8")).await?;
+    let object = wait_condition(namespace.objects(), "orders", "Synced", "False", "EndpointsRefused").await;
+    let text = message(&object, "Synced");
+    assert!(
+        text.contains("Kitex cannot be told weight 0") && text.contains("(b)"),
+        "{text}"
+    );
+    wait_keys(etcd, &plain_prefix(&namespace, &service), &["a", "b"]).await;
+    wait_keys(etcd, &format!("kitex/registry-etcd/{service}/"), &["10.9.2.7:8080"]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_a_dual_stack_pod_each_registration_writes_the_address_of_its_family() -> Result<()> {
+    let namespace = bed().await.namespace("dual").await?;
+    let (etcd, domain) = (bed().await.registry(), format!("{}.example.org", namespace.name()));
+    for (name, family) in [("v4", "IPv4"), ("v6", "IPv6")] {
+        let spec = json!({
+            "selector": {"matchLabels": {"app": "orders"}},
+            "address": {"family": family},
+            "formats": [{"type": "EtcdGrpc"}, {"type": "CoreDns", "domain": format!("{name}.{domain}")}],
+        });
+        namespace.apply(registration(name, &spec)).await?;
+    }
+    namespace.create_pod(&pod("a", "orders").ip("10.9.2.9")).await?;
+    namespace.set_pod_ips("a", &["10.9.2.9", "fd00::9"]).await?;
+    for (name, host, host_port) in [("v4", "10.9.2.9", "10.9.2.9:8080"), ("v6", "fd00::9", "[fd00::9]:8080")] {
+        let prefix = format!("{}/{name}/", namespace.name());
+        let held = wait_keys(etcd, &prefix, &["a"]).await;
+        assert!(held[&format!("{prefix}a")].value.contains(host_port), "{held:?}");
+        let prefix = format!("/skydns/org/example/{}/{name}/", namespace.name());
+        let held = wait_keys(etcd, &prefix, &["a"]).await;
+        assert!(
+            held[&format!("{prefix}a")]
+                .value
+                .contains(&format!("\"host\":\"{host}\"")),
+            "{held:?}"
+        );
+    }
     Ok(())
 }

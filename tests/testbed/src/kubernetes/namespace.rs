@@ -130,7 +130,13 @@ impl Namespace {
 
     /// Changes a pod's address.
     pub async fn set_pod_ip(&self, pod: &str, address: &str) -> Result<Pod> {
-        self.change_pod_status(pod, &json!({"podIP": address, "podIPs": [{"ip": address}]}))
+        self.set_pod_ips(pod, &[address]).await
+    }
+
+    /// Changes a pod's addresses, of which the apiserver takes one per family.
+    pub async fn set_pod_ips(&self, pod: &str, addresses: &[&str]) -> Result<Pod> {
+        let all: Vec<Value> = addresses.iter().map(|address| json!({"ip": address})).collect();
+        self.change_pod_status(pod, &json!({"podIP": addresses.first(), "podIPs": all}))
             .await
     }
 
