@@ -105,7 +105,8 @@ pub fn formats(service: &str, turn: &Turn) -> Value {
     })
 }
 
-fn text_prefix(service: &str, turn: &Turn) -> String {
+/// Below which the addresses of a service are written as Plain text.
+pub fn text_prefix(service: &str, turn: &Turn) -> String {
     format!("/text/{}/{service}/", turn.namespace.name())
 }
 
