@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use testbed::process::Port;
-use testbed::{Namespace, Process, Result, until};
+use testbed::{Namespace, Process, Result};
 use tokio::task::JoinHandle;
 
 use crate::support::SOON;
@@ -116,9 +116,9 @@ async fn begin(turn: Arc<Turn>, namespace: Arc<Namespace>, pod: String, port: u1
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let ip = format!("127.64.0.{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let address = format!("{ip}:{port}");
-    let process = programs::health_server(&turn, &address).expect("a server starts");
-    let answers = until("a server to answer", SOON, || tokio::net::TcpStream::connect(&address));
-    process.while_alive(answers).await.expect("a server that answers");
+    let process = programs::health_server(&turn, &address)
+        .await
+        .expect("a server answers");
     let server = Arc::new(Server { address, process });
     servers
         .lock()

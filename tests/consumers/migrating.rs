@@ -16,7 +16,7 @@ async fn a_service_moves_from_vms_to_pods_and_back_under_one_name() -> Result<()
     let turn = &scene.turn;
     let port = Port::reserve()?;
     let vm = format!("127.64.1.1:{}", port.number());
-    let _server = programs::health_server(turn, &vm)?;
+    let _server = programs::health_server(turn, &vm).await?;
     let pods = scene.serving();
     let both: BTreeSet<String> = pods.iter().cloned().chain([vm.clone()]).collect();
     let readers = [&scene.grpc, &scene.python];

@@ -30,10 +30,13 @@ fn spec(turn: &Turn, name: &str, program: impl Into<PathBuf>) -> Spec {
     Spec::new(format!("{}-{name}", turn.namespace.name()), program, turn.bed.logs())
 }
 
-/// A pod's own server: gRPC's health service on `address`.
-pub fn health_server(turn: &Turn, address: &str) -> Result<Process> {
+/// A pod's own server: gRPC's health service on `address`, which answers already.
+pub async fn health_server(turn: &Turn, address: &str) -> Result<Process> {
     let server = go("grpc", "server", "health-server")?;
-    Process::start(spec(turn, &format!("server-{address}"), server).args([address]))
+    let process = Process::start(spec(turn, &format!("server-{address}"), server).args([address]))?;
+    let answers = until("a server to answer", SOON, || tokio::net::TcpStream::connect(address));
+    process.while_alive(answers).await?;
+    Ok(process)
 }
 
 /// gRPC-Go with etcd's resolver: what is written as EtcdGrpc under the service's default prefix.
