@@ -88,11 +88,10 @@ impl Listing {
         };
         let doing = format!("have the ServiceRegistration {namespace}/{name} admitted (as a dry run)");
         let mut registration = registration.clone();
+        // Not that of a file, which may have been printed long ago.
+        registration.metadata.resource_version = present.and_then(ResourceExt::resource_version);
         match present {
-            Some(present) => {
-                registration.metadata.resource_version = present.resource_version();
-                answer(&doing, api.replace(&name, &dry_run, &registration)).await
-            }
+            Some(_) => answer(&doing, api.replace(&name, &dry_run, &registration)).await,
             None => answer(&doing, api.create(&dry_run, &registration)).await,
         }
     }

@@ -27,9 +27,8 @@ impl Manifests {
             for object in objects(path)? {
                 match object["kind"].as_str() {
                     Some("ServiceRegistration") => {
-                        manifests
-                            .registrations
-                            .push(decode(path, "ServiceRegistration", object)?)
+                        let registration = decode(path, "ServiceRegistration", object)?;
+                        manifests.registrations.push(registration);
                     }
                     Some("Registry") => manifests.registries.push(decode(path, "Registry", object)?),
                     other => {
@@ -58,7 +57,7 @@ impl Manifests {
     }
 }
 
-/// The pods in a file; `namespace` is that of pods that name none.
+/// The pods in a file.
 pub fn pods(path: &Path) -> Result<Vec<Pod>, Error> {
     let mut pods = Vec::new();
     for object in objects(path)? {

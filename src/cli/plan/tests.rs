@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -200,7 +201,7 @@ fn what_somebody_else_wrote_cannot_move_the_cursor() {
         suspended: false,
         keys: [(Arc::from("/k"), Change::Remove(before))].into(),
         conflicts: Vec::new(),
-        problems: Default::default(),
+        problems: BTreeMap::new(),
     };
     let plan = Plan {
         outcomes: vec![outcome],
