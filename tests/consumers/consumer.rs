@@ -42,13 +42,11 @@ impl Consumer {
         views.map(|view| strings(view)).collect()
     }
 
-    /// A list of the newest view other than its addresses.
-    pub fn detail(&self, name: &str) -> Vec<String> {
+    /// The newest of its lists of this name.
+    pub fn newest(&self, name: &str) -> Vec<String> {
         let told = self.told();
-        let newest = told.iter().rfind(|line| line["addresses"].is_array());
-        newest
-            .and_then(|line| line[name].as_array())
-            .map_or_else(Vec::new, |list| strings(list))
+        let newest = told.iter().rev().find_map(|line| line[name].as_array());
+        newest.map_or_else(Vec::new, |list| strings(list))
     }
 
     /// Everything that it says went wrong.

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
-use testbed::Result;
+use testbed::{Result, until};
 
+use crate::consumer::Consumer;
 use crate::programs::ZONE;
 use crate::scene::{Scene, TTL, formats};
 use crate::support::{SOON, pod, registration, wait_in_sync};
@@ -71,20 +72,27 @@ async fn coredns_answers_for_addresses_of_both_families() -> Result<()> {
     turn.namespace.create_pod(&pod("six-0", "six").ip("fd00::7")).await?;
     let six = scene.core_dns.client(turn, &name)?;
     six.wait_view(&["[fd00::7]:8080".to_owned()].into()).await?;
-    assert_eq!(six.detail("aaaa"), ["fd00::7"]);
-    assert_eq!(
-        (six.detail("a"), six.detail("targets")),
-        (vec![], vec![format!("six-0.{name}.")])
-    );
+    wait_newest(&six, "aaaa", &["fd00::7".to_owned()]).await?;
+    wait_newest(&six, "a", &[]).await?;
+    wait_newest(&six, "targets", &[format!("six-0.{name}.")]).await?;
 
     let (pods, addresses): (Vec<_>, Vec<_>) = scene.kubelet.addresses().into_iter().unzip();
-    let mut hosts: Vec<String> = addresses
-        .iter()
-        .filter_map(|address| Some(address.rsplit_once(':')?.0.to_owned()))
-        .collect();
+    let host = |address: &String| Some(address.rsplit_once(':')?.0.to_owned());
+    let mut hosts: Vec<String> = addresses.iter().filter_map(host).collect();
     hosts.sort();
-    assert_eq!((scene.dns.detail("a"), scene.dns.detail("aaaa")), (hosts, vec![]));
+    wait_newest(&scene.dns, "a", &hosts).await?;
+    wait_newest(&scene.dns, "aaaa", &[]).await?;
     let targets: Vec<String> = pods.iter().map(|pod| format!("{pod}.orders.{ZONE}.")).collect();
-    assert_eq!(scene.dns.detail("targets"), targets);
-    Ok(())
+    wait_newest(&scene.dns, "targets", &targets).await
+}
+
+/// Waits until the newest of a consumer's lists of this name is this one.
+async fn wait_newest(consumer: &Consumer, name: &str, expected: &[String]) -> Result<()> {
+    until(&format!("{name} to be {expected:?}"), SOON, || async {
+        match consumer.newest(name) {
+            newest if newest == expected => Ok(()),
+            newest => Err(format!("{newest:?}")),
+        }
+    })
+    .await
 }

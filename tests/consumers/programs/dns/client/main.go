@@ -1,5 +1,5 @@
-// A consumer: it asks a DNS server for one name again and again, without a cache, and prints a line whenever the answers
-// differ from those before.
+// A consumer: it asks a DNS server for one name again and again, without a cache, and prints a line whenever the SRV records,
+// or the addresses, differ from those before. These are three questions, so it keeps their answers apart.
 package main
 
 import (
@@ -13,14 +13,11 @@ import (
 	"github.com/miekg/dns"
 )
 
-// View is what the server says about the name.
-type View struct {
-	// IP:PORT for each SRV record, by the addresses that come with it.
+// Services is what the SRV records say.
+type Services struct {
+	// IP:PORT for each of them, by the addresses that come with it.
 	Addresses []string `json:"addresses"`
-	A         []string `json:"a"`
-	AAAA      []string `json:"aaaa"`
-	// Of the SRV records.
-	Targets []string `json:"targets"`
+	Targets   []string `json:"targets"`
 }
 
 func ask(server, name string, kind uint16) (*dns.Msg, error) {
@@ -37,14 +34,14 @@ func ask(server, name string, kind uint16) (*dns.Msg, error) {
 	return answer, nil
 }
 
-func look(server, name string) (View, error) {
-	view := View{[]string{}, []string{}, []string{}, []string{}}
-	srv, err := ask(server, name, dns.TypeSRV)
+func services(server, name string) (any, error) {
+	found := Services{[]string{}, []string{}}
+	answer, err := ask(server, name, dns.TypeSRV)
 	if err != nil {
-		return view, err
+		return nil, err
 	}
 	behind := map[string][]string{}
-	for _, record := range srv.Extra {
+	for _, record := range answer.Extra {
 		switch record := record.(type) {
 		case *dns.A:
 			behind[record.Hdr.Name] = append(behind[record.Hdr.Name], record.A.String())
@@ -52,53 +49,62 @@ func look(server, name string) (View, error) {
 			behind[record.Hdr.Name] = append(behind[record.Hdr.Name], "["+record.AAAA.String()+"]")
 		}
 	}
-	for _, record := range srv.Answer {
+	for _, record := range answer.Answer {
 		if record, ok := record.(*dns.SRV); ok {
-			view.Targets = append(view.Targets, record.Target)
+			found.Targets = append(found.Targets, record.Target)
 			for _, address := range behind[record.Target] {
-				view.Addresses = append(view.Addresses, fmt.Sprintf("%s:%d", address, record.Port))
+				found.Addresses = append(found.Addresses, fmt.Sprintf("%s:%d", address, record.Port))
 			}
 		}
 	}
-	for _, kind := range []uint16{dns.TypeA, dns.TypeAAAA} {
-		answer, err := ask(server, name, kind)
-		if err != nil {
-			return view, err
-		}
-		for _, record := range answer.Answer {
-			switch record := record.(type) {
-			case *dns.A:
-				view.A = append(view.A, record.A.String())
-			case *dns.AAAA:
-				view.AAAA = append(view.AAAA, record.AAAA.String())
-			}
+	sort.Strings(found.Addresses)
+	sort.Strings(found.Targets)
+	return found, nil
+}
+
+func hosts(server, name string, kind uint16) (any, error) {
+	found := []string{}
+	answer, err := ask(server, name, kind)
+	if err != nil {
+		return nil, err
+	}
+	for _, record := range answer.Answer {
+		switch record := record.(type) {
+		case *dns.A:
+			found = append(found, record.A.String())
+		case *dns.AAAA:
+			found = append(found, record.AAAA.String())
 		}
 	}
-	for _, list := range [][]string{view.Addresses, view.A, view.AAAA, view.Targets} {
-		sort.Strings(list)
-	}
-	return view, nil
+	sort.Strings(found)
+	return map[string][]string{map[uint16]string{dns.TypeA: "a", dns.TypeAAAA: "aaaa"}[kind]: found}, nil
 }
 
 func main() {
 	if len(os.Args) != 3 {
 		log.Fatal("usage: client SERVER NAME")
 	}
-	last := ""
+	server, name := os.Args[1], os.Args[2]
+	questions := []func() (any, error){
+		func() (any, error) { return services(server, name) },
+		func() (any, error) { return hosts(server, name, dns.TypeA) },
+		func() (any, error) { return hosts(server, name, dns.TypeAAAA) },
+	}
+	last := make([]string, len(questions))
 	for {
-		view, err := look(os.Args[1], os.Args[2])
-		var line []byte
-		if err != nil {
-			line, err = json.Marshal(map[string]string{"failed": err.Error()})
-		} else {
-			line, err = json.Marshal(view)
-		}
-		if err != nil {
-			log.Fatal(err)
-		}
-		if string(line) != last {
-			last = string(line)
-			fmt.Println(last)
+		for i, question := range questions {
+			found, err := question()
+			if err != nil {
+				found = map[string]string{"failed": err.Error()}
+			}
+			line, err := json.Marshal(found)
+			if err != nil {
+				log.Fatal(err)
+			}
+			if string(line) != last[i] {
+				last[i] = string(line)
+				fmt.Println(last[i])
+			}
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
