@@ -7,8 +7,7 @@ use serde_json::json;
 use testbed::{Result, until};
 
 use crate::consumer::Consumer;
-use crate::programs::ZONE;
-use crate::scene::{Scene, TTL, formats};
+use crate::scene::{Scene, TTL, domain, formats};
 use crate::support::{SOON, pod, registration, wait_in_sync};
 
 #[tokio::test]
@@ -63,7 +62,7 @@ async fn what_lapses_with_the_operator_is_gone_for_consumers() -> Result<()> {
 #[tokio::test]
 async fn coredns_answers_for_addresses_of_both_families() -> Result<()> {
     let scene = Scene::start("dns").await?;
-    let (turn, name) = (&scene.turn, format!("six.{ZONE}"));
+    let (turn, name) = (&scene.turn, domain("six", &scene.turn));
     let six = json!({
         "address": {"family": "IPv6"},
         "formats": [{"type": "CoreDns", "domain": name}],
@@ -82,7 +81,10 @@ async fn coredns_answers_for_addresses_of_both_families() -> Result<()> {
     hosts.sort();
     wait_newest(&scene.dns, "a", &hosts).await?;
     wait_newest(&scene.dns, "aaaa", &[]).await?;
-    let targets: Vec<String> = pods.iter().map(|pod| format!("{pod}.orders.{ZONE}.")).collect();
+    let targets: Vec<String> = pods
+        .iter()
+        .map(|pod| format!("{pod}.{}.", domain("orders", turn)))
+        .collect();
     wait_newest(&scene.dns, "targets", &targets).await
 }
 

@@ -9,7 +9,7 @@ use testbed::{Operator, Result, until};
 
 use crate::Turn;
 use crate::consumer::Consumer;
-use crate::kubelet::Kubelet;
+use crate::kubelet::{Kubelet, SELECTOR};
 use crate::programs::{self, CoreDns, ZONE};
 use crate::support::{SOON, operator, registration};
 
@@ -32,6 +32,7 @@ impl Scene {
     /// Three pods that serve, in etcd, and every consumer knows them.
     pub async fn start(name: &str) -> Result<Self> {
         let turn = Arc::new(Turn::take(name, 1, TTL).await?);
+        let_go(&turn).await?;
         let operator = operator(turn.bed, "operator-0");
         turn.namespace
             .apply(registration("orders", &formats("orders", &turn)))
@@ -50,7 +51,7 @@ impl Scene {
             grpc: programs::grpc(&turn, "orders")?,
             python: programs::python(&turn, &text_prefix("orders", &turn))?,
             node: programs::node(&turn, &json_prefix("orders", &turn))?,
-            dns: core_dns.client(&turn, &format!("orders.{ZONE}"))?,
+            dns: core_dns.client(&turn, &domain("orders", &turn))?,
             core_dns,
             operator,
             kubelet,
@@ -91,6 +92,22 @@ impl Scene {
     }
 }
 
+/// Lets the pods of earlier tests go: nobody drains them any more, and while one of them stays, so does the registration
+/// of its namespace.
+async fn let_go(turn: &Turn) -> Result<()> {
+    for namespace in turn.bed.objects().list("v1", "Namespace").await? {
+        if namespace["status"]["phase"] == "Terminating" {
+            let name = namespace["metadata"]["name"].as_str().unwrap_or_default();
+            let namespace = turn.bed.namespace_named(name).await?;
+            for pod in namespace.pods(SELECTOR).await? {
+                // It may have gone meanwhile.
+                let _ = namespace.release(&pod.metadata.name.unwrap_or_default()).await;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// All formats that the consumers here read.
 pub fn formats(service: &str, turn: &Turn) -> Value {
     let below = |prefix: &str| prefix.trim_end_matches('/').to_owned();
@@ -100,9 +117,14 @@ pub fn formats(service: &str, turn: &Turn) -> Value {
             {"type": "EtcdGrpc"},
             {"type": "Plain", "prefix": below(&text_prefix(service, turn))},
             {"type": "Plain", "prefix": below(&json_prefix(service, turn)), "value": "Json"},
-            {"type": "CoreDns", "domain": format!("{service}.{ZONE}")},
+            {"type": "CoreDns", "domain": domain(service, turn)},
         ],
     })
+}
+
+/// The name under which DNS knows a service.
+pub fn domain(service: &str, turn: &Turn) -> String {
+    format!("{service}.{}.{ZONE}", turn.namespace.name())
 }
 
 /// Below which the addresses of a service are written as Plain text.
