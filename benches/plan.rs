@@ -164,6 +164,7 @@ impl Operator {
                 created: registration.created,
                 ttl: 30,
                 suspended: false,
+                keep_last: false,
                 scopes: outlets.iter().map(|outlet| outlet.format.scope().clone()).collect(),
             };
             ledger.set_terms(&registration.reference, terms);

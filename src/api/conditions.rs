@@ -15,6 +15,9 @@ pub enum ConditionType {
     Ready,
     /// Of a ServiceRegistration: a key it wants is held by someone else.
     Conflict,
+    /// Of a ServiceRegistration and of a Registry: keys are kept though their pods do not seem to be ready, because too
+    /// many would go at once.
+    Held,
     /// Of a Registry: the operator reaches the etcd.
     Connected,
 }
@@ -27,6 +30,7 @@ impl ConditionType {
             Self::Synced => "Synced",
             Self::Ready => "Ready",
             Self::Conflict => "Conflict",
+            Self::Held => "Held",
             Self::Connected => "Connected",
         }
     }
@@ -46,6 +50,8 @@ pub enum Reason {
 
     /// Synced=True.
     InSync,
+    /// Synced=True and Ready=True: no pod is ready, and the last endpoint is kept because `lastEndpoint` is Keep.
+    LastEndpointKept,
     /// Synced=False: writes are on their way.
     Writing,
     /// Synced=False or Unknown: the operator does not reach the etcd. What is registered stays.
@@ -59,6 +65,8 @@ pub enum Reason {
     EndpointsRefused,
     /// Synced=False: some keys are held by someone else; see Conflict.
     KeysHeld,
+    /// Synced=False: some keys are kept though their pods do not seem to be ready; see Held.
+    RemovalsHeld,
     /// Synced=False and Ready=False: see Accepted.
     NotAccepted,
 
@@ -77,6 +85,11 @@ pub enum Reason {
     HeldByOther,
     /// Conflict=True: a key belongs to an older registration.
     HeldByRegistration,
+
+    /// Held=False.
+    NothingHeld,
+    /// Held=True: more keys than the guard's limit allows would have gone within its window.
+    LossAboveLimit,
 
     /// Connected=True.
     Connected,
@@ -103,12 +116,14 @@ impl Reason {
             Self::InvalidSpec => "InvalidSpec",
             Self::PrefixReserved => "PrefixReserved",
             Self::InSync => "InSync",
+            Self::LastEndpointKept => "LastEndpointKept",
             Self::Writing => "Writing",
             Self::RegistryUnreachable => "RegistryUnreachable",
             Self::Starting => "Starting",
             Self::Suspended => "Suspended",
             Self::EndpointsRefused => "EndpointsRefused",
             Self::KeysHeld => "KeysHeld",
+            Self::RemovalsHeld => "RemovalsHeld",
             Self::NotAccepted => "NotAccepted",
             Self::EndpointsRegistered => "EndpointsRegistered",
             Self::NoPods => "NoPods",
@@ -117,6 +132,8 @@ impl Reason {
             Self::NoConflict => "NoConflict",
             Self::HeldByOther => "HeldByOther",
             Self::HeldByRegistration => "HeldByRegistration",
+            Self::NothingHeld => "NothingHeld",
+            Self::LossAboveLimit => "LossAboveLimit",
             Self::Connected => "Connected",
             Self::Connecting => "Connecting",
             Self::Unreachable => "Unreachable",

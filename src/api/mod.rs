@@ -8,6 +8,7 @@
 
 pub mod conditions;
 mod format;
+mod guard;
 mod manifests;
 mod registry;
 mod schema;
@@ -16,9 +17,10 @@ mod status;
 
 pub use conditions::{ConditionStatus, ConditionType, Reason};
 pub use format::{Format, FormatType, PlainValue, TraefikProtocol};
+pub use guard::{Guard, GuardMode};
 pub use manifests::{crds, manifests};
-pub use registry::{Limits, Registry, RegistrySpec, RegistryStatus};
+pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus};
 pub use service_registration::{
-    Address, AddressType, Family, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec, Version,
+    Address, AddressType, Family, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec, Version,
 };
 pub use status::{EndpointStatus, ServiceRegistrationStatus};

@@ -4,6 +4,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use super::guard::Guard;
+
+/// The annotation of a Registry by which an admin approves of removals that are held back: the id of the hold.
+pub const APPROVE_REMOVALS: &str = "leasehold.dev/approve-removals";
+
 /// Where the etcd is, and how the operator treats it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
@@ -83,6 +88,11 @@ pub struct RegistrySpec {
     /// How much the operator may ask of the etcd.
     #[serde(default)]
     pub limits: Limits,
+
+    /// When removals are held back because too many keys would go at once on a mere suspicion: their pods are no longer
+    /// ready, or were missing from a list. Pods that were deleted or terminate are facts, and their keys go at once.
+    #[serde(default)]
+    pub guard: Guard,
 }
 
 /// How much the operator may ask of the etcd.
@@ -155,7 +165,8 @@ pub struct RegistryStatus {
     /// How many keys the operator keeps there. It may lag by ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u64>,
-    /// Connected: whether the operator reaches the etcd, and why not.
+    /// Connected: whether the operator reaches the etcd, and why not. Held: whether removals are held back, and how to
+    /// approve of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -184,6 +184,11 @@ pub struct ServiceRegistrationSpec {
     )]
     pub ttl_seconds: Option<u32>,
 
+    /// What becomes of the last endpoint when no pod is ready any more. Remove: it goes, as every other did. Keep: it
+    /// stays until another pod is ready, or until its own pod is deleted or terminates. Left out, Remove.
+    #[serde(default)]
+    pub last_endpoint: LastEndpoint,
+
     /// While true, what is registered is kept alive and nothing is changed. Left out, false.
     #[serde(default)]
     pub suspend: bool,
@@ -198,6 +203,16 @@ impl ServiceRegistration {
             .or(self.metadata.name.as_deref())
             .unwrap_or_default()
     }
+}
+
+/// What becomes of the last endpoint when no pod is ready any more.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LastEndpoint {
+    /// It stays while its pod is there.
+    Keep,
+    /// It goes.
+    #[default]
+    Remove,
 }
 
 /// A port to register.

@@ -17,6 +17,9 @@ pub const MANAGER: &str = "leasehold";
 /// The namespace whose UID names a Kubernetes cluster: it exists in every one and cannot be deleted.
 const CLUSTER_NAMESPACE: &str = "kube-system";
 
+/// How long a connection may be silent: it is closed then, and another one is made.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// The kube-apiserver cannot be set up as a peer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -56,6 +59,9 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
             .map_err(|cause| ClientError::NoConfig(cause.to_string()))?,
     };
     config.connect_timeout = Some(Duration::from_secs(5));
+    // Longer than any watch lasts: whatever has said nothing for so long is dead, be it in the midst of a list.
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
     Client::try_from(config).map_err(|cause| Box::new(cause).into())
 }
 

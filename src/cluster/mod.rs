@@ -1,15 +1,18 @@
-//! The Kubernetes side: the watches, and the writer of statuses.
+//! The Kubernetes side: the watches, the writer of statuses, and that of Events.
 //!
 //! Owns every call to the kube-apiserver, each with a time-out and a counted outcome. Decides nothing: what a watch
 //! brings goes to `index`, what a status says comes from `plan`.
 
 mod client;
 mod desk;
+mod events;
 mod lean;
+mod line;
 mod listing;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};
 pub use desk::{Desk, DeskNote, Insistence, Reported};
+pub use events::{About, Events, Notice, publish_events};
 pub use listing::{Listing, ListingError, pod};
 pub use watches::{News, Seen, watch};

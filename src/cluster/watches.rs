@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::lean::LeanPod;
+use super::line::Line;
 use crate::api::{Registry, ServiceRegistration};
 use crate::index;
 use crate::telemetry::{Metrics, Outcome, Peer};
@@ -28,9 +29,16 @@ const REGISTRIES: &str = "registries";
 /// apiserver is noticed at once, and there are only three of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A watch lasts for this many seconds: then the apiserver ends it and another one goes on from there. One that it does
+/// not end 5 s later (kube's margin) is dead, however well its connection looks: nothing else shows it, for where nothing
+/// happens a watch says nothing, and kube speaks HTTP/1.1, which has no pings.
+const WATCH: u32 = 10;
 /// A watch that has failed for this long is not resumed but begun anew, with a list: its end is a sure sign that
 /// nothing is missing, which a watch that is resumed and stays silent does not give.
 const LOST: Duration = Duration::from_secs(10);
+/// A failure so long after the one before it is another trouble: attempts that fail are not that far apart, so that it
+/// was resumed in between, though where nothing happens nothing was seen of it.
+const ANOTHER: Duration = Duration::from_mins(1);
 
 /// One piece of news about objects of one kind.
 #[derive(Debug)]
@@ -114,17 +122,20 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     F: Fn(Seen<K>) -> News,
 {
+    let (line, client) = Line::open(client);
     let api: Api<DeserializeGuard<K>> = Api::all(client);
-    let begin = || watcher(api.clone(), Config::default().page_size(500)).boxed();
+    let begin = || watcher(api.clone(), Config::default().page_size(500).timeout(WATCH)).boxed();
     let mut events = begin();
     let mut pauses = Pauses::default();
-    let mut broken: Option<Instant> = None;
+    // Since when, and when it failed again.
+    let mut broken: Option<(Instant, Instant)> = None;
     let mut lost = false;
     while let Some(event) = events.next().await {
         let seen = match event {
             // Told before the apiserver is asked for the list: no sign that it is there.
             Ok(Event::Init) => Seen::ListBegins,
             Ok(event) => {
+                line.hear();
                 if broken.take().is_some() {
                     info!(what, "the watch is back");
                 }
@@ -139,16 +150,28 @@ where
                 metrics
                     .calls
                     .observe(Peer::Apiserver, "watch", Outcome::Error, Duration::ZERO);
-                let since = *broken.get_or_insert_with(|| {
-                    warn!(what, cause = %cause(&error), "the watch broke; what is known stays, trying again");
-                    Instant::now()
-                });
-                tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
-                if lost || since.elapsed() < LOST {
+                let now = Instant::now();
+                let since = match broken {
+                    Some((since, again)) if now < again + ANOTHER => since,
+                    _ => {
+                        warn!(what, cause = %cause(&error), "the watch broke; what is known stays, trying again");
+                        now
+                    }
+                };
+                broken = Some((since, now));
+                let forgetful = line.take_forgetful();
+                if !forgetful {
+                    tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                }
+                let silent = line.silent_for() >= LOST + Duration::from_secs(WATCH.into());
+                if lost || !(forgetful || silent || since.elapsed() >= LOST) {
                     continue;
                 }
                 lost = true;
-                metrics.staleness.stale_for(what, since.elapsed());
+                // What answers and then fails is heard of, and tells nothing.
+                metrics
+                    .staleness
+                    .stale_for(what, since.elapsed().max(line.silent_for()));
                 events = begin();
                 Seen::Lost
             }

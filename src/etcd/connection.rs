@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, MaintenanceClient, WatchClient};
-use tokio::time::Instant;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until};
 
 use super::error::{Error, Result};
 use crate::telemetry::{Calls, Outcome, Peer};
@@ -45,6 +47,10 @@ impl Default for Timeouts {
 const PING_INTERVAL: Duration = Duration::from_secs(6);
 /// How long a ping may stay unanswered.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// After how long a request is sent to another endpoint as well, doubled each time. A member that hangs is known to only
+/// much later, and one that passed the request on to a leader that has died waits in vain although there is another
+/// leader by then.
+const HEDGE: Duration = Duration::from_secs(1);
 /// etcd bounds requests (1.5 MiB), not answers: 4 MiB, the gRPC default, is less than a page of fat values.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -119,6 +125,8 @@ pub(super) struct Call<T> {
     pub(super) patience: Duration,
     /// Whether an answer means "no".
     pub(super) refused: fn(&T) -> bool,
+    /// Whether another endpoint is asked, too, when the first takes long: not for what is long by nature.
+    pub(super) hedged: bool,
 }
 
 impl Connection {
@@ -206,7 +214,8 @@ impl Connection {
     }
 
     /// Calls the preferred endpoint, then the others while the connection is what fails, then the first once more: a
-    /// connection that broke while idle shows it by failing the next request on it.
+    /// connection that broke while idle shows it by failing the next request on it. One that takes long is not waited
+    /// for: the next is asked at the same time, and the first answer counts.
     pub(super) async fn call<'a, T, F, Fut>(&'a self, call: Call<T>, request: F) -> Result<T>
     where
         F: Fn(&'a Endpoint) -> Fut,
@@ -215,23 +224,50 @@ impl Connection {
         let deadline = Instant::now() + self.shared.timeouts.call;
         let count = self.shared.endpoints.len();
         let first = self.shared.preferred.load(Ordering::Relaxed);
-        let mut offset = 0;
-        loop {
+        let ask = |offset: usize| {
             let index = (first + offset) % count;
             let endpoint = &self.shared.endpoints[index];
             let patience = call.patience.min(deadline - Instant::now());
-            match self.attempt(&call, endpoint, patience, request(endpoint)).await {
-                Ok(answer) => {
-                    if offset > 0 {
-                        self.shared.preferred.store(index, Ordering::Relaxed);
+            let answer = request(endpoint);
+            let call = &call;
+            async move { (offset, index, self.attempt(call, endpoint, patience, answer).await) }
+        };
+        let mut attempts = FuturesUnordered::from_iter([ask(0)]);
+        let (mut asked, mut failed) = (1, 0);
+        let mut patience = HEDGE;
+        let mut impatient_at = Instant::now() + patience;
+        loop {
+            let error = tokio::select! {
+                biased;
+                Some((offset, index, answer)) = attempts.next() => match answer {
+                    Ok(answer) => {
+                        if offset > 0 {
+                            self.shared.preferred.store(index, Ordering::Relaxed);
+                        }
+                        return Ok(answer);
                     }
-                    return Ok(answer);
+                    Err(error) if !error.is_connection() => return Err(error),
+                    Err(error) => Some(error),
+                },
+                () = sleep_until(impatient_at), if call.hedged && count > 1 && impatient_at < deadline => None,
+            };
+            if let Some(error) = error {
+                failed += 1;
+                if failed > count || Instant::now() >= deadline {
+                    if attempts.is_empty() {
+                        return Err(self.at_all(error));
+                    }
+                    continue;
                 }
-                Err(error) if !error.is_connection() => return Err(error),
-                Err(error) if offset == count || Instant::now() >= deadline => return Err(self.at_all(error)),
-                Err(error) => tracing::debug!(%error, "trying another endpoint"),
+                tracing::debug!(%error, "trying another endpoint");
+            } else {
+                tracing::debug!(call = call.name, "no answer yet, asking another endpoint too");
+                // An etcd that is slow as a whole is not to be buried.
+                patience *= 2;
             }
-            offset += 1;
+            attempts.push(ask(asked));
+            asked += 1;
+            impatient_at = Instant::now() + patience;
         }
     }
 

@@ -324,6 +324,7 @@ impl Candidate {
             name,
             patience: self.connection.timeouts().request,
             refused: |answer: &TxnResponse| !answer.succeeded(),
+            hedged: true,
         };
         self.connection
             .call(kind, |endpoint| {
@@ -350,6 +351,7 @@ impl Candidate {
             name: "watch",
             patience: self.connection.timeouts().request.min(at_most / 3),
             refused: |_| false,
+            hedged: false,
         };
         let mut client = endpoint.watch.clone();
         let options = WatchOptions::new().with_start_revision(seen + 1);

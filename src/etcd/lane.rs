@@ -122,6 +122,7 @@ impl Lane {
             name: CALL,
             patience: first.patience,
             refused: |opened: &Option<_>| opened.is_none(),
+            hedged: false,
         };
         let mut client = endpoint.keep_alive.clone();
         let open = async {

@@ -90,6 +90,7 @@ impl Connection {
             name,
             patience: self.timeouts().request,
             refused: |_| false,
+            hedged: true,
         }
     }
 
@@ -132,7 +133,12 @@ impl Connection {
     }
 
     async fn page(&self, from: &[u8], end: &[u8], at: Option<Revision>, limit: i64) -> Result<GetResponse> {
-        self.call(self.kind("range"), |endpoint| {
+        let kind = Call {
+            // A page over a slow way is long, and another copy of it would make both longer.
+            hedged: false,
+            ..self.kind("range")
+        };
+        self.call(kind, |endpoint| {
             let mut kv = endpoint.kv.clone();
             let mut options = GetOptions::new().with_range(end).with_limit(limit);
             if let Some(revision) = at {
@@ -210,6 +216,7 @@ impl Connection {
             name: "keep_alive",
             patience,
             refused: |alive: &bool| !alive,
+            hedged: true,
         };
         self.call(kind, |endpoint| {
             let mut client = endpoint.keep_alive.clone();

@@ -116,6 +116,7 @@ impl Watches {
             name: "watch",
             patience: self.connection.timeouts().request,
             refused: |_| false,
+            hedged: false,
         };
         let mut client = endpoint.watch.clone();
         let open = client.watch(scope.prefix(), Some(options(id, scope, from)));

@@ -25,6 +25,7 @@ impl Connection {
             name: "txn",
             patience: self.timeouts().request,
             refused: |answer: &TxnResponse| !answer.succeeded(),
+            hedged: true,
         };
         let answer = self
             .call(kind, |endpoint| {

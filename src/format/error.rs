@@ -118,9 +118,6 @@ pub enum Refusal {
         /// The name.
         name: String,
     },
-    /// The version cannot be a segment of a key.
-    #[error("the version {0:?} cannot be part of a key: write letters, digits, dots, hyphens and underscores")]
-    Version(String),
     /// The consumer cannot read an address of this family.
     #[error("{consumer} cannot read the IPv6 address ({limit}): set address.family to IPv4")]
     Ipv6 {

@@ -1,7 +1,8 @@
 //! GoMicro: what the etcd registry of go-micro reads (`registry/etcd`).
 //!
-//! One key per endpoint, `/micro/registry/<service>/<pod>`, and `<pod>@<version>` where the version is known: the
-//! cache in consumers takes a node out of the version that its key had, so a new version must be a new key.
+//! One key per endpoint, `/micro/registry/<service>/<pod>`, which is also the node's id. Whatever changes is put in its
+//! place: of the events of one answer consumers' watchers take the first only, so a new key in place of an old one
+//! would leave them with both.
 
 use std::collections::BTreeMap;
 
@@ -55,14 +56,7 @@ impl GoMicro {
     }
 
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
-        let mut id = prefix::pod_id(endpoint, sole_port)?;
-        let version = endpoint.version.as_deref().unwrap_or_default();
-        if !version.is_empty() {
-            if !prefix::is_segment(version) {
-                return Err(Refusal::Version(version.to_owned()));
-            }
-            id = format!("{id}@{version}");
-        }
+        let id = prefix::pod_id(endpoint, sole_port)?;
         let scheme = spoken_at(endpoint, &KNOWN.map(|known| known.0), "grpc");
         let Some(protocol) = protocol(scheme) else {
             return Err(Refusal::Scheme {
@@ -77,7 +71,7 @@ impl GoMicro {
         let key = format!("{}{id}", self.reach.scope.prefix());
         let written = Written {
             name: &endpoint.service,
-            version,
+            version: endpoint.version.as_deref().unwrap_or_default(),
             metadata: (),
             endpoints: (),
             nodes: [Node {
@@ -119,27 +113,29 @@ mod tests {
     use crate::format::testing::{compile, of, written};
 
     #[test]
-    fn a_node_without_a_version_goes_by_the_name_of_its_pod() {
-        for version in [None, Some("".into())] {
-            let endpoint = Endpoint { version, ..orders() };
-            let records = written(&of(FormatType::GoMicro), &endpoint, false);
-            assert_eq!(records[0].0, "/micro/registry/orders/orders-7d9f-abcde:grpc");
-        }
-    }
-
-    #[test]
-    fn a_version_or_a_scheme_that_cannot_be_told_is_refused() {
-        let format = compile(&of(FormatType::GoMicro)).unwrap();
-        let endpoint = Endpoint {
-            version: Some("1/2".into()),
-            ..orders()
-        };
-        assert_eq!(format.record(&endpoint, true), Err(Refusal::Version("1/2".to_owned())));
+    fn a_scheme_that_cannot_be_told_is_refused() {
         let endpoint = Endpoint {
             scheme: Some("dubbo".into()),
             ..orders()
         };
+        let format = compile(&of(FormatType::GoMicro)).unwrap();
         let refusal = format.record(&endpoint, true).unwrap_err().to_string();
         assert!(refusal.contains("go-micro does not speak \"dubbo\""), "{refusal}");
+    }
+
+    #[test]
+    fn what_is_secure_or_unknown_is_told_in_the_words_of_clients() {
+        let endpoint = Endpoint {
+            scheme: Some("https".into()),
+            version: None,
+            ..orders()
+        };
+        assert_eq!(
+            written(&of(FormatType::GoMicro), &endpoint, false),
+            [(
+                "/micro/registry/orders/orders-7d9f-abcde:grpc".to_owned(),
+                r#"{"name":"orders","version":"","metadata":null,"endpoints":null,"nodes":[{"metadata":{"protocol":"http","zone":"eu-1a"},"id":"orders-7d9f-abcde:grpc","address":"10.0.0.7:8080"}]}"#.to_owned()
+            )]
+        );
     }
 }

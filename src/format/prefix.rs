@@ -101,7 +101,7 @@ pub fn segment<'a>(what: &'static str, name: &'a str) -> Result<&'a str, Refusal
 }
 
 /// Whether `name` can be one segment of a key, with more after a colon.
-pub fn is_segment(name: &str) -> bool {
+fn is_segment(name: &str) -> bool {
     !name.is_empty() && !name.contains(['/', ':']) && !has_blank(name) && !is_dots(name)
 }
 

@@ -302,8 +302,6 @@ proptest! {
         match spec.kind {
             // go-zero loses an endpoint whose value changes in place.
             FormatType::GoZero => prop_assert_eq!(same_key, before[0].value == after[0].value),
-            // go-micro's cache would keep the node of the former version.
-            FormatType::GoMicro => prop_assert_eq!(same_key, endpoint.version == moved.version),
             FormatType::Kitex | FormatType::Hertz | FormatType::GoFrame => {
                 prop_assert_eq!(same_key, endpoint.address == moved.address);
             }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use super::compact::{CompactPod, Symbols};
 use super::interner::Symbol;
 use super::registration::Registration;
-use super::resolve::resolve;
+use super::resolve::{resolve, resolve_if_ready};
 use super::selector::Selector;
-use super::view::PodView;
-use super::view::Touch;
+use super::view::{PodView, ReadyPod, Touch};
 
 /// Counts the relists of pods begun so far: a pod last seen in an earlier one is not there any more.
 pub(super) type Relist = u32;
@@ -232,16 +231,27 @@ impl Namespace {
     }
 
     pub(super) fn view(&self, registration: &str, pod: &str, symbols: &Symbols) -> PodView {
-        let (Some(selecting), Some((name, entry))) =
-            (self.registrations.get(registration), self.pods.get_key_value(pod))
-        else {
-            return PodView::Gone;
-        };
-        if selecting.selects(&entry.pod, symbols) {
-            selecting.view(name, &entry.pod, symbols)
-        } else {
-            PodView::Gone
-        }
+        let selected = self.selected(registration, pod, symbols);
+        selected.map_or(PodView::Gone, |(selecting, name, pod)| {
+            selecting.view(name, pod, symbols)
+        })
+    }
+
+    pub(super) fn view_if_ready(&self, registration: &str, pod: &str, symbols: &Symbols) -> Option<ReadyPod> {
+        let (selecting, name, pod) = self.selected(registration, pod, symbols)?;
+        resolve_if_ready(&selecting.registration, name, pod, symbols)
+    }
+
+    fn selected(
+        &self,
+        registration: &str,
+        pod: &str,
+        symbols: &Symbols,
+    ) -> Option<(&Selecting, &Arc<str>, &CompactPod)> {
+        let selecting = self.registrations.get(registration)?;
+        let (name, entry) = self.pods.get_key_value(pod)?;
+        let selects = selecting.selects(&entry.pod, symbols);
+        selects.then_some((selecting, name, &entry.pod))
     }
 
     /// How many pods the registration selects.

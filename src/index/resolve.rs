@@ -24,6 +24,17 @@ pub(super) fn resolve(registration: &Registration, name: &Arc<str>, pod: &Compac
     PodView::Unready { why }
 }
 
+/// What `registration` would say about the pod `name` if it were ready; none when it could not be reached.
+pub(super) fn resolve_if_ready(
+    registration: &Registration,
+    name: &Arc<str>,
+    pod: &CompactPod,
+    symbols: &Symbols,
+) -> Option<ReadyPod> {
+    let address = address(registration.family, pod)?;
+    Some(ready(registration, name, pod, address, symbols))
+}
+
 fn address(family: Family, pod: &CompactPod) -> Option<IpAddr> {
     match family {
         Family::V4 => pod.addresses.v4.map(IpAddr::V4),

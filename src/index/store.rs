@@ -7,7 +7,7 @@ use super::compact::Symbols;
 use super::namespace::{Namespace, Relist};
 use super::pod::Pod;
 use super::registration::{Registration, RegistrationRef};
-use super::view::{PodView, Touch};
+use super::view::{PodView, ReadyPod, Touch};
 
 /// Every pod and every registration of the cluster, and who selects whom.
 ///
@@ -83,6 +83,13 @@ impl Index {
         namespace.map_or(PodView::Gone, |namespace| {
             namespace.view(&registration.name, pod, &self.symbols)
         })
+    }
+
+    /// What `registration` would say about a pod that it selects if that were ready; none when it has no such pod, or
+    /// one without an address.
+    pub fn view_if_ready(&self, registration: &RegistrationRef, pod: &str) -> Option<ReadyPod> {
+        let namespace = self.namespaces.get(&registration.namespace)?;
+        namespace.view_if_ready(&registration.name, pod, &self.symbols)
     }
 
     /// How many pods `registration` selects, ready or not. Costs the same however many they are.

@@ -23,6 +23,8 @@ pub struct Compiled {
     pub ttl: Option<u32>,
     /// Renew, but change nothing.
     pub suspended: bool,
+    /// Keep the last endpoint when all pods that are there are merely not ready.
+    pub keep_last: bool,
 }
 
 /// Why a registration cannot be carried out. Admission refuses most of these; an object may be older than the rule.
@@ -103,6 +105,7 @@ pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> 
         outlets,
         ttl: spec.ttl_seconds,
         suspended: spec.suspend,
+        keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
     })
 }
 
@@ -113,6 +116,7 @@ impl Compiled {
             created: self.registration.created,
             ttl: self.ttl.unwrap_or(registry.ttl_seconds),
             suspended: self.suspended,
+            keep_last: self.keep_last,
             scopes: self
                 .outlets
                 .iter()

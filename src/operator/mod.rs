@@ -1,7 +1,7 @@
 //! The wiring: which part is told what by which, and what happens when one ends.
 //!
 //! Owns the tasks and the channels between them: one `intake` for all that Kubernetes says, one `registrar` for
-//! each Registry, one desk for each kind of status. Decides nothing about keys (`plan`) or pods (`index`).
+//! each Registry, one desk for each kind of status and one for Events. Decides nothing about keys (`plan`) or pods (`index`).
 
 mod budget;
 mod compile;
@@ -12,6 +12,8 @@ mod registrar;
 mod rehearsal;
 mod run;
 mod state;
+#[cfg(test)]
+mod testing;
 
 pub use compile::Invalid;
 pub use failure::Failure;

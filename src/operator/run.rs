@@ -18,7 +18,7 @@ use super::intake::Intake;
 use super::registrar::Context;
 use super::state::{self, State, StateFolder};
 use crate::api::{Registry, ServiceRegistration};
-use crate::cluster::{self, Desk};
+use crate::cluster::{self, Desk, Events};
 use crate::etcd::Timeouts;
 use crate::telemetry::{self, Health, Metrics};
 
@@ -109,6 +109,16 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     ));
     let desk = Desk::<Registry>::new(client.clone(), metrics.calls.clone());
     parts.spawn(named("desk of Registries", desk.run(registry_notes, shutdown.clone())));
+    let identity: Arc<str> = Arc::from(options.identity);
+    let (events, notices) = Events::new(metrics.clone());
+    let publish = cluster::publish_events(
+        client.clone(),
+        identity.clone(),
+        notices,
+        metrics.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(named("desk of Events", publish));
     let id = async {
         match told {
             Some(id) => id,
@@ -123,11 +133,12 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     }
     let context = Context {
         cluster_id: begin.cluster_id.into(),
-        identity: Arc::from(options.identity),
+        identity,
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,
         registrations,
         registries,
+        events,
         metrics,
         health,
         cluster_confirmed: CancellationToken::new(),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::guard::Guard;
 use super::in_flight::{InFlight, Ticket};
 use super::leases::Leases;
 use super::meta::MetaKeys;
@@ -21,6 +22,8 @@ pub struct Terms {
     pub ttl: u32,
     /// Renew, but change nothing.
     pub suspended: bool,
+    /// Keep the last endpoint when all pods that are there are merely not ready.
+    pub keep_last: bool,
     /// Where its keys lie.
     pub scopes: Vec<Scope>,
 }
@@ -33,6 +36,10 @@ pub(super) struct Book {
     pub tenancies: BTreeMap<Arc<str>, Tenancy>,
     /// Keys that a pod had and is no longer to have; forgotten once they are gone.
     pub dropped: HashMap<Arc<str>, Vec<Key>>,
+    /// What those of its pods would have that are there and not ready: when one is gone for good, so is this.
+    pub unready: HashMap<Arc<str>, Tenancy>,
+    /// The pod that is not ready and has its tenancy nevertheless, because it was the last one.
+    pub kept: Option<Arc<str>>,
 }
 
 /// A registration's pod that wants a key.
@@ -67,6 +74,7 @@ pub struct Ledger {
     pub(super) slots: BTreeMap<Key, Slot>,
     pub(super) books: HashMap<RegistrationRef, Book>,
     pub(super) leases: Leases,
+    pub(super) guard: Guard,
     pub(super) work: WorkList,
     pub(super) in_flight: HashMap<Ticket, InFlight>,
     pub(super) next_ticket: Ticket,
@@ -79,6 +87,10 @@ pub struct Ledger {
     pub(super) scopes_changed: bool,
     pub(super) suspended: HashSet<RegistrationRef>,
     pub(super) changed: HashSet<RegistrationRef>,
+    /// Registrations of which it is to be settled which endpoint is their last.
+    pub(super) in_question: HashSet<RegistrationRef>,
+    /// The revision that the record of a hold, or its absence, is known from.
+    pub(super) hold_seen: Revision,
 }
 
 impl Ledger {
@@ -89,6 +101,7 @@ impl Ledger {
             slots: BTreeMap::new(),
             books: HashMap::new(),
             leases: Leases::new(keys_per_lease),
+            guard: Guard::new(),
             work: WorkList::default(),
             in_flight: HashMap::new(),
             next_ticket: Ticket::default(),
@@ -98,6 +111,8 @@ impl Ledger {
             scopes_changed: true,
             suspended: HashSet::new(),
             changed: HashSet::new(),
+            in_question: HashSet::new(),
+            hold_seen: 0,
         }
     }
 
@@ -161,12 +176,15 @@ impl Ledger {
                     terms,
                     tenancies: BTreeMap::new(),
                     dropped: HashMap::new(),
+                    unready: HashMap::new(),
+                    kept: None,
                 };
                 self.books.insert(registration.clone(), book);
             }
         }
         self.scopes_changed = true;
         self.changed.insert(registration.clone());
+        self.in_question.insert(registration.clone());
         // A resumed registration leaves nothing behind that was kept for its sake only.
         for scope in scopes {
             self.requeue_unclaimed(&scope);
@@ -185,8 +203,10 @@ impl Ledger {
             }
         }
         for key in book.dropped.into_values().flatten() {
+            self.guard.acquit(&key);
             self.work.push(Work::Key(key));
         }
+        self.acquit_scopes(&book.terms.scopes);
         for scope in &book.terms.scopes {
             self.requeue_unclaimed(scope);
         }
@@ -196,13 +216,37 @@ impl Ledger {
         self.changed.remove(registration);
     }
 
-    /// What `pod` is to have for `registration` from now on; none when it is not ready or not selected.
+    /// What `pod` is to have for `registration` from now on; none when it is gone for sure.
     pub fn set_tenancy(&mut self, registration: &RegistrationRef, pod: &Arc<str>, tenancy: Option<Tenancy>) {
+        self.acquit_pod(registration, pod);
+        if let Some(book) = self.books.get_mut(registration) {
+            book.kept.take_if(|kept| kept == pod);
+        }
+        let has_endpoint = tenancy
+            .as_ref()
+            .is_some_and(|tenancy| tenancy.records().next().is_some());
+        for key in self.change_tenancy(registration, pod, tenancy) {
+            self.guard.acquit(&key);
+        }
+        if has_endpoint {
+            self.let_last_go(registration);
+        } else {
+            self.keep_if_last(registration, None);
+        }
+    }
+
+    /// Takes over what `pod` is to have; returns what it is to have no longer.
+    pub(super) fn change_tenancy(
+        &mut self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        tenancy: Option<Tenancy>,
+    ) -> Vec<Key> {
         let Some(book) = self.books.get_mut(registration) else {
-            return;
+            return Vec::new();
         };
         if book.tenancies.get(pod) == tenancy.as_ref() {
-            return;
+            return Vec::new();
         }
         let keys = |tenancy: &Tenancy| -> Vec<Key> { tenancy.records().map(|record| record.key.clone()).collect() };
         let wanted = tenancy.as_ref().map(keys).unwrap_or_default();
@@ -219,14 +263,15 @@ impl Ledger {
             book.dropped.remove(pod);
         }
         // The dropped keys go with the pod's work, in the transaction that writes what takes their place.
-        for key in dropped {
-            self.unclaim(&key, registration, pod);
+        for key in &dropped {
+            self.unclaim(key, registration, pod);
         }
         for key in &wanted {
             self.claim(key, registration, pod);
         }
         self.work.push(Work::Pod(registration.clone(), pod.clone()));
         self.changed.insert(registration.clone());
+        dropped
     }
 
     /// Adds `pod` to those who want `key`; that it has work to do is for the caller to note.
@@ -235,6 +280,7 @@ impl Ledger {
             registration: registration.clone(),
             pod: pod.clone(),
         };
+        self.guard.back(key);
         let slot = self.slots.entry(key.clone()).or_default();
         if !slot.claims.contains(&claim) {
             slot.claims.push(claim);

@@ -1,5 +1,5 @@
-//! Where our own bookkeeping lives in etcd and what it looks like: `<meta prefix><cluster id>/leader` and
-//! `<meta prefix><cluster id>/leases/<lease id>` for the Registry `default`, the same below
+//! Where our own bookkeeping lives in etcd and what it looks like: `<meta prefix><cluster id>/leader`,
+//! `<meta prefix><cluster id>/leases/<lease id>` and `<meta prefix><cluster id>/hold` for the Registry `default`, the same below
 //! `<meta prefix><cluster id>/registries/<name>/` for any other. Consumers never read it.
 
 use std::sync::Arc;
@@ -26,6 +26,31 @@ struct LeaseRecord {
     v: u32,
     /// The time to live asked for, in seconds.
     ttl: u32,
+}
+
+/// What is written under the key of the hold, while removals are held back: what a process must know to go on with a
+/// hold that another one began.
+///
+/// It is on the lease of one of the keys held. So it outlives every leader, for every replica renews that lease; and it
+/// stays no longer than what it is about when nobody is left to renew anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HoldRecord {
+    /// Names it.
+    pub id: String,
+    /// When it ends, in seconds since 1970.
+    pub until: u64,
+    /// How many keys would have gone when it began.
+    pub lost: usize,
+    /// How many keys there were before.
+    pub of: usize,
+}
+
+/// A [`HoldRecord`] with the version of its format.
+#[derive(Serialize, Deserialize)]
+struct Versioned {
+    v: u32,
+    #[serde(flatten)]
+    hold: HoldRecord,
 }
 
 impl MetaKeys {
@@ -58,6 +83,23 @@ impl MetaKeys {
     /// The key that names the leader.
     pub fn leader(&self) -> Key {
         format!("{}leader", self.scope.prefix()).into()
+    }
+
+    /// The key that records the hold there is.
+    pub(super) fn hold(&self) -> Key {
+        format!("{}hold", self.scope.prefix()).into()
+    }
+
+    /// The value under that key.
+    pub(super) fn hold_value(hold: HoldRecord) -> Value {
+        serde_json::to_vec(&Versioned { v: 1, hold })
+            .expect("text and integers always serialise")
+            .into()
+    }
+
+    /// The hold that a value under that key tells of. Later versions may add fields, never change these.
+    pub(super) fn recorded_hold(value: &[u8]) -> Option<HoldRecord> {
+        serde_json::from_slice::<Versioned>(value).ok().map(|read| read.hold)
     }
 
     /// The key that records `lease` as ours.
@@ -99,6 +141,22 @@ mod tests {
         assert_eq!(&*meta.record_key(lease), "/leasehold/c1/leases/0000000000001a2b");
         assert_eq!(meta.recorded_lease(&meta.record_key(lease)), Some(lease));
         assert_eq!(MetaKeys::recorded_ttl(&MetaKeys::record_value(30)), Some(30));
+    }
+
+    #[test]
+    fn a_hold_reads_back_as_what_was_written() {
+        let hold = HoldRecord {
+            id: "1a2b".to_owned(),
+            until: 1_800_000_000,
+            lost: 18,
+            of: 20,
+        };
+        let value = MetaKeys::hold_value(hold.clone());
+        assert_eq!(MetaKeys::recorded_hold(&value), Some(hold.clone()));
+        let later = br#"{"v":2,"id":"1a2b","until":1800000000,"lost":18,"of":20,"why":"new"}"#;
+        assert_eq!(MetaKeys::recorded_hold(later), Some(hold));
+        assert_eq!(MetaKeys::recorded_hold(b"{}"), None);
+        assert_eq!(&*MetaKeys::new("/leasehold/", "c1").hold(), "/leasehold/c1/hold");
     }
 
     #[test]

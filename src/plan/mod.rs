@@ -1,13 +1,17 @@
 //! What etcd should hold, what it does hold, the writes that lead from one to the other, and what is said about it.
 //!
-//! Owns the decisions about keys: who may have one, on which lease it goes, when it is written or removed; and the
+//! Owns the decisions about keys: who may have one, on which lease it goes, when it is written or removed, and when a
+//! removal is held back ([`Hold`]); and the
 //! words of a registration's status. Must not know connections, tasks or clocks: time is a parameter. Of Kubernetes it
 //! knows what a status looks like, nothing else.
 //!
 //! [`Tenancy`] is where a pod becomes keys; [`Ledger`] holds them against what etcd holds; its `next` says what to
 //! write, its `report` how a registration stands, and [`status_of`] puts that into words.
 
+mod doubts;
+mod guard;
 mod in_flight;
+mod last;
 mod leases;
 mod ledger;
 mod meta;
@@ -29,13 +33,14 @@ mod work;
 #[cfg(test)]
 mod world;
 
+pub use guard::{GuardMode, GuardNews, GuardTerms, Hold, Moment, Release};
 pub use in_flight::Ticket;
 pub use ledger::{Ledger, Terms};
 pub use meta::MetaKeys;
 pub use planner::Step;
 pub use report::{Conflict, Holder, Registered, Report};
 pub use status::{Footing, Subject, keep_times, refused_status, same_status, status_of};
-pub use tenancy::{Lodging, Outlet, Problem, Tenancy};
+pub use tenancy::{Lodging, Outlet, Presence, Problem, Tenancy};
 pub use transaction::{
     Expect, Fence, Held, Key, LeaseId, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,
 };

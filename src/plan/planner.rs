@@ -51,8 +51,12 @@ impl Ledger {
             return None;
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
+        self.settle_last();
         if let Some(records) = self.next_records(max_ops) {
             return Some(records);
+        }
+        if let Some(hold) = self.hold_op().filter(|op| !self.is_under_way(op.key())) {
+            return self.send_if_any(vec![hold]);
         }
         self.next_ticket = self.next_ticket.next();
         let ticket = self.next_ticket;
@@ -225,7 +229,12 @@ impl Ledger {
         }
         if let Some(dropped) = book.dropped.get_mut(pod) {
             let there = |slot: &Slot| slot.held.is_some() || slot.in_flight.is_some();
+            let before = dropped.len();
             dropped.retain(|key| self.slots.get(key).is_some_and(there));
+            if dropped.len() < before {
+                // Told as on its way out until now, and nobody claims it, who would be told of otherwise.
+                self.changed.insert(registration.clone());
+            }
             dropped.iter().for_each(add);
             if dropped.is_empty() {
                 book.dropped.remove(pod);
@@ -237,7 +246,7 @@ impl Ledger {
     fn decide_key(&self, key: &Key, slot: &Slot) -> Decision {
         let Some(claim) = slot.claims.first() else {
             return match &slot.held {
-                Some(held) if self.is_ours(slot) => Decision::Remove(held.mod_revision),
+                Some(held) if self.is_ours(slot) && !self.guard.detains(key) => Decision::Remove(held.mod_revision),
                 _ => Decision::Leave,
             };
         };

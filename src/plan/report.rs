@@ -14,6 +14,8 @@ use crate::index::RegistrationRef;
 pub struct Report<'a> {
     /// The registration asks for no changes.
     pub suspended: bool,
+    /// The pod whose endpoint is kept though it is not ready, because it was the last one.
+    pub kept: Option<&'a Arc<str>>,
     /// How many of its pods are ready.
     pub ready: usize,
     /// Those of them that have all they should have.
@@ -22,6 +24,8 @@ pub struct Report<'a> {
     pub endpoints: Vec<Registered<'a>>,
     /// How many keys are still to be written or removed.
     pub outstanding: usize,
+    /// How many keys are kept though their pods do not seem to be ready: the guard holds them.
+    pub held: usize,
     /// The keys that are held by someone else, in the order of pods.
     pub conflicts: Vec<Conflict>,
     /// What is wrong, in words, and with which pods, in order.
@@ -73,7 +77,8 @@ impl Ledger {
         let book = self.books.get(registration)?;
         let mut report = Report {
             suspended: book.terms.suspended,
-            ready: book.tenancies.len(),
+            kept: book.kept.as_ref(),
+            ready: book.tenancies.len() - usize::from(book.kept.is_some()),
             registered: 0,
             endpoints: Vec::new(),
             outstanding: book
@@ -82,6 +87,12 @@ impl Ledger {
                 .flatten()
                 .filter(|key| self.is_leaving(key))
                 .count(),
+            held: book
+                .terms
+                .scopes
+                .iter()
+                .map(|scope| self.guard.held_in(scope, registration))
+                .sum(),
             conflicts: Vec::new(),
             problems: BTreeMap::new(),
         };
@@ -97,7 +108,7 @@ impl Ledger {
             for lodging in &tenancy.lodgings {
                 missing += self.report_lodging(&mut report, registration, pod, lodging);
             }
-            if missing == 0 && tenancy.is_whole() {
+            if missing == 0 && tenancy.is_whole() && report.kept != Some(pod) {
                 report.registered += 1;
             }
         }
@@ -163,7 +174,7 @@ impl Ledger {
 
     fn is_leaving(&self, key: &Key) -> bool {
         let leaving = |slot: &Slot| slot.claims.is_empty() && slot.held.is_some() && self.is_ours(slot);
-        self.slots.get(key).is_some_and(leaving)
+        self.slots.get(key).is_some_and(leaving) && !self.guard.detains(key)
     }
 }
 
@@ -190,6 +201,7 @@ mod tests {
             created: 1,
             ttl: 30,
             suspended: false,
+            keep_last: false,
             scopes: vec![Scope::below("/s/")],
         };
         ledger.set_terms(&reference("orders"), terms);

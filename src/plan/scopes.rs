@@ -35,6 +35,7 @@ impl Ledger {
                         self.leases.release(lease, 1);
                     }
                     self.slots.remove(&key);
+                    self.guard.gone(&key);
                 }
             }
         }

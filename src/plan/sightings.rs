@@ -34,6 +34,9 @@ impl Ledger {
             }
         }
         if scope == *self.meta.scope() {
+            if !present.contains(&self.meta.hold()) {
+                self.observe_hold(None, revision);
+            }
             for lease in self.leases.ids().collect::<Vec<_>>() {
                 if !present.contains(&self.meta.record_key(lease)) {
                     self.leases.record_missing(lease, revision);
@@ -53,12 +56,16 @@ impl Ledger {
             return;
         }
         if held.is_none() && !self.slots.contains_key(key) {
+            self.guard.gone(key);
             // Written off already: every key that ever was would leave an empty slot.
             return;
         }
         let slot = self.slots.entry(key.clone()).or_default();
         if revision < slot.seen {
             return;
+        }
+        if held.is_none() {
+            self.guard.gone(key);
         }
         slot.seen = revision;
         let lease_of = |held: &Option<Held>| held.as_ref().map_or(LeaseId::NONE, |held| held.lease);
@@ -84,6 +91,10 @@ impl Ledger {
     }
 
     fn observe_meta(&mut self, key: &Key, held: Option<Held>, revision: Revision) {
+        if *key == self.meta.hold() {
+            self.observe_hold(held.as_ref(), revision);
+            return;
+        }
         let Some(lease) = self.meta.recorded_lease(key) else {
             return;
         };
@@ -109,6 +120,7 @@ impl Ledger {
     /// A lease does not exist any more, and with it every key that was on it.
     pub(super) fn lease_is_gone(&mut self, lease: LeaseId) {
         for key in self.leases.gone(lease) {
+            self.guard.gone(&key);
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.held = None;
                 slot.born = 0;
@@ -122,7 +134,11 @@ impl Ledger {
     fn forget(&mut self) {
         self.leases.clear();
         self.surveyed.clear();
-        self.slots.retain(|_, slot| !slot.claims.is_empty());
+        self.hold_seen = 0;
+        self.guard.set_recorded(None);
+        // What the guard knows of is told to be gone or there by the survey that follows.
+        self.slots
+            .retain(|key, slot| !slot.claims.is_empty() || self.guard.knows(key));
         for slot in self.slots.values_mut() {
             slot.held = None;
             slot.seen = 0;

@@ -23,6 +23,8 @@ pub struct Subject<'a> {
     pub registry: &'a str,
     /// How many pods the selector matches, ready or not.
     pub selected: usize,
+    /// What is said of the removals that are held back in the Registry, if any are.
+    pub hold: Option<&'a str>,
 }
 
 /// How the operator stands with the registry, as far as a registration is concerned.
@@ -58,6 +60,8 @@ pub fn status_of(
     conditions.set(ConditionType::Ready, ready.into(), reason, &message);
     let (conflict, reason, message) = conflict(&report.conflicts);
     conditions.set(ConditionType::Conflict, conflict.into(), reason, &message);
+    let (held, reason, message) = held(report.held, subject.hold);
+    conditions.set(ConditionType::Held, held.into(), reason, &message);
     ServiceRegistrationStatus {
         observed_generation: Some(subject.generation),
         service: Some(subject.service.to_owned()),
@@ -182,14 +186,24 @@ fn synced(report: &Report<'_>, footing: &Footing) -> (ConditionStatus, Reason, S
     if report.outstanding > 0 {
         let message = format!("{} {} keys are being written or removed.", pods(), report.outstanding);
         (ConditionStatus::False, Reason::Writing, message)
+    } else if report.held > 0 {
+        let message = format!("{} See the condition Held.", pods());
+        (ConditionStatus::False, Reason::RemovalsHeld, message)
     } else if !report.conflicts.is_empty() {
         let message = format!("{} See the condition Conflict.", pods());
         (ConditionStatus::False, Reason::KeysHeld, message)
     } else if report.registered < report.ready || !report.problems.is_empty() {
         (ConditionStatus::False, Reason::EndpointsRefused, problems(report))
+    } else if let Some(pod) = report.kept {
+        let message = format!("{} {}", pods(), kept(pod));
+        (ConditionStatus::True, Reason::LastEndpointKept, message)
     } else {
         (ConditionStatus::True, Reason::InSync, pods())
     }
+}
+
+fn kept(pod: &str) -> String {
+    format!("The endpoint of {pod}, which was the last one, is kept: spec.lastEndpoint is Keep.")
 }
 
 fn problems(report: &Report<'_>) -> String {
@@ -202,9 +216,18 @@ fn problems(report: &Report<'_>) -> String {
 }
 
 fn ready(report: &Report<'_>, selected: usize) -> (bool, Reason, String) {
-    if !report.endpoints.is_empty() {
+    if let Some(pod) = report.kept.filter(|_| !report.endpoints.is_empty()) {
+        (
+            true,
+            Reason::LastEndpointKept,
+            format!("No pod is ready. {}", kept(pod)),
+        )
+    } else if !report.endpoints.is_empty() {
         let message = format!("{} endpoints are in etcd.", report.endpoints.len());
         (true, Reason::EndpointsRegistered, message)
+    } else if report.held > 0 {
+        let message = "No pod is known to be ready, but keys are kept in etcd: see the condition Held.";
+        (true, Reason::EndpointsRegistered, message.to_owned())
     } else if report.ready > 0 {
         let message = "Pods are ready, but none of them is in etcd: see the condition Synced.";
         (false, Reason::NothingRegistered, message.to_owned())
@@ -216,6 +239,16 @@ fn ready(report: &Report<'_>, selected: usize) -> (bool, Reason, String) {
     } else {
         let message = "No pod of this namespace matches spec.selector: compare it with the labels that `kubectl get pods --show-labels` shows.";
         (false, Reason::NoPods, message.to_owned())
+    }
+}
+
+fn held(keys: usize, hold: Option<&str>) -> (bool, Reason, String) {
+    match hold {
+        Some(hold) if keys > 0 => {
+            let message = format!("{keys} keys are kept in etcd though their pods do not seem to be ready: {hold}");
+            (true, Reason::LossAboveLimit, message)
+        }
+        _ => (false, Reason::NothingHeld, "No removal is held back.".to_owned()),
     }
 }
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::transaction::Key;
 use crate::format::{Endpoint, Format, Record};
-use crate::index::{Family, PodView, WEIGHT_ANNOTATION, Why};
+use crate::index::{Family, PodView, ReadyPod, WEIGHT_ANNOTATION, Why};
 
 /// The endpoints of one ready pod with the keys each should have, and what of it could not be had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,39 @@ pub struct Tenancy {
     pub lodgings: Vec<Lodging>,
     /// What the registration's author should know about this pod.
     pub problems: Vec<Problem>,
+}
+
+/// How a pod stands with a registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is to be registered, and to have this.
+    Ready(Tenancy),
+    /// It is not ready, and would have this if it were.
+    Unready(Tenancy),
+    /// It was missing from a list, and nothing else is known of its end.
+    Missing,
+    /// It was deleted, is about to go, or has left the selector. While it is still there: the keys it would have.
+    Gone(Vec<Key>),
+}
+
+impl Presence {
+    /// How a pod stands of which the index says `view`, and `if_ready` if it is there but not to be registered.
+    /// `missing` when a list did not name it, and nothing else is known of its end.
+    pub fn of(view: PodView, if_ready: impl FnOnce() -> Option<ReadyPod>, missing: bool, outlets: &[Outlet]) -> Self {
+        let tenancy = || {
+            let tenancy = if_ready().and_then(|pod| Tenancy::of(PodView::Ready(pod), outlets));
+            tenancy.unwrap_or_default()
+        };
+        match view {
+            PodView::Unready { why: Why::NotReady } => Self::Unready(tenancy()),
+            PodView::Unready {
+                why: Why::Terminal | Why::Terminating,
+            } => Self::Gone(tenancy().keys()),
+            PodView::Gone if missing => Self::Missing,
+            PodView::Gone => Self::Gone(Vec::new()),
+            view => Tenancy::of(view, outlets).map_or_else(|| Self::Gone(Vec::new()), Self::Ready),
+        }
+    }
 }
 
 /// One of a registration's formats.
@@ -102,6 +136,11 @@ impl Tenancy {
         Some(tenancy)
     }
 
+    /// The keys of all records, in the order of endpoints.
+    pub fn keys(&self) -> Vec<Key> {
+        self.records().map(|record| record.key.clone()).collect()
+    }
+
     /// All records, in the order of endpoints.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.lodgings.iter().flat_map(|lodging| &lodging.records)
@@ -125,5 +164,66 @@ impl fmt::Display for Problem {
             ),
             Self::Refused { reason } => f.write_str(reason),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Service;
+    use crate::plan::testing::endpoint;
+
+    fn ready_pod() -> ReadyPod {
+        ReadyPod {
+            uid: "u".into(),
+            endpoints: vec![endpoint("p", 8080)],
+            missing_ports: Vec::new(),
+            weight_unparsable: false,
+        }
+    }
+
+    fn presence(view: PodView, missing: bool) -> Presence {
+        let spec = serde_json::json!({"type": "Plain", "prefix": "/s"});
+        let spec = serde_json::from_value(spec).expect("decodes");
+        let service = Service {
+            namespace: "shop",
+            name: "orders",
+            ports: &[],
+            ipv6: false,
+        };
+        let format = Format::compile(&spec, &service).expect("compiles");
+        let outlet = Outlet {
+            format,
+            sole_port: true,
+        };
+        Presence::of(view, || Some(ready_pod()), missing, &[outlet])
+    }
+
+    fn unready(why: Why) -> PodView {
+        PodView::Unready { why }
+    }
+
+    #[test]
+    fn lost_readiness_is_in_doubt_and_what_ends_a_pod_is_not() {
+        let keys = || vec![Key::from("/s/p")];
+        let Presence::Unready(tenancy) = presence(unready(Why::NotReady), false) else {
+            panic!("it may be ready again");
+        };
+        assert_eq!(tenancy.keys(), keys());
+        for why in [Why::Terminal, Why::Terminating] {
+            assert_eq!(presence(unready(why), false), Presence::Gone(keys()));
+        }
+    }
+
+    #[test]
+    fn a_pod_that_a_list_did_not_name_is_in_doubt_and_a_deleted_one_is_not() {
+        assert_eq!(presence(PodView::Gone, true), Presence::Missing);
+        assert_eq!(presence(PodView::Gone, false), Presence::Gone(Vec::new()));
+    }
+
+    #[test]
+    fn a_ready_pod_without_an_address_is_not_in_doubt() {
+        let view = unready(Why::NoAddress(Family::V4));
+        assert!(matches!(presence(view, false), Presence::Ready(_)));
     }
 }

@@ -9,7 +9,10 @@ use super::{Conflict, Holder, Ledger, Lodging, Report, Step, Tenancy, Terms};
 use crate::format::Record;
 
 mod contests;
+mod doubts;
 mod growth;
+mod holds;
+mod last;
 mod leases;
 mod writes;
 
@@ -24,6 +27,7 @@ fn terms(created: i64) -> Terms {
         created,
         ttl: 30,
         suspended: false,
+        keep_last: false,
         scopes: vec![Scope::below("/s/")],
     }
 }

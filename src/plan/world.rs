@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use super::properties::{Event, KEYS, PODS, REGISTRATIONS, Wish};
 use super::testing::{Etcd, meta, reference};
 use super::transaction::{Fence, Key, LeaseId, Scope, Transaction, Verdict};
-use super::{Ledger, Step, Ticket};
+use super::{Ledger, Presence, Step, Ticket};
 use crate::index::RegistrationRef;
+
+mod doubts;
 
 const KEYS_PER_LEASE: usize = 2;
 const MAX_OPS: usize = 3;
@@ -27,12 +29,15 @@ struct Sent {
 pub(super) struct World {
     registrations: BTreeMap<RegistrationRef, Wish>,
     pods: BTreeMap<Arc<str>, u8>,
+    /// Those that are there and not ready.
+    unready: BTreeMap<Arc<str>, u8>,
     pub etcd: Etcd,
     ledger: Ledger,
     fence: Fence,
     sent: Vec<Sent>,
     grants: Vec<(LeaseId, u32)>,
     complete: bool,
+    began: Instant,
     now: Instant,
     saved: Option<Restore>,
     /// Every scope that a registration had while it was suspended: what is in there may stay.
@@ -49,15 +54,19 @@ impl World {
     pub(super) fn new() -> Self {
         let mut etcd = Etcd::new();
         let fence = etcd.elect();
+        let mut ledger = Ledger::new(meta(), KEYS_PER_LEASE);
+        ledger.set_guard(doubts::GUARD);
         Self {
             registrations: BTreeMap::new(),
             pods: BTreeMap::new(),
+            unready: BTreeMap::new(),
             etcd,
-            ledger: Ledger::new(meta(), KEYS_PER_LEASE),
+            ledger,
             fence,
             sent: Vec::new(),
             grants: Vec::new(),
             complete: false,
+            began: Instant::now(),
             now: Instant::now(),
             saved: None,
             frozen: BTreeMap::new(),
@@ -70,6 +79,7 @@ impl World {
     pub(super) fn happen(&mut self, event: Event) {
         match event {
             Event::Pod(pod, address) => self.pod(PODS[pod], address),
+            Event::Doubt(pod) => self.doubt(PODS[pod]),
             Event::Register(name, wish) => self.register(&reference(REGISTRATIONS[name]), wish),
             Event::Unregister(name) => self.unregister(&reference(REGISTRATIONS[name])),
             Event::ForeignPut(key) => self.foreign_put(KEYS[key]),
@@ -113,6 +123,7 @@ impl World {
     }
 
     fn pod(&mut self, pod: &str, address: Option<u8>) {
+        self.unready.remove(pod);
         match address {
             Some(address) => drop(self.pods.insert(pod.into(), address)),
             None => drop(self.pods.remove(pod)),
@@ -152,6 +163,10 @@ impl World {
             let tenancy = wish.tenancy(pod, *address);
             self.ledger.set_tenancy(registration, pod, Some(tenancy));
         }
+        for (pod, address) in &self.unready {
+            let presence = Presence::Unready(wish.tenancy(pod, *address));
+            self.ledger.set_presence(registration, pod, presence);
+        }
     }
 
     fn foreign_put(&mut self, key: &'static str) {
@@ -167,6 +182,7 @@ impl World {
     }
 
     fn step(&mut self) -> bool {
+        self.judge();
         let step = self.ledger.next(MAX_OPS, self.grants.len());
         if let Some(scopes) = self.ledger.take_changed_scopes() {
             self.etcd.watch(scopes);
@@ -231,6 +247,7 @@ impl World {
         self.etcd.forget_watches();
         self.fence = self.etcd.elect();
         self.ledger = Ledger::new(meta(), KEYS_PER_LEASE);
+        self.ledger.set_guard(doubts::GUARD);
         for (registration, wish) in &self.registrations {
             self.ledger.set_terms(registration, wish.terms());
         }
@@ -291,7 +308,7 @@ impl World {
                 self.settle(0, false);
                 moved = true;
             }
-            moved = moved || self.find_leftovers() || self.time_passes();
+            moved = moved || self.find_leftovers() || self.time_passes() || self.hold_ends();
             if !moved {
                 return;
             }
@@ -320,11 +337,7 @@ impl World {
         let revision = self.etcd.revision();
         for key in &unknown {
             let held = self.etcd.held(key).cloned();
-            self.ledger.observe(super::Observation::Changed {
-                key: key.clone(),
-                held,
-                revision,
-            });
+            self.ledger.find_stray(key, held, revision);
         }
         !unknown.is_empty()
     }
@@ -367,14 +380,14 @@ impl World {
                 .any(|scope| scope.contains(key))
         };
         for (key, held) in self.etcd.data() {
-            let is_wanted = wanted.contains_key(key) || is_frozen(key) || self.is_theirs(key);
+            let is_wanted = wanted.contains_key(key) || is_frozen(key) || self.is_theirs(key) || self.may_be_kept(key);
             assert!(is_wanted, "{key} ({held:?}) is left behind");
         }
         for lease in recorded {
-            // One key is the record itself.
+            // One key is the record itself, and one may be that of a hold.
             let keys = self.etcd.keys_on(lease);
             assert!(
-                self.restored || keys.len() <= KEYS_PER_LEASE + 1,
+                self.restored || keys.iter().filter(|key| **key != meta().hold()).count() <= KEYS_PER_LEASE + 1,
                 "{lease} carries too much: {keys:?}"
             );
         }

@@ -63,6 +63,7 @@ pub struct Metrics {
     pods: Level,
     registrations: Level,
     ready_to_key: Histogram,
+    dropped_events: Counter,
     registries: Registries,
 }
 
@@ -74,9 +75,11 @@ struct Registries {
     leases: Family<OfRegistry, Level>,
     keys: Family<OfRegistry, Level>,
     backlog: Family<OfRegistry, Level>,
+    held: Family<OfRegistry, Level>,
     writes: Family<OfWrite, Counter>,
     fenced: Family<OfRegistry, Counter>,
     lapsed: Family<OfRegistry, Counter>,
+    guard_trips: Family<OfRegistry, Counter>,
 }
 
 impl Registries {
@@ -121,6 +124,16 @@ impl Registries {
             "Recorded leases with keys that were gone before they could be renewed, in leases",
             self.lapsed.clone(),
         );
+        to.register(
+            "held_keys",
+            "Keys kept though their pods do not seem to be ready, because too many would go at once, in keys",
+            self.held.clone(),
+        );
+        to.register(
+            "guard_trips",
+            "Times that more keys were about to go than spec.guard of the Registry allows, held or not, in times",
+            self.guard_trips.clone(),
+        );
     }
 }
 
@@ -134,6 +147,7 @@ impl Metrics {
             registrations: Level::default(),
             // 1 ms (an idle etcd next door) to 33 s (an etcd that was away).
             ready_to_key: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            dropped_events: Counter::default(),
             registries: Registries::default(),
         };
         let mut registry = Registry::with_prefix(PREFIX);
@@ -156,7 +170,17 @@ impl Metrics {
             Unit::Seconds,
             metrics.ready_to_key.clone(),
         );
+        registry.register(
+            "dropped_events",
+            "Kubernetes Events that were not published, because they were too many or the apiserver did not take them, in events",
+            metrics.dropped_events.clone(),
+        );
         (metrics, Exposition(Arc::new(registry)))
+    }
+
+    /// Counts a Kubernetes Event that was not published.
+    pub fn count_dropped_event(&self) {
+        self.dropped_events.inc();
     }
 
     /// How many pods are in the index.
@@ -192,6 +216,8 @@ impl Metrics {
             refused: writes(KeyWrite::Refused),
             fenced: self.registries.fenced.get_or_create_owned(&of),
             lapsed: self.registries.lapsed.get_or_create_owned(&of),
+            held: self.registries.held.get_or_create_owned(&of),
+            guard_trips: self.registries.guard_trips.get_or_create_owned(&of),
         }
     }
 
@@ -207,12 +233,14 @@ impl Metrics {
             writes,
             fenced,
             lapsed,
+            held,
+            guard_trips,
         } = &self.registries;
         let of = OfRegistry { registry: name.into() };
-        for levels in [leader, connected, leases, keys, backlog] {
+        for levels in [leader, connected, leases, keys, backlog, held] {
             levels.remove(&of);
         }
-        for counters in [fenced, lapsed] {
+        for counters in [fenced, lapsed, guard_trips] {
             counters.remove(&of);
         }
         for kind in [KeyWrite::Put, KeyWrite::Delete, KeyWrite::Refused] {
@@ -235,6 +263,8 @@ pub struct RegistryMetrics {
     refused: Counter,
     fenced: Counter,
     lapsed: Counter,
+    held: Level,
+    guard_trips: Counter,
 }
 
 impl RegistryMetrics {
@@ -278,6 +308,16 @@ impl RegistryMetrics {
         self.fenced.inc();
     }
 
+    /// How many keys are held back.
+    pub fn set_held(&self, count: usize) {
+        set(&self.held, count);
+    }
+
+    /// Counts a loss above the guard's limit.
+    pub fn count_guard_trip(&self) {
+        self.guard_trips.inc();
+    }
+
     /// Counts leases that were gone before they could be renewed.
     pub fn count_lapsed(&self, leases: usize) {
         self.lapsed.inc_by(number(leases));
@@ -309,90 +349,4 @@ fn number(count: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lines(exposition: &Exposition) -> Vec<String> {
-        exposition.text().lines().map(str::to_owned).collect()
-    }
-
-    fn assert_line(exposition: &Exposition, line: &str) {
-        assert!(
-            lines(exposition).iter().any(|it| it == line),
-            "no {line} in:\n{}",
-            exposition.text()
-        );
-    }
-
-    #[test]
-    fn what_is_counted_for_a_registry_shows_under_its_name() {
-        let (metrics, exposition) = Metrics::new();
-        let registry = metrics.registry("default");
-        registry.set_leader(true);
-        registry.set_keys(500);
-        registry.count_writes(KeyWrite::Put, 3);
-        registry.count_writes(KeyWrite::Delete, 2);
-        registry.count_writes(KeyWrite::Refused, 1);
-        registry.count_fenced();
-        assert_line(&exposition, r#"leasehold_leader{registry="default"} 1"#);
-        assert_line(&exposition, r#"leasehold_connected{registry="default"} 0"#);
-        assert_line(&exposition, r#"leasehold_keys{registry="default"} 500"#);
-        for line in [
-            r#"leasehold_key_writes_total{registry="default",kind="put"} 3"#,
-            r#"leasehold_key_writes_total{registry="default",kind="delete"} 2"#,
-            r#"leasehold_key_writes_total{registry="default",kind="refused"} 1"#,
-            r#"leasehold_fenced_transactions_total{registry="default"} 1"#,
-            r#"leasehold_lapsed_leases_total{registry="default"} 0"#,
-        ] {
-            assert_line(&exposition, line);
-        }
-    }
-
-    #[test]
-    fn the_way_of_a_pod_is_timed_in_seconds() {
-        let (metrics, exposition) = Metrics::new();
-        metrics.set_pods(7);
-        metrics.observe_ready_to_key(Duration::from_millis(3));
-        assert_line(&exposition, "leasehold_pods 7");
-        assert_line(&exposition, "leasehold_ready_to_key_seconds_count 1");
-        assert_line(&exposition, r#"leasehold_ready_to_key_seconds_bucket{le="0.002"} 0"#);
-        assert_line(&exposition, r#"leasehold_ready_to_key_seconds_bucket{le="0.004"} 1"#);
-    }
-
-    #[test]
-    fn every_metric_has_a_help_text() {
-        let (metrics, exposition) = Metrics::new();
-        metrics.registry("default");
-        for line in lines(&exposition) {
-            if let Some(name) = line.strip_prefix("# TYPE ").and_then(|it| it.split(' ').next()) {
-                assert!(name.starts_with("leasehold_"), "{name}");
-                let help = format!("# HELP {name} ");
-                assert!(
-                    lines(&exposition)
-                        .iter()
-                        .any(|it| it.len() > help.len() + 1 && it.starts_with(&help)),
-                    "{name} has no help text"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_deleted_registry_is_not_shown_and_one_of_the_same_name_starts_at_zero() {
-        let (metrics, exposition) = Metrics::new();
-        let first = metrics.registry("default");
-        metrics.registry("other").set_leader(true);
-        first.set_leader(true);
-        first.count_writes(KeyWrite::Put, 3);
-        metrics.forget("default");
-        first.count_fenced();
-        assert!(!exposition.text().contains("default"), "{}", exposition.text());
-        assert_line(&exposition, r#"leasehold_leader{registry="other"} 1"#);
-        metrics.registry("default");
-        assert_line(
-            &exposition,
-            r#"leasehold_key_writes_total{registry="default",kind="put"} 0"#,
-        );
-        assert_line(&exposition, r#"leasehold_leader{registry="default"} 0"#);
-    }
-}
+mod tests;

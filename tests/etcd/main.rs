@@ -3,8 +3,10 @@
 mod common;
 mod election;
 mod election_faults;
+mod hanging_member;
 mod mirror;
 mod mirror_faults;
 mod renewal;
+mod ten_thousand;
 mod view;
 mod writer;

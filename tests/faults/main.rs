@@ -12,11 +12,17 @@ mod compacted;
 mod full;
 mod handover;
 mod members;
+mod namesakes;
+mod network;
 mod p6_outage;
 mod p7_rounds;
 mod paused;
+mod releases;
+mod restart_latency;
 mod restored;
 mod scene;
+mod strangers;
+mod table;
 
 use self::scene::Scene;
 use self::turn::{Turn, wait_leader};

@@ -31,7 +31,11 @@ impl Scene {
 
     /// With an etcd of this kind.
     pub async fn with(name: &str, config: EtcdConfig, ttl_seconds: u32) -> Result<Self> {
-        let turn = Turn::take_with(name, config, ttl_seconds).await?;
+        Self::on(Turn::take_with(name, config, ttl_seconds).await?).await
+    }
+
+    /// In this turn, once all is registered.
+    pub async fn on(turn: Turn) -> Result<Self> {
         turn.register(&["orders"]).await?;
         for name in ["a", "b", "c"] {
             turn.namespace.create_pod(&pod(name, "orders")).await?;

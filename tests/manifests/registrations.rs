@@ -207,6 +207,11 @@ fn single_values() -> Vec<Case> {
             json!({"address": {"family": "IPv5"}}),
             r#"supported values: "IPv4", "IPv6""#,
         ),
+        (
+            "last endpoint to be kept for a while",
+            json!({"lastEndpoint": "Linger"}),
+            r#"supported values: "Keep", "Remove""#,
+        ),
         ("suspend as text", json!({"suspend": "yes"}), "must be of type boolean"),
     ])
 }
@@ -303,7 +308,7 @@ pub fn good() -> Vec<Case> {
                     "static": {"region": "eu", "empty": ""},
                     "fromLabels": many(64, |i| json!(format!("{}.example.org/{i}", text(240)))),
                 },
-                "ttlSeconds": 299, "suspend": true,
+                "ttlSeconds": 299, "lastEndpoint": "Keep", "suspend": true,
             }),
         ),
     ]));

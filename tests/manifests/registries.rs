@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Case, many, rejected, taken, text};
 
 pub fn wrong() -> Vec<Case> {
-    let groups = [endpoints(), meta_prefixes(), limits()];
+    let groups = [endpoints(), meta_prefixes(), limits(), guards()];
     groups.into_iter().flatten().collect()
 }
 
@@ -144,6 +144,37 @@ fn limits() -> Vec<Case> {
     ])
 }
 
+fn guards() -> Vec<Case> {
+    let guard = |guard: Value| json!({"guard": guard});
+    rejected(vec![
+        (
+            "a guard of another mode",
+            guard(json!({"mode": "Strict"})),
+            r#"supported values: "Off", "Warn", "Hold""#,
+        ),
+        (
+            "a window of nothing",
+            guard(json!({"windowSeconds": 0})),
+            "windowSeconds must be 1 to 3600; 60 suits most",
+        ),
+        (
+            "a loss of 100 percent",
+            guard(json!({"maxLossPercent": 100})),
+            "maxLossPercent must be 1 to 99; 50 suits most. mode: Off holds nothing",
+        ),
+        (
+            "at least no keys",
+            guard(json!({"minKeys": 0})),
+            "minKeys must be 1 to 100000; 10 suits most",
+        ),
+        (
+            "a hold of more than a day",
+            guard(json!({"holdSeconds": 86401})),
+            "holdSeconds must be 1 to 86400; 300 suits most",
+        ),
+    ])
+}
+
 pub fn good() -> Vec<Case> {
     taken(vec![
         ("the smallest registry", json!({})),
@@ -158,6 +189,10 @@ pub fn good() -> Vec<Case> {
         (
             "IPv6 endpoints",
             json!({"endpoints": ["http://[2001:db8::5]:2379", "http://[::1]:2379"]}),
+        ),
+        (
+            "a guard that only warns",
+            json!({"guard": {"mode": "Warn", "windowSeconds": 3600, "maxLossPercent": 99, "minKeys": 1, "holdSeconds": 1}}),
         ),
         (
             "null for what may be left out",

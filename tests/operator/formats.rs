@@ -157,9 +157,9 @@ fn expected(shop: &str, service: &str, node: &str, zone: &str) -> Vec<(String, S
             ),
         ),
         (
-            format!("/micro/registry/{service}/a@1.4.2"),
+            format!("/micro/registry/{service}/a"),
             format!(
-                r#"{{"name":"{service}","version":"1.4.2","metadata":null,"endpoints":null,"nodes":[{{"metadata":{{"protocol":"grpc","zone":"eu-1a"}},"id":"a@1.4.2","address":"10.9.2.5:8080"}}]}}"#
+                r#"{{"name":"{service}","version":"1.4.2","metadata":null,"endpoints":null,"nodes":[{{"metadata":{{"protocol":"grpc","zone":"eu-1a"}},"id":"a","address":"10.9.2.5:8080"}}]}}"#
             ),
         ),
         (

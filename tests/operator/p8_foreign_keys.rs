@@ -6,7 +6,7 @@ use testbed::{History, Result};
 
 use crate::bed;
 use crate::support::{
-    condition, message, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys, wait_told,
+    condition, message, plain_prefix, pod, registration, wait_condition, wait_event, wait_in_sync, wait_keys, wait_told,
 };
 
 #[tokio::test]
@@ -25,6 +25,12 @@ async fn p8_a_key_held_by_someone_else_is_left_alone_told_and_taken_when_it_is_f
     let object = wait_condition(namespace.objects(), "orders", "Conflict", "True", "HeldByOther").await;
     let text = message(&object, "Conflict");
     assert!(text.contains(&held) && text.contains("no lease"), "{text}");
+    let about = ("ServiceRegistration", "orders");
+    let event = wait_event(namespace.objects(), about, "KeysHeld", &held).await?;
+    assert_eq!(
+        (&event["type"], &event["regarding"]["uid"]),
+        (&json!("Warning"), &object["metadata"]["uid"])
+    );
     wait_keys(etcd, &prefix, &["a", "b"]).await;
     // The other pod is registered.
     wait_told(namespace.objects(), "orders", "KeysHeld", "1/2").await;

@@ -8,12 +8,17 @@ mod support;
 #[path = "../support/turn.rs"]
 mod turn;
 
+mod last_endpoint;
 mod outdated;
 mod p3_restart;
 mod p4_death;
 mod p5_apiserver;
 mod p5_lists;
+mod p5_restored;
+mod p5_rights;
+mod p5_silence;
 mod p7_fencing;
+mod p9_guard;
 mod takeover;
 
 use self::turn::{Turn, bring_back_apiserver, wait_leader};

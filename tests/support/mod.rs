@@ -142,3 +142,21 @@ pub async fn version(objects: &Objects, kind: &str, name: &str) -> String {
         .expect("a version")
         .to_owned()
 }
+
+/// Waits until an Event about an object is there that has this reason and says so.
+pub async fn wait_event(objects: &Objects, about: (&str, &str), reason: &str, note: &str) -> testbed::Result<Value> {
+    let what = format!("an Event {reason} about {about:?} that tells {note:?}");
+    until(&what, SOON, || async {
+        let all = objects.list("events.k8s.io/v1", "Event").await;
+        let all = all.map_err(|error| error.to_string())?;
+        let is_it = |event: &&Value| {
+            let regarding = &event["regarding"];
+            (&regarding["kind"], &regarding["name"]) == (&json!(about.0), &json!(about.1))
+                && event["reason"] == reason
+                && event["note"].as_str().is_some_and(|text| text.contains(note))
+        };
+        let found = all.iter().find(is_it).cloned();
+        found.ok_or_else(|| format!("there are {} others", all.len()))
+    })
+    .await
+}

@@ -1,10 +1,12 @@
-//! The contributors' commands: `cargo xtask demo`, `cargo xtask up` and `cargo xtask test`.
+//! The contributors' commands: `cargo xtask demo`, `cargo xtask up`, `cargo xtask chaos` and `cargo xtask test`.
 //!
 //! - [`demo`]: the story that a newcomer watches, which fails when it does not hold.
 //! - [`up`]: the same bed, left up for people and programs to play with.
+//! - [`chaos`]: random work under random faults, judged by what consumers could see.
 //! - [`check`]: everything that CI checks.
 //! - [`stage`]: what `demo` and `up` share: a bed with the operator of this tree on it.
 
+mod chaos;
 mod check;
 mod demo;
 mod error;
@@ -26,8 +28,13 @@ enum Command {
     /// Starts a control plane, an etcd and the operator of this tree, prints one line of JSON that says where they are,
     /// and ends them all on SIGINT or SIGTERM.
     Up(up::Options),
+    /// Breaks servers and operators at random while pods and registrations change, and fails when a consumer could have
+    /// noticed.
+    Chaos(chaos::Options),
     /// Runs everything that CI checks, in order of cost, and stops at the first failure.
     Test(check::Options),
+    /// Writes anew what the chart repeats of other files: the definitions of the kinds, and the table of its values.
+    Chart,
 }
 
 /// What the shell expects of a program that was ended by Ctrl-C.
@@ -40,7 +47,9 @@ fn main() -> ExitCode {
         match command {
             Command::Demo(options) => demo::run(&options).await,
             Command::Up(options) => up::run(&options).await,
+            Command::Chaos(options) => chaos::run(&options).await,
             Command::Test(options) => check::run(&options).await,
+            Command::Chart => check::write_chart(),
         }
     });
     // A build that runs on a thread of its own is not waited for.

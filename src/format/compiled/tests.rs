@@ -63,7 +63,6 @@ fn what_is_written_is_what_unmodified_consumers_have_read() {
     let same: fn(&str) -> String = str::to_owned;
     // Where a key tells more than the name of the pod, or a number in its place.
     let address: fn(&str) -> String = |key| format!("{key}@10.0.0.7:8080");
-    let version: fn(&str) -> String = |key| format!("{key}@1.4.2");
     let weighed: fn(&str) -> String = |key| key.replace("orders-7d9f-abcde", "16684418475890112584");
     let number: fn(&str) -> String = |key| key.replace("orders-7d9f-abcde", "5589483222149916125");
     let rows = [
@@ -71,7 +70,7 @@ fn what_is_written_is_what_unmodified_consumers_have_read() {
         ("etcd-grpc", of(FormatType::EtcdGrpc), same),
         ("go-zero", of(FormatType::GoZero), address),
         ("kratos", of(FormatType::Kratos), same),
-        ("go-micro", of(FormatType::GoMicro), version),
+        ("go-micro", of(FormatType::GoMicro), same),
         ("kitex", of(FormatType::Kitex), same),
         ("hertz", of(FormatType::Hertz), same),
         ("goframe", of(FormatType::GoFrame), same),
@@ -82,11 +81,8 @@ fn what_is_written_is_what_unmodified_consumers_have_read() {
     for (name, spec, key) in rows {
         let mut expected = vectors(name);
         assert!(!expected.is_empty(), "{name}");
-        for (vector, value) in &mut expected {
+        for (vector, _) in &mut expected {
             *vector = key(vector);
-            if name == "go-micro" {
-                *value = value.replace("\"id\":\"orders-7d9f-abcde\"", "\"id\":\"orders-7d9f-abcde@1.4.2\"");
-            }
         }
         assert_eq!(written(&spec, &orders(), true), expected, "{name}");
     }

@@ -11,9 +11,10 @@ use kube::ResourceExt;
 
 use super::{Intake, Order};
 use crate::api::{Reason, ServiceRegistration};
-use crate::cluster::{DeskNote, Insistence, Seen};
+use crate::cluster::{About, DeskNote, Insistence, Notice, Seen};
 use crate::index::RegistrationRef;
 use crate::operator::compile::{Compiled, compile, reference};
+use crate::operator::registrar::Version;
 use crate::plan::{Subject, refused_status};
 
 /// One registration.
@@ -177,7 +178,10 @@ impl Intake {
             registration: reference.clone(),
             terms,
             service: registration.service.clone(),
-            generation,
+            version: Version {
+                uid: registration.uid.clone(),
+                generation,
+            },
             selected: self.index.selected_count(reference),
         };
         let entry = self.entries.get_mut(reference).expect("it was marked");
@@ -229,6 +233,7 @@ impl Intake {
         }
         let service = pending.as_ref().map(|compiled| compiled.registration.service.clone());
         entry.pending = pending;
+        let uid: Arc<str> = entry.uid.as_str().into();
         if let Some(in_force) = &entry.in_force {
             let order = Order::refuse(reference, generation, reason, message);
             return self.staff.order(&in_force.registration.registry, order);
@@ -238,7 +243,17 @@ impl Intake {
             service: service.as_deref().unwrap_or(&reference.name),
             registry: "",
             selected: 0,
+            hold: None,
         };
+        // There is no registrar and thus no leader for it: every replica says the same, which is one Event.
+        self.staff.context().events.publish(Notice {
+            about: About::Registration(reference.clone()),
+            uid,
+            is_warning: true,
+            reason: reason.as_str(),
+            note: message.clone(),
+            occurrence: generation.to_string(),
+        });
         let status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
         let note = DeskNote::Wanted(reference.clone(), status, Insistence::Once);
         let _ = self.staff.context().registrations.send(note);
@@ -291,6 +306,9 @@ impl Intake {
             self.admit(&reference, compiled, now);
         }
         self.tell_unclear();
+        if let Some(known) = self.registries.get(registry) {
+            self.staff.order(registry, Order::Approve(known.approved()));
+        }
         if self.complete {
             self.staff.order(registry, Order::KubernetesIsComplete);
         }

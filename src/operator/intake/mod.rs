@@ -9,7 +9,7 @@ mod staff;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ use super::registrar::{Context, Order};
 use super::state::State;
 use crate::cluster::{News, Seen};
 use crate::index::{Index, Pod, RegistrationRef, Touch};
-use crate::plan::Tenancy;
+use crate::plan::Presence;
 
 /// News taken in without a look at anything else.
 const BATCH: usize = 256;
@@ -169,7 +169,7 @@ impl Intake {
             Seen::Lost => return,
             Seen::ListComplete => {
                 let touches = self.index.end_pod_relist();
-                self.forward(touches, now);
+                self.forward_missing(touches, now);
                 self.listed.pods = true;
                 self.listed_one();
                 return;
@@ -186,18 +186,44 @@ impl Intake {
     }
 
     fn forward_pod(&self, registration: &RegistrationRef, pod: Arc<str>, heard: Instant) {
-        let Some(compiled) = self.entries.get(registration).and_then(Entry::in_force) else {
-            return;
-        };
-        let tenancy = Tenancy::of(self.index.view(registration, &pod), &compiled.outlets);
+        if let Some((registry, order)) = self.order_of(registration, pod, false, heard) {
+            self.staff.order(registry, order);
+        }
+    }
+
+    /// Tells each registrar at once what a list did not name: that many are missing shows only when all are known.
+    fn forward_missing(&self, touches: Vec<Touch>, heard: Instant) {
+        let mut orders: BTreeMap<&str, Vec<Order>> = BTreeMap::new();
+        for Touch { registration, pod } in touches {
+            if let Some((registry, order)) = self.order_of(&registration, pod, true, heard) {
+                orders.entry(registry).or_default().push(order);
+            }
+        }
+        for (registry, orders) in orders {
+            self.staff.order(registry, Order::Together(orders));
+        }
+    }
+
+    /// What is to be said of a registration's pod, and to the registrar of which Registry. `missing` when a list did
+    /// not name the pod.
+    fn order_of(
+        &self,
+        registration: &RegistrationRef,
+        pod: Arc<str>,
+        missing: bool,
+        heard: Instant,
+    ) -> Option<(&str, Order)> {
+        let compiled = self.entries.get(registration).and_then(Entry::in_force)?;
+        let if_ready = || self.index.view_if_ready(registration, &pod);
+        let view = self.index.view(registration, &pod);
         let order = Order::Pod {
             registration: registration.clone(),
+            presence: Presence::of(view, if_ready, missing, &compiled.outlets),
             pod,
-            tenancy,
             selected: self.index.selected_count(registration),
             heard,
         };
-        self.staff.order(&compiled.registration.registry, order);
+        Some((&compiled.registration.registry, order))
     }
 
     /// Tells the registrars once that all kinds have been listed.

@@ -6,8 +6,9 @@ use std::time::Instant;
 use kube::ResourceExt;
 
 use super::{Intake, Order};
-use crate::api::{Registry, RegistrySpec};
+use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec};
 use crate::cluster::{DeskNote, Seen};
+use crate::operator::registrar::Version;
 use crate::operator::state::{State, StoredRegistry};
 use crate::telemetry::RegistryHealth;
 
@@ -17,6 +18,8 @@ pub struct Known {
     uid: String,
     generation: i64,
     spec: RegistrySpec,
+    /// The hold that an admin has approved of.
+    approved: Option<String>,
     /// The list that it was last seen in.
     list: u64,
 }
@@ -25,6 +28,11 @@ impl Known {
     /// What it says.
     pub fn spec(&self) -> &RegistrySpec {
         &self.spec
+    }
+
+    /// The hold that an admin has approved of.
+    pub fn approved(&self) -> Option<String> {
+        self.approved.clone()
     }
 }
 
@@ -40,10 +48,12 @@ impl Intake {
                 uid: String::new(),
                 generation,
                 spec: spec.clone(),
+                approved: None,
                 list: 0,
             };
             self.registries.insert(name.clone(), known);
-            self.engage(&name, spec, generation);
+            let uid = "".into();
+            self.engage(&name, spec, Version { uid, generation });
         }
     }
 
@@ -88,10 +98,10 @@ impl Intake {
         });
     }
 
-    fn engage(&mut self, name: &Arc<str>, spec: RegistrySpec, generation: i64) {
+    fn engage(&mut self, name: &Arc<str>, spec: RegistrySpec, version: Version) {
         let health = &self.staff.context().health;
         health.set_registry(name, RegistryHealth::Starting);
-        self.staff.engage(name, spec, generation);
+        self.staff.engage(name, spec, version);
     }
 
     pub(super) fn registry(&mut self, seen: Seen<Box<Registry>>, now: Instant) {
@@ -133,29 +143,44 @@ impl Intake {
             .context()
             .registries
             .send(DeskNote::Seen(name.clone(), object.status));
+        let approved = object.metadata.annotations.as_ref();
+        let approved = approved.and_then(|all| all.get(APPROVE_REMOVALS)).cloned();
         let spec = object.spec;
+        let version = Version {
+            uid: uid.as_str().into(),
+            generation,
+        };
         let known = Known {
-            uid,
+            uid: uid.clone(),
             generation,
             spec: spec.clone(),
+            approved: approved.clone(),
             list: self.registry_list,
         };
         let former = self.registries.insert(name.clone(), known);
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "a Registry to serve");
-            self.engage(&name, spec, generation);
+            self.engage(&name, spec, version);
             return self.hand_over(&name, now);
         };
-        let is_new = former.generation != generation || former.uid != object.metadata.uid.unwrap_or_default();
+        if former.approved != approved {
+            self.staff.order(&name, Order::Approve(approved));
+        }
+        let is_new = former.generation != generation || former.uid != uid;
         if !is_new {
             return;
         }
         if former.spec.endpoints != spec.endpoints || former.spec.meta_prefix != spec.meta_prefix {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "the Registry's endpoints changed, connecting anew");
-            self.engage(&name, spec, generation);
+            self.engage(&name, spec, version);
             return self.hand_over(&name, now);
         }
-        self.staff.order(&name, Order::Limits(spec.limits, generation));
+        let settings = Order::Settings {
+            limits: spec.limits,
+            guard: spec.guard,
+            version,
+        };
+        self.staff.order(&name, settings);
         if former.spec.ttl_seconds != spec.ttl_seconds {
             self.admit_all(&name, now);
         }

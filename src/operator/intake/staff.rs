@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::RegistrySpec;
 use crate::operator::failure::Failure;
-use crate::operator::registrar::{Context, Order, serve};
+use crate::operator::registrar::{Context, Order, Version, serve};
 
 /// All registrars.
 pub struct Staff {
@@ -54,13 +54,13 @@ impl Staff {
 
     /// Starts a registrar for `registry`, in the place of one that may be there. The new one takes over what the old
     /// one has in etcd, as after a restart.
-    pub fn engage(&mut self, registry: &Arc<str>, spec: RegistrySpec, generation: i64) {
+    pub fn engage(&mut self, registry: &Arc<str>, spec: RegistrySpec, version: Version) {
         self.dismiss(registry);
         let (orders, incoming) = mpsc::unbounded_channel();
         let end = self.shutdown.child_token();
         let (name, context) = (registry.clone(), self.context.clone());
         self.tasks
-            .spawn(serve(name, (spec, generation), context, incoming, end.clone()));
+            .spawn(serve(name, (spec, version), context, incoming, end.clone()));
         self.members.insert(registry.clone(), Member { orders, end });
     }
 

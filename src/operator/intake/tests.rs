@@ -5,17 +5,15 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::{Registry, ServiceRegistration, ServiceRegistrationStatus};
+use crate::api::ServiceRegistrationStatus;
 use crate::cluster::DeskNote;
-use crate::etcd::Timeouts;
 use crate::operator::state::StoredRegistry;
-use crate::telemetry::{Health, Metrics};
+use crate::operator::testing::Ends;
 
 struct Rig {
     intake: Intake,
-    notes: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
     state: watch::Receiver<Option<State>>,
-    _registries: mpsc::UnboundedReceiver<DeskNote<Registry>>,
+    ends: Ends,
 }
 
 fn orders() -> RegistrationRef {
@@ -24,25 +22,12 @@ fn orders() -> RegistrationRef {
 
 impl Rig {
     fn new() -> Self {
-        let (registrations, notes) = mpsc::unbounded_channel();
-        let (registries, registry_notes) = mpsc::unbounded_channel();
-        let context = Context {
-            cluster_id: "c1".into(),
-            identity: "me".into(),
-            session_ttl: 10,
-            timeouts: Timeouts::default(),
-            registrations,
-            registries,
-            metrics: Metrics::new().0,
-            health: Health::new(),
-            cluster_confirmed: CancellationToken::new(),
-        };
+        let (context, ends) = Context::for_test();
         let (states, state) = watch::channel(None);
         Self {
             intake: Intake::new(context, states, CancellationToken::new()),
-            notes,
             state,
-            _registries: registry_notes,
+            ends,
         }
     }
 
@@ -119,7 +104,7 @@ impl Rig {
     /// The statuses asked for since the last call, by the reason why the registration is not accepted.
     fn refusals(&mut self) -> Vec<String> {
         let mut told = Vec::new();
-        while let Ok(note) = self.notes.try_recv() {
+        while let Ok(note) = self.ends.registrations.try_recv() {
             if let DeskNote::Wanted(_, status, _) = note {
                 told.push(reasons(&status)["Accepted"].clone());
             }

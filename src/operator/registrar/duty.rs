@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{Done, Registrar};
 use crate::cluster::DeskNote;
 use crate::etcd::{self, Leadership};
-use crate::plan::{Held, Key, Observation, Revision};
+use crate::plan::{Held, Key, Revision};
 
 /// Questions to etcd at a time.
 const QUESTIONS: usize = 4;
@@ -58,18 +58,22 @@ impl Registrar {
             Leadership::Leading(fence) => {
                 self.led = true;
                 // Under the same proof nobody else can have led meanwhile: our view is still the newest.
-                if self.last_fence.replace(fence.clone()).as_ref() != Some(&fence) && self.kubernetes.outdated {
-                    tracing::warn!(
-                        registry = %self.name,
-                        "leads with an outdated view of Kubernetes: leases are renewed, nothing is written until it is back"
-                    );
-                    self.held_back = Some(fence);
+                if self.last_fence.replace(fence.clone()).as_ref() != Some(&fence) {
+                    self.ledger.leads_anew();
+                    if self.kubernetes.outdated {
+                        tracing::warn!(
+                            registry = %self.name,
+                            "leads with an outdated view of Kubernetes: leases are renewed, nothing is written until it is back"
+                        );
+                        self.held_back = Some(fence);
+                    }
                 }
                 self.writing.forget_heard();
                 self.sweep.is_due();
             }
             Leadership::Standby { .. } => {
                 self.led = false;
+                self.leave_guard();
                 // Nobody else knows of them, so they would be renewed for nothing.
                 self.ledger.leases().forget_fresh();
                 // Whoever leads now writes the statuses.
@@ -141,7 +145,7 @@ impl Registrar {
         }
         tracing::info!(registry = %self.name, keys = found.len(), "sweeping up keys of registrations that are gone");
         for (key, held, revision) in found {
-            self.ledger.observe(Observation::Changed { key, held, revision });
+            self.ledger.find_stray(&key, held, revision);
         }
     }
 

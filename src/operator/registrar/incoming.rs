@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::reporting::Subject;
-use super::{Done, Order, Registrar, size};
+use super::{Done, Order, Registrar, guarding, size};
 use crate::plan::{LeaseId, Observation};
 
 /// Orders and observations taken in before the next look at what is to be done: what comes together is written together.
@@ -28,13 +28,13 @@ impl Registrar {
                 registration,
                 terms,
                 service,
-                generation,
+                version,
                 selected,
             } => {
                 self.ledger.set_terms(&registration, terms);
                 self.pacer.changed(registration.clone(), Instant::now());
                 self.subjects
-                    .insert(registration, Subject::new(service, generation, selected));
+                    .insert(registration, Subject::new(service, version, selected));
             }
             Order::Refuse {
                 registration,
@@ -55,11 +55,11 @@ impl Registrar {
             Order::Pod {
                 registration,
                 pod,
-                tenancy,
+                presence,
                 selected,
                 heard,
             } => {
-                self.ledger.set_tenancy(&registration, &pod, tenancy);
+                self.ledger.set_presence(&registration, &pod, presence);
                 if let Some(subject) = self.subjects.get_mut(&registration)
                     && subject.select(selected)
                 {
@@ -81,11 +81,14 @@ impl Registrar {
                 self.kubernetes.some_are_unclear = unclear;
                 self.sweep.is_due();
             }
-            Order::Limits(limits, generation) => {
+            Order::Approve(hold) => self.guarding.approved = hold,
+            Order::Together(orders) => orders.into_iter().for_each(|order| self.take(order)),
+            Order::Settings { limits, guard, version } => {
+                self.ledger.set_guard(guarding::terms(&guard));
                 self.ledger.leases().set_capacity(size(limits.keys_per_lease));
                 self.writing.set_limits(&limits);
                 self.limits = limits;
-                self.generation = generation;
+                self.version = version;
             }
         }
     }
@@ -142,6 +145,7 @@ impl Registrar {
     pub(super) fn lapsed(&mut self, lease: LeaseId) {
         tracing::warn!(registry = %self.name, %lease, "a lease lapsed; its keys are put back on another");
         self.metrics.count_lapsed(1);
+        self.announce_lapsed(lease);
         self.ledger.leases().doubt(lease);
     }
 }

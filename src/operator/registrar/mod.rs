@@ -6,6 +6,8 @@
 //! taken and leases renewed whatever etcd does.
 
 mod duty;
+mod events;
+mod guarding;
 mod incoming;
 mod order;
 mod registry_status;
@@ -24,7 +26,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::order::Order;
+use self::guarding::Guarding;
+pub use self::order::{Order, Version};
 use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
 pub use self::serve::serve;
@@ -32,7 +35,7 @@ use self::standing::Standing;
 use self::writing::Writing;
 use super::pacer::Pacer;
 use crate::api::{Limits, Registry, ServiceRegistration};
-use crate::cluster::DeskNote;
+use crate::cluster::{DeskNote, Events};
 use crate::etcd::{self, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
 use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
@@ -56,6 +59,8 @@ pub struct Context {
     pub registrations: mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
     /// Where statuses of Registries are written.
     pub registries: mpsc::UnboundedSender<DeskNote<Registry>>,
+    /// Where Events are published.
+    pub events: Events,
     /// What is counted.
     pub metrics: Metrics,
     /// What `/readyz` is told.
@@ -118,8 +123,8 @@ struct Registrar {
     metrics: RegistryMetrics,
     connection: Connection,
     limits: Limits,
-    /// The generation of the Registry's spec.
-    generation: i64,
+    /// The Registry, and the version of its spec.
+    version: Version,
 
     ledger: Ledger,
     kubernetes: Kubernetes,
@@ -138,12 +143,15 @@ struct Registrar {
     standing: Standing,
     writing: Writing,
     sweep: duty::Sweep,
+    guarding: Guarding,
     /// When to keep house next.
     house_at: Instant,
 
     subjects: HashMap<RegistrationRef, Subject>,
     pacer: Pacer<RegistrationRef>,
     told: Told,
+    /// Whether it was told that etcd is in trouble, and not yet that it no longer is.
+    outage_announced: bool,
     /// How this replica stood when it last looked.
     stance: Stance,
 
@@ -154,7 +162,7 @@ impl Registrar {
     /// Knows nothing and has nothing to do yet.
     fn new(
         name: Arc<str>,
-        (limits, generation): (Limits, i64),
+        (limits, version): (Limits, Version),
         context: Context,
         connection: Connection,
         ledger: Ledger,
@@ -173,16 +181,18 @@ impl Registrar {
             last_fence: None,
             standing: Standing::new(now),
             sweep: duty::Sweep::default(),
+            guarding: Guarding::default(),
             house_at: now + HOUSE,
             subjects: HashMap::new(),
             pacer: reporting::pacer(),
             told: Told::default(),
+            outage_announced: false,
             stance: Stance::default(),
             tasks: JoinSet::new(),
             name,
             context,
             connection,
-            generation,
+            version,
             lines,
         }
     }
@@ -196,6 +206,7 @@ impl Registrar {
             // The mirror ends only with the process, or with this registrar.
             let _ = self.lines.scopes.send(Arc::new(scopes));
         }
+        self.guard(now);
         self.write(now);
         if now >= self.house_at {
             self.house_at = now + HOUSE;
@@ -206,15 +217,16 @@ impl Registrar {
         }
         self.ask(now);
         self.sweep(now);
-        self.report(now);
+        let report_due = self.report(now);
         let wakes = [
             self.writing.wake_at(now),
             self.standing.ask_at(),
             self.standing.changes_at(now),
             self.sweep.wake_at(now),
             self.pacer.next_due(),
-            self.registry_report_due(now),
+            report_due,
             Some(self.house_at),
+            self.guard_wakes_at(),
         ];
         wakes.into_iter().flatten().min().expect("one is always there")
     }

@@ -3,9 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::api::{Limits, Reason};
+use crate::api::{Guard, Limits, Reason};
 use crate::index::RegistrationRef;
-use crate::plan::{Tenancy, Terms};
+use crate::plan::{Presence, Terms};
+
+/// Which object of a name it is, and which version of its spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// `metadata.uid`; empty if it is not known yet.
+    pub uid: Arc<str>,
+    /// `metadata.generation`.
+    pub generation: i64,
+}
 
 /// One order. They are carried out in the order in which they were sent.
 #[derive(Debug)]
@@ -18,8 +27,8 @@ pub enum Order {
         terms: Terms,
         /// The name under which consumers know the service.
         service: Arc<str>,
-        /// `metadata.generation` of its spec.
-        generation: i64,
+        /// The object, and the version of its spec.
+        version: Version,
         /// How many pods it selects, ready or not.
         selected: usize,
     },
@@ -36,14 +45,14 @@ pub enum Order {
     },
     /// A registration is gone, and all its keys are to go.
     Remove(RegistrationRef),
-    /// This is what a pod is to have for a registration; nothing when it is not ready, not selected or gone.
+    /// This is how a pod stands with a registration.
     Pod {
         /// The registration.
         registration: RegistrationRef,
         /// The pod's name.
         pod: Arc<str>,
-        /// What it is to have.
-        tenancy: Option<Tenancy>,
+        /// How it stands.
+        presence: Presence,
         /// How many pods the registration selects by now, ready or not.
         selected: usize,
         /// When Kubernetes told of it.
@@ -56,8 +65,19 @@ pub enum Order {
     /// Whether there are registrations whose keys are not known because they cannot be read: as long as there are,
     /// a key that nobody is known to want may be theirs.
     SomeAreUnclear(bool),
-    /// The Registry's limits changed, as of this generation of its spec.
-    Limits(Limits, i64),
+    /// The Registry's settings changed, as of this version of its spec.
+    Settings {
+        /// How much may be asked of the etcd.
+        limits: Limits,
+        /// When removals are held back.
+        guard: Guard,
+        /// The object, and the version of its spec.
+        version: Version,
+    },
+    /// The hold of this id, if there is one, was approved of by an admin: what it holds is to go.
+    Approve(Option<String>),
+    /// Orders that belong together: nothing is decided before all of them have been taken in.
+    Together(Vec<Order>),
 }
 
 impl Order {

@@ -25,6 +25,8 @@ pub struct Facts {
     pub leases: usize,
     /// Keys kept.
     pub keys: usize,
+    /// What is said of the removals that are held back, if any are.
+    pub hold: Option<String>,
 }
 
 impl Facts {
@@ -62,6 +64,11 @@ impl Facts {
             generation,
             now,
         );
+        let (held, reason, message) = match &self.hold {
+            Some(notice) => (ConditionStatus::True, Reason::LossAboveLimit, notice.as_str()),
+            None => (ConditionStatus::False, Reason::NothingHeld, "No removal is held back."),
+        };
+        conditions::set(&mut list, ConditionType::Held, held, reason, message, generation, now);
         let count = |number| u64::try_from(number).unwrap_or(u64::MAX);
         RegistryStatus {
             observed_generation: generation,
@@ -75,7 +82,7 @@ impl Facts {
 }
 
 /// etcd's reasons come down to the few that a Registry's author can do something about.
-fn reason(reason: &str) -> Reason {
+pub fn reason(reason: &str) -> Reason {
     match reason {
         "NoLeader" => Reason::NoLeader,
         "NoSpace" => Reason::NoSpace,
@@ -130,6 +137,7 @@ mod tests {
             leader: Some("a".to_owned()),
             leases: 1,
             keys,
+            hold: None,
         }
     }
 
@@ -160,6 +168,28 @@ mod tests {
                 connected.message.as_str()
             ),
             ("False", "PermissionDenied", "give it a user")
+        );
+    }
+
+    #[test]
+    fn what_is_held_is_said_at_once_with_how_to_approve() {
+        let start = Instant::now();
+        let held = Facts {
+            hold: Some("20 of 20 keys".to_owned()),
+            ..facts(1, Link::Up)
+        };
+        let mut told = Told::default();
+        assert!(told.tell(&facts(1, Link::Up), start));
+        assert!(told.tell(&held, start));
+        let status = held.status(&Time(jiff::Timestamp::UNIX_EPOCH));
+        let condition = &status.conditions[1];
+        assert_eq!(
+            (
+                condition.type_.as_str(),
+                condition.reason.as_str(),
+                condition.message.as_str()
+            ),
+            ("Held", "LossAboveLimit", "20 of 20 keys")
         );
     }
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::events::{Announced, announce};
 use super::registry_status::Facts;
 use super::standing::{Link, Trouble};
-use super::{Context, Registrar};
+use super::{Context, Registrar, Version};
 use crate::api::{ConditionStatus, ConditionType, Reason, conditions};
 use crate::cluster::{DeskNote, Insistence};
 use crate::etcd::{self, Leadership};
@@ -31,24 +32,26 @@ pub fn pacer() -> Pacer<RegistrationRef> {
 #[derive(Debug)]
 pub struct Subject {
     service: Arc<str>,
-    generation: i64,
+    pub(super) uid: Arc<str>,
+    pub(super) generation: i64,
     /// How many pods it selects, ready or not.
     selected: usize,
     /// Why the newest spec is not the one in force.
-    refusal: Option<(Reason, String)>,
-    /// Whether a conflict was logged.
-    in_conflict: bool,
+    pub(super) refusal: Option<(Reason, String)>,
+    /// What of its trouble was told.
+    pub(super) announced: Announced,
 }
 
 impl Subject {
     /// A registration whose newest spec is in force.
-    pub fn new(service: Arc<str>, generation: i64, selected: usize) -> Self {
+    pub fn new(service: Arc<str>, version: Version, selected: usize) -> Self {
         Self {
             service,
-            generation,
+            uid: version.uid,
+            generation: version.generation,
             selected,
             refusal: None,
-            in_conflict: false,
+            announced: Announced::default(),
         }
     }
 
@@ -81,7 +84,7 @@ pub enum Voice {
 /// How this replica stands with the Registry: what it says changes with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stance {
-    voice: Voice,
+    pub(super) voice: Voice,
     footing: Footing,
     health: RegistryHealth,
 }
@@ -110,6 +113,7 @@ pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, error: 
         leader: None,
         leases: 0,
         keys: 0,
+        hold: None,
     };
     let note = DeskNote::Wanted(name.clone(), facts.status(&now()), Insistence::Once);
     // The desk ends only with the process.
@@ -118,8 +122,8 @@ pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, error: 
 }
 
 impl Registrar {
-    /// Tells what is to be told by now.
-    pub(super) fn report(&mut self, at: Instant) {
+    /// Tells what is to be told by now; returns when the Registry's status is to be written again.
+    pub(super) fn report(&mut self, at: Instant) -> Option<Instant> {
         let stance = self.stance(at);
         if stance != self.stance {
             self.stance = stance;
@@ -142,7 +146,7 @@ impl Registrar {
         while let Some(registration) = self.pacer.take_due(at) {
             self.report_registration(&registration);
         }
-        self.report_registry(at);
+        self.report_registry(at)
     }
 
     fn report_registration(&mut self, registration: &RegistrationRef) {
@@ -160,21 +164,13 @@ impl Registrar {
         let Some(report) = self.ledger.report(registration) else {
             return;
         };
-        let in_conflict = !report.conflicts.is_empty();
-        if in_conflict != std::mem::replace(&mut subject.in_conflict, in_conflict) {
-            let keys = report.conflicts.len();
-            if in_conflict {
-                tracing::warn!(%registration, keys, first = %report.conflicts[0].key, "keys are held by someone else");
-            } else {
-                tracing::info!(%registration, "no key is held by someone else any more");
-            }
-        }
         let now = now();
         let about = plan::Subject {
             generation: subject.generation,
             service: &subject.service,
             registry: &self.name,
             selected: subject.selected,
+            hold: self.guarding.notice(),
         };
         let mut status = status_of(&report, footing, about, &now);
         if let Some((reason, message)) = &subject.refusal {
@@ -183,30 +179,30 @@ impl Registrar {
             let (kind, refused) = (ConditionType::Accepted, ConditionStatus::False);
             conditions::set(list, kind, refused, *reason, &message, generation, &now);
         }
+        // Before everything is known, a key of ours may look like somebody else's.
+        if *footing == Footing::Firm {
+            let speaker = (voice == Voice::Leader).then_some(&self.context.events);
+            let hold = self.ledger.hold().map(|hold| &*hold.id);
+            announce(registration, subject, (&report, hold), &status.conditions, speaker);
+        }
         let note = DeskNote::Wanted(registration.clone(), status, insistence);
         let _ = self.context.registrations.send(note);
     }
 
-    fn report_registry(&mut self, at: Instant) {
+    fn report_registry(&mut self, at: Instant) -> Option<Instant> {
         let facts = self.facts(at);
+        self.announce_link(&facts.link);
         let insistence = match self.stance.voice {
-            Voice::Silent => return,
+            Voice::Silent => return None,
             Voice::Spare | Voice::Former => Insistence::Once,
             Voice::Leader => Insistence::Always,
         };
-        if self.told.tell(&facts, at) {
-            let note = DeskNote::Wanted(self.name.clone(), facts.status(&now()), insistence);
-            let _ = self.context.registries.send(note);
+        if !self.told.tell(&facts, at) {
+            return self.told.due(&facts, at);
         }
-    }
-
-    /// When the Registry's status is to be written again.
-    pub(super) fn registry_report_due(&mut self, at: Instant) -> Option<Instant> {
-        if self.stance.voice == Voice::Silent {
-            return None;
-        }
-        let facts = self.facts(at);
-        self.told.due(&facts, at)
+        let note = DeskNote::Wanted(self.name.clone(), facts.status(&now()), insistence);
+        let _ = self.context.registries.send(note);
+        None
     }
 
     fn facts(&mut self, at: Instant) -> Facts {
@@ -215,7 +211,7 @@ impl Registrar {
         self.metrics.set_keys(keys);
         self.metrics.set_backlog(self.ledger.backlog());
         Facts {
-            generation: self.generation,
+            generation: self.version.generation,
             link: self.registry_link(at),
             version: self.standing.version().map(str::to_owned),
             leader: match &self.leadership {
@@ -225,6 +221,7 @@ impl Registrar {
             },
             leases,
             keys,
+            hold: self.guarding.notice().map(str::to_owned),
         }
     }
 

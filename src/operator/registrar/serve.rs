@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Lines, Order, Registrar, reporting, size};
+use super::{Context, Lines, Order, Registrar, Version, guarding, reporting, size};
 use crate::api::RegistrySpec;
 use crate::etcd::{self, Campaign, Connection, Leadership};
 use crate::operator::failure::Failure;
@@ -22,7 +22,7 @@ const OBSERVATIONS: usize = 256;
 /// never should.
 pub async fn serve(
     name: Arc<str>,
-    (spec, generation): (RegistrySpec, i64),
+    (spec, version): (RegistrySpec, Version),
     context: Context,
     mut orders: mpsc::UnboundedReceiver<Order>,
     shutdown: CancellationToken,
@@ -32,7 +32,7 @@ pub async fn serve(
     };
     let connection = match Connection::new(&access, context.timeouts, context.metrics.calls.clone()).await {
         Ok(connection) => connection,
-        Err(error) => return idle(&name, generation, &context, &error, orders, shutdown).await,
+        Err(error) => return idle(&name, version.generation, &context, &error, orders, shutdown).await,
     };
     let meta = MetaKeys::of_registry(&spec.meta_prefix, &context.cluster_id, &name);
     let campaign = Campaign {
@@ -70,8 +70,9 @@ pub async fn serve(
         scopes,
         renewals,
     };
-    let ledger = Ledger::new(meta, size(spec.limits.keys_per_lease));
-    let mut registrar = Registrar::new(name, (spec.limits, generation), context, connection, ledger, lines);
+    let mut ledger = Ledger::new(meta, size(spec.limits.keys_per_lease));
+    ledger.set_guard(guarding::terms(&spec.guard));
+    let mut registrar = Registrar::new(name, (spec.limits, version), context, connection, ledger, lines);
     loop {
         let wake = registrar.act();
         tokio::select! {

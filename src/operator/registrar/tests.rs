@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::api::ServiceRegistrationStatus;
-use crate::cluster::Insistence;
-use crate::plan::{MetaKeys, Terms};
+use crate::api::{Guard, ServiceRegistrationStatus};
+use crate::cluster::{About, Insistence, Notice};
+use crate::plan::{self, MetaKeys, Observation, Presence, Terms};
 
 struct Rig {
     registrar: Registrar,
@@ -14,6 +14,7 @@ struct Rig {
     notes: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
     /// What is told of the Registry.
     registry_notes: mpsc::UnboundedReceiver<DeskNote<Registry>>,
+    events: mpsc::Receiver<Notice>,
     _wanted: mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
 }
 
@@ -25,25 +26,20 @@ fn fence(create_revision: Revision) -> Fence {
     }
 }
 
+fn version() -> Version {
+    Version {
+        uid: "u1".into(),
+        generation: 1,
+    }
+}
+
 fn orders() -> RegistrationRef {
     RegistrationRef::new("shop", "orders")
 }
 
 impl Rig {
     async fn new() -> Self {
-        let (registrations, notes) = mpsc::unbounded_channel();
-        let (registries, registry_notes) = mpsc::unbounded_channel();
-        let context = Context {
-            cluster_id: "c1".into(),
-            identity: "me".into(),
-            session_ttl: 10,
-            timeouts: Timeouts::default(),
-            registrations,
-            registries,
-            metrics: Metrics::new().0,
-            health: Health::new(),
-            cluster_confirmed: CancellationToken::new(),
-        };
+        let (context, ends) = Context::for_test();
         context.cluster_confirmed.cancel();
         let access = etcd::Access {
             // Nobody listens there.
@@ -62,15 +58,16 @@ impl Rig {
         Self {
             registrar: Registrar::new(
                 "default".into(),
-                (Limits::default(), 1),
+                (Limits::default(), version()),
                 context,
                 connection,
                 ledger,
                 lines,
             ),
             leads,
-            notes,
-            registry_notes,
+            notes: ends.registrations,
+            registry_notes: ends.registries,
+            events: ends.events,
             _wanted: wanted,
         }
     }
@@ -92,16 +89,27 @@ impl Rig {
             created: 1,
             ttl: 30,
             suspended: false,
+            keep_last: false,
             scopes: vec![Scope::below("/services/shop/orders/")],
         };
         self.registrar.take(Order::Register {
             registration: orders(),
             terms,
             service: "orders".into(),
-            generation: 1,
+            version: version(),
             selected: 0,
         });
         self.registrar.take(Order::KubernetesIsComplete);
+    }
+
+    /// The Events since the last call: about what, and why.
+    fn events(&mut self) -> Vec<(String, &'static str)> {
+        let notices = std::iter::from_fn(|| self.events.try_recv().ok());
+        let about = |notice: &Notice| match &notice.about {
+            About::Registration(registration) => registration.to_string(),
+            About::Registry(name) => name.to_string(),
+        };
+        notices.map(|notice| (about(&notice), notice.reason)).collect()
     }
 
     /// The status of `orders` that was last asked for.
@@ -242,4 +250,129 @@ async fn one_that_goes_by_the_state_folder_tells_nothing_before_the_apiserver_ha
     rig.registrar.context.cluster_confirmed = confirmed;
     rig.registrar.act();
     assert!(rig.registry_notes.try_recv().is_ok(), "that etcd is unreachable");
+}
+
+/// Twenty pods of `orders` have a key each, and one list does not name any of them.
+async fn missing_from_a_list() -> Rig {
+    let mut rig = Rig::new().await;
+    rig.registrar.take(Order::Settings {
+        limits: Limits::default(),
+        guard: Guard::default(),
+        version: version(),
+    });
+    rig.register();
+    let keys: Vec<Key> = (0..20)
+        .map(|pod| format!("/services/shop/orders/p{pod}").into())
+        .collect();
+    let held = Held {
+        value: b"1".as_slice().into(),
+        lease: LeaseId(1),
+        create_revision: 1,
+        mod_revision: 1,
+    };
+    rig.registrar.ledger.leases().recorded(LeaseId(1), 30, 1);
+    let records = Observation::Snapshot {
+        scope: MetaKeys::new("/leasehold/", "c1").scope().clone(),
+        revision: 1,
+        entries: Vec::new(),
+    };
+    let data = Observation::Snapshot {
+        scope: Scope::below("/services/shop/orders/"),
+        revision: 1,
+        entries: keys.iter().map(|key| (key.clone(), held.clone())).collect(),
+    };
+    rig.registrar.observe(data);
+    rig.registrar.observe(records);
+    rig.registrar.observe(Observation::Complete { revision: 1 });
+    let missing = keys.iter().map(|key| Order::Pod {
+        registration: orders(),
+        pod: key.rsplit('/').next().expect("a name").into(),
+        presence: Presence::Missing,
+        selected: 0,
+        heard: Instant::now(),
+    });
+    rig.registrar.take(Order::Together(missing.collect()));
+    rig
+}
+
+#[tokio::test]
+async fn pods_that_one_list_does_not_name_are_held_until_somebody_approves() {
+    let mut rig = missing_from_a_list().await;
+    rig.lead(Leadership::Leading(fence(7)));
+    rig.registrar.act();
+    rig.registrar.report(Instant::now() + Duration::from_secs(30));
+    let hold = rig.registrar.ledger.hold().expect("a hold").clone();
+    assert_eq!((hold.len(), hold.lost, hold.of), (20, 20, 20));
+    let notice = rig.registrar.guarding.notice().expect("it is told").to_owned();
+    assert!(
+        notice.contains(&format!("leasehold.dev/approve-removals={}", hold.id)),
+        "{notice}"
+    );
+
+    rig.registrar.take(Order::Approve(Some("another".to_owned())));
+    rig.registrar.act();
+    assert_eq!(rig.registrar.ledger.hold(), Some(&hold));
+    rig.registrar.take(Order::Approve(Some(hold.id)));
+    rig.registrar.act();
+    assert_eq!(rig.registrar.ledger.hold(), None);
+    assert_eq!(rig.registrar.guarding.notice(), None);
+    rig.registrar.report(Instant::now() + Duration::from_mins(1));
+    assert_eq!(
+        rig.events(),
+        [
+            ("default".to_owned(), "RemovalsHeld"),
+            ("shop/orders".to_owned(), "RemovalsHeld"),
+            ("default".to_owned(), "RemovalsReleased"),
+            ("shop/orders".to_owned(), "RemovalsReleased"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn one_that_stands_by_decides_and_tells_nothing_until_it_leads() {
+    let mut rig = missing_from_a_list().await;
+    rig.standby();
+    rig.registrar.act();
+    assert_eq!(rig.registrar.ledger.hold(), None);
+    assert_rests(&mut rig.registrar);
+    assert_eq!(rig.events(), []);
+    rig.lead(Leadership::Leading(fence(7)));
+    rig.registrar.act();
+    assert_eq!(rig.registrar.ledger.hold().map(plan::Hold::len), Some(20));
+    rig.standby();
+    assert_eq!(rig.registrar.guarding.notice(), None, "it is for another one to tell");
+}
+
+#[tokio::test]
+async fn nothing_is_decided_by_an_interrupted_view_and_a_hold_that_ends_meanwhile_is_not_waited_for_in_a_loop() {
+    let mut rig = missing_from_a_list().await;
+    rig.registrar.observe(Observation::Interrupted);
+    rig.lead(Leadership::Leading(fence(7)));
+    rig.registrar.act();
+    assert_eq!(rig.registrar.ledger.hold(), None);
+    rig.registrar.observe(Observation::Complete { revision: 1 });
+    rig.registrar.act();
+    assert!(rig.registrar.ledger.hold().is_some());
+    let shortest = Guard {
+        hold_seconds: 0,
+        ..Guard::default()
+    };
+    rig.registrar.ledger.set_guard(guarding::terms(&shortest));
+    rig.registrar.observe(Observation::Interrupted);
+    assert_rests(&mut rig.registrar);
+}
+
+#[tokio::test]
+async fn an_outage_is_told_once_and_so_is_its_end() {
+    let mut rig = Rig::new().await;
+    rig.lead(Leadership::Leading(fence(7)));
+    let long_ago = Instant::now().checked_sub(Duration::from_mins(1)).expect("a past");
+    rig.registrar.standing = Standing::new(long_ago);
+    rig.registrar.act();
+    rig.registrar.act();
+    assert_eq!(rig.events(), [("default".to_owned(), "Unreachable")]);
+    rig.registrar.observe(Observation::Complete { revision: 1 });
+    rig.registrar.act();
+    rig.registrar.act();
+    assert_eq!(rig.events(), [("default".to_owned(), "Connected")]);
 }

@@ -16,6 +16,7 @@ const SUBJECT: Subject<'_> = Subject {
     service: "orders",
     registry: "default",
     selected: 2,
+    hold: None,
 };
 
 fn at(second: i64) -> Time {
@@ -29,11 +30,13 @@ fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
         keys: vec!["/s/p".into()],
     };
     Report {
+        kept: None,
         suspended: false,
         ready,
         registered: endpoints.len(),
         endpoints: endpoints.iter().map(registered).collect(),
         outstanding: 0,
+        held: 0,
         conflicts: Vec::new(),
         problems: BTreeMap::new(),
     }
@@ -291,4 +294,35 @@ fn a_condition_that_stays_as_it_was_keeps_its_time() {
     };
     assert_eq!(time(ConditionType::Accepted), Some(at(1)));
     assert_eq!(time(ConditionType::Ready), Some(at(2)), "it became true");
+}
+
+#[test]
+fn keys_that_are_held_are_told_with_how_to_let_them_go() {
+    let report = Report {
+        held: 12,
+        ..report(0, &[])
+    };
+    let subject = Subject {
+        hold: Some("20 of 20 keys would have gone."),
+        ..SUBJECT
+    };
+    let status = status_of(&report, &Footing::Firm, subject, &at(100));
+    let (holds, reason, message) = told(&status, ConditionType::Held);
+    assert_eq!((holds, reason), ("True", "LossAboveLimit"));
+    assert_eq!(
+        message,
+        "12 keys are kept in etcd though their pods do not seem to be ready: 20 of 20 keys would have gone."
+    );
+    assert_eq!(said(&status, ConditionType::Synced), ("False", "RemovalsHeld"));
+    assert_eq!(said(&status, ConditionType::Ready), ("True", "EndpointsRegistered"));
+}
+
+#[test]
+fn what_is_held_for_others_is_none_of_a_registration_s_business() {
+    let subject = Subject {
+        hold: Some("20 of 20 keys would have gone."),
+        ..SUBJECT
+    };
+    let status = status_of(&report(0, &[]), &Footing::Firm, subject, &at(100));
+    assert_eq!(said(&status, ConditionType::Held), ("False", "NothingHeld"));
 }

@@ -103,6 +103,7 @@ fn keys_on_their_way_out_leave_though_their_registration_leaves_first() {
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
     let elsewhere = Terms {
+        keep_last: false,
         scopes: vec![Scope::below("/t/")],
         ..terms(1)
     };
@@ -199,4 +200,21 @@ fn a_scope_is_watched_until_the_last_key_of_its_registration_has_left() {
     }
     let watched = rig.ledger.take_changed_scopes().expect("they change");
     assert_eq!(watched.into_iter().collect::<Vec<_>>(), [meta().scope().clone()]);
+}
+
+#[test]
+fn the_end_of_a_removal_that_was_told_as_outstanding_is_told_too() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    rig.drop_pod("orders", "p");
+    let (ticket, transaction) = rig.next().expect("a removal");
+    // A report is made while etcd takes its time.
+    rig.ledger.take_changed();
+    assert_eq!(rig.report("orders").outstanding, 1);
+    let verdict = rig.etcd.commit(&rig.fence, &transaction);
+    rig.ledger.settle(ticket, Some(verdict));
+    assert_eq!(rig.run(), []);
+    assert!(rig.ledger.take_changed().contains(&reference("orders")));
+    assert_eq!(rig.report("orders").outstanding, 0);
 }

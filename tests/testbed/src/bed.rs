@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     error::{Doing, Error, Result},
     etcd::{EtcdCluster, EtcdConfig},
-    kubernetes::{ControlPlane, Namespace, Objects},
+    kubernetes::{ControlPlane, Entrance, Namespace, Objects},
     process::Folder,
     tools::EtcdVersion,
     wait::until,
@@ -85,6 +85,13 @@ impl Bed {
     /// The path of a kubeconfig that may do everything.
     pub fn kubeconfig(&self) -> &Path {
         self.control_plane.kubeconfig()
+    }
+
+    /// The path of a new kubeconfig `NAME.kubeconfig` that leads in by another entrance.
+    pub fn kubeconfig_by(&self, name: &str, entrance: &Entrance) -> Result<PathBuf> {
+        let path = self.logs.join(format!("{name}.kubeconfig"));
+        self.control_plane.write_kubeconfig(&path, entrance)?;
+        Ok(path)
     }
 
     /// The path of a kubectl.

@@ -19,7 +19,7 @@ pub(super) fn check(step: &Step) -> Result<()> {
 }
 
 /// The first file that differs, and how; none when there is none.
-fn difference(kept: &BTreeMap<String, String>, written: &BTreeMap<String, String>) -> Option<String> {
+pub(super) fn difference(kept: &BTreeMap<String, String>, written: &BTreeMap<String, String>) -> Option<String> {
     if written.is_empty() {
         return Some("no definition was generated".to_owned());
     }
@@ -46,7 +46,7 @@ fn difference(kept: &BTreeMap<String, String>, written: &BTreeMap<String, String
 }
 
 /// The files of a folder by name.
-fn read(folder: &Path) -> Result<BTreeMap<String, String>> {
+pub(super) fn read(folder: &Path) -> Result<BTreeMap<String, String>> {
     let doing = || doing(format!("read the folder {}", folder.display()));
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(doing())? {

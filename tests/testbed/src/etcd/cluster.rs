@@ -1,14 +1,17 @@
 //! An etcd cluster on this machine.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use etcd_client::{Client, ConnectOptions};
 
+use super::peers::Peers;
 use crate::{
     error::{Doing, Error, Result},
+    network::Network,
     process::{Folder, Port, Process, Spec, http},
     tools::EtcdVersion,
     wait::until,
@@ -28,6 +31,9 @@ pub struct EtcdConfig {
     pub fsync: bool,
     /// Further flags for every member.
     pub args: Vec<String>,
+    /// What members send each other goes over this network, to be spoiled by [`EtcdCluster::isolate`] and
+    /// [`EtcdCluster::slow_peers`]; else directly. Only on Linux.
+    pub network: Option<Network>,
 }
 
 impl Default for EtcdConfig {
@@ -37,6 +43,7 @@ impl Default for EtcdConfig {
             members: 1,
             fsync: false,
             args: Vec::new(),
+            network: None,
         }
     }
 }
@@ -47,6 +54,7 @@ pub struct EtcdCluster {
     pub(super) members: Vec<Member>,
     /// What tells it from other clusters.
     pub(super) token: String,
+    pub(super) peers: Option<Peers>,
     // After the members, so that it is removed once they are gone.
     _folder: Option<Folder>,
 }
@@ -101,11 +109,10 @@ impl EtcdCluster {
     /// Like [`EtcdCluster::temporary`] with all choices.
     pub async fn temporary_with(config: EtcdConfig) -> Result<Self> {
         let folder = Folder::new("etcd")?;
-        let Self { members, token, .. } = Self::start_with(config, "etcd", folder.path(), folder.path()).await?;
+        let cluster = Self::start_with(config, "etcd", folder.path(), folder.path()).await?;
         Ok(Self {
-            members,
-            token,
             _folder: Some(folder),
+            ..cluster
         })
     }
 
@@ -126,12 +133,17 @@ impl EtcdCluster {
         for _ in 0..config.members {
             ports.push((Port::reserve()?, Port::reserve()?));
         }
-        let peers: Vec<_> = ports
-            .iter()
-            .enumerate()
-            .map(|(i, (_, peer))| format!("{name}-{i}={}", peer.http()))
-            .collect();
-        let peers = peers.join(",");
+        let addresses: Vec<_> = ports.iter().map(|(_, peer)| peer.address()).collect();
+        let peers = match &config.network {
+            Some(network) => Some(Peers::open(network, &addresses).await?),
+            None => None,
+        };
+        let url = |i: usize| match &peers {
+            Some(peers) => peers.url(i),
+            None => format!("http://{}", addresses[i]),
+        };
+        let all: Vec<_> = (0..addresses.len()).map(|i| format!("{name}-{i}={}", url(i))).collect();
+        let all = all.join(",");
         let mut members = Vec::new();
         for (i, (client, peer)) in ports.into_iter().enumerate() {
             let data = folder.join(format!("{name}-{i}.data"));
@@ -148,11 +160,11 @@ impl EtcdCluster {
                     "--listen-peer-urls",
                     &peer.http(),
                     "--initial-advertise-peer-urls",
-                    &peer.http(),
+                    &url(i),
                 ])
                 .args([
                     "--initial-cluster",
-                    &peers,
+                    &all,
                     "--initial-cluster-state",
                     "new",
                     "--initial-cluster-token",
@@ -172,8 +184,10 @@ impl EtcdCluster {
         let cluster = Self {
             members,
             token: name.to_owned(),
+            peers,
             _folder: None,
         };
+        cluster.introduce();
         for i in 0..cluster.members.len() {
             cluster.wait_serving(i, START).await?;
         }
@@ -183,6 +197,11 @@ impl EtcdCluster {
     /// The members' client URLs.
     pub fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(|member| member.client.http()).collect()
+    }
+
+    /// Where a member, counted from 0, is reached by clients.
+    pub fn client_address(&self, i: usize) -> SocketAddr {
+        self.members[i].client.address()
     }
 
     /// The members' process ids.
@@ -205,16 +224,27 @@ impl EtcdCluster {
         Client::connect(urls, Some(options)).await.doing(|| "connect")
     }
 
+    /// Tells the ways between the members which processes they are.
+    pub(super) fn introduce(&self) {
+        for (i, member) in self.members.iter().enumerate() {
+            if let Some(peers) = &self.peers {
+                peers.introduce(i, member.process.pid());
+            }
+        }
+    }
+
     /// The client URLs of the members that run. The client crate picks an endpoint at random, and a call on one that is
     /// dead or stopped fails.
     fn running(&self) -> Vec<String> {
         self.endpoints_of(|process| process.alive().is_ok() && !process.is_stopped())
     }
 
-    /// The client URLs of the members whose process is as wanted; of all when none is.
+    /// The client URLs of the members that are not cut off and whose process is as wanted; of all when none is.
     fn endpoints_of(&self, wanted: impl Fn(&Process) -> bool) -> Vec<String> {
-        let members = self.members.iter().filter(|member| wanted(&member.process));
-        let urls: Vec<_> = members.map(|member| member.client.http()).collect();
+        let cut_off = |i: usize| self.peers.as_ref().is_some_and(|peers| peers.is_isolated(i));
+        let members = self.members.iter().enumerate();
+        let members = members.filter(|(i, member)| wanted(&member.process) && !cut_off(*i));
+        let urls: Vec<_> = members.map(|(_, member)| member.client.http()).collect();
         if urls.is_empty() { self.endpoints() } else { urls }
     }
 
@@ -263,6 +293,7 @@ impl EtcdCluster {
     /// Kills a member if it lives, starts it on its data and waits until it serves.
     pub async fn restart(&self, i: usize) -> Result<()> {
         self.members[i].process.restart().await?;
+        self.introduce();
         self.wait_serving(i, START).await
     }
 

@@ -5,6 +5,7 @@
 mod cluster;
 mod content;
 mod history;
+mod peers;
 mod snapshot;
 
 pub use cluster::{EtcdCluster, EtcdConfig};

@@ -27,7 +27,10 @@ impl EtcdCluster {
     /// Like [`EtcdCluster::restore`], as another cluster: its id is made of this token, too.
     pub async fn restore_as(&self, token: &str, from: &Path) -> Result<()> {
         let etcdutl = built(Tool::Etcdutl).await?;
-        let url = |i: usize| self.members[i].peer.http();
+        let url = |i: usize| match &self.peers {
+            Some(peers) => peers.url(i),
+            None => self.members[i].peer.http(),
+        };
         let named = |i: usize| format!("{}={}", self.members[i].process.name(), url(i));
         let peers: Vec<_> = (0..self.members.len()).map(named).collect();
         for (i, member) in self.members.iter().enumerate() {
@@ -55,6 +58,7 @@ impl EtcdCluster {
         for member in &self.members {
             member.process.restart().await?;
         }
+        self.introduce();
         for i in 0..self.members.len() {
             self.wait_serving(i, super::cluster::START).await?;
         }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -38,7 +39,16 @@ pub struct ControlPlane {
     controller_manager: Process,
     apiserver: Process,
     etcd: EtcdCluster,
-    _port: Port,
+    port: Port,
+}
+
+/// Another entrance than that of the one who may do everything.
+#[derive(Clone, Debug, Default)]
+pub struct Entrance {
+    /// By another way: one that leads to the API server.
+    pub address: Option<SocketAddr>,
+    /// As somebody else: whoever this token is of.
+    pub token: Option<String>,
 }
 
 /// The programs, found or built.
@@ -110,7 +120,7 @@ impl ControlPlane {
             controller_manager,
             apiserver,
             etcd,
-            _port: port,
+            port,
         };
         for i in 0..nodes {
             plane.create_node(&format!("node-{i}"), &format!("zone-{i}")).await?;
@@ -130,6 +140,25 @@ impl ControlPlane {
     /// The path of a kubeconfig that may do everything.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// Where the API server is reached.
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// Writes a kubeconfig to a file: like the one that may do everything, but for what is given here.
+    pub fn write_kubeconfig(&self, to: &Path, changes: &Entrance) -> Result<()> {
+        let text = fs::read_to_string(&self.kubeconfig).doing(|| "read the kubeconfig")?;
+        let mut config: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|error| Error::Invalid(format!("the kubeconfig is no JSON: {error}")))?;
+        if let Some(address) = changes.address {
+            config["clusters"][0]["cluster"]["server"] = json!(format!("https://{address}"));
+        }
+        if let Some(token) = &changes.token {
+            config["users"][0]["user"] = json!({"token": token});
+        }
+        fs::write(to, format!("{config:#}\n")).doing(|| format!("write {}", to.display()))
     }
 
     /// The path of a kubectl of the same version.

@@ -8,7 +8,7 @@ mod namespace;
 mod objects;
 mod pod;
 
-pub use control_plane::ControlPlane;
+pub use control_plane::{ControlPlane, Entrance};
 pub use namespace::Namespace;
 pub use objects::Objects;
 pub use pod::NewPod;

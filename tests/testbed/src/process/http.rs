@@ -1,4 +1,4 @@
-//! A GET over plain HTTP: all that health checks and metrics need.
+//! Small questions over plain HTTP: health checks, metrics, orders to a proxy.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -13,15 +13,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Status code and body of `GET path`, within 5 seconds.
 pub async fn get(server: SocketAddr, path: &str) -> io::Result<(u16, String)> {
-    timeout(PATIENCE, ask(server, path))
+    send(server, "GET", path, "").await
+}
+
+/// Status code and body of the answer to a request with a body, within 5 seconds.
+pub async fn send(server: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
+    timeout(PATIENCE, ask(server, method, path, body))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-async fn ask(server: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+async fn ask(server: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(server).await?;
+    let length = body.len();
     // HTTP/1.0 has neither keep-alive nor chunks: the answer ends with the connection.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {server}\r\nAccept: */*\r\n\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.0\r\nHost: {server}\r\nAccept: */*\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;

@@ -1,4 +1,5 @@
-//! Programs written in Go: the Kubernetes control plane, kwok, etcdctl and etcdutl, built from the modules pinned in `tools/`.
+//! Programs written in Go: the Kubernetes control plane, kwok, helm, etcdctl, etcdutl and toxiproxy, built from the
+//! modules pinned in `tools/`.
 
 use std::{
     fs,
@@ -28,6 +29,10 @@ pub enum Tool {
     Etcdctl,
     /// Turns a snapshot of an etcd into a member's data.
     Etcdutl,
+    /// A bad network between programs.
+    Toxiproxy,
+    /// Renders and installs charts.
+    Helm,
 }
 
 /// How a tool is built.
@@ -45,8 +50,13 @@ struct Recipe {
 const KUBERNETES_VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
      -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
 
+/// Without these helm takes the cluster of a chart that is only rendered for one of Kubernetes 1.20.
+const HELM_KUBERNETES: &str = "-s -w -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 \
+     -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=36 -X helm.sh/helm/v3/internal/version.version=v3.21.4";
+
 impl Tool {
-    /// Those of every bed and of the people who use one, slowest build first. etcdutl is built when a test wants it.
+    /// Those of every bed and of the people who use one, slowest build first. The others are built when a test
+    /// wants them.
     pub const ALL: [Self; 6] = [
         Self::KubeApiserver,
         Self::Kwok,
@@ -83,6 +93,11 @@ impl Tool {
             Self::Kwok => plain("kwok", "sigs.k8s.io/kwok/cmd/kwok", 145),
             Self::Etcdctl => plain("etcdctl", "go.etcd.io/etcd/etcdctl/v3", 20),
             Self::Etcdutl => plain("etcdutl", "go.etcd.io/etcd/etcdutl/v3", 40),
+            Self::Toxiproxy => plain("toxiproxy", "github.com/Shopify/toxiproxy/v2/cmd/server", 15),
+            Self::Helm => Recipe {
+                link: HELM_KUBERNETES,
+                ..plain("helm", "helm.sh/helm/v3/cmd/helm", 90)
+            },
         }
     }
 

@@ -1,0 +1,124 @@
+//! The guard at work: what it decides is carried out, logged, counted and said.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use jiff::Timestamp;
+
+use super::{Registrar, size};
+use crate::api::{APPROVE_REMOVALS, Guard, GuardMode};
+use crate::etcd::lease_id;
+use crate::plan::{self, GuardNews, GuardTerms, Moment};
+
+/// What the guard needs from outside, and what is said of it.
+#[derive(Debug, Default)]
+pub struct Guarding {
+    /// The id of the hold that an admin approved of.
+    pub approved: Option<String>,
+    /// What is said of the hold there is.
+    notice: Option<String>,
+}
+
+impl Guarding {
+    /// What is said of the hold there is.
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+}
+
+/// A Registry's guard in the words of the plan.
+pub fn terms(guard: &Guard) -> GuardTerms {
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    GuardTerms {
+        mode: match guard.mode {
+            GuardMode::Off => plan::GuardMode::Off,
+            GuardMode::Warn => plan::GuardMode::Warn,
+            GuardMode::Hold => plan::GuardMode::Hold,
+        },
+        window: seconds(guard.window_seconds),
+        max_loss_percent: size(guard.max_loss_percent),
+        min_keys: size(guard.min_keys),
+        hold: seconds(guard.hold_seconds),
+    }
+}
+
+impl Registrar {
+    /// Lets the guard decide about what is in doubt, if this replica is the one to decide: it leads, and what it decides
+    /// by is not outdated.
+    pub(super) fn guard(&mut self, now: Instant) {
+        if !self.may_judge() {
+            return self.ledger.look(now);
+        }
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let moment = Moment {
+            now,
+            unix: unix.unwrap_or_default(),
+        };
+        let approved = self.guarding.approved.as_deref();
+        let news = self.ledger.judge(moment, approved, || lease_id().to_string());
+        self.metrics.set_held(self.ledger.hold().map_or(0, plan::Hold::len));
+        if let Some(news) = news {
+            self.tell_guard(&news, now);
+        }
+    }
+
+    /// When the guard has to decide again if nothing happens before.
+    pub(super) fn guard_wakes_at(&self) -> Option<Instant> {
+        let hold = self.ledger.hold().filter(|_| self.may_judge());
+        hold.map(plan::Hold::wake_at)
+    }
+
+    /// Another replica leads: what is held is for that one to tell.
+    pub(super) fn leave_guard(&mut self) {
+        self.ledger.stands_by();
+        self.guarding.notice = None;
+        self.metrics.set_held(0);
+    }
+
+    fn may_judge(&self) -> bool {
+        self.leads() && self.standing.is_live() && self.held_back.is_none()
+    }
+
+    fn tell_guard(&mut self, news: &GuardNews, now: Instant) {
+        let registry = &*self.name;
+        match news {
+            GuardNews::Held => {
+                self.metrics.count_guard_trip();
+                tracing::warn!(registry, hold = ?self.ledger.hold().map(|hold| &hold.id), "too many keys would go at once: holding them");
+            }
+            GuardNews::Resumed => {
+                tracing::warn!(registry, hold = ?self.ledger.hold().map(|hold| &hold.id), "going on with a hold that another process began");
+            }
+            GuardNews::Warned { lost, of } => {
+                self.metrics.count_guard_trip();
+                tracing::warn!(
+                    registry,
+                    lost,
+                    of,
+                    "many keys go at once; spec.guard.mode is Warn, so they are not held"
+                );
+            }
+            GuardNews::Released { id, keys, why } => {
+                tracing::warn!(registry, hold = %id, keys, ?why, "nothing is held any more: what is left goes");
+            }
+        }
+        self.guarding.notice = self.ledger.hold().map(|hold| notice(registry, hold));
+        self.announce_guard(news);
+        for registration in self.subjects.keys() {
+            self.pacer.changed(registration.clone(), now);
+        }
+    }
+}
+
+/// What is said of a hold. The same in every process that goes on with it, or its statuses would change with the leader.
+fn notice(registry: &str, hold: &plan::Hold) -> String {
+    let plan::Hold { id, lost, of, .. } = hold;
+    let end = i64::try_from(hold.until_unix)
+        .ok()
+        .and_then(|end| Timestamp::from_second(end).ok())
+        .unwrap_or(Timestamp::MAX);
+    format!(
+        "{lost} of {of} keys would have gone at once because their pods are no longer ready or were missing from a list. \
+         What is left of them is kept until {end}, or until most of their pods are back. If the pods are really gone: \
+         kubectl annotate --overwrite registry {registry} {APPROVE_REMOVALS}={id}"
+    )
+}

@@ -1,0 +1,48 @@
+//! What tests of this room share: what registrars share, and the other ends of it.
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::registrar::Context;
+use crate::api::{Registry, ServiceRegistration};
+use crate::cluster::{DeskNote, Events, Notice};
+use crate::etcd::Timeouts;
+use crate::telemetry::{Health, Metrics};
+
+/// What comes out at the other ends of a [`Context`].
+pub struct Ends {
+    /// What is told of registrations.
+    pub registrations: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
+    /// What is told of Registries.
+    pub registries: mpsc::UnboundedReceiver<DeskNote<Registry>>,
+    /// What is told in Events.
+    pub events: mpsc::Receiver<Notice>,
+}
+
+impl Context {
+    /// For a test: the replica `me` in the cluster `c1`, of which the apiserver has not told yet.
+    pub fn for_test() -> (Self, Ends) {
+        let (registrations, registration_notes) = mpsc::unbounded_channel();
+        let (registries, registry_notes) = mpsc::unbounded_channel();
+        let metrics = Metrics::new().0;
+        let (events, notices) = Events::new(metrics.clone());
+        let context = Self {
+            cluster_id: "c1".into(),
+            identity: "me".into(),
+            session_ttl: 10,
+            timeouts: Timeouts::default(),
+            registrations,
+            registries,
+            events,
+            metrics,
+            health: Health::new(),
+            cluster_confirmed: CancellationToken::new(),
+        };
+        let ends = Ends {
+            registrations: registration_notes,
+            registries: registry_notes,
+            events: notices,
+        };
+        (context, ends)
+    }
+}

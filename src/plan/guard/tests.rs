@@ -1,0 +1,400 @@
+//! What is held and what is not, one decision after the other, and for any order of events.
+
+use std::collections::BTreeSet;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::hold::RECOVERY;
+use super::*;
+use crate::plan::meta::HoldRecord;
+use crate::plan::transaction::LeaseId;
+
+const TERMS: GuardTerms = GuardTerms {
+    mode: GuardMode::Hold,
+    window: Duration::from_mins(1),
+    max_loss_percent: 50,
+    min_keys: 10,
+    hold: Duration::from_mins(5),
+};
+
+/// When the other clock starts.
+const UNIX: Duration = Duration::from_secs(1_800_000_001);
+
+fn second(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A guard, the keys that etcd holds, and a clock.
+struct Rig {
+    guard: Guard,
+    etcd: BTreeSet<Key>,
+    began: Instant,
+    now: Instant,
+    approved: Option<String>,
+    holds: usize,
+}
+
+fn key(number: usize) -> Key {
+    format!("/s/{number:02}").into()
+}
+
+impl Rig {
+    fn new(keys: usize, terms: GuardTerms) -> Self {
+        let mut guard = Guard::new();
+        guard.set_terms(terms);
+        guard.started();
+        Self {
+            guard,
+            etcd: (0..keys).map(key).collect(),
+            began: Instant::now(),
+            now: Instant::now(),
+            approved: None,
+            holds: 0,
+        }
+    }
+
+    fn suspect(&mut self, numbers: impl IntoIterator<Item = usize>) {
+        for number in numbers {
+            self.guard.suspect(&key(number), Work::Key(key(number)));
+        }
+    }
+
+    /// Lets the guard decide; returns the keys that go, which are still in etcd.
+    fn decide(&mut self) -> (Option<GuardNews>, Vec<Key>) {
+        let id = format!("hold-{}", self.holds);
+        let moment = Moment {
+            now: self.now,
+            unix: UNIX + self.now.duration_since(self.began),
+        };
+        let etcd = &self.etcd;
+        let (news, works) = self.guard.judge(
+            (self.etcd.len(), |key: &Key| etcd.contains(key)),
+            moment,
+            self.approved.as_deref(),
+            || id,
+        );
+        self.holds += usize::from(news == Some(GuardNews::Held));
+        let keys = works.into_iter().map(|work| match work {
+            Work::Key(key) => key,
+            Work::Pod(..) => unreachable!("only keys are suspected here"),
+        });
+        (news, keys.collect())
+    }
+
+    /// Lets the guard decide, and removes from etcd what goes; returns how many keys that is.
+    fn judge(&mut self) -> (Option<GuardNews>, usize) {
+        let (news, keys) = self.decide();
+        for key in &keys {
+            assert!(!self.guard.detains(key), "{key}");
+            self.etcd.remove(key);
+            self.guard.gone(key);
+        }
+        (news, keys.len())
+    }
+
+    fn record(&mut self, hold: Option<HoldRecord>) {
+        self.guard.set_recorded(hold.map(|hold| Recorded {
+            hold: Some(hold),
+            lease: LeaseId(1),
+            mod_revision: 1,
+        }));
+    }
+
+    fn back(&mut self, numbers: impl IntoIterator<Item = usize>) {
+        for number in numbers {
+            self.guard.back(&key(number));
+            self.etcd.insert(key(number));
+        }
+    }
+}
+
+fn released(why: Release, keys: usize) -> GuardNews {
+    let id = "hold-0".to_owned();
+    GuardNews::Released { id, keys, why }
+}
+
+#[test]
+fn all_at_once_are_held_as_a_whole() {
+    let mut rig = Rig::new(20, TERMS);
+    rig.suspect(0..20);
+    assert_eq!(rig.judge(), (Some(GuardNews::Held), 0));
+    let hold = rig.guard.hold().expect("a hold");
+    assert_eq!((hold.len(), hold.lost, hold.of), (20, 20, 20));
+    assert!(rig.guard.detains("/s/07"));
+}
+
+#[test]
+fn one_after_the_other_they_go_up_to_the_limit_and_no_further() {
+    let mut rig = Rig::new(20, TERMS);
+    let mut gone = 0;
+    for number in 0..20 {
+        rig.suspect([number]);
+        gone += rig.judge().1;
+    }
+    assert_eq!(gone, 10);
+    assert_eq!(rig.guard.hold().map(Hold::len), Some(10));
+}
+
+#[test]
+fn what_is_let_go_and_still_in_etcd_is_not_counted_twice() {
+    let mut rig = Rig::new(20, TERMS);
+    let mut gone = 0;
+    for number in 0..20 {
+        rig.suspect([number]);
+        gone += rig.decide().1.len();
+    }
+    assert_eq!(gone, 10);
+}
+
+#[test]
+fn a_small_loss_is_let_go_whatever_its_share() {
+    let mut rig = Rig::new(9, TERMS);
+    rig.suspect(0..9);
+    assert_eq!(rig.judge(), (None, 9));
+}
+
+#[test]
+fn half_of_the_keys_is_not_more_than_half() {
+    let mut rig = Rig::new(40, TERMS);
+    rig.suspect(0..20);
+    assert_eq!(rig.judge(), (None, 20));
+}
+
+#[test]
+fn a_slow_loss_is_no_burst() {
+    let mut rig = Rig::new(20, TERMS);
+    for number in 0..20 {
+        rig.suspect([number]);
+        assert_eq!(rig.judge(), (None, 1));
+        rig.now += second(10);
+    }
+}
+
+#[test]
+fn a_hold_ends_when_its_time_has_passed_and_not_before() {
+    let mut rig = Rig::new(20, TERMS);
+    rig.suspect(0..20);
+    rig.judge();
+    rig.now += second(299);
+    assert_eq!(rig.judge(), (None, 0));
+    rig.now += second(1);
+    assert_eq!(rig.judge(), (Some(released(Release::Expired, 20)), 20));
+    assert_eq!(rig.guard.hold(), None);
+}
+
+#[test]
+fn a_hold_ends_at_once_for_its_own_id_and_for_no_other() {
+    let mut rig = Rig::new(20, TERMS);
+    rig.suspect(0..20);
+    rig.judge();
+    rig.approved = Some("hold-1".to_owned());
+    assert_eq!(rig.judge(), (None, 0));
+    rig.approved = Some("hold-0".to_owned());
+    assert_eq!(rig.judge(), (Some(released(Release::Approved, 20)), 20));
+    // An approval is used up: the next hold has another id.
+    rig.back(0..20);
+    rig.suspect(0..20);
+    assert_eq!(rig.judge(), (Some(GuardNews::Held), 0));
+}
+
+#[test]
+fn when_enough_pods_are_back_the_rest_goes() {
+    let mut rig = Rig::new(20, TERMS);
+    rig.suspect(0..20);
+    rig.judge();
+    rig.back(0..9);
+    assert_eq!(rig.judge(), (None, 0), "11 of 20 are still more than half");
+    rig.back(9..10);
+    assert_eq!(rig.judge(), (None, 0), "others may be about to come back");
+    assert_eq!(rig.guard.hold().map(Hold::wake_at), Some(rig.now + RECOVERY));
+    rig.now += RECOVERY;
+    assert_eq!(rig.judge(), (Some(released(Release::Resolved, 10)), 10));
+}
+
+#[test]
+fn when_all_pods_are_back_the_hold_ends_at_once() {
+    let mut rig = Rig::new(20, TERMS);
+    rig.suspect(0..20);
+    rig.judge();
+    rig.back(0..20);
+    assert_eq!(rig.judge(), (Some(released(Release::Resolved, 0)), 0));
+}
+
+#[test]
+fn pods_that_come_and_go_again_begin_the_recovery_anew() {
+    let mut rig = Rig::new(20, TERMS);
+    rig.suspect(0..20);
+    rig.judge();
+    rig.back(0..10);
+    rig.judge();
+    rig.suspect([0]);
+    rig.judge();
+    rig.now += RECOVERY;
+    assert_eq!(rig.judge(), (None, 0));
+}
+
+#[test]
+fn what_had_gone_before_a_hold_began_still_counts_when_the_window_is_over() {
+    let mut rig = Rig::new(18, TERMS);
+    for number in 0..18 {
+        rig.suspect([number]);
+        rig.judge();
+    }
+    assert_eq!(rig.guard.hold().map(Hold::len), Some(9));
+    rig.now += second(200);
+    assert_eq!(rig.judge(), (None, 0));
+}
+
+#[test]
+fn a_fact_goes_from_a_hold_at_once() {
+    let mut rig = Rig::new(20, TERMS);
+    rig.suspect(0..20);
+    rig.judge();
+    assert!(rig.guard.acquit(&key(3)), "it was detained");
+    assert!(!rig.guard.detains("/s/03"));
+    assert!(rig.guard.detains("/s/04"));
+}
+
+#[test]
+fn a_guard_that_only_warns_says_so_once_and_lets_go() {
+    let terms = GuardTerms {
+        mode: GuardMode::Warn,
+        ..TERMS
+    };
+    let mut rig = Rig::new(20, terms);
+    rig.suspect(0..20);
+    assert_eq!(rig.judge(), (Some(GuardNews::Warned { lost: 20, of: 20 }), 20));
+}
+
+#[test]
+fn a_guard_that_is_turned_off_lets_go_of_what_it_held() {
+    let mut rig = Rig::new(20, TERMS);
+    rig.suspect(0..20);
+    rig.judge();
+    rig.guard.set_terms(GuardTerms::OFF);
+    assert_eq!(rig.judge(), (Some(released(Release::Unguarded, 20)), 20));
+}
+
+#[test]
+fn a_new_leader_doubts_again_what_it_let_go_and_nobody_removed() {
+    let mut rig = Rig::new(20, TERMS);
+    for number in 0..20 {
+        rig.suspect([number]);
+        // It stands by: what it lets go stays in etcd.
+        rig.decide();
+    }
+    rig.guard.doubt_again();
+    rig.judge();
+    assert_eq!(
+        rig.guard.hold().map(Hold::len),
+        Some(20),
+        "its predecessor held them all"
+    );
+}
+
+#[test]
+fn until_it_has_judged_what_a_predecessor_left_nothing_but_facts_goes() {
+    let mut guard = Guard::new();
+    guard.set_terms(TERMS);
+    assert!(guard.detains("/s/00"));
+    guard.acquit(&key(0));
+    assert!(!guard.detains("/s/00"));
+    assert!(guard.detains("/s/01"));
+    guard.started();
+    assert!(!guard.detains("/s/01"));
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Suspect(BTreeSet<usize>),
+    Back(BTreeSet<usize>),
+    Fact(usize),
+    Pass(u64),
+    Takeover,
+}
+
+const KEYS: usize = 24;
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let some = |most| proptest::collection::btree_set(0..KEYS, 1..most);
+    prop_oneof![
+        8 => some(6).prop_map(Event::Suspect),
+        1 => some(KEYS).prop_map(Event::Suspect),
+        3 => some(6).prop_map(Event::Back),
+        1 => (0..KEYS).prop_map(Event::Fact),
+        3 => (1..50u64).prop_map(Event::Pass),
+        1 => Just(Event::Takeover),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_fact_is_held_and_no_suspicion_above_the_limit_goes_before_its_hold_ends(events in vec(any_event(), 1..80)) {
+        let mut rig = Rig::new(KEYS, TERMS);
+        // Keys that went on a suspicion, with when they did, unless they are back.
+        let mut went: BTreeMap<Key, Instant> = BTreeMap::new();
+        let mut hold_began = None;
+        for event in events {
+            match event {
+                Event::Suspect(numbers) => {
+                    let numbers: Vec<_> = numbers.into_iter().filter(|number| rig.etcd.contains(&key(*number))).collect();
+                    rig.suspect(numbers);
+                }
+                Event::Back(numbers) => {
+                    went.retain(|gone, _| !numbers.iter().any(|number| key(*number) == *gone));
+                    rig.back(numbers);
+                }
+                Event::Fact(number) => {
+                    rig.guard.acquit(&key(number));
+                    prop_assert!(!rig.guard.detains(&key(number)), "a fact is held");
+                    rig.etcd.remove(&key(number));
+                    rig.guard.gone(&key(number));
+                    went.remove(&key(number));
+                }
+                Event::Pass(seconds) => rig.now += second(seconds),
+                Event::Takeover => {
+                    rig.guard.stand_by();
+                    rig.guard.doubt_again();
+                }
+            }
+            went.retain(|_, at| hold_began.is_some() || *at + TERMS.window > rig.now);
+            let before = rig.etcd.clone();
+            let (news, count) = rig.judge();
+            match news {
+                Some(GuardNews::Held) => {
+                    prop_assert_eq!(count, 0);
+                    let hold = rig.guard.hold().expect("it began");
+                    let lost: BTreeSet<&Key> = went.keys().chain(hold.keys()).collect();
+                    let of: BTreeSet<&Key> = went.keys().chain(&rig.etcd).collect();
+                    prop_assert_eq!((hold.lost, hold.of), (lost.len(), of.len()), "each counts once");
+                    let record = hold.record();
+                    rig.record(Some(record));
+                    hold_began = Some(rig.now);
+                }
+                Some(GuardNews::Released { why, .. }) => {
+                    let began = hold_began.take().expect("it began");
+                    rig.record(None);
+                    prop_assert!(why == Release::Resolved || rig.now >= began + TERMS.hold, "{why:?}");
+                    if why == Release::Expired {
+                        went.clear();
+                        continue;
+                    }
+                }
+                _ => prop_assert!(hold_began.is_none() || count == 0, "{count} go from a hold that goes on"),
+            }
+            for key in before.difference(&rig.etcd) {
+                went.insert(key.clone(), rig.now);
+            }
+            went.retain(|_, at| hold_began.is_some() || *at + TERMS.window > rig.now);
+            let of = rig.etcd.len() + went.keys().filter(|key| !rig.etcd.contains(*key)).count();
+            // A fact may make what went before it a larger share of what is left; nothing may go on top of that.
+            if count > 0 && news.is_none() {
+                let lost = went.len();
+                prop_assert!(lost < TERMS.min_keys || lost * 100 <= of * TERMS.max_loss_percent, "{lost} of {of}");
+            }
+        }
+    }
+}

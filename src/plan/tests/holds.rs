@@ -1,0 +1,191 @@
+//! A hold outlives its leader: what is recorded of it in etcd, and what a successor makes of that.
+
+use super::doubts::{PODS, UNIX, guard, key, pod, registered};
+use super::*;
+use crate::plan::{GuardNews, Moment, Presence, Release};
+
+const RECORD: &str = "/leasehold/c1/hold";
+
+/// All pods are no longer ready, and a hold with the id `first` is recorded.
+fn held(now: Instant) -> Rig {
+    let mut rig = registered();
+    for number in 0..PODS {
+        rig.present(number, Presence::Unready(tenancy(&pod(number), &[&key(number)], "1")));
+    }
+    assert_eq!(rig.judge_by(now, "first"), Some(GuardNews::Held));
+    rig.run();
+    rig
+}
+
+#[test]
+fn a_hold_is_recorded_once_on_the_lease_of_a_key_that_it_holds() {
+    let mut rig = held(Instant::now());
+    let lease = rig.lease_of(RECORD);
+    assert_eq!(lease, rig.lease_of(&key(0)));
+    let told = rig.etcd.value(RECORD).expect("it is there");
+    assert_eq!(told, r#"{"v":1,"id":"first","until":1800000301,"lost":20,"of":20}"#);
+    let revision = rig.etcd.revision();
+    rig.judge(Instant::now());
+    rig.run();
+    assert_eq!(rig.etcd.revision(), revision);
+}
+
+#[test]
+fn a_restart_goes_on_with_the_hold_that_was_there_and_its_end() {
+    let now = Instant::now();
+    let mut rig = held(now);
+    let before = rig.ledger.hold().expect("a hold").clone();
+    rig.restart(15);
+    assert!(rig.run().is_empty());
+    assert_eq!(
+        rig.judge_by(now, "second"),
+        Some(GuardNews::Resumed),
+        "5 of 20 would be no hold of their own"
+    );
+    let hold = rig.ledger.hold().expect("a hold").clone();
+    assert_eq!(
+        (&*hold.id, hold.until_unix, hold.lost, hold.of),
+        ("first", before.until_unix, 20, 20)
+    );
+    assert_eq!((hold.until, hold.len()), (now + guard().hold, 5));
+    assert!(rig.run().is_empty(), "nothing is written");
+}
+
+#[test]
+fn a_standby_that_takes_over_goes_on_with_the_hold() {
+    let now = Instant::now();
+    let mut rig = held(now);
+    rig.ledger.stands_by();
+    rig.ledger.look(now);
+    assert_eq!(rig.ledger.hold(), None, "it is the other one's");
+    assert!(rig.run().is_empty(), "and nothing goes");
+    rig.ledger.leads_anew();
+    assert_eq!(rig.judge_by(now, "second"), Some(GuardNews::Resumed));
+    let hold = rig.ledger.hold().expect("a hold");
+    assert_eq!((&*hold.id, hold.len()), ("first", PODS));
+}
+
+#[test]
+fn what_a_leader_let_go_counts_for_its_successor_too() {
+    let (mut rig, now) = (registered(), Instant::now());
+    rig.ledger.stands_by();
+    let revision = rig.etcd.revision();
+    for number in 0..10 {
+        rig.present(number, Presence::Missing);
+        rig.etcd.foreign_delete(&key(number));
+    }
+    rig.listen();
+    assert!(rig.etcd.revision() > revision);
+    rig.ledger.look(now);
+    rig.ledger.leads_anew();
+    rig.present(10, Presence::Missing);
+    assert_eq!(rig.judge(now), Some(GuardNews::Held));
+    let hold = rig.ledger.hold().expect("a hold");
+    assert_eq!((hold.lost, hold.of, hold.len()), (11, 20, 1));
+}
+
+#[test]
+fn the_record_of_a_hold_that_is_over_goes_after_what_it_held() {
+    let now = Instant::now();
+    let mut rig = held(now);
+    let moment = Moment { now, unix: UNIX };
+    let end = rig.ledger.judge(moment, Some("first"), || unreachable!("it goes on"));
+    assert!(
+        matches!(
+            end,
+            Some(GuardNews::Released {
+                why: Release::Approved,
+                ..
+            })
+        ),
+        "{end:?}"
+    );
+    let (ticket, keys) = rig.next().expect("the keys go");
+    assert_eq!(keys.ops.len(), PODS);
+    assert!(keys.ops.iter().all(|op| &**op.key() != RECORD));
+    let verdict = rig.commit(&keys);
+    rig.ledger.settle(ticket, Some(verdict));
+    rig.run();
+    assert_eq!(rig.etcd.value(RECORD), None);
+    assert_eq!(rig.left(), 0);
+}
+
+#[test]
+fn a_successor_finishes_what_was_approved() {
+    let now = Instant::now();
+    let mut rig = held(now);
+    rig.ledger
+        .judge(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
+    // Approved, and dead before anything was written.
+    rig.restart(0);
+    rig.run();
+    let end = rig
+        .ledger
+        .judge(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
+    assert!(
+        matches!(
+            end,
+            Some(GuardNews::Released {
+                why: Release::Approved,
+                ..
+            })
+        ),
+        "{end:?}"
+    );
+    rig.run();
+    assert_eq!((rig.left(), rig.etcd.value(RECORD)), (0, None));
+}
+
+#[test]
+fn a_restart_after_the_end_of_a_hold_releases_it() {
+    let now = Instant::now();
+    let mut rig = held(now);
+    rig.restart(0);
+    rig.run();
+    let late = Moment {
+        now,
+        unix: UNIX + guard().hold,
+    };
+    let end = rig.ledger.judge(late, None, || unreachable!("it goes on"));
+    assert!(
+        matches!(
+            end,
+            Some(GuardNews::Released {
+                why: Release::Expired,
+                ..
+            })
+        ),
+        "{end:?}"
+    );
+}
+
+#[test]
+fn the_record_of_a_hold_of_another_time_releases_nothing_and_is_replaced() {
+    let now = Instant::now();
+    let mut rig = held(now);
+    rig.restart(0);
+    rig.run();
+    let late = Moment {
+        now,
+        unix: UNIX + 3 * guard().hold,
+    };
+    assert_eq!(
+        rig.ledger.judge(late, None, || "second".to_owned()),
+        Some(GuardNews::Held)
+    );
+    rig.run();
+    let told = rig.etcd.value(RECORD).expect("it is there");
+    assert!(told.contains(r#""id":"second""#), "{told}");
+    assert_eq!(rig.left(), PODS);
+}
+
+#[test]
+fn a_record_that_makes_no_sense_is_removed() {
+    let (mut rig, now) = (registered(), Instant::now());
+    rig.etcd.foreign_put(RECORD, "what?");
+    rig.listen();
+    assert_eq!(rig.judge(now), None);
+    rig.run();
+    assert_eq!(rig.etcd.value(RECORD), None);
+    assert_eq!(rig.left(), PODS);
+}

@@ -1,0 +1,91 @@
+//! What the text of the metrics says.
+
+use super::*;
+
+fn lines(exposition: &Exposition) -> Vec<String> {
+    exposition.text().lines().map(str::to_owned).collect()
+}
+
+fn assert_line(exposition: &Exposition, line: &str) {
+    assert!(
+        lines(exposition).iter().any(|it| it == line),
+        "no {line} in:\n{}",
+        exposition.text()
+    );
+}
+
+#[test]
+fn what_is_counted_for_a_registry_shows_under_its_name() {
+    let (metrics, exposition) = Metrics::new();
+    let registry = metrics.registry("default");
+    registry.set_leader(true);
+    registry.set_keys(500);
+    registry.count_writes(KeyWrite::Put, 3);
+    registry.count_writes(KeyWrite::Delete, 2);
+    registry.count_writes(KeyWrite::Refused, 1);
+    registry.count_fenced();
+    registry.set_held(4);
+    registry.count_guard_trip();
+    assert_line(&exposition, r#"leasehold_leader{registry="default"} 1"#);
+    assert_line(&exposition, r#"leasehold_connected{registry="default"} 0"#);
+    assert_line(&exposition, r#"leasehold_keys{registry="default"} 500"#);
+    for line in [
+        r#"leasehold_key_writes_total{registry="default",kind="put"} 3"#,
+        r#"leasehold_key_writes_total{registry="default",kind="delete"} 2"#,
+        r#"leasehold_key_writes_total{registry="default",kind="refused"} 1"#,
+        r#"leasehold_fenced_transactions_total{registry="default"} 1"#,
+        r#"leasehold_lapsed_leases_total{registry="default"} 0"#,
+        r#"leasehold_held_keys{registry="default"} 4"#,
+        r#"leasehold_guard_trips_total{registry="default"} 1"#,
+    ] {
+        assert_line(&exposition, line);
+    }
+}
+
+#[test]
+fn the_way_of_a_pod_is_timed_in_seconds() {
+    let (metrics, exposition) = Metrics::new();
+    metrics.set_pods(7);
+    metrics.observe_ready_to_key(Duration::from_millis(3));
+    assert_line(&exposition, "leasehold_pods 7");
+    assert_line(&exposition, "leasehold_ready_to_key_seconds_count 1");
+    assert_line(&exposition, r#"leasehold_ready_to_key_seconds_bucket{le="0.002"} 0"#);
+    assert_line(&exposition, r#"leasehold_ready_to_key_seconds_bucket{le="0.004"} 1"#);
+}
+
+#[test]
+fn every_metric_has_a_help_text() {
+    let (metrics, exposition) = Metrics::new();
+    metrics.registry("default");
+    for line in lines(&exposition) {
+        if let Some(name) = line.strip_prefix("# TYPE ").and_then(|it| it.split(' ').next()) {
+            assert!(name.starts_with("leasehold_"), "{name}");
+            let help = format!("# HELP {name} ");
+            assert!(
+                lines(&exposition)
+                    .iter()
+                    .any(|it| it.len() > help.len() + 1 && it.starts_with(&help)),
+                "{name} has no help text"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_deleted_registry_is_not_shown_and_one_of_the_same_name_starts_at_zero() {
+    let (metrics, exposition) = Metrics::new();
+    let first = metrics.registry("default");
+    metrics.registry("other").set_leader(true);
+    first.set_leader(true);
+    first.count_writes(KeyWrite::Put, 3);
+    metrics.forget("default");
+    first.count_fenced();
+    assert!(!exposition.text().contains("default"), "{}", exposition.text());
+    assert_line(&exposition, r#"leasehold_leader{registry="other"} 1"#);
+    metrics.registry("default");
+    assert_line(
+        &exposition,
+        r#"leasehold_key_writes_total{registry="default",kind="put"} 0"#,
+    );
+    assert_line(&exposition, r#"leasehold_leader{registry="default"} 0"#);
+}

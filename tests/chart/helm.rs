@@ -1,0 +1,63 @@
+//! The program helm, and the kubeconfig of an account that a chart has made.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+use testbed::{Bed, Tool};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// The chart of this tree.
+pub fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/leasehold")
+}
+
+/// Runs helm with these words; an error is what it says on stderr.
+pub async fn helm(kubeconfig: &Path, words: &[&str]) -> Result<String, String> {
+    let binary = tokio::task::spawn_blocking(|| Tool::Helm.binary())
+        .await
+        .expect("no panic");
+    let mut command = Command::new(binary.expect("helm is built"));
+    command.args(words).arg("--kubeconfig").arg(kubeconfig);
+    text(command.stdin(Stdio::null()).output().await.expect("helm runs"))
+}
+
+/// Runs kubectl with these words and this input; an error is what it says on stderr.
+pub async fn kubectl(bed: &Bed, words: &[&str], input: &str) -> Result<String, String> {
+    let mut child = Command::new(bed.kubectl())
+        .args(words)
+        .arg("--kubeconfig")
+        .arg(bed.kubeconfig())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kubectl runs");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input.as_bytes()).await.expect("kubectl reads");
+    drop(stdin);
+    text(child.wait_with_output().await.expect("kubectl ends"))
+}
+
+fn text(output: Output) -> Result<String, String> {
+    let of = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    if output.status.success() {
+        Ok(of(output.stdout))
+    } else {
+        Err(of(output.stderr))
+    }
+}
+
+/// A kubeconfig for a service account, as the kubelet would give its token to a pod.
+pub async fn kubeconfig_of(bed: &Bed, namespace: &str, account: &str) -> PathBuf {
+    let token = kubectl(bed, &["create", "token", account, "--namespace", namespace], "")
+        .await
+        .expect("a token");
+    let own = std::fs::read_to_string(bed.kubeconfig()).expect("the bed's kubeconfig");
+    let mut config: Value = serde_json::from_str(&own).expect("it is JSON");
+    config["users"][0]["user"] = json!({"token": token.trim()});
+    let path = bed.folder().path().join(format!("{namespace}-{account}.kubeconfig"));
+    std::fs::write(&path, config.to_string()).expect("a file");
+    path
+}

@@ -1,0 +1,10 @@
+//! The Helm chart, by a real helm on a real control plane: what it renders is taken, what is wrong is refused, and the
+//! operator does all that it does with the rights that the chart gives it and no others.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod helm;
+mod lifecycle;
+mod rendering;
+mod rights;

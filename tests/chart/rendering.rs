@@ -1,0 +1,141 @@
+//! What the chart renders from its values.
+
+use testbed::{Result, shared};
+
+use super::helm::{chart, helm, kubectl};
+
+/// Values that between them switch everything on, one list of `--set` a case.
+const VARIANTS: [&[&str]; 6] = [
+    &[],
+    &[
+        "registry.create=true",
+        "registry.endpoints={http://etcd-0:2379,http://etcd-1:2379}",
+        "registry.spec.ttlSeconds=20",
+    ],
+    &[
+        "registry.create=true",
+        "etcd.create=true",
+        "etcd.image.repository=mirror/etcd",
+        "fullnameOverride=lease",
+    ],
+    &[
+        "networkPolicy.enabled=true",
+        "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=metrics",
+        "networkPolicy.egress[0].ports[0].port=2379",
+        "metrics.dashboard.create=true",
+        "commonLabels.team=platform",
+        "commonAnnotations.note=ours",
+    ],
+    &[
+        "replicaCount=3",
+        "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "imagePullSecrets[0].name=pull",
+        "priorityClassName=system-cluster-critical",
+        "operator.extraArgs={--log-format=text}",
+        "operator.extraEnv[0].name=TZ,operator.extraEnv[0].value=UTC",
+        "operator.extraEnvFrom[0].configMapRef.name=settings",
+        "extraVolumes[0].name=more,extraVolumes[0].emptyDir.medium=Memory",
+        "extraVolumeMounts[0].name=more,extraVolumeMounts[0].mountPath=/more",
+        "nodeSelector.pool=system",
+        "tolerations[0].key=system,tolerations[0].operator=Exists",
+        "podLabels.a=b",
+        "podAnnotations.c=d",
+    ],
+    &[
+        "rbac.create=false",
+        "serviceAccount.create=false",
+        "serviceAccount.name=own",
+        "podDisruptionBudget.enabled=false",
+        "metrics.service.create=false",
+    ],
+];
+
+fn with<'a>(command: &[&'a str], chart: &'a str, values: &[&'a str]) -> Vec<&'a str> {
+    let mut words = command.to_vec();
+    words.push(chart);
+    words.extend(values.iter().flat_map(|value| ["--set", value]));
+    words
+}
+
+#[tokio::test]
+async fn helm_finds_nothing_to_complain_about_and_the_apiserver_takes_all_that_is_rendered() -> Result<()> {
+    let bed = shared().await?;
+    bed.apply_crds().await?;
+    let namespace = bed.namespace("chart-rendering").await?;
+    let chart = chart().display().to_string();
+    for values in VARIANTS {
+        let lint = helm(bed.kubeconfig(), &with(&["lint", "--strict"], &chart, values)).await;
+        lint.unwrap_or_else(|error| panic!("{values:?}: {error}"));
+        let words = with(&["template", "try", "--namespace", namespace.name()], &chart, values);
+        let rendered = helm(bed.kubeconfig(), &words).await;
+        let rendered = rendered.unwrap_or_else(|error| panic!("{values:?}: {error}"));
+        let words = ["apply", "--dry-run=server", "--validate=strict", "--filename=-"];
+        let taken = kubectl(bed, &words, &rendered).await;
+        taken.unwrap_or_else(|error| panic!("{values:?}: {error}"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn monitors_and_alerts_are_rendered_for_those_who_have_the_prometheus_operator() -> Result<()> {
+    let bed = shared().await?;
+    let chart = chart().display().to_string();
+    let values = [
+        "metrics.serviceMonitor.create=true",
+        "metrics.podMonitor.create=true",
+        "metrics.rules.create=true",
+        "metrics.rules.labels.release=prometheus",
+    ];
+    let rendered = helm(bed.kubeconfig(), &with(&["template", "try"], &chart, &values)).await;
+    let rendered = rendered.unwrap_or_else(|error| panic!("{error}"));
+    for part in [
+        "kind: ServiceMonitor",
+        "kind: PodMonitor",
+        "kind: PrometheusRule",
+        "release: prometheus",
+    ] {
+        assert!(rendered.contains(part), "no {part} in\n{rendered}");
+    }
+    // What an alert asks for must be what the operator tells.
+    let metrics = [
+        "leasehold_connected",
+        "leasehold_leader",
+        "leasehold_lapsed_leases_total",
+        "leasehold_backlog",
+    ];
+    assert!(metrics.iter().all(|metric| rendered.contains(metric)), "{rendered}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
+    let bed = shared().await?;
+    let chart = chart().display().to_string();
+    let cases: [(&[&str], &str); 10] = [
+        (&["replicas=3"], "additional properties 'replicas' not allowed"),
+        (&["replicaCount=-1"], "/replicaCount"),
+        (&["operator.sessionTtlSeconds=1"], "/operator/sessionTtlSeconds"),
+        (&["operator.logFormat=xml"], "/operator/logFormat"),
+        (&["image.pullPolicy=Sometimes"], "/image/pullPolicy"),
+        (&["image.digest=latest"], "/image/digest"),
+        (
+            &["registry.create=true"],
+            "registry.endpoints: name the members of your etcd",
+        ),
+        (
+            &["registry.create=true", "registry.endpoints={etcd:2379}"],
+            "/registry/endpoints/0",
+        ),
+        (&["etcd.create=true"], "etcd.image.repository: say where"),
+        (
+            &["metrics.serviceMonitor.create=true", "metrics.service.create=false"],
+            "metrics.serviceMonitor needs metrics.service.create",
+        ),
+    ];
+    for (values, expected) in cases {
+        let told = helm(bed.kubeconfig(), &with(&["template", "try"], &chart, values)).await;
+        let told = told.expect_err("it is refused");
+        assert!(told.contains(expected), "{values:?} was refused with\n{told}");
+    }
+    Ok(())
+}

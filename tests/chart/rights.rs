@@ -1,0 +1,117 @@
+//! The rights that the chart gives the operator: enough, and none too many.
+
+use serde_json::{Value, json};
+use testbed::{Bed, EtcdCluster, Operator, OperatorConfig, Result, shared, until};
+
+use super::helm::{chart, helm, kubeconfig_of, kubectl};
+use super::support::{API, SOON, plain_prefix, pod, registration, wait_in_sync, wait_keys};
+
+const ROLE_API: &str = "rbac.authorization.k8s.io/v1";
+
+#[tokio::test]
+async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -> Result<()> {
+    let bed = shared().await?;
+    bed.apply_crds().await?;
+    let home = bed.namespace("chart-rights").await?;
+    let chart = chart().display().to_string();
+    let words = ["template", "lean", &chart, "--namespace", home.name()];
+    let rendered = helm(bed.kubeconfig(), &words)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    let taken = kubectl(bed, &["apply", "--filename=-"], &rendered).await;
+    taken.unwrap_or_else(|error| panic!("{error}"));
+    let account = kubeconfig_of(bed, home.name(), "lean-leasehold").await;
+    let start = |name: &str| {
+        let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));
+        config.kubeconfig = Some(account.clone());
+        Operator::start(bed, config)
+    };
+
+    let etcd = EtcdCluster::temporary(testbed::EtcdVersion::default(), 1).await?;
+    bed.create_registry("rights", &etcd.endpoints(), 15).await?;
+    let namespace = bed.namespace("chart-tenant").await?;
+    namespace.create_pod(&pod("a", "orders")).await?;
+    namespace
+        .apply(registration("orders", &json!({"registry": "rights"})))
+        .await?;
+    let operator = start("all-rights")?;
+    operator.wait_ready(SOON).await?;
+    wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+    namespace.set_ready("a", false).await?;
+    wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &[]).await;
+    assert!(!log(bed, "all-rights").contains("forbidden"), "{}", operator.log_tail());
+    operator.terminate()?;
+    operator.wait_exit(SOON).await?;
+
+    let role = format!("lean-leasehold-{}", home.name());
+    let whole = bed
+        .objects()
+        .get(ROLE_API, "ClusterRole", &role)
+        .await?
+        .expect("the role");
+    let rules = whole["rules"].as_array().expect("rules").clone();
+    let rights: Vec<_> = rules.iter().flat_map(rights_of).collect();
+    assert!(rights.len() > 5, "{rights:?}");
+    for (i, right) in rights.iter().enumerate() {
+        let others = rights.iter().filter(|other| *other != right).map(|other| &other.rule);
+        apply_rules(bed, &role, others.collect()).await?;
+        // Something new to tell, for those rights that are for telling.
+        namespace.create_pod(&pod(&format!("further-{i}"), "orders")).await?;
+        let name = format!("without-{i}");
+        let operator = start(&name)?;
+        let complaint = format!("cannot {} resource \"{}\"", right.verb, right.resource);
+        until(&format!("the operator to say `{complaint}`"), SOON, || async {
+            let log = log(bed, &name);
+            log.contains(&complaint).then_some(()).ok_or(log)
+        })
+        .await?;
+        // The next one leads at once.
+        operator.terminate()?;
+        operator.wait_exit(SOON).await?;
+    }
+    bed.objects().delete(API, "Registry", "rights").await
+}
+
+/// One verb on one resource.
+#[derive(Clone, Debug, PartialEq)]
+struct Right {
+    verb: String,
+    resource: String,
+    rule: Value,
+}
+
+fn rights_of(rule: &Value) -> Vec<Right> {
+    let list = |field: &str| {
+        let words = rule[field].as_array().cloned().unwrap_or_default();
+        words
+            .into_iter()
+            .map(|word| word.as_str().expect("a word").to_owned())
+            .collect::<Vec<_>>()
+    };
+    let mut rights = Vec::new();
+    for resource in list("resources") {
+        for verb in list("verbs") {
+            let mut rule = rule.clone();
+            rule["resources"] = json!([resource]);
+            rule["verbs"] = json!([verb]);
+            rights.push(Right {
+                verb,
+                resource: resource.clone(),
+                rule,
+            });
+        }
+    }
+    rights
+}
+
+async fn apply_rules(bed: &Bed, role: &str, rules: Vec<&Value>) -> Result<()> {
+    let role = json!({"apiVersion": ROLE_API, "kind": "ClusterRole", "metadata": {"name": role}, "rules": rules});
+    bed.objects().apply(role).await.map(drop)
+}
+
+/// All that an operator of this name has logged, without what escapes the quotes in it.
+fn log(bed: &Bed, name: &str) -> String {
+    let log = std::fs::read_to_string(bed.logs().join(format!("{name}.log")));
+    log.unwrap_or_default().replace('\\', "")
+}

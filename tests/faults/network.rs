@@ -1,0 +1,143 @@
+//! A bad network: on the way to etcd, and between its members.
+
+use std::time::{Duration, Instant};
+
+use testbed::{EtcdConfig, History, Link, Network, Result};
+use tokio::time::sleep;
+
+use crate::support::SOON;
+use crate::{Scene, Turn};
+
+/// Short, to outlast it soon.
+const TTL: u32 = 6;
+/// Longer than a TTL, and than etcd takes to end leases.
+const LONG: Duration = Duration::from_secs(8);
+
+/// A scene whose operator reaches each member over a way of its own.
+async fn over_links(name: &str, members: usize) -> Result<(Scene, Vec<Link>)> {
+    let config = EtcdConfig {
+        members,
+        ..EtcdConfig::default()
+    };
+    let turn = Turn::take_with(name, config, TTL).await?;
+    let network = Network::start(turn.bed.logs()).await?;
+    let mut links = Vec::new();
+    for i in 0..members {
+        links.push(network.link(turn.etcd.client_address(i)).await?);
+    }
+    let endpoints: Vec<_> = links.iter().map(Link::http).collect();
+    turn.bed.create_registry("default", &endpoints, TTL).await?;
+    Ok((Scene::on(turn).await?, links))
+}
+
+/// A scene of three members that reach each other over ways of their own; the one that leads is asked first.
+async fn over_peer_links(name: &str) -> Result<(Scene, usize)> {
+    let network = Network::temporary().await?;
+    let config = EtcdConfig {
+        members: 3,
+        network: Some(network),
+        ..EtcdConfig::default()
+    };
+    let turn = Turn::take_with(name, config, TTL).await?;
+    let leader = turn.etcd.leader().await?;
+    let mut endpoints = turn.etcd.endpoints();
+    endpoints.swap(0, leader);
+    turn.bed.create_registry("default", &endpoints, TTL).await?;
+    Ok((Scene::on(turn).await?, leader))
+}
+
+#[tokio::test]
+async fn a_way_of_half_a_second_and_few_kilobytes_costs_no_key_and_delays_changes_by_little_more() -> Result<()> {
+    let (scene, links) = over_links("slow-way", 1).await?;
+    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let history = History::watch(etcd, &scene.turn.plain("orders"), 0).await?;
+    links[0].slow(Duration::from_millis(500)).await?;
+    // In KiB a second.
+    links[0].narrow(8).await?;
+    sleep(LONG).await;
+    history.assert_silent().await;
+    let begin = Instant::now();
+    namespace.set_ready("a", false).await?;
+    scene.wait_converged(begin, &["b", "c"]).await?;
+    // Nor does the start need a better one.
+    scene.operator.restart().await?;
+    scene.operator.wait_ready(SOON).await?;
+    namespace.set_ready("a", true).await?;
+    scene.wait(&["a", "b", "c"]).await;
+    assert_eq!(history.settled().await?.len(), 2, "that delete and that put");
+    scene.wait_well(3).await
+}
+
+#[tokio::test]
+async fn the_way_to_the_member_we_talk_to_going_dark_for_longer_than_the_ttl_costs_no_key() -> Result<()> {
+    let (scene, links) = over_links("dark-way", 3).await?;
+    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let history = History::watch(etcd, &scene.turn.plain("orders"), 0).await?;
+    links[0].dark().await?;
+    let begin = Instant::now();
+    namespace.set_ready("a", false).await?;
+    scene.wait_converged(begin, &["b", "c"]).await?;
+    sleep(LONG).await;
+    scene.wait_well(2).await?;
+    links[0].heal().await?;
+    let repair = Instant::now();
+    namespace.set_ready("a", true).await?;
+    scene.wait_converged(repair, &["a", "b", "c"]).await?;
+    assert_eq!(history.settled().await?.len(), 2, "that delete and that put");
+    scene.wait_well(3).await
+}
+
+#[tokio::test]
+async fn connections_that_are_reset_again_and_again_cost_no_key() -> Result<()> {
+    let (scene, links) = over_links("resets", 1).await?;
+    let namespace = &scene.turn.namespace;
+    let history = History::watch(&scene.turn.etcd, &scene.turn.plain("orders"), 0).await?;
+    links[0].reset().await?;
+    namespace.set_ready("a", false).await?;
+    scene.wait_trouble("Unreachable").await?;
+    links[0].heal().await?;
+    let repair = Instant::now();
+    scene.wait_converged(repair, &["b", "c"]).await?;
+    let gone = format!("delete {}a", scene.turn.plain("orders"));
+    history.assert_exactly(&[&gone]).await;
+    scene.wait_well(2).await
+}
+
+#[tokio::test]
+async fn a_member_that_is_cut_off_from_the_others_while_we_talk_to_it_costs_no_key() -> Result<()> {
+    let (scene, cut_off) = over_peer_links("cut-off").await?;
+    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let from = etcd.revision().await? + 1;
+    // It led until now, and still answers us.
+    etcd.isolate(cut_off).await?;
+    let history = History::watch(etcd, &scene.turn.plain("orders"), from).await?;
+    let begin = Instant::now();
+    namespace.set_ready("a", false).await?;
+    scene.wait_converged(begin, &["b", "c"]).await?;
+    sleep(LONG).await;
+    scene.wait_well(2).await?;
+    etcd.heal_peers().await?;
+    let repair = Instant::now();
+    namespace.set_ready("a", true).await?;
+    scene.wait_converged(repair, &["a", "b", "c"]).await?;
+    assert_eq!(history.settled().await?.len(), 2, "that delete and that put");
+    scene.wait_well(3).await
+}
+
+#[tokio::test]
+async fn an_etcd_whose_members_reach_each_other_slowly_is_slow_and_costs_no_key() -> Result<()> {
+    let (scene, _) = over_peer_links("slow-raft").await?;
+    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let history = History::watch(etcd, &scene.turn.plain("orders"), 0).await?;
+    etcd.slow_peers(Duration::from_millis(500)).await?;
+    sleep(LONG).await;
+    let begin = Instant::now();
+    namespace.set_ready("a", false).await?;
+    scene.wait_converged(begin, &["b", "c"]).await?;
+    etcd.heal_peers().await?;
+    let repair = Instant::now();
+    namespace.set_ready("a", true).await?;
+    scene.wait_converged(repair, &["a", "b", "c"]).await?;
+    assert_eq!(history.settled().await?.len(), 2, "that delete and that put");
+    scene.wait_well(3).await
+}

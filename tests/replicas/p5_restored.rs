@@ -1,0 +1,62 @@
+//! P5, for an apiserver that is put back to an earlier state: its counting begins anew from there, and a watch from what
+//! was the present would wait in silence.
+
+use serde_json::json;
+use testbed::{Folder, History, Result};
+
+use crate::support::{SOON, operator, pod, wait_events, wait_keys};
+use crate::{Turn, bring_back_apiserver};
+
+/// How many changes the backup knows nothing of: more than follow while the test looks.
+const CHANGES: u32 = 2000;
+
+#[tokio::test]
+async fn p5_an_apiserver_restored_from_an_old_backup_costs_no_key_and_is_followed_from_there() -> Result<()> {
+    let turn = Turn::take("p5-restored", 1, 60).await?;
+    turn.register(&["orders"]).await?;
+    for name in ["a", "b", "c"] {
+        turn.namespace.create_pod(&pod(name, "orders")).await?;
+    }
+    let operator = operator(turn.bed, "operator-0");
+    operator.wait_ready(SOON).await?;
+    let orders = turn.plain("orders");
+    wait_keys(&turn.etcd, &orders, &["a", "b", "c"]).await;
+    let folder = Folder::new("snapshot")?;
+    let snapshot = folder.path().join("snapshot.db");
+    let kubernetes_etcd = turn.bed.control_plane().etcd();
+    kubernetes_etcd.save(&snapshot).await?;
+
+    turn.namespace.create_pod(&pod("d", "orders")).await?;
+    wait_keys(&turn.etcd, &orders, &["a", "b", "c", "d"]).await;
+    let mut client = kubernetes_etcd.client().await?;
+    for i in 0..CHANGES {
+        client
+            .put("/elsewhere", i.to_string(), None)
+            .await
+            .expect("etcd takes it");
+    }
+    // The operator's watch has heard of them.
+    turn.namespace.set_ready("a", false).await?;
+    wait_keys(&turn.etcd, &orders, &["b", "c", "d"]).await;
+    turn.namespace.set_ready("a", true).await?;
+    wait_keys(&turn.etcd, &orders, &["a", "b", "c", "d"]).await;
+
+    let history = History::watch(&turn.etcd, &orders, 0).await?;
+    // So that it is away for no longer than a moment, for all that the operator knows.
+    operator.stop()?;
+    turn.bed.control_plane().apiserver().kill().await?;
+    kubernetes_etcd.restore(&snapshot).await?;
+    bring_back_apiserver(turn.bed).await?;
+    operator.cont()?;
+    // Kubernetes knows nothing of this pod any more.
+    wait_events(&history, 1).await;
+    turn.namespace.set_ready("b", false).await?;
+    wait_events(&history, 2).await;
+    let events: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
+    assert_eq!(events, [format!("delete {orders}d"), format!("delete {orders}b")]);
+    let status = json!("2/2");
+    let told = |object: &serde_json::Value| object["status"]["ready"] == status;
+    let registration = (crate::support::API, "ServiceRegistration", "orders");
+    turn.namespace.objects().wait(registration, told, SOON).await?;
+    operator.process().alive()
+}

@@ -1,0 +1,260 @@
+//! P9: a burst that would empty a Registry by mistake is held back and shown; pods really deleted leave at once.
+
+use std::time::{Duration, Instant};
+
+use futures::future::try_join_all;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use leasehold::api::{APPROVE_REMOVALS, Registry};
+use serde_json::{Value, json};
+use testbed::{History, Kind, Objects, Operator, Result, until};
+
+use crate::support::{API, SOON, condition, message, operator, registration, wait_condition, wait_count, wait_event};
+use crate::{Turn, support, wait_leader};
+
+/// For a namespace to go.
+const LONG: Duration = Duration::from_mins(1);
+const PODS: u32 = 20;
+/// Readiness lost by one pod after the other is a burst only when it is seen to be one: so many may go before.
+const KEPT_AT_LEAST: usize = 10;
+
+/// A turn with the service `orders` of 20 pods, and an operator that has registered them.
+async fn start(name: &str, guard: Value) -> Result<(Turn, Operator)> {
+    let turn = Turn::take(name, 1, 30).await?;
+    change_registry(&turn, json!({"spec": {"guard": guard}})).await;
+    turn.namespace.apply(registration("orders", &json!({}))).await?;
+    turn.deploy(PODS).await?;
+    let operator = operator(turn.bed, "operator-0");
+    operator.wait_ready(SOON).await?;
+    // Pods of an earlier test that are still on their way out would count.
+    wait_count(&turn.etcd, "/services/", 20, LONG).await;
+    Ok((turn, operator))
+}
+
+async fn change_registry(turn: &Turn, change: Value) {
+    let registries = Api::<Registry>::all(turn.namespace.client());
+    let (params, patch) = (PatchParams::default(), Patch::Merge(change));
+    let changed = registries.patch("default", &params, &patch).await;
+    changed.expect("the Registry is changed");
+}
+
+async fn set_all_ready(turn: &Turn, ready: bool) -> Result<()> {
+    let pods = turn.namespace.pods("app=orders").await?;
+    let names = pods.iter().filter_map(|pod| pod.metadata.name.as_deref());
+    try_join_all(names.map(|name| turn.namespace.set_ready(name, ready)))
+        .await
+        .map(drop)
+}
+
+/// Takes readiness from all pods, waits until the operator has seen all of it, and returns how many keys are left.
+async fn lose_all(turn: &Turn) -> Result<usize> {
+    set_all_ready(turn, false).await?;
+    let seen = |object: &Value| {
+        condition(object, "Held") == ("True".to_owned(), "LossAboveLimit".to_owned())
+            && object["status"]["readyEndpoints"] == 0
+    };
+    let orders = (API, "ServiceRegistration", "orders");
+    let object = turn.namespace.objects().wait(orders, seen, SOON).await?;
+    let told = message(&object, "Held");
+    let told: usize = told
+        .split(' ')
+        .next()
+        .and_then(|count| count.parse().ok())
+        .expect(&told);
+    let kept = wait_count(&turn.etcd, &turn.plain("orders"), told, SOON).await.len();
+    assert!((KEPT_AT_LEAST..=20).contains(&kept), "{kept}");
+    Ok(kept)
+}
+
+/// The id of the hold that the Registry tells of.
+async fn hold_id(turn: &Turn) -> Result<String> {
+    let registry = (API, "Registry", "default");
+    let held = |object: &Value| condition(object, "Held").1 == "LossAboveLimit";
+    let object = turn.namespace.objects().wait(registry, held, SOON).await?;
+    let told = message(&object, "Held");
+    let (_, id) = told.split_once(&format!("{APPROVE_REMOVALS}=")).expect(&told);
+    Ok(id.to_owned())
+}
+
+/// Waits until an operator goes on with the hold `id`, of so many keys.
+async fn wait_goes_on(turn: &Turn, operator: &Operator, id: &str, keys: usize) -> Result<()> {
+    wait_metric(operator, "leasehold_held_keys", keys).await?;
+    assert_eq!(hold_id(turn).await?, id);
+    Ok(())
+}
+
+async fn wait_metric(operator: &Operator, name: &str, wanted: usize) -> Result<()> {
+    let wanted = wanted.to_string();
+    until(&format!("{name} to be {wanted}"), SOON, || async {
+        match operator.metric(name).await {
+            Ok(Some(told)) if told.to_string() == wanted => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+/// What the registration and the Registry say of the hold.
+async fn wait_told_held(turn: &Turn) -> [String; 2] {
+    let objects = turn.namespace.objects();
+    let orders = wait_condition(objects, "orders", "Held", "True", "LossAboveLimit").await;
+    let registry = objects
+        .get(API, "Registry", "default")
+        .await
+        .expect("the apiserver answers");
+    [
+        message(&orders, "Held"),
+        message(&registry.expect("it is there"), "Held"),
+    ]
+}
+
+/// Waits until nothing is recorded of a hold.
+async fn wait_no_record(turn: &Turn) -> Result<()> {
+    until("the record of the hold to go", SOON, || async {
+        let held = turn.etcd.dump("/leasehold/").await.map_err(|error| error.to_string())?;
+        match held.keys().find(|key| key.ends_with("/hold")) {
+            None => Ok(()),
+            Some(key) => Err(format!("there is {key}")),
+        }
+    })
+    .await
+}
+
+async fn wait_nothing_held(turn: &Turn) -> Result<()> {
+    let objects = turn.namespace.objects();
+    wait_condition(objects, "orders", "Held", "False", "NothingHeld").await;
+    let free = |object: &Value| condition(object, "Held").1 == "NothingHeld";
+    let registry = (API, "Registry", "default");
+    objects.wait(registry, free, SOON).await.map(drop)
+}
+
+#[tokio::test]
+async fn p9_readiness_lost_by_all_at_once_is_held_and_told_until_somebody_approves() -> Result<()> {
+    let (turn, operator) = start("p9-approve", json!({})).await?;
+    let kept = lose_all(&turn).await?;
+    let id = hold_id(&turn).await?;
+    wait_metric(&operator, "leasehold_held_keys", kept).await?;
+    wait_metric(&operator, "leasehold_guard_trips_total", 1).await?;
+    let registry = turn.namespace.objects().get(API, "Registry", "default").await?;
+    let told = message(&registry.expect("it is there"), "Held");
+    let (lost, _) = told.split_once(" of 20 keys would have gone at once").expect(&told);
+    // News that come together are judged together.
+    assert!((11..=20).contains(&lost.parse::<usize>().expect(&told)), "{told}");
+    let orders = turn.namespace.objects().clone();
+    let default = Objects::new(turn.namespace.client(), "default");
+    wait_event(&orders, ("ServiceRegistration", "orders"), "RemovalsHeld", &id).await?;
+    wait_event(&default, ("Registry", "default"), "RemovalsHeld", &id).await?;
+
+    change_registry(
+        &turn,
+        json!({"metadata": {"annotations": {APPROVE_REMOVALS: "another"}}}),
+    )
+    .await;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    history.assert_silent().await;
+    change_registry(&turn, json!({"metadata": {"annotations": {APPROVE_REMOVALS: id}}})).await;
+    wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
+    wait_nothing_held(&turn).await?;
+    wait_event(&orders, ("ServiceRegistration", "orders"), "RemovalsReleased", "").await?;
+    wait_event(&default, ("Registry", "default"), "RemovalsReleased", &id).await?;
+    wait_metric(&operator, "leasehold_held_keys", 0).await?;
+    wait_no_record(&turn).await
+}
+
+#[tokio::test]
+async fn p9_pods_that_are_back_end_a_hold_and_what_was_kept_is_not_touched() -> Result<()> {
+    let (turn, _operator) = start("p9-back", json!({})).await?;
+    let kept = lose_all(&turn).await?;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    set_all_ready(&turn, true).await?;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    wait_nothing_held(&turn).await?;
+    let events = history.settled().await?;
+    let puts = events.iter().filter(|event| event.kind != Kind::Delete);
+    assert_eq!(puts.count(), events.len(), "{events:?}");
+    assert_eq!(events.len(), 20 - kept, "those that went before the hold are back");
+    wait_no_record(&turn).await
+}
+
+#[tokio::test]
+async fn p9_a_hold_ends_when_its_time_has_passed() -> Result<()> {
+    let (turn, _operator) = start("p9-time", json!({"holdSeconds": 5, "windowSeconds": 5})).await?;
+    let begun = Instant::now();
+    lose_all(&turn).await?;
+    wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
+    assert!(begun.elapsed() > Duration::from_secs(5), "{:?}", begun.elapsed());
+    wait_nothing_held(&turn).await
+}
+
+#[tokio::test]
+async fn p9_a_start_that_finds_all_keys_without_a_ready_pod_holds_them_and_a_restart_goes_on_with_that() -> Result<()> {
+    let (turn, first) = start("p9-start", json!({})).await?;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    first.kill().await?;
+    set_all_ready(&turn, false).await?;
+    let second = operator(turn.bed, "operator-1");
+    second.wait_ready(SOON).await?;
+    let id = hold_id(&turn).await?;
+    wait_goes_on(&turn, &second, &id, 20).await?;
+    let before = wait_told_held(&turn).await;
+
+    second.kill().await?;
+    let third = operator(turn.bed, "operator-1");
+    third.wait_ready(SOON).await?;
+    wait_goes_on(&turn, &third, &id, 20).await?;
+    history.assert_silent().await;
+    assert_eq!(wait_told_held(&turn).await, before, "its end included");
+    assert_eq!(
+        third.metric("leasehold_guard_trips_total").await?,
+        Some(0.0),
+        "it is no new one"
+    );
+    set_all_ready(&turn, true).await?;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    wait_nothing_held(&turn).await?;
+    history.assert_silent().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn p9_pods_really_deleted_leave_at_once_even_from_a_hold_and_after_a_restart() -> Result<()> {
+    let (turn, first) = start("p9-scale", json!({})).await?;
+    turn.namespace.scale("orders", 0).await?;
+    wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
+    wait_nothing_held(&turn).await?;
+    assert_eq!(first.metric("leasehold_guard_trips_total").await?, Some(0.0));
+
+    turn.deploy(PODS).await?;
+    wait_count(&turn.etcd, &turn.plain("orders"), 20, SOON).await;
+    let kept = lose_all(&turn).await?;
+    let id = hold_id(&turn).await?;
+    first.kill().await?;
+    let second = operator(turn.bed, "operator-1");
+    second.wait_ready(SOON).await?;
+    wait_goes_on(&turn, &second, &id, kept).await?;
+    turn.namespace.scale("orders", 0).await?;
+    wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
+    wait_nothing_held(&turn).await
+}
+
+#[tokio::test]
+async fn p9_a_standby_that_takes_over_goes_on_with_the_hold() -> Result<()> {
+    let (turn, leader) = start("p9-standby", json!({})).await?;
+    let standby = operator(turn.bed, "operator-1");
+    standby.wait_ready(SOON).await?;
+    let kept = lose_all(&turn).await?;
+    let id = hold_id(&turn).await?;
+    assert_eq!(
+        standby.metric("leasehold_held_keys").await?,
+        Some(0.0),
+        "it decides nothing"
+    );
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    leader.kill().await?;
+    wait_leader(&turn, "operator-1", Duration::from_secs(30)).await?;
+    wait_goes_on(&turn, &standby, &id, kept).await?;
+    history.assert_silent().await;
+    change_registry(&turn, json!({"metadata": {"annotations": {APPROVE_REMOVALS: id}}})).await;
+    wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
+    wait_nothing_held(&turn).await
+}

@@ -1,0 +1,9 @@
+//! A bad network: ways between two programs that a test makes slow, narrow or dark.
+//!
+//! Owns the proxy that is it (toxiproxy) and the ways through it. Knows nothing of what travels there.
+
+mod proxy;
+mod source;
+
+pub use proxy::{Link, Network};
+pub(crate) use source::Crossing;

@@ -1,0 +1,43 @@
+//! The stranger's keys are the stranger's.
+
+use super::{Kind, Scene, Violation, named};
+use crate::chaos::{
+    holders::{Holder, Touch},
+    record::Outcome,
+};
+
+pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for (key, touches) in &scene.touches {
+        for touch in touches {
+            let why = match (&touch.before, &touch.after) {
+                (Holder::Stranger, Holder::Ours { .. }) => format!("{} was written over it", named(&touch.after)),
+                (Holder::Stranger, Holder::Nobody) if !was_stranger(scene, key, touch) => {
+                    "it was deleted, and not by the stranger".to_owned()
+                }
+                _ => continue,
+            };
+            violations.push(Violation {
+                kind: Kind::Foreign,
+                key: Some(key.clone()),
+                at: touch.at,
+                why: format!("the stranger's key: {why} at revision {}", touch.revision),
+            });
+        }
+    }
+    violations
+}
+
+/// Whether the stranger deleted its key, or may have.
+fn was_stranger(scene: &Scene<'_>, key: &str, touch: &Touch) -> bool {
+    let deletes = scene
+        .record
+        .strangers
+        .iter()
+        .filter(|strange| strange.delete && strange.key == key);
+    deletes.into_iter().any(|strange| match strange.outcome {
+        Outcome::Done(revision) => revision == touch.revision,
+        Outcome::Unknown => strange.at <= touch.at,
+        Outcome::Refused => false,
+    })
+}

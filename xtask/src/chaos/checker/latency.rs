@@ -1,0 +1,100 @@
+//! How long keys took while the servers were well.
+
+use std::time::Duration;
+
+use super::Scene;
+use crate::chaos::{
+    holders::{Holder, Touch},
+    record::{Moment, Span},
+};
+
+/// What was measured, both sorted.
+#[derive(Debug, Default)]
+pub struct Latencies {
+    /// From the news that a pod is ready, or has another value, to that of its key.
+    pub to_key: Vec<Sample>,
+    /// From the news that a pod is not ready any more to that its key is gone.
+    pub to_gone: Vec<Sample>,
+}
+
+/// How long one key took.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sample {
+    /// How long.
+    pub took: Duration,
+    /// Since when.
+    pub at: Moment,
+    /// Which one.
+    pub key: String,
+}
+
+pub fn measure(scene: &Scene<'_>) -> Latencies {
+    let mut latencies = Latencies::default();
+    for key in scene.wishes.keys() {
+        let wishes = scene.wishes.of_key(key);
+        let ends = wishes.iter().skip(1).map(|wish| wish.from).chain([scene.record.end]);
+        // The first is that there is nothing.
+        for (wish, end) in wishes.iter().zip(ends).skip(1) {
+            let Some(took) = follow(
+                scene,
+                key,
+                wish.value.as_deref(),
+                Span {
+                    from: wish.from,
+                    to: end,
+                },
+            ) else {
+                continue;
+            };
+            let sample = Sample {
+                took,
+                at: wish.from,
+                key: key.clone(),
+            };
+            match wish.value {
+                Some(_) => latencies.to_key.push(sample),
+                None => latencies.to_gone.push(sample),
+            }
+        }
+    }
+    latencies.to_key.sort_unstable();
+    latencies.to_gone.sort_unstable();
+    latencies
+}
+
+/// How long it took until a key was as wished, if it had to change for that and all was well.
+fn follow(scene: &Scene<'_>, key: &str, wished: Option<&str>, span: Span) -> Option<Duration> {
+    let lag = scene.terms.lag;
+    let touches = scene.touches(key);
+    let done = touches.iter().position(|touch| {
+        let after = match &touch.after {
+            Holder::Ours { value, .. } => Some(value.as_str()),
+            Holder::Nobody => None,
+            Holder::Stranger => return false,
+        };
+        // The operator may have heard of it before we have.
+        touch.at + lag >= span.from && touch.at <= span.to && after == wished
+    })?;
+    // Nobody is slow who has to wait for the stranger.
+    let meanwhile = touches[..done].iter().rev();
+    let in_the_way = |touch: &&Touch| touch.after == Holder::Stranger || touch.before == Holder::Stranger;
+    if meanwhile
+        .take_while(|touch| touch.at + lag >= span.from)
+        .any(|touch| in_the_way(&touch))
+        || touches[done].before == Holder::Stranger
+    {
+        return None;
+    }
+    let done = &touches[done];
+    let whole = Span {
+        from: span.from.saturating_sub(lag),
+        to: done.at.max(span.from),
+    };
+    scene.weather.is_calm(whole).then(|| done.at.saturating_sub(span.from))
+}
+
+/// The value below which so many of a hundred lie; none of nothing. The values are sorted.
+pub fn percentile(sorted: &[Sample], of_hundred: usize) -> Option<&Sample> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((last * of_hundred).div_ceil(100))
+}

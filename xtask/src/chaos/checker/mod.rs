@@ -1,0 +1,215 @@
+//! Decides by the record of a run whether consumers were served as promised.
+//!
+//! Owns the rules. It shares no code with the operator: what a key should hold is derived anew from what was seen in
+//! Kubernetes ([`Wishes`]), what it held from what was seen in etcd ([`holders`]), and when the servers were well from the
+//! faults that were injected ([`Weather`]). Pure: no server, no clock.
+
+mod foreign;
+mod latency;
+mod reasons;
+mod silence;
+mod standing;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use testbed::Kind as What;
+
+use super::{
+    holders::{self, Holder, Touch},
+    record::{Moment, Record, Span},
+    wanted::canonical,
+    weather::Weather,
+    wishes::Wishes,
+};
+
+pub use latency::{Latencies, Sample, percentile};
+
+/// How long things may take.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// How long a key may be wrong while the servers are well.
+    pub bound: Duration,
+    /// How far back the state lies that may still explain a write while the servers are well.
+    pub reach: Duration,
+    /// How much later than an operator the recorder may hear of a change in Kubernetes.
+    pub lag: Duration,
+    /// For how long after a repair a write may still be explained by what was before.
+    pub recovery: Duration,
+    /// How long after the end of its session a leader may be missed.
+    pub takeover: Duration,
+    /// How long a session lasts.
+    pub session: Duration,
+    /// How long a lease lasts.
+    pub ttl: Duration,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which rule is broken.
+    pub kind: Kind,
+    /// The key, if it is about one.
+    pub key: Option<String>,
+    /// When.
+    pub at: Moment,
+    /// What was seen.
+    pub why: String,
+}
+
+/// The rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A key is there that should not be.
+    Ghost,
+    /// A key that should be there is not, or has another value.
+    Loss,
+    /// A key went and came although its pod stayed.
+    Flap,
+    /// A key went with its lease although nothing kept the operators from renewing it.
+    Lapse,
+    /// A key was written with the value it had.
+    Rewrite,
+    /// A write that was right before another one took its place.
+    Stale,
+    /// A write that never was right.
+    Unwanted,
+    /// A write that nobody who leads can have made, or on a lease that no operator has recorded.
+    Unfenced,
+    /// A stranger's key was changed.
+    Foreign,
+    /// Something happened while nothing should.
+    Noise,
+    /// etcd does not come to what it should hold.
+    Unconverged,
+    /// An operator ended that nobody told to.
+    Death,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ghost => "ghost",
+            Self::Loss => "loss",
+            Self::Flap => "flap",
+            Self::Lapse => "lapse",
+            Self::Rewrite => "rewrite",
+            Self::Stale => "stale write",
+            Self::Unwanted => "unwanted write",
+            Self::Unfenced => "unfenced write",
+            Self::Foreign => "foreign key touched",
+            Self::Noise => "noise",
+            Self::Unconverged => "unconverged",
+            Self::Death => "death",
+        })
+    }
+}
+
+/// What the checker found.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Everything that is wrong, by time.
+    pub violations: Vec<Violation>,
+    /// How many events on data keys were judged.
+    pub events: usize,
+    /// How many keys they were about.
+    pub keys: usize,
+    /// Keys that went with their lease, as a fault explains, or were not wanted any more.
+    pub lapses: usize,
+    /// Writes of which a hole in the record of Kubernetes keeps one from judging.
+    pub unjudged: usize,
+    /// How long keys took.
+    pub latencies: Latencies,
+}
+
+/// What all rules look at.
+struct Scene<'a> {
+    record: &'a Record,
+    terms: &'a Terms,
+    wishes: Wishes,
+    touches: BTreeMap<String, Vec<Touch>>,
+    weather: Weather,
+}
+
+impl<'a> Scene<'a> {
+    fn of(record: &'a Record, terms: &'a Terms) -> Self {
+        Self {
+            record,
+            terms,
+            wishes: Wishes::of(&record.kubernetes),
+            touches: holders::touches(&record.etcd),
+            weather: Weather::of(&record.faults, terms),
+        }
+    }
+
+    fn touches(&self, key: &str) -> &[Touch] {
+        self.touches.get(key).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Judges a record.
+pub fn check(record: &Record, terms: &Terms) -> Verdict {
+    let scene = Scene::of(record, terms);
+    let mut verdict = Verdict {
+        events: scene.touches.values().map(Vec::len).sum(),
+        keys: scene.touches.len(),
+        latencies: latency::measure(&scene),
+        ..Verdict::default()
+    };
+    reasons::judge(&scene, &mut verdict);
+    verdict.violations.extend(standing::violations(&scene));
+    verdict.violations.extend(foreign::violations(&scene));
+    verdict.violations.extend(silence::violations(&scene));
+    verdict.violations.sort_by_key(|violation| violation.at);
+    verdict
+}
+
+/// What still keeps etcd from holding exactly what it should by all that was seen: one line for each key.
+pub fn differences(record: &Record) -> Vec<String> {
+    let wishes = Wishes::of(&record.kubernetes);
+    let mut held: BTreeMap<&str, &str> = BTreeMap::new();
+    for (_, event) in &record.etcd {
+        if !holders::is_data(&event.key) {
+            continue;
+        }
+        match &event.kind {
+            What::Put { value, .. } => held.insert(&event.key, value),
+            What::Delete => held.remove(event.key.as_str()),
+        };
+    }
+    let mut differences = Vec::new();
+    for key in wishes.keys() {
+        match (wishes.last(key), held.get(key.as_str())) {
+            (Some(wanted), None) => differences.push(format!("{key} is missing, it should be {wanted}")),
+            (Some(wanted), Some(held)) if !holders::is_stranger(held) && canonical(held) != wanted => {
+                differences.push(format!("{key} is {held}, it should be {wanted}"));
+            }
+            _ => {}
+        }
+    }
+    for (key, value) in held {
+        if !holders::is_stranger(value) && wishes.last(key).is_none() {
+            differences.push(format!("{key} is there, it should not be"));
+        }
+    }
+    differences
+}
+
+/// The span between two moments, in words.
+fn during(span: Span) -> String {
+    format!(
+        "from {:.3} s to {:.3} s",
+        span.from.as_secs_f64(),
+        span.to.as_secs_f64()
+    )
+}
+
+/// What a holder is called.
+fn named(holder: &Holder) -> &str {
+    match holder {
+        Holder::Nobody => "not there",
+        Holder::Ours { value, .. } => value,
+        Holder::Stranger => "the stranger's",
+    }
+}

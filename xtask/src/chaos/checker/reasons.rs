@@ -1,0 +1,161 @@
+//! Every write of an operator needs a reason: a state of Kubernetes in which it was right, not older than what explains the
+//! write before, and recent enough that it may just have been learnt. That finds flaps (there is no such state at all), and
+//! what a stale leader wrote (there is one, but the key has been moved on from it already).
+//!
+//! Who wrote a key is not in etcd's history, only on which lease it is; and every replica's view of Kubernetes is another one.
+//! So staleness is told by the effect, which is all that consumers see. Beside that, a write needs somebody to lead when it is
+//! made, as the fence demands, and a lease that is recorded.
+
+use super::{Kind, Scene, Verdict, Violation, during, named};
+use crate::chaos::{
+    holders::{Holder, Touch},
+    record::Span,
+    wishes::Wish,
+};
+
+pub fn judge(scene: &Scene<'_>, verdict: &mut Verdict) {
+    for (key, touches) in &scene.touches {
+        let mut history = History {
+            scene,
+            key,
+            wishes: scene.wishes.of_key(key),
+            reached: 0,
+        };
+        for touch in touches {
+            // What the stranger did with a free key or its own.
+            if touch.after == Holder::Stranger || touch.before == Holder::Stranger && touch.after == Holder::Nobody {
+                continue;
+            }
+            match history.judge(touch) {
+                Judgement::Right => {}
+                Judgement::Lapsed => verdict.lapses += 1,
+                Judgement::Unknown => verdict.unjudged += 1,
+                Judgement::Wrong(kind, why) => verdict.violations.push(Violation {
+                    kind,
+                    key: Some(key.clone()),
+                    at: touch.at,
+                    why,
+                }),
+            }
+        }
+    }
+}
+
+enum Judgement {
+    Right,
+    Lapsed,
+    Unknown,
+    Wrong(Kind, String),
+}
+
+/// One key, judged from its first event on.
+struct History<'a> {
+    scene: &'a Scene<'a>,
+    key: &'a str,
+    wishes: &'a [Wish],
+    /// The wish that explains the last write.
+    reached: usize,
+}
+
+impl History<'_> {
+    fn judge(&mut self, touch: &Touch) -> Judgement {
+        let within = self.scene.weather.explaining(touch.at);
+        if touch.lapse {
+            return self.judge_lapse(touch);
+        }
+        if !touch.led {
+            let why = format!("{} was written while nobody led", named(&touch.after));
+            return Judgement::Wrong(Kind::Unfenced, why);
+        }
+        if !touch.recorded {
+            let why = "it was put on a lease that no operator has recorded".to_owned();
+            return Judgement::Wrong(Kind::Unfenced, why);
+        }
+        let value = match &touch.after {
+            Holder::Ours { value, .. } => Some(value.as_str()),
+            Holder::Nobody | Holder::Stranger => None,
+        };
+        if let (Holder::Ours { value: before, .. }, Some(value)) = (&touch.before, value)
+            && before == value
+        {
+            return Judgement::Wrong(Kind::Rewrite, format!("{value} was written over the same value"));
+        }
+        let right = self
+            .recent(within)
+            .filter(|i| self.wishes[*i].value.as_deref() == value);
+        let right: Vec<usize> = right.collect();
+        let known = self.wishes[self.reached].from;
+        let otherwise = value.and_then(|value| self.scene.wishes.could_be(self.key, value, within, known));
+        if let Some(reached) = right.iter().find(|i| **i >= self.reached) {
+            // Maybe it was written by an older state of the pod, what came after which is yet to be followed.
+            let older = otherwise.map_or(*reached, |since| {
+                self.wishes.partition_point(|wish| wish.from <= since) - 1
+            });
+            self.reached = self.reached.max(older.min(*reached));
+            return Judgement::Right;
+        }
+        if self.scene.record.gaps.iter().any(|gap| meets(*gap, within)) {
+            return Judgement::Unknown;
+        }
+        if otherwise.is_some() {
+            return Judgement::Right;
+        }
+        self.wrong(value, &right, within)
+    }
+
+    /// The wishes that were good at some time of a span.
+    fn recent(&self, within: Span) -> impl Iterator<Item = usize> {
+        let ends = self
+            .wishes
+            .iter()
+            .skip(1)
+            .map(|wish| wish.from)
+            .chain([super::Moment::MAX]);
+        let wishes = self.wishes.iter().zip(ends).enumerate();
+        wishes
+            .filter(move |(_, (wish, end))| wish.from <= within.to && *end >= within.from)
+            .map(|(i, _)| i)
+    }
+
+    fn judge_lapse(&self, touch: &Touch) -> Judgement {
+        // A lease does not end because somebody learnt something late.
+        let lag = self.scene.terms.lag;
+        let within = Span {
+            from: touch.at.saturating_sub(lag),
+            to: touch.at + lag,
+        };
+        let unwanted = self.recent(within).any(|i| self.wishes[i].value.is_none());
+        if unwanted || self.scene.weather.explains_lapse(touch.at) {
+            return Judgement::Lapsed;
+        }
+        let why = "it went with its lease, and nothing kept the operators from renewing it".to_owned();
+        Judgement::Wrong(Kind::Lapse, why)
+    }
+
+    fn wrong(&self, value: Option<&str>, right_before: &[usize], within: Span) -> Judgement {
+        let when = during(within);
+        match value {
+            None if right_before.is_empty() => {
+                let why = format!("it was deleted, and {when} its pod was ready and registered all the time");
+                Judgement::Wrong(Kind::Flap, why)
+            }
+            None => {
+                let why = format!("it was deleted for a reason that had passed and been followed before ({when})");
+                Judgement::Wrong(Kind::Stale, why)
+            }
+            Some(value) => {
+                let ever = self.wishes.iter().any(|wish| wish.value.as_deref() == Some(value));
+                let (kind, when) = if ever {
+                    (Kind::Stale, format!("which was right once, but not {when}"))
+                } else {
+                    (Kind::Unwanted, "which never was right".to_owned())
+                };
+                Judgement::Wrong(kind, format!("{value} was written, {when}"))
+            }
+        }
+    }
+}
+
+fn meets(one: Span, other: Span) -> bool {
+    one.from <= other.to && one.to >= other.from
+}

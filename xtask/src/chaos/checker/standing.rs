@@ -1,0 +1,87 @@
+//! Ghosts and losses: a key that is not as it should be for longer than the bound while the servers are well.
+
+use super::{Kind, Scene, Violation, during, named};
+use crate::chaos::{
+    holders::Holder,
+    record::{Moment, Span},
+    wishes::Wish,
+};
+
+pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
+    let mut keys: Vec<&String> = scene.wishes.keys().chain(scene.touches.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter().flat_map(|key| of_key(scene, key)).collect()
+}
+
+fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
+    let wishes = scene.wishes.of_key(key);
+    let ends = wishes.iter().skip(1).map(|wish| wish.from).chain([scene.record.end]);
+    let mut violations = Vec::new();
+    for (wish, end) in wishes.iter().zip(ends) {
+        for (holder, span) in held(
+            scene,
+            key,
+            Span {
+                from: wish.from,
+                to: end,
+            },
+        ) {
+            let Some(kind) = mismatch(wish, holder) else { continue };
+            let calm = scene.weather.longest_calm(span);
+            if calm <= scene.terms.bound {
+                continue;
+            }
+            let wanted = wish.value.as_deref().unwrap_or("not there");
+            let (is, bound) = (named(holder), scene.terms.bound.as_secs());
+            violations.push(Violation {
+                kind,
+                key: Some(key.to_owned()),
+                at: span.from,
+                why: format!(
+                    "it should be {wanted} and is {is} {}, of that {:.1} s on end with all servers well ({bound} s are allowed)",
+                    during(span),
+                    calm.as_secs_f64()
+                ),
+            });
+        }
+    }
+    violations
+}
+
+fn mismatch(wish: &Wish, holder: &Holder) -> Option<Kind> {
+    match (&wish.value, holder) {
+        (None, Holder::Ours { .. }) => Some(Kind::Ghost),
+        (Some(_), Holder::Nobody) => Some(Kind::Loss),
+        (Some(wanted), Holder::Ours { value, .. }) if value != wanted => Some(Kind::Loss),
+        // What the stranger holds is the stranger's.
+        _ => None,
+    }
+}
+
+/// Who held a key in the course of a span; equal neighbours are one.
+fn held<'a>(scene: &'a Scene<'_>, key: &str, span: Span) -> Vec<(&'a Holder, Span)> {
+    let touches = scene.touches(key);
+    let mut held: Vec<(&Holder, Span)> = Vec::new();
+    let mut from = Moment::ZERO;
+    let mut holder = &Holder::Nobody;
+    let last = touches.last().map_or(&Holder::Nobody, |touch| &touch.after);
+    let changes = touches
+        .iter()
+        .map(|touch| (touch.at, &touch.after))
+        .chain([(Moment::MAX, last)]);
+    for (at, after) in changes {
+        let part = Span {
+            from: from.max(span.from),
+            to: at.min(span.to),
+        };
+        if part.from < part.to {
+            match held.last_mut() {
+                Some((before, whole)) if *before == holder => whole.to = part.to,
+                _ => held.push((holder, part)),
+            }
+        }
+        (from, holder) = (at, after);
+    }
+    held
+}

@@ -1,0 +1,395 @@
+//! Histories made by hand: each rule finds what breaks it, and nothing in what does not.
+
+use std::time::Duration;
+
+use serde_json::json;
+use testbed::{Event, Kind as What};
+
+use super::{Kind, Sample, Terms, check, differences};
+use crate::chaos::{
+    record::{Fault, FaultKind, Outcome, Record, Sight, Sighting, Span, Strange},
+    wanted::tests::{pod, registration},
+};
+
+const KEY: &str = "/services/shop/orders/a";
+const VALUE: &str = "10.0.0.7:8080";
+const LEADER: &str = "/leasehold/cluster/leader";
+const RECORD: &str = "/leasehold/cluster/leases/0000000000000007";
+const LEASE: i64 = 7;
+
+fn terms() -> Terms {
+    Terms {
+        bound: Duration::from_secs(10),
+        reach: Duration::from_secs(1),
+        lag: Duration::from_secs(1),
+        recovery: Duration::from_secs(5),
+        takeover: Duration::from_secs(2),
+        session: Duration::from_secs(3),
+        ttl: Duration::from_secs(15),
+    }
+}
+
+/// A record in the making; times are in seconds.
+struct Story {
+    record: Record,
+    revision: i64,
+}
+
+impl Story {
+    /// Somebody leads and has recorded a lease; `orders` is registered.
+    fn new() -> Self {
+        let mut story = Self {
+            record: Record::default(),
+            revision: 0,
+        };
+        story.record.end = Duration::from_secs(100);
+        story.put(LEADER, 0.0, "{}", 1);
+        story.put(RECORD, 0.0, "{}", LEASE);
+        story.register(0.0, &json!({}));
+        story
+    }
+
+    /// The pod `a` is ready and registered from the second 1 on.
+    fn registered() -> Self {
+        let mut story = Self::new();
+        story.ready(1.0, true);
+        story.ours(1.1, VALUE);
+        story
+    }
+
+    fn register(&mut self, at: f64, spec: &serde_json::Value) {
+        self.sight(at, Sight::Registration("orders".to_owned(), Some(registration(spec))));
+    }
+
+    fn ready(&mut self, at: f64, ready: bool) {
+        self.sight(at, Sight::Pod("a".to_owned(), Some(pod(ready))));
+    }
+
+    fn sight(&mut self, at: f64, sight: Sight) {
+        let at = Duration::from_secs_f64(at);
+        self.record.kubernetes.push(Sighting { at, sight });
+    }
+
+    fn ours(&mut self, at: f64, value: &str) {
+        self.put(KEY, at, value, LEASE);
+    }
+
+    fn put(&mut self, key: &str, at: f64, value: &str, lease: i64) {
+        let value = value.to_owned();
+        self.revision += 1;
+        self.event(key, at, What::Put { value, lease });
+    }
+
+    fn delete(&mut self, key: &str, at: f64) {
+        self.revision += 1;
+        self.event(key, at, What::Delete);
+    }
+
+    /// A lease ends, and the key on it.
+    fn lapse(&mut self, at: f64) {
+        self.revision += 1;
+        self.event(KEY, at, What::Delete);
+        self.event(RECORD, at, What::Delete);
+    }
+
+    fn event(&mut self, key: &str, at: f64, kind: What) {
+        let event = Event {
+            revision: self.revision,
+            key: key.to_owned(),
+            kind,
+        };
+        self.record.etcd.push((Duration::from_secs_f64(at), event));
+    }
+
+    fn fault(&mut self, kind: FaultKind, from: f64, to: f64, halts: bool) {
+        let span = span(from, to);
+        let target = "one".to_owned();
+        self.record.faults.push(Fault {
+            kind,
+            target,
+            span,
+            halts,
+        });
+    }
+
+    fn strange_delete(&mut self, at: f64, outcome: Outcome) {
+        self.record.strangers.push(Strange {
+            key: KEY.to_owned(),
+            delete: true,
+            at: Duration::from_secs_f64(at),
+            outcome,
+        });
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        let violations = check(&self.record, &terms()).violations;
+        violations.into_iter().map(|violation| violation.kind).collect()
+    }
+}
+
+fn span(from: f64, to: f64) -> Span {
+    Span {
+        from: Duration::from_secs_f64(from),
+        to: Duration::from_secs_f64(to),
+    }
+}
+
+#[test]
+fn a_pod_that_comes_flaps_and_goes_with_its_key_is_right_and_measured() {
+    let mut story = Story::registered();
+    story.ready(20.0, false);
+    story.delete(KEY, 20.02);
+    story.ready(20.1, true);
+    story.ours(20.15, VALUE);
+    story.sight(40.0, Sight::Pod("a".to_owned(), None));
+    story.delete(KEY, 40.01);
+    let verdict = check(&story.record, &terms());
+    assert_eq!(verdict.violations, []);
+    assert_eq!((verdict.events, verdict.keys), (4, 1));
+    let measured = |samples: &[Sample]| samples.iter().map(|one| one.took.as_millis()).collect::<Vec<_>>();
+    assert_eq!(measured(&verdict.latencies.to_key), [50, 100]);
+    assert_eq!(measured(&verdict.latencies.to_gone), [10, 20]);
+    assert_eq!(differences(&story.record), Vec::<String>::new());
+}
+
+#[test]
+fn a_key_that_outlives_its_pod_is_a_ghost_only_where_all_was_well_for_long_enough() {
+    let mut story = Story::registered();
+    story.ready(20.0, false);
+    assert_eq!(story.kinds(), [Kind::Ghost]);
+    assert_eq!(differences(&story.record).len(), 1);
+    // Never calm for longer than the bound.
+    let mut from = 20.0;
+    while from < 100.0 {
+        story.fault(FaultKind::QuorumLoss, from, from + 1.0, true);
+        from += 9.0;
+    }
+    assert_eq!(story.kinds(), []);
+}
+
+#[test]
+fn an_operator_that_is_away_excuses_a_ghost_only_while_nobody_can_have_taken_over() {
+    let mut story = Story::registered();
+    story.ready(20.0, false);
+    story.delete(KEY, 40.0);
+    story.fault(FaultKind::OperatorKill, 19.0, 41.0, false);
+    // 40 s less the 19 + 3 + 2 by which somebody else leads.
+    assert!(story.kinds().contains(&Kind::Ghost));
+    story.record.faults.clear();
+    story.fault(FaultKind::OperatorsKill, 19.0, 41.0, true);
+    assert_eq!(story.kinds(), []);
+}
+
+#[test]
+fn a_ready_pod_without_its_key_or_with_another_value_is_a_loss() {
+    let mut story = Story::new();
+    story.ready(1.0, true);
+    assert_eq!(story.kinds(), [Kind::Loss]);
+    assert_eq!(differences(&story.record).len(), 1);
+    story.ours(1.5, VALUE);
+    assert_eq!(story.kinds(), []);
+    story.register(30.0, &json!({"formats": [{"type": "Plain", "value": "Json"}]}));
+    assert_eq!(story.kinds(), [Kind::Loss]);
+}
+
+#[test]
+fn a_key_that_the_stranger_holds_is_no_loss_until_it_is_free() {
+    let mut story = Story::new();
+    story.put(KEY, 0.5, "stranger 1", 0);
+    story.ready(1.0, true);
+    assert_eq!(story.kinds(), []);
+    story.delete(KEY, 50.0);
+    story.strange_delete(50.0, Outcome::Done(story.revision));
+    assert_eq!(story.kinds(), [Kind::Loss]);
+    story.ours(50.1, VALUE);
+    assert_eq!(story.kinds(), []);
+}
+
+#[test]
+fn what_had_to_wait_for_the_stranger_was_not_slow() {
+    let mut story = Story::new();
+    story.put(KEY, 0.5, "stranger 1", 0);
+    story.ready(1.0, true);
+    story.delete(KEY, 4.0);
+    story.strange_delete(4.0, Outcome::Done(story.revision));
+    story.ours(4.1, VALUE);
+    assert_eq!(check(&story.record, &terms()).latencies.to_key, []);
+}
+
+#[test]
+fn a_key_that_goes_and_comes_while_its_pod_stays_is_a_flap_even_in_a_fault() {
+    let mut story = Story::registered();
+    story.delete(KEY, 30.0);
+    story.ours(30.1, VALUE);
+    assert_eq!(story.kinds(), [Kind::Flap]);
+    story.fault(FaultKind::OperatorStall, 25.0, 31.0, false);
+    assert_eq!(story.kinds(), [Kind::Flap]);
+}
+
+#[test]
+fn a_flap_has_a_reason_in_a_change_that_was_noticed_late_because_of_a_fault() {
+    let mut story = Story::registered();
+    story.ready(20.0, false);
+    story.ready(20.5, true);
+    story.delete(KEY, 27.0);
+    story.ours(27.1, VALUE);
+    assert_eq!(story.kinds(), [Kind::Flap]);
+    story.fault(FaultKind::OperatorStall, 19.0, 26.0, true);
+    assert_eq!(story.kinds(), []);
+}
+
+#[test]
+fn what_a_stale_leader_had_in_hand_is_found_when_it_lands_after_its_successor_s_write() {
+    let mut story = Story::registered();
+    // Unready: the leader is paused before it deletes the key. Its successor does, and puts it back when the pod is ready.
+    story.ready(20.0, false);
+    story.fault(FaultKind::OperatorStall, 20.0, 30.0, false);
+    story.delete(LEADER, 23.0);
+    story.put(LEADER, 23.1, "{}", 2);
+    story.delete(KEY, 23.2);
+    story.ready(25.0, true);
+    story.ours(25.1, VALUE);
+    assert_eq!(story.kinds(), []);
+    story.delete(KEY, 30.1);
+    story.ours(30.2, VALUE);
+    assert_eq!(story.kinds(), [Kind::Stale]);
+}
+
+#[test]
+fn a_put_of_what_was_right_once_is_stale_and_of_what_never_was_is_unwanted() {
+    let mut story = Story::registered();
+    story.ready(20.0, false);
+    story.delete(KEY, 20.1);
+    story.ours(40.0, VALUE);
+    story.delete(KEY, 40.1);
+    assert_eq!(story.kinds(), [Kind::Stale]);
+    let mut story = Story::registered();
+    story.ours(40.0, "10.0.0.8:8080");
+    story.ours(40.1, VALUE);
+    assert_eq!(story.kinds(), [Kind::Unwanted]);
+}
+
+#[test]
+fn pods_and_registrations_may_be_heard_of_in_another_order_than_ours() {
+    let mut story = Story::new();
+    story.register(20.0, &json!({"formats": [{"type": "Plain", "prefix": "/x"}]}));
+    story.ready(20.01, true);
+    // Who heard of the pod first wrote what the registration said before.
+    story.ours(20.02, VALUE);
+    story.delete(KEY, 20.03);
+    story.put("/x/a", 20.03, VALUE, LEASE);
+    assert_eq!(story.kinds(), []);
+}
+
+#[test]
+fn who_hears_of_a_registration_first_may_still_have_to_follow_its_pod() {
+    let mut story = Story::registered();
+    story.ready(20.0, false);
+    story.register(20.1, &json!({"ports": [{"port": 9090}]}));
+    story.ready(20.2, true);
+    // By the new registration and the pod as it was at first; then comes what happened to the pod.
+    story.ours(20.5, "10.0.0.7:9090");
+    story.delete(KEY, 20.6);
+    story.ours(20.7, "10.0.0.7:9090");
+    assert_eq!(story.kinds(), []);
+    // But only once.
+    story.delete(KEY, 20.8);
+    story.ours(20.9, "10.0.0.7:9090");
+    assert_eq!(story.kinds(), [Kind::Stale]);
+}
+
+#[test]
+fn the_same_value_written_again_is_found() {
+    let mut story = Story::registered();
+    story.ours(30.0, VALUE);
+    assert_eq!(story.kinds(), [Kind::Rewrite]);
+}
+
+#[test]
+fn a_lapse_needs_a_time_in_which_nobody_could_renew() {
+    let mut story = Story::registered();
+    story.lapse(40.0);
+    story.put(RECORD, 40.0, "{}", LEASE);
+    story.ours(40.1, VALUE);
+    assert_eq!(story.kinds(), [Kind::Lapse]);
+    story.fault(FaultKind::OperatorsKill, 30.0, 33.0, true);
+    assert_eq!(story.kinds(), [Kind::Lapse]);
+    story.record.faults.clear();
+    story.fault(FaultKind::OperatorsGone, 24.0, 42.0, true);
+    let verdict = check(&story.record, &terms());
+    assert_eq!(verdict.violations, []);
+    assert_eq!(verdict.lapses, 1);
+}
+
+#[test]
+fn a_lapse_has_no_reason_in_what_was_so_a_moment_before() {
+    let mut story = Story::registered();
+    story.ready(37.0, false);
+    story.delete(KEY, 37.1);
+    story.ready(37.2, true);
+    story.ours(37.3, VALUE);
+    story.fault(FaultKind::MemberKill, 37.5, 39.0, false);
+    story.lapse(40.0);
+    story.put(RECORD, 40.0, "{}", LEASE);
+    story.ours(40.1, VALUE);
+    assert_eq!(story.kinds(), [Kind::Lapse]);
+}
+
+#[test]
+fn a_write_while_nobody_leads_or_on_a_lease_that_is_not_recorded_is_unfenced() {
+    let mut story = Story::registered();
+    story.delete(LEADER, 19.0);
+    story.ready(20.0, false);
+    story.delete(KEY, 20.1);
+    assert_eq!(story.kinds(), [Kind::Unfenced]);
+    let mut story = Story::new();
+    story.ready(1.0, true);
+    story.put(KEY, 1.1, VALUE, 8);
+    assert_eq!(story.kinds(), [Kind::Unfenced]);
+}
+
+#[test]
+fn a_stranger_s_key_is_only_the_stranger_s_to_touch() {
+    let taken = || {
+        let mut story = Story::new();
+        story.put(KEY, 1.0, "stranger 1", 0);
+        story
+    };
+    let mut story = taken();
+    story.delete(KEY, 5.0);
+    assert_eq!(story.kinds(), [Kind::Foreign]);
+    story.strange_delete(4.9, Outcome::Refused);
+    assert_eq!(story.kinds(), [Kind::Foreign]);
+    story.strange_delete(4.9, Outcome::Unknown);
+    assert_eq!(story.kinds(), []);
+
+    let mut story = taken();
+    story.put(KEY, 4.0, "stranger 2", 0);
+    assert_eq!(story.kinds(), []);
+    story.ready(4.5, true);
+    story.ours(5.0, VALUE);
+    assert_eq!(story.kinds(), [Kind::Foreign]);
+}
+
+#[test]
+fn what_happens_in_a_quiet_time_is_noise() {
+    let mut story = Story::registered();
+    story.record.quiets.push(span(20.0, 24.0));
+    story.register(19.9, &json!({}));
+    assert_eq!(story.kinds(), []);
+    story.register(21.0, &json!({}));
+    assert_eq!(story.kinds(), [Kind::Noise]);
+    story.put("/beside", 22.0, "stranger 1", 0);
+    assert_eq!(story.kinds(), [Kind::Noise, Kind::Noise]);
+}
+
+#[test]
+fn what_a_hole_in_the_record_hides_is_not_judged_but_counted() {
+    let mut story = Story::registered();
+    story.delete(KEY, 30.0);
+    story.ours(30.1, VALUE);
+    story.record.gaps.push(span(29.0, 29.5));
+    let verdict = check(&story.record, &terms());
+    assert_eq!(verdict.violations, []);
+    assert_eq!(verdict.unjudged, 1);
+}

@@ -1,0 +1,229 @@
+//! Breaks things as planned and makes them whole again.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use testbed::{Operator, Process};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    checker::{Kind, Violation},
+    plan::PlannedFault,
+    record::{Fault, FaultKind, Moment, Span},
+    rng::index,
+    scene::{READY, Scene},
+};
+use crate::error::Result;
+
+/// How long an operator that was told to end may take.
+const END: Duration = Duration::from_secs(15);
+/// How many pods change at the moment at which an operator is paused, and how long that may take.
+const VICTIMS: usize = 5;
+const BURST: Duration = Duration::from_secs(2);
+
+/// Carries out one fault, from its begin to the end of its repair, and writes it down.
+pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
+    sleep(planned.after).await;
+    let from = scene.now();
+    let (target, halts) = match planned.kind {
+        FaultKind::OperatorKill | FaultKind::OperatorRestart | FaultKind::OperatorPause | FaultKind::OperatorStall => {
+            one_operator(scene, planned).await?
+        }
+        FaultKind::OperatorsKill => all_operators(scene, planned.lasts).await?,
+        FaultKind::OperatorsGone => all_operators(scene, scene.terms.ttl + planned.lasts).await?,
+        FaultKind::MemberKill | FaultKind::MemberPause => one_member(scene, planned).await?,
+        FaultKind::QuorumLoss => quorum(scene, planned).await?,
+        FaultKind::Compaction => compact(scene).await?,
+        FaultKind::ApiserverKill | FaultKind::ApiserverPause => apiserver(scene, planned).await?,
+    };
+    let span = Span { from, to: scene.now() };
+    eprintln!(
+        "{:8.3} s  {}: {target}, whole again after {:.1} s",
+        from.as_secs_f64(),
+        planned.kind,
+        span.length().as_secs_f64()
+    );
+    scene.befell(Fault {
+        kind: planned.kind,
+        target,
+        span,
+        halts,
+    });
+    Ok(())
+}
+
+/// Half of the time it is the leader that is hit: it alone has something to lose.
+fn victim(leader: Option<usize>, pick: u64, n: usize) -> usize {
+    match leader {
+        Some(leader) if pick.is_multiple_of(2) => leader,
+        _ => index(pick >> 1, n),
+    }
+}
+
+async fn one_operator(scene: &Scene, planned: &PlannedFault) -> Result<(String, bool)> {
+    let leader = scene.leader();
+    let chosen = match leader {
+        // Who is away for so long and does not lead has nothing that could become stale.
+        Some(leader) if planned.kind == FaultKind::OperatorStall => leader,
+        _ => victim(leader, planned.pick, scene.operators.len()),
+    };
+    let operator = &scene.operators[chosen];
+    match planned.kind {
+        FaultKind::OperatorRestart => {
+            operator.terminate()?;
+            if let Err(error) = operator.wait_exit(END).await {
+                died(scene, operator, &format!("it did not end when told to: {error}"));
+            }
+            sleep(planned.lasts).await;
+            start(scene, operator).await?;
+        }
+        FaultKind::OperatorKill => {
+            operator.kill().await?;
+            sleep(planned.lasts).await;
+            start(scene, operator).await?;
+        }
+        _ => pause_at_work(scene, operator, planned).await?,
+    }
+    let role = if leader == Some(chosen) { ", which led" } else { "" };
+    Ok((format!("{}{role}", operator.name()), scene.operators.len() == 1))
+}
+
+/// Pauses an operator that has just been given work, and undoes that work while it is away: some of it is written, some is
+/// under way, and what it still has in hand when it wakes is wrong.
+async fn pause_at_work(scene: &Scene, operator: &Operator, planned: &PlannedFault) -> Result<()> {
+    let ready = scene.recorder.pods().into_iter().filter(|(_, pod)| pod.ready);
+    let pods: Vec<String> = ready.map(|(name, _)| name).take(VICTIMS).collect();
+    let pause = async {
+        sleep(Duration::from_millis(planned.pick % 60)).await;
+        operator.stop()
+    };
+    let ((), stopped) = tokio::join!(set_ready(scene, &pods, false), pause);
+    stopped?;
+    let undo = async {
+        sleep(planned.lasts * 2 / 3).await;
+        set_ready(scene, &pods, true).await;
+    };
+    tokio::join!(sleep(planned.lasts), undo);
+    operator.cont()?;
+    Ok(())
+}
+
+/// As far as kube-apiserver lets us: another fault may have it.
+async fn set_ready(scene: &Scene, pods: &[String], ready: bool) {
+    let all = join_all(pods.iter().map(|pod| scene.namespace.set_ready(pod, ready)));
+    let _ = timeout(BURST, all).await;
+}
+
+async fn all_operators(scene: &Scene, lasts: Duration) -> Result<(String, bool)> {
+    for operator in &scene.operators {
+        operator.kill().await?;
+    }
+    sleep(lasts).await;
+    for started in join_all(scene.operators.iter().map(|operator| start(scene, operator))).await {
+        started?;
+    }
+    Ok((format!("{} operators", scene.operators.len()), true))
+}
+
+/// Starts an operator that has ended and waits until it serves.
+async fn start(scene: &Scene, operator: &Operator) -> Result<()> {
+    operator.restart().await?;
+    if let Err(error) = operator.wait_ready(READY).await {
+        died(scene, operator, &format!("it does not come up again: {error}"));
+    }
+    Ok(())
+}
+
+async fn one_member(scene: &Scene, planned: &PlannedFault) -> Result<(String, bool)> {
+    let etcd = scene.bed.registry();
+    let members = etcd.pids().len();
+    let leader = etcd.leader().await.ok();
+    let chosen = victim(leader, planned.pick, members);
+    let member = etcd.member(chosen);
+    if planned.kind == FaultKind::MemberKill {
+        member.kill().await?;
+        sleep(planned.lasts).await;
+        etcd.restart(chosen).await?;
+    } else {
+        pause(member, planned.lasts).await?;
+        etcd.wait_serving(chosen, READY).await?;
+    }
+    let role = if leader == Some(chosen) { ", which led" } else { "" };
+    Ok((format!("{}{role}", member.name()), members == 1))
+}
+
+/// Kills so many members that the others cannot decide.
+async fn quorum(scene: &Scene, planned: &PlannedFault) -> Result<(String, bool)> {
+    let etcd = scene.bed.registry();
+    let members = etcd.pids().len();
+    let lost = members - (members - 1) / 2;
+    let chosen: Vec<usize> = (0..lost)
+        .map(|i| (index(planned.pick, members) + i) % members)
+        .collect();
+    for i in &chosen {
+        etcd.member(*i).kill().await?;
+    }
+    sleep(planned.lasts).await;
+    // None of them serves before enough of them run.
+    for restarted in join_all(chosen.iter().map(|i| etcd.restart(*i))).await {
+        restarted?;
+    }
+    Ok((format!("{lost} of {members} members"), true))
+}
+
+/// Forgets all revisions but the last, once the recorder has seen them.
+async fn compact(scene: &Scene) -> Result<(String, bool)> {
+    let Ok(events) = scene.history.settled().await else {
+        return Ok(("not done, the recorder is behind".to_owned(), false));
+    };
+    let revision = events.last().map_or(0, |event| event.revision);
+    let mut client = scene.bed.registry().client().await?;
+    let done = match client.compact(revision, None).await {
+        Ok(_) => format!("up to revision {revision}"),
+        Err(error) => format!("not done: {error}"),
+    };
+    Ok((done, false))
+}
+
+async fn apiserver(scene: &Scene, planned: &PlannedFault) -> Result<(String, bool)> {
+    let plane = scene.bed.control_plane();
+    if planned.kind == FaultKind::ApiserverKill {
+        plane.apiserver().kill().await?;
+        sleep(planned.lasts).await;
+        plane.restart_apiserver().await?;
+        // They would notice its return only after a minute or more.
+        for process in [plane.controller_manager(), plane.scheduler(), plane.kwok()] {
+            process.restart().await?;
+        }
+    } else {
+        pause(plane.apiserver(), planned.lasts).await?;
+        plane.wait_ready().await?;
+    }
+    Ok((plane.apiserver().name().to_owned(), false))
+}
+
+async fn pause(process: &Process, lasts: Duration) -> Result<()> {
+    process.stop()?;
+    sleep(lasts).await;
+    process.cont()?;
+    Ok(())
+}
+
+/// Looks for operators that ended although nobody told them to.
+pub fn look_for_the_dead(scene: &Scene) {
+    for operator in &scene.operators {
+        if let Err(error) = operator.process().alive() {
+            died(scene, operator, &error.to_string());
+        }
+    }
+}
+
+fn died(scene: &Scene, operator: &Operator, why: &str) {
+    let at: Moment = scene.now();
+    scene.found(Violation {
+        kind: Kind::Death,
+        key: None,
+        at,
+        why: format!("{}: {why}", operator.name()),
+    });
+}

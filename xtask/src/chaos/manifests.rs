@@ -1,0 +1,123 @@
+//! The objects that the chaos is made of.
+
+use serde_json::{Value, json};
+use testbed::NewPod;
+
+use super::plan::APPS;
+
+/// The namespace of everything.
+pub const NAMESPACE: &str = "chaos";
+/// The API of registrations and Registries.
+pub const API: &str = "leasehold.dev/v1alpha1";
+/// The ports of every pod.
+pub const PORTS: [(&str, u16); 2] = [("grpc", 8080), ("http", 8081)];
+
+/// The Registry.
+pub fn registry(endpoints: &[String], ttl_seconds: u32) -> Value {
+    json!({
+        "apiVersion": API,
+        "kind": "Registry",
+        "metadata": {"name": "default"},
+        "spec": {
+            "endpoints": endpoints,
+            "ttlSeconds": ttl_seconds,
+            // What it holds is held on purpose, and the checker would have to know why.
+            "guard": {"mode": "Off"},
+        },
+    })
+}
+
+/// The name of a Deployment, and the label of its pods.
+pub fn app(number: usize) -> String {
+    format!("app-{number}")
+}
+
+/// The name of a bare pod.
+pub fn bare_pod(slot: usize) -> String {
+    format!("bare-{slot}")
+}
+
+/// A bare pod, of the app that its number falls to.
+pub fn new_pod(slot: usize) -> NewPod {
+    let pod = NewPod::new(&bare_pod(slot)).label("app", &app(slot % APPS));
+    PORTS.iter().fold(pod, |pod, (name, number)| pod.port(name, *number))
+}
+
+/// The name of a registration.
+pub fn registration_name(slot: usize) -> String {
+    format!("reg-{slot}")
+}
+
+/// A registration in one of its many shapes. Whatever its shape, no other registration wants its keys.
+pub fn registration(slot: usize, shape: u64) -> Value {
+    let name = registration_name(slot);
+    let bits = |at: u64, of: u64| (shape >> at) % of;
+    let prefix = |format: &str, value: Option<&str>, variant: u64| {
+        let mut format = json!({"type": format});
+        if let Some(value) = value {
+            format["value"] = json!(value);
+        }
+        if variant > 0 {
+            let variants = ["a", "b", "a/deep"];
+            let variant = variants[super::rng::index(variant - 1, variants.len())];
+            format["prefix"] = json!(format!("/chaos/{name}/{variant}"));
+        }
+        format
+    };
+    let formats = match bits(0, 5) {
+        0 => json!([prefix("Plain", None, bits(8, 4))]),
+        1 => json!([prefix("Plain", Some("Json"), bits(8, 4))]),
+        2 => json!([prefix("EtcdGrpc", None, bits(8, 4))]),
+        3 => json!([prefix("Plain", None, bits(8, 4)), {"type": "EtcdGrpc"}]),
+        _ => json!([prefix("Plain", Some("Json"), bits(8, 4)), {"type": "EtcdGrpc"}]),
+    };
+    let ports = match bits(16, 4) {
+        0 => json!([{"port": "grpc"}, {"name": "web", "port": "http"}]),
+        1 => json!([{"port": 9090}]),
+        _ => json!([{"port": "grpc"}]),
+    };
+    let mut spec = json!({
+        "selector": {"matchLabels": {"app": app(slot % APPS)}},
+        "ports": ports,
+        "formats": formats,
+    });
+    if bits(24, 2) == 1 {
+        spec["metadata"] = json!({"static": {"edition": bits(26, 5).to_string()}});
+    }
+    if bits(32, 2) == 1 {
+        spec["weight"] = json!(bits(34, 3));
+    }
+    json!({
+        "apiVersion": API,
+        "kind": "ServiceRegistration",
+        "metadata": {"name": name},
+        "spec": spec,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::chaos::{plan::REGISTRATIONS, rng::Rng, wanted::Registration};
+
+    #[test]
+    fn every_shape_is_understood_and_no_two_registrations_share_a_prefix() {
+        let mut rng = Rng::new(1, 1);
+        let mut prefixes: Vec<BTreeSet<String>> = vec![BTreeSet::new(); REGISTRATIONS];
+        for _ in 0..500 {
+            for (slot, own) in prefixes.iter_mut().enumerate() {
+                let mut object = registration(slot, rng.next());
+                object["metadata"]["namespace"] = json!(NAMESPACE);
+                let read = Registration::read(&object).expect("understood");
+                own.extend(read.prefixes().map(str::to_owned));
+            }
+        }
+        for (slot, own) in prefixes.iter().enumerate() {
+            assert!(own.len() >= 5, "{own:?}");
+            let others: BTreeSet<_> = prefixes[slot + 1..].iter().flatten().collect();
+            assert!(own.iter().all(|prefix| !others.contains(prefix)));
+        }
+    }
+}

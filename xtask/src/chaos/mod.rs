@@ -1,0 +1,213 @@
+//! `cargo xtask chaos`: random work under random faults, and a checker that decides by what consumers could see.
+//!
+//! - [`plan`]: what a seed stands for. [`manifests`]: what it is made of.
+//! - [`scene`]: the bed and what is known of it; [`workload`], [`stranger`] and [`faults`] carry the plan out on it.
+//! - [`recorder`] and the test bed's history of etcd see what happens; [`record`] is what they saw.
+//! - [`wanted`], [`wishes`]: what keys should hold by it. [`holders`]: what they held. [`weather`]: when the servers were well.
+//! - [`checker`]: whether that is right. [`report`]: how it is told.
+//!
+//! Nothing here may use the crate `leasehold`: what decides about the operator shares no code with it.
+
+mod checker;
+mod faults;
+mod holders;
+mod manifests;
+mod plan;
+mod record;
+mod recorder;
+mod report;
+mod rng;
+mod scene;
+mod stranger;
+mod wanted;
+mod weather;
+mod wishes;
+mod workload;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use testbed::EtcdVersion;
+use tokio::{sync::Mutex, time::sleep};
+
+use crate::{
+    error::{Error, Result},
+    signals::Signals,
+};
+use checker::{Kind, Terms, Violation};
+use plan::Round;
+use scene::{Rest, Scene, SceneConfig};
+
+/// How long it may take until everything has come to rest, controllers of Kubernetes included.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a quiet time is.
+const QUIET: Duration = Duration::from_secs(4);
+
+/// What to inflict.
+#[derive(clap::Args)]
+pub struct Options {
+    /// How long things are broken, not counting the start and the end; may be a fraction
+    #[arg(long, value_name = "MINUTES", default_value_t = 3.0, value_parser = minutes)]
+    minutes: f64,
+    /// What decides which faults and actions come; one that is not given is made up and told
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// The release of the etcd to register in: 3.5, 3.6 or 3.7
+    #[arg(long, value_name = "X.Y", default_value_t)]
+    etcd_version: EtcdVersion,
+    /// Members of that etcd
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
+    etcd_members: u8,
+    /// Operators to run, named operator-0, operator-1, ...
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    operators: u8,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(minutes) if (0.1..=1440.0).contains(&minutes) => Ok(minutes),
+        _ => Err("write a number from 0.1 to 1440".to_owned()),
+    }
+}
+
+/// Breaks things for a while and decides whether anybody could notice. Fails when somebody could.
+pub async fn run(options: &Options) -> Result<()> {
+    let mut signals = Signals::listen()?;
+    let seed = options.seed.unwrap_or_else(rng::any_seed);
+    let command = format!(
+        "cargo xtask chaos --minutes {} --seed {seed} --etcd-version {} --etcd-members {} --operators {}",
+        options.minutes, options.etcd_version, options.etcd_members, options.operators
+    );
+    println!("{command}");
+    let config = SceneConfig {
+        etcd_version: options.etcd_version,
+        etcd_members: options.etcd_members.into(),
+        operators: options.operators.into(),
+        terms: terms(),
+    };
+    let scene = signals.unless_heard(Box::pin(Scene::set(config))).await?;
+    let lasting = Duration::from_secs_f64(options.minutes * 60.0);
+    let played = signals.unless_heard(Box::pin(play(&scene, seed, lasting))).await;
+    if let Err(error @ (Error::Bed(_) | Error::Kube(_) | Error::Io { .. })) = &played {
+        // Not the operator's fault maybe, but somebody will want to know.
+        report::keep(&scene.record(), &scene.logs(), &kept(seed))?;
+        println!(
+            "{error}\nagain: {command}\nlogs and the whole history: {}",
+            kept(seed).display()
+        );
+    }
+    played?;
+    verdict(&scene, seed, &command)
+}
+
+/// What is promised, with room for a busy machine.
+fn terms() -> Terms {
+    Terms {
+        bound: Duration::from_secs(10),
+        reach: Duration::from_millis(1500),
+        lag: Duration::from_secs(1),
+        recovery: Duration::from_secs(5),
+        takeover: Duration::from_secs(2),
+        session: Duration::from_secs(3),
+        ttl: Duration::from_secs(15),
+    }
+}
+
+async fn play(scene: &Scene, seed: u64, lasting: Duration) -> Result<()> {
+    begin(scene, seed).await?;
+    let turn = Mutex::new(());
+    let rounds = async {
+        let end = scene.now() + lasting;
+        for round in plan::Rounds::new(seed) {
+            play_round(scene, &round, &turn).await?;
+            if scene.now() >= end {
+                break;
+            }
+        }
+        Ok::<(), Error>(())
+    };
+    tokio::select! {
+        () = workload::run(scene, seed, &turn) => {}
+        done = rounds => done?,
+    }
+    // Whatever the workload had under way when it was stopped is done or dropped by then.
+    rest_and_be_quiet(scene).await?;
+    faults::look_for_the_dead(scene);
+    Ok(())
+}
+
+/// Deployments and registrations to begin with.
+async fn begin(scene: &Scene, seed: u64) -> Result<()> {
+    let mut rng = rng::Rng::new(seed, 3);
+    for number in 0..plan::APPS {
+        let name = manifests::app(number);
+        let labels = [("app", name.as_str())];
+        scene
+            .namespace
+            .create_deployment(&name, &labels, 3, &manifests::PORTS)
+            .await?;
+    }
+    for slot in 0..plan::REGISTRATIONS {
+        scene.namespace.apply(manifests::registration(slot, rng.next())).await?;
+    }
+    rest_and_be_quiet(scene).await
+}
+
+async fn play_round(scene: &Scene, round: &Round, turn: &Mutex<()>) -> Result<()> {
+    for injected in join_all(round.faults.iter().map(|fault| faults::inject(scene, fault))).await {
+        injected?;
+    }
+    sleep(round.calm).await;
+    faults::look_for_the_dead(scene);
+    if round.quiet {
+        let _turn = turn.lock().await;
+        rest_and_be_quiet(scene).await?;
+    }
+    Ok(())
+}
+
+/// Waits until etcd holds what it should and nothing moves, and then that it stays so.
+async fn rest_and_be_quiet(scene: &Scene) -> Result<()> {
+    match scene.rest(PATIENCE).await {
+        Rest::Reached => scene.quiet(QUIET).await,
+        Rest::Never(differences) => {
+            scene.found(Violation {
+                kind: Kind::Unconverged,
+                key: None,
+                at: scene.now(),
+                why: format!("not after {} s: {}", PATIENCE.as_secs(), differences.join("; ")),
+            });
+            Ok(())
+        }
+    }
+}
+
+fn verdict(scene: &Scene, seed: u64, command: &str) -> Result<()> {
+    let record = scene.record();
+    let mut verdict = checker::check(&record, &scene.terms);
+    verdict.violations.extend(scene.violations());
+    verdict.violations.sort_by_key(|violation| violation.at);
+    println!("\n{}", report::table(&record, &verdict, &scene.actions()));
+    let folder = kept(seed);
+    report::keep(&record, &scene.logs(), &folder)?;
+    if verdict.violations.is_empty() {
+        println!("nobody could notice; logs and the whole history: {}", folder.display());
+        return Ok(());
+    }
+    println!("{}", report::stories(&record, &verdict.violations));
+    println!("again: {command}\nlogs and the whole history: {}", folder.display());
+    Err(Error::Broken(format!(
+        "{} violations, told above",
+        verdict.violations.len()
+    )))
+}
+
+/// Where what was seen in a run is kept.
+fn kept(seed: u64) -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let workspace = workspace.expect("this crate is one folder deep");
+    workspace.join("target").join("chaos").join(format!("seed-{seed}"))
+}

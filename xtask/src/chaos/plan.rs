@@ -1,0 +1,248 @@
+//! What a seed stands for: which faults come when, and what is done to Kubernetes and to etcd meanwhile. What exists at the time
+//! is known only then, so actions carry a raw number (`pick`) that chooses among it.
+
+use std::{fmt, time::Duration};
+
+use super::{record::FaultKind, rng::Rng};
+
+/// Deployments and what selects their pods go by a number below this.
+pub const APPS: usize = 3;
+/// Registrations go by a number below this; there are more than apps, so that pods are registered twice.
+pub const REGISTRATIONS: usize = 4;
+/// Bare pods go by a number below this.
+pub const BARE_PODS: usize = 8;
+/// The most pods of one Deployment.
+const REPLICAS: u64 = 6;
+
+/// One or two faults at a time, and the time after them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Round {
+    /// Faults of different parts of the system, at the same time.
+    pub faults: Vec<PlannedFault>,
+    /// For how long everything is well before the next round. The workload goes on.
+    pub calm: Duration,
+    /// Whether everything is then brought to rest and checked.
+    pub quiet: bool,
+}
+
+/// A fault to come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedFault {
+    /// What kind.
+    pub kind: FaultKind,
+    /// Since the round began.
+    pub after: Duration,
+    /// How long it lasts until the repair begins.
+    pub lasts: Duration,
+    /// Chooses whom it befalls.
+    pub pick: u64,
+}
+
+/// The rounds of a seed, without end. Every kind of fault comes once before any comes again.
+pub struct Rounds {
+    rng: Rng,
+    deck: Vec<FaultKind>,
+    dealt: usize,
+}
+
+impl Rounds {
+    /// Of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            rng: Rng::new(seed, 1),
+            deck: Vec::new(),
+            dealt: 0,
+        }
+    }
+
+    fn draw(&mut self) -> FaultKind {
+        if self.deck.is_empty() {
+            self.deck = FaultKind::ALL.to_vec();
+            self.rng.shuffle(&mut self.deck);
+        }
+        self.deck.pop().expect("just filled")
+    }
+
+    fn planned(&mut self, kind: FaultKind) -> PlannedFault {
+        let rng = &mut self.rng;
+        let (least, most) = match kind {
+            FaultKind::OperatorKill | FaultKind::OperatorsKill => (0, 5_000),
+            FaultKind::OperatorRestart => (0, 2_000),
+            FaultKind::OperatorPause => (100, 2_000),
+            FaultKind::OperatorStall => (4_000, 8_000),
+            // Added to the TTL.
+            FaultKind::OperatorsGone => (3_000, 4_000),
+            FaultKind::MemberKill | FaultKind::QuorumLoss => (500, 7_000),
+            FaultKind::MemberPause | FaultKind::ApiserverKill | FaultKind::ApiserverPause => (500, 8_000),
+            FaultKind::Compaction => (0, 1),
+        };
+        PlannedFault {
+            kind,
+            after: rng.milliseconds(0, 1_500),
+            lasts: rng.milliseconds(least, most),
+            pick: rng.next(),
+        }
+    }
+}
+
+impl Iterator for Rounds {
+    type Item = Round;
+
+    fn next(&mut self) -> Option<Round> {
+        let first = self.draw();
+        let mut faults = vec![self.planned(first)];
+        if self.rng.percent(40) {
+            let second = self.draw();
+            if second.part() == first.part() {
+                self.deck.push(second);
+            } else {
+                faults.push(self.planned(second));
+            }
+        }
+        self.dealt += 1;
+        Some(Round {
+            faults,
+            calm: self.rng.milliseconds(5_000, 13_000),
+            quiet: self.dealt.is_multiple_of(3),
+        })
+    }
+}
+
+/// Something that people and controllers do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A Deployment gets another number of pods.
+    Scale { app: usize, replicas: u32 },
+    /// A bare pod is created, unless it is there.
+    CreatePod { slot: usize },
+    /// A bare pod is deleted.
+    DeletePod { slot: usize },
+    /// A bare pod gets the labels of another app.
+    Relabel { slot: usize, app: usize },
+    /// A pod becomes ready, or unready, whichever it is not.
+    Toggle { pick: u64 },
+    /// A pod becomes unready and ready again at once.
+    Flap { pick: u64 },
+    /// A registration is created, or changed to this shape.
+    Register { slot: usize, shape: u64 },
+    /// A registration is deleted.
+    Unregister { slot: usize },
+    /// The stranger writes a key beside those of a registration.
+    StrangerNear { pick: u64 },
+    /// The stranger takes the key that a bare pod is about to want.
+    StrangerTakes { slot: usize, pick: u64 },
+    /// The stranger changes one of its keys.
+    StrangerChanges { pick: u64 },
+    /// The stranger deletes one of its keys.
+    StrangerLeaves { pick: u64 },
+}
+
+impl Action {
+    /// What it is called in the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scale { .. } => "Deployment scaled",
+            Self::CreatePod { .. } => "pod created",
+            Self::DeletePod { .. } => "pod deleted",
+            Self::Relabel { .. } => "pod relabelled",
+            Self::Toggle { .. } => "pod's readiness toggled",
+            Self::Flap { .. } => "pod flapped",
+            Self::Register { .. } => "registration created or changed",
+            Self::Unregister { .. } => "registration deleted",
+            Self::StrangerNear { .. } => "stranger wrote beside",
+            Self::StrangerTakes { .. } => "stranger took a pod's key",
+            Self::StrangerChanges { .. } => "stranger changed a key",
+            Self::StrangerLeaves { .. } => "stranger deleted a key",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The actions of a seed, without end, each with the pause before it.
+pub struct Actions(Rng);
+
+impl Actions {
+    /// Of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(Rng::new(seed, 2))
+    }
+}
+
+impl Iterator for Actions {
+    type Item = (Duration, Action);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rng = &mut self.0;
+        let pause = rng.milliseconds(30, 400);
+        let mut slot_of = |n: usize| super::rng::index(rng.next(), n);
+        let (app, slot, registration) = (slot_of(APPS), slot_of(BARE_PODS), slot_of(REGISTRATIONS));
+        let (chance, pick) = (rng.below(100), rng.next());
+        let action = match chance {
+            0..12 => Action::Scale {
+                app,
+                replicas: u32::try_from(pick % (REPLICAS + 1)).expect("it fits"),
+            },
+            12..24 => Action::CreatePod { slot },
+            24..32 => Action::DeletePod { slot },
+            32..36 => Action::Relabel { slot, app },
+            36..56 => Action::Toggle { pick },
+            56..68 => Action::Flap { pick },
+            68..80 => Action::Register {
+                slot: registration,
+                shape: pick,
+            },
+            80..83 => Action::Unregister { slot: registration },
+            83..87 => Action::StrangerNear { pick },
+            87..92 => Action::StrangerTakes { slot, pick },
+            92..94 => Action::StrangerChanges { pick },
+            _ => Action::StrangerLeaves { pick },
+        };
+        Some((pause, action))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_seed_plans_the_same_twice_and_another_seed_another_thing() {
+        let rounds = |seed| Rounds::new(seed).take(20).collect::<Vec<_>>();
+        let actions = |seed| Actions::new(seed).take(200).collect::<Vec<_>>();
+        assert_eq!(rounds(5), rounds(5));
+        assert_eq!(actions(5), actions(5));
+        assert_ne!(rounds(5), rounds(6));
+        assert_ne!(actions(5), actions(6));
+    }
+
+    #[test]
+    fn every_kind_of_fault_comes_before_any_comes_again_and_those_at_once_befall_different_parts() {
+        for seed in 0..50 {
+            let mut seen = Vec::new();
+            for round in Rounds::new(seed) {
+                if let [first, second] = &round.faults[..] {
+                    assert_ne!(first.kind.part(), second.kind.part());
+                }
+                seen.extend(round.faults.iter().map(|fault| fault.kind));
+                if seen.len() >= FaultKind::ALL.len() {
+                    break;
+                }
+            }
+            let first: BTreeSet<_> = seen.iter().take(FaultKind::ALL.len()).collect();
+            assert_eq!(first.len(), FaultKind::ALL.len(), "seed {seed}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn every_action_is_planned_sooner_or_later() {
+        let names: BTreeSet<_> = Actions::new(1).take(500).map(|(_, action)| action.name()).collect();
+        assert_eq!(names.len(), 12);
+    }
+}

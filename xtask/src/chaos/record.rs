@@ -1,0 +1,209 @@
+//! What was seen and done in a run, as data on one clock: all that the checker knows.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use testbed::Event;
+
+use super::wanted::Registration;
+
+/// Time since the run began.
+pub type Moment = Duration;
+
+/// What the values of the stranger's keys begin with. Nothing that is registered does.
+pub const STRANGER: &str = "stranger ";
+
+/// A time with a begin and an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its begin.
+    pub from: Moment,
+    /// Its end.
+    pub to: Moment,
+}
+
+impl Span {
+    /// How long it is.
+    pub fn length(self) -> Duration {
+        self.to.saturating_sub(self.from)
+    }
+}
+
+/// Everything.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// When the record ends.
+    pub end: Moment,
+    /// What happened in etcd, in its order, and when the news came.
+    pub etcd: Vec<(Moment, Event)>,
+    /// What was seen in Kubernetes, in the order in which the news came.
+    pub kubernetes: Vec<Sighting>,
+    /// When changes in Kubernetes could be missed: from the loss of a watch to the list that took its place.
+    pub gaps: Vec<Span>,
+    /// What was broken, and when it was whole again.
+    pub faults: Vec<Fault>,
+    /// What the stranger did to keys.
+    pub strangers: Vec<Strange>,
+    /// When nothing was changed or broken and everything had come to rest.
+    pub quiets: Vec<Span>,
+}
+
+/// Something seen in Kubernetes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sighting {
+    /// When the news came.
+    pub at: Moment,
+    /// The news.
+    pub sight: Sight,
+}
+
+/// An object as it is from now on; none when it is gone.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sight {
+    /// A pod, by its name.
+    Pod(String, Option<Pod>),
+    /// A registration, by its name.
+    Registration(String, Option<Registration>),
+}
+
+/// What matters of a pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pod {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is ready, and neither terminating nor ended.
+    pub ready: bool,
+    /// Its IPv4 address.
+    pub address: Option<String>,
+    /// Its node.
+    pub node: Option<String>,
+    /// Its containers' named ports.
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// Something that was broken for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// What kind of trouble.
+    pub kind: FaultKind,
+    /// What it befell.
+    pub target: String,
+    /// From when until everything served again.
+    pub span: Span,
+    /// Whether no operator could renew a lease meanwhile.
+    pub halts: bool,
+}
+
+/// The kinds of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// An operator is killed and started again.
+    OperatorKill,
+    /// An operator is told to end and started again.
+    OperatorRestart,
+    /// An operator is paused for less than its session.
+    OperatorPause,
+    /// An operator is paused for longer than its session.
+    OperatorStall,
+    /// All operators are killed, for less than a TTL.
+    OperatorsKill,
+    /// All operators are away for longer than a TTL.
+    OperatorsGone,
+    /// A member of the etcd is killed and started again.
+    MemberKill,
+    /// A member of the etcd is paused.
+    MemberPause,
+    /// So many members are killed that the etcd has no quorum.
+    QuorumLoss,
+    /// The etcd forgets its past.
+    Compaction,
+    /// kube-apiserver is killed and started again.
+    ApiserverKill,
+    /// kube-apiserver is paused.
+    ApiserverPause,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::OperatorKill,
+        Self::OperatorRestart,
+        Self::OperatorPause,
+        Self::OperatorStall,
+        Self::OperatorsKill,
+        Self::OperatorsGone,
+        Self::MemberKill,
+        Self::MemberPause,
+        Self::QuorumLoss,
+        Self::Compaction,
+        Self::ApiserverKill,
+        Self::ApiserverPause,
+    ];
+
+    /// Which part of the system it befalls: faults of one part never overlap.
+    pub fn part(self) -> Part {
+        match self {
+            Self::OperatorKill
+            | Self::OperatorRestart
+            | Self::OperatorPause
+            | Self::OperatorStall
+            | Self::OperatorsKill
+            | Self::OperatorsGone => Part::Operators,
+            Self::MemberKill | Self::MemberPause | Self::QuorumLoss | Self::Compaction => Part::Etcd,
+            Self::ApiserverKill | Self::ApiserverPause => Part::Kubernetes,
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::OperatorKill => "operator killed",
+            Self::OperatorRestart => "operator restarted",
+            Self::OperatorPause => "operator paused, shorter than its session",
+            Self::OperatorStall => "operator paused, longer than its session",
+            Self::OperatorsKill => "all operators killed, shorter than a TTL",
+            Self::OperatorsGone => "all operators away, longer than a TTL",
+            Self::MemberKill => "etcd member killed",
+            Self::MemberPause => "etcd member paused",
+            Self::QuorumLoss => "etcd quorum lost",
+            Self::Compaction => "etcd compacted",
+            Self::ApiserverKill => "kube-apiserver killed",
+            Self::ApiserverPause => "kube-apiserver paused",
+        })
+    }
+}
+
+/// What can be in trouble on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The operators.
+    Operators,
+    /// The etcd in which they register.
+    Etcd,
+    /// The control plane.
+    Kubernetes,
+}
+
+/// Something that the stranger tried to do to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strange {
+    /// The key.
+    pub key: String,
+    /// Whether it was to go.
+    pub delete: bool,
+    /// When it was tried.
+    pub at: Moment,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a stranger's attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It happened at this revision.
+    Done(i64),
+    /// It did not happen.
+    Refused,
+    /// Nobody answered: it may have happened, or happen yet.
+    Unknown,
+}

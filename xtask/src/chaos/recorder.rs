@@ -1,0 +1,194 @@
+//! What Kubernetes tells, by watches of our own.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DynamicObject, GroupVersionKind},
+    runtime::watcher::{self, Event, watcher},
+};
+use tokio::{task::JoinHandle, time::sleep};
+
+use super::{
+    manifests::NAMESPACE,
+    record::{Moment, Pod, Sight, Sighting, Span},
+    wanted::Registration,
+};
+
+/// Before a lost watch is begun again.
+const RESPITE: Duration = Duration::from_millis(100);
+
+/// The recorder of Kubernetes, until this value is dropped.
+pub struct Recorder {
+    seen: Arc<Mutex<Seen>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+#[derive(Clone, Default)]
+struct Seen {
+    sightings: Vec<Sighting>,
+    gaps: Vec<Span>,
+    pods: BTreeMap<String, Pod>,
+    registrations: BTreeMap<String, Registration>,
+}
+
+impl Recorder {
+    /// Begins to watch; moments count from `epoch`.
+    pub fn begin(client: &Client, epoch: Instant) -> Self {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let pods = Api::<v1::Pod>::namespaced(client.clone(), NAMESPACE);
+        let kind = GroupVersionKind::gvk("leasehold.dev", "v1alpha1", "ServiceRegistration");
+        let kind = ApiResource::from_gvk_with_plural(&kind, "serviceregistrations");
+        let registrations = Api::<DynamicObject>::namespaced_with(client.clone(), NAMESPACE, &kind);
+        let tasks = [
+            tokio::spawn(follow(
+                watcher(pods, watcher::Config::default()),
+                seen.clone(),
+                epoch,
+                |name, pod| Sight::Pod(name, pod.map(read_pod)),
+            )),
+            tokio::spawn(follow(
+                watcher(registrations, watcher::Config::default()),
+                seen.clone(),
+                epoch,
+                |name, object| Sight::Registration(name, object.and_then(read_registration)),
+            )),
+        ];
+        Self { seen, tasks }
+    }
+
+    /// What was seen up to now, and the times in which something may have been missed.
+    pub fn seen(&self) -> (Vec<Sighting>, Vec<Span>) {
+        let seen = lock(&self.seen);
+        (seen.sightings.clone(), seen.gaps.clone())
+    }
+
+    /// The pods as they were seen last.
+    pub fn pods(&self) -> BTreeMap<String, Pod> {
+        lock(&self.seen).pods.clone()
+    }
+
+    /// The registrations as they were seen last.
+    pub fn registrations(&self) -> BTreeMap<String, Registration> {
+        lock(&self.seen).registrations.clone()
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Seen {
+    fn take(&mut self, at: Moment, sight: Sight) {
+        match &sight {
+            Sight::Pod(name, pod) => put(&mut self.pods, name, pod.as_ref()),
+            Sight::Registration(name, registration) => put(&mut self.registrations, name, registration.as_ref()),
+        }
+        self.sightings.push(Sighting { at, sight });
+    }
+}
+
+fn put<T: Clone>(all: &mut BTreeMap<String, T>, name: &str, value: Option<&T>) {
+    match value {
+        Some(value) => all.insert(name.to_owned(), value.clone()),
+        None => all.remove(name),
+    };
+}
+
+/// Takes down everything that a watch tells, through losses of it.
+async fn follow<K: ResourceExt>(
+    events: impl Stream<Item = Result<Event<K>, watcher::Error>>,
+    seen: Arc<Mutex<Seen>>,
+    epoch: Instant,
+    sight: impl Fn(String, Option<&K>) -> Sight,
+) {
+    let mut events = std::pin::pin!(events);
+    // Names with versions.
+    let mut known: BTreeMap<String, Option<String>> = BTreeMap::new();
+    let mut listed = BTreeMap::new();
+    let (mut complete, mut lost_since): (bool, Option<Moment>) = (false, None);
+    while let Some(event) = events.next().await {
+        let now = epoch.elapsed();
+        match event {
+            Ok(Event::Apply(object)) => {
+                lost_since = None;
+                known.insert(object.name_any(), object.resource_version());
+                lock(&seen).take(now, sight(object.name_any(), Some(&object)));
+            }
+            Ok(Event::Delete(object)) => {
+                lost_since = None;
+                known.remove(&object.name_any());
+                lock(&seen).take(now, sight(object.name_any(), None));
+            }
+            Ok(Event::Init) => {
+                lost_since = lost_since.or(Some(now));
+                listed.clear();
+            }
+            Ok(Event::InitApply(object)) => {
+                let (name, version) = (object.name_any(), object.resource_version());
+                // What is as it was is no news.
+                if known.get(&name) != Some(&version) {
+                    lock(&seen).take(now, sight(name.clone(), Some(&object)));
+                }
+                listed.insert(name, version);
+            }
+            Ok(Event::InitDone) => {
+                let mut seen = lock(&seen);
+                for gone in known.keys().filter(|name| !listed.contains_key(*name)) {
+                    seen.take(now, sight(gone.clone(), None));
+                }
+                known = std::mem::take(&mut listed);
+                if let Some(from) = lost_since.take().filter(|_| complete) {
+                    seen.gaps.push(Span { from, to: now });
+                }
+                complete = true;
+            }
+            Err(_) => {
+                lost_since = lost_since.or(Some(now));
+                sleep(RESPITE).await;
+            }
+        }
+    }
+}
+
+fn read_pod(pod: &v1::Pod) -> Pod {
+    let status = pod.status.clone().unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    let ready = conditions
+        .iter()
+        .any(|one| one.type_ == "Ready" && one.status == "True");
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let addresses = status.pod_ips.unwrap_or_default().into_iter().map(|one| one.ip);
+    let spec = pod.spec.clone().unwrap_or_default();
+    let ports = spec
+        .containers
+        .into_iter()
+        .flat_map(|one| one.ports.unwrap_or_default());
+    let ports = ports.filter_map(|port| Some((port.name?, u16::try_from(port.container_port).ok()?)));
+    Pod {
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
+        ready: ready && !ended && pod.metadata.deletion_timestamp.is_none(),
+        address: addresses.chain(status.pod_ip).find(|address| address.contains('.')),
+        node: spec.node_name,
+        ports: ports.collect(),
+    }
+}
+
+fn read_registration(object: &DynamicObject) -> Option<Registration> {
+    let object = serde_json::to_value(object).ok()?;
+    Registration::read(&object).filter(|_| object["metadata"]["deletionTimestamp"].is_null())
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,87 @@
+//! Chance that repeats: the same seed deals the same numbers on every machine.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// The stream of a seed; streams of other `purpose` do not move it.
+    pub fn new(seed: u64, purpose: u64) -> Self {
+        let mut rng = Self(seed ^ purpose.wrapping_mul(0xd1b5_4a32_d192_ed03));
+        rng.next();
+        rng
+    }
+
+    /// Any number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `n`, which is not 0.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// True in so many of a hundred cases.
+    pub fn percent(&mut self, of_hundred: u64) -> bool {
+        self.below(100) < of_hundred
+    }
+
+    /// A time from `least` to `most` milliseconds, the latter excluded.
+    pub fn milliseconds(&mut self, least: u64, most: u64) -> Duration {
+        Duration::from_millis(least + self.below(most - least))
+    }
+
+    /// In random order (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, all: &mut [T]) {
+        for i in (1..all.len()).rev() {
+            all.swap(i, index(self.next(), i + 1));
+        }
+    }
+}
+
+/// A raw number as an index below `n`, which is not 0.
+pub fn index(raw: u64, n: usize) -> usize {
+    let n = u64::try_from(n).expect("it fits");
+    usize::try_from(raw % n).expect("below a usize")
+}
+
+/// A seed that nobody chose.
+pub fn any_seed() -> u64 {
+    // Short enough to be typed.
+    RandomState::new().hash_one("chaos") % 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_deals_what_it_dealt_before_and_another_seed_deals_otherwise() {
+        let deal = |seed, purpose| {
+            let mut rng = Rng::new(seed, purpose);
+            [rng.next(), rng.next(), rng.next()]
+        };
+        assert_eq!(deal(7, 1), deal(7, 1));
+        assert_ne!(deal(7, 1), deal(8, 1));
+        assert_ne!(deal(7, 1), deal(7, 2));
+    }
+
+    #[test]
+    fn what_is_shuffled_is_all_there() {
+        let mut all: Vec<_> = (0..20).collect();
+        Rng::new(3, 0).shuffle(&mut all);
+        assert_ne!(all, (0..20).collect::<Vec<_>>());
+        all.sort_unstable();
+        assert_eq!(all, (0..20).collect::<Vec<_>>());
+    }
+}

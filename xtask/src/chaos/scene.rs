@@ -1,0 +1,248 @@
+//! A bed with operators, both recorders, and the log of what was broken and done.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use testbed::{Bed, BedConfig, EtcdVersion, History, Kind, Namespace, Operator, OperatorConfig};
+use tokio::time::sleep;
+
+use super::{
+    checker::{self, Terms, Violation},
+    manifests,
+    record::{Fault, Moment, Record, Sight, Span, Strange},
+    recorder::Recorder,
+};
+use crate::{
+    error::{Result, doing},
+    stage,
+};
+
+/// How long an operator may take to be ready.
+pub const READY: Duration = Duration::from_mins(1);
+/// How long it must have been silent to count as rest.
+const REST: Duration = Duration::from_secs(3);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What the chaos befalls.
+pub struct SceneConfig {
+    pub etcd_version: EtcdVersion,
+    pub etcd_members: usize,
+    pub operators: usize,
+    pub terms: Terms,
+}
+
+/// The place, and what is known of it.
+pub struct Scene {
+    // Before the bed, so that they end first.
+    pub operators: Vec<Operator>,
+    pub history: History,
+    pub recorder: Recorder,
+    pub namespace: Namespace,
+    pub terms: Terms,
+    log: Mutex<Log>,
+    epoch: Instant,
+    pub bed: Bed,
+}
+
+/// What the run itself did and found.
+#[derive(Default)]
+struct Log {
+    faults: Vec<Fault>,
+    strangers: Vec<Strange>,
+    quiets: Vec<Span>,
+    violations: Vec<Violation>,
+    actions: BTreeMap<&'static str, Tally>,
+}
+
+/// How often something was tried, and how often that failed.
+#[derive(Clone, Copy, Default)]
+pub struct Tally {
+    pub tried: usize,
+    pub failed: usize,
+}
+
+/// Whether everything comes to rest.
+pub enum Rest {
+    /// It does; etcd holds what it should.
+    Reached,
+    /// It does not, as these lines tell.
+    Never(Vec<String>),
+}
+
+impl Scene {
+    /// Builds what is missing, starts everything and waits until it is ready.
+    pub async fn set(config: SceneConfig) -> Result<Self> {
+        let binary = stage::build(config.etcd_version).await?;
+        eprintln!("starting a control plane and etcd {} ...", config.etcd_version);
+        let bed = BedConfig {
+            etcd_version: config.etcd_version,
+            etcd_members: config.etcd_members,
+            ..BedConfig::default()
+        };
+        let bed = Box::pin(Bed::start(bed)).await?;
+        // Operators are restarted all the time; whoever builds another one meanwhile must not have it judged.
+        let own = bed.folder().path().join("leasehold");
+        std::fs::copy(&binary, &own).map_err(doing(format!("copy {}", binary.display())))?;
+        bed.apply_crds().await?;
+        let epoch = Instant::now();
+        let history = History::watch(bed.registry(), "", 0).await?;
+        let ttl = u32::try_from(config.terms.ttl.as_secs()).expect("it fits");
+        let registry = manifests::registry(&bed.registry().endpoints(), ttl);
+        bed.objects().apply(registry).await?;
+        let namespace = bed.namespace_named(manifests::NAMESPACE).await?;
+        let recorder = Recorder::begin(&bed.client(), epoch);
+        let start = |i: usize| {
+            let mut operator = OperatorConfig::new(format!("operator-{i}"), &own);
+            operator.session_ttl = u32::try_from(config.terms.session.as_secs()).ok();
+            let state = bed.folder().path().join(format!("state-{i}"));
+            operator.args = vec!["--state-dir".into(), state.into()];
+            Operator::start(&bed, operator)
+        };
+        let operators = (0..config.operators).map(start).collect::<Result<Vec<_>, _>>()?;
+        for operator in &operators {
+            operator.wait_ready(READY).await?;
+        }
+        Ok(Self {
+            operators,
+            history,
+            recorder,
+            namespace,
+            terms: config.terms,
+            log: Mutex::default(),
+            epoch,
+            bed,
+        })
+    }
+
+    /// Now.
+    pub fn now(&self) -> Moment {
+        self.epoch.elapsed()
+    }
+
+    /// Writes down a fault that is over.
+    pub fn befell(&self, fault: Fault) {
+        self.log().faults.push(fault);
+    }
+
+    /// Writes down what the stranger tried.
+    pub fn strange(&self, strange: Strange) {
+        self.log().strangers.push(strange);
+    }
+
+    /// Writes down an action.
+    pub fn acted(&self, name: &'static str, failed: bool) {
+        let mut log = self.log();
+        let tally = log.actions.entry(name).or_default();
+        tally.tried += 1;
+        tally.failed += usize::from(failed);
+    }
+
+    /// Writes down what no history tells.
+    pub fn found(&self, violation: Violation) {
+        self.log().violations.push(violation);
+    }
+
+    /// How often each action was tried.
+    pub fn actions(&self) -> BTreeMap<&'static str, Tally> {
+        self.log().actions.clone()
+    }
+
+    /// What was found beside what histories tell.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.log().violations.clone()
+    }
+
+    /// Where the processes' logs are.
+    pub fn logs(&self) -> PathBuf {
+        self.bed.logs().to_owned()
+    }
+
+    /// Everything that was seen up to now.
+    pub fn record(&self) -> Record {
+        let (kubernetes, gaps) = self.recorder.seen();
+        let arrivals = self.history.arrivals().into_iter();
+        let etcd = arrivals.map(|(at, event)| (at.saturating_duration_since(self.epoch), event));
+        let log = self.log();
+        Record {
+            etcd: etcd.collect(),
+            kubernetes,
+            gaps,
+            faults: log.faults.clone(),
+            strangers: log.strangers.clone(),
+            quiets: log.quiets.clone(),
+            end: self.now(),
+        }
+    }
+
+    /// The operator that leads by etcd's word.
+    pub fn leader(&self) -> Option<usize> {
+        let events = self.history.events();
+        let last = events.iter().rev().find(|event| event.key.ends_with("/leader"))?;
+        let Kind::Put { value, .. } = &last.kind else {
+            return None;
+        };
+        let value: Value = serde_json::from_str(value).ok()?;
+        let name = value["identity"].as_str()?;
+        self.operators.iter().position(|operator| operator.name() == name)
+    }
+
+    /// Waits until etcd holds what it should and nothing has happened for a while. Nothing may be under way any more that
+    /// changes Kubernetes.
+    pub async fn rest(&self, patience: Duration) -> Rest {
+        let begin = self.now();
+        let mut last = String::new();
+        loop {
+            sleep(LOOK).await;
+            let settled = self.history.settled().await;
+            let record = self.record();
+            let mut differences = checker::differences(&record);
+            let recent = record.end.saturating_sub(REST);
+            let last_event = record
+                .etcd
+                .iter()
+                .rev()
+                .find(|(_, event)| super::holders::is_data(&event.key));
+            if last_event.is_some_and(|(at, _)| *at >= recent) {
+                differences.push("keys are still being written".to_owned());
+            }
+            if let Some(last) = record.kubernetes.last().filter(|last| last.at >= recent) {
+                let (Sight::Pod(name, _) | Sight::Registration(name, _)) = &last.sight;
+                differences.push(format!("{name} is still being written in Kubernetes"));
+            }
+            if let Err(error) = settled {
+                differences.push(error.to_string());
+            }
+            let waited = self.now().saturating_sub(begin);
+            let Some(first) = differences.first() else {
+                let (at, took) = (self.now().as_secs_f64(), waited.as_secs_f64());
+                eprintln!("{at:8.3} s  at rest after {took:.1} s, last waited for: {last}");
+                return Rest::Reached;
+            };
+            last.clone_from(first);
+            if waited > patience {
+                return Rest::Never(differences);
+            }
+        }
+    }
+
+    /// Lets a quiet time pass, and writes it down.
+    pub async fn quiet(&self, lasting: Duration) -> Result<()> {
+        let from = self.now();
+        sleep(lasting).await;
+        let to = self.now();
+        // What happened until now has been seen after this.
+        self.history.settled().await?;
+        self.log().quiets.push(Span { from, to });
+        Ok(())
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

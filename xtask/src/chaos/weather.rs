@@ -1,0 +1,110 @@
+//! When the servers were well, and what follows from it for what may be expected.
+
+use std::time::Duration;
+
+use super::{
+    checker::Terms,
+    record::{Fault, Moment, Part, Span},
+};
+
+/// All troubles of a run.
+#[derive(Debug)]
+pub struct Weather {
+    terms: Terms,
+    troubles: Vec<Trouble>,
+}
+
+#[derive(Clone, Debug)]
+struct Trouble {
+    /// While it is felt.
+    span: Span,
+    kubernetes: bool,
+    halts: Option<Span>,
+}
+
+impl Weather {
+    /// Of the faults.
+    pub fn of(faults: &[Fault], terms: &Terms) -> Self {
+        let trouble = |fault: &Fault| {
+            let mut span = fault.span;
+            if fault.kind.part() == Part::Operators && !fault.halts {
+                // Another one takes over, however long this one is away.
+                span.to = span.to.min(span.from + terms.session + terms.takeover);
+            }
+            Trouble {
+                span,
+                kubernetes: fault.kind.part() == Part::Kubernetes,
+                halts: fault.halts.then_some(fault.span),
+            }
+        };
+        Self {
+            terms: terms.clone(),
+            troubles: faults.iter().map(trouble).collect(),
+        }
+    }
+
+    /// The longest stretch of a span without any trouble.
+    pub fn longest_calm(&self, span: Span) -> Duration {
+        let mut troubles: Vec<Span> = self.troubles.iter().map(|trouble| trouble.span).collect();
+        troubles.sort_by_key(|trouble| trouble.from);
+        let (mut longest, mut calm_since) = (Duration::ZERO, span.from);
+        for trouble in troubles {
+            if trouble.to <= calm_since || trouble.from >= span.to {
+                continue;
+            }
+            longest = longest.max(trouble.from.saturating_sub(calm_since));
+            calm_since = trouble.to;
+        }
+        longest.max(span.to.saturating_sub(calm_since))
+    }
+
+    /// Whether a span has no trouble, nor what was left of one.
+    pub fn is_calm(&self, span: Span) -> bool {
+        let recovering =
+            |trouble: &Trouble| trouble.span.from <= span.to && trouble.span.to + self.terms.recovery >= span.from;
+        !self.troubles.iter().any(recovering)
+    }
+
+    /// The time whose state of Kubernetes may explain a write that was seen at `at`: from the last moment before it that nobody
+    /// can have failed to notice since, to a moment after it, because our own watch may be the slower one.
+    pub fn explaining(&self, at: Moment) -> Span {
+        let reach = self.terms.reach;
+        let mut from = at.saturating_sub(reach);
+        // Each trouble that is met reaches further back, maybe into an earlier one.
+        loop {
+            let met = self
+                .troubles
+                .iter()
+                .filter(|trouble| trouble.span.from <= at && trouble.span.to + self.terms.recovery >= from);
+            let further = met.map(|trouble| trouble.span.from.saturating_sub(reach)).min();
+            match further {
+                Some(further) if further < from => from = further,
+                _ => break,
+            }
+        }
+        let blind = self.troubles.iter().any(|trouble| {
+            trouble.kubernetes && trouble.span.from <= at && trouble.span.to + self.terms.recovery >= at
+        });
+        let lag = if blind { self.terms.bound } else { self.terms.lag };
+        Span { from, to: at + lag }
+    }
+
+    /// Whether a lease may lapse at `at`: nobody could renew it for as long as it takes one that is renewed three times a TTL.
+    pub fn explains_lapse(&self, at: Moment) -> bool {
+        let mut halts: Vec<Span> = self.troubles.iter().filter_map(|trouble| trouble.halts).collect();
+        halts.sort_by_key(|halt| halt.from);
+        let mut merged: Vec<Span> = Vec::new();
+        for halt in halts {
+            match merged.last_mut() {
+                // Too short a pause to count on a renewal in it.
+                Some(last) if halt.from <= last.to + self.terms.recovery => last.to = last.to.max(halt.to),
+                _ => merged.push(halt),
+            }
+        }
+        let enough = (self.terms.ttl * 2 / 3).saturating_sub(Duration::from_secs(1));
+        merged.iter().any(|halt| {
+            let felt = halt.to.min(at).saturating_sub(halt.from);
+            halt.from <= at && halt.to + self.terms.ttl >= at && felt >= enough
+        })
+    }
+}

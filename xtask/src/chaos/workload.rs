@@ -1,0 +1,172 @@
+//! What people and controllers do while things break.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
+
+use super::{
+    manifests::{API, NAMESPACE, PORTS, app, bare_pod, new_pod, registration, registration_name},
+    plan::{APPS, Action, Actions, BARE_PODS},
+    record::Pod,
+    rng::index,
+    scene::Scene,
+    stranger::Stranger,
+    wanted::Registration,
+};
+use crate::error::Result;
+
+/// How long one action may take. One that takes longer, since something is down, may still have an effect.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Goes on with the actions of a seed for ever; whoever holds `turn` stops it between two of them.
+pub async fn run(scene: &Scene, seed: u64, turn: &Mutex<()>) {
+    let mut workload = Workload {
+        scene,
+        pods: Api::namespaced(scene.bed.client(), NAMESPACE),
+        stranger: Stranger::default(),
+    };
+    for (pause, action) in Actions::new(seed) {
+        sleep(pause).await;
+        let turn = turn.lock().await;
+        let done = timeout(PATIENCE, workload.act(action)).await;
+        scene.acted(action.name(), !matches!(done, Ok(Ok(true))));
+        drop(turn);
+    }
+}
+
+struct Workload<'a> {
+    scene: &'a Scene,
+    pods: Api<v1::Pod>,
+    stranger: Stranger,
+}
+
+impl Workload<'_> {
+    /// Whether it went as it should. What is impossible just now counts as done.
+    async fn act(&mut self, action: Action) -> Result<bool> {
+        let scene = self.scene;
+        let namespace = &scene.namespace;
+        match action {
+            Action::Scale { app: number, replicas } => namespace.scale(&app(number), replicas).await?,
+            Action::CreatePod { slot } => drop(namespace.apply(new_pod(slot).manifest()).await?),
+            Action::DeletePod { slot } => namespace.objects().delete("v1", "Pod", &bare_pod(slot)).await?,
+            Action::Relabel { slot, app: number } => self.relabel(slot, number).await?,
+            Action::Toggle { pick } => {
+                if let Some((name, pod)) = self.some_pod(pick) {
+                    namespace.set_ready(&name, !pod.ready).await?;
+                }
+            }
+            Action::Flap { pick } => {
+                if let Some((name, _)) = self.some_pod(pick) {
+                    namespace.set_ready(&name, false).await?;
+                    sleep(Duration::from_millis(pick % 60)).await;
+                    namespace.set_ready(&name, true).await?;
+                }
+            }
+            Action::Register { slot, shape } => drop(namespace.apply(registration(slot, shape)).await?),
+            Action::Unregister { slot } => {
+                let name = registration_name(slot);
+                namespace.objects().delete(API, "ServiceRegistration", &name).await?;
+            }
+            Action::StrangerNear { pick } => return Ok(self.near(pick).await),
+            Action::StrangerTakes { slot, pick } => return self.takes(slot, pick).await,
+            Action::StrangerChanges { pick } => return Ok(self.stranger.change(scene, pick).await),
+            Action::StrangerLeaves { pick } => return Ok(self.stranger.leave(scene, pick).await),
+        }
+        Ok(true)
+    }
+
+    /// One that runs, rather one that is not ready: or else ever fewer would be.
+    fn some_pod(&self, pick: u64) -> Option<(String, Pod)> {
+        let pods = self.scene.recorder.pods();
+        let running = pods.into_iter().filter(|(_, pod)| pod.address.is_some());
+        let mut pods: Vec<_> = running.collect();
+        let unready = pods.iter().filter(|(_, pod)| !pod.ready).count();
+        if unready * 3 > pods.len() {
+            pods.retain(|(_, pod)| !pod.ready);
+        }
+        (!pods.is_empty()).then(|| pods.swap_remove(index(pick, pods.len())))
+    }
+
+    async fn relabel(&self, slot: usize, number: usize) -> Result<()> {
+        let name = bare_pod(slot);
+        if !self.scene.recorder.pods().contains_key(&name) {
+            return Ok(());
+        }
+        let change = Patch::Merge(json!({"metadata": {"labels": {"app": app(number)}}}));
+        self.pods.patch(&name, &PatchParams::default(), &change).await?;
+        Ok(())
+    }
+
+    /// A key that looks as if it were one of a registration's: in its prefix, below a pod's key, or in a prefix that begins
+    /// like it.
+    async fn near(&mut self, pick: u64) -> bool {
+        let registrations = self.scene.recorder.registrations();
+        let prefixes: Vec<&str> = registrations.values().flat_map(Registration::prefixes).collect();
+        if prefixes.is_empty() {
+            return true;
+        }
+        let prefix = prefixes[index(pick >> 8, prefixes.len())];
+        let (slot, number) = (index(pick >> 16, BARE_PODS), (pick >> 24) % 20);
+        let key = match pick % 4 {
+            0 => format!("{prefix}stranger-{number}"),
+            1 => format!("{prefix}{}/below-{number}", bare_pod(slot)),
+            2 => format!("{}-sibling/{}", prefix.trim_end_matches('/'), bare_pod(slot)),
+            _ => prefix.trim_end_matches('/').to_owned(),
+        };
+        self.stranger.take(self.scene, key).await
+    }
+
+    /// The key of a bare pod: of one that becomes ready at the same moment, or is created after that.
+    async fn takes(&mut self, slot: usize, pick: u64) -> Result<bool> {
+        let (name, namespace) = (bare_pod(slot), &self.scene.namespace);
+        let there = self.scene.recorder.pods().remove(&name);
+        let registrations = self.scene.recorder.registrations();
+        let label = there.as_ref().and_then(|pod| pod.labels.get("app").cloned());
+        let label = label.unwrap_or_else(|| app(slot % APPS));
+        let keys: Vec<String> = registrations
+            .values()
+            .filter(|one| one.labels().get("app") == Some(&label))
+            .flat_map(|one| {
+                let ports = PORTS.map(|(port, number)| (port.to_owned(), number));
+                let pod = Pod {
+                    labels: one.labels().clone(),
+                    ready: true,
+                    address: Some(String::new()),
+                    node: None,
+                    ports: ports.into(),
+                };
+                one.keys(&name, &pod).into_keys()
+            })
+            .collect();
+        if keys.is_empty() {
+            return Ok(true);
+        }
+        let key = keys[index(pick, keys.len())].clone();
+        let Some(pod) = there else {
+            let taken = self.stranger.take(self.scene, key).await;
+            namespace.apply(new_pod(slot).manifest()).await?;
+            return Ok(taken);
+        };
+        if pod.ready {
+            namespace.set_ready(&name, false).await?;
+            sleep(Duration::from_millis(150)).await;
+        }
+        // Both want it at the same time: which of them comes first is open.
+        let late = async {
+            sleep(Duration::from_millis((pick >> 8) % 24)).await;
+            self.stranger.take(self.scene, key).await
+        };
+        let (ready, taken) = tokio::join!(namespace.set_ready(&name, true), late);
+        ready?;
+        Ok(taken)
+    }
+}

@@ -1,0 +1,113 @@
+//! What the chart repeats of other files: the definitions of the kinds, and its values in its README.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use super::{Step, crds, workspace};
+use crate::error::{Error, Result, doing};
+
+/// Around the table in the chart's README.
+const BEGIN: &str = "<!-- values: made by `cargo xtask chart` -->\n";
+const END: &str = "<!-- end of values -->\n";
+
+fn folder() -> PathBuf {
+    workspace().join("charts/leasehold")
+}
+
+/// Compares what is repeated with what it repeats.
+pub(super) fn check(step: &Step) -> Result<()> {
+    let (kept, wanted) = (
+        crds::read(&folder().join("crds"))?,
+        crds::read(&workspace().join("crds"))?,
+    );
+    if let Some(found) = crds::difference(&kept, &wanted) {
+        return Err(step.failed(format!("charts/leasehold/{found}")));
+    }
+    if readme()? != with_table()? {
+        return Err(step.failed("the table in charts/leasehold/README.md is not what values.yaml says".to_owned()));
+    }
+    Ok(())
+}
+
+/// Writes what is repeated anew.
+pub fn write() -> Result<()> {
+    let to = folder().join("crds");
+    for name in crds::read(&to)?.keys() {
+        fs::remove_file(to.join(name)).map_err(doing("remove a definition from the chart"))?;
+    }
+    for (name, text) in crds::read(&workspace().join("crds"))? {
+        fs::write(to.join(name), text).map_err(doing("write a definition into the chart"))?;
+    }
+    let readme = with_table()?;
+    fs::write(folder().join("README.md"), readme).map_err(doing("write the chart's README"))
+}
+
+fn readme() -> Result<String> {
+    fs::read_to_string(folder().join("README.md")).map_err(doing("read the chart's README"))
+}
+
+/// The README with the table that values.yaml makes.
+fn with_table() -> Result<String> {
+    let values = fs::read_to_string(folder().join("values.yaml")).map_err(doing("read the chart's values.yaml"))?;
+    let readme = readme()?;
+    let parts = readme
+        .split_once(BEGIN)
+        .and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let Some((before, after)) = parts else {
+        return Err(Error::Check {
+            step: "chart",
+            why: "the marks around the table in charts/leasehold/README.md are gone".to_owned(),
+            fix: format!("put these lines back: {BEGIN}{END}"),
+        });
+    };
+    Ok(format!("{before}{BEGIN}{}{END}{after}", table(&values)))
+}
+
+/// One row for each value that a comment `# -- ...` precedes. Lists and maps over several lines are shown as such.
+fn table(values: &str) -> String {
+    let mut rows = String::from("| value | default | what it is |\n|---|---|---|\n");
+    let mut path: BTreeMap<usize, &str> = BTreeMap::new();
+    let mut told: Option<String> = None;
+    for line in values.lines() {
+        let text = line.trim_start();
+        let depth = line.len() - text.len();
+        if let Some(begin) = text.strip_prefix("# -- ") {
+            told = Some(begin.to_owned());
+        } else if let (Some(comment), Some(told)) = (text.strip_prefix("# "), told.as_mut()) {
+            told.push(' ');
+            told.push_str(comment);
+        } else if let Some((key, default)) = text.split_once(':')
+            && !text.starts_with(['#', '-'])
+        {
+            path.retain(|&at, _| at < depth);
+            path.insert(depth, key);
+            if let Some(told) = told.take() {
+                let name = path.values().copied().collect::<Vec<_>>().join(".");
+                let default = match default.trim() {
+                    "" => "see values.yaml",
+                    default => &format!("`{default}`"),
+                };
+                rows.extend(["| `", &name, "` | ", default, " | ", &told, " |\n"]);
+            }
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_told_by_its_path_its_default_and_its_comment() {
+        let values = "# Not a value.\n\n# -- First,\n# and more.\na: 1\nb:\n  # -- Second.\n  c: {}\n  d: 2\n# -- Third.\ne:\n  f: 3\n";
+        let rows: Vec<_> = table(values).lines().skip(2).map(str::to_owned).collect();
+        assert_eq!(
+            rows,
+            [
+                "| `a` | `1` | First, and more. |",
+                "| `b.c` | `{}` | Second. |",
+                "| `e` | see values.yaml | Third. |"
+            ]
+        );
+    }
+}
