@@ -45,7 +45,7 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
             registration: reference(&wanted[0]).to_string(),
             registry: name.clone(),
         })?;
-        outcomes.extend(in_registry(&listing, &cluster_id, &registry, &wanted, &present).await?);
+        outcomes.extend(Box::pin(in_registry(&listing, &cluster_id, &registry, &wanted, &present)).await?);
     }
     outcomes.sort_by_key(|outcome| order.iter().position(|wanted| *wanted == outcome.registration));
     Ok(Plan {
