@@ -5,6 +5,7 @@
 mod crds;
 mod flags;
 mod identity;
+mod plan;
 mod run;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 
 pub use crds::CrdsArgs;
 pub use flags::RunArgs;
+pub use plan::PlanArgs;
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -31,13 +33,21 @@ pub enum Command {
     Run(RunArgs),
     /// Print the definitions of the kinds (CRDs) as YAML, for kubectl apply -f -
     Crds(CrdsArgs),
+    /// Print what applying a registration would write to etcd and remove from it; exit with 2 if that is anything
+    Plan(PlanArgs),
 }
 
 /// Does what the command line `args` (the program's name first) says. Nothing is asked of TLS before the caller has
 /// installed a crypto provider for the process.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
+        // To whoever called it, 2 would mean that there are changes.
+        Err(answer) if args.get(1).is_some_and(|command| command == "plan") && answer.exit_code() != 0 => {
+            told(&answer);
+            return ExitCode::FAILURE;
+        }
         Err(answer) => return told(&answer),
     };
     match cli.command {
@@ -46,6 +56,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => told(&error),
         },
         Command::Crds(args) => crds::crds(&args),
+        Command::Plan(args) => plan::plan(&args),
     }
 }
 

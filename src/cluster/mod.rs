@@ -8,9 +8,11 @@ mod desk;
 mod events;
 mod lean;
 mod line;
+mod listing;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};
 pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
+pub use listing::{Listing, ListingError, pod};
 pub use watches::{News, Seen, watch};

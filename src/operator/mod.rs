@@ -9,10 +9,13 @@ mod failure;
 mod intake;
 mod pacer;
 mod registrar;
+mod rehearsal;
 mod run;
 mod state;
 #[cfg(test)]
 mod testing;
 
+pub use compile::Invalid;
 pub use failure::Failure;
+pub use rehearsal::{Change, Outcome, Refusal, Rehearsal, meet};
 pub use run::{Options, run};

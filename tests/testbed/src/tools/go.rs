@@ -178,16 +178,20 @@ fn build(recipe: &Recipe, to: &Path) -> Result<()> {
         usually,
         ..
     } = recipe;
-    let module = recipe.module();
     eprintln!(
         "testbed: building {name} from its pinned Go module, once (usually up to {usually} s on two cores, cold)"
     );
+    compile(name, &recipe.module(), package, link, to)
+}
+
+/// Builds `package` of the Go module in a folder, for a program that goes by `name`, with these flags for the linker.
+pub(super) fn compile(name: &str, module: &Path, package: &str, link: &str, to: &Path) -> Result<()> {
     let begin = Instant::now();
     let output = Command::new("go")
         .args(["build", "-trimpath", "-ldflags", link, "-o"])
         .arg(to)
         .arg(package)
-        .current_dir(&module)
+        .current_dir(module)
         .env("CGO_ENABLED", "0")
         .output();
     let output = match output {
@@ -198,7 +202,7 @@ fn build(recipe: &Recipe, to: &Path) -> Result<()> {
     };
     if !output.status.success() {
         return Err(Error::Build {
-            tool: (*name).to_owned(),
+            tool: name.to_owned(),
             command: format!("cd {} && CGO_ENABLED=0 go build {package}", module.display()),
             output: last_words(&output.stderr),
         });

@@ -5,6 +5,7 @@
 mod cargo;
 mod etcd;
 mod go;
+mod programs;
 
 use std::{
     fs::File,
@@ -14,6 +15,7 @@ use std::{
 pub use cargo::cargo;
 pub use etcd::EtcdVersion;
 pub use go::Tool;
+pub use programs::{GoProgram, Language, npm_packages};
 
 use crate::error::{Doing, Error, Result};
 

@@ -1,0 +1,120 @@
+//! A plan against a cluster and the etcd of a Registry, of which both are only read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use kube::ResourceExt;
+use tokio::time::timeout;
+
+use super::error::Error;
+use super::manifests::Manifests;
+use super::{Compared, Plan};
+use crate::api::{Registry, ServiceRegistration};
+use crate::cluster::{self, Listing};
+use crate::etcd::{Access, Connection, Timeouts};
+use crate::index::{Pod, RegistrationRef};
+use crate::operator::{Outcome, Rehearsal, meet};
+use crate::telemetry::Calls;
+
+/// How long the apiserver may take to say which cluster it serves.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace: Option<&str>) -> Result<Plan, Error> {
+    let client = cluster::connect(kubeconfig).await?;
+    manifests.settle(namespace.unwrap_or(client.default_namespace()));
+    let cluster_id = cluster::cluster_id(client.clone(), PATIENCE, Calls::default());
+    let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
+    let listing = Listing::new(client);
+    let present = listing.registrations().await?;
+    let mut by_registry: BTreeMap<String, Vec<ServiceRegistration>> = BTreeMap::new();
+    let mut order: Vec<RegistrationRef> = Vec::new();
+    for registration in &manifests.registrations {
+        let reference = reference(registration);
+        let former = present.iter().find(|one| self::reference(one) == reference);
+        let admitted = listing.admitted(registration, former).await?;
+        by_registry
+            .entry(admitted.spec.registry.clone())
+            .or_default()
+            .push(admitted);
+        order.push(reference);
+    }
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for (name, wanted) in by_registry {
+        let registry = listing.registry(&name).await?.ok_or_else(|| Error::NoRegistry {
+            registration: reference(&wanted[0]).to_string(),
+            registry: name.clone(),
+        })?;
+        outcomes.extend(Box::pin(in_registry(&listing, &cluster_id, &registry, &wanted, &present)).await?);
+    }
+    outcomes.sort_by_key(|outcome| order.iter().position(|wanted| *wanted == outcome.registration));
+    Ok(Plan {
+        outcomes,
+        compared: Compared::Etcd,
+    })
+}
+
+/// What would become of registrations that are all in one Registry.
+async fn in_registry(
+    listing: &Listing,
+    cluster_id: &str,
+    registry: &Registry,
+    wanted: &[ServiceRegistration],
+    present: &[ServiceRegistration],
+) -> Result<Vec<Outcome>, Error> {
+    let name = registry.name_any();
+    // Those that are changed, and those whose keys may lie in between: what they want is not to be taken for a leftover.
+    let concerned = |one: &&ServiceRegistration| {
+        one.spec.registry == name
+            && wanted
+                .iter()
+                .any(|wanted| reference(wanted) == reference(one) || meet(wanted, one))
+    };
+    let present: Vec<&ServiceRegistration> = present.iter().filter(concerned).collect();
+    let namespaces: BTreeSet<String> = present
+        .iter()
+        .copied()
+        .chain(wanted)
+        .filter_map(ResourceExt::namespace)
+        .collect();
+    let mut pods: Vec<Pod> = Vec::new();
+    for namespace in namespaces {
+        pods.extend(listing.pods(&namespace).await?);
+    }
+    let mut rehearsal = Rehearsal::new(cluster_id, &name, registry.spec.clone(), &pods);
+    for registration in present {
+        // The operator carries it out no more than this does.
+        let _ = rehearsal.register(registration);
+    }
+    let mut references = Vec::with_capacity(wanted.len());
+    for registration in wanted {
+        let refused = |cause| Error::Refused {
+            registration: reference(registration).to_string(),
+            cause,
+        };
+        references.push(rehearsal.register(registration).map_err(refused)?);
+    }
+    read(&mut rehearsal, registry)
+        .await
+        .map_err(|cause| Error::Etcd { registry: name, cause })?;
+    Ok(rehearsal.outcomes(&references))
+}
+
+/// Hands in what the Registry's etcd holds, all of it at one revision.
+async fn read(rehearsal: &mut Rehearsal, registry: &Registry) -> crate::etcd::Result<()> {
+    let access = Access {
+        endpoints: registry.spec.endpoints.clone(),
+    };
+    let connection = Connection::new(&access, Timeouts::default(), Calls::default()).await?;
+    let mut revision = None;
+    for scope in rehearsal.scopes() {
+        let snapshot = connection.range(&scope, revision).await?;
+        revision = Some(snapshot.revision);
+        rehearsal.observe(scope, snapshot.revision, snapshot.entries);
+    }
+    Ok(())
+}
+
+fn reference(registration: &ServiceRegistration) -> RegistrationRef {
+    RegistrationRef::new(registration.namespace().unwrap_or_default(), registration.name_any())
+}

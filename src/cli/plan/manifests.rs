@@ -1,0 +1,177 @@
+//! What is in files: registrations, Registries and pods, as people write them and kubectl prints them.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use kube::ResourceExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::error::Error;
+use crate::api::{Registry, ServiceRegistration};
+use crate::cluster;
+use crate::index::Pod;
+
+/// What `-f` names.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    pub registrations: Vec<ServiceRegistration>,
+    pub registries: Vec<Registry>,
+}
+
+impl Manifests {
+    pub fn read(files: &[PathBuf]) -> Result<Self, Error> {
+        let mut manifests = Self::default();
+        for path in files {
+            for object in objects(path)? {
+                match object["kind"].as_str() {
+                    Some("ServiceRegistration") => {
+                        let registration = decode(path, "ServiceRegistration", object)?;
+                        manifests.registrations.push(registration);
+                    }
+                    Some("Registry") => manifests.registries.push(decode(path, "Registry", object)?),
+                    other => {
+                        return Err(Error::Kind {
+                            path: path.clone(),
+                            kind: other.unwrap_or("document without a kind").to_owned(),
+                        });
+                    }
+                }
+            }
+        }
+        if manifests.registrations.is_empty() {
+            return Err(Error::Nothing);
+        }
+        Ok(manifests)
+    }
+
+    /// Puts registrations that name no namespace into this one.
+    pub fn settle(&mut self, namespace: &str) {
+        for registration in &mut self.registrations {
+            registration
+                .metadata
+                .namespace
+                .get_or_insert_with(|| namespace.to_owned());
+        }
+    }
+}
+
+/// The pods in a file.
+pub fn pods(path: &Path) -> Result<Vec<Pod>, Error> {
+    let mut pods = Vec::new();
+    for object in objects(path)? {
+        let kind = object["kind"].as_str().unwrap_or("document without a kind");
+        if kind != "Pod" {
+            return Err(Error::Kind {
+                path: path.to_owned(),
+                kind: kind.to_owned(),
+            });
+        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        pods.push(cluster::pod(object).map_err(|cause| Error::Object {
+            path: path.to_owned(),
+            kind: "Pod",
+            name,
+            cause: cause.to_string(),
+        })?);
+    }
+    Ok(pods)
+}
+
+/// All objects of a file, those in lists too.
+fn objects(path: &Path) -> Result<Vec<Value>, Error> {
+    let failed = |cause| Error::Read {
+        path: path.to_owned(),
+        cause,
+    };
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(failed)?;
+        text
+    } else {
+        std::fs::read_to_string(path).map_err(failed)?
+    };
+    // A list of many pods is JSON more often than not, and parses in a fraction of the time.
+    let documents: Vec<Value> = match serde_json::from_str(&text) {
+        Ok(object) => vec![object],
+        Err(_) => serde_saphyr::from_multiple(&text).map_err(|cause| Error::Parse {
+            path: path.to_owned(),
+            cause: cause.to_string(),
+        })?,
+    };
+    let mut objects = Vec::new();
+    for mut document in documents {
+        match document.get_mut("items").map(Value::take) {
+            // kubectl leaves the kind of a list's items in place, the apiserver does not.
+            Some(Value::Array(items)) => {
+                let kind = document["kind"].as_str().unwrap_or_default();
+                let of_items = kind
+                    .strip_suffix("List")
+                    .filter(|kind| !kind.is_empty())
+                    .map(str::to_owned);
+                objects.extend(items.into_iter().map(|mut item| {
+                    if let (Some(kind), true) = (&of_items, item["kind"].is_null() && item.is_object()) {
+                        item["kind"] = Value::from(kind.as_str());
+                    }
+                    item
+                }));
+            }
+            _ if document.is_null() => {}
+            _ => objects.push(document),
+        }
+    }
+    Ok(objects)
+}
+
+/// Decodes an object, and takes no field that the kind does not have: a misspelt one would be left out without a word.
+fn decode<K: DeserializeOwned + Serialize + ResourceExt>(
+    path: &Path,
+    kind: &'static str,
+    object: Value,
+) -> Result<K, Error> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let wrong = |cause| Error::Object {
+        path: path.to_owned(),
+        kind,
+        name: name.clone(),
+        cause,
+    };
+    let spec = object["spec"].clone();
+    let decoded: K = serde_json::from_value(object).map_err(|error| wrong(error.to_string()))?;
+    if decoded.name_any().is_empty() {
+        return Err(wrong("it has no metadata.name".to_owned()));
+    }
+    let known = serde_json::to_value(&decoded).map_err(|error| wrong(error.to_string()))?;
+    match unknown(&spec, &known["spec"], "spec") {
+        Some(field) => Err(wrong(format!("there is no field {field}"))),
+        None => Ok(decoded),
+    }
+}
+
+/// The path of a field in `written` that is not in `known`.
+fn unknown(written: &Value, known: &Value, path: &str) -> Option<String> {
+    match (written, known) {
+        (Value::Object(written), Value::Object(known)) => {
+            written
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .find_map(|(name, value)| {
+                    let path = format!("{path}.{name}");
+                    match known.get(name) {
+                        Some(known) => unknown(value, known, &path),
+                        // What is empty may be left out.
+                        None if value.as_object().is_some_and(serde_json::Map::is_empty) => None,
+                        None if value.as_array().is_some_and(Vec::is_empty) => None,
+                        None => Some(path),
+                    }
+                })
+        }
+        (Value::Array(written), Value::Array(known)) => written
+            .iter()
+            .zip(known)
+            .enumerate()
+            .find_map(|(i, (written, known))| unknown(written, known, &format!("{path}[{i}]"))),
+        _ => None,
+    }
+}

@@ -1,0 +1,122 @@
+//! `leasehold plan`: what applying a registration would write to etcd and remove from it.
+
+mod error;
+mod live;
+mod manifests;
+mod offline;
+mod told;
+
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use self::error::Error;
+use self::manifests::Manifests;
+use crate::operator::Outcome;
+
+/// There are changes, as with diff tools.
+const CHANGES: u8 = 2;
+
+/// What to look at, and how to tell of it.
+#[derive(Args, Clone, Debug)]
+pub struct PlanArgs {
+    /// A file of ServiceRegistrations in YAML or JSON, - for standard input; may be repeated
+    ///
+    /// With --pods it may hold the Registry too, whose TTL and limits are then used.
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    /// Ask nobody: take these pods, as from kubectl get pods -o json, and an etcd that holds nothing of ours
+    #[arg(long, value_name = "FILE", conflicts_with = "kubeconfig")]
+    pub pods: Option<PathBuf>,
+
+    /// The namespace of registrations that name none
+    ///
+    /// Left out, the one that the kubeconfig names; with --pods that of the pods, if they are all in one.
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// The kubeconfig file of the cluster
+    ///
+    /// Without it, the file that KUBECONFIG names is used, or ~/.kube/config, or inside a cluster the pod's service
+    /// account.
+    #[arg(long, env = "LEASEHOLD_KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// How the plan is printed
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: Output,
+}
+
+/// How a plan is printed.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A line for each key, for people
+    Text,
+    /// One JSON object, for programs
+    Json,
+}
+
+/// What was found out.
+struct Plan {
+    /// One for each registration, in the order of the files.
+    outcomes: Vec<Outcome>,
+    /// With what was compared.
+    compared: Compared,
+}
+
+/// What the plan was held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compared {
+    /// The Registry's etcd.
+    Etcd,
+    /// Nothing: an etcd that is empty.
+    Nothing,
+}
+
+/// Prints what would change. Success when nothing would, 2 when something would, 1 when that cannot be told.
+pub fn plan(args: &PlanArgs) -> ExitCode {
+    let printed = find(args).and_then(|plan| print(&plan, args.output, &mut io::stdout().lock()).map(|()| plan));
+    match printed {
+        Ok(plan) if plan.outcomes.iter().any(Outcome::changes_anything) => ExitCode::from(CHANGES),
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn find(args: &PlanArgs) -> Result<Plan, Error> {
+    let manifests = Manifests::read(&args.files)?;
+    if let Some(pods) = &args.pods {
+        return offline::find(manifests, pods, args.namespace.as_deref());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(Error::Runtime)?;
+    let found = runtime.block_on(live::find(
+        manifests,
+        args.kubeconfig.as_deref(),
+        args.namespace.as_deref(),
+    ));
+    // A look-up of a name may hang for long after nobody waits for it any more.
+    runtime.shutdown_background();
+    found
+}
+
+fn print(plan: &Plan, output: Output, out: &mut impl Write) -> Result<(), Error> {
+    let text = match output {
+        Output::Text => told::text(plan),
+        Output::Json => told::json(plan),
+    };
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads has seen enough, as in `leasehold plan | head`; the exit code still tells.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Error::Output),
+    }
+}
+
+#[cfg(test)]
+mod tests;

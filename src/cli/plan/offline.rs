@@ -1,0 +1,59 @@
+//! A plan without a cluster and without an etcd: from pods in a file.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::error::Error;
+use super::manifests::{Manifests, pods};
+use super::{Compared, Plan};
+use crate::api::RegistrySpec;
+use crate::operator::Rehearsal;
+
+pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> Result<Plan, Error> {
+    let mut pods = pods(path)?;
+    let namespaces: BTreeSet<&str> = pods
+        .iter()
+        .map(|pod| pod.namespace.as_str())
+        .filter(|namespace| !namespace.is_empty())
+        .collect();
+    let common = match namespaces.first() {
+        Some(only) if namespaces.len() == 1 => only,
+        _ => "default",
+    };
+    let default = namespace.unwrap_or(common).to_owned();
+    manifests.settle(&default);
+    for pod in pods.iter_mut().filter(|pod| pod.namespace.is_empty()) {
+        pod.namespace.clone_from(&default);
+    }
+    let mut outcomes = Vec::new();
+    for registration in &manifests.registrations {
+        let name = registration.spec.registry.as_str();
+        let given = manifests.registries.iter().find(|registry| registry.name_any() == name);
+        let spec = given.map_or_else(defaults, |registry| registry.spec.clone());
+        let mut rehearsal = Rehearsal::new("no-cluster", name, spec, &pods);
+        let reference = rehearsal.register(registration).map_err(|cause| Error::Refused {
+            registration: format!(
+                "{}/{}",
+                registration.namespace().unwrap_or_default(),
+                registration.name_any()
+            ),
+            cause,
+        })?;
+        for scope in rehearsal.scopes() {
+            rehearsal.observe(scope, 1, Vec::new());
+        }
+        outcomes.extend(rehearsal.outcomes(&[reference]));
+    }
+    Ok(Plan {
+        outcomes,
+        compared: Compared::Nothing,
+    })
+}
+
+/// A Registry that says nothing but where it is.
+fn defaults() -> RegistrySpec {
+    serde_json::from_value(json!({"endpoints": []})).expect("everything else has a default")
+}

@@ -1,0 +1,212 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::cli::{Cli, Command};
+
+const REGISTRATION: &str = "
+apiVersion: leasehold.dev/v1alpha1
+kind: ServiceRegistration
+metadata: {name: orders}
+spec:
+  selector: {matchLabels: {app: orders}}
+  ports: [{port: grpc}]
+  formats: [{type: Plain}, {type: EtcdGrpc}]
+";
+
+/// What `kubectl get pods -o json` prints, as far as it matters.
+fn pods() -> Value {
+    let pod = |name: &str, address: &str, ready: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "shop", "uid": name, "labels": {"app": "orders"}},
+            "spec": {"containers": [{"name": "main", "ports": [{"name": "grpc", "containerPort": 8080}]}]},
+            "status": {
+                "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+                "conditions": [{"type": "Ready", "status": ready}]
+            }
+        })
+    };
+    let items = [pod("a", "10.0.0.7", "True"), pod("b", "10.0.0.8", "False")];
+    json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
+}
+
+struct Files {
+    folder: PathBuf,
+}
+
+impl Files {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("leasehold-plan-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self { folder }
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn parse(flags: &[&str]) -> PlanArgs {
+    let cli = Cli::try_parse_from(["leasehold", "plan"].iter().chain(flags)).unwrap();
+    let Command::Plan(args) = cli.command else {
+        panic!("plan is plan");
+    };
+    args
+}
+
+/// The plan of these files as text.
+fn planned(files: &Files, registration: &str, pods: &str) -> Result<String, Error> {
+    let (registration, pods) = (files.write("reg.yaml", registration), files.write("pods", pods));
+    find(&parse(&["-f", &registration, "--pods", &pods])).map(|plan| told::text(&plan))
+}
+
+#[test]
+fn pods_in_a_file_are_enough_to_tell_every_key_and_value() {
+    let files = Files::new("offline");
+    let text = planned(&files, REGISTRATION, &pods().to_string()).unwrap();
+    let expected = "\
+shop/orders: 1 of 2 selected pods are ready
+  + /services/shop/orders/a  10.0.0.7:8080
+  + shop/orders/a  {\"Op\":0,\"Addr\":\"10.0.0.7:8080\",\"Metadata\":null}
+2 to create, 0 to replace, 0 to move, 0 to remove, 0 unchanged
+(compared with an etcd that holds nothing: neither cluster nor etcd was asked)
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn the_exit_code_tells_changes_from_none_and_from_a_failure() {
+    let files = Files::new("codes");
+    let registration = files.write("registration.yaml", REGISTRATION);
+    let code = |pods: &str, registration: &str| {
+        format!(
+            "{:?}",
+            plan(&parse(&["-f", registration, "--pods", pods, "-o", "json"]))
+        )
+    };
+    let is = |code: u8| format!("{:?}", ExitCode::from(code));
+    let (some, none) = (
+        files.write("pods.json", &pods().to_string()),
+        files.write("none.json", &json!({"kind": "PodList", "items": []}).to_string()),
+    );
+    assert_eq!(code(&some, &registration), is(2));
+    assert_eq!(code(&none, &registration), is(0));
+    assert_eq!(code(&some, "/nowhere.yaml"), is(1));
+}
+
+#[test]
+fn a_flag_that_makes_no_sense_is_no_change() {
+    let args = ["leasehold", "plan", "--no-such-flag"].map(std::ffi::OsString::from);
+    assert_eq!(
+        format!("{:?}", crate::cli::run(args)),
+        format!("{:?}", ExitCode::from(1))
+    );
+}
+
+#[test]
+fn json_is_for_programs_and_says_the_same() {
+    let files = Files::new("json");
+    let pods = files.write("pods.json", &pods().to_string());
+    let plan = find(&parse(&["-f", &files.write("r.yaml", REGISTRATION), "--pods", &pods])).unwrap();
+    let told: Value = serde_json::from_str(&told::json(&plan)).unwrap();
+    assert_eq!((&told["changes"], &told["compared"]), (&json!(true), &json!("nothing")));
+    let key = &told["registrations"][0]["keys"][0];
+    assert_eq!(
+        key,
+        &json!({"key": "/services/shop/orders/a", "action": "create", "before": null, "after": "10.0.0.7:8080"})
+    );
+}
+
+#[test]
+fn a_list_of_pods_may_be_yaml_and_come_from_the_apiserver() {
+    let files = Files::new("yaml");
+    let pod = "{metadata: {name: a, uid: a, labels: {app: orders}}, \
+               spec: {containers: [{ports: [{name: grpc, containerPort: 1}]}]}, \
+               status: {podIP: 10.0.0.7, conditions: [{type: Ready, status: 'True'}]}}";
+    let list = format!("kind: PodList\nitems:\n- {pod}\n");
+    let text = planned(&files, REGISTRATION, &list).unwrap();
+    assert!(text.contains("+ /services/default/orders/a  10.0.0.7:1"), "{text}");
+}
+
+#[test]
+fn a_registry_beside_the_registration_is_heeded() {
+    let files = Files::new("registry");
+    let registry = "kind: Registry\napiVersion: leasehold.dev/v1alpha1\nmetadata: {name: default}\n\
+                    spec: {endpoints: ['http://127.0.0.1:2379'], metaPrefix: /services/}";
+    let error = planned(&files, &format!("{REGISTRATION}---\n{registry}\n"), &pods().to_string()).unwrap_err();
+    assert!(error.to_string().contains("metaPrefix /services/ overlap"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_planned_is_said_with_what_to_do() {
+    let files = Files::new("wrong");
+    let pods = pods().to_string();
+    let cases = [
+        ("kind: Deployment", "give -f ServiceRegistrations"),
+        ("a: [", "is neither YAML nor JSON"),
+        ("", "there is no ServiceRegistration"),
+        (&REGISTRATION.replace("formats:", "fromats:"), "missing field `formats`"),
+        (
+            &REGISTRATION.replace("{port: grpc}", "{port: grpc, nmae: x}"),
+            "there is no field spec.ports[0].nmae",
+        ),
+        (
+            &REGISTRATION.replace("{matchLabels: {app: orders}}", "{}"),
+            "name at least one label",
+        ),
+    ];
+    for (registration, expected) in cases {
+        let error = planned(&files, registration, &pods).unwrap_err().to_string();
+        assert!(error.contains(expected), "{registration}: {error}");
+    }
+    let error = planned(&files, REGISTRATION, REGISTRATION).unwrap_err().to_string();
+    assert!(error.contains("holds a ServiceRegistration"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_with_pods_is_told_beside_their_keys() {
+    let files = Files::new("problems");
+    let registration = REGISTRATION.replace("{port: grpc}", "{port: web}");
+    let text = planned(&files, &registration, &pods().to_string()).unwrap();
+    assert!(
+        text.contains("? no container port is named \"web\"") && text.contains("(pods a)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_somebody_else_wrote_cannot_move_the_cursor() {
+    use std::sync::Arc;
+
+    use crate::index::RegistrationRef;
+    use crate::operator::Change;
+
+    let before: Arc<[u8]> = b"\x1b[2Jx\n\xff".as_slice().into();
+    let outcome = Outcome {
+        registration: RegistrationRef::new("shop", "orders"),
+        selected: 1,
+        ready: 1,
+        suspended: false,
+        keys: [(Arc::from("/k"), Change::Remove(before))].into(),
+        conflicts: Vec::new(),
+        problems: BTreeMap::new(),
+    };
+    let plan = Plan {
+        outcomes: vec![outcome],
+        compared: Compared::Etcd,
+    };
+    let text = told::text(&plan);
+    assert!(text.contains("- /k  \\u{1b}[2Jx\\n\u{fffd}\n"), "{text:?}");
+}

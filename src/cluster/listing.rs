@@ -1,0 +1,124 @@
+//! What a cluster holds now, asked for once: for commands that look and end. Nobody reads their metrics, so nothing is
+//! counted here.
+
+use std::future::Future;
+use std::time::Duration;
+
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::lean::LeanPod;
+use crate::api::{Registry, ServiceRegistration};
+use crate::index::Pod;
+
+/// How long one question may take to be answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Objects in one answer.
+const PAGE: u32 = 500;
+
+/// A question was not answered, or with no.
+#[derive(Debug, thiserror::Error)]
+pub enum ListingError {
+    /// The apiserver says no, or does not answer.
+    #[error("cannot {doing}: {cause}")]
+    Refused {
+        /// What was asked for, as an infinitive.
+        doing: String,
+        /// Its answer.
+        cause: Box<kube::Error>,
+    },
+    /// There was no answer.
+    #[error("cannot {doing}: no answer within {PATIENCE:?}; check that the kube-apiserver is reachable")]
+    Timeout {
+        /// What was asked for, as an infinitive.
+        doing: String,
+    },
+}
+
+/// A pod as Kubernetes prints it, such as one of `kubectl get pods -o json`, in the few fields that matter.
+pub fn pod(object: Value) -> Result<Pod, serde_json::Error> {
+    serde_json::from_value::<LeanPod>(object).map(Pod::from)
+}
+
+/// Asks a cluster what it holds.
+#[derive(Clone)]
+pub struct Listing {
+    client: Client,
+}
+
+impl Listing {
+    /// Asks through `client`.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// The pods of a namespace.
+    pub async fn pods(&self, namespace: &str) -> Result<Vec<Pod>, ListingError> {
+        let api: Api<LeanPod> = Api::namespaced(self.client.clone(), namespace);
+        let pods = all(&api, &format!("list the pods of the namespace {namespace}")).await?;
+        Ok(pods.into_iter().map(Pod::from).collect())
+    }
+
+    /// The registrations of all namespaces.
+    pub async fn registrations(&self) -> Result<Vec<ServiceRegistration>, ListingError> {
+        let api: Api<ServiceRegistration> = Api::all(self.client.clone());
+        all(&api, "list the ServiceRegistrations of all namespaces").await
+    }
+
+    /// A Registry, if it is there.
+    pub async fn registry(&self, name: &str) -> Result<Option<Registry>, ListingError> {
+        let api: Api<Registry> = Api::all(self.client.clone());
+        answer(&format!("get the Registry {name}"), api.get_opt(name)).await
+    }
+
+    /// What a registration, which names its namespace, would be once applied in place of `present`: admission has had its
+    /// say, defaults are filled in, nothing is changed.
+    pub async fn admitted(
+        &self,
+        registration: &ServiceRegistration,
+        present: Option<&ServiceRegistration>,
+    ) -> Result<ServiceRegistration, ListingError> {
+        let (namespace, name) = (registration.namespace().unwrap_or_default(), registration.name_any());
+        let api: Api<ServiceRegistration> = Api::namespaced(self.client.clone(), &namespace);
+        let dry_run = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let doing = format!("have the ServiceRegistration {namespace}/{name} admitted (as a dry run)");
+        let mut registration = registration.clone();
+        // Not that of a file, which may have been printed long ago.
+        registration.metadata.resource_version = present.and_then(ResourceExt::resource_version);
+        match present {
+            Some(_) => answer(&doing, api.replace(&name, &dry_run, &registration)).await,
+            None => answer(&doing, api.create(&dry_run, &registration)).await,
+        }
+    }
+}
+
+async fn all<K: Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>, doing: &str) -> Result<Vec<K>, ListingError> {
+    let mut objects = Vec::new();
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let listed = answer(doing, api.list(&page)).await?;
+        objects.extend(listed.items);
+        match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(objects),
+        }
+    }
+}
+
+async fn answer<T>(doing: &str, question: impl Future<Output = kube::Result<T>>) -> Result<T, ListingError> {
+    match timeout(PATIENCE, question).await {
+        Ok(answer) => answer.map_err(|cause| ListingError::Refused {
+            doing: doing.to_owned(),
+            cause: Box::new(cause),
+        }),
+        Err(_) => Err(ListingError::Timeout {
+            doing: doing.to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,251 @@
+//! What the operator would write, found out the way it finds it out itself, up to the point where it would write: for
+//! people who want to know before they apply something.
+//!
+//! Pure: what Kubernetes and etcd hold is handed in.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::compile::{self, Compiled, Invalid, compile};
+use crate::api::{RegistrySpec, ServiceRegistration};
+use crate::index::{Index, Pod, RegistrationRef};
+use crate::plan::{
+    Conflict, Held, Holder, Key, LeaseId, Ledger, MetaKeys, Observation, Op, OpResult, Revision, Scope, Step, Tenancy,
+    Transaction, Value, Verdict,
+};
+
+/// Why a registration would not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Its spec makes no sense.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// It would write where the operator keeps its own records.
+    #[error("the prefix {scope} and the Registry's metaPrefix {meta} overlap: use a prefix outside of it")]
+    Reserved {
+        /// The registration's prefix.
+        scope: String,
+        /// The Registry's.
+        meta: String,
+    },
+}
+
+/// What would become of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is as it should be.
+    Keep(Value),
+    /// It would come into being.
+    Create(Value),
+    /// It would hold something else.
+    Replace {
+        /// What it holds.
+        before: Value,
+        /// What it would hold.
+        after: Value,
+    },
+    /// It would hold the same, on a lease of another time to live.
+    Move(Value),
+    /// It would go; this is what it holds.
+    Remove(Value),
+}
+
+/// What would become of one registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The registration.
+    pub registration: RegistrationRef,
+    /// How many pods it selects.
+    pub selected: usize,
+    /// How many of them are ready.
+    pub ready: usize,
+    /// It asks for no changes.
+    pub suspended: bool,
+    /// What would become of its keys.
+    pub keys: BTreeMap<Key, Change>,
+    /// The keys it would not get, and who has them.
+    pub conflicts: Vec<Conflict>,
+    /// What is wrong, in words, and with which pods.
+    pub problems: BTreeMap<String, Vec<Arc<str>>>,
+}
+
+impl Outcome {
+    /// Whether anything would be written or removed.
+    pub fn changes_anything(&self) -> bool {
+        self.keys.values().any(|change| !matches!(change, Change::Keep(_)))
+    }
+}
+
+/// Whether keys of the two may lie in each other's way. Those of one that makes no sense lie nowhere.
+pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration) -> bool {
+    let scopes = |registration| {
+        let compiled = compile(registration);
+        let outlets = compiled.map(|compiled| compiled.outlets).unwrap_or_default();
+        outlets
+            .into_iter()
+            .map(|outlet| outlet.format.scope().clone())
+            .collect()
+    };
+    let (a, b): (Vec<Scope>, Vec<Scope>) = (scopes(a), scopes(b));
+    let near = |a: &Scope, b: &Scope| a.contains(b.prefix()) || b.contains(a.prefix());
+    a.iter().any(|a| b.iter().any(|b| near(a, b)))
+}
+
+/// One registration on the stage.
+struct Part {
+    compiled: Compiled,
+    /// Where its keys lie or, before a change of it, lay.
+    scopes: BTreeSet<Scope>,
+}
+
+/// One Registry's operator, without its hands.
+pub struct Rehearsal {
+    spec: RegistrySpec,
+    index: Index,
+    ledger: Ledger,
+    parts: BTreeMap<RegistrationRef, Part>,
+    in_etcd: BTreeMap<Key, Held>,
+    newest: Revision,
+}
+
+impl Rehearsal {
+    /// For the Registry `name` of the cluster `cluster_id`, which has these pods.
+    pub fn new(cluster_id: &str, name: &str, spec: RegistrySpec, pods: &[Pod]) -> Self {
+        let mut index = Index::new();
+        for pod in pods {
+            index.apply_pod(pod);
+        }
+        let meta = MetaKeys::of_registry(&spec.meta_prefix, cluster_id, name);
+        let keys_per_lease = usize::try_from(spec.limits.keys_per_lease).unwrap_or(usize::MAX);
+        Self {
+            ledger: Ledger::new(meta, keys_per_lease),
+            spec,
+            index,
+            parts: BTreeMap::new(),
+            in_etcd: BTreeMap::new(),
+            newest: 0,
+        }
+    }
+
+    /// A registration is there. One of a name that is there already takes its place, as when it is applied anew.
+    pub fn register(&mut self, registration: &ServiceRegistration) -> Result<RegistrationRef, Refusal> {
+        let compiled = compile(registration)?;
+        if let Some(scope) = compiled.reserved_scope(&self.spec) {
+            return Err(Refusal::Reserved {
+                scope: scope.prefix().to_owned(),
+                meta: self.spec.meta_prefix.clone(),
+            });
+        }
+        let reference = compile::reference(registration);
+        let terms = compiled.terms(&self.spec);
+        let mut scopes: BTreeSet<Scope> = terms.scopes.iter().cloned().collect();
+        self.ledger.set_terms(&reference, terms);
+        for touch in self.index.apply_registration(compiled.registration.clone()) {
+            let tenancy = Tenancy::of(self.index.view(&reference, &touch.pod), &compiled.outlets);
+            self.ledger.set_tenancy(&reference, &touch.pod, tenancy);
+        }
+        if let Some(former) = self.parts.remove(&reference) {
+            scopes.extend(former.scopes);
+        }
+        self.parts.insert(reference.clone(), Part { compiled, scopes });
+        Ok(reference)
+    }
+
+    /// The ranges of keys to hand in by [`Self::observe`]: the operator's own records and where registrations write.
+    pub fn scopes(&mut self) -> BTreeSet<Scope> {
+        self.ledger.take_changed_scopes().unwrap_or_default()
+    }
+
+    /// What etcd holds in `scope` at `revision`.
+    pub fn observe(&mut self, scope: Scope, revision: Revision, entries: Vec<(Key, Held)>) {
+        self.newest = self.newest.max(revision);
+        self.in_etcd.extend(entries.iter().cloned());
+        self.ledger.observe(Observation::Snapshot {
+            scope,
+            revision,
+            entries,
+        });
+    }
+
+    /// Lets the operator's plans be carried out, on paper, until nothing is left to do; then tells what became of each of
+    /// `wanted`.
+    pub fn outcomes(mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
+        self.ledger.kubernetes_is_complete();
+        let mut written: BTreeMap<Key, Option<Value>> = BTreeMap::new();
+        let mut next_lease = i64::MAX;
+        while let Some(step) = self.ledger.next(Transaction::MAX_OPS, 0) {
+            match step {
+                Step::Grant { ttl, count } => {
+                    for _ in 0..count {
+                        self.ledger.granted(LeaseId(next_lease), ttl);
+                        next_lease -= 1;
+                    }
+                }
+                Step::Write(ticket, transaction) => {
+                    self.newest += 1;
+                    let verdict = Verdict::Applied {
+                        revision: self.newest,
+                        results: transaction.ops.iter().map(|_| OpResult::Done).collect(),
+                    };
+                    self.ledger.settle(ticket, Some(verdict));
+                    written.extend(transaction.ops.into_iter().map(|op| match op {
+                        Op::Put { key, value, .. } => (key, Some(value)),
+                        Op::Delete { key, .. } => (key, None),
+                    }));
+                }
+            }
+        }
+        let outcome = |registration| self.outcome(registration, &written);
+        wanted.iter().filter_map(outcome).collect()
+    }
+
+    fn outcome(&self, registration: &RegistrationRef, written: &BTreeMap<Key, Option<Value>>) -> Option<Outcome> {
+        let (part, report) = (self.parts.get(registration)?, self.ledger.report(registration)?);
+        let others: HashSet<&Key> = report
+            .conflicts
+            .iter()
+            .filter(|conflict| conflict.holder != Holder::Registration(registration.clone()))
+            .map(|conflict| &conflict.key)
+            .collect();
+        let mut keys = BTreeMap::new();
+        for key in report.endpoints.iter().flat_map(|endpoint| &endpoint.keys) {
+            if let Some(change) = self.change(key, written).filter(|_| !others.contains(key)) {
+                keys.insert(key.clone(), change);
+            }
+        }
+        for (key, _) in written.iter().filter(|(_, value)| value.is_none()) {
+            if part.scopes.iter().any(|scope| scope.contains(key))
+                && let Some(held) = self.in_etcd.get(key)
+            {
+                keys.insert(key.clone(), Change::Remove(held.value.clone()));
+            }
+        }
+        Some(Outcome {
+            registration: registration.clone(),
+            selected: self.index.selected_count(registration),
+            ready: report.ready,
+            suspended: part.compiled.suspended,
+            keys,
+            conflicts: report.conflicts,
+            problems: report.problems,
+        })
+    }
+
+    /// What would become of a key that is there at the end.
+    fn change(&self, key: &Key, written: &BTreeMap<Key, Option<Value>>) -> Option<Change> {
+        let before = self.in_etcd.get(key).map(|held| held.value.clone());
+        match (before, written.get(key)) {
+            (None, Some(Some(after))) => Some(Change::Create(after.clone())),
+            (Some(before), Some(Some(after))) if before == *after => Some(Change::Move(before)),
+            (Some(before), Some(Some(after))) => Some(Change::Replace {
+                before,
+                after: after.clone(),
+            }),
+            (Some(before), None) => Some(Change::Keep(before)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

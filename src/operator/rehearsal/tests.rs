@@ -1,0 +1,177 @@
+use serde_json::json;
+
+use super::*;
+use crate::index::{Addresses, PodPort};
+
+fn registration(prefix: &str) -> ServiceRegistration {
+    serde_json::from_value(json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+        "metadata": {"name": "orders", "namespace": "shop", "generation": prefix.len()},
+        "spec": {
+            "selector": {"matchLabels": {"app": "orders"}},
+            "ports": [{"port": "grpc"}],
+            "formats": [{"type": "Plain", "prefix": prefix}]
+        }
+    }))
+    .expect("decodes")
+}
+
+fn pod(name: &str, address: &str, ready: bool) -> Pod {
+    Pod {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        labels: BTreeMap::from([("app".to_owned(), "orders".to_owned())]),
+        addresses: Addresses::parse([address]),
+        ports: vec![PodPort {
+            name: "grpc".to_owned(),
+            number: 8080,
+        }],
+        ready,
+        ..Pod::default()
+    }
+}
+
+fn rehearsal(pods: &[Pod]) -> Rehearsal {
+    let spec = serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"]})).expect("decodes");
+    Rehearsal::new("c1", "default", spec, pods)
+}
+
+/// What an operator has left in etcd: a lease with its record, and these keys on it.
+fn observe(rehearsal: &mut Rehearsal, ours: &[(&str, &str)], foreign: &[(&str, &str)]) {
+    let held = |value: &[u8], lease: i64| Held {
+        value: value.into(),
+        lease: LeaseId(lease),
+        create_revision: 2,
+        mod_revision: 2,
+    };
+    let record = MetaKeys::new("/leasehold/", "c1").record_key(LeaseId(7));
+    let mut all: BTreeMap<Key, Held> = BTreeMap::from([(record, held(&MetaKeys::record_value(30), 7))]);
+    all.extend(
+        ours.iter()
+            .map(|(key, value)| (Key::from(*key), held(value.as_bytes(), 7))),
+    );
+    all.extend(
+        foreign
+            .iter()
+            .map(|(key, value)| (Key::from(*key), held(value.as_bytes(), 0))),
+    );
+    for scope in rehearsal.scopes() {
+        let inside = all.iter().filter(|(key, _)| scope.contains(key));
+        let entries = inside.map(|(key, held)| (key.clone(), held.clone())).collect();
+        rehearsal.observe(scope, 5, entries);
+    }
+}
+
+fn outcome(rehearsal: Rehearsal) -> Outcome {
+    rehearsal.outcomes(&[RegistrationRef::new("shop", "orders")]).remove(0)
+}
+
+fn text(value: &str) -> Value {
+    value.as_bytes().into()
+}
+
+#[test]
+fn each_key_is_told_with_what_would_become_of_it() {
+    let pods = [
+        pod("a", "10.0.0.1", true),
+        pod("b", "10.0.0.2", true),
+        pod("c", "10.0.0.3", true),
+        pod("d", "10.0.0.4", false),
+        pod("e", "10.0.0.5", true),
+    ];
+    let mut rehearsal = rehearsal(&pods);
+    rehearsal.register(&registration("/s/orders")).unwrap();
+    let ours = [
+        ("/s/orders/a", "10.0.0.1:8080"),
+        ("/s/orders/b", "10.0.0.9:8080"),
+        ("/s/orders/d", "10.0.0.4:8080"),
+    ];
+    observe(
+        &mut rehearsal,
+        &ours,
+        &[("/s/orders/e", "vm"), ("/s/orders/vm-1", "10.1.0.1:8080")],
+    );
+    let outcome = outcome(rehearsal);
+    let expected = [
+        ("/s/orders/a", Change::Keep(text("10.0.0.1:8080"))),
+        (
+            "/s/orders/b",
+            Change::Replace {
+                before: text("10.0.0.9:8080"),
+                after: text("10.0.0.2:8080"),
+            },
+        ),
+        ("/s/orders/c", Change::Create(text("10.0.0.3:8080"))),
+        ("/s/orders/d", Change::Remove(text("10.0.0.4:8080"))),
+    ];
+    assert_eq!(
+        outcome.keys,
+        expected.map(|(key, change)| (Key::from(key), change)).into()
+    );
+    assert_eq!((outcome.selected, outcome.ready), (5, 4));
+    let held: Vec<&str> = outcome.conflicts.iter().map(|conflict| &*conflict.key).collect();
+    assert_eq!(held, ["/s/orders/e"], "the other stranger is nobody's business");
+    assert!(outcome.changes_anything());
+}
+
+#[test]
+fn what_is_as_it_should_be_is_no_change() {
+    let mut rehearsal = rehearsal(&[pod("a", "10.0.0.1", true)]);
+    rehearsal.register(&registration("/s/orders")).unwrap();
+    observe(&mut rehearsal, &[("/s/orders/a", "10.0.0.1:8080")], &[]);
+    let outcome = outcome(rehearsal);
+    assert_eq!(outcome.keys.len(), 1);
+    assert!(!outcome.changes_anything());
+}
+
+#[test]
+fn a_changed_prefix_creates_here_and_removes_there() {
+    let mut rehearsal = rehearsal(&[pod("a", "10.0.0.1", true)]);
+    rehearsal.register(&registration("/s/orders")).unwrap();
+    rehearsal.register(&registration("/s/elsewhere")).unwrap();
+    observe(&mut rehearsal, &[("/s/orders/a", "10.0.0.1:8080")], &[]);
+    let expected = [
+        ("/s/elsewhere/a", Change::Create(text("10.0.0.1:8080"))),
+        ("/s/orders/a", Change::Remove(text("10.0.0.1:8080"))),
+    ];
+    assert_eq!(
+        outcome(rehearsal).keys,
+        expected.map(|(key, change)| (Key::from(key), change)).into()
+    );
+}
+
+#[test]
+fn another_ttl_moves_keys_to_another_lease() {
+    let mut rehearsal = rehearsal(&[pod("a", "10.0.0.1", true)]);
+    let mut longer = registration("/s/orders");
+    longer.spec.ttl_seconds = Some(60);
+    rehearsal.register(&longer).unwrap();
+    observe(&mut rehearsal, &[("/s/orders/a", "10.0.0.1:8080")], &[]);
+    let expected = (Key::from("/s/orders/a"), Change::Move(text("10.0.0.1:8080")));
+    assert_eq!(outcome(rehearsal).keys, [expected].into());
+}
+
+#[test]
+fn a_suspended_registration_changes_nothing() {
+    let mut rehearsal = rehearsal(&[pod("a", "10.0.0.1", true)]);
+    let mut suspended = registration("/s/orders");
+    suspended.spec.suspend = true;
+    rehearsal.register(&suspended).unwrap();
+    observe(&mut rehearsal, &[("/s/orders/b", "10.0.0.2:8080")], &[]);
+    let outcome = outcome(rehearsal);
+    assert!(outcome.suspended && !outcome.changes_anything(), "{outcome:?}");
+}
+
+#[test]
+fn what_the_operator_would_refuse_is_refused() {
+    let mut rehearsal = rehearsal(&[]);
+    let error = rehearsal.register(&registration("/leasehold/x")).unwrap_err();
+    assert!(error.to_string().contains("metaPrefix /leasehold/ overlap"), "{error}");
+    let mut everyone = registration("/s/orders");
+    everyone.spec.selector = serde_json::from_value(json!({})).expect("decodes");
+    assert_eq!(
+        rehearsal.register(&everyone),
+        Err(Refusal::Invalid(Invalid::EmptySelector))
+    );
+}

@@ -1,0 +1,118 @@
+//! `leasehold plan` against a real cluster and a real etcd, and the operator that then does what was planned.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use testbed::Result;
+
+use crate::Turn;
+use crate::support::{operator, pod, registration, wait_keys};
+
+/// Runs `leasehold plan` with these arguments.
+pub fn plan(args: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_leasehold");
+    let output = Command::new(program).arg("plan").args(args).output();
+    output.expect("leasehold is there")
+}
+
+/// The plan for `object` in the turn's cluster: the exit code, and what was printed or why not.
+fn planned(turn: &Turn, object: &Value) -> (Option<i32>, Value) {
+    let path = turn.bed.logs().join(format!("{}.json", turn.namespace.name()));
+    std::fs::write(&path, object.to_string()).expect("the bed's folder can be written to");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (file, kubeconfig) = (text(&path), text(turn.bed.kubeconfig()));
+    let namespace = turn.namespace.name();
+    let output = plan(&["-f", &file, "--kubeconfig", &kubeconfig, "-n", namespace, "-o", "json"]);
+    let told = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&output.stderr).into_owned()));
+    (output.status.code(), told)
+}
+
+/// Of each key that is in the plan: what becomes of it, its name below `prefix` and its value in the end.
+fn changes(plan: &Value, prefix: &str) -> Vec<String> {
+    let keys = plan["registrations"][0]["keys"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let change = |key: &Value| {
+        let name = text(&key["key"]);
+        let name = name.strip_prefix(prefix).expect("below the prefix");
+        format!("{} {name} {}", text(&key["action"]), text(&key["after"]))
+    };
+    keys.iter().map(change).collect()
+}
+
+#[tokio::test]
+async fn a_plan_says_beforehand_what_the_operator_then_does() -> Result<()> {
+    let turn = Turn::take("plan", 1, 30).await?;
+    let _operator = operator(turn.bed, "operator-0");
+    let prefix = format!("/plan/{}/", turn.namespace.name());
+    let below = |port: u16| {
+        let format = json!({"type": "Plain", "prefix": prefix.trim_end_matches('/')});
+        registration("orders", &json!({"ports": [{"port": port}], "formats": [format]}))
+    };
+    for (name, ip) in [("a", "10.9.7.1"), ("b", "10.9.7.2")] {
+        turn.namespace.create_pod(&pod(name, "orders").ip(ip)).await?;
+    }
+    // Of a pod that is taken by somebody else, and of nobody's concern.
+    let mut etcd = turn.etcd.client().await?;
+    for name in ["b", "vm-1"] {
+        let put = etcd.put(format!("{prefix}{name}"), "somebody else's", None).await;
+        put.expect("etcd takes it");
+    }
+
+    let history = testbed::History::watch(&turn.etcd, &prefix, 0).await?;
+    let (code, first) = planned(&turn, &below(8080));
+    assert_eq!(
+        (code, changes(&first, &prefix)),
+        (Some(2), vec!["create a 10.9.7.1:8080".to_owned()]),
+        "{first:#}"
+    );
+    assert_eq!(first["registrations"][0]["conflicts"][0]["key"], format!("{prefix}b"));
+    history.assert_silent().await;
+
+    turn.namespace.apply(below(8080)).await?;
+    let held = wait_keys(&turn.etcd, &prefix, &["a", "b", "vm-1"]).await;
+    assert_eq!(held[&format!("{prefix}a")].value, "10.9.7.1:8080");
+    let (code, again) = planned(&turn, &below(8080));
+    assert_eq!(
+        (code, changes(&again, &prefix)),
+        (Some(0), vec!["keep a 10.9.7.1:8080".to_owned()]),
+        "{again:#}"
+    );
+
+    let (code, changed) = planned(&turn, &below(9090));
+    assert_eq!(
+        (code, changes(&changed, &prefix)),
+        (Some(2), vec!["replace a 10.9.7.1:9090".to_owned()]),
+        "{changed:#}"
+    );
+    let mut moved = below(8080);
+    moved["spec"]["formats"][0]["prefix"] = json!(format!("{prefix}deeper"));
+    let (code, moved) = planned(&turn, &moved);
+    let expected = vec![
+        "remove a ".to_owned(),
+        "create deeper/a 10.9.7.1:8080".to_owned(),
+        "create deeper/b 10.9.7.2:8080".to_owned(),
+    ];
+    assert_eq!((code, changes(&moved, &prefix)), (Some(2), expected), "{moved:#}");
+    history.assert_exactly(&[&format!("put {prefix}a 10.9.7.1:8080")]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_admission_refuses_has_no_plan() -> Result<()> {
+    let turn = Turn::take("unplanned", 1, 30).await?;
+    let (code, told) = planned(&turn, &registration("orders", &json!({"ports": []})));
+    let told = told.as_str().unwrap_or_default();
+    assert!(
+        code == Some(1) && told.contains("name at least one port"),
+        "{code:?} {told}"
+    );
+    let (code, told) = planned(&turn, &registration("orders", &json!({"registry": "nowhere"})));
+    let told = told.as_str().unwrap_or_default();
+    assert!(
+        code == Some(1) && told.contains("Registry \"nowhere\", which is not there"),
+        "{code:?} {told}"
+    );
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! The programs: what they are built from and how they are started.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use testbed::process::{Port, Spec};
+use testbed::tools::{GoProgram, Language, npm_packages};
+use testbed::{Process, Result, until};
+
+use crate::Turn;
+use crate::consumer::Consumer;
+use crate::support::SOON;
+
+/// The zone that CoreDNS serves.
+pub const ZONE: &str = "example.test";
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/consumers/programs")
+        .join(name)
+}
+
+fn go(module: &str, package: &'static str, name: &'static str) -> Result<PathBuf> {
+    let module = folder(module);
+    GoProgram { module, package, name }.binary()
+}
+
+/// What is started in `turn` under `name`: unique on the bed, which outlives the turn.
+fn spec(turn: &Turn, name: &str, program: impl Into<PathBuf>) -> Spec {
+    Spec::new(format!("{}-{name}", turn.namespace.name()), program, turn.bed.logs())
+}
+
+/// A pod's own server: gRPC's health service on `address`, which answers already.
+pub async fn health_server(turn: &Turn, address: &str) -> Result<Process> {
+    let server = go("grpc", "server", "health-server")?;
+    let process = Process::start(spec(turn, &format!("server-{address}"), server).args([address]))?;
+    let answers = until("a server to answer", SOON, || tokio::net::TcpStream::connect(address));
+    process.while_alive(answers).await?;
+    Ok(process)
+}
+
+/// gRPC-Go with etcd's resolver: what is written as EtcdGrpc under the service's default prefix.
+pub fn grpc(turn: &Turn, service: &str) -> Result<Consumer> {
+    let client = go("grpc", "client", "grpc-client")?;
+    let target = format!("{}/{service}", turn.namespace.name());
+    Consumer::start(spec(turn, "grpc", client).args([turn.etcd.endpoints().join(","), target]))
+}
+
+/// Python's standard library and etcd's JSON gateway: what is written as Plain below `prefix`.
+pub fn python(turn: &Turn, prefix: &str) -> Result<Consumer> {
+    let script = folder("python").join("reader.py").into_os_string();
+    let endpoint = OsString::from(turn.etcd.endpoints().swap_remove(0));
+    let spec = spec(turn, "python", Language::Python.interpreter()?);
+    Consumer::start(spec.args([script, endpoint, prefix.into()]))
+}
+
+/// The npm package etcd3: what is written as Plain with JSON values below `prefix`.
+pub fn node(turn: &Turn, prefix: &str) -> Result<Consumer> {
+    let folder = folder("node");
+    let spec = spec(turn, "node", Language::Node.interpreter()?).env("NODE_PATH", npm_packages(&folder)?);
+    let script = folder.join("reader.cjs").into_os_string();
+    Consumer::start(spec.args([script, turn.etcd.endpoints().join(",").into(), prefix.into()]))
+}
+
+/// A running CoreDNS that serves [`ZONE`].
+pub struct CoreDns {
+    port: Port,
+    _process: Process,
+}
+
+impl CoreDns {
+    pub async fn start(turn: &Turn) -> Result<Self> {
+        let port = Port::reserve()?;
+        let corefile = format!(
+            "{ZONE}:{} {{\n  bind 127.0.0.1\n  errors\n  etcd {{\n    path /skydns\n    endpoint {}\n  }}\n}}\n",
+            port.number(),
+            turn.etcd.endpoints().join(" ")
+        );
+        let path = turn.bed.logs().join(format!("{}-Corefile", turn.namespace.name()));
+        std::fs::write(&path, corefile).expect("the bed's folder can be written to");
+        let server = go("dns", "server", "coredns")?;
+        let args: [OsString; 2] = ["-conf".into(), path.into()];
+        let process = Process::start(spec(turn, "coredns", server).args(args))?;
+        // It serves TCP and UDP from the same moment on.
+        let serving = until("CoreDNS to serve", SOON, || {
+            tokio::net::TcpStream::connect(port.address())
+        });
+        process.while_alive(serving).await?;
+        Ok(Self {
+            port,
+            _process: process,
+        })
+    }
+
+    /// A program that looks up `name` in it again and again.
+    pub fn client(&self, turn: &Turn, name: &str) -> Result<Consumer> {
+        let client = go("dns", "client", "dns-client")?;
+        let spec = spec(turn, &format!("dns-{name}"), client);
+        Consumer::start(spec.args([self.port.address().to_string(), format!("{name}.")]))
+    }
+}
