@@ -113,7 +113,7 @@ const INTEGRATION: &[Step] = &[
         name: "integration",
         what: "the test bed's own tests, the operator's and those of `cargo xtask up`, on real servers",
         fix: "run the one that failed alone: cargo test --test FILE NAME; TESTBED_KEEP=1 keeps the servers' logs",
-        how: How::Cargo("test --locked --workspace --test *"),
+        how: How::Cargo("test --locked --workspace --no-fail-fast --test *"),
     },
     Step {
         name: "chaos",
