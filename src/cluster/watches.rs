@@ -166,6 +166,10 @@ where
                 }
                 let silent = line.silent_for() >= LOST + Duration::from_secs(WATCH.into());
                 if lost || !(forgetful || silent || since.elapsed() >= LOST) {
+                    if is_expired(&error) {
+                        // kube would ask for the same for ever.
+                        events = begin();
+                    }
                     continue;
                 }
                 lost = true;
@@ -206,6 +210,12 @@ fn told<K: Resource<DynamicType = ()> + Clone>(what: &'static str, event: Event<
             name: object.name_any(),
         },
     }
+}
+
+/// Whether the apiserver has forgotten what was to be watched from, and says so before the watch begins: there is
+/// nothing for it but to list anew.
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
 /// The whole chain of causes: kube's outermost error says only which step failed.

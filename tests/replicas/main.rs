@@ -19,6 +19,8 @@ mod p5_rights;
 mod p5_silence;
 mod p7_fencing;
 mod p9_guard;
+mod p9_lists;
+mod proxy;
 mod takeover;
 
 use self::turn::{Turn, bring_back_apiserver, wait_leader};

@@ -4,26 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
-use axum::http::{self, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
-use kube::Client;
-use serde_json::json;
+use axum::http::StatusCode;
 use testbed::{History, Operator, OperatorConfig, Result, until};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::Turn;
+use crate::proxy::{Meddle, between};
 use crate::support::{SOON, wait_count, wait_events};
-
-/// Stands between the operator and the apiserver, speaks HTTP with both, and makes every list of several pages.
-#[derive(Clone)]
-struct Proxy {
-    client: Client,
-    trouble: Arc<Trouble>,
-}
 
 #[derive(Default)]
 struct Trouble {
@@ -40,60 +27,20 @@ impl Trouble {
         self.cut.cancel();
     }
 
-    /// The apiserver's answer to a request in trouble, if that is not the usual one.
-    fn answer(&self, query: &str) -> Option<StatusCode> {
-        let (count, status) = if query.contains("continue=") {
+    /// Makes every list one of several pages, and what comes after the first an error once trouble is on.
+    fn meddle(&self, uri: &str) -> Meddle {
+        let (count, status) = if uri.contains("continue=") {
             (&self.broken_lists, StatusCode::INTERNAL_SERVER_ERROR)
-        } else if query.contains("watch=true") {
+        } else if uri.contains("watch=true") {
             (&self.gone_watches, StatusCode::GONE)
         } else {
-            return None;
+            return Meddle::Ask(uri.replace("limit=500", "limit=2"));
         };
-        self.on.load(Ordering::SeqCst).then(|| {
-            count.fetch_add(1, Ordering::SeqCst);
-            status
-        })
-    }
-}
-
-async fn pass(State(proxy): State<Proxy>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let uri = parts.uri.to_string().replace("limit=500", "limit=2");
-    if let Some(status) = proxy.trouble.answer(&uri) {
-        let reason = if status == StatusCode::GONE {
-            "Expired"
-        } else {
-            "InternalError"
-        };
-        let told = json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": "made up by the test", "reason": reason, "code": status.as_u16(),
-        });
-        return (status, [(header::CONTENT_TYPE, "application/json")], told.to_string()).into_response();
-    }
-    let body = to_bytes(body, usize::MAX).await.expect("a request");
-    let mut passed = http::Request::builder().method(parts.method).uri(uri);
-    for name in [header::CONTENT_TYPE, header::ACCEPT] {
-        if let Some(value) = parts.headers.get(&name) {
-            passed = passed.header(name, value);
+        if !self.on.load(Ordering::SeqCst) {
+            return Meddle::Ask(uri.replace("limit=500", "limit=2"));
         }
-    }
-    let passed = passed.body(kube::client::Body::from(body.to_vec())).expect("a request");
-    match proxy.client.send(passed).await {
-        Ok(answer) => {
-            let (parts, body) = answer.into_parts();
-            let pieces = Body::new(body).into_data_stream();
-            let cut = proxy.trouble.cut.clone();
-            let open = !cut.is_cancelled();
-            // What is asked for after the cut is answered as a whole.
-            let body = if open {
-                Body::from_stream(pieces.take_until(cut.cancelled_owned()))
-            } else {
-                Body::from_stream(pieces)
-            };
-            Response::from_parts(parts, body)
-        }
-        Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+        count.fetch_add(1, Ordering::SeqCst);
+        Meddle::Refuse(status)
     }
 }
 
@@ -103,20 +50,8 @@ async fn p5_lists_that_break_off_on_page_two_and_watches_that_are_gone_cost_no_k
     turn.register(&["orders"]).await?;
     turn.deploy(5).await?;
     let trouble = Arc::new(Trouble::default());
-    let proxy = Proxy {
-        client: turn.bed.client(),
-        trouble: trouble.clone(),
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let near = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(pass).with_state(proxy)).await });
-    let kubeconfig = std::fs::read_to_string(turn.bed.kubeconfig()).expect("it is there");
-    let begin = kubeconfig.find("https://").expect("a server");
-    let rest = &kubeconfig[begin + "https://".len()..];
-    let far = rest.find(|c: char| !c.is_ascii_digit() && !".:".contains(c));
-    let rerouted = format!("{}{near}{}", &kubeconfig[..begin], &rest[far.unwrap_or(rest.len())..]);
-    let through = turn.bed.logs().join("p5-lists.kubeconfig");
-    std::fs::write(&through, rerouted).expect("writable");
+    let meddler = trouble.clone();
+    let through = between(&turn, "p5-lists", trouble.cut.clone(), move |uri| meddler.meddle(uri)).await?;
 
     let mut config = OperatorConfig::new("operator-0", env!("CARGO_BIN_EXE_leasehold"));
     config.kubeconfig = Some(through);
