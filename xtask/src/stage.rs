@@ -24,6 +24,17 @@ pub struct StageConfig {
     pub registry_ttl: u32,
 }
 
+/// Starts a bed with an etcd of so many members, and says so.
+pub async fn start_bed(etcd_version: EtcdVersion, etcd_members: usize) -> Result<Bed> {
+    eprintln!("starting a control plane and etcd {etcd_version} ...");
+    let config = BedConfig {
+        etcd_version,
+        etcd_members,
+        ..BedConfig::default()
+    };
+    Ok(Box::pin(Bed::start(config)).await?)
+}
+
 /// A bed and its operators.
 pub struct Stage {
     // Before the bed, so that they end first.
@@ -36,13 +47,7 @@ impl Stage {
     pub async fn set(config: &StageConfig) -> Result<Self> {
         let binary = build(config.etcd_version).await?;
         let begin = Instant::now();
-        eprintln!("starting a control plane and etcd {} ...", config.etcd_version);
-        let bed = BedConfig {
-            etcd_version: config.etcd_version,
-            etcd_members: config.etcd_members,
-            ..BedConfig::default()
-        };
-        let bed = Box::pin(Bed::start(bed)).await?;
+        let bed = start_bed(config.etcd_version, config.etcd_members).await?;
         bed.apply_crds().await?;
         let endpoints = bed.registry().endpoints();
         bed.create_registry("default", &endpoints, config.registry_ttl).await?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use testbed::{Bed, BedConfig, EtcdVersion, History, Kind, Namespace, Operator, OperatorConfig};
+use testbed::{Bed, EtcdVersion, History, Kind, Namespace, Operator, OperatorConfig};
 use tokio::time::sleep;
 
 use super::{
@@ -79,13 +79,7 @@ impl Scene {
     /// Builds what is missing, starts everything and waits until it is ready.
     pub async fn set(config: SceneConfig) -> Result<Self> {
         let binary = stage::build(config.etcd_version).await?;
-        eprintln!("starting a control plane and etcd {} ...", config.etcd_version);
-        let bed = BedConfig {
-            etcd_version: config.etcd_version,
-            etcd_members: config.etcd_members,
-            ..BedConfig::default()
-        };
-        let bed = Box::pin(Bed::start(bed)).await?;
+        let bed = stage::start_bed(config.etcd_version, config.etcd_members).await?;
         // Operators are restarted all the time; whoever builds another one meanwhile must not have it judged.
         let own = bed.folder().path().join("leasehold");
         std::fs::copy(&binary, &own).map_err(doing(format!("copy {}", binary.display())))?;
