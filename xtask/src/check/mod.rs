@@ -16,7 +16,7 @@ use std::{
 use testbed::EtcdVersion;
 
 use crate::{
-    error::{Error, Result, doing},
+    error::{Error, Result},
     stage,
 };
 
@@ -107,7 +107,7 @@ const INTEGRATION: &[Step] = &[
         name: "demo",
         what: "the story that newcomers watch holds",
         fix: "watch it alone: cargo xtask demo",
-        how: How::Call(|step| step.command(ourselves("demo")?)),
+        how: How::Cargo("xtask demo"),
     },
     Step {
         name: "integration",
@@ -123,10 +123,11 @@ const INTEGRATION: &[Step] = &[
     },
 ];
 
-/// What each run of the chaos is given. The second one makes up its seed and tells it.
+/// The runs of the chaos, by cargo: the steps before may have built this program anew, and what runs here is then in no
+/// folder any more. The second one makes up its seed and tells it.
 const CHAOS: [&str; 2] = [
-    "chaos --minutes 1.5 --etcd-members 3 --operators 3 --seed 1",
-    "chaos --minutes 1.5 --etcd-members 1 --operators 2",
+    "xtask chaos --minutes 1.5 --etcd-members 3 --operators 3 --seed 1",
+    "xtask chaos --minutes 1.5 --etcd-members 1 --operators 2",
 ];
 
 /// Runs the steps and tells what each took.
@@ -201,17 +202,9 @@ fn tools(_: &Step) -> Result<()> {
 
 fn chaos(step: &Step) -> Result<()> {
     for words in CHAOS {
-        step.command(ourselves(words)?)?;
+        step.command(cargo(words))?;
     }
     Ok(())
-}
-
-/// This program with these words, in a process of its own.
-fn ourselves(words: &str) -> Result<Command> {
-    let ourselves = std::env::current_exe().map_err(doing("find this program"))?;
-    let mut command = Command::new(ourselves);
-    command.args(words.split(' '));
-    Ok(command)
 }
 
 fn cargo(words: &str) -> Command {
