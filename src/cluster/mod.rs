@@ -6,6 +6,7 @@
 mod client;
 mod desk;
 mod events;
+mod hearing;
 mod lean;
 mod line;
 mod listing;
@@ -14,5 +15,6 @@ mod watches;
 pub use client::{ClientError, cluster_id, connect};
 pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
+pub use hearing::Hearing;
 pub use listing::{Listing, ListingError, pod};
-pub use watches::{News, Seen, watch};
+pub use watches::{KINDS, News, Seen, watch};

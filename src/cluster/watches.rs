@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::hearing::Hearing;
 use super::lean::LeanPod;
 use super::line::Line;
 use crate::api::{Registry, ServiceRegistration};
@@ -26,6 +27,8 @@ use crate::telemetry::{Metrics, Outcome, Peer};
 const PODS: &str = "pods";
 const REGISTRATIONS: &str = "serviceregistrations";
 const REGISTRIES: &str = "registries";
+/// All that are watched.
+pub const KINDS: [&str; 3] = [PODS, REGISTRATIONS, REGISTRIES];
 /// A watch that cannot be opened is tried again after 200 ms, doubling up to 2 s: short, so that the return of an
 /// apiserver is noticed at once, and there are only three of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -77,6 +80,15 @@ pub enum Seen<T> {
 pub enum News {
     /// Which cluster it is, by its UID: told once, before anything else.
     Cluster(Arc<str>),
+    /// Everything up to a version of the objects of a kind has been told.
+    Reached {
+        /// The name of the kind's resource.
+        what: &'static str,
+        /// The version (`metadata.resourceVersion`).
+        version: u64,
+        /// The apiserver's own version and when it was asked for it, if it was.
+        present: Option<(u64, std::time::Instant)>,
+    },
     /// About pods.
     Pod(Seen<index::Pod>),
     /// About registrations.
@@ -86,26 +98,25 @@ pub enum News {
 }
 
 /// Watches all kinds and sends what is seen, for ever: trouble with the apiserver is retried, and never taken for
-/// an absence of objects. Begins once `cluster_id` is known.
+/// an absence of objects. Begins once `cluster_id` is known. How far each kind has been heard is noted in `hearing` before it
+/// is told.
 pub async fn watch(
     client: Client,
     cluster_id: impl Future<Output = String>,
     metrics: Metrics,
+    hearing: Hearing,
     news: mpsc::Sender<News>,
     shutdown: CancellationToken,
 ) {
-    for kind in [PODS, REGISTRATIONS, REGISTRIES] {
+    for kind in KINDS {
         metrics.staleness.stale_for(kind, Duration::ZERO);
     }
-    let pods = follow::<LeanPod, _>(client.clone(), PODS, &metrics, &news, |seen| {
-        News::Pod(seen.map(Into::into))
-    });
-    let registrations = follow::<ServiceRegistration, _>(client.clone(), REGISTRATIONS, &metrics, &news, |seen| {
+    let ends = (&metrics, &hearing, &news);
+    let pods = follow::<LeanPod, _>(client.clone(), PODS, ends, |seen| News::Pod(seen.map(Into::into)));
+    let registrations = follow::<ServiceRegistration, _>(client.clone(), REGISTRATIONS, ends, |seen| {
         News::Registration(seen.map(Box::new))
     });
-    let registries = follow::<Registry, _>(client, REGISTRIES, &metrics, &news, |seen| {
-        News::Registry(seen.map(Box::new))
-    });
+    let registries = follow::<Registry, _>(client, REGISTRIES, ends, |seen| News::Registry(seen.map(Box::new)));
     let all = async {
         let told = news.send(News::Cluster(cluster_id.await.into())).await;
         if told.is_ok() {
@@ -118,12 +129,16 @@ pub async fn watch(
     }
 }
 
-async fn follow<K, F>(client: Client, what: &'static str, metrics: &Metrics, news: &mpsc::Sender<News>, wrap: F)
-where
+async fn follow<K, F>(
+    client: Client,
+    what: &'static str,
+    (metrics, hearing, news): (&Metrics, &Hearing, &mpsc::Sender<News>),
+    wrap: F,
+) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     F: Fn(Seen<K>) -> News,
 {
-    let (line, client) = Line::open(client);
+    let (line, client) = Line::open(client, what, news.clone());
     let api: Api<DeserializeGuard<K>> = Api::all(client);
     let begin = || watcher(api.clone(), Config::default().page_size(500).timeout(WATCH)).boxed();
     let mut events = begin();
@@ -132,6 +147,7 @@ where
     let mut broken: Option<(Instant, Instant)> = None;
     let mut lost = false;
     while let Some(event) = events.next().await {
+        let mut version = None;
         let seen = match event {
             // Told before the apiserver is asked for the list: no sign that it is there.
             Ok(Event::Init) => Seen::ListBegins,
@@ -145,6 +161,7 @@ where
                 if matches!(event, Event::InitDone) {
                     metrics.staleness.fresh(what);
                 }
+                version = heard(what, &event, hearing);
                 told(what, event)
             }
             Err(error) => {
@@ -161,7 +178,9 @@ where
                 };
                 broken = Some((since, now));
                 let forgetful = line.take_forgetful();
-                if !forgetful {
+                if forgetful {
+                    hearing.forget(what);
+                } else {
                     tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
                 }
                 let silent = line.silent_for() >= LOST + Duration::from_secs(WATCH.into());
@@ -183,6 +202,27 @@ where
         if news.send(wrap(seen)).await.is_err() {
             return;
         }
+        if let Some(version) = version {
+            let present = None;
+            let reached = News::Reached { what, version, present };
+            let _ = news.send(reached).await;
+        }
+    }
+}
+
+/// Notes the version of what is about to be told. Returns up to which version that makes everything known: the objects
+/// of a list come in no order of versions, and the watch that follows tells of it.
+fn heard<K: Resource>(what: &'static str, event: &Event<DeserializeGuard<K>>, hearing: &Hearing) -> Option<u64>
+where
+    DeserializeGuard<K>: ResourceExt,
+{
+    match event {
+        Event::Init | Event::InitDone => None,
+        Event::InitApply(object) => {
+            hearing.hear(what, object.meta().resource_version.as_deref());
+            None
+        }
+        Event::Apply(object) | Event::Delete(object) => hearing.hear(what, object.meta().resource_version.as_deref()),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Carries out a transaction: one etcd transaction, which the fence guards as a whole and whose every write has a
-//! nested transaction with its own guard.
+//! nested transaction with its own guard. The note comes last.
 
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
@@ -47,8 +47,14 @@ fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
         Compare::create_revision(&*fence.key, CompareOp::Equal, fence.create_revision),
         Compare::lease(&*fence.key, CompareOp::Equal, fence.lease.0),
     ];
-    let writes: Vec<_> = transaction.ops.iter().map(|op| TxnOp::txn(guarded(op))).collect();
-    Txn::new().when(leads).and_then(writes)
+    let writes = transaction.ops.iter().map(|op| TxnOp::txn(guarded(op)));
+    let note = transaction.note.iter().map(|note| {
+        let (key, value) = (&*note.key, &*note.value);
+        let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(note.lease.0)));
+        let newer = Compare::value(key, CompareOp::Greater, value);
+        TxnOp::txn(Txn::new().when([newer]).or_else([put]))
+    });
+    Txn::new().when(leads).and_then(writes.chain(note).collect::<Vec<_>>())
 }
 
 fn guarded(op: &Op) -> Txn {
@@ -78,7 +84,8 @@ fn interpret(answer: TxnResponse, ops: usize) -> Result<Verdict> {
     }
     let header = answer.header().ok_or_else(|| Error::malformed("txn", "no header"))?;
     let revision = header.revision();
-    let results: Vec<_> = answer.0.responses.into_iter().map(result_of).collect::<Result<_>>()?;
+    let results = answer.0.responses.into_iter().take(ops).map(result_of);
+    let results: Vec<_> = results.collect::<Result<_>>()?;
     if results.len() != ops {
         return Err(Error::malformed("txn", "not one result per op"));
     }

@@ -18,7 +18,7 @@ use super::intake::Intake;
 use super::registrar::Context;
 use super::state::{self, State, StateFolder};
 use crate::api::{Registry, ServiceRegistration};
-use crate::cluster::{self, Desk, Events};
+use crate::cluster::{self, Desk, Events, Hearing};
 use crate::etcd::Timeouts;
 use crate::telemetry::{self, Health, Metrics};
 
@@ -125,7 +125,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
             None => asked.await,
         }
     };
-    let watch = cluster::watch(client, id, metrics.clone(), news_of, shutdown.clone());
+    let hearing = Hearing::default();
+    let watch = cluster::watch(client, id, metrics.clone(), hearing.clone(), news_of, shutdown.clone());
     parts.spawn(named("watches", watch));
     let (states, newest) = watch::channel(None);
     if let Some(folder) = folder {
@@ -136,6 +137,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         identity,
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,
+        hearing,
         registrations,
         registries,
         events,

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::registrar::Context;
 use crate::api::{Registry, ServiceRegistration};
-use crate::cluster::{DeskNote, Events, Notice};
+use crate::cluster::{DeskNote, Events, Hearing, Notice};
 use crate::etcd::Timeouts;
 use crate::telemetry::{Health, Metrics};
 
@@ -31,6 +31,7 @@ impl Context {
             identity: "me".into(),
             session_ttl: 10,
             timeouts: Timeouts::default(),
+            hearing: Hearing::default(),
             registrations,
             registries,
             events,

@@ -175,7 +175,7 @@ impl Ledger {
     }
 
     /// The lease of ours that `key` is on.
-    fn our_lease(&self, key: &Key) -> Option<LeaseId> {
+    pub(super) fn our_lease(&self, key: &Key) -> Option<LeaseId> {
         let held = self.slots.get(key)?.held.as_ref()?;
         self.leases.is_ours(held.lease).then_some(held.lease)
     }

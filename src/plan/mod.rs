@@ -10,6 +10,7 @@
 
 mod doubts;
 mod guard;
+mod heard;
 mod in_flight;
 mod last;
 mod leases;
@@ -34,6 +35,7 @@ mod work;
 mod world;
 
 pub use guard::{GuardMode, GuardNews, GuardTerms, Hold, Moment, Release};
+pub use heard::{Heard, Progress, Reached};
 pub use in_flight::Ticket;
 pub use ledger::{Ledger, Terms};
 pub use meta::MetaKeys;
@@ -42,5 +44,5 @@ pub use report::{Conflict, Holder, Registered, Report};
 pub use status::{Footing, Subject, keep_times, refused_status, same_status, status_of};
 pub use tenancy::{Lodging, Outlet, Presence, Problem, Tenancy};
 pub use transaction::{
-    Expect, Fence, Held, Key, LeaseId, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,
+    Expect, Fence, Held, Key, LeaseId, Note, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,
 };

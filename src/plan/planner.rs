@@ -63,7 +63,7 @@ impl Ledger {
         self.in_flight.insert(ticket, InFlight::default());
         let ops = self.gather(ticket, max_ops);
         if !ops.is_empty() {
-            return Some(Step::Write(ticket, Transaction { ops }));
+            return Some(Step::Write(ticket, Transaction { ops, note: None }));
         }
         self.in_flight.remove(&ticket);
         let coming = leases_coming + self.leases.fresh();
@@ -176,7 +176,7 @@ impl Ledger {
             ..InFlight::default()
         };
         self.in_flight.insert(self.next_ticket, plan);
-        Some(Step::Write(self.next_ticket, Transaction { ops }))
+        Some(Step::Write(self.next_ticket, Transaction { ops, note: None }))
     }
 
     /// What is to be done about `work`; none when nothing is, or not now.

@@ -105,6 +105,12 @@ impl Ledger {
             .collect();
         match leases.iter().next() {
             Some(only) if leases.len() == 1 => self.lease_is_gone(*only),
+            // Where nothing is put, it is that of the note.
+            None => ops
+                .iter()
+                .find_map(|op| self.our_lease(op.key()))
+                .into_iter()
+                .for_each(|lease| self.lease_is_gone(lease)),
             _ => leases.into_iter().for_each(|lease| self.leases.doubt(lease)),
         }
     }

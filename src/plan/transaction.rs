@@ -120,16 +120,31 @@ impl Op {
     }
 }
 
+/// What the writer of a transaction leaves for whoever writes next, in the same transaction. It is written unless what is
+/// there is greater, byte by byte: of transactions that overtake each other, the last one made has the last word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The key.
+    pub key: Key,
+    /// Its value.
+    pub value: Value,
+    /// Its lease.
+    pub lease: LeaseId,
+}
+
 /// Writes that reach consumers at one revision. Each op has its own guard: a refused one leaves the others standing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
     /// At most [`Transaction::MAX_OPS`], each on a key of its own.
     pub ops: Vec<Op>,
+    /// What is left for whoever writes next.
+    pub note: Option<Note>,
 }
 
 impl Transaction {
-    /// etcd's default `--max-txn-ops` is 128, counted over the outer transaction and the nested ones; one is the fence.
-    pub const MAX_OPS: usize = 127;
+    /// etcd's default `--max-txn-ops` is 128, counted over the outer transaction and the longest way into the nested
+    /// ones: one is for what is in these, one for the note.
+    pub const MAX_OPS: usize = 126;
 }
 
 /// Proof of leadership: the leader key, the revision that created it and the lease it is on. Every write compares it,

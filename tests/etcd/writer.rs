@@ -1,7 +1,7 @@
 //! Guarded, fenced transactions.
 
 use leasehold::etcd::{Connection, Error};
-use leasehold::plan::{Expect, Fence, LeaseId, Op, OpResult, Revision, Transaction, Verdict};
+use leasehold::plan::{Expect, Fence, LeaseId, Note, Op, OpResult, Revision, Transaction, Verdict};
 use testbed::{EtcdCluster, EtcdConfig, EtcdVersion, Folder, History};
 
 use crate::common::{connect, delete, grant, lead, lead_on, one, put, revoke};
@@ -22,9 +22,31 @@ fn remove(key: &str, mod_revision: Revision) -> Op {
     }
 }
 
+fn note(value: &str, lease: LeaseId) -> Note {
+    Note {
+        key: "/meta/heard".into(),
+        value: value.as_bytes().into(),
+        lease,
+    }
+}
+
 /// Commits what has to be applied.
 async fn apply(connection: &Connection, fence: &Fence, ops: Vec<Op>) -> (Revision, Vec<OpResult>) {
-    match connection.commit(fence, &Transaction { ops }).await.expect("commit") {
+    apply_with(connection, fence, ops, None).await
+}
+
+/// The same with a note.
+async fn apply_with(
+    connection: &Connection,
+    fence: &Fence,
+    ops: Vec<Op>,
+    note: Option<Note>,
+) -> (Revision, Vec<OpResult>) {
+    match connection
+        .commit(fence, &Transaction { ops, note })
+        .await
+        .expect("commit")
+    {
         Verdict::Applied { revision, results } => (revision, results),
         verdict => panic!("not applied: {verdict:?}"),
     }
@@ -118,9 +140,11 @@ async fn a_leader_that_slept_through_the_loss_of_its_key_changes_nothing() {
             write("/a/2", "stale", lease, Expect::Absent),
             remove("/a/1", known),
         ],
+        note: None,
     };
     let one_op = |i: usize| Transaction {
         ops: vec![ops().ops.swap_remove(i)],
+        note: None,
     };
 
     delete(&cluster, "/meta/leader").await;
@@ -151,7 +175,10 @@ async fn a_put_on_a_dead_lease_writes_nothing_and_says_so() {
         write("/a/1", "one", alive, Expect::Absent),
         write("/a/2", "two", dead, Expect::Absent),
     ];
-    let verdict = connection.commit(&fence, &Transaction { ops }).await.expect("commit");
+    let verdict = connection
+        .commit(&fence, &Transaction { ops, note: None })
+        .await
+        .expect("commit");
     assert_eq!(verdict, Verdict::LeaseGone);
     assert_eq!(cluster.revision().await.expect("revision"), before);
 }
@@ -176,12 +203,51 @@ async fn a_transaction_of_the_full_size_passes_the_default_limits_of_every_relea
         let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
         let key = |i: usize| format!("/a/{i}");
         let ops = (0..Transaction::MAX_OPS).map(|i| write(&key(i), "one", lease, Expect::Absent));
-        let (revision, results) = apply(&connection, &fence, ops.collect()).await;
+        let (revision, results) = apply_with(&connection, &fence, ops.collect(), Some(note("1", lease))).await;
         assert!(results.iter().all(|result| *result == OpResult::Done), "{version}");
         let ops = (0..Transaction::MAX_OPS).map(|i| remove(&key(i), revision));
-        apply(&connection, &fence, ops.collect()).await;
+        apply_with(&connection, &fence, ops.collect(), Some(note("2", lease))).await;
         assert_eq!(cluster.dump("/a/").await.expect("dump").len(), 0, "{version}");
     }
+}
+
+#[tokio::test]
+async fn a_note_goes_with_the_writes_and_never_back_to_an_earlier_one() {
+    let (cluster, connection) = one().await;
+    let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
+    let noted = || async {
+        let held = cluster.dump("/meta/heard").await.expect("dump");
+        held.into_values()
+            .map(|held| (held.value, held.lease))
+            .collect::<Vec<_>>()
+    };
+    let write_with = |key: &'static str, value: &'static str| {
+        let ops = vec![write(key, "x", lease, Expect::Absent)];
+        apply_with(&connection, &fence, ops, Some(note(value, lease)))
+    };
+    write_with("/a/1", "2").await;
+    assert_eq!(noted().await, [("2".to_owned(), lease.0)]);
+    let (_, results) = write_with("/a/2", "1").await;
+    assert_eq!(results, [OpResult::Done], "overtaken, but the write itself is good");
+    assert_eq!(noted().await, [("2".to_owned(), lease.0)]);
+    write_with("/a/3", "3").await;
+    assert_eq!(noted().await, [("3".to_owned(), lease.0)]);
+
+    delete(&cluster, "/meta/leader").await;
+    let ops = vec![write("/a/4", "x", lease, Expect::Absent)];
+    let stale = Transaction {
+        ops,
+        note: Some(note("4", lease)),
+    };
+    assert_eq!(
+        connection.commit(&fence, &stale).await.expect("commit"),
+        Verdict::Fenced
+    );
+    assert_eq!(
+        noted().await,
+        [("3".to_owned(), lease.0)],
+        "who no longer leads leaves no word"
+    );
 }
 
 #[tokio::test]
@@ -198,7 +264,7 @@ async fn p7_a_leader_from_before_a_restore_changes_nothing_though_its_revision_h
     let fresh = lead_on(&cluster, lease).await;
     assert_eq!(fresh.create_revision, stale.create_revision, "else it proves nothing");
     let ops = || vec![write("/a/1", "x", lease, Expect::Absent)];
-    let verdict = connection.commit(&stale, &Transaction { ops: ops() }).await;
+    let verdict = connection.commit(&stale, &Transaction { ops: ops(), note: None }).await;
     assert_eq!(verdict.expect("commit"), Verdict::Fenced);
     let (_, results) = apply(&connection, &fresh, ops()).await;
     assert_eq!(results, [OpResult::Done]);
@@ -210,7 +276,7 @@ async fn a_transaction_beyond_the_request_limit_is_refused_as_too_large() {
     let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
     let ops = vec![write("/a/1", &"x".repeat(2 << 20), lease, Expect::Absent)];
     let error = connection
-        .commit(&fence, &Transaction { ops })
+        .commit(&fence, &Transaction { ops, note: None })
         .await
         .expect_err("larger than 1.5 MiB");
     assert!(matches!(error, Error::TooLarge { .. }), "{error:?}");

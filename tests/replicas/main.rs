@@ -8,6 +8,7 @@ mod support;
 #[path = "../support/turn.rs"]
 mod turn;
 
+mod behind;
 mod last_endpoint;
 mod outdated;
 mod p3_restart;

@@ -312,6 +312,7 @@ impl Intake {
         if self.complete {
             self.staff.order(registry, Order::KubernetesIsComplete);
         }
+        self.staff.order(registry, Order::Progress(self.progress.clone()));
     }
 
     /// A Registry is gone: nothing that asks for it can be carried out.

@@ -23,9 +23,9 @@ use self::staff::Staff;
 use super::failure::Failure;
 use super::registrar::{Context, Order};
 use super::state::State;
-use crate::cluster::{News, Seen};
+use crate::cluster::{KINDS, News, Seen};
 use crate::index::{Index, Pod, RegistrationRef, Touch};
-use crate::plan::Presence;
+use crate::plan::{Presence, Progress};
 
 /// News taken in without a look at anything else.
 const BATCH: usize = 256;
@@ -71,6 +71,10 @@ pub struct Intake {
     lost: Lost,
     /// Since when anything is, as last told to the registrars.
     outdated: Option<Timestamp>,
+    /// How far each kind has been heard and taken in.
+    progress: Progress,
+    /// Whether that is farther than the registrars were told.
+    progressed: bool,
     /// Counts the complete lists of registrations and Registries: what is marked by an older one is gone.
     registration_list: u64,
     registry_list: u64,
@@ -95,6 +99,8 @@ impl Intake {
             listed: Listed::default(),
             lost: Lost::default(),
             outdated: None,
+            progress: Progress::new(KINDS),
+            progressed: false,
             registration_list: 0,
             registry_list: 0,
             unclear: HashSet::new(),
@@ -120,12 +126,20 @@ impl Intake {
                             Err(_) => break,
                         }
                     }
+                    self.tell_progress();
                     self.count();
                 }
             }
         }
         self.staff.retire().await;
         Ok(())
+    }
+
+    /// Tells the registrars how far they have heard, after what they have heard.
+    fn tell_progress(&mut self) {
+        if std::mem::take(&mut self.progressed) {
+            self.staff.order_all(|| Order::Progress(self.progress.clone()));
+        }
     }
 
     fn count(&self) {
@@ -137,6 +151,13 @@ impl Intake {
     fn take(&mut self, news: News, now: Instant) {
         match news {
             News::Cluster(id) => self.cluster(id),
+            News::Reached { what, version, present } => {
+                self.progress.reach(what, version);
+                if let Some((present, asked)) = present {
+                    self.progress.compare(what, present, asked);
+                }
+                self.progressed = true;
+            }
             News::Pod(seen) => {
                 note_lost(&mut self.lost.pods, &seen);
                 self.pod(seen, now);

@@ -73,9 +73,11 @@ impl Registrar {
             }
             Order::KubernetesIsOutdated(outdated) => {
                 self.kubernetes.outdated = outdated;
-                if outdated.is_none() {
-                    self.held_back = None;
-                }
+                self.has_caught_up();
+            }
+            Order::Progress(progress) => {
+                self.kubernetes.progress = progress;
+                self.has_caught_up();
             }
             Order::SomeAreUnclear(unclear) => {
                 self.kubernetes.some_are_unclear = unclear;
@@ -127,6 +129,7 @@ impl Registrar {
             } => self.written(ticket, fence, result, heard),
             Done::Granted { lease, ttl, result } => self.granted(lease, ttl, result),
             Done::Asked(answer) => self.standing.answered(answer, Instant::now()),
+            Done::NoteRead { fence, note, at } => self.note_read(&fence, note, at),
             Done::Listed(keys) => self.listed(keys),
             Done::Looked(found) => self.looked(found),
         }

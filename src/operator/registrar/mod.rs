@@ -5,6 +5,7 @@
 //! is `plan`'s decision. A registrar never waits for etcd: every request is a task of its own, so orders are
 //! taken and leases renewed whatever etcd does.
 
+mod catching_up;
 mod duty;
 mod events;
 mod guarding;
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::catching_up::CatchingUp;
 use self::guarding::Guarding;
 pub use self::order::{Order, Version};
 use self::registry_status::Told;
@@ -36,10 +38,10 @@ use self::standing::Standing;
 use self::writing::Writing;
 use super::pacer::Pacer;
 use crate::api::{Limits, Registry, ServiceRegistration};
-use crate::cluster::{DeskNote, Events};
+use crate::cluster::{DeskNote, Events, Hearing, KINDS};
 use crate::etcd::{self, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
-use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
+use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Progress, Revision, Scope, Ticket, Verdict};
 use crate::telemetry::{Health, Metrics, RegistryMetrics};
 
 /// Between two rounds of keeping house.
@@ -56,6 +58,8 @@ pub struct Context {
     pub session_ttl: u32,
     /// How long calls to etcd may take.
     pub timeouts: Timeouts,
+    /// How far Kubernetes is being heard.
+    pub hearing: Hearing,
     /// Where statuses of registrations are written.
     pub registrations: mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
     /// Where statuses of Registries are written.
@@ -92,6 +96,14 @@ enum Done {
     Asked(etcd::Result<etcd::Status>),
     /// etcd was asked which keys are on our leases.
     Listed(etcd::Result<Vec<Key>>),
+    /// The note was read that the predecessor left.
+    NoteRead {
+        /// The proof of leadership under which it was asked for.
+        fence: Fence,
+        note: Option<Held>,
+        /// When it had been read.
+        at: Instant,
+    },
     /// Keys were read that nobody is known to want.
     Looked(etcd::Result<Vec<(Key, Option<Held>, Revision)>>),
 }
@@ -107,7 +119,7 @@ struct Lines {
 }
 
 /// What Kubernetes has told, as a whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kubernetes {
     /// Whether that is everything.
     complete: bool,
@@ -115,6 +127,20 @@ struct Kubernetes {
     outdated: Option<Timestamp>,
     /// Whether there are registrations whose keys are not known.
     some_are_unclear: bool,
+    /// How far it has been heard.
+    progress: Progress,
+}
+
+impl Kubernetes {
+    /// It has told nothing.
+    fn silent() -> Self {
+        Self {
+            complete: false,
+            outdated: None,
+            some_are_unclear: false,
+            progress: Progress::new(KINDS),
+        }
+    }
 }
 
 /// One Registry's part of the operator.
@@ -129,9 +155,10 @@ struct Registrar {
 
     ledger: Ledger,
     kubernetes: Kubernetes,
-    /// The proof under which nothing is written until Kubernetes has told everything anew: it was won with an outdated
-    /// view, and whoever led before may have known better.
-    held_back: Option<Fence>,
+    /// What this replica has to hear before it writes, since it came to lead.
+    catching_up: Option<CatchingUp>,
+    /// Counts the notes that were left for a successor.
+    notes: u64,
 
     lines: Lines,
     /// What the election last said, as far as it was taken in: before that, nothing is done by it.
@@ -175,8 +202,9 @@ impl Registrar {
             ledger,
             writing: Writing::new(&limits, now),
             limits,
-            kubernetes: Kubernetes::default(),
-            held_back: None,
+            kubernetes: Kubernetes::silent(),
+            catching_up: None,
+            notes: 0,
             leadership: Leadership::Seeking,
             led: false,
             last_fence: None,

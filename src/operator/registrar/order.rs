@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::api::{Guard, Limits, Reason};
 use crate::index::RegistrationRef;
-use crate::plan::{Presence, Terms};
+use crate::plan::{Presence, Progress, Terms};
 
 /// Which object of a name it is, and which version of its spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub enum Order {
     KubernetesIsComplete,
     /// Since when what is known of Kubernetes is outdated, because it has not answered for long; none when it is not.
     KubernetesIsOutdated(Option<Timestamp>),
+    /// How far Kubernetes has been heard, as far as it has been told in orders.
+    Progress(Progress),
     /// Whether there are registrations whose keys are not known because they cannot be read: as long as there are,
     /// a key that nobody is known to want may be theirs.
     SomeAreUnclear(bool),

@@ -254,7 +254,7 @@ impl Registrar {
         match (self.standing.link(at), self.writing.trouble(at)) {
             (Link::Down(trouble), _) => unreachable(&trouble),
             (Link::Up | Link::Unsure, Some(trouble)) => unreachable(trouble),
-            (_, None) if self.held_back.is_some() => Footing::Starting,
+            (_, None) if self.catching_up.is_some() => Footing::Starting,
             (Link::Up, None) if self.kubernetes.complete => Footing::Firm,
             // A view that was live a moment ago still tells what is there.
             (Link::Unsure, None) if self.stance.footing == Footing::Firm => Footing::Firm,

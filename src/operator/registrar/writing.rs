@@ -177,12 +177,13 @@ impl Registrar {
     pub(super) fn may_write(&self, now: Instant) -> Option<Fence> {
         let fence = self.fence()?;
         let paused = |failing: &Failing| failing.again_at > now;
-        let refused = self.writing.fenced.as_ref() == Some(&fence) || self.held_back.as_ref() == Some(&fence);
+        let refused = self.writing.fenced.as_ref() == Some(&fence) || self.catching_up.is_some();
         let barred = refused || self.writing.failing.as_ref().is_some_and(paused) || self.standing.too_old().is_some();
         (!barred).then_some(fence)
     }
 
-    fn commit(&mut self, fence: &Fence, ticket: Ticket, transaction: Transaction, now: Instant) {
+    fn commit(&mut self, fence: &Fence, ticket: Ticket, mut transaction: Transaction, now: Instant) {
+        self.leave_note(fence, &mut transaction);
         self.writing.in_flight += 1;
         self.writing.budget.spend(transaction.ops.len());
         let heard = self.writing.heard.take().unwrap_or(now);
