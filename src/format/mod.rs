@@ -37,4 +37,5 @@ mod testing;
 pub use compiled::Format;
 pub use endpoint::{Endpoint, Record};
 pub use error::{FormatError, Refusal};
+pub(crate) use hash::fnv64;
 pub use service::{Service, ServicePort};
