@@ -4,6 +4,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -68,6 +70,31 @@ impl Listing {
         all(&api, "list the ServiceRegistrations of all namespaces").await
     }
 
+    /// All Registries.
+    pub async fn registries(&self) -> Result<Vec<Registry>, ListingError> {
+        let api: Api<Registry> = Api::all(self.client.clone());
+        all(&api, "list the Registries").await
+    }
+
+    /// The definitions that the cluster has of the kinds whose `names` are given; none for one that is not there.
+    pub async fn definitions(&self, names: &[String]) -> Result<Vec<Option<CustomResourceDefinition>>, ListingError> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            found.push(answer(&format!("get the definition {name}"), api.get_opt(name)).await?);
+        }
+        Ok(found)
+    }
+
+    /// The version of the kube-apiserver, such as `v1.36.3`.
+    pub async fn version(&self) -> Result<Info, ListingError> {
+        answer(
+            "ask the kube-apiserver for its version",
+            self.client.apiserver_version(),
+        )
+        .await
+    }
+
     /// A Registry, if it is there.
     pub async fn registry(&self, name: &str) -> Result<Option<Registry>, ListingError> {
         let api: Api<Registry> = Api::all(self.client.clone());
@@ -111,7 +138,7 @@ async fn all<K: Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>, doing:
     }
 }
 
-async fn answer<T>(doing: &str, question: impl Future<Output = kube::Result<T>>) -> Result<T, ListingError> {
+pub(super) async fn answer<T>(doing: &str, question: impl Future<Output = kube::Result<T>>) -> Result<T, ListingError> {
     match timeout(PATIENCE, question).await {
         Ok(answer) => answer.map_err(|cause| ListingError::Refused {
             doing: doing.to_owned(),

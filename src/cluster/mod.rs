@@ -10,6 +10,7 @@ mod hearing;
 mod lean;
 mod line;
 mod listing;
+mod rights;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};
@@ -17,4 +18,5 @@ pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
 pub use hearing::Hearing;
 pub use listing::{Listing, ListingError, pod};
+pub use rights::{RIGHTS, Right, clocks_apart, may};
 pub use watches::{KINDS, News, Seen, watch};

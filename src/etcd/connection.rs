@@ -168,6 +168,11 @@ impl Connection {
         (index, &self.shared.endpoints[index])
     }
 
+    /// How many there are.
+    pub(super) fn endpoint_count(&self) -> usize {
+        self.shared.endpoints.len()
+    }
+
     /// The endpoint with that index.
     pub(super) fn endpoint_at(&self, index: usize) -> &Endpoint {
         &self.shared.endpoints[index]

@@ -6,6 +6,7 @@
 mod connection;
 mod election;
 mod error;
+mod examine;
 mod lane;
 mod mirror;
 mod pause;
