@@ -1,5 +1,5 @@
 //! Carries out a transaction: one etcd transaction, which the fence guards as a whole and whose every write has a
-//! nested transaction with its own guard. The note comes last.
+//! nested transaction with its own guard. The note comes last, and keeps copies of it from being carried out.
 
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
@@ -15,8 +15,9 @@ impl Connection {
     /// It may not be empty nor have more than [`Transaction::MAX_OPS`] ops, and all its keys and values together must
     /// stay below etcd's request limit of 1.5 MiB: whoever plans it cuts it, else etcd answers [`Error::TooLarge`].
     ///
-    /// When an answer is lost, the transaction is sent again. If the first one had got through, its puts are then
-    /// `Refused`, held by exactly the value and lease that were to be written: read that as done.
+    /// When an answer is lost or late, the transaction is sent again. With a note it is carried out once nevertheless: of
+    /// the other copies the answer is [`Verdict::Overtaken`]. Without one, puts that got through are then `Refused`, held
+    /// by exactly the value and lease that were to be written.
     pub async fn commit(&self, fence: &Fence, transaction: &Transaction) -> Result<Verdict> {
         debug_assert!(!transaction.ops.is_empty(), "nothing to write");
         debug_assert!(transaction.ops.len() <= Transaction::MAX_OPS, "too many ops");
@@ -35,7 +36,7 @@ impl Connection {
             })
             .await;
         match answer {
-            Ok(answer) => interpret(answer, transaction.ops.len()),
+            Ok(answer) => interpret(answer, fence, transaction.ops.len()),
             Err(error) if error.is_lease_not_found() => Ok(Verdict::LeaseGone),
             Err(error) => Err(error),
         }
@@ -43,18 +44,20 @@ impl Connection {
 }
 
 fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
-    let leads = [
+    let mut holds = vec![
         Compare::create_revision(&*fence.key, CompareOp::Equal, fence.create_revision),
         Compare::lease(&*fence.key, CompareOp::Equal, fence.lease.0),
     ];
-    let writes = transaction.ops.iter().map(|op| TxnOp::txn(guarded(op)));
-    let note = transaction.note.iter().map(|note| {
-        let (key, value) = (&*note.key, &*note.value);
-        let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(note.lease.0)));
-        let newer = Compare::value(key, CompareOp::Greater, value);
-        TxnOp::txn(Txn::new().when([newer]).or_else([put]))
-    });
-    Txn::new().when(leads).and_then(writes.chain(note).collect::<Vec<_>>())
+    let mut writes: Vec<TxnOp> = transaction.ops.iter().map(|op| TxnOp::txn(guarded(op))).collect();
+    let mut looks = vec![TxnOp::get(&*fence.key, None)];
+    if let Some(note) = &transaction.note {
+        let key = &*note.key;
+        holds.push(Compare::mod_revision(key, CompareOp::Less, note.after + 1));
+        let options = PutOptions::new().with_lease(note.lease.0);
+        writes.push(TxnOp::put(key, &*note.value, Some(options)));
+        looks.push(TxnOp::get(key, None));
+    }
+    Txn::new().when(holds).and_then(writes).or_else(looks)
 }
 
 fn guarded(op: &Op) -> Txn {
@@ -78,9 +81,9 @@ fn guarded(op: &Op) -> Txn {
         .or_else([TxnOp::get(key, None)])
 }
 
-fn interpret(answer: TxnResponse, ops: usize) -> Result<Verdict> {
+fn interpret(answer: TxnResponse, fence: &Fence, ops: usize) -> Result<Verdict> {
     if !answer.succeeded() {
-        return Ok(Verdict::Fenced);
+        return refusal(answer, fence);
     }
     let header = answer.header().ok_or_else(|| Error::malformed("txn", "no header"))?;
     let revision = header.revision();
@@ -90,6 +93,20 @@ fn interpret(answer: TxnResponse, ops: usize) -> Result<Verdict> {
         return Err(Error::malformed("txn", "not one result per op"));
     }
     Ok(Verdict::Applied { revision, results })
+}
+
+/// Why nothing was written: the fence does not hold, or else a note was in the way.
+fn refusal(answer: TxnResponse, fence: &Fence) -> Result<Verdict> {
+    let mut found = answer.0.responses.into_iter();
+    let mut look = || holder("txn", found.next().into_iter().collect());
+    let leads = |leader: &Held| leader.create_revision == fence.create_revision && leader.lease == fence.lease;
+    if !look()?.as_ref().is_some_and(leads) {
+        return Ok(Verdict::Fenced);
+    }
+    match look()? {
+        Some(note) => Ok(Verdict::Overtaken { at: note.mod_revision }),
+        None => Err(Error::malformed("txn", "refused, though all that it demands is so")),
+    }
 }
 
 fn result_of(response: PbResponseOp) -> Result<OpResult> {

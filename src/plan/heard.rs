@@ -3,8 +3,9 @@
 //!
 //! A replica that stands by may hear of a pod later than the leader does. Were it to lead then and to go by what it
 //! knows, it would undo what its predecessor was right to do, and do it again when it has heard. So every leader leaves
-//! a note in etcd, in the very transactions that it writes: how far it had heard. Its successor reads the note once it
-//! leads, when nobody else can write any more, and waits until it has heard as much. Mostly it has.
+//! a note in etcd, in the very transactions that it writes: how far it had heard. Its successor reads the notes once it
+//! leads, when nobody else can write any more, and waits until it has heard as much. Mostly it has. Transactions that are
+//! under way at the same time go on tracks of their own, each with its own note.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,18 +14,16 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
-use super::transaction::{Fence, Key, Note, Op, Transaction, Value};
+use super::transaction::{LeaseId, Note, Op, Revision, Scope, Transaction, Value};
 
 /// Versions (`metadata.resourceVersion`) up to which objects have been heard of, by the name of their kind's resource.
 /// One apiserver's versions of one kind grow, and since Kubernetes 1.35 clients may rely on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heard(BTreeMap<Cow<'static, str>, u64>);
 
-/// A [`Heard`] with its place in the row of notes, which comes first, so that a later note is greater byte by byte; and the
-/// version of its format.
+/// A [`Heard`] with the version of its format.
 #[derive(Serialize, Deserialize)]
-struct Placed {
-    place: String,
+struct Versioned {
     v: u32,
     heard: BTreeMap<Cow<'static, str>, u64>,
 }
@@ -41,18 +40,25 @@ impl Heard {
         self.0.remove(kind);
     }
 
-    /// What is written of it as the `count`-th note of whoever leads by `fence`.
-    pub fn value(&self, fence: &Fence, count: u64) -> Value {
-        let place = format!("{:016x}.{count:016x}", fence.create_revision);
+    /// As far as `self` or `other` has been heard.
+    pub fn merge(&mut self, other: Self) {
+        for (kind, version) in other.0 {
+            let known = self.0.entry(kind).or_default();
+            *known = version.max(*known);
+        }
+    }
+
+    /// What is written of it.
+    pub fn value(&self) -> Value {
         let heard = self.0.clone();
-        serde_json::to_vec(&Placed { place, v: 1, heard })
+        serde_json::to_vec(&Versioned { v: 1, heard })
             .expect("text and integers always serialise")
             .into()
     }
 
     /// What was written; none if it is no such thing. Later versions may add fields, never change these.
     pub fn read(value: &[u8]) -> Option<Self> {
-        serde_json::from_slice::<Placed>(value)
+        serde_json::from_slice::<Versioned>(value)
             .ok()
             .map(|read| Self(read.heard))
     }
@@ -101,23 +107,28 @@ impl Progress {
 }
 
 impl Ledger {
-    /// The key of the note that leaders leave.
-    pub fn note_key(&self) -> Key {
+    /// Where the notes of all tracks lie.
+    pub fn notes(&self) -> Scope {
         self.meta.heard()
     }
 
-    /// The note to go with `transaction`, whose writer has heard as much; none for our own bookkeeping, which is right
-    /// whatever Kubernetes says. It is on the lease of a key that is written, or was: that one lives.
-    pub fn note(&self, transaction: &Transaction, heard: Value) -> Option<Note> {
-        let data = |op: &&Op| !self.meta.scope().contains(op.key());
-        let lease = transaction.ops.iter().filter(data).find_map(|op| match op {
+    /// The note to go with `transaction` on a track, on which the last one was left at the revision `after` at the
+    /// latest, from a writer who has heard as much. It is on the lease of a key that is written, or was: that one lives.
+    /// None where there is no such lease.
+    pub fn note(&self, transaction: &Transaction, track: usize, after: Revision, heard: Value) -> Option<Note> {
+        Some(Note {
+            key: format!("{}{track}", self.meta.heard().prefix()).into(),
+            value: heard,
+            lease: self.lease_of_note(&transaction.ops)?,
+            after,
+        })
+    }
+
+    /// The lease of the note that goes with `ops`.
+    pub(super) fn lease_of_note(&self, ops: &[Op]) -> Option<LeaseId> {
+        ops.iter().find_map(|op| match op {
             Op::Put { lease, .. } => Some(*lease),
             Op::Delete { key, .. } => self.our_lease(key),
-        });
-        Some(Note {
-            key: self.note_key(),
-            value: heard,
-            lease: lease?,
         })
     }
 }
@@ -127,15 +138,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::plan::LeaseId;
-
-    fn fence(create_revision: i64) -> Fence {
-        Fence {
-            key: "/leasehold/c1/leader".into(),
-            create_revision,
-            lease: LeaseId(1),
-        }
-    }
 
     fn heard(pods: u64, registrations: u64) -> Heard {
         let mut heard = Heard::default();
@@ -146,25 +148,13 @@ mod tests {
 
     #[test]
     fn a_note_reads_back_as_what_was_written_and_what_is_none_as_nothing() {
-        let value = heard(105, 99).value(&fence(26), 3);
-        let text = r#"{"place":"000000000000001a.0000000000000003","v":1,"heard":{"pods":105,"registrations":99}}"#;
+        let value = heard(105, 99).value();
+        let text = r#"{"v":1,"heard":{"pods":105,"registrations":99}}"#;
         assert_eq!(std::str::from_utf8(&value), Ok(text));
         assert_eq!(Heard::read(&value), Some(heard(105, 99)));
-        let later = br#"{"place":"1a.4","v":2,"heard":{"pods":105,"registrations":99},"why":"new"}"#;
+        let later = br#"{"v":2,"heard":{"pods":105,"registrations":99},"why":"new"}"#;
         assert_eq!(Heard::read(later), Some(heard(105, 99)));
         assert_eq!(Heard::read(b"{}"), None);
-    }
-
-    #[test]
-    fn a_later_note_is_greater_byte_by_byte_whatever_was_heard() {
-        let notes = [
-            heard(9, 9).value(&fence(9), 1),
-            heard(1, 1).value(&fence(9), 2),
-            heard(1, 1).value(&fence(9), 10),
-            heard(1, 1).value(&fence(10), 1),
-            heard(1, 1).value(&fence(1000), 1),
-        ];
-        assert!(notes.is_sorted());
     }
 
     #[test]
@@ -172,6 +162,8 @@ mod tests {
         let mut heard = heard(105, 99);
         heard.add("pods", 104);
         assert_eq!(heard, self::heard(105, 99));
+        heard.merge(self::heard(107, 98));
+        assert_eq!(heard, self::heard(107, 99));
         heard.forget("pods");
         heard.add("pods", 3);
         assert_eq!(heard, self::heard(3, 99));

@@ -18,7 +18,8 @@ impl Ledger {
         else {
             return;
         };
-        let verdict = verdict.filter(|_| !void);
+        // A copy of it may have been carried out.
+        let verdict = verdict.filter(|verdict| !void && !matches!(verdict, Verdict::Overtaken { .. }));
         let keys: Vec<Key> = ops.iter().map(|op| op.key().clone()).collect();
         for key in &keys {
             if let Some(slot) = self.slots.get_mut(key) {
@@ -42,7 +43,7 @@ impl Ledger {
             }
             Some(Verdict::LeaseGone) => self.settle_lease_gone(&ops),
             // Nothing was written, or it is not known: the same work comes up again, and the guards see to the rest.
-            Some(Verdict::Fenced) | None => {}
+            Some(Verdict::Fenced | Verdict::Overtaken { .. }) | None => {}
         }
         // Both who asked for the writes and who wants the keys by now may have more to do.
         for work in works {
@@ -106,11 +107,11 @@ impl Ledger {
         match leases.iter().next() {
             Some(only) if leases.len() == 1 => self.lease_is_gone(*only),
             // Where nothing is put, it is that of the note.
-            None => ops
-                .iter()
-                .find_map(|op| self.our_lease(op.key()))
-                .into_iter()
-                .for_each(|lease| self.lease_is_gone(lease)),
+            None => {
+                if let Some(lease) = self.lease_of_note(ops) {
+                    self.lease_is_gone(lease);
+                }
+            }
             _ => leases.into_iter().for_each(|lease| self.leases.doubt(lease)),
         }
     }

@@ -120,8 +120,8 @@ impl Op {
     }
 }
 
-/// What the writer of a transaction leaves for whoever writes next, in the same transaction. It is written unless what is
-/// there is greater, byte by byte: of transactions that overtake each other, the last one made has the last word.
+/// What the writer of a transaction leaves for whoever writes next, in the same transaction, which is carried out only if
+/// nobody has left another one since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// The key.
@@ -130,6 +130,8 @@ pub struct Note {
     pub value: Value,
     /// Its lease.
     pub lease: LeaseId,
+    /// The last revision at which the one before may have been left.
+    pub after: Revision,
 }
 
 /// Writes that reach consumers at one revision. Each op has its own guard: a refused one leaves the others standing.
@@ -137,7 +139,7 @@ pub struct Note {
 pub struct Transaction {
     /// At most [`Transaction::MAX_OPS`], each on a key of its own.
     pub ops: Vec<Op>,
-    /// What is left for whoever writes next.
+    /// What is left for whoever writes next; without it, the transaction may be carried out twice.
     pub note: Option<Note>,
 }
 
@@ -181,6 +183,12 @@ pub enum Verdict {
     },
     /// Somebody else leads: nothing was written.
     Fenced,
+    /// A note was left after the one that the transaction follows, at this revision: by a copy of the transaction itself,
+    /// or by an earlier one of which nothing had been heard. Nothing was written by this one.
+    Overtaken {
+        /// When the note was left.
+        at: Revision,
+    },
     /// A lease named by a put does not exist (any more): nothing was written.
     LeaseGone,
 }

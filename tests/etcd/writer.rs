@@ -22,11 +22,12 @@ fn remove(key: &str, mod_revision: Revision) -> Op {
     }
 }
 
-fn note(value: &str, lease: LeaseId) -> Note {
+fn note(value: &str, lease: LeaseId, after: Revision) -> Note {
     Note {
-        key: "/meta/heard".into(),
+        key: "/meta/heard/0".into(),
         value: value.as_bytes().into(),
         lease,
+        after,
     }
 }
 
@@ -203,51 +204,60 @@ async fn a_transaction_of_the_full_size_passes_the_default_limits_of_every_relea
         let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
         let key = |i: usize| format!("/a/{i}");
         let ops = (0..Transaction::MAX_OPS).map(|i| write(&key(i), "one", lease, Expect::Absent));
-        let (revision, results) = apply_with(&connection, &fence, ops.collect(), Some(note("1", lease))).await;
+        let (revision, results) = apply_with(
+            &connection,
+            &fence,
+            ops.collect(),
+            Some(note("1", lease, fence.create_revision)),
+        )
+        .await;
         assert!(results.iter().all(|result| *result == OpResult::Done), "{version}");
         let ops = (0..Transaction::MAX_OPS).map(|i| remove(&key(i), revision));
-        apply_with(&connection, &fence, ops.collect(), Some(note("2", lease))).await;
+        apply_with(&connection, &fence, ops.collect(), Some(note("2", lease, revision))).await;
         assert_eq!(cluster.dump("/a/").await.expect("dump").len(), 0, "{version}");
     }
 }
 
 #[tokio::test]
-async fn a_note_goes_with_the_writes_and_never_back_to_an_earlier_one() {
+async fn a_copy_of_a_transaction_that_comes_late_brings_no_key_back() {
     let (cluster, connection) = one().await;
     let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
-    let noted = || async {
-        let held = cluster.dump("/meta/heard").await.expect("dump");
-        held.into_values()
-            .map(|held| (held.value, held.lease))
-            .collect::<Vec<_>>()
+    let create = Transaction {
+        ops: vec![write("/a/1", "x", lease, Expect::Absent)],
+        note: Some(note("1", lease, fence.create_revision)),
     };
-    let write_with = |key: &'static str, value: &'static str| {
-        let ops = vec![write(key, "x", lease, Expect::Absent)];
-        apply_with(&connection, &fence, ops, Some(note(value, lease)))
+    let verdict = connection.commit(&fence, &create).await.expect("commit");
+    let Verdict::Applied { revision: created, .. } = verdict else {
+        panic!("not applied: {verdict:?}");
     };
-    write_with("/a/1", "2").await;
-    assert_eq!(noted().await, [("2".to_owned(), lease.0)]);
-    let (_, results) = write_with("/a/2", "1").await;
-    assert_eq!(results, [OpResult::Done], "overtaken, but the write itself is good");
-    assert_eq!(noted().await, [("2".to_owned(), lease.0)]);
-    write_with("/a/3", "3").await;
-    assert_eq!(noted().await, [("3".to_owned(), lease.0)]);
+    assert_eq!(
+        cluster.dump("/meta/heard/0").await.expect("dump")["/meta/heard/0"].value,
+        "1"
+    );
+    // Another one, on another track.
+    apply(&connection, &fence, vec![remove("/a/1", created)]).await;
+    let before = cluster.revision().await.expect("revision");
+    let late = connection.commit(&fence, &create).await.expect("commit");
+    assert_eq!(late, Verdict::Overtaken { at: created });
+    assert_eq!(cluster.revision().await.expect("revision"), before);
+
+    // The next one on the track knows when that one was written.
+    let ops = vec![write("/a/2", "x", lease, Expect::Absent)];
+    let (revision, results) = apply_with(&connection, &fence, ops, Some(note("2", lease, created))).await;
+    assert_eq!(results, [OpResult::Done]);
+    // Of one of which nothing was heard, it does not: it learns it, and is carried out then.
+    let unaware = Transaction {
+        ops: vec![write("/a/3", "x", lease, Expect::Absent)],
+        note: Some(note("3", lease, created)),
+    };
+    let verdict = connection.commit(&fence, &unaware).await.expect("commit");
+    assert_eq!(verdict, Verdict::Overtaken { at: revision });
+    let (_, results) = apply_with(&connection, &fence, unaware.ops, Some(note("3", lease, revision))).await;
+    assert_eq!(results, [OpResult::Done]);
 
     delete(&cluster, "/meta/leader").await;
-    let ops = vec![write("/a/4", "x", lease, Expect::Absent)];
-    let stale = Transaction {
-        ops,
-        note: Some(note("4", lease)),
-    };
-    assert_eq!(
-        connection.commit(&fence, &stale).await.expect("commit"),
-        Verdict::Fenced
-    );
-    assert_eq!(
-        noted().await,
-        [("3".to_owned(), lease.0)],
-        "who no longer leads leaves no word"
-    );
+    let late = connection.commit(&fence, &create).await.expect("commit");
+    assert_eq!(late, Verdict::Fenced, "who leads no more is told that and nothing else");
 }
 
 #[tokio::test]

@@ -3,10 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use super::tracks::Track;
 use super::{Done, Registrar};
-use crate::plan::{Fence, Heard, Held, Transaction};
+use crate::etcd::Snapshot;
+use crate::plan::{Fence, Heard, Held, Key, Transaction};
 
-/// Before the note is asked for again.
+/// Before the notes are asked for again.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a replica that came to lead has to hear before it writes.
@@ -14,41 +16,44 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct CatchingUp {
     /// The proof it leads by.
     fence: Fence,
-    /// What the predecessor had heard, and when that was read; none until then.
-    note: Option<(Heard, Instant)>,
+    /// What predecessors had heard, and when that was read; none until then.
+    notes: Option<(Heard, Instant)>,
     /// Whether it was said that this takes a while.
     told: bool,
 }
 
 impl Registrar {
-    /// This replica leads by a new proof: nobody can have written since it got it. So what the note says now is all that
+    /// This replica leads by a new proof: nobody can have written since it got it. So what the notes say now is all that
     /// any predecessor went by.
     pub(super) fn catch_up(&mut self, fence: Fence) {
-        let (connection, key) = (self.connection.clone(), self.ledger.note_key());
+        let (connection, notes) = (self.connection.clone(), self.ledger.notes());
         let won = fence.clone();
         self.catching_up = Some(CatchingUp {
             fence,
-            note: None,
+            notes: None,
             told: false,
         });
         self.tasks.spawn(async move {
             loop {
-                if let Ok((note, _)) = connection.get(&key).await {
+                if let Ok(Snapshot { entries: notes, .. }) = connection.range(&notes, None).await {
                     let (fence, at) = (won, Instant::now());
-                    return Done::NoteRead { fence, note, at };
+                    return Done::NotesRead { fence, notes, at };
                 }
                 tokio::time::sleep(PAUSE).await;
             }
         });
     }
 
-    /// The predecessor's note has been read.
-    pub(super) fn note_read(&mut self, fence: &Fence, note: Option<Held>, at: Instant) {
+    /// The notes of predecessors have been read.
+    pub(super) fn notes_read(&mut self, fence: &Fence, notes: &[(Key, Held)], at: Instant) {
         let Some(catching_up) = self.catching_up.as_mut().filter(|one| one.fence == *fence) else {
             return;
         };
-        let heard = note.and_then(|note| Heard::read(&note.value)).unwrap_or_default();
-        catching_up.note = Some((heard, at));
+        let mut heard = Heard::default();
+        for (_, note) in notes {
+            heard.merge(Heard::read(&note.value).unwrap_or_default());
+        }
+        catching_up.notes = Some((heard, at));
         self.has_caught_up();
     }
 
@@ -56,7 +61,7 @@ impl Registrar {
     /// they miss nobody knows.
     pub(super) fn has_caught_up(&mut self) {
         let Some(CatchingUp {
-            note: Some((needed, since)),
+            notes: Some((needed, since)),
             told,
             ..
         }) = &mut self.catching_up
@@ -76,9 +81,8 @@ impl Registrar {
     }
 
     /// Leaves word with `transaction` of how far this replica has heard.
-    pub(super) fn leave_note(&mut self, fence: &Fence, transaction: &mut Transaction) {
-        self.notes += 1;
-        let heard = self.context.hearing.now().value(fence, self.notes);
-        transaction.note = self.ledger.note(transaction, heard);
+    pub(super) fn leave_note(&self, track: Track, transaction: &mut Transaction) {
+        let heard = self.context.hearing.now().value();
+        transaction.note = self.ledger.note(transaction, track.number, track.after, heard);
     }
 }

@@ -123,13 +123,14 @@ impl Registrar {
         match done {
             Done::Written {
                 ticket,
+                track,
                 fence,
                 result,
                 heard,
-            } => self.written(ticket, fence, result, heard),
+            } => self.written((ticket, track), fence, result, heard),
             Done::Granted { lease, ttl, result } => self.granted(lease, ttl, result),
             Done::Asked(answer) => self.standing.answered(answer, Instant::now()),
-            Done::NoteRead { fence, note, at } => self.note_read(&fence, note, at),
+            Done::NotesRead { fence, notes, at } => self.notes_read(&fence, &notes, at),
             Done::Listed(keys) => self.listed(keys),
             Done::Looked(found) => self.looked(found),
         }

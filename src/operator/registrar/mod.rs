@@ -17,6 +17,7 @@ mod serve;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod tracks;
 mod writing;
 
 use std::collections::{BTreeSet, HashMap};
@@ -35,6 +36,7 @@ use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
 pub use self::serve::serve;
 use self::standing::Standing;
+use self::tracks::Track;
 use self::writing::Writing;
 use super::pacer::Pacer;
 use crate::api::{Limits, Registry, ServiceRegistration};
@@ -80,6 +82,8 @@ enum Done {
     /// A transaction ended.
     Written {
         ticket: Ticket,
+        /// What it went on.
+        track: Track,
         /// The proof of leadership it was sent under.
         fence: Fence,
         result: etcd::Result<Verdict>,
@@ -96,12 +100,12 @@ enum Done {
     Asked(etcd::Result<etcd::Status>),
     /// etcd was asked which keys are on our leases.
     Listed(etcd::Result<Vec<Key>>),
-    /// The note was read that the predecessor left.
-    NoteRead {
-        /// The proof of leadership under which it was asked for.
+    /// The notes were read that predecessors left.
+    NotesRead {
+        /// The proof of leadership under which they were asked for.
         fence: Fence,
-        note: Option<Held>,
-        /// When it had been read.
+        notes: Vec<(Key, Held)>,
+        /// When they had been read.
         at: Instant,
     },
     /// Keys were read that nobody is known to want.
@@ -157,8 +161,6 @@ struct Registrar {
     kubernetes: Kubernetes,
     /// What this replica has to hear before it writes, since it came to lead.
     catching_up: Option<CatchingUp>,
-    /// Counts the notes that were left for a successor.
-    notes: u64,
 
     lines: Lines,
     /// What the election last said, as far as it was taken in: before that, nothing is done by it.
@@ -204,7 +206,6 @@ impl Registrar {
             limits,
             kubernetes: Kubernetes::silent(),
             catching_up: None,
-            notes: 0,
             leadership: Leadership::Seeking,
             led: false,
             last_fence: None,

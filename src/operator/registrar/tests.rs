@@ -89,13 +89,18 @@ impl Rig {
             let mut heard = Heard::default();
             heard.add("pods", pods);
             Held {
-                value: heard.value(&fence(proof - 1), 1),
+                value: heard.value(),
                 lease: LeaseId(1),
                 create_revision: 1,
                 mod_revision: 1,
             }
         };
-        self.registrar.note_read(&fence(proof), pods.map(held), Instant::now());
+        let notes: Vec<(Key, Held)> = pods
+            .map(held)
+            .into_iter()
+            .map(|held| ("/leasehold/c1/heard/0".into(), held))
+            .collect();
+        self.registrar.notes_read(&fence(proof), &notes, Instant::now());
     }
 
     /// Everything has been heard up to this version of a pod, where the apiserver was at `present` when it was asked.
@@ -191,13 +196,21 @@ async fn a_write_refused_under_an_old_proof_says_nothing_about_a_new_one() {
     rig.lead(Leadership::Leading(fence(9)));
     rig.note_read(9, None);
     let now = Instant::now();
-    rig.registrar
-        .written(Ticket::default(), fence(7), Ok(Verdict::Fenced), now);
+    rig.registrar.written(
+        (Ticket::default(), Track { number: 0, after: 0 }),
+        fence(7),
+        Ok(Verdict::Fenced),
+        now,
+    );
     assert_eq!(rig.registrar.may_write(now), Some(fence(9)));
 
     rig.registrar.writing.begin();
-    rig.registrar
-        .written(Ticket::default(), fence(9), Ok(Verdict::Fenced), now);
+    rig.registrar.written(
+        (Ticket::default(), Track { number: 0, after: 0 }),
+        fence(9),
+        Ok(Verdict::Fenced),
+        now,
+    );
     assert_eq!(rig.registrar.may_write(now), None);
 }
 
