@@ -1,5 +1,5 @@
 //! Carries out a transaction: one etcd transaction, which the fence guards as a whole and whose every write has a
-//! nested transaction with its own guard.
+//! nested transaction with its own guard, and those of its unit.
 
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
@@ -47,29 +47,36 @@ fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
         Compare::create_revision(&*fence.key, CompareOp::Equal, fence.create_revision),
         Compare::lease(&*fence.key, CompareOp::Equal, fence.lease.0),
     ];
-    let writes: Vec<_> = transaction.ops.iter().map(|op| TxnOp::txn(guarded(op))).collect();
+    let nested = |(position, op)| TxnOp::txn(guarded(op, transaction.unit_of(position)));
+    let writes: Vec<_> = transaction.ops.iter().enumerate().map(nested).collect();
     Txn::new().when(leads).and_then(writes)
 }
 
-fn guarded(op: &Op) -> Txn {
+/// `op`, which depends on the guards of its whole unit: etcd compares them all before it writes anything, so the ops of
+/// a unit find the same answer.
+fn guarded(op: &Op, unit: &[Op]) -> Txn {
     let key: &str = op.key();
-    let (expect, write) = match op {
-        Op::Put {
-            value, lease, expect, ..
-        } => {
+    let write = match op {
+        Op::Put { value, lease, .. } => {
             let options = PutOptions::new().with_lease(lease.0);
-            (*expect, TxnOp::put(key, &**value, Some(options)))
+            TxnOp::put(key, &**value, Some(options))
         }
-        Op::Delete { mod_revision, .. } => (Expect::At(*mod_revision), TxnOp::delete(key, None)),
+        Op::Delete { .. } => TxnOp::delete(key, None),
+        Op::Check { .. } => TxnOp::get(key, None),
     };
-    let guard = match expect {
-        Expect::Absent => Compare::create_revision(key, CompareOp::Equal, 0),
-        Expect::At(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
-    };
+    let guards: Vec<Compare> = unit.iter().map(guard).collect();
     Txn::new()
-        .when([guard])
+        .when(guards)
         .and_then([write])
         .or_else([TxnOp::get(key, None)])
+}
+
+fn guard(op: &Op) -> Compare {
+    let key: &str = op.key();
+    match op.expect() {
+        Expect::Absent => Compare::create_revision(key, CompareOp::Equal, 0),
+        Expect::At(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
+    }
 }
 
 fn interpret(answer: TxnResponse, ops: usize) -> Result<Verdict> {

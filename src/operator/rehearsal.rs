@@ -188,9 +188,10 @@ impl Rehearsal {
                         results: transaction.ops.iter().map(|_| OpResult::Done).collect(),
                     };
                     self.ledger.settle(ticket, Some(verdict));
-                    written.extend(transaction.ops.into_iter().map(|op| match op {
-                        Op::Put { key, value, .. } => (key, Some(value)),
-                        Op::Delete { key, .. } => (key, None),
+                    written.extend(transaction.ops.into_iter().filter_map(|op| match op {
+                        Op::Put { key, value, .. } => Some((key, Some(value))),
+                        Op::Delete { key, .. } => Some((key, None)),
+                        Op::Check { .. } => None,
                     }));
                 }
             }

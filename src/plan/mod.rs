@@ -29,6 +29,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod units;
 mod work;
 #[cfg(test)]
 mod world;

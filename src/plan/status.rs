@@ -274,7 +274,11 @@ fn conflict(conflicts: &[Conflict]) -> (bool, Reason, String) {
             }
             Holder::Registration(registration) => format!("by the older registration {registration}"),
         };
-        format!("{} is held {holder}", conflict.key)
+        let along = match &conflict.along[..] {
+            [] => String::new(),
+            keys => format!(" (and {} makes no sense without it)", named(keys, ToString::to_string)),
+        };
+        format!("{} is held {holder}{along}", conflict.key)
     };
     let message = format!(
         "{}. It is left alone, and taken as soon as it is free.",

@@ -1,6 +1,7 @@
 //! What one pod is to have in etcd on behalf of one registration: the place where a pod becomes keys.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::transaction::Key;
@@ -65,6 +66,21 @@ pub struct Lodging {
     pub endpoint: Endpoint,
     /// Its records, each under a key of its own.
     pub records: Vec<Record>,
+    /// Ranges of `records` that make sense together only: they are written and removed as one. The others stand alone.
+    pub units: Vec<Range<usize>>,
+}
+
+impl Lodging {
+    /// The records by what is written as one: those of a unit, or a single one.
+    pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let unit = self.units.iter().find(|unit| unit.start == next).cloned();
+            let group = self.records.get(unit.unwrap_or(next..next + 1))?;
+            next += group.len();
+            Some(group)
+        })
+    }
 }
 
 /// Why a ready pod is not, or not wholly, registered.
@@ -119,19 +135,29 @@ impl Tenancy {
             tenancy.problems.push(Problem::WeightUnreadable);
         }
         for endpoint in pod.endpoints {
-            let mut records = Vec::with_capacity(outlets.len());
+            let (mut records, mut units) = (Vec::with_capacity(outlets.len()), Vec::new());
             for outlet in outlets
                 .iter()
                 .filter(|outlet| outlet.format.carries(&endpoint.port_name))
             {
                 match outlet.format.record(&endpoint, outlet.sole_port) {
-                    Ok(written) => records.extend(written),
+                    Ok(written) => {
+                        let first = records.len();
+                        records.extend(written);
+                        if records.len() > first + 1 {
+                            units.push(first..records.len());
+                        }
+                    }
                     Err(refusal) => tenancy.problems.push(Problem::Refused {
                         reason: refusal.to_string(),
                     }),
                 }
             }
-            tenancy.lodgings.push(Lodging { endpoint, records });
+            tenancy.lodgings.push(Lodging {
+                endpoint,
+                records,
+                units,
+            });
         }
         Some(tenancy)
     }
@@ -139,6 +165,11 @@ impl Tenancy {
     /// The keys of all records, in the order of endpoints.
     pub fn keys(&self) -> Vec<Key> {
         self.records().map(|record| record.key.clone()).collect()
+    }
+
+    /// All records by what is written as one, in the order of endpoints.
+    pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
+        self.lodgings.iter().flat_map(Lodging::groups)
     }
 
     /// All records, in the order of endpoints.

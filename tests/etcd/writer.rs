@@ -24,7 +24,7 @@ fn remove(key: &str, mod_revision: Revision) -> Op {
 
 /// Commits what has to be applied.
 async fn apply(connection: &Connection, fence: &Fence, ops: Vec<Op>) -> (Revision, Vec<OpResult>) {
-    match connection.commit(fence, &Transaction { ops }).await.expect("commit") {
+    match connection.commit(fence, &Transaction::of(ops)).await.expect("commit") {
         Verdict::Applied { revision, results } => (revision, results),
         verdict => panic!("not applied: {verdict:?}"),
     }
@@ -151,7 +151,7 @@ async fn a_put_on_a_dead_lease_writes_nothing_and_says_so() {
         write("/a/1", "one", alive, Expect::Absent),
         write("/a/2", "two", dead, Expect::Absent),
     ];
-    let verdict = connection.commit(&fence, &Transaction { ops }).await.expect("commit");
+    let verdict = connection.commit(&fence, &Transaction::of(ops)).await.expect("commit");
     assert_eq!(verdict, Verdict::LeaseGone);
     assert_eq!(cluster.revision().await.expect("revision"), before);
 }
@@ -198,7 +198,7 @@ async fn p7_a_leader_from_before_a_restore_changes_nothing_though_its_revision_h
     let fresh = lead_on(&cluster, lease).await;
     assert_eq!(fresh.create_revision, stale.create_revision, "else it proves nothing");
     let ops = || vec![write("/a/1", "x", lease, Expect::Absent)];
-    let verdict = connection.commit(&stale, &Transaction { ops: ops() }).await;
+    let verdict = connection.commit(&stale, &Transaction::of(ops())).await;
     assert_eq!(verdict.expect("commit"), Verdict::Fenced);
     let (_, results) = apply(&connection, &fresh, ops()).await;
     assert_eq!(results, [OpResult::Done]);
@@ -210,7 +210,7 @@ async fn a_transaction_beyond_the_request_limit_is_refused_as_too_large() {
     let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
     let ops = vec![write("/a/1", &"x".repeat(2 << 20), lease, Expect::Absent)];
     let error = connection
-        .commit(&fence, &Transaction { ops })
+        .commit(&fence, &Transaction::of(ops))
         .await
         .expect_err("larger than 1.5 MiB");
     assert!(matches!(error, Error::TooLarge { .. }), "{error:?}");

@@ -99,7 +99,7 @@ pub fn announce(
 }
 
 /// What makes a conflict the same after a restart.
-fn occurrence(Conflict { key, holder }: &Conflict) -> String {
+fn occurrence(Conflict { key, holder, .. }: &Conflict) -> String {
     match holder {
         Holder::Stranger { create_revision, .. } => format!("{key} {create_revision}"),
         Holder::Registration(registration) => format!("{key} {registration}"),

@@ -65,6 +65,7 @@ fn conflict(key: &str, holder: Holder) -> Conflict {
     Conflict {
         key: key.into(),
         holder,
+        along: Vec::new(),
     }
 }
 
