@@ -98,6 +98,63 @@ async fn a_foreign_key_refuses_only_its_own_write_and_its_holder_is_told() {
 }
 
 #[tokio::test]
+async fn the_ops_of_a_unit_happen_together_or_not_at_all_and_leave_the_others_alone() {
+    let (cluster, connection) = one().await;
+    let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
+    put(&cluster, "/a/weight", "theirs", LeaseId::NONE).await;
+    let known = put(&cluster, "/b/url", "ours", lease).await;
+    let check = |expect| Op::Check {
+        key: "/b/url".into(),
+        expect,
+    };
+    let transaction = |expect| Transaction {
+        ops: vec![
+            write("/a/url", "ours", lease, Expect::Absent),
+            write("/a/weight", "ours", lease, Expect::Absent),
+            write("/alone", "ours", lease, Expect::Absent),
+            check(expect),
+            write("/b/weight", "ours", lease, Expect::Absent),
+        ],
+        units: vec![0..2, 3..5],
+    };
+    let commit = async |expect| match connection.commit(&fence, &transaction(expect)).await.expect("commit") {
+        Verdict::Applied { results, .. } => results,
+        verdict => panic!("not applied: {verdict:?}"),
+    };
+    let results = commit(Expect::At(known + 100)).await;
+    assert_eq!(holder(&results[0]), None, "it is free, but useless without its weight");
+    assert_eq!(holder(&results[1]), Some(("theirs".to_owned(), LeaseId::NONE)));
+    assert_eq!(results[2], OpResult::Done);
+    assert_eq!(holder(&results[3]), Some(("ours".to_owned(), lease)));
+    assert_eq!(holder(&results[4]), None);
+
+    let results = commit(Expect::At(known)).await;
+    assert_eq!(results[3..], [OpResult::Done, OpResult::Done]);
+    let held = cluster.dump("/").await.expect("dump");
+    assert_eq!(held["/b/url"].mod_revision, known, "checked, not written");
+    assert!(
+        held.contains_key("/b/weight") && !held.contains_key("/a/url"),
+        "{held:?}"
+    );
+}
+
+#[tokio::test]
+async fn etcd_takes_a_transaction_as_full_as_its_largest_unit_allows() {
+    let (cluster, connection) = one().await;
+    let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
+    let width = 8;
+    let ops = (0..Transaction::MAX_OPS + 1 - width).map(|i| write(&format!("/a/{i}"), "x", lease, Expect::Absent));
+    let transaction = Transaction {
+        ops: ops.collect(),
+        units: vec![0..width],
+    };
+    let Verdict::Applied { results, .. } = connection.commit(&fence, &transaction).await.expect("commit") else {
+        panic!("not applied");
+    };
+    assert!(results.iter().all(|result| *result == OpResult::Done));
+}
+
+#[tokio::test]
 async fn a_deletion_of_a_key_that_was_written_since_is_refused() {
     let (cluster, connection) = one().await;
     let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
@@ -112,16 +169,14 @@ async fn a_leader_that_slept_through_the_loss_of_its_key_changes_nothing() {
     let (cluster, connection) = one().await;
     let (stale, lease) = (lead(&cluster).await, grant(&connection, 60).await);
     let known = put(&cluster, "/a/1", "one", lease).await;
-    let ops = || Transaction {
-        ops: vec![
+    let ops = || {
+        Transaction::of(vec![
             write("/a/1", "stale", lease, Expect::At(known)),
             write("/a/2", "stale", lease, Expect::Absent),
             remove("/a/1", known),
-        ],
+        ])
     };
-    let one_op = |i: usize| Transaction {
-        ops: vec![ops().ops.swap_remove(i)],
-    };
+    let one_op = |i: usize| Transaction::of(vec![ops().ops.swap_remove(i)]);
 
     delete(&cluster, "/meta/leader").await;
     let before = cluster.revision().await.expect("revision");
