@@ -15,6 +15,7 @@ mod last;
 mod leases;
 mod ledger;
 mod meta;
+mod namesakes;
 mod planner;
 #[cfg(test)]
 mod properties;
