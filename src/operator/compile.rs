@@ -123,7 +123,7 @@ impl Compiled {
     }
 
     /// Lets these of its formats stand aside, and no others.
-    pub fn stand_aside(&mut self, aside: Vec<Aside>) {
+    pub fn stand_aside(&mut self, aside: &[Aside]) {
         let all = self.all_outlets();
         (self.outlets, self.aside) = (Vec::new(), Vec::new());
         for (place, outlet) in all.into_iter().enumerate() {

@@ -47,6 +47,7 @@ pub(super) enum Event {
 
 /// What a registration asks for.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own")]
 pub(super) struct Wish {
     pub scopes: Vec<usize>,
     pub created: i64,

@@ -335,7 +335,8 @@ pub(super) fn tenancy(pod: &str, keys: &[&str], value: &str) -> Tenancy {
 /// The same, with all keys written as one.
 pub(super) fn whole(pod: &str, keys: &[&str], value: &str) -> Tenancy {
     let mut tenancy = tenancy(pod, keys, value);
-    tenancy.lodgings[0].units = vec![0..keys.len()];
+    let unit = 0..keys.len();
+    tenancy.lodgings[0].units = vec![unit];
     tenancy
 }
 

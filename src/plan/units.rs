@@ -207,7 +207,8 @@ pub(super) fn fitting(
         let size: usize = group.iter().map(size_of).sum();
         // The largest unit's guards count beside the ops: see `Transaction::MAX_OPS`.
         let fits = gathered.ops.len() + ops + widest <= max_ops + 1 && ops <= capacity && bytes + size <= limit;
-        if !fits && !(alone && part == 0) {
+        let is_first = alone && part == 0;
+        if !fits && !is_first {
             break;
         }
         part += 1;

@@ -144,9 +144,10 @@ async fn etcd_takes_a_transaction_as_full_as_its_largest_unit_allows() {
     let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
     let width = 8;
     let ops = (0..Transaction::MAX_OPS + 1 - width).map(|i| write(&format!("/a/{i}"), "x", lease, Expect::Absent));
+    let unit = 0..width;
     let transaction = Transaction {
         ops: ops.collect(),
-        units: vec![0..width],
+        units: vec![unit],
     };
     let Verdict::Applied { results, .. } = connection.commit(&fence, &transaction).await.expect("commit") else {
         panic!("not applied");

@@ -309,8 +309,9 @@ async fn a_format_whose_keys_another_registration_s_consumers_would_read_stands_
 {
     let namespace = bed().await.namespace("clash").await?;
     let (root, etcd) = (namespace.name().to_owned(), bed().await.registry());
-    let traefik = json!({"formats": [{"type": "Traefik", "root": root}]});
-    let notes = json!({"formats": [
+    let selector = json!({"matchLabels": {"app": "orders"}});
+    let traefik = json!({"selector": selector, "formats": [{"type": "Traefik", "root": root}]});
+    let notes = json!({"selector": selector, "formats": [
         {"type": "Plain", "prefix": format!("{root}/notes")},
         {"type": "Plain", "prefix": format!("/else/{root}")},
     ]});

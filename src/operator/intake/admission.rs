@@ -175,7 +175,7 @@ impl Intake {
         let concerned = self
             .neighbours
             .settle(reference, registration.created, &registry, compiled.readings());
-        compiled.stand_aside(self.neighbours.aside(reference));
+        compiled.stand_aside(&self.neighbours.aside(reference));
         for (_, aside) in &compiled.aside {
             tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format stands aside");
         }
@@ -223,10 +223,12 @@ impl Intake {
             let Some(entry) = self.entries.get_mut(reference) else {
                 continue;
             };
-            let differs = |compiled: &&Box<Compiled>| !compiled.aside.iter().map(|(_, aside)| aside).eq(&aside);
-            let Some(compiled) = entry.in_force.as_ref().filter(differs).cloned() else {
+            let Some(compiled) = entry.in_force.clone() else {
                 continue;
             };
+            if compiled.aside.iter().map(|(_, aside)| aside).eq(&aside) {
+                continue;
+            }
             // A newer spec that waits goes on waiting.
             let pending = entry.pending.take();
             // Forgotten first, so that every pod of it counts as changed.

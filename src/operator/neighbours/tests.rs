@@ -218,7 +218,7 @@ fn many_of_one_kind_are_not_compared_with_one_another() {
     }
     // Two hundred million comparisons would take minutes here.
     assert!(
-        began.elapsed() < std::time::Duration::from_secs(60),
+        began.elapsed() < std::time::Duration::from_mins(1),
         "{:?}",
         began.elapsed()
     );

@@ -60,9 +60,9 @@ pub fn announce(
         }
     };
     let announced = &mut subject.announced;
-    let held = || Some((Reason::KeysHeld, occurrence(report.conflicts.first()?)));
+    let conflict = || Some((Reason::KeysHeld, occurrence(report.conflicts.first()?)));
     let clash = subject.aside.first().map(|aside| (Reason::FormatsClash, aside.clone()));
-    match (clash.or_else(held), &announced.conflict) {
+    match (clash.or_else(conflict), &announced.conflict) {
         (Some((reason, first)), None) => {
             let keys = report.conflicts.len();
             tracing::warn!(%registration, keys, first, "keys are held by someone else, or formats clash");

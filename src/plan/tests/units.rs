@@ -62,7 +62,7 @@ fn a_stranger_who_is_quicker_with_one_key_keeps_the_other_from_being_written() {
     let mut rig = Rig::new();
     want_whole(&mut rig, "ours");
     let (ticket, transaction) = next_write(&mut rig);
-    assert_eq!(transaction.units, [0..2]);
+    assert_eq!(transaction.unit_of(0).len(), 2);
     rig.etcd.foreign_put(WEIGHT, "theirs");
     let verdict = rig.commit(&transaction);
     rig.ledger.settle(ticket, Some(verdict));
@@ -150,7 +150,7 @@ fn nothing_is_withdrawn_for_a_key_on_a_lease_whose_record_is_merely_not_known_ye
     while let Some(observation) = rig.etcd.tell(0) {
         match &observation {
             super::super::Observation::Changed { key, .. } if meta().recorded_lease(key).is_some() => {
-                late.push(observation)
+                late.push(observation);
             }
             _ => rig.ledger.observe(observation),
         }
@@ -164,7 +164,9 @@ fn nothing_is_withdrawn_for_a_key_on_a_lease_whose_record_is_merely_not_known_ye
     rig.run();
     assert_eq!(rig.etcd.held(URL).cloned(), url, "etcd knows better");
     assert_eq!(rig.report("orders").conflicts, [], "and has told");
-    late.into_iter().for_each(|observation| rig.ledger.observe(observation));
+    for observation in late {
+        rig.ledger.observe(observation);
+    }
     rig.run();
     assert_eq!(there(&rig), [Some("ours".to_owned()), Some("ours".to_owned())]);
 }
@@ -176,7 +178,7 @@ fn a_unit_is_removed_whole_or_waits() {
     rig.run();
     rig.drop_pod("orders", "p");
     let (ticket, transaction) = next_write(&mut rig);
-    assert_eq!((transaction.ops.len(), &transaction.units[..]), (2, &[0..2][..]));
+    assert_eq!((transaction.ops.len(), transaction.unit_of(0).len()), (2, 2));
     rig.etcd.foreign_put(URL, "overwritten");
     let verdict = rig.commit(&transaction);
     rig.ledger.settle(ticket, Some(verdict));
@@ -196,8 +198,8 @@ fn a_registration_that_goes_takes_each_unit_away_as_one() {
     rig.ledger.remove_registration(&reference("orders"));
     let (_, transaction) = next_write(&mut rig);
     assert_eq!(
-        (keys(&transaction), &transaction.units[..]),
-        (vec![URL, WEIGHT], &[0..2][..])
+        (keys(&transaction), transaction.unit_of(0).len()),
+        (vec![URL, WEIGHT], 2)
     );
 }
 
@@ -215,8 +217,8 @@ fn what_a_predecessor_left_of_a_unit_goes_as_one() {
     successor.ledger.kubernetes_is_complete();
     let (_, transaction) = next_write(&mut successor);
     assert_eq!(
-        (keys(&transaction), &transaction.units[..]),
-        (vec![URL, WEIGHT], &[0..2][..])
+        (keys(&transaction), transaction.unit_of(0).len()),
+        (vec![URL, WEIGHT], 2)
     );
 }
 
