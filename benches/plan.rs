@@ -130,6 +130,7 @@ impl StandIn {
                     self.keys.insert(key, held);
                 }
                 Op::Delete { key, .. } => drop(self.keys.remove(&key)),
+                Op::Check { .. } => {}
             }
         }
         Verdict::Applied { revision, results }

@@ -88,6 +88,9 @@ pub enum Reason {
     HeldByOther,
     /// Conflict=True: a key belongs to an older registration.
     HeldByRegistration,
+    /// Conflict=True and Synced=False: consumers of a format would read the keys of another registration's format. The
+    /// older registration's is written, the other one's is not.
+    FormatsClash,
 
     /// Held=False.
     NothingHeld,
@@ -140,6 +143,7 @@ impl Reason {
             Self::NoConflict => "NoConflict",
             Self::HeldByOther => "HeldByOther",
             Self::HeldByRegistration => "HeldByRegistration",
+            Self::FormatsClash => "FormatsClash",
             Self::NothingHeld => "NothingHeld",
             Self::LossAboveLimit => "LossAboveLimit",
             Self::Watching => "Watching",

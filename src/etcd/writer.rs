@@ -1,5 +1,6 @@
 //! Carries out a transaction: one etcd transaction, which the fence guards as a whole and whose every write has a
-//! nested transaction with its own guard. The note comes last, and keeps copies of it from being carried out.
+//! nested transaction with its own guard, and those of its unit. The note comes last, and keeps copies of it from being
+//! carried out.
 
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
@@ -48,7 +49,8 @@ fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
         Compare::create_revision(&*fence.key, CompareOp::Equal, fence.create_revision),
         Compare::lease(&*fence.key, CompareOp::Equal, fence.lease.0),
     ];
-    let mut writes: Vec<TxnOp> = transaction.ops.iter().map(|op| TxnOp::txn(guarded(op))).collect();
+    let nested = |(position, op)| TxnOp::txn(guarded(op, transaction.unit_of(position)));
+    let mut writes: Vec<TxnOp> = transaction.ops.iter().enumerate().map(nested).collect();
     let mut looks = vec![TxnOp::get(&*fence.key, None)];
     if let Some(note) = &transaction.note {
         let key = &*note.key;
@@ -60,25 +62,31 @@ fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
     Txn::new().when(holds).and_then(writes).or_else(looks)
 }
 
-fn guarded(op: &Op) -> Txn {
+/// `op`, which depends on the guards of its whole unit: etcd compares them all before it writes anything, so the ops of
+/// a unit find the same answer.
+fn guarded(op: &Op, unit: &[Op]) -> Txn {
     let key: &str = op.key();
-    let (expect, write) = match op {
-        Op::Put {
-            value, lease, expect, ..
-        } => {
+    let write = match op {
+        Op::Put { value, lease, .. } => {
             let options = PutOptions::new().with_lease(lease.0);
-            (*expect, TxnOp::put(key, &**value, Some(options)))
+            TxnOp::put(key, &**value, Some(options))
         }
-        Op::Delete { mod_revision, .. } => (Expect::At(*mod_revision), TxnOp::delete(key, None)),
+        Op::Delete { .. } => TxnOp::delete(key, None),
+        Op::Check { .. } => TxnOp::get(key, None),
     };
-    let guard = match expect {
-        Expect::Absent => Compare::create_revision(key, CompareOp::Equal, 0),
-        Expect::At(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
-    };
+    let guards: Vec<Compare> = unit.iter().map(guard).collect();
     Txn::new()
-        .when([guard])
+        .when(guards)
         .and_then([write])
         .or_else([TxnOp::get(key, None)])
+}
+
+fn guard(op: &Op) -> Compare {
+    let key: &str = op.key();
+    match op.expect() {
+        Expect::Absent => Compare::create_revision(key, CompareOp::Equal, 0),
+        Expect::At(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
+    }
 }
 
 fn interpret(answer: TxnResponse, fence: &Fence, ops: usize) -> Result<Verdict> {

@@ -15,6 +15,7 @@ use super::kratos::Kratos;
 use super::plain::Plain;
 use super::prefix::{has_blank, is_dots};
 use super::reach::Reach;
+use super::reading::Reading;
 use super::traefik::Traefik;
 use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort};
 
@@ -138,6 +139,23 @@ impl Format {
     /// Whether consumers of this format would stumble over keys in `scope` that are not of this format.
     pub fn reads(&self, scope: &Scope) -> bool {
         scope.prefix().starts_with(&*self.reach().realm)
+    }
+
+    /// What others must know who write near it.
+    pub fn reading(&self) -> Reading {
+        let dialect = match &self.wire {
+            Wire::Plain(plain) => plain.dialect(),
+            Wire::EtcdGrpc(_) => "EtcdGrpc",
+            Wire::GoZero(_) => "GoZero",
+            Wire::Kratos(_) => "Kratos",
+            Wire::GoMicro(_) => "GoMicro",
+            Wire::Kitex(_) => "Kitex",
+            Wire::Hertz(_) => "Hertz",
+            Wire::GoFrame(_) => "GoFrame",
+            Wire::CoreDns(_) => "CoreDns",
+            Wire::Traefik(_) => "Traefik",
+        };
+        Reading::of(dialect, self.reach())
     }
 
     fn reach(&self) -> &Reach {

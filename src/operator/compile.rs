@@ -7,8 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
+use super::neighbours::Aside;
 use crate::api::{self, RegistrySpec, ServiceRegistration};
-use crate::format::{Format, FormatError, Service, ServicePort};
+use crate::format::{Format, FormatError, Reading, Service, ServicePort};
 use crate::index::{self, Operator, PortTarget, RegistrationRef, Requirement, Selector};
 use crate::plan::{Outlet, Scope, Terms};
 
@@ -19,6 +20,8 @@ pub struct Compiled {
     pub registration: index::Registration,
     /// Its formats.
     pub outlets: Vec<Outlet>,
+    /// Those of its formats that stand aside for another registration's, with their places among all.
+    pub aside: Vec<(Outlet, Aside)>,
     /// The time to live it asks for, in seconds; the Registry's if none.
     pub ttl: Option<u32>,
     /// Renew, but change nothing.
@@ -103,6 +106,7 @@ pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> 
             metadata_labels: metadata.from_labels.iter().map(text).collect(),
         },
         outlets,
+        aside: Vec::new(),
         ttl: spec.ttl_seconds,
         suspended: spec.suspend,
         keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
@@ -110,6 +114,40 @@ pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> 
 }
 
 impl Compiled {
+    /// What its neighbours must know of all its formats, in the order of the spec.
+    pub fn readings(&self) -> Vec<Reading> {
+        self.all_outlets()
+            .iter()
+            .map(|outlet| outlet.format.reading())
+            .collect()
+    }
+
+    /// Lets these of its formats stand aside, and no others.
+    pub fn stand_aside(&mut self, aside: &[Aside]) {
+        let all = self.all_outlets();
+        (self.outlets, self.aside) = (Vec::new(), Vec::new());
+        for (place, outlet) in all.into_iter().enumerate() {
+            match aside.iter().find(|aside| aside.format == place) {
+                Some(aside) => self.aside.push((outlet, aside.clone())),
+                None => self.outlets.push(outlet),
+            }
+        }
+    }
+
+    /// Why formats of it stand aside.
+    pub fn told_aside(&self) -> Vec<String> {
+        self.aside.iter().map(|(_, aside)| aside.reason.clone()).collect()
+    }
+
+    fn all_outlets(&self) -> Vec<Outlet> {
+        let mut all = self.outlets.clone();
+        // Those aside are in the order of their places.
+        for (outlet, aside) in &self.aside {
+            all.insert(aside.format, outlet.clone());
+        }
+        all
+    }
+
     /// What the registration asks of `registry`.
     pub fn terms(&self, registry: &RegistrySpec) -> Terms {
         Terms {

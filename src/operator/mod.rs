@@ -7,6 +7,7 @@ mod budget;
 mod compile;
 mod failure;
 mod intake;
+mod neighbours;
 mod pacer;
 mod registrar;
 mod rehearsal;

@@ -5,13 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::compile::{self, Compiled, Invalid, compile};
+use super::registrar::guard_terms;
 use crate::api::{RegistrySpec, ServiceRegistration};
 use crate::index::{Index, Pod, RegistrationRef};
 use crate::plan::{
-    Conflict, Held, Holder, Key, LeaseId, Ledger, MetaKeys, Observation, Op, OpResult, Revision, Scope, Step, Tenancy,
-    Transaction, Value, Verdict,
+    Conflict, GuardMode, GuardTerms, Held, Holder, Key, LeaseId, Ledger, MetaKeys, Moment, Observation, Op, OpResult,
+    Presence, Revision, Scope, Step, Transaction, Value, Verdict,
 };
 
 /// Why a registration would not be carried out.
@@ -67,6 +69,10 @@ pub struct Outcome {
     pub conflicts: Vec<Conflict>,
     /// What is wrong, in words, and with which pods.
     pub problems: BTreeMap<String, Vec<Arc<str>>>,
+    /// The pod whose endpoint stays though it is not ready, because it is the last one.
+    pub kept: Option<Arc<str>>,
+    /// The keys to be removed that the Registry's guard would hold back first.
+    pub held: BTreeSet<Key>,
 }
 
 impl Outcome {
@@ -105,6 +111,8 @@ pub struct Rehearsal {
     ledger: Ledger,
     parts: BTreeMap<RegistrationRef, Part>,
     in_etcd: BTreeMap<Key, Held>,
+    /// How many keys the Registry is known to hold in all.
+    keys_in_all: usize,
     newest: Revision,
 }
 
@@ -117,12 +125,17 @@ impl Rehearsal {
         }
         let meta = MetaKeys::of_registry(&spec.meta_prefix, cluster_id, name);
         let keys_per_lease = usize::try_from(spec.limits.keys_per_lease).unwrap_or(usize::MAX);
+        let mut ledger = Ledger::new(meta, keys_per_lease);
+        if spec.guard.mode != crate::api::GuardMode::Off {
+            ledger.set_guard(GuardTerms::EVERYTHING);
+        }
         Self {
-            ledger: Ledger::new(meta, keys_per_lease),
+            ledger,
             spec,
             index,
             parts: BTreeMap::new(),
             in_etcd: BTreeMap::new(),
+            keys_in_all: 0,
             newest: 0,
         }
     }
@@ -141,8 +154,10 @@ impl Rehearsal {
         let mut scopes: BTreeSet<Scope> = terms.scopes.iter().cloned().collect();
         self.ledger.set_terms(&reference, terms);
         for touch in self.index.apply_registration(compiled.registration.clone()) {
-            let tenancy = Tenancy::of(self.index.view(&reference, &touch.pod), &compiled.outlets);
-            self.ledger.set_tenancy(&reference, &touch.pod, tenancy);
+            let if_ready = || self.index.view_if_ready(&reference, &touch.pod);
+            let view = self.index.view(&reference, &touch.pod);
+            let presence = Presence::of(view, if_ready, false, &compiled.outlets);
+            self.ledger.set_presence(&reference, &touch.pod, presence);
         }
         if let Some(former) = self.parts.remove(&reference) {
             scopes.extend(former.scopes);
@@ -154,6 +169,11 @@ impl Rehearsal {
     /// The ranges of keys to hand in by [`Self::observe`]: the operator's own records and where registrations write.
     pub fn scopes(&mut self) -> BTreeSet<Scope> {
         self.ledger.take_changed_scopes().unwrap_or_default()
+    }
+
+    /// The Registry holds so many keys in all, those that are not handed in included: by these its guard judges a loss.
+    pub fn holds(&mut self, keys: usize) {
+        self.keys_in_all = keys;
     }
 
     /// What etcd holds in `scope` at `revision`.
@@ -171,6 +191,7 @@ impl Rehearsal {
     /// `wanted`.
     pub fn outcomes(mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
         self.ledger.kubernetes_is_complete();
+        let held = self.held_back();
         let mut written: BTreeMap<Key, Option<Value>> = BTreeMap::new();
         let mut next_lease = i64::MAX;
         while let Some(step) = self.ledger.next(Transaction::MAX_OPS, 0) {
@@ -188,18 +209,43 @@ impl Rehearsal {
                         results: transaction.ops.iter().map(|_| OpResult::Done).collect(),
                     };
                     self.ledger.settle(ticket, Some(verdict));
-                    written.extend(transaction.ops.into_iter().map(|op| match op {
-                        Op::Put { key, value, .. } => (key, Some(value)),
-                        Op::Delete { key, .. } => (key, None),
+                    written.extend(transaction.ops.into_iter().filter_map(|op| match op {
+                        Op::Put { key, value, .. } => Some((key, Some(value))),
+                        Op::Delete { key, .. } => Some((key, None)),
+                        Op::Check { .. } => None,
                     }));
                 }
             }
         }
-        let outcome = |registration| self.outcome(registration, &written);
+        let outcome = |registration| self.outcome(registration, &written, &held);
         wanted.iter().filter_map(outcome).collect()
     }
 
-    fn outcome(&self, registration: &RegistrationRef, written: &BTreeMap<Key, Option<Value>>) -> Option<Outcome> {
+    /// The keys that the guard would hold back; the plan goes on as if somebody had approved of their removal.
+    fn held_back(&mut self) -> BTreeSet<Key> {
+        // Only how far apart two moments are counts, and here is but one.
+        let moment = Moment {
+            now: Instant::now(),
+            unix: Duration::ZERO,
+        };
+        let terms = guard_terms(&self.spec.guard);
+        let of = self.ledger.key_count().max(self.keys_in_all);
+        self.ledger.judge(moment, None, || "plan".to_owned());
+        let Some(hold) = self.ledger.hold() else {
+            return BTreeSet::new();
+        };
+        let (id, in_doubt) = (hold.id.clone(), hold.keys().cloned().collect::<BTreeSet<Key>>());
+        self.ledger.judge(moment, Some(&id), String::new);
+        let is_held = terms.mode == GuardMode::Hold && terms.is_above(in_doubt.len(), of);
+        if is_held { in_doubt } else { BTreeSet::new() }
+    }
+
+    fn outcome(
+        &self,
+        registration: &RegistrationRef,
+        written: &BTreeMap<Key, Option<Value>>,
+        held: &BTreeSet<Key>,
+    ) -> Option<Outcome> {
         let (part, report) = (self.parts.get(registration)?, self.ledger.report(registration)?);
         let others: HashSet<&Key> = report
             .conflicts
@@ -220,7 +266,10 @@ impl Rehearsal {
                 keys.insert(key.clone(), Change::Remove(held.value.clone()));
             }
         }
+        let removed = |key: &&Key| matches!(keys.get(*key), Some(Change::Remove(_)));
         Some(Outcome {
+            kept: report.kept.cloned(),
+            held: held.iter().filter(removed).cloned().collect(),
             registration: registration.clone(),
             selected: self.index.selected_count(registration),
             ready: report.ready,

@@ -128,7 +128,7 @@ impl Ledger {
     pub(super) fn lease_of_note(&self, ops: &[Op]) -> Option<LeaseId> {
         ops.iter().find_map(|op| match op {
             Op::Put { lease, .. } => Some(*lease),
-            Op::Delete { key, .. } => self.our_lease(key),
+            Op::Delete { key, .. } | Op::Check { key, .. } => self.our_lease(key),
         })
     }
 }

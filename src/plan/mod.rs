@@ -16,6 +16,7 @@ mod last;
 mod leases;
 mod ledger;
 mod meta;
+mod namesakes;
 mod planner;
 #[cfg(test)]
 mod properties;
@@ -30,6 +31,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod units;
 mod work;
 #[cfg(test)]
 mod world;

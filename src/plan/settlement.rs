@@ -56,6 +56,13 @@ impl Ledger {
     }
 
     fn settle_op(&mut self, op: Op, result: OpResult, revision: Revision) {
+        if let Op::Check { key, .. } = &op {
+            // A record of which the mirror has not told yet. Done says what was known already.
+            if let OpResult::Refused(held) = result {
+                self.observe_key(key, held, revision);
+            }
+            return;
+        }
         // The mirror has seen this record come and go already: the answer is the older news.
         let lease = self.meta.recorded_lease(op.key());
         if lease.is_some_and(|lease| !self.leases.is_ours(lease)) {
@@ -68,7 +75,7 @@ impl Ledger {
             .map(|held| held.create_revision);
         let (key, held) = match (op, result) {
             (op, OpResult::Refused(held)) => (op.key().clone(), held),
-            (Op::Delete { key, .. }, OpResult::Done) => (key, None),
+            (Op::Delete { key, .. } | Op::Check { key, .. }, OpResult::Done) => (key, None),
             (
                 Op::Put {
                     key,
@@ -101,7 +108,7 @@ impl Ledger {
             .iter()
             .filter_map(|op| match op {
                 Op::Put { lease, .. } => Some(*lease),
-                Op::Delete { .. } => None,
+                Op::Delete { .. } | Op::Check { .. } => None,
             })
             .collect();
         match leases.iter().next() {

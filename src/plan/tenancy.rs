@@ -1,8 +1,10 @@
 //! What one pod is to have in etcd on behalf of one registration: the place where a pod becomes keys.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::namesakes::{self, Draft};
 use super::transaction::Key;
 use crate::format::{Endpoint, Format, Record};
 use crate::index::{Family, PodView, ReadyPod, WEIGHT_ANNOTATION, Why};
@@ -65,6 +67,21 @@ pub struct Lodging {
     pub endpoint: Endpoint,
     /// Its records, each under a key of its own.
     pub records: Vec<Record>,
+    /// Ranges of `records` that make sense together only: they are written and removed as one. The others stand alone.
+    pub units: Vec<Range<usize>>,
+}
+
+impl Lodging {
+    /// The records by what is written as one: those of a unit, or a single one.
+    pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let unit = self.units.iter().find(|unit| unit.start == next).cloned();
+            let group = self.records.get(unit.unwrap_or(next..next + 1))?;
+            next += group.len();
+            Some(group)
+        })
+    }
 }
 
 /// Why a ready pod is not, or not wholly, registered.
@@ -82,6 +99,15 @@ pub enum Problem {
     },
     /// The pod's weight annotation is no whole number from 0 to 65535; the registration's weight is used.
     WeightUnreadable,
+    /// A format gives two ports the same key, and each another value.
+    SameKey {
+        /// The format.
+        format: Arc<str>,
+        /// The ports' names.
+        ports: [Arc<str>; 2],
+        /// The number that both have in this pod.
+        number: u16,
+    },
     /// A format cannot express the endpoint.
     Refused {
         /// What the format says about it.
@@ -118,20 +144,41 @@ impl Tenancy {
         if pod.weight_unparsable {
             tenancy.problems.push(Problem::WeightUnreadable);
         }
-        for endpoint in pod.endpoints {
-            let mut records = Vec::with_capacity(outlets.len());
-            for outlet in outlets
-                .iter()
-                .filter(|outlet| outlet.format.carries(&endpoint.port_name))
-            {
-                match outlet.format.record(&endpoint, outlet.sole_port) {
-                    Ok(written) => records.extend(written),
+        let mut drafts = Vec::with_capacity(pod.endpoints.len() * outlets.len());
+        for (endpoint, draft) in pod.endpoints.iter().enumerate() {
+            let carries = |(_, outlet): &(usize, &Outlet)| outlet.format.carries(&draft.port_name);
+            for (place, outlet) in outlets.iter().enumerate().filter(carries) {
+                match outlet.format.record(draft, outlet.sole_port) {
+                    Ok(records) => drafts.push(Draft {
+                        endpoint,
+                        outlet: place,
+                        records,
+                    }),
                     Err(refusal) => tenancy.problems.push(Problem::Refused {
                         reason: refusal.to_string(),
                     }),
                 }
             }
-            tenancy.lodgings.push(Lodging { endpoint, records });
+        }
+        if pod.endpoints.len() > 1 {
+            let problems = namesakes::part(&mut drafts, &pod.endpoints, outlets);
+            tenancy.problems.extend(problems);
+        }
+        let mut drafts = drafts.into_iter().peekable();
+        for (place, endpoint) in pod.endpoints.into_iter().enumerate() {
+            let (mut records, mut units) = (Vec::with_capacity(outlets.len()), Vec::new());
+            while let Some(draft) = drafts.next_if(|draft| draft.endpoint == place) {
+                let first = records.len();
+                records.extend(draft.records);
+                if records.len() > first + 1 {
+                    units.push(first..records.len());
+                }
+            }
+            tenancy.lodgings.push(Lodging {
+                endpoint,
+                records,
+                units,
+            });
         }
         Some(tenancy)
     }
@@ -139,6 +186,11 @@ impl Tenancy {
     /// The keys of all records, in the order of endpoints.
     pub fn keys(&self) -> Vec<Key> {
         self.records().map(|record| record.key.clone()).collect()
+    }
+
+    /// All records by what is written as one, in the order of endpoints.
+    pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
+        self.lodgings.iter().flat_map(Lodging::groups)
     }
 
     /// All records, in the order of endpoints.
@@ -161,6 +213,14 @@ impl fmt::Display for Problem {
             Self::WeightUnreadable => write!(
                 f,
                 "the annotation {WEIGHT_ANNOTATION} is no whole number, so spec.weight is used: write a number from 0 to 65535"
+            ),
+            Self::SameKey {
+                format,
+                ports: [one, other],
+                number,
+            } => write!(
+                f,
+                "the ports \"{one}\" and \"{other}\" are both {number}, and {format} tells ports by their numbers: leave one out of the format's ports"
             ),
             Self::Refused { reason } => f.write_str(reason),
         }

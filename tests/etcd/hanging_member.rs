@@ -33,15 +33,7 @@ async fn a_write_that_a_member_hangs_on_goes_by_another_one_and_takes_place_once
         lease,
         expect: Expect::Absent,
     };
-    let verdict = connection
-        .commit(
-            &fence,
-            &Transaction {
-                ops: vec![put],
-                note: None,
-            },
-        )
-        .await;
+    let verdict = connection.commit(&fence, &Transaction::of(vec![put])).await;
     let Ok(Verdict::Applied { results, .. }) = verdict else {
         panic!("not applied: {verdict:?}");
     };

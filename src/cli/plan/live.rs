@@ -82,6 +82,8 @@ async fn in_registry(
         pods.extend(listing.pods(&namespace).await?);
     }
     let mut rehearsal = Rehearsal::new(cluster_id, &name, registry.spec.clone(), &pods);
+    let keys = registry.status.as_ref().and_then(|status| status.keys);
+    rehearsal.holds(keys.map_or(0, |keys| usize::try_from(keys).unwrap_or(usize::MAX)));
     for registration in present {
         // The operator carries it out no more than this does.
         let _ = rehearsal.register(registration);

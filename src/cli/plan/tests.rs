@@ -195,6 +195,8 @@ fn what_somebody_else_wrote_cannot_move_the_cursor() {
 
     let before: Arc<[u8]> = b"\x1b[2Jx\n\xff".as_slice().into();
     let outcome = Outcome {
+        kept: None,
+        held: std::collections::BTreeSet::new(),
         registration: RegistrationRef::new("shop", "orders"),
         selected: 1,
         ready: 1,

@@ -2,6 +2,7 @@
 //!
 //! A registration whose new spec cannot be carried out keeps what it had: bad input loses nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -142,7 +143,7 @@ impl Intake {
     }
 
     /// Puts a spec in force, or says why it cannot be.
-    fn admit(&mut self, reference: &RegistrationRef, compiled: Box<Compiled>, now: Instant) {
+    fn admit(&mut self, reference: &RegistrationRef, mut compiled: Box<Compiled>, now: Instant) {
         let registration = &compiled.registration;
         let (registry, generation) = (registration.registry.clone(), registration.generation);
         let Some(known) = self.registries.get(&registry) else {
@@ -171,7 +172,15 @@ impl Intake {
             };
             return self.refuse(reference, generation, None, refusal);
         }
-        let terms = compiled.terms(known.spec());
+        let concerned = self
+            .neighbours
+            .settle(reference, registration.created, &registry, compiled.readings());
+        compiled.stand_aside(&self.neighbours.aside(reference));
+        for (_, aside) in &compiled.aside {
+            tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format stands aside");
+        }
+        let (terms, aside) = (compiled.terms(known.spec()), compiled.told_aside());
+        let registration = &compiled.registration;
         tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
         let touches = self.index.apply_registration(registration.clone());
         let order = Order::Register {
@@ -183,6 +192,7 @@ impl Intake {
                 generation,
             },
             selected: self.index.selected_count(reference),
+            aside,
         };
         let entry = self.entries.get_mut(reference).expect("it was marked");
         let former = entry.in_force.replace(compiled);
@@ -203,6 +213,35 @@ impl Intake {
             self.staff.order(&registry, order);
         }
         self.forward(touches, now);
+        self.look_again(&concerned, now);
+    }
+
+    /// Lets formats of registrations in force stand aside or come back, as their neighbours have it by now.
+    fn look_again(&mut self, concerned: &BTreeSet<RegistrationRef>, now: Instant) {
+        for reference in concerned {
+            let aside = self.neighbours.aside(reference);
+            let Some(entry) = self.entries.get_mut(reference) else {
+                continue;
+            };
+            let Some(compiled) = entry.in_force.clone() else {
+                continue;
+            };
+            if compiled.aside.iter().map(|(_, aside)| aside).eq(&aside) {
+                continue;
+            }
+            // A newer spec that waits goes on waiting.
+            let pending = entry.pending.take();
+            // Forgotten first, so that every pod of it counts as changed.
+            self.index.delete_registration(reference);
+            self.admit(reference, compiled, now);
+            self.entries.get_mut(reference).expect("it is in force").pending = pending;
+        }
+    }
+
+    /// A registration is not carried out any more: what stood aside for its sake comes back.
+    fn leaves_its_neighbours(&mut self, reference: &RegistrationRef, now: Instant) {
+        let concerned = self.neighbours.leave(reference);
+        self.look_again(&concerned, now);
     }
 
     /// Says why the newest spec of a registration is not carried out. What is in force stays.
@@ -221,12 +260,14 @@ impl Intake {
             message: message.clone(),
         });
         let uid = &entry.uid;
+        let mut concerned = BTreeSet::new();
         let of_another = |former: &mut Box<Compiled>| !uid.is_empty() && *former.registration.uid != **uid;
         if let Some(former) = entry.in_force.take_if(of_another) {
             // Deleted and created anew between two lists: what is in force is a deleted object's.
             self.index.delete_registration(reference);
             let order = Order::Remove(reference.clone());
             self.staff.order(&former.registration.registry, order);
+            concerned = self.neighbours.leave(reference);
         }
         if pending.is_none() && entry.in_force.is_none() {
             self.unclear.insert(reference.clone());
@@ -244,6 +285,7 @@ impl Intake {
             registry: "",
             selected: 0,
             hold: None,
+            aside: &[],
         };
         // There is no registrar and thus no leader for it: every replica says the same, which is one Event.
         self.staff.context().events.publish(Notice {
@@ -257,6 +299,7 @@ impl Intake {
         let status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
         let note = DeskNote::Wanted(reference.clone(), status, Insistence::Once);
         let _ = self.staff.context().registrations.send(note);
+        self.look_again(&concerned, Instant::now());
     }
 
     fn registration_gone(&mut self, reference: &RegistrationRef) {
@@ -275,6 +318,7 @@ impl Intake {
             let order = Order::Remove(reference.clone());
             self.staff.order(&in_force.registration.registry, order);
         }
+        self.leaves_its_neighbours(reference, Instant::now());
     }
 
     /// A Registry is there or has changed: what asks for it is looked at again.
@@ -320,6 +364,8 @@ impl Intake {
         for (reference, compiled) in self.asking_for(registry) {
             self.index.delete_registration(&reference);
             self.entries.get_mut(&reference).expect("it is asking").in_force = None;
+            // The others of this Registry go, too.
+            self.neighbours.leave(&reference);
             self.admit(&reference, compiled, now);
         }
     }

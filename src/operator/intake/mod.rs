@@ -21,6 +21,7 @@ use self::admission::Entry;
 use self::registries::Known;
 use self::staff::Staff;
 use super::failure::Failure;
+use super::neighbours::Neighbours;
 use super::registrar::{Context, Order};
 use super::state::State;
 use crate::cluster::{KINDS, News, Seen};
@@ -66,6 +67,8 @@ pub struct Intake {
     index: Index,
     entries: HashMap<RegistrationRef, Entry>,
     registries: HashMap<Arc<str>, Known>,
+    /// Whose formats get into whose consumers.
+    neighbours: Neighbours,
     staff: Staff,
     listed: Listed,
     lost: Lost,
@@ -95,6 +98,7 @@ impl Intake {
             index: Index::new(),
             entries: HashMap::new(),
             registries: HashMap::new(),
+            neighbours: Neighbours::default(),
             staff: Staff::new(context, shutdown),
             listed: Listed::default(),
             lost: Lost::default(),

@@ -271,3 +271,46 @@ async fn nothing_is_stored_before_all_registries_are_listed_and_every_change_aft
     rig.take(News::Registry(Seen::Deleted { namespace, name }));
     assert_eq!(rig.stored(), Some(("c1".to_owned(), vec![])));
 }
+
+/// A registration of one Plain format.
+fn plain(name: &str, created: &str, prefix: &str) -> News {
+    News::Registration(Seen::Applied(Box::new(decode(json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+        "metadata": {"name": name, "namespace": "shop", "uid": name, "generation": 1, "creationTimestamp": created},
+        "spec": {
+            "selector": {"matchLabels": {"app": "orders"}},
+            "ports": [{"port": "grpc"}],
+            "formats": [{"type": "Plain", "prefix": prefix}, {"type": "EtcdGrpc", "prefix": format!("grpc/{name}")}],
+        },
+    })))))
+}
+
+#[tokio::test]
+async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_is_gone() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.take(plain("newer", "2026-01-02T00:00:00Z", "/a/b"));
+    let newer = RegistrationRef::new("shop", "newer");
+    let state = |rig: &Rig| {
+        let compiled = rig.intake.entries[&newer].in_force().expect("it is carried out");
+        let scopes: Vec<String> = compiled
+            .outlets
+            .iter()
+            .map(|outlet| outlet.format.scope().prefix().to_owned())
+            .collect();
+        (scopes, compiled.told_aside())
+    };
+    assert_eq!(state(&rig).0, ["/a/b/", "grpc/newer/"]);
+    rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
+    let (scopes, told) = state(&rig);
+    assert_eq!(scopes, ["grpc/newer/"], "the other format is written");
+    assert!(told[0].contains("shop/older"), "{told:?}");
+    rig.take(News::Registration(Seen::Deleted {
+        namespace: "shop".to_owned(),
+        name: "older".to_owned(),
+    }));
+    assert_eq!(
+        state(&rig),
+        (vec!["/a/b/".to_owned(), "grpc/newer/".to_owned()], Vec::new())
+    );
+}

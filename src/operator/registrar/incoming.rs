@@ -30,11 +30,12 @@ impl Registrar {
                 service,
                 version,
                 selected,
+                aside,
             } => {
                 self.ledger.set_terms(&registration, terms);
                 self.pacer.changed(registration.clone(), Instant::now());
                 self.subjects
-                    .insert(registration, Subject::new(service, version, selected));
+                    .insert(registration, Subject::new(service, version, selected).aside(aside));
             }
             Order::Refuse {
                 registration,

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::catching_up::CatchingUp;
 use self::guarding::Guarding;
+pub use self::guarding::terms as guard_terms;
 pub use self::order::{Order, Version};
 use self::registry_status::Told;
 use self::reporting::{Stance, Subject};

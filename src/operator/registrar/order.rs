@@ -33,6 +33,8 @@ pub enum Order {
         version: Version,
         /// How many pods it selects, ready or not.
         selected: usize,
+        /// Why formats of it stand aside for another registration's.
+        aside: Vec<String>,
     },
     /// A registration's new spec cannot be carried out: what it had before stays in force.
     Refuse {

@@ -36,6 +36,8 @@ pub struct Subject {
     pub(super) generation: i64,
     /// How many pods it selects, ready or not.
     selected: usize,
+    /// Why formats of it stand aside for another registration's.
+    pub(super) aside: Vec<String>,
     /// Why the newest spec is not the one in force.
     pub(super) refusal: Option<(Reason, String)>,
     /// What of its trouble was told.
@@ -50,9 +52,15 @@ impl Subject {
             uid: version.uid,
             generation: version.generation,
             selected,
+            aside: Vec::new(),
             refusal: None,
             announced: Announced::default(),
         }
+    }
+
+    /// Formats of it stand aside, for these reasons.
+    pub fn aside(self, aside: Vec<String>) -> Self {
+        Self { aside, ..self }
     }
 
     /// It selects so many pods by now; returns whether a status tells of the difference.
@@ -172,6 +180,7 @@ impl Registrar {
             registry: &self.name,
             selected: subject.selected,
             hold: self.guarding.notice(),
+            aside: &subject.aside,
         };
         let mut status = status_of(&report, footing, about, &now);
         if let Some((reason, message)) = &subject.refusal {

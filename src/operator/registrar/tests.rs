@@ -134,6 +134,7 @@ impl Rig {
             service: "orders".into(),
             version: version(),
             selected: 0,
+            aside: Vec::new(),
         });
         self.registrar.take(Order::KubernetesIsComplete);
     }

@@ -196,7 +196,9 @@ impl Registrar {
             let result = connection.commit(&fence, &transaction).await;
             if let Ok(Verdict::Applied { results, .. }) = &result {
                 for (op, result) in transaction.ops.iter().zip(results) {
-                    metrics.count_writes(kind(op, result), 1);
+                    if let Some(kind) = kind(op, result) {
+                        metrics.count_writes(kind, 1);
+                    }
                 }
             }
             Done::Written {
@@ -284,10 +286,11 @@ impl Registrar {
     }
 }
 
-fn kind(op: &Op, result: &OpResult) -> KeyWrite {
+fn kind(op: &Op, result: &OpResult) -> Option<KeyWrite> {
     match (op, result) {
-        (_, OpResult::Refused(_)) => KeyWrite::Refused,
-        (Op::Put { .. }, OpResult::Done) => KeyWrite::Put,
-        (Op::Delete { .. }, OpResult::Done) => KeyWrite::Delete,
+        (Op::Check { .. }, _) => None,
+        (_, OpResult::Refused(_)) => Some(KeyWrite::Refused),
+        (Op::Put { .. }, OpResult::Done) => Some(KeyWrite::Put),
+        (Op::Delete { .. }, OpResult::Done) => Some(KeyWrite::Delete),
     }
 }

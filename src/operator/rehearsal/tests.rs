@@ -175,3 +175,46 @@ fn what_the_operator_would_refuse_is_refused() {
         Err(Refusal::Invalid(Invalid::EmptySelector))
     );
 }
+
+#[test]
+fn the_last_endpoint_is_kept_where_the_registration_asks_for_it() {
+    for (keep, removed) in [(true, 0), (false, 1)] {
+        let mut rehearsal = rehearsal(&[pod("p", "10.0.0.1", false)]);
+        let mut registration = registration("/a");
+        if keep {
+            registration.spec.last_endpoint = crate::api::LastEndpoint::Keep;
+        }
+        let reference = rehearsal.register(&registration).expect("it makes sense");
+        observe(&mut rehearsal, &[("/a/p", "10.0.0.1:8080")], &[]);
+        let outcome = rehearsal.outcomes(&[reference]).remove(0);
+        let removals = outcome
+            .keys
+            .values()
+            .filter(|change| matches!(change, Change::Remove(_)));
+        assert_eq!(removals.count(), removed);
+        assert_eq!(outcome.kept.as_deref(), keep.then_some("p"));
+    }
+}
+
+#[test]
+fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheless() {
+    let names: Vec<String> = (0..10).map(|i| format!("p{i}")).collect();
+    let keys: Vec<String> = names.iter().map(|name| format!("/a/{name}")).collect();
+    let ours: Vec<(&str, &str)> = keys.iter().map(|key| (&**key, "10.0.0.1:8080")).collect();
+    let outcome = |mode: &str, in_all: usize| {
+        let pods: Vec<Pod> = names.iter().map(|name| pod(name, "10.0.0.1", false)).collect();
+        let spec = json!({"endpoints": ["http://127.0.0.1:2379"], "guard": {"mode": mode}});
+        let spec = serde_json::from_value(spec).expect("decodes");
+        let mut rehearsal = Rehearsal::new("c1", "default", spec, &pods);
+        rehearsal.holds(in_all);
+        let reference = rehearsal.register(&registration("/a")).expect("it makes sense");
+        observe(&mut rehearsal, &ours, &[]);
+        rehearsal.outcomes(&[reference]).remove(0)
+    };
+    for (mode, in_all, held) in [("Hold", 0, 10), ("Hold", 1000, 0), ("Warn", 0, 0), ("Off", 0, 0)] {
+        let outcome = outcome(mode, in_all);
+        assert_eq!(outcome.held.len(), held, "{mode} {in_all}");
+        assert_eq!(outcome.keys.len(), 10, "{mode}: all are removed in the end");
+        assert!(outcome.changes_anything());
+    }
+}
