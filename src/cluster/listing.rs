@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::lean::LeanPod;
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::Pod;
 
 /// How long one question may take to be answered.
@@ -66,6 +66,12 @@ impl Listing {
     pub async fn registrations(&self) -> Result<Vec<ServiceRegistration>, ListingError> {
         let api: Api<ServiceRegistration> = Api::all(self.client.clone());
         all(&api, "list the ServiceRegistrations of all namespaces").await
+    }
+
+    /// All RecordFormats.
+    pub async fn record_formats(&self) -> Result<Vec<RecordFormat>, ListingError> {
+        let api: Api<RecordFormat> = Api::all(self.client.clone());
+        all(&api, "list the RecordFormats").await
     }
 
     /// A Registry, if it is there.

@@ -1,4 +1,4 @@
-//! The watches on pods, registrations and Registries, as one stream of news.
+//! The watches on pods, registrations, Registries and RecordFormats, as one stream of news.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::lean::LeanPod;
 use super::line::Line;
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index;
 use crate::telemetry::{Metrics, Outcome, Peer};
 
@@ -26,8 +26,9 @@ use crate::telemetry::{Metrics, Outcome, Peer};
 const PODS: &str = "pods";
 const REGISTRATIONS: &str = "serviceregistrations";
 const REGISTRIES: &str = "registries";
+const RECORD_FORMATS: &str = "recordformats";
 /// A watch that cannot be opened is tried again after 200 ms, doubling up to 2 s: short, so that the return of an
-/// apiserver is noticed at once, and there are only three of them.
+/// apiserver is noticed at once, and there are only four of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A watch lasts for this many seconds: then the apiserver ends it and another one goes on from there. One that it does
@@ -83,6 +84,8 @@ pub enum News {
     Registration(Seen<Box<ServiceRegistration>>),
     /// About Registries.
     Registry(Seen<Box<Registry>>),
+    /// About RecordFormats.
+    RecordFormat(Seen<Box<RecordFormat>>),
 }
 
 /// Watches all kinds and sends what is seen, for ever: trouble with the apiserver is retried, and never taken for
@@ -94,7 +97,7 @@ pub async fn watch(
     news: mpsc::Sender<News>,
     shutdown: CancellationToken,
 ) {
-    for kind in [PODS, REGISTRATIONS, REGISTRIES] {
+    for kind in [PODS, REGISTRATIONS, REGISTRIES, RECORD_FORMATS] {
         metrics.staleness.stale_for(kind, Duration::ZERO);
     }
     let pods = follow::<LeanPod, _>(client.clone(), PODS, &metrics, &news, |seen| {
@@ -103,13 +106,16 @@ pub async fn watch(
     let registrations = follow::<ServiceRegistration, _>(client.clone(), REGISTRATIONS, &metrics, &news, |seen| {
         News::Registration(seen.map(Box::new))
     });
-    let registries = follow::<Registry, _>(client, REGISTRIES, &metrics, &news, |seen| {
+    let registries = follow::<Registry, _>(client.clone(), REGISTRIES, &metrics, &news, |seen| {
         News::Registry(seen.map(Box::new))
+    });
+    let record_formats = follow::<RecordFormat, _>(client, RECORD_FORMATS, &metrics, &news, |seen| {
+        News::RecordFormat(seen.map(Box::new))
     });
     let all = async {
         let told = news.send(News::Cluster(cluster_id.await.into())).await;
         if told.is_ok() {
-            futures::future::join3(pods, registrations, registries).await;
+            futures::future::join4(pods, registrations, registries, record_formats).await;
         }
     };
     tokio::select! {

@@ -7,6 +7,7 @@
 
 mod compiled;
 mod core_dns;
+mod custom;
 mod endpoint;
 mod error;
 mod etcd_grpc;
@@ -23,6 +24,7 @@ mod prefix;
 mod reach;
 mod scheme;
 mod service;
+mod templates;
 mod traefik;
 
 #[cfg(test)]
@@ -38,3 +40,4 @@ pub use compiled::Format;
 pub use endpoint::{Endpoint, Record};
 pub use error::{FormatError, Refusal};
 pub use service::{Service, ServicePort};
+pub use templates::{RecordFormats, TemplateError, Templates};

@@ -4,6 +4,7 @@
 //! Owns the index and the decision whether a registration can be carried out ([`admission`]). Knows nothing of etcd.
 
 mod admission;
+mod record_formats;
 mod registries;
 mod staff;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
+use self::record_formats::Library;
 use self::registries::Known;
 use self::staff::Staff;
 use super::failure::Failure;
@@ -31,16 +33,19 @@ use crate::plan::Presence;
 const BATCH: usize = 256;
 
 /// Which object kinds have been listed completely.
+// One flag for each kind is what this is.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Debug, Default)]
 struct Listed {
     pods: bool,
     registrations: bool,
     registries: bool,
+    record_formats: bool,
 }
 
 impl Listed {
     fn all(self) -> bool {
-        self.pods && self.registrations && self.registries
+        self.pods && self.registrations && self.registries && self.record_formats
     }
 }
 
@@ -50,14 +55,13 @@ struct Lost {
     pods: Option<Timestamp>,
     registrations: Option<Timestamp>,
     registries: Option<Timestamp>,
+    record_formats: Option<Timestamp>,
 }
 
 impl Lost {
     fn first(self) -> Option<Timestamp> {
-        [self.pods, self.registrations, self.registries]
-            .into_iter()
-            .flatten()
-            .min()
+        let kinds = [self.pods, self.registrations, self.registries, self.record_formats];
+        kinds.into_iter().flatten().min()
     }
 }
 
@@ -66,6 +70,7 @@ pub struct Intake {
     index: Index,
     entries: HashMap<RegistrationRef, Entry>,
     registries: HashMap<Arc<str>, Known>,
+    library: Library,
     staff: Staff,
     listed: Listed,
     lost: Lost,
@@ -91,6 +96,7 @@ impl Intake {
             index: Index::new(),
             entries: HashMap::new(),
             registries: HashMap::new(),
+            library: Library::default(),
             staff: Staff::new(context, shutdown),
             listed: Listed::default(),
             lost: Lost::default(),
@@ -149,6 +155,10 @@ impl Intake {
                 note_lost(&mut self.lost.registries, &seen);
                 self.registry(seen, now);
                 self.remember();
+            }
+            News::RecordFormat(seen) => {
+                note_lost(&mut self.lost.record_formats, &seen);
+                self.record_format(seen, now);
             }
         }
         // After what the list has told.
@@ -237,6 +247,7 @@ impl Intake {
                 pods = self.index.pod_count(),
                 registrations = self.entries.len(),
                 registries = self.registries.len(),
+                record_formats = self.library.len(),
                 "Kubernetes has told everything"
             );
             self.staff.context().health.set_caches_complete(true);
