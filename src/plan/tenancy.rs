@@ -125,7 +125,12 @@ impl Tenancy {
                 .filter(|outlet| outlet.format.carries(&endpoint.port_name))
             {
                 match outlet.format.record(&endpoint, outlet.sole_port) {
-                    Ok(written) => records.extend(written),
+                    Ok(written) => match written.iter().find(|record| tenancy.has(&record.key)) {
+                        None => records.extend(written),
+                        Some(Record { key, .. }) => tenancy.problems.push(Problem::Refused {
+                            reason: format!("two of its ports would share the key {key}: list one of them in the format's ports"),
+                        }),
+                    },
                     Err(refusal) => tenancy.problems.push(Problem::Refused {
                         reason: refusal.to_string(),
                     }),
@@ -134,6 +139,11 @@ impl Tenancy {
             tenancy.lodgings.push(Lodging { endpoint, records });
         }
         Some(tenancy)
+    }
+
+    /// Whether one of its endpoints has this key already.
+    fn has(&self, key: &Key) -> bool {
+        self.records().any(|record| record.key == *key)
     }
 
     /// The keys of all records, in the order of endpoints.
@@ -220,6 +230,29 @@ mod tests {
     fn a_pod_that_a_list_did_not_name_is_in_doubt_and_a_deleted_one_is_not() {
         assert_eq!(presence(PodView::Gone, true), Presence::Missing);
         assert_eq!(presence(PodView::Gone, false), Presence::Gone(Vec::new()));
+    }
+
+    #[test]
+    fn two_ports_of_a_pod_that_would_share_a_key_are_told_and_the_first_has_it() {
+        let spec = serde_json::from_value(serde_json::json!({"type": "Kitex"})).expect("decodes");
+        let service = Service {
+            namespace: "shop",
+            name: "orders",
+            ports: &[],
+            ipv6: false,
+            record_formats: &RecordFormats::new(),
+        };
+        let outlet = Outlet {
+            format: Format::compile(&spec, &service).expect("compiles"),
+            sole_port: false,
+        };
+        let pod = ReadyPod {
+            endpoints: vec![endpoint("p", 8080), endpoint("p", 8080)],
+            ..ready_pod()
+        };
+        let tenancy = Tenancy::of(PodView::Ready(pod), &[outlet]).expect("it is ready");
+        assert_eq!(tenancy.keys().len(), 1);
+        assert!(matches!(&tenancy.problems[..], [Problem::Refused { reason }] if reason.contains("share the key")));
     }
 
     #[test]

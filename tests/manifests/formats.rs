@@ -140,6 +140,29 @@ fn places() -> Vec<Case> {
             "must not contain spaces or control characters",
         ),
         (
+            "Custom without a RecordFormat",
+            format(json!({"type": "Custom"})),
+            "Custom needs recordFormat, the name of a RecordFormat",
+        ),
+        (
+            "a RecordFormat for Plain",
+            format(json!({"type": "Plain", "recordFormat": "mine"})),
+            "no other format takes it",
+        ),
+        (
+            "a RecordFormat of no name",
+            format(json!({"type": "Custom", "recordFormat": "My Format"})),
+            "recordFormat must be the name of a RecordFormat",
+        ),
+        (
+            "two RecordFormats in one place",
+            json!({"formats": [
+                {"type": "Custom", "recordFormat": "a"},
+                {"type": "Custom", "recordFormat": "b"},
+            ]}),
+            "two formats of the same type tell no place",
+        ),
+        (
             "a root for Hertz",
             format(json!({"type": "Hertz", "root": "x"})),
             "go-micro and Hertz have a fixed one",

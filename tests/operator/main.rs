@@ -7,6 +7,7 @@
 mod support;
 
 mod bad_input;
+mod custom;
 mod formats;
 mod lifecycle;
 mod p10_isolation;

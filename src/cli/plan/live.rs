@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::error::Error;
 use super::manifests::{Manifests, add_record_formats};
 use super::{Compared, Plan};
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{FormatType, Registry, ServiceRegistration};
 use crate::cluster::{self, Listing};
 use crate::etcd::{Access, Connection, Timeouts};
 use crate::format::RecordFormats;
@@ -29,7 +29,11 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
     let listing = Listing::new(client);
     let present = listing.registrations().await?;
     let mut formats = Formats::default();
-    add_record_formats(&mut formats.present, &listing.record_formats().await?);
+    let all = present.iter().chain(&manifests.registrations);
+    // Who plans nothing of them need not be let see them.
+    if all.flat_map(|one| &one.spec.formats).any(|format| format.kind == FormatType::Custom) {
+        add_record_formats(&mut formats.present, &listing.record_formats().await?);
+    }
     formats.wanted = formats.present.clone();
     add_record_formats(&mut formats.wanted, &manifests.record_formats);
     let mut by_registry: BTreeMap<String, Vec<ServiceRegistration>> = BTreeMap::new();
