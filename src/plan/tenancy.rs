@@ -128,7 +128,9 @@ impl Tenancy {
                     Ok(written) => match written.iter().find(|record| tenancy.has(&record.key)) {
                         None => records.extend(written),
                         Some(Record { key, .. }) => tenancy.problems.push(Problem::Refused {
-                            reason: format!("two of its ports would share the key {key}: list one of them in the format's ports"),
+                            reason: format!(
+                                "two of its ports would share the key {key}: list one of them in the format's ports"
+                            ),
                         }),
                     },
                     Err(refusal) => tenancy.problems.push(Problem::Refused {

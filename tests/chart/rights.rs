@@ -76,7 +76,10 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
         operator.wait_exit(SOON).await?;
     }
     for i in 0..rights.len() {
-        let name = record_format(i)["metadata"]["name"].as_str().expect("a name").to_owned();
+        let name = record_format(i)["metadata"]["name"]
+            .as_str()
+            .expect("a name")
+            .to_owned();
         bed.objects().delete(API, "RecordFormat", &name).await?;
     }
     bed.objects().delete(API, "Registry", "rights").await

@@ -91,7 +91,11 @@ fn the_page_of_custom_formats_shows_one_that_is_shipped_and_names_all() {
     let shipped = record_formats();
     assert!(shipped.iter().any(|(_, text)| text == shown), "{shown}");
     for (file, _) in shipped {
-        let name = file.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+        let name = file
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("a name")
+            .to_owned();
         assert!(text.contains(&format!("../record-formats/{name}")), "{name}");
     }
 }
@@ -110,7 +114,9 @@ fn every_page_says_what_its_registration_writes() {
             pods.to_str().expect("UTF-8"),
         ];
         let formats = record_formats();
-        let formats = formats.iter().flat_map(|(file, _)| ["-f", file.to_str().expect("UTF-8")]);
+        let formats = formats
+            .iter()
+            .flat_map(|(file, _)| ["-f", file.to_str().expect("UTF-8")]);
         let formats: Vec<&str> = formats.collect();
         let output = plan(&[&args[..], &formats, &["-o", "json"]].concat());
         let told = String::from_utf8_lossy(&output.stderr);

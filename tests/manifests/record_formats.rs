@@ -51,8 +51,16 @@ pub fn wrong() -> Vec<Case> {
             json!({"records": [named("a", 1), named("a", 2)]}),
             "two records have the same name",
         ),
-        ("a strange name", json!({"records": [named("a b", 1)]}), "a record's name is made of"),
-        ("an unknown escaping", json!({"escaping": "Html"}), "supported values: \"Json\", \"None\""),
+        (
+            "a strange name",
+            json!({"records": [named("a b", 1)]}),
+            "a record's name is made of",
+        ),
+        (
+            "an unknown escaping",
+            json!({"escaping": "Html"}),
+            "supported values: \"Json\", \"None\"",
+        ),
         (
             "a sample too long",
             json!({"sample": {"metadata": {"a": text(257)}}}),
@@ -66,10 +74,16 @@ pub fn good() -> Vec<Case> {
     taken(vec![
         ("the smallest", json!({})),
         ("plain text", json!({"escaping": "None"})),
-        ("eight records", json!({"records": many(8, |i| named(&format!("r{i}"), i))})),
+        (
+            "eight records",
+            json!({"records": many(8, |i| named(&format!("r{i}"), i))}),
+        ),
         ("a long value", record(json!({"key": KEY, "value": text(16384)}))),
         ("a sample", json!({"sample": {"metadata": {"team": "blue"}}})),
         // Its status says what is wrong.
-        ("a mistake in a template", record(json!({"key": KEY, "value": "{{ nope"}))),
+        (
+            "a mistake in a template",
+            record(json!({"key": KEY, "value": "{{ nope"})),
+        ),
     ])
 }

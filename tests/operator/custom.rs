@@ -28,7 +28,11 @@ async fn wait_accepted(name: &str, status: &str, reason: &str) -> Value {
         condition(object, "Accepted") == wanted
             && object["status"]["observedGeneration"] == object["metadata"]["generation"]
     };
-    let found = bed().await.objects().wait((API, "RecordFormat", name), told, SOON).await;
+    let found = bed()
+        .await
+        .objects()
+        .wait((API, "RecordFormat", name), told, SOON)
+        .await;
     found.unwrap_or_else(|error| panic!("waiting for {name} to be {status} {reason}: {error}"))
 }
 
@@ -57,8 +61,16 @@ async fn the_shipped_record_formats_write_what_their_consumers_read() -> Result<
         let told = wait_accepted(&name, "True", "Accepted").await;
         let preview = &told["status"]["preview"][0];
         let key = preview["key"].as_str().expect("a key");
-        assert!(key.starts_with("/services/shop/orders/") && key.ends_with("/orders-7d9f-abcde"), "{preview}");
-        assert!(preview["value"].as_str().is_some_and(|value| value.contains("10.0.0.7")), "{preview}");
+        assert!(
+            key.starts_with("/services/shop/orders/") && key.ends_with("/orders-7d9f-abcde"),
+            "{preview}"
+        );
+        assert!(
+            preview["value"]
+                .as_str()
+                .is_some_and(|value| value.contains("10.0.0.7")),
+            "{preview}"
+        );
         formats.push(json!({"type": "Custom", "recordFormat": name, "prefix": place(&name)}));
     }
     let spec = json!({
@@ -114,21 +126,27 @@ async fn a_broken_or_deleted_record_format_keeps_what_is_there_and_says_why() ->
     let bed = bed().await;
     let namespace = bed.namespace("breaking").await?;
     let prefix = format!("/custom/{}", namespace.name());
-    namespace.apply(registration("orders", &custom("breaking", &prefix))).await?;
+    namespace
+        .apply(registration("orders", &custom("breaking", &prefix)))
+        .await?;
     namespace.create_pod(&pod("a", "orders").ip("10.9.7.2")).await?;
     let objects = namespace.objects();
     let told = wait_condition(objects, "orders", "Accepted", "False", "RecordFormatNotFound").await;
     assert!(message(&told, "Accepted").contains("there is no RecordFormat \"breaking\": create it"));
 
     let key = "{{ prefix }}/{{ id }}";
-    bed.objects().apply(record_format("breaking", key, "{{ hostPort }}")).await?;
+    bed.objects()
+        .apply(record_format("breaking", key, "{{ hostPort }}"))
+        .await?;
     let below = format!("{prefix}/");
     let held = wait_keys(bed.registry(), &below, &["a"]).await;
     assert_eq!(held[&format!("{below}a")].value, "\"10.9.7.2:8080\"");
     wait_condition(objects, "orders", "Accepted", "True", "Accepted").await;
 
     let history = History::watch(bed.registry(), &below, 0).await?;
-    bed.objects().apply(record_format("breaking", key, "[\n  {{ hostPrt }}]")).await?;
+    bed.objects()
+        .apply(record_format("breaking", key, "[\n  {{ hostPrt }}]"))
+        .await?;
     let mistake = "alue of record 1, line 2, column 6: hostPrt is not there";
     let told = wait_accepted("breaking", "False", "InvalidTemplate").await;
     assert!(message(&told, "Accepted").contains(mistake), "{told}");
@@ -147,7 +165,9 @@ async fn a_broken_or_deleted_record_format_keeps_what_is_there_and_says_why() ->
     history.assert_silent().await;
 
     // A value changes in place.
-    bed.objects().apply(record_format("breaking", key, "{{ port }}")).await?;
+    bed.objects()
+        .apply(record_format("breaking", key, "{{ port }}"))
+        .await?;
     let mut events = wait_events(&history, 2).await;
     events.sort();
     assert_eq!(events, [format!("put {below}a 8080"), format!("put {below}b 8080")]);
@@ -155,7 +175,9 @@ async fn a_broken_or_deleted_record_format_keeps_what_is_there_and_says_why() ->
 
     // A key comes and the one before goes at the same revision.
     let history = History::watch(bed.registry(), &below, 0).await?;
-    bed.objects().apply(record_format("breaking", "{{ prefix }}/x/{{ id }}", "{{ port }}")).await?;
+    bed.objects()
+        .apply(record_format("breaking", "{{ prefix }}/x/{{ id }}", "{{ port }}"))
+        .await?;
     wait_keys(bed.registry(), &below, &["x/a", "x/b"]).await;
     let events = history.settled().await?;
     for name in ["a", "b"] {
@@ -173,9 +195,24 @@ async fn a_broken_or_deleted_record_format_keeps_what_is_there_and_says_why() ->
 async fn a_template_that_would_leave_its_prefix_or_share_keys_is_refused_with_the_cause() -> Result<()> {
     let bed = bed().await;
     for (name, key, reason, cause) in [
-        ("outside", "/leasehold/{{ pod }}{% set p = prefix %}", "KeyOutsidePrefix", "begin its template with {{ prefix }}/"),
-        ("shared", "{{ prefix }}/{{ service }}", "KeyNotUnique", "put {{ id }} into its template"),
-        ("dots", "{{ prefix }}/../{{ pod }}", "InvalidKey", "segment of dots only"),
+        (
+            "outside",
+            "/leasehold/{{ pod }}{% set p = prefix %}",
+            "KeyOutsidePrefix",
+            "begin its template with {{ prefix }}/",
+        ),
+        (
+            "shared",
+            "{{ prefix }}/{{ service }}",
+            "KeyNotUnique",
+            "put {{ id }} into its template",
+        ),
+        (
+            "dots",
+            "{{ prefix }}/../{{ pod }}",
+            "InvalidKey",
+            "segment of dots only",
+        ),
         (
             "endless",
             "{{ prefix }}/{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
@@ -188,9 +225,13 @@ async fn a_template_that_would_leave_its_prefix_or_share_keys_is_refused_with_th
         assert!(message(&told, "Accepted").contains(cause), "{told}");
     }
     // The prefix itself may not reach the operator's own records.
-    bed.objects().apply(record_format("fine", "{{ prefix }}/{{ id }}", "1")).await?;
+    bed.objects()
+        .apply(record_format("fine", "{{ prefix }}/{{ id }}", "1"))
+        .await?;
     let namespace = bed.namespace("reaching").await?;
-    namespace.apply(registration("orders", &custom("fine", "/leasehold/x"))).await?;
+    namespace
+        .apply(registration("orders", &custom("fine", "/leasehold/x")))
+        .await?;
     wait_condition(namespace.objects(), "orders", "Accepted", "False", "PrefixReserved").await;
     Ok(())
 }
@@ -202,7 +243,9 @@ async fn pods_that_share_a_key_after_all_are_a_conflict_and_the_first_one_keeps_
     let key = "{{ prefix }}/{{ pod | replace('x', '') }}";
     bed.objects().apply(record_format("sharing", key, "{{ pod }}")).await?;
     let prefix = format!("/custom/{}", namespace.name());
-    namespace.apply(registration("orders", &custom("sharing", &prefix))).await?;
+    namespace
+        .apply(registration("orders", &custom("sharing", &prefix)))
+        .await?;
     namespace.create_pod(&pod("a", "orders").ip("10.9.7.4")).await?;
     let below = format!("{prefix}/");
     wait_keys(bed.registry(), &below, &["a"]).await;

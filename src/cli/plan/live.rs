@@ -31,7 +31,10 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
     let mut formats = Formats::default();
     let all = present.iter().chain(&manifests.registrations);
     // Who plans nothing of them need not be let see them.
-    if all.flat_map(|one| &one.spec.formats).any(|format| format.kind == FormatType::Custom) {
+    if all
+        .flat_map(|one| &one.spec.formats)
+        .any(|format| format.kind == FormatType::Custom)
+    {
         add_record_formats(&mut formats.present, &listing.record_formats().await?);
     }
     formats.wanted = formats.present.clone();
