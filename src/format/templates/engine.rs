@@ -133,23 +133,17 @@ fn default(value: &Value, other: &Value) -> Value {
     chosen.clone()
 }
 
-/// Where in `source` an error begins whose place the engine does not tell, as with characters that the language does not
-/// have: with the shortest beginning of `source` that has it.
-fn found(source: &str, error: &Error) -> usize {
-    let environment = Environment::empty();
-    let ends: Vec<usize> = source.char_indices().map(|(at, c)| at + c.len_utf8()).collect();
-    let lacks = |end: &usize| match environment.template_from_str(&source[..*end]) {
-        Ok(_) => true,
-        Err(other) => other.detail() != error.detail() || other.range().is_some(),
-    };
-    let shortest = ends.partition_point(lacks);
-    ends[..shortest].last().copied().unwrap_or_default()
-}
-
 /// What is wrong, and where in `source`.
 fn told(place: Place, source: &str, error: &Error) -> TemplateError {
-    let range = error.range().filter(|range| source.get(range.clone()).is_some());
-    let start = range.as_ref().map_or_else(|| found(source, error), |range| range.start);
+    let range = error.range();
+    let start = match &range {
+        // Behind an unexpected character it may end in the middle of that, and at the end of the source behind it.
+        Some(range) => source.floor_char_boundary(range.start),
+        None => {
+            let lines = source.split_inclusive('\n');
+            lines.take(error.line().unwrap_or(1) - 1).map(str::len).sum()
+        }
+    };
     let before = &source[..start];
     let start_of_line = before.rfind('\n').map_or(0, |at| at + 1);
     let line = before.matches('\n').count() + 1;
@@ -157,7 +151,7 @@ fn told(place: Place, source: &str, error: &Error) -> TemplateError {
     if error.kind() == ErrorKind::OutOfFuel {
         return TemplateError::OutOfFuel { place, line, column };
     }
-    let culprit = range.map(|range| &source[range]).unwrap_or_default();
+    let culprit = range.and_then(|range| source.get(range)).unwrap_or_default();
     let cause: Cow<'_, str> = match error.kind() {
         ErrorKind::UndefinedError if !culprit.is_empty() => {
             format!("{culprit} is not there: correct its name, or write {culprit} | default(...)").into()
