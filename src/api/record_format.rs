@@ -41,7 +41,7 @@ use super::schema;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RecordFormatSpec {
-    /// The records of each endpoint, up to 8. All of them are kept in step, on one lease.
+    /// The records of each endpoint, up to 8. All of them are kept in step.
     #[schemars(length(max = 8))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")

@@ -190,7 +190,7 @@ fn a_mistake_is_told_with_its_line_and_column() {
         ),
         (
             spec(KEY, "{{ pod }} {{ 'pod }}"),
-            "line 1, column 14: syntax error: unexpected end of string",
+            "line 1, column 21: syntax error: unexpected end of string",
         ),
         (spec(KEY, "\"é\" {{ pod | nope }}"), "line 1, column 8: unknown filter"),
         (
