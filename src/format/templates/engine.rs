@@ -136,14 +136,14 @@ fn default(value: &Value, other: &Value) -> Value {
 /// What is wrong, and where in `source`.
 fn told(place: Place, source: &str, error: &Error) -> TemplateError {
     let range = error.range();
-    let start = match &range {
-        // Behind an unexpected character it may end in the middle of that, and at the end of the source behind it.
-        Some(range) => source.floor_char_boundary(range.start),
-        None => {
-            let lines = source.split_inclusive('\n');
-            lines.take(error.line().unwrap_or(1) - 1).map(str::len).sum()
-        }
+    let start_of_its_line = || {
+        let lines = source.split_inclusive('\n');
+        lines.take(error.line().unwrap_or(1) - 1).map(str::len).sum()
     };
+    // Behind an unexpected character it may end in the middle of that.
+    let start = range
+        .as_ref()
+        .map_or_else(start_of_its_line, |range| source.floor_char_boundary(range.start));
     let before = &source[..start];
     let start_of_line = before.rfind('\n').map_or(0, |at| at + 1);
     let line = before.matches('\n').count() + 1;

@@ -192,7 +192,7 @@ fn a_mistake_is_told_with_its_line_and_column() {
             spec(KEY, "{{ pod }} {{ 'pod }}"),
             "line 1, column 21: syntax error: unexpected end of string",
         ),
-        (spec(KEY, "\"é\" {{ pod | nope }}"), "line 1, column 8: unknown filter"),
+        (spec(KEY, "\"é\" {{ pod | nope }}"), "line 1, column 14: unknown filter"),
         (
             spec(KEY, "{{ metadata.team }}"),
             "line 1, column 4: metadata.team is not there",
