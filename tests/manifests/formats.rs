@@ -9,7 +9,7 @@ fn format(format: Value) -> Value {
 }
 
 pub fn wrong() -> Vec<Case> {
-    let groups = [kinds(), prefixes(), places(), domains(), records()];
+    let groups = [kinds(), prefixes(), places(), customs(), domains(), records()];
     groups.into_iter().flatten().collect()
 }
 
@@ -116,29 +116,9 @@ fn prefixes() -> Vec<Case> {
     ])
 }
 
-/// Where the keys of each format lie.
-fn places() -> Vec<Case> {
+/// What is written by a RecordFormat.
+fn customs() -> Vec<Case> {
     rejected(vec![
-        (
-            "a prefix for GoZero",
-            format(json!({"type": "GoZero", "prefix": "orders.rpc"})),
-            "write key with GoZero",
-        ),
-        (
-            "a key for Plain",
-            format(json!({"type": "Plain", "key": "orders.rpc"})),
-            "or write prefix with Plain and EtcdGrpc",
-        ),
-        (
-            "a key with a slash at the end",
-            format(json!({"type": "GoZero", "key": "orders.rpc/"})),
-            "the Key of the consumers' EtcdConf",
-        ),
-        (
-            "a key with a space",
-            format(json!({"type": "GoZero", "key": "orders rpc"})),
-            "must not contain spaces or control characters",
-        ),
         (
             "Custom without a RecordFormat",
             format(json!({"type": "Custom"})),
@@ -161,6 +141,32 @@ fn places() -> Vec<Case> {
                 {"type": "Custom", "recordFormat": "b"},
             ]}),
             "two formats of the same type tell no place",
+        ),
+    ])
+}
+
+/// Where the keys of each format lie.
+fn places() -> Vec<Case> {
+    rejected(vec![
+        (
+            "a prefix for GoZero",
+            format(json!({"type": "GoZero", "prefix": "orders.rpc"})),
+            "write key with GoZero",
+        ),
+        (
+            "a key for Plain",
+            format(json!({"type": "Plain", "key": "orders.rpc"})),
+            "or write prefix with Plain and EtcdGrpc",
+        ),
+        (
+            "a key with a slash at the end",
+            format(json!({"type": "GoZero", "key": "orders.rpc/"})),
+            "the Key of the consumers' EtcdConf",
+        ),
+        (
+            "a key with a space",
+            format(json!({"type": "GoZero", "key": "orders rpc"})),
+            "must not contain spaces or control characters",
         ),
         (
             "a root for Hertz",

@@ -6,7 +6,7 @@ use super::{Case, many, rejected, taken, text};
 
 const KEY: &str = "{{ prefix }}/{{ id }}";
 
-fn record(record: Value) -> Value {
+fn record(record: &Value) -> Value {
     json!({"records": [record]})
 }
 
@@ -19,26 +19,26 @@ pub fn wrong() -> Vec<Case> {
             json!({"records": many(9, |i| json!({"key": format!("{KEY}/{i}"), "value": "1"}))}),
             "must have at most 8 items",
         ),
-        ("no key", record(json!({"value": "1"})), "key: Required value"),
-        ("no value", record(json!({"key": KEY})), "value: Required value"),
+        ("no key", record(&json!({"value": "1"})), "key: Required value"),
+        ("no value", record(&json!({"key": KEY})), "value: Required value"),
         (
             "a key without the prefix",
-            record(json!({"key": "/services/{{ id }}", "value": "1"})),
+            record(&json!({"key": "/services/{{ id }}", "value": "1"})),
             "begin its template with {{ prefix }}/",
         ),
         (
             "a key of two lines",
-            record(json!({"key": "{{ prefix }}/\n{{ id }}", "value": "1"})),
+            record(&json!({"key": "{{ prefix }}/\n{{ id }}", "value": "1"})),
             "write its template on one",
         ),
         (
             "a key too long",
-            record(json!({"key": format!("{KEY}{}", text(1024)), "value": "1"})),
+            record(&json!({"key": format!("{KEY}{}", text(1024)), "value": "1"})),
             "may not be more than 1024",
         ),
         (
             "a value too long",
-            record(json!({"key": KEY, "value": text(16385)})),
+            record(&json!({"key": KEY, "value": text(16385)})),
             "may not be more than 16384",
         ),
         (
@@ -78,12 +78,12 @@ pub fn good() -> Vec<Case> {
             "eight records",
             json!({"records": many(8, |i| named(&format!("r{i}"), i))}),
         ),
-        ("a long value", record(json!({"key": KEY, "value": text(16384)}))),
+        ("a long value", record(&json!({"key": KEY, "value": text(16384)}))),
         ("a sample", json!({"sample": {"metadata": {"team": "blue"}}})),
         // Its status says what is wrong.
         (
             "a mistake in a template",
-            record(json!({"key": KEY, "value": "{{ nope"})),
+            record(&json!({"key": KEY, "value": "{{ nope"})),
         ),
     ])
 }
