@@ -2,14 +2,15 @@
 
 use serde_json::{Value, json};
 
+use super::record_formats::users;
 use super::{Case, many, rejected, taken, text};
 
-fn format(format: Value) -> Value {
+pub(super) fn format(format: Value) -> Value {
     json!({"formats": vec![format]})
 }
 
 pub fn wrong() -> Vec<Case> {
-    let groups = [kinds(), prefixes(), places(), customs(), domains(), records()];
+    let groups = [kinds(), prefixes(), places(), users(), domains(), records()];
     groups.into_iter().flatten().collect()
 }
 
@@ -111,35 +112,6 @@ fn prefixes() -> Vec<Case> {
         (
             "one format twice without prefix",
             json!({"formats": [{"type": "Plain"}, {"type": "Plain", "value": "Json"}]}),
-            "two formats of the same type tell no place",
-        ),
-    ])
-}
-
-/// What is written by a RecordFormat.
-fn customs() -> Vec<Case> {
-    rejected(vec![
-        (
-            "Custom without a RecordFormat",
-            format(json!({"type": "Custom"})),
-            "Custom needs recordFormat, the name of a RecordFormat",
-        ),
-        (
-            "a RecordFormat for Plain",
-            format(json!({"type": "Plain", "recordFormat": "mine"})),
-            "no other format takes it",
-        ),
-        (
-            "a RecordFormat of no name",
-            format(json!({"type": "Custom", "recordFormat": "My Format"})),
-            "recordFormat must be the name of a RecordFormat",
-        ),
-        (
-            "two RecordFormats in one place",
-            json!({"formats": [
-                {"type": "Custom", "recordFormat": "a"},
-                {"type": "Custom", "recordFormat": "b"},
-            ]}),
             "two formats of the same type tell no place",
         ),
     ])

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::formats::format;
 use super::{Case, many, rejected, taken, text};
 
 const KEY: &str = "{{ prefix }}/{{ id }}";
@@ -84,6 +85,35 @@ pub fn good() -> Vec<Case> {
         (
             "a mistake in a template",
             record(&json!({"key": KEY, "value": "{{ nope"})),
+        ),
+    ])
+}
+
+/// Registrations that use one.
+pub(super) fn users() -> Vec<Case> {
+    rejected(vec![
+        (
+            "Custom without a RecordFormat",
+            format(json!({"type": "Custom"})),
+            "Custom needs recordFormat, the name of a RecordFormat",
+        ),
+        (
+            "a RecordFormat for Plain",
+            format(json!({"type": "Plain", "recordFormat": "mine"})),
+            "no other format takes it",
+        ),
+        (
+            "a RecordFormat of no name",
+            format(json!({"type": "Custom", "recordFormat": "My Format"})),
+            "recordFormat must be the name of a RecordFormat",
+        ),
+        (
+            "two RecordFormats in one place",
+            json!({"formats": [
+                {"type": "Custom", "recordFormat": "a"},
+                {"type": "Custom", "recordFormat": "b"},
+            ]}),
+            "two formats of the same type tell no place",
         ),
     ])
 }
