@@ -7,7 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 /// What a condition is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionType {
-    /// Of a ServiceRegistration: its spec makes sense and its Registry exists.
+    /// Of a ServiceRegistration: its spec makes sense and its Registry exists. Of a RecordFormat: its templates make
+    /// sense.
     Accepted,
     /// Of a ServiceRegistration: etcd holds exactly what the pods say.
     Synced,
@@ -46,10 +47,27 @@ pub enum Reason {
     Accepted,
     /// Accepted=False: the Registry that the spec names does not exist.
     RegistryNotFound,
+    /// Accepted=False: a RecordFormat that the spec names does not exist.
+    RecordFormatNotFound,
+    /// Accepted=False: a RecordFormat that the spec names is not accepted, or does not fit the registration.
+    RecordFormatUnusable,
     /// Accepted=False: the spec cannot be carried out as it is written.
     InvalidSpec,
     /// Accepted=False: a format's prefix and the Registry's meta prefix overlap.
     PrefixReserved,
+
+    /// Accepted=False, of a RecordFormat: a template is no Jinja, or asks for what is not there.
+    InvalidTemplate,
+    /// Accepted=False, of a RecordFormat: a template takes too many steps or prints too much.
+    TemplateTooCostly,
+    /// Accepted=False, of a RecordFormat: two endpoints, or two records of one, would share a key.
+    KeyNotUnique,
+    /// Accepted=False, of a RecordFormat: a key does not lie below the registration's prefix.
+    KeyOutsidePrefix,
+    /// Accepted=False, of a RecordFormat: a key is none that consumers can read.
+    InvalidKey,
+    /// Accepted=False, of a RecordFormat: a value should be JSON and is not.
+    ValueNotJson,
 
     /// Synced=True.
     InSync,
@@ -124,8 +142,16 @@ impl Reason {
         match self {
             Self::Accepted => "Accepted",
             Self::RegistryNotFound => "RegistryNotFound",
+            Self::RecordFormatNotFound => "RecordFormatNotFound",
+            Self::RecordFormatUnusable => "RecordFormatUnusable",
             Self::InvalidSpec => "InvalidSpec",
             Self::PrefixReserved => "PrefixReserved",
+            Self::InvalidTemplate => "InvalidTemplate",
+            Self::TemplateTooCostly => "TemplateTooCostly",
+            Self::KeyNotUnique => "KeyNotUnique",
+            Self::KeyOutsidePrefix => "KeyOutsidePrefix",
+            Self::InvalidKey => "InvalidKey",
+            Self::ValueNotJson => "ValueNotJson",
             Self::InSync => "InSync",
             Self::LastEndpointKept => "LastEndpointKept",
             Self::Writing => "Writing",

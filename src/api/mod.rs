@@ -10,6 +10,7 @@ pub mod conditions;
 mod format;
 mod guard;
 mod manifests;
+mod record_format;
 mod registry;
 mod schema;
 mod service_registration;
@@ -19,6 +20,9 @@ pub use conditions::{ConditionStatus, ConditionType, Reason};
 pub use format::{Format, FormatType, PlainValue, TraefikProtocol};
 pub use guard::{Guard, GuardMode};
 pub use manifests::{crds, manifests};
+pub use record_format::{
+    Escaping, RecordFormat, RecordFormatSpec, RecordFormatStatus, RecordPreview, RecordSample, RecordTemplate,
+};
 pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus};
 pub use service_registration::{
     Address, AddressType, Family, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec, Version,

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::lean::LeanPod;
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::Pod;
 
 /// How long one question may take to be answered.
@@ -93,6 +93,12 @@ impl Listing {
             self.client.apiserver_version(),
         )
         .await
+    }
+
+    /// All RecordFormats.
+    pub async fn record_formats(&self) -> Result<Vec<RecordFormat>, ListingError> {
+        let api: Api<RecordFormat> = Api::all(self.client.clone());
+        all(&api, "list the RecordFormats").await
     }
 
     /// A Registry, if it is there.

@@ -1,4 +1,4 @@
-//! The watches on pods, registrations and Registries, as one stream of news.
+//! The watches on pods, registrations, Registries and RecordFormats, as one stream of news.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::hearing::Hearing;
 use super::lean::LeanPod;
 use super::line::Line;
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index;
 use crate::telemetry::{Metrics, Outcome, Peer};
 
@@ -27,10 +27,11 @@ use crate::telemetry::{Metrics, Outcome, Peer};
 const PODS: &str = "pods";
 const REGISTRATIONS: &str = "serviceregistrations";
 const REGISTRIES: &str = "registries";
+const RECORD_FORMATS: &str = "recordformats";
 /// All that are watched.
-pub const KINDS: [&str; 3] = [PODS, REGISTRATIONS, REGISTRIES];
+pub const KINDS: [&str; 4] = [PODS, REGISTRATIONS, REGISTRIES, RECORD_FORMATS];
 /// A watch that cannot be opened is tried again after 200 ms, doubling up to 2 s: short, so that the return of an
-/// apiserver is noticed at once, and there are only three of them.
+/// apiserver is noticed at once, and there are only four of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A watch lasts for this many seconds: then the apiserver ends it and another one goes on from there. One that it does
@@ -95,6 +96,8 @@ pub enum News {
     Registration(Seen<Box<ServiceRegistration>>),
     /// About Registries.
     Registry(Seen<Box<Registry>>),
+    /// About RecordFormats.
+    RecordFormat(Seen<Box<RecordFormat>>),
 }
 
 /// Watches all kinds and sends what is seen, for ever: trouble with the apiserver is retried, and never taken for
@@ -116,11 +119,16 @@ pub async fn watch(
     let registrations = follow::<ServiceRegistration, _>(client.clone(), REGISTRATIONS, ends, |seen| {
         News::Registration(seen.map(Box::new))
     });
-    let registries = follow::<Registry, _>(client, REGISTRIES, ends, |seen| News::Registry(seen.map(Box::new)));
+    let registries = follow::<Registry, _>(client.clone(), REGISTRIES, ends, |seen| {
+        News::Registry(seen.map(Box::new))
+    });
+    let record_formats = follow::<RecordFormat, _>(client, RECORD_FORMATS, ends, |seen| {
+        News::RecordFormat(seen.map(Box::new))
+    });
     let all = async {
         let told = news.send(News::Cluster(cluster_id.await.into())).await;
         if told.is_ok() {
-            futures::future::join3(pods, registrations, registries).await;
+            futures::future::join4(pods, registrations, registries, record_formats).await;
         }
     };
     tokio::select! {

@@ -7,6 +7,7 @@
 
 mod compiled;
 mod core_dns;
+mod custom;
 mod endpoint;
 mod error;
 mod etcd_grpc;
@@ -24,6 +25,7 @@ mod reach;
 mod reading;
 mod scheme;
 mod service;
+mod templates;
 mod traefik;
 
 #[cfg(test)]
@@ -41,3 +43,4 @@ pub use error::{FormatError, Refusal};
 pub(crate) use hash::fnv64;
 pub use reading::Reading;
 pub use service::{Service, ServicePort};
+pub use templates::{RecordFormats, TemplateError, Templates};

@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::neighbours::Aside;
-use crate::api::{self, RegistrySpec, ServiceRegistration};
-use crate::format::{Format, FormatError, Reading, Service, ServicePort};
+use crate::api::{self, Reason, RegistrySpec, ServiceRegistration};
+use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort};
 use crate::index::{self, Operator, PortTarget, RegistrationRef, Requirement, Selector};
 use crate::plan::{Outlet, Scope, Terms};
 
@@ -50,13 +50,26 @@ pub enum Invalid {
     Format(#[from] FormatError),
 }
 
+impl Invalid {
+    /// What it comes down to, for scripts.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Format(FormatError::NoRecordFormat(_)) => Reason::RecordFormatNotFound,
+            Self::Format(FormatError::RecordFormatBroken { .. } | FormatError::SharedByPorts { .. }) => {
+                Reason::RecordFormatUnusable
+            }
+            _ => Reason::InvalidSpec,
+        }
+    }
+}
+
 /// What names `registration`.
 pub fn reference(registration: &ServiceRegistration) -> RegistrationRef {
     RegistrationRef::new(registration.namespace().unwrap_or_default(), registration.name_any())
 }
 
-/// Makes `registration` ready to be carried out.
-pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
+/// Makes `registration` ready to be carried out, with these record formats.
+pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormats) -> Result<Compiled, Invalid> {
     let spec = &registration.spec;
     let reference = reference(registration);
     let service = registration.service_name();
@@ -73,6 +86,7 @@ pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> 
         name: service,
         ports: &known,
         ipv6: spec.address.family == api::Family::IPv6,
+        record_formats,
     };
     for format in Format::compile_all(&spec.formats, &known)? {
         let sole_port = ports.iter().filter(|port| format.carries(&port.name)).count() == 1;
@@ -238,6 +252,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
+        super::compile(registration, &RecordFormats::new())
+    }
 
     fn registration(patch: &Value) -> ServiceRegistration {
         let mut object = json!({

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::compile::{self, Compiled, Invalid, compile};
 use super::registrar::guard_terms;
 use crate::api::{RegistrySpec, ServiceRegistration};
+use crate::format::RecordFormats;
 use crate::index::{Index, Pod, RegistrationRef};
 use crate::plan::{
     Conflict, GuardMode, GuardTerms, Held, Holder, Key, LeaseId, Ledger, MetaKeys, Moment, Observation, Op, OpResult,
@@ -83,9 +84,9 @@ impl Outcome {
 }
 
 /// Whether keys of the two may lie in each other's way. Those of one that makes no sense lie nowhere.
-pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration) -> bool {
+pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration, record_formats: &RecordFormats) -> bool {
     let scopes = |registration| {
-        let compiled = compile(registration);
+        let compiled = compile(registration, record_formats);
         let outlets = compiled.map(|compiled| compiled.outlets).unwrap_or_default();
         outlets
             .into_iter()
@@ -141,8 +142,13 @@ impl Rehearsal {
     }
 
     /// A registration is there. One of a name that is there already takes its place, as when it is applied anew.
-    pub fn register(&mut self, registration: &ServiceRegistration) -> Result<RegistrationRef, Refusal> {
-        let compiled = compile(registration)?;
+    /// Its own formats are among `record_formats`.
+    pub fn register(
+        &mut self,
+        registration: &ServiceRegistration,
+        record_formats: &RecordFormats,
+    ) -> Result<RegistrationRef, Refusal> {
+        let compiled = compile(registration, record_formats)?;
         if let Some(scope) = compiled.reserved_scope(&self.spec) {
             return Err(Refusal::Reserved {
                 scope: scope.prefix().to_owned(),
@@ -153,6 +159,12 @@ impl Rehearsal {
         let terms = compiled.terms(&self.spec);
         let mut scopes: BTreeSet<Scope> = terms.scopes.iter().cloned().collect();
         self.ledger.set_terms(&reference, terms);
+        if let Some(former) = self.parts.get(&reference)
+            && former.compiled.registration == compiled.registration
+        {
+            // What its formats write may have changed all the same, of which the index knows nothing.
+            self.index.delete_registration(&reference);
+        }
         for touch in self.index.apply_registration(compiled.registration.clone()) {
             let if_ready = || self.index.view_if_ready(&reference, &touch.pod);
             let view = self.index.view(&reference, &touch.pod);

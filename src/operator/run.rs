@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -17,8 +18,8 @@ use super::failure::Failure;
 use super::intake::Intake;
 use super::registrar::Context;
 use super::state::{self, State, StateFolder};
-use crate::api::{Registry, ServiceRegistration};
-use crate::cluster::{self, Desk, Events, Hearing};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
+use crate::cluster::{self, Desk, DeskNote, Events, Hearing, Reported};
 use crate::etcd::Timeouts;
 use crate::telemetry::{self, Health, Metrics};
 
@@ -99,16 +100,10 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         }
     };
 
-    let (registrations, registration_notes) = mpsc::unbounded_channel();
-    let (registries, registry_notes) = mpsc::unbounded_channel();
+    let registrations = desk::<ServiceRegistration>("desk of registrations", &client, &metrics, &mut parts, &shutdown);
+    let registries = desk::<Registry>("desk of Registries", &client, &metrics, &mut parts, &shutdown);
+    let record_formats = desk::<RecordFormat>("desk of RecordFormats", &client, &metrics, &mut parts, &shutdown);
     let (news_of, news) = mpsc::channel(NEWS);
-    let desk = Desk::<ServiceRegistration>::new(client.clone(), metrics.calls.clone());
-    parts.spawn(named(
-        "desk of registrations",
-        desk.run(registration_notes, shutdown.clone()),
-    ));
-    let desk = Desk::<Registry>::new(client.clone(), metrics.calls.clone());
-    parts.spawn(named("desk of Registries", desk.run(registry_notes, shutdown.clone())));
     let identity: Arc<str> = Arc::from(options.identity);
     let (events, notices) = Events::new(metrics.clone());
     let publish = cluster::publish_events(
@@ -140,6 +135,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         hearing,
         registrations,
         registries,
+        record_formats,
         events,
         metrics,
         health,
@@ -151,6 +147,20 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     parts.spawn(async move { intake.run(news, end).await.map(|()| "intake") });
 
     supervise(parts, &shutdown).await
+}
+
+/// Starts the desk for the statuses of one kind; returns where it is told what to write.
+fn desk<K: Reported>(
+    name: &'static str,
+    client: &Client,
+    metrics: &Metrics,
+    parts: &mut JoinSet<Result<&'static str, Failure>>,
+    shutdown: &CancellationToken,
+) -> mpsc::UnboundedSender<DeskNote<K>> {
+    let (notes_of, notes) = mpsc::unbounded_channel();
+    let desk = Desk::<K>::new(client.clone(), metrics.calls.clone());
+    parts.spawn(named(name, desk.run(notes, shutdown.clone())));
+    notes_of
 }
 
 /// What to go on with when the apiserver does not answer; never ready if there is nothing.

@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::registrar::Context;
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{DeskNote, Events, Hearing, Notice};
 use crate::etcd::Timeouts;
 use crate::telemetry::{Health, Metrics};
@@ -15,6 +15,8 @@ pub struct Ends {
     pub registrations: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
     /// What is told of Registries.
     pub registries: mpsc::UnboundedReceiver<DeskNote<Registry>>,
+    /// What is told of RecordFormats.
+    pub record_formats: mpsc::UnboundedReceiver<DeskNote<RecordFormat>>,
     /// What is told in Events.
     pub events: mpsc::Receiver<Notice>,
 }
@@ -24,6 +26,7 @@ impl Context {
     pub fn for_test() -> (Self, Ends) {
         let (registrations, registration_notes) = mpsc::unbounded_channel();
         let (registries, registry_notes) = mpsc::unbounded_channel();
+        let (record_formats, record_format_notes) = mpsc::unbounded_channel();
         let metrics = Metrics::new().0;
         let (events, notices) = Events::new(metrics.clone());
         let context = Self {
@@ -34,6 +37,7 @@ impl Context {
             hearing: Hearing::default(),
             registrations,
             registries,
+            record_formats,
             events,
             metrics,
             health: Health::new(),
@@ -42,6 +46,7 @@ impl Context {
         let ends = Ends {
             registrations: registration_notes,
             registries: registry_notes,
+            record_formats: record_format_notes,
             events: notices,
         };
         (context, ends)

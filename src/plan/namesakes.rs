@@ -58,7 +58,7 @@ pub(super) fn part(drafts: &mut [Draft], endpoints: &[Endpoint], outlets: &[Outl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Format, Service};
+    use crate::format::{Format, RecordFormats, Service};
     use crate::index::{PodView, ReadyPod};
     use crate::plan::Tenancy;
     use crate::plan::testing::endpoint;
@@ -70,6 +70,7 @@ mod tests {
             name: "orders",
             ports: &[],
             ipv6: false,
+            record_formats: &RecordFormats::new(),
         };
         let format = Format::compile(&spec, &service).expect("compiles");
         Outlet {

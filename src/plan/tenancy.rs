@@ -230,7 +230,7 @@ impl fmt::Display for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Service;
+    use crate::format::{RecordFormats, Service};
     use crate::plan::testing::endpoint;
 
     fn ready_pod() -> ReadyPod {
@@ -250,6 +250,7 @@ mod tests {
             name: "orders",
             ports: &[],
             ipv6: false,
+            record_formats: &RecordFormats::new(),
         };
         let format = Format::compile(&spec, &service).expect("compiles");
         let outlet = Outlet {

@@ -62,6 +62,7 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
         namespace.create_pod(&pod(&format!("further-{i}"), "orders")).await?;
         let refused = registration(&format!("refused-{i}"), &json!({"registry": "nowhere"}));
         namespace.apply(refused).await?;
+        bed.objects().apply(record_format(i)).await?;
         let name = format!("without-{i}");
         let operator = start(&name)?;
         let complaint = format!("cannot {} resource \"{}\"", right.verb, right.resource);
@@ -74,7 +75,23 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
         operator.terminate()?;
         operator.wait_exit(SOON).await?;
     }
+    for i in 0..rights.len() {
+        let name = record_format(i)["metadata"]["name"]
+            .as_str()
+            .expect("a name")
+            .to_owned();
+        bed.objects().delete(API, "RecordFormat", &name).await?;
+    }
     bed.objects().delete(API, "Registry", "rights").await
+}
+
+fn record_format(number: usize) -> Value {
+    json!({
+        "apiVersion": API,
+        "kind": "RecordFormat",
+        "metadata": {"name": format!("rights-{number}")},
+        "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": "{{ port }}"}]},
+    })
 }
 
 /// One verb on one resource.

@@ -7,6 +7,7 @@
 mod support;
 
 mod bad_input;
+mod custom;
 mod doctor;
 mod formats;
 mod lifecycle;

@@ -8,11 +8,12 @@ use kube::ResourceExt;
 use tokio::time::timeout;
 
 use super::error::Error;
-use super::manifests::Manifests;
+use super::manifests::{Manifests, add_record_formats};
 use super::{Compared, Plan};
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{FormatType, Registry, ServiceRegistration};
 use crate::cluster::{self, Listing};
 use crate::etcd::{Access, Connection, Timeouts};
+use crate::format::RecordFormats;
 use crate::index::{Pod, RegistrationRef};
 use crate::operator::{Outcome, Rehearsal, meet};
 use crate::telemetry::Calls;
@@ -27,6 +28,17 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
     let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
     let listing = Listing::new(client);
     let present = listing.registrations().await?;
+    let mut formats = Formats::default();
+    let all = present.iter().chain(&manifests.registrations);
+    // Who plans nothing of them need not be let see them.
+    if all
+        .flat_map(|one| &one.spec.formats)
+        .any(|format| format.kind == FormatType::Custom)
+    {
+        add_record_formats(&mut formats.present, &listing.record_formats().await?);
+    }
+    formats.wanted = formats.present.clone();
+    add_record_formats(&mut formats.wanted, &manifests.record_formats);
     let mut by_registry: BTreeMap<String, Vec<ServiceRegistration>> = BTreeMap::new();
     let mut order: Vec<RegistrationRef> = Vec::new();
     for registration in &manifests.registrations {
@@ -45,7 +57,17 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
             registration: reference(&wanted[0]).to_string(),
             registry: name.clone(),
         })?;
-        outcomes.extend(Box::pin(in_registry(&listing, &cluster_id, &registry, &wanted, &present)).await?);
+        outcomes.extend(
+            Box::pin(in_registry(
+                &listing,
+                &cluster_id,
+                &registry,
+                &formats,
+                &wanted,
+                &present,
+            ))
+            .await?,
+        );
     }
     outcomes.sort_by_key(|outcome| order.iter().position(|wanted| *wanted == outcome.registration));
     Ok(Plan {
@@ -54,11 +76,21 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
     })
 }
 
+/// The RecordFormats.
+#[derive(Default)]
+struct Formats {
+    /// As they are in the cluster.
+    present: RecordFormats,
+    /// As they would be once the files are applied.
+    wanted: RecordFormats,
+}
+
 /// What would become of registrations that are all in one Registry.
 async fn in_registry(
     listing: &Listing,
     cluster_id: &str,
     registry: &Registry,
+    formats: &Formats,
     wanted: &[ServiceRegistration],
     present: &[ServiceRegistration],
 ) -> Result<Vec<Outcome>, Error> {
@@ -68,7 +100,7 @@ async fn in_registry(
         one.spec.registry == name
             && wanted
                 .iter()
-                .any(|wanted| reference(wanted) == reference(one) || meet(wanted, one))
+                .any(|wanted| reference(wanted) == reference(one) || meet(wanted, one, &formats.wanted))
     };
     let present: Vec<&ServiceRegistration> = present.iter().filter(concerned).collect();
     let namespaces: BTreeSet<String> = present
@@ -86,7 +118,7 @@ async fn in_registry(
     rehearsal.holds(keys.map_or(0, |keys| usize::try_from(keys).unwrap_or(usize::MAX)));
     for registration in present {
         // The operator carries it out no more than this does.
-        let _ = rehearsal.register(registration);
+        let _ = rehearsal.register(registration, &formats.present);
     }
     let mut references = Vec::with_capacity(wanted.len());
     for registration in wanted {
@@ -94,7 +126,7 @@ async fn in_registry(
             registration: reference(registration).to_string(),
             cause,
         };
-        references.push(rehearsal.register(registration).map_err(refused)?);
+        references.push(rehearsal.register(registration, &formats.wanted).map_err(refused)?);
     }
     read(&mut rehearsal, registry)
         .await

@@ -1,4 +1,4 @@
-//! What is in files: registrations, Registries and pods, as people write them and kubectl prints them.
+//! What is in files: registrations, Registries, RecordFormats and pods, as people write them and kubectl prints them.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::Error;
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::cluster;
+use crate::format::{RecordFormats, Templates};
 use crate::index::Pod;
 
 /// What `-f` names.
@@ -18,6 +19,7 @@ use crate::index::Pod;
 pub struct Manifests {
     pub registrations: Vec<ServiceRegistration>,
     pub registries: Vec<Registry>,
+    pub record_formats: Vec<RecordFormat>,
 }
 
 impl Manifests {
@@ -29,6 +31,10 @@ impl Manifests {
                     Some("ServiceRegistration") => {
                         let registration = decode(path, "ServiceRegistration", object)?;
                         manifests.registrations.push(registration);
+                    }
+                    Some("RecordFormat") => {
+                        let format = decode(path, "RecordFormat", object)?;
+                        manifests.record_formats.push(format);
                     }
                     Some("Registry") => manifests.registries.push(decode(path, "Registry", object)?),
                     other => {
@@ -54,6 +60,14 @@ impl Manifests {
                 .namespace
                 .get_or_insert_with(|| namespace.to_owned());
         }
+    }
+}
+
+/// Adds `objects` to `formats`, in the place of those of the same names.
+pub fn add_record_formats(formats: &mut RecordFormats, objects: &[RecordFormat]) {
+    for object in objects {
+        let name = object.name_any();
+        formats.set(&name, Templates::compile(&name, &object.spec));
     }
 }
 

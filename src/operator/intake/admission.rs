@@ -10,11 +10,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::{Intake, Order};
+use super::{Intake, Order, record_formats};
 use crate::api::{Reason, ServiceRegistration};
 use crate::cluster::{About, DeskNote, Insistence, Notice, Seen};
+use crate::format::FormatError;
 use crate::index::RegistrationRef;
-use crate::operator::compile::{Compiled, compile, reference};
+use crate::operator::compile::{Compiled, Invalid, compile, reference};
 use crate::operator::registrar::Version;
 use crate::plan::{Subject, refused_status};
 
@@ -27,6 +28,8 @@ pub struct Entry {
     generation: i64,
     /// The list that it was last seen in.
     list: u64,
+    /// The object, if another RecordFormat may make something else of it.
+    kept: Option<Arc<ServiceRegistration>>,
     /// Its spec in force.
     in_force: Option<Box<Compiled>>,
     /// Its newest spec, while it is not in force.
@@ -36,6 +39,17 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The object, if it uses a RecordFormat and could be read.
+    pub fn kept(&self) -> Option<&Arc<ServiceRegistration>> {
+        self.kept.as_ref()
+    }
+
+    /// The reason why the newest spec is not in force.
+    #[cfg(test)]
+    pub fn refusal(&self) -> Option<&'static str> {
+        self.refusal.as_ref().map(|refusal| refusal.reason.as_str())
+    }
+
     /// The spec that is carried out.
     pub fn in_force(&self) -> Option<&Compiled> {
         self.in_force.as_deref()
@@ -105,6 +119,7 @@ impl Intake {
             uid: String::new(),
             generation: 0,
             list,
+            kept: None,
             in_force: None,
             pending: None,
             refusal: None,
@@ -114,6 +129,7 @@ impl Intake {
         (entry.uid, entry.generation) = (uid, generation);
         if is_new {
             entry.refusal = None;
+            entry.kept = None;
         }
         is_new
     }
@@ -127,19 +143,30 @@ impl Intake {
         if !self.mark(&reference, object.uid().unwrap_or_default(), generation) {
             return;
         }
-        match compile(object) {
-            Ok(compiled) => self.admit(&reference, Box::new(compiled), now),
-            Err(invalid) => self.refuse(
-                &reference,
-                generation,
-                None,
-                Refusal {
-                    reason: Reason::InvalidSpec,
-                    message: format!("{invalid}."),
-                },
-            ),
-        }
+        self.entries.get_mut(&reference).expect("it was marked").kept = record_formats::kept(object);
+        self.examine(&reference, object, now);
         self.tell_unclear();
+    }
+
+    /// Carries a registration out with the RecordFormats that there are now, or says why not.
+    pub(super) fn examine(&mut self, reference: &RegistrationRef, object: &ServiceRegistration, now: Instant) {
+        let entry = self.entries.get_mut(reference).expect("it was marked");
+        match compile(object, self.library.formats()) {
+            Ok(compiled) => {
+                entry.refusal = None;
+                self.admit(reference, Box::new(compiled), now);
+            }
+            // It may be in the list that is on its way: `examine_waiting` comes back to this.
+            Err(Invalid::Format(FormatError::NoRecordFormat(_))) if !self.listed.record_formats => {}
+            Err(invalid) => {
+                let generation = object.metadata.generation.unwrap_or_default();
+                let refusal = Refusal {
+                    reason: invalid.reason(),
+                    message: format!("{invalid}."),
+                };
+                self.refuse(reference, generation, None, refusal);
+            }
+        }
     }
 
     /// Puts a spec in force, or says why it cannot be.
@@ -182,6 +209,13 @@ impl Intake {
         let (terms, aside) = (compiled.terms(known.spec()), compiled.told_aside());
         let registration = &compiled.registration;
         tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
+        let entry = &self.entries[reference];
+        let rewritten = |former: &Compiled| former.registration == *registration && former.outlets != compiled.outlets;
+        if entry.in_force().is_some_and(rewritten) {
+            // A RecordFormat has changed, of which the index knows nothing: forgotten first, so that every pod counts as
+            // changed.
+            self.index.delete_registration(reference);
+        }
         let touches = self.index.apply_registration(registration.clone());
         let order = Order::Register {
             registration: reference.clone(),
@@ -382,7 +416,7 @@ impl Intake {
     }
 
     /// Tells the registrars whether there are registrations whose keys are not known, if that has changed.
-    fn tell_unclear(&mut self) {
+    pub(super) fn tell_unclear(&mut self) {
         let some = !self.unclear.is_empty();
         if std::mem::replace(&mut self.some_are_unclear, some) != some {
             self.staff.order_all(|| Order::SomeAreUnclear(some));

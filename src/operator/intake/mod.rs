@@ -4,6 +4,7 @@
 //! Owns the index and the decision whether a registration can be carried out ([`admission`]). Knows nothing of etcd.
 
 mod admission;
+mod record_formats;
 mod registries;
 mod staff;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
+use self::record_formats::Library;
 use self::registries::Known;
 use self::staff::Staff;
 use super::failure::Failure;
@@ -32,16 +34,19 @@ use crate::plan::{Presence, Progress};
 const BATCH: usize = 256;
 
 /// Which object kinds have been listed completely.
+// One flag for each kind is what this is.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Debug, Default)]
 struct Listed {
     pods: bool,
     registrations: bool,
     registries: bool,
+    record_formats: bool,
 }
 
 impl Listed {
     fn all(self) -> bool {
-        self.pods && self.registrations && self.registries
+        self.pods && self.registrations && self.registries && self.record_formats
     }
 }
 
@@ -51,14 +56,13 @@ struct Lost {
     pods: Option<Timestamp>,
     registrations: Option<Timestamp>,
     registries: Option<Timestamp>,
+    record_formats: Option<Timestamp>,
 }
 
 impl Lost {
     fn first(self) -> Option<Timestamp> {
-        [self.pods, self.registrations, self.registries]
-            .into_iter()
-            .flatten()
-            .min()
+        let kinds = [self.pods, self.registrations, self.registries, self.record_formats];
+        kinds.into_iter().flatten().min()
     }
 }
 
@@ -69,6 +73,7 @@ pub struct Intake {
     registries: HashMap<Arc<str>, Known>,
     /// Whose formats get into whose consumers.
     neighbours: Neighbours,
+    library: Library,
     staff: Staff,
     listed: Listed,
     lost: Lost,
@@ -99,6 +104,7 @@ impl Intake {
             entries: HashMap::new(),
             registries: HashMap::new(),
             neighbours: Neighbours::default(),
+            library: Library::default(),
             staff: Staff::new(context, shutdown),
             listed: Listed::default(),
             lost: Lost::default(),
@@ -174,6 +180,10 @@ impl Intake {
                 note_lost(&mut self.lost.registries, &seen);
                 self.registry(seen, now);
                 self.remember();
+            }
+            News::RecordFormat(seen) => {
+                note_lost(&mut self.lost.record_formats, &seen);
+                self.record_format(seen, now);
             }
         }
         // After what the list has told.
@@ -262,6 +272,7 @@ impl Intake {
                 pods = self.index.pod_count(),
                 registrations = self.entries.len(),
                 registries = self.registries.len(),
+                record_formats = self.library.len(),
                 "Kubernetes has told everything"
             );
             self.staff.context().health.set_caches_complete(true);

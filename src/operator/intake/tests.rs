@@ -1,5 +1,7 @@
 //! What the intake makes of news that comes in an unlucky order, or makes no sense.
 
+mod record_formats;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -98,6 +100,7 @@ impl Rig {
     fn lists_complete(&mut self) {
         self.take(News::Registration(Seen::ListComplete));
         self.take(News::Registry(Seen::ListComplete));
+        self.take(News::RecordFormat(Seen::ListComplete));
         self.take(News::Pod(Seen::ListComplete));
     }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::format::{Format, Service};
+use crate::format::{Format, RecordFormats, Service};
 
 fn reading(spec: serde_json::Value) -> Reading {
     let name = spec["service"].as_str().unwrap_or("orders").to_owned();
@@ -10,6 +10,7 @@ fn reading(spec: serde_json::Value) -> Reading {
         name: &name,
         ports: &[],
         ipv6: false,
+        record_formats: &RecordFormats::new(),
     };
     let spec = serde_json::from_value(spec).expect("decodes");
     Format::compile(&spec, &service).expect("compiles").reading()

@@ -40,7 +40,7 @@ use self::standing::Standing;
 use self::tracks::Track;
 use self::writing::Writing;
 use super::pacer::Pacer;
-use crate::api::{Limits, Registry, ServiceRegistration};
+use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{DeskNote, Events, Hearing, KINDS};
 use crate::etcd::{self, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
@@ -67,6 +67,8 @@ pub struct Context {
     pub registrations: mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
     /// Where statuses of Registries are written.
     pub registries: mpsc::UnboundedSender<DeskNote<Registry>>,
+    /// Where statuses of RecordFormats are written.
+    pub record_formats: mpsc::UnboundedSender<DeskNote<RecordFormat>>,
     /// Where Events are published.
     pub events: Events,
     /// What is counted.

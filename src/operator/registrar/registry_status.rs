@@ -82,7 +82,7 @@ impl Facts {
                 ConditionStatus::False,
                 Reason::KubernetesSilent,
                 format!(
-                    "What is known of pods, registrations or Registries is as of {since:.0}: see that the kube-apiserver is \
+                    "What is known of pods, registrations, Registries or RecordFormats is as of {since:.0}: see that the kube-apiserver is \
                      well, and that the operator may list and watch them. What is registered stays."
                 ),
             ),
