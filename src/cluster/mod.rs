@@ -9,10 +9,12 @@ mod events;
 mod lean;
 mod line;
 mod listing;
+mod sources;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};
 pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
 pub use listing::{Listing, ListingError, pod};
+pub use sources::{Content, Source, SourceKind, watch_sources};
 pub use watches::{News, Seen, watch};

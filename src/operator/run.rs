@@ -1,6 +1,6 @@
 //! One process: all parts started, watched, and ended together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub struct Options {
     pub session_ttl: u32,
     /// How long calls to etcd may take.
     pub timeouts: Timeouts,
+    /// The namespace with the Secrets that Registries name; that of the kubeconfig or the service account if none.
+    pub namespace: Option<String>,
     /// Where is kept what a replica needs that starts while the apiserver is away; nowhere if none.
     pub state_dir: Option<PathBuf>,
 }
@@ -82,6 +84,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     });
 
     let client = cluster::connect(options.kubeconfig.as_deref()).await?;
+    let namespace: Arc<str> = Arc::from(options.namespace.as_deref().unwrap_or(client.default_namespace()));
     let folder = options.state_dir.map(StateFolder::new);
     let stored = folder.as_ref().and_then(StateFolder::load);
     let mut asked = Box::pin(cluster::cluster_id(client.clone(), ANSWER, metrics.calls.clone()));
@@ -125,12 +128,23 @@ pub async fn run(options: Options) -> Result<(), Failure> {
             None => asked.await,
         }
     };
+    let (sources, wanted) = watch::channel(BTreeSet::new());
+    let watch = cluster::watch_sources(
+        client.clone(),
+        namespace.clone(),
+        wanted,
+        metrics.clone(),
+        news_of.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(named("watches of Secrets", watch));
     let watch = cluster::watch(client, id, metrics.clone(), news_of, shutdown.clone());
     parts.spawn(named("watches", watch));
     let (states, newest) = watch::channel(None);
     if let Some(folder) = folder {
         parts.spawn(named("state folder", state::keep(folder, newest, shutdown.clone())));
     }
+    let (good, proven) = mpsc::unbounded_channel();
     let context = Context {
         cluster_id: begin.cluster_id.into(),
         identity,
@@ -142,11 +156,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         metrics,
         health,
         cluster_confirmed: CancellationToken::new(),
+        namespace,
+        sources,
+        good,
     };
     let mut intake = Intake::new(context, states, shutdown.clone());
     intake.resume(begin.registries);
     let end = shutdown.clone();
-    parts.spawn(async move { intake.run(news, end).await.map(|()| "intake") });
+    parts.spawn(async move { intake.run(news, proven, end).await.map(|()| "intake") });
 
     supervise(parts, &shutdown).await
 }

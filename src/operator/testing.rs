@@ -1,12 +1,15 @@
 //! What tests of this room share: what registrars share, and the other ends of it.
 
-use tokio::sync::mpsc;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::registrar::Context;
 use crate::api::{Registry, ServiceRegistration};
-use crate::cluster::{DeskNote, Events, Notice};
-use crate::etcd::Timeouts;
+use crate::cluster::{DeskNote, Events, Notice, Source};
+use crate::etcd::{Access, Timeouts};
 use crate::telemetry::{Health, Metrics};
 
 /// What comes out at the other ends of a [`Context`].
@@ -15,6 +18,10 @@ pub struct Ends {
     pub registrations: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
     /// What is told of Registries.
     pub registries: mpsc::UnboundedReceiver<DeskNote<Registry>>,
+    /// Which objects are to be watched.
+    pub sources: watch::Receiver<BTreeSet<Source>>,
+    /// Which access has proven good.
+    pub good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
     /// What is told in Events.
     pub events: mpsc::Receiver<Notice>,
 }
@@ -24,6 +31,8 @@ impl Context {
     pub fn for_test() -> (Self, Ends) {
         let (registrations, registration_notes) = mpsc::unbounded_channel();
         let (registries, registry_notes) = mpsc::unbounded_channel();
+        let (sources, watched) = watch::channel(BTreeSet::new());
+        let (good, proven) = mpsc::unbounded_channel();
         let metrics = Metrics::new().0;
         let (events, notices) = Events::new(metrics.clone());
         let context = Self {
@@ -37,8 +46,13 @@ impl Context {
             metrics,
             health: Health::new(),
             cluster_confirmed: CancellationToken::new(),
+            namespace: "leasehold".into(),
+            sources,
+            good,
         };
         let ends = Ends {
+            sources: watched,
+            good: proven,
             registrations: registration_notes,
             registries: registry_notes,
             events: notices,

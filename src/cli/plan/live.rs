@@ -14,13 +14,18 @@ use crate::api::{Registry, ServiceRegistration};
 use crate::cluster::{self, Listing};
 use crate::etcd::{Access, Connection, Timeouts};
 use crate::index::{Pod, RegistrationRef};
-use crate::operator::{Outcome, Rehearsal, meet};
+use crate::operator::{Outcome, Rehearsal, Unresolved, meet, resolve, sources};
 use crate::telemetry::Calls;
 
 /// How long the apiserver may take to say which cluster it serves.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace: Option<&str>) -> Result<Plan, Error> {
+pub async fn find(
+    mut manifests: Manifests,
+    kubeconfig: Option<&Path>,
+    namespace: Option<&str>,
+    operator_namespace: &str,
+) -> Result<Plan, Error> {
     let client = cluster::connect(kubeconfig).await?;
     manifests.settle(namespace.unwrap_or(client.default_namespace()));
     let cluster_id = cluster::cluster_id(client.clone(), PATIENCE, Calls::default());
@@ -45,7 +50,9 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
             registration: reference(&wanted[0]).to_string(),
             registry: name.clone(),
         })?;
-        outcomes.extend(Box::pin(in_registry(&listing, &cluster_id, &registry, &wanted, &present)).await?);
+        let access = access(&listing, &registry, operator_namespace).await?;
+        let found = in_registry(&listing, &cluster_id, (&registry, &access), &wanted, &present);
+        outcomes.extend(Box::pin(found).await?);
     }
     outcomes.sort_by_key(|outcome| order.iter().position(|wanted| *wanted == outcome.registration));
     Ok(Plan {
@@ -58,7 +65,7 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
 async fn in_registry(
     listing: &Listing,
     cluster_id: &str,
-    registry: &Registry,
+    (registry, access): (&Registry, &Access),
     wanted: &[ServiceRegistration],
     present: &[ServiceRegistration],
 ) -> Result<Vec<Outcome>, Error> {
@@ -94,25 +101,41 @@ async fn in_registry(
         };
         references.push(rehearsal.register(registration).map_err(refused)?);
     }
-    read(&mut rehearsal, registry)
+    read(&mut rehearsal, access)
         .await
         .map_err(|cause| Error::Etcd { registry: name, cause })?;
     Ok(rehearsal.outcomes(&references))
 }
 
 /// Hands in what the Registry's etcd holds, all of it at one revision.
-async fn read(rehearsal: &mut Rehearsal, registry: &Registry) -> crate::etcd::Result<()> {
-    let access = Access {
-        endpoints: registry.spec.endpoints.clone(),
-    };
-    let connection = Connection::new(&access, Timeouts::default(), Calls::default()).await?;
+async fn read(rehearsal: &mut Rehearsal, access: &Access) -> crate::etcd::Result<()> {
+    let connection = Connection::new(access, Timeouts::default(), Calls::default()).await?;
     let mut revision = None;
     for scope in rehearsal.scopes() {
-        let snapshot = connection.range(&scope, revision).await?;
+        let snapshot = match connection.range(&scope, revision).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Err(connection.explain(error).await),
+        };
         revision = Some(snapshot.revision);
         rehearsal.observe(scope, snapshot.revision, snapshot.entries);
     }
     Ok(())
+}
+
+/// The way into the Registry's etcd, with what is in the Secrets that it names.
+async fn access(listing: &Listing, registry: &Registry, namespace: &str) -> Result<Access, Error> {
+    let mut known = BTreeMap::new();
+    for source in sources(&registry.spec) {
+        let content = listing.source(namespace, &source).await?;
+        known.insert(source, content);
+    }
+    resolve(&registry.spec, namespace, |source| known.get(source)).map_err(|cause| {
+        let registry = registry.name_any();
+        match cause {
+            Unresolved::Wrong(cause) => Error::Credentials { registry, cause },
+            Unresolved::Unheard => unreachable!("all sources were asked for"),
+        }
+    })
 }
 
 fn reference(registration: &ServiceRegistration) -> RegistrationRef {

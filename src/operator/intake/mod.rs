@@ -4,6 +4,7 @@
 //! Owns the index and the decision whether a registration can be carried out ([`admission`]). Knows nothing of etcd.
 
 mod admission;
+mod credentials;
 mod registries;
 mod staff;
 #[cfg(test)]
@@ -23,7 +24,8 @@ use self::staff::Staff;
 use super::failure::Failure;
 use super::registrar::{Context, Order};
 use super::state::State;
-use crate::cluster::{News, Seen};
+use crate::cluster::{Content, News, Seen, Source};
+use crate::etcd::Access;
 use crate::index::{Index, Pod, RegistrationRef, Touch};
 use crate::plan::Presence;
 
@@ -66,6 +68,8 @@ pub struct Intake {
     index: Index,
     entries: HashMap<RegistrationRef, Entry>,
     registries: HashMap<Arc<str>, Known>,
+    /// What is in the objects that Registries name, as far as it has been told.
+    sources: HashMap<Source, Content>,
     staff: Staff,
     listed: Listed,
     lost: Lost,
@@ -91,6 +95,7 @@ impl Intake {
             index: Index::new(),
             entries: HashMap::new(),
             registries: HashMap::new(),
+            sources: HashMap::new(),
             staff: Staff::new(context, shutdown),
             listed: Listed::default(),
             lost: Lost::default(),
@@ -105,12 +110,18 @@ impl Intake {
     }
 
     /// Takes in `news` until `shutdown`. An error means that a part has ended that never should.
-    pub async fn run(mut self, mut news: mpsc::Receiver<News>, shutdown: CancellationToken) -> Result<(), Failure> {
+    pub async fn run(
+        mut self,
+        mut news: mpsc::Receiver<News>,
+        mut good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
+        shutdown: CancellationToken,
+    ) -> Result<(), Failure> {
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 failure = self.staff.failure() => return Err(failure),
+                Some((registry, access)) = good.recv() => self.is_good(&registry, access),
                 first = news.recv() => {
                     let Some(first) = first else { break };
                     self.take(first, Instant::now());
@@ -150,6 +161,7 @@ impl Intake {
                 self.registry(seen, now);
                 self.remember();
             }
+            News::Source(source, content) => self.source(source, content, now),
         }
         // After what the list has told.
         let outdated = self.lost.first();

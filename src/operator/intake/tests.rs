@@ -74,6 +74,7 @@ impl Rig {
     /// Starts from what [`Rig::registry`] would have left in the state folder.
     fn resume(&mut self) {
         let stored = StoredRegistry {
+            access: None,
             generation: 1,
             spec: decode(json!({"endpoints": ["http://127.0.0.1:1"]})),
         };

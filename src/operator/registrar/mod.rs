@@ -5,6 +5,7 @@
 //! is `plan`'s decision. A registrar never waits for etcd: every request is a task of its own, so orders are
 //! taken and leases renewed whatever etcd does.
 
+mod credentials;
 mod duty;
 mod events;
 mod guarding;
@@ -27,17 +28,20 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::credentials::Credentials;
+pub use self::credentials::trouble;
 use self::guarding::Guarding;
 pub use self::order::{Order, Version};
 use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
 pub use self::serve::serve;
+pub use self::standing::Trouble;
 use self::standing::Standing;
 use self::writing::Writing;
 use super::pacer::Pacer;
 use crate::api::{Limits, Registry, ServiceRegistration};
-use crate::cluster::{DeskNote, Events};
-use crate::etcd::{self, Connection, Leadership, Timeouts};
+use crate::cluster::{DeskNote, Events, Source};
+use crate::etcd::{self, Access, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
 use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
 use crate::telemetry::{Health, Metrics, RegistryMetrics};
@@ -69,6 +73,12 @@ pub struct Context {
     /// Set off once the apiserver has said which cluster it serves: nobody stands for election before. Who cannot know
     /// what is wanted must not keep those from leading that do.
     pub cluster_confirmed: CancellationToken,
+    /// The operator's own namespace: the Secrets that Registries name are there.
+    pub namespace: Arc<str>,
+    /// Which of them are to be watched.
+    pub sources: watch::Sender<BTreeSet<Source>>,
+    /// Where is told which access to a Registry's etcd has proven good.
+    pub good: mpsc::UnboundedSender<(Arc<str>, Access)>,
 }
 
 /// What a task that was started here brought home.
@@ -90,6 +100,8 @@ enum Done {
     },
     /// etcd was asked for its status.
     Asked(etcd::Result<etcd::Status>),
+    /// Other credentials were tried.
+    Tried(Box<Access>, etcd::Result<()>),
     /// etcd was asked which keys are on our leases.
     Listed(etcd::Result<Vec<Key>>),
     /// Keys were read that nobody is known to want.
@@ -123,6 +135,9 @@ struct Registrar {
     context: Context,
     metrics: RegistryMetrics,
     connection: Connection,
+    credentials: Credentials,
+    /// Everybody who may write here may read this.
+    leader_key: Key,
     limits: Limits,
     /// The Registry, and the version of its spec.
     version: Version,
@@ -165,7 +180,7 @@ impl Registrar {
         name: Arc<str>,
         (limits, version): (Limits, Version),
         context: Context,
-        connection: Connection,
+        (connection, leader_key): (Connection, Key),
         ledger: Ledger,
         lines: Lines,
     ) -> Self {
@@ -193,6 +208,8 @@ impl Registrar {
             name,
             context,
             connection,
+            credentials: Credentials::default(),
+            leader_key,
             version,
             lines,
         }
@@ -216,6 +233,7 @@ impl Registrar {
         if let Some(renewals) = self.ledger.leases().take_changed_renewals() {
             self.lines.renewals.send_replace(Arc::new(renewals));
         }
+        self.try_offer(now);
         self.ask(now);
         self.sweep(now);
         let report_due = self.report(now);
@@ -228,6 +246,7 @@ impl Registrar {
             report_due,
             Some(self.house_at),
             self.guard_wakes_at(),
+            self.credentials.wake_at(),
         ];
         wakes.into_iter().flatten().min().expect("one is always there")
     }

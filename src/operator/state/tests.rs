@@ -46,6 +46,7 @@ impl Drop for Place {
 fn state(cluster_id: &str) -> State {
     let spec = json!({"endpoints": ["http://10.0.0.5:2379"], "metaPrefix": "/ours/", "ttlSeconds": 15});
     let stored = StoredRegistry {
+        access: None,
         generation: 3,
         spec: serde_json::from_value(spec).unwrap(),
     };
