@@ -159,8 +159,8 @@ fn host_and_port(url: &str) -> Option<(String, u16)> {
 
 fn shake(config: Arc<ClientConfig>, name: ServerName<'static>, at: (&str, u16), patience: Duration) -> Option<Fault> {
     let has_certificate = config.client_auth_cert_resolver.has_certs();
-    let address = at.to_socket_addrs().ok()?.next()?;
-    let mut socket = TcpStream::connect_timeout(&address, patience).ok()?;
+    let mut addresses = at.to_socket_addrs().ok()?;
+    let mut socket = addresses.find_map(|address| TcpStream::connect_timeout(&address, patience).ok())?;
     socket.set_read_timeout(Some(patience)).ok()?;
     socket.set_write_timeout(Some(patience)).ok()?;
     let mut session = ClientConnection::new(config, name).ok()?;

@@ -1,7 +1,6 @@
 //! What tests of this room share: what registrars share, and the other ends of it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -9,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::registrar::Context;
 use crate::api::{Registry, ServiceRegistration};
 use crate::cluster::{DeskNote, Events, Notice, Source};
-use crate::etcd::{Access, Timeouts};
+use crate::etcd::Timeouts;
 use crate::telemetry::{Health, Metrics};
 
 /// What comes out at the other ends of a [`Context`].
@@ -20,8 +19,6 @@ pub struct Ends {
     pub registries: mpsc::UnboundedReceiver<DeskNote<Registry>>,
     /// Which objects are to be watched.
     pub sources: watch::Receiver<BTreeSet<Source>>,
-    /// Which access has proven good.
-    pub good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
     /// What is told in Events.
     pub events: mpsc::Receiver<Notice>,
 }
@@ -32,7 +29,7 @@ impl Context {
         let (registrations, registration_notes) = mpsc::unbounded_channel();
         let (registries, registry_notes) = mpsc::unbounded_channel();
         let (sources, watched) = watch::channel(BTreeSet::new());
-        let (good, proven) = mpsc::unbounded_channel();
+        let (good, _) = mpsc::unbounded_channel();
         let metrics = Metrics::new().0;
         let (events, notices) = Events::new(metrics.clone());
         let context = Self {
@@ -52,7 +49,6 @@ impl Context {
         };
         let ends = Ends {
             sources: watched,
-            good: proven,
             registrations: registration_notes,
             registries: registry_notes,
             events: notices,

@@ -58,7 +58,7 @@ impl Rig {
                 "default".into(),
                 (Limits::default(), version()),
                 context,
-                connection,
+                (connection, "/leasehold/c1/leader".into()),
                 ledger,
                 lines,
             ),
