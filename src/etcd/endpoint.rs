@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, MaintenanceClient, WatchClient};
-use futures::future::join_all;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 
@@ -39,8 +38,8 @@ pub(super) struct Endpoint {
     pub(super) watch: WatchClient,
     /// For keepalive streams, likewise.
     pub(super) keep_alive: LeaseClient,
-    /// Share their tokens with the clients above.
-    clients: [Client; 2],
+    /// Shares its token with the clients above.
+    client: Client,
     user: Option<User>,
     login: Arc<Mutex<Login>>,
     /// For a login.
@@ -81,14 +80,17 @@ impl Endpoint {
                 })
         };
         let (calls, streams) = (connect(options).await?, connect(streaming).await?);
+        // A token belongs to a client, and a login costs etcd a good part of a second of computing: so whoever has to log
+        // in does all with one client. What a member says of itself it says to everybody, with a leader or without.
+        let asks = if access.user.is_some() { &streams } else { &calls };
         Ok(Self {
             url: url.to_owned(),
-            kv: calls.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES),
-            lease: calls.lease_client(),
+            kv: asks.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES),
+            lease: asks.lease_client(),
             maintenance: calls.maintenance_client(),
             watch: streams.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES),
             keep_alive: streams.lease_client(),
-            clients: [calls, streams],
+            client: streams,
             user: access.user.clone(),
             login: Arc::default(),
             patience: timeouts.request,
@@ -125,31 +127,25 @@ impl Endpoint {
             return Err(error.clone());
         }
         let (user, url, patience) = (user.clone(), self.url.clone(), self.patience);
-        let (clients, is_open_to_all) = (self.clients.clone(), self.is_open_to_all.clone());
+        let (mut client, is_open_to_all) = (self.client.clone(), self.is_open_to_all.clone());
         let task = tokio::spawn(async move {
-            let name_and_password = || Some((user.name.reveal().to_owned(), user.password.reveal().to_owned()));
-            let all = clients.map(|mut client| async move { client.update_user(name_and_password()).await });
-            let answers = match timeout(patience, join_all(all)).await {
-                Ok(answers) => answers,
-                Err(_) => {
-                    return Err(Error::Timeout {
-                        endpoints: url,
-                        call: CALL,
-                        after: patience,
-                    });
-                }
+            let name_and_password = (user.name.reveal().to_owned(), user.password.reveal().to_owned());
+            let Ok(answer) = timeout(patience, client.update_user(Some(name_and_password))).await else {
+                return Err(Error::Timeout {
+                    endpoints: url,
+                    call: CALL,
+                    after: patience,
+                });
             };
-            for answer in answers {
-                match answer.map_err(|error| Error::sort(CALL, &url, &error)) {
-                    Ok(()) => is_open_to_all.store(false, Ordering::Relaxed),
-                    // Then it lets everybody in, us too.
-                    Err(error) if error.is_auth_disabled() => is_open_to_all.store(true, Ordering::Relaxed),
-                    Err(error) => {
-                        if !error.is_connection() {
-                            login.refused = Some((Instant::now(), error.clone()));
-                        }
-                        return Err(error);
+            match answer.map_err(|error| Error::sort(CALL, &url, &error)) {
+                Ok(()) => is_open_to_all.store(false, Ordering::Relaxed),
+                // Then it lets everybody in, us too.
+                Err(error) if error.is_auth_disabled() => is_open_to_all.store(true, Ordering::Relaxed),
+                Err(error) => {
+                    if !error.is_connection() {
+                        login.refused = Some((Instant::now(), error.clone()));
                     }
+                    return Err(error);
                 }
             }
             login.count += 1;

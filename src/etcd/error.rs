@@ -129,7 +129,7 @@ fn tls_words(endpoint: &str, fault: &Fault) -> String {
             "{endpoint} asks for a certificate: name a Secret with one (tls.crt and tls.key) in spec.tls.certSecret"
         ),
         Fault::NoTls => format!(
-            "what listens at {endpoint} does not speak TLS: write http:// and leave spec.tls out, or have etcd serve https"
+            "what listens at {endpoint} does not answer in TLS: write http:// and leave spec.tls out, or have etcd serve https"
         ),
         Fault::Other(words) => format!("no TLS connection to {endpoint} ({words}): check certificates and ciphers"),
     }

@@ -165,8 +165,13 @@ fn shake(config: Arc<ClientConfig>, name: ServerName<'static>, at: (&str, u16), 
     socket.set_write_timeout(Some(patience)).ok()?;
     let mut session = ClientConnection::new(config, name).ok()?;
     while session.is_handshaking() {
-        if let Err(error) = session.complete_io(&mut socket) {
-            return fault(&error, has_certificate);
+        match session.complete_io(&mut socket) {
+            Ok(_) => {}
+            // It hears TLS and hangs up.
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                return Some(Fault::NoTls);
+            }
+            Err(error) => return fault(&error, has_certificate),
         }
     }
     socket.set_read_timeout(Some(VERDICT.min(patience))).ok()?;

@@ -102,7 +102,7 @@ async fn what_is_wrong_with_certificates_is_said_with_the_remedy() -> Result<()>
             without_tls,
             json!({"tls": {"caConfigMap": ca}}),
             "TlsFailed",
-            &["does not speak TLS", "http://"],
+            &["does not answer in TLS", "http://"],
         ),
     ];
     check(&scene, faults).await?;

@@ -3,7 +3,7 @@
 use serde_json::json;
 use testbed::{Authority, ClientCertificates, History, Result, Security, Validity};
 
-use crate::scene::{Scene, etcd, leases, security};
+use crate::scene::{Scene, assert_puts, etcd, leases, security};
 use crate::support::{plain_prefix, pod, wait_events, wait_keys};
 
 const IN_USE: &str = "from now on they are used";
@@ -50,9 +50,7 @@ async fn a_password_changes_without_an_event_and_a_wrong_one_keeps_the_old_in_us
     let after = leases(&wait_keys(&etcd, &prefix, &["a", "b", "c", "d"]).await);
     let key = format!("{prefix}a");
     assert_eq!(after[&key], before[&key], "the lease is the same");
-    let puts = ["b", "c", "d"].map(|name| format!("put {prefix}{name}"));
-    let puts: Vec<&str> = puts.iter().map(String::as_str).collect();
-    history.assert_exactly(&puts).await;
+    assert_puts(&history, &prefix, &["b", "c", "d"]).await?;
     assert_eq!(operator.pid(), pid);
     Ok(())
 }
@@ -121,6 +119,5 @@ async fn authorities_and_certificates_change_without_an_event_and_bad_ones_keep_
     let after = leases(&wait_keys(&etcd, &prefix, &["a", "b"]).await);
     let key = format!("{prefix}a");
     assert_eq!(after[&key], before[&key], "the lease is the same");
-    history.assert_exactly(&[&format!("put {prefix}b")]).await;
-    Ok(())
+    assert_puts(&history, &prefix, &["b"]).await
 }

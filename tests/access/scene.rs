@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use testbed::{
-    Authority, Bed, ClientCertificates, EtcdCluster, EtcdConfig, Held, Namespace, Operator, OperatorConfig, Result,
+    Authority, Bed, ClientCertificates, EtcdCluster, EtcdConfig, Held, History, Namespace, Operator, OperatorConfig, Result,
     Security, Validity, shared, until,
 };
 use tokio::sync::{Mutex, MutexGuard};
@@ -134,6 +134,16 @@ pub async fn etcd(security: Option<Security>, args: &[&str]) -> Result<EtcdClust
         ..EtcdConfig::default()
     };
     EtcdCluster::temporary_with(config).await
+}
+
+/// Checks that a history is of these puts and nothing else.
+pub async fn assert_puts(history: &History, prefix: &str, names: &[&str]) -> Result<()> {
+    let events = history.settled().await?;
+    let told: Vec<String> = events.iter().map(ToString::to_string).collect();
+    let told: Vec<String> = told.iter().map(|text| text.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+    let puts: Vec<String> = names.iter().map(|name| format!("put {prefix}{name}")).collect();
+    assert_eq!(told, puts);
+    Ok(())
 }
 
 /// The leases of what is registered, by key.

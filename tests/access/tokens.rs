@@ -6,7 +6,7 @@ use serde_json::json;
 use testbed::etcd::certificates::token_keys;
 use testbed::{EtcdCluster, Folder, History, Result, until};
 
-use crate::scene::{Scene, etcd, leases};
+use crate::scene::{Scene, assert_puts, etcd, leases};
 use crate::support::{plain_prefix, pod, wait_events, wait_keys};
 
 async fn outlive(name: &str, etcd: EtcdCluster, seconds: u64) -> Result<()> {
@@ -36,7 +36,7 @@ async fn outlive(name: &str, etcd: EtcdCluster, seconds: u64) -> Result<()> {
     let after = leases(&wait_keys(&etcd, &prefix, &["a", "b"]).await);
     let key = format!("{prefix}a");
     assert_eq!(after[&key], before[&key], "the lease is the same");
-    history.assert_exactly(&[&format!("put {prefix}b")]).await;
+    assert_puts(&history, &prefix, &["b"]).await?;
     let told = scene.wait(name, "Connected", "True", "Connected").await;
     assert!(!told.is_empty());
     let log = scene.log(name);
