@@ -37,7 +37,10 @@ mod tests {
     #[test]
     fn nothing_of_it_is_seen_in_debug_output() {
         let hidden = Hidden::from("swordfish".to_owned());
-        assert_eq!(format!("{hidden:?} {:#?}", Some(&hidden)), "(hidden) Some(\n    (hidden),\n)");
+        assert_eq!(
+            format!("{hidden:?} {:#?}", Some(&hidden)),
+            "(hidden) Some(\n    (hidden),\n)"
+        );
         assert_eq!(hidden.reveal(), "swordfish");
     }
 }

@@ -108,11 +108,10 @@ pub async fn watch_sources(
             keep
         });
         for source in now {
-            if !watched.contains_key(&source) {
+            watched.entry(source).or_insert_with_key(|source| {
                 let (client, namespace) = (client.clone(), namespace.clone());
-                let follow = follow(client, namespace, source.clone(), metrics.clone(), news.clone());
-                watched.insert(source, tasks.spawn(follow));
-            }
+                tasks.spawn(follow(client, namespace, source.clone(), metrics.clone(), news.clone()))
+            });
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -137,7 +136,9 @@ async fn follow(client: Client, namespace: Arc<str>, source: Source, metrics: Me
 
 async fn follow_one<K: Holder>(api: Api<K>, source: Source, metrics: Metrics, news: mpsc::Sender<News>) {
     let (kind, name) = (source.kind.as_str(), source.name.clone());
-    let config = Config::default().fields(&format!("metadata.name={name}")).timeout(WATCH);
+    let config = Config::default()
+        .fields(&format!("metadata.name={name}"))
+        .timeout(WATCH);
     let begin = || watcher(api.clone(), config.clone()).boxed();
     let mut events = begin();
     let mut listed = false;
@@ -181,11 +182,8 @@ async fn follow_one<K: Holder>(api: Api<K>, source: Source, metrics: Metrics, ne
     }
 }
 
+/// Whether the object may not even be listed. One that may be listed and not watched is listed again and again, which
+/// the log complains of.
 fn is_forbidden(error: &watcher::Error) -> bool {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 403,
-        watcher::Error::WatchError(status) => status.code == 403,
-        _ => false,
-    }
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403)
 }

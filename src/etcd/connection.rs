@@ -87,7 +87,7 @@ impl Moves {
     pub(super) async fn moved(&mut self) {
         if self.0.changed().await.is_err() {
             // The connection is gone, and with it all that could move.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -152,7 +152,9 @@ impl Connection {
     /// Whether etcd lets everybody in although we have a user: its authentication is off.
     pub fn is_open_to_all(&self) -> bool {
         let way = self.way();
-        way.endpoints.iter().any(|one| one.is_open_to_all.load(Ordering::Relaxed))
+        way.endpoints
+            .iter()
+            .any(|one| one.is_open_to_all.load(Ordering::Relaxed))
     }
 
     /// Finds out what is behind an error that says only that the connection failed, where that can be.

@@ -219,7 +219,9 @@ impl Error {
         let code = match reason {
             _ if reason.contains("permission denied") => code::PERMISSION_DENIED,
             _ if reason.contains("invalid auth token") => code::UNAUTHENTICATED,
-            _ if reason.contains("user name is empty") || reason.contains("auth store is old") => code::INVALID_ARGUMENT,
+            _ if reason.contains("user name is empty") || reason.contains("auth store is old") => {
+                code::INVALID_ARGUMENT
+            }
             _ => return None,
         };
         Some(Self::from_status("watch", "", code, reason, false))
@@ -317,7 +319,11 @@ mod tests {
             (16, "etcdserver: invalid auth token", "Unauthenticated"),
             (3, "etcdserver: revision of auth store is old", "Unauthenticated"),
             (3, "etcdserver: user name is empty", "UserRequired"),
-            (3, "etcdserver: authentication failed, invalid user ID or password", "LoginRefused"),
+            (
+                3,
+                "etcdserver: authentication failed, invalid user ID or password",
+                "LoginRefused",
+            ),
             (3, "etcdserver: request is too large", "TooLarge"),
             (3, "etcdserver: too many operations in txn request", "TooLarge"),
             (8, "etcdserver: mvcc: database space exceeded", "NoSpace"),

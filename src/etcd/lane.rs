@@ -118,11 +118,7 @@ impl Lane {
     }
 
     /// Opens the stream with `first` as its first request; none if the member knows no such lease.
-    async fn open(
-        &self,
-        first: Request,
-        endpoint: &Endpoint,
-    ) -> Result<Option<(LeaseKeeper, LeaseKeepAliveStream)>> {
+    async fn open(&self, first: Request, endpoint: &Endpoint) -> Result<Option<(LeaseKeeper, LeaseKeepAliveStream)>> {
         let kind = Call {
             name: CALL,
             patience: first.patience,

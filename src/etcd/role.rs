@@ -16,7 +16,10 @@ where
     I: IntoIterator<Item: AsRef<str>>,
 {
     let bounded = |prefix: &str| format!("{}/", prefix.trim_end_matches('/'));
-    let mut all: BTreeSet<String> = data_prefixes.into_iter().map(|prefix| bounded(prefix.as_ref())).collect();
+    let mut all: BTreeSet<String> = data_prefixes
+        .into_iter()
+        .map(|prefix| bounded(prefix.as_ref()))
+        .collect();
     all.insert(bounded(meta_prefix));
     // In this order a prefix comes right before all that it contains.
     let mut prefixes: BTreeSet<String> = BTreeSet::new();
@@ -39,7 +42,9 @@ impl Role {
         let grants = self
             .prefixes()
             .map(|prefix| format!("etcdctl role grant-permission {name} --prefix=true readwrite {prefix}"));
-        std::iter::once(format!("etcdctl role add {name}")).chain(grants).collect()
+        std::iter::once(format!("etcdctl role add {name}"))
+            .chain(grants)
+            .collect()
     }
 }
 

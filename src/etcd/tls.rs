@@ -109,7 +109,8 @@ impl Tls {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let chain = certificates(&identity.certificate).ok_or(Malformed::Certificate)?;
-                let key = PrivateKeyDer::from_pem_slice(identity.key.reveal().as_bytes()).map_err(|_| Malformed::Key)?;
+                let key =
+                    PrivateKeyDer::from_pem_slice(identity.key.reveal().as_bytes()).map_err(|_| Malformed::Key)?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| match error {
                     rustls::Error::InconsistentKeys(_) => Malformed::KeyOfAnother,
                     rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
@@ -237,7 +238,11 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_is_said_to_be_none_without_quoting_it() {
-        for ca in ["", "swordfish", "-----BEGIN CERTIFICATE-----\nswordfish\n-----END CERTIFICATE-----\n"] {
+        for ca in [
+            "",
+            "swordfish",
+            "-----BEGIN CERTIFICATE-----\nswordfish\n-----END CERTIFICATE-----\n",
+        ] {
             let error = tls(ca).check().expect_err(ca);
             assert_eq!(error, Malformed::Ca);
             assert!(!error.to_string().contains("swordfish"));
@@ -247,6 +252,9 @@ mod tests {
     #[test]
     fn an_endpoint_is_taken_apart_also_when_its_host_is_an_ipv6_address() {
         assert_eq!(host_and_port("https://[::1]:2379"), Some(("::1".to_owned(), 2379)));
-        assert_eq!(host_and_port("https://etcd.example.org:1"), Some(("etcd.example.org".to_owned(), 1)));
+        assert_eq!(
+            host_and_port("https://etcd.example.org:1"),
+            Some(("etcd.example.org".to_owned(), 1))
+        );
     }
 }

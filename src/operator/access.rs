@@ -139,13 +139,19 @@ impl<'a, F: Fn(&Source) -> Option<&'a Content>> Look<'_, F> {
         let missing = Reason::CredentialsMissing;
         match (self.known)(&source) {
             None => Err(Unresolved::Unheard),
-            Some(Content::Absent) => wrong(missing, format!("{object} does not exist: create it with the key {key}")),
+            Some(Content::Absent) => wrong(
+                missing,
+                format!("{object} does not exist: create it with the key {key}"),
+            ),
             Some(Content::Forbidden(words)) => wrong(
                 missing,
                 format!("the operator may not read {object} ({words}): let its service account list and watch it"),
             ),
             Some(Content::Present(data)) => match data.get(key) {
-                None => wrong(missing, format!("{object} has no key {key}: add it, or name another key")),
+                None => wrong(
+                    missing,
+                    format!("{object} has no key {key}: add it, or name another key"),
+                ),
                 Some(None) => wrong(
                     Reason::CredentialsMalformed,
                     format!("the key {key} of {object} is no text in UTF-8: write it anew"),
@@ -184,7 +190,11 @@ mod tests {
 
     fn present(keys: &[(&str, Option<&str>)]) -> Content {
         let hidden = |text: &str| Hidden::from(text.to_owned());
-        Content::Present(keys.iter().map(|(key, text)| ((*key).to_owned(), text.map(hidden))).collect::<BTreeMap<_, _>>())
+        Content::Present(
+            keys.iter()
+                .map(|(key, text)| ((*key).to_owned(), text.map(hidden)))
+                .collect::<BTreeMap<_, _>>(),
+        )
     }
 
     fn wrong(content: &Content) -> (Reason, String) {
@@ -209,7 +219,10 @@ mod tests {
 
     #[test]
     fn user_and_password_come_from_the_keys_that_are_named_and_are_not_shown() {
-        let access = resolved(Some(&present(&[("username", Some("somebody")), ("pw", Some("swordfish"))])));
+        let access = resolved(Some(&present(&[
+            ("username", Some("somebody")),
+            ("pw", Some("swordfish")),
+        ])));
         let access = access.expect("all is there");
         let user = access.user.as_ref().expect("a user");
         assert_eq!((user.name.reveal(), user.password.reveal()), ("somebody", "swordfish"));

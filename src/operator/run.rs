@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -18,7 +19,7 @@ use super::intake::Intake;
 use super::registrar::Context;
 use super::state::{self, State, StateFolder};
 use crate::api::{Registry, ServiceRegistration};
-use crate::cluster::{self, Desk, Events};
+use crate::cluster::{self, Desk, DeskNote, Events};
 use crate::etcd::Timeouts;
 use crate::telemetry::{self, Health, Metrics};
 
@@ -102,26 +103,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         }
     };
 
-    let (registrations, registration_notes) = mpsc::unbounded_channel();
-    let (registries, registry_notes) = mpsc::unbounded_channel();
     let (news_of, news) = mpsc::channel(NEWS);
-    let desk = Desk::<ServiceRegistration>::new(client.clone(), metrics.calls.clone());
-    parts.spawn(named(
-        "desk of registrations",
-        desk.run(registration_notes, shutdown.clone()),
-    ));
-    let desk = Desk::<Registry>::new(client.clone(), metrics.calls.clone());
-    parts.spawn(named("desk of Registries", desk.run(registry_notes, shutdown.clone())));
     let identity: Arc<str> = Arc::from(options.identity);
-    let (events, notices) = Events::new(metrics.clone());
-    let publish = cluster::publish_events(
-        client.clone(),
-        identity.clone(),
-        notices,
-        metrics.clone(),
-        shutdown.clone(),
-    );
-    parts.spawn(named("desk of Events", publish));
+    let (registrations, registries, events) = tell(&client, &identity, &metrics, &mut parts, &shutdown);
     let id = async {
         match told {
             Some(id) => id,
@@ -166,6 +150,39 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     parts.spawn(async move { intake.run(news, proven, end).await.map(|()| "intake") });
 
     supervise(parts, &shutdown).await
+}
+
+/// Starts the parts that tell Kubernetes what has become of its objects; returns where to tell them.
+fn tell(
+    client: &Client,
+    identity: &Arc<str>,
+    metrics: &Metrics,
+    parts: &mut JoinSet<Result<&'static str, Failure>>,
+    shutdown: &CancellationToken,
+) -> (
+    mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
+    mpsc::UnboundedSender<DeskNote<Registry>>,
+    Events,
+) {
+    let (registrations, registration_notes) = mpsc::unbounded_channel();
+    let (registries, registry_notes) = mpsc::unbounded_channel();
+    let desk = Desk::<ServiceRegistration>::new(client.clone(), metrics.calls.clone());
+    parts.spawn(named(
+        "desk of registrations",
+        desk.run(registration_notes, shutdown.clone()),
+    ));
+    let desk = Desk::<Registry>::new(client.clone(), metrics.calls.clone());
+    parts.spawn(named("desk of Registries", desk.run(registry_notes, shutdown.clone())));
+    let (events, notices) = Events::new(metrics.clone());
+    let publish = cluster::publish_events(
+        client.clone(),
+        identity.clone(),
+        notices,
+        metrics.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(named("desk of Events", publish));
+    (registrations, registries, events)
 }
 
 /// What to go on with when the apiserver does not answer; never ready if there is nothing.

@@ -41,7 +41,9 @@ async fn what_is_wrong_with_certificates_is_said_with_the_remedy() -> Result<()>
         ("faults-expired", authority.client("leasehold", Validity::Expired)),
         ("faults-stranger", other.client("leasehold", Validity::Valid)),
     ] {
-        scene.secret(name, &[("tls.crt", &pair.certificate), ("tls.key", &pair.key)]).await?;
+        scene
+            .secret(name, &[("tls.crt", &pair.certificate), ("tls.key", &pair.key)])
+            .await?;
     }
     let mutual = etcd(Some(security(&authority, true)), &[]).await?;
     let expired = Security {
@@ -50,8 +52,16 @@ async fn what_is_wrong_with_certificates_is_said_with_the_remedy() -> Result<()>
     };
     let expired = etcd(Some(expired), &[]).await?;
     let open = etcd(None, &[]).await?;
-    let by_name: Vec<_> = mutual.endpoints().iter().map(|url| url.replace("127.0.0.1", "localhost")).collect();
-    let without_tls: Vec<_> = open.endpoints().iter().map(|url| url.replace("http:", "https:")).collect();
+    let by_name: Vec<_> = mutual
+        .endpoints()
+        .iter()
+        .map(|url| url.replace("127.0.0.1", "localhost"))
+        .collect();
+    let without_tls: Vec<_> = open
+        .endpoints()
+        .iter()
+        .map(|url| url.replace("http:", "https:"))
+        .collect();
     let ca = json!({"name": "faults-ca"});
     let own = json!({"name": "faults-own"});
     let faults: Vec<Fault> = vec![
@@ -111,7 +121,9 @@ async fn what_is_wrong_with_certificates_is_said_with_the_remedy() -> Result<()>
     let spec = json!({"tls": {"caConfigMap": ca, "certSecret": own, "serverName": "etcd.test"}});
     scene.registry("other-name", &by_name, &spec).await?;
     scene.wait("other-name", "Connected", "True", "Connected").await;
-    scene.wait("other-name", "Credentials", "True", "CredentialsInUse").await;
+    scene
+        .wait("other-name", "Credentials", "True", "CredentialsInUse")
+        .await;
     Ok(())
 }
 
@@ -120,21 +132,42 @@ async fn what_is_wrong_with_a_user_is_said_with_the_remedy() -> Result<()> {
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
     etcd.enable_auth("root-of-users").await?;
-    etcd.add_user("leasehold", "pw-of-users", &["/leasehold/", "/services/"]).await?;
+    etcd.add_user("leasehold", "pw-of-users", &["/leasehold/", "/services/"])
+        .await?;
     etcd.add_user("powerless", "pw-of-users", &["/elsewhere/"]).await?;
     for (secret, user, password) in [
         ("users-wrong", "leasehold", "not-this-one"),
         ("users-unknown", "nobody", "pw-of-users"),
         ("users-powerless", "powerless", "pw-of-users"),
     ] {
-        scene.secret(secret, &[("username", user), ("password", password)]).await?;
+        scene
+            .secret(secret, &[("username", user), ("password", password)])
+            .await?;
     }
     let auth = |secret: &str| json!({"auth": {"secret": {"name": secret}}});
     let at = || etcd.endpoints();
     let faults: Vec<Fault> = vec![
-        ("wrong-password", at(), auth("users-wrong"), "LoginRefused", &["password", "etcdctl user passwd"]),
-        ("unknown-user", at(), auth("users-unknown"), "LoginRefused", &["user does not exist"]),
-        ("no-role", at(), auth("users-powerless"), "PermissionDenied", &["grant the user", "/leasehold/"]),
+        (
+            "wrong-password",
+            at(),
+            auth("users-wrong"),
+            "LoginRefused",
+            &["password", "etcdctl user passwd"],
+        ),
+        (
+            "unknown-user",
+            at(),
+            auth("users-unknown"),
+            "LoginRefused",
+            &["user does not exist"],
+        ),
+        (
+            "no-role",
+            at(),
+            auth("users-powerless"),
+            "PermissionDenied",
+            &["grant the user", "/leasehold/"],
+        ),
         ("no-user", at(), json!({}), "UserRequired", &["spec.auth"]),
     ];
     check(&scene, faults).await
@@ -148,10 +181,25 @@ async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()
         authority.client("leasehold", Validity::Valid),
         authority.client("leasehold", Validity::Valid),
     );
-    scene.config_map("secrets-ca", &[("ca.crt", &authority.pem()), ("garbage", "none of that")]).await?;
+    scene
+        .config_map(
+            "secrets-ca",
+            &[("ca.crt", &authority.pem()), ("garbage", "none of that")],
+        )
+        .await?;
     scene.secret("secrets-no-key", &[("username", "leasehold")]).await?;
-    scene.secret("secrets-mixed", &[("tls.crt", &one.certificate), ("tls.key", &another.key)]).await?;
-    scene.secret("secrets-no-pem", &[("tls.crt", &one.certificate), ("tls.key", "none of that")]).await?;
+    scene
+        .secret(
+            "secrets-mixed",
+            &[("tls.crt", &one.certificate), ("tls.key", &another.key)],
+        )
+        .await?;
+    scene
+        .secret(
+            "secrets-no-pem",
+            &[("tls.crt", &one.certificate), ("tls.key", "none of that")],
+        )
+        .await?;
     let at = || vec!["https://127.0.0.1:1".to_owned()];
     let ca = json!({"name": "secrets-ca"});
     let faults: Vec<Fault> = vec![
@@ -174,14 +222,20 @@ async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()
             at(),
             json!({"tls": {"caConfigMap": {"name": "secrets-ca", "key": "garbage"}}}),
             "CredentialsMalformed",
-            &["garbage of the ConfigMap leasehold-ops/secrets-ca", "PEM block CERTIFICATE"],
+            &[
+                "garbage of the ConfigMap leasehold-ops/secrets-ca",
+                "PEM block CERTIFICATE",
+            ],
         ),
         (
             "mixed",
             at(),
             json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "secrets-mixed"}}}),
             "CredentialsMalformed",
-            &["tls.key of the Secret leasehold-ops/secrets-mixed", "not that of the certificate"],
+            &[
+                "tls.key of the Secret leasehold-ops/secrets-mixed",
+                "not that of the certificate",
+            ],
         ),
         (
             "no-pem",
@@ -199,7 +253,8 @@ async fn a_secret_that_comes_late_is_used_as_soon_as_it_is_there() -> Result<()>
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
     etcd.enable_auth("root-of-late").await?;
-    etcd.add_user("leasehold", "pw-of-late", &["/leasehold/", "/services/"]).await?;
+    etcd.add_user("leasehold", "pw-of-late", &["/leasehold/", "/services/"])
+        .await?;
     let name = "late-user";
     scene.ops.objects().delete("v1", "Secret", name).await?;
     let spec = json!({"auth": {"secret": {"name": name}}});
@@ -207,7 +262,9 @@ async fn a_secret_that_comes_late_is_used_as_soon_as_it_is_there() -> Result<()>
     let namespace = scene.tenant("late").await?;
     let _operator = scene.operator_that_waits("late")?;
     scene.wait("late", "Connected", "False", "CredentialsMissing").await;
-    scene.secret(name, &[("username", "leasehold"), ("password", "pw-of-late")]).await?;
+    scene
+        .secret(name, &[("username", "leasehold"), ("password", "pw-of-late")])
+        .await?;
     wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
     scene.wait("late", "Credentials", "True", "CredentialsInUse").await;
     Ok(())
@@ -217,7 +274,9 @@ async fn a_secret_that_comes_late_is_used_as_soon_as_it_is_there() -> Result<()>
 async fn an_etcd_that_stops_asking_for_users_is_served_on_and_told_of() -> Result<()> {
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
-    scene.secret("off-user", &[("username", "leasehold"), ("password", "pw-of-off")]).await?;
+    scene
+        .secret("off-user", &[("username", "leasehold"), ("password", "pw-of-off")])
+        .await?;
     let spec = json!({"auth": {"secret": {"name": "off-user"}}});
     scene.registry("off", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("off").await?;
@@ -228,7 +287,8 @@ async fn an_etcd_that_stops_asking_for_users_is_served_on_and_told_of() -> Resul
     let message = scene.wait("off", "Credentials", "False", "AuthenticationOff").await;
     assert!(message.contains("etcdctl auth enable"), "{message}");
     // Turned on, it asks for what the Secret has.
-    etcd.add_user("leasehold", "pw-of-off", &["/leasehold/", "/services/"]).await?;
+    etcd.add_user("leasehold", "pw-of-off", &["/leasehold/", "/services/"])
+        .await?;
     etcd.enable_auth("root-of-off").await?;
     scene.wait("off", "Credentials", "True", "CredentialsInUse").await;
     namespace.set_ready("a", false).await?;

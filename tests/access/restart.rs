@@ -15,11 +15,16 @@ async fn credentials_are_kept_for_a_restart_while_the_apiserver_is_away() -> Res
     let authority = Authority::new("kept");
     let etcd = etcd(Some(security(&authority, true)), &[]).await?;
     etcd.enable_auth("root-of-kept").await?;
-    etcd.add_user("leasehold", "pw-of-kept", &["/leasehold/", "/services/"]).await?;
+    etcd.add_user("leasehold", "pw-of-kept", &["/leasehold/", "/services/"])
+        .await?;
     let own = authority.client("nobody", Validity::Valid);
     scene.config_map("kept-ca", &[("ca.crt", &authority.pem())]).await?;
-    scene.secret("kept-own", &[("tls.crt", &own.certificate), ("tls.key", &own.key)]).await?;
-    scene.secret("kept-user", &[("username", "leasehold"), ("password", "pw-of-kept")]).await?;
+    scene
+        .secret("kept-own", &[("tls.crt", &own.certificate), ("tls.key", &own.key)])
+        .await?;
+    scene
+        .secret("kept-user", &[("username", "leasehold"), ("password", "pw-of-kept")])
+        .await?;
     let spec = json!({
         "ttlSeconds": 15,
         "tls": {"caConfigMap": {"name": "kept-ca"}, "certSecret": {"name": "kept-own"}},
@@ -55,7 +60,11 @@ async fn credentials_are_kept_for_a_restart_while_the_apiserver_is_away() -> Res
     let begin = Instant::now();
     until("two TTLs to pass", SOON * 3, || async {
         let passed = begin.elapsed();
-        if passed > Duration::from_secs(32) { Ok(()) } else { Err(format!("{passed:?}")) }
+        if passed > Duration::from_secs(32) {
+            Ok(())
+        } else {
+            Err(format!("{passed:?}"))
+        }
     })
     .await?;
     history.assert_silent().await;

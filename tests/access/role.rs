@@ -13,7 +13,10 @@ use crate::support::{plain_prefix, wait_keys};
 fn lines() -> Vec<String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/access.md");
     let page = std::fs::read_to_string(page).expect("the page");
-    page.lines().filter(|line| line.starts_with("etcdctl ")).map(str::to_owned).collect()
+    page.lines()
+        .filter(|line| line.starts_with("etcdctl "))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[tokio::test]
@@ -25,7 +28,9 @@ async fn the_lines_of_the_page_make_a_user_that_may_do_all_that_is_needed() -> R
     }
     let etcd = etcd(None, &[]).await?;
     etcd.enable_auth("root-of-role").await?;
-    let etcdctl = tokio::task::spawn_blocking(|| Tool::Etcdctl.binary()).await.expect("no panic")?;
+    let etcdctl = tokio::task::spawn_blocking(|| Tool::Etcdctl.binary())
+        .await
+        .expect("no panic")?;
     let folder = etcdctl.parent().expect("it is in a folder").display().to_string();
     let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
     assert!(lines.len() >= 5, "{lines:?}");
@@ -35,13 +40,16 @@ async fn the_lines_of_the_page_make_a_user_that_may_do_all_that_is_needed() -> R
             .env("PATH", &path)
             .env("PASSWORD", "pw-of-role")
             .env("ETCDCTL_ENDPOINTS", etcd.endpoints().join(","))
+            .env("ETCDCTL_COMMAND_TIMEOUT", "60s")
             .env("ETCDCTL_USER", "root:root-of-role")
             .output()
             .await
             .expect("sh runs");
         assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
     }
-    scene.secret("role-user", &[("username", "leasehold"), ("password", "pw-of-role")]).await?;
+    scene
+        .secret("role-user", &[("username", "leasehold"), ("password", "pw-of-role")])
+        .await?;
     let spec = json!({"auth": {"secret": {"name": "role-user"}}});
     scene.registry("role", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("role").await?;

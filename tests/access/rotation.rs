@@ -13,9 +13,12 @@ async fn a_password_changes_without_an_event_and_a_wrong_one_keeps_the_old_in_us
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
     etcd.enable_auth("root-of-rotation").await?;
-    etcd.add_user("leasehold", "first", &["/leasehold/", "/services/"]).await?;
+    etcd.add_user("leasehold", "first", &["/leasehold/", "/services/"])
+        .await?;
     let put = async |password: &str| {
-        scene.secret("rotated-user", &[("username", "leasehold"), ("password", password)]).await
+        scene
+            .secret("rotated-user", &[("username", "leasehold"), ("password", password)])
+            .await
     };
     put("first").await?;
     let spec = json!({"auth": {"secret": {"name": "rotated-user"}}});
@@ -58,11 +61,7 @@ async fn a_password_changes_without_an_event_and_a_wrong_one_keeps_the_old_in_us
 #[tokio::test]
 async fn authorities_and_certificates_change_without_an_event_and_bad_ones_keep_the_old_in_use() -> Result<()> {
     let scene = Scene::take().await?;
-    let (old, new, other) = (
-        Authority::new("old"),
-        Authority::new("new"),
-        Authority::new("nobody's"),
-    );
+    let (old, new, other) = (Authority::new("old"), Authority::new("new"), Authority::new("nobody's"));
     let both = format!("{}{}", old.pem(), new.pem());
     let security = Security {
         authority: both.clone(),
@@ -87,33 +86,51 @@ async fn authorities_and_certificates_change_without_an_event_and_bad_ones_keep_
     let _operator = scene.operator("rotated-tls").await?;
     let prefix = plain_prefix(&namespace, "orders");
     let before = leases(&wait_keys(&etcd, &prefix, &["a"]).await);
-    scene.wait("rotated-tls", "Credentials", "True", "CredentialsInUse").await;
+    scene
+        .wait("rotated-tls", "Credentials", "True", "CredentialsInUse")
+        .await;
     let history = History::watch(&etcd, "/services/", 0).await?;
 
     // Bad ones first: each is said, and none is used.
     trust("no certificate").await?;
-    let message = scene.wait("rotated-tls", "Credentials", "False", "CredentialsMalformed").await;
+    let message = scene
+        .wait("rotated-tls", "Credentials", "False", "CredentialsMalformed")
+        .await;
     assert!(message.contains("stays in use"), "{message}");
     trust(&other.pem()).await?;
-    scene.wait("rotated-tls", "Credentials", "False", "UnknownAuthority").await;
+    scene
+        .wait("rotated-tls", "Credentials", "False", "UnknownAuthority")
+        .await;
     trust(&old.pem()).await?;
-    scene.wait("rotated-tls", "Credentials", "True", "CredentialsInUse").await;
+    scene
+        .wait("rotated-tls", "Credentials", "True", "CredentialsInUse")
+        .await;
     be(&other).await?;
-    scene.wait("rotated-tls", "Credentials", "False", "ClientCertificateRefused").await;
+    scene
+        .wait("rotated-tls", "Credentials", "False", "ClientCertificateRefused")
+        .await;
     scene.wait("rotated-tls", "Connected", "True", "Connected").await;
 
     // The new certificate of ours, and that of the server, each as soon as the other side can take it.
     be(&new).await?;
-    scene.wait("rotated-tls", "Credentials", "True", "CredentialsInUse").await;
+    scene
+        .wait("rotated-tls", "Credentials", "True", "CredentialsInUse")
+        .await;
     etcd.present(&new.server(&["127.0.0.1"], Validity::Valid))?;
     trust(&new.pem()).await?;
     let times = |log: &str| log.lines().filter(|line| line.contains(IN_USE)).count();
     testbed::until("both changes to be in use", crate::support::SOON, || async {
         let times = times(&scene.log("rotated-tls"));
-        if times >= 2 { Ok(()) } else { Err(format!("{times} times")) }
+        if times >= 2 {
+            Ok(())
+        } else {
+            Err(format!("{times} times"))
+        }
     })
     .await?;
-    scene.wait("rotated-tls", "Credentials", "True", "CredentialsInUse").await;
+    scene
+        .wait("rotated-tls", "Credentials", "True", "CredentialsInUse")
+        .await;
     namespace.create_pod(&pod("b", "orders")).await?;
     wait_events(&history, 1).await;
     let after = leases(&wait_keys(&etcd, &prefix, &["a", "b"]).await);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use testbed::{
-    Authority, Bed, ClientCertificates, EtcdCluster, EtcdConfig, Held, History, Namespace, Operator, OperatorConfig, Result,
-    Security, Validity, shared, until,
+    Authority, Bed, ClientCertificates, EtcdCluster, EtcdConfig, Held, History, Namespace, Operator, OperatorConfig,
+    Result, Security, Validity, shared, until,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -52,7 +52,9 @@ impl Scene {
     }
 
     pub fn args(&self) -> Vec<std::ffi::OsString> {
-        ["--namespace", self.ops.name(), "--log", "debug"].map(Into::into).into()
+        ["--namespace", self.ops.name(), "--log", "debug"]
+            .map(Into::into)
+            .into()
     }
 
     pub fn log(&self, name: &str) -> String {
@@ -63,7 +65,11 @@ impl Scene {
         until("the operator to log what is wanted", SOON, || async {
             let log = self.log(name);
             let last: Vec<&str> = log.lines().rev().take(5).collect();
-            if log.lines().any(&what) { Ok(()) } else { Err(format!("{last:?}")) }
+            if log.lines().any(&what) {
+                Ok(())
+            } else {
+                Err(format!("{last:?}"))
+            }
         })
         .await
     }
@@ -99,7 +105,9 @@ impl Scene {
         let wanted = (status.to_owned(), reason.to_owned());
         let object = (API, "Registry", registry);
         let objects = self.bed.objects();
-        let found = objects.wait(object, |object| condition(object, kind) == wanted, SOON).await;
+        let found = objects
+            .wait(object, |object| condition(object, kind) == wanted, SOON)
+            .await;
         let found = found.unwrap_or_else(|error| panic!("{registry}: waiting for {kind}={status} {reason}: {error}"));
         message(&found, kind)
     }
@@ -107,7 +115,9 @@ impl Scene {
     /// A namespace with the service `orders`, registered in `registry`, and its first pod `a`.
     pub async fn tenant(&self, registry: &str) -> Result<Namespace> {
         let namespace = self.bed.namespace(registry).await?;
-        namespace.apply(registration("orders", &json!({"registry": registry}))).await?;
+        namespace
+            .apply(registration("orders", &json!({"registry": registry})))
+            .await?;
         namespace.create_pod(&pod("a", "orders")).await?;
         Ok(namespace)
     }
@@ -140,7 +150,10 @@ pub async fn etcd(security: Option<Security>, args: &[&str]) -> Result<EtcdClust
 pub async fn assert_puts(history: &History, prefix: &str, names: &[&str]) -> Result<()> {
     let events = history.settled().await?;
     let told: Vec<String> = events.iter().map(ToString::to_string).collect();
-    let told: Vec<String> = told.iter().map(|text| text.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+    let told: Vec<String> = told
+        .iter()
+        .map(|text| text.split(' ').take(2).collect::<Vec<_>>().join(" "))
+        .collect();
     let puts: Vec<String> = names.iter().map(|name| format!("put {prefix}{name}")).collect();
     assert_eq!(told, puts);
     Ok(())

@@ -16,15 +16,20 @@ async fn what_is_secret_is_seen_nowhere() -> Result<()> {
     let authority = Authority::new("secrecy");
     let etcd = etcd(Some(security(&authority, true)), &[]).await?;
     etcd.enable_auth("root-of-secrecy").await?;
-    etcd.add_user("leasehold", PASSWORDS[0], &["/leasehold/", "/services/"]).await?;
+    etcd.add_user("leasehold", PASSWORDS[0], &["/leasehold/", "/services/"])
+        .await?;
     let own = authority.client("nobody", Validity::Valid);
     let renewed = authority.client("nobody", Validity::Valid);
     scene.config_map("secrecy-ca", &[("ca.crt", &authority.pem())]).await?;
     let put = async |pair: &testbed::Pair, key: &str| {
-        scene.secret("secrecy-own", &[("tls.crt", &pair.certificate), ("tls.key", key)]).await
+        scene
+            .secret("secrecy-own", &[("tls.crt", &pair.certificate), ("tls.key", key)])
+            .await
     };
     let password = async |text: &str| {
-        scene.secret("secrecy-user", &[("username", "leasehold"), ("password", text)]).await
+        scene
+            .secret("secrecy-user", &[("username", "leasehold"), ("password", text)])
+            .await
     };
     put(&own, &own.key).await?;
     password(PASSWORDS[0]).await?;
@@ -43,7 +48,9 @@ async fn what_is_secret_is_seen_nowhere() -> Result<()> {
     password(PASSWORDS[1]).await?;
     scene.wait("secrecy", "Credentials", "True", "CredentialsInUse").await;
     put(&renewed, &own.key).await?;
-    scene.wait("secrecy", "Credentials", "False", "CredentialsMalformed").await;
+    scene
+        .wait("secrecy", "Credentials", "False", "CredentialsMalformed")
+        .await;
     put(&renewed, &renewed.key).await?;
     scene.wait("secrecy", "Credentials", "True", "CredentialsInUse").await;
 
@@ -62,7 +69,11 @@ async fn what_is_secret_is_seen_nowhere() -> Result<()> {
         ("registrations", API, "ServiceRegistration"),
         ("Events", "events.k8s.io/v1", "Event"),
     ] {
-        for objects in [scene.bed.objects(), namespace.objects().clone(), scene.ops.objects().clone()] {
+        for objects in [
+            scene.bed.objects(),
+            namespace.objects().clone(),
+            scene.ops.objects().clone(),
+        ] {
             places.push((what, format!("{:?}", objects.list(api, kind).await?)));
         }
     }

@@ -15,8 +15,12 @@ async fn each_way_in_leads_in_beside_all_the_others() -> Result<()> {
     scene.secret("ways-ca", &[("root.pem", &authority.pem())]).await?;
     let pair = [("tls.crt", own.certificate.as_str()), ("tls.key", own.key.as_str())];
     scene.secret("ways-own", &pair).await?;
-    scene.secret("ways-user", &[("username", "leasehold"), ("password", "pw-of-ways")]).await?;
-    scene.secret("ways-other-keys", &[("u", "leasehold"), ("p", "pw-of-ways")]).await?;
+    scene
+        .secret("ways-user", &[("username", "leasehold"), ("password", "pw-of-ways")])
+        .await?;
+    scene
+        .secret("ways-other-keys", &[("u", "leasehold"), ("p", "pw-of-ways")])
+        .await?;
 
     let ca = json!({"name": "ways-ca"});
     let ca_secret = json!({"name": "ways-ca", "key": "root.pem"});
@@ -27,19 +31,40 @@ async fn each_way_in_leads_in_beside_all_the_others() -> Result<()> {
     let ways = [
         ("way-open", None, false, json!({})),
         ("way-tls", Some(false), false, json!({"tls": {"caConfigMap": ca}})),
-        ("way-mutual", Some(true), false, json!({"tls": {"caSecret": ca_secret, "certSecret": own}})),
+        (
+            "way-mutual",
+            Some(true),
+            false,
+            json!({"tls": {"caSecret": ca_secret, "certSecret": own}}),
+        ),
         ("way-user", None, true, json!({"auth": user})),
-        ("way-tls-user", Some(false), true, json!({"tls": {"caConfigMap": ca}, "auth": other_keys})),
-        ("way-all", Some(true), true, json!({"tls": {"caConfigMap": ca, "certSecret": own}, "auth": user})),
+        (
+            "way-tls-user",
+            Some(false),
+            true,
+            json!({"tls": {"caConfigMap": ca}, "auth": other_keys}),
+        ),
+        (
+            "way-all",
+            Some(true),
+            true,
+            json!({"tls": {"caConfigMap": ca, "certSecret": own}, "auth": user}),
+        ),
         // The certificate's common name is the user.
-        ("way-name", Some(true), true, json!({"tls": {"caConfigMap": ca, "certSecret": own}})),
+        (
+            "way-name",
+            Some(true),
+            true,
+            json!({"tls": {"caConfigMap": ca, "certSecret": own}}),
+        ),
     ];
     let mut places = Vec::new();
     for (name, tls, asks_for_user, spec) in ways {
         let etcd = etcd(tls.map(|asks| security(&authority, asks)), &[]).await?;
         if asks_for_user {
             etcd.enable_auth("root-of-ways").await?;
-            etcd.add_user("leasehold", "pw-of-ways", &["/leasehold/", "/services/"]).await?;
+            etcd.add_user("leasehold", "pw-of-ways", &["/leasehold/", "/services/"])
+                .await?;
         }
         scene.registry(name, &etcd.endpoints(), &spec).await?;
         let namespace = scene.tenant(name).await?;

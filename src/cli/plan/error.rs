@@ -38,7 +38,9 @@ pub enum Error {
     Cluster(#[from] ListingError),
     #[error("the Registry {registry:?} cannot be read: {cause}")]
     Etcd { registry: String, cause: etcd::Error },
-    #[error("the Registry {registry:?} cannot be entered: {cause}; the operator's namespace is given with --operator-namespace")]
+    #[error(
+        "the Registry {registry:?} cannot be entered: {cause}; the operator's namespace is given with --operator-namespace"
+    )]
     Credentials { registry: String, cause: Wrong },
     #[error("cannot start: {0}")]
     Runtime(io::Error),

@@ -18,7 +18,10 @@ impl Intake {
             return;
         }
         tracing::info!(kind = source.kind.as_str(), name = %source.name, "this object is new or has changed");
-        let asking = self.registries.iter().filter(|(_, known)| sources(known.spec()).contains(&source));
+        let asking = self
+            .registries
+            .iter()
+            .filter(|(_, known)| sources(known.spec()).contains(&source));
         let asking: Vec<Arc<str>> = asking.map(|(name, _)| name.clone()).collect();
         self.sources.insert(source, content);
         for name in asking {
@@ -28,7 +31,11 @@ impl Intake {
 
     /// Has those objects watched that some Registry names, and forgets what was in others.
     pub(super) fn watch_sources(&mut self) {
-        let wanted: BTreeSet<Source> = self.registries.values().flat_map(|known| sources(known.spec())).collect();
+        let wanted: BTreeSet<Source> = self
+            .registries
+            .values()
+            .flat_map(|known| sources(known.spec()))
+            .collect();
         self.sources.retain(|source, _| wanted.contains(source));
         self.staff.context().sources.send_if_modified(|watched| {
             let is_new = *watched != wanted;

@@ -57,7 +57,10 @@ impl Intake {
     pub fn resume(&mut self, registries: impl IntoIterator<Item = (String, StoredRegistry)>) {
         for (name, stored) in registries {
             let Some(access) = stored.access() else {
-                tracing::warn!(registry = name, "the credentials of this Registry were not kept, so it has to wait");
+                tracing::warn!(
+                    registry = name,
+                    "the credentials of this Registry were not kept, so it has to wait"
+                );
                 continue;
             };
             let StoredRegistry { generation, spec, .. } = stored;

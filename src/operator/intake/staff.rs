@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::RegistrySpec;
-use crate::operator::failure::Failure;
 use crate::etcd::Access;
+use crate::operator::failure::Failure;
 use crate::operator::registrar::{Context, Order, Trouble, Version, serve};
 
 /// All registrars.

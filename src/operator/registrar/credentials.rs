@@ -100,7 +100,11 @@ impl Registrar {
                 if is_newest {
                     credentials.again_at = Some(now + AGAIN);
                 }
-                if credentials.trouble.as_ref().is_none_or(|known| known.reason != error.reason()) {
+                if credentials
+                    .trouble
+                    .as_ref()
+                    .is_none_or(|known| known.reason != error.reason())
+                {
                     tracing::warn!(
                         registry = %self.name, %error,
                         "the new credentials are refused; those in use stay in use, trying on"

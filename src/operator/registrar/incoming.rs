@@ -144,7 +144,8 @@ impl Registrar {
             self.standing.asked();
             let (connection, live) = (self.connection.clone(), self.standing.is_live());
             let key = (!live).then(|| self.leader_key.clone());
-            self.tasks.spawn(async move { Done::Asked(question(&connection, key).await) });
+            self.tasks
+                .spawn(async move { Done::Asked(question(&connection, key).await) });
         }
     }
 

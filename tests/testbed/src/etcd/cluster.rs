@@ -164,9 +164,10 @@ impl EtcdCluster {
         let mut members = Vec::new();
         for (i, (client, peer)) in ports.into_iter().enumerate() {
             let data = folder.join(format!("{name}-{i}.data"));
-            let health = match entrance.is_secure() {
-                true => Some(Port::reserve()?),
-                false => None,
+            let health = if entrance.is_secure() {
+                Some(Port::reserve()?)
+            } else {
+                None
             };
             let told_at = health.as_ref().map(Port::http).unwrap_or_default();
             let client_url = match &health {

@@ -60,7 +60,9 @@ impl Entrance {
 
     /// The flags that make a member do as wanted; it tells its health without TLS at `health`.
     pub(super) fn args(&self, health: &str) -> Vec<String> {
-        let Some(security) = &self.security else { return Vec::new() };
+        let Some(security) = &self.security else {
+            return Vec::new();
+        };
         let path = |file: &str| self.folder.join(file).display().to_string();
         let mut args = vec![
             "--cert-file".to_owned(),
