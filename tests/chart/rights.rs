@@ -50,19 +50,19 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
     operator.wait_exit(SOON).await?;
 
     let of_cluster = format!("lean-leasehold-{}", home.name());
-    let roles = [
+    let holders = [
         (bed.objects(), "ClusterRole", of_cluster.as_str()),
         (home.objects().clone(), "Role", "lean-leasehold-credentials"),
     ];
     let mut rights: Vec<(usize, Right)> = Vec::new();
-    for (number, (objects, kind, role)) in roles.iter().enumerate() {
+    for (number, (objects, kind, role)) in holders.iter().enumerate() {
         let whole = objects.get(ROLE_API, kind, role).await?.expect("the role");
         let rules = whole["rules"].as_array().expect("rules").clone();
         rights.extend(rules.iter().flat_map(rights_of).map(|right| (number, right)));
     }
     assert!(rights.len() > 9, "{rights:?}");
     for (i, (_, right)) in rights.iter().enumerate() {
-        for (number, (objects, kind, role)) in roles.iter().enumerate() {
+        for (number, (objects, kind, role)) in holders.iter().enumerate() {
             let others = rights.iter().filter(|(of, other)| *of == number && other != right);
             let rules: Vec<&Value> = others.map(|(_, other)| &other.rule).collect();
             let role = json!({"apiVersion": ROLE_API, "kind": kind, "metadata": {"name": role}, "rules": rules});
