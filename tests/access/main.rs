@@ -6,6 +6,7 @@
 mod support;
 
 mod faults;
+mod members;
 mod restart;
 mod role;
 mod rotation;
