@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use testbed::{Authority, Result, Security, Validity};
 
 use crate::scene::{Scene, etcd, security};
-use crate::support::{plain_prefix, wait_keys};
+use crate::support::{plain_prefix, pod, wait_keys};
 
 /// What is wrong: the Registry, its spec, the reason, and words of the message.
 type Fault = (&'static str, Vec<String>, Value, &'static str, &'static [&'static str]);
@@ -293,5 +293,30 @@ async fn an_etcd_that_stops_asking_for_users_is_served_on_and_told_of() -> Resul
     scene.wait("off", "Credentials", "True", "CredentialsInUse").await;
     namespace.set_ready("a", false).await?;
     wait_keys(&etcd, &prefix, &[]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_right_that_is_taken_away_is_told_and_served_on_once_it_is_back() -> Result<()> {
+    let scene = Scene::take().await?;
+    let etcd = etcd(None, &[]).await?;
+    etcd.enable_auth("root-of-rights").await?;
+    etcd.add_user("leasehold", "pw-of-rights", &["/leasehold/", "/services/"])
+        .await?;
+    let user = [("username", "leasehold"), ("password", "pw-of-rights")];
+    scene.secret("rights-user", &user).await?;
+    let spec = json!({"auth": {"secret": {"name": "rights-user"}}});
+    scene.registry("rights", &etcd.endpoints(), &spec).await?;
+    let namespace = scene.tenant("rights").await?;
+    let _operator = scene.operator("rights").await?;
+    let prefix = plain_prefix(&namespace, "orders");
+    wait_keys(&etcd, &prefix, &["a"]).await;
+    etcd.revoke_prefix("leasehold", "/services/").await?;
+    namespace.create_pod(&pod("b", "orders")).await?;
+    let message = scene.wait("rights", "Connected", "False", "PermissionDenied").await;
+    assert!(message.contains("grant the user readwrite"), "{message}");
+    etcd.grant_prefix("leasehold", "/services/").await?;
+    wait_keys(&etcd, &prefix, &["a", "b"]).await;
+    scene.wait("rights", "Connected", "True", "Connected").await;
     Ok(())
 }

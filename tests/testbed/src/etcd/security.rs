@@ -134,14 +134,6 @@ impl EtcdCluster {
         Ok(())
     }
 
-    /// Turns authentication off.
-    pub async fn disable_auth(&self) -> Result<()> {
-        let mut client = self.client().await?;
-        client.auth_disable().await.doing(|| "turn authentication off")?;
-        *self.entrance.root.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(())
-    }
-
     /// A user with a role of the same name, which may read and write below these prefixes and nowhere else.
     pub async fn add_user(&self, name: &str, password: &str, prefixes: &[&str]) -> Result<()> {
         let mut client = self.client().await?;
