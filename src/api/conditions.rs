@@ -21,6 +21,8 @@ pub enum ConditionType {
     Held,
     /// Of a Registry: the operator reaches the etcd.
     Connected,
+    /// Of a Registry with TLS or a user: certificates, user and password are in use as the Secrets have them now.
+    Credentials,
     /// Of a Registry: the operator is told by Kubernetes what changes.
     Informed,
 }
@@ -35,6 +37,7 @@ impl ConditionType {
             Self::Conflict => "Conflict",
             Self::Held => "Held",
             Self::Connected => "Connected",
+            Self::Credentials => "Credentials",
             Self::Informed => "Informed",
         }
     }
@@ -132,6 +135,32 @@ pub enum Reason {
     NoSpace,
     /// Connected=False: the etcd does not let the operator in.
     PermissionDenied,
+    /// Credentials=True.
+    CredentialsInUse,
+    /// Credentials=False and Connected=False: a Secret or ConfigMap, or a key in it, is not there or may not be read.
+    CredentialsMissing,
+    /// Credentials=False and Connected=False: what is in a Secret is no certificate, key or text.
+    CredentialsMalformed,
+    /// Credentials=False: there is a user, and the etcd asks nobody for one: its authentication is off.
+    AuthenticationOff,
+    /// Connected=False and Credentials=False: the user does not exist or has another password.
+    LoginRefused,
+    /// Connected=False and Credentials=False: the etcd asks for a user and the Registry has none.
+    UserRequired,
+    /// Connected=False and Credentials=False: the etcd's certificate is no longer, or not yet, valid.
+    ServerCertificateExpired,
+    /// Connected=False and Credentials=False: the etcd's certificate is not signed by whom the Registry trusts.
+    UnknownAuthority,
+    /// Connected=False and Credentials=False: the etcd's certificate is for another name.
+    ServerNameMismatch,
+    /// Connected=False and Credentials=False: the operator's certificate is no longer valid.
+    ClientCertificateExpired,
+    /// Connected=False and Credentials=False: the etcd does not accept the operator's certificate.
+    ClientCertificateRefused,
+    /// Connected=False and Credentials=False: the etcd asks for a certificate and the Registry has none.
+    ClientCertificateRequired,
+    /// Connected=False and Credentials=False: no TLS connection comes about.
+    TlsFailed,
     /// Connected=False: the etcd is too old for what the operator asks of it.
     UnsupportedVersion,
 }
@@ -180,6 +209,19 @@ impl Reason {
             Self::NoLeader => "NoLeader",
             Self::NoSpace => "NoSpace",
             Self::PermissionDenied => "PermissionDenied",
+            Self::CredentialsInUse => "CredentialsInUse",
+            Self::CredentialsMissing => "CredentialsMissing",
+            Self::CredentialsMalformed => "CredentialsMalformed",
+            Self::AuthenticationOff => "AuthenticationOff",
+            Self::LoginRefused => "LoginRefused",
+            Self::UserRequired => "UserRequired",
+            Self::ServerCertificateExpired => "ServerCertificateExpired",
+            Self::UnknownAuthority => "UnknownAuthority",
+            Self::ServerNameMismatch => "ServerNameMismatch",
+            Self::ClientCertificateExpired => "ClientCertificateExpired",
+            Self::ClientCertificateRefused => "ClientCertificateRefused",
+            Self::ClientCertificateRequired => "ClientCertificateRequired",
+            Self::TlsFailed => "TlsFailed",
             Self::UnsupportedVersion => "UnsupportedVersion",
         }
     }

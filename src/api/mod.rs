@@ -6,6 +6,7 @@
 // Each printer column has a type and a path; the lint takes equal ones for repetition.
 #![allow(clippy::duplicated_attributes)]
 
+mod access;
 pub mod conditions;
 mod format;
 mod guard;
@@ -16,6 +17,7 @@ mod schema;
 mod service_registration;
 mod status;
 
+pub use access::{AuthSpec, CaKey, SecretName, TlsSpec};
 pub use conditions::{ConditionStatus, ConditionType, Reason};
 pub use format::{Format, FormatType, PlainValue, TraefikProtocol};
 pub use guard::{Guard, GuardMode};

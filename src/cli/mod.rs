@@ -4,6 +4,7 @@
 
 mod crds;
 mod doctor;
+mod entry;
 mod flags;
 mod identity;
 mod plan;

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::api::{ListParams, PostParams};
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::lean::LeanPod;
+use super::sources::{Content, Holder, Source, SourceKind};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::Pod;
 
@@ -107,6 +109,15 @@ impl Listing {
         answer(&format!("get the Registry {name}"), api.get_opt(name)).await
     }
 
+    /// What is in an object of `namespace` that a Registry names.
+    pub async fn source(&self, namespace: &str, source: &Source) -> Result<Content, ListingError> {
+        let doing = format!("get the {} {namespace}/{}", source.kind.as_str(), source.name);
+        match source.kind {
+            SourceKind::Secret => content::<Secret>(&self.client, namespace, source, &doing).await,
+            SourceKind::ConfigMap => content::<ConfigMap>(&self.client, namespace, source, &doing).await,
+        }
+    }
+
     /// What a registration, which names its namespace, would be once applied in place of `present`: admission has had its
     /// say, defaults are filled in, nothing is changed.
     pub async fn admitted(
@@ -129,6 +140,15 @@ impl Listing {
             None => answer(&doing, api.create(&dry_run, &registration)).await,
         }
     }
+}
+
+async fn content<K>(client: &Client, namespace: &str, source: &Source, doing: &str) -> Result<Content, ListingError>
+where
+    K: Holder + kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let found = answer(doing, api.get_opt(&source.name)).await?;
+    Ok(found.map_or(Content::Absent, Holder::content))
 }
 
 async fn all<K: Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>, doing: &str) -> Result<Vec<K>, ListingError> {

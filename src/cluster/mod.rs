@@ -11,6 +11,7 @@ mod lean;
 mod line;
 mod listing;
 mod rights;
+mod sources;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};
@@ -19,4 +20,5 @@ pub use events::{About, Events, Notice, publish_events};
 pub use hearing::Hearing;
 pub use listing::{Listing, ListingError, pod};
 pub use rights::{RIGHTS, Right, clocks_apart, may};
+pub use sources::{Content, Source, SourceKind, watch_sources};
 pub use watches::{KINDS, News, Seen, watch};

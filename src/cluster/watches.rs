@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::hearing::Hearing;
 use super::lean::LeanPod;
 use super::line::Line;
+use super::sources::{Content, Source};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index;
 use crate::telemetry::{Metrics, Outcome, Peer};
@@ -98,6 +99,8 @@ pub enum News {
     Registry(Seen<Box<Registry>>),
     /// About RecordFormats.
     RecordFormat(Seen<Box<RecordFormat>>),
+    /// What is in an object that a Registry names.
+    Source(Source, Content),
 }
 
 /// Watches all kinds and sends what is seen, for ever: trouble with the apiserver is retried, and never taken for
@@ -267,7 +270,7 @@ fn is_expired(error: &watcher::Error) -> bool {
 }
 
 /// The whole chain of causes: kube's outermost error says only which step failed.
-fn cause(error: &watcher::Error) -> String {
+pub(super) fn cause(error: &watcher::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {

@@ -3,6 +3,7 @@
 //! Owns the tasks and the channels between them: one `intake` for all that Kubernetes says, one `registrar` for
 //! each Registry, one desk for each kind of status and one for Events. Decides nothing about keys (`plan`) or pods (`index`).
 
+mod access;
 mod budget;
 mod compile;
 mod failure;
@@ -16,6 +17,7 @@ mod state;
 #[cfg(test)]
 mod testing;
 
+pub use access::{Unresolved, Wrong, resolve, sources};
 pub use compile::Invalid;
 pub use failure::Failure;
 pub use rehearsal::{Change, Outcome, Refusal, Rehearsal, meet};

@@ -1,6 +1,6 @@
 //! One process: all parts started, watched, and ended together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub struct Options {
     pub session_ttl: u32,
     /// How long calls to etcd may take.
     pub timeouts: Timeouts,
+    /// The namespace with the Secrets that Registries name; that of the kubeconfig or the service account if none.
+    pub namespace: Option<String>,
     /// Where is kept what a replica needs that starts while the apiserver is away; nowhere if none.
     pub state_dir: Option<PathBuf>,
 }
@@ -83,6 +85,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     });
 
     let client = cluster::connect(options.kubeconfig.as_deref()).await?;
+    let namespace: Arc<str> = Arc::from(options.namespace.as_deref().unwrap_or(client.default_namespace()));
     let folder = options.state_dir.map(StateFolder::new);
     let stored = folder.as_ref().and_then(StateFolder::load);
     let mut asked = Box::pin(cluster::cluster_id(client.clone(), ANSWER, metrics.calls.clone()));
@@ -100,20 +103,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         }
     };
 
-    let registrations = desk::<ServiceRegistration>("desk of registrations", &client, &metrics, &mut parts, &shutdown);
-    let registries = desk::<Registry>("desk of Registries", &client, &metrics, &mut parts, &shutdown);
-    let record_formats = desk::<RecordFormat>("desk of RecordFormats", &client, &metrics, &mut parts, &shutdown);
     let (news_of, news) = mpsc::channel(NEWS);
     let identity: Arc<str> = Arc::from(options.identity);
-    let (events, notices) = Events::new(metrics.clone());
-    let publish = cluster::publish_events(
-        client.clone(),
-        identity.clone(),
-        notices,
-        metrics.clone(),
-        shutdown.clone(),
-    );
-    parts.spawn(named("desk of Events", publish));
+    let (registrations, registries, record_formats, events) = tell(&client, &identity, &metrics, &mut parts, &shutdown);
     let id = async {
         match told {
             Some(id) => id,
@@ -121,12 +113,23 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         }
     };
     let hearing = Hearing::default();
+    let (sources, wanted) = watch::channel(BTreeSet::new());
+    let watch = cluster::watch_sources(
+        client.clone(),
+        namespace.clone(),
+        wanted,
+        metrics.clone(),
+        news_of.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(named("watches of Secrets", watch));
     let watch = cluster::watch(client, id, metrics.clone(), hearing.clone(), news_of, shutdown.clone());
     parts.spawn(named("watches", watch));
     let (states, newest) = watch::channel(None);
     if let Some(folder) = folder {
         parts.spawn(named("state folder", state::keep(folder, newest, shutdown.clone())));
     }
+    let (good, proven) = mpsc::unbounded_channel();
     let context = Context {
         cluster_id: begin.cluster_id.into(),
         identity,
@@ -140,11 +143,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         metrics,
         health,
         cluster_confirmed: CancellationToken::new(),
+        namespace,
+        sources,
+        good,
     };
     let mut intake = Intake::new(context, states, shutdown.clone());
     intake.resume(begin.registries);
     let end = shutdown.clone();
-    parts.spawn(async move { intake.run(news, end).await.map(|()| "intake") });
+    parts.spawn(async move { intake.run(news, proven, end).await.map(|()| "intake") });
 
     supervise(parts, &shutdown).await
 }
@@ -161,6 +167,34 @@ fn desk<K: Reported>(
     let desk = Desk::<K>::new(client.clone(), metrics.calls.clone());
     parts.spawn(named(name, desk.run(notes, shutdown.clone())));
     notes_of
+}
+
+/// Starts the parts that tell Kubernetes what has become of its objects; returns where to tell them.
+fn tell(
+    client: &Client,
+    identity: &Arc<str>,
+    metrics: &Metrics,
+    parts: &mut JoinSet<Result<&'static str, Failure>>,
+    shutdown: &CancellationToken,
+) -> (
+    mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
+    mpsc::UnboundedSender<DeskNote<Registry>>,
+    mpsc::UnboundedSender<DeskNote<RecordFormat>>,
+    Events,
+) {
+    let registrations = desk::<ServiceRegistration>("desk of registrations", client, metrics, parts, shutdown);
+    let registries = desk::<Registry>("desk of Registries", client, metrics, parts, shutdown);
+    let record_formats = desk::<RecordFormat>("desk of RecordFormats", client, metrics, parts, shutdown);
+    let (events, notices) = Events::new(metrics.clone());
+    let publish = cluster::publish_events(
+        client.clone(),
+        identity.clone(),
+        notices,
+        metrics.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(named("desk of Events", publish));
+    (registrations, registries, record_formats, events)
 }
 
 /// What to go on with when the apiserver does not answer; never ready if there is nothing.

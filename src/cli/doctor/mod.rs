@@ -14,7 +14,7 @@ use clap::Args;
 
 use self::finding::{Chapter, Grade};
 use super::plan::Output;
-use crate::cluster::{self, ClientError, Listing};
+use crate::cluster::{self, ClientError, Listing, ListingError};
 
 /// There are problems.
 const PROBLEMS: u8 = 2;
@@ -40,6 +40,17 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "NAME")]
     pub registry: Option<String>,
 
+    /// The operator's own namespace, where the Secrets and ConfigMaps are that the Registries name
+    #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAME", default_value = "leasehold")]
+    pub operator_namespace: String,
+
+    /// Print the least role that the operator's user needs in the etcd of --registry, as lines for etcdctl, and nothing
+    /// else
+    ///
+    /// It covers what present registrations write: grant it anew when others come.
+    #[arg(long, requires = "registry")]
+    pub etcd_role: bool,
+
     /// How the findings are printed
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: Output,
@@ -50,6 +61,10 @@ pub struct DoctorArgs {
 enum Error {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Cluster(#[from] ListingError),
+    #[error("there is no Registry {0:?}: name one that kubectl get registries shows")]
+    NoRegistry(String),
     #[error("cannot start: {0}")]
     Runtime(io::Error),
     #[error("cannot write to standard output: {0}")]
@@ -68,23 +83,44 @@ fn account(text: &str) -> Result<String, String> {
 
 /// Prints what is found. Success when there is no problem, 2 when there is one, 1 when that cannot be told.
 pub fn doctor(args: &DoctorArgs) -> ExitCode {
+    if args.etcd_role {
+        return match role(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        };
+    }
     match find(args).and_then(|chapters| print(&chapters, args.output).map(|()| finding::worst(&chapters))) {
         Ok(Grade::Problem) => ExitCode::from(PROBLEMS),
         Ok(Grade::Well | Grade::Warning) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
 }
 
+fn failed(error: &Error) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
 fn find(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
+    wait_for(examine(args))?
+}
+
+/// Prints the least role for one Registry.
+fn role(args: &DoctorArgs) -> Result<(), Error> {
+    let role = wait_for(async {
+        let client = cluster::connect(args.kubeconfig.as_deref()).await?;
+        registry::role(&Listing::new(client), args.registry.as_deref().unwrap_or_default()).await
+    })??;
+    write(&format!("{role}\n"))
+}
+
+fn wait_for<T>(work: impl Future<Output = T>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(Error::Runtime)?;
-    let found = runtime.block_on(examine(args));
+    let done = runtime.block_on(work);
     // A look-up of a name may hang for long after nobody waits for it any more.
     runtime.shutdown_background();
-    found
+    Ok(done)
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
@@ -93,7 +129,14 @@ async fn examine(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
         about: "Kubernetes".to_owned(),
         findings: kubernetes::examine(&client, args.service_account.as_deref()).await,
     }];
-    chapters.extend(registry::examine(&Listing::new(client), args.registry.as_deref()).await);
+    chapters.extend(
+        registry::examine(
+            &Listing::new(client),
+            args.registry.as_deref(),
+            &args.operator_namespace,
+        )
+        .await,
+    );
     Ok(chapters)
 }
 
@@ -102,6 +145,10 @@ fn print(chapters: &[Chapter], output: Output) -> Result<(), Error> {
         Output::Text => finding::text(chapters),
         Output::Json => finding::json(chapters),
     };
+    write(&text)
+}
+
+fn write(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads has seen enough, as in `leasehold doctor | head`; the exit code still tells.

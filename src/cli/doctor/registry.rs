@@ -7,8 +7,11 @@ use kube::ResourceExt;
 use super::finding::{Chapter, Finding};
 use super::releases;
 use crate::api::{Registry, ServiceRegistration};
+use crate::cli::entry::access;
 use crate::cluster::Listing;
-use crate::etcd::{Access, Connection, Error, Status, Timeouts, lease_id};
+use crate::etcd::{self, Connection, Error, Role, Status, Timeouts, lease_id};
+use crate::format::{RecordFormats, Templates};
+use crate::operator::Rehearsal;
 use crate::telemetry::Calls;
 
 /// A database of which more is in use than this is close to etcd's default quota of 2 GiB.
@@ -17,7 +20,7 @@ const LARGE: i64 = 1700 << 20;
 const TOLD: usize = 10;
 
 /// Looks at the Registry called `only`, or at all.
-pub async fn examine(listing: &Listing, only: Option<&str>) -> Vec<Chapter> {
+pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str) -> Vec<Chapter> {
     let unknown = |what: String| Chapter {
         about: "Registries".to_owned(),
         findings: vec![Finding::problem(
@@ -35,7 +38,8 @@ pub async fn examine(listing: &Listing, only: Option<&str>) -> Vec<Chapter> {
         let name = registry.name_any();
         let its = |one: &&ServiceRegistration| one.spec.registry == name;
         let its: Vec<&ServiceRegistration> = registrations.iter().filter(its).collect();
-        let mut findings = etcd(registry).await;
+        let prefixes = prefixes(listing, registry, &its).await;
+        let mut findings = asked(listing, registry, namespace, &prefixes).await;
         findings.extend(of_conditions(registry));
         findings.extend(complaints(&its));
         chapters.push(Chapter {
@@ -61,10 +65,49 @@ pub async fn examine(listing: &Listing, only: Option<&str>) -> Vec<Chapter> {
     chapters
 }
 
+/// The least role that the operator's user needs for the Registry called `name`.
+pub async fn role(listing: &Listing, name: &str) -> Result<Role, super::Error> {
+    let registry = listing.registry(name).await?;
+    let registry = registry.ok_or_else(|| super::Error::NoRegistry(name.to_owned()))?;
+    let registrations = listing.registrations().await?;
+    let its = |one: &&ServiceRegistration| one.spec.registry == name;
+    let its: Vec<&ServiceRegistration> = registrations.iter().filter(its).collect();
+    Ok(role_of(&registry, &prefixes(listing, &registry, &its).await))
+}
+
+fn role_of(registry: &Registry, prefixes: &BTreeSet<String>) -> Role {
+    etcd::role(&registry.spec.meta_prefix, prefixes)
+}
+
+/// Where the registrations write that can be carried out, as far as is known.
+async fn prefixes(listing: &Listing, registry: &Registry, its: &[&ServiceRegistration]) -> BTreeSet<String> {
+    let mut formats = RecordFormats::new();
+    // Without them, what they say is left out.
+    for format in listing.record_formats().await.unwrap_or_default() {
+        let name = format.name_any();
+        formats.set(&name, Templates::compile(&name, &format.spec));
+    }
+    let mut rehearsal = Rehearsal::new("", &registry.name_any(), registry.spec.clone(), &[]);
+    for registration in its {
+        // Those that cannot be carried out say so themselves.
+        let _ = rehearsal.register(registration, &formats);
+    }
+    let data = rehearsal.scopes().into_iter().map(|scope| scope.prefix().to_owned());
+    data.filter(|prefix| !prefix.starts_with(&registry.spec.meta_prefix))
+        .collect()
+}
+
 /// What its etcd says when it is asked from here, which may be another way than the operator's.
-async fn etcd(registry: &Registry) -> Vec<Finding> {
-    let access = Access {
-        endpoints: registry.spec.endpoints.clone(),
+async fn asked(listing: &Listing, registry: &Registry, namespace: &str, prefixes: &BTreeSet<String>) -> Vec<Finding> {
+    let access = match access(listing, &registry.spec, namespace).await {
+        Ok(access) => access,
+        Err(cause) => {
+            let what = format!("how it is entered is not known: {cause}");
+            return vec![Finding::problem(
+                what,
+                "see docs/access.md; --operator-namespace says where its Secrets lie",
+            )];
+        }
     };
     let connection = match Connection::new(&access, Timeouts::default(), Calls::default()).await {
         Ok(connection) => connection,
@@ -75,11 +118,16 @@ async fn etcd(registry: &Registry) -> Vec<Finding> {
     if members.iter().all(|(_, status)| status.is_err()) {
         return findings;
     }
-    let meta = format!("{}doctor", registry.spec.meta_prefix);
-    findings.push(match connection.may_write(&meta).await {
-        Ok(()) => Finding::well(format!("keys below {} may be written", registry.spec.meta_prefix)),
-        Err(error) => problem(&error),
-    });
+    for prefix in role_of(registry, prefixes).prefixes() {
+        findings.push(match connection.may_write(&format!("{prefix}doctor")).await {
+            Ok(()) => Finding::well(format!("keys below {prefix} may be written")),
+            Err(Error::PermissionDenied { .. }) => Finding::problem(
+                format!("keys below {prefix} may not be written"),
+                format!("etcdctl role grant-permission ROLE --prefix=true readwrite {prefix}"),
+            ),
+            Err(error) => problem(&error),
+        });
+    }
     let ttl = registry.spec.ttl_seconds;
     findings.push(match connection.grant(lease_id(), ttl).await {
         Ok(granted) if granted > i64::from(ttl) => Finding::warning(

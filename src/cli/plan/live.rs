@@ -11,6 +11,7 @@ use super::error::Error;
 use super::manifests::{Manifests, add_record_formats};
 use super::{Compared, Plan};
 use crate::api::{FormatType, Registry, ServiceRegistration};
+use crate::cli::entry::{Closed, access};
 use crate::cluster::{self, Listing};
 use crate::etcd::{Access, Connection, Timeouts};
 use crate::format::RecordFormats;
@@ -21,7 +22,12 @@ use crate::telemetry::Calls;
 /// How long the apiserver may take to say which cluster it serves.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace: Option<&str>) -> Result<Plan, Error> {
+pub async fn find(
+    mut manifests: Manifests,
+    kubeconfig: Option<&Path>,
+    namespace: Option<&str>,
+    operator_namespace: &str,
+) -> Result<Plan, Error> {
     let client = cluster::connect(kubeconfig).await?;
     manifests.settle(namespace.unwrap_or(client.default_namespace()));
     let cluster_id = cluster::cluster_id(client.clone(), PATIENCE, Calls::default());
@@ -57,17 +63,19 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
             registration: reference(&wanted[0]).to_string(),
             registry: name.clone(),
         })?;
-        outcomes.extend(
-            Box::pin(in_registry(
-                &listing,
-                &cluster_id,
-                &registry,
-                &formats,
-                &wanted,
-                &present,
-            ))
-            .await?,
-        );
+        let closed = |cause| match cause {
+            Closed::Cluster(cause) => Error::Cluster(cause),
+            Closed::Wrong(cause) => Error::Credentials {
+                registry: name.clone(),
+                cause,
+            },
+        };
+        let access = access(&listing, &registry.spec, operator_namespace)
+            .await
+            .map_err(closed)?;
+        let registry = (&registry, &access);
+        let found = in_registry(&listing, &cluster_id, registry, &formats, &wanted, &present);
+        outcomes.extend(Box::pin(found).await?);
     }
     outcomes.sort_by_key(|outcome| order.iter().position(|wanted| *wanted == outcome.registration));
     Ok(Plan {
@@ -89,7 +97,7 @@ struct Formats {
 async fn in_registry(
     listing: &Listing,
     cluster_id: &str,
-    registry: &Registry,
+    (registry, access): (&Registry, &Access),
     formats: &Formats,
     wanted: &[ServiceRegistration],
     present: &[ServiceRegistration],
@@ -128,21 +136,21 @@ async fn in_registry(
         };
         references.push(rehearsal.register(registration, &formats.wanted).map_err(refused)?);
     }
-    read(&mut rehearsal, registry)
+    read(&mut rehearsal, access)
         .await
         .map_err(|cause| Error::Etcd { registry: name, cause })?;
     Ok(rehearsal.outcomes(&references))
 }
 
 /// Hands in what the Registry's etcd holds, all of it at one revision.
-async fn read(rehearsal: &mut Rehearsal, registry: &Registry) -> crate::etcd::Result<()> {
-    let access = Access {
-        endpoints: registry.spec.endpoints.clone(),
-    };
-    let connection = Connection::new(&access, Timeouts::default(), Calls::default()).await?;
+async fn read(rehearsal: &mut Rehearsal, access: &Access) -> crate::etcd::Result<()> {
+    let connection = Connection::new(access, Timeouts::default(), Calls::default()).await?;
     let mut revision = None;
     for scope in rehearsal.scopes() {
-        let snapshot = connection.range(&scope, revision).await?;
+        let snapshot = match connection.range(&scope, revision).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Err(connection.explain(error).await),
+        };
         revision = Some(snapshot.revision);
         rehearsal.observe(scope, snapshot.revision, snapshot.entries);
     }

@@ -46,6 +46,10 @@ pub struct PlanArgs {
     #[arg(long, env = "LEASEHOLD_KUBECONFIG", value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 
+    /// The operator's own namespace, where the Secrets and ConfigMaps are that the Registry names
+    #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAME", default_value = "leasehold")]
+    pub operator_namespace: String,
+
     /// How the plan is printed
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: Output,
@@ -101,6 +105,7 @@ fn find(args: &PlanArgs) -> Result<Plan, Error> {
         manifests,
         args.kubeconfig.as_deref(),
         args.namespace.as_deref(),
+        &args.operator_namespace,
     ));
     // A look-up of a name may hang for long after nobody waits for it any more.
     runtime.shutdown_background();

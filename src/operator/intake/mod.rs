@@ -4,6 +4,7 @@
 //! Owns the index and the decision whether a registration can be carried out ([`admission`]). Knows nothing of etcd.
 
 mod admission;
+mod credentials;
 mod record_formats;
 mod registries;
 mod staff;
@@ -26,7 +27,8 @@ use super::failure::Failure;
 use super::neighbours::Neighbours;
 use super::registrar::{Context, Order};
 use super::state::State;
-use crate::cluster::{KINDS, News, Seen};
+use crate::cluster::{Content, KINDS, News, Seen, Source};
+use crate::etcd::Access;
 use crate::index::{Index, Pod, RegistrationRef, Touch};
 use crate::plan::{Presence, Progress};
 
@@ -74,6 +76,8 @@ pub struct Intake {
     /// Whose formats get into whose consumers.
     neighbours: Neighbours,
     library: Library,
+    /// What is in the objects that Registries name, as far as it has been told.
+    sources: HashMap<Source, Content>,
     staff: Staff,
     listed: Listed,
     lost: Lost,
@@ -105,6 +109,7 @@ impl Intake {
             registries: HashMap::new(),
             neighbours: Neighbours::default(),
             library: Library::default(),
+            sources: HashMap::new(),
             staff: Staff::new(context, shutdown),
             listed: Listed::default(),
             lost: Lost::default(),
@@ -121,12 +126,18 @@ impl Intake {
     }
 
     /// Takes in `news` until `shutdown`. An error means that a part has ended that never should.
-    pub async fn run(mut self, mut news: mpsc::Receiver<News>, shutdown: CancellationToken) -> Result<(), Failure> {
+    pub async fn run(
+        mut self,
+        mut news: mpsc::Receiver<News>,
+        mut good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
+        shutdown: CancellationToken,
+    ) -> Result<(), Failure> {
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 failure = self.staff.failure() => return Err(failure),
+                Some((registry, access)) = good.recv() => self.is_good(&registry, access),
                 first = news.recv() => {
                     let Some(first) = first else { break };
                     self.take(first, Instant::now());
@@ -185,6 +196,7 @@ impl Intake {
                 note_lost(&mut self.lost.record_formats, &seen);
                 self.record_format(seen, now);
             }
+            News::Source(source, content) => self.source(source, content, now),
         }
         // After what the list has told.
         let outdated = self.lost.first();

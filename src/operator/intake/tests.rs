@@ -2,13 +2,14 @@
 
 mod record_formats;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::api::ServiceRegistrationStatus;
-use crate::cluster::DeskNote;
+use crate::cluster::{DeskNote, SourceKind};
+use crate::hidden::Hidden;
 use crate::operator::state::StoredRegistry;
 use crate::operator::testing::Ends;
 
@@ -76,6 +77,7 @@ impl Rig {
     /// Starts from what [`Rig::registry`] would have left in the state folder.
     fn resume(&mut self) {
         let stored = StoredRegistry {
+            access: None,
             generation: 1,
             spec: decode(json!({"endpoints": ["http://127.0.0.1:1"]})),
         };
@@ -316,4 +318,47 @@ async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_i
         state(&rig),
         (vec!["/a/b/".to_owned(), "grpc/newer/".to_owned()], Vec::new())
     );
+}
+
+fn etcd_user() -> Source {
+    Source {
+        kind: SourceKind::Secret,
+        name: "etcd-user".into(),
+    }
+}
+
+fn user_and_password(password: &str) -> Content {
+    let text = |text: &str| Some(Hidden::from(text.to_owned()));
+    let data = [("username", text("leasehold")), ("password", text(password))];
+    Content::Present(data.into_iter().map(|(key, text)| (key.to_owned(), text)).collect())
+}
+
+#[tokio::test]
+async fn a_registry_is_entered_once_its_secret_is_known_and_only_that_is_watched() {
+    let mut rig = Rig::new();
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+        "metadata": {"name": "default", "uid": "r", "generation": 1},
+        "spec": {"endpoints": ["http://127.0.0.1:1"], "auth": {"secret": {"name": "etcd-user"}}},
+    });
+    rig.take(News::Registry(Seen::Applied(Box::new(decode(object)))));
+    assert_eq!(*rig.ends.sources.borrow(), BTreeSet::from([etcd_user()]));
+    assert_eq!(rig.intake.staff.engaged(), 0, "nothing is known of the Secret");
+    rig.take(News::Source(etcd_user(), Content::Absent));
+    assert_eq!(rig.intake.staff.engaged(), 1, "to say that it is not there");
+    rig.take(News::Source(etcd_user(), user_and_password("one")));
+    assert_eq!(rig.intake.staff.engaged(), 2);
+    rig.take(News::Source(etcd_user(), user_and_password("two")));
+    rig.take(News::Source(etcd_user(), Content::Absent));
+    assert_eq!(rig.intake.staff.engaged(), 2, "whoever has entered stays");
+    let known = &rig.intake.registries["default"];
+    assert_eq!(
+        known.wrong.as_ref().map(|trouble| trouble.reason),
+        Some("CredentialsMissing")
+    );
+    rig.take(News::Registry(Seen::Deleted {
+        namespace: String::new(),
+        name: "default".to_owned(),
+    }));
+    assert_eq!(*rig.ends.sources.borrow(), BTreeSet::new());
 }

@@ -6,6 +6,7 @@
 //! taken and leases renewed whatever etcd does.
 
 mod catching_up;
+mod credentials;
 mod duty;
 mod events;
 mod guarding;
@@ -30,6 +31,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::catching_up::CatchingUp;
+use self::credentials::Credentials;
+pub use self::credentials::trouble;
 use self::guarding::Guarding;
 pub use self::guarding::terms as guard_terms;
 pub use self::order::{Order, Version};
@@ -37,12 +40,13 @@ use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
 pub use self::serve::serve;
 use self::standing::Standing;
+pub use self::standing::Trouble;
 use self::tracks::Track;
 use self::writing::Writing;
 use super::pacer::Pacer;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
-use crate::cluster::{DeskNote, Events, Hearing, KINDS};
-use crate::etcd::{self, Connection, Leadership, Timeouts};
+use crate::cluster::{DeskNote, Events, Hearing, KINDS, Source};
+use crate::etcd::{self, Access, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
 use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Progress, Revision, Scope, Ticket, Verdict};
 use crate::telemetry::{Health, Metrics, RegistryMetrics};
@@ -78,6 +82,12 @@ pub struct Context {
     /// Set off once the apiserver has said which cluster it serves: nobody stands for election before. Who cannot know
     /// what is wanted must not keep those from leading that do.
     pub cluster_confirmed: CancellationToken,
+    /// The operator's own namespace: the Secrets that Registries name are there.
+    pub namespace: Arc<str>,
+    /// Which of them are to be watched.
+    pub sources: watch::Sender<BTreeSet<Source>>,
+    /// Where is told which access to a Registry's etcd has proven good.
+    pub good: mpsc::UnboundedSender<(Arc<str>, Access)>,
 }
 
 /// What a task that was started here brought home.
@@ -101,6 +111,8 @@ enum Done {
     },
     /// etcd was asked for its status.
     Asked(etcd::Result<etcd::Status>),
+    /// Other credentials were tried.
+    Tried(Box<Access>, etcd::Result<()>),
     /// etcd was asked which keys are on our leases.
     Listed(etcd::Result<Vec<Key>>),
     /// The notes were read that predecessors left.
@@ -156,6 +168,9 @@ struct Registrar {
     context: Context,
     metrics: RegistryMetrics,
     connection: Connection,
+    credentials: Credentials,
+    /// Everybody who may write here may read this.
+    leader_key: Key,
     limits: Limits,
     /// The Registry, and the version of its spec.
     version: Version,
@@ -197,7 +212,7 @@ impl Registrar {
         name: Arc<str>,
         (limits, version): (Limits, Version),
         context: Context,
-        connection: Connection,
+        (connection, leader_key): (Connection, Key),
         ledger: Ledger,
         lines: Lines,
     ) -> Self {
@@ -225,6 +240,8 @@ impl Registrar {
             name,
             context,
             connection,
+            credentials: Credentials::default(),
+            leader_key,
             version,
             lines,
         }
@@ -248,6 +265,7 @@ impl Registrar {
         if let Some(renewals) = self.ledger.leases().take_changed_renewals() {
             self.lines.renewals.send_replace(Arc::new(renewals));
         }
+        self.try_offer(now);
         self.ask(now);
         self.sweep(now);
         let report_due = self.report(now);
@@ -260,6 +278,7 @@ impl Registrar {
             report_due,
             Some(self.house_at),
             self.guard_wakes_at(),
+            self.credentials.wake_at(),
         ];
         wakes.into_iter().flatten().min().expect("one is always there")
     }

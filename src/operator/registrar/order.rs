@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
+use super::standing::Trouble;
 use crate::api::{Guard, Limits, Reason};
+use crate::etcd::Access;
 use crate::index::RegistrationRef;
 use crate::plan::{Presence, Progress, Terms};
 
@@ -80,6 +82,8 @@ pub enum Order {
         /// The object, and the version of its spec.
         version: Version,
     },
+    /// The Secrets that the Registry names have changed, or it names others: this is to be used from now on, or cannot be.
+    Access(Result<Box<Access>, Trouble>),
     /// The hold of this id, if there is one, was approved of by an admin: what it holds is to go.
     Approve(Option<String>),
     /// Orders that belong together: nothing is decided before all of them have been taken in.

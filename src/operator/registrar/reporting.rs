@@ -12,7 +12,7 @@ use super::standing::{Link, Trouble};
 use super::{Context, Registrar, Version};
 use crate::api::{ConditionStatus, ConditionType, Reason, conditions};
 use crate::cluster::{DeskNote, Insistence};
-use crate::etcd::{self, Leadership};
+use crate::etcd::Leadership;
 use crate::index::RegistrationRef;
 use crate::operator::pacer::Pacer;
 use crate::plan::{self, Footing, status_of};
@@ -111,12 +111,13 @@ fn now() -> Time {
     Time(Timestamp::now())
 }
 
-/// Tells that a Registry's endpoints make no sense.
-pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, error: &etcd::Error) {
-    tracing::error!(registry = %name, %error, "this Registry cannot be used");
+/// Tells that a Registry's endpoints make no sense, or that its credentials are not there.
+pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, trouble: &Trouble) {
+    tracing::error!(registry = %name, reason = trouble.reason, cause = trouble.message, "this Registry cannot be used");
     let facts = Facts {
         generation,
-        link: Link::Down(error.into()),
+        link: Link::Down(trouble.clone()),
+        credentials: trouble.is_access.then(|| Err(trouble.clone())),
         version: None,
         leader: None,
         leases: 0,
@@ -220,9 +221,11 @@ impl Registrar {
         self.metrics.set_leases(leases);
         self.metrics.set_keys(keys);
         self.metrics.set_backlog(self.ledger.backlog());
+        let link = self.registry_link(at);
         Facts {
             generation: self.version.generation,
-            link: self.registry_link(at),
+            credentials: self.credentials(&link),
+            link,
             version: self.standing.version().map(str::to_owned),
             leader: match &self.leadership {
                 Leadership::Leading(_) => Some(self.context.identity.to_string()),

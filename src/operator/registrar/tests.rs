@@ -41,10 +41,8 @@ impl Rig {
     async fn new() -> Self {
         let (context, ends) = Context::for_test();
         context.cluster_confirmed.cancel();
-        let access = etcd::Access {
-            // Nobody listens there.
-            endpoints: vec!["http://127.0.0.1:1".to_owned()],
-        };
+        // Nobody listens there.
+        let access = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
         let connection = Connection::new(&access, context.timeouts, context.metrics.calls.clone()).await;
         let (leads, leadership) = watch::channel(Leadership::Seeking);
         let (scopes, wanted) = mpsc::unbounded_channel();
@@ -60,7 +58,7 @@ impl Rig {
                 "default".into(),
                 (Limits::default(), version()),
                 context,
-                connection,
+                (connection, "/leasehold/c1/leader".into()),
                 ledger,
                 lines,
             ),

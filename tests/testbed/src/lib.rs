@@ -24,7 +24,8 @@ mod wait;
 
 pub use bed::{Bed, BedConfig};
 pub use error::{Error, Result};
-pub use etcd::{EtcdCluster, EtcdConfig, Event, Held, History, Kind};
+pub use etcd::certificates::{Authority, Pair, Validity};
+pub use etcd::{ClientCertificates, EtcdCluster, EtcdConfig, Event, Held, History, Kind, Security};
 pub use kubernetes::{ControlPlane, Entrance, Namespace, NewPod, Objects};
 pub use network::{Link, Network};
 pub use operator::{Operator, OperatorConfig, build_operator};
