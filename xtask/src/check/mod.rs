@@ -234,7 +234,7 @@ fn quoted(word: &OsStr) -> String {
 }
 
 /// The root of the workspace.
-fn workspace() -> PathBuf {
+pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("this crate is one folder deep")
