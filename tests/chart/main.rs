@@ -6,6 +6,7 @@ mod support;
 
 mod helm;
 mod lifecycle;
+mod release;
 mod rendering;
 mod rights;
 
