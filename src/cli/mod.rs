@@ -6,6 +6,7 @@ mod crds;
 mod flags;
 mod identity;
 mod plan;
+mod purge;
 mod run;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 pub use crds::CrdsArgs;
 pub use flags::RunArgs;
 pub use plan::PlanArgs;
+pub use purge::PurgeArgs;
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -35,6 +37,8 @@ pub enum Command {
     Crds(CrdsArgs),
     /// Print what applying a registration would write to etcd and remove from it; exit with 2 if that is anything
     Plan(PlanArgs),
+    /// Remove from etcd what the operator has registered, and only that, at once instead of within a TTL
+    Purge(PurgeArgs),
 }
 
 /// Does what the command line `args` (the program's name first) says. Nothing is asked of TLS before the caller has
@@ -57,6 +61,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         },
         Command::Crds(args) => crds::crds(&args),
         Command::Plan(args) => plan::plan(&args),
+        Command::Purge(args) => purge::purge(&args),
     }
 }
 

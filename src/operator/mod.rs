@@ -8,6 +8,7 @@ mod compile;
 mod failure;
 mod intake;
 mod pacer;
+mod purge;
 mod registrar;
 mod rehearsal;
 mod run;
@@ -17,5 +18,6 @@ mod testing;
 
 pub use compile::Invalid;
 pub use failure::Failure;
+pub use purge::{Purge, PurgeError, Purged};
 pub use rehearsal::{Change, Outcome, Refusal, Rehearsal, meet};
 pub use run::{Options, run};

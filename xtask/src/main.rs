@@ -38,6 +38,8 @@ enum Command {
     Test(check::Options),
     /// Writes anew what the chart repeats of other files: the definitions of the kinds, and the table of its values.
     Chart,
+    /// Writes deploy/leasehold.yaml anew, which installs without helm what the chart installs.
+    Manifests,
     /// Makes the operator's image: an OCI archive of a static program, without a docker daemon, and its bill of materials.
     Image(image::Options),
 }
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
             Command::Chaos(options) => chaos::run(&options).await,
             Command::Test(options) => check::run(&options).await,
             Command::Chart => check::write_chart(),
+            Command::Manifests => check::write_manifests(),
             Command::Image(options) => image::run(options).await,
         }
     });
