@@ -168,8 +168,9 @@ async fn fence(connection: &Connection, meta: &MetaKeys, patience: Duration, for
                 continue;
             }
             Some(held) => {
-                let leader = String::from_utf8_lossy(&held.value).into_owned();
-                return Err(PurgeError::Led { leader });
+                return Err(PurgeError::Led {
+                    leader: identity(&held.value),
+                });
             }
         };
         return Ok(Fence {
@@ -178,6 +179,13 @@ async fn fence(connection: &Connection, meta: &MetaKeys, patience: Duration, for
             lease,
         });
     }
+}
+
+/// Who the value under the leader's key says that it is; the value itself when it was written by nobody of ours.
+fn identity(value: &[u8]) -> String {
+    let record = serde_json::from_slice::<serde_json::Value>(value).unwrap_or_default();
+    let identity = record["identity"].as_str().map(str::to_owned);
+    identity.unwrap_or_else(|| String::from_utf8_lossy(value).into_owned())
 }
 
 /// The keys on one of our leases, without our own bookkeeping.
@@ -197,4 +205,15 @@ async fn on_lease(connection: &Connection, meta: &MetaKeys, lease: LeaseId) -> R
         .try_filter_map(async |held| Ok(held))
         .try_collect()
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_is_told_by_its_name_and_what_is_no_record_as_it_is() {
+        assert_eq!(identity(br#"{"identity":"pod-0","version":"0.1.0"}"#), "pod-0");
+        assert_eq!(identity(b"somebody"), "somebody");
+    }
 }
