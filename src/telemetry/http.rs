@@ -22,7 +22,7 @@ use super::metrics::Exposition;
 /// How long a connection may take to say what it asks, the first time and every other time.
 const HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may last: whoever asks again makes another one.
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 /// How long a question may be, in bytes. Answers may be longer.
 const HEAD_BYTES: usize = 16 << 10;
 /// How many may ask at a time; the next one is hung up on.

@@ -1,11 +1,6 @@
 //! The image that `cargo xtask image` makes: it is the same every time, and the operator runs from it as nobody in particular.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 use testbed::{Bed, BedConfig, Folder, Image, Kubelet, NewPod, Result, until};
@@ -22,8 +17,8 @@ fn image(to: &Path, arguments: &[&str]) {
     assert!(output.status.success(), "{xtask:?}: {told}");
 }
 
-fn read(path: PathBuf) -> Vec<u8> {
-    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[tokio::test]
@@ -36,14 +31,14 @@ async fn the_operator_runs_from_an_image_that_is_the_same_every_time() -> Result
 
     // Out of the same program the same image, and no word of where it was made.
     image(&second, &["--program", &program.display().to_string()]);
-    assert!(read(first) == read(second), "two images of the same program differ");
-    let bytes = read(program);
+    assert!(read(&first) == read(&second), "two images of the same program differ");
+    let bytes = read(&program);
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
     let place = place.display().to_string();
     let told = bytes.windows(place.len()).any(|window| window == place.as_bytes());
     assert!(!told, "the program names {place}");
-    let bill = read(unpacked.root().join("usr/share/doc/leasehold/sbom.cdx.json"));
-    assert_eq!(bill, read(folder.path().join("first.cdx.json")));
+    let bill = read(&unpacked.root().join("usr/share/doc/leasehold/sbom.cdx.json"));
+    assert_eq!(bill, read(&folder.path().join("first.cdx.json")));
     let bill: Value = serde_json::from_slice(&bill).expect("JSON");
     assert_eq!(bill["bomFormat"], "CycloneDX");
 

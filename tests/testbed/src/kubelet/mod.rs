@@ -140,10 +140,8 @@ fn see(context: &Arc<Context>, pods: &Pods, pod: Pod) {
     let over = status::is_over(&pod);
     let mut pods = pods.lock();
     match pods.get(&pod.uid().unwrap_or_default()) {
-        Some(played) => {
-            if ends {
-                played.end.send_replace(true);
-            }
+        Some(played) if ends => {
+            played.end.send_replace(true);
         }
         None if scheduled && (ends || !over) => {
             let (end, told) = watch::channel(ends);
@@ -151,6 +149,6 @@ fn see(context: &Arc<Context>, pods: &Pods, pod: Pod) {
             let task = tokio::spawn(life::live(context.clone(), pod, told));
             pods.insert(uid, Played { end, task });
         }
-        None => {}
+        _ => {}
     }
 }
