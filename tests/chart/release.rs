@@ -11,7 +11,7 @@ use super::support::API;
 /// How long helm may wait for pods on a busy machine. They are ready in seconds.
 pub const ROLLOUT: &str = "3m";
 /// The same for what tests wait for themselves.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_mins(1);
 /// The TTL of its Registry, in seconds: the least there is.
 pub const TTL: u64 = 15;
 

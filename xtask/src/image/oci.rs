@@ -1,5 +1,7 @@
 //! An image of one layer as an OCI archive: <https://github.com/opencontainers/image-spec>.
 
+use std::fmt::Write as _;
+
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
@@ -112,8 +114,11 @@ fn labels(content: &Content<'_>) -> Value {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    let hash = digest(&SHA256, bytes);
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::new();
+    for byte in digest(&SHA256, bytes).as_ref() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 #[cfg(test)]
