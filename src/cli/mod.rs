@@ -8,6 +8,7 @@ mod entry;
 mod flags;
 mod identity;
 mod plan;
+mod purge;
 mod run;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ pub use crds::CrdsArgs;
 pub use doctor::DoctorArgs;
 pub use flags::RunArgs;
 pub use plan::PlanArgs;
+pub use purge::PurgeArgs;
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -40,6 +42,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Look for what keeps leasehold from working: rights, definitions, clocks, etcd; exit with 2 if something does
     Doctor(DoctorArgs),
+    /// Remove from etcd what the operator has registered, and only that, at once instead of within a TTL
+    Purge(PurgeArgs),
 }
 
 /// Does what the command line `args` (the program's name first) says. Nothing is asked of TLS before the caller has
@@ -68,6 +72,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Crds(args) => crds::crds(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Purge(args) => purge::purge(&args),
     }
 }
 

@@ -11,6 +11,7 @@ const VARIANTS: [&[&str]; 7] = [
         "registry.create=true",
         "registry.endpoints={http://etcd-0:2379,http://etcd-1:2379}",
         "registry.spec.ttlSeconds=20",
+        "purgeOnUninstall=true",
     ],
     &[
         "registry.create=true",
