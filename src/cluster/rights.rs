@@ -28,7 +28,7 @@ pub struct Right {
 }
 
 /// All that the operator has to be allowed in every namespace: what the chart gives it.
-pub const RIGHTS: [Right; 10] = [
+pub const RIGHTS: [Right; 13] = [
     Right::new("list", "", "pods", "no pod is known, and nothing is registered"),
     Right::new("watch", "", "pods", "pods that come and go are not heard of"),
     Right::new("list", "leasehold.dev", "serviceregistrations", "nothing is registered"),
@@ -44,6 +44,24 @@ pub const RIGHTS: [Right; 10] = [
         "leasehold.dev",
         "registries",
         "changes of Registries are not heard of",
+    ),
+    Right::new(
+        "list",
+        "leasehold.dev",
+        "recordformats",
+        "nothing is written, for formats of one's own may be missing",
+    ),
+    Right::new(
+        "watch",
+        "leasehold.dev",
+        "recordformats",
+        "changes of RecordFormats are not heard of",
+    ),
+    Right::new(
+        "patch",
+        "leasehold.dev",
+        "recordformats/status",
+        "nobody sees what a RecordFormat makes",
     ),
     Right::new(
         "patch",
@@ -192,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_subresource_is_asked_about_as_one() {
-        let attributes = RIGHTS[6].attributes();
+        let attributes = RIGHTS[9].attributes();
         assert_eq!(attributes.resource.as_deref(), Some("serviceregistrations"));
         assert_eq!(attributes.subresource.as_deref(), Some("status"));
     }

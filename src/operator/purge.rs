@@ -147,7 +147,7 @@ impl Purge {
                 // A repeated request finds that its first copy has done the work.
                 .map(|result| matches!(result, OpResult::Done | OpResult::Refused(None)))
                 .collect()),
-            Verdict::Fenced | Verdict::LeaseGone => Err(PurgeError::Fenced { removed }),
+            Verdict::Fenced | Verdict::LeaseGone | Verdict::Overtaken { .. } => Err(PurgeError::Fenced { removed }),
         }
     }
 }

@@ -105,7 +105,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 
     let (news_of, news) = mpsc::channel(NEWS);
     let identity: Arc<str> = Arc::from(options.identity);
-    let (registrations, registries, record_formats, events) = tell(&client, &identity, &metrics, &mut parts, &shutdown);
+    let desks = Desks::open(&client, &identity, &metrics, &mut parts, &shutdown);
     let id = async {
         match told {
             Some(id) => id,
@@ -136,10 +136,10 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,
         hearing,
-        registrations,
-        registries,
-        record_formats,
-        events,
+        registrations: desks.registrations,
+        registries: desks.registries,
+        record_formats: desks.record_formats,
+        events: desks.events,
         metrics,
         health,
         cluster_confirmed: CancellationToken::new(),
@@ -169,32 +169,39 @@ fn desk<K: Reported>(
     notes_of
 }
 
-/// Starts the parts that tell Kubernetes what has become of its objects; returns where to tell them.
-fn tell(
-    client: &Client,
-    identity: &Arc<str>,
-    metrics: &Metrics,
-    parts: &mut JoinSet<Result<&'static str, Failure>>,
-    shutdown: &CancellationToken,
-) -> (
-    mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
-    mpsc::UnboundedSender<DeskNote<Registry>>,
-    mpsc::UnboundedSender<DeskNote<RecordFormat>>,
-    Events,
-) {
-    let registrations = desk::<ServiceRegistration>("desk of registrations", client, metrics, parts, shutdown);
-    let registries = desk::<Registry>("desk of Registries", client, metrics, parts, shutdown);
-    let record_formats = desk::<RecordFormat>("desk of RecordFormats", client, metrics, parts, shutdown);
-    let (events, notices) = Events::new(metrics.clone());
-    let publish = cluster::publish_events(
-        client.clone(),
-        identity.clone(),
-        notices,
-        metrics.clone(),
-        shutdown.clone(),
-    );
-    parts.spawn(named("desk of Events", publish));
-    (registrations, registries, record_formats, events)
+/// Where Kubernetes is told what has become of its objects.
+struct Desks {
+    registrations: mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
+    registries: mpsc::UnboundedSender<DeskNote<Registry>>,
+    record_formats: mpsc::UnboundedSender<DeskNote<RecordFormat>>,
+    events: Events,
+}
+
+impl Desks {
+    /// Starts them all.
+    fn open(
+        client: &Client,
+        identity: &Arc<str>,
+        metrics: &Metrics,
+        parts: &mut JoinSet<Result<&'static str, Failure>>,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let (events, notices) = Events::new(metrics.clone());
+        let publish = cluster::publish_events(
+            client.clone(),
+            identity.clone(),
+            notices,
+            metrics.clone(),
+            shutdown.clone(),
+        );
+        parts.spawn(named("desk of Events", publish));
+        Self {
+            registrations: desk("desk of registrations", client, metrics, parts, shutdown),
+            registries: desk("desk of Registries", client, metrics, parts, shutdown),
+            record_formats: desk("desk of RecordFormats", client, metrics, parts, shutdown),
+            events,
+        }
+    }
 }
 
 /// What to go on with when the apiserver does not answer; never ready if there is nothing.
