@@ -201,6 +201,15 @@ impl Ledger {
             (Some(_), Work::Key(_)) => false,
             (None, _) => true,
         };
+        // What is written together is read first as a whole: the survey brings the work up again.
+        let is_claimed = |key: &Key| self.slots.get(key).is_some_and(|slot| !slot.claims.is_empty()) && mine(key);
+        if groups
+            .iter()
+            .flatten()
+            .any(|key| is_claimed(key) && !self.is_surveyed(key))
+        {
+            return None;
+        }
         let under_way = |key: &Key| self.slots.get(key)?.in_flight;
         if let Some(ticket) = groups.iter().flatten().filter(|key| mine(key)).find_map(under_way) {
             if let Some(blocking) = self.in_flight.get_mut(&ticket) {

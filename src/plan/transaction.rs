@@ -173,6 +173,11 @@ impl Transaction {
         Self { ops, ..Self::default() }
     }
 
+    /// Whether nothing is put, but for the note.
+    pub fn only_removes(&self) -> bool {
+        !self.ops.iter().any(|op| matches!(op, Op::Put { .. }))
+    }
+
     /// Adds `ops`, which fall into units of these lengths.
     pub(super) fn add(&mut self, ops: Vec<Op>, units: &[usize]) {
         let mut first = self.ops.len();

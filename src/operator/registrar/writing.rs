@@ -193,7 +193,12 @@ impl Registrar {
         let heard = self.writing.heard.take().unwrap_or(now);
         let (connection, fence, metrics) = (self.connection.clone(), fence.clone(), self.metrics.clone());
         self.tasks.spawn(async move {
-            let result = connection.commit(&fence, &transaction).await;
+            let mut result = connection.commit(&fence, &transaction).await;
+            // A full etcd still lets keys be removed. A successor that has heard less may put them back for a moment.
+            if matches!(result, Err(etcd::Error::NoSpace { .. })) && transaction.only_removes() {
+                transaction.note = None;
+                result = connection.commit(&fence, &transaction).await;
+            }
             if let Ok(Verdict::Applied { results, .. }) = &result {
                 for (op, result) in transaction.ops.iter().zip(results) {
                     if let Some(kind) = kind(op, result) {

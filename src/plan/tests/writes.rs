@@ -219,3 +219,37 @@ fn the_end_of_a_removal_that_was_told_as_outstanding_is_told_too() {
     assert!(rig.ledger.take_changed().contains(&reference("orders")));
     assert_eq!(rig.report("orders").outstanding, 0);
 }
+
+#[test]
+fn the_keys_of_a_pod_wait_until_all_the_places_where_they_lie_have_been_read() {
+    let mut rig = Rig::new();
+    let both = Terms {
+        scopes: ["/s/", "/t/"].map(Scope::below).into(),
+        ..terms(1)
+    };
+    rig.ledger.set_terms(&reference("orders"), both);
+    rig.want("orders", "p", &["/s/p", "/t/p"], "1");
+    rig.etcd.watch(rig.ledger.take_changed_scopes().expect("they changed"));
+    let mut written = Vec::new();
+    while let Some(observation) = rig.etcd.tell(0) {
+        rig.ledger.observe(observation);
+        while let Some(step) = rig.ledger.next(Transaction::MAX_OPS, 0) {
+            match step {
+                Step::Grant { ttl, .. } => {
+                    let lease = rig.etcd.grant();
+                    rig.ledger.granted(lease, ttl);
+                }
+                Step::Write(ticket, transaction) => {
+                    let verdict = rig.commit(&transaction);
+                    rig.ledger.settle(ticket, Some(verdict));
+                    written.push(transaction);
+                }
+            }
+        }
+    }
+    let data = written
+        .iter()
+        .map(keys)
+        .filter(|keys| !keys[0].starts_with("/leasehold/"));
+    assert_eq!(data.collect::<Vec<_>>(), [["/s/p", "/t/p"]]);
+}
