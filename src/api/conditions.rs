@@ -50,6 +50,9 @@ pub enum Reason {
     InvalidSpec,
     /// Accepted=False: a format's prefix and the Registry's meta prefix overlap.
     PrefixReserved,
+    /// Accepted=False and Synced=False: the Registry's `access` does not allow what the registration would write. What
+    /// is not allowed is not in etcd.
+    AccessDenied,
 
     /// Synced=True.
     InSync,
@@ -66,6 +69,8 @@ pub enum Reason {
     /// Synced=False: some ready pods cannot be registered: they lack a port or an address of the family, or a
     /// format refuses them.
     EndpointsRefused,
+    /// Synced=False: the namespace has as many keys as the Registry's `access` allows, and some pods are left out.
+    QuotaExceeded,
     /// Synced=False: some keys are held by someone else; see Conflict.
     KeysHeld,
     /// Synced=False: some keys are kept though their pods do not seem to be ready; see Held.
@@ -123,6 +128,7 @@ impl Reason {
             Self::RegistryNotFound => "RegistryNotFound",
             Self::InvalidSpec => "InvalidSpec",
             Self::PrefixReserved => "PrefixReserved",
+            Self::AccessDenied => "AccessDenied",
             Self::InSync => "InSync",
             Self::LastEndpointKept => "LastEndpointKept",
             Self::Writing => "Writing",
@@ -130,6 +136,7 @@ impl Reason {
             Self::Starting => "Starting",
             Self::Suspended => "Suspended",
             Self::EndpointsRefused => "EndpointsRefused",
+            Self::QuotaExceeded => "QuotaExceeded",
             Self::KeysHeld => "KeysHeld",
             Self::RemovalsHeld => "RemovalsHeld",
             Self::NotAccepted => "NotAccepted",

@@ -14,6 +14,7 @@ mod registry;
 mod schema;
 mod service_registration;
 mod status;
+mod tenancy;
 
 pub use conditions::{ConditionStatus, ConditionType, Reason};
 pub use format::{Format, FormatType, PlainValue, TraefikProtocol};
@@ -24,3 +25,4 @@ pub use service_registration::{
     Address, AddressType, Family, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec, Version,
 };
 pub use status::{EndpointStatus, ServiceRegistrationStatus};
+pub use tenancy::{Access, AccessRule, TtlRange};

@@ -1,7 +1,7 @@
 //! The desk where statuses are written: the latest one wanted for each object, written only when it differs from
 //! what is there.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use tracing::warn;
 use super::client::MANAGER;
 use crate::api::{Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus};
 use crate::index::RegistrationRef;
-use crate::plan::{keep_times, same_status};
+use crate::plan::{FairQueue, keep_times, same_status};
 use crate::telemetry::{Calls, Outcome, Peer};
 
 /// How many statuses are written at a time.
@@ -44,6 +44,8 @@ pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwne
     /// The API for the object `name`, and its bare name. Of the answers only the metadata is read: an object that
     /// cannot be read is told so in its status, too.
     fn locate(client: &Client, name: &Self::Name) -> (Api<PartialObjectMeta<Self>>, String);
+    /// Whose status it is: those of one tenant wait for those of another no longer than their share.
+    fn tenant(name: &Self::Name) -> &Arc<str>;
     /// The status's conditions.
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition>;
     /// Whether two statuses tell the same, apart from the times of conditions.
@@ -59,6 +61,10 @@ where
 
     fn locate(client: &Client, name: &RegistrationRef) -> (Api<PartialObjectMeta<Self>>, String) {
         (Api::namespaced(client.clone(), &name.namespace), name.name.to_string())
+    }
+
+    fn tenant(name: &RegistrationRef) -> &Arc<str> {
+        &name.namespace
     }
 
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
@@ -79,6 +85,10 @@ where
 
     fn locate(client: &Client, name: &Arc<str>) -> (Api<PartialObjectMeta<Self>>, String) {
         (Api::all(client.clone()), name.to_string())
+    }
+
+    fn tenant(name: &Arc<str>) -> &Arc<str> {
+        name
     }
 
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
@@ -138,22 +148,22 @@ struct Write {
     wanted_since: bool,
 }
 
-/// Names of objects to look at, each once, in the order they came up: one whose write always fails comes after all
-/// others each time.
-struct Queue<N> {
-    order: VecDeque<N>,
-    waiting: HashSet<N>,
+/// Names of objects to look at, each once, the tenants in turn, and those of one tenant in the order they came up: one
+/// whose write always fails comes after all others each time.
+struct Queue<K: Reported> {
+    order: FairQueue<K::Name>,
+    waiting: HashSet<K::Name>,
 }
 
-impl<N: Clone + Eq + Hash> Queue<N> {
-    fn push(&mut self, name: N) {
+impl<K: Reported> Queue<K> {
+    fn push(&mut self, name: K::Name) {
         if self.waiting.insert(name.clone()) {
-            self.order.push_back(name);
+            self.order.push(K::tenant(&name), name.clone());
         }
     }
 
-    fn pop(&mut self) -> Option<N> {
-        let name = self.order.pop_front()?;
+    fn pop(&mut self) -> Option<K::Name> {
+        let name = self.order.pop()?;
         self.waiting.remove(&name);
         Some(name)
     }
@@ -164,7 +174,7 @@ pub struct Desk<K: Reported> {
     client: Client,
     calls: Calls,
     entries: HashMap<K::Name, Entry<K::Status>>,
-    to_write: Queue<K::Name>,
+    to_write: Queue<K>,
     writes: JoinSet<(K::Name, u64, K::Status, Written)>,
     last_write: u64,
 }
@@ -184,7 +194,7 @@ impl<K: Reported> Desk<K> {
             calls,
             entries: HashMap::new(),
             to_write: Queue {
-                order: VecDeque::new(),
+                order: FairQueue::default(),
                 waiting: HashSet::new(),
             },
             writes: JoinSet::new(),

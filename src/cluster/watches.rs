@@ -1,4 +1,4 @@
-//! The watches on pods, registrations and Registries, as one stream of news.
+//! The watches on pods, registrations, Registries and namespaces, as one stream of news.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::lean::LeanPod;
+use super::lean::{LeanNamespace, LeanPod};
 use super::line::Line;
 use crate::api::{Registry, ServiceRegistration};
 use crate::index;
@@ -26,8 +26,9 @@ use crate::telemetry::{Metrics, Outcome, Peer};
 const PODS: &str = "pods";
 const REGISTRATIONS: &str = "serviceregistrations";
 const REGISTRIES: &str = "registries";
+const NAMESPACES: &str = "namespaces";
 /// A watch that cannot be opened is tried again after 200 ms, doubling up to 2 s: short, so that the return of an
-/// apiserver is noticed at once, and there are only three of them.
+/// apiserver is noticed at once, and there are only four of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A watch lasts for this many seconds: then the apiserver ends it and another one goes on from there. One that it does
@@ -83,6 +84,8 @@ pub enum News {
     Registration(Seen<Box<ServiceRegistration>>),
     /// About Registries.
     Registry(Seen<Box<Registry>>),
+    /// About namespaces.
+    Namespace(Seen<index::Tenant>),
 }
 
 /// Watches all kinds and sends what is seen, for ever: trouble with the apiserver is retried, and never taken for
@@ -94,7 +97,7 @@ pub async fn watch(
     news: mpsc::Sender<News>,
     shutdown: CancellationToken,
 ) {
-    for kind in [PODS, REGISTRATIONS, REGISTRIES] {
+    for kind in [PODS, REGISTRATIONS, REGISTRIES, NAMESPACES] {
         metrics.staleness.stale_for(kind, Duration::ZERO);
     }
     let pods = follow::<LeanPod, _>(client.clone(), PODS, &metrics, &news, |seen| {
@@ -103,13 +106,16 @@ pub async fn watch(
     let registrations = follow::<ServiceRegistration, _>(client.clone(), REGISTRATIONS, &metrics, &news, |seen| {
         News::Registration(seen.map(Box::new))
     });
-    let registries = follow::<Registry, _>(client, REGISTRIES, &metrics, &news, |seen| {
+    let registries = follow::<Registry, _>(client.clone(), REGISTRIES, &metrics, &news, |seen| {
         News::Registry(seen.map(Box::new))
+    });
+    let namespaces = follow::<LeanNamespace, _>(client, NAMESPACES, &metrics, &news, |seen| {
+        News::Namespace(seen.map(Into::into))
     });
     let all = async {
         let told = news.send(News::Cluster(cluster_id.await.into())).await;
         if told.is_ok() {
-            futures::future::join3(pods, registrations, registries).await;
+            futures::future::join4(pods, registrations, registries, namespaces).await;
         }
     };
     tokio::select! {

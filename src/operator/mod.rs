@@ -8,6 +8,7 @@ mod compile;
 mod failure;
 mod intake;
 mod pacer;
+mod policy;
 mod registrar;
 mod rehearsal;
 mod run;

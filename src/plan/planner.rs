@@ -52,6 +52,7 @@ impl Ledger {
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
         self.settle_last();
+        self.settle_quotas();
         if let Some(records) = self.next_records(max_ops) {
             return Some(records);
         }
@@ -93,6 +94,7 @@ impl Ledger {
             match self.place(&work, decisions.into_iter().take(part)) {
                 Ok((ops, reserved)) => {
                     bytes += size;
+                    self.work.charge(&work, ops.len());
                     for op in &ops {
                         if let Some(slot) = self.slots.get_mut(op.key()) {
                             slot.in_flight = Some(ticket);
@@ -117,8 +119,7 @@ impl Ledger {
         if !self.complete {
             return;
         }
-        for _ in 0..self.work.queue_len() {
-            let Some(work) = self.work.pop() else { break };
+        for work in self.work.take() {
             if self.decide(&work).is_some() {
                 self.work.push(work);
             }
@@ -183,7 +184,7 @@ impl Ledger {
     fn decide(&mut self, work: &Work) -> Option<Vec<(Key, Decision)>> {
         let keys = match work {
             Work::Key(key) => {
-                if self.is_frozen(key) {
+                if self.is_frozen(key) && !self.is_forbidden(key) {
                     return None;
                 }
                 vec![key.clone()]
@@ -217,7 +218,12 @@ impl Ledger {
 
     /// The keys that `pod` has or is to have for `registration`; none when the registration is suspended or gone.
     fn keys_of(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Vec<Key>> {
-        let book = self.books.get_mut(registration).filter(|book| !book.terms.suspended)?;
+        let is_suspended = self.books.get(registration)?.terms.suspended;
+        if is_suspended {
+            let dropped = self.books.get(registration)?.dropped.get(pod)?;
+            return Some(dropped.iter().filter(|key| self.is_forbidden(key)).cloned().collect());
+        }
+        let book = self.books.get_mut(registration)?;
         let mut keys: Vec<Key> = Vec::new();
         let mut add = |key: &Key| {
             if !keys.contains(key) {

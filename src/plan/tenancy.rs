@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::policy::{Denial, Pass, Quota};
 use super::transaction::Key;
 use crate::format::{Endpoint, Format, Record};
 use crate::index::{Family, PodView, ReadyPod, WEIGHT_ANNOTATION, Why};
@@ -56,6 +57,8 @@ pub struct Outlet {
     pub format: Format,
     /// Whether it carries exactly one of the registration's ports, so that a key need not tell which.
     pub sole_port: bool,
+    /// Which of its keys may be written.
+    pub pass: Pass,
 }
 
 /// One endpoint and its records over all formats.
@@ -87,6 +90,10 @@ pub enum Problem {
         /// What the format says about it.
         reason: String,
     },
+    /// The Registry's rules do not allow a key.
+    Denied(Denial),
+    /// The namespace has as many keys as the Registry's rules allow.
+    OverQuota(Quota),
 }
 
 impl Tenancy {
@@ -125,7 +132,7 @@ impl Tenancy {
                 .filter(|outlet| outlet.format.carries(&endpoint.port_name))
             {
                 match outlet.format.record(&endpoint, outlet.sole_port) {
-                    Ok(written) => records.extend(written),
+                    Ok(written) => tenancy.admit(&outlet.pass, written, &mut records),
                     Err(refusal) => tenancy.problems.push(Problem::Refused {
                         reason: refusal.to_string(),
                     }),
@@ -134,6 +141,22 @@ impl Tenancy {
             tenancy.lodgings.push(Lodging { endpoint, records });
         }
         Some(tenancy)
+    }
+
+    /// Takes those of the `written` records into `records` that may be written. What a format makes of a tenant's
+    /// words is looked at here, as the text that etcd would get.
+    fn admit(&mut self, pass: &Pass, written: Vec<Record>, records: &mut Vec<Record>) {
+        for record in written {
+            match pass.check(&record.key) {
+                Ok(()) => records.push(record),
+                Err(denial) => {
+                    let problem = Problem::Denied(denial);
+                    if !self.problems.contains(&problem) {
+                        self.problems.push(problem);
+                    }
+                }
+            }
+        }
     }
 
     /// The keys of all records, in the order of endpoints.
@@ -163,6 +186,11 @@ impl fmt::Display for Problem {
                 "the annotation {WEIGHT_ANNOTATION} is no whole number, so spec.weight is used: write a number from 0 to 65535"
             ),
             Self::Refused { reason } => f.write_str(reason),
+            Self::Denied(denial) => denial.fmt(f),
+            Self::OverQuota(Quota { keys, rule }) => write!(
+                f,
+                "the rule {rule} of the Registry's spec.access lets this namespace have {keys} keys, which others of its pods have: remove what is not needed, or ask an admin of the Registry for more"
+            ),
         }
     }
 }
@@ -195,6 +223,7 @@ mod tests {
         let outlet = Outlet {
             format,
             sole_port: true,
+            pass: Pass::Free,
         };
         Presence::of(view, || Some(ready_pod()), missing, &[outlet])
     }

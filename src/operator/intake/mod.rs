@@ -6,6 +6,7 @@
 mod admission;
 mod registries;
 mod staff;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +25,7 @@ use super::failure::Failure;
 use super::registrar::{Context, Order};
 use super::state::State;
 use crate::cluster::{News, Seen};
-use crate::index::{Index, Pod, RegistrationRef, Touch};
+use crate::index::{Index, Pod, RegistrationRef, Tenants, Touch};
 use crate::plan::Presence;
 
 /// News taken in without a look at anything else.
@@ -36,11 +37,12 @@ struct Listed {
     pods: bool,
     registrations: bool,
     registries: bool,
+    namespaces: bool,
 }
 
 impl Listed {
     fn all(self) -> bool {
-        self.pods && self.registrations && self.registries
+        self.pods && self.registrations && self.registries && self.namespaces
     }
 }
 
@@ -50,11 +52,12 @@ struct Lost {
     pods: Option<Timestamp>,
     registrations: Option<Timestamp>,
     registries: Option<Timestamp>,
+    namespaces: Option<Timestamp>,
 }
 
 impl Lost {
     fn first(self) -> Option<Timestamp> {
-        [self.pods, self.registrations, self.registries]
+        [self.pods, self.registrations, self.registries, self.namespaces]
             .into_iter()
             .flatten()
             .min()
@@ -66,6 +69,7 @@ pub struct Intake {
     index: Index,
     entries: HashMap<RegistrationRef, Entry>,
     registries: HashMap<Arc<str>, Known>,
+    tenants: Tenants,
     staff: Staff,
     listed: Listed,
     lost: Lost,
@@ -91,6 +95,7 @@ impl Intake {
             index: Index::new(),
             entries: HashMap::new(),
             registries: HashMap::new(),
+            tenants: Tenants::default(),
             staff: Staff::new(context, shutdown),
             listed: Listed::default(),
             lost: Lost::default(),
@@ -149,6 +154,10 @@ impl Intake {
                 note_lost(&mut self.lost.registries, &seen);
                 self.registry(seen, now);
                 self.remember();
+            }
+            News::Namespace(seen) => {
+                note_lost(&mut self.lost.namespaces, &seen);
+                self.namespace(seen, now);
             }
         }
         // After what the list has told.
