@@ -14,5 +14,5 @@ mod watches;
 pub use client::{ClientError, cluster_id, connect};
 pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
-pub use listing::{Listing, ListingError, pod};
+pub use listing::{Listing, ListingError, namespace, pod};
 pub use watches::{News, Seen, watch};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::compile::{self, Compiled, Invalid, compile};
 use crate::api::{RegistrySpec, ServiceRegistration};
-use crate::index::{Index, Pod, RegistrationRef};
+use crate::index::{Index, Pod, RegistrationRef, Tenant, Tenants};
 use crate::plan::{
     Conflict, Held, Holder, Key, LeaseId, Ledger, MetaKeys, Observation, Op, OpResult, Revision, Scope, Step, Tenancy,
     Transaction, Value, Verdict,
@@ -94,6 +94,8 @@ pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration) -> bool {
 /// One registration on the stage.
 struct Part {
     compiled: Compiled,
+    /// Why some of its formats cannot be written.
+    denial: Option<String>,
     /// Where its keys lie or, before a change of it, lay.
     scopes: BTreeSet<Scope>,
 }
@@ -102,6 +104,7 @@ struct Part {
 pub struct Rehearsal {
     spec: RegistrySpec,
     index: Index,
+    tenants: Tenants,
     ledger: Ledger,
     parts: BTreeMap<RegistrationRef, Part>,
     in_etcd: BTreeMap<Key, Held>,
@@ -121,15 +124,22 @@ impl Rehearsal {
             ledger: Ledger::new(meta, keys_per_lease),
             spec,
             index,
+            tenants: Tenants::default(),
             parts: BTreeMap::new(),
             in_etcd: BTreeMap::new(),
             newest: 0,
         }
     }
 
+    /// A namespace is there. Where the Registry has rules, nothing is written for those that are not told before their
+    /// registrations.
+    pub fn settle(&mut self, tenant: Tenant) {
+        self.tenants.apply(tenant);
+    }
+
     /// A registration is there. One of a name that is there already takes its place, as when it is applied anew.
     pub fn register(&mut self, registration: &ServiceRegistration) -> Result<RegistrationRef, Refusal> {
-        let compiled = compile(registration)?;
+        let mut compiled = compile(registration)?;
         if let Some(scope) = compiled.reserved_scope(&self.spec) {
             return Err(Refusal::Reserved {
                 scope: scope.prefix().to_owned(),
@@ -137,9 +147,12 @@ impl Rehearsal {
             });
         }
         let reference = compile::reference(registration);
+        let verdict = compiled.submit(&self.spec, &self.tenants);
         let terms = compiled.terms(&self.spec);
         let mut scopes: BTreeSet<Scope> = terms.scopes.iter().cloned().collect();
         self.ledger.set_terms(&reference, terms);
+        self.ledger.set_quota(&reference.namespace, verdict.quota);
+        self.ledger.forbid(&reference, verdict.forbidden);
         for touch in self.index.apply_registration(compiled.registration.clone()) {
             let tenancy = Tenancy::of(self.index.view(&reference, &touch.pod), &compiled.outlets);
             self.ledger.set_tenancy(&reference, &touch.pod, tenancy);
@@ -147,7 +160,12 @@ impl Rehearsal {
         if let Some(former) = self.parts.remove(&reference) {
             scopes.extend(former.scopes);
         }
-        self.parts.insert(reference.clone(), Part { compiled, scopes });
+        let part = Part {
+            compiled,
+            denial: verdict.denial,
+            scopes,
+        };
+        self.parts.insert(reference.clone(), part);
         Ok(reference)
     }
 
@@ -220,6 +238,10 @@ impl Rehearsal {
                 keys.insert(key.clone(), Change::Remove(held.value.clone()));
             }
         }
+        let mut problems = report.problems;
+        if let Some(denial) = &part.denial {
+            problems.entry(denial.clone()).or_default();
+        }
         Some(Outcome {
             registration: registration.clone(),
             selected: self.index.selected_count(registration),
@@ -227,7 +249,7 @@ impl Rehearsal {
             suspended: part.compiled.suspended,
             keys,
             conflicts: report.conflicts,
-            problems: report.problems,
+            problems,
         })
     }
 

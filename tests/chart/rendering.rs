@@ -43,6 +43,7 @@ const VARIANTS: [&[&str]; 6] = [
     ],
     &[
         "rbac.create=false",
+        "admissionPolicy.create=false",
         "serviceAccount.create=false",
         "serviceAccount.name=own",
         "podDisruptionBudget.enabled=false",

@@ -10,6 +10,7 @@ mod bad_input;
 mod formats;
 mod lifecycle;
 mod p10_isolation;
+mod p10_tenancy;
 mod p1_readiness;
 mod p2_silence;
 mod p8_foreign_keys;

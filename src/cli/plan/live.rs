@@ -78,10 +78,15 @@ async fn in_registry(
         .filter_map(ResourceExt::namespace)
         .collect();
     let mut pods: Vec<Pod> = Vec::new();
-    for namespace in namespaces {
-        pods.extend(listing.pods(&namespace).await?);
+    for namespace in &namespaces {
+        pods.extend(listing.pods(namespace).await?);
     }
     let mut rehearsal = Rehearsal::new(cluster_id, &name, registry.spec.clone(), &pods);
+    if registry.spec.access.is_some() {
+        for namespace in &namespaces {
+            rehearsal.settle(listing.namespace(namespace).await?);
+        }
+    }
     for registration in present {
         // The operator carries it out no more than this does.
         let _ = rehearsal.register(registration);

@@ -1,5 +1,6 @@
 //! What is in files: registrations, Registries and pods, as people write them and kubectl prints them.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -11,13 +12,14 @@ use serde_json::Value;
 use super::error::Error;
 use crate::api::{Registry, ServiceRegistration};
 use crate::cluster;
-use crate::index::Pod;
+use crate::index::{Pod, Tenant};
 
 /// What `-f` names.
 #[derive(Debug, Default)]
 pub struct Manifests {
     pub registrations: Vec<ServiceRegistration>,
     pub registries: Vec<Registry>,
+    pub namespaces: Vec<Tenant>,
 }
 
 impl Manifests {
@@ -31,6 +33,7 @@ impl Manifests {
                         manifests.registrations.push(registration);
                     }
                     Some("Registry") => manifests.registries.push(decode(path, "Registry", object)?),
+                    Some("Namespace") => manifests.namespaces.push(namespace(path, object)?),
                     other => {
                         return Err(Error::Kind {
                             path: path.clone(),
@@ -46,6 +49,19 @@ impl Manifests {
         Ok(manifests)
     }
 
+    /// The namespace `name` with the labels that are told of it, and the one that Kubernetes gives each.
+    pub fn namespace(&self, name: &str) -> Tenant {
+        let told = self.namespaces.iter().find(|namespace| namespace.name == name);
+        let mut tenant = told.cloned().unwrap_or_else(|| Tenant {
+            name: name.to_owned(),
+            labels: BTreeMap::new(),
+        });
+        tenant
+            .labels
+            .insert("kubernetes.io/metadata.name".to_owned(), name.to_owned());
+        tenant
+    }
+
     /// Puts registrations that name no namespace into this one.
     pub fn settle(&mut self, namespace: &str) {
         for registration in &mut self.registrations {
@@ -55,6 +71,16 @@ impl Manifests {
                 .get_or_insert_with(|| namespace.to_owned());
         }
     }
+}
+
+fn namespace(path: &Path, object: Value) -> Result<Tenant, Error> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    cluster::namespace(object).map_err(|cause| Error::Object {
+        path: path.to_owned(),
+        kind: "Namespace",
+        name,
+        cause: cause.to_string(),
+    })
 }
 
 /// The pods in a file.
