@@ -31,7 +31,7 @@ impl Rig {
             min_keys: 1,
             hold: Duration::from_hours(1),
         });
-        rig.judge();
+        rig.judge_now();
         for pod in pods {
             rig.ledger
                 .set_presence(&reference("orders"), &pod.as_str().into(), Presence::Ready(at(pod)));
@@ -40,7 +40,7 @@ impl Rig {
         rig
     }
 
-    fn judge(&mut self) {
+    fn judge_now(&mut self) {
         self.listen();
         let moment = Moment {
             now: Instant::now(),
@@ -49,7 +49,7 @@ impl Rig {
         self.ledger.judge(moment, None, || "h".to_owned());
     }
 
-    fn there(&self) -> Vec<String> {
+    fn kept_keys(&self) -> Vec<String> {
         self.etcd.data().map(|(key, _)| key["/s/".len()..].to_owned()).collect()
     }
 
@@ -75,7 +75,7 @@ impl Rig {
         self.ledger.set_quota(&reference("orders").namespace, Some(quota));
     }
 
-    fn start_anew(&mut self) {
+    fn succeed(&mut self) {
         self.etcd.forget_watches();
         self.fence = self.etcd.elect();
         self.ledger = Ledger::new(meta(), 256);
@@ -91,11 +91,11 @@ fn pods(count: usize) -> Vec<String> {
 fn what_is_forbidden_goes_at_once_whatever_the_guard_would_say() {
     let pods = pods(20);
     let mut rig = Rig::guarded(&pods);
-    assert_eq!(rig.there().len(), 20);
+    assert_eq!(rig.kept_keys().len(), 20);
     rig.forbid(terms(1), &pods);
-    rig.judge();
+    rig.judge_now();
     rig.run();
-    assert_eq!(rig.there(), Vec::<String>::new());
+    assert_eq!(rig.kept_keys(), Vec::<String>::new());
     assert!(rig.ledger.hold().is_none());
 }
 
@@ -107,9 +107,9 @@ fn what_is_held_back_goes_when_it_is_forbidden() {
         rig.ledger
             .set_presence(&reference("orders"), &pod.as_str().into(), Presence::Unready(at(pod)));
     }
-    rig.judge();
+    rig.judge_now();
     rig.run();
-    assert_eq!(rig.there().len(), 20, "they are held back");
+    assert_eq!(rig.kept_keys().len(), 20, "they are held back");
     let orders = reference("orders");
     rig.ledger.set_terms(
         &orders,
@@ -120,7 +120,7 @@ fn what_is_held_back_goes_when_it_is_forbidden() {
     );
     rig.ledger.forbid(&orders, vec![(Scope::below("/s/"), only("/other"))]);
     rig.run();
-    assert_eq!(rig.there(), Vec::<String>::new());
+    assert_eq!(rig.kept_keys(), Vec::<String>::new());
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_suspended_registration_keeps_nothing_that_is_forbidden() {
     rig.ledger.set_terms(&reference("orders"), suspended(1));
     rig.forbid(suspended(1), &pods);
     rig.run();
-    assert_eq!(rig.there(), Vec::<String>::new());
+    assert_eq!(rig.kept_keys(), Vec::<String>::new());
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_suspended_registration_keeps_what_is_allowed_and_loses_the_rest() {
         rig.ledger.set_presence(&orders, &pod.into(), Presence::Ready(nothing));
     }
     rig.run();
-    assert_eq!(rig.there(), ["p1"]);
+    assert_eq!(rig.kept_keys(), ["p1"]);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn another_registration_s_keys_are_not_forbidden_by_one_that_may_not_write_there
     rig.ledger
         .forbid(&reference("thief"), vec![(Scope::below("/s/"), only("/other"))]);
     assert!(rig.run().is_empty());
-    assert_eq!(rig.there(), ["p0", "p1"]);
+    assert_eq!(rig.kept_keys(), ["p0", "p1"]);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn the_older_registration_comes_first_and_nobody_who_has_a_key_makes_room() {
         rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
     }
     rig.run();
-    assert_eq!(rig.there(), ["o0", "y0"]);
+    assert_eq!(rig.kept_keys(), ["o0", "y0"]);
     let problem = rig.report("orders").problems.keys().next().cloned().expect("it is told");
     assert!(problem.contains("the rule r") && problem.contains("2 keys"), "{problem}");
     assert_eq!(rig.report("orders").ruled_out, Some(crate::api::Reason::QuotaExceeded));
@@ -183,10 +183,10 @@ fn the_older_registration_comes_first_and_nobody_who_has_a_key_makes_room() {
     rig.want("younger", "a", &["/s/a"], "1");
     rig.drop_pod("younger", "y0");
     rig.run();
-    assert_eq!(rig.there(), ["o0", "o1"]);
+    assert_eq!(rig.kept_keys(), ["o0", "o1"]);
     rig.drop_pod("orders", "o0");
     rig.run();
-    assert_eq!(rig.there(), ["o1", "o2"]);
+    assert_eq!(rig.kept_keys(), ["o1", "o2"]);
 }
 
 #[test]
@@ -197,14 +197,14 @@ fn a_pod_whose_name_comes_first_takes_nobody_s_place() {
     rig.run();
     rig.want("orders", "a", &["/s/a"], "1");
     assert!(rig.run().is_empty(), "nothing is written");
-    assert_eq!(rig.there(), ["b"]);
+    assert_eq!(rig.kept_keys(), ["b"]);
     // Told again as it is, which changes nothing.
     rig.want("orders", "b", &["/s/b"], "1");
     rig.want("orders", "a", &["/s/a"], "1");
     assert!(rig.run().is_empty());
     rig.want("orders", "b", &["/s/b"], "2");
     rig.run();
-    assert_eq!((rig.there(), rig.etcd.value("/s/b").as_deref()), (vec!["b".to_owned()], Some("2")));
+    assert_eq!((rig.kept_keys(), rig.etcd.value("/s/b").as_deref()), (vec!["b".to_owned()], Some("2")));
 }
 
 #[test]
@@ -215,13 +215,13 @@ fn a_limit_that_comes_down_takes_from_the_youngest_and_one_that_goes_up_gives() 
     rig.want("younger", "a", &["/s/a"], "1");
     rig.allow(2);
     rig.run();
-    assert_eq!(rig.there(), ["a", "z"]);
+    assert_eq!(rig.kept_keys(), ["a", "z"]);
     rig.allow(1);
     rig.run();
-    assert_eq!(rig.there(), ["z"]);
+    assert_eq!(rig.kept_keys(), ["z"]);
     rig.ledger.set_quota(&reference("orders").namespace, None);
     rig.run();
-    assert_eq!(rig.there(), ["a", "z"]);
+    assert_eq!(rig.kept_keys(), ["a", "z"]);
 }
 
 #[test]
@@ -232,14 +232,14 @@ fn the_next_leader_decides_as_the_one_before() {
     rig.want("orders", "y", &["/s/y"], "1");
     rig.run();
     let revision = rig.etcd.held("/s/x").map(|held| held.mod_revision);
-    rig.start_anew();
+    rig.succeed();
     rig.allow(2);
     for pod in ["a", "b", "x", "y"] {
         rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
     }
     rig.ledger.kubernetes_is_complete();
     assert!(rig.run().is_empty(), "nothing is written");
-    assert_eq!(rig.there(), ["x", "y"]);
+    assert_eq!(rig.kept_keys(), ["x", "y"]);
     assert_eq!(rig.etcd.held("/s/x").map(|held| held.mod_revision), revision);
 }
 
@@ -250,7 +250,7 @@ fn a_pod_has_all_of_its_keys_or_none() {
     rig.want("orders", "a", &["/s/a1", "/s/a2"], "1");
     rig.want("orders", "b", &["/s/b1", "/s/b2"], "1");
     rig.run();
-    assert_eq!(rig.there(), ["a1", "a2"]);
+    assert_eq!(rig.kept_keys(), ["a1", "a2"]);
 }
 
 #[test]
