@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Case, many, rejected, taken, text};
 
 pub fn wrong() -> Vec<Case> {
-    let groups = [endpoints(), meta_prefixes(), limits(), guards()];
+    let groups = [endpoints(), meta_prefixes(), limits(), guards(), super::access::wrong()];
     groups.into_iter().flatten().collect()
 }
 
@@ -196,7 +196,10 @@ pub fn good() -> Vec<Case> {
         ),
         (
             "null for what may be left out",
-            json!({"metaPrefix": null, "ttlSeconds": null, "limits": null}),
+            json!({"metaPrefix": null, "ttlSeconds": null, "limits": null, "access": null}),
         ),
     ])
+    .into_iter()
+    .chain(super::access::good())
+    .collect()
 }
