@@ -67,8 +67,14 @@ pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
 pub fn namespace_selector(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = label_selector(generator);
     for (field, text) in [
-        ("matchLabels", "Labels a namespace must carry, each with exactly this value."),
-        ("matchExpressions", "Further requirements; a namespace must meet all of them."),
+        (
+            "matchLabels",
+            "Labels a namespace must carry, each with exactly this value.",
+        ),
+        (
+            "matchExpressions",
+            "Further requirements; a namespace must meet all of them.",
+        ),
     ] {
         if let Some(described) = schema.pointer_mut(&format!("/properties/{field}/description")) {
             *described = text.into();

@@ -35,18 +35,14 @@ impl Tenants {
     pub fn apply(&mut self, tenant: Tenant) -> bool {
         let Tenant { name, labels } = tenant;
         let list = Some(self.list);
-        match self.labels.get_mut(&*name) {
-            Some(known) => {
-                known.list = list;
-                let is_new = known.labels != labels;
-                known.labels = labels;
-                is_new
-            }
-            None => {
-                self.labels.insert(name.into(), Known { labels, list });
-                true
-            }
+        if let Some(known) = self.labels.get_mut(&*name) {
+            known.list = list;
+            let is_new = known.labels != labels;
+            known.labels = labels;
+            return is_new;
         }
+        self.labels.insert(name.into(), Known { labels, list });
+        true
     }
 
     /// A namespace is there, and what it says of itself cannot be read.

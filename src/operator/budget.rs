@@ -41,7 +41,11 @@ impl Budget {
     pub fn share(&self, most: usize) -> usize {
         let soon = self.available.max(self.per_second * SLICE.as_secs_f64());
         // Saturates, and there is no bucket of such a size.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive and small")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is positive and small"
+        )]
         let soon = soon.min(f64::from(u16::MAX)) as usize;
         soon.clamp(FEWEST.min(most), most)
     }

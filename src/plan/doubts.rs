@@ -208,7 +208,11 @@ impl Ledger {
             return false;
         }
         let left = |(key, slot): &(&Key, &Slot)| {
-            slot.claims.is_empty() && self.is_ours(slot) && self.guard.detains(key) && !self.is_frozen(key) && !self.is_forbidden(key)
+            slot.claims.is_empty()
+                && self.is_ours(slot)
+                && self.guard.detains(key)
+                && !self.is_frozen(key)
+                && !self.is_forbidden(key)
         };
         let left: Vec<Key> = self.slots.iter().filter(left).map(|(key, _)| key.clone()).collect();
         let unclaimed = |key: &Key| self.slots.get(key).is_some_and(|slot| slot.claims.is_empty());

@@ -134,7 +134,9 @@ mod tests {
 
     /// How many things are taken before the one that is `wanted`.
     fn wait<T: PartialEq>(queue: &mut FairQueue<T>, wanted: &T) -> usize {
-        std::iter::from_fn(|| queue.pop()).take_while(|thing| thing != wanted).count()
+        std::iter::from_fn(|| queue.pop())
+            .take_while(|thing| thing != wanted)
+            .count()
     }
 
     #[test]

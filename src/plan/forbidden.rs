@@ -21,7 +21,12 @@ impl Ledger {
         let scopes: Vec<Scope> = forbidden.iter().map(|(scope, _)| scope.clone()).collect();
         self.forbidden.insert(registration.clone(), forbidden);
         let there: Vec<Key> = scopes.iter().flat_map(|scope| self.keys_in(scope)).collect();
-        for key in there.iter().filter(|key| self.is_forbidden(key)).cloned().collect::<Vec<_>>() {
+        for key in there
+            .iter()
+            .filter(|key| self.is_forbidden(key))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             self.guard.acquit(&key);
             self.enqueue(&key);
         }

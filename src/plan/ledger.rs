@@ -258,7 +258,8 @@ impl Ledger {
         let Some(book) = self.books.get_mut(registration) else {
             return Vec::new();
         };
-        if book.tenancies.get(pod) == tenancy.as_ref() || book.rationed.get(pod).is_some_and(|it| Some(it) == tenancy.as_ref())
+        if book.tenancies.get(pod) == tenancy.as_ref()
+            || book.rationed.get(pod).is_some_and(|it| Some(it) == tenancy.as_ref())
         {
             return Vec::new();
         }

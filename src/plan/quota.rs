@@ -67,7 +67,10 @@ impl Ledger {
             None => {}
             Some(quota) => {
                 let ration = quotas.by_namespace.entry(namespace.clone()).or_insert_with(|| Ration {
-                    quota: Quota { keys: 0, ..quota.clone() },
+                    quota: Quota {
+                        keys: 0,
+                        ..quota.clone()
+                    },
                     placed: HashSet::new(),
                 });
                 if ration.quota == quota {
@@ -90,7 +93,11 @@ impl Ledger {
     }
 
     fn settle_quota(&mut self, namespace: &Arc<str>) {
-        let quota = self.quotas.by_namespace.get(namespace).map(|ration| ration.quota.clone());
+        let quota = self
+            .quotas
+            .by_namespace
+            .get(namespace)
+            .map(|ration| ration.quota.clone());
         let mut applicants = self.applicants(namespace);
         let wanted: usize = applicants.iter().map(|applicant| applicant.keys).sum();
         let Some(quota) = quota.filter(|quota| wanted > quota.keys) else {
@@ -126,7 +133,10 @@ impl Ledger {
         let mut applicants = Vec::new();
         for (registration, book) in self.books.iter().filter(|(name, _)| name.namespace == *namespace) {
             let waiting = book.rationed.iter();
-            let having = book.tenancies.iter().filter(|(pod, _)| !book.rationed.contains_key(*pod));
+            let having = book
+                .tenancies
+                .iter()
+                .filter(|(pod, _)| !book.rationed.contains_key(*pod));
             for (pod, tenancy) in having.chain(waiting) {
                 let keys = tenancy.records().count();
                 if keys > 0 {

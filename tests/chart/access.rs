@@ -16,7 +16,11 @@ const SOON: Duration = Duration::from_mins(1);
 async fn apply(namespace: &Namespace, spec: &Value) -> std::result::Result<(), String> {
     let mut object = registration("orders", spec);
     object["spec"]["registry"] = json!("charted-access");
-    let applied = namespace.apply(object).await.map(drop).map_err(|error| error.to_string());
+    let applied = namespace
+        .apply(object)
+        .await
+        .map(drop)
+        .map_err(|error| error.to_string());
     if applied.is_ok() {
         let gone = namespace.objects().delete(API, "ServiceRegistration", "orders").await;
         gone.map_err(|error| error.to_string())?;
@@ -91,7 +95,10 @@ async fn kubectl_apply_says_no_to_what_the_rules_do_not_allow_and_yes_to_what_th
     label(json!({"team": "shop", "stage": "live"})).await?;
     let formats = |format: Value| json!({"formats": [format]});
     // The apiserver looks at namespaces through a cache.
-    until("the labels to be seen", SOON, || async { apply(&tenant, &json!({})).await }).await?;
+    until("the labels to be seen", SOON, || async {
+        apply(&tenant, &json!({})).await
+    })
+    .await?;
     for spec in [
         json!({}),
         json!({"ttlSeconds": 60}),
@@ -111,22 +118,50 @@ async fn kubectl_apply_says_no_to_what_the_rules_do_not_allow_and_yes_to_what_th
             formats(json!({"type": "Plain", "prefix": format!("/services/{}-evil", tenant.name())})),
             "-evil",
         ),
-        (formats(json!({"type": "Plain", "prefix": "/services/other/orders"})), "Plain below /services/other/orders"),
+        (
+            formats(json!({"type": "Plain", "prefix": "/services/other/orders"})),
+            "Plain below /services/other/orders",
+        ),
         (formats(json!({"type": "EtcdGrpc"})), "EtcdGrpc below"),
-        (json!({"serviceName": "billing", "formats": [{"type": "Kitex"}]}), "Kitex below kitex/registry-etcd/billing"),
-        (formats(json!({"type": "Hertz"})), "Hertz below hertz/registry-etcd/orders"),
-        (formats(json!({"type": "GoFrame"})), "GoFrame below /service/default/default/orders"),
-        (formats(json!({"type": "GoMicro"})), "GoMicro below /micro/registry/orders"),
+        (
+            json!({"serviceName": "billing", "formats": [{"type": "Kitex"}]}),
+            "Kitex below kitex/registry-etcd/billing",
+        ),
+        (
+            formats(json!({"type": "Hertz"})),
+            "Hertz below hertz/registry-etcd/orders",
+        ),
+        (
+            formats(json!({"type": "GoFrame"})),
+            "GoFrame below /service/default/default/orders",
+        ),
+        (
+            formats(json!({"type": "GoMicro"})),
+            "GoMicro below /micro/registry/orders",
+        ),
         (formats(json!({"type": "Kratos"})), "Kratos below /microservices/orders"),
-        (formats(json!({"type": "Traefik"})), "Traefik below traefik/http/services/"),
+        (
+            formats(json!({"type": "Traefik"})),
+            "Traefik below traefik/http/services/",
+        ),
         (json!({"ttlSeconds": 61}), "a TTL of 61 s"),
-        (json!({"ttlSeconds": 61, "formats": [{"type": "CoreDns", "domain": "a.b"}]}), "write CoreDns with"),
+        (
+            json!({"ttlSeconds": 61, "formats": [{"type": "CoreDns", "domain": "a.b"}]}),
+            "write CoreDns with",
+        ),
     ] {
         let told = apply(&tenant, &spec).await.expect_err("it is refused");
-        assert!(told.contains(expected) && told.contains("the rules for it are shops"), "{spec}: {told}");
+        assert!(
+            told.contains(expected) && told.contains("the rules for it are shops"),
+            "{spec}: {told}"
+        );
     }
     // A rule that was stricter when it was made may be labelled and deleted nevertheless.
-    namespace_that_was_allowed(&tenant, label(json!({"team": "shop", "stage": "live", "blocked": "yes"}))).await?;
+    namespace_that_was_allowed(
+        &tenant,
+        label(json!({"team": "shop", "stage": "live", "blocked": "yes"})),
+    )
+    .await?;
     bed.objects().delete(API, "Registry", "charted-access").await?;
     kubectl(bed, &["delete", "--filename=-"], &policy)
         .await

@@ -16,9 +16,21 @@ fn prefix(prefix: &str) -> Value {
 
 pub fn wrong() -> Vec<Case> {
     rejected(vec![
-        ("a rule without a name", json!({"access": {"rules": [{"namespaces": {}}]}}), "name: Required value"),
-        ("a rule for nobody", json!({"access": {"rules": [{"name": "a"}]}}), "namespaces: Required value"),
-        ("a rule's name in capitals", rule(&json!({"name": "Shops"})), "lower-case letters, digits and hyphens"),
+        (
+            "a rule without a name",
+            json!({"access": {"rules": [{"namespaces": {}}]}}),
+            "name: Required value",
+        ),
+        (
+            "a rule for nobody",
+            json!({"access": {"rules": [{"name": "a"}]}}),
+            "namespaces: Required value",
+        ),
+        (
+            "a rule's name in capitals",
+            rule(&json!({"name": "Shops"})),
+            "lower-case letters, digits and hyphens",
+        ),
         (
             "two rules of a name",
             json!({"access": {"rules": [{"name": "a", "namespaces": {}}, {"name": "a", "namespaces": {}}]}}),
@@ -29,22 +41,82 @@ pub fn wrong() -> Vec<Case> {
             rule(&json!({"namespaces": {"matchExpressions": [{"key": "a", "operator": "In"}]}})),
             "In and NotIn need at least one entry in values",
         ),
-        ("an empty prefix", prefix(""), "a prefix is empty: write one such as /services/{{namespace}}"),
-        ("a prefix with a slash at its end", prefix("/services/"), "a prefix must not end with a slash"),
-        ("a prefix with an empty segment", prefix("/services//shop"), "a prefix must not contain an empty segment"),
-        ("a prefix of dots", prefix("/services/../shop"), "a prefix must not have a segment of dots only"),
-        ("a prefix of one dot", prefix("./shop"), "a prefix must not have a segment of dots only"),
-        ("a prefix with a space", prefix("/my services"), "a prefix must be made of ASCII letters, digits and signs"),
-        ("a prefix that is not ASCII", prefix("/d\u{456}scovery"), "a prefix must be made of ASCII"),
-        ("a prefix with a control character", prefix("/a\u{7}"), "a prefix must be made of ASCII"),
-        ("a prefix with another template", prefix("/{{name}}"), "{{namespace}} is all that is filled in"),
-        ("a prefix with half a template", prefix("/{{namespace}"), "{{namespace}} is all that is filled in"),
+        (
+            "an empty prefix",
+            prefix(""),
+            "a prefix is empty: write one such as /services/{{namespace}}",
+        ),
+        (
+            "a prefix with a slash at its end",
+            prefix("/services/"),
+            "a prefix must not end with a slash",
+        ),
+        (
+            "a prefix with an empty segment",
+            prefix("/services//shop"),
+            "a prefix must not contain an empty segment",
+        ),
+        (
+            "a prefix of dots",
+            prefix("/services/../shop"),
+            "a prefix must not have a segment of dots only",
+        ),
+        (
+            "a prefix of one dot",
+            prefix("./shop"),
+            "a prefix must not have a segment of dots only",
+        ),
+        (
+            "a prefix with a space",
+            prefix("/my services"),
+            "a prefix must be made of ASCII letters, digits and signs",
+        ),
+        (
+            "a prefix that is not ASCII",
+            prefix("/d\u{456}scovery"),
+            "a prefix must be made of ASCII",
+        ),
+        (
+            "a prefix with a control character",
+            prefix("/a\u{7}"),
+            "a prefix must be made of ASCII",
+        ),
+        (
+            "a prefix with another template",
+            prefix("/{{name}}"),
+            "{{namespace}} is all that is filled in",
+        ),
+        (
+            "a prefix with half a template",
+            prefix("/{{namespace}"),
+            "{{namespace}} is all that is filled in",
+        ),
         ("a prefix of 257", prefix(&text(257)), "may not be more than 256"),
-        ("no formats", rule(&json!({"formats": []})), "name at least one format, or leave formats out"),
-        ("a format that is none", rule(&json!({"formats": ["Consul"]})), "Unsupported value: \"Consul\""),
-        ("a TTL range that is upside down", rule(&json!({"ttlSeconds": {"min": 60, "max": 15}})), "must not be above"),
-        ("a TTL range that is too wide", rule(&json!({"ttlSeconds": {"min": 1}})), "must lie within 5 to 299"),
-        ("no keys", rule(&json!({"keysPerNamespace": 0})), "keysPerNamespace must be 1 to 1000000"),
+        (
+            "no formats",
+            rule(&json!({"formats": []})),
+            "name at least one format, or leave formats out",
+        ),
+        (
+            "a format that is none",
+            rule(&json!({"formats": ["Consul"]})),
+            "Unsupported value: \"Consul\"",
+        ),
+        (
+            "a TTL range that is upside down",
+            rule(&json!({"ttlSeconds": {"min": 60, "max": 15}})),
+            "must not be above",
+        ),
+        (
+            "a TTL range that is too wide",
+            rule(&json!({"ttlSeconds": {"min": 1}})),
+            "must lie within 5 to 299",
+        ),
+        (
+            "no keys",
+            rule(&json!({"keysPerNamespace": 0})),
+            "keysPerNamespace must be 1 to 1000000",
+        ),
         (
             "33 rules",
             json!({"access": {"rules": many(33, |i| json!({"name": format!("r{i}"), "namespaces": {}}))}}),

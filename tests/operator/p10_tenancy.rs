@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testbed::{Bed, EtcdCluster, EtcdVersion, History, Namespace, Objects, Result, until};
+use testbed::{Bed, EtcdCluster, EtcdVersion, Event, History, Namespace, Objects, Result, until};
 
 use crate::bed;
 use crate::support::{
@@ -16,12 +16,17 @@ struct Ruled {
     bed: &'static Bed,
     etcd: EtcdCluster,
     name: &'static str,
+    guard: &'static str,
     /// All keys of the etcd.
     everything: History,
 }
 
 impl Ruled {
     async fn new(name: &'static str, rules: &Value) -> Result<Self> {
+        Self::guarded(name, rules, "Hold").await
+    }
+
+    async fn guarded(name: &'static str, rules: &Value, guard: &'static str) -> Result<Self> {
         let bed = bed().await;
         let etcd = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
         let everything = History::watch(&etcd, "", 0).await?;
@@ -29,6 +34,7 @@ impl Ruled {
             bed,
             etcd,
             name,
+            guard,
             everything,
         };
         ruled.rule(rules).await?;
@@ -38,7 +44,7 @@ impl Ruled {
     async fn rule(&self, rules: &Value) -> Result<()> {
         let registry = json!({
             "apiVersion": API, "kind": "Registry", "metadata": {"name": self.name},
-            "spec": {"endpoints": self.etcd.endpoints(), "access": {"rules": rules}},
+            "spec": {"endpoints": self.etcd.endpoints(), "access": {"rules": rules}, "guard": {"mode": self.guard}},
         });
         self.bed.objects().apply(registry).await.map(drop)
     }
@@ -69,7 +75,8 @@ impl Ruled {
     /// Fails if a key was ever there that is neither the operator's own nor below one of `prefixes`.
     async fn assert_within(&self, prefixes: &[String]) -> Result<()> {
         for event in self.everything.settled().await? {
-            let allowed = event.key.starts_with("/leasehold/") || prefixes.iter().any(|prefix| event.key.starts_with(prefix));
+            let allowed =
+                event.key.starts_with("/leasehold/") || prefixes.iter().any(|prefix| event.key.starts_with(prefix));
             assert!(allowed, "{event} is not below {prefixes:?}");
         }
         Ok(())
@@ -84,10 +91,14 @@ fn rule(name: &str, labels: &Value, prefixes: &[&str]) -> Value {
     json!({"name": name, "namespaces": {"matchLabels": labels}, "prefixes": prefixes})
 }
 
-/// Waits until a registration is told that it may not do all that it asks for, and returns the message.
-async fn wait_denied(objects: &Objects, name: &str) -> String {
-    let object = wait_condition(objects, name, "Accepted", "False", "AccessDenied").await;
-    message(&object, "Accepted")
+/// Waits until a registration is told that it may not do all that it asks for, in these words among others.
+async fn wait_denied(objects: &Objects, name: &str, words: &[&str]) {
+    let told = |object: &Value| {
+        let told = message(object, "Accepted");
+        condition(object, "Accepted").1 == "AccessDenied" && words.iter().all(|word| told.contains(word))
+    };
+    let found = objects.wait((API, "ServiceRegistration", name), told, SOON).await;
+    found.unwrap_or_else(|error| panic!("waiting for {name} to be told {words:?}: {error}"));
 }
 
 #[tokio::test]
@@ -155,13 +166,17 @@ async fn p10_whatever_a_tenant_writes_nothing_leaves_its_prefix() -> Result<()> 
             taken.push((format!("hostile-{i}"), spec));
         }
     }
-    assert!(taken.len() > 15, "admission leaves too little to the operator: {}", taken.len());
+    assert!(
+        taken.len() > 15,
+        "admission leaves too little to the operator: {}",
+        taken.len()
+    );
     // A namespace that no rule is for, and one whose name begins like the tenant's.
     let stranger = ruled.namespace("p10-stranger", json!({})).await?;
     stranger.create_pod(&pod("a", "orders")).await?;
     stranger.apply(ruled.registration("orders", &json!({}))).await?;
-    let told = wait_denied(stranger.objects(), "orders").await;
-    assert!(told.contains("no rule of the Registry's spec.access is for the namespace"), "{told}");
+    let words = ["no rule of the Registry's spec.access is for the namespace"];
+    wait_denied(stranger.objects(), "orders", &words).await;
 
     let mut denied = 0;
     for (name, spec) in &taken {
@@ -170,11 +185,18 @@ async fn p10_whatever_a_tenant_writes_nothing_leaves_its_prefix() -> Result<()> 
             accepted.1 == "AccessDenied" || accepted.0 == "False" || condition(object, "Synced").1 != "Writing"
         };
         let object = (API, "ServiceRegistration", name.as_str());
-        let object = tenant.objects().wait(object, |object| !condition(object, "Accepted").0.is_empty() && judged(object), SOON);
+        let object = tenant.objects().wait(
+            object,
+            |object| !condition(object, "Accepted").0.is_empty() && judged(object),
+            SOON,
+        );
         let object = object.await?;
         if condition(&object, "Accepted").1 == "AccessDenied" {
             let told = message(&object, "Accepted");
-            assert!(told.contains("the rule tenants") || told.contains("may be taken for another one"), "{spec}: {told}");
+            assert!(
+                told.contains("the rule tenants") || told.contains("may be taken for another one"),
+                "{spec}: {told}"
+            );
             denied += 1;
         }
     }
@@ -201,7 +223,9 @@ async fn p10_labels_that_change_take_keys_away_and_give_them_at_once() -> Result
     let at = |side: &str| format!("/{side}/{}/", tenant.name());
     let formats = json!([{"type": "Plain", "prefix": format!("{}orders", at("a"))}, {"type": "Plain", "prefix": format!("{}orders", at("b"))}]);
     tenant.create_pod(&pod("p", "orders")).await?;
-    tenant.apply(ruled.registration("orders", &json!({"formats": formats}))).await?;
+    tenant
+        .apply(ruled.registration("orders", &json!({"formats": formats})))
+        .await?;
     let only = async |side: Option<&str>| {
         for other in ["a", "b"] {
             let expected: &[&str] = if side == Some(other) { &["orders/p"] } else { &[] };
@@ -209,8 +233,8 @@ async fn p10_labels_that_change_take_keys_away_and_give_them_at_once() -> Result
         }
     };
     only(Some("a")).await;
-    let told = wait_denied(tenant.objects(), "orders").await;
-    assert!(told.contains("the rule a-side") && told.contains(&format!("/a/{}", tenant.name())), "{told}");
+    let words = ["the rule a-side", &format!("/a/{}", tenant.name())];
+    wait_denied(tenant.objects(), "orders", &words).await;
     for side in ["b", "a", "b"] {
         ruled.label(&tenant, json!({"side": side})).await?;
         only(Some(side)).await;
@@ -230,8 +254,7 @@ async fn p10_labels_that_change_take_keys_away_and_give_them_at_once() -> Result
     only(Some("b")).await;
     ruled.label(&tenant, json!({})).await?;
     only(None).await;
-    let told = wait_denied(tenant.objects(), "orders").await;
-    assert!(told.contains("label the namespace"), "{told}");
+    wait_denied(tenant.objects(), "orders", &["label the namespace"]).await;
     ruled.label(&tenant, json!({"side": "a"})).await?;
     only(Some("a")).await;
     ruled.assert_within(&[at("a"), at("b")]).await?;
@@ -251,14 +274,15 @@ async fn p10_rules_that_change_pass_the_guard_and_what_is_suspended() -> Result<
         tenant.apply(ruled.registration(service, &json!({}))).await?;
         wait_in_sync(tenant.objects(), service, 6).await;
     }
-    tenant.apply(ruled.registration("frozen", &json!({"suspend": true}))).await?;
+    tenant
+        .apply(ruled.registration("frozen", &json!({"suspend": true})))
+        .await?;
     wait_condition(tenant.objects(), "frozen", "Synced", "False", "Suspended").await;
     // Twelve keys of twelve, of a Registry whose guard holds back a loss of ten.
     ruled.rule(&json!([rule("others", &json!({}), &["/others"])])).await?;
     wait_keys(&ruled.etcd, &prefix, &[]).await;
     for service in ["orders", "frozen"] {
-        let told = wait_denied(tenant.objects(), service).await;
-        assert!(told.contains("the rule others") && told.contains("write below /others"), "{told}");
+        wait_denied(tenant.objects(), service, &["the rule others", "write below /others"]).await;
     }
     ruled.rule(&json!([all])).await?;
     let names: Vec<String> = (0..6).map(|i| format!("orders-{i}")).collect();
@@ -269,20 +293,19 @@ async fn p10_rules_that_change_pass_the_guard_and_what_is_suspended() -> Result<
     let formats = json!([{"name": "zero", "namespaces": {}, "formats": ["GoZero"]}]);
     ruled.rule(&formats).await?;
     wait_keys(&ruled.etcd, &prefix, &[]).await;
-    let told = wait_denied(tenant.objects(), "orders").await;
-    assert!(told.contains("the rule zero") && told.contains("the format Plain: write GoZero"), "{told}");
+    wait_denied(
+        tenant.objects(),
+        "orders",
+        &["the rule zero", "the format Plain: write GoZero"],
+    )
+    .await;
     let ttl = json!([{"name": "short", "namespaces": {}, "ttlSeconds": {"max": 20}}]);
     ruled.rule(&ttl).await?;
-    let told = async || {
-        until("the TTL to be told", SOON, || async {
-            let told = wait_denied(tenant.objects(), "orders").await;
-            if told.contains("the rule short") { Ok(told) } else { Err(told) }
-        })
-        .await
-    };
-    let told = told().await?;
-    assert!(told.contains("a TTL of 30 s: set spec.ttlSeconds to 5 to 20"), "{told}");
-    tenant.apply(ruled.registration("orders", &json!({"ttlSeconds": 20}))).await?;
+    let words = ["the rule short", "a TTL of 30 s: set spec.ttlSeconds to 5 to 20"];
+    wait_denied(tenant.objects(), "orders", &words).await;
+    tenant
+        .apply(ruled.registration("orders", &json!({"ttlSeconds": 20})))
+        .await?;
     wait_keys(&ruled.etcd, &format!("{prefix}orders/"), &names).await;
     ruled.assert_within(&[prefix]).await?;
     ruled.end().await
@@ -302,15 +325,26 @@ async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Resul
         let reason = if service == "zebra" { "InSync" } else { "QuotaExceeded" };
         wait_told(tenant.objects(), service, reason, wait).await;
         // Ages are told in seconds.
-        let object = tenant.objects().get(API, "ServiceRegistration", service).await?.expect("it is there");
-        let created = object["metadata"]["creationTimestamp"].as_str().expect("a time").to_owned();
+        let object = tenant
+            .objects()
+            .get(API, "ServiceRegistration", service)
+            .await?
+            .expect("it is there");
+        let created = object["metadata"]["creationTimestamp"]
+            .as_str()
+            .expect("a time")
+            .to_owned();
         until("the next second", SOON, || async {
             let now = jiff::Timestamp::now().to_string();
             (now[..19] > created[..19]).then_some(()).ok_or(now)
         })
         .await?;
     }
-    let apple = tenant.objects().get(API, "ServiceRegistration", "apple").await?.expect("it is there");
+    let apple = tenant
+        .objects()
+        .get(API, "ServiceRegistration", "apple")
+        .await?
+        .expect("it is there");
     let told = message(&apple, "Synced");
     assert!(told.contains("the rule few") && told.contains("3 keys"), "{told}");
     let history = History::watch(&ruled.etcd, &prefix, 0).await?;
@@ -321,7 +355,12 @@ async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Resul
     ruled.rule(&at_most(2)).await?;
     wait_keys(&ruled.etcd, &prefix, &["zebra/zebra-0", "zebra/zebra-1"]).await;
     ruled.rule(&at_most(4)).await?;
-    wait_keys(&ruled.etcd, &format!("{prefix}zebra/"), &["a-zebra", "zebra-0", "zebra-1"]).await;
+    wait_keys(
+        &ruled.etcd,
+        &format!("{prefix}zebra/"),
+        &["a-zebra", "zebra-0", "zebra-1"],
+    )
+    .await;
     wait_told(tenant.objects(), "apple", "QuotaExceeded", "1/2").await;
     ruled.end().await
 }
@@ -334,7 +373,9 @@ async fn latencies(ruled: &Ruled, tenant: &Namespace, tries: usize) -> Result<Ve
     for i in 0..tries {
         let start = std::time::Instant::now();
         tenant.set_ready("p", i % 2 == 1).await?;
-        history.wait_for(|events| events.len() > i, Duration::from_mins(1)).await?;
+        history
+            .wait_for(|events| events.len() > i, Duration::from_mins(1))
+            .await?;
         latencies.push(start.elapsed());
     }
     latencies.sort();
@@ -343,8 +384,8 @@ async fn latencies(ruled: &Ruled, tenant: &Namespace, tries: usize) -> Result<Ve
 
 #[tokio::test]
 async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
-    const TRIES: usize = 60;
-    let ruled = Ruled::new("p10-flood", &json!([{"name": "all", "namespaces": {}}])).await?;
+    const TRIES: usize = 30;
+    let ruled = Ruled::guarded("p10-flood", &json!([{"name": "all", "namespaces": {}}]), "Off").await?;
     let tenant = ruled.namespace("p10-quiet", json!({})).await?;
     let flood = ruled.namespace("p10-flood", json!({})).await?;
     tenant.create_pod(&pod("p", "orders")).await?;
@@ -367,15 +408,16 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     for first in (0..1000).step_by(20) {
         futures::future::try_join_all((first..first + 20).map(|i| apply(i, 1))).await?;
     }
+    let flooding = History::watch(&ruled.etcd, &format!("/services/{}/", flood.name()), 0).await?;
+    // Each pod comes or goes as soon as the one before has: a thousand keys each time.
     let storm = async {
-        for round in 2.. {
-            for i in 0..5 {
-                let ready = flood.set_ready(&format!("f{i}"), round % 2 == 1).await;
-                ready.expect("the apiserver takes it");
-            }
-            for i in 0..5 {
-                apply(i, round).await.expect("the apiserver takes it");
-            }
+        for round in 0.. {
+            let before = flooding.events().len();
+            let ready = flood.set_ready(&format!("f{}", round % 5), round / 5 % 2 == 1).await;
+            ready.expect("the apiserver takes it");
+            apply(round % 1000, 2).await.expect("the apiserver takes it");
+            let most = |events: &[Event]| events.len() >= before + 800;
+            flooding.wait_for(most, Duration::from_mins(1)).await.expect("it goes on");
         }
     };
     let flooded = tokio::select! {
@@ -384,7 +426,7 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     };
     let p99 = |all: &[Duration]| all[all.len() * 99 / 100].max(Duration::from_millis(1));
     let ratio = p99(&flooded).as_secs_f64() / p99(&alone).as_secs_f64();
-    let written = ruled.everything.events().len();
+    let written = flooding.events().len();
     println!(
         "p99 alone {:?}, under the flood {:?}: {ratio:.2} times as long; median {:?} and {:?}; {written} events",
         p99(&alone),
@@ -392,7 +434,7 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
         alone[TRIES / 2],
         flooded[TRIES / 2],
     );
-    assert!(written > 5_000, "that was no flood: {written} events");
+    assert!(written > 1_000, "that was no flood: {written} events");
     // Both share this machine's cores with the whole control plane, which the flood keeps busy: what is asserted is
     // that nothing queues behind it, which would take seconds.
     let bound = (p99(&alone) * 4).max(Duration::from_millis(500));

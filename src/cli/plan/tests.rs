@@ -237,7 +237,8 @@ fn the_page_about_tenancy_says_what_its_example_writes() {
     assert_eq!(format!("{}\n", keys.join("\n")), *writes);
     let problem = text.lines().find(|line| line.starts_with("  ? ")).expect("a problem");
     assert!(
-        problem.contains("the rule shops") && problem.contains("does not let the namespace shop write /services/shop-evil"),
+        problem.contains("the rule shops")
+            && problem.contains("does not let the namespace shop write /services/shop-evil"),
         "{problem}"
     );
 }
@@ -256,7 +257,10 @@ spec:
     let pods = pods().to_string();
     let without = planned(&files, &format!("{registry}{REGISTRATION}"), &pods).expect("there is a plan");
     assert!(without.contains("0 to create"), "{without}");
-    assert!(without.contains("no rule of the Registry's spec.access is for the namespace shop"), "{without}");
+    assert!(
+        without.contains("no rule of the Registry's spec.access is for the namespace shop"),
+        "{without}"
+    );
     let namespace = "
 apiVersion: v1
 kind: Namespace
@@ -264,8 +268,14 @@ metadata: {name: shop, labels: {team: shop}}
 ---";
     let with = planned(&files, &format!("{registry}{namespace}{REGISTRATION}"), &pods).expect("there is a plan");
     assert!(with.contains("1 to create"), "{with}");
-    assert!(with.contains("does not let the namespace shop write the format EtcdGrpc: write Plain"), "{with}");
+    assert!(
+        with.contains("does not let the namespace shop write the format EtcdGrpc: write Plain"),
+        "{with}"
+    );
     let both = pods.replace("\"False\"", "\"True\"");
     let full = planned(&files, &format!("{registry}{namespace}{REGISTRATION}"), &both).expect("there is a plan");
-    assert!(full.contains("1 to create") && full.contains("lets this namespace have 1 keys"), "{full}");
+    assert!(
+        full.contains("1 to create") && full.contains("lets this namespace have 1 keys"),
+        "{full}"
+    );
 }

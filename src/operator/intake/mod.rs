@@ -33,6 +33,7 @@ const BATCH: usize = 256;
 
 /// Which object kinds have been listed completely.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each kind, and each on its own")]
 struct Listed {
     pods: bool,
     registrations: bool,

@@ -54,7 +54,9 @@ impl Intake {
         let entries = self.entries.iter().filter(|(reference, _)| concerned(reference));
         let newest = entries.filter_map(|(reference, entry)| Some((reference, entry.newest()?)));
         let ruled = newest.filter(|(_, compiled)| is_ruled(&compiled.registration.registry));
-        let ruled: Vec<_> = ruled.map(|(reference, compiled)| (reference.clone(), Box::new(compiled.clone()))).collect();
+        let ruled: Vec<_> = ruled
+            .map(|(reference, compiled)| (reference.clone(), Box::new(compiled.clone())))
+            .collect();
         for (reference, compiled) in ruled {
             // Forgotten first, so that every pod of it counts as changed.
             self.index.delete_registration(&reference);

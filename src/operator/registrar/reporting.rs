@@ -151,7 +151,9 @@ impl Registrar {
             self.pacer.changed(registration, at);
         }
         for _ in 0..AT_ONCE {
-            let Some(registration) = self.pacer.take_due(at) else { break };
+            let Some(registration) = self.pacer.take_due(at) else {
+                break;
+            };
             self.report_registration(&registration);
         }
         self.report_registry(at)

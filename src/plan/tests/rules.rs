@@ -1,9 +1,9 @@
 //! What a Registry's rules do to keys that are there: what is forbidden goes, and what is too much goes without.
 
 use super::*;
+use crate::api::FormatType;
 use crate::plan::policy::Rule;
 use crate::plan::{GuardMode, GuardTerms, Moment, Pass, Policy, Presence, Quota};
-use crate::api::FormatType;
 
 fn at(pod: &str) -> Tenancy {
     tenancy(pod, &[&format!("/s/{pod}")], "1")
@@ -54,19 +54,20 @@ impl Rig {
     }
 
     /// The rules allow `orders` nothing any more below `/s/`.
-    fn forbid(&mut self, terms: Terms, pods: &[String]) {
+    fn forbid(&mut self, terms: &Terms, pods: &[String]) {
         let orders = reference("orders");
         self.ledger.set_terms(
             &orders,
             Terms {
                 scopes: Vec::new(),
-                ..terms
+                ..terms.clone()
             },
         );
         self.ledger.forbid(&orders, vec![(Scope::below("/s/"), only("/other"))]);
         for pod in pods {
             let nothing = tenancy(pod, &[], "1");
-            self.ledger.set_presence(&orders, &pod.as_str().into(), Presence::Ready(nothing));
+            self.ledger
+                .set_presence(&orders, &pod.as_str().into(), Presence::Ready(nothing));
         }
     }
 
@@ -92,7 +93,7 @@ fn what_is_forbidden_goes_at_once_whatever_the_guard_would_say() {
     let pods = pods(20);
     let mut rig = Rig::guarded(&pods);
     assert_eq!(rig.kept_keys().len(), 20);
-    rig.forbid(terms(1), &pods);
+    rig.forbid(&terms(1), &pods);
     rig.judge_now();
     rig.run();
     assert_eq!(rig.kept_keys(), Vec::<String>::new());
@@ -128,7 +129,7 @@ fn a_suspended_registration_keeps_nothing_that_is_forbidden() {
     let pods = pods(3);
     let mut rig = Rig::guarded(&pods);
     rig.ledger.set_terms(&reference("orders"), suspended(1));
-    rig.forbid(suspended(1), &pods);
+    rig.forbid(&suspended(1), &pods);
     rig.run();
     assert_eq!(rig.kept_keys(), Vec::<String>::new());
 }
@@ -176,8 +177,17 @@ fn the_older_registration_comes_first_and_nobody_who_has_a_key_makes_room() {
     }
     rig.run();
     assert_eq!(rig.kept_keys(), ["o0", "y0"]);
-    let problem = rig.report("orders").problems.keys().next().cloned().expect("it is told");
-    assert!(problem.contains("the rule r") && problem.contains("2 keys"), "{problem}");
+    let problem = rig
+        .report("orders")
+        .problems
+        .keys()
+        .next()
+        .cloned()
+        .expect("it is told");
+    assert!(
+        problem.contains("the rule r") && problem.contains("2 keys"),
+        "{problem}"
+    );
     assert_eq!(rig.report("orders").ruled_out, Some(crate::api::Reason::QuotaExceeded));
     // What is free goes to the older one, though another one of the younger waits, too.
     rig.want("younger", "a", &["/s/a"], "1");
@@ -204,7 +214,10 @@ fn a_pod_whose_name_comes_first_takes_nobody_s_place() {
     assert!(rig.run().is_empty());
     rig.want("orders", "b", &["/s/b"], "2");
     rig.run();
-    assert_eq!((rig.kept_keys(), rig.etcd.value("/s/b").as_deref()), (vec!["b".to_owned()], Some("2")));
+    assert_eq!(
+        (rig.kept_keys(), rig.etcd.value("/s/b").as_deref()),
+        (vec!["b".to_owned()], Some("2"))
+    );
 }
 
 #[test]
