@@ -1,7 +1,7 @@
 //! P10, between tenants: whatever a namespace asks for, nothing is written where the Registry's rules do not let it.
 //! Each test has a Registry of its own on an etcd of its own, of which every key is watched.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use testbed::{Bed, EtcdCluster, EtcdVersion, Event, History, Namespace, Objects, Result, until};
@@ -17,16 +17,17 @@ struct Ruled {
     etcd: EtcdCluster,
     name: &'static str,
     guard: &'static str,
+    limits: Value,
     /// All keys of the etcd.
     everything: History,
 }
 
 impl Ruled {
     async fn new(name: &'static str, rules: &Value) -> Result<Self> {
-        Self::guarded(name, rules, "Hold").await
+        Self::limited(name, rules, "Hold", json!({})).await
     }
 
-    async fn guarded(name: &'static str, rules: &Value, guard: &'static str) -> Result<Self> {
+    async fn limited(name: &'static str, rules: &Value, guard: &'static str, limits: Value) -> Result<Self> {
         let bed = bed().await;
         let etcd = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
         let everything = History::watch(&etcd, "", 0).await?;
@@ -35,6 +36,7 @@ impl Ruled {
             etcd,
             name,
             guard,
+            limits,
             everything,
         };
         ruled.rule(rules).await?;
@@ -44,7 +46,7 @@ impl Ruled {
     async fn rule(&self, rules: &Value) -> Result<()> {
         let registry = json!({
             "apiVersion": API, "kind": "Registry", "metadata": {"name": self.name},
-            "spec": {"endpoints": self.etcd.endpoints(), "access": {"rules": rules}, "guard": {"mode": self.guard}},
+            "spec": {"endpoints": self.etcd.endpoints(), "access": {"rules": rules}, "guard": {"mode": self.guard}, "limits": self.limits},
         });
         self.bed.objects().apply(registry).await.map(drop)
     }
@@ -365,18 +367,18 @@ async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Resul
     ruled.end().await
 }
 
-/// How long it takes, at the worst of so many tries, until a pod that is ready has its key.
+/// How long it takes, after the apiserver has taken it, until a pod's readiness or its loss is seen in etcd.
 async fn latencies(ruled: &Ruled, tenant: &Namespace, tries: usize) -> Result<Vec<Duration>> {
     let prefix = format!("/services/{}/", tenant.name());
     let history = History::watch(&ruled.etcd, &prefix, 0).await?;
     let mut latencies = Vec::with_capacity(tries);
     for i in 0..tries {
-        let start = std::time::Instant::now();
         tenant.set_ready("p", i % 2 == 1).await?;
+        let taken = Instant::now();
         history
             .wait_for(|events| events.len() > i, Duration::from_mins(1))
             .await?;
-        latencies.push(start.elapsed());
+        latencies.push(history.arrivals()[i].0.saturating_duration_since(taken));
     }
     latencies.sort();
     Ok(latencies)
@@ -385,7 +387,10 @@ async fn latencies(ruled: &Ruled, tenant: &Namespace, tries: usize) -> Result<Ve
 #[tokio::test]
 async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     const TRIES: usize = 30;
-    let ruled = Ruled::guarded("p10-flood", &json!([{"name": "all", "namespaces": {}}]), "Off").await?;
+    // So slow that what is measured is who waits for whom, and not how busy this machine is.
+    let slow = json!({"keysPerSecond": 200});
+    let all = json!([{"name": "all", "namespaces": {}}]);
+    let ruled = Ruled::limited("p10-flood", &all, "Off", slow).await?;
     let tenant = ruled.namespace("p10-quiet", json!({})).await?;
     let flood = ruled.namespace("p10-flood", json!({})).await?;
     tenant.create_pod(&pod("p", "orders")).await?;
@@ -393,51 +398,71 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     wait_in_sync(tenant.objects(), "orders", 1).await;
     latencies(&ruled, &tenant, 4).await?;
     let alone = latencies(&ruled, &tenant, TRIES).await?;
-    tenant.set_ready("p", true).await?;
-    wait_in_sync(tenant.objects(), "orders", 1).await;
 
     // A thousand registrations of pods that come and go.
-    for i in 0..5 {
-        flood.create_pod(&pod(&format!("f{i}"), "flood")).await?;
+    for pod_name in ["f0", "f1"] {
+        flood.create_pod(&pod(pod_name, "flood")).await?;
     }
-    let selector = json!({"matchLabels": {"app": "flood"}});
-    let apply = async |i: usize, weight: usize| {
-        let spec = json!({"selector": selector, "weight": weight, "formats": [{"type": "Plain", "value": "Json"}]});
+    let flooding = History::watch(&ruled.etcd, &format!("/services/{}/", flood.name()), 0).await?;
+    let apply = async |i: usize| {
+        let spec = json!({"selector": {"matchLabels": {"app": "flood"}}});
         flood.apply(ruled.registration(&format!("f{i}"), &spec)).await
     };
     for first in (0..1000).step_by(20) {
-        futures::future::try_join_all((first..first + 20).map(|i| apply(i, 1))).await?;
+        futures::future::try_join_all((first..first + 20).map(apply)).await?;
     }
-    let flooding = History::watch(&ruled.etcd, &format!("/services/{}/", flood.name()), 0).await?;
-    // Each pod comes or goes as soon as the one before has: a thousand keys each time.
+    // Each pod comes or goes before what the one before has brought about is done: there are always hundreds of keys
+    // to write, and seconds to wait for whoever would have to wait for them all.
     let storm = async {
         for round in 0.. {
-            let before = flooding.events().len();
-            let ready = flood.set_ready(&format!("f{}", round % 5), round / 5 % 2 == 1).await;
+            let seen = flooding.events().len();
+            let ready = flood.set_ready(&format!("f{}", round % 2), round / 2 % 2 == 1).await;
             ready.expect("the apiserver takes it");
-            apply(round % 1000, 2).await.expect("the apiserver takes it");
-            let most = |events: &[Event]| events.len() >= before + 800;
-            flooding.wait_for(most, Duration::from_mins(1)).await.expect("it goes on");
+            let most = |events: &[Event]| events.len() >= seen + 600;
+            flooding
+                .wait_for(most, Duration::from_mins(2))
+                .await
+                .expect("it goes on");
         }
     };
-    let flooded = tokio::select! {
-        flooded = latencies(&ruled, &tenant, TRIES) => flooded?,
+    let measured = async {
+        let begun = flooding.events().len() + 100;
+        flooding
+            .wait_for(|events| events.len() >= begun, Duration::from_mins(2))
+            .await?;
+        let before = flooding.events().len();
+        let flooded = latencies(&ruled, &tenant, TRIES).await?;
+        Ok::<_, testbed::Error>((flooded, flooding.events().len() - before))
+    };
+    let (flooded, written) = tokio::select! {
+        measured = measured => measured?,
         () = storm => unreachable!("it never ends"),
     };
-    let p99 = |all: &[Duration]| all[all.len() * 99 / 100].max(Duration::from_millis(1));
-    let ratio = p99(&flooded).as_secs_f64() / p99(&alone).as_secs_f64();
-    let written = flooding.events().len();
+    let (p99, median) = (
+        |all: &[Duration]| all[TRIES * 99 / 100],
+        |all: &[Duration]| all[TRIES / 2],
+    );
+    let ratio = p99(&flooded).as_secs_f64() / p99(&alone).as_secs_f64().max(0.001);
     println!(
-        "p99 alone {:?}, under the flood {:?}: {ratio:.2} times as long; median {:?} and {:?}; {written} events",
+        "p99 alone {:?}, under the flood {:?}: {ratio:.2} times as long; median {:?} and {:?}; {written} keys of the flood",
         p99(&alone),
         p99(&flooded),
-        alone[TRIES / 2],
-        flooded[TRIES / 2],
+        median(&alone),
+        median(&flooded),
     );
-    assert!(written > 1_000, "that was no flood: {written} events");
-    // Both share this machine's cores with the whole control plane, which the flood keeps busy: what is asserted is
-    // that nothing queues behind it, which would take seconds.
-    let bound = (p99(&alone) * 4).max(Duration::from_millis(500));
-    assert!(p99(&flooded) <= bound, "{:?} is more than {bound:?}", p99(&flooded));
+    assert!(written >= 100, "that was no flood: {written} keys");
+    // A floor for the noise of a busy machine; in one queue for all, the median would be some seconds.
+    let bound = |alone: Duration, floor: u64| (alone * 2).max(Duration::from_millis(floor));
+    let (p99_bound, median_bound) = (bound(p99(&alone), 2500), bound(median(&alone), 1000));
+    assert!(
+        p99(&flooded) <= p99_bound,
+        "{:?} is more than {p99_bound:?}",
+        p99(&flooded)
+    );
+    assert!(
+        median(&flooded) <= median_bound,
+        "{:?} is more than {median_bound:?}",
+        median(&flooded)
+    );
     ruled.end().await
 }
