@@ -156,9 +156,10 @@ struct Queue<K: Reported> {
 }
 
 impl<K: Reported> Queue<K> {
-    fn push(&mut self, name: &K::Name) {
+    fn push(&mut self, name: K::Name) {
         if self.waiting.insert(name.clone()) {
-            self.order.push(K::tenant(name), name.clone());
+            let tenant = K::tenant(&name).clone();
+            self.order.push(&tenant, name);
         }
     }
 
@@ -228,7 +229,7 @@ impl<K: Reported> Desk<K> {
                 if let Some(write) = &mut entry.writing {
                     write.seen_since = true;
                 }
-                self.to_write.push(&name);
+                self.to_write.push(name);
             }
             DeskNote::Wanted(name, status, insistence) => {
                 let entry = self.entry(&name);
@@ -236,7 +237,7 @@ impl<K: Reported> Desk<K> {
                 if let Some(write) = &mut entry.writing {
                     write.wanted_since = true;
                 }
-                self.to_write.push(&name);
+                self.to_write.push(name);
             }
             DeskNote::Released(name) => {
                 if let Some(entry) = self.entries.get_mut(&name) {
@@ -333,7 +334,7 @@ impl<K: Reported> Desk<K> {
             }
             Written::Failed => {}
         }
-        self.to_write.push(&name);
+        self.to_write.push(name);
     }
 }
 

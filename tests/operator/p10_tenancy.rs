@@ -31,7 +31,7 @@ impl Ruled {
         let bed = bed().await;
         let etcd = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
         let everything = History::watch(&etcd, "", 0).await?;
-        let ruled = Self {
+        let scene = Self {
             bed,
             etcd,
             name,
@@ -39,8 +39,8 @@ impl Ruled {
             limits,
             everything,
         };
-        ruled.rule(rules).await?;
-        Ok(ruled)
+        scene.rule(rules).await?;
+        Ok(scene)
     }
 
     async fn rule(&self, rules: &Value) -> Result<()> {
@@ -250,7 +250,9 @@ async fn p10_labels_that_change_take_keys_away_and_give_them_at_once() -> Result
             tenant.apply(weight),
             tenant.set_ready("p", round % 3 != 0)
         );
-        (labelled?, applied?, ready?);
+        labelled?;
+        applied?;
+        ready?;
     }
     tenant.set_ready("p", true).await?;
     only(Some("b")).await;
