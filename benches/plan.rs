@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leasehold::api;
-use leasehold::format::{Format, Service};
+use leasehold::format::{Format, RecordFormats, Service};
 use leasehold::index::{
     Addresses, Family, Index, Pod, PodPort, Port, PortTarget, Registration, RegistrationRef, Selector, Touch,
 };
@@ -87,6 +87,7 @@ fn outlets(registration: &Registration) -> Vec<Outlet> {
         name: &registration.service,
         ports: &[],
         ipv6: false,
+        record_formats: &RecordFormats::new(),
     };
     let formats = Format::compile_all(&specs, &service);
     let outlet = |format| Outlet {
@@ -131,6 +132,7 @@ impl StandIn {
                     self.keys.insert(key, held);
                 }
                 Op::Delete { key, .. } => drop(self.keys.remove(&key)),
+                Op::Check { .. } => {}
             }
         }
         Verdict::Applied { revision, results }

@@ -10,7 +10,7 @@
 //! 5. [`cluster`] writes what is registered back into the registration's status.
 //!
 //! [`operator`] wires the rooms together and supervises them; [`api`] is what users write;
-//! [`telemetry`] is what they see of the process; [`cli`] is how they start it.
+//! [`telemetry`] is what they see of the process; [`cli`] is how they start it; [`hidden`] is what nobody sees.
 //!
 //! `index`, `plan` and `format` are pure: plain data in, plain data out, time as a parameter.
 
@@ -19,6 +19,7 @@ pub mod cli;
 pub mod cluster;
 pub mod etcd;
 pub mod format;
+pub mod hidden;
 pub mod index;
 pub mod operator;
 pub mod plan;

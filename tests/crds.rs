@@ -4,14 +4,14 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams, Request};
 use kube::{Client, Resource};
 use leasehold::api::{ConditionStatus, ConditionType, Reason};
-use leasehold::api::{Family, Registry, ServiceRegistration, conditions};
+use leasehold::api::{Family, RecordFormat, Registry, ServiceRegistration, conditions};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 mod manifests;
 
-use manifests::{Case, registration, registry, with};
+use manifests::{Case, record_format, registration, registry, with};
 
 /// A client of the bed that all tests here share, with the CRDs of this tree applied. Each test has a client of its own,
 /// for a client's connections end with the runtime that they were opened on.
@@ -87,6 +87,14 @@ async fn a_wrong_registry_is_rejected_with_what_to_write_instead() {
 }
 
 #[tokio::test]
+async fn a_wrong_record_format_is_rejected_with_what_to_write_instead() {
+    let client = client().await;
+    let path = RecordFormat::url_path(&(), None);
+    let mistakes = mistakes(&client, &path, &record_format(), manifests::record_formats::wrong()).await;
+    assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+}
+
+#[tokio::test]
 async fn a_good_manifest_is_taken() {
     let client = client().await;
     let mut all = mistakes(
@@ -97,6 +105,8 @@ async fn a_good_manifest_is_taken() {
     )
     .await;
     all.extend(mistakes(&client, &registries(), &registry(), manifests::registries::good()).await);
+    let path = RecordFormat::url_path(&(), None);
+    all.extend(mistakes(&client, &path, &record_format(), manifests::record_formats::good()).await);
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 

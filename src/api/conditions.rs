@@ -7,7 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 /// What a condition is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionType {
-    /// Of a ServiceRegistration: its spec makes sense and its Registry exists.
+    /// Of a ServiceRegistration: its spec makes sense and its Registry exists. Of a RecordFormat: its templates make
+    /// sense.
     Accepted,
     /// Of a ServiceRegistration: etcd holds exactly what the pods say.
     Synced,
@@ -20,6 +21,8 @@ pub enum ConditionType {
     Held,
     /// Of a Registry: the operator reaches the etcd.
     Connected,
+    /// Of a Registry with TLS or a user: certificates, user and password are in use as the Secrets have them now.
+    Credentials,
     /// Of a Registry: the operator is told by Kubernetes what changes.
     Informed,
 }
@@ -34,6 +37,7 @@ impl ConditionType {
             Self::Conflict => "Conflict",
             Self::Held => "Held",
             Self::Connected => "Connected",
+            Self::Credentials => "Credentials",
             Self::Informed => "Informed",
         }
     }
@@ -46,6 +50,10 @@ pub enum Reason {
     Accepted,
     /// Accepted=False: the Registry that the spec names does not exist.
     RegistryNotFound,
+    /// Accepted=False: a RecordFormat that the spec names does not exist.
+    RecordFormatNotFound,
+    /// Accepted=False: a RecordFormat that the spec names is not accepted, or does not fit the registration.
+    RecordFormatUnusable,
     /// Accepted=False: the spec cannot be carried out as it is written.
     InvalidSpec,
     /// Accepted=False: a format's prefix and the Registry's meta prefix overlap.
@@ -53,6 +61,19 @@ pub enum Reason {
     /// Accepted=False and Synced=False: the Registry's `access` does not allow what the registration would write. What
     /// is not allowed is not in etcd.
     AccessDenied,
+
+    /// Accepted=False, of a RecordFormat: a template is no Jinja, or asks for what is not there.
+    InvalidTemplate,
+    /// Accepted=False, of a RecordFormat: a template takes too many steps or prints too much.
+    TemplateTooCostly,
+    /// Accepted=False, of a RecordFormat: two endpoints, or two records of one, would share a key.
+    KeyNotUnique,
+    /// Accepted=False, of a RecordFormat: a key does not lie below the registration's prefix.
+    KeyOutsidePrefix,
+    /// Accepted=False, of a RecordFormat: a key is none that consumers can read.
+    InvalidKey,
+    /// Accepted=False, of a RecordFormat: a value should be JSON and is not.
+    ValueNotJson,
 
     /// Synced=True.
     InSync,
@@ -93,6 +114,9 @@ pub enum Reason {
     HeldByOther,
     /// Conflict=True: a key belongs to an older registration.
     HeldByRegistration,
+    /// Conflict=True and Synced=False: consumers of a format would read the keys of another registration's format. The
+    /// older registration's is written, the other one's is not.
+    FormatsClash,
 
     /// Held=False.
     NothingHeld,
@@ -116,6 +140,32 @@ pub enum Reason {
     NoSpace,
     /// Connected=False: the etcd does not let the operator in.
     PermissionDenied,
+    /// Credentials=True.
+    CredentialsInUse,
+    /// Credentials=False and Connected=False: a Secret or ConfigMap, or a key in it, is not there or may not be read.
+    CredentialsMissing,
+    /// Credentials=False and Connected=False: what is in a Secret is no certificate, key or text.
+    CredentialsMalformed,
+    /// Credentials=False: there is a user, and the etcd asks nobody for one: its authentication is off.
+    AuthenticationOff,
+    /// Connected=False and Credentials=False: the user does not exist or has another password.
+    LoginRefused,
+    /// Connected=False and Credentials=False: the etcd asks for a user and the Registry has none.
+    UserRequired,
+    /// Connected=False and Credentials=False: the etcd's certificate is no longer, or not yet, valid.
+    ServerCertificateExpired,
+    /// Connected=False and Credentials=False: the etcd's certificate is not signed by whom the Registry trusts.
+    UnknownAuthority,
+    /// Connected=False and Credentials=False: the etcd's certificate is for another name.
+    ServerNameMismatch,
+    /// Connected=False and Credentials=False: the operator's certificate is no longer valid.
+    ClientCertificateExpired,
+    /// Connected=False and Credentials=False: the etcd does not accept the operator's certificate.
+    ClientCertificateRefused,
+    /// Connected=False and Credentials=False: the etcd asks for a certificate and the Registry has none.
+    ClientCertificateRequired,
+    /// Connected=False and Credentials=False: no TLS connection comes about.
+    TlsFailed,
     /// Connected=False: the etcd is too old for what the operator asks of it.
     UnsupportedVersion,
 }
@@ -126,9 +176,17 @@ impl Reason {
         match self {
             Self::Accepted => "Accepted",
             Self::RegistryNotFound => "RegistryNotFound",
+            Self::RecordFormatNotFound => "RecordFormatNotFound",
+            Self::RecordFormatUnusable => "RecordFormatUnusable",
             Self::InvalidSpec => "InvalidSpec",
             Self::PrefixReserved => "PrefixReserved",
             Self::AccessDenied => "AccessDenied",
+            Self::InvalidTemplate => "InvalidTemplate",
+            Self::TemplateTooCostly => "TemplateTooCostly",
+            Self::KeyNotUnique => "KeyNotUnique",
+            Self::KeyOutsidePrefix => "KeyOutsidePrefix",
+            Self::InvalidKey => "InvalidKey",
+            Self::ValueNotJson => "ValueNotJson",
             Self::InSync => "InSync",
             Self::LastEndpointKept => "LastEndpointKept",
             Self::Writing => "Writing",
@@ -147,6 +205,7 @@ impl Reason {
             Self::NoConflict => "NoConflict",
             Self::HeldByOther => "HeldByOther",
             Self::HeldByRegistration => "HeldByRegistration",
+            Self::FormatsClash => "FormatsClash",
             Self::NothingHeld => "NothingHeld",
             Self::LossAboveLimit => "LossAboveLimit",
             Self::Watching => "Watching",
@@ -157,6 +216,19 @@ impl Reason {
             Self::NoLeader => "NoLeader",
             Self::NoSpace => "NoSpace",
             Self::PermissionDenied => "PermissionDenied",
+            Self::CredentialsInUse => "CredentialsInUse",
+            Self::CredentialsMissing => "CredentialsMissing",
+            Self::CredentialsMalformed => "CredentialsMalformed",
+            Self::AuthenticationOff => "AuthenticationOff",
+            Self::LoginRefused => "LoginRefused",
+            Self::UserRequired => "UserRequired",
+            Self::ServerCertificateExpired => "ServerCertificateExpired",
+            Self::UnknownAuthority => "UnknownAuthority",
+            Self::ServerNameMismatch => "ServerNameMismatch",
+            Self::ClientCertificateExpired => "ClientCertificateExpired",
+            Self::ClientCertificateRefused => "ClientCertificateRefused",
+            Self::ClientCertificateRequired => "ClientCertificateRequired",
+            Self::TlsFailed => "TlsFailed",
             Self::UnsupportedVersion => "UnsupportedVersion",
         }
     }

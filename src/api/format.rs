@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 #[x_kube(
     validation = Rule::new("!has(self.value) || self.type == 'Plain'")
         .message("value is for the format Plain only: leave it out, the other formats have their own values"),
-    validation = Rule::new("!has(self.prefix) || self.type in ['Plain', 'EtcdGrpc']")
-        .message("prefix is for Plain and EtcdGrpc: write key with GoZero, domain with CoreDns, and root with Kratos, Kitex, GoFrame and Traefik"),
+    validation = Rule::new("!has(self.prefix) || self.type in ['Plain', 'EtcdGrpc', 'Custom']")
+        .message("prefix is for Plain, EtcdGrpc and Custom: write key with GoZero, domain with CoreDns, and root with Kratos, Kitex, GoFrame and Traefik"),
     validation = Rule::new("!has(self.key) || self.type == 'GoZero'")
         .message("key is for the format GoZero only: leave it out, or write prefix with Plain and EtcdGrpc"),
     validation = Rule::new("!has(self.root) || self.type in ['Kratos', 'Kitex', 'GoFrame', 'CoreDns', 'Traefik']")
@@ -26,6 +26,8 @@ use serde::{Deserialize, Serialize};
         .message("CoreDns needs domain, the name that consumers look up, such as orders.shop.svc.example.com; no other format takes it"),
     validation = Rule::new("!(has(self.ttl) || has(self.priority) || has(self.group)) || self.type == 'CoreDns'")
         .message("ttl, priority and group are fields of DNS records, for the format CoreDns only: leave them out"),
+    validation = Rule::new("has(self.recordFormat) == (self.type == 'Custom')")
+        .message("Custom needs recordFormat, the name of a RecordFormat (kubectl get recordformats); no other format takes it"),
     validation = Rule::new("!(has(self.protocol) || has(self.name)) || self.type == 'Traefik'")
         .message("protocol and name are for the format Traefik only: leave them out; serviceName names the service in the other formats"),
     validation = Rule::new(
@@ -37,12 +39,13 @@ pub struct Format {
     /// Plain: the address as text or as JSON, for confd, scripts and own code. EtcdGrpc: what the gRPC resolver of
     /// etcd's Go client reads. GoZero, Kratos, GoMicro, Kitex, Hertz and GoFrame: what the etcd registry of that Go
     /// framework reads. CoreDns: records of CoreDNS's etcd plugin. Traefik: servers of a service of Traefik's etcd
-    /// provider.
+    /// provider. Custom: what the templates of a RecordFormat say.
     #[serde(rename = "type")]
     pub kind: FormatType,
 
-    /// Plain and EtcdGrpc: every record is written below this prefix, one segment deeper; no slash at the end. Left
-    /// out, Plain uses `/services/<namespace>/<service>` and EtcdGrpc `<namespace>/<service>`.
+    /// Plain and EtcdGrpc: every record is written below this prefix, one segment deeper; no slash at the end. Custom:
+    /// every record is written somewhere below it. Left out, Plain and Custom use `/services/<namespace>/<service>` and
+    /// EtcdGrpc `<namespace>/<service>`.
     ///
     /// With EtcdGrpc this is what consumers dial: `etcd:///shop/orders` reads the prefix `shop/orders`, and a prefix
     /// that starts with a slash takes one slash more, so `/shop/orders` is dialled as `etcd:////shop/orders`.
@@ -61,6 +64,13 @@ pub struct Format {
             .message("prefix must not have a segment of dots only: consumers that clean paths never read it"),
     )]
     pub prefix: Option<String>,
+
+    /// Custom: the name of the RecordFormat whose templates say what is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')")
+        .message("recordFormat must be the name of a RecordFormat (kubectl get recordformats)"))]
+    pub record_format: Option<String>,
 
     /// GoZero: the `Key` in the consumers' `EtcdConf`. Left out, `<service>.rpc`, as goctl generates it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,6 +213,8 @@ pub enum FormatType {
     CoreDns,
     /// Servers of a service of Traefik's etcd provider.
     Traefik,
+    /// What the templates of a RecordFormat say.
+    Custom,
 }
 
 /// What a Plain record holds.

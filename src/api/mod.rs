@@ -6,20 +6,26 @@
 // Each printer column has a type and a path; the lint takes equal ones for repetition.
 #![allow(clippy::duplicated_attributes)]
 
+mod access;
 pub mod conditions;
 mod format;
 mod guard;
 mod manifests;
+mod record_format;
 mod registry;
 mod schema;
 mod service_registration;
 mod status;
 mod tenancy;
 
+pub use access::{AuthSpec, CaKey, SecretName, TlsSpec};
 pub use conditions::{ConditionStatus, ConditionType, Reason};
 pub use format::{Format, FormatType, PlainValue, TraefikProtocol};
 pub use guard::{Guard, GuardMode};
 pub use manifests::{crds, manifests};
+pub use record_format::{
+    Escaping, RecordFormat, RecordFormatSpec, RecordFormatStatus, RecordPreview, RecordSample, RecordTemplate,
+};
 pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus};
 pub use service_registration::{
     Address, AddressType, Family, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec, Version,

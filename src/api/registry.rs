@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use super::access::{AuthSpec, TlsSpec};
 use super::guard::Guard;
 use super::tenancy::Access;
 
@@ -39,25 +40,38 @@ pub const APPROVE_REMOVALS: &str = "leasehold.dev/approve-removals";
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.tls) || !self.endpoints.exists(e, e.startsWith('https://'))")
+        .message("https needs tls: say in it whom to trust, with caSecret or caConfigMap"),
+    validation = Rule::new("!has(self.tls) || self.endpoints.exists(e, e.startsWith('https://'))")
+        .message("tls is for https: write https:// in all endpoints, or leave tls out"),
+)]
 pub struct RegistrySpec {
-    /// The members of the etcd cluster, up to 16, each as `http://host:port`. Name all of them: the operator goes on
+    /// The members of the etcd cluster, up to 16, each as `http://host:port` or `https://host:port`. Name all of them: the operator goes on
     /// with the others when one is away.
     #[schemars(length(max = 16), inner(length(max = 512)))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")
             .message("name at least one member of the etcd cluster, such as http://etcd-0.example.org:2379"),
-        validation = Rule::new("self.all(e, !e.startsWith('https://'))")
-            .message("https needs TLS settings, which a later version of leasehold brings: write http://host:port"),
+        validation = Rule::new("self.all(e, e.startsWith('https://')) || !self.exists(e, e.startsWith('https://'))")
+            .message("write http:// or https:// in all endpoints: members of one cluster are entered in one way"),
         validation = Rule::new(
-            "self.all(e, e.startsWith('https://') \
-             || (e.matches(r'^http://([a-zA-Z0-9.-]+|\\[[0-9a-fA-F:.]+\\]):[1-9][0-9]{0,4}$') \
-             && isURL(e) && int(url(e).getPort()) <= 65535))"
+            "self.all(e, e.matches(r'^https?://([a-zA-Z0-9.-]+|\\[[0-9a-fA-F:.]+\\]):[1-9][0-9]{0,4}$') \
+             && isURL(e) && int(url(e).getPort()) <= 65535)"
         )
-        .message("write each endpoint as http://host:port, without a path, such as http://10.0.0.5:2379 or http://[2001:db8::5]:2379"),
+        .message("write each endpoint as http://host:port or https://host:port, without a path, such as http://10.0.0.5:2379 or http://[2001:db8::5]:2379"),
         validation = Rule::new("self.all(a, self.exists_one(b, a == b))")
             .message("an endpoint is named twice: name each member once"),
     )]
     pub endpoints: Vec<String>,
+
+    /// Whom to trust and who the operator is, for endpoints with https.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSpec>,
+
+    /// User and password, for an etcd whose authentication is on. Without TLS they go over the network for all to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthSpec>,
 
     /// Below this prefix the operator keeps its own records (the leader, the leases). No consumer may read it and no
     /// registration may write there. It starts and ends with a slash; left out, it is `/leasehold/`. It cannot be
@@ -172,7 +186,8 @@ pub struct RegistryStatus {
     /// How many keys the operator keeps there. It may lag by ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u64>,
-    /// Connected: whether the operator reaches the etcd, and why not. Held: whether removals are held back, and how to
+    /// Connected: whether the operator reaches the etcd, and why not. Credentials: whether certificates, user and password
+    /// are in use as the Secrets have them now, and why not. Held: whether removals are held back, and how to
     /// approve of them. Informed: whether Kubernetes tells the operator what changes, and since when it does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

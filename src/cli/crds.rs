@@ -81,7 +81,8 @@ mod tests {
             names,
             [
                 Some("serviceregistrations.leasehold.dev"),
-                Some("registries.leasehold.dev")
+                Some("registries.leasehold.dev"),
+                Some("recordformats.leasehold.dev")
             ]
         );
     }

@@ -29,6 +29,12 @@ pub struct RunArgs {
     #[arg(long, env = "LEASEHOLD_IDENTITY", value_name = "NAME", value_parser = identity)]
     pub identity: Option<String>,
 
+    /// The operator's own namespace, where the Secrets and ConfigMaps are that Registries name
+    ///
+    /// Without it, that of the pod's service account is used, or the one that the kubeconfig names.
+    #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAMESPACE", value_parser = identity)]
+    pub namespace: Option<String>,
+
     /// Where /metrics, /healthz and /readyz are served, as IP:PORT
     #[arg(
         long,
@@ -194,6 +200,7 @@ mod tests {
         assert_eq!(args.kubeconfig, None);
         assert_eq!(args.identity, None);
         assert_eq!(args.state_dir, None);
+        assert_eq!(args.namespace, None);
         assert_eq!(args.http, "0.0.0.0:8080".parse().unwrap());
         assert_eq!(LogFormat::from(args.log_format), LogFormat::Json);
         assert_eq!(args.log, "info".parse().unwrap());
@@ -206,6 +213,7 @@ mod tests {
         let args = parse(&[
             "--kubeconfig=/tmp/kubeconfig",
             "--identity=leasehold-0",
+            "--namespace=ops",
             "--http=[::1]:9090",
             "--log-format=text",
             "--log=warn,leasehold::etcd=debug",
@@ -218,6 +226,7 @@ mod tests {
         .unwrap();
         assert_eq!(args.kubeconfig, Some("/tmp/kubeconfig".into()));
         assert_eq!(args.identity.as_deref(), Some("leasehold-0"));
+        assert_eq!(args.namespace.as_deref(), Some("ops"));
         assert_eq!(args.http, "[::1]:9090".parse().unwrap());
         assert_eq!(args.log_format, LogShape::Text);
         assert_eq!(args.session_ttl, 2);

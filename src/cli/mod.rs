@@ -3,9 +3,12 @@
 //! Owns names, defaults and help texts of flags. Decides nothing: a command is handed to the part that carries it out.
 
 mod crds;
+mod doctor;
+mod entry;
 mod flags;
 mod identity;
 mod plan;
+mod purge;
 mod run;
 
 use std::ffi::OsString;
@@ -14,8 +17,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use crds::CrdsArgs;
+pub use doctor::DoctorArgs;
 pub use flags::RunArgs;
 pub use plan::PlanArgs;
+pub use purge::PurgeArgs;
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -35,6 +40,10 @@ pub enum Command {
     Crds(CrdsArgs),
     /// Print what applying a registration would write to etcd and remove from it; exit with 2 if that is anything
     Plan(PlanArgs),
+    /// Look for what keeps leasehold from working: rights, definitions, clocks, etcd; exit with 2 if something does
+    Doctor(DoctorArgs),
+    /// Remove from etcd what the operator has registered, and only that, at once instead of within a TTL
+    Purge(PurgeArgs),
 }
 
 /// Does what the command line `args` (the program's name first) says. Nothing is asked of TLS before the caller has
@@ -43,8 +52,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        // To whoever called it, 2 would mean that there are changes.
-        Err(answer) if args.get(1).is_some_and(|command| command == "plan") && answer.exit_code() != 0 => {
+        // To whoever called it, 2 would mean that there are changes, or problems.
+        Err(answer)
+            if args
+                .get(1)
+                .is_some_and(|command| command == "plan" || command == "doctor")
+                && answer.exit_code() != 0 =>
+        {
             told(&answer);
             return ExitCode::FAILURE;
         }
@@ -57,6 +71,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         },
         Command::Crds(args) => crds::crds(&args),
         Command::Plan(args) => plan::plan(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Purge(args) => purge::purge(&args),
     }
 }
 

@@ -22,6 +22,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         timeouts: args.timeouts(),
         kubeconfig: args.kubeconfig,
         identity,
+        namespace: args.namespace,
         http: args.http,
         session_ttl: args.session_ttl,
         state_dir: args.state_dir,

@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::client::MANAGER;
-use crate::api::{Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus};
+use crate::api::{
+    RecordFormat, RecordFormatStatus, Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus,
+};
 use crate::index::RegistrationRef;
 use crate::plan::{FairQueue, keep_times, same_status};
 use crate::telemetry::{Calls, Outcome, Peer};
@@ -96,16 +98,42 @@ where
     }
 
     fn same(a: &Self::Status, b: &Self::Status) -> bool {
-        let timeless = |status: &Self::Status| {
-            let mut status = status.clone();
-            let epoch = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH);
-            for condition in &mut status.conditions {
-                condition.last_transition_time = epoch.clone();
-            }
-            status
-        };
-        timeless(a) == timeless(b)
+        timeless::<Self>(a) == timeless::<Self>(b)
     }
+}
+
+impl Reported for RecordFormat
+where
+    Self: Resource<Scope = ClusterResourceScope>,
+{
+    type Name = Arc<str>;
+    type Status = RecordFormatStatus;
+
+    fn tenant(name: &Arc<str>) -> &Arc<str> {
+        name
+    }
+
+    fn locate(client: &Client, name: &Arc<str>) -> (Api<PartialObjectMeta<Self>>, String) {
+        (Api::all(client.clone()), name.to_string())
+    }
+
+    fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
+        &mut status.conditions
+    }
+
+    fn same(a: &Self::Status, b: &Self::Status) -> bool {
+        timeless::<Self>(a) == timeless::<Self>(b)
+    }
+}
+
+/// A status whose conditions have no times.
+fn timeless<K: Reported>(status: &K::Status) -> K::Status {
+    let mut status = status.clone();
+    let epoch = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH);
+    for condition in K::conditions(&mut status) {
+        condition.last_transition_time = epoch.clone();
+    }
+    status
 }
 
 /// For how long a status is wanted.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::MANAGER;
 use crate::api::{Registry, ServiceRegistration};
+use crate::format::fnv64;
 use crate::index::RegistrationRef;
 use crate::telemetry::{Calls, Metrics, Outcome, Peer};
 
@@ -160,7 +161,7 @@ fn event(notice: &Notice, identity: &str, now: Timestamp) -> Event {
         ),
         About::Registry(name) => (Registry::kind(&()), Registry::api_version(&()), None, name),
     };
-    let digest = digest([&**uid, reason, occurrence]);
+    let digest = fnv64(&[uid, reason, occurrence]);
     let stem = name[..name.floor_char_boundary(NAME_MAX)].trim_end_matches(['.', '-']);
     Event {
         metadata: ObjectMeta {
@@ -185,14 +186,6 @@ fn event(notice: &Notice, identity: &str, now: Timestamp) -> Event {
         reporting_instance: Some(identity[..identity.floor_char_boundary(128)].to_owned()),
         ..Event::default()
     }
-}
-
-/// FNV-1a: the same in every process, whatever it was built with.
-fn digest(parts: [&str; 3]) -> u64 {
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 /// Returns whether the Event is there.

@@ -10,8 +10,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Error};
 use serde::Deserialize;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tower::service_fn;
+
+use super::watches::News;
 
 /// How long the apiserver has for beginning to answer a watch. It does so at once when it is well.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -21,6 +24,8 @@ const NAMES: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io
 /// What is known of one line.
 #[derive(Debug)]
 pub(super) struct Line {
+    what: &'static str,
+    news: mpsc::Sender<News>,
     heard: Mutex<Instant>,
     forgetful: AtomicBool,
 }
@@ -32,9 +37,12 @@ struct List {
 }
 
 impl Line {
-    /// A line, and the client to watch on: `client`, listened to.
-    pub(super) fn open(client: Client) -> (Arc<Self>, Client) {
+    /// A line on which the kind `what` is watched, and the client to watch on: `client`, listened to. How far the kind
+    /// has been heard is told whenever a watch begins.
+    pub(super) fn open(client: Client, what: &'static str, news: mpsc::Sender<News>) -> (Arc<Self>, Client) {
         let line = Arc::new(Self {
+            what,
+            news,
             heard: Mutex::new(Instant::now()),
             forgetful: AtomicBool::new(false),
         });
@@ -69,7 +77,17 @@ impl Line {
             None => client.send(request).await?,
             Some(version) => {
                 let watch = async {
-                    self.compare(client, request.uri().path(), version).await?;
+                    let asked = std::time::Instant::now();
+                    let present = self.compare(client, request.uri().path(), version).await?;
+                    // Whatever came before it was told before, for nobody asks for the next watch earlier. Versions come
+                    // with bookmarks too, so this comes to the present also where nothing happens. When nobody takes
+                    // news any more, everything ends.
+                    let reached = News::Reached {
+                        what: self.what,
+                        version,
+                        present: present.map(|present| (present, asked)),
+                    };
+                    let _ = self.news.send(reached).await;
                     client.send(request).await
                 };
                 let late = |_| Error::Service(format!("no answer within {ANSWER:?}").into());
@@ -82,20 +100,21 @@ impl Line {
         Ok(answer)
     }
 
-    /// An error when the apiserver's present is older than `version`, as after its etcd was restored from a backup: a
+    /// The apiserver's present version, if it is a number; an error when it is older than `version`, as after its etcd was restored from a backup: a
     /// watch from there would say nothing, and nobody would say why, until its counting has come that far again.
-    async fn compare(&self, client: &Client, path: &str, version: u64) -> Result<(), Error> {
+    async fn compare(&self, client: &Client, path: &str, version: u64) -> Result<Option<u64>, Error> {
         let request = Request::get(format!("{path}?limit=1"))
             .header(header::ACCEPT, NAMES)
             .body(Vec::new());
         let list: List = client.request(request.map_err(Error::HttpError)?).await?;
         let now = list.metadata.resource_version.unwrap_or_default();
-        if now.parse().is_ok_and(|now: u64| now < version) {
+        let present: Option<u64> = now.parse().ok();
+        if present.is_some_and(|present| present < version) {
             self.forgetful.store(true, Ordering::Relaxed);
             let cause = format!("the apiserver is at version {now} and was at {version} before: it was restored");
             return Err(Error::Service(cause.into()));
         }
-        Ok(())
+        Ok(present)
     }
 }
 

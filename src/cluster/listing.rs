@@ -4,6 +4,9 @@
 use std::future::Future;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -11,7 +14,8 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::lean::{LeanNamespace, LeanPod};
-use crate::api::{Registry, ServiceRegistration};
+use super::sources::{Content, Holder, Source, SourceKind};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::{Pod, Tenant};
 
 /// How long one question may take to be answered.
@@ -80,10 +84,50 @@ impl Listing {
         all(&api, "list the ServiceRegistrations of all namespaces").await
     }
 
+    /// All Registries.
+    pub async fn registries(&self) -> Result<Vec<Registry>, ListingError> {
+        let api: Api<Registry> = Api::all(self.client.clone());
+        all(&api, "list the Registries").await
+    }
+
+    /// The definitions that the cluster has of the kinds whose `names` are given; none for one that is not there.
+    pub async fn definitions(&self, names: &[String]) -> Result<Vec<Option<CustomResourceDefinition>>, ListingError> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            found.push(answer(&format!("get the definition {name}"), api.get_opt(name)).await?);
+        }
+        Ok(found)
+    }
+
+    /// The version of the kube-apiserver, such as `v1.36.3`.
+    pub async fn version(&self) -> Result<Info, ListingError> {
+        answer(
+            "ask the kube-apiserver for its version",
+            self.client.apiserver_version(),
+        )
+        .await
+    }
+
+    /// All RecordFormats.
+    pub async fn record_formats(&self) -> Result<Vec<RecordFormat>, ListingError> {
+        let api: Api<RecordFormat> = Api::all(self.client.clone());
+        all(&api, "list the RecordFormats").await
+    }
+
     /// A Registry, if it is there.
     pub async fn registry(&self, name: &str) -> Result<Option<Registry>, ListingError> {
         let api: Api<Registry> = Api::all(self.client.clone());
         answer(&format!("get the Registry {name}"), api.get_opt(name)).await
+    }
+
+    /// What is in an object of `namespace` that a Registry names.
+    pub async fn source(&self, namespace: &str, source: &Source) -> Result<Content, ListingError> {
+        let doing = format!("get the {} {namespace}/{}", source.kind.as_str(), source.name);
+        match source.kind {
+            SourceKind::Secret => content::<Secret>(&self.client, namespace, source, &doing).await,
+            SourceKind::ConfigMap => content::<ConfigMap>(&self.client, namespace, source, &doing).await,
+        }
     }
 
     /// What a registration, which names its namespace, would be once applied in place of `present`: admission has had its
@@ -110,6 +154,15 @@ impl Listing {
     }
 }
 
+async fn content<K>(client: &Client, namespace: &str, source: &Source, doing: &str) -> Result<Content, ListingError>
+where
+    K: Holder + kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let found = answer(doing, api.get_opt(&source.name)).await?;
+    Ok(found.map_or(Content::Absent, Holder::content))
+}
+
 async fn all<K: Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>, doing: &str) -> Result<Vec<K>, ListingError> {
     let mut objects = Vec::new();
     let mut page = ListParams::default().limit(PAGE);
@@ -123,7 +176,7 @@ async fn all<K: Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>, doing:
     }
 }
 
-async fn answer<T>(doing: &str, question: impl Future<Output = kube::Result<T>>) -> Result<T, ListingError> {
+pub(super) async fn answer<T>(doing: &str, question: impl Future<Output = kube::Result<T>>) -> Result<T, ListingError> {
     match timeout(PATIENCE, question).await {
         Ok(answer) => answer.map_err(|cause| ListingError::Refused {
             doing: doing.to_owned(),

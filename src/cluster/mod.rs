@@ -6,13 +6,19 @@
 mod client;
 mod desk;
 mod events;
+mod hearing;
 mod lean;
 mod line;
 mod listing;
+mod rights;
+mod sources;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};
 pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
+pub use hearing::Hearing;
 pub use listing::{Listing, ListingError, namespace, pod};
-pub use watches::{News, Seen, watch};
+pub use rights::{RIGHTS, Right, clocks_apart, may};
+pub use sources::{Content, Source, SourceKind, watch_sources};
+pub use watches::{KINDS, News, Seen, watch};

@@ -1,4 +1,4 @@
-//! The watches on pods, registrations, Registries and namespaces, as one stream of news.
+//! The watches on pods, registrations, Registries, RecordFormats and namespaces, as one stream of news.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -16,9 +16,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::hearing::Hearing;
 use super::lean::{LeanNamespace, LeanPod};
 use super::line::Line;
-use crate::api::{Registry, ServiceRegistration};
+use super::sources::{Content, Source};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index;
 use crate::telemetry::{Metrics, Outcome, Peer};
 
@@ -26,7 +28,10 @@ use crate::telemetry::{Metrics, Outcome, Peer};
 const PODS: &str = "pods";
 const REGISTRATIONS: &str = "serviceregistrations";
 const REGISTRIES: &str = "registries";
+const RECORD_FORMATS: &str = "recordformats";
 const NAMESPACES: &str = "namespaces";
+/// All that are watched.
+pub const KINDS: [&str; 5] = [PODS, REGISTRATIONS, REGISTRIES, RECORD_FORMATS, NAMESPACES];
 /// A watch that cannot be opened is tried again after 200 ms, doubling up to 2 s: short, so that the return of an
 /// apiserver is noticed at once, and there are only four of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -78,6 +83,15 @@ pub enum Seen<T> {
 pub enum News {
     /// Which cluster it is, by its UID: told once, before anything else.
     Cluster(Arc<str>),
+    /// Everything up to a version of the objects of a kind has been told.
+    Reached {
+        /// The name of the kind's resource.
+        what: &'static str,
+        /// The version (`metadata.resourceVersion`).
+        version: u64,
+        /// The apiserver's own version and when it was asked for it, if it was.
+        present: Option<(u64, std::time::Instant)>,
+    },
     /// About pods.
     Pod(Seen<index::Pod>),
     /// About registrations.
@@ -86,36 +100,42 @@ pub enum News {
     Registry(Seen<Box<Registry>>),
     /// About namespaces.
     Namespace(Seen<index::Tenant>),
+    /// About RecordFormats.
+    RecordFormat(Seen<Box<RecordFormat>>),
+    /// What is in an object that a Registry names.
+    Source(Source, Content),
 }
 
 /// Watches all kinds and sends what is seen, for ever: trouble with the apiserver is retried, and never taken for
-/// an absence of objects. Begins once `cluster_id` is known.
+/// an absence of objects. Begins once `cluster_id` is known. How far each kind has been heard is noted in `hearing` before it
+/// is told.
 pub async fn watch(
     client: Client,
     cluster_id: impl Future<Output = String>,
     metrics: Metrics,
+    hearing: Hearing,
     news: mpsc::Sender<News>,
     shutdown: CancellationToken,
 ) {
-    for kind in [PODS, REGISTRATIONS, REGISTRIES, NAMESPACES] {
+    for kind in KINDS {
         metrics.staleness.stale_for(kind, Duration::ZERO);
     }
-    let pods = follow::<LeanPod, _>(client.clone(), PODS, &metrics, &news, |seen| {
-        News::Pod(seen.map(Into::into))
-    });
-    let registrations = follow::<ServiceRegistration, _>(client.clone(), REGISTRATIONS, &metrics, &news, |seen| {
+    let ends = (&metrics, &hearing, &news);
+    let pods = follow::<LeanPod, _>(client.clone(), PODS, ends, |seen| News::Pod(seen.map(Into::into)));
+    let registrations = follow::<ServiceRegistration, _>(client.clone(), REGISTRATIONS, ends, |seen| {
         News::Registration(seen.map(Box::new))
     });
-    let registries = follow::<Registry, _>(client.clone(), REGISTRIES, &metrics, &news, |seen| {
+    let registries = follow::<Registry, _>(client.clone(), REGISTRIES, ends, |seen| {
         News::Registry(seen.map(Box::new))
     });
-    let namespaces = follow::<LeanNamespace, _>(client, NAMESPACES, &metrics, &news, |seen| {
-        News::Namespace(seen.map(Into::into))
+    let record_formats = follow::<RecordFormat, _>(client.clone(), RECORD_FORMATS, ends, |seen| {
+        News::RecordFormat(seen.map(Box::new))
     });
+    let namespaces = follow::<LeanNamespace, _>(client, NAMESPACES, ends, |seen| News::Namespace(seen.map(Into::into)));
     let all = async {
         let told = news.send(News::Cluster(cluster_id.await.into())).await;
         if told.is_ok() {
-            futures::future::join4(pods, registrations, registries, namespaces).await;
+            futures::future::join5(pods, registrations, registries, record_formats, namespaces).await;
         }
     };
     tokio::select! {
@@ -124,12 +144,16 @@ pub async fn watch(
     }
 }
 
-async fn follow<K, F>(client: Client, what: &'static str, metrics: &Metrics, news: &mpsc::Sender<News>, wrap: F)
-where
+async fn follow<K, F>(
+    client: Client,
+    what: &'static str,
+    (metrics, hearing, news): (&Metrics, &Hearing, &mpsc::Sender<News>),
+    wrap: F,
+) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     F: Fn(Seen<K>) -> News,
 {
-    let (line, client) = Line::open(client);
+    let (line, client) = Line::open(client, what, news.clone());
     let api: Api<DeserializeGuard<K>> = Api::all(client);
     let begin = || watcher(api.clone(), Config::default().page_size(500).timeout(WATCH)).boxed();
     let mut events = begin();
@@ -138,6 +162,7 @@ where
     let mut broken: Option<(Instant, Instant)> = None;
     let mut lost = false;
     while let Some(event) = events.next().await {
+        let mut version = None;
         let seen = match event {
             // Told before the apiserver is asked for the list: no sign that it is there.
             Ok(Event::Init) => Seen::ListBegins,
@@ -151,6 +176,7 @@ where
                 if matches!(event, Event::InitDone) {
                     metrics.staleness.fresh(what);
                 }
+                version = heard(what, &event, hearing);
                 told(what, event)
             }
             Err(error) => {
@@ -167,7 +193,9 @@ where
                 };
                 broken = Some((since, now));
                 let forgetful = line.take_forgetful();
-                if !forgetful {
+                if forgetful {
+                    hearing.forget(what);
+                } else {
                     tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
                 }
                 let silent = line.silent_for() >= LOST + Duration::from_secs(WATCH.into());
@@ -189,6 +217,27 @@ where
         if news.send(wrap(seen)).await.is_err() {
             return;
         }
+        if let Some(version) = version {
+            let present = None;
+            let reached = News::Reached { what, version, present };
+            let _ = news.send(reached).await;
+        }
+    }
+}
+
+/// Notes the version of what is about to be told. Returns up to which version that makes everything known: the objects
+/// of a list come in no order of versions, and the watch that follows tells of it.
+fn heard<K: Resource>(what: &'static str, event: &Event<DeserializeGuard<K>>, hearing: &Hearing) -> Option<u64>
+where
+    DeserializeGuard<K>: ResourceExt,
+{
+    match event {
+        Event::Init | Event::InitDone => None,
+        Event::InitApply(object) => {
+            hearing.hear(what, object.meta().resource_version.as_deref());
+            None
+        }
+        Event::Apply(object) | Event::Delete(object) => hearing.hear(what, object.meta().resource_version.as_deref()),
     }
 }
 
@@ -225,7 +274,7 @@ fn is_expired(error: &watcher::Error) -> bool {
 }
 
 /// The whole chain of causes: kube's outermost error says only which step failed.
-fn cause(error: &watcher::Error) -> String {
+pub(super) fn cause(error: &watcher::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {

@@ -6,20 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, MaintenanceClient, WatchClient};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::access::Access;
+use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use crate::telemetry::{Calls, Outcome, Peer};
-
-/// Where an etcd is and how it is entered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// `http://host:port` of each member, or of something in front of them. The first is asked first.
-    pub endpoints: Vec<String>,
-}
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,65 +37,59 @@ impl Default for Timeouts {
     }
 }
 
-/// HTTP/2 pings notice a dead peer. etcd drops clients that ping more often than every 5 s, hence a little more,
-/// and those that ping while no request is open, hence never while idle.
-const PING_INTERVAL: Duration = Duration::from_secs(6);
-/// How long a ping may stay unanswered.
-const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// After how long a request is sent to another endpoint as well, doubled each time. A member that hangs is known to only
 /// much later, and one that passed the request on to a leader that has died waits in vain although there is another
 /// leader by then.
 const HEDGE: Duration = Duration::from_secs(1);
-/// etcd bounds requests (1.5 MiB), not answers: 4 MiB, the gRPC default, is less than a page of fat values.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
-
-/// The clients of one endpoint. Its own choice of endpoints is why there is one each: the crate's balancer picks at
-/// random and hands a failed connect to whoever calls next.
-pub(super) struct Endpoint {
-    pub(super) url: String,
-    pub(super) kv: KvClient,
-    pub(super) lease: LeaseClient,
-    pub(super) maintenance: MaintenanceClient,
-    /// For streams, which a member without a leader ends: else they would starve silently on a cut-off member.
-    pub(super) watch: WatchClient,
-    /// For keepalive streams, likewise.
-    pub(super) keep_alive: LeaseClient,
+/// All endpoints of an etcd, entered in one way.
+struct Way {
+    endpoints: Vec<Arc<Endpoint>>,
+    /// Index of the endpoint that answered last.
+    preferred: AtomicUsize,
+    access: Access,
 }
 
-impl Endpoint {
-    async fn new(url: &str, timeouts: &Timeouts) -> Result<Self> {
-        let options = ConnectOptions::new()
-            .with_connect_timeout(timeouts.connect)
-            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-            .with_keep_alive_while_idle(false);
-        let streaming = options.clone().with_require_leader(true);
-        let connect = async |options| {
-            // Without credentials this waits for nothing: connections are made on first use.
-            Client::connect([url], Some(options))
-                .await
-                .map_err(|error| Error::InvalidEndpoint {
-                    endpoint: url.to_owned(),
-                    cause: error.to_string(),
-                })
+impl Way {
+    async fn new(access: &Access, timeouts: &Timeouts) -> Result<Arc<Self>> {
+        let invalid = |cause: String| Error::InvalidEndpoint {
+            endpoint: access.endpoints.join(", "),
+            cause,
         };
-        let (calls, streams) = (connect(options).await?, connect(streaming).await?);
-        Ok(Self {
-            url: url.to_owned(),
-            kv: calls.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES),
-            lease: calls.lease_client(),
-            maintenance: calls.maintenance_client(),
-            watch: streams.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES),
-            keep_alive: streams.lease_client(),
-        })
+        if access.endpoints.is_empty() {
+            return Err(invalid("no endpoint is given".to_owned()));
+        }
+        if let Some(tls) = &access.tls {
+            tls.check().map_err(|malformed| invalid(malformed.to_string()))?;
+        }
+        let mut endpoints = Vec::with_capacity(access.endpoints.len());
+        for url in &access.endpoints {
+            endpoints.push(Arc::new(Endpoint::new(url, access, timeouts).await?));
+        }
+        Ok(Arc::new(Self {
+            endpoints,
+            preferred: AtomicUsize::new(0),
+            access: access.clone(),
+        }))
     }
 }
 
 struct Shared {
-    endpoints: Vec<Endpoint>,
-    /// Index of the endpoint that answered last.
-    preferred: AtomicUsize,
+    way: watch::Sender<Arc<Way>>,
     timeouts: Timeouts,
     calls: Calls,
+}
+
+/// Tells a stream that it is on a way that is used no more.
+pub(super) struct Moves(watch::Receiver<Arc<Way>>);
+
+impl Moves {
+    /// Returns once another way is used. May be dropped at any time.
+    pub(super) async fn moved(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The connection is gone, and with it all that could move.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// A connection to one etcd cluster. Cloning is cheap. Every call has a time-out, is counted, and is repeated at the
@@ -132,24 +121,63 @@ pub(super) struct Call<T> {
 impl Connection {
     /// Prepares the way to the etcd at `access`; nothing is sent yet, so an etcd that is down is no error here.
     pub async fn new(access: &Access, timeouts: Timeouts, calls: Calls) -> Result<Self> {
-        if access.endpoints.is_empty() {
-            return Err(Error::InvalidEndpoint {
-                endpoint: String::new(),
-                cause: "no endpoint is given".to_owned(),
-            });
+        let way = Way::new(access, &timeouts).await?;
+        Ok(Self::on(way, timeouts, calls))
+    }
+
+    fn on(way: Arc<Way>, timeouts: Timeouts, calls: Calls) -> Self {
+        let way = watch::Sender::new(way);
+        let shared = Arc::new(Shared { way, timeouts, calls });
+        Self { shared }
+    }
+
+    /// Goes over to another way in, once it has proven good for reading `key`: from then on every call and every stream
+    /// of every clone uses it. Until then, and if it does not, nothing changes. Leases are not bound to connections, so
+    /// none is lost by this.
+    pub async fn change_access(&self, access: &Access, key: &str) -> Result<()> {
+        let way = Way::new(access, &self.shared.timeouts).await?;
+        let trial = Self::on(way.clone(), self.shared.timeouts, self.shared.calls.clone());
+        if let Err(error) = trial.get(key).await {
+            return Err(trial.explain(error).await);
         }
-        let mut endpoints = Vec::with_capacity(access.endpoints.len());
-        for url in &access.endpoints {
-            endpoints.push(Endpoint::new(url, &timeouts).await?);
+        self.shared.way.send_replace(way);
+        Ok(())
+    }
+
+    /// The way in that is used now.
+    pub fn access(&self) -> Access {
+        self.shared.way.borrow().access.clone()
+    }
+
+    /// Whether etcd lets everybody in although we have a user: its authentication is off.
+    pub fn is_open_to_all(&self) -> bool {
+        let way = self.way();
+        way.endpoints
+            .iter()
+            .any(|one| one.is_open_to_all.load(Ordering::Relaxed))
+    }
+
+    /// Finds out what is behind an error that says only that the connection failed, where that can be.
+    pub async fn explain(&self, error: Error) -> Error {
+        let way = self.way();
+        let Some(tls) = way.access.tls.as_ref().filter(|_| error.is_connection()) else {
+            return error;
+        };
+        for url in way.access.endpoints.iter().filter(|url| url.starts_with("https://")) {
+            if let Some(fault) = tls.diagnose(url, self.shared.timeouts.connect).await {
+                return Error::tls(url, fault);
+            }
         }
-        Ok(Self {
-            shared: Arc::new(Shared {
-                endpoints,
-                preferred: AtomicUsize::new(0),
-                timeouts,
-                calls,
-            }),
-        })
+        error
+    }
+
+    fn way(&self) -> Arc<Way> {
+        self.shared.way.borrow().clone()
+    }
+
+    /// To be asked for before a stream is opened: tells when it has to be opened anew.
+    pub(super) fn moves(&self) -> Moves {
+        Moves(self.shared.way.subscribe())
     }
 
     pub(super) fn timeouts(&self) -> &Timeouts {
@@ -157,28 +185,27 @@ impl Connection {
     }
 
     fn endpoints(&self) -> String {
-        let urls: Vec<_> = self.shared.endpoints.iter().map(|e| e.url.as_str()).collect();
-        urls.join(", ")
+        self.way().access.endpoints.join(", ")
     }
 
     /// The endpoint `offset` places after the preferred one, and its index.
-    pub(super) fn endpoint(&self, offset: usize) -> (usize, &Endpoint) {
-        let preferred = self.shared.preferred.load(Ordering::Relaxed);
-        let index = (preferred + offset) % self.shared.endpoints.len();
-        (index, &self.shared.endpoints[index])
+    pub(super) fn endpoint(&self, offset: usize) -> (usize, Arc<Endpoint>) {
+        let way = self.way();
+        let index = (way.preferred.load(Ordering::Relaxed) + offset) % way.endpoints.len();
+        (index, way.endpoints[index].clone())
     }
 
-    /// The endpoint with that index.
-    pub(super) fn endpoint_at(&self, index: usize) -> &Endpoint {
-        &self.shared.endpoints[index]
+    /// All endpoints, in the order in which they were given.
+    pub(super) fn all_endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.way().endpoints.clone()
     }
 
     /// Prefers the endpoint after `index`, unless another one is preferred already.
     pub(super) fn avoid(&self, index: usize) {
-        let next = (index + 1) % self.shared.endpoints.len();
+        let way = self.way();
+        let next = (index + 1) % way.endpoints.len();
         // A lost race means that somebody else moved on: just as well.
-        let _ = self
-            .shared
+        let _ = way
             .preferred
             .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -187,19 +214,36 @@ impl Connection {
         self.shared.calls.observe(Peer::Etcd, call, outcome, elapsed);
     }
 
-    /// One attempt at one endpoint, timed, counted and sorted.
-    pub(super) async fn attempt<T, F>(&self, call: &Call<T>, endpoint: &Endpoint, patience: Duration, f: F) -> Result<T>
+    /// One attempt at one endpoint, timed, counted and sorted; with another login if etcd no longer takes that we have.
+    pub(super) async fn attempt<T, F, Fut>(
+        &self,
+        call: &Call<T>,
+        endpoint: &Endpoint,
+        patience: Duration,
+        request: F,
+    ) -> Result<T>
     where
-        F: Future<Output = std::result::Result<T, etcd_client::Error>>,
+        F: Fn(&Endpoint) -> Fut,
+        Fut: Future<Output = std::result::Result<T, etcd_client::Error>>,
     {
         let started = Instant::now();
-        let (outcome, result) = match tokio::time::timeout(patience, f).await {
+        let sort = |error| Error::sort(call.name, &endpoint.url, &error);
+        let answer = async {
+            let entry = endpoint.enter().await?;
+            let answer = request(endpoint).await.map_err(sort);
+            match (answer, entry) {
+                (Err(error), Some(entry)) if error.wants_login() => {
+                    endpoint.enter_anew(entry).await?;
+                    request(endpoint).await.map_err(sort)
+                }
+                (answer, _) => answer,
+            }
+        };
+        let (outcome, result) = match tokio::time::timeout(patience, answer).await {
             Ok(Ok(answer)) if (call.refused)(&answer) => (Outcome::Refused, Ok(answer)),
             Ok(Ok(answer)) => (Outcome::Ok, Ok(answer)),
-            Ok(Err(error)) => match Error::sort(call.name, &endpoint.url, &error) {
-                error @ Error::Timeout { .. } => (Outcome::Timeout, Err(error)),
-                error => (Outcome::Error, Err(error)),
-            },
+            Ok(Err(error @ Error::Timeout { .. })) => (Outcome::Timeout, Err(error)),
+            Ok(Err(error)) => (Outcome::Error, Err(error)),
             Err(_) => {
                 let error = Error::Timeout {
                     endpoints: endpoint.url.clone(),
@@ -216,21 +260,21 @@ impl Connection {
     /// Calls the preferred endpoint, then the others while the connection is what fails, then the first once more: a
     /// connection that broke while idle shows it by failing the next request on it. One that takes long is not waited
     /// for: the next is asked at the same time, and the first answer counts.
-    pub(super) async fn call<'a, T, F, Fut>(&'a self, call: Call<T>, request: F) -> Result<T>
+    pub(super) async fn call<T, F, Fut>(&self, call: Call<T>, request: F) -> Result<T>
     where
-        F: Fn(&'a Endpoint) -> Fut,
+        F: Fn(&Endpoint) -> Fut,
         Fut: Future<Output = std::result::Result<T, etcd_client::Error>>,
     {
         let deadline = Instant::now() + self.shared.timeouts.call;
-        let count = self.shared.endpoints.len();
-        let first = self.shared.preferred.load(Ordering::Relaxed);
+        let way = self.way();
+        let count = way.endpoints.len();
+        let first = way.preferred.load(Ordering::Relaxed);
         let ask = |offset: usize| {
             let index = (first + offset) % count;
-            let endpoint = &self.shared.endpoints[index];
+            let endpoint = &way.endpoints[index];
             let patience = call.patience.min(deadline - Instant::now());
-            let answer = request(endpoint);
-            let call = &call;
-            async move { (offset, index, self.attempt(call, endpoint, patience, answer).await) }
+            let (call, request) = (&call, &request);
+            async move { (offset, index, self.attempt(call, endpoint, patience, request).await) }
         };
         let mut attempts = FuturesUnordered::from_iter([ask(0)]);
         let (mut asked, mut failed) = (1, 0);
@@ -242,7 +286,7 @@ impl Connection {
                 Some((offset, index, answer)) = attempts.next() => match answer {
                     Ok(answer) => {
                         if offset > 0 {
-                            self.shared.preferred.store(index, Ordering::Relaxed);
+                            way.preferred.store(index, Ordering::Relaxed);
                         }
                         return Ok(answer);
                     }

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Call, Connection};
+use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::pause::{Backoff, jitter, random};
 use super::session::Session;
@@ -338,8 +339,10 @@ impl Candidate {
     /// Returns when the leader key may have changed since `seen`: it has, or the watch failed, or the session is no
     /// longer proven or is proven again, or `at_most` has passed, in case a watch starves in silence.
     async fn watch_key(&self, seen: Revision, at_most: Duration, proven: &mut watch::Receiver<bool>) {
+        let mut moves = self.connection.moves();
         tokio::select! {
             _ = proven.changed() => {}
+            () = moves.moved() => {}
             () = self.until_changed(seen, at_most) => {}
             () = sleep(at_most) => {}
         }
@@ -353,11 +356,13 @@ impl Candidate {
             refused: |_| false,
             hedged: false,
         };
-        let mut client = endpoint.watch.clone();
-        let options = WatchOptions::new().with_start_revision(seen + 1);
         let key = &*self.campaign.leader_key;
-        let open = client.watch(key, Some(options));
-        let mut stream = match self.connection.attempt(&kind, endpoint, kind.patience, open).await {
+        let open = |endpoint: &Endpoint| {
+            let mut client = endpoint.watch.clone();
+            let options = WatchOptions::new().with_start_revision(seen + 1);
+            async move { client.watch(key, Some(options)).await }
+        };
+        let mut stream = match self.connection.attempt(&kind, &endpoint, kind.patience, open).await {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "cannot watch the leader key");

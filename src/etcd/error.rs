@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::tls::Fault;
+
 /// A call to etcd that failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -43,6 +45,32 @@ pub enum Error {
         /// etcd's words.
         message: String,
     },
+    /// A login was refused: etcd does not say whether for the name or for the password.
+    #[error(
+        "etcd refuses the login ({message}): the user does not exist or the password is another one; put the right ones \
+         in the Secret that spec.auth names, or set the user's with `etcdctl user passwd`"
+    )]
+    LoginRefused {
+        /// etcd's words.
+        message: String,
+    },
+    /// etcd wants to know who asks, and has not been told.
+    #[error(
+        "etcd asks for a user ({message}): name a Secret with user and password in spec.auth, or a client certificate \
+         whose common name is a user in spec.tls.certSecret"
+    )]
+    UserRequired {
+        /// etcd's words.
+        message: String,
+    },
+    /// There is no trust between etcd and us.
+    #[error("{}", tls_words(.endpoint, .fault))]
+    Tls {
+        /// Where.
+        endpoint: String,
+        /// What is wrong.
+        fault: Fault,
+    },
     /// The NOSPACE alarm: reads and deletes work, writes do not.
     #[error("etcd's database is full ({message}): compact and defragment it, raise its quota, then disarm the alarm")]
     NoSpace {
@@ -73,6 +101,40 @@ pub enum Error {
     },
 }
 
+fn tls_words(endpoint: &str, fault: &Fault) -> String {
+    match fault {
+        Fault::ServerExpired => format!(
+            "the certificate of {endpoint} has expired or is not valid yet: renew it there, or set the clock right"
+        ),
+        Fault::UnknownAuthority => format!(
+            "the certificate of {endpoint} is signed by an authority that is not trusted: put the certificate of its \
+             authority in the Secret or ConfigMap that spec.tls names"
+        ),
+        Fault::OtherName { presented } if presented.is_empty() => format!(
+            "the certificate of {endpoint} is not for this name: name the endpoint as its certificate does, or set \
+             spec.tls.serverName"
+        ),
+        Fault::OtherName { presented } => format!(
+            "the certificate of {endpoint} is not for this name, but for {presented}: name the endpoint as its \
+             certificate does, or set spec.tls.serverName"
+        ),
+        Fault::ClientExpired => format!(
+            "{endpoint} says that our certificate has expired: put a new one in the Secret that spec.tls.certSecret names"
+        ),
+        Fault::ClientRefused => format!(
+            "{endpoint} does not accept our certificate: put one in the Secret that spec.tls.certSecret names that is \
+             signed by an authority of etcd's --trusted-ca-file"
+        ),
+        Fault::ClientMissing => format!(
+            "{endpoint} asks for a certificate: name a Secret with one (tls.crt and tls.key) in spec.tls.certSecret"
+        ),
+        Fault::NoTls => format!(
+            "what listens at {endpoint} does not answer in TLS: write http:// and leave spec.tls out, or have etcd serve https"
+        ),
+        Fault::Other(words) => format!("no TLS connection to {endpoint} ({words}): check certificates and ciphers"),
+    }
+}
+
 /// The result of a call to etcd.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -100,6 +162,17 @@ impl Error {
             Self::Timeout { .. } => "Timeout",
             Self::PermissionDenied { .. } => "PermissionDenied",
             Self::Unauthenticated { .. } => "Unauthenticated",
+            Self::LoginRefused { .. } => "LoginRefused",
+            Self::UserRequired { .. } => "UserRequired",
+            Self::Tls { fault, .. } => match fault {
+                Fault::ServerExpired => "ServerCertificateExpired",
+                Fault::UnknownAuthority => "UnknownAuthority",
+                Fault::OtherName { .. } => "ServerNameMismatch",
+                Fault::ClientExpired => "ClientCertificateExpired",
+                Fault::ClientRefused => "ClientCertificateRefused",
+                Fault::ClientMissing => "ClientCertificateRequired",
+                Fault::NoTls | Fault::Other(_) => "TlsFailed",
+            },
             Self::NoSpace { .. } => "NoSpace",
             Self::TooLarge { .. } => "TooLarge",
             Self::Busy { .. } => "Busy",
@@ -110,6 +183,48 @@ impl Error {
     /// Whether it is the way to etcd that failed, not what was asked of it: any other endpoint may do better.
     pub(super) fn is_connection(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
+    }
+
+    /// Whether it is about who we are or what we may do: another attempt changes nothing as long as nobody changes that.
+    pub fn is_access(&self) -> bool {
+        matches!(
+            self,
+            Self::PermissionDenied { .. }
+                | Self::Unauthenticated { .. }
+                | Self::LoginRefused { .. }
+                | Self::UserRequired { .. }
+                | Self::Tls { .. }
+        )
+    }
+
+    /// Whether another login may help: the token has expired or is too old, or the member does not know it.
+    pub(super) fn wants_login(&self) -> bool {
+        matches!(self, Self::Unauthenticated { .. } | Self::UserRequired { .. })
+    }
+
+    /// Whether a login was refused because etcd's authentication is off.
+    pub(super) fn is_auth_disabled(&self) -> bool {
+        matches!(self, Self::Other { code, message, .. }
+            if *code == code::FAILED_PRECONDITION && message.contains("authentication is not enabled"))
+    }
+
+    /// What a handshake told.
+    pub(super) fn tls(endpoint: &str, fault: Fault) -> Self {
+        let endpoint = endpoint.to_owned();
+        Self::Tls { endpoint, fault }
+    }
+
+    /// The error that a stream's word for its end stands for, if it is about who we are.
+    pub(super) fn of_stream(reason: &str) -> Option<Self> {
+        let code = match reason {
+            _ if reason.contains("permission denied") => code::PERMISSION_DENIED,
+            _ if reason.contains("invalid auth token") => code::UNAUTHENTICATED,
+            _ if reason.contains("user name is empty") || reason.contains("auth store is old") => {
+                code::INVALID_ARGUMENT
+            }
+            _ => return None,
+        };
+        Some(Self::from_status("watch", "", code, reason, false))
     }
 
     /// Whether a named lease does not exist. In a transaction this is authoritative: nothing was written.
@@ -156,7 +271,9 @@ impl Error {
             code::INVALID_ARGUMENT if has("too large") || has("too many operations") => Self::TooLarge { message },
             code::PERMISSION_DENIED => Self::PermissionDenied { message },
             code::UNAUTHENTICATED => Self::Unauthenticated { message },
-            code::INVALID_ARGUMENT if has("auth") || has("user name is empty") => Self::Unauthenticated { message },
+            code::INVALID_ARGUMENT if has("authentication failed") => Self::LoginRefused { message },
+            code::INVALID_ARGUMENT if has("user name is empty") => Self::UserRequired { message },
+            code::INVALID_ARGUMENT if has("auth") => Self::Unauthenticated { message },
             code::DEADLINE_EXCEEDED => Self::Timeout {
                 endpoints: endpoint.to_owned(),
                 call,
@@ -201,7 +318,12 @@ mod tests {
             (7, "etcdserver: permission denied", "PermissionDenied"),
             (16, "etcdserver: invalid auth token", "Unauthenticated"),
             (3, "etcdserver: revision of auth store is old", "Unauthenticated"),
-            (3, "etcdserver: user name is empty", "Unauthenticated"),
+            (3, "etcdserver: user name is empty", "UserRequired"),
+            (
+                3,
+                "etcdserver: authentication failed, invalid user ID or password",
+                "LoginRefused",
+            ),
             (3, "etcdserver: request is too large", "TooLarge"),
             (3, "etcdserver: too many operations in txn request", "TooLarge"),
             (8, "etcdserver: mvcc: database space exceeded", "NoSpace"),

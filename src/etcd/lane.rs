@@ -11,7 +11,8 @@ use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Call, Connection};
+use super::connection::{Call, Connection, Moves};
+use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::pause::Backoff;
 use super::requests::lacks_lease;
@@ -81,15 +82,16 @@ impl Lane {
         let mut backoff = Backoff::new();
         while let Some(first) = self.requests.recv().await {
             let sent = Instant::now();
-            let (index, _) = self.connection.endpoint(self.number);
-            match self.open(first, index).await {
+            let moves = self.connection.moves();
+            let (index, endpoint) = self.connection.endpoint(self.number);
+            match self.open(first, &endpoint).await {
                 Ok(Some((keeper, answers))) => {
                     self.report(Report::Alive {
                         lease: first.lease,
                         sent,
                     });
                     backoff.reset();
-                    if self.pump(keeper, answers, index).await {
+                    if self.pump(keeper, answers, (index, moves)).await {
                         return;
                     }
                 }
@@ -116,31 +118,48 @@ impl Lane {
     }
 
     /// Opens the stream with `first` as its first request; none if the member knows no such lease.
-    async fn open(&self, first: Request, index: usize) -> Result<Option<(LeaseKeeper, LeaseKeepAliveStream)>> {
-        let endpoint = self.connection.endpoint_at(index);
+    async fn open(&self, first: Request, endpoint: &Endpoint) -> Result<Option<(LeaseKeeper, LeaseKeepAliveStream)>> {
         let kind = Call {
             name: CALL,
             patience: first.patience,
             refused: |opened: &Option<_>| opened.is_none(),
             hedged: false,
         };
-        let mut client = endpoint.keep_alive.clone();
-        let open = async {
-            match client.keep_alive(first.lease.0).await {
-                Ok(stream) => Ok(Some(stream)),
-                Err(error) if lacks_lease(&error) => Ok(None),
-                Err(error) => Err(error),
+        let open = |endpoint: &Endpoint| {
+            let mut client = endpoint.keep_alive.clone();
+            async move {
+                match client.keep_alive(first.lease.0).await {
+                    Ok(stream) => Ok(Some(stream)),
+                    Err(error) if lacks_lease(&error) => Ok(None),
+                    Err(error) => Err(error),
+                }
             }
         };
         self.connection.attempt(&kind, endpoint, first.patience, open).await
     }
 
     /// Passes requests and answers until the stream fails; true if there is nothing left to do.
-    async fn pump(&mut self, mut keeper: LeaseKeeper, mut answers: LeaseKeepAliveStream, index: usize) -> bool {
+    async fn pump(
+        &mut self,
+        mut keeper: LeaseKeeper,
+        mut answers: LeaseKeepAliveStream,
+        (index, mut moves): (usize, Moves),
+    ) -> bool {
         let mut unanswered = VecDeque::new();
-        match self.exchange(&mut keeper, &mut answers, &mut unanswered).await {
-            Failure::Over => true,
-            Failure::Broken(error) => {
+        let failure = tokio::select! {
+            failure = self.exchange(&mut keeper, &mut answers, &mut unanswered) => Some(failure),
+            () = moves.moved() => None,
+        };
+        match failure {
+            Some(Failure::Over) => true,
+            None => {
+                // Sent again on the new way, which is harmless: renewing twice is renewing.
+                let rest = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
+                let (lane, suspect) = (self.number, None);
+                self.report(Report::Broken { lane, suspect, rest });
+                false
+            }
+            Some(Failure::Broken(error)) => {
                 let waiting: Vec<_> = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
                 self.give_back(waiting, &error, index);
                 false
@@ -222,10 +241,12 @@ impl Lane {
         if error.is_connection() {
             self.connection.avoid(index);
         }
-        let blame = !waiting.is_empty() && !matches!(error, Error::Unreachable { .. } | Error::Unauthenticated { .. });
-        let suspect = blame.then(|| Suspect {
+        let refused = matches!(error, Error::PermissionDenied { .. });
+        // Who we are, and the way, are the same for all of them.
+        let of_all = matches!(error, Error::Unreachable { .. }) || (error.is_access() && !refused);
+        let suspect = (!of_all && !waiting.is_empty()).then(|| Suspect {
             lease: waiting.remove(0),
-            refused: matches!(error, Error::PermissionDenied { .. }),
+            refused,
         });
         tracing::debug!(lane = self.number, %error, ?suspect, waiting = waiting.len(), "keepalive stream failed");
         self.report(Report::Broken {

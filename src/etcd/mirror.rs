@@ -60,6 +60,8 @@ enum Trouble {
     Etcd(Error),
     /// The cluster is not the one known, or its revisions went backwards.
     Restored,
+    /// Another way to etcd is used from now on.
+    Moved,
     Closed,
 }
 
@@ -128,11 +130,18 @@ impl Mirror {
     async fn run(&mut self) -> Closed {
         loop {
             let Err(trouble) = self.follow().await;
-            if self.live.take().is_some_and(|since| since.elapsed() >= STEADY) {
+            let steady = self.live.take().is_some_and(|since| since.elapsed() >= STEADY);
+            if steady {
                 self.backoff.reset();
             }
             let told = match trouble {
                 Trouble::Closed => return Closed,
+                // The view is as good as it was, until it is replaced in a moment.
+                Trouble::Moved => continue,
+                Trouble::Etcd(error) if steady && error.wants_login() => {
+                    tracing::debug!(%error, "logging in anew");
+                    continue;
+                }
                 Trouble::Restored => {
                     tracing::warn!("etcd's history is another one than before: it was restored or replaced");
                     self.history = History::default();
@@ -168,6 +177,7 @@ impl Mirror {
         while self.wanted.is_empty() {
             self.wanted = self.scopes.recv().await.ok_or(Closed)?;
         }
+        let mut moves = self.connection.moves();
         let mut watches = Watches::new(&self.connection);
         for (root, from) in self.read(roots(&self.wanted)).await? {
             watches.add(root, from).await?;
@@ -186,6 +196,7 @@ impl Mirror {
                         watches = Watches::new(&self.connection);
                     }
                 }
+                () = moves.moved() => return Err(Trouble::Moved),
                 message = watches.next() => self.pass_on(message?).await?,
             }
         }

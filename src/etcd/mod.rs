@@ -3,21 +3,29 @@
 //! Owns every call to etcd, each with a time-out and a counted outcome. Decides nothing about keys:
 //! that is `plan`'s.
 
+mod access;
 mod connection;
 mod election;
+mod endpoint;
 mod error;
+mod examine;
 mod lane;
 mod mirror;
 mod pause;
 mod renewal;
 mod requests;
+mod role;
 mod session;
+mod tls;
 mod watches;
 mod writer;
 
-pub use connection::{Access, Connection, Timeouts};
+pub use access::{Access, User};
+pub use connection::{Connection, Timeouts};
 pub use election::{Campaign, Leadership, campaign};
 pub use error::{Error, Result};
 pub use mirror::mirror;
 pub use renewal::{Leases, renew};
 pub use requests::{LeaseState, Snapshot, Status, lease_id};
+pub use role::{Role, role};
+pub use tls::{Fault, Identity, Malformed, Tls};

@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
+use ring::rand::{SecureRandom, SystemRandom};
+
 use super::error::Error;
 
 /// A random number, of the quality lease ids need.
 pub(super) fn random() -> u64 {
-    getrandom::u64().expect("the operating system hands out random numbers")
+    // Of those that ask the system, this one asks the kernel itself also in a static program, where there is no /dev.
+    let mut bytes = [0; 8];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.expect("the operating system hands out random numbers");
+    u64::from_ne_bytes(bytes)
 }
 
 /// A random time in `0..=most`.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use etcd_client::proto::PbKeyValue;
-use etcd_client::{Error as ClientError, GetOptions, GetResponse, LeaseGrantOptions, LeaseTimeToLiveOptions};
+use etcd_client::{
+    Error as ClientError, GetOptions, GetResponse, LeaseGrantOptions, LeaseTimeToLiveOptions, StatusResponse,
+};
 
 use super::connection::{Call, Connection};
 use super::error::{Error, Result};
@@ -239,16 +241,21 @@ impl Connection {
                 async move { client.status().await }
             })
             .await?;
-        let header = answer.header().ok_or_else(|| Error::malformed("status", "no header"))?;
-        Ok(Status {
-            version: answer.version().to_owned(),
-            cluster_id: header.cluster_id(),
-            revision: header.revision(),
-            db_bytes: answer.db_size(),
-            has_leader: answer.leader() != 0,
-            is_full: answer.errors().iter().any(|error| error.contains("NOSPACE")),
-        })
+        status_of(&answer)
     }
+}
+
+/// What such an answer says.
+pub(super) fn status_of(answer: &StatusResponse) -> Result<Status> {
+    let header = answer.header().ok_or_else(|| Error::malformed("status", "no header"))?;
+    Ok(Status {
+        version: answer.version().to_owned(),
+        cluster_id: header.cluster_id(),
+        revision: header.revision(),
+        db_bytes: answer.db_size(),
+        has_leader: answer.leader() != 0,
+        is_full: answer.errors().iter().any(|error| error.contains("NOSPACE")),
+    })
 }
 
 /// Whether a keepalive stream did not open because the first answer had TTL 0, in the crate's words.

@@ -8,6 +8,7 @@ use etcd_client::{WatchOptions, WatchRequestSender, WatchResponse, WatchResponse
 use tokio::time::{Instant, sleep_until};
 
 use super::connection::{Call, Connection};
+use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::requests::{decode, end_of};
 use crate::plan::{Held, Key, Revision, Scope};
@@ -118,9 +119,12 @@ impl Watches {
             refused: |_| false,
             hedged: false,
         };
-        let mut client = endpoint.watch.clone();
-        let open = client.watch(scope.prefix(), Some(options(id, scope, from)));
-        let opened = self.connection.attempt(&kind, endpoint, kind.patience, open).await;
+        let open = |endpoint: &Endpoint| {
+            let mut client = endpoint.watch.clone();
+            let options = options(id, scope, from);
+            async move { client.watch(scope.prefix(), Some(options)).await }
+        };
+        let opened = self.connection.attempt(&kind, &endpoint, kind.patience, open).await;
         if opened.as_ref().is_err_and(Error::is_connection) {
             self.connection.avoid(index);
         }
@@ -228,10 +232,8 @@ impl Watches {
 
 fn refusal(answer: &WatchResponse) -> Error {
     let reason = answer.cancel_reason();
-    if reason.contains("permission denied") {
-        return Error::PermissionDenied {
-            message: reason.to_owned(),
-        };
+    if let Some(error) = Error::of_stream(reason) {
+        return error;
     }
     let message = match answer.compact_revision() {
         0 => format!("etcd cancelled the watch: {reason}"),

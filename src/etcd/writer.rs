@@ -1,5 +1,6 @@
 //! Carries out a transaction: one etcd transaction, which the fence guards as a whole and whose every write has a
-//! nested transaction with its own guard.
+//! nested transaction with its own guard, and those of its unit. The note comes last, and keeps copies of it from being
+//! carried out.
 
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
@@ -15,8 +16,9 @@ impl Connection {
     /// It may not be empty nor have more than [`Transaction::MAX_OPS`] ops, and all its keys and values together must
     /// stay below etcd's request limit of 1.5 MiB: whoever plans it cuts it, else etcd answers [`Error::TooLarge`].
     ///
-    /// When an answer is lost, the transaction is sent again. If the first one had got through, its puts are then
-    /// `Refused`, held by exactly the value and lease that were to be written: read that as done.
+    /// When an answer is lost or late, the transaction is sent again. With a note it is carried out once nevertheless: of
+    /// the other copies the answer is [`Verdict::Overtaken`]. Without one, puts that got through are then `Refused`, held
+    /// by exactly the value and lease that were to be written.
     pub async fn commit(&self, fence: &Fence, transaction: &Transaction) -> Result<Verdict> {
         debug_assert!(!transaction.ops.is_empty(), "nothing to write");
         debug_assert!(transaction.ops.len() <= Transaction::MAX_OPS, "too many ops");
@@ -35,7 +37,7 @@ impl Connection {
             })
             .await;
         match answer {
-            Ok(answer) => interpret(answer, transaction.ops.len()),
+            Ok(answer) => interpret(answer, fence, transaction.ops.len()),
             Err(error) if error.is_lease_not_found() => Ok(Verdict::LeaseGone),
             Err(error) => Err(error),
         }
@@ -43,46 +45,76 @@ impl Connection {
 }
 
 fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
-    let leads = [
+    let mut holds = vec![
         Compare::create_revision(&*fence.key, CompareOp::Equal, fence.create_revision),
         Compare::lease(&*fence.key, CompareOp::Equal, fence.lease.0),
     ];
-    let writes: Vec<_> = transaction.ops.iter().map(|op| TxnOp::txn(guarded(op))).collect();
-    Txn::new().when(leads).and_then(writes)
+    let nested = |(position, op)| TxnOp::txn(guarded(op, transaction.unit_of(position)));
+    let mut writes: Vec<TxnOp> = transaction.ops.iter().enumerate().map(nested).collect();
+    let mut looks = vec![TxnOp::get(&*fence.key, None)];
+    if let Some(note) = &transaction.note {
+        let key = &*note.key;
+        holds.push(Compare::mod_revision(key, CompareOp::Less, note.after + 1));
+        let options = PutOptions::new().with_lease(note.lease.0);
+        writes.push(TxnOp::put(key, &*note.value, Some(options)));
+        looks.push(TxnOp::get(key, None));
+    }
+    Txn::new().when(holds).and_then(writes).or_else(looks)
 }
 
-fn guarded(op: &Op) -> Txn {
+/// `op`, which depends on the guards of its whole unit: etcd compares them all before it writes anything, so the ops of
+/// a unit find the same answer.
+fn guarded(op: &Op, unit: &[Op]) -> Txn {
     let key: &str = op.key();
-    let (expect, write) = match op {
-        Op::Put {
-            value, lease, expect, ..
-        } => {
+    let write = match op {
+        Op::Put { value, lease, .. } => {
             let options = PutOptions::new().with_lease(lease.0);
-            (*expect, TxnOp::put(key, &**value, Some(options)))
+            TxnOp::put(key, &**value, Some(options))
         }
-        Op::Delete { mod_revision, .. } => (Expect::At(*mod_revision), TxnOp::delete(key, None)),
+        Op::Delete { .. } => TxnOp::delete(key, None),
+        Op::Check { .. } => TxnOp::get(key, None),
     };
-    let guard = match expect {
-        Expect::Absent => Compare::create_revision(key, CompareOp::Equal, 0),
-        Expect::At(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
-    };
+    let guards: Vec<Compare> = unit.iter().map(guard).collect();
     Txn::new()
-        .when([guard])
+        .when(guards)
         .and_then([write])
         .or_else([TxnOp::get(key, None)])
 }
 
-fn interpret(answer: TxnResponse, ops: usize) -> Result<Verdict> {
+fn guard(op: &Op) -> Compare {
+    let key: &str = op.key();
+    match op.expect() {
+        Expect::Absent => Compare::create_revision(key, CompareOp::Equal, 0),
+        Expect::At(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
+    }
+}
+
+fn interpret(answer: TxnResponse, fence: &Fence, ops: usize) -> Result<Verdict> {
     if !answer.succeeded() {
-        return Ok(Verdict::Fenced);
+        return refusal(answer, fence);
     }
     let header = answer.header().ok_or_else(|| Error::malformed("txn", "no header"))?;
     let revision = header.revision();
-    let results: Vec<_> = answer.0.responses.into_iter().map(result_of).collect::<Result<_>>()?;
+    let results = answer.0.responses.into_iter().take(ops).map(result_of);
+    let results: Vec<_> = results.collect::<Result<_>>()?;
     if results.len() != ops {
         return Err(Error::malformed("txn", "not one result per op"));
     }
     Ok(Verdict::Applied { revision, results })
+}
+
+/// Why nothing was written: the fence does not hold, or else a note was in the way.
+fn refusal(answer: TxnResponse, fence: &Fence) -> Result<Verdict> {
+    let mut found = answer.0.responses.into_iter();
+    let mut look = || holder("txn", found.next().into_iter().collect());
+    let leads = |leader: &Held| leader.create_revision == fence.create_revision && leader.lease == fence.lease;
+    if !look()?.as_ref().is_some_and(leads) {
+        return Ok(Verdict::Fenced);
+    }
+    match look()? {
+        Some(note) => Ok(Verdict::Overtaken { at: note.mod_revision }),
+        None => Err(Error::malformed("txn", "refused, though all that it demands is so")),
+    }
 }
 
 fn result_of(response: PbResponseOp) -> Result<OpResult> {

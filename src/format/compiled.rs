@@ -5,6 +5,7 @@ use crate::api::FormatType;
 use crate::plan::Scope;
 
 use super::core_dns::CoreDns;
+use super::custom::Custom;
 use super::etcd_grpc::EtcdGrpc;
 use super::go_frame::GoFrame;
 use super::go_micro::GoMicro;
@@ -15,6 +16,7 @@ use super::kratos::Kratos;
 use super::plain::Plain;
 use super::prefix::{has_blank, is_dots};
 use super::reach::Reach;
+use super::reading::Reading;
 use super::traefik::Traefik;
 use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort};
 
@@ -45,6 +47,7 @@ enum Wire {
     GoFrame(GoFrame),
     CoreDns(CoreDns),
     Traefik(Traefik),
+    Custom(Custom),
 }
 
 impl Format {
@@ -71,6 +74,7 @@ impl Format {
             FormatType::GoFrame => Wire::GoFrame(GoFrame::compile(spec, service)?),
             FormatType::CoreDns => Wire::CoreDns(CoreDns::compile(spec)?),
             FormatType::Traefik => Wire::Traefik(Traefik::compile(spec, service)?),
+            FormatType::Custom => Wire::Custom(Custom::compile(spec, service)?),
         };
         let ports = spec
             .ports
@@ -117,6 +121,7 @@ impl Format {
             Wire::Kitex(_) => Kitex::CONSUMER,
             Wire::Hertz(_) => Hertz::CONSUMER,
             Wire::GoFrame(_) => GoFrame::CONSUMER,
+            Wire::Custom(custom) => return custom.check(&carried),
             _ => return Ok(()),
         };
         for (i, first) in carried.iter().enumerate() {
@@ -147,6 +152,25 @@ impl Format {
         scope.prefix().starts_with(&*self.reach().realm)
     }
 
+    /// What others must know who write near it.
+    pub fn reading(&self) -> Reading {
+        let dialect = match &self.wire {
+            Wire::Plain(plain) => plain.dialect(),
+            Wire::EtcdGrpc(_) => "EtcdGrpc",
+            Wire::GoZero(_) => "GoZero",
+            Wire::Kratos(_) => "Kratos",
+            Wire::GoMicro(_) => "GoMicro",
+            Wire::Kitex(_) => "Kitex",
+            Wire::Hertz(_) => "Hertz",
+            Wire::GoFrame(_) => "GoFrame",
+            Wire::CoreDns(_) => "CoreDns",
+            Wire::Traefik(_) => "Traefik",
+            // No name of an object has capitals, so it is none of those above.
+            Wire::Custom(custom) => custom.name(),
+        };
+        Reading::of(dialect, self.reach())
+    }
+
     fn reach(&self) -> &Reach {
         match &self.wire {
             Wire::Plain(plain) => plain.reach(),
@@ -159,6 +183,7 @@ impl Format {
             Wire::GoFrame(go_frame) => go_frame.reach(),
             Wire::CoreDns(core_dns) => core_dns.reach(),
             Wire::Traefik(traefik) => traefik.reach(),
+            Wire::Custom(custom) => custom.reach(),
         }
     }
 
@@ -183,6 +208,7 @@ impl Format {
             Wire::GoFrame(go_frame) => go_frame.records(endpoint),
             Wire::CoreDns(core_dns) => core_dns.records(endpoint, sole_port),
             Wire::Traefik(traefik) => traefik.records(endpoint),
+            Wire::Custom(custom) => custom.records(endpoint, sole_port),
         }?;
         for record in &records {
             if record.key.len() > MAX_KEY {
@@ -198,10 +224,10 @@ impl Format {
 
 /// A field that is set and that the format has no use for.
 fn misplaced(spec: &api::Format) -> Option<&'static str> {
-    use FormatType::{CoreDns, EtcdGrpc, GoFrame, GoZero, Kitex, Kratos, Plain, Traefik};
-    let fields: [(&'static str, bool, &[FormatType]); 13] = [
+    use FormatType::{CoreDns, Custom, EtcdGrpc, GoFrame, GoZero, Kitex, Kratos, Plain, Traefik};
+    let fields: [(&'static str, bool, &[FormatType]); 14] = [
         ("value", spec.value.is_some(), &[Plain]),
-        ("prefix", spec.prefix.is_some(), &[Plain, EtcdGrpc]),
+        ("prefix", spec.prefix.is_some(), &[Plain, EtcdGrpc, Custom]),
         ("key", spec.key.is_some(), &[GoZero]),
         ("root", spec.root.is_some(), &[Kratos, Kitex, GoFrame, CoreDns, Traefik]),
         ("domain", spec.domain.is_some(), &[CoreDns]),
@@ -213,6 +239,7 @@ fn misplaced(spec: &api::Format) -> Option<&'static str> {
         ("deployment", spec.deployment.is_some(), &[GoFrame]),
         ("namespace", spec.namespace.is_some(), &[GoFrame]),
         ("versionSegment", spec.version_segment.is_some(), &[GoFrame]),
+        ("recordFormat", spec.record_format.is_some(), &[Custom]),
     ];
     let wrong = |(_, set, formats): &&(_, bool, &[FormatType])| *set && !formats.contains(&spec.kind);
     fields.iter().find(wrong).map(|(field, ..)| *field)
@@ -231,6 +258,7 @@ fn name_of(kind: FormatType) -> &'static str {
         FormatType::GoFrame => "GoFrame",
         FormatType::CoreDns => "CoreDns",
         FormatType::Traefik => "Traefik",
+        FormatType::Custom => "Custom",
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why something cannot be written: a whole format, or one endpoint in it.
 
+use super::TemplateError;
 use super::compiled::{MAX_KEY, MAX_VALUE};
 
 /// Why a format of a registration cannot be used. Nothing is written in it until the registration is changed.
@@ -95,6 +96,34 @@ pub enum FormatError {
         /// The name of the other.
         second: String,
     },
+    /// A RecordFormat is not there.
+    #[error(
+        "there is no RecordFormat {0:?}: create it, or name another one in recordFormat (kubectl get recordformats)"
+    )]
+    NoRecordFormat(String),
+    /// A RecordFormat is there and cannot be used.
+    #[error("the RecordFormat {name:?} cannot be used until it is corrected: {cause}")]
+    RecordFormatBroken {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        cause: Box<TemplateError>,
+    },
+    /// The templates of a RecordFormat do not tell the ports of a pod apart.
+    #[error(
+        "by the RecordFormat {name:?} the ports {first:?} and {second:?} of a pod would share the key {key:?}: put \
+         {{{{ id }}}} into its key template, or list one of them in the format's ports"
+    )]
+    SharedByPorts {
+        /// The RecordFormat.
+        name: String,
+        /// The name of one port.
+        first: String,
+        /// The name of the other.
+        second: String,
+        /// The key.
+        key: String,
+    },
     /// The consumers of one format would read the records of another.
     #[error(
         "what is written below {inner:?} would be read by the consumers of {outer:?} too: give each format a place of its own"
@@ -145,6 +174,14 @@ pub enum Refusal {
         scheme: String,
         /// What the consumer speaks.
         speaks: &'static str,
+    },
+    /// A RecordFormat does not fit the endpoint.
+    #[error("the RecordFormat {name:?} does not fit: {cause}")]
+    RecordFormat {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        cause: Box<TemplateError>,
     },
     /// The key would be too long.
     #[error("its key would have {0} bytes, more than {MAX_KEY}: shorten the format's prefix")]

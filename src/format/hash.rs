@@ -1,4 +1,4 @@
-//! A hash that is the same in every process and every release: parts of keys are made of it.
+//! A hash that is the same in every process and every release: parts of keys are made of it, and names of Events.
 
 /// FNV-1a over `parts`, each ended by a zero byte so that no two lists of texts without zero bytes read the same.
 pub fn fnv64(parts: &[&str]) -> u64 {

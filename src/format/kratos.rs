@@ -27,7 +27,7 @@ impl Kratos {
         let root = prefix::root(spec, "/microservices")?;
         let reads = format!("{root}/{}", service.name);
         Ok(Self {
-            reach: Reach::reading(prefix::checked_scope("root", &reads)?, &reads),
+            reach: Reach::reading(prefix::checked_scope("root", &reads)?, &reads).by_name(),
         })
     }
 

@@ -7,6 +7,7 @@
 
 mod compiled;
 mod core_dns;
+mod custom;
 mod endpoint;
 mod error;
 mod etcd_grpc;
@@ -21,8 +22,10 @@ mod kratos;
 mod plain;
 mod prefix;
 mod reach;
+mod reading;
 mod scheme;
 mod service;
+mod templates;
 mod traefik;
 
 #[cfg(test)]
@@ -37,4 +40,7 @@ mod testing;
 pub use compiled::Format;
 pub use endpoint::{Endpoint, Record};
 pub use error::{FormatError, Refusal};
+pub(crate) use hash::fnv64;
+pub use reading::Reading;
 pub use service::{Service, ServicePort};
+pub use templates::{RecordFormats, TemplateError, Templates};

@@ -32,6 +32,14 @@ impl Plain {
         &self.reach
     }
 
+    /// What tells two kinds of values apart.
+    pub fn dialect(&self) -> &'static str {
+        match self.value {
+            PlainValue::HostPort => "Plain",
+            PlainValue::Json => "Plain with JSON",
+        }
+    }
+
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let id = prefix::pod_id(endpoint, sole_port)?;
         let key = format!("{}{id}", self.reach.scope.prefix());

@@ -71,7 +71,7 @@ fn formats() -> impl Strategy<Value = api::Format> {
 
 /// Endpoints as Kubernetes lets them be, with metadata of any text at all: quotes, control characters, what is not
 /// ASCII, and the names of what formats tell themselves.
-fn endpoints() -> impl Strategy<Value = Endpoint> {
+pub(super) fn endpoints() -> impl Strategy<Value = Endpoint> {
     let fact = prop_oneof![
         ".{0,12}",
         select(vec!["weight", "protocol", "insecure", "zone", "id"]).prop_map(Into::into)
@@ -151,6 +151,7 @@ fn seen(spec: &api::Format, records: &[Record]) -> Vec<Seen> {
             consumers::go_frame(&keys, &segments.join("/"))
         }
         FormatType::CoreDns => consumers::core_dns(&keys, &root("skydns"), spec.domain.as_deref().unwrap_or_default()),
+        FormatType::Custom => unreachable!("`templates` has properties of its own"),
         FormatType::Traefik => {
             let protocol = match spec.protocol.unwrap_or_default() {
                 TraefikProtocol::Http => "http",

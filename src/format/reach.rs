@@ -11,6 +11,8 @@ pub struct Reach {
     pub reads: Box<str>,
     /// Consumers read every key that starts with this text, and stumble over what is not of this format.
     pub realm: Box<str>,
+    /// Consumers tell a sibling's records from those of this service by what is in them.
+    pub by_name: bool,
 }
 
 impl Reach {
@@ -21,6 +23,7 @@ impl Reach {
             scope,
             reads: reads.clone(),
             realm: reads,
+            by_name: false,
         }
     }
 
@@ -30,6 +33,7 @@ impl Reach {
             scope,
             reads: reads.into(),
             realm: reads.into(),
+            by_name: false,
         }
     }
 
@@ -40,7 +44,13 @@ impl Reach {
             scope,
             reads,
             realm: realm.into(),
+            by_name: false,
         }
+    }
+
+    /// Consumers drop the records of a sibling.
+    pub fn by_name(self) -> Self {
+        Self { by_name: true, ..self }
     }
 
     /// What the consumers of this read that is written in `other`, if they do. `alike`: it is of the same format.

@@ -1,5 +1,7 @@
 //! What is known of a service before there are any endpoints.
 
+use super::RecordFormats;
+
 /// A service as its registration describes it, as far as a format may depend on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Service<'a> {
@@ -11,6 +13,8 @@ pub struct Service<'a> {
     pub ports: &'a [ServicePort<'a>],
     /// Whether its endpoints have IPv6 addresses.
     pub ipv6: bool,
+    /// The record formats there are: those of admins, for all services.
+    pub record_formats: &'a RecordFormats,
 }
 
 /// A port to register.

@@ -1,6 +1,6 @@
 //! What the tests of formats start from: the service of `tests/data/wire-vectors.txt` and formats of it.
 
-use super::{Endpoint, Format, FormatError, Service, ServicePort};
+use super::{Endpoint, Format, FormatError, RecordFormats, Service, ServicePort};
 use crate::api::{self, FormatType};
 
 /// The port that the service's endpoint has.
@@ -10,12 +10,15 @@ pub const PORTS: [ServicePort<'static>; 1] = [ServicePort {
     scheme: Some("grpc"),
 }];
 
+static NONE: RecordFormats = RecordFormats::new();
+
 /// The service that the endpoint in `endpoint.rs` is one of.
 pub const ORDERS: Service<'static> = Service {
     namespace: "shop",
     name: "orders",
     ports: &PORTS,
     ipv6: false,
+    record_formats: &NONE,
 };
 
 /// A format with all at its defaults.

@@ -7,8 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
-use crate::api::{self, RegistrySpec, ServiceRegistration};
-use crate::format::{Format, FormatError, Service, ServicePort};
+use super::neighbours::Aside;
+use crate::api::{self, Reason, RegistrySpec, ServiceRegistration};
+use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort};
 use crate::index::{self, Operator, PortTarget, RegistrationRef, Requirement, Selector};
 use crate::plan::{Outlet, Pass, Scope, Terms};
 
@@ -19,6 +20,8 @@ pub struct Compiled {
     pub registration: index::Registration,
     /// Its formats.
     pub outlets: Vec<Outlet>,
+    /// Those of its formats that stand aside for another registration's, with their places among all.
+    pub aside: Vec<(Outlet, Aside)>,
     /// The time to live it asks for, in seconds; the Registry's if none.
     pub ttl: Option<u32>,
     /// Renew, but change nothing.
@@ -50,13 +53,26 @@ pub enum Invalid {
     Format(#[from] FormatError),
 }
 
+impl Invalid {
+    /// What it comes down to, for scripts.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Format(FormatError::NoRecordFormat(_)) => Reason::RecordFormatNotFound,
+            Self::Format(FormatError::RecordFormatBroken { .. } | FormatError::SharedByPorts { .. }) => {
+                Reason::RecordFormatUnusable
+            }
+            _ => Reason::InvalidSpec,
+        }
+    }
+}
+
 /// What names `registration`.
 pub fn reference(registration: &ServiceRegistration) -> RegistrationRef {
     RegistrationRef::new(registration.namespace().unwrap_or_default(), registration.name_any())
 }
 
-/// Makes `registration` ready to be carried out.
-pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
+/// Makes `registration` ready to be carried out, with these record formats.
+pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormats) -> Result<Compiled, Invalid> {
     let spec = &registration.spec;
     let reference = reference(registration);
     let service = registration.service_name();
@@ -73,6 +89,7 @@ pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> 
         name: service,
         ports: &known,
         ipv6: spec.address.family == api::Family::IPv6,
+        record_formats,
     };
     for format in Format::compile_all(&spec.formats, &known)? {
         let sole_port = ports.iter().filter(|port| format.carries(&port.name)).count() == 1;
@@ -111,6 +128,7 @@ pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> 
             metadata_labels: metadata.from_labels.iter().map(text).collect(),
         },
         outlets,
+        aside: Vec::new(),
         ttl: spec.ttl_seconds,
         suspended: spec.suspend,
         keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
@@ -119,6 +137,40 @@ pub fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> 
 }
 
 impl Compiled {
+    /// What its neighbours must know of all its formats, in the order of the spec.
+    pub fn readings(&self) -> Vec<Reading> {
+        self.all_outlets()
+            .iter()
+            .map(|outlet| outlet.format.reading())
+            .collect()
+    }
+
+    /// Lets these of its formats stand aside, and no others.
+    pub fn stand_aside(&mut self, aside: &[Aside]) {
+        let all = self.all_outlets();
+        (self.outlets, self.aside) = (Vec::new(), Vec::new());
+        for (place, outlet) in all.into_iter().enumerate() {
+            match aside.iter().find(|aside| aside.format == place) {
+                Some(aside) => self.aside.push((outlet, aside.clone())),
+                None => self.outlets.push(outlet),
+            }
+        }
+    }
+
+    /// Why formats of it stand aside.
+    pub fn told_aside(&self) -> Vec<String> {
+        self.aside.iter().map(|(_, aside)| aside.reason.clone()).collect()
+    }
+
+    fn all_outlets(&self) -> Vec<Outlet> {
+        let mut all = self.outlets.clone();
+        // Those aside are in the order of their places.
+        for (outlet, aside) in &self.aside {
+            all.insert(aside.format, outlet.clone());
+        }
+        all
+    }
+
     /// What the registration asks of `registry`.
     pub fn terms(&self, registry: &RegistrySpec) -> Terms {
         Terms {
@@ -211,6 +263,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
+        super::compile(registration, &RecordFormats::new())
+    }
 
     fn registration(patch: &Value) -> ServiceRegistration {
         let mut object = json!({

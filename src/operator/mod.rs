@@ -3,12 +3,15 @@
 //! Owns the tasks and the channels between them: one `intake` for all that Kubernetes says, one `registrar` for
 //! each Registry, one desk for each kind of status and one for Events. Decides nothing about keys (`plan`) or pods (`index`).
 
+mod access;
 mod budget;
 mod compile;
 mod failure;
 mod intake;
+mod neighbours;
 mod pacer;
 mod policy;
+mod purge;
 mod registrar;
 mod rehearsal;
 mod run;
@@ -16,7 +19,9 @@ mod state;
 #[cfg(test)]
 mod testing;
 
+pub use access::{Unresolved, Wrong, resolve, sources};
 pub use compile::Invalid;
 pub use failure::Failure;
+pub use purge::{Purge, PurgeError, Purged};
 pub use rehearsal::{Change, Outcome, Refusal, Rehearsal, meet};
 pub use run::{Options, run};

@@ -5,13 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::compile::{self, Compiled, Invalid, compile};
+use super::registrar::guard_terms;
 use crate::api::{RegistrySpec, ServiceRegistration};
+use crate::format::RecordFormats;
 use crate::index::{Index, Pod, RegistrationRef, Tenant, Tenants};
 use crate::plan::{
-    Conflict, Held, Holder, Key, LeaseId, Ledger, MetaKeys, Observation, Op, OpResult, Revision, Scope, Step, Tenancy,
-    Transaction, Value, Verdict,
+    Conflict, GuardMode, GuardTerms, Held, Holder, Key, LeaseId, Ledger, MetaKeys, Moment, Observation, Op, OpResult,
+    Presence, Revision, Scope, Step, Transaction, Value, Verdict,
 };
 
 /// Why a registration would not be carried out.
@@ -67,6 +70,10 @@ pub struct Outcome {
     pub conflicts: Vec<Conflict>,
     /// What is wrong, in words, and with which pods.
     pub problems: BTreeMap<String, Vec<Arc<str>>>,
+    /// The pod whose endpoint stays though it is not ready, because it is the last one.
+    pub kept: Option<Arc<str>>,
+    /// The keys to be removed that the Registry's guard would hold back first.
+    pub held: BTreeSet<Key>,
 }
 
 impl Outcome {
@@ -77,9 +84,9 @@ impl Outcome {
 }
 
 /// Whether keys of the two may lie in each other's way. Those of one that makes no sense lie nowhere.
-pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration) -> bool {
+pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration, record_formats: &RecordFormats) -> bool {
     let scopes = |registration| {
-        let compiled = compile(registration);
+        let compiled = compile(registration, record_formats);
         let outlets = compiled.map(|compiled| compiled.outlets).unwrap_or_default();
         outlets
             .into_iter()
@@ -108,6 +115,8 @@ pub struct Rehearsal {
     ledger: Ledger,
     parts: BTreeMap<RegistrationRef, Part>,
     in_etcd: BTreeMap<Key, Held>,
+    /// How many keys the Registry is known to hold in all.
+    keys_in_all: usize,
     newest: Revision,
 }
 
@@ -120,13 +129,18 @@ impl Rehearsal {
         }
         let meta = MetaKeys::of_registry(&spec.meta_prefix, cluster_id, name);
         let keys_per_lease = usize::try_from(spec.limits.keys_per_lease).unwrap_or(usize::MAX);
+        let mut ledger = Ledger::new(meta, keys_per_lease);
+        if spec.guard.mode != crate::api::GuardMode::Off {
+            ledger.set_guard(GuardTerms::EVERYTHING);
+        }
         Self {
-            ledger: Ledger::new(meta, keys_per_lease),
+            ledger,
             spec,
             index,
             tenants: Tenants::default(),
             parts: BTreeMap::new(),
             in_etcd: BTreeMap::new(),
+            keys_in_all: 0,
             newest: 0,
         }
     }
@@ -138,8 +152,13 @@ impl Rehearsal {
     }
 
     /// A registration is there. One of a name that is there already takes its place, as when it is applied anew.
-    pub fn register(&mut self, registration: &ServiceRegistration) -> Result<RegistrationRef, Refusal> {
-        let mut compiled = compile(registration)?;
+    /// Its own formats are among `record_formats`.
+    pub fn register(
+        &mut self,
+        registration: &ServiceRegistration,
+        record_formats: &RecordFormats,
+    ) -> Result<RegistrationRef, Refusal> {
+        let mut compiled = compile(registration, record_formats)?;
         if let Some(scope) = compiled.reserved_scope(&self.spec) {
             return Err(Refusal::Reserved {
                 scope: scope.prefix().to_owned(),
@@ -153,9 +172,17 @@ impl Rehearsal {
         self.ledger.set_terms(&reference, terms);
         self.ledger.set_quota(&reference.namespace, verdict.quota);
         self.ledger.forbid(&reference, verdict.forbidden);
+        if let Some(former) = self.parts.get(&reference)
+            && former.compiled.registration == compiled.registration
+        {
+            // What its formats write may have changed all the same, of which the index knows nothing.
+            self.index.delete_registration(&reference);
+        }
         for touch in self.index.apply_registration(compiled.registration.clone()) {
-            let tenancy = Tenancy::of(self.index.view(&reference, &touch.pod), &compiled.outlets);
-            self.ledger.set_tenancy(&reference, &touch.pod, tenancy);
+            let if_ready = || self.index.view_if_ready(&reference, &touch.pod);
+            let view = self.index.view(&reference, &touch.pod);
+            let presence = Presence::of(view, if_ready, false, &compiled.outlets);
+            self.ledger.set_presence(&reference, &touch.pod, presence);
         }
         if let Some(former) = self.parts.remove(&reference) {
             scopes.extend(former.scopes);
@@ -174,6 +201,11 @@ impl Rehearsal {
         self.ledger.take_changed_scopes().unwrap_or_default()
     }
 
+    /// The Registry holds so many keys in all, those that are not handed in included: by these its guard judges a loss.
+    pub fn holds(&mut self, keys: usize) {
+        self.keys_in_all = keys;
+    }
+
     /// What etcd holds in `scope` at `revision`.
     pub fn observe(&mut self, scope: Scope, revision: Revision, entries: Vec<(Key, Held)>) {
         self.newest = self.newest.max(revision);
@@ -189,6 +221,7 @@ impl Rehearsal {
     /// `wanted`.
     pub fn outcomes(mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
         self.ledger.kubernetes_is_complete();
+        let held = self.held_back();
         let mut written: BTreeMap<Key, Option<Value>> = BTreeMap::new();
         let mut next_lease = i64::MAX;
         while let Some(step) = self.ledger.next(Transaction::MAX_OPS, 0) {
@@ -206,18 +239,43 @@ impl Rehearsal {
                         results: transaction.ops.iter().map(|_| OpResult::Done).collect(),
                     };
                     self.ledger.settle(ticket, Some(verdict));
-                    written.extend(transaction.ops.into_iter().map(|op| match op {
-                        Op::Put { key, value, .. } => (key, Some(value)),
-                        Op::Delete { key, .. } => (key, None),
+                    written.extend(transaction.ops.into_iter().filter_map(|op| match op {
+                        Op::Put { key, value, .. } => Some((key, Some(value))),
+                        Op::Delete { key, .. } => Some((key, None)),
+                        Op::Check { .. } => None,
                     }));
                 }
             }
         }
-        let outcome = |registration| self.outcome(registration, &written);
+        let outcome = |registration| self.outcome(registration, &written, &held);
         wanted.iter().filter_map(outcome).collect()
     }
 
-    fn outcome(&self, registration: &RegistrationRef, written: &BTreeMap<Key, Option<Value>>) -> Option<Outcome> {
+    /// The keys that the guard would hold back; the plan goes on as if somebody had approved of their removal.
+    fn held_back(&mut self) -> BTreeSet<Key> {
+        // Only how far apart two moments are counts, and here is but one.
+        let moment = Moment {
+            now: Instant::now(),
+            unix: Duration::ZERO,
+        };
+        let terms = guard_terms(&self.spec.guard);
+        let of = self.ledger.key_count().max(self.keys_in_all);
+        self.ledger.judge(moment, None, || "plan".to_owned());
+        let Some(hold) = self.ledger.hold() else {
+            return BTreeSet::new();
+        };
+        let (id, in_doubt) = (hold.id.clone(), hold.keys().cloned().collect::<BTreeSet<Key>>());
+        self.ledger.judge(moment, Some(&id), String::new);
+        let is_held = terms.mode == GuardMode::Hold && terms.is_above(in_doubt.len(), of);
+        if is_held { in_doubt } else { BTreeSet::new() }
+    }
+
+    fn outcome(
+        &self,
+        registration: &RegistrationRef,
+        written: &BTreeMap<Key, Option<Value>>,
+        held: &BTreeSet<Key>,
+    ) -> Option<Outcome> {
         let (part, report) = (self.parts.get(registration)?, self.ledger.report(registration)?);
         let others: HashSet<&Key> = report
             .conflicts
@@ -242,7 +300,10 @@ impl Rehearsal {
         if let Some(denial) = &part.denial {
             problems.entry(denial.clone()).or_default();
         }
+        let removed = |key: &&Key| matches!(keys.get(*key), Some(Change::Remove(_)));
         Some(Outcome {
+            kept: report.kept.cloned(),
+            held: held.iter().filter(removed).cloned().collect(),
             registration: registration.clone(),
             selected: self.index.selected_count(registration),
             ready: report.ready,

@@ -1,11 +1,12 @@
 //! One process: all parts started, watched, and ended together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -17,8 +18,8 @@ use super::failure::Failure;
 use super::intake::Intake;
 use super::registrar::Context;
 use super::state::{self, State, StateFolder};
-use crate::api::{Registry, ServiceRegistration};
-use crate::cluster::{self, Desk, Events};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
+use crate::cluster::{self, Desk, DeskNote, Events, Hearing, Reported};
 use crate::etcd::Timeouts;
 use crate::telemetry::{self, Health, Metrics};
 
@@ -44,6 +45,8 @@ pub struct Options {
     pub session_ttl: u32,
     /// How long calls to etcd may take.
     pub timeouts: Timeouts,
+    /// The namespace with the Secrets that Registries name; that of the kubeconfig or the service account if none.
+    pub namespace: Option<String>,
     /// Where is kept what a replica needs that starts while the apiserver is away; nowhere if none.
     pub state_dir: Option<PathBuf>,
 }
@@ -82,6 +85,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     });
 
     let client = cluster::connect(options.kubeconfig.as_deref()).await?;
+    let namespace: Arc<str> = Arc::from(options.namespace.as_deref().unwrap_or(client.default_namespace()));
     let folder = options.state_dir.map(StateFolder::new);
     let stored = folder.as_ref().and_then(StateFolder::load);
     let mut asked = Box::pin(cluster::cluster_id(client.clone(), ANSWER, metrics.calls.clone()));
@@ -99,56 +103,105 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         }
     };
 
-    let (registrations, registration_notes) = mpsc::unbounded_channel();
-    let (registries, registry_notes) = mpsc::unbounded_channel();
     let (news_of, news) = mpsc::channel(NEWS);
-    let desk = Desk::<ServiceRegistration>::new(client.clone(), metrics.calls.clone());
-    parts.spawn(named(
-        "desk of registrations",
-        desk.run(registration_notes, shutdown.clone()),
-    ));
-    let desk = Desk::<Registry>::new(client.clone(), metrics.calls.clone());
-    parts.spawn(named("desk of Registries", desk.run(registry_notes, shutdown.clone())));
     let identity: Arc<str> = Arc::from(options.identity);
-    let (events, notices) = Events::new(metrics.clone());
-    let publish = cluster::publish_events(
-        client.clone(),
-        identity.clone(),
-        notices,
-        metrics.clone(),
-        shutdown.clone(),
-    );
-    parts.spawn(named("desk of Events", publish));
+    let desks = Desks::open(&client, &identity, &metrics, &mut parts, &shutdown);
     let id = async {
         match told {
             Some(id) => id,
             None => asked.await,
         }
     };
-    let watch = cluster::watch(client, id, metrics.clone(), news_of, shutdown.clone());
+    let hearing = Hearing::default();
+    let (sources, wanted) = watch::channel(BTreeSet::new());
+    let watch = cluster::watch_sources(
+        client.clone(),
+        namespace.clone(),
+        wanted,
+        metrics.clone(),
+        news_of.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(named("watches of Secrets", watch));
+    let watch = cluster::watch(client, id, metrics.clone(), hearing.clone(), news_of, shutdown.clone());
     parts.spawn(named("watches", watch));
     let (states, newest) = watch::channel(None);
     if let Some(folder) = folder {
         parts.spawn(named("state folder", state::keep(folder, newest, shutdown.clone())));
     }
+    let (good, proven) = mpsc::unbounded_channel();
     let context = Context {
         cluster_id: begin.cluster_id.into(),
         identity,
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,
-        registrations,
-        registries,
-        events,
+        hearing,
+        registrations: desks.registrations,
+        registries: desks.registries,
+        record_formats: desks.record_formats,
+        events: desks.events,
         metrics,
         health,
         cluster_confirmed: CancellationToken::new(),
+        namespace,
+        sources,
+        good,
     };
     let mut intake = Intake::new(context, states, shutdown.clone());
     intake.resume(begin.registries);
     let end = shutdown.clone();
-    parts.spawn(async move { intake.run(news, end).await.map(|()| "intake") });
+    parts.spawn(async move { intake.run(news, proven, end).await.map(|()| "intake") });
 
     supervise(parts, &shutdown).await
+}
+
+/// Starts the desk for the statuses of one kind; returns where it is told what to write.
+fn desk<K: Reported>(
+    name: &'static str,
+    client: &Client,
+    metrics: &Metrics,
+    parts: &mut JoinSet<Result<&'static str, Failure>>,
+    shutdown: &CancellationToken,
+) -> mpsc::UnboundedSender<DeskNote<K>> {
+    let (notes_of, notes) = mpsc::unbounded_channel();
+    let desk = Desk::<K>::new(client.clone(), metrics.calls.clone());
+    parts.spawn(named(name, desk.run(notes, shutdown.clone())));
+    notes_of
+}
+
+/// Where Kubernetes is told what has become of its objects.
+struct Desks {
+    registrations: mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
+    registries: mpsc::UnboundedSender<DeskNote<Registry>>,
+    record_formats: mpsc::UnboundedSender<DeskNote<RecordFormat>>,
+    events: Events,
+}
+
+impl Desks {
+    /// Starts them all.
+    fn open(
+        client: &Client,
+        identity: &Arc<str>,
+        metrics: &Metrics,
+        parts: &mut JoinSet<Result<&'static str, Failure>>,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let (events, notices) = Events::new(metrics.clone());
+        let publish = cluster::publish_events(
+            client.clone(),
+            identity.clone(),
+            notices,
+            metrics.clone(),
+            shutdown.clone(),
+        );
+        parts.spawn(named("desk of Events", publish));
+        Self {
+            registrations: desk("desk of registrations", client, metrics, parts, shutdown),
+            registries: desk("desk of Registries", client, metrics, parts, shutdown),
+            record_formats: desk("desk of RecordFormats", client, metrics, parts, shutdown),
+            events,
+        }
+    }
 }
 
 /// What to go on with when the apiserver does not answer; never ready if there is nothing.

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::RegistrySpec;
+use crate::etcd::Access;
 
 /// The form of the file. Another one is not read: what it means is not known.
 const VERSION: u64 = 1;
@@ -44,6 +45,18 @@ pub struct StoredRegistry {
     pub generation: i64,
     /// Its spec.
     pub spec: RegistrySpec,
+    /// The credentials that last let us in, where there are any: those of the Secrets, which then cannot be asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+}
+
+impl StoredRegistry {
+    /// The way in; none if that takes credentials which were not kept.
+    pub fn access(&self) -> Option<Access> {
+        let is_open = self.spec.tls.is_none() && self.spec.auth.is_none();
+        let open = || is_open.then(|| Access::open(self.spec.endpoints.clone()));
+        self.access.clone().or_else(open)
+    }
 }
 
 /// The file's content.

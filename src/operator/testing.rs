@@ -1,11 +1,13 @@
 //! What tests of this room share: what registrars share, and the other ends of it.
 
-use tokio::sync::mpsc;
+use std::collections::BTreeSet;
+
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::registrar::Context;
-use crate::api::{Registry, ServiceRegistration};
-use crate::cluster::{DeskNote, Events, Notice};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
+use crate::cluster::{DeskNote, Events, Hearing, Notice, Source};
 use crate::etcd::Timeouts;
 use crate::telemetry::{Health, Metrics};
 
@@ -15,6 +17,10 @@ pub struct Ends {
     pub registrations: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
     /// What is told of Registries.
     pub registries: mpsc::UnboundedReceiver<DeskNote<Registry>>,
+    /// What is told of RecordFormats.
+    pub record_formats: mpsc::UnboundedReceiver<DeskNote<RecordFormat>>,
+    /// Which objects are to be watched.
+    pub sources: watch::Receiver<BTreeSet<Source>>,
     /// What is told in Events.
     pub events: mpsc::Receiver<Notice>,
 }
@@ -24,6 +30,9 @@ impl Context {
     pub fn for_test() -> (Self, Ends) {
         let (registrations, registration_notes) = mpsc::unbounded_channel();
         let (registries, registry_notes) = mpsc::unbounded_channel();
+        let (record_formats, record_format_notes) = mpsc::unbounded_channel();
+        let (sources, watched) = watch::channel(BTreeSet::new());
+        let (good, _) = mpsc::unbounded_channel();
         let metrics = Metrics::new().0;
         let (events, notices) = Events::new(metrics.clone());
         let context = Self {
@@ -31,16 +40,23 @@ impl Context {
             identity: "me".into(),
             session_ttl: 10,
             timeouts: Timeouts::default(),
+            hearing: Hearing::default(),
             registrations,
             registries,
+            record_formats,
             events,
             metrics,
             health: Health::new(),
             cluster_confirmed: CancellationToken::new(),
+            namespace: "leasehold".into(),
+            sources,
+            good,
         };
         let ends = Ends {
+            sources: watched,
             registrations: registration_notes,
             registries: registry_notes,
+            record_formats: record_format_notes,
             events: notices,
         };
         (context, ends)

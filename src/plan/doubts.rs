@@ -158,7 +158,9 @@ impl Ledger {
     pub(super) fn hold_op(&self) -> Option<Op> {
         let (key, recorded) = (self.meta.hold(), self.guard.recorded());
         let Some(hold) = self.guard.hold() else {
-            let is_there = |key: &Key| self.slots.get(key).is_some_and(may_be_there);
+            // What somebody else has put there meanwhile is not what was held.
+            let may_be_ours = |slot: &Slot| may_be_there(slot) && (slot.held.is_none() || self.is_ours(slot));
+            let is_there = |key: &Key| self.slots.get(key).is_some_and(may_be_ours);
             let mod_revision = recorded.filter(|_| self.guard.is_record_void(is_there))?.mod_revision;
             return Some(Op::Delete { key, mod_revision });
         };
@@ -177,7 +179,7 @@ impl Ledger {
     }
 
     /// The lease of ours that `key` is on.
-    fn our_lease(&self, key: &Key) -> Option<LeaseId> {
+    pub(super) fn our_lease(&self, key: &Key) -> Option<LeaseId> {
         let held = self.slots.get(key)?.held.as_ref()?;
         self.leases.is_ours(held.lease).then_some(held.lease)
     }

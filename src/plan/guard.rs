@@ -60,7 +60,17 @@ impl GuardTerms {
         hold: Duration::ZERO,
     };
 
-    fn is_above(&self, lost: usize, of: usize) -> bool {
+    /// Holds everything that is in doubt.
+    pub const EVERYTHING: Self = Self {
+        mode: GuardMode::Hold,
+        window: Duration::ZERO,
+        max_loss_percent: 0,
+        min_keys: 1,
+        hold: Duration::from_hours(1),
+    };
+
+    /// Whether `lost` keys are more than may go of a Registry's `of` keys without being held, or told of.
+    pub fn is_above(&self, lost: usize, of: usize) -> bool {
         self.mode != GuardMode::Off && lost >= self.min_keys && lost * 100 > of * self.max_loss_percent
     }
 }

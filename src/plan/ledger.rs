@@ -12,6 +12,7 @@ use super::policy::Pass;
 use super::quota::Quotas;
 use super::tenancy::Tenancy;
 use super::transaction::{Held, Key, LeaseId, Revision, Scope, Value};
+use super::units::units_of;
 use super::work::{Work, WorkList};
 use crate::index::RegistrationRef;
 
@@ -69,6 +70,8 @@ pub(super) struct Slot {
     pub in_flight: Option<Ticket>,
     /// The lease on which room is kept for it, because it is not known whether a put of it there took place.
     pub perhaps_on: Option<LeaseId>,
+    /// The keys that are written and removed as one with it, itself included; none if it was last wanted alone.
+    pub unit: Option<Arc<[Key]>>,
 }
 
 /// What etcd should and does hold for one Registry.
@@ -267,6 +270,7 @@ impl Ledger {
         self.quotas.question(&registration.namespace);
         let keys = |tenancy: &Tenancy| -> Vec<Key> { tenancy.records().map(|record| record.key.clone()).collect() };
         let wanted = tenancy.as_ref().map(keys).unwrap_or_default();
+        let units = tenancy.as_ref().map(units_of).unwrap_or_default();
         let before = match tenancy {
             Some(tenancy) => book.tenancies.insert(pod.clone(), tenancy),
             None => book.tenancies.remove(pod),
@@ -286,6 +290,7 @@ impl Ledger {
         for key in &wanted {
             self.claim(key, registration, pod);
         }
+        self.note_units(units);
         self.work.push(Work::Pod(registration.clone(), pod.clone()));
         self.changed.insert(registration.clone());
         dropped
@@ -299,6 +304,7 @@ impl Ledger {
         };
         self.guard.back(key);
         let slot = self.slots.entry(key.clone()).or_default();
+        slot.unit = None;
         if !slot.claims.contains(&claim) {
             slot.claims.push(claim);
             if slot.claims.len() > 1 {
@@ -319,7 +325,10 @@ impl Ledger {
         slot.claims.sort_by(|a, b| (created(a), a).cmp(&(created(b), b)));
         self.changed
             .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
-        self.enqueue(key);
+        // Who comes later may have to take away what goes with this key.
+        for claim in &slot.claims {
+            self.work.push(Work::Pod(claim.registration.clone(), claim.pod.clone()));
+        }
     }
 
     fn unclaim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {

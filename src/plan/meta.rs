@@ -1,6 +1,6 @@
 //! Where our own bookkeeping lives in etcd and what it looks like: `<meta prefix><cluster id>/leader`,
-//! `<meta prefix><cluster id>/leases/<lease id>` and `<meta prefix><cluster id>/hold` for the Registry `default`, the same below
-//! `<meta prefix><cluster id>/registries/<name>/` for any other. Consumers never read it.
+//! `<meta prefix><cluster id>/leases/<lease id>`, `<meta prefix><cluster id>/hold` and `<meta prefix><cluster id>/heard/<track>` for the
+//! Registry `default`, the same below `<meta prefix><cluster id>/registries/<name>/` for any other. Consumers never read it.
 
 use std::sync::Arc;
 
@@ -83,6 +83,11 @@ impl MetaKeys {
     /// The key that names the leader.
     pub fn leader(&self) -> Key {
         format!("{}leader", self.scope.prefix()).into()
+    }
+
+    /// Where the notes lie that leaders leave for their successors.
+    pub(super) fn heard(&self) -> Scope {
+        Scope::below(&format!("{}heard/", self.scope.prefix()))
     }
 
     /// The key that records the hold there is.

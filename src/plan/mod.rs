@@ -12,11 +12,13 @@ mod doubts;
 mod fair;
 mod forbidden;
 mod guard;
+mod heard;
 mod in_flight;
 mod last;
 mod leases;
 mod ledger;
 mod meta;
+mod namesakes;
 mod planner;
 mod policy;
 #[cfg(test)]
@@ -33,12 +35,14 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod units;
 mod work;
 #[cfg(test)]
 mod world;
 
 pub use fair::FairQueue;
 pub use guard::{GuardMode, GuardNews, GuardTerms, Hold, Moment, Release};
+pub use heard::{Heard, Progress, Reached};
 pub use in_flight::Ticket;
 pub use ledger::{Ledger, Terms};
 pub use meta::MetaKeys;
@@ -48,5 +52,5 @@ pub use report::{Conflict, Holder, Registered, Report};
 pub use status::{Footing, Subject, keep_times, refused_status, same_status, status_of};
 pub use tenancy::{Lodging, Outlet, Presence, Problem, Tenancy};
 pub use transaction::{
-    Expect, Fence, Held, Key, LeaseId, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,
+    Expect, Fence, Held, Key, LeaseId, Note, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,
 };

@@ -1,4 +1,5 @@
-//! From the work list to transactions: the difference between the ledger's two columns, guarded key by key.
+//! From the work list to transactions: the difference between the ledger's two columns, guarded key by key, or unit by
+//! unit where several keys make sense together only.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,6 +9,7 @@ use super::leases::Fit;
 use super::ledger::{Ledger, Slot};
 use super::meta::MetaKeys;
 use super::transaction::{Expect, Key, LeaseId, Op, Revision, Transaction, Value};
+use super::units::{Group, fitting};
 use super::work::Work;
 use crate::index::RegistrationRef;
 
@@ -29,7 +31,8 @@ pub enum Step {
 }
 
 /// What is to happen with one key.
-enum Decision {
+#[derive(Debug)]
+pub(super) enum Decision {
     /// It is as it should be, or not ours to change.
     Leave,
     /// Write this value; on `stay` if the key has a lease that suits, else on one to be chosen.
@@ -40,6 +43,8 @@ enum Decision {
     },
     /// Remove what was written at this revision.
     Remove(Revision),
+    /// Leave it as it is, and do the rest of its unit only if it is so.
+    Check(Expect),
 }
 
 impl Ledger {
@@ -62,9 +67,9 @@ impl Ledger {
         self.next_ticket = self.next_ticket.next();
         let ticket = self.next_ticket;
         self.in_flight.insert(ticket, InFlight::default());
-        let ops = self.gather(ticket, max_ops);
-        if !ops.is_empty() {
-            return Some(Step::Write(ticket, Transaction { ops }));
+        let transaction = self.gather(ticket, max_ops);
+        if !transaction.ops.is_empty() {
+            return Some(Step::Write(ticket, transaction));
         }
         self.in_flight.remove(&ticket);
         let coming = leases_coming + self.leases.fresh();
@@ -76,22 +81,23 @@ impl Ledger {
     }
 
     /// Takes work from the list into the transaction `ticket`, until that is full or nothing is left to do.
-    fn gather(&mut self, ticket: Ticket, max_ops: usize) -> Vec<Op> {
-        let mut gathered: Vec<Op> = Vec::new();
+    fn gather(&mut self, ticket: Ticket, max_ops: usize) -> Transaction {
+        let mut gathered = Transaction::default();
         let mut bytes = 0;
-        while gathered.len() < max_ops
+        while gathered.ops.len() < max_ops
             && let Some(work) = self.work.pop()
         {
-            let Some(decisions) = self.decide(&work) else { continue };
-            let alone = gathered.is_empty();
-            let room = (max_ops - gathered.len()).min(self.leases.capacity());
-            let (part, size) = fitting(&decisions, room, MAX_BYTES - bytes, alone);
+            let Some(mut groups) = self.decide(&work) else { continue };
+            let alone = gathered.ops.is_empty();
+            let (part, size) = fitting(&groups, &gathered, (max_ops, self.leases.capacity()), MAX_BYTES - bytes);
             // Work too large for one transaction is done in parts: the rest comes up again when this part is settled.
-            if part < decisions.len() && !alone {
+            if part < groups.len() && !alone {
                 self.work.push_front(work);
                 break;
             }
-            match self.place(&work, decisions.into_iter().take(part)) {
+            groups.truncate(part);
+            let units: Vec<usize> = groups.iter().map(Vec::len).collect();
+            match self.place(&work, groups.into_iter().flatten()) {
                 Ok((ops, reserved)) => {
                     bytes += size;
                     self.work.charge(&work, ops.len());
@@ -105,7 +111,7 @@ impl Ledger {
                         plan.reserved.extend(reserved);
                         plan.works.insert(work);
                     }
-                    gathered.extend(ops);
+                    gathered.add(ops, &units);
                 }
                 Err(Unplaced { ttl, keys }) => self.work.wait_for_lease(ttl, work, keys),
             }
@@ -177,62 +183,78 @@ impl Ledger {
             ..InFlight::default()
         };
         self.in_flight.insert(self.next_ticket, plan);
-        Some(Step::Write(self.next_ticket, Transaction { ops }))
+        Some(Step::Write(self.next_ticket, Transaction::of(ops)))
     }
 
     /// What is to be done about `work`; none when nothing is, or not now.
-    fn decide(&mut self, work: &Work) -> Option<Vec<(Key, Decision)>> {
-        let keys = match work {
+    fn decide(&mut self, work: &Work) -> Option<Vec<Group>> {
+        let groups = match work {
             Work::Key(key) => {
                 if self.is_frozen(key) && !self.is_forbidden(key) {
                     return None;
                 }
-                vec![key.clone()]
+                vec![self.leftover_with(key)]
             }
-            Work::Pod(registration, pod) => self.keys_of(registration, pod)?,
+            Work::Pod(registration, pod) => self.groups_of(registration, pod)?,
         };
         let mine = |key: &Key| match (self.slots.get(key).and_then(|slot| slot.claims.first()), work) {
             (Some(claim), Work::Pod(registration, pod)) => claim.registration == *registration && claim.pod == *pod,
             (Some(_), Work::Key(_)) => false,
             (None, _) => true,
         };
-        let keys: Vec<Key> = keys.into_iter().filter(mine).collect();
         let under_way = |key: &Key| self.slots.get(key)?.in_flight;
-        if let Some(ticket) = keys.iter().find_map(under_way) {
+        if let Some(ticket) = groups.iter().flatten().filter(|key| mine(key)).find_map(under_way) {
             if let Some(blocking) = self.in_flight.get_mut(&ticket) {
                 blocking.works.insert(work.clone());
             }
             return None;
         }
-        let mut decisions = Vec::new();
-        for key in keys {
-            let Some(slot) = self.slots.get(&key) else { continue };
-            // Where the answer is that etcd has to be read first, the survey brings the work up again.
-            match self.decide_key(&key, slot) {
-                Decision::Leave => self.forget_if_unused(&key),
-                decision => decisions.push((key, decision)),
+        let (mut decided, mut idle) = (Vec::new(), Vec::new());
+        for group in groups {
+            if let [key] = &group[..] {
+                let slot = self.slots.get(key).filter(|_| mine(key));
+                // Where the answer is that etcd has to be read first, the survey brings the work up again.
+                match slot.map(|slot| self.decide_key(key, slot)) {
+                    None => {}
+                    Some(Decision::Leave) => idle.extend(group),
+                    Some(decision) => decided.push(vec![(key.clone(), decision)]),
+                }
+                continue;
+            }
+            let unit = self.decide_unit(&group, mine);
+            if unit.is_empty() {
+                idle.extend(group);
+            } else {
+                decided.push(unit);
             }
         }
-        (!decisions.is_empty()).then_some(decisions)
+        for key in &idle {
+            self.forget_if_unused(key);
+        }
+        (!decided.is_empty()).then_some(decided)
     }
 
-    /// The keys that `pod` has or is to have for `registration`; none when the registration is suspended or gone.
-    fn keys_of(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Vec<Key>> {
-        let is_suspended = self.books.get(registration)?.terms.suspended;
-        if is_suspended {
-            let dropped = self.books.get(registration)?.dropped.get(pod)?;
-            return Some(dropped.iter().filter(|key| self.is_forbidden(key)).cloned().collect());
+    /// The keys that `pod` has or is to have for `registration`, by what is written as one; none when the registration is
+    /// suspended or gone. Of a suspended one only what is forbidden goes.
+    fn groups_of(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Vec<Vec<Key>>> {
+        let book = self.books.get(registration)?;
+        if book.terms.suspended {
+            let forbidden = book.dropped.get(pod)?.iter().filter(|key| self.is_forbidden(key));
+            return Some(forbidden.map(|key| vec![key.clone()]).collect());
         }
         let book = self.books.get_mut(registration)?;
-        let mut keys: Vec<Key> = Vec::new();
-        let mut add = |key: &Key| {
-            if !keys.contains(key) {
-                keys.push(key.clone());
-            }
-        };
+        let mut groups: Vec<Vec<Key>> = Vec::new();
         if let Some(tenancy) = book.tenancies.get(pod) {
-            tenancy.records().for_each(|record| add(&record.key));
+            for group in tenancy.groups() {
+                let known = |key: &Key| groups.iter().flatten().any(|known| known == key);
+                let keys = group.iter().map(|record| &record.key);
+                let keys: Vec<Key> = keys.filter(|key| !known(key)).cloned().collect();
+                if !keys.is_empty() {
+                    groups.push(keys);
+                }
+            }
         }
+        let mut dropped_now = Vec::new();
         if let Some(dropped) = book.dropped.get_mut(pod) {
             let there = |slot: &Slot| slot.held.is_some() || slot.in_flight.is_some();
             let before = dropped.len();
@@ -241,15 +263,20 @@ impl Ledger {
                 // Told as on its way out until now, and nobody claims it, who would be told of otherwise.
                 self.changed.insert(registration.clone());
             }
-            dropped.iter().for_each(add);
+            dropped_now.clone_from(dropped);
             if dropped.is_empty() {
                 book.dropped.remove(pod);
             }
         }
-        Some(keys)
+        for key in dropped_now {
+            if !groups.iter().flatten().any(|known| *known == key) {
+                groups.push(self.dropped_with(key));
+            }
+        }
+        Some(groups)
     }
 
-    fn decide_key(&self, key: &Key, slot: &Slot) -> Decision {
+    pub(super) fn decide_key(&self, key: &Key, slot: &Slot) -> Decision {
         let Some(claim) = slot.claims.first() else {
             return match &slot.held {
                 Some(held) if self.is_ours(slot) && !self.guard.detains(key) => Decision::Remove(held.mod_revision),
@@ -281,7 +308,7 @@ impl Ledger {
         }
     }
 
-    fn ttl_of(&self, registration: &RegistrationRef) -> u32 {
+    pub(super) fn ttl_of(&self, registration: &RegistrationRef) -> u32 {
         self.books.get(registration).map_or(0, |book| book.terms.ttl)
     }
 
@@ -310,6 +337,7 @@ impl Ledger {
                 expect,
             },
             Decision::Remove(mod_revision) => Op::Delete { key, mod_revision },
+            Decision::Check(expect) => Op::Check { key, expect },
             Decision::Leave => unreachable!("what is left alone is not planned"),
         });
         let reserved = home.map(|lease| homeless.into_iter().map(move |key| (key, lease)));
@@ -344,26 +372,4 @@ type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
 struct Unplaced {
     ttl: u32,
     keys: usize,
-}
-
-/// How many of `decisions` fit into `room` ops and `limit` bytes, and how many bytes these have. At least one does
-/// where `alone`: no single key and value is larger than a transaction may be.
-fn fitting(decisions: &[(Key, Decision)], room: usize, limit: usize, alone: bool) -> (usize, usize) {
-    let (mut part, mut bytes) = (0, 0);
-    for decision in decisions.iter().take(room) {
-        let size = size_of(decision);
-        if bytes + size > limit && !(alone && part == 0) {
-            break;
-        }
-        part += 1;
-        bytes += size;
-    }
-    (part, bytes)
-}
-
-fn size_of((key, decision): &(Key, Decision)) -> usize {
-    match decision {
-        Decision::Put { value, .. } => key.len() + value.len(),
-        Decision::Leave | Decision::Remove(_) => key.len(),
-    }
 }

@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::testing::tenancy;
+use super::testing::{tenancy, whole};
 use super::transaction::Scope;
 use super::world::World;
 use super::{Tenancy, Terms};
@@ -47,12 +47,15 @@ pub(super) enum Event {
 
 /// What a registration asks for.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own")]
 pub(super) struct Wish {
     pub scopes: Vec<usize>,
     pub created: i64,
     pub long_ttl: bool,
     pub suspended: bool,
     pub keep_last: bool,
+    /// The keys of a pod make sense together only.
+    pub whole: bool,
 }
 
 impl Wish {
@@ -73,20 +76,22 @@ impl Wish {
             .map(|scope| format!("{}{pod}", SCOPES[*scope]))
             .collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        tenancy(pod, &keys, &format!("10.0.0.{address}"))
+        let make = if self.whole { whole } else { tenancy };
+        make(pod, &keys, &format!("10.0.0.{address}"))
     }
 }
 
 fn any_wish() -> impl Strategy<Value = Wish> {
     let scopes = proptest::sample::subsequence((0..SCOPES.len()).collect::<Vec<_>>(), 1..=2);
     let (suspended, keep_last) = (proptest::bool::weighted(0.15), proptest::bool::weighted(0.2));
-    (scopes, 0..3i64, any::<bool>(), suspended, keep_last).prop_map(
-        |(scopes, created, long_ttl, suspended, keep_last)| Wish {
+    (scopes, 0..3i64, any::<bool>(), suspended, keep_last, any::<bool>()).prop_map(
+        |(scopes, created, long_ttl, suspended, keep_last, whole)| Wish {
             scopes,
             created,
             long_ttl,
             suspended,
             keep_last,
+            whole,
         },
     )
 }

@@ -197,7 +197,10 @@ impl Ledger {
             return;
         };
         let mut bare = whole.clone();
-        bare.lodgings.iter_mut().for_each(|lodging| lodging.records.clear());
+        for lodging in &mut bare.lodgings {
+            lodging.records.clear();
+            lodging.units.clear();
+        }
         bare.problems.push(Problem::OverQuota(quota.clone()));
         for key in self.change_tenancy(registration, pod, Some(bare)) {
             self.guard.acquit(&key);

@@ -7,7 +7,7 @@ use super::ledger::{Ledger, Slot};
 use super::tenancy::{Lodging, Problem, Tenancy};
 use super::transaction::{Key, LeaseId, Revision};
 use crate::api::Reason;
-use crate::format::Endpoint;
+use crate::format::{Endpoint, Record};
 use crate::index::RegistrationRef;
 
 /// What one registration has in etcd.
@@ -51,6 +51,8 @@ pub struct Conflict {
     pub key: Key,
     /// Who has it.
     pub holder: Holder,
+    /// The keys that make no sense without it, and are therefore not there either.
+    pub along: Vec<Key>,
 }
 
 /// Who has a key that is wanted, other than the pod that wants it.
@@ -133,15 +135,8 @@ impl Ledger {
         lodging: &'a Lodging,
     ) -> usize {
         let mut keys = Vec::with_capacity(lodging.records.len());
-        for record in &lodging.records {
-            match self.standing(&record.key, &record.value, registration, pod) {
-                Standing::Present => keys.push(record.key.clone()),
-                Standing::Outstanding => report.outstanding += 1,
-                Standing::Conflict(holder) => {
-                    let key = record.key.clone();
-                    report.conflicts.push(Conflict { key, holder });
-                }
-            }
+        for group in lodging.groups() {
+            self.report_group(report, registration, pod, group, &mut keys);
         }
         let missing = lodging.records.len() - keys.len();
         if !keys.is_empty() {
@@ -149,6 +144,39 @@ impl Ledger {
             report.endpoints.push(Registered { endpoint, keys });
         }
         missing
+    }
+
+    /// Adds the records of one unit to `report`, and those of its keys that are there to `present`.
+    fn report_group(
+        &self,
+        report: &mut Report<'_>,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        group: &[Record],
+        present: &mut Vec<Key>,
+    ) {
+        let (mut there, mut along, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+        for record in group {
+            let key = record.key.clone();
+            match self.standing(&key, &record.value, registration, pod) {
+                Standing::Present => there.push(key),
+                Standing::Outstanding => along.push(key),
+                Standing::Conflict(holder) => taken.push((key, holder)),
+            }
+        }
+        if taken.is_empty() {
+            report.outstanding += along.len();
+            return present.append(&mut there);
+        }
+        // What of it is there goes; what is not, waits for all.
+        let is_there = |key: &&Key| self.slots.get(*key).is_some_and(|slot| self.is_ours(slot));
+        report.outstanding += there.len() + along.iter().filter(is_there).count();
+        present.append(&mut there.clone());
+        along.append(&mut there);
+        for (key, holder) in taken {
+            let along = std::mem::take(&mut along);
+            report.conflicts.push(Conflict { key, holder, along });
+        }
     }
 
     fn standing(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> Standing {
@@ -199,7 +227,6 @@ impl Tenancy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Record;
     use crate::plan::testing::{endpoint, meta, reference, tenancy};
     use crate::plan::{Observation, Scope, Terms};
 
@@ -244,6 +271,7 @@ mod tests {
                 key: format!("/s/p:{port}").into(),
                 value: b"1".as_slice().into(),
             }],
+            units: Vec::new(),
         };
         Tenancy {
             lodgings: vec![lodging(80), lodging(81)],

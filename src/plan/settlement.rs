@@ -18,7 +18,8 @@ impl Ledger {
         else {
             return;
         };
-        let verdict = verdict.filter(|_| !void);
+        // A copy of it may have been carried out.
+        let verdict = verdict.filter(|verdict| !void && !matches!(verdict, Verdict::Overtaken { .. }));
         let keys: Vec<Key> = ops.iter().map(|op| op.key().clone()).collect();
         for key in &keys {
             if let Some(slot) = self.slots.get_mut(key) {
@@ -42,7 +43,7 @@ impl Ledger {
             }
             Some(Verdict::LeaseGone) => self.settle_lease_gone(&ops),
             // Nothing was written, or it is not known: the same work comes up again, and the guards see to the rest.
-            Some(Verdict::Fenced) | None => {}
+            Some(Verdict::Fenced | Verdict::Overtaken { .. }) | None => {}
         }
         // Both who asked for the writes and who wants the keys by now may have more to do.
         for work in works {
@@ -55,6 +56,13 @@ impl Ledger {
     }
 
     fn settle_op(&mut self, op: Op, result: OpResult, revision: Revision) {
+        if let Op::Check { key, .. } = &op {
+            // A record of which the mirror has not told yet. Done says what was known already.
+            if let OpResult::Refused(held) = result {
+                self.observe_key(key, held, revision);
+            }
+            return;
+        }
         // The mirror has seen this record come and go already: the answer is the older news.
         let lease = self.meta.recorded_lease(op.key());
         if lease.is_some_and(|lease| !self.leases.is_ours(lease)) {
@@ -67,7 +75,7 @@ impl Ledger {
             .map(|held| held.create_revision);
         let (key, held) = match (op, result) {
             (op, OpResult::Refused(held)) => (op.key().clone(), held),
-            (Op::Delete { key, .. }, OpResult::Done) => (key, None),
+            (Op::Delete { key, .. } | Op::Check { key, .. }, OpResult::Done) => (key, None),
             (
                 Op::Put {
                     key,
@@ -100,11 +108,17 @@ impl Ledger {
             .iter()
             .filter_map(|op| match op {
                 Op::Put { lease, .. } => Some(*lease),
-                Op::Delete { .. } => None,
+                Op::Delete { .. } | Op::Check { .. } => None,
             })
             .collect();
         match leases.iter().next() {
             Some(only) if leases.len() == 1 => self.lease_is_gone(*only),
+            // Where nothing is put, it is that of the note.
+            None => {
+                if let Some(lease) = self.lease_of_note(ops) {
+                    self.lease_is_gone(lease);
+                }
+            }
             _ => leases.into_iter().for_each(|lease| self.leases.doubt(lease)),
         }
     }

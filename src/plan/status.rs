@@ -25,6 +25,8 @@ pub struct Subject<'a> {
     pub selected: usize,
     /// What is said of the removals that are held back in the Registry, if any are.
     pub hold: Option<&'a str>,
+    /// Why formats of it are not written: another registration's are in the way.
+    pub aside: &'a [String],
 }
 
 /// How the operator stands with the registry, as far as a registration is concerned.
@@ -54,20 +56,20 @@ pub fn status_of(
         Reason::Accepted,
         &format!("Registry \"{registry}\" registers this service."),
     );
-    let (synced, reason, message) = synced(report, footing);
+    let (synced, reason, message) = synced(report, footing, subject.aside);
     conditions.set(ConditionType::Synced, synced, reason, &message);
     let (ready, reason, message) = ready(report, subject.selected);
     conditions.set(ConditionType::Ready, ready.into(), reason, &message);
-    let (conflict, reason, message) = conflict(&report.conflicts);
+    let (conflict, reason, message) = conflict(&report.conflicts, subject.aside);
     conditions.set(ConditionType::Conflict, conflict.into(), reason, &message);
     let (held, reason, message) = held(report.held, subject.hold);
     conditions.set(ConditionType::Held, held.into(), reason, &message);
     ServiceRegistrationStatus {
         observed_generation: Some(subject.generation),
         service: Some(subject.service.to_owned()),
-        ready: Some(format!("{}/{}", report.registered, report.ready)),
+        ready: Some(format!("{}/{}", registered(report, subject.aside), report.ready)),
         ready_endpoints: Some(count(report.ready)),
-        registered_endpoints: Some(count(report.registered)),
+        registered_endpoints: Some(count(registered(report, subject.aside))),
         endpoints,
         endpoints_omitted: (omitted > 0).then(|| count(omitted)),
         conditions: conditions.list,
@@ -165,8 +167,14 @@ impl<'a> Conditions<'a> {
     }
 }
 
-fn synced(report: &Report<'_>, footing: &Footing) -> (ConditionStatus, Reason, String) {
-    let pods = || format!("{} of {} ready pods are registered.", report.registered, report.ready);
+/// How many pods have all that they should have: none where a whole format is not written.
+fn registered(report: &Report<'_>, aside: &[String]) -> usize {
+    if aside.is_empty() { report.registered } else { 0 }
+}
+
+fn synced(report: &Report<'_>, footing: &Footing, aside: &[String]) -> (ConditionStatus, Reason, String) {
+    let registered = registered(report, aside);
+    let pods = || format!("{registered} of {} ready pods are registered.", report.ready);
     if report.suspended {
         let message = "spec.suspend is true: leases are renewed, keys are left as they are.";
         return (ConditionStatus::False, Reason::Suspended, message.to_owned());
@@ -189,6 +197,9 @@ fn synced(report: &Report<'_>, footing: &Footing) -> (ConditionStatus, Reason, S
     } else if report.held > 0 {
         let message = format!("{} See the condition Held.", pods());
         (ConditionStatus::False, Reason::RemovalsHeld, message)
+    } else if !aside.is_empty() {
+        let message = format!("{} See the condition Conflict.", pods());
+        (ConditionStatus::False, Reason::FormatsClash, message)
     } else if !report.conflicts.is_empty() {
         let message = format!("{} See the condition Conflict.", pods());
         (ConditionStatus::False, Reason::KeysHeld, message)
@@ -253,7 +264,18 @@ fn held(keys: usize, hold: Option<&str>) -> (bool, Reason, String) {
     }
 }
 
-fn conflict(conflicts: &[Conflict]) -> (bool, Reason, String) {
+fn conflict(conflicts: &[Conflict], aside: &[String]) -> (bool, Reason, String) {
+    if !aside.is_empty() {
+        let held = match conflicts {
+            [] => String::new(),
+            _ => format!(" {}", conflict(conflicts, &[]).2),
+        };
+        let message = format!(
+            "{}. Until then nothing is written for it.{held}",
+            named(aside, Clone::clone)
+        );
+        return (true, Reason::FormatsClash, message);
+    }
     let Some(first) = conflicts.first() else {
         return (
             false,
@@ -275,7 +297,11 @@ fn conflict(conflicts: &[Conflict]) -> (bool, Reason, String) {
             }
             Holder::Registration(registration) => format!("by the older registration {registration}"),
         };
-        format!("{} is held {holder}", conflict.key)
+        let along = match &conflict.along[..] {
+            [] => String::new(),
+            keys => format!(" (and {} makes no sense without it)", named(keys, ToString::to_string)),
+        };
+        format!("{} is held {holder}{along}", conflict.key)
     };
     let message = format!(
         "{}. It is left alone, and taken as soon as it is free.",

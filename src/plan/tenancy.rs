@@ -1,8 +1,10 @@
 //! What one pod is to have in etcd on behalf of one registration: the place where a pod becomes keys.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::namesakes::{self, Draft};
 use super::policy::{Denial, Pass, Quota};
 use super::transaction::Key;
 use crate::format::{Endpoint, Format, Record};
@@ -68,6 +70,21 @@ pub struct Lodging {
     pub endpoint: Endpoint,
     /// Its records, each under a key of its own.
     pub records: Vec<Record>,
+    /// Ranges of `records` that make sense together only: they are written and removed as one. The others stand alone.
+    pub units: Vec<Range<usize>>,
+}
+
+impl Lodging {
+    /// The records by what is written as one: those of a unit, or a single one.
+    pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let unit = self.units.iter().find(|unit| unit.start == next).cloned();
+            let group = self.records.get(unit.unwrap_or(next..next + 1))?;
+            next += group.len();
+            Some(group)
+        })
+    }
 }
 
 /// Why a ready pod is not, or not wholly, registered.
@@ -85,6 +102,15 @@ pub enum Problem {
     },
     /// The pod's weight annotation is no whole number from 0 to 65535; the registration's weight is used.
     WeightUnreadable,
+    /// A format gives two ports the same key, and each another value.
+    SameKey {
+        /// The format.
+        format: Arc<str>,
+        /// The ports' names.
+        ports: [Arc<str>; 2],
+        /// The number that both have in this pod.
+        number: u16,
+    },
     /// A format cannot express the endpoint.
     Refused {
         /// What the format says about it.
@@ -125,43 +151,70 @@ impl Tenancy {
         if pod.weight_unparsable {
             tenancy.problems.push(Problem::WeightUnreadable);
         }
-        for endpoint in pod.endpoints {
-            let mut records = Vec::with_capacity(outlets.len());
-            for outlet in outlets
-                .iter()
-                .filter(|outlet| outlet.format.carries(&endpoint.port_name))
-            {
-                match outlet.format.record(&endpoint, outlet.sole_port) {
-                    Ok(written) => tenancy.admit(&outlet.pass, written, &mut records),
+        let mut drafts = Vec::with_capacity(pod.endpoints.len() * outlets.len());
+        for (endpoint, draft) in pod.endpoints.iter().enumerate() {
+            let carries = |(_, outlet): &(usize, &Outlet)| outlet.format.carries(&draft.port_name);
+            for (place, outlet) in outlets.iter().enumerate().filter(carries) {
+                match outlet.format.record(draft, outlet.sole_port) {
+                    Ok(records) if tenancy.admits(&outlet.pass, &records) => drafts.push(Draft {
+                        endpoint,
+                        outlet: place,
+                        records,
+                    }),
+                    Ok(_) => {}
                     Err(refusal) => tenancy.problems.push(Problem::Refused {
                         reason: refusal.to_string(),
                     }),
                 }
             }
-            tenancy.lodgings.push(Lodging { endpoint, records });
+        }
+        if pod.endpoints.len() > 1 {
+            let problems = namesakes::part(&mut drafts, &pod.endpoints, outlets);
+            tenancy.problems.extend(problems);
+        }
+        let mut drafts = drafts.into_iter().peekable();
+        for (place, endpoint) in pod.endpoints.into_iter().enumerate() {
+            let (mut records, mut units) = (Vec::with_capacity(outlets.len()), Vec::new());
+            while let Some(draft) = drafts.next_if(|draft| draft.endpoint == place) {
+                let first = records.len();
+                records.extend(draft.records);
+                if records.len() > first + 1 {
+                    units.push(first..records.len());
+                }
+            }
+            tenancy.lodgings.push(Lodging {
+                endpoint,
+                records,
+                units,
+            });
         }
         Some(tenancy)
     }
 
-    /// Takes those of the `written` records into `records` that may be written. What a format makes of a tenant's
-    /// words is looked at here, as the text that etcd would get.
-    fn admit(&mut self, pass: &Pass, written: Vec<Record>, records: &mut Vec<Record>) {
-        for record in written {
-            match pass.check(&record.key) {
-                Ok(()) => records.push(record),
-                Err(denial) => {
-                    let problem = Problem::Denied(denial);
-                    if !self.problems.contains(&problem) {
-                        self.problems.push(problem);
-                    }
-                }
+    /// Whether all of `records`, which are written as one, may be written. What a format makes of a tenant's words is
+    /// looked at here, as the text that etcd would get.
+    fn admits(&mut self, pass: &Pass, records: &[Record]) -> bool {
+        let denials: Vec<Denial> = records
+            .iter()
+            .filter_map(|record| pass.check(&record.key).err())
+            .collect();
+        let admitted = denials.is_empty();
+        for denial in denials.into_iter().map(Problem::Denied) {
+            if !self.problems.contains(&denial) {
+                self.problems.push(denial);
             }
         }
+        admitted
     }
 
     /// The keys of all records, in the order of endpoints.
     pub fn keys(&self) -> Vec<Key> {
         self.records().map(|record| record.key.clone()).collect()
+    }
+
+    /// All records by what is written as one, in the order of endpoints.
+    pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
+        self.lodgings.iter().flat_map(Lodging::groups)
     }
 
     /// All records, in the order of endpoints.
@@ -185,6 +238,14 @@ impl fmt::Display for Problem {
                 f,
                 "the annotation {WEIGHT_ANNOTATION} is no whole number, so spec.weight is used: write a number from 0 to 65535"
             ),
+            Self::SameKey {
+                format,
+                ports: [one, other],
+                number,
+            } => write!(
+                f,
+                "the ports \"{one}\" and \"{other}\" are both {number}, and {format} tells ports by their numbers: leave one out of the format's ports"
+            ),
             Self::Refused { reason } => f.write_str(reason),
             Self::Denied(denial) => denial.fmt(f),
             Self::OverQuota(Quota { keys, rule }) => write!(
@@ -198,7 +259,7 @@ impl fmt::Display for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Service;
+    use crate::format::{RecordFormats, Service};
     use crate::plan::testing::endpoint;
 
     fn ready_pod() -> ReadyPod {
@@ -218,6 +279,7 @@ mod tests {
             name: "orders",
             ports: &[],
             ipv6: false,
+            record_formats: &RecordFormats::new(),
         };
         let format = Format::compile(&spec, &service).expect("compiles");
         let outlet = Outlet {

@@ -1,6 +1,7 @@
 //! What the tests of this room start from: an etcd in memory with a mirror that may lag, and small tenancies.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::meta::MetaKeys;
@@ -74,20 +75,26 @@ impl Etcd {
 
     pub(super) fn commit(&mut self, fence: &Fence, transaction: &Transaction) -> Verdict {
         let ops = &transaction.ops;
-        assert!(!ops.is_empty() && ops.len() <= Transaction::MAX_OPS);
-        let distinct: BTreeSet<_> = ops.iter().map(Op::key).collect();
+        let widest = transaction.units.iter().map(Range::len).max().unwrap_or(1);
+        assert!(!ops.is_empty() && ops.len() + widest <= Transaction::MAX_OPS + 1);
+        let written: Vec<_> = ops.iter().filter(|op| !matches!(op, Op::Check { .. })).collect();
+        let distinct: BTreeSet<_> = written.iter().map(|op| op.key()).collect();
         assert_eq!(
             distinct.len(),
-            ops.len(),
+            written.len(),
             "etcd refuses a key that is written twice: {ops:?}"
         );
         let leader = self.state.keys.get(&fence.key);
         if leader.map(|held| held.create_revision) != Some(fence.create_revision) {
             return Verdict::Fenced;
         }
-        let done: Vec<bool> = ops.iter().map(|op| self.guard_holds(op)).collect();
+        let holds = |position| transaction.unit_of(position).iter().all(|op| self.guard_holds(op));
+        let done: Vec<bool> = (0..ops.len()).map(holds).collect();
         let mut writes = Vec::new();
         for (op, _) in ops.iter().zip(&done).filter(|(_, done)| **done) {
+            if matches!(op, Op::Check { .. }) {
+                continue;
+            }
             let ours_by_name = self.meta.scope().contains(op.key());
             assert!(
                 ours_by_name || !self.state.foreign.contains(op.key()),
@@ -97,6 +104,7 @@ impl Etcd {
                 Op::Put { lease, .. } if !self.state.leases.contains(lease) => return Verdict::LeaseGone,
                 Op::Put { key, value, lease, .. } => writes.push((key.clone(), Some((value.clone(), *lease)))),
                 Op::Delete { key, .. } => writes.push((key.clone(), None)),
+                Op::Check { .. } => {}
             }
         }
         let held_before: Vec<_> = ops.iter().map(|op| self.held(op.key()).cloned()).collect();
@@ -108,11 +116,7 @@ impl Etcd {
 
     fn guard_holds(&self, op: &Op) -> bool {
         let held = self.held(op.key());
-        let expect = match op {
-            Op::Put { expect, .. } => *expect,
-            Op::Delete { mod_revision, .. } => Expect::At(*mod_revision),
-        };
-        match expect {
+        match op.expect() {
             Expect::Absent => held.is_none(),
             Expect::At(revision) => held.is_some_and(|held| held.mod_revision == revision),
         }
@@ -320,11 +324,20 @@ pub(super) fn tenancy(pod: &str, keys: &[&str], value: &str) -> Tenancy {
     let lodging = Lodging {
         endpoint: endpoint(pod, 8080),
         records: keys.iter().map(record).collect(),
+        units: Vec::new(),
     };
     Tenancy {
         lodgings: vec![lodging],
         problems: Vec::new(),
     }
+}
+
+/// The same, with all keys written as one.
+pub(super) fn whole(pod: &str, keys: &[&str], value: &str) -> Tenancy {
+    let mut tenancy = tenancy(pod, keys, value);
+    let unit = 0..keys.len();
+    tenancy.lodgings[0].units = vec![unit];
+    tenancy
 }
 
 pub(super) fn endpoint(pod: &str, port: u16) -> Endpoint {

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// An etcd key. Ours are always UTF-8; foreign keys that are not are none of our business.
@@ -109,27 +110,86 @@ pub enum Op {
         /// Its guard.
         mod_revision: Revision,
     },
+    /// Changes nothing: a guard on which the other ops of its unit depend.
+    Check {
+        /// The key.
+        key: Key,
+        /// The guard.
+        expect: Expect,
+    },
 }
 
 impl Op {
-    /// The key this writes.
+    /// The key this writes, or depends on.
     pub fn key(&self) -> &Key {
         match self {
-            Self::Put { key, .. } | Self::Delete { key, .. } => key,
+            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Check { key, .. } => key,
+        }
+    }
+
+    /// What must be true of the key.
+    pub fn expect(&self) -> Expect {
+        match self {
+            Self::Put { expect, .. } | Self::Check { expect, .. } => *expect,
+            Self::Delete { mod_revision, .. } => Expect::At(*mod_revision),
         }
     }
 }
 
-/// Writes that reach consumers at one revision. Each op has its own guard: a refused one leaves the others standing.
+/// What the writer of a transaction leaves for whoever writes next, in the same transaction, which is carried out only if
+/// nobody has left another one since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The key.
+    pub key: Key,
+    /// Its value.
+    pub value: Value,
+    /// Its lease.
+    pub lease: LeaseId,
+    /// The last revision at which the one before may have been left.
+    pub after: Revision,
+}
+
+/// Writes that reach consumers at one revision. Each op has its own guard: a refused one leaves the others standing,
+/// except for those that are of one unit with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
-    /// At most [`Transaction::MAX_OPS`], each on a key of its own.
+    /// Each writes a key of its own. At most [`Transaction::MAX_OPS`] together with the largest unit's guards but one.
     pub ops: Vec<Op>,
+    /// Ranges of `ops` that happen together or not at all: each of them depends on the guards of all. Ops in no range
+    /// stand alone. No two ranges meet.
+    pub units: Vec<Range<usize>>,
+    /// What is left for whoever writes next; without it, the transaction may be carried out twice.
+    pub note: Option<Note>,
 }
 
 impl Transaction {
-    /// etcd's default `--max-txn-ops` is 128, counted over the outer transaction and the nested ones; one is the fence.
-    pub const MAX_OPS: usize = 127;
+    /// etcd's default `--max-txn-ops` is 128, counted over the outer transaction and the largest nested one: this many
+    /// ops that stand alone, and the note.
+    pub const MAX_OPS: usize = 126;
+
+    /// Ops that all stand alone.
+    pub fn of(ops: Vec<Op>) -> Self {
+        Self { ops, ..Self::default() }
+    }
+
+    /// Adds `ops`, which fall into units of these lengths.
+    pub(super) fn add(&mut self, ops: Vec<Op>, units: &[usize]) {
+        let mut first = self.ops.len();
+        self.ops.extend(ops);
+        for length in units {
+            if *length > 1 {
+                self.units.push(first..first + length);
+            }
+            first += length;
+        }
+    }
+
+    /// The unit that the op at `position` is of; only itself where it stands alone.
+    pub fn unit_of(&self, position: usize) -> &[Op] {
+        let unit = self.units.iter().find(|unit| unit.contains(&position));
+        &self.ops[unit.cloned().unwrap_or(position..position + 1)]
+    }
 }
 
 /// Proof of leadership: the leader key, the revision that created it and the lease it is on. Every write compares it,
@@ -166,6 +226,12 @@ pub enum Verdict {
     },
     /// Somebody else leads: nothing was written.
     Fenced,
+    /// A note was left after the one that the transaction follows, at this revision: by a copy of the transaction itself,
+    /// or by an earlier one of which nothing had been heard. Nothing was written by this one.
+    Overtaken {
+        /// When the note was left.
+        at: Revision,
+    },
     /// A lease named by a put does not exist (any more): nothing was written.
     LeaseGone,
 }

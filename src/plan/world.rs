@@ -342,16 +342,22 @@ impl World {
         !unknown.is_empty()
     }
 
-    /// Every key that is wanted: who shall have it, and with what value.
-    fn wanted(&self) -> BTreeMap<Key, (&Wish, Vec<u8>)> {
+    /// Every key that is wanted: who shall have it, and with what value; none where it makes no sense without another
+    /// that cannot be had.
+    fn wanted(&self) -> BTreeMap<Key, (&Wish, Option<Vec<u8>>)> {
         let mut by_age: Vec<_> = self.registrations.iter().collect();
         by_age.sort_by_key(|(name, wish)| (wish.created, (*name).clone()));
         let mut wanted = BTreeMap::new();
         for (_, wish) in by_age {
             for (pod, address) in &self.pods {
-                for record in wish.tenancy(pod, *address).records() {
-                    let value = record.value.to_vec();
-                    wanted.entry(record.key.clone()).or_insert((wish, value));
+                let tenancy = wish.tenancy(pod, *address);
+                for group in tenancy.groups() {
+                    let free = |key: &Key| !wanted.contains_key(key) && !self.is_theirs(key);
+                    let can_be_had = group.len() == 1 || group.iter().all(|record| free(&record.key));
+                    for record in group {
+                        let value = can_be_had.then(|| record.value.to_vec());
+                        wanted.entry(record.key.clone()).or_insert((wish, value));
+                    }
                 }
             }
         }
@@ -365,6 +371,10 @@ impl World {
             if wish.suspended || self.is_theirs(key) {
                 continue;
             }
+            let Some(value) = value else {
+                assert_eq!(self.etcd.held(key), None, "{key} makes no sense alone");
+                continue;
+            };
             let held = self.etcd.held(key).unwrap_or_else(|| panic!("{key} is missing"));
             assert_eq!(*held.value, **value, "{key}");
             assert!(

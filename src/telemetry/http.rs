@@ -1,18 +1,36 @@
-//! The HTTP server that shows metrics and health.
+//! The HTTP server that shows metrics and health, to whoever asks shortly and quickly.
 
-use std::future::{Future, IntoFuture};
-use std::io;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use super::health::Health;
 use super::metrics::Exposition;
 
-/// Answers on `listener` until `shutdown` ends; returns an error when connections can no longer be accepted.
+/// How long a connection may take to say what it asks, the first time and every other time.
+const HEAD: Duration = Duration::from_secs(5);
+/// How long a connection may last: whoever asks again makes another one.
+const LIFE: Duration = Duration::from_mins(1);
+/// How long a question may be, in bytes. Answers may be longer.
+const HEAD_BYTES: usize = 16 << 10;
+/// How many may ask at a time; the next one is hung up on.
+const CONNECTIONS: usize = 256;
+/// After a failure to accept that is ours, such as too many open files.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Answers on `listener` until `shutdown` ends. What a question may cost is bounded by the constants above.
 ///
 /// - `/metrics`: all metrics, as OpenMetrics text.
 /// - `/healthz`: 200 while the process runs tasks. It says nothing of its peers: a restart would not mend them.
@@ -34,11 +52,42 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz));
-    // Not axum's graceful shutdown: that waits for every open connection, and answers here take no time.
+    // No connection is waited for at the end: answers here take no time.
     tokio::select! {
-        ended = axum::serve(listener, router).into_future() => ended,
+        never = accept(&listener, &router) => match never {},
         () = shutdown => Ok(()),
     }
+}
+
+/// Takes in whoever comes. All connections end with this future.
+async fn accept(listener: &TcpListener, router: &Router) -> Infallible {
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                while connections.try_join_next().is_some() {}
+                if connections.len() < CONNECTIONS {
+                    connections.spawn(timeout(LIFE, answer(stream, router.clone())));
+                }
+            }
+            // They have gone again.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection for metrics and health");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // Whoever breaks off, or is too slow, has had no answer: that is all there is to it.
+    let _ = connection.await;
 }
 
 #[cfg(test)]
@@ -97,5 +146,44 @@ mod tests {
         stop.send(()).unwrap();
         task.await.unwrap().unwrap();
         TcpStream::connect(server).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_too_much_or_too_slowly_is_cut_off_and_others_are_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let (_metrics, exposition) = Metrics::new();
+        tokio::spawn(serve(listener, Health::new(), exposition, std::future::pending()));
+
+        let begin = tokio::time::Instant::now();
+        let mut slow = TcpStream::connect(server).await.unwrap();
+        slow.write_all(b"GET /healthz HTTP/1.1\r\nHost: a").await.unwrap();
+        let mut idle = Vec::new();
+        for _ in 0..50 {
+            idle.push(TcpStream::connect(server).await.unwrap());
+        }
+        assert!(ask(server, "/healthz").await.0.starts_with("HTTP/1.1 200"));
+
+        let mut long = TcpStream::connect(server).await.unwrap();
+        let question = format!(
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+            "x".repeat(4 * HEAD_BYTES)
+        );
+        // It may be cut off before all of it is said.
+        let _ = long.write_all(question.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = long.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+
+        let mut answer = Vec::new();
+        timeout(LIFE, slow.read_to_end(&mut answer))
+            .await
+            .expect("it is cut off")
+            .unwrap();
+        assert!(begin.elapsed() >= HEAD, "{:?}", begin.elapsed());
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(ask(server, "/healthz").await.0.starts_with("HTTP/1.1 200"));
     }
 }

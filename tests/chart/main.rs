@@ -7,8 +7,12 @@ mod support;
 mod access;
 mod helm;
 mod lifecycle;
+mod manifests;
+mod purging;
+mod release;
 mod rendering;
 mod rights;
+mod security;
 
 /// Operators serve the whole cluster, so those of one test would serve the registrations of another.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

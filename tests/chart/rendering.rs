@@ -5,12 +5,22 @@ use testbed::{Result, shared};
 use super::helm::{chart, helm, kubectl};
 
 /// Values that between them switch everything on, one list of `--set` a case.
-const VARIANTS: [&[&str]; 6] = [
+const VARIANTS: [&[&str]; 7] = [
     &[],
     &[
         "registry.create=true",
         "registry.endpoints={http://etcd-0:2379,http://etcd-1:2379}",
         "registry.spec.ttlSeconds=20",
+        "purgeOnUninstall=true",
+    ],
+    &[
+        "registry.create=true",
+        "registry.endpoints={https://etcd-0:2379}",
+        "registry.tls.caConfigMap.name=etcd-ca",
+        "registry.tls.certSecret.name=etcd-client",
+        "registry.auth.secret.name=etcd-user",
+        "rbac.secrets={etcd-client,etcd-user}",
+        "rbac.configMaps={etcd-ca}",
     ],
     &[
         "registry.create=true",
@@ -112,7 +122,7 @@ async fn monitors_and_alerts_are_rendered_for_those_who_have_the_prometheus_oper
 async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
     let bed = shared().await?;
     let chart = chart().display().to_string();
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["replicas=3"], "additional properties 'replicas' not allowed"),
         (&["replicaCount=-1"], "/replicaCount"),
         (&["operator.sessionTtlSeconds=1"], "/operator/sessionTtlSeconds"),
@@ -127,6 +137,7 @@ async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
             &["registry.create=true", "registry.endpoints={etcd:2379}"],
             "/registry/endpoints/0",
         ),
+        (&["registry.tls.ca=x"], "additional properties 'ca' not allowed"),
         (&["etcd.create=true"], "etcd.image.repository: say where"),
         (
             &["metrics.serviceMonitor.create=true", "metrics.service.create=false"],

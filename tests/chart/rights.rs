@@ -1,7 +1,10 @@
 //! The rights that the chart gives the operator: enough, and none too many.
 
 use serde_json::{Value, json};
-use testbed::{Bed, EtcdCluster, Operator, OperatorConfig, Result, shared, until};
+use testbed::{
+    Authority, Bed, EtcdCluster, EtcdConfig, Objects, Operator, OperatorConfig, Result, Security, Validity, shared,
+    until,
+};
 
 use super::TURN;
 use super::helm::{chart, helm, kubeconfig_of, kubectl};
@@ -25,12 +28,12 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
     let account = kubeconfig_of(bed, home.name(), "lean-leasehold").await;
     let start = |name: &str| {
         let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));
+        config.args = vec!["--namespace".into(), home.name().into()];
         config.kubeconfig = Some(account.clone());
         Operator::start(bed, config)
     };
 
-    let etcd = EtcdCluster::temporary(testbed::EtcdVersion::default(), 1).await?;
-    bed.create_registry("rights", &etcd.endpoints(), 15).await?;
+    let etcd = registry(bed, home.objects()).await?;
     let namespace = bed.namespace("chart-tenant").await?;
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace
@@ -46,22 +49,30 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
     operator.terminate()?;
     operator.wait_exit(SOON).await?;
 
-    let role = format!("lean-leasehold-{}", home.name());
-    let whole = bed
-        .objects()
-        .get(ROLE_API, "ClusterRole", &role)
-        .await?
-        .expect("the role");
-    let rules = whole["rules"].as_array().expect("rules").clone();
-    let rights: Vec<_> = rules.iter().flat_map(rights_of).collect();
-    assert!(rights.len() > 5, "{rights:?}");
-    for (i, right) in rights.iter().enumerate() {
-        let others = rights.iter().filter(|other| *other != right).map(|other| &other.rule);
-        apply_rules(bed, &role, others.collect()).await?;
+    let of_cluster = format!("lean-leasehold-{}", home.name());
+    let holders = [
+        (bed.objects(), "ClusterRole", of_cluster.as_str()),
+        (home.objects().clone(), "Role", "lean-leasehold-credentials"),
+    ];
+    let mut rights: Vec<(usize, Right)> = Vec::new();
+    for (number, (objects, kind, role)) in holders.iter().enumerate() {
+        let whole = objects.get(ROLE_API, kind, role).await?.expect("the role");
+        let rules = whole["rules"].as_array().expect("rules").clone();
+        rights.extend(rules.iter().flat_map(rights_of).map(|right| (number, right)));
+    }
+    assert!(rights.len() > 9, "{rights:?}");
+    for (i, (_, right)) in rights.iter().enumerate() {
+        for (number, (objects, kind, role)) in holders.iter().enumerate() {
+            let others = rights.iter().filter(|(of, other)| *of == number && other != right);
+            let rules: Vec<&Value> = others.map(|(_, other)| &other.rule).collect();
+            let role = json!({"apiVersion": ROLE_API, "kind": kind, "metadata": {"name": role}, "rules": rules});
+            objects.apply(role).await?;
+        }
         // Something new to tell, for those rights that are for telling: another pod, and a registration that is refused.
         namespace.create_pod(&pod(&format!("further-{i}"), "orders")).await?;
         let refused = registration(&format!("refused-{i}"), &json!({"registry": "nowhere"}));
         namespace.apply(refused).await?;
+        bed.objects().apply(record_format(i)).await?;
         let name = format!("without-{i}");
         let operator = start(&name)?;
         let complaint = format!("cannot {} resource \"{}\"", right.verb, right.resource);
@@ -74,7 +85,23 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
         operator.terminate()?;
         operator.wait_exit(SOON).await?;
     }
+    for i in 0..rights.len() {
+        let name = record_format(i)["metadata"]["name"]
+            .as_str()
+            .expect("a name")
+            .to_owned();
+        bed.objects().delete(API, "RecordFormat", &name).await?;
+    }
     bed.objects().delete(API, "Registry", "rights").await
+}
+
+fn record_format(number: usize) -> Value {
+    json!({
+        "apiVersion": API,
+        "kind": "RecordFormat",
+        "metadata": {"name": format!("rights-{number}")},
+        "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": "{{ port }}"}]},
+    })
 }
 
 /// One verb on one resource.
@@ -109,9 +136,32 @@ fn rights_of(rule: &Value) -> Vec<Right> {
     rights
 }
 
-async fn apply_rules(bed: &Bed, role: &str, rules: Vec<&Value>) -> Result<()> {
-    let role = json!({"apiVersion": ROLE_API, "kind": "ClusterRole", "metadata": {"name": role}, "rules": rules});
-    bed.objects().apply(role).await.map(drop)
+/// An etcd that serves https, and a Registry that names a Secret and a ConfigMap for it.
+async fn registry(bed: &Bed, home: &Objects) -> Result<EtcdCluster> {
+    let authority = Authority::new("rights");
+    let security = Security {
+        server: authority.server(&["127.0.0.1"], Validity::Valid),
+        authority: authority.pem(),
+        clients: None,
+    };
+    let config = EtcdConfig {
+        security: Some(security),
+        ..EtcdConfig::default()
+    };
+    let etcd = EtcdCluster::temporary_with(config).await?;
+    let (ca, user) = (json!({"name": "etcd-ca"}), json!({"name": "etcd-user"}));
+    let data = json!({"ca.crt": authority.pem()});
+    home.apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": ca, "data": data}))
+        .await?;
+    let data = json!({"username": "leasehold", "password": "pw-of-rights"});
+    home.apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": user, "stringData": data}))
+        .await?;
+    let spec = json!({
+        "endpoints": etcd.endpoints(), "ttlSeconds": 15, "tls": {"caConfigMap": ca}, "auth": {"secret": user},
+    });
+    let registry = json!({"apiVersion": API, "kind": "Registry", "metadata": {"name": "rights"}, "spec": spec});
+    bed.objects().apply(registry).await?;
+    Ok(etcd)
 }
 
 /// All that an operator of this name has logged, without what escapes the quotes in it.

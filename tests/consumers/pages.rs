@@ -68,6 +68,38 @@ fn shown() -> Vec<Shown> {
     shown
 }
 
+/// The RecordFormats that are shipped, each with its file.
+fn record_formats() -> Vec<(PathBuf, String)> {
+    let folder = std::fs::read_dir(docs().join("record-formats")).expect("they are there");
+    let files = folder.map(|entry| entry.expect("it can be listed").path());
+    files
+        .map(|file| {
+            let text = std::fs::read_to_string(&file).expect("it can be read");
+            (file, text)
+        })
+        .collect()
+}
+
+#[test]
+fn the_page_of_custom_formats_shows_one_that_is_shipped_and_names_all() {
+    let text = std::fs::read_to_string(docs().join("consumers/custom.md")).expect("it can be read");
+    let blocks = blocks(&text);
+    let (_, shown) = blocks
+        .iter()
+        .find(|(_, block)| block.contains("kind: RecordFormat"))
+        .expect("it shows one");
+    let shipped = record_formats();
+    assert!(shipped.iter().any(|(_, text)| text == shown), "{shown}");
+    for (file, _) in shipped {
+        let name = file
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("a name")
+            .to_owned();
+        assert!(text.contains(&format!("../record-formats/{name}")), "{name}");
+    }
+}
+
 #[test]
 fn every_page_says_what_its_registration_writes() {
     let pods = docs().join("consumers/pods.yaml");
@@ -81,7 +113,12 @@ fn every_page_says_what_its_registration_writes() {
             "--pods",
             pods.to_str().expect("UTF-8"),
         ];
-        let output = plan(&[&args[..], &["-o", "json"]].concat());
+        let formats = record_formats();
+        let formats = formats
+            .iter()
+            .flat_map(|(file, _)| ["-f", file.to_str().expect("UTF-8")]);
+        let formats: Vec<&str> = formats.collect();
+        let output = plan(&[&args[..], &formats, &["-o", "json"]].concat());
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{}: {told}", page.display());
         let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");

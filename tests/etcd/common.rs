@@ -28,7 +28,7 @@ pub async fn one() -> (EtcdCluster, Connection) {
 }
 
 pub async fn connect(endpoints: Vec<String>) -> Connection {
-    Connection::new(&Access { endpoints }, Timeouts::default(), Calls::default())
+    Connection::new(&Access::open(endpoints), Timeouts::default(), Calls::default())
         .await
         .expect("the endpoints are addresses")
 }

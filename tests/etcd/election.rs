@@ -95,7 +95,7 @@ pub async fn write(connection: &Connection, fence: &Fence, key: &str) -> Verdict
         lease,
         expect: Expect::Absent,
     }];
-    connection.commit(fence, &Transaction { ops }).await.expect("commit")
+    connection.commit(fence, &Transaction::of(ops)).await.expect("commit")
 }
 
 async fn three(cluster: &EtcdCluster, session_ttl: u32) -> Vec<Candidate> {

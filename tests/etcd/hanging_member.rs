@@ -20,7 +20,7 @@ const PATIENT: Timeouts = Timeouts {
 async fn a_write_that_a_member_hangs_on_goes_by_another_one_and_takes_place_once() {
     let cluster = start(3).await;
     let (endpoints, members) = followers_first(&cluster).await;
-    let connection = Connection::new(&Access { endpoints }, PATIENT, Calls::default()).await;
+    let connection = Connection::new(&Access::open(endpoints), PATIENT, Calls::default()).await;
     let connection = connection.expect("the endpoints are addresses");
     let (fence, lease) = (lead(&cluster).await, grant(&connection, 600).await);
     let history = History::watch(&cluster, "/a/", 0).await.expect("watch");
@@ -33,7 +33,7 @@ async fn a_write_that_a_member_hangs_on_goes_by_another_one_and_takes_place_once
         lease,
         expect: Expect::Absent,
     };
-    let verdict = connection.commit(&fence, &Transaction { ops: vec![put] }).await;
+    let verdict = connection.commit(&fence, &Transaction::of(vec![put])).await;
     let Ok(Verdict::Applied { results, .. }) = verdict else {
         panic!("not applied: {verdict:?}");
     };

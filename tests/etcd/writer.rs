@@ -1,7 +1,7 @@
 //! Guarded, fenced transactions.
 
 use leasehold::etcd::{Connection, Error};
-use leasehold::plan::{Expect, Fence, LeaseId, Op, OpResult, Revision, Transaction, Verdict};
+use leasehold::plan::{Expect, Fence, LeaseId, Note, Op, OpResult, Revision, Transaction, Verdict};
 use testbed::{EtcdCluster, EtcdConfig, EtcdVersion, Folder, History};
 
 use crate::common::{connect, delete, grant, lead, lead_on, one, put, revoke};
@@ -22,9 +22,38 @@ fn remove(key: &str, mod_revision: Revision) -> Op {
     }
 }
 
+fn note(value: &str, lease: LeaseId, after: Revision) -> Note {
+    Note {
+        key: "/meta/heard/0".into(),
+        value: value.as_bytes().into(),
+        lease,
+        after,
+    }
+}
+
 /// Commits what has to be applied.
 async fn apply(connection: &Connection, fence: &Fence, ops: Vec<Op>) -> (Revision, Vec<OpResult>) {
-    match connection.commit(fence, &Transaction { ops }).await.expect("commit") {
+    apply_with(connection, fence, ops, None).await
+}
+
+/// The same with a note.
+async fn apply_with(
+    connection: &Connection,
+    fence: &Fence,
+    ops: Vec<Op>,
+    note: Option<Note>,
+) -> (Revision, Vec<OpResult>) {
+    match connection
+        .commit(
+            fence,
+            &Transaction {
+                note,
+                ..Transaction::of(ops)
+            },
+        )
+        .await
+        .expect("commit")
+    {
         Verdict::Applied { revision, results } => (revision, results),
         verdict => panic!("not applied: {verdict:?}"),
     }
@@ -98,6 +127,66 @@ async fn a_foreign_key_refuses_only_its_own_write_and_its_holder_is_told() {
 }
 
 #[tokio::test]
+async fn the_ops_of_a_unit_happen_together_or_not_at_all_and_leave_the_others_alone() {
+    let (cluster, connection) = one().await;
+    let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
+    put(&cluster, "/a/weight", "theirs", LeaseId::NONE).await;
+    let known = put(&cluster, "/b/url", "ours", lease).await;
+    let check = |expect| Op::Check {
+        key: "/b/url".into(),
+        expect,
+    };
+    let transaction = |expect| Transaction {
+        ops: vec![
+            write("/a/url", "ours", lease, Expect::Absent),
+            write("/a/weight", "ours", lease, Expect::Absent),
+            write("/alone", "ours", lease, Expect::Absent),
+            check(expect),
+            write("/b/weight", "ours", lease, Expect::Absent),
+        ],
+        units: vec![0..2, 3..5],
+        note: None,
+    };
+    let commit = async |expect| match connection.commit(&fence, &transaction(expect)).await.expect("commit") {
+        Verdict::Applied { results, .. } => results,
+        verdict => panic!("not applied: {verdict:?}"),
+    };
+    let results = commit(Expect::At(known + 100)).await;
+    assert_eq!(holder(&results[0]), None, "it is free, but useless without its weight");
+    assert_eq!(holder(&results[1]), Some(("theirs".to_owned(), LeaseId::NONE)));
+    assert_eq!(results[2], OpResult::Done);
+    assert_eq!(holder(&results[3]), Some(("ours".to_owned(), lease)));
+    assert_eq!(holder(&results[4]), None);
+
+    let results = commit(Expect::At(known)).await;
+    assert_eq!(results[3..], [OpResult::Done, OpResult::Done]);
+    let held = cluster.dump("/").await.expect("dump");
+    assert_eq!(held["/b/url"].mod_revision, known, "checked, not written");
+    assert!(
+        held.contains_key("/b/weight") && !held.contains_key("/a/url"),
+        "{held:?}"
+    );
+}
+
+#[tokio::test]
+async fn etcd_takes_a_transaction_as_full_as_its_largest_unit_allows() {
+    let (cluster, connection) = one().await;
+    let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
+    let width = 8;
+    let ops = (0..Transaction::MAX_OPS + 1 - width).map(|i| write(&format!("/a/{i}"), "x", lease, Expect::Absent));
+    let unit = 0..width;
+    let transaction = Transaction {
+        ops: ops.collect(),
+        units: vec![unit],
+        note: Some(note("1", lease, fence.create_revision)),
+    };
+    let Verdict::Applied { results, .. } = connection.commit(&fence, &transaction).await.expect("commit") else {
+        panic!("not applied");
+    };
+    assert!(results.iter().all(|result| *result == OpResult::Done));
+}
+
+#[tokio::test]
 async fn a_deletion_of_a_key_that_was_written_since_is_refused() {
     let (cluster, connection) = one().await;
     let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
@@ -112,16 +201,14 @@ async fn a_leader_that_slept_through_the_loss_of_its_key_changes_nothing() {
     let (cluster, connection) = one().await;
     let (stale, lease) = (lead(&cluster).await, grant(&connection, 60).await);
     let known = put(&cluster, "/a/1", "one", lease).await;
-    let ops = || Transaction {
-        ops: vec![
+    let ops = || {
+        Transaction::of(vec![
             write("/a/1", "stale", lease, Expect::At(known)),
             write("/a/2", "stale", lease, Expect::Absent),
             remove("/a/1", known),
-        ],
+        ])
     };
-    let one_op = |i: usize| Transaction {
-        ops: vec![ops().ops.swap_remove(i)],
-    };
+    let one_op = |i: usize| Transaction::of(vec![ops().ops.swap_remove(i)]);
 
     delete(&cluster, "/meta/leader").await;
     let before = cluster.revision().await.expect("revision");
@@ -151,7 +238,7 @@ async fn a_put_on_a_dead_lease_writes_nothing_and_says_so() {
         write("/a/1", "one", alive, Expect::Absent),
         write("/a/2", "two", dead, Expect::Absent),
     ];
-    let verdict = connection.commit(&fence, &Transaction { ops }).await.expect("commit");
+    let verdict = connection.commit(&fence, &Transaction::of(ops)).await.expect("commit");
     assert_eq!(verdict, Verdict::LeaseGone);
     assert_eq!(cluster.revision().await.expect("revision"), before);
 }
@@ -176,12 +263,60 @@ async fn a_transaction_of_the_full_size_passes_the_default_limits_of_every_relea
         let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
         let key = |i: usize| format!("/a/{i}");
         let ops = (0..Transaction::MAX_OPS).map(|i| write(&key(i), "one", lease, Expect::Absent));
-        let (revision, results) = apply(&connection, &fence, ops.collect()).await;
+        let (revision, results) = apply_with(
+            &connection,
+            &fence,
+            ops.collect(),
+            Some(note("1", lease, fence.create_revision)),
+        )
+        .await;
         assert!(results.iter().all(|result| *result == OpResult::Done), "{version}");
         let ops = (0..Transaction::MAX_OPS).map(|i| remove(&key(i), revision));
-        apply(&connection, &fence, ops.collect()).await;
+        apply_with(&connection, &fence, ops.collect(), Some(note("2", lease, revision))).await;
         assert_eq!(cluster.dump("/a/").await.expect("dump").len(), 0, "{version}");
     }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_transaction_that_comes_late_brings_no_key_back() {
+    let (cluster, connection) = one().await;
+    let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
+    let create = Transaction {
+        note: Some(note("1", lease, fence.create_revision)),
+        ..Transaction::of(vec![write("/a/1", "x", lease, Expect::Absent)])
+    };
+    let verdict = connection.commit(&fence, &create).await.expect("commit");
+    let Verdict::Applied { revision: created, .. } = verdict else {
+        panic!("not applied: {verdict:?}");
+    };
+    assert_eq!(
+        cluster.dump("/meta/heard/0").await.expect("dump")["/meta/heard/0"].value,
+        "1"
+    );
+    // Another one, on another track.
+    apply(&connection, &fence, vec![remove("/a/1", created)]).await;
+    let before = cluster.revision().await.expect("revision");
+    let late = connection.commit(&fence, &create).await.expect("commit");
+    assert_eq!(late, Verdict::Overtaken { at: created });
+    assert_eq!(cluster.revision().await.expect("revision"), before);
+
+    // The next one on the track knows when that one was written.
+    let ops = vec![write("/a/2", "x", lease, Expect::Absent)];
+    let (revision, results) = apply_with(&connection, &fence, ops, Some(note("2", lease, created))).await;
+    assert_eq!(results, [OpResult::Done]);
+    // Of one of which nothing was heard, it does not: it learns it, and is carried out then.
+    let unaware = Transaction {
+        note: Some(note("3", lease, created)),
+        ..Transaction::of(vec![write("/a/3", "x", lease, Expect::Absent)])
+    };
+    let verdict = connection.commit(&fence, &unaware).await.expect("commit");
+    assert_eq!(verdict, Verdict::Overtaken { at: revision });
+    let (_, results) = apply_with(&connection, &fence, unaware.ops, Some(note("3", lease, revision))).await;
+    assert_eq!(results, [OpResult::Done]);
+
+    delete(&cluster, "/meta/leader").await;
+    let late = connection.commit(&fence, &create).await.expect("commit");
+    assert_eq!(late, Verdict::Fenced, "who leads no more is told that and nothing else");
 }
 
 #[tokio::test]
@@ -198,7 +333,7 @@ async fn p7_a_leader_from_before_a_restore_changes_nothing_though_its_revision_h
     let fresh = lead_on(&cluster, lease).await;
     assert_eq!(fresh.create_revision, stale.create_revision, "else it proves nothing");
     let ops = || vec![write("/a/1", "x", lease, Expect::Absent)];
-    let verdict = connection.commit(&stale, &Transaction { ops: ops() }).await;
+    let verdict = connection.commit(&stale, &Transaction::of(ops())).await;
     assert_eq!(verdict.expect("commit"), Verdict::Fenced);
     let (_, results) = apply(&connection, &fresh, ops()).await;
     assert_eq!(results, [OpResult::Done]);
@@ -210,7 +345,7 @@ async fn a_transaction_beyond_the_request_limit_is_refused_as_too_large() {
     let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
     let ops = vec![write("/a/1", &"x".repeat(2 << 20), lease, Expect::Absent)];
     let error = connection
-        .commit(&fence, &Transaction { ops })
+        .commit(&fence, &Transaction::of(ops))
         .await
         .expect_err("larger than 1.5 MiB");
     assert!(matches!(error, Error::TooLarge { .. }), "{error:?}");

@@ -11,17 +11,13 @@ use crate::support::pod;
 #[tokio::test]
 async fn the_death_of_the_member_that_leads_etcd_costs_no_key() -> Result<()> {
     let scene = Scene::of("etcd-leader", 3, 15).await?;
-    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let etcd = &scene.turn.etcd;
     let history = History::watch(etcd, &scene.turn.plain("orders"), 0).await?;
     let leader = etcd.leader().await?;
     etcd.member(leader).kill().await?;
-    let begin = Instant::now();
-    namespace.set_ready("a", false).await?;
-    scene.wait_converged(begin, &["b", "c"]).await?;
+    scene.lose_a().await?;
     etcd.restart(leader).await?;
-    let repair = Instant::now();
-    namespace.set_ready("a", true).await?;
-    scene.wait_converged(repair, &["a", "b", "c"]).await?;
+    scene.regain_a().await?;
     assert_eq!(history.settled().await?.len(), 2, "that delete and that put");
     scene.wait_well(3).await
 }
@@ -75,9 +71,7 @@ async fn hang_first_member(scene: &Scene) -> Result<Vec<Event>> {
     eprintln!("{} ms to go on with another member", begin.elapsed().as_millis());
     sleep_until((begin + Duration::from_secs(HANG_TTL.into()) + Duration::from_secs(3)).into()).await;
     etcd.member(0).cont()?;
-    let repair = Instant::now();
-    namespace.set_ready("a", true).await?;
-    scene.wait_converged(repair, &["a", "b", "c"]).await?;
+    scene.regain_a().await?;
     history.settled().await
 }
 
@@ -112,9 +106,7 @@ async fn all_members_restarted_at_once_cost_no_key() -> Result<()> {
     let scene = Scene::of("etcd-restart", 3, 15).await?;
     let history = History::watch(&scene.turn.etcd, &scene.turn.plain("orders"), 0).await?;
     scene.turn.etcd.restart_all().await?;
-    let repair = Instant::now();
-    scene.turn.namespace.set_ready("a", false).await?;
-    scene.wait_converged(repair, &["b", "c"]).await?;
+    scene.lose_a().await?;
     let gone = format!("delete {}a", scene.turn.plain("orders"));
     history.assert_exactly(&[&gone]).await;
     scene.wait_well(2).await

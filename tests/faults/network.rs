@@ -56,9 +56,7 @@ async fn a_way_of_half_a_second_and_few_kilobytes_costs_no_key_and_delays_change
     links[0].narrow(8).await?;
     sleep(LONG).await;
     history.assert_silent().await;
-    let begin = Instant::now();
-    namespace.set_ready("a", false).await?;
-    scene.wait_converged(begin, &["b", "c"]).await?;
+    scene.lose_a().await?;
     // Nor does the start need a better one.
     scene.operator.restart().await?;
     scene.operator.wait_ready(SOON).await?;
@@ -71,18 +69,14 @@ async fn a_way_of_half_a_second_and_few_kilobytes_costs_no_key_and_delays_change
 #[tokio::test]
 async fn the_way_to_the_member_we_talk_to_going_dark_for_longer_than_the_ttl_costs_no_key() -> Result<()> {
     let (scene, links) = over_links("dark-way", 3).await?;
-    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let etcd = &scene.turn.etcd;
     let history = History::watch(etcd, &scene.turn.plain("orders"), 0).await?;
     links[0].dark().await?;
-    let begin = Instant::now();
-    namespace.set_ready("a", false).await?;
-    scene.wait_converged(begin, &["b", "c"]).await?;
+    scene.lose_a().await?;
     sleep(LONG).await;
     scene.wait_well(2).await?;
     links[0].heal().await?;
-    let repair = Instant::now();
-    namespace.set_ready("a", true).await?;
-    scene.wait_converged(repair, &["a", "b", "c"]).await?;
+    scene.regain_a().await?;
     assert_eq!(history.settled().await?.len(), 2, "that delete and that put");
     scene.wait_well(3).await
 }
@@ -106,20 +100,16 @@ async fn connections_that_are_reset_again_and_again_cost_no_key() -> Result<()> 
 #[tokio::test]
 async fn a_member_that_is_cut_off_from_the_others_while_we_talk_to_it_costs_no_key() -> Result<()> {
     let (scene, cut_off) = over_peer_links("cut-off").await?;
-    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let etcd = &scene.turn.etcd;
     let from = etcd.revision().await? + 1;
     // It led until now, and still answers us.
     etcd.isolate(cut_off).await?;
     let history = History::watch(etcd, &scene.turn.plain("orders"), from).await?;
-    let begin = Instant::now();
-    namespace.set_ready("a", false).await?;
-    scene.wait_converged(begin, &["b", "c"]).await?;
+    scene.lose_a().await?;
     sleep(LONG).await;
     scene.wait_well(2).await?;
     etcd.heal_peers().await?;
-    let repair = Instant::now();
-    namespace.set_ready("a", true).await?;
-    scene.wait_converged(repair, &["a", "b", "c"]).await?;
+    scene.regain_a().await?;
     assert_eq!(history.settled().await?.len(), 2, "that delete and that put");
     scene.wait_well(3).await
 }
@@ -127,17 +117,13 @@ async fn a_member_that_is_cut_off_from_the_others_while_we_talk_to_it_costs_no_k
 #[tokio::test]
 async fn an_etcd_whose_members_reach_each_other_slowly_is_slow_and_costs_no_key() -> Result<()> {
     let (scene, _) = over_peer_links("slow-raft").await?;
-    let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
+    let etcd = &scene.turn.etcd;
     let history = History::watch(etcd, &scene.turn.plain("orders"), 0).await?;
     etcd.slow_peers(Duration::from_millis(500)).await?;
     sleep(LONG).await;
-    let begin = Instant::now();
-    namespace.set_ready("a", false).await?;
-    scene.wait_converged(begin, &["b", "c"]).await?;
+    scene.lose_a().await?;
     etcd.heal_peers().await?;
-    let repair = Instant::now();
-    namespace.set_ready("a", true).await?;
-    scene.wait_converged(repair, &["a", "b", "c"]).await?;
+    scene.regain_a().await?;
     assert_eq!(history.settled().await?.len(), 2, "that delete and that put");
     scene.wait_well(3).await
 }

@@ -20,9 +20,7 @@ async fn story(name: &str, version: EtcdVersion) -> Result<()> {
 
     let leader = etcd.leader().await?;
     etcd.member(leader).kill().await?;
-    let begin = Instant::now();
-    namespace.set_ready("a", false).await?;
-    scene.wait_converged(begin, &["b", "c"]).await?;
+    scene.lose_a().await?;
     etcd.restart(leader).await?;
 
     for member in [1, 2] {

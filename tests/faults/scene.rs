@@ -78,6 +78,18 @@ impl Scene {
         Ok(held)
     }
 
+    /// `a` is not ready any more: its keys go, soon.
+    pub async fn lose_a(&self) -> Result<()> {
+        self.turn.namespace.set_ready("a", false).await?;
+        self.wait_converged(Instant::now(), &["b", "c"]).await.map(drop)
+    }
+
+    /// `a` is ready again: its keys are back, soon.
+    pub async fn regain_a(&self) -> Result<()> {
+        self.turn.namespace.set_ready("a", true).await?;
+        self.wait_converged(Instant::now(), &["a", "b", "c"]).await.map(drop)
+    }
+
     /// Waits until all that can be told of trouble is told: the Registry with this reason.
     pub async fn wait_trouble(&self, reason: &str) -> Result<()> {
         self.wait_registry("False", reason).await?;

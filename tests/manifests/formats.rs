@@ -2,14 +2,15 @@
 
 use serde_json::{Value, json};
 
+use super::record_formats::users;
 use super::{Case, many, rejected, taken, text};
 
-fn format(format: Value) -> Value {
+pub(super) fn format(format: Value) -> Value {
     json!({"formats": vec![format]})
 }
 
 pub fn wrong() -> Vec<Case> {
-    let groups = [kinds(), prefixes(), places(), domains(), records()];
+    let groups = [kinds(), prefixes(), places(), users(), domains(), records()];
     groups.into_iter().flatten().collect()
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod formats;
+pub mod record_formats;
 pub mod registrations;
 pub mod registries;
 
@@ -37,6 +38,16 @@ pub fn registry() -> Value {
         "kind": "Registry",
         "metadata": {"name": "default"},
         "spec": {"endpoints": ["http://10.0.0.5:2379"]},
+    })
+}
+
+/// The smallest good record format.
+pub fn record_format() -> Value {
+    json!({
+        "apiVersion": "leasehold.dev/v1alpha1",
+        "kind": "RecordFormat",
+        "metadata": {"name": "mine"},
+        "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": "{{ hostPort }}"}]},
     })
 }
 

@@ -5,7 +5,14 @@ use serde_json::{Value, json};
 use super::{Case, many, rejected, taken, text};
 
 pub fn wrong() -> Vec<Case> {
-    let groups = [endpoints(), meta_prefixes(), limits(), guards(), super::access::wrong()];
+    let groups = [
+        endpoints(),
+        access(),
+        meta_prefixes(),
+        limits(),
+        guards(),
+        super::access::wrong(),
+    ];
     groups.into_iter().flatten().collect()
 }
 
@@ -25,7 +32,17 @@ fn endpoints() -> Vec<Case> {
         (
             "https",
             endpoints(json!(["https://etcd:2379"])),
-            "https needs TLS settings, which a later version",
+            "https needs tls: say in it whom to trust",
+        ),
+        (
+            "http and https",
+            json!({"endpoints": ["https://a:2379", "http://b:2379"], "tls": {"caSecret": {"name": "ca"}}}),
+            "write http:// or https:// in all endpoints",
+        ),
+        (
+            "TLS for http",
+            json!({"tls": {"caSecret": {"name": "ca"}}}),
+            "tls is for https",
         ),
         (
             "no scheme",
@@ -63,7 +80,42 @@ fn endpoints() -> Vec<Case> {
             endpoints(json!(many(17, |i| json!(format!("http://e{i}:2379"))))),
             "must have at most 16 items",
         ),
-        ("TLS", json!({"tls": {"ca": "x"}}), r#"unknown field "spec.tls""#),
+    ])
+}
+
+fn access() -> Vec<Case> {
+    let tls = |tls: Value| json!({"endpoints": ["https://etcd:2379"], "tls": tls});
+    rejected(vec![
+        (
+            "nobody to trust",
+            tls(json!({"serverName": "etcd"})),
+            "name either caSecret or caConfigMap",
+        ),
+        (
+            "whom to trust twice",
+            tls(json!({"caSecret": {"name": "a"}, "caConfigMap": {"name": "b"}})),
+            "name either caSecret or caConfigMap",
+        ),
+        (
+            "a server name with a scheme",
+            tls(json!({"caSecret": {"name": "a"}, "serverName": "https://etcd"})),
+            "serverName must be a host name or an IP address",
+        ),
+        (
+            "a Secret that no object is called",
+            json!({"auth": {"secret": {"name": "A"}}}),
+            "name must be that of an object",
+        ),
+        (
+            "auth without a Secret",
+            json!({"auth": {"usernameKey": "u"}}),
+            "spec.auth.secret: Required value",
+        ),
+        (
+            "an empty key",
+            json!({"auth": {"secret": {"name": "a"}, "passwordKey": ""}}),
+            "passwordKey must be a key of a Secret",
+        ),
     ])
 }
 
@@ -189,6 +241,17 @@ pub fn good() -> Vec<Case> {
         (
             "IPv6 endpoints",
             json!({"endpoints": ["http://[2001:db8::5]:2379", "http://[::1]:2379"]}),
+        ),
+        (
+            "every way in at once",
+            json!({
+                "endpoints": ["https://[2001:db8::5]:2379"],
+                "tls": {
+                    "caConfigMap": {"name": "etcd-ca", "key": "root.pem"}, "certSecret": {"name": "etcd-client"},
+                    "serverName": "etcd.example.org",
+                },
+                "auth": {"secret": {"name": "etcd-user"}, "usernameKey": "u", "passwordKey": "p"},
+            }),
         ),
         (
             "a guard that only warns",

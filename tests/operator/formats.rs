@@ -303,3 +303,39 @@ async fn of_a_dual_stack_pod_each_registration_writes_the_address_of_its_family(
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_format_whose_keys_another_registration_s_consumers_would_read_stands_aside_until_that_is_gone() -> Result<()>
+{
+    let namespace = bed().await.namespace("clash").await?;
+    let (root, etcd) = (namespace.name().to_owned(), bed().await.registry());
+    let selector = json!({"matchLabels": {"app": "orders"}});
+    let traefik = json!({"selector": selector, "formats": [{"type": "Traefik", "root": root}]});
+    let notes = json!({"selector": selector, "formats": [
+        {"type": "Plain", "prefix": format!("{root}/notes")},
+        {"type": "Plain", "prefix": format!("/else/{root}")},
+    ]});
+    namespace.create_pod(&pod("a", "orders").ip("10.9.2.9")).await?;
+    namespace.apply(registration("edge", &traefik)).await?;
+    wait_in_sync(namespace.objects(), "edge", 1).await;
+    let history = History::watch(etcd, &format!("{root}/"), 0).await?;
+    // One of the two formats would be read by Traefik, and the other one is written.
+    namespace.apply(registration("notes", &notes)).await?;
+    let object = wait_condition(namespace.objects(), "notes", "Conflict", "True", "FormatsClash").await;
+    let text = message(&object, "Conflict");
+    for part in [&format!("{root}/edge"), "Traefik", "formats[0]", "outside"] {
+        assert!(text.contains(part), "{text}");
+    }
+    wait_keys(etcd, &format!("/else/{root}/"), &["a"]).await;
+    history.assert_exactly(&[]).await;
+    wait_condition(namespace.objects(), "edge", "Conflict", "False", "NoConflict").await;
+
+    namespace
+        .objects()
+        .delete(crate::support::API, "ServiceRegistration", "edge")
+        .await?;
+    wait_in_sync(namespace.objects(), "notes", 1).await;
+    wait_keys(etcd, &format!("{root}/notes/"), &["a"]).await;
+    wait_condition(namespace.objects(), "notes", "Conflict", "False", "NoConflict").await;
+    Ok(())
+}

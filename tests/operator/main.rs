@@ -7,6 +7,8 @@
 mod support;
 
 mod bad_input;
+mod custom;
+mod doctor;
 mod formats;
 mod lifecycle;
 mod p10_isolation;

@@ -22,11 +22,17 @@ async fn p2_while_nothing_changes_etcd_and_the_statuses_stand_still_and_leases_a
         .create_deployment("orders", &[("app", "orders")], 5, &[("grpc", 8080)])
         .await?;
     namespace.wait_ready_pods("app=orders", 5).await?;
-    let formats = json!({"registry": "p2-silence", "formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}]});
+    let record_format = json!({
+        "apiVersion": crate::support::API, "kind": "RecordFormat", "metadata": {"name": "p2-silence"},
+        "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": "{{ hostPort }}"}]},
+    });
+    bed.objects().apply(record_format).await?;
+    let custom = json!({"type": "Custom", "recordFormat": "p2-silence", "prefix": "/custom/p2-silence"});
+    let formats = json!({"registry": "p2-silence", "formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}, custom]});
     namespace.apply(registration("orders", &formats)).await?;
     wait_in_sync(namespace.objects(), "orders", 5).await;
     // The counters of the Registry's status may follow ten seconds later.
-    let counted = |registry: &serde_json::Value| registry["status"]["keys"] == 10 && registry["status"]["leases"] == 1;
+    let counted = |registry: &serde_json::Value| registry["status"]["keys"] == 15 && registry["status"]["leases"] == 1;
     let registry = (crate::support::API, "Registry", "p2-silence");
     bed.objects().wait(registry, counted, Duration::from_secs(30)).await?;
 
@@ -34,7 +40,11 @@ async fn p2_while_nothing_changes_etcd_and_the_statuses_stand_still_and_leases_a
         etcd.revision().await?,
         etcd.dump(&plain_prefix(&namespace, "orders")).await?,
     );
-    let objects = [("ServiceRegistration", "orders"), ("Registry", "p2-silence")];
+    let objects = [
+        ("ServiceRegistration", "orders"),
+        ("Registry", "p2-silence"),
+        ("RecordFormat", "p2-silence"),
+    ];
     let mut versions = Vec::new();
     for (kind, name) in objects {
         versions.push(version(namespace.objects(), kind, name).await);

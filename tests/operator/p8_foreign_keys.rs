@@ -150,3 +150,52 @@ async fn p8_of_two_registrations_that_want_a_key_the_older_has_it_and_the_other_
     wait_keys(etcd, &prefix, &["a"]).await;
     Ok(())
 }
+
+#[tokio::test]
+async fn p8_of_a_server_of_two_keys_none_is_written_while_someone_holds_one() -> Result<()> {
+    let namespace = bed().await.namespace("p8-unit").await?;
+    let etcd = bed().await.registry();
+    let name = namespace.name();
+    let spec = json!({"weight": 7, "formats": [{"type": "Traefik", "name": name, "root": "p8-unit"}]});
+    let prefix = format!("p8-unit/http/services/{name}/loadbalancer/servers/");
+    namespace.create_pod(&pod("a", "orders").ip("10.9.8.9")).await?;
+    namespace.apply(registration("orders", &spec)).await?;
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+    let whole = etcd.dump(&prefix).await?;
+    let (url, weight) = match whole.keys().collect::<Vec<_>>()[..] {
+        [url, weight] => (url.clone(), weight.clone()),
+        ref keys => panic!("not a url and a weight: {keys:?}"),
+    };
+    namespace
+        .objects()
+        .delete(crate::support::API, "ServiceRegistration", "orders")
+        .await?;
+    wait_keys(etcd, &prefix, &[]).await;
+
+    let mut client = etcd.client().await?;
+    client.put(weight.as_str(), "1", None).await.expect("etcd takes it");
+    let history = History::watch(etcd, &prefix, 0).await?;
+    namespace.apply(registration("orders", &spec)).await?;
+    let object = wait_condition(namespace.objects(), "orders", "Conflict", "True", "HeldByOther").await;
+    let text = message(&object, "Conflict");
+    assert!(text.contains(&weight) && text.contains(&url), "{text}");
+    wait_told(namespace.objects(), "orders", "KeysHeld", "0/1").await;
+
+    client.delete(weight.as_str(), None).await.expect("etcd takes it");
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+    let events = history.settled().await?;
+    let told: Vec<String> = events.iter().map(ToString::to_string).collect();
+    assert_eq!(told[0], format!("delete {weight}"), "nothing was written before");
+    assert_eq!((events.len(), events[1].revision), (3, events[2].revision), "{told:?}");
+
+    // A change of one of the two is an event of that one only.
+    let patch = json!({"weight": 9, "formats": [{"type": "Traefik", "name": name, "root": "p8-unit"}]});
+    namespace.apply(registration("orders", &patch)).await?;
+    crate::support::wait_events(&history, 4).await;
+    let events = history.settled().await?;
+    assert_eq!(
+        events[3..].iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [format!("put {weight} 9")]
+    );
+    Ok(())
+}

@@ -8,6 +8,7 @@ mod support;
 #[path = "../support/turn.rs"]
 mod turn;
 
+mod behind;
 mod last_endpoint;
 mod outdated;
 mod p3_restart;
@@ -21,6 +22,7 @@ mod p7_fencing;
 mod p9_guard;
 mod p9_lists;
 mod proxy;
+mod record_formats;
 mod takeover;
 
 use self::turn::{Turn, bring_back_apiserver, wait_leader};

@@ -4,12 +4,15 @@
 //! - [`up`]: the same bed, left up for people and programs to play with.
 //! - [`chaos`]: random work under random faults, judged by what consumers could see.
 //! - [`check`]: everything that CI checks.
+//! - [`image`]: the operator's image, and what it is made of.
 //! - [`stage`]: what `demo` and `up` share: a bed with the operator of this tree on it.
 
 mod chaos;
 mod check;
+mod crates;
 mod demo;
 mod error;
+mod image;
 mod signals;
 mod stage;
 mod up;
@@ -35,6 +38,10 @@ enum Command {
     Test(check::Options),
     /// Writes anew what the chart repeats of other files: the definitions of the kinds, and the table of its values.
     Chart,
+    /// Writes deploy/leasehold.yaml anew, which installs without helm what the chart installs.
+    Manifests,
+    /// Makes the operator's image: an OCI archive of a static program, without a docker daemon, and its bill of materials.
+    Image(image::Options),
 }
 
 /// What the shell expects of a program that was ended by Ctrl-C.
@@ -50,6 +57,8 @@ fn main() -> ExitCode {
             Command::Chaos(options) => chaos::run(&options).await,
             Command::Test(options) => check::run(&options).await,
             Command::Chart => check::write_chart(),
+            Command::Manifests => check::write_manifests(),
+            Command::Image(options) => image::run(options).await,
         }
     });
     // A build that runs on a thread of its own is not waited for.

@@ -28,6 +28,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: etcd
 {{- end }}
 
+{{/* Those of the Job that removes keys at the end. */}}
+{{- define "leasehold.purge.selector" -}}
+app.kubernetes.io/name: {{ include "leasehold.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: purge
+{{- end }}
+
 {{/* The labels of everything, without those that select. */}}
 {{- define "leasehold.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cluster::{ClientError, ListingError};
 use crate::etcd;
-use crate::operator::Refusal;
+use crate::operator::{Refusal, Wrong};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -38,6 +38,10 @@ pub enum Error {
     Cluster(#[from] ListingError),
     #[error("the Registry {registry:?} cannot be read: {cause}")]
     Etcd { registry: String, cause: etcd::Error },
+    #[error(
+        "the Registry {registry:?} cannot be entered: {cause}; the operator's namespace is given with --operator-namespace"
+    )]
+    Credentials { registry: String, cause: Wrong },
     #[error("cannot start: {0}")]
     Runtime(io::Error),
     #[error("cannot write to standard output: {0}")]

@@ -8,11 +8,13 @@ use kube::ResourceExt;
 use tokio::time::timeout;
 
 use super::error::Error;
-use super::manifests::Manifests;
+use super::manifests::{Manifests, add_record_formats};
 use super::{Compared, Plan};
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{FormatType, Registry, ServiceRegistration};
+use crate::cli::entry::{Closed, access};
 use crate::cluster::{self, Listing};
 use crate::etcd::{Access, Connection, Timeouts};
+use crate::format::RecordFormats;
 use crate::index::{Pod, RegistrationRef};
 use crate::operator::{Outcome, Rehearsal, meet};
 use crate::telemetry::Calls;
@@ -20,13 +22,29 @@ use crate::telemetry::Calls;
 /// How long the apiserver may take to say which cluster it serves.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace: Option<&str>) -> Result<Plan, Error> {
+pub async fn find(
+    mut manifests: Manifests,
+    kubeconfig: Option<&Path>,
+    namespace: Option<&str>,
+    operator_namespace: &str,
+) -> Result<Plan, Error> {
     let client = cluster::connect(kubeconfig).await?;
     manifests.settle(namespace.unwrap_or(client.default_namespace()));
     let cluster_id = cluster::cluster_id(client.clone(), PATIENCE, Calls::default());
     let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
     let listing = Listing::new(client);
     let present = listing.registrations().await?;
+    let mut formats = Formats::default();
+    let all = present.iter().chain(&manifests.registrations);
+    // Who plans nothing of them need not be let see them.
+    if all
+        .flat_map(|one| &one.spec.formats)
+        .any(|format| format.kind == FormatType::Custom)
+    {
+        add_record_formats(&mut formats.present, &listing.record_formats().await?);
+    }
+    formats.wanted = formats.present.clone();
+    add_record_formats(&mut formats.wanted, &manifests.record_formats);
     let mut by_registry: BTreeMap<String, Vec<ServiceRegistration>> = BTreeMap::new();
     let mut order: Vec<RegistrationRef> = Vec::new();
     for registration in &manifests.registrations {
@@ -45,7 +63,19 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
             registration: reference(&wanted[0]).to_string(),
             registry: name.clone(),
         })?;
-        outcomes.extend(Box::pin(in_registry(&listing, &cluster_id, &registry, &wanted, &present)).await?);
+        let closed = |cause| match cause {
+            Closed::Cluster(cause) => Error::Cluster(cause),
+            Closed::Wrong(cause) => Error::Credentials {
+                registry: name.clone(),
+                cause,
+            },
+        };
+        let access = access(&listing, &registry.spec, operator_namespace)
+            .await
+            .map_err(closed)?;
+        let registry = (&registry, &access);
+        let found = in_registry(&listing, &cluster_id, registry, &formats, &wanted, &present);
+        outcomes.extend(Box::pin(found).await?);
     }
     outcomes.sort_by_key(|outcome| order.iter().position(|wanted| *wanted == outcome.registration));
     Ok(Plan {
@@ -54,11 +84,21 @@ pub async fn find(mut manifests: Manifests, kubeconfig: Option<&Path>, namespace
     })
 }
 
+/// The RecordFormats.
+#[derive(Default)]
+struct Formats {
+    /// As they are in the cluster.
+    present: RecordFormats,
+    /// As they would be once the files are applied.
+    wanted: RecordFormats,
+}
+
 /// What would become of registrations that are all in one Registry.
 async fn in_registry(
     listing: &Listing,
     cluster_id: &str,
-    registry: &Registry,
+    (registry, access): (&Registry, &Access),
+    formats: &Formats,
     wanted: &[ServiceRegistration],
     present: &[ServiceRegistration],
 ) -> Result<Vec<Outcome>, Error> {
@@ -68,7 +108,7 @@ async fn in_registry(
         one.spec.registry == name
             && wanted
                 .iter()
-                .any(|wanted| reference(wanted) == reference(one) || meet(wanted, one))
+                .any(|wanted| reference(wanted) == reference(one) || meet(wanted, one, &formats.wanted))
     };
     let present: Vec<&ServiceRegistration> = present.iter().filter(concerned).collect();
     let namespaces: BTreeSet<String> = present
@@ -87,9 +127,11 @@ async fn in_registry(
             rehearsal.settle(listing.namespace(namespace).await?);
         }
     }
+    let keys = registry.status.as_ref().and_then(|status| status.keys);
+    rehearsal.holds(keys.map_or(0, |keys| usize::try_from(keys).unwrap_or(usize::MAX)));
     for registration in present {
         // The operator carries it out no more than this does.
-        let _ = rehearsal.register(registration);
+        let _ = rehearsal.register(registration, &formats.present);
     }
     let mut references = Vec::with_capacity(wanted.len());
     for registration in wanted {
@@ -97,23 +139,23 @@ async fn in_registry(
             registration: reference(registration).to_string(),
             cause,
         };
-        references.push(rehearsal.register(registration).map_err(refused)?);
+        references.push(rehearsal.register(registration, &formats.wanted).map_err(refused)?);
     }
-    read(&mut rehearsal, registry)
+    read(&mut rehearsal, access)
         .await
         .map_err(|cause| Error::Etcd { registry: name, cause })?;
     Ok(rehearsal.outcomes(&references))
 }
 
 /// Hands in what the Registry's etcd holds, all of it at one revision.
-async fn read(rehearsal: &mut Rehearsal, registry: &Registry) -> crate::etcd::Result<()> {
-    let access = Access {
-        endpoints: registry.spec.endpoints.clone(),
-    };
-    let connection = Connection::new(&access, Timeouts::default(), Calls::default()).await?;
+async fn read(rehearsal: &mut Rehearsal, access: &Access) -> crate::etcd::Result<()> {
+    let connection = Connection::new(access, Timeouts::default(), Calls::default()).await?;
     let mut revision = None;
     for scope in rehearsal.scopes() {
-        let snapshot = connection.range(&scope, revision).await?;
+        let snapshot = match connection.range(&scope, revision).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Err(connection.explain(error).await),
+        };
         revision = Some(snapshot.revision);
         rehearsal.observe(scope, snapshot.revision, snapshot.entries);
     }

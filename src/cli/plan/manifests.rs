@@ -1,4 +1,4 @@
-//! What is in files: registrations, Registries and pods, as people write them and kubectl prints them.
+//! What is in files: registrations, Registries, RecordFormats and pods, as people write them and kubectl prints them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::Error;
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::cluster;
+use crate::format::{RecordFormats, Templates};
 use crate::index::{Pod, Tenant};
 
 /// What `-f` names.
@@ -20,6 +21,7 @@ pub struct Manifests {
     pub registrations: Vec<ServiceRegistration>,
     pub registries: Vec<Registry>,
     pub namespaces: Vec<Tenant>,
+    pub record_formats: Vec<RecordFormat>,
 }
 
 impl Manifests {
@@ -31,6 +33,10 @@ impl Manifests {
                     Some("ServiceRegistration") => {
                         let registration = decode(path, "ServiceRegistration", object)?;
                         manifests.registrations.push(registration);
+                    }
+                    Some("RecordFormat") => {
+                        let format = decode(path, "RecordFormat", object)?;
+                        manifests.record_formats.push(format);
                     }
                     Some("Registry") => manifests.registries.push(decode(path, "Registry", object)?),
                     Some("Namespace") => manifests.namespaces.push(namespace(path, object)?),
@@ -81,6 +87,14 @@ fn namespace(path: &Path, object: Value) -> Result<Tenant, Error> {
         name,
         cause: cause.to_string(),
     })
+}
+
+/// Adds `objects` to `formats`, in the place of those of the same names.
+pub fn add_record_formats(formats: &mut RecordFormats, objects: &[RecordFormat]) {
+    for object in objects {
+        let name = object.name_any();
+        formats.set(&name, Templates::compile(&name, &object.spec));
+    }
 }
 
 /// The pods in a file.

@@ -24,8 +24,8 @@ const CHANGES: u8 = 2;
 pub struct PlanArgs {
     /// A file of ServiceRegistrations in YAML or JSON, - for standard input; may be repeated
     ///
-    /// With --pods it may hold the Registry too, whose TTL, limits and rules are then used, and Namespaces, whose labels
-    /// the rules look at.
+    /// It may hold RecordFormats, which are then used as if they were applied. With --pods it may hold the Registry
+    /// too, whose TTL, limits and rules are then used, and Namespaces, whose labels the rules look at.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 
@@ -45,6 +45,10 @@ pub struct PlanArgs {
     /// account.
     #[arg(long, env = "LEASEHOLD_KUBECONFIG", value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
+
+    /// The operator's own namespace, where the Secrets and ConfigMaps are that the Registry names
+    #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAME", default_value = "leasehold")]
+    pub operator_namespace: String,
 
     /// How the plan is printed
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
@@ -101,6 +105,7 @@ fn find(args: &PlanArgs) -> Result<Plan, Error> {
         manifests,
         args.kubeconfig.as_deref(),
         args.namespace.as_deref(),
+        &args.operator_namespace,
     ));
     // A look-up of a name may hang for long after nobody waits for it any more.
     runtime.shutdown_background();

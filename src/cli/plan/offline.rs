@@ -7,9 +7,10 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::error::Error;
-use super::manifests::{Manifests, pods};
+use super::manifests::{Manifests, add_record_formats, pods};
 use super::{Compared, Plan};
 use crate::api::RegistrySpec;
+use crate::format::RecordFormats;
 use crate::operator::Rehearsal;
 
 pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> Result<Plan, Error> {
@@ -28,6 +29,8 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
     for pod in pods.iter_mut().filter(|pod| pod.namespace.is_empty()) {
         pod.namespace.clone_from(&default);
     }
+    let mut record_formats = RecordFormats::new();
+    add_record_formats(&mut record_formats, &manifests.record_formats);
     let mut outcomes = Vec::new();
     for registration in &manifests.registrations {
         let name = registration.spec.registry.as_str();
@@ -35,14 +38,16 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
         let spec = given.map_or_else(defaults, |registry| registry.spec.clone());
         let mut rehearsal = Rehearsal::new("no-cluster", name, spec, &pods);
         rehearsal.settle(manifests.namespace(&registration.namespace().unwrap_or_default()));
-        let reference = rehearsal.register(registration).map_err(|cause| Error::Refused {
-            registration: format!(
-                "{}/{}",
-                registration.namespace().unwrap_or_default(),
-                registration.name_any()
-            ),
-            cause,
-        })?;
+        let reference = rehearsal
+            .register(registration, &record_formats)
+            .map_err(|cause| Error::Refused {
+                registration: format!(
+                    "{}/{}",
+                    registration.namespace().unwrap_or_default(),
+                    registration.name_any()
+                ),
+                cause,
+            })?;
         for scope in rehearsal.scopes() {
             rehearsal.observe(scope, 1, Vec::new());
         }

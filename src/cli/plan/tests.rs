@@ -150,6 +150,35 @@ fn a_registry_beside_the_registration_is_heeded() {
 }
 
 #[test]
+fn a_record_format_beside_the_registration_is_written_by() {
+    let files = Files::new("custom");
+    let custom = REGISTRATION.replace(
+        "[{type: Plain}, {type: EtcdGrpc}]",
+        "[{type: Custom, recordFormat: mine}]",
+    );
+    let error = planned(&files, &custom, &pods().to_string()).unwrap_err().to_string();
+    assert!(
+        error.contains("there is no RecordFormat \"mine\": create it"),
+        "{error}"
+    );
+    let format = |value: &str| {
+        format!(
+            "{custom}---\napiVersion: leasehold.dev/v1alpha1\nkind: RecordFormat\nmetadata: {{name: mine}}\n\
+             spec: {{records: [{{key: '{{{{ prefix }}}}/{{{{ id }}}}', value: '{value}'}}]}}\n"
+        )
+    };
+    let text = planned(&files, &format("{{ hostPort }}"), &pods().to_string()).unwrap();
+    assert!(
+        text.contains("+ /services/shop/orders/a  \"10.0.0.7:8080\"\n"),
+        "{text}"
+    );
+    let error = planned(&files, &format("{{ hostPrt }}"), &pods().to_string())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("line 1, column 4: hostPrt is not there"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_planned_is_said_with_what_to_do() {
     let files = Files::new("wrong");
     let pods = pods().to_string();
@@ -195,6 +224,8 @@ fn what_somebody_else_wrote_cannot_move_the_cursor() {
 
     let before: Arc<[u8]> = b"\x1b[2Jx\n\xff".as_slice().into();
     let outcome = Outcome {
+        kept: None,
+        held: std::collections::BTreeSet::new(),
         registration: RegistrationRef::new("shop", "orders"),
         selected: 1,
         ready: 1,

@@ -73,6 +73,23 @@ fn tell(out: &mut String, outcome: &Outcome) {
             format_args!("  ! {}  stays as it is: held by {}", conflict.key, holder(conflict)),
         );
     }
+    if let Some(pod) = &outcome.kept {
+        line(
+            out,
+            format_args!(
+                "  (the endpoint of {pod}, which is not ready, is kept as the last one: spec.lastEndpoint is Keep)"
+            ),
+        );
+    }
+    if !outcome.held.is_empty() {
+        let keys = outcome.held.len();
+        line(
+            out,
+            format_args!(
+                "  (the Registry's guard would hold back {keys} of these removals until pods are back, its time has passed or somebody approves)"
+            ),
+        );
+    }
     for (problem, pods) in &outcome.problems {
         if pods.is_empty() {
             line(out, format_args!("  ? {problem}"));
@@ -166,6 +183,8 @@ fn told(outcome: &Outcome) -> Value {
         "selectedPods": outcome.selected,
         "readyPods": outcome.ready,
         "suspended": outcome.suspended,
+        "keptPod": outcome.kept,
+        "heldBack": outcome.held,
         "keys": keys.collect::<Vec<_>>(),
         "conflicts": conflicts.collect::<Vec<_>>(),
         "problems": problems.collect::<Vec<_>>(),

@@ -6,7 +6,7 @@ use crate::api::{PlainValue, TraefikProtocol};
 use crate::format::endpoint::tests::orders;
 use crate::format::testing::{ORDERS, compile, of, written};
 
-const ALL: [FormatType; 10] = [
+const ALL: [FormatType; 11] = [
     FormatType::Plain,
     FormatType::EtcdGrpc,
     FormatType::GoZero,
@@ -17,6 +17,7 @@ const ALL: [FormatType; 10] = [
     FormatType::GoFrame,
     FormatType::CoreDns,
     FormatType::Traefik,
+    FormatType::Custom,
 ];
 
 fn at(kind: FormatType, prefix: &str) -> api::Format {
@@ -119,6 +120,7 @@ fn a_field_that_a_format_has_no_use_for_is_refused_by_name() {
     let full = api::Format {
         kind: FormatType::Plain,
         prefix: Some("/a".to_owned()),
+        record_format: Some("a".to_owned()),
         key: Some("a".to_owned()),
         root: Some("a".to_owned()),
         domain: Some("a.b".to_owned()),
@@ -134,7 +136,7 @@ fn a_field_that_a_format_has_no_use_for_is_refused_by_name() {
         ports: None,
     };
     // How many of the fields each can use: all others are named, one after the other.
-    let useful = [2, 1, 1, 1, 0, 1, 0, 4, 5, 3];
+    let useful = [2, 1, 1, 1, 0, 1, 0, 4, 5, 3, 2];
     for (kind, useful) in ALL.into_iter().zip(useful) {
         let mut spec = api::Format { kind, ..full.clone() };
         let mut refused = 0;
@@ -142,6 +144,7 @@ fn a_field_that_a_format_has_no_use_for_is_refused_by_name() {
             match field {
                 "value" => spec.value = None,
                 "prefix" => spec.prefix = None,
+                "recordFormat" => spec.record_format = None,
                 "key" => spec.key = None,
                 "root" => spec.root = None,
                 "domain" => spec.domain = None,
@@ -157,7 +160,7 @@ fn a_field_that_a_format_has_no_use_for_is_refused_by_name() {
             }
             refused += 1;
         }
-        assert_eq!(13 - refused, useful, "{kind:?}");
+        assert_eq!(14 - refused, useful, "{kind:?}");
     }
     let error = compile(&full).unwrap_err().to_string();
     assert!(error.contains("key is not for the format Plain"), "{error}");
@@ -214,12 +217,13 @@ fn no_format_may_write_where_the_consumers_of_another_read() {
         nested(&[one, core_dns("x.a.example.com")]),
         said("/skydns/com/example/a/", "/skydns/com/example/a/x/")
     );
-    // All of them side by side.
+    // All of the built-in ones side by side.
+    let built_in = ALL.iter().copied().filter(|kind| *kind != FormatType::Custom);
     let each = |kind| match kind {
         FormatType::CoreDns => core_dns("orders.example.com"),
         kind => of(kind),
     };
-    assert_eq!(nested(&ALL.map(each)), None);
+    assert_eq!(nested(&built_in.map(each).collect::<Vec<_>>()), None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! A registration whose new spec cannot be carried out keeps what it had: bad input loses nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,11 +10,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::{Intake, Order};
+use super::{Intake, Order, record_formats};
 use crate::api::{Reason, ServiceRegistration};
 use crate::cluster::{About, DeskNote, Insistence, Notice, Seen};
+use crate::format::FormatError;
 use crate::index::RegistrationRef;
-use crate::operator::compile::{Compiled, compile, reference};
+use crate::operator::compile::{Compiled, Invalid, compile, reference};
 use crate::operator::registrar::Version;
 use crate::plan::{Subject, refused_status};
 
@@ -26,6 +28,8 @@ pub struct Entry {
     generation: i64,
     /// The list that it was last seen in.
     list: u64,
+    /// The object, if another RecordFormat may make something else of it.
+    kept: Option<Arc<ServiceRegistration>>,
     /// Its spec in force.
     in_force: Option<Box<Compiled>>,
     /// Its newest spec, while it is not in force.
@@ -35,6 +39,17 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The object, if it uses a RecordFormat and could be read.
+    pub fn kept(&self) -> Option<&Arc<ServiceRegistration>> {
+        self.kept.as_ref()
+    }
+
+    /// The reason why the newest spec is not in force.
+    #[cfg(test)]
+    pub fn refusal(&self) -> Option<&'static str> {
+        self.refusal.as_ref().map(|refusal| refusal.reason.as_str())
+    }
+
     /// The spec that is carried out.
     pub fn in_force(&self) -> Option<&Compiled> {
         self.in_force.as_deref()
@@ -109,6 +124,7 @@ impl Intake {
             uid: String::new(),
             generation: 0,
             list,
+            kept: None,
             in_force: None,
             pending: None,
             refusal: None,
@@ -118,6 +134,7 @@ impl Intake {
         (entry.uid, entry.generation) = (uid, generation);
         if is_new {
             entry.refusal = None;
+            entry.kept = None;
         }
         is_new
     }
@@ -131,19 +148,30 @@ impl Intake {
         if !self.mark(&reference, object.uid().unwrap_or_default(), generation) {
             return;
         }
-        match compile(object) {
-            Ok(compiled) => self.admit(&reference, Box::new(compiled), now),
-            Err(invalid) => self.refuse(
-                &reference,
-                generation,
-                None,
-                Refusal {
-                    reason: Reason::InvalidSpec,
-                    message: format!("{invalid}."),
-                },
-            ),
-        }
+        self.entries.get_mut(&reference).expect("it was marked").kept = record_formats::kept(object);
+        self.examine(&reference, object, now);
         self.tell_unclear();
+    }
+
+    /// Carries a registration out with the RecordFormats that there are now, or says why not.
+    pub(super) fn examine(&mut self, reference: &RegistrationRef, object: &ServiceRegistration, now: Instant) {
+        let entry = self.entries.get_mut(reference).expect("it was marked");
+        match compile(object, self.library.formats()) {
+            Ok(compiled) => {
+                entry.refusal = None;
+                self.admit(reference, Box::new(compiled), now);
+            }
+            // It may be in the list that is on its way: `examine_waiting` comes back to this.
+            Err(Invalid::Format(FormatError::NoRecordFormat(_))) if !self.listed.record_formats => {}
+            Err(invalid) => {
+                let generation = object.metadata.generation.unwrap_or_default();
+                let refusal = Refusal {
+                    reason: invalid.reason(),
+                    message: format!("{invalid}."),
+                };
+                self.refuse(reference, generation, None, refusal);
+            }
+        }
     }
 
     /// Puts a spec in force, or says why it cannot be.
@@ -176,13 +204,27 @@ impl Intake {
             };
             return self.refuse(reference, generation, None, refusal);
         }
+        let concerned = self
+            .neighbours
+            .settle(reference, registration.created, &registry, compiled.readings());
+        compiled.stand_aside(&self.neighbours.aside(reference));
+        for (_, aside) in &compiled.aside {
+            tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format stands aside");
+        }
         let verdict = compiled.submit(known.spec(), &self.tenants);
-        let terms = compiled.terms(known.spec());
         if let Some(denial) = &verdict.denial {
             tracing::warn!(registration = %reference, generation, %registry, denial, "not allowed to register all of this");
         }
+        let (terms, aside) = (compiled.terms(known.spec()), compiled.told_aside());
         let registration = &compiled.registration;
         tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
+        let entry = &self.entries[reference];
+        let rewritten = |former: &Compiled| former.registration == *registration && former.outlets != compiled.outlets;
+        if entry.in_force().is_some_and(rewritten) {
+            // A RecordFormat has changed, of which the index knows nothing: forgotten first, so that every pod counts as
+            // changed.
+            self.index.delete_registration(reference);
+        }
         let touches = self.index.apply_registration(registration.clone());
         let rule = Order::Rule {
             registration: reference.clone(),
@@ -197,6 +239,7 @@ impl Intake {
                 generation,
             },
             selected: self.index.selected_count(reference),
+            aside,
         };
         let entry = self.entries.get_mut(reference).expect("it was marked");
         let former = entry.in_force.replace(compiled);
@@ -217,6 +260,35 @@ impl Intake {
             self.staff.order(&registry, order);
         }
         self.forward(touches, now);
+        self.look_again(&concerned, now);
+    }
+
+    /// Lets formats of registrations in force stand aside or come back, as their neighbours have it by now.
+    fn look_again(&mut self, concerned: &BTreeSet<RegistrationRef>, now: Instant) {
+        for reference in concerned {
+            let aside = self.neighbours.aside(reference);
+            let Some(entry) = self.entries.get_mut(reference) else {
+                continue;
+            };
+            let Some(compiled) = entry.in_force.clone() else {
+                continue;
+            };
+            if compiled.aside.iter().map(|(_, aside)| aside).eq(&aside) {
+                continue;
+            }
+            // A newer spec that waits goes on waiting.
+            let pending = entry.pending.take();
+            // Forgotten first, so that every pod of it counts as changed.
+            self.index.delete_registration(reference);
+            self.admit(reference, compiled, now);
+            self.entries.get_mut(reference).expect("it is in force").pending = pending;
+        }
+    }
+
+    /// A registration is not carried out any more: what stood aside for its sake comes back.
+    fn leaves_its_neighbours(&mut self, reference: &RegistrationRef, now: Instant) {
+        let concerned = self.neighbours.leave(reference);
+        self.look_again(&concerned, now);
     }
 
     /// Says why the newest spec of a registration is not carried out. What is in force stays.
@@ -235,12 +307,14 @@ impl Intake {
             message: message.clone(),
         });
         let uid = &entry.uid;
+        let mut concerned = BTreeSet::new();
         let of_another = |former: &mut Box<Compiled>| !uid.is_empty() && *former.registration.uid != **uid;
         if let Some(former) = entry.in_force.take_if(of_another) {
             // Deleted and created anew between two lists: what is in force is a deleted object's.
             self.index.delete_registration(reference);
             let order = Order::Remove(reference.clone());
             self.staff.order(&former.registration.registry, order);
+            concerned = self.neighbours.leave(reference);
         }
         if pending.is_none() && entry.in_force.is_none() {
             self.unclear.insert(reference.clone());
@@ -258,6 +332,7 @@ impl Intake {
             registry: "",
             selected: 0,
             hold: None,
+            aside: &[],
         };
         // There is no registrar and thus no leader for it: every replica says the same, which is one Event.
         self.staff.context().events.publish(Notice {
@@ -271,6 +346,7 @@ impl Intake {
         let status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
         let note = DeskNote::Wanted(reference.clone(), status, Insistence::Once);
         let _ = self.staff.context().registrations.send(note);
+        self.look_again(&concerned, Instant::now());
     }
 
     fn registration_gone(&mut self, reference: &RegistrationRef) {
@@ -289,6 +365,7 @@ impl Intake {
             let order = Order::Remove(reference.clone());
             self.staff.order(&in_force.registration.registry, order);
         }
+        self.leaves_its_neighbours(reference, Instant::now());
     }
 
     /// A Registry is there or has changed: what asks for it is looked at again.
@@ -326,6 +403,7 @@ impl Intake {
         if self.complete {
             self.staff.order(registry, Order::KubernetesIsComplete);
         }
+        self.staff.order(registry, Order::Progress(self.progress.clone()));
     }
 
     /// A Registry is gone: nothing that asks for it can be carried out.
@@ -333,6 +411,8 @@ impl Intake {
         for (reference, compiled) in self.asking_for(registry) {
             self.index.delete_registration(&reference);
             self.entries.get_mut(&reference).expect("it is asking").in_force = None;
+            // The others of this Registry go, too.
+            self.neighbours.leave(&reference);
             self.admit(&reference, compiled, now);
         }
     }
@@ -348,7 +428,7 @@ impl Intake {
     }
 
     /// Tells the registrars whether there are registrations whose keys are not known, if that has changed.
-    fn tell_unclear(&mut self) {
+    pub(super) fn tell_unclear(&mut self) {
         let some = !self.unclear.is_empty();
         if std::mem::replace(&mut self.some_are_unclear, some) != some {
             self.staff.order_all(|| Order::SomeAreUnclear(some));

@@ -4,6 +4,8 @@
 //! Owns the index and the decision whether a registration can be carried out ([`admission`]). Knows nothing of etcd.
 
 mod admission;
+mod credentials;
+mod record_formats;
 mod registries;
 mod staff;
 mod tenants;
@@ -19,31 +21,37 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
+use self::record_formats::Library;
 use self::registries::Known;
 use self::staff::Staff;
 use super::failure::Failure;
+use super::neighbours::Neighbours;
 use super::registrar::{Context, Order};
 use super::state::State;
-use crate::cluster::{News, Seen};
+use crate::cluster::{Content, KINDS, News, Seen, Source};
+use crate::etcd::Access;
 use crate::index::{Index, Pod, RegistrationRef, Tenants, Touch};
-use crate::plan::Presence;
+use crate::plan::{Presence, Progress};
 
 /// News taken in without a look at anything else.
 const BATCH: usize = 256;
 
 /// Which object kinds have been listed completely.
+// One flag for each kind is what this is.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each kind, and each on its own")]
 struct Listed {
     pods: bool,
     registrations: bool,
     registries: bool,
+    record_formats: bool,
     namespaces: bool,
 }
 
 impl Listed {
     fn all(self) -> bool {
-        self.pods && self.registrations && self.registries && self.namespaces
+        self.pods && self.registrations && self.registries && self.record_formats && self.namespaces
     }
 }
 
@@ -53,15 +61,20 @@ struct Lost {
     pods: Option<Timestamp>,
     registrations: Option<Timestamp>,
     registries: Option<Timestamp>,
+    record_formats: Option<Timestamp>,
     namespaces: Option<Timestamp>,
 }
 
 impl Lost {
     fn first(self) -> Option<Timestamp> {
-        [self.pods, self.registrations, self.registries, self.namespaces]
-            .into_iter()
-            .flatten()
-            .min()
+        let kinds = [
+            self.pods,
+            self.registrations,
+            self.registries,
+            self.record_formats,
+            self.namespaces,
+        ];
+        kinds.into_iter().flatten().min()
     }
 }
 
@@ -70,12 +83,21 @@ pub struct Intake {
     index: Index,
     entries: HashMap<RegistrationRef, Entry>,
     registries: HashMap<Arc<str>, Known>,
+    /// Whose formats get into whose consumers.
+    neighbours: Neighbours,
+    library: Library,
+    /// What is in the objects that Registries name, as far as it has been told.
+    sources: HashMap<Source, Content>,
     tenants: Tenants,
     staff: Staff,
     listed: Listed,
     lost: Lost,
     /// Since when anything is, as last told to the registrars.
     outdated: Option<Timestamp>,
+    /// How far each kind has been heard and taken in.
+    progress: Progress,
+    /// Whether that is farther than the registrars were told.
+    progressed: bool,
     /// Counts the complete lists of registrations and Registries: what is marked by an older one is gone.
     registration_list: u64,
     registry_list: u64,
@@ -96,11 +118,16 @@ impl Intake {
             index: Index::new(),
             entries: HashMap::new(),
             registries: HashMap::new(),
+            neighbours: Neighbours::default(),
+            library: Library::default(),
+            sources: HashMap::new(),
             tenants: Tenants::default(),
             staff: Staff::new(context, shutdown),
             listed: Listed::default(),
             lost: Lost::default(),
             outdated: None,
+            progress: Progress::new(KINDS),
+            progressed: false,
             registration_list: 0,
             registry_list: 0,
             unclear: HashSet::new(),
@@ -111,12 +138,18 @@ impl Intake {
     }
 
     /// Takes in `news` until `shutdown`. An error means that a part has ended that never should.
-    pub async fn run(mut self, mut news: mpsc::Receiver<News>, shutdown: CancellationToken) -> Result<(), Failure> {
+    pub async fn run(
+        mut self,
+        mut news: mpsc::Receiver<News>,
+        mut good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
+        shutdown: CancellationToken,
+    ) -> Result<(), Failure> {
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 failure = self.staff.failure() => return Err(failure),
+                Some((registry, access)) = good.recv() => self.is_good(&registry, access),
                 first = news.recv() => {
                     let Some(first) = first else { break };
                     self.take(first, Instant::now());
@@ -126,12 +159,20 @@ impl Intake {
                             Err(_) => break,
                         }
                     }
+                    self.tell_progress();
                     self.count();
                 }
             }
         }
         self.staff.retire().await;
         Ok(())
+    }
+
+    /// Tells the registrars how far they have heard, after what they have heard.
+    fn tell_progress(&mut self) {
+        if std::mem::take(&mut self.progressed) {
+            self.staff.order_all(|| Order::Progress(self.progress.clone()));
+        }
     }
 
     fn count(&self) {
@@ -143,6 +184,13 @@ impl Intake {
     fn take(&mut self, news: News, now: Instant) {
         match news {
             News::Cluster(id) => self.cluster(id),
+            News::Reached { what, version, present } => {
+                self.progress.reach(what, version);
+                if let Some((present, asked)) = present {
+                    self.progress.compare(what, present, asked);
+                }
+                self.progressed = true;
+            }
             News::Pod(seen) => {
                 note_lost(&mut self.lost.pods, &seen);
                 self.pod(seen, now);
@@ -156,6 +204,11 @@ impl Intake {
                 self.registry(seen, now);
                 self.remember();
             }
+            News::RecordFormat(seen) => {
+                note_lost(&mut self.lost.record_formats, &seen);
+                self.record_format(seen, now);
+            }
+            News::Source(source, content) => self.source(source, content, now),
             News::Namespace(seen) => {
                 note_lost(&mut self.lost.namespaces, &seen);
                 self.namespace(seen, now);
@@ -247,6 +300,7 @@ impl Intake {
                 pods = self.index.pod_count(),
                 registrations = self.entries.len(),
                 registries = self.registries.len(),
+                record_formats = self.library.len(),
                 "Kubernetes has told everything"
             );
             self.staff.context().health.set_caches_complete(true);

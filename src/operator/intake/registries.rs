@@ -8,7 +8,8 @@ use kube::ResourceExt;
 use super::{Intake, Order};
 use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec};
 use crate::cluster::{DeskNote, Seen};
-use crate::operator::registrar::Version;
+use crate::etcd::Access;
+use crate::operator::registrar::{Trouble, Version};
 use crate::operator::state::{State, StoredRegistry};
 use crate::telemetry::RegistryHealth;
 
@@ -22,12 +23,26 @@ pub struct Known {
     approved: Option<String>,
     /// The list that it was last seen in.
     list: u64,
+    /// The access that its registrar was last given; none while it has none.
+    pub(super) offered: Option<Box<Access>>,
+    /// Why what it names now cannot be used.
+    pub(super) wrong: Option<Trouble>,
+    /// The access that last let us in.
+    pub(super) good: Option<Access>,
 }
 
 impl Known {
     /// What it says.
     pub fn spec(&self) -> &RegistrySpec {
         &self.spec
+    }
+
+    /// Which version of it that is.
+    pub fn version(&self) -> Version {
+        Version {
+            uid: self.uid.as_str().into(),
+            generation: self.generation,
+        }
     }
 
     /// The hold that an admin has approved of.
@@ -40,7 +55,15 @@ impl Intake {
     /// Serves the Registries that an earlier process knew, until Kubernetes tells what has become of them. Leases are
     /// renewed; nothing else is done until then, as after any start.
     pub fn resume(&mut self, registries: impl IntoIterator<Item = (String, StoredRegistry)>) {
-        for (name, StoredRegistry { generation, spec }) in registries {
+        for (name, stored) in registries {
+            let Some(access) = stored.access() else {
+                tracing::warn!(
+                    registry = name,
+                    "the credentials of this Registry were not kept, so it has to wait"
+                );
+                continue;
+            };
+            let StoredRegistry { generation, spec, .. } = stored;
             tracing::info!(registry = name, endpoints = ?spec.endpoints, "a Registry that was served before");
             let name: Arc<str> = name.into();
             // It is in no list yet, and the object that Kubernetes tells of is looked at as a new one.
@@ -50,11 +73,17 @@ impl Intake {
                 spec: spec.clone(),
                 approved: None,
                 list: 0,
+                offered: Some(Box::new(access.clone())),
+                wrong: None,
+                good: Some(access.clone()),
             };
+            let version = known.version();
             self.registries.insert(name.clone(), known);
-            let uid = "".into();
-            self.engage(&name, spec, Version { uid, generation });
+            let health = &self.staff.context().health;
+            health.set_registry(&name, RegistryHealth::Starting);
+            self.staff.engage(&name, spec, version, Ok(Box::new(access)));
         }
+        self.watch_sources();
     }
 
     /// The apiserver has said which cluster it serves. Its word counts: what was known of another is let go, which
@@ -70,6 +99,7 @@ impl Intake {
             for name in std::mem::take(&mut self.registries).into_keys() {
                 self.let_go(&name);
             }
+            self.watch_sources();
             self.staff.serve_cluster(id);
         }
         confirmed.cancel();
@@ -83,6 +113,7 @@ impl Intake {
         let store = |known: &Known| StoredRegistry {
             generation: known.generation,
             spec: known.spec.clone(),
+            access: known.good.clone().filter(Access::has_credentials),
         };
         let registries = self.registries.iter();
         let now = State {
@@ -96,12 +127,6 @@ impl Intake {
             *told = Some(now);
             is_new
         });
-    }
-
-    fn engage(&mut self, name: &Arc<str>, spec: RegistrySpec, version: Version) {
-        let health = &self.staff.context().health;
-        health.set_registry(name, RegistryHealth::Starting);
-        self.staff.engage(name, spec, version);
     }
 
     pub(super) fn registry(&mut self, seen: Seen<Box<Registry>>, now: Instant) {
@@ -146,9 +171,13 @@ impl Intake {
         let approved = object.metadata.annotations.as_ref();
         let approved = approved.and_then(|all| all.get(APPROVE_REMOVALS)).cloned();
         let spec = object.spec;
-        let version = Version {
-            uid: uid.as_str().into(),
-            generation,
+        let former = self.registries.remove(&name);
+        let (offered, wrong, good) = match &former {
+            // Another meta prefix is another Registry of the same name: all begins anew.
+            Some(former) if former.spec.meta_prefix == spec.meta_prefix => {
+                (former.offered.clone(), former.wrong.clone(), former.good.clone())
+            }
+            _ => (None, None, None),
         };
         let known = Known {
             uid: uid.clone(),
@@ -156,12 +185,16 @@ impl Intake {
             spec: spec.clone(),
             approved: approved.clone(),
             list: self.registry_list,
+            offered,
+            wrong,
+            good,
         };
-        let former = self.registries.insert(name.clone(), known);
+        let version = known.version();
+        self.registries.insert(name.clone(), known);
+        self.watch_sources();
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "a Registry to serve");
-            self.engage(&name, spec, version);
-            return self.hand_over(&name, now);
+            return self.enter(&name, now);
         };
         if former.approved != approved {
             self.staff.order(&name, Order::Approve(approved));
@@ -170,10 +203,16 @@ impl Intake {
         if !is_new {
             return;
         }
-        if former.spec.endpoints != spec.endpoints || former.spec.meta_prefix != spec.meta_prefix {
-            tracing::info!(registry = %name, endpoints = ?spec.endpoints, "the Registry's endpoints changed, connecting anew");
-            self.engage(&name, spec, version);
-            return self.hand_over(&name, now);
+        if former.spec.meta_prefix != spec.meta_prefix {
+            self.staff.dismiss(&name);
+            return self.enter(&name, now);
+        }
+        if former.offered.is_none() {
+            // What is not served yet is served as it is now.
+            if let Some(known) = self.registries.get_mut(&name) {
+                known.wrong = None;
+            }
+            return self.enter(&name, now);
         }
         let settings = Order::Settings {
             limits: spec.limits,
@@ -181,6 +220,7 @@ impl Intake {
             version,
         };
         self.staff.order(&name, settings);
+        self.enter(&name, now);
         if former.spec.access != spec.access || spec.access.is_some() && former.spec.ttl_seconds != spec.ttl_seconds {
             tracing::info!(registry = %name, "the Registry's rules about who may write what are looked at anew");
             self.rules_changed(&name, now);
@@ -198,6 +238,7 @@ impl Intake {
             "the Registry was deleted: its keys are renewed no more and go with their TTL"
         );
         self.let_go(name);
+        self.watch_sources();
         self.withdraw_all(name, now);
     }
 

@@ -8,8 +8,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::RegistrySpec;
+use crate::etcd::Access;
 use crate::operator::failure::Failure;
-use crate::operator::registrar::{Context, Order, Version, serve};
+use crate::operator::registrar::{Context, Order, Trouble, Version, serve};
 
 /// All registrars.
 pub struct Staff {
@@ -52,15 +53,21 @@ impl Staff {
         &self.context
     }
 
-    /// Starts a registrar for `registry`, in the place of one that may be there. The new one takes over what the old
+    /// Starts a registrar for `registry`, in the place of one that may be there; without an access it only says so. The new one takes over what the old
     /// one has in etcd, as after a restart.
-    pub fn engage(&mut self, registry: &Arc<str>, spec: RegistrySpec, version: Version) {
+    pub fn engage(
+        &mut self,
+        registry: &Arc<str>,
+        spec: RegistrySpec,
+        version: Version,
+        access: Result<Box<Access>, Trouble>,
+    ) {
         self.dismiss(registry);
         let (orders, incoming) = mpsc::unbounded_channel();
         let end = self.shutdown.child_token();
         let (name, context) = (registry.clone(), self.context.clone());
         self.tasks
-            .spawn(serve(name, (spec, version), context, incoming, end.clone()));
+            .spawn(serve(name, (spec, version), access, context, incoming, end.clone()));
         self.members.insert(registry.clone(), Member { orders, end });
     }
 

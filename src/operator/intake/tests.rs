@@ -1,12 +1,15 @@
 //! What the intake makes of news that comes in an unlucky order, or makes no sense.
 
-use std::collections::BTreeMap;
+mod record_formats;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::api::ServiceRegistrationStatus;
-use crate::cluster::DeskNote;
+use crate::cluster::{DeskNote, SourceKind};
+use crate::hidden::Hidden;
 use crate::operator::state::StoredRegistry;
 use crate::operator::testing::Ends;
 
@@ -74,6 +77,7 @@ impl Rig {
     /// Starts from what [`Rig::registry`] would have left in the state folder.
     fn resume(&mut self) {
         let stored = StoredRegistry {
+            access: None,
             generation: 1,
             spec: decode(json!({"endpoints": ["http://127.0.0.1:1"]})),
         };
@@ -98,6 +102,7 @@ impl Rig {
     fn lists_complete(&mut self) {
         self.take(News::Registration(Seen::ListComplete));
         self.take(News::Registry(Seen::ListComplete));
+        self.take(News::RecordFormat(Seen::ListComplete));
         self.take(News::Pod(Seen::ListComplete));
     }
 
@@ -270,4 +275,90 @@ async fn nothing_is_stored_before_all_registries_are_listed_and_every_change_aft
     let (namespace, name) = (String::new(), "default".to_owned());
     rig.take(News::Registry(Seen::Deleted { namespace, name }));
     assert_eq!(rig.stored(), Some(("c1".to_owned(), vec![])));
+}
+
+/// A registration of one Plain format.
+fn plain(name: &str, created: &str, prefix: &str) -> News {
+    News::Registration(Seen::Applied(Box::new(decode(json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+        "metadata": {"name": name, "namespace": "shop", "uid": name, "generation": 1, "creationTimestamp": created},
+        "spec": {
+            "selector": {"matchLabels": {"app": "orders"}},
+            "ports": [{"port": "grpc"}],
+            "formats": [{"type": "Plain", "prefix": prefix}, {"type": "EtcdGrpc", "prefix": format!("grpc/{name}")}],
+        },
+    })))))
+}
+
+#[tokio::test]
+async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_is_gone() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.take(plain("newer", "2026-01-02T00:00:00Z", "/a/b"));
+    let newer = RegistrationRef::new("shop", "newer");
+    let state = |rig: &Rig| {
+        let compiled = rig.intake.entries[&newer].in_force().expect("it is carried out");
+        let scopes: Vec<String> = compiled
+            .outlets
+            .iter()
+            .map(|outlet| outlet.format.scope().prefix().to_owned())
+            .collect();
+        (scopes, compiled.told_aside())
+    };
+    assert_eq!(state(&rig).0, ["/a/b/", "grpc/newer/"]);
+    rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
+    let (scopes, told) = state(&rig);
+    assert_eq!(scopes, ["grpc/newer/"], "the other format is written");
+    assert!(told[0].contains("shop/older"), "{told:?}");
+    rig.take(News::Registration(Seen::Deleted {
+        namespace: "shop".to_owned(),
+        name: "older".to_owned(),
+    }));
+    assert_eq!(
+        state(&rig),
+        (vec!["/a/b/".to_owned(), "grpc/newer/".to_owned()], Vec::new())
+    );
+}
+
+fn etcd_user() -> Source {
+    Source {
+        kind: SourceKind::Secret,
+        name: "etcd-user".into(),
+    }
+}
+
+fn user_and_password(password: &str) -> Content {
+    let text = |text: &str| Some(Hidden::from(text.to_owned()));
+    let data = [("username", text("leasehold")), ("password", text(password))];
+    Content::Present(data.into_iter().map(|(key, text)| (key.to_owned(), text)).collect())
+}
+
+#[tokio::test]
+async fn a_registry_is_entered_once_its_secret_is_known_and_only_that_is_watched() {
+    let mut rig = Rig::new();
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+        "metadata": {"name": "default", "uid": "r", "generation": 1},
+        "spec": {"endpoints": ["http://127.0.0.1:1"], "auth": {"secret": {"name": "etcd-user"}}},
+    });
+    rig.take(News::Registry(Seen::Applied(Box::new(decode(object)))));
+    assert_eq!(*rig.ends.sources.borrow(), BTreeSet::from([etcd_user()]));
+    assert_eq!(rig.intake.staff.engaged(), 0, "nothing is known of the Secret");
+    rig.take(News::Source(etcd_user(), Content::Absent));
+    assert_eq!(rig.intake.staff.engaged(), 1, "to say that it is not there");
+    rig.take(News::Source(etcd_user(), user_and_password("one")));
+    assert_eq!(rig.intake.staff.engaged(), 2);
+    rig.take(News::Source(etcd_user(), user_and_password("two")));
+    rig.take(News::Source(etcd_user(), Content::Absent));
+    assert_eq!(rig.intake.staff.engaged(), 2, "whoever has entered stays");
+    let known = &rig.intake.registries["default"];
+    assert_eq!(
+        known.wrong.as_ref().map(|trouble| trouble.reason),
+        Some("CredentialsMissing")
+    );
+    rig.take(News::Registry(Seen::Deleted {
+        namespace: String::new(),
+        name: "default".to_owned(),
+    }));
+    assert_eq!(*rig.ends.sources.borrow(), BTreeSet::new());
 }

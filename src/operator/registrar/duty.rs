@@ -60,13 +60,7 @@ impl Registrar {
                 // Under the same proof nobody else can have led meanwhile: our view is still the newest.
                 if self.last_fence.replace(fence.clone()).as_ref() != Some(&fence) {
                     self.ledger.leads_anew();
-                    if self.kubernetes.outdated.is_some() {
-                        tracing::warn!(
-                            registry = %self.name,
-                            "leads with an outdated view of Kubernetes: leases are renewed, nothing is written until it is back"
-                        );
-                        self.held_back = Some(fence);
-                    }
+                    self.catch_up(fence);
                 }
                 self.writing.forget_heard();
                 self.sweep.is_due();

@@ -60,13 +60,14 @@ pub fn announce(
         }
     };
     let announced = &mut subject.announced;
-    match (report.conflicts.first(), &announced.conflict) {
-        (Some(first), None) => {
+    let conflict = || Some((Reason::KeysHeld, occurrence(report.conflicts.first()?)));
+    let clash = subject.aside.first().map(|aside| (Reason::FormatsClash, aside.clone()));
+    match (clash.or_else(conflict), &announced.conflict) {
+        (Some((reason, first)), None) => {
             let keys = report.conflicts.len();
-            tracing::warn!(%registration, keys, first = %first.key, "keys are held by someone else");
-            let occurrence = announced.conflict.insert(occurrence(first)).clone();
-            let reason = Reason::KeysHeld.as_str();
-            publish(true, reason, message(ConditionType::Conflict), occurrence);
+            tracing::warn!(%registration, keys, first, "keys are held by someone else, or formats clash");
+            let occurrence = announced.conflict.insert(first).clone();
+            publish(true, reason.as_str(), message(ConditionType::Conflict), occurrence);
         }
         (None, Some(_)) => {
             tracing::info!(%registration, "no key is held by someone else any more");
@@ -99,7 +100,7 @@ pub fn announce(
 }
 
 /// What makes a conflict the same after a restart.
-fn occurrence(Conflict { key, holder }: &Conflict) -> String {
+fn occurrence(Conflict { key, holder, .. }: &Conflict) -> String {
     match holder {
         Holder::Stranger { create_revision, .. } => format!("{key} {create_revision}"),
         Holder::Registration(registration) => format!("{key} {registration}"),

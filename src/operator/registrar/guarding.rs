@@ -75,7 +75,7 @@ impl Registrar {
     }
 
     fn may_judge(&self) -> bool {
-        self.leads() && self.standing.is_live() && self.held_back.is_none()
+        self.leads() && self.standing.is_live() && self.catching_up.is_none()
     }
 
     fn tell_guard(&mut self, news: &GuardNews, now: Instant) {

@@ -6,7 +6,8 @@ use tokio::sync::mpsc;
 
 use super::reporting::Subject;
 use super::{Done, Order, Registrar, guarding, size};
-use crate::plan::{LeaseId, Observation};
+use crate::etcd::{self, Connection};
+use crate::plan::{Key, LeaseId, Observation};
 
 /// Orders and observations taken in before the next look at what is to be done: what comes together is written together.
 const BATCH: usize = 1024;
@@ -30,11 +31,12 @@ impl Registrar {
                 service,
                 version,
                 selected,
+                aside,
             } => {
                 self.ledger.set_terms(&registration, terms);
                 self.pacer.changed(registration.clone(), Instant::now());
                 self.subjects
-                    .insert(registration, Subject::new(service, version, selected));
+                    .insert(registration, Subject::new(service, version, selected).aside(aside));
             }
             Order::Refuse {
                 registration,
@@ -80,14 +82,17 @@ impl Registrar {
             }
             Order::KubernetesIsOutdated(outdated) => {
                 self.kubernetes.outdated = outdated;
-                if outdated.is_none() {
-                    self.held_back = None;
-                }
+                self.has_caught_up();
+            }
+            Order::Progress(progress) => {
+                self.kubernetes.progress = progress;
+                self.has_caught_up();
             }
             Order::SomeAreUnclear(unclear) => {
                 self.kubernetes.some_are_unclear = unclear;
                 self.sweep.is_due();
             }
+            Order::Access(offer) => self.offered(offer),
             Order::Approve(hold) => self.guarding.approved = hold,
             Order::Together(orders) => orders.into_iter().for_each(|order| self.take(order)),
             Order::Settings { limits, guard, version } => {
@@ -113,7 +118,10 @@ impl Registrar {
     pub(super) fn observe(&mut self, observation: Observation) {
         let now = Instant::now();
         match &observation {
-            Observation::Complete { .. } => self.standing.view_is_live(now),
+            Observation::Complete { .. } => {
+                self.standing.view_is_live(now);
+                self.access_is_good();
+            }
             Observation::Interrupted => self.standing.view_is_lost(now),
             Observation::Restored => {
                 self.standing.view_is_lost(now);
@@ -128,12 +136,15 @@ impl Registrar {
         match done {
             Done::Written {
                 ticket,
+                track,
                 fence,
                 result,
                 heard,
-            } => self.written(ticket, fence, result, heard),
+            } => self.written((ticket, track), fence, result, heard),
             Done::Granted { lease, ttl, result } => self.granted(lease, ttl, result),
             Done::Asked(answer) => self.standing.answered(answer, Instant::now()),
+            Done::NotesRead { fence, notes, at } => self.notes_read(&fence, &notes, at),
+            Done::Tried(access, result) => self.tried(access, result),
             Done::Listed(keys) => self.listed(keys),
             Done::Looked(found) => self.looked(found),
         }
@@ -143,8 +154,10 @@ impl Registrar {
     pub(super) fn ask(&mut self, now: Instant) {
         if self.standing.ask_at().is_some_and(|at| at <= now) {
             self.standing.asked();
-            let connection = self.connection.clone();
-            self.tasks.spawn(async move { Done::Asked(connection.status().await) });
+            let (connection, live) = (self.connection.clone(), self.standing.is_live());
+            let key = (!live).then(|| self.leader_key.clone());
+            self.tasks
+                .spawn(async move { Done::Asked(question(&connection, key).await) });
         }
     }
 
@@ -154,5 +167,27 @@ impl Registrar {
         self.metrics.count_lapsed(1);
         self.announce_lapsed(lease);
         self.ledger.leases().doubt(lease);
+    }
+}
+
+/// Asks etcd for its status; and for a key of ours as well, if one is named: who may do nothing there may still ask for
+/// the status.
+async fn question(connection: &Connection, key: Option<Key>) -> etcd::Result<etcd::Status> {
+    let status = connection.status().await;
+    let looked = match &key {
+        Some(key) => connection.get(key).await.map(drop),
+        None => Ok(()),
+    };
+    let answer = match looked {
+        Err(etcd::Error::PermissionDenied { message }) => Err(etcd::Error::PermissionDenied {
+            message: format!("{message}, for {}", key.as_deref().unwrap_or_default()),
+        }),
+        Err(error) if error.is_access() => Err(error),
+        // Some releases tell their status to administrators only, which is no trouble of ours.
+        _ => status,
+    };
+    match answer {
+        Ok(status) => Ok(status),
+        Err(error) => Err(connection.explain(error).await),
     }
 }

@@ -5,6 +5,8 @@
 //! is `plan`'s decision. A registrar never waits for etcd: every request is a task of its own, so orders are
 //! taken and leases renewed whatever etcd does.
 
+mod catching_up;
+mod credentials;
 mod duty;
 mod events;
 mod guarding;
@@ -16,6 +18,7 @@ mod serve;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod tracks;
 mod writing;
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,19 +30,25 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::catching_up::CatchingUp;
+use self::credentials::Credentials;
+pub use self::credentials::trouble;
 use self::guarding::Guarding;
+pub use self::guarding::terms as guard_terms;
 pub use self::order::{Order, Version};
 use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
 pub use self::serve::serve;
 use self::standing::Standing;
+pub use self::standing::Trouble;
+use self::tracks::Track;
 use self::writing::Writing;
 use super::pacer::Pacer;
-use crate::api::{Limits, Registry, ServiceRegistration};
-use crate::cluster::{DeskNote, Events};
-use crate::etcd::{self, Connection, Leadership, Timeouts};
+use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
+use crate::cluster::{DeskNote, Events, Hearing, KINDS, Source};
+use crate::etcd::{self, Access, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
-use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Revision, Scope, Ticket, Verdict};
+use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Progress, Revision, Scope, Ticket, Verdict};
 use crate::telemetry::{Health, Metrics, RegistryMetrics};
 
 /// Between two rounds of keeping house.
@@ -56,10 +65,14 @@ pub struct Context {
     pub session_ttl: u32,
     /// How long calls to etcd may take.
     pub timeouts: Timeouts,
+    /// How far Kubernetes is being heard.
+    pub hearing: Hearing,
     /// Where statuses of registrations are written.
     pub registrations: mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
     /// Where statuses of Registries are written.
     pub registries: mpsc::UnboundedSender<DeskNote<Registry>>,
+    /// Where statuses of RecordFormats are written.
+    pub record_formats: mpsc::UnboundedSender<DeskNote<RecordFormat>>,
     /// Where Events are published.
     pub events: Events,
     /// What is counted.
@@ -69,6 +82,12 @@ pub struct Context {
     /// Set off once the apiserver has said which cluster it serves: nobody stands for election before. Who cannot know
     /// what is wanted must not keep those from leading that do.
     pub cluster_confirmed: CancellationToken,
+    /// The operator's own namespace: the Secrets that Registries name are there.
+    pub namespace: Arc<str>,
+    /// Which of them are to be watched.
+    pub sources: watch::Sender<BTreeSet<Source>>,
+    /// Where is told which access to a Registry's etcd has proven good.
+    pub good: mpsc::UnboundedSender<(Arc<str>, Access)>,
 }
 
 /// What a task that was started here brought home.
@@ -76,6 +95,8 @@ enum Done {
     /// A transaction ended.
     Written {
         ticket: Ticket,
+        /// What it went on.
+        track: Track,
         /// The proof of leadership it was sent under.
         fence: Fence,
         result: etcd::Result<Verdict>,
@@ -90,8 +111,18 @@ enum Done {
     },
     /// etcd was asked for its status.
     Asked(etcd::Result<etcd::Status>),
+    /// Other credentials were tried.
+    Tried(Box<Access>, etcd::Result<()>),
     /// etcd was asked which keys are on our leases.
     Listed(etcd::Result<Vec<Key>>),
+    /// The notes were read that predecessors left.
+    NotesRead {
+        /// The proof of leadership under which they were asked for.
+        fence: Fence,
+        notes: Vec<(Key, Held)>,
+        /// When they had been read.
+        at: Instant,
+    },
     /// Keys were read that nobody is known to want.
     Looked(etcd::Result<Vec<(Key, Option<Held>, Revision)>>),
 }
@@ -107,7 +138,7 @@ struct Lines {
 }
 
 /// What Kubernetes has told, as a whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kubernetes {
     /// Whether that is everything.
     complete: bool,
@@ -115,6 +146,20 @@ struct Kubernetes {
     outdated: Option<Timestamp>,
     /// Whether there are registrations whose keys are not known.
     some_are_unclear: bool,
+    /// How far it has been heard.
+    progress: Progress,
+}
+
+impl Kubernetes {
+    /// It has told nothing.
+    fn silent() -> Self {
+        Self {
+            complete: false,
+            outdated: None,
+            some_are_unclear: false,
+            progress: Progress::new(KINDS),
+        }
+    }
 }
 
 /// One Registry's part of the operator.
@@ -123,15 +168,17 @@ struct Registrar {
     context: Context,
     metrics: RegistryMetrics,
     connection: Connection,
+    credentials: Credentials,
+    /// Everybody who may write here may read this.
+    leader_key: Key,
     limits: Limits,
     /// The Registry, and the version of its spec.
     version: Version,
 
     ledger: Ledger,
     kubernetes: Kubernetes,
-    /// The proof under which nothing is written until Kubernetes has told everything anew: it was won with an outdated
-    /// view, and whoever led before may have known better.
-    held_back: Option<Fence>,
+    /// What this replica has to hear before it writes, since it came to lead.
+    catching_up: Option<CatchingUp>,
 
     lines: Lines,
     /// What the election last said, as far as it was taken in: before that, nothing is done by it.
@@ -165,7 +212,7 @@ impl Registrar {
         name: Arc<str>,
         (limits, version): (Limits, Version),
         context: Context,
-        connection: Connection,
+        (connection, leader_key): (Connection, Key),
         ledger: Ledger,
         lines: Lines,
     ) -> Self {
@@ -175,8 +222,8 @@ impl Registrar {
             ledger,
             writing: Writing::new(&limits, now),
             limits,
-            kubernetes: Kubernetes::default(),
-            held_back: None,
+            kubernetes: Kubernetes::silent(),
+            catching_up: None,
             leadership: Leadership::Seeking,
             led: false,
             last_fence: None,
@@ -193,6 +240,8 @@ impl Registrar {
             name,
             context,
             connection,
+            credentials: Credentials::default(),
+            leader_key,
             version,
             lines,
         }
@@ -216,6 +265,7 @@ impl Registrar {
         if let Some(renewals) = self.ledger.leases().take_changed_renewals() {
             self.lines.renewals.send_replace(Arc::new(renewals));
         }
+        self.try_offer(now);
         self.ask(now);
         self.sweep(now);
         let report_due = self.report(now);
@@ -228,6 +278,7 @@ impl Registrar {
             report_due,
             Some(self.house_at),
             self.guard_wakes_at(),
+            self.credentials.wake_at(),
         ];
         wakes.into_iter().flatten().min().expect("one is always there")
     }

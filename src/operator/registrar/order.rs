@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
+use super::standing::Trouble;
 use crate::api::{Guard, Limits, Reason};
+use crate::etcd::Access;
 use crate::index::RegistrationRef;
 use crate::operator::policy::Verdict;
-use crate::plan::{Presence, Terms};
+use crate::plan::{Presence, Progress, Terms};
 
 /// Which object of a name it is, and which version of its spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub enum Order {
         version: Version,
         /// How many pods it selects, ready or not.
         selected: usize,
+        /// Why formats of it stand aside for another registration's.
+        aside: Vec<String>,
     },
     /// A registration's new spec cannot be carried out: what it had before stays in force.
     Refuse {
@@ -72,6 +76,8 @@ pub enum Order {
     KubernetesIsComplete,
     /// Since when what is known of Kubernetes is outdated, because it has not answered for long; none when it is not.
     KubernetesIsOutdated(Option<Timestamp>),
+    /// How far Kubernetes has been heard, as far as it has been told in orders.
+    Progress(Progress),
     /// Whether there are registrations whose keys are not known because they cannot be read: as long as there are,
     /// a key that nobody is known to want may be theirs.
     SomeAreUnclear(bool),
@@ -84,6 +90,8 @@ pub enum Order {
         /// The object, and the version of its spec.
         version: Version,
     },
+    /// The Secrets that the Registry names have changed, or it names others: this is to be used from now on, or cannot be.
+    Access(Result<Box<Access>, Trouble>),
     /// The hold of this id, if there is one, was approved of by an admin: what it holds is to go.
     Approve(Option<String>),
     /// Orders that belong together: nothing is decided before all of them have been taken in.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::standing::Link;
+use super::standing::{Link, Trouble};
 use crate::api::{ConditionStatus, ConditionType, Reason, RegistryStatus, conditions};
 
 /// The least time between two writes that tell nothing but other counters.
@@ -18,6 +18,8 @@ pub struct Facts {
     pub generation: i64,
     /// How its etcd stands.
     pub link: Link,
+    /// How it stands with the credentials, if there are any.
+    pub credentials: Option<Result<(), Trouble>>,
     /// Its version.
     pub version: Option<String>,
     /// The replica that leads.
@@ -67,6 +69,30 @@ impl Facts {
             generation,
             now,
         );
+        if let Some(credentials) = &self.credentials {
+            let (status, reason, message) = match credentials {
+                Ok(()) if self.link == Link::Up => (
+                    ConditionStatus::True,
+                    Reason::CredentialsInUse,
+                    "Certificates, user and password are in use as the Secrets have them now.".to_owned(),
+                ),
+                Ok(()) => (
+                    ConditionStatus::Unknown,
+                    Reason::Connecting,
+                    "The etcd has not answered yet: see Connected.".to_owned(),
+                ),
+                Err(trouble) => {
+                    let stays = match &self.link {
+                        Link::Up => " The connection made before stays in use.",
+                        Link::Unsure | Link::Down(_) => "",
+                    };
+                    let message = format!("{}.{stays}", trouble.message);
+                    (ConditionStatus::False, self::reason(trouble.reason), message)
+                }
+            };
+            let kind = ConditionType::Credentials;
+            conditions::set(&mut list, kind, status, reason, &message, generation, now);
+        }
         let (held, reason, message) = match &self.hold {
             Some(notice) => (ConditionStatus::True, Reason::LossAboveLimit, notice.as_str()),
             None => (ConditionStatus::False, Reason::NothingHeld, "No removal is held back."),
@@ -82,7 +108,7 @@ impl Facts {
                 ConditionStatus::False,
                 Reason::KubernetesSilent,
                 format!(
-                    "What is known of pods, registrations or Registries is as of {since:.0}: see that the kube-apiserver is \
+                    "What is known of pods, registrations, Registries or RecordFormats is as of {since:.0}: see that the kube-apiserver is \
                      well, and that the operator may list and watch them. What is registered stays."
                 ),
             ),
@@ -108,9 +134,28 @@ pub fn reason(reason: &str) -> Reason {
         "NoSpace" => Reason::NoSpace,
         "UnsupportedVersion" => Reason::UnsupportedVersion,
         "PermissionDenied" | "Unauthenticated" => Reason::PermissionDenied,
-        _ => Reason::Unreachable,
+        _ => ACCESS
+            .into_iter()
+            .find(|known| known.as_str() == reason)
+            .unwrap_or(Reason::Unreachable),
     }
 }
+
+/// What can be wrong with credentials, as an author of a Registry reads it.
+const ACCESS: [Reason; 12] = [
+    Reason::CredentialsMissing,
+    Reason::CredentialsMalformed,
+    Reason::AuthenticationOff,
+    Reason::LoginRefused,
+    Reason::UserRequired,
+    Reason::ServerCertificateExpired,
+    Reason::UnknownAuthority,
+    Reason::ServerNameMismatch,
+    Reason::ClientCertificateExpired,
+    Reason::ClientCertificateRefused,
+    Reason::ClientCertificateRequired,
+    Reason::TlsFailed,
+];
 
 /// Which facts have been told, and when the next may be.
 #[derive(Debug, Default)]
@@ -146,13 +191,13 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
-    use super::super::standing::Trouble;
     use super::*;
 
     fn facts(keys: usize, link: Link) -> Facts {
         Facts {
             generation: 1,
             link,
+            credentials: None,
             version: Some("3.6.15".to_owned()),
             leader: Some("a".to_owned()),
             leases: 1,
@@ -178,6 +223,7 @@ mod tests {
         let trouble = Trouble {
             reason: "Unauthenticated",
             message: "give it a user".to_owned(),
+            is_access: true,
         };
         let now = Time(jiff::Timestamp::UNIX_EPOCH);
         let status = facts(1, Link::Down(trouble)).status(&now);

@@ -12,7 +12,7 @@ use super::standing::{Link, Trouble};
 use super::{Context, Registrar, Version};
 use crate::api::{ConditionStatus, ConditionType, Reason, conditions};
 use crate::cluster::{DeskNote, Insistence};
-use crate::etcd::{self, Leadership};
+use crate::etcd::Leadership;
 use crate::index::RegistrationRef;
 use crate::operator::pacer::Pacer;
 use crate::plan::{self, Footing, status_of};
@@ -39,6 +39,8 @@ pub struct Subject {
     pub(super) generation: i64,
     /// How many pods it selects, ready or not.
     selected: usize,
+    /// Why formats of it stand aside for another registration's.
+    pub(super) aside: Vec<String>,
     /// Why the newest spec is not the one in force.
     pub(super) refusal: Option<(Reason, String)>,
     /// Why some of its formats cannot be written, if the Registry's rules say so.
@@ -55,10 +57,16 @@ impl Subject {
             uid: version.uid,
             generation: version.generation,
             selected,
+            aside: Vec::new(),
             refusal: None,
             denial: None,
             announced: Announced::default(),
         }
+    }
+
+    /// Formats of it stand aside, for these reasons.
+    pub fn aside(self, aside: Vec<String>) -> Self {
+        Self { aside, ..self }
     }
 
     /// It selects so many pods by now; returns whether a status tells of the difference.
@@ -109,12 +117,13 @@ fn now() -> Time {
     Time(Timestamp::now())
 }
 
-/// Tells that a Registry's endpoints make no sense.
-pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, error: &etcd::Error) {
-    tracing::error!(registry = %name, %error, "this Registry cannot be used");
+/// Tells that a Registry's endpoints make no sense, or that its credentials are not there.
+pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, trouble: &Trouble) {
+    tracing::error!(registry = %name, reason = trouble.reason, cause = trouble.message, "this Registry cannot be used");
     let facts = Facts {
         generation,
-        link: Link::Down(error.into()),
+        link: Link::Down(trouble.clone()),
+        credentials: trouble.is_access.then(|| Err(trouble.clone())),
         version: None,
         leader: None,
         leases: 0,
@@ -181,6 +190,7 @@ impl Registrar {
             registry: &self.name,
             selected: subject.selected,
             hold: self.guarding.notice(),
+            aside: &subject.aside,
         };
         let mut status = status_of(&report, footing, about, &now);
         if let Some(denial) = &subject.denial {
@@ -226,9 +236,11 @@ impl Registrar {
         self.metrics.set_leases(leases);
         self.metrics.set_keys(keys);
         self.metrics.set_backlog(self.ledger.backlog());
+        let link = self.registry_link(at);
         Facts {
             generation: self.version.generation,
-            link: self.registry_link(at),
+            credentials: self.credentials(&link),
+            link,
             version: self.standing.version().map(str::to_owned),
             leader: match &self.leadership {
                 Leadership::Leading(_) => Some(self.context.identity.to_string()),
@@ -269,7 +281,7 @@ impl Registrar {
         match (self.standing.link(at), self.writing.trouble(at)) {
             (Link::Down(trouble), _) => unreachable(&trouble),
             (Link::Up | Link::Unsure, Some(trouble)) => unreachable(trouble),
-            (_, None) if self.held_back.is_some() => Footing::Starting,
+            (_, None) if self.catching_up.is_some() => Footing::Starting,
             (Link::Up, None) if self.kubernetes.complete => Footing::Firm,
             // A view that was live a moment ago still tells what is there.
             (Link::Unsure, None) if self.stance.footing == Footing::Firm => Footing::Firm,

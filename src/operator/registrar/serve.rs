@@ -9,9 +9,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Lines, Order, Registrar, Version, guarding, reporting, size};
+use super::{Context, Lines, Order, Registrar, Trouble, Version, guarding, reporting, size};
 use crate::api::RegistrySpec;
-use crate::etcd::{self, Campaign, Connection, Leadership};
+use crate::etcd::{self, Access, Campaign, Connection, Leadership};
 use crate::operator::failure::Failure;
 use crate::plan::{Ledger, MetaKeys};
 
@@ -23,20 +23,23 @@ const OBSERVATIONS: usize = 256;
 pub async fn serve(
     name: Arc<str>,
     (spec, version): (RegistrySpec, Version),
+    access: Result<Box<Access>, Trouble>,
     context: Context,
     mut orders: mpsc::UnboundedReceiver<Order>,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    let access = etcd::Access {
-        endpoints: spec.endpoints.clone(),
+    let connection = match access {
+        Ok(access) => Connection::new(&access, context.timeouts, context.metrics.calls.clone()).await,
+        Err(trouble) => return idle(&name, version.generation, &context, &trouble, orders, shutdown).await,
     };
-    let connection = match Connection::new(&access, context.timeouts, context.metrics.calls.clone()).await {
+    let connection = match connection {
         Ok(connection) => connection,
-        Err(error) => return idle(&name, version.generation, &context, &error, orders, shutdown).await,
+        Err(error) => return idle(&name, version.generation, &context, &(&error).into(), orders, shutdown).await,
     };
     let meta = MetaKeys::of_registry(&spec.meta_prefix, &context.cluster_id, &name);
+    let leader_key = meta.leader();
     let campaign = Campaign {
-        leader_key: meta.leader(),
+        leader_key: leader_key.clone(),
         identity: context.identity.to_string(),
         session_ttl: context.session_ttl,
     };
@@ -72,7 +75,14 @@ pub async fn serve(
     };
     let mut ledger = Ledger::new(meta, size(spec.limits.keys_per_lease));
     ledger.set_guard(guarding::terms(&spec.guard));
-    let mut registrar = Registrar::new(name, (spec.limits, version), context, connection, ledger, lines);
+    let mut registrar = Registrar::new(
+        name,
+        (spec.limits, version),
+        context,
+        (connection, leader_key),
+        ledger,
+        lines,
+    );
     loop {
         let wake = registrar.act();
         tokio::select! {
@@ -109,16 +119,17 @@ async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static s
     name
 }
 
-/// A Registry whose endpoints make no sense, which admission refuses: said in its status, until they change.
+/// A Registry whose endpoints make no sense, which admission refuses, or whose credentials are not there: said in its
+/// status, until that changes.
 async fn idle(
     name: &Arc<str>,
     generation: i64,
     context: &Context,
-    error: &etcd::Error,
+    trouble: &Trouble,
     mut orders: mpsc::UnboundedReceiver<Order>,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    reporting::tell_invalid(name, generation, context, error);
+    reporting::tell_invalid(name, generation, context, trouble);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),

@@ -38,6 +38,8 @@ pub struct Trouble {
     pub reason: &'static str,
     /// What is wrong and what can be done.
     pub message: String,
+    /// Whether it is about who we are or what we may do.
+    pub is_access: bool,
 }
 
 impl From<&etcd::Error> for Trouble {
@@ -45,6 +47,7 @@ impl From<&etcd::Error> for Trouble {
         Self {
             reason: error.reason(),
             message: error.to_string(),
+            is_access: error.is_access(),
         }
     }
 }
@@ -102,6 +105,11 @@ impl Standing {
         self.ask_at.get_or_insert(now);
     }
 
+    /// Something about it has changed that it has to be asked for.
+    pub fn ask_now(&mut self, now: Instant) {
+        self.ask_at = self.ask_at.map(|_| now);
+    }
+
     /// When to ask it for its status.
     pub fn ask_at(&self) -> Option<Instant> {
         self.ask_at
@@ -120,6 +128,7 @@ impl Standing {
                     reason: "NoLeader",
                     message: "members of the etcd cluster answer, but it has no leader: see whether most of them run"
                         .to_owned(),
+                    is_access: false,
                 });
                 self.full = status.is_full.then(|| {
                     let message = "NOSPACE alarm".to_owned();
@@ -152,6 +161,7 @@ impl Standing {
         (told < OLDEST).then(|| Trouble {
             reason: "UnsupportedVersion",
             message: format!("etcd {version} is too old to be written to: use {major}.{minor} or newer"),
+            is_access: false,
         })
     }
 
@@ -169,6 +179,7 @@ impl Standing {
         Link::Down(self.trouble.clone().unwrap_or_else(|| Trouble {
             reason: "Unreachable",
             message: "the watch on our keys cannot be opened: see the operator's log".to_owned(),
+            is_access: false,
         }))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::api::{Guard, ServiceRegistrationStatus};
 use crate::cluster::{About, Insistence, Notice};
-use crate::plan::{self, MetaKeys, Observation, Presence, Terms};
+use crate::plan::{self, Heard, MetaKeys, Observation, Presence, Terms};
 
 struct Rig {
     registrar: Registrar,
@@ -41,10 +41,8 @@ impl Rig {
     async fn new() -> Self {
         let (context, ends) = Context::for_test();
         context.cluster_confirmed.cancel();
-        let access = etcd::Access {
-            // Nobody listens there.
-            endpoints: vec!["http://127.0.0.1:1".to_owned()],
-        };
+        // Nobody listens there.
+        let access = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
         let connection = Connection::new(&access, context.timeouts, context.metrics.calls.clone()).await;
         let (leads, leadership) = watch::channel(Leadership::Seeking);
         let (scopes, wanted) = mpsc::unbounded_channel();
@@ -60,7 +58,7 @@ impl Rig {
                 "default".into(),
                 (Limits::default(), version()),
                 context,
-                connection,
+                (connection, "/leasehold/c1/leader".into()),
                 ledger,
                 lines,
             ),
@@ -75,6 +73,42 @@ impl Rig {
     fn lead(&mut self, leadership: Leadership) {
         self.leads.send_replace(leadership);
         self.registrar.leadership_changed();
+    }
+
+    /// Leads by the proof `7`, no predecessor having left a note.
+    fn lead_first(&mut self) {
+        self.lead(Leadership::Leading(fence(7)));
+        self.note_read(7, None);
+    }
+
+    /// The predecessor's note is read, by the proof of this number: so many pods had been heard of.
+    fn note_read(&mut self, proof: Revision, pods: Option<u64>) {
+        let held = |pods| {
+            let mut heard = Heard::default();
+            heard.add("pods", pods);
+            Held {
+                value: heard.value(),
+                lease: LeaseId(1),
+                create_revision: 1,
+                mod_revision: 1,
+            }
+        };
+        let notes: Vec<(Key, Held)> = pods
+            .map(held)
+            .into_iter()
+            .map(|held| ("/leasehold/c1/heard/0".into(), held))
+            .collect();
+        self.registrar.notes_read(&fence(proof), &notes, Instant::now());
+    }
+
+    /// Everything has been heard up to this version of a pod, where the apiserver was at `present` when it was asked.
+    fn hear(&mut self, pods: u64, present: Option<u64>) {
+        let mut progress = Progress::new(KINDS);
+        progress.reach("pods", pods);
+        if let Some(present) = present {
+            progress.compare("pods", present, Instant::now());
+        }
+        self.registrar.take(Order::Progress(progress));
     }
 
     fn standby(&mut self) {
@@ -98,6 +132,7 @@ impl Rig {
             service: "orders".into(),
             version: version(),
             selected: 0,
+            aside: Vec::new(),
         });
         self.registrar.take(Order::KubernetesIsComplete);
     }
@@ -144,7 +179,7 @@ async fn a_replica_that_stands_by_rests_however_long_it_does() {
 async fn a_leader_whose_sweep_failed_rests_until_etcd_is_back() {
     let mut rig = Rig::new().await;
     rig.register();
-    rig.lead(Leadership::Leading(fence(7)));
+    rig.lead_first();
     let error = etcd::Error::Busy { message: String::new() };
     rig.registrar.listed(Err(error));
     rig.registrar.sweep.fail_long_ago();
@@ -158,14 +193,23 @@ async fn a_write_refused_under_an_old_proof_says_nothing_about_a_new_one() {
     rig.registrar.writing.begin();
     rig.lead(Leadership::Seeking);
     rig.lead(Leadership::Leading(fence(9)));
+    rig.note_read(9, None);
     let now = Instant::now();
-    rig.registrar
-        .written(Ticket::default(), fence(7), Ok(Verdict::Fenced), now);
+    rig.registrar.written(
+        (Ticket::default(), Track { number: 0, after: 0 }),
+        fence(7),
+        Ok(Verdict::Fenced),
+        now,
+    );
     assert_eq!(rig.registrar.may_write(now), Some(fence(9)));
 
     rig.registrar.writing.begin();
-    rig.registrar
-        .written(Ticket::default(), fence(9), Ok(Verdict::Fenced), now);
+    rig.registrar.written(
+        (Ticket::default(), Track { number: 0, after: 0 }),
+        fence(9),
+        Ok(Verdict::Fenced),
+        now,
+    );
     assert_eq!(rig.registrar.may_write(now), None);
 }
 
@@ -173,7 +217,7 @@ async fn a_write_refused_under_an_old_proof_says_nothing_about_a_new_one() {
 async fn one_that_led_and_lost_sight_of_etcd_does_not_overrule_whoever_leads_by_now() {
     let mut rig = Rig::new().await;
     rig.register();
-    rig.lead(Leadership::Leading(fence(7)));
+    rig.lead_first();
     rig.lead(Leadership::Seeking);
     rig.registrar.standing = Standing::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
     rig.registrar.act();
@@ -213,7 +257,7 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
     let now = Instant::now();
     rig.registrar
         .take(Order::KubernetesIsOutdated(Some(Timestamp::UNIX_EPOCH)));
-    rig.lead(Leadership::Leading(fence(7)));
+    rig.lead_first();
     assert_eq!(rig.registrar.may_write(now), None);
     rig.registrar.take(Order::KubernetesIsOutdated(None));
     assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
@@ -227,6 +271,7 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
     assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
     rig.standby();
     rig.lead(Leadership::Leading(fence(9)));
+    rig.note_read(9, None);
     assert_eq!(rig.registrar.may_write(now), None);
 }
 
@@ -240,7 +285,57 @@ async fn nothing_is_done_by_an_election_that_was_not_taken_in() {
     rig.leads.send_replace(Leadership::Leading(fence(7)));
     assert_eq!(rig.registrar.may_write(Instant::now()), None);
     rig.registrar.leadership_changed();
-    assert_eq!(rig.registrar.held_back, Some(fence(7)));
+    assert_eq!(
+        rig.registrar.may_write(Instant::now()),
+        None,
+        "the note has not been read"
+    );
+    rig.note_read(7, None);
+    assert_eq!(rig.registrar.may_write(Instant::now()), None, "the view is outdated");
+}
+
+#[tokio::test]
+async fn one_that_has_heard_less_than_its_predecessor_writes_nothing_until_it_has() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.hear(104, None);
+    rig.lead(Leadership::Leading(fence(7)));
+    let now = Instant::now();
+    assert_eq!(rig.registrar.may_write(now), None, "the note has not been read");
+    rig.note_read(5, Some(90));
+    assert_eq!(
+        rig.registrar.may_write(now),
+        None,
+        "that was asked for by an older proof"
+    );
+    rig.note_read(7, Some(105));
+    assert_eq!(rig.registrar.may_write(now), None);
+    rig.hear(105, None);
+    assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
+
+    // Nobody else has led meanwhile.
+    rig.lead(Leadership::Seeking);
+    rig.lead(Leadership::Leading(fence(7)));
+    assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
+    rig.standby();
+    rig.lead(Leadership::Leading(fence(9)));
+    assert_eq!(rig.registrar.may_write(now), None, "somebody else has");
+}
+
+#[tokio::test]
+async fn what_the_apiserver_never_came_to_is_not_waited_for() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.lead(Leadership::Leading(fence(7)));
+    rig.note_read(7, Some(105));
+    rig.hear(50, Some(120));
+    assert_eq!(rig.registrar.may_write(Instant::now()), None, "it is only late");
+    rig.hear(50, Some(60));
+    assert_eq!(
+        rig.registrar.may_write(Instant::now()),
+        Some(fence(7)),
+        "it was restored from a backup"
+    );
 }
 
 #[tokio::test]
@@ -301,7 +396,7 @@ async fn missing_from_a_list() -> Rig {
 #[tokio::test]
 async fn pods_that_one_list_does_not_name_are_held_until_somebody_approves() {
     let mut rig = missing_from_a_list().await;
-    rig.lead(Leadership::Leading(fence(7)));
+    rig.lead_first();
     rig.registrar.act();
     rig.registrar.report(Instant::now() + Duration::from_secs(30));
     let hold = rig.registrar.ledger.hold().expect("a hold").clone();
@@ -339,7 +434,7 @@ async fn one_that_stands_by_decides_and_tells_nothing_until_it_leads() {
     assert_eq!(rig.registrar.ledger.hold(), None);
     assert_rests(&mut rig.registrar);
     assert_eq!(rig.events(), []);
-    rig.lead(Leadership::Leading(fence(7)));
+    rig.lead_first();
     rig.registrar.act();
     assert_eq!(rig.registrar.ledger.hold().map(plan::Hold::len), Some(20));
     rig.standby();
@@ -350,7 +445,7 @@ async fn one_that_stands_by_decides_and_tells_nothing_until_it_leads() {
 async fn nothing_is_decided_by_an_interrupted_view_and_a_hold_that_ends_meanwhile_is_not_waited_for_in_a_loop() {
     let mut rig = missing_from_a_list().await;
     rig.registrar.observe(Observation::Interrupted);
-    rig.lead(Leadership::Leading(fence(7)));
+    rig.lead_first();
     rig.registrar.act();
     assert_eq!(rig.registrar.ledger.hold(), None);
     rig.registrar.observe(Observation::Complete { revision: 1 });

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::standing::{Trouble, keep_first};
+use super::tracks::{Track, Tracks};
 use super::{Done, Registrar, size};
 use crate::api::Limits;
 use crate::etcd::{self, Leadership, lease_id};
@@ -24,6 +25,7 @@ pub struct Writing {
     budget: Budget,
     most_in_flight: usize,
     in_flight: usize,
+    tracks: Tracks,
     granting: usize,
     /// The proof under which etcd last refused to write: it never holds again.
     fenced: Option<Fence>,
@@ -50,6 +52,7 @@ impl Writing {
             budget: Budget::new(limits.keys_per_second, now),
             most_in_flight: size(limits.transactions_in_flight),
             in_flight: 0,
+            tracks: Tracks::default(),
             granting: 0,
             fenced: None,
             failing: None,
@@ -178,12 +181,14 @@ impl Registrar {
     pub(super) fn may_write(&self, now: Instant) -> Option<Fence> {
         let fence = self.fence()?;
         let paused = |failing: &Failing| failing.again_at > now;
-        let refused = self.writing.fenced.as_ref() == Some(&fence) || self.held_back.as_ref() == Some(&fence);
+        let refused = self.writing.fenced.as_ref() == Some(&fence) || self.catching_up.is_some();
         let barred = refused || self.writing.failing.as_ref().is_some_and(paused) || self.standing.too_old().is_some();
         (!barred).then_some(fence)
     }
 
-    fn commit(&mut self, fence: &Fence, ticket: Ticket, transaction: Transaction, now: Instant) {
+    fn commit(&mut self, fence: &Fence, ticket: Ticket, mut transaction: Transaction, now: Instant) {
+        let track = self.writing.tracks.take(fence);
+        self.leave_note(track, &mut transaction);
         self.writing.in_flight += 1;
         self.writing.budget.spend(transaction.ops.len());
         let heard = self.writing.heard.take().unwrap_or(now);
@@ -192,11 +197,14 @@ impl Registrar {
             let result = connection.commit(&fence, &transaction).await;
             if let Ok(Verdict::Applied { results, .. }) = &result {
                 for (op, result) in transaction.ops.iter().zip(results) {
-                    metrics.count_writes(kind(op, result), 1);
+                    if let Some(kind) = kind(op, result) {
+                        metrics.count_writes(kind, 1);
+                    }
                 }
             }
             Done::Written {
                 ticket,
+                track,
                 fence,
                 result,
                 heard,
@@ -213,8 +221,20 @@ impl Registrar {
         });
     }
 
-    pub(super) fn written(&mut self, ticket: Ticket, fence: Fence, result: etcd::Result<Verdict>, heard: Instant) {
+    pub(super) fn written(
+        &mut self,
+        (ticket, track): (Ticket, Track),
+        fence: Fence,
+        result: etcd::Result<Verdict>,
+        heard: Instant,
+    ) {
         self.writing.in_flight -= 1;
+        let noted = match &result {
+            Ok(Verdict::Applied { revision, .. }) => Some(*revision),
+            Ok(Verdict::Overtaken { at }) => Some(*at),
+            Ok(Verdict::Fenced | Verdict::LeaseGone) | Err(_) => None,
+        };
+        self.writing.tracks.give_back(&fence, track, noted);
         let verdict = match result {
             Ok(verdict) => {
                 self.writing.succeeded();
@@ -233,6 +253,8 @@ impl Registrar {
                 // Not the proof of today: that of a new election may be another one, and good.
                 self.writing.fenced = Some(fence);
             }
+            // A copy of it was carried out, or one of which nothing had been heard: what is left to do shows.
+            Some(Verdict::Overtaken { .. }) => tracing::debug!(registry = %self.name, "a transaction was overtaken"),
             Some(Verdict::LeaseGone) | None => {}
         }
         // What was not written is still to be written.
@@ -265,10 +287,11 @@ impl Registrar {
     }
 }
 
-fn kind(op: &Op, result: &OpResult) -> KeyWrite {
+fn kind(op: &Op, result: &OpResult) -> Option<KeyWrite> {
     match (op, result) {
-        (_, OpResult::Refused(_)) => KeyWrite::Refused,
-        (Op::Put { .. }, OpResult::Done) => KeyWrite::Put,
-        (Op::Delete { .. }, OpResult::Done) => KeyWrite::Delete,
+        (Op::Check { .. }, _) => None,
+        (_, OpResult::Refused(_)) => Some(KeyWrite::Refused),
+        (Op::Put { .. }, OpResult::Done) => Some(KeyWrite::Put),
+        (Op::Delete { .. }, OpResult::Done) => Some(KeyWrite::Delete),
     }
 }

@@ -81,7 +81,9 @@ fn each_key_is_told_with_what_would_become_of_it() {
         pod("e", "10.0.0.5", true),
     ];
     let mut rehearsal = rehearsal(&pods);
-    rehearsal.register(&registration("/s/orders")).unwrap();
+    rehearsal
+        .register(&registration("/s/orders"), &RecordFormats::new())
+        .unwrap();
     let ours = [
         ("/s/orders/a", "10.0.0.1:8080"),
         ("/s/orders/b", "10.0.0.9:8080"),
@@ -118,7 +120,9 @@ fn each_key_is_told_with_what_would_become_of_it() {
 #[test]
 fn what_is_as_it_should_be_is_no_change() {
     let mut rehearsal = rehearsal(&[pod("a", "10.0.0.1", true)]);
-    rehearsal.register(&registration("/s/orders")).unwrap();
+    rehearsal
+        .register(&registration("/s/orders"), &RecordFormats::new())
+        .unwrap();
     observe(&mut rehearsal, &[("/s/orders/a", "10.0.0.1:8080")], &[]);
     let outcome = outcome(rehearsal);
     assert_eq!(outcome.keys.len(), 1);
@@ -128,8 +132,12 @@ fn what_is_as_it_should_be_is_no_change() {
 #[test]
 fn a_changed_prefix_creates_here_and_removes_there() {
     let mut rehearsal = rehearsal(&[pod("a", "10.0.0.1", true)]);
-    rehearsal.register(&registration("/s/orders")).unwrap();
-    rehearsal.register(&registration("/s/elsewhere")).unwrap();
+    rehearsal
+        .register(&registration("/s/orders"), &RecordFormats::new())
+        .unwrap();
+    rehearsal
+        .register(&registration("/s/elsewhere"), &RecordFormats::new())
+        .unwrap();
     observe(&mut rehearsal, &[("/s/orders/a", "10.0.0.1:8080")], &[]);
     let expected = [
         ("/s/elsewhere/a", Change::Create(text("10.0.0.1:8080"))),
@@ -146,7 +154,7 @@ fn another_ttl_moves_keys_to_another_lease() {
     let mut rehearsal = rehearsal(&[pod("a", "10.0.0.1", true)]);
     let mut longer = registration("/s/orders");
     longer.spec.ttl_seconds = Some(60);
-    rehearsal.register(&longer).unwrap();
+    rehearsal.register(&longer, &RecordFormats::new()).unwrap();
     observe(&mut rehearsal, &[("/s/orders/a", "10.0.0.1:8080")], &[]);
     let expected = (Key::from("/s/orders/a"), Change::Move(text("10.0.0.1:8080")));
     assert_eq!(outcome(rehearsal).keys, [expected].into());
@@ -157,7 +165,7 @@ fn a_suspended_registration_changes_nothing() {
     let mut rehearsal = rehearsal(&[pod("a", "10.0.0.1", true)]);
     let mut suspended = registration("/s/orders");
     suspended.spec.suspend = true;
-    rehearsal.register(&suspended).unwrap();
+    rehearsal.register(&suspended, &RecordFormats::new()).unwrap();
     observe(&mut rehearsal, &[("/s/orders/b", "10.0.0.2:8080")], &[]);
     let outcome = outcome(rehearsal);
     assert!(outcome.suspended && !outcome.changes_anything(), "{outcome:?}");
@@ -166,12 +174,61 @@ fn a_suspended_registration_changes_nothing() {
 #[test]
 fn what_the_operator_would_refuse_is_refused() {
     let mut rehearsal = rehearsal(&[]);
-    let error = rehearsal.register(&registration("/leasehold/x")).unwrap_err();
+    let error = rehearsal
+        .register(&registration("/leasehold/x"), &RecordFormats::new())
+        .unwrap_err();
     assert!(error.to_string().contains("metaPrefix /leasehold/ overlap"), "{error}");
     let mut everyone = registration("/s/orders");
     everyone.spec.selector = serde_json::from_value(json!({})).expect("decodes");
     assert_eq!(
-        rehearsal.register(&everyone),
+        rehearsal.register(&everyone, &RecordFormats::new()),
         Err(Refusal::Invalid(Invalid::EmptySelector))
     );
+}
+
+#[test]
+fn the_last_endpoint_is_kept_where_the_registration_asks_for_it() {
+    for (keep, removed) in [(true, 0), (false, 1)] {
+        let mut rehearsal = rehearsal(&[pod("p", "10.0.0.1", false)]);
+        let mut registration = registration("/a");
+        if keep {
+            registration.spec.last_endpoint = crate::api::LastEndpoint::Keep;
+        }
+        let reference = rehearsal
+            .register(&registration, &RecordFormats::new())
+            .expect("it makes sense");
+        observe(&mut rehearsal, &[("/a/p", "10.0.0.1:8080")], &[]);
+        let outcome = rehearsal.outcomes(&[reference]).remove(0);
+        let removals = outcome
+            .keys
+            .values()
+            .filter(|change| matches!(change, Change::Remove(_)));
+        assert_eq!(removals.count(), removed);
+        assert_eq!(outcome.kept.as_deref(), keep.then_some("p"));
+    }
+}
+
+#[test]
+fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheless() {
+    let names: Vec<String> = (0..10).map(|i| format!("p{i}")).collect();
+    let keys: Vec<String> = names.iter().map(|name| format!("/a/{name}")).collect();
+    let ours: Vec<(&str, &str)> = keys.iter().map(|key| (&**key, "10.0.0.1:8080")).collect();
+    let outcome = |mode: &str, in_all: usize| {
+        let pods: Vec<Pod> = names.iter().map(|name| pod(name, "10.0.0.1", false)).collect();
+        let spec = json!({"endpoints": ["http://127.0.0.1:2379"], "guard": {"mode": mode}});
+        let spec = serde_json::from_value(spec).expect("decodes");
+        let mut rehearsal = Rehearsal::new("c1", "default", spec, &pods);
+        rehearsal.holds(in_all);
+        let reference = rehearsal
+            .register(&registration("/a"), &RecordFormats::new())
+            .expect("it makes sense");
+        observe(&mut rehearsal, &ours, &[]);
+        rehearsal.outcomes(&[reference]).remove(0)
+    };
+    for (mode, in_all, held) in [("Hold", 0, 10), ("Hold", 1000, 0), ("Warn", 0, 0), ("Off", 0, 0)] {
+        let outcome = outcome(mode, in_all);
+        assert_eq!(outcome.held.len(), held, "{mode} {in_all}");
+        assert_eq!(outcome.keys.len(), 10, "{mode}: all are removed in the end");
+        assert!(outcome.changes_anything());
+    }
 }

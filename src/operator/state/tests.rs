@@ -46,6 +46,7 @@ impl Drop for Place {
 fn state(cluster_id: &str) -> State {
     let spec = json!({"endpoints": ["http://10.0.0.5:2379"], "metaPrefix": "/ours/", "ttlSeconds": 15});
     let stored = StoredRegistry {
+        access: None,
         generation: 3,
         spec: serde_json::from_value(spec).unwrap(),
     };
@@ -190,4 +191,31 @@ async fn the_newest_state_is_kept_and_a_folder_that_cannot_be_used_ends_nothing(
     shutdown.cancel();
     kept.await.unwrap();
     in_vain.await.unwrap();
+}
+
+#[test]
+fn credentials_are_kept_and_a_registry_whose_credentials_were_not_kept_is_not_entered() {
+    let spec = json!({"endpoints": ["http://10.0.0.5:2379"], "auth": {"secret": {"name": "etcd-user"}}});
+    let mut stored = StoredRegistry {
+        access: None,
+        generation: 1,
+        spec: serde_json::from_value(spec).expect("a spec"),
+    };
+    assert_eq!(stored.access(), None);
+    let hidden = |text: &str| crate::hidden::Hidden::from(text.to_owned());
+    let access = Access {
+        user: Some(crate::etcd::User {
+            name: hidden("leasehold"),
+            password: hidden("swordfish"),
+        }),
+        ..Access::open(stored.spec.endpoints.clone())
+    };
+    stored.access = Some(access.clone());
+    let state = State {
+        cluster_id: "c1".to_owned(),
+        registries: BTreeMap::from([("default".to_owned(), stored)]),
+    };
+    let read = State::decode(&state.encode()).expect("what was written is read");
+    assert_eq!(read.registries["default"].access(), Some(access));
+    assert!(!format!("{read:?}").contains("swordfish"));
 }

@@ -54,7 +54,7 @@ impl Hold {
     }
 
     /// The keys held.
-    pub(in crate::plan) fn keys(&self) -> impl Iterator<Item = &Key> {
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.keys.keys()
     }
 

@@ -12,6 +12,7 @@ use crate::plan::LeaseId;
 use crate::plan::testing::endpoint;
 
 const SUBJECT: Subject<'_> = Subject {
+    aside: &[],
     generation: 3,
     service: "orders",
     registry: "default",
@@ -66,6 +67,7 @@ fn conflict(key: &str, holder: Holder) -> Conflict {
     Conflict {
         key: key.into(),
         holder,
+        along: Vec::new(),
     }
 }
 
@@ -326,4 +328,24 @@ fn what_is_held_for_others_is_none_of_a_registration_s_business() {
     };
     let status = status_of(&report(0, &[]), &Footing::Firm, subject, &at(100));
     assert_eq!(said(&status, ConditionType::Held), ("False", "NothingHeld"));
+}
+
+#[test]
+fn a_format_that_stands_aside_is_a_conflict_and_no_pod_has_all_it_should_have() {
+    let endpoints = [endpoint("p", 8080)];
+    let aside = ["spec.formats[0] (Plain) clashes with shop/older".to_owned()];
+    let subject = Subject {
+        aside: &aside,
+        ..SUBJECT
+    };
+    let status = status_of(&report(1, &endpoints), &Footing::Firm, subject, &at(0));
+    assert_eq!(said(&status, ConditionType::Conflict), ("True", "FormatsClash"));
+    assert_eq!(said(&status, ConditionType::Synced), ("False", "FormatsClash"));
+    assert_eq!(
+        said(&status, ConditionType::Ready),
+        ("True", "EndpointsRegistered"),
+        "by other formats"
+    );
+    assert_eq!(status.ready.as_deref(), Some("0/1"));
+    assert!(told(&status, ConditionType::Conflict).2.contains("shop/older"));
 }

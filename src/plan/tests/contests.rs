@@ -13,6 +13,7 @@ fn the_older_of_two_registrations_has_the_key_and_the_other_says_so() {
     let conflict = Conflict {
         key: "/s/p".into(),
         holder: Holder::Registration(reference("elder")),
+        along: Vec::new(),
     };
     assert_eq!(rig.report("orders").conflicts, [conflict]);
     assert_eq!(rig.report("elder").conflicts, []);
@@ -53,6 +54,7 @@ fn a_strangers_key_is_left_alone_told_and_taken_when_it_is_free() {
     let conflict = Conflict {
         key: "/s/p".into(),
         holder,
+        along: Vec::new(),
     };
     assert_eq!(rig.report("orders").conflicts, [conflict]);
     assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("theirs"));

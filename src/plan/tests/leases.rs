@@ -1,6 +1,7 @@
 //! What becomes of keys when something happens to their lease.
 
 use super::*;
+use crate::plan::Heard;
 
 #[test]
 fn a_changed_value_is_written_in_place_on_the_same_lease() {
@@ -112,4 +113,39 @@ fn a_changed_ttl_moves_the_keys_and_the_empty_lease_is_let_go() {
     let verdict = rig.commit(&transaction);
     rig.ledger.settle(ticket, Some(verdict));
     assert_eq!(rig.ledger.lease_ids(), [rig.lease_of("/s/p")], "it is renewed no more");
+}
+
+#[test]
+fn the_note_is_on_the_lease_of_a_key_that_is_written_or_was() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    let lease = rig.lease_of("/s/p");
+    let heard = Heard::default().value();
+    let lease_of_note = |rig: &mut Rig| {
+        let (ticket, transaction) = rig.next().expect("there is something to do");
+        let note = rig.ledger.note(&transaction, 3, 7, heard.clone());
+        rig.ledger.settle(ticket, None);
+        note.map(|note| (note.key, note.lease))
+    };
+    let expected = Some(("/leasehold/c1/heard/3".into(), lease));
+    rig.want("orders", "p", &["/s/p"], "2");
+    assert_eq!(lease_of_note(&mut rig), expected, "of a put");
+    rig.run();
+    rig.drop_pod("orders", "p");
+    assert_eq!(lease_of_note(&mut rig), expected, "of a removal");
+}
+
+#[test]
+fn a_removal_whose_note_names_a_lapsed_lease_is_not_tried_again_and_again() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    rig.drop_pod("orders", "p");
+    let (ticket, transaction) = rig.next().expect("a removal");
+    rig.etcd.expire(rig.lease_of("/s/p"));
+    // The mirror has not told of it yet.
+    rig.ledger.settle(ticket, Some(Verdict::LeaseGone));
+    assert_eq!(keys(&transaction), ["/s/p"]);
+    assert_eq!(rig.ledger.next(Transaction::MAX_OPS, 0), None);
 }

@@ -145,6 +145,7 @@ fn the_keys_of_one_pod_too_large_for_a_transaction_are_written_in_parts() {
     let lodging = Lodging {
         endpoint: endpoint("p", 1),
         records: (0..30).map(record).collect(),
+        units: Vec::new(),
     };
     let tenancy = Tenancy {
         lodgings: vec![lodging],
@@ -154,7 +155,7 @@ fn the_keys_of_one_pod_too_large_for_a_transaction_are_written_in_parts() {
     for transaction in rig.run() {
         let bytes = |op: &Op| match op {
             Op::Put { key, value, .. } => key.len() + value.len(),
-            Op::Delete { key, .. } => key.len(),
+            Op::Delete { key, .. } | Op::Check { key, .. } => key.len(),
         };
         assert!(transaction.ops.iter().map(bytes).sum::<usize>() < 1024 * 1024);
     }

@@ -6,6 +6,7 @@
 //! - [`bed`]: all parts put together, the definitions and the `Registry` of leasehold applied.
 //! - [`kubernetes`]: the control plane, and hands to move pods and any other object.
 //! - [`etcd`]: clusters of etcd, usable alone, and the history of what happened in them.
+//! - [`kubelet`]: the pods of leasehold's chart, run as processes.
 //! - [`network`]: a bad network between any two of them.
 //! - [`operator`]: the operator itself, started against a bed.
 //! - [`process`]: what everything here is made of: processes that tests can pause and kill.
@@ -14,6 +15,7 @@
 pub mod bed;
 mod error;
 pub mod etcd;
+pub mod kubelet;
 pub mod kubernetes;
 pub mod network;
 pub mod operator;
@@ -24,7 +26,9 @@ mod wait;
 
 pub use bed::{Bed, BedConfig};
 pub use error::{Error, Result};
-pub use etcd::{EtcdCluster, EtcdConfig, Event, Held, History, Kind};
+pub use etcd::certificates::{Authority, Pair, Validity};
+pub use etcd::{ClientCertificates, EtcdCluster, EtcdConfig, Event, Held, History, Kind, Security};
+pub use kubelet::{Image, Kubelet};
 pub use kubernetes::{ControlPlane, Entrance, Namespace, NewPod, Objects};
 pub use network::{Link, Network};
 pub use operator::{Operator, OperatorConfig, build_operator};

@@ -5,6 +5,8 @@
 mod chart;
 mod crds;
 mod deny;
+mod lean;
+mod manifests;
 
 use std::{
     ffi::OsStr,
@@ -21,6 +23,7 @@ use crate::{
 };
 
 pub use chart::write as write_chart;
+pub use manifests::write as write_manifests;
 
 /// What to check.
 #[derive(clap::Args)]
@@ -59,6 +62,12 @@ const UNIT: &[Step] = &[
         what: "licences, sources and banned crates, as deny.toml says",
         fix: "replace the dependency, or write into deny.toml why it is welcome",
         how: How::Call(deny::check),
+    },
+    Step {
+        name: "lean",
+        what: "the operator is linked from few crates",
+        fix: "do without the new ones, or raise CEILING in xtask/src/check/lean.rs and say why",
+        how: How::Call(lean::check),
     },
     Step {
         name: "clippy",
@@ -104,10 +113,22 @@ const INTEGRATION: &[Step] = &[
         how: How::Call(tools),
     },
     Step {
+        name: "manifests",
+        what: "deploy/leasehold.yaml is what the chart renders",
+        fix: "cargo xtask manifests",
+        how: How::Call(manifests::check),
+    },
+    Step {
         name: "demo",
         what: "the story that newcomers watch holds",
         fix: "watch it alone: cargo xtask demo",
         how: How::Cargo("xtask demo"),
+    },
+    Step {
+        name: "demo-helm",
+        what: "a newcomer comes to keys by helm install and one kubectl apply",
+        fix: "watch it alone: cargo xtask demo --helm",
+        how: How::Cargo("xtask demo --helm"),
     },
     Step {
         name: "integration",
@@ -234,7 +255,7 @@ fn quoted(word: &OsStr) -> String {
 }
 
 /// The root of the workspace.
-fn workspace() -> PathBuf {
+pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("this crate is one folder deep")

@@ -5,8 +5,10 @@
 //! - [`sightings`]: when this process saw a pod ready and in an EndpointSlice, on the clock that times the keys too.
 //! - [`living`]: pods come, go and are many.
 //! - [`dying`]: the operator crashes, and ends for good.
+//! - [`helm`]: another story: a release of the chart, from nothing to keys.
 
 mod dying;
+mod helm;
 mod living;
 mod shop;
 mod sightings;
@@ -29,11 +31,17 @@ pub struct Options {
     /// Leave everything up at the end, to look around in it, until Ctrl-C
     #[arg(long)]
     keep: bool,
+    /// Tell instead how a newcomer comes from nothing to keys by `helm install` and one `kubectl apply`
+    #[arg(long, conflicts_with = "keep")]
+    helm: bool,
 }
 
 /// Tells the story.
 pub async fn run(options: &Options) -> Result<()> {
     let mut signals = Signals::listen()?;
+    if options.helm {
+        return signals.unless_heard(Box::pin(helm::run())).await;
+    }
     let begin = Instant::now();
     let stage = signals
         .unless_heard(Stage::set(&StageConfig {

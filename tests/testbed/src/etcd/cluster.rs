@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::Client;
 
 use super::peers::Peers;
+use super::security::{Entrance, Security};
 use crate::{
     error::{Doing, Error, Result},
     network::Network,
@@ -34,6 +35,8 @@ pub struct EtcdConfig {
     /// What members send each other goes over this network, to be spoiled by [`EtcdCluster::isolate`] and
     /// [`EtcdCluster::slow_peers`]; else directly. Only on Linux.
     pub network: Option<Network>,
+    /// Members speak https with their clients; http if none.
+    pub security: Option<Security>,
 }
 
 impl Default for EtcdConfig {
@@ -44,6 +47,7 @@ impl Default for EtcdConfig {
             fsync: false,
             args: Vec::new(),
             network: None,
+            security: None,
         }
     }
 }
@@ -55,6 +59,7 @@ pub struct EtcdCluster {
     /// What tells it from other clusters.
     pub(super) token: String,
     pub(super) peers: Option<Peers>,
+    pub(super) entrance: Entrance,
     // After the members, so that it is removed once they are gone.
     _folder: Option<Folder>,
 }
@@ -64,21 +69,32 @@ pub(super) struct Member {
     pub(super) process: Process,
     pub(super) data: PathBuf,
     client: Port,
+    /// Where it tells its health, if not where it serves clients.
+    health: Option<Port>,
     pub(super) peer: Port,
 }
 
 impl Member {
+    /// Where clients find it.
+    fn url(&self) -> String {
+        let url = self.client.http();
+        match self.health {
+            Some(_) => url.replacen("http", "https", 1),
+            None => url,
+        }
+    }
+
     /// A client of this member alone.
-    async fn connect(&self) -> Result<Client> {
-        let options = ConnectOptions::new().with_timeout(Duration::from_secs(2));
-        Client::connect([self.client.http()], Some(options))
+    async fn connect(&self, entrance: &Entrance) -> Result<Client> {
+        let options = entrance.options().with_timeout(Duration::from_secs(2));
+        Client::connect([self.url()], Some(options))
             .await
             .doing(|| "connect to a member of etcd")
     }
 
     /// Its id and that of the leader that it knows; 0 for none.
-    async fn ids(&self) -> Result<(u64, u64)> {
-        let mut client = self.connect().await?;
+    async fn ids(&self, entrance: &Entrance) -> Result<(u64, u64)> {
+        let mut client = self.connect(entrance).await?;
         let status = client.status().await.doing(|| "ask for the status")?;
         let own = status.header().map_or(0, etcd_client::ResponseHeader::member_id);
         Ok((own, status.leader()))
@@ -144,17 +160,28 @@ impl EtcdCluster {
         };
         let all: Vec<_> = (0..addresses.len()).map(|i| format!("{name}-{i}={}", url(i))).collect();
         let all = all.join(",");
+        let entrance = Entrance::new(config.security, folder.join(format!("{name}.tls")))?;
         let mut members = Vec::new();
         for (i, (client, peer)) in ports.into_iter().enumerate() {
             let data = folder.join(format!("{name}-{i}.data"));
+            let health = if entrance.is_secure() {
+                Some(Port::reserve()?)
+            } else {
+                None
+            };
+            let told_at = health.as_ref().map(Port::http).unwrap_or_default();
+            let client_url = match &health {
+                Some(_) => client.http().replacen("http", "https", 1),
+                None => client.http(),
+            };
             let mut spec = Spec::new(format!("{name}-{i}"), &program, logs)
                 .args(["--name", &format!("{name}-{i}"), "--data-dir"])
                 .args([&data])
                 .args([
                     "--listen-client-urls",
-                    &client.http(),
+                    &client_url,
                     "--advertise-client-urls",
-                    &client.http(),
+                    &client_url,
                 ])
                 .args([
                     "--listen-peer-urls",
@@ -170,6 +197,7 @@ impl EtcdCluster {
                     "--initial-cluster-token",
                     name,
                 ])
+                .args(entrance.args(&told_at))
                 .args(&config.args);
             if !config.fsync {
                 spec = spec.args(["--unsafe-no-fsync"]);
@@ -178,6 +206,7 @@ impl EtcdCluster {
                 process: Process::start(spec)?,
                 data,
                 client,
+                health,
                 peer,
             });
         }
@@ -185,6 +214,7 @@ impl EtcdCluster {
             members,
             token: name.to_owned(),
             peers,
+            entrance,
             _folder: None,
         };
         cluster.introduce();
@@ -196,7 +226,7 @@ impl EtcdCluster {
 
     /// The members' client URLs.
     pub fn endpoints(&self) -> Vec<String> {
-        self.members.iter().map(|member| member.client.http()).collect()
+        self.members.iter().map(Member::url).collect()
     }
 
     /// Where a member, counted from 0, is reached by clients.
@@ -211,15 +241,13 @@ impl EtcdCluster {
 
     /// A client of the members that run, living on the caller's runtime. A call fails after 10 seconds without an answer.
     pub async fn client(&self) -> Result<Client> {
-        let options = ConnectOptions::new()
-            .with_connect_timeout(Duration::from_secs(2))
-            .with_timeout(Duration::from_secs(10));
+        let options = self.entrance.options().with_timeout(Duration::from_secs(10));
         Client::connect(self.running(), Some(options)).await.doing(|| "connect")
     }
 
     /// A client for streams: no call of it ever times out. Not of members that are stopped: they would never answer.
     pub(super) async fn patient_client(&self) -> Result<Client> {
-        let options = ConnectOptions::new().with_connect_timeout(Duration::from_secs(2));
+        let options = self.entrance.options();
         let urls = self.endpoints_of(|process| !process.is_stopped());
         Client::connect(urls, Some(options)).await.doing(|| "connect")
     }
@@ -244,7 +272,7 @@ impl EtcdCluster {
         let cut_off = |i: usize| self.peers.as_ref().is_some_and(|peers| peers.is_isolated(i));
         let members = self.members.iter().enumerate();
         let members = members.filter(|(i, member)| wanted(&member.process) && !cut_off(*i));
-        let urls: Vec<_> = members.map(|(_, member)| member.client.http()).collect();
+        let urls: Vec<_> = members.map(|(_, member)| member.url()).collect();
         if urls.is_empty() { self.endpoints() } else { urls }
     }
 
@@ -255,7 +283,7 @@ impl EtcdCluster {
             if member.process.alive().is_err() || member.process.is_stopped() {
                 continue;
             }
-            let (own, leader) = member.ids().await?;
+            let (own, leader) = member.ids(&self.entrance).await?;
             if own != 0 && own == leader {
                 return Ok(i);
             }
@@ -266,13 +294,13 @@ impl EtcdCluster {
 
     /// Hands the lead to a member, counted from 0.
     pub async fn make_leader(&self, i: usize) -> Result<()> {
-        let (target, leader) = self.members[i].ids().await?;
+        let (target, leader) = self.members[i].ids(&self.entrance).await?;
         if target != leader {
-            let mut client = self.members[self.leader().await?].connect().await?;
+            let mut client = self.members[self.leader().await?].connect(&self.entrance).await?;
             client.move_leader(target).await.doing(|| "move etcd's leader")?;
         }
         until("the member to lead", Duration::from_secs(10), || async {
-            match self.members[i].ids().await {
+            match self.members[i].ids(&self.entrance).await {
                 Ok((own, leader)) if own == leader => Ok(()),
                 other => Err(format!("{other:?}")),
             }
@@ -299,7 +327,13 @@ impl EtcdCluster {
 
     /// Waits until a member serves linearizable reads, which takes a leader.
     pub async fn wait_serving(&self, i: usize, deadline: Duration) -> Result<()> {
-        let Member { process, client, .. } = &self.members[i];
+        let Member {
+            process,
+            client,
+            health,
+            ..
+        } = &self.members[i];
+        let client = health.as_ref().unwrap_or(client);
         let what = format!("{} to serve", process.name());
         let healthy = until(&what, deadline, || async {
             match http::get(client.address(), "/health").await {

@@ -33,6 +33,7 @@ const STAGES: &str = include_str!("../../assets/stages.yaml");
 pub struct ControlPlane {
     config: Config,
     kubeconfig: PathBuf,
+    certificate: PathBuf,
     kubectl: PathBuf,
     kwok: Process,
     scheduler: Process,
@@ -101,8 +102,8 @@ impl ControlPlane {
                 Err(error) => Err(error.to_string()),
             }
         });
-        let certificate = apiserver.while_alive(written).await?;
-        credentials.kubeconfig(&format!("https://{}", port.address()), &certificate, &kubeconfig)?;
+        let text = apiserver.while_alive(written).await?;
+        credentials.kubeconfig(&format!("https://{}", port.address()), &text, &kubeconfig)?;
         let config = configure(&kubeconfig).await?;
         wait_ready(&apiserver, &client_of(&config)).await?;
 
@@ -114,6 +115,7 @@ impl ControlPlane {
         let plane = Self {
             config,
             kubeconfig,
+            certificate,
             kubectl: programs.kubectl,
             kwok,
             scheduler,
@@ -140,6 +142,11 @@ impl ControlPlane {
     /// The path of a kubeconfig that may do everything.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// The file with the certificate that vouches for the API server.
+    pub fn certificate(&self) -> &Path {
+        &self.certificate
     }
 
     /// Where the API server is reached.

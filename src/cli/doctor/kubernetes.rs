@@ -1,0 +1,176 @@
+//! The Kubernetes side: is it heard of, does it know the kinds, may the operator do what it has to, are the clocks
+//! together.
+
+use std::time::Duration;
+
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+
+use super::finding::Finding;
+use crate::api::crds;
+use crate::cluster::{Listing, ListingError, RIGHTS, clocks_apart, may};
+
+/// The first release of Kubernetes that is supported.
+const OLDEST: (u32, u32) = (1, 33);
+/// Clocks that are farther apart make holds of removals end at odd times.
+const APART: Duration = Duration::from_secs(5);
+
+/// Looks at the cluster, for the user `somebody` or whoever asks.
+pub async fn examine(client: &Client, somebody: Option<&str>) -> Vec<Finding> {
+    let listing = Listing::new(client.clone());
+    let mut findings = match listing.version().await {
+        Ok(version) => vec![of_version(&version.major, &version.minor, &version.git_version)],
+        // Whatever else is asked would not be answered either.
+        Err(error) => return vec![unanswered(&error)],
+    };
+    findings.extend(definitions(&listing).await);
+    findings.extend(rights(client, somebody).await);
+    findings.push(match clocks_apart(client).await {
+        Ok(Some(apart)) if apart > APART => Finding::warning(
+            format!(
+                "the clock here is {} s from that of the kube-apiserver",
+                apart.as_secs()
+            ),
+            "keep the clocks of all machines together: a hold of removals ends by the clock of whoever leads",
+        ),
+        Ok(_) => Finding::well("the clock here agrees with that of the kube-apiserver"),
+        Err(error) => unanswered(&error),
+    });
+    findings
+}
+
+fn unanswered(error: &ListingError) -> Finding {
+    Finding::problem(
+        error.to_string(),
+        "check the kubeconfig, the way to the kube-apiserver, and the rights of whoever asks",
+    )
+}
+
+fn of_version(major: &str, minor: &str, told: &str) -> Finding {
+    // Some add to the number, as in `33+`.
+    let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok();
+    match (number(major), number(minor)) {
+        (Some(major), Some(minor)) if (major, minor) < OLDEST => Finding::warning(
+            format!("kube-apiserver {told} is older than what leasehold is made for"),
+            format!("upgrade to Kubernetes {}.{} or later", OLDEST.0, OLDEST.1),
+        ),
+        _ => Finding::well(format!("kube-apiserver {told} answers")),
+    }
+}
+
+async fn definitions(listing: &Listing) -> Vec<Finding> {
+    let wanted = crds();
+    let names: Vec<String> = wanted.iter().map(ResourceExt::name_any).collect();
+    let found = match listing.definitions(&names).await {
+        Ok(found) => found,
+        Err(error) => {
+            let what = format!("whether the kinds are defined is not known: {error}");
+            return vec![Finding::warning(
+                what,
+                "ask as somebody who may get customresourcedefinitions",
+            )];
+        }
+    };
+    let fix = "leasehold crds | kubectl apply --server-side -f -";
+    let compare = |(wanted, found)| {
+        let name = ResourceExt::name_any(wanted);
+        let Some(found) = found else {
+            return Finding::problem(format!("{name} is not defined"), fix);
+        };
+        let missing = missing_fields(&schema(wanted), &schema(&found), "");
+        if missing.is_empty() {
+            return Finding::well(format!("{name} is defined as this release knows it"));
+        }
+        let what = format!(
+            "{name} is defined without {}: it is of an older release",
+            missing.join(", ")
+        );
+        Finding::problem(what, fix)
+    };
+    wanted.iter().zip(found).map(compare).collect()
+}
+
+fn schema(definition: &impl serde::Serialize) -> Value {
+    let mut definition = serde_json::to_value(definition).unwrap_or_default();
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+}
+
+/// The paths of the fields that `wanted` has and `found` has not: what is written there would be lost without a word.
+fn missing_fields(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (name, field) in wanted["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        match found["properties"].get(name) {
+            Some(there) => missing.extend(missing_fields(field, there, &path)),
+            None => missing.push(path),
+        }
+    }
+    if wanted["items"].is_object() {
+        missing.extend(missing_fields(&wanted["items"], &found["items"], &format!("{path}[]")));
+    }
+    missing
+}
+
+async fn rights(client: &Client, somebody: Option<&str>) -> Vec<Finding> {
+    let who = somebody.unwrap_or("whoever asks");
+    let allowed = match may(client, somebody, &RIGHTS).await {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            let what = format!("what {who} may do is not known: {error}");
+            return vec![Finding::warning(
+                what,
+                "ask as somebody who may create subjectaccessreviews",
+            )];
+        }
+    };
+    let denied = RIGHTS.iter().zip(&allowed).filter(|(_, allowed)| !**allowed);
+    let mut findings: Vec<Finding> = denied
+        .map(|(right, _)| {
+            let object = right.name.map(|name| format!(" {name}")).unwrap_or_default();
+            let group = if right.group.is_empty() {
+                "the core group"
+            } else {
+                right.group
+            };
+            Finding::problem(
+                format!(
+                    "{who} may not {} {}{object}: {}",
+                    right.verb, right.resource, right.without
+                ),
+                format!(
+                    "allow {} on {}{object} of {group}, as the ClusterRole of the chart does",
+                    right.verb, right.resource
+                ),
+            )
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding::well(format!("{who} may do all that the operator has to")));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::finding::Grade;
+    use super::*;
+
+    #[test]
+    fn an_old_kubernetes_is_told_and_one_that_adds_to_its_number_is_understood() {
+        assert_eq!(of_version("1", "32+", "v1.32.5-gke").grade, Grade::Warning);
+        assert_eq!(of_version("1", "33+", "v1.33.5-eks").grade, Grade::Well);
+        assert_eq!(of_version("1", "36", "v1.36.3").grade, Grade::Well);
+    }
+
+    #[test]
+    fn fields_that_an_older_definition_lacks_are_named_however_deep_they_are() {
+        let wanted = json!({"properties": {"spec": {"properties": {
+            "old": {}, "new": {}, "list": {"items": {"properties": {"inner": {}}}}}}}});
+        let found = json!({"properties": {"spec": {"properties": {
+            "old": {}, "list": {"items": {"properties": {}}}}}}});
+        assert_eq!(missing_fields(&wanted, &found, ""), [".spec.list[].inner", ".spec.new"]);
+        assert_eq!(missing_fields(&found, &wanted, ""), [""; 0]);
+    }
+}

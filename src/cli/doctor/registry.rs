@@ -1,0 +1,323 @@
+//! Each Registry: do its members answer and agree, may leases and keys be written there, and who complains.
+
+use std::collections::BTreeSet;
+
+use kube::ResourceExt;
+
+use super::finding::{Chapter, Finding};
+use super::releases;
+use crate::api::{Registry, ServiceRegistration};
+use crate::cli::entry::access;
+use crate::cluster::Listing;
+use crate::etcd::{self, Connection, Error, Role, Status, Timeouts, lease_id};
+use crate::format::{RecordFormats, Templates};
+use crate::operator::Rehearsal;
+use crate::telemetry::Calls;
+
+/// A database of which more is in use than this is close to etcd's default quota of 2 GiB.
+const LARGE: i64 = 1700 << 20;
+/// So many registrations are told of one by one.
+const TOLD: usize = 10;
+
+/// Looks at the Registry called `only`, or at all.
+pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str) -> Vec<Chapter> {
+    let unknown = |what: String| Chapter {
+        about: "Registries".to_owned(),
+        findings: vec![Finding::problem(
+            what,
+            "ask as somebody who may list registries and serviceregistrations",
+        )],
+    };
+    let (registries, registrations) = match (listing.registries().await, listing.registrations().await) {
+        (Ok(registries), Ok(registrations)) => (registries, registrations),
+        (Err(error), _) | (_, Err(error)) => return vec![unknown(error.to_string())],
+    };
+    let wanted = |registry: &&Registry| only.is_none_or(|only| registry.name_any() == only);
+    let mut chapters = Vec::new();
+    for registry in registries.iter().filter(wanted) {
+        let name = registry.name_any();
+        let its = |one: &&ServiceRegistration| one.spec.registry == name;
+        let its: Vec<&ServiceRegistration> = registrations.iter().filter(its).collect();
+        let prefixes = prefixes(listing, registry, &its).await;
+        let mut findings = asked(listing, registry, namespace, &prefixes).await;
+        findings.extend(of_conditions(registry));
+        findings.extend(complaints(&its));
+        chapters.push(Chapter {
+            about: format!("Registry {name}"),
+            findings,
+        });
+    }
+    let names: BTreeSet<String> = registries.iter().map(ResourceExt::name_any).collect();
+    let missing = match only {
+        Some(only) if !names.contains(only) => Some(format!("there is no Registry {only:?}")),
+        None if names.is_empty() => Some("there is no Registry, so nothing is registered anywhere".to_owned()),
+        _ => None,
+    };
+    if let Some(what) = missing {
+        chapters.push(Chapter {
+            about: "Registries".to_owned(),
+            findings: vec![Finding::problem(
+                what,
+                "create one that names the endpoints of your etcd",
+            )],
+        });
+    }
+    chapters
+}
+
+/// The least role that the operator's user needs for the Registry called `name`.
+pub async fn role(listing: &Listing, name: &str) -> Result<Role, super::Error> {
+    let registry = listing.registry(name).await?;
+    let registry = registry.ok_or_else(|| super::Error::NoRegistry(name.to_owned()))?;
+    let registrations = listing.registrations().await?;
+    let its = |one: &&ServiceRegistration| one.spec.registry == name;
+    let its: Vec<&ServiceRegistration> = registrations.iter().filter(its).collect();
+    Ok(role_of(&registry, &prefixes(listing, &registry, &its).await))
+}
+
+fn role_of(registry: &Registry, prefixes: &BTreeSet<String>) -> Role {
+    etcd::role(&registry.spec.meta_prefix, prefixes)
+}
+
+/// Where the registrations write that can be carried out, as far as is known.
+async fn prefixes(listing: &Listing, registry: &Registry, its: &[&ServiceRegistration]) -> BTreeSet<String> {
+    let mut formats = RecordFormats::new();
+    // Without them, what they say is left out.
+    for format in listing.record_formats().await.unwrap_or_default() {
+        let name = format.name_any();
+        formats.set(&name, Templates::compile(&name, &format.spec));
+    }
+    let mut rehearsal = Rehearsal::new("", &registry.name_any(), registry.spec.clone(), &[]);
+    for registration in its {
+        // Those that cannot be carried out say so themselves.
+        let _ = rehearsal.register(registration, &formats);
+    }
+    let data = rehearsal.scopes().into_iter().map(|scope| scope.prefix().to_owned());
+    data.filter(|prefix| !prefix.starts_with(&registry.spec.meta_prefix))
+        .collect()
+}
+
+/// What its etcd says when it is asked from here, which may be another way than the operator's.
+async fn asked(listing: &Listing, registry: &Registry, namespace: &str, prefixes: &BTreeSet<String>) -> Vec<Finding> {
+    let access = match access(listing, &registry.spec, namespace).await {
+        Ok(access) => access,
+        Err(cause) => {
+            let what = format!("how it is entered is not known: {cause}");
+            return vec![Finding::problem(
+                what,
+                "see docs/access.md; --operator-namespace says where its Secrets lie",
+            )];
+        }
+    };
+    let connection = match Connection::new(&access, Timeouts::default(), Calls::default()).await {
+        Ok(connection) => connection,
+        Err(error) => return vec![problem(&error)],
+    };
+    let members = connection.status_of_each().await;
+    let mut findings = of_members(&members);
+    if members.iter().all(|(_, status)| status.is_err()) {
+        return findings;
+    }
+    for prefix in role_of(registry, prefixes).prefixes() {
+        findings.push(match connection.may_write(&format!("{prefix}doctor")).await {
+            Ok(()) => Finding::well(format!("keys below {prefix} may be written")),
+            Err(Error::PermissionDenied { .. }) => Finding::problem(
+                format!("keys below {prefix} may not be written"),
+                format!("etcdctl role grant-permission ROLE --prefix=true readwrite {prefix}"),
+            ),
+            Err(error) => problem(&error),
+        });
+    }
+    let ttl = registry.spec.ttl_seconds;
+    findings.push(match connection.grant(lease_id(), ttl).await {
+        Ok(granted) if granted > i64::from(ttl) => Finding::warning(
+            format!("etcd grants {granted} s where {ttl} s are asked for: keys of the dead stay as much longer"),
+            "its election timeout is long: write a ttlSeconds of at least what it grants, or shorten the timeout",
+        ),
+        Ok(_) => Finding::well(format!("leases of {ttl} s are granted")),
+        Err(error) => problem(&error),
+    });
+    findings
+}
+
+fn problem(error: &Error) -> Finding {
+    // An error's text says what to do after its last colon; it is told as a whole.
+    Finding::problem(error.to_string(), "see the message: it names what to check")
+}
+
+fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut clusters = BTreeSet::new();
+    let one_answers = members.iter().any(|(_, status)| status.is_ok());
+    for (endpoint, status) in members {
+        let status = match status {
+            Ok(status) => status,
+            Err(error) if one_answers => {
+                let fix = "bring it back, or take it out of spec.endpoints: the others carry on meanwhile";
+                findings.push(Finding::warning(error.to_string(), fix));
+                continue;
+            }
+            Err(error) => {
+                findings.push(problem(error));
+                continue;
+            }
+        };
+        clusters.insert(status.cluster_id);
+        findings.extend(releases::findings(endpoint, &status.version));
+        if !status.has_leader {
+            let what = format!("{endpoint} knows no leader of its cluster: it takes no writes");
+            findings.push(Finding::problem(
+                what,
+                "see whether most of the members run and reach each other",
+            ));
+        }
+        if status.is_full {
+            let what = format!("the database of {endpoint} is full (NOSPACE): it takes no writes");
+            let fix = "compact and defragment it, raise its quota, then: etcdctl alarm disarm";
+            findings.push(Finding::problem(what, fix));
+        } else if status.db_bytes > LARGE {
+            let what = format!("the database of {endpoint} has {} MiB", status.db_bytes >> 20);
+            let fix = "its quota is 2 GiB unless --quota-backend-bytes says otherwise: compact, defragment or raise it";
+            findings.push(Finding::warning(what, fix));
+        }
+    }
+    if clusters.len() > 1 {
+        let what = format!("the endpoints belong to {} different clusters of etcd", clusters.len());
+        findings.push(Finding::problem(
+            what,
+            "name only members of one cluster, and create a Registry for each other",
+        ));
+    }
+    findings
+}
+
+/// What the operator itself says of it.
+fn of_conditions(registry: &Registry) -> Vec<Finding> {
+    let conditions = registry.status.as_ref().map(|status| status.conditions.as_slice());
+    let Some(conditions) = conditions.filter(|conditions| !conditions.is_empty()) else {
+        let fix = "see whether it runs, and what it logs: kubectl logs deployment/leasehold";
+        return vec![Finding::problem("no operator has said anything of it", fix)];
+    };
+    let is_bad = |kind: &str, status: &str| match kind {
+        "Held" => status == "True",
+        _ => status == "False",
+    };
+    let bad = conditions
+        .iter()
+        .filter(|condition| is_bad(&condition.type_, &condition.status));
+    let mut findings: Vec<Finding> = bad
+        .map(|condition| {
+            let what = format!(
+                "the operator says {}={}: {}",
+                condition.type_, condition.status, condition.message
+            );
+            Finding::problem(what, "do what the message says")
+        })
+        .collect();
+    if findings.is_empty() {
+        let leader = registry.status.as_ref().and_then(|status| status.leader.as_deref());
+        findings.push(match leader {
+            Some(leader) => Finding::well(format!("the operator serves it; {leader} leads")),
+            None => Finding::warning(
+                "no replica leads it",
+                "wait for ten seconds; then see what the replicas log",
+            ),
+        });
+    }
+    findings
+}
+
+/// The registrations that are not carried out as they are written.
+fn complaints(registrations: &[&ServiceRegistration]) -> Vec<Finding> {
+    let mut bad = Vec::new();
+    for registration in registrations {
+        let conditions = || registration.status.iter().flat_map(|status| &status.conditions);
+        // The first says why the others are as they are.
+        let wrong = [("Accepted", "False"), ("Conflict", "True"), ("Synced", "False")];
+        let is = |kind: &str, status: &str| conditions().find(|one| one.type_ == kind && one.status == status);
+        if let Some(condition) = wrong.into_iter().find_map(|(kind, status)| is(kind, status)) {
+            let (namespace, name) = (registration.namespace().unwrap_or_default(), registration.name_any());
+            bad.push(format!(
+                "{namespace}/{name}: {} ({})",
+                condition.message, condition.reason
+            ));
+        }
+    }
+    if bad.is_empty() {
+        return vec![Finding::well(format!(
+            "{} registrations, none of them complains",
+            registrations.len()
+        ))];
+    }
+    let more = bad.len().saturating_sub(TOLD);
+    let fix = "do what the message says; kubectl get svcreg -A -o wide shows all";
+    let mut findings: Vec<Finding> = bad
+        .into_iter()
+        .take(TOLD)
+        .map(|what| Finding::warning(what, fix))
+        .collect();
+    if more > 0 {
+        findings.push(Finding::warning(format!("{more} more complaints"), fix));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::{Grade, worst};
+    use super::*;
+
+    fn status(cluster_id: u64) -> Status {
+        Status {
+            version: "3.6.15".to_owned(),
+            cluster_id,
+            revision: 1,
+            db_bytes: 20 << 10,
+            has_leader: true,
+            is_full: false,
+        }
+    }
+
+    fn grade(members: Vec<crate::etcd::Result<Status>>) -> Grade {
+        let named = members.into_iter().enumerate();
+        let named: Vec<_> = named.map(|(i, member)| (format!("http://e{i}:2379"), member)).collect();
+        worst(&[Chapter {
+            about: String::new(),
+            findings: of_members(&named),
+        }])
+    }
+
+    fn away() -> Error {
+        Error::Unreachable {
+            endpoints: "http://e:2379".to_owned(),
+            cause: "connection refused".to_owned(),
+        }
+    }
+
+    #[test]
+    fn one_member_of_several_that_is_away_is_a_warning_and_all_of_them_a_problem() {
+        assert_eq!(grade(vec![Ok(status(1)), Ok(status(1))]), Grade::Well);
+        assert_eq!(grade(vec![Ok(status(1)), Err(away())]), Grade::Warning);
+        assert_eq!(grade(vec![Err(away()), Err(away())]), Grade::Problem);
+    }
+
+    #[test]
+    fn endpoints_of_two_clusters_a_full_database_and_a_lost_leader_are_problems() {
+        assert_eq!(grade(vec![Ok(status(1)), Ok(status(2))]), Grade::Problem);
+        let full = Status {
+            is_full: true,
+            ..status(1)
+        };
+        assert_eq!(grade(vec![Ok(full)]), Grade::Problem);
+        let lost = Status {
+            has_leader: false,
+            ..status(1)
+        };
+        assert_eq!(grade(vec![Ok(lost)]), Grade::Problem);
+        let large = Status {
+            db_bytes: 1900 << 20,
+            ..status(1)
+        };
+        assert_eq!(grade(vec![Ok(large)]), Grade::Warning);
+    }
+}

@@ -1,0 +1,106 @@
+//! Which releases of etcd have faults that concern leases, fences or rights (etcd's changelogs and issues; the numbers are
+//! those of issues and pull requests of etcd).
+
+use super::finding::{Finding, Grade};
+
+type Release = (u32, u32, u32);
+
+/// A fault, and where it was mended.
+struct Fault {
+    what: &'static str,
+    /// The first good release of each line; lines after the last one named are good.
+    mended: &'static [Release],
+    grade: Grade,
+}
+
+const FAULTS: [Fault; 5] = [
+    Fault {
+        what: "a member that led and hung may revoke leases that live (#12528, #15247)",
+        mended: &[(3, 5, 13), (3, 6, 0)],
+        grade: Grade::Problem,
+    },
+    Fault {
+        what: "leases may never lapse after a restart with simple tokens (#13205)",
+        mended: &[(3, 5, 5), (3, 6, 0)],
+        grade: Grade::Problem,
+    },
+    Fault {
+        what: "each renewal costs the leader far more than it should (#18069)",
+        mended: &[(3, 5, 16), (3, 6, 0)],
+        grade: Grade::Warning,
+    },
+    Fault {
+        what: "anybody may renew and revoke leases, whatever their rights (CVE-2026-33413)",
+        mended: &[(3, 5, 28), (3, 6, 9), (3, 7, 0)],
+        grade: Grade::Warning,
+    },
+    Fault {
+        what: "puts within transactions may attach keys to leases of others (CVE-2026-44283)",
+        mended: &[(3, 5, 30), (3, 6, 11), (3, 7, 0)],
+        grade: Grade::Warning,
+    },
+];
+
+/// What is to be said of a member of this release.
+pub fn findings(endpoint: &str, version: &str) -> Vec<Finding> {
+    let Some(release) = parse(version) else {
+        let what = format!("{endpoint} says that it is etcd {version:?}, which is no release that is known here");
+        return vec![Finding::warning(what, "use a release of etcd 3.5, 3.6 or 3.7")];
+    };
+    if (release.0, release.1) < (3, 5) {
+        let what = format!("{endpoint} runs etcd {version}, a line that gets no mending any more");
+        return vec![Finding::problem(what, "upgrade to etcd 3.6 or 3.7")];
+    }
+    let concerned = FAULTS.iter().filter(|fault| !is_mended(release, fault.mended));
+    let mut findings: Vec<Finding> = concerned
+        .map(|fault| Finding {
+            grade: fault.grade,
+            what: format!("{endpoint} runs etcd {version}: {}", fault.what),
+            fix: Some("upgrade to the newest release of its line; 3.5.30, 3.6.11 and 3.7.0 are free of it".to_owned()),
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding::well(format!("{endpoint} runs etcd {version}")));
+    }
+    findings
+}
+
+fn is_mended(release: Release, mended: &[Release]) -> bool {
+    let line = (release.0, release.1);
+    match mended.iter().find(|good| (good.0, good.1) == line) {
+        Some(good) => release >= *good,
+        None => mended.last().is_none_or(|last| release > *last),
+    }
+}
+
+fn parse(version: &str) -> Option<Release> {
+    // A build of one's own may add to the number, as in 3.6.0-rc.1.
+    let mut parts = version.split(['-', '+']).next()?.split('.').map(str::parse);
+    let mut next = || parts.next()?.ok();
+    Some((next()?, next()?, next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grades(version: &str) -> Vec<Grade> {
+        let found = findings("http://e:2379", version);
+        found.into_iter().map(|finding| finding.grade).collect()
+    }
+
+    #[test]
+    fn each_release_has_the_faults_that_were_mended_after_it_and_no_other() {
+        use Grade::{Problem, Warning, Well};
+        assert_eq!(grades("3.7.0"), [Well]);
+        assert_eq!(grades("3.8.1"), [Well]);
+        assert_eq!(grades("3.6.11"), [Well]);
+        assert_eq!(grades("3.6.10"), [Warning]);
+        assert_eq!(grades("3.6.0-rc.1"), [Warning, Warning]);
+        assert_eq!(grades("3.5.30"), [Well]);
+        assert_eq!(grades("3.5.13"), [Warning, Warning, Warning]);
+        assert_eq!(grades("3.5.1"), [Problem, Problem, Warning, Warning, Warning]);
+        assert_eq!(grades("3.4.45"), [Problem]);
+        assert_eq!(grades("somebody's"), [Warning]);
+    }
+}

@@ -1,0 +1,178 @@
+//! `leasehold purge`: removes from etcd what the operator has registered, at once instead of within a TTL.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+use tokio::time::timeout;
+
+use super::entry::{Closed, access};
+use crate::api::Registry;
+use crate::cluster::{self, Listing};
+use crate::operator::{Purge, PurgeError};
+use crate::telemetry::Calls;
+
+/// How long the apiserver may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How many keys are shown before it is asked whether they may go.
+const SHOWN: usize = 20;
+
+/// What is to be removed.
+#[derive(Args, Clone, Debug)]
+pub struct PurgeArgs {
+    /// The Registry whose keys are removed; may be repeated. All Registries of the cluster when none is named
+    #[arg(long = "registry", value_name = "NAME")]
+    pub registries: Vec<String>,
+
+    /// Do not ask whether the keys may go
+    #[arg(long)]
+    pub yes: bool,
+
+    /// Remove the keys although an operator leads, which puts them back as soon as it notices
+    #[arg(long)]
+    pub force: bool,
+
+    /// How long an operator that leads may take to end, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u32,
+
+    /// The operator's own namespace, where the Secrets and ConfigMaps are that the Registries name
+    #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAME", default_value = "leasehold")]
+    pub operator_namespace: String,
+
+    /// The kubeconfig file of the cluster
+    ///
+    /// Without it, the file that KUBECONFIG names is used, or ~/.kube/config, or inside a cluster the pod's service
+    /// account.
+    #[arg(long, env = "LEASEHOLD_KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Why not everything is gone.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Client(#[from] cluster::ClientError),
+    #[error(
+        "the kube-apiserver does not say which cluster it serves; check that it is reachable and lets you read the namespace kube-system"
+    )]
+    NoCluster,
+    #[error("cannot list Registries: {0}")]
+    Registries(Box<kube::Error>),
+    #[error("there is no Registry {name}; the cluster has: {has}")]
+    NoRegistry { name: String, has: String },
+    #[error("Registry {registry}: {cause}")]
+    Purge { registry: String, cause: PurgeError },
+    #[error("how the etcd of Registry {registry} is entered is not known: {cause}")]
+    Closed { registry: String, cause: Closed },
+    #[error("nobody can be asked, because standard input is no terminal; give --yes if the keys may go")]
+    Nobody,
+    #[error("nothing was removed: the answer was not yes")]
+    Declined,
+    #[error("cannot read or write the terminal: {0}")]
+    Terminal(#[from] io::Error),
+}
+
+/// Removes what is ours, after asking. Success when all of it is gone.
+pub fn purge(args: &PurgeArgs) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.map_err(Error::Terminal).and_then(|runtime| {
+        let done = runtime.block_on(Box::pin(all(args)));
+        // A look-up of a name may hang for long after nobody waits for it any more.
+        runtime.shutdown_background();
+        done
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn all(args: &PurgeArgs) -> Result<(), Error> {
+    let client = cluster::connect(args.kubeconfig.as_deref()).await?;
+    let (cluster_id, registries) = look(client.clone()).await?;
+    let listing = Listing::new(client);
+    let names: Vec<String> = registries.iter().map(ResourceExt::name_any).collect();
+    if let Some(name) = args.registries.iter().find(|name| !names.contains(name)) {
+        return Err(Error::NoRegistry {
+            name: name.clone(),
+            has: names.join(", "),
+        });
+    }
+    let wanted = |name: &String| args.registries.is_empty() || args.registries.contains(name);
+    for (name, registry) in names.iter().zip(&registries).filter(|(name, _)| wanted(name)) {
+        let of = |cause| Error::Purge {
+            registry: name.clone(),
+            cause,
+        };
+        let patience = Duration::from_secs(args.wait.into());
+        let closed = |cause| Error::Closed {
+            registry: name.clone(),
+            cause,
+        };
+        let access = access(&listing, &registry.spec, &args.operator_namespace)
+            .await
+            .map_err(closed)?;
+        let found = Purge::find(&cluster_id, name, (registry, &access), patience, args.force)
+            .await
+            .map_err(of)?;
+        if found.is_empty() {
+            println!("Registry {name}: nothing of ours is there");
+            continue;
+        }
+        if !args.yes {
+            ask(name, &found)?;
+        }
+        let purged = found.carry_out().await.map_err(of)?;
+        println!("Registry {name}: {} keys removed", purged.keys);
+        if purged.left > 0 {
+            println!(
+                "Registry {name}: {} keys were changed by somebody else in the meantime and left alone",
+                purged.left
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Which cluster it is, and its Registries.
+async fn look(client: Client) -> Result<(String, Vec<Registry>), Error> {
+    let id = cluster::cluster_id(client.clone(), PATIENCE, Calls::default());
+    let id = timeout(PATIENCE, id).await.map_err(|_| Error::NoCluster)?;
+    let registries = Api::<Registry>::all(client).list(&ListParams::default()).await;
+    registries
+        .map(|registries| (id, registries.items))
+        .map_err(|cause| Error::Registries(Box::new(cause)))
+}
+
+/// Shows what would go, and waits for a yes.
+fn ask(registry: &str, found: &Purge) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    let count = found.keys().len();
+    writeln!(out, "Registry {registry}: {count} keys of ours are there")?;
+    for key in found.keys().take(SHOWN) {
+        writeln!(out, "  {key}")?;
+    }
+    if count > SHOWN {
+        writeln!(out, "  ... and {} more", count - SHOWN)?;
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Error::Nobody);
+    }
+    write!(out, "Consumers lose them at once. Remove them? Write yes: ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    if answer.trim() == "yes" {
+        Ok(())
+    } else {
+        Err(Error::Declined)
+    }
+}

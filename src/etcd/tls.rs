@@ -1,0 +1,260 @@
+//! TLS towards an etcd: whom we trust, who we are, and, when a connection fails, what exactly was wrong with whom.
+//!
+//! Connections are made by the etcd client, whose errors say only that the transport failed. What is wrong is therefore
+//! found out by one handshake of our own.
+
+use std::io::{ErrorKind, Read};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Certificate, Identity as ClientIdentity, TlsOptions};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, RootCertStore};
+use serde::{Deserialize, Serialize};
+
+use crate::hidden::Hidden;
+
+/// How long the other side has to say that it does not like our certificate: in TLS 1.3 it does so after the handshake.
+const VERDICT: Duration = Duration::from_millis(500);
+
+/// What https needs. All certificates and keys are PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// The certificates of the authorities that may have signed the servers' certificates.
+    pub ca: Hidden,
+    /// Who we are, where etcd asks for a certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// The name that the servers' certificates must be for; the endpoint's host if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+}
+
+/// A certificate of our own and its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The certificate, and those of authorities between it and the one that etcd trusts.
+    pub certificate: Hidden,
+    /// Its private key.
+    pub key: Hidden,
+}
+
+/// What is wrong with given certificates or keys, whatever etcd says. It quotes nothing of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// No certificate of an authority.
+    #[error("there is no certificate of an authority in it: it needs at least one PEM block CERTIFICATE")]
+    Ca,
+    /// No certificate of ours.
+    #[error("there is no certificate in it: it needs at least one PEM block CERTIFICATE")]
+    Certificate,
+    /// No key of ours.
+    #[error("there is no private key in it: it needs one PEM block PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY")]
+    Key,
+    /// A key that is not that of the certificate.
+    #[error("the private key is not that of the certificate: put both in place together")]
+    KeyOfAnother,
+    /// A name that is none.
+    #[error("serverName is no host name and no IP address")]
+    ServerName,
+}
+
+/// Why a TLS connection does not come about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The server's certificate is no longer, or not yet, valid.
+    ServerExpired,
+    /// The server's certificate is signed by an authority that we do not trust.
+    UnknownAuthority,
+    /// The server's certificate is for other names.
+    OtherName {
+        /// The names that it is for, as far as they are told.
+        presented: String,
+    },
+    /// Our certificate is no longer valid, as the server says.
+    ClientExpired,
+    /// The server does not accept our certificate.
+    ClientRefused,
+    /// The server asks for a certificate and we have none.
+    ClientMissing,
+    /// Whatever listens there speaks no TLS.
+    NoTls,
+    /// Something else.
+    Other(String),
+}
+
+impl Tls {
+    /// Whether all that is in it can be used.
+    pub fn check(&self) -> Result<(), Malformed> {
+        self.config().map(drop)
+    }
+
+    fn config(&self) -> Result<ClientConfig, Malformed> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.ca).ok_or(Malformed::Ca)? {
+            roots.add(certificate).map_err(|_| Malformed::Ca)?;
+        }
+        if let Some(name) = &self.server_name {
+            ServerName::try_from(name.clone()).map_err(|_| Malformed::ServerName)?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring speaks the versions of today")
+            .with_root_certificates(roots);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let chain = certificates(&identity.certificate).ok_or(Malformed::Certificate)?;
+                let key =
+                    PrivateKeyDer::from_pem_slice(identity.key.reveal().as_bytes()).map_err(|_| Malformed::Key)?;
+                builder.with_client_auth_cert(chain, key).map_err(|error| match error {
+                    rustls::Error::InconsistentKeys(_) => Malformed::KeyOfAnother,
+                    rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
+                        Malformed::Certificate
+                    }
+                    _ => Malformed::Key,
+                })?
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+
+    /// The same for the etcd client.
+    pub(super) fn options(&self) -> TlsOptions {
+        let mut options = TlsOptions::new().ca_certificate(Certificate::from_pem(self.ca.reveal()));
+        if let Some(Identity { certificate, key }) = &self.identity {
+            options = options.identity(ClientIdentity::from_pem(certificate.reveal(), key.reveal()));
+        }
+        if let Some(name) = &self.server_name {
+            options = options.domain_name(name);
+        }
+        options
+    }
+
+    /// Shakes hands with whatever listens at `url`; returns what went wrong with TLS, if that did.
+    pub(super) async fn diagnose(&self, url: &str, patience: Duration) -> Option<Fault> {
+        let config = Arc::new(self.config().ok()?);
+        let (host, port) = host_and_port(url)?;
+        let name = self.server_name.clone().unwrap_or_else(|| host.clone());
+        let name = ServerName::try_from(name).ok()?;
+        let shaken = tokio::task::spawn_blocking(move || shake(config, name, (host.as_str(), port), patience));
+        shaken.await.ok()?
+    }
+}
+
+fn certificates(pem: &Hidden) -> Option<Vec<CertificateDer<'static>>> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.reveal().as_bytes()).collect();
+    all.ok().filter(|all| !all.is_empty())
+}
+
+fn host_and_port(url: &str) -> Option<(String, u16)> {
+    let uri: http::Uri = url.parse().ok()?;
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+    Some((host.to_owned(), uri.port_u16().unwrap_or(443)))
+}
+
+fn shake(config: Arc<ClientConfig>, name: ServerName<'static>, at: (&str, u16), patience: Duration) -> Option<Fault> {
+    let has_certificate = config.client_auth_cert_resolver.has_certs();
+    let mut addresses = at.to_socket_addrs().ok()?;
+    let mut socket = addresses.find_map(|address| TcpStream::connect_timeout(&address, patience).ok())?;
+    socket.set_read_timeout(Some(patience)).ok()?;
+    socket.set_write_timeout(Some(patience)).ok()?;
+    let mut session = ClientConnection::new(config, name).ok()?;
+    while session.is_handshaking() {
+        match session.complete_io(&mut socket) {
+            Ok(_) => {}
+            // It hears TLS and hangs up.
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                return Some(Fault::NoTls);
+            }
+            Err(error) => return fault(&error, has_certificate),
+        }
+    }
+    socket.set_read_timeout(Some(VERDICT.min(patience))).ok()?;
+    let mut stream = rustls::Stream::new(&mut session, &mut socket);
+    match stream.read(&mut [0; 64]) {
+        Ok(_) => None,
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+        Err(error) => fault(&error, has_certificate),
+    }
+}
+
+/// What an error of a handshake says; none when it is not TLS that failed.
+fn fault(error: &std::io::Error, has_certificate: bool) -> Option<Fault> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::InvalidCertificate(wrong) => match wrong {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Fault::ServerExpired,
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Fault::UnknownAuthority,
+            CertificateError::NotValidForName => Fault::OtherName {
+                presented: String::new(),
+            },
+            CertificateError::NotValidForNameContext { presented, .. } => Fault::OtherName {
+                presented: presented.join(", "),
+            },
+            other => Fault::Other(other.to_string()),
+        },
+        rustls::Error::AlertReceived(alert) => match alert {
+            AlertDescription::CertificateExpired => Fault::ClientExpired,
+            AlertDescription::CertificateRequired => Fault::ClientMissing,
+            AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::DecryptError => {
+                if has_certificate {
+                    Fault::ClientRefused
+                } else {
+                    Fault::ClientMissing
+                }
+            }
+            other => Fault::Other(format!("it ends the handshake with {other:?}")),
+        },
+        rustls::Error::InvalidMessage(_) => Fault::NoTls,
+        other => Fault::Other(other.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tls(ca: &str) -> Tls {
+        Tls {
+            ca: ca.to_owned().into(),
+            identity: None,
+            server_name: None,
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_said_to_be_none_without_quoting_it() {
+        for ca in [
+            "",
+            "swordfish",
+            "-----BEGIN CERTIFICATE-----\nswordfish\n-----END CERTIFICATE-----\n",
+        ] {
+            let error = tls(ca).check().expect_err(ca);
+            assert_eq!(error, Malformed::Ca);
+            assert!(!error.to_string().contains("swordfish"));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_taken_apart_also_when_its_host_is_an_ipv6_address() {
+        assert_eq!(host_and_port("https://[::1]:2379"), Some(("::1".to_owned(), 2379)));
+        assert_eq!(
+            host_and_port("https://etcd.example.org:1"),
+            Some(("etcd.example.org".to_owned(), 1))
+        );
+    }
+}

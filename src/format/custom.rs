@@ -1,0 +1,66 @@
+//! Custom: what the templates of a `RecordFormat` say.
+//!
+//! Keys lie below a prefix that the registration chooses, `/services/<namespace>/<service>` unless one is written.
+//! Whatever the templates print, that is checked for every endpoint.
+
+use std::sync::Arc;
+
+use super::reach::Reach;
+use super::templates::{Templates, shared_by_ports};
+use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort, prefix};
+use crate::api;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Custom {
+    reach: Reach,
+    templates: Arc<Templates>,
+}
+
+impl Custom {
+    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+        let default = || format!("/services/{}/{}", service.namespace, service.name);
+        let scope = prefix::scope("prefix", spec.prefix.as_deref(), default)?;
+        let Some(name) = &spec.record_format else {
+            return Err(FormatError::Missing {
+                field: "recordFormat",
+                format: "Custom",
+                what: "the name of a RecordFormat",
+            });
+        };
+        Ok(Self {
+            reach: Reach::exact(scope),
+            templates: service.record_formats.get(name)?.clone(),
+        })
+    }
+
+    /// Whether each of the ports has keys of its own.
+    pub fn check(&self, ports: &[&ServicePort<'_>]) -> Result<(), FormatError> {
+        match shared_by_ports(&self.templates, ports, &self.reach.scope) {
+            None => Ok(()),
+            Some((first, second, key)) => Err(FormatError::SharedByPorts {
+                name: self.templates.name().to_owned(),
+                first,
+                second,
+                key,
+            }),
+        }
+    }
+
+    /// The RecordFormat's.
+    pub fn name(&self) -> &str {
+        self.templates.name()
+    }
+
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
+        let id = prefix::pod_id(endpoint, sole_port)?;
+        let records = self.templates.print(endpoint, &id, &self.reach.scope);
+        records.map_err(|cause| Refusal::RecordFormat {
+            name: self.templates.name().to_owned(),
+            cause: Box::new(cause),
+        })
+    }
+}

@@ -1,0 +1,53 @@
+//! What a template can print of an endpoint. `docs/consumers/custom.md` tells of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use minijinja::Value;
+
+use crate::format::Endpoint;
+use crate::plan::Scope;
+
+/// The facts of `endpoint`, which goes by `id` among its siblings, below `scope`. One that is not known is `none`, so
+/// that a misspelt name is still told from it.
+pub fn context(endpoint: &Endpoint, id: &str, scope: &Scope) -> Value {
+    let Endpoint {
+        namespace,
+        service,
+        pod,
+        node,
+        zone,
+        address,
+        port,
+        port_name,
+        scheme,
+        version,
+        weight,
+        metadata,
+    } = endpoint;
+    let optional = |text: &Option<Arc<str>>| text.as_ref().map_or(Value::from(()), Value::from);
+    let metadata: BTreeMap<Arc<str>, Value> = metadata
+        .iter()
+        .map(|(name, value)| (name.clone(), Value::from(value)))
+        .collect();
+    let prefix = scope.prefix();
+    let facts: BTreeMap<&str, Value> = BTreeMap::from([
+        ("prefix", Value::from(prefix.strip_suffix('/').unwrap_or(prefix))),
+        ("id", Value::from(id)),
+        ("namespace", Value::from(namespace)),
+        ("service", Value::from(service)),
+        ("pod", Value::from(pod)),
+        ("node", optional(node)),
+        ("zone", optional(zone)),
+        ("address", Value::from(address.to_string())),
+        ("family", Value::from(if address.is_ipv6() { "IPv6" } else { "IPv4" })),
+        ("port", Value::from(*port)),
+        ("portName", Value::from(port_name)),
+        ("hostPort", Value::from(endpoint.host_port())),
+        ("scheme", optional(scheme)),
+        ("version", optional(version)),
+        ("weight", weight.map_or(Value::from(()), Value::from)),
+        ("metadata", Value::from(metadata)),
+    ]);
+    Value::from(facts)
+}

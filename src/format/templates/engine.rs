@@ -1,0 +1,170 @@
+//! The template language: Jinja's, without includes, macros or anything that differs from one run to the next, and with
+//! a limit on everything that a template can use up but memory. For that its author is trusted.
+
+use std::borrow::Cow;
+use std::io;
+
+use minijinja::value::ValueKind;
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
+
+use super::error::{Part, Place, TemplateError};
+use crate::api::{Escaping, RecordFormatSpec};
+use crate::format::compiled::{MAX_KEY, MAX_VALUE};
+
+/// Steps that one template may take. A value with all facts and 64 entries of metadata takes about a thousand.
+pub const FUEL: u64 = 20_000;
+
+/// How deep a template may nest.
+const RECURSION: usize = 64;
+
+/// The compiled templates of one `RecordFormat`.
+pub struct Engine(Environment<'static>);
+
+impl Engine {
+    /// Compiles all templates of `spec`.
+    pub fn new(spec: &RecordFormatSpec) -> Result<Self, TemplateError> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION);
+        environment.set_debug(false);
+        // What escapes does so everywhere.
+        for name in ["safe", "escape", "e"] {
+            environment.remove_filter(name);
+        }
+        environment.remove_global("debug");
+        environment.add_filter("default", default);
+        environment.add_filter("d", default);
+        environment.add_filter("tojson", to_json);
+        environment.set_formatter(write);
+        let escaping = spec.escaping;
+        environment.set_auto_escape_callback(move |name| match escaping {
+            Escaping::Json if name.starts_with(Part::Value.as_str()) => AutoEscape::Json,
+            Escaping::Json | Escaping::None => AutoEscape::None,
+        });
+        for (number, record) in spec.records.iter().enumerate() {
+            for (part, source) in [(Part::Key, &record.key), (Part::Value, &record.value)] {
+                let place = Place::new(spec, number, part);
+                let added = environment.add_template_owned(place.template(), source.clone());
+                added.map_err(|error| told(place, source, &error))?;
+            }
+        }
+        Ok(Self(environment))
+    }
+
+    /// What the template at `place` prints in `context`.
+    pub fn print(&self, place: &Place, context: &Value) -> Result<String, TemplateError> {
+        let template = self.0.get_template(&place.template()).expect("all are compiled");
+        let max = match place.part() {
+            Part::Key => MAX_KEY,
+            Part::Value => MAX_VALUE,
+        };
+        let mut out = Capped { out: Vec::new(), max };
+        match template.render_captured_to(context.clone(), &mut out) {
+            Ok(_) => Ok(String::from_utf8(out.out).expect("templates print text")),
+            Err(error) => Err(match error.kind() {
+                ErrorKind::WriteFailure => TemplateError::TooLong {
+                    place: place.clone(),
+                    max,
+                },
+                _ => told(place.clone(), template.source(), &error),
+            }),
+        }
+    }
+}
+
+/// Takes up to `max` bytes.
+struct Capped {
+    out: Vec<u8>,
+    max: usize,
+}
+
+impl io::Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.out.len() + bytes.len() > self.max {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.out.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes what an expression comes to.
+fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    match state.auto_escape() {
+        // Put together of what has been escaped.
+        AutoEscape::Json if value.is_safe() => out.write_str(value.as_str().unwrap_or_default())?,
+        AutoEscape::Json => out.write_str(&json(value)?)?,
+        _ => match value.kind() {
+            ValueKind::String | ValueKind::Number | ValueKind::Bool => write!(out, "{value}")?,
+            ValueKind::None => {
+                let what = "it is not known of this endpoint, and keys and plain text have no word for that: give it a default, as in {{ zone | default('none') }}";
+                return Err(Error::new(ErrorKind::InvalidOperation, what));
+            }
+            kind => {
+                let what = format!("a {kind} is no text: print one of its entries, or all of it as JSON by | tojson");
+                return Err(Error::new(ErrorKind::InvalidOperation, what));
+            }
+        },
+    }
+    Ok(())
+}
+
+fn json(value: &Value) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|cause| Error::new(ErrorKind::BadSerialization, cause.to_string()))
+}
+
+/// The filter `tojson`, which escapes for JSON and nothing else.
+fn to_json(value: &Value) -> Result<Value, Error> {
+    json(value).map(Value::from_safe_string)
+}
+
+/// The filter `default`: for what is not known, and for what is not even there.
+fn default(value: &Value, other: &Value) -> Value {
+    let chosen = if value.is_undefined() || value.is_none() {
+        other
+    } else {
+        value
+    };
+    chosen.clone()
+}
+
+/// What is wrong, and where in `source`.
+fn told(place: Place, source: &str, error: &Error) -> TemplateError {
+    let range = error.range();
+    let start_of_its_line = || {
+        let lines = source.split_inclusive('\n');
+        lines.take(error.line().unwrap_or(1) - 1).map(str::len).sum()
+    };
+    // Behind an unexpected character it may end in the middle of that.
+    let start = range
+        .as_ref()
+        .map_or_else(start_of_its_line, |range| source.floor_char_boundary(range.start));
+    let before = &source[..start];
+    let start_of_line = before.rfind('\n').map_or(0, |at| at + 1);
+    let line = before.matches('\n').count() + 1;
+    let column = before[start_of_line..].chars().count() + 1;
+    if error.kind() == ErrorKind::OutOfFuel {
+        return TemplateError::OutOfFuel { place, line, column };
+    }
+    let culprit = range.and_then(|range| source.get(range)).unwrap_or_default();
+    let cause: Cow<'_, str> = match error.kind() {
+        ErrorKind::UndefinedError if !culprit.is_empty() => {
+            format!("{culprit} is not there: correct its name, or write {culprit} | default(...)").into()
+        }
+        kind => match error.detail() {
+            Some(detail) => format!("{kind}: {detail}").into(),
+            None => kind.to_string().into(),
+        },
+    };
+    TemplateError::Template {
+        place,
+        line,
+        column,
+        cause: cause.into_owned(),
+    }
+}

@@ -1,0 +1,130 @@
+//! The templates of a `RecordFormat`: compiled once, tried with sample endpoints, and printed for real ones.
+//!
+//! Owns the template language and its limits, what a template can print, and what makes a key or a value unusable.
+//! Knows nothing of registrations: which prefix an endpoint is written below is told.
+
+mod context;
+mod engine;
+mod error;
+mod library;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+mod trial;
+
+use std::fmt;
+use std::sync::Arc;
+
+use self::context::context;
+use self::engine::Engine;
+use self::error::{Part, Place};
+use super::{Endpoint, Record};
+use crate::api::{Escaping, RecordFormatSpec, RecordPreview};
+use crate::plan::Scope;
+
+pub use error::TemplateError;
+pub use library::RecordFormats;
+pub use trial::shared_by_ports;
+
+/// The templates of a `RecordFormat` that were found to make sense.
+pub struct Templates {
+    name: Arc<str>,
+    spec: RecordFormatSpec,
+    engine: Engine,
+    preview: Vec<RecordPreview>,
+}
+
+impl Templates {
+    /// Compiles the templates of the `RecordFormat` that goes by `name` and tries them with sample endpoints.
+    pub fn compile(name: &str, spec: &RecordFormatSpec) -> Result<Self, TemplateError> {
+        let mut templates = Self {
+            name: name.into(),
+            engine: Engine::new(spec)?,
+            spec: spec.clone(),
+            preview: Vec::new(),
+        };
+        templates.preview = trial::preview(&templates)?;
+        Ok(templates)
+    }
+
+    /// The name of the `RecordFormat`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The records of a sample endpoint.
+    pub fn preview(&self) -> &[RecordPreview] {
+        &self.preview
+    }
+
+    /// The records of `endpoint`, which goes by `id` among its siblings, below `scope`.
+    pub fn print(&self, endpoint: &Endpoint, id: &str, scope: &Scope) -> Result<Vec<Record>, TemplateError> {
+        let context = context(endpoint, id, scope);
+        let mut records: Vec<Record> = Vec::with_capacity(self.spec.records.len());
+        for record in 0..self.spec.records.len() {
+            let place = |part| Place::new(&self.spec, record, part);
+            let key = self.engine.print(&place(Part::Key), &context)?;
+            check_key(&key, scope).map_err(|wrong| wrong(place(Part::Key), &key))?;
+            if let Some(first) = records.iter().position(|earlier| *earlier.key == *key) {
+                return Err(TemplateError::SharedKey {
+                    first: Place::new(&self.spec, first, Part::Key),
+                    second: place(Part::Key),
+                    key,
+                });
+            }
+            let value = self.engine.print(&place(Part::Value), &context)?;
+            if self.spec.escaping == Escaping::Json
+                && let Err(cause) = serde_json::from_str::<serde::de::IgnoredAny>(&value)
+            {
+                return Err(TemplateError::not_json(place(Part::Value), &value, &cause));
+            }
+            records.push(Record::new(key, value));
+        }
+        Ok(records)
+    }
+}
+
+/// Whether a key lies below `scope` and is one that consumers can read; what makes an error of it if not.
+fn check_key(key: &str, scope: &Scope) -> Result<(), impl FnOnce(Place, &str) -> TemplateError + use<>> {
+    let prefix = scope.prefix().to_owned();
+    let rest = key.strip_prefix(&*prefix);
+    let problem = match rest {
+        None => None,
+        Some(rest) if rest.split('/').any(str::is_empty) => {
+            Some("has an empty segment: write one slash where there are two, and none at its end")
+        }
+        Some(rest) if rest.split('/').any(super::prefix::is_dots) => {
+            Some("has a segment of dots only, which consumers that clean paths never read")
+        }
+        Some(rest) if super::prefix::has_blank(rest) => {
+            Some("has spaces or control characters, which keys may not have")
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(move |place, key: &str| {
+        let key = key.to_owned();
+        match problem {
+            Some(problem) => TemplateError::Key { place, key, problem },
+            None => TemplateError::Outside { place, key, prefix },
+        }
+    })
+}
+
+/// Two are the same when they write the same: the sample matters to nobody but their author.
+impl PartialEq for Templates {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.spec.records == other.spec.records && self.spec.escaping == other.spec.escaping
+    }
+}
+
+impl Eq for Templates {}
+
+impl fmt::Debug for Templates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Templates")
+            .field("name", &self.name)
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,462 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::{self, FormatType, Reason};
+use crate::format::compiled::{MAX_KEY, MAX_VALUE};
+use crate::format::endpoint::tests::orders;
+use crate::format::testing::{ORDERS, of};
+use crate::format::{Format, FormatError, Refusal, Service, ServicePort};
+
+const KEY: &str = "{{ prefix }}/{{ id }}";
+
+/// A record format of one record.
+pub fn spec(key: &str, value: &str) -> RecordFormatSpec {
+    decode(&json!({"records": [{"key": key, "value": value}]}))
+}
+
+fn plain(key: &str, value: &str) -> RecordFormatSpec {
+    decode(&json!({"escaping": "None", "records": [{"key": key, "value": value}]}))
+}
+
+fn decode(spec: &Value) -> RecordFormatSpec {
+    serde_json::from_value(spec.clone()).expect("decodes")
+}
+
+fn refused(spec: &RecordFormatSpec) -> (Reason, String) {
+    let error = Templates::compile("mine", spec).expect_err("it makes no sense");
+    (error.reason(), error.to_string())
+}
+
+fn printed(spec: &RecordFormatSpec, endpoint: &Endpoint) -> Vec<(String, String)> {
+    let templates = Templates::compile("mine", spec).unwrap_or_else(|error| panic!("{error}"));
+    let records = templates.print(endpoint, &endpoint.pod, &Scope::below("/s/orders"));
+    let text = |value: &[u8]| String::from_utf8(value.to_vec()).expect("UTF-8");
+    let records = records.unwrap_or_else(|error| panic!("{error}"));
+    records
+        .iter()
+        .map(|record| (record.key.to_string(), text(&record.value)))
+        .collect()
+}
+
+fn value(spec: &RecordFormatSpec, endpoint: &Endpoint) -> String {
+    printed(spec, endpoint).remove(0).1
+}
+
+fn with_metadata(metadata: &[(&str, &str)]) -> Endpoint {
+    let metadata = metadata.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    Endpoint {
+        metadata: Arc::new(metadata.collect::<BTreeMap<_, _>>()),
+        ..orders()
+    }
+}
+
+/// A format of the service `orders` that is written by `record_formats`.
+fn used(record_formats: &RecordFormats, ports: &[ServicePort<'_>], prefix: &str) -> Result<Format, FormatError> {
+    let spec = api::Format {
+        record_format: Some("mine".to_owned()),
+        prefix: Some(prefix.to_owned()),
+        ..of(FormatType::Custom)
+    };
+    let service = Service {
+        ports,
+        record_formats,
+        ..ORDERS
+    };
+    Format::compile(&spec, &service)
+}
+
+fn library(spec: &RecordFormatSpec) -> RecordFormats {
+    let mut formats = RecordFormats::new();
+    formats.set("mine", Templates::compile("mine", spec));
+    formats
+}
+
+#[test]
+fn a_template_prints_every_fact_there_is() {
+    let facts = r"[{{ prefix }}, {{ id }}, {{ namespace }}, {{ service }}, {{ pod }}, {{ node }}, {{ zone }},
+        {{ address }}, {{ family }}, {{ port }}, {{ portName }}, {{ hostPort }}, {{ scheme }}, {{ version }},
+        {{ weight }}, {{ metadata }}]";
+    let read: Value = serde_json::from_str(&value(&spec(KEY, facts), &orders())).unwrap();
+    let expected = json!([
+        "/s/orders",
+        "orders-7d9f-abcde",
+        "shop",
+        "orders",
+        "orders-7d9f-abcde",
+        "n1",
+        "eu-1a",
+        "10.0.0.7",
+        "IPv4",
+        8080,
+        "grpc",
+        "10.0.0.7:8080",
+        "grpc",
+        "1.4.2",
+        10,
+        {"zone": "eu-1a"}
+    ]);
+    assert_eq!(read, expected);
+}
+
+#[test]
+fn what_is_not_known_is_null_in_json_and_has_to_be_given_a_word_elsewhere() {
+    let unknown = Endpoint {
+        zone: None,
+        weight: None,
+        ..orders()
+    };
+    assert_eq!(
+        value(&spec(KEY, "[{{ zone }}, {{ weight | default(1) }}]"), &unknown),
+        "[null, 1]"
+    );
+    assert_eq!(value(&plain(KEY, "{{ zone | default('none') }}"), &unknown), "none");
+    let zero = Endpoint {
+        weight: Some(0),
+        ..orders()
+    };
+    assert_eq!(value(&spec(KEY, "{{ weight | default(1) }}"), &zero), "0");
+    let templates = Templates::compile("mine", &plain(KEY, "in {{ zone }}")).unwrap();
+    let error = templates.print(&unknown, "p", &Scope::below("/s")).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("column 7: invalid operation: it is not known"),
+        "{error}"
+    );
+}
+
+#[test]
+fn no_text_of_a_tenant_breaks_the_json_it_is_printed_into() {
+    let spec = decode(&json!({
+        "sample": {"metadata": {"team": "blue"}},
+        "records": [{"key": KEY, "value": r#"{"team": {{ metadata.team }}, "all": {{ metadata }}, "host": {{ address }}}"#}],
+    }));
+    for hostile in [
+        r#"", "host": "6.6.6.6"#,
+        "\\",
+        "\u{0}\n\u{2028}",
+        "{{ port }}",
+        "</script>",
+        "'\"`",
+    ] {
+        let read: Value =
+            serde_json::from_str(&value(&spec, &with_metadata(&[("team", hostile), (hostile, hostile)]))).unwrap();
+        assert_eq!(read["team"], hostile);
+        assert_eq!(read["all"][hostile], hostile);
+        assert_eq!(read["host"], "10.0.0.7");
+    }
+}
+
+#[test]
+fn what_escapes_cannot_be_switched_off_by_a_filter() {
+    for filter in ["safe", "e", "escape"] {
+        let (reason, message) = refused(&spec(KEY, &format!("[{{{{ pod | {filter} }}}}]")));
+        assert_eq!(reason, Reason::InvalidTemplate);
+        assert!(message.contains("unknown filter"), "{message}");
+    }
+    // `tojson` prints JSON, and is not escaped once more.
+    assert_eq!(
+        value(&spec(KEY, "[{{ pod | tojson }}]"), &orders()),
+        r#"["orders-7d9f-abcde"]"#
+    );
+    assert_eq!(
+        value(&plain(KEY, "{{ metadata | tojson }}"), &orders()),
+        r#"{"zone":"eu-1a"}"#
+    );
+}
+
+#[test]
+fn a_mistake_is_told_with_its_line_and_column() {
+    let cases = [
+        (
+            spec(KEY, "{\n  \"host\": {{ addres }}\n}"),
+            "the value of record 1, line 2, column 14: addres is not there",
+        ),
+        (
+            spec(KEY, "[\n{{ port + }}]"),
+            "the value of record 1, line 2, column 11: syntax error",
+        ),
+        (
+            spec("{{ prefix }}/{% if %}", "1"),
+            "the key of record 1, line 1, column 20: syntax error",
+        ),
+        (
+            spec(KEY, "é\n{{ pod }}{{ é }}"),
+            "line 2, column 13: syntax error: unexpected character",
+        ),
+        (
+            spec(KEY, "{{ pod }} {{ 'pod }}"),
+            "line 1, column 21: syntax error: unexpected end of string",
+        ),
+        (spec(KEY, "\"é\" {{ pod | nope }}"), "line 1, column 14: unknown filter"),
+        (
+            spec(KEY, "{{ metadata.team }}"),
+            "line 1, column 4: metadata.team is not there",
+        ),
+        (plain(KEY, "{{ metadata }}"), "a map is no text"),
+        (spec(KEY, "{% include 'x' %}"), "syntax error"),
+        (spec(KEY, "{% macro m() %}{% endmacro %}1"), "syntax error"),
+        (spec(KEY, "{{ debug() }}"), "unknown function"),
+    ];
+    for (spec, expected) in cases {
+        let (reason, message) = refused(&spec);
+        assert!(message.contains(expected), "{message} / {expected}");
+        assert_eq!(reason, Reason::InvalidTemplate);
+    }
+}
+
+#[test]
+fn a_template_that_would_never_end_is_stopped() {
+    let start = Instant::now();
+    let endless = "[{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}]";
+    let (reason, message) = refused(&spec(KEY, endless));
+    assert_eq!(reason, Reason::TemplateTooCostly);
+    assert!(
+        message.contains("line 1, column 41: it takes more than 20000 steps"),
+        "{message}"
+    );
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_template_that_prints_too_much_is_stopped() {
+    let long = |count: usize| format!("{{% for a in range({count}) %}}{}{{% endfor %}}", "x".repeat(100));
+    let (reason, message) = refused(&plain(KEY, &long(MAX_VALUE / 100 + 1)));
+    assert_eq!(reason, Reason::TemplateTooCostly);
+    assert!(message.contains("would have more than 65536 bytes"), "{message}");
+    assert_eq!(
+        value(&plain(KEY, &long(MAX_VALUE / 100)), &orders()).len(),
+        MAX_VALUE / 100 * 100
+    );
+    let (_, message) = refused(&plain(&format!("{KEY}{}", long(MAX_KEY / 100 + 1)), ""));
+    assert!(
+        message.contains("the key of record 1 would have more than 1024 bytes"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_key_that_two_endpoints_would_share_is_refused() {
+    for key in [
+        "{{ prefix }}/x",
+        "{{ prefix }}/{{ service }}",
+        "{{ prefix }}/{{ node }}/{{ port }}",
+        "{{ prefix }}/{{ pod[:4] }}",
+        "{{ prefix }}/{{ pod | length }}",
+        "{{ prefix }}/{{ (address | split('.') | list)[2] }}",
+        // Pods in the network of their node share its address.
+        "{{ prefix }}/{{ address }}",
+    ] {
+        let (reason, message) = refused(&spec(key, "1"));
+        assert_eq!(reason, Reason::KeyNotUnique, "{key}");
+        assert!(
+            message.contains("orders-7d9f-abcde at 10.0.0.7:8080 and the pod"),
+            "{message}"
+        );
+        assert!(message.contains("put {{ id }} into its template"), "{message}");
+    }
+    for key in [
+        KEY,
+        "{{ prefix }}/{{ pod }}",
+        "{{ prefix }}/{{ hostPort }}",
+        "{{ prefix }}/a/{{ id }}/b",
+    ] {
+        Templates::compile("mine", &spec(key, "1")).unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+}
+
+#[test]
+fn two_records_of_an_endpoint_have_keys_of_their_own() {
+    let records = |second: &str| {
+        decode(&json!({"records": [
+            {"name": "host", "key": "{{ prefix }}/{{ id }}/host", "value": "{{ address }}"},
+            {"name": "port", "key": second, "value": "{{ port }}"},
+        ]}))
+    };
+    let (reason, message) = refused(&records("{{ prefix }}/{{ pod }}/host"));
+    assert_eq!(reason, Reason::KeyNotUnique);
+    assert!(
+        message.contains("the key of the record \"host\" and the key of the record \"port\""),
+        "{message}"
+    );
+    let both = printed(&records("{{ prefix }}/{{ id }}/port"), &orders());
+    assert_eq!(
+        both[1],
+        ("/s/orders/orders-7d9f-abcde/port".to_owned(), "8080".to_owned())
+    );
+    // The one's key with the other's endpoint: also no key that two endpoints share.
+    let swapped =
+        records("{{ prefix }}/{% if pod == 'orders-7d9f-abcde' %}orders-7d9f-abcdf{% else %}x{% endif %}/host");
+    assert_eq!(refused(&swapped).0, Reason::KeyNotUnique);
+}
+
+#[test]
+fn a_key_outside_of_the_prefix_is_refused() {
+    for key in [
+        "/leasehold/{{ pod }}{% set p = prefix %}",
+        "{{ prefix }}-2/{{ pod }}",
+        "{{ prefix }}",
+        " {{ prefix }}/{{ pod }}",
+        "{{ prefix | upper }}/{{ pod }}",
+    ] {
+        let (reason, message) = refused(&spec(key, "1"));
+        assert_eq!(reason, Reason::KeyOutsidePrefix, "{key}");
+        assert!(message.contains("begin its template with {{ prefix }}/"), "{message}");
+    }
+    for (key, expected) in [
+        ("{{ prefix }}/", "empty segment"),
+        ("{{ prefix }}//{{ pod }}", "empty segment"),
+        ("{{ prefix }}/{{ pod }}/", "empty segment"),
+        ("{{ prefix }}/../leasehold/{{ pod }}", "segment of dots only"),
+        ("{{ prefix }}/a {{ pod }}", "spaces or control characters"),
+    ] {
+        let (reason, message) = refused(&spec(key, "1"));
+        assert_eq!(reason, Reason::InvalidKey, "{key}");
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn what_a_tenant_writes_cannot_take_a_key_out_of_its_prefix() {
+    let spec = decode(&json!({
+        "sample": {"metadata": {"shard": "a"}},
+        "records": [{"key": "{{ prefix }}/{{ metadata.shard }}/{{ id }}", "value": "1"}],
+    }));
+    let format = used(&library(&spec), &[], "/s/orders").unwrap();
+    for hostile in [
+        "..",
+        "../../leasehold",
+        "",
+        "a//b",
+        "a b",
+        "a\n",
+        "/",
+        &"x".repeat(MAX_KEY),
+    ] {
+        let refused = format.record(&with_metadata(&[("shard", hostile)]), true);
+        assert!(
+            matches!(refused, Err(Refusal::RecordFormat { .. })),
+            "{hostile:?}: {refused:?}"
+        );
+    }
+    let records = format.record(&with_metadata(&[("shard", "a/b")]), true).unwrap();
+    assert_eq!(&*records[0].key, "/s/orders/a/b/orders-7d9f-abcde");
+    // One that does not tell it at all.
+    let refusal = format.record(&with_metadata(&[]), true).unwrap_err().to_string();
+    assert!(
+        refusal.contains("the RecordFormat \"mine\" does not fit: the key of record 1, line 1"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_value_that_is_no_json_is_refused_unless_it_need_not_be() {
+    let quoted = r#"{"at": "{{ hostPort }}"}"#;
+    let (reason, message) = refused(&spec(KEY, quoted));
+    assert_eq!(reason, Reason::ValueNotJson);
+    assert!(
+        message.contains("line 1, column 10") && message.contains("expressions print their own quotes"),
+        "{message}"
+    );
+    assert_eq!(value(&plain(KEY, quoted), &orders()), r#"{"at": "10.0.0.7:8080"}"#);
+}
+
+#[test]
+fn the_preview_shows_the_records_of_the_sample() {
+    let spec = decode(&json!({
+        "sample": {"metadata": {"team": "blue"}},
+        "records": [
+            {"name": "node", "key": KEY, "value": r#"{"host": {{ address }}, "team": {{ metadata.team }}}"#},
+            {"key": "{{ prefix }}/{{ id }}/long", "value": "\"{% for i in range(3000) %}é{% endfor %}\""},
+        ],
+    }));
+    let templates = Templates::compile("mine", &spec).unwrap();
+    let [node, long] = templates.preview() else {
+        panic!("two records")
+    };
+    assert_eq!(
+        (node.name.as_deref(), &*node.key, &*node.value),
+        (
+            Some("node"),
+            "/services/shop/orders/orders-7d9f-abcde",
+            r#"{"host": "10.0.0.7", "team": "blue"}"#
+        )
+    );
+    assert_eq!(long.value.len(), 4095);
+}
+
+#[test]
+fn the_ports_of_a_pod_need_keys_of_their_own() {
+    let port = |name, number| ServicePort {
+        name,
+        number,
+        scheme: None,
+    };
+    let two = [port("grpc", Some(8080)), port("http", None)];
+    for (key, fits) in [
+        (KEY, true),
+        ("{{ prefix }}/{{ hostPort }}", true),
+        ("{{ prefix }}/{{ portName }}/{{ pod }}", true),
+        ("{{ prefix }}/{{ pod }}", false),
+    ] {
+        let formats = library(&spec(key, "1"));
+        let compiled = used(&formats, &two, "/s/orders");
+        assert_eq!(compiled.is_ok(), fits, "{key}: {compiled:?}");
+        used(&formats, &two[..1], "/s/orders").expect("one port needs no name");
+        if let Err(error) = compiled {
+            assert!(
+                error
+                    .to_string()
+                    .contains("the ports \"grpc\" and \"http\" of a pod would share"),
+                "{error}"
+            );
+        }
+    }
+    let by_number = library(&spec("{{ prefix }}/{{ pod }}/{{ port }}", "1"));
+    let same = [port("grpc", Some(8080)), port("http", Some(8080))];
+    assert!(matches!(
+        used(&by_number, &same, "/s/orders"),
+        Err(FormatError::SharedByPorts { .. })
+    ));
+}
+
+#[test]
+fn a_format_that_is_not_there_or_broken_is_named() {
+    let none = used(&RecordFormats::new(), &[], "/s/orders").unwrap_err().to_string();
+    assert!(none.contains("there is no RecordFormat \"mine\""), "{none}");
+    let broken = used(&library(&spec(KEY, "{{ nope }}")), &[], "/s/orders")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        broken.contains("the RecordFormat \"mine\" cannot be used") && broken.contains("column 4"),
+        "{broken}"
+    );
+    let missing = Format::compile(&of(FormatType::Custom), &ORDERS)
+        .unwrap_err()
+        .to_string();
+    assert!(missing.contains("Custom needs recordFormat"), "{missing}");
+}
+
+#[test]
+fn only_what_is_written_makes_a_new_version_of_a_format() {
+    let sampled = |team: &str| {
+        let sample = json!({"metadata": {"team": team}});
+        let templates = Templates::compile(
+            "mine",
+            &RecordFormatSpec {
+                sample: serde_json::from_value(sample).expect("decodes"),
+                ..spec(KEY, "1")
+            },
+        );
+        templates.expect("it makes sense")
+    };
+    let mut formats = RecordFormats::new();
+    assert!(formats.set("mine", Ok(sampled("blue"))));
+    assert!(!formats.set("mine", Ok(sampled("green"))));
+    assert!(formats.set("mine", Templates::compile("mine", &spec(KEY, "2"))));
+    assert!(formats.set("mine", Templates::compile("mine", &plain(KEY, "2"))));
+}

@@ -1,0 +1,126 @@
+//! Templates are tried before anything is written with them: with a sample endpoint, which shows what they print, and
+//! with others that real pods could be, which shows whether each has keys of its own.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use super::{TemplateError, Templates};
+use crate::api::{RecordFormatSpec, RecordPreview};
+use crate::format::{Endpoint, Record, ServicePort};
+use crate::plan::Scope;
+
+/// The prefix that the sample endpoint is written below.
+const PREFIX: &str = "/services/shop/orders";
+
+/// How much of a value the preview shows, in bytes.
+const SHOWN: usize = 4096;
+
+/// What stands for the number of a port that each pod has its own number of; the next port has the next one.
+const UNKNOWN_PORT: u16 = 30_000;
+
+/// The records of the sample endpoint, once others were found to have other keys.
+pub fn preview(templates: &Templates) -> Result<Vec<RecordPreview>, TemplateError> {
+    let scope = Scope::below(PREFIX);
+    let sample = sample(&templates.spec);
+    let print = |endpoint: &Endpoint| templates.print(endpoint, &endpoint.pod, &scope);
+    let records = print(&sample)?;
+    for other in others(&sample) {
+        if let Some(key) = shared(&records, &print(&other)?) {
+            let told = |endpoint: &Endpoint| format!("the pod {} at {}", endpoint.pod, endpoint.host_port());
+            return Err(TemplateError::SameKey {
+                first: told(&sample),
+                second: told(&other),
+                key,
+            });
+        }
+    }
+    let shown = |(record, template): (&Record, &crate::api::RecordTemplate)| {
+        let value = String::from_utf8_lossy(&record.value);
+        RecordPreview {
+            name: template.name.clone(),
+            key: record.key.to_string(),
+            value: value[..value.floor_char_boundary(SHOWN)].to_owned(),
+        }
+    };
+    Ok(records.iter().zip(&templates.spec.records).map(shown).collect())
+}
+
+/// Whether two of `ports`, all of them carried, would share a key in one pod: their names, and the key.
+pub fn shared_by_ports(
+    templates: &Templates,
+    ports: &[&ServicePort<'_>],
+    scope: &Scope,
+) -> Option<(String, String, String)> {
+    let sample = sample(&templates.spec);
+    let records_of = |(at, port): (usize, &&ServicePort<'_>)| {
+        let number = u16::try_from(at).unwrap_or_default() + UNKNOWN_PORT;
+        let endpoint = Endpoint {
+            port: port.number.unwrap_or(number),
+            port_name: port.name.into(),
+            scheme: port.scheme.map(Into::into),
+            ..sample.clone()
+        };
+        let id = format!("{}:{}", endpoint.pod, endpoint.port_name);
+        // What cannot be printed of the sample may well be of the pods, and is told of them if not.
+        templates.print(&endpoint, &id, scope).ok()
+    };
+    let records: Vec<Option<Vec<Record>>> = ports.iter().enumerate().map(records_of).collect();
+    for (i, first) in records.iter().enumerate() {
+        for (j, second) in records.iter().enumerate().skip(i + 1) {
+            let both = first.as_deref().zip(second.as_deref());
+            if let Some(key) = both.and_then(|(first, second)| shared(first, second)) {
+                return Some((ports[i].name.to_owned(), ports[j].name.to_owned(), key));
+            }
+        }
+    }
+    None
+}
+
+/// A key that is among both.
+fn shared(a: &[Record], b: &[Record]) -> Option<String> {
+    let both = a.iter().find(|record| b.iter().any(|other| other.key == record.key));
+    both.map(|record| record.key.to_string())
+}
+
+/// An endpoint of which everything is known.
+fn sample(spec: &RecordFormatSpec) -> Endpoint {
+    let metadata: BTreeMap<Arc<str>, Arc<str>> = spec
+        .sample
+        .iter()
+        .flat_map(|sample| &sample.metadata)
+        .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+        .collect();
+    Endpoint {
+        namespace: "shop".into(),
+        service: "orders".into(),
+        pod: "orders-7d9f-abcde".into(),
+        node: Some("n1".into()),
+        zone: Some("eu-1a".into()),
+        address: ADDRESS,
+        port: 8080,
+        port_name: "grpc".into(),
+        scheme: Some("grpc".into()),
+        version: Some("1.4.2".into()),
+        weight: Some(10),
+        metadata: Arc::new(metadata),
+    }
+}
+
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
+
+/// What other pods of the service could be: a sibling; one of another revision, elsewhere in the network; and one that
+/// shares the network of its node with the sample.
+fn others(sample: &Endpoint) -> [Endpoint; 3] {
+    let other = |pod: &str, address: IpAddr, port: u16| Endpoint {
+        pod: pod.into(),
+        address,
+        port,
+        ..sample.clone()
+    };
+    [
+        other("orders-7d9f-abcdf", Ipv4Addr::new(10, 0, 0, 8).into(), sample.port),
+        other("orders-8c4d-abcde", Ipv4Addr::new(10, 0, 1, 7).into(), sample.port),
+        other("orders-7d9f-abcdg", sample.address, sample.port + 1),
+    ]
+}

@@ -1,0 +1,274 @@
+//! Which formats of different registrations would get into each other's consumers: keys of one lie where consumers of
+//! the other read, and would be taken for its records or make them stumble.
+//!
+//! Of two such formats the older registration's stays and the other one's stands aside, whatever else becomes of either:
+//! who stands aside depends on the specs alone. Records of one dialect below one prefix are one service on purpose.
+//!
+//! Nothing here looks at all registrations: what a format reads is looked up in order among the prefixes that are written,
+//! and what it writes among the texts that are read, one look-up per character.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::format::Reading;
+use crate::index::RegistrationRef;
+
+/// When a registration was created, and which it is: the older of two comes first.
+type Rank = (i64, RegistrationRef);
+/// Whose it is, for each dialect.
+type Owners = BTreeMap<Arc<str>, BTreeSet<Rank>>;
+
+/// Why a format stands aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// Which of the registration's formats it is, counted from zero.
+    pub format: usize,
+    /// The same in words, with what can be done about it.
+    pub reason: String,
+}
+
+/// One Registry's formats.
+#[derive(Debug, Default)]
+struct Street {
+    /// By dialect, then by the prefix of the keys.
+    written: BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<Rank>>>,
+    /// By what consumers of the one service read.
+    reads: HashMap<Arc<str>, Owners>,
+    /// By what consumers of the dialect read.
+    realms: HashMap<Arc<str>, Owners>,
+}
+
+/// A registration that is carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct House {
+    registry: Arc<str>,
+    rank: Rank,
+    readings: Vec<Reading>,
+}
+
+/// A format of somebody else that this one gets in the way of, or the other way round.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Touching {
+    rank: Rank,
+    dialect: Arc<str>,
+    /// What is read.
+    text: Arc<str>,
+    /// Whether its consumers would read our keys; else ours would read its keys.
+    reads_us: bool,
+}
+
+/// All registrations that are carried out.
+#[derive(Debug, Default)]
+pub struct Neighbours {
+    streets: HashMap<Arc<str>, Street>,
+    houses: HashMap<RegistrationRef, House>,
+}
+
+impl Neighbours {
+    /// `registration`, created at `created`, is carried out in `registry` with formats of these readings. Returns the
+    /// others whose formats may have to stand aside now, or no longer.
+    pub fn settle(
+        &mut self,
+        registration: &RegistrationRef,
+        created: i64,
+        registry: &Arc<str>,
+        readings: Vec<Reading>,
+    ) -> BTreeSet<RegistrationRef> {
+        let house = House {
+            registry: registry.clone(),
+            rank: (created, registration.clone()),
+            readings,
+        };
+        if self.houses.get(registration) == Some(&house) {
+            return BTreeSet::new();
+        }
+        let mut concerned = self.leave(registration);
+        let street = self.streets.entry(registry.clone()).or_default();
+        for reading in &house.readings {
+            street.note(reading, &house.rank);
+        }
+        concerned.extend(self.younger(&house));
+        self.houses.insert(registration.clone(), house);
+        concerned
+    }
+
+    /// `registration` is not carried out any more. Returns the others whose formats may not have to stand aside any more.
+    pub fn leave(&mut self, registration: &RegistrationRef) -> BTreeSet<RegistrationRef> {
+        let Some(house) = self.houses.remove(registration) else {
+            return BTreeSet::new();
+        };
+        let concerned = self.younger(&house);
+        if let Some(street) = self.streets.get_mut(&house.registry) {
+            for reading in &house.readings {
+                street.strike(reading, &house.rank);
+            }
+            if street.written.is_empty() {
+                self.streets.remove(&house.registry);
+            }
+        }
+        concerned
+    }
+
+    /// The formats of `registration` that stand aside.
+    pub fn aside(&self, registration: &RegistrationRef) -> Vec<Aside> {
+        let Some(house) = self.houses.get(registration) else {
+            return Vec::new();
+        };
+        let aside = |(format, reading)| {
+            let touching = self.touching(house, reading);
+            let first = touching.first().filter(|first| first.rank < house.rank)?;
+            let reason = told(format, reading, first);
+            Some(Aside { format, reason })
+        };
+        house.readings.iter().enumerate().filter_map(aside).collect()
+    }
+
+    /// Those who come after `house` and whose formats touch one of its.
+    fn younger(&self, house: &House) -> BTreeSet<RegistrationRef> {
+        let touching = house.readings.iter().flat_map(|reading| self.touching(house, reading));
+        let younger = touching.filter(|other| other.rank > house.rank);
+        younger.map(|other| other.rank.1).collect()
+    }
+
+    fn touching(&self, house: &House, reading: &Reading) -> BTreeSet<Touching> {
+        let mut touching = self
+            .streets
+            .get(&house.registry)
+            .map(|street| street.touching(reading))
+            .unwrap_or_default();
+        // Its own formats are checked against one another when it is compiled.
+        touching.retain(|other| other.rank != house.rank);
+        touching
+    }
+}
+
+impl Street {
+    fn note(&mut self, reading: &Reading, rank: &Rank) {
+        let Reading {
+            dialect,
+            written,
+            reads,
+            realm,
+            by_name: _,
+        } = reading;
+        let prefixes = self.written.entry(dialect.clone()).or_default();
+        prefixes.entry(written.clone()).or_default().insert(rank.clone());
+        for (map, text) in [(&mut self.reads, reads), (&mut self.realms, realm)] {
+            let owners = map.entry(text.clone()).or_default();
+            owners.entry(dialect.clone()).or_default().insert(rank.clone());
+        }
+    }
+
+    fn strike(&mut self, reading: &Reading, rank: &Rank) {
+        if let Some(prefixes) = self.written.get_mut(&reading.dialect) {
+            if let Some(ranks) = prefixes.get_mut(&reading.written) {
+                ranks.remove(rank);
+            }
+            drop_if_empty(prefixes, &reading.written);
+            if prefixes.is_empty() {
+                self.written.remove(&reading.dialect);
+            }
+        }
+        for (map, text) in [(&mut self.reads, &reading.reads), (&mut self.realms, &reading.realm)] {
+            let Some(owners) = map.get_mut(text) else { continue };
+            if let Some(ranks) = owners.get_mut(&reading.dialect) {
+                ranks.remove(rank);
+            }
+            drop_if_empty(owners, &reading.dialect);
+            if owners.is_empty() {
+                map.remove(text);
+            }
+        }
+    }
+
+    fn touching(&self, reading: &Reading) -> BTreeSet<Touching> {
+        let mut touching = BTreeSet::new();
+        self.read_by(reading, &mut touching);
+        self.readers_of(reading, &mut touching);
+        touching
+    }
+
+    /// What is written where the consumers of `reading` read.
+    fn read_by(&self, reading: &Reading, touching: &mut BTreeSet<Touching>) {
+        for (dialect, prefixes) in &self.written {
+            let is_alike = *dialect == reading.dialect;
+            if is_alike && reading.by_name {
+                continue;
+            }
+            let text = if is_alike { &reading.reads } else { &reading.realm };
+            let from = (Bound::Included(&**text), Bound::Unbounded);
+            for (prefix, ranks) in prefixes.range::<str, _>(from) {
+                if !prefix.starts_with(&**text) {
+                    break;
+                }
+                if is_alike && *prefix == reading.written {
+                    continue;
+                }
+                touching.extend(ranks.iter().map(|rank| Touching {
+                    rank: rank.clone(),
+                    dialect: dialect.clone(),
+                    text: text.clone(),
+                    reads_us: false,
+                }));
+            }
+        }
+    }
+
+    /// Whose consumers read where `reading` is written.
+    fn readers_of(&self, reading: &Reading, touching: &mut BTreeSet<Touching>) {
+        let ends = (1..=reading.written.len()).filter(|end| reading.written.is_char_boundary(*end));
+        for text in ends.map(|end| &reading.written[..end]) {
+            let mut add = |text: &Arc<str>, dialect: &Arc<str>, ranks: &BTreeSet<Rank>| {
+                touching.extend(ranks.iter().map(|rank| Touching {
+                    rank: rank.clone(),
+                    dialect: dialect.clone(),
+                    text: text.clone(),
+                    reads_us: true,
+                }));
+            };
+            if let Some((text, owners)) = self.realms.get_key_value(text) {
+                for (dialect, ranks) in owners.iter().filter(|(dialect, _)| **dialect != reading.dialect) {
+                    add(text, dialect, ranks);
+                }
+            }
+            if reading.by_name || *text == *reading.reads {
+                continue;
+            }
+            if let Some((text, owners)) = self.reads.get_key_value(text)
+                && let Some((dialect, ranks)) = owners.get_key_value(&reading.dialect)
+            {
+                add(text, dialect, ranks);
+            }
+        }
+    }
+}
+
+fn drop_if_empty(map: &mut BTreeMap<Arc<str>, BTreeSet<Rank>>, key: &Arc<str>) {
+    if map.get(key).is_some_and(BTreeSet::is_empty) {
+        map.remove(key);
+    }
+}
+
+fn told(format: usize, reading: &Reading, other: &Touching) -> String {
+    let Touching {
+        rank: (_, owner),
+        dialect,
+        text,
+        reads_us,
+    } = other;
+    let (mine, written) = (&reading.dialect, &reading.written);
+    let clash = if *reads_us {
+        format!(
+            "writes keys below {written}, which consumers of {dialect} of the older registration {owner} would read"
+        )
+    } else {
+        format!("has consumers that would read the keys which the older registration {owner} writes for {dialect}")
+    };
+    format!(
+        "spec.formats[{format}] ({mine}) {clash}, for they read all that starts with {text}: give one of the two a prefix, root or name outside of the other's"
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! The time between coming to lead and writing: what the predecessor had heard of Kubernetes must have been heard here
+//! too, or its work would be undone and done again.
+
+use std::time::{Duration, Instant};
+
+use super::tracks::Track;
+use super::{Done, Registrar};
+use crate::etcd::Snapshot;
+use crate::plan::{Fence, Heard, Held, Key, Transaction};
+
+/// Before the notes are asked for again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What a replica that came to lead has to hear before it writes.
+#[derive(Debug)]
+pub(super) struct CatchingUp {
+    /// The proof it leads by.
+    fence: Fence,
+    /// What predecessors had heard, and when that was read; none until then.
+    notes: Option<(Heard, Instant)>,
+    /// Whether it was said that this takes a while.
+    told: bool,
+}
+
+impl Registrar {
+    /// This replica leads by a new proof: nobody can have written since it got it. So what the notes say now is all that
+    /// any predecessor went by.
+    pub(super) fn catch_up(&mut self, fence: Fence) {
+        let (connection, notes) = (self.connection.clone(), self.ledger.notes());
+        let won = fence.clone();
+        self.catching_up = Some(CatchingUp {
+            fence,
+            notes: None,
+            told: false,
+        });
+        self.tasks.spawn(async move {
+            loop {
+                if let Ok(Snapshot { entries: notes, .. }) = connection.range(&notes, None).await {
+                    let (fence, at) = (won, Instant::now());
+                    return Done::NotesRead { fence, notes, at };
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+    }
+
+    /// The notes of predecessors have been read.
+    pub(super) fn notes_read(&mut self, fence: &Fence, notes: &[(Key, Held)], at: Instant) {
+        let Some(catching_up) = self.catching_up.as_mut().filter(|one| one.fence == *fence) else {
+            return;
+        };
+        let mut heard = Heard::default();
+        for (_, note) in notes {
+            heard.merge(Heard::read(&note.value).unwrap_or_default());
+        }
+        catching_up.notes = Some((heard, at));
+        self.has_caught_up();
+    }
+
+    /// Looks whether as much has been heard as is needed. An outdated view never has: its watches say nothing, and what
+    /// they miss nobody knows.
+    pub(super) fn has_caught_up(&mut self) {
+        let Some(CatchingUp {
+            notes: Some((needed, since)),
+            told,
+            ..
+        }) = &mut self.catching_up
+        else {
+            return;
+        };
+        let lacks = self.kubernetes.progress.lacks(needed, *since);
+        let outdated = self.kubernetes.outdated.is_some();
+        if lacks.is_empty() && !outdated {
+            self.catching_up = None;
+        } else if !std::mem::replace(told, true) {
+            tracing::warn!(
+                registry = %self.name, ?lacks, outdated,
+                "leads, and has heard less of Kubernetes than its predecessor: leases are renewed, nothing is written until it has"
+            );
+        }
+    }
+
+    /// Leaves word with `transaction` of how far this replica has heard.
+    pub(super) fn leave_note(&self, track: Track, transaction: &mut Transaction) {
+        let heard = self.context.hearing.now().value();
+        transaction.note = self.ledger.note(transaction, track.number, track.after, heard);
+    }
+}

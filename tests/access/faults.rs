@@ -1,0 +1,322 @@
+//! Each thing that can be wrong with an access, and the condition that says so and what to do.
+
+use serde_json::{Value, json};
+use testbed::{Authority, Result, Security, Validity};
+
+use crate::scene::{Scene, etcd, security};
+use crate::support::{plain_prefix, pod, wait_keys};
+
+/// What is wrong: the Registry, its spec, the reason, and words of the message.
+type Fault = (&'static str, Vec<String>, Value, &'static str, &'static [&'static str]);
+
+async fn check(scene: &Scene, faults: Vec<Fault>) -> Result<()> {
+    for (name, endpoints, spec, ..) in &faults {
+        scene.registry(name, endpoints, spec).await?;
+    }
+    let _operator = scene.operator_that_waits("faults")?;
+    for (name, _, _, reason, words) in faults {
+        let connected = scene.wait(name, "Connected", "False", reason).await;
+        let credentials = match reason {
+            // A right that is missing is no fault of the credentials where there are none.
+            "UserRequired" => connected.clone(),
+            _ => scene.wait(name, "Credentials", "False", reason).await,
+        };
+        for word in words {
+            assert!(connected.contains(word), "{name}: {connected:?} lacks {word:?}");
+            assert!(credentials.contains(word), "{name}: {credentials:?} lacks {word:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_certificates_is_said_with_the_remedy() -> Result<()> {
+    let scene = Scene::take().await?;
+    let authority = Authority::new("faults");
+    let other = Authority::new("faults-other");
+    scene.config_map("faults-ca", &[("ca.crt", &authority.pem())]).await?;
+    scene.config_map("faults-other-ca", &[("ca.crt", &other.pem())]).await?;
+    for (name, pair) in [
+        ("faults-own", authority.client("leasehold", Validity::Valid)),
+        ("faults-expired", authority.client("leasehold", Validity::Expired)),
+        ("faults-stranger", other.client("leasehold", Validity::Valid)),
+    ] {
+        scene
+            .secret(name, &[("tls.crt", &pair.certificate), ("tls.key", &pair.key)])
+            .await?;
+    }
+    let mutual = etcd(Some(security(&authority, true)), &[]).await?;
+    let expired = Security {
+        server: authority.server(&["127.0.0.1"], Validity::Expired),
+        ..security(&authority, false)
+    };
+    let expired = etcd(Some(expired), &[]).await?;
+    let open = etcd(None, &[]).await?;
+    let by_name: Vec<_> = mutual
+        .endpoints()
+        .iter()
+        .map(|url| url.replace("127.0.0.1", "localhost"))
+        .collect();
+    let without_tls: Vec<_> = open
+        .endpoints()
+        .iter()
+        .map(|url| url.replace("http:", "https:"))
+        .collect();
+    let ca = json!({"name": "faults-ca"});
+    let own = json!({"name": "faults-own"});
+    let faults: Vec<Fault> = vec![
+        (
+            "server-expired",
+            expired.endpoints(),
+            json!({"tls": {"caConfigMap": ca}}),
+            "ServerCertificateExpired",
+            &["has expired", "renew it"],
+        ),
+        (
+            "other-authority",
+            mutual.endpoints(),
+            json!({"tls": {"caConfigMap": {"name": "faults-other-ca"}, "certSecret": own}}),
+            "UnknownAuthority",
+            &["not trusted", "spec.tls"],
+        ),
+        (
+            "other-name",
+            by_name.clone(),
+            json!({"tls": {"caConfigMap": ca, "certSecret": own}}),
+            "ServerNameMismatch",
+            &["etcd.test", "spec.tls.serverName"],
+        ),
+        (
+            "own-expired",
+            mutual.endpoints(),
+            json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "faults-expired"}}}),
+            "ClientCertificateExpired",
+            &["our certificate has expired", "spec.tls.certSecret"],
+        ),
+        (
+            "own-stranger",
+            mutual.endpoints(),
+            json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "faults-stranger"}}}),
+            "ClientCertificateRefused",
+            &["does not accept our certificate", "--trusted-ca-file"],
+        ),
+        (
+            "own-missing",
+            mutual.endpoints(),
+            json!({"tls": {"caConfigMap": ca}}),
+            "ClientCertificateRequired",
+            &["asks for a certificate", "spec.tls.certSecret"],
+        ),
+        (
+            "no-tls",
+            without_tls,
+            json!({"tls": {"caConfigMap": ca}}),
+            "TlsFailed",
+            &["does not answer in TLS", "http://"],
+        ),
+    ];
+    check(&scene, faults).await?;
+    // The remedy for another name.
+    let _operator = scene.operator_that_waits("remedied")?;
+    let spec = json!({"tls": {"caConfigMap": ca, "certSecret": own, "serverName": "etcd.test"}});
+    scene.registry("other-name", &by_name, &spec).await?;
+    scene.wait("other-name", "Connected", "True", "Connected").await;
+    scene
+        .wait("other-name", "Credentials", "True", "CredentialsInUse")
+        .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_user_is_said_with_the_remedy() -> Result<()> {
+    let scene = Scene::take().await?;
+    let etcd = etcd(None, &[]).await?;
+    etcd.enable_auth("root-of-users").await?;
+    etcd.add_user("leasehold", "pw-of-users", &["/leasehold/", "/services/"])
+        .await?;
+    etcd.add_user("powerless", "pw-of-users", &["/elsewhere/"]).await?;
+    for (secret, user, password) in [
+        ("users-wrong", "leasehold", "not-this-one"),
+        ("users-unknown", "nobody", "pw-of-users"),
+        ("users-powerless", "powerless", "pw-of-users"),
+    ] {
+        scene
+            .secret(secret, &[("username", user), ("password", password)])
+            .await?;
+    }
+    let auth = |secret: &str| json!({"auth": {"secret": {"name": secret}}});
+    let at = || etcd.endpoints();
+    let faults: Vec<Fault> = vec![
+        (
+            "wrong-password",
+            at(),
+            auth("users-wrong"),
+            "LoginRefused",
+            &["password", "etcdctl user passwd"],
+        ),
+        (
+            "unknown-user",
+            at(),
+            auth("users-unknown"),
+            "LoginRefused",
+            &["user does not exist"],
+        ),
+        (
+            "no-role",
+            at(),
+            auth("users-powerless"),
+            "PermissionDenied",
+            &["grant the user", "/leasehold/"],
+        ),
+        ("no-user", at(), json!({}), "UserRequired", &["spec.auth"]),
+    ];
+    check(&scene, faults).await
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()> {
+    let scene = Scene::take().await?;
+    let authority = Authority::new("secrets");
+    let (one, another) = (
+        authority.client("leasehold", Validity::Valid),
+        authority.client("leasehold", Validity::Valid),
+    );
+    scene
+        .config_map(
+            "secrets-ca",
+            &[("ca.crt", &authority.pem()), ("garbage", "none of that")],
+        )
+        .await?;
+    scene.secret("secrets-no-key", &[("username", "leasehold")]).await?;
+    scene
+        .secret(
+            "secrets-mixed",
+            &[("tls.crt", &one.certificate), ("tls.key", &another.key)],
+        )
+        .await?;
+    scene
+        .secret(
+            "secrets-no-pem",
+            &[("tls.crt", &one.certificate), ("tls.key", "none of that")],
+        )
+        .await?;
+    let at = || vec!["https://127.0.0.1:1".to_owned()];
+    let ca = json!({"name": "secrets-ca"});
+    let faults: Vec<Fault> = vec![
+        (
+            "absent",
+            vec!["http://127.0.0.1:1".to_owned()],
+            json!({"auth": {"secret": {"name": "secrets-absent"}}}),
+            "CredentialsMissing",
+            &["Secret leasehold-ops/secrets-absent does not exist", "create it"],
+        ),
+        (
+            "no-key",
+            vec!["http://127.0.0.1:1".to_owned()],
+            json!({"auth": {"secret": {"name": "secrets-no-key"}}}),
+            "CredentialsMissing",
+            &["has no key password"],
+        ),
+        (
+            "no-authority",
+            at(),
+            json!({"tls": {"caConfigMap": {"name": "secrets-ca", "key": "garbage"}}}),
+            "CredentialsMalformed",
+            &[
+                "garbage of the ConfigMap leasehold-ops/secrets-ca",
+                "PEM block CERTIFICATE",
+            ],
+        ),
+        (
+            "mixed",
+            at(),
+            json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "secrets-mixed"}}}),
+            "CredentialsMalformed",
+            &[
+                "tls.key of the Secret leasehold-ops/secrets-mixed",
+                "not that of the certificate",
+            ],
+        ),
+        (
+            "no-pem",
+            at(),
+            json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "secrets-no-pem"}}}),
+            "CredentialsMalformed",
+            &["tls.key of the Secret leasehold-ops/secrets-no-pem", "no private key"],
+        ),
+    ];
+    check(&scene, faults).await
+}
+
+#[tokio::test]
+async fn a_secret_that_comes_late_is_used_as_soon_as_it_is_there() -> Result<()> {
+    let scene = Scene::take().await?;
+    let etcd = etcd(None, &[]).await?;
+    etcd.enable_auth("root-of-late").await?;
+    etcd.add_user("leasehold", "pw-of-late", &["/leasehold/", "/services/"])
+        .await?;
+    let name = "late-user";
+    scene.ops.objects().delete("v1", "Secret", name).await?;
+    let spec = json!({"auth": {"secret": {"name": name}}});
+    scene.registry("late", &etcd.endpoints(), &spec).await?;
+    let namespace = scene.tenant("late").await?;
+    let _operator = scene.operator_that_waits("late")?;
+    scene.wait("late", "Connected", "False", "CredentialsMissing").await;
+    scene
+        .secret(name, &[("username", "leasehold"), ("password", "pw-of-late")])
+        .await?;
+    wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
+    scene.wait("late", "Credentials", "True", "CredentialsInUse").await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_etcd_that_stops_asking_for_users_is_served_on_and_told_of() -> Result<()> {
+    let scene = Scene::take().await?;
+    let etcd = etcd(None, &[]).await?;
+    scene
+        .secret("off-user", &[("username", "leasehold"), ("password", "pw-of-off")])
+        .await?;
+    let spec = json!({"auth": {"secret": {"name": "off-user"}}});
+    scene.registry("off", &etcd.endpoints(), &spec).await?;
+    let namespace = scene.tenant("off").await?;
+    let _operator = scene.operator("off").await?;
+    let prefix = plain_prefix(&namespace, "orders");
+    wait_keys(&etcd, &prefix, &["a"]).await;
+    scene.wait("off", "Connected", "True", "Connected").await;
+    let message = scene.wait("off", "Credentials", "False", "AuthenticationOff").await;
+    assert!(message.contains("etcdctl auth enable"), "{message}");
+    // Turned on, it asks for what the Secret has.
+    etcd.add_user("leasehold", "pw-of-off", &["/leasehold/", "/services/"])
+        .await?;
+    etcd.enable_auth("root-of-off").await?;
+    scene.wait("off", "Credentials", "True", "CredentialsInUse").await;
+    namespace.set_ready("a", false).await?;
+    wait_keys(&etcd, &prefix, &[]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_right_that_is_taken_away_is_told_and_served_on_once_it_is_back() -> Result<()> {
+    let scene = Scene::take().await?;
+    let etcd = etcd(None, &[]).await?;
+    etcd.enable_auth("root-of-rights").await?;
+    etcd.add_user("leasehold", "pw-of-rights", &["/leasehold/", "/services/"])
+        .await?;
+    let user = [("username", "leasehold"), ("password", "pw-of-rights")];
+    scene.secret("rights-user", &user).await?;
+    let spec = json!({"auth": {"secret": {"name": "rights-user"}}});
+    scene.registry("rights", &etcd.endpoints(), &spec).await?;
+    let namespace = scene.tenant("rights").await?;
+    let _operator = scene.operator("rights").await?;
+    let prefix = plain_prefix(&namespace, "orders");
+    wait_keys(&etcd, &prefix, &["a"]).await;
+    etcd.revoke_prefix("leasehold", "/services/").await?;
+    namespace.create_pod(&pod("b", "orders")).await?;
+    let message = scene.wait("rights", "Connected", "False", "PermissionDenied").await;
+    assert!(message.contains("grant the user readwrite"), "{message}");
+    etcd.grant_prefix("leasehold", "/services/").await?;
+    wait_keys(&etcd, &prefix, &["a", "b"]).await;
+    scene.wait("rights", "Connected", "True", "Connected").await;
+    Ok(())
+}

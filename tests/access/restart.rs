@@ -1,0 +1,73 @@
+//! A replica that starts while the kube-apiserver is away enters with what is in its state folder.
+
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use testbed::{Authority, History, Operator, OperatorConfig, Result, Validity, until};
+
+use crate::scene::{Scene, etcd, security};
+use crate::support::{SOON, plain_prefix, wait_keys};
+
+#[tokio::test]
+async fn credentials_are_kept_for_a_restart_while_the_apiserver_is_away() -> Result<()> {
+    let scene = Scene::take().await?;
+    let authority = Authority::new("kept");
+    let etcd = etcd(Some(security(&authority, true)), &[]).await?;
+    etcd.enable_auth("root-of-kept").await?;
+    etcd.add_user("leasehold", "pw-of-kept", &["/leasehold/", "/services/"])
+        .await?;
+    let own = authority.client("nobody", Validity::Valid);
+    scene.config_map("kept-ca", &[("ca.crt", &authority.pem())]).await?;
+    scene
+        .secret("kept-own", &[("tls.crt", &own.certificate), ("tls.key", &own.key)])
+        .await?;
+    scene
+        .secret("kept-user", &[("username", "leasehold"), ("password", "pw-of-kept")])
+        .await?;
+    let spec = json!({
+        "ttlSeconds": 15,
+        "tls": {"caConfigMap": {"name": "kept-ca"}, "certSecret": {"name": "kept-own"}},
+        "auth": {"secret": {"name": "kept-user"}},
+    });
+    scene.registry("kept", &etcd.endpoints(), &spec).await?;
+    let namespace = scene.tenant("kept").await?;
+    let folder = scene.bed.folder().path().join(format!("state-{}", namespace.name()));
+    let mut config = OperatorConfig::new("kept", env!("CARGO_BIN_EXE_leasehold"));
+    config.args = scene.args();
+    config.args.extend(["--state-dir".into(), folder.clone().into()]);
+    let operator = Operator::start(scene.bed, config.clone())?;
+    wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
+    let file = folder.join("state.json");
+    until("the credentials to be kept", SOON, || async {
+        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        if text.contains("pw-of-kept") { Ok(()) } else { Err(text) }
+    })
+    .await?;
+    let mode = std::fs::metadata(&file).expect("it is there").mode();
+    assert_eq!(mode & 0o777, 0o600);
+    operator.terminate()?;
+    operator.wait_exit(SOON).await?;
+
+    let history = History::watch(&etcd, "/services/", 0).await?;
+    let own = std::fs::read_to_string(scene.bed.kubeconfig()).expect("the bed's kubeconfig");
+    let mut away: Value = serde_json::from_str(&own).expect("it is JSON");
+    away["clusters"][0]["cluster"]["server"] = json!("https://127.0.0.1:1");
+    let path = scene.bed.folder().path().join("away.kubeconfig");
+    std::fs::write(&path, away.to_string()).expect("a file");
+    config.kubeconfig = Some(path);
+    let _operator = Operator::start(scene.bed, config)?;
+    let begin = Instant::now();
+    until("two TTLs to pass", SOON * 3, || async {
+        let passed = begin.elapsed();
+        if passed > Duration::from_secs(32) {
+            Ok(())
+        } else {
+            Err(format!("{passed:?}"))
+        }
+    })
+    .await?;
+    history.assert_silent().await;
+    wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
+    Ok(())
+}

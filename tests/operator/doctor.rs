@@ -1,0 +1,127 @@
+//! `leasehold doctor` against a real cluster and real etcds.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use testbed::{Bed, EtcdCluster, EtcdVersion, Result, until};
+
+use crate::support::{API, SOON};
+
+/// What it finds: its exit code, and the grade and text of each finding about Kubernetes and about the Registry.
+fn doctor(bed: &Bed, registry: &str, more: &[&str]) -> (Option<i32>, Vec<(String, String)>) {
+    let kubeconfig = bed.kubeconfig().to_str().expect("UTF-8");
+    let output = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+        .args([
+            "doctor",
+            "--kubeconfig",
+            kubeconfig,
+            "--registry",
+            registry,
+            "-o",
+            "json",
+        ])
+        .args(more)
+        .output()
+        .expect("leasehold is there");
+    let told: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let chapters = told["chapters"].as_array().expect("chapters").iter();
+    let findings = chapters.flat_map(|chapter| chapter["findings"].as_array().expect("findings"));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let findings = findings.map(|finding| (text(&finding["grade"]), text(&finding["what"])));
+    (output.status.code(), findings.collect())
+}
+
+/// Those that are not as they should be.
+fn complaints(findings: &[(String, String)]) -> Vec<&(String, String)> {
+    findings.iter().filter(|(grade, _)| grade != "well").collect()
+}
+
+#[tokio::test]
+async fn the_doctor_finds_nothing_where_all_is_well_and_names_what_is_not() -> Result<()> {
+    let bed = crate::bed().await;
+    let etcd = EtcdCluster::temporary(EtcdVersion::default(), 3).await?;
+    bed.create_registry("doctored", &etcd.endpoints(), 15).await?;
+    // As soon as the operator has said something of it.
+    let (code, findings) = until("the doctor to find nothing", SOON, || async {
+        let (code, findings) = doctor(bed, "doctored", &[]);
+        match complaints(&findings) {
+            bad if bad.is_empty() => Ok((code, findings.clone())),
+            bad => Err(format!("{bad:?}")),
+        }
+    })
+    .await?;
+    assert_eq!(code, Some(0));
+    for told in [
+        "kube-apiserver v1.",
+        "serviceregistrations.leasehold.dev is defined",
+        "leases of 15 s are granted",
+    ] {
+        assert!(
+            findings.iter().any(|(_, what)| what.contains(told)),
+            "{told}: {findings:?}"
+        );
+    }
+
+    etcd.member(2).kill().await?;
+    let (code, findings) = doctor(bed, "doctored", &[]);
+    assert_eq!(code, Some(0), "the others carry on");
+    let bad = complaints(&findings);
+    assert_eq!(bad.len(), 1, "{bad:?}");
+    assert!(
+        bad[0].0 == "warning" && bad[0].1.contains("cannot be reached"),
+        "{bad:?}"
+    );
+
+    let account = ["--service-account", "default/nobody"];
+    let (code, findings) = doctor(bed, "doctored", &account);
+    assert_eq!(code, Some(2));
+    for right in [
+        "list pods",
+        "watch pods",
+        "patch registries/status",
+        "get namespaces kube-system",
+        "create events",
+    ] {
+        let told = format!("system:serviceaccount:default:nobody may not {right}:");
+        assert!(
+            findings.iter().any(|(_, what)| what.contains(&told)),
+            "{told}: {findings:?}"
+        );
+    }
+
+    let (code, findings) = doctor(bed, "forgotten", &[]);
+    assert_eq!(code, Some(2));
+    assert!(
+        findings
+            .iter()
+            .any(|(_, what)| what.contains("there is no Registry \"forgotten\"")),
+        "{findings:?}"
+    );
+    bed.objects().delete(API, "Registry", "doctored").await
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_gone_is_a_problem_and_so_is_a_registration_that_complains_a_warning() -> Result<()> {
+    let bed = crate::bed().await;
+    let namespace = bed.namespace("doctor").await?;
+    bed.create_registry("gone", &["http://127.0.0.1:1".to_owned()], 15)
+        .await?;
+    let refused = json!({"registry": "gone", "ports": [{"port": "grpc"}], "formats": [{"type": "Plain", "prefix": "/leasehold/x"}]});
+    namespace
+        .apply(crate::support::registration("greedy", &refused))
+        .await?;
+    until("the doctor to tell of both", SOON, || async {
+        let (code, findings) = doctor(bed, "gone", &[]);
+        let tells = |grade: &str, text: &str| findings.iter().any(|(g, what)| g == grade && what.contains(text));
+        let both = tells("problem", "etcd cannot be reached at http://127.0.0.1:1")
+            && tells("warning", "/greedy: The prefix /leasehold/x/");
+        if both && code == Some(2) {
+            Ok(())
+        } else {
+            Err(format!("{code:?} {findings:?}"))
+        }
+    })
+    .await?;
+    bed.objects().delete(API, "Registry", "gone").await
+}
