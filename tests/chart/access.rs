@@ -28,25 +28,9 @@ async fn apply(namespace: &Namespace, spec: &Value) -> std::result::Result<(), S
     applied
 }
 
-#[tokio::test]
-async fn kubectl_apply_says_no_to_what_the_rules_do_not_allow_and_yes_to_what_they_do() -> Result<()> {
-    let _turn = TURN.lock().await;
-    let bed = shared().await?;
-    bed.apply_crds().await?;
-    let home = bed.namespace("chart-access").await?;
-    let chart = chart().display().to_string();
-    let words = [
-        "template",
-        "ruled",
-        &chart,
-        "--namespace",
-        home.name(),
-        "--show-only",
-        "templates/admissionpolicy.yaml",
-    ];
-    let policy = helm(bed.kubeconfig(), &words).await;
-    let policy = policy.unwrap_or_else(|error| panic!("{error}"));
-    let registry = json!({
+/// The Registry `charted-access` and its rules.
+fn ruled_registry() -> Value {
+    json!({
         "apiVersion": API, "kind": "Registry", "metadata": {"name": "charted-access"},
         "spec": {
             "endpoints": ["http://127.0.0.1:1"],
@@ -70,8 +54,91 @@ async fn kubectl_apply_says_no_to_what_the_rules_do_not_allow_and_yes_to_what_th
                 },
             ]},
         },
-    });
-    bed.objects().apply(registry).await?;
+    })
+}
+
+fn formats(format: &Value) -> Value {
+    json!({"formats": [format]})
+}
+
+/// What the rules allow the tenant.
+fn allowed(tenant: &str) -> Vec<Value> {
+    vec![
+        json!({}),
+        json!({"ttlSeconds": 60}),
+        formats(&json!({"type": "Plain", "prefix": format!("/services/{}/deeper/down", tenant)})),
+        formats(&json!({"type": "Plain", "prefix": "/services"})),
+        formats(&json!({"type": "Kitex"})),
+        formats(&json!({"type": "Traefik", "root": "edge/traefik", "name": "orders"})),
+        formats(&json!({"type": "GoZero", "key": "anything"})),
+        json!({"ttlSeconds": 200, "formats": [{"type": "GoZero"}]}),
+        formats(&json!({"type": "CoreDns", "domain": "orders.example.org"})),
+    ]
+}
+
+/// What they do not, and what is said to it.
+fn refused(tenant: &str) -> Vec<(Value, &'static str)> {
+    vec![
+        (
+            formats(&json!({"type": "Plain", "prefix": format!("/services/{}-evil", tenant)})),
+            "-evil",
+        ),
+        (
+            formats(&json!({"type": "Plain", "prefix": "/services/other/orders"})),
+            "Plain below /services/other/orders",
+        ),
+        (formats(&json!({"type": "EtcdGrpc"})), "EtcdGrpc below"),
+        (
+            json!({"serviceName": "billing", "formats": [{"type": "Kitex"}]}),
+            "Kitex below kitex/registry-etcd/billing",
+        ),
+        (
+            formats(&json!({"type": "Hertz"})),
+            "Hertz below hertz/registry-etcd/orders",
+        ),
+        (
+            formats(&json!({"type": "GoFrame"})),
+            "GoFrame below /service/default/default/orders",
+        ),
+        (
+            formats(&json!({"type": "GoMicro"})),
+            "GoMicro below /micro/registry/orders",
+        ),
+        (
+            formats(&json!({"type": "Kratos"})),
+            "Kratos below /microservices/orders",
+        ),
+        (
+            formats(&json!({"type": "Traefik"})),
+            "Traefik below traefik/http/services/",
+        ),
+        (json!({"ttlSeconds": 61}), "a TTL of 61 s"),
+        (
+            json!({"ttlSeconds": 61, "formats": [{"type": "CoreDns", "domain": "a.b"}]}),
+            "write CoreDns with",
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn kubectl_apply_says_no_to_what_the_rules_do_not_allow_and_yes_to_what_they_do() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let bed = shared().await?;
+    bed.apply_crds().await?;
+    let home = bed.namespace("chart-access").await?;
+    let chart = chart().display().to_string();
+    let words = [
+        "template",
+        "ruled",
+        &chart,
+        "--namespace",
+        home.name(),
+        "--show-only",
+        "templates/admissionpolicy.yaml",
+    ];
+    let policy = helm(bed.kubeconfig(), &words).await;
+    let policy = policy.unwrap_or_else(|error| panic!("{error}"));
+    bed.objects().apply(ruled_registry()).await?;
     kubectl(bed, &["apply", "--filename=-"], &policy)
         .await
         .unwrap_or_else(|error| panic!("{error}"));
@@ -93,63 +160,16 @@ async fn kubectl_apply_says_no_to_what_the_rules_do_not_allow_and_yes_to_what_th
         bed.objects().apply(object).await
     };
     label(json!({"team": "shop", "stage": "live"})).await?;
-    let formats = |format: Value| json!({"formats": [format]});
     // The apiserver looks at namespaces through a cache.
     until("the labels to be seen", SOON, || async {
         apply(&tenant, &json!({})).await
     })
     .await?;
-    for spec in [
-        json!({}),
-        json!({"ttlSeconds": 60}),
-        formats(json!({"type": "Plain", "prefix": format!("/services/{}/deeper/down", tenant.name())})),
-        formats(json!({"type": "Plain", "prefix": "/services"})),
-        formats(json!({"type": "Kitex"})),
-        formats(json!({"type": "Traefik", "root": "edge/traefik", "name": "orders"})),
-        formats(json!({"type": "GoZero", "key": "anything"})),
-        json!({"ttlSeconds": 200, "formats": [{"type": "GoZero"}]}),
-        formats(json!({"type": "CoreDns", "domain": "orders.example.org"})),
-    ] {
+    for spec in allowed(tenant.name()) {
         let applied = apply(&tenant, &spec).await;
         assert_eq!(applied, Ok(()), "{spec}");
     }
-    for (spec, expected) in [
-        (
-            formats(json!({"type": "Plain", "prefix": format!("/services/{}-evil", tenant.name())})),
-            "-evil",
-        ),
-        (
-            formats(json!({"type": "Plain", "prefix": "/services/other/orders"})),
-            "Plain below /services/other/orders",
-        ),
-        (formats(json!({"type": "EtcdGrpc"})), "EtcdGrpc below"),
-        (
-            json!({"serviceName": "billing", "formats": [{"type": "Kitex"}]}),
-            "Kitex below kitex/registry-etcd/billing",
-        ),
-        (
-            formats(json!({"type": "Hertz"})),
-            "Hertz below hertz/registry-etcd/orders",
-        ),
-        (
-            formats(json!({"type": "GoFrame"})),
-            "GoFrame below /service/default/default/orders",
-        ),
-        (
-            formats(json!({"type": "GoMicro"})),
-            "GoMicro below /micro/registry/orders",
-        ),
-        (formats(json!({"type": "Kratos"})), "Kratos below /microservices/orders"),
-        (
-            formats(json!({"type": "Traefik"})),
-            "Traefik below traefik/http/services/",
-        ),
-        (json!({"ttlSeconds": 61}), "a TTL of 61 s"),
-        (
-            json!({"ttlSeconds": 61, "formats": [{"type": "CoreDns", "domain": "a.b"}]}),
-            "write CoreDns with",
-        ),
-    ] {
+    for (spec, expected) in refused(tenant.name()) {
         let told = apply(&tenant, &spec).await.expect_err("it is refused");
         assert!(
             told.contains(expected) && told.contains("the rules for it are shops"),

@@ -15,32 +15,11 @@ fn prefix(prefix: &str) -> Value {
 }
 
 pub fn wrong() -> Vec<Case> {
+    [rules(), prefixes()].into_iter().flatten().collect()
+}
+
+fn prefixes() -> Vec<Case> {
     rejected(vec![
-        (
-            "a rule without a name",
-            json!({"access": {"rules": [{"namespaces": {}}]}}),
-            "name: Required value",
-        ),
-        (
-            "a rule for nobody",
-            json!({"access": {"rules": [{"name": "a"}]}}),
-            "namespaces: Required value",
-        ),
-        (
-            "a rule's name in capitals",
-            rule(&json!({"name": "Shops"})),
-            "lower-case letters, digits and hyphens",
-        ),
-        (
-            "two rules of a name",
-            json!({"access": {"rules": [{"name": "a", "namespaces": {}}, {"name": "a", "namespaces": {}}]}}),
-            "two rules have the same name",
-        ),
-        (
-            "an operator without values",
-            rule(&json!({"namespaces": {"matchExpressions": [{"key": "a", "operator": "In"}]}})),
-            "In and NotIn need at least one entry in values",
-        ),
         (
             "an empty prefix",
             prefix(""),
@@ -92,6 +71,36 @@ pub fn wrong() -> Vec<Case> {
             "{{namespace}} is all that is filled in",
         ),
         ("a prefix of 257", prefix(&text(257)), "may not be more than 256"),
+    ])
+}
+
+fn rules() -> Vec<Case> {
+    rejected(vec![
+        (
+            "a rule without a name",
+            json!({"access": {"rules": [{"namespaces": {}}]}}),
+            "name: Required value",
+        ),
+        (
+            "a rule for nobody",
+            json!({"access": {"rules": [{"name": "a"}]}}),
+            "namespaces: Required value",
+        ),
+        (
+            "a rule's name in capitals",
+            rule(&json!({"name": "Shops"})),
+            "lower-case letters, digits and hyphens",
+        ),
+        (
+            "two rules of a name",
+            json!({"access": {"rules": [{"name": "a", "namespaces": {}}, {"name": "a", "namespaces": {}}]}}),
+            "two rules have the same name",
+        ),
+        (
+            "an operator without values",
+            rule(&json!({"namespaces": {"matchExpressions": [{"key": "a", "operator": "In"}]}})),
+            "In and NotIn need at least one entry in values",
+        ),
         (
             "no formats",
             rule(&json!({"formats": []})),

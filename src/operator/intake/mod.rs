@@ -37,8 +37,6 @@ use crate::plan::{Presence, Progress};
 const BATCH: usize = 256;
 
 /// Which object kinds have been listed completely.
-// One flag for each kind is what this is.
-#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each kind, and each on its own")]
 struct Listed {
