@@ -93,6 +93,7 @@ fn outlets(registration: &Registration) -> Vec<Outlet> {
     let outlet = |format| Outlet {
         format,
         sole_port: true,
+        pass: leasehold::plan::Pass::Free,
     };
     formats.expect("they are valid").into_iter().map(outlet).collect()
 }

@@ -58,6 +58,9 @@ pub enum Reason {
     InvalidSpec,
     /// Accepted=False: a format's prefix and the Registry's meta prefix overlap.
     PrefixReserved,
+    /// Accepted=False and Synced=False: the Registry's `access` does not allow what the registration would write. What
+    /// is not allowed is not in etcd.
+    AccessDenied,
 
     /// Accepted=False, of a RecordFormat: a template is no Jinja, or asks for what is not there.
     InvalidTemplate,
@@ -87,6 +90,8 @@ pub enum Reason {
     /// Synced=False: some ready pods cannot be registered: they lack a port or an address of the family, or a
     /// format refuses them.
     EndpointsRefused,
+    /// Synced=False: the namespace has as many keys as the Registry's `access` allows, and some pods are left out.
+    QuotaExceeded,
     /// Synced=False: some keys are held by someone else; see Conflict.
     KeysHeld,
     /// Synced=False: some keys are kept though their pods do not seem to be ready; see Held.
@@ -175,6 +180,7 @@ impl Reason {
             Self::RecordFormatUnusable => "RecordFormatUnusable",
             Self::InvalidSpec => "InvalidSpec",
             Self::PrefixReserved => "PrefixReserved",
+            Self::AccessDenied => "AccessDenied",
             Self::InvalidTemplate => "InvalidTemplate",
             Self::TemplateTooCostly => "TemplateTooCostly",
             Self::KeyNotUnique => "KeyNotUnique",
@@ -188,6 +194,7 @@ impl Reason {
             Self::Starting => "Starting",
             Self::Suspended => "Suspended",
             Self::EndpointsRefused => "EndpointsRefused",
+            Self::QuotaExceeded => "QuotaExceeded",
             Self::KeysHeld => "KeysHeld",
             Self::RemovalsHeld => "RemovalsHeld",
             Self::NotAccepted => "NotAccepted",

@@ -16,6 +16,7 @@ mod registry;
 mod schema;
 mod service_registration;
 mod status;
+mod tenancy;
 
 pub use access::{AuthSpec, CaKey, SecretName, TlsSpec};
 pub use conditions::{ConditionStatus, ConditionType, Reason};
@@ -30,3 +31,4 @@ pub use service_registration::{
     Address, AddressType, Family, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec, Version,
 };
 pub use status::{EndpointStatus, ServiceRegistrationStatus};
+pub use tenancy::{Access, AccessRule, TtlRange};

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::{AuthSpec, TlsSpec};
 use super::guard::Guard;
+use super::tenancy::Access;
 
 /// The annotation of a Registry by which an admin approves of removals that are held back: the id of the hold.
 pub const APPROVE_REMOVALS: &str = "leasehold.dev/approve-removals";
@@ -107,6 +108,12 @@ pub struct RegistrySpec {
     /// ready, or were missing from a list. Pods that were deleted or terminate are facts, and their keys go at once.
     #[serde(default)]
     pub guard: Guard,
+
+    /// Which namespaces may write where. Left out, every registration may write anywhere but below metaPrefix; given,
+    /// only what a rule allows is written, and what is no longer allowed is removed at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Access")]
+    pub access: Option<Access>,
 }
 
 /// How much the operator may ask of the etcd.

@@ -63,6 +63,26 @@ pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A selector of namespaces: as that of pods, but for what is said of it.
+pub fn namespace_selector(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = label_selector(generator);
+    for (field, text) in [
+        (
+            "matchLabels",
+            "Labels a namespace must carry, each with exactly this value.",
+        ),
+        (
+            "matchExpressions",
+            "Further requirements; a namespace must meet all of them.",
+        ),
+    ] {
+        if let Some(described) = schema.pointer_mut(&format!("/properties/{field}/description")) {
+            *described = text.into();
+        }
+    }
+    schema
+}
+
 /// The name or the number of a container port. The bound on its text is what keeps the rules that read it cheap;
 /// kube-apiserver takes it into account since 1.34.
 pub fn port(_: &mut SchemaGenerator) -> Schema {

@@ -1,7 +1,7 @@
 //! The desk where statuses are written: the latest one wanted for each object, written only when it differs from
 //! what is there.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::api::{
     RecordFormat, RecordFormatStatus, Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus,
 };
 use crate::index::RegistrationRef;
-use crate::plan::{keep_times, same_status};
+use crate::plan::{FairQueue, keep_times, same_status};
 use crate::telemetry::{Calls, Outcome, Peer};
 
 /// How many statuses are written at a time.
@@ -46,6 +46,8 @@ pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwne
     /// The API for the object `name`, and its bare name. Of the answers only the metadata is read: an object that
     /// cannot be read is told so in its status, too.
     fn locate(client: &Client, name: &Self::Name) -> (Api<PartialObjectMeta<Self>>, String);
+    /// Whose status it is: those of one tenant wait for those of another no longer than their share.
+    fn tenant(name: &Self::Name) -> &Arc<str>;
     /// The status's conditions.
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition>;
     /// Whether two statuses tell the same, apart from the times of conditions.
@@ -61,6 +63,10 @@ where
 
     fn locate(client: &Client, name: &RegistrationRef) -> (Api<PartialObjectMeta<Self>>, String) {
         (Api::namespaced(client.clone(), &name.namespace), name.name.to_string())
+    }
+
+    fn tenant(name: &RegistrationRef) -> &Arc<str> {
+        &name.namespace
     }
 
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
@@ -83,6 +89,10 @@ where
         (Api::all(client.clone()), name.to_string())
     }
 
+    fn tenant(name: &Arc<str>) -> &Arc<str> {
+        name
+    }
+
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
         &mut status.conditions
     }
@@ -98,6 +108,10 @@ where
 {
     type Name = Arc<str>;
     type Status = RecordFormatStatus;
+
+    fn tenant(name: &Arc<str>) -> &Arc<str> {
+        name
+    }
 
     fn locate(client: &Client, name: &Arc<str>) -> (Api<PartialObjectMeta<Self>>, String) {
         (Api::all(client.clone()), name.to_string())
@@ -162,22 +176,23 @@ struct Write {
     wanted_since: bool,
 }
 
-/// Names of objects to look at, each once, in the order they came up: one whose write always fails comes after all
-/// others each time.
-struct Queue<N> {
-    order: VecDeque<N>,
-    waiting: HashSet<N>,
+/// Names of objects to look at, each once, the tenants in turn, and those of one tenant in the order they came up: one
+/// whose write always fails comes after all others each time.
+struct Queue<K: Reported> {
+    order: FairQueue<K::Name>,
+    waiting: HashSet<K::Name>,
 }
 
-impl<N: Clone + Eq + Hash> Queue<N> {
-    fn push(&mut self, name: N) {
+impl<K: Reported> Queue<K> {
+    fn push(&mut self, name: K::Name) {
         if self.waiting.insert(name.clone()) {
-            self.order.push_back(name);
+            let tenant = K::tenant(&name).clone();
+            self.order.push(&tenant, name);
         }
     }
 
-    fn pop(&mut self) -> Option<N> {
-        let name = self.order.pop_front()?;
+    fn pop(&mut self) -> Option<K::Name> {
+        let name = self.order.pop()?;
         self.waiting.remove(&name);
         Some(name)
     }
@@ -188,7 +203,7 @@ pub struct Desk<K: Reported> {
     client: Client,
     calls: Calls,
     entries: HashMap<K::Name, Entry<K::Status>>,
-    to_write: Queue<K::Name>,
+    to_write: Queue<K>,
     writes: JoinSet<(K::Name, u64, K::Status, Written)>,
     last_write: u64,
 }
@@ -208,7 +223,7 @@ impl<K: Reported> Desk<K> {
             calls,
             entries: HashMap::new(),
             to_write: Queue {
-                order: VecDeque::new(),
+                order: FairQueue::default(),
                 waiting: HashSet::new(),
             },
             writes: JoinSet::new(),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -21,6 +21,23 @@ pub(super) struct LeanPod {
     spec: Spec,
     #[serde(default)]
     status: Status,
+}
+
+/// A namespace as it comes from the watch.
+#[derive(Clone, Debug, Deserialize, kube::Resource)]
+#[resource(inherit = Namespace)]
+pub(super) struct LeanNamespace {
+    #[serde(deserialize_with = "lean_metadata")]
+    metadata: ObjectMeta,
+}
+
+impl From<LeanNamespace> for index::Tenant {
+    fn from(LeanNamespace { metadata }: LeanNamespace) -> Self {
+        Self {
+            name: metadata.name.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -214,6 +231,23 @@ mod tests {
         assert_eq!(pod.node.as_deref(), Some("n1"));
         assert_eq!(pod.addresses, Addresses::parse(["10.0.0.7", "fd00::7"]));
         assert!(pod.ready && !pod.terminal && !pod.terminating);
+    }
+
+    #[test]
+    fn a_recorded_namespace_keeps_its_name_and_its_labels() {
+        let recorded = json!({
+            "metadata": {
+                "name": "shop", "uid": "u", "labels": {"team": "shop"}, "annotations": {"owner": "x"},
+                "managedFields": [{"manager": "kubectl"}]
+            },
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}
+        });
+        let namespace = serde_json::from_value::<LeanNamespace>(recorded).expect("decodes");
+        let expected = index::Tenant {
+            name: "shop".to_owned(),
+            labels: BTreeMap::from([("team".to_owned(), "shop".to_owned())]),
+        };
+        assert_eq!(index::Tenant::from(namespace), expected);
     }
 
     #[test]

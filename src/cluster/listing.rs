@@ -13,10 +13,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::lean::LeanPod;
+use super::lean::{LeanNamespace, LeanPod};
 use super::sources::{Content, Holder, Source, SourceKind};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::index::Pod;
+use crate::index::{Pod, Tenant};
 
 /// How long one question may take to be answered.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,6 +47,11 @@ pub fn pod(object: Value) -> Result<Pod, serde_json::Error> {
     serde_json::from_value::<LeanPod>(object).map(Pod::from)
 }
 
+/// A namespace as people write it, in the few fields that matter.
+pub fn namespace(object: Value) -> Result<Tenant, serde_json::Error> {
+    serde_json::from_value::<LeanNamespace>(object).map(Tenant::from)
+}
+
 /// Asks a cluster what it holds.
 #[derive(Clone)]
 pub struct Listing {
@@ -64,6 +69,13 @@ impl Listing {
         let api: Api<LeanPod> = Api::namespaced(self.client.clone(), namespace);
         let pods = all(&api, &format!("list the pods of the namespace {namespace}")).await?;
         Ok(pods.into_iter().map(Pod::from).collect())
+    }
+
+    /// A namespace with its labels.
+    pub async fn namespace(&self, name: &str) -> Result<Tenant, ListingError> {
+        let api: Api<LeanNamespace> = Api::all(self.client.clone());
+        let found = answer(&format!("get the namespace {name}"), api.get(name)).await?;
+        Ok(found.into())
     }
 
     /// The registrations of all namespaces.

@@ -18,7 +18,7 @@ pub use client::{ClientError, cluster_id, connect};
 pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
 pub use hearing::Hearing;
-pub use listing::{Listing, ListingError, pod};
+pub use listing::{Listing, ListingError, namespace, pod};
 pub use rights::{RIGHTS, Right, clocks_apart, may};
 pub use sources::{Content, Source, SourceKind, watch_sources};
 pub use watches::{KINDS, News, Seen, watch};

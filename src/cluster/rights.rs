@@ -28,7 +28,7 @@ pub struct Right {
 }
 
 /// All that the operator has to be allowed in every namespace: what the chart gives it.
-pub const RIGHTS: [Right; 13] = [
+pub const RIGHTS: [Right; 15] = [
     Right::new("list", "", "pods", "no pod is known, and nothing is registered"),
     Right::new("watch", "", "pods", "pods that come and go are not heard of"),
     Right::new("list", "leasehold.dev", "serviceregistrations", "nothing is registered"),
@@ -62,6 +62,18 @@ pub const RIGHTS: [Right; 13] = [
         "leasehold.dev",
         "recordformats/status",
         "nobody sees what a RecordFormat makes",
+    ),
+    Right::new(
+        "list",
+        "",
+        "namespaces",
+        "nothing is written, for rules about who may write may be missed",
+    ),
+    Right::new(
+        "watch",
+        "",
+        "namespaces",
+        "changes of the labels of namespaces are not heard of",
     ),
     Right::new(
         "patch",
@@ -210,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_subresource_is_asked_about_as_one() {
-        let attributes = RIGHTS[9].attributes();
+        let attributes = RIGHTS[11].attributes();
         assert_eq!(attributes.resource.as_deref(), Some("serviceregistrations"));
         assert_eq!(attributes.subresource.as_deref(), Some("status"));
     }

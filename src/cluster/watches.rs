@@ -1,4 +1,4 @@
-//! The watches on pods, registrations, Registries and RecordFormats, as one stream of news.
+//! The watches on pods, registrations, Registries, RecordFormats and namespaces, as one stream of news.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::hearing::Hearing;
-use super::lean::LeanPod;
+use super::lean::{LeanNamespace, LeanPod};
 use super::line::Line;
 use super::sources::{Content, Source};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
@@ -29,8 +29,9 @@ const PODS: &str = "pods";
 const REGISTRATIONS: &str = "serviceregistrations";
 const REGISTRIES: &str = "registries";
 const RECORD_FORMATS: &str = "recordformats";
+const NAMESPACES: &str = "namespaces";
 /// All that are watched.
-pub const KINDS: [&str; 4] = [PODS, REGISTRATIONS, REGISTRIES, RECORD_FORMATS];
+pub const KINDS: [&str; 5] = [PODS, REGISTRATIONS, REGISTRIES, RECORD_FORMATS, NAMESPACES];
 /// A watch that cannot be opened is tried again after 200 ms, doubling up to 2 s: short, so that the return of an
 /// apiserver is noticed at once, and there are only four of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -97,6 +98,8 @@ pub enum News {
     Registration(Seen<Box<ServiceRegistration>>),
     /// About Registries.
     Registry(Seen<Box<Registry>>),
+    /// About namespaces.
+    Namespace(Seen<index::Tenant>),
     /// About RecordFormats.
     RecordFormat(Seen<Box<RecordFormat>>),
     /// What is in an object that a Registry names.
@@ -125,13 +128,14 @@ pub async fn watch(
     let registries = follow::<Registry, _>(client.clone(), REGISTRIES, ends, |seen| {
         News::Registry(seen.map(Box::new))
     });
-    let record_formats = follow::<RecordFormat, _>(client, RECORD_FORMATS, ends, |seen| {
+    let record_formats = follow::<RecordFormat, _>(client.clone(), RECORD_FORMATS, ends, |seen| {
         News::RecordFormat(seen.map(Box::new))
     });
+    let namespaces = follow::<LeanNamespace, _>(client, NAMESPACES, ends, |seen| News::Namespace(seen.map(Into::into)));
     let all = async {
         let told = news.send(News::Cluster(cluster_id.await.into())).await;
         if told.is_ok() {
-            futures::future::join4(pods, registrations, registries, record_formats).await;
+            futures::future::join5(pods, registrations, registries, record_formats, namespaces).await;
         }
     };
     tokio::select! {

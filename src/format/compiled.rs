@@ -29,6 +29,7 @@ pub const MAX_VALUE: usize = 64 * 1024;
 /// A format, checked and ready to write endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Format {
+    kind: FormatType,
     wire: Wire,
     /// The ports carried, all if none.
     ports: Option<Box<[Box<str>]>>,
@@ -79,7 +80,8 @@ impl Format {
             .ports
             .as_ref()
             .map(|names| names.iter().map(|name| name.as_str().into()).collect());
-        let format = Self { wire, ports };
+        let kind = spec.kind;
+        let format = Self { kind, wire, ports };
         format.check(service.ports)?;
         Ok(format)
     }
@@ -133,6 +135,11 @@ impl Format {
             }
         }
         Ok(())
+    }
+
+    /// Which format it is.
+    pub fn kind(&self) -> FormatType {
+        self.kind
     }
 
     /// Where all keys of this format lie.

@@ -17,6 +17,7 @@ mod registration;
 mod resolve;
 mod selector;
 mod store;
+mod tenants;
 #[cfg(test)]
 mod testing;
 mod view;
@@ -25,4 +26,5 @@ pub use pod::{Addresses, Pod, PodPort, WEIGHT_ANNOTATION};
 pub use registration::{Family, Port, PortTarget, Registration, RegistrationRef};
 pub use selector::{Operator, Requirement, Selector};
 pub use store::Index;
+pub use tenants::{Tenant, Tenants};
 pub use view::{MissingPort, PodView, ReadyPod, Touch, Why};

@@ -2,6 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+/// What is written at once when the bucket is empty is to take no longer than this.
+const SLICE: Duration = Duration::from_millis(10);
+/// So many keys may be written at once nevertheless: what a pod has in several formats is to move together.
+const FEWEST: usize = 32;
+
 /// A bucket of keys. A transaction is let through while the bucket is not empty and may overdraw it, so that keys
 /// that belong together are never split for its sake.
 #[derive(Debug)]
@@ -31,6 +36,20 @@ impl Budget {
         self.available -= f64::from(u32::try_from(keys).unwrap_or(u32::MAX));
     }
 
+    /// How many keys a transaction should have at most that has room for `most`: few when not many may be written,
+    /// so that whoever comes next does not wait for long.
+    pub fn share(&self, most: usize) -> usize {
+        let soon = self.available.max(self.per_second * SLICE.as_secs_f64());
+        // Saturates, and there is no bucket of such a size.
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is positive and small"
+        )]
+        let soon = soon.min(f64::from(u16::MAX)) as usize;
+        soon.clamp(FEWEST.min(most), most)
+    }
+
     /// How long to wait until something may be written; zero when it may be now.
     pub fn wait(&mut self, now: Instant) -> Duration {
         let gained = now.duration_since(self.filled).as_secs_f64() * self.per_second;
@@ -57,6 +76,18 @@ mod tests {
         budget.spend(127);
         assert_eq!(budget.wait(start).as_millis(), 270);
         assert_eq!(budget.wait(start + Duration::from_millis(300)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_bucket_that_is_nearly_empty_gives_small_shares() {
+        let start = Instant::now();
+        let mut budget = Budget::new(5000, start);
+        assert_eq!(budget.share(127), 127);
+        budget.spend(4990);
+        assert_eq!(budget.share(127), 50);
+        let mut slow = Budget::new(100, start);
+        slow.spend(100);
+        assert_eq!((slow.share(127), slow.share(8)), (32, 8));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::neighbours::Aside;
 use crate::api::{self, Reason, RegistrySpec, ServiceRegistration};
 use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort};
 use crate::index::{self, Operator, PortTarget, RegistrationRef, Requirement, Selector};
-use crate::plan::{Outlet, Scope, Terms};
+use crate::plan::{Outlet, Pass, Scope, Terms};
 
 /// A registration that can be carried out.
 #[derive(Clone, Debug)]
@@ -28,6 +28,9 @@ pub struct Compiled {
     pub suspended: bool,
     /// Keep the last endpoint when all pods that are there are merely not ready.
     pub keep_last: bool,
+    /// The labels of its namespace are not known yet, and the Registry has rules about them: nothing is changed until
+    /// they are.
+    pub unsure: bool,
 }
 
 /// Why a registration cannot be carried out. Admission refuses most of these; an object may be older than the rule.
@@ -90,7 +93,12 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
     };
     for format in Format::compile_all(&spec.formats, &known)? {
         let sole_port = ports.iter().filter(|port| format.carries(&port.name)).count() == 1;
-        outlets.push(Outlet { format, sole_port });
+        let pass = Pass::Free;
+        outlets.push(Outlet {
+            format,
+            sole_port,
+            pass,
+        });
     }
     let metadata = spec.metadata.clone().unwrap_or_default();
     let created = registration.metadata.creation_timestamp.as_ref();
@@ -124,6 +132,7 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
         ttl: spec.ttl_seconds,
         suspended: spec.suspend,
         keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
+        unsure: false,
     })
 }
 
@@ -167,11 +176,13 @@ impl Compiled {
         Terms {
             created: self.registration.created,
             ttl: self.ttl.unwrap_or(registry.ttl_seconds),
-            suspended: self.suspended,
+            suspended: self.suspended || self.unsure,
             keep_last: self.keep_last,
+            // Where nothing may be written nothing is read either: it may be none of the operator's business.
             scopes: self
                 .outlets
                 .iter()
+                .filter(|outlet| !matches!(outlet.pass, Pass::Nowhere(_)))
                 .map(|outlet| outlet.format.scope().clone())
                 .collect(),
         }
@@ -229,7 +240,7 @@ fn selector(selector: &LabelSelector) -> Result<Selector, Invalid> {
     })
 }
 
-fn requirement(requirement: &LabelSelectorRequirement) -> Result<Requirement, Invalid> {
+pub(super) fn requirement(requirement: &LabelSelectorRequirement) -> Result<Requirement, Invalid> {
     let values = || -> BTreeSet<Arc<str>> {
         let values = requirement.values.iter().flatten();
         values.map(|value| value.as_str().into()).collect()

@@ -10,6 +10,7 @@ mod failure;
 mod intake;
 mod neighbours;
 mod pacer;
+mod policy;
 mod purge;
 mod registrar;
 mod rehearsal;

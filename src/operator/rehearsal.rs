@@ -11,7 +11,7 @@ use super::compile::{self, Compiled, Invalid, compile};
 use super::registrar::guard_terms;
 use crate::api::{RegistrySpec, ServiceRegistration};
 use crate::format::RecordFormats;
-use crate::index::{Index, Pod, RegistrationRef};
+use crate::index::{Index, Pod, RegistrationRef, Tenant, Tenants};
 use crate::plan::{
     Conflict, GuardMode, GuardTerms, Held, Holder, Key, LeaseId, Ledger, MetaKeys, Moment, Observation, Op, OpResult,
     Presence, Revision, Scope, Step, Transaction, Value, Verdict,
@@ -101,6 +101,8 @@ pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration, record_formats: &R
 /// One registration on the stage.
 struct Part {
     compiled: Compiled,
+    /// Why some of its formats cannot be written.
+    denial: Option<String>,
     /// Where its keys lie or, before a change of it, lay.
     scopes: BTreeSet<Scope>,
 }
@@ -109,6 +111,7 @@ struct Part {
 pub struct Rehearsal {
     spec: RegistrySpec,
     index: Index,
+    tenants: Tenants,
     ledger: Ledger,
     parts: BTreeMap<RegistrationRef, Part>,
     in_etcd: BTreeMap<Key, Held>,
@@ -134,11 +137,18 @@ impl Rehearsal {
             ledger,
             spec,
             index,
+            tenants: Tenants::default(),
             parts: BTreeMap::new(),
             in_etcd: BTreeMap::new(),
             keys_in_all: 0,
             newest: 0,
         }
+    }
+
+    /// A namespace is there. Where the Registry has rules, nothing is written for those that are not told before their
+    /// registrations.
+    pub fn settle(&mut self, tenant: Tenant) {
+        self.tenants.apply(tenant);
     }
 
     /// A registration is there. One of a name that is there already takes its place, as when it is applied anew.
@@ -148,7 +158,7 @@ impl Rehearsal {
         registration: &ServiceRegistration,
         record_formats: &RecordFormats,
     ) -> Result<RegistrationRef, Refusal> {
-        let compiled = compile(registration, record_formats)?;
+        let mut compiled = compile(registration, record_formats)?;
         if let Some(scope) = compiled.reserved_scope(&self.spec) {
             return Err(Refusal::Reserved {
                 scope: scope.prefix().to_owned(),
@@ -156,9 +166,12 @@ impl Rehearsal {
             });
         }
         let reference = compile::reference(registration);
+        let verdict = compiled.submit(&self.spec, &self.tenants);
         let terms = compiled.terms(&self.spec);
         let mut scopes: BTreeSet<Scope> = terms.scopes.iter().cloned().collect();
         self.ledger.set_terms(&reference, terms);
+        self.ledger.set_quota(&reference.namespace, verdict.quota);
+        self.ledger.forbid(&reference, verdict.forbidden);
         if let Some(former) = self.parts.get(&reference)
             && former.compiled.registration == compiled.registration
         {
@@ -174,7 +187,12 @@ impl Rehearsal {
         if let Some(former) = self.parts.remove(&reference) {
             scopes.extend(former.scopes);
         }
-        self.parts.insert(reference.clone(), Part { compiled, scopes });
+        let part = Part {
+            compiled,
+            denial: verdict.denial,
+            scopes,
+        };
+        self.parts.insert(reference.clone(), part);
         Ok(reference)
     }
 
@@ -278,6 +296,10 @@ impl Rehearsal {
                 keys.insert(key.clone(), Change::Remove(held.value.clone()));
             }
         }
+        let mut problems = report.problems;
+        if let Some(denial) = &part.denial {
+            problems.entry(denial.clone()).or_default();
+        }
         let removed = |key: &&Key| matches!(keys.get(*key), Some(Change::Remove(_)));
         Some(Outcome {
             kept: report.kept.cloned(),
@@ -288,7 +310,7 @@ impl Rehearsal {
             suspended: part.compiled.suspended,
             keys,
             conflicts: report.conflicts,
-            problems: report.problems,
+            problems,
         })
     }
 

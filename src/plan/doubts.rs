@@ -64,7 +64,8 @@ impl Ledger {
         let dropped = self.change_tenancy(registration, pod, None);
         self.keep_if_last(registration, Some(pod));
         if self.guard.is_on() {
-            let dropped: Vec<&Key> = dropped.iter().filter(|key| self.is_unclaimed(key)).collect();
+            let is_in_doubt = |key: &&Key| self.is_unclaimed(key) && !self.is_forbidden(key);
+            let dropped: Vec<&Key> = dropped.iter().filter(is_in_doubt).collect();
             for key in dropped {
                 // What never came to be there is no loss.
                 if may_be_there(&self.slots[key]) || !self.is_surveyed(key) {
@@ -120,6 +121,7 @@ impl Ledger {
     pub fn leads_anew(&mut self) {
         self.guard.doubt_again();
         self.last_in_question();
+        self.quotas.question_all();
     }
 
     /// Another replica leads, and decides what is in doubt.
@@ -208,7 +210,11 @@ impl Ledger {
             return false;
         }
         let left = |(key, slot): &(&Key, &Slot)| {
-            slot.claims.is_empty() && self.is_ours(slot) && self.guard.detains(key) && !self.is_frozen(key)
+            slot.claims.is_empty()
+                && self.is_ours(slot)
+                && self.guard.detains(key)
+                && !self.is_frozen(key)
+                && !self.is_forbidden(key)
         };
         let left: Vec<Key> = self.slots.iter().filter(left).map(|(key, _)| key.clone()).collect();
         let unclaimed = |key: &Key| self.slots.get(key).is_some_and(|slot| slot.claims.is_empty());
@@ -227,7 +233,7 @@ impl Ledger {
     /// A key was found on a lease of ours that nobody is known to have wanted. If it is still there, it is suspect.
     pub fn find_stray(&mut self, key: &Key, held: Option<Held>, revision: Revision) {
         let is_new = held.is_some() && !self.slots.contains_key(key);
-        if is_new && self.guard.is_on() {
+        if is_new && self.guard.is_on() && !self.is_forbidden(key) {
             self.guard.suspect(key, Work::Key(key.clone()));
         }
         self.observe_key(key, held, revision);

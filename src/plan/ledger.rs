@@ -8,6 +8,8 @@ use super::guard::Guard;
 use super::in_flight::{InFlight, Ticket};
 use super::leases::Leases;
 use super::meta::MetaKeys;
+use super::policy::Pass;
+use super::quota::Quotas;
 use super::tenancy::Tenancy;
 use super::transaction::{Held, Key, LeaseId, Revision, Scope, Value};
 use super::units::units_of;
@@ -39,6 +41,8 @@ pub(super) struct Book {
     pub dropped: HashMap<Arc<str>, Vec<Key>>,
     /// What those of its pods would have that are there and not ready: when one is gone for good, so is this.
     pub unready: HashMap<Arc<str>, Tenancy>,
+    /// What those of its pods would have that go without, because their namespace has all that it may have.
+    pub rationed: BTreeMap<Arc<str>, Tenancy>,
     /// The pod that is not ready and has its tenancy nevertheless, because it was the last one.
     pub kept: Option<Arc<str>>,
 }
@@ -92,6 +96,9 @@ pub struct Ledger {
     pub(super) changed: HashSet<RegistrationRef>,
     /// Registrations of which it is to be settled which endpoint is their last.
     pub(super) in_question: HashSet<RegistrationRef>,
+    /// Where registrations have no business, but for what each pass allows.
+    pub(super) forbidden: HashMap<RegistrationRef, Vec<(Scope, Pass)>>,
+    pub(super) quotas: Quotas,
     /// The revision that the record of a hold, or its absence, is known from.
     pub(super) hold_seen: Revision,
 }
@@ -115,6 +122,8 @@ impl Ledger {
             suspended: HashSet::new(),
             changed: HashSet::new(),
             in_question: HashSet::new(),
+            forbidden: HashMap::new(),
+            quotas: Quotas::default(),
             hold_seen: 0,
         }
     }
@@ -167,6 +176,7 @@ impl Ledger {
                 }
                 // Another registration of the same name: its age decides anew what it may have.
                 if former.created != created {
+                    self.quotas.question(&registration.namespace);
                     let records = book.tenancies.values().flat_map(Tenancy::records);
                     let keys: Vec<Key> = records.map(|record| record.key.clone()).collect();
                     for key in &keys {
@@ -180,6 +190,7 @@ impl Ledger {
                     tenancies: BTreeMap::new(),
                     dropped: HashMap::new(),
                     unready: HashMap::new(),
+                    rationed: BTreeMap::new(),
                     kept: None,
                 };
                 self.books.insert(registration.clone(), book);
@@ -200,6 +211,8 @@ impl Ledger {
             return;
         };
         self.suspended.remove(registration);
+        self.forbidden.remove(registration);
+        self.quotas.question(&registration.namespace);
         for (pod, tenancy) in &book.tenancies {
             for record in tenancy.records() {
                 self.unclaim(&record.key, registration, pod);
@@ -248,9 +261,13 @@ impl Ledger {
         let Some(book) = self.books.get_mut(registration) else {
             return Vec::new();
         };
-        if book.tenancies.get(pod) == tenancy.as_ref() {
+        if book.tenancies.get(pod) == tenancy.as_ref()
+            || book.rationed.get(pod).is_some_and(|it| Some(it) == tenancy.as_ref())
+        {
             return Vec::new();
         }
+        book.rationed.remove(pod);
+        self.quotas.question(&registration.namespace);
         let keys = |tenancy: &Tenancy| -> Vec<Key> { tenancy.records().map(|record| record.key.clone()).collect() };
         let wanted = tenancy.as_ref().map(keys).unwrap_or_default();
         let units = tenancy.as_ref().map(units_of).unwrap_or_default();

@@ -9,6 +9,8 @@
 //! write, its `report` how a registration stands, and [`status_of`] puts that into words.
 
 mod doubts;
+mod fair;
+mod forbidden;
 mod guard;
 mod heard;
 mod in_flight;
@@ -18,8 +20,10 @@ mod ledger;
 mod meta;
 mod namesakes;
 mod planner;
+mod policy;
 #[cfg(test)]
 mod properties;
+mod quota;
 mod report;
 mod scopes;
 mod settlement;
@@ -36,12 +40,14 @@ mod work;
 #[cfg(test)]
 mod world;
 
+pub use fair::FairQueue;
 pub use guard::{GuardMode, GuardNews, GuardTerms, Hold, Moment, Release};
 pub use heard::{Heard, Progress, Reached};
 pub use in_flight::Ticket;
 pub use ledger::{Ledger, Terms};
 pub use meta::MetaKeys;
 pub use planner::Step;
+pub use policy::{Charter, Denial, Pass, Policy, Quota, Rule};
 pub use report::{Conflict, Holder, Registered, Report};
 pub use status::{Footing, Subject, keep_times, refused_status, same_status, status_of};
 pub use tenancy::{Lodging, Outlet, Presence, Problem, Tenancy};

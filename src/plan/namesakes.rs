@@ -60,8 +60,8 @@ mod tests {
     use super::*;
     use crate::format::{Format, RecordFormats, Service};
     use crate::index::{PodView, ReadyPod};
-    use crate::plan::Tenancy;
     use crate::plan::testing::endpoint;
+    use crate::plan::{Pass, Tenancy};
 
     fn outlet(kind: &str) -> Outlet {
         let spec = serde_json::from_value(serde_json::json!({"type": kind})).expect("decodes");
@@ -76,6 +76,7 @@ mod tests {
         Outlet {
             format,
             sole_port: false,
+            pass: Pass::Free,
         }
     }
 

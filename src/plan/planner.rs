@@ -57,6 +57,7 @@ impl Ledger {
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
         self.settle_last();
+        self.settle_quotas();
         if let Some(records) = self.next_records(max_ops) {
             return Some(records);
         }
@@ -99,6 +100,7 @@ impl Ledger {
             match self.place(&work, groups.into_iter().flatten()) {
                 Ok((ops, reserved)) => {
                     bytes += size;
+                    self.work.charge(&work, ops.len());
                     for op in &ops {
                         if let Some(slot) = self.slots.get_mut(op.key()) {
                             slot.in_flight = Some(ticket);
@@ -123,8 +125,7 @@ impl Ledger {
         if !self.complete {
             return;
         }
-        for _ in 0..self.work.queue_len() {
-            let Some(work) = self.work.pop() else { break };
+        for work in self.work.take() {
             if self.decide(&work).is_some() {
                 self.work.push(work);
             }
@@ -189,7 +190,7 @@ impl Ledger {
     fn decide(&mut self, work: &Work) -> Option<Vec<Group>> {
         let groups = match work {
             Work::Key(key) => {
-                if self.is_frozen(key) {
+                if self.is_frozen(key) && !self.is_forbidden(key) {
                     return None;
                 }
                 vec![self.leftover_with(key)]
@@ -243,9 +244,14 @@ impl Ledger {
     }
 
     /// The keys that `pod` has or is to have for `registration`, by what is written as one; none when the registration is
-    /// suspended or gone.
+    /// suspended or gone. Of a suspended one only what is forbidden goes.
     fn groups_of(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Vec<Vec<Key>>> {
-        let book = self.books.get_mut(registration).filter(|book| !book.terms.suspended)?;
+        let book = self.books.get(registration)?;
+        if book.terms.suspended {
+            let forbidden = book.dropped.get(pod)?.iter().filter(|key| self.is_forbidden(key));
+            return Some(forbidden.map(|key| vec![key.clone()]).collect());
+        }
+        let book = self.books.get_mut(registration)?;
         let mut groups: Vec<Vec<Key>> = Vec::new();
         if let Some(tenancy) = book.tenancies.get(pod) {
             for group in tenancy.groups() {

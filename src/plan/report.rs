@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::ledger::{Ledger, Slot};
 use super::tenancy::{Lodging, Problem, Tenancy};
 use super::transaction::{Key, LeaseId, Revision};
+use crate::api::Reason;
 use crate::format::{Endpoint, Record};
 use crate::index::RegistrationRef;
 
@@ -30,6 +31,8 @@ pub struct Report<'a> {
     pub conflicts: Vec<Conflict>,
     /// What is wrong, in words, and with which pods, in order.
     pub problems: BTreeMap<String, Vec<Arc<str>>>,
+    /// What scripts are told of these problems, if it is the Registry's rules that are the problem.
+    pub ruled_out: Option<Reason>,
 }
 
 /// An endpoint that is in etcd.
@@ -97,9 +100,15 @@ impl Ledger {
                 .sum(),
             conflicts: Vec::new(),
             problems: BTreeMap::new(),
+            ruled_out: None,
         };
         for (pod, tenancy) in &book.tenancies {
             for problem in &tenancy.problems {
+                report.ruled_out = report.ruled_out.or(match problem {
+                    Problem::Denied(_) => Some(Reason::AccessDenied),
+                    Problem::OverQuota(_) => Some(Reason::QuotaExceeded),
+                    _ => None,
+                });
                 report
                     .problems
                     .entry(problem.to_string())

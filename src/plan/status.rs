@@ -204,7 +204,8 @@ fn synced(report: &Report<'_>, footing: &Footing, aside: &[String]) -> (Conditio
         let message = format!("{} See the condition Conflict.", pods());
         (ConditionStatus::False, Reason::KeysHeld, message)
     } else if report.registered < report.ready || !report.problems.is_empty() {
-        (ConditionStatus::False, Reason::EndpointsRefused, problems(report))
+        let reason = report.ruled_out.unwrap_or(Reason::EndpointsRefused);
+        (ConditionStatus::False, reason, problems(report))
     } else if let Some(pod) = report.kept {
         let message = format!("{} {}", pods(), kept(pod));
         (ConditionStatus::True, Reason::LastEndpointKept, message)

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::namesakes::{self, Draft};
+use super::policy::{Denial, Pass, Quota};
 use super::transaction::Key;
 use crate::format::{Endpoint, Format, Record};
 use crate::index::{Family, PodView, ReadyPod, WEIGHT_ANNOTATION, Why};
@@ -58,6 +59,8 @@ pub struct Outlet {
     pub format: Format,
     /// Whether it carries exactly one of the registration's ports, so that a key need not tell which.
     pub sole_port: bool,
+    /// Which of its keys may be written.
+    pub pass: Pass,
 }
 
 /// One endpoint and its records over all formats.
@@ -113,6 +116,10 @@ pub enum Problem {
         /// What the format says about it.
         reason: String,
     },
+    /// The Registry's rules do not allow a key.
+    Denied(Denial),
+    /// The namespace has as many keys as the Registry's rules allow.
+    OverQuota(Quota),
 }
 
 impl Tenancy {
@@ -149,11 +156,12 @@ impl Tenancy {
             let carries = |(_, outlet): &(usize, &Outlet)| outlet.format.carries(&draft.port_name);
             for (place, outlet) in outlets.iter().enumerate().filter(carries) {
                 match outlet.format.record(draft, outlet.sole_port) {
-                    Ok(records) => drafts.push(Draft {
+                    Ok(records) if tenancy.admits(&outlet.pass, &records) => drafts.push(Draft {
                         endpoint,
                         outlet: place,
                         records,
                     }),
+                    Ok(_) => {}
                     Err(refusal) => tenancy.problems.push(Problem::Refused {
                         reason: refusal.to_string(),
                     }),
@@ -181,6 +189,22 @@ impl Tenancy {
             });
         }
         Some(tenancy)
+    }
+
+    /// Whether all of `records`, which are written as one, may be written. What a format makes of a tenant's words is
+    /// looked at here, as the text that etcd would get.
+    fn admits(&mut self, pass: &Pass, records: &[Record]) -> bool {
+        let denials: Vec<Denial> = records
+            .iter()
+            .filter_map(|record| pass.check(&record.key).err())
+            .collect();
+        let admitted = denials.is_empty();
+        for denial in denials.into_iter().map(Problem::Denied) {
+            if !self.problems.contains(&denial) {
+                self.problems.push(denial);
+            }
+        }
+        admitted
     }
 
     /// The keys of all records, in the order of endpoints.
@@ -223,6 +247,11 @@ impl fmt::Display for Problem {
                 "the ports \"{one}\" and \"{other}\" are both {number}, and {format} tells ports by their numbers: leave one out of the format's ports"
             ),
             Self::Refused { reason } => f.write_str(reason),
+            Self::Denied(denial) => denial.fmt(f),
+            Self::OverQuota(Quota { keys, rule }) => write!(
+                f,
+                "the rule {rule} of the Registry's spec.access lets this namespace have {keys} keys, which others of its pods have: remove what is not needed, or ask an admin of the Registry for more"
+            ),
         }
     }
 }
@@ -256,6 +285,7 @@ mod tests {
         let outlet = Outlet {
             format,
             sole_port: true,
+            pass: Pass::Free,
         };
         Presence::of(view, || Some(ready_pod()), missing, &[outlet])
     }

@@ -14,6 +14,7 @@ mod growth;
 mod holds;
 mod last;
 mod leases;
+mod rules;
 mod units;
 mod writes;
 

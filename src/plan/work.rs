@@ -1,10 +1,14 @@
-//! What has to be looked at, each thing once, in the order it came up.
+//! What has to be looked at, each thing once: for each namespace in the order it came up, and the namespaces in turn.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, LazyLock};
 
+use super::fair::FairQueue;
 use super::transaction::Key;
 use crate::index::RegistrationRef;
+
+/// Whose work it is to look at keys that nobody claims.
+static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
 /// One thing to look at: all keys that belong together and move in one transaction.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,10 +19,20 @@ pub(super) enum Work {
     Key(Key),
 }
 
+impl Work {
+    /// The namespace it is done for.
+    fn tenant(&self) -> &Arc<str> {
+        match self {
+            Self::Pod(registration, _) => &registration.namespace,
+            Self::Key(_) => &NOBODY,
+        }
+    }
+}
+
 /// The work to do, and the work that waits for a lease.
 #[derive(Debug, Default)]
 pub(super) struct WorkList {
-    queue: VecDeque<Work>,
+    queue: FairQueue<Work>,
     queued: HashSet<Work>,
     /// By the time to live of the lease needed.
     waiting: BTreeMap<u32, Waiting>,
@@ -27,8 +41,9 @@ pub(super) struct WorkList {
 /// Work that waits for a lease.
 #[derive(Debug, Default)]
 struct Waiting {
+    queue: FairQueue<Work>,
     /// With how many keys each is about.
-    works: BTreeMap<Work, usize>,
+    works: HashMap<Work, usize>,
     /// How many keys that is in all.
     keys: usize,
 }
@@ -36,26 +51,33 @@ struct Waiting {
 impl WorkList {
     pub fn push(&mut self, work: Work) {
         if self.queued.insert(work.clone()) {
-            self.queue.push_back(work);
+            self.queue.push(&work.tenant().clone(), work);
         }
     }
 
     /// Puts work back that was popped but has no place in the transaction at hand.
     pub fn push_front(&mut self, work: Work) {
         if self.queued.insert(work.clone()) {
-            self.queue.push_front(work);
+            self.queue.push_front(&work.tenant().clone(), work);
         }
     }
 
     pub fn pop(&mut self) -> Option<Work> {
-        let work = self.queue.pop_front()?;
+        let work = self.queue.pop()?;
         self.queued.remove(&work);
         Some(work)
     }
 
-    /// How much can be looked at now.
-    pub fn queue_len(&self) -> usize {
-        self.queue.len()
+    /// `work`, which was popped, has cost so many keys.
+    pub fn charge(&mut self, work: &Work, keys: usize) {
+        self.queue.charge(work.tenant(), keys);
+    }
+
+    /// Everything that can be looked at now, which leaves the list without it.
+    pub fn take(&mut self) -> impl Iterator<Item = Work> + use<> {
+        self.queued.clear();
+        let mut all = std::mem::take(&mut self.queue);
+        std::iter::from_fn(move || all.pop())
     }
 
     /// How much there is to do, what waits for a lease included.
@@ -68,7 +90,10 @@ impl WorkList {
     pub fn wait_for_lease(&mut self, ttl: u32, work: Work, keys: usize) {
         let waiting = self.waiting.entry(ttl).or_default();
         waiting.keys += keys;
-        waiting.keys -= waiting.works.insert(work, keys).unwrap_or_default();
+        match waiting.works.insert(work.clone(), keys) {
+            Some(before) => waiting.keys -= before,
+            None => waiting.queue.push(&work.tenant().clone(), work),
+        }
     }
 
     /// A lease of `ttl` seconds has room for `room` keys: as much of what waited for one is to be looked at again.
@@ -76,12 +101,19 @@ impl WorkList {
         let Some(mut waiting) = self.waiting.remove(&ttl) else {
             return;
         };
-        while let Some(first) = waiting.works.first_entry().filter(|first| *first.get() <= room) {
-            room -= first.get();
-            waiting.keys -= first.get();
-            self.push(first.remove_entry().0);
+        while let Some(work) = waiting.queue.pop() {
+            let keys = waiting.works.get(&work).copied().unwrap_or_default();
+            if keys > room {
+                waiting.queue.push_front(&work.tenant().clone(), work);
+                break;
+            }
+            room -= keys;
+            waiting.keys -= keys;
+            waiting.works.remove(&work);
+            waiting.queue.charge(work.tenant(), keys);
+            self.push(work);
         }
-        if !waiting.works.is_empty() {
+        if !waiting.queue.is_empty() {
             self.waiting.insert(ttl, waiting);
         }
     }

@@ -53,6 +53,7 @@ const VARIANTS: [&[&str]; 7] = [
     ],
     &[
         "rbac.create=false",
+        "admissionPolicy.create=false",
         "serviceAccount.create=false",
         "serviceAccount.name=own",
         "podDisruptionBudget.enabled=false",

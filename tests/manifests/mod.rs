@@ -1,5 +1,6 @@
 //! Manifests to create: a smallest one of each kind, and what is changed in it.
 
+mod access;
 mod formats;
 pub mod record_formats;
 pub mod registrations;

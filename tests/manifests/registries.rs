@@ -5,7 +5,14 @@ use serde_json::{Value, json};
 use super::{Case, many, rejected, taken, text};
 
 pub fn wrong() -> Vec<Case> {
-    let groups = [endpoints(), access(), meta_prefixes(), limits(), guards()];
+    let groups = [
+        endpoints(),
+        access(),
+        meta_prefixes(),
+        limits(),
+        guards(),
+        super::access::wrong(),
+    ];
     groups.into_iter().flatten().collect()
 }
 
@@ -252,7 +259,10 @@ pub fn good() -> Vec<Case> {
         ),
         (
             "null for what may be left out",
-            json!({"metaPrefix": null, "ttlSeconds": null, "limits": null}),
+            json!({"metaPrefix": null, "ttlSeconds": null, "limits": null, "access": null}),
         ),
     ])
+    .into_iter()
+    .chain(super::access::good())
+    .collect()
 }

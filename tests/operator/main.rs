@@ -12,6 +12,7 @@ mod doctor;
 mod formats;
 mod lifecycle;
 mod p10_isolation;
+mod p10_tenancy;
 mod p1_readiness;
 mod p2_silence;
 mod p8_foreign_keys;

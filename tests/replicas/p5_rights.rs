@@ -56,7 +56,7 @@ async fn p5_the_right_to_see_pods_withdrawn_costs_no_key_and_is_told_until_it_is
     turn.register(&["orders"]).await?;
     turn.deploy(3).await?;
     let rest = json!([
-        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["leasehold.dev"], "resources": ["*"], "verbs": ["get", "list", "watch", "patch", "update"]},
     ]);
     let pods = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]);

@@ -118,10 +118,15 @@ async fn in_registry(
         .filter_map(ResourceExt::namespace)
         .collect();
     let mut pods: Vec<Pod> = Vec::new();
-    for namespace in namespaces {
-        pods.extend(listing.pods(&namespace).await?);
+    for namespace in &namespaces {
+        pods.extend(listing.pods(namespace).await?);
     }
     let mut rehearsal = Rehearsal::new(cluster_id, &name, registry.spec.clone(), &pods);
+    if registry.spec.access.is_some() {
+        for namespace in &namespaces {
+            rehearsal.settle(listing.namespace(namespace).await?);
+        }
+    }
     let keys = registry.status.as_ref().and_then(|status| status.keys);
     rehearsal.holds(keys.map_or(0, |keys| usize::try_from(keys).unwrap_or(usize::MAX)));
     for registration in present {

@@ -1,5 +1,6 @@
 //! What is in files: registrations, Registries, RecordFormats and pods, as people write them and kubectl prints them.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -12,13 +13,14 @@ use super::error::Error;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::cluster;
 use crate::format::{RecordFormats, Templates};
-use crate::index::Pod;
+use crate::index::{Pod, Tenant};
 
 /// What `-f` names.
 #[derive(Debug, Default)]
 pub struct Manifests {
     pub registrations: Vec<ServiceRegistration>,
     pub registries: Vec<Registry>,
+    pub namespaces: Vec<Tenant>,
     pub record_formats: Vec<RecordFormat>,
 }
 
@@ -37,6 +39,7 @@ impl Manifests {
                         manifests.record_formats.push(format);
                     }
                     Some("Registry") => manifests.registries.push(decode(path, "Registry", object)?),
+                    Some("Namespace") => manifests.namespaces.push(namespace(path, object)?),
                     other => {
                         return Err(Error::Kind {
                             path: path.clone(),
@@ -52,6 +55,19 @@ impl Manifests {
         Ok(manifests)
     }
 
+    /// The namespace `name` with the labels that are told of it, and the one that Kubernetes gives each.
+    pub fn namespace(&self, name: &str) -> Tenant {
+        let told = self.namespaces.iter().find(|namespace| namespace.name == name);
+        let mut tenant = told.cloned().unwrap_or_else(|| Tenant {
+            name: name.to_owned(),
+            labels: BTreeMap::new(),
+        });
+        tenant
+            .labels
+            .insert("kubernetes.io/metadata.name".to_owned(), name.to_owned());
+        tenant
+    }
+
     /// Puts registrations that name no namespace into this one.
     pub fn settle(&mut self, namespace: &str) {
         for registration in &mut self.registrations {
@@ -61,6 +77,16 @@ impl Manifests {
                 .get_or_insert_with(|| namespace.to_owned());
         }
     }
+}
+
+fn namespace(path: &Path, object: Value) -> Result<Tenant, Error> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    cluster::namespace(object).map_err(|cause| Error::Object {
+        path: path.to_owned(),
+        kind: "Namespace",
+        name,
+        cause: cause.to_string(),
+    })
 }
 
 /// Adds `objects` to `formats`, in the place of those of the same names.

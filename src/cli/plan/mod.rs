@@ -25,7 +25,7 @@ pub struct PlanArgs {
     /// A file of ServiceRegistrations in YAML or JSON, - for standard input; may be repeated
     ///
     /// It may hold RecordFormats, which are then used as if they were applied. With --pods it may hold the Registry
-    /// too, whose TTL and limits are then used.
+    /// too, whose TTL, limits and rules are then used, and Namespaces, whose labels the rules look at.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 

@@ -37,6 +37,7 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
         let given = manifests.registries.iter().find(|registry| registry.name_any() == name);
         let spec = given.map_or_else(defaults, |registry| registry.spec.clone());
         let mut rehearsal = Rehearsal::new("no-cluster", name, spec, &pods);
+        rehearsal.settle(manifests.namespace(&registration.namespace().unwrap_or_default()));
         let reference = rehearsal
             .register(registration, &record_formats)
             .map_err(|cause| Error::Refused {

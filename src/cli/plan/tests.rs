@@ -241,3 +241,72 @@ fn what_somebody_else_wrote_cannot_move_the_cursor() {
     let text = told::text(&plan);
     assert!(text.contains("- /k  \\u{1b}[2Jx\\n\u{fffd}\n"), "{text:?}");
 }
+
+/// The blocks of code on the page about tenancy, each with its language.
+fn tenancy_page() -> Vec<(String, String)> {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tenancy.md");
+    let text = std::fs::read_to_string(page).expect("the page is there");
+    let fenced = text.split("\n```").skip(1).step_by(2);
+    let block = |block: &str| {
+        let (language, code) = block.split_once('\n').expect("a line that tells the language");
+        (language.to_owned(), format!("{code}\n"))
+    };
+    fenced.map(block).collect()
+}
+
+#[test]
+fn the_page_about_tenancy_says_what_its_example_writes() {
+    let blocks = tenancy_page();
+    let [(_, registry), (_, example), (_, writes)] = &blocks[..] else {
+        panic!("rules, an example and what it writes: {blocks:?}");
+    };
+    let pods = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/consumers/pods.yaml");
+    let pods = std::fs::read_to_string(pods).expect("the pods are there");
+    let files = Files::new("tenancy-page");
+    let text = planned(&files, &format!("{registry}---\n{example}"), &pods).expect("there is a plan");
+    let keys: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("  + ")).collect();
+    assert_eq!(format!("{}\n", keys.join("\n")), *writes);
+    let problem = text.lines().find(|line| line.starts_with("  ? ")).expect("a problem");
+    assert!(
+        problem.contains("the rule shops")
+            && problem.contains("does not let the namespace shop write /services/shop-evil"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn rules_are_heeded_with_the_labels_that_a_file_tells() {
+    let files = Files::new("rules");
+    let registry = "
+apiVersion: leasehold.dev/v1alpha1
+kind: Registry
+metadata: {name: default}
+spec:
+  endpoints: [http://127.0.0.1:1]
+  access: {rules: [{name: shops, namespaces: {matchLabels: {team: shop}}, formats: [Plain], keysPerNamespace: 1}]}
+---";
+    let pods = pods().to_string();
+    let without = planned(&files, &format!("{registry}{REGISTRATION}"), &pods).expect("there is a plan");
+    assert!(without.contains("0 to create"), "{without}");
+    assert!(
+        without.contains("no rule of the Registry's spec.access is for the namespace shop"),
+        "{without}"
+    );
+    let namespace = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {team: shop}}
+---";
+    let with = planned(&files, &format!("{registry}{namespace}{REGISTRATION}"), &pods).expect("there is a plan");
+    assert!(with.contains("1 to create"), "{with}");
+    assert!(
+        with.contains("does not let the namespace shop write the format EtcdGrpc: write Plain"),
+        "{with}"
+    );
+    let both = pods.replace("\"False\"", "\"True\"");
+    let full = planned(&files, &format!("{registry}{namespace}{REGISTRATION}"), &both).expect("there is a plan");
+    assert!(
+        full.contains("1 to create") && full.contains("lets this namespace have 1 keys"),
+        "{full}"
+    );
+}

@@ -91,7 +91,11 @@ fn tell(out: &mut String, outcome: &Outcome) {
         );
     }
     for (problem, pods) in &outcome.problems {
-        line(out, format_args!("  ? {problem} (pods {})", pods.join(", ")));
+        if pods.is_empty() {
+            line(out, format_args!("  ? {problem}"));
+        } else {
+            line(out, format_args!("  ? {problem} (pods {})", pods.join(", ")));
+        }
     }
 }
 

@@ -54,6 +54,11 @@ impl Entry {
     pub fn in_force(&self) -> Option<&Compiled> {
         self.in_force.as_deref()
     }
+
+    /// The newest spec that may be carried out.
+    pub fn newest(&self) -> Option<&Compiled> {
+        self.pending.as_deref().or(self.in_force())
+    }
 }
 
 /// Why a registration is not carried out.
@@ -170,7 +175,7 @@ impl Intake {
     }
 
     /// Puts a spec in force, or says why it cannot be.
-    fn admit(&mut self, reference: &RegistrationRef, mut compiled: Box<Compiled>, now: Instant) {
+    pub(super) fn admit(&mut self, reference: &RegistrationRef, mut compiled: Box<Compiled>, now: Instant) {
         let registration = &compiled.registration;
         let (registry, generation) = (registration.registry.clone(), registration.generation);
         let Some(known) = self.registries.get(&registry) else {
@@ -206,6 +211,10 @@ impl Intake {
         for (_, aside) in &compiled.aside {
             tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format stands aside");
         }
+        let verdict = compiled.submit(known.spec(), &self.tenants);
+        if let Some(denial) = &verdict.denial {
+            tracing::warn!(registration = %reference, generation, %registry, denial, "not allowed to register all of this");
+        }
         let (terms, aside) = (compiled.terms(known.spec()), compiled.told_aside());
         let registration = &compiled.registration;
         tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
@@ -217,7 +226,11 @@ impl Intake {
             self.index.delete_registration(reference);
         }
         let touches = self.index.apply_registration(registration.clone());
-        let order = Order::Register {
+        let rule = Order::Rule {
+            registration: reference.clone(),
+            verdict,
+        };
+        let register = Order::Register {
             registration: reference.clone(),
             terms,
             service: registration.service.clone(),
@@ -241,7 +254,7 @@ impl Intake {
             self.staff
                 .order(&former.registration.registry, Order::Remove(reference.clone()));
         }
-        self.staff.order(&registry, order);
+        self.staff.order(&registry, Order::Together(vec![register, rule]));
         if let Some((generation, refusal)) = refused {
             let order = Order::refuse(reference, generation, refusal.reason, refusal.message);
             self.staff.order(&registry, order);
@@ -405,12 +418,11 @@ impl Intake {
     }
 
     /// The registrations that ask for `registry`, with their newest specs.
-    fn asking_for(&self, registry: &str) -> Vec<(RegistrationRef, Box<Compiled>)> {
-        let newest = |entry: &Entry| entry.pending.clone().or_else(|| entry.in_force.clone());
+    pub(super) fn asking_for(&self, registry: &str) -> Vec<(RegistrationRef, Box<Compiled>)> {
         let all = self
             .entries
             .iter()
-            .filter_map(|(reference, entry)| Some((reference.clone(), newest(entry)?)));
+            .filter_map(|(reference, entry)| Some((reference.clone(), Box::new(entry.newest()?.clone()))));
         all.filter(|(_, compiled)| *compiled.registration.registry == *registry)
             .collect()
     }

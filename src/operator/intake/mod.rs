@@ -8,6 +8,7 @@ mod credentials;
 mod record_formats;
 mod registries;
 mod staff;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -29,26 +30,26 @@ use super::registrar::{Context, Order};
 use super::state::State;
 use crate::cluster::{Content, KINDS, News, Seen, Source};
 use crate::etcd::Access;
-use crate::index::{Index, Pod, RegistrationRef, Touch};
+use crate::index::{Index, Pod, RegistrationRef, Tenants, Touch};
 use crate::plan::{Presence, Progress};
 
 /// News taken in without a look at anything else.
 const BATCH: usize = 256;
 
 /// Which object kinds have been listed completely.
-// One flag for each kind is what this is.
-#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each kind, and each on its own")]
 struct Listed {
     pods: bool,
     registrations: bool,
     registries: bool,
     record_formats: bool,
+    namespaces: bool,
 }
 
 impl Listed {
     fn all(self) -> bool {
-        self.pods && self.registrations && self.registries && self.record_formats
+        self.pods && self.registrations && self.registries && self.record_formats && self.namespaces
     }
 }
 
@@ -59,11 +60,18 @@ struct Lost {
     registrations: Option<Timestamp>,
     registries: Option<Timestamp>,
     record_formats: Option<Timestamp>,
+    namespaces: Option<Timestamp>,
 }
 
 impl Lost {
     fn first(self) -> Option<Timestamp> {
-        let kinds = [self.pods, self.registrations, self.registries, self.record_formats];
+        let kinds = [
+            self.pods,
+            self.registrations,
+            self.registries,
+            self.record_formats,
+            self.namespaces,
+        ];
         kinds.into_iter().flatten().min()
     }
 }
@@ -78,6 +86,7 @@ pub struct Intake {
     library: Library,
     /// What is in the objects that Registries name, as far as it has been told.
     sources: HashMap<Source, Content>,
+    tenants: Tenants,
     staff: Staff,
     listed: Listed,
     lost: Lost,
@@ -110,6 +119,7 @@ impl Intake {
             neighbours: Neighbours::default(),
             library: Library::default(),
             sources: HashMap::new(),
+            tenants: Tenants::default(),
             staff: Staff::new(context, shutdown),
             listed: Listed::default(),
             lost: Lost::default(),
@@ -197,6 +207,10 @@ impl Intake {
                 self.record_format(seen, now);
             }
             News::Source(source, content) => self.source(source, content, now),
+            News::Namespace(seen) => {
+                note_lost(&mut self.lost.namespaces, &seen);
+                self.namespace(seen, now);
+            }
         }
         // After what the list has told.
         let outdated = self.lost.first();

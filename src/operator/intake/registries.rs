@@ -221,7 +221,10 @@ impl Intake {
         };
         self.staff.order(&name, settings);
         self.enter(&name, now);
-        if former.spec.ttl_seconds != spec.ttl_seconds {
+        if former.spec.access != spec.access || spec.access.is_some() && former.spec.ttl_seconds != spec.ttl_seconds {
+            tracing::info!(registry = %name, "the Registry's rules about who may write what are looked at anew");
+            self.rules_changed(&name, now);
+        } else if former.spec.ttl_seconds != spec.ttl_seconds {
             self.admit_all(&name, now);
         }
     }

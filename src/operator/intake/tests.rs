@@ -103,6 +103,7 @@ impl Rig {
         self.take(News::Registration(Seen::ListComplete));
         self.take(News::Registry(Seen::ListComplete));
         self.take(News::RecordFormat(Seen::ListComplete));
+        self.take(News::Namespace(Seen::ListComplete));
         self.take(News::Pod(Seen::ListComplete));
     }
 

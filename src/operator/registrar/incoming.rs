@@ -49,6 +49,13 @@ impl Registrar {
                     self.pacer.changed(registration, Instant::now());
                 }
             }
+            Order::Rule { registration, verdict } => {
+                self.ledger.set_quota(&registration.namespace, verdict.quota);
+                self.ledger.forbid(&registration, verdict.forbidden);
+                if let Some(subject) = self.subjects.get_mut(&registration) {
+                    subject.denial = verdict.denial;
+                }
+            }
             Order::Remove(registration) => {
                 self.ledger.remove_registration(&registration);
                 self.subjects.remove(&registration);

@@ -9,6 +9,7 @@ use super::standing::Trouble;
 use crate::api::{Guard, Limits, Reason};
 use crate::etcd::Access;
 use crate::index::RegistrationRef;
+use crate::operator::policy::Verdict;
 use crate::plan::{Presence, Progress, Terms};
 
 /// Which object of a name it is, and which version of its spec.
@@ -48,6 +49,13 @@ pub enum Order {
         reason: Reason,
         /// Why, for people.
         message: String,
+    },
+    /// The Registry's rules, and what they leave of a registration that was told just before.
+    Rule {
+        /// The registration.
+        registration: RegistrationRef,
+        /// What they leave.
+        verdict: Verdict,
     },
     /// A registration is gone, and all its keys are to go.
     Remove(RegistrationRef),

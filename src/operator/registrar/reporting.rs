@@ -23,6 +23,9 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// The least time between two statuses of one registration.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// Reports made before the next look at what is to be written: those of many registrations take a while.
+const AT_ONCE: usize = 64;
+
 /// The pace of the statuses of registrations.
 pub fn pacer() -> Pacer<RegistrationRef> {
     Pacer::new(SETTLE, INTERVAL)
@@ -40,6 +43,8 @@ pub struct Subject {
     pub(super) aside: Vec<String>,
     /// Why the newest spec is not the one in force.
     pub(super) refusal: Option<(Reason, String)>,
+    /// Why some of its formats cannot be written, if the Registry's rules say so.
+    pub(super) denial: Option<String>,
     /// What of its trouble was told.
     pub(super) announced: Announced,
 }
@@ -54,6 +59,7 @@ impl Subject {
             selected,
             aside: Vec::new(),
             refusal: None,
+            denial: None,
             announced: Announced::default(),
         }
     }
@@ -153,7 +159,10 @@ impl Registrar {
         for registration in self.ledger.take_changed() {
             self.pacer.changed(registration, at);
         }
-        while let Some(registration) = self.pacer.take_due(at) {
+        for _ in 0..AT_ONCE {
+            let Some(registration) = self.pacer.take_due(at) else {
+                break;
+            };
             self.report_registration(&registration);
         }
         self.report_registry(at)
@@ -184,6 +193,12 @@ impl Registrar {
             aside: &subject.aside,
         };
         let mut status = status_of(&report, footing, about, &now);
+        if let Some(denial) = &subject.denial {
+            let (list, generation) = (&mut status.conditions, Some(subject.generation));
+            let message = format!("Not all of this may be registered, and what may not is not in etcd: {denial}.");
+            let (kind, refused) = (ConditionType::Accepted, ConditionStatus::False);
+            conditions::set(list, kind, refused, Reason::AccessDenied, &message, generation, &now);
+        }
         if let Some((reason, message)) = &subject.refusal {
             let (list, generation) = (&mut status.conditions, Some(subject.generation));
             let message = format!("{message} What was registered before stays in force.");

@@ -148,7 +148,8 @@ impl Registrar {
                 self.writing.throttled = true;
                 return;
             }
-            match self.ledger.next(Transaction::MAX_OPS, self.writing.granting) {
+            let most = self.writing.budget.share(Transaction::MAX_OPS);
+            match self.ledger.next(most, self.writing.granting) {
                 Some(Step::Write(ticket, transaction)) => self.commit(&fence, ticket, transaction, now),
                 Some(Step::Grant { ttl, count }) => {
                     for _ in 0..count.min(GRANTS - self.writing.granting) {

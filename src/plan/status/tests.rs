@@ -40,6 +40,7 @@ fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
         held: 0,
         conflicts: Vec::new(),
         problems: BTreeMap::new(),
+        ruled_out: None,
     }
 }
 

@@ -94,6 +94,7 @@ async fn a_registration_waits_for_its_record_format_until_all_are_listed() {
     rig.take(News::Registration(Seen::ListComplete));
     rig.take(News::Registry(Seen::ListComplete));
     rig.take(News::Pod(Seen::ListComplete));
+    rig.take(News::Namespace(Seen::ListComplete));
     assert!(!rig.intake.complete, "nobody knows yet whether keys of it are to stay");
     rig.record_format(1, GOOD);
     assert_eq!(rig.written().as_deref(), Some(r#"{"host": "10.0.0.7"}"#));

@@ -1,0 +1,120 @@
+//! The namespaces with their labels, as a Registry's rules about them need them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// A namespace in the few fields that matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// All namespaces that are known.
+///
+/// One that is gone, or missing from a list, takes nothing away: its registrations and pods are told of one by one, and
+/// as long as any is there its labels are what they last were.
+#[derive(Debug, Default)]
+pub struct Tenants {
+    labels: HashMap<Arc<str>, Known>,
+    /// Counts the complete lists.
+    list: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    labels: BTreeMap<String, String>,
+    /// The list that it was last seen in; none if it was deleted.
+    list: Option<u64>,
+}
+
+impl Tenants {
+    /// A namespace is there; returns whether its labels are news.
+    pub fn apply(&mut self, tenant: Tenant) -> bool {
+        let Tenant { name, labels } = tenant;
+        let list = Some(self.list);
+        if let Some(known) = self.labels.get_mut(&*name) {
+            known.list = list;
+            let is_new = known.labels != labels;
+            known.labels = labels;
+            return is_new;
+        }
+        self.labels.insert(name.into(), Known { labels, list });
+        true
+    }
+
+    /// A namespace is there, and what it says of itself cannot be read.
+    pub fn keep(&mut self, name: &str) {
+        let list = Some(self.list);
+        if let Some(known) = self.labels.get_mut(name) {
+            known.list = list;
+        }
+    }
+
+    /// A namespace was deleted. Of those that were, all are forgotten but those that something is `in_use` of.
+    pub fn delete(&mut self, name: &str, in_use: impl Fn(&str) -> bool) {
+        if let Some(known) = self.labels.get_mut(name) {
+            known.list = None;
+        }
+        self.labels.retain(|name, known| known.list.is_some() || in_use(name));
+    }
+
+    /// A complete list begins.
+    pub fn begin_relist(&mut self) {
+        self.list += 1;
+    }
+
+    /// The list is complete: of those that are gone, all are forgotten but those that something is `in_use` of.
+    pub fn end_relist(&mut self, in_use: impl Fn(&str) -> bool) {
+        let list = Some(self.list);
+        self.labels.retain(|name, known| known.list == list || in_use(name));
+    }
+
+    /// The labels of `namespace`, if they are known.
+    pub fn labels(&self, namespace: &str) -> Option<&BTreeMap<String, String>> {
+        self.labels.get(namespace).map(|known| &known.labels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(team: &str) -> Tenant {
+        Tenant {
+            name: "shop".to_owned(),
+            labels: BTreeMap::from([("team".to_owned(), team.to_owned())]),
+        }
+    }
+
+    fn is_known(tenants: &Tenants) -> bool {
+        tenants.labels("shop").is_some()
+    }
+
+    #[test]
+    fn only_other_labels_are_news() {
+        let mut tenants = Tenants::default();
+        assert!(tenants.apply(tenant("a")));
+        assert!(!tenants.apply(tenant("a")));
+        assert!(tenants.apply(tenant("b")));
+    }
+
+    #[test]
+    fn a_namespace_that_a_list_leaves_out_is_known_as_long_as_something_is_in_it() {
+        let mut tenants = Tenants::default();
+        tenants.apply(tenant("a"));
+        tenants.begin_relist();
+        tenants.end_relist(|_| true);
+        assert!(is_known(&tenants));
+        tenants.begin_relist();
+        tenants.keep("shop");
+        tenants.end_relist(|_| false);
+        assert!(is_known(&tenants), "it is there");
+        tenants.delete("shop", |_| true);
+        assert!(is_known(&tenants), "something is in it");
+        tenants.delete("other", |_| false);
+        assert!(!is_known(&tenants));
+    }
+}

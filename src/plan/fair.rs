@@ -1,0 +1,206 @@
+//! Things to do for many tenants, so that none of them waits for all that another one asked for before.
+//!
+//! Each tenant has a lane of its own, first in first out, and the lanes are served in turn, each for as much as
+//! [`QUANTUM`] at a time. What a thing has cost is told afterwards ([`FairQueue::charge`]): who asks for much in one go
+//! pays for it in the next turns. A lane that is empty is forgotten with its debts, and its room is used again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// How much of one lane is served before it is the next one's turn.
+pub const QUANTUM: i64 = 8;
+
+/// How many emptied lanes are kept to be used again.
+const SPARE: usize = 16;
+
+/// A queue that is fair to tenants.
+#[derive(Debug)]
+pub struct FairQueue<T> {
+    lanes: HashMap<Arc<str>, Lane<T>>,
+    /// The tenants with something to do, the one whose turn it is first.
+    turns: VecDeque<Arc<str>>,
+    spare: Vec<VecDeque<T>>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Lane<T> {
+    things: VecDeque<T>,
+    /// What is left of its turn; below zero when it had more than that.
+    credit: i64,
+}
+
+impl<T> Default for FairQueue<T> {
+    fn default() -> Self {
+        Self {
+            lanes: HashMap::new(),
+            turns: VecDeque::new(),
+            spare: Vec::new(),
+            len: 0,
+        }
+    }
+}
+
+impl<T> FairQueue<T> {
+    /// How many things there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a thing to the end of `tenant`'s lane.
+    pub fn push(&mut self, tenant: &Arc<str>, thing: T) {
+        self.len += 1;
+        if let Some(lane) = self.lanes.get_mut(tenant) {
+            lane.things.push_back(thing);
+        } else {
+            self.open(tenant, thing);
+            self.turns.push_back(tenant.clone());
+        }
+    }
+
+    /// Puts a thing back that was just taken: it is the next one again.
+    pub fn push_front(&mut self, tenant: &Arc<str>, thing: T) {
+        self.len += 1;
+        if let Some(lane) = self.lanes.get_mut(tenant) {
+            lane.things.push_front(thing);
+            lane.credit = lane.credit.max(0) + 1;
+            if self.turns.front() != Some(tenant)
+                && let Some(at) = self.turns.iter().position(|other| other == tenant)
+            {
+                self.turns.remove(at);
+                self.turns.push_front(tenant.clone());
+            }
+        } else {
+            self.open(tenant, thing);
+            self.turns.push_front(tenant.clone());
+        }
+    }
+
+    /// The next thing.
+    pub fn pop(&mut self) -> Option<T> {
+        loop {
+            let alone = self.turns.len() == 1;
+            let tenant = self.turns.front()?;
+            let lane = self.lanes.get_mut(tenant)?;
+            if lane.credit <= 0 && !alone {
+                lane.credit += QUANTUM;
+                self.turns.rotate_left(1);
+                continue;
+            }
+            lane.credit = if alone { QUANTUM } else { lane.credit - 1 };
+            let thing = lane.things.pop_front()?;
+            self.len -= 1;
+            if lane.things.is_empty()
+                && let Some(tenant) = self.turns.pop_front()
+                && let Some(lane) = self.lanes.remove(&tenant)
+                && self.spare.len() < SPARE
+            {
+                self.spare.push(lane.things);
+            }
+            return Some(thing);
+        }
+    }
+
+    /// A thing that was taken for `tenant` has cost so much, one of which was paid when it was taken.
+    pub fn charge(&mut self, tenant: &str, cost: usize) {
+        if let Some(lane) = self.lanes.get_mut(tenant) {
+            lane.credit -= i64::try_from(cost).unwrap_or(i64::MAX).saturating_sub(1).max(0);
+        }
+    }
+
+    fn open(&mut self, tenant: &Arc<str>, thing: T) {
+        let mut things = self.spare.pop().unwrap_or_default();
+        things.push_back(thing);
+        let lane = Lane {
+            things,
+            credit: QUANTUM,
+        };
+        self.lanes.insert(tenant.clone(), lane);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    /// How many things are taken before the one that is `wanted`.
+    fn wait<T: PartialEq>(queue: &mut FairQueue<T>, wanted: &T) -> usize {
+        std::iter::from_fn(|| queue.pop())
+            .take_while(|thing| thing != wanted)
+            .count()
+    }
+
+    #[test]
+    fn one_tenant_alone_is_served_first_in_first_out() {
+        let mut queue = FairQueue::default();
+        (0..100).for_each(|i| queue.push(&tenant("a"), i));
+        let all: Vec<i32> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn nobody_waits_for_all_that_another_one_asked_for() {
+        let mut queue = FairQueue::default();
+        (0..1000).for_each(|i| queue.push(&tenant("flood"), i));
+        assert!((0..5).all(|_| queue.pop().is_some()));
+        queue.push(&tenant("other"), -1);
+        let before = wait(&mut queue, &-1);
+        assert!(before <= usize::try_from(QUANTUM).unwrap(), "{before} came before it");
+    }
+
+    #[test]
+    fn a_tenant_pays_for_what_is_large() {
+        let (large, small) = (tenant("large"), tenant("small"));
+        let mut queue = FairQueue::default();
+        for _ in 0..1000 {
+            queue.push(&large, 100_usize);
+            queue.push(&small, 1);
+        }
+        let (mut cost, mut taken) = ([0_usize; 2], 0);
+        while taken < 900 {
+            let thing = queue.pop().expect("there is more");
+            let (tenant, which) = if thing == 100 { (&large, 0) } else { (&small, 1) };
+            queue.charge(tenant, thing);
+            cost[which] += thing;
+            taken += 1;
+        }
+        let difference = cost[0].abs_diff(cost[1]);
+        assert!(difference <= 200, "{cost:?}");
+    }
+
+    #[test]
+    fn what_is_put_back_is_the_next_one() {
+        let (a, b) = (tenant("a"), tenant("b"));
+        let mut queue = FairQueue::default();
+        queue.push(&a, 1);
+        queue.push(&b, 2);
+        queue.push(&b, 3);
+        let first = queue.pop().expect("one");
+        queue.push_front(&a, first);
+        assert_eq!(queue.pop(), Some(1));
+        let second = queue.pop().expect("one");
+        queue.push(&a, 4);
+        queue.push_front(&b, second);
+        assert_eq!((queue.pop(), queue.len()), (Some(2), 2));
+    }
+
+    #[test]
+    fn tenants_that_are_done_leave_nothing_behind() {
+        let mut queue = FairQueue::default();
+        for i in 0..1000 {
+            queue.push(&tenant(&i.to_string()), i);
+        }
+        while queue.pop().is_some() {}
+        assert!(queue.lanes.is_empty() && queue.turns.is_empty() && queue.spare.len() <= SPARE);
+    }
+}

@@ -1,0 +1,300 @@
+//! Who may write what: the rules of a Registry, held against a namespace's labels and against each key that would be
+//! written.
+//!
+//! A rule counts as a whole: the namespace, the format, the time to live and the key must all be allowed by the same
+//! one. What no rule allows is denied, with the reason that comes closest to a rule and what to do about it.
+
+use std::sync::Arc;
+
+use super::transaction::Scope;
+use crate::api::FormatType;
+use crate::index::Selector;
+
+/// What stands for the namespace's name in a prefix.
+const NAMESPACE: &str = "{{namespace}}";
+
+/// How many prefixes or names a reason lists before it says how many more there are.
+const NAMED: usize = 3;
+
+/// The rules of one Registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Each of them allows what it says; none takes anything away.
+    pub rules: Vec<Rule>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The namespaces it is for.
+    pub namespaces: Selector,
+    /// The prefixes it allows, in which a namespace's name may be left open; all keys if none.
+    pub prefixes: Option<Vec<Arc<str>>>,
+    /// The formats it allows, all if none.
+    pub formats: Option<Vec<FormatType>>,
+    /// The shortest and the longest time to live it allows, in seconds; any if none.
+    pub ttl: Option<(u32, u32)>,
+    /// How many keys each namespace may have, any number if none.
+    pub keys: Option<usize>,
+}
+
+/// What the rules of a Registry let one namespace do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charter {
+    namespace: Arc<str>,
+    /// The rules that are for it, its name filled in.
+    rules: Vec<Rule>,
+}
+
+/// How many keys a namespace may have in a Registry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Quota {
+    /// So many.
+    pub keys: usize,
+    /// The rule that says so.
+    pub rule: Arc<str>,
+}
+
+/// Which keys may be written in one format of one registration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Pass {
+    /// The Registry has no rules.
+    #[default]
+    Free,
+    /// Keys below one of these prefixes, all where a rule names none.
+    Within(Arc<Reach>),
+    /// None, for this reason.
+    Nowhere(Arc<Denial>),
+}
+
+/// Where a namespace may write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    namespace: Arc<str>,
+    /// The rules that allow it.
+    rules: Vec<Arc<str>>,
+    /// What they allow, everything if none.
+    prefixes: Option<Vec<Arc<str>>>,
+}
+
+/// Why something may not be written, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Denial {
+    /// No rule is for the namespace.
+    #[error(
+        "no rule of the Registry's spec.access is for the namespace {0}: ask an admin of the Registry for one, or to label the namespace for one"
+    )]
+    Namespace(Arc<str>),
+    /// No rule for the namespace allows the format.
+    #[error(
+        "{rules} of the Registry's spec.access does not let the namespace {namespace} write the format {format:?}: write {allowed}, or ask an admin of the Registry"
+    )]
+    Format {
+        /// The rules that are for the namespace, as text.
+        rules: String,
+        /// The namespace.
+        namespace: Arc<str>,
+        /// The format.
+        format: FormatType,
+        /// The formats that are allowed, as text.
+        allowed: String,
+    },
+    /// No rule that allows the format allows the time to live.
+    #[error(
+        "{rules} of the Registry's spec.access does not let the namespace {namespace} have a TTL of {ttl} s: set spec.ttlSeconds to {allowed}, or ask an admin of the Registry"
+    )]
+    Ttl {
+        /// The rules that allow the format, as text.
+        rules: String,
+        /// The namespace.
+        namespace: Arc<str>,
+        /// The time to live, in seconds.
+        ttl: u32,
+        /// The times to live that are allowed, as text.
+        allowed: String,
+    },
+    /// No rule that allows the rest allows the key.
+    #[error(
+        "{rules} of the Registry's spec.access does not let the namespace {namespace} write {key}: write below {allowed}, or ask an admin of the Registry"
+    )]
+    Prefix {
+        /// The rules that allow the rest, as text.
+        rules: String,
+        /// The namespace.
+        namespace: Arc<str>,
+        /// The key, or the prefix of all keys.
+        key: String,
+        /// The prefixes that are allowed, as text.
+        allowed: String,
+    },
+    /// A key that some consumers may take for another one.
+    #[error(
+        "the key {key:?} may be taken for another one by programs that clean paths, and the Registry has rules about keys (spec.access): use ASCII letters, digits and signs, and no segment that is empty or of dots only"
+    )]
+    Unclean {
+        /// The key.
+        key: String,
+    },
+}
+
+impl Policy {
+    /// What the rules let `namespace` do, whose labels `label` looks up by key.
+    pub fn charter<'a>(&self, namespace: &Arc<str>, label: impl Fn(&str) -> Option<&'a str>) -> Charter {
+        let rules = self.rules.iter().filter(|rule| rule.namespaces.matches(&label));
+        let fill = |prefix: &Arc<str>| Arc::from(prefix.replace(NAMESPACE, namespace));
+        let filled = |rule: &Rule| Rule {
+            prefixes: rule.prefixes.as_ref().map(|all| all.iter().map(fill).collect()),
+            ..rule.clone()
+        };
+        Charter {
+            namespace: namespace.clone(),
+            rules: rules.map(filled).collect(),
+        }
+    }
+}
+
+impl Charter {
+    /// Where a registration of this namespace may write in `format`, on leases of `ttl` seconds.
+    pub fn pass(&self, format: FormatType, ttl: u32) -> Pass {
+        let namespace = self.namespace.clone();
+        let nowhere = |denial| Pass::Nowhere(Arc::new(denial));
+        if self.rules.is_empty() {
+            return nowhere(Denial::Namespace(namespace));
+        }
+        let allows_format = |rule: &&Rule| rule.formats.as_ref().is_none_or(|all| all.contains(&format));
+        let of_format: Vec<&Rule> = self.rules.iter().filter(allows_format).collect();
+        if of_format.is_empty() {
+            let mut allowed: Vec<String> = Vec::new();
+            for format in self.rules.iter().filter_map(|rule| rule.formats.as_ref()).flatten() {
+                let name = format!("{format:?}");
+                if !allowed.contains(&name) {
+                    allowed.push(name);
+                }
+            }
+            return nowhere(Denial::Format {
+                rules: rules(&self.rules.iter().collect::<Vec<_>>()),
+                namespace,
+                format,
+                allowed: listed(&allowed, " or "),
+            });
+        }
+        let allows_ttl = |rule: &&Rule| rule.ttl.is_none_or(|(min, max)| (min..=max).contains(&ttl));
+        let of_ttl: Vec<&Rule> = of_format.iter().copied().filter(allows_ttl).collect();
+        if of_ttl.is_empty() {
+            let ranges = of_format.iter().filter_map(|rule| rule.ttl);
+            let allowed: Vec<String> = ranges.map(|(min, max)| format!("{min} to {max}")).collect();
+            return nowhere(Denial::Ttl {
+                rules: rules(&of_format),
+                namespace,
+                ttl,
+                allowed: listed(&allowed, " or "),
+            });
+        }
+        let prefixes: Option<Vec<&Vec<Arc<str>>>> = of_ttl.iter().map(|rule| rule.prefixes.as_ref()).collect();
+        Pass::Within(Arc::new(Reach {
+            namespace,
+            rules: of_ttl.iter().map(|rule| rule.name.clone()).collect(),
+            prefixes: prefixes.map(|all| all.into_iter().flatten().cloned().collect()),
+        }))
+    }
+
+    /// How many keys the namespace may have, any number if none: what the most generous rule says.
+    pub fn quota(&self) -> Option<Quota> {
+        let quotas: Option<Vec<Quota>> = self.rules.iter().map(Rule::quota).collect();
+        quotas?.into_iter().max_by_key(|quota| quota.keys)
+    }
+}
+
+impl Rule {
+    fn quota(&self) -> Option<Quota> {
+        let rule = self.name.clone();
+        self.keys.map(|keys| Quota { keys, rule })
+    }
+}
+
+impl Pass {
+    /// Whether `key` may be written.
+    pub fn check(&self, key: &str) -> Result<(), Denial> {
+        let reach = match self {
+            Self::Free => return Ok(()),
+            Self::Nowhere(denial) => return Err((**denial).clone()),
+            Self::Within(reach) => reach,
+        };
+        if !is_clean(key) {
+            return Err(Denial::Unclean { key: key.to_owned() });
+        }
+        let allowed = |prefixes: &Vec<Arc<str>>| prefixes.iter().any(|prefix| lies_below(key, prefix));
+        if reach.prefixes.as_ref().is_none_or(allowed) {
+            return Ok(());
+        }
+        Err(reach.denial(key))
+    }
+
+    /// Whether every key in `scope` may be written, but for those that are taken for others.
+    pub fn allows_all(&self, scope: &Scope) -> bool {
+        self.check(scope.prefix().trim_end_matches('/')).is_ok()
+    }
+
+    /// Whether a key in `scope` may be written, as far as that can be told without knowing it.
+    pub fn check_scope(&self, scope: &Scope) -> Result<(), Denial> {
+        let within = |reach: &Reach| {
+            let inner = |prefix: &Arc<str>| scope.contains(prefix) && is_clean(prefix);
+            reach.prefixes.iter().flatten().any(inner)
+        };
+        let outer = scope.prefix().trim_end_matches('/');
+        match self.check(outer) {
+            Err(_) if matches!(self, Self::Within(reach) if is_clean(outer) && within(reach)) => Ok(()),
+            told => told,
+        }
+    }
+}
+
+impl Reach {
+    fn denial(&self, key: &str) -> Denial {
+        let prefixes: Vec<String> = self.prefixes.iter().flatten().map(ToString::to_string).collect();
+        Denial::Prefix {
+            rules: named_rules(&self.rules),
+            namespace: self.namespace.clone(),
+            key: key.to_owned(),
+            allowed: listed(&prefixes, " or "),
+        }
+    }
+}
+
+/// Whether every program that reads `key` takes it for the same key: no empty segment, none of dots only, and nothing
+/// that looks like something else.
+fn is_clean(key: &str) -> bool {
+    let segments = key.strip_prefix('/').unwrap_or(key).split('/');
+    key.bytes().all(|byte| byte.is_ascii_graphic())
+        && segments.into_iter().all(|segment| !matches!(segment, "" | "." | ".."))
+}
+
+/// Whether `key` is `prefix` or lies below it, segment by segment. The prefix `/` is that of all keys with a slash at
+/// their beginning.
+fn lies_below(key: &str, prefix: &str) -> bool {
+    let rest = key.strip_prefix(prefix.trim_end_matches('/'));
+    !prefix.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn rules(rules: &[&Rule]) -> String {
+    let names: Vec<Arc<str>> = rules.iter().map(|rule| rule.name.clone()).collect();
+    named_rules(&names)
+}
+
+fn named_rules(names: &[Arc<str>]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("the rule {name}")).collect();
+    listed(&names, " and ")
+}
+
+fn listed(items: &[String], between: &str) -> String {
+    let first = items.iter().take(NAMED).cloned().collect::<Vec<_>>().join(between);
+    match items.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} ({more} more)"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! How many keys each namespace may have, and which of its pods go without when there are more.
+//!
+//! A pod has all of its keys for a registration or none. Whoever has keys keeps them: a healthy endpoint is never taken
+//! away to make room for another one. What is free goes to the older registration first, and there by the pods' names.
+//! Where the limit itself has come down, the youngest registrations go without first. So after a takeover the next
+//! leader decides as the one before, for what it starts from is what etcd holds.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::doubts::may_be_there;
+use super::ledger::Ledger;
+use super::policy::Quota;
+use super::tenancy::{Problem, Tenancy};
+use super::transaction::Key;
+use crate::index::RegistrationRef;
+
+/// The quotas of all namespaces.
+#[derive(Debug, Default)]
+pub(super) struct Quotas {
+    by_namespace: HashMap<Arc<str>, Ration>,
+    in_question: BTreeSet<Arc<str>>,
+}
+
+/// What one namespace may have.
+#[derive(Debug)]
+struct Ration {
+    quota: Quota,
+    /// The pods that were let have their keys.
+    placed: HashSet<(RegistrationRef, Arc<str>)>,
+}
+
+/// A pod that wants keys.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Applicant {
+    /// Those that have theirs come first.
+    waits: bool,
+    created: i64,
+    registration: RegistrationRef,
+    pod: Arc<str>,
+    keys: usize,
+}
+
+impl Quotas {
+    /// What a pod of `namespace` is to have has changed.
+    pub(super) fn question(&mut self, namespace: &Arc<str>) {
+        if self.by_namespace.contains_key(namespace) {
+            self.in_question.insert(namespace.clone());
+        }
+    }
+
+    /// Whoever led before may have decided otherwise: what etcd holds tells.
+    pub(super) fn question_all(&mut self) {
+        for (namespace, ration) in &mut self.by_namespace {
+            ration.placed.clear();
+            self.in_question.insert(namespace.clone());
+        }
+    }
+}
+
+impl Ledger {
+    /// From now on the pods of `namespace` have at most so many keys, any number if none.
+    pub fn set_quota(&mut self, namespace: &Arc<str>, quota: Option<Quota>) {
+        let quotas = &mut self.quotas;
+        match quota {
+            None if quotas.by_namespace.remove(namespace).is_none() => return,
+            None => {}
+            Some(quota) => {
+                let ration = quotas.by_namespace.entry(namespace.clone()).or_insert_with(|| Ration {
+                    quota: Quota {
+                        keys: 0,
+                        ..quota.clone()
+                    },
+                    placed: HashSet::new(),
+                });
+                if ration.quota == quota {
+                    return;
+                }
+                ration.quota = quota;
+            }
+        }
+        quotas.in_question.insert(namespace.clone());
+    }
+
+    /// Decides who goes without, where that is in question.
+    pub(super) fn settle_quotas(&mut self) {
+        if !self.complete {
+            return;
+        }
+        for namespace in std::mem::take(&mut self.quotas.in_question) {
+            self.settle_quota(&namespace);
+        }
+    }
+
+    fn settle_quota(&mut self, namespace: &Arc<str>) {
+        let quota = self
+            .quotas
+            .by_namespace
+            .get(namespace)
+            .map(|ration| ration.quota.clone());
+        let mut applicants = self.applicants(namespace);
+        let wanted: usize = applicants.iter().map(|applicant| applicant.keys).sum();
+        let Some(quota) = quota.filter(|quota| wanted > quota.keys) else {
+            for Applicant { registration, pod, .. } in &applicants {
+                self.grant_place(registration, pod);
+            }
+            self.note_placed(namespace, applicants);
+            return;
+        };
+        applicants.sort();
+        let is_surveyed = self.is_namespace_surveyed(namespace);
+        if !is_surveyed {
+            // Somebody whose keys have not been read yet may have a better right.
+            self.quotas.in_question.insert(namespace.clone());
+        }
+        let (mut room, mut full) = (quota.keys, false);
+        let mut placed = Vec::new();
+        for applicant in applicants {
+            full |= applicant.waits && (!is_surveyed || applicant.keys > room);
+            if applicant.keys <= room && !(applicant.waits && full) {
+                room -= applicant.keys;
+                self.grant_place(&applicant.registration, &applicant.pod);
+                placed.push(applicant);
+            } else {
+                self.deny_place(&applicant, &quota);
+            }
+        }
+        self.note_placed(namespace, placed);
+    }
+
+    fn applicants(&self, namespace: &Arc<str>) -> Vec<Applicant> {
+        let placed = self.quotas.by_namespace.get(namespace).map(|ration| &ration.placed);
+        let mut applicants = Vec::new();
+        for (registration, book) in self.books.iter().filter(|(name, _)| name.namespace == *namespace) {
+            let waiting = book.rationed.iter();
+            let having = book
+                .tenancies
+                .iter()
+                .filter(|(pod, _)| !book.rationed.contains_key(*pod));
+            for (pod, tenancy) in having.chain(waiting) {
+                let keys = tenancy.records().count();
+                if keys > 0 {
+                    let name = (registration.clone(), pod.clone());
+                    let has = placed.is_some_and(|placed| placed.contains(&name)) || self.has_keys(tenancy);
+                    applicants.push(Applicant {
+                        waits: !has,
+                        created: book.terms.created,
+                        registration: name.0,
+                        pod: name.1,
+                        keys,
+                    });
+                }
+            }
+        }
+        applicants
+    }
+
+    /// Whether etcd may hold a key of `tenancy` that is ours.
+    fn has_keys(&self, tenancy: &Tenancy) -> bool {
+        let has = |key: &Key| {
+            let slot = self.slots.get(key);
+            slot.is_some_and(|slot| may_be_there(slot) && (slot.held.is_none() || self.is_ours(slot)))
+        };
+        tenancy.records().any(|record| has(&record.key))
+    }
+
+    fn is_namespace_surveyed(&self, namespace: &Arc<str>) -> bool {
+        let books = self.books.iter().filter(|(name, _)| name.namespace == *namespace);
+        let mut scopes = books.flat_map(|(_, book)| &book.terms.scopes);
+        scopes.all(|scope| self.is_surveyed(scope.prefix()))
+    }
+
+    fn note_placed(&mut self, namespace: &Arc<str>, placed: Vec<Applicant>) {
+        if let Some(ration) = self.quotas.by_namespace.get_mut(namespace) {
+            let names = placed.into_iter().map(|one| (one.registration, one.pod));
+            ration.placed = names.collect();
+        }
+        // What was changed here is what was decided.
+        if self.is_namespace_surveyed(namespace) {
+            self.quotas.in_question.remove(namespace);
+        }
+    }
+
+    fn grant_place(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+        let book = self.books.get_mut(registration);
+        if let Some(whole) = book.and_then(|book| book.rationed.remove(pod)) {
+            self.change_tenancy(registration, pod, Some(whole));
+        }
+    }
+
+    fn deny_place(&mut self, Applicant { registration, pod, .. }: &Applicant, quota: &Quota) {
+        let Some(book) = self.books.get_mut(registration) else {
+            return;
+        };
+        let of_tenancies = || book.tenancies.get(pod).cloned();
+        let Some(whole) = book.rationed.get(pod).cloned().or_else(of_tenancies) else {
+            return;
+        };
+        let mut bare = whole.clone();
+        for lodging in &mut bare.lodgings {
+            lodging.records.clear();
+            lodging.units.clear();
+        }
+        bare.problems.push(Problem::OverQuota(quota.clone()));
+        for key in self.change_tenancy(registration, pod, Some(bare)) {
+            self.guard.acquit(&key);
+        }
+        if let Some(book) = self.books.get_mut(registration) {
+            book.rationed.insert(pod.clone(), whole);
+        }
+    }
+}

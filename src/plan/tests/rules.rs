@@ -1,0 +1,285 @@
+//! What a Registry's rules do to keys that are there: what is forbidden goes, and what is too much goes without.
+
+use super::*;
+use crate::api::FormatType;
+use crate::plan::policy::Rule;
+use crate::plan::{GuardMode, GuardTerms, Moment, Pass, Policy, Presence, Quota};
+
+fn at(pod: &str) -> Tenancy {
+    tenancy(pod, &[&format!("/s/{pod}")], "1")
+}
+
+/// What those may write for whom there is one rule, with this prefix.
+fn only(prefix: &str) -> Pass {
+    let rule = Rule {
+        name: "r".into(),
+        prefixes: Some(vec![prefix.into()]),
+        ..Rule::default()
+    };
+    let policy = Policy { rules: vec![rule] };
+    policy.charter(&"shop".into(), |_| None).pass(FormatType::Plain, 30)
+}
+
+impl Rig {
+    /// A rig whose registration has these pods in etcd, and a guard that holds back nearly everything.
+    fn guarded(pods: &[String]) -> Self {
+        let mut rig = Self::new();
+        rig.ledger.set_guard(GuardTerms {
+            mode: GuardMode::Hold,
+            window: Duration::from_mins(1),
+            max_loss_percent: 1,
+            min_keys: 1,
+            hold: Duration::from_hours(1),
+        });
+        rig.judge_now();
+        for pod in pods {
+            rig.ledger
+                .set_presence(&reference("orders"), &pod.as_str().into(), Presence::Ready(at(pod)));
+        }
+        rig.run();
+        rig
+    }
+
+    fn judge_now(&mut self) {
+        self.listen();
+        let moment = Moment {
+            now: Instant::now(),
+            unix: Duration::from_secs(1),
+        };
+        self.ledger.judge(moment, None, || "h".to_owned());
+    }
+
+    fn kept_keys(&self) -> Vec<String> {
+        self.etcd.data().map(|(key, _)| key["/s/".len()..].to_owned()).collect()
+    }
+
+    /// The rules allow `orders` nothing any more below `/s/`.
+    fn forbid(&mut self, terms: &Terms, pods: &[String]) {
+        let orders = reference("orders");
+        self.ledger.set_terms(
+            &orders,
+            Terms {
+                scopes: Vec::new(),
+                ..terms.clone()
+            },
+        );
+        self.ledger.forbid(&orders, vec![(Scope::below("/s/"), only("/other"))]);
+        for pod in pods {
+            let nothing = tenancy(pod, &[], "1");
+            self.ledger
+                .set_presence(&orders, &pod.as_str().into(), Presence::Ready(nothing));
+        }
+    }
+
+    fn allow(&mut self, keys: usize) {
+        let quota = Quota { keys, rule: "r".into() };
+        self.ledger.set_quota(&reference("orders").namespace, Some(quota));
+    }
+
+    fn succeed(&mut self) {
+        self.etcd.forget_watches();
+        self.fence = self.etcd.elect();
+        self.ledger = Ledger::new(meta(), 256);
+        self.ledger.set_terms(&reference("orders"), terms(1));
+    }
+}
+
+fn pods(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("p{i}")).collect()
+}
+
+#[test]
+fn what_is_forbidden_goes_at_once_whatever_the_guard_would_say() {
+    let pods = pods(20);
+    let mut rig = Rig::guarded(&pods);
+    assert_eq!(rig.kept_keys().len(), 20);
+    rig.forbid(&terms(1), &pods);
+    rig.judge_now();
+    rig.run();
+    assert_eq!(rig.kept_keys(), Vec::<String>::new());
+    assert!(rig.ledger.hold().is_none());
+}
+
+#[test]
+fn what_is_held_back_goes_when_it_is_forbidden() {
+    let pods = pods(20);
+    let mut rig = Rig::guarded(&pods);
+    for pod in &pods {
+        rig.ledger
+            .set_presence(&reference("orders"), &pod.as_str().into(), Presence::Unready(at(pod)));
+    }
+    rig.judge_now();
+    rig.run();
+    assert_eq!(rig.kept_keys().len(), 20, "they are held back");
+    let orders = reference("orders");
+    rig.ledger.set_terms(
+        &orders,
+        Terms {
+            scopes: Vec::new(),
+            ..terms(1)
+        },
+    );
+    rig.ledger.forbid(&orders, vec![(Scope::below("/s/"), only("/other"))]);
+    rig.run();
+    assert_eq!(rig.kept_keys(), Vec::<String>::new());
+}
+
+#[test]
+fn a_suspended_registration_keeps_nothing_that_is_forbidden() {
+    let pods = pods(3);
+    let mut rig = Rig::guarded(&pods);
+    rig.ledger.set_terms(&reference("orders"), suspended(1));
+    rig.forbid(&suspended(1), &pods);
+    rig.run();
+    assert_eq!(rig.kept_keys(), Vec::<String>::new());
+}
+
+#[test]
+fn a_suspended_registration_keeps_what_is_allowed_and_loses_the_rest() {
+    let pods = pods(3);
+    let mut rig = Rig::guarded(&pods);
+    let orders = reference("orders");
+    rig.ledger.set_terms(&orders, suspended(1));
+    rig.ledger.forbid(&orders, vec![(Scope::below("/s/"), only("/s/p1"))]);
+    for pod in ["p0", "p2"] {
+        let nothing = tenancy(pod, &[], "1");
+        rig.ledger.set_presence(&orders, &pod.into(), Presence::Ready(nothing));
+    }
+    rig.run();
+    assert_eq!(rig.kept_keys(), ["p1"]);
+}
+
+#[test]
+fn another_registration_s_keys_are_not_forbidden_by_one_that_may_not_write_there() {
+    let mut rig = Rig::guarded(&pods(2));
+    rig.ledger.set_terms(
+        &reference("thief"),
+        Terms {
+            scopes: Vec::new(),
+            ..terms(2)
+        },
+    );
+    rig.ledger
+        .forbid(&reference("thief"), vec![(Scope::below("/s/"), only("/other"))]);
+    assert!(rig.run().is_empty());
+    assert_eq!(rig.kept_keys(), ["p0", "p1"]);
+}
+
+#[test]
+fn the_older_registration_comes_first_and_nobody_who_has_a_key_makes_room() {
+    let mut rig = Rig::new();
+    rig.allow(2);
+    rig.ledger.set_terms(&reference("younger"), terms(9));
+    rig.want("younger", "y0", &["/s/y0"], "1");
+    rig.run();
+    for pod in ["o0", "o1", "o2"] {
+        rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
+    }
+    rig.run();
+    assert_eq!(rig.kept_keys(), ["o0", "y0"]);
+    let problem = rig
+        .report("orders")
+        .problems
+        .keys()
+        .next()
+        .cloned()
+        .expect("it is told");
+    assert!(
+        problem.contains("the rule r") && problem.contains("2 keys"),
+        "{problem}"
+    );
+    assert_eq!(rig.report("orders").ruled_out, Some(crate::api::Reason::QuotaExceeded));
+    // What is free goes to the older one, though another one of the younger waits, too.
+    rig.want("younger", "a", &["/s/a"], "1");
+    rig.drop_pod("younger", "y0");
+    rig.run();
+    assert_eq!(rig.kept_keys(), ["o0", "o1"]);
+    rig.drop_pod("orders", "o0");
+    rig.run();
+    assert_eq!(rig.kept_keys(), ["o1", "o2"]);
+}
+
+#[test]
+fn a_pod_whose_name_comes_first_takes_nobody_s_place() {
+    let mut rig = Rig::new();
+    rig.allow(1);
+    rig.want("orders", "b", &["/s/b"], "1");
+    rig.run();
+    rig.want("orders", "a", &["/s/a"], "1");
+    assert!(rig.run().is_empty(), "nothing is written");
+    assert_eq!(rig.kept_keys(), ["b"]);
+    // Told again as it is, which changes nothing.
+    rig.want("orders", "b", &["/s/b"], "1");
+    rig.want("orders", "a", &["/s/a"], "1");
+    assert!(rig.run().is_empty());
+    rig.want("orders", "b", &["/s/b"], "2");
+    rig.run();
+    assert_eq!(
+        (rig.kept_keys(), rig.etcd.value("/s/b").as_deref()),
+        (vec!["b".to_owned()], Some("2"))
+    );
+}
+
+#[test]
+fn a_limit_that_comes_down_takes_from_the_youngest_and_one_that_goes_up_gives() {
+    let mut rig = Rig::new();
+    rig.ledger.set_terms(&reference("younger"), terms(9));
+    rig.want("orders", "z", &["/s/z"], "1");
+    rig.want("younger", "a", &["/s/a"], "1");
+    rig.allow(2);
+    rig.run();
+    assert_eq!(rig.kept_keys(), ["a", "z"]);
+    rig.allow(1);
+    rig.run();
+    assert_eq!(rig.kept_keys(), ["z"]);
+    rig.ledger.set_quota(&reference("orders").namespace, None);
+    rig.run();
+    assert_eq!(rig.kept_keys(), ["a", "z"]);
+}
+
+#[test]
+fn the_next_leader_decides_as_the_one_before() {
+    let mut rig = Rig::new();
+    rig.allow(2);
+    rig.want("orders", "x", &["/s/x"], "1");
+    rig.want("orders", "y", &["/s/y"], "1");
+    rig.run();
+    let revision = rig.etcd.held("/s/x").map(|held| held.mod_revision);
+    rig.succeed();
+    rig.allow(2);
+    for pod in ["a", "b", "x", "y"] {
+        rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
+    }
+    rig.ledger.kubernetes_is_complete();
+    assert!(rig.run().is_empty(), "nothing is written");
+    assert_eq!(rig.kept_keys(), ["x", "y"]);
+    assert_eq!(rig.etcd.held("/s/x").map(|held| held.mod_revision), revision);
+}
+
+#[test]
+fn a_pod_has_all_of_its_keys_or_none() {
+    let mut rig = Rig::new();
+    rig.allow(3);
+    rig.want("orders", "a", &["/s/a1", "/s/a2"], "1");
+    rig.want("orders", "b", &["/s/b1", "/s/b2"], "1");
+    rig.run();
+    assert_eq!(rig.kept_keys(), ["a1", "a2"]);
+}
+
+#[test]
+fn one_namespace_that_asks_for_much_holds_up_no_other() {
+    let mut rig = Rig::new();
+    let other = crate::index::RegistrationRef::new("other", "small");
+    rig.ledger.set_terms(&other, terms(5));
+    rig.want("orders", "first", &["/s/first"], "1");
+    rig.run();
+    for i in 0..1000 {
+        rig.want("orders", &format!("p{i:04}"), &[&format!("/s/p{i:04}")], "1");
+    }
+    let tenancy = tenancy("small", &["/s/small"], "1");
+    rig.ledger.set_tenancy(&other, &"small".into(), Some(tenancy));
+    let written = rig.run();
+    let first = written.first().expect("something is written");
+    assert!(keys(first).contains(&"/s/small"), "not in {:?}", keys(first));
+    assert!(written.len() > 5, "the flood is more than one transaction");
+}

@@ -1,0 +1,470 @@
+//! P10, between tenants: whatever a namespace asks for, nothing is written where the Registry's rules do not let it.
+//! Each test has a Registry of its own on an etcd of its own, of which every key is watched.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use testbed::{Bed, EtcdCluster, EtcdVersion, Event, History, Namespace, Objects, Result, until};
+
+use crate::bed;
+use crate::support::{
+    API, SOON, condition, message, pod, registration, wait_condition, wait_in_sync, wait_keys, wait_told,
+};
+
+/// A Registry with rules.
+struct Ruled {
+    bed: &'static Bed,
+    etcd: EtcdCluster,
+    name: &'static str,
+    guard: &'static str,
+    limits: Value,
+    /// All keys of the etcd.
+    everything: History,
+}
+
+impl Ruled {
+    async fn new(name: &'static str, rules: &Value) -> Result<Self> {
+        Self::limited(name, rules, "Hold", json!({})).await
+    }
+
+    async fn limited(name: &'static str, rules: &Value, guard: &'static str, limits: Value) -> Result<Self> {
+        let bed = bed().await;
+        let etcd = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
+        let everything = History::watch(&etcd, "", 0).await?;
+        let scene = Self {
+            bed,
+            etcd,
+            name,
+            guard,
+            limits,
+            everything,
+        };
+        scene.rule(rules).await?;
+        Ok(scene)
+    }
+
+    async fn rule(&self, rules: &Value) -> Result<()> {
+        let registry = json!({
+            "apiVersion": API, "kind": "Registry", "metadata": {"name": self.name},
+            "spec": {"endpoints": self.etcd.endpoints(), "access": {"rules": rules}, "guard": {"mode": self.guard}, "limits": self.limits},
+        });
+        self.bed.objects().apply(registry).await.map(drop)
+    }
+
+    /// A registration in this Registry.
+    fn registration(&self, name: &str, spec: &Value) -> Value {
+        let mut object = registration(name, spec);
+        object["spec"]["registry"] = json!(self.name);
+        object
+    }
+
+    /// A namespace with these labels.
+    async fn namespace(&self, prefix: &str, labels: Value) -> Result<Namespace> {
+        let namespace = self.bed.namespace(prefix).await?;
+        self.label(&namespace, labels).await?;
+        Ok(namespace)
+    }
+
+    /// The labels of `namespace` are these from now on.
+    async fn label(&self, namespace: &Namespace, labels: Value) -> Result<()> {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": namespace.name(), "labels": labels},
+        });
+        self.bed.objects().apply(object).await.map(drop)
+    }
+
+    /// Fails if a key was ever there that is neither the operator's own nor below one of `prefixes`.
+    async fn assert_within(&self, prefixes: &[String]) -> Result<()> {
+        for event in self.everything.settled().await? {
+            let allowed =
+                event.key.starts_with("/leasehold/") || prefixes.iter().any(|prefix| event.key.starts_with(prefix));
+            assert!(allowed, "{event} is not below {prefixes:?}");
+        }
+        Ok(())
+    }
+
+    async fn end(self) -> Result<()> {
+        self.bed.objects().delete(API, "Registry", self.name).await
+    }
+}
+
+fn rule(name: &str, labels: &Value, prefixes: &[&str]) -> Value {
+    json!({"name": name, "namespaces": {"matchLabels": labels}, "prefixes": prefixes})
+}
+
+/// Waits until a registration is told that it may not do all that it asks for, in these words among others.
+async fn wait_denied(objects: &Objects, name: &str, words: &[&str]) {
+    let told = |object: &Value| {
+        let told = message(object, "Accepted");
+        condition(object, "Accepted").1 == "AccessDenied" && words.iter().all(|word| told.contains(word))
+    };
+    let found = objects.wait((API, "ServiceRegistration", name), told, SOON).await;
+    found.unwrap_or_else(|error| panic!("waiting for {name} to be told {words:?}: {error}"));
+}
+
+#[tokio::test]
+async fn p10_whatever_a_tenant_writes_nothing_leaves_its_prefix() -> Result<()> {
+    let ruled = Ruled::new(
+        "p10-hostile",
+        &json!([rule("tenants", &json!({"tenant": "yes"}), &["/services/{{namespace}}"])]),
+    )
+    .await?;
+    let tenant = ruled.namespace("p10-tenant", json!({"tenant": "yes"})).await?;
+    let own = format!("/services/{}/", tenant.name());
+    let hostile = pod("a", "app")
+        .label("leasehold.dev/prefix", "other")
+        .annotation("leasehold.dev/weight", "7/../../../services/other/x");
+    tenant.create_pod(&hostile).await?;
+    let selector = json!({"matchLabels": {"app": "app"}});
+    let name = tenant.name();
+    let long = format!("/services/{name}/{}", "x".repeat(400));
+    let plain = |prefix: String| json!([{"type": "Plain", "prefix": prefix}]);
+    let specs = [
+        // Prefixes that only look like its own.
+        json!({"formats": plain(format!("/services/{name}-evil"))}),
+        json!({"formats": plain("/services".to_owned())}),
+        json!({"formats": plain("/services/other".to_owned())}),
+        json!({"formats": plain(format!("services/{name}"))}),
+        json!({"formats": plain(format!("/x/services/{name}"))}),
+        json!({"formats": plain(format!("/services/{name}/../other"))}),
+        json!({"formats": plain(format!("/services/{name}/./x"))}),
+        json!({"formats": plain(format!("/services//{name}"))}),
+        json!({"formats": plain(format!("//services/{name}"))}),
+        json!({"formats": plain(format!("/services/{name}\u{2044}x"))}),
+        json!({"formats": plain(format!("/services/{name}/\u{202e}x"))}),
+        json!({"formats": plain(format!("/services/{name}/\u{ff0e}\u{ff0e}/x"))}),
+        json!({"formats": plain(format!("/services/{name}/%2e%2e/x"))}),
+        json!({"formats": plain("/services/{{namespace}}".to_owned())}),
+        json!({"formats": plain("/leasehold/x".to_owned())}),
+        json!({"formats": plain("/".to_owned())}),
+        json!({"formats": plain(long)}),
+        // Formats whose keys lie elsewhere.
+        json!({"formats": [{"type": "EtcdGrpc"}, {"type": "Plain"}]}),
+        json!({"formats": [{"type": "GoZero", "key": format!("services/{name}")}]}),
+        json!({"formats": [{"type": "Kratos"}]}),
+        json!({"formats": [{"type": "Kratos", "root": "/services"}]}),
+        json!({"formats": [{"type": "GoMicro"}]}),
+        json!({"formats": [{"type": "Kitex", "root": "/services"}], "serviceName": name}),
+        json!({"formats": [{"type": "Hertz"}]}),
+        json!({"formats": [{"type": "GoFrame", "root": "/services", "deployment": "other"}]}),
+        json!({"formats": [{"type": "CoreDns", "root": "services", "domain": "x.other"}]}),
+        json!({"formats": [{"type": "Traefik", "root": "services"}]}),
+        // Names that become segments.
+        json!({"serviceName": "../other"}),
+        json!({"serviceName": "x/../../other"}),
+        json!({"serviceName": ".."}),
+        json!({"ports": [{"name": "../x", "port": "grpc"}, {"name": "b", "port": 1}]}),
+        json!({"ports": [{"name": "a/b", "port": "grpc"}]}),
+        json!({"metadata": {"static": {"prefix": "/services/other"}, "fromLabels": ["leasehold.dev/prefix"]}}),
+        json!({"version": {"fromLabel": "leasehold.dev/prefix"}}),
+        json!({"suspend": true, "formats": plain("/services/other".to_owned())}),
+    ];
+    let mut taken = Vec::new();
+    for (i, spec) in specs.iter().enumerate() {
+        let mut object = ruled.registration(&format!("hostile-{i}"), spec);
+        object["spec"]["selector"] = selector.clone();
+        if tenant.apply(object).await.is_ok() {
+            taken.push((format!("hostile-{i}"), spec));
+        }
+    }
+    assert!(
+        taken.len() > 15,
+        "admission leaves too little to the operator: {}",
+        taken.len()
+    );
+    // A namespace that no rule is for, and one whose name begins like the tenant's.
+    let stranger = ruled.namespace("p10-stranger", json!({})).await?;
+    stranger.create_pod(&pod("a", "orders")).await?;
+    stranger.apply(ruled.registration("orders", &json!({}))).await?;
+    let words = ["no rule of the Registry's spec.access is for the namespace"];
+    wait_denied(stranger.objects(), "orders", &words).await;
+
+    let mut denied = 0;
+    for (name, spec) in &taken {
+        let judged = |object: &Value| {
+            let accepted = condition(object, "Accepted");
+            accepted.1 == "AccessDenied" || accepted.0 == "False" || condition(object, "Synced").1 != "Writing"
+        };
+        let object = (API, "ServiceRegistration", name.as_str());
+        let object = tenant.objects().wait(
+            object,
+            |object| !condition(object, "Accepted").0.is_empty() && judged(object),
+            SOON,
+        );
+        let object = object.await?;
+        if condition(&object, "Accepted").1 == "AccessDenied" {
+            let told = message(&object, "Accepted");
+            assert!(
+                told.contains("the rule tenants") || told.contains("may be taken for another one"),
+                "{spec}: {told}"
+            );
+            denied += 1;
+        }
+    }
+    assert!(denied > 10, "{denied} of {} were denied", taken.len());
+    // It is still let do what it may.
+    tenant.create_pod(&pod("b", "orders")).await?;
+    tenant.apply(ruled.registration("orders", &json!({}))).await?;
+    wait_keys(&ruled.etcd, &format!("{own}orders/"), &["b"]).await;
+    ruled.assert_within(&[own]).await?;
+    ruled.end().await
+}
+
+#[tokio::test]
+async fn p10_labels_that_change_take_keys_away_and_give_them_at_once() -> Result<()> {
+    let ruled = Ruled::new(
+        "p10-labels",
+        &json!([
+            rule("a-side", &json!({"side": "a"}), &["/a/{{namespace}}"]),
+            rule("b-side", &json!({"side": "b"}), &["/b/{{namespace}}"]),
+        ]),
+    )
+    .await?;
+    let tenant = ruled.namespace("p10-labels", json!({"side": "a"})).await?;
+    let at = |side: &str| format!("/{side}/{}/", tenant.name());
+    let formats = json!([{"type": "Plain", "prefix": format!("{}orders", at("a"))}, {"type": "Plain", "prefix": format!("{}orders", at("b"))}]);
+    tenant.create_pod(&pod("p", "orders")).await?;
+    tenant
+        .apply(ruled.registration("orders", &json!({"formats": formats})))
+        .await?;
+    let only = async |side: Option<&str>| {
+        for other in ["a", "b"] {
+            let expected: &[&str] = if side == Some(other) { &["orders/p"] } else { &[] };
+            wait_keys(&ruled.etcd, &at(other), expected).await;
+        }
+    };
+    only(Some("a")).await;
+    let words = ["the rule a-side", &format!("/a/{}", tenant.name())];
+    wait_denied(tenant.objects(), "orders", &words).await;
+    for side in ["b", "a", "b"] {
+        ruled.label(&tenant, json!({"side": side})).await?;
+        only(Some(side)).await;
+    }
+    // Races: labels, specs and pods change at the same time.
+    for round in 0..10 {
+        let side = if round % 2 == 0 { "a" } else { "b" };
+        let weight = ruled.registration("orders", &json!({"formats": formats, "weight": round + 1}));
+        let (labelled, applied, ready) = tokio::join!(
+            ruled.label(&tenant, json!({"side": side})),
+            tenant.apply(weight),
+            tenant.set_ready("p", round % 3 != 0)
+        );
+        labelled?;
+        applied?;
+        ready?;
+    }
+    tenant.set_ready("p", true).await?;
+    only(Some("b")).await;
+    ruled.label(&tenant, json!({})).await?;
+    only(None).await;
+    wait_denied(tenant.objects(), "orders", &["label the namespace"]).await;
+    ruled.label(&tenant, json!({"side": "a"})).await?;
+    only(Some("a")).await;
+    ruled.assert_within(&[at("a"), at("b")]).await?;
+    ruled.end().await
+}
+
+#[tokio::test]
+async fn p10_rules_that_change_pass_the_guard_and_what_is_suspended() -> Result<()> {
+    let all = json!({"name": "all", "namespaces": {}});
+    let ruled = Ruled::new("p10-rules", &json!([all])).await?;
+    let tenant = ruled.namespace("p10-rules", json!({})).await?;
+    let prefix = format!("/services/{}/", tenant.name());
+    for service in ["orders", "frozen"] {
+        for i in 0..6 {
+            tenant.create_pod(&pod(&format!("{service}-{i}"), service)).await?;
+        }
+        tenant.apply(ruled.registration(service, &json!({}))).await?;
+        wait_in_sync(tenant.objects(), service, 6).await;
+    }
+    tenant
+        .apply(ruled.registration("frozen", &json!({"suspend": true})))
+        .await?;
+    wait_condition(tenant.objects(), "frozen", "Synced", "False", "Suspended").await;
+    // Twelve keys of twelve, of a Registry whose guard holds back a loss of ten.
+    ruled.rule(&json!([rule("others", &json!({}), &["/others"])])).await?;
+    wait_keys(&ruled.etcd, &prefix, &[]).await;
+    for service in ["orders", "frozen"] {
+        wait_denied(tenant.objects(), service, &["the rule others", "write below /others"]).await;
+    }
+    ruled.rule(&json!([all])).await?;
+    let names: Vec<String> = (0..6).map(|i| format!("orders-{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    wait_keys(&ruled.etcd, &format!("{prefix}orders/"), &names).await;
+    wait_condition(tenant.objects(), "orders", "Accepted", "True", "Accepted").await;
+    // Formats and times to live.
+    let formats = json!([{"name": "zero", "namespaces": {}, "formats": ["GoZero"]}]);
+    ruled.rule(&formats).await?;
+    wait_keys(&ruled.etcd, &prefix, &[]).await;
+    wait_denied(
+        tenant.objects(),
+        "orders",
+        &["the rule zero", "the format Plain: write GoZero"],
+    )
+    .await;
+    let ttl = json!([{"name": "short", "namespaces": {}, "ttlSeconds": {"max": 20}}]);
+    ruled.rule(&ttl).await?;
+    let words = ["the rule short", "a TTL of 30 s: set spec.ttlSeconds to 5 to 20"];
+    wait_denied(tenant.objects(), "orders", &words).await;
+    tenant
+        .apply(ruled.registration("orders", &json!({"ttlSeconds": 20})))
+        .await?;
+    wait_keys(&ruled.etcd, &format!("{prefix}orders/"), &names).await;
+    ruled.assert_within(&[prefix]).await?;
+    ruled.end().await
+}
+
+#[tokio::test]
+async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Result<()> {
+    let at_most = |keys: u32| json!([{"name": "few", "namespaces": {}, "keysPerNamespace": keys}]);
+    let ruled = Ruled::new("p10-quota", &at_most(3)).await?;
+    let tenant = ruled.namespace("p10-quota", json!({})).await?;
+    let prefix = format!("/services/{}/", tenant.name());
+    for (service, wait) in [("zebra", "2/2"), ("apple", "1/2")] {
+        for i in 0..2 {
+            tenant.create_pod(&pod(&format!("{service}-{i}"), service)).await?;
+        }
+        tenant.apply(ruled.registration(service, &json!({}))).await?;
+        let reason = if service == "zebra" { "InSync" } else { "QuotaExceeded" };
+        wait_told(tenant.objects(), service, reason, wait).await;
+        // Ages are told in seconds.
+        let object = tenant
+            .objects()
+            .get(API, "ServiceRegistration", service)
+            .await?
+            .expect("it is there");
+        let created = object["metadata"]["creationTimestamp"]
+            .as_str()
+            .expect("a time")
+            .to_owned();
+        until("the next second", SOON, || async {
+            let now = jiff::Timestamp::now().to_string();
+            (now[..19] > created[..19]).then_some(()).ok_or(now)
+        })
+        .await?;
+    }
+    let apple = tenant
+        .objects()
+        .get(API, "ServiceRegistration", "apple")
+        .await?
+        .expect("it is there");
+    let told = message(&apple, "Synced");
+    assert!(told.contains("the rule few") && told.contains("3 keys"), "{told}");
+    let history = History::watch(&ruled.etcd, &prefix, 0).await?;
+    // Another pod of the older registration waits, and so does one whose name comes first.
+    tenant.create_pod(&pod("a-zebra", "zebra")).await?;
+    wait_told(tenant.objects(), "zebra", "QuotaExceeded", "2/3").await;
+    history.assert_silent().await;
+    ruled.rule(&at_most(2)).await?;
+    wait_keys(&ruled.etcd, &prefix, &["zebra/zebra-0", "zebra/zebra-1"]).await;
+    ruled.rule(&at_most(4)).await?;
+    wait_keys(
+        &ruled.etcd,
+        &format!("{prefix}zebra/"),
+        &["a-zebra", "zebra-0", "zebra-1"],
+    )
+    .await;
+    wait_told(tenant.objects(), "apple", "QuotaExceeded", "1/2").await;
+    ruled.end().await
+}
+
+/// How long it takes, after the apiserver has taken it, until a pod's readiness or its loss is seen in etcd.
+async fn latencies(ruled: &Ruled, tenant: &Namespace, tries: usize) -> Result<Vec<Duration>> {
+    let prefix = format!("/services/{}/", tenant.name());
+    let history = History::watch(&ruled.etcd, &prefix, 0).await?;
+    let mut latencies = Vec::with_capacity(tries);
+    for i in 0..tries {
+        tenant.set_ready("p", i % 2 == 1).await?;
+        let taken = Instant::now();
+        history
+            .wait_for(|events| events.len() > i, Duration::from_mins(1))
+            .await?;
+        latencies.push(history.arrivals()[i].0.saturating_duration_since(taken));
+    }
+    latencies.sort();
+    Ok(latencies)
+}
+
+#[tokio::test]
+async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
+    const TRIES: usize = 30;
+    // So slow that what is measured is who waits for whom, and not how busy this machine is.
+    let slow = json!({"keysPerSecond": 200});
+    let all = json!([{"name": "all", "namespaces": {}}]);
+    let ruled = Ruled::limited("p10-flood", &all, "Off", slow).await?;
+    let tenant = ruled.namespace("p10-quiet", json!({})).await?;
+    let flood = ruled.namespace("p10-flood", json!({})).await?;
+    tenant.create_pod(&pod("p", "orders")).await?;
+    tenant.apply(ruled.registration("orders", &json!({}))).await?;
+    wait_in_sync(tenant.objects(), "orders", 1).await;
+    latencies(&ruled, &tenant, 4).await?;
+    let alone = latencies(&ruled, &tenant, TRIES).await?;
+
+    // A thousand registrations of pods that come and go.
+    for pod_name in ["f0", "f1"] {
+        flood.create_pod(&pod(pod_name, "flood")).await?;
+    }
+    let flooding = History::watch(&ruled.etcd, &format!("/services/{}/", flood.name()), 0).await?;
+    let apply = async |i: usize| {
+        let spec = json!({"selector": {"matchLabels": {"app": "flood"}}});
+        flood.apply(ruled.registration(&format!("f{i}"), &spec)).await
+    };
+    for first in (0..1000).step_by(20) {
+        futures::future::try_join_all((first..first + 20).map(apply)).await?;
+    }
+    // Each pod comes or goes before what the one before has brought about is done: there are always hundreds of keys
+    // to write, and seconds to wait for whoever would have to wait for them all.
+    let storm = async {
+        for round in 0.. {
+            let seen = flooding.events().len();
+            let ready = flood.set_ready(&format!("f{}", round % 2), round / 2 % 2 == 1).await;
+            ready.expect("the apiserver takes it");
+            let most = |events: &[Event]| events.len() >= seen + 600;
+            flooding
+                .wait_for(most, Duration::from_mins(2))
+                .await
+                .expect("it goes on");
+        }
+    };
+    let measured = async {
+        let begun = flooding.events().len() + 100;
+        flooding
+            .wait_for(|events| events.len() >= begun, Duration::from_mins(2))
+            .await?;
+        let before = flooding.events().len();
+        let flooded = latencies(&ruled, &tenant, TRIES).await?;
+        Ok::<_, testbed::Error>((flooded, flooding.events().len() - before))
+    };
+    let (flooded, written) = tokio::select! {
+        measured = measured => measured?,
+        () = storm => unreachable!("it never ends"),
+    };
+    let (p99, median) = (
+        |all: &[Duration]| all[TRIES * 99 / 100],
+        |all: &[Duration]| all[TRIES / 2],
+    );
+    let ratio = p99(&flooded).as_secs_f64() / p99(&alone).as_secs_f64().max(0.001);
+    println!(
+        "p99 alone {:?}, under the flood {:?}: {ratio:.2} times as long; median {:?} and {:?}; {written} keys of the flood",
+        p99(&alone),
+        p99(&flooded),
+        median(&alone),
+        median(&flooded),
+    );
+    assert!(written >= 100, "that was no flood: {written} keys");
+    // A floor for the noise of a busy machine; in one queue for all, the median would be some seconds.
+    let bound = |alone: Duration, floor: u64| (alone * 2).max(Duration::from_millis(floor));
+    let (p99_bound, median_bound) = (bound(p99(&alone), 2500), bound(median(&alone), 1000));
+    assert!(
+        p99(&flooded) <= p99_bound,
+        "{:?} is more than {p99_bound:?}",
+        p99(&flooded)
+    );
+    assert!(
+        median(&flooded) <= median_bound,
+        "{:?} is more than {median_bound:?}",
+        median(&flooded)
+    );
+    ruled.end().await
+}
