@@ -137,11 +137,13 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
 }
 
 impl Compiled {
-    /// What its neighbours must know of all its formats, in the order of the spec.
-    pub fn readings(&self) -> Vec<Reading> {
+    /// What its neighbours must know of all its formats, in the order of the spec; nothing of those that the Registry's
+    /// rules do not allow: nobody makes way for them.
+    pub fn readings(&self) -> Vec<Option<Reading>> {
+        let allowed = |outlet: &Outlet| !self.unsure && outlet.pass.allows_all(outlet.format.scope());
         self.all_outlets()
             .iter()
-            .map(|outlet| outlet.format.reading())
+            .map(|outlet| allowed(outlet).then(|| outlet.format.reading()))
             .collect()
     }
 

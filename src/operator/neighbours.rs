@@ -44,7 +44,8 @@ struct Street {
 struct House {
     registry: Arc<str>,
     rank: Rank,
-    readings: Vec<Reading>,
+    /// By the places of its formats; none for one that counts for nobody.
+    readings: Vec<Option<Reading>>,
 }
 
 /// A format of somebody else that this one gets in the way of, or the other way round.
@@ -66,26 +67,26 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    /// `registration`, created at `created`, is carried out in `registry` with formats of these readings. Returns the
+    /// `registration`, created at `created`, is carried out in `registry` with formats of these readings, none of those that count for nobody. Returns the
     /// others whose formats may have to stand aside now, or no longer.
     pub fn settle(
         &mut self,
         registration: &RegistrationRef,
         created: i64,
         registry: &Arc<str>,
-        readings: Vec<Reading>,
+        readings: impl IntoIterator<Item = impl Into<Option<Reading>>>,
     ) -> BTreeSet<RegistrationRef> {
         let house = House {
             registry: registry.clone(),
             rank: (created, registration.clone()),
-            readings,
+            readings: readings.into_iter().map(Into::into).collect(),
         };
         if self.houses.get(registration) == Some(&house) {
             return BTreeSet::new();
         }
         let mut concerned = self.leave(registration);
         let street = self.streets.entry(registry.clone()).or_default();
-        for reading in &house.readings {
+        for reading in house.readings.iter().flatten() {
             street.note(reading, &house.rank);
         }
         concerned.extend(self.younger(&house));
@@ -100,7 +101,7 @@ impl Neighbours {
         };
         let concerned = self.younger(&house);
         if let Some(street) = self.streets.get_mut(&house.registry) {
-            for reading in &house.readings {
+            for reading in house.readings.iter().flatten() {
                 street.strike(reading, &house.rank);
             }
             if street.written.is_empty() {
@@ -115,7 +116,8 @@ impl Neighbours {
         let Some(house) = self.houses.get(registration) else {
             return Vec::new();
         };
-        let aside = |(format, reading)| {
+        let aside = |(format, reading): (usize, &Option<Reading>)| {
+            let reading = reading.as_ref()?;
             let touching = self.touching(house, reading);
             let first = touching.first().filter(|first| first.rank < house.rank)?;
             let reason = told(format, reading, first);
@@ -126,7 +128,11 @@ impl Neighbours {
 
     /// Those who come after `house` and whose formats touch one of its.
     fn younger(&self, house: &House) -> BTreeSet<RegistrationRef> {
-        let touching = house.readings.iter().flat_map(|reading| self.touching(house, reading));
+        let touching = house
+            .readings
+            .iter()
+            .flatten()
+            .flat_map(|reading| self.touching(house, reading));
         let younger = touching.filter(|other| other.rank > house.rank);
         younger.map(|other| other.rank.1).collect()
     }

@@ -178,6 +178,7 @@ impl Intake {
     pub(super) fn admit(&mut self, reference: &RegistrationRef, mut compiled: Box<Compiled>, now: Instant) {
         let registration = &compiled.registration;
         let (registry, generation) = (registration.registry.clone(), registration.generation);
+        let created = registration.created;
         let Some(known) = self.registries.get(&registry) else {
             if !self.listed.registries {
                 // It may be in the list that is on its way: `admit_pending` comes back to this.
@@ -204,16 +205,18 @@ impl Intake {
             };
             return self.refuse(reference, generation, None, refusal);
         }
-        let concerned = self
-            .neighbours
-            .settle(reference, registration.created, &registry, compiled.readings());
-        compiled.stand_aside(&self.neighbours.aside(reference));
-        for (_, aside) in &compiled.aside {
-            tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format stands aside");
-        }
+        // Whatever stood aside is looked at like the rest.
+        compiled.stand_aside(&[]);
         let verdict = compiled.submit(known.spec(), &self.tenants);
         if let Some(denial) = &verdict.denial {
             tracing::warn!(registration = %reference, generation, %registry, denial, "not allowed to register all of this");
+        }
+        let concerned = self
+            .neighbours
+            .settle(reference, created, &registry, compiled.readings());
+        compiled.stand_aside(&self.neighbours.aside(reference));
+        for (_, aside) in &compiled.aside {
+            tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format stands aside");
         }
         let (terms, aside) = (compiled.terms(known.spec()), compiled.told_aside());
         let registration = &compiled.registration;

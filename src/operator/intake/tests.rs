@@ -321,6 +321,39 @@ async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_i
     );
 }
 
+#[tokio::test]
+async fn nobody_stands_aside_for_formats_that_the_rules_do_not_allow() {
+    let mut rig = Rig::new();
+    let tenant = |labels: Value| {
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}});
+        News::Namespace(Seen::Applied(crate::cluster::namespace(namespace).expect("decodes")))
+    };
+    rig.take(tenant(json!({"side": "b"})));
+    rig.take(News::Namespace(Seen::ListComplete));
+    let rule = |prefixes: &str, side: &str| json!({"name": side, "namespaces": {"matchLabels": {"side": side}}, "prefixes": [prefixes]});
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+        "metadata": {"name": "default", "uid": "r", "generation": 1},
+        "spec": {
+            "endpoints": ["http://127.0.0.1:1"],
+            "access": {"rules": [rule("/a", "a"), rule("/a/b", "b")]},
+        },
+    });
+    rig.take(News::Registry(Seen::Applied(Box::new(decode(object)))));
+    rig.take(plain("newer", "2026-01-02T00:00:00Z", "/a/b/c"));
+    rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
+    let aside = |rig: &Rig| {
+        let compiled = rig.intake.entries[&RegistrationRef::new("shop", "newer")].in_force();
+        compiled.expect("it is carried out").told_aside().len()
+    };
+    assert_eq!(aside(&rig), 0, "the older one may not write there");
+    rig.take(tenant(json!({"side": "a"})));
+    assert_eq!(aside(&rig), 1, "now it may");
+    rig.take(tenant(json!({"side": "b"})));
+    assert_eq!(aside(&rig), 0);
+}
+
 fn etcd_user() -> Source {
     Source {
         kind: SourceKind::Secret,
