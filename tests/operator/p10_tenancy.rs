@@ -203,7 +203,10 @@ async fn p10_whatever_a_tenant_writes_nothing_leaves_its_prefix() -> Result<()> 
         }
     }
     assert!(denied > 10, "{denied} of {} were denied", taken.len());
-    // It is still let do what it may.
+    // It is still let do what it may, once none of its own is in its way.
+    for (name, _) in &taken {
+        tenant.objects().delete(API, "ServiceRegistration", name).await?;
+    }
     tenant.create_pod(&pod("b", "orders")).await?;
     tenant.apply(ruled.registration("orders", &json!({}))).await?;
     wait_keys(&ruled.etcd, &format!("{own}orders/"), &["b"]).await;
