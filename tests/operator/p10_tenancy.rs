@@ -103,24 +103,11 @@ async fn wait_denied(objects: &Objects, name: &str, words: &[&str]) {
     found.unwrap_or_else(|error| panic!("waiting for {name} to be told {words:?}: {error}"));
 }
 
-#[tokio::test]
-async fn p10_whatever_a_tenant_writes_nothing_leaves_its_prefix() -> Result<()> {
-    let ruled = Ruled::new(
-        "p10-hostile",
-        &json!([rule("tenants", &json!({"tenant": "yes"}), &["/services/{{namespace}}"])]),
-    )
-    .await?;
-    let tenant = ruled.namespace("p10-tenant", json!({"tenant": "yes"})).await?;
-    let own = format!("/services/{}/", tenant.name());
-    let hostile = pod("a", "app")
-        .label("leasehold.dev/prefix", "other")
-        .annotation("leasehold.dev/weight", "7/../../../services/other/x");
-    tenant.create_pod(&hostile).await?;
-    let selector = json!({"matchLabels": {"app": "app"}});
-    let name = tenant.name();
+/// What a tenant of this name may try to get out of its prefix, or into others'.
+fn hostile_specs(name: &str) -> Vec<Value> {
     let long = format!("/services/{name}/{}", "x".repeat(400));
     let plain = |prefix: String| json!([{"type": "Plain", "prefix": prefix}]);
-    let specs = [
+    vec![
         // Prefixes that only look like its own.
         json!({"formats": plain(format!("/services/{name}-evil"))}),
         json!({"formats": plain("/services".to_owned())}),
@@ -159,7 +146,25 @@ async fn p10_whatever_a_tenant_writes_nothing_leaves_its_prefix() -> Result<()> 
         json!({"metadata": {"static": {"prefix": "/services/other"}, "fromLabels": ["leasehold.dev/prefix"]}}),
         json!({"version": {"fromLabel": "leasehold.dev/prefix"}}),
         json!({"suspend": true, "formats": plain("/services/other".to_owned())}),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn p10_whatever_a_tenant_writes_nothing_leaves_its_prefix() -> Result<()> {
+    let ruled = Ruled::new(
+        "p10-hostile",
+        &json!([rule("tenants", &json!({"tenant": "yes"}), &["/services/{{namespace}}"])]),
+    )
+    .await?;
+    let tenant = ruled.namespace("p10-tenant", json!({"tenant": "yes"})).await?;
+    let own = format!("/services/{}/", tenant.name());
+    let hostile = pod("a", "app")
+        .label("leasehold.dev/prefix", "other")
+        .annotation("leasehold.dev/weight", "7/../../../services/other/x");
+    tenant.create_pod(&hostile).await?;
+    let selector = json!({"matchLabels": {"app": "app"}});
+    let name = tenant.name();
+    let specs = hostile_specs(name);
     let mut taken = Vec::new();
     for (i, spec) in specs.iter().enumerate() {
         let mut object = ruled.registration(&format!("hostile-{i}"), spec);
