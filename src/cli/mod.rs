@@ -7,6 +7,7 @@ mod doctor;
 mod entry;
 mod flags;
 mod identity;
+mod once;
 mod plan;
 mod purge;
 mod run;

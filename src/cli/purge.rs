@@ -11,6 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::time::timeout;
 
 use super::entry::{Closed, access};
+use super::once;
 use crate::api::Registry;
 use crate::cluster::{self, Listing};
 use crate::operator::{Purge, PurgeError};
@@ -79,14 +80,7 @@ enum Error {
 
 /// Removes what is ours, after asking. Success when all of it is gone.
 pub fn purge(args: &PurgeArgs) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.map_err(Error::Terminal).and_then(|runtime| {
-        let done = runtime.block_on(Box::pin(all(args)));
-        // A look-up of a name may hang for long after nobody waits for it any more.
-        runtime.shutdown_background();
-        done
-    });
-    match done {
+    match once::wait_for(Box::pin(all(args))).map_err(Error::Terminal).flatten() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

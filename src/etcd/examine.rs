@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnResponse};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 
 use super::connection::{Call, Connection};
 use super::endpoint::Endpoint;
@@ -37,19 +37,7 @@ impl Connection {
             .when([never])
             .and_then([TxnOp::put(key, "", None)])
             .or_else([TxnOp::get(key, None)]);
-        let kind = Call {
-            name: "txn",
-            patience: self.timeouts().request,
-            refused: |_: &TxnResponse| false,
-            hedged: true,
-        };
-        let answer = self
-            .call(kind, |endpoint| {
-                let mut kv = endpoint.kv.clone();
-                let request = request.clone();
-                async move { kv.txn(request).await }
-            })
-            .await?;
+        let answer = self.txn(request, |_| false).await?;
         if answer.succeeded() {
             return Err(Error::malformed("txn", "a condition held that cannot"));
         }

@@ -23,24 +23,27 @@ impl Connection {
         debug_assert!(!transaction.ops.is_empty(), "nothing to write");
         debug_assert!(transaction.ops.len() <= Transaction::MAX_OPS, "too many ops");
         let request = encode(fence, transaction);
-        let kind = Call {
-            name: "txn",
-            patience: self.timeouts().request,
-            refused: |answer: &TxnResponse| !answer.succeeded(),
-            hedged: true,
-        };
-        let answer = self
-            .call(kind, |endpoint| {
-                let mut kv = endpoint.kv.clone();
-                let request = request.clone();
-                async move { kv.txn(request).await }
-            })
-            .await;
-        match answer {
+        match self.txn(request, |answer| !answer.succeeded()).await {
             Ok(answer) => interpret(answer, fence, transaction.ops.len()),
             Err(error) if error.is_lease_not_found() => Ok(Verdict::LeaseGone),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sends `request`, to another member too where the first takes long; `refused` tells which answers count as a no.
+    pub(super) async fn txn(&self, request: Txn, refused: fn(&TxnResponse) -> bool) -> Result<TxnResponse> {
+        let kind = Call {
+            name: "txn",
+            patience: self.timeouts().request,
+            refused,
+            hedged: true,
+        };
+        self.call(kind, |endpoint| {
+            let mut kv = endpoint.kv.clone();
+            let request = request.clone();
+            async move { kv.txn(request).await }
+        })
+        .await
     }
 }
 

@@ -1,6 +1,8 @@
 //! The Helm chart, by a real helm on a real control plane: what it renders is taken, what is wrong is refused, and the
 //! operator does all that it does with the rights that the chart gives it and no others.
 
+#[path = "../support/named.rs"]
+mod named;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -3,6 +3,8 @@
 //!
 //! One control plane, one test at a time, and an etcd of its own for each.
 
+#[path = "../support/named.rs"]
+mod named;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/turn.rs"]

@@ -6,13 +6,14 @@ mod kubernetes;
 mod registry;
 mod releases;
 
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use self::finding::{Chapter, Grade};
+use super::once;
 use super::plan::Output;
 use crate::cluster::{self, ClientError, Listing, ListingError};
 
@@ -102,25 +103,17 @@ fn failed(error: &Error) -> ExitCode {
 }
 
 fn find(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
-    wait_for(examine(args))?
+    once::wait_for(examine(args)).map_err(Error::Runtime)?
 }
 
 /// Prints the least role for one Registry.
 fn role(args: &DoctorArgs) -> Result<(), Error> {
-    let role = wait_for(async {
+    let role = once::wait_for(async {
         let client = cluster::connect(args.kubeconfig.as_deref()).await?;
         registry::role(&Listing::new(client), args.registry.as_deref().unwrap_or_default()).await
-    })??;
+    });
+    let role = role.map_err(Error::Runtime)??;
     write(&format!("{role}\n"))
-}
-
-fn wait_for<T>(work: impl Future<Output = T>) -> Result<T, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(Error::Runtime)?;
-    let done = runtime.block_on(work);
-    // A look-up of a name may hang for long after nobody waits for it any more.
-    runtime.shutdown_background();
-    Ok(done)
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
@@ -149,12 +142,7 @@ fn print(chapters: &[Chapter], output: Output) -> Result<(), Error> {
 }
 
 fn write(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads has seen enough, as in `leasehold doctor | head`; the exit code still tells.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(Error::Output),
-    }
+    once::write(text, &mut io::stdout().lock()).map_err(Error::Output)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod manifests;
 mod offline;
 mod told;
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 
 use self::error::Error;
 use self::manifests::Manifests;
+use super::once;
 use crate::operator::Outcome;
 
 /// There are changes, as with diff tools.
@@ -99,17 +100,13 @@ fn find(args: &PlanArgs) -> Result<Plan, Error> {
     if let Some(pods) = &args.pods {
         return offline::find(manifests, pods, args.namespace.as_deref());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(Error::Runtime)?;
-    let found = runtime.block_on(live::find(
+    let found = live::find(
         manifests,
         args.kubeconfig.as_deref(),
         args.namespace.as_deref(),
         &args.operator_namespace,
-    ));
-    // A look-up of a name may hang for long after nobody waits for it any more.
-    runtime.shutdown_background();
-    found
+    );
+    once::wait_for(found).map_err(Error::Runtime)?
 }
 
 fn print(plan: &Plan, output: Output, out: &mut impl Write) -> Result<(), Error> {
@@ -117,11 +114,7 @@ fn print(plan: &Plan, output: Output, out: &mut impl Write) -> Result<(), Error>
         Output::Text => told::text(plan),
         Output::Json => told::json(plan),
     };
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads has seen enough, as in `leasehold plan | head`; the exit code still tells.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(Error::Output),
-    }
+    once::write(&text, out).map_err(Error::Output)
 }
 
 #[cfg(test)]
