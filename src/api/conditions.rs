@@ -120,6 +120,8 @@ pub enum Reason {
 
     /// Held=False.
     NothingHeld,
+    /// Held=Unknown: whoever leads has not looked yet. What a predecessor said of it is left as it is.
+    Undecided,
     /// Held=True: more keys than the guard's limit allows would have gone within its window.
     LossAboveLimit,
 
@@ -207,6 +209,7 @@ impl Reason {
             Self::HeldByRegistration => "HeldByRegistration",
             Self::FormatsClash => "FormatsClash",
             Self::NothingHeld => "NothingHeld",
+            Self::Undecided => "Undecided",
             Self::LossAboveLimit => "LossAboveLimit",
             Self::Watching => "Watching",
             Self::KubernetesSilent => "KubernetesSilent",

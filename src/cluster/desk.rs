@@ -26,7 +26,7 @@ use crate::api::{
     RecordFormat, RecordFormatStatus, Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus,
 };
 use crate::index::RegistrationRef;
-use crate::plan::{FairQueue, keep_times, same_status};
+use crate::plan::{FairQueue, keep_times, keep_undecided, same_status};
 use crate::telemetry::{Calls, Outcome, Peer};
 
 /// How many statuses are written at a time.
@@ -324,6 +324,7 @@ impl<K: Reported> Desk<K> {
         }
         let (mut status, insistence) = entry.wanted.clone()?;
         if let Some(seen) = &mut entry.seen {
+            keep_undecided(K::conditions(&mut status), K::conditions(seen));
             let settled = insistence == Insistence::IfBlank || K::same(&status, seen);
             if settled {
                 entry.wanted.take_if(|_| insistence != Insistence::Always);

@@ -154,6 +154,11 @@ impl Ledger {
         news
     }
 
+    /// Whether it has been decided what becomes of all that was in doubt so far.
+    pub fn has_judged(&self) -> bool {
+        !self.guard.is_starting()
+    }
+
     /// What the hold's record in etcd is to become, if anything else than it is.
     pub(super) fn hold_op(&self) -> Option<Op> {
         let (key, recorded) = (self.meta.hold(), self.guard.recorded());

@@ -49,7 +49,7 @@ pub use meta::MetaKeys;
 pub use planner::Step;
 pub use policy::{Charter, Denial, Pass, Policy, Quota, Rule};
 pub use report::{Conflict, Holder, Registered, Report};
-pub use status::{Footing, Subject, keep_times, refused_status, same_status, status_of};
+pub use status::{Footing, Holding, Subject, keep_times, keep_undecided, refused_status, same_status, status_of};
 pub use tenancy::{Lodging, Outlet, Presence, Problem, Tenancy};
 pub use transaction::{
     Expect, Fence, Held, Key, LeaseId, Note, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,

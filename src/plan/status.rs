@@ -1,5 +1,7 @@
 //! From what is in etcd to what the registration's author reads: status, conditions, reasons.
 
+use std::sync::Arc;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::report::{Conflict, Holder, Registered, Report};
@@ -23,10 +25,36 @@ pub struct Subject<'a> {
     pub registry: &'a str,
     /// How many pods the selector matches, ready or not.
     pub selected: usize,
-    /// What is said of the removals that are held back in the Registry, if any are.
-    pub hold: Option<&'a str>,
+    /// What is known of removals that are held back in the Registry.
+    pub holding: &'a Holding,
     /// Why formats of it are not written: another registration's are in the way.
     pub aside: &'a [String],
+}
+
+/// What is known of the removals that are held back in a Registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// Nothing yet: this replica has not looked, and a predecessor may have held some back.
+    Undecided,
+    /// None are.
+    Nothing,
+    /// Some are; this is what is said of them.
+    Some(Arc<str>),
+}
+
+impl Holding {
+    /// The condition that tells it.
+    pub fn told(&self) -> (ConditionStatus, Reason, &str) {
+        match self {
+            Self::Undecided => (
+                ConditionStatus::Unknown,
+                Reason::Undecided,
+                "It is not known yet whether removals are held back.",
+            ),
+            Self::Nothing => (ConditionStatus::False, Reason::NothingHeld, "No removal is held back."),
+            Self::Some(notice) => (ConditionStatus::True, Reason::LossAboveLimit, notice),
+        }
+    }
 }
 
 /// How the operator stands with the registry, as far as a registration is concerned.
@@ -62,8 +90,8 @@ pub fn status_of(
     conditions.set(ConditionType::Ready, ready.into(), reason, &message);
     let (conflict, reason, message) = conflict(&report.conflicts, subject.aside);
     conditions.set(ConditionType::Conflict, conflict.into(), reason, &message);
-    let (held, reason, message) = held(report.held, subject.hold);
-    conditions.set(ConditionType::Held, held.into(), reason, &message);
+    let (held, reason, message) = held(report.held, subject.holding);
+    conditions.set(ConditionType::Held, held, reason, &message);
     ServiceRegistrationStatus {
         observed_generation: Some(subject.generation),
         service: Some(subject.service.to_owned()),
@@ -93,6 +121,17 @@ pub fn refused_status(reason: Reason, message: &str, subject: Subject<'_>, now: 
         service: Some(subject.service.to_owned()),
         conditions: conditions.list,
         ..ServiceRegistrationStatus::default()
+    }
+}
+
+/// Leaves conditions in `status` that nothing is known about yet as they were before.
+pub fn keep_undecided(status: &mut [Condition], before: &[Condition]) {
+    for condition in status {
+        if condition.reason == Reason::Undecided.as_str()
+            && let Some(old) = before.iter().find(|old| old.type_ == condition.type_)
+        {
+            condition.clone_from(old);
+        }
     }
 }
 
@@ -254,14 +293,19 @@ fn ready(report: &Report<'_>, selected: usize) -> (bool, Reason, String) {
     }
 }
 
-fn held(keys: usize, hold: Option<&str>) -> (bool, Reason, String) {
-    match hold {
-        Some(hold) if keys > 0 => {
-            let message = format!("{keys} keys are kept in etcd though their pods do not seem to be ready: {hold}");
-            (true, Reason::LossAboveLimit, message)
+fn held(keys: usize, holding: &Holding) -> (ConditionStatus, Reason, String) {
+    let (held, reason, message) = match holding {
+        // Somebody else's.
+        Holding::Some(_) if keys == 0 => Holding::Nothing.told(),
+        known => known.told(),
+    };
+    let message = match held {
+        ConditionStatus::True => {
+            format!("{keys} keys are kept in etcd though their pods do not seem to be ready: {message}")
         }
-        _ => (false, Reason::NothingHeld, "No removal is held back.".to_owned()),
-    }
+        _ => message.to_owned(),
+    };
+    (held, reason, message)
 }
 
 fn conflict(conflicts: &[Conflict], aside: &[String]) -> (bool, Reason, String) {

@@ -49,16 +49,18 @@ async fn who_takes_over_and_has_heard_less_than_its_predecessor_undoes_nothing()
     link.heal().await?;
     wait_in_sync(turn.namespace.objects(), "orders", 2).await;
 
-    let events: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
+    let events = history.settled().await?;
+    let told: Vec<String> = events.iter().map(ToString::to_string).collect();
     assert_eq!(
-        events,
+        told,
         [
             format!("put {plain}b 10.9.1.2:8080"),
             format!("delete {plain}a"),
-            format!("delete {plain}b"),
             format!("put {moved}b 10.9.1.2:8080"),
+            format!("delete {plain}b"),
             format!("put {moved}a 10.9.1.1:8080"),
         ]
     );
+    assert_eq!(events[2].revision, events[3].revision, "a pod moves at once");
     second.process().alive()
 }

@@ -94,18 +94,19 @@ async fn wait_metric(operator: &Operator, name: &str, wanted: usize) -> Result<(
     .await
 }
 
-/// What the registration and the Registry say of the hold.
-async fn wait_told_held(turn: &Turn) -> [String; 2] {
-    let objects = turn.namespace.objects();
-    let orders = wait_condition(objects, "orders", "Held", "True", "LossAboveLimit").await;
-    let registry = objects
-        .get(API, "Registry", "default")
-        .await
-        .expect("the apiserver answers");
-    [
-        message(&orders, "Held"),
-        message(&registry.expect("it is there"), "Held"),
-    ]
+/// What the registration and the Registry say of the hold there is, and since when.
+async fn told_held(turn: &Turn) -> Result<[Value; 2]> {
+    let held_by = async |kind, name| {
+        let is_held = |object: &Value| condition(object, "Held").1 == "LossAboveLimit";
+        let object = turn.namespace.objects().wait((API, kind, name), is_held, SOON).await?;
+        let conditions = object["status"]["conditions"].as_array().expect("conditions");
+        let held = conditions.iter().find(|condition| condition["type"] == "Held");
+        Ok(held.expect("it was just there").clone())
+    };
+    Ok([
+        held_by("ServiceRegistration", "orders").await?,
+        held_by("Registry", "default").await?,
+    ])
 }
 
 /// Waits until nothing is recorded of a hold.
@@ -196,14 +197,18 @@ async fn p9_a_start_that_finds_all_keys_without_a_ready_pod_holds_them_and_a_res
     second.wait_ready(SOON).await?;
     let id = hold_id(&turn).await?;
     wait_goes_on(&turn, &second, &id, 20).await?;
-    let before = wait_told_held(&turn).await;
+    let before = told_held(&turn).await?;
 
     second.kill().await?;
     let third = operator(turn.bed, "operator-1");
     third.wait_ready(SOON).await?;
     wait_goes_on(&turn, &third, &id, 20).await?;
     history.assert_silent().await;
-    assert_eq!(wait_told_held(&turn).await, before, "its end included");
+    assert_eq!(
+        told_held(&turn).await?,
+        before,
+        "its end included, and nobody said otherwise between"
+    );
     assert_eq!(
         third.metric("leasehold_guard_trips_total").await?,
         Some(0.0),

@@ -17,7 +17,7 @@ use crate::format::FormatError;
 use crate::index::RegistrationRef;
 use crate::operator::compile::{Compiled, Invalid, compile, reference};
 use crate::operator::registrar::Version;
-use crate::plan::{Subject, refused_status};
+use crate::plan::{Holding, Subject, refused_status};
 
 /// One registration.
 #[derive(Debug)]
@@ -334,7 +334,7 @@ impl Intake {
             service: service.as_deref().unwrap_or(&reference.name),
             registry: "",
             selected: 0,
-            hold: None,
+            holding: &Holding::Undecided,
             aside: &[],
         };
         // There is no registrar and thus no leader for it: every replica says the same, which is one Event.

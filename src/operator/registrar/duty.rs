@@ -59,7 +59,7 @@ impl Registrar {
                 self.led = true;
                 // Under the same proof nobody else can have led meanwhile: our view is still the newest.
                 if self.last_fence.replace(fence.clone()).as_ref() != Some(&fence) {
-                    self.ledger.leads_anew();
+                    self.take_guard();
                     self.catch_up(fence);
                 }
                 self.writing.forget_heard();

@@ -13,7 +13,7 @@ use super::standing::Link;
 use crate::api::{ConditionType, Reason};
 use crate::cluster::{About, Events, Notice};
 use crate::index::RegistrationRef;
-use crate::plan::{Conflict, GuardNews, Holder, LeaseId, Release, Report};
+use crate::plan::{Conflict, GuardNews, Holder, Holding, LeaseId, Release, Report};
 
 /// A hold is over.
 const RELEASED: &str = "RemovalsReleased";
@@ -142,9 +142,9 @@ impl Registrar {
         match news {
             // Told again by whoever goes on with it, that is the same Event.
             GuardNews::Held | GuardNews::Resumed => {
-                if let (Some(hold), Some(notice)) = (self.ledger.hold(), self.guarding.notice()) {
+                if let (Some(hold), Holding::Some(notice)) = (self.ledger.hold(), self.guarding.holding()) {
                     let reason = Reason::RemovalsHeld.as_str();
-                    self.publish(true, reason, notice.to_owned(), &hold.id);
+                    self.publish(true, reason, notice.to_string(), &hold.id);
                 }
             }
             GuardNews::Warned { lost, of } => {

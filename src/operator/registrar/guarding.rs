@@ -7,21 +7,30 @@ use jiff::Timestamp;
 use super::{Registrar, size};
 use crate::api::{APPROVE_REMOVALS, Guard, GuardMode};
 use crate::etcd::lease_id;
-use crate::plan::{self, GuardNews, GuardTerms, Moment};
+use crate::plan::{self, GuardNews, GuardTerms, Holding, Moment};
 
 /// What the guard needs from outside, and what is said of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Guarding {
     /// The id of the hold that an admin approved of.
     pub approved: Option<String>,
-    /// What is said of the hold there is.
-    notice: Option<String>,
+    /// What is known of removals that are held back, and told.
+    holding: Holding,
+}
+
+impl Default for Guarding {
+    fn default() -> Self {
+        Self {
+            approved: None,
+            holding: Holding::Undecided,
+        }
+    }
 }
 
 impl Guarding {
-    /// What is said of the hold there is.
-    pub fn notice(&self) -> Option<&str> {
-        self.notice.as_deref()
+    /// What is known of removals that are held back, and told.
+    pub fn holding(&self) -> &Holding {
+        &self.holding
     }
 }
 
@@ -55,9 +64,19 @@ impl Registrar {
         };
         let approved = self.guarding.approved.as_deref();
         let news = self.ledger.judge(moment, approved, || lease_id().to_string());
+        let is_new = news.is_some() || self.guarding.holding == Holding::Undecided;
+        if is_new && self.ledger.has_judged() {
+            self.guarding.holding = match self.ledger.hold() {
+                Some(hold) => Holding::Some(notice(&self.name, hold).into()),
+                None => Holding::Nothing,
+            };
+            for registration in self.subjects.keys() {
+                self.pacer.changed(registration.clone(), now);
+            }
+        }
         self.metrics.set_held(self.ledger.hold().map_or(0, plan::Hold::len));
         if let Some(news) = news {
-            self.tell_guard(&news, now);
+            self.tell_guard(&news);
         }
     }
 
@@ -67,10 +86,16 @@ impl Registrar {
         hold.map(plan::Hold::wake_at)
     }
 
+    /// This replica leads by a new proof: another one may have led meanwhile and decided otherwise.
+    pub(super) fn take_guard(&mut self) {
+        self.ledger.leads_anew();
+        self.guarding.holding = Holding::Undecided;
+    }
+
     /// Another replica leads: what is held is for that one to tell.
     pub(super) fn leave_guard(&mut self) {
         self.ledger.stands_by();
-        self.guarding.notice = None;
+        self.guarding.holding = Holding::Undecided;
         self.metrics.set_held(0);
     }
 
@@ -78,7 +103,7 @@ impl Registrar {
         self.leads() && self.standing.is_live() && self.catching_up.is_none()
     }
 
-    fn tell_guard(&mut self, news: &GuardNews, now: Instant) {
+    fn tell_guard(&mut self, news: &GuardNews) {
         let registry = &*self.name;
         match news {
             GuardNews::Held => {
@@ -101,11 +126,7 @@ impl Registrar {
                 tracing::warn!(registry, hold = %id, keys, ?why, "nothing is held any more: what is left goes");
             }
         }
-        self.guarding.notice = self.ledger.hold().map(|hold| notice(registry, hold));
         self.announce_guard(news);
-        for registration in self.subjects.keys() {
-            self.pacer.changed(registration.clone(), now);
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::standing::{Link, Trouble};
 use crate::api::{ConditionStatus, ConditionType, Reason, RegistryStatus, conditions};
+use crate::plan::Holding;
 
 /// The least time between two writes that tell nothing but other counters.
 const COUNTERS: Duration = Duration::from_secs(10);
@@ -28,8 +29,8 @@ pub struct Facts {
     pub leases: usize,
     /// Keys kept.
     pub keys: usize,
-    /// What is said of the removals that are held back, if any are.
-    pub hold: Option<String>,
+    /// What is known of removals that are held back.
+    pub holding: Holding,
     /// Since when what is known of Kubernetes is outdated.
     pub outdated: Option<Timestamp>,
 }
@@ -93,10 +94,7 @@ impl Facts {
             let kind = ConditionType::Credentials;
             conditions::set(&mut list, kind, status, reason, &message, generation, now);
         }
-        let (held, reason, message) = match &self.hold {
-            Some(notice) => (ConditionStatus::True, Reason::LossAboveLimit, notice.as_str()),
-            None => (ConditionStatus::False, Reason::NothingHeld, "No removal is held back."),
-        };
+        let (held, reason, message) = self.holding.told();
         conditions::set(&mut list, ConditionType::Held, held, reason, message, generation, now);
         let (informed, reason, message) = match self.outdated {
             None => (
@@ -202,7 +200,7 @@ mod tests {
             leader: Some("a".to_owned()),
             leases: 1,
             keys,
-            hold: None,
+            holding: Holding::Nothing,
             outdated: None,
         }
     }
@@ -265,7 +263,7 @@ mod tests {
     fn what_is_held_is_said_at_once_with_how_to_approve() {
         let start = Instant::now();
         let held = Facts {
-            hold: Some("20 of 20 keys".to_owned()),
+            holding: Holding::Some("20 of 20 keys".into()),
             ..facts(1, Link::Up)
         };
         let mut told = Told::default();

@@ -15,7 +15,7 @@ use crate::cluster::{DeskNote, Insistence};
 use crate::etcd::Leadership;
 use crate::index::RegistrationRef;
 use crate::operator::pacer::Pacer;
-use crate::plan::{self, Footing, status_of};
+use crate::plan::{self, Footing, Holding, status_of};
 use crate::telemetry::RegistryHealth;
 
 /// Changes that come within this time are told together.
@@ -128,7 +128,7 @@ pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, trouble
         leader: None,
         leases: 0,
         keys: 0,
-        hold: None,
+        holding: Holding::Undecided,
         outdated: None,
     };
     let note = DeskNote::Wanted(name.clone(), facts.status(&now()), Insistence::Once);
@@ -189,7 +189,7 @@ impl Registrar {
             service: &subject.service,
             registry: &self.name,
             selected: subject.selected,
-            hold: self.guarding.notice(),
+            holding: self.guarding.holding(),
             aside: &subject.aside,
         };
         let mut status = status_of(&report, footing, about, &now);
@@ -249,7 +249,7 @@ impl Registrar {
             },
             leases,
             keys,
-            hold: self.guarding.notice().map(str::to_owned),
+            holding: self.guarding.holding().clone(),
             outdated: self.kubernetes.outdated,
         }
     }

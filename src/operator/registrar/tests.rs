@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::api::{Guard, ServiceRegistrationStatus};
 use crate::cluster::{About, Insistence, Notice};
-use crate::plan::{self, Heard, MetaKeys, Observation, Presence, Terms};
+use crate::plan::{self, Heard, Holding, MetaKeys, Observation, Presence, Terms};
 
 struct Rig {
     registrar: Registrar,
@@ -401,7 +401,9 @@ async fn pods_that_one_list_does_not_name_are_held_until_somebody_approves() {
     rig.registrar.report(Instant::now() + Duration::from_secs(30));
     let hold = rig.registrar.ledger.hold().expect("a hold").clone();
     assert_eq!((hold.len(), hold.lost, hold.of), (20, 20, 20));
-    let notice = rig.registrar.guarding.notice().expect("it is told").to_owned();
+    let Holding::Some(notice) = rig.registrar.guarding.holding().clone() else {
+        panic!("it is not told");
+    };
     assert!(
         notice.contains(&format!("leasehold.dev/approve-removals={}", hold.id)),
         "{notice}"
@@ -413,7 +415,7 @@ async fn pods_that_one_list_does_not_name_are_held_until_somebody_approves() {
     rig.registrar.take(Order::Approve(Some(hold.id)));
     rig.registrar.act();
     assert_eq!(rig.registrar.ledger.hold(), None);
-    assert_eq!(rig.registrar.guarding.notice(), None);
+    assert_eq!(*rig.registrar.guarding.holding(), Holding::Nothing);
     rig.registrar.report(Instant::now() + Duration::from_mins(1));
     assert_eq!(
         rig.events(),
@@ -438,7 +440,11 @@ async fn one_that_stands_by_decides_and_tells_nothing_until_it_leads() {
     rig.registrar.act();
     assert_eq!(rig.registrar.ledger.hold().map(plan::Hold::len), Some(20));
     rig.standby();
-    assert_eq!(rig.registrar.guarding.notice(), None, "it is for another one to tell");
+    assert_eq!(
+        *rig.registrar.guarding.holding(),
+        Holding::Undecided,
+        "it is for another one to tell"
+    );
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ const SUBJECT: Subject<'_> = Subject {
     service: "orders",
     registry: "default",
     selected: 2,
-    hold: None,
+    holding: &Holding::Nothing,
 };
 
 fn at(second: i64) -> Time {
@@ -305,8 +305,9 @@ fn keys_that_are_held_are_told_with_how_to_let_them_go() {
         held: 12,
         ..report(0, &[])
     };
+    let holding = Holding::Some("20 of 20 keys would have gone.".into());
     let subject = Subject {
-        hold: Some("20 of 20 keys would have gone."),
+        holding: &holding,
         ..SUBJECT
     };
     let status = status_of(&report, &Footing::Firm, subject, &at(100));
@@ -322,12 +323,45 @@ fn keys_that_are_held_are_told_with_how_to_let_them_go() {
 
 #[test]
 fn what_is_held_for_others_is_none_of_a_registration_s_business() {
+    let holding = Holding::Some("20 of 20 keys would have gone.".into());
     let subject = Subject {
-        hold: Some("20 of 20 keys would have gone."),
+        holding: &holding,
         ..SUBJECT
     };
     let status = status_of(&report(0, &[]), &Footing::Firm, subject, &at(100));
     assert_eq!(said(&status, ConditionType::Held), ("False", "NothingHeld"));
+}
+
+#[test]
+fn what_a_predecessor_held_stays_told_until_it_has_been_looked_at() {
+    let holding = Holding::Undecided;
+    let subject = Subject {
+        holding: &holding,
+        ..SUBJECT
+    };
+    let mut status = status_of(&report(0, &[]), &Footing::Firm, subject, &at(200));
+    assert_eq!(said(&status, ConditionType::Held), ("Unknown", "Undecided"));
+    let holding = Holding::Some("20 of 20 keys would have gone.".into());
+    let subject = Subject {
+        holding: &holding,
+        ..SUBJECT
+    };
+    let report = Report {
+        held: 12,
+        ..report(0, &[])
+    };
+    let before = status_of(&report, &Footing::Firm, subject, &at(100));
+    keep_undecided(&mut status.conditions, &before.conditions);
+    let held = |status: &ServiceRegistrationStatus| {
+        let is_it = |condition: &&Condition| condition.type_ == ConditionType::Held.as_str();
+        status.conditions.iter().find(is_it).cloned()
+    };
+    assert_eq!(held(&status), held(&before), "its time included");
+    assert_eq!(
+        said(&status, ConditionType::Ready),
+        ("False", "NoReadyPods"),
+        "all else is news"
+    );
 }
 
 #[test]
