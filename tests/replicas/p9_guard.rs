@@ -198,6 +198,17 @@ async fn p9_a_start_that_finds_all_keys_without_a_ready_pod_holds_them_and_a_res
     let id = hold_id(&turn).await?;
     wait_goes_on(&turn, &second, &id, 20).await?;
     let before = told_held(&turn).await?;
+    // Times in conditions are whole seconds: in the one in which the hold began, another change of it would not show.
+    let began: jiff::Timestamp = before[1]["lastTransitionTime"]
+        .as_str()
+        .expect("a time")
+        .parse()
+        .expect("a time");
+    until("that second to be over", SOON, || async {
+        let age = jiff::Timestamp::now().duration_since(began);
+        (age.as_secs() > 1).then_some(()).ok_or(format!("{age} have passed"))
+    })
+    .await?;
 
     second.kill().await?;
     let third = operator(turn.bed, "operator-1");
