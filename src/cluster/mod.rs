@@ -7,6 +7,8 @@ mod callers;
 mod client;
 mod desk;
 mod events;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod hearing;
 mod lean;
 mod line;
