@@ -19,6 +19,8 @@ pub mod cli;
 pub mod cluster;
 pub mod etcd;
 pub mod format;
+#[cfg(test)]
+mod fuzz;
 pub mod hidden;
 pub mod index;
 pub mod operator;

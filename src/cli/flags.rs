@@ -45,6 +45,30 @@ pub struct RunArgs {
     )]
     pub http: SocketAddr,
 
+    /// Show /metrics only to those who may
+    ///
+    /// Whoever asks has to show a bearer token; the kube-apiserver says whose it is, and whether they may get the
+    /// non-resource URL /metrics. For this the operator needs to be allowed to create tokenreviews and
+    /// subjectaccessreviews. /healthz and /readyz stay open.
+    #[arg(
+        long,
+        env = "LEASEHOLD_METRICS_AUTH",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub metrics_auth: bool,
+
+    /// With --metrics-auth, the audience that tokens must have been issued for
+    ///
+    /// Without it, those for the kube-apiserver itself are taken. A token for an audience of its own is worth nothing to
+    /// whoever reads it on the way.
+    #[arg(long, env = "LEASEHOLD_METRICS_AUTH_AUDIENCE", value_name = "AUDIENCE", value_parser = identity)]
+    pub metrics_auth_audience: Option<String>,
+
     /// The shape of log lines, which go to standard error
     #[arg(long, env = "LEASEHOLD_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
     pub log_format: LogShape,
@@ -127,6 +151,13 @@ impl RunArgs {
                 request.as_secs_f64()
             ));
         }
+        if self.metrics_auth_audience.is_some() && !self.metrics_auth {
+            return refuse(
+                "--metrics-auth-audience says nothing without --metrics-auth, and everybody could read the metrics: add \
+                 --metrics-auth, or leave both out"
+                    .to_owned(),
+            );
+        }
         if request > call {
             return refuse(format!(
                 "--request-timeout {} is more than --call-timeout {}: no second member of a cluster would ever be \
@@ -203,6 +234,8 @@ mod tests {
         assert_eq!(args.namespace, None);
         assert_eq!(args.http, "0.0.0.0:8080".parse().unwrap());
         assert_eq!(LogFormat::from(args.log_format), LogFormat::Json);
+        assert!(!args.metrics_auth);
+        assert_eq!(args.metrics_auth_audience, None);
         assert_eq!(args.log, "info".parse().unwrap());
         assert_eq!(args.session_ttl, 10);
         assert_eq!(args.timeouts(), Timeouts::default());
@@ -215,6 +248,8 @@ mod tests {
             "--identity=leasehold-0",
             "--namespace=ops",
             "--http=[::1]:9090",
+            "--metrics-auth",
+            "--metrics-auth-audience=leasehold",
             "--log-format=text",
             "--log=warn,leasehold::etcd=debug",
             "--session-ttl=2",
@@ -228,6 +263,9 @@ mod tests {
         assert_eq!(args.identity.as_deref(), Some("leasehold-0"));
         assert_eq!(args.namespace.as_deref(), Some("ops"));
         assert_eq!(args.http, "[::1]:9090".parse().unwrap());
+        assert!(args.metrics_auth);
+        assert_eq!(args.metrics_auth_audience.as_deref(), Some("leasehold"));
+        assert!(!parse(&["--metrics-auth=false"]).unwrap().metrics_auth);
         assert_eq!(args.log_format, LogShape::Text);
         assert_eq!(args.session_ttl, 2);
         assert_eq!(args.state_dir, Some("/run/leasehold/state".into()));
@@ -246,6 +284,7 @@ mod tests {
             ("--http=localhost:8080", "write IP:PORT"),
             ("--session-ttl=1", "1 is not in 2..=60"),
             ("--session-ttl=ten", "invalid digit"),
+            ("--metrics-auth=yes", "possible values: true, false"),
             ("--log-format=xml", "possible values: json, text"),
             ("--log=inof", "write a level (error, warn, info"),
             ("--identity=", "write 1 to 253 characters without spaces"),
@@ -257,6 +296,7 @@ mod tests {
                 "--connect-timeout=6",
                 "raise --request-timeout or lower --connect-timeout",
             ),
+            ("--metrics-auth-audience=leasehold", "add --metrics-auth"),
             ("--call-timeout=3", "raise --call-timeout or lower --request-timeout"),
         ] {
             let error = parse(&[flag]).expect_err(flag).to_string();

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::flags::RunArgs;
-use crate::operator::{self, Options};
+use crate::operator::{self, MetricsAuth, Options};
 use crate::telemetry;
 
 /// Runs the operator until it is told to stop (success) or cannot go on (failure, told in the log).
@@ -24,6 +24,9 @@ pub fn run(args: RunArgs) -> ExitCode {
         identity,
         namespace: args.namespace,
         http: args.http,
+        metrics_auth: args.metrics_auth.then_some(MetricsAuth {
+            audience: args.metrics_auth_audience,
+        }),
         session_ttl: args.session_ttl,
         state_dir: args.state_dir,
     };

@@ -3,9 +3,12 @@
 //! Owns every call to the kube-apiserver, each with a time-out and a counted outcome. Decides nothing: what a watch
 //! brings goes to `index`, what a status says comes from `plan`.
 
+mod callers;
 mod client;
 mod desk;
 mod events;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod hearing;
 mod lean;
 mod line;
@@ -14,11 +17,12 @@ mod rights;
 mod sources;
 mod watches;
 
+pub use callers::judge;
 pub use client::{ClientError, cluster_id, connect};
 pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
 pub use hearing::Hearing;
 pub use listing::{Listing, ListingError, namespace, pod};
-pub use rights::{RIGHTS, Right, clocks_apart, may};
+pub use rights::{REVIEWS, RIGHTS, Right, clocks_apart, may};
 pub use sources::{Content, Source, SourceKind, watch_sources};
 pub use watches::{KINDS, News, Seen, watch};

@@ -104,6 +104,22 @@ pub const RIGHTS: [Right; 15] = [
     },
 ];
 
+/// What it has to be allowed beside these with `--metrics-auth`.
+pub const REVIEWS: [Right; 2] = [
+    Right::new(
+        "create",
+        "authentication.k8s.io",
+        "tokenreviews",
+        "nobody can read the metrics, for nobody knows who asks",
+    ),
+    Right::new(
+        "create",
+        "authorization.k8s.io",
+        "subjectaccessreviews",
+        "nobody can read the metrics, for nobody knows who may",
+    ),
+];
+
 impl Right {
     const fn new(verb: &'static str, group: &'static str, resource: &'static str, without: &'static str) -> Self {
         Self {

@@ -31,6 +31,8 @@ mod traefik;
 #[cfg(test)]
 mod consumers;
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod table;

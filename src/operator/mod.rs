@@ -24,4 +24,4 @@ pub use compile::Invalid;
 pub use failure::Failure;
 pub use purge::{Purge, PurgeError, Purged};
 pub use rehearsal::{Change, Outcome, Refusal, Rehearsal, meet};
-pub use run::{Options, run};
+pub use run::{MetricsAuth, Options, run};

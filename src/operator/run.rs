@@ -21,7 +21,7 @@ use super::state::{self, State, StateFolder};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{self, Desk, DeskNote, Events, Hearing, Reported};
 use crate::etcd::Timeouts;
-use crate::telemetry::{self, Health, Metrics};
+use crate::telemetry::{self, Gate, Health, Metrics};
 
 /// News on its way from the watches: they wait when there is more.
 const NEWS: usize = 1024;
@@ -41,6 +41,8 @@ pub struct Options {
     pub identity: String,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     pub http: SocketAddr,
+    /// Who may read `/metrics`; everybody if nothing is said.
+    pub metrics_auth: Option<MetricsAuth>,
     /// TTL of the session of an election, in seconds.
     pub session_ttl: u32,
     /// How long calls to etcd may take.
@@ -51,19 +53,17 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
 }
 
+/// Readers of metrics have to show a token, and Kubernetes says whether they may.
+#[derive(Clone, Debug)]
+pub struct MetricsAuth {
+    /// What tokens must have been issued for; the kube-apiserver if nothing is said.
+    pub audience: Option<String>,
+}
+
 /// Runs the operator until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let shutdown = CancellationToken::new();
-    let asked = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("asked to end");
-        asked.cancel();
-    });
+    heed_signals(&shutdown)?;
     let listener = TcpListener::bind(options.http).await.map_err(|cause| Failure::Listen {
         address: options.http,
         cause,
@@ -75,16 +75,19 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let (metrics, exposition) = Metrics::new();
     let health = Health::new();
     let mut parts: JoinSet<Result<&'static str, Failure>> = JoinSet::new();
+    let client = cluster::connect(options.kubeconfig.as_deref()).await?;
+    let gate = options.metrics_auth.map(|auth| {
+        let judge = cluster::judge(client.clone(), auth.audience, metrics.calls.clone());
+        Gate::new(judge)
+    });
     let (shown, end) = (health.clone(), shutdown.clone());
     parts.spawn(async move {
-        let served = telemetry::serve(listener, shown, exposition, end.cancelled_owned()).await;
+        let served = telemetry::serve(listener, shown, exposition, gate, end.cancelled_owned()).await;
         served.map(|()| "http").map_err(|cause| Failure::Listen {
             address: options.http,
             cause,
         })
     });
-
-    let client = cluster::connect(options.kubeconfig.as_deref()).await?;
     let namespace: Arc<str> = Arc::from(options.namespace.as_deref().unwrap_or(client.default_namespace()));
     let folder = options.state_dir.map(StateFolder::new);
     let stored = folder.as_ref().and_then(StateFolder::load);
@@ -235,6 +238,21 @@ async fn supervise(
         tracing::warn!("some parts did not end in time");
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Has SIGTERM and SIGINT end everything.
+fn heed_signals(shutdown: &CancellationToken) -> Result<(), Failure> {
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let asked = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("asked to end");
+        asked.cancel();
+    });
+    Ok(())
 }
 
 fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {

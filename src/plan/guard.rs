@@ -306,7 +306,7 @@ impl Guard {
             return None;
         }
         let until = Duration::from_secs(record.until);
-        if until + self.terms.hold < moment.unix {
+        if until.saturating_add(self.terms.hold) < moment.unix {
             // Of another time: etcd was restored from a snapshot. It says nothing about what is in doubt now.
             self.ended = Some(record.id.clone());
             return None;

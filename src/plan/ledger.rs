@@ -159,8 +159,9 @@ impl Ledger {
 
     /// A registration exists on these terms.
     pub fn set_terms(&mut self, registration: &RegistrationRef, terms: Terms) {
-        let scopes: Vec<Scope> = terms.scopes.clone();
-        if terms.suspended {
+        let mut scopes: Vec<Scope> = terms.scopes.clone();
+        let is_suspended = terms.suspended;
+        if is_suspended {
             self.suspended.insert(registration.clone());
         } else {
             self.suspended.remove(registration);
@@ -170,6 +171,9 @@ impl Ledger {
             Some(book) => {
                 let created = terms.created;
                 let former = std::mem::replace(&mut book.terms, terms);
+                if !is_suspended {
+                    scopes.extend(former.scopes.iter().cloned());
+                }
                 self.lingering.extend(former.scopes);
                 for pod in book.tenancies.keys().chain(book.dropped.keys()) {
                     self.work.push(Work::Pod(registration.clone(), pod.clone()));
@@ -199,7 +203,10 @@ impl Ledger {
         self.scopes_changed = true;
         self.changed.insert(registration.clone());
         self.in_question.insert(registration.clone());
-        // A resumed registration leaves nothing behind that was kept for its sake only.
+        // A resumed registration leaves nothing behind that was kept for its sake only, be it where it lay before.
+        if self.suspended.is_empty() {
+            scopes.extend(self.lingering.iter().cloned());
+        }
         for scope in scopes {
             self.requeue_unclaimed(&scope);
         }
@@ -223,7 +230,11 @@ impl Ledger {
             self.work.push(Work::Key(key));
         }
         self.acquit_scopes(&book.terms.scopes);
-        for scope in &book.terms.scopes {
+        let mut scopes = book.terms.scopes.clone();
+        if self.suspended.is_empty() {
+            scopes.extend(self.lingering.iter().cloned());
+        }
+        for scope in &scopes {
             self.requeue_unclaimed(scope);
         }
         self.lingering.extend(book.terms.scopes);

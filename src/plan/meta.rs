@@ -123,8 +123,9 @@ impl MetaKeys {
     /// The lease that a record key names, or none when `key` is no record of ours.
     pub fn recorded_lease(&self, key: &str) -> Option<LeaseId> {
         let id = key.strip_prefix(&*self.leases)?;
-        let id = i64::from_str_radix(id, 16).ok()?;
-        (id > 0).then_some(LeaseId(id))
+        let lease = LeaseId(i64::from_str_radix(id, 16).ok()?);
+        // Written otherwise it would be a second record of that lease: each would be taken for a change of the other.
+        (lease.0 > 0 && lease.to_string() == id).then_some(lease)
     }
 
     /// The time to live, in seconds, told by a record's value. Later versions may add fields, never change these.
@@ -187,6 +188,9 @@ mod tests {
             "/leasehold/c2/leases/01",
             "/leasehold/c1/leases/zz",
             "/leasehold/c1/leases/0",
+            "/leasehold/c1/leases/1a2b",
+            "/leasehold/c1/leases/+000000000001a2b",
+            "/leasehold/c1/leases/0000000000001A2B",
         ] {
             assert_eq!(meta.recorded_lease(key), None, "{key}");
         }

@@ -11,6 +11,8 @@
 mod doubts;
 mod fair;
 mod forbidden;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod guard;
 mod heard;
 mod in_flight;

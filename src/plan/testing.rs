@@ -132,6 +132,14 @@ impl Etcd {
         self.write(&[(key.into(), Some((value.as_bytes().into(), LeaseId::NONE)))]);
     }
 
+    /// Below the meta prefix somebody writes what looks like ours, on a lease that then lives.
+    pub(super) fn record(&mut self, key: &str, value: &str, lease: LeaseId) {
+        if lease != LeaseId::NONE {
+            self.state.leases.insert(lease);
+        }
+        self.write(&[(key.into(), Some((value.as_bytes().into(), lease)))]);
+    }
+
     /// Somebody else removes `key`, if it is there.
     pub(super) fn foreign_delete(&mut self, key: &str) {
         if self.state.keys.contains_key(key) {

@@ -6,8 +6,8 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::gate::{Gate, Refusal};
 use super::health::Health;
 use super::metrics::Exposition;
 
@@ -32,16 +33,22 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Answers on `listener` until `shutdown` ends. What a question may cost is bounded by the constants above.
 ///
-/// - `/metrics`: all metrics, as OpenMetrics text.
+/// - `/metrics`: all metrics, as OpenMetrics text, to those whom the `gate` lets in, if there is one.
 /// - `/healthz`: 200 while the process runs tasks. It says nothing of its peers: a restart would not mend them.
 /// - `/readyz`: 200, or 503 with what is waited for. See [`Health`] for the rule.
 pub async fn serve(
     listener: TcpListener,
     health: Health,
     exposition: Exposition,
+    gate: Option<Gate>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let metrics = move || async move { ([(CONTENT_TYPE, Exposition::CONTENT_TYPE)], exposition.text()) };
+    let metrics = move |headers: HeaderMap| async move {
+        if let Some(gate) = gate {
+            gate.admit(headers.get(AUTHORIZATION)).await?;
+        }
+        Ok::<_, Refusal>(([(CONTENT_TYPE, Exposition::CONTENT_TYPE)], exposition.text()))
+    };
     let readyz = move || async move {
         match health.ready() {
             Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
@@ -98,6 +105,7 @@ mod tests {
     use tokio::net::TcpStream;
     use tokio::sync::oneshot;
 
+    use super::super::gate::Judgement;
     use super::super::health::RegistryHealth;
     use super::super::metrics::Metrics;
     use super::*;
@@ -121,7 +129,7 @@ mod tests {
         let health = Health::new();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { drop(stopped.await) };
-        let task = tokio::spawn(serve(listener, health.clone(), exposition, shutdown));
+        let task = tokio::spawn(serve(listener, health.clone(), exposition, None, shutdown));
 
         let (head, body) = ask(server, "/healthz").await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -149,11 +157,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn behind_a_gate_are_the_metrics_and_nothing_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let (_metrics, exposition) = Metrics::new();
+        let gate = Gate::new(Box::new(|_| Box::pin(std::future::ready(Judgement::Nobody))));
+        tokio::spawn(serve(
+            listener,
+            Health::new(),
+            exposition,
+            Some(gate),
+            std::future::pending(),
+        ));
+        let (head, body) = ask(server, "/metrics").await;
+        assert!(head.starts_with("HTTP/1.1 401"), "{head}");
+        assert!(head.contains("www-authenticate: Bearer"), "{head}");
+        assert!(body.contains("show the bearer token of an account"), "{body}");
+        assert!(!body.contains("leasehold_"), "{body}");
+        assert!(ask(server, "/healthz").await.0.starts_with("HTTP/1.1 200"));
+        assert!(ask(server, "/readyz").await.0.starts_with("HTTP/1.1 503"));
+    }
+
+    #[tokio::test]
     async fn whoever_asks_too_much_or_too_slowly_is_cut_off_and_others_are_answered() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
         let (_metrics, exposition) = Metrics::new();
-        tokio::spawn(serve(listener, Health::new(), exposition, std::future::pending()));
+        tokio::spawn(serve(listener, Health::new(), exposition, None, std::future::pending()));
 
         let begin = tokio::time::Instant::now();
         let mut slow = TcpStream::connect(server).await.unwrap();

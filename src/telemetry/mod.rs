@@ -4,6 +4,7 @@
 //! Registry's name is the only name of an object that becomes a label: a cluster has a handful of them.
 
 mod calls;
+mod gate;
 mod health;
 mod http;
 mod logs;
@@ -11,6 +12,7 @@ mod metrics;
 mod staleness;
 
 pub use calls::{Calls, Outcome, Peer};
+pub use gate::{Gate, Judge, Judgement};
 pub use health::{Health, RegistryHealth};
 pub use http::serve;
 pub use logs::{InvalidFilter, LogFilter, LogFormat, init};

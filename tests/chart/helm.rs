@@ -49,14 +49,19 @@ fn text(output: Output) -> Result<String, String> {
     }
 }
 
+/// A token of a service account, with these further words for `kubectl create token`.
+pub async fn token_of(bed: &Bed, namespace: &str, account: &str, more: &[&str]) -> String {
+    let words = [&["create", "token", account, "--namespace", namespace], more].concat();
+    let token = kubectl(bed, &words, "").await.expect("a token");
+    token.trim().to_owned()
+}
+
 /// A kubeconfig for a service account, as the kubelet would give its token to a pod.
 pub async fn kubeconfig_of(bed: &Bed, namespace: &str, account: &str) -> PathBuf {
-    let token = kubectl(bed, &["create", "token", account, "--namespace", namespace], "")
-        .await
-        .expect("a token");
+    let token = token_of(bed, namespace, account, &[]).await;
     let own = std::fs::read_to_string(bed.kubeconfig()).expect("the bed's kubeconfig");
     let mut config: Value = serde_json::from_str(&own).expect("it is JSON");
-    config["users"][0]["user"] = json!({"token": token.trim()});
+    config["users"][0]["user"] = json!({"token": token});
     let path = bed.folder().path().join(format!("{namespace}-{account}.kubeconfig"));
     std::fs::write(&path, config.to_string()).expect("a file");
     path

@@ -11,6 +11,7 @@ mod helm;
 mod lifecycle;
 mod manifests;
 mod purging;
+mod reading;
 mod release;
 mod rendering;
 mod rights;

@@ -5,7 +5,7 @@ use testbed::{Result, shared};
 use super::helm::{chart, helm, kubectl};
 
 /// Values that between them switch everything on, one list of `--set` a case.
-const VARIANTS: [&[&str]; 7] = [
+const VARIANTS: [&[&str]; 8] = [
     &[],
     &[
         "registry.create=true",
@@ -59,6 +59,12 @@ const VARIANTS: [&[&str]; 7] = [
         "podDisruptionBudget.enabled=false",
         "metrics.service.create=false",
     ],
+    &[
+        "metrics.auth.enabled=true",
+        "metrics.auth.audience=leasehold",
+        "metrics.auth.readers[0].kind=ServiceAccount",
+        "metrics.auth.readers[0].name=prometheus,metrics.auth.readers[0].namespace=monitoring",
+    ],
 ];
 
 fn with<'a>(command: &[&'a str], chart: &'a str, values: &[&'a str]) -> Vec<&'a str> {
@@ -107,6 +113,10 @@ async fn monitors_and_alerts_are_rendered_for_those_who_have_the_prometheus_oper
     ] {
         assert!(rendered.contains(part), "no {part} in\n{rendered}");
     }
+    assert!(
+        !rendered.contains("bearerTokenFile") && !rendered.contains("tokenreviews"),
+        "{rendered}"
+    );
     // What an alert asks for must be what the operator tells.
     let metrics = [
         "leasehold_connected",
@@ -119,10 +129,34 @@ async fn monitors_and_alerts_are_rendered_for_those_who_have_the_prometheus_oper
 }
 
 #[tokio::test]
+async fn where_readers_of_metrics_are_asked_for_a_token_monitors_show_one() -> Result<()> {
+    let bed = shared().await?;
+    let chart = chart().display().to_string();
+    let with_file = ["metrics.auth.enabled=true", "metrics.serviceMonitor.create=true"];
+    let rendered = helm(bed.kubeconfig(), &with(&["template", "try"], &chart, &with_file)).await;
+    let rendered = rendered.unwrap_or_else(|error| panic!("{error}"));
+    let token = "bearerTokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token";
+    for part in [token, "- --metrics-auth", "nonResourceURLs: [/metrics]"] {
+        assert!(rendered.contains(part), "no {part} in\n{rendered}");
+    }
+    let with_secret = [
+        &with_file[..],
+        &["metrics.podMonitor.create=true", "metrics.auth.tokenSecret.name=ours"],
+    ]
+    .concat();
+    let rendered = helm(bed.kubeconfig(), &with(&["template", "try"], &chart, &with_secret)).await;
+    let rendered = rendered.unwrap_or_else(|error| panic!("{error}"));
+    let secret = "authorization: {type: Bearer, credentials: {name: ours, key: token}}";
+    assert_eq!(rendered.matches(secret).count(), 2, "{rendered}");
+    assert!(!rendered.contains("bearerTokenFile"), "{rendered}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
     let bed = shared().await?;
     let chart = chart().display().to_string();
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["replicas=3"], "additional properties 'replicas' not allowed"),
         (&["replicaCount=-1"], "/replicaCount"),
         (&["operator.sessionTtlSeconds=1"], "/operator/sessionTtlSeconds"),
@@ -142,6 +176,10 @@ async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
         (
             &["metrics.serviceMonitor.create=true", "metrics.service.create=false"],
             "metrics.serviceMonitor needs metrics.service.create",
+        ),
+        (
+            &["metrics.podMonitor.create=true", "metrics.auth.enabled=true"],
+            "metrics.auth.tokenSecret.name: name the Secret",
         ),
     ];
     for (values, expected) in cases {

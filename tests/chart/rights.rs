@@ -7,7 +7,7 @@ use testbed::{
 };
 
 use super::TURN;
-use super::helm::{chart, helm, kubeconfig_of, kubectl};
+use super::helm::{chart, helm, kubeconfig_of, kubectl, token_of};
 use super::support::{API, SOON, plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
 const ROLE_API: &str = "rbac.authorization.k8s.io/v1";
@@ -19,16 +19,18 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
     bed.apply_crds().await?;
     let home = bed.namespace("chart-rights").await?;
     let chart = chart().display().to_string();
-    let words = ["template", "lean", &chart, "--namespace", home.name()];
+    let auth = "metrics.auth.enabled=true";
+    let words = ["template", "lean", &chart, "--namespace", home.name(), "--set", auth];
     let rendered = helm(bed.kubeconfig(), &words)
         .await
         .unwrap_or_else(|error| panic!("{error}"));
     let taken = kubectl(bed, &["apply", "--filename=-"], &rendered).await;
     taken.unwrap_or_else(|error| panic!("{error}"));
     let account = kubeconfig_of(bed, home.name(), "lean-leasehold").await;
+    let reader = token_of(bed, home.name(), "lean-leasehold", &[]).await;
     let start = |name: &str| {
         let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));
-        config.args = vec!["--namespace".into(), home.name().into()];
+        config.args = vec!["--namespace".into(), home.name().into(), "--metrics-auth".into()];
         config.kubeconfig = Some(account.clone());
         Operator::start(bed, config)
     };
@@ -43,6 +45,9 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
     operator.wait_ready(SOON).await?;
     wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
     wait_in_sync(namespace.objects(), "orders", 1).await;
+    // It may not read its own metrics, but it finds that out.
+    let (status, told) = operator.metrics_for(&reader).await?;
+    assert_eq!(status, 403, "{told}");
     namespace.set_ready("a", false).await?;
     wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &[]).await;
     assert!(!log(bed, "all-rights").contains("forbidden"), "{}", operator.log_tail());
@@ -77,6 +82,8 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
         let operator = start(&name)?;
         let complaint = format!("cannot {} resource \"{}\"", right.verb, right.resource);
         until(&format!("the operator to say `{complaint}`"), SOON, || async {
+            // It does not listen from the first moment on.
+            let _ = operator.metrics_for(&reader).await;
             let log = log(bed, &name);
             log.contains(&complaint).then_some(()).ok_or(log)
         })

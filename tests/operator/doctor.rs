@@ -73,7 +73,7 @@ async fn the_doctor_finds_nothing_where_all_is_well_and_names_what_is_not() -> R
         "{bad:?}"
     );
 
-    let account = ["--service-account", "default/nobody"];
+    let account = ["--service-account", "default/nobody", "--metrics-auth"];
     let (code, findings) = doctor(bed, "doctored", &account);
     assert_eq!(code, Some(2));
     for right in [
@@ -82,6 +82,8 @@ async fn the_doctor_finds_nothing_where_all_is_well_and_names_what_is_not() -> R
         "patch registries/status",
         "get namespaces kube-system",
         "create events",
+        "create tokenreviews",
+        "create subjectaccessreviews",
     ] {
         let told = format!("system:serviceaccount:default:nobody may not {right}:");
         assert!(

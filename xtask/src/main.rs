@@ -4,6 +4,7 @@
 //! - [`up`]: the same bed, left up for people and programs to play with.
 //! - [`chaos`]: random work under random faults, judged by what consumers could see.
 //! - [`check`]: everything that CI checks.
+//! - [`fuzz`]: random input for what takes input from outside.
 //! - [`image`]: the operator's image, and what it is made of.
 //! - [`stage`]: what `demo` and `up` share: a bed with the operator of this tree on it.
 
@@ -12,6 +13,7 @@ mod check;
 mod crates;
 mod demo;
 mod error;
+mod fuzz;
 mod image;
 mod signals;
 mod stage;
@@ -34,6 +36,9 @@ enum Command {
     /// Breaks servers and operators at random while pods and registrations change, and fails when a consumer could have
     /// noticed.
     Chaos(chaos::Options),
+    /// Feeds random input to what takes input from outside: pods, templates, the operator's records in etcd, and histories
+    /// of watches. What does harm is cut down, told with its seed, and kept.
+    Fuzz(fuzz::Options),
     /// Runs everything that CI checks, in order of cost, and stops at the first failure.
     Test(check::Options),
     /// Writes anew what the chart repeats of other files: the definitions of the kinds, and the table of its values.
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
             Command::Demo(options) => demo::run(&options).await,
             Command::Up(options) => up::run(&options).await,
             Command::Chaos(options) => chaos::run(&options).await,
+            Command::Fuzz(options) => fuzz::run(&options).await,
             Command::Test(options) => check::run(&options).await,
             Command::Chart => check::write_chart(),
             Command::Manifests => check::write_manifests(),

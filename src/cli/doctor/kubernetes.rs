@@ -8,15 +8,15 @@ use serde_json::Value;
 
 use super::finding::Finding;
 use crate::api::crds;
-use crate::cluster::{Listing, ListingError, RIGHTS, clocks_apart, may};
+use crate::cluster::{Listing, ListingError, REVIEWS, RIGHTS, Right, clocks_apart, may};
 
 /// The first release of Kubernetes that is supported.
 const OLDEST: (u32, u32) = (1, 33);
 /// Clocks that are farther apart make holds of removals end at odd times.
 const APART: Duration = Duration::from_secs(5);
 
-/// Looks at the cluster, for the user `somebody` or whoever asks.
-pub async fn examine(client: &Client, somebody: Option<&str>) -> Vec<Finding> {
+/// Looks at the cluster, for the user `somebody` or whoever asks, who may have to judge readers of metrics too.
+pub async fn examine(client: &Client, somebody: Option<&str>, metrics_auth: bool) -> Vec<Finding> {
     let listing = Listing::new(client.clone());
     let mut findings = match listing.version().await {
         Ok(version) => vec![of_version(&version.major, &version.minor, &version.git_version)],
@@ -24,7 +24,7 @@ pub async fn examine(client: &Client, somebody: Option<&str>) -> Vec<Finding> {
         Err(error) => return vec![unanswered(&error)],
     };
     findings.extend(definitions(&listing).await);
-    findings.extend(rights(client, somebody).await);
+    findings.extend(rights(client, somebody, metrics_auth).await);
     findings.push(match clocks_apart(client).await {
         Ok(Some(apart)) if apart > APART => Finding::warning(
             format!(
@@ -111,9 +111,11 @@ fn missing_fields(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
     missing
 }
 
-async fn rights(client: &Client, somebody: Option<&str>) -> Vec<Finding> {
+async fn rights(client: &Client, somebody: Option<&str>, metrics_auth: bool) -> Vec<Finding> {
+    let reviews: &[Right] = if metrics_auth { &REVIEWS } else { &[] };
+    let wanted = [&RIGHTS, reviews].concat();
     let who = somebody.unwrap_or("whoever asks");
-    let allowed = match may(client, somebody, &RIGHTS).await {
+    let allowed = match may(client, somebody, &wanted).await {
         Ok(allowed) => allowed,
         Err(error) => {
             let what = format!("what {who} may do is not known: {error}");
@@ -123,7 +125,7 @@ async fn rights(client: &Client, somebody: Option<&str>) -> Vec<Finding> {
             )];
         }
     };
-    let denied = RIGHTS.iter().zip(&allowed).filter(|(_, allowed)| !**allowed);
+    let denied = wanted.iter().zip(&allowed).filter(|(_, allowed)| !**allowed);
     let mut findings: Vec<Finding> = denied
         .map(|(right, _)| {
             let object = right.name.map(|name| format!(" {name}")).unwrap_or_default();

@@ -45,6 +45,19 @@ pub struct DoctorArgs {
     #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAME", default_value = "leasehold")]
     pub operator_namespace: String,
 
+    /// Look also at the rights that `leasehold run --metrics-auth` needs
+    #[arg(
+        long,
+        env = "LEASEHOLD_METRICS_AUTH",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub metrics_auth: bool,
+
     /// Print the least role that the operator's user needs in the etcd of --registry, as lines for etcdctl, and nothing
     /// else
     ///
@@ -120,7 +133,7 @@ async fn examine(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
     let client = cluster::connect(args.kubeconfig.as_deref()).await?;
     let mut chapters = vec![Chapter {
         about: "Kubernetes".to_owned(),
-        findings: kubernetes::examine(&client, args.service_account.as_deref()).await,
+        findings: kubernetes::examine(&client, args.service_account.as_deref(), args.metrics_auth).await,
     }];
     chapters.extend(
         registry::examine(

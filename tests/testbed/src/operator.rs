@@ -113,6 +113,12 @@ impl Operator {
         }
     }
 
+    /// Status code and body of `/metrics` for somebody who shows this token.
+    pub async fn metrics_for(&self, token: &str) -> Result<(u16, String)> {
+        let answer = http::get_with_token(self.port.address(), "/metrics", token).await;
+        answer.doing(|| format!("ask {} for its metrics with a token", self.name()))
+    }
+
     /// The sum of a metric's samples over all of its labels; `None` while it has no sample.
     pub async fn metric(&self, name: &str) -> Result<Option<f64>> {
         Ok(sum(&self.metrics().await?, name))

@@ -19,7 +19,7 @@ use testbed::EtcdVersion;
 
 use crate::{
     error::{Error, Result},
-    stage,
+    fuzz, stage,
 };
 
 pub use chart::write as write_chart;
@@ -90,6 +90,12 @@ const UNIT: &[Step] = &[
         what: "unit tests: no server, no clock",
         fix: "run the one that failed alone: cargo test --lib NAME",
         how: How::Cargo("test --locked --workspace --lib --bins"),
+    },
+    Step {
+        name: "fuzz",
+        what: "30 seconds of random input for each of what takes input from outside, and none does harm",
+        fix: fuzz::FIX,
+        how: How::Call(|step| step.command(fuzz::command(&fuzz::Options::default()))),
     },
     Step {
         name: "crds",

@@ -1,0 +1,382 @@
+//! A Kubernetes that tells of itself as watches do, an index and a ledger that hear it, and an etcd.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::format::{Format, RecordFormats, Service};
+use crate::index::{
+    Addresses, Family, Index, Pod, PodPort, Port, PortTarget, Registration, RegistrationRef, Selector, Touch,
+};
+use crate::plan::testing::{Etcd, meta};
+use crate::plan::transaction::{Fence, Key, LeaseId, Transaction, Verdict};
+use crate::plan::{GuardMode, GuardTerms, Ledger, Moment, Outlet, Pass, Presence, Step, Terms, Ticket};
+
+const NAMESPACE: &str = "shop";
+const KEYS_PER_LEASE: usize = 3;
+const MAX_OPS: usize = 4;
+const GUARD: GuardTerms = GuardTerms {
+    mode: GuardMode::Hold,
+    window: Duration::from_mins(1),
+    max_loss_percent: 40,
+    min_keys: 2,
+    hold: Duration::from_mins(5),
+};
+
+/// A registration as its author wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    pub created: i64,
+    /// The value of the label `app` that it selects.
+    pub app: String,
+    /// The prefix of a format Plain.
+    pub prefix: String,
+    /// It has a format beside Plain of whose keys some are written as one.
+    pub whole: bool,
+    pub ttl: u32,
+    pub suspended: bool,
+}
+
+/// What Kubernetes holds: what all who listen will have heard in the end.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    pub pods: BTreeMap<String, Pod>,
+    pub wishes: BTreeMap<String, Wish>,
+}
+
+struct Sent {
+    ticket: Ticket,
+    transaction: Transaction,
+    verdict: Option<Verdict>,
+}
+
+/// One operator, from the news to the writes.
+pub struct Operator {
+    index: Index,
+    pub ledger: Ledger,
+    outlets: BTreeMap<RegistrationRef, Vec<Outlet>>,
+    fence: Fence,
+    sent: Vec<Sent>,
+    grants: Vec<(LeaseId, u32)>,
+    complete: bool,
+    generation: i64,
+    began: Instant,
+    pub now: Instant,
+}
+
+pub fn reference(name: &str) -> RegistrationRef {
+    RegistrationRef::new(NAMESPACE, name)
+}
+
+/// A pod with two named ports.
+pub fn pod(name: &str, app: &str, address: u8, state: &str) -> Pod {
+    let port = |name: &str, number| PodPort {
+        name: name.to_owned(),
+        number,
+    };
+    Pod {
+        namespace: NAMESPACE.to_owned(),
+        name: name.to_owned(),
+        uid: format!("{name}-uid"),
+        labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+        addresses: Addresses {
+            v4: (address > 0).then(|| [10, 0, 0, address].into()),
+            v6: None,
+        },
+        ports: vec![port("grpc", 8080), port("http", 80)],
+        terminal: state == "done",
+        terminating: state == "ending",
+        ready: state != "unready",
+        ..Pod::default()
+    }
+}
+
+fn outlets(wish: &Wish) -> Vec<Outlet> {
+    let mut kinds = vec![json!({"type": "Plain", "prefix": wish.prefix, "ports": ["grpc"]})];
+    if wish.whole {
+        kinds.push(json!({"type": "Traefik", "ports": ["http"]}));
+    }
+    let formats = RecordFormats::new();
+    let service = Service {
+        namespace: NAMESPACE,
+        name: "orders",
+        ports: &[],
+        ipv6: false,
+        record_formats: &formats,
+    };
+    let outlet = |kind| {
+        let spec = serde_json::from_value(kind).expect("decodes");
+        Outlet {
+            format: Format::compile(&spec, &service).unwrap_or_else(|error| panic!("{error}")),
+            sole_port: true,
+            pass: Pass::Free,
+        }
+    };
+    kinds.into_iter().map(outlet).collect()
+}
+
+impl Operator {
+    /// One that has heard nothing, and leads.
+    pub fn new(etcd: &mut Etcd) -> Self {
+        etcd.forget_watches();
+        let mut ledger = Ledger::new(meta(), KEYS_PER_LEASE);
+        ledger.set_guard(GUARD);
+        Self {
+            index: Index::new(),
+            ledger,
+            outlets: BTreeMap::new(),
+            fence: etcd.elect(),
+            sent: Vec::new(),
+            grants: Vec::new(),
+            complete: false,
+            generation: 0,
+            began: Instant::now(),
+            now: Instant::now(),
+        }
+    }
+
+    pub fn elect(&mut self, etcd: &mut Etcd) {
+        self.fence = etcd.elect();
+        self.ledger.leads_anew();
+    }
+
+    // ---- what Kubernetes tells ----
+
+    pub fn pod_applied(&mut self, pod: &Pod) {
+        let touches = self.index.apply_pod(pod);
+        self.forward(touches, false);
+    }
+
+    pub fn pod_deleted(&mut self, name: &str) {
+        let touches = self.index.delete_pod(NAMESPACE, name);
+        self.forward(touches, false);
+    }
+
+    pub fn pod_list_begins(&mut self) {
+        self.index.begin_pod_relist();
+    }
+
+    pub fn pod_kept(&mut self, name: &str) {
+        self.index.keep_pod(NAMESPACE, name);
+    }
+
+    pub fn pod_list_ends(&mut self) {
+        let touches = self.index.end_pod_relist();
+        self.forward(touches, true);
+    }
+
+    pub fn registration_applied(&mut self, name: &str, wish: &Wish) {
+        let reference = reference(name);
+        let outlets = outlets(wish);
+        let terms = Terms {
+            created: wish.created,
+            ttl: wish.ttl,
+            suspended: wish.suspended,
+            keep_last: false,
+            scopes: outlets.iter().map(|outlet| outlet.format.scope().clone()).collect(),
+        };
+        self.ledger.set_terms(&reference, terms);
+        self.outlets.insert(reference.clone(), outlets);
+        self.generation += 1;
+        let port = |name: &str| Port {
+            name: name.into(),
+            target: PortTarget::Name(name.into()),
+            scheme: None,
+        };
+        let registration = Registration {
+            reference,
+            uid: name.into(),
+            created: wish.created,
+            generation: self.generation,
+            selector: Selector {
+                match_labels: BTreeMap::from([("app".into(), wish.app.as_str().into())]),
+                match_expressions: Vec::new(),
+            },
+            registry: "default".into(),
+            service: "orders".into(),
+            ports: vec![port("grpc"), port("http")],
+            family: Family::V4,
+            weight: wish.whole.then_some(1),
+            version_label: None,
+            metadata: Arc::default(),
+            metadata_labels: Vec::new(),
+        };
+        let touches = self.index.apply_registration(registration);
+        self.forward(touches, false);
+    }
+
+    pub fn registration_deleted(&mut self, name: &str) {
+        let reference = reference(name);
+        self.index.delete_registration(&reference);
+        self.outlets.remove(&reference);
+        self.ledger.remove_registration(&reference);
+    }
+
+    /// Everything is told once over, and nothing else.
+    pub fn hear_all(&mut self, truth: &Truth) {
+        let stale: Vec<_> = self.outlets.keys().map(|known| known.name.to_string()).collect();
+        for name in stale.iter().filter(|name| !truth.wishes.contains_key(*name)) {
+            self.registration_deleted(name);
+        }
+        for (name, wish) in &truth.wishes {
+            self.registration_applied(name, wish);
+        }
+        self.pod_list_begins();
+        for pod in truth.pods.values() {
+            self.pod_applied(pod);
+        }
+        self.pod_list_ends();
+        self.complete();
+        assert_eq!(self.index.pod_count(), truth.pods.len());
+    }
+
+    pub fn complete(&mut self) {
+        self.complete = true;
+        self.ledger.kubernetes_is_complete();
+    }
+
+    fn forward(&mut self, touches: Vec<Touch>, missing: bool) {
+        for Touch { registration, pod } in touches {
+            let outlets = &self.outlets[&registration];
+            let view = self.index.view(&registration, &pod);
+            let if_ready = || self.index.view_if_ready(&registration, &pod);
+            let presence = Presence::of(view, if_ready, missing, outlets);
+            self.ledger.set_presence(&registration, &pod, presence);
+        }
+    }
+
+    // ---- what it does ----
+
+    pub fn step(&mut self, etcd: &mut Etcd) -> bool {
+        let moment = Moment {
+            now: self.now,
+            unix: self.now.duration_since(self.began),
+        };
+        let news = self.ledger.judge(moment, None, || "h".to_owned());
+        let step = self.ledger.next(MAX_OPS, self.grants.len());
+        if let Some(scopes) = self.ledger.take_changed_scopes() {
+            etcd.watch(scopes);
+        }
+        let Some(step) = step else { return news.is_some() };
+        assert!(self.complete, "nothing is done before all is heard: {step:?}");
+        self.take(etcd, step);
+        true
+    }
+
+    fn take(&mut self, etcd: &mut Etcd, step: Step) {
+        match step {
+            Step::Write(ticket, transaction) => self.sent.push(Sent {
+                ticket,
+                transaction,
+                verdict: None,
+            }),
+            Step::Grant { ttl, count } => {
+                assert!(count <= 40, "{count} leases are far more than all keys need");
+                self.grants.extend((0..count).map(|_| (etcd.grant(), ttl)));
+            }
+        }
+    }
+
+    pub fn commit(&mut self, etcd: &mut Etcd, which: usize) {
+        let count = self.sent.len().max(1);
+        if let Some(sent) = self.sent.get_mut(which % count)
+            && sent.verdict.is_none()
+        {
+            sent.verdict = Some(etcd.commit(&self.fence, &sent.transaction));
+        }
+    }
+
+    pub fn settle(&mut self, which: usize, lost: bool) {
+        if !self.sent.is_empty() {
+            let sent = self.sent.swap_remove(which % self.sent.len());
+            self.ledger.settle(sent.ticket, sent.verdict.filter(|_| !lost));
+        }
+    }
+
+    pub fn grant_arrives(&mut self, succeeds: bool) -> bool {
+        let Some((lease, ttl)) = self.grants.pop() else {
+            return false;
+        };
+        if succeeds {
+            self.ledger.granted(lease, ttl);
+        }
+        true
+    }
+
+    pub fn tell(&mut self, etcd: &mut Etcd, pick: usize) -> bool {
+        let told = etcd.tell(pick);
+        told.map(|observation| self.ledger.observe(observation)).is_some()
+    }
+
+    pub fn retire(&mut self, etcd: &mut Etcd) {
+        for _ in 0..2 {
+            if let Some(step) = self.ledger.retire_leases(self.now) {
+                self.take(etcd, step);
+            }
+            self.now += Duration::from_secs(700);
+        }
+    }
+
+    /// Everything under way arrives, and holds end, until nothing moves any more.
+    pub fn come_to_rest(&mut self, etcd: &mut Etcd) {
+        etcd.resume();
+        for _ in 0..800 {
+            let mut moved = self.step(etcd);
+            while self.tell(etcd, 0) || self.grant_arrives(true) {
+                moved = true;
+            }
+            while !self.sent.is_empty() {
+                self.commit(etcd, 0);
+                self.settle(0, false);
+                moved = true;
+            }
+            moved = moved || self.find_leftovers(etcd) || self.leases_lapse(etcd) || self.hold_ends();
+            if !moved {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    fn hold_ends(&mut self) -> bool {
+        let Some(hold) = self.ledger.hold() else { return false };
+        self.now = self.now.max(hold.wake_at());
+        true
+    }
+
+    /// Those that nobody renews.
+    fn leases_lapse(&self, etcd: &mut Etcd) -> bool {
+        let renewed = self.ledger.lease_ids();
+        let forgotten: Vec<_> = etcd.leases().filter(|lease| !renewed.contains(lease)).collect();
+        for lease in &forgotten {
+            etcd.expire(*lease);
+        }
+        !forgotten.is_empty()
+    }
+
+    fn find_leftovers(&mut self, etcd: &Etcd) -> bool {
+        let leases = self.ledger.lease_ids();
+        let keys: BTreeSet<Key> = leases.iter().flat_map(|lease| etcd.keys_on(*lease)).collect();
+        let unknown = self.ledger.unknown_keys(keys.into_iter().collect::<Vec<_>>());
+        for key in &unknown {
+            self.ledger.find_stray(key, etcd.held(key).cloned(), etcd.revision());
+        }
+        !unknown.is_empty()
+    }
+}
+
+/// Keys and values of everything but the bookkeeping, each on a lease that is recorded as ours.
+pub fn content(etcd: &Etcd) -> BTreeMap<Key, String> {
+    let recorded = etcd.recorded();
+    let of = |(key, held): (&Key, &crate::plan::Held)| {
+        assert!(
+            recorded.contains(&held.lease),
+            "{key} is on {}, which nobody renews",
+            held.lease
+        );
+        (key.clone(), String::from_utf8_lossy(&held.value).into_owned())
+    };
+    etcd.data().map(of).collect()
+}

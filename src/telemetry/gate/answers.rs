@@ -1,0 +1,153 @@
+//! What is remembered of callers: few, for a short time, and of a token only its hash.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::digest;
+use tokio::time::Instant;
+
+use super::Judgement;
+
+/// How long who may read is not asked about again.
+pub(super) const FRESH: Duration = Duration::from_secs(30);
+/// How long who could read goes on while nobody can be asked: metrics are read to see why that is so.
+pub(super) const GRACE: Duration = Duration::from_mins(10);
+/// How long who may not read is not asked about again. Short: somebody is about to give them the right.
+pub(super) const REFUSED: Duration = Duration::from_secs(5);
+/// How many of those who may read are remembered.
+const READERS: usize = 64;
+/// How many of those who may not. They have room of their own: nobody is forgotten for them.
+const STRANGERS: usize = 256;
+
+/// What stands for a token. Of a token that can be guessed nothing is lost by it either: it is in memory, and nowhere else.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Digest([u8; digest::SHA256_OUTPUT_LEN]);
+
+impl Digest {
+    pub(super) fn of(token: &str) -> Self {
+        let hash = digest::digest(&digest::SHA256, token.as_bytes());
+        Self(hash.as_ref().try_into().expect("SHA-256 is as long as it says"))
+    }
+}
+
+/// What is known of a caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// May read.
+    Reader,
+    /// Could read a while ago: to be asked about, and to be let in if there is no answer.
+    FormerReader,
+    /// Whose token is nobody's.
+    Nobody,
+    /// This user may not.
+    Forbidden(Arc<str>),
+    /// Nothing.
+    Stranger,
+}
+
+/// What was answered, and when.
+#[derive(Default)]
+pub(super) struct Answers {
+    readers: HashMap<Digest, Instant>,
+    refused: HashMap<Digest, (Option<Arc<str>>, Instant)>,
+}
+
+impl Answers {
+    pub(super) fn look_up(&self, caller: Digest, now: Instant) -> Known {
+        if let Some(&since) = self.readers.get(&caller) {
+            match now.saturating_duration_since(since) {
+                age if age < FRESH => return Known::Reader,
+                age if age < GRACE => return Known::FormerReader,
+                _ => {}
+            }
+        }
+        match self.refused.get(&caller) {
+            Some((user, since)) if now.saturating_duration_since(*since) < REFUSED => {
+                user.clone().map_or(Known::Nobody, Known::Forbidden)
+            }
+            _ => Known::Stranger,
+        }
+    }
+
+    /// Remembers a judgement; what is not known is nothing to remember.
+    pub(super) fn record(&mut self, caller: Digest, judgement: &Judgement, now: Instant) {
+        let refused = match judgement {
+            Judgement::Allowed => {
+                self.refused.remove(&caller);
+                make_room(&mut self.readers, READERS, |since| *since);
+                self.readers.insert(caller, now);
+                return;
+            }
+            Judgement::Nobody => None,
+            Judgement::Forbidden(user) => Some(user.clone()),
+            Judgement::Undecided => return,
+        };
+        self.readers.remove(&caller);
+        make_room(&mut self.refused, STRANGERS, |(_, since)| *since);
+        self.refused.insert(caller, (refused, now));
+    }
+}
+
+/// Forgets the oldest when there are as many as there may be.
+fn make_room<T>(of: &mut HashMap<Digest, T>, most: usize, since: impl Fn(&T) -> Instant) {
+    if of.len() < most {
+        return;
+    }
+    let oldest = of
+        .iter()
+        .min_by_key(|(_, entry)| since(entry))
+        .map(|(caller, _)| *caller);
+    if let Some(oldest) = oldest {
+        of.remove(&oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_read_is_asked_about_again_after_a_while_and_forgotten_after_a_longer_one() {
+        let (mut answers, begin, caller) = (Answers::default(), Instant::now(), Digest::of("a"));
+        assert_eq!(answers.look_up(caller, begin), Known::Stranger);
+        answers.record(caller, &Judgement::Allowed, begin);
+        assert_eq!(answers.look_up(caller, begin + FRESH / 2), Known::Reader);
+        assert_eq!(answers.look_up(Digest::of("b"), begin), Known::Stranger);
+        assert_eq!(answers.look_up(caller, begin + FRESH), Known::FormerReader);
+        answers.record(caller, &Judgement::Undecided, begin + FRESH);
+        assert_eq!(answers.look_up(caller, begin + GRACE), Known::Stranger);
+    }
+
+    #[test]
+    fn who_may_not_read_is_asked_about_again_sooner_and_loses_what_they_had() {
+        let (mut answers, begin, caller) = (Answers::default(), Instant::now(), Digest::of("a"));
+        answers.record(caller, &Judgement::Allowed, begin);
+        answers.record(caller, &Judgement::Forbidden("jane".into()), begin);
+        assert_eq!(answers.look_up(caller, begin), Known::Forbidden("jane".into()));
+        assert_eq!(answers.look_up(caller, begin + REFUSED), Known::Stranger);
+        answers.record(caller, &Judgement::Nobody, begin);
+        assert_eq!(answers.look_up(caller, begin), Known::Nobody);
+        answers.record(caller, &Judgement::Allowed, begin);
+        assert_eq!(answers.look_up(caller, begin), Known::Reader);
+    }
+
+    #[test]
+    fn strangers_however_many_are_bounded_and_make_no_reader_forgotten() {
+        let (mut answers, begin, reader) = (Answers::default(), Instant::now(), Digest::of("reader"));
+        answers.record(reader, &Judgement::Allowed, begin);
+        for number in 0..10_000 {
+            let later = begin + Duration::from_micros(number);
+            answers.record(Digest::of(&number.to_string()), &Judgement::Nobody, later);
+        }
+        assert_eq!(answers.refused.len(), STRANGERS);
+        let last = begin + Duration::from_millis(10);
+        assert_eq!(answers.look_up(Digest::of("9999"), last), Known::Nobody);
+        assert_eq!(answers.look_up(Digest::of("0"), last), Known::Stranger);
+        assert_eq!(answers.look_up(reader, last), Known::Reader);
+        for number in 0..1_000 {
+            answers.record(Digest::of(&number.to_string()), &Judgement::Allowed, last);
+        }
+        assert_eq!(answers.readers.len(), READERS);
+    }
+}

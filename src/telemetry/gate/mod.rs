@@ -1,0 +1,286 @@
+//! Who may read the metrics, where not everybody may. Callers show a bearer token; somebody else judges it, and what they
+//! say is remembered for a while.
+//!
+//! Strangers cost little: few are asked about at a time and each for no less than [`SLOT`], those who may read have a
+//! way of their own, and what is remembered is bounded.
+
+mod answers;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures::future::BoxFuture;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use self::answers::{Answers, Digest, Known};
+use crate::hidden::Hidden;
+
+/// How long a caller waits, for their turn and the judgement together.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many strangers are asked about at a time.
+const STRANGERS: usize = 4;
+/// How many of those who could read a while ago.
+const FORMER_READERS: usize = 2;
+/// How long a stranger takes one of these places at least: with [`STRANGERS`], 20 questions a second.
+const SLOT: Duration = Duration::from_millis(200);
+
+/// What is said of a caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// May read.
+    Allowed,
+    /// The token is nobody's.
+    Nobody,
+    /// The token is this user's, who may not read.
+    Forbidden(Arc<str>),
+    /// It could not be found out.
+    Undecided,
+}
+
+/// Finds out about the owner of a token.
+pub type Judge = Box<dyn Fn(Hidden) -> BoxFuture<'static, Judgement> + Send + Sync>;
+
+/// Lets callers in, or not. Clones are the same gate.
+#[derive(Clone)]
+pub struct Gate(Arc<Inner>);
+
+struct Inner {
+    judge: Judge,
+    answers: Mutex<Answers>,
+    strangers: Arc<Semaphore>,
+    former_readers: Arc<Semaphore>,
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    NoToken,
+    Nobody,
+    Forbidden(Arc<str>),
+    Undecided,
+}
+
+impl Gate {
+    /// A gate where this judge decides.
+    pub fn new(judge: Judge) -> Self {
+        Self(Arc::new(Inner {
+            judge,
+            answers: Mutex::default(),
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
+            former_readers: Arc::new(Semaphore::new(FORMER_READERS)),
+        }))
+    }
+
+    /// Whether whoever shows this `Authorization` is let in.
+    pub(super) async fn admit(&self, authorization: Option<&HeaderValue>) -> Result<(), Refusal> {
+        let token = authorization.and_then(bearer).ok_or(Refusal::NoToken)?;
+        let caller = Digest::of(token);
+        let token = Hidden::from(token.to_owned());
+        let known = self.look_up(caller);
+        let was_reader = known == Known::FormerReader;
+        let judgement = match known {
+            Known::Reader => return Ok(()),
+            Known::Nobody => return Err(Refusal::Nobody),
+            Known::Forbidden(user) => return Err(Refusal::Forbidden(user)),
+            Known::FormerReader | Known::Stranger => {
+                let judged = timeout(PATIENCE, self.ask(caller, token, was_reader)).await;
+                judged.unwrap_or(Judgement::Undecided)
+            }
+        };
+        match judgement {
+            Judgement::Allowed => Ok(()),
+            Judgement::Undecided if was_reader => Ok(()),
+            Judgement::Undecided => Err(Refusal::Undecided),
+            Judgement::Nobody => Err(Refusal::Nobody),
+            Judgement::Forbidden(user) => Err(Refusal::Forbidden(user)),
+        }
+    }
+
+    async fn ask(&self, caller: Digest, token: Hidden, was_reader: bool) -> Judgement {
+        let of = if was_reader {
+            &self.0.former_readers
+        } else {
+            &self.0.strangers
+        };
+        let place = of.clone().acquire_owned().await.expect("nobody closes it");
+        let begin = Instant::now();
+        // Somebody with the same token may have been asked about meanwhile.
+        match self.look_up(caller) {
+            Known::Reader => return Judgement::Allowed,
+            Known::Nobody => return Judgement::Nobody,
+            Known::Forbidden(user) => return Judgement::Forbidden(user),
+            Known::FormerReader | Known::Stranger => {}
+        }
+        let (tell, told) = oneshot::channel();
+        let gate = self.clone();
+        // Whoever breaks off does not free the place by it, and what is found out is remembered.
+        tokio::spawn(async move {
+            let judged = timeout(PATIENCE, (gate.0.judge)(token)).await;
+            let judgement = judged.unwrap_or(Judgement::Undecided);
+            gate.answers().record(caller, &judgement, Instant::now());
+            // The caller may have left.
+            let _ = tell.send(judgement);
+            if !was_reader {
+                sleep_until(begin + SLOT).await;
+            }
+            drop(place);
+        });
+        told.await.unwrap_or(Judgement::Undecided)
+    }
+
+    fn look_up(&self, caller: Digest) -> Known {
+        self.answers().look_up(caller, Instant::now())
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        // What a panic elsewhere may leave is at worst an answer less.
+        self.0.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The token in an `Authorization`, if it is one.
+fn bearer(authorization: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let how = "show the bearer token of an account that may get the non-resource URL /metrics; the chart's ClusterRole \
+                   ...-metrics-reader gives that right";
+        match self {
+            Self::NoToken => {
+                let text = format!("there is no bearer token: {how}\n");
+                (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
+            }
+            Self::Nobody => {
+                let text = format!("the token is not valid here, or not any more: {how}\n");
+                (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
+            }
+            Self::Forbidden(user) => {
+                let text = format!(
+                    "{user} may not get the non-resource URL /metrics: bind it to a ClusterRole that allows that, such as \
+                     ...-metrics-reader of the chart\n"
+                );
+                (StatusCode::FORBIDDEN, text).into_response()
+            }
+            Self::Undecided => {
+                let text = "who asks could not be found out, for the kube-apiserver does not say, or too many ask: try \
+                            again; the log of leasehold has the cause\n";
+                (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "5")], text).into_response()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use futures::FutureExt;
+    use futures::future::{Either, join_all};
+
+    use super::*;
+
+    fn show(token: &str) -> HeaderValue {
+        HeaderValue::from_str(&format!("Bearer {token}")).unwrap()
+    }
+
+    /// A judge who lets in whose token begins with `good`, while it can say something at all. Counts the questions.
+    fn gate() -> (Gate, Arc<AtomicUsize>, Arc<AtomicBool>) {
+        let (asked, away) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, gone) = (asked.clone(), away.clone());
+        let judge = move |token: Hidden| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let judgement = match token.reveal() {
+                _ if gone.load(Ordering::Relaxed) => Judgement::Undecided,
+                token if token.starts_with("good") => Judgement::Allowed,
+                token if token.starts_with("poor") => Judgement::Forbidden("poor".into()),
+                _ => Judgement::Nobody,
+            };
+            std::future::ready(judgement).boxed()
+        };
+        (Gate::new(Box::new(judge)), asked, away)
+    }
+
+    /// Lets a judgement be as old as this.
+    fn remember(gate: &Gate, token: &str, judgement: &Judgement, age: Duration) {
+        let then = Instant::now()
+            .checked_sub(age)
+            .expect("the machine has been up for a while");
+        gate.answers().record(Digest::of(token), judgement, then);
+    }
+
+    #[tokio::test]
+    async fn everybody_is_asked_about_once_in_a_while() {
+        let (gate, asked, _) = gate();
+        for _ in 0..3 {
+            assert_eq!(gate.admit(Some(&show("good"))).await, Ok(()));
+            assert_eq!(gate.admit(Some(&show("bad"))).await, Err(Refusal::Nobody));
+            let refused = gate.admit(Some(&show("poor"))).await;
+            assert_eq!(refused, Err(Refusal::Forbidden("poor".into())));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        remember(&gate, "good", &Judgement::Allowed, answers::FRESH);
+        assert_eq!(gate.admit(Some(&show("good"))).await, Ok(()));
+        assert_eq!(gate.admit(Some(&show("good"))).await, Ok(()));
+        assert_eq!(asked.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_bearer_token_is_not_asked_about() {
+        let (gate, asked, _) = gate();
+        assert_eq!(gate.admit(None).await, Err(Refusal::NoToken));
+        for odd in ["Bearer", "Bearer ", "good", "Basic good", ""] {
+            let header = HeaderValue::from_static(odd);
+            assert_eq!(gate.admit(Some(&header)).await, Err(Refusal::NoToken), "{odd}");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        assert_eq!(
+            gate.admit(Some(&HeaderValue::from_static("bearer  good"))).await,
+            Ok(())
+        );
+    }
+
+    #[tokio::test]
+    async fn while_nobody_can_be_asked_those_who_could_read_go_on_and_others_do_not() {
+        let (gate, asked, away) = gate();
+        away.store(true, Ordering::Relaxed);
+        remember(&gate, "good", &Judgement::Allowed, answers::FRESH);
+        assert_eq!(gate.admit(Some(&show("good"))).await, Ok(()));
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(gate.admit(Some(&show("good-2"))).await, Err(Refusal::Undecided));
+        remember(&gate, "good", &Judgement::Allowed, answers::GRACE);
+        assert_eq!(gate.admit(Some(&show("good"))).await, Err(Refusal::Undecided));
+        away.store(false, Ordering::Relaxed);
+        assert_eq!(gate.admit(Some(&show("good"))).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_strangers_is_asked_about_slowly_and_holds_up_no_reader() {
+        let (gate, asked, _) = gate();
+        remember(&gate, "good", &Judgement::Allowed, answers::FRESH);
+        let tokens: Vec<_> = (0..1000).map(|number| show(&format!("bad-{number}"))).collect();
+        let mut flood = Box::pin(join_all(tokens.iter().map(|token| gate.admit(Some(token)))));
+        assert!(flood.as_mut().now_or_never().is_none());
+        let good = show("good");
+        let reader = gate.admit(Some(&good));
+        let told = futures::future::select(flood, Box::pin(reader)).await;
+        let Either::Right((read, flood)) = told else {
+            panic!("the flood is over before the reader has read")
+        };
+        assert_eq!(read, Ok(()));
+        let told = flood.await;
+        let undecided = told.iter().filter(|told| **told == Err(Refusal::Undecided)).count();
+        // No more than as many as fit into the time that each waits, one more for each place, and the reader.
+        let most = STRANGERS * (usize::try_from(PATIENCE.as_millis() / SLOT.as_millis()).unwrap() + 2) + 1;
+        let asked = asked.load(Ordering::Relaxed);
+        assert!(asked <= most, "{asked} questions, no more than {most}");
+        assert!(undecided >= 1000 - asked, "{undecided} of {asked}");
+    }
+}
