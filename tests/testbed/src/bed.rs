@@ -154,7 +154,12 @@ impl Bed {
     /// gets its account with it, and any right back that a test has taken away.
     pub async fn apply_crds(&self) -> Result<()> {
         self.apply_crds_of(&workspace().join("crds")).await?;
-        self.operator.establish(self).await
+        self.apply_rights_of(&workspace()).await
+    }
+
+    /// Gives the operator's account the rights that the release in the folder `tree` gives it, and no others.
+    pub async fn apply_rights_of(&self, tree: &Path) -> Result<()> {
+        self.operator.establish(self, tree).await
     }
 
     /// Applies every definition in the `*.yaml` files of a folder and waits until the API server serves them.

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -188,10 +188,17 @@ fn sum(metrics: &str, name: &str) -> Option<f64> {
 /// Builds the program `leasehold` of this tree with cargo, whose progress goes to stderr, and returns its path. Blocks.
 pub fn build_operator() -> Result<PathBuf> {
     // The whole workspace's features, so that this build and that of the tests share their dependencies.
-    let arguments = "build --workspace --bin leasehold --message-format json-render-diagnostics";
-    let output = cargo()
-        .args(arguments.split(' '))
-        .current_dir(workspace())
+    let mut command = cargo();
+    command
+        .args(["build", "--workspace", "--bin", "leasehold"])
+        .current_dir(workspace());
+    built_by(command)
+}
+
+/// Runs a cargo that builds the program `leasehold`, with its progress on stderr, and returns where it is. Blocks.
+pub(crate) fn built_by(mut cargo: Command) -> Result<PathBuf> {
+    let output = cargo
+        .args(["--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()

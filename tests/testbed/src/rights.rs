@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     Bed, Objects,
-    bed::{read_manifests, workspace},
+    bed::read_manifests,
     error::{Error, Result},
     kubernetes::{Account, client_by},
     wait::until,
@@ -38,11 +38,14 @@ const KNOWN: Duration = Duration::from_secs(30);
 pub(crate) struct Identity(OnceCell<(Account, PathBuf)>);
 
 impl Identity {
-    /// Gives the operator its account and its rights, also those that somebody has taken away since.
-    pub async fn establish(&self, bed: &Bed) -> Result<()> {
+    /// Gives the operator its account and the rights that the chart of this tree or of another release gives it, also
+    /// those that somebody has taken away since, and no others.
+    pub async fn establish(&self, bed: &Bed, tree: &Path) -> Result<()> {
         let objects = Objects::new(bed.client(), NAME);
-        for manifest in read_manifests(&workspace().join(RENDERED))? {
+        let mut rights = Vec::new();
+        for manifest in read_manifests(&tree.join(RENDERED))? {
             if KINDS.iter().any(|kind| manifest["kind"] == *kind) {
+                rights.extend(rights_of(&manifest));
                 objects.apply(manifest).await?;
             }
         }
@@ -53,7 +56,7 @@ impl Identity {
             Ok::<_, Error>((account, path))
         };
         let (_, kubeconfig) = self.0.get_or_try_init(ask).await?;
-        wait_known(&client_by(kubeconfig).await?).await
+        wait_known(&client_by(kubeconfig).await?, &rights).await
     }
 
     /// A kubeconfig of the account.
@@ -72,14 +75,36 @@ impl Identity {
     }
 }
 
-/// Waits until what was given last, in the cluster and in the namespace, is known.
-async fn wait_known(client: &Client) -> Result<()> {
-    let everywhere = json!({"verb": "watch", "group": "leasehold.dev", "resource": "recordformats"});
-    let pods = json!({"verb": "watch", "group": "", "resource": "pods"});
-    let at_home = json!({"verb": "watch", "group": "", "resource": "secrets", "namespace": NAME});
-    for attributes in [everywhere, pods, at_home] {
-        until(&format!("the operator to be allowed {attributes}"), KNOWN, || async {
-            let allowed = allowed(client, &attributes).await.map_err(|error| error.to_string())?;
+/// What a manifest allows the operator: one right of each rule, as it is asked about.
+fn rights_of(role: &Value) -> Vec<Value> {
+    let name = role["metadata"]["name"].as_str().unwrap_or_default();
+    // The others are for people.
+    let namespace = match role["kind"].as_str() {
+        Some("ClusterRole") if name == format!("{NAME}-{NAME}") => "",
+        Some("Role") => NAME,
+        _ => return Vec::new(),
+    };
+    let rules = role["rules"].as_array().into_iter().flatten();
+    let right = |rule: &Value| {
+        let resource = rule["resources"][0].as_str().unwrap_or_default();
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        json!({
+            "verb": rule["verbs"][0],
+            "group": rule["apiGroups"][0],
+            "resource": resource,
+            "subresource": subresource,
+            "name": rule["resourceNames"][0].as_str().unwrap_or_default(),
+            "namespace": namespace,
+        })
+    };
+    rules.map(right).collect()
+}
+
+/// Waits until the API server knows of all that was given.
+async fn wait_known(client: &Client, rights: &[Value]) -> Result<()> {
+    for right in rights {
+        until(&format!("the operator to be allowed {right}"), KNOWN, || async {
+            let allowed = allowed(client, right).await.map_err(|error| error.to_string())?;
             allowed.then_some(()).ok_or_else(|| "it is not".to_owned())
         })
         .await?;

@@ -7,6 +7,7 @@ mod crds;
 mod deny;
 mod lean;
 mod manifests;
+mod upgrade;
 
 use std::{
     ffi::OsStr,
@@ -117,6 +118,12 @@ const INTEGRATION: &[Step] = &[
         what: "deploy/leasehold.yaml is what the chart renders",
         fix: "cargo xtask manifests",
         how: How::Call(manifests::check),
+    },
+    Step {
+        name: "upgrade",
+        what: "the release before this tree is built, for tests/upgrade to start from (2 minutes, once for a machine)",
+        fix: "name another commit of the same Cargo.lock in tests/upgrade/from",
+        how: How::Call(upgrade::check),
     },
     Step {
         name: "demo",
