@@ -208,15 +208,20 @@ impl Scene {
         .await
     }
 
+    /// Our own records change as leaders do, and what an earlier test has registered may be on its way out.
+    fn is_consumers(&self, key: &str) -> bool {
+        !key.starts_with("/leasehold/") && key.contains(self.turn.namespace.name())
+    }
+
     async fn keys(&self) -> Result<Keys> {
         let mut all = self.turn.etcd.dump("").await?;
-        all.retain(|key, _| is_consumers(key));
+        all.retain(|key, _| self.is_consumers(key));
         Ok(all)
     }
 
     async fn events(&self) -> Result<Vec<Event>> {
         let mut all = self.history.settled().await?;
-        all.retain(|event| is_consumers(&event.key));
+        all.retain(|event| self.is_consumers(&event.key));
         Ok(all)
     }
 
@@ -250,11 +255,6 @@ impl Scene {
     }
 }
 
-/// Our own records change as leaders do.
-fn is_consumers(key: &str) -> bool {
-    !key.starts_with("/leasehold/")
-}
-
 /// The keys of the pod that is worked with, and all others.
 fn parted(keys: Keys) -> (Keys, Keys) {
     keys.into_iter().partition(|(_, held)| held.value.contains(WORKED))
@@ -273,7 +273,7 @@ async fn register(turn: &Turn) -> Result<()> {
         {"type": "Plain"},
         {"type": "EtcdGrpc"},
         {"type": "GoZero", "key": format!("zero-{place}.rpc")},
-        {"type": "Kratos"},
+        {"type": "Kratos", "root": format!("/kratos/{place}")},
         {"type": "CoreDns", "domain": format!("orders.{place}.example.org")},
         {"type": "Custom", "recordFormat": custom, "prefix": format!("/custom/{place}")},
     ]);
