@@ -19,7 +19,7 @@ use super::error::{Error, Result};
 use super::pause::{Backoff, jitter, random};
 use super::session::Session;
 use super::writer::holder;
-use crate::plan::{Fence, Held, Key, LeaseId, Revision};
+use crate::plan::{Fence, Held, Key, LeaseId, RECORD_VERSION, Revision};
 
 /// A candidacy for leadership.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,9 @@ pub enum Leadership {
 /// What the leader key holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
+    /// The version of this record's form; releases before it had one wrote none.
+    #[serde(default)]
+    v: u32,
     identity: String,
     /// Differs between processes of one identity.
     incarnation: String,
@@ -72,6 +75,7 @@ pub async fn campaign(
     shutdown: CancellationToken,
 ) {
     let holder = Holder {
+        v: RECORD_VERSION,
         identity: campaign.identity.clone(),
         incarnation: format!("{:016x}", random()),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -14,6 +14,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
+use super::meta::RECORD_VERSION;
 use super::transaction::{LeaseId, Note, Op, Revision, Scope, Transaction, Value};
 
 /// Versions (`metadata.resourceVersion`) up to which objects have been heard of, by the name of their kind's resource.
@@ -51,12 +52,15 @@ impl Heard {
     /// What is written of it.
     pub fn value(&self) -> Value {
         let heard = self.0.clone();
-        serde_json::to_vec(&Versioned { v: 1, heard })
-            .expect("text and integers always serialise")
-            .into()
+        serde_json::to_vec(&Versioned {
+            v: RECORD_VERSION,
+            heard,
+        })
+        .expect("text and integers always serialise")
+        .into()
     }
 
-    /// What was written; none if it is no such thing. Later versions may add fields, never change these.
+    /// What was written; none if it is no such thing, or cannot be read. Later versions may add fields, never change these.
     pub fn read(value: &[u8]) -> Option<Self> {
         serde_json::from_slice::<Versioned>(value)
             .ok()
@@ -91,6 +95,17 @@ impl Progress {
     /// The apiserver, asked at this time, was at this version.
     pub fn compare(&mut self, kind: &'static str, version: u64, asked: Instant) {
         self.0.entry(kind).or_default().present = Some((version, asked));
+    }
+
+    /// How far the apiserver itself was with every kind, when it was asked at `since` or later; none until all are known.
+    /// Nobody can have heard more by `since`.
+    pub fn presents(&self, since: Instant) -> Option<Heard> {
+        let present = |reached: &Reached| reached.present.filter(|(_, asked)| *asked >= since);
+        let all = self
+            .0
+            .iter()
+            .map(|(kind, reached)| Some((Cow::Borrowed(*kind), present(reached)?.0)));
+        all.collect::<Option<_>>().map(Heard)
     }
 
     /// The kinds of which less has been heard than `needed`, which was found at `since`. What the apiserver has not come
@@ -191,6 +206,18 @@ mod tests {
         let mut needed = Heard::default();
         needed.add("gadgets", 7);
         assert_eq!(Progress::new(["pods"]).lacks(&needed, Instant::now()), [""; 0]);
+    }
+
+    #[test]
+    fn how_far_everybody_can_have_heard_is_known_when_the_apiserver_has_been_asked_about_all() {
+        let since = Instant::now();
+        let later = since + Duration::from_secs(1);
+        let mut progress = Progress::new(["pods", "registrations"]);
+        progress.compare("pods", 7, since.checked_sub(Duration::from_secs(1)).expect("a past"));
+        progress.compare("registrations", 99, later);
+        assert_eq!(progress.presents(since), None, "pods were asked about before");
+        progress.compare("pods", 105, later);
+        assert_eq!(progress.presents(since), Some(heard(105, 99)));
     }
 
     #[test]

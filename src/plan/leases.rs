@@ -11,6 +11,10 @@ use super::transaction::{Expect, Key, LeaseId, Revision};
 /// How long a lease stays empty before it is let go.
 const EMPTY_FOR: Duration = Duration::from_mins(10);
 
+/// How long a lease lives that is recorded in a form that is not known here, in seconds: the shortest time that there is,
+/// so that it is renewed often enough whatever its own is.
+const UNKNOWN_TTL: u32 = 5;
+
 /// What is known of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -18,6 +22,9 @@ enum State {
     Fresh,
     /// Recorded.
     Open,
+    /// Recorded by a newer release, in a form that is not known here. It is renewed, its keys stay on it, it takes no
+    /// others, and its record is left alone.
+    Newer,
     /// Its record vanished, or it was reported as lapsed: its record must be confirmed before it takes keys again.
     Doubtful,
     /// Empty for long: its record is being removed, and no key goes on it any more.
@@ -117,6 +124,7 @@ impl Leases {
     pub(super) fn fit(&self, lease: LeaseId, ttl: u32) -> Fit {
         match self.known.get(&lease) {
             Some(known) if known.state == State::Doubtful => Fit::InDoubt,
+            Some(known) if known.state == State::Newer => Fit::Stays,
             Some(known) if known.ttl == ttl && known.state == State::Open => Fit::Stays,
             _ => Fit::Moves,
         }
@@ -171,12 +179,12 @@ impl Leases {
         self.fresh.len()
     }
 
-    /// The record of a lease exists, written at `revision`. Returns the keys that turn out to be ours by it, and
-    /// those that waited for it.
-    pub fn recorded(&mut self, lease: LeaseId, ttl: u32, revision: Revision) -> Vec<Key> {
-        let is_new = !self.is_ours(lease);
-        if is_new {
-            self.insert(lease, ttl, State::Open);
+    /// The record of a lease exists, written at `revision`; without a time to live if a newer release wrote it in a form
+    /// that is not known here. Returns the keys that turn out to be ours by it, and those that waited for it.
+    pub fn recorded(&mut self, lease: LeaseId, ttl: Option<u32>, revision: Revision) -> Vec<Key> {
+        let state = if ttl.is_some() { State::Open } else { State::Newer };
+        if !self.is_ours(lease) {
+            self.insert(lease, ttl.unwrap_or(UNKNOWN_TTL), state);
         }
         let known = self.known.get_mut(&lease).expect("known or just inserted");
         let mut concerned: Vec<Key> = Vec::new();
@@ -187,7 +195,12 @@ impl Leases {
             concerned.extend(known.keys.iter().cloned());
         }
         if known.state != State::Retiring || known.record != revision {
-            known.state = State::Open;
+            if known.state == State::Newer {
+                // It is not filed among those with room: nothing has to be filed anew.
+                known.ttl = ttl.unwrap_or(known.ttl);
+                self.changed = true;
+            }
+            known.state = state;
         }
         known.record = revision;
         known.spoilt = false;
@@ -208,6 +221,9 @@ impl Leases {
         if revision >= known.record {
             known.record = revision;
             known.spoilt = false;
+            if known.state == State::Newer {
+                known.state = State::Doubtful;
+            }
             if known.state != State::Fresh {
                 self.doubt(lease);
             }
@@ -231,14 +247,14 @@ impl Leases {
     }
 
     /// The lease is said to have lapsed, or its record vanished. One without keys is forgotten; one with keys has to
-    /// be confirmed.
+    /// be confirmed, unless its record is not ours to write: that one ends when its record does.
     pub fn doubt(&mut self, lease: LeaseId) {
         let Some(known) = self.known.get_mut(&lease) else {
             return;
         };
         if known.keys.is_empty() && known.reserved == 0 || known.state == State::Retiring {
             self.remove(lease);
-        } else {
+        } else if known.state != State::Newer {
             known.state = State::Doubtful;
             self.reindex(lease);
         }

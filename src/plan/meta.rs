@@ -1,12 +1,22 @@
 //! Where our own bookkeeping lives in etcd and what it looks like: `<meta prefix><cluster id>/leader`,
 //! `<meta prefix><cluster id>/leases/<lease id>`, `<meta prefix><cluster id>/hold` and `<meta prefix><cluster id>/heard/<track>` for the
 //! Registry `default`, the same below `<meta prefix><cluster id>/registries/<name>/` for any other. Consumers never read it.
+//!
+//! Every record says in `v` which version of its form it has. Releases run side by side while one replaces the other, and
+//! either may lead: a later form may add fields, and keeps those that are there. Should one come that this release cannot
+//! read nevertheless, then whatever it is about is kept as it is, and so is the record.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::transaction::{Key, LeaseId, Scope, Value};
+
+/// The version of the records that this release writes.
+pub const RECORD_VERSION: u32 = 1;
+/// For a hold of which it cannot be read how long it lasts, in seconds since 1970: the year 9999. Whoever goes on with a
+/// hold lets it last no longer than one of its own.
+const NO_END: u64 = 253_370_764_800;
 
 /// The Registry that registrations use when they name none.
 const DEFAULT_REGISTRY: &str = "default";
@@ -53,6 +63,18 @@ struct Versioned {
     hold: HoldRecord,
 }
 
+/// What every record has.
+#[derive(Deserialize)]
+struct AnyRecord {
+    v: u32,
+}
+
+/// The version of a record of a form that is newer than what this release writes; none of any other value.
+pub fn newer_version(value: &[u8]) -> Option<u32> {
+    let record: AnyRecord = serde_json::from_slice(value).ok()?;
+    (record.v > RECORD_VERSION).then_some(record.v)
+}
+
 impl MetaKeys {
     /// The keys of the Registry `default` below `meta_prefix` (which ends with `/`) for the cluster `cluster_id`.
     pub fn new(meta_prefix: &str, cluster_id: &str) -> Self {
@@ -97,14 +119,26 @@ impl MetaKeys {
 
     /// The value under that key.
     pub(super) fn hold_value(hold: HoldRecord) -> Value {
-        serde_json::to_vec(&Versioned { v: 1, hold })
-            .expect("text and integers always serialise")
-            .into()
+        serde_json::to_vec(&Versioned {
+            v: RECORD_VERSION,
+            hold,
+        })
+        .expect("text and integers always serialise")
+        .into()
     }
 
-    /// The hold that a value under that key tells of. Later versions may add fields, never change these.
+    /// The hold that a value under that key tells of. Later versions may add fields, never change these. One that cannot
+    /// be read because it is newer is a hold nevertheless, which is called by its version.
     pub(super) fn recorded_hold(value: &[u8]) -> Option<HoldRecord> {
-        serde_json::from_slice::<Versioned>(value).ok().map(|read| read.hold)
+        let read = serde_json::from_slice::<Versioned>(value).ok().map(|read| read.hold);
+        read.or_else(|| {
+            Some(HoldRecord {
+                id: format!("v{}", newer_version(value)?),
+                until: NO_END,
+                lost: 0,
+                of: 0,
+            })
+        })
     }
 
     /// The key that records `lease` as ours.
@@ -114,7 +148,7 @@ impl MetaKeys {
 
     /// The value under a record key, for a lease of `ttl` seconds.
     pub fn record_value(ttl: u32) -> Value {
-        let record = LeaseRecord { v: 1, ttl };
+        let record = LeaseRecord { v: RECORD_VERSION, ttl };
         serde_json::to_vec(&record)
             .expect("two integers always serialise")
             .into()
@@ -162,7 +196,30 @@ mod tests {
         let later = br#"{"v":2,"id":"1a2b","until":1800000000,"lost":18,"of":20,"why":"new"}"#;
         assert_eq!(MetaKeys::recorded_hold(later), Some(hold));
         assert_eq!(MetaKeys::recorded_hold(b"{}"), None);
+        let unread = MetaKeys::recorded_hold(br#"{"v":2,"holds":["1a2b"]}"#);
+        assert_eq!(unread.map(|hold| hold.id).as_deref(), Some("v2"));
         assert_eq!(&*MetaKeys::new("/leasehold/", "c1").hold(), "/leasehold/c1/hold");
+    }
+
+    #[test]
+    fn a_record_is_newer_by_its_version_and_by_nothing_else() {
+        assert_eq!(newer_version(br#"{"v":2,"life":"15s"}"#), Some(2));
+        for known in [&b"{\"v\":1,\"life\":15}"[..], b"{}", b"what?", b"{\"v\":\"2\"}"] {
+            assert_eq!(newer_version(known), None, "{}", String::from_utf8_lossy(known));
+        }
+        for written in [
+            MetaKeys::record_value(30),
+            MetaKeys::hold_value(HoldRecord {
+                id: "1a2b".to_owned(),
+                until: 1,
+                lost: 1,
+                of: 1,
+            }),
+            super::super::Heard::default().value(),
+        ] {
+            let text = String::from_utf8_lossy(&written).into_owned();
+            assert!(text.starts_with(r#"{"v":1,"#), "{text}");
+        }
     }
 
     #[test]

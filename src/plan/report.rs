@@ -241,7 +241,7 @@ mod tests {
             scopes: vec![Scope::below("/s/")],
         };
         ledger.set_terms(&reference("orders"), terms);
-        ledger.leases().recorded(LeaseId(1), 30, 1);
+        ledger.leases().recorded(LeaseId(1), Some(30), 1);
         let entry = |(key, value): &(&str, &str)| {
             let held = crate::plan::Held {
                 value: value.as_bytes().into(),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::in_flight::InFlight;
 use super::ledger::Ledger;
-use super::meta::MetaKeys;
+use super::meta::{MetaKeys, newer_version};
 use super::transaction::{Held, Key, LeaseId, Observation, Revision, Scope};
 
 impl Ledger {
@@ -90,6 +90,11 @@ impl Ledger {
         }
     }
 
+    /// Whether `key` is one of our own records.
+    pub fn is_record(&self, key: &str) -> bool {
+        self.meta.scope().contains(key)
+    }
+
     fn observe_meta(&mut self, key: &Key, held: Option<Held>, revision: Revision) {
         if *key == self.meta.hold() {
             self.observe_hold(held.as_ref(), revision);
@@ -103,18 +108,20 @@ impl Ledger {
             return;
         };
         // A record proves something only about the lease it is on.
-        let ttl = MetaKeys::recorded_ttl(&held.value).filter(|_| held.lease == lease);
-        let Some(ttl) = ttl else {
+        let ttl = MetaKeys::recorded_ttl(&held.value);
+        if held.lease != lease || ttl.is_none() && newer_version(&held.value).is_none() {
             self.leases.record_spoilt(lease, held.mod_revision);
             return;
-        };
+        }
         for key in self.leases.recorded(lease, ttl, held.mod_revision) {
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.born = slot.held.as_ref().map_or(0, |held| held.create_revision);
             }
             self.enqueue(&key);
         }
-        self.work.release(ttl, self.leases.room(lease));
+        if let Some(ttl) = ttl {
+            self.work.release(ttl, self.leases.room(lease));
+        }
     }
 
     /// A lease does not exist any more, and with it every key that was on it.

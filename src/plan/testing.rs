@@ -140,6 +140,12 @@ impl Etcd {
         self.write(&[(key.into(), Some((value.as_bytes().into(), lease)))]);
     }
 
+    /// A newer release writes `key`, on the lease it is on.
+    pub(super) fn rewrite(&mut self, key: &str, value: &str) {
+        let lease = self.held(key).expect("it is there").lease;
+        self.write(&[(key.into(), Some((value.as_bytes().into(), lease)))]);
+    }
+
     /// Somebody else removes `key`, if it is there.
     pub(super) fn foreign_delete(&mut self, key: &str) {
         if self.state.keys.contains_key(key) {

@@ -208,7 +208,7 @@ async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()
             vec!["http://127.0.0.1:1".to_owned()],
             json!({"auth": {"secret": {"name": "secrets-absent"}}}),
             "CredentialsMissing",
-            &["Secret leasehold-ops/secrets-absent does not exist", "create it"],
+            &["Secret leasehold/secrets-absent does not exist", "create it"],
         ),
         (
             "no-key",
@@ -222,10 +222,7 @@ async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()
             at(),
             json!({"tls": {"caConfigMap": {"name": "secrets-ca", "key": "garbage"}}}),
             "CredentialsMalformed",
-            &[
-                "garbage of the ConfigMap leasehold-ops/secrets-ca",
-                "PEM block CERTIFICATE",
-            ],
+            &["garbage of the ConfigMap leasehold/secrets-ca", "PEM block CERTIFICATE"],
         ),
         (
             "mixed",
@@ -233,7 +230,7 @@ async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()
             json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "secrets-mixed"}}}),
             "CredentialsMalformed",
             &[
-                "tls.key of the Secret leasehold-ops/secrets-mixed",
+                "tls.key of the Secret leasehold/secrets-mixed",
                 "not that of the certificate",
             ],
         ),
@@ -242,7 +239,7 @@ async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()
             at(),
             json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "secrets-no-pem"}}}),
             "CredentialsMalformed",
-            &["tls.key of the Secret leasehold-ops/secrets-no-pem", "no private key"],
+            &["tls.key of the Secret leasehold/secrets-no-pem", "no private key"],
         ),
     ];
     check(&scene, faults).await

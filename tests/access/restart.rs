@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use testbed::{Authority, History, Operator, OperatorConfig, Result, Validity, until};
 
 use crate::scene::{Scene, etcd, security};
@@ -50,12 +50,7 @@ async fn credentials_are_kept_for_a_restart_while_the_apiserver_is_away() -> Res
     operator.wait_exit(SOON).await?;
 
     let history = History::watch(&etcd, "/services/", 0).await?;
-    let own = std::fs::read_to_string(scene.bed.kubeconfig()).expect("the bed's kubeconfig");
-    let mut away: Value = serde_json::from_str(&own).expect("it is JSON");
-    away["clusters"][0]["cluster"]["server"] = json!("https://127.0.0.1:1");
-    let path = scene.bed.folder().path().join("away.kubeconfig");
-    std::fs::write(&path, away.to_string()).expect("a file");
-    config.kubeconfig = Some(path);
+    config.kubeconfig = Some(scene.bed.operator_kubeconfig_by("away", "https://127.0.0.1:1")?);
     let _operator = Operator::start(scene.bed, config)?;
     let begin = Instant::now();
     until("two TTLs to pass", SOON * 3, || async {

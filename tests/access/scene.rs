@@ -14,7 +14,7 @@ use crate::support::{API, SOON, condition, message, pod, registration};
 /// Operators serve the whole cluster, so those of one test would renew the leases of another.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// The right to run operators, and the namespace that they take Secrets from.
+/// The right to run operators, and the namespace that they take Secrets from: the one that their account is of.
 pub struct Scene {
     pub bed: &'static Bed,
     pub ops: Namespace,
@@ -32,7 +32,7 @@ impl Scene {
         }
         Ok(Self {
             bed,
-            ops: bed.namespace_named("leasehold-ops").await?,
+            ops: bed.namespace_named("leasehold").await?,
             _turn: turn,
         })
     }

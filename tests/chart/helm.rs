@@ -1,9 +1,8 @@
-//! The program helm, and the kubeconfig of an account that a chart has made.
+//! The programs helm and kubectl.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use serde_json::{Value, json};
 use testbed::{Bed, Tool};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -54,15 +53,4 @@ pub async fn token_of(bed: &Bed, namespace: &str, account: &str, more: &[&str]) 
     let words = [&["create", "token", account, "--namespace", namespace], more].concat();
     let token = kubectl(bed, &words, "").await.expect("a token");
     token.trim().to_owned()
-}
-
-/// A kubeconfig for a service account, as the kubelet would give its token to a pod.
-pub async fn kubeconfig_of(bed: &Bed, namespace: &str, account: &str) -> PathBuf {
-    let token = token_of(bed, namespace, account, &[]).await;
-    let own = std::fs::read_to_string(bed.kubeconfig()).expect("the bed's kubeconfig");
-    let mut config: Value = serde_json::from_str(&own).expect("it is JSON");
-    config["users"][0]["user"] = json!({"token": token});
-    let path = bed.folder().path().join(format!("{namespace}-{account}.kubeconfig"));
-    std::fs::write(&path, config.to_string()).expect("a file");
-    path
 }

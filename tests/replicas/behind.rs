@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use testbed::{Entrance, History, Network, Operator, OperatorConfig, Result};
+use testbed::{History, Network, Operator, OperatorConfig, Result};
 
 use crate::support::{SOON, operator, pod, registration, wait_in_sync, wait_keys};
 use crate::{Turn, wait_leader};
@@ -17,12 +17,9 @@ async fn who_takes_over_and_has_heard_less_than_its_predecessor_undoes_nothing()
     wait_leader(&turn, "operator-0", SOON).await?;
     let network = Network::start(turn.bed.logs()).await?;
     let link = network.link(turn.bed.control_plane().address()).await?;
-    let entrance = Entrance {
-        address: Some(link.address()),
-        token: None,
-    };
+    let server = format!("https://{}", link.address());
     let mut config = OperatorConfig::new("operator-1", env!("CARGO_BIN_EXE_leasehold"));
-    config.kubeconfig = Some(turn.bed.kubeconfig_by("behind", &entrance)?);
+    config.kubeconfig = Some(turn.bed.operator_kubeconfig_by("behind", &server)?);
     let second = Operator::start(turn.bed, config)?;
     second.wait_ready(SOON).await?;
     let (plain, moved) = (turn.plain("orders"), "/services/moved/");

@@ -8,6 +8,7 @@ mod support;
 #[path = "../support/turn.rs"]
 mod turn;
 
+mod account;
 mod behind;
 mod last_endpoint;
 mod outdated;

@@ -1,5 +1,6 @@
 //! P5, for one replica: cut off from the apiserver, it comes to lead and knows less than its predecessor did.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use testbed::{History, Operator, OperatorConfig, Result};
@@ -13,7 +14,7 @@ use crate::{Turn, wait_leader};
 /// A way to the apiserver that can be cut.
 struct Way {
     port: u16,
-    apiserver: String,
+    apiserver: SocketAddr,
     open: Option<JoinHandle<()>>,
 }
 
@@ -23,14 +24,13 @@ impl Way {
         self.cut().await;
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("a port");
         self.port = listener.local_addr().expect("an address").port();
-        let apiserver = self.apiserver.clone();
+        let apiserver = self.apiserver;
         self.open = Some(tokio::spawn(async move {
             // Ends with this task, and with it all connections.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((mut near, _)) = listener.accept().await {
-                let apiserver = apiserver.clone();
                 connections.spawn(async move {
-                    if let Ok(mut far) = TcpStream::connect(&apiserver).await {
+                    if let Ok(mut far) = TcpStream::connect(apiserver).await {
                         let _ = copy_bidirectional(&mut near, &mut far).await;
                     }
                 });
@@ -51,21 +51,14 @@ async fn one_that_comes_to_lead_while_cut_off_from_the_apiserver_undoes_nothing(
     let turn = Turn::take("outdated", 1, 30).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(2).await?;
-    let kubeconfig = std::fs::read_to_string(turn.bed.kubeconfig()).expect("it is there");
-    let server = kubeconfig.split("https://").nth(1).expect("a server");
-    let apiserver: String = server
-        .chars()
-        .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
-        .collect();
     let mut way = Way {
         port: 0,
-        apiserver: apiserver.clone(),
+        apiserver: turn.bed.control_plane().address(),
         open: None,
     };
     way.open().await;
-    let through = turn.bed.logs().join("outdated.kubeconfig");
-    let rerouted = kubeconfig.replace(&apiserver, &format!("127.0.0.1:{}", way.port));
-    std::fs::write(&through, rerouted).expect("writable");
+    let server = format!("https://127.0.0.1:{}", way.port);
+    let through = turn.bed.operator_kubeconfig_by("outdated", &server)?;
 
     let leader = operator(turn.bed, "operator-0");
     leader.wait_ready(SOON).await?;

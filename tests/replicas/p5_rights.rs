@@ -3,28 +3,19 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testbed::{Entrance, History, Operator, OperatorConfig, Result, until};
+use testbed::{History, Operator, Result, until};
 
 use crate::Turn;
-use crate::support::{API, SOON, condition, wait_count, wait_events, wait_in_sync};
+use crate::support::{API, SOON, condition, operator, wait_count, wait_events, wait_in_sync};
 
 const STALE: &str = "leasehold_kubernetes_stale_since_timestamp_seconds{kind=\"pods\"}";
-const BINDING: &str = "rbac.authorization.k8s.io/v1";
+const ROLE: (&str, &str, &str) = ("rbac.authorization.k8s.io/v1", "ClusterRole", "leasehold-leasehold");
 
-/// A right to do something, and who has it.
-async fn grant(turn: &Turn, name: &str, rules: &Value) -> Result<()> {
-    let objects = turn.bed.objects();
-    let role = json!({"apiVersion": BINDING, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules});
-    objects.apply(role).await?;
-    let account = json!({"kind": "ServiceAccount", "name": "operator", "namespace": turn.namespace.name()});
-    let binding = json!({
-        "apiVersion": BINDING,
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": name},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-        "subjects": [account],
-    });
-    objects.apply(binding).await.map(drop)
+/// Gives the operator's role these rules and no others.
+async fn grant(turn: &Turn, rules: &[Value]) -> Result<()> {
+    let (api, kind, name) = ROLE;
+    let role = json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "rules": rules});
+    turn.bed.objects().apply(role).await.map(drop)
 }
 
 /// Waits until the view of pods is told as outdated, or not. Rights are asked for when a watch begins, which is every
@@ -55,28 +46,25 @@ async fn p5_the_right_to_see_pods_withdrawn_costs_no_key_and_is_told_until_it_is
     let turn = Turn::take("p5-rights", 1, 15).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(3).await?;
-    let rest = json!([
-        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["leasehold.dev"], "resources": ["*"], "verbs": ["get", "list", "watch", "patch", "update"]},
-    ]);
-    let pods = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]);
-    grant(&turn, "turn-rest", &rest).await?;
-    grant(&turn, "turn-pods", &pods).await?;
-    let entrance = Entrance {
-        token: Some(turn.namespace.create_account("operator").await?),
-        address: None,
-    };
-    let mut config = OperatorConfig::new("operator-0", env!("CARGO_BIN_EXE_leasehold"));
-    config.kubeconfig = Some(turn.bed.kubeconfig_by("p5-rights", &entrance)?);
-    let operator = Operator::start(turn.bed, config)?;
+    let operator = operator(turn.bed, "operator-0");
     operator.wait_ready(SOON).await?;
     wait_count(&turn.etcd, &turn.plain("orders"), 3, SOON).await;
     wait_in_sync(turn.namespace.objects(), "orders", 3).await;
     wait_stale(&operator, false).await?;
     let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
 
-    let objects = turn.bed.objects();
-    objects.delete(BINDING, "ClusterRoleBinding", "turn-pods").await?;
+    let (api, kind, name) = ROLE;
+    let role = turn
+        .bed
+        .objects()
+        .get(api, kind, name)
+        .await?
+        .expect("the chart's role");
+    let rules = role["rules"].as_array().expect("its rules").clone();
+    let of_pods = |rule: &Value| rule["resources"] == json!(["pods"]);
+    let rest: Vec<Value> = rules.iter().filter(|rule| !of_pods(rule)).cloned().collect();
+    assert_eq!(rest.len() + 1, rules.len(), "{rules:?}");
+    grant(&turn, &rest).await?;
     wait_stale(&operator, true).await?;
     wait_informed(&turn, "False", "KubernetesSilent").await?;
     let pod = turn.some_pod().await?;
@@ -85,7 +73,7 @@ async fn p5_the_right_to_see_pods_withdrawn_costs_no_key_and_is_told_until_it_is
     let log = std::fs::read_to_string(operator.process().log()).expect("it is there");
     assert!(log.contains("pods is forbidden"), "its log does not say why");
 
-    grant(&turn, "turn-pods", &pods).await?;
+    grant(&turn, &rules).await?;
     wait_events(&history, 1).await;
     wait_stale(&operator, false).await?;
     wait_informed(&turn, "True", "Watching").await?;

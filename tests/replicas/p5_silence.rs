@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use testbed::{Entrance, History, Network, Operator, OperatorConfig, Result, until};
+use testbed::{History, Network, Operator, OperatorConfig, Result, until};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -23,9 +23,9 @@ async fn start(name: &str) -> Result<Turn> {
 }
 
 /// An operator that reaches the apiserver by this way, and what consumers see of it from now on.
-async fn operator_by(turn: &Turn, entrance: &Entrance) -> Result<(Operator, History)> {
+async fn operator_by(turn: &Turn, server: &str) -> Result<(Operator, History)> {
     let mut config = OperatorConfig::new("operator-0", env!("CARGO_BIN_EXE_leasehold"));
-    config.kubeconfig = Some(turn.bed.kubeconfig_by(turn.namespace.name(), entrance)?);
+    config.kubeconfig = Some(turn.bed.operator_kubeconfig_by(turn.namespace.name(), server)?);
     let operator = Operator::start(turn.bed, config)?;
     operator.wait_ready(SOON).await?;
     wait_count(&turn.etcd, &turn.plain("orders"), 3, SOON).await;
@@ -47,11 +47,8 @@ async fn p5_a_way_to_the_apiserver_that_goes_dark_costs_no_key_and_is_told_withi
     let turn = start("p5-dark").await?;
     let network = Network::start(turn.bed.logs()).await?;
     let link = network.link(turn.bed.control_plane().address()).await?;
-    let entrance = Entrance {
-        address: Some(link.address()),
-        token: None,
-    };
-    let (operator, history) = operator_by(&turn, &entrance).await?;
+    let server = format!("https://{}", link.address());
+    let (operator, history) = operator_by(&turn, &server).await?;
     wait_stale(&operator, false).await?;
     link.dark().await?;
     let begin = Instant::now();
@@ -68,9 +65,9 @@ async fn p5_a_way_to_the_apiserver_that_goes_dark_costs_no_key_and_is_told_withi
     operator.process().alive()
 }
 
-/// A way to the apiserver, on which what is open can be forgotten: it stands, and carries nothing any more. That is what
+/// The URL of a way to the apiserver, on which what is open can be forgotten: it stands, and carries nothing any more. That is what
 /// a firewall does that has lost its state.
-async fn forgetting_way(turn: &Turn, forget: CancellationToken) -> Entrance {
+async fn forgetting_way(turn: &Turn, forget: CancellationToken) -> String {
     let apiserver = turn.bed.control_plane().address();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -92,10 +89,7 @@ async fn forgetting_way(turn: &Turn, forget: CancellationToken) -> Entrance {
             });
         }
     });
-    Entrance {
-        address: Some(address),
-        token: None,
-    }
+    format!("https://{address}")
 }
 
 #[tokio::test]

@@ -46,19 +46,14 @@ pub async fn between(
     meddler: impl Fn(&str) -> Meddle + Send + Sync + 'static,
 ) -> Result<PathBuf> {
     let proxy = Proxy {
-        client: turn.bed.client(),
+        client: turn.bed.operator_client().await?,
         meddler: Arc::new(meddler),
         cut,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let near = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(pass).with_state(proxy)).await });
-    let kubeconfig = std::fs::read_to_string(turn.bed.kubeconfig()).expect("it is there");
-    let mut kubeconfig: Value = serde_json::from_str(&kubeconfig).expect("it is JSON");
-    kubeconfig["clusters"][0]["cluster"]["server"] = json!(near);
-    let through = turn.bed.logs().join(format!("{name}.kubeconfig"));
-    std::fs::write(&through, kubeconfig.to_string()).expect("writable");
-    Ok(through)
+    turn.bed.operator_kubeconfig_by(name, &near)
 }
 
 async fn pass(State(proxy): State<Proxy>, request: Request) -> Response {

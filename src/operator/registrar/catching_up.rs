@@ -18,6 +18,8 @@ pub(super) struct CatchingUp {
     fence: Fence,
     /// What predecessors had heard, and when that was read; none until then.
     notes: Option<(Heard, Instant)>,
+    /// Whether some of them could not be read: then as much has to be heard as anybody can have heard.
+    unread: bool,
     /// Whether it was said that this takes a while.
     told: bool,
 }
@@ -31,6 +33,7 @@ impl Registrar {
         self.catching_up = Some(CatchingUp {
             fence,
             notes: None,
+            unread: false,
             told: false,
         });
         self.tasks.spawn(async move {
@@ -50,8 +53,17 @@ impl Registrar {
             return;
         };
         let mut heard = Heard::default();
-        for (_, note) in notes {
-            heard.merge(Heard::read(&note.value).unwrap_or_default());
+        for (key, note) in notes {
+            if let Some(note) = Heard::read(&note.value) {
+                heard.merge(note);
+                continue;
+            }
+            catching_up.unread = true;
+            tracing::warn!(
+                registry = %self.name, %key,
+                "a note of how far a leader had heard cannot be read, as if a newer release had written it: nothing is \
+                 written until all is heard that it can be about"
+            );
         }
         catching_up.notes = Some((heard, at));
         self.has_caught_up();
@@ -62,12 +74,20 @@ impl Registrar {
     pub(super) fn has_caught_up(&mut self) {
         let Some(CatchingUp {
             notes: Some((needed, since)),
+            unread,
             told,
             ..
         }) = &mut self.catching_up
         else {
             return;
         };
+        if *unread {
+            let Some(presents) = self.kubernetes.progress.presents(*since) else {
+                return;
+            };
+            needed.merge(presents);
+            *unread = false;
+        }
         let lacks = self.kubernetes.progress.lacks(needed, *since);
         let outdated = self.kubernetes.outdated.is_some();
         if lacks.is_empty() && !outdated {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::reporting::Subject;
 use super::{Done, Order, Registrar, guarding, size};
 use crate::etcd::{self, Connection};
-use crate::plan::{Key, LeaseId, Observation};
+use crate::plan::{Held, Key, LeaseId, Observation, RECORD_VERSION, newer_version};
 
 /// Orders and observations taken in before the next look at what is to be done: what comes together is written together.
 const BATCH: usize = 1024;
@@ -127,9 +127,30 @@ impl Registrar {
                 self.standing.view_is_lost(now);
                 self.sweep.is_due();
             }
-            Observation::Snapshot { .. } | Observation::Changed { .. } => {}
+            Observation::Snapshot { entries, .. } => {
+                for (key, held) in entries {
+                    self.tell_if_newer(key, held);
+                }
+            }
+            Observation::Changed { key, held, .. } => {
+                if let Some(held) = held {
+                    self.tell_if_newer(key, held);
+                }
+            }
         }
         self.ledger.observe(observation);
+    }
+
+    /// Says of a record of ours that a newer release wrote it.
+    fn tell_if_newer(&self, key: &Key, held: &Held) {
+        if self.ledger.is_record(key)
+            && let Some(version) = newer_version(&held.value)
+        {
+            tracing::warn!(
+                registry = %self.name, %key, version, known = RECORD_VERSION,
+                "a newer release wrote this record: what cannot be read of it stays as it is, and so does what it is about"
+            );
+        }
     }
 
     pub(super) fn done(&mut self, done: Done) {

@@ -1,5 +1,7 @@
 //! A registrar without an etcd: what it does and tells when time passes and things end, one by one.
 
+mod newer;
+
 use std::time::Duration;
 
 use super::*;
@@ -368,7 +370,7 @@ async fn missing_from_a_list() -> Rig {
         create_revision: 1,
         mod_revision: 1,
     };
-    rig.registrar.ledger.leases().recorded(LeaseId(1), 30, 1);
+    rig.registrar.ledger.leases().recorded(LeaseId(1), Some(30), 1);
     let records = Observation::Snapshot {
         scope: MetaKeys::new("/leasehold/", "c1").scope().clone(),
         revision: 1,

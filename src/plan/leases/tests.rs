@@ -10,7 +10,7 @@ fn pool() -> Leases {
     let mut leases = Leases::new(2);
     for lease in [A, B] {
         leases.granted(lease, 30);
-        leases.recorded(lease, 30, 5);
+        leases.recorded(lease, Some(30), 5);
     }
     leases
 }
@@ -29,7 +29,7 @@ fn a_fresh_lease_takes_no_key_before_it_is_recorded() {
     leases.granted(A, 30);
     assert_eq!((leases.fresh(), leases.reserve(30, 1, None)), (1, None));
     assert_eq!(leases.unrecorded(10), [(A, 30, Expect::Absent)]);
-    leases.recorded(A, 30, 5);
+    leases.recorded(A, Some(30), 5);
     assert_eq!((leases.fresh(), leases.reserve(30, 1, None)), (0, Some(A)));
 }
 
@@ -88,7 +88,7 @@ fn a_capacity_of_nothing_is_taken_as_one_key_a_lease() {
 fn a_lease_is_let_go_when_it_has_been_empty_for_ten_minutes_without_a_break() {
     let mut leases = Leases::new(2);
     leases.granted(A, 30);
-    leases.recorded(A, 30, 5);
+    leases.recorded(A, Some(30), 5);
     let start = Instant::now();
     let after = |seconds| start + Duration::from_secs(seconds);
     assert_eq!(leases.retirable(start), []);
@@ -109,7 +109,7 @@ fn a_lease_is_let_go_when_it_has_been_empty_for_ten_minutes_without_a_break() {
 fn a_lease_on_which_a_key_is_being_written_is_not_let_go() {
     let mut leases = Leases::new(2);
     leases.granted(A, 30);
-    leases.recorded(A, 30, 5);
+    leases.recorded(A, Some(30), 5);
     leases.reserve(30, 1, None);
     let start = Instant::now();
     assert_eq!(leases.retirable(start), []);
@@ -122,7 +122,7 @@ fn keys_seen_before_the_record_of_their_lease_are_ours_by_it() {
     leases.attach(A, &"1".into());
     assert!(!leases.is_ours(A));
     assert_eq!(leases.key_count(), 0);
-    assert_eq!(leases.recorded(A, 30, 5), [Key::from("1")]);
+    assert_eq!(leases.recorded(A, Some(30), 5), [Key::from("1")]);
     assert_eq!((leases.is_ours(A), leases.key_count()), (true, 1));
 }
 
@@ -131,7 +131,7 @@ fn a_strangers_key_that_is_gone_is_not_ours_by_a_later_record() {
     let mut leases = Leases::new(2);
     leases.attach(A, &"1".into());
     leases.detach(A, &"1".into());
-    assert_eq!(leases.recorded(A, 30, 5), Vec::<Key>::new());
+    assert_eq!(leases.recorded(A, Some(30), 5), Vec::<Key>::new());
 }
 
 #[test]
@@ -143,7 +143,11 @@ fn a_lease_whose_record_vanished_is_in_doubt_while_it_has_keys_and_else_forgotte
     assert_eq!(leases.ids().collect::<Vec<_>>(), [A]);
     assert_eq!((leases.fit(A, 30), leases.reserve(30, 1, None)), (Fit::InDoubt, None));
     assert_eq!(leases.unrecorded(10), [(A, 30, Expect::Absent)]);
-    assert_eq!(leases.recorded(A, 30, 10), [Key::from("1")], "its keys waited for this");
+    assert_eq!(
+        leases.recorded(A, Some(30), 10),
+        [Key::from("1")],
+        "its keys waited for this"
+    );
     assert_eq!(leases.fit(A, 30), Fit::Stays);
 }
 
@@ -155,7 +159,7 @@ fn old_news_of_a_record_changes_nothing() {
     leases.record_spoilt(A, 4);
     assert_eq!(leases.fit(A, 30), Fit::Stays);
     leases.record_missing(A, 9);
-    leases.recorded(A, 30, 5);
+    leases.recorded(A, Some(30), 5);
     assert_eq!(leases.fit(A, 30), Fit::InDoubt);
 }
 
@@ -166,7 +170,7 @@ fn a_doubtful_lease_is_confirmed_alone_and_before_fresh_ones_are_recorded() {
     leases.granted(LeaseId(0xc), 30);
     leases.record_spoilt(A, 9);
     assert_eq!(leases.unrecorded(10), [(A, 30, Expect::At(9))]);
-    leases.recorded(A, 30, 10);
+    leases.recorded(A, Some(30), 10);
     assert_eq!(leases.unrecorded(10), [(LeaseId(0xc), 30, Expect::Absent)]);
 }
 
@@ -190,8 +194,8 @@ fn keys_are_counted_on_our_leases_only_and_each_once() {
         leases.attach(lease, &key.into());
     }
     assert_eq!(leases.key_count(), 3, "whose C is, is not known yet");
-    leases.recorded(c, 30, 6);
-    leases.recorded(c, 30, 7);
+    leases.recorded(c, Some(30), 6);
+    leases.recorded(c, Some(30), 7);
     assert_eq!(leases.key_count(), 5);
     leases.detach(c, &"4".into());
     leases.detach(c, &"4".into());

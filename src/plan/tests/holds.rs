@@ -180,6 +180,30 @@ fn the_record_of_a_hold_of_another_time_releases_nothing_and_is_replaced() {
 }
 
 #[test]
+fn a_hold_that_a_newer_release_recorded_goes_on_under_its_version_until_somebody_approves() {
+    const NEWER: &str = r#"{"v":2,"holds":["second"]}"#;
+    let now = Instant::now();
+    let mut rig = held(now);
+    rig.etcd.rewrite(RECORD, NEWER);
+    rig.restart(0);
+    rig.run();
+    rig.judge(now);
+    rig.run();
+    assert_eq!(rig.ledger.hold().map(|hold| hold.id.as_str()), Some("v2"));
+    assert_eq!(rig.left(), PODS);
+    assert_eq!(
+        rig.etcd.value(RECORD).as_deref(),
+        Some(NEWER),
+        "it is not ours to write"
+    );
+    let moment = Moment { now, unix: UNIX };
+    rig.ledger.judge(moment, Some("v2"), || "second".to_owned());
+    rig.run();
+    assert_eq!(rig.left(), 0);
+    assert_eq!(rig.etcd.value(RECORD), None);
+}
+
+#[test]
 fn a_record_that_makes_no_sense_is_removed() {
     let (mut rig, now) = (registered(), Instant::now());
     rig.etcd.foreign_put(RECORD, "what?");

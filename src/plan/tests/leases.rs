@@ -60,6 +60,64 @@ fn a_record_that_somebody_overwrites_is_put_right_without_touching_its_keys() {
     assert_eq!(rig.etcd.recorded(), [lease]);
 }
 
+/// A record in a form that this release cannot read.
+const NEWER: &str = r#"{"v":2,"life":"30s"}"#;
+
+#[test]
+fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_stay() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.want("orders", "q", &["/s/q"], "1");
+    rig.run();
+    let lease = rig.lease_of("/s/p");
+    let record = meta().record_key(lease);
+    rig.etcd.rewrite(&record, NEWER);
+    // One that knows nothing yet but what it reads.
+    let revision = rig.etcd.revision();
+    rig.ledger = Ledger::new(meta(), 256);
+    rig.ledger.set_terms(&reference("orders"), terms(1));
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.want("orders", "q", &["/s/q"], "1");
+    rig.ledger.kubernetes_is_complete();
+    rig.etcd.forget_watches();
+    assert_eq!(rig.run(), []);
+    assert_eq!(rig.etcd.revision(), revision, "nothing is written");
+    let renewed = rig.ledger.leases().take_changed_renewals().expect("there are some");
+    assert!(renewed.contains_key(&lease), "{renewed:?}");
+    // Said to have lapsed by somebody who is wrong, it is not written over either.
+    rig.ledger.leases().doubt(lease);
+    assert_eq!(rig.run(), []);
+    assert_eq!(rig.etcd.value(&record).as_deref(), Some(NEWER));
+
+    // What comes goes on a lease of our own, and what is really gone goes.
+    rig.want("orders", "r", &["/s/r"], "1");
+    rig.drop_pod("orders", "q");
+    rig.run();
+    assert_ne!(rig.lease_of("/s/r"), lease);
+    assert_eq!(rig.etcd.held("/s/q"), None);
+    assert_eq!(rig.lease_of("/s/p"), lease);
+
+    // Read again, for the newer release has written it as before, it is one like any other.
+    rig.etcd.rewrite(&record, r#"{"v":2,"ttl":30,"life":"30s"}"#);
+    rig.listen();
+    let renewed = rig.ledger.leases().take_changed_renewals().expect("it is known again");
+    assert_eq!(renewed.get(&lease), Some(&30));
+    assert_eq!(rig.run(), []);
+}
+
+#[test]
+fn the_keys_of_a_lease_that_a_newer_release_recorded_are_put_back_when_it_lapses() {
+    let mut rig = Rig::new();
+    rig.want("orders", "p", &["/s/p"], "1");
+    rig.run();
+    let lease = rig.lease_of("/s/p");
+    rig.etcd.rewrite(&meta().record_key(lease), NEWER);
+    rig.listen();
+    rig.etcd.expire(lease);
+    rig.run();
+    assert_ne!(rig.lease_of("/s/p"), lease);
+}
+
 #[test]
 fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
     let mut rig = Rig::new();

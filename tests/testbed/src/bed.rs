@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use crate::{
     error::{Doing, Error, Result},
     etcd::{EtcdCluster, EtcdConfig},
-    kubernetes::{ControlPlane, Entrance, Namespace, Objects},
+    kubernetes::{ControlPlane, Namespace, Objects, client_by},
     process::Folder,
+    rights::Identity,
     tools::EtcdVersion,
     wait::until,
 };
@@ -49,6 +50,7 @@ impl Default for BedConfig {
 pub struct Bed {
     control_plane: ControlPlane,
     registry: EtcdCluster,
+    operator: Identity,
     logs: PathBuf,
     // After the processes, so that it is removed once they are gone.
     folder: Folder,
@@ -72,6 +74,7 @@ impl Bed {
         Ok(Self {
             control_plane,
             registry,
+            operator: Identity::default(),
             logs,
             folder,
         })
@@ -87,11 +90,24 @@ impl Bed {
         self.control_plane.kubeconfig()
     }
 
-    /// The path of a new kubeconfig `NAME.kubeconfig` that leads in by another entrance.
-    pub fn kubeconfig_by(&self, name: &str, entrance: &Entrance) -> Result<PathBuf> {
+    /// The path of the operator's kubeconfig: that of the chart's account, with no more rights than the chart gives it.
+    /// There is none before [`Bed::apply_crds`].
+    pub fn operator_kubeconfig(&self) -> Result<&Path> {
+        self.operator.kubeconfig()
+    }
+
+    /// The path of a new kubeconfig `NAME.kubeconfig` of the operator's, that leads to the API server by another way:
+    /// by the URL `server`.
+    pub fn operator_kubeconfig_by(&self, name: &str, server: &str) -> Result<PathBuf> {
         let path = self.logs.join(format!("{name}.kubeconfig"));
-        self.control_plane.write_kubeconfig(&path, entrance)?;
+        let account = self.operator.account()?;
+        account.kubeconfig(self.kubeconfig(), Some(server), &path)?;
         Ok(path)
+    }
+
+    /// A new client that may do what the operator may.
+    pub async fn operator_client(&self) -> Result<Client> {
+        client_by(self.operator.kubeconfig()?).await
     }
 
     /// The path of a kubectl.
@@ -134,9 +150,16 @@ impl Bed {
         Objects::new(self.client(), "default")
     }
 
-    /// Applies every definition in the workspace's folder `crds` and waits until the API server serves them.
+    /// Applies every definition in the workspace's folder `crds` and waits until the API server serves them. The operator
+    /// gets its account with it, and any right back that a test has taken away.
     pub async fn apply_crds(&self) -> Result<()> {
-        self.apply_crds_of(&workspace().join("crds")).await
+        self.apply_crds_of(&workspace().join("crds")).await?;
+        self.apply_rights_of(&workspace()).await
+    }
+
+    /// Gives the operator's account the rights that the release in the folder `tree` gives it, and no others.
+    pub async fn apply_rights_of(&self, tree: &Path) -> Result<()> {
+        self.operator.establish(self, tree).await
     }
 
     /// Applies every definition in the `*.yaml` files of a folder and waits until the API server serves them.
@@ -205,10 +228,7 @@ fn manifests(folder: &Path) -> Result<Vec<Value>> {
     files.sort();
     let mut manifests = Vec::new();
     for path in files {
-        let text = std::fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
-        let parsed: Vec<Value> = serde_saphyr::from_multiple(&text)
-            .map_err(|error| Error::Invalid(format!("{} is not valid YAML: {error}", path.display())))?;
-        manifests.extend(parsed);
+        manifests.extend(read_manifests(&path)?);
     }
     if manifests.is_empty() {
         return Err(Error::Invalid(format!(
@@ -217,6 +237,13 @@ fn manifests(folder: &Path) -> Result<Vec<Value>> {
         )));
     }
     Ok(manifests)
+}
+
+/// The manifests in a file.
+pub(crate) fn read_manifests(path: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(path).doing(|| format!("read {}", path.display()))?;
+    serde_saphyr::from_multiple(&text)
+        .map_err(|error| Error::Invalid(format!("{} is not valid YAML: {error}", path.display())))
 }
 
 fn is_established(crd: &Value) -> bool {

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ pub struct OperatorConfig {
     pub name: String,
     /// The program `leasehold`: `env!("CARGO_BIN_EXE_leasehold")` in tests of the root crate, else [`build_operator`].
     pub binary: PathBuf,
-    /// Reaches Kubernetes by this kubeconfig instead of the bed's, as through a proxy or with fewer rights.
+    /// Reaches Kubernetes by this kubeconfig instead of [`Bed::operator_kubeconfig`], as through a proxy.
     pub kubeconfig: Option<PathBuf>,
     /// `--session-ttl`, in seconds: how long it leads after its death. The operator's own default when not given.
     pub session_ttl: Option<u32>,
@@ -54,17 +54,21 @@ impl OperatorConfig {
 pub struct Operator {
     process: Process,
     port: Port,
+    kubeconfig: PathBuf,
 }
 
 impl Operator {
     /// Starts `leasehold run` against a bed. It has only begun: see [`Operator::wait_ready`].
     pub fn start(bed: &Bed, config: OperatorConfig) -> Result<Self> {
         let port = Port::reserve()?;
-        let kubeconfig = config.kubeconfig.as_deref().unwrap_or(bed.kubeconfig());
+        let kubeconfig = match config.kubeconfig {
+            Some(path) => path,
+            None => bed.operator_kubeconfig()?.to_owned(),
+        };
         let mut spec = Spec::new(&config.name, config.binary, bed.logs())
             .args(["run", "--identity", &config.name, "--log-format", "text"])
             .args(["--http", &port.address().to_string()])
-            .args([OsString::from("--kubeconfig"), kubeconfig.into()]);
+            .args([OsString::from("--kubeconfig"), kubeconfig.clone().into()]);
         if let Some(seconds) = config.session_ttl {
             spec = spec.args(["--session-ttl", &seconds.to_string()]);
         }
@@ -73,12 +77,21 @@ impl Operator {
             spec = spec.env(&name, value);
         }
         let process = Process::start(spec)?;
-        Ok(Self { process, port })
+        Ok(Self {
+            process,
+            port,
+            kubeconfig,
+        })
     }
 
     /// Its identity.
     pub fn name(&self) -> &str {
         self.process.name()
+    }
+
+    /// The kubeconfig by which it reaches Kubernetes.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// The process id of its present life, or of the last one.
@@ -181,10 +194,17 @@ fn sum(metrics: &str, name: &str) -> Option<f64> {
 /// Builds the program `leasehold` of this tree with cargo, whose progress goes to stderr, and returns its path. Blocks.
 pub fn build_operator() -> Result<PathBuf> {
     // The whole workspace's features, so that this build and that of the tests share their dependencies.
-    let arguments = "build --workspace --bin leasehold --message-format json-render-diagnostics";
-    let output = cargo()
-        .args(arguments.split(' '))
-        .current_dir(workspace())
+    let mut command = cargo();
+    command
+        .args(["build", "--workspace", "--bin", "leasehold"])
+        .current_dir(workspace());
+    built_by(command)
+}
+
+/// Runs a cargo that builds the program `leasehold`, with its progress on stderr, and returns where it is. Blocks.
+pub(crate) fn built_by(mut cargo: Command) -> Result<PathBuf> {
+    let output = cargo
+        .args(["--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()

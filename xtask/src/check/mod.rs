@@ -7,6 +7,7 @@ mod crds;
 mod deny;
 mod lean;
 mod manifests;
+mod upgrade;
 
 use std::{
     ffi::OsStr,
@@ -92,12 +93,6 @@ const UNIT: &[Step] = &[
         how: How::Cargo("test --locked --workspace --lib --bins"),
     },
     Step {
-        name: "fuzz",
-        what: "30 seconds of random input for each of what takes input from outside, and none does harm",
-        fix: fuzz::FIX,
-        how: How::Call(|step| step.command(fuzz::command(&fuzz::Options::default()))),
-    },
-    Step {
         name: "crds",
         what: "the files in crds/ are what src/api says",
         fix: "cargo run -- crds --dir crds",
@@ -119,10 +114,22 @@ const INTEGRATION: &[Step] = &[
         how: How::Call(tools),
     },
     Step {
+        name: "fuzz",
+        what: "30 seconds of random input for each of what takes input from outside, and none does harm",
+        fix: fuzz::FIX,
+        how: How::Call(|step| step.command(fuzz::command(&fuzz::Options::default()))),
+    },
+    Step {
         name: "manifests",
         what: "deploy/leasehold.yaml is what the chart renders",
         fix: "cargo xtask manifests",
         how: How::Call(manifests::check),
+    },
+    Step {
+        name: "upgrade",
+        what: "the release before this tree is built, for tests/upgrade to start from (2 minutes, once for a machine)",
+        fix: "name another commit of the same Cargo.lock in tests/upgrade/from",
+        how: How::Call(upgrade::check),
     },
     Step {
         name: "demo",

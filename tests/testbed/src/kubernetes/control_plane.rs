@@ -43,15 +43,6 @@ pub struct ControlPlane {
     port: Port,
 }
 
-/// Another entrance than that of the one who may do everything.
-#[derive(Clone, Debug, Default)]
-pub struct Entrance {
-    /// By another way: one that leads to the API server.
-    pub address: Option<SocketAddr>,
-    /// As somebody else: whoever this token is of.
-    pub token: Option<String>,
-}
-
 /// The programs, found or built.
 struct Programs {
     apiserver: PathBuf,
@@ -152,20 +143,6 @@ impl ControlPlane {
     /// Where the API server is reached.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
-    }
-
-    /// Writes a kubeconfig to a file: like the one that may do everything, but for what is given here.
-    pub fn write_kubeconfig(&self, to: &Path, changes: &Entrance) -> Result<()> {
-        let text = fs::read_to_string(&self.kubeconfig).doing(|| "read the kubeconfig")?;
-        let mut config: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|error| Error::Invalid(format!("the kubeconfig is no JSON: {error}")))?;
-        if let Some(address) = changes.address {
-            config["clusters"][0]["cluster"]["server"] = json!(format!("https://{address}"));
-        }
-        if let Some(token) = &changes.token {
-            config["users"][0]["user"] = json!({"token": token});
-        }
-        fs::write(to, format!("{config:#}\n")).doing(|| format!("write {}", to.display()))
     }
 
     /// The path of a kubectl of the same version.
@@ -336,14 +313,14 @@ fn kwok(programs: &Programs, kubeconfig: &Path, stages: &Path, logs: &Path) -> S
         ])
 }
 
-async fn configure(kubeconfig: &Path) -> Result<Config> {
+pub(super) async fn configure(kubeconfig: &Path) -> Result<Config> {
     let unusable = |error: &dyn std::error::Error| Error::Invalid(format!("{}: {error}", kubeconfig.display()));
     let read = Kubeconfig::read_from(kubeconfig).map_err(|error| unusable(&error))?;
     let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
     config.map_err(|error| unusable(&error))
 }
 
-fn client_of(config: &Config) -> Client {
+pub(super) fn client_of(config: &Config) -> Client {
     Client::try_from(config.clone()).expect("a kubeconfig that we wrote ourselves is usable")
 }
 

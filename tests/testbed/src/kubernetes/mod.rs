@@ -2,15 +2,18 @@
 //!
 //! Knows nothing of etcd beyond that the API server needs one, and nothing of leasehold.
 
+mod account;
 mod control_plane;
 mod credentials;
 mod namespace;
 mod objects;
 mod pod;
 
-pub use control_plane::{ControlPlane, Entrance};
+pub use account::Account;
+pub use control_plane::ControlPlane;
 pub use namespace::Namespace;
 pub use objects::Objects;
 pub use pod::NewPod;
 
+pub(crate) use account::client_by;
 pub(crate) use credentials::random_name;

@@ -66,22 +66,6 @@ impl Namespace {
         self.objects.apply(object).await
     }
 
-    /// Creates a service account and returns a token of it, good for an hour.
-    pub async fn create_account(&self, name: &str) -> Result<String> {
-        self.apply(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}))
-            .await?;
-        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{name}/token", self.name);
-        let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
-        let request = http::Request::post(path).header(http::header::CONTENT_TYPE, "application/json");
-        let request = request.body(wanted.to_string().into_bytes()).expect("a valid request");
-        let answer: Value = self
-            .client
-            .request(request)
-            .await
-            .doing(|| format!("ask for a token of {name}"))?;
-        Ok(answer["status"]["token"].as_str().unwrap_or_default().to_owned())
-    }
-
     /// Creates a Deployment whose pods have these labels and named container ports.
     pub async fn create_deployment(
         &self,

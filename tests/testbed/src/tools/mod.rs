@@ -3,6 +3,7 @@
 //! Owns the cache and its locks. Knows nothing of how the programs are run.
 
 mod cargo;
+mod earlier;
 mod etcd;
 mod go;
 mod programs;
@@ -13,6 +14,7 @@ use std::{
 };
 
 pub use cargo::cargo;
+pub use earlier::{Earlier, Release};
 pub use etcd::EtcdVersion;
 pub use go::Tool;
 pub use programs::{GoProgram, Language, npm_packages};
