@@ -1,11 +1,14 @@
 //! The pool of leases: which are ours, how full each is, and where a new key goes.
 //!
 //! Leases are pooled because the operator, not the pod, renews them. Holes are filled before a lease is granted,
-//! and a key is never moved to another lease without need: a move is an event for every consumer.
+//! and a key is never moved to another lease without need: a move is an event for every consumer. Keys of different
+//! [`Domain`]s are never put on one lease; what shares one already stays there.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use super::domains::{Domain, Domains};
 use super::transaction::{Expect, Key, LeaseId, Revision};
 
 /// How long a lease stays empty before it is let go.
@@ -35,10 +38,25 @@ pub(super) enum Fit {
     InDoubt,
 }
 
+/// Whose keys a lease carries.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Home {
+    /// It has none, and takes those of anyone.
+    Free,
+    /// Keys of this domain, and takes more of them.
+    Of(Domain),
+    /// Keys of several domains, or of one that is not known: written by an earlier release, or granted otherwise since.
+    /// They stay, and no more come.
+    Mixed,
+}
+
 #[derive(Debug)]
 struct Lease {
     ttl: u32,
     state: State,
+    home: Home,
+    /// etcd denies renewing it, and putting keys on it.
+    denied: bool,
     /// The keys that etcd holds on it.
     keys: HashSet<Key>,
     /// Keys being written to it.
@@ -65,14 +83,17 @@ impl Lease {
 #[derive(Debug)]
 pub struct Leases {
     capacity: usize,
+    domains: Domains,
     known: BTreeMap<LeaseId, Lease>,
-    /// Open leases with room, by time to live: placing a key does not search. In order, so that some fill up and
-    /// others run empty.
-    roomy: HashMap<u32, BTreeSet<LeaseId>>,
+    /// Open leases with room, by time to live and by whose keys they take: placing a key does not search. In order, so
+    /// that some fill up and others run empty.
+    roomy: HashMap<(u32, Home), BTreeSet<LeaseId>>,
     /// Leases in [`State::Fresh`]: every plan asks for them, and there are mostly none.
     fresh: BTreeSet<LeaseId>,
     /// Leases in [`State::Doubtful`], likewise.
     doubtful: BTreeSet<LeaseId>,
+    /// Leases that etcd denies.
+    denied: BTreeSet<LeaseId>,
     /// The number of keys that etcd holds on all of them.
     key_count: usize,
     /// Keys on leases that are not known to be ours (yet): a key may be seen before the record of its lease is.
@@ -81,14 +102,16 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// An empty pool whose leases carry up to `capacity` keys each.
+    /// An empty pool whose leases carry up to `capacity` keys each, whatever their domain.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
+            domains: Domains::everything(),
             known: BTreeMap::new(),
             roomy: HashMap::new(),
             fresh: BTreeSet::new(),
             doubtful: BTreeSet::new(),
+            denied: BTreeSet::new(),
             key_count: 0,
             strangers: HashMap::new(),
             changed: true,
@@ -108,6 +131,52 @@ impl Leases {
         self.capacity
     }
 
+    /// Changes what may share a lease from now on; what shares one stays there.
+    pub(super) fn set_domains(&mut self, domains: Domains) {
+        self.domains = domains;
+        for lease in self.known.keys().copied().collect::<Vec<_>>() {
+            self.settle_home(lease);
+            self.reindex(lease);
+        }
+    }
+
+    /// Whose leases `key` may share; none where that is not known.
+    pub(super) fn domain_of(&self, key: &str) -> Option<Domain> {
+        self.domains.of(key)
+    }
+
+    /// etcd denies renewing the lease and putting keys on it, or does no longer. Returns the keys to be looked at again.
+    pub(super) fn set_denied(&mut self, lease: LeaseId, denied: bool) -> Vec<Key> {
+        let Some(known) = self.known.get_mut(&lease).filter(|known| known.denied != denied) else {
+            return Vec::new();
+        };
+        known.denied = denied;
+        let keys = known.keys.iter().cloned().collect();
+        self.reindex(lease);
+        keys
+    }
+
+    /// The leases that etcd denies.
+    pub fn denied(&self) -> impl Iterator<Item = LeaseId> + '_ {
+        self.denied.iter().copied()
+    }
+
+    /// Whether etcd denies this lease.
+    pub(super) fn is_denied(&self, lease: LeaseId) -> bool {
+        self.denied.contains(&lease)
+    }
+
+    /// The keys that etcd holds on a lease of ours.
+    pub(super) fn keys_on(&self, lease: LeaseId) -> impl Iterator<Item = &Key> {
+        self.known.get(&lease).into_iter().flat_map(|known| &known.keys)
+    }
+
+    /// Some lease of ours that takes keys, whoever's.
+    pub(super) fn some_sound(&self) -> Option<LeaseId> {
+        let sound = |(_, lease): &(&LeaseId, &Lease)| lease.state == State::Open && !lease.denied;
+        self.known.iter().find(sound).map(|(id, _)| *id)
+    }
+
     /// Whether a key on `lease` is ours.
     pub fn is_ours(&self, lease: LeaseId) -> bool {
         self.known.contains_key(&lease)
@@ -116,6 +185,7 @@ impl Leases {
     /// Whether a key on `lease` that is to live `ttl` seconds may stay there.
     pub(super) fn fit(&self, lease: LeaseId, ttl: u32) -> Fit {
         match self.known.get(&lease) {
+            Some(known) if known.denied => Fit::Moves,
             Some(known) if known.state == State::Doubtful => Fit::InDoubt,
             Some(known) if known.ttl == ttl && known.state == State::Open => Fit::Stays,
             _ => Fit::Moves,
@@ -148,6 +218,7 @@ impl Leases {
         self.roomy.clear();
         self.fresh.clear();
         self.doubtful.clear();
+        self.denied.clear();
         self.key_count = 0;
         self.strangers.clear();
         self.changed = true;
@@ -196,6 +267,7 @@ impl Leases {
         known.keys.extend(ours.iter().cloned());
         self.key_count += known.keys.len() - before;
         concerned.extend(ours);
+        self.settle_home(lease);
         self.reindex(lease);
         concerned
     }
@@ -258,28 +330,47 @@ impl Leases {
             let lease = &self.known[id];
             (*id, lease.ttl, lease.record_guard())
         };
-        match self.doubtful.first() {
+        // Of one that etcd denies the record cannot be put.
+        match self.doubtful.difference(&self.denied).next() {
             Some(doubtful) => vec![described(doubtful)],
             None => self.fresh.iter().take(max).map(described).collect(),
         }
     }
 
-    /// A lease of `ttl` seconds with room for `count` more keys, `prefer` if it has. The room is reserved until
-    /// [`Leases::release`].
-    pub fn reserve(&mut self, ttl: u32, count: usize, prefer: Option<LeaseId>) -> Option<LeaseId> {
+    /// A lease of `ttl` seconds with room for `count` more keys of `domain`, `prefer` if it has. The room is reserved
+    /// until [`Leases::release`].
+    pub fn reserve(
+        &mut self,
+        (ttl, domain): (u32, &Domain),
+        count: usize,
+        prefer: Option<LeaseId>,
+    ) -> Option<LeaseId> {
+        let home = Home::Of(domain.clone());
         let fits = |id: &LeaseId| self.room(*id) >= count;
-        let preferred = prefer.filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id));
-        let chosen = preferred.or_else(|| self.roomy.get(&ttl)?.iter().copied().find(fits))?;
+        let takes = |id: &LeaseId| matches!(self.home(*id), Some(Home::Free)) || self.home(*id) == Some(&home);
+        let preferred = prefer.filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id) && takes(id));
+        let first = |home: Home| self.roomy.get(&(ttl, home))?.iter().copied().find(fits);
+        let chosen = preferred
+            .or_else(|| first(home.clone()))
+            .or_else(|| first(Home::Free))?;
+        self.unfile(chosen);
         let lease = self.known.get_mut(&chosen).expect("a roomy lease is known");
         lease.reserved += count;
+        lease.home = home;
         self.reindex(chosen);
         Some(chosen)
+    }
+
+    /// Whose keys a lease carries.
+    pub(super) fn home(&self, lease: LeaseId) -> Option<&Home> {
+        self.known.get(&lease).map(|known| &known.home)
     }
 
     /// Gives reserved room back: what was written is counted by [`Leases::attach`].
     pub fn release(&mut self, lease: LeaseId, count: usize) {
         if let Some(known) = self.known.get_mut(&lease) {
             known.reserved = known.reserved.saturating_sub(count);
+            self.vacate(lease);
             self.reindex(lease);
         }
     }
@@ -289,6 +380,13 @@ impl Leases {
         match self.known.get_mut(&lease) {
             Some(known) => {
                 self.key_count += usize::from(known.keys.insert(key.clone()));
+                let domain = self.domains.of(key);
+                let home = match (&known.home, domain) {
+                    (Home::Free, Some(domain)) => Home::Of(domain),
+                    (Home::Of(known), Some(domain)) if *known == domain => Home::Of(domain),
+                    _ => Home::Mixed,
+                };
+                self.set_home(lease, home);
                 self.reindex(lease);
             }
             None if lease == LeaseId::NONE => {}
@@ -302,6 +400,7 @@ impl Leases {
     pub fn detach(&mut self, lease: LeaseId, key: &Key) {
         if let Some(known) = self.known.get_mut(&lease) {
             self.key_count -= usize::from(known.keys.remove(key));
+            self.vacate(lease);
             self.reindex(lease);
         } else if let Some(strangers) = self.strangers.get_mut(&lease) {
             strangers.remove(key);
@@ -337,6 +436,8 @@ impl Leases {
         let lease = Lease {
             ttl,
             state,
+            home: Home::Free,
+            denied: false,
             keys: HashSet::new(),
             reserved: 0,
             record: 0,
@@ -349,12 +450,11 @@ impl Leases {
     }
 
     fn remove(&mut self, id: LeaseId) -> Option<Lease> {
+        self.unfile(id);
         let lease = self.known.remove(&id)?;
-        if let Some(roomy) = self.roomy.get_mut(&lease.ttl) {
-            roomy.remove(&id);
-        }
         self.fresh.remove(&id);
         self.doubtful.remove(&id);
+        self.denied.remove(&id);
         self.key_count -= lease.keys.len();
         self.changed = true;
         Some(lease)
@@ -368,14 +468,63 @@ impl Leases {
             .map_or(0, |lease| self.capacity.saturating_sub(used(lease)))
     }
 
-    /// Files a lease anew after its state or its room has changed.
+    /// A lease that carries nothing any more is anyone's.
+    fn vacate(&mut self, id: LeaseId) {
+        let empty = |lease: &Lease| lease.keys.is_empty() && lease.reserved == 0;
+        if self.known.get(&id).is_some_and(empty) {
+            self.set_home(id, Home::Free);
+        }
+    }
+
+    /// Finds out from its keys whose a lease is.
+    fn settle_home(&mut self, id: LeaseId) {
+        let Some(lease) = self.known.get(&id) else { return };
+        let mut domains = lease.keys.iter().map(|key| self.domains.of(key));
+        let home = match domains.next() {
+            // What is being written there tells when it is there.
+            None if lease.reserved > 0 => return,
+            None => Home::Free,
+            Some(Some(first)) if domains.all(|other| other.as_ref() == Some(&first)) => Home::Of(first),
+            Some(_) => Home::Mixed,
+        };
+        self.set_home(id, home);
+    }
+
+    fn set_home(&mut self, id: LeaseId, home: Home) {
+        if self.home(id) != Some(&home) {
+            self.unfile(id);
+            if let Some(lease) = self.known.get_mut(&id) {
+                lease.home = home;
+            }
+        }
+    }
+
+    /// Takes a lease off the list of its home, which is about to be another one.
+    fn unfile(&mut self, id: LeaseId) {
+        if let Some(lease) = self.known.get(&id)
+            && let Entry::Occupied(mut roomy) = self.roomy.entry((lease.ttl, lease.home.clone()))
+        {
+            roomy.get_mut().remove(&id);
+            if roomy.get().is_empty() {
+                roomy.remove();
+            }
+        }
+    }
+
+    /// Files a lease anew after its state, its home or its room has changed.
     fn reindex(&mut self, id: LeaseId) {
         let room = self.room(id);
         let Some(lease) = self.known.get(&id) else { return };
-        let roomy = self.roomy.entry(lease.ttl).or_default();
-        file(roomy, id, lease.state == State::Open && room > 0);
+        if lease.state == State::Open && !lease.denied && room > 0 && lease.home != Home::Mixed {
+            let roomy = self.roomy.entry((lease.ttl, lease.home.clone())).or_default();
+            roomy.insert(id);
+        } else {
+            self.unfile(id);
+        }
+        let lease = &self.known[&id];
         file(&mut self.fresh, id, lease.state == State::Fresh);
         file(&mut self.doubtful, id, lease.state == State::Doubtful);
+        file(&mut self.denied, id, lease.denied);
     }
 }
 

@@ -127,7 +127,7 @@ impl Registrar {
                 self.standing.view_is_lost(now);
                 self.sweep.is_due();
             }
-            Observation::Snapshot { .. } | Observation::Changed { .. } => {}
+            Observation::Snapshot { .. } | Observation::Changed { .. } | Observation::Denied { .. } => {}
         }
         self.ledger.observe(observation);
     }
@@ -147,6 +147,9 @@ impl Registrar {
             Done::Tried(access, result) => self.tried(access, result),
             Done::Listed(keys) => self.listed(keys),
             Done::Looked(found) => self.looked(found),
+            Done::Searched(search, found) => self.searched(search, found),
+            Done::Probed(probed) => self.probed(probed),
+            Done::Domains(domains) => self.told_domains(domains),
         }
     }
 

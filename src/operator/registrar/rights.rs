@@ -1,0 +1,418 @@
+//! What etcd grants us and what it denies: found out when a write or a renewal is refused, and tried again until it is
+//! granted.
+//!
+//! A transaction that holds one key that may not be written is refused whole, and a lease that carries one is not
+//! renewed. So etcd is asked about each scope apart, in transactions that change nothing. What it denies is set aside in
+//! the ledger; everything else goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::Registrar;
+use super::writing::{Refused, Written};
+use crate::etcd::{self, Connection};
+use crate::plan::{Domains, Key, LeaseId, Right, Scope, Suspect, folders};
+
+/// Questions to etcd at a time.
+const QUESTIONS: usize = 8;
+/// Before what is denied is tried again, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// How much of it is tried at a time, and how long until the next attempt: etcd is not to be kept busy with what it denies.
+const TRIED: usize = 64;
+const BETWEEN: Duration = Duration::from_secs(1);
+/// Before etcd is asked again what it grants together, when that failed.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How many scopes a message names.
+const NAMED: usize = 3;
+
+/// Something that etcd denies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Thing {
+    /// Writing a scope.
+    Scope(Scope),
+    /// Renewing a lease, and putting keys on it.
+    Lease(LeaseId),
+}
+
+/// When something is tried again, and how long after that.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    at: Instant,
+    pause: Duration,
+}
+
+/// What is known of our rights, and what is being asked.
+#[derive(Debug)]
+pub struct Rights {
+    denied: BTreeMap<Thing, Attempt>,
+    probing: bool,
+    not_before: Instant,
+    /// Leases that etcd is being asked about.
+    searched: BTreeSet<LeaseId>,
+    /// What is granted together, as the ledger was told; none where that is no question.
+    domains: Option<Domains>,
+    /// Whether there are scopes of which it is not known, and whether what is known may be outdated.
+    unknown: bool,
+    outdated: bool,
+    asking: bool,
+    ask_at: Option<Instant>,
+}
+
+/// What was refused.
+#[derive(Debug)]
+pub enum Search {
+    /// A transaction.
+    Written(Written, etcd::Error),
+    /// Renewing a lease.
+    Renewal(LeaseId),
+}
+
+/// What of it etcd denies.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Scopes, each with a key that may not be written.
+    scopes: Vec<(Scope, Key)>,
+    /// Leases.
+    leases: Vec<LeaseId>,
+}
+
+/// How what was denied stands now: whether etcd allows it; none where it could not be asked.
+#[derive(Debug)]
+pub struct Probed(Vec<(Thing, Option<bool>)>);
+
+impl Rights {
+    /// Nothing is known of what `connection` may do.
+    pub fn new(connection: &Connection) -> Self {
+        Self {
+            denied: BTreeMap::new(),
+            probing: false,
+            not_before: Instant::now(),
+            searched: BTreeSet::new(),
+            domains: connection.access().has_credentials().then(Domains::default),
+            unknown: false,
+            outdated: false,
+            asking: false,
+            ask_at: None,
+        }
+    }
+
+    /// Keys may come to lie where none did.
+    pub fn scopes_changed(&mut self) {
+        self.unknown = true;
+    }
+
+    /// It is long ago that etcd was asked what it grants.
+    pub fn may_have_changed(&mut self) {
+        self.outdated = true;
+    }
+
+    /// We are somebody else to etcd, or have not asked for long: everything is tried at once.
+    pub fn are_others(&mut self, now: Instant) {
+        self.outdated = true;
+        self.not_before = now;
+        for attempt in self.denied.values_mut() {
+            attempt.at = now;
+        }
+    }
+
+    /// When to look again, if this replica `leads` or not.
+    pub fn wake_at(&self, leads: bool) -> Option<Instant> {
+        let tries = self.denied.values().map(|attempt| attempt.at).min();
+        let probe = tries.map(|at| at.max(self.not_before)).filter(|_| leads && !self.probing);
+        let ask = self.ask_at.filter(|_| !self.asking);
+        probe.into_iter().chain(ask).min()
+    }
+
+    /// etcd denies this (still); returns whether that is news.
+    fn deny(&mut self, thing: Thing, now: Instant) -> bool {
+        let known = self.denied.get(&thing).map(|attempt| attempt.pause);
+        let pause = known.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+        let at = now + pause;
+        self.denied.insert(thing, Attempt { at, pause });
+        known.is_none()
+    }
+}
+
+impl Registrar {
+    // ---- what was refused ----
+
+    /// etcd refused a transaction for want of a right: finds out what of it.
+    pub(super) fn search_refused(&mut self, sent: Written, error: etcd::Error) {
+        let (suspects, leases) = self.ledger.suspects(sent.ticket);
+        self.search(Search::Written(sent, error), suspects, leases);
+    }
+
+    /// etcd refuses to renew a lease. Who leads sees to it that those on it that may be written do not lapse with it.
+    pub(super) fn renewal_denied(&mut self, lease: LeaseId) {
+        if self.leads() && self.rights.searched.insert(lease) {
+            let suspects = self.ledger.suspects_on(lease);
+            self.search(Search::Renewal(lease), suspects, BTreeSet::from([lease]));
+        }
+    }
+
+    fn search(&mut self, search: Search, suspects: Vec<Suspect>, leases: BTreeSet<LeaseId>) {
+        let leases: Vec<_> = leases.into_iter().map(|lease| (lease, self.ledger.record_key(lease))).collect();
+        let connection = self.connection.clone();
+        self.tasks.spawn(async move {
+            let found = find(&connection, suspects, leases).await;
+            super::Done::Searched(search, found)
+        });
+    }
+
+    /// It was found out what etcd refused.
+    pub(super) fn searched(&mut self, search: Search, found: etcd::Result<Found>) {
+        let now = Instant::now();
+        let found = found.unwrap_or_else(|error| {
+            tracing::debug!(registry = %self.name, %error, "cannot find out what etcd denies");
+            Found::default()
+        });
+        let mut is_news = false;
+        for (scope, key) in found.scopes {
+            if self.rights.deny(Thing::Scope(scope.clone()), now) {
+                is_news = true;
+                tracing::warn!(
+                    registry = %self.name, scope = scope.prefix(), %key,
+                    "etcd does not let this be written; what is there is left as it is"
+                );
+            }
+            self.ledger.writing_denied(&scope, &key);
+        }
+        for lease in found.leases {
+            if self.rights.deny(Thing::Lease(lease), now) {
+                is_news = true;
+                tracing::warn!(
+                    registry = %self.name, %lease,
+                    "etcd denies this lease; its keys that may be written go on another"
+                );
+            }
+            self.ledger.set_lease_denied(lease, true);
+        }
+        if is_news {
+            // A folder that was granted as a whole is so no longer.
+            self.rights.outdated = true;
+        }
+        match search {
+            Search::Renewal(lease) => drop(self.rights.searched.remove(&lease)),
+            Search::Written(sent, _) if is_news => self.settle(sent, Err(Refused::Denied)),
+            // Nothing in it is denied any more, or it is the bookkeeping that is: as with any other failure.
+            Search::Written(sent, error) => self.settle(sent, Err(Refused::Failed(error))),
+        }
+    }
+
+    // ---- what may be granted by now ----
+
+    /// Tries again what is denied, when that is due.
+    pub(super) fn probe(&mut self, now: Instant) {
+        if !self.leads() || self.rights.probing || self.rights.denied.is_empty() || now < self.rights.not_before {
+            return;
+        }
+        self.forget_denied();
+        let due = self.rights.denied.iter().filter(|(_, attempt)| attempt.at <= now);
+        let mut due: Vec<(Instant, Thing)> = due.map(|(thing, attempt)| (attempt.at, thing.clone())).collect();
+        due.sort();
+        due.truncate(TRIED);
+        if due.is_empty() {
+            return;
+        }
+        let keys: BTreeMap<Scope, Key> = self
+            .ledger
+            .unwritable()
+            .map(|(scope, key)| (scope.clone(), key.clone()))
+            .collect();
+        let asked: Vec<(Thing, Key, Option<LeaseId>)> = due
+            .into_iter()
+            .filter_map(|(_, thing)| match &thing {
+                Thing::Scope(scope) => keys.get(scope).cloned().map(|key| (thing, key, None)),
+                Thing::Lease(lease) => {
+                    let (key, lease) = (self.ledger.record_key(*lease), *lease);
+                    Some((thing, key, Some(lease)))
+                }
+            })
+            .collect();
+        self.rights.probing = true;
+        let connection = self.connection.clone();
+        self.tasks.spawn(async move {
+            let probes = stream::iter(asked).map(|(thing, key, lease)| {
+                let connection = &connection;
+                async move {
+                    let answer = match lease {
+                        None => connection.may_write(&key).await,
+                        Some(lease) => connection.may_attach(&key, lease).await,
+                    };
+                    (thing, is_allowed(answer).ok())
+                }
+            });
+            super::Done::Probed(Probed(probes.buffer_unordered(QUESTIONS).collect().await))
+        });
+    }
+
+    /// What nobody wants any more, and leases that are gone, are not asked about.
+    fn forget_denied(&mut self) {
+        let scopes: BTreeSet<Scope> = self.ledger.unwritable().map(|(scope, _)| scope.clone()).collect();
+        let leases: BTreeSet<LeaseId> = self.ledger.leases().denied().collect();
+        self.rights.denied.retain(|thing, _| match thing {
+            Thing::Scope(scope) => scopes.contains(scope),
+            Thing::Lease(lease) => leases.contains(lease),
+        });
+    }
+
+    /// What was denied has been tried again.
+    pub(super) fn probed(&mut self, Probed(probed): Probed) {
+        let now = Instant::now();
+        self.rights.probing = false;
+        self.rights.not_before = now + BETWEEN;
+        for (thing, allowed) in probed {
+            match (thing, allowed) {
+                (Thing::Scope(scope), Some(true)) => {
+                    tracing::info!(registry = %self.name, scope = scope.prefix(), "etcd lets this be written again");
+                    self.ledger.writing_allowed(&scope);
+                    self.rights.denied.remove(&Thing::Scope(scope));
+                    self.sweep.is_due();
+                }
+                (Thing::Lease(lease), Some(true)) => {
+                    self.ledger.set_lease_denied(lease, false);
+                    self.rights.denied.remove(&Thing::Lease(lease));
+                }
+                (thing, _) => drop(self.rights.deny(thing, now)),
+            }
+        }
+    }
+
+    // ---- what may share a lease ----
+
+    /// Asks etcd what it grants together, when there is something to ask.
+    pub(super) fn ask_domains(&mut self, now: Instant) {
+        let rights = &mut self.rights;
+        let Some(known) = rights.domains.clone() else { return };
+        let is_due = rights.unknown || rights.outdated || rights.ask_at.is_some();
+        if !is_due || rights.asking || rights.ask_at.is_some_and(|at| at > now) {
+            return;
+        }
+        let outdated = std::mem::take(&mut rights.outdated);
+        (rights.unknown, rights.ask_at) = (false, None);
+        let (scopes, known) = if outdated {
+            (self.ledger.data_scopes(), Domains::default())
+        } else {
+            (self.ledger.without_domain(), known)
+        };
+        if scopes.is_empty() {
+            return;
+        }
+        self.rights.asking = true;
+        let connection = self.connection.clone();
+        self.tasks
+            .spawn(async move { super::Done::Domains(domains(&connection, scopes, known).await) });
+    }
+
+    /// etcd has said what it grants together.
+    pub(super) fn told_domains(&mut self, told: etcd::Result<Domains>) {
+        self.rights.asking = false;
+        match told {
+            Ok(domains) => {
+                if self.rights.domains.as_ref() != Some(&domains) {
+                    self.ledger.set_domains(domains.clone());
+                    self.rights.domains = Some(domains);
+                }
+                // Some may have come while it was asked.
+                self.rights.unknown = !self.ledger.without_domain().is_empty();
+            }
+            Err(error) => {
+                tracing::debug!(registry = %self.name, %error, "cannot ask etcd what it grants; asking again");
+                self.rights.outdated = true;
+                self.rights.ask_at = Some(Instant::now() + ASK_AGAIN);
+            }
+        }
+    }
+
+    // ---- what is told ----
+
+    /// What etcd denies, in words; none where it denies nothing.
+    pub(super) fn denied_words(&self) -> Option<String> {
+        let denied: Vec<String> = self
+            .ledger
+            .denied()
+            .map(|(scope, right)| match right {
+                Right::Read => format!("reading below {}", scope.prefix()),
+                Right::Write => format!("writing below {}", scope.prefix()),
+            })
+            .collect();
+        let more = denied.len().saturating_sub(NAMED);
+        let named = denied.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
+        match (named.is_empty(), more) {
+            (true, _) => None,
+            (false, 0) => Some(named),
+            (false, more) => Some(format!("{named} and {more} more")),
+        }
+    }
+}
+
+/// Whether etcd allows what was asked; an error where it was not etcd's rights that decided.
+fn is_allowed(answer: etcd::Result<()>) -> etcd::Result<bool> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(etcd::Error::PermissionDenied { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Which of `suspects` may not be written, and on which of `leases`, each with a key of ours, nothing may be put.
+async fn find(connection: &Connection, suspects: Vec<Suspect>, leases: Vec<(LeaseId, Key)>) -> etcd::Result<Found> {
+    let scopes = stream::iter(suspects).map(|Suspect { scope, keys }| async move {
+        let key = denied_key(connection, keys).await?;
+        Ok::<_, etcd::Error>(key.map(|key| (scope, key)))
+    });
+    let scopes: Vec<_> = scopes.buffer_unordered(QUESTIONS).try_collect().await?;
+    let leases = stream::iter(leases).map(|(lease, key)| async move {
+        let allowed = is_allowed(connection.may_attach(&key, lease).await)?;
+        Ok::<_, etcd::Error>((!allowed).then_some(lease))
+    });
+    let leases: Vec<_> = leases.buffer_unordered(QUESTIONS).try_collect().await?;
+    Ok(Found {
+        scopes: scopes.into_iter().flatten().collect(),
+        leases: leases.into_iter().flatten().collect(),
+    })
+}
+
+/// One of `keys` that may not be written; none if all may.
+async fn denied_key(connection: &Connection, mut keys: Vec<Key>) -> etcd::Result<Option<Key>> {
+    if is_allowed(connection.may_write_all(&keys).await)? {
+        return Ok(None);
+    }
+    while keys.len() > 1 {
+        let rest = keys.split_off(keys.len() / 2);
+        if is_allowed(connection.may_write_all(&keys).await)? {
+            keys = rest;
+        }
+    }
+    Ok(keys.pop())
+}
+
+/// What of `scopes` is granted together, beside what is `known`: for each the widest folder around it that may be written
+/// as a whole, or itself.
+async fn domains(connection: &Connection, scopes: BTreeSet<Scope>, known: Domains) -> etcd::Result<Domains> {
+    if connection.is_open_to_all() {
+        return Ok(Domains::everything());
+    }
+    let (mut known, mut denied) = (known, BTreeSet::new());
+    for scope in scopes {
+        if known.of(scope.prefix()).is_some() {
+            continue;
+        }
+        let mut widest = scope.clone();
+        for folder in folders(scope.prefix()).map(Scope::below) {
+            if denied.contains(&folder) {
+                continue;
+            }
+            if is_allowed(connection.may_write_below(&folder).await)? {
+                widest = folder;
+                break;
+            }
+            denied.insert(folder);
+        }
+        known.add(widest);
+    }
+    Ok(known)
+}
