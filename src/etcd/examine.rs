@@ -72,7 +72,9 @@ impl Connection {
             Compare::create_revision(key, CompareOp::Less, 0),
             Compare::version(key, CompareOp::Less, 0),
         ];
-        let answer = self.txn(Txn::new().when(never).and_then(ops).or_else(looks), |_| false).await?;
+        let answer = self
+            .txn(Txn::new().when(never).and_then(ops).or_else(looks), |_| false)
+            .await?;
         if answer.succeeded() {
             return Err(Error::malformed("txn", "a condition held that cannot"));
         }

@@ -114,7 +114,10 @@ impl Ledger {
             Op::Put { lease, .. } => Some(*lease),
             Op::Delete { .. } | Op::Check { .. } => None,
         });
-        (self.by_scope(ops.iter().map(Op::key)), leases.chain(self.lease_of_note(ops)).collect())
+        (
+            self.by_scope(ops.iter().map(Op::key)),
+            leases.chain(self.lease_of_note(ops)).collect(),
+        )
     }
 
     /// The keys on `lease`, which etcd refused to renew, by scope.
@@ -170,7 +173,10 @@ impl Ledger {
                     .then_some(Right::Write)
             }
         };
-        scopes.iter().filter_map(|scope| Some((scope.clone(), right(scope)?))).collect()
+        scopes
+            .iter()
+            .filter_map(|scope| Some((scope.clone(), right(scope)?)))
+            .collect()
     }
 
     /// All scopes that etcd denies, and what of them.
@@ -229,7 +235,11 @@ impl Ledger {
     /// Those whose keys lie in `scope` stand otherwise now.
     fn note_change(&mut self, scope: &Scope) {
         let concerned = |of: &Scope| scope.contains(of.prefix()) || of.contains(scope.prefix());
-        let concerned = self.books.iter().filter(|(_, book)| book.terms.scopes.iter().any(concerned));
-        self.changed.extend(concerned.map(|(registration, _)| registration.clone()));
+        let concerned = self
+            .books
+            .iter()
+            .filter(|(_, book)| book.terms.scopes.iter().any(concerned));
+        self.changed
+            .extend(concerned.map(|(registration, _)| registration.clone()));
     }
 }

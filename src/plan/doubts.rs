@@ -170,7 +170,11 @@ impl Ledger {
         if lasting.is_some_and(|recorded| recorded.hold.as_ref() == Some(&record)) {
             return None;
         }
-        let of_a_key = || hold.keys().filter_map(|key| self.our_lease(key)).find(|lease| lasts(*lease));
+        let of_a_key = || {
+            hold.keys()
+                .filter_map(|key| self.our_lease(key))
+                .find(|lease| lasts(*lease))
+        };
         Some(Op::Put {
             key,
             value: MetaKeys::hold_value(record),

@@ -339,12 +339,7 @@ impl Leases {
 
     /// A lease of `ttl` seconds with room for `count` more keys of `domain`, `prefer` if it has. The room is reserved
     /// until [`Leases::release`].
-    pub fn reserve(
-        &mut self,
-        (ttl, domain): (u32, &Domain),
-        count: usize,
-        prefer: Option<LeaseId>,
-    ) -> Option<LeaseId> {
+    pub fn reserve(&mut self, (ttl, domain): (u32, &Domain), count: usize, prefer: Option<LeaseId>) -> Option<LeaseId> {
         let home = Home::Of(domain.clone());
         let fits = |id: &LeaseId| self.room(*id) >= count;
         let takes = |id: &LeaseId| matches!(self.home(*id), Some(Home::Free)) || self.home(*id) == Some(&home);

@@ -373,9 +373,13 @@ impl Ledger {
     fn lease_of_siblings(&self, registration: &RegistrationRef, pod: &Arc<str>, domain: &Domain) -> Option<LeaseId> {
         let tenancy = self.books.get(registration)?.tenancies.get(pod)?;
         let of_domain = |key: &Key| self.leases.domain_of(key).as_ref() == Some(domain);
-        let held = tenancy
-            .records()
-            .filter_map(|record| self.slots.get(&record.key)?.held.as_ref().filter(|_| of_domain(&record.key)));
+        let held = tenancy.records().filter_map(|record| {
+            self.slots
+                .get(&record.key)?
+                .held
+                .as_ref()
+                .filter(|_| of_domain(&record.key))
+        });
         held.map(|held| held.lease).find(|lease| self.leases.is_ours(*lease))
     }
 

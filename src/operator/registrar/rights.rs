@@ -121,18 +121,29 @@ impl Rights {
     /// When to look again, if this replica `leads` or not.
     pub fn wake_at(&self, leads: bool) -> Option<Instant> {
         let tries = self.denied.values().map(|attempt| attempt.at).min();
-        let probe = tries.map(|at| at.max(self.not_before)).filter(|_| leads && !self.probing);
+        let probe = tries
+            .map(|at| at.max(self.not_before))
+            .filter(|_| leads && !self.probing);
         let ask = self.ask_at.filter(|_| !self.asking);
         probe.into_iter().chain(ask).min()
     }
 
-    /// etcd denies this (still); returns whether that is news.
+    /// etcd denies this; returns whether that is news. Transactions that were under way together are refused together.
     fn deny(&mut self, thing: Thing, now: Instant) -> bool {
-        let known = self.denied.get(&thing).map(|attempt| attempt.pause);
-        let pause = known.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
-        let at = now + pause;
-        self.denied.insert(thing, Attempt { at, pause });
-        known.is_none()
+        let is_news = !self.denied.contains_key(&thing);
+        self.denied.entry(thing).or_insert(Attempt {
+            at: now + FIRST_PAUSE,
+            pause: FIRST_PAUSE,
+        });
+        is_news
+    }
+
+    /// This was tried again for nothing.
+    fn try_later(&mut self, thing: &Thing, now: Instant) {
+        if let Some(attempt) = self.denied.get_mut(thing) {
+            attempt.pause = (attempt.pause * 2).min(LONGEST_PAUSE);
+            attempt.at = now + attempt.pause;
+        }
     }
 }
 
@@ -154,7 +165,10 @@ impl Registrar {
     }
 
     fn search(&mut self, search: Search, suspects: Vec<Suspect>, leases: BTreeSet<LeaseId>) {
-        let leases: Vec<_> = leases.into_iter().map(|lease| (lease, self.ledger.record_key(lease))).collect();
+        let leases: Vec<_> = leases
+            .into_iter()
+            .map(|lease| (lease, self.ledger.record_key(lease)))
+            .collect();
         let connection = self.connection.clone();
         self.tasks.spawn(async move {
             let found = find(&connection, suspects, leases).await;
@@ -169,7 +183,7 @@ impl Registrar {
             tracing::debug!(registry = %self.name, %error, "cannot find out what etcd denies");
             Found::default()
         });
-        let mut is_news = false;
+        let (mut is_news, is_found) = (false, !found.scopes.is_empty() || !found.leases.is_empty());
         for (scope, key) in found.scopes {
             if self.rights.deny(Thing::Scope(scope.clone()), now) {
                 is_news = true;
@@ -196,7 +210,7 @@ impl Registrar {
         }
         match search {
             Search::Renewal(lease) => drop(self.rights.searched.remove(&lease)),
-            Search::Written(sent, _) if is_news => self.settle(sent, Err(Refused::Denied)),
+            Search::Written(sent, _) if is_found => self.settle(sent, Err(Refused::Denied)),
             // Nothing in it is denied any more, or it is the bookkeeping that is: as with any other failure.
             Search::Written(sent, error) => self.settle(sent, Err(Refused::Failed(error))),
         }
@@ -276,7 +290,7 @@ impl Registrar {
                     self.ledger.set_lease_denied(lease, false);
                     self.rights.denied.remove(&Thing::Lease(lease));
                 }
-                (thing, _) => drop(self.rights.deny(thing, now)),
+                (thing, _) => self.rights.try_later(&thing, now),
             }
         }
     }
@@ -331,16 +345,17 @@ impl Registrar {
 
     /// What etcd denies, in words; none where it denies nothing.
     pub(super) fn denied_words(&self) -> Option<String> {
-        let denied: Vec<String> = self
+        let named: Vec<String> = self
             .ledger
             .denied()
+            .take(NAMED)
             .map(|(scope, right)| match right {
                 Right::Read => format!("reading below {}", scope.prefix()),
                 Right::Write => format!("writing below {}", scope.prefix()),
             })
             .collect();
-        let more = denied.len().saturating_sub(NAMED);
-        let named = denied.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
+        let more = self.ledger.denied().count() - named.len();
+        let named = named.join(", ");
         match (named.is_empty(), more) {
             (true, _) => None,
             (false, 0) => Some(named),

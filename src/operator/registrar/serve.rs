@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Lines, Order, Registrar, Trouble, Version, guarding, reporting, size};
 use crate::api::RegistrySpec;
-use crate::etcd::{self, Access, Campaign, Connection, LeaseNews, Leadership};
+use crate::etcd::{self, Access, Campaign, Connection, Leadership, LeaseNews};
 use crate::operator::failure::Failure;
 use crate::plan::{Ledger, MetaKeys};
 

@@ -27,10 +27,16 @@ fn place(leases: &mut Leases, key: &str) -> Option<LeaseId> {
 fn a_fresh_lease_takes_no_key_before_it_is_recorded() {
     let mut leases = Leases::new(2);
     leases.granted(A, 30);
-    assert_eq!((leases.fresh(), leases.reserve((30, &Domain::Everything), 1, None)), (1, None));
+    assert_eq!(
+        (leases.fresh(), leases.reserve((30, &Domain::Everything), 1, None)),
+        (1, None)
+    );
     assert_eq!(leases.unrecorded(10), [(A, 30, Expect::Absent)]);
     leases.recorded(A, 30, 5);
-    assert_eq!((leases.fresh(), leases.reserve((30, &Domain::Everything), 1, None)), (0, Some(A)));
+    assert_eq!(
+        (leases.fresh(), leases.reserve((30, &Domain::Everything), 1, None)),
+        (0, Some(A))
+    );
 }
 
 #[test]
@@ -62,7 +68,11 @@ fn keys_that_belong_together_go_where_their_siblings_are_if_there_is_room() {
         Some(A),
         "only one fits beside its sibling"
     );
-    assert_eq!(leases.reserve((60, &Domain::Everything), 1, Some(B)), None, "it lives another time");
+    assert_eq!(
+        leases.reserve((60, &Domain::Everything), 1, Some(B)),
+        None,
+        "it lives another time"
+    );
 }
 
 #[test]
@@ -100,7 +110,11 @@ fn a_lease_is_let_go_when_it_has_been_empty_for_ten_minutes_without_a_break() {
     assert_eq!(leases.retirable(after(601)), []);
     assert_eq!(leases.retirable(after(1201)), [(A, 5)]);
     leases.retire(A);
-    assert_eq!(leases.reserve((30, &Domain::Everything), 1, None), None, "no key goes on it any more");
+    assert_eq!(
+        leases.reserve((30, &Domain::Everything), 1, None),
+        None,
+        "no key goes on it any more"
+    );
     leases.record_missing(A, 9);
     assert_eq!(leases.len(), 0);
 }
@@ -141,7 +155,10 @@ fn a_lease_whose_record_vanished_is_in_doubt_while_it_has_keys_and_else_forgotte
     leases.record_missing(A, 9);
     leases.record_missing(B, 9);
     assert_eq!(leases.ids().collect::<Vec<_>>(), [A]);
-    assert_eq!((leases.fit(A, 30), leases.reserve((30, &Domain::Everything), 1, None)), (Fit::InDoubt, None));
+    assert_eq!(
+        (leases.fit(A, 30), leases.reserve((30, &Domain::Everything), 1, None)),
+        (Fit::InDoubt, None)
+    );
     assert_eq!(leases.unrecorded(10), [(A, 30, Expect::Absent)]);
     assert_eq!(leases.recorded(A, 30, 10), [Key::from("1")], "its keys waited for this");
     assert_eq!(leases.fit(A, 30), Fit::Stays);
