@@ -27,7 +27,7 @@ const READS: usize = 4;
 const STEADY: Duration = Duration::from_secs(5);
 /// Before a scope that may not be read is tried again, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How many of them are tried at a time, and how long the others wait: while they are tried, nothing else is seen.
 const TRIED: usize = 32;
 const BETWEEN: Duration = Duration::from_millis(500);

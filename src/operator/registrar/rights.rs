@@ -19,7 +19,7 @@ use crate::plan::{Domains, Key, LeaseId, Right, Scope, Suspect, folders};
 const QUESTIONS: usize = 8;
 /// Before what is denied is tried again, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How much of it is tried at a time, and how long until the next attempt: etcd is not to be kept busy with what it denies.
 const TRIED: usize = 64;
 const BETWEEN: Duration = Duration::from_secs(1);
