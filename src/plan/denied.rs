@@ -69,6 +69,7 @@ impl Ledger {
         if self.denied.unreadable.remove(scope) {
             self.surveyed.retain(|inner| !scope.contains(inner.prefix()));
             self.scopes_changed = true;
+            self.leases.forget_domain(scope);
             self.look_again(scope);
         }
     }
@@ -89,6 +90,7 @@ impl Ledger {
     /// `scope` may be written (again): what waited for it is to be looked at.
     pub fn writing_allowed(&mut self, scope: &Scope) {
         if self.denied.unwritable.remove(scope).is_some() {
+            self.leases.forget_domain(scope);
             self.look_again(scope);
         }
     }
@@ -192,6 +194,11 @@ impl Ledger {
     /// that is put nowhere.
     pub fn await_domains(&mut self) {
         self.leases.set_domains(Domains::default());
+    }
+
+    /// What may share a lease, as far as is known.
+    pub fn domains(&self) -> &Domains {
+        self.leases.domains()
     }
 
     /// What may share a lease from now on. Keys stay on the leases that they are on.

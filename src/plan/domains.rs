@@ -39,6 +39,11 @@ impl Domains {
         self.folders.insert(folder);
     }
 
+    /// What lies below `folder` may be granted otherwise by now, if that was granted for itself.
+    pub(super) fn forget(&mut self, folder: &Scope) {
+        self.folders.remove(folder);
+    }
+
     /// Whose leases `key` may share; none where that is not known.
     pub fn of(&self, key: &str) -> Option<Domain> {
         if self.everything {

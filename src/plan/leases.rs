@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::domains::{Domain, Domains};
-use super::transaction::{Expect, Key, LeaseId, Revision};
+use super::transaction::{Expect, Key, LeaseId, Revision, Scope};
 
 /// How long a lease stays empty before it is let go.
 const EMPTY_FOR: Duration = Duration::from_mins(10);
@@ -138,6 +138,16 @@ impl Leases {
             self.settle_home(lease);
             self.reindex(lease);
         }
+    }
+
+    /// What may share a lease.
+    pub(super) fn domains(&self) -> &Domains {
+        &self.domains
+    }
+
+    /// What lies below `folder` may be granted otherwise by now.
+    pub(super) fn forget_domain(&mut self, folder: &Scope) {
+        self.domains.forget(folder);
     }
 
     /// Whose leases `key` may share; none where that is not known.

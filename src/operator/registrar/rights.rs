@@ -52,8 +52,8 @@ pub struct Rights {
     not_before: Instant,
     /// Leases that etcd is being asked about.
     searched: BTreeSet<LeaseId>,
-    /// What is granted together, as the ledger was told; none where that is no question.
-    domains: Option<Domains>,
+    /// Whether it is a question what is granted together.
+    is_asked: bool,
     /// Whether there are scopes of which it is not known, and whether what is known may be outdated.
     unknown: bool,
     outdated: bool,
@@ -91,7 +91,7 @@ impl Rights {
             probing: false,
             not_before: Instant::now(),
             searched: BTreeSet::new(),
-            domains: connection.access().has_credentials().then(Domains::default),
+            is_asked: connection.access().has_credentials(),
             unknown: false,
             outdated: false,
             asking: false,
@@ -284,6 +284,7 @@ impl Registrar {
                     tracing::info!(registry = %self.name, scope = scope.prefix(), "etcd lets this be written again");
                     self.ledger.writing_allowed(&scope);
                     self.rights.denied.remove(&Thing::Scope(scope));
+                    self.rights.unknown = true;
                     self.sweep.is_due();
                 }
                 (Thing::Lease(lease), Some(true)) => {
@@ -300,8 +301,7 @@ impl Registrar {
     /// Asks etcd what it grants together, when there is something to ask.
     pub(super) fn ask_domains(&mut self, now: Instant) {
         let rights = &mut self.rights;
-        let Some(known) = rights.domains.clone() else { return };
-        let is_due = rights.unknown || rights.outdated || rights.ask_at.is_some();
+        let is_due = rights.is_asked && (rights.unknown || rights.outdated || rights.ask_at.is_some());
         if !is_due || rights.asking || rights.ask_at.is_some_and(|at| at > now) {
             return;
         }
@@ -310,7 +310,7 @@ impl Registrar {
         let (scopes, known) = if outdated {
             (self.ledger.data_scopes(), Domains::default())
         } else {
-            (self.ledger.without_domain(), known)
+            (self.ledger.without_domain(), self.ledger.domains().clone())
         };
         if scopes.is_empty() {
             return;
@@ -326,9 +326,8 @@ impl Registrar {
         self.rights.asking = false;
         match told {
             Ok(domains) => {
-                if self.rights.domains.as_ref() != Some(&domains) {
-                    self.ledger.set_domains(domains.clone());
-                    self.rights.domains = Some(domains);
+                if *self.ledger.domains() != domains {
+                    self.ledger.set_domains(domains);
                 }
                 // Some may have come while it was asked.
                 self.rights.unknown = !self.ledger.without_domain().is_empty();
@@ -380,6 +379,13 @@ async fn find(connection: &Connection, suspects: Vec<Suspect>, leases: Vec<(Leas
         Ok::<_, etcd::Error>(key.map(|key| (scope, key)))
     });
     let scopes: Vec<_> = scopes.buffer_unordered(QUESTIONS).try_collect().await?;
+    // Where our own bookkeeping may not be written, no lease is to blame.
+    let bookkeeping = leases.first().map(|(_, key)| key.clone());
+    if let Some(key) = bookkeeping
+        && !is_allowed(connection.may_write(&key).await)?
+    {
+        return Ok(Found::default());
+    }
     let leases = stream::iter(leases).map(|(lease, key)| async move {
         let allowed = is_allowed(connection.may_attach(&key, lease).await)?;
         Ok::<_, etcd::Error>((!allowed).then_some(lease))
