@@ -287,10 +287,9 @@ impl Renewal {
             // Ended because the lease was forgotten.
             Err(_) => return,
         };
-        let is_alone = |entry: &&Entry| matches!(entry.state, State::Alone { .. });
-        if self.entries.get(&lease).filter(is_alone).is_none() {
+        let Some(State::Alone { .. }) = self.entries.get(&lease).map(|entry| &entry.state) else {
             return;
-        }
+        };
         match fate {
             Fate::Alive { sent } => self.renewed(lease, sent),
             Fate::Gone => {

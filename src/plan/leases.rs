@@ -4,12 +4,14 @@
 //! and a key is never moved to another lease without need: a move is an event for every consumer. Keys of different
 //! [`Domain`]s are never put on one lease; what shares one already stays there.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::domains::{Domain, Domains};
-use super::transaction::{Expect, Key, LeaseId, Revision, Scope};
+pub(super) use self::homes::Home;
+use super::domains::Domains;
+use super::transaction::{Expect, Key, LeaseId, Revision};
+
+mod homes;
 
 /// How long a lease stays empty before it is let go.
 const EMPTY_FOR: Duration = Duration::from_mins(10);
@@ -36,18 +38,6 @@ pub(super) enum Fit {
     Moves,
     /// It is not known whether the lease, and with it the key, is still there.
     InDoubt,
-}
-
-/// Whose keys a lease carries.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Home {
-    /// It has none, and takes those of anyone.
-    Free,
-    /// Keys of this domain, and takes more of them.
-    Of(Domain),
-    /// Keys of several domains, or of one that is not known: written by an earlier release, or granted otherwise since.
-    /// They stay, and no more come.
-    Mixed,
 }
 
 #[derive(Debug)]
@@ -129,62 +119,6 @@ impl Leases {
     /// How many keys a lease carries.
     pub fn capacity(&self) -> usize {
         self.capacity
-    }
-
-    /// Changes what may share a lease from now on; what shares one stays there.
-    pub(super) fn set_domains(&mut self, domains: Domains) {
-        self.domains = domains;
-        for lease in self.known.keys().copied().collect::<Vec<_>>() {
-            self.settle_home(lease);
-            self.reindex(lease);
-        }
-    }
-
-    /// What may share a lease.
-    pub(super) fn domains(&self) -> &Domains {
-        &self.domains
-    }
-
-    /// What lies below `folder` may be granted otherwise by now.
-    pub(super) fn forget_domain(&mut self, folder: &Scope) {
-        self.domains.forget(folder);
-    }
-
-    /// Whose leases `key` may share; none where that is not known.
-    pub(super) fn domain_of(&self, key: &str) -> Option<Domain> {
-        self.domains.of(key)
-    }
-
-    /// etcd denies renewing the lease and putting keys on it, or does no longer. Returns the keys to be looked at again.
-    pub(super) fn set_denied(&mut self, lease: LeaseId, denied: bool) -> Vec<Key> {
-        let Some(known) = self.known.get_mut(&lease).filter(|known| known.denied != denied) else {
-            return Vec::new();
-        };
-        known.denied = denied;
-        let keys = known.keys.iter().cloned().collect();
-        self.reindex(lease);
-        keys
-    }
-
-    /// The leases that etcd denies.
-    pub fn denied(&self) -> impl Iterator<Item = LeaseId> + '_ {
-        self.denied.iter().copied()
-    }
-
-    /// Whether etcd denies this lease.
-    pub(super) fn is_denied(&self, lease: LeaseId) -> bool {
-        self.denied.contains(&lease)
-    }
-
-    /// The keys that etcd holds on a lease of ours.
-    pub(super) fn keys_on(&self, lease: LeaseId) -> impl Iterator<Item = &Key> {
-        self.known.get(&lease).into_iter().flat_map(|known| &known.keys)
-    }
-
-    /// Some lease of ours that takes keys, whoever's.
-    pub(super) fn some_sound(&self) -> Option<LeaseId> {
-        let sound = |(_, lease): &(&LeaseId, &Lease)| lease.state == State::Open && !lease.denied;
-        self.known.iter().find(sound).map(|(id, _)| *id)
     }
 
     /// Whether a key on `lease` is ours.
@@ -347,30 +281,6 @@ impl Leases {
         }
     }
 
-    /// A lease of `ttl` seconds with room for `count` more keys of `domain`, `prefer` if it has. The room is reserved
-    /// until [`Leases::release`].
-    pub fn reserve(&mut self, (ttl, domain): (u32, &Domain), count: usize, prefer: Option<LeaseId>) -> Option<LeaseId> {
-        let home = Home::Of(domain.clone());
-        let fits = |id: &LeaseId| self.room(*id) >= count;
-        let takes = |id: &LeaseId| matches!(self.home(*id), Some(Home::Free)) || self.home(*id) == Some(&home);
-        let preferred = prefer.filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id) && takes(id));
-        let first = |home: Home| self.roomy.get(&(ttl, home))?.iter().copied().find(fits);
-        let chosen = preferred
-            .or_else(|| first(home.clone()))
-            .or_else(|| first(Home::Free))?;
-        self.unfile(chosen);
-        let lease = self.known.get_mut(&chosen).expect("a roomy lease is known");
-        lease.reserved += count;
-        lease.home = home;
-        self.reindex(chosen);
-        Some(chosen)
-    }
-
-    /// Whose keys a lease carries.
-    pub(super) fn home(&self, lease: LeaseId) -> Option<&Home> {
-        self.known.get(&lease).map(|known| &known.home)
-    }
-
     /// Gives reserved room back: what was written is counted by [`Leases::attach`].
     pub fn release(&mut self, lease: LeaseId, count: usize) {
         if let Some(known) = self.known.get_mut(&lease) {
@@ -385,12 +295,7 @@ impl Leases {
         match self.known.get_mut(&lease) {
             Some(known) => {
                 self.key_count += usize::from(known.keys.insert(key.clone()));
-                let domain = self.domains.of(key);
-                let home = match (&known.home, domain) {
-                    (Home::Free, Some(domain)) => Home::Of(domain),
-                    (Home::Of(known), Some(domain)) if *known == domain => Home::Of(domain),
-                    _ => Home::Mixed,
-                };
+                let home = known.home.with(self.domains.of(key));
                 self.set_home(lease, home);
                 self.reindex(lease);
             }
@@ -471,73 +376,6 @@ impl Leases {
         self.known
             .get(&id)
             .map_or(0, |lease| self.capacity.saturating_sub(used(lease)))
-    }
-
-    /// A lease that carries nothing any more is anyone's.
-    fn vacate(&mut self, id: LeaseId) {
-        let empty = |lease: &Lease| lease.keys.is_empty() && lease.reserved == 0;
-        if self.known.get(&id).is_some_and(empty) {
-            self.set_home(id, Home::Free);
-        }
-    }
-
-    /// Finds out from its keys whose a lease is.
-    fn settle_home(&mut self, id: LeaseId) {
-        let Some(lease) = self.known.get(&id) else { return };
-        let mut domains = lease.keys.iter().map(|key| self.domains.of(key));
-        let home = match domains.next() {
-            // What is being written there tells when it is there.
-            None if lease.reserved > 0 => return,
-            None => Home::Free,
-            Some(Some(first)) if domains.all(|other| other.as_ref() == Some(&first)) => Home::Of(first),
-            Some(_) => Home::Mixed,
-        };
-        self.set_home(id, home);
-    }
-
-    fn set_home(&mut self, id: LeaseId, home: Home) {
-        if self.home(id) != Some(&home) {
-            self.unfile(id);
-            if let Some(lease) = self.known.get_mut(&id) {
-                lease.home = home;
-            }
-        }
-    }
-
-    /// Takes a lease off the list of its home, which is about to be another one.
-    fn unfile(&mut self, id: LeaseId) {
-        if let Some(lease) = self.known.get(&id)
-            && let Entry::Occupied(mut roomy) = self.roomy.entry((lease.ttl, lease.home.clone()))
-        {
-            roomy.get_mut().remove(&id);
-            if roomy.get().is_empty() {
-                roomy.remove();
-            }
-        }
-    }
-
-    /// Files a lease anew after its state, its home or its room has changed.
-    fn reindex(&mut self, id: LeaseId) {
-        let room = self.room(id);
-        let Some(lease) = self.known.get(&id) else { return };
-        if lease.state == State::Open && !lease.denied && room > 0 && lease.home != Home::Mixed {
-            let roomy = self.roomy.entry((lease.ttl, lease.home.clone())).or_default();
-            roomy.insert(id);
-        } else {
-            self.unfile(id);
-        }
-        let lease = &self.known[&id];
-        file(&mut self.fresh, id, lease.state == State::Fresh);
-        file(&mut self.doubtful, id, lease.state == State::Doubtful);
-        file(&mut self.denied, id, lease.denied);
-    }
-}
-
-fn file(list: &mut BTreeSet<LeaseId>, id: LeaseId, belongs: bool) {
-    if belongs {
-        list.insert(id);
-    } else {
-        list.remove(&id);
     }
 }
 

@@ -21,6 +21,7 @@ mod leases;
 mod ledger;
 mod meta;
 mod namesakes;
+mod placing;
 mod planner;
 mod policy;
 #[cfg(test)]

@@ -1,15 +1,14 @@
 //! From the work list to transactions: the difference between the ledger's two columns, guarded key by key, or unit by
 //! unit where several keys make sense together only.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::domains::Domain;
 use super::in_flight::{InFlight, Ticket};
 use super::leases::Fit;
 use super::ledger::{Ledger, Slot};
 use super::meta::MetaKeys;
+use super::placing::Unplaced;
 use super::transaction::{Expect, Key, LeaseId, Op, Revision, Transaction, Value};
 use super::units::{Group, fitting};
 use super::work::Work;
@@ -325,64 +324,6 @@ impl Ledger {
         self.books.get(registration).map_or(0, |book| book.terms.ttl)
     }
 
-    /// Chooses leases for the puts among `decisions`, all those of one domain on one, and reserves room there.
-    fn place(&mut self, work: &Work, decisions: impl Iterator<Item = (Key, Decision)>) -> Result<Placed, Unplaced> {
-        let decisions: Vec<(Key, Decision)> = decisions.collect();
-        let mut homeless: BTreeMap<Domain, Vec<Key>> = BTreeMap::new();
-        for (key, decision) in &decisions {
-            if let Decision::Put { stay: None, .. } = decision
-                && let Some(domain) = self.leases.domain_of(key)
-            {
-                homeless.entry(domain).or_default().push(key.clone());
-            }
-        }
-        let mut homes: HashMap<Key, LeaseId> = HashMap::new();
-        let mut reserved: Vec<(Key, LeaseId)> = Vec::new();
-        if let Work::Pod(registration, pod) = work {
-            let ttl = self.ttl_of(registration);
-            for (domain, keys) in homeless {
-                let sibling = self.lease_of_siblings(registration, pod, &domain);
-                let Some(lease) = self.leases.reserve((ttl, &domain), keys.len(), sibling) else {
-                    for (_, lease) in reserved {
-                        self.leases.release(lease, 1);
-                    }
-                    let keys = keys.len();
-                    return Err(Unplaced { ttl, domain, keys });
-                };
-                homes.extend(keys.iter().map(|key| (key.clone(), lease)));
-                reserved.extend(keys.into_iter().map(|key| (key, lease)));
-            }
-        }
-        let ops = decisions.into_iter().map(|(key, decision)| match decision {
-            Decision::Put { value, expect, stay } => Op::Put {
-                lease: stay
-                    .or_else(|| homes.get(&key).copied())
-                    .expect("room was reserved for every homeless key"),
-                key,
-                value,
-                expect,
-            },
-            Decision::Remove(mod_revision) => Op::Delete { key, mod_revision },
-            Decision::Check(expect) => Op::Check { key, expect },
-            Decision::Leave => unreachable!("what is left alone is not planned"),
-        });
-        Ok((ops.collect(), reserved))
-    }
-
-    /// The lease that carries other keys of the same pod and domain: they should come and go together.
-    fn lease_of_siblings(&self, registration: &RegistrationRef, pod: &Arc<str>, domain: &Domain) -> Option<LeaseId> {
-        let tenancy = self.books.get(registration)?.tenancies.get(pod)?;
-        let of_domain = |key: &Key| self.leases.domain_of(key).as_ref() == Some(domain);
-        let held = tenancy.records().filter_map(|record| {
-            self.slots
-                .get(&record.key)?
-                .held
-                .as_ref()
-                .filter(|_| of_domain(&record.key))
-        });
-        held.map(|held| held.lease).find(|lease| self.leases.is_ours(*lease))
-    }
-
     /// A key that nobody wants and that is not there needs no slot.
     fn forget_if_unused(&mut self, key: &Key) {
         if self
@@ -393,14 +334,4 @@ impl Ledger {
             self.slots.remove(key);
         }
     }
-}
-
-/// Writes that have a lease, and the room kept there for the keys that are new on it.
-type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
-
-/// No lease of this domain has room.
-struct Unplaced {
-    ttl: u32,
-    domain: Domain,
-    keys: usize,
 }

@@ -8,15 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 
 use super::Registrar;
+use super::inquiry::{Found, QUESTIONS, domains, find, is_allowed};
 use super::writing::{Refused, Written};
 use crate::etcd::{self, Connection};
-use crate::plan::{Domains, Key, LeaseId, Right, Scope, Suspect, folders};
+use crate::plan::{Domains, Key, LeaseId, Right, Scope, Suspect};
 
-/// Questions to etcd at a time.
-const QUESTIONS: usize = 8;
 /// Before what is denied is tried again, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -52,13 +51,25 @@ pub struct Rights {
     not_before: Instant,
     /// Leases that etcd is being asked about.
     searched: BTreeSet<LeaseId>,
-    /// Whether it is a question what is granted together.
-    is_asked: bool,
-    /// Whether there are scopes of which it is not known, and whether what is known may be outdated.
-    unknown: bool,
-    outdated: bool,
+    /// What is asked about what is granted together; none where that is no question.
+    grants: Option<Grants>,
+}
+
+/// Of what it is to be asked whose keys are granted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// Of the scopes of which it is not known.
+    Unknown,
+    /// Of all: what is known may be outdated.
+    All,
+}
+
+/// What is asked about what is granted together.
+#[derive(Debug)]
+struct Grants {
+    due: Option<Due>,
     asking: bool,
-    ask_at: Option<Instant>,
+    not_before: Instant,
 }
 
 /// What was refused.
@@ -68,15 +79,6 @@ pub enum Search {
     Written(Written, etcd::Error),
     /// Renewing a lease.
     Renewal(LeaseId),
-}
-
-/// What of it etcd denies.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// Scopes, each with a key that may not be written.
-    scopes: Vec<(Scope, Key)>,
-    /// Leases.
-    leases: Vec<LeaseId>,
 }
 
 /// How what was denied stands now: whether etcd allows it; none where it could not be asked.
@@ -91,27 +93,34 @@ impl Rights {
             probing: false,
             not_before: Instant::now(),
             searched: BTreeSet::new(),
-            is_asked: connection.access().has_credentials(),
-            unknown: false,
-            outdated: false,
-            asking: false,
-            ask_at: None,
+            grants: connection.access().has_credentials().then(|| Grants {
+                due: None,
+                asking: false,
+                not_before: Instant::now(),
+            }),
+        }
+    }
+
+    /// It is to be asked what is granted together.
+    fn want(&mut self, due: Due) {
+        if let Some(grants) = &mut self.grants {
+            grants.due = grants.due.max(Some(due));
         }
     }
 
     /// Keys may come to lie where none did.
     pub fn scopes_changed(&mut self) {
-        self.unknown = true;
+        self.want(Due::Unknown);
     }
 
     /// It is long ago that etcd was asked what it grants.
     pub fn may_have_changed(&mut self) {
-        self.outdated = true;
+        self.want(Due::All);
     }
 
     /// We are somebody else to etcd, or have not asked for long: everything is tried at once.
     pub fn are_others(&mut self, now: Instant) {
-        self.outdated = true;
+        self.want(Due::All);
         self.not_before = now;
         for attempt in self.denied.values_mut() {
             attempt.at = now;
@@ -124,7 +133,8 @@ impl Rights {
         let probe = tries
             .map(|at| at.max(self.not_before))
             .filter(|_| leads && !self.probing);
-        let ask = self.ask_at.filter(|_| !self.asking);
+        let waiting = |grants: &&Grants| grants.due.is_some() && !grants.asking;
+        let ask = self.grants.as_ref().filter(waiting).map(|grants| grants.not_before);
         probe.into_iter().chain(ask).min()
     }
 
@@ -206,7 +216,7 @@ impl Registrar {
         }
         if is_news {
             // A folder that was granted as a whole is so no longer.
-            self.rights.outdated = true;
+            self.rights.want(Due::All);
         }
         match search {
             Search::Renewal(lease) => drop(self.rights.searched.remove(&lease)),
@@ -284,7 +294,7 @@ impl Registrar {
                     tracing::info!(registry = %self.name, scope = scope.prefix(), "etcd lets this be written again");
                     self.ledger.writing_allowed(&scope);
                     self.rights.denied.remove(&Thing::Scope(scope));
-                    self.rights.unknown = true;
+                    self.rights.want(Due::Unknown);
                     self.sweep.is_due();
                 }
                 (Thing::Lease(lease), Some(true)) => {
@@ -300,22 +310,19 @@ impl Registrar {
 
     /// Asks etcd what it grants together, when there is something to ask.
     pub(super) fn ask_domains(&mut self, now: Instant) {
-        let rights = &mut self.rights;
-        let is_due = rights.is_asked && (rights.unknown || rights.outdated || rights.ask_at.is_some());
-        if !is_due || rights.asking || rights.ask_at.is_some_and(|at| at > now) {
+        let ready = |grants: &&mut Grants| !grants.asking && grants.not_before <= now;
+        let Some(grants) = self.rights.grants.as_mut().filter(ready) else {
             return;
-        }
-        let outdated = std::mem::take(&mut rights.outdated);
-        (rights.unknown, rights.ask_at) = (false, None);
-        let (scopes, known) = if outdated {
-            (self.ledger.data_scopes(), Domains::default())
-        } else {
-            (self.ledger.without_domain(), self.ledger.domains().clone())
+        };
+        let (scopes, known) = match grants.due.take() {
+            None => return,
+            Some(Due::Unknown) => (self.ledger.without_domain(), self.ledger.domains().clone()),
+            Some(Due::All) => (self.ledger.data_scopes(), Domains::default()),
         };
         if scopes.is_empty() {
             return;
         }
-        self.rights.asking = true;
+        grants.asking = true;
         let connection = self.connection.clone();
         self.tasks
             .spawn(async move { super::Done::Domains(domains(&connection, scopes, known).await) });
@@ -323,19 +330,25 @@ impl Registrar {
 
     /// etcd has said what it grants together.
     pub(super) fn told_domains(&mut self, told: etcd::Result<Domains>) {
-        self.rights.asking = false;
+        if let Some(grants) = &mut self.rights.grants {
+            grants.asking = false;
+        }
         match told {
             Ok(domains) => {
                 if *self.ledger.domains() != domains {
                     self.ledger.set_domains(domains);
                 }
                 // Some may have come while it was asked.
-                self.rights.unknown = !self.ledger.without_domain().is_empty();
+                if !self.ledger.without_domain().is_empty() {
+                    self.rights.want(Due::Unknown);
+                }
             }
             Err(error) => {
                 tracing::debug!(registry = %self.name, %error, "cannot ask etcd what it grants; asking again");
-                self.rights.outdated = true;
-                self.rights.ask_at = Some(Instant::now() + ASK_AGAIN);
+                self.rights.want(Due::All);
+                if let Some(grants) = &mut self.rights.grants {
+                    grants.not_before = Instant::now() + ASK_AGAIN;
+                }
             }
         }
     }
@@ -361,79 +374,4 @@ impl Registrar {
             (false, more) => Some(format!("{named} and {more} more")),
         }
     }
-}
-
-/// Whether etcd allows what was asked; an error where it was not etcd's rights that decided.
-fn is_allowed(answer: etcd::Result<()>) -> etcd::Result<bool> {
-    match answer {
-        Ok(()) => Ok(true),
-        Err(etcd::Error::PermissionDenied { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Which of `suspects` may not be written, and on which of `leases`, each with a key of ours, nothing may be put.
-async fn find(connection: &Connection, suspects: Vec<Suspect>, leases: Vec<(LeaseId, Key)>) -> etcd::Result<Found> {
-    let scopes = stream::iter(suspects).map(|Suspect { scope, keys }| async move {
-        let key = denied_key(connection, keys).await?;
-        Ok::<_, etcd::Error>(key.map(|key| (scope, key)))
-    });
-    let scopes: Vec<_> = scopes.buffer_unordered(QUESTIONS).try_collect().await?;
-    // Where our own bookkeeping may not be written, no lease is to blame.
-    let bookkeeping = leases.first().map(|(_, key)| key.clone());
-    if let Some(key) = bookkeeping
-        && !is_allowed(connection.may_write(&key).await)?
-    {
-        return Ok(Found::default());
-    }
-    let leases = stream::iter(leases).map(|(lease, key)| async move {
-        let allowed = is_allowed(connection.may_attach(&key, lease).await)?;
-        Ok::<_, etcd::Error>((!allowed).then_some(lease))
-    });
-    let leases: Vec<_> = leases.buffer_unordered(QUESTIONS).try_collect().await?;
-    Ok(Found {
-        scopes: scopes.into_iter().flatten().collect(),
-        leases: leases.into_iter().flatten().collect(),
-    })
-}
-
-/// One of `keys` that may not be written; none if all may.
-async fn denied_key(connection: &Connection, mut keys: Vec<Key>) -> etcd::Result<Option<Key>> {
-    if is_allowed(connection.may_write_all(&keys).await)? {
-        return Ok(None);
-    }
-    while keys.len() > 1 {
-        let rest = keys.split_off(keys.len() / 2);
-        if is_allowed(connection.may_write_all(&keys).await)? {
-            keys = rest;
-        }
-    }
-    Ok(keys.pop())
-}
-
-/// What of `scopes` is granted together, beside what is `known`: for each the widest folder around it that may be written
-/// as a whole, or itself.
-async fn domains(connection: &Connection, scopes: BTreeSet<Scope>, known: Domains) -> etcd::Result<Domains> {
-    if connection.is_open_to_all() {
-        return Ok(Domains::everything());
-    }
-    let (mut known, mut denied) = (known, BTreeSet::new());
-    for scope in scopes {
-        if known.of(scope.prefix()).is_some() {
-            continue;
-        }
-        let mut widest = scope.clone();
-        for folder in folders(scope.prefix()).map(Scope::below) {
-            if denied.contains(&folder) {
-                continue;
-            }
-            if is_allowed(connection.may_write_below(&folder).await)? {
-                widest = folder;
-                break;
-            }
-            denied.insert(folder);
-        }
-        known.add(widest);
-    }
-    Ok(known)
 }

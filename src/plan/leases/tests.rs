@@ -1,6 +1,7 @@
 //! Which lease takes a key, and which lease goes.
 
 use super::*;
+use crate::plan::Domain;
 
 const A: LeaseId = LeaseId(0xa);
 const B: LeaseId = LeaseId(0xb);
