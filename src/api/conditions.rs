@@ -140,7 +140,8 @@ pub enum Reason {
     NoLeader,
     /// Connected=False: the etcd's database is full. What is registered stays, and what needs no new lease is written.
     NoSpace,
-    /// Connected=False: the etcd does not let the operator in.
+    /// Connected=False: the etcd does not let the operator in. Synced=False: it does not let the operator read or write where
+    /// the registration's keys lie; others of the Registry are not concerned.
     PermissionDenied,
     /// Credentials=True.
     CredentialsInUse,

@@ -1,13 +1,17 @@
-//! What only an examination asks of etcd: each member by itself, and whether something would be allowed, without doing it.
+//! What an examination asks of etcd: each member by itself, and whether something would be allowed, without doing it.
+//!
+//! etcd checks the rights of a transaction before it looks at its conditions. So one whose conditions never hold tells what
+//! is allowed, and changes nothing.
 
 use std::sync::Arc;
 
-use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp};
 
 use super::connection::{Call, Connection};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
-use super::requests::{Status, status_of};
+use super::requests::{Status, end_of, status_of};
+use crate::plan::{Key, LeaseId, Scope, Transaction};
 
 impl Connection {
     /// What the member behind each endpoint says of itself, or why it says nothing: the endpoints in their order.
@@ -29,15 +33,48 @@ impl Connection {
         futures::future::join_all(self.all_endpoints().into_iter().map(ask)).await
     }
 
-    /// Whether `key` may be read, written and removed; an error says why not. Nothing is changed: etcd checks the rights
-    /// of a transaction before it looks at its conditions, and this one's never hold.
+    /// Whether `key` may be read, written and removed; an error says why not.
     pub async fn may_write(&self, key: &str) -> Result<()> {
-        let never = Compare::create_revision(key, CompareOp::Less, 0);
-        let request = Txn::new()
-            .when([never])
-            .and_then([TxnOp::put(key, "", None)])
-            .or_else([TxnOp::get(key, None)]);
-        let answer = self.txn(request, |_| false).await?;
+        self.may(key, vec![TxnOp::put(key, "", None)], vec![TxnOp::get(key, None)])
+            .await
+    }
+
+    /// Whether all of `keys` may be read and written; an error says why not.
+    pub async fn may_write_all(&self, keys: &[Key]) -> Result<()> {
+        for part in keys.chunks(Transaction::MAX_OPS) {
+            let Some(first) = part.first() else { continue };
+            let puts = part.iter().map(|key| TxnOp::put(&**key, "", None)).collect();
+            let gets = part.iter().map(|key| TxnOp::get(&**key, None)).collect();
+            self.may(first, puts, gets).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether `key` may be put on `lease`: not where another key is on it that may not be written.
+    pub async fn may_attach(&self, key: &str, lease: LeaseId) -> Result<()> {
+        let options = PutOptions::new().with_lease(lease.0);
+        let put = TxnOp::put(key, "", Some(options));
+        self.may(key, vec![put], vec![TxnOp::get(key, None)]).await
+    }
+
+    /// Whether every key there may ever be in `scope` may be written; an error says why not.
+    pub async fn may_write_below(&self, scope: &Scope) -> Result<()> {
+        let key = scope.prefix();
+        let all = DeleteOptions::new().with_range(end_of(scope));
+        self.may(key, vec![TxnOp::delete(key, Some(all))], vec![TxnOp::get(key, None)])
+            .await
+    }
+
+    /// Whether `ops` and `looks` would be allowed.
+    async fn may(&self, key: &str, ops: Vec<TxnOp>, looks: Vec<TxnOp>) -> Result<()> {
+        // Neither ever holds: no revision and no count is below nothing.
+        let never = [
+            Compare::create_revision(key, CompareOp::Less, 0),
+            Compare::version(key, CompareOp::Less, 0),
+        ];
+        let answer = self
+            .txn(Txn::new().when(never).and_then(ops).or_else(looks), |_| false)
+            .await?;
         if answer.succeeded() {
             return Err(Error::malformed("txn", "a condition held that cannot"));
         }

@@ -36,6 +36,8 @@ pub(super) enum Report {
     Alive { lease: LeaseId, sent: Instant },
     /// The member knows no such lease: to be confirmed.
     Doubtful(LeaseId),
+    /// etcd does not let us renew it, not even on its own.
+    Denied(LeaseId),
     /// The stream failed.
     Broken {
         /// Which lane.
@@ -105,6 +107,11 @@ impl Lane {
                         waiting.push(request.lease);
                     }
                     self.give_back(waiting, &error, index);
+                    // A lease that may not be renewed does not come back here, and must not hold up those that may.
+                    if matches!(error, Error::PermissionDenied { .. }) {
+                        backoff.reset();
+                        continue;
+                    }
                     // Before the next attempt, not before handing back: the other lane may do better at once.
                     backoff.pause().await;
                 }

@@ -1,20 +1,21 @@
 //! The view of our keys: one read of each scope, then every change to it, for as long as the process lives.
 //!
 //! There is one answer to every kind of trouble (broken stream, compaction, silence, restore): say that the view is
-//! interrupted, read all scopes again at one revision, watch from there.
+//! interrupted, read all scopes again at one revision, watch from there. Only a scope that may not be read is no trouble
+//! of the others: it is left out, and tried again now and then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::pause::Backoff;
+use super::pause::{Backoff, jitter};
 use super::requests::Snapshot;
 use super::watches::{Message, Watches};
 use crate::plan::{Held, Key, Observation, Revision, Scope};
@@ -24,22 +25,32 @@ const READS: usize = 4;
 /// A view that has lived this long was no failed attempt. Shorter ones do not reset the pauses: a scope that may be
 /// read and not watched would otherwise have everything read again and again without any.
 const STEADY: Duration = Duration::from_secs(5);
+/// Before a scope that may not be read is tried again, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How many of them are tried at a time, and how long the others wait: while they are tried, nothing else is seen.
+const TRIED: usize = 32;
+const BETWEEN: Duration = Duration::from_millis(500);
 
-/// Mirrors the last of `scopes` into `out` until `shutdown`. For each key, changes come in the order of revisions, and
+/// Mirrors the last of `scopes` into `out` until `shutdown`. Without `essential`, nothing is to be seen; any other scope
+/// that may not be read is told as [`Observation::Denied`] and tried again until it may be. For each key, changes come in the order of revisions, and
 /// none that the last snapshot of its scope contains already.
 ///
 /// Every set sent is compared with the one before it, so that a scope that was left out and is wanted again has a new
 /// snapshot, however quickly it came back.
 pub async fn mirror(
     connection: Connection,
+    essential: Scope,
     scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
     out: mpsc::Sender<Observation>,
     shutdown: CancellationToken,
 ) {
     let mut mirror = Mirror {
         connection,
+        essential,
         scopes,
         wanted: Arc::default(),
+        denied: BTreeMap::new(),
         out,
         history: History::default(),
         shown: false,
@@ -97,10 +108,18 @@ impl History {
     }
 }
 
+/// A scope that may not be read.
+struct Denied {
+    again_at: Instant,
+    pause: Duration,
+}
+
 struct Mirror {
     connection: Connection,
+    essential: Scope,
     scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
     wanted: Arc<BTreeSet<Scope>>,
+    denied: BTreeMap<Scope, Denied>,
     out: mpsc::Sender<Observation>,
     history: History,
     /// Whether observations of a live view have been sent since the last interruption.
@@ -114,7 +133,7 @@ struct Mirror {
 type Root = (Scope, Vec<Scope>);
 
 /// The widest of `wanted`. Two watches on one key would report it twice, in no common order.
-fn roots(wanted: &BTreeSet<Scope>) -> Vec<Root> {
+fn roots<'a>(wanted: impl IntoIterator<Item = &'a Scope>) -> Vec<Root> {
     let mut roots: Vec<Root> = Vec::new();
     // In the set's order a prefix comes right before all that it contains.
     for scope in wanted {
@@ -178,38 +197,94 @@ impl Mirror {
             self.wanted = self.scopes.recv().await.ok_or(Closed)?;
         }
         let mut moves = self.connection.moves();
-        let mut watches = Watches::new(&self.connection);
-        for (root, from) in self.read(roots(&self.wanted)).await? {
-            watches.add(root, from).await?;
-        }
+        let mut watches = Watches::new(&self.connection, &self.essential);
+        // Whatever was denied may be allowed to whom we are now.
+        self.denied.clear();
+        self.fill(&BTreeSet::new(), &BTreeSet::new(), &mut watches).await?;
         self.live = Some(Instant::now());
+        let mut not_before = Instant::now();
         loop {
+            let again_at = self.denied.values().map(|denied| denied.again_at.max(not_before)).min();
             tokio::select! {
                 // The rarer first: changes that never pause must not keep a new scope waiting.
                 biased;
                 scopes = self.scopes.recv() => {
                     let now = scopes.ok_or(Closed)?;
                     let before = std::mem::replace(&mut self.wanted, now.clone());
-                    self.rearrange(&before, &now, &mut watches).await?;
+                    self.denied.retain(|scope, _| now.contains(scope));
+                    self.fill(&before, &BTreeSet::new(), &mut watches).await?;
                     if now.is_empty() {
                         // A stream without watches does not tell its progress.
-                        watches = Watches::new(&self.connection);
+                        watches = Watches::new(&self.connection, &self.essential);
                     }
                 }
                 () = moves.moved() => return Err(Trouble::Moved),
+                () = sleep_until(again_at.unwrap_or(not_before)), if again_at.is_some() => {
+                    let now = Instant::now();
+                    let due = self.denied.iter().filter(|(_, denied)| denied.again_at <= now);
+                    let tried: BTreeSet<Scope> = due.map(|(scope, _)| scope.clone()).take(TRIED).collect();
+                    let before = self.wanted.clone();
+                    self.fill(&before, &tried, &mut watches).await?;
+                    not_before = Instant::now() + BETWEEN;
+                }
                 message = watches.next() => self.pass_on(message?).await?,
             }
         }
     }
 
-    /// Reads `roots` at one revision and shows what they hold; returns from where each has to be watched.
+    /// Reads and watches what is wanted and was not `before`, and those of `tried` that were denied; no longer watches
+    /// what is not wanted.
+    async fn fill(
+        &mut self,
+        before: &BTreeSet<Scope>,
+        tried: &BTreeSet<Scope>,
+        watches: &mut Watches,
+    ) -> std::result::Result<(), Trouble> {
+        let (mut before, mut tried) = (before.clone(), tried.clone());
+        let mut read = None;
+        loop {
+            let readable = |scope: &&Scope| tried.contains(*scope) || !self.denied.contains_key(*scope);
+            let wanted = roots(self.wanted.iter().filter(readable));
+            let is_fresh = |(root, inside): &&Root| {
+                !watches.has(root) || tried.contains(root) || inside.iter().any(|scope| !before.contains(scope))
+            };
+            let mut fresh: Vec<Root> = wanted.iter().filter(is_fresh).cloned().collect();
+            // It is surely read, and tells at which revision.
+            fresh.sort_by_key(|(root, _)| *root != self.essential);
+            let more = self.read(fresh).await?;
+            // Those that are denied now may have others in them, which are roots then.
+            let denied = wanted.iter().any(|(root, _)| self.denied.contains_key(root));
+            for (root, from) in more {
+                // Replaces the root's watch, if it has one: what that would still report is in the snapshot.
+                read = Some(from - 1);
+                watches.add(root, from).await?;
+            }
+            if !denied {
+                watches.retain(|scope| wanted.iter().any(|(root, _)| root == scope));
+                break;
+            }
+            (before, tried) = (BTreeSet::clone(&self.wanted), BTreeSet::new());
+        }
+        match read {
+            Some(revision) => Ok(self.send(Observation::Complete { revision }).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads `roots` at one revision and shows what they hold; returns from where each has to be watched. Those that may
+    /// not be read are set aside.
     async fn read(&mut self, roots: Vec<Root>) -> std::result::Result<Vec<(Scope, Revision)>, Trouble> {
         let mut from = Vec::with_capacity(roots.len());
         let mut roots = roots.into_iter();
-        let Some((first, inside)) = roots.next() else {
-            return Ok(from);
+        let (first, inside, snapshot) = loop {
+            let Some((root, inside)) = roots.next() else {
+                return Ok(from);
+            };
+            match self.connection.range(&root, None).await {
+                Ok(snapshot) => break (root, inside, snapshot),
+                Err(error) => self.refused(root, error).await?,
+            }
         };
-        let snapshot = self.connection.range(&first, None).await?;
         let revision = snapshot.revision;
         if !self.history.agrees(snapshot.cluster_id, revision) {
             return Err(Trouble::Restored);
@@ -222,12 +297,19 @@ impl Mirror {
             .map(|(root, inside)| {
                 let connection = connection.clone();
                 async move {
-                    let snapshot = connection.range(&root, Some(revision)).await?;
-                    Ok::<_, Error>((root, inside, snapshot))
+                    let answer = connection.range(&root, Some(revision)).await;
+                    (root, inside, answer)
                 }
             })
             .buffered(READS);
-        while let Some((root, inside, snapshot)) = rest.try_next().await? {
+        while let Some((root, inside, answer)) = rest.next().await {
+            let snapshot = match answer {
+                Ok(snapshot) => snapshot,
+                Err(error) => {
+                    self.refused(root, error).await?;
+                    continue;
+                }
+            };
             // Another endpoint may be asked by now, and it may lead elsewhere.
             if !self.history.agrees(snapshot.cluster_id, revision) {
                 return Err(Trouble::Restored);
@@ -235,13 +317,33 @@ impl Mirror {
             self.show(&root, inside, snapshot).await?;
             from.push((root, revision + 1));
         }
-        self.send(Observation::Complete { revision }).await?;
         Ok(from)
+    }
+
+    /// `root` could not be read. If that is only because we have no right to, it is left out for a while.
+    async fn refused(&mut self, root: Scope, error: Error) -> std::result::Result<(), Trouble> {
+        let message = match error {
+            Error::PermissionDenied { message } if root != self.essential => message,
+            error => return Err(error.into()),
+        };
+        let known = self.denied.get(&root).map(|denied| denied.pause);
+        let pause = known.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+        let again_at = Instant::now() + pause / 2 + jitter(pause / 2);
+        self.denied.insert(root.clone(), Denied { again_at, pause });
+        if known.is_none() {
+            let scope = root.prefix();
+            tracing::warn!(scope, message, "etcd does not let this be read; it is left as it is");
+            self.send(Observation::Denied { scope: root }).await?;
+        }
+        Ok(())
     }
 
     /// Sends one snapshot for each scope inside `root`, all cut out of the root's.
     async fn show(&mut self, root: &Scope, inside: Vec<Scope>, snapshot: Snapshot) -> std::result::Result<(), Closed> {
         self.shown = true;
+        if self.denied.remove(root).is_some() {
+            tracing::info!(scope = root.prefix(), "etcd lets this be read again");
+        }
         let Snapshot { revision, entries, .. } = snapshot;
         for scope in inside.iter().filter(|scope| *scope != root) {
             let part: Vec<(Key, Held)> = entries.iter().filter(|(key, _)| scope.contains(key)).cloned().collect();
@@ -258,27 +360,6 @@ impl Mirror {
             entries,
         })
         .await
-    }
-
-    /// Goes over from the scopes `before` to those of `now`: a root that is new or has a new scope inside is read and
-    /// watched from there, one that is no longer a root is no longer watched.
-    async fn rearrange(
-        &mut self,
-        before: &BTreeSet<Scope>,
-        now: &BTreeSet<Scope>,
-        watches: &mut Watches,
-    ) -> std::result::Result<(), Trouble> {
-        let wanted = roots(now);
-        watches.retain(|scope| wanted.iter().any(|(root, _)| root == scope));
-        let fresh = wanted
-            .into_iter()
-            .filter(|(root, inside)| !watches.has(root) || inside.iter().any(|scope| !before.contains(scope)));
-        let fresh: Vec<_> = fresh.collect();
-        for (root, from) in self.read(fresh).await? {
-            // Replaces the root's watch, if it has one: what that would still report is in the snapshot.
-            watches.add(root, from).await?;
-        }
-        Ok(())
     }
 
     async fn pass_on(&mut self, message: Message) -> std::result::Result<(), Trouble> {
@@ -299,10 +380,7 @@ impl Mirror {
     /// lag behind. Or etcd was restored after the snapshots were read: then the watches wait for revisions that are far
     /// off, in silence.
     async fn question(&mut self) -> std::result::Result<(), Trouble> {
-        let Some(scope) = self.wanted.first() else {
-            return Ok(());
-        };
-        let (_, revision) = self.connection.get(scope.prefix()).await?;
+        let (_, revision) = self.connection.get(self.essential.prefix()).await?;
         if revision < self.history.highest {
             return Err(Trouble::Restored);
         }

@@ -25,7 +25,7 @@ pub use connection::{Connection, Timeouts};
 pub use election::{Campaign, Leadership, campaign};
 pub use error::{Error, Result};
 pub use mirror::mirror;
-pub use renewal::{Leases, renew};
+pub use renewal::{LeaseNews, Leases, renew};
 pub use requests::{LeaseState, Snapshot, Status, lease_id};
 pub use role::{Role, role};
 pub use tls::{Fault, Identity, Malformed, Tls};

@@ -28,18 +28,28 @@ const MOST_SUSPECTS: usize = 16;
 /// Between attempts for a lease on its own.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// What is told of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseNews {
+    /// etcd confirms that it is gone.
+    Lapsed(LeaseId),
+    /// etcd does not let us renew it, because a key is on it that we may not write. It is tried on, and told again as long
+    /// as that is so.
+    Denied(LeaseId),
+}
+
 /// How long an unanswered renewal may block a stream: well below what is left of the TTL after a third of it.
 pub(super) fn patience(ttl: Duration) -> Duration {
     (ttl / 6).min(Duration::from_secs(2))
 }
 
-/// Keeps `leases` alive until `shutdown`. A lease that etcd confirms to be gone is sent to `lapsed` once and then left
+/// Keeps `leases` alive until `shutdown`. A lease that etcd confirms to be gone is told in `news` once and then left
 /// alone until it disappears from `leases`. `soonest` shows when the first lease would lapse if no renewal succeeded
 /// any more; none without leases.
 pub async fn renew(
     connection: Connection,
     mut leases: watch::Receiver<Leases>,
-    lapsed: mpsc::Sender<LeaseId>,
+    news: mpsc::Sender<LeaseNews>,
     soonest: watch::Sender<Option<std::time::Instant>>,
     shutdown: CancellationToken,
 ) {
@@ -66,9 +76,9 @@ pub async fn renew(
         ends: BTreeSet::new(),
         suspects: 0,
         alone: JoinSet::new(),
+        reports,
+        news: VecDeque::new(),
     };
-    // Not sent yet: a listener that takes its time must not keep the other leases from being renewed.
-    let mut gone = VecDeque::new();
     leases.mark_changed();
     loop {
         let next = renewal.due.first().map(|(at, _)| *at);
@@ -83,9 +93,9 @@ pub async fn renew(
             }
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => renewal.send_due(),
             Some(report) = incoming.recv() => renewal.hear(report),
-            Some(ended) = renewal.alone.join_next() => gone.extend(renewal.learn(ended)),
-            room = lapsed.reserve(), if !gone.is_empty() => match (room, gone.pop_front()) {
-                (Ok(room), Some(lease)) => room.send(lease),
+            Some(ended) = renewal.alone.join_next() => renewal.learn(ended),
+            room = news.reserve(), if !renewal.news.is_empty() => match (room, renewal.news.pop_front()) {
+                (Ok(room), Some(told)) => room.send(told),
                 _ => return,
             },
         }
@@ -130,6 +140,10 @@ struct Renewal {
     ends: BTreeSet<(Instant, LeaseId)>,
     suspects: usize,
     alone: JoinSet<(LeaseId, Fate)>,
+    /// For what renews one lease alone.
+    reports: mpsc::UnboundedSender<Report>,
+    /// Not sent yet: a listener that takes its time must not keep the other leases from being renewed.
+    news: VecDeque<LeaseNews>,
 }
 
 impl Renewal {
@@ -208,6 +222,12 @@ impl Renewal {
         match report {
             Report::Alive { lease, sent } => self.renewed(lease, sent),
             Report::Doubtful(lease) => self.isolate(lease, false),
+            Report::Denied(lease) => {
+                let told = LeaseNews::Denied(lease);
+                if self.entries.contains_key(&lease) && !self.news.contains(&told) {
+                    self.news.push_back(told);
+                }
+            }
             Report::Broken { lane, suspect, rest } => {
                 // Whatever happened there, the other lane may do better; new renewals go there too.
                 self.current = 1 - lane;
@@ -253,42 +273,45 @@ impl Renewal {
         if !matches!(entry.state, State::Sent) {
             return;
         }
-        let task = self.alone.spawn(renew_alone(self.connection.clone(), lease, entry.ttl));
+        let renewal = renew_alone(self.connection.clone(), lease, entry.ttl, self.reports.clone());
+        let task = self.alone.spawn(renewal);
         self.suspects += usize::from(suspect);
         entry.state = State::Alone { task, suspect };
     }
 
-    /// Takes in how a solitary renewal ended; returns the lease if it has to be reported as gone.
-    fn learn(&mut self, ended: Result<(LeaseId, Fate), JoinError>) -> Option<LeaseId> {
+    /// Takes in how a solitary renewal ended.
+    fn learn(&mut self, ended: Result<(LeaseId, Fate), JoinError>) {
         let (lease, fate) = match ended {
             Ok(ended) => ended,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // Ended because the lease was forgotten.
-            Err(_) => return None,
+            Err(_) => return,
         };
-        let entry = self.entries.get(&lease)?;
-        if !matches!(entry.state, State::Alone { .. }) {
-            return None;
-        }
+        let Some(State::Alone { .. }) = self.entries.get(&lease).map(|entry| &entry.state) else {
+            return;
+        };
         match fate {
-            Fate::Alive { sent } => {
-                self.renewed(lease, sent);
-                None
-            }
+            Fate::Alive { sent } => self.renewed(lease, sent),
             Fate::Gone => {
                 self.leave_state(lease);
-                let entry = self.entries.get_mut(&lease)?;
-                self.ends.remove(&(entry.end, lease));
-                entry.state = State::Gone;
+                if let Some(entry) = self.entries.get_mut(&lease) {
+                    self.ends.remove(&(entry.end, lease));
+                    entry.state = State::Gone;
+                }
                 tracing::warn!(%lease, "etcd no longer knows this lease");
-                Some(lease)
+                self.news.push_back(LeaseNews::Lapsed(lease));
             }
         }
     }
 }
 
 /// Renews one lease on streams of its own until it is alive or etcd confirms that it is gone.
-async fn renew_alone(connection: Connection, lease: LeaseId, ttl: Duration) -> (LeaseId, Fate) {
+async fn renew_alone(
+    connection: Connection,
+    lease: LeaseId,
+    ttl: Duration,
+    reports: mpsc::UnboundedSender<Report>,
+) -> (LeaseId, Fate) {
     let mut denied = false;
     loop {
         let sent = Instant::now();
@@ -309,9 +332,10 @@ async fn renew_alone(connection: Connection, lease: LeaseId, ttl: Duration) -> (
             },
             Err(Error::PermissionDenied { message }) => {
                 if !denied {
-                    tracing::error!(%lease, %message, "etcd forbids renewing this lease: grant write on all its keys");
+                    tracing::warn!(%lease, %message, "etcd forbids renewing this lease: grant write on all its keys");
                 }
                 denied = true;
+                let _ = reports.send(Report::Denied(lease));
                 ttl / 3
             }
             Err(error) => {

@@ -49,6 +49,8 @@ struct Open {
 
 pub(super) struct Watches {
     connection: Connection,
+    /// What may surely be watched.
+    essential: Scope,
     stream: Option<Open>,
     /// Watch ids are given by us, so that answers need no matching. Never used twice: late messages of a cancelled
     /// watch are thus known.
@@ -62,9 +64,10 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    pub(super) fn new(connection: &Connection) -> Self {
+    pub(super) fn new(connection: &Connection, essential: &Scope) -> Self {
         Self {
             connection: connection.clone(),
+            essential: essential.clone(),
             stream: None,
             last_id: 0,
             active: HashMap::new(),
@@ -175,13 +178,11 @@ impl Watches {
                     // The sign of life is the confirmation of one more watch. Progress is not what to ask for: etcd
                     // does not tell it to watches from a revision that has not come yet, that is while nothing happens.
                     // A full queue means that the stream is not read: that shows in the missing answer, too.
-                    if let Some(scope) = self.ids.keys().next()
-                        && stream.sender.0.capacity() > 0
-                    {
+                    if !self.ids.is_empty() && stream.sender.0.capacity() > 0 {
                         self.last_id += 1;
                         let id = self.last_id;
                         let options = WatchOptions::new().with_watch_id(id);
-                        let _ = stream.sender.watch(scope.prefix(), Some(options)).await;
+                        let _ = stream.sender.watch(self.essential.prefix(), Some(options)).await;
                         self.commands.push_back(Command::Cancel { id });
                     }
                     self.asked = Some(Instant::now());

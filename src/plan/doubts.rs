@@ -169,12 +169,17 @@ impl Ledger {
             let mod_revision = recorded.filter(|_| self.guard.is_record_void(is_there))?.mod_revision;
             return Some(Op::Delete { key, mod_revision });
         };
-        let lasting = recorded.filter(|recorded| self.leases.is_ours(recorded.lease));
+        let lasts = |lease| self.leases.is_ours(lease) && !self.leases.is_denied(lease);
+        let lasting = recorded.filter(|recorded| lasts(recorded.lease));
         let record = hold.record();
         if lasting.is_some_and(|recorded| recorded.hold.as_ref() == Some(&record)) {
             return None;
         }
-        let of_a_key = || hold.keys().find_map(|key| self.our_lease(key));
+        let of_a_key = || {
+            hold.keys()
+                .filter_map(|key| self.our_lease(key))
+                .find(|lease| lasts(*lease))
+        };
         Some(Op::Put {
             key,
             value: MetaKeys::hold_value(record),
@@ -210,7 +215,8 @@ impl Ledger {
     /// Suspects whatever a predecessor left that no ready pod claims; returns false when not all of it is known yet.
     fn suspect_leftovers(&mut self) -> bool {
         let scopes = || self.books.values().flat_map(|book| &book.terms.scopes);
-        let surveyed = |scope: &Scope| self.is_surveyed(scope.prefix());
+        // What may not be read is not waited for: it would keep the guard from everybody else.
+        let surveyed = |scope: &Scope| self.is_surveyed(scope.prefix()) || self.is_denied(scope.prefix());
         if !self.complete || !surveyed(self.meta.scope()) || !scopes().all(surveyed) {
             return false;
         }

@@ -139,12 +139,16 @@ impl Ledger {
         })
     }
 
-    /// The lease of the note that goes with `ops`.
+    /// The lease of the note that goes with `ops`; any other of ours where etcd denies putting the note on theirs.
     pub(super) fn lease_of_note(&self, ops: &[Op]) -> Option<LeaseId> {
-        ops.iter().find_map(|op| match op {
+        let mut theirs = ops.iter().filter_map(|op| match op {
             Op::Put { lease, .. } => Some(*lease),
             Op::Delete { key, .. } | Op::Check { key, .. } => self.our_lease(key),
-        })
+        });
+        match theirs.find(|lease| !self.leases.is_denied(*lease)) {
+            None if self.leases.denied().next().is_some() => self.leases.some_sound(),
+            found => found,
+        }
     }
 }
 

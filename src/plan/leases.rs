@@ -1,12 +1,17 @@
 //! The pool of leases: which are ours, how full each is, and where a new key goes.
 //!
 //! Leases are pooled because the operator, not the pod, renews them. Holes are filled before a lease is granted,
-//! and a key is never moved to another lease without need: a move is an event for every consumer.
+//! and a key is never moved to another lease without need: a move is an event for every consumer. Keys of different
+//! [`Domain`]s are never put on one lease; what shares one already stays there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+pub(super) use self::homes::Home;
+use super::domains::Domains;
 use super::transaction::{Expect, Key, LeaseId, Revision};
+
+mod homes;
 
 /// How long a lease stays empty before it is let go.
 const EMPTY_FOR: Duration = Duration::from_mins(10);
@@ -46,6 +51,9 @@ pub(super) enum Fit {
 struct Lease {
     ttl: u32,
     state: State,
+    home: Home,
+    /// etcd denies renewing it, and putting keys on it.
+    denied: bool,
     /// The keys that etcd holds on it.
     keys: HashSet<Key>,
     /// Keys being written to it.
@@ -72,14 +80,17 @@ impl Lease {
 #[derive(Debug)]
 pub struct Leases {
     capacity: usize,
+    domains: Domains,
     known: BTreeMap<LeaseId, Lease>,
-    /// Open leases with room, by time to live: placing a key does not search. In order, so that some fill up and
-    /// others run empty.
-    roomy: HashMap<u32, BTreeSet<LeaseId>>,
+    /// Open leases with room, by time to live and by whose keys they take: placing a key does not search. In order, so
+    /// that some fill up and others run empty.
+    roomy: HashMap<(u32, Home), BTreeSet<LeaseId>>,
     /// Leases in [`State::Fresh`]: every plan asks for them, and there are mostly none.
     fresh: BTreeSet<LeaseId>,
     /// Leases in [`State::Doubtful`], likewise.
     doubtful: BTreeSet<LeaseId>,
+    /// Leases that etcd denies.
+    denied: BTreeSet<LeaseId>,
     /// The number of keys that etcd holds on all of them.
     key_count: usize,
     /// Keys on leases that are not known to be ours (yet): a key may be seen before the record of its lease is.
@@ -88,14 +99,16 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// An empty pool whose leases carry up to `capacity` keys each.
+    /// An empty pool whose leases carry up to `capacity` keys each, whatever their domain.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
+            domains: Domains::everything(),
             known: BTreeMap::new(),
             roomy: HashMap::new(),
             fresh: BTreeSet::new(),
             doubtful: BTreeSet::new(),
+            denied: BTreeSet::new(),
             key_count: 0,
             strangers: HashMap::new(),
             changed: true,
@@ -123,6 +136,7 @@ impl Leases {
     /// Whether a key on `lease` that is to live `ttl` seconds may stay there.
     pub(super) fn fit(&self, lease: LeaseId, ttl: u32) -> Fit {
         match self.known.get(&lease) {
+            Some(known) if known.denied => Fit::Moves,
             Some(known) if known.state == State::Doubtful => Fit::InDoubt,
             Some(known) if known.state == State::Newer => Fit::Stays,
             Some(known) if known.ttl == ttl && known.state == State::Open => Fit::Stays,
@@ -156,6 +170,7 @@ impl Leases {
         self.roomy.clear();
         self.fresh.clear();
         self.doubtful.clear();
+        self.denied.clear();
         self.key_count = 0;
         self.strangers.clear();
         self.changed = true;
@@ -209,6 +224,7 @@ impl Leases {
         known.keys.extend(ours.iter().cloned());
         self.key_count += known.keys.len() - before;
         concerned.extend(ours);
+        self.settle_home(lease);
         self.reindex(lease);
         concerned
     }
@@ -274,28 +290,18 @@ impl Leases {
             let lease = &self.known[id];
             (*id, lease.ttl, lease.record_guard())
         };
-        match self.doubtful.first() {
+        // Of one that etcd denies the record cannot be put.
+        match self.doubtful.difference(&self.denied).next() {
             Some(doubtful) => vec![described(doubtful)],
             None => self.fresh.iter().take(max).map(described).collect(),
         }
-    }
-
-    /// A lease of `ttl` seconds with room for `count` more keys, `prefer` if it has. The room is reserved until
-    /// [`Leases::release`].
-    pub fn reserve(&mut self, ttl: u32, count: usize, prefer: Option<LeaseId>) -> Option<LeaseId> {
-        let fits = |id: &LeaseId| self.room(*id) >= count;
-        let preferred = prefer.filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id));
-        let chosen = preferred.or_else(|| self.roomy.get(&ttl)?.iter().copied().find(fits))?;
-        let lease = self.known.get_mut(&chosen).expect("a roomy lease is known");
-        lease.reserved += count;
-        self.reindex(chosen);
-        Some(chosen)
     }
 
     /// Gives reserved room back: what was written is counted by [`Leases::attach`].
     pub fn release(&mut self, lease: LeaseId, count: usize) {
         if let Some(known) = self.known.get_mut(&lease) {
             known.reserved = known.reserved.saturating_sub(count);
+            self.vacate(lease);
             self.reindex(lease);
         }
     }
@@ -305,6 +311,8 @@ impl Leases {
         match self.known.get_mut(&lease) {
             Some(known) => {
                 self.key_count += usize::from(known.keys.insert(key.clone()));
+                let home = known.home.with(self.domains.of(key));
+                self.set_home(lease, home);
                 self.reindex(lease);
             }
             None if lease == LeaseId::NONE => {}
@@ -318,6 +326,7 @@ impl Leases {
     pub fn detach(&mut self, lease: LeaseId, key: &Key) {
         if let Some(known) = self.known.get_mut(&lease) {
             self.key_count -= usize::from(known.keys.remove(key));
+            self.vacate(lease);
             self.reindex(lease);
         } else if let Some(strangers) = self.strangers.get_mut(&lease) {
             strangers.remove(key);
@@ -353,6 +362,8 @@ impl Leases {
         let lease = Lease {
             ttl,
             state,
+            home: Home::Free,
+            denied: false,
             keys: HashSet::new(),
             reserved: 0,
             record: 0,
@@ -365,12 +376,11 @@ impl Leases {
     }
 
     fn remove(&mut self, id: LeaseId) -> Option<Lease> {
+        self.unfile(id);
         let lease = self.known.remove(&id)?;
-        if let Some(roomy) = self.roomy.get_mut(&lease.ttl) {
-            roomy.remove(&id);
-        }
         self.fresh.remove(&id);
         self.doubtful.remove(&id);
+        self.denied.remove(&id);
         self.key_count -= lease.keys.len();
         self.changed = true;
         Some(lease)
@@ -382,24 +392,6 @@ impl Leases {
         self.known
             .get(&id)
             .map_or(0, |lease| self.capacity.saturating_sub(used(lease)))
-    }
-
-    /// Files a lease anew after its state or its room has changed.
-    fn reindex(&mut self, id: LeaseId) {
-        let room = self.room(id);
-        let Some(lease) = self.known.get(&id) else { return };
-        let roomy = self.roomy.entry(lease.ttl).or_default();
-        file(roomy, id, lease.state == State::Open && room > 0);
-        file(&mut self.fresh, id, lease.state == State::Fresh);
-        file(&mut self.doubtful, id, lease.state == State::Doubtful);
-    }
-}
-
-fn file(list: &mut BTreeSet<LeaseId>, id: LeaseId, belongs: bool) {
-    if belongs {
-        list.insert(id);
-    } else {
-        list.remove(&id);
     }
 }
 

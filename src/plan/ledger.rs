@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::denied::Denied;
 use super::guard::Guard;
 use super::in_flight::{InFlight, Ticket};
 use super::leases::Leases;
@@ -99,6 +100,8 @@ pub struct Ledger {
     /// Where registrations have no business, but for what each pass allows.
     pub(super) forbidden: HashMap<RegistrationRef, Vec<(Scope, Pass)>>,
     pub(super) quotas: Quotas,
+    /// What etcd does not let us do.
+    pub(super) denied: Denied,
     /// The revision that the record of a hold, or its absence, is known from.
     pub(super) hold_seen: Revision,
 }
@@ -124,6 +127,7 @@ impl Ledger {
             in_question: HashSet::new(),
             forbidden: HashMap::new(),
             quotas: Quotas::default(),
+            denied: Denied::default(),
             hold_seen: 0,
         }
     }

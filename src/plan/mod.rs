@@ -8,6 +8,8 @@
 //! [`Tenancy`] is where a pod becomes keys; [`Ledger`] holds them against what etcd holds; its `next` says what to
 //! write, its `report` how a registration stands, and [`status_of`] puts that into words.
 
+mod denied;
+mod domains;
 mod doubts;
 mod fair;
 mod forbidden;
@@ -21,6 +23,7 @@ mod leases;
 mod ledger;
 mod meta;
 mod namesakes;
+mod placing;
 mod planner;
 mod policy;
 #[cfg(test)]
@@ -42,6 +45,8 @@ mod work;
 #[cfg(test)]
 mod world;
 
+pub use denied::{Right, Suspect};
+pub use domains::{Domain, Domains, folders};
 pub use fair::FairQueue;
 pub use guard::{GuardMode, GuardNews, GuardTerms, Hold, Moment, Release};
 pub use heard::{Heard, Progress, Reached};

@@ -8,6 +8,7 @@ use super::in_flight::{InFlight, Ticket};
 use super::leases::Fit;
 use super::ledger::{Ledger, Slot};
 use super::meta::MetaKeys;
+use super::placing::Unplaced;
 use super::transaction::{Expect, Key, LeaseId, Op, Revision, Transaction, Value};
 use super::units::{Group, fitting};
 use super::work::Work;
@@ -73,11 +74,11 @@ impl Ledger {
         }
         self.in_flight.remove(&ticket);
         let coming = leases_coming + self.leases.fresh();
-        let short = |(ttl, keys): (u32, usize)| {
-            let count = keys.div_ceil(self.leases.capacity()).saturating_sub(coming);
+        let short = |(ttl, needed): (u32, usize)| {
+            let count = needed.saturating_sub(coming);
             (count > 0).then_some(Step::Grant { ttl, count })
         };
-        self.work.shortage().find_map(short)
+        self.work.shortage(self.leases.capacity()).into_iter().find_map(short)
     }
 
     /// Takes work from the list into the transaction `ticket`, until that is full or nothing is left to do.
@@ -113,7 +114,7 @@ impl Ledger {
                     }
                     gathered.add(ops, &units);
                 }
-                Err(Unplaced { ttl, keys }) => self.work.wait_for_lease(ttl, work, keys),
+                Err(Unplaced { ttl, domain, keys }) => self.work.wait_for_lease(ttl, domain, work, keys),
             }
         }
         gathered
@@ -188,7 +189,7 @@ impl Ledger {
 
     /// What is to be done about `work`; none when nothing is, or not now.
     fn decide(&mut self, work: &Work) -> Option<Vec<Group>> {
-        let groups = match work {
+        let mut groups = match work {
             Work::Key(key) => {
                 if self.is_frozen(key) && !self.is_forbidden(key) {
                     return None;
@@ -197,6 +198,8 @@ impl Ledger {
             }
             Work::Pod(registration, pod) => self.groups_of(registration, pod)?,
         };
+        // What etcd denies comes up again when it no longer does, and holds up nothing else of the pod.
+        groups.retain(|group| !group.iter().any(|key| self.is_denied(key)));
         let mine = |key: &Key| match (self.slots.get(key).and_then(|slot| slot.claims.first()), work) {
             (Some(claim), Work::Pod(registration, pod)) => claim.registration == *registration && claim.pod == *pod,
             (Some(_), Work::Key(_)) => false,
@@ -207,7 +210,7 @@ impl Ledger {
         if groups
             .iter()
             .flatten()
-            .any(|key| is_claimed(key) && !self.is_surveyed(key))
+            .any(|key| is_claimed(key) && !(self.is_surveyed(key) && self.leases.domain_of(key).is_some()))
         {
             return None;
         }
@@ -321,47 +324,6 @@ impl Ledger {
         self.books.get(registration).map_or(0, |book| book.terms.ttl)
     }
 
-    /// Chooses leases for the puts among `decisions`, all on one if possible, and reserves room there.
-    fn place(&mut self, work: &Work, decisions: impl Iterator<Item = (Key, Decision)>) -> Result<Placed, Unplaced> {
-        let decisions: Vec<(Key, Decision)> = decisions.collect();
-        let homeless = |(_, decision): &&(Key, Decision)| matches!(decision, Decision::Put { stay: None, .. });
-        let homeless: Vec<Key> = decisions.iter().filter(homeless).map(|(key, _)| key.clone()).collect();
-        let count = homeless.len();
-        let mut home = None;
-        if count > 0
-            && let Work::Pod(registration, pod) = work
-        {
-            let ttl = self.ttl_of(registration);
-            let sibling = self.lease_of_siblings(registration, pod);
-            home = self.leases.reserve(ttl, count, sibling);
-            if home.is_none() {
-                return Err(Unplaced { ttl, keys: count });
-            }
-        }
-        let ops = decisions.into_iter().map(|(key, decision)| match decision {
-            Decision::Put { value, expect, stay } => Op::Put {
-                key,
-                value,
-                lease: stay.or(home).expect("room was reserved for every homeless key"),
-                expect,
-            },
-            Decision::Remove(mod_revision) => Op::Delete { key, mod_revision },
-            Decision::Check(expect) => Op::Check { key, expect },
-            Decision::Leave => unreachable!("what is left alone is not planned"),
-        });
-        let reserved = home.map(|lease| homeless.into_iter().map(move |key| (key, lease)));
-        Ok((ops.collect(), reserved.into_iter().flatten().collect()))
-    }
-
-    /// The lease that carries other keys of the same pod: they should come and go together.
-    fn lease_of_siblings(&self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<LeaseId> {
-        let tenancy = self.books.get(registration)?.tenancies.get(pod)?;
-        let held = tenancy
-            .records()
-            .filter_map(|record| self.slots.get(&record.key)?.held.as_ref());
-        held.map(|held| held.lease).find(|lease| self.leases.is_ours(*lease))
-    }
-
     /// A key that nobody wants and that is not there needs no slot.
     fn forget_if_unused(&mut self, key: &Key) {
         if self
@@ -372,13 +334,4 @@ impl Ledger {
             self.slots.remove(key);
         }
     }
-}
-
-/// Writes that have a lease, and the room kept there for the keys that are new on it.
-type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
-
-/// No lease has room.
-struct Unplaced {
-    ttl: u32,
-    keys: usize,
 }

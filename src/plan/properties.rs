@@ -43,6 +43,9 @@ pub(super) enum Event {
     Retire,
     Save,
     Restore,
+    /// etcd denies writing a scope, or allows it again.
+    Deny(usize),
+    Allow(usize),
 }
 
 /// What a registration asks for.
@@ -120,6 +123,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Retire),
         1 => Just(Event::Save),
         1 => Just(Event::Restore),
+        2 => (0..SCOPES.len()).prop_map(Event::Deny),
+        2 => (0..SCOPES.len()).prop_map(Event::Allow),
     ]
 }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::denied::Right;
 use super::ledger::{Ledger, Slot};
 use super::tenancy::{Lodging, Problem, Tenancy};
-use super::transaction::{Key, LeaseId, Revision};
+use super::transaction::{Key, LeaseId, Revision, Scope};
 use crate::api::Reason;
 use crate::format::{Endpoint, Record};
 use crate::index::RegistrationRef;
@@ -33,6 +34,8 @@ pub struct Report<'a> {
     pub problems: BTreeMap<String, Vec<Arc<str>>>,
     /// What scripts are told of these problems, if it is the Registry's rules that are the problem.
     pub ruled_out: Option<Reason>,
+    /// Where its keys lie and etcd lets nothing be read, or written.
+    pub denied: Vec<(Scope, Right)>,
 }
 
 /// An endpoint that is in etcd.
@@ -101,6 +104,7 @@ impl Ledger {
             conflicts: Vec::new(),
             problems: BTreeMap::new(),
             ruled_out: None,
+            denied: self.denied_to(registration),
         };
         for (pod, tenancy) in &book.tenancies {
             for problem in &tenancy.problems {
@@ -228,7 +232,7 @@ impl Tenancy {
 mod tests {
     use super::*;
     use crate::plan::testing::{endpoint, meta, reference, tenancy};
-    use crate::plan::{Observation, Scope, Terms};
+    use crate::plan::{Observation, Terms};
 
     /// A ledger of the registration `orders`, in an etcd that holds `held` on a recorded lease.
     fn ledger(held: &[(&str, &str)]) -> Ledger {

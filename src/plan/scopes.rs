@@ -15,12 +15,16 @@ impl Ledger {
         let wanted = self.books.values().flat_map(|book| &book.terms.scopes);
         let all: BTreeSet<&Scope> = wanted.chain(&self.lingering).chain([self.meta.scope()]).collect();
         let mut outermost: BTreeSet<Scope> = BTreeSet::new();
+        let (denied, all): (Vec<&Scope>, Vec<&Scope>) = all.into_iter().partition(|scope| self.may_not_read(scope));
         for scope in all {
             // In key order an outer scope comes before all that lie in it.
             if !outermost.last().is_some_and(|outer| outer.contains(scope.prefix())) {
                 outermost.insert(scope.clone());
             }
         }
+        // What lies in one that may not be read may well be readable for itself. It stays wanted: it is tried again.
+        outermost.extend(denied.into_iter().cloned());
+        self.denied.keep(&outermost);
         let gone: Vec<Scope> = self.surveyed.difference(&outermost).cloned().collect();
         for scope in gone {
             self.surveyed.remove(&scope);

@@ -115,8 +115,12 @@ impl Ledger {
             Some(only) if leases.len() == 1 => self.lease_is_gone(*only),
             // Where nothing is put, it is that of the note.
             None => {
-                if let Some(lease) = self.lease_of_note(ops) {
-                    self.lease_is_gone(lease);
+                // Which one that was is only known for sure while none is denied.
+                let sure = self.leases.denied().next().is_none();
+                match self.lease_of_note(ops) {
+                    Some(lease) if sure => self.lease_is_gone(lease),
+                    Some(lease) => self.leases.doubt(lease),
+                    None => {}
                 }
             }
             _ => leases.into_iter().for_each(|lease| self.leases.doubt(lease)),

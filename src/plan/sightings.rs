@@ -17,6 +17,7 @@ impl Ledger {
                 revision,
                 entries,
             } => self.observe_scope(scope, revision, entries),
+            Observation::Denied { scope } => self.reading_denied(scope),
             Observation::Restored => self.forget(),
             Observation::Interrupted | Observation::Complete { .. } => {}
         }
@@ -46,6 +47,7 @@ impl Ledger {
         for key in self.keys_in(&scope) {
             self.enqueue(&key);
         }
+        self.reading_allowed(&scope);
         self.surveyed.insert(scope);
     }
 
@@ -119,8 +121,8 @@ impl Ledger {
             }
             self.enqueue(&key);
         }
-        if let Some(ttl) = ttl {
-            self.work.release(ttl, self.leases.room(lease));
+        if let (Some(ttl), Some(home)) = (ttl, self.leases.home(lease)) {
+            self.work.release(ttl, home, self.leases.room(lease));
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::denied::Right;
 use super::report::{Conflict, Holder, Registered, Report};
 use crate::api::{ConditionStatus, ConditionType, EndpointStatus, Reason, ServiceRegistrationStatus, conditions};
 
@@ -230,7 +231,10 @@ fn synced(report: &Report<'_>, footing: &Footing, aside: &[String]) -> (Conditio
         }
         Footing::Firm => {}
     }
-    if report.outstanding > 0 {
+    if !report.denied.is_empty() {
+        let message = format!("{} {}", pods(), denied(report));
+        (ConditionStatus::False, Reason::PermissionDenied, message)
+    } else if report.outstanding > 0 {
         let message = format!("{} {} keys are being written or removed.", pods(), report.outstanding);
         (ConditionStatus::False, Reason::Writing, message)
     } else if report.held > 0 {
@@ -251,6 +255,19 @@ fn synced(report: &Report<'_>, footing: &Footing, aside: &[String]) -> (Conditio
     } else {
         (ConditionStatus::True, Reason::InSync, pods())
     }
+}
+
+/// What etcd denies, and what to do about it.
+fn denied(report: &Report<'_>) -> String {
+    let told = |(scope, right): &(super::Scope, Right)| match right {
+        Right::Read => format!("read what lies below {}", scope.prefix()),
+        Right::Write => format!("write below {}", scope.prefix()),
+    };
+    format!(
+        "etcd does not let the operator's user {}: nothing is written or removed there. Grant it readwrite there, with the \
+         lines that `leasehold doctor --etcd-role` prints; what waits is written within half a minute of that.",
+        named(&report.denied, told)
+    )
 }
 
 fn kept(pod: &str) -> String {

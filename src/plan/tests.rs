@@ -9,6 +9,7 @@ use super::{Conflict, Holder, Ledger, Lodging, Report, Step, Tenancy, Terms};
 use crate::format::Record;
 
 mod contests;
+mod denied;
 mod doubts;
 mod growth;
 mod holds;

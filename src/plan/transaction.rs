@@ -262,8 +262,13 @@ pub enum Observation {
         /// When it changed.
         revision: Revision,
     },
-    /// Every wanted scope has had its snapshot, and changes follow: sent after those of a start or restart, and after
-    /// those of scopes added later.
+    /// etcd does not let us read `scope`. What it holds is not known any more, until a snapshot of it follows.
+    Denied {
+        /// The scope.
+        scope: Scope,
+    },
+    /// Every wanted scope has had its snapshot, or is denied, and changes follow: sent after those of a start or restart,
+    /// and after those of scopes added later.
     Complete {
         /// The revision of the last snapshot.
         revision: Revision,

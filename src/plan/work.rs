@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
+use super::domains::Domain;
 use super::fair::FairQueue;
+use super::leases::Home;
 use super::transaction::Key;
 use crate::index::RegistrationRef;
 
@@ -34,13 +36,17 @@ impl Work {
 pub(super) struct WorkList {
     queue: FairQueue<Work>,
     queued: HashSet<Work>,
-    /// By the time to live of the lease needed.
-    waiting: BTreeMap<u32, Waiting>,
+    /// By the time to live of the lease needed, and by whose keys it is to carry.
+    waiting: BTreeMap<(u32, Domain), Waiting>,
+    /// Counts who began to wait.
+    arrivals: u64,
 }
 
 /// Work that waits for a lease.
 #[derive(Debug, Default)]
 struct Waiting {
+    /// When the first of it came, by number.
+    since: u64,
     queue: FairQueue<Work>,
     /// With how many keys each is about.
     works: HashMap<Work, usize>,
@@ -86,9 +92,14 @@ impl WorkList {
         self.queue.len() + waiting.sum::<usize>()
     }
 
-    /// Sets work aside until there is a lease of `ttl` seconds with room for its `keys` keys.
-    pub fn wait_for_lease(&mut self, ttl: u32, work: Work, keys: usize) {
-        let waiting = self.waiting.entry(ttl).or_default();
+    /// Sets work aside until there is a lease of `ttl` seconds with room for its `keys` keys of `domain`.
+    pub fn wait_for_lease(&mut self, ttl: u32, domain: Domain, work: Work, keys: usize) {
+        self.arrivals += 1;
+        let since = self.arrivals;
+        let waiting = self.waiting.entry((ttl, domain)).or_insert_with(|| Waiting {
+            since,
+            ..Waiting::default()
+        });
         waiting.keys += keys;
         match waiting.works.insert(work.clone(), keys) {
             Some(before) => waiting.keys -= before,
@@ -96,9 +107,19 @@ impl WorkList {
         }
     }
 
-    /// A lease of `ttl` seconds has room for `room` keys: as much of what waited for one is to be looked at again.
-    pub fn release(&mut self, ttl: u32, mut room: usize) {
-        let Some(mut waiting) = self.waiting.remove(&ttl) else {
+    /// A lease of `ttl` seconds has room for `room` keys of `home`: as much of what waited for one is to be looked at
+    /// again. One that is anyone's goes to those who have waited longest.
+    pub fn release(&mut self, ttl: u32, home: &Home, mut room: usize) {
+        let same_ttl = |((of, _), _): &(&(u32, Domain), &Waiting)| *of == ttl;
+        let chosen = match home {
+            Home::Mixed => None,
+            Home::Of(domain) => Some((ttl, domain.clone())),
+            Home::Free => {
+                let all = self.waiting.iter().filter(same_ttl);
+                all.min_by_key(|(_, waiting)| waiting.since).map(|(who, _)| who.clone())
+            }
+        };
+        let Some((who, mut waiting)) = chosen.and_then(|who| self.waiting.remove_entry(&who)) else {
             return;
         };
         while let Some(work) = waiting.queue.pop() {
@@ -114,12 +135,47 @@ impl WorkList {
             self.push(work);
         }
         if !waiting.queue.is_empty() {
-            self.waiting.insert(ttl, waiting);
+            self.waiting.insert(who, waiting);
         }
     }
 
-    /// The times to live for which work waits, and how many keys it is about.
-    pub fn shortage(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
-        self.waiting.iter().map(|(ttl, waiting)| (*ttl, waiting.keys))
+    /// The times to live for which work waits, and how many leases it takes to carry that, each with up to `capacity`
+    /// keys.
+    pub fn shortage(&self, capacity: usize) -> BTreeMap<u32, usize> {
+        let mut short = BTreeMap::new();
+        for ((ttl, _), waiting) in &self.waiting {
+            *short.entry(*ttl).or_default() += waiting.keys.div_ceil(capacity);
+        }
+        short
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Scope;
+
+    fn domain(folder: &str) -> Domain {
+        Domain::Below(Scope::below(folder))
+    }
+
+    #[test]
+    fn a_lease_that_is_anyones_goes_to_those_who_have_waited_longest() {
+        let mut list = WorkList::default();
+        for (folder, key) in [("/z", "/z/1"), ("/a", "/a/1"), ("/z", "/z/2")] {
+            list.wait_for_lease(30, domain(folder), Work::Key(key.into()), 1);
+        }
+        list.wait_for_lease(60, domain("/a"), Work::Key("/a/60".into()), 1);
+        assert_eq!(list.shortage(256), BTreeMap::from([(30, 2), (60, 1)]));
+        list.release(30, &Home::Mixed, 256);
+        assert_eq!(list.pop(), None);
+        list.release(30, &Home::Free, 256);
+        let popped: Vec<_> = std::iter::from_fn(|| list.pop()).collect();
+        assert_eq!(popped, ["/z/1", "/z/2"].map(|key| Work::Key(key.into())));
+        list.release(30, &Home::Of(domain("/z")), 256);
+        assert_eq!(list.pop(), None, "what waits is of another domain");
+        list.release(30, &Home::Of(domain("/a")), 256);
+        assert_eq!(list.pop(), Some(Work::Key("/a/1".into())));
+        assert_eq!((list.len(), list.shortage(256)), (1, BTreeMap::from([(60, 1)])));
     }
 }

@@ -10,6 +10,7 @@ use super::transaction::{Fence, Key, LeaseId, Scope, Transaction, Verdict};
 use super::{Ledger, Presence, Step, Ticket};
 use crate::index::RegistrationRef;
 
+mod denied;
 mod doubts;
 
 const KEYS_PER_LEASE: usize = 2;
@@ -23,6 +24,8 @@ struct Sent {
     ticket: Ticket,
     transaction: Transaction,
     verdict: Option<Verdict>,
+    /// It was refused for want of a right.
+    denied: bool,
 }
 
 /// Kubernetes as plain lists, an etcd, and the operator between them.
@@ -48,6 +51,8 @@ pub(super) struct World {
     forgetful: bool,
     /// Room that was kept for writes under way is forgotten with the history they belong to.
     restored: bool,
+    /// The scopes that etcd does not let be written.
+    denied: BTreeSet<usize>,
 }
 
 impl World {
@@ -56,7 +61,9 @@ impl World {
         let fence = etcd.elect();
         let mut ledger = Ledger::new(meta(), KEYS_PER_LEASE);
         ledger.set_guard(doubts::GUARD);
+        ledger.set_domains(denied::domains());
         Self {
+            denied: BTreeSet::new(),
             registrations: BTreeMap::new(),
             pods: BTreeMap::new(),
             unready: BTreeMap::new(),
@@ -119,6 +126,11 @@ impl World {
             Event::Retire => self.retire(),
             Event::Save => self.saved = Some(Box::new(self.etcd.save())),
             Event::Restore => self.restore(),
+            Event::Deny(scope) => drop(self.denied.insert(scope)),
+            Event::Allow(scope) => {
+                self.denied.remove(&scope);
+                self.probe();
+            }
         }
     }
 
@@ -202,6 +214,7 @@ impl World {
                 ticket,
                 transaction,
                 verdict: None,
+                denied: false,
             }),
             Step::Grant { ttl, count } => {
                 assert!(count <= 20, "{count} leases are far more than all keys need");
@@ -211,15 +224,22 @@ impl World {
     }
 
     fn commit(&mut self, which: usize) {
+        let denied = self.is_denied(&self.sent[which].transaction);
         let sent = &mut self.sent[which];
-        if sent.verdict.is_none() {
-            sent.verdict = Some(self.etcd.commit(&self.fence, &sent.transaction));
+        if sent.verdict.is_none() && !sent.denied {
+            sent.denied = denied;
+            if !denied {
+                sent.verdict = Some(self.etcd.commit(&self.fence, &sent.transaction));
+            }
         }
     }
 
     fn settle(&mut self, which: usize, lost: bool) {
         let sent = self.sent.swap_remove(which);
         self.forgetful |= lost;
+        if sent.denied && !lost {
+            self.search(sent.ticket);
+        }
         self.ledger.settle(sent.ticket, sent.verdict.filter(|_| !lost));
     }
 
@@ -248,6 +268,7 @@ impl World {
         self.fence = self.etcd.elect();
         self.ledger = Ledger::new(meta(), KEYS_PER_LEASE);
         self.ledger.set_guard(doubts::GUARD);
+        self.ledger.set_domains(denied::domains());
         for (registration, wish) in &self.registrations {
             self.ledger.set_terms(registration, wish.terms());
         }
@@ -295,6 +316,8 @@ impl World {
     pub(super) fn come_to_rest(&mut self) {
         self.kubernetes_is_complete();
         self.etcd.resume();
+        self.denied.clear();
+        self.probe();
         for _ in 0..500 {
             let mut moved = self.step();
             while self.tell(0) {
@@ -308,6 +331,8 @@ impl World {
                 self.settle(0, false);
                 moved = true;
             }
+            // Some were refused long ago, and are heard of only now.
+            self.probe();
             moved = moved || self.find_leftovers() || self.time_passes() || self.hold_ends();
             if !moved {
                 return;
@@ -394,6 +419,7 @@ impl World {
             assert!(is_wanted, "{key} ({held:?}) is left behind");
         }
         for lease in recorded {
+            self.check_domains(lease);
             // One key is the record itself, and one may be that of a hold.
             let keys = self.etcd.keys_on(lease);
             assert!(

@@ -76,6 +76,7 @@ struct Registries {
     keys: Family<OfRegistry, Level>,
     backlog: Family<OfRegistry, Level>,
     held: Family<OfRegistry, Level>,
+    denied: Family<OfRegistry, Level>,
     writes: Family<OfWrite, Counter>,
     fenced: Family<OfRegistry, Counter>,
     lapsed: Family<OfRegistry, Counter>,
@@ -128,6 +129,11 @@ impl Registries {
             "held_keys",
             "Keys kept though their pods do not seem to be ready, because too many would go at once, in keys",
             self.held.clone(),
+        );
+        to.register(
+            "denied_scopes",
+            "Places of registrations that the Registry's etcd does not let this replica read or write, in places",
+            self.denied.clone(),
         );
         to.register(
             "guard_trips",
@@ -217,6 +223,7 @@ impl Metrics {
             fenced: self.registries.fenced.get_or_create_owned(&of),
             lapsed: self.registries.lapsed.get_or_create_owned(&of),
             held: self.registries.held.get_or_create_owned(&of),
+            denied: self.registries.denied.get_or_create_owned(&of),
             guard_trips: self.registries.guard_trips.get_or_create_owned(&of),
         }
     }
@@ -234,10 +241,11 @@ impl Metrics {
             fenced,
             lapsed,
             held,
+            denied,
             guard_trips,
         } = &self.registries;
         let of = OfRegistry { registry: name.into() };
-        for levels in [leader, connected, leases, keys, backlog, held] {
+        for levels in [leader, connected, leases, keys, backlog, held, denied] {
             levels.remove(&of);
         }
         for counters in [fenced, lapsed, guard_trips] {
@@ -264,6 +272,7 @@ pub struct RegistryMetrics {
     fenced: Counter,
     lapsed: Counter,
     held: Level,
+    denied: Level,
     guard_trips: Counter,
 }
 
@@ -311,6 +320,11 @@ impl RegistryMetrics {
     /// How many keys are held back.
     pub fn set_held(&self, count: usize) {
         set(&self.held, count);
+    }
+
+    /// In how many places etcd does not let us read or write.
+    pub fn set_denied(&self, count: usize) {
+        set(&self.denied, count);
     }
 
     /// Counts a loss above the guard's limit.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use testbed::{Authority, Result, Security, Validity};
 
 use crate::scene::{Scene, etcd, security};
-use crate::support::{plain_prefix, pod, wait_keys};
+use crate::support::{message, plain_prefix, pod, wait_condition, wait_in_sync, wait_keys};
 
 /// What is wrong: the Registry, its spec, the reason, and words of the message.
 type Fault = (&'static str, Vec<String>, Value, &'static str, &'static [&'static str]);
@@ -310,10 +310,21 @@ async fn a_right_that_is_taken_away_is_told_and_served_on_once_it_is_back() -> R
     wait_keys(&etcd, &prefix, &["a"]).await;
     etcd.revoke_prefix("leasehold", "/services/").await?;
     namespace.create_pod(&pod("b", "orders")).await?;
-    let message = scene.wait("rights", "Connected", "False", "PermissionDenied").await;
-    assert!(message.contains("grant the user readwrite"), "{message}");
+    let objects = namespace.objects();
+    let told = wait_condition(objects, "orders", "Synced", "False", "PermissionDenied").await;
+    let told = message(&told, "Synced");
+    assert!(told.contains("Grant it readwrite there"), "{told}");
     etcd.grant_prefix("leasehold", "/services/").await?;
     wait_keys(&etcd, &prefix, &["a", "b"]).await;
+    wait_in_sync(namespace.objects(), "orders", 2).await;
+
+    // Without its own bookkeeping it can do nothing for anybody.
+    etcd.revoke_prefix("leasehold", "/leasehold/").await?;
+    namespace.create_pod(&pod("c", "orders")).await?;
+    let told = scene.wait("rights", "Connected", "False", "PermissionDenied").await;
+    assert!(told.contains("grant the user readwrite"), "{told}");
+    etcd.grant_prefix("leasehold", "/leasehold/").await?;
+    wait_keys(&etcd, &prefix, &["a", "b", "c"]).await;
     scene.wait("rights", "Connected", "True", "Connected").await;
     Ok(())
 }

@@ -7,6 +7,7 @@ mod support;
 
 mod faults;
 mod members;
+mod p10_rights;
 mod restart;
 mod role;
 mod rotation;

@@ -7,6 +7,7 @@ mod hanging_member;
 mod mirror;
 mod mirror_faults;
 mod renewal;
+mod rights;
 mod ten_thousand;
 mod view;
 mod writer;

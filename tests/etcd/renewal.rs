@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use leasehold::etcd::{Connection, Leases, renew};
+use leasehold::etcd::{Connection, LeaseNews, Leases, renew};
 use leasehold::plan::{LeaseId, Scope};
 use testbed::{EtcdCluster, History, Process, until};
 use tokio::sync::{mpsc, watch};
@@ -15,7 +15,7 @@ use crate::common::{Running, SOON, connect, followers_first, grant, metric, one,
 struct Renewed {
     connection: Connection,
     leases: watch::Sender<Leases>,
-    lapsed: mpsc::Receiver<LeaseId>,
+    news: mpsc::Receiver<LeaseNews>,
     soonest: watch::Receiver<Option<Instant>>,
     _running: Running,
 }
@@ -23,26 +23,33 @@ struct Renewed {
 impl Renewed {
     fn start(connection: &Connection, ids: &[LeaseId], ttl: u32) -> Self {
         let leases = watch::Sender::new(Leases::new(ids.iter().map(|id| (*id, ttl)).collect()));
-        let (sender, lapsed) = mpsc::channel(1);
+        let (sender, news) = mpsc::channel(1);
         let (said, soonest) = watch::channel(None);
         let (inner, wanted) = (connection.clone(), leases.subscribe());
         Self {
             connection: connection.clone(),
             leases,
-            lapsed,
+            news,
             soonest,
             _running: Running::spawn(|shutdown| renew(inner, wanted, sender, said, shutdown)),
         }
     }
 
     async fn lapsed(&mut self) -> LeaseId {
-        let told = tokio::time::timeout(SOON, self.lapsed.recv()).await;
+        match self.told().await {
+            LeaseNews::Lapsed(lease) => lease,
+            LeaseNews::Denied(lease) => panic!("{lease} is denied"),
+        }
+    }
+
+    async fn told(&mut self) -> LeaseNews {
+        let told = tokio::time::timeout(SOON, self.news.recv()).await;
         told.expect("told in time").expect("renewal goes on")
     }
 
     fn assert_none_lapsed(&mut self) {
-        let lapsed = self.lapsed.try_recv();
-        assert_eq!(lapsed, Err(mpsc::error::TryRecvError::Empty));
+        let told = self.news.try_recv();
+        assert_eq!(told, Err(mpsc::error::TryRecvError::Empty));
     }
 
     /// Waits until every lease still has `left` as far as the renewal knows.
@@ -233,7 +240,10 @@ async fn after_etcd_hung_for_longer_than_the_ttl_each_lease_is_renewed_or_told_a
     let told = RefCell::new(BTreeSet::new());
     let renewed = RefCell::new(renewed);
     until("etcd and the renewal to agree", SOON, || async {
-        while let Ok(lease) = renewed.borrow_mut().lapsed.try_recv() {
+        while let Ok(news) = renewed.borrow_mut().news.try_recv() {
+            let LeaseNews::Lapsed(lease) = news else {
+                panic!("{news:?}");
+            };
             assert!(told.borrow_mut().insert(lease), "told twice");
         }
         for lease in leases.iter().chain([&long]) {

@@ -43,10 +43,11 @@ impl View {
         let (sender, wanted) = mpsc::unbounded_channel();
         let (out, observations) = mpsc::channel(room);
         let connection = connection.clone();
+        let essential = Scope::below("/meta");
         let view = Self {
             scopes: sender,
             observations,
-            _running: Running::spawn(|shutdown| mirror(connection, wanted, out, shutdown)),
+            _running: Running::spawn(|shutdown| mirror(connection, essential, wanted, out, shutdown)),
             content: BTreeMap::new(),
             read_at: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -146,6 +147,10 @@ impl View {
                 self.read_at.clear();
                 self.seen.clear();
                 self.milestones.push_str("restored ");
+            }
+            Observation::Denied { scope } => {
+                self.content.retain(|key, _| !scope.contains(key));
+                write!(self.milestones, "denied {} ", scope.prefix()).expect("a string");
             }
             Observation::Interrupted => self.milestones.push_str("interrupted "),
         }

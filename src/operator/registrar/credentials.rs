@@ -94,6 +94,7 @@ impl Registrar {
                     credentials.trouble = None;
                 }
                 self.standing.ask_now(now);
+                self.rights.are_others(now);
                 self.tell_good(*access);
             }
             Err(error) => {

@@ -58,6 +58,7 @@ impl Registrar {
             Leadership::Leading(fence) => {
                 self.led = true;
                 // Under the same proof nobody else can have led meanwhile: our view is still the newest.
+                self.rights.are_others(Instant::now());
                 if self.last_fence.replace(fence.clone()).as_ref() != Some(&fence) {
                     self.take_guard();
                     self.catch_up(fence);
@@ -98,7 +99,10 @@ impl Registrar {
         };
         let (connection, leases) = (self.connection.clone(), self.ledger.lease_ids());
         self.tasks.spawn(async move {
-            let questions = stream::iter(leases).map(|lease| connection.lease(lease, true));
+            let questions = stream::iter(leases).map(|lease| {
+                let connection = &connection;
+                async move { allowed(connection.lease(lease, true).await) }
+            });
             let states: etcd::Result<Vec<_>> = questions.buffer_unordered(QUESTIONS).try_collect().await;
             let keys = states.map(|states| states.into_iter().flatten().flat_map(|state| state.keys).collect());
             Done::Listed(keys)
@@ -119,11 +123,12 @@ impl Registrar {
             let looks = stream::iter(unknown).map(|key| {
                 let connection = &connection;
                 async move {
-                    let (held, revision) = connection.get(&key).await?;
-                    Ok((key, held, revision))
+                    let found = allowed(connection.get(&key).await.map(Some))?;
+                    Ok(found.map(|(held, revision)| (key, held, revision)))
                 }
             });
-            Done::Looked(looks.buffer_unordered(QUESTIONS).try_collect().await)
+            let found: etcd::Result<Vec<_>> = looks.buffer_unordered(QUESTIONS).try_collect().await;
+            Done::Looked(found.map(|found| found.into_iter().flatten().collect()))
         });
     }
 
@@ -150,5 +155,13 @@ impl Registrar {
             running: false,
             not_before: Some(Instant::now() + PAUSE),
         };
+    }
+}
+
+/// What etcd does not let us see is none of our business, and keeps nobody from the rest.
+fn allowed<T>(answer: etcd::Result<Option<T>>) -> etcd::Result<Option<T>> {
+    match answer {
+        Err(etcd::Error::PermissionDenied { .. }) => Ok(None),
+        answer => answer,
     }
 }

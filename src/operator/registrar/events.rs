@@ -29,6 +29,8 @@ pub struct Announced {
     conflict: Option<String>,
     /// The hold that was told, unless it is over.
     hold: Option<String>,
+    /// What etcd denies, as it was told, unless it is granted.
+    denied: Option<String>,
     /// The generation whose refusal was told.
     refused: Option<i64>,
 }
@@ -90,6 +92,15 @@ pub fn announce(
                 former.unwrap_or_default(),
             ),
         }
+    }
+    match (report.denied.first(), &announced.denied) {
+        (Some((scope, _)), None) => {
+            let occurrence = announced.denied.insert(scope.prefix().to_owned()).clone();
+            let reason = Reason::PermissionDenied.as_str();
+            publish(true, reason, message(ConditionType::Synced), occurrence);
+        }
+        (None, Some(_)) => announced.denied = None,
+        (Some(_), Some(_)) | (None, None) => {}
     }
     if let Some((reason, _)) = &subject.refusal
         && announced.refused.replace(subject.generation) != Some(subject.generation)

@@ -137,6 +137,7 @@ impl Registrar {
                     self.tell_if_newer(key, held);
                 }
             }
+            Observation::Denied { .. } => {}
         }
         self.ledger.observe(observation);
     }
@@ -168,6 +169,9 @@ impl Registrar {
             Done::Tried(access, result) => self.tried(access, result),
             Done::Listed(keys) => self.listed(keys),
             Done::Looked(found) => self.looked(found),
+            Done::Searched(search, found) => self.searched(search, found),
+            Done::Probed(probed) => self.probed(probed),
+            Done::Domains(domains) => self.told_domains(domains),
         }
     }
 

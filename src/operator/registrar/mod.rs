@@ -11,9 +11,11 @@ mod duty;
 mod events;
 mod guarding;
 mod incoming;
+mod inquiry;
 mod order;
 mod registry_status;
 mod reporting;
+mod rights;
 mod serve;
 mod standing;
 #[cfg(test)]
@@ -35,9 +37,11 @@ use self::credentials::Credentials;
 pub use self::credentials::trouble;
 use self::guarding::Guarding;
 pub use self::guarding::terms as guard_terms;
+use self::inquiry::Found;
 pub use self::order::{Order, Version};
 use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
+use self::rights::{Probed, Rights, Search};
 pub use self::serve::serve;
 use self::standing::Standing;
 pub use self::standing::Trouble;
@@ -48,7 +52,7 @@ use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{DeskNote, Events, Hearing, KINDS, Source};
 use crate::etcd::{self, Access, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
-use crate::plan::{Fence, Held, Key, LeaseId, Ledger, Progress, Revision, Scope, Ticket, Verdict};
+use crate::plan::{Domains, Fence, Held, Key, LeaseId, Ledger, Progress, Revision, Scope, Ticket, Verdict};
 use crate::telemetry::{Health, Metrics, RegistryMetrics};
 
 /// Between two rounds of keeping house.
@@ -125,6 +129,12 @@ enum Done {
     },
     /// Keys were read that nobody is known to want.
     Looked(etcd::Result<Vec<(Key, Option<Held>, Revision)>>),
+    /// It was found out what etcd refused to write.
+    Searched(Search, etcd::Result<Found>),
+    /// What was denied has been tried again.
+    Probed(Probed),
+    /// etcd was asked what it grants together.
+    Domains(etcd::Result<Domains>),
 }
 
 /// To and from the parts that talk to this etcd for as long as it is served.
@@ -190,6 +200,7 @@ struct Registrar {
 
     standing: Standing,
     writing: Writing,
+    rights: Rights,
     sweep: duty::Sweep,
     guarding: Guarding,
     /// When to keep house next.
@@ -228,6 +239,7 @@ impl Registrar {
             led: false,
             last_fence: None,
             standing: Standing::new(now),
+            rights: Rights::new(&connection),
             sweep: duty::Sweep::default(),
             guarding: Guarding::default(),
             house_at: now + HOUSE,
@@ -255,12 +267,16 @@ impl Registrar {
         {
             // The mirror ends only with the process, or with this registrar.
             let _ = self.lines.scopes.send(Arc::new(scopes));
+            self.rights.scopes_changed();
         }
+        self.ask_domains(now);
+        self.probe(now);
         self.guard(now);
         self.write(now);
         if now >= self.house_at {
             self.house_at = now + HOUSE;
             self.keep_house(now);
+            self.rights.may_have_changed();
         }
         if let Some(renewals) = self.ledger.leases().take_changed_renewals() {
             self.lines.renewals.send_replace(Arc::new(renewals));
@@ -279,6 +295,7 @@ impl Registrar {
             Some(self.house_at),
             self.guard_wakes_at(),
             self.credentials.wake_at(),
+            self.rights.wake_at(self.leads()),
         ];
         wakes.into_iter().flatten().min().expect("one is always there")
     }

@@ -31,6 +31,8 @@ pub struct Facts {
     pub keys: usize,
     /// What is known of removals that are held back.
     pub holding: Holding,
+    /// What etcd denies, while it lets everything else be done.
+    pub denied: Option<String>,
     /// Since when what is known of Kubernetes is outdated.
     pub outdated: Option<Timestamp>,
 }
@@ -46,12 +48,18 @@ impl Facts {
 
     /// The status that tells them.
     pub fn status(&self, now: &Time) -> RegistryStatus {
+        let but = self.denied.as_ref().map(|denied| {
+            format!(
+                "The operator reads, watches and writes this etcd, which denies its user {denied}: only what is \
+                 registered there waits. The lines that `leasehold doctor --etcd-role` prints grant it."
+            )
+        });
         let (status, reason, message) = match &self.link {
-            Link::Up => (
-                ConditionStatus::True,
-                Reason::Connected,
-                "The operator reads, watches and writes this etcd.",
-            ),
+            Link::Up => {
+                let all = "The operator reads, watches and writes this etcd.";
+                let message = but.as_deref().unwrap_or(all);
+                (ConditionStatus::True, Reason::Connected, message)
+            }
             Link::Unsure => (
                 ConditionStatus::Unknown,
                 Reason::Connecting,
@@ -201,6 +209,7 @@ mod tests {
             leases: 1,
             keys,
             holding: Holding::Nothing,
+            denied: None,
             outdated: None,
         }
     }
@@ -233,6 +242,25 @@ mod tests {
                 connected.message.as_str()
             ),
             ("False", "PermissionDenied", "give it a user")
+        );
+    }
+
+    #[test]
+    fn what_etcd_denies_in_places_is_said_and_does_not_make_it_unreachable() {
+        let denied = Facts {
+            denied: Some("writing below /shop/".to_owned()),
+            ..facts(1, Link::Up)
+        };
+        let status = denied.status(&Time(Timestamp::UNIX_EPOCH));
+        let connected = &status.conditions[0];
+        assert_eq!(
+            (connected.status.as_str(), connected.reason.as_str()),
+            ("True", "Connected")
+        );
+        assert!(
+            connected.message.contains("denies its user writing below /shop/:"),
+            "{}",
+            connected.message
         );
     }
 

@@ -129,6 +129,7 @@ pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, trouble
         leases: 0,
         keys: 0,
         holding: Holding::Undecided,
+        denied: None,
         outdated: None,
     };
     let note = DeskNote::Wanted(name.clone(), facts.status(&now()), Insistence::Once);
@@ -236,6 +237,7 @@ impl Registrar {
         self.metrics.set_leases(leases);
         self.metrics.set_keys(keys);
         self.metrics.set_backlog(self.ledger.backlog());
+        self.metrics.set_denied(self.ledger.denied().count());
         let link = self.registry_link(at);
         Facts {
             generation: self.version.generation,
@@ -250,6 +252,7 @@ impl Registrar {
             leases,
             keys,
             holding: self.guarding.holding().clone(),
+            denied: self.denied_words(),
             outdated: self.kubernetes.outdated,
         }
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Lines, Order, Registrar, Trouble, Version, guarding, reporting, size};
 use crate::api::RegistrySpec;
-use crate::etcd::{self, Access, Campaign, Connection, Leadership};
+use crate::etcd::{self, Access, Campaign, Connection, Leadership, LeaseNews};
 use crate::operator::failure::Failure;
 use crate::plan::{Ledger, MetaKeys};
 
@@ -49,14 +49,15 @@ pub async fn serve(
     let renewals = watch::Sender::new(etcd::Leases::default());
     let (leads, leadership) = watch::channel(Leadership::Seeking);
     let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
-    let (gone, mut lapsed) = mpsc::channel(OBSERVATIONS);
+    let (tells, mut lease_news) = mpsc::channel(OBSERVATIONS);
     let soonest = watch::Sender::new(None);
 
     let ending = shutdown.child_token();
     let mut parts = JoinSet::new();
-    let mirror = etcd::mirror(connection.clone(), wanted, sees, ending.clone());
+    let essential = meta.scope().clone();
+    let mirror = etcd::mirror(connection.clone(), essential, wanted, sees, ending.clone());
     parts.spawn(named("mirror", mirror));
-    let renewal = etcd::renew(connection.clone(), renewals.subscribe(), gone, soonest, ending.clone());
+    let renewal = etcd::renew(connection.clone(), renewals.subscribe(), tells, soonest, ending.clone());
     parts.spawn(named("renewal", renewal));
     let campaign = Box::pin(etcd::campaign(connection.clone(), campaign, leads, ending.clone()));
     let (confirmed, end) = (context.cluster_confirmed.clone(), ending.clone());
@@ -75,6 +76,10 @@ pub async fn serve(
     };
     let mut ledger = Ledger::new(meta, size(spec.limits.keys_per_lease));
     ledger.set_guard(guarding::terms(&spec.guard));
+    // Who has nothing to show either may do everything or gets nowhere.
+    if connection.access().has_credentials() {
+        ledger.await_domains();
+    }
     let mut registrar = Registrar::new(
         name,
         (spec.limits, version),
@@ -102,7 +107,10 @@ pub async fn serve(
                 Ok(done) => registrar.done(done),
                 Err(panic) => std::panic::resume_unwind(panic.into_panic()),
             },
-            Some(lease) = lapsed.recv() => registrar.lapsed(lease),
+            Some(news) = lease_news.recv() => match news {
+                LeaseNews::Lapsed(lease) => registrar.lapsed(lease),
+                LeaseNews::Denied(lease) => registrar.renewal_denied(lease),
+            },
             () = sleep_until(wake.into()) => {}
         }
     }

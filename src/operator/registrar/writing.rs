@@ -45,6 +45,26 @@ struct Failing {
     trouble: Trouble,
 }
 
+/// A transaction of which etcd has answered.
+#[derive(Debug)]
+pub struct Written {
+    pub(super) ticket: Ticket,
+    /// What it went on.
+    pub(super) track: Track,
+    /// The proof of leadership it was sent under.
+    pub(super) fence: Fence,
+    /// When the oldest change in it was heard of.
+    pub(super) heard: Instant,
+}
+
+/// Why nothing is known to have been written.
+pub(super) enum Refused {
+    /// etcd said so, or could not be asked.
+    Failed(etcd::Error),
+    /// Something in it is denied, and it is known what.
+    Denied,
+}
+
 impl Writing {
     /// Nothing is under way.
     pub fn new(limits: &Limits, now: Instant) -> Self {
@@ -233,6 +253,27 @@ impl Registrar {
         result: etcd::Result<Verdict>,
         heard: Instant,
     ) {
+        let sent = Written {
+            ticket,
+            track,
+            fence,
+            heard,
+        };
+        match result {
+            // Until it is known what of it etcd denies, it counts as under way: nothing of it is sent meanwhile.
+            Err(error @ etcd::Error::PermissionDenied { .. }) => self.search_refused(sent, error),
+            result => self.settle(sent, result.map_err(Refused::Failed)),
+        }
+    }
+
+    /// A transaction has ended.
+    pub(super) fn settle(&mut self, sent: Written, result: Result<Verdict, Refused>) {
+        let Written {
+            ticket,
+            track,
+            fence,
+            heard,
+        } = sent;
         self.writing.in_flight -= 1;
         let noted = match &result {
             Ok(Verdict::Applied { revision, .. }) => Some(*revision),
@@ -245,10 +286,12 @@ impl Registrar {
                 self.writing.succeeded();
                 Some(verdict)
             }
-            Err(error) => {
+            Err(Refused::Failed(error)) => {
                 self.writing.failed("a write", &self.name, &error);
                 None
             }
+            // What of it is not denied is sent again.
+            Err(Refused::Denied) => None,
         };
         match &verdict {
             Some(Verdict::Applied { .. }) => self.context.metrics.observe_ready_to_key(heard.elapsed()),

@@ -41,6 +41,29 @@ fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
         conflicts: Vec::new(),
         problems: BTreeMap::new(),
         ruled_out: None,
+        denied: Vec::new(),
+    }
+}
+
+#[test]
+fn what_etcd_denies_is_told_with_how_to_grant_it_and_before_what_is_still_to_be_written() {
+    let scope = |prefix: &str| crate::plan::Scope::below(prefix);
+    let report = Report {
+        outstanding: 2,
+        denied: vec![
+            (scope("/shop/orders"), crate::plan::Right::Write),
+            (scope("/other/orders"), crate::plan::Right::Read),
+        ],
+        ..report(1, &[])
+    };
+    let status = status(&report, &Footing::Firm);
+    let (holds, reason, message) = told(&status, ConditionType::Synced);
+    assert_eq!((holds, reason), ("False", "PermissionDenied"));
+    for part in [
+        "write below /shop/orders/, read what lies below /other/orders/",
+        "leasehold doctor --etcd-role",
+    ] {
+        assert!(message.contains(part), "{message}");
     }
 }
 

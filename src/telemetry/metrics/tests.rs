@@ -25,6 +25,7 @@ fn what_is_counted_for_a_registry_shows_under_its_name() {
     registry.count_writes(KeyWrite::Refused, 1);
     registry.count_fenced();
     registry.set_held(4);
+    registry.set_denied(5);
     registry.count_guard_trip();
     assert_line(&exposition, r#"leasehold_leader{registry="default"} 1"#);
     assert_line(&exposition, r#"leasehold_connected{registry="default"} 0"#);
@@ -36,6 +37,7 @@ fn what_is_counted_for_a_registry_shows_under_its_name() {
         r#"leasehold_fenced_transactions_total{registry="default"} 1"#,
         r#"leasehold_lapsed_leases_total{registry="default"} 0"#,
         r#"leasehold_held_keys{registry="default"} 4"#,
+        r#"leasehold_denied_scopes{registry="default"} 5"#,
         r#"leasehold_guard_trips_total{registry="default"} 1"#,
     ] {
         assert_line(&exposition, line);

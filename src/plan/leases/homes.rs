@@ -1,0 +1,180 @@
+//! Whose keys a lease carries, which leases etcd denies, and the lists by which a lease is found.
+
+use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+
+use super::{Fit, Lease, Leases, State};
+use crate::plan::domains::{Domain, Domains};
+use crate::plan::transaction::{Key, LeaseId, Scope};
+
+/// Whose keys a lease carries.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::plan) enum Home {
+    /// It has none, and takes those of anyone.
+    Free,
+    /// Keys of this domain, and takes more of them.
+    Of(Domain),
+    /// Keys of several domains, or of one that is not known: written by an earlier release, or granted otherwise since.
+    /// They stay, and no more come.
+    Mixed,
+}
+
+impl Home {
+    /// Whose it is with one more key, of `domain`.
+    pub(super) fn with(&self, domain: Option<Domain>) -> Self {
+        match (self, domain) {
+            (Self::Free, Some(domain)) => Self::Of(domain),
+            (Self::Of(known), Some(domain)) if *known == domain => Self::Of(domain),
+            _ => Self::Mixed,
+        }
+    }
+}
+
+impl Leases {
+    /// Changes what may share a lease from now on; what shares one stays there.
+    pub(in crate::plan) fn set_domains(&mut self, domains: Domains) {
+        self.domains = domains;
+        for lease in self.known.keys().copied().collect::<Vec<_>>() {
+            self.settle_home(lease);
+            self.reindex(lease);
+        }
+    }
+
+    /// What may share a lease.
+    pub(in crate::plan) fn domains(&self) -> &Domains {
+        &self.domains
+    }
+
+    /// What lies below `folder` may be granted otherwise by now.
+    pub(in crate::plan) fn forget_domain(&mut self, folder: &Scope) {
+        self.domains.forget(folder);
+    }
+
+    /// Whose leases `key` may share; none where that is not known.
+    pub(in crate::plan) fn domain_of(&self, key: &str) -> Option<Domain> {
+        self.domains.of(key)
+    }
+
+    /// etcd denies renewing the lease and putting keys on it, or does no longer. Returns the keys to be looked at again.
+    pub(in crate::plan) fn set_denied(&mut self, lease: LeaseId, denied: bool) -> Vec<Key> {
+        let Some(known) = self.known.get_mut(&lease).filter(|known| known.denied != denied) else {
+            return Vec::new();
+        };
+        known.denied = denied;
+        let keys = known.keys.iter().cloned().collect();
+        self.reindex(lease);
+        keys
+    }
+
+    /// The leases that etcd denies.
+    pub fn denied(&self) -> impl Iterator<Item = LeaseId> + '_ {
+        self.denied.iter().copied()
+    }
+
+    /// Whether etcd denies this lease.
+    pub(in crate::plan) fn is_denied(&self, lease: LeaseId) -> bool {
+        self.denied.contains(&lease)
+    }
+
+    /// The keys that etcd holds on a lease of ours.
+    pub(in crate::plan) fn keys_on(&self, lease: LeaseId) -> impl Iterator<Item = &Key> {
+        self.known.get(&lease).into_iter().flat_map(|known| &known.keys)
+    }
+
+    /// Some lease of ours that takes keys, whoever's.
+    pub(in crate::plan) fn some_sound(&self) -> Option<LeaseId> {
+        let sound = |(_, lease): &(&LeaseId, &Lease)| lease.state == State::Open && !lease.denied;
+        self.known.iter().find(sound).map(|(id, _)| *id)
+    }
+
+    /// A lease of `ttl` seconds with room for `count` more keys of `domain`, `prefer` if it has. The room is reserved
+    /// until [`Leases::release`].
+    pub fn reserve(&mut self, (ttl, domain): (u32, &Domain), count: usize, prefer: Option<LeaseId>) -> Option<LeaseId> {
+        let home = Home::Of(domain.clone());
+        let fits = |id: &LeaseId| self.room(*id) >= count;
+        let takes = |id: &LeaseId| matches!(self.home(*id), Some(Home::Free)) || self.home(*id) == Some(&home);
+        let preferred = prefer.filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id) && takes(id));
+        let first = |home: Home| self.roomy.get(&(ttl, home))?.iter().copied().find(fits);
+        let chosen = preferred
+            .or_else(|| first(home.clone()))
+            .or_else(|| first(Home::Free))?;
+        self.unfile(chosen);
+        let lease = self.known.get_mut(&chosen).expect("a roomy lease is known");
+        lease.reserved += count;
+        lease.home = home;
+        self.reindex(chosen);
+        Some(chosen)
+    }
+
+    /// Whose keys a lease carries.
+    pub(in crate::plan) fn home(&self, lease: LeaseId) -> Option<&Home> {
+        self.known.get(&lease).map(|known| &known.home)
+    }
+
+    /// A lease that carries nothing any more is anyone's.
+    pub(super) fn vacate(&mut self, id: LeaseId) {
+        let empty = |lease: &Lease| lease.keys.is_empty() && lease.reserved == 0;
+        if self.known.get(&id).is_some_and(empty) {
+            self.set_home(id, Home::Free);
+        }
+    }
+
+    /// Finds out from its keys whose a lease is.
+    pub(super) fn settle_home(&mut self, id: LeaseId) {
+        let Some(lease) = self.known.get(&id) else { return };
+        let mut domains = lease.keys.iter().map(|key| self.domains.of(key));
+        let home = match domains.next() {
+            // What is being written there tells when it is there.
+            None if lease.reserved > 0 => return,
+            None => Home::Free,
+            Some(Some(first)) if domains.all(|other| other.as_ref() == Some(&first)) => Home::Of(first),
+            Some(_) => Home::Mixed,
+        };
+        self.set_home(id, home);
+    }
+
+    pub(super) fn set_home(&mut self, id: LeaseId, home: Home) {
+        if self.home(id) != Some(&home) {
+            self.unfile(id);
+            if let Some(lease) = self.known.get_mut(&id) {
+                lease.home = home;
+            }
+        }
+    }
+
+    /// Takes a lease off the list of its home, which is about to be another one.
+    pub(super) fn unfile(&mut self, id: LeaseId) {
+        if let Some(lease) = self.known.get(&id)
+            && let Entry::Occupied(mut roomy) = self.roomy.entry((lease.ttl, lease.home.clone()))
+        {
+            roomy.get_mut().remove(&id);
+            if roomy.get().is_empty() {
+                roomy.remove();
+            }
+        }
+    }
+
+    /// Files a lease anew after its state, its home or its room has changed.
+    pub(super) fn reindex(&mut self, id: LeaseId) {
+        let room = self.room(id);
+        let Some(lease) = self.known.get(&id) else { return };
+        if lease.state == State::Open && !lease.denied && room > 0 && lease.home != Home::Mixed {
+            let roomy = self.roomy.entry((lease.ttl, lease.home.clone())).or_default();
+            roomy.insert(id);
+        } else {
+            self.unfile(id);
+        }
+        let lease = &self.known[&id];
+        file(&mut self.fresh, id, lease.state == State::Fresh);
+        file(&mut self.doubtful, id, lease.state == State::Doubtful);
+        file(&mut self.denied, id, lease.denied);
+    }
+}
+
+fn file(list: &mut BTreeSet<LeaseId>, id: LeaseId, belongs: bool) {
+    if belongs {
+        list.insert(id);
+    } else {
+        list.remove(&id);
+    }
+}

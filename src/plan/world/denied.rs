@@ -1,0 +1,81 @@
+//! An etcd that does not let everything be written.
+
+use std::collections::BTreeSet;
+
+use super::World;
+use crate::plan::properties::SCOPES;
+use crate::plan::testing::meta;
+use crate::plan::transaction::{LeaseId, Op, Transaction};
+use crate::plan::{Domain, Domains, Scope, Ticket};
+
+/// What is granted together.
+pub(super) fn domains() -> Domains {
+    let mut domains = Domains::default();
+    for folder in ["/s/", "/t/", "/tt/"] {
+        domains.add(Scope::below(folder));
+    }
+    domains
+}
+
+impl World {
+    fn is_denied_key(&self, key: &str) -> bool {
+        self.denied.iter().any(|scope| key.starts_with(SCOPES[*scope]))
+    }
+
+    /// etcd lets nobody put a key on a lease who may not write all that is on it.
+    fn is_denied_lease(&self, lease: LeaseId) -> bool {
+        self.etcd.keys_on(lease).iter().any(|key| self.is_denied_key(key))
+    }
+
+    /// Whether etcd refuses this whole.
+    pub(super) fn is_denied(&self, transaction: &Transaction) -> bool {
+        transaction.ops.iter().any(|op| {
+            let on_denied = matches!(op, Op::Put { lease, .. } if self.is_denied_lease(*lease));
+            on_denied || self.is_denied_key(op.key())
+        })
+    }
+
+    /// Finds out what of a refused transaction is denied.
+    pub(super) fn search(&mut self, ticket: Ticket) {
+        let (suspects, leases) = self.ledger.suspects(ticket);
+        for suspect in suspects {
+            if let Some(key) = suspect.keys.iter().find(|key| self.is_denied_key(key)) {
+                self.ledger.writing_denied(&suspect.scope, key);
+            }
+        }
+        for lease in leases {
+            if self.is_denied_lease(lease) {
+                self.ledger.set_lease_denied(lease, true);
+            }
+        }
+    }
+
+    /// Tries again what is denied.
+    pub(super) fn probe(&mut self) {
+        let allowed = |(_, key): &(&Scope, &crate::plan::Key)| !self.is_denied_key(key);
+        let scopes: Vec<Scope> = self
+            .ledger
+            .unwritable()
+            .filter(allowed)
+            .map(|(scope, _)| scope.clone())
+            .collect();
+        for scope in scopes {
+            self.ledger.writing_allowed(&scope);
+        }
+        let leases: Vec<LeaseId> = self.ledger.leases().denied().collect();
+        for lease in leases {
+            if !self.is_denied_lease(lease) {
+                self.ledger.set_lease_denied(lease, false);
+            }
+        }
+        self.ledger.set_domains(domains());
+    }
+
+    /// Keys that are granted apart never share a lease.
+    pub(super) fn check_domains(&self, lease: LeaseId) {
+        let keys = self.etcd.keys_on(lease);
+        let data = keys.iter().filter(|key| !meta().scope().contains(key));
+        let found: BTreeSet<Option<Domain>> = data.map(|key| domains().of(key)).collect();
+        assert!(found.len() <= 1, "{lease} carries {keys:?}");
+    }
+}
