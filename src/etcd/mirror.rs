@@ -254,20 +254,20 @@ impl Mirror {
             let more = self.read(fresh).await?;
             // Those that are denied now may have others in them, which are roots then.
             let denied = wanted.iter().any(|(root, _)| self.denied.contains_key(root));
+            read = more.last().map(|(_, from)| from - 1).or(read);
+            // Before the watches: they may take a while to open, and what was read is all there is.
+            if let Some(revision) = read.filter(|_| !denied) {
+                self.send(Observation::Complete { revision }).await?;
+            }
             for (root, from) in more {
                 // Replaces the root's watch, if it has one: what that would still report is in the snapshot.
-                read = Some(from - 1);
                 watches.add(root, from).await?;
             }
             if !denied {
                 watches.retain(|scope| wanted.iter().any(|(root, _)| root == scope));
-                break;
+                return Ok(());
             }
             (before, tried) = (BTreeSet::clone(&self.wanted), BTreeSet::new());
-        }
-        match read {
-            Some(revision) => Ok(self.send(Observation::Complete { revision }).await?),
-            None => Ok(()),
         }
     }
 
