@@ -6,13 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::ResourceExt;
 use tokio::time::timeout;
 
 use super::entry::{Closed, access};
 use super::once;
-use crate::api::Registry;
 use crate::cluster::{self, Listing};
 use crate::operator::{Purge, PurgeError};
 use crate::telemetry::Calls;
@@ -62,8 +60,8 @@ enum Error {
         "the kube-apiserver does not say which cluster it serves; check that it is reachable and lets you read the namespace kube-system"
     )]
     NoCluster,
-    #[error("cannot list Registries: {0}")]
-    Registries(Box<kube::Error>),
+    #[error(transparent)]
+    Registries(#[from] cluster::ListingError),
     #[error("there is no Registry {name}; the cluster has: {has}")]
     NoRegistry { name: String, has: String },
     #[error("Registry {registry}: {cause}")]
@@ -91,8 +89,10 @@ pub fn purge(args: &PurgeArgs) -> ExitCode {
 
 async fn all(args: &PurgeArgs) -> Result<(), Error> {
     let client = cluster::connect(args.kubeconfig.as_deref()).await?;
-    let (cluster_id, registries) = look(client.clone()).await?;
+    let cluster_id = cluster::cluster_id(client.clone(), PATIENCE, Calls::default());
+    let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
     let listing = Listing::new(client);
+    let registries = listing.registries().await?;
     let names: Vec<String> = registries.iter().map(ResourceExt::name_any).collect();
     if let Some(name) = args.registries.iter().find(|name| !names.contains(name)) {
         return Err(Error::NoRegistry {
@@ -134,16 +134,6 @@ async fn all(args: &PurgeArgs) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Which cluster it is, and its Registries.
-async fn look(client: Client) -> Result<(String, Vec<Registry>), Error> {
-    let id = cluster::cluster_id(client.clone(), PATIENCE, Calls::default());
-    let id = timeout(PATIENCE, id).await.map_err(|_| Error::NoCluster)?;
-    let registries = Api::<Registry>::all(client).list(&ListParams::default()).await;
-    registries
-        .map(|registries| (id, registries.items))
-        .map_err(|cause| Error::Registries(Box::new(cause)))
 }
 
 /// Shows what would go, and waits for a yes.

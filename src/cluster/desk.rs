@@ -41,7 +41,7 @@ pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwne
     /// What names an object of this kind.
     type Name: Clone + Eq + Hash + Debug + Send + Sync + 'static;
     /// Its status.
-    type Status: Clone + Serialize + Send + Sync + 'static;
+    type Status: Clone + PartialEq + Serialize + Send + Sync + 'static;
 
     /// The API for the object `name`, and its bare name. Of the answers only the metadata is read: an object that
     /// cannot be read is told so in its status, too.
@@ -51,7 +51,9 @@ pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwne
     /// The status's conditions.
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition>;
     /// Whether two statuses tell the same, apart from the times of conditions.
-    fn same(a: &Self::Status, b: &Self::Status) -> bool;
+    fn same(a: &Self::Status, b: &Self::Status) -> bool {
+        timeless::<Self>(a) == timeless::<Self>(b)
+    }
 }
 
 impl Reported for ServiceRegistration
@@ -73,6 +75,7 @@ where
         &mut status.conditions
     }
 
+    /// Without a copy: there may be a megabyte of endpoints in it.
     fn same(a: &Self::Status, b: &Self::Status) -> bool {
         same_status(a, b)
     }
@@ -96,10 +99,6 @@ where
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
         &mut status.conditions
     }
-
-    fn same(a: &Self::Status, b: &Self::Status) -> bool {
-        timeless::<Self>(a) == timeless::<Self>(b)
-    }
 }
 
 impl Reported for RecordFormat
@@ -119,10 +118,6 @@ where
 
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
         &mut status.conditions
-    }
-
-    fn same(a: &Self::Status, b: &Self::Status) -> bool {
-        timeless::<Self>(a) == timeless::<Self>(b)
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client::MANAGER;
-use crate::api::{Registry, ServiceRegistration};
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::format::fnv64;
 use crate::index::RegistrationRef;
 use crate::telemetry::{Calls, Metrics, Outcome, Peer};
@@ -46,6 +46,8 @@ pub enum About {
     Registration(RegistrationRef),
     /// A Registry, by its name.
     Registry(Arc<str>),
+    /// A RecordFormat, by its name.
+    RecordFormat(Arc<str>),
 }
 
 /// One Event.
@@ -160,6 +162,7 @@ fn event(notice: &Notice, identity: &str, now: Timestamp) -> Event {
             name,
         ),
         About::Registry(name) => (Registry::kind(&()), Registry::api_version(&()), None, name),
+        About::RecordFormat(name) => (RecordFormat::kind(&()), RecordFormat::api_version(&()), None, name),
     };
     let digest = fnv64(&[uid, reason, occurrence]);
     let stem = name[..name.floor_char_boundary(NAME_MAX)].trim_end_matches(['.', '-']);

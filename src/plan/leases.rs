@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 pub(super) use self::homes::Home;
+use self::lease::{Lease, State};
 use super::domains::Domains;
 use super::transaction::{Expect, Key, LeaseId, Revision};
 
 mod homes;
+mod lease;
 
 /// How long a lease stays empty before it is let go.
 const EMPTY_FOR: Duration = Duration::from_mins(10);
@@ -19,22 +21,6 @@ const EMPTY_FOR: Duration = Duration::from_mins(10);
 /// How long a lease lives that is recorded in a form that is not known here, in seconds: the shortest time that there is,
 /// so that it is renewed often enough whatever its own is.
 const UNKNOWN_TTL: u32 = 5;
-
-/// What is known of a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Granted, but not recorded yet: no key may go on it, or it would be nobody's after a crash.
-    Fresh,
-    /// Recorded.
-    Open,
-    /// Recorded by a newer release, in a form that is not known here. It is renewed, its keys stay on it, it takes no
-    /// others, and its record is left alone.
-    Newer,
-    /// Its record vanished, or it was reported as lapsed: its record must be confirmed before it takes keys again.
-    Doubtful,
-    /// Empty for long: its record is being removed, and no key goes on it any more.
-    Retiring,
-}
 
 /// Whether a key can stay on its lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,35 +31,6 @@ pub(super) enum Fit {
     Moves,
     /// It is not known whether the lease, and with it the key, is still there.
     InDoubt,
-}
-
-#[derive(Debug)]
-struct Lease {
-    ttl: u32,
-    state: State,
-    home: Home,
-    /// etcd denies renewing it, and putting keys on it.
-    denied: bool,
-    /// The keys that etcd holds on it.
-    keys: HashSet<Key>,
-    /// Keys being written to it.
-    reserved: usize,
-    /// The revision at which its record was last written, or seen to be missing.
-    record: Revision,
-    /// Something else lies under its record's key.
-    spoilt: bool,
-    empty_since: Option<Instant>,
-}
-
-impl Lease {
-    /// What is to be found under the record's key when the record is written.
-    fn record_guard(&self) -> Expect {
-        if self.spoilt {
-            Expect::At(self.record)
-        } else {
-            Expect::Absent
-        }
-    }
 }
 
 /// All leases of one Registry.
@@ -262,8 +219,8 @@ impl Leases {
         }
     }
 
-    /// The lease is said to have lapsed, or its record vanished. One without keys is forgotten; one with keys has to
-    /// be confirmed, unless its record is not ours to write: that one ends when its record does.
+    /// The lease is said to have lapsed, or its record vanished. One without keys is forgotten; one with keys has to be
+    /// confirmed, unless its record is not ours to write: that one ends when its record does.
     pub fn doubt(&mut self, lease: LeaseId) {
         let Some(known) = self.known.get_mut(&lease) else {
             return;

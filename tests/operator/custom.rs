@@ -7,7 +7,7 @@ use testbed::{History, Result};
 
 use crate::bed;
 use crate::support::{
-    API, SOON, condition, message, pod, registration, wait_condition, wait_events, wait_in_sync, wait_keys,
+    API, SOON, condition, message, pod, registration, wait_condition, wait_event, wait_events, wait_in_sync, wait_keys,
 };
 
 fn record_format(name: &str, key: &str, value: &str) -> Value {
@@ -151,6 +151,8 @@ async fn a_broken_or_deleted_record_format_keeps_what_is_there_and_says_why() ->
     let told = wait_accepted("breaking", "False", "InvalidTemplate").await;
     assert!(message(&told, "Accepted").contains(mistake), "{told}");
     assert_eq!(told["status"]["preview"], Value::Null);
+    let about = ("RecordFormat", "breaking");
+    wait_event(&bed.objects(), about, "InvalidTemplate", mistake).await?;
     let told = wait_condition(objects, "orders", "Accepted", "False", "RecordFormatUnusable").await;
     assert!(message(&told, "Accepted").contains(mistake), "{told}");
     history.assert_silent().await;

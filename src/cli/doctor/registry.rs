@@ -10,7 +10,7 @@ use crate::api::{Registry, ServiceRegistration};
 use crate::cli::entry::access;
 use crate::cluster::Listing;
 use crate::etcd::{self, Connection, Error, Role, Status, Timeouts, lease_id};
-use crate::format::{RecordFormats, Templates};
+use crate::format::RecordFormats;
 use crate::operator::Rehearsal;
 use crate::telemetry::Calls;
 
@@ -83,10 +83,7 @@ fn role_of(registry: &Registry, prefixes: &BTreeSet<String>) -> Role {
 async fn prefixes(listing: &Listing, registry: &Registry, its: &[&ServiceRegistration]) -> BTreeSet<String> {
     let mut formats = RecordFormats::new();
     // Without them, what they say is left out.
-    for format in listing.record_formats().await.unwrap_or_default() {
-        let name = format.name_any();
-        formats.set(&name, Templates::compile(&name, &format.spec));
-    }
+    formats.add(&listing.record_formats().await.unwrap_or_default());
     let mut rehearsal = Rehearsal::new("", &registry.name_any(), registry.spec.clone(), &[]);
     for registration in its {
         // Those that cannot be carried out say so themselves.

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use tokio::time::timeout;
 
 use super::error::Error;
-use super::manifests::{Manifests, add_record_formats};
+use super::manifests::Manifests;
 use super::{Compared, Plan};
 use crate::api::{FormatType, Registry, ServiceRegistration};
 use crate::cli::entry::{Closed, access};
@@ -41,10 +41,10 @@ pub async fn find(
         .flat_map(|one| &one.spec.formats)
         .any(|format| format.kind == FormatType::Custom)
     {
-        add_record_formats(&mut formats.present, &listing.record_formats().await?);
+        formats.present.add(&listing.record_formats().await?);
     }
     formats.wanted = formats.present.clone();
-    add_record_formats(&mut formats.wanted, &manifests.record_formats);
+    formats.wanted.add(&manifests.record_formats);
     let mut by_registry: BTreeMap<String, Vec<ServiceRegistration>> = BTreeMap::new();
     let mut order: Vec<RegistrationRef> = Vec::new();
     for registration in &manifests.registrations {

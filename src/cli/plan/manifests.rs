@@ -12,7 +12,6 @@ use serde_json::Value;
 use super::error::Error;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::cluster;
-use crate::format::{RecordFormats, Templates};
 use crate::index::{Pod, Tenant};
 
 /// What `-f` names.
@@ -87,14 +86,6 @@ fn namespace(path: &Path, object: Value) -> Result<Tenant, Error> {
         name,
         cause: cause.to_string(),
     })
-}
-
-/// Adds `objects` to `formats`, in the place of those of the same names.
-pub fn add_record_formats(formats: &mut RecordFormats, objects: &[RecordFormat]) {
-    for object in objects {
-        let name = object.name_any();
-        formats.set(&name, Templates::compile(&name, &object.spec));
-    }
 }
 
 /// The pods in a file.

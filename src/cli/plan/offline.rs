@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::error::Error;
-use super::manifests::{Manifests, add_record_formats, pods};
+use super::manifests::{Manifests, pods};
 use super::{Compared, Plan};
 use crate::api::RegistrySpec;
 use crate::format::RecordFormats;
@@ -30,7 +30,7 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
         pod.namespace.clone_from(&default);
     }
     let mut record_formats = RecordFormats::new();
-    add_record_formats(&mut record_formats, &manifests.record_formats);
+    record_formats.add(&manifests.record_formats);
     let mut outcomes = Vec::new();
     for registration in &manifests.registrations {
         let name = registration.spec.registry.as_str();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{TemplateError, Templates};
+use crate::api::RecordFormat;
 use crate::format::FormatError;
 
 /// The record formats there are, by the names of their `RecordFormat`s, those that cannot be used too.
@@ -24,6 +25,14 @@ impl RecordFormats {
         }
         self.0.insert(name.into(), templates);
         true
+    }
+
+    /// There are these, in the place of those of the same names.
+    pub fn add(&mut self, objects: &[RecordFormat]) {
+        for object in objects {
+            let name = object.metadata.name.as_deref().unwrap_or_default();
+            self.set(name, Templates::compile(name, &object.spec));
+        }
     }
 
     /// There is none that goes by `name` any more.

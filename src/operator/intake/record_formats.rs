@@ -16,7 +16,7 @@ use crate::api::{
     ConditionStatus, ConditionType, FormatType, Reason, RecordFormat, RecordFormatStatus, ServiceRegistration,
     conditions,
 };
-use crate::cluster::{DeskNote, Insistence, Seen};
+use crate::cluster::{About, DeskNote, Insistence, Notice, Seen};
 use crate::format::{RecordFormats, TemplateError, Templates};
 use crate::index::RegistrationRef;
 
@@ -89,8 +89,11 @@ impl Intake {
                 let seen = DeskNote::Seen(name.as_str().into(), object.status);
                 // The desk ends only with the process.
                 let _ = self.staff.context().record_formats.send(seen);
-                if self.library.mark(&name, uid, generation) {
+                if self.library.mark(&name, uid.clone(), generation) {
                     let templates = Templates::compile(&name, &object.spec);
+                    if let Err(error) = &templates {
+                        self.announce_broken(&name, &uid, generation, error);
+                    }
                     self.record_format_applied(&name, generation, templates, now);
                 }
             }
@@ -139,6 +142,18 @@ impl Intake {
         if self.library.formats.set(name, templates) {
             self.examine_users(name, now);
         }
+    }
+
+    /// Tells of a RecordFormat that cannot be used. Every replica says the same, which is one Event.
+    fn announce_broken(&self, name: &str, uid: &str, generation: i64, error: &TemplateError) {
+        self.staff.context().events.publish(Notice {
+            about: About::RecordFormat(name.into()),
+            uid: uid.into(),
+            is_warning: true,
+            reason: error.reason().as_str(),
+            note: sentence(error),
+            occurrence: generation.to_string(),
+        });
     }
 
     fn record_format_gone(&mut self, name: &str, now: Instant) {

@@ -184,6 +184,13 @@ async fn the_author_of_a_record_format_reads_what_it_prints_or_what_is_wrong_onc
         )
     );
     assert!(status.preview.is_empty());
+    let notice = rig.ends.events.try_recv().expect("one Event");
+    assert_eq!(notice.about, cluster::About::RecordFormat("mine".into()));
+    assert_eq!(
+        (notice.reason, &*notice.occurrence, &*notice.uid),
+        ("InvalidTemplate", "2", "f")
+    );
+    assert!(rig.ends.events.try_recv().is_err(), "for what is broken only");
 }
 
 #[tokio::test]

@@ -1,0 +1,79 @@
+//! What must be in etcd once everything has come to rest, and what must not.
+
+use std::collections::BTreeMap;
+
+use super::{KEYS_PER_LEASE, World};
+use crate::plan::properties::Wish;
+use crate::plan::testing::meta;
+use crate::plan::transaction::Key;
+
+impl World {
+    /// Every key that is wanted: who shall have it, and with what value; none where it makes no sense without another
+    /// that cannot be had.
+    fn wanted(&self) -> BTreeMap<Key, (&Wish, Option<Vec<u8>>)> {
+        let mut by_age: Vec<_> = self.registrations.iter().collect();
+        by_age.sort_by_key(|(name, wish)| (wish.created, (*name).clone()));
+        let mut wanted = BTreeMap::new();
+        for (_, wish) in by_age {
+            for (pod, address) in &self.pods {
+                let tenancy = wish.tenancy(pod, *address);
+                for group in tenancy.groups() {
+                    let free = |key: &Key| !wanted.contains_key(key) && !self.is_theirs(key);
+                    let can_be_had = group.len() == 1 || group.iter().all(|record| free(&record.key));
+                    for record in group {
+                        let value = can_be_had.then(|| record.value.to_vec());
+                        wanted.entry(record.key.clone()).or_insert((wish, value));
+                    }
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Panics unless all is as it must be.
+    pub(in crate::plan) fn check(&self) {
+        let wanted = self.wanted();
+        let recorded = self.etcd.recorded();
+        for (key, (wish, value)) in &wanted {
+            if wish.suspended || self.is_theirs(key) {
+                continue;
+            }
+            let Some(value) = value else {
+                assert_eq!(self.etcd.held(key), None, "{key} makes no sense alone");
+                continue;
+            };
+            let held = self.etcd.held(key).unwrap_or_else(|| panic!("{key} is missing"));
+            assert_eq!(*held.value, **value, "{key}");
+            assert!(
+                recorded.contains(&held.lease),
+                "{key} is on {}, which is not recorded",
+                held.lease
+            );
+        }
+        let is_frozen = |key: &str| {
+            let suspended = self.registrations.iter().filter(|(_, wish)| wish.suspended);
+            suspended
+                .flat_map(|(name, _)| &self.frozen[name])
+                .any(|scope| scope.contains(key))
+        };
+        for (key, held) in self.etcd.data() {
+            let is_wanted = wanted.contains_key(key) || is_frozen(key) || self.is_theirs(key) || self.may_be_kept(key);
+            assert!(is_wanted, "{key} ({held:?}) is left behind");
+        }
+        for lease in recorded {
+            self.check_domains(lease);
+            // One key is the record itself, and one may be that of a hold.
+            let keys = self.etcd.keys_on(lease);
+            assert!(
+                self.restored || keys.iter().filter(|key| **key != meta().hold()).count() <= KEYS_PER_LEASE + 1,
+                "{lease} carries too much: {keys:?}"
+            );
+        }
+    }
+
+    /// Whether `key` is somebody else's, as far as the operator can know.
+    fn is_theirs(&self, key: &str) -> bool {
+        let overwritten = self.forgetful && self.overwritten.contains(key);
+        self.etcd.is_foreign(key) || overwritten && self.etcd.value(key).as_deref() == Some("theirs")
+    }
+}
