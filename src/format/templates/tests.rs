@@ -460,3 +460,14 @@ fn only_what_is_written_makes_a_new_version_of_a_format() {
     assert!(formats.set("mine", Templates::compile("mine", &spec(KEY, "2"))));
     assert!(formats.set("mine", Templates::compile("mine", &plain(KEY, "2"))));
 }
+
+#[test]
+fn what_multiplies_with_every_word_ends_before_memory_does() {
+    for word in [" | tojson", " | replace('o', 'oooooooooo')"] {
+        let template = format!("{{{{ pod{} }}}}", word.repeat(40));
+        let (_, message) = refused(&plain(KEY, &template));
+        assert!(message.contains("leave some of it out"), "{message}");
+    }
+    let usual = plain(KEY, "{{ pod | replace('-', '_') | tojson }}");
+    assert_eq!(value(&usual, &orders()), "\"orders_7d9f_abcde\"");
+}
