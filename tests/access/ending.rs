@@ -30,7 +30,7 @@ async fn a_certificate_that_ends_soon_is_told_until_it_is_replaced() -> Result<(
         scene.bed.objects().wait((API, "Registry", "ending"), says, SOON).await
     };
     says(true).await?;
-    wait_event(scene.bed.objects(), ("Registry", "ending"), "CertificateEnds", told).await?;
+    wait_event(&scene.bed.objects(), ("Registry", "ending"), "CertificateEnds", told).await?;
     // In seconds since 1970, and from now.
     let shown = async |name: &str, label: &str| -> Result<f64> {
         let metrics = operator.metrics().await?;
