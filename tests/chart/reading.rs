@@ -1,18 +1,16 @@
 //! Who may read the metrics where not everybody may, by a real apiserver and real tokens.
 
+use std::path::PathBuf;
+
 use serde_json::json;
-use testbed::{Operator, OperatorConfig, Result, process, shared, until};
+use testbed::{Bed, Namespace, Operator, OperatorConfig, Result, process, shared, until};
 
 use super::TURN;
 use super::helm::{chart, helm, kubeconfig_of, kubectl, token_of};
 use super::support::SOON;
 
-#[tokio::test]
-async fn metrics_are_shown_to_those_whom_kubernetes_lets_read_them_and_to_nobody_else() -> Result<()> {
-    let _turn = TURN.lock().await;
-    let bed = shared().await?;
-    bed.apply_crds().await?;
-    let home = bed.namespace("chart-metrics").await?;
+/// Two accounts, of which one is a reader, and what the chart makes for them; the operator's kubeconfig.
+async fn install(bed: &Bed, home: &Namespace) -> Result<PathBuf> {
     let account = |name: &str| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
     for name in ["reader", "other"] {
         home.objects().apply(account(name)).await?;
@@ -39,7 +37,16 @@ async fn metrics_are_shown_to_those_whom_kubernetes_lets_read_them_and_to_nobody
     let rendered = rendered.unwrap_or_else(|error| panic!("{error}"));
     let taken = kubectl(bed, &["apply", "--filename=-"], &rendered).await;
     taken.unwrap_or_else(|error| panic!("{error}"));
-    let kubeconfig = kubeconfig_of(bed, home.name(), "guarded-leasehold").await;
+    Ok(kubeconfig_of(bed, home.name(), "guarded-leasehold").await)
+}
+
+#[tokio::test]
+async fn metrics_are_shown_to_those_whom_kubernetes_lets_read_them_and_to_nobody_else() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let bed = shared().await?;
+    bed.apply_crds().await?;
+    let home = bed.namespace("chart-metrics").await?;
+    let kubeconfig = install(bed, &home).await?;
     let start = |name: &str, args: &[&str]| {
         let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));
         config.args = ["--namespace", home.name()]
