@@ -17,6 +17,7 @@ mod requests;
 mod role;
 mod session;
 mod tls;
+mod validity;
 mod watches;
 mod writer;
 
@@ -29,3 +30,4 @@ pub use renewal::{LeaseNews, Leases, renew};
 pub use requests::{LeaseState, Snapshot, Status, lease_id};
 pub use role::{Role, role};
 pub use tls::{Fault, Identity, Malformed, Tls};
+pub use validity::Validity;

@@ -147,7 +147,8 @@ impl Tls {
     }
 }
 
-fn certificates(pem: &Hidden) -> Option<Vec<CertificateDer<'static>>> {
+/// The certificates in PEM blocks; none if there are none, or something else.
+pub(super) fn certificates(pem: &Hidden) -> Option<Vec<CertificateDer<'static>>> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.reveal().as_bytes()).collect();
     all.ok().filter(|all| !all.is_empty())
 }

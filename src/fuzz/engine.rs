@@ -4,8 +4,9 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::mutate::{Rng, mutate};
@@ -16,18 +17,41 @@ use crate::format::fnv64;
 const AT_A_TIME: usize = 2;
 /// An input that takes longer does harm, too: what it is for would stand still.
 const LONGEST: Duration = Duration::from_secs(10);
+/// After this it is given up, with the whole process: nothing else ends what runs.
+const HOPELESS: Duration = Duration::from_mins(1);
 /// How long an input that does harm is cut down.
 const CUTTING: Duration = Duration::from_secs(20);
 /// How many inputs are kept to begin from.
 const POOL: usize = 4096;
 
+/// Since when each thread has been at its input.
+static AT_WORK: Mutex<Vec<(ThreadId, Instant)>> = Mutex::new(Vec::new());
+
 /// The text of a panic, if `run` panics on this input or takes too long.
 pub(super) fn survives(run: Run, input: &[u8]) -> Result<String, String> {
-    let begin = Instant::now();
-    let came = catch_unwind(AssertUnwindSafe(|| run(input))).map_err(|panic| text_of(&*panic))?;
+    let (begin, me) = (Instant::now(), thread::current().id());
+    at_work().push((me, begin));
+    let came = catch_unwind(AssertUnwindSafe(|| run(input)));
+    at_work().retain(|(who, _)| *who != me);
+    let came = came.map_err(|panic| text_of(&*panic))?;
     match begin.elapsed() {
         long if long > LONGEST => Err(format!("it took {long:?}, more than {LONGEST:?}")),
         _ => Ok(came),
+    }
+}
+
+fn at_work() -> MutexGuard<'static, Vec<(ThreadId, Instant)>> {
+    AT_WORK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the process when something runs for ever.
+fn watch() {
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        if at_work().iter().any(|(_, since)| since.elapsed() > HOPELESS) {
+            println!("HARM: an input takes more than {HOPELESS:?}; it is among those in target/fuzz");
+            std::process::exit(1);
+        }
     }
 }
 
@@ -43,7 +67,8 @@ pub(super) fn run_all(targets: &[&Target], seed: u64, time: Duration) {
     // A panic is told by who finds it, with what led to it, and once.
     std::panic::set_hook(Box::new(|_| {}));
     let told = Mutex::new(());
-    std::thread::scope(|scope| {
+    thread::spawn(watch);
+    thread::scope(|scope| {
         for _ in 0..AT_A_TIME.min(targets.len()) {
             scope.spawn(|| {
                 while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -165,11 +165,11 @@ impl Ledger {
     pub fn set_terms(&mut self, registration: &RegistrationRef, terms: Terms) {
         let mut scopes: Vec<Scope> = terms.scopes.clone();
         let is_suspended = terms.suspended;
-        if is_suspended {
-            self.suspended.insert(registration.clone());
+        let was_suspended = if is_suspended {
+            !self.suspended.insert(registration.clone())
         } else {
-            self.suspended.remove(registration);
-        }
+            self.suspended.remove(registration)
+        };
         match self.books.get_mut(registration) {
             Some(book) if book.terms == terms => return,
             Some(book) => {
@@ -208,7 +208,7 @@ impl Ledger {
         self.changed.insert(registration.clone());
         self.in_question.insert(registration.clone());
         // A resumed registration leaves nothing behind that was kept for its sake only, be it where it lay before.
-        if self.suspended.is_empty() {
+        if was_suspended && self.suspended.is_empty() {
             scopes.extend(self.lingering.iter().cloned());
         }
         for scope in scopes {
@@ -221,7 +221,7 @@ impl Ledger {
         let Some(book) = self.books.remove(registration) else {
             return;
         };
-        self.suspended.remove(registration);
+        let was_suspended = self.suspended.remove(registration);
         self.forbidden.remove(registration);
         self.quotas.question(&registration.namespace);
         for (pod, tenancy) in &book.tenancies {
@@ -235,7 +235,7 @@ impl Ledger {
         }
         self.acquit_scopes(&book.terms.scopes);
         let mut scopes = book.terms.scopes.clone();
-        if self.suspended.is_empty() {
+        if was_suspended && self.suspended.is_empty() {
             scopes.extend(self.lingering.iter().cloned());
         }
         for scope in &scopes {

@@ -1,54 +1,26 @@
 //! The operator's metrics: their names, their labels, and what each of them counts.
 
+mod labels;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use self::labels::{OfCertificate, OfRegistry, OfWrite, Owner};
 use super::calls::Calls;
 use super::staleness::Staleness;
 
+pub use self::labels::KeyWrite;
+
 /// What every metric's name begins with.
 const PREFIX: &str = "leasehold";
-
-/// How the write of one key ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum KeyWrite {
-    /// The key was created or its value replaced.
-    Put,
-    /// The key was deleted.
-    Delete,
-    /// The guard of the key did not hold: it is not what it was thought to be, or somebody else's.
-    Refused,
-}
-
-impl EncodeLabelValue for KeyWrite {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        let word = match self {
-            Self::Put => "put",
-            Self::Delete => "delete",
-            Self::Refused => "refused",
-        };
-        EncodeLabelValue::encode(&word, encoder)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfRegistry {
-    registry: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfWrite {
-    registry: Arc<str>,
-    kind: KeyWrite,
-}
 
 /// A number that rises and falls, never below zero.
 type Level = Gauge<u64, AtomicU64>;
@@ -81,6 +53,8 @@ struct Registries {
     fenced: Family<OfRegistry, Counter>,
     lapsed: Family<OfRegistry, Counter>,
     guard_trips: Family<OfRegistry, Counter>,
+    leases_end: Family<OfRegistry, Level>,
+    not_after: Family<OfCertificate, Level>,
 }
 
 impl Registries {
@@ -139,6 +113,20 @@ impl Registries {
             "guard_trips",
             "Times that more keys were about to go than spec.guard of the Registry allows, held or not, in times",
             self.guard_trips.clone(),
+        );
+        to.register_with_unit(
+            "leases_end_timestamp",
+            "When the first of the Registry's leases would end if this replica renewed none any more, in seconds since \
+             1970; 0 without leases",
+            Unit::Seconds,
+            self.leases_end.clone(),
+        );
+        to.register_with_unit(
+            "certificate_not_after_timestamp",
+            "Until when the operator's certificate for the Registry's etcd (client), and the last of those of its \
+             authorities (authority), are valid, in seconds since 1970; 0 without one",
+            Unit::Seconds,
+            self.not_after.clone(),
         );
     }
 }
@@ -211,6 +199,11 @@ impl Metrics {
             let registry = of.registry.clone();
             self.registries.writes.get_or_create_owned(&OfWrite { registry, kind })
         };
+        let not_after = |certificate| {
+            let registry = of.registry.clone();
+            let of = OfCertificate { registry, certificate };
+            self.registries.not_after.get_or_create_owned(&of)
+        };
         RegistryMetrics {
             leader: self.registries.leader.get_or_create_owned(&of),
             connected: self.registries.connected.get_or_create_owned(&of),
@@ -225,6 +218,9 @@ impl Metrics {
             held: self.registries.held.get_or_create_owned(&of),
             denied: self.registries.denied.get_or_create_owned(&of),
             guard_trips: self.registries.guard_trips.get_or_create_owned(&of),
+            leases_end: self.registries.leases_end.get_or_create_owned(&of),
+            client_not_after: not_after(Owner::Client),
+            authority_not_after: not_after(Owner::Authority),
         }
     }
 
@@ -243,13 +239,19 @@ impl Metrics {
             held,
             denied,
             guard_trips,
+            leases_end,
+            not_after,
         } = &self.registries;
         let of = OfRegistry { registry: name.into() };
-        for levels in [leader, connected, leases, keys, backlog, held, denied] {
+        for levels in [leader, connected, leases, keys, backlog, held, denied, leases_end] {
             levels.remove(&of);
         }
         for counters in [fenced, lapsed, guard_trips] {
             counters.remove(&of);
+        }
+        for certificate in [Owner::Client, Owner::Authority] {
+            let registry = of.registry.clone();
+            not_after.remove(&OfCertificate { registry, certificate });
         }
         for kind in [KeyWrite::Put, KeyWrite::Delete, KeyWrite::Refused] {
             let registry = of.registry.clone();
@@ -274,6 +276,9 @@ pub struct RegistryMetrics {
     held: Level,
     denied: Level,
     guard_trips: Counter,
+    leases_end: Level,
+    client_not_after: Level,
+    authority_not_after: Level,
 }
 
 impl RegistryMetrics {
@@ -330,6 +335,19 @@ impl RegistryMetrics {
     /// Counts a loss above the guard's limit.
     pub fn count_guard_trip(&self) {
         self.guard_trips.inc();
+    }
+
+    /// In how long the first lease ends if none is renewed any more; none without leases.
+    pub fn set_leases_end(&self, left: Option<Duration>) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.leases_end.set(left.map_or(0, |left| (now + left).as_secs()));
+    }
+
+    /// Until when our certificate and that of the authorities are valid, in seconds since 1970; none without one.
+    pub fn set_not_after(&self, client: Option<i64>, authority: Option<i64>) {
+        let shown = |end: Option<i64>| end.map_or(0, |end| u64::try_from(end).unwrap_or_default());
+        self.client_not_after.set(shown(client));
+        self.authority_not_after.set(shown(authority));
     }
 
     /// Counts leases that were gone before they could be renewed.

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod ending;
 mod faults;
 mod members;
 mod p10_rights;

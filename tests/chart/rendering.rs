@@ -123,6 +123,7 @@ async fn monitors_and_alerts_are_rendered_for_those_who_have_the_prometheus_oper
         "leasehold_leader",
         "leasehold_lapsed_leases_total",
         "leasehold_backlog",
+        "leasehold_certificate_not_after_timestamp_seconds",
     ];
     assert!(metrics.iter().all(|metric| rendered.contains(metric)), "{rendered}");
     Ok(())

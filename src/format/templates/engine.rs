@@ -1,10 +1,11 @@
 //! The template language: Jinja's, without includes, macros or anything that differs from one run to the next, and with
-//! a limit on everything that a template can use up but memory. For that its author is trusted.
+//! a limit on everything that a template can use up but memory. For that its author is trusted, except where one word
+//! after the other multiplies what there is: `tojson` and `replace` make no more than a value may have.
 
 use std::borrow::Cow;
 use std::io;
 
-use minijinja::value::ValueKind;
+use minijinja::value::{StringInput, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
 use super::error::{Part, Place, TemplateError};
@@ -36,6 +37,7 @@ impl Engine {
         environment.add_filter("default", default);
         environment.add_filter("d", default);
         environment.add_filter("tojson", to_json);
+        environment.add_filter("replace", replace);
         environment.set_formatter(write);
         let escaping = spec.escaping;
         environment.set_auto_escape_callback(move |name| match escaping {
@@ -120,7 +122,30 @@ fn json(value: &Value) -> Result<String, Error> {
 
 /// The filter `tojson`, which escapes for JSON and nothing else.
 fn to_json(value: &Value) -> Result<Value, Error> {
-    json(value).map(Value::from_safe_string)
+    let json = json(value)?;
+    short_enough(json.len())?;
+    Ok(Value::from_safe_string(json))
+}
+
+/// The filter `replace`, as the language has it.
+fn replace(
+    state: &mut State<'_, '_>,
+    value: StringInput<'_>,
+    from: StringInput<'_>,
+    to: StringInput<'_>,
+) -> Result<Value, Error> {
+    let times = value.as_str().matches(from.as_str()).count();
+    short_enough(value.as_str().len() + times.saturating_mul(to.as_str().len()))?;
+    minijinja::filters::replace(state, value, from, to)
+}
+
+/// What is longer than the longest value is on no way to one.
+fn short_enough(bytes: usize) -> Result<(), Error> {
+    if bytes <= MAX_VALUE {
+        return Ok(());
+    }
+    let what = format!("it makes a text of {bytes} bytes, and values have {MAX_VALUE} at most: leave some of it out");
+    Err(Error::new(ErrorKind::InvalidOperation, what))
 }
 
 /// The filter `default`: for what is not known, and for what is not even there.

@@ -390,3 +390,14 @@ fn the_preview_shows_the_records_of_the_sample() {
     );
     assert_eq!(long.value.len(), 4095);
 }
+
+#[test]
+fn what_multiplies_with_every_word_ends_before_memory_does() {
+    for word in [" | tojson", " | replace('o', 'oooooooooo')"] {
+        let template = format!("{{{{ pod{} }}}}", word.repeat(40));
+        let (_, message) = refused(&plain(KEY, &template));
+        assert!(message.contains("leave some of it out"), "{message}");
+    }
+    let usual = plain(KEY, "{{ pod | replace('-', '_') | tojson }}");
+    assert_eq!(value(&usual, &orders()), "\"orders_7d9f_abcde\"");
+}

@@ -3,10 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
+use super::expiry::notice;
 use super::standing::{Link, Trouble, keep_first};
 use super::{Done, Registrar};
 use crate::api::Reason;
-use crate::etcd::{self, Access};
+use crate::etcd::{self, Access, Tls, Validity};
 
 /// Between two attempts: the other side may be about to be changed, too.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -22,6 +25,10 @@ pub struct Credentials {
     trouble: Option<Trouble>,
     /// What the intake was told to be good.
     told: Option<Access>,
+    /// Until when the certificates in use are valid.
+    validity: Validity,
+    /// What was announced of their end.
+    pub(super) announced: Option<String>,
 }
 
 impl Credentials {
@@ -128,8 +135,18 @@ impl Registrar {
 
     fn tell_good(&mut self, access: Access) {
         self.credentials.told = Some(access.clone());
+        let validity = access.tls.as_ref().map(Tls::validity).unwrap_or_default();
+        let seconds = |end: Option<Timestamp>| end.map(Timestamp::as_second);
+        self.metrics
+            .set_not_after(seconds(validity.client), seconds(validity.authority));
+        self.credentials.validity = validity;
         // The intake ends only with the process.
         let _ = self.context.good.send((self.name.clone(), access));
+    }
+
+    /// What is to be said of certificates in use that end soon.
+    pub(super) fn expiring(&self) -> Option<String> {
+        notice(&self.credentials.validity, Timestamp::now())
     }
 
     /// How it stands with the credentials; none where there are none.

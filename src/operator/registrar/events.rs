@@ -21,6 +21,8 @@ const RELEASED: &str = "RemovalsReleased";
 const NOT_HELD: &str = "RemovalsNotHeld";
 /// A lease was gone before it could be renewed.
 const LEASE_LOST: &str = "LeaseLost";
+/// A certificate ends soon, or has ended.
+const CERTIFICATE_ENDS: &str = "CertificateEnds";
 
 /// What was told of one registration.
 #[derive(Debug, Default)]
@@ -134,6 +136,17 @@ impl Registrar {
                 self.publish(false, Reason::Connected.as_str(), note.to_owned(), Timestamp::now());
             }
             Link::Down(_) | Link::Up | Link::Unsure => {}
+        }
+    }
+
+    /// Tells that a certificate ends soon. It is the same Event whoever tells it.
+    pub(super) fn announce_expiry(&mut self, expiring: Option<&str>) {
+        if self.leads() && self.credentials.announced.as_deref() != expiring {
+            self.credentials.announced = expiring.map(str::to_owned);
+            if let Some(note) = expiring {
+                tracing::warn!(registry = %self.name, note, "a certificate ends soon, or has ended");
+                self.publish(true, CERTIFICATE_ENDS, note.to_owned(), note);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod catching_up;
 mod credentials;
 mod duty;
 mod events;
+mod expiry;
 mod guarding;
 mod incoming;
 mod inquiry;

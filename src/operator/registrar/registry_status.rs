@@ -21,6 +21,8 @@ pub struct Facts {
     pub link: Link,
     /// How it stands with the credentials, if there are any.
     pub credentials: Option<Result<(), Trouble>>,
+    /// What is said of certificates in use that end soon, if any do.
+    pub expiring: Option<String>,
     /// Its version.
     pub version: Option<String>,
     /// The replica that leads.
@@ -80,11 +82,14 @@ impl Facts {
         );
         if let Some(credentials) = &self.credentials {
             let (status, reason, message) = match credentials {
-                Ok(()) if self.link == Link::Up => (
-                    ConditionStatus::True,
-                    Reason::CredentialsInUse,
-                    "Certificates, user and password are in use as the Secrets have them now.".to_owned(),
-                ),
+                Ok(()) if self.link == Link::Up => {
+                    let mut message =
+                        "Certificates, user and password are in use as the Secrets have them now.".to_owned();
+                    if let Some(expiring) = &self.expiring {
+                        message.extend([" ", expiring.as_str()]);
+                    }
+                    (ConditionStatus::True, Reason::CredentialsInUse, message)
+                }
                 Ok(()) => (
                     ConditionStatus::Unknown,
                     Reason::Connecting,
@@ -204,6 +209,7 @@ mod tests {
             generation: 1,
             link,
             credentials: None,
+            expiring: None,
             version: Some("3.6.15".to_owned()),
             leader: Some("a".to_owned()),
             leases: 1,

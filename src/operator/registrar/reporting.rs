@@ -124,6 +124,7 @@ pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, trouble
         generation,
         link: Link::Down(trouble.clone()),
         credentials: trouble.is_access.then(|| Err(trouble.clone())),
+        expiring: None,
         version: None,
         leader: None,
         leases: 0,
@@ -219,6 +220,7 @@ impl Registrar {
     fn report_registry(&mut self, at: Instant) -> Option<Instant> {
         let facts = self.facts(at);
         self.announce_link(&facts.link);
+        self.announce_expiry(facts.expiring.as_deref());
         let insistence = match self.stance.voice {
             Voice::Silent => return None,
             Voice::Spare | Voice::Former => Insistence::Once,
@@ -242,6 +244,7 @@ impl Registrar {
         Facts {
             generation: self.version.generation,
             credentials: self.credentials(&link),
+            expiring: self.expiring(),
             link,
             version: self.standing.version().map(str::to_owned),
             leader: match &self.leadership {

@@ -14,6 +14,7 @@ use crate::api::RegistrySpec;
 use crate::etcd::{self, Access, Campaign, Connection, Leadership, LeaseNews};
 use crate::operator::failure::Failure;
 use crate::plan::{Ledger, MetaKeys};
+use crate::telemetry::RegistryMetrics;
 
 /// Observations on their way from the mirror: it waits when there are more.
 const OBSERVATIONS: usize = 256;
@@ -50,7 +51,8 @@ pub async fn serve(
     let (leads, leadership) = watch::channel(Leadership::Seeking);
     let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
     let (tells, mut lease_news) = mpsc::channel(OBSERVATIONS);
-    let soonest = watch::Sender::new(None);
+    let (soonest, ends) = watch::channel(None);
+    let metrics = context.metrics.registry(&name);
 
     let ending = shutdown.child_token();
     let mut parts = JoinSet::new();
@@ -59,6 +61,7 @@ pub async fn serve(
     parts.spawn(named("mirror", mirror));
     let renewal = etcd::renew(connection.clone(), renewals.subscribe(), tells, soonest, ending.clone());
     parts.spawn(named("renewal", renewal));
+    parts.spawn(named("end of leases", show_end(ends, metrics, ending.clone())));
     let campaign = Box::pin(etcd::campaign(connection.clone(), campaign, leads, ending.clone()));
     let (confirmed, end) = (context.cluster_confirmed.clone(), ending.clone());
     parts.spawn(named("election", async move {
@@ -120,6 +123,24 @@ pub async fn serve(
     ending.cancel();
     while parts.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Shows when the first lease would end. What tells it ends with the Registry.
+async fn show_end(
+    mut ends: watch::Receiver<Option<std::time::Instant>>,
+    metrics: RegistryMetrics,
+    shutdown: CancellationToken,
+) {
+    let show = async {
+        while ends.changed().await.is_ok() {
+            let end = *ends.borrow_and_update();
+            metrics.set_leases_end(end.map(|end| end.saturating_duration_since(std::time::Instant::now())));
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = show => shutdown.cancelled().await,
+    }
 }
 
 async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {

@@ -27,6 +27,7 @@ fn what_is_counted_for_a_registry_shows_under_its_name() {
     registry.set_held(4);
     registry.set_denied(5);
     registry.count_guard_trip();
+    registry.set_not_after(Some(1_900_000_000), None);
     assert_line(&exposition, r#"leasehold_leader{registry="default"} 1"#);
     assert_line(&exposition, r#"leasehold_connected{registry="default"} 0"#);
     assert_line(&exposition, r#"leasehold_keys{registry="default"} 500"#);
@@ -39,6 +40,9 @@ fn what_is_counted_for_a_registry_shows_under_its_name() {
         r#"leasehold_held_keys{registry="default"} 4"#,
         r#"leasehold_denied_scopes{registry="default"} 5"#,
         r#"leasehold_guard_trips_total{registry="default"} 1"#,
+        r#"leasehold_leases_end_timestamp_seconds{registry="default"} 0"#,
+        r#"leasehold_certificate_not_after_timestamp_seconds{registry="default",certificate="client"} 1900000000"#,
+        r#"leasehold_certificate_not_after_timestamp_seconds{registry="default",certificate="authority"} 0"#,
     ] {
         assert_line(&exposition, line);
     }

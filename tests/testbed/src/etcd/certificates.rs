@@ -1,5 +1,7 @@
 //! Authorities and the certificates that they sign, made on the spot.
 
+use std::time::{Duration, SystemTime};
+
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, date_time_ymd,
@@ -19,6 +21,8 @@ pub struct Pair {
 pub enum Validity {
     /// For decades.
     Valid,
+    /// For three days.
+    Ending,
     /// It was, in 2001.
     Expired,
 }
@@ -58,9 +62,13 @@ impl Authority {
     fn sign(&self, mut params: CertificateParams, common_name: &str, validity: Validity) -> Pair {
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        if validity == Validity::Expired {
-            params.not_before = date_time_ymd(2000, 1, 1);
-            params.not_after = date_time_ymd(2001, 1, 1);
+        match validity {
+            Validity::Valid => {}
+            Validity::Ending => params.not_after = (SystemTime::now() + Duration::from_hours(72)).into(),
+            Validity::Expired => {
+                params.not_before = date_time_ymd(2000, 1, 1);
+                params.not_after = date_time_ymd(2001, 1, 1);
+            }
         }
         let key = KeyPair::generate().expect("a key is made");
         let certificate = params.signed_by(&key, &self.0).expect("it is signed");

@@ -1,0 +1,74 @@
+//! Certificates that end soon: told while there is time to renew them.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::etcd::Validity;
+
+/// How long before the end it is told.
+const NOTICE: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// What is to be said of certificates that end soon, or have ended, at this time; nothing while they last.
+pub fn notice(validity: &Validity, now: Timestamp) -> Option<String> {
+    let ends = |end: &Timestamp| end.duration_since(now) < NOTICE;
+    let say = |what: &str, end: Timestamp, remedy: &str| {
+        let is = if end > now {
+            "is valid only until"
+        } else {
+            "was valid until"
+        };
+        format!("{what} {is} {end:.0}: {remedy}.")
+    };
+    let client = validity.client.filter(ends).map(|end| {
+        let remedy = "put a new one into the Secret that spec.tls.certSecret names";
+        say("The operator's own certificate", end, remedy)
+    });
+    let authority = validity.authority.filter(ends).map(|end| {
+        let remedy = "put that of the next one beside it, where spec.tls.caSecret or caConfigMap says";
+        say(
+            "The certificate of the authority that etcd's are checked by",
+            end,
+            remedy,
+        )
+    });
+    let all: Vec<String> = client.into_iter().chain(authority).collect();
+    (!all.is_empty()).then(|| all.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_a_week_before_and_afterwards() {
+        let end: Timestamp = "2030-01-08T12:00:00Z".parse().expect("a time");
+        let validity = Validity {
+            client: Some(end),
+            authority: None,
+        };
+        let told = |now: &str| notice(&validity, now.parse().expect("a time"));
+        assert_eq!(told("2030-01-01T12:00:00Z"), None);
+        let soon = told("2030-01-01T12:00:01Z").expect("soon");
+        assert!(
+            soon.starts_with("The operator's own certificate is valid only until 2030-01-08T12:00:00Z: put a new one"),
+            "{soon}"
+        );
+        assert_eq!(told("2030-01-05T00:00:00Z"), Some(soon), "the same until then");
+        let past = told("2030-01-08T12:00:00Z").expect("past");
+        assert!(past.contains("was valid until 2030-01-08T12:00:00Z"), "{past}");
+    }
+
+    #[test]
+    fn both_ends_are_told_and_what_has_no_certificate_ends_never() {
+        let now = Timestamp::UNIX_EPOCH;
+        let both = Validity {
+            client: Some(now),
+            authority: Some(now),
+        };
+        let told = notice(&both, now).expect("both");
+        assert!(
+            told.contains("own certificate") && told.contains("of the authority"),
+            "{told}"
+        );
+        assert_eq!(notice(&Validity::default(), now), None);
+    }
+}
