@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::flags::RunArgs;
+use crate::cluster::Territory;
 use crate::operator::{self, Options};
 use crate::telemetry;
 
@@ -23,6 +24,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         kubeconfig: args.kubeconfig,
         identity,
         namespace: args.namespace,
+        territory: Territory::of(&args.watch_namespaces),
         http: args.http,
         session_ttl: args.session_ttl,
         state_dir: args.state_dir,

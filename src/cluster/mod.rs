@@ -12,6 +12,7 @@ mod line;
 mod listing;
 mod rights;
 mod sources;
+mod territory;
 mod watches;
 
 pub use client::{ClientError, cluster_id, connect};
@@ -19,6 +20,7 @@ pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
 pub use hearing::Hearing;
 pub use listing::{Listing, ListingError, namespace, pod};
-pub use rights::{RIGHTS, Right, clocks_apart, may};
+pub use rights::{Right, clocks_apart, may, rights};
 pub use sources::{Content, Source, SourceKind, watch_sources};
-pub use watches::{KINDS, News, Seen, watch};
+pub use territory::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Territory};
+pub use watches::{News, Seen, watch};

@@ -19,7 +19,7 @@ use super::intake::Intake;
 use super::registrar::Context;
 use super::state::{self, State, StateFolder};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::cluster::{self, Desk, DeskNote, Events, Hearing, Reported};
+use crate::cluster::{self, Desk, DeskNote, Events, Hearing, Reported, Territory};
 use crate::etcd::Timeouts;
 use crate::telemetry::{self, Health, Metrics};
 
@@ -47,6 +47,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// The namespace with the Secrets that Registries name; that of the kubeconfig or the service account if none.
     pub namespace: Option<String>,
+    /// Which namespaces are watched.
+    pub territory: Territory,
     /// Where is kept what a replica needs that starts while the apiserver is away; nowhere if none.
     pub state_dir: Option<PathBuf>,
 }
@@ -123,7 +125,15 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         shutdown.clone(),
     );
     parts.spawn(named("watches of Secrets", watch));
-    let watch = cluster::watch(client, id, metrics.clone(), hearing.clone(), news_of, shutdown.clone());
+    let watch = cluster::watch(
+        client,
+        options.territory.clone(),
+        id,
+        metrics.clone(),
+        hearing.clone(),
+        news_of,
+        shutdown.clone(),
+    );
     parts.spawn(named("watches", watch));
     let (states, newest) = watch::channel(None);
     if let Some(folder) = folder {
@@ -135,6 +145,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         identity,
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,
+        territory: options.territory,
         hearing,
         registrations: desks.registrations,
         registries: desks.registries,

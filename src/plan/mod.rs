@@ -29,6 +29,7 @@ mod scopes;
 mod settlement;
 mod sightings;
 mod status;
+mod stream;
 mod tenancy;
 #[cfg(test)]
 mod testing;
@@ -50,6 +51,7 @@ pub use planner::Step;
 pub use policy::{Charter, Denial, Pass, Policy, Quota, Rule};
 pub use report::{Conflict, Holder, Registered, Report};
 pub use status::{Footing, Subject, keep_times, refused_status, same_status, status_of};
+pub use stream::Stream;
 pub use tenancy::{Lodging, Outlet, Presence, Problem, Tenancy};
 pub use transaction::{
     Expect, Fence, Held, Key, LeaseId, Note, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,

@@ -53,6 +53,15 @@ impl Registrar {
         for (_, note) in notes {
             heard.merge(Heard::read(&note.value).unwrap_or_default());
         }
+        let beyond = self.kubernetes.progress.beyond(&heard);
+        if !beyond.is_empty() {
+            let beyond: Vec<_> = beyond.iter().map(ToString::to_string).collect();
+            tracing::warn!(
+                registry = %self.name, ?beyond,
+                "a predecessor watched more: what it registered in namespaces that are not watched any more is removed, \
+                 as far as spec.guard does not hold it"
+            );
+        }
         catching_up.notes = Some((heard, at));
         self.has_caught_up();
     }
@@ -74,7 +83,7 @@ impl Registrar {
             self.catching_up = None;
         } else if !std::mem::replace(told, true) {
             tracing::warn!(
-                registry = %self.name, ?lacks, outdated,
+                registry = %self.name, lacks = ?lacks.iter().map(ToString::to_string).collect::<Vec<_>>(), outdated,
                 "leads, and has heard less of Kubernetes than its predecessor: leases are renewed, nothing is written until it has"
             );
         }

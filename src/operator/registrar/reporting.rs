@@ -250,7 +250,7 @@ impl Registrar {
             leases,
             keys,
             hold: self.guarding.notice().map(str::to_owned),
-            outdated: self.kubernetes.outdated,
+            outdated: self.kubernetes.outdated.clone(),
         }
     }
 
