@@ -22,7 +22,7 @@ use super::hearing::Hearing;
 use super::lean::{LeanNamespace, LeanPod};
 use super::line::Line;
 use super::sources::{Content, Source};
-use super::territory::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Territory};
+use super::territory::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::{self, Area};
 use crate::plan::Stream;
@@ -110,18 +110,18 @@ struct Ends {
     news: mpsc::Sender<News>,
 }
 
-/// Watches all kinds in `territory` and sends what is seen, for ever: trouble with the apiserver is retried, and never
+/// Watches all kinds in the territory of `hearing` and sends what is seen, for ever: trouble with the apiserver is retried, and never
 /// taken for an absence of objects. Begins once `cluster_id` is known. How far each stream has been heard is noted in
 /// `hearing` before it is told.
 pub async fn watch(
     client: Client,
-    territory: Territory,
     cluster_id: impl Future<Output = String>,
     metrics: Metrics,
     hearing: Hearing,
     news: mpsc::Sender<News>,
     shutdown: CancellationToken,
 ) {
+    let territory = hearing.territory().clone();
     for stream in territory.streams() {
         metrics
             .staleness

@@ -114,7 +114,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
             None => asked.await,
         }
     };
-    let hearing = Hearing::default();
+    let hearing = Hearing::new(options.territory);
     let (sources, wanted) = watch::channel(BTreeSet::new());
     let watch = cluster::watch_sources(
         client.clone(),
@@ -125,15 +125,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         shutdown.clone(),
     );
     parts.spawn(named("watches of Secrets", watch));
-    let watch = cluster::watch(
-        client,
-        options.territory.clone(),
-        id,
-        metrics.clone(),
-        hearing.clone(),
-        news_of,
-        shutdown.clone(),
-    );
+    let watch = cluster::watch(client, id, metrics.clone(), hearing.clone(), news_of, shutdown.clone());
     parts.spawn(named("watches", watch));
     let (states, newest) = watch::channel(None);
     if let Some(folder) = folder {
@@ -145,7 +137,6 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         identity,
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,
-        territory: options.territory,
         hearing,
         registrations: desks.registrations,
         registries: desks.registries,

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::registrar::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::cluster::{DeskNote, Events, Hearing, Notice, Source, Territory};
+use crate::cluster::{DeskNote, Events, Hearing, Notice, Source};
 use crate::etcd::Timeouts;
 use crate::telemetry::{Health, Metrics};
 
@@ -40,7 +40,6 @@ impl Context {
             identity: "me".into(),
             session_ttl: 10,
             timeouts: Timeouts::default(),
-            territory: Territory::default(),
             hearing: Hearing::default(),
             registrations,
             registries,

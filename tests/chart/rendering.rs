@@ -5,7 +5,7 @@ use testbed::{Result, shared};
 use super::helm::{chart, helm, kubectl};
 
 /// Values that between them switch everything on, one list of `--set` a case.
-const VARIANTS: [&[&str]; 7] = [
+const VARIANTS: [&[&str]; 8] = [
     &[],
     &[
         "registry.create=true",
@@ -51,6 +51,8 @@ const VARIANTS: [&[&str]; 7] = [
         "podLabels.a=b",
         "podAnnotations.c=d",
     ],
+    // Namespaces that every cluster has.
+    &["watchNamespaces={default,kube-public}", "rbac.secrets={etcd-user}"],
     &[
         "rbac.create=false",
         "admissionPolicy.create=false",
@@ -122,7 +124,7 @@ async fn monitors_and_alerts_are_rendered_for_those_who_have_the_prometheus_oper
 async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
     let bed = shared().await?;
     let chart = chart().display().to_string();
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["replicas=3"], "additional properties 'replicas' not allowed"),
         (&["replicaCount=-1"], "/replicaCount"),
         (&["operator.sessionTtlSeconds=1"], "/operator/sessionTtlSeconds"),
@@ -138,6 +140,8 @@ async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
             "/registry/endpoints/0",
         ),
         (&["registry.tls.ca=x"], "additional properties 'ca' not allowed"),
+        (&["watchNamespaces={Shop}"], "/watchNamespaces/0"),
+        (&["watchNamespaces={shop,shop}"], "/watchNamespaces"),
         (&["etcd.create=true"], "etcd.image.repository: say where"),
         (
             &["metrics.serviceMonitor.create=true", "metrics.service.create=false"],

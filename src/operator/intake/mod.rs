@@ -68,7 +68,7 @@ pub struct Intake {
 impl Intake {
     /// Nothing has been said yet. What is to outlive the process goes to `state`.
     pub fn new(context: Context, state: watch::Sender<Option<State>>, shutdown: CancellationToken) -> Self {
-        let streams = Streams::new(&context.territory);
+        let streams = Streams::new(context.hearing.territory());
         Self {
             index: Index::new(),
             entries: HashMap::new(),

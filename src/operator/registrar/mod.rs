@@ -64,9 +64,7 @@ pub struct Context {
     pub session_ttl: u32,
     /// How long calls to etcd may take.
     pub timeouts: Timeouts,
-    /// Which namespaces are watched.
-    pub territory: Territory,
-    /// How far Kubernetes is being heard.
+    /// How far Kubernetes is being heard, and which namespaces of it.
     pub hearing: Hearing,
     /// Where statuses of registrations are written.
     pub registrations: mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
@@ -223,7 +221,7 @@ impl Registrar {
             ledger,
             writing: Writing::new(&limits, now),
             limits,
-            kubernetes: Kubernetes::silent(&context.territory),
+            kubernetes: Kubernetes::silent(context.hearing.territory()),
             catching_up: None,
             leadership: Leadership::Seeking,
             led: false,
