@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::tracks::Track;
-use super::{Done, Registrar};
+use super::{Done, Outdated, Registrar};
 use crate::etcd::Snapshot;
-use crate::plan::{Fence, Heard, Held, Key, Transaction};
+use crate::plan::{Fence, Heard, Held, Key, Progress, Transaction};
 
 /// Before the notes are asked for again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -53,13 +53,14 @@ impl Registrar {
         for (_, note) in notes {
             heard.merge(Heard::read(&note.value).unwrap_or_default());
         }
-        let beyond = self.kubernetes.progress.beyond(&heard);
+        let watched = Progress::new(self.context.hearing.territory().streams());
+        let beyond = watched.beyond(&heard);
         if !beyond.is_empty() {
             let beyond: Vec<_> = beyond.iter().map(ToString::to_string).collect();
             tracing::warn!(
                 registry = %self.name, ?beyond,
-                "a predecessor watched more: what it registered in namespaces that are not watched any more is removed, \
-                 as far as spec.guard does not hold it"
+                "predecessors watched namespaces that are not watched here: what is left of theirs is removed, as far as \
+                 spec.guard does not hold it"
             );
         }
         catching_up.notes = Some((heard, at));
@@ -67,7 +68,8 @@ impl Registrar {
     }
 
     /// Looks whether as much has been heard as is needed. An outdated view never has: its watches say nothing, and what
-    /// they miss nobody knows.
+    /// they miss nobody knows. Where only some namespaces may not be looked into, as much has to be heard of them as the
+    /// notes say, and the others are served.
     pub(super) fn has_caught_up(&mut self) {
         let Some(CatchingUp {
             notes: Some((needed, since)),
@@ -78,7 +80,7 @@ impl Registrar {
             return;
         };
         let lacks = self.kubernetes.progress.lacks(needed, *since);
-        let outdated = self.kubernetes.outdated.is_some();
+        let outdated = self.kubernetes.outdated.as_ref().is_some_and(Outdated::is_general);
         if lacks.is_empty() && !outdated {
             self.catching_up = None;
         } else if !std::mem::replace(told, true) {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::standing::Trouble;
 use crate::api::{Guard, Limits, Reason};
 use crate::etcd::Access;
-use crate::index::RegistrationRef;
+use crate::index::{Area, RegistrationRef};
 use crate::operator::policy::Verdict;
 use crate::plan::{Presence, Progress, Stream, Terms};
 
@@ -28,6 +28,14 @@ pub struct Outdated {
     pub since: Timestamp,
     /// The streams that say nothing; one at least.
     pub streams: Vec<Stream>,
+}
+
+impl Outdated {
+    /// Whether more is outdated than some of the namespaces that are watched one by one. As long as the apiserver tells
+    /// of what belongs to the cluster, it is not that which is in trouble.
+    pub fn is_general(&self) -> bool {
+        self.streams.iter().any(|stream| stream.area == Area::Cluster)
+    }
 }
 
 /// One order. They are carried out in the order in which they were sent.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::api::{Guard, ServiceRegistrationStatus};
 use crate::cluster::{self, About, Insistence, Notice};
+use crate::index::Area;
 use crate::plan::{self, Heard, MetaKeys, Observation, Presence, Stream, Terms};
 
 const PODS: Stream = Stream::of_cluster(cluster::PODS);
@@ -280,6 +281,18 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
     rig.lead(Leadership::Leading(fence(9)));
     rig.note_read(9, None);
     assert_eq!(rig.registrar.may_write(now), None);
+}
+
+#[tokio::test]
+async fn one_that_comes_to_lead_and_may_not_look_into_one_namespace_serves_the_others() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.registrar.take(Order::KubernetesIsOutdated(Some(Outdated {
+        since: jiff::Timestamp::UNIX_EPOCH,
+        streams: vec![Stream::new(cluster::PODS, Area::namespace("bank"))],
+    })));
+    rig.lead_first();
+    assert_eq!(rig.registrar.may_write(Instant::now()), Some(fence(7)));
 }
 
 #[tokio::test]
