@@ -3,12 +3,17 @@
 use std::process::Command;
 
 use serde_json::{Value, json};
-use testbed::{Bed, EtcdCluster, EtcdVersion, History, Kind, Operator, OperatorConfig, Result, shared, until};
+use testbed::{
+    Bed, EtcdCluster, EtcdVersion, History, Kind, Namespace, Operator, OperatorConfig, Result, shared, until,
+};
 
 use super::TURN;
 use super::helm::{chart, helm, kubeconfig_of, kubectl};
 use super::release::{LONG, Release};
 use super::support::{API, condition, message, plain_prefix, pod, registration, wait_in_sync, wait_keys};
+
+const ROLE_API: &str = "rbac.authorization.k8s.io/v1";
+const STALE: &str = "leasehold_kubernetes_stale_since_timestamp_seconds{kind=\"pods\"}";
 
 /// Whether an account may do this, as `kubectl auth can-i` says.
 async fn may(bed: &Bed, account: &str, words: &[&str]) -> bool {
@@ -131,15 +136,18 @@ async fn a_namespace_that_does_not_exist_yet_holds_up_nobody_and_is_served_once_
     let refused = apply().await.expect_err("a Role has no place");
     assert!(refused.contains(&format!("\"{later}\" not found")), "{refused}");
 
-    let mut config = OperatorConfig::new("watches-later", env!("CARGO_BIN_EXE_leasehold"));
-    config.args = ["--namespace", home.name(), "--watch-namespaces", &watched]
-        .map(Into::into)
-        .to_vec();
-    config.kubeconfig = Some(kubeconfig_of(bed, home.name(), "some-leasehold").await);
+    let kubeconfig = kubeconfig_of(bed, home.name(), "some-leasehold").await;
+    let start = |name: &str| {
+        let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));
+        let args = ["--namespace", home.name(), "--watch-namespaces", &watched];
+        config.args = args.map(Into::into).to_vec();
+        config.kubeconfig = Some(kubeconfig.clone());
+        Operator::start(bed, config)
+    };
     let spec = json!({"registry": "chart-later"});
     shop.create_pod(&pod("a", "orders")).await?;
     shop.apply(registration("orders", &spec)).await?;
-    let operator = Operator::start(bed, config)?;
+    let operator = start("watches-later-0")?;
     operator.wait_ready(LONG).await?;
     wait_keys(&etcd, &plain_prefix(&shop, "orders"), &["a"]).await;
     let account = format!("{}/some-leasehold", home.name());
@@ -176,7 +184,42 @@ async fn a_namespace_that_does_not_exist_yet_holds_up_nobody_and_is_served_once_
         }
     })
     .await?;
-    operator.terminate()?;
-    operator.wait_exit(LONG).await?;
+
+    let standby = start("watches-later-1")?;
+    standby.wait_ready(LONG).await?;
+    let binding = format!("some-leasehold-{}", home.name());
+    later.objects().delete(ROLE_API, "RoleBinding", &binding).await?;
+    is_taken_over_in_part([operator, standby], &etcd, &shop, &later).await?;
     bed.objects().delete(API, "Registry", "chart-later").await
+}
+
+/// Nobody may look into `dark` any more when another one comes to lead: what is there stays, and the other namespace is
+/// served.
+async fn is_taken_over_in_part(
+    operators: [Operator; 2],
+    etcd: &EtcdCluster,
+    light: &Namespace,
+    dark: &Namespace,
+) -> Result<()> {
+    for operator in &operators {
+        until("the view of pods to be outdated", LONG, || async {
+            let metrics = operator.metrics().await.map_err(|error| error.to_string())?;
+            match metrics.lines().find(|line| line.starts_with(STALE)) {
+                Some(line) if !line.ends_with(" 0") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await?;
+    }
+    let history = History::watch(etcd, &plain_prefix(dark, "orders"), 0).await?;
+    dark.set_ready("a", false).await?;
+    let [leader, standby] = operators;
+    leader.terminate()?;
+    leader.wait_exit(LONG).await?;
+    light.create_pod(&pod("c", "orders")).await?;
+    wait_keys(etcd, &plain_prefix(light, "orders"), &["a", "b", "c"]).await;
+    history.assert_silent().await;
+    wait_keys(etcd, &plain_prefix(dark, "orders"), &["a"]).await;
+    standby.terminate()?;
+    standby.wait_exit(LONG).await.map(drop)
 }
