@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, ValueEnum};
 
 use super::Cli;
+use crate::cluster::Territory;
 use crate::etcd::Timeouts;
 use crate::telemetry::{LogFilter, LogFormat};
 
@@ -34,6 +35,18 @@ pub struct RunArgs {
     /// Without it, that of the pod's service account is used, or the one that the kubeconfig names.
     #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAMESPACE", value_parser = identity)]
     pub namespace: Option<String>,
+
+    /// The namespaces whose pods are registered, separated by commas; all when none is named
+    ///
+    /// Each is watched on its own, so that rights in these namespaces are enough. One that does not exist is waited for.
+    #[arg(
+        long,
+        env = "LEASEHOLD_WATCH_NAMESPACES",
+        value_name = "NAMESPACES",
+        value_delimiter = ',',
+        value_parser = super::identity::namespace
+    )]
+    pub watch_namespaces: Vec<String>,
 
     /// Where /metrics, /healthz and /readyz are served, as IP:PORT
     #[arg(
@@ -142,6 +155,14 @@ impl RunArgs {
             let run = command.find_subcommand_mut("run").expect("these are the flags of run");
             Err(run.error(ErrorKind::ValueValidation, message))
         };
+        let most = Territory::MOST;
+        if self.watch_namespaces.len() > most {
+            return refuse(format!(
+                "--watch-namespaces names {} namespaces, and at most {most} are watched one by one: leave it out and let the \
+                 operator watch the whole cluster",
+                self.watch_namespaces.len()
+            ));
+        }
         let Timeouts { connect, request, call } = self.timeouts();
         if connect > request {
             return refuse(format!(
@@ -232,6 +253,7 @@ mod tests {
         assert_eq!(args.identity, None);
         assert_eq!(args.state_dir, None);
         assert_eq!(args.namespace, None);
+        assert_eq!(args.watch_namespaces, [""; 0]);
         assert_eq!(args.http, "0.0.0.0:8080".parse().unwrap());
         assert_eq!(LogFormat::from(args.log_format), LogFormat::Json);
         assert!(!args.metrics_auth);
@@ -247,6 +269,8 @@ mod tests {
             "--kubeconfig=/tmp/kubeconfig",
             "--identity=leasehold-0",
             "--namespace=ops",
+            "--watch-namespaces=shop,bank",
+            "--watch-namespaces=team-1",
             "--http=[::1]:9090",
             "--metrics-auth",
             "--metrics-auth-audience=leasehold",
@@ -262,6 +286,7 @@ mod tests {
         assert_eq!(args.kubeconfig, Some("/tmp/kubeconfig".into()));
         assert_eq!(args.identity.as_deref(), Some("leasehold-0"));
         assert_eq!(args.namespace.as_deref(), Some("ops"));
+        assert_eq!(args.watch_namespaces, ["shop", "bank", "team-1"]);
         assert_eq!(args.http, "[::1]:9090".parse().unwrap());
         assert!(args.metrics_auth);
         assert_eq!(args.metrics_auth_audience.as_deref(), Some("leasehold"));
@@ -287,6 +312,9 @@ mod tests {
             ("--metrics-auth=yes", "possible values: true, false"),
             ("--log-format=xml", "possible values: json, text"),
             ("--log=inof", "write a level (error, warn, info"),
+            ("--watch-namespaces=", "write names of namespaces, such as shop,bank"),
+            ("--watch-namespaces=shop,,bank", "write names of namespaces"),
+            ("--watch-namespaces=Shop", "write names of namespaces"),
             ("--identity=", "write 1 to 253 characters without spaces"),
             ("--identity=a b", "write 1 to 253 characters without spaces"),
             ("--connect-timeout=2s", "write a number of seconds, such as 2 or 0.5"),
@@ -304,6 +332,16 @@ mod tests {
             let name = flag.split('=').next().unwrap();
             assert!(error.contains(name), "{flag} is not named: {error}");
         }
+    }
+
+    #[test]
+    fn more_namespaces_than_are_watched_one_by_one_are_refused_with_what_to_do() {
+        let names: Vec<String> = (0..=Territory::MOST).map(|number| format!("n{number}")).collect();
+        let flag = format!("--watch-namespaces={}", names.join(","));
+        let error = parse(&[&flag]).expect_err("too many").to_string();
+        assert!(error.contains("names 51 namespaces, and at most 50"), "{error}");
+        let flag = format!("--watch-namespaces={}", names[1..].join(","));
+        assert_eq!(parse(&[&flag]).map(|args| args.watch_namespaces.len()).ok(), Some(50));
     }
 
     #[test]

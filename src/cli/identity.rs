@@ -1,4 +1,4 @@
-//! The name by which a replica is known in elections when nobody gives it one.
+//! Names: of namespaces, and that by which a replica is known in elections when nobody gives it one.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,6 +14,20 @@ pub fn of_this_machine() -> Option<String> {
 /// Whether `name` can be shown in a status and in a log line as it is.
 pub fn is_usable(name: &str) -> bool {
     (1..=253).contains(&name.chars().count()) && !name.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+/// The name of a namespace, as Kubernetes allows it.
+pub fn namespace(text: &str) -> Result<String, String> {
+    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_name = (1..=63).contains(&text.len())
+        && text.chars().all(|c| is_inner(c) || c == '-')
+        && text.starts_with(is_inner)
+        && text.ends_with(is_inner);
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err("write names of namespaces, such as shop,bank".to_owned())
+    }
 }
 
 fn choose(variable: impl Fn(&str) -> Option<OsString>, host_name: &Path) -> Option<String> {

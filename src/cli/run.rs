@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::flags::RunArgs;
+use crate::cluster::Territory;
 use crate::operator::{self, MetricsAuth, Options};
 use crate::telemetry;
 
@@ -23,6 +24,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         kubeconfig: args.kubeconfig,
         identity,
         namespace: args.namespace,
+        territory: Territory::of(&args.watch_namespaces),
         http: args.http,
         metrics_auth: args.metrics_auth.then_some(MetricsAuth {
             audience: args.metrics_auth_audience,

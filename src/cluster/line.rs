@@ -1,4 +1,4 @@
-//! The line on which one kind is watched: since when it says nothing, and whether the apiserver at its other end still
+//! The line on which one stream is watched: since when it says nothing, and whether the apiserver at its other end still
 //! knows what it knew.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use tower::service_fn;
 
 use super::watches::News;
+use crate::plan::Stream;
 
 /// How long the apiserver has for beginning to answer a watch. It does so at once when it is well.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ const NAMES: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io
 /// What is known of one line.
 #[derive(Debug)]
 pub(super) struct Line {
-    what: &'static str,
+    stream: Stream,
     news: mpsc::Sender<News>,
     heard: Mutex<Instant>,
     forgetful: AtomicBool,
@@ -37,11 +38,11 @@ struct List {
 }
 
 impl Line {
-    /// A line on which the kind `what` is watched, and the client to watch on: `client`, listened to. How far the kind
-    /// has been heard is told whenever a watch begins.
-    pub(super) fn open(client: Client, what: &'static str, news: mpsc::Sender<News>) -> (Arc<Self>, Client) {
+    /// A line on which `stream` is watched, and the client to watch on: `client`, listened to. How far the stream has
+    /// been heard is told whenever a watch begins.
+    pub(super) fn open(client: Client, stream: Stream, news: mpsc::Sender<News>) -> (Arc<Self>, Client) {
         let line = Arc::new(Self {
-            what,
+            stream,
             news,
             heard: Mutex::new(Instant::now()),
             forgetful: AtomicBool::new(false),
@@ -57,12 +58,12 @@ impl Line {
         (line, ClientBuilder::new(listening, namespace).build())
     }
 
-    /// Something was heard of the objects of this kind.
+    /// Something was heard of the objects of this stream.
     pub(super) fn hear(&self) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// For how long nothing has been heard of the objects of this kind.
+    /// For how long nothing has been heard of the objects of this stream.
     pub(super) fn silent_for(&self) -> Duration {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
@@ -78,12 +79,12 @@ impl Line {
             Some(version) => {
                 let watch = async {
                     let asked = std::time::Instant::now();
-                    let present = self.compare(client, request.uri().path(), version).await?;
+                    let present = self.compare(client, request.uri(), version).await?;
                     // Whatever came before it was told before, for nobody asks for the next watch earlier. Versions come
                     // with bookmarks too, so this comes to the present also where nothing happens. When nobody takes
                     // news any more, everything ends.
                     let reached = News::Reached {
-                        what: self.what,
+                        stream: self.stream.clone(),
                         version,
                         present: present.map(|present| (present, asked)),
                     };
@@ -102,10 +103,8 @@ impl Line {
 
     /// The apiserver's present version, if it is a number; an error when it is older than `version`, as after its etcd was restored from a backup: a
     /// watch from there would say nothing, and nobody would say why, until its counting has come that far again.
-    async fn compare(&self, client: &Client, path: &str, version: u64) -> Result<Option<u64>, Error> {
-        let request = Request::get(format!("{path}?limit=1"))
-            .header(header::ACCEPT, NAMES)
-            .body(Vec::new());
+    async fn compare(&self, client: &Client, uri: &Uri, version: u64) -> Result<Option<u64>, Error> {
+        let request = Request::get(one_of(uri)).header(header::ACCEPT, NAMES).body(Vec::new());
         let list: List = client.request(request.map_err(Error::HttpError)?).await?;
         let now = list.metadata.resource_version.unwrap_or_default();
         let present: Option<u64> = now.parse().ok();
@@ -125,6 +124,14 @@ fn watched_from(uri: &Uri) -> Option<u64> {
     fields().find_map(|field| field.strip_prefix("resourceVersion=")?.parse().ok())
 }
 
+/// Where one of the objects is listed that are watched at `uri`. Who may see only some asks for those.
+fn one_of(uri: &Uri) -> String {
+    let mut fields = uri.query().unwrap_or_default().split('&');
+    let selected = fields.find(|field| field.starts_with("fieldSelector="));
+    let selected = selected.map(|field| format!("&{field}")).unwrap_or_default();
+    format!("{}?limit=1{selected}", uri.path())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +148,19 @@ mod tests {
             ("/api/v1/pods", None),
         ] {
             assert_eq!(watched_from(&uri.parse().unwrap()), version, "{uri}");
+        }
+    }
+
+    #[test]
+    fn the_present_is_asked_for_with_the_selection_of_the_watch() {
+        for (uri, expected) in [
+            ("/api/v1/pods?&watch=true&resourceVersion=42", "/api/v1/pods?limit=1"),
+            (
+                "/api/v1/namespaces?&watch=true&fieldSelector=metadata.name%3Dshop&resourceVersion=42",
+                "/api/v1/namespaces?limit=1&fieldSelector=metadata.name%3Dshop",
+            ),
+        ] {
+            assert_eq!(one_of(&uri.parse().unwrap()), expected);
         }
     }
 }

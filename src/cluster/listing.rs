@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::lean::{LeanNamespace, LeanPod};
 use super::sources::{Content, Holder, Source, SourceKind};
+use super::territory::Territory;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::{Pod, Tenant};
 
@@ -78,10 +79,17 @@ impl Listing {
         Ok(found.into())
     }
 
-    /// The registrations of all namespaces.
-    pub async fn registrations(&self) -> Result<Vec<ServiceRegistration>, ListingError> {
-        let api: Api<ServiceRegistration> = Api::all(self.client.clone());
-        all(&api, "list the ServiceRegistrations of all namespaces").await
+    /// The registrations of all namespaces of `territory`.
+    pub async fn registrations(&self, territory: &Territory) -> Result<Vec<ServiceRegistration>, ListingError> {
+        let mut found = Vec::new();
+        for area in territory.areas() {
+            let api: Api<ServiceRegistration> = match area.name() {
+                Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+                None => Api::all(self.client.clone()),
+            };
+            found.extend(all(&api, &format!("list the ServiceRegistrations of {area}")).await?);
+        }
+        Ok(found)
     }
 
     /// All Registries.

@@ -15,6 +15,7 @@ mod line;
 mod listing;
 mod rights;
 mod sources;
+mod territory;
 mod watches;
 
 pub use callers::judge;
@@ -23,6 +24,7 @@ pub use desk::{Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
 pub use hearing::Hearing;
 pub use listing::{Listing, ListingError, namespace, pod};
-pub use rights::{REVIEWS, RIGHTS, Right, clocks_apart, may};
+pub use rights::{REVIEWS, Right, clocks_apart, may, rights};
 pub use sources::{Content, Source, SourceKind, watch_sources};
-pub use watches::{KINDS, News, Seen, watch};
+pub use territory::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Territory};
+pub use watches::{News, Seen, watch};

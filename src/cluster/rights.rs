@@ -11,9 +11,11 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::listing::{ListingError, answer};
+use super::territory::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Territory};
+use crate::index::Area;
 
 /// One verb on one resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Right {
     /// What is to be done, such as `watch`.
     pub verb: &'static str,
@@ -21,87 +23,98 @@ pub struct Right {
     pub group: &'static str,
     /// The resource, with its subresource after a slash if it is about one.
     pub resource: &'static str,
+    /// Where it is.
+    pub area: Area,
     /// The only object it is about, if it is about one.
-    pub name: Option<&'static str>,
+    pub name: Option<String>,
     /// What goes wrong without it.
     pub without: &'static str,
 }
 
-/// All that the operator has to be allowed in every namespace: what the chart gives it.
-pub const RIGHTS: [Right; 15] = [
-    Right::new("list", "", "pods", "no pod is known, and nothing is registered"),
-    Right::new("watch", "", "pods", "pods that come and go are not heard of"),
-    Right::new("list", "leasehold.dev", "serviceregistrations", "nothing is registered"),
-    Right::new(
-        "watch",
-        "leasehold.dev",
-        "serviceregistrations",
-        "changes of registrations are not heard of",
-    ),
-    Right::new("list", "leasehold.dev", "registries", "no etcd is known"),
-    Right::new(
-        "watch",
-        "leasehold.dev",
-        "registries",
-        "changes of Registries are not heard of",
-    ),
-    Right::new(
+/// Our own API group.
+const OURS: &str = "leasehold.dev";
+
+/// All that the operator has to be allowed in `territory`: what the chart gives it.
+pub fn rights(territory: &Territory) -> Vec<Right> {
+    let of_cluster = |(verb, group, resource, without)| Right::new(verb, group, resource, without);
+    let mut rights: Vec<Right> = OF_CLUSTER.into_iter().map(of_cluster).collect();
+    rights.push(Right {
+        name: Some("kube-system".to_owned()),
+        ..Right::new(
+            "get",
+            "",
+            NAMESPACES,
+            "the operator does not start: its UID names the cluster",
+        )
+    });
+    for area in territory.areas() {
+        rights.extend(OF_NAMESPACES.map(|(verb, group, resource, without)| Right {
+            area: area.clone(),
+            ..Right::new(verb, group, resource, without)
+        }));
+        rights.extend(OF_LABELS.map(|(verb, without)| Right {
+            name: area.name().map(str::to_owned),
+            ..Right::new(verb, "", NAMESPACES, without)
+        }));
+    }
+    rights
+}
+
+/// Verb, group, resource, and what goes wrong without: what is in no namespace, or in any.
+const OF_CLUSTER: [(&str, &str, &str, &str); 7] = [
+    ("list", OURS, REGISTRIES, "no etcd is known"),
+    ("watch", OURS, REGISTRIES, "changes of Registries are not heard of"),
+    (
         "list",
-        "leasehold.dev",
-        "recordformats",
+        OURS,
+        RECORD_FORMATS,
         "nothing is written, for formats of one's own may be missing",
     ),
-    Right::new(
+    (
         "watch",
-        "leasehold.dev",
-        "recordformats",
+        OURS,
+        RECORD_FORMATS,
         "changes of RecordFormats are not heard of",
     ),
-    Right::new(
+    (
         "patch",
-        "leasehold.dev",
+        OURS,
         "recordformats/status",
         "nobody sees what a RecordFormat makes",
     ),
-    Right::new(
-        "list",
-        "",
-        "namespaces",
-        "nothing is written, for rules about who may write may be missed",
-    ),
-    Right::new(
-        "watch",
-        "",
-        "namespaces",
-        "changes of the labels of namespaces are not heard of",
-    ),
-    Right::new(
-        "patch",
-        "leasehold.dev",
-        "serviceregistrations/status",
-        "nobody sees what became of a registration",
-    ),
-    Right::new(
-        "patch",
-        "leasehold.dev",
-        "registries/status",
-        "nobody sees how a Registry stands",
-    ),
-    Right::new(
+    ("patch", OURS, "registries/status", "nobody sees how a Registry stands"),
+    (
         "create",
         "events.k8s.io",
         "events",
         "nobody is told of what somebody should look into",
     ),
-    Right {
-        name: Some("kube-system"),
-        ..Right::new(
-            "get",
-            "",
-            "namespaces",
-            "the operator does not start: its UID names the cluster",
-        )
-    },
+];
+/// The same in each area that is watched.
+const OF_NAMESPACES: [(&str, &str, &str, &str); 5] = [
+    ("list", "", PODS, "no pod is known, and nothing is registered"),
+    ("watch", "", PODS, "pods that come and go are not heard of"),
+    ("list", OURS, REGISTRATIONS, "nothing is registered"),
+    (
+        "watch",
+        OURS,
+        REGISTRATIONS,
+        "changes of registrations are not heard of",
+    ),
+    (
+        "patch",
+        OURS,
+        "serviceregistrations/status",
+        "nobody sees what became of a registration",
+    ),
+];
+/// Verbs on the namespaces themselves, which are in none.
+const OF_LABELS: [(&str, &str); 2] = [
+    (
+        "list",
+        "nothing is written, for rules about who may write may be missed",
+    ),
+    ("watch", "changes of the labels of namespaces are not heard of"),
 ];
 
 /// What it has to be allowed beside these with `--metrics-auth`.
@@ -126,6 +139,7 @@ impl Right {
             verb,
             group,
             resource,
+            area: Area::Cluster,
             name: None,
             without,
         }
@@ -141,7 +155,8 @@ impl Right {
             group: Some(self.group.to_owned()),
             resource: Some(resource.to_owned()),
             subresource,
-            name: self.name.map(str::to_owned),
+            name: self.name.clone(),
+            namespace: self.area.name().map(str::to_owned),
             ..ResourceAttributes::default()
         }
     }
@@ -238,8 +253,53 @@ mod tests {
 
     #[test]
     fn a_subresource_is_asked_about_as_one() {
-        let attributes = RIGHTS[11].attributes();
+        let right = Right::new("patch", OURS, "serviceregistrations/status", "nobody sees it");
+        let attributes = right.attributes();
         assert_eq!(attributes.resource.as_deref(), Some("serviceregistrations"));
         assert_eq!(attributes.subresource.as_deref(), Some("status"));
+    }
+
+    /// The verb, the resource, the namespace and the name of each right to see something.
+    fn seen(namespaces: &[&str]) -> Vec<String> {
+        let names: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
+        let rights = rights(&Territory::of(&names)).into_iter();
+        let seen = rights.filter(|right| right.verb == "watch");
+        let told = seen.map(|right| {
+            let attributes = right.attributes();
+            let [namespace, name] = [attributes.namespace, attributes.name].map(Option::unwrap_or_default);
+            format!("{} {namespace} {name}", right.resource)
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn who_watches_the_cluster_has_to_see_everything_in_it() {
+        assert_eq!(
+            seen(&[]),
+            [
+                "registries  ",
+                "recordformats  ",
+                "pods  ",
+                "serviceregistrations  ",
+                "namespaces  "
+            ]
+        );
+    }
+
+    #[test]
+    fn who_watches_namespaces_has_to_see_nothing_in_others() {
+        assert_eq!(
+            seen(&["bank", "shop"]),
+            [
+                "registries  ",
+                "recordformats  ",
+                "pods bank ",
+                "serviceregistrations bank ",
+                "namespaces  bank",
+                "pods shop ",
+                "serviceregistrations shop ",
+                "namespaces  shop",
+            ]
+        );
     }
 }

@@ -1,11 +1,13 @@
-//! The watches on pods, registrations, Registries, RecordFormats and namespaces, as one stream of news.
+//! The watches on pods, registrations, Registries, RecordFormats and namespaces, each one stream of news.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
 use kube::core::DeserializeGuard;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, Event, watcher};
@@ -20,20 +22,14 @@ use super::hearing::Hearing;
 use super::lean::{LeanNamespace, LeanPod};
 use super::line::Line;
 use super::sources::{Content, Source};
+use super::territory::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::index;
+use crate::index::{self, Area};
+use crate::plan::Stream;
 use crate::telemetry::{Metrics, Outcome, Peer};
 
-/// The kinds, by the names of their resources.
-const PODS: &str = "pods";
-const REGISTRATIONS: &str = "serviceregistrations";
-const REGISTRIES: &str = "registries";
-const RECORD_FORMATS: &str = "recordformats";
-const NAMESPACES: &str = "namespaces";
-/// All that are watched.
-pub const KINDS: [&str; 5] = [PODS, REGISTRATIONS, REGISTRIES, RECORD_FORMATS, NAMESPACES];
 /// A watch that cannot be opened is tried again after 200 ms, doubling up to 2 s: short, so that the return of an
-/// apiserver is noticed at once, and there are only four of them.
+/// apiserver is noticed at once, and there are few of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A watch lasts for this many seconds: then the apiserver ends it and another one goes on from there. One that it does
@@ -83,32 +79,40 @@ pub enum Seen<T> {
 pub enum News {
     /// Which cluster it is, by its UID: told once, before anything else.
     Cluster(Arc<str>),
-    /// Everything up to a version of the objects of a kind has been told.
+    /// Everything up to a version of the objects of a stream has been told.
     Reached {
-        /// The name of the kind's resource.
-        what: &'static str,
+        /// The stream.
+        stream: Stream,
         /// The version (`metadata.resourceVersion`).
         version: u64,
         /// The apiserver's own version and when it was asked for it, if it was.
         present: Option<(u64, std::time::Instant)>,
     },
-    /// About pods.
-    Pod(Seen<index::Pod>),
-    /// About registrations.
-    Registration(Seen<Box<ServiceRegistration>>),
+    /// About the pods of an area.
+    Pod(Area, Seen<index::Pod>),
+    /// About the registrations of an area.
+    Registration(Area, Seen<Box<ServiceRegistration>>),
     /// About Registries.
     Registry(Seen<Box<Registry>>),
-    /// About namespaces.
-    Namespace(Seen<index::Tenant>),
+    /// About the namespaces of an area.
+    Namespace(Area, Seen<index::Tenant>),
     /// About RecordFormats.
     RecordFormat(Seen<Box<RecordFormat>>),
     /// What is in an object that a Registry names.
     Source(Source, Content),
 }
 
-/// Watches all kinds and sends what is seen, for ever: trouble with the apiserver is retried, and never taken for
-/// an absence of objects. Begins once `cluster_id` is known. How far each kind has been heard is noted in `hearing` before it
-/// is told.
+/// Where what is heard goes.
+#[derive(Clone)]
+struct Ends {
+    metrics: Metrics,
+    hearing: Hearing,
+    news: mpsc::Sender<News>,
+}
+
+/// Watches all kinds in the territory of `hearing` and sends what is seen, for ever: trouble with the apiserver is retried, and never
+/// taken for an absence of objects. Begins once `cluster_id` is known. How far each stream has been heard is noted in
+/// `hearing` before it is told.
 pub async fn watch(
     client: Client,
     cluster_id: impl Future<Output = String>,
@@ -117,25 +121,19 @@ pub async fn watch(
     news: mpsc::Sender<News>,
     shutdown: CancellationToken,
 ) {
-    for kind in KINDS {
-        metrics.staleness.stale_for(kind, Duration::ZERO);
+    let territory = hearing.territory().clone();
+    for stream in territory.streams() {
+        metrics
+            .staleness
+            .stale_for(&stream.kind, stream.area.name(), Duration::ZERO);
     }
-    let ends = (&metrics, &hearing, &news);
-    let pods = follow::<LeanPod, _>(client.clone(), PODS, ends, |seen| News::Pod(seen.map(Into::into)));
-    let registrations = follow::<ServiceRegistration, _>(client.clone(), REGISTRATIONS, ends, |seen| {
-        News::Registration(seen.map(Box::new))
-    });
-    let registries = follow::<Registry, _>(client.clone(), REGISTRIES, ends, |seen| {
-        News::Registry(seen.map(Box::new))
-    });
-    let record_formats = follow::<RecordFormat, _>(client.clone(), RECORD_FORMATS, ends, |seen| {
-        News::RecordFormat(seen.map(Box::new))
-    });
-    let namespaces = follow::<LeanNamespace, _>(client, NAMESPACES, ends, |seen| News::Namespace(seen.map(Into::into)));
+    let ends = Ends { metrics, hearing, news };
+    let streams = territory.streams().map(|stream| follow_kind(&client, stream, &ends));
+    let streams = futures::future::join_all(streams);
     let all = async {
-        let told = news.send(News::Cluster(cluster_id.await.into())).await;
+        let told = ends.news.send(News::Cluster(cluster_id.await.into())).await;
         if told.is_ok() {
-            futures::future::join5(pods, registrations, registries, record_formats, namespaces).await;
+            streams.await;
         }
     };
     tokio::select! {
@@ -144,18 +142,73 @@ pub async fn watch(
     }
 }
 
+/// Watches one stream.
+fn follow_kind(client: &Client, stream: Stream, ends: &Ends) -> BoxFuture<'static, ()> {
+    let (client, ends, area) = (client.clone(), ends.clone(), stream.area.clone());
+    match &*stream.kind {
+        PODS => {
+            let told = move |seen: Seen<LeanPod>| News::Pod(area.clone(), seen.map(Into::into));
+            follow(client, stream, namespaced, ends, told).boxed()
+        }
+        REGISTRATIONS => {
+            let told = move |seen: Seen<ServiceRegistration>| News::Registration(area.clone(), seen.map(Box::new));
+            follow(client, stream, namespaced, ends, told).boxed()
+        }
+        NAMESPACES => {
+            let told = move |seen: Seen<LeanNamespace>| News::Namespace(area.clone(), seen.map(Into::into));
+            follow(client, stream, named, ends, told).boxed()
+        }
+        REGISTRIES => {
+            let told = |seen: Seen<Registry>| News::Registry(seen.map(Box::new));
+            follow(client, stream, named, ends, told).boxed()
+        }
+        RECORD_FORMATS => {
+            let told = |seen: Seen<RecordFormat>| News::RecordFormat(seen.map(Box::new));
+            follow(client, stream, named, ends, told).boxed()
+        }
+        other => unreachable!("a territory has no stream of {other}"),
+    }
+}
+
+/// How the objects of an area are asked for: where, and which.
+type Asking<K> = (Api<DeserializeGuard<K>>, Config);
+
+/// Objects that are in a namespace are asked for there.
+fn namespaced<K>(client: Client, area: &Area) -> Asking<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let api = match area.name() {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    };
+    (api, Config::default())
+}
+
+/// Others are asked for in the cluster, a namespace by its name: who may see no others may ask so.
+fn named<K: Resource<DynamicType = ()>>(client: Client, area: &Area) -> Asking<K> {
+    let config = match area.name() {
+        Some(name) => Config::default().fields(&format!("metadata.name={name}")),
+        None => Config::default(),
+    };
+    (Api::all(client), config)
+}
+
 async fn follow<K, F>(
     client: Client,
-    what: &'static str,
-    (metrics, hearing, news): (&Metrics, &Hearing, &mpsc::Sender<News>),
+    stream: Stream,
+    asking: impl FnOnce(Client, &Area) -> Asking<K>,
+    Ends { metrics, hearing, news }: Ends,
     wrap: F,
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     F: Fn(Seen<K>) -> News,
 {
-    let (line, client) = Line::open(client, what, news.clone());
-    let api: Api<DeserializeGuard<K>> = Api::all(client);
-    let begin = || watcher(api.clone(), Config::default().page_size(500).timeout(WATCH)).boxed();
+    let what = stream.to_string();
+    let (line, client) = Line::open(client, stream.clone(), news.clone());
+    let (api, config) = asking(client, &stream.area);
+    let config = config.page_size(500).timeout(WATCH);
+    let begin = || watcher(api.clone(), config.clone()).boxed();
     let mut events = begin();
     let mut pauses = Pauses::default();
     // Since when, and when it failed again.
@@ -169,15 +222,15 @@ async fn follow<K, F>(
             Ok(event) => {
                 line.hear();
                 if broken.take().is_some() {
-                    info!(what, "the watch is back");
+                    info!(%what, "the watch is back");
                 }
                 lost = false;
                 pauses.reset();
                 if matches!(event, Event::InitDone) {
-                    metrics.staleness.fresh(what);
+                    metrics.staleness.fresh(&stream.kind, stream.area.name());
                 }
-                version = heard(what, &event, hearing);
-                told(what, event)
+                version = heard(&stream, &event, &hearing);
+                told(&what, event)
             }
             Err(error) => {
                 metrics
@@ -187,14 +240,14 @@ async fn follow<K, F>(
                 let since = match broken {
                     Some((since, again)) if now < again + ANOTHER => since,
                     _ => {
-                        warn!(what, cause = %cause(&error), "the watch broke; what is known stays, trying again");
+                        warn!(%what, cause = %cause(&error), "the watch broke; what is known stays, trying again");
                         now
                     }
                 };
                 broken = Some((since, now));
                 let forgetful = line.take_forgetful();
                 if forgetful {
-                    hearing.forget(what);
+                    hearing.forget(&stream);
                 } else {
                     tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
                 }
@@ -209,7 +262,7 @@ async fn follow<K, F>(
                 lost = true;
                 // What answers and then fails is heard of, and tells nothing.
                 let age = since.elapsed().max(line.silent_for());
-                metrics.staleness.stale_for(what, age);
+                metrics.staleness.stale_for(&stream.kind, stream.area.name(), age);
                 events = begin();
                 Seen::Lost(Timestamp::now() - age)
             }
@@ -218,8 +271,11 @@ async fn follow<K, F>(
             return;
         }
         if let Some(version) = version {
-            let present = None;
-            let reached = News::Reached { what, version, present };
+            let reached = News::Reached {
+                stream: stream.clone(),
+                version,
+                present: None,
+            };
             let _ = news.send(reached).await;
         }
     }
@@ -227,21 +283,21 @@ async fn follow<K, F>(
 
 /// Notes the version of what is about to be told. Returns up to which version that makes everything known: the objects
 /// of a list come in no order of versions, and the watch that follows tells of it.
-fn heard<K: Resource>(what: &'static str, event: &Event<DeserializeGuard<K>>, hearing: &Hearing) -> Option<u64>
+fn heard<K: Resource>(stream: &Stream, event: &Event<DeserializeGuard<K>>, hearing: &Hearing) -> Option<u64>
 where
     DeserializeGuard<K>: ResourceExt,
 {
     match event {
         Event::Init | Event::InitDone => None,
         Event::InitApply(object) => {
-            hearing.hear(what, object.meta().resource_version.as_deref());
+            hearing.hear(stream, object.meta().resource_version.as_deref());
             None
         }
-        Event::Apply(object) | Event::Delete(object) => hearing.hear(what, object.meta().resource_version.as_deref()),
+        Event::Apply(object) | Event::Delete(object) => hearing.hear(stream, object.meta().resource_version.as_deref()),
     }
 }
 
-fn told<K: Resource<DynamicType = ()> + Clone>(what: &'static str, event: Event<DeserializeGuard<K>>) -> Seen<K> {
+fn told<K: Resource<DynamicType = ()> + Clone>(what: &str, event: Event<DeserializeGuard<K>>) -> Seen<K> {
     match event {
         Event::Init => Seen::ListBegins,
         Event::InitDone => Seen::ListComplete,

@@ -7,6 +7,7 @@
 //! Must not know how an endpoint is written, what etcd holds, or where the facts come from: plain data in
 //! ([`Pod`], [`Registration`]), plain data out. No clock, no task, no client.
 
+mod area;
 mod compact;
 mod interner;
 mod namespace;
@@ -22,6 +23,7 @@ mod tenants;
 mod testing;
 mod view;
 
+pub use area::{Area, Mark, Relists};
 pub use pod::{Addresses, Pod, PodPort, WEIGHT_ANNOTATION};
 pub use registration::{Family, Port, PortTarget, Registration, RegistrationRef};
 pub use selector::{Operator, Requirement, Selector};

@@ -3,15 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::area::Mark;
 use super::compact::{CompactPod, Symbols};
 use super::interner::Symbol;
 use super::registration::Registration;
 use super::resolve::{resolve, resolve_if_ready};
 use super::selector::Selector;
 use super::view::{PodView, ReadyPod, Touch};
-
-/// Counts the relists of pods begun so far: a pod last seen in an earlier one is not there any more.
-pub(super) type Relist = u32;
 
 #[derive(Debug, Default)]
 pub(super) struct Namespace {
@@ -27,7 +25,7 @@ pub(super) struct Namespace {
 #[derive(Debug)]
 struct PodEntry {
     pod: CompactPod,
-    seen: Relist,
+    seen: Mark,
 }
 
 #[derive(Debug)]
@@ -43,7 +41,7 @@ impl Namespace {
         self.pods.is_empty() && self.registrations.is_empty()
     }
 
-    pub(super) fn apply_pod(&mut self, name: &str, new: CompactPod, seen: Relist, symbols: &mut Symbols) -> Vec<Touch> {
+    pub(super) fn apply_pod(&mut self, name: &str, new: CompactPod, seen: Mark, symbols: &mut Symbols) -> Vec<Touch> {
         if let Some(entry) = self.pods.get_mut(name) {
             entry.seen = seen;
             if entry.pod == new {
@@ -72,19 +70,19 @@ impl Namespace {
         touches
     }
 
-    /// Takes the pod `name`, if it is known, as seen in the relist `seen`.
-    pub(super) fn keep_pod(&mut self, name: &str, seen: Relist) {
+    /// Takes the pod `name`, if it is known, as seen at `seen`.
+    pub(super) fn keep_pod(&mut self, name: &str, seen: Mark) {
         if let Some(entry) = self.pods.get_mut(name) {
             entry.seen = seen;
         }
     }
 
-    /// Deletes the pods not seen since the relist `current` began.
-    pub(super) fn delete_unseen_pods(&mut self, current: Relist, symbols: &mut Symbols) -> Vec<Touch> {
+    /// Deletes the pods not seen since a list of them `began`.
+    pub(super) fn delete_unseen_pods(&mut self, began: Mark, symbols: &mut Symbols) -> Vec<Touch> {
         let unseen = self
             .pods
             .iter()
-            .filter(|(_, entry)| entry.seen != current)
+            .filter(|(_, entry)| entry.seen.is_before(began))
             .map(|(name, _)| name.clone());
         let unseen: Vec<_> = unseen.collect();
         unseen.iter().flat_map(|name| self.delete_pod(name, symbols)).collect()

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 
 use super::testing::{pod, registration};
 use super::{
-    Family, Index, Operator, Pod, PodView, Port, PortTarget, Registration, RegistrationRef, Requirement, Selector,
-    Touch,
+    Area, Family, Index, Operator, Pod, PodView, Port, PortTarget, Registration, RegistrationRef, Requirement,
+    Selector, Touch,
 };
 
 /// What the events so far amount to, as plain lists: the oracle.
@@ -25,6 +25,8 @@ enum Event {
     Pod(Pod),
     DeletePod(String, String),
     RelistPods {
+        /// All pods, or those of this namespace.
+        area: Area,
         broken_off: Vec<Pod>,
         /// What becomes of each pod known before, in order.
         fates: Vec<Fate>,
@@ -153,11 +155,15 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => any_pod().prop_map(Event::Pod),
         3 => (one_of(&NAMESPACES), one_of(&PODS)).prop_map(|(namespace, name)| Event::DeletePod(namespace, name)),
-        2 => (vec(any_pod(), 0..3), vec(fate, known), vec(any_pod(), 0..3))
-            .prop_map(|(broken_off, fates, list)| Event::RelistPods { broken_off, fates, list }),
+        2 => (any_area(), vec(any_pod(), 0..3), vec(fate, known), vec(any_pod(), 0..3))
+            .prop_map(|(area, broken_off, fates, list)| Event::RelistPods { area, broken_off, fates, list }),
         4 => any_registration().prop_map(Event::Registration),
         1 => any_reference().prop_map(Event::DeleteRegistration),
     ]
+}
+
+fn any_area() -> impl Strategy<Value = Area> {
+    option::of(one_of(&NAMESPACES)).prop_map(|name| name.map_or(Area::Cluster, |name| Area::namespace(&name)))
 }
 
 impl World {
@@ -183,19 +189,23 @@ impl World {
                 touches
             }
             Event::RelistPods {
-                broken_off,
+                area,
+                mut broken_off,
                 fates,
-                list,
+                mut list,
             } => {
-                index.begin_pod_relist();
+                broken_off.retain(|pod| area.contains(&pod.namespace));
+                list.retain(|pod| area.contains(&pod.namespace));
+                index.begin_pod_relist(&area);
                 let mut touches = Vec::new();
                 for pod in broken_off {
                     touches.extend(index.apply_pod(&pod));
                     self.put_pod(pod);
                 }
-                index.begin_pod_relist();
+                index.begin_pod_relist(&area);
                 for (pod, fate) in std::mem::take(&mut self.pods).into_values().zip(fates) {
                     match fate {
+                        _ if !area.contains(&pod.namespace) => {}
                         Fate::Gone => continue,
                         Fate::Listed => assert_eq!(index.apply_pod(&pod), []),
                         Fate::Unreadable => index.keep_pod(&pod.namespace, &pod.name),
@@ -206,7 +216,7 @@ impl World {
                     touches.extend(index.apply_pod(&pod));
                     self.put_pod(pod);
                 }
-                touches.extend(index.end_pod_relist());
+                touches.extend(index.end_pod_relist(&area));
                 touches
             }
             Event::Registration(registration) => {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::area::{Area, Relists};
 use super::compact::Symbols;
-use super::namespace::{Namespace, Relist};
+use super::namespace::Namespace;
 use super::pod::Pod;
 use super::registration::{Registration, RegistrationRef};
 use super::view::{PodView, ReadyPod, Touch};
@@ -17,7 +18,7 @@ use super::view::{PodView, ReadyPod, Touch};
 pub struct Index {
     symbols: Symbols,
     namespaces: BTreeMap<Arc<str>, Namespace>,
-    pod_relist: Relist,
+    pod_relists: Relists,
 }
 
 impl Index {
@@ -30,7 +31,7 @@ impl Index {
     pub fn apply_pod(&mut self, pod: &Pod) -> Vec<Touch> {
         let compact = self.symbols.compact(pod);
         let namespace = namespace(&mut self.namespaces, &pod.namespace);
-        namespace.apply_pod(&pod.name, compact, self.pod_relist, &mut self.symbols)
+        namespace.apply_pod(&pod.name, compact, self.pod_relists.mark(), &mut self.symbols)
     }
 
     /// A pod is gone.
@@ -39,25 +40,25 @@ impl Index {
             .unwrap_or_default()
     }
 
-    /// A complete list of the pods begins: [`Self::apply_pod`] or [`Self::keep_pod`] for each, then
+    /// A complete list of the pods of `area` begins: [`Self::apply_pod`] or [`Self::keep_pod`] for each, then
     /// [`Self::end_pod_relist`]. Until then no pod is taken to be gone. A list that breaks off is simply begun again.
-    pub fn begin_pod_relist(&mut self) {
-        self.pod_relist = self.pod_relist.wrapping_add(1);
+    pub fn begin_pod_relist(&mut self, area: &Area) {
+        self.pod_relists.begin(area);
     }
 
     /// A pod is there, but what it says cannot be read: what is known of it, if anything, stays.
     pub fn keep_pod(&mut self, namespace: &str, name: &str) {
         if let Some(namespace) = self.namespaces.get_mut(namespace) {
-            namespace.keep_pod(name, self.pod_relist);
+            namespace.keep_pod(name, self.pod_relists.mark());
         }
     }
 
-    /// The list of the pods is complete: those neither applied nor kept since it began are gone.
-    pub fn end_pod_relist(&mut self) -> Vec<Touch> {
-        let (current, symbols) = (self.pod_relist, &mut self.symbols);
-        let namespaces = self.namespaces.values_mut();
-        let touches = namespaces
-            .flat_map(|namespace| namespace.delete_unseen_pods(current, symbols))
+    /// The list of the pods of `area` is complete: those of it neither applied nor kept since it began are gone.
+    pub fn end_pod_relist(&mut self, area: &Area) -> Vec<Touch> {
+        let (began, symbols) = (self.pod_relists.began(area), &mut self.symbols);
+        let listed = self.namespaces.iter_mut().filter(|(name, _)| area.contains(name));
+        let touches = listed
+            .flat_map(|(_, namespace)| namespace.delete_unseen_pods(began, symbols))
             .collect();
         self.namespaces.retain(|_, namespace| !namespace.is_empty());
         touches

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::area::{Area, Mark, Relists};
+
 /// A namespace in the few fields that matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
@@ -19,57 +21,64 @@ pub struct Tenant {
 #[derive(Debug, Default)]
 pub struct Tenants {
     labels: HashMap<Arc<str>, Known>,
-    /// Counts the complete lists.
-    list: u64,
+    relists: Relists,
 }
 
 #[derive(Debug)]
 struct Known {
     labels: BTreeMap<String, String>,
-    /// The list that it was last seen in; none if it was deleted.
-    list: Option<u64>,
+    /// When it was last seen; none if it was deleted.
+    seen: Option<Mark>,
 }
 
 impl Tenants {
     /// A namespace is there; returns whether its labels are news.
     pub fn apply(&mut self, tenant: Tenant) -> bool {
         let Tenant { name, labels } = tenant;
-        let list = Some(self.list);
+        let seen = Some(self.relists.mark());
         if let Some(known) = self.labels.get_mut(&*name) {
-            known.list = list;
+            known.seen = seen;
             let is_new = known.labels != labels;
             known.labels = labels;
             return is_new;
         }
-        self.labels.insert(name.into(), Known { labels, list });
+        self.labels.insert(name.into(), Known { labels, seen });
         true
     }
 
     /// A namespace is there, and what it says of itself cannot be read.
     pub fn keep(&mut self, name: &str) {
-        let list = Some(self.list);
+        let seen = Some(self.relists.mark());
         if let Some(known) = self.labels.get_mut(name) {
-            known.list = list;
+            known.seen = seen;
         }
     }
 
     /// A namespace was deleted. Of those that were, all are forgotten but those that something is `in_use` of.
     pub fn delete(&mut self, name: &str, in_use: impl Fn(&str) -> bool) {
         if let Some(known) = self.labels.get_mut(name) {
-            known.list = None;
+            known.seen = None;
         }
-        self.labels.retain(|name, known| known.list.is_some() || in_use(name));
+        self.labels.retain(|name, known| known.seen.is_some() || in_use(name));
     }
 
-    /// A complete list begins.
-    pub fn begin_relist(&mut self) {
-        self.list += 1;
+    /// A complete list of the namespaces of `area` begins.
+    pub fn begin_relist(&mut self, area: &Area) {
+        self.relists.begin(area);
     }
 
-    /// The list is complete: of those that are gone, all are forgotten but those that something is `in_use` of.
-    pub fn end_relist(&mut self, in_use: impl Fn(&str) -> bool) {
-        let list = Some(self.list);
-        self.labels.retain(|name, known| known.list == list || in_use(name));
+    /// The list of `area` is complete: of those that are gone, all are forgotten but those that something is `in_use` of.
+    pub fn end_relist(&mut self, area: &Area, in_use: impl Fn(&str) -> bool) {
+        let began = self.relists.began(area);
+        for (_, known) in self.labels.iter_mut().filter(|(name, _)| area.contains(name)) {
+            known.seen.take_if(|seen| seen.is_before(began));
+        }
+        self.labels.retain(|name, known| known.seen.is_some() || in_use(name));
+    }
+
+    /// Whether `namespace` is there, as far as has been told.
+    pub fn is_there(&self, namespace: &str) -> bool {
+        self.labels.get(namespace).is_some_and(|known| known.seen.is_some())
     }
 
     /// The labels of `namespace`, if they are known.
@@ -105,12 +114,12 @@ mod tests {
     fn a_namespace_that_a_list_leaves_out_is_known_as_long_as_something_is_in_it() {
         let mut tenants = Tenants::default();
         tenants.apply(tenant("a"));
-        tenants.begin_relist();
-        tenants.end_relist(|_| true);
+        tenants.begin_relist(&Area::Cluster);
+        tenants.end_relist(&Area::Cluster, |_| true);
         assert!(is_known(&tenants));
-        tenants.begin_relist();
+        tenants.begin_relist(&Area::Cluster);
         tenants.keep("shop");
-        tenants.end_relist(|_| false);
+        tenants.end_relist(&Area::Cluster, |_| false);
         assert!(is_known(&tenants), "it is there");
         tenants.delete("shop", |_| true);
         assert!(is_known(&tenants), "something is in it");

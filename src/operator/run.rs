@@ -19,7 +19,7 @@ use super::intake::Intake;
 use super::registrar::Context;
 use super::state::{self, State, StateFolder};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::cluster::{self, Desk, DeskNote, Events, Hearing, Reported};
+use crate::cluster::{self, Desk, DeskNote, Events, Hearing, Reported, Territory};
 use crate::etcd::Timeouts;
 use crate::telemetry::{self, Gate, Health, Metrics};
 
@@ -49,6 +49,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// The namespace with the Secrets that Registries name; that of the kubeconfig or the service account if none.
     pub namespace: Option<String>,
+    /// Which namespaces are watched.
+    pub territory: Territory,
     /// Where is kept what a replica needs that starts while the apiserver is away; nowhere if none.
     pub state_dir: Option<PathBuf>,
 }
@@ -115,7 +117,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
             None => asked.await,
         }
     };
-    let hearing = Hearing::default();
+    let hearing = Hearing::new(options.territory);
     let (sources, wanted) = watch::channel(BTreeSet::new());
     let watch = cluster::watch_sources(
         client.clone(),

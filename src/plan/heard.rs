@@ -6,8 +6,11 @@
 //! a note in etcd, in the very transactions that it writes: how far it had heard. Its successor reads the notes once it
 //! leads, when nobody else can write any more, and waits until it has heard as much. Mostly it has. Transactions that are
 //! under way at the same time go on tracks of their own, each with its own note.
+//!
+//! Who takes over may watch other namespaces than its predecessor did, or all of them. What counts is what both can hear
+//! of: a stream must have come as far as the predecessor had in any that it meets. What only the predecessor watched is
+//! nothing to wait for.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -15,38 +18,47 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use super::meta::RECORD_VERSION;
+use super::stream::Stream;
 use super::transaction::{LeaseId, Note, Op, Revision, Scope, Transaction, Value};
+use crate::index::Area;
 
-/// Versions (`metadata.resourceVersion`) up to which objects have been heard of, by the name of their kind's resource.
-/// One apiserver's versions of one kind grow, and since Kubernetes 1.35 clients may rely on it.
+/// Versions (`metadata.resourceVersion`) up to which objects have been heard of, by their streams.
+/// One apiserver's versions of one kind grow, in whichever namespace, and since Kubernetes 1.35 clients may rely on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Heard(BTreeMap<Cow<'static, str>, u64>);
+pub struct Heard(BTreeMap<Stream, u64>);
 
 /// A [`Heard`] with the version of its format.
 #[derive(Serialize, Deserialize)]
 struct Versioned {
     v: u32,
-    heard: BTreeMap<Cow<'static, str>, u64>,
+    heard: BTreeMap<Stream, u64>,
 }
 
 impl Heard {
     /// An object of this version was heard of.
-    pub fn add(&mut self, kind: &'static str, version: u64) {
-        let known = self.0.entry(Cow::Borrowed(kind)).or_default();
-        *known = version.max(*known);
+    pub fn add(&mut self, stream: &Stream, version: u64) {
+        match self.0.get_mut(stream) {
+            Some(known) => *known = version.max(*known),
+            None => drop(self.0.insert(stream.clone(), version)),
+        }
     }
 
-    /// The versions of this kind are counted anew: the apiserver was restored to an earlier time.
-    pub fn forget(&mut self, kind: &str) {
-        self.0.remove(kind);
+    /// The versions of this stream are counted anew: the apiserver was restored to an earlier time.
+    pub fn forget(&mut self, stream: &Stream) {
+        self.0.remove(stream);
     }
 
     /// As far as `self` or `other` has been heard.
     pub fn merge(&mut self, other: Self) {
-        for (kind, version) in other.0 {
-            let known = self.0.entry(kind).or_default();
-            *known = version.max(*known);
+        for (stream, version) in other.0 {
+            self.add(&stream, version);
         }
+    }
+
+    /// How far those streams have been heard that meet `stream`; none if none was.
+    fn meeting(&self, stream: &Stream) -> Option<u64> {
+        let meeting = self.0.iter().filter(|(other, _)| stream.meets(other));
+        meeting.map(|(_, version)| *version).max()
     }
 
     /// What is written of it.
@@ -68,7 +80,7 @@ impl Heard {
     }
 }
 
-/// How far one kind has been heard.
+/// How far one stream has been heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
     /// Everything up to this version was heard and taken in.
@@ -77,47 +89,73 @@ pub struct Reached {
     pub present: Option<(u64, Instant)>,
 }
 
-/// How far the kinds that are watched have been heard.
+/// How far the streams that are watched have been heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress(BTreeMap<&'static str, Reached>);
+pub struct Progress(BTreeMap<Stream, Reached>);
 
 impl Progress {
-    /// These kinds are watched, and nothing has been heard yet.
-    pub fn new(kinds: impl IntoIterator<Item = &'static str>) -> Self {
-        Self(kinds.into_iter().map(|kind| (kind, Reached::default())).collect())
+    /// These streams are watched, and nothing has been heard yet.
+    pub fn new(streams: impl IntoIterator<Item = Stream>) -> Self {
+        Self(streams.into_iter().map(|stream| (stream, Reached::default())).collect())
     }
 
-    /// Everything up to `version` of this kind was heard.
-    pub fn reach(&mut self, kind: &'static str, version: u64) {
-        self.0.entry(kind).or_default().version = version;
+    /// Everything up to `version` of this stream was heard.
+    pub fn reach(&mut self, stream: &Stream, version: u64) {
+        self.at(stream).version = version;
     }
 
     /// The apiserver, asked at this time, was at this version.
-    pub fn compare(&mut self, kind: &'static str, version: u64, asked: Instant) {
-        self.0.entry(kind).or_default().present = Some((version, asked));
+    pub fn compare(&mut self, stream: &Stream, version: u64, asked: Instant) {
+        self.at(stream).present = Some((version, asked));
     }
 
-    /// How far the apiserver itself was with every kind, when it was asked at `since` or later; none until all are known.
+    /// How far the apiserver itself was with every stream, when it was asked at `since` or later; none until all are known.
     /// Nobody can have heard more by `since`.
     pub fn presents(&self, since: Instant) -> Option<Heard> {
         let present = |reached: &Reached| reached.present.filter(|(_, asked)| *asked >= since);
         let all = self
             .0
             .iter()
-            .map(|(kind, reached)| Some((Cow::Borrowed(*kind), present(reached)?.0)));
+            .map(|(stream, reached)| Some((stream.clone(), present(reached)?.0)));
         all.collect::<Option<_>>().map(Heard)
     }
 
-    /// The kinds of which less has been heard than `needed`, which was found at `since`. What the apiserver has not come
+    fn at(&mut self, stream: &Stream) -> &mut Reached {
+        self.0.entry(stream.clone()).or_default()
+    }
+
+    /// The same without the streams that `is_void` is true of: there is nothing that they could tell.
+    #[must_use]
+    pub fn without(&self, is_void: impl Fn(&Stream) -> bool) -> Self {
+        let streams = self.0.iter().filter(|(stream, _)| !is_void(stream));
+        Self(streams.map(|(stream, reached)| (stream.clone(), *reached)).collect())
+    }
+
+    /// The streams of which less has been heard than `needed`, which was found at `since`. What the apiserver has not come
     /// to itself is of another history, restored away since, and never will be heard; neither is what nobody here
     /// watches.
-    pub fn lacks(&self, needed: &Heard, since: Instant) -> Vec<&'static str> {
-        let lacks = |(kind, reached): (&&'static str, &Reached)| {
-            let needed = *needed.0.get(*kind)?;
+    pub fn lacks(&self, needed: &Heard, since: Instant) -> Vec<Stream> {
+        let lacks = |(stream, reached): (&Stream, &Reached)| {
+            let needed = needed.meeting(stream)?;
             let void = |(present, asked)| asked >= since && present < needed;
-            (reached.version < needed && !reached.present.is_some_and(void)).then_some(*kind)
+            (reached.version < needed && !reached.present.is_some_and(void)).then(|| stream.clone())
         };
         self.0.iter().filter_map(lacks).collect()
+    }
+
+    /// Where `heard` tells of objects of kinds that are watched here, and nobody here hears of them.
+    pub fn beyond(&self, heard: &Heard) -> Vec<Area> {
+        let is_covered = |area: &Area, kind: &str| {
+            let mut here = self.0.keys().filter(|stream| stream.kind == kind);
+            here.any(|stream| stream.area == Area::Cluster || stream.area == *area)
+        };
+        let is_known = |kind: &str| self.0.keys().any(|stream| stream.kind == kind);
+        let beyond = heard.0.keys().filter(|told| is_known(&told.kind));
+        let beyond = beyond.filter(|told| !is_covered(&told.area, &told.kind));
+        let mut areas: Vec<Area> = beyond.map(|told| told.area.clone()).collect();
+        areas.sort();
+        areas.dedup();
+        areas
     }
 }
 
@@ -158,11 +196,34 @@ mod tests {
 
     use super::*;
 
+    const PODS: Stream = Stream::of_cluster("pods");
+    const REGISTRATIONS: Stream = Stream::of_cluster("registrations");
+
+    fn pods_in(namespace: &str) -> Stream {
+        Stream::new("pods", Area::namespace(namespace))
+    }
+
     fn heard(pods: u64, registrations: u64) -> Heard {
         let mut heard = Heard::default();
-        heard.add("pods", pods);
-        heard.add("registrations", registrations);
+        heard.add(&PODS, pods);
+        heard.add(&REGISTRATIONS, registrations);
         heard
+    }
+
+    fn heard_of<const N: usize>(streams: [(Stream, u64); N]) -> Heard {
+        let mut heard = Heard::default();
+        for (stream, version) in streams {
+            heard.add(&stream, version);
+        }
+        heard
+    }
+
+    fn progress_of<const N: usize>(streams: [(Stream, u64); N]) -> Progress {
+        let mut progress = Progress::new([]);
+        for (stream, version) in streams {
+            progress.reach(&stream, version);
+        }
+        progress
     }
 
     #[test]
@@ -177,68 +238,119 @@ mod tests {
     }
 
     #[test]
+    fn a_note_of_streams_of_namespaces_reads_back_as_well() {
+        let written = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105), (REGISTRATIONS, 99)]);
+        let value = written.value();
+        let text = r#"{"v":1,"heard":{"pods/bank":7,"pods/shop":105,"registrations":99}}"#;
+        assert_eq!(std::str::from_utf8(&value), Ok(text));
+        assert_eq!(Heard::read(&value), Some(written));
+    }
+
+    #[test]
     fn versions_only_grow_until_they_are_counted_anew() {
         let mut heard = heard(105, 99);
-        heard.add("pods", 104);
+        heard.add(&PODS, 104);
         assert_eq!(heard, self::heard(105, 99));
         heard.merge(self::heard(107, 98));
         assert_eq!(heard, self::heard(107, 99));
-        heard.forget("pods");
-        heard.add("pods", 3);
+        heard.forget(&PODS);
+        heard.add(&PODS, 3);
         assert_eq!(heard, self::heard(3, 99));
     }
 
     #[test]
     fn who_has_heard_less_than_the_note_says_lacks_just_that() {
         let now = Instant::now();
-        let mut progress = Progress::new(["pods", "registrations"]);
+        let mut progress = Progress::new([PODS, REGISTRATIONS]);
         assert_eq!(
             progress.lacks(&heard(105, 99), now),
-            ["pods", "registrations"],
+            [PODS, REGISTRATIONS],
             "nothing was heard yet"
         );
-        progress.reach("pods", 104);
-        progress.reach("registrations", 99);
-        assert_eq!(progress.lacks(&heard(105, 99), now), ["pods"]);
-        progress.reach("pods", 105);
-        assert_eq!(progress.lacks(&heard(105, 99), now), [""; 0]);
-        assert_eq!(progress.lacks(&Heard::default(), now), [""; 0]);
+        progress.reach(&PODS, 104);
+        progress.reach(&REGISTRATIONS, 99);
+        assert_eq!(progress.lacks(&heard(105, 99), now), [PODS]);
+        progress.reach(&PODS, 105);
+        assert_eq!(progress.lacks(&heard(105, 99), now), []);
+        assert_eq!(progress.lacks(&Heard::default(), now), []);
+    }
+
+    #[test]
+    fn each_namespace_is_caught_up_with_on_its_own() {
+        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+        let progress = progress_of([(pods_in("bank"), 7), (pods_in("shop"), 104)]);
+        assert_eq!(progress.lacks(&note, Instant::now()), [pods_in("shop")]);
+    }
+
+    #[test]
+    fn who_watches_namespaces_comes_as_far_in_each_as_one_who_watched_the_cluster() {
+        let note = heard_of([(PODS, 105)]);
+        let progress = progress_of([(pods_in("bank"), 110), (pods_in("shop"), 104)]);
+        assert_eq!(progress.lacks(&note, Instant::now()), [pods_in("shop")]);
+        assert_eq!(progress.beyond(&note), [Area::Cluster]);
+    }
+
+    #[test]
+    fn who_watches_the_cluster_comes_as_far_as_one_who_watched_namespaces() {
+        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+        for (version, lacks) in [(104, vec![PODS]), (105, vec![])] {
+            let progress = progress_of([(PODS, version)]);
+            assert_eq!(progress.lacks(&note, Instant::now()), lacks, "{version}");
+            assert_eq!(progress.beyond(&note), []);
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_only_the_predecessor_watched_is_not_waited_for_and_known_to_be_left() {
+        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+        let progress = progress_of([(pods_in("bank"), 7), (pods_in("new"), 0)]);
+        assert_eq!(progress.lacks(&note, Instant::now()), []);
+        assert_eq!(progress.beyond(&note), [Area::namespace("shop")]);
+    }
+
+    #[test]
+    fn what_has_nothing_to_tell_is_not_waited_for() {
+        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+        let progress = Progress::new([pods_in("bank"), pods_in("shop")]);
+        let told = progress.without(|stream| *stream == pods_in("shop"));
+        assert_eq!(told.lacks(&note, Instant::now()), [pods_in("bank")]);
     }
 
     #[test]
     fn a_kind_that_another_release_watches_is_not_waited_for() {
-        let mut needed = Heard::default();
-        needed.add("gadgets", 7);
-        assert_eq!(Progress::new(["pods"]).lacks(&needed, Instant::now()), [""; 0]);
+        let needed = heard_of([(Stream::of_cluster("gadgets"), 7)]);
+        let progress = Progress::new([PODS]);
+        assert_eq!(progress.lacks(&needed, Instant::now()), []);
+        assert_eq!(progress.beyond(&needed), []);
     }
 
     #[test]
     fn how_far_everybody_can_have_heard_is_known_when_the_apiserver_has_been_asked_about_all() {
         let since = Instant::now();
         let later = since + Duration::from_secs(1);
-        let mut progress = Progress::new(["pods", "registrations"]);
-        progress.compare("pods", 7, since.checked_sub(Duration::from_secs(1)).expect("a past"));
-        progress.compare("registrations", 99, later);
+        let mut progress = Progress::new([PODS, REGISTRATIONS]);
+        progress.compare(&PODS, 7, since.checked_sub(Duration::from_secs(1)).expect("a past"));
+        progress.compare(&REGISTRATIONS, 99, later);
         assert_eq!(progress.presents(since), None, "pods were asked about before");
-        progress.compare("pods", 105, later);
+        progress.compare(&PODS, 105, later);
         assert_eq!(progress.presents(since), Some(heard(105, 99)));
     }
 
     #[test]
     fn what_the_apiserver_itself_has_not_come_to_is_not_waited_for_if_it_said_so_afterwards() {
         let now = Instant::now();
-        let mut progress = Progress::new(["pods"]);
-        progress.reach("pods", 50);
+        let mut progress = Progress::new([PODS]);
+        progress.reach(&PODS, 50);
         let before = now.checked_sub(Duration::from_secs(1)).expect("a past");
-        progress.compare("pods", 60, before);
+        progress.compare(&PODS, 60, before);
         assert_eq!(
             progress.lacks(&heard(105, 0), now),
-            ["pods"],
+            [PODS],
             "it may have come to it since"
         );
-        progress.compare("pods", 120, now);
-        assert_eq!(progress.lacks(&heard(105, 0), now), ["pods"]);
-        progress.compare("pods", 60, now);
-        assert_eq!(progress.lacks(&heard(105, 0), now), [""; 0]);
+        progress.compare(&PODS, 120, now);
+        assert_eq!(progress.lacks(&heard(105, 0), now), [PODS]);
+        progress.compare(&PODS, 60, now);
+        assert_eq!(progress.lacks(&heard(105, 0), now), []);
     }
 }

@@ -34,6 +34,7 @@ mod scopes;
 mod settlement;
 mod sightings;
 mod status;
+mod stream;
 mod tenancy;
 #[cfg(test)]
 mod testing;
@@ -57,6 +58,7 @@ pub use planner::Step;
 pub use policy::{Charter, Denial, Pass, Policy, Quota, Rule};
 pub use report::{Conflict, Holder, Registered, Report};
 pub use status::{Footing, Holding, Subject, keep_times, keep_undecided, refused_status, same_status, status_of};
+pub use stream::Stream;
 pub use tenancy::{Lodging, Outlet, Presence, Problem, Tenancy};
 pub use transaction::{
     Expect, Fence, Held, Key, LeaseId, Note, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,

@@ -1,6 +1,8 @@
 //! Since when what is known of Kubernetes may be outdated, for each kind of object.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,12 +12,20 @@ use prometheus_client::registry::{Registry, Unit};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfKind {
-    kind: &'static str,
+    kind: String,
 }
 
-/// Points in time, as a person's clock tells them: subtracted from `time()` they are ages.
+/// A kind, and the namespace; empty if it is heard of as a whole.
+type Stream = (String, String);
+
+/// Points in time, as a person's clock tells them: subtracted from `time()` they are ages. A kind that is heard of
+/// namespace by namespace is as stale as the one that has been for longest.
 #[derive(Clone, Debug, Default)]
-pub struct Staleness(Family<OfKind, Gauge<u64, AtomicU64>>);
+pub struct Staleness {
+    shown: Family<OfKind, Gauge<u64, AtomicU64>>,
+    /// Of which kinds, and where, nothing is heard, and since when.
+    stale: Arc<Mutex<BTreeMap<Stream, u64>>>,
+}
 
 impl Staleness {
     /// Makes them visible under `registry`.
@@ -25,20 +35,32 @@ impl Staleness {
             "Since when what is known of the objects of this kind may be outdated because the apiserver does not tell, \
              in seconds since 1970; 0 while it tells",
             Unit::Seconds,
-            self.0.clone(),
+            self.shown.clone(),
         );
     }
 
-    /// Nothing has been heard of this kind for so long.
-    pub fn stale_for(&self, kind: &'static str, age: Duration) {
+    /// Nothing has been heard of this kind for so long, in this namespace if it is heard of namespace by namespace.
+    pub fn stale_for(&self, kind: &str, namespace: Option<&str>, age: Duration) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let since = now.saturating_sub(age).as_secs();
-        self.0.get_or_create(&OfKind { kind }).set(since);
+        self.set(kind, namespace, Some(now.saturating_sub(age).as_secs()));
     }
 
-    /// Of this kind everything is known.
-    pub fn fresh(&self, kind: &'static str) {
-        self.0.get_or_create(&OfKind { kind }).set(0);
+    /// Of this kind everything is known, or everything in this namespace.
+    pub fn fresh(&self, kind: &str, namespace: Option<&str>) {
+        self.set(kind, namespace, None);
+    }
+
+    fn set(&self, kind: &str, namespace: Option<&str>, since: Option<u64>) {
+        let stream = (kind.to_owned(), namespace.unwrap_or_default().to_owned());
+        let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+        match since {
+            Some(since) => drop(stale.insert(stream, since)),
+            None => drop(stale.remove(&stream)),
+        }
+        let of_kind = stale.iter().filter(|((other, _), _)| other == kind);
+        let oldest = of_kind.map(|(_, since)| *since).min();
+        let kind = kind.to_owned();
+        self.shown.get_or_create(&OfKind { kind }).set(oldest.unwrap_or(0));
     }
 }
 
@@ -62,9 +84,17 @@ mod tests {
         };
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let before = now() - 60;
-        staleness.stale_for("pods", Duration::from_mins(1));
+        staleness.stale_for("pods", Some("shop"), Duration::from_mins(1));
+        staleness.stale_for("pods", Some("bank"), Duration::from_secs(1));
+        staleness.stale_for("registries", None, Duration::from_hours(1));
         assert!((before..=now() - 60).contains(&shown()), "{}", shown());
-        staleness.fresh("pods");
+        staleness.fresh("pods", Some("shop"));
+        assert!(
+            (before + 59..=now()).contains(&shown()),
+            "another one is stale: {}",
+            shown()
+        );
+        staleness.fresh("pods", Some("bank"));
         assert_eq!(shown(), 0);
     }
 }

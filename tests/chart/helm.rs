@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use testbed::{Bed, Tool};
+use testbed::{Account, Bed, Tool};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -53,4 +53,12 @@ pub async fn token_of(bed: &Bed, namespace: &str, account: &str, more: &[&str]) 
     let words = [&["create", "token", account, "--namespace", namespace], more].concat();
     let token = kubectl(bed, &words, "").await.expect("a token");
     token.trim().to_owned()
+}
+
+/// A kubeconfig for a service account, as the kubelet would give its token to a pod.
+pub async fn kubeconfig_of(bed: &Bed, namespace: &str, name: &str) -> testbed::Result<PathBuf> {
+    let account = Account::of(bed.client(), namespace, name).await?;
+    let path = bed.folder().path().join(format!("{namespace}-{name}.kubeconfig"));
+    account.kubeconfig(bed.kubeconfig(), None, &path)?;
+    Ok(path)
 }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use testbed::{Account, Bed, Namespace, Operator, OperatorConfig, Result, process, shared, until};
+use testbed::{Bed, Namespace, Operator, OperatorConfig, Result, process, shared, until};
 
 use super::TURN;
-use super::helm::{chart, helm, kubectl, token_of};
+use super::helm::{chart, helm, kubeconfig_of, kubectl, token_of};
 use super::support::SOON;
 
 /// Gives the namespace what the chart renders with a reader of metrics, and accounts of which one is that reader.
@@ -38,10 +38,7 @@ async fn install(bed: &Bed, home: &Namespace) -> Result<PathBuf> {
     let rendered = rendered.unwrap_or_else(|error| panic!("{error}"));
     let taken = kubectl(bed, &["apply", "--filename=-"], &rendered).await;
     taken.unwrap_or_else(|error| panic!("{error}"));
-    let account = Account::of(bed.client(), home.name(), "guarded-leasehold").await?;
-    let kubeconfig = bed.folder().path().join("guarded.kubeconfig");
-    account.kubeconfig(bed.kubeconfig(), None, &kubeconfig)?;
-    Ok(kubeconfig)
+    kubeconfig_of(bed, home.name(), "guarded-leasehold").await
 }
 
 #[tokio::test]

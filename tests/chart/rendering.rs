@@ -5,7 +5,7 @@ use testbed::{Result, shared};
 use super::helm::{chart, helm, kubectl};
 
 /// Values that between them switch everything on, one list of `--set` a case.
-const VARIANTS: [&[&str]; 8] = [
+const VARIANTS: [&[&str]; 9] = [
     &[],
     &[
         "registry.create=true",
@@ -51,6 +51,8 @@ const VARIANTS: [&[&str]; 8] = [
         "podLabels.a=b",
         "podAnnotations.c=d",
     ],
+    // Namespaces that every cluster has.
+    &["watchNamespaces={default,kube-public}", "rbac.secrets={etcd-user}"],
     &[
         "rbac.create=false",
         "admissionPolicy.create=false",
@@ -157,7 +159,7 @@ async fn where_readers_of_metrics_are_asked_for_a_token_monitors_show_one() -> R
 async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
     let bed = shared().await?;
     let chart = chart().display().to_string();
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["replicas=3"], "additional properties 'replicas' not allowed"),
         (&["replicaCount=-1"], "/replicaCount"),
         (&["operator.sessionTtlSeconds=1"], "/operator/sessionTtlSeconds"),
@@ -173,6 +175,8 @@ async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
             "/registry/endpoints/0",
         ),
         (&["registry.tls.ca=x"], "additional properties 'ca' not allowed"),
+        (&["watchNamespaces={Shop}"], "/watchNamespaces/0"),
+        (&["watchNamespaces={shop,shop}"], "/watchNamespaces"),
         (&["etcd.create=true"], "etcd.image.repository: say where"),
         (
             &["metrics.serviceMonitor.create=true", "metrics.service.create=false"],

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 use testbed::{
-    Account, Authority, Bed, EtcdCluster, EtcdConfig, Objects, Operator, OperatorConfig, Result, Security, Validity,
-    shared, until,
+    Authority, Bed, EtcdCluster, EtcdConfig, Objects, Operator, OperatorConfig, Result, Security, Validity, shared,
+    until,
 };
 
 use super::TURN;
-use super::helm::{chart, helm, kubectl, token_of};
+use super::helm::{chart, helm, kubeconfig_of, kubectl, token_of};
 use super::support::{API, SOON, plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
 const ROLE_API: &str = "rbac.authorization.k8s.io/v1";
@@ -26,9 +26,7 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
         .unwrap_or_else(|error| panic!("{error}"));
     let taken = kubectl(bed, &["apply", "--filename=-"], &rendered).await;
     taken.unwrap_or_else(|error| panic!("{error}"));
-    let account = Account::of(bed.client(), home.name(), "lean-leasehold").await?;
-    let kubeconfig = bed.folder().path().join("lean.kubeconfig");
-    account.kubeconfig(bed.kubeconfig(), None, &kubeconfig)?;
+    let kubeconfig = kubeconfig_of(bed, home.name(), "lean-leasehold").await?;
     let reader = token_of(bed, home.name(), "lean-leasehold", &[]).await;
     let start = |name: &str| {
         let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));

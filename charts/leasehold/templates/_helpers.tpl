@@ -46,12 +46,13 @@ app.kubernetes.io/part-of: leasehold
 {{- end }}
 {{- end }}
 
-{{/* Metadata of an object: a dict of the chart's context, a suffix of the name, and labels and annotations of its own. */}}
+{{/* Metadata of an object: a dict of the chart's context, a suffix of the name, labels and annotations of its own, and its
+namespace if that is not the release's. */}}
 {{- define "leasehold.metadata" -}}
 {{- $root := .root -}}
 name: {{ .name | default (printf "%s%s" (include "leasehold.fullname" $root) (.suffix | default "")) }}
 {{- if not .cluster }}
-namespace: {{ $root.Release.Namespace }}
+namespace: {{ .namespace | default $root.Release.Namespace }}
 {{- end }}
 labels:
   {{- include (.selector | default "leasehold.selector") $root | nindent 2 }}

@@ -8,15 +8,21 @@ use serde_json::Value;
 
 use super::finding::Finding;
 use crate::api::crds;
-use crate::cluster::{Listing, ListingError, REVIEWS, RIGHTS, Right, clocks_apart, may};
+use crate::cluster::{self, Listing, ListingError, Right, Territory, clocks_apart, may};
 
 /// The first release of Kubernetes that is supported.
 const OLDEST: (u32, u32) = (1, 33);
 /// Clocks that are farther apart make holds of removals end at odd times.
 const APART: Duration = Duration::from_secs(5);
 
-/// Looks at the cluster, for the user `somebody` or whoever asks, who may have to judge readers of metrics too.
-pub async fn examine(client: &Client, somebody: Option<&str>, metrics_auth: bool) -> Vec<Finding> {
+/// Looks at the cluster, for the user `somebody` or whoever asks, who watches `territory` and may have to judge readers of
+/// metrics too.
+pub async fn examine(
+    client: &Client,
+    somebody: Option<&str>,
+    territory: &Territory,
+    metrics_auth: bool,
+) -> Vec<Finding> {
     let listing = Listing::new(client.clone());
     let mut findings = match listing.version().await {
         Ok(version) => vec![of_version(&version.major, &version.minor, &version.git_version)],
@@ -24,7 +30,7 @@ pub async fn examine(client: &Client, somebody: Option<&str>, metrics_auth: bool
         Err(error) => return vec![unanswered(&error)],
     };
     findings.extend(definitions(&listing).await);
-    findings.extend(rights(client, somebody, metrics_auth).await);
+    findings.extend(rights(client, somebody, territory, metrics_auth).await);
     findings.push(match clocks_apart(client).await {
         Ok(Some(apart)) if apart > APART => Finding::warning(
             format!(
@@ -111,11 +117,13 @@ fn missing_fields(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
     missing
 }
 
-async fn rights(client: &Client, somebody: Option<&str>, metrics_auth: bool) -> Vec<Finding> {
-    let reviews: &[Right] = if metrics_auth { &REVIEWS } else { &[] };
-    let wanted = [&RIGHTS, reviews].concat();
+async fn rights(client: &Client, somebody: Option<&str>, territory: &Territory, metrics_auth: bool) -> Vec<Finding> {
     let who = somebody.unwrap_or("whoever asks");
-    let allowed = match may(client, somebody, &wanted).await {
+    let mut rights = cluster::rights(territory);
+    if metrics_auth {
+        rights.extend(cluster::REVIEWS);
+    }
+    let allowed = match may(client, somebody, &rights).await {
         Ok(allowed) => allowed,
         Err(error) => {
             let what = format!("what {who} may do is not known: {error}");
@@ -125,31 +133,35 @@ async fn rights(client: &Client, somebody: Option<&str>, metrics_auth: bool) -> 
             )];
         }
     };
-    let denied = wanted.iter().zip(&allowed).filter(|(_, allowed)| !**allowed);
-    let mut findings: Vec<Finding> = denied
-        .map(|(right, _)| {
-            let object = right.name.map(|name| format!(" {name}")).unwrap_or_default();
-            let group = if right.group.is_empty() {
-                "the core group"
-            } else {
-                right.group
-            };
-            Finding::problem(
-                format!(
-                    "{who} may not {} {}{object}: {}",
-                    right.verb, right.resource, right.without
-                ),
-                format!(
-                    "allow {} on {}{object} of {group}, as the ClusterRole of the chart does",
-                    right.verb, right.resource
-                ),
-            )
-        })
-        .collect();
+    let denied = rights.iter().zip(&allowed).filter(|(_, allowed)| !**allowed);
+    let mut findings: Vec<Finding> = denied.map(|(right, _)| missing_right(who, right)).collect();
     if findings.is_empty() {
         findings.push(Finding::well(format!("{who} may do all that the operator has to")));
     }
     findings
+}
+
+fn missing_right(who: &str, right: &Right) -> Finding {
+    let object = right.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+    let place = right.area.name().map(|name| format!(" in {name}")).unwrap_or_default();
+    let group = match right.group {
+        "" => "the core group",
+        group => group,
+    };
+    let role = match right.area.name() {
+        Some(_) => "Role",
+        None => "ClusterRole",
+    };
+    Finding::problem(
+        format!(
+            "{who} may not {} {}{object}{place}: {}",
+            right.verb, right.resource, right.without
+        ),
+        format!(
+            "allow {} on {}{object} of {group}{place}, as the {role} of the chart does",
+            right.verb, right.resource
+        ),
+    )
 }
 
 #[cfg(test)]

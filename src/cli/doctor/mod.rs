@@ -15,7 +15,7 @@ use clap::Args;
 use self::finding::{Chapter, Grade};
 use super::once;
 use super::plan::Output;
-use crate::cluster::{self, ClientError, Listing, ListingError};
+use crate::cluster::{self, ClientError, Listing, ListingError, Territory};
 
 /// There are problems.
 const PROBLEMS: u8 = 2;
@@ -36,6 +36,16 @@ pub struct DoctorArgs {
     /// the right to create subjectaccessreviews.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = account)]
     pub service_account: Option<String>,
+
+    /// The namespaces that the operator watches, separated by commas, as it is told; all when none is named
+    #[arg(
+        long,
+        env = "LEASEHOLD_WATCH_NAMESPACES",
+        value_name = "NAMESPACES",
+        value_delimiter = ',',
+        value_parser = super::identity::namespace
+    )]
+    pub watch_namespaces: Vec<String>,
 
     /// Look at this Registry only
     #[arg(long, value_name = "NAME")]
@@ -123,7 +133,9 @@ fn find(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
 fn role(args: &DoctorArgs) -> Result<(), Error> {
     let role = once::wait_for(async {
         let client = cluster::connect(args.kubeconfig.as_deref()).await?;
-        registry::role(&Listing::new(client), args.registry.as_deref().unwrap_or_default()).await
+        let listing = Listing::new(client);
+        let territory = Territory::of(&args.watch_namespaces);
+        registry::role(&listing, args.registry.as_deref().unwrap_or_default(), &territory).await
     });
     let role = role.map_err(Error::Runtime)??;
     write(&format!("{role}\n"))
@@ -131,15 +143,17 @@ fn role(args: &DoctorArgs) -> Result<(), Error> {
 
 async fn examine(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
     let client = cluster::connect(args.kubeconfig.as_deref()).await?;
+    let territory = Territory::of(&args.watch_namespaces);
     let mut chapters = vec![Chapter {
         about: "Kubernetes".to_owned(),
-        findings: kubernetes::examine(&client, args.service_account.as_deref(), args.metrics_auth).await,
+        findings: kubernetes::examine(&client, args.service_account.as_deref(), &territory, args.metrics_auth).await,
     }];
     chapters.extend(
         registry::examine(
             &Listing::new(client),
             args.registry.as_deref(),
             &args.operator_namespace,
+            &territory,
         )
         .await,
     );

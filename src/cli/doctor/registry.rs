@@ -8,7 +8,7 @@ use super::finding::{Chapter, Finding};
 use super::releases;
 use crate::api::{Registry, ServiceRegistration};
 use crate::cli::entry::access;
-use crate::cluster::Listing;
+use crate::cluster::{Listing, Territory};
 use crate::etcd::{self, Connection, Error, Role, Status, Timeouts, lease_id};
 use crate::format::RecordFormats;
 use crate::operator::Rehearsal;
@@ -20,7 +20,7 @@ const LARGE: i64 = 1700 << 20;
 const TOLD: usize = 10;
 
 /// Looks at the Registry called `only`, or at all.
-pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str) -> Vec<Chapter> {
+pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, territory: &Territory) -> Vec<Chapter> {
     let unknown = |what: String| Chapter {
         about: "Registries".to_owned(),
         findings: vec![Finding::problem(
@@ -28,7 +28,7 @@ pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str) -> 
             "ask as somebody who may list registries and serviceregistrations",
         )],
     };
-    let (registries, registrations) = match (listing.registries().await, listing.registrations().await) {
+    let (registries, registrations) = match (listing.registries().await, listing.registrations(territory).await) {
         (Ok(registries), Ok(registrations)) => (registries, registrations),
         (Err(error), _) | (_, Err(error)) => return vec![unknown(error.to_string())],
     };
@@ -66,10 +66,10 @@ pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str) -> 
 }
 
 /// The least role that the operator's user needs for the Registry called `name`.
-pub async fn role(listing: &Listing, name: &str) -> Result<Role, super::Error> {
+pub async fn role(listing: &Listing, name: &str, territory: &Territory) -> Result<Role, super::Error> {
     let registry = listing.registry(name).await?;
     let registry = registry.ok_or_else(|| super::Error::NoRegistry(name.to_owned()))?;
-    let registrations = listing.registrations().await?;
+    let registrations = listing.registrations(territory).await?;
     let its = |one: &&ServiceRegistration| one.spec.registry == name;
     let its: Vec<&ServiceRegistration> = registrations.iter().filter(its).collect();
     Ok(role_of(&registry, &prefixes(listing, &registry, &its).await))

@@ -12,7 +12,7 @@ use super::manifests::Manifests;
 use super::{Compared, Plan};
 use crate::api::{FormatType, Registry, ServiceRegistration};
 use crate::cli::entry::{Closed, access};
-use crate::cluster::{self, Listing};
+use crate::cluster::{self, Listing, Territory};
 use crate::etcd::{Access, Connection, Timeouts};
 use crate::format::RecordFormats;
 use crate::index::{Pod, RegistrationRef};
@@ -33,7 +33,7 @@ pub async fn find(
     let cluster_id = cluster::cluster_id(client.clone(), PATIENCE, Calls::default());
     let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
     let listing = Listing::new(client);
-    let present = listing.registrations().await?;
+    let present = listing.registrations(&Territory::default()).await?;
     let mut formats = Formats::default();
     let all = present.iter().chain(&manifests.registrations);
     // Who plans nothing of them need not be let see them.

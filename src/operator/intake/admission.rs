@@ -12,9 +12,9 @@ use kube::ResourceExt;
 
 use super::{Intake, Order, record_formats};
 use crate::api::{Reason, ServiceRegistration};
-use crate::cluster::{About, DeskNote, Insistence, Notice, Seen};
+use crate::cluster::{About, DeskNote, Insistence, Notice, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Seen};
 use crate::format::FormatError;
-use crate::index::RegistrationRef;
+use crate::index::{Area, Mark, RegistrationRef};
 use crate::operator::compile::{Compiled, Invalid, compile, reference};
 use crate::operator::registrar::Version;
 use crate::plan::{Holding, Subject, refused_status};
@@ -27,7 +27,7 @@ pub struct Entry {
     /// Its generation.
     generation: i64,
     /// The list that it was last seen in.
-    list: u64,
+    list: Mark,
     /// The object, if another RecordFormat may make something else of it.
     kept: Option<Arc<ServiceRegistration>>,
     /// Its spec in force.
@@ -69,10 +69,10 @@ struct Refusal {
 }
 
 impl Intake {
-    pub(super) fn registration(&mut self, seen: Seen<Box<ServiceRegistration>>, now: Instant) {
+    pub(super) fn registration(&mut self, area: &Area, seen: Seen<Box<ServiceRegistration>>, now: Instant) {
         match seen {
-            Seen::ListBegins => self.registration_list += 1,
-            Seen::Lost(_) => {}
+            Seen::ListBegins => self.registration_lists.begin(area),
+            Seen::Lost(_) => self.weigh(now),
             Seen::Applied(object) => self.registration_applied(&object, now),
             Seen::Deleted { namespace, name } => {
                 self.registration_gone(&RegistrationRef::new(namespace, name));
@@ -102,24 +102,26 @@ impl Intake {
                 self.tell_unclear();
             }
             Seen::ListComplete => {
-                let gone = self
+                let began = self.registration_lists.began(area);
+                let listed = self
                     .entries
                     .iter()
-                    .filter(|(_, entry)| entry.list != self.registration_list);
+                    .filter(|(reference, _)| area.contains(&reference.namespace));
+                let gone = listed.filter(|(_, entry)| entry.list.is_before(began));
                 let gone: Vec<RegistrationRef> = gone.map(|(reference, _)| reference.clone()).collect();
                 for reference in gone {
                     self.registration_gone(&reference);
                 }
                 self.tell_unclear();
-                self.listed.registrations = true;
-                self.listed_one();
+                self.streams.listed(REGISTRATIONS, area);
+                self.weigh(now);
             }
         }
     }
 
     /// Notes that the registration is there; returns whether this version of it is new.
     fn mark(&mut self, reference: &RegistrationRef, uid: String, generation: i64) -> bool {
-        let list = self.registration_list;
+        let list = self.registration_lists.mark();
         let entry = self.entries.entry(reference.clone()).or_insert_with(|| Entry {
             uid: String::new(),
             generation: 0,
@@ -162,7 +164,8 @@ impl Intake {
                 self.admit(reference, Box::new(compiled), now);
             }
             // It may be in the list that is on its way: `examine_waiting` comes back to this.
-            Err(Invalid::Format(FormatError::NoRecordFormat(_))) if !self.listed.record_formats => {}
+            Err(Invalid::Format(FormatError::NoRecordFormat(_)))
+                if !self.streams.is_listed(RECORD_FORMATS, &Area::Cluster) => {}
             Err(invalid) => {
                 let generation = object.metadata.generation.unwrap_or_default();
                 let refusal = Refusal {
@@ -180,7 +183,7 @@ impl Intake {
         let (registry, generation) = (registration.registry.clone(), registration.generation);
         let created = registration.created;
         let Some(known) = self.registries.get(&registry) else {
-            if !self.listed.registries {
+            if !self.streams.is_listed(REGISTRIES, &Area::Cluster) {
                 // It may be in the list that is on its way: `admit_pending` comes back to this.
                 self.entries.get_mut(reference).expect("it was marked").pending = Some(compiled);
                 return;
@@ -393,7 +396,8 @@ impl Intake {
     /// The registrar of a Registry has nothing yet: it is told everything, as after a restart.
     pub(super) fn hand_over(&mut self, registry: &Arc<str>, now: Instant) {
         self.staff.order(registry, Order::SomeAreUnclear(self.some_are_unclear));
-        self.staff.order(registry, Order::KubernetesIsOutdated(self.outdated));
+        self.staff
+            .order(registry, Order::KubernetesIsOutdated(self.outdated.clone()));
         for (reference, compiled) in self.asking_for(registry) {
             // Forgotten first, so that every pod of it counts as changed.
             self.index.delete_registration(&reference);
@@ -406,7 +410,7 @@ impl Intake {
         if self.complete {
             self.staff.order(registry, Order::KubernetesIsComplete);
         }
-        self.staff.order(registry, Order::Progress(self.progress.clone()));
+        self.staff.order(registry, Order::Progress(self.streams.progress()));
     }
 
     /// A Registry is gone: nothing that asks for it can be carried out.

@@ -8,6 +8,7 @@ mod credentials;
 mod record_formats;
 mod registries;
 mod staff;
+mod streams;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -24,57 +24,18 @@ use self::admission::Entry;
 use self::record_formats::Library;
 use self::registries::Known;
 use self::staff::Staff;
+use self::streams::Streams;
 use super::failure::Failure;
 use super::neighbours::Neighbours;
-use super::registrar::{Context, Order};
+use super::registrar::{Context, Order, Outdated};
 use super::state::State;
-use crate::cluster::{Content, KINDS, News, Seen, Source};
+use crate::cluster::{Content, NAMESPACES, News, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Seen, Source};
 use crate::etcd::Access;
-use crate::index::{Index, Pod, RegistrationRef, Tenants, Touch};
-use crate::plan::{Presence, Progress};
+use crate::index::{Area, Index, Pod, RegistrationRef, Relists, Tenants, Touch};
+use crate::plan::Presence;
 
 /// News taken in without a look at anything else.
 const BATCH: usize = 256;
-
-/// Which object kinds have been listed completely.
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "one for each kind, and each on its own")]
-struct Listed {
-    pods: bool,
-    registrations: bool,
-    registries: bool,
-    record_formats: bool,
-    namespaces: bool,
-}
-
-impl Listed {
-    fn all(self) -> bool {
-        self.pods && self.registrations && self.registries && self.record_formats && self.namespaces
-    }
-}
-
-/// Since when what is known of each kind of object is outdated, because its watch has been broken for long.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lost {
-    pods: Option<Timestamp>,
-    registrations: Option<Timestamp>,
-    registries: Option<Timestamp>,
-    record_formats: Option<Timestamp>,
-    namespaces: Option<Timestamp>,
-}
-
-impl Lost {
-    fn first(self) -> Option<Timestamp> {
-        let kinds = [
-            self.pods,
-            self.registrations,
-            self.registries,
-            self.record_formats,
-            self.namespaces,
-        ];
-        kinds.into_iter().flatten().min()
-    }
-}
 
 /// What Kubernetes has said so far.
 pub struct Intake {
@@ -88,16 +49,11 @@ pub struct Intake {
     sources: HashMap<Source, Content>,
     tenants: Tenants,
     staff: Staff,
-    listed: Listed,
-    lost: Lost,
-    /// Since when anything is, as last told to the registrars.
-    outdated: Option<Timestamp>,
-    /// How far each kind has been heard and taken in.
-    progress: Progress,
-    /// Whether that is farther than the registrars were told.
-    progressed: bool,
-    /// Counts the complete lists of registrations and Registries: what is marked by an older one is gone.
-    registration_list: u64,
+    streams: Streams,
+    /// What is outdated and since when, as last told to the registrars.
+    outdated: Option<Outdated>,
+    registration_lists: Relists,
+    /// Counts the complete lists of Registries: what is marked by an older one is gone.
     registry_list: u64,
     /// Registrations whose spec, or whole object, makes no sense, so that where their keys lie is not known.
     unclear: HashSet<RegistrationRef>,
@@ -112,6 +68,7 @@ pub struct Intake {
 impl Intake {
     /// Nothing has been said yet. What is to outlive the process goes to `state`.
     pub fn new(context: Context, state: watch::Sender<Option<State>>, shutdown: CancellationToken) -> Self {
+        let streams = Streams::new(context.hearing.territory());
         Self {
             index: Index::new(),
             entries: HashMap::new(),
@@ -121,12 +78,9 @@ impl Intake {
             sources: HashMap::new(),
             tenants: Tenants::default(),
             staff: Staff::new(context, shutdown),
-            listed: Listed::default(),
-            lost: Lost::default(),
+            streams,
             outdated: None,
-            progress: Progress::new(KINDS),
-            progressed: false,
-            registration_list: 0,
+            registration_lists: Relists::default(),
             registry_list: 0,
             unclear: HashSet::new(),
             some_are_unclear: false,
@@ -168,8 +122,8 @@ impl Intake {
 
     /// Tells the registrars how far they have heard, after what they have heard.
     fn tell_progress(&mut self) {
-        if std::mem::take(&mut self.progressed) {
-            self.staff.order_all(|| Order::Progress(self.progress.clone()));
+        if let Some(progress) = self.streams.take_progress() {
+            self.staff.order_all(|| Order::Progress(progress.clone()));
         }
     }
 
@@ -182,47 +136,59 @@ impl Intake {
     fn take(&mut self, news: News, now: Instant) {
         match news {
             News::Cluster(id) => self.cluster(id),
-            News::Reached { what, version, present } => {
-                self.progress.reach(what, version);
-                if let Some((present, asked)) = present {
-                    self.progress.compare(what, present, asked);
-                }
-                self.progressed = true;
+            News::Reached {
+                stream,
+                version,
+                present,
+            } => self.streams.reach(&stream, version, present),
+            News::Pod(area, seen) => {
+                self.streams.note(PODS, &area, &seen);
+                self.pod(&area, seen, now);
             }
-            News::Pod(seen) => {
-                note_lost(&mut self.lost.pods, &seen);
-                self.pod(seen, now);
-            }
-            News::Registration(seen) => {
-                note_lost(&mut self.lost.registrations, &seen);
-                self.registration(seen, now);
+            News::Registration(area, seen) => {
+                self.streams.note(REGISTRATIONS, &area, &seen);
+                self.registration(&area, seen, now);
             }
             News::Registry(seen) => {
-                note_lost(&mut self.lost.registries, &seen);
+                self.streams.note(REGISTRIES, &Area::Cluster, &seen);
                 self.registry(seen, now);
                 self.remember();
             }
             News::RecordFormat(seen) => {
-                note_lost(&mut self.lost.record_formats, &seen);
+                self.streams.note(RECORD_FORMATS, &Area::Cluster, &seen);
                 self.record_format(seen, now);
             }
             News::Source(source, content) => self.source(source, content, now),
-            News::Namespace(seen) => {
-                note_lost(&mut self.lost.namespaces, &seen);
-                self.namespace(seen, now);
+            News::Namespace(area, seen) => {
+                self.streams.note(NAMESPACES, &area, &seen);
+                self.namespace(&area, seen, now);
             }
-        }
-        // After what the list has told.
-        let outdated = self.lost.first();
-        if std::mem::replace(&mut self.outdated, outdated) != outdated {
-            self.staff.order_all(|| Order::KubernetesIsOutdated(outdated));
         }
     }
 
-    fn pod(&mut self, seen: Seen<Pod>, now: Instant) {
+    /// After news of how a stream stands, and after what a list has told: what is known to be outdated may have changed.
+    fn weigh(&mut self, now: Instant) {
+        for stream in self.streams.find_void(&self.tenants) {
+            tracing::info!(%stream, "cannot be watched, and there are none: the namespace does not exist");
+            if stream.kind == PODS {
+                // Its pods went with it, though nobody told.
+                self.index.begin_pod_relist(&stream.area);
+                let touches = self.index.end_pod_relist(&stream.area);
+                self.forward_missing(touches, now);
+            }
+        }
+        self.tell_complete();
+        let outdated = self.streams.outdated();
+        if self.outdated != outdated {
+            self.outdated.clone_from(&outdated);
+            self.staff.order_all(|| Order::KubernetesIsOutdated(outdated.clone()));
+        }
+    }
+
+    fn pod(&mut self, area: &Area, seen: Seen<Pod>, now: Instant) {
         let touches = match seen {
             Seen::ListBegins => {
-                self.index.begin_pod_relist();
+                self.index.begin_pod_relist(area);
                 return;
             }
             Seen::Applied(pod) => self.index.apply_pod(&pod),
@@ -231,13 +197,12 @@ impl Intake {
                 self.index.keep_pod(&namespace, &name);
                 return;
             }
-            Seen::Lost(_) => return,
+            Seen::Lost(_) => return self.weigh(now),
             Seen::ListComplete => {
-                let touches = self.index.end_pod_relist();
+                let touches = self.index.end_pod_relist(area);
                 self.forward_missing(touches, now);
-                self.listed.pods = true;
-                self.listed_one();
-                return;
+                self.streams.listed(PODS, area);
+                return self.weigh(now);
             }
         };
         self.forward(touches, now);
@@ -291,9 +256,9 @@ impl Intake {
         Some((&compiled.registration.registry, order))
     }
 
-    /// Tells the registrars once that all kinds have been listed.
-    fn listed_one(&mut self) {
-        if self.listed.all() && !std::mem::replace(&mut self.complete, true) {
+    /// Tells the registrars once that all streams have told everything.
+    fn tell_complete(&mut self) {
+        if self.streams.are_complete() && !std::mem::replace(&mut self.complete, true) {
             tracing::info!(
                 pods = self.index.pod_count(),
                 registrations = self.entries.len(),
@@ -304,13 +269,5 @@ impl Intake {
             self.staff.context().health.set_caches_complete(true);
             self.staff.order_all(|| Order::KubernetesIsComplete);
         }
-    }
-}
-
-fn note_lost<T>(lost: &mut Option<Timestamp>, seen: &Seen<T>) {
-    match seen {
-        Seen::Lost(since) => *lost = Some(*since),
-        Seen::ListComplete => *lost = None,
-        Seen::ListBegins | Seen::Applied(_) | Seen::Deleted { .. } | Seen::Unreadable { .. } => {}
     }
 }

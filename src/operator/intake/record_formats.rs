@@ -16,9 +16,9 @@ use crate::api::{
     ConditionStatus, ConditionType, FormatType, Reason, RecordFormat, RecordFormatStatus, ServiceRegistration,
     conditions,
 };
-use crate::cluster::{About, DeskNote, Insistence, Notice, Seen};
+use crate::cluster::{About, DeskNote, Insistence, Notice, RECORD_FORMATS, Seen};
 use crate::format::{RecordFormats, TemplateError, Templates};
-use crate::index::RegistrationRef;
+use crate::index::{Area, RegistrationRef};
 
 /// One RecordFormat.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Intake {
     pub(super) fn record_format(&mut self, seen: Seen<Box<RecordFormat>>, now: Instant) {
         match seen {
             Seen::ListBegins => self.library.list += 1,
-            Seen::Lost(_) => {}
+            Seen::Lost(_) => self.weigh(now),
             Seen::Applied(object) => {
                 let (name, uid) = (object.name_any(), object.uid().unwrap_or_default());
                 let generation = object.metadata.generation.unwrap_or_default();
@@ -115,10 +115,10 @@ impl Intake {
                 for name in gone {
                     self.record_format_gone(&name, now);
                 }
-                if !std::mem::replace(&mut self.listed.record_formats, true) {
+                if self.streams.listed(RECORD_FORMATS, &Area::Cluster) {
                     self.examine_waiting(now);
                 }
-                self.listed_one();
+                self.weigh(now);
             }
         }
     }

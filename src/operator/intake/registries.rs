@@ -7,8 +7,9 @@ use kube::ResourceExt;
 
 use super::{Intake, Order};
 use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec};
-use crate::cluster::{DeskNote, Seen};
+use crate::cluster::{DeskNote, REGISTRIES, Seen};
 use crate::etcd::Access;
+use crate::index::Area;
 use crate::operator::registrar::{Trouble, Version};
 use crate::operator::state::{State, StoredRegistry};
 use crate::telemetry::RegistryHealth;
@@ -107,7 +108,7 @@ impl Intake {
 
     /// Tells what is to outlive the process, once that is everything.
     pub(super) fn remember(&self) {
-        if !self.listed.registries {
+        if !self.streams.is_listed(REGISTRIES, &Area::Cluster) {
             return;
         }
         let store = |known: &Known| StoredRegistry {
@@ -132,7 +133,7 @@ impl Intake {
     pub(super) fn registry(&mut self, seen: Seen<Box<Registry>>, now: Instant) {
         match seen {
             Seen::ListBegins => self.registry_list += 1,
-            Seen::Lost(_) => {}
+            Seen::Lost(_) => self.weigh(now),
             Seen::Applied(object) => self.registry_applied(*object, now),
             Seen::Deleted { name, .. } => self.registry_gone(&name, now),
             // The watch has said so; what is known of it stays in force.
@@ -150,10 +151,10 @@ impl Intake {
                 for name in gone {
                     self.registry_gone(&name, now);
                 }
-                if !std::mem::replace(&mut self.listed.registries, true) {
+                if self.streams.listed(REGISTRIES, &Area::Cluster) {
                     self.admit_pending(now);
                 }
-                self.listed_one();
+                self.weigh(now);
             }
         }
     }

@@ -3,35 +3,40 @@
 use std::time::Instant;
 
 use super::Intake;
-use crate::cluster::Seen;
-use crate::index::{RegistrationRef, Tenant};
+use crate::cluster::{NAMESPACES, Seen};
+use crate::index::{Area, RegistrationRef, Tenant};
 
 impl Intake {
-    pub(super) fn namespace(&mut self, seen: Seen<Tenant>, now: Instant) {
+    pub(super) fn namespace(&mut self, area: &Area, seen: Seen<Tenant>, now: Instant) {
         match seen {
-            Seen::ListBegins => self.tenants.begin_relist(),
-            Seen::Lost(_) => {}
+            Seen::ListBegins => self.tenants.begin_relist(area),
+            Seen::Lost(_) => self.weigh(now),
             Seen::Applied(tenant) => {
                 let name = tenant.name.clone();
-                if self.tenants.apply(tenant) && self.listed.namespaces {
+                let was_there = self.tenants.is_there(&name);
+                if self.tenants.apply(tenant) && self.streams.is_listed(NAMESPACES, area) {
                     self.judge_anew(|reference| *reference.namespace == *name, now);
+                }
+                if !was_there {
+                    self.weigh(now);
                 }
             }
             Seen::Deleted { name, .. } => {
                 let entries = &self.entries;
                 let in_use = |name: &str| entries.keys().any(|reference| *reference.namespace == *name);
                 self.tenants.delete(&name, in_use);
+                self.weigh(now);
             }
             // The watch has said so; what is known of it stays in force.
             Seen::Unreadable { name, .. } => self.tenants.keep(&name),
             Seen::ListComplete => {
                 let entries = &self.entries;
                 let in_use = |name: &str| entries.keys().any(|reference| *reference.namespace == *name);
-                self.tenants.end_relist(in_use);
-                if !std::mem::replace(&mut self.listed.namespaces, true) {
-                    self.judge_anew(|_| true, now);
+                self.tenants.end_relist(area, in_use);
+                if self.streams.listed(NAMESPACES, area) {
+                    self.judge_anew(|reference| area.contains(&reference.namespace), now);
                 }
-                self.listed_one();
+                self.weigh(now);
             }
         }
     }

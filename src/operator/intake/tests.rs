@@ -1,9 +1,11 @@
 //! What the intake makes of news that comes in an unlucky order, or makes no sense.
 
+mod namespaces;
 mod record_formats;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
@@ -48,16 +50,22 @@ impl Rig {
                 "formats": [{"type": "Plain", "prefix": prefix}],
             },
         });
-        self.take(News::Registration(Seen::Applied(Box::new(decode(object)))));
+        self.take(News::Registration(
+            Area::Cluster,
+            Seen::Applied(Box::new(decode(object))),
+        ));
     }
 
     fn unreadable(&mut self, generation: i64) {
-        self.take(News::Registration(Seen::Unreadable {
-            namespace: "shop".to_owned(),
-            name: "orders".to_owned(),
-            generation,
-            cause: "spec: not a map".to_owned(),
-        }));
+        self.take(News::Registration(
+            Area::Cluster,
+            Seen::Unreadable {
+                namespace: "shop".to_owned(),
+                name: "orders".to_owned(),
+                generation,
+                cause: "spec: not a map".to_owned(),
+            },
+        ));
     }
 
     /// The Registry `default`, whose etcd nobody listens at.
@@ -100,11 +108,16 @@ impl Rig {
     }
 
     fn lists_complete(&mut self) {
-        self.take(News::Registration(Seen::ListComplete));
+        self.take(News::Registration(Area::Cluster, Seen::ListComplete));
         self.take(News::Registry(Seen::ListComplete));
         self.take(News::RecordFormat(Seen::ListComplete));
-        self.take(News::Namespace(Seen::ListComplete));
-        self.take(News::Pod(Seen::ListComplete));
+        self.take(News::Namespace(Area::Cluster, Seen::ListComplete));
+        self.take(News::Pod(Area::Cluster, Seen::ListComplete));
+    }
+
+    /// Since when something is outdated.
+    fn outdated(&self) -> Option<Timestamp> {
+        self.intake.outdated.as_ref().map(|outdated| outdated.since)
     }
 
     /// The statuses asked for since the last call, by the reason why the registration is not accepted.
@@ -150,7 +163,7 @@ async fn an_object_that_cannot_be_read_is_answered_once_though_the_answer_change
 async fn a_registration_heard_of_before_its_registry_is_not_refused_until_all_registries_are_known() {
     let mut rig = Rig::new();
     rig.registration("u1", 1, "/orders");
-    rig.take(News::Registration(Seen::ListComplete));
+    rig.take(News::Registration(Area::Cluster, Seen::ListComplete));
     assert_eq!(rig.refusals(), [""; 0]);
     rig.registry();
     assert_eq!(rig.in_force().as_deref(), Some("u1"));
@@ -166,9 +179,9 @@ async fn one_created_anew_between_two_lists_and_refused_leaves_nothing_of_its_pr
     rig.lists_complete();
     rig.registration("u1", 2, "/leasehold/mine");
     assert_eq!(rig.in_force().as_deref(), Some("u1"), "a bad change loses nothing");
-    rig.take(News::Registration(Seen::ListBegins));
+    rig.take(News::Registration(Area::Cluster, Seen::ListBegins));
     rig.registration("u2", 1, "/leasehold/mine");
-    rig.take(News::Registration(Seen::ListComplete));
+    rig.take(News::Registration(Area::Cluster, Seen::ListComplete));
     assert_eq!(rig.in_force(), None);
     assert_eq!(rig.refusals(), ["PrefixReserved"]);
 }
@@ -179,14 +192,14 @@ async fn a_list_that_breaks_off_and_begins_anew_removes_nothing() {
     rig.registry();
     rig.registration("u1", 1, "/orders");
     rig.lists_complete();
-    rig.take(News::Registration(Seen::ListBegins));
-    rig.take(News::Registration(Seen::ListBegins));
+    rig.take(News::Registration(Area::Cluster, Seen::ListBegins));
+    rig.take(News::Registration(Area::Cluster, Seen::ListBegins));
     assert_eq!(rig.in_force().as_deref(), Some("u1"));
     rig.registration("u1", 1, "/orders");
-    rig.take(News::Registration(Seen::ListComplete));
+    rig.take(News::Registration(Area::Cluster, Seen::ListComplete));
     assert_eq!(rig.in_force().as_deref(), Some("u1"));
-    rig.take(News::Registration(Seen::ListBegins));
-    rig.take(News::Registration(Seen::ListComplete));
+    rig.take(News::Registration(Area::Cluster, Seen::ListBegins));
+    rig.take(News::Registration(Area::Cluster, Seen::ListComplete));
     assert_eq!(rig.in_force(), None);
 }
 
@@ -195,14 +208,14 @@ async fn what_is_known_is_outdated_from_the_loss_of_a_watch_to_its_next_complete
     let mut rig = Rig::new();
     rig.lists_complete();
     let at = |second| Timestamp::from_second(second).expect("a time");
-    rig.take(News::Pod(Seen::Lost(at(7))));
-    rig.take(News::Registration(Seen::Lost(at(8))));
-    assert_eq!(rig.intake.outdated, Some(at(7)), "the first tells since when");
-    rig.take(News::Pod(Seen::ListBegins));
-    rig.take(News::Pod(Seen::ListComplete));
-    assert_eq!(rig.intake.outdated, Some(at(8)), "one is still lost");
-    rig.take(News::Registration(Seen::ListComplete));
-    assert_eq!(rig.intake.outdated, None);
+    rig.take(News::Pod(Area::Cluster, Seen::Lost(at(7))));
+    rig.take(News::Registration(Area::Cluster, Seen::Lost(at(8))));
+    assert_eq!(rig.outdated(), Some(at(7)), "the first tells since when");
+    rig.take(News::Pod(Area::Cluster, Seen::ListBegins));
+    rig.take(News::Pod(Area::Cluster, Seen::ListComplete));
+    assert_eq!(rig.outdated(), Some(at(8)), "one is still lost");
+    rig.take(News::Registration(Area::Cluster, Seen::ListComplete));
+    assert_eq!(rig.outdated(), None);
 }
 
 #[tokio::test]
@@ -280,15 +293,18 @@ async fn nothing_is_stored_before_all_registries_are_listed_and_every_change_aft
 
 /// A registration of one Plain format.
 fn plain(name: &str, created: &str, prefix: &str) -> News {
-    News::Registration(Seen::Applied(Box::new(decode(json!({
-        "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
-        "metadata": {"name": name, "namespace": "shop", "uid": name, "generation": 1, "creationTimestamp": created},
-        "spec": {
-            "selector": {"matchLabels": {"app": "orders"}},
-            "ports": [{"port": "grpc"}],
-            "formats": [{"type": "Plain", "prefix": prefix}, {"type": "EtcdGrpc", "prefix": format!("grpc/{name}")}],
-        },
-    })))))
+    News::Registration(
+        Area::Cluster,
+        Seen::Applied(Box::new(decode(json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+            "metadata": {"name": name, "namespace": "shop", "uid": name, "generation": 1, "creationTimestamp": created},
+            "spec": {
+                "selector": {"matchLabels": {"app": "orders"}},
+                "ports": [{"port": "grpc"}],
+                "formats": [{"type": "Plain", "prefix": prefix}, {"type": "EtcdGrpc", "prefix": format!("grpc/{name}")}],
+            },
+        })))),
+    )
 }
 
 #[tokio::test]
@@ -311,10 +327,13 @@ async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_i
     let (scopes, told) = state(&rig);
     assert_eq!(scopes, ["grpc/newer/"], "the other format is written");
     assert!(told[0].contains("shop/older"), "{told:?}");
-    rig.take(News::Registration(Seen::Deleted {
-        namespace: "shop".to_owned(),
-        name: "older".to_owned(),
-    }));
+    rig.take(News::Registration(
+        Area::Cluster,
+        Seen::Deleted {
+            namespace: "shop".to_owned(),
+            name: "older".to_owned(),
+        },
+    ));
     assert_eq!(
         state(&rig),
         (vec!["/a/b/".to_owned(), "grpc/newer/".to_owned()], Vec::new())
@@ -327,10 +346,13 @@ async fn nobody_stands_aside_for_formats_that_the_rules_do_not_allow() {
     let tenant = |labels: Value| {
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}});
-        News::Namespace(Seen::Applied(crate::cluster::namespace(namespace).expect("decodes")))
+        News::Namespace(
+            Area::Cluster,
+            Seen::Applied(crate::cluster::namespace(namespace).expect("decodes")),
+        )
     };
     rig.take(tenant(json!({"side": "b"})));
-    rig.take(News::Namespace(Seen::ListComplete));
+    rig.take(News::Namespace(Area::Cluster, Seen::ListComplete));
     let rule = |prefixes: &str, side: &str| json!({"name": side, "namespaces": {"matchLabels": {"side": side}}, "prefixes": [prefixes]});
     let object = json!({
         "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",

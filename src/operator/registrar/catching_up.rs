@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::tracks::Track;
-use super::{Done, Registrar};
+use super::{Done, Outdated, Registrar};
 use crate::etcd::Snapshot;
-use crate::plan::{Fence, Heard, Held, Key, Transaction};
+use crate::plan::{Fence, Heard, Held, Key, Progress, Transaction};
 
 /// Before the notes are asked for again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -65,12 +65,23 @@ impl Registrar {
                  written until all is heard that it can be about"
             );
         }
+        let watched = Progress::new(self.context.hearing.territory().streams());
+        let beyond = watched.beyond(&heard);
+        if !beyond.is_empty() {
+            let beyond: Vec<_> = beyond.iter().map(ToString::to_string).collect();
+            tracing::warn!(
+                registry = %self.name, ?beyond,
+                "predecessors watched namespaces that are not watched here: what is left of theirs is removed, as far as \
+                 spec.guard does not hold it"
+            );
+        }
         catching_up.notes = Some((heard, at));
         self.has_caught_up();
     }
 
     /// Looks whether as much has been heard as is needed. An outdated view never has: its watches say nothing, and what
-    /// they miss nobody knows.
+    /// they miss nobody knows. Where only some namespaces may not be looked into, as much has to be heard of them as the
+    /// notes say, and the others are served.
     pub(super) fn has_caught_up(&mut self) {
         let Some(CatchingUp {
             notes: Some((needed, since)),
@@ -89,12 +100,12 @@ impl Registrar {
             *unread = false;
         }
         let lacks = self.kubernetes.progress.lacks(needed, *since);
-        let outdated = self.kubernetes.outdated.is_some();
+        let outdated = self.kubernetes.outdated.as_ref().is_some_and(Outdated::is_general);
         if lacks.is_empty() && !outdated {
             self.catching_up = None;
         } else if !std::mem::replace(told, true) {
             tracing::warn!(
-                registry = %self.name, ?lacks, outdated,
+                registry = %self.name, lacks = ?lacks.iter().map(ToString::to_string).collect::<Vec<_>>(), outdated,
                 "leads, and has heard less of Kubernetes than its predecessor: leases are renewed, nothing is written until it has"
             );
         }

@@ -28,7 +28,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +38,7 @@ pub use self::credentials::trouble;
 use self::guarding::Guarding;
 pub use self::guarding::terms as guard_terms;
 use self::inquiry::Found;
-pub use self::order::{Order, Version};
+pub use self::order::{Order, Outdated, Version};
 use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
 use self::rights::{Probed, Rights, Search};
@@ -50,7 +49,7 @@ use self::tracks::Track;
 use self::writing::Writing;
 use super::pacer::Pacer;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
-use crate::cluster::{DeskNote, Events, Hearing, KINDS, Source};
+use crate::cluster::{DeskNote, Events, Hearing, Source, Territory};
 use crate::etcd::{self, Access, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
 use crate::plan::{Domains, Fence, Held, Key, LeaseId, Ledger, Progress, Revision, Scope, Ticket, Verdict};
@@ -70,7 +69,7 @@ pub struct Context {
     pub session_ttl: u32,
     /// How long calls to etcd may take.
     pub timeouts: Timeouts,
-    /// How far Kubernetes is being heard.
+    /// How far Kubernetes is being heard, and which namespaces of it.
     pub hearing: Hearing,
     /// Where statuses of registrations are written.
     pub registrations: mpsc::UnboundedSender<DeskNote<ServiceRegistration>>,
@@ -153,8 +152,8 @@ struct Lines {
 struct Kubernetes {
     /// Whether that is everything.
     complete: bool,
-    /// Since when it is outdated.
-    outdated: Option<Timestamp>,
+    /// What of it is outdated.
+    outdated: Option<Outdated>,
     /// Whether there are registrations whose keys are not known.
     some_are_unclear: bool,
     /// How far it has been heard.
@@ -162,13 +161,13 @@ struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// It has told nothing.
-    fn silent() -> Self {
+    /// It has told nothing of this territory.
+    fn silent(territory: &Territory) -> Self {
         Self {
             complete: false,
             outdated: None,
             some_are_unclear: false,
-            progress: Progress::new(KINDS),
+            progress: Progress::new(territory.streams()),
         }
     }
 }
@@ -234,7 +233,7 @@ impl Registrar {
             ledger,
             writing: Writing::new(&limits, now),
             limits,
-            kubernetes: Kubernetes::silent(),
+            kubernetes: Kubernetes::silent(context.hearing.territory()),
             catching_up: None,
             leadership: Leadership::Seeking,
             led: false,

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use super::standing::Trouble;
 use crate::api::{Guard, Limits, Reason};
 use crate::etcd::Access;
-use crate::index::RegistrationRef;
+use crate::index::{Area, RegistrationRef};
 use crate::operator::policy::Verdict;
-use crate::plan::{Presence, Progress, Terms};
+use crate::plan::{Presence, Progress, Stream, Terms};
 
 /// Which object of a name it is, and which version of its spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,23 @@ pub struct Version {
     pub uid: Arc<str>,
     /// `metadata.generation`.
     pub generation: i64,
+}
+
+/// What is outdated of what is known of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outdated {
+    /// Since when.
+    pub since: Timestamp,
+    /// The streams that say nothing; one at least.
+    pub streams: Vec<Stream>,
+}
+
+impl Outdated {
+    /// Whether more is outdated than some of the namespaces that are watched one by one. As long as the apiserver tells
+    /// of what belongs to the cluster, it is not that which is in trouble.
+    pub fn is_general(&self) -> bool {
+        self.streams.iter().any(|stream| stream.area == Area::Cluster)
+    }
 }
 
 /// One order. They are carried out in the order in which they were sent.
@@ -74,8 +91,8 @@ pub enum Order {
     },
     /// Kubernetes has told everything: what nobody asked for until now is wanted by nobody.
     KubernetesIsComplete,
-    /// Since when what is known of Kubernetes is outdated, because it has not answered for long; none when it is not.
-    KubernetesIsOutdated(Option<Timestamp>),
+    /// What is outdated of what is known of Kubernetes, because it has not answered for long; none when nothing is.
+    KubernetesIsOutdated(Option<Outdated>),
     /// How far Kubernetes has been heard, as far as it has been told in orders.
     Progress(Progress),
     /// Whether there are registrations whose keys are not known because they cannot be read: as long as there are,

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::order::Outdated;
 use super::standing::{Link, Trouble};
 use crate::api::{ConditionStatus, ConditionType, Reason, RegistryStatus, conditions};
-use crate::plan::Holding;
+use crate::plan::{Holding, Stream};
 
 /// The least time between two writes that tell nothing but other counters.
 const COUNTERS: Duration = Duration::from_secs(10);
@@ -35,8 +35,8 @@ pub struct Facts {
     pub holding: Holding,
     /// What etcd denies, while it lets everything else be done.
     pub denied: Option<String>,
-    /// Since when what is known of Kubernetes is outdated.
-    pub outdated: Option<Timestamp>,
+    /// What is outdated of what is known of Kubernetes.
+    pub outdated: Option<Outdated>,
 }
 
 impl Facts {
@@ -109,18 +109,19 @@ impl Facts {
         }
         let (held, reason, message) = self.holding.told();
         conditions::set(&mut list, ConditionType::Held, held, reason, message, generation, now);
-        let (informed, reason, message) = match self.outdated {
+        let (informed, reason, message) = match &self.outdated {
             None => (
                 ConditionStatus::True,
                 Reason::Watching,
                 "The kube-apiserver tells the operator what changes.".to_owned(),
             ),
-            Some(since) => (
+            Some(Outdated { since, streams }) => (
                 ConditionStatus::False,
                 Reason::KubernetesSilent,
                 format!(
-                    "What is known of pods, registrations, Registries or RecordFormats is as of {since:.0}: see that the kube-apiserver is \
-                     well, and that the operator may list and watch them. What is registered stays."
+                    "What is known of {} is as of {since:.0}: see that the kube-apiserver is well, and that the operator may list \
+                     and watch them. What is registered stays.",
+                    enumerate(streams)
                 ),
             ),
         };
@@ -135,6 +136,22 @@ impl Facts {
             keys: Some(count(self.keys)),
             conditions: list,
         }
+    }
+}
+
+/// How many streams are named before the rest are counted.
+const NAMED: usize = 6;
+
+/// The streams as people say it.
+fn enumerate(streams: &[Stream]) -> String {
+    let mut words: Vec<String> = streams.iter().take(NAMED).map(Stream::to_string).collect();
+    if let Some(more @ 1..) = streams.len().checked_sub(NAMED) {
+        words.push(format!("{more} more"));
+    }
+    match words.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => String::new(),
     }
 }
 
@@ -202,7 +219,10 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::index::Area;
 
     fn facts(keys: usize, link: Link) -> Facts {
         Facts {
@@ -238,7 +258,7 @@ mod tests {
             message: "give it a user".to_owned(),
             is_access: true,
         };
-        let now = Time(jiff::Timestamp::UNIX_EPOCH);
+        let now = Time(Timestamp::UNIX_EPOCH);
         let status = facts(1, Link::Down(trouble)).status(&now);
         let connected = &status.conditions[0];
         assert_eq!(
@@ -274,7 +294,13 @@ mod tests {
     fn since_when_kubernetes_is_silent_is_said_at_once() {
         let start = Instant::now();
         let silent = Facts {
-            outdated: Some(Timestamp::from_second(1_700_000_000).expect("a time")),
+            outdated: Some(Outdated {
+                since: Timestamp::from_second(1_700_000_000).expect("a time"),
+                streams: vec![
+                    Stream::of_cluster("registries"),
+                    Stream::new("pods", Area::namespace("shop")),
+                ],
+            }),
             ..facts(1, Link::Up)
         };
         let mut told = Told::default();
@@ -287,7 +313,9 @@ mod tests {
             ("Informed", "KubernetesSilent")
         );
         assert!(
-            informed.message.contains("as of 2023-11-14T22:13:20Z:"),
+            informed
+                .message
+                .contains("of registries and pods in shop is as of 2023-11-14T22:13:20Z:"),
             "{}",
             informed.message
         );
@@ -303,7 +331,7 @@ mod tests {
         let mut told = Told::default();
         assert!(told.tell(&facts(1, Link::Up), start));
         assert!(told.tell(&held, start));
-        let status = held.status(&Time(jiff::Timestamp::UNIX_EPOCH));
+        let status = held.status(&Time(Timestamp::UNIX_EPOCH));
         let condition = &status.conditions[1];
         assert_eq!(
             (

@@ -256,7 +256,7 @@ impl Registrar {
             keys,
             holding: self.guarding.holding().clone(),
             denied: self.denied_words(),
-            outdated: self.kubernetes.outdated,
+            outdated: self.kubernetes.outdated.clone(),
         }
     }
 

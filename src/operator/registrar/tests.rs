@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::{Guard, ServiceRegistrationStatus};
-use crate::cluster::{About, Insistence, Notice};
-use crate::plan::{self, Heard, Holding, MetaKeys, Observation, Presence, Terms};
+use crate::cluster::{self, About, Insistence, Notice};
+use crate::index::Area;
+use crate::plan::{self, Heard, Holding, MetaKeys, Observation, Presence, Stream, Terms};
+
+const PODS: Stream = Stream::of_cluster(cluster::PODS);
 
 struct Rig {
     registrar: Registrar,
@@ -25,6 +28,13 @@ fn fence(create_revision: Revision) -> Fence {
         key: "/leasehold/c1/leader".into(),
         create_revision,
         lease: LeaseId(create_revision),
+    }
+}
+
+fn outdated() -> Outdated {
+    Outdated {
+        since: jiff::Timestamp::UNIX_EPOCH,
+        streams: vec![PODS],
     }
 }
 
@@ -87,7 +97,7 @@ impl Rig {
     fn note_read(&mut self, proof: Revision, pods: Option<u64>) {
         let held = |pods| {
             let mut heard = Heard::default();
-            heard.add("pods", pods);
+            heard.add(&PODS, pods);
             Held {
                 value: heard.value(),
                 lease: LeaseId(1),
@@ -105,10 +115,10 @@ impl Rig {
 
     /// Everything has been heard up to this version of a pod, where the apiserver was at `present` when it was asked.
     fn hear(&mut self, pods: u64, present: Option<u64>) {
-        let mut progress = Progress::new(KINDS);
-        progress.reach("pods", pods);
+        let mut progress = Progress::new(Territory::default().streams());
+        progress.reach(&PODS, pods);
         if let Some(present) = present {
-            progress.compare("pods", present, Instant::now());
+            progress.compare(&PODS, present, Instant::now());
         }
         self.registrar.take(Order::Progress(progress));
     }
@@ -257,16 +267,14 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
     let mut rig = Rig::new().await;
     rig.register();
     let now = Instant::now();
-    rig.registrar
-        .take(Order::KubernetesIsOutdated(Some(Timestamp::UNIX_EPOCH)));
+    rig.registrar.take(Order::KubernetesIsOutdated(Some(outdated())));
     rig.lead_first();
     assert_eq!(rig.registrar.may_write(now), None);
     rig.registrar.take(Order::KubernetesIsOutdated(None));
     assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
 
     // Its own view is the newest there is for as long as it leads.
-    rig.registrar
-        .take(Order::KubernetesIsOutdated(Some(Timestamp::UNIX_EPOCH)));
+    rig.registrar.take(Order::KubernetesIsOutdated(Some(outdated())));
     assert_eq!(rig.registrar.may_write(now), Some(fence(7)));
     rig.lead(Leadership::Seeking);
     rig.lead(Leadership::Leading(fence(7)));
@@ -278,11 +286,22 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
 }
 
 #[tokio::test]
+async fn one_that_comes_to_lead_and_may_not_look_into_one_namespace_serves_the_others() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.registrar.take(Order::KubernetesIsOutdated(Some(Outdated {
+        since: jiff::Timestamp::UNIX_EPOCH,
+        streams: vec![Stream::new(cluster::PODS, Area::namespace("bank"))],
+    })));
+    rig.lead_first();
+    assert_eq!(rig.registrar.may_write(Instant::now()), Some(fence(7)));
+}
+
+#[tokio::test]
 async fn nothing_is_done_by_an_election_that_was_not_taken_in() {
     let mut rig = Rig::new().await;
     rig.register();
-    rig.registrar
-        .take(Order::KubernetesIsOutdated(Some(Timestamp::UNIX_EPOCH)));
+    rig.registrar.take(Order::KubernetesIsOutdated(Some(outdated())));
     // Won, but something else is looked at first: whether the view is outdated has not been asked yet.
     rig.leads.send_replace(Leadership::Leading(fence(7)));
     assert_eq!(rig.registrar.may_write(Instant::now()), None);

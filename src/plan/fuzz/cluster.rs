@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::format::{Format, RecordFormats, Service};
 use crate::index::{
-    Addresses, Family, Index, Pod, PodPort, Port, PortTarget, Registration, RegistrationRef, Selector, Touch,
+    Addresses, Area, Family, Index, Pod, PodPort, Port, PortTarget, Registration, RegistrationRef, Selector, Touch,
 };
 use crate::plan::testing::{Etcd, meta};
 use crate::plan::transaction::{Fence, Key, LeaseId, Transaction, Verdict};
@@ -155,7 +155,7 @@ impl Operator {
     }
 
     pub fn pod_list_begins(&mut self) {
-        self.index.begin_pod_relist();
+        self.index.begin_pod_relist(&Area::Cluster);
     }
 
     pub fn pod_kept(&mut self, name: &str) {
@@ -163,7 +163,7 @@ impl Operator {
     }
 
     pub fn pod_list_ends(&mut self) {
-        let touches = self.index.end_pod_relist();
+        let touches = self.index.end_pod_relist(&Area::Cluster);
         self.forward(touches, true);
     }
 

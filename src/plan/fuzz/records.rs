@@ -5,7 +5,7 @@ use super::cluster::{Operator, Truth, Wish, content, pod};
 use crate::fuzz::Rng;
 use crate::plan::meta::MetaKeys;
 use crate::plan::testing::{Etcd, meta};
-use crate::plan::{Heard, LeaseId, Progress};
+use crate::plan::{Heard, LeaseId, Progress, Stream};
 
 /// A line.
 pub(crate) fn any_record(rng: &mut Rng) -> String {
@@ -136,6 +136,7 @@ fn read_back(value: &[u8], read: &mut [usize; 3]) {
     if let Some(heard) = Heard::read(value) {
         read[2] += 1;
         assert_eq!(Heard::read(&heard.value()), Some(heard.clone()));
-        Progress::new(["pods", "registrations"]).lacks(&heard, std::time::Instant::now());
+        Progress::new(["pods", "serviceregistrations"].map(Stream::of_cluster))
+            .lacks(&heard, std::time::Instant::now());
     }
 }

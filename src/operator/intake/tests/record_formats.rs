@@ -17,7 +17,10 @@ impl Rig {
                 "formats": [{"type": "Custom", "recordFormat": "mine"}],
             },
         });
-        self.take(News::Registration(Seen::Applied(Box::new(decode(object)))));
+        self.take(News::Registration(
+            Area::Cluster,
+            Seen::Applied(Box::new(decode(object))),
+        ));
     }
 
     fn record_format(&mut self, generation: i64, value: &str) {
@@ -77,7 +80,7 @@ impl Rig {
                 "conditions": [{"type": "Ready", "status": "True"}]
             }
         }));
-        rig.take(News::Pod(Seen::Applied(pod.expect("a pod"))));
+        rig.take(News::Pod(Area::Cluster, Seen::Applied(pod.expect("a pod"))));
         rig.user(1);
         rig
     }
@@ -91,10 +94,10 @@ fn refusal(rig: &Rig) -> Option<String> {
 async fn a_registration_waits_for_its_record_format_until_all_are_listed() {
     let mut rig = Rig::started();
     assert_eq!((rig.written(), refusal(&rig)), (None, None));
-    rig.take(News::Registration(Seen::ListComplete));
+    rig.take(News::Registration(Area::Cluster, Seen::ListComplete));
     rig.take(News::Registry(Seen::ListComplete));
-    rig.take(News::Pod(Seen::ListComplete));
-    rig.take(News::Namespace(Seen::ListComplete));
+    rig.take(News::Pod(Area::Cluster, Seen::ListComplete));
+    rig.take(News::Namespace(Area::Cluster, Seen::ListComplete));
     assert!(!rig.intake.complete, "nobody knows yet whether keys of it are to stay");
     rig.record_format(1, GOOD);
     assert_eq!(rig.written().as_deref(), Some(r#"{"host": "10.0.0.7"}"#));

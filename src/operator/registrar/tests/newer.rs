@@ -21,10 +21,11 @@ async fn after_a_note_that_cannot_be_read_as_much_is_heard_first_as_anybody_can_
     rig.hear(104, Some(105));
     assert_eq!(may_write(&mut rig), None, "how far the other kinds are is not known");
     let asked = |pods: u64| {
-        let mut progress = Progress::new(KINDS);
-        for kind in KINDS {
-            progress.reach(kind, if kind == "pods" { pods } else { 99 });
-            progress.compare(kind, if kind == "pods" { 105 } else { 99 }, Instant::now());
+        let streams: Vec<Stream> = Territory::default().streams().collect();
+        let mut progress = Progress::new(streams.clone());
+        for stream in &streams {
+            progress.reach(stream, if *stream == PODS { pods } else { 99 });
+            progress.compare(stream, if *stream == PODS { 105 } else { 99 }, Instant::now());
         }
         Order::Progress(progress)
     };
