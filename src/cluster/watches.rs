@@ -12,6 +12,7 @@ use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -120,22 +121,28 @@ pub async fn watch(
     for kind in KINDS {
         metrics.staleness.stale_for(kind, Duration::ZERO);
     }
-    let ends = (&metrics, &hearing, &news);
-    let pods = follow::<LeanPod, _>(client.clone(), PODS, ends, |seen| News::Pod(seen.map(Into::into)));
-    let registrations = follow::<ServiceRegistration, _>(client.clone(), REGISTRATIONS, ends, |seen| {
-        News::Registration(seen.map(Box::new))
-    });
-    let registries = follow::<Registry, _>(client.clone(), REGISTRIES, ends, |seen| {
-        News::Registry(seen.map(Box::new))
-    });
-    let record_formats = follow::<RecordFormat, _>(client.clone(), RECORD_FORMATS, ends, |seen| {
-        News::RecordFormat(seen.map(Box::new))
-    });
-    let namespaces = follow::<LeanNamespace, _>(client, NAMESPACES, ends, |seen| News::Namespace(seen.map(Into::into)));
+    let mut watches = JoinSet::new();
     let all = async {
         let told = news.send(News::Cluster(cluster_id.await.into())).await;
-        if told.is_ok() {
-            futures::future::join5(pods, registrations, registries, record_formats, namespaces).await;
+        if told.is_err() {
+            return;
+        }
+        // Each is a task of its own: where there is much to read of one kind, the others are read meanwhile.
+        let ends = || (metrics.clone(), hearing.clone(), news.clone());
+        let pods = follow::<LeanPod, _>(client.clone(), PODS, ends(), |seen| News::Pod(seen.map(Into::into)));
+        watches.spawn(pods);
+        let registrations = |seen: Seen<ServiceRegistration>| News::Registration(seen.map(Box::new));
+        watches.spawn(follow(client.clone(), REGISTRATIONS, ends(), registrations));
+        let registries = |seen: Seen<Registry>| News::Registry(seen.map(Box::new));
+        watches.spawn(follow(client.clone(), REGISTRIES, ends(), registries));
+        let record_formats = |seen: Seen<RecordFormat>| News::RecordFormat(seen.map(Box::new));
+        watches.spawn(follow(client.clone(), RECORD_FORMATS, ends(), record_formats));
+        let namespaces = |seen: Seen<LeanNamespace>| News::Namespace(seen.map(Into::into));
+        watches.spawn(follow(client.clone(), NAMESPACES, ends(), namespaces));
+        while let Some(ended) = watches.join_next().await {
+            if let Err(panic) = ended {
+                std::panic::resume_unwind(panic.into_panic());
+            }
         }
     };
     tokio::select! {
@@ -147,11 +154,11 @@ pub async fn watch(
 async fn follow<K, F>(
     client: Client,
     what: &'static str,
-    (metrics, hearing, news): (&Metrics, &Hearing, &mpsc::Sender<News>),
+    (metrics, hearing, news): (Metrics, Hearing, mpsc::Sender<News>),
     wrap: F,
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-    F: Fn(Seen<K>) -> News,
+    F: Fn(Seen<K>) -> News + Send,
 {
     let (line, client) = Line::open(client, what, news.clone());
     let api: Api<DeserializeGuard<K>> = Api::all(client);
@@ -176,7 +183,7 @@ async fn follow<K, F>(
                 if matches!(event, Event::InitDone) {
                     metrics.staleness.fresh(what);
                 }
-                version = heard(what, &event, hearing);
+                version = heard(what, &event, &hearing);
                 told(what, event)
             }
             Err(error) => {

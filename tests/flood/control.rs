@@ -22,14 +22,14 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts one for the pod `name`, which writes under `key`.
-    pub fn start(
+    /// Starts one for the pod `name`, which writes under `key`, and waits until it knows the pod.
+    pub async fn start(
         kubeconfig: PathBuf,
         endpoints: Vec<String>,
         (namespace, name): (String, &'static str),
         key: String,
     ) -> Self {
-        let (told, heard) = mpsc::unbounded_channel();
+        let (told, mut heard) = mpsc::unbounded_channel();
         let end = Arc::new(AtomicBool::new(false));
         let asked = end.clone();
         let run = move || {
@@ -42,20 +42,26 @@ impl Control {
                 let pod = pods.get(name).await.expect("the pod is there");
                 let mut version = pod.metadata.resource_version.clone().expect("a version");
                 let mut known = is_ready(&pod);
+                let _ = told.send(Instant::now());
                 while !asked.load(Ordering::Relaxed) {
-                    let only = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(60);
+                    let only = WatchParams::default()
+                        .fields(&format!("metadata.name={name}"))
+                        .timeout(10);
                     let mut watch = pods.watch(&only, &version).await.expect("a watch begins").boxed();
                     while !asked.load(Ordering::Relaxed) {
                         let event = match timeout(Duration::from_millis(200), watch.next()).await {
-                            Ok(Some(event)) => event.expect("the watch goes on"),
-                            Ok(None) => break,
+                            Ok(Some(Ok(event))) => event,
+                            // The next one goes on from there.
+                            Ok(None | Some(Err(_))) => break,
                             Err(_) => continue,
                         };
                         let WatchEvent::Modified(pod) = event else { continue };
                         version = pod.metadata.resource_version.clone().expect("a version");
                         if std::mem::replace(&mut known, is_ready(&pod)) != is_ready(&pod) {
                             let _ = told.send(Instant::now());
-                            etcd.put(key.as_str(), version.as_str(), None).await.expect("etcd takes it");
+                            etcd.put(key.as_str(), version.as_str(), None)
+                                .await
+                                .expect("etcd takes it");
                         }
                     }
                 }
@@ -63,11 +69,10 @@ impl Control {
             runtime.expect("a runtime starts").block_on(follow);
         };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(run);
-        Self {
-            heard,
-            end,
-            thread: Some(thread.expect("a thread starts")),
-        }
+        let thread = Some(thread.expect("a thread starts"));
+        // It knows the pod, and misses nothing from now on.
+        heard.recv().await.expect("the control works");
+        Self { heard, end, thread }
     }
 
     /// When the pod was next heard to be ready, or no longer so.
@@ -87,7 +92,9 @@ impl Drop for Control {
 
 fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
+    conditions
+        .into_iter()
+        .any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
 /// A client that may do everything, for the runtime it is made on.

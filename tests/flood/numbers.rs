@@ -57,7 +57,11 @@ impl Numbers {
     /// Sums up what happened.
     pub fn of(tries: &[Try]) -> Self {
         let between = |from: fn(&Try) -> Instant, to: fn(&Try) -> Instant| {
-            Times::of(tries.iter().map(move |one| to(one).saturating_duration_since(from(one))))
+            Times::of(
+                tries
+                    .iter()
+                    .map(move |one| to(one).saturating_duration_since(from(one))),
+            )
         };
         Self {
             ready_to_key: between(|one| one.taken, |one| one.operator),

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Patch, PatchParams};
 use kube::Api;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use crate::control::client;
@@ -36,7 +36,9 @@ impl Storm {
                         let status = if *ready { "True" } else { "False" };
                         let change = json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
                         let (params, change) = (PatchParams::default(), Patch::Strategic(change));
-                        api.patch_status(pod, &params, &change).await.expect("the apiserver takes it");
+                        api.patch_status(pod, &params, &change)
+                            .await
+                            .expect("the apiserver takes it");
                         counted.fetch_add(1, Ordering::Relaxed);
                     }
                 }

@@ -33,8 +33,7 @@ impl Tenants {
         let bed = Bed::start(BedConfig::default()).await?;
         bed.apply_crds().await?;
         let spec = json!({"endpoints": bed.registry().endpoints(), "guard": {"mode": "Off"}, "access": access});
-        let registry =
-            json!({"apiVersion": API, "kind": "Registry", "metadata": {"name": "default"}, "spec": spec});
+        let registry = json!({"apiVersion": API, "kind": "Registry", "metadata": {"name": "default"}, "spec": spec});
         bed.objects().apply(registry).await?;
         let binary = std::env::var("FLOOD_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_leasehold").to_owned());
         let operator = Operator::start(&bed, OperatorConfig::new("operator-0", binary))?;
@@ -52,7 +51,8 @@ impl Tenants {
             bed.registry().endpoints(),
             (quiet.name().to_owned(), "p"),
             beside,
-        );
+        )
+        .await;
         Ok(Self {
             operator,
             quiet,
@@ -115,11 +115,16 @@ impl Tenants {
     async fn transactions(&self) -> Result<(f64, f64)> {
         let text = self.operator.metrics().await?;
         let value = |name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name) && line.contains("call=\"txn\""));
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(name) && line.contains("call=\"txn\""));
             let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
             value.unwrap_or_default()
         };
-        Ok((value("leasehold_call_seconds_count"), value("leasehold_call_seconds_sum")))
+        Ok((
+            value("leasehold_call_seconds_count"),
+            value("leasehold_call_seconds_sum"),
+        ))
     }
 }
 
@@ -139,7 +144,9 @@ async fn p10_one_tenant_s_flood_adds_little_to_what_another_waits_for() -> Resul
     let begun = tenants.written().await?;
     until("the flood to be one", FLOODED, async || {
         let written = tenants.written().await.map_err(|error| error.to_string())? - begun;
-        (written > 5000.0).then_some(()).ok_or(format!("{written} keys were written"))
+        (written > 5000.0)
+            .then_some(())
+            .ok_or(format!("{written} keys were written"))
     })
     .await?;
     let (since, keys, flaps) = (Instant::now(), tenants.written().await?, storm.flaps());
@@ -148,9 +155,17 @@ async fn p10_one_tenant_s_flood_adds_little_to_what_another_waits_for() -> Resul
     let after = tenants.transactions().await?;
     let seconds = since.elapsed().as_secs_f64();
     let (keys, flaps) = (tenants.written().await? - keys, storm.flaps() - flaps);
-    println!("beside a flood of {:.0} flaps and {:.0} keys a second:\n{beside}", flaps as f64 / seconds, keys / seconds);
+    println!(
+        "beside a flood of {:.0} flaps and {:.0} keys a second:\n{beside}",
+        flaps as f64 / seconds,
+        keys / seconds
+    );
     let mean = |(count, sum): (f64, f64), (to, until): (f64, f64)| 1e3 * (until - sum) / (to - count).max(1.0);
-    println!("a transaction takes {:.1} ms alone and {:.1} ms beside, on average", mean(before, between), mean(during, after));
+    println!(
+        "a transaction takes {:.1} ms alone and {:.1} ms beside, on average",
+        mean(before, between),
+        mean(during, after)
+    );
     for percent in [50, 99] {
         let of = |times: fn(&Numbers) -> &crate::numbers::Times| {
             ratio(times(&alone).percentile(percent), times(&beside).percentile(percent))

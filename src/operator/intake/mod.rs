@@ -4,6 +4,7 @@
 //! Owns the index and the decision whether a registration can be carried out ([`admission`]). Knows nothing of etcd.
 
 mod admission;
+mod backlog;
 mod credentials;
 mod record_formats;
 mod registries;
@@ -14,13 +15,14 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
+use self::backlog::{Backlog, Next, Reached};
 use self::record_formats::Library;
 use self::registries::Known;
 use self::staff::Staff;
@@ -35,6 +37,15 @@ use crate::plan::{Presence, Progress};
 
 /// News taken in without a look at anything else.
 const BATCH: usize = 256;
+/// For how long something is passed on without a look at the news: what comes for another namespace meanwhile waits.
+const SLICE: Duration = Duration::from_millis(1);
+/// So many pods may wait that were heard of: when there are more, the watches wait.
+const PODS: usize = 1024;
+/// So many orders about pods may be on their way to the registrars, who take them first in, first out: the others wait
+/// here, where the namespaces are served in turn.
+const ON_THEIR_WAY: u32 = 64;
+/// A pod's registrations are found this many times as fast as they are told of it.
+const FINDING: usize = 8;
 
 /// Which object kinds have been listed completely.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,9 +87,24 @@ impl Lost {
     }
 }
 
+/// How far what waits was passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PassedOn {
+    /// Nothing waits any more.
+    All,
+    /// The rest can be at once.
+    Some,
+    /// The registrars have enough to do.
+    Enough,
+}
+
 /// What Kubernetes has said so far.
 pub struct Intake {
     index: Index,
+    /// What was heard of pods and is not in the index yet, and what the registrars have not been told.
+    backlog: Backlog,
+    /// For orders about pods that are on their way.
+    room: Arc<Semaphore>,
     entries: HashMap<RegistrationRef, Entry>,
     registries: HashMap<Arc<str>, Known>,
     /// Whose formats get into whose consumers.
@@ -114,6 +140,8 @@ impl Intake {
     pub fn new(context: Context, state: watch::Sender<Option<State>>, shutdown: CancellationToken) -> Self {
         Self {
             index: Index::new(),
+            backlog: Backlog::default(),
+            room: Arc::new(Semaphore::new(ON_THEIR_WAY as usize)),
             entries: HashMap::new(),
             registries: HashMap::new(),
             neighbours: Neighbours::default(),
@@ -142,13 +170,15 @@ impl Intake {
         mut good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
         shutdown: CancellationToken,
     ) -> Result<(), Failure> {
+        let room = self.room.clone();
+        let mut passed_on = PassedOn::All;
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 failure = self.staff.failure() => return Err(failure),
                 Some((registry, access)) = good.recv() => self.is_good(&registry, access),
-                first = news.recv() => {
+                first = news.recv(), if self.backlog.pods() < PODS => {
                     let Some(first) = first else { break };
                     self.take(first, Instant::now());
                     for _ in 1..BATCH {
@@ -157,10 +187,14 @@ impl Intake {
                             Err(_) => break,
                         }
                     }
-                    self.tell_progress();
-                    self.count();
                 }
+                // Not before half of it is free: the registrars take what comes together together.
+                freed = room.acquire_many(ON_THEIR_WAY / 2), if passed_on == PassedOn::Enough => drop(freed),
+                () = tokio::task::yield_now(), if passed_on == PassedOn::Some => {}
             }
+            passed_on = self.pass_on();
+            self.tell_progress();
+            self.count();
         }
         self.staff.retire().await;
         Ok(())
@@ -168,6 +202,13 @@ impl Intake {
 
     /// Tells the registrars how far they have heard, after what they have heard.
     fn tell_progress(&mut self) {
+        while let Some(Reached { what, version, present }) = self.backlog.take_reached() {
+            self.progress.reach(what, version);
+            if let Some((present, asked)) = present {
+                self.progress.compare(what, present, asked);
+            }
+            self.progressed = true;
+        }
         if std::mem::take(&mut self.progressed) {
             self.staff.order_all(|| Order::Progress(self.progress.clone()));
         }
@@ -182,13 +223,7 @@ impl Intake {
     fn take(&mut self, news: News, now: Instant) {
         match news {
             News::Cluster(id) => self.cluster(id),
-            News::Reached { what, version, present } => {
-                self.progress.reach(what, version);
-                if let Some((present, asked)) = present {
-                    self.progress.compare(what, present, asked);
-                }
-                self.progressed = true;
-            }
+            News::Reached { what, version, present } => self.backlog.reach(Reached { what, version, present }),
             News::Pod(seen) => {
                 note_lost(&mut self.lost.pods, &seen);
                 self.pod(seen, now);
@@ -220,6 +255,16 @@ impl Intake {
     }
 
     fn pod(&mut self, seen: Seen<Pod>, now: Instant) {
+        match seen {
+            // Before everything is known nobody is served, and so nobody waits.
+            Seen::Applied(pod) if self.complete => return self.backlog.applied(pod, now),
+            Seen::Deleted { namespace, name } if self.complete => {
+                return self.backlog.deleted(&namespace, &name, now);
+            }
+            _ => {}
+        }
+        // Lists begin and end for all pods.
+        self.pass_on_all();
         let touches = match seen {
             Seen::ListBegins => {
                 self.index.begin_pod_relist();
@@ -241,6 +286,55 @@ impl Intake {
             }
         };
         self.forward(touches, now);
+    }
+
+    /// Passes on what waits, the namespaces in turn, for a while and as long as there is room.
+    fn pass_on(&mut self) -> PassedOn {
+        let end = Instant::now() + SLICE;
+        while !self.backlog.is_empty() {
+            let Ok(slip) = self.room.clone().try_acquire_owned() else {
+                return PassedOn::Enough;
+            };
+            self.pass_on_next(Some(slip));
+            if Instant::now() >= end {
+                return PassedOn::Some;
+            }
+        }
+        PassedOn::All
+    }
+
+    /// Passes on everything that waits, whether there is room or not.
+    fn pass_on_all(&mut self) {
+        while !self.backlog.is_empty() {
+            self.pass_on_next(None);
+        }
+    }
+
+    fn pass_on_next(&mut self, slip: Option<OwnedSemaphorePermit>) {
+        match self.backlog.next() {
+            None => {}
+            Some(Next::Pod(name, mut heard)) => {
+                let mut cost = 1;
+                if heard.deleted {
+                    let touches = self.index.delete_pod(&name.0, &name.1);
+                    cost += touches.len() / FINDING;
+                    self.backlog.touch(&heard, touches, true);
+                }
+                if let Some(pod) = heard.last.take() {
+                    let touches = self.index.apply_pod(&pod);
+                    cost += touches.len() / FINDING;
+                    self.backlog.touch(&heard, touches, false);
+                }
+                self.backlog.done_pod(&name, &heard, cost);
+            }
+            Some(Next::Touch(Touch { registration, pod }, touched)) => {
+                if let Some((registry, order)) = self.order_of(&registration, pod, false, touched.at) {
+                    self.staff
+                        .order(registry, order.after_the_last(touched.deleted).with(slip));
+                }
+                self.backlog.done_touch(&touched);
+            }
+        }
     }
 
     /// Tells the registrars what has changed for which registration's pod.
@@ -287,6 +381,7 @@ impl Intake {
             pod,
             selected: self.index.selected_count(registration),
             heard,
+            slip: None,
         };
         Some((&compiled.registration.registry, order))
     }

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -204,6 +204,8 @@ struct Registrar {
     stance: Stance,
 
     tasks: JoinSet<Done>,
+    /// Of the orders that were taken in since the last look at what is to be done.
+    slips: Vec<OwnedSemaphorePermit>,
 }
 
 impl Registrar {
@@ -237,6 +239,7 @@ impl Registrar {
             outage_announced: false,
             stance: Stance::default(),
             tasks: JoinSet::new(),
+            slips: Vec::new(),
             name,
             context,
             connection,
@@ -269,6 +272,7 @@ impl Registrar {
         self.ask(now);
         self.sweep(now);
         let report_due = self.report(now);
+        self.slips.clear();
         let wakes = [
             self.writing.wake_at(now),
             self.standing.ask_at(),
