@@ -198,7 +198,7 @@ impl<K: Reported> Queue<K> {
     /// The next one of a tenant of whom not too much is being written.
     fn pop(&mut self) -> Option<K::Name> {
         let writing = &self.writing;
-        let may = |tenant: &str| writing.get(tenant).is_none_or(|count| *count < OF_ONE);
+        let may = |tenant: &str, _| writing.get(tenant).is_none_or(|count| *count < OF_ONE);
         let name = self.order.pop_of(may)?;
         self.waiting.remove(&name);
         Some(name)

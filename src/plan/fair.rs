@@ -83,11 +83,12 @@ impl<T> FairQueue<T> {
 
     /// The next thing.
     pub fn pop(&mut self) -> Option<T> {
-        self.pop_of(|_| true)
+        self.pop_of(|_, _| true)
     }
 
-    /// The next thing of a tenant that `may` have its turn. The others keep their places.
-    pub fn pop_of(&mut self, may: impl Fn(&str) -> bool) -> Option<T> {
+    /// The next thing of a tenant that `may` have its turn, told by how much waits in its lane. The others keep their
+    /// places.
+    pub fn pop_of(&mut self, may: impl Fn(&str, usize) -> bool) -> Option<T> {
         // In a row, since the last one that may.
         let mut barred = 0;
         loop {
@@ -96,12 +97,12 @@ impl<T> FairQueue<T> {
             }
             let alone = self.turns.len() == 1;
             let tenant = self.turns.front()?;
-            if !may(tenant) {
+            let lane = self.lanes.get_mut(tenant)?;
+            if !may(tenant, lane.things.len()) {
                 barred += 1;
                 self.turns.rotate_left(1);
                 continue;
             }
-            let lane = self.lanes.get_mut(tenant)?;
             if lane.credit <= 0 && !alone {
                 lane.credit += QUANTUM;
                 barred = 0;
@@ -217,7 +218,7 @@ mod tests {
         (0..20).for_each(|i| queue.push(&a, i));
         queue.push(&b, -1);
         queue.push(&b, -2);
-        let not_a = |tenant: &str| tenant != "a";
+        let not_a = |tenant: &str, _| tenant != "a";
         assert_eq!((queue.pop_of(not_a), queue.pop_of(not_a)), (Some(-1), Some(-2)));
         assert_eq!(queue.pop_of(not_a), None, "all that is left is a's");
         let rest: Vec<i32> = std::iter::from_fn(|| queue.pop()).collect();
@@ -232,7 +233,7 @@ mod tests {
         queue.push(&b, -1);
         assert_eq!(queue.pop(), Some(0));
         queue.charge("a", 1000);
-        assert_eq!(queue.pop_of(|tenant| tenant == "a"), Some(1));
+        assert_eq!(queue.pop_of(|tenant, _| tenant == "a"), Some(1));
     }
 
     #[test]

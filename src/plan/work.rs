@@ -21,7 +21,7 @@ pub(super) enum Work {
 
 impl Work {
     /// The namespace it is done for.
-    fn tenant(&self) -> &Arc<str> {
+    pub fn tenant(&self) -> &Arc<str> {
         match self {
             Self::Pod(registration, _) => &registration.namespace,
             Self::Key(_) => &NOBODY,
@@ -62,8 +62,9 @@ impl WorkList {
         }
     }
 
-    pub fn pop(&mut self) -> Option<Work> {
-        let work = self.queue.pop()?;
+    /// The next work of a tenant that `may` have its turn, told by how much waits for it.
+    pub fn pop_of(&mut self, may: impl Fn(&str, usize) -> bool) -> Option<Work> {
+        let work = self.queue.pop_of(may)?;
         self.queued.remove(&work);
         Some(work)
     }

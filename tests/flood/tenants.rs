@@ -144,7 +144,7 @@ async fn p10_one_tenant_s_flood_adds_little_to_what_another_waits_for() -> Resul
     let begun = tenants.written().await?;
     until("the flood to be one", FLOODED, async || {
         let written = tenants.written().await.map_err(|error| error.to_string())? - begun;
-        (written > 5000.0)
+        (written > 2000.0)
             .then_some(())
             .ok_or(format!("{written} keys were written"))
     })
