@@ -79,11 +79,6 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// How many pods wait that were heard of.
-    pub fn pods(&self) -> usize {
-        self.pods.len()
-    }
-
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.row.is_empty()
@@ -137,9 +132,10 @@ impl Backlog {
         }
     }
 
-    /// What is to be done next; [`Backlog::done`] when it has been.
-    pub fn next(&mut self) -> Option<Next> {
-        match self.row.pop()? {
+    /// What is to be done next, of a namespace that `may` have its turn; it is said to be done when it is. None if there
+    /// is no such thing.
+    pub fn next_of(&mut self, may: impl Fn(&str) -> bool) -> Option<Next> {
+        match self.row.pop_of(|namespace, _| may(namespace))? {
             Place::Pod(name) => self.pods.remove(&name).map(|heard| Next::Pod(name, heard)),
             Place::Touch(touch) => self.touches.remove(&touch).map(|touched| Next::Touch(touch, touched)),
         }
@@ -213,7 +209,7 @@ mod tests {
 
     /// The next one, which is a pod: its name, whether it was deleted, and its uid since.
     fn next_pod(backlog: &mut Backlog, touches: Vec<Touch>) -> (String, bool, Option<String>) {
-        let Some(Next::Pod(name, heard)) = backlog.next() else {
+        let Some(Next::Pod(name, heard)) = backlog.next_of(|_| true) else {
             panic!("a pod is next");
         };
         backlog.touch(&heard, touches, heard.deleted);
@@ -224,7 +220,7 @@ mod tests {
 
     /// The next one, which is a touch: whether the pod was deleted.
     fn next_touch(backlog: &mut Backlog) -> (Touch, bool) {
-        let Some(Next::Touch(touch, touched)) = backlog.next() else {
+        let Some(Next::Touch(touch, touched)) = backlog.next_of(|_| true) else {
             panic!("a touch is next");
         };
         backlog.done_touch(&touched);
@@ -305,7 +301,7 @@ mod tests {
         // Heard of again: that is newer, and what was heard before still waits.
         applied(&mut backlog, pod("flood", "a", "2"));
         while backlog.take_reached().is_none() {
-            match backlog.next().expect("something is left") {
+            match backlog.next_of(|_| true).expect("something is left") {
                 Next::Pod(name, heard) => {
                     assert_ne!(&*name.0, "flood", "what came later was waited for");
                     backlog.done_pod(&name, &heard, 1);
@@ -313,7 +309,7 @@ mod tests {
                 Next::Touch(_, touched) => backlog.done_touch(&touched),
             }
         }
-        while let Some(next) = backlog.next() {
+        while let Some(next) = backlog.next_of(|_| true) {
             match next {
                 Next::Pod(name, heard) => backlog.done_pod(&name, &heard, 1),
                 Next::Touch(_, touched) => backlog.done_touch(&touched),

@@ -6,6 +6,7 @@
 mod admission;
 mod backlog;
 mod credentials;
+mod paces;
 mod record_formats;
 mod registries;
 mod staff;
@@ -13,6 +14,7 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
 use self::backlog::{Backlog, Next, Reached};
+use self::paces::Paces;
 use self::record_formats::Library;
 use self::registries::Known;
 use self::staff::Staff;
@@ -39,8 +42,6 @@ use crate::plan::{Presence, Progress};
 const BATCH: usize = 256;
 /// For how long something is passed on without a look at the news: what comes for another namespace meanwhile waits.
 const SLICE: Duration = Duration::from_millis(1);
-/// So many pods may wait that were heard of: when there are more, the watches wait.
-const PODS: usize = 1024;
 /// So many orders about pods may be on their way to the registrars, who take them first in, first out: the others wait
 /// here, where the namespaces are served in turn.
 const ON_THEIR_WAY: u32 = 64;
@@ -96,6 +97,18 @@ enum PassedOn {
     Some,
     /// The registrars have enough to do.
     Enough,
+    /// Whose turn it would be have had more than their share until then.
+    Paced(Instant),
+}
+
+impl PassedOn {
+    /// Until those may have their turn who have had more than their share; for ever if that is not what is waited for.
+    async fn pause(self) {
+        match self {
+            Self::Paced(until) => tokio::time::sleep_until(until.into()).await,
+            Self::All | Self::Some | Self::Enough => std::future::pending().await,
+        }
+    }
 }
 
 /// What Kubernetes has said so far.
@@ -103,6 +116,8 @@ pub struct Intake {
     index: Index,
     /// What was heard of pods and is not in the index yet, and what the registrars have not been told.
     backlog: Backlog,
+    /// Which namespaces change too fast.
+    paces: Paces,
     /// For orders about pods that are on their way.
     room: Arc<Semaphore>,
     entries: HashMap<RegistrationRef, Entry>,
@@ -141,6 +156,7 @@ impl Intake {
         Self {
             index: Index::new(),
             backlog: Backlog::default(),
+            paces: Paces::default(),
             room: Arc::new(Semaphore::new(ON_THEIR_WAY as usize)),
             entries: HashMap::new(),
             registries: HashMap::new(),
@@ -170,7 +186,7 @@ impl Intake {
         mut good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
         shutdown: CancellationToken,
     ) -> Result<(), Failure> {
-        let room = self.room.clone();
+        let (room, haste) = (self.room.clone(), self.staff.context().haste.clone());
         let mut passed_on = PassedOn::All;
         loop {
             tokio::select! {
@@ -178,7 +194,7 @@ impl Intake {
                 () = shutdown.cancelled() => break,
                 failure = self.staff.failure() => return Err(failure),
                 Some((registry, access)) = good.recv() => self.is_good(&registry, access),
-                first = news.recv(), if self.backlog.pods() < PODS => {
+                first = news.recv() => {
                     let Some(first) = first else { break };
                     self.take(first, Instant::now());
                     for _ in 1..BATCH {
@@ -191,6 +207,8 @@ impl Intake {
                 // Not before half of it is free: the registrars take what comes together together.
                 freed = room.acquire_many(ON_THEIR_WAY / 2), if passed_on == PassedOn::Enough => drop(freed),
                 () = tokio::task::yield_now(), if passed_on == PassedOn::Some => {}
+                () = passed_on.pause() => {}
+                () = haste.begins() => {}
             }
             passed_on = self.pass_on();
             self.tell_progress();
@@ -290,13 +308,22 @@ impl Intake {
 
     /// Passes on what waits, the namespaces in turn, for a while and as long as there is room.
     fn pass_on(&mut self) -> PassedOn {
-        let end = Instant::now() + SLICE;
+        let (now, is_hasty) = (Instant::now(), self.staff.context().haste.is_needed());
         while !self.backlog.is_empty() {
             let Ok(slip) = self.room.clone().try_acquire_owned() else {
                 return PassedOn::Enough;
             };
-            self.pass_on_next(Some(slip));
-            if Instant::now() >= end {
+            let again_at = Cell::new(None::<Instant>);
+            let next = self.backlog.next_of(|namespace| {
+                let waits = self.paces.waits_until(namespace, now).filter(|_| !is_hasty);
+                again_at.set(waits.into_iter().chain(again_at.get()).min());
+                waits.is_none()
+            });
+            match next {
+                Some(next) => self.pass_on_this(next, Some(slip), now),
+                None => return again_at.get().map_or(PassedOn::All, PassedOn::Paced),
+            }
+            if now.elapsed() >= SLICE {
                 return PassedOn::Some;
             }
         }
@@ -305,15 +332,15 @@ impl Intake {
 
     /// Passes on everything that waits, whether there is room or not.
     fn pass_on_all(&mut self) {
-        while !self.backlog.is_empty() {
-            self.pass_on_next(None);
+        let now = Instant::now();
+        while let Some(next) = self.backlog.next_of(|_| true) {
+            self.pass_on_this(next, None, now);
         }
     }
 
-    fn pass_on_next(&mut self, slip: Option<OwnedSemaphorePermit>) {
-        match self.backlog.next() {
-            None => {}
-            Some(Next::Pod(name, mut heard)) => {
+    fn pass_on_this(&mut self, next: Next, slip: Option<OwnedSemaphorePermit>, now: Instant) {
+        match next {
+            Next::Pod(name, mut heard) => {
                 let mut cost = 1;
                 if heard.deleted {
                     let touches = self.index.delete_pod(&name.0, &name.1);
@@ -327,10 +354,13 @@ impl Intake {
                 }
                 self.backlog.done_pod(&name, &heard, cost);
             }
-            Some(Next::Touch(Touch { registration, pod }, touched)) => {
+            Next::Touch(Touch { registration, pod }, touched) => {
                 if let Some((registry, order)) = self.order_of(&registration, pod, false, touched.at) {
                     self.staff
                         .order(registry, order.after_the_last(touched.deleted).with(slip));
+                    let limits = self.registries.get(registry).map(|known| &known.spec().limits);
+                    let per_second = limits.map_or(u32::MAX, |limits| limits.changes_per_second_per_namespace);
+                    self.paces.spend(&registration.namespace, per_second, now);
                 }
                 self.backlog.done_touch(&touched);
             }

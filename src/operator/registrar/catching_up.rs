@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::tracks::Track;
 use super::{Done, Registrar};
 use crate::etcd::Snapshot;
+use crate::operator::haste::Hurry;
 use crate::plan::{Fence, Heard, Held, Key, Transaction};
 
 /// Before the notes are asked for again.
@@ -20,6 +21,8 @@ pub(super) struct CatchingUp {
     notes: Option<(Heard, Instant)>,
     /// Whether it was said that this takes a while.
     told: bool,
+    /// It waits for all that has been heard.
+    _hurry: Hurry,
 }
 
 impl Registrar {
@@ -32,6 +35,7 @@ impl Registrar {
             fence,
             notes: None,
             told: false,
+            _hurry: self.context.haste.hurry(),
         });
         self.tasks.spawn(async move {
             loop {

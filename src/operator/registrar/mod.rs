@@ -43,6 +43,7 @@ use self::standing::Standing;
 pub use self::standing::Trouble;
 use self::tracks::Track;
 use self::writing::Writing;
+use super::haste::Haste;
 use super::pacer::Pacer;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{DeskNote, Events, Hearing, KINDS, Source};
@@ -86,6 +87,8 @@ pub struct Context {
     pub namespace: Arc<str>,
     /// Which of them are to be watched.
     pub sources: watch::Sender<BTreeSet<Source>>,
+    /// Whether a registrar waits for all that has been heard.
+    pub haste: Haste,
     /// Where is told which access to a Registry's etcd has proven good.
     pub good: mpsc::UnboundedSender<(Arc<str>, Access)>,
 }
