@@ -16,6 +16,9 @@ const REGISTRATIONS: usize = 1000;
 const TRIES: usize = 100;
 /// How much of the flood is let through per second unless the environment says otherwise.
 const LIMIT: u32 = 100;
+/// How many times the control's median delay the operator's may be beside the flood. Measured were 3.6 to 5.5; the rest is
+/// for a machine that has next to no time for what needs more of it than the control.
+const SLOWER: u32 = 40;
 /// For a flood to show, on a machine that is busy with it.
 const FLOODED: Duration = Duration::from_mins(3);
 
@@ -181,5 +184,12 @@ async fn p10_one_tenant_s_flood_adds_little_to_what_another_waits_for() -> Resul
         );
     }
     drop(storm);
+    // Of one row for all nothing comes in minutes: on this machine the operator without turns wrote 1042 keys in three.
+    let (ours, theirs) = (beside.operator.percentile(50), beside.control.percentile(50));
+    let bound = theirs.max(Duration::from_millis(5)) * SLOWER;
+    assert!(
+        ours <= bound,
+        "half of the changes took {ours:?}, more than {SLOWER} times the control's {theirs:?}"
+    );
     Ok(())
 }
