@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -16,14 +16,14 @@ use crate::control::client;
 /// Pods that flap until this value is dropped.
 pub struct Storm {
     end: Arc<AtomicBool>,
-    flaps: Arc<AtomicUsize>,
+    flaps: Arc<AtomicU32>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Storm {
     /// Lets these pods flap.
     pub fn start(kubeconfig: PathBuf, namespace: String, pods: &'static [&'static str]) -> Self {
-        let (end, flaps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (end, flaps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let (asked, counted) = (end.clone(), flaps.clone());
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -54,7 +54,7 @@ impl Storm {
     }
 
     /// How often a pod came or went so far.
-    pub fn flaps(&self) -> usize {
+    pub fn flaps(&self) -> u32 {
         self.flaps.load(Ordering::Relaxed)
     }
 }

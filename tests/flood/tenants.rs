@@ -139,7 +139,8 @@ async fn p10_one_tenant_s_flood_adds_little_to_what_another_waits_for() -> Resul
     let tries = tries.unwrap_or(TRIES);
     let limit = std::env::var("FLOOD_LIMIT").ok().and_then(|limit| limit.parse().ok());
     let limits = json!({"changesPerSecondPerNamespace": limit.unwrap_or(LIMIT)});
-    let mut tenants = Tenants::new(&json!({"rules": [{"name": "all", "namespaces": {}}]}), &limits).await?;
+    let access = json!({"rules": [{"name": "all", "namespaces": {}}]});
+    let mut tenants = Box::pin(Tenants::new(&access, &limits)).await?;
     tenants.measure(10).await?;
     let before = tenants.transactions().await?;
     let alone = tenants.measure(tries).await?;
@@ -164,7 +165,7 @@ async fn p10_one_tenant_s_flood_adds_little_to_what_another_waits_for() -> Resul
     let (keys, flaps) = (tenants.written().await? - keys, storm.flaps() - flaps);
     println!(
         "beside a flood of {:.0} flaps and {:.0} keys a second:\n{beside}",
-        flaps as f64 / seconds,
+        f64::from(flaps) / seconds,
         keys / seconds
     );
     let mean = |(count, sum): (f64, f64), (to, until): (f64, f64)| 1e3 * (until - sum) / (to - count).max(1.0);

@@ -123,12 +123,12 @@ impl Backlog {
             *self.open.entry(heard.since).or_default() += 1;
             self.row
                 .push(&touch.registration.namespace, Place::Touch(touch.clone()));
-            let touched = Touched {
+            let first = Touched {
                 deleted,
                 at: heard.at,
                 since: heard.since,
             };
-            self.touches.insert(touch, touched);
+            self.touches.insert(touch, first);
         }
     }
 
@@ -269,7 +269,7 @@ mod tests {
         // Before that is told it changes again.
         applied(&mut backlog, pod("shop", "a", "2"));
         assert_eq!(next_touch(&mut backlog), (touch("orders", "a"), true));
-        assert_eq!(next_pod(&mut backlog, vec![touch("orders", "a")]).1, false);
+        assert!(!next_pod(&mut backlog, vec![touch("orders", "a")]).1);
         assert_eq!(next_touch(&mut backlog), (touch("orders", "a"), false));
     }
 
