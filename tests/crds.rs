@@ -140,7 +140,9 @@ async fn what_a_manifest_leaves_out_is_filled_in() {
     let made: Registry = create(&client, &registries(), &partial, true).await.unwrap();
     assert_eq!(
         serde_json::to_value(&made.spec.limits).unwrap(),
-        json!({"keysPerLease": 32, "keysPerSecond": 5000, "transactionsInFlight": 4})
+        json!({
+            "keysPerLease": 32, "keysPerSecond": 5000, "transactionsInFlight": 4, "changesPerSecondPerNamespace": 500,
+        })
     );
 }
 

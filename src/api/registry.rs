@@ -135,6 +135,13 @@ pub struct Limits {
     #[serde(default = "default_transactions_in_flight")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 64").message("transactionsInFlight must be 1 to 64; 4 suits most"))]
     pub transactions_in_flight: u32,
+
+    /// How many changes of its pods a namespace has written per second in the long run, one for each registration that
+    /// selects the pod: 1 to 100000; left out, 500. Those of ten seconds may come at once. Of pods that come and go
+    /// faster the last state is written, so that nobody else waits for them.
+    #[serde(default = "default_changes_per_second_per_namespace")]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("changesPerSecondPerNamespace must be 1 to 100000; 500 suits most"))]
+    pub changes_per_second_per_namespace: u32,
 }
 
 impl Default for Limits {
@@ -143,6 +150,7 @@ impl Default for Limits {
             keys_per_lease: 256,
             keys_per_second: 5000,
             transactions_in_flight: 4,
+            changes_per_second_per_namespace: 500,
         }
     }
 }
@@ -165,6 +173,10 @@ fn default_keys_per_second() -> u32 {
 
 fn default_transactions_in_flight() -> u32 {
     4
+}
+
+fn default_changes_per_second_per_namespace() -> u32 {
+    500
 }
 
 /// What the operator knows about the etcd.

@@ -7,6 +7,9 @@ use crate::cluster::Territory;
 use crate::operator::{self, MetricsAuth, Options};
 use crate::telemetry;
 
+/// After so many pieces of work a thread looks at what came in.
+const LOOK: u32 = 3;
+
 /// Runs the operator until it is told to stop (success) or cannot go on (failure, told in the log).
 pub fn run(args: RunArgs) -> ExitCode {
     if let Err(error) = telemetry::init(args.log_format.into(), &args.log) {
@@ -32,7 +35,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         session_ttl: args.session_ttl,
         state_dir: args.state_dir,
     };
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start the threads that tasks run on; allow this process more of them");
@@ -49,4 +52,14 @@ pub fn run(args: RunArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// One that looks often at who else has something to do: what is done for one namespace in a row may take milliseconds,
+/// and by default 61 such pieces would pass before the next look at what came in for the others.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .event_interval(LOOK)
+        .global_queue_interval(LOOK)
+        .build()
 }

@@ -31,6 +31,8 @@ use crate::telemetry::{Calls, Outcome, Peer};
 
 /// How many statuses are written at a time.
 const IN_FLIGHT: usize = 8;
+/// How many of those may be one tenant's: what keeps the apiserver busy keeps it from telling the others' news.
+const OF_ONE: usize = 2;
 /// How long a write may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long after a failed write it is tried again.
@@ -176,6 +178,8 @@ struct Write {
 struct Queue<K: Reported> {
     order: FairQueue<K::Name>,
     waiting: HashSet<K::Name>,
+    /// Of how many of each tenant's a write is under way.
+    writing: HashMap<Arc<str>, usize>,
 }
 
 impl<K: Reported> Queue<K> {
@@ -186,10 +190,29 @@ impl<K: Reported> Queue<K> {
         }
     }
 
+    /// The next one of a tenant of whom not too much is being written.
     fn pop(&mut self) -> Option<K::Name> {
-        let name = self.order.pop()?;
+        let writing = &self.writing;
+        let may = |tenant: &str, _| writing.get(tenant).is_none_or(|count| *count < OF_ONE);
+        let name = self.order.pop_of(may)?;
         self.waiting.remove(&name);
         Some(name)
+    }
+
+    /// A write of this one begins.
+    fn begin(&mut self, name: &K::Name) {
+        *self.writing.entry(K::tenant(name).clone()).or_default() += 1;
+    }
+
+    /// A write of this one has ended.
+    fn end(&mut self, name: &K::Name) {
+        let tenant = K::tenant(name);
+        if let Some(count) = self.writing.get_mut(tenant) {
+            *count -= 1;
+            if *count == 0 {
+                self.writing.remove(tenant);
+            }
+        }
     }
 }
 
@@ -220,6 +243,7 @@ impl<K: Reported> Desk<K> {
             to_write: Queue {
                 order: FairQueue::default(),
                 waiting: HashSet::new(),
+                writing: HashMap::new(),
             },
             writes: JoinSet::new(),
             last_write: 0,
@@ -236,7 +260,10 @@ impl<K: Reported> Desk<K> {
                     None => return,
                 },
                 Some(written) = self.writes.join_next() => match written {
-                    Ok((name, number, status, written)) => self.written(name, number, status, &written),
+                    Ok((name, number, status, written)) => {
+                        self.to_write.end(&name);
+                        self.written(name, number, status, &written);
+                    }
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
             }
@@ -287,6 +314,7 @@ impl<K: Reported> Desk<K> {
         {
             let (api, bare) = K::locate(&self.client, &name);
             let calls = self.calls.clone();
+            self.to_write.begin(&name);
             self.writes.spawn(async move {
                 let written = patch::<K>(&api, &bare, &status, &calls).await;
                 (name, number, status, written)

@@ -14,6 +14,7 @@ use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -128,12 +129,20 @@ pub async fn watch(
             .stale_for(&stream.kind, stream.area.name(), Duration::ZERO);
     }
     let ends = Ends { metrics, hearing, news };
-    let streams = territory.streams().map(|stream| follow_kind(&client, stream, &ends));
-    let streams = futures::future::join_all(streams);
+    let mut watches = JoinSet::new();
     let all = async {
         let told = ends.news.send(News::Cluster(cluster_id.await.into())).await;
-        if told.is_ok() {
-            streams.await;
+        if told.is_err() {
+            return;
+        }
+        // Each is a task of its own: where there is much to read of one kind, the others are read meanwhile.
+        for stream in territory.streams() {
+            watches.spawn(follow_kind(&client, stream, &ends));
+        }
+        while let Some(ended) = watches.join_next().await {
+            if let Err(panic) = ended {
+                std::panic::resume_unwind(panic.into_panic());
+            }
         }
     };
     tokio::select! {
@@ -202,7 +211,7 @@ async fn follow<K, F>(
     wrap: F,
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-    F: Fn(Seen<K>) -> News,
+    F: Fn(Seen<K>) -> News + Send,
 {
     let what = stream.to_string();
     let (line, client) = Line::open(client, stream.clone(), news.clone());

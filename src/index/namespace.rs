@@ -117,7 +117,9 @@ impl Namespace {
                 _ => {}
             }
             let view = |pod| selecting.view(name, pod, symbols);
-            if old.map(view) != new.map(view) {
+            // One in another state reads differently whatever else is said of it, which need not be put together then.
+            let state = |pod: &CompactPod| pod.state;
+            if old.map(state) != new.map(state) || old.map(view) != new.map(view) {
                 touches.push(selecting.touch(name));
             }
         }

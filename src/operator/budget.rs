@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 const SLICE: Duration = Duration::from_millis(10);
 /// So many keys may be written at once nevertheless: what a pod has in several formats is to move together.
 const FEWEST: usize = 32;
+/// So much may be lent to those who ask for little, as keys of this time, and so many keys in any case.
+const LENT: Duration = Duration::from_millis(100);
+const FEWEST_LENT: f64 = 64.0;
 
 /// A bucket of keys. A transaction is let through while the bucket is not empty and may overdraw it, so that keys
 /// that belong together are never split for its sake.
@@ -50,6 +53,12 @@ impl Budget {
         soon.clamp(FEWEST.min(most), most)
     }
 
+    /// Whether those may be written already who ask for little, though the bucket is empty: what they take is missed by
+    /// the others. As of the last [`Budget::wait`].
+    pub fn lends(&self) -> bool {
+        self.available > -(self.per_second * LENT.as_secs_f64()).max(FEWEST_LENT)
+    }
+
     /// How long to wait until something may be written; zero when it may be now.
     pub fn wait(&mut self, now: Instant) -> Duration {
         let gained = now.duration_since(self.filled).as_secs_f64() * self.per_second;
@@ -88,6 +97,17 @@ mod tests {
         let mut slow = Budget::new(100, start);
         slow.spend(100);
         assert_eq!((slow.share(127), slow.share(8)), (32, 8));
+    }
+
+    #[test]
+    fn an_empty_bucket_lends_a_little() {
+        let start = Instant::now();
+        let mut budget = Budget::new(5000, start);
+        budget.spend(5050);
+        assert!(!budget.wait(start).is_zero() && budget.lends());
+        budget.spend(500);
+        assert!(!budget.lends());
+        assert!(!budget.wait(start + Duration::from_millis(100)).is_zero() && budget.lends());
     }
 
     #[test]

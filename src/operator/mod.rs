@@ -7,6 +7,7 @@ mod access;
 mod budget;
 mod compile;
 mod failure;
+mod haste;
 mod intake;
 mod neighbours;
 mod pacer;

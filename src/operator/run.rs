@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
+use super::haste::Haste;
 use super::intake::Intake;
 use super::registrar::Context;
 use super::state::{self, State, StateFolder};
@@ -150,6 +151,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         cluster_confirmed: CancellationToken::new(),
         namespace,
         sources,
+        haste: Haste::default(),
         good,
     };
     let mut intake = Intake::new(context, states, shutdown.clone());

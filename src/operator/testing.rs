@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::haste::Haste;
 use super::registrar::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{DeskNote, Events, Hearing, Notice, Source};
@@ -50,6 +51,7 @@ impl Context {
             cluster_confirmed: CancellationToken::new(),
             namespace: "leasehold".into(),
             sources,
+            haste: Haste::default(),
             good,
         };
         let ends = Ends {

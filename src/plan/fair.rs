@@ -83,12 +83,29 @@ impl<T> FairQueue<T> {
 
     /// The next thing.
     pub fn pop(&mut self) -> Option<T> {
+        self.pop_of(|_, _| true)
+    }
+
+    /// The next thing of a tenant that `may` have its turn, told by how much waits in its lane. The others keep their
+    /// places.
+    pub fn pop_of(&mut self, may: impl Fn(&str, usize) -> bool) -> Option<T> {
+        // In a row, since the last one that may.
+        let mut barred = 0;
         loop {
+            if barred == self.turns.len() {
+                return None;
+            }
             let alone = self.turns.len() == 1;
             let tenant = self.turns.front()?;
             let lane = self.lanes.get_mut(tenant)?;
+            if !may(tenant, lane.things.len()) {
+                barred += 1;
+                self.turns.rotate_left(1);
+                continue;
+            }
             if lane.credit <= 0 && !alone {
                 lane.credit += QUANTUM;
+                barred = 0;
                 self.turns.rotate_left(1);
                 continue;
             }
@@ -192,6 +209,31 @@ mod tests {
         queue.push(&a, 4);
         queue.push_front(&b, second);
         assert_eq!((queue.pop(), queue.len()), (Some(2), 2));
+    }
+
+    #[test]
+    fn who_may_not_have_a_turn_is_passed_over_and_keeps_the_place() {
+        let (a, b) = (tenant("a"), tenant("b"));
+        let mut queue = FairQueue::default();
+        (0..20).for_each(|i| queue.push(&a, i));
+        queue.push(&b, -1);
+        queue.push(&b, -2);
+        let not_a = |tenant: &str, _| tenant != "a";
+        assert_eq!((queue.pop_of(not_a), queue.pop_of(not_a)), (Some(-1), Some(-2)));
+        assert_eq!(queue.pop_of(not_a), None, "all that is left is a's");
+        let rest: Vec<i32> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(rest, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_debt_is_paid_while_the_others_may_not_have_a_turn() {
+        let (a, b) = (tenant("a"), tenant("b"));
+        let mut queue = FairQueue::default();
+        (0..3).for_each(|i| queue.push(&a, i));
+        queue.push(&b, -1);
+        assert_eq!(queue.pop(), Some(0));
+        queue.charge("a", 1000);
+        assert_eq!(queue.pop_of(|tenant, _| tenant == "a"), Some(1));
     }
 
     #[test]

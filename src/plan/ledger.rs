@@ -86,6 +86,8 @@ pub struct Ledger {
     pub(super) work: WorkList,
     pub(super) in_flight: HashMap<Ticket, InFlight>,
     pub(super) next_ticket: Ticket,
+    /// Whether the last transaction was for those who ask for little.
+    pub(super) small_was_last: bool,
     /// Whether Kubernetes has told everything: before that, nothing is written and nothing removed.
     pub(super) complete: bool,
     /// The scopes whose contents are known.
@@ -118,6 +120,7 @@ impl Ledger {
             work: WorkList::default(),
             in_flight: HashMap::new(),
             next_ticket: Ticket::default(),
+            small_was_last: false,
             complete: false,
             surveyed: BTreeSet::new(),
             lingering: BTreeSet::new(),

@@ -1,9 +1,11 @@
 //! From the work list to transactions: the difference between the ledger's two columns, guarded key by key, or unit by
 //! unit where several keys make sense together only.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::fair::QUANTUM;
 use super::in_flight::{InFlight, Ticket};
 use super::leases::Fit;
 use super::ledger::{Ledger, Slot};
@@ -65,14 +67,18 @@ impl Ledger {
         if let Some(hold) = self.hold_op().filter(|op| !self.is_under_way(op.key())) {
             return self.send_if_any(vec![hold]);
         }
-        self.next_ticket = self.next_ticket.next();
-        let ticket = self.next_ticket;
-        self.in_flight.insert(ticket, InFlight::default());
-        let transaction = self.gather(ticket, max_ops);
-        if !transaction.ops.is_empty() {
-            return Some(Step::Write(ticket, transaction));
+        // Those first who ask for little: what others ask for would make theirs large, and slow. Every other time all,
+        // so that the others come on however many these are.
+        if !std::mem::take(&mut self.small_was_last)
+            && let Some(small) = self.gather_small(max_ops)
+        {
+            self.small_was_last = true;
+            return Some(small);
         }
-        self.in_flight.remove(&ticket);
+        let all = self.gather(max_ops, |_, _| true);
+        if all.is_some() {
+            return all;
+        }
         let coming = leases_coming + self.leases.fresh();
         let short = |(ttl, needed): (u32, usize)| {
             let count = needed.saturating_sub(coming);
@@ -81,12 +87,44 @@ impl Ledger {
         self.work.shortage(self.leases.capacity()).into_iter().find_map(short)
     }
 
+    /// A transaction for those who ask for little and have nothing under way, for whom there is always room left.
+    pub fn next_small(&mut self, max_ops: usize) -> Option<Step> {
+        if !self.complete || !self.is_surveyed(self.meta.scope().prefix()) || self.hold_op().is_some() {
+            return None;
+        }
+        self.settle_last();
+        self.settle_quotas();
+        self.gather_small(max_ops.min(Transaction::MAX_OPS))
+    }
+
+    fn gather_small(&mut self, max_ops: usize) -> Option<Step> {
+        let works = self.in_flight.values().flat_map(|sent| &sent.works);
+        let busy: HashSet<Arc<str>> = works.map(|work| work.tenant().clone()).collect();
+        let little = QUANTUM.unsigned_abs();
+        self.gather(max_ops, |tenant, waiting| {
+            u64::try_from(waiting).is_ok_and(|waiting| waiting <= little) && !busy.contains(tenant)
+        })
+    }
+
+    /// A transaction of work from the list that is done for those who `may` have their turn; none if nothing is.
+    fn gather(&mut self, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Option<Step> {
+        self.next_ticket = self.next_ticket.next();
+        let ticket = self.next_ticket;
+        self.in_flight.insert(ticket, InFlight::default());
+        let transaction = self.gather_into(ticket, max_ops, may);
+        if transaction.ops.is_empty() {
+            self.in_flight.remove(&ticket);
+            return None;
+        }
+        Some(Step::Write(ticket, transaction))
+    }
+
     /// Takes work from the list into the transaction `ticket`, until that is full or nothing is left to do.
-    fn gather(&mut self, ticket: Ticket, max_ops: usize) -> Transaction {
+    fn gather_into(&mut self, ticket: Ticket, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Transaction {
         let mut gathered = Transaction::default();
         let mut bytes = 0;
         while gathered.ops.len() < max_ops
-            && let Some(work) = self.work.pop()
+            && let Some(work) = self.work.pop_of(&may)
         {
             let Some(mut groups) = self.decide(&work) else { continue };
             let alone = gathered.ops.is_empty();

@@ -16,6 +16,7 @@ mod holds;
 mod last;
 mod leases;
 mod rules;
+mod turns;
 mod units;
 mod writes;
 

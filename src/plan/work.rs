@@ -23,7 +23,7 @@ pub(super) enum Work {
 
 impl Work {
     /// The namespace it is done for.
-    fn tenant(&self) -> &Arc<str> {
+    pub fn tenant(&self) -> &Arc<str> {
         match self {
             Self::Pod(registration, _) => &registration.namespace,
             Self::Key(_) => &NOBODY,
@@ -68,8 +68,9 @@ impl WorkList {
         }
     }
 
-    pub fn pop(&mut self) -> Option<Work> {
-        let work = self.queue.pop()?;
+    /// The next work of a tenant that `may` have its turn, told by how much waits for it.
+    pub fn pop_of(&mut self, may: impl Fn(&str, usize) -> bool) -> Option<Work> {
+        let work = self.queue.pop_of(may)?;
         self.queued.remove(&work);
         Some(work)
     }
@@ -168,14 +169,14 @@ mod tests {
         list.wait_for_lease(60, domain("/a"), Work::Key("/a/60".into()), 1);
         assert_eq!(list.shortage(256), BTreeMap::from([(30, 2), (60, 1)]));
         list.release(30, &Home::Mixed, 256);
-        assert_eq!(list.pop(), None);
+        assert_eq!(list.pop_of(|_, _| true), None);
         list.release(30, &Home::Free, 256);
-        let popped: Vec<_> = std::iter::from_fn(|| list.pop()).collect();
+        let popped: Vec<_> = std::iter::from_fn(|| list.pop_of(|_, _| true)).collect();
         assert_eq!(popped, ["/z/1", "/z/2"].map(|key| Work::Key(key.into())));
         list.release(30, &Home::Of(domain("/z")), 256);
-        assert_eq!(list.pop(), None, "what waits is of another domain");
+        assert_eq!(list.pop_of(|_, _| true), None, "what waits is of another domain");
         list.release(30, &Home::Of(domain("/a")), 256);
-        assert_eq!(list.pop(), Some(Work::Key("/a/1".into())));
+        assert_eq!(list.pop_of(|_, _| true), Some(Work::Key("/a/1".into())));
         assert_eq!((list.len(), list.shortage(256)), (1, BTreeMap::from([(60, 1)])));
     }
 }

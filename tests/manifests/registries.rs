@@ -193,6 +193,11 @@ fn limits() -> Vec<Case> {
             limits(json!({"transactionsInFlight": 65})),
             "transactionsInFlight must be 1 to 64; 4 suits most",
         ),
+        (
+            "no changes per second",
+            limits(json!({"changesPerSecondPerNamespace": 0})),
+            "changesPerSecondPerNamespace must be 1 to 100000; 500 suits most",
+        ),
     ])
 }
 

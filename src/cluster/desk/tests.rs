@@ -134,3 +134,25 @@ async fn conditions_that_stay_as_they_are_keep_their_time() {
     let (_, _, written) = desk.next().expect("different");
     assert_eq!(written.conditions[0].last_transition_time, at(10));
 }
+
+#[tokio::test]
+async fn one_tenant_s_statuses_leave_room_for_the_others() {
+    let mut desk = desk();
+    let name = |namespace: &str, number: usize| RegistrationRef::new(namespace, format!("orders-{number}"));
+    for number in 0..20 {
+        desk.take(DeskNote::Wanted(
+            name("flood", number),
+            status("1/1"),
+            Insistence::Always,
+        ));
+    }
+    desk.take(DeskNote::Wanted(name("shop", 0), status("1/1"), Insistence::Always));
+    let mut begun = Vec::new();
+    while let Some((name, ..)) = desk.next() {
+        desk.to_write.begin(&name);
+        begun.push(name);
+    }
+    assert_eq!(begun, [name("flood", 0), name("flood", 1), name("shop", 0)]);
+    desk.to_write.end(&name("flood", 0));
+    assert_eq!(desk.next().map(|(name, ..)| name), Some(name("flood", 2)));
+}

@@ -4,7 +4,9 @@
 //! Owns the index and the decision whether a registration can be carried out ([`admission`]). Knows nothing of etcd.
 
 mod admission;
+mod backlog;
 mod credentials;
+mod paces;
 mod record_formats;
 mod registries;
 mod staff;
@@ -13,14 +15,17 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
+use self::backlog::{Backlog, Next, Reached};
+use self::paces::Paces;
 use self::record_formats::Library;
 use self::registries::Known;
 use self::staff::Staff;
@@ -36,10 +41,46 @@ use crate::plan::Presence;
 
 /// News taken in without a look at anything else.
 const BATCH: usize = 256;
+/// For how long something is passed on without a look at the news: what comes for another namespace meanwhile waits.
+const SLICE: Duration = Duration::from_millis(1);
+/// So many orders about pods may be on their way to the registrars, who take them first in, first out: the others wait
+/// here, where the namespaces are served in turn.
+const ON_THEIR_WAY: u32 = 64;
+/// A pod's registrations are found this many times as fast as they are told of it.
+const FINDING: usize = 8;
+
+/// How far what waits was passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PassedOn {
+    /// Nothing waits any more.
+    All,
+    /// The rest can be at once.
+    Some,
+    /// The registrars have enough to do.
+    Enough,
+    /// Whose turn it would be have had more than their share until then.
+    Paced(Instant),
+}
+
+impl PassedOn {
+    /// Until those may have their turn who have had more than their share; for ever if that is not what is waited for.
+    async fn pause(self) {
+        match self {
+            Self::Paced(until) => tokio::time::sleep_until(until.into()).await,
+            Self::All | Self::Some | Self::Enough => std::future::pending().await,
+        }
+    }
+}
 
 /// What Kubernetes has said so far.
 pub struct Intake {
     index: Index,
+    /// What was heard of pods and is not in the index yet, and what the registrars have not been told.
+    backlog: Backlog,
+    /// Which namespaces change too fast.
+    paces: Paces,
+    /// For orders about pods that are on their way.
+    room: Arc<Semaphore>,
     entries: HashMap<RegistrationRef, Entry>,
     registries: HashMap<Arc<str>, Known>,
     /// Whose formats get into whose consumers.
@@ -71,6 +112,9 @@ impl Intake {
         let streams = Streams::new(context.hearing.territory());
         Self {
             index: Index::new(),
+            backlog: Backlog::default(),
+            paces: Paces::default(),
+            room: Arc::new(Semaphore::new(ON_THEIR_WAY as usize)),
             entries: HashMap::new(),
             registries: HashMap::new(),
             neighbours: Neighbours::default(),
@@ -96,6 +140,8 @@ impl Intake {
         mut good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
         shutdown: CancellationToken,
     ) -> Result<(), Failure> {
+        let (room, haste) = (self.room.clone(), self.staff.context().haste.clone());
+        let mut passed_on = PassedOn::All;
         loop {
             tokio::select! {
                 biased;
@@ -111,10 +157,16 @@ impl Intake {
                             Err(_) => break,
                         }
                     }
-                    self.tell_progress();
-                    self.count();
                 }
+                // Not before half of it is free: the registrars take what comes together together.
+                freed = room.acquire_many(ON_THEIR_WAY / 2), if passed_on == PassedOn::Enough => drop(freed),
+                () = tokio::task::yield_now(), if passed_on == PassedOn::Some => {}
+                () = passed_on.pause() => {}
+                () = haste.begins() => {}
             }
+            passed_on = self.pass_on();
+            self.tell_progress();
+            self.count();
         }
         self.staff.retire().await;
         Ok(())
@@ -122,6 +174,14 @@ impl Intake {
 
     /// Tells the registrars how far they have heard, after what they have heard.
     fn tell_progress(&mut self) {
+        while let Some(Reached {
+            stream,
+            version,
+            present,
+        }) = self.backlog.take_reached()
+        {
+            self.streams.reach(&stream, version, present);
+        }
         if let Some(progress) = self.streams.take_progress() {
             self.staff.order_all(|| Order::Progress(progress.clone()));
         }
@@ -140,7 +200,11 @@ impl Intake {
                 stream,
                 version,
                 present,
-            } => self.streams.reach(&stream, version, present),
+            } => self.backlog.reach(Reached {
+                stream,
+                version,
+                present,
+            }),
             News::Pod(area, seen) => {
                 self.streams.note(PODS, &area, &seen);
                 self.pod(&area, seen, now);
@@ -172,6 +236,7 @@ impl Intake {
             tracing::info!(%stream, "cannot be watched, and there are none: the namespace does not exist");
             if stream.kind == PODS {
                 // Its pods went with it, though nobody told.
+                self.pass_on_all();
                 self.index.begin_pod_relist(&stream.area);
                 let touches = self.index.end_pod_relist(&stream.area);
                 self.forward_missing(touches, now);
@@ -186,6 +251,16 @@ impl Intake {
     }
 
     fn pod(&mut self, area: &Area, seen: Seen<Pod>, now: Instant) {
+        match seen {
+            // Before everything is known nobody is served, and so nobody waits.
+            Seen::Applied(pod) if self.complete => return self.backlog.applied(pod, now),
+            Seen::Deleted { namespace, name } if self.complete => {
+                return self.backlog.deleted(&namespace, &name, now);
+            }
+            _ => {}
+        }
+        // Lists begin and end for all pods.
+        self.pass_on_all();
         let touches = match seen {
             Seen::ListBegins => {
                 self.index.begin_pod_relist(area);
@@ -206,6 +281,67 @@ impl Intake {
             }
         };
         self.forward(touches, now);
+    }
+
+    /// Passes on what waits, the namespaces in turn, for a while and as long as there is room.
+    fn pass_on(&mut self) -> PassedOn {
+        let (now, is_hasty) = (Instant::now(), self.staff.context().haste.is_needed());
+        while !self.backlog.is_empty() {
+            let Ok(slip) = self.room.clone().try_acquire_owned() else {
+                return PassedOn::Enough;
+            };
+            let again_at = Cell::new(None::<Instant>);
+            let next = self.backlog.next_of(|namespace| {
+                let waits = self.paces.waits_until(namespace, now).filter(|_| !is_hasty);
+                again_at.set(waits.into_iter().chain(again_at.get()).min());
+                waits.is_none()
+            });
+            match next {
+                Some(next) => self.pass_on_this(next, Some(slip), now),
+                None => return again_at.get().map_or(PassedOn::All, PassedOn::Paced),
+            }
+            if now.elapsed() >= SLICE {
+                return PassedOn::Some;
+            }
+        }
+        PassedOn::All
+    }
+
+    /// Passes on everything that waits, whether there is room or not.
+    fn pass_on_all(&mut self) {
+        let now = Instant::now();
+        while let Some(next) = self.backlog.next_of(|_| true) {
+            self.pass_on_this(next, None, now);
+        }
+    }
+
+    fn pass_on_this(&mut self, next: Next, slip: Option<OwnedSemaphorePermit>, now: Instant) {
+        match next {
+            Next::Pod(name, mut heard) => {
+                let mut cost = 1;
+                if heard.deleted {
+                    let touches = self.index.delete_pod(&name.0, &name.1);
+                    cost += touches.len() / FINDING;
+                    self.backlog.touch(&heard, touches, true);
+                }
+                if let Some(pod) = heard.last.take() {
+                    let touches = self.index.apply_pod(&pod);
+                    cost += touches.len() / FINDING;
+                    self.backlog.touch(&heard, touches, false);
+                }
+                self.backlog.done_pod(&name, &heard, cost);
+            }
+            Next::Touch(Touch { registration, pod }, touched) => {
+                if let Some((registry, order)) = self.order_of(&registration, pod, false, touched.at) {
+                    self.staff
+                        .order(registry, order.after_the_last(touched.deleted).with(slip));
+                    let limits = self.registries.get(registry).map(|known| &known.spec().limits);
+                    let per_second = limits.map_or(u32::MAX, |limits| limits.changes_per_second_per_namespace);
+                    self.paces.spend(&registration.namespace, per_second, now);
+                }
+                self.backlog.done_touch(&touched);
+            }
+        }
     }
 
     /// Tells the registrars what has changed for which registration's pod.
@@ -252,6 +388,7 @@ impl Intake {
             pod,
             selected: self.index.selected_count(registration),
             heard,
+            slip: None,
         };
         Some((&compiled.registration.registry, order))
     }

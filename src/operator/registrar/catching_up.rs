@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::tracks::Track;
 use super::{Done, Outdated, Registrar};
 use crate::etcd::Snapshot;
+use crate::operator::haste::Hurry;
 use crate::plan::{Fence, Heard, Held, Key, Progress, Transaction};
 
 /// Before the notes are asked for again.
@@ -22,6 +23,8 @@ pub(super) struct CatchingUp {
     unread: bool,
     /// Whether it was said that this takes a while.
     told: bool,
+    /// It waits for all that has been heard.
+    _hurry: Hurry,
 }
 
 impl Registrar {
@@ -35,6 +38,7 @@ impl Registrar {
             notes: None,
             unread: false,
             told: false,
+            _hurry: self.context.haste.hurry(),
         });
         self.tasks.spawn(async move {
             loop {

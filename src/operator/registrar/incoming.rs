@@ -3,14 +3,17 @@
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 
 use super::reporting::Subject;
 use super::{Done, Order, Registrar, guarding, size};
 use crate::etcd::{self, Connection};
 use crate::plan::{Held, Key, LeaseId, Observation, RECORD_VERSION, newer_version};
 
-/// Orders and observations taken in before the next look at what is to be done: what comes together is written together.
+/// Orders taken in before the next look at what is to be done: what comes together is written together.
 const BATCH: usize = 1024;
+/// Observations taken in before that: most are of what was written here.
+const OBSERVED: usize = 256;
 
 impl Registrar {
     pub(super) fn take_orders(&mut self, first: Order, rest: &mut mpsc::UnboundedReceiver<Order>) {
@@ -67,7 +70,9 @@ impl Registrar {
                 presence,
                 selected,
                 heard,
+                slip,
             } => {
+                self.slips.extend(slip);
                 self.ledger.set_presence(&registration, &pod, presence);
                 if let Some(subject) = self.subjects.get_mut(&registration)
                     && subject.select(selected)
@@ -107,7 +112,7 @@ impl Registrar {
 
     pub(super) fn observe_all(&mut self, first: Observation, rest: &mut mpsc::Receiver<Observation>) {
         self.observe(first);
-        for _ in 1..BATCH {
+        for _ in 1..OBSERVED {
             match rest.try_recv() {
                 Ok(observation) => self.observe(observation),
                 Err(_) => return,
@@ -151,6 +156,14 @@ impl Registrar {
                 registry = %self.name, %key, version, known = RECORD_VERSION,
                 "a newer release wrote this record: what cannot be read of it stays as it is, and so does what it is about"
             );
+        }
+    }
+
+    /// A task that was started here has ended.
+    pub(super) fn end_of(&mut self, task: Result<Done, JoinError>) {
+        match task {
+            Ok(done) => self.done(done),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
 

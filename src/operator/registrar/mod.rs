@@ -28,7 +28,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +47,7 @@ use self::standing::Standing;
 pub use self::standing::Trouble;
 use self::tracks::Track;
 use self::writing::Writing;
+use super::haste::Haste;
 use super::pacer::Pacer;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{DeskNote, Events, Hearing, Source, Territory};
@@ -90,6 +91,8 @@ pub struct Context {
     pub namespace: Arc<str>,
     /// Which of them are to be watched.
     pub sources: watch::Sender<BTreeSet<Source>>,
+    /// Whether a registrar waits for all that has been heard.
+    pub haste: Haste,
     /// Where is told which access to a Registry's etcd has proven good.
     pub good: mpsc::UnboundedSender<(Arc<str>, Access)>,
 }
@@ -215,6 +218,8 @@ struct Registrar {
     stance: Stance,
 
     tasks: JoinSet<Done>,
+    /// Of the orders that were taken in since the last look at what is to be done.
+    slips: Vec<OwnedSemaphorePermit>,
 }
 
 impl Registrar {
@@ -249,6 +254,7 @@ impl Registrar {
             outage_announced: false,
             stance: Stance::default(),
             tasks: JoinSet::new(),
+            slips: Vec::new(),
             name,
             context,
             connection,
@@ -285,6 +291,7 @@ impl Registrar {
         self.ask(now);
         self.sweep(now);
         let report_due = self.report(now);
+        self.slips.clear();
         let wakes = [
             self.writing.wake_at(now),
             self.standing.ask_at(),

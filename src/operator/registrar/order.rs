@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::standing::Trouble;
 use crate::api::{Guard, Limits, Reason};
@@ -88,6 +89,8 @@ pub enum Order {
         selected: usize,
         /// When Kubernetes told of it.
         heard: Instant,
+        /// Makes room for another order once this one has been carried out; none if it needs no room.
+        slip: Option<OwnedSemaphorePermit>,
     },
     /// Kubernetes has told everything: what nobody asked for until now is wanted by nobody.
     KubernetesIsComplete,
@@ -124,5 +127,44 @@ impl Order {
             reason,
             message,
         }
+    }
+
+    /// This order about a pod; if the one of that name before it was `deleted`, the end of that one first.
+    pub fn after_the_last(self, deleted: bool) -> Self {
+        match &self {
+            Self::Pod {
+                registration,
+                pod,
+                presence,
+                selected,
+                heard,
+                ..
+            } if deleted && !matches!(presence, Presence::Gone(_)) => {
+                let gone = Self::Pod {
+                    registration: registration.clone(),
+                    pod: pod.clone(),
+                    presence: Presence::Gone(Vec::new()),
+                    selected: *selected,
+                    heard: *heard,
+                    slip: None,
+                };
+                Self::Together(vec![gone, self])
+            }
+            _ => self,
+        }
+    }
+
+    /// The same with what makes room for another one.
+    pub fn with(mut self, room: Option<OwnedSemaphorePermit>) -> Self {
+        match &mut self {
+            Self::Pod { slip, .. } => *slip = room,
+            Self::Together(orders) => {
+                if let Some(Self::Pod { slip, .. }) = orders.last_mut() {
+                    *slip = room;
+                }
+            }
+            _ => {}
+        }
+        self
     }
 }

@@ -23,8 +23,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// The least time between two statuses of one registration.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reports made before the next look at what is to be written: those of many registrations take a while.
-const AT_ONCE: usize = 64;
+/// For how long reports are made before the next look at what is to be written: those of many registrations take a while.
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// The pace of the statuses of registrations.
 pub fn pacer() -> Pacer<RegistrationRef> {
@@ -161,11 +161,12 @@ impl Registrar {
         for registration in self.ledger.take_changed() {
             self.pacer.changed(registration, at);
         }
-        for _ in 0..AT_ONCE {
-            let Some(registration) = self.pacer.take_due(at) else {
-                break;
-            };
+        let began = Instant::now();
+        while let Some(registration) = self.pacer.take_due(at) {
             self.report_registration(&registration);
+            if began.elapsed() >= AT_ONCE {
+                break;
+            }
         }
         self.report_registry(at)
     }

@@ -92,6 +92,16 @@ pub async fn serve(
         lines,
     );
     loop {
+        // Of everything something: where one never comes to an end, the others go on nevertheless.
+        while let Some(done) = registrar.tasks.try_join_next() {
+            registrar.end_of(done);
+        }
+        if let Ok(observation) = observations.try_recv() {
+            registrar.observe_all(observation, &mut observations);
+        }
+        if registrar.lines.leadership.has_changed().unwrap_or(false) {
+            registrar.leadership_changed();
+        }
         let wake = registrar.act();
         tokio::select! {
             biased;
@@ -106,10 +116,7 @@ pub async fn serve(
             },
             Some(observation) = observations.recv() => registrar.observe_all(observation, &mut observations),
             Ok(()) = registrar.lines.leadership.changed() => registrar.leadership_changed(),
-            Some(done) = registrar.tasks.join_next() => match done {
-                Ok(done) => registrar.done(done),
-                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-            },
+            Some(done) = registrar.tasks.join_next() => registrar.end_of(done),
             Some(news) = lease_news.recv() => match news {
                 LeaseNews::Lapsed(lease) => registrar.lapsed(lease),
                 LeaseNews::Denied(lease) => registrar.renewal_denied(lease),

@@ -409,6 +409,7 @@ async fn missing_from_a_list() -> Rig {
         presence: Presence::Missing,
         selected: 0,
         heard: Instant::now(),
+        slip: None,
     });
     rig.registrar.take(Order::Together(missing.collect()));
     rig

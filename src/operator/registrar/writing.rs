@@ -13,6 +13,10 @@ use crate::telemetry::KeyWrite;
 
 /// Grants under way at a time.
 const GRANTS: usize = 8;
+/// Transactions that may be under way beyond the limit, for those who ask for little.
+const RESERVE: usize = 2;
+/// How many keys those may have at most.
+const RESERVED: usize = 32;
 /// How long to wait after a failure, doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -166,7 +170,7 @@ impl Registrar {
         while self.writing.in_flight < self.writing.most_in_flight && self.writing.granting < GRANTS {
             if !self.writing.budget.wait(now).is_zero() {
                 self.writing.throttled = true;
-                return;
+                break;
             }
             let most = self.writing.budget.share(Transaction::MAX_OPS);
             match self.ledger.next(most, self.writing.granting) {
@@ -179,8 +183,21 @@ impl Registrar {
                 None => {
                     // Whatever was heard of has been seen to, or waits for the end of something under way.
                     self.writing.heard = self.writing.heard.filter(|_| self.writing.granting > 0);
-                    break;
+                    return;
                 }
+            }
+        }
+        self.write_small(&fence, now);
+    }
+
+    /// Starts what those need who ask for little, though the limits are reached: it is they who would wait for nothing of
+    /// their own.
+    fn write_small(&mut self, fence: &Fence, now: Instant) {
+        self.writing.budget.wait(now);
+        while self.writing.in_flight < self.writing.most_in_flight + RESERVE && self.writing.budget.lends() {
+            match self.ledger.next_small(RESERVED) {
+                Some(Step::Write(ticket, transaction)) => self.commit(fence, ticket, transaction, now),
+                Some(Step::Grant { .. }) | None => return,
             }
         }
     }
