@@ -2,7 +2,7 @@
 //!
 //! Leases are pooled because the operator, not the pod, renews them. Holes are filled before a lease is granted,
 //! and a key is never moved to another lease without need: a move is an event for every consumer. Keys of different
-//! [`Domain`]s are never put on one lease; what shares one already stays there.
+//! [`Domain`](super::domains::Domain)s are never put on one lease; what shares one already stays there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
