@@ -100,10 +100,12 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         () = shutdown.cancelled() => return Ok(()),
         id = &mut asked => {
             tracing::info!(cluster_id = id, "knows its cluster");
-            let nothing = State { cluster_id: id.clone(), registries: BTreeMap::new() };
-            (nothing, Some(id))
+            // What let us in before this start may do so still where what the Secrets hold by now does not.
+            let same = stored.filter(|stored| stored.cluster_id == id);
+            let nothing = || State { cluster_id: id.clone(), registries: BTreeMap::new() };
+            (same.unwrap_or_else(nothing), Some(id))
         }
-        stored = without_answer(stored) => {
+        stored = without_answer(stored.clone()) => {
             tracing::warn!("the apiserver does not answer: renewing what is recorded where the state folder says");
             (stored, None)
         }

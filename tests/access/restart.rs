@@ -1,4 +1,4 @@
-//! A replica that starts while the kube-apiserver is away enters with what is in its state folder.
+//! A replica that starts enters with what is in its state folder, where the kube-apiserver is away or the Secrets are bad.
 
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use testbed::{Authority, History, Operator, OperatorConfig, Result, Validity, until};
 
-use crate::scene::{Scene, etcd, security};
-use crate::support::{SOON, plain_prefix, wait_keys};
+use crate::scene::{Scene, assert_puts, etcd, security};
+use crate::support::{SOON, plain_prefix, pod, wait_keys};
 
 #[tokio::test]
 async fn credentials_are_kept_for_a_restart_while_the_apiserver_is_away() -> Result<()> {
@@ -65,4 +65,50 @@ async fn credentials_are_kept_for_a_restart_while_the_apiserver_is_away() -> Res
     history.assert_silent().await;
     wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_after_a_secret_went_bad_goes_on_with_what_let_it_in() -> Result<()> {
+    let scene = Scene::take().await?;
+    let etcd = etcd(None, &[]).await?;
+    etcd.enable_auth("root-of-restart").await?;
+    etcd.add_user("leasehold", "right", &["/leasehold/", "/services/"])
+        .await?;
+    let put = async |password: &str| {
+        scene
+            .secret("restart-user", &[("username", "leasehold"), ("password", password)])
+            .await
+    };
+    put("right").await?;
+    let spec = json!({"ttlSeconds": 15, "auth": {"secret": {"name": "restart-user"}}});
+    scene.registry("restart", &etcd.endpoints(), &spec).await?;
+    let namespace = scene.tenant("restart").await?;
+    let folder = scene.bed.folder().path().join(format!("state-{}", namespace.name()));
+    let mut config = OperatorConfig::new("restart", env!("CARGO_BIN_EXE_leasehold"));
+    config.args = scene.args();
+    config.args.extend(["--state-dir".into(), folder.clone().into()]);
+    let operator = Operator::start(scene.bed, config.clone())?;
+    let prefix = plain_prefix(&namespace, "orders");
+    wait_keys(&etcd, &prefix, &["a"]).await;
+    let file = folder.join("state.json");
+    until("the credentials to be kept", SOON, || async {
+        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        if text.contains("right") { Ok(()) } else { Err(text) }
+    })
+    .await?;
+    let history = History::watch(&etcd, "/services/", 0).await?;
+    operator.kill().await?;
+    put("wrong").await?;
+
+    let operator = Operator::start(scene.bed, config)?;
+    operator.wait_ready(SOON).await?;
+    let message = scene.wait("restart", "Credentials", "False", "LoginRefused").await;
+    assert!(message.contains("The connection made before stays in use"), "{message}");
+    scene.wait("restart", "Connected", "True", "Connected").await;
+    history.assert_silent().await;
+    namespace.create_pod(&pod("b", "orders")).await?;
+    wait_keys(&etcd, &prefix, &["a", "b"]).await;
+    put("right").await?;
+    scene.wait("restart", "Credentials", "True", "CredentialsInUse").await;
+    assert_puts(&history, &prefix, &["b"]).await
 }

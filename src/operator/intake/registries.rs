@@ -53,8 +53,8 @@ impl Known {
 }
 
 impl Intake {
-    /// Serves the Registries that an earlier process knew, until Kubernetes tells what has become of them. Leases are
-    /// renewed; nothing else is done until then, as after any start.
+    /// Serves the Registries that an earlier process knew, by what let that one in, until Kubernetes tells what has become
+    /// of them. Leases are renewed; nothing else is done until then, as after any start.
     pub fn resume(&mut self, registries: impl IntoIterator<Item = (String, StoredRegistry)>) {
         for (name, stored) in registries {
             let Some(access) = stored.access() else {
