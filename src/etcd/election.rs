@@ -325,19 +325,7 @@ impl Candidate {
     }
 
     async fn txn(&self, name: &'static str, request: Txn) -> Result<TxnResponse> {
-        let kind = Call {
-            name,
-            patience: self.connection.timeouts().request,
-            refused: |answer: &TxnResponse| !answer.succeeded(),
-            hedged: true,
-        };
-        self.connection
-            .call(kind, |endpoint| {
-                let mut kv = endpoint.kv.clone();
-                let request = request.clone();
-                async move { kv.txn(request).await }
-            })
-            .await
+        self.connection.txn(name, request, |answer| !answer.succeeded()).await
     }
 
     /// Returns when the leader key may have changed since `seen`: it has, or the watch failed, or the session is no

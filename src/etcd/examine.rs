@@ -73,7 +73,7 @@ impl Connection {
             Compare::version(key, CompareOp::Less, 0),
         ];
         let answer = self
-            .txn(Txn::new().when(never).and_then(ops).or_else(looks), |_| false)
+            .txn("txn", Txn::new().when(never).and_then(ops).or_else(looks), |_| false)
             .await?;
         if answer.succeeded() {
             return Err(Error::malformed("txn", "a condition held that cannot"));

@@ -23,17 +23,23 @@ impl Connection {
         debug_assert!(!transaction.ops.is_empty(), "nothing to write");
         debug_assert!(transaction.ops.len() <= Transaction::MAX_OPS, "too many ops");
         let request = encode(fence, transaction);
-        match self.txn(request, |answer| !answer.succeeded()).await {
+        match self.txn("txn", request, |answer| !answer.succeeded()).await {
             Ok(answer) => interpret(answer, fence, transaction.ops.len()),
             Err(error) if error.is_lease_not_found() => Ok(Verdict::LeaseGone),
             Err(error) => Err(error),
         }
     }
 
-    /// Sends `request`, to another member too where the first takes long; `refused` tells which answers count as a no.
-    pub(super) async fn txn(&self, request: Txn, refused: fn(&TxnResponse) -> bool) -> Result<TxnResponse> {
+    /// Sends `request`, to another member too where the first takes long, and counts it as a call of this `name`; `refused`
+    /// tells which answers count as a no.
+    pub(super) async fn txn(
+        &self,
+        name: &'static str,
+        request: Txn,
+        refused: fn(&TxnResponse) -> bool,
+    ) -> Result<TxnResponse> {
         let kind = Call {
-            name: "txn",
+            name,
             patience: self.timeouts().request,
             refused,
             hedged: true,
