@@ -1,13 +1,32 @@
 //! A replica that starts enters with what is in its state folder, where the kube-apiserver is away or the Secrets are bad.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use testbed::{Authority, History, Operator, OperatorConfig, Result, Validity, until};
+use testbed::{Authority, History, Namespace, Operator, OperatorConfig, Result, Validity, until};
 
 use crate::scene::{Scene, assert_puts, etcd, security};
 use crate::support::{SOON, plain_prefix, pod, wait_keys};
+
+/// An operator that keeps its state, and the file in which it does.
+fn keeping(scene: &Scene, namespace: &Namespace, name: &str) -> (OperatorConfig, PathBuf) {
+    let folder = scene.bed.folder().path().join(format!("state-{}", namespace.name()));
+    let file = folder.join("state.json");
+    let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));
+    config.args = scene.args();
+    config.args.extend(["--state-dir".into(), folder.into()]);
+    (config, file)
+}
+
+async fn wait_kept(file: &Path, password: &str) -> Result<()> {
+    until("the credentials to be kept", SOON, || async {
+        let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+        if text.contains(password) { Ok(()) } else { Err(text) }
+    })
+    .await
+}
 
 #[tokio::test]
 async fn credentials_are_kept_for_a_restart_while_the_apiserver_is_away() -> Result<()> {
@@ -32,18 +51,10 @@ async fn credentials_are_kept_for_a_restart_while_the_apiserver_is_away() -> Res
     });
     scene.registry("kept", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("kept").await?;
-    let folder = scene.bed.folder().path().join(format!("state-{}", namespace.name()));
-    let mut config = OperatorConfig::new("kept", env!("CARGO_BIN_EXE_leasehold"));
-    config.args = scene.args();
-    config.args.extend(["--state-dir".into(), folder.clone().into()]);
+    let (mut config, file) = keeping(&scene, &namespace, "kept");
     let operator = Operator::start(scene.bed, config.clone())?;
     wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
-    let file = folder.join("state.json");
-    until("the credentials to be kept", SOON, || async {
-        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
-        if text.contains("pw-of-kept") { Ok(()) } else { Err(text) }
-    })
-    .await?;
+    wait_kept(&file, "pw-of-kept").await?;
     let mode = std::fs::metadata(&file).expect("it is there").mode();
     assert_eq!(mode & 0o777, 0o600);
     operator.terminate()?;
@@ -83,19 +94,11 @@ async fn a_replica_that_starts_after_a_secret_went_bad_goes_on_with_what_let_it_
     let spec = json!({"ttlSeconds": 15, "auth": {"secret": {"name": "restart-user"}}});
     scene.registry("restart", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("restart").await?;
-    let folder = scene.bed.folder().path().join(format!("state-{}", namespace.name()));
-    let mut config = OperatorConfig::new("restart", env!("CARGO_BIN_EXE_leasehold"));
-    config.args = scene.args();
-    config.args.extend(["--state-dir".into(), folder.clone().into()]);
+    let (config, file) = keeping(&scene, &namespace, "restart");
     let operator = Operator::start(scene.bed, config.clone())?;
     let prefix = plain_prefix(&namespace, "orders");
     wait_keys(&etcd, &prefix, &["a"]).await;
-    let file = folder.join("state.json");
-    until("the credentials to be kept", SOON, || async {
-        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
-        if text.contains("right") { Ok(()) } else { Err(text) }
-    })
-    .await?;
+    wait_kept(&file, "right").await?;
     let history = History::watch(&etcd, "/services/", 0).await?;
     operator.kill().await?;
     put("wrong").await?;
