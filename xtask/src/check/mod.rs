@@ -1,12 +1,15 @@
-//! `cargo xtask test`: everything that CI checks, as a list of steps in order of cost. The first that fails is the last.
+//! `cargo xtask test`: everything that CI checks. Steps run one after the other, in order of cost, and the first that fails
+//! is the last; then the suites on real servers run several at a time.
 //!
-//! Owns the list and how a step is told. What takes more than a cargo command is in a file of its own.
+//! Owns the list and how a step is shown. What takes more than a cargo command is in a file of its own.
 
 mod chart;
 mod crds;
 mod deny;
 mod lean;
 mod manifests;
+mod stray;
+mod suites;
 mod upgrade;
 
 use std::{
@@ -20,7 +23,7 @@ use testbed::EtcdVersion;
 
 use crate::{
     error::{Error, Result},
-    fuzz, stage,
+    stage,
 };
 
 pub use chart::write as write_chart;
@@ -32,6 +35,9 @@ pub struct Options {
     /// Leave out what needs servers: the whole takes up to 25 minutes warm, this part 2
     #[arg(long)]
     unit: bool,
+    /// How many suites on real servers run at a time; two for each core when left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: Option<u16>,
 }
 
 struct Step {
@@ -52,6 +58,12 @@ enum How {
 }
 
 const UNIT: &[Step] = &[
+    Step {
+        name: "stray",
+        what: "no file is left over from a merge or a patch",
+        fix: "git rm the file",
+        how: How::Call(stray::check),
+    },
     Step {
         name: "fmt",
         what: "the code is formatted as rustfmt.toml says",
@@ -106,18 +118,13 @@ const UNIT: &[Step] = &[
     },
 ];
 
-const INTEGRATION: &[Step] = &[
+/// What the suites need.
+const PREPARATION: &[Step] = &[
     Step {
         name: "tools",
         what: "the programs of the test bed are built (11 minutes on two cores, once for a machine)",
         fix: "do what the message says",
         how: How::Call(tools),
-    },
-    Step {
-        name: "fuzz",
-        what: "30 seconds of random input for each of what takes input from outside, and none does harm",
-        fix: fuzz::FIX,
-        how: How::Call(|step| step.command(fuzz::command(&fuzz::Options::default()))),
     },
     Step {
         name: "manifests",
@@ -132,68 +139,49 @@ const INTEGRATION: &[Step] = &[
         how: How::Call(upgrade::check),
     },
     Step {
-        name: "demo",
-        what: "the story that newcomers watch holds",
-        fix: "watch it alone: cargo xtask demo",
-        how: How::Cargo("xtask demo"),
-    },
-    Step {
-        name: "demo-helm",
-        what: "a newcomer comes to keys by helm install and one kubectl apply",
-        fix: "watch it alone: cargo xtask demo --helm",
-        how: How::Cargo("xtask demo --helm"),
-    },
-    Step {
-        name: "integration",
-        what: "the test bed's own tests, the operator's and those of `cargo xtask up`, on real servers",
-        fix: "run the one that failed alone: cargo test --test FILE NAME; TESTBED_KEEP=1 keeps the servers' logs",
-        how: How::Cargo("test --locked --workspace --no-fail-fast --test *"),
-    },
-    Step {
-        name: "chaos",
-        what: "3 minutes of random faults, half of them those of a fixed seed, and nobody could notice",
-        fix: "read the story above; it ends with the command that repeats it. docs/robustness.md says how to read it",
-        how: How::Call(chaos),
+        name: "build",
+        what: "the test binaries compile",
+        fix: "change what the compiler names",
+        how: How::Cargo("test --locked --workspace --no-run --test *"),
     },
 ];
 
-/// The runs of the chaos, by cargo: the steps before may have built this program anew, and what runs here is then in no
-/// folder any more. The second one makes up its seed and tells it.
-const CHAOS: [&str; 2] = [
-    "xtask chaos --minutes 1.5 --etcd-members 3 --operators 3 --seed 1",
-    "xtask chaos --minutes 1.5 --etcd-members 1 --operators 2",
-];
-
-/// Runs the steps and tells what each took.
+/// Runs everything and prints what each part took.
 pub async fn run(options: &Options) -> Result<()> {
-    let unit = options.unit;
-    tokio::task::spawn_blocking(move || steps(unit))
+    let jobs = options.jobs.map_or_else(suites::default_jobs, usize::from);
+    let jobs = (!options.unit).then_some(jobs);
+    tokio::task::spawn_blocking(move || steps(jobs))
         .await
         .expect("steps do not panic")
 }
 
-fn steps(unit: bool) -> Result<()> {
-    let steps: Vec<_> = UNIT.iter().chain(if unit { &[] } else { INTEGRATION }).collect();
-    let mut times: Vec<(&str, Duration)> = Vec::new();
+/// Runs the steps, and the suites with this many at a time if a number is given.
+fn steps(jobs: Option<usize>) -> Result<()> {
+    let more = if jobs.is_some() { PREPARATION } else { &[] };
+    let steps: Vec<_> = UNIT.iter().chain(more).collect();
+    let count = steps.len() + usize::from(jobs.is_some());
+    let mut path: Vec<(String, Duration)> = Vec::new();
     for (i, step) in steps.iter().enumerate() {
-        println!("\n[{}/{}] {}: {}", i + 1, steps.len(), step.name, step.what);
+        println!("\n[{}/{count}] {}: {}", i + 1, step.name, step.what);
         let begin = Instant::now();
         step.run()?;
         let time = begin.elapsed();
-        println!(
-            "[{}/{}] {}: held, {:.1} s",
-            i + 1,
-            steps.len(),
-            step.name,
-            time.as_secs_f64()
-        );
-        times.push((step.name, time));
+        println!("[{}/{count}] {}: passed, {:.1} s", i + 1, step.name, time.as_secs_f64());
+        path.push((step.name.to_owned(), time));
     }
-    println!("\nall held:");
-    for (name, time) in &times {
-        println!("  {name:<12} {:>7.1} s", time.as_secs_f64());
+    let mut passed = steps.len();
+    if let Some(jobs) = jobs {
+        println!("\n[{count}/{count}] suites: tests on real servers, the demo, random input and chaos");
+        let suites = suites::all()?;
+        passed += suites.len();
+        path.extend(suites::run(suites, jobs)?);
     }
-    println!("steps: {} passed, 0 failed", times.len());
+    let whole: Duration = path.iter().map(|(_, time)| *time).sum();
+    println!("\ncritical path, {:.1} s:", whole.as_secs_f64());
+    for (name, time) in &path {
+        println!("  {name:<24} {:>7.1} s", time.as_secs_f64());
+    }
+    println!("checks: {passed} passed, 0 failed");
     Ok(())
 }
 
@@ -232,13 +220,6 @@ impl Step {
 
 fn tools(_: &Step) -> Result<()> {
     stage::build_tools(&EtcdVersion::ALL)
-}
-
-fn chaos(step: &Step) -> Result<()> {
-    for words in CHAOS {
-        step.command(cargo(words))?;
-    }
-    Ok(())
 }
 
 fn cargo(words: &str) -> Command {
