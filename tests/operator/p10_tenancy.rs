@@ -378,11 +378,19 @@ async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Resul
 }
 
 /// How long it takes, after the apiserver has taken it, until a pod's readiness or its loss is seen in etcd.
-async fn latencies(ruled: &Ruled, tenant: &Namespace, tries: usize) -> Result<Vec<Duration>> {
+async fn latencies(
+    ruled: &Ruled,
+    tenant: &Namespace,
+    tries: usize,
+    enough: impl Fn() -> bool,
+) -> Result<Vec<Duration>> {
     let prefix = format!("/services/{}/", tenant.name());
     let history = History::watch(&ruled.etcd, &prefix, 0).await?;
     let mut latencies = Vec::with_capacity(tries);
-    for i in 0..tries {
+    for i in 0.. {
+        if i >= tries && enough() {
+            break;
+        }
         tenant.set_ready("p", i % 2 == 1).await?;
         let taken = Instant::now();
         history
@@ -406,8 +414,8 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     tenant.create_pod(&pod("p", "orders")).await?;
     tenant.apply(ruled.registration("orders", &json!({}))).await?;
     wait_in_sync(tenant.objects(), "orders", 1).await;
-    latencies(&ruled, &tenant, 4).await?;
-    let alone = latencies(&ruled, &tenant, TRIES).await?;
+    latencies(&ruled, &tenant, 4, || true).await?;
+    let alone = latencies(&ruled, &tenant, TRIES, || true).await?;
 
     // A thousand registrations of pods that come and go.
     for pod_name in ["f0", "f1"] {
@@ -441,7 +449,8 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
             .wait_for(|events| events.len() >= begun, Duration::from_mins(2))
             .await?;
         let before = flooding.events().len();
-        let flooded = latencies(&ruled, &tenant, TRIES).await?;
+        // Thirty tries of some milliseconds are over before the flood, at 200 keys a second, has shown to be one.
+        let flooded = latencies(&ruled, &tenant, TRIES, || flooding.events().len() >= before + 100).await?;
         Ok::<_, testbed::Error>((flooded, flooding.events().len() - before))
     };
     let (flooded, written) = tokio::select! {
@@ -449,8 +458,8 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
         () = storm => unreachable!("it never ends"),
     };
     let (p99, median) = (
-        |all: &[Duration]| all[TRIES * 99 / 100],
-        |all: &[Duration]| all[TRIES / 2],
+        |all: &[Duration]| all[all.len() * 99 / 100],
+        |all: &[Duration]| all[all.len() / 2],
     );
     let ratio = p99(&flooded).as_secs_f64() / p99(&alone).as_secs_f64().max(0.001);
     println!(
@@ -460,7 +469,6 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
         median(&alone),
         median(&flooded),
     );
-    assert!(written >= 100, "that was no flood: {written} keys");
     // A floor for the noise of a busy machine; in one queue for all, the median would be some seconds.
     let bound = |alone: Duration, floor: u64| (alone * 2).max(Duration::from_millis(floor));
     let (p99_bound, median_bound) = (bound(p99(&alone), 2500), bound(median(&alone), 1000));
