@@ -25,10 +25,11 @@ const BURST: Duration = Duration::from_secs(2);
 pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
     sleep(planned.after).await;
     let from = scene.now();
-    let (target, halts) = match planned.kind {
+    let (target, Effect { halts, relieved }) = match planned.kind {
         FaultKind::OperatorKill | FaultKind::OperatorRestart | FaultKind::OperatorPause | FaultKind::OperatorStall => {
             one_operator(scene, planned).await?
         }
+        FaultKind::OperatorCutOff => cut_off(scene, planned).await?,
         FaultKind::OperatorsKill => all_operators(scene, planned.lasts).await?,
         FaultKind::OperatorsGone => all_operators(scene, scene.terms.ttl + planned.lasts).await?,
         FaultKind::MemberKill | FaultKind::MemberPause => one_member(scene, planned).await?,
@@ -48,8 +49,24 @@ pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
         target,
         span,
         halts,
+        relieved,
     });
     Ok(())
+}
+
+/// What a fault does to the operators.
+struct Effect {
+    /// Whether none of them can renew a lease.
+    halts: bool,
+    /// Whether others of them work on.
+    relieved: bool,
+}
+
+impl Effect {
+    /// Of a fault that concerns them all, or the servers that they use.
+    fn on_all(halts: bool) -> Self {
+        Self { halts, relieved: false }
+    }
 }
 
 /// Half of the time it is the leader that is hit: it alone has something to lose.
@@ -60,7 +77,7 @@ fn victim(leader: Option<usize>, pick: u64, n: usize) -> usize {
     }
 }
 
-async fn one_operator(scene: &Scene, planned: &PlannedFault) -> Result<(String, bool)> {
+async fn one_operator(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
     let leader = scene.leader();
     let chosen = match leader {
         // Who is away for so long and does not lead has nothing that could become stale.
@@ -84,8 +101,41 @@ async fn one_operator(scene: &Scene, planned: &PlannedFault) -> Result<(String, 
         }
         _ => pause_at_work(scene, operator, planned).await?,
     }
-    let role = if leader == Some(chosen) { ", which led" } else { "" };
-    Ok((format!("{}{role}", operator.name()), scene.operators.len() == 1))
+    let alone = scene.operators.len() == 1;
+    let effect = Effect {
+        halts: alone,
+        relieved: !alone,
+    };
+    Ok((format!("{}{}", operator.name(), role(leader, chosen)), effect))
+}
+
+fn role(leader: Option<usize>, chosen: usize) -> &'static str {
+    if leader == Some(chosen) { ", which led" } else { "" }
+}
+
+/// Cuts one operator off from kube-apiserver: half of the time what it sends is lost, otherwise its connections are reset.
+async fn cut_off(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
+    let leader = scene.leader();
+    let chosen = victim(leader, planned.pick, scene.operators.len());
+    let link = &scene.links[chosen];
+    let silently = (planned.pick >> 8).is_multiple_of(2);
+    if silently {
+        link.dark().await?;
+    } else {
+        link.reset().await?;
+    }
+    sleep(planned.lasts).await;
+    link.heal().await?;
+    let how = if silently { "silently" } else { "by resets" };
+    let target = format!("{}{}, {how}", scene.operators[chosen].name(), role(leader, chosen));
+    // It renews leases all the while.
+    Ok((
+        target,
+        Effect {
+            halts: false,
+            relieved: scene.operators.len() > 1,
+        },
+    ))
 }
 
 /// Pauses an operator that has just been given work, and undoes that work while it is away: some of it is written, some is
@@ -114,7 +164,7 @@ async fn set_ready(scene: &Scene, pods: &[String], ready: bool) {
     let _ = timeout(BURST, all).await;
 }
 
-async fn all_operators(scene: &Scene, lasts: Duration) -> Result<(String, bool)> {
+async fn all_operators(scene: &Scene, lasts: Duration) -> Result<(String, Effect)> {
     for operator in &scene.operators {
         operator.kill().await?;
     }
@@ -122,7 +172,7 @@ async fn all_operators(scene: &Scene, lasts: Duration) -> Result<(String, bool)>
     for started in join_all(scene.operators.iter().map(|operator| start(scene, operator))).await {
         started?;
     }
-    Ok((format!("{} operators", scene.operators.len()), true))
+    Ok((format!("{} operators", scene.operators.len()), Effect::on_all(true)))
 }
 
 /// Starts an operator that has ended and waits until it serves.
@@ -134,7 +184,7 @@ async fn start(scene: &Scene, operator: &Operator) -> Result<()> {
     Ok(())
 }
 
-async fn one_member(scene: &Scene, planned: &PlannedFault) -> Result<(String, bool)> {
+async fn one_member(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
     let etcd = scene.bed.registry();
     let members = etcd.pids().len();
     let leader = etcd.leader().await.ok();
@@ -148,12 +198,12 @@ async fn one_member(scene: &Scene, planned: &PlannedFault) -> Result<(String, bo
         pause(member, planned.lasts).await?;
         etcd.wait_serving(chosen, READY).await?;
     }
-    let role = if leader == Some(chosen) { ", which led" } else { "" };
-    Ok((format!("{}{role}", member.name()), members == 1))
+    let target = format!("{}{}", member.name(), role(leader, chosen));
+    Ok((target, Effect::on_all(members == 1)))
 }
 
 /// Kills so many members that the others cannot decide.
-async fn quorum(scene: &Scene, planned: &PlannedFault) -> Result<(String, bool)> {
+async fn quorum(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
     let etcd = scene.bed.registry();
     let members = etcd.pids().len();
     let lost = members - (members - 1) / 2;
@@ -168,13 +218,13 @@ async fn quorum(scene: &Scene, planned: &PlannedFault) -> Result<(String, bool)>
     for restarted in join_all(chosen.iter().map(|i| etcd.restart(*i))).await {
         restarted?;
     }
-    Ok((format!("{lost} of {members} members"), true))
+    Ok((format!("{lost} of {members} members"), Effect::on_all(true)))
 }
 
 /// Forgets all revisions but the last, once the recorder has seen them.
-async fn compact(scene: &Scene) -> Result<(String, bool)> {
+async fn compact(scene: &Scene) -> Result<(String, Effect)> {
     let Ok(events) = scene.history.settled().await else {
-        return Ok(("not done, the recorder is behind".to_owned(), false));
+        return Ok(("not done, the recorder is behind".to_owned(), Effect::on_all(false)));
     };
     let revision = events.last().map_or(0, |event| event.revision);
     let mut client = scene.bed.registry().client().await?;
@@ -182,10 +232,10 @@ async fn compact(scene: &Scene) -> Result<(String, bool)> {
         Ok(_) => format!("up to revision {revision}"),
         Err(error) => format!("not done: {error}"),
     };
-    Ok((done, false))
+    Ok((done, Effect::on_all(false)))
 }
 
-async fn apiserver(scene: &Scene, planned: &PlannedFault) -> Result<(String, bool)> {
+async fn apiserver(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
     let plane = scene.bed.control_plane();
     if planned.kind == FaultKind::ApiserverKill {
         plane.apiserver().kill().await?;
@@ -199,7 +249,7 @@ async fn apiserver(scene: &Scene, planned: &PlannedFault) -> Result<(String, boo
         pause(plane.apiserver(), planned.lasts).await?;
         plane.wait_ready().await?;
     }
-    Ok((plane.apiserver().name().to_owned(), false))
+    Ok((plane.apiserver().name().to_owned(), Effect::on_all(false)))
 }
 
 async fn pause(process: &Process, lasts: Duration) -> Result<()> {

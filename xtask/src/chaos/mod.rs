@@ -111,6 +111,7 @@ fn terms() -> Terms {
         lag: Duration::from_secs(1),
         recovery: Duration::from_secs(5),
         takeover: Duration::from_secs(2),
+        yielding: Duration::from_secs(30),
         session: Duration::from_secs(3),
         ttl: Duration::from_secs(15),
     }

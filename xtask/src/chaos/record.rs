@@ -91,6 +91,8 @@ pub struct Fault {
     pub span: Span,
     /// Whether no operator could renew a lease meanwhile.
     pub halts: bool,
+    /// Whether other operators work on meanwhile.
+    pub relieved: bool,
 }
 
 /// The kinds of trouble.
@@ -104,6 +106,8 @@ pub enum FaultKind {
     OperatorPause,
     /// An operator is paused for longer than its session.
     OperatorStall,
+    /// An operator's way to kube-apiserver is cut; its way to etcd is not.
+    OperatorCutOff,
     /// All operators are killed, for less than a TTL.
     OperatorsKill,
     /// All operators are away for longer than a TTL.
@@ -124,11 +128,12 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::OperatorKill,
         Self::OperatorRestart,
         Self::OperatorPause,
         Self::OperatorStall,
+        Self::OperatorCutOff,
         Self::OperatorsKill,
         Self::OperatorsGone,
         Self::MemberKill,
@@ -146,6 +151,7 @@ impl FaultKind {
             | Self::OperatorRestart
             | Self::OperatorPause
             | Self::OperatorStall
+            | Self::OperatorCutOff
             | Self::OperatorsKill
             | Self::OperatorsGone => Part::Operators,
             Self::MemberKill | Self::MemberPause | Self::QuorumLoss | Self::Compaction => Part::Etcd,
@@ -161,6 +167,7 @@ impl fmt::Display for FaultKind {
             Self::OperatorRestart => "operator restarted",
             Self::OperatorPause => "operator paused, shorter than its session",
             Self::OperatorStall => "operator paused, longer than its session",
+            Self::OperatorCutOff => "operator cut off from kube-apiserver",
             Self::OperatorsKill => "all operators killed, shorter than a TTL",
             Self::OperatorsGone => "all operators away, longer than a TTL",
             Self::MemberKill => "etcd member killed",

@@ -200,6 +200,7 @@ mod tests {
                 to: at(to),
             },
             halts: false,
+            relieved: false,
         };
         let registered = registration(&serde_json::json!({}));
         let sights = [

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use testbed::{Bed, EtcdVersion, History, Kind, Namespace, Operator, OperatorConfig};
+use testbed::{Bed, EtcdVersion, History, Kind, Link, Namespace, Network, Operator, OperatorConfig};
 use tokio::time::sleep;
 
 use super::{
@@ -41,6 +41,8 @@ pub struct SceneConfig {
 pub struct Scene {
     // Before the bed, so that they end first.
     pub operators: Vec<Operator>,
+    /// The way of each operator to kube-apiserver.
+    pub links: Vec<Link>,
     pub history: History,
     pub recorder: Recorder,
     pub namespace: Namespace,
@@ -91,8 +93,17 @@ impl Scene {
         bed.objects().apply(registry).await?;
         let namespace = bed.namespace_named(manifests::NAMESPACE).await?;
         let recorder = Recorder::begin(&bed.client(), epoch);
+        let network = Network::start(bed.logs()).await?;
+        let mut links = Vec::new();
+        for _ in 0..config.operators {
+            links.push(network.link(bed.control_plane().address()).await?);
+        }
         let start = |i: usize| {
-            let mut operator = OperatorConfig::new(format!("operator-{i}"), &own);
+            let name = format!("operator-{i}");
+            let by = format!("https://{}", links[i].address());
+            let kubeconfig = bed.operator_kubeconfig_by(&name, &by)?;
+            let mut operator = OperatorConfig::new(name, &own);
+            operator.kubeconfig = Some(kubeconfig);
             operator.session_ttl = u32::try_from(config.terms.session.as_secs()).ok();
             let state = bed.folder().path().join(format!("state-{i}"));
             operator.args = vec!["--state-dir".into(), state.into()];
@@ -104,6 +115,7 @@ impl Scene {
         }
         Ok(Self {
             operators,
+            links,
             history,
             recorder,
             namespace,

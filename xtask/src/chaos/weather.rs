@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     checker::Terms,
-    record::{Fault, Moment, Part, Span},
+    record::{Fault, FaultKind, Moment, Part, Span},
 };
 
 /// All troubles of a run.
@@ -27,13 +27,19 @@ impl Weather {
     pub fn of(faults: &[Fault], terms: &Terms) -> Self {
         let trouble = |fault: &Fault| {
             let mut span = fault.span;
-            if fault.kind.part() == Part::Operators && !fault.halts {
+            let cut_off = fault.kind == FaultKind::OperatorCutOff;
+            if fault.relieved {
                 // Another one takes over, however long this one is away.
-                span.to = span.to.min(span.from + terms.session + terms.takeover);
+                let takeover = if cut_off {
+                    terms.yielding
+                } else {
+                    terms.session + terms.takeover
+                };
+                span.to = span.to.min(span.from + takeover);
             }
             Trouble {
                 span,
-                kubernetes: fault.kind.part() == Part::Kubernetes,
+                kubernetes: cut_off || fault.kind.part() == Part::Kubernetes,
                 halts: fault.halts.then_some(fault.span),
             }
         };

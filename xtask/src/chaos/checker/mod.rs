@@ -39,6 +39,8 @@ pub struct Terms {
     pub recovery: Duration,
     /// How long after the end of its session a leader may be missed.
     pub takeover: Duration,
+    /// How soon a leader that has lost its view of Kubernetes is replaced by a replica that has one.
+    pub yielding: Duration,
     /// How long a session lasts.
     pub session: Duration,
     /// How long a lease lasts.

@@ -7,7 +7,7 @@ use testbed::{Event, Kind as What};
 
 use super::{Kind, Sample, Terms, check, differences};
 use crate::chaos::{
-    record::{Fault, FaultKind, Outcome, Record, Sight, Sighting, Span, Strange},
+    record::{Fault, FaultKind, Outcome, Part, Record, Sight, Sighting, Span, Strange},
     wanted::tests::{pod, registration},
 };
 
@@ -24,6 +24,7 @@ fn terms() -> Terms {
         lag: Duration::from_secs(1),
         recovery: Duration::from_secs(5),
         takeover: Duration::from_secs(2),
+        yielding: Duration::from_secs(30),
         session: Duration::from_secs(3),
         ttl: Duration::from_secs(15),
     }
@@ -109,6 +110,7 @@ impl Story {
             target,
             span,
             halts,
+            relieved: kind.part() == Part::Operators && !halts,
         });
     }
 
@@ -177,6 +179,18 @@ fn an_operator_that_is_away_excuses_a_ghost_only_while_nobody_can_have_taken_ove
     assert!(story.kinds().contains(&Kind::Ghost));
     story.record.faults.clear();
     story.fault(FaultKind::OperatorsKill, 19.0, 41.0, true);
+    assert_eq!(story.kinds(), []);
+}
+
+#[test]
+fn an_operator_cut_off_from_kubernetes_excuses_a_ghost_until_another_leads() {
+    let mut story = Story::registered();
+    story.ready(20.0, false);
+    story.delete(KEY, 62.0);
+    story.fault(FaultKind::OperatorCutOff, 19.0, 90.0, false);
+    // 13 s after the 19 + 30 by which a replica with a view of Kubernetes leads.
+    assert!(story.kinds().contains(&Kind::Ghost));
+    story.record.faults[0].relieved = false;
     assert_eq!(story.kinds(), []);
 }
 
