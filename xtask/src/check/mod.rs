@@ -38,6 +38,9 @@ pub struct Options {
     /// How many suites on real servers run at a time; two for each core when left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
+    /// Run only the suites whose name begins with this, and none of the steps before; may be repeated
+    #[arg(long, value_name = "NAME", conflicts_with = "unit")]
+    suite: Vec<String>,
 }
 
 struct Step {
@@ -149,40 +152,47 @@ const PREPARATION: &[Step] = &[
 /// Runs everything and prints what each part took.
 pub async fn run(options: &Options) -> Result<()> {
     let jobs = options.jobs.map_or_else(suites::default_jobs, usize::from);
-    let jobs = (!options.unit).then_some(jobs);
-    tokio::task::spawn_blocking(move || steps(jobs))
-        .await
-        .expect("steps do not panic")
+    let (unit, only) = (options.unit, options.suite.clone());
+    tokio::task::spawn_blocking(move || {
+        let mut path = Vec::new();
+        if only.is_empty() {
+            steps(UNIT.iter().chain(if unit { &[] } else { PREPARATION }), &mut path)?;
+        }
+        let mut passed = path.len();
+        if !unit {
+            let suites = suites::all(&only)?;
+            passed += suites.len();
+            path.extend(suites::run(suites, jobs)?);
+        }
+        report(&path, passed);
+        Ok(())
+    })
+    .await
+    .expect("steps do not panic")
 }
 
-/// Runs the steps, and the suites with this many at a time if a number is given.
-fn steps(jobs: Option<usize>) -> Result<()> {
-    let more = if jobs.is_some() { PREPARATION } else { &[] };
-    let steps: Vec<_> = UNIT.iter().chain(more).collect();
-    let count = steps.len() + usize::from(jobs.is_some());
-    let mut path: Vec<(String, Duration)> = Vec::new();
-    for (i, step) in steps.iter().enumerate() {
+/// Runs steps one after the other and adds what each took.
+fn steps(steps: impl Iterator<Item = &'static Step> + Clone, times: &mut Vec<(String, Duration)>) -> Result<()> {
+    let count = steps.clone().count();
+    for (i, step) in steps.enumerate() {
         println!("\n[{}/{count}] {}: {}", i + 1, step.name, step.what);
         let begin = Instant::now();
         step.run()?;
         let time = begin.elapsed();
         println!("[{}/{count}] {}: passed, {:.1} s", i + 1, step.name, time.as_secs_f64());
-        path.push((step.name.to_owned(), time));
+        times.push((step.name.to_owned(), time));
     }
-    let mut passed = steps.len();
-    if let Some(jobs) = jobs {
-        println!("\n[{count}/{count}] suites: tests on real servers, the demo, random input and chaos");
-        let suites = suites::all()?;
-        passed += suites.len();
-        path.extend(suites::run(suites, jobs)?);
-    }
+    Ok(())
+}
+
+/// Prints what made the whole as long as it was.
+fn report(path: &[(String, Duration)], passed: usize) {
     let whole: Duration = path.iter().map(|(_, time)| *time).sum();
     println!("\ncritical path, {:.1} s:", whole.as_secs_f64());
-    for (name, time) in &path {
+    for (name, time) in path {
         println!("  {name:<24} {:>7.1} s", time.as_secs_f64());
     }
     println!("checks: {passed} passed, 0 failed");
-    Ok(())
 }
 
 impl Step {

@@ -119,8 +119,9 @@ struct Ended {
     failure: Option<String>,
 }
 
-/// All suites. The test binaries are built already, or cargo builds them without a word.
-pub fn all() -> Result<Vec<Suite>> {
+/// The suites whose names begin with one of `only`; all of them if there is none. The test binaries are built already, or
+/// cargo builds them without a word.
+pub fn all(only: &[String]) -> Result<Vec<Suite>> {
     let mut suites = commands();
     for binary in binaries()? {
         let long = LONG.iter().find(|long| long.name == binary.name).unwrap_or(&SHORT);
@@ -140,6 +141,10 @@ pub fn all() -> Result<Vec<Suite>> {
                 .collect();
             suites.push(binary.suite(name, seconds, &tests));
         }
+    }
+    suites.retain(|suite| only.is_empty() || only.iter().any(|name| suite.name.starts_with(name)));
+    if suites.is_empty() {
+        return Err(Error::Broken(format!("there is a suite {}", only.join(" or "))));
     }
     Ok(suites)
 }
