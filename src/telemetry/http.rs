@@ -3,19 +3,23 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::Router;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use axum::routing::get;
+use axum::{Extension, Router};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
 
+use super::connections::{Activity, Connections, network};
 use super::gate::{Gate, Refusal};
 use super::health::Health;
 use super::metrics::Exposition;
@@ -26,7 +30,7 @@ const HEAD: Duration = Duration::from_secs(5);
 const LIFE: Duration = Duration::from_mins(1);
 /// How long a question may be, in bytes. Answers may be longer.
 const HEAD_BYTES: usize = 16 << 10;
-/// How many may ask at a time; the next one is hung up on.
+/// How many may ask at a time; for the next one, an idle connection is closed: see [`Connections`].
 const CONNECTIONS: usize = 256;
 /// After a failure to accept that is ours, such as too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -43,11 +47,11 @@ pub async fn serve(
     gate: Option<Gate>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let metrics = move |headers: HeaderMap| async move {
+    let metrics = move |Extension(Caller(address)): Extension<Caller>, headers: HeaderMap| async move {
         if let Some(gate) = gate {
-            gate.admit(headers.get(AUTHORIZATION)).await?;
+            gate.admit(headers.get(AUTHORIZATION), address).await?;
         }
-        Ok::<_, Refusal>(([(CONTENT_TYPE, Exposition::CONTENT_TYPE)], exposition.text()))
+        Ok::<_, Refusal>(([(CONTENT_TYPE, Exposition::CONTENT_TYPE)], exposition.recent().await))
     };
     let readyz = move || async move {
         match health.ready() {
@@ -66,16 +70,25 @@ pub async fn serve(
     }
 }
 
+/// From where a request comes.
+#[derive(Clone, Copy)]
+struct Caller(IpAddr);
+
 /// Takes in whoever comes. All connections end with this future.
 async fn accept(listener: &TcpListener, router: &Router) -> Infallible {
-    let mut connections = JoinSet::new();
+    let (mut tasks, mut connections) = (JoinSet::new(), Connections::new(CONNECTIONS));
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                while connections.try_join_next().is_some() {}
-                if connections.len() < CONNECTIONS {
-                    connections.spawn(timeout(LIFE, answer(stream, router.clone())));
+            Ok((stream, peer)) => {
+                while tasks.try_join_next().is_some() {}
+                if connections.make_room() {
+                    // Many come: those that were taken say first what they ask.
+                    yield_now().await;
                 }
+                let activity = connections.activity();
+                let address = network(peer.ip());
+                let answered = answer(stream, Caller(address), router.clone(), activity.clone());
+                connections.add(address, activity, tasks.spawn(timeout(LIFE, answered)));
             }
             // They have gone again.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
@@ -87,12 +100,26 @@ async fn accept(listener: &TcpListener, router: &Router) -> Infallible {
     }
 }
 
-async fn answer(stream: TcpStream, router: Router) {
+async fn answer(stream: TcpStream, caller: Caller, router: Router, activity: Activity) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(caller);
+        let (router, activity) = (router.clone(), activity.clone());
+        async move {
+            let is_last = activity.begin();
+            let mut response = router.oneshot(request).await?;
+            if is_last {
+                let headers = response.headers_mut();
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            activity.end();
+            Ok::<_, Infallible>(response)
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     // Whoever breaks off, or is too slow, has had no answer: that is all there is to it.
     let _ = connection.await;
 }
@@ -176,6 +203,108 @@ mod tests {
         assert!(!body.contains("leasehold_"), "{body}");
         assert!(ask(server, "/healthz").await.0.starts_with("HTTP/1.1 200"));
         assert!(ask(server, "/readyz").await.0.starts_with("HTTP/1.1 503"));
+    }
+
+    /// Whether a probe is answered in time.
+    async fn probe(server: SocketAddr) -> bool {
+        let answered = timeout(Duration::from_secs(5), async {
+            let mut stream = TcpStream::connect(server).await.ok()?;
+            let request = format!("GET /healthz HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.ok()?;
+            answer.starts_with("HTTP/1.1 200").then_some(())
+        });
+        answered.await.is_ok_and(|answered| answered.is_some())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn p10_idle_connections_of_strangers_starve_no_probe() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let (_metrics, exposition) = Metrics::new();
+        tokio::spawn(serve(listener, Health::new(), exposition, None, std::future::pending()));
+        let mut strangers = JoinSet::new();
+        for _ in 0..400 {
+            strangers.spawn(async move {
+                // Whoever is hung up on comes again at once.
+                loop {
+                    if let Ok(mut stream) = TcpStream::connect(server).await {
+                        let _ = stream.read(&mut [0]).await;
+                    }
+                    yield_now().await;
+                }
+            });
+        }
+        // Until all have come.
+        sleep(Duration::from_millis(200)).await;
+        let mut failed = 0;
+        for _ in 0..60 {
+            failed += usize::from(!probe(server).await);
+        }
+        assert_eq!(failed, 0, "of 60 probes");
+    }
+
+    #[tokio::test]
+    async fn p10_strangers_with_tokens_starve_neither_probes_nor_readers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let (_metrics, exposition) = Metrics::new();
+        let judge = |token: crate::hidden::Hidden| -> futures::future::BoxFuture<'static, Judgement> {
+            let judgement = match token.reveal() {
+                "good" => Judgement::Allowed,
+                _ => Judgement::Nobody,
+            };
+            Box::pin(std::future::ready(judgement))
+        };
+        let gate = Some(Gate::new(Box::new(judge)));
+        tokio::spawn(serve(listener, Health::new(), exposition, gate, std::future::pending()));
+        let show = async |token: &str| {
+            let mut stream = TcpStream::connect(server).await.unwrap();
+            let request = format!(
+                "GET /metrics HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream
+        };
+        let read = async |mut stream: TcpStream| {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        assert!(read(show("good").await).await.starts_with("HTTP/1.1 200"));
+        let mut strangers = Vec::new();
+        for number in 0..300 {
+            strangers.push(show(&format!("bad-{number}")).await);
+        }
+        let mut failed = 0;
+        for _ in 0..20 {
+            failed += usize::from(!probe(server).await);
+            failed += usize::from(!read(show("good").await).await.starts_with("HTTP/1.1 200"));
+        }
+        assert_eq!(failed, 0, "of 20 probes and 20 readers");
+        let answer = read(strangers.pop().expect("the last one")).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_connection_makes_so_many_requests_and_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let (_metrics, exposition) = Metrics::new();
+        tokio::spawn(serve(listener, Health::new(), exposition, None, std::future::pending()));
+        let mut stream = TcpStream::connect(server).await.unwrap();
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {server}\r\n\r\n");
+        // It may be hung up on before all are said.
+        let _ = stream.write_all(request.repeat(150).as_bytes()).await;
+        let mut answers = Vec::new();
+        let _ = stream.read_to_end(&mut answers).await;
+        let answers = String::from_utf8_lossy(&answers);
+        assert!(answers.matches("HTTP/1.1 200").count() <= 100, "{answers}");
+        assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
     }
 
     #[tokio::test]

@@ -4,14 +4,17 @@ mod labels;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use axum::body::Bytes;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 
 use self::labels::{OfCertificate, OfRegistry, OfWrite, Owner};
 use super::calls::Calls;
@@ -169,7 +172,11 @@ impl Metrics {
             "Kubernetes Events that were not published, because they were too many or the apiserver did not take them, in events",
             metrics.dropped_events.clone(),
         );
-        (metrics, Exposition(Arc::new(registry)))
+        let exposition = Exposition {
+            registry: Arc::new(registry),
+            last: Arc::default(),
+        };
+        (metrics, exposition)
     }
 
     /// Counts a Kubernetes Event that was not published.
@@ -358,7 +365,30 @@ impl RegistryMetrics {
 
 /// The metrics as text, as they are at the moment of asking. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Exposition(Arc<Registry>);
+pub struct Exposition {
+    registry: Arc<Registry>,
+    last: Arc<Mutex<Option<Encoded>>>,
+}
+
+/// The text of all metrics as it was a moment ago.
+#[derive(Debug)]
+struct Encoded {
+    text: Bytes,
+    at: Instant,
+    took: Duration,
+}
+
+impl Encoded {
+    /// How many times as long as it took to encode a text is good for, so that encoding takes little of the CPU however
+    /// often it is asked for.
+    const SHARE: u32 = 20;
+    /// A text is good for no longer than this.
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    fn is_good(&self, now: Instant) -> bool {
+        now.duration_since(self.at) < (self.took * Self::SHARE).min(Self::LONGEST)
+    }
+}
 
 impl Exposition {
     /// The media type of the text.
@@ -367,8 +397,26 @@ impl Exposition {
     /// All metrics in the text format of OpenMetrics 1.0.
     pub fn text(&self) -> String {
         let mut buffer = String::new();
-        text::encode(&mut buffer, &self.0).expect("writing to a string does not fail");
+        text::encode(&mut buffer, &self.registry).expect("writing to a string does not fail");
         buffer
+    }
+
+    /// The same, not older than a second. Texts are encoded one at a time, and not in the way of other tasks; who asks
+    /// meanwhile gets the same bytes.
+    pub async fn recent(&self) -> Bytes {
+        let mut last = self.last.lock().await;
+        if let Some(last) = last.as_ref().filter(|last| last.is_good(Instant::now())) {
+            return last.text.clone();
+        }
+        let exposition = self.clone();
+        let encoded = spawn_blocking(move || {
+            let at = Instant::now();
+            let text = exposition.text().into();
+            let took = at.elapsed();
+            Encoded { text, at, took }
+        });
+        let encoded = encoded.await.expect("encoding does not panic");
+        last.insert(encoded).text.clone()
     }
 }
 

@@ -4,6 +4,7 @@
 //! Registry's name is the only name of an object that becomes a label: a cluster has a handful of them.
 
 mod calls;
+mod connections;
 mod gate;
 mod health;
 mod http;

@@ -5,7 +5,9 @@
 //! way of their own, and what is remembered is bounded.
 
 mod answers;
+mod waiting;
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::answers::{Answers, Digest, Known};
+use self::waiting::Waiting;
 use crate::hidden::Hidden;
 
 /// How long a caller waits, for their turn and the judgement together.
@@ -52,6 +55,7 @@ struct Inner {
     judge: Judge,
     answers: Mutex<Answers>,
     strangers: Arc<Semaphore>,
+    waiting: Waiting,
     former_readers: Arc<Semaphore>,
 }
 
@@ -62,6 +66,7 @@ pub(super) enum Refusal {
     Nobody,
     Forbidden(Arc<str>),
     Undecided,
+    TooMany,
 }
 
 impl Gate {
@@ -71,12 +76,13 @@ impl Gate {
             judge,
             answers: Mutex::default(),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
+            waiting: Waiting::default(),
             former_readers: Arc::new(Semaphore::new(FORMER_READERS)),
         }))
     }
 
-    /// Whether whoever shows this `Authorization` is let in.
-    pub(super) async fn admit(&self, authorization: Option<&HeaderValue>) -> Result<(), Refusal> {
+    /// Whether a caller from `address` with this `Authorization` is let in.
+    pub(super) async fn admit(&self, authorization: Option<&HeaderValue>, address: IpAddr) -> Result<(), Refusal> {
         let token = authorization.and_then(bearer).ok_or(Refusal::NoToken)?;
         let caller = Digest::of(token);
         let token = Hidden::from(token.to_owned());
@@ -87,6 +93,11 @@ impl Gate {
             Known::Nobody => return Err(Refusal::Nobody),
             Known::Forbidden(user) => return Err(Refusal::Forbidden(user)),
             Known::FormerReader | Known::Stranger => {
+                let _place = match self.0.waiting.take(address) {
+                    _ if was_reader => None,
+                    None => return Err(Refusal::TooMany),
+                    place => place,
+                };
                 let judged = timeout(PATIENCE, self.ask(caller, token, was_reader)).await;
                 judged.unwrap_or(Judgement::Undecided)
             }
@@ -174,6 +185,10 @@ impl IntoResponse for Refusal {
                             again; the log of leasehold has the cause\n";
                 (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "5")], text).into_response()
             }
+            Self::TooMany => {
+                let text = "too many callers whose token is not known yet: try again\n";
+                (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], text).into_response()
+            }
         }
     }
 }
@@ -186,6 +201,8 @@ mod tests {
     use futures::future::{Either, join_all};
 
     use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn show(token: &str) -> HeaderValue {
         HeaderValue::from_str(&format!("Bearer {token}")).unwrap()
@@ -220,29 +237,29 @@ mod tests {
     async fn everybody_is_asked_about_once_in_a_while() {
         let (gate, asked, _) = gate();
         for _ in 0..3 {
-            assert_eq!(gate.admit(Some(&show("good"))).await, Ok(()));
-            assert_eq!(gate.admit(Some(&show("bad"))).await, Err(Refusal::Nobody));
-            let refused = gate.admit(Some(&show("poor"))).await;
+            assert_eq!(gate.admit(Some(&show("good")), HERE).await, Ok(()));
+            assert_eq!(gate.admit(Some(&show("bad")), HERE).await, Err(Refusal::Nobody));
+            let refused = gate.admit(Some(&show("poor")), HERE).await;
             assert_eq!(refused, Err(Refusal::Forbidden("poor".into())));
         }
         assert_eq!(asked.load(Ordering::Relaxed), 3);
         remember(&gate, "good", &Judgement::Allowed, answers::FRESH);
-        assert_eq!(gate.admit(Some(&show("good"))).await, Ok(()));
-        assert_eq!(gate.admit(Some(&show("good"))).await, Ok(()));
+        assert_eq!(gate.admit(Some(&show("good")), HERE).await, Ok(()));
+        assert_eq!(gate.admit(Some(&show("good")), HERE).await, Ok(()));
         assert_eq!(asked.load(Ordering::Relaxed), 4);
     }
 
     #[tokio::test]
     async fn what_is_no_bearer_token_is_not_asked_about() {
         let (gate, asked, _) = gate();
-        assert_eq!(gate.admit(None).await, Err(Refusal::NoToken));
+        assert_eq!(gate.admit(None, HERE).await, Err(Refusal::NoToken));
         for odd in ["Bearer", "Bearer ", "good", "Basic good", ""] {
             let header = HeaderValue::from_static(odd);
-            assert_eq!(gate.admit(Some(&header)).await, Err(Refusal::NoToken), "{odd}");
+            assert_eq!(gate.admit(Some(&header), HERE).await, Err(Refusal::NoToken), "{odd}");
         }
         assert_eq!(asked.load(Ordering::Relaxed), 0);
         assert_eq!(
-            gate.admit(Some(&HeaderValue::from_static("bearer  good"))).await,
+            gate.admit(Some(&HeaderValue::from_static("bearer  good")), HERE).await,
             Ok(())
         );
     }
@@ -252,13 +269,13 @@ mod tests {
         let (gate, asked, away) = gate();
         away.store(true, Ordering::Relaxed);
         remember(&gate, "good", &Judgement::Allowed, answers::FRESH);
-        assert_eq!(gate.admit(Some(&show("good"))).await, Ok(()));
+        assert_eq!(gate.admit(Some(&show("good")), HERE).await, Ok(()));
         assert_eq!(asked.load(Ordering::Relaxed), 1);
-        assert_eq!(gate.admit(Some(&show("good-2"))).await, Err(Refusal::Undecided));
+        assert_eq!(gate.admit(Some(&show("good-2")), HERE).await, Err(Refusal::Undecided));
         remember(&gate, "good", &Judgement::Allowed, answers::GRACE);
-        assert_eq!(gate.admit(Some(&show("good"))).await, Err(Refusal::Undecided));
+        assert_eq!(gate.admit(Some(&show("good")), HERE).await, Err(Refusal::Undecided));
         away.store(false, Ordering::Relaxed);
-        assert_eq!(gate.admit(Some(&show("good"))).await, Ok(()));
+        assert_eq!(gate.admit(Some(&show("good")), HERE).await, Ok(()));
     }
 
     #[tokio::test]
@@ -266,21 +283,32 @@ mod tests {
         let (gate, asked, _) = gate();
         remember(&gate, "good", &Judgement::Allowed, answers::FRESH);
         let tokens: Vec<_> = (0..1000).map(|number| show(&format!("bad-{number}"))).collect();
-        let mut flood = Box::pin(join_all(tokens.iter().map(|token| gate.admit(Some(token)))));
+        let mut flood = Box::pin(join_all(tokens.iter().map(|token| gate.admit(Some(token), HERE))));
         assert!(flood.as_mut().now_or_never().is_none());
         let good = show("good");
-        let reader = gate.admit(Some(&good));
+        let reader = gate.admit(Some(&good), HERE);
         let told = futures::future::select(flood, Box::pin(reader)).await;
         let Either::Right((read, flood)) = told else {
             panic!("the flood is over before the reader has read")
         };
         assert_eq!(read, Ok(()));
         let told = flood.await;
-        let undecided = told.iter().filter(|told| **told == Err(Refusal::Undecided)).count();
-        // No more than as many as fit into the time that each waits, one more for each place, and the reader.
-        let most = STRANGERS * (usize::try_from(PATIENCE.as_millis() / SLOT.as_millis()).unwrap() + 2) + 1;
+        let sent_away = told.iter().filter(|told| **told == Err(Refusal::TooMany)).count();
+        assert_eq!(sent_away, 1000 - waiting::OF_ONE, "at once, and the others waited");
         let asked = asked.load(Ordering::Relaxed);
-        assert!(asked <= most, "{asked} questions, no more than {most}");
-        assert!(undecided >= 1000 - asked, "{undecided} of {asked}");
+        assert_eq!(asked, waiting::OF_ONE + 1, "and the reader");
+    }
+
+    #[tokio::test]
+    async fn strangers_of_one_address_leave_room_for_a_new_reader_of_another() {
+        let (gate, _, _) = gate();
+        let tokens: Vec<_> = (0..1000).map(|number| show(&format!("bad-{number}"))).collect();
+        let mut flood = Box::pin(join_all(tokens.iter().map(|token| gate.admit(Some(token), HERE))));
+        assert!(flood.as_mut().now_or_never().is_none());
+        let elsewhere = [10, 0, 0, 7].into();
+        let good = show("good");
+        let reader = gate.admit(Some(&good), elsewhere);
+        let (_, read) = futures::future::join(flood, reader).await;
+        assert_eq!(read, Ok(()));
     }
 }

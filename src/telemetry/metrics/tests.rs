@@ -95,3 +95,29 @@ fn a_deleted_registry_is_not_shown_and_one_of_the_same_name_starts_at_zero() {
     );
     assert_line(&exposition, r#"leasehold_leader{registry="default"} 0"#);
 }
+
+#[tokio::test]
+async fn texts_are_encoded_for_a_small_share_of_the_time_and_shared_meanwhile() {
+    let (metrics, exposition) = Metrics::new();
+    let encoded = |took: Duration, at: Instant| Encoded {
+        text: Bytes::from_static(b"a moment ago"),
+        at,
+        took,
+    };
+    let now = Instant::now();
+    let second = Duration::from_secs(1);
+    for (took, age, good) in [(1, 19, true), (1, 20, false), (200, 999, true), (200, 1000, false)] {
+        let encoded = encoded(Duration::from_millis(took), now);
+        assert_eq!(
+            encoded.is_good(now + Duration::from_millis(age)),
+            good,
+            "{took} ms, {age} ms ago"
+        );
+    }
+    *exposition.last.lock().await = Some(encoded(second, Instant::now()));
+    assert_eq!(exposition.recent().await, "a moment ago");
+    *exposition.last.lock().await = None;
+    metrics.set_pods(7);
+    let text = exposition.recent().await;
+    assert!(text.windows(16).any(|part| part == b"leasehold_pods 7"), "{text:?}");
+}

@@ -1,0 +1,80 @@
+//! The callers that wait for a judgement: each holds a connection meanwhile, so there are few, and few of one address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// How many may wait.
+pub(super) const ALL: usize = 32;
+/// How many of one address may.
+pub(super) const OF_ONE: usize = 8;
+
+/// How many callers wait, by address.
+#[derive(Default)]
+pub(super) struct Waiting(Mutex<HashMap<IpAddr, usize>>);
+
+/// The place of one that waits, free again when this is dropped.
+pub(super) struct Place<'a> {
+    waiting: &'a Waiting,
+    address: IpAddr,
+}
+
+impl Waiting {
+    /// A place for a caller from `address`; none if too many wait.
+    pub(super) fn take(&self, address: IpAddr) -> Option<Place<'_>> {
+        let mut by_address = self.by_address();
+        let all: usize = by_address.values().sum();
+        let of_it = by_address.get(&address).copied().unwrap_or_default();
+        if all >= ALL || of_it >= OF_ONE {
+            return None;
+        }
+        by_address.insert(address, of_it + 1);
+        Some(Place { waiting: self, address })
+    }
+
+    fn by_address(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        // Nothing that holds it can panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut by_address = self.waiting.by_address();
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    #[test]
+    fn places_are_few_and_fewer_for_one_address_and_come_back() {
+        let waiting = Waiting::default();
+        let mut places: Vec<_> = (0..OF_ONE)
+            .map(|_| waiting.take(address(1)).expect("a place"))
+            .collect();
+        assert!(waiting.take(address(1)).is_none(), "it has as many as one may have");
+        for other in 2.. {
+            let Some(place) = waiting.take(address(other)) else {
+                break;
+            };
+            places.push(place);
+        }
+        assert_eq!(places.len(), ALL);
+        places.pop();
+        assert!(waiting.take(address(99)).is_some());
+        drop(places);
+        assert!(waiting.by_address().is_empty());
+    }
+}
