@@ -19,7 +19,7 @@ use super::error::{Error, Result};
 use super::pause::{Backoff, jitter, random};
 use super::session::Session;
 use super::writer::holder;
-use crate::plan::{Fence, Held, Key, LeaseId, RECORD_VERSION, Revision};
+use crate::plan::{Fence, Held, Key, LeaseId, RECORD_VERSION, Revision, newer_version};
 
 /// A candidacy for leadership.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +63,8 @@ struct Holder {
 const GIVE_WAY: Duration = Duration::from_millis(500);
 /// Before a standby claims a key that became free, at most.
 const CLAIM_JITTER: Duration = Duration::from_millis(10);
+/// How much of a value that is no leader record is shown, in characters.
+const SHOWN: usize = 100;
 /// For the leader key's removal on shutdown: a process that ends has little time.
 const RESIGN: Duration = Duration::from_secs(2);
 
@@ -173,6 +175,7 @@ impl Candidate {
         let mut proven = session.proven();
         let mut backoff = Backoff::new();
         let mut fence = None;
+        let mut removed = false;
         loop {
             let look = tokio::select! {
                 biased;
@@ -214,7 +217,9 @@ impl Candidate {
                     sleep(jitter(CLAIM_JITTER)).await;
                 }
                 Ok(Look::Stale { mod_revision }) => match self.remove(mod_revision).await {
-                    Ok(()) => {}
+                    // Where something puts it back each time, not in a busy loop.
+                    Ok(()) if removed => backoff.pause().await,
+                    Ok(()) => removed = true,
                     Err(error) => {
                         backoff.complain("cannot remove a stale leader key", &error);
                         backoff.pause().await;
@@ -284,9 +289,20 @@ impl Candidate {
             return stale;
         }
         let Ok(other) = serde_json::from_slice::<Holder>(&held.value) else {
-            // Not ours to judge; it goes with its lease.
-            let leader = String::from_utf8_lossy(&held.value).into_owned();
-            return Look::Theirs { leader, seen };
+            if let Some(version) = newer_version(&held.value) {
+                // Who leads cannot be read, only that a newer release does.
+                let leader = format!("a newer release (record version {version})");
+                return Look::Theirs { leader, seen };
+            }
+            let value = String::from_utf8_lossy(&held.value)
+                .chars()
+                .take(SHOWN)
+                .collect::<String>();
+            tracing::error!(
+                key = %self.campaign.leader_key, value, lease = %held.lease,
+                "the leader key holds no leader record and is removed: let nothing but leasehold write below the metaPrefix"
+            );
+            return stale;
         };
         if other.incarnation == self.me.incarnation {
             // Put by us on a session that we have given up.

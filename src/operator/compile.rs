@@ -11,10 +11,11 @@ use super::neighbours::Aside;
 use crate::api::{self, Reason, RegistrySpec, ServiceRegistration};
 use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort};
 use crate::index::{self, Operator, PortTarget, RegistrationRef, Requirement, Selector};
-use crate::plan::{Outlet, Pass, Scope, Terms};
+use crate::plan::{Denial, Outlet, Pass, Scope, Terms};
 
 /// A registration that can be carried out.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Compiled {
     /// What the index needs of it.
     pub registration: index::Registration,
@@ -31,6 +32,19 @@ pub struct Compiled {
     /// The labels of its namespace are not known yet, and the Registry has rules about them: nothing is changed until
     /// they are.
     pub unsure: bool,
+    /// Its formats reach into a Registry's bookkeeping, which came after it: nothing is changed.
+    pub frozen: bool,
+}
+
+/// A format that reaches into the bookkeeping of a Registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Where its keys lie.
+    pub scope: Scope,
+    /// The Registry's name.
+    pub registry: Arc<str>,
+    /// The Registry's meta prefix.
+    pub meta_prefix: String,
 }
 
 /// Why a registration cannot be carried out. Admission refuses most of these; an object may be older than the rule.
@@ -133,6 +147,7 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
         suspended: spec.suspend,
         keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
         unsure: false,
+        frozen: false,
     })
 }
 
@@ -140,7 +155,7 @@ impl Compiled {
     /// What its neighbours must know of all its formats, in the order of the spec; nothing of those that the Registry's
     /// rules do not allow: nobody makes way for them.
     pub fn readings(&self) -> Vec<Option<Reading>> {
-        let allowed = |outlet: &Outlet| !self.unsure && outlet.pass.allows_all(outlet.format.scope());
+        let allowed = |outlet: &Outlet| !self.unsure && !self.frozen && outlet.pass.allows_all(outlet.format.scope());
         self.all_outlets()
             .iter()
             .map(|outlet| allowed(outlet).then(|| outlet.format.reading()))
@@ -178,7 +193,7 @@ impl Compiled {
         Terms {
             created: self.registration.created,
             ttl: self.ttl.unwrap_or(registry.ttl_seconds),
-            suspended: self.suspended || self.unsure,
+            suspended: self.suspended || self.unsure || self.frozen,
             keep_last: self.keep_last,
             // Where nothing may be written nothing is read either: it may be none of the operator's business.
             scopes: self
@@ -190,12 +205,36 @@ impl Compiled {
         }
     }
 
-    /// A scope that reaches into the Registry's own bookkeeping or around it, or whose consumers would read that.
-    pub fn reserved_scope(&self, registry: &RegistrySpec) -> Option<&Scope> {
-        let meta = Scope::below(&registry.meta_prefix);
-        let formats = self.outlets.iter().map(|outlet| &outlet.format);
-        let mut overlapping = formats.filter(|format| format.reads(&meta) || meta.contains(format.scope().prefix()));
-        overlapping.next().map(Format::scope)
+    /// Lets no format write where keys may lie in the `bookkeeping` of `registry`. What is there of it is forbidden.
+    pub fn keep_out(&mut self, bookkeeping: Scope, registry: Arc<str>) -> (Scope, Pass) {
+        let nowhere = Pass::Nowhere(Arc::new(Denial::Bookkeeping(registry)));
+        for outlet in &mut self.outlets {
+            let scope = outlet.format.scope();
+            if bookkeeping.contains(scope.prefix()) || scope.contains(bookkeeping.prefix()) {
+                outlet.pass = nowhere.clone();
+            }
+        }
+        (bookkeeping, nowhere)
+    }
+
+    /// The first format that reaches into the bookkeeping of one of `registries` or around it, or whose consumers would
+    /// read that. In which etcd a Registry keeps it does not matter: several Registries may name the same one.
+    pub fn reserved<'a>(&self, registries: impl Iterator<Item = (&'a str, &'a RegistrySpec)>) -> Option<Reserved> {
+        let aside = self.aside.iter().map(|(outlet, _)| outlet);
+        let formats: Vec<&Format> = self.outlets.iter().chain(aside).map(|outlet| &outlet.format).collect();
+        let overlap = |(registry, spec): (&str, &RegistrySpec)| {
+            let meta = Scope::below(&spec.meta_prefix);
+            let reaches = |format: &&&Format| format.reads(&meta) || meta.contains(format.scope().prefix());
+            let format = formats.iter().find(reaches)?;
+            Some(Reserved {
+                scope: format.scope().clone(),
+                registry: registry.into(),
+                meta_prefix: spec.meta_prefix.clone(),
+            })
+        };
+        registries
+            .filter_map(overlap)
+            .min_by(|a, b| a.registry.cmp(&b.registry))
     }
 }
 
@@ -311,10 +350,35 @@ mod tests {
                 &json!({"formats": [{"type": "Plain", "prefix": prefix}]}),
             ))
             .unwrap();
-            assert!(compiled.reserved_scope(&registry()).is_some(), "{prefix}");
+            assert!(reserved(&compiled, &registry()).is_some(), "{prefix}");
         }
         let beside = registration(&json!({"formats": [{"type": "Plain", "prefix": "/leasehold-demo"}]}));
-        assert_eq!(compile(&beside).unwrap().reserved_scope(&registry()), None);
+        assert_eq!(reserved(&compile(&beside).unwrap(), &registry()), None);
+    }
+
+    fn reserved(compiled: &Compiled, registry: &RegistrySpec) -> Option<Reserved> {
+        compiled.reserved([("default", registry)].into_iter())
+    }
+
+    #[test]
+    fn a_prefix_may_not_reach_into_the_bookkeeping_of_any_registry() {
+        let at = |meta: &str| -> RegistrySpec {
+            serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"], "metaPrefix": meta}))
+                .expect("decodes")
+        };
+        let (a, b) = (at("/meta-a/"), at("/meta-b/"));
+        for prefix in ["/meta-a", "/meta-a/c1/registries/a", "/meta-a/c1/leases"] {
+            let formats = json!({"formats": [{"type": "Plain", "prefix": prefix}]});
+            let compiled = compile(&registration(&formats)).unwrap();
+            let found = compiled.reserved([("b", &b), ("a", &a)].into_iter()).expect(prefix);
+            assert_eq!((&*found.registry, &*found.meta_prefix), ("a", "/meta-a/"));
+            assert_eq!(compiled.reserved([("b", &b)].into_iter()), None);
+        }
+        let outside = registration(&json!({"formats": [{"type": "Plain", "prefix": "/meta-c"}]}));
+        assert_eq!(
+            compile(&outside).unwrap().reserved([("b", &b), ("a", &a)].into_iter()),
+            None
+        );
     }
 
     #[test]

@@ -159,9 +159,9 @@ impl Rehearsal {
         record_formats: &RecordFormats,
     ) -> Result<RegistrationRef, Refusal> {
         let mut compiled = compile(registration, record_formats)?;
-        if let Some(scope) = compiled.reserved_scope(&self.spec) {
+        if let Some(reserved) = compiled.reserved([("", &self.spec)].into_iter()) {
             return Err(Refusal::Reserved {
-                scope: scope.prefix().to_owned(),
+                scope: reserved.scope.prefix().to_owned(),
                 meta: self.spec.meta_prefix.clone(),
             });
         }

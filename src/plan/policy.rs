@@ -129,6 +129,9 @@ pub enum Denial {
         /// The prefixes that are allowed, as text.
         allowed: String,
     },
+    /// The bookkeeping of a Registry.
+    #[error("the Registry {0} keeps its bookkeeping there: use a prefix outside of its metaPrefix")]
+    Bookkeeping(Arc<str>),
     /// A key that some consumers may take for another one.
     #[error(
         "the key {key:?} may be taken for another one by programs that clean paths, and the Registry has rules about keys (spec.access): use ASCII letters, digits and signs, and no segment that is empty or of dots only"

@@ -232,11 +232,26 @@ async fn a_leader_key_on_no_lease_does_not_block_the_election_for_ever() {
 }
 
 #[tokio::test]
-async fn a_leader_key_that_nobody_here_wrote_is_waited_for() {
+async fn a_value_that_is_no_leader_record_does_not_stop_the_election() {
+    let (cluster, connection) = one().await;
+    // For longer than anything waits here, as if its owner renewed it for ever.
+    let theirs = grant(&connection, 3600).await;
+    put(&cluster, LEADER, "10.0.0.7:8080", theirs).await;
+    let candidate = Candidate::stand(&cluster, "one", 10).await;
+    candidate.until_leading().await;
+    // And the same while it leads.
+    put(&cluster, LEADER, "10.0.0.7:8080", theirs).await;
+    candidate.until_seeking().await;
+    candidate.until_leading().await;
+    assert_ne!(cluster.dump(LEADER).await.expect("dump")[LEADER].lease, theirs.0);
+}
+
+#[tokio::test]
+async fn a_leader_record_of_a_newer_release_is_waited_for() {
     let (cluster, connection) = one().await;
     let theirs = grant(&connection, 3).await;
-    put(&cluster, LEADER, "stranger", theirs).await;
+    put(&cluster, LEADER, r#"{"v":2,"who":"newer"}"#, theirs).await;
     let candidate = Candidate::stand(&cluster, "one", 10).await;
-    candidate.until_behind("stranger").await;
+    candidate.until_behind("a newer release (record version 2)").await;
     candidate.until_leading().await;
 }

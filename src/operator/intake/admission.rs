@@ -15,9 +15,9 @@ use crate::api::{Reason, ServiceRegistration};
 use crate::cluster::{About, DeskNote, Insistence, Notice, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Seen};
 use crate::format::FormatError;
 use crate::index::{Area, Mark, RegistrationRef};
-use crate::operator::compile::{Compiled, Invalid, compile, reference};
+use crate::operator::compile::{Compiled, Invalid, Reserved, compile, reference};
 use crate::operator::registrar::Version;
-use crate::plan::{Holding, Subject, refused_status};
+use crate::plan::{Holding, Scope, Subject, refused_status};
 
 /// One registration.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub struct Entry {
     pending: Option<Box<Compiled>>,
     /// Why the newest spec is not in force.
     refusal: Option<Refusal>,
+    /// Its newest spec, while that reaches into the bookkeeping of a Registry.
+    reserved: Option<Box<Compiled>>,
 }
 
 impl Entry {
@@ -66,6 +68,25 @@ impl Entry {
 struct Refusal {
     reason: Reason,
     message: String,
+}
+
+impl Refusal {
+    fn reserved(reserved: &Reserved) -> Self {
+        let Reserved {
+            scope,
+            registry,
+            meta_prefix,
+        } = reserved;
+        let message = format!(
+            "The prefix {} and the metaPrefix {meta_prefix} of the Registry \"{registry}\" overlap: use a prefix outside of \
+             it.",
+            scope.prefix()
+        );
+        Self {
+            reason: Reason::PrefixReserved,
+            message,
+        }
+    }
 }
 
 impl Intake {
@@ -130,12 +151,14 @@ impl Intake {
             in_force: None,
             pending: None,
             refusal: None,
+            reserved: None,
         });
         entry.list = list;
         let is_new = (entry.uid != uid) || (entry.generation != generation);
         (entry.uid, entry.generation) = (uid, generation);
         if is_new {
             entry.refusal = None;
+            entry.reserved = None;
             entry.kept = None;
         }
         is_new
@@ -196,21 +219,37 @@ impl Intake {
             };
             return self.refuse(reference, generation, Some(compiled), refusal);
         };
-        if let Some(scope) = compiled.reserved_scope(known.spec()) {
-            let message = format!(
-                "The prefix {} and the Registry's metaPrefix {} overlap: use a prefix outside of it.",
-                scope.prefix(),
-                known.spec().meta_prefix
-            );
-            let refusal = Refusal {
-                reason: Reason::PrefixReserved,
-                message,
-            };
-            return self.refuse(reference, generation, None, refusal);
+        let reserved = self.reserved(&compiled);
+        let was_reserved = compiled.frozen || self.entries[reference].reserved.is_some();
+        compiled.frozen = reserved.is_some();
+        let entry = self.entries.get_mut(reference).expect("it was marked");
+        entry.reserved = None;
+        if let Some(reserved) = &reserved {
+            let refusal = Refusal::reserved(reserved);
+            let is_in_force = entry.in_force().is_some_and(|in_force| {
+                let (former, newest) = (&in_force.registration, &compiled.registration);
+                (&former.uid, former.generation) == (&newest.uid, newest.generation)
+            });
+            if !is_in_force || reserved.registry == registry {
+                entry.reserved = Some(compiled);
+                return self.refuse(reference, generation, None, refusal);
+            }
+            // What came first keeps what it has elsewhere, and changes nothing any more.
+            tracing::warn!(registration = %reference, generation, message = refusal.message, "frozen");
+            entry.refusal = Some(refusal);
+        } else if was_reserved {
+            entry.refusal = None;
         }
         // Whatever stood aside is looked at like the rest.
         compiled.stand_aside(&[]);
-        let verdict = compiled.submit(known.spec(), &self.tenants);
+        let mut verdict = compiled.submit(known.spec(), &self.tenants);
+        if let Some(Reserved {
+            registry, meta_prefix, ..
+        }) = reserved
+        {
+            let bookkeeping = Scope::below(&format!("{meta_prefix}{}", self.staff.context().cluster_id));
+            verdict.forbidden.push(compiled.keep_out(bookkeeping, registry));
+        }
         if let Some(denial) = &verdict.denial {
             tracing::warn!(registration = %reference, generation, %registry, denial, "not allowed to register all of this");
         }
@@ -267,6 +306,35 @@ impl Intake {
         }
         self.forward(touches, now);
         self.look_again(&concerned, now);
+    }
+
+    /// Which Registry's bookkeeping a registration would reach into.
+    fn reserved(&self, compiled: &Compiled) -> Option<Reserved> {
+        let registries = self.registries.iter();
+        compiled.reserved(registries.map(|(name, known)| (&**name, known.spec())))
+    }
+
+    /// A Registry came, went, or keeps its bookkeeping elsewhere: registrations that reach into the bookkeeping of one are
+    /// judged again, whichever Registry they ask for.
+    pub(super) fn judge_reserved(&mut self, now: Instant) {
+        let mut concerned = Vec::new();
+        for (reference, entry) in &self.entries {
+            if let Some(newest) = &entry.reserved {
+                if self.reserved(newest).is_none() {
+                    concerned.push((reference.clone(), newest.clone()));
+                }
+            } else if let Some(in_force) = &entry.in_force
+                && self.reserved(in_force).is_some() != in_force.frozen
+            {
+                concerned.push((reference.clone(), in_force.clone()));
+            }
+        }
+        for (reference, compiled) in concerned {
+            // Forgotten first, so that every pod of it counts as changed.
+            self.index.delete_registration(&reference);
+            self.admit(&reference, compiled, now);
+        }
+        self.tell_unclear();
     }
 
     /// Lets formats of registrations in force stand aside or come back, as their neighbours have it by now.

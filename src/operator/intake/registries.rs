@@ -195,8 +195,12 @@ impl Intake {
         self.watch_sources();
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "a Registry to serve");
+            self.judge_reserved(now);
             return self.enter(&name, now);
         };
+        if former.spec.meta_prefix != spec.meta_prefix {
+            self.judge_reserved(now);
+        }
         if former.approved != approved {
             self.staff.order(&name, Order::Approve(approved));
         }
@@ -241,6 +245,7 @@ impl Intake {
         self.let_go(name);
         self.watch_sources();
         self.withdraw_all(name, now);
+        self.judge_reserved(now);
     }
 
     /// The Registry is served no more, and nothing is told of it.

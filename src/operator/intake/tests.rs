@@ -418,3 +418,76 @@ async fn a_registry_is_entered_once_its_secret_is_known_and_only_that_is_watched
     }));
     assert_eq!(*rig.ends.sources.borrow(), BTreeSet::new());
 }
+
+impl Rig {
+    /// A Registry that keeps its bookkeeping below `meta_prefix`.
+    fn registry_named(&mut self, name: &str, generation: i64, meta_prefix: &str) {
+        let object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+            "metadata": {"name": name, "uid": name, "generation": generation},
+            "spec": {"endpoints": ["http://127.0.0.1:1"], "metaPrefix": meta_prefix},
+        });
+        self.take(News::Registry(Seen::Applied(Box::new(decode(object)))));
+    }
+
+    fn registry_deleted(&mut self, name: &str) {
+        self.take(News::Registry(Seen::Deleted {
+            namespace: String::new(),
+            name: name.to_owned(),
+        }));
+    }
+
+    /// Whether `orders` is in force, and frozen, and why its newest spec is not.
+    fn judged(&self) -> (bool, bool, Option<&'static str>) {
+        let entry = &self.intake.entries[&orders()];
+        let frozen = entry.in_force().is_some_and(|in_force| in_force.frozen);
+        (entry.in_force().is_some(), frozen, entry.refusal())
+    }
+}
+
+#[tokio::test]
+async fn p10_no_registration_reaches_into_the_bookkeeping_of_another_registry() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.registry_named("a", 1, "/meta-a/");
+    rig.lists_complete();
+    rig.registration("u1", 1, "/meta-a/c1");
+    assert_eq!(rig.judged(), (false, false, Some("PrefixReserved")));
+    assert_eq!(rig.refusals(), ["PrefixReserved"]);
+    // Once no Registry keeps its bookkeeping there, it is carried out.
+    rig.registry_deleted("a");
+    assert_eq!(rig.judged(), (true, false, None));
+    // A bad change loses nothing.
+    rig.registry_named("b", 1, "/meta-b/");
+    rig.registration("u1", 2, "/meta-b/c1");
+    assert_eq!(rig.judged(), (true, false, Some("PrefixReserved")));
+    rig.registry_named("b", 2, "/meta-elsewhere/");
+    assert_eq!(rig.judged(), (true, false, None), "another metaPrefix");
+}
+
+#[tokio::test]
+async fn p10_a_registration_that_was_there_before_a_registrys_bookkeeping_is_frozen() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.registration("u1", 1, "/meta-a/c1");
+    rig.lists_complete();
+    assert_eq!(rig.judged(), (true, false, None));
+    rig.registry_named("a", 1, "/meta-b/");
+    assert_eq!(rig.judged(), (true, false, None));
+    rig.registry_named("a", 2, "/meta-a/");
+    assert_eq!(rig.judged(), (true, true, Some("PrefixReserved")));
+    let terms = |rig: &Rig| {
+        let known = &rig.intake.registries["default"];
+        rig.intake.entries[&orders()]
+            .in_force()
+            .expect("it is")
+            .terms(known.spec())
+    };
+    assert!(terms(&rig).suspended, "nothing is changed any more");
+    // It is the same again when the registrar gets everything once more.
+    rig.registry_at(2, "http://127.0.0.1:2");
+    assert_eq!(rig.judged(), (true, true, Some("PrefixReserved")));
+    rig.registry_deleted("a");
+    assert_eq!(rig.judged(), (true, false, None));
+    assert!(!terms(&rig).suspended);
+}
