@@ -90,6 +90,8 @@ pub enum Reason {
     /// Synced=False: some ready pods cannot be registered: they lack a port or an address of the family, or a
     /// format refuses them.
     EndpointsRefused,
+    /// Synced=False: etcd rejects the records of some endpoints for their content, such as too large values.
+    RecordsRejected,
     /// Synced=False: the namespace has as many keys as the Registry's `access` allows, and some pods are left out.
     QuotaExceeded,
     /// Synced=False: some keys are held by someone else; see Conflict.
@@ -219,6 +221,7 @@ impl Reason {
             Self::Unreachable => "Unreachable",
             Self::NoLeader => "NoLeader",
             Self::NoSpace => "NoSpace",
+            Self::RecordsRejected => "RecordsRejected",
             Self::PermissionDenied => "PermissionDenied",
             Self::CredentialsInUse => "CredentialsInUse",
             Self::CredentialsMissing => "CredentialsMissing",

@@ -138,6 +138,9 @@ fn tls_words(endpoint: &str, fault: &Fault) -> String {
 /// The result of a call to etcd.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Part of what this side's decoder says of an answer that exceeds its limit.
+const DECODER: &str = "length too large";
+
 /// gRPC status codes, as numbers so that the crate needs no tonic of its own.
 mod code {
     pub const CANCELLED: i32 = 1;
@@ -195,6 +198,28 @@ impl Error {
                 | Self::UserRequired { .. }
                 | Self::Tls { .. }
         )
+    }
+
+    /// Whether etcd rejects the request for its content: the same request fails every time, and another one may not.
+    pub fn is_content(&self) -> bool {
+        match self {
+            Self::TooLarge { .. } => true,
+            Self::Other { code, .. } => *code == code::INVALID_ARGUMENT,
+            _ => false,
+        }
+    }
+
+    /// Whether it is etcd's answer that was too large: the request may have been carried out.
+    pub fn is_answer_too_large(&self) -> bool {
+        matches!(self, Self::TooLarge { message } if message.contains(DECODER))
+    }
+
+    /// etcd's words, without advice.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::TooLarge { message } | Self::Other { message, .. } => message.clone(),
+            other => other.to_string(),
+        }
     }
 
     /// Whether another login may help: the token has expired or is too old, or the member does not know it.
@@ -264,7 +289,7 @@ impl Error {
         let message = message.to_owned();
         match code {
             // The decoder's limit on this side; it must win over `local`, a retry elsewhere cannot help.
-            code::OUT_OF_RANGE if has("length too large") => Self::TooLarge { message },
+            code::OUT_OF_RANGE if has(DECODER) => Self::TooLarge { message },
             code::RESOURCE_EXHAUSTED if has("space exceeded") => Self::NoSpace { message },
             code::RESOURCE_EXHAUSTED if has("larger than max") => Self::TooLarge { message },
             code::RESOURCE_EXHAUSTED => Self::Busy { message },
@@ -333,6 +358,33 @@ mod tests {
         for (code, message, reason) in cases {
             assert_eq!(sorted(code, message).reason(), reason, "{message}");
         }
+    }
+
+    #[test]
+    fn a_request_rejected_for_its_content_differs_from_one_that_may_work_later() {
+        for (code, message) in [
+            (3, "etcdserver: request is too large"),
+            (3, "etcdserver: too many operations in txn request"),
+            (3, "etcdserver: duplicate key given in txn request"),
+            (3, "etcdserver: key is not provided"),
+            (8, "grpc: received message larger than max (4 vs. 2)"),
+            (11, "Error, decoded message length too large: found 9 bytes"),
+        ] {
+            assert!(sorted(code, message).is_content(), "{message}");
+        }
+        for (code, message) in [
+            (8, "etcdserver: mvcc: database space exceeded"),
+            (8, "etcdserver: too many requests"),
+            (7, "etcdserver: permission denied"),
+            (3, "etcdserver: revision of auth store is old"),
+            (5, "etcdserver: requested lease not found"),
+            (14, "etcdserver: no leader"),
+            (4, "context deadline exceeded"),
+        ] {
+            assert!(!sorted(code, message).is_content(), "{message}");
+        }
+        assert!(sorted(11, "Error, decoded message length too large: found 9 bytes").is_answer_too_large());
+        assert!(!sorted(3, "etcdserver: request is too large").is_answer_too_large());
     }
 
     #[test]

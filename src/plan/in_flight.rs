@@ -22,6 +22,8 @@ pub(super) struct InFlight {
     pub ops: Vec<Op>,
     /// What is to be looked at when it has ended: what it was made for, and what came up about its keys meanwhile.
     pub works: BTreeSet<Work>,
+    /// The work in it, with the number of record sets of each; none for bookkeeping.
+    pub gathered: Vec<(Work, usize)>,
     /// Room kept on leases for the keys that it puts there.
     pub reserved: Vec<(Key, LeaseId)>,
     /// Its answer means nothing any more.

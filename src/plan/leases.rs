@@ -48,6 +48,8 @@ pub struct Leases {
     doubtful: BTreeSet<LeaseId>,
     /// Leases that etcd denies.
     denied: BTreeSet<LeaseId>,
+    /// Leases whose room, or whose keys' domain, may have changed since the last [`Self::take_offered`].
+    offered: BTreeSet<LeaseId>,
     /// The number of keys that etcd holds on all of them.
     key_count: usize,
     /// Keys on leases that are not known to be ours (yet): a key may be seen before the record of its lease is.
@@ -66,6 +68,7 @@ impl Leases {
             fresh: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             denied: BTreeSet::new(),
+            offered: BTreeSet::new(),
             key_count: 0,
             strangers: HashMap::new(),
             changed: true,
@@ -128,6 +131,7 @@ impl Leases {
         self.fresh.clear();
         self.doubtful.clear();
         self.denied.clear();
+        self.offered.clear();
         self.key_count = 0;
         self.strangers.clear();
         self.changed = true;
@@ -149,6 +153,26 @@ impl Leases {
     /// How many granted leases wait to be recorded.
     pub fn fresh(&self) -> usize {
         self.fresh.len()
+    }
+
+    /// How many of them live `ttl` seconds.
+    pub(super) fn fresh_of(&self, ttl: u32) -> usize {
+        self.fresh.iter().filter(|id| self.known[id].ttl == ttl).count()
+    }
+
+    /// The leases that may have got room since the last call: time to live, whose keys each takes, and its room.
+    pub(super) fn take_offered(&mut self) -> Vec<(u32, Home, usize)> {
+        let offered = std::mem::take(&mut self.offered);
+        let described = |id: LeaseId| {
+            let lease = self.known.get(&id)?;
+            Some((lease.ttl, lease.home.clone(), self.room(id)))
+        };
+        offered.into_iter().filter_map(described).collect()
+    }
+
+    /// Forgets which leases may have got room.
+    pub(super) fn forget_offered(&mut self) {
+        self.offered.clear();
     }
 
     /// The record of a lease exists, written at `revision`; without a time to live if a newer release wrote it in a form
@@ -338,6 +362,7 @@ impl Leases {
         self.fresh.remove(&id);
         self.doubtful.remove(&id);
         self.denied.remove(&id);
+        self.offered.remove(&id);
         self.key_count -= lease.keys.len();
         self.changed = true;
         Some(lease)

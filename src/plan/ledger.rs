@@ -11,6 +11,7 @@ use super::leases::Leases;
 use super::meta::MetaKeys;
 use super::policy::Pass;
 use super::quota::Quotas;
+use super::rejected::Rejected;
 use super::tenancy::Tenancy;
 use super::transaction::{Held, Key, LeaseId, Revision, Scope, Value};
 use super::units::units_of;
@@ -104,6 +105,8 @@ pub struct Ledger {
     pub(super) quotas: Quotas,
     /// What etcd does not let us do.
     pub(super) denied: Denied,
+    /// What etcd rejects for its content.
+    pub(super) rejected: Rejected,
     /// The revision that the record of a hold, or its absence, is known from.
     pub(super) hold_seen: Revision,
 }
@@ -131,6 +134,7 @@ impl Ledger {
             forbidden: HashMap::new(),
             quotas: Quotas::default(),
             denied: Denied::default(),
+            rejected: Rejected::default(),
             hold_seen: 0,
         }
     }
@@ -321,6 +325,7 @@ impl Ledger {
             pod: pod.clone(),
         };
         self.guard.back(key);
+        self.rejected.clear(key);
         let slot = self.slots.entry(key.clone()).or_default();
         slot.unit = None;
         if !slot.claims.contains(&claim) {
@@ -350,6 +355,7 @@ impl Ledger {
     }
 
     fn unclaim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
+        self.rejected.clear(key);
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.claims
             .retain(|claim| claim.registration != *registration || claim.pod != *pod);
@@ -382,11 +388,18 @@ impl Ledger {
     }
 
     pub(super) fn enqueue(&mut self, key: &Key) {
-        let Some(slot) = self.slots.get(key) else { return };
-        match slot.claims.first() {
-            Some(claim) => self.work.push(Work::Pod(claim.registration.clone(), claim.pod.clone())),
-            None => self.work.push(Work::Key(key.clone())),
+        if let Some(work) = self.work_of(key) {
+            self.work.push(work);
         }
+    }
+
+    /// The work that `key` belongs to; none if the key is not known.
+    pub(super) fn work_of(&self, key: &Key) -> Option<Work> {
+        let slot = self.slots.get(key)?;
+        Some(match slot.claims.first() {
+            Some(claim) => Work::Pod(claim.registration.clone(), claim.pod.clone()),
+            None => Work::Key(key.clone()),
+        })
     }
 
     fn requeue_unclaimed(&mut self, scope: &Scope) {

@@ -29,6 +29,7 @@ mod policy;
 #[cfg(test)]
 mod properties;
 mod quota;
+mod rejected;
 mod report;
 mod scopes;
 mod settlement;
@@ -56,6 +57,7 @@ pub use ledger::{Ledger, Terms};
 pub use meta::{MetaKeys, RECORD_VERSION, newer_version};
 pub use planner::Step;
 pub use policy::{Charter, Denial, Pass, Policy, Quota, Rule};
+pub use rejected::{Narrowed, Objection, Owner, Rejection};
 pub use report::{Conflict, Holder, Registered, Report};
 pub use status::{Footing, Holding, Subject, keep_times, keep_undecided, refused_status, same_status, status_of};
 pub use stream::Stream;

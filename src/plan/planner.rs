@@ -1,7 +1,7 @@
 //! From the work list to transactions: the difference between the ledger's two columns, guarded key by key, or unit by
 //! unit where several keys make sense together only.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -67,6 +67,18 @@ impl Ledger {
         if let Some(hold) = self.hold_op().filter(|op| !self.is_under_way(op.key())) {
             return self.send_if_any(vec![hold]);
         }
+        self.offer_room();
+        // Before any other work: a grant takes no key's place, and what waits for it would otherwise wait for as long as
+        // there is other work.
+        let coming = leases_coming.saturating_add(self.leases.fresh());
+        let short = |(ttl, needed): (u32, usize)| {
+            let count = needed.saturating_sub(coming);
+            (count > 0).then_some(Step::Grant { ttl, count })
+        };
+        let shortage = self.work.shortage(self.leases.capacity());
+        if let Some(grant) = shortage.into_iter().find_map(short) {
+            return Some(grant);
+        }
         // Those first who ask for little: what others ask for would make theirs large, and slow. Every other time all,
         // so that the others come on however many these are.
         if !std::mem::take(&mut self.small_was_last)
@@ -75,16 +87,42 @@ impl Ledger {
             self.small_was_last = true;
             return Some(small);
         }
-        let all = self.gather(max_ops, |_, _| true);
-        if all.is_some() {
-            return all;
+        if let Some(all) = self.gather(max_ops, |_, _| true) {
+            return Some(all);
         }
-        let coming = leases_coming + self.leases.fresh();
-        let short = |(ttl, needed): (u32, usize)| {
-            let count = needed.saturating_sub(coming);
-            (count > 0).then_some(Step::Grant { ttl, count })
-        };
-        self.work.shortage(self.leases.capacity()).into_iter().find_map(short)
+        // What was looked at for the first time may need a lease.
+        let shortage = self.work.shortage(self.leases.capacity());
+        shortage.into_iter().find_map(short)
+    }
+
+    /// The time to live of a lease that is to be granted next, while so many of each are under way: of those that are
+    /// short, the one with the fewest on their way.
+    pub fn grant_due(&mut self, under_way: &BTreeMap<u32, usize>) -> Option<u32> {
+        if !self.complete || !self.work.is_waiting() {
+            return None;
+        }
+        self.offer_room();
+        let shortage = self.work.shortage(self.leases.capacity()).into_iter();
+        let short = shortage.filter_map(|(ttl, needed)| {
+            let coming = under_way.get(&ttl).copied().unwrap_or_default() + self.leases.fresh_of(ttl);
+            (needed > coming).then_some((coming, ttl))
+        });
+        short.min().map(|(_, ttl)| ttl)
+    }
+
+    /// Whether any work waits for a lease.
+    pub fn waits_for_lease(&self) -> bool {
+        self.work.is_waiting()
+    }
+
+    /// Work that waits for a lease is to be looked at again where one has room by now.
+    fn offer_room(&mut self) {
+        if !self.work.is_waiting() {
+            return self.leases.forget_offered();
+        }
+        for (ttl, home, room) in self.leases.take_offered() {
+            self.work.release(ttl, &home, room);
+        }
     }
 
     /// A transaction for those who ask for little and have nothing under way, for whom there is always room left.
@@ -94,7 +132,10 @@ impl Ledger {
         }
         self.settle_last();
         self.settle_quotas();
-        self.gather_small(max_ops.min(Transaction::MAX_OPS))
+        self.offer_room();
+        // A lease whose record is missing keeps those waiting who have nothing under way.
+        let max_ops = max_ops.min(Transaction::MAX_OPS);
+        self.next_records(max_ops).or_else(|| self.gather_small(max_ops))
     }
 
     fn gather_small(&mut self, max_ops: usize) -> Option<Step> {
@@ -122,13 +163,20 @@ impl Ledger {
     /// Takes work from the list into the transaction `ticket`, until that is full or nothing is left to do.
     fn gather_into(&mut self, ticket: Ticket, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Transaction {
         let mut gathered = Transaction::default();
-        let mut bytes = 0;
-        while gathered.ops.len() < max_ops
+        let (mut bytes, mut most) = (0_usize, max_ops);
+        while gathered.ops.len() < most
             && let Some(work) = self.work.pop_of(&may)
         {
             let Some(mut groups) = self.decide(&work) else { continue };
+            self.leave_out_rejected(&work, &mut groups);
+            if groups.is_empty() {
+                continue;
+            }
             let alone = gathered.ops.is_empty();
-            let (part, size) = fitting(&groups, &gathered, (max_ops, self.leases.capacity()), MAX_BYTES - bytes);
+            let limit = self.rejected.limit(&work).map_or(most, |limit| limit.min(most));
+            // One record set may be larger than that: it is sent alone.
+            let room = MAX_BYTES.saturating_sub(bytes);
+            let (part, size) = fitting(&groups, &gathered, (limit, self.leases.capacity()), room);
             // Work too large for one transaction is done in parts: the rest comes up again when this part is settled.
             if part < groups.len() && !alone {
                 self.work.push_front(work);
@@ -139,6 +187,7 @@ impl Ledger {
             match self.place(&work, groups.into_iter().flatten()) {
                 Ok((ops, reserved)) => {
                     bytes += size;
+                    most = limit;
                     self.work.charge(&work, ops.len());
                     for op in &ops {
                         if let Some(slot) = self.slots.get_mut(op.key()) {
@@ -148,6 +197,7 @@ impl Ledger {
                     if let Some(plan) = self.in_flight.get_mut(&ticket) {
                         plan.ops.extend(ops.iter().cloned());
                         plan.reserved.extend(reserved);
+                        plan.gathered.push((work.clone(), units.len()));
                         plan.works.insert(work);
                     }
                     gathered.add(ops, &units);
@@ -169,6 +219,11 @@ impl Ledger {
                 self.work.push(work);
             }
         }
+        let (slots, books) = (&self.slots, &self.books);
+        self.rejected.keep(|work| match work {
+            Work::Key(key) => slots.contains_key(key),
+            Work::Pod(registration, _) => books.contains_key(registration),
+        });
         self.settle_lingering();
     }
 
@@ -237,7 +292,11 @@ impl Ledger {
             Work::Pod(registration, pod) => self.groups_of(registration, pod)?,
         };
         // What etcd denies comes up again when it no longer does, and holds up nothing else of the pod.
-        groups.retain(|group| !group.iter().any(|key| self.is_denied(key)));
+        groups.retain(|group| {
+            !group
+                .iter()
+                .any(|key| self.is_denied(key) || self.rejected.blocks(work, key))
+        });
         let mine = |key: &Key| match (self.slots.get(key).and_then(|slot| slot.claims.first()), work) {
             (Some(claim), Work::Pod(registration, pod)) => claim.registration == *registration && claim.pod == *pod,
             (Some(_), Work::Key(_)) => false,

@@ -46,6 +46,9 @@ pub(super) enum Event {
     /// etcd denies writing a scope, or allows it again.
     Deny(usize),
     Allow(usize),
+    /// etcd rejects what is written to a scope for its content, or takes it again.
+    Reject(usize),
+    Accept(usize),
 }
 
 /// What a registration asks for.
@@ -125,6 +128,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Restore),
         2 => (0..SCOPES.len()).prop_map(Event::Deny),
         2 => (0..SCOPES.len()).prop_map(Event::Allow),
+        2 => (0..SCOPES.len()).prop_map(Event::Reject),
+        2 => (0..SCOPES.len()).prop_map(Event::Accept),
     ]
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::denied::Right;
 use super::ledger::{Ledger, Slot};
+use super::rejected::Rejection;
 use super::tenancy::{Lodging, Problem, Tenancy};
 use super::transaction::{Key, LeaseId, Revision, Scope};
 use crate::api::Reason;
@@ -36,6 +37,8 @@ pub struct Report<'a> {
     pub ruled_out: Option<Reason>,
     /// Where its keys lie and etcd lets nothing be read, or written.
     pub denied: Vec<(Scope, Right)>,
+    /// The smallest of its record sets that etcd rejects for their content.
+    pub rejected: Option<&'a Rejection>,
 }
 
 /// An endpoint that is in etcd.
@@ -76,6 +79,7 @@ pub enum Holder {
 enum Standing {
     Present,
     Outstanding,
+    Rejected,
     Conflict(Holder),
 }
 
@@ -105,6 +109,7 @@ impl Ledger {
             problems: BTreeMap::new(),
             ruled_out: None,
             denied: self.denied_to(registration),
+            rejected: self.rejected.smallest(&Some(registration.clone())),
         };
         for (pod, tenancy) in &book.tenancies {
             for problem in &tenancy.problems {
@@ -160,13 +165,24 @@ impl Ledger {
         present: &mut Vec<Key>,
     ) {
         let (mut there, mut along, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+        let mut is_rejected = false;
         for record in group {
             let key = record.key.clone();
             match self.standing(&key, &record.value, registration, pod) {
                 Standing::Present => there.push(key),
                 Standing::Outstanding => along.push(key),
+                Standing::Rejected => is_rejected = true,
                 Standing::Conflict(holder) => taken.push((key, holder)),
             }
+        }
+        if is_rejected {
+            if let Some(rejection) = report.rejected {
+                let pods = report.problems.entry(rejection.to_string()).or_default();
+                if pods.last() != Some(pod) {
+                    pods.push(pod.clone());
+                }
+            }
+            return present.append(&mut there);
         }
         if taken.is_empty() {
             report.outstanding += along.len();
@@ -197,11 +213,15 @@ impl Ledger {
             }
             _ => {}
         }
+        let is_rejected = self.rejected.of(key).is_some();
         match &slot.held {
+            None if is_rejected => Standing::Rejected,
             None => Standing::Outstanding,
             Some(held) if self.is_ours(slot) => {
                 if *held.value == *value && self.leases.is_ours(held.lease) {
                     Standing::Present
+                } else if is_rejected {
+                    Standing::Rejected
                 } else {
                     Standing::Outstanding
                 }

@@ -12,6 +12,7 @@ impl Ledger {
         let Some(InFlight {
             ops,
             works,
+            gathered,
             reserved,
             void,
         }) = self.in_flight.remove(&ticket)
@@ -37,6 +38,7 @@ impl Ledger {
         }
         match verdict {
             Some(Verdict::Applied { revision, results }) => {
+                self.accepted(&gathered);
                 for (op, result) in ops.into_iter().zip(results) {
                     self.settle_op(op, result, revision);
                 }

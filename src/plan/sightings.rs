@@ -121,9 +121,6 @@ impl Ledger {
             }
             self.enqueue(&key);
         }
-        if let (Some(ttl), Some(home)) = (ttl, self.leases.home(lease)) {
-            self.work.release(ttl, home, self.leases.room(lease));
-        }
     }
 
     /// A lease does not exist any more, and with it every key that was on it.

@@ -234,6 +234,12 @@ fn synced(report: &Report<'_>, footing: &Footing, aside: &[String]) -> (Conditio
     if !report.denied.is_empty() {
         let message = format!("{} {}", pods(), denied(report));
         (ConditionStatus::False, Reason::PermissionDenied, message)
+    } else if report.rejected.is_some() {
+        (
+            ConditionStatus::False,
+            Reason::RecordsRejected,
+            format!("{} {}.", pods(), problems(report)),
+        )
     } else if report.outstanding > 0 {
         let message = format!("{} {} keys are being written or removed.", pods(), report.outstanding);
         (ConditionStatus::False, Reason::Writing, message)

@@ -19,6 +19,11 @@ pub(super) type Group = Vec<(Key, Decision)>;
 /// Unclaimed keys of one folder are removed as one when they are so few: what they once were is not known any more.
 const FOLDER: usize = 8;
 
+/// The bytes of an operation beside its keys and its value, at most.
+const OPERATION: usize = 80;
+/// The bytes of a guard beside its key, at most.
+const GUARD: usize = 24;
+
 /// How a key of a unit stands.
 enum Stand {
     /// Its unit is not to be touched before more is known.
@@ -204,7 +209,7 @@ pub(super) fn fitting(
     for group in groups {
         widest = widest.max(group.len());
         ops += group.len();
-        let size: usize = group.iter().map(size_of).sum();
+        let size = size_of(group);
         // The largest unit's guards count beside the ops: see `Transaction::MAX_OPS`.
         let fits = gathered.ops.len() + ops + widest <= max_ops + 1 && ops <= capacity && bytes + size <= limit;
         let is_first = alone && part == 0;
@@ -217,9 +222,22 @@ pub(super) fn fitting(
     (part, bytes)
 }
 
-fn size_of((key, decision): &(Key, Decision)) -> usize {
-    match decision {
-        Decision::Put { value, .. } => key.len() + value.len(),
-        Decision::Leave | Decision::Remove(_) | Decision::Check(_) => key.len(),
+/// The bytes of the request that carries out `group`.
+pub(super) fn size_of(group: &Group) -> usize {
+    request_size(group.iter().map(|(key, decision)| match decision {
+        Decision::Put { value, .. } => (key, value.len()),
+        Decision::Leave | Decision::Remove(_) | Decision::Check(_) => (key, 0),
+    }))
+}
+
+/// An upper bound for the bytes of a request with one unit of these keys and lengths of values: each operation names its
+/// key twice and carries the guards of the whole unit.
+pub(super) fn request_size<'a>(records: impl Iterator<Item = (&'a Key, usize)>) -> usize {
+    let (mut count, mut keys, mut values) = (0, 0, 0);
+    for (key, value) in records {
+        count += 1;
+        keys += key.len();
+        values += value;
     }
+    values + keys * (2 + count) + count * (OPERATION + count * GUARD)
 }

@@ -29,6 +29,14 @@ impl Work {
             Self::Key(_) => &NOBODY,
         }
     }
+
+    /// The registration it is done for.
+    pub fn owner(&self) -> Option<RegistrationRef> {
+        match self {
+            Self::Pod(registration, _) => Some(registration.clone()),
+            Self::Key(_) => None,
+        }
+    }
 }
 
 /// The work to do, and the work that waits for a lease.
@@ -38,6 +46,8 @@ pub(super) struct WorkList {
     queued: HashSet<Work>,
     /// By the time to live of the lease needed, and by whose keys it is to carry.
     waiting: BTreeMap<(u32, Domain), Waiting>,
+    /// What each work waits for: one lease at a time.
+    waits: HashMap<Work, (u32, Domain)>,
     /// Counts who began to wait.
     arrivals: u64,
 }
@@ -45,7 +55,7 @@ pub(super) struct WorkList {
 /// Work that waits for a lease.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// When the first of it came, by number.
+    /// When the first of it came, or when it last got a lease, by number.
     since: u64,
     queue: FairQueue<Work>,
     /// With how many keys each is about.
@@ -72,7 +82,26 @@ impl WorkList {
     pub fn pop_of(&mut self, may: impl Fn(&str, usize) -> bool) -> Option<Work> {
         let work = self.queue.pop_of(may)?;
         self.queued.remove(&work);
+        self.stop_waiting(&work);
         Some(work)
+    }
+
+    /// Whether any work waits for a lease.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// `work` is looked at again: what it needs by then may be something else.
+    fn stop_waiting(&mut self, work: &Work) {
+        if let Some(place) = self.waits.remove(work)
+            && let Some(waiting) = self.waiting.get_mut(&place)
+            && let Some(keys) = waiting.works.remove(work)
+        {
+            waiting.keys -= keys;
+            if waiting.works.is_empty() {
+                self.waiting.remove(&place);
+            }
+        }
     }
 
     /// `work`, which was popped, has cost so many keys.
@@ -97,6 +126,8 @@ impl WorkList {
     pub fn wait_for_lease(&mut self, ttl: u32, domain: Domain, work: Work, keys: usize) {
         self.arrivals += 1;
         let since = self.arrivals;
+        self.stop_waiting(&work);
+        self.waits.insert(work.clone(), (ttl, domain.clone()));
         let waiting = self.waiting.entry((ttl, domain)).or_insert_with(|| Waiting {
             since,
             ..Waiting::default()
@@ -123,19 +154,30 @@ impl WorkList {
         let Some((who, mut waiting)) = chosen.and_then(|who| self.waiting.remove_entry(&who)) else {
             return;
         };
+        let mut is_served = false;
         while let Some(work) = waiting.queue.pop() {
-            let keys = waiting.works.get(&work).copied().unwrap_or_default();
+            // What was looked at meanwhile waits no longer.
+            let Some(keys) = waiting.works.get(&work).copied() else {
+                continue;
+            };
             if keys > room {
                 waiting.queue.push_front(&work.tenant().clone(), work);
                 break;
             }
             room -= keys;
             waiting.keys -= keys;
+            is_served = true;
             waiting.works.remove(&work);
+            self.waits.remove(&work);
             waiting.queue.charge(work.tenant(), keys);
             self.push(work);
         }
-        if !waiting.queue.is_empty() {
+        if !waiting.works.is_empty() {
+            // Those who got one go behind those who got none, however much they still need.
+            if is_served {
+                self.arrivals += 1;
+                waiting.since = self.arrivals;
+            }
             self.waiting.insert(who, waiting);
         }
     }
@@ -178,5 +220,34 @@ mod tests {
         list.release(30, &Home::Of(domain("/a")), 256);
         assert_eq!(list.pop_of(|_, _| true), Some(Work::Key("/a/1".into())));
         assert_eq!((list.len(), list.shortage(256)), (1, BTreeMap::from([(60, 1)])));
+    }
+
+    #[test]
+    fn leases_go_to_those_who_wait_in_turn_however_much_one_of_them_needs() {
+        let mut list = WorkList::default();
+        for i in 0..100 {
+            list.wait_for_lease(30, domain("/flood"), Work::Key(format!("/flood/{i}").into()), 1);
+        }
+        list.wait_for_lease(30, domain("/b"), Work::Key("/b/1".into()), 1);
+        list.release(30, &Home::Free, 10);
+        list.release(30, &Home::Free, 10);
+        let popped: Vec<_> = std::iter::from_fn(|| list.pop_of(|_, _| true)).collect();
+        assert_eq!(popped.len(), 11);
+        assert_eq!(popped.last(), Some(&Work::Key("/b/1".into())));
+    }
+
+    #[test]
+    fn work_that_is_looked_at_again_no_longer_asks_for_a_lease() {
+        let mut list = WorkList::default();
+        let work = || Work::Key("/a/1".into());
+        list.wait_for_lease(30, domain("/a"), work(), 1);
+        list.push(work());
+        assert_eq!(list.pop_of(|_, _| true), Some(work()));
+        assert!(!list.is_waiting() && list.shortage(256).is_empty());
+        list.wait_for_lease(60, domain("/a"), work(), 3);
+        list.wait_for_lease(30, domain("/a"), work(), 2);
+        assert_eq!(list.shortage(1), BTreeMap::from([(30, 2)]));
+        list.release(30, &Home::Free, 2);
+        assert_eq!((list.pop_of(|_, _| true), list.len()), (Some(work()), 0));
     }
 }

@@ -13,6 +13,7 @@ use crate::index::RegistrationRef;
 mod check;
 mod denied;
 mod doubts;
+mod rejected;
 
 const KEYS_PER_LEASE: usize = 2;
 const MAX_OPS: usize = 3;
@@ -27,6 +28,8 @@ struct Sent {
     verdict: Option<Verdict>,
     /// It was refused for want of a right.
     denied: bool,
+    /// It was rejected for its content.
+    rejected: bool,
 }
 
 /// Kubernetes as plain lists, an etcd, and the operator between them.
@@ -54,6 +57,8 @@ pub(super) struct World {
     restored: bool,
     /// The scopes that etcd does not let be written.
     denied: BTreeSet<usize>,
+    /// The scopes whose records etcd rejects.
+    rejecting: BTreeSet<usize>,
 }
 
 impl World {
@@ -65,6 +70,7 @@ impl World {
         ledger.set_domains(denied::domains());
         Self {
             denied: BTreeSet::new(),
+            rejecting: BTreeSet::new(),
             registrations: BTreeMap::new(),
             pods: BTreeMap::new(),
             unready: BTreeMap::new(),
@@ -131,6 +137,11 @@ impl World {
             Event::Allow(scope) => {
                 self.denied.remove(&scope);
                 self.probe();
+            }
+            Event::Reject(scope) => drop(self.rejecting.insert(scope)),
+            Event::Accept(scope) => {
+                self.rejecting.remove(&scope);
+                self.retry_rejected();
             }
         }
     }
@@ -216,6 +227,7 @@ impl World {
                 transaction,
                 verdict: None,
                 denied: false,
+                rejected: false,
             }),
             Step::Grant { ttl, count } => {
                 assert!(count <= 20, "{count} leases are far more than all keys need");
@@ -226,10 +238,11 @@ impl World {
 
     fn commit(&mut self, which: usize) {
         let denied = self.is_denied(&self.sent[which].transaction);
+        let rejected = self.is_rejected(&self.sent[which].transaction);
         let sent = &mut self.sent[which];
-        if sent.verdict.is_none() && !sent.denied {
-            sent.denied = denied;
-            if !denied {
+        if sent.verdict.is_none() && !sent.denied && !sent.rejected {
+            (sent.denied, sent.rejected) = (denied, rejected && !denied);
+            if !denied && !rejected {
                 sent.verdict = Some(self.etcd.commit(&self.fence, &sent.transaction));
             }
         }
@@ -240,6 +253,9 @@ impl World {
         self.forgetful |= lost;
         if sent.denied && !lost {
             self.search(sent.ticket);
+        }
+        if sent.rejected && !lost {
+            self.reject(sent.ticket);
         }
         self.ledger.settle(sent.ticket, sent.verdict.filter(|_| !lost));
     }
@@ -319,6 +335,7 @@ impl World {
         self.etcd.resume();
         self.denied.clear();
         self.probe();
+        self.rejecting.clear();
         for _ in 0..500 {
             let mut moved = self.step();
             while self.tell(0) {
@@ -334,6 +351,7 @@ impl World {
             }
             // Some were refused long ago, and are heard of only now.
             self.probe();
+            self.retry_rejected();
             moved = moved || self.find_leftovers() || self.time_passes() || self.hold_ends();
             if !moved {
                 return;

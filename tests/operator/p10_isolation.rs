@@ -1,10 +1,13 @@
 //! P10: one bad object, value or credential affects itself only: nothing else stops.
 
-use serde_json::json;
-use testbed::{EtcdCluster, EtcdVersion, History, Result};
+use serde_json::{Value, json};
+use testbed::{EtcdCluster, EtcdConfig, EtcdVersion, History, Namespace, Result};
 
 use crate::bed;
-use crate::support::{API, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys, wait_told};
+use crate::support::{
+    API, SOON, condition, message, plain_prefix, pod, registration, wait_condition, wait_count, wait_event,
+    wait_in_sync, wait_keys, wait_told,
+};
 
 #[tokio::test]
 async fn p10_an_etcd_that_hangs_or_is_gone_holds_nobody_else_up() -> Result<()> {
@@ -102,4 +105,193 @@ async fn p10_two_registries_of_one_etcd_leave_each_other_alone() -> Result<()> {
         bed.objects().delete(API, "Registry", registry).await?;
     }
     Ok(())
+}
+
+/// A Registry that keeps its bookkeeping below `meta_prefix` of `etcd`.
+fn registry_at(name: &str, etcd: &EtcdCluster, meta_prefix: &str) -> Value {
+    json!({
+        "apiVersion": API, "kind": "Registry", "metadata": {"name": name},
+        "spec": {"endpoints": etcd.endpoints(), "metaPrefix": meta_prefix, "guard": {"mode": "Off"}},
+    })
+}
+
+#[tokio::test]
+async fn p10_no_registration_takes_the_leader_key_of_any_registry() -> Result<()> {
+    let bed = bed().await;
+    let etcd = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
+    let namespace = bed.namespace("p10-meta").await?;
+    let uid = bed
+        .objects()
+        .get("v1", "Namespace", "kube-system")
+        .await?
+        .expect("it is there");
+    let uid = uid["metadata"]["uid"].as_str().expect("a uid");
+    let folder = |registry: &str| format!("/meta-{registry}/{uid}/registries/{registry}");
+    let at = |name: &str, registry: &str| {
+        let formats = json!([{"type": "Plain", "prefix": folder(registry)}]);
+        let selector = json!({"matchLabels": {"app": "thief"}});
+        registration(
+            name,
+            &json!({"registry": "p10-mine", "formats": formats, "selector": selector}),
+        )
+    };
+    namespace.create_pod(&pod("leader", "thief")).await?;
+    namespace.create_pod(&pod("a", "orders")).await?;
+    bed.objects()
+        .apply(registry_at("p10-mine", &etcd, "/meta-mine/"))
+        .await?;
+    bed.objects()
+        .apply(registry_at("p10-first", &etcd, "/meta-p10-first/"))
+        .await?;
+    namespace
+        .apply(registration("orders", &json!({"registry": "p10-first"})))
+        .await?;
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+
+    // In the bookkeeping of a Registry that is there.
+    namespace.apply(at("thief", "p10-first")).await?;
+    let object = wait_condition(namespace.objects(), "thief", "Accepted", "False", "PrefixReserved").await;
+    let told = message(&object, "Accepted");
+    assert!(
+        told.contains("the metaPrefix /meta-p10-first/ of the Registry \"p10-first\" overlap"),
+        "{told}"
+    );
+
+    // In that of one that comes later: its leader key is taken when it does.
+    namespace.apply(at("early", "p10-later")).await?;
+    wait_keys(&etcd, &format!("{}/", folder("p10-later")), &["leader"]).await;
+    bed.objects()
+        .apply(registry_at("p10-later", &etcd, "/meta-p10-later/"))
+        .await?;
+    wait_condition(namespace.objects(), "early", "Accepted", "False", "PrefixReserved").await;
+    let selector = json!({"matchLabels": {"app": "orders"}});
+    namespace
+        .apply(registration(
+            "late",
+            &json!({"registry": "p10-later", "selector": selector}),
+        ))
+        .await?;
+    wait_in_sync(namespace.objects(), "late", 1).await;
+    wait_keys(&etcd, &plain_prefix(&namespace, "late"), &["a"]).await;
+    for registry in ["p10-first", "p10-later", "p10-mine"] {
+        bed.objects().delete(API, "Registry", registry).await?;
+    }
+    Ok(())
+}
+
+/// Eight records of the longest values there are, for each pod.
+fn huge() -> Value {
+    let value = format!("{{% for i in range(1024) %}}{}{{% endfor %}}", "x".repeat(64));
+    let records: Vec<Value> = (0..8)
+        .map(|record| json!({"key": format!("{{{{ prefix }}}}/{{{{ id }}}}/{record}"), "value": value}))
+        .collect();
+    json!({
+        "apiVersion": API, "kind": "RecordFormat", "metadata": {"name": "p10-huge"},
+        "spec": {"records": records, "escaping": "None"},
+    })
+}
+
+/// Pods `p0`, `p1`, ... of a registration `huge` that writes [`huge`] records.
+async fn register_huge(namespace: &Namespace, registry: &str, pods: usize) -> Result<String> {
+    let prefix = format!("/huge/{}", namespace.name());
+    let formats = json!([{"type": "Custom", "recordFormat": "p10-huge", "prefix": prefix}]);
+    for i in 0..pods {
+        namespace.create_pod(&pod(&format!("p{i}"), "huge")).await?;
+    }
+    namespace
+        .apply(registration("huge", &json!({"registry": registry, "formats": formats})))
+        .await?;
+    Ok(format!("{prefix}/"))
+}
+
+#[tokio::test]
+async fn p10_the_largest_record_sets_are_written_and_hold_up_no_other() -> Result<()> {
+    let bed = bed().await;
+    bed.objects().apply(huge()).await?;
+    let theirs = bed.namespace("p10-huge").await?;
+    let prefix = register_huge(&theirs, "default", 6).await?;
+    let namespace = bed.namespace("p10-beside-huge").await?;
+    namespace.create_pod(&pod("a", "orders")).await?;
+    namespace.apply(registration("orders", &json!({}))).await?;
+    wait_keys(bed.registry(), &plain_prefix(&namespace, "orders"), &["a"]).await;
+    wait_count(bed.registry(), &prefix, 48, SOON).await;
+    wait_in_sync(theirs.objects(), "huge", 6).await;
+    theirs.objects().delete(API, "ServiceRegistration", "huge").await?;
+    wait_count(bed.registry(), &prefix, 0, SOON).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn p10_record_sets_that_etcd_rejects_are_told_with_numbers_and_hold_up_no_other() -> Result<()> {
+    let bed = bed().await;
+    bed.objects().apply(huge()).await?;
+    // Less than the records of one pod have, and less than the operator otherwise writes at a time.
+    let config = EtcdConfig {
+        args: vec!["--max-request-bytes=262144".to_owned(), "--max-txn-ops=64".to_owned()],
+        ..EtcdConfig::default()
+    };
+    let etcd = EtcdCluster::temporary_with(config).await?;
+    bed.create_registry("p10-rejecting", &etcd.endpoints(), 30).await?;
+    let namespace = bed.namespace("p10-rejecting").await?;
+    let prefix = register_huge(&namespace, "p10-rejecting", 6).await?;
+    let object = wait_condition(namespace.objects(), "huge", "Synced", "False", "RecordsRejected").await;
+    let told = message(&object, "Synced");
+    for part in [
+        "0 of 6 ready pods",
+        "request is too large",
+        "8 records",
+        "--max-request-bytes",
+        "p0",
+    ] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    wait_event(
+        namespace.objects(),
+        ("ServiceRegistration", "huge"),
+        "RecordsRejected",
+        "too large",
+    )
+    .await?;
+
+    // Others go on at once, in as many keys as etcd takes at a time.
+    let spec = json!({"registry": "p10-rejecting"});
+    namespace.apply(registration("orders", &spec)).await?;
+    for name in ["a", "b"] {
+        namespace.create_pod(&pod(name, "orders")).await?;
+    }
+    let orders = plain_prefix(&namespace, "orders");
+    wait_keys(&etcd, &orders, &["a", "b"]).await;
+    for ready in [false, true, false] {
+        namespace.set_ready("a", ready).await?;
+        let wanted: &[&str] = if ready { &["a", "b"] } else { &["b"] };
+        wait_keys(&etcd, &orders, wanted).await;
+    }
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+    let registry = bed
+        .objects()
+        .get(API, "Registry", "p10-rejecting")
+        .await?
+        .expect("it is there");
+    assert_eq!(
+        condition(&registry, "Connected").0,
+        "True",
+        "it is nobody else's trouble"
+    );
+    wait_count(&etcd, &prefix, 0, SOON).await;
+
+    // Records that etcd takes are written at once.
+    let small = json!({
+        "apiVersion": API, "kind": "RecordFormat", "metadata": {"name": "p10-small"},
+        "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": "{{ hostPort }}"}]},
+    });
+    bed.objects().apply(small).await?;
+    let formats = json!([{"type": "Custom", "recordFormat": "p10-small", "prefix": prefix.trim_end_matches('/')}]);
+    namespace
+        .apply(registration(
+            "huge",
+            &json!({"registry": "p10-rejecting", "formats": formats}),
+        ))
+        .await?;
+    wait_in_sync(namespace.objects(), "huge", 6).await;
+    bed.objects().delete(API, "Registry", "p10-rejecting").await
 }

@@ -484,3 +484,46 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     );
     ruled.end().await
 }
+
+#[tokio::test]
+async fn p10_a_key_that_needs_a_new_lease_waits_for_no_backlog() -> Result<()> {
+    let limits = json!({"keysPerSecond": 50});
+    let all = json!([{"name": "all", "namespaces": {}}]);
+    let ruled = Ruled::limited("p10-grants", &all, "Off", limits).await?;
+    let flood = ruled.namespace("p10-grants-flood", json!({})).await?;
+    let pods: Vec<String> = (0..60).map(|i| format!("f{i}")).collect();
+    for name in &pods {
+        flood.create_pod(&pod(name, "flood")).await?;
+    }
+    let namespace = ruled.namespace("p10-grants-other", json!({})).await?;
+    namespace.create_pod(&pod("a", "orders")).await?;
+    // Many times what may be written in a second.
+    let prefix = |place: usize| format!("/flood/{}/{place}", flood.name());
+    let formats: Vec<Value> = (0..16)
+        .map(|place| json!({"type": "Plain", "prefix": prefix(place)}))
+        .collect();
+    flood
+        .apply(ruled.registration("flood", &json!({"formats": formats})))
+        .await?;
+    let folder = format!("/flood/{}/", flood.name());
+    let count = async || -> Result<usize> { Ok(ruled.etcd.dump(&folder).await?.len()) };
+    until("the flood to begin", SOON, || async {
+        match count().await {
+            Ok(0) => Err("nothing is written".to_owned()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await?;
+    // Another time to live takes another lease.
+    namespace
+        .apply(ruled.registration("orders", &json!({"ttlSeconds": 60})))
+        .await?;
+    wait_keys(&ruled.etcd, &format!("/services/{}/orders/", namespace.name()), &["a"]).await;
+    let written = count().await?;
+    assert!(
+        written < 60 * 16,
+        "it waited for all {written} keys of another namespace"
+    );
+    ruled.end().await
+}

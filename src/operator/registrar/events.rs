@@ -33,6 +33,8 @@ pub struct Announced {
     hold: Option<String>,
     /// What etcd denies, as it was told, unless it is granted.
     denied: Option<String>,
+    /// Whether an Event says that etcd rejects records, until it takes them.
+    rejected: bool,
     /// The generation whose refusal was told.
     refused: Option<i64>,
 }
@@ -103,6 +105,16 @@ pub fn announce(
         }
         (None, Some(_)) => announced.denied = None,
         (Some(_), Some(_)) | (None, None) => {}
+    }
+    let is_rejected = report.rejected.is_some();
+    if !std::mem::replace(&mut announced.rejected, is_rejected) && is_rejected {
+        let reason = Reason::RecordsRejected.as_str();
+        publish(
+            true,
+            reason,
+            message(ConditionType::Synced),
+            subject.generation.to_string(),
+        );
     }
     if let Some((reason, _)) = &subject.refusal
         && announced.refused.replace(subject.generation) != Some(subject.generation)

@@ -15,6 +15,7 @@ mod incoming;
 mod inquiry;
 mod order;
 mod registry_status;
+mod rejections;
 mod reporting;
 mod rights;
 mod serve;
@@ -204,6 +205,7 @@ struct Registrar {
     standing: Standing,
     writing: Writing,
     rights: Rights,
+    rejections: rejections::Rejections,
     sweep: duty::Sweep,
     guarding: Guarding,
     /// When to keep house next.
@@ -245,6 +247,7 @@ impl Registrar {
             last_fence: None,
             standing: Standing::new(now),
             rights: Rights::new(&connection),
+            rejections: rejections::Rejections::default(),
             sweep: duty::Sweep::default(),
             guarding: Guarding::default(),
             house_at: now + HOUSE,
@@ -277,6 +280,7 @@ impl Registrar {
         }
         self.ask_domains(now);
         self.probe(now);
+        self.retry_rejected(now);
         self.guard(now);
         self.write(now);
         if now >= self.house_at {
@@ -294,6 +298,7 @@ impl Registrar {
         self.slips.clear();
         let wakes = [
             self.writing.wake_at(now),
+            self.rejections.wake_at(),
             self.standing.ask_at(),
             self.standing.changes_at(now),
             self.sweep.wake_at(now),

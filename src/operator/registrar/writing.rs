@@ -1,5 +1,6 @@
 //! Carrying out the ledger's steps while this replica leads: how many at a time, how fast, and what when one fails.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::standing::{Trouble, keep_first};
@@ -30,10 +31,13 @@ pub struct Writing {
     most_in_flight: usize,
     in_flight: usize,
     tracks: Tracks,
-    granting: usize,
+    /// By time to live in seconds.
+    granting: BTreeMap<u32, usize>,
     /// The proof under which etcd last refused to write: it never holds again.
     fenced: Option<Fence>,
     failing: Option<Failing>,
+    /// The same of grants: those that need none go on meanwhile.
+    grants_failing: Option<Failing>,
     /// When the oldest change was heard of that is not in a transaction yet.
     heard: Option<Instant>,
     /// The budget was spent before the work was done.
@@ -67,6 +71,8 @@ pub(super) enum Refused {
     Failed(etcd::Error),
     /// Something in it is denied, and it is known what.
     Denied,
+    /// etcd rejects its content, and the ledger has settled it.
+    Rejected,
 }
 
 impl Writing {
@@ -77,9 +83,10 @@ impl Writing {
             most_in_flight: size(limits.transactions_in_flight),
             in_flight: 0,
             tracks: Tracks::default(),
-            granting: 0,
+            granting: BTreeMap::new(),
             fenced: None,
             failing: None,
+            grants_failing: None,
             heard: None,
             throttled: false,
         }
@@ -103,19 +110,21 @@ impl Writing {
 
     /// What has kept writes from succeeding for a while.
     pub fn trouble(&self, now: Instant) -> Option<&Trouble> {
-        let failing = self.failing.as_ref()?;
-        (now >= failing.since + GRACE).then_some(&failing.trouble)
+        let failing = self.failing.iter().chain(&self.grants_failing);
+        let mut lasting = failing.filter(|failing| now >= failing.since + GRACE);
+        lasting.next().map(|failing| &failing.trouble)
     }
 
     /// When to look again; none when the end of something under way will bring that about.
     pub fn wake_at(&mut self, now: Instant) -> Option<Instant> {
-        let paused = self
-            .failing
-            .as_ref()
-            .map(|failing| failing.again_at)
-            .filter(|at| *at > now);
+        let pause = |failing: &Option<Failing>| {
+            let again_at = failing.as_ref().map(|failing| failing.again_at);
+            again_at.filter(|at| *at > now)
+        };
+        let (paused, grants) = (pause(&self.failing), pause(&self.grants_failing));
         let throttled = self.throttled.then(|| now + self.budget.wait(now));
-        paused.into_iter().chain(throttled).max()
+        let writes = paused.into_iter().chain(throttled).max();
+        writes.into_iter().chain(grants).min()
     }
 
     /// A transaction has been sent.
@@ -127,39 +136,49 @@ impl Writing {
     /// A grant has been asked for.
     #[cfg(test)]
     pub fn begin_grant(&mut self) {
-        self.granting += 1;
+        *self.granting.entry(30).or_default() += 1;
     }
 
-    fn succeeded(&mut self) {
-        self.failing = None;
+    fn is_granting(&self) -> bool {
+        !self.granting.is_empty()
     }
 
-    fn failed(&mut self, what: &'static str, registry: &str, error: &etcd::Error) {
-        let now = Instant::now();
-        let pause = match &self.failing {
-            None => {
-                tracing::warn!(registry, %error, "{what} failed; trying on");
-                FIRST_PAUSE
-            }
-            // Transactions that were under way together fail together: that is one failure.
-            Some(failing) if failing.again_at > now => return,
-            Some(failing) => {
-                tracing::debug!(registry, %error, "{what} failed");
-                (failing.pause * 2).min(LONGEST_PAUSE)
-            }
-        };
-        let (since, mut trouble) = match self.failing.take() {
-            Some(failing) => (failing.since, Some(failing.trouble)),
-            None => (now, None),
-        };
-        keep_first(&mut trouble, error.into());
-        self.failing = trouble.map(|trouble| Failing {
-            since,
-            again_at: now + pause,
-            pause,
-            trouble,
-        });
+    /// Whether another lease may be asked for.
+    fn may_grant(&self, now: Instant) -> bool {
+        let paused = self
+            .grants_failing
+            .as_ref()
+            .is_some_and(|failing| failing.again_at > now);
+        !paused && self.granting.values().sum::<usize>() < GRANTS
     }
+}
+
+/// Notes that `what` failed once more.
+fn note_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, error: &etcd::Error) {
+    let now = Instant::now();
+    let pause = match &row {
+        None => {
+            tracing::warn!(registry, %error, "{what} failed; trying on");
+            FIRST_PAUSE
+        }
+        // Transactions that were under way together fail together: that is one failure.
+        Some(failing) if failing.again_at > now => return,
+        Some(failing) => {
+            tracing::debug!(registry, %error, "{what} failed");
+            (failing.pause * 2).min(LONGEST_PAUSE)
+        }
+    };
+    let (since, mut trouble) = match row.take() {
+        Some(failing) => (failing.since, Some(failing.trouble)),
+        None => (now, None),
+    };
+    keep_first(&mut trouble, error.into());
+    *row = trouble.map(|trouble| Failing {
+        since,
+        again_at: now + pause,
+        pause,
+        trouble,
+    });
 }
 
 impl Registrar {
@@ -167,27 +186,41 @@ impl Registrar {
     pub(super) fn write(&mut self, now: Instant) {
         self.writing.throttled = false;
         let Some(fence) = self.may_write(now) else { return };
-        while self.writing.in_flight < self.writing.most_in_flight && self.writing.granting < GRANTS {
+        // Before any other work, whatever the limits are: a grant takes no key's place.
+        self.grant_leases(now);
+        self.write_work(&fence, now);
+        // What was looked at for the first time may need a lease.
+        self.grant_leases(now);
+    }
+
+    /// Asks for the leases that work waits for.
+    fn grant_leases(&mut self, now: Instant) {
+        while self.writing.may_grant(now)
+            && let Some(ttl) = self.ledger.grant_due(&self.writing.granting)
+        {
+            self.grant(ttl);
+        }
+    }
+
+    fn write_work(&mut self, fence: &Fence, now: Instant) {
+        while self.writing.in_flight < self.writing.most_in_flight {
             if !self.writing.budget.wait(now).is_zero() {
                 self.writing.throttled = true;
                 break;
             }
             let most = self.writing.budget.share(Transaction::MAX_OPS);
-            match self.ledger.next(most, self.writing.granting) {
-                Some(Step::Write(ticket, transaction)) => self.commit(&fence, ticket, transaction, now),
-                Some(Step::Grant { ttl, count }) => {
-                    for _ in 0..count.min(GRANTS - self.writing.granting) {
-                        self.grant(ttl);
-                    }
-                }
-                None => {
+            // Leases are asked for apart, and not for each step.
+            match self.ledger.next(most, usize::MAX) {
+                Some(Step::Write(ticket, transaction)) => self.commit(fence, ticket, transaction, now),
+                Some(Step::Grant { .. }) | None => {
                     // Whatever was heard of has been seen to, or waits for the end of something under way.
-                    self.writing.heard = self.writing.heard.filter(|_| self.writing.granting > 0);
+                    let waits = self.writing.is_granting() || self.ledger.waits_for_lease();
+                    self.writing.heard = self.writing.heard.filter(|_| waits);
                     return;
                 }
             }
         }
-        self.write_small(&fence, now);
+        self.write_small(fence, now);
     }
 
     /// Starts what those need who ask for little, though the limits are reached: it is they who would wait for nothing of
@@ -255,7 +288,7 @@ impl Registrar {
     }
 
     fn grant(&mut self, ttl: u32) {
-        self.writing.granting += 1;
+        *self.writing.granting.entry(ttl).or_default() += 1;
         let (connection, lease) = (self.connection.clone(), lease_id());
         self.tasks.spawn(async move {
             let result = connection.grant(lease, ttl).await;
@@ -279,6 +312,14 @@ impl Registrar {
         match result {
             // Until it is known what of it etcd denies, it counts as under way: nothing of it is sent meanwhile.
             Err(error @ etcd::Error::PermissionDenied { .. }) => self.search_refused(sent, error),
+            Err(error) if error.is_content() => {
+                let refused = if self.content_rejected(sent.ticket, &error) {
+                    Refused::Rejected
+                } else {
+                    Refused::Failed(error)
+                };
+                self.settle(sent, Err(refused));
+            }
             result => self.settle(sent, result.map_err(Refused::Failed)),
         }
     }
@@ -300,15 +341,15 @@ impl Registrar {
         self.writing.tracks.give_back(&fence, track, noted);
         let verdict = match result {
             Ok(verdict) => {
-                self.writing.succeeded();
+                self.writing.failing = None;
                 Some(verdict)
             }
             Err(Refused::Failed(error)) => {
-                self.writing.failed("a write", &self.name, &error);
+                note_failure(&mut self.writing.failing, "a write", &self.name, &error);
                 None
             }
-            // What of it is not denied is sent again.
-            Err(Refused::Denied) => None,
+            // What of it is not denied, or not rejected, is sent again.
+            Err(Refused::Denied | Refused::Rejected) => None,
         };
         match &verdict {
             Some(Verdict::Applied { .. }) => self.context.metrics.observe_ready_to_key(heard.elapsed()),
@@ -330,16 +371,19 @@ impl Registrar {
     }
 
     pub(super) fn granted(&mut self, lease: LeaseId, ttl: u32, result: etcd::Result<i64>) {
-        self.writing.granting -= 1;
+        if let Some(count) = self.writing.granting.get_mut(&ttl) {
+            *count = count.saturating_sub(1);
+        }
+        self.writing.granting.retain(|_, count| *count > 0);
         match result {
             // Nobody will record it, so it is left to lapse.
             Ok(_) if matches!(&self.leadership, Leadership::Standby { .. }) => {}
             Ok(_) => {
-                self.writing.succeeded();
+                self.writing.grants_failing = None;
                 tracing::info!(registry = %self.name, %lease, ttl, "granted a lease");
                 self.ledger.granted(lease, ttl);
             }
-            Err(error) => self.writing.failed("a grant", &self.name, &error),
+            Err(error) => note_failure(&mut self.writing.grants_failing, "a grant", &self.name, &error),
         }
     }
 

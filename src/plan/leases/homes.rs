@@ -161,8 +161,10 @@ impl Leases {
         if lease.state == State::Open && !lease.denied && room > 0 && lease.home != Home::Mixed {
             let roomy = self.roomy.entry((lease.ttl, lease.home.clone())).or_default();
             roomy.insert(id);
+            self.offered.insert(id);
         } else {
             self.unfile(id);
+            self.offered.remove(&id);
         }
         let lease = &self.known[&id];
         file(&mut self.fresh, id, lease.state == State::Fresh);

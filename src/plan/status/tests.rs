@@ -42,6 +42,7 @@ fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
         problems: BTreeMap::new(),
         ruled_out: None,
         denied: Vec::new(),
+        rejected: None,
     }
 }
 
