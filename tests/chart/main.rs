@@ -16,6 +16,7 @@ mod release;
 mod rendering;
 mod rights;
 mod security;
+mod values;
 mod watching;
 
 /// Operators serve the whole cluster, so those of one test would serve the registrations of another.

@@ -1,10 +1,13 @@
-//! What the chart repeats of other files: the definitions of the kinds, and its values in its README.
+//! What the chart repeats of other files: the definitions of the kinds, its values in its README, and the defaults of its
+//! values, for templates cannot read values.yaml.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use super::{Step, crds, workspace};
 use crate::error::{Error, Result, doing};
 
+/// What templates read the defaults from.
+const DEFAULTS: &str = "files/defaults.yaml";
 /// Around the table in the chart's README.
 const BEGIN: &str = "<!-- values: made by `cargo xtask chart` -->\n";
 const END: &str = "<!-- end of values -->\n";
@@ -25,6 +28,10 @@ pub(super) fn check(step: &Step) -> Result<()> {
     if readme()? != with_table()? {
         return Err(step.failed("the table in charts/leasehold/README.md is not what values.yaml says".to_owned()));
     }
+    let kept = fs::read_to_string(folder().join(DEFAULTS)).map_err(doing("read the chart's defaults"))?;
+    if kept != defaults(&values()?) {
+        return Err(step.failed(format!("charts/leasehold/{DEFAULTS} is not what values.yaml says")));
+    }
     Ok(())
 }
 
@@ -37,8 +44,27 @@ pub fn write() -> Result<()> {
     for (name, text) in crds::read(&workspace().join("crds"))? {
         fs::write(to.join(name), text).map_err(doing("write a definition into the chart"))?;
     }
+    fs::write(folder().join(DEFAULTS), defaults(&values()?)).map_err(doing("write the chart's defaults"))?;
     let readme = with_table()?;
     fs::write(folder().join("README.md"), readme).map_err(doing("write the chart's README"))
+}
+
+fn values() -> Result<String> {
+    fs::read_to_string(folder().join("values.yaml")).map_err(doing("read the chart's values.yaml"))
+}
+
+/// values.yaml without its comments.
+fn defaults(values: &str) -> String {
+    let mut text = String::from("# Made from values.yaml by `cargo xtask chart`: what a value is that is not given.\n");
+    let lines = values.lines().filter(|line| {
+        let line = line.trim_start();
+        !line.is_empty() && !line.starts_with('#')
+    });
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
 }
 
 fn readme() -> Result<String> {
@@ -47,7 +73,7 @@ fn readme() -> Result<String> {
 
 /// The README with the table that values.yaml makes.
 fn with_table() -> Result<String> {
-    let values = fs::read_to_string(folder().join("values.yaml")).map_err(doing("read the chart's values.yaml"))?;
+    let values = values()?;
     let readme = readme()?;
     let parts = readme
         .split_once(BEGIN)
@@ -96,6 +122,13 @@ fn table(values: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn defaults_are_the_values_without_comments() {
+        let text = defaults("# A file.\n\n# -- First.\na: \"#1\"\nb:\n  # -- Second.\n  c: {}\n");
+        let lines: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(lines, ["a: \"#1\"", "b:", "  c: {}"]);
+    }
 
     #[test]
     fn a_value_is_told_by_its_path_its_default_and_its_comment() {
