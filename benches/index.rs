@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leasehold::index::{
-    Addresses, Area, Family, Index, Pod, PodPort, PodView, Port, PortTarget, Registration, RegistrationRef, Selector,
+    Addresses, Area, Family, Index, Pod, PodPort, PodView, Port, PortTarget, Protocol, Registration, RegistrationRef,
+    Selector,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -72,6 +73,7 @@ fn pod(number: u32, owner: Owner) -> Pod {
             .map(|(name, number)| PodPort {
                 name: name.to_owned(),
                 number,
+                protocol: Protocol::Tcp,
             })
             .into(),
         ready: true,
@@ -106,7 +108,10 @@ fn registration(template: u32) -> Registration {
         service: name,
         ports: vec![Port {
             name: "grpc".into(),
-            target: PortTarget::Name("grpc".into()),
+            target: PortTarget::Name {
+                name: "grpc".into(),
+                protocol: None,
+            },
             scheme: Some("grpc".into()),
         }],
         family: Family::V4,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use leasehold::api;
 use leasehold::format::{Format, RecordFormats, Service};
 use leasehold::index::{
-    Addresses, Family, Index, Pod, PodPort, Port, PortTarget, Registration, RegistrationRef, Selector, Touch,
+    Addresses, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, RegistrationRef, Selector, Touch,
 };
 use leasehold::plan::{
     Expect, Held, Key, LeaseId, Ledger, MetaKeys, Observation, Op, OpResult, Outlet, Revision, Scope, Step, Tenancy,
@@ -44,6 +44,7 @@ fn pod(number: u32) -> Pod {
         ports: vec![PodPort {
             name: "grpc".to_owned(),
             number: 8080,
+            protocol: Protocol::Tcp,
         }],
         ready: true,
         ..Pod::default()
@@ -65,7 +66,10 @@ fn registration(service: u32) -> Registration {
         service: name,
         ports: vec![Port {
             name: "grpc".into(),
-            target: PortTarget::Name("grpc".into()),
+            target: PortTarget::Name {
+                name: "grpc".into(),
+                protocol: None,
+            },
             scheme: None,
         }],
         family: Family::V4,

@@ -10,7 +10,8 @@
 //! 5. [`cluster`] writes what is registered back into the registration's status.
 //!
 //! [`operator`] wires the rooms together and supervises them; [`api`] is what users write;
-//! [`telemetry`] is what they see of the process; [`cli`] is how they start it; [`hidden`] is what nobody sees.
+//! [`telemetry`] is what they see of the process; [`cli`] is how they start it; [`hidden`] is what nobody sees;
+//! [`listen`] opens the sockets on which others reach it.
 //!
 //! `index`, `plan` and `format` are pure: plain data in, plain data out, time as a parameter.
 
@@ -23,6 +24,7 @@ pub mod format;
 mod fuzz;
 pub mod hidden;
 pub mod index;
+pub mod listen;
 pub mod operator;
 pub mod plan;
 pub mod telemetry;

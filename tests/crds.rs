@@ -1,12 +1,16 @@
 //! What kube-apiserver says to manifests: wrong ones are rejected with words that help, good ones are taken and filled in.
 
+use std::path::Path;
+use std::process::Command;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams, Request};
 use kube::{Client, Resource};
 use leasehold::api::{ConditionStatus, ConditionType, Reason};
-use leasehold::api::{Family, RecordFormat, Registry, ServiceRegistration, conditions};
+use leasehold::api::{Family, OLDEST_KUBERNETES, RecordFormat, Registry, ServiceRegistration, conditions};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use testbed::tools::GoProgram;
 use tokio::sync::OnceCell;
 
 mod manifests;
@@ -290,5 +294,55 @@ async fn the_apiserver_finds_nothing_to_warn_of_in_the_crds() {
         let holds = |kind: &str| conditions.iter().any(|it| it.type_ == kind && it.status == "True");
         assert!(holds("Established") && holds("NamesAccepted"), "{name}: {conditions:?}");
         assert!(!holds("NonStructuralSchema"), "{name}: {conditions:?}");
+    }
+}
+
+/// What kube-apiserver of one release says of the files in `crds`, in the words of its own validation: syntax, structure
+/// and the estimated cost of the rules. The modules are pinned in `tests/testbed/tools/crd-check`.
+fn refusals(name: &'static str, modfile: Option<&'static str>) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = GoProgram {
+        module: root.join("tests/testbed/tools/crd-check"),
+        package: ".",
+        name,
+        modfile,
+    };
+    let binary = program.binary().unwrap_or_else(|error| panic!("{error}"));
+    let files = std::fs::read_dir(root.join("crds")).expect("the definitions are there");
+    let files = files.map(|file| file.expect("a file").path());
+    let output = Command::new(binary).args(files).output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.success(), told.is_empty(), "{output:?}");
+    told
+}
+
+#[test]
+fn the_oldest_and_the_newest_kubernetes_accept_the_definitions() {
+    assert_eq!(refusals("crd-check-1.31", Some("1.31.mod")), "");
+    assert_eq!(refusals("crd-check-1.36", None), "");
+}
+
+#[test]
+fn chart_doctor_and_docs_name_the_same_oldest_kubernetes() {
+    let (major, minor) = OLDEST_KUBERNETES;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (file, line) in [
+        (
+            "charts/leasehold/Chart.yaml",
+            format!("kubeVersion: \">={major}.{minor}.0-0\""),
+        ),
+        (
+            "charts/leasehold/README.md",
+            format!("Kubernetes {major}.{minor} or newer"),
+        ),
+        ("README.md", format!("Kubernetes {major}.{minor} or newer")),
+        // What the check of the definitions is built with.
+        (
+            "tests/testbed/tools/crd-check/1.31.mod",
+            format!("k8s.io/apiextensions-apiserver v0.{minor}.0"),
+        ),
+    ] {
+        let text = std::fs::read_to_string(root.join(file)).expect("it is there");
+        assert!(text.contains(&line), "{file} does not say {line}");
     }
 }

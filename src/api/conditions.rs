@@ -103,7 +103,8 @@ pub enum Reason {
 
     /// Ready=True: at least one endpoint is in etcd.
     EndpointsRegistered,
-    /// Ready=False: the selector matches no pod.
+    /// Ready=True, for there is nothing to register: the selector matches no pod. False or Unknown, as Synced, while removals
+    /// are still to be carried out.
     NoPods,
     /// Ready=False: the selector matches pods, none of which is ready.
     NoReadyPods,
@@ -163,6 +164,8 @@ pub enum Reason {
     UnknownAuthority,
     /// Connected=False and Credentials=False: the etcd's certificate is for another name.
     ServerNameMismatch,
+    /// Connected=False and Credentials=False: no TLS client may accept the etcd's certificate, whoever has signed it.
+    ServerCertificateUnusable,
     /// Connected=False and Credentials=False: the operator's certificate is no longer valid.
     ClientCertificateExpired,
     /// Connected=False and Credentials=False: the etcd does not accept the operator's certificate.
@@ -232,6 +235,7 @@ impl Reason {
             Self::ServerCertificateExpired => "ServerCertificateExpired",
             Self::UnknownAuthority => "UnknownAuthority",
             Self::ServerNameMismatch => "ServerNameMismatch",
+            Self::ServerCertificateUnusable => "ServerCertificateUnusable",
             Self::ClientCertificateExpired => "ClientCertificateExpired",
             Self::ClientCertificateRefused => "ClientCertificateRefused",
             Self::ClientCertificateRequired => "ClientCertificateRequired",

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("!(has(self.protocol) || has(self.name)) || self.type == 'Traefik'")
         .message("protocol and name are for the format Traefik only: leave them out; serviceName names the service in the other formats"),
     validation = Rule::new(
-        "!(has(self.deployment) || has(self.namespace) || has(self.versionSegment)) || self.type == 'GoFrame'"
+        "!(has(self.deployment) || has(self.__namespace__) || has(self.versionSegment)) || self.type == 'GoFrame'"
     )
     .message("deployment, namespace and versionSegment are segments of GoFrame's keys, for the format GoFrame only: leave them out"),
 )]

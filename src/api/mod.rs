@@ -28,7 +28,12 @@ pub use record_format::{
 };
 pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus};
 pub use service_registration::{
-    Address, AddressType, Family, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec, Version,
+    Address, AddressType, Family, LastEndpoint, Metadata, Port, Protocol, ServiceRegistration, ServiceRegistrationSpec,
+    Version,
 };
 pub use status::{EndpointStatus, ServiceRegistrationStatus};
 pub use tenancy::{Access, AccessRule, TtlRange};
+
+/// The oldest release of Kubernetes, major and minor, whose kube-apiserver takes the definitions. The chart and the docs
+/// name it, too.
+pub const OLDEST_KUBERNETES: (u32, u32) = (1, 31);

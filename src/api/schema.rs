@@ -12,6 +12,10 @@ const LABEL_KEY_MAX: u32 = 317;
 /// What a label key looks like, as a regular expression.
 const LABEL_KEY: &str = "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
 
+/// What the name of a container port looks like: lower-case letters, digits and hyphens, the latter inside, and at least one
+/// letter, or it would be taken for a number.
+const PORT_NAME: &str = "^([a-z]([a-z0-9-]*[a-z0-9])?|[0-9][0-9-]*[a-z]([a-z0-9-]*[a-z0-9])?)$";
+
 /// A label selector whose parts are all bounded. What is wrong in it is said at admission, not by a pod watch.
 pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -83,10 +87,13 @@ pub fn namespace_selector(generator: &mut SchemaGenerator) -> Schema {
     schema
 }
 
-/// The name or the number of a container port. The bound on its text is what keeps the rules that read it cheap;
-/// kube-apiserver takes it into account since 1.34.
+/// The name or the number of a container port: a number is checked by a rule of [`super::Port`], a name by the pattern.
+///
+/// Up to 1.33, kube-apiserver takes text in such a field to be as long as a request may be, whatever `maxLength` says, and
+/// refuses each rule that reads it from end to end: `matches`, `string(..)` and `==` between two of them. `a in [b]` and
+/// `==` with a bounded text are cheap.
 pub fn port(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 15})
+    json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 15, "pattern": PORT_NAME})
 }
 
 /// A map of short texts.

@@ -48,7 +48,7 @@ use super::{Format, ServiceRegistrationStatus, schema};
 #[x_kube(
     validation = Rule::new(
         "!has(self.formats) || self.formats.all(f, !has(f.ports) || f.ports.all(n, \
-         self.ports.exists(p, (has(p.name) ? p.name : string(p.port)) == n)))"
+         self.ports.exists(p, (has(p.name) ? p.name : type(p.port) == int ? string(int(p.port)) : p.port) in [n])))"
     )
     .message("formats[].ports must name ports of spec.ports; a port without a name goes by its port, so port: 8080 is \"8080\""),
     validation = Rule::new(
@@ -59,13 +59,13 @@ use super::{Format, ServiceRegistrationStatus, schema};
     validation = Rule::new(
         "!has(self.formats) || self.formats.all(f, f.type != 'GoMicro' || self.ports.all(p, !has(p.scheme) \
          || p.scheme in ['grpc', 'grpcs', 'http', 'https', 'mucp'] \
-         || has(f.ports) && !((has(p.name) ? p.name : string(p.port)) in f.ports)))"
+         || has(f.ports) && !((has(p.name) ? p.name : type(p.port) == int ? string(int(p.port)) : p.port) in f.ports)))"
     )
     .message("go-micro's clients speak grpc, http and mucp: list only ports of these schemes in the ports of the format GoMicro"),
     validation = Rule::new(
         "!has(self.formats) || self.formats.all(f, f.type != 'Traefik' || has(f.protocol) && f.protocol != 'Http' \
          || self.ports.all(p, !has(p.scheme) || p.scheme in ['http', 'https', 'grpc', 'grpcs', 'h2c'] \
-         || has(f.ports) && !((has(p.name) ? p.name : string(p.port)) in f.ports)))"
+         || has(f.ports) && !((has(p.name) ? p.name : type(p.port) == int ? string(int(p.port)) : p.port) in f.ports)))"
     )
     .message("Traefik's HTTP services speak http, https, grpc and h2c: list only ports of these schemes in the ports of the format Traefik, or write protocol: Tcp or Udp"),
     validation = Rule::new(
@@ -124,8 +124,7 @@ pub struct ServiceRegistrationSpec {
         validation = Rule::new("size(self) > 0")
             .message("name at least one port, such as {port: http} or {port: 8080}"),
         validation = Rule::new(
-            "self.all(p, self.exists_one(q, \
-             (has(p.name) ? p.name : string(p.port)) == (has(q.name) ? q.name : string(q.port))))"
+            "self.all(p, self.exists_one(q, (has(p.name) ? p.name : p.port) in [has(q.name) ? q.name : q.port]))"
         )
         .message("two ports go by the same name: give each a name of its own; a port without a name goes by its port"),
     )]
@@ -147,10 +146,10 @@ pub struct ServiceRegistrationSpec {
         .message("the prefix of one format is equal to that of another or lies below it, so one's consumers would read the other's records: give each a prefix of its own"),
         validation = Rule::new(
             "self.all(a, has(a.prefix) || has(a.key) || has(a.root) || has(a.domain) \
-             || has(a.protocol) || has(a.name) || has(a.deployment) || has(a.namespace) || has(a.versionSegment) \
+             || has(a.protocol) || has(a.name) || has(a.deployment) || has(a.__namespace__) || has(a.versionSegment) \
              || self.exists_one(b, b.type == a.type \
              && !(has(b.prefix) || has(b.key) || has(b.root) || has(b.domain) \
-             || has(b.protocol) || has(b.name) || has(b.deployment) || has(b.namespace) || has(b.versionSegment))))"
+             || has(b.protocol) || has(b.name) || has(b.deployment) || has(b.__namespace__) || has(b.versionSegment))))"
         )
         .message("two formats of the same type tell no place for their keys and would share the default one: give each a prefix, key, root, protocol or name of its own"),
         validation = Rule::new(
@@ -230,16 +229,19 @@ pub struct Port {
     pub name: Option<String>,
 
     /// The port of the pod: the name of a container port, or a number from 1 to 65535. By name, each pod may have
-    /// another number.
+    /// another number. As for the target port of a Service, containers are searched first, in their order, and init
+    /// containers with restartPolicy Always (native sidecars) after them.
     #[schemars(schema_with = "schema::port")]
     #[x_kube(
-        validation = Rule::new(
-            "type(self) == int ? (int(self) >= 1 && int(self) <= 65535) \
-             : (string(self).matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$') && string(self).matches('[a-z]'))"
-        )
-        .message("write the name of a container port (lower-case letters, digits and hyphens, with at least one letter) or a number from 1 to 65535 without quotes"),
+        validation = Rule::new("type(self) == string || int(self) >= 1 && int(self) <= 65535")
+            .message("write the name of a container port (lower-case letters, digits and hyphens, with at least one letter) or a number from 1 to 65535 without quotes"),
     )]
     pub port: IntOrString,
+
+    /// TCP, UDP or SCTP: which container port is meant when a pod has several of one name. Left out, the TCP port, or the
+    /// port of another protocol where the pod has no TCP port of that name. A port given by number needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
 
     /// The protocol spoken on the port, such as `grpc` or `http`, for formats that tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -259,6 +261,18 @@ impl Port {
             (None, IntOrString::Int(number)) => number.to_string(),
         }
     }
+}
+
+/// A transport protocol.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
 }
 
 /// Which address of a pod consumers dial.

@@ -52,7 +52,7 @@ pub struct EndpointStatus {
     /// The node the pod runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// The zone of that node.
+    /// The zone, by the pod's label topology.kubernetes.io/zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// The version of what runs in the pod.

@@ -1,4 +1,5 @@
-//! The flags of `leasehold run`. Each may be given by an environment variable as well; the flag wins.
+//! The flags of `leasehold run`. Each may be given by an environment variable as well; the flag wins, and of a flag that is
+//! given several times the last one, so that `operator.extraArgs` of the chart overrides what the chart writes.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -49,11 +50,14 @@ pub struct RunArgs {
     pub watch_namespaces: Vec<String>,
 
     /// Where /metrics, /healthz and /readyz are served, as IP:PORT
+    ///
+    /// [::] and 0.0.0.0 both stand for all addresses of the machine or pod, of both IP families as far as the kernel has
+    /// them. Name one address to be reached by that one only.
     #[arg(
         long,
         env = "LEASEHOLD_HTTP",
         value_name = "ADDR",
-        default_value = "0.0.0.0:8080",
+        default_value = "[::]:8080",
         value_parser = socket_address
     )]
     pub http: SocketAddr,
@@ -219,7 +223,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
-        .map_err(|_| "write IP:PORT, such as 0.0.0.0:8080 or [::]:8080".to_owned())
+        .map_err(|_| "write IP:PORT, such as [::]:8080 or 127.0.0.1:8080".to_owned())
 }
 
 fn identity(text: &str) -> Result<String, String> {
@@ -254,7 +258,7 @@ mod tests {
         assert_eq!(args.state_dir, None);
         assert_eq!(args.namespace, None);
         assert_eq!(args.watch_namespaces, [""; 0]);
-        assert_eq!(args.http, "0.0.0.0:8080".parse().unwrap());
+        assert_eq!(args.http, "[::]:8080".parse().unwrap());
         assert_eq!(LogFormat::from(args.log_format), LogFormat::Json);
         assert!(!args.metrics_auth);
         assert_eq!(args.metrics_auth_audience, None);
@@ -303,9 +307,38 @@ mod tests {
     }
 
     #[test]
+    fn the_last_of_repeated_flags_wins() {
+        let args = parse(&[
+            "--http=0.0.0.0:1",
+            "--http=[::1]:2",
+            "--log=info",
+            "--log",
+            "warn",
+            "--log-format=json",
+            "--log-format=text",
+            "--session-ttl=10",
+            "--session-ttl=3",
+            "--metrics-auth",
+            "--metrics-auth=false",
+            "--connect-timeout=1",
+            "--connect-timeout=0.5",
+            "--identity=a",
+            "--identity=b",
+        ])
+        .unwrap();
+        assert_eq!(args.http, "[::1]:2".parse().unwrap());
+        assert_eq!(args.log, "warn".parse().unwrap());
+        assert_eq!(args.log_format, LogShape::Text);
+        assert_eq!(args.session_ttl, 3);
+        assert!(!args.metrics_auth);
+        assert_eq!(args.connect_timeout, Duration::from_millis(500));
+        assert_eq!(args.identity.as_deref(), Some("b"));
+    }
+
+    #[test]
     fn a_wrong_value_is_refused_with_what_to_write() {
         for (flag, help) in [
-            ("--http=8080", "write IP:PORT, such as 0.0.0.0:8080"),
+            ("--http=8080", "write IP:PORT, such as [::]:8080"),
             ("--http=localhost:8080", "write IP:PORT"),
             ("--session-ttl=1", "1 is not in 2..=60"),
             ("--session-ttl=ten", "invalid digit"),

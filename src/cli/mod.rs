@@ -25,7 +25,12 @@ pub use purge::PurgeArgs;
 
 /// The command line.
 #[derive(Parser, Debug)]
-#[command(name = "leasehold", version, about = "Kubernetes pods, leased into etcd")]
+#[command(
+    name = "leasehold",
+    version,
+    about = "Kubernetes pods, leased into etcd",
+    args_override_self = true
+)]
 pub struct Cli {
     /// What is to be done.
     #[command(subcommand)]
@@ -107,6 +112,16 @@ mod tests {
                     flag.get_id()
                 );
             }
+        }
+    }
+
+    /// Wrappers and charts add flags to those that are there already.
+    #[test]
+    fn no_command_refuses_a_repeated_flag() {
+        let mut root = Cli::command();
+        root.build();
+        for command in root.get_subcommands() {
+            assert!(command.is_args_override_self(), "{}", command.get_name());
         }
     }
 

@@ -1,6 +1,6 @@
 //! Pods as bytes that anybody may have sent. See `src/fuzz`.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use kube::core::DeserializeGuard;
 
 use super::lean::LeanPod;
@@ -112,10 +112,11 @@ fn compare(lean: &index::Pod, whole: &Pod) {
     assert_eq!(lean.node, spec.node_name);
     let inits = spec.init_containers.unwrap_or_default().into_iter();
     let sidecars = inits.filter(|init| init.restart_policy.as_deref() == Some("Always"));
-    let ports = sidecars
-        .chain(spec.containers)
-        .flat_map(|it| it.ports.unwrap_or_default());
+    let containers = spec.containers.into_iter().chain(sidecars);
+    let ports = containers.flat_map(|it| it.ports.unwrap_or_default());
+    let known = |port: &ContainerPort| ["TCP", "UDP", "SCTP"].contains(&port.protocol.as_deref().unwrap_or("TCP"));
     let named: Vec<_> = ports
+        .filter(known)
         .filter_map(|port| Some((port.name?, port.container_port)))
         .collect();
     let ours = lean

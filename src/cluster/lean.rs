@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::index::{self, Addresses, PodPort, WEIGHT_ANNOTATION};
+use crate::index::{self, Addresses, PodPort, Protocol, WEIGHT_ANNOTATION};
 
 /// A pod as it comes from the watch.
 #[derive(Clone, Debug, Deserialize, kube::Resource)]
@@ -56,10 +56,11 @@ struct Container {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct ContainerPort {
     name: Option<String>,
-    container_port: u16,
+    #[serde(rename = "containerPort")]
+    number: u16,
+    protocol: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -159,11 +160,15 @@ impl From<LeanPod> for index::Pod {
             .init_containers
             .into_iter()
             .filter(|init| init.restart_policy.as_deref() == Some("Always"));
-        let ports = sidecars.chain(spec.containers).flat_map(|container| container.ports);
+        // The order in which Kubernetes looks for a name: sidecars come after the application's containers.
+        let containers = spec.containers.into_iter().chain(sidecars);
+        let ports = containers.flat_map(|container| container.ports);
         let named = |port: ContainerPort| {
             Some(PodPort {
                 name: port.name?,
-                number: port.container_port,
+                number: port.number,
+                // A protocol of a later Kubernetes is none that a registration can ask for.
+                protocol: Protocol::named(port.protocol.as_deref().unwrap_or("TCP"))?,
             })
         };
         Self {
@@ -254,7 +259,25 @@ mod tests {
     fn ports_of_sidecars_count_and_those_of_init_containers_do_not() {
         let ports = decode(recorded()).ports;
         let named: Vec<_> = ports.iter().map(|port| (port.name.as_str(), port.number)).collect();
-        assert_eq!(named, [("proxy", 15001), ("grpc", 8080)]);
+        assert_eq!(named, [("grpc", 8080), ("proxy", 15001)]);
+    }
+
+    #[test]
+    fn a_port_without_a_protocol_is_tcp() {
+        let mut pod = recorded();
+        pod["spec"]["containers"][0]["ports"] = json!([
+            {"name": "a", "containerPort": 1}, {"name": "b", "containerPort": 2, "protocol": "UDP"},
+            {"name": "c", "containerPort": 3, "protocol": "SCTP"}, {"name": "d", "containerPort": 4, "protocol": "QUIC"},
+        ]);
+        let ports = decode(pod).ports;
+        let ports: Vec<_> = ports.iter().map(|port| (port.number, port.protocol)).collect();
+        let expected = [
+            (1, Protocol::Tcp),
+            (2, Protocol::Udp),
+            (3, Protocol::Sctp),
+            (15001, Protocol::Tcp),
+        ];
+        assert_eq!(ports, expected);
     }
 
     #[test]

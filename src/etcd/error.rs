@@ -118,6 +118,13 @@ fn tls_words(endpoint: &str, fault: &Fault) -> String {
             "the certificate of {endpoint} is not for this name, but for {presented}: name the endpoint as its \
              certificate does, or set spec.tls.serverName"
         ),
+        Fault::NoName => format!(
+            "the certificate of {endpoint} names no host: a common name does not count, have it issued with the hosts and \
+             addresses in subjectAltName"
+        ),
+        Fault::ServerUnfit { wrong, remedy } => {
+            format!("the certificate of {endpoint} {wrong}: {remedy}")
+        }
         Fault::ClientExpired => format!(
             "{endpoint} says that our certificate has expired: put a new one in the Secret that spec.tls.certSecret names"
         ),
@@ -131,7 +138,7 @@ fn tls_words(endpoint: &str, fault: &Fault) -> String {
         Fault::NoTls => format!(
             "what listens at {endpoint} does not answer in TLS: write http:// and leave spec.tls out, or have etcd serve https"
         ),
-        Fault::Other(words) => format!("no TLS connection to {endpoint} ({words}): check certificates and ciphers"),
+        Fault::Other(words) => format!("no TLS connection to {endpoint}: {words}"),
     }
 }
 
@@ -170,7 +177,8 @@ impl Error {
             Self::Tls { fault, .. } => match fault {
                 Fault::ServerExpired => "ServerCertificateExpired",
                 Fault::UnknownAuthority => "UnknownAuthority",
-                Fault::OtherName { .. } => "ServerNameMismatch",
+                Fault::OtherName { .. } | Fault::NoName => "ServerNameMismatch",
+                Fault::ServerUnfit { .. } => "ServerCertificateUnusable",
                 Fault::ClientExpired => "ClientCertificateExpired",
                 Fault::ClientRefused => "ClientCertificateRefused",
                 Fault::ClientMissing => "ClientCertificateRequired",

@@ -74,6 +74,15 @@ pub enum Fault {
         /// The names that it is for, as far as they are told.
         presented: String,
     },
+    /// The server's certificate names no host at all: a common name alone does not count.
+    NoName,
+    /// No TLS client may accept the server's certificate, whoever has signed it.
+    ServerUnfit {
+        /// What is wrong with it, as the end of a sentence.
+        wrong: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// Our certificate is no longer valid, as the server says.
     ClientExpired,
     /// The server does not accept our certificate.
@@ -82,7 +91,7 @@ pub enum Fault {
     ClientMissing,
     /// Whatever listens there speaks no TLS.
     NoTls,
-    /// Something else.
+    /// Something else: what happens, and what to do about it.
     Other(String),
 }
 
@@ -198,10 +207,11 @@ fn fault(error: &std::io::Error, has_certificate: bool) -> Option<Fault> {
             CertificateError::NotValidForName => Fault::OtherName {
                 presented: String::new(),
             },
+            CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => Fault::NoName,
             CertificateError::NotValidForNameContext { presented, .. } => Fault::OtherName {
-                presented: presented.join(", "),
+                presented: presented.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", "),
             },
-            other => Fault::Other(other.to_string()),
+            other => unfit(other),
         },
         rustls::Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateExpired => Fault::ClientExpired,
@@ -211,6 +221,7 @@ fn fault(error: &std::io::Error, has_certificate: bool) -> Option<Fault> {
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateRevoked
             | AlertDescription::UnsupportedCertificate
+            | AlertDescription::AccessDenied
             | AlertDescription::DecryptError => {
                 if has_certificate {
                     Fault::ClientRefused
@@ -218,11 +229,102 @@ fn fault(error: &std::io::Error, has_certificate: bool) -> Option<Fault> {
                     Fault::ClientMissing
                 }
             }
-            other => Fault::Other(format!("it ends the handshake with {other:?}")),
+            other => Fault::Other(alert_words(*other)),
         },
         rustls::Error::InvalidMessage(_) => Fault::NoTls,
-        other => Fault::Other(other.to_string()),
+        rustls::Error::PeerIncompatible(_) => Fault::Other(NOTHING_IN_COMMON.to_owned()),
+        rustls::Error::NoApplicationProtocol => Fault::Other(NO_HTTP2.to_owned()),
+        rustls::Error::PeerMisbehaved(_)
+        | rustls::Error::InappropriateMessage { .. }
+        | rustls::Error::InappropriateHandshakeMessage { .. }
+        | rustls::Error::PeerSentOversizedRecord
+        | rustls::Error::DecryptError => Fault::Other(
+            "it does not keep to the TLS protocol: look for a proxy or firewall on the way, and for what listens there"
+                .to_owned(),
+        ),
+        // What is left is about this side: no clock, no random numbers, a certificate of ours that cannot be used.
+        _ => Fault::Other("the handshake fails on this side: please report it with the log".to_owned()),
     })
+}
+
+const NOTHING_IN_COMMON: &str = "the two share no TLS version or cipher suite: have etcd allow TLS 1.3, or TLS 1.2 with \
+    ECDHE and AES-GCM or ChaCha20 (--tls-min-version, --tls-max-version, --cipher-suites)";
+const NO_HTTP2: &str = "it speaks TLS but no HTTP/2, so it is no etcd: name the members themselves, or have the proxy there \
+    pass gRPC";
+
+/// Why the other side ends a handshake, if it is not for our certificate.
+fn alert_words(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::HandshakeFailure
+        | AlertDescription::ProtocolVersion
+        | AlertDescription::InsufficientSecurity => NOTHING_IN_COMMON.to_owned(),
+        AlertDescription::NoApplicationProtocol => NO_HTTP2.to_owned(),
+        AlertDescription::UnrecognisedName => {
+            "it has no certificate for this name: name the endpoint as its certificate does, or set spec.tls.serverName"
+                .to_owned()
+        }
+        other => format!(
+            "it breaks the handshake off (TLS alert {}): look into its log",
+            u8::from(other)
+        ),
+    }
+}
+
+/// What is wrong with a certificate that neither its time, its authority nor its names are to blame for.
+fn unfit(error: &CertificateError) -> Fault {
+    let (wrong, remedy) = match error {
+        CertificateError::BadEncoding => ("is damaged", "have it issued again"),
+        CertificateError::UnhandledCriticalExtension => (
+            "has a critical extension that is not supported",
+            "have it issued without that extension, or with the extension not critical",
+        ),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => (
+            "is signed in a way that is not supported",
+            "have it signed with SHA-256 or better and an ECDSA, Ed25519 or RSA key of 2048 bits or more",
+        ),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
+            "is not one for servers",
+            "have it issued with the extended key usage serverAuth",
+        ),
+        CertificateError::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
+            Some(webpki::Error::CaUsedAsEndEntity) => (
+                "is that of an authority (CA:TRUE), which no server may show",
+                "make a self-signed one with `openssl req -x509 -addext basicConstraints=critical,CA:FALSE`, or have \
+                 the authority sign another one for the server",
+            ),
+            Some(webpki::Error::EndEntityUsedAsCa) => (
+                "is signed by one that is not that of an authority (CA:FALSE)",
+                "have it signed by an authority, whose certificate has CA:TRUE",
+            ),
+            Some(webpki::Error::PathLenConstraintViolated) => (
+                "has more authorities between itself and the trusted one than that one allows (pathlen)",
+                "have it signed by an authority that is nearer to the trusted one",
+            ),
+            Some(webpki::Error::NameConstraintViolation) => (
+                "is for names that its authority may not sign (name constraints)",
+                "have it issued for names that the authority may sign, or by another authority",
+            ),
+            Some(webpki::Error::UnsupportedCertVersion) => (
+                "is of X.509 version 1 or 2",
+                "have it issued as version 3, with subjectAltName",
+            ),
+            _ => NOT_BY_THE_RULES,
+        },
+        _ => NOT_BY_THE_RULES,
+    };
+    Fault::ServerUnfit { wrong, remedy }
+}
+
+const NOT_BY_THE_RULES: (&str, &str) = (
+    "breaks the rules for certificates (RFC 5280)",
+    "see what `openssl verify -x509_strict` says of it, and have it issued again",
+);
+
+/// A name in a certificate, without what the library writes around it, as in `DnsName("etcd.example.org")`.
+fn plain(name: &str) -> String {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"').to_owned()
 }
 
 #[cfg(test)]
@@ -247,6 +349,86 @@ mod tests {
             let error = tls(ca).check().expect_err(ca);
             assert_eq!(error, Malformed::Ca);
             assert!(!error.to_string().contains("swordfish"));
+        }
+    }
+
+    /// What is said of a certificate that rustls refuses for this.
+    fn words(wrong: webpki::Error) -> String {
+        let error = CertificateError::Other(rustls::OtherError(Arc::new(wrong)));
+        said(rustls::Error::InvalidCertificate(error))
+    }
+
+    fn said(error: rustls::Error) -> String {
+        let io = std::io::Error::new(ErrorKind::InvalidData, error);
+        let fault = fault(&io, true).expect("it is about TLS");
+        let endpoint = "https://e:2379".to_owned();
+        super::super::Error::Tls { endpoint, fault }.to_string()
+    }
+
+    #[test]
+    fn every_tls_error_is_put_into_words_with_a_remedy() {
+        let rules = "breaks the rules for certificates";
+        let certificates = [
+            (webpki::Error::CaUsedAsEndEntity, "is that of an authority (CA:TRUE)"),
+            (webpki::Error::EndEntityUsedAsCa, "(CA:FALSE)"),
+            (webpki::Error::PathLenConstraintViolated, "pathlen"),
+            (webpki::Error::NameConstraintViolation, "name constraints"),
+            (webpki::Error::UnsupportedCertVersion, "subjectAltName"),
+            (webpki::Error::ExtensionValueInvalid, rules),
+            (webpki::Error::MaximumPathDepthExceeded, rules),
+            (webpki::Error::UnsupportedCriticalExtension, rules),
+        ];
+        let certificates = certificates.map(|(wrong, expected)| (words(wrong), expected));
+        let presented = vec!["DnsName(\"etcd.test\")".to_owned(), "IpAddress(10.0.0.7)".to_owned()];
+        let expected = ServerName::try_from("other.test").unwrap();
+        let of_names = |presented| {
+            let expected = expected.clone();
+            said(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForNameContext { expected, presented },
+            ))
+        };
+        let of = |wrong| said(rustls::Error::InvalidCertificate(wrong));
+        let others = [
+            (of_names(presented), "but for etcd.test, 10.0.0.7: name"),
+            (of_names(Vec::new()), "names no host"),
+            (of(CertificateError::BadEncoding), "is damaged"),
+            (of(CertificateError::UnhandledCriticalExtension), "critical extension"),
+            (of(CertificateError::InvalidPurpose), "serverAuth"),
+            (of(CertificateError::Revoked), rules),
+            (said(rustls::Error::NoApplicationProtocol), "no HTTP/2"),
+            (
+                said(rustls::PeerIncompatible::NoCipherSuitesInCommon.into()),
+                "--cipher-suites",
+            ),
+            (
+                said(rustls::PeerMisbehaved::IllegalTlsInnerPlaintext.into()),
+                "proxy or firewall",
+            ),
+            (
+                said(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)),
+                "--tls-min-version",
+            ),
+            (
+                said(rustls::Error::AlertReceived(AlertDescription::UnrecognisedName)),
+                "spec.tls.serverName",
+            ),
+            (
+                said(rustls::Error::AlertReceived(AlertDescription::AccessDenied)),
+                "does not accept our certificate",
+            ),
+            (
+                said(rustls::Error::AlertReceived(AlertDescription::InternalError)),
+                "(TLS alert 80)",
+            ),
+            (said(rustls::Error::General("x".to_owned())), "report it"),
+        ];
+        for (said, expected) in certificates.into_iter().chain(others) {
+            assert!(said.contains(expected), "{said}");
+            // No names of variants, which only programmers know.
+            let debug = said
+                .split_whitespace()
+                .find(|word| word.contains("Error") || word.ends_with("))"));
+            assert_eq!(debug, None, "{said}");
         }
     }
 

@@ -19,7 +19,7 @@ pub struct Endpoint {
     pub pod: Arc<str>,
     /// The node the pod runs on.
     pub node: Option<Arc<str>>,
-    /// The zone of that node, if the pod tells it.
+    /// The zone, by the pod's label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
     /// The address consumers dial.
     pub address: IpAddr,

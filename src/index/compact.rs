@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::interner::{Acquired, Interner, Symbol};
-use super::pod::{Addresses, Pod};
+use super::pod::{Addresses, Pod, Protocol};
 
 /// The facts of one pod that can reach etcd. Equal facts give equal views: comparing two of these is the
 /// comparison at the door. Holds one use of each of its symbols, see [`Symbols::release`].
@@ -54,8 +54,8 @@ pub(super) enum Weight {
     Unparsable,
 }
 
-/// A container port: name (a value of [`Symbols::strings`]) and number.
-type NamedPort = (Symbol, u16);
+/// A container port: name (a value of [`Symbols::strings`]), number and protocol.
+type NamedPort = (Symbol, u16, Protocol);
 
 /// What the pods of all namespaces have in common. A value holds one use of each symbol in it, from the moment it is
 /// first stored until its own last use is gone.
@@ -113,7 +113,7 @@ impl Symbols {
             }
         }
         if let Some(list) = self.port_lists.release(ports) {
-            for &(name, _) in list.iter() {
+            for &(name, ..) in list.iter() {
                 self.release_string(name);
             }
         }
@@ -143,13 +143,16 @@ impl Symbols {
             .map(|(_, value)| self.string(*value))
     }
 
-    /// The number of the port that `pod` names `name`.
-    pub(super) fn port(&self, pod: &CompactPod, name: &str) -> Option<u16> {
-        let ports = self.port_lists.get(pod.ports);
-        ports
-            .iter()
-            .find(|(other, _)| &**self.string(*other) == name)
-            .map(|(_, number)| *number)
+    /// The number of the port that `pod` names `name`: the first one of this protocol, or if none is given the first one of
+    /// TCP, else of UDP, else of SCTP.
+    pub(super) fn port(&self, pod: &CompactPod, name: &str, protocol: Option<Protocol>) -> Option<u16> {
+        let ports = self.port_lists.get(pod.ports).iter();
+        let named = ports.filter(|(other, ..)| &**self.string(*other) == name);
+        named
+            .filter(|(.., own)| protocol.is_none_or(|wanted| wanted == *own))
+            // The first of several that are equal.
+            .min_by_key(|(.., own)| *own)
+            .map(|(_, number, _)| *number)
     }
 
     /// The text of the uid of `pod`.
@@ -198,11 +201,11 @@ impl Symbols {
         let ports: Vec<_> = pod
             .ports
             .iter()
-            .map(|port| (self.acquire_string(&port.name), port.number))
+            .map(|port| (self.acquire_string(&port.name), port.number, port.protocol))
             .collect();
         let Acquired { symbol, fresh } = self.port_lists.acquire(&ports[..], || ports.as_slice().into());
         if !fresh {
-            for (name, _) in ports {
+            for (name, ..) in ports {
                 self.release_string(name);
             }
         }
@@ -288,6 +291,7 @@ mod tests {
             ports: vec![PodPort {
                 name: "grpc".to_owned(),
                 number: 8080,
+                protocol: Protocol::Tcp,
             }],
             ..Pod::default()
         }
@@ -299,7 +303,7 @@ mod tests {
         let (first, second) = (symbols.compact(&pod("a")), symbols.compact(&pod("b")));
         assert_eq!((first.labels, first.ports), (second.labels, second.ports));
         assert_eq!(symbols.label(&first, "app").map(|value| &**value), Some("orders"));
-        assert_eq!(symbols.port(&second, "grpc"), Some(8080));
+        assert_eq!(symbols.port(&second, "grpc", None), Some(8080));
     }
 
     #[test]

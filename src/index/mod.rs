@@ -24,7 +24,7 @@ mod testing;
 mod view;
 
 pub use area::{Area, Mark, Relists};
-pub use pod::{Addresses, Pod, PodPort, WEIGHT_ANNOTATION};
+pub use pod::{Addresses, Pod, PodPort, Protocol, WEIGHT_ANNOTATION};
 pub use registration::{Family, Port, PortTarget, Registration, RegistrationRef};
 pub use selector::{Operator, Requirement, Selector};
 pub use store::Index;

@@ -26,8 +26,9 @@ pub struct Pod {
     pub addresses: Addresses,
     /// The node it runs on.
     pub node: Option<String>,
-    /// The **named** ports of its containers and restartable init containers (sidecars), in the order of the pod's
-    /// spec. Ports without a name are not looked at: a number needs no declaration in Kubernetes.
+    /// The **named** ports of its containers, in the order of the pod's spec, and after them those of its restartable init
+    /// containers (sidecars): the order in which Kubernetes looks for a name. Ports without a name are not looked at: a
+    /// number needs no declaration in Kubernetes.
     pub ports: Vec<PodPort>,
     /// The phase is `Succeeded` or `Failed`.
     pub terminal: bool,
@@ -44,6 +45,42 @@ pub struct PodPort {
     pub name: String,
     /// Its number.
     pub number: u16,
+    /// The transport protocol. One name may stand for a port of each.
+    pub protocol: Protocol,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP: what a port speaks that names no protocol.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// The protocol of this name in Kubernetes; none for one that is not known.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "TCP" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            "SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
 }
 
 /// The addresses of a pod: at most one per family.

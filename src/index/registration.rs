@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::Selector;
+use super::{Protocol, Selector};
 
 /// Names a registration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,8 +79,15 @@ pub struct Port {
 pub enum PortTarget {
     /// By number, whether or not a container declares it: Kubernetes lets containers listen where they like.
     Number(u16),
-    /// By the name a container declares it under; the first one in the pod's spec where several do.
-    Name(Arc<str>),
+    /// By the name a container declares it under: application containers first and sidecars after them, each in the order
+    /// of the pod's spec, as Kubernetes resolves the target ports of Services.
+    Name {
+        /// The name.
+        name: Arc<str>,
+        /// Only a port of this protocol. If none is given, a TCP port, or where the pod has none of that name a port of
+        /// another protocol.
+        protocol: Option<Protocol>,
+    },
 }
 
 /// A family of addresses.

@@ -64,14 +64,15 @@ fn ready(
     for port in &registration.ports {
         let number = match &port.target {
             PortTarget::Number(number) => Ok(*number),
-            PortTarget::Name(wanted) => symbols.port(pod, wanted).ok_or(wanted),
+            PortTarget::Name { name, protocol } => symbols.port(pod, name, *protocol).ok_or((name, *protocol)),
         };
         let number = match number {
             Ok(number) => number,
-            Err(wanted) => {
+            Err((wanted, protocol)) => {
                 missing_ports.push(MissingPort {
                     port_name: port.name.clone(),
                     container_port: wanted.clone(),
+                    protocol,
                 });
                 continue;
             }
@@ -113,7 +114,7 @@ fn metadata(registration: &Registration, pod: &CompactPod, symbols: &Symbols) ->
 mod tests {
     use super::*;
     use crate::index::testing::{pod, registration};
-    use crate::index::{Pod, PodPort, Port};
+    use crate::index::{Pod, PodPort, Port, Protocol};
 
     fn view(registration: &Registration, pod: &Pod) -> PodView {
         let mut symbols = Symbols::default();
@@ -175,7 +176,10 @@ mod tests {
         let mut registration = registration("orders");
         registration.ports.push(Port {
             name: "admin".into(),
-            target: PortTarget::Name("ops".into()),
+            target: PortTarget::Name {
+                name: "ops".into(),
+                protocol: None,
+            },
             scheme: None,
         });
         let ready = ready(&registration, &pod("orders-1"));
@@ -184,7 +188,8 @@ mod tests {
             ready.missing_ports,
             [MissingPort {
                 port_name: "admin".into(),
-                container_port: "ops".into()
+                container_port: "ops".into(),
+                protocol: None,
             }]
         );
     }
@@ -192,11 +197,48 @@ mod tests {
     #[test]
     fn the_first_of_two_ports_with_one_name_counts() {
         let mut pod = pod("orders-1");
-        pod.ports.push(PodPort {
-            name: "grpc".to_owned(),
-            number: 9999,
-        });
+        pod.ports.push(port("grpc", 9999, Protocol::Tcp));
         assert_eq!(ready(&registration("orders"), &pod).endpoints[0].port, 8080);
+    }
+
+    fn port(name: &str, number: u16, protocol: Protocol) -> PodPort {
+        PodPort {
+            name: name.to_owned(),
+            number,
+            protocol,
+        }
+    }
+
+    #[test]
+    fn a_port_name_is_resolved_by_protocol_and_tcp_comes_first() {
+        let (udp, tcp, again) = (
+            port("dns", 53, Protocol::Udp),
+            port("dns", 1053, Protocol::Tcp),
+            port("dns", 2053, Protocol::Udp),
+        );
+        let resolved = |ports: &[&PodPort], protocol: Option<Protocol>| {
+            let mut registration = registration("orders");
+            registration.ports[0].target = PortTarget::Name {
+                name: "dns".into(),
+                protocol,
+            };
+            let mut pod = pod("orders-1");
+            pod.ports = ports.iter().copied().cloned().collect();
+            let ready = ready(&registration, &pod);
+            let missing = ready.missing_ports.first().map(|missing| missing.protocol);
+            (ready.endpoints.first().map(|endpoint| endpoint.port), missing)
+        };
+        assert_eq!(resolved(&[&udp, &tcp, &again], None), (Some(1053), None));
+        assert_eq!(resolved(&[&udp, &tcp, &again], Some(Protocol::Udp)), (Some(53), None));
+        assert_eq!(resolved(&[&udp, &again], None), (Some(53), None));
+        assert_eq!(
+            resolved(&[&udp], Some(Protocol::Tcp)),
+            (None, Some(Some(Protocol::Tcp)))
+        );
+        assert_eq!(
+            resolved(&[&tcp], Some(Protocol::Sctp)),
+            (None, Some(Some(Protocol::Sctp)))
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Addresses, Family, Pod, PodPort, Port, PortTarget, Registration, RegistrationRef, Selector};
+use super::{Addresses, Family, Pod, PodPort, Port, PortTarget, Protocol, Registration, RegistrationRef, Selector};
 
 /// A ready pod in the namespace `shop`, with the label `app: orders` and the port `grpc` at 8080.
 pub(super) fn pod(name: &str) -> Pod {
@@ -21,6 +21,7 @@ pub(super) fn pod(name: &str) -> Pod {
         ports: vec![PodPort {
             name: "grpc".to_owned(),
             number: 8080,
+            protocol: Protocol::Tcp,
         }],
         ready: true,
         ..Pod::default()
@@ -39,7 +40,10 @@ pub(super) fn registration(name: &str) -> Registration {
         service: name.into(),
         ports: vec![Port {
             name: "grpc".into(),
-            target: PortTarget::Name("grpc".into()),
+            target: PortTarget::Name {
+                name: "grpc".into(),
+                protocol: None,
+            },
             scheme: Some("grpc".into()),
         }],
         family: Family::V4,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::pod::Protocol;
 use super::registration::{Family, RegistrationRef};
 use crate::format::Endpoint;
 
@@ -53,6 +54,8 @@ pub struct MissingPort {
     pub port_name: Arc<str>,
     /// The name looked for among the pod's container ports.
     pub container_port: Arc<str>,
+    /// The protocol looked for; any if none.
+    pub protocol: Option<Protocol>,
 }
 
 /// One registration's view of one pod may have changed: ask [`Index::view`](super::Index::view) again.

@@ -112,8 +112,8 @@ pub fn resolve<'a>(
     let user = match &spec.auth {
         None => None,
         Some(auth) => Some(User {
-            name: look.up(SourceKind::Secret, &auth.secret.name, &auth.username_key)?,
-            password: look.up(SourceKind::Secret, &auth.secret.name, &auth.password_key)?,
+            name: look.up_line(&auth.secret.name, &auth.username_key)?,
+            password: look.up_line(&auth.secret.name, &auth.password_key)?,
         }),
     };
     Ok(Access {
@@ -123,12 +123,33 @@ pub fn resolve<'a>(
     })
 }
 
+/// Some editors begin a file with it. It is part of no password and of no PEM.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+/// Editors and `echo` end a file with them. No user's name or password does; a space at its end is its own.
+const LINE_ENDS: [char; 2] = ['\r', '\n'];
+
 struct Look<'l, F> {
     namespace: &'l str,
     known: &'l F,
 }
 
 impl<'a, F: Fn(&Source) -> Option<&'a Content>> Look<'_, F> {
+    /// What is in this key of a Secret, as one line.
+    fn up_line(&self, name: &str, key: &str) -> Result<Hidden, Unresolved> {
+        let text = self.up(SourceKind::Secret, name, key)?;
+        match text.reveal().trim_end_matches(LINE_ENDS) {
+            "" => Err(Unresolved::Wrong(Wrong {
+                reason: Reason::CredentialsMissing,
+                message: format!(
+                    "the key {key} of the Secret {}/{name} holds nothing but line breaks: fill it",
+                    self.namespace
+                ),
+            })),
+            kept if kept.len() == text.reveal().len() => Ok(text),
+            kept => Ok(Hidden::from(kept.to_owned())),
+        }
+    }
+
     fn up(&self, kind: SourceKind, name: &str, key: &str) -> Result<Hidden, Unresolved> {
         let source = Source {
             kind,
@@ -156,10 +177,11 @@ impl<'a, F: Fn(&Source) -> Option<&'a Content>> Look<'_, F> {
                     Reason::CredentialsMalformed,
                     format!("the key {key} of {object} is no text in UTF-8: write it anew"),
                 ),
-                Some(Some(text)) if text.reveal().is_empty() => {
-                    wrong(missing, format!("the key {key} of {object} is empty: fill it"))
-                }
-                Some(Some(text)) => Ok(text.clone()),
+                Some(Some(text)) => match text.reveal().strip_prefix(BYTE_ORDER_MARK).unwrap_or(text.reveal()) {
+                    "" => wrong(missing, format!("the key {key} of {object} is empty: fill it")),
+                    kept if kept.len() == text.reveal().len() => Ok(text.clone()),
+                    kept => Ok(Hidden::from(kept.to_owned())),
+                },
             },
         }
     }
@@ -215,6 +237,28 @@ mod tests {
         assert!(message.contains("ops/etcd-user has no key pw"), "{message}");
         let (reason, _) = wrong(&present(&[("username", Some("u")), ("pw", None)]));
         assert_eq!(reason, Reason::CredentialsMalformed);
+    }
+
+    #[test]
+    fn line_ends_and_byte_order_marks_are_no_part_of_user_and_password() {
+        for (name, password, expected) in [
+            ("somebody\n", "swordfish\n", "swordfish"),
+            ("somebody\r\n", "swordfish\r\n", "swordfish"),
+            ("\u{feff}somebody", "\u{feff}swordfish\n\n", "swordfish"),
+            // What may be meant is kept.
+            ("somebody", " sword\nfish ", " sword\nfish "),
+            ("somebody", "swordfish \n", "swordfish "),
+            ("somebody", "sword\u{feff}fish", "sword\u{feff}fish"),
+        ] {
+            let access = resolved(Some(&present(&[("username", Some(name)), ("pw", Some(password))])));
+            let user = access.expect("all is there").user.expect("a user");
+            assert_eq!((user.name.reveal(), user.password.reveal()), ("somebody", expected));
+        }
+        for empty in ["\n", "\r\n", "\u{feff}", "\u{feff}\n"] {
+            let (reason, message) = wrong(&present(&[("username", Some("u")), ("pw", Some(empty))]));
+            assert_eq!(reason, Reason::CredentialsMissing);
+            assert!(message.contains("the key pw of the Secret ops/etcd-user"), "{message}");
+        }
     }
 
     #[test]

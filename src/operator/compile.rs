@@ -59,6 +59,9 @@ pub enum Invalid {
     /// A number that no port has.
     #[error("spec.ports has the number {0}: write a number from 1 to 65535")]
     PortNumber(i32),
+    /// Two ports have one name.
+    #[error("spec.ports has two ports that go by {0:?}: give each a name of its own")]
+    PortTwice(Arc<str>),
     /// A format lists a port that the registration does not have.
     #[error("spec.formats lists the port {0:?}: name it in spec.ports")]
     UnknownPort(String),
@@ -91,6 +94,10 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
     let reference = reference(registration);
     let service = registration.service_name();
     let ports: Vec<index::Port> = spec.ports.iter().map(port).collect::<Result<_, _>>()?;
+    let names: BTreeMap<&Arc<str>, usize> = ports.iter().zip(0..).map(|(port, place)| (&port.name, place)).collect();
+    if let Some((port, _)) = ports.iter().zip(0..).find(|(port, place)| names[&port.name] != *place) {
+        return Err(Invalid::PortTwice(port.name.clone()));
+    }
     let mut outlets = Vec::with_capacity(spec.formats.len());
     for listed in spec.formats.iter().filter_map(|format| format.ports.as_ref()).flatten() {
         if !ports.iter().any(|port| *port.name == **listed) {
@@ -244,7 +251,14 @@ fn port(port: &api::Port) -> Result<index::Port, Invalid> {
             let valid = u16::try_from(*number).ok().filter(|number| *number > 0);
             PortTarget::Number(valid.ok_or(Invalid::PortNumber(*number))?)
         }
-        IntOrString::String(name) => PortTarget::Name(name.as_str().into()),
+        IntOrString::String(name) => PortTarget::Name {
+            name: name.as_str().into(),
+            protocol: port.protocol.map(|protocol| match protocol {
+                api::Protocol::Tcp => index::Protocol::Tcp,
+                api::Protocol::Udp => index::Protocol::Udp,
+                api::Protocol::Sctp => index::Protocol::Sctp,
+            }),
+        },
     };
     Ok(index::Port {
         name: port.effective_name().into(),
@@ -256,7 +270,7 @@ fn port(port: &api::Port) -> Result<index::Port, Invalid> {
 fn known_port(port: &index::Port) -> ServicePort<'_> {
     let number = match port.target {
         PortTarget::Number(number) => Some(number),
-        PortTarget::Name(_) => None,
+        PortTarget::Name { .. } => None,
     };
     ServicePort {
         name: &port.name,
@@ -386,6 +400,10 @@ mod tests {
         let cases = [
             (json!({"selector": {}}), Invalid::EmptySelector),
             (json!({"ports": [{"port": 70000}]}), Invalid::PortNumber(70000)),
+            (
+                json!({"ports": [{"port": "grpc"}, {"name": "web", "port": 80}, {"port": "grpc", "protocol": "UDP"}]}),
+                Invalid::PortTwice("grpc".into()),
+            ),
             (
                 json!({"formats": [{"type": "Plain", "ports": ["nope"]}]}),
                 Invalid::UnknownPort("nope".to_owned()),

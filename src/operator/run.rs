@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -22,6 +21,7 @@ use super::state::{self, State, StateFolder};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{self, Desk, DeskNote, Events, Hearing, Reported, Territory};
 use crate::etcd::Timeouts;
+use crate::listen;
 use crate::telemetry::{self, Gate, Health, Metrics};
 
 /// News on its way from the watches: they wait when there is more.
@@ -67,7 +67,7 @@ pub struct MetricsAuth {
 pub async fn run(options: Options) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     heed_signals(&shutdown)?;
-    let listener = TcpListener::bind(options.http).await.map_err(|cause| Failure::Listen {
+    let listener = listen::listen(options.http).map_err(|cause| Failure::Listen {
         address: options.http,
         cause,
     })?;

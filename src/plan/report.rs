@@ -326,7 +326,10 @@ mod tests {
     #[test]
     fn a_pod_of_which_a_port_is_missing_is_not_registered_as_a_whole() {
         let mut ledger = ledger(&[("/s/p:80", "1"), ("/s/p:81", "1")]);
-        let missing = Problem::PortMissing { port: "http".into() };
+        let missing = Problem::PortMissing {
+            port: "http".into(),
+            protocol: None,
+        };
         let told = missing.to_string();
         let tenancy = Tenancy {
             problems: vec![missing],

@@ -87,8 +87,8 @@ pub fn status_of(
     );
     let (synced, reason, message) = synced(report, footing, subject.aside);
     conditions.set(ConditionType::Synced, synced, reason, &message);
-    let (ready, reason, message) = ready(report, subject.selected);
-    conditions.set(ConditionType::Ready, ready.into(), reason, &message);
+    let (ready, reason, message) = ready(report, subject.selected, synced);
+    conditions.set(ConditionType::Ready, ready, reason, &message);
     let (conflict, reason, message) = conflict(&report.conflicts, subject.aside);
     conditions.set(ConditionType::Conflict, conflict.into(), reason, &message);
     let (held, reason, message) = held(report.held, subject.holding);
@@ -289,8 +289,10 @@ fn problems(report: &Report<'_>) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
-fn ready(report: &Report<'_>, selected: usize) -> (bool, Reason, String) {
-    if let Some(pod) = report.kept.filter(|_| !report.endpoints.is_empty()) {
+/// Whether consumers find the service. Where no pod is selected there is nothing to find: that is so once all has been
+/// carried out, as `synced` says, for tools that wait for the condition wait for no more than that.
+fn ready(report: &Report<'_>, selected: usize, synced: ConditionStatus) -> (ConditionStatus, Reason, String) {
+    let (ready, reason, message) = if let Some(pod) = report.kept.filter(|_| !report.endpoints.is_empty()) {
         (
             true,
             Reason::LastEndpointKept,
@@ -310,10 +312,16 @@ fn ready(report: &Report<'_>, selected: usize) -> (bool, Reason, String) {
             "None of the {selected} selected pods is ready: look for their readiness probes and events with `kubectl describe pods`."
         );
         (false, Reason::NoReadyPods, message)
+    } else if synced == ConditionStatus::True || report.suspended {
+        let message = "No pod of this namespace has the labels of spec.selector now, so there is nothing to register. This is \
+             normal for a workload that is scaled to zero; if pods are running, compare spec.selector with their labels in \
+             `kubectl get pods --show-labels`.";
+        (true, Reason::NoPods, message.to_owned())
     } else {
-        let message = "No pod of this namespace matches spec.selector: compare it with the labels that `kubectl get pods --show-labels` shows.";
-        (false, Reason::NoPods, message.to_owned())
-    }
+        let message = "No pod of this namespace has the labels of spec.selector now; see the condition Synced for what remains to be done.";
+        return (synced, Reason::NoPods, message.to_owned());
+    };
+    (ready.into(), reason, message)
 }
 
 fn held(keys: usize, holding: &Holding) -> (ConditionStatus, Reason, String) {

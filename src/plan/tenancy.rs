@@ -8,7 +8,7 @@ use super::namesakes::{self, Draft};
 use super::policy::{Denial, Pass, Quota};
 use super::transaction::Key;
 use crate::format::{Endpoint, Format, Record};
-use crate::index::{Family, PodView, ReadyPod, WEIGHT_ANNOTATION, Why};
+use crate::index::{Family, PodView, Protocol, ReadyPod, WEIGHT_ANNOTATION, Why};
 
 /// The endpoints of one ready pod with the keys each should have, and what of it could not be had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +94,8 @@ pub enum Problem {
     PortMissing {
         /// The container port's name.
         port: Arc<str>,
+        /// The protocol asked for; any if none.
+        protocol: Option<Protocol>,
     },
     /// The pod has no address of the wanted family.
     AddressMissing {
@@ -145,6 +147,7 @@ impl Tenancy {
             problems: missing
                 .map(|port| Problem::PortMissing {
                     port: port.container_port,
+                    protocol: port.protocol,
                 })
                 .collect(),
         };
@@ -226,9 +229,17 @@ impl Tenancy {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PortMissing { port } => write!(
+            Self::PortMissing { port, protocol: None } => write!(
                 f,
                 "no container port is named \"{port}\": name one so in the pod's template, or give spec.ports its number"
+            ),
+            Self::PortMissing {
+                port,
+                protocol: Some(protocol),
+            } => write!(
+                f,
+                "no {protocol} port of a container is named \"{port}\": name one so in the pod's template, correct the \
+                 protocol, or give spec.ports its number"
             ),
             Self::AddressMissing { family } => write!(
                 f,

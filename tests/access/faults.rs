@@ -1,7 +1,7 @@
 //! Each thing that can be wrong with an access, and the condition that says so and what to do.
 
 use serde_json::{Value, json};
-use testbed::{Authority, Result, Security, Validity};
+use testbed::{Authority, Pair, Result, Security, Validity, self_signed};
 
 use crate::scene::{Scene, etcd, security};
 use crate::support::{message, plain_prefix, pod, wait_condition, wait_in_sync, wait_keys};
@@ -124,6 +124,115 @@ async fn what_is_wrong_with_certificates_is_said_with_the_remedy() -> Result<()>
     scene
         .wait("other-name", "Credentials", "True", "CredentialsInUse")
         .await;
+    Ok(())
+}
+
+/// What `leasehold doctor` says of a Registry.
+fn doctor(scene: &Scene, registry: &str) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_leasehold"))
+        .args([
+            "doctor",
+            "--registry",
+            registry,
+            "--operator-namespace",
+            scene.ops.name(),
+            "--kubeconfig",
+        ])
+        .arg(scene.bed.kubeconfig())
+        .output()
+        .expect("leasehold is there");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn a_certificate_that_no_client_may_accept_is_described_in_words() -> Result<()> {
+    let scene = Scene::take().await?;
+    let authority = Authority::new("unfit");
+    let hosts: &[&str] = &["127.0.0.1"];
+    // Each is trusted: what is wrong lies in the certificate itself.
+    let shown = |server: Pair, authority: String| Security {
+        server,
+        authority,
+        clients: None,
+    };
+    let own = |pair: Pair| shown(pair.clone(), pair.certificate);
+    let mut etcds = Vec::new();
+    for (name, security, reason, words) in [
+        (
+            "unfit-authority",
+            own(self_signed(hosts, true)),
+            "ServerCertificateUnusable",
+            ["that of an authority (CA:TRUE)", "basicConstraints=critical,CA:FALSE"],
+        ),
+        (
+            "unfit-purpose",
+            shown(authority.misused(hosts), authority.pem()),
+            "ServerCertificateUnusable",
+            ["is not one for servers", "serverAuth"],
+        ),
+        (
+            "unfit-nameless",
+            shown(authority.server(&[], Validity::Valid), authority.pem()),
+            "ServerNameMismatch",
+            ["names no host", "subjectAltName"],
+        ),
+    ] {
+        scene.config_map(name, &[("ca.crt", &security.authority)]).await?;
+        etcds.push((name, etcd(Some(security), &[]).await?, reason, words));
+    }
+    let spec = |name: &str| json!({"tls": {"caConfigMap": {"name": name}}});
+    let faults = etcds
+        .iter()
+        .map(|(name, etcd, reason, words)| (*name, etcd.endpoints(), spec(name), *reason, words.as_slice()));
+    check(&scene, faults.collect()).await?;
+    for (name, _, _, words) in &etcds {
+        let told = doctor(&scene, name);
+        assert!(words.iter().all(|word| told.contains(word)), "{told}");
+    }
+
+    // The remedy for the first.
+    let remedied = own(self_signed(hosts, false));
+    scene
+        .config_map("unfit-not", &[("ca.crt", &remedied.authority)])
+        .await?;
+    let remedied = etcd(Some(remedied), &[]).await?;
+    scene
+        .registry("unfit-not", &remedied.endpoints(), &spec("unfit-not"))
+        .await?;
+    let _operator = scene.operator_that_waits("unfit-not")?;
+    scene.wait("unfit-not", "Connected", "True", "Connected").await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_or_password_that_ends_with_a_line_break_logs_in() -> Result<()> {
+    let scene = Scene::take().await?;
+    let etcd = etcd(None, &[]).await?;
+    etcd.enable_auth("root-of-lines").await?;
+    let prefixes = ["/leasehold/", "/services/"];
+    etcd.add_user("leasehold", "pw-of-lines", &prefixes).await?;
+    etcd.add_user("spacious", "pw-of-lines ", &prefixes).await?;
+    let secrets = [
+        ("lines-both", "leasehold\n", "pw-of-lines\n"),
+        ("lines-windows", "\u{feff}leasehold\r\n", "\u{feff}pw-of-lines\r\n"),
+        ("lines-space", "spacious", "pw-of-lines \n"),
+    ];
+    for (name, user, password) in secrets {
+        scene
+            .secret(name, &[("username", user), ("password", password)])
+            .await?;
+        let spec = json!({"auth": {"secret": {"name": name}}});
+        scene.registry(name, &etcd.endpoints(), &spec).await?;
+    }
+    let _operator = scene.operator("lines").await?;
+    for (name, ..) in secrets {
+        scene.wait(name, "Credentials", "True", "CredentialsInUse").await;
+        let told = doctor(&scene, name);
+        assert!(
+            !told.contains("refuses the login") && told.contains("leases of 30 s are granted"),
+            "{told}"
+        );
+    }
     Ok(())
 }
 

@@ -22,7 +22,13 @@ fn folder(name: &str) -> PathBuf {
 
 fn go(module: &str, package: &'static str, name: &'static str) -> Result<PathBuf> {
     let module = folder(module);
-    GoProgram { module, package, name }.binary()
+    let program = GoProgram {
+        module,
+        package,
+        name,
+        modfile: None,
+    };
+    program.binary()
 }
 
 /// What is started in `turn` under `name`: unique on the bed, which outlives the turn.

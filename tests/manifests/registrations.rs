@@ -90,12 +90,17 @@ fn ports() -> Vec<Case> {
         (
             "quoted port number",
             port(json!({"port": "8080"})),
-            "a number from 1 to 65535 without quotes",
+            "spec.ports[0].port in body should match '^([a-z]",
         ),
         (
             "port name in capitals",
             port(json!({"port": "HTTP"})),
-            "the name of a container port (lower-case letters",
+            "spec.ports[0].port in body should match '^([a-z]",
+        ),
+        (
+            "port name that ends with a hyphen",
+            port(json!({"port": "http-"})),
+            "spec.ports[0].port in body should match '^([a-z]",
         ),
         (
             "port name of 16",
@@ -130,6 +135,11 @@ fn ports() -> Vec<Case> {
         (
             "one port twice",
             json!({"ports": [{"port": 80}, {"port": 80}]}),
+            "two ports go by the same name",
+        ),
+        (
+            "one container port twice",
+            json!({"ports": [{"port": "http"}, {"port": "http"}]}),
             "two ports go by the same name",
         ),
     ])
@@ -282,6 +292,17 @@ pub fn good() -> Vec<Case> {
         (
             "the same container port under two names",
             json!({"ports": [{"port": 80}, {"name": "again", "port": 80}]}),
+        ),
+        (
+            "container ports by name",
+            json!({"ports": [{"port": "a"}, {"port": "grpc-2"}, {"port": "9p"}, {"port": "8-h"}, {"port": "0a-0"}]}),
+        ),
+        (
+            "a format with ports by number and by name",
+            json!({
+                "ports": [{"port": 8080}, {"port": "http"}, {"name": "own", "port": "http"}],
+                "formats": [{"type": "Plain", "ports": ["8080", "http", "own"]}],
+            }),
         ),
         ("IPv6", json!({"address": {"family": "IPv6"}})),
         (

@@ -59,15 +59,34 @@ async fn the_status_tells_every_endpoint_that_is_in_etcd_with_its_keys() -> Resu
 }
 
 #[tokio::test]
-async fn a_registration_without_pods_says_so_and_one_without_ready_pods_too() -> Result<()> {
+async fn a_registration_without_pods_is_ready_and_one_without_ready_pods_is_not() -> Result<()> {
     let namespace = bed().await.namespace("nobody").await?;
     namespace.apply(registration("orders", &json!({}))).await?;
-    let object = wait_condition(namespace.objects(), "orders", "Ready", "False", "NoPods").await;
+    // What `kubectl wait`, Flux and `helm --wait` take for done.
+    let object = wait_condition(namespace.objects(), "orders", "Ready", "True", "NoPods").await;
     assert_eq!(object["status"]["ready"], "0/0");
+    assert_eq!(object["status"]["observedGeneration"], object["metadata"]["generation"]);
+    assert!(message(&object, "Ready").contains("scaled to zero"), "{object}");
+    let bed = bed().await;
+    let waited = tokio::process::Command::new(bed.kubectl())
+        .args([
+            "wait",
+            "svcreg/orders",
+            "--for=condition=Ready",
+            "--timeout=20s",
+            "--namespace",
+        ])
+        .arg(namespace.name())
+        .arg("--kubeconfig")
+        .arg(bed.kubeconfig())
+        .output()
+        .await
+        .expect("kubectl runs");
+    assert!(waited.status.success(), "{waited:?}");
     namespace.create_pod(&pod("a", "orders").unready()).await?;
     wait_condition(namespace.objects(), "orders", "Ready", "False", "NoReadyPods").await;
     namespace.delete_pod("a").await?;
-    wait_condition(namespace.objects(), "orders", "Ready", "False", "NoPods").await;
+    wait_condition(namespace.objects(), "orders", "Ready", "True", "NoPods").await;
     Ok(())
 }
 

@@ -16,6 +16,8 @@ mod p10_tenancy;
 mod p1_readiness;
 mod p2_silence;
 mod p8_foreign_keys;
+mod reaching;
+mod resolving;
 
 use serde_json::{Value, json};
 use testbed::{Bed, Operator, shared};

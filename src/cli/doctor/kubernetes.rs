@@ -7,11 +7,9 @@ use kube::{Client, ResourceExt};
 use serde_json::Value;
 
 use super::finding::Finding;
-use crate::api::crds;
+use crate::api::{OLDEST_KUBERNETES, crds};
 use crate::cluster::{self, Listing, ListingError, Right, Territory, clocks_apart, may};
 
-/// The first release of Kubernetes that is supported.
-const OLDEST: (u32, u32) = (1, 33);
 /// Clocks that are farther apart make holds of removals end at odd times.
 const APART: Duration = Duration::from_secs(5);
 
@@ -56,9 +54,12 @@ fn of_version(major: &str, minor: &str, told: &str) -> Finding {
     // Some add to the number, as in `33+`.
     let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok();
     match (number(major), number(minor)) {
-        (Some(major), Some(minor)) if (major, minor) < OLDEST => Finding::warning(
+        (Some(major), Some(minor)) if (major, minor) < OLDEST_KUBERNETES => Finding::warning(
             format!("kube-apiserver {told} is older than what leasehold is made for"),
-            format!("upgrade to Kubernetes {}.{} or later", OLDEST.0, OLDEST.1),
+            format!(
+                "upgrade to Kubernetes {}.{} or later",
+                OLDEST_KUBERNETES.0, OLDEST_KUBERNETES.1
+            ),
         ),
         _ => Finding::well(format!("kube-apiserver {told} answers")),
     }
@@ -173,8 +174,8 @@ mod tests {
 
     #[test]
     fn an_old_kubernetes_is_told_and_one_that_adds_to_its_number_is_understood() {
-        assert_eq!(of_version("1", "32+", "v1.32.5-gke").grade, Grade::Warning);
-        assert_eq!(of_version("1", "33+", "v1.33.5-eks").grade, Grade::Well);
+        assert_eq!(of_version("1", "30+", "v1.30.5-gke").grade, Grade::Warning);
+        assert_eq!(of_version("1", "31+", "v1.31.5-eks").grade, Grade::Well);
         assert_eq!(of_version("1", "36", "v1.36.3").grade, Grade::Well);
     }
 

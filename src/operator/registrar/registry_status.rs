@@ -170,7 +170,7 @@ pub fn reason(reason: &str) -> Reason {
 }
 
 /// What can be wrong with credentials, as an author of a Registry reads it.
-const ACCESS: [Reason; 12] = [
+const ACCESS: [Reason; 13] = [
     Reason::CredentialsMissing,
     Reason::CredentialsMalformed,
     Reason::AuthenticationOff,
@@ -179,6 +179,7 @@ const ACCESS: [Reason; 12] = [
     Reason::ServerCertificateExpired,
     Reason::UnknownAuthority,
     Reason::ServerNameMismatch,
+    Reason::ServerCertificateUnusable,
     Reason::ClientCertificateExpired,
     Reason::ClientCertificateRefused,
     Reason::ClientCertificateRequired,

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::index::{Addresses, PodPort};
+use crate::index::{Addresses, PodPort, Protocol};
 
 fn registration(prefix: &str) -> ServiceRegistration {
     serde_json::from_value(json!({
@@ -26,6 +26,7 @@ fn pod(name: &str, address: &str, ready: bool) -> Pod {
         ports: vec![PodPort {
             name: "grpc".to_owned(),
             number: 8080,
+            protocol: Protocol::Tcp,
         }],
         ready,
         ..Pod::default()

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::format::{Format, RecordFormats, Service};
 use crate::index::{
-    Addresses, Area, Family, Index, Pod, PodPort, Port, PortTarget, Registration, RegistrationRef, Selector, Touch,
+    Addresses, Area, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, RegistrationRef, Selector,
+    Touch,
 };
 use crate::plan::testing::{Etcd, meta};
 use crate::plan::transaction::{Fence, Key, LeaseId, Transaction, Verdict};
@@ -75,6 +76,7 @@ pub fn pod(name: &str, app: &str, address: u8, state: &str) -> Pod {
     let port = |name: &str, number| PodPort {
         name: name.to_owned(),
         number,
+        protocol: Protocol::Tcp,
     };
     Pod {
         namespace: NAMESPACE.to_owned(),
@@ -182,7 +184,10 @@ impl Operator {
         self.generation += 1;
         let port = |name: &str| Port {
             name: name.into(),
-            target: PortTarget::Name(name.into()),
+            target: PortTarget::Name {
+                name: name.into(),
+                protocol: None,
+            },
             scheme: None,
         };
         let registration = Registration {

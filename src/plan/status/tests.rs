@@ -147,16 +147,41 @@ fn without_a_ready_pod_it_is_in_sync_and_not_ready() {
 }
 
 #[test]
-fn a_selector_that_matches_no_pod_is_told_with_the_way_to_compare_labels() {
+fn a_generation_without_pods_is_ready_and_says_that_there_are_none() {
     let nobody = Subject { selected: 0, ..SUBJECT };
     let empty = status_of(&report(0, &[]), &Footing::Firm, nobody, &at(100));
     assert_eq!(said(&empty, ConditionType::Synced), ("True", "InSync"));
     let (holds, reason, message) = told(&empty, ConditionType::Ready);
+    assert_eq!((holds, reason), ("True", "NoPods"));
+    for part in [
+        "normal for a workload that is scaled to zero",
+        "kubectl get pods --show-labels",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    let suspended = Report {
+        suspended: true,
+        ..report(0, &[])
+    };
+    let suspended = status_of(&suspended, &Footing::Firm, nobody, &at(100));
+    assert_eq!(said(&suspended, ConditionType::Ready), ("True", "NoPods"));
+}
+
+#[test]
+fn a_generation_without_pods_is_not_ready_before_it_is_carried_out() {
+    let nobody = Subject { selected: 0, ..SUBJECT };
+    let removing = Report {
+        outstanding: 1,
+        ..report(0, &[])
+    };
+    let removing = status_of(&removing, &Footing::Firm, nobody, &at(100));
+    let (holds, reason, message) = told(&removing, ConditionType::Ready);
     assert_eq!((holds, reason), ("False", "NoPods"));
-    assert!(
-        message.contains("spec.selector") && message.contains("kubectl get pods --show-labels"),
-        "{message}"
-    );
+    assert!(message.contains("see the condition Synced"), "{message}");
+    for footing in [Footing::Starting, Footing::Unreachable("gone".to_owned())] {
+        let unknown = status_of(&report(0, &[]), &footing, nobody, &at(100));
+        assert_eq!(said(&unknown, ConditionType::Ready), ("Unknown", "NoPods"));
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ mod wait;
 
 pub use bed::{Bed, BedConfig};
 pub use error::{Error, Result};
-pub use etcd::certificates::{Authority, Pair, Validity};
+pub use etcd::certificates::{Authority, Pair, Validity, self_signed};
 pub use etcd::{ClientCertificates, EtcdCluster, EtcdConfig, Event, Held, History, Kind, Security};
 pub use kubelet::{Image, Kubelet};
 pub use kubernetes::{Account, ControlPlane, Namespace, NewPod, Objects};

@@ -54,14 +54,37 @@ impl Authority {
         self.sign(params, "etcd", validity)
     }
 
+    /// A certificate for such names that may only be shown by clients.
+    pub fn misused(&self, names: &[&str]) -> Pair {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let params = CertificateParams::new(names).expect("they are names");
+        self.sign_for(
+            params,
+            "etcd",
+            Validity::Valid,
+            vec![ExtendedKeyUsagePurpose::ClientAuth],
+        )
+    }
+
     /// A certificate for a client of this common name, which etcd takes for the name of a user.
     pub fn client(&self, common_name: &str, validity: Validity) -> Pair {
         self.sign(CertificateParams::default(), common_name, validity)
     }
 
-    fn sign(&self, mut params: CertificateParams, common_name: &str, validity: Validity) -> Pair {
+    fn sign(&self, params: CertificateParams, common_name: &str, validity: Validity) -> Pair {
+        let both = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign_for(params, common_name, validity, both)
+    }
+
+    fn sign_for(
+        &self,
+        mut params: CertificateParams,
+        common_name: &str,
+        validity: Validity,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+    ) -> Pair {
         params.distinguished_name.push(DnType::CommonName, common_name);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = usages;
         match validity {
             Validity::Valid => {}
             Validity::Ending => params.not_after = (SystemTime::now() + Duration::from_hours(72)).into(),
@@ -76,6 +99,25 @@ impl Authority {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
         }
+    }
+}
+
+/// A certificate for these names that signs itself; with `authority` it is that of an authority (CA:TRUE), as
+/// `openssl req -x509` makes it.
+pub fn self_signed(names: &[&str], authority: bool) -> Pair {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).expect("they are names");
+    params.distinguished_name.push(DnType::CommonName, "etcd");
+    params.is_ca = if authority {
+        IsCa::Ca(BasicConstraints::Unconstrained)
+    } else {
+        IsCa::ExplicitNoCa
+    };
+    let key = KeyPair::generate().expect("a key is made");
+    let certificate = params.self_signed(&key).expect("it signs itself");
+    Pair {
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
     }
 }
 

@@ -28,7 +28,9 @@ pub(super) async fn process(context: &Context, pod: &Pod, address: &str, root: &
         .clone()
         .unwrap_or_else(|| context.image.entrypoint.clone());
     words.extend(container.args.clone().unwrap_or_else(|| context.image.command.clone()));
-    let words = words.iter().map(|word| word.replace("0.0.0.0", address));
+    let words = words
+        .iter()
+        .map(|word| word.replace("0.0.0.0", address).replace("[::]", address));
 
     let mut spec_of_process = Spec::new(pod.name_any(), "env", &context.logs).args(["-i"]);
     for (name, value) in environment(context, pod, container, address).await? {

@@ -3,8 +3,8 @@
 //!
 //! Owns what is between a pod's manifest and its process: the image's files as the root of its file system, its command,
 //! arguments and environment, its volumes, the token of its account, its user, its probes, and its status in Kubernetes.
-//! Pods share this machine's network, so each has a loopback address of its own, and `0.0.0.0` in its arguments is
-//! replaced by it: that is all that is not as the manifest says. (EndpointSlices take no loopback addresses, so Services
+//! Pods share this machine's network, so each has a loopback address of its own, and `0.0.0.0` or `[::]` in its arguments
+//! is replaced by it: that is all that is not as the manifest says. (EndpointSlices take no loopback addresses, so Services
 //! lead nowhere.) Pods of one container are played; what else a manifest
 //! may ask for is refused in the pod's status.
 //!

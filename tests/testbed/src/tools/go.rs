@@ -181,15 +181,24 @@ fn build(recipe: &Recipe, to: &Path) -> Result<()> {
     eprintln!(
         "testbed: building {name} from its pinned Go module, once (usually up to {usually} s on two cores, cold)"
     );
-    compile(name, &recipe.module(), package, link, to)
+    compile(name, &recipe.module(), None, package, link, to)
 }
 
-/// Builds `package` of the Go module in a folder, for a program that goes by `name`, with these flags for the linker.
-pub(super) fn compile(name: &str, module: &Path, package: &str, link: &str, to: &Path) -> Result<()> {
+/// Builds `package` of the Go module in a folder, for a program that goes by `name`, with these flags for the linker and
+/// `modfile` in place of its go.mod.
+pub(super) fn compile(
+    name: &str,
+    module: &Path,
+    modfile: Option<&str>,
+    package: &str,
+    link: &str,
+    to: &Path,
+) -> Result<()> {
     let begin = Instant::now();
     let output = Command::new("go")
         .args(["build", "-trimpath", "-ldflags", link, "-o"])
         .arg(to)
+        .args(modfile.map(|file| format!("-modfile={file}")))
         .arg(package)
         .current_dir(module)
         .env("CGO_ENABLED", "0")

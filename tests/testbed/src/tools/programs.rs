@@ -22,6 +22,8 @@ pub struct GoProgram {
     pub package: &'static str,
     /// Its name in the cache and in messages.
     pub name: &'static str,
+    /// The file beside its go.mod that stands in for it, for a program that is built with several sets of versions.
+    pub modfile: Option<&'static str>,
 }
 
 impl GoProgram {
@@ -31,7 +33,7 @@ impl GoProgram {
         cached(&format!("{}-{hash:016x}", self.name), self.name, |to| {
             eprintln!("testbed: building {} from {}, once", self.name, self.module.display());
             let package = format!("./{}", self.package);
-            go::compile(self.name, &self.module, &package, "-s -w", to)
+            go::compile(self.name, &self.module, self.modfile, &package, "-s -w", to)
         })
     }
 }
