@@ -1,7 +1,7 @@
 //! Each thing that can be wrong with an access, and the condition that says so and what to do.
 
 use serde_json::{Value, json};
-use testbed::{Authority, Pair, Result, Security, Validity, self_signed};
+use testbed::{Authority, EtcdCluster, Pair, Result, Security, Validity, self_signed};
 
 use crate::scene::{Scene, etcd, security};
 use crate::support::{message, plain_prefix, pod, wait_condition, wait_in_sync, wait_keys};
@@ -156,25 +156,25 @@ async fn a_certificate_that_no_client_may_accept_is_described_in_words() -> Resu
         clients: None,
     };
     let own = |pair: Pair| shown(pair.clone(), pair.certificate);
-    let mut etcds = Vec::new();
+    let mut etcds: Vec<(&str, EtcdCluster, &str, &'static [&'static str])> = Vec::new();
     for (name, security, reason, words) in [
         (
             "unfit-authority",
             own(self_signed(hosts, true)),
             "ServerCertificateUnusable",
-            ["that of an authority (CA:TRUE)", "basicConstraints=critical,CA:FALSE"],
+            &["that of an authority (CA:TRUE)", "basicConstraints=critical,CA:FALSE"],
         ),
         (
             "unfit-purpose",
             shown(authority.misused(hosts), authority.pem()),
             "ServerCertificateUnusable",
-            ["is not one for servers", "serverAuth"],
+            &["is not one for servers", "serverAuth"],
         ),
         (
             "unfit-nameless",
             shown(authority.server(&[], Validity::Valid), authority.pem()),
             "ServerNameMismatch",
-            ["names no host", "subjectAltName"],
+            &["names no host", "subjectAltName"],
         ),
     ] {
         scene.config_map(name, &[("ca.crt", &security.authority)]).await?;
@@ -183,7 +183,7 @@ async fn a_certificate_that_no_client_may_accept_is_described_in_words() -> Resu
     let spec = |name: &str| json!({"tls": {"caConfigMap": {"name": name}}});
     let faults = etcds
         .iter()
-        .map(|(name, etcd, reason, words)| (*name, etcd.endpoints(), spec(name), *reason, words.as_slice()));
+        .map(|(name, etcd, reason, words)| (*name, etcd.endpoints(), spec(name), *reason, *words));
     check(&scene, faults.collect()).await?;
     for (name, _, _, words) in &etcds {
         let told = doctor(&scene, name);
