@@ -9,9 +9,9 @@
 //! 4. [`etcd`] elects a leader, keeps leases alive, watches our keys and carries out the writes, fenced.
 //! 5. [`cluster`] writes what is registered back into the registration's status.
 //!
-//! [`operator`] wires the rooms together and supervises them; [`api`] is what users write;
-//! [`telemetry`] is what they see of the process; [`cli`] is how they start it; [`hidden`] is what nobody sees;
-//! [`listen`] opens the sockets on which others reach it.
+//! [`operator`] wires the rooms together and supervises them; [`peer`] connects the replicas with each other; [`api`] is
+//! what users write; [`telemetry`] is what they see of the process; [`cli`] is how they start it; [`hidden`] is what nobody
+//! sees; [`listen`] opens the sockets on which others reach it.
 //!
 //! `index`, `plan` and `format` are pure: plain data in, plain data out, time as a parameter.
 
@@ -26,5 +26,6 @@ pub mod hidden;
 pub mod index;
 pub mod listen;
 pub mod operator;
+pub mod peer;
 pub mod plan;
 pub mod telemetry;

@@ -26,7 +26,7 @@ pub use manifests::{crds, manifests};
 pub use record_format::{
     Escaping, RecordFormat, RecordFormatSpec, RecordFormatStatus, RecordPreview, RecordSample, RecordTemplate,
 };
-pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus};
+pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus, ReplicaStatus};
 pub use service_registration::{
     Address, AddressType, Family, LastEndpoint, Metadata, Port, Protocol, ServiceRegistration, ServiceRegistrationSpec,
     Version,

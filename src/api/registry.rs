@@ -179,6 +179,17 @@ fn default_changes_per_second_per_namespace() -> u32 {
     500
 }
 
+/// A replica of the operator.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaStatus {
+    /// Its name: that of its pod.
+    pub name: String,
+    /// Where other replicas reach it, as IP:PORT; none if they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
 /// What the operator knows about the etcd.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -189,6 +200,10 @@ pub struct RegistryStatus {
     /// The replica of the operator that writes to this etcd now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
+    /// The replicas of the operator that are connected to this etcd, as far as the one that writes this knows: at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub replicas: Vec<ReplicaStatus>,
     /// The version of the etcd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd_version: Option<String>,

@@ -1,7 +1,7 @@
 //! The flags of `leasehold run`. Each may be given by an environment variable as well; the flag wins, and of a flag that is
 //! given several times the last one, so that `operator.extraArgs` of the chart overrides what the chart writes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use clap::{Args, CommandFactory, ValueEnum};
 use super::Cli;
 use crate::cluster::Territory;
 use crate::etcd::Timeouts;
+use crate::peer::PeerOptions;
 use crate::telemetry::{LogFilter, LogFormat};
 
 /// How the operator runs. What it registers, and where, is said by objects in Kubernetes.
@@ -61,6 +62,39 @@ pub struct RunArgs {
         value_parser = socket_address
     )]
     pub http: SocketAddr,
+
+    /// Where other replicas of the operator connect, as IP:PORT
+    ///
+    /// Replicas watch each other over these connections, so that a leader that dies is replaced within milliseconds. It is
+    /// used only when others can be told an address of this replica: see --peer-advertise. Port 0 takes any port.
+    #[arg(
+        long,
+        env = "LEASEHOLD_PEER_LISTEN",
+        value_name = "ADDR",
+        default_value = "[::]:8081",
+        value_parser = socket_address
+    )]
+    pub peer_listen: SocketAddr,
+
+    /// Where other replicas reach this one, as IP or IP:PORT
+    ///
+    /// In a pod, its own IP. Without a port, that of --peer-listen is used; without the flag, the address of --peer-listen
+    /// if that is a specific one. Otherwise other replicas do not connect to this one, and notice its death only when the
+    /// election's session ends.
+    #[arg(long, env = "LEASEHOLD_PEER_ADVERTISE", value_name = "ADDR", value_parser = advertised)]
+    pub peer_advertise: Option<Advertised>,
+
+    /// The Secret in the operator's namespace with the key by which replicas trust each other
+    ///
+    /// It has to exist; the first replica writes a key into it. The operator has to be allowed to get and patch it.
+    #[arg(
+        long,
+        env = "LEASEHOLD_PEER_SECRET",
+        value_name = "NAME",
+        default_value = "leasehold-peers",
+        value_parser = identity
+    )]
+    pub peer_secret: String,
 
     /// Show /metrics only to those who may
     ///
@@ -199,6 +233,20 @@ impl RunArgs {
         self.identity.clone().or_else(super::identity::of_this_machine)
     }
 
+    /// How replicas find and trust each other.
+    pub fn peers(&self) -> PeerOptions {
+        let listen = self.peer_listen;
+        let advertise = match self.peer_advertise {
+            Some(Advertised { ip, port }) => Some(SocketAddr::new(ip, port.unwrap_or(listen.port()))),
+            None => (!listen.ip().is_unspecified()).then_some(listen),
+        };
+        PeerOptions {
+            listen,
+            advertise,
+            secret: self.peer_secret.clone(),
+        }
+    }
+
     /// How long requests to an etcd may take.
     pub fn timeouts(&self) -> Timeouts {
         Timeouts {
@@ -224,6 +272,27 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "write IP:PORT, such as [::]:8080 or 127.0.0.1:8080".to_owned())
+}
+
+/// An address that others are told of: an IP, and a port if it is another one than that which is listened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    ip: IpAddr,
+    port: Option<u16>,
+}
+
+fn advertised(text: &str) -> Result<Advertised, String> {
+    let whole = || {
+        text.parse::<SocketAddr>()
+            .ok()
+            .map(|address| (address.ip(), Some(address.port())))
+    };
+    let found = text.parse::<IpAddr>().ok().map(|ip| (ip, None)).or_else(whole);
+    match found {
+        Some((ip, port)) if !ip.is_unspecified() && port != Some(0) => Ok(Advertised { ip, port }),
+        Some(_) => Err("nothing can be reached there: write the address by which others reach this replica".to_owned()),
+        None => Err("write IP or IP:PORT, such as 10.0.0.5, 10.0.0.5:8081 or [fd00::5]:8081".to_owned()),
+    }
 }
 
 fn identity(text: &str) -> Result<String, String> {
@@ -349,6 +418,12 @@ mod tests {
             ("--watch-namespaces=shop,,bank", "write names of namespaces"),
             ("--watch-namespaces=Shop", "write names of namespaces"),
             ("--identity=", "write 1 to 253 characters without spaces"),
+            ("--peer-listen=8081", "write IP:PORT"),
+            ("--peer-advertise=leasehold-0", "write IP or IP:PORT, such as 10.0.0.5"),
+            (
+                "--peer-advertise=0.0.0.0:8081",
+                "write the address by which others reach this replica",
+            ),
             ("--identity=a b", "write 1 to 253 characters without spaces"),
             ("--connect-timeout=2s", "write a number of seconds, such as 2 or 0.5"),
             ("--request-timeout=0", "write 0.1 to 120 seconds"),
@@ -364,6 +439,24 @@ mod tests {
             assert!(error.contains(help), "{flag}: {error}");
             let name = flag.split('=').next().unwrap();
             assert!(error.contains(name), "{flag} is not named: {error}");
+        }
+    }
+
+    #[test]
+    fn a_replica_advertises_what_it_is_told_or_a_specific_address_that_it_listens_on() {
+        for (flags, advertised) in [
+            (&[][..], None),
+            (&["--peer-listen=127.0.0.1:7001"], Some("127.0.0.1:7001")),
+            (&["--peer-advertise=10.0.0.5"], Some("10.0.0.5:8081")),
+            (&["--peer-advertise=fd00::5"], Some("[fd00::5]:8081")),
+            (
+                &["--peer-listen=[::]:9", "--peer-advertise=[fd00::5]:7001"],
+                Some("[fd00::5]:7001"),
+            ),
+        ] {
+            let peers = parse(flags).unwrap().peers();
+            assert_eq!(peers.advertise, advertised.map(|one| one.parse().unwrap()), "{flags:?}");
+            assert_eq!(peers.secret, "leasehold-peers");
         }
     }
 

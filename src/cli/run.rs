@@ -24,6 +24,7 @@ pub fn run(args: RunArgs) -> ExitCode {
     };
     let options = Options {
         timeouts: args.timeouts(),
+        peers: args.peers(),
         kubeconfig: args.kubeconfig,
         identity,
         namespace: args.namespace,

@@ -5,6 +5,8 @@
 //! transaction and watched from the revision at which it was seen, so no deletion is missed.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse, WatchOptions};
@@ -19,17 +21,43 @@ use super::error::{Error, Result};
 use super::pause::{Backoff, jitter, random};
 use super::session::Session;
 use super::writer::holder;
-use crate::plan::{Fence, Held, Key, LeaseId, RECORD_VERSION, Revision, newer_version};
+use crate::peer::{Presences, Term};
+use crate::plan::{CandidateRecord, Fence, Held, Key, LeaseId, RECORD_VERSION, Revision, newer_version};
 
 /// A candidacy for leadership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Campaign {
     /// The key whose creator leads.
     pub leader_key: Key,
+    /// The key of this candidate's own record, which tells the others that it stands, and whether it may be counted on.
+    pub candidate_key: Key,
+    /// This process, as it is known on direct connections.
+    pub process: Arc<str>,
+    /// Where other replicas reach this one, if they do.
+    pub address: Option<SocketAddr>,
     /// Who stands: unique among live processes, kept over restarts (a pod's name).
     pub identity: String,
     /// TTL of the session in seconds: how long a leader that dies without a word is missed.
     pub session_ttl: u32,
+}
+
+/// How a candidate is to stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidacy {
+    /// Its view of Kubernetes is complete and up to date.
+    pub fresh: bool,
+    /// A candidate with a fresh view is there and this one's is stale: it resigns, and claims nothing.
+    pub yields: bool,
+}
+
+impl Default for Candidacy {
+    /// A candidate that knows nothing of Kubernetes yet, nor of another candidate.
+    fn default() -> Self {
+        Self {
+            fresh: false,
+            yields: false,
+        }
+    }
 }
 
 /// What a candidate is.
@@ -53,9 +81,23 @@ struct Holder {
     #[serde(default)]
     v: u32,
     identity: String,
-    /// Differs between processes of one identity.
+    /// Differs between processes of one identity, and between campaigns of one process.
     incarnation: String,
     version: String,
+    /// The process, as it is known on direct connections; releases that had none wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    process: Option<Arc<str>>,
+    /// Where other replicas reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+}
+
+impl Holder {
+    /// Its term, as it can be followed on a direct connection to it.
+    fn term(&self) -> Option<Term> {
+        let address = self.address.as_ref()?.parse().ok()?;
+        Some(Term::new(address, self.process.clone()?))
+    }
 }
 
 /// Before a leader whose key vanished stands again: time for a successor of the same identity, which removed it, to
@@ -67,12 +109,16 @@ const CLAIM_JITTER: Duration = Duration::from_millis(10);
 const SHOWN: usize = 100;
 /// For the leader key's removal on shutdown: a process that ends has little time.
 const RESIGN: Duration = Duration::from_secs(2);
+/// Before a candidate's record that etcd does not let us write is tried again.
+const DENIED: Duration = Duration::from_secs(30);
 
-/// Stands for election until `shutdown`, telling `out` every change; then removes the leader key, if it is ours, so
-/// that the next candidate leads at once.
+/// Stands for election until `shutdown`, as `candidacy` says, telling `out` every change; then removes the leader key, if
+/// it is ours, so that the next candidate leads at once. `presences` tell when the process of a leader has ended or hangs.
 pub async fn campaign(
     connection: Connection,
     campaign: Campaign,
+    candidacy: watch::Receiver<Candidacy>,
+    presences: watch::Receiver<Presences>,
     out: watch::Sender<Leadership>,
     shutdown: CancellationToken,
 ) {
@@ -81,12 +127,17 @@ pub async fn campaign(
         identity: campaign.identity.clone(),
         incarnation: format!("{:016x}", random()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        process: campaign.address.map(|_| campaign.process.clone()),
+        address: campaign.address.map(|address| address.to_string()),
     };
     let mut candidate = Candidate {
         value: serde_json::to_vec(&holder).expect("three strings are JSON"),
         me: holder,
         connection,
         campaign,
+        candidacy,
+        presences,
+        term: None,
         out,
         led_at: 0,
         replaced: false,
@@ -95,7 +146,85 @@ pub async fn campaign(
         () = shutdown.cancelled() => {}
         never = candidate.run() => match never {},
     }
-    candidate.resign().await;
+    candidate.leave().await;
+}
+
+/// Keeps the candidate's record on the session `lease` as `candidacy` says.
+async fn announce(
+    connection: &Connection,
+    campaign: &Campaign,
+    lease: LeaseId,
+    mut candidacy: watch::Receiver<Candidacy>,
+) -> Infallible {
+    let mut backoff = Backoff::new();
+    let mut written = None;
+    loop {
+        let fresh = candidacy.borrow_and_update().fresh;
+        if written != Some(fresh) {
+            let put = PutOptions::new().with_lease(lease.0);
+            let put = TxnOp::put(&*campaign.candidate_key, campaign.record(fresh), Some(put));
+            match connection.txn("announce", Txn::new().and_then([put]), |_| false).await {
+                Ok(_) => {
+                    backoff.reset();
+                    written = Some(fresh);
+                }
+                Err(error @ Error::PermissionDenied { .. }) => {
+                    tracing::warn!(key = %campaign.candidate_key, %error, "cannot write this candidate's record");
+                    sleep(DENIED).await;
+                    continue;
+                }
+                Err(error) => {
+                    backoff.complain("cannot write this candidate's record", &error);
+                    backoff.pause().await;
+                    continue;
+                }
+            }
+        }
+        if candidacy.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Campaign {
+    fn record(&self, fresh: bool) -> Vec<u8> {
+        let record = CandidateRecord {
+            identity: self.identity.as_str().into(),
+            process: self.process.clone(),
+            address: self.address,
+            fresh,
+        };
+        record.value().to_vec()
+    }
+}
+
+async fn until_yielding(candidacy: &mut watch::Receiver<Candidacy>, yields: bool) {
+    if candidacy.wait_for(|now| now.yields == yields).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Returns once a term is known to be over, and this candidate may stand: in which words.
+async fn until_over(
+    term: Option<&mut Term>,
+    presences: &mut watch::Receiver<Presences>,
+    candidacy: &mut watch::Receiver<Candidacy>,
+) -> &'static str {
+    let Some(term) = term else {
+        return std::future::pending().await;
+    };
+    loop {
+        let over = term.is_over(&presences.borrow_and_update());
+        let yields = candidacy.borrow_and_update().yields;
+        if let Some(why) = over.filter(|_| !yields) {
+            return why;
+        }
+        tokio::select! {
+            Ok(()) = presences.changed() => {}
+            Ok(()) = candidacy.changed() => {}
+            else => return std::future::pending().await,
+        }
+    }
 }
 
 async fn until_unproven(proven: &mut watch::Receiver<bool>) {
@@ -107,8 +236,17 @@ async fn until_unproven(proven: &mut watch::Receiver<bool>) {
 enum Look {
     /// It is on our session.
     Ours { fence: Fence, seen: Revision },
-    /// Somebody else's.
-    Theirs { leader: String, seen: Revision },
+    /// Another candidate's.
+    Theirs {
+        leader: String,
+        seen: Revision,
+        created: Revision,
+        mod_revision: Revision,
+        /// None where the leader cannot be followed on a direct connection.
+        term: Option<Term>,
+    },
+    /// It does not exist, and another candidate is to claim it.
+    LeftToOthers { seen: Revision },
     /// It has to go first: that of our own predecessor, or one on no lease, which would stay for ever.
     Stale { mod_revision: Revision },
     /// It does not exist.
@@ -120,6 +258,10 @@ struct Candidate {
     campaign: Campaign,
     me: Holder,
     value: Vec<u8>,
+    candidacy: watch::Receiver<Candidacy>,
+    presences: watch::Receiver<Presences>,
+    /// The leader's term that is followed, by the revision at which it began.
+    term: Option<(Revision, Term)>,
     out: watch::Sender<Leadership>,
     /// The revision at which this process came to lead last; 0 before it did.
     led_at: Revision,
@@ -154,7 +296,10 @@ impl Candidate {
             match Session::new(&self.connection, self.campaign.session_ttl).await {
                 Ok(session) => {
                     backoff.reset();
+                    let (connection, campaign) = (self.connection.clone(), self.campaign.clone());
+                    let announce = announce(&connection, &campaign, session.lease, self.candidacy.clone());
                     tokio::select! {
+                        never = announce => match never {},
                         () = session.keep() => {
                             tracing::warn!(lease = %session.lease, "etcd no longer knows the session, standing anew");
                         }
@@ -194,7 +339,22 @@ impl Candidate {
                         self.publish(Leadership::Leading(held.clone()));
                     }
                     fence = Some(held);
-                    self.watch_key(seen, session.ttl(), &mut proven).await;
+                    let mut candidacy = self.candidacy.clone();
+                    tokio::select! {
+                        biased;
+                        () = until_yielding(&mut candidacy, true) => {
+                            tracing::warn!(
+                                key = %self.campaign.leader_key,
+                                "this replica's view of Kubernetes is stale and another candidate's is not: giving the lead back"
+                            );
+                            if self.resign().await {
+                                fence = None;
+                            } else {
+                                sleep(Duration::from_secs(1)).await;
+                            }
+                        }
+                        () = self.watch_key(seen, session.ttl(), &mut proven) => {}
+                    }
                 }
                 Ok(look) if fence.is_some() => {
                     self.publish(Leadership::Seeking);
@@ -210,11 +370,47 @@ impl Candidate {
                     }
                     return;
                 }
-                Ok(Look::Theirs { leader, seen }) => {
+                Ok(Look::Theirs {
+                    leader,
+                    seen,
+                    created,
+                    mod_revision,
+                    term,
+                }) => {
                     backoff.reset();
-                    self.publish(Leadership::Standby { leader });
-                    self.watch_key(seen, session.ttl(), &mut proven).await;
+                    self.publish(Leadership::Standby { leader: leader.clone() });
+                    if self.term.as_ref().is_none_or(|(known, _)| *known != created) {
+                        self.term = term.map(|term| (created, term));
+                    }
+                    let mut followed = self.term.take();
+                    let (mut presences, mut candidacy) = (self.presences.clone(), self.candidacy.clone());
+                    let over = until_over(followed.as_mut().map(|(_, term)| term), &mut presences, &mut candidacy);
+                    let over = tokio::select! {
+                        () = self.watch_key(seen, session.ttl(), &mut proven) => None,
+                        why = over => Some(why),
+                    };
+                    self.term = followed;
+                    // Several candidates have seen the same.
                     sleep(jitter(CLAIM_JITTER)).await;
+                    if let Some(why) = over {
+                        tracing::warn!(leader, why, "the leader is no longer there; standing in its place");
+                        if let Err(error) = self.remove(mod_revision).await {
+                            backoff.complain(
+                                "cannot remove the leader key of a leader that is no longer there",
+                                &error,
+                            );
+                            backoff.pause().await;
+                        }
+                    }
+                }
+                Ok(Look::LeftToOthers { seen }) => {
+                    backoff.reset();
+                    self.publish(Leadership::Seeking);
+                    let mut candidacy = self.candidacy.clone();
+                    tokio::select! {
+                        () = until_yielding(&mut candidacy, false) => {}
+                        () = self.watch_key(seen, session.ttl(), &mut proven) => {}
+                    }
                 }
                 Ok(Look::Stale { mod_revision }) => match self.remove(mod_revision).await {
                     // Where something puts it back each time, not in a busy loop.
@@ -242,6 +438,7 @@ impl Candidate {
         match held {
             Some(held) => Ok(self.judge(&held, seen, lease)),
             None if leads => Ok(Look::Free),
+            None if self.candidacy.borrow().yields => Ok(Look::LeftToOthers { seen }),
             None => self.claim(lease).await,
         }
     }
@@ -292,7 +489,13 @@ impl Candidate {
             if let Some(version) = newer_version(&held.value) {
                 // Who leads cannot be read, only that a newer release does.
                 let leader = format!("a newer release (record version {version})");
-                return Look::Theirs { leader, seen };
+                return Look::Theirs {
+                    leader,
+                    seen,
+                    created: held.create_revision,
+                    mod_revision: held.mod_revision,
+                    term: None,
+                };
             }
             let value = String::from_utf8_lossy(&held.value)
                 .chars()
@@ -328,8 +531,11 @@ impl Candidate {
             }
         }
         Look::Theirs {
+            term: other.term(),
             leader: other.identity,
             seen,
+            created: held.create_revision,
+            mod_revision: held.mod_revision,
         }
     }
 
@@ -387,19 +593,43 @@ impl Candidate {
         }
     }
 
+    /// Removes the leader key and this candidate's record, so that the others need not wait for the session's end.
+    async fn leave(&self) {
+        self.resign().await;
+        let key = &*self.campaign.candidate_key;
+        let remove = |fresh| {
+            let ours = Compare::value(key, CompareOp::Equal, self.campaign.record(fresh));
+            Txn::new().when([ours]).and_then([TxnOp::delete(key, None)])
+        };
+        let request = remove(true).or_else([TxnOp::txn(remove(false))]);
+        if let Ok(Err(error)) = timeout(RESIGN, self.txn("leave", request)).await {
+            tracing::debug!(%error, "cannot remove this candidate's record: it stays until the session ends");
+        }
+    }
+
     /// Removes the leader key if it is ours; by its value, which no other process puts, so that a claim that was still
-    /// on its way when the end came is undone too.
-    async fn resign(&self) {
+    /// on its way when the end came is undone too. Returns whether it is known not to be ours any more.
+    async fn resign(&self) -> bool {
         self.publish(Leadership::Seeking);
         let key = &*self.campaign.leader_key;
         let request = Txn::new()
             .when([Compare::value(key, CompareOp::Equal, &*self.value)])
             .and_then([TxnOp::delete(key, None)]);
         match timeout(RESIGN, self.txn("resign", request)).await {
-            Ok(Ok(answer)) if answer.succeeded() => tracing::info!(%key, "resigned"),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "cannot resign: the leader key stays until the session ends"),
-            Err(_) => tracing::warn!("cannot resign in time: the leader key stays until the session ends"),
+            Ok(Ok(answer)) => {
+                if answer.succeeded() {
+                    tracing::info!(%key, "resigned");
+                }
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot resign: the leader key stays until the session ends");
+                false
+            }
+            Err(_) => {
+                tracing::warn!("cannot resign in time: the leader key stays until the session ends");
+                false
+            }
         }
     }
 }

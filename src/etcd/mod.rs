@@ -23,7 +23,7 @@ mod writer;
 
 pub use access::{Access, User};
 pub use connection::{Connection, Timeouts};
-pub use election::{Campaign, Leadership, campaign};
+pub use election::{Campaign, Candidacy, Leadership, campaign};
 pub use error::{Error, Result};
 pub use mirror::mirror;
 pub use renewal::{LeaseNews, Leases, renew};

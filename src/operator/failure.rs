@@ -18,6 +18,14 @@ pub enum Failure {
         /// What is wrong with it.
         cause: std::io::Error,
     },
+    /// The address for other replicas cannot be used.
+    #[error("cannot listen for other replicas on {address}: {cause}; give another address with --peer-listen")]
+    ListenPeers {
+        /// The address.
+        address: SocketAddr,
+        /// What is wrong with it.
+        cause: std::io::Error,
+    },
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(std::io::Error),

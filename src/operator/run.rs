@@ -1,7 +1,7 @@
 //! One process: all parts started, watched, and ended together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{self, Desk, DeskNote, Events, Hearing, Reported, Territory};
 use crate::etcd::Timeouts;
 use crate::listen;
+use crate::peer::{self, KeyState, PeerOptions, Peers};
 use crate::telemetry::{self, Gate, Health, Metrics};
 
 /// News on its way from the watches: they wait when there is more.
@@ -44,6 +45,8 @@ pub struct Options {
     pub http: SocketAddr,
     /// Who may read `/metrics`; everybody if nothing is said.
     pub metrics_auth: Option<MetricsAuth>,
+    /// How replicas find and trust each other.
+    pub peers: PeerOptions,
     /// TTL of the session of an election, in seconds.
     pub session_ttl: u32,
     /// How long calls to etcd may take.
@@ -92,6 +95,17 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         })
     });
     let namespace: Arc<str> = Arc::from(options.namespace.as_deref().unwrap_or(client.default_namespace()));
+    let identity: Arc<str> = Arc::from(options.identity);
+    let peers = connect_peers(
+        &options.peers,
+        &client,
+        &namespace,
+        &identity,
+        &metrics,
+        &mut parts,
+        &shutdown,
+    )
+    .await?;
     let folder = options.state_dir.map(StateFolder::new);
     let stored = folder.as_ref().and_then(StateFolder::load);
     let mut asked = Box::pin(cluster::cluster_id(client.clone(), ANSWER, metrics.calls.clone()));
@@ -112,7 +126,6 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     };
 
     let (news_of, news) = mpsc::channel(NEWS);
-    let identity: Arc<str> = Arc::from(options.identity);
     let desks = Desks::open(&client, &identity, &metrics, &mut parts, &shutdown);
     let id = async {
         match told {
@@ -155,6 +168,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         sources,
         haste: Haste::default(),
         good,
+        peers,
     };
     let mut intake = Intake::new(context, states, shutdown.clone());
     intake.resume(begin.registries);
@@ -162,6 +176,68 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     parts.spawn(async move { intake.run(news, proven, end).await.map(|()| "intake") });
 
     supervise(parts, &shutdown).await
+}
+
+/// Starts what replicas watch each other by.
+async fn connect_peers(
+    options: &PeerOptions,
+    client: &Client,
+    namespace: &Arc<str>,
+    identity: &Arc<str>,
+    metrics: &Metrics,
+    parts: &mut JoinSet<Result<&'static str, Failure>>,
+    shutdown: &CancellationToken,
+) -> Result<Peers, Failure> {
+    let (keys, key) = watch::channel(KeyState::Pending);
+    let (listener, address) = match options.advertise {
+        Some(advertise) => {
+            let listener = listen_for_peers(options.listen).await?;
+            let port = match advertise.port() {
+                0 => listener.local_addr().map_or(0, |address| address.port()),
+                port => port,
+            };
+            (Some(listener), Some(SocketAddr::new(advertise.ip(), port)))
+        }
+        None => (None, None),
+    };
+    let peers = Peers::new(identity.clone(), address, key, metrics);
+    match (listener, address) {
+        (Some(listener), Some(address)) => {
+            tracing::info!(%address, "other replicas reach this one here");
+            parts.spawn(named(
+                "port for replicas",
+                peer::listen(listener, peers.clone(), shutdown.clone()),
+            ));
+        }
+        _ => tracing::info!(
+            "other replicas do not connect to this one, and notice its death only when the election's session ends: give \
+             --peer-advertise"
+        ),
+    }
+    let source = (namespace.clone(), options.secret.clone());
+    let keep = cluster::keep_peer_key(
+        client.clone(),
+        source,
+        metrics.clone(),
+        keys,
+        peers.doubts(),
+        shutdown.clone(),
+    );
+    parts.spawn(named("peer key", keep));
+    parts.spawn(named("connections to replicas", peers.clone().run(shutdown.clone())));
+    Ok(peers)
+}
+
+/// Listens on `address`; where the machine has no IPv6, on all of IPv4 in the place of all of both.
+async fn listen_for_peers(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let failed = |cause| Failure::ListenPeers { address, cause };
+    match TcpListener::bind(address).await {
+        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
+            let all = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            TcpListener::bind(all).await.map_err(failed)
+        }
+        bound => bound.map_err(failed),
+    }
 }
 
 /// Starts the desk for the statuses of one kind; returns where it is told what to write.

@@ -10,6 +10,7 @@ use super::registrar::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{DeskNote, Events, Hearing, Notice, Source};
 use crate::etcd::Timeouts;
+use crate::peer::Peers;
 use crate::telemetry::{Health, Metrics};
 
 /// What comes out at the other ends of a [`Context`].
@@ -46,6 +47,7 @@ impl Context {
             registries,
             record_formats,
             events,
+            peers: Peers::none("me".into(), &metrics),
             metrics,
             health: Health::new(),
             cluster_confirmed: CancellationToken::new(),

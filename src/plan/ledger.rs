@@ -112,6 +112,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// The names of our bookkeeping keys.
+    pub fn meta(&self) -> &MetaKeys {
+        &self.meta
+    }
+
     /// An empty ledger for the Registry whose bookkeeping lies under `meta`, with up to `keys_per_lease` keys on a lease.
     pub fn new(meta: MetaKeys, keys_per_lease: usize) -> Self {
         Self {

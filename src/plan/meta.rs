@@ -1,11 +1,12 @@
 //! Where our own bookkeeping lives in etcd and what it looks like: `<meta prefix><cluster id>/leader`,
-//! `<meta prefix><cluster id>/leases/<lease id>`, `<meta prefix><cluster id>/hold` and `<meta prefix><cluster id>/heard/<track>` for the
-//! Registry `default`, the same below `<meta prefix><cluster id>/registries/<name>/` for any other. Consumers never read it.
+//! `<meta prefix><cluster id>/leases/<lease id>`, `<meta prefix><cluster id>/hold`, `<meta prefix><cluster id>/heard/<track>` and
+//! `<meta prefix><cluster id>/candidates/<identity>` for the Registry `default`, the same below `<meta prefix><cluster id>/registries/<name>/` for any other. Consumers never read it.
 //!
 //! Every record says in `v` which version of its form it has. Releases run side by side while one replaces the other, and
 //! either may lead: a later form may add fields, and keeps those that are there. Should one come that this release cannot
 //! read nevertheless, then whatever it is about is kept as it is, and so is the record.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,57 @@ struct Versioned {
     hold: HoldRecord,
 }
 
+/// What a candidate in the election says of itself, on the lease of its session: as long as the record is there, its replica
+/// is connected to this etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CandidateRecord {
+    /// The replica's name.
+    pub identity: Arc<str>,
+    /// Its process, as it is known on direct connections.
+    pub process: Arc<str>,
+    /// Where other replicas reach it, if they do.
+    pub address: Option<SocketAddr>,
+    /// Its view of Kubernetes is complete and up to date.
+    pub fresh: bool,
+}
+
+/// A [`CandidateRecord`] with the version of its format.
+#[derive(Serialize, Deserialize)]
+struct VersionedCandidate {
+    v: u32,
+    identity: Arc<str>,
+    process: Arc<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(default)]
+    fresh: bool,
+}
+
+impl CandidateRecord {
+    /// What is written of it.
+    pub fn value(&self) -> Value {
+        let record = VersionedCandidate {
+            v: RECORD_VERSION,
+            identity: self.identity.clone(),
+            process: self.process.clone(),
+            address: self.address.map(|address| address.to_string()),
+            fresh: self.fresh,
+        };
+        serde_json::to_vec(&record).expect("text always serialises").into()
+    }
+
+    /// What was written; none if it is no such thing. Later versions may add fields, never change these.
+    pub fn read(value: &[u8]) -> Option<Self> {
+        let record: VersionedCandidate = serde_json::from_slice(value).ok()?;
+        Some(Self {
+            identity: record.identity,
+            process: record.process,
+            address: record.address.and_then(|address| address.parse().ok()),
+            fresh: record.fresh,
+        })
+    }
+}
+
 /// What every record has.
 #[derive(Deserialize)]
 struct AnyRecord {
@@ -105,6 +157,16 @@ impl MetaKeys {
     /// The key that names the leader.
     pub fn leader(&self) -> Key {
         format!("{}leader", self.scope.prefix()).into()
+    }
+
+    /// Where the records of candidates lie.
+    pub fn candidates(&self) -> Scope {
+        Scope::below(&format!("{}candidates/", self.scope.prefix()))
+    }
+
+    /// The key of the candidate `identity`'s record.
+    pub fn candidate(&self, identity: &str) -> Key {
+        format!("{}{identity}", self.candidates().prefix()).into()
     }
 
     /// Where the notes lie that leaders leave for their successors.
@@ -199,6 +261,28 @@ mod tests {
         let unread = MetaKeys::recorded_hold(br#"{"v":2,"holds":["1a2b"]}"#);
         assert_eq!(unread.map(|hold| hold.id).as_deref(), Some("v2"));
         assert_eq!(&*MetaKeys::new("/leasehold/", "c1").hold(), "/leasehold/c1/hold");
+    }
+
+    #[test]
+    fn a_candidate_reads_back_as_what_was_written_and_what_is_none_as_nothing() {
+        let candidate = CandidateRecord {
+            identity: "leasehold-0".into(),
+            process: "1a2b".into(),
+            address: Some("[fd00::5]:8081".parse().expect("an address")),
+            fresh: true,
+        };
+        let value = candidate.value();
+        let text = r#"{"v":1,"identity":"leasehold-0","process":"1a2b","address":"[fd00::5]:8081","fresh":true}"#;
+        assert_eq!(std::str::from_utf8(&value), Ok(text));
+        assert_eq!(CandidateRecord::read(&value), Some(candidate));
+        let later = br#"{"v":2,"identity":"a","process":"1","address":"unix:/x","why":"new"}"#;
+        let read = CandidateRecord::read(later).expect("a candidate");
+        assert_eq!((read.address, read.fresh), (None, false));
+        assert_eq!(CandidateRecord::read(b"{}"), None);
+        assert_eq!(
+            &*MetaKeys::new("/leasehold/", "c1").candidate("leasehold-0"),
+            "/leasehold/c1/candidates/leasehold-0"
+        );
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub use guard::{GuardMode, GuardNews, GuardTerms, Hold, Moment, Release};
 pub use heard::{Heard, Progress, Reached};
 pub use in_flight::Ticket;
 pub use ledger::{Ledger, Terms};
-pub use meta::{MetaKeys, RECORD_VERSION, newer_version};
+pub use meta::{CandidateRecord, MetaKeys, RECORD_VERSION, newer_version};
 pub use planner::Step;
 pub use policy::{Charter, Denial, Pass, Policy, Quota, Rule};
 pub use rejected::{Narrowed, Objection, Owner, Rejection};

@@ -15,6 +15,8 @@ pub enum Peer {
     Etcd,
     /// The kube-apiserver.
     Apiserver,
+    /// Another replica of the operator.
+    Replica,
 }
 
 impl EncodeLabelValue for Peer {
@@ -22,6 +24,7 @@ impl EncodeLabelValue for Peer {
         let word = match self {
             Self::Etcd => "etcd",
             Self::Apiserver => "apiserver",
+            Self::Replica => "replica",
         };
         EncodeLabelValue::encode(&word, encoder)
     }

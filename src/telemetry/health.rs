@@ -3,37 +3,46 @@
 //! Ready means: this replica may be counted on, so a rolling update may go on to the next one. That is so when
 //!
 //! 1. every Kubernetes watch has had a complete list, and
-//! 2. every Registry has once been led or stood by for, or is unreachable now.
+//! 2. for every Registry, this replica has once led or stood by with all recorded leases renewed by itself, or cannot
+//!    reach the etcd and has evidence that no other replica is connected to it either, and
+//! 3. it yields to no other replica because its view of Kubernetes is stale and the other's is not.
 //!
-//! "Once": a Registry that changes its leader does not make its replicas unready. "Unreachable": an etcd that is down
-//! is no reason to hold back a rollout or to take down the replicas that serve the other Registries; its own status
-//! and the metric `leasehold_connected` tell of it. Without any Registry there is nothing to wait for.
+//! "Once": a Registry that changes its leader, or an outage of its etcd, does not make its replicas unready. "Evidence":
+//! an etcd that is down for all replicas is no reason to hold back a rollout or to take down the replicas that serve the
+//! other Registries; one that this replica alone cannot reach is, because the keys would lapse with the last replica that
+//! can. The replicas ask each other directly. Without any Registry there is nothing to wait for.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::peer::Elsewhere;
+
 /// How this replica stands with one Registry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistryHealth {
     /// The first connection is being made, or what etcd holds is being read.
     Starting,
+    /// Connected; not all recorded leases have been renewed by this replica.
+    Renewing,
     /// Connected; neither led nor stood by for.
     Electing,
+    /// Connected; this replica's view of Kubernetes is stale, and that of the named one is not.
+    Yielding(Arc<str>),
     /// This replica leads.
     Leading,
     /// Another replica leads; this one renews leases and would take over.
     StandingBy,
-    /// Its etcd does not answer.
-    Unreachable,
+    /// Its etcd does not answer this replica; whether it answers another one.
+    Unreachable(Elsewhere),
 }
 
 impl RegistryHealth {
-    fn is_settled(self) -> bool {
+    fn is_settled(&self) -> bool {
         matches!(self, Self::Leading | Self::StandingBy)
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     now: RegistryHealth,
     /// Whether it has ever been led or stood by for.
@@ -62,14 +71,27 @@ impl State {
 
 /// What is waited for at this Registry.
 fn awaited((name, known): (&String, &Known)) -> Option<String> {
-    if known.once_settled {
-        return None;
-    }
-    match known.now {
-        RegistryHealth::Starting => Some(format!("Registry \"{name}\": connecting and reading what etcd holds")),
-        RegistryHealth::Electing => Some(format!("Registry \"{name}\": electing its leader")),
-        RegistryHealth::Leading | RegistryHealth::StandingBy | RegistryHealth::Unreachable => None,
-    }
+    let what = match &known.now {
+        RegistryHealth::Yielding(other) => {
+            format!("this replica's view of Kubernetes is stale, and that of replica {other} is not")
+        }
+        _ if known.once_settled => return None,
+        RegistryHealth::Starting => "connecting and reading what etcd holds".to_owned(),
+        RegistryHealth::Renewing => "renewing the recorded leases".to_owned(),
+        RegistryHealth::Electing => "electing its leader".to_owned(),
+        RegistryHealth::Unreachable(Elsewhere::Connected(other)) => {
+            format!(
+                "its etcd does not answer this replica, and replica {other} is connected to it: see that this one may reach it"
+            )
+        }
+        RegistryHealth::Unreachable(Elsewhere::Unknown(cause)) => format!(
+            "its etcd does not answer this replica, and whether another replica is connected cannot be found out from {cause}"
+        ),
+        RegistryHealth::Leading | RegistryHealth::StandingBy | RegistryHealth::Unreachable(Elsewhere::Nobody) => {
+            return None;
+        }
+    };
+    Some(format!("Registry \"{name}\": {what}"))
 }
 
 /// What the parts of the operator say of themselves. Clones share it.
@@ -90,11 +112,22 @@ impl Health {
         self.state().caches_complete = complete;
     }
 
-    /// Says how this replica stands with the Registry `name`.
+    /// Says how this replica stands with the Registry `name`. What it waits for is logged.
     pub fn set_registry(&self, name: &str, now: RegistryHealth) {
         let mut state = self.state();
-        let once_settled = now.is_settled() || state.registries.get(name).is_some_and(|known| known.once_settled);
-        state.registries.insert(name.to_owned(), Known { now, once_settled });
+        let former = state.registries.get(name);
+        let once_settled = now.is_settled() || former.is_some_and(|known| known.once_settled);
+        let key = name.to_owned();
+        let waited = former.and_then(|former| awaited((&key, former)));
+        let known = Known { now, once_settled };
+        let waits = awaited((&key, &known));
+        state.registries.insert(key, known);
+        drop(state);
+        match waits {
+            Some(waits) if waited.as_ref() != Some(&waits) => tracing::info!(registry = name, "not ready: {waits}"),
+            None if waited.is_some() => tracing::info!(registry = name, "ready as far as this Registry goes"),
+            _ => {}
+        }
     }
 
     /// Says that there is no Registry `name` any more.
@@ -116,7 +149,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use RegistryHealth::{Electing, Leading, StandingBy, Starting, Unreachable};
+    use RegistryHealth::{Electing, Leading, Renewing, StandingBy, Starting, Unreachable, Yielding};
 
     fn complete() -> Health {
         let health = Health::new();
@@ -156,8 +189,9 @@ mod tests {
     fn a_registry_that_was_settled_once_is_not_waited_for_again() {
         let health = complete();
         health.set_registry("default", StandingBy);
-        for state in [Electing, Starting, Unreachable, Electing] {
-            health.set_registry("default", state);
+        let elsewhere = Elsewhere::Connected("b at 10.0.0.2:8081".into());
+        for state in [Electing, Starting, Renewing, Unreachable(elsewhere), Electing] {
+            health.set_registry("default", state.clone());
             assert_eq!(health.ready(), Ok(()), "{state:?}");
         }
     }
@@ -165,11 +199,43 @@ mod tests {
     #[test]
     fn an_unreachable_registry_does_not_hold_back_the_others() {
         let health = complete();
-        health.set_registry("broken", Unreachable);
+        health.set_registry("broken", Unreachable(Elsewhere::Nobody));
         health.set_registry("default", Electing);
         let reason = health.ready().unwrap_err();
         assert!(!reason.contains("broken"), "{reason}");
         health.set_registry("default", Leading);
+        assert_eq!(health.ready(), Ok(()));
+    }
+
+    #[test]
+    fn a_registry_that_only_others_reach_is_waited_for_by_name() {
+        let health = complete();
+        for (elsewhere, words) in [
+            (
+                Elsewhere::Connected("b at 10.0.0.2:8081".into()),
+                "replica b at 10.0.0.2:8081 is connected",
+            ),
+            (
+                Elsewhere::Unknown("b at 10.0.0.2:8081: no answer".into()),
+                "cannot be found out from b at 10.0.0.2:8081: no answer",
+            ),
+        ] {
+            health.set_registry("default", Unreachable(elsewhere));
+            let reason = health.ready().unwrap_err();
+            assert!(reason.contains("\"default\"") && reason.contains(words), "{reason}");
+        }
+        health.set_registry("default", Unreachable(Elsewhere::Nobody));
+        assert_eq!(health.ready(), Ok(()));
+    }
+
+    #[test]
+    fn a_replica_that_yields_because_its_view_is_stale_is_not_ready_even_if_it_once_was() {
+        let health = complete();
+        health.set_registry("default", Leading);
+        health.set_registry("default", Yielding("b".into()));
+        let reason = health.ready().unwrap_err();
+        assert!(reason.contains("stale, and that of replica b is not"), "{reason}");
+        health.set_registry("default", StandingBy);
         assert_eq!(health.ready(), Ok(()));
     }
 

@@ -39,6 +39,8 @@ pub struct Metrics {
     registrations: Level,
     ready_to_key: Histogram,
     dropped_events: Counter,
+    peers: Level,
+    peer_key: Level,
     registries: Registries,
 }
 
@@ -145,6 +147,8 @@ impl Metrics {
             // 1 ms (an idle etcd next door) to 33 s (an etcd that was away).
             ready_to_key: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             dropped_events: Counter::default(),
+            peers: Level::default(),
+            peer_key: Level::default(),
             registries: Registries::default(),
         };
         let mut registry = Registry::with_prefix(PREFIX);
@@ -172,6 +176,16 @@ impl Metrics {
             "Kubernetes Events that were not published, because they were too many or the apiserver did not take them, in events",
             metrics.dropped_events.clone(),
         );
+        registry.register(
+            "peers",
+            "Other replicas of the operator that this one is connected to, in replicas",
+            metrics.peers.clone(),
+        );
+        registry.register(
+            "peer_key",
+            "1 while this replica has the key by which replicas trust each other, else 0",
+            metrics.peer_key.clone(),
+        );
         let exposition = Exposition {
             registry: Arc::new(registry),
             last: Arc::default(),
@@ -182,6 +196,16 @@ impl Metrics {
     /// Counts a Kubernetes Event that was not published.
     pub fn count_dropped_event(&self) {
         self.dropped_events.inc();
+    }
+
+    /// To how many other replicas this one is connected.
+    pub fn set_peers(&self, count: usize) {
+        set(&self.peers, count);
+    }
+
+    /// Whether this replica has the key by which replicas trust each other.
+    pub fn set_peer_key(&self, known: bool) {
+        self.peer_key.set(known.into());
     }
 
     /// How many pods are in the index.

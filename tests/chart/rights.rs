@@ -31,6 +31,7 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
     let start = |name: &str| {
         let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));
         config.args = vec!["--namespace".into(), home.name().into(), "--metrics-auth".into()];
+        config.args.push("--peer-secret=lean-leasehold-peers".into());
         config.kubeconfig = Some(kubeconfig.clone());
         Operator::start(bed, config)
     };
@@ -78,6 +79,10 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
         let refused = registration(&format!("refused-{i}"), &json!({"registry": "nowhere"}));
         namespace.apply(refused).await?;
         bed.objects().apply(record_format(i)).await?;
+        // The replicas have to agree on another key.
+        let empty = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lean-leasehold-peers"}});
+        home.objects().delete("v1", "Secret", "lean-leasehold-peers").await?;
+        home.objects().apply(empty).await?;
         let name = format!("without-{i}");
         let operator = start(&name)?;
         let complaint = format!("cannot {} resource \"{}\"", right.verb, right.resource);

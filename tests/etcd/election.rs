@@ -1,8 +1,11 @@
 //! Who leads, while etcd is well.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use leasehold::etcd::{Campaign, Connection, Leadership, campaign};
+use leasehold::etcd::{Campaign, Candidacy, Connection, Leadership, campaign};
+use leasehold::peer::{Presence, Presences, Replica};
 use leasehold::plan::{Expect, Fence, LeaseId, Op, Transaction, Verdict};
 use testbed::{EtcdCluster, History};
 use tokio::sync::watch;
@@ -15,7 +18,22 @@ pub const LEADER: &str = "/meta/leader";
 pub struct Candidate {
     pub name: String,
     pub state: watch::Receiver<Leadership>,
+    candidacy: watch::Sender<Candidacy>,
+    presences: watch::Sender<Presences>,
     running: Running,
+}
+
+/// Where a candidate of this name is said to be reached.
+fn address(name: &str) -> SocketAddr {
+    let last = name.bytes().fold(1, u8::wrapping_add);
+    SocketAddr::from(([10, 0, 0, last], 8081))
+}
+
+fn process(name: &str) -> Replica {
+    Replica {
+        identity: name.into(),
+        incarnation: format!("process-of-{name}").into(),
+    }
 }
 
 impl Candidate {
@@ -25,15 +43,25 @@ impl Candidate {
 
     fn stand_with(connection: Connection, name: &str, session_ttl: u32) -> Self {
         let (out, state) = watch::channel(Leadership::Seeking);
+        let (candidacy, stands) = watch::channel(Candidacy {
+            fresh: true,
+            yields: false,
+        });
+        let (presences, seen) = watch::channel(Presences::new());
         let terms = Campaign {
             leader_key: LEADER.into(),
+            candidate_key: format!("/meta/candidates/{name}").as_str().into(),
+            process: process(name).incarnation,
+            address: Some(address(name)),
             identity: name.to_owned(),
             session_ttl,
         };
         Self {
             name: name.to_owned(),
             state,
-            running: Running::spawn(|shutdown| campaign(connection, terms, out, shutdown)),
+            candidacy,
+            presences,
+            running: Running::spawn(|shutdown| campaign(connection, terms, stands, seen, out, shutdown)),
         }
     }
 
@@ -61,6 +89,17 @@ impl Candidate {
 
     pub async fn until_seeking(&self) {
         self.until("to seek", |state| *state == Leadership::Seeking).await;
+    }
+
+    /// Its view of Kubernetes is fresh or stale, and so is that of another candidate.
+    fn stand_as(&self, fresh: bool, yields: bool) {
+        self.candidacy.send_replace(Candidacy { fresh, yields });
+    }
+
+    /// What it knows of the process of another one.
+    fn know(&self, name: &str, presence: Presence) {
+        self.presences
+            .send_modify(|seen| drop(seen.insert(address(name), presence)));
     }
 
     fn leads(&self) -> bool {
@@ -254,4 +293,94 @@ async fn a_leader_record_of_a_newer_release_is_waited_for() {
     let candidate = Candidate::stand(&cluster, "one", 10).await;
     candidate.until_behind("a newer release (record version 2)").await;
     candidate.until_leading().await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_process_is_known_to_have_ended_is_replaced_long_before_its_session_ends() {
+    let (cluster, connection) = one().await;
+    for (name, end) in [
+        ("gone", Presence::Gone as fn(Replica) -> Presence),
+        ("hung", Presence::Hung),
+    ] {
+        let leader = Candidate::stand(&cluster, name, 600).await;
+        let stale = leader.until_leading().await;
+        let standby = Candidate::stand(&cluster, "next", 600).await;
+        standby.until_behind(name).await;
+        leader.kill();
+        testbed::until("the standby to lead", SOON, || async {
+            // It sees the last of what is known, so each has its time.
+            for presence in [Presence::Alive(process(name), Arc::default()), end(process(name))] {
+                standby.know(name, presence);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            standby.leads().then_some(()).ok_or("it does not")
+        })
+        .await
+        .expect("it leads");
+        let fence = standby.until_leading().await;
+        assert_eq!(write(&connection, &stale, "/a/1").await, Verdict::Fenced);
+        assert!(matches!(
+            write(&connection, &fence, "/a/1").await,
+            Verdict::Applied { .. }
+        ));
+        standby.end().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_evidence_of_a_leader_s_end_leaves_it_the_lead() {
+    let (cluster, _) = one().await;
+    let leader = Candidate::stand(&cluster, "one", 600).await;
+    leader.until_leading().await;
+    let standby = Candidate::stand(&cluster, "two", 600).await;
+    standby.until_behind("one").await;
+    let history = History::watch(&cluster, LEADER, 0).await.expect("watch");
+    // Never connected to it: a firewall may refuse as well.
+    standby.know("one", Presence::Gone(process("one")));
+    standby.know("one", Presence::Refused);
+    // Connected, and then only cut off.
+    standby.know("one", Presence::Alive(process("one"), Arc::default()));
+    standby.know("one", Presence::Unknown("no answer within 1 s".into()));
+    history.assert_silent().await;
+    assert!(leader.leads());
+}
+
+#[tokio::test]
+async fn a_candidate_with_a_stale_view_leaves_the_lead_to_one_with_a_fresh_view() {
+    let (cluster, connection) = one().await;
+    let stale = Candidate::stand(&cluster, "stale", 10).await;
+    let former = stale.until_leading().await;
+    let fresh = Candidate::stand(&cluster, "fresh", 10).await;
+    fresh.until_behind("stale").await;
+    stale.stand_as(false, true);
+    fresh.until_leading().await;
+    stale.until_behind("fresh").await;
+    assert_eq!(write(&connection, &former, "/a/1").await, Verdict::Fenced);
+    let record = || async {
+        let held = cluster.dump("/meta/candidates/stale").await.expect("dump");
+        held.into_values().next().ok_or("no record")
+    };
+    let record = testbed::until("the candidate's record to say that its view is stale", SOON, || async {
+        let record = record().await?;
+        record
+            .value
+            .contains(r#""fresh":false"#)
+            .then_some(record)
+            .ok_or("not yet")
+    })
+    .await
+    .expect("it says so");
+    assert_ne!(record.lease, 0);
+
+    // It claims nothing while the other one is said to be there, and all the same once it is not.
+    fresh.kill();
+    delete(&cluster, LEADER).await;
+    stale.until_seeking().await;
+    let history = History::watch(&cluster, LEADER, 0).await.expect("watch");
+    history.assert_silent().await;
+    stale.stand_as(false, false);
+    stale.until_leading().await;
+    stale.end().await;
+    let left = cluster.dump("/meta/candidates/stale").await.expect("dump");
+    assert!(left.is_empty(), "{left:?}");
 }

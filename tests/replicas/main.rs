@@ -10,8 +10,10 @@ mod turn;
 
 mod account;
 mod behind;
+mod deaf;
 mod last_endpoint;
 mod outdated;
+mod p12_takeover;
 mod p3_restart;
 mod p4_death;
 mod p5_apiserver;
@@ -24,6 +26,7 @@ mod p9_guard;
 mod p9_lists;
 mod proxy;
 mod record_formats;
+mod rollout;
 mod takeover;
 
 use self::turn::{Turn, bring_back_apiserver, wait_leader};

@@ -12,15 +12,31 @@ use crate::support::{SOON, operator, wait_count, wait_events};
 use crate::{Turn, wait_leader};
 
 /// A way to the apiserver that can be cut.
-struct Way {
+pub struct Way {
     port: u16,
     apiserver: SocketAddr,
     open: Option<JoinHandle<()>>,
 }
 
 impl Way {
+    /// One to the apiserver at this address, open.
+    pub async fn to(apiserver: SocketAddr) -> Self {
+        let mut way = Self {
+            port: 0,
+            apiserver,
+            open: None,
+        };
+        way.open().await;
+        way
+    }
+
+    /// Its near end.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
     /// Opens it; connections made before are cut.
-    async fn open(&mut self) {
+    pub async fn open(&mut self) {
         self.cut().await;
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("a port");
         self.port = listener.local_addr().expect("an address").port();
@@ -38,7 +54,7 @@ impl Way {
         }));
     }
 
-    async fn cut(&mut self) {
+    pub async fn cut(&mut self) {
         if let Some(open) = self.open.take() {
             open.abort();
             let _ = open.await;
@@ -51,14 +67,8 @@ async fn one_that_comes_to_lead_while_cut_off_from_the_apiserver_undoes_nothing(
     let turn = Turn::take("outdated", 1, 30).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(2).await?;
-    let mut way = Way {
-        port: 0,
-        apiserver: turn.bed.control_plane().address(),
-        open: None,
-    };
-    way.open().await;
-    let server = format!("https://127.0.0.1:{}", way.port);
-    let through = turn.bed.operator_kubeconfig_by("outdated", &server)?;
+    let mut way = Way::to(turn.bed.control_plane().address()).await;
+    let through = turn.bed.operator_kubeconfig_by("outdated", &way.url())?;
 
     let leader = operator(turn.bed, "operator-0");
     leader.wait_ready(SOON).await?;

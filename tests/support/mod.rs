@@ -160,3 +160,16 @@ pub async fn wait_event(objects: &Objects, about: (&str, &str), reason: &str, no
     })
     .await
 }
+
+/// Waits until `/readyz` of an operator says no, in these words.
+pub async fn wait_unready(operator: &Operator, words: &str, patience: Duration) -> testbed::Result<()> {
+    let what = format!("{} not to be ready: {words}", operator.name());
+    until(&what, patience, || async {
+        match operator.readiness().await {
+            Ok((503, told)) if told.contains(words) => Ok(()),
+            Ok((status, told)) => Err(format!("/readyz says {status}: {told}")),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await
+}

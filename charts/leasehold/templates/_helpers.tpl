@@ -113,6 +113,11 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* The Secret with the key by which replicas trust each other. */}}
+{{- define "leasehold.peers.secret" -}}
+{{- dig "secret" "name" "" (.Values.peers | default dict) | default (printf "%s-peers" (include "leasehold.fullname" .)) }}
+{{- end }}
+
 {{- define "leasehold.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}
 {{- .Values.serviceAccount.name | default (include "leasehold.fullname" .) }}

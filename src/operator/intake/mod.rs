@@ -244,6 +244,8 @@ impl Intake {
         }
         self.tell_complete();
         let outdated = self.streams.outdated();
+        let is_stale = outdated.as_ref().is_some_and(Outdated::is_general);
+        self.staff.context().peers.state_fresh(self.complete && !is_stale);
         if self.outdated != outdated {
             self.outdated.clone_from(&outdated);
             self.staff.order_all(|| Order::KubernetesIsOutdated(outdated.clone()));

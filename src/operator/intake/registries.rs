@@ -1,12 +1,13 @@
 //! Registries as they come, change and go, and as they were before this process began.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use kube::ResourceExt;
 
 use super::{Intake, Order};
-use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec};
+use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec, RegistryStatus};
 use crate::cluster::{DeskNote, REGISTRIES, Seen};
 use crate::etcd::Access;
 use crate::index::Area;
@@ -163,6 +164,9 @@ impl Intake {
         let name: Arc<str> = object.name_any().into();
         let generation = object.metadata.generation.unwrap_or_default();
         let uid = object.uid().unwrap_or_default();
+        if let Some(status) = &object.status {
+            self.hint(&name, status);
+        }
         // The desk ends only with the process.
         let _ = self
             .staff
@@ -234,6 +238,23 @@ impl Intake {
         }
     }
 
+    /// Remembers which replicas were connected, and where they are reached: a replica that is not has to ask them whether
+    /// it may be counted on.
+    fn hint(&self, name: &Arc<str>, status: &RegistryStatus) {
+        let mut hints: Vec<(Arc<str>, Option<SocketAddr>)> = Vec::new();
+        for replica in &status.replicas {
+            let address = replica.address.as_ref().and_then(|address| address.parse().ok());
+            hints.push((replica.name.as_str().into(), address));
+        }
+        if let Some(leader) = &status.leader
+            && hints.iter().all(|(name, _)| **name != **leader)
+        {
+            // An earlier release does not say where.
+            hints.push((leader.as_str().into(), None));
+        }
+        self.staff.context().peers.hint(name, hints);
+    }
+
     fn registry_gone(&mut self, name: &str, now: Instant) {
         if self.registries.remove(name).is_none() {
             return;
@@ -253,6 +274,7 @@ impl Intake {
         self.staff.dismiss(name);
         let context = self.staff.context();
         context.health.forget(name);
+        context.peers.forget(name);
         context.metrics.forget(name);
         let _ = context.registries.send(DeskNote::Gone(name.into()));
     }

@@ -5,12 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::tracks::Track;
 use super::{Done, Outdated, Registrar};
-use crate::etcd::Snapshot;
+use crate::etcd::{self, Snapshot};
 use crate::operator::haste::Hurry;
 use crate::plan::{Fence, Heard, Held, Key, Progress, Transaction};
-
-/// Before the notes are asked for again.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a replica that came to lead has to hear before it writes.
 #[derive(Debug)]
@@ -31,7 +28,6 @@ impl Registrar {
     /// This replica leads by a new proof: nobody can have written since it got it. So what the notes say now is all that
     /// any predecessor went by.
     pub(super) fn catch_up(&mut self, fence: Fence) {
-        let (connection, notes) = (self.connection.clone(), self.ledger.notes());
         let won = fence.clone();
         self.catching_up = Some(CatchingUp {
             fence,
@@ -40,24 +36,41 @@ impl Registrar {
             told: false,
             _hurry: self.context.haste.hurry(),
         });
+        self.read_notes(won, Duration::ZERO);
+    }
+
+    /// Asks for the notes of predecessors after a pause.
+    fn read_notes(&mut self, fence: Fence, pause: Duration) {
+        let (connection, notes) = (self.connection.clone(), self.ledger.notes());
         self.tasks.spawn(async move {
-            loop {
-                if let Ok(Snapshot { entries: notes, .. }) = connection.range(&notes, None).await {
-                    let (fence, at) = (won, Instant::now());
-                    return Done::NotesRead { fence, notes, at };
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
+            tokio::time::sleep(pause).await;
+            let read = connection.range(&notes, None).await;
+            let (notes, at) = (read.map(|Snapshot { entries, .. }| entries), Instant::now());
+            Done::NotesRead { fence, notes, at }
         });
     }
 
-    /// The notes of predecessors have been read.
-    pub(super) fn notes_read(&mut self, fence: &Fence, notes: &[(Key, Held)], at: Instant) {
-        let Some(catching_up) = self.catching_up.as_mut().filter(|one| one.fence == *fence) else {
+    /// The notes of predecessors have been read, or could not be: until they are, nothing can be written, which is said like
+    /// any other failure to write.
+    pub(super) fn notes_read(&mut self, fence: &Fence, notes: etcd::Result<Vec<(Key, Held)>>, at: Instant) {
+        if self.catching_up.as_ref().is_none_or(|one| one.fence != *fence) {
+            return;
+        }
+        let notes = match notes {
+            Ok(notes) => notes,
+            Err(error) => {
+                let pause = self
+                    .writing
+                    .failed("reading the notes of former leaders", &self.name, &error);
+                return self.read_notes(fence.clone(), pause);
+            }
+        };
+        self.writing.succeeded();
+        let Some(catching_up) = self.catching_up.as_mut() else {
             return;
         };
         let mut heard = Heard::default();
-        for (key, note) in notes {
+        for (key, note) in &notes {
             if let Some(note) = Heard::read(&note.value) {
                 heard.merge(note);
                 continue;

@@ -83,10 +83,12 @@ impl Registrar {
             }
             Order::KubernetesIsComplete => {
                 self.kubernetes.complete = true;
+                self.weigh_view(Instant::now());
                 self.ledger.kubernetes_is_complete();
             }
             Order::KubernetesIsOutdated(outdated) => {
                 self.kubernetes.outdated = outdated;
+                self.weigh_view(Instant::now());
                 self.has_caught_up();
             }
             Order::Progress(progress) => {
@@ -144,6 +146,7 @@ impl Registrar {
             }
             Observation::Denied { .. } => {}
         }
+        self.observe_candidates(&observation);
         self.ledger.observe(observation);
     }
 
@@ -178,7 +181,7 @@ impl Registrar {
             } => self.written((ticket, track), fence, result, heard),
             Done::Granted { lease, ttl, result } => self.granted(lease, ttl, result),
             Done::Asked(answer) => self.standing.answered(answer, Instant::now()),
-            Done::NotesRead { fence, notes, at } => self.notes_read(&fence, &notes, at),
+            Done::NotesRead { fence, notes, at } => self.notes_read(&fence, notes, at),
             Done::Tried(access, result) => self.tried(access, result),
             Done::Listed(keys) => self.listed(keys),
             Done::Looked(found) => self.looked(found),

@@ -5,6 +5,7 @@
 //! is `plan`'s decision. A registrar never waits for etcd: every request is a task of its own, so orders are
 //! taken and leases renewed whatever etcd does.
 
+mod candidates;
 mod catching_up;
 mod credentials;
 mod duty;
@@ -33,6 +34,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::candidates::Candidates;
 use self::catching_up::CatchingUp;
 use self::credentials::Credentials;
 pub use self::credentials::trouble;
@@ -52,10 +54,11 @@ use super::haste::Haste;
 use super::pacer::Pacer;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::cluster::{DeskNote, Events, Hearing, Source, Territory};
-use crate::etcd::{self, Access, Connection, Leadership, Timeouts};
+use crate::etcd::{self, Access, Candidacy, Connection, Leadership, Timeouts};
 use crate::index::RegistrationRef;
+use crate::peer::{Peers, Presences};
 use crate::plan::{Domains, Fence, Held, Key, LeaseId, Ledger, Progress, Revision, Scope, Ticket, Verdict};
-use crate::telemetry::{Health, Metrics, RegistryMetrics};
+use crate::telemetry::{Health, Metrics, RegistryHealth, RegistryMetrics};
 
 /// Between two rounds of keeping house.
 const HOUSE: Duration = Duration::from_mins(1);
@@ -96,6 +99,8 @@ pub struct Context {
     pub haste: Haste,
     /// Where is told which access to a Registry's etcd has proven good.
     pub good: mpsc::UnboundedSender<(Arc<str>, Access)>,
+    /// The other replicas.
+    pub peers: Peers,
 }
 
 /// What a task that was started here brought home.
@@ -127,7 +132,7 @@ enum Done {
     NotesRead {
         /// The proof of leadership under which they were asked for.
         fence: Fence,
-        notes: Vec<(Key, Held)>,
+        notes: etcd::Result<Vec<(Key, Held)>>,
         /// When they had been read.
         at: Instant,
     },
@@ -149,6 +154,10 @@ struct Lines {
     scopes: mpsc::UnboundedSender<Arc<BTreeSet<Scope>>>,
     /// To the renewal.
     renewals: watch::Sender<etcd::Leases>,
+    /// From the renewal: when the first lease would lapse; in the past while one has not been renewed here.
+    ends: watch::Receiver<Option<Instant>>,
+    /// To the election.
+    candidacy: watch::Sender<Candidacy>,
 }
 
 /// What Kubernetes has told, as a whole.
@@ -191,6 +200,13 @@ struct Registrar {
 
     ledger: Ledger,
     kubernetes: Kubernetes,
+    /// Since when the view of Kubernetes is stale; none while it is complete and up to date.
+    stale_since: Option<Instant>,
+    /// When this began.
+    began: Instant,
+    candidates: Candidates,
+    /// What is known of the other replicas' processes.
+    presences: watch::Receiver<Presences>,
     /// What this replica has to hear before it writes, since it came to lead.
     catching_up: Option<CatchingUp>,
 
@@ -218,6 +234,10 @@ struct Registrar {
     outage_announced: bool,
     /// How this replica stood when it last looked.
     stance: Stance,
+    /// What `/readyz` was told last.
+    health: RegistryHealth,
+    /// Whether this replica has renewed every recorded lease since it was connected.
+    renewed: bool,
 
     tasks: JoinSet<Done>,
     /// Of the orders that were taken in since the last look at what is to be done.
@@ -237,6 +257,12 @@ impl Registrar {
         let now = Instant::now();
         Self {
             metrics: context.metrics.registry(&name),
+            stale_since: Some(now),
+            began: now,
+            candidates: Candidates::new(ledger.meta().scope().clone(), ledger.meta().candidates()),
+            presences: context.peers.presences(),
+            health: RegistryHealth::Starting,
+            renewed: false,
             ledger,
             writing: Writing::new(&limits, now),
             limits,
@@ -294,6 +320,7 @@ impl Registrar {
         self.try_offer(now);
         self.ask(now);
         self.sweep(now);
+        let stand_due = self.stand(now);
         let report_due = self.report(now);
         self.slips.clear();
         let wakes = [
@@ -304,6 +331,7 @@ impl Registrar {
             self.sweep.wake_at(now),
             self.pacer.next_due(),
             report_due,
+            stand_due,
             Some(self.house_at),
             self.guard_wakes_at(),
             self.credentials.wake_at(),

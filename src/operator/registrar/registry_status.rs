@@ -1,12 +1,14 @@
 //! What the author of a Registry reads: connected or why not, who leads, how much is kept.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::order::Outdated;
 use super::standing::{Link, Trouble};
-use crate::api::{ConditionStatus, ConditionType, Reason, RegistryStatus, conditions};
+use crate::api::{ConditionStatus, ConditionType, Reason, RegistryStatus, ReplicaStatus, conditions};
 use crate::plan::{Holding, Stream};
 
 /// The least time between two writes that tell nothing but other counters.
@@ -27,6 +29,8 @@ pub struct Facts {
     pub version: Option<String>,
     /// The replica that leads.
     pub leader: Option<String>,
+    /// The replicas that are connected, each with the address at which others reach it.
+    pub replicas: Vec<(Arc<str>, Option<SocketAddr>)>,
     /// Leases kept.
     pub leases: usize,
     /// Keys kept.
@@ -131,11 +135,22 @@ impl Facts {
         RegistryStatus {
             observed_generation: generation,
             leader: self.leader.clone(),
+            replicas: self.replicas.iter().take(REPLICAS).map(replica).collect(),
             etcd_version: self.version.clone(),
             leases: Some(count(self.leases)),
             keys: Some(count(self.keys)),
             conditions: list,
         }
+    }
+}
+
+/// How many replicas are listed.
+const REPLICAS: usize = 16;
+
+fn replica((name, address): &(Arc<str>, Option<SocketAddr>)) -> ReplicaStatus {
+    ReplicaStatus {
+        name: name.to_string(),
+        address: address.map(|address| address.to_string()),
     }
 }
 
@@ -233,6 +248,7 @@ mod tests {
             expiring: None,
             version: Some("3.6.15".to_owned()),
             leader: Some("a".to_owned()),
+            replicas: Vec::new(),
             leases: 1,
             keys,
             holding: Holding::Nothing,

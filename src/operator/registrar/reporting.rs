@@ -15,6 +15,7 @@ use crate::cluster::{DeskNote, Insistence};
 use crate::etcd::Leadership;
 use crate::index::RegistrationRef;
 use crate::operator::pacer::Pacer;
+use crate::peer::Elsewhere;
 use crate::plan::{self, Footing, Holding, status_of};
 use crate::telemetry::RegistryHealth;
 
@@ -100,7 +101,6 @@ pub enum Voice {
 pub struct Stance {
     pub(super) voice: Voice,
     footing: Footing,
-    health: RegistryHealth,
 }
 
 impl Default for Stance {
@@ -108,7 +108,6 @@ impl Default for Stance {
         Self {
             voice: Voice::Silent,
             footing: Footing::Starting,
-            health: RegistryHealth::Starting,
         }
     }
 }
@@ -127,6 +126,7 @@ pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, trouble
         expiring: None,
         version: None,
         leader: None,
+        replicas: Vec::new(),
         leases: 0,
         keys: 0,
         holding: Holding::Undecided,
@@ -136,7 +136,6 @@ pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, trouble
     let note = DeskNote::Wanted(name.clone(), facts.status(&now()), Insistence::Once);
     // The desk ends only with the process.
     let _ = context.registries.send(note);
-    context.health.set_registry(name, RegistryHealth::Unreachable);
 }
 
 impl Registrar {
@@ -148,8 +147,8 @@ impl Registrar {
             for registration in self.subjects.keys() {
                 self.pacer.changed(registration.clone(), at);
             }
-            self.context.health.set_registry(&self.name, self.stance.health);
         }
+        self.report_health(at);
         let serves = match self.stance.footing {
             Footing::Firm => true,
             // Of Kubernetes not everything is known: that is not etcd's fault.
@@ -253,6 +252,7 @@ impl Registrar {
                 Leadership::Standby { leader } => Some(leader.clone()),
                 Leadership::Seeking => None,
             },
+            replicas: self.connected_replicas(at),
             leases,
             keys,
             holding: self.guarding.holding().clone(),
@@ -278,7 +278,11 @@ impl Registrar {
         match &self.leadership {
             Leadership::Leading(_) => Voice::Leader,
             Leadership::Seeking if self.led => Voice::Former,
-            Leadership::Seeking if matches!(self.standing.link(at), Link::Down(_)) => Voice::Spare,
+            // One that is connected knows better.
+            Leadership::Seeking if matches!(self.standing.link(at), Link::Down(_)) => match self.elsewhere(at) {
+                Elsewhere::Nobody => Voice::Spare,
+                Elsewhere::Connected(_) | Elsewhere::Unknown(_) => Voice::Silent,
+            },
             Leadership::Standby { .. } | Leadership::Seeking => Voice::Silent,
         }
     }
@@ -297,15 +301,36 @@ impl Registrar {
     }
 
     fn stance(&self, at: Instant) -> Stance {
-        let footing = self.footing(at);
-        let health = match (&self.leadership, &footing) {
-            (_, Footing::Unreachable(_)) => RegistryHealth::Unreachable,
-            (_, Footing::Starting) => RegistryHealth::Starting,
-            (Leadership::Leading(_), Footing::Firm) => RegistryHealth::Leading,
-            (Leadership::Standby { .. }, Footing::Firm) => RegistryHealth::StandingBy,
-            (Leadership::Seeking, Footing::Firm) => RegistryHealth::Electing,
+        let (voice, footing) = (self.voice(at), self.footing(at));
+        Stance { voice, footing }
+    }
+
+    /// Tells `/readyz` and the other replicas how this one stands with the Registry.
+    fn report_health(&mut self, at: Instant) {
+        let link = self.standing.link(at);
+        // Leases that are granted later are renewed by this replica from the start.
+        self.renewed =
+            !matches!(link, Link::Down(_)) && (self.renewed || self.standing.is_live() && self.has_renewed(at));
+        let renewed = self.renewed;
+        let yields_to = self.yields_to().filter(|_| !self.leads());
+        let health = match (&self.leadership, &self.stance.footing, yields_to) {
+            (_, Footing::Unreachable(_), _) => RegistryHealth::Unreachable(self.elsewhere(at)),
+            (_, Footing::Starting, _) => RegistryHealth::Starting,
+            (_, Footing::Firm, _) if !renewed => RegistryHealth::Renewing,
+            (_, Footing::Firm, Some(other)) => RegistryHealth::Yielding(other),
+            (Leadership::Leading(_), Footing::Firm, None) => RegistryHealth::Leading,
+            (Leadership::Standby { .. }, Footing::Firm, None) => RegistryHealth::StandingBy,
+            (Leadership::Seeking, Footing::Firm, None) => RegistryHealth::Electing,
         };
-        let voice = self.voice(at);
-        Stance { voice, footing, health }
+        self.state_to_peers(renewed);
+        if health == self.health {
+            return;
+        }
+        if matches!(health, RegistryHealth::Leading | RegistryHealth::StandingBy) {
+            // The candidates in etcd say who else there is from now on.
+            self.context.peers.drop_hints(&self.name);
+        }
+        self.health = health.clone();
+        self.context.health.set_registry(&self.name, health);
     }
 }

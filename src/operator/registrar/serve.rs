@@ -3,21 +3,25 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Lines, Order, Registrar, Trouble, Version, guarding, reporting, size};
 use crate::api::RegistrySpec;
-use crate::etcd::{self, Access, Campaign, Connection, Leadership, LeaseNews};
+use crate::etcd::{self, Access, Campaign, Candidacy, Connection, Leadership, LeaseNews};
 use crate::operator::failure::Failure;
+use crate::peer::Elsewhere;
 use crate::plan::{Ledger, MetaKeys};
-use crate::telemetry::RegistryMetrics;
+use crate::telemetry::{RegistryHealth, RegistryMetrics};
 
 /// Observations on their way from the mirror: it waits when there are more.
 const OBSERVATIONS: usize = 256;
+/// Between two looks at whether another replica is connected to a Registry that cannot be used here.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Serves the Registry `name` until `shutdown` or the end of `orders`. An error means that a part of it has ended that
 /// never should.
@@ -41,6 +45,9 @@ pub async fn serve(
     let leader_key = meta.leader();
     let campaign = Campaign {
         leader_key: leader_key.clone(),
+        candidate_key: meta.candidate(&context.identity),
+        process: context.peers.me().incarnation.clone(),
+        address: context.peers.address(),
         identity: context.identity.to_string(),
         session_ttl: context.session_ttl,
     };
@@ -52,6 +59,7 @@ pub async fn serve(
     let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
     let (tells, mut lease_news) = mpsc::channel(OBSERVATIONS);
     let (soonest, ends) = watch::channel(None);
+    let (stands, candidacy) = watch::channel(Candidacy::default());
     let metrics = context.metrics.registry(&name);
 
     let ending = shutdown.child_token();
@@ -61,8 +69,15 @@ pub async fn serve(
     parts.spawn(named("mirror", mirror));
     let renewal = etcd::renew(connection.clone(), renewals.subscribe(), tells, soonest, ending.clone());
     parts.spawn(named("renewal", renewal));
-    parts.spawn(named("end of leases", show_end(ends, metrics, ending.clone())));
-    let campaign = Box::pin(etcd::campaign(connection.clone(), campaign, leads, ending.clone()));
+    parts.spawn(named("end of leases", show_end(ends.clone(), metrics, ending.clone())));
+    let campaign = Box::pin(etcd::campaign(
+        connection.clone(),
+        campaign,
+        candidacy,
+        context.peers.presences(),
+        leads,
+        ending.clone(),
+    ));
     let (confirmed, end) = (context.cluster_confirmed.clone(), ending.clone());
     parts.spawn(named("election", async move {
         tokio::select! {
@@ -76,6 +91,8 @@ pub async fn serve(
         leadership,
         scopes,
         renewals,
+        ends,
+        candidacy: stands,
     };
     let mut ledger = Ledger::new(meta, size(spec.limits.keys_per_lease));
     ledger.set_guard(guarding::terms(&spec.guard));
@@ -121,6 +138,9 @@ pub async fn serve(
                 LeaseNews::Lapsed(lease) => registrar.lapsed(lease),
                 LeaseNews::Denied(lease) => registrar.renewal_denied(lease),
             },
+            Ok(()) = registrar.presences.changed() => {}
+            // Until the process is ready for this Registry it waits for the renewal of each lease.
+            Ok(()) = registrar.lines.ends.changed(), if registrar.health == RegistryHealth::Renewing => {}
             () = sleep_until(wake.into()) => {}
         }
     }
@@ -166,9 +186,19 @@ async fn idle(
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
     reporting::tell_invalid(name, generation, context, trouble);
+    let mut presences = context.peers.presences();
     loop {
+        // Another replica may be connected nevertheless, by what it had before.
+        presences.mark_unchanged();
+        let elsewhere = context.peers.elsewhere(name, [], Instant::now());
+        let again = (elsewhere != Elsewhere::Nobody).then_some(LOOK);
+        context
+            .health
+            .set_registry(name, RegistryHealth::Unreachable(elsewhere));
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
+            Ok(()) = presences.changed() => {}
+            () = sleep(again.unwrap_or_default()), if again.is_some() => {}
             order = orders.recv() => if order.is_none() {
                 return Ok(());
             },

@@ -63,6 +63,8 @@ impl Rig {
             leadership,
             scopes,
             renewals: watch::Sender::new(etcd::Leases::default()),
+            ends: watch::channel(None).1,
+            candidacy: watch::Sender::new(Candidacy::default()),
         };
         let ledger = Ledger::new(MetaKeys::new("/leasehold/", "c1"), 256);
         let connection = connection.expect("an address");
@@ -111,7 +113,7 @@ impl Rig {
             .into_iter()
             .map(|held| ("/leasehold/c1/heard/0".into(), held))
             .collect();
-        self.registrar.notes_read(&fence(proof), &notes, Instant::now());
+        self.registrar.notes_read(&fence(proof), Ok(notes), Instant::now());
     }
 
     /// Everything has been heard up to this version of a pod, where the apiserver was at `present` when it was asked.
@@ -385,4 +387,84 @@ async fn an_outage_is_told_once_and_so_is_its_end() {
     rig.registrar.act();
     rig.registrar.act();
     assert_eq!(rig.events(), [("default".to_owned(), "Connected")]);
+}
+
+#[tokio::test]
+async fn notes_that_cannot_be_read_are_said_and_asked_for_again() {
+    let mut rig = Rig::new().await;
+    rig.registrar.observe(Observation::Complete { revision: 1 });
+    rig.lead(Leadership::Leading(fence(7)));
+    let denied = || {
+        let message = "etcdserver: permission denied".to_owned();
+        Err(etcd::Error::PermissionDenied { message })
+    };
+    let asked = rig.registrar.tasks.len();
+    rig.registrar.notes_read(&fence(7), denied(), Instant::now());
+    assert_eq!(rig.registrar.tasks.len(), asked + 1, "asked again");
+    rig.registrar.notes_read(&fence(6), denied(), Instant::now());
+    assert_eq!(rig.registrar.tasks.len(), asked + 1, "of another election");
+    while rig.registry_notes.try_recv().is_ok() {}
+    let later = Instant::now() + Duration::from_secs(10);
+    rig.registrar.report(later);
+    let Ok(DeskNote::Wanted(_, status, _)) = rig.registry_notes.try_recv() else {
+        panic!("it is not said");
+    };
+    let connected = &status.conditions[0];
+    assert_eq!(
+        (connected.status.as_str(), connected.reason.as_str()),
+        ("False", "PermissionDenied")
+    );
+    assert_eq!(
+        rig.registrar.may_write(later),
+        None,
+        "nothing is written before they are read"
+    );
+
+    rig.registrar.notes_read(&fence(7), Ok(Vec::new()), Instant::now());
+    assert!(rig.registrar.writing.trouble(later).is_none());
+    assert_eq!(rig.registrar.may_write(later), Some(fence(7)));
+}
+
+#[tokio::test]
+async fn a_stale_leader_is_told_to_yield_once_another_candidate_s_view_is_fresh() {
+    let mut rig = Rig::new().await;
+    rig.registrar.observe(Observation::Complete { revision: 1 });
+    rig.registrar.take(Order::KubernetesIsComplete);
+    rig.lead_first();
+    let candidacy = |rig: &mut Rig| {
+        rig.registrar.stand(Instant::now());
+        *rig.registrar.lines.candidacy.borrow()
+    };
+    let fresh = Candidacy {
+        fresh: true,
+        yields: false,
+    };
+    assert_eq!(candidacy(&mut rig), fresh);
+    rig.registrar.take(Order::KubernetesIsOutdated(Some(outdated())));
+    let alone = Candidacy {
+        fresh: false,
+        yields: false,
+    };
+    assert_eq!(candidacy(&mut rig), alone, "P5: there is none that knows more");
+
+    let record = plan::CandidateRecord {
+        identity: "other".into(),
+        process: "1".into(),
+        address: None,
+        fresh: true,
+    };
+    let seen = |value| Observation::Changed {
+        key: "/leasehold/c1/candidates/other".into(),
+        held: Some(Held {
+            value,
+            lease: LeaseId(9),
+            create_revision: 2,
+            mod_revision: 2,
+        }),
+        revision: 2,
+    };
+    rig.registrar.observe(seen(record.value()));
+    assert!(candidacy(&mut rig).yields);
+    rig.registrar.take(Order::KubernetesIsOutdated(None));
+    assert_eq!(candidacy(&mut rig), fresh);
 }

@@ -151,6 +151,18 @@ impl Writing {
             .is_some_and(|failing| failing.again_at > now);
         !paused && self.granting.values().sum::<usize>() < GRANTS
     }
+
+    /// What has to come before any write has gone well.
+    pub(super) fn succeeded(&mut self) {
+        self.failing = None;
+    }
+
+    /// What has to come before any write has failed; returns how long to pause.
+    pub(super) fn failed(&mut self, what: &'static str, registry: &str, error: &etcd::Error) -> Duration {
+        note_failure(&mut self.failing, what, registry, error);
+        let again_at = self.failing.as_ref().map(|failing| failing.again_at);
+        again_at.map_or(FIRST_PAUSE, |at| at.saturating_duration_since(Instant::now()))
+    }
 }
 
 /// Notes that `what` failed once more.

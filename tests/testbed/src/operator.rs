@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     time::Duration,
@@ -54,13 +55,14 @@ impl OperatorConfig {
 pub struct Operator {
     process: Process,
     port: Port,
+    peers: Port,
     kubeconfig: PathBuf,
 }
 
 impl Operator {
     /// Starts `leasehold run` against a bed. It has only begun: see [`Operator::wait_ready`].
     pub fn start(bed: &Bed, config: OperatorConfig) -> Result<Self> {
-        let port = Port::reserve()?;
+        let (port, peers) = (Port::reserve()?, Port::reserve()?);
         let kubeconfig = match config.kubeconfig {
             Some(path) => path,
             None => bed.operator_kubeconfig()?.to_owned(),
@@ -68,7 +70,9 @@ impl Operator {
         let mut spec = Spec::new(&config.name, config.binary, bed.logs())
             .args(["run", "--identity", &config.name, "--log-format", "text"])
             .args(["--http", &port.address().to_string()])
-            .args([OsString::from("--kubeconfig"), kubeconfig.clone().into()]);
+            .args([OsString::from("--kubeconfig"), kubeconfig.clone().into()])
+            // Not a flag: earlier releases have none.
+            .env("LEASEHOLD_PEER_LISTEN", peers.address().to_string());
         if let Some(seconds) = config.session_ttl {
             spec = spec.args(["--session-ttl", &seconds.to_string()]);
         }
@@ -80,6 +84,7 @@ impl Operator {
         Ok(Self {
             process,
             port,
+            peers,
             kubeconfig,
         })
     }
@@ -104,6 +109,11 @@ impl Operator {
         self.port.http()
     }
 
+    /// Where other replicas connect to it, the same after a restart.
+    pub fn peers(&self) -> SocketAddr {
+        self.peers.address()
+    }
+
     /// Waits until `/readyz` says that it serves; an error with the end of its log as soon as it ends instead.
     pub async fn wait_ready(&self, deadline: Duration) -> Result<()> {
         let what = format!("{} to be ready", self.name());
@@ -115,6 +125,12 @@ impl Operator {
             }
         });
         self.process.while_alive(ready).await
+    }
+
+    /// Status code and body of `/readyz`.
+    pub async fn readiness(&self) -> Result<(u16, String)> {
+        let answer = http::get(self.port.address(), "/readyz").await;
+        answer.doing(|| format!("ask {} whether it is ready", self.name()))
     }
 
     /// Its metrics, in the text format of Prometheus.

@@ -20,9 +20,10 @@ use crate::{
 /// What the chart renders without any value. Checked against the chart by `cargo xtask test`.
 const RENDERED: &str = "deploy/leasehold.yaml";
 /// Of that, what an account and its rights are.
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 7] = [
     "Namespace",
     "ServiceAccount",
+    "Secret",
     "ClusterRole",
     "ClusterRoleBinding",
     "Role",

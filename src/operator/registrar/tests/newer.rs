@@ -15,7 +15,7 @@ async fn after_a_note_that_cannot_be_read_as_much_is_heard_first_as_anybody_can_
         mod_revision: 1,
     };
     let notes = [("/leasehold/c1/heard/0".into(), note)];
-    rig.registrar.notes_read(&fence(7), &notes, Instant::now());
+    rig.registrar.notes_read(&fence(7), Ok(notes.to_vec()), Instant::now());
     let may_write = |rig: &mut Rig| rig.registrar.may_write(Instant::now());
     assert_eq!(may_write(&mut rig), None);
     rig.hear(104, Some(105));

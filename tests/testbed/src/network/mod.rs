@@ -6,4 +6,4 @@ mod proxy;
 mod source;
 
 pub use proxy::{Link, Network};
-pub(crate) use source::Crossing;
+pub use source::Crossing;

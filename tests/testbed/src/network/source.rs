@@ -26,7 +26,7 @@ type Ways = Arc<Mutex<Vec<(u32, SocketAddr)>>>;
 
 /// An address where ways part. It ends with this value.
 #[derive(Debug)]
-pub(crate) struct Crossing {
+pub struct Crossing {
     port: Port,
     ways: Ways,
     accepting: JoinHandle<()>,
@@ -53,6 +53,12 @@ impl Crossing {
     pub fn lead(&self, pid: u32, to: SocketAddr) {
         let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
         ways.retain(|(_, known)| *known != to);
+        ways.push((pid, to));
+    }
+
+    /// What the process `pid` sends here goes on to `to` as well, from the next connection on.
+    pub fn also_lead(&self, pid: u32, to: SocketAddr) {
+        let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
         ways.push((pid, to));
     }
 }

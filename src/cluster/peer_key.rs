@@ -1,0 +1,140 @@
+//! The key by which the replicas of an installation trust each other: read from a Secret of the operator's own namespace,
+//! and written there by the first replica that finds none.
+//!
+//! The Secret itself is created by whoever installs the operator: a right to create Secrets cannot be limited to one name,
+//! a right to read and patch one can.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::client::MANAGER;
+use crate::peer::{KeyState, PeerKey};
+use crate::telemetry::{Calls, Metrics, Outcome, Peer};
+
+/// The entry of the Secret.
+const ENTRY: &str = "key";
+/// How long the apiserver may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Before a key that could not be read is asked for again: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The least time between two looks because another replica has another key.
+const DOUBT: Duration = Duration::from_secs(5);
+/// Between two looks at a key that nobody doubts.
+const LOOK: Duration = Duration::from_mins(5);
+
+/// Keeps `key` as the Secret `name` has it, until `shutdown`. Looks again at once when `doubts` is set off.
+pub async fn keep_peer_key(
+    client: Client,
+    (namespace, name): (Arc<str>, String),
+    metrics: Metrics,
+    key: watch::Sender<KeyState>,
+    doubts: Arc<Notify>,
+    shutdown: CancellationToken,
+) {
+    let api: Api<Secret> = Api::namespaced(client, &namespace);
+    let keep = async {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match read(&api, &name, &metrics.calls).await {
+                Ok(found) => {
+                    pause = FIRST_PAUSE;
+                    metrics.set_peer_key(true);
+                    let found = KeyState::Known(found);
+                    key.send_if_modified(|known| {
+                        let is_new = *known != found;
+                        if is_new {
+                            info!(secret = %name, "this is the key by which replicas trust each other");
+                            *known = found;
+                        }
+                        is_new
+                    });
+                    sleep(DOUBT).await;
+                    tokio::select! {
+                        () = doubts.notified() => {}
+                        () = sleep(LOOK) => {}
+                    }
+                }
+                Err(cause) => {
+                    // A key that is known stays: what the apiserver does not tell now may be as it was.
+                    key.send_if_modified(|known| {
+                        let is_new = matches!(known, KeyState::Pending);
+                        if is_new || pause == LONGEST_PAUSE {
+                            warn!(
+                                namespace = %namespace, secret = %name, %cause,
+                                "no peer key: replicas do not connect to each other, a dead leader is replaced only when its \
+                                 session ends; create this Secret and let the operator get and patch it, as the chart does"
+                            );
+                        }
+                        if is_new || matches!(known, KeyState::Missing(_)) {
+                            *known = KeyState::Missing(cause);
+                        }
+                        is_new
+                    });
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = keep => {}
+    }
+}
+
+/// The key in the Secret, which gets one if it has none. An error says why there is none.
+async fn read(api: &Api<Secret>, name: &str, calls: &Calls) -> Result<PeerKey, String> {
+    let secret = call(calls, "get_peer_key", api.get(name)).await?;
+    let version = secret.resource_version().unwrap_or_default();
+    if let Some(ByteString(bytes)) = secret.data.unwrap_or_default().remove(ENTRY) {
+        let wrong = || {
+            format!(
+                "the entry {ENTRY} of the Secret {name} has {} bytes and not 32: delete this entry",
+                bytes.len()
+            )
+        };
+        return PeerKey::read(&bytes).ok_or_else(wrong);
+    }
+    let key = PeerKey::random();
+    let entry = BTreeMap::from([(ENTRY, ByteString(key.bytes().to_vec()))]);
+    // Whoever comes second is refused by the version, and reads what the first one wrote.
+    let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "data": entry}));
+    let parameters = PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    call(calls, "write_peer_key", api.patch(name, &parameters, &patch)).await?;
+    Ok(key)
+}
+
+async fn call<T>(
+    calls: &Calls,
+    name: &'static str,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, String> {
+    let started = Instant::now();
+    let (outcome, result) = match timeout(PATIENCE, request).await {
+        Ok(Ok(answer)) => (Outcome::Ok, Ok(answer)),
+        Ok(Err(kube::Error::Api(status))) => {
+            let refused = matches!(status.code, 403 | 404 | 409);
+            let outcome = if refused { Outcome::Refused } else { Outcome::Error };
+            (outcome, Err(status.message.clone()))
+        }
+        Ok(Err(error)) => (Outcome::Error, Err(error.to_string())),
+        Err(_) => (Outcome::Timeout, Err(format!("no answer within {PATIENCE:?}"))),
+    };
+    calls.observe(Peer::Apiserver, name, outcome, started.elapsed());
+    result
+}

@@ -1,0 +1,159 @@
+//! The client: keeps one connection to one address, and finds out what its end means.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::link::Event;
+use super::peers::Shared;
+use super::wire::{HANDSHAKE, Reader, ReplicaState, WireError};
+use crate::telemetry::{Outcome, Peer};
+
+/// How long a TCP connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(1);
+/// After how much silence a new connection is tried beside the silent one. Together with [`HANDSHAKE`] that makes the 3 s
+/// after which a process counts as hung: one that pauses for 2 s has answered by then.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Between two attempts beside a connection that stays silent.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Between two attempts while nothing answers, at most. The first ones after the end of a connection come sooner: a
+/// process that dies may still take connections for a moment.
+const PAUSES: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+];
+
+/// How an attempt to connect ended.
+enum Attempt {
+    Open(Box<Reader>),
+    /// Nothing listens.
+    Refused,
+    /// The connection was made, and the process has said nothing.
+    Silent,
+    Failed(String),
+}
+
+async fn attempt(address: SocketAddr, shared: &Shared) -> Attempt {
+    let Some(key) = shared.key() else {
+        return Attempt::Failed("this replica has no peer key".to_owned());
+    };
+    let started = Instant::now();
+    let (outcome, attempt) = match timeout(CONNECT, TcpStream::connect(address)).await {
+        Err(_) => (
+            Outcome::Timeout,
+            Attempt::Failed(format!("no answer within {CONNECT:?}")),
+        ),
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => (Outcome::Refused, Attempt::Refused),
+        Ok(Err(error)) => (Outcome::Error, Attempt::Failed(error.to_string())),
+        Ok(Ok(stream)) => match timeout(HANDSHAKE, Reader::open(stream, &key, &shared.me)).await {
+            Err(_) => (Outcome::Timeout, Attempt::Silent),
+            Ok(Ok(reader)) => (Outcome::Ok, Attempt::Open(Box::new(reader))),
+            Ok(Err(error)) => {
+                if matches!(error, WireError::WrongKey) {
+                    shared.doubt_key();
+                }
+                (Outcome::Error, Attempt::Failed(error.to_string()))
+            }
+        },
+    };
+    shared
+        .calls
+        .observe(Peer::Replica, "connect", outcome, started.elapsed());
+    attempt
+}
+
+/// Keeps a connection to `address`, and tells `shared` what happens on it, for ever.
+pub(super) async fn keep(address: SocketAddr, shared: Shared) {
+    let mut tries = 0;
+    loop {
+        let pause = PAUSES[tries.min(PAUSES.len() - 1)];
+        tokio::select! {
+            () = sleep(pause) => {}
+            // With another key, what failed may work.
+            () = shared.key_changed(), if pause >= Duration::from_secs(1) => {}
+        }
+        tries += 1;
+        match attempt(address, &shared).await {
+            Attempt::Open(reader) => {
+                if reader.server.incarnation == shared.me.incarnation {
+                    shared.take(address, Event::Failed("it is this replica's own address".to_owned()));
+                    continue;
+                }
+                tracing::info!(%address, replica = %reader.server.identity, "connected to another replica");
+                follow(address, *reader, &shared).await;
+                tries = 0;
+            }
+            Attempt::Refused => shared.take(address, Event::Refused),
+            Attempt::Silent => shared.take(
+                address,
+                Event::Failed(format!("it takes connections and says nothing within {HANDSHAKE:?}")),
+            ),
+            Attempt::Failed(cause) => shared.take(address, Event::Failed(cause)),
+        }
+    }
+}
+
+/// Reads from a connection until it ends, or nothing listens at its other end any more.
+async fn follow(address: SocketAddr, mut reader: Reader, shared: &Shared) {
+    shared.take(address, Event::Opened(reader.server.clone()));
+    let mut suspect_at = Instant::now() + SILENCE;
+    let mut said: Option<ReplicaState> = None;
+    loop {
+        let other = tokio::select! {
+            // What has come in counts before the time: it may be this process that was paused.
+            biased;
+            message = reader.next() => match message {
+                Ok(Some(state)) => {
+                    if said.as_ref() != Some(&state) {
+                        shared.take(address, Event::Stated(state.clone()));
+                        said = Some(state);
+                    } else {
+                        shared.take(address, Event::Beat);
+                    }
+                    suspect_at = Instant::now() + SILENCE;
+                    continue;
+                }
+                Ok(None) => {
+                    shared.take(address, Event::Beat);
+                    suspect_at = Instant::now() + SILENCE;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::info!(%address, replica = %reader.server.identity, %error, "the connection to another replica has ended");
+                    return;
+                }
+            },
+            other = try_another(suspect_at, address, shared) => other,
+        };
+        suspect_at = Instant::now() + AGAIN;
+        match other {
+            // The connection was broken on the way, or another process is there by now.
+            Attempt::Open(another) => {
+                reader = *another;
+                shared.take(address, Event::Opened(reader.server.clone()));
+                suspect_at = Instant::now() + SILENCE;
+                said = None;
+            }
+            Attempt::Refused => return shared.take(address, Event::Refused),
+            Attempt::Silent => {
+                tracing::warn!(%address, replica = %reader.server.identity, "another replica takes connections and does not answer");
+                shared.take(address, Event::Hung);
+            }
+            Attempt::Failed(cause) => {
+                shared.take(address, Event::Failed(cause));
+            }
+        }
+    }
+}
+
+async fn try_another(at: Instant, address: SocketAddr, shared: &Shared) -> Attempt {
+    sleep_until(at).await;
+    attempt(address, shared).await
+}

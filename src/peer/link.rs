@@ -1,0 +1,347 @@
+//! What follows from what happened on the connections to one address. Pure: plain data in, plain data out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::wire::ReplicaState;
+
+/// How long a replica whose state cannot be found out holds back another one that starts. Deployments report a rollout
+/// that does not get on after 10 minutes by default: that comes first.
+pub const UNKNOWN_FOR: Duration = Duration::from_mins(15);
+
+/// One process of the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Its name, which outlives a restart.
+    pub identity: Arc<str>,
+    /// Differs between processes of one name.
+    pub incarnation: Arc<str>,
+}
+
+/// What is known of the process at one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It cannot be found out, for this reason: that is evidence of nothing.
+    Unknown(Arc<str>),
+    /// Nothing listens there, and nothing is known of what did before.
+    Refused,
+    /// There is an authenticated connection to it.
+    Alive(Replica, Arc<ReplicaState>),
+    /// It takes connections and has said nothing for 3 s, on an authenticated connection and on a new one.
+    Hung(Replica),
+    /// Its connection has ended, and nothing listens at its address any more.
+    Gone(Replica),
+}
+
+/// What is known of each address.
+pub type Presences = BTreeMap<SocketAddr, Presence>;
+
+/// What happened on a connection to an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It is authenticated.
+    Opened(Replica),
+    /// A state was received.
+    Stated(ReplicaState),
+    /// A heartbeat was received.
+    Beat,
+    /// It was refused: nothing listens.
+    Refused,
+    /// It could be made, and got no answer although the authenticated one had been silent for long.
+    Hung,
+    /// It could not be made, or not be used, for this reason.
+    Failed(String),
+}
+
+/// One address.
+#[derive(Clone, Debug)]
+pub struct Link {
+    presence: Presence,
+    /// Who was last authenticated there, and what it stated.
+    last: Option<(Replica, Arc<ReplicaState>)>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            presence: Presence::Unknown("it has not been asked yet".into()),
+            last: None,
+        }
+    }
+}
+
+impl Link {
+    /// What is known by now.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// Takes in what happened.
+    pub fn take(&mut self, event: Event) {
+        let last = self.last.clone();
+        self.presence = match (event, last) {
+            (Event::Opened(replica), last) => {
+                let known = last.filter(|(known, _)| *known == replica).map(|(_, state)| state);
+                let state = known.unwrap_or_default();
+                self.last = Some((replica.clone(), state.clone()));
+                Presence::Alive(replica, state)
+            }
+            (Event::Stated(state), Some((replica, _))) => {
+                let state = Arc::new(state);
+                self.last = Some((replica.clone(), state.clone()));
+                Presence::Alive(replica, state)
+            }
+            (Event::Beat, Some((replica, state))) => Presence::Alive(replica, state),
+            (Event::Refused, Some((replica, _))) => Presence::Gone(replica),
+            (Event::Refused, None) => Presence::Refused,
+            (Event::Hung, Some((replica, _))) => Presence::Hung(replica),
+            // A process that is gone does not come back, whatever becomes of its address.
+            (Event::Failed(_), Some(_)) if matches!(self.presence, Presence::Gone(_)) => return,
+            (Event::Failed(cause), _) => Presence::Unknown(cause.into()),
+            (Event::Stated(_) | Event::Beat | Event::Hung, None) => return,
+        };
+    }
+}
+
+/// A leader's term, as a standby replica follows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Where the leader listens.
+    pub address: SocketAddr,
+    /// The leader's process.
+    pub incarnation: Arc<str>,
+    /// Whether there was an authenticated connection to this very process since the term was known: without one, nothing
+    /// that happens at its address is evidence. So whoever lost the lead by evidence cannot take it back by the same.
+    was_alive: bool,
+}
+
+impl Term {
+    /// A term that has just become known.
+    pub fn new(address: SocketAddr, incarnation: Arc<str>) -> Self {
+        Self {
+            address,
+            incarnation,
+            was_alive: false,
+        }
+    }
+
+    /// Whether the leader's process is known to have ended, or to hang: in which words.
+    pub fn is_over(&mut self, presences: &Presences) -> Option<&'static str> {
+        let is_it = |replica: &Replica| replica.incarnation == self.incarnation;
+        match presences.get(&self.address)? {
+            Presence::Alive(replica, _) if is_it(replica) => {
+                self.was_alive = true;
+                None
+            }
+            Presence::Alive(..) if self.was_alive => Some("another process answers at its address"),
+            Presence::Gone(replica) if is_it(replica) && self.was_alive => {
+                Some("its connection ended, and its address refuses new ones")
+            }
+            Presence::Hung(replica) if is_it(replica) && self.was_alive => {
+                Some("it takes connections and has not answered for 3 s")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Who may be connected to a Registry, by the Registry's status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// The replica's identity.
+    pub identity: Arc<str>,
+    /// Where it listens; none if that is not known.
+    pub address: Option<SocketAddr>,
+    /// Since when this is asked.
+    pub since: Instant,
+}
+
+/// Whether another replica is connected to a Registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// There is evidence that none is.
+    Nobody,
+    /// This one says that it is.
+    Connected(Arc<str>),
+    /// It cannot be found out, for this reason.
+    Unknown(Arc<str>),
+}
+
+/// Finds out whether a replica other than `me` is connected to `registry`, from what the replicas state and from whom
+/// the Registry's status names.
+pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], presences: &Presences, now: Instant) -> Elsewhere {
+    for (address, presence) in presences {
+        if let Presence::Alive(replica, state) = presence
+            && state.registries.get(registry).is_some_and(|state| state.connected)
+        {
+            return Elsewhere::Connected(format!("{} at {address}", replica.identity).into());
+        }
+    }
+    for Hint {
+        identity,
+        address,
+        since,
+    } in hints
+    {
+        // What went by our own name was our predecessor.
+        if **identity == *me || now.saturating_duration_since(*since) >= UNKNOWN_FOR {
+            continue;
+        }
+        let Some(address) = address else {
+            return Elsewhere::Unknown(format!("{identity}: its address is not known").into());
+        };
+        match presences.get(address) {
+            Some(Presence::Alive(..) | Presence::Refused | Presence::Gone(_)) => {}
+            Some(Presence::Hung(_)) => {
+                return Elsewhere::Unknown(format!("{identity} at {address}: it does not answer").into());
+            }
+            Some(Presence::Unknown(cause)) => {
+                return Elsewhere::Unknown(format!("{identity} at {address}: {cause}").into());
+            }
+            None => return Elsewhere::Unknown(format!("{identity} at {address}: it has not been asked yet").into()),
+        }
+    }
+    Elsewhere::Nobody
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::RegistryState;
+    use super::*;
+
+    fn replica(number: u32) -> Replica {
+        Replica {
+            identity: "a".into(),
+            incarnation: format!("a-{number}").into(),
+        }
+    }
+
+    fn address() -> SocketAddr {
+        "10.0.0.1:8081".parse().expect("an address")
+    }
+
+    fn presences(presence: &Presence) -> Presences {
+        BTreeMap::from([(address(), presence.clone())])
+    }
+
+    fn after(events: impl IntoIterator<Item = Event>) -> Presence {
+        let mut link = Link::default();
+        events.into_iter().for_each(|event| link.take(event));
+        link.presence().clone()
+    }
+
+    fn failed() -> Event {
+        Event::Failed("no answer within 1 s".to_owned())
+    }
+
+    #[test]
+    fn a_refusal_says_who_is_gone_only_after_an_authenticated_connection() {
+        assert_eq!(after([Event::Refused]), Presence::Refused);
+        assert_eq!(after([Event::Hung]), Link::default().presence);
+        let gone = Presence::Gone(replica(1));
+        assert_eq!(after([Event::Opened(replica(1)), Event::Refused]), gone);
+        assert_eq!(
+            after([Event::Opened(replica(1)), Event::Refused, failed()]),
+            gone,
+            "for good"
+        );
+        let unknown = after([Event::Opened(replica(1)), failed()]);
+        assert!(
+            matches!(unknown, Presence::Unknown(_)),
+            "a time-out is no evidence: {unknown:?}"
+        );
+        let back = after([Event::Opened(replica(1)), Event::Hung, Event::Beat]);
+        assert!(matches!(back, Presence::Alive(..)), "{back:?}");
+    }
+
+    #[test]
+    fn a_state_is_kept_over_a_reconnection_to_the_same_process_only() {
+        let state = ReplicaState {
+            fresh: true,
+            ..ReplicaState::default()
+        };
+        let begin = [Event::Opened(replica(1)), Event::Stated(state.clone())];
+        let same = after(begin.iter().cloned().chain([failed(), Event::Opened(replica(1))]));
+        assert_eq!(same, Presence::Alive(replica(1), Arc::new(state)));
+        let other = after(begin.into_iter().chain([Event::Opened(replica(2))]));
+        assert_eq!(other, Presence::Alive(replica(2), Arc::default()));
+    }
+
+    #[test]
+    fn a_term_is_over_by_what_happens_after_a_connection_to_its_leader() {
+        let alive = |number| presences(&Presence::Alive(replica(number), Arc::default()));
+        let (gone, hung) = (
+            presences(&Presence::Gone(replica(1))),
+            presences(&Presence::Hung(replica(1))),
+        );
+        let new = || Term::new(address(), "a-1".into());
+        for end in [&gone, &hung, &alive(2)] {
+            let mut term = new();
+            assert_eq!(term.is_over(end), None, "it was never connected in this term: {end:?}");
+            assert_eq!(term.is_over(&alive(1)), None);
+            assert!(term.is_over(end).is_some(), "{end:?}");
+        }
+        for no_evidence in [
+            presences(&Presence::Unknown("no answer".into())),
+            presences(&Presence::Refused),
+            presences(&Presence::Gone(replica(2))),
+            presences(&Presence::Hung(replica(2))),
+            Presences::new(),
+        ] {
+            let mut term = new();
+            term.is_over(&alive(1));
+            assert_eq!(term.is_over(&no_evidence), None, "{no_evidence:?}");
+        }
+    }
+
+    fn hint(identity: &str, since: Instant) -> Hint {
+        Hint {
+            identity: identity.into(),
+            address: Some(address()),
+            since,
+        }
+    }
+
+    #[test]
+    fn a_registry_is_served_elsewhere_when_a_replica_says_so() {
+        let now = Instant::now();
+        let states = |connected| {
+            let state = RegistryState {
+                connected,
+                leading: false,
+            };
+            let state = ReplicaState {
+                fresh: true,
+                registries: BTreeMap::from([("default".to_owned(), state)]),
+            };
+            presences(&Presence::Alive(replica(1), Arc::new(state)))
+        };
+        let ask = |presences: &Presences| elsewhere("default", "me", &[hint("a", now)], presences, now);
+        assert_eq!(ask(&states(true)), Elsewhere::Connected("a at 10.0.0.1:8081".into()));
+        assert_eq!(ask(&states(false)), Elsewhere::Nobody);
+        assert_eq!(elsewhere("other", "me", &[], &states(true), now), Elsewhere::Nobody);
+    }
+
+    #[test]
+    fn what_cannot_be_found_out_counts_as_nobody_only_after_a_long_time() {
+        let now = Instant::now();
+        for (presence, nobody) in [
+            (Presence::Unknown("no answer".into()), false),
+            (Presence::Hung(replica(1)), false),
+            (Presence::Refused, true),
+            (Presence::Gone(replica(1)), true),
+        ] {
+            let seen = presences(&presence);
+            let found = elsewhere("default", "me", &[hint("a", now)], &seen, now);
+            assert_eq!(found == Elsewhere::Nobody, nobody, "{presence:?}: {found:?}");
+            let later = elsewhere("default", "me", &[hint("a", now)], &seen, now + UNKNOWN_FOR);
+            assert_eq!(later, Elsewhere::Nobody, "{presence:?}");
+            let mine = elsewhere("default", "a", &[hint("a", now)], &seen, now);
+            assert_eq!(mine, Elsewhere::Nobody, "its own predecessor: {presence:?}");
+        }
+        let unasked = elsewhere("default", "me", &[hint("a", now)], &Presences::new(), now);
+        assert!(matches!(unasked, Elsewhere::Unknown(_)), "{unasked:?}");
+    }
+}

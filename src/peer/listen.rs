@@ -1,0 +1,113 @@
+//! The server: lets other replicas in, and states to each of them what this one is at.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::peers::Peers;
+use super::wire::{HANDSHAKE, HEARTBEAT, WireError, Writer};
+
+/// How many connections may be in their handshake at a time. The oldest makes room for the newest: a replica needs a few
+/// milliseconds for it, and strangers never get past it.
+const STRANGERS: usize = 64;
+/// How many replicas are stated to at a time; the one that came first makes room for the newest.
+const REPLICAS: usize = 64;
+/// How long a replica may take to take in a message.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After a failure to accept that is ours, such as too many open files.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Lets other replicas in on `listener` until `shutdown`.
+pub async fn listen(listener: TcpListener, peers: Peers, shutdown: CancellationToken) {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        never = accept(&listener, &peers) => match never {},
+    }
+}
+
+/// Connections of one kind: the oldest makes room.
+struct Room {
+    most: usize,
+    handles: VecDeque<AbortHandle>,
+}
+
+impl Room {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            handles: VecDeque::new(),
+        }
+    }
+
+    fn add(&mut self, handle: AbortHandle) {
+        self.handles.retain(|handle| !handle.is_finished());
+        if self.handles.len() >= self.most
+            && let Some(oldest) = self.handles.pop_front()
+        {
+            oldest.abort();
+        }
+        self.handles.push_back(handle);
+    }
+}
+
+async fn accept(listener: &TcpListener, peers: &Peers) -> Infallible {
+    let (mut handshakes, mut connections) = (JoinSet::new(), JoinSet::new());
+    let (mut strangers, mut replicas) = (Room::new(STRANGERS), Room::new(REPLICAS));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => strangers.add(handshakes.spawn(greet(stream, peers.clone()))),
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection of another replica");
+                    sleep(PAUSE).await;
+                }
+            },
+            Some(greeted) = handshakes.join_next() => if let Ok(Some(writer)) = greeted {
+                replicas.add(connections.spawn(state(writer, peers.clone())));
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn greet(stream: TcpStream, peers: Peers) -> Option<Writer> {
+    let key = peers.shared().key()?;
+    match timeout(HANDSHAKE, Writer::open(stream, &key, &peers.shared().me)).await {
+        Ok(Ok(writer)) => Some(writer),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection to the port for replicas was closed");
+            if matches!(error, WireError::WrongKey) {
+                peers.shared().doubt_key();
+            }
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+async fn state(mut writer: Writer, peers: Peers) {
+    tracing::debug!(replica = %writer.client.identity, "another replica is connected");
+    let mut states = peers.states();
+    let mut next = Some(states.borrow_and_update().clone());
+    loop {
+        match timeout(PATIENCE, writer.send(next.take())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+        tokio::select! {
+            () = writer.ended() => return,
+            changed = states.changed() => match changed {
+                Ok(()) => next = Some(states.borrow_and_update().clone()),
+                Err(_) => return,
+            },
+            () = sleep(HEARTBEAT) => {}
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The replica's handle on all others: whom to be connected to, what is known of them, and what it states about itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::dial;
+use super::key::{PeerKey, random};
+use super::link::{Elsewhere, Event, Hint, Link, Presences, Replica, elsewhere};
+use super::wire::{RegistryState, ReplicaState};
+use crate::telemetry::{Calls, Metrics};
+
+/// How many addresses are connected to at a time: whoever may write the records in an etcd could name any number.
+const MOST: usize = 64;
+
+/// How the replicas of an installation find and trust each other.
+#[derive(Clone, Debug)]
+pub struct PeerOptions {
+    /// Where this replica listens for others.
+    pub listen: SocketAddr,
+    /// Where others reach it; none if they do not.
+    pub advertise: Option<SocketAddr>,
+    /// The Secret with the key, in the operator's own namespace.
+    pub secret: String,
+}
+
+/// What is known of the installation's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// It is being read.
+    Pending,
+    /// This is the key.
+    Known(PeerKey),
+    /// There is none for this replica, for this reason.
+    Missing(String),
+}
+
+/// What all connections need. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) me: Replica,
+    pub(super) calls: Calls,
+    key: watch::Receiver<KeyState>,
+    doubts: Arc<Notify>,
+    links: Arc<std::sync::Mutex<HashMap<SocketAddr, Link>>>,
+    seen: watch::Sender<Presences>,
+    metrics: Metrics,
+}
+
+impl Shared {
+    pub(super) fn key(&self) -> Option<PeerKey> {
+        match &*self.key.borrow() {
+            KeyState::Known(key) => Some(key.clone()),
+            KeyState::Pending | KeyState::Missing(_) => None,
+        }
+    }
+
+    /// Returns once there is another key.
+    pub(super) async fn key_changed(&self) {
+        let mut key = self.key.clone();
+        key.mark_unchanged();
+        if key.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Another replica has another key: it may have been changed.
+    pub(super) fn doubt_key(&self) {
+        self.doubts.notify_one();
+    }
+
+    /// Takes in what happened on a connection to `address`.
+    pub(super) fn take(&self, address: SocketAddr, event: Event) {
+        let presence = {
+            let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let link = links.entry(address).or_default();
+            link.take(event);
+            link.presence().clone()
+        };
+        self.seen.send_if_modified(|seen| {
+            let is_new = seen.get(&address) != Some(&presence);
+            if is_new {
+                seen.insert(address, presence);
+            }
+            is_new
+        });
+        self.count();
+    }
+
+    fn forget(&self, address: &SocketAddr) {
+        self.links
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(address);
+        self.seen.send_if_modified(|seen| seen.remove(address).is_some());
+        self.count();
+    }
+
+    fn count(&self) {
+        let seen = self.seen.borrow();
+        let alive = seen.values().filter(|one| matches!(one, super::Presence::Alive(..)));
+        self.metrics.set_peers(alive.count());
+    }
+}
+
+/// The other replicas. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    shared: Shared,
+    address: Option<SocketAddr>,
+    state: Arc<watch::Sender<ReplicaState>>,
+    /// The addresses to be connected to, by Registry.
+    wanted: Arc<watch::Sender<BTreeMap<Arc<str>, Wanted>>>,
+}
+
+/// What a Registry makes this replica connect to others for.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Wanted {
+    /// Candidates in etcd.
+    candidates: BTreeSet<SocketAddr>,
+    /// Whom the Registry's status named while this replica was not connected to it.
+    hints: Vec<Hint>,
+    /// This replica is connected by itself.
+    hints_are_over: bool,
+}
+
+impl Peers {
+    /// None are known yet. Others reach this replica at `address`, if at all.
+    pub fn new(
+        identity: Arc<str>,
+        address: Option<SocketAddr>,
+        key: watch::Receiver<KeyState>,
+        metrics: &Metrics,
+    ) -> Self {
+        let incarnation = format!("{:016x}", u64::from_be_bytes(random()));
+        let shared = Shared {
+            me: Replica {
+                identity,
+                incarnation: incarnation.into(),
+            },
+            calls: metrics.calls.clone(),
+            key,
+            doubts: Arc::new(Notify::new()),
+            links: Arc::default(),
+            seen: watch::Sender::new(Presences::new()),
+            metrics: metrics.clone(),
+        };
+        Self {
+            shared,
+            address,
+            state: Arc::new(watch::Sender::new(ReplicaState::default())),
+            wanted: Arc::new(watch::Sender::new(BTreeMap::new())),
+        }
+    }
+
+    /// A replica that is connected to no other.
+    pub fn none(identity: Arc<str>, metrics: &Metrics) -> Self {
+        let (_, key) = watch::channel(KeyState::Missing("there are no other replicas".to_owned()));
+        Self::new(identity, None, key, metrics)
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Set off when another replica turns out to have another key.
+    pub fn doubts(&self) -> Arc<Notify> {
+        self.shared.doubts.clone()
+    }
+
+    /// This process.
+    pub fn me(&self) -> &Replica {
+        &self.shared.me
+    }
+
+    /// Where others reach this replica.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// What is known of the addresses.
+    pub fn presences(&self) -> watch::Receiver<Presences> {
+        self.shared.seen.subscribe()
+    }
+
+    pub(super) fn states(&self) -> watch::Receiver<ReplicaState> {
+        self.state.subscribe()
+    }
+
+    /// States whether the view of Kubernetes is complete and up to date.
+    pub fn state_fresh(&self, fresh: bool) {
+        self.state
+            .send_if_modified(|state| std::mem::replace(&mut state.fresh, fresh) != fresh);
+    }
+
+    /// States how this replica stands with `registry`.
+    pub fn state_registry(&self, registry: &str, now: RegistryState) {
+        self.state.send_if_modified(|state| {
+            let known = state.registries.get(registry) == Some(&now);
+            if !known {
+                state.registries.insert(registry.to_owned(), now);
+            }
+            !known
+        });
+    }
+
+    /// Has connections to these addresses for the sake of `registry`, in the place of those named before.
+    pub fn seek(&self, registry: &Arc<str>, addresses: BTreeSet<SocketAddr>) {
+        self.wanted.send_if_modified(|wanted| {
+            let wanted = wanted.entry(registry.clone()).or_default();
+            let is_new = wanted.candidates != addresses;
+            wanted.candidates = addresses;
+            is_new
+        });
+    }
+
+    /// Those are the replicas that `registry`'s status names as connected. All that were named are asked until
+    /// [`Self::drop_hints`], for the status may be overwritten by one that knows less.
+    pub fn hint(&self, registry: &Arc<str>, replicas: Vec<(Arc<str>, Option<SocketAddr>)>) {
+        self.wanted.send_if_modified(|wanted| {
+            let wanted = wanted.entry(registry.clone()).or_default();
+            let before = wanted.hints.len();
+            for (identity, address) in replicas {
+                let is_known = |hint: &Hint| hint.identity == identity && hint.address == address;
+                if !wanted.hints_are_over && wanted.hints.len() < MOST && !wanted.hints.iter().any(is_known) {
+                    let since = Instant::now();
+                    wanted.hints.push(Hint {
+                        identity,
+                        address,
+                        since,
+                    });
+                }
+            }
+            wanted.hints.len() != before
+        });
+    }
+
+    /// This replica is connected to `registry` itself: whom its status named need not be asked.
+    pub fn drop_hints(&self, registry: &Arc<str>) {
+        self.wanted.send_if_modified(|wanted| {
+            let wanted = wanted.entry(registry.clone()).or_default();
+            wanted.hints_are_over = true;
+            !std::mem::take(&mut wanted.hints).is_empty()
+        });
+    }
+
+    /// Whether another replica is connected to `registry`, by what the replicas themselves state. Asked are those that its
+    /// status named, and `others`.
+    pub fn elsewhere(&self, registry: &str, others: impl IntoIterator<Item = Hint>, now: Instant) -> Elsewhere {
+        let mut hints: Vec<Hint> = others.into_iter().collect();
+        if let Some(wanted) = self.wanted.borrow().get(registry) {
+            hints.extend(wanted.hints.iter().cloned());
+        }
+        elsewhere(
+            registry,
+            &self.shared.me.identity,
+            &hints,
+            &self.shared.seen.borrow(),
+            now,
+        )
+    }
+
+    /// There is no Registry `registry` any more.
+    pub fn forget(&self, registry: &str) {
+        self.wanted.send_if_modified(|wanted| wanted.remove(registry).is_some());
+        self.state
+            .send_if_modified(|state| state.registries.remove(registry).is_some());
+    }
+
+    /// Keeps the connections until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut wanted = self.wanted.subscribe();
+        wanted.mark_changed();
+        // Dropped with this function, which ends them.
+        let mut tasks = JoinSet::new();
+        let mut dialled: HashMap<SocketAddr, AbortHandle> = HashMap::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = wanted.changed() => if changed.is_err() {
+                    return;
+                },
+                Some(Err(ended)) = tasks.join_next() => if let Ok(panic) = ended.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                },
+            }
+            let mut now = BTreeSet::new();
+            for wanted in wanted.borrow_and_update().values() {
+                now.extend(wanted.candidates.iter().copied());
+                now.extend(wanted.hints.iter().filter_map(|hint| hint.address));
+            }
+            dialled.retain(|address, task| {
+                let keep = now.contains(address);
+                if !keep {
+                    task.abort();
+                    self.shared.forget(address);
+                }
+                keep
+            });
+            for address in now {
+                if Some(address) == self.address || dialled.contains_key(&address) {
+                    continue;
+                }
+                if dialled.len() >= MOST {
+                    tracing::warn!(%address, most = MOST, "more addresses of replicas are named than are connected to");
+                    break;
+                }
+                dialled.insert(address, tasks.spawn(dial::keep(address, self.shared.clone())));
+            }
+        }
+    }
+}
