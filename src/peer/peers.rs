@@ -224,9 +224,16 @@ impl Peers {
     pub fn hint(&self, registry: &Arc<str>, replicas: Vec<(Arc<str>, Option<SocketAddr>)>) {
         self.wanted.send_if_modified(|wanted| {
             let wanted = wanted.entry(registry.clone()).or_default();
-            let before = wanted.hints.len();
+            let before = wanted.hints.clone();
             for (identity, address) in replicas {
-                let is_known = |hint: &Hint| hint.identity == identity && hint.address == address;
+                // Where it is known where a replica is reached, that it is named without an address says nothing new.
+                let is_known =
+                    |hint: &Hint| hint.identity == identity && (hint.address == address || address.is_none());
+                if address.is_some() {
+                    wanted
+                        .hints
+                        .retain(|hint| hint.identity != identity || hint.address.is_some());
+                }
                 if !wanted.hints_are_over && wanted.hints.len() < MOST && !wanted.hints.iter().any(is_known) {
                     let since = Instant::now();
                     wanted.hints.push(Hint {
@@ -236,7 +243,7 @@ impl Peers {
                     });
                 }
             }
-            wanted.hints.len() != before
+            wanted.hints != before
         });
     }
 
@@ -313,5 +320,38 @@ impl Peers {
                 dialled.insert(address, tasks.spawn(dial::keep(address, self.shared.clone())));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_replica_that_is_named_with_an_address_once_is_asked_there() {
+        let peers = Peers::none("me".into(), &Metrics::new().0);
+        let registry: Arc<str> = "default".into();
+        let address = "10.0.0.1:8081".parse().expect("an address");
+        let unknown = |peers: &Peers| match peers.elsewhere(&registry, [], Instant::now()) {
+            Elsewhere::Unknown(cause) => cause,
+            other => panic!("{other:?}"),
+        };
+        peers.hint(&registry, vec![("a".into(), None)]);
+        assert_eq!(&*unknown(&peers), "a: its address is not known");
+        peers.hint(&registry, vec![("a".into(), Some(address))]);
+        peers.hint(&registry, vec![("a".into(), None)]);
+        assert_eq!(&*unknown(&peers), "a at 10.0.0.1:8081: it has not been asked yet");
+        peers.shared.take(address, Event::Refused);
+        assert_eq!(peers.elsewhere(&registry, [], Instant::now()), Elsewhere::Nobody);
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_is_connected_itself_asks_nobody() {
+        let peers = Peers::none("me".into(), &Metrics::new().0);
+        let registry: Arc<str> = "default".into();
+        peers.hint(&registry, vec![("a".into(), None)]);
+        peers.drop_hints(&registry);
+        peers.hint(&registry, vec![("b".into(), None)]);
+        assert_eq!(peers.elsewhere(&registry, [], Instant::now()), Elsewhere::Nobody);
     }
 }

@@ -168,11 +168,15 @@ impl Registrar {
 
     /// Replicas that are connected to this Registry, each with its address, as the status lists them.
     pub(super) fn connected_replicas(&self, now: Instant) -> Vec<(Arc<str>, Option<SocketAddr>)> {
-        if !self.standing.is_live() && self.elsewhere(now) == Elsewhere::Nobody {
-            return Vec::new();
-        }
-        let all = self.candidates.all();
-        all.map(|record| (record.identity.clone(), record.address)).collect()
+        let none_other = !self.standing.is_live() && self.elsewhere(now) == Elsewhere::Nobody;
+        let me = &self.context.peers.me().incarnation;
+        // Whoever is named as the leader is asked, so it is said where.
+        let is_there = |record: &&CandidateRecord| !none_other || record.process == *me && self.leads();
+        self.candidates
+            .all()
+            .filter(is_there)
+            .map(|record| (record.identity.clone(), record.address))
+            .collect()
     }
 
     /// Whether this replica has renewed every recorded lease itself. One that etcd does not let us renew is nobody else's
