@@ -1,7 +1,7 @@
 //! One process: all parts started, watched, and ended together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,8 +104,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         &metrics,
         &mut parts,
         &shutdown,
-    )
-    .await?;
+    )?;
     let folder = options.state_dir.map(StateFolder::new);
     let stored = folder.as_ref().and_then(StateFolder::load);
     let mut asked = Box::pin(cluster::cluster_id(client.clone(), ANSWER, metrics.calls.clone()));
@@ -179,7 +178,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 }
 
 /// Starts what replicas watch each other by.
-async fn connect_peers(
+fn connect_peers(
     options: &PeerOptions,
     client: &Client,
     namespace: &Arc<str>,
@@ -191,7 +190,8 @@ async fn connect_peers(
     let (keys, key) = watch::channel(KeyState::Pending);
     let (listener, address) = match options.advertise {
         Some(advertise) => {
-            let listener = listen_for_peers(options.listen).await?;
+            let address = options.listen;
+            let listener = listen::listen(address).map_err(|cause| Failure::ListenPeers { address, cause })?;
             let port = match advertise.port() {
                 0 => listener.local_addr().map_or(0, |address| address.port()),
                 port => port,
@@ -226,18 +226,6 @@ async fn connect_peers(
     parts.spawn(named("peer key", keep));
     parts.spawn(named("connections to replicas", peers.clone().run(shutdown.clone())));
     Ok(peers)
-}
-
-/// Listens on `address`; where the machine has no IPv6, on all of IPv4 in the place of all of both.
-async fn listen_for_peers(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let failed = |cause| Failure::ListenPeers { address, cause };
-    match TcpListener::bind(address).await {
-        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
-            let all = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            TcpListener::bind(all).await.map_err(failed)
-        }
-        bound => bound.map_err(failed),
-    }
 }
 
 /// Starts the desk for the statuses of one kind; returns where it is told what to write.

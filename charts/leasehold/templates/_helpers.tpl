@@ -115,7 +115,7 @@ annotations:
 
 {{/* The Secret with the key by which replicas trust each other. */}}
 {{- define "leasehold.peers.secret" -}}
-{{- dig "secret" "name" "" (.Values.peers | default dict) | default (printf "%s-peers" (include "leasehold.fullname" .)) }}
+{{- .Values.peers.secret.name | default (printf "%s-peers" (include "leasehold.fullname" .)) }}
 {{- end }}
 
 {{- define "leasehold.serviceAccountName" -}}
