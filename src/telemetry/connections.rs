@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+/// How many idle connections are closed at a time.
+const AT_ONCE: usize = 16;
 /// How many requests a connection may make.
 const REQUESTS: u32 = 100;
 
@@ -70,7 +72,7 @@ impl Connections {
         activity
     }
 
-    /// Makes room for one more connection: closes one if there are as many as may be, and returns whether it did.
+    /// Makes room for more connections: closes some if there are as many as may be, and returns whether it did.
     pub fn make_room(&mut self) -> bool {
         if self.open.len() < self.most {
             return false;
@@ -80,7 +82,10 @@ impl Connections {
             return false;
         }
         let seen: Vec<Seen> = self.open.iter().map(Open::seen).collect();
-        if let Some(place) = to_close(&seen) {
+        let mut places = to_close(&seen);
+        // From the end, so that the others keep their places.
+        places.sort_unstable_by(|a, b| b.cmp(a));
+        for place in places {
             self.open.swap_remove(place).task.abort();
         }
         true
@@ -136,16 +141,19 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The place of the connection to close: one that is idle if there is any, of the address with the most connections,
-/// and the one for which nothing has happened for the longest.
-fn to_close(open: &[Seen]) -> Option<usize> {
+/// The places of the connections to close: idle ones of the address with the most connections, for which nothing has
+/// happened for the longest, or if none is idle one that is answered. Several, for looking for them takes a while.
+fn to_close(open: &[Seen]) -> Vec<usize> {
     let mut count: HashMap<IpAddr, usize> = HashMap::new();
     for seen in open {
         *count.entry(seen.address).or_default() += 1;
     }
     let rank = |seen: &Seen| (!seen.is_answering, count[&seen.address], u64::MAX - seen.since);
-    let ranked = open.iter().enumerate().max_by_key(|(_, seen)| rank(seen));
-    ranked.map(|(place, _)| place)
+    let mut places: Vec<usize> = (0..open.len()).collect();
+    places.sort_by_cached_key(|place| std::cmp::Reverse(rank(&open[*place])));
+    let idle = places.iter().take_while(|place| !open[**place].is_answering).count();
+    places.truncate(idle.clamp(1, AT_ONCE));
+    places
 }
 
 #[cfg(test)]
@@ -169,17 +177,19 @@ mod tests {
             seen("10.0.0.9", false, 5),
             seen("10.0.0.2", false, 2),
         ];
-        assert_eq!(to_close(&open), Some(3));
-        assert_eq!(to_close(&open[..1]), Some(0));
-        assert_eq!(to_close(&[]), None);
+        assert_eq!(to_close(&open), [3, 2, 0, 4]);
+        assert_eq!(to_close(&open[..1]), [0]);
+        assert_eq!(to_close(&[]), [0_usize; 0]);
+        let many: Vec<Seen> = (0..100).map(|since| seen("10.0.0.9", false, 100 - since)).collect();
+        assert_eq!(to_close(&many), (84..100).rev().collect::<Vec<_>>());
     }
 
     #[test]
     fn of_connections_that_are_all_answered_the_oldest_is_closed() {
         let open = [seen("10.0.0.1", true, 4), seen("10.0.0.2", true, 3)];
-        assert_eq!(to_close(&open), Some(1));
+        assert_eq!(to_close(&open), [1]);
         let one_idle = [open[0], open[1], seen("10.0.0.3", false, 9)];
-        assert_eq!(to_close(&one_idle), Some(2));
+        assert_eq!(to_close(&one_idle), [2]);
     }
 
     #[test]
