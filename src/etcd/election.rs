@@ -42,22 +42,14 @@ pub struct Campaign {
 }
 
 /// How a candidate is to stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// By default it knows nothing of Kubernetes yet, nor of another candidate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Candidacy {
     /// Its view of Kubernetes is complete and up to date.
     pub fresh: bool,
     /// A candidate with a fresh view is there and this one's is stale: it resigns, and claims nothing.
     pub yields: bool,
-}
-
-impl Default for Candidacy {
-    /// A candidate that knows nothing of Kubernetes yet, nor of another candidate.
-    fn default() -> Self {
-        Self {
-            fresh: false,
-            yields: false,
-        }
-    }
 }
 
 /// What a candidate is.
@@ -232,19 +224,22 @@ async fn until_unproven(proven: &mut watch::Receiver<bool>) {
     let _ = proven.wait_for(|proven| !proven).await;
 }
 
+/// Another candidate's leader key.
+struct Theirs {
+    leader: String,
+    seen: Revision,
+    created: Revision,
+    mod_revision: Revision,
+    /// None where the leader cannot be followed on a direct connection.
+    term: Option<Term>,
+}
+
 /// What a look at the leader key told.
 enum Look {
     /// It is on our session.
     Ours { fence: Fence, seen: Revision },
     /// Another candidate's.
-    Theirs {
-        leader: String,
-        seen: Revision,
-        created: Revision,
-        mod_revision: Revision,
-        /// None where the leader cannot be followed on a direct connection.
-        term: Option<Term>,
-    },
+    Theirs(Theirs),
     /// It does not exist, and another candidate is to claim it.
     LeftToOthers { seen: Revision },
     /// It has to go first: that of our own predecessor, or one on no lease, which would stay for ever.
@@ -370,38 +365,9 @@ impl Candidate {
                     }
                     return;
                 }
-                Ok(Look::Theirs {
-                    leader,
-                    seen,
-                    created,
-                    mod_revision,
-                    term,
-                }) => {
+                Ok(Look::Theirs(theirs)) => {
                     backoff.reset();
-                    self.publish(Leadership::Standby { leader: leader.clone() });
-                    if self.term.as_ref().is_none_or(|(known, _)| *known != created) {
-                        self.term = term.map(|term| (created, term));
-                    }
-                    let mut followed = self.term.take();
-                    let (mut presences, mut candidacy) = (self.presences.clone(), self.candidacy.clone());
-                    let over = until_over(followed.as_mut().map(|(_, term)| term), &mut presences, &mut candidacy);
-                    let over = tokio::select! {
-                        () = self.watch_key(seen, session.ttl(), &mut proven) => None,
-                        why = over => Some(why),
-                    };
-                    self.term = followed;
-                    // Several candidates have seen the same.
-                    sleep(jitter(CLAIM_JITTER)).await;
-                    if let Some(why) = over {
-                        tracing::warn!(leader, why, "the leader is no longer there; standing in its place");
-                        if let Err(error) = self.remove(mod_revision).await {
-                            backoff.complain(
-                                "cannot remove the leader key of a leader that is no longer there",
-                                &error,
-                            );
-                            backoff.pause().await;
-                        }
-                    }
+                    self.stand_behind(theirs, session, &mut proven, &mut backoff).await;
                 }
                 Ok(Look::LeftToOthers { seen }) => {
                     backoff.reset();
@@ -428,6 +394,47 @@ impl Candidate {
                     // Leading goes on while the session is proven: writes are fenced either way.
                     backoff.pause().await;
                 }
+            }
+        }
+    }
+
+    /// Stands by for a leader until its key may have changed, or it is known to be gone: then its key is removed.
+    async fn stand_behind(
+        &mut self,
+        theirs: Theirs,
+        session: &Session,
+        proven: &mut watch::Receiver<bool>,
+        backoff: &mut Backoff,
+    ) {
+        let Theirs {
+            leader,
+            seen,
+            created,
+            mod_revision,
+            term,
+        } = theirs;
+        self.publish(Leadership::Standby { leader: leader.clone() });
+        if self.term.as_ref().is_none_or(|(known, _)| *known != created) {
+            self.term = term.map(|term| (created, term));
+        }
+        let mut followed = self.term.take();
+        let (mut presences, mut candidacy) = (self.presences.clone(), self.candidacy.clone());
+        let over = until_over(followed.as_mut().map(|(_, term)| term), &mut presences, &mut candidacy);
+        let over = tokio::select! {
+            () = self.watch_key(seen, session.ttl(), proven) => None,
+            why = over => Some(why),
+        };
+        self.term = followed;
+        // Several candidates have seen the same.
+        sleep(jitter(CLAIM_JITTER)).await;
+        if let Some(why) = over {
+            tracing::warn!(leader, why, "the leader is no longer there; standing in its place");
+            if let Err(error) = self.remove(mod_revision).await {
+                backoff.complain(
+                    "cannot remove the leader key of a leader that is no longer there",
+                    &error,
+                );
+                backoff.pause().await;
             }
         }
     }
@@ -489,13 +496,13 @@ impl Candidate {
             if let Some(version) = newer_version(&held.value) {
                 // Who leads cannot be read, only that a newer release does.
                 let leader = format!("a newer release (record version {version})");
-                return Look::Theirs {
+                return Look::Theirs(Theirs {
                     leader,
                     seen,
                     created: held.create_revision,
                     mod_revision: held.mod_revision,
                     term: None,
-                };
+                });
             }
             let value = String::from_utf8_lossy(&held.value)
                 .chars()
@@ -530,13 +537,13 @@ impl Candidate {
                 self.replaced = true;
             }
         }
-        Look::Theirs {
+        Look::Theirs(Theirs {
             term: other.term(),
             leader: other.identity,
             seen,
             created: held.create_revision,
             mod_revision: held.mod_revision,
-        }
+        })
     }
 
     async fn remove(&self, mod_revision: Revision) -> Result<()> {

@@ -86,25 +86,17 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         let judge = cluster::judge(client.clone(), auth.audience, metrics.calls.clone());
         Gate::new(judge)
     });
-    let (shown, end) = (health.clone(), shutdown.clone());
-    parts.spawn(async move {
-        let served = telemetry::serve(listener, shown, exposition, gate, end.cancelled_owned()).await;
-        served.map(|()| "http").map_err(|cause| Failure::Listen {
-            address: options.http,
-            cause,
-        })
-    });
+    let listen_failed = move |cause| Failure::Listen {
+        address: options.http,
+        cause,
+    };
+    let end = shutdown.clone().cancelled_owned();
+    let served = telemetry::serve(listener, health.clone(), exposition, gate, end);
+    parts.spawn(async move { served.await.map(|()| "http").map_err(listen_failed) });
     let namespace: Arc<str> = Arc::from(options.namespace.as_deref().unwrap_or(client.default_namespace()));
     let identity: Arc<str> = Arc::from(options.identity);
-    let peers = connect_peers(
-        &options.peers,
-        &client,
-        &namespace,
-        &identity,
-        &metrics,
-        &mut parts,
-        &shutdown,
-    )?;
+    let of = (&client, &namespace);
+    let peers = connect_peers(&options.peers, of, &identity, &metrics, (&mut parts, &shutdown))?;
     let folder = options.state_dir.map(StateFolder::new);
     let stored = folder.as_ref().and_then(StateFolder::load);
     let mut asked = Box::pin(cluster::cluster_id(client.clone(), ANSWER, metrics.calls.clone()));
@@ -180,12 +172,10 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 /// Starts what replicas watch each other by.
 fn connect_peers(
     options: &PeerOptions,
-    client: &Client,
-    namespace: &Arc<str>,
+    (client, namespace): (&Client, &Arc<str>),
     identity: &Arc<str>,
     metrics: &Metrics,
-    parts: &mut JoinSet<Result<&'static str, Failure>>,
-    shutdown: &CancellationToken,
+    (parts, shutdown): (&mut JoinSet<Result<&'static str, Failure>>, &CancellationToken),
 ) -> Result<Peers, Failure> {
     let (keys, key) = watch::channel(KeyState::Pending);
     let (listener, address) = match options.advertise {

@@ -43,14 +43,6 @@ pub async fn serve(
     };
     let meta = MetaKeys::of_registry(&spec.meta_prefix, &context.cluster_id, &name);
     let leader_key = meta.leader();
-    let campaign = Campaign {
-        leader_key: leader_key.clone(),
-        candidate_key: meta.candidate(&context.identity),
-        process: context.peers.me().incarnation.clone(),
-        address: context.peers.address(),
-        identity: context.identity.to_string(),
-        session_ttl: context.session_ttl,
-    };
     let (scopes, wanted) = mpsc::unbounded_channel();
     // Our own bookkeeping at once: it says which leases to renew.
     let _ = scopes.send(Arc::new(BTreeSet::from([meta.scope().clone()])));
@@ -70,22 +62,15 @@ pub async fn serve(
     let renewal = etcd::renew(connection.clone(), renewals.subscribe(), tells, soonest, ending.clone());
     parts.spawn(named("renewal", renewal));
     parts.spawn(named("end of leases", show_end(ends.clone(), metrics, ending.clone())));
-    let campaign = Box::pin(etcd::campaign(
+    let election = elect(
         connection.clone(),
-        campaign,
+        campaign(&meta, &context),
         candidacy,
-        context.peers.presences(),
+        &context,
         leads,
         ending.clone(),
-    ));
-    let (confirmed, end) = (context.cluster_confirmed.clone(), ending.clone());
-    parts.spawn(named("election", async move {
-        tokio::select! {
-            biased;
-            () = end.cancelled() => {}
-            () = confirmed.cancelled() => campaign.await,
-        }
-    }));
+    );
+    parts.spawn(named("election", election));
 
     let lines = Lines {
         leadership,
@@ -150,6 +135,45 @@ pub async fn serve(
     ending.cancel();
     while parts.join_next().await.is_some() {}
     Ok(())
+}
+
+/// How this replica stands for election.
+fn campaign(meta: &MetaKeys, context: &Context) -> Campaign {
+    Campaign {
+        leader_key: meta.leader(),
+        candidate_key: meta.candidate(&context.identity),
+        process: context.peers.me().incarnation.clone(),
+        address: context.peers.address(),
+        identity: context.identity.to_string(),
+        session_ttl: context.session_ttl,
+    }
+}
+
+/// Stands for election once it is known which cluster this is.
+fn elect(
+    connection: Connection,
+    campaign: Campaign,
+    candidacy: watch::Receiver<Candidacy>,
+    context: &Context,
+    leads: watch::Sender<Leadership>,
+    end: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let (confirmed, presences) = (context.cluster_confirmed.clone(), context.peers.presences());
+    let campaign = Box::pin(etcd::campaign(
+        connection,
+        campaign,
+        candidacy,
+        presences,
+        leads,
+        end.clone(),
+    ));
+    async move {
+        tokio::select! {
+            biased;
+            () = end.cancelled() => {}
+            () = confirmed.cancelled() => campaign.await,
+        }
+    }
 }
 
 /// Shows when the first lease would end. What tells it ends with the Registry.
