@@ -21,7 +21,7 @@ pub struct RunArgs {
     /// The kubeconfig file of the cluster
     ///
     /// Without it, the file that KUBECONFIG names is used, or ~/.kube/config, or inside a cluster the pod's service
-    /// account.
+    /// account. With a kubeconfig, its proxy-url and the variables HTTPS_PROXY and NO_PROXY hold as for kubectl.
     #[arg(long, env = "LEASEHOLD_KUBECONFIG", value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 

@@ -14,6 +14,7 @@ mod lean;
 mod line;
 mod listing;
 mod peer_key;
+mod proxy;
 mod rights;
 mod sources;
 mod territory;
