@@ -83,6 +83,8 @@ pub enum Reason {
     Writing,
     /// Synced=False or Unknown: the operator does not reach the etcd. What is registered stays.
     RegistryUnreachable,
+    /// Synced=Unknown and Ready=Unknown: no replica of the operator confirms what is in etcd any more.
+    NotConfirmed,
     /// Synced=Unknown: the operator has not yet seen everything it must know before it writes.
     Starting,
     /// Synced=False: `suspend` is true; keys are kept as they are.
@@ -135,6 +137,8 @@ pub enum Reason {
 
     /// Connected=True.
     Connected,
+    /// Connected=True: other endpoints than those of spec are in use, because those of spec were tried and do not work.
+    SpecNotAdopted,
     /// Connected=Unknown: the first connection is being made.
     Connecting,
     /// Connected=False: no member answers.
@@ -199,6 +203,7 @@ impl Reason {
             Self::LastEndpointKept => "LastEndpointKept",
             Self::Writing => "Writing",
             Self::RegistryUnreachable => "RegistryUnreachable",
+            Self::NotConfirmed => "NotConfirmed",
             Self::Starting => "Starting",
             Self::Suspended => "Suspended",
             Self::EndpointsRefused => "EndpointsRefused",
@@ -220,6 +225,7 @@ impl Reason {
             Self::Watching => "Watching",
             Self::KubernetesSilent => "KubernetesSilent",
             Self::Connected => "Connected",
+            Self::SpecNotAdopted => "SpecNotAdopted",
             Self::Connecting => "Connecting",
             Self::Unreachable => "Unreachable",
             Self::NoLeader => "NoLeader",

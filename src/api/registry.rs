@@ -204,6 +204,12 @@ pub struct RegistryStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub replicas: Vec<ReplicaStatus>,
+    /// The endpoints in use: those of spec, or those that worked last while those of spec do not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// The id of the etcd cluster in use, in hexadecimal digits, as `etcdctl endpoint status` shows it.
+    #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
     /// The version of the etcd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd_version: Option<String>,
@@ -213,7 +219,7 @@ pub struct RegistryStatus {
     /// How many keys the operator keeps there. It may lag by ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u64>,
-    /// Connected: whether the operator reaches the etcd, and why not. Credentials: whether certificates, user and password
+    /// Connected: whether the operator reaches the etcd, why not, and which endpoints of spec it does not use. Credentials: whether certificates, user and password
     /// are in use as the Secrets have them now, and why not. Held: whether removals are held back, and how to
     /// approve of them. Informed: whether Kubernetes tells the operator what changes, and since when it does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -144,6 +144,27 @@ pub enum Insistence {
     IfBlank,
 }
 
+/// A change of the status that an object has.
+pub struct Amendment<S>(Box<dyn FnOnce(&mut S) + Send>);
+
+impl<S> Amendment<S> {
+    /// Changes a status in this way.
+    pub fn new(change: impl FnOnce(&mut S) + Send + 'static) -> Self {
+        Self(Box::new(change))
+    }
+
+    /// Changes `status`.
+    pub fn apply(self, status: &mut S) {
+        (self.0)(status);
+    }
+}
+
+impl<S> Debug for Amendment<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Amendment")
+    }
+}
+
 /// What the desk is told.
 #[derive(Debug)]
 pub enum DeskNote<K: Reported> {
@@ -151,6 +172,8 @@ pub enum DeskNote<K: Reported> {
     Seen(K::Name, Option<K::Status>),
     /// This is the status the object should have.
     Wanted(K::Name, K::Status, Insistence),
+    /// The status that the object has, if it has one, should be changed in this way, once.
+    Amended(K::Name, Amendment<K::Status>),
     /// Nobody here is to write the object's status any more.
     Released(K::Name),
     /// The object is gone.
@@ -288,6 +311,14 @@ impl<K: Reported> Desk<K> {
                     write.wanted_since = true;
                 }
                 self.to_write.push(name);
+            }
+            DeskNote::Amended(name, amendment) => {
+                let entry = self.entry(&name);
+                let is_wanted = matches!(entry.wanted, Some((_, Insistence::Always)));
+                if let Some(mut status) = entry.seen.clone().filter(|_| !is_wanted) {
+                    amendment.apply(&mut status);
+                    self.take(DeskNote::Wanted(name, status, Insistence::Once));
+                }
             }
             DeskNote::Released(name) => {
                 if let Some(entry) = self.entries.get_mut(&name) {

@@ -22,7 +22,7 @@ mod watches;
 
 pub use callers::judge;
 pub use client::{ClientError, cluster_id, connect};
-pub use desk::{Desk, DeskNote, Insistence, Reported};
+pub use desk::{Amendment, Desk, DeskNote, Insistence, Reported};
 pub use events::{About, Events, Notice, publish_events};
 pub use hearing::Hearing;
 pub use listing::{Listing, ListingError, namespace, pod};

@@ -131,17 +131,29 @@ impl Connection {
         Self { shared }
     }
 
-    /// Goes over to another way in, once it has proven good for reading `key`: from then on every call and every stream
-    /// of every clone uses it. Until then, and if it does not, nothing changes. Leases are not bound to connections, so
-    /// none is lost by this.
-    pub async fn change_access(&self, access: &Access, key: &str) -> Result<()> {
+    /// A connection of its own on another way in.
+    pub(super) async fn beside(&self, access: &Access) -> Result<Self> {
         let way = Way::new(access, &self.shared.timeouts).await?;
-        let trial = Self::on(way.clone(), self.shared.timeouts, self.shared.calls.clone());
-        if let Err(error) = trial.get(key).await {
-            return Err(trial.explain(error).await);
+        Ok(Self::on(way, self.shared.timeouts, self.shared.calls.clone()))
+    }
+
+    /// From now on every call and every stream of every clone goes the way of `other`.
+    pub(super) fn go_over(&self, other: &Self) {
+        self.shared.way.send_replace(other.way());
+    }
+
+    /// Prefers this endpoint.
+    pub(super) fn prefer(&self, index: usize) {
+        self.way().preferred.store(index, Ordering::Relaxed);
+    }
+
+    /// Endpoints that are another cluster than is wanted.
+    pub(super) fn other_cluster(&self, found: u64, wanted: Option<u64>) -> Error {
+        Error::OtherCluster {
+            endpoints: self.endpoints(),
+            found,
+            wanted,
         }
-        self.shared.way.send_replace(way);
-        Ok(())
     }
 
     /// The way in that is used now.
@@ -316,7 +328,7 @@ impl Connection {
     }
 
     /// The same failure, said of all endpoints.
-    fn at_all(&self, error: Error) -> Error {
+    pub(super) fn at_all(&self, error: Error) -> Error {
         match error {
             Error::Unreachable { cause, .. } => Error::Unreachable {
                 endpoints: self.endpoints(),

@@ -23,6 +23,20 @@ pub enum Error {
         /// What the last one said.
         cause: String,
     },
+    /// Other endpoints that were offered lead elsewhere.
+    #[error(
+        "{endpoints} is another etcd cluster ({}): what is registered in that in use would be lost there. Name members \
+         of the cluster in use; for another cluster create another Registry and move the registrations, or delete this \
+         Registry and create it again", cluster_words(*.found, *.wanted)
+    )]
+    OtherCluster {
+        /// All that were tried.
+        endpoints: String,
+        /// The id of the cluster there.
+        found: u64,
+        /// That of the one in use, as far as it is known.
+        wanted: Option<u64>,
+    },
     /// Connected, but no answer in time.
     #[error("etcd at {endpoints} did not answer `{call}` within {after:?}: look for an overloaded or paused member")]
     Timeout {
@@ -101,6 +115,13 @@ pub enum Error {
     },
 }
 
+fn cluster_words(found: u64, wanted: Option<u64>) -> String {
+    match wanted {
+        Some(wanted) => format!("id {found:x}; the one in use has {wanted:x}"),
+        None => format!("id {found:x}, or it cannot be known: the one in use does not answer"),
+    }
+}
+
 fn tls_words(endpoint: &str, fault: &Fault) -> String {
     match fault {
         Fault::ServerExpired => format!(
@@ -169,6 +190,7 @@ impl Error {
         match self {
             Self::InvalidEndpoint { .. } => "InvalidEndpoint",
             Self::Unreachable { .. } => "Unreachable",
+            Self::OtherCluster { .. } => "OtherCluster",
             Self::Timeout { .. } => "Timeout",
             Self::PermissionDenied { .. } => "PermissionDenied",
             Self::Unauthenticated { .. } => "Unauthenticated",

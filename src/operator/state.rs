@@ -41,11 +41,14 @@ pub struct State {
 /// A Registry as it was last heard of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredRegistry {
+    /// `metadata.uid`; empty if it was kept by a release that did not keep it.
+    #[serde(default)]
+    pub uid: String,
     /// `metadata.generation` of its spec.
     pub generation: i64,
     /// Its spec.
     pub spec: RegistrySpec,
-    /// The credentials that last let us in, where there are any: those of the Secrets, which then cannot be asked for.
+    /// The endpoints and credentials that last let us in. Those of spec may not work, and the Secrets cannot be asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
 }

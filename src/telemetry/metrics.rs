@@ -49,6 +49,7 @@ pub struct Metrics {
 struct Registries {
     leader: Family<OfRegistry, Level>,
     connected: Family<OfRegistry, Level>,
+    not_adopted: Family<OfRegistry, Level>,
     leases: Family<OfRegistry, Level>,
     keys: Family<OfRegistry, Level>,
     backlog: Family<OfRegistry, Level>,
@@ -73,6 +74,12 @@ impl Registries {
             "connected",
             "1 while the Registry's etcd answers this replica and takes its writes, else 0",
             self.connected.clone(),
+        );
+        to.register(
+            "spec_not_adopted",
+            "1 while this replica uses other endpoints or credentials than the Registry names, because those do not work, \
+             else 0",
+            self.not_adopted.clone(),
         );
         to.register(
             "leases",
@@ -238,6 +245,7 @@ impl Metrics {
         RegistryMetrics {
             leader: self.registries.leader.get_or_create_owned(&of),
             connected: self.registries.connected.get_or_create_owned(&of),
+            not_adopted: self.registries.not_adopted.get_or_create_owned(&of),
             leases: self.registries.leases.get_or_create_owned(&of),
             keys: self.registries.keys.get_or_create_owned(&of),
             backlog: self.registries.backlog.get_or_create_owned(&of),
@@ -261,6 +269,7 @@ impl Metrics {
         let Registries {
             leader,
             connected,
+            not_adopted,
             leases,
             keys,
             backlog,
@@ -274,7 +283,17 @@ impl Metrics {
             not_after,
         } = &self.registries;
         let of = OfRegistry { registry: name.into() };
-        for levels in [leader, connected, leases, keys, backlog, held, denied, leases_end] {
+        for levels in [
+            leader,
+            connected,
+            not_adopted,
+            leases,
+            keys,
+            backlog,
+            held,
+            denied,
+            leases_end,
+        ] {
             levels.remove(&of);
         }
         for counters in [fenced, lapsed, guard_trips] {
@@ -296,6 +315,7 @@ impl Metrics {
 pub struct RegistryMetrics {
     leader: Level,
     connected: Level,
+    not_adopted: Level,
     leases: Level,
     keys: Level,
     backlog: Level,
@@ -321,6 +341,11 @@ impl RegistryMetrics {
     /// Whether etcd answers this replica.
     pub fn set_connected(&self, connected: bool) {
         self.connected.set(connected.into());
+    }
+
+    /// Whether what the Registry names was tried and is not used.
+    pub fn set_not_adopted(&self, not_adopted: bool) {
+        self.not_adopted.set(not_adopted.into());
     }
 
     /// How many leases of this cluster are recorded.

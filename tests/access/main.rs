@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod confirmation;
+mod edits;
 mod ending;
 mod faults;
 mod members;

@@ -7,6 +7,7 @@ mod named;
 mod support;
 
 mod access;
+mod alerts;
 mod helm;
 mod lifecycle;
 mod manifests;

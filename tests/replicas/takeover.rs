@@ -134,7 +134,7 @@ async fn an_etcd_that_is_restarted_finds_the_operator_still_there() -> Result<()
 }
 
 #[tokio::test]
-async fn endpoints_that_change_are_followed_to_the_other_etcd() -> Result<()> {
+async fn registry_created_again_with_another_etcd_is_followed_there() -> Result<()> {
     let turn = Turn::take("moved", 1, 15).await?;
     turn.namespace.create_pod(&pod("a", "orders")).await?;
     turn.namespace.apply(registration("orders", &json!({}))).await?;
@@ -142,6 +142,7 @@ async fn endpoints_that_change_are_followed_to_the_other_etcd() -> Result<()> {
     operator.wait_ready(SOON).await?;
     wait_in_sync(turn.namespace.objects(), "orders", 1).await;
     let other = testbed::EtcdCluster::temporary(testbed::EtcdVersion::default(), 1).await?;
+    turn.bed.objects().delete(API, "Registry", "default").await?;
     turn.bed.create_registry("default", &other.endpoints(), 15).await?;
     wait_keys(&other, &turn.plain("orders"), &["a"]).await;
     wait_in_sync(turn.namespace.objects(), "orders", 1).await;

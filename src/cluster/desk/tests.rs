@@ -156,3 +156,27 @@ async fn one_tenant_s_statuses_leave_room_for_the_others() {
     desk.to_write.end(&name("flood", 0));
     assert_eq!(desk.next().map(|(name, ..)| name), Some(name("flood", 2)));
 }
+
+#[tokio::test]
+async fn amendment_changes_what_is_there_once_and_never_what_is_wanted_always() {
+    let mut desk = desk();
+    let amend = |desk: &mut Desk| {
+        let change = |status: &mut ServiceRegistrationStatus| status.service = Some("amended".to_owned());
+        desk.take(DeskNote::Amended(orders(), Amendment::new(change)));
+    };
+    amend(&mut desk);
+    assert!(desk.next().is_none(), "there is nothing to amend");
+    seen(&mut desk, Some("1/1"));
+    amend(&mut desk);
+    let (name, number, written) = desk.next().expect("another one");
+    assert_eq!(
+        (written.ready.as_deref(), written.service.as_deref()),
+        (Some("1/1"), Some("amended"))
+    );
+    desk.written(name, number, written, &Written::Done);
+    seen(&mut desk, Some("2/2"));
+    assert!(desk.next().is_none(), "another replica knows better");
+    want(&mut desk, "2/2", Insistence::Always);
+    amend(&mut desk);
+    assert!(desk.next().is_none(), "this one knows better");
+}

@@ -44,8 +44,9 @@ impl Intake {
         });
     }
 
-    /// Has the Registry served with the credentials that it names, as far as they are known: by a new registrar if its
-    /// endpoints are others, else by the one that it has. Credentials that make no sense change nothing.
+    /// Has the Registry served at the endpoints and with the credentials that it names, as far as they are known. The
+    /// registrar that it has tries them before it uses them, once it has been let in. Until then there is nothing to lose,
+    /// and other endpoints get a new registrar. Credentials that make no sense change nothing.
     pub(super) fn enter(&mut self, name: &Arc<str>, now: Instant) {
         let context = self.staff.context();
         let Some(known) = self.registries.get(name) else {
@@ -67,29 +68,36 @@ impl Intake {
                 if known.offered.is_some() {
                     self.staff.order(name, Order::Access(Err(trouble.clone())));
                 } else {
+                    let told = known.told.clone();
                     self.staff.engage(name, spec, version, Err(trouble.clone()));
+                    self.staff.order(name, Order::Status(told));
+                    self.hand_over(name, now);
                 }
                 self.is_wrong(name, Some(trouble));
             }
             Ok(access) => {
                 let access = Box::new(access);
                 match &known.offered {
-                    Some(former) if former.endpoints == access.endpoints => {
-                        if *former == access && known.wrong.is_none() {
-                            return;
-                        }
+                    Some(former) if *former == access && known.wrong.is_none() => return,
+                    Some(former) if known.good.is_some() || former.endpoints == access.endpoints => {
+                        tracing::info!(registry = %name, endpoints = ?access.endpoints, "trying what it says now");
                         self.staff.order(name, Order::Access(Ok(access.clone())));
-                        self.offered(name, access);
                     }
                     former => {
                         let is_first = former.is_none();
-                        tracing::info!(registry = %name, endpoints = ?spec.endpoints, is_first, "connecting");
+                        let begin = Box::new(known.begin_with(&access));
+                        let told = known.told.clone();
+                        tracing::info!(registry = %name, endpoints = ?begin.endpoints, is_first, "connecting");
                         context.health.set_registry(name, RegistryHealth::Starting);
-                        self.staff.engage(name, spec, version, Ok(access.clone()));
-                        self.offered(name, access);
+                        self.staff.engage(name, spec, version, Ok(begin.clone()));
+                        self.staff.order(name, Order::Status(told));
+                        if begin != access {
+                            self.staff.order(name, Order::Access(Ok(access.clone())));
+                        }
                         self.hand_over(name, now);
                     }
                 }
+                self.offered(name, access);
                 self.is_wrong(name, None);
             }
         }

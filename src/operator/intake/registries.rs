@@ -11,7 +11,7 @@ use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec, RegistryStatus};
 use crate::cluster::{DeskNote, REGISTRIES, Seen};
 use crate::etcd::Access;
 use crate::index::Area;
-use crate::operator::registrar::{Trouble, Version};
+use crate::operator::registrar::{StatusSeen, Trouble, Version};
 use crate::operator::state::{State, StoredRegistry};
 use crate::telemetry::RegistryHealth;
 
@@ -19,12 +19,16 @@ use crate::telemetry::RegistryHealth;
 #[derive(Debug)]
 pub struct Known {
     uid: String,
+    /// The `uid` that an earlier process knew, of an object that Kubernetes has not told of yet.
+    former_uid: String,
     generation: i64,
     spec: RegistrySpec,
     /// The hold that an admin has approved of.
     approved: Option<String>,
     /// The list that it was last seen in.
     list: u64,
+    /// What its status says.
+    pub(super) told: StatusSeen,
     /// The access that its registrar was last given; none while it has none.
     pub(super) offered: Option<Box<Access>>,
     /// Why what it names now cannot be used.
@@ -47,6 +51,26 @@ impl Known {
         }
     }
 
+    /// Whether an object of this `uid` is another one, created after this one was deleted.
+    fn is_other(&self, uid: &str) -> bool {
+        let known = [&self.uid, &self.former_uid]
+            .into_iter()
+            .find(|known| !known.is_empty());
+        known.is_some_and(|known| known != uid)
+    }
+
+    /// What to begin with where spec says `access`: the endpoints that the status says are in use, if they are others.
+    pub(super) fn begin_with(&self, access: &Access) -> Access {
+        let endpoints = &self.told.endpoints;
+        if endpoints.is_empty() {
+            return access.clone();
+        }
+        Access {
+            endpoints: endpoints.clone(),
+            ..access.clone()
+        }
+    }
+
     /// The hold that an admin has approved of.
     pub fn approved(&self) -> Option<String> {
         self.approved.clone()
@@ -65,16 +89,20 @@ impl Intake {
                 );
                 continue;
             };
-            let StoredRegistry { generation, spec, .. } = stored;
-            tracing::info!(registry = name, endpoints = ?spec.endpoints, "a Registry that was served before");
+            let StoredRegistry {
+                uid, generation, spec, ..
+            } = stored;
+            tracing::info!(registry = name, endpoints = ?access.endpoints, "a Registry that was served before");
             let name: Arc<str> = name.into();
             // It is in no list yet, and the object that Kubernetes tells of is looked at as a new one.
             let known = Known {
                 uid: String::new(),
+                former_uid: uid,
                 generation,
                 spec: spec.clone(),
                 approved: None,
                 list: 0,
+                told: StatusSeen::default(),
                 offered: Some(Box::new(access.clone())),
                 wrong: None,
                 good: Some(access.clone()),
@@ -113,9 +141,14 @@ impl Intake {
             return;
         }
         let store = |known: &Known| StoredRegistry {
+            uid: if known.uid.is_empty() {
+                known.former_uid.clone()
+            } else {
+                known.uid.clone()
+            },
             generation: known.generation,
             spec: known.spec.clone(),
-            access: known.good.clone().filter(Access::has_credentials),
+            access: known.good.clone(),
         };
         let registries = self.registries.iter();
         let now = State {
@@ -167,6 +200,7 @@ impl Intake {
         if let Some(status) = &object.status {
             self.hint(&name, status);
         }
+        let told = StatusSeen::of(object.status.as_ref());
         // The desk ends only with the process.
         let _ = self
             .staff
@@ -180,22 +214,28 @@ impl Intake {
         let (offered, wrong, good) = match &former {
             // Another meta prefix is another Registry of the same name: all begins anew.
             Some(former) if former.spec.meta_prefix == spec.meta_prefix => {
-                (former.offered.clone(), former.wrong.clone(), former.good.clone())
+                // Another object of the same name may name another cluster: that is what it is created anew for.
+                let is_same = |good: &Access| !former.is_other(&uid) || good.endpoints == spec.endpoints;
+                let good = former.good.clone().filter(is_same);
+                (former.offered.clone(), former.wrong.clone(), good)
             }
             _ => (None, None, None),
         };
         let known = Known {
             uid: uid.clone(),
+            former_uid: String::new(),
             generation,
             spec: spec.clone(),
             approved: approved.clone(),
             list: self.registry_list,
+            told: told.clone(),
             offered,
             wrong,
             good,
         };
         let version = known.version();
         self.registries.insert(name.clone(), known);
+        self.staff.order(&name, Order::Status(told));
         self.watch_sources();
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "a Registry to serve");

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::ServiceRegistrationStatus;
 use crate::cluster::{DeskNote, SourceKind};
+use crate::etcd;
 use crate::hidden::Hidden;
 use crate::operator::state::StoredRegistry;
 use crate::operator::testing::Ends;
@@ -86,6 +87,7 @@ impl Rig {
     fn resume(&mut self) {
         let stored = StoredRegistry {
             access: None,
+            uid: String::new(),
             generation: 1,
             spec: decode(json!({"endpoints": ["http://127.0.0.1:1"]})),
         };
@@ -235,15 +237,60 @@ async fn what_was_served_before_is_served_on_by_the_same_registrar_when_nothing_
 }
 
 #[tokio::test]
-async fn a_registry_that_changed_while_nobody_was_there_is_connected_to_anew() {
+async fn registry_that_changed_while_no_replica_ran_is_tried_by_the_same_registrar() {
     let mut rig = Rig::new();
     rig.resume();
     rig.cluster("c1");
     rig.registration("u1", 1, "/orders");
     rig.registry_at(2, "http://127.0.0.1:2");
     rig.lists_complete();
-    assert_eq!(rig.intake.staff.engaged(), 2);
+    assert_eq!(rig.intake.staff.engaged(), 1, "what let it in before is not dropped");
+    let known = &rig.intake.registries["default"];
+    let offered = known.offered.as_ref().map(|offered| offered.endpoints.clone());
+    assert_eq!(offered, Some(vec!["http://127.0.0.1:2".to_owned()]));
     assert_eq!(rig.in_force().as_deref(), Some("u1"));
+}
+
+#[tokio::test]
+async fn registry_that_was_never_entered_is_connected_to_anew_after_an_edit() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.registry_at(2, "http://127.0.0.1:2");
+    assert_eq!(rig.intake.staff.engaged(), 2);
+}
+
+#[tokio::test]
+async fn registry_that_was_deleted_and_created_again_elsewhere_is_another_one() {
+    let mut rig = Rig::new();
+    rig.registry();
+    let good = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
+    rig.intake.is_good("default", good);
+    rig.registry_at(2, "http://127.0.0.1:2");
+    assert_eq!(rig.intake.staff.engaged(), 1, "an edit is tried");
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+        "metadata": {"name": "default", "uid": "another", "generation": 1},
+        "spec": {"endpoints": ["http://127.0.0.1:3"]},
+    });
+    rig.take(News::Registry(Seen::Applied(Box::new(decode(object)))));
+    assert_eq!(rig.intake.staff.engaged(), 2);
+}
+
+#[tokio::test]
+async fn replica_without_a_state_folder_begins_with_the_endpoints_that_the_status_says() {
+    let mut rig = Rig::new();
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+        "metadata": {"name": "default", "uid": "r", "generation": 2},
+        "spec": {"endpoints": ["http://127.0.0.1:2"]},
+        "status": {"leader": "other", "endpoints": ["http://127.0.0.1:1"], "clusterID": "cdf818194e3a8c32"},
+    });
+    rig.take(News::Registry(Seen::Applied(Box::new(decode(object)))));
+    let known = &rig.intake.registries["default"];
+    let access = etcd::Access::open(known.spec().endpoints.clone());
+    assert_eq!(known.begin_with(&access).endpoints, ["http://127.0.0.1:1"]);
+    assert_eq!(known.offered.as_deref(), Some(&access), "what spec says is tried");
+    assert_eq!(known.told.cluster_id, Some(0xcdf8_1819_4e3a_8c32));
 }
 
 #[tokio::test]

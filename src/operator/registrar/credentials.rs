@@ -1,18 +1,24 @@
-//! Going over to other credentials: tried first, used by everything at once when they are good, else told of, while what
-//! is in use stays in use.
+//! Going over to another access, that is to other endpoints, TLS or credentials: it is tried first and used by everything
+//! at once when it is good. Otherwise the conditions say why not, and what is in use stays in use.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use super::expiry::notice;
+use super::registry_status::NotAdopted;
 use super::standing::{Link, Trouble, keep_first};
 use super::{Done, Registrar};
 use crate::api::Reason;
-use crate::etcd::{self, Access, Tls, Validity};
+use crate::etcd::{self, Access, Bound, Tls, Trial, Validity};
 
 /// Between two attempts: the other side may be about to be changed, too.
 const AGAIN: Duration = Duration::from_secs(2);
+/// For how long the etcd in use has to be away before another cluster may take its place, where it is not known how long
+/// leases there last.
+const GONE: Duration = Duration::from_secs(30);
+/// The reason of the Event that says that an edit was not adopted.
+const NOT_ADOPTED: &str = "SpecNotAdopted";
 
 /// What was offered and is not in use.
 #[derive(Debug, Default)]
@@ -23,6 +29,8 @@ pub struct Credentials {
     /// When to try it; none when there is nothing to try.
     again_at: Option<Instant>,
     trouble: Option<Trouble>,
+    /// Whether what was offered last has not been tried yet: `trouble` is about what was offered before.
+    untried: bool,
     /// What the intake was told to be good.
     told: Option<Access>,
     /// Until when the certificates in use are valid.
@@ -35,6 +43,12 @@ impl Credentials {
     /// When to try again.
     pub fn wake_at(&self) -> Option<Instant> {
         self.again_at.filter(|_| !self.trying)
+    }
+
+    /// Whether the endpoints that were offered last are others than `used`.
+    fn moves_from(&self, used: &Access) -> bool {
+        let wanted = self.wanted.as_ref();
+        wanted.is_some_and(|wanted| wanted.endpoints != used.endpoints)
     }
 }
 
@@ -53,6 +67,7 @@ impl Registrar {
         let credentials = &mut self.credentials;
         match offer {
             Ok(access) => {
+                credentials.untried = credentials.wanted.as_ref() != Some(&access);
                 credentials.wanted = Some(access);
                 credentials.again_at = Some(Instant::now());
             }
@@ -81,11 +96,47 @@ impl Registrar {
             return;
         }
         self.credentials.trying = true;
-        let (connection, key) = (self.connection.clone(), self.leader_key.clone());
+        let connection = self.connection.clone();
+        let leases = self.lines.renewals.borrow().clone();
+        let key = self.leader_key.clone();
+        let trial = if self.is_in_use(now, &leases) {
+            let is_same = access.endpoints == connection.access().endpoints;
+            let bound = if is_same {
+                Bound::Any
+            } else {
+                Bound::InUse(self.cluster_id())
+            };
+            Trial { key, bound, leases }
+        } else {
+            Trial {
+                key,
+                bound: Bound::Any,
+                leases: etcd::Leases::default(),
+            }
+        };
         self.tasks.spawn(async move {
-            let result = connection.change_access(&access, &key).await;
+            let result = connection.change_access(&access, &trial).await;
             Done::Tried(access, result)
         });
+    }
+
+    /// Whether there is anything in the etcd in use that could be lost. There is not when this replica never got in, and no
+    /// status says that another one did; nor when no replica has reached it for so long that every lease there has ended.
+    fn is_in_use(&self, now: Instant, leases: &etcd::Leases) -> bool {
+        let told = self.confirmation.seen().is_some_and(|seen| !seen.endpoints.is_empty());
+        if !told && !self.standing.was_live() {
+            return false;
+        }
+        let longest = leases.values().max().map(|ttl| Duration::from_secs((*ttl).into()));
+        let lost = self.standing.lost_for(now);
+        let is_gone = lost.is_some_and(|lost| lost > longest.unwrap_or(GONE)) && self.is_alone();
+        !is_gone
+    }
+
+    /// The id of the etcd cluster in use, as far as it is known.
+    pub(super) fn cluster_id(&self) -> Option<u64> {
+        let told = || self.confirmation.seen()?.cluster_id;
+        self.standing.cluster_id().or_else(told)
     }
 
     /// What was offered has been tried.
@@ -96,30 +147,33 @@ impl Registrar {
         let is_newest = credentials.wanted.as_ref() == Some(&access);
         match result {
             Ok(()) => {
-                tracing::info!(registry = %self.name, "the new credentials are good; from now on they are used");
+                tracing::info!(
+                    registry = %self.name, endpoints = ?access.endpoints,
+                    "the new endpoints and credentials are good; from now on they are used"
+                );
                 if is_newest {
-                    credentials.trouble = None;
+                    (credentials.trouble, credentials.untried) = (None, false);
                 }
                 self.standing.ask_now(now);
                 self.rights.are_others(now);
                 self.tell_good(*access);
             }
+            // It is about what nobody wants any more.
+            Err(_) if !is_newest => {}
             Err(error) => {
-                if is_newest {
-                    credentials.again_at = Some(now + AGAIN);
+                credentials.again_at = Some(now + AGAIN);
+                let trouble = Trouble::from(&error);
+                if std::mem::take(&mut credentials.untried) {
+                    credentials.trouble = None;
                 }
-                if credentials
-                    .trouble
-                    .as_ref()
-                    .is_none_or(|known| known.reason != error.reason())
-                {
+                let is_known = credentials.trouble.as_ref().map(|known| known.reason) == Some(trouble.reason);
+                keep_first(&mut credentials.trouble, trouble);
+                if !is_known {
                     tracing::warn!(
-                        registry = %self.name, %error,
-                        "the new credentials are refused; those in use stay in use, trying on"
+                        registry = %self.name, %error, endpoints = ?access.endpoints,
+                        "the new endpoints or credentials do not work; those in use stay in use, trying on"
                     );
-                }
-                if is_newest {
-                    keep_first(&mut credentials.trouble, (&error).into());
+                    self.announce_not_adopted(NOT_ADOPTED, &error);
                 }
             }
         }
@@ -151,10 +205,13 @@ impl Registrar {
 
     /// How it stands with the credentials; none where there are none.
     pub(super) fn credentials(&self, link: &Link) -> Option<Result<(), Trouble>> {
-        if let Some(trouble) = &self.credentials.trouble {
+        let access = self.connection.access();
+        if let Some(trouble) = &self.credentials.trouble
+            && (trouble.is_access || !self.credentials.moves_from(&access))
+        {
             return Some(Err(trouble.clone()));
         }
-        if !self.connection.access().has_credentials() {
+        if !access.has_credentials() {
             return None;
         }
         match link {
@@ -168,5 +225,21 @@ impl Registrar {
             })),
             _ => Some(Ok(())),
         }
+    }
+
+    /// Whether what spec and the Secrets say was tried, or cannot be, and is not used.
+    pub(super) fn is_not_adopted(&self) -> bool {
+        self.credentials.trouble.is_some()
+    }
+
+    /// What spec says and was not adopted, if its endpoints are others than those in use.
+    pub(super) fn not_adopted(&self) -> Option<NotAdopted> {
+        let access = self.connection.access();
+        let trouble = self.credentials.trouble.as_ref();
+        let trouble = trouble.filter(|_| !self.credentials.untried && self.credentials.moves_from(&access))?;
+        Some(NotAdopted {
+            in_use: access.endpoints,
+            trouble: trouble.message.clone(),
+        })
     }
 }

@@ -162,6 +162,14 @@ impl Registrar {
         }
     }
 
+    /// Says that endpoints or credentials were tried and are not used.
+    pub(super) fn announce_not_adopted(&self, reason: &'static str, why: &impl Display) {
+        if self.leads() {
+            let note = format!("{why}. What was in use before stays in use.");
+            self.publish(true, reason, note, Timestamp::now());
+        }
+    }
+
     /// Tells that a lease is gone.
     pub(super) fn announce_lapsed(&self, lease: LeaseId) {
         if self.leads() {

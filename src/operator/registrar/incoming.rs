@@ -100,6 +100,7 @@ impl Registrar {
                 self.sweep.is_due();
             }
             Order::Access(offer) => self.offered(offer),
+            Order::Status(seen) => self.confirmation.see(seen, Instant::now()),
             Order::Approve(hold) => self.guarding.approved = hold,
             Order::Together(orders) => orders.into_iter().for_each(|order| self.take(order)),
             Order::Settings { limits, guard, version } => {

@@ -7,6 +7,7 @@
 
 mod candidates;
 mod catching_up;
+mod confirmation;
 mod credentials;
 mod duty;
 mod events;
@@ -36,12 +37,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::candidates::Candidates;
 use self::catching_up::CatchingUp;
+use self::confirmation::Confirmation;
 use self::credentials::Credentials;
 pub use self::credentials::trouble;
 use self::guarding::Guarding;
 pub use self::guarding::terms as guard_terms;
 use self::inquiry::Found;
-pub use self::order::{Order, Outdated, Version};
+pub use self::order::{Order, Outdated, StatusSeen, Version};
 use self::registry_status::Told;
 use self::reporting::{Stance, Subject};
 use self::rights::{Probed, Rights, Search};
@@ -192,6 +194,10 @@ struct Registrar {
     metrics: RegistryMetrics,
     connection: Connection,
     credentials: Credentials,
+    /// Whether a replica confirms the Registry's status.
+    confirmation: Confirmation,
+    /// What may be said of it, while this replica does not lead.
+    outcome: confirmation::Outcome,
     /// Everybody who may write here may read this.
     leader_key: Key,
     limits: Limits,
@@ -281,6 +287,8 @@ impl Registrar {
             pacer: reporting::pacer(),
             told: Told::default(),
             outage_announced: false,
+            confirmation: Confirmation::new(Duration::from_secs(context.session_ttl.into())),
+            outcome: confirmation::Outcome::default(),
             stance: Stance::default(),
             tasks: JoinSet::new(),
             slips: Vec::new(),
@@ -317,6 +325,7 @@ impl Registrar {
         if let Some(renewals) = self.ledger.leases().take_changed_renewals() {
             self.lines.renewals.send_replace(Arc::new(renewals));
         }
+        let confirm_at = self.confirm(now);
         self.try_offer(now);
         self.ask(now);
         self.sweep(now);
@@ -332,6 +341,7 @@ impl Registrar {
             self.pacer.next_due(),
             report_due,
             stand_due,
+            confirm_at,
             Some(self.house_at),
             self.guard_wakes_at(),
             self.credentials.wake_at(),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::standing::Trouble;
-use crate::api::{Guard, Limits, Reason};
+use crate::api::{Guard, Limits, Reason, RegistryStatus};
 use crate::etcd::Access;
 use crate::index::{Area, RegistrationRef};
 use crate::operator::policy::Verdict;
@@ -36,6 +36,38 @@ impl Outdated {
     /// of what belongs to the cluster, it is not that which is in trouble.
     pub fn is_general(&self) -> bool {
         self.streams.iter().any(|stream| stream.area == Area::Cluster)
+    }
+}
+
+/// What the status of a Registry says, whichever replica wrote it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusSeen {
+    /// The replica that leads.
+    pub leader: Option<String>,
+    /// The endpoints that were last good.
+    pub endpoints: Vec<String>,
+    /// The id of the etcd cluster there.
+    pub cluster_id: Option<u64>,
+    /// Whether it says anything at all.
+    pub is_blank: bool,
+}
+
+impl StatusSeen {
+    /// What this status says.
+    pub fn of(status: Option<&RegistryStatus>) -> Self {
+        let Some(status) = status else {
+            return Self {
+                is_blank: true,
+                ..Self::default()
+            };
+        };
+        let id = status.cluster_id.as_deref();
+        Self {
+            leader: status.leader.clone(),
+            endpoints: status.endpoints.clone(),
+            cluster_id: id.and_then(|id| u64::from_str_radix(id, 16).ok()),
+            is_blank: status.conditions.is_empty(),
+        }
     }
 }
 
@@ -110,7 +142,10 @@ pub enum Order {
         /// The object, and the version of its spec.
         version: Version,
     },
-    /// The Secrets that the Registry names have changed, or it names others: this is to be used from now on, or cannot be.
+    /// What the Registry's status says now.
+    Status(StatusSeen),
+    /// The Registry names other endpoints or other Secrets, or what is in these has changed: this is to be used from now on
+    /// if it works, or cannot be used.
     Access(Result<Box<Access>, Trouble>),
     /// The hold of this id, if there is one, was approved of by an admin: what it holds is to go.
     Approve(Option<String>),

@@ -14,6 +14,15 @@ use crate::plan::{Holding, Stream};
 /// The least time between two writes that tell nothing but other counters.
 const COUNTERS: Duration = Duration::from_secs(10);
 
+/// Endpoints of a spec that were tried and are not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotAdopted {
+    /// Those that are used instead.
+    pub in_use: Vec<String>,
+    /// What is wrong with the others, with what to do.
+    pub trouble: String,
+}
+
 /// What the status is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -21,6 +30,12 @@ pub struct Facts {
     pub generation: i64,
     /// How its etcd stands.
     pub link: Link,
+    /// What spec says and was not adopted, if something was not.
+    pub not_adopted: Option<NotAdopted>,
+    /// The endpoints that were last good, if any were.
+    pub endpoints: Vec<String>,
+    /// The id of the cluster there, as far as it is known.
+    pub cluster_id: Option<u64>,
     /// How it stands with the credentials, if there are any.
     pub credentials: Option<Result<(), Trouble>>,
     /// What is said of certificates in use that end soon, if any do.
@@ -31,10 +46,12 @@ pub struct Facts {
     pub leader: Option<String>,
     /// The replicas that are connected, each with the address at which others reach it.
     pub replicas: Vec<(Arc<str>, Option<SocketAddr>)>,
-    /// Leases kept.
-    pub leases: usize,
-    /// Keys kept.
-    pub keys: usize,
+    /// Leases kept, as far as they are known.
+    pub leases: Option<usize>,
+    /// Keys kept, likewise.
+    pub keys: Option<usize>,
+    /// Whether this replica is cut off and no other one is known to lead.
+    pub is_alone: bool,
     /// What is known of removals that are held back.
     pub holding: Holding,
     /// What etcd denies, while it lets everything else be done.
@@ -46,33 +63,55 @@ pub struct Facts {
 impl Facts {
     fn without_counters(&self) -> Self {
         Self {
-            leases: 0,
-            keys: 0,
+            leases: None,
+            keys: None,
             ..self.clone()
         }
     }
 
-    /// The status that tells them.
-    pub fn status(&self, now: &Time) -> RegistryStatus {
-        let but = self.denied.as_ref().map(|denied| {
-            format!(
-                "The operator reads, watches and writes this etcd, which denies its user {denied}: only what is \
-                 registered there waits. The lines that `leasehold doctor --etcd-role` prints grant it."
-            )
-        });
-        let (status, reason, message) = match &self.link {
+    /// The condition `Connected`: what is in use, and what is not.
+    fn connected(&self) -> (ConditionStatus, Reason, String) {
+        let (status, mut reason, mut message) = match &self.link {
             Link::Up => {
-                let all = "The operator reads, watches and writes this etcd.";
-                let message = but.as_deref().unwrap_or(all);
+                let message = match &self.denied {
+                    None => "The operator reads, watches and writes this etcd.".to_owned(),
+                    Some(denied) => format!(
+                        "The operator reads, watches and writes this etcd, which denies its user {denied}: only what is \
+                         registered there waits. The lines that `leasehold doctor --etcd-role` prints grant it."
+                    ),
+                };
                 (ConditionStatus::True, Reason::Connected, message)
             }
-            Link::Unsure => (
-                ConditionStatus::Unknown,
-                Reason::Connecting,
-                "The operator is connecting to this etcd.",
-            ),
-            Link::Down(trouble) => (ConditionStatus::False, reason(trouble.reason), trouble.message.as_str()),
+            Link::Unsure => {
+                let message = "The operator is connecting to this etcd.".to_owned();
+                (ConditionStatus::Unknown, Reason::Connecting, message)
+            }
+            Link::Down(trouble) => {
+                let reason = self::reason(trouble.reason);
+                let alone = if self.is_alone {
+                    ". No other replica confirms that it reaches it"
+                } else {
+                    ""
+                };
+                (ConditionStatus::False, reason, format!("{}{alone}", trouble.message))
+            }
         };
+        if let Some(NotAdopted { in_use, trouble }) = &self.not_adopted {
+            if self.link == Link::Up {
+                reason = Reason::SpecNotAdopted;
+            }
+            message = format!(
+                "{message} In use is {}. The endpoints of spec were tried and not adopted, and are tried again every few \
+                 seconds: {trouble}.",
+                in_use.join(", ")
+            );
+        }
+        (status, reason, message)
+    }
+
+    /// The status that tells them.
+    pub fn status(&self, now: &Time) -> RegistryStatus {
+        let (status, reason, message) = self.connected();
         let mut list = Vec::new();
         let generation = Some(self.generation);
         conditions::set(
@@ -80,7 +119,7 @@ impl Facts {
             ConditionType::Connected,
             status,
             reason,
-            message,
+            &message,
             generation,
             now,
         );
@@ -136,9 +175,11 @@ impl Facts {
             observed_generation: generation,
             leader: self.leader.clone(),
             replicas: self.replicas.iter().take(REPLICAS).map(replica).collect(),
+            endpoints: self.endpoints.clone(),
+            cluster_id: self.cluster_id.map(|id| format!("{id:x}")),
             etcd_version: self.version.clone(),
-            leases: Some(count(self.leases)),
-            keys: Some(count(self.keys)),
+            leases: self.leases.map(count),
+            keys: self.keys.map(count),
             conditions: list,
         }
     }
@@ -244,13 +285,17 @@ mod tests {
         Facts {
             generation: 1,
             link,
+            not_adopted: None,
+            endpoints: Vec::new(),
+            cluster_id: None,
             credentials: None,
             expiring: None,
             version: Some("3.6.15".to_owned()),
             leader: Some("a".to_owned()),
             replicas: Vec::new(),
-            leases: 1,
-            keys,
+            leases: Some(1),
+            keys: Some(keys),
+            is_alone: false,
             holding: Holding::Nothing,
             denied: None,
             outdated: None,

@@ -1,21 +1,25 @@
 //! Telling what is registered: in the status of each registration, of the Registry, in gauges and on `/readyz`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::confirmation::{self, Outcome};
 use super::events::{Announced, announce};
 use super::registry_status::Facts;
 use super::standing::{Link, Trouble};
 use super::{Context, Registrar, Version};
-use crate::api::{ConditionStatus, ConditionType, Reason, conditions};
-use crate::cluster::{DeskNote, Insistence};
+use crate::api::{
+    ConditionStatus, ConditionType, Reason, Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus,
+    conditions,
+};
+use crate::cluster::{Amendment, DeskNote, Insistence};
 use crate::etcd::Leadership;
 use crate::index::RegistrationRef;
 use crate::operator::pacer::Pacer;
-use crate::peer::Elsewhere;
 use crate::plan::{self, Footing, Holding, status_of};
 use crate::telemetry::RegistryHealth;
 
@@ -87,8 +91,10 @@ impl Subject {
 pub enum Voice {
     /// Somebody else does, or nobody needs to yet.
     Silent,
-    /// Nobody is known to lead, and etcd does not answer: what nobody else says is said.
+    /// It is cut off from etcd, and no other replica is named as the leader: what no other replica says is said.
     Spare,
+    /// The same, and no replica confirms any more what is said of the registrations.
+    Alone,
     /// As the last one that led, while etcd does not tell who leads now. Somebody else may, and then knows better: what
     /// is said is said once, or two replicas would overrule each other for ever.
     Former,
@@ -116,26 +122,83 @@ fn now() -> Time {
     Time(Timestamp::now())
 }
 
-/// Tells that a Registry's endpoints make no sense, or that its credentials are not there.
-pub fn tell_invalid(name: &Arc<str>, generation: i64, context: &Context, trouble: &Trouble) {
+/// This replica cannot serve a Registry: its endpoints make no sense, or its credentials are not there.
+pub fn cannot_serve(name: &Arc<str>, trouble: &Trouble) {
     tracing::error!(registry = %name, reason = trouble.reason, cause = trouble.message, "this Registry cannot be used");
+}
+
+/// Says that this replica cannot serve a Registry, as far as no other one may. These are its registrations.
+pub fn tell_invalid(
+    name: &Arc<str>,
+    generation: i64,
+    context: &Context,
+    trouble: &Trouble,
+    (outcome, registrations): (Outcome, &BTreeSet<RegistrationRef>),
+) {
+    // The desk ends only with the process.
+    match outcome {
+        Outcome::Silent => return,
+        Outcome::Ask => {
+            let _ = context.registries.send(question(name));
+            return;
+        }
+        Outcome::Registry => {}
+        Outcome::All => {
+            for registration in registrations {
+                let _ = context.registrations.send(unconfirmed(registration, name));
+            }
+        }
+    }
     let facts = Facts {
         generation,
         link: Link::Down(trouble.clone()),
+        not_adopted: None,
+        endpoints: Vec::new(),
+        cluster_id: None,
         credentials: trouble.is_access.then(|| Err(trouble.clone())),
         expiring: None,
         version: None,
         leader: None,
         replicas: Vec::new(),
-        leases: 0,
-        keys: 0,
+        leases: None,
+        keys: None,
+        is_alone: true,
         holding: Holding::Undecided,
         denied: None,
         outdated: None,
     };
     let note = DeskNote::Wanted(name.clone(), facts.status(&now()), Insistence::Once);
-    // The desk ends only with the process.
     let _ = context.registries.send(note);
+}
+
+/// Asks a leader that lives to put its name back into the status of the Registry `name`.
+pub fn question(name: &Arc<str>) -> DeskNote<Registry> {
+    tracing::warn!(registry = %name, "cut off from etcd; asking whether its leader lives");
+    DeskNote::Amended(
+        name.clone(),
+        Amendment::new(|status: &mut RegistryStatus| status.leader = None),
+    )
+}
+
+/// Says of a registration that no replica confirms its status any more. What the last one knew of it is kept.
+pub fn unconfirmed(registration: &RegistrationRef, registry: &str) -> DeskNote<ServiceRegistration> {
+    let message = format!(
+        "No replica of the operator confirms what is in etcd: see the condition Connected of Registry \"{registry}\". What \
+         else this status says is as of then."
+    );
+    let amendment = move |status: &mut ServiceRegistrationStatus| {
+        let list = &mut status.conditions;
+        for kind in [ConditionType::Synced, ConditionType::Ready] {
+            let said = list.iter().find(|condition| condition.type_ == kind.as_str());
+            // That no pod is ready is known without etcd.
+            let is_open = kind == ConditionType::Synced || said.is_some_and(|said| said.status == "True");
+            if let Some(said) = said.filter(|said| is_open && said.status != "Unknown") {
+                let (generation, unknown) = (said.observed_generation, ConditionStatus::Unknown);
+                conditions::set(list, kind, unknown, Reason::NotConfirmed, &message, generation, &now());
+            }
+        }
+    };
+    DeskNote::Amended(registration.clone(), Amendment::new(amendment))
 }
 
 impl Registrar {
@@ -180,7 +243,7 @@ impl Registrar {
             (Voice::Leader, Footing::Firm | Footing::Unreachable(_)) if self.kubernetes.complete => Insistence::Always,
             (Voice::Former, Footing::Firm | Footing::Unreachable(_)) if self.kubernetes.complete => Insistence::Once,
             // Not everything is known yet: better than nothing, but not better than what a predecessor knew.
-            (Voice::Leader | Voice::Former | Voice::Spare, _) => Insistence::IfBlank,
+            (Voice::Leader | Voice::Former | Voice::Spare | Voice::Alone, _) => Insistence::IfBlank,
         };
         let Some(report) = self.ledger.report(registration) else {
             return;
@@ -215,6 +278,9 @@ impl Registrar {
         }
         let note = DeskNote::Wanted(registration.clone(), status, insistence);
         let _ = self.context.registrations.send(note);
+        if voice == Voice::Alone {
+            let _ = self.context.registrations.send(unconfirmed(registration, &self.name));
+        }
     }
 
     fn report_registry(&mut self, at: Instant) -> Option<Instant> {
@@ -223,7 +289,7 @@ impl Registrar {
         self.announce_expiry(facts.expiring.as_deref());
         let insistence = match self.stance.voice {
             Voice::Silent => return None,
-            Voice::Spare | Voice::Former => Insistence::Once,
+            Voice::Spare | Voice::Alone | Voice::Former => Insistence::Once,
             Voice::Leader => Insistence::Always,
         };
         if !self.told.tell(&facts, at) {
@@ -240,21 +306,33 @@ impl Registrar {
         self.metrics.set_keys(keys);
         self.metrics.set_backlog(self.ledger.backlog());
         self.metrics.set_denied(self.ledger.denied().count());
+        self.metrics.set_not_adopted(self.is_not_adopted());
         let link = self.registry_link(at);
+        let was_live = self.standing.was_live();
+        let is_alone = matches!(self.stance.voice, Voice::Spare | Voice::Alone);
         Facts {
             generation: self.version.generation,
+            not_adopted: self.not_adopted(),
+            endpoints: if was_live {
+                self.connection.access().endpoints
+            } else {
+                let told = self.confirmation.seen().map(|seen| seen.endpoints.clone());
+                told.unwrap_or_default()
+            },
+            cluster_id: self.cluster_id(),
             credentials: self.credentials(&link),
             expiring: self.expiring(),
             link,
             version: self.standing.version().map(str::to_owned),
             leader: match &self.leadership {
                 Leadership::Leading(_) => Some(self.context.identity.to_string()),
-                Leadership::Standby { leader } => Some(leader.clone()),
-                Leadership::Seeking => None,
+                Leadership::Standby { leader } if !is_alone => Some(leader.clone()),
+                Leadership::Standby { .. } | Leadership::Seeking => None,
             },
             replicas: self.connected_replicas(at),
-            leases,
-            keys,
+            leases: was_live.then_some(leases),
+            keys: was_live.then_some(keys),
+            is_alone,
             holding: self.guarding.holding().clone(),
             denied: self.denied_words(),
             outdated: self.kubernetes.outdated.clone(),
@@ -270,21 +348,45 @@ impl Registrar {
         }
     }
 
-    fn voice(&self, at: Instant) -> Voice {
+    fn voice(&self) -> Voice {
         // What goes by the same name there may be another cluster's.
         if !self.context.cluster_confirmed.is_cancelled() {
             return Voice::Silent;
         }
         match &self.leadership {
             Leadership::Leading(_) => Voice::Leader,
-            Leadership::Seeking if self.led => Voice::Former,
-            // One that is connected knows better.
-            Leadership::Seeking if matches!(self.standing.link(at), Link::Down(_)) => match self.elsewhere(at) {
-                Elsewhere::Nobody => Voice::Spare,
-                Elsewhere::Connected(_) | Elsewhere::Unknown(_) => Voice::Silent,
+            // Another replica that is named in its place has taken over, and knows better.
+            Leadership::Seeking if self.led && !self.confirmation.names_other(&self.context.identity) => Voice::Former,
+            Leadership::Standby { .. } | Leadership::Seeking => match self.outcome {
+                Outcome::Silent | Outcome::Ask => Voice::Silent,
+                Outcome::Registry => Voice::Spare,
+                Outcome::All => Voice::Alone,
             },
-            Leadership::Standby { .. } | Leadership::Seeking => Voice::Silent,
         }
+    }
+
+    /// Whether no other replica is known that could lead this Registry.
+    pub(super) fn is_alone(&self) -> bool {
+        matches!(self.outcome, Outcome::Registry | Outcome::All)
+    }
+
+    /// Finds out whether a replica still confirms what the status says, where this one is cut off from etcd; returns when
+    /// to look again.
+    pub(super) fn confirm(&mut self, at: Instant) -> Option<Instant> {
+        let facts = confirmation::Facts {
+            cut_off: !self.leads() && matches!(self.standing.link(at), Link::Down(_)),
+            identity: &self.context.identity,
+            peer_is_connected: confirmation::peer_is_connected(&self.elsewhere(at)),
+        };
+        let (outcome, wake) = self.confirmation.step(facts, at);
+        if outcome == Outcome::Ask && self.context.cluster_confirmed.is_cancelled() {
+            let _ = self.context.registries.send(question(&self.name));
+        }
+        if std::mem::replace(&mut self.outcome, outcome) != outcome {
+            // What was said since may have been said otherwise.
+            self.told.forget();
+        }
+        wake
     }
 
     fn footing(&self, at: Instant) -> Footing {
@@ -301,7 +403,7 @@ impl Registrar {
     }
 
     fn stance(&self, at: Instant) -> Stance {
-        let (voice, footing) = (self.voice(at), self.footing(at));
+        let (voice, footing) = (self.voice(), self.footing(at));
         Stance { voice, footing }
     }
 

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
+use super::confirmation::{self, Confirmation, Outcome};
 use super::{Context, Lines, Order, Registrar, Trouble, Version, guarding, reporting, size};
 use crate::api::RegistrySpec;
 use crate::etcd::{self, Access, Campaign, Candidacy, Connection, Leadership, LeaseNews};
@@ -200,7 +201,7 @@ async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static s
 }
 
 /// A Registry whose endpoints make no sense, which admission refuses, or whose credentials are not there: said in its
-/// status, until that changes.
+/// status until that changes, unless another replica serves it.
 async fn idle(
     name: &Arc<str>,
     generation: i64,
@@ -209,23 +210,51 @@ async fn idle(
     mut orders: mpsc::UnboundedReceiver<Order>,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    reporting::tell_invalid(name, generation, context, trouble);
+    reporting::cannot_serve(name, trouble);
     let mut presences = context.peers.presences();
+    let mut confirmation = Confirmation::new(Duration::from_secs(context.session_ttl.into()));
+    let mut registrations = BTreeSet::new();
+    let mut said = Outcome::Silent;
     loop {
         // Another replica may be connected nevertheless, by what it had before.
         presences.mark_unchanged();
-        let elsewhere = context.peers.elsewhere(name, [], Instant::now());
-        let again = (elsewhere != Elsewhere::Nobody).then_some(LOOK);
+        let now = Instant::now();
+        let elsewhere = context.peers.elsewhere(name, [], now);
+        let again = (elsewhere != Elsewhere::Nobody).then(|| now + LOOK);
+        let facts = confirmation::Facts {
+            cut_off: true,
+            identity: &context.identity,
+            peer_is_connected: confirmation::peer_is_connected(&elsewhere),
+        };
         context
             .health
             .set_registry(name, RegistryHealth::Unreachable(elsewhere));
-        tokio::select! {
+        let (outcome, wake) = match confirmation.step(facts, now) {
+            // What goes by the same name there may be another cluster's.
+            _ if !context.cluster_confirmed.is_cancelled() => (Outcome::Silent, None),
+            step => step,
+        };
+        if std::mem::replace(&mut said, outcome) != outcome {
+            reporting::tell_invalid(name, generation, context, trouble, (outcome, &registrations));
+        }
+        let next = wake.into_iter().chain(again).min();
+        let first = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            Ok(()) = presences.changed() => {}
-            () = sleep(again.unwrap_or_default()), if again.is_some() => {}
-            order = orders.recv() => if order.is_none() {
-                return Ok(());
-            },
+            () = context.cluster_confirmed.cancelled(), if !context.cluster_confirmed.is_cancelled() => continue,
+            Ok(()) = presences.changed() => continue,
+            () = sleep_until(next.unwrap_or(now).into()), if next.is_some() => continue,
+            order = orders.recv() => order,
+        };
+        let Some(first) = first else { return Ok(()) };
+        let mut taken = vec![first];
+        while let Some(order) = taken.pop() {
+            match order {
+                Order::Status(seen) => confirmation.see(seen, Instant::now()),
+                Order::Register { registration, .. } => drop(registrations.insert(registration)),
+                Order::Remove(registration) => drop(registrations.remove(&registration)),
+                Order::Together(orders) => taken.extend(orders.into_iter().rev()),
+                _ => {}
+            }
         }
     }
 }

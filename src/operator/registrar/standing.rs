@@ -25,6 +25,10 @@ pub struct Standing {
     ask_at: Option<Instant>,
     /// What it last said of itself.
     version: Option<String>,
+    /// The cluster that it last said it is.
+    cluster_id: Option<u64>,
+    /// Whether our view has ever been live.
+    was_live: bool,
     /// What went wrong last, unless something has gone well since.
     trouble: Option<Trouble>,
     /// Set while its database is full: it answers, and takes nothing new.
@@ -79,6 +83,8 @@ impl Standing {
             since: now,
             ask_at: Some(now),
             version: None,
+            cluster_id: None,
+            was_live: false,
             trouble: None,
             full: None,
         }
@@ -91,7 +97,7 @@ impl Standing {
 
     /// Our view is complete and live (again). What it says of itself may be new.
     pub fn view_is_live(&mut self, now: Instant) {
-        self.live = true;
+        (self.live, self.was_live) = (true, true);
         self.ask_at = Some(now);
         self.trouble = None;
     }
@@ -135,6 +141,7 @@ impl Standing {
                     (&etcd::Error::NoSpace { message }).into()
                 });
                 self.version = Some(status.version);
+                self.cluster_id = Some(status.cluster_id);
             }
             Err(error) => keep_first(&mut self.trouble, (&error).into()),
         }
@@ -145,6 +152,21 @@ impl Standing {
     /// Set while its database is full. What is registered stays, and may still be deleted and changed.
     pub fn full(&self) -> Option<&Trouble> {
         self.full.as_ref()
+    }
+
+    /// The cluster that it said it is.
+    pub fn cluster_id(&self) -> Option<u64> {
+        self.cluster_id
+    }
+
+    /// Whether our view of its keys has ever been live.
+    pub fn was_live(&self) -> bool {
+        self.was_live
+    }
+
+    /// For how long our view has not been live; none while it is.
+    pub fn lost_for(&self, now: Instant) -> Option<Duration> {
+        (!self.live).then(|| now.saturating_duration_since(self.since))
     }
 
     /// The version it told.

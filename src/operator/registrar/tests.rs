@@ -371,6 +371,16 @@ async fn one_that_goes_by_the_state_folder_tells_nothing_before_the_apiserver_ha
     assert!(rig.registry_notes.try_recv().is_err());
     rig.registrar.context.cluster_confirmed = confirmed;
     rig.registrar.act();
+    assert!(
+        rig.registry_notes.try_recv().is_err(),
+        "a leader may be named in a status that is not known"
+    );
+    let blank = StatusSeen {
+        is_blank: true,
+        ..StatusSeen::default()
+    };
+    rig.registrar.take(Order::Status(blank));
+    rig.registrar.act();
     assert!(rig.registry_notes.try_recv().is_ok(), "that etcd is unreachable");
 }
 

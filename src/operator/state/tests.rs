@@ -47,6 +47,7 @@ fn state(cluster_id: &str) -> State {
     let spec = json!({"endpoints": ["http://10.0.0.5:2379"], "metaPrefix": "/ours/", "ttlSeconds": 15});
     let stored = StoredRegistry {
         access: None,
+        uid: String::new(),
         generation: 3,
         spec: serde_json::from_value(spec).unwrap(),
     };
@@ -198,6 +199,7 @@ fn credentials_are_kept_and_a_registry_whose_credentials_were_not_kept_is_not_en
     let spec = json!({"endpoints": ["http://10.0.0.5:2379"], "auth": {"secret": {"name": "etcd-user"}}});
     let mut stored = StoredRegistry {
         access: None,
+        uid: String::new(),
         generation: 1,
         spec: serde_json::from_value(spec).expect("a spec"),
     };

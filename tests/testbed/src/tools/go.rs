@@ -1,4 +1,4 @@
-//! Programs written in Go: the Kubernetes control plane, kwok, helm, etcdctl, etcdutl and toxiproxy, built from the
+//! Programs written in Go: the Kubernetes control plane, kwok, helm, promtool, etcdctl, etcdutl and toxiproxy, built from the
 //! modules pinned in `tools/`.
 
 use std::{
@@ -33,6 +33,8 @@ pub enum Tool {
     Toxiproxy,
     /// Renders and installs charts.
     Helm,
+    /// Evaluates alerts as Prometheus does.
+    Promtool,
 }
 
 /// How a tool is built.
@@ -42,6 +44,8 @@ struct Recipe {
     module: &'static str,
     package: &'static str,
     link: &'static str,
+    /// Build tags, separated by commas.
+    tags: &'static str,
     /// Seconds on a cold machine of two cores, to tell a person who waits.
     usually: u32,
 }
@@ -72,6 +76,7 @@ impl Tool {
             module: "",
             package,
             link: KUBERNETES_VERSION,
+            tags: "",
             usually,
         };
         let plain = |name, package, usually| Recipe {
@@ -79,6 +84,7 @@ impl Tool {
             module: name,
             package,
             link: "-s -w",
+            tags: "",
             usually,
         };
         match self {
@@ -97,6 +103,11 @@ impl Tool {
             Self::Helm => Recipe {
                 link: HELM_KUBERNETES,
                 ..plain("helm", "helm.sh/helm/v3/cmd/helm", 90)
+            },
+            Self::Promtool => Recipe {
+                // Without the clients of all clouds that Prometheus finds its targets in.
+                tags: "remove_all_sd",
+                ..plain("promtool", "github.com/prometheus/prometheus/cmd/promtool", 160)
             },
         }
     }
@@ -175,28 +186,29 @@ fn build(recipe: &Recipe, to: &Path) -> Result<()> {
         name,
         package,
         link,
+        tags,
         usually,
         ..
     } = recipe;
     eprintln!(
         "testbed: building {name} from its pinned Go module, once (usually up to {usually} s on two cores, cold)"
     );
-    compile(name, &recipe.module(), None, package, link, to)
+    compile(name, &recipe.module(), None, package, (link, tags), to)
 }
 
-/// Builds `package` of the Go module in a folder, for a program that goes by `name`, with these flags for the linker and
-/// `modfile` in place of its go.mod.
+/// Builds `package` of the Go module in a folder, for a program that goes by `name`, with these flags for the linker, these
+/// build tags, and `modfile` in place of its go.mod.
 pub(super) fn compile(
     name: &str,
     module: &Path,
     modfile: Option<&str>,
     package: &str,
-    link: &str,
+    (link, tags): (&str, &str),
     to: &Path,
 ) -> Result<()> {
     let begin = Instant::now();
     let output = Command::new("go")
-        .args(["build", "-trimpath", "-ldflags", link, "-o"])
+        .args(["build", "-trimpath", "-tags", tags, "-ldflags", link, "-o"])
         .arg(to)
         .args(modfile.map(|file| format!("-modfile={file}")))
         .arg(package)

@@ -33,7 +33,7 @@ impl GoProgram {
         cached(&format!("{}-{hash:016x}", self.name), self.name, |to| {
             eprintln!("testbed: building {} from {}, once", self.name, self.module.display());
             let package = format!("./{}", self.package);
-            go::compile(self.name, &self.module, self.modfile, &package, "-s -w", to)
+            go::compile(self.name, &self.module, self.modfile, &package, ("-s -w", ""), to)
         })
     }
 }
