@@ -31,7 +31,7 @@ pub use service_registration::{
     Address, AddressType, Family, LastEndpoint, Metadata, Port, Protocol, ServiceRegistration, ServiceRegistrationSpec,
     Version,
 };
-pub use status::{EndpointStatus, ServiceRegistrationStatus};
+pub use status::{EndpointStatus, FormatStatus, LastSynced, ServiceRegistrationStatus};
 pub use tenancy::{Access, AccessRule, TtlRange};
 
 /// The oldest release of Kubernetes, major and minor, whose kube-apiserver takes the definitions. The chart and the docs

@@ -16,6 +16,11 @@ const LABEL_KEY: &str = "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0
 /// letter, or it would be taken for a number.
 const PORT_NAME: &str = "^([a-z]([a-z0-9-]*[a-z0-9])?|[0-9][0-9-]*[a-z]([a-z0-9-]*[a-z0-9])?)$";
 
+/// An object of any content, which the apiserver keeps as it is.
+pub fn anything(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
 /// A label selector whose parts are all bounded. What is wrong in it is said at admission, not by a pod watch.
 pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

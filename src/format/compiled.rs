@@ -93,7 +93,7 @@ impl Format {
             let format = Self::compile(spec, service)?;
             for earlier in &formats {
                 for (outer, inner) in [(earlier, &format), (&format, earlier)] {
-                    let alike = std::mem::discriminant(&outer.wire) == std::mem::discriminant(&inner.wire);
+                    let alike = outer.reading().dialect == inner.reading().dialect;
                     if let Some(read) = outer.reach().covers(inner.reach(), alike) {
                         return Err(FormatError::Nested {
                             outer: read.to_owned(),
@@ -164,7 +164,7 @@ impl Format {
             Wire::Hertz(_) => "Hertz",
             Wire::GoFrame(_) => "GoFrame",
             Wire::CoreDns(_) => "CoreDns",
-            Wire::Traefik(_) => "Traefik",
+            Wire::Traefik(traefik) => return Reading::of(&traefik.dialect(), self.reach()),
             // No name of an object has capitals, so it is none of those above.
             Wire::Custom(custom) => custom.name(),
         };

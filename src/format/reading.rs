@@ -20,6 +20,13 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// Whether consumers tell records of the same dialect that lie at `place`, or are read from there, from those of this
+    /// service by what is in them: the service's name, which is the last segment of either. A service of the same name
+    /// is the same service to them.
+    pub fn tells_apart(&self, place: &str) -> bool {
+        self.by_name && last_segment(&self.written) != last_segment(place)
+    }
+
     pub(super) fn of(dialect: &str, reach: &Reach) -> Self {
         Self {
             dialect: dialect.into(),
@@ -29,4 +36,8 @@ impl Reading {
             by_name: reach.by_name,
         }
     }
+}
+
+fn last_segment(place: &str) -> Option<&str> {
+    place.trim_end_matches('/').rsplit('/').next()
 }

@@ -8,6 +8,8 @@
 //! together. For that a server with a weight has another number than the same one without: were the weight put beside
 //! a url that is there already, the url's lease might have no room for it, and might lapse first.
 
+use std::borrow::Cow;
+
 use super::hash::fnv64;
 use super::reach::Reach;
 use super::scheme::{spoken, spoken_at};
@@ -16,6 +18,8 @@ use crate::api;
 use crate::api::TraefikProtocol;
 
 const CONSUMER: &str = "Traefik";
+/// What `rootKey` is unless chosen.
+const ROOT: &str = "traefik";
 /// What an HTTP service can speak, and what its URLs start with.
 const KNOWN: [(&str, &str); 5] = [
     ("http", "http"),
@@ -38,7 +42,7 @@ impl Traefik {
             let value = value.to_owned();
             Err(FormatError::Field { field, value, problem })
         };
-        let root = prefix::root(spec, "traefik")?;
+        let root = prefix::root(spec, ROOT)?;
         if root.starts_with('/') {
             return wrong(
                 "root",
@@ -87,6 +91,15 @@ impl Traefik {
 
     pub fn reach(&self) -> &Reach {
         &self.reach
+    }
+
+    /// Each root has a provider of its own. A provider stumbles over what another root puts below its own, so records of
+    /// two roots are not of one kind.
+    pub fn dialect(&self) -> Cow<'static, str> {
+        match self.reach.realm.trim_end_matches('/') {
+            ROOT => Cow::Borrowed(CONSUMER),
+            root => Cow::Owned(format!("{CONSUMER} with the root {root}")),
+        }
     }
 
     pub fn records(&self, endpoint: &Endpoint) -> Result<Vec<Record>, Refusal> {

@@ -242,6 +242,16 @@ impl Namespace {
         resolve_if_ready(&selecting.registration, name, pod, symbols)
     }
 
+    pub(super) fn view_if_ready_as(
+        &self,
+        registration: &Registration,
+        pod: &str,
+        symbols: &Symbols,
+    ) -> Option<ReadyPod> {
+        let (_, name, pod) = self.selected(&registration.reference.name, pod, symbols)?;
+        resolve_if_ready(registration, name, pod, symbols)
+    }
+
     fn selected(
         &self,
         registration: &str,

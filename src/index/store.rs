@@ -93,6 +93,12 @@ impl Index {
         namespace.view_if_ready(&registration.name, pod, &self.symbols)
     }
 
+    /// The same as if `registration`, which selects by what the one of its name here says, were what is given.
+    pub fn view_if_ready_as(&self, registration: &Registration, pod: &str) -> Option<ReadyPod> {
+        let namespace = self.namespaces.get(&registration.reference.namespace)?;
+        namespace.view_if_ready_as(registration, pod, &self.symbols)
+    }
+
     /// How many pods `registration` selects, ready or not. Costs the same however many they are.
     pub fn selected_count(&self, registration: &RegistrationRef) -> usize {
         let namespace = self.namespaces.get(&registration.namespace);

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::neighbours::Aside;
-use crate::api::{self, Reason, RegistrySpec, ServiceRegistration};
-use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort};
-use crate::index::{self, Operator, PortTarget, RegistrationRef, Requirement, Selector};
-use crate::plan::{Denial, Outlet, Pass, Scope, Terms};
+use crate::api::{self, LastSynced, Reason, RecordFormatSpec, RegistrySpec, ServiceRegistration};
+use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort, Templates};
+use crate::index::{self, Index, Operator, PodView, PortTarget, RegistrationRef, Requirement, Selector};
+use crate::plan::{Denial, Outlet, Pass, Scope, Tenancy, Terms};
 
 /// A registration that can be carried out.
 #[derive(Clone, Debug)]
@@ -29,6 +31,10 @@ pub struct Compiled {
     pub suspended: bool,
     /// Keep the last endpoint when all pods that are there are merely not ready.
     pub keep_last: bool,
+    /// What it was before its spec was changed, while it is not known that the newest spec is carried out.
+    pub previous: Option<Box<Compiled>>,
+    /// Which keys and values it asks for, in the words of the user.
+    pub identity: Arc<LastSynced>,
     /// The labels of its namespace are not known yet, and the Registry has rules about them: nothing is changed until
     /// they are.
     pub unsure: bool,
@@ -153,25 +159,96 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
         ttl: spec.ttl_seconds,
         suspended: spec.suspend,
         keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
+        previous: None,
+        identity: Arc::new(identity(registration, record_formats)),
         unsure: false,
         frozen: false,
     })
 }
 
+/// What decides about keys and values, field by field of the spec.
+const DECIDING: [&str; 7] = [
+    "serviceName",
+    "ports",
+    "address",
+    "formats",
+    "version",
+    "weight",
+    "metadata",
+];
+
+/// What of `registration` decides about keys and values, and the RecordFormats that it uses.
+fn identity(registration: &ServiceRegistration, record_formats: &RecordFormats) -> LastSynced {
+    let mut spec = fields(&registration.spec);
+    spec.retain(|field, _| DECIDING.contains(&&**field));
+    let names = registration
+        .spec
+        .formats
+        .iter()
+        .filter_map(|format| format.record_format.as_deref());
+    let known = names.filter_map(|name| Some((name.to_owned(), fields(record_formats.get(name).ok()?.spec()).into())));
+    LastSynced {
+        generation: registration.metadata.generation.unwrap_or_default(),
+        record_formats: known.collect(),
+        spec,
+    }
+}
+
+fn fields(object: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(object) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// What `registration` was by the spec `last`, which was carried out; none if that makes no sense any more.
+pub fn compile_last(registration: &ServiceRegistration, last: &LastSynced) -> Option<Compiled> {
+    let mut spec = fields(&registration.spec);
+    spec.retain(|field, _| !DECIDING.contains(&&**field));
+    spec.extend(last.spec.clone());
+    let before = ServiceRegistration {
+        metadata: registration.metadata.clone(),
+        spec: serde_json::from_value(spec.into()).ok()?,
+        status: None,
+    };
+    let mut record_formats = RecordFormats::new();
+    for (name, spec) in &last.record_formats {
+        let spec: RecordFormatSpec = serde_json::from_value(spec.clone()).ok()?;
+        record_formats.set(name, Templates::compile(name, &spec));
+    }
+    compile(&before, &record_formats).ok()
+}
+
 impl Compiled {
     /// What its neighbours must know of all its formats, in the order of the spec; nothing of those that the Registry's
     /// rules do not allow: nobody makes way for them.
+    ///
+    /// Those of the spec before come after them, but for places that are the same.
     pub fn readings(&self) -> Vec<Option<Reading>> {
         let allowed = |outlet: &Outlet| !self.unsure && !self.frozen && outlet.pass.allows_all(outlet.format.scope());
-        self.all_outlets()
-            .iter()
-            .map(|outlet| allowed(outlet).then(|| outlet.format.reading()))
-            .collect()
+        let reading = |outlet: &Outlet| allowed(outlet).then(|| outlet.format.reading());
+        let mut readings: Vec<Option<Reading>> = self.all_outlets().iter().map(reading).collect();
+        if let Some(previous) = &self.previous {
+            for reading in previous.readings() {
+                let is_known = reading.is_some() && readings.contains(&reading);
+                readings.push(reading.filter(|_| !is_known && !self.frozen));
+            }
+        }
+        readings
     }
 
-    /// Lets these of its formats stand aside, and no others.
+    /// Lets these of its formats, counted as by [`Self::readings`], stand aside, and no others.
     pub fn stand_aside(&mut self, aside: &[Aside]) {
         let all = self.all_outlets();
+        if let Some(previous) = &mut self.previous {
+            let count = all.len();
+            let of_previous = aside.iter().filter_map(|aside| {
+                let format = aside.format.checked_sub(count)?;
+                let reason = aside.reason.clone();
+                Some(Aside { format, reason })
+            });
+            previous.stand_aside(&of_previous.collect::<Vec<_>>());
+        }
         (self.outlets, self.aside) = (Vec::new(), Vec::new());
         for (place, outlet) in all.into_iter().enumerate() {
             match aside.iter().find(|aside| aside.format == place) {
@@ -179,6 +256,42 @@ impl Compiled {
                 None => self.outlets.push(outlet),
             }
         }
+    }
+
+    /// What stands aside, counted as by [`Self::readings`].
+    pub fn all_aside(&self) -> impl Iterator<Item = Aside> {
+        let count = self.outlets.len() + self.aside.len();
+        let mine = self.aside.iter().map(|(_, aside)| aside.clone());
+        let of_previous = self.previous.iter().flat_map(|previous| &previous.aside);
+        mine.chain(of_previous.map(move |(_, aside)| Aside {
+            format: aside.format + count,
+            reason: aside.reason.clone(),
+        }))
+    }
+
+    /// Whether formats of it stand aside that the spec before did not have.
+    pub fn is_newly_aside(&self) -> bool {
+        let before = self.previous.iter().flat_map(|previous| &previous.aside);
+        let before: Vec<&Format> = before.map(|(outlet, _)| &outlet.format).collect();
+        self.aside.iter().any(|(outlet, _)| !before.contains(&&outlet.format))
+    }
+
+    /// Whether pods have something else by this than by `former`, though the index knows of no difference: a RecordFormat
+    /// has changed, or what is kept of the spec before.
+    pub fn rewrites(&self, former: &Self) -> bool {
+        let before = |compiled: &Self| {
+            let previous = compiled.previous.as_deref();
+            previous.map(|previous| (previous.registration.clone(), previous.outlets.clone()))
+        };
+        let keeps_other = self.previous.is_some() && before(self) != before(former);
+        self.registration == former.registration && (self.outlets != former.outlets || keeps_other)
+    }
+
+    /// What the pod `name` has by the spec before, if that is needed and the pod is ready.
+    pub fn previously(&self, index: &Index, name: &str) -> Option<Tenancy> {
+        let previous = self.previous.as_ref()?;
+        let pod = index.view_if_ready_as(&previous.registration, name)?;
+        Tenancy::of(PodView::Ready(pod), &previous.outlets)
     }
 
     /// Why formats of it stand aside.
@@ -203,13 +316,20 @@ impl Compiled {
             suspended: self.suspended || self.unsure || self.frozen,
             keep_last: self.keep_last,
             // Where nothing may be written nothing is read either: it may be none of the operator's business.
-            scopes: self
-                .outlets
-                .iter()
-                .filter(|outlet| !matches!(outlet.pass, Pass::Nowhere(_)))
-                .map(|outlet| outlet.format.scope().clone())
-                .collect(),
+            scopes: self.scopes(),
         }
+    }
+
+    fn scopes(&self) -> Vec<Scope> {
+        let outlets = self.outlets.iter();
+        let outlets = outlets.chain(self.previous.iter().flat_map(|previous| &previous.outlets));
+        let mut scopes: Vec<Scope> = Vec::new();
+        for outlet in outlets.filter(|outlet| !matches!(outlet.pass, Pass::Nowhere(_))) {
+            if !scopes.contains(outlet.format.scope()) {
+                scopes.push(outlet.format.scope().clone());
+            }
+        }
+        scopes
     }
 
     /// Lets no format write where keys may lie in the `bookkeeping` of `registry`. What is there of it is forbidden.
@@ -315,7 +435,7 @@ pub(super) fn requirement(requirement: &LabelSelectorRequirement) -> Result<Requ
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

@@ -1,8 +1,11 @@
 //! Which formats of different registrations would get into each other's consumers: keys of one lie where consumers of
 //! the other read, and would be taken for its records or make them stumble.
 //!
-//! Of two such formats the older registration's stays and the other one's stands aside, whatever else becomes of either:
-//! who stands aside depends on the specs alone. Records of one dialect below one prefix are one service on purpose.
+//! Of two such formats the one that claimed its place first stays and the other one stands aside. What counts is when a
+//! registration asked for the *place*, not when the registration was created: an old registration that is edited onto a
+//! place in the way of others is the later one there. The leader records that time for each place in the registration's
+//! status, so every replica and every successor decides alike. Records of one dialect below one prefix are one service
+//! on purpose.
 //!
 //! Nothing here looks at all registrations: what a format reads is looked up in order among the prefixes that are written,
 //! and what it writes among the texts that are read, one look-up per character.
@@ -13,9 +16,10 @@ use std::sync::Arc;
 
 use crate::format::Reading;
 use crate::index::RegistrationRef;
+use crate::plan::Since;
 
-/// When a registration was created, and which it is: the older of two comes first.
-type Rank = (i64, RegistrationRef);
+/// When a registration claimed a place, and which it is: the earlier of two comes first.
+type Rank = (Since, RegistrationRef);
 /// Whose it is, for each dialect.
 type Owners = BTreeMap<Arc<str>, BTreeSet<Rank>>;
 
@@ -43,9 +47,15 @@ struct Street {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct House {
     registry: Arc<str>,
-    rank: Rank,
+    registration: RegistrationRef,
     /// By the places of its formats; none for one that counts for nobody.
-    readings: Vec<Option<Reading>>,
+    readings: Vec<Option<(Reading, Since)>>,
+}
+
+impl House {
+    fn rank(&self, since: Since) -> Rank {
+        (since, self.registration.clone())
+    }
 }
 
 /// A format of somebody else that this one gets in the way of, or the other way round.
@@ -64,30 +74,51 @@ struct Touching {
 pub struct Neighbours {
     streets: HashMap<Arc<str>, Street>,
     houses: HashMap<RegistrationRef, House>,
+    /// The latest claim known so far.
+    latest: i64,
 }
 
 impl Neighbours {
-    /// `registration`, created at `created`, is carried out in `registry` with formats of these readings, none of those that count for nobody. Returns the
-    /// others whose formats may have to stand aside now, or no longer.
+    /// The time of a claim that comes now, at `now` milliseconds since 1970: later than all that are known, whatever the
+    /// clocks say of those that another replica recorded.
+    pub fn claim(&mut self, now: i64) -> Since {
+        self.latest = now.max(self.latest + 1);
+        Since::Asked(self.latest)
+    }
+
+    /// Since when `registration` has the place of `reading` in `registry`, as far as it was told.
+    pub fn since(&self, registration: &RegistrationRef, registry: &str, reading: &Reading) -> Option<Since> {
+        let house = self
+            .houses
+            .get(registration)
+            .filter(|house| *house.registry == *registry)?;
+        let mut places = house.readings.iter().flatten();
+        let (_, since) = places.find(|(place, _)| place == reading)?;
+        Some(*since)
+    }
+
+    /// `registration` is carried out in `registry` with formats of these readings, each claimed at that time, none of those that count for nobody.
+    /// Returns the others whose formats may have to stand aside now, or no longer.
     pub fn settle(
         &mut self,
         registration: &RegistrationRef,
-        created: i64,
         registry: &Arc<str>,
-        readings: impl IntoIterator<Item = impl Into<Option<Reading>>>,
+        readings: Vec<Option<(Reading, Since)>>,
     ) -> BTreeSet<RegistrationRef> {
         let house = House {
             registry: registry.clone(),
-            rank: (created, registration.clone()),
-            readings: readings.into_iter().map(Into::into).collect(),
+            registration: registration.clone(),
+            readings,
         };
+        let claims = house.readings.iter().flatten().map(|(_, since)| since.millis());
+        self.latest = claims.chain([self.latest]).max().unwrap_or_default();
         if self.houses.get(registration) == Some(&house) {
             return BTreeSet::new();
         }
         let mut concerned = self.leave(registration);
         let street = self.streets.entry(registry.clone()).or_default();
-        for reading in house.readings.iter().flatten() {
-            street.note(reading, &house.rank);
+        for (reading, since) in house.readings.iter().flatten() {
+            street.note(reading, &house.rank(*since));
         }
         concerned.extend(self.younger(&house));
         self.houses.insert(registration.clone(), house);
@@ -101,8 +132,8 @@ impl Neighbours {
         };
         let concerned = self.younger(&house);
         if let Some(street) = self.streets.get_mut(&house.registry) {
-            for reading in house.readings.iter().flatten() {
-                street.strike(reading, &house.rank);
+            for (reading, since) in house.readings.iter().flatten() {
+                street.strike(reading, &house.rank(*since));
             }
             if street.written.is_empty() {
                 self.streets.remove(&house.registry);
@@ -116,10 +147,10 @@ impl Neighbours {
         let Some(house) = self.houses.get(registration) else {
             return Vec::new();
         };
-        let aside = |(format, reading): (usize, &Option<Reading>)| {
-            let reading = reading.as_ref()?;
+        let aside = |(format, reading): (usize, &Option<(Reading, Since)>)| {
+            let (reading, since) = reading.as_ref()?;
             let touching = self.touching(house, reading);
-            let first = touching.first().filter(|first| first.rank < house.rank)?;
+            let first = touching.first().filter(|first| first.rank < house.rank(*since))?;
             let reason = told(format, reading, first);
             Some(Aside { format, reason })
         };
@@ -128,13 +159,12 @@ impl Neighbours {
 
     /// Those who come after `house` and whose formats touch one of its.
     fn younger(&self, house: &House) -> BTreeSet<RegistrationRef> {
-        let touching = house
-            .readings
-            .iter()
-            .flatten()
-            .flat_map(|reading| self.touching(house, reading));
-        let younger = touching.filter(|other| other.rank > house.rank);
-        younger.map(|other| other.rank.1).collect()
+        let touching = house.readings.iter().flatten().flat_map(|(reading, since)| {
+            let rank = house.rank(*since);
+            let touching = self.touching(house, reading).into_iter();
+            touching.filter(move |other| other.rank > rank)
+        });
+        touching.map(|other| other.rank.1).collect()
     }
 
     fn touching(&self, house: &House, reading: &Reading) -> BTreeSet<Touching> {
@@ -144,7 +174,7 @@ impl Neighbours {
             .map(|street| street.touching(reading))
             .unwrap_or_default();
         // Its own formats are checked against one another when it is compiled.
-        touching.retain(|other| other.rank != house.rank);
+        touching.retain(|other| other.rank.1 != house.registration);
         touching
     }
 }
@@ -199,16 +229,13 @@ impl Street {
     fn read_by(&self, reading: &Reading, touching: &mut BTreeSet<Touching>) {
         for (dialect, prefixes) in &self.written {
             let is_alike = *dialect == reading.dialect;
-            if is_alike && reading.by_name {
-                continue;
-            }
             let text = if is_alike { &reading.reads } else { &reading.realm };
             let from = (Bound::Included(&**text), Bound::Unbounded);
             for (prefix, ranks) in prefixes.range::<str, _>(from) {
                 if !prefix.starts_with(&**text) {
                     break;
                 }
-                if is_alike && *prefix == reading.written {
+                if is_alike && (*prefix == reading.written || reading.tells_apart(prefix)) {
                     continue;
                 }
                 touching.extend(ranks.iter().map(|rank| Touching {
@@ -238,7 +265,7 @@ impl Street {
                     add(text, dialect, ranks);
                 }
             }
-            if reading.by_name || *text == *reading.reads {
+            if *text == *reading.reads || reading.tells_apart(text) {
                 continue;
             }
             if let Some((text, owners)) = self.reads.get_key_value(text)
@@ -266,10 +293,12 @@ fn told(format: usize, reading: &Reading, other: &Touching) -> String {
     let (mine, written) = (&reading.dialect, &reading.written);
     let clash = if *reads_us {
         format!(
-            "writes keys below {written}, which consumers of {dialect} of the older registration {owner} would read"
+            "writes keys below {written}, which consumers of {dialect} of the registration {owner} would read, which was there before"
         )
     } else {
-        format!("has consumers that would read the keys which the older registration {owner} writes for {dialect}")
+        format!(
+            "has consumers that would read the keys which the registration {owner} writes for {dialect}, and it was there before"
+        )
     };
     format!(
         "spec.formats[{format}] ({mine}) {clash}, for they read all that starts with {text}: give one of the two a prefix, root or name outside of the other's"

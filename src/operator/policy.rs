@@ -50,7 +50,12 @@ fn rule(rule: &AccessRule) -> Option<Rule> {
 impl Compiled {
     /// Holds the registration against the rules of `registry`, given the labels of namespaces: from now on its formats
     /// write what these allow.
+    ///
+    /// What it was before is held against them, too: what they do not allow of it is not kept.
     pub fn submit(&mut self, registry: &RegistrySpec, tenants: &Tenants) -> Verdict {
+        if let Some(previous) = &mut self.previous {
+            previous.submit(registry, tenants);
+        }
         let policy = policy(registry);
         let namespace = &self.registration.reference.namespace;
         let charter = policy.as_ref().and_then(|policy| {

@@ -166,6 +166,15 @@ impl Rehearsal {
             });
         }
         let reference = compile::reference(registration);
+        if let Some(former) = self.parts.get(&reference)
+            && !former.compiled.identity.is_same(&compiled.identity)
+        {
+            let previous = Compiled {
+                previous: None,
+                ..former.compiled.clone()
+            };
+            compiled.previous = Some(Box::new(previous));
+        }
         let verdict = compiled.submit(&self.spec, &self.tenants);
         let terms = compiled.terms(&self.spec);
         let mut scopes: BTreeSet<Scope> = terms.scopes.iter().cloned().collect();
@@ -181,7 +190,8 @@ impl Rehearsal {
         for touch in self.index.apply_registration(compiled.registration.clone()) {
             let if_ready = || self.index.view_if_ready(&reference, &touch.pod);
             let view = self.index.view(&reference, &touch.pod);
-            let presence = Presence::of(view, if_ready, false, &compiled.outlets);
+            let presence = Presence::of(view, if_ready, false, &compiled.outlets)
+                .keeping(|| compiled.previously(&self.index, &touch.pod), false);
             self.ledger.set_presence(&reference, &touch.pod, presence);
         }
         if let Some(former) = self.parts.remove(&reference) {

@@ -41,7 +41,7 @@ impl Ledger {
             return;
         };
         let is_kept = book.kept.as_ref() == Some(pod);
-        if if_ready.records().next().is_none() {
+        if if_ready.all_records().next().is_none() {
             book.unready.remove(pod);
         } else {
             book.unready.insert(pod.clone(), if_ready.clone());

@@ -21,7 +21,7 @@ impl Book {
 }
 
 fn has_keys(tenancy: &Tenancy) -> bool {
-    tenancy.records().next().is_some()
+    tenancy.all_records().next().is_some()
 }
 
 impl Ledger {
@@ -97,7 +97,7 @@ impl Ledger {
     /// The first pod that is not ready and has keys in etcd.
     fn some_unready(&self, book: &Book) -> Option<Arc<str>> {
         let is_there = |key: &Key| self.slots.get(key).is_some_and(|slot| self.is_ours(slot));
-        let has = |(_, tenancy): &(&Arc<str>, &Tenancy)| tenancy.records().any(|record| is_there(&record.key));
+        let has = |(_, tenancy): &(&Arc<str>, &Tenancy)| tenancy.all_records().any(|record| is_there(&record.key));
         let pods = book.unready.iter().filter(has).map(|(pod, _)| pod);
         pods.filter(|pod| book.kept.as_ref() != Some(*pod)).min().cloned()
     }
@@ -105,6 +105,6 @@ impl Ledger {
     /// Whether etcd may hold a key of `tenancy`, as far as is known.
     fn may_have_keys(&self, tenancy: &Tenancy) -> bool {
         let may = |key: &Key| self.slots.get(key).is_some_and(may_be_there) || !self.is_surveyed(key);
-        tenancy.records().any(|record| may(&record.key))
+        tenancy.all_records().any(|record| may(&record.key))
     }
 }

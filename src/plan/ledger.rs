@@ -12,6 +12,7 @@ use super::meta::MetaKeys;
 use super::policy::Pass;
 use super::quota::Quotas;
 use super::rejected::Rejected;
+use super::since::Since;
 use super::tenancy::Tenancy;
 use super::transaction::{Held, Key, LeaseId, Revision, Scope, Value};
 use super::units::units_of;
@@ -47,6 +48,21 @@ pub(super) struct Book {
     pub rationed: BTreeMap<Arc<str>, Tenancy>,
     /// The pod that is not ready and has its tenancy nevertheless, because it was the last one.
     pub kept: Option<Arc<str>>,
+    /// The pods that have no claim by the spec before any more.
+    pub released: HashSet<Arc<str>>,
+    /// When each of its places was claimed; where that was never told, it counts from its creation.
+    pub since: Option<BTreeMap<Scope, Since>>,
+}
+
+impl Book {
+    /// When the place that `key` lies in was claimed.
+    fn since(&self, key: &str) -> Since {
+        let Some(places) = &self.since else {
+            return Since::Created(self.terms.created.saturating_mul(1000));
+        };
+        let around = places.iter().rev().find(|(place, _)| place.contains(key));
+        around.map_or(Since::LAST, |(_, since)| *since)
+    }
 }
 
 /// A registration's pod that wants a key.
@@ -197,7 +213,7 @@ impl Ledger {
                 // Another registration of the same name: its age decides anew what it may have.
                 if former.created != created {
                     self.quotas.question(&registration.namespace);
-                    let records = book.tenancies.values().flat_map(Tenancy::records);
+                    let records = book.tenancies.values().flat_map(Tenancy::all_records);
                     let keys: Vec<Key> = records.map(|record| record.key.clone()).collect();
                     for key in &keys {
                         self.rank(key);
@@ -212,6 +228,8 @@ impl Ledger {
                     unready: HashMap::new(),
                     rationed: BTreeMap::new(),
                     kept: None,
+                    released: HashSet::new(),
+                    since: None,
                 };
                 self.books.insert(registration.clone(), book);
             }
@@ -228,6 +246,24 @@ impl Ledger {
         }
     }
 
+    /// When the registration claimed each of its places: who claimed the place of a key earlier has it. Tell after its
+    /// terms.
+    pub fn set_since(&mut self, registration: &RegistrationRef, since: BTreeMap<Scope, Since>) {
+        let Some(book) = self.books.get_mut(registration) else {
+            return;
+        };
+        if book.since.as_ref() == Some(&since) {
+            return;
+        }
+        book.since = Some(since);
+        let records = book.tenancies.values().flat_map(Tenancy::all_records);
+        let is_contested = |key: &&Key| self.slots.get(*key).is_some_and(|slot| slot.claims.len() > 1);
+        let contested = records.map(|record| &record.key).filter(is_contested);
+        for key in contested.cloned().collect::<Vec<_>>() {
+            self.rank(&key);
+        }
+    }
+
     /// A registration is gone: what its pods had is to go.
     pub fn remove_registration(&mut self, registration: &RegistrationRef) {
         let Some(book) = self.books.remove(registration) else {
@@ -237,7 +273,7 @@ impl Ledger {
         self.forbidden.remove(registration);
         self.quotas.question(&registration.namespace);
         for (pod, tenancy) in &book.tenancies {
-            for record in tenancy.records() {
+            for record in tenancy.all_records() {
                 self.unclaim(&record.key, registration, pod);
             }
         }
@@ -267,7 +303,7 @@ impl Ledger {
         }
         let has_endpoint = tenancy
             .as_ref()
-            .is_some_and(|tenancy| tenancy.records().next().is_some());
+            .is_some_and(|tenancy| tenancy.all_records().next().is_some());
         for key in self.change_tenancy(registration, pod, tenancy) {
             self.guard.acquit(&key);
         }
@@ -295,14 +331,32 @@ impl Ledger {
         }
         book.rationed.remove(pod);
         self.quotas.question(&registration.namespace);
-        let keys = |tenancy: &Tenancy| -> Vec<Key> { tenancy.records().map(|record| record.key.clone()).collect() };
-        let wanted = tenancy.as_ref().map(keys).unwrap_or_default();
+        let previous = |tenancy: Option<&Tenancy>| tenancy.and_then(|tenancy| tenancy.previous.clone());
+        let former = previous(book.tenancies.get(pod));
+        let was_released = book.released.contains(pod);
+        let is_released = was_released
+            && previous(tenancy.as_ref())
+                .zip(former)
+                .is_some_and(|(now, before)| now.has_keys_of(&before) && !now.lacks());
+        if was_released && !is_released {
+            book.released.remove(pod);
+        }
+        let keys = |tenancy: &Tenancy, is_released: bool| -> Vec<Key> {
+            if is_released {
+                tenancy.records().map(|record| record.key.clone()).collect()
+            } else {
+                tenancy.keys()
+            }
+        };
+        let wanted = tenancy.as_ref().map(|tenancy| keys(tenancy, is_released));
+        let wanted = wanted.unwrap_or_default();
         let units = tenancy.as_ref().map(units_of).unwrap_or_default();
         let before = match tenancy {
             Some(tenancy) => book.tenancies.insert(pod.clone(), tenancy),
             None => book.tenancies.remove(pod),
         };
-        let former = before.as_ref().map(keys).unwrap_or_default();
+        let former = before.as_ref().map(|tenancy| keys(tenancy, was_released));
+        let former = former.unwrap_or_default();
         let dropped: Vec<Key> = former.into_iter().filter(|key| !wanted.contains(key)).collect();
         let pending = book.dropped.entry(pod.clone()).or_default();
         pending.retain(|key| !wanted.contains(key));
@@ -324,7 +378,7 @@ impl Ledger {
     }
 
     /// Adds `pod` to those who want `key`; that it has work to do is for the caller to note.
-    fn claim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
+    pub(super) fn claim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
         let claim = Claim {
             registration: registration.clone(),
             pod: pod.clone(),
@@ -341,14 +395,18 @@ impl Ledger {
         }
     }
 
-    /// Puts those who want `key` in the order of their age.
+    /// Puts those who want `key` in the order in which they claimed its place, those who only had it by the spec before
+    /// at the end.
     fn rank(&mut self, key: &Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         let books = &self.books;
         let created = |claim: &Claim| {
-            books
-                .get(&claim.registration)
-                .map_or(i64::MAX, |book| book.terms.created)
+            let last = (true, Since::LAST, i64::MAX);
+            books.get(&claim.registration).map_or(last, |book| {
+                let tenancy = book.tenancies.get(&claim.pod);
+                let is_former = tenancy.is_some_and(|tenancy| tenancy.had(key));
+                (is_former, book.since(key), book.terms.created)
+            })
         };
         slot.claims.sort_by(|a, b| (created(a), a).cmp(&(created(b), b)));
         self.changed
@@ -359,7 +417,7 @@ impl Ledger {
         }
     }
 
-    fn unclaim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
+    pub(super) fn unclaim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
         self.rejected.clear(key);
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.claims
@@ -387,7 +445,7 @@ impl Ledger {
     pub(super) fn wanted(&self, key: &str, claim: &Claim) -> Option<&Value> {
         let tenancy = self.books.get(&claim.registration)?.tenancies.get(&claim.pod)?;
         tenancy
-            .records()
+            .all_records()
             .find(|record| &*record.key == key)
             .map(|record| &record.value)
     }

@@ -282,6 +282,7 @@ impl Ledger {
 
     /// What is to be done about `work`; none when nothing is, or not now.
     fn decide(&mut self, work: &Work) -> Option<Vec<Group>> {
+        let mut leaving = HashSet::new();
         let mut groups = match work {
             Work::Key(key) => {
                 if self.is_frozen(key) && !self.is_forbidden(key) {
@@ -289,7 +290,10 @@ impl Ledger {
                 }
                 vec![self.leftover_with(key)]
             }
-            Work::Pod(registration, pod) => self.groups_of(registration, pod)?,
+            Work::Pod(registration, pod) => {
+                leaving = self.weigh_previous(registration, pod);
+                self.groups_of(registration, pod)?
+            }
         };
         // What etcd denies comes up again when it no longer does, and holds up nothing else of the pod.
         groups.retain(|group| {
@@ -320,6 +324,13 @@ impl Ledger {
         }
         let (mut decided, mut idle) = (Vec::new(), Vec::new());
         for group in groups {
+            if group.iter().any(|key| leaving.contains(key)) {
+                let removal = self.removal_of_previous(&group, mine);
+                if !removal.is_empty() {
+                    decided.push(removal);
+                }
+                continue;
+            }
             if let [key] = &group[..] {
                 let slot = self.slots.get(key).filter(|_| mine(key));
                 // Where the answer is that etcd has to be read first, the survey brings the work up again.
@@ -361,6 +372,10 @@ impl Ledger {
                 if !keys.is_empty() {
                     groups.push(keys);
                 }
+            }
+            let previous = tenancy.previous.as_ref().filter(|_| !book.released.contains(pod));
+            for group in previous.iter().flat_map(|previous| previous.groups()) {
+                groups.push(group.iter().map(|record| record.key.clone()).collect());
             }
         }
         let mut dropped_now = Vec::new();
@@ -422,7 +437,7 @@ impl Ledger {
     }
 
     /// A key that nobody wants and that is not there needs no slot.
-    fn forget_if_unused(&mut self, key: &Key) {
+    pub(super) fn forget_if_unused(&mut self, key: &Key) {
         if self
             .slots
             .get(key)

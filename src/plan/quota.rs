@@ -138,7 +138,11 @@ impl Ledger {
                 .iter()
                 .filter(|(pod, _)| !book.rationed.contains_key(*pod));
             for (pod, tenancy) in having.chain(waiting) {
-                let keys = tenancy.records().count();
+                let previous = tenancy
+                    .previous
+                    .as_ref()
+                    .map_or(0, |previous| previous.records().count());
+                let keys = tenancy.records().count().max(previous);
                 if keys > 0 {
                     let name = (registration.clone(), pod.clone());
                     let has = placed.is_some_and(|placed| placed.contains(&name)) || self.has_keys(tenancy);
@@ -161,7 +165,7 @@ impl Ledger {
             let slot = self.slots.get(key);
             slot.is_some_and(|slot| may_be_there(slot) && (slot.held.is_none() || self.is_ours(slot)))
         };
-        tenancy.records().any(|record| has(&record.key))
+        tenancy.all_records().any(|record| has(&record.key))
     }
 
     fn is_namespace_surveyed(&self, namespace: &Arc<str>) -> bool {
@@ -197,6 +201,7 @@ impl Ledger {
             return;
         };
         let mut bare = whole.clone();
+        bare.previous = None;
         for lodging in &mut bare.lodgings {
             lodging.records.clear();
             lodging.units.clear();

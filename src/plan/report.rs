@@ -1,6 +1,6 @@
 //! What one registration has in etcd right now, as the ledger knows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::denied::Right;
@@ -39,6 +39,12 @@ pub struct Report<'a> {
     pub denied: Vec<(Scope, Right)>,
     /// The smallest of its record sets that etcd rejects for their content.
     pub rejected: Option<&'a Rejection>,
+    /// How many pods keep what they have by the spec before, because the newest one cannot be carried out for them.
+    pub retained: usize,
+    /// The folders that those keys lie in.
+    pub retained_at: BTreeSet<Key>,
+    /// Nothing is left of the spec before, and at least one endpoint is in etcd by the newest one.
+    pub carried_out: bool,
 }
 
 /// An endpoint that is in etcd.
@@ -110,6 +116,9 @@ impl Ledger {
             ruled_out: None,
             denied: self.denied_to(registration),
             rejected: self.rejected.smallest(&Some(registration.clone())),
+            retained: 0,
+            retained_at: BTreeSet::new(),
+            carried_out: false,
         };
         for (pod, tenancy) in &book.tenancies {
             for problem in &tenancy.problems {
@@ -131,6 +140,10 @@ impl Ledger {
             if missing == 0 && tenancy.is_whole() && report.kept != Some(pod) {
                 report.registered += 1;
             }
+        }
+        report.carried_out = !report.endpoints.is_empty();
+        for (pod, tenancy) in &book.tenancies {
+            self.report_previous(&mut report, registration, pod, tenancy);
         }
         Some(report)
     }
@@ -299,7 +312,7 @@ mod tests {
         };
         Tenancy {
             lodgings: vec![lodging(80), lodging(81)],
-            problems: Vec::new(),
+            ..Tenancy::default()
         }
     }
 

@@ -102,6 +102,7 @@ pub fn status_of(
         endpoints,
         endpoints_omitted: (omitted > 0).then(|| count(omitted)),
         conditions: conditions.list,
+        ..ServiceRegistrationStatus::default()
     }
 }
 
@@ -156,6 +157,8 @@ pub fn same_status(a: &ServiceRegistrationStatus, b: &ServiceRegistrationStatus)
         registered_endpoints,
         endpoints,
         endpoints_omitted,
+        formats,
+        last_synced,
         conditions,
     } = a;
     let told = |condition: &Condition| {
@@ -176,6 +179,8 @@ pub fn same_status(a: &ServiceRegistrationStatus, b: &ServiceRegistrationStatus)
         && *registered_endpoints == b.registered_endpoints
         && *endpoints == b.endpoints
         && *endpoints_omitted == b.endpoints_omitted
+        && *formats == b.formats
+        && *last_synced == b.last_synced
         && conditions.iter().map(told).eq(b.conditions.iter().map(told))
 }
 
@@ -231,6 +236,7 @@ fn synced(report: &Report<'_>, footing: &Footing, aside: &[String]) -> (Conditio
         }
         Footing::Firm => {}
     }
+    let pods = || format!("{}{}", pods(), retained(report));
     if !report.denied.is_empty() {
         let message = format!("{} {}", pods(), denied(report));
         (ConditionStatus::False, Reason::PermissionDenied, message)
@@ -254,7 +260,12 @@ fn synced(report: &Report<'_>, footing: &Footing, aside: &[String]) -> (Conditio
         (ConditionStatus::False, Reason::KeysHeld, message)
     } else if report.registered < report.ready || !report.problems.is_empty() {
         let reason = report.ruled_out.unwrap_or(Reason::EndpointsRefused);
-        (ConditionStatus::False, reason, problems(report))
+        let kept = retained(report);
+        let message = match kept.trim_start() {
+            "" => problems(report),
+            kept => format!("{kept} {}", problems(report)),
+        };
+        (ConditionStatus::False, reason, message)
     } else if let Some(pod) = report.kept {
         let message = format!("{} {}", pods(), kept(pod));
         (ConditionStatus::True, Reason::LastEndpointKept, message)
@@ -274,6 +285,21 @@ fn denied(report: &Report<'_>) -> String {
          lines that `leasehold doctor --etcd-role` prints; what waits is written within half a minute of that.",
         named(&report.denied, told)
     )
+}
+
+/// Which records of the spec before are kept, with a space before it; nothing if none are.
+fn retained(report: &Report<'_>) -> String {
+    match report.retained {
+        0 => String::new(),
+        pods => {
+            let folders: Vec<&super::Key> = report.retained_at.iter().collect();
+            format!(
+                " The newest spec cannot be carried out for {pods} pods: until it can, they keep what the spec before \
+                 gave them below {}, renewed and up to date.",
+                named(&folders, ToString::to_string)
+            )
+        }
+    }
 }
 
 fn kept(pod: &str) -> String {
@@ -370,7 +396,7 @@ fn conflict(conflicts: &[Conflict], aside: &[String]) -> (bool, Reason, String) 
             Holder::Stranger { lease, create_revision } => {
                 format!("by someone outside this cluster (lease {lease}, created at revision {create_revision})")
             }
-            Holder::Registration(registration) => format!("by the older registration {registration}"),
+            Holder::Registration(registration) => format!("by the registration {registration}, which claimed it first"),
         };
         let along = match &conflict.along[..] {
             [] => String::new(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::namesakes::{self, Draft};
 use super::policy::{Denial, Pass, Quota};
+use super::previous::Previous;
 use super::transaction::Key;
 use crate::format::{Endpoint, Format, Record};
 use crate::index::{Family, PodView, Protocol, ReadyPod, WEIGHT_ANNOTATION, Why};
@@ -17,6 +18,8 @@ pub struct Tenancy {
     pub lodgings: Vec<Lodging>,
     /// What the registration's author should know about this pod.
     pub problems: Vec<Problem>,
+    /// What the pod has by the spec before, while it is not known that the newest one is carried out.
+    pub previous: Option<Box<Previous>>,
 }
 
 /// How a pod stands with a registration.
@@ -49,6 +52,22 @@ impl Presence {
             PodView::Gone => Self::Gone(Vec::new()),
             view => Tenancy::of(view, outlets).map_or_else(|| Self::Gone(Vec::new()), Self::Ready),
         }
+    }
+
+    /// The same of a registration whose spec has changed: by the spec before, the pod has `previous` if it is ready.
+    /// `aside` when formats of the newest spec stand aside that the spec before did not have.
+    #[must_use]
+    pub fn keeping(mut self, previous: impl FnOnce() -> Option<Tenancy>, aside: bool) -> Self {
+        match &mut self {
+            Self::Ready(tenancy) | Self::Unready(tenancy) => {
+                if let Some(previous) = previous() {
+                    tenancy.keep(&previous, aside);
+                }
+            }
+            Self::Gone(keys) => keys.extend(previous().iter().flat_map(Tenancy::keys)),
+            Self::Missing => {}
+        }
+        self
     }
 }
 
@@ -135,8 +154,8 @@ impl Tenancy {
             } => {
                 let problems = vec![Problem::AddressMissing { family }];
                 return Some(Self {
-                    lodgings: Vec::new(),
                     problems,
+                    ..Self::default()
                 });
             }
             PodView::Unready { .. } | PodView::Gone => return None,
@@ -150,6 +169,7 @@ impl Tenancy {
                     protocol: port.protocol,
                 })
                 .collect(),
+            previous: None,
         };
         if pod.weight_unparsable {
             tenancy.problems.push(Problem::WeightUnreadable);
@@ -210,14 +230,19 @@ impl Tenancy {
         admitted
     }
 
-    /// The keys of all records, in the order of endpoints.
+    /// The keys of all records, in the order of endpoints, those of the spec before included.
     pub fn keys(&self) -> Vec<Key> {
-        self.records().map(|record| record.key.clone()).collect()
+        self.all_records().map(|record| record.key.clone()).collect()
     }
 
     /// All records by what is written as one, in the order of endpoints.
     pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
         self.lodgings.iter().flat_map(Lodging::groups)
+    }
+
+    /// All records, those of the spec before included.
+    pub fn all_records(&self) -> impl Iterator<Item = &Record> {
+        self.records().chain(self.previous.iter().flat_map(|it| it.records()))
     }
 
     /// All records, in the order of endpoints.

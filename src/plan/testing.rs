@@ -342,7 +342,7 @@ pub(super) fn tenancy(pod: &str, keys: &[&str], value: &str) -> Tenancy {
     };
     Tenancy {
         lodgings: vec![lodging],
-        problems: Vec::new(),
+        ..Tenancy::default()
     }
 }
 

@@ -15,6 +15,7 @@ mod growth;
 mod holds;
 mod last;
 mod leases;
+mod previous;
 mod rejected;
 mod rules;
 mod turns;

@@ -40,7 +40,8 @@ enum Stand {
 
 /// The units of more than one key that `tenancy` asks for.
 pub(super) fn units_of(tenancy: &Tenancy) -> Vec<Arc<[Key]>> {
-    let units = tenancy.groups().filter(|group| group.len() > 1);
+    let previous = tenancy.previous.iter().flat_map(|previous| previous.groups());
+    let units = tenancy.groups().chain(previous).filter(|group| group.len() > 1);
     units
         .map(|unit| unit.iter().map(|record| record.key.clone()).collect())
         .collect()

@@ -10,6 +10,7 @@ mod edits;
 mod ending;
 mod faults;
 mod members;
+mod moves;
 mod p10_rights;
 mod restart;
 mod role;

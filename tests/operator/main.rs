@@ -9,6 +9,7 @@ mod support;
 mod bad_input;
 mod custom;
 mod doctor;
+mod edits;
 mod formats;
 mod lifecycle;
 mod p10_isolation;

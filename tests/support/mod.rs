@@ -173,3 +173,36 @@ pub async fn wait_unready(operator: &Operator, words: &str, patience: Duration) 
     })
     .await
 }
+
+/// Checks that at every revision of `history` as many pods have a record somewhere as have one at its beginning, where
+/// these keys end so. A pod's name is the last segment of its keys; keys of the value `foreign` are somebody else's.
+pub async fn assert_never_fewer(history: &History, beginning: &[&str], foreign: &str) -> testbed::Result<()> {
+    let name = |key: &str| key.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut held: std::collections::BTreeSet<(String, String)> = std::collections::BTreeSet::new();
+    for key in beginning {
+        held.insert((name(key), (*key).to_owned()));
+    }
+    let names = |held: &std::collections::BTreeSet<(String, String)>| {
+        let names: std::collections::BTreeSet<String> = held.iter().map(|(name, _)| name.clone()).collect();
+        names
+    };
+    let expected = names(&held);
+    let events = history.settled().await?;
+    for (i, event) in events.iter().enumerate() {
+        let pod = name(&event.key);
+        match &event.kind {
+            testbed::Kind::Put { value, .. } if value != foreign => drop(held.insert((pod, event.key.clone()))),
+            testbed::Kind::Put { .. } => {}
+            testbed::Kind::Delete => held.retain(|(_, key)| !event.key.ends_with(key.as_str())),
+        }
+        let is_last = events.get(i + 1).is_none_or(|next| next.revision != event.revision);
+        if is_last {
+            let there = names(&held);
+            assert!(
+                there.is_superset(&expected),
+                "after {event} only {there:?} of {expected:?} have a record"
+            );
+        }
+    }
+    Ok(())
+}

@@ -268,7 +268,7 @@ fn the_page_about_tenancy_says_what_its_example_writes() {
     assert_eq!(format!("{}\n", keys.join("\n")), *writes);
     let problem = text.lines().find(|line| line.starts_with("  ? ")).expect("a problem");
     assert!(
-        problem.contains("the rule shops")
+        problem.contains("the rule shops-plain")
             && problem.contains("does not let the namespace shop write /services/shop-evil"),
         "{problem}"
     );

@@ -36,6 +36,11 @@ pub struct Templates {
 }
 
 impl Templates {
+    /// What they were compiled from.
+    pub fn spec(&self) -> &RecordFormatSpec {
+        &self.spec
+    }
+
     /// Compiles the templates of the `RecordFormat` that goes by `name` and tries them with sample endpoints.
     pub fn compile(name: &str, spec: &RecordFormatSpec) -> Result<Self, TemplateError> {
         let mut templates = Self {

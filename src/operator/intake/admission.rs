@@ -2,7 +2,7 @@
 //!
 //! A registration whose new spec cannot be carried out keeps what it had: bad input loses nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,13 +11,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{Intake, Order, record_formats};
-use crate::api::{Reason, ServiceRegistration};
+use crate::api::{FormatStatus, LastSynced, Reason, ServiceRegistration, ServiceRegistrationStatus};
 use crate::cluster::{About, DeskNote, Insistence, Notice, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Seen};
-use crate::format::FormatError;
+use crate::format::{FormatError, Reading};
 use crate::index::{Area, Mark, RegistrationRef};
-use crate::operator::compile::{Compiled, Invalid, Reserved, compile, reference};
+use crate::operator::compile::{Compiled, Invalid, Reserved, compile, compile_last, reference};
 use crate::operator::registrar::Version;
-use crate::plan::{Holding, Scope, Subject, refused_status};
+use crate::plan::{Holding, Scope, Since, Subject, Terms, refused_status};
 
 /// One registration.
 #[derive(Debug)]
@@ -38,6 +38,37 @@ pub struct Entry {
     refusal: Option<Refusal>,
     /// Its newest spec, while that reaches into the bookkeeping of a Registry.
     reserved: Option<Box<Compiled>>,
+    /// What its status records.
+    record: Record,
+}
+
+/// What the status of a registration records for whoever leads next.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record {
+    /// The places that it has claimed, and since when.
+    formats: Vec<FormatStatus>,
+    /// The newest spec that was carried out as a whole.
+    last_synced: Option<Arc<LastSynced>>,
+}
+
+impl Record {
+    fn of(status: Option<&ServiceRegistrationStatus>) -> Self {
+        status.map_or_else(Self::default, |status| Self {
+            formats: status.formats.clone(),
+            last_synced: status.last_synced.clone().map(Arc::new),
+        })
+    }
+
+    fn is_blank(&self) -> bool {
+        self.formats.is_empty() && self.last_synced.is_none()
+    }
+
+    /// When the place of `reading` was claimed, in milliseconds since 1970.
+    fn since(&self, reading: &Reading) -> Option<i64> {
+        let is_it = |place: &&FormatStatus| place.format == *reading.dialect && place.location == *reading.written;
+        let since = &self.formats.iter().find(is_it)?.since;
+        Some(since.parse::<Timestamp>().ok()?.as_millisecond())
+    }
 }
 
 impl Entry {
@@ -87,6 +118,23 @@ impl Refusal {
             message,
         }
     }
+}
+
+/// What `object`, which compiles to `compiled`, was by the last spec that was carried out as a whole, if that asked for
+/// other keys or values. Where none is recorded yet, it is what is in force.
+fn previous(entry: &Entry, object: &ServiceRegistration, compiled: &Compiled) -> Option<Box<Compiled>> {
+    if let Some(last) = &entry.record.last_synced {
+        let differs = !last.is_same(&compiled.identity);
+        return differs.then(|| compile_last(object, last)).flatten().map(Box::new);
+    }
+    let of_this = |former: &&Compiled| former.registration.uid == compiled.registration.uid;
+    let mut former = Box::new(entry.in_force().filter(of_this)?.clone());
+    if former.identity.is_same(&compiled.identity) {
+        return former.previous;
+    }
+    former.previous = None;
+    former.stand_aside(&[]);
+    Some(former)
 }
 
 impl Intake {
@@ -152,6 +200,7 @@ impl Intake {
             pending: None,
             refusal: None,
             reserved: None,
+            record: Record::default(),
         });
         entry.list = list;
         let is_new = (entry.uid != uid) || (entry.generation != generation);
@@ -170,10 +219,17 @@ impl Intake {
         // The desk ends only with the process.
         let _ = self.staff.context().registrations.send(seen);
         let generation = object.metadata.generation.unwrap_or_default();
-        if !self.mark(&reference, object.uid().unwrap_or_default(), generation) {
+        let is_new = self.mark(&reference, object.uid().unwrap_or_default(), generation);
+        let entry = self.entries.get_mut(&reference).expect("it was marked");
+        let record = Record::of(object.status.as_ref());
+        let before = std::mem::replace(&mut entry.record, record);
+        if !is_new {
+            if before != entry.record {
+                self.recorded(&reference, now);
+            }
             return;
         }
-        self.entries.get_mut(&reference).expect("it was marked").kept = record_formats::kept(object);
+        entry.kept = record_formats::kept(object);
         self.examine(&reference, object, now);
         self.tell_unclear();
     }
@@ -182,8 +238,9 @@ impl Intake {
     pub(super) fn examine(&mut self, reference: &RegistrationRef, object: &ServiceRegistration, now: Instant) {
         let entry = self.entries.get_mut(reference).expect("it was marked");
         match compile(object, self.library.formats()) {
-            Ok(compiled) => {
+            Ok(mut compiled) => {
                 entry.refusal = None;
+                compiled.previous = previous(entry, object, &compiled);
                 self.admit(reference, Box::new(compiled), now);
             }
             // It may be in the list that is on its way: `examine_waiting` comes back to this.
@@ -195,16 +252,130 @@ impl Intake {
                     reason: invalid.reason(),
                     message: format!("{invalid}."),
                 };
+                // As if this process had been there when the last good spec was put in force.
+                let last = entry.record.last_synced.as_ref().filter(|_| entry.in_force.is_none());
+                if let Some(last) = last.and_then(|last| compile_last(object, last)) {
+                    self.admit(reference, Box::new(last), now);
+                }
                 self.refuse(reference, generation, None, refusal);
             }
         }
+    }
+
+    /// The status of a registration has come to record something else: another replica decided, or this one did.
+    fn recorded(&mut self, reference: &RegistrationRef, now: Instant) {
+        let entry = &self.entries[reference];
+        let Some(compiled) = &entry.in_force else {
+            return;
+        };
+        let is_done = compiled.previous.is_some()
+            && entry
+                .record
+                .last_synced
+                .as_ref()
+                .is_some_and(|last| last.is_same(&compiled.identity));
+        let registry = compiled.registration.registry.clone();
+        let differs = |reading: &Reading| {
+            let (known, recorded) = (
+                self.neighbours.since(reference, &registry, reading),
+                entry.record.since(reading),
+            );
+            known
+                .zip(recorded)
+                .is_some_and(|(known, recorded)| known != Since::Recorded(recorded))
+        };
+        let differs = compiled.readings().iter().flatten().any(differs);
+        let mut compiled = compiled.clone();
+        if is_done {
+            compiled.previous = None;
+        }
+        if is_done || differs {
+            self.admit_again(reference, compiled, now);
+        } else {
+            let concerned = self.settle_among_neighbours(reference, &compiled);
+            self.look_again(&concerned, now);
+        }
+    }
+
+    /// Hands what is in force to the registrar once more. A newer spec that waits goes on waiting.
+    fn admit_again(&mut self, reference: &RegistrationRef, compiled: Box<Compiled>, now: Instant) {
+        let pending = self.entries.get_mut(reference).and_then(|entry| entry.pending.take());
+        self.admit(reference, compiled, now);
+        if let Some(entry) = self.entries.get_mut(reference).filter(|entry| entry.pending.is_none()) {
+            entry.pending = pending;
+        }
+    }
+
+    /// Tells the neighbours of `registration` which places it has, and since when.
+    fn settle_among_neighbours(
+        &mut self,
+        reference: &RegistrationRef,
+        compiled: &Compiled,
+    ) -> BTreeSet<RegistrationRef> {
+        let registration = &compiled.registration;
+        let entry = &self.entries[reference];
+        let mut readings = Vec::new();
+        for reading in compiled.readings() {
+            let Some(reading) = reading else {
+                readings.push(None);
+                continue;
+            };
+            let is_same = |former: &Compiled| former.registration.uid == registration.uid;
+            let in_force = entry.in_force().filter(|former| is_same(former));
+            let known = in_force.and_then(|_| self.neighbours.since(reference, &registration.registry, &reading));
+            // A place that was left is claimed anew, also while the status still has it.
+            let is_left = self.complete && in_force.is_some() && known.is_none();
+            let recorded = entry.record.since(&reading).filter(|_| !is_left).map(Since::Recorded);
+            // Before everything is known this process cannot tell what was asked for when.
+            let first =
+                || (!self.complete && entry.record.is_blank()).then_some(Since::Created(registration.created * 1000));
+            let since = match recorded.or(known).or_else(first) {
+                Some(since) => since,
+                None => self.neighbours.claim(Timestamp::now().as_millisecond()),
+            };
+            readings.push(Some((reading, since)));
+        }
+        self.neighbours.settle(reference, &registration.registry, readings)
+    }
+
+    /// When `registration` claimed each of its places.
+    fn claims(&self, reference: &RegistrationRef, compiled: &Compiled) -> BTreeMap<Scope, Since> {
+        let registry = &compiled.registration.registry;
+        let readings = compiled.readings().into_iter().flatten();
+        let claim = |reading: Reading| {
+            let since = self.neighbours.since(reference, registry, &reading)?;
+            Some((Scope::below(&reading.written), since))
+        };
+        readings.filter_map(claim).collect()
+    }
+
+    /// The places that `registration` has, for its status.
+    pub(super) fn places(&self, reference: &RegistrationRef, compiled: &Compiled) -> Vec<FormatStatus> {
+        let aside: Vec<usize> = self
+            .neighbours
+            .aside(reference)
+            .iter()
+            .map(|aside| aside.format)
+            .collect();
+        let readings = compiled.readings().into_iter().enumerate();
+        let mine = readings.filter(|(place, _)| !aside.contains(place));
+        let place = |reading: Reading| {
+            let since = self
+                .neighbours
+                .since(reference, &compiled.registration.registry, &reading)?;
+            Some(FormatStatus {
+                since: Timestamp::from_millisecond(since.millis()).ok()?.to_string(),
+                format: reading.dialect.to_string(),
+                location: reading.written.to_string(),
+            })
+        };
+        mine.filter_map(|(_, reading)| place(reading?)).collect()
     }
 
     /// Puts a spec in force, or says why it cannot be.
     pub(super) fn admit(&mut self, reference: &RegistrationRef, mut compiled: Box<Compiled>, now: Instant) {
         let registration = &compiled.registration;
         let (registry, generation) = (registration.registry.clone(), registration.generation);
-        let created = registration.created;
         let Some(known) = self.registries.get(&registry) else {
             if !self.streams.is_listed(REGISTRIES, &Area::Cluster) {
                 // It may be in the list that is on its way: `admit_pending` comes back to this.
@@ -240,6 +411,8 @@ impl Intake {
         } else if was_reserved {
             entry.refusal = None;
         }
+        let previous = compiled.previous.take();
+        compiled.previous = previous.filter(|previous| self.reserved(previous).is_none());
         // Whatever stood aside is looked at like the rest.
         compiled.stand_aside(&[]);
         let mut verdict = compiled.submit(known.spec(), &self.tenants);
@@ -253,21 +426,20 @@ impl Intake {
         if let Some(denial) = &verdict.denial {
             tracing::warn!(registration = %reference, generation, %registry, denial, "not allowed to register all of this");
         }
-        let concerned = self
-            .neighbours
-            .settle(reference, created, &registry, compiled.readings());
+        let concerned = self.settle_among_neighbours(reference, &compiled);
         compiled.stand_aside(&self.neighbours.aside(reference));
         for (_, aside) in &compiled.aside {
             tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format stands aside");
         }
-        let (terms, aside) = (compiled.terms(known.spec()), compiled.told_aside());
+        let known = self.registries.get(&registry).expect("it was there");
+        let terms = compiled.terms(known.spec());
         let registration = &compiled.registration;
-        tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
-        let entry = &self.entries[reference];
-        let rewritten = |former: &Compiled| former.registration == *registration && former.outlets != compiled.outlets;
-        if entry.in_force().is_some_and(rewritten) {
-            // A RecordFormat has changed, of which the index knows nothing: forgotten first, so that every pod counts as
-            // changed.
+        let former = self.entries[reference].in_force();
+        if !former.is_some_and(|former| former.registration == *registration && former.outlets == compiled.outlets) {
+            tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
+        }
+        if former.is_some_and(|former| compiled.rewrites(former)) {
+            // Of this the index knows nothing: forgotten first, so that every pod counts as changed.
             self.index.delete_registration(reference);
         }
         let touches = self.index.apply_registration(registration.clone());
@@ -275,17 +447,7 @@ impl Intake {
             registration: reference.clone(),
             verdict,
         };
-        let register = Order::Register {
-            registration: reference.clone(),
-            terms,
-            service: registration.service.clone(),
-            version: Version {
-                uid: registration.uid.clone(),
-                generation,
-            },
-            selected: self.index.selected_count(reference),
-            aside,
-        };
+        let register = self.register(reference, &compiled, terms);
         let entry = self.entries.get_mut(reference).expect("it was marked");
         let former = entry.in_force.replace(compiled);
         if entry.pending.take().is_some() {
@@ -306,6 +468,27 @@ impl Intake {
         }
         self.forward(touches, now);
         self.look_again(&concerned, now);
+    }
+
+    /// The order to carry `compiled` out on these terms.
+    fn register(&self, reference: &RegistrationRef, compiled: &Compiled, terms: Terms) -> Order {
+        let registration = &compiled.registration;
+        Order::Register {
+            registration: reference.clone(),
+            terms,
+            service: registration.service.clone(),
+            version: Version {
+                uid: registration.uid.clone(),
+                generation: registration.generation,
+            },
+            selected: self.index.selected_count(reference),
+            aside: compiled.told_aside(),
+            keeps_previous: compiled.previous.is_some(),
+            since: self.claims(reference, compiled),
+            places: self.places(reference, compiled),
+            identity: compiled.identity.clone(),
+            last_synced: self.entries[reference].record.last_synced.clone(),
+        }
     }
 
     /// Which Registry's bookkeeping a registration would reach into.
@@ -341,21 +524,15 @@ impl Intake {
     fn look_again(&mut self, concerned: &BTreeSet<RegistrationRef>, now: Instant) {
         for reference in concerned {
             let aside = self.neighbours.aside(reference);
-            let Some(entry) = self.entries.get_mut(reference) else {
+            let Some(compiled) = self.entries.get(reference).and_then(|entry| entry.in_force.clone()) else {
                 continue;
             };
-            let Some(compiled) = entry.in_force.clone() else {
-                continue;
-            };
-            if compiled.aside.iter().map(|(_, aside)| aside).eq(&aside) {
+            if compiled.all_aside().eq(aside) {
                 continue;
             }
-            // A newer spec that waits goes on waiting.
-            let pending = entry.pending.take();
             // Forgotten first, so that every pod of it counts as changed.
             self.index.delete_registration(reference);
-            self.admit(reference, compiled, now);
-            self.entries.get_mut(reference).expect("it is in force").pending = pending;
+            self.admit_again(reference, compiled, now);
         }
     }
 
@@ -417,7 +594,10 @@ impl Intake {
             note: message.clone(),
             occurrence: generation.to_string(),
         });
-        let status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
+        let mut status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
+        let record = self.entries[reference].record.clone();
+        status.formats = record.formats;
+        status.last_synced = record.last_synced.map(|last| (*last).clone());
         let note = DeskNote::Wanted(reference.clone(), status, Insistence::Once);
         let _ = self.staff.context().registrations.send(note);
         self.look_again(&concerned, Instant::now());
@@ -454,7 +634,8 @@ impl Intake {
     pub(super) fn admit_pending(&mut self, now: Instant) {
         let waiting =
             |(reference, entry): (&RegistrationRef, &Entry)| Some((reference.clone(), entry.pending.clone()?));
-        let waiting: Vec<_> = self.entries.iter().filter_map(waiting).collect();
+        let mut waiting: Vec<_> = self.entries.iter().filter_map(waiting).collect();
+        waiting.sort_by_key(|(reference, compiled)| (compiled.registration.created, reference.clone()));
         for (reference, compiled) in waiting {
             self.admit(&reference, compiled, now);
         }
@@ -492,14 +673,17 @@ impl Intake {
         }
     }
 
-    /// The registrations that ask for `registry`, with their newest specs.
+    /// The registrations that ask for `registry`, with their newest specs, the oldest first: in that order they claim
+    /// their places.
     pub(super) fn asking_for(&self, registry: &str) -> Vec<(RegistrationRef, Box<Compiled>)> {
         let all = self
             .entries
             .iter()
             .filter_map(|(reference, entry)| Some((reference.clone(), Box::new(entry.newest()?.clone()))));
-        all.filter(|(_, compiled)| *compiled.registration.registry == *registry)
-            .collect()
+        let asking = all.filter(|(_, compiled)| *compiled.registration.registry == *registry);
+        let mut asking: Vec<(RegistrationRef, Box<Compiled>)> = asking.collect();
+        asking.sort_by_key(|(reference, compiled)| (compiled.registration.created, reference.clone()));
+        asking
     }
 
     /// Tells the registrars whether there are registrations whose keys are not known, if that has changed.

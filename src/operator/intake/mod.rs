@@ -386,7 +386,11 @@ impl Intake {
         let view = self.index.view(registration, &pod);
         let order = Order::Pod {
             registration: registration.clone(),
-            presence: Presence::of(view, if_ready, missing, &compiled.outlets),
+            presence: match &compiled.previous {
+                None => Presence::of(view, if_ready, missing, &compiled.outlets),
+                Some(_) => Presence::of(view, if_ready, missing, &compiled.outlets)
+                    .keeping(|| compiled.previously(&self.index, &pod), compiled.is_newly_aside()),
+            },
             pod,
             selected: self.index.selected_count(registration),
             heard,

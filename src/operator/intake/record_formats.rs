@@ -188,7 +188,10 @@ impl Intake {
             .entries
             .iter()
             .filter_map(|(reference, entry)| Some((reference.clone(), entry.kept()?.clone())));
-        let kept: Vec<(RegistrationRef, Arc<ServiceRegistration>)> = kept.filter(|(_, object)| which(object)).collect();
+        let mut kept: Vec<(RegistrationRef, Arc<ServiceRegistration>)> =
+            kept.filter(|(_, object)| which(object)).collect();
+        // The oldest first: in that order they claim their places.
+        kept.sort_by_key(|(reference, object)| (object.metadata.creation_timestamp.clone(), reference.clone()));
         for (reference, object) in kept {
             self.examine(&reference, &object, now);
         }

@@ -1,5 +1,6 @@
 //! What the intake makes of news that comes in an unlucky order, or makes no sense.
 
+mod edits;
 mod namespaces;
 mod record_formats;
 

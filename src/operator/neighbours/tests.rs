@@ -16,6 +16,12 @@ fn reading(spec: serde_json::Value) -> Reading {
     Format::compile(&spec, &service).expect("compiles").reading()
 }
 
+/// These readings, claimed at that time.
+fn since(millis: i64, readings: Vec<Reading>) -> Vec<Option<(Reading, Since)>> {
+    let claimed = |reading| Some((reading, Since::Created(millis)));
+    readings.into_iter().map(claimed).collect()
+}
+
 fn named(name: &str) -> RegistrationRef {
     RegistrationRef::new("shop", name)
 }
@@ -25,11 +31,11 @@ fn street(specs: &[serde_json::Value]) -> (Neighbours, Vec<Vec<String>>) {
     let mut neighbours = Neighbours::default();
     // The oldest comes last: in which order they are told does not matter.
     for (age, spec) in specs.iter().enumerate().rev() {
+        let since = Since::Created(i64::try_from(age).unwrap());
         neighbours.settle(
             &named(&age.to_string()),
-            i64::try_from(age).unwrap(),
             &"default".into(),
-            vec![reading(spec.clone())],
+            vec![Some((reading(spec.clone()), since))],
         );
     }
     let aside = |age: usize| {
@@ -88,6 +94,26 @@ fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other
             "shop/0",
             "GoFrame",
         ),
+        // A Traefik root inside of another one, and around it.
+        (
+            spec!("type": "Traefik"),
+            spec!("type": "Traefik", "root": "traefik/http/services/team-a-web", "name": "yy"),
+            "shop/0",
+            "consumers of Traefik of",
+        ),
+        (
+            spec!("type": "Traefik", "root": "edge/inner"),
+            spec!("type": "Traefik", "root": "edge"),
+            "shop/0",
+            "Traefik with the root edge/inner",
+        ),
+        // Of the same name, so that consumers take it for the same service.
+        (
+            spec!("type": "Kratos"),
+            spec!("type": "Kratos", "root": "/microservices/orders-evil"),
+            "shop/0",
+            "Kratos",
+        ),
         // One below the other, or the same with other values.
         (
             spec!("type": "Plain", "prefix": "/a"),
@@ -137,6 +163,10 @@ fn one_service_of_several_registrations_and_siblings_that_are_told_apart_stay() 
         ),
         (spec!("type": "Kratos"), spec!("type": "Kratos", "service": "orders-v2")),
         (
+            spec!("type": "Traefik", "root": "edge"),
+            spec!("type": "Traefik", "root": "edge-2"),
+        ),
+        (
             spec!("type": "Plain", "prefix": "/orders"),
             spec!("type": "Plain", "prefix": "/orders-v2"),
         ),
@@ -156,7 +186,7 @@ fn another_registry_is_another_street() {
     let mut neighbours = Neighbours::default();
     for (name, registry) in [("a", "one"), ("b", "two")] {
         let readings = vec![reading(spec!("type": "Plain", "prefix": format!("/x{}", &name[1..])))];
-        neighbours.settle(&named(name), 0, &registry.into(), readings);
+        neighbours.settle(&named(name), &registry.into(), since(0, readings));
     }
     assert_eq!(neighbours.aside(&named("b")), []);
 }
@@ -176,23 +206,23 @@ fn who_comes_and_goes_tells_exactly_the_younger_ones_that_are_concerned() {
     let one = || BTreeSet::from([named("1")]);
     let registry: Arc<str> = "default".into();
     assert_eq!(
-        neighbours.settle(&named("0"), 0, &registry, vec![reading(traefik.clone())]),
+        neighbours.settle(&named("0"), &registry, since(0, vec![reading(traefik.clone())])),
         BTreeSet::new(),
         "as before"
     );
     assert_eq!(neighbours.leave(&named("0")), one());
     assert_eq!(neighbours.aside(&named("1")), []);
     assert_eq!(
-        neighbours.settle(&named("0"), 0, &registry, vec![reading(traefik.clone())]),
+        neighbours.settle(&named("0"), &registry, since(0, vec![reading(traefik.clone())])),
         one()
     );
     // It moves out of the way.
     let moved = vec![reading(spec!("type": "Traefik", "root": "edge"))];
-    assert_eq!(neighbours.settle(&named("0"), 0, &registry, moved), one());
+    assert_eq!(neighbours.settle(&named("0"), &registry, since(0, moved)), one());
     // Created anew it is the younger one.
     neighbours.leave(&named("0"));
     assert_eq!(
-        neighbours.settle(&named("0"), 9, &registry, vec![reading(traefik)]),
+        neighbours.settle(&named("0"), &registry, since(9, vec![reading(traefik)])),
         BTreeSet::new()
     );
     assert_eq!(neighbours.aside(&named("0")).len(), 1);
@@ -212,7 +242,7 @@ fn many_of_one_kind_are_not_compared_with_one_another() {
     for i in 0..20_000_i64 {
         let readings = vec![reading(spec!("type": "Traefik", "name": format!("s{i}")))];
         assert_eq!(
-            neighbours.settle(&named(&i.to_string()), i, &"default".into(), readings),
+            neighbours.settle(&named(&i.to_string()), &"default".into(), since(i, readings)),
             BTreeSet::new()
         );
         assert_eq!(neighbours.aside(&named(&i.to_string())), []);
@@ -222,5 +252,48 @@ fn many_of_one_kind_are_not_compared_with_one_another() {
         began.elapsed() < std::time::Duration::from_mins(1),
         "{:?}",
         began.elapsed()
+    );
+}
+
+#[test]
+fn an_old_registration_edited_onto_a_place_is_the_later_one_there() {
+    let mut neighbours = Neighbours::default();
+    let registry: Arc<str> = "default".into();
+    let web = vec![Some((reading(spec!("type": "Traefik")), Since::Created(5)))];
+    neighbours.settle(&named("web"), &registry, web);
+    let before = vec![Some((
+        reading(spec!("type": "Plain", "prefix": "/old")),
+        Since::Recorded(1),
+    ))];
+    neighbours.settle(&named("old"), &registry, before);
+    // The clock of whoever recorded the others may be ahead.
+    let claim = neighbours.claim(3);
+    assert!(claim > Since::Created(5) && claim.millis() > 5, "{claim:?}");
+    let edited = vec![Some((
+        reading(spec!("type": "Plain", "prefix": "traefik/notes")),
+        claim,
+    ))];
+    assert_eq!(neighbours.settle(&named("old"), &registry, edited), BTreeSet::new());
+    assert_eq!(neighbours.aside(&named("web")), []);
+    assert_eq!(neighbours.aside(&named("old")).len(), 1);
+}
+
+#[test]
+fn what_a_status_records_precedes_what_none_does() {
+    let mut order = [
+        Since::Asked(1),
+        Since::Recorded(9),
+        Since::Created(0),
+        Since::Recorded(2),
+    ];
+    order.sort();
+    assert_eq!(
+        order,
+        [
+            Since::Recorded(2),
+            Since::Recorded(9),
+            Since::Created(0),
+            Since::Asked(1)
+        ]
     );
 }

@@ -35,11 +35,24 @@ impl Registrar {
                 version,
                 selected,
                 aside,
+                keeps_previous,
+                since,
+                places,
+                identity,
+                last_synced,
             } => {
+                if !keeps_previous {
+                    self.ledger.forget_previous(&registration);
+                }
                 self.ledger.set_terms(&registration, terms);
+                self.ledger.set_since(&registration, since);
                 self.pacer.changed(registration.clone(), Instant::now());
-                self.subjects
-                    .insert(registration, Subject::new(service, version, selected).aside(aside));
+                let subject = Subject::new(service, version, selected).aside(aside);
+                let mut subject = subject.recording(places, identity, last_synced);
+                if let Some(former) = self.subjects.remove(&registration) {
+                    subject.take_over(former);
+                }
+                self.subjects.insert(registration, subject);
             }
             Order::Refuse {
                 registration,

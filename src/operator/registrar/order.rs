@@ -1,5 +1,6 @@
 //! What a registrar is told by the intake.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,11 +8,11 @@ use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::standing::Trouble;
-use crate::api::{Guard, Limits, Reason, RegistryStatus};
+use crate::api::{FormatStatus, Guard, LastSynced, Limits, Reason, RegistryStatus};
 use crate::etcd::Access;
 use crate::index::{Area, RegistrationRef};
 use crate::operator::policy::Verdict;
-use crate::plan::{Presence, Progress, Stream, Terms};
+use crate::plan::{Presence, Progress, Scope, Since, Stream, Terms};
 
 /// Which object of a name it is, and which version of its spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +89,16 @@ pub enum Order {
         selected: usize,
         /// Why formats of it stand aside for another registration's.
         aside: Vec<String>,
+        /// Its pods may keep what they have by the spec before.
+        keeps_previous: bool,
+        /// When it claimed each of its places.
+        since: BTreeMap<Scope, Since>,
+        /// The places that it has, for its status.
+        places: Vec<FormatStatus>,
+        /// Which keys and values it asks for.
+        identity: Arc<LastSynced>,
+        /// The last spec that was carried out as a whole, as its status records it.
+        last_synced: Option<Arc<LastSynced>>,
     },
     /// A registration's new spec cannot be carried out: what it had before stays in force.
     Refuse {

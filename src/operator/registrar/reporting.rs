@@ -13,8 +13,8 @@ use super::registry_status::Facts;
 use super::standing::{Link, Trouble};
 use super::{Context, Registrar, Version};
 use crate::api::{
-    ConditionStatus, ConditionType, Reason, Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus,
-    conditions,
+    ConditionStatus, ConditionType, FormatStatus, LastSynced, Reason, Registry, RegistryStatus, ServiceRegistration,
+    ServiceRegistrationStatus, conditions,
 };
 use crate::cluster::{Amendment, DeskNote, Insistence};
 use crate::etcd::Leadership;
@@ -50,6 +50,12 @@ pub struct Subject {
     pub(super) refusal: Option<(Reason, String)>,
     /// Why some of its formats cannot be written, if the Registry's rules say so.
     pub(super) denial: Option<String>,
+    /// The places that it has.
+    places: Vec<FormatStatus>,
+    /// Which keys and values it asks for.
+    identity: Option<Arc<LastSynced>>,
+    /// The last spec that was carried out as a whole.
+    last_synced: Option<Arc<LastSynced>>,
     /// What of its trouble was told.
     pub(super) announced: Announced,
 }
@@ -65,6 +71,9 @@ impl Subject {
             aside: Vec::new(),
             refusal: None,
             denial: None,
+            places: Vec::new(),
+            identity: None,
+            last_synced: None,
             announced: Announced::default(),
         }
     }
@@ -72,6 +81,36 @@ impl Subject {
     /// Formats of it stand aside, for these reasons.
     pub fn aside(self, aside: Vec<String>) -> Self {
         Self { aside, ..self }
+    }
+
+    /// This is what its status records for the next leader.
+    pub fn recording(
+        self,
+        places: Vec<FormatStatus>,
+        identity: Arc<LastSynced>,
+        last_synced: Option<Arc<LastSynced>>,
+    ) -> Self {
+        Self {
+            places,
+            identity: Some(identity),
+            last_synced,
+            ..self
+        }
+    }
+
+    /// What was announced of `former` need not be announced again, if it is the same version.
+    pub fn take_over(&mut self, former: Self) {
+        if (&former.uid, former.generation) == (&self.uid, self.generation) {
+            self.announced = former.announced;
+        }
+    }
+
+    /// The spec in force is carried out as a whole.
+    fn carried_out(&mut self) {
+        let is_same = |last: &Arc<LastSynced>| self.identity.as_ref().is_some_and(|now| last.is_same(now));
+        if !self.last_synced.as_ref().is_some_and(is_same) {
+            self.last_synced = self.identity.clone().filter(|now| now.is_recordable());
+        }
     }
 
     /// It selects so many pods by now; returns whether a status tells of the difference.
@@ -258,6 +297,17 @@ impl Registrar {
             aside: &subject.aside,
         };
         let mut status = status_of(&report, footing, about, &now);
+        // Without a pod there is nothing to lose.
+        let is_empty = subject.selected == 0 && report.endpoints.is_empty();
+        if insistence == Insistence::Always
+            && *footing == Footing::Firm
+            && !report.suspended
+            && (report.carried_out || is_empty)
+        {
+            subject.carried_out();
+        }
+        status.formats.clone_from(&subject.places);
+        status.last_synced = subject.last_synced.as_deref().cloned();
         if let Some(denial) = &subject.denial {
             let (list, generation) = (&mut status.conditions, Some(subject.generation));
             let message = format!("Not all of this may be registered, and what may not is not in etcd: {denial}.");

@@ -6,7 +6,7 @@ mod newer;
 use std::time::Duration;
 
 use super::*;
-use crate::api::ServiceRegistrationStatus;
+use crate::api::{LastSynced, ServiceRegistrationStatus};
 use crate::cluster::{self, About, Insistence, Notice};
 use crate::index::Area;
 use crate::plan::{self, Heard, Holding, MetaKeys, Observation, Presence, Stream, Terms};
@@ -43,6 +43,14 @@ fn version() -> Version {
     Version {
         uid: "u1".into(),
         generation: 1,
+    }
+}
+
+fn last_synced(generation: i64) -> LastSynced {
+    LastSynced {
+        generation,
+        spec: serde_json::Map::new(),
+        record_formats: serde_json::Map::new(),
     }
 }
 
@@ -148,6 +156,11 @@ impl Rig {
             version: version(),
             selected: 0,
             aside: Vec::new(),
+            keeps_previous: false,
+            since: [(Scope::below("/services/shop/orders/"), plan::Since::Created(1))].into(),
+            places: Vec::new(),
+            identity: Arc::new(last_synced(1)),
+            last_synced: None,
         });
         self.registrar.take(Order::KubernetesIsComplete);
     }

@@ -1,6 +1,6 @@
 //! What the author of a registration reads in each situation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
@@ -43,6 +43,9 @@ fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
         ruled_out: None,
         denied: Vec::new(),
         rejected: None,
+        retained: 0,
+        retained_at: BTreeSet::new(),
+        carried_out: false,
     }
 }
 
@@ -269,7 +272,7 @@ fn an_older_registration_that_has_the_key_is_told_by_name() {
     let (holds, reason, message) = told(&status, ConditionType::Conflict);
     assert_eq!((holds, reason), ("True", "HeldByRegistration"));
     assert!(
-        message.contains("/s/p is held by the older registration shop/elder"),
+        message.contains("/s/p is held by the registration shop/elder, which claimed it first"),
         "{message}"
     );
 }
@@ -431,4 +434,19 @@ fn a_format_that_stands_aside_is_a_conflict_and_no_pod_has_all_it_should_have() 
     );
     assert_eq!(status.ready.as_deref(), Some("0/1"));
     assert!(told(&status, ConditionType::Conflict).2.contains("shop/older"));
+}
+
+#[test]
+fn what_is_kept_of_the_spec_before_is_said_beside_what_hinders_the_newest() {
+    let mut report = report(2, &[]);
+    report.retained = 2;
+    report.retained_at = BTreeSet::from(["/services/old/".into()]);
+    report.problems = BTreeMap::from([("no such port".to_owned(), vec!["p".into()])]);
+    let status = status(&report, &Footing::Firm);
+    let synced = status.conditions.iter().find(|told| told.type_ == "Synced");
+    let synced = synced.expect("it is told");
+    assert_eq!((&*synced.status, &*synced.reason), ("False", "EndpointsRefused"));
+    for part in ["2 pods", "/services/old/", "no such port (p)"] {
+        assert!(synced.message.contains(part), "{}", synced.message);
+    }
 }

@@ -126,3 +126,23 @@ fn a_contested_key_under_way_does_not_hold_up_the_losers_other_keys() {
     assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("elder"));
     assert_eq!(rig.etcd.value("/s/other").as_deref(), Some("younger"));
 }
+
+#[test]
+fn an_old_registration_that_comes_to_a_place_later_takes_no_key_there() {
+    use crate::plan::Since;
+
+    let mut rig = Rig::new();
+    let at = |since: Since| [(Scope::below("/s/"), since)].into();
+    rig.ledger.set_since(&reference("orders"), at(Since::Recorded(2000)));
+    rig.want("orders", "p", &["/s/p"], "first");
+    rig.run();
+    rig.ledger.set_terms(&reference("old"), terms(0));
+    rig.ledger.set_since(&reference("old"), at(Since::Asked(3000)));
+    rig.want("old", "p", &["/s/p"], "later");
+    assert_eq!(rig.run(), []);
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("first"));
+    // What a status records comes to be known later than the keys.
+    rig.ledger.set_since(&reference("old"), at(Since::Recorded(1000)));
+    rig.run();
+    assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("later"));
+}

@@ -149,7 +149,7 @@ fn the_keys_of_one_pod_too_large_for_a_transaction_are_written_in_parts() {
     };
     let tenancy = Tenancy {
         lodgings: vec![lodging],
-        problems: Vec::new(),
+        ..Tenancy::default()
     };
     rig.ledger.set_tenancy(&reference("orders"), &"p".into(), Some(tenancy));
     for transaction in rig.run() {

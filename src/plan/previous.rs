@@ -1,0 +1,291 @@
+//! What a pod has by the spec before: an edit must not empty a service.
+//!
+//! After an edit that changes keys, a pod keeps the records of the spec before until all that the newest spec newly asks
+//! for can be written: until then they are renewed and follow the pod like any others, and a new pod gets them, too.
+//! Then the new ones are written and the old ones removed in one transaction. What cannot be written is taken by someone
+//! else, denied or rejected by etcd, denied by the Registry's rules, suppressed for another registration's format, or
+//! cannot be expressed at all. What was wrong by the spec before already is no reason to keep anything.
+//!
+//! The claims of the spec before stay until nothing of it is left in etcd, so that a key of it is never taken for one
+//! that nobody wants. They come after the claims of all others: who wants that key by a spec in force has it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::ledger::{Claim, Ledger};
+use super::planner::Decision;
+use super::report::{Registered, Report};
+use super::tenancy::{Lodging, Problem, Tenancy};
+use super::transaction::Key;
+use super::units::Group;
+use crate::format::Record;
+use crate::index::RegistrationRef;
+
+/// What a pod has by the spec before and not by the newest one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Previous {
+    lodgings: Vec<Lodging>,
+    /// The keys that the newest spec asks for and the one before did not.
+    fresh: Vec<Key>,
+    /// Not all that the newest spec asks for can be expressed, and that was not so by the one before.
+    lacks: bool,
+}
+
+/// Whether the newest spec can be carried out for a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Something is in the way of its keys.
+    Barred,
+    /// That is not known yet.
+    Unknown,
+    /// Nothing is.
+    Open,
+    /// Its keys are there.
+    Done,
+}
+
+impl Previous {
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.lodgings.iter().flat_map(|lodging| &lodging.records)
+    }
+
+    pub(super) fn groups(&self) -> impl Iterator<Item = &[Record]> {
+        self.lodgings.iter().flat_map(Lodging::groups)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.records().map(|record| &record.key)
+    }
+
+    /// Whether both have the same keys.
+    pub(super) fn has_keys_of(&self, other: &Self) -> bool {
+        self.keys().eq(other.keys())
+    }
+
+    /// Whether something can never be written, however etcd stands.
+    pub(super) fn lacks(&self) -> bool {
+        self.lacks
+    }
+}
+
+impl Tenancy {
+    /// Whether the pod has `key` by the spec before only.
+    pub(super) fn had(&self, key: &Key) -> bool {
+        self.previous
+            .as_ref()
+            .is_some_and(|previous| previous.keys().any(|former| former == key))
+    }
+
+    /// By the spec before the pod has `before`: it keeps of that what it has not by the newest one.
+    pub(super) fn keep(&mut self, before: &Self, is_aside: bool) {
+        let mine: HashSet<&Key> = self.records().map(|record| &record.key).collect();
+        let theirs: HashSet<&Key> = before.records().map(|record| &record.key).collect();
+        let fresh: Vec<Key> = mine.difference(&theirs).copied().cloned().collect();
+        let is_new =
+            |problem: &&Problem| !matches!(problem, Problem::WeightUnreadable) && !before.problems.contains(problem);
+        let lacks = is_aside || self.problems.iter().any(|problem| is_new(&problem)) || mine.is_empty();
+        let lodgings = before.lodgings.iter().filter_map(|lodging| without(lodging, &mine));
+        let lodgings: Vec<Lodging> = lodgings.collect();
+        if !lodgings.is_empty() {
+            self.previous = Some(Box::new(Previous { lodgings, fresh, lacks }));
+        }
+    }
+}
+
+/// `lodging` without the records under `keys`; none where that leaves nothing.
+fn without(lodging: &Lodging, keys: &HashSet<&Key>) -> Option<Lodging> {
+    let (mut records, mut units) = (Vec::new(), Vec::new());
+    for group in lodging.groups() {
+        let first = records.len();
+        records.extend(group.iter().filter(|record| !keys.contains(&record.key)).cloned());
+        if records.len() > first + 1 {
+            units.push(first..records.len());
+        }
+    }
+    let endpoint = lodging.endpoint.clone();
+    (!records.is_empty()).then_some(Lodging {
+        endpoint,
+        records,
+        units,
+    })
+}
+
+impl Ledger {
+    /// Every pod of `registration` has what the newest spec asks for: nothing of the spec before is needed any more.
+    pub fn forget_previous(&mut self, registration: &RegistrationRef) {
+        let Some(book) = self.books.get_mut(registration) else {
+            return;
+        };
+        book.unready.values_mut().for_each(|tenancy| tenancy.previous = None);
+        book.rationed.values_mut().for_each(|tenancy| tenancy.previous = None);
+        let has = |(pod, tenancy): (&Arc<str>, &Tenancy)| {
+            let mut bare = tenancy.clone();
+            bare.previous.take()?;
+            Some((pod.clone(), bare))
+        };
+        for (pod, bare) in book.tenancies.iter().filter_map(has).collect::<Vec<_>>() {
+            for key in self.change_tenancy(registration, &pod, Some(bare)) {
+                self.guard.acquit(&key);
+            }
+        }
+    }
+
+    /// Whether the newest spec can be carried out for `pod`; none where nothing of the spec before is known.
+    pub(super) fn way(&self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Way> {
+        let previous = self.previous(registration, pod)?;
+        if previous.lacks {
+            return Some(Way::Barred);
+        }
+        let mut way = Way::Done;
+        for key in &previous.fresh {
+            if self.is_denied(key) || self.rejected.of(key).is_some() {
+                return Some(Way::Barred);
+            }
+            let Some(slot) = self.slots.get(key) else {
+                way = Way::Unknown;
+                continue;
+            };
+            let is_mine = |claim: &Claim| claim.registration == *registration && claim.pod == *pod;
+            if !slot.claims.first().is_some_and(is_mine) {
+                return Some(Way::Barred);
+            }
+            match &slot.held {
+                Some(_) if self.is_ours(slot) => {}
+                Some(_) => return Some(Way::Barred),
+                None if !self.is_surveyed(key) || self.leases.domain_of(key).is_none() => way = Way::Unknown,
+                None if way == Way::Done => way = Way::Open,
+                None => {}
+            }
+        }
+        Some(way)
+    }
+
+    fn previous(&self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<&Previous> {
+        self.books.get(registration)?.tenancies.get(pod)?.previous.as_deref()
+    }
+
+    /// Before it is decided about `pod`: its claims by the spec before are there while they are needed. Returns the keys
+    /// that are to go because the newest spec is or can be carried out.
+    pub(super) fn weigh_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> HashSet<Key> {
+        let is_suspended = self.books.get(registration).is_some_and(|book| book.terms.suspended);
+        let Some(way) = self.way(registration, pod).filter(|_| !is_suspended) else {
+            return HashSet::new();
+        };
+        let keys: Vec<Key> = self
+            .previous(registration, pod)
+            .map(|previous| previous.keys().cloned().collect())
+            .unwrap_or_default();
+        let is_released = self
+            .books
+            .get(registration)
+            .is_some_and(|book| book.released.contains(pod));
+        match way {
+            Way::Barred if is_released => {
+                if let Some(book) = self.books.get_mut(registration) {
+                    book.released.remove(pod);
+                }
+                for key in &keys {
+                    self.claim(key, registration, pod);
+                }
+            }
+            Way::Done if !is_released && keys.iter().all(|key| self.is_given_up(key, registration)) => {
+                self.release_previous(registration, pod, &keys);
+            }
+            Way::Open | Way::Done if !is_released => return keys.into_iter().collect(),
+            _ => {}
+        }
+        HashSet::new()
+    }
+
+    /// Whether `registration` has nothing to remove under `key`, or cannot.
+    fn is_given_up(&self, key: &Key, registration: &RegistrationRef) -> bool {
+        let Some(slot) = self.slots.get(key) else { return true };
+        let is_others = slot
+            .claims
+            .first()
+            .is_some_and(|claim| claim.registration != *registration);
+        let may_be_there = slot.in_flight.is_some() || slot.perhaps_on.is_some() || self.is_ours(slot);
+        is_others || self.is_denied(key) || self.is_surveyed(key) && !may_be_there
+    }
+
+    /// `pod` has what the newest spec asks for, and nothing is left of the spec before.
+    fn release_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>, keys: &[Key]) {
+        let Some(book) = self.books.get_mut(registration) else {
+            return;
+        };
+        book.released.insert(pod.clone());
+        for key in keys {
+            self.unclaim(key, registration, pod);
+            self.guard.acquit(key);
+            if self
+                .slots
+                .get(key)
+                .is_some_and(|slot| self.is_ours(slot) && slot.claims.is_empty())
+            {
+                // What etcd does not let us remove is still to go.
+                if let Some(book) = self.books.get_mut(registration) {
+                    let dropped = book.dropped.entry(pod.clone()).or_default();
+                    if !dropped.contains(key) {
+                        dropped.push(key.clone());
+                    }
+                }
+            }
+            self.forget_if_unused(key);
+        }
+        self.changed.insert(registration.clone());
+    }
+
+    /// Removes what is there of `keys`, which the spec before asked for. That is the author's wish, and in no doubt.
+    pub(super) fn removal_of_previous(&self, keys: &[Key], mine: impl Fn(&Key) -> bool) -> Group {
+        let ours = |key: &&Key| mine(key) && self.slots.get(*key).is_some_and(|slot| self.is_ours(slot));
+        let removal = |key: &Key| {
+            let held = self.slots.get(key)?.held.as_ref()?;
+            Some((key.clone(), Decision::Remove(held.mod_revision)))
+        };
+        keys.iter().filter(ours).filter_map(removal).collect()
+    }
+
+    /// Adds what `pod` has by the spec before to `report`.
+    pub(super) fn report_previous<'a>(
+        &'a self,
+        report: &mut Report<'a>,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        tenancy: &'a Tenancy,
+    ) {
+        let (Some(previous), Some(way)) = (&tenancy.previous, self.way(registration, pod)) else {
+            return;
+        };
+        let is_released = self
+            .books
+            .get(registration)
+            .is_some_and(|book| book.released.contains(pod));
+        if is_released && way != Way::Barred {
+            return;
+        }
+        report.carried_out = false;
+        let is_there = |key: &Key| self.slots.get(key).is_some_and(|slot| self.is_ours(slot));
+        if way != Way::Barred {
+            report.outstanding += previous
+                .keys()
+                .filter(|key| is_there(key) && !self.is_denied(key))
+                .count();
+            return;
+        }
+        report.retained += 1;
+        for lodging in &previous.lodgings {
+            let keys = lodging.records.iter().map(|record| record.key.clone());
+            let keys: Vec<Key> = keys.filter(is_there).collect();
+            let folders = lodging.records.iter().map(|record| folder(&record.key));
+            report.retained_at.extend(folders);
+            if !keys.is_empty() {
+                let endpoint = &lodging.endpoint;
+                report.endpoints.push(Registered { endpoint, keys });
+            }
+        }
+    }
+}
+
+fn folder(key: &str) -> Key {
+    key[..key.rfind('/').map_or(0, |slash| slash + 1)].into()
+}

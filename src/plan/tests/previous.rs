@@ -1,0 +1,320 @@
+//! An edit must not empty a service: what a pod has by the spec before stays until the newest one can be carried out.
+
+use super::*;
+use crate::plan::{Presence, Problem};
+
+/// What `pod` has below `/t/` by the newest spec, and had below `/s/` by the one before.
+fn moved(pod: &str, value: &str, problems: Vec<Problem>) -> Tenancy {
+    let (before, now) = (format!("/s/{pod}"), format!("/t/{pod}"));
+    let keys: &[&str] = if problems.is_empty() { &[&now] } else { &[] };
+    let newest = Tenancy {
+        problems,
+        ..tenancy(pod, keys, value)
+    };
+    keeping(newest, tenancy(pod, &[&before], value))
+}
+
+fn keeping(newest: Tenancy, before: Tenancy) -> Tenancy {
+    match Presence::Ready(newest).keeping(|| Some(before), false) {
+        Presence::Ready(tenancy) => tenancy,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn missing() -> Vec<Problem> {
+    vec![Problem::PortMissing {
+        port: "grcp".into(),
+        protocol: None,
+    }]
+}
+
+const PODS: [&str; 3] = ["a", "b", "c"];
+
+impl Rig {
+    /// `orders` has three pods below `/s/`.
+    fn with_three() -> Self {
+        let mut rig = Self::new();
+        for pod in PODS {
+            rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
+        }
+        rig.run();
+        assert_eq!(rig.data(), ["/s/a", "/s/b", "/s/c"]);
+        rig
+    }
+
+    /// The author of `orders` moves it to `/t/`, which comes to nothing because of `problems`, if there are any.
+    fn move_all(&mut self, problems: &[Problem]) {
+        let terms = Terms {
+            scopes: vec![Scope::below("/t/"), Scope::below("/s/")],
+            ..terms(1)
+        };
+        self.ledger.set_terms(&reference("orders"), terms);
+        for pod in PODS {
+            self.set(pod, moved(pod, "1", problems.to_vec()));
+        }
+    }
+
+    fn set(&mut self, pod: &str, tenancy: Tenancy) {
+        self.ledger
+            .set_tenancy(&reference("orders"), &pod.into(), Some(tenancy));
+    }
+
+    fn take_places(&mut self) {
+        for pod in PODS.iter().chain(&["d"]) {
+            self.etcd.foreign_put(&format!("/t/{pod}"), "theirs");
+        }
+    }
+
+    fn data(&self) -> Vec<String> {
+        self.etcd.data().map(|(key, _)| key.to_string()).collect()
+    }
+
+    /// Of our own.
+    fn ours(&self) -> Vec<String> {
+        let keys = self.data().into_iter();
+        keys.filter(|key| !self.etcd.is_foreign(key)).collect()
+    }
+
+    /// Carries out everything; at no time may a pod be without a record.
+    fn run_without_gap(&mut self) {
+        while let Some((ticket, transaction)) = self.next() {
+            let verdict = self.commit(&transaction);
+            self.ledger.settle(ticket, Some(verdict));
+            for pod in PODS {
+                let ours = self.ours();
+                assert!(ours.iter().any(|key| key.ends_with(pod)), "{pod} is not in {ours:?}");
+            }
+        }
+    }
+
+    /// Another process takes over: it knows the specs, the one that was carried out last included.
+    fn take_over(&mut self) {
+        self.fence = self.etcd.elect();
+        self.ledger = Ledger::new(meta(), 256);
+        self.etcd.forget_watches();
+    }
+}
+
+#[test]
+fn a_move_onto_a_taken_place_keeps_the_old_records_until_it_is_free() {
+    let mut rig = Rig::with_three();
+    rig.take_places();
+    rig.move_all(&[]);
+    rig.run_without_gap();
+    assert_eq!(rig.ours(), ["/s/a", "/s/b", "/s/c"]);
+    let report = rig.report("orders");
+    assert_eq!(
+        (report.retained, report.endpoints.len(), report.carried_out),
+        (3, 3, false)
+    );
+    assert_eq!(
+        report.retained_at.iter().map(|folder| &**folder).collect::<Vec<_>>(),
+        ["/s/"]
+    );
+    assert_eq!(report.outstanding, 0);
+
+    // What is kept follows the pods.
+    rig.set("b", moved("b", "2", Vec::new()));
+    rig.run_without_gap();
+    assert_eq!(rig.etcd.value("/s/b").as_deref(), Some("2"));
+    rig.set("d", moved("d", "1", Vec::new()));
+    rig.ledger.set_presence(
+        &reference("orders"),
+        &"c".into(),
+        Presence::Unready(moved("c", "1", Vec::new())),
+    );
+    rig.drop_pod("orders", "a");
+    rig.run();
+    assert_eq!(rig.ours(), ["/s/b", "/s/d"]);
+
+    // The new place comes free, for one pod first.
+    rig.etcd.foreign_delete("/t/b");
+    let written = rig.run();
+    assert_eq!(written.len(), 1, "{written:?}");
+    assert_eq!(
+        keys(&written[0]),
+        ["/t/b", "/s/b"],
+        "in one transaction, the new record first"
+    );
+    assert_eq!(rig.ours(), ["/s/d", "/t/b"]);
+    let report = rig.report("orders");
+    assert_eq!((report.retained, report.carried_out), (1, false));
+    rig.etcd.foreign_delete("/t/d");
+    rig.run();
+    assert_eq!(rig.ours(), ["/t/b", "/t/d"]);
+    assert!(rig.report("orders").carried_out);
+}
+
+#[test]
+fn a_move_onto_a_free_place_is_one_transaction_as_ever() {
+    let mut rig = Rig::with_three();
+    rig.move_all(&[]);
+    let written = rig.run();
+    assert_eq!(written.len(), 1, "{written:?}");
+    assert_eq!(rig.data(), ["/t/a", "/t/b", "/t/c"]);
+    let report = rig.report("orders");
+    assert_eq!((report.retained, report.registered, report.carried_out), (0, 3, true));
+    rig.ledger.forget_previous(&reference("orders"));
+    assert_eq!(rig.run(), [], "nothing is left to do");
+    assert_eq!(rig.data(), ["/t/a", "/t/b", "/t/c"]);
+    assert!(
+        !rig.ledger.slots.keys().any(|key| key.starts_with("/s/")),
+        "no slot is left behind"
+    );
+}
+
+#[test]
+fn what_is_taken_while_the_move_is_under_way_is_put_back_where_it_was() {
+    let mut rig = Rig::with_three();
+    rig.move_all(&[]);
+    let (ticket, transaction) = rig.next().expect("the move");
+    rig.etcd.foreign_put("/t/a", "theirs");
+    let verdict = rig.commit(&transaction);
+    rig.ledger.settle(ticket, Some(verdict));
+    rig.run();
+    assert_eq!(rig.ours(), ["/s/a", "/t/b", "/t/c"]);
+}
+
+#[test]
+fn a_place_that_etcd_denies_keeps_the_old_records_until_it_is_granted() {
+    let mut rig = Rig::with_three();
+    rig.move_all(&[]);
+    rig.listen();
+    rig.ledger.writing_denied(&Scope::below("/t/"), &"/t/a".into());
+    rig.run_without_gap();
+    assert_eq!(rig.data(), ["/s/a", "/s/b", "/s/c"]);
+    assert_eq!(rig.report("orders").retained, 3);
+    rig.set("d", moved("d", "1", Vec::new()));
+    rig.run_without_gap();
+    assert_eq!(rig.data(), ["/s/a", "/s/b", "/s/c", "/s/d"]);
+    rig.ledger.writing_allowed(&Scope::below("/t/"));
+    rig.run_without_gap();
+    assert_eq!(rig.data(), ["/t/a", "/t/b", "/t/c", "/t/d"]);
+}
+
+#[test]
+fn a_spec_that_leaves_nothing_to_write_keeps_the_old_records() {
+    let mut rig = Rig::with_three();
+    rig.move_all(&missing());
+    rig.run_without_gap();
+    assert_eq!(rig.data(), ["/s/a", "/s/b", "/s/c"]);
+    let report = rig.report("orders");
+    assert_eq!((report.retained, report.registered, report.problems.len()), (3, 0, 1));
+    // Put right.
+    rig.move_all(&[]);
+    rig.run_without_gap();
+    assert_eq!(rig.data(), ["/t/a", "/t/b", "/t/c"]);
+}
+
+#[test]
+fn what_was_wrong_before_is_no_reason_to_keep_anything() {
+    let mut rig = Rig::with_three();
+    let terms = Terms {
+        scopes: vec![Scope::below("/t/"), Scope::below("/s/")],
+        ..terms(1)
+    };
+    rig.ledger.set_terms(&reference("orders"), terms);
+    for pod in PODS {
+        let at = |place: &str| Tenancy {
+            problems: missing(),
+            ..tenancy(pod, &[&format!("{place}{pod}")], "1")
+        };
+        rig.set(pod, keeping(at("/t/"), at("/s/")));
+    }
+    rig.run_without_gap();
+    assert_eq!(rig.data(), ["/t/a", "/t/b", "/t/c"]);
+}
+
+#[test]
+fn a_format_that_is_left_out_on_purpose_goes_though_another_one_is_held() {
+    let mut rig = Rig::with_three();
+    rig.etcd.foreign_put("/s/b2", "theirs");
+    rig.want("orders", "b", &["/s/b", "/s/b2"], "1");
+    rig.run();
+    let (now, before) = (tenancy("b", &["/s/b2"], "1"), tenancy("b", &["/s/b", "/s/b2"], "1"));
+    rig.set("b", keeping(now, before));
+    rig.run();
+    assert_eq!(rig.ours(), ["/s/a", "/s/c"]);
+}
+
+#[test]
+fn a_successor_keeps_the_old_records_of_a_move_that_cannot_be_carried_out() {
+    for taken in [true, false] {
+        let mut rig = Rig::with_three();
+        if taken {
+            rig.take_places();
+        }
+        rig.take_over();
+        rig.ledger.set_guard(crate::plan::GuardTerms::EVERYTHING);
+        rig.move_all(&[]);
+        rig.ledger.kubernetes_is_complete();
+        rig.run_without_gap();
+        // What nobody needs any more goes as the author's wish, whatever the guard would say of so many.
+        let place = if taken { "/s/" } else { "/t/" };
+        assert_eq!(rig.ours(), PODS.map(|pod| format!("{place}{pod}")));
+    }
+}
+
+#[test]
+fn who_wants_a_place_by_a_spec_in_force_has_it_before_whoever_had_it() {
+    let mut rig = Rig::with_three();
+    rig.take_places();
+    rig.move_all(&[]);
+    rig.run();
+    rig.ledger.set_terms(&reference("younger"), terms(9));
+    rig.want("younger", "a", &["/s/a"], "younger");
+    rig.run();
+    assert_eq!(rig.etcd.value("/s/a").as_deref(), Some("younger"));
+    assert_eq!(rig.etcd.value("/s/b").as_deref(), Some("1"));
+    // The one that moved comes to its new place, and leaves the younger one alone.
+    rig.etcd.foreign_delete("/t/a");
+    rig.run();
+    assert_eq!(rig.etcd.value("/s/a").as_deref(), Some("younger"));
+    assert_eq!(rig.etcd.value("/t/a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_registration_that_is_deleted_leaves_nothing_of_either_spec() {
+    let mut rig = Rig::with_three();
+    rig.take_places();
+    rig.move_all(&[]);
+    rig.run();
+    rig.ledger.remove_registration(&reference("orders"));
+    rig.run();
+    assert_eq!(rig.ours(), Vec::<String>::new());
+}
+
+#[test]
+fn what_the_rules_take_back_of_the_old_place_goes_at_once() {
+    let mut rig = Rig::with_three();
+    rig.take_places();
+    rig.move_all(&[]);
+    rig.run();
+    for pod in PODS {
+        rig.set(pod, tenancy(pod, &[&format!("/t/{pod}")], "1"));
+    }
+    rig.run();
+    assert_eq!(rig.ours(), Vec::<String>::new());
+}
+
+#[test]
+fn units_of_the_spec_before_stay_whole_and_go_whole() {
+    let mut rig = Rig::new();
+    let unit =
+        |place: &str| super::super::testing::whole("a", &[&format!("{place}a/url"), &format!("{place}a/weight")], "1");
+    rig.set("a", unit("/s/"));
+    rig.run();
+    let terms = Terms {
+        scopes: vec![Scope::below("/t/"), Scope::below("/s/")],
+        ..terms(1)
+    };
+    rig.etcd.foreign_put("/t/a/weight", "theirs");
+    rig.ledger.set_terms(&reference("orders"), terms);
+    rig.set("a", keeping(unit("/t/"), unit("/s/")));
+    rig.run();
+    assert_eq!(rig.ours(), ["/s/a/url", "/s/a/weight"]);
+    rig.etcd.foreign_delete("/t/a/weight");
+    let written = rig.run();
+    assert_eq!(written.len(), 1, "{written:?}");
+    assert_eq!(rig.data(), ["/t/a/url", "/t/a/weight"]);
+}
