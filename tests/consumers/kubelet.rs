@@ -41,6 +41,10 @@ struct Server {
 
 impl Kubelet {
     pub async fn start(turn: &Arc<Turn>) -> Result<Self> {
+        // The first build takes longer than a pod is waited for.
+        tokio::task::spawn_blocking(programs::build_health_server)
+            .await
+            .expect("building does not panic")?;
         let port = Port::reserve()?;
         let servers = Servers::default();
         let namespace = Arc::new(turn.bed.namespace_named(turn.namespace.name()).await?);

@@ -36,9 +36,14 @@ fn spec(turn: &Turn, name: &str, program: impl Into<PathBuf>) -> Spec {
     Spec::new(format!("{}-{name}", turn.namespace.name()), program, turn.bed.logs())
 }
 
+/// The program of [`health_server`], built if it is not there yet. Blocks.
+pub fn build_health_server() -> Result<PathBuf> {
+    go("grpc", "server", "health-server")
+}
+
 /// A pod's own server: gRPC's health service on `address`, which answers already.
 pub async fn health_server(turn: &Turn, address: &str) -> Result<Process> {
-    let server = go("grpc", "server", "health-server")?;
+    let server = build_health_server()?;
     let process = Process::start(spec(turn, &format!("server-{address}"), server).args([address]))?;
     let answers = until("a server to answer", SOON, || tokio::net::TcpStream::connect(address));
     process.while_alive(answers).await?;

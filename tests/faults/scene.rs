@@ -9,7 +9,7 @@ use crate::Turn;
 use crate::support::{API, SOON, condition, operator, pod, wait_condition, wait_in_sync, wait_keys};
 
 /// Promised are 5 s from the repair on; the rest is for a busy machine.
-pub const CONVERGED: Duration = Duration::from_secs(10);
+pub const CONVERGED: Duration = Duration::from_secs(45);
 
 /// The pods `a`, `b` and `c`, registered as `orders`.
 pub struct Scene {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use testbed::{Bed, EtcdCluster, EtcdConfig, Namespace, Result, shared, until};
+use testbed::{Bed, EtcdCluster, EtcdConfig, Namespace, Objects, Result, shared, until};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::support::{API, plain_prefix, registration};
@@ -44,10 +44,16 @@ impl Turn {
             bring_back_apiserver(bed).await?;
         }
         bed.apply_crds().await?;
-        // What an earlier test left, however it ended.
+        // What an earlier test left, however it ended. A namespace goes when its controller comes to it; without its
+        // registrations nothing of it is registered meanwhile.
         for namespace in bed.objects().list("v1", "Namespace").await? {
             let name = namespace["metadata"]["name"].as_str().unwrap_or_default();
             if name.starts_with("turn-") {
+                let objects = Objects::new(bed.client(), name);
+                for registration in objects.list(API, "ServiceRegistration").await? {
+                    let name = registration["metadata"]["name"].as_str().unwrap_or_default();
+                    objects.delete(API, "ServiceRegistration", name).await?;
+                }
                 bed.objects().delete("v1", "Namespace", name).await?;
             }
         }

@@ -19,6 +19,7 @@ struct Trouble {
     /// While it is felt.
     span: Span,
     kubernetes: bool,
+    cut_off: bool,
     halts: Option<Span>,
 }
 
@@ -39,6 +40,7 @@ impl Weather {
             }
             Trouble {
                 span,
+                cut_off,
                 kubernetes: cut_off || fault.kind.part() == Part::Kubernetes,
                 halts: fault.halts.then_some(fault.span),
             }
@@ -93,6 +95,15 @@ impl Weather {
         });
         let lag = if blind { self.terms.bound } else { self.terms.lag };
         Span { from, to: at + lag }
+    }
+
+    /// Whether an operator that was cut off may be getting its view of Kubernetes back: in parts, for the watches of pods
+    /// and registrations know nothing of each other.
+    pub fn view_returns(&self, at: Moment) -> bool {
+        let returns = |trouble: &Trouble| {
+            trouble.cut_off && trouble.span.from <= at && trouble.span.to + self.terms.recovery >= at
+        };
+        self.troubles.iter().any(returns)
     }
 
     /// Whether a lease may lapse at `at`: nobody could renew it for as long as it takes one that is renewed three times a TTL.

@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -154,11 +154,27 @@ impl Process {
         self.wait_exit(DEATH).await.map(drop)
     }
 
-    /// SIGSTOP: it neither runs nor ends until [`Process::cont`].
+    /// SIGSTOP: when this returns it does not run any more, and neither runs nor ends until [`Process::cont`].
     pub fn stop(&self) -> Result<()> {
         self.signal(Signal::STOP)?;
         self.life().stopped = true;
+        // On a busy machine the other threads go on until the one that gets the signal has had its turn.
+        let begin = Instant::now();
+        while !self.is_halted() && begin.elapsed() < DEATH {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Ok(())
+    }
+
+    /// Whether the kernel says that it is stopped, or has ended.
+    fn is_halted(&self) -> bool {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())) else {
+            return true;
+        };
+        // The name before it may hold parentheses.
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with(['T', 'Z', 'X']))
     }
 
     /// SIGCONT.

@@ -84,7 +84,11 @@ impl History<'_> {
             .recent(within)
             .filter(|i| self.wishes[*i].value.as_deref() == value);
         let right: Vec<usize> = right.collect();
-        let known = self.wishes[self.reached].from;
+        let known = if self.scene.weather.view_returns(touch.at) {
+            within.from
+        } else {
+            self.wishes[self.reached].from
+        };
         let otherwise = value.and_then(|value| self.scene.wishes.could_be(self.key, value, within, known));
         if let Some(reached) = right.iter().find(|i| **i >= self.reached) {
             // Maybe it was written by an older state of the pod, what came after which is yet to be followed.
