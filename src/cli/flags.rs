@@ -316,7 +316,7 @@ mod tests {
             panic!("run is run");
         };
         args.check()?;
-        Ok(args)
+        Ok(*args)
     }
 
     #[test]

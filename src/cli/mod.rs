@@ -41,7 +41,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the operator: register ready pods in etcd until SIGTERM or Ctrl-C
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print the definitions of the kinds (CRDs) as YAML, for kubectl apply -f -
     Crds(CrdsArgs),
     /// Print what applying a registration would write to etcd and remove from it; exit with 2 if that is anything
@@ -72,7 +72,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => match args.check() {
-            Ok(()) => run::run(args),
+            Ok(()) => run::run(*args),
             Err(error) => told(&error),
         },
         Command::Crds(args) => crds::crds(&args),

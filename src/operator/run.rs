@@ -191,18 +191,17 @@ fn connect_peers(
         None => (None, None),
     };
     let peers = Peers::new(identity.clone(), address, key, metrics);
-    match (listener, address) {
-        (Some(listener), Some(address)) => {
-            tracing::info!(%address, "other replicas reach this one here");
-            parts.spawn(named(
-                "port for replicas",
-                peer::listen(listener, peers.clone(), shutdown.clone()),
-            ));
-        }
-        _ => tracing::info!(
+    if let (Some(listener), Some(address)) = (listener, address) {
+        tracing::info!(%address, "other replicas reach this one here");
+        parts.spawn(named(
+            "port for replicas",
+            peer::listen(listener, peers.clone(), shutdown.clone()),
+        ));
+    } else {
+        tracing::info!(
             "other replicas do not connect to this one, and notice its death only when the election's session ends: give \
              --peer-advertise"
-        ),
+        );
     }
     let source = (namespace.clone(), options.secret.clone());
     let keep = cluster::keep_peer_key(

@@ -111,11 +111,11 @@ async fn follow(address: SocketAddr, mut reader: Reader, shared: &Shared) {
             biased;
             message = reader.next() => match message {
                 Ok(Some(state)) => {
-                    if said.as_ref() != Some(&state) {
+                    if said.as_ref() == Some(&state) {
+                        shared.take(address, Event::Beat);
+                    } else {
                         shared.take(address, Event::Stated(state.clone()));
                         said = Some(state);
-                    } else {
-                        shared.take(address, Event::Beat);
                     }
                     suspect_at = Instant::now() + SILENCE;
                     continue;

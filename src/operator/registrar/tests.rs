@@ -14,7 +14,7 @@ use crate::plan::{self, Heard, Holding, MetaKeys, Observation, Presence, Stream,
 const PODS: Stream = Stream::of_cluster(cluster::PODS);
 
 struct Rig {
-    registrar: Registrar,
+    registrar: Box<Registrar>,
     leads: watch::Sender<Leadership>,
     /// What is told of registrations.
     notes: mpsc::UnboundedReceiver<DeskNote<ServiceRegistration>>,
@@ -64,7 +64,8 @@ impl Rig {
         context.cluster_confirmed.cancel();
         // Nobody listens there.
         let access = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
-        let connection = Connection::new(&access, context.timeouts, context.metrics.calls.clone()).await;
+        let opened = Connection::new(&access, context.timeouts, context.metrics.calls.clone());
+        let connection = Box::pin(opened).await;
         let (leads, leadership) = watch::channel(Leadership::Seeking);
         let (scopes, wanted) = mpsc::unbounded_channel();
         let lines = Lines {
@@ -77,14 +78,14 @@ impl Rig {
         let ledger = Ledger::new(MetaKeys::new("/leasehold/", "c1"), 256);
         let connection = connection.expect("an address");
         Self {
-            registrar: Registrar::new(
+            registrar: Box::new(Registrar::new(
                 "default".into(),
                 (Limits::default(), version()),
                 context,
                 (connection, "/leasehold/c1/leader".into()),
                 ledger,
                 lines,
-            ),
+            )),
             leads,
             notes: ends.registrations,
             registry_notes: ends.registries,
