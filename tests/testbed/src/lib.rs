@@ -31,7 +31,7 @@ pub use etcd::certificates::{Authority, Pair, Validity, self_signed};
 pub use etcd::{ClientCertificates, EtcdCluster, EtcdConfig, Event, Held, History, Kind, Security};
 pub use kubelet::{Image, Kubelet};
 pub use kubernetes::{Account, ControlPlane, Namespace, NewPod, Objects};
-pub use network::{Crossing, Link, Network};
+pub use network::{Balancer, Crossing, Link, Network, Web, WebServer};
 pub use operator::{Operator, OperatorConfig, build_operator};
 pub use process::{Folder, Process};
 pub use shared::shared;

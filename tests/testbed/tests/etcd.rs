@@ -143,6 +143,31 @@ async fn three_members_survive_the_death_of_any_one() {
     assert_eq!(cluster.dump("/a/").await.expect("dump")["/a/1"].value, "2");
 }
 
+#[tokio::test]
+async fn a_replaced_member_refuses_requests_until_it_is_promoted() {
+    let (cluster, mut client) = cluster(EtcdVersion::default(), 3).await;
+    put(&mut client, "/a/1", "one").await;
+    // The member that leads is the hardest to replace.
+    let replaced = cluster.leader().await.expect("a leader");
+    cluster.remove_member(replaced).await.expect("remove");
+    assert!(cluster.member(replaced).alive().is_err());
+    cluster.add_learner(replaced).await.expect("add");
+    let url = &cluster.endpoints()[replaced];
+    let mut learner = Client::connect([url], None).await.expect("connect");
+    let refused = learner.get("/a/1", None).await.expect_err("it is a learner");
+    assert!(refused.to_string().contains("learner"), "{refused}");
+    assert_eq!(
+        cluster.dump("/a/").await.expect("dump").len(),
+        1,
+        "the bed asks the others"
+    );
+    cluster.promote(replaced).await.expect("promote");
+    let answer = learner.get("/a/1", None).await.expect("it serves");
+    assert_eq!(answer.kvs().len(), 1);
+    // It is a member as any other.
+    cluster.restart(replaced).await.expect("restart");
+}
+
 /// Only shortens the common case: everything from now on.
 struct History;
 

@@ -3,10 +3,11 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use etcd_client::Client;
+use etcd_client::{Client, ConnectOptions};
 
 use super::peers::Peers;
 use super::security::{Entrance, Security};
@@ -72,9 +73,29 @@ pub(super) struct Member {
     /// Where it tells its health, if not where it serves clients.
     health: Option<Port>,
     pub(super) peer: Port,
+    membership: Mutex<Membership>,
+}
+
+/// What a process is to its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Membership {
+    /// It votes and serves.
+    Voter,
+    /// It receives all data and serves no requests.
+    Learner,
+    /// It was removed.
+    Removed,
 }
 
 impl Member {
+    pub(super) fn membership(&self) -> Membership {
+        *self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_membership(&self, membership: Membership) {
+        *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = membership;
+    }
+
     /// Where clients find it.
     fn url(&self) -> String {
         let url = self.client.http();
@@ -85,8 +106,12 @@ impl Member {
     }
 
     /// A client of this member alone.
-    async fn connect(&self, entrance: &Entrance) -> Result<Client> {
-        let options = entrance.options().with_timeout(Duration::from_secs(2));
+    pub(super) async fn connect(&self, entrance: &Entrance) -> Result<Client> {
+        self.connect_with(entrance.options()).await
+    }
+
+    pub(super) async fn connect_with(&self, options: ConnectOptions) -> Result<Client> {
+        let options = options.with_timeout(Duration::from_secs(2));
         Client::connect([self.url()], Some(options))
             .await
             .doing(|| "connect to a member of etcd")
@@ -208,6 +233,7 @@ impl EtcdCluster {
                 client,
                 health,
                 peer,
+                membership: Mutex::new(Membership::Voter),
             });
         }
         let cluster = Self {
@@ -267,10 +293,11 @@ impl EtcdCluster {
         self.endpoints_of(|process| process.alive().is_ok() && !process.is_stopped())
     }
 
-    /// The client URLs of the members that are not cut off and whose process is as wanted; of all when none is.
+    /// The client URLs of the voting members that are not cut off and whose process is as wanted; of all when none is.
     fn endpoints_of(&self, wanted: impl Fn(&Process) -> bool) -> Vec<String> {
         let cut_off = |i: usize| self.peers.as_ref().is_some_and(|peers| peers.is_isolated(i));
         let members = self.members.iter().enumerate();
+        let members = members.filter(|(_, member)| member.membership() == Membership::Voter);
         let members = members.filter(|(i, member)| wanted(&member.process) && !cut_off(*i));
         let urls: Vec<_> = members.map(|(_, member)| member.url()).collect();
         if urls.is_empty() { self.endpoints() } else { urls }
@@ -280,7 +307,8 @@ impl EtcdCluster {
     pub async fn leader(&self) -> Result<usize> {
         let mut told = "no member runs".to_owned();
         for (i, member) in self.members.iter().enumerate() {
-            if member.process.alive().is_err() || member.process.is_stopped() {
+            let votes = member.membership() == Membership::Voter;
+            if !votes || member.process.alive().is_err() || member.process.is_stopped() {
                 continue;
             }
             let (own, leader) = member.ids(&self.entrance).await?;

@@ -7,6 +7,7 @@ mod cluster;
 mod content;
 mod history;
 mod peers;
+mod replacement;
 mod security;
 mod snapshot;
 

@@ -94,6 +94,15 @@ impl Entrance {
 
     /// What the bed's own clients need.
     pub(super) fn options(&self) -> ConnectOptions {
+        let options = self.anonymous_options();
+        match &*self.root.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(password) => options.with_user("root", password).with_auto_token_refresh(true),
+            None => options,
+        }
+    }
+
+    /// Likewise without a user: a learner takes no login.
+    pub(super) fn anonymous_options(&self) -> ConnectOptions {
         let mut options = ConnectOptions::new().with_connect_timeout(Duration::from_secs(2));
         if let Some(security) = &self.security {
             let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(&security.authority));
@@ -101,9 +110,6 @@ impl Entrance {
                 tls = tls.identity(Identity::from_pem(&own.certificate, &own.key));
             }
             options = options.with_tls(tls);
-        }
-        if let Some(password) = &*self.root.lock().unwrap_or_else(PoisonError::into_inner) {
-            options = options.with_user("root", password).with_auto_token_refresh(true);
         }
         options
     }

@@ -71,10 +71,13 @@ impl Spec {
 }
 
 /// A process that dies with this value, and with this process however that ends. It may be restarted: same program, same
-/// arguments, same log, new pid.
+/// arguments unless others are given, same log, new pid.
 #[derive(Debug)]
 pub struct Process {
+    /// What it was started as first.
     spec: Spec,
+    /// The arguments of its present life and of the next ones.
+    args: Mutex<Vec<OsString>>,
     life: Mutex<Life>,
 }
 
@@ -97,15 +100,30 @@ impl Process {
     /// Starts it.
     pub fn start(spec: Spec) -> Result<Self> {
         let life = Mutex::new(Life::begin(&spec)?);
-        Ok(Self { spec, life })
+        let args = Mutex::new(spec.args.clone());
+        Ok(Self { spec, args, life })
     }
 
     /// Starts it again; when it still runs it is killed first.
     pub async fn restart(&self) -> Result<()> {
         self.kill().await?;
-        let life = Life::begin(&self.spec)?;
+        let spec = Spec {
+            args: self.args(),
+            ..self.spec.clone()
+        };
+        let life = Life::begin(&spec)?;
         *self.life() = life;
         Ok(())
+    }
+
+    /// The arguments of its present life.
+    pub fn args(&self) -> Vec<OsString> {
+        lock(&self.args).clone()
+    }
+
+    /// Sets the arguments of its next lives.
+    pub fn set_args(&self, args: Vec<OsString>) {
+        *lock(&self.args) = args;
     }
 
     /// The name it was given.
