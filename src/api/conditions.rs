@@ -145,6 +145,10 @@ pub enum Reason {
     Unreachable,
     /// Connected=False: members answer, but the cluster has no leader.
     NoLeader,
+    /// Connected=False: endpoints answer and none of them can be used: learners, members of another cluster, no etcd at all.
+    EndpointsUnusable,
+    /// Connected=False: the etcd says that its data is corrupt (alarm CORRUPT) and refuses writes. What is registered stays.
+    Corrupt,
     /// Connected=False: the etcd's database is full. What is registered stays, and what needs no new lease is written.
     NoSpace,
     /// Connected=False: the etcd does not let the operator in. Synced=False: it does not let the operator read or write where
@@ -229,6 +233,8 @@ impl Reason {
             Self::Connecting => "Connecting",
             Self::Unreachable => "Unreachable",
             Self::NoLeader => "NoLeader",
+            Self::EndpointsUnusable => "EndpointsUnusable",
+            Self::Corrupt => "Corrupt",
             Self::NoSpace => "NoSpace",
             Self::RecordsRejected => "RecordsRejected",
             Self::PermissionDenied => "PermissionDenied",

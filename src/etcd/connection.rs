@@ -2,18 +2,23 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use etcd_client::{
+    GetResponse, LeaseGrantResponse, LeaseTimeToLiveResponse, ResponseHeader, StatusResponse, TxnResponse,
+};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::access::Access;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Known};
 use super::error::{Error, Result};
+use super::pulse;
+use super::suitability::{self, EndpointFault, Look, Suitability};
 use crate::telemetry::{Calls, Outcome, Peer};
 
 /// How long things may take.
@@ -41,15 +46,56 @@ impl Default for Timeouts {
 /// much later, and one that passed the request on to a leader that has died waits in vain although there is another
 /// leader by then.
 const HEDGE: Duration = Duration::from_secs(1);
+/// For how long after the last answer it is taken as known which cluster an endpoint belongs to.
+const RECENT: Duration = Duration::from_secs(3);
+/// Why a request ended whose connection was given up.
+pub(super) const GIVEN_UP: &str = "its connection is no longer used";
+/// How long a new connection waits for all endpoints to say which cluster they belong to.
+const SETTLE: Duration = Duration::from_secs(3);
+
 /// All endpoints of an etcd, entered in one way.
-struct Way {
-    endpoints: Vec<Arc<Endpoint>>,
+pub(super) struct Way {
+    slots: Vec<Slot>,
     /// Index of the endpoint that answered last.
     preferred: AtomicUsize,
     access: Access,
+    /// When it was first used.
+    opened: OnceLock<Instant>,
+}
+
+/// One endpoint, whose connections may be replaced.
+struct Slot {
+    current: Mutex<Arc<Endpoint>>,
+    known: Known,
+}
+
+impl Slot {
+    fn current(&self) -> Arc<Endpoint> {
+        lock(&self.current).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Way {
+    /// Uses `fresh` from now on in place of `old`, and ends what is under way there.
+    pub(super) fn put(&self, index: usize, old: &Arc<Endpoint>, fresh: Arc<Endpoint>) {
+        let mut current = lock(&self.slots[index].current);
+        if Arc::ptr_eq(&current, old) {
+            *current = fresh;
+        }
+        drop(current);
+        old.given_up.cancel();
+    }
+
+    /// Other connections to the endpoint at `index`.
+    pub(super) async fn again(&self, index: usize, timeouts: &Timeouts) -> Result<Endpoint> {
+        let known = self.slots[index].known.clone();
+        Endpoint::new(&self.access.endpoints[index], &self.access, timeouts, known).await
+    }
+
     async fn new(access: &Access, timeouts: &Timeouts) -> Result<Arc<Self>> {
         let invalid = |cause: String| Error::InvalidEndpoint {
             endpoint: access.endpoints.join(", "),
@@ -61,23 +107,103 @@ impl Way {
         if let Some(tls) = &access.tls {
             tls.check().map_err(|malformed| invalid(malformed.to_string()))?;
         }
-        let mut endpoints = Vec::with_capacity(access.endpoints.len());
+        let mut slots = Vec::with_capacity(access.endpoints.len());
         for url in &access.endpoints {
-            endpoints.push(Arc::new(Endpoint::new(url, access, timeouts).await?));
+            let known = Known::default();
+            let endpoint = Endpoint::new(url, access, timeouts, known.clone()).await?;
+            slots.push(Slot {
+                current: Mutex::new(Arc::new(endpoint)),
+                known,
+            });
         }
         Ok(Arc::new(Self {
-            endpoints,
+            slots,
             preferred: AtomicUsize::new(0),
             access: access.clone(),
+            opened: OnceLock::new(),
         }))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The endpoint at `index` with the connections in use now.
+    pub(super) fn endpoint(&self, index: usize) -> Arc<Endpoint> {
+        self.slots[index].current()
+    }
+
+    pub(super) fn is_preferred(&self, index: usize) -> bool {
+        self.preferred.load(Ordering::Relaxed) == index
+    }
+
+    /// What is known of each endpoint.
+    fn known(&self) -> Vec<Suitability> {
+        self.slots.iter().map(|slot| lock(&slot.known).clone()).collect()
+    }
+
+    /// The order in which endpoints are asked from `first` on, and how many of them have no fault.
+    fn order(&self, first: usize) -> (Vec<usize>, usize) {
+        let known = self.known();
+        let usable = known.iter().filter(|known| known.fault().is_none()).count();
+        (suitability::order(known.iter(), first), usable)
+    }
+
+    fn prefer(&self, index: usize) {
+        self.preferred.store(index, Ordering::Relaxed);
     }
 }
 
-struct Shared {
+pub(super) struct Shared {
     way: watch::Sender<Arc<Way>>,
     timeouts: Timeouts,
     calls: Calls,
+    /// The cluster in use: no other one is ever written to.
+    cluster: Mutex<Option<u64>>,
+    /// The way whose endpoints are looked at.
+    looked_at: Mutex<Weak<Way>>,
+    /// Something new is known of an endpoint.
+    news: Notify,
 }
+
+impl Shared {
+    /// The connection, for as long as it has another owner.
+    pub(super) fn connection(this: &Weak<Self>) -> Option<Connection> {
+        this.upgrade().map(|shared| Connection { shared })
+    }
+}
+
+/// What a request is answered with.
+pub(super) trait Answer {
+    /// The cluster that it comes from, if it says so.
+    fn cluster(&self) -> Option<u64> {
+        None
+    }
+}
+
+macro_rules! answers_with_header {
+    ($($kind:ty),*) => { $(
+        impl Answer for $kind {
+            fn cluster(&self) -> Option<u64> {
+                self.header().map(ResponseHeader::cluster_id)
+            }
+        }
+    )* };
+}
+
+answers_with_header!(
+    GetResponse,
+    LeaseGrantResponse,
+    LeaseTimeToLiveResponse,
+    StatusResponse,
+    TxnResponse
+);
+
+/// Whether a lease is alive.
+impl Answer for bool {}
+impl Answer for etcd_client::WatchStream {}
+/// A keepalive stream, if there is such a lease.
+impl<A, B> Answer for Option<(A, B)> {}
 
 /// Tells a stream that it is on a way that is used no more.
 pub(super) struct Moves(watch::Receiver<Arc<Way>>);
@@ -126,8 +252,14 @@ impl Connection {
     }
 
     fn on(way: Arc<Way>, timeouts: Timeouts, calls: Calls) -> Self {
-        let way = watch::Sender::new(way);
-        let shared = Arc::new(Shared { way, timeouts, calls });
+        let shared = Arc::new(Shared {
+            way: watch::Sender::new(way),
+            timeouts,
+            calls,
+            cluster: Mutex::default(),
+            looked_at: Mutex::default(),
+            news: Notify::new(),
+        });
         Self { shared }
     }
 
@@ -139,12 +271,21 @@ impl Connection {
 
     /// From now on every call and every stream of every clone goes the way of `other`.
     pub(super) fn go_over(&self, other: &Self) {
+        // Its endpoints were judged by the cluster that it uses.
+        if let Some(cluster) = other.cluster() {
+            self.use_cluster(cluster);
+        }
         self.shared.way.send_replace(other.way());
+    }
+
+    /// Uses this cluster, whatever its endpoints say.
+    pub(super) fn use_cluster(&self, cluster: u64) {
+        *lock(&self.shared.cluster) = Some(cluster);
     }
 
     /// Prefers this endpoint.
     pub(super) fn prefer(&self, index: usize) {
-        self.way().preferred.store(index, Ordering::Relaxed);
+        self.way().prefer(index);
     }
 
     /// Endpoints that are another cluster than is wanted.
@@ -164,15 +305,30 @@ impl Connection {
     /// Whether etcd lets everybody in although we have a user: its authentication is off.
     pub fn is_open_to_all(&self) -> bool {
         let way = self.way();
-        way.endpoints
+        way.slots
             .iter()
-            .any(|one| one.is_open_to_all.load(Ordering::Relaxed))
+            .any(|slot| slot.current().is_open_to_all.load(Ordering::Relaxed))
+    }
+
+    /// The id of the cluster in use; none before an endpoint has said so.
+    pub fn cluster(&self) -> Option<u64> {
+        *lock(&self.shared.cluster)
+    }
+
+    /// The endpoints that are not used and why, as far as that has lasted for a while, in the order in which they were
+    /// given.
+    pub fn faults(&self) -> Vec<(String, EndpointFault)> {
+        let (way, now) = (self.way(), Instant::now());
+        let all = way.access.endpoints.iter().zip(way.known());
+        all.filter_map(|(url, known)| Some((url.clone(), known.reported(now)?.clone())))
+            .collect()
     }
 
     /// Finds out what is behind an error that says only that the connection failed, where that can be.
     pub async fn explain(&self, error: Error) -> Error {
         let way = self.way();
-        let Some(tls) = way.access.tls.as_ref().filter(|_| error.is_connection()) else {
+        let is_unclear = matches!(error, Error::Unreachable { .. } | Error::Timeout { .. });
+        let Some(tls) = way.access.tls.as_ref().filter(|_| is_unclear) else {
             return error;
         };
         for url in way.access.endpoints.iter().filter(|url| url.starts_with("https://")) {
@@ -183,7 +339,7 @@ impl Connection {
         error
     }
 
-    fn way(&self) -> Arc<Way> {
+    pub(super) fn way(&self) -> Arc<Way> {
         self.shared.way.borrow().clone()
     }
 
@@ -200,33 +356,214 @@ impl Connection {
         self.way().access.endpoints.join(", ")
     }
 
-    /// The endpoint `offset` places after the preferred one, and its index.
+    /// The endpoint for a stream, and its index: `offset` places after the preferred one among those without a fault.
     pub(super) fn endpoint(&self, offset: usize) -> (usize, Arc<Endpoint>) {
         let way = self.way();
-        let index = (way.preferred.load(Ordering::Relaxed) + offset) % way.endpoints.len();
-        (index, way.endpoints[index].clone())
+        let (order, usable) = way.order(way.preferred.load(Ordering::Relaxed));
+        let among = if usable > 0 { usable } else { order.len() };
+        let index = order[offset % among];
+        (index, way.endpoint(index))
     }
 
     /// All endpoints, in the order in which they were given.
     pub(super) fn all_endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.way().endpoints.clone()
+        self.way().slots.iter().map(Slot::current).collect()
     }
 
     /// Prefers the endpoint after `index`, unless another one is preferred already.
     pub(super) fn avoid(&self, index: usize) {
         let way = self.way();
-        let next = (index + 1) % way.endpoints.len();
-        // A lost race means that somebody else moved on: just as well.
+        let next = way.order((index + 1) % way.count()).0[0];
+        // A lost race means that another task has moved on.
         let _ = way
             .preferred
             .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Waits until it is known which cluster is in use, or no endpoint is left that may say so.
+    async fn settle(&self) {
+        let way = self.way();
+        {
+            let mut looked_at = lock(&self.shared.looked_at);
+            if !std::ptr::eq(looked_at.as_ptr(), Arc::as_ptr(&way)) {
+                *looked_at = Arc::downgrade(&way);
+                pulse::start(&self.shared, &way);
+            }
+        }
+        let late = *way.opened.get_or_init(Instant::now) + SETTLE;
+        loop {
+            let news = self.shared.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if self.cluster().is_some() {
+                return;
+            }
+            self.reconsider(&way);
+            let is_open = way.known().iter().any(Suitability::is_open);
+            if self.cluster().is_some() || !is_open || Instant::now() >= late {
+                return;
+            }
+            tokio::select! {
+                () = news => {}
+                () = sleep_until(late) => {}
+            }
+        }
+    }
+
+    /// Decides which cluster is in use by all that is known of the endpoints, and judges them by it.
+    fn reconsider(&self, way: &Arc<Way>) {
+        let known = way.known();
+        let known: Vec<&Suitability> = known.iter().collect();
+        let now = Instant::now();
+        let is_late = way.opened.get().is_some_and(|opened| now >= *opened + SETTLE);
+        let ours = {
+            let mut cluster = lock(&self.shared.cluster);
+            let before = *cluster;
+            *cluster = suitability::cluster_in_use(&known, before, is_late);
+            if let (Some(before), Some(after)) = (before, *cluster)
+                && before != after
+            {
+                tracing::warn!(
+                    before = format!("{before:x}"),
+                    after = format!("{after:x}"),
+                    "the endpoints belong to another cluster now: etcd was restored or replaced"
+                );
+            }
+            *cluster
+        };
+        let Some(ours) = ours else { return };
+        for slot in &way.slots {
+            let is_news = lock(&slot.known).reconsider(ours, now);
+            if is_news {
+                self.report_fault(way, &slot.current());
+            }
+        }
+    }
+
+    /// Makes sure that `endpoint` may be asked: that it is a member, with a vote, of the cluster in use.
+    async fn identify(&self, endpoint: &Endpoint) -> Result<()> {
+        self.settle().await;
+        // A connection that broke while idle is made again without a word, and something else may listen there by then.
+        let is_recent = Instant::now()
+            .checked_sub(RECENT)
+            .is_none_or(|then| endpoint.heard_since(then));
+        if !is_recent || endpoint.known().cluster().is_none() {
+            match Box::pin(endpoint.look()).await {
+                Ok(look) => self.judge(endpoint, look),
+                Err(error) if error.is_connection() => return Err(error),
+                Err(_) => {
+                    if let Some(cluster) = endpoint.cluster().await? {
+                        self.accept(endpoint, cluster)?;
+                    }
+                }
+            }
+        }
+        match endpoint.known().fault() {
+            Some(fault @ (EndpointFault::Learner | EndpointFault::OtherCluster { .. })) => Err(Error::Endpoint {
+                endpoint: endpoint.url.clone(),
+                fault: fault.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in what the member at `endpoint` says of itself.
+    pub(super) fn judge(&self, endpoint: &Endpoint, look: Look) {
+        endpoint.hears();
+        let way = self.way();
+        endpoint.known().belongs_to(look.cluster);
+        self.reconsider(&way);
+        let before = endpoint.known().fault().cloned();
+        let is_news = endpoint.known().judge(look, self.cluster(), Instant::now());
+        if is_news {
+            self.report_fault(&way, endpoint);
+        } else if let Some(fault) = before
+            && endpoint.known().fault().is_none()
+        {
+            tracing::info!(
+                endpoint = endpoint.url,
+                was = fault.reason(),
+                "this endpoint of etcd can be used again"
+            );
+        }
+        self.shared.news.notify_waiters();
+    }
+
+    /// Takes in that an answer from `endpoint` comes from this cluster. An error means that it must not be used.
+    pub(super) fn accept(&self, endpoint: &Endpoint, cluster: u64) -> Result<()> {
+        if self.cluster() == Some(cluster) && endpoint.known().cluster() == Some(cluster) {
+            return Ok(());
+        }
+        endpoint.known().belongs_to(cluster);
+        self.reconsider(&self.way());
+        self.shared.news.notify_waiters();
+        match self.cluster() {
+            Some(ours) if ours != cluster => Err(Error::Endpoint {
+                endpoint: endpoint.url.clone(),
+                fault: EndpointFault::OtherCluster { theirs: cluster, ours },
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in how a request to `endpoint` ended, or a stream.
+    pub(super) fn met(&self, endpoint: &Endpoint, error: Option<&Error>) {
+        if endpoint.given_up.is_cancelled() {
+            return;
+        }
+        let is_news = match error.map(EndpointFault::of) {
+            // Too late to tell.
+            Some(None) if error.is_some_and(Error::is_connection) => return,
+            Some(Some(fault)) => endpoint.known().fails(fault, Instant::now()),
+            None | Some(None) => {
+                endpoint.hears();
+                endpoint.known().answers();
+                false
+            }
+        };
+        if is_news {
+            self.report_fault(&self.way(), endpoint);
+        }
+        if error.is_some() {
+            self.shared.news.notify_waiters();
+        }
+    }
+
+    /// A fault of `endpoint` is news: it is logged, and streams that it makes useless are ended.
+    fn report_fault(&self, way: &Arc<Way>, endpoint: &Endpoint) {
+        let Some(fault) = endpoint.known().fault().cloned() else {
+            return;
+        };
+        let others = way.count() > 1;
+        tracing::warn!(others, "{}", fault.describe(&endpoint.url));
+        if fault.ends_streams() {
+            self.replace(way, endpoint);
+        }
+    }
+
+    /// Gives `endpoint` new connections: what is under way on the present ones ends with an error.
+    pub(super) fn replace(&self, way: &Arc<Way>, endpoint: &Endpoint) {
+        let Some(index) = way.slots.iter().position(|slot| endpoint.is_of(&slot.known)) else {
+            // Of a way that is used no more.
+            endpoint.given_up.cancel();
+            return;
+        };
+        let (way, timeouts) = (way.clone(), self.shared.timeouts);
+        let old = way.endpoint(index);
+        tokio::spawn(async move {
+            // It was made in the same way before.
+            if let Ok(fresh) = way.again(index, &timeouts).await {
+                way.put(index, &old, Arc::new(fresh));
+            }
+        });
     }
 
     pub(super) fn count(&self, call: &'static str, outcome: Outcome, elapsed: Duration) {
         self.shared.calls.observe(Peer::Etcd, call, outcome, elapsed);
     }
 
-    /// One attempt at one endpoint, timed, counted and sorted; with another login if etcd no longer takes that we have.
+    /// One attempt at one endpoint of the cluster in use, timed, counted and sorted; with another login if etcd no longer
+    /// takes that we have.
     pub(super) async fn attempt<T, F, Fut>(
         &self,
         call: &Call<T>,
@@ -235,6 +572,24 @@ impl Connection {
         request: F,
     ) -> Result<T>
     where
+        T: Answer,
+        F: Fn(&Endpoint) -> Fut,
+        Fut: Future<Output = std::result::Result<T, etcd_client::Error>>,
+    {
+        self.ask(call, endpoint, patience, true, request).await
+    }
+
+    /// Like [`Self::attempt`]; unless it `has_to_serve`, the endpoint may be a learner or belong to another cluster.
+    pub(super) async fn ask<T, F, Fut>(
+        &self,
+        call: &Call<T>,
+        endpoint: &Endpoint,
+        patience: Duration,
+        has_to_serve: bool,
+        request: F,
+    ) -> Result<T>
+    where
+        T: Answer,
         F: Fn(&Endpoint) -> Fut,
         Fut: Future<Output = std::result::Result<T, etcd_client::Error>>,
     {
@@ -242,16 +597,28 @@ impl Connection {
         let sort = |error| Error::sort(call.name, &endpoint.url, &error);
         let answer = async {
             let entry = endpoint.enter().await?;
+            if has_to_serve {
+                self.identify(endpoint).await?;
+            }
             let answer = request(endpoint).await.map_err(sort);
-            match (answer, entry) {
+            let answer = match (answer, entry) {
                 (Err(error), Some(entry)) if error.wants_login() => {
                     endpoint.enter_anew(entry).await?;
                     request(endpoint).await.map_err(sort)
                 }
                 (answer, _) => answer,
+            }?;
+            if let Some(cluster) = answer.cluster().filter(|_| has_to_serve) {
+                self.accept(endpoint, cluster)?;
             }
+            Ok(answer)
         };
-        let (outcome, result) = match tokio::time::timeout(patience, answer).await {
+        let ended = tokio::select! {
+            biased;
+            ended = tokio::time::timeout(patience, answer) => ended,
+            () = endpoint.given_up.cancelled() => Ok(Err(Error::unreachable(&endpoint.url, GIVEN_UP))),
+        };
+        let (outcome, result) = match ended {
             Ok(Ok(answer)) if (call.refused)(&answer) => (Outcome::Refused, Ok(answer)),
             Ok(Ok(answer)) => (Outcome::Ok, Ok(answer)),
             Ok(Err(error @ Error::Timeout { .. })) => (Outcome::Timeout, Err(error)),
@@ -266,6 +633,7 @@ impl Connection {
             }
         };
         self.count(call.name, outcome, started.elapsed());
+        self.met(endpoint, result.as_ref().err());
         result
     }
 
@@ -274,19 +642,20 @@ impl Connection {
     /// for: the next is asked at the same time, and the first answer counts.
     pub(super) async fn call<T, F, Fut>(&self, call: Call<T>, request: F) -> Result<T>
     where
+        T: Answer,
         F: Fn(&Endpoint) -> Fut,
         Fut: Future<Output = std::result::Result<T, etcd_client::Error>>,
     {
         let deadline = Instant::now() + self.shared.timeouts.call;
         let way = self.way();
-        let count = way.endpoints.len();
-        let first = way.preferred.load(Ordering::Relaxed);
+        let count = way.count();
+        let (order, _) = way.order(way.preferred.load(Ordering::Relaxed));
         let ask = |offset: usize| {
-            let index = (first + offset) % count;
-            let endpoint = &way.endpoints[index];
+            let index = order[offset % count];
+            let endpoint = way.endpoint(index);
             let patience = call.patience.min(deadline - Instant::now());
             let (call, request) = (&call, &request);
-            async move { (offset, index, self.attempt(call, endpoint, patience, request).await) }
+            async move { (index, self.attempt(call, &endpoint, patience, request).await) }
         };
         let mut attempts = FuturesUnordered::from_iter([ask(0)]);
         let (mut asked, mut failed) = (1, 0);
@@ -295,11 +664,9 @@ impl Connection {
         loop {
             let error = tokio::select! {
                 biased;
-                Some((offset, index, answer)) = attempts.next() => match answer {
+                Some((index, answer)) = attempts.next() => match answer {
                     Ok(answer) => {
-                        if offset > 0 {
-                            way.preferred.store(index, Ordering::Relaxed);
-                        }
+                        way.prefer(index);
                         return Ok(answer);
                     }
                     Err(error) if !error.is_connection() => return Err(error),

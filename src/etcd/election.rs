@@ -593,7 +593,11 @@ impl Candidate {
             }
         };
         loop {
-            match stream.message().await {
+            let message = tokio::select! {
+                message = stream.message() => message,
+                () = endpoint.given_up.cancelled() => return,
+            };
+            match message {
                 Ok(Some(message)) if message.created() && !message.canceled() => {}
                 _ => return,
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::suitability::EndpointFault;
 use super::tls::Fault;
 
 /// A call to etcd that failed.
@@ -46,6 +47,14 @@ pub enum Error {
         call: &'static str,
         /// How long the last attempt waited.
         after: Duration,
+    },
+    /// An endpoint that answers and cannot be used.
+    #[error("{}", .fault.describe(.endpoint))]
+    Endpoint {
+        /// Which.
+        endpoint: String,
+        /// Why.
+        fault: EndpointFault,
     },
     /// The user lacks a right.
     #[error("etcd denies this ({message}): grant the user readwrite on the data prefixes and on the meta prefix")]
@@ -180,6 +189,7 @@ mod code {
     pub const RESOURCE_EXHAUSTED: i32 = 8;
     pub const FAILED_PRECONDITION: i32 = 9;
     pub const OUT_OF_RANGE: i32 = 11;
+    pub const UNIMPLEMENTED: i32 = 12;
     pub const UNAVAILABLE: i32 = 14;
     pub const UNAUTHENTICATED: i32 = 16;
 }
@@ -192,6 +202,7 @@ impl Error {
             Self::Unreachable { .. } => "Unreachable",
             Self::OtherCluster { .. } => "OtherCluster",
             Self::Timeout { .. } => "Timeout",
+            Self::Endpoint { fault, .. } => fault.reason(),
             Self::PermissionDenied { .. } => "PermissionDenied",
             Self::Unauthenticated { .. } => "Unauthenticated",
             Self::LoginRefused { .. } => "LoginRefused",
@@ -213,9 +224,25 @@ impl Error {
         }
     }
 
-    /// Whether it is the way to etcd that failed, not what was asked of it: any other endpoint may do better.
+    /// Whether it is the endpoint or the way to it that failed, not what was asked of it: any other endpoint may do better.
     pub(super) fn is_connection(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Endpoint { .. }
+        )
+    }
+
+    /// Whether the member that was asked knows no leader of its cluster.
+    pub fn is_no_leader(&self) -> bool {
+        matches!(self, Self::Unreachable { cause, .. } if cause.contains("no leader"))
+    }
+
+    /// Nothing more was received from `endpoint`.
+    pub(super) fn unreachable(endpoint: &str, cause: &str) -> Self {
+        Self::Unreachable {
+            endpoints: endpoint.to_owned(),
+            cause: cause.to_owned(),
+        }
     }
 
     /// Whether it is about who we are or what we may do: another attempt changes nothing as long as nobody changes that.
@@ -299,8 +326,12 @@ impl Error {
         match error {
             etcd_client::Error::GRpcStatus(status) => {
                 // Only a status made on this side (broken connection, HTTP/2 reset) has a source.
-                let local = std::error::Error::source(status).is_some();
-                Self::from_status(call, endpoint, status.code() as i32, status.message(), local)
+                let source = std::error::Error::source(status);
+                if let Some(answer) = foreign(status.code() as i32, status.message(), source) {
+                    let (endpoint, fault) = (endpoint.to_owned(), EndpointFault::NoEtcd { answer });
+                    return Self::Endpoint { endpoint, fault };
+                }
+                Self::from_status(call, endpoint, status.code() as i32, status.message(), source.is_some())
             }
             etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => Self::InvalidEndpoint {
                 endpoint: endpoint.to_owned(),
@@ -316,6 +347,17 @@ impl Error {
 
     fn from_status(call: &'static str, endpoint: &str, code: i32, message: &str, local: bool) -> Self {
         let has = |part: &str| message.contains(part);
+        // Whatever their code, which differs between etcd's releases: these are about the member that was asked.
+        let fault = match message {
+            _ if has("not supported for learner") => Some(EndpointFault::Learner),
+            "etcdserver: not capable" => Some(EndpointFault::NotCapable),
+            "etcdserver: corrupt cluster" => Some(EndpointFault::Corrupt),
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            let endpoint = endpoint.to_owned();
+            return Self::Endpoint { endpoint, fault };
+        }
         let message = message.to_owned();
         match code {
             // The decoder's limit on this side; it must win over `local`, a retry elsewhere cannot help.
@@ -356,6 +398,25 @@ impl Error {
     }
 }
 
+/// What an endpoint answers that does not speak etcd's protocol; none if it may well be an etcd.
+fn foreign(code: i32, message: &str, source: Option<&(dyn std::error::Error + 'static)>) -> Option<String> {
+    // tonic's words for an answer that is HTTP/2 and no gRPC. A proxy whose etcd is away answers with 502 to 504.
+    if let Some((_, status)) = message.split_once("mapped from HTTP status code ") {
+        let is_away = matches!(status.trim(), "502" | "503" | "504");
+        return (!is_away).then(|| format!("it answers with HTTP status {}", status.trim()));
+    }
+    if message.contains("invalid compression flag") || message.contains("invalid content-type") {
+        return Some("it answers with a page that is no gRPC".to_owned());
+    }
+    if code == code::UNIMPLEMENTED {
+        return Some("it does not know etcd's calls".to_owned());
+    }
+    // Over TLS, both sides agree on HTTP/2 first.
+    let mut causes = std::iter::successors(source, |error| error.source());
+    let is_other_protocol = causes.any(|error| error.to_string().contains("HTTP/2 was not negotiated"));
+    is_other_protocol.then(|| "it does not speak HTTP/2".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,6 +445,12 @@ mod tests {
             (8, "etcdserver: mvcc: database space exceeded", "NoSpace"),
             (8, "etcdserver: too many requests", "Busy"),
             (3, "etcdserver: duplicate key given in txn request", "EtcdError"),
+            // Since 3.6, and before.
+            (9, "etcdserver: rpc not supported for learner", "Learner"),
+            (14, "etcdserver: rpc not supported for learner", "Learner"),
+            (9, "etcdserver: not capable", "NotCapable"),
+            (14, "etcdserver: not capable", "NotCapable"),
+            (15, "etcdserver: corrupt cluster", "Corrupt"),
         ];
         for (code, message, reason) in cases {
             assert_eq!(sorted(code, message).reason(), reason, "{message}");
@@ -420,6 +487,7 @@ mod tests {
     #[test]
     fn a_broken_connection_is_tried_elsewhere_and_an_answer_is_not() {
         assert!(Error::from_status("txn", "e", 2, "transport error", true).is_connection());
+        assert!(sorted(9, "etcdserver: rpc not supported for learner").is_connection());
         assert!(!sorted(2, "etcdserver: unknown").is_connection());
         assert!(!sorted(7, "etcdserver: permission denied").is_connection());
     }

@@ -27,7 +27,13 @@ impl Connection {
                 let mut client = endpoint.maintenance.clone();
                 async move { client.status().await }
             };
-            let answer = self.attempt(&kind, &endpoint, kind.patience, status).await;
+            let answer = self.ask(&kind, &endpoint, kind.patience, false, status).await;
+            let answer = match answer {
+                Err(error @ (Error::Unreachable { .. } | Error::Timeout { .. })) if !error.is_no_leader() => {
+                    Err(endpoint.foreign().await.unwrap_or(error))
+                }
+                answer => answer,
+            };
             (endpoint.url.clone(), answer.and_then(|answer| status_of(&answer)))
         };
         futures::future::join_all(self.all_endpoints().into_iter().map(ask)).await

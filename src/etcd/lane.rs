@@ -11,7 +11,7 @@ use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Call, Connection, Moves};
+use super::connection::{Call, Connection, GIVEN_UP, Moves};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::pause::Backoff;
@@ -93,7 +93,7 @@ impl Lane {
                         sent,
                     });
                     backoff.reset();
-                    if self.pump(keeper, answers, (index, moves)).await {
+                    if self.pump(keeper, answers, (index, &endpoint, moves)).await {
                         return;
                     }
                 }
@@ -150,11 +150,12 @@ impl Lane {
         &mut self,
         mut keeper: LeaseKeeper,
         mut answers: LeaseKeepAliveStream,
-        (index, mut moves): (usize, Moves),
+        (index, endpoint, mut moves): (usize, &Endpoint, Moves),
     ) -> bool {
         let mut unanswered = VecDeque::new();
         let failure = tokio::select! {
-            failure = self.exchange(&mut keeper, &mut answers, &mut unanswered) => Some(failure),
+            failure = self.exchange(endpoint, &mut keeper, &mut answers, &mut unanswered) => Some(failure),
+            () = endpoint.given_up.cancelled() => Some(Failure::Broken(Error::unreachable(&endpoint.url, GIVEN_UP))),
             () = moves.moved() => None,
         };
         match failure {
@@ -168,6 +169,7 @@ impl Lane {
             }
             Some(Failure::Broken(error)) => {
                 let waiting: Vec<_> = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
+                self.connection.met(endpoint, Some(&error));
                 self.give_back(waiting, &error, index);
                 false
             }
@@ -176,16 +178,12 @@ impl Lane {
 
     async fn exchange(
         &mut self,
+        endpoint: &Endpoint,
         keeper: &mut LeaseKeeper,
         answers: &mut LeaseKeepAliveStream,
         unanswered: &mut VecDeque<Sent>,
     ) -> Failure {
-        let closed = || {
-            Failure::Broken(Error::Unreachable {
-                endpoints: String::new(),
-                cause: "the keepalive stream ended".to_owned(),
-            })
-        };
+        let closed = || Failure::Broken(Error::unreachable(&endpoint.url, "the keepalive stream ended"));
         let mut progress = Instant::now();
         loop {
             let stuck = unanswered
@@ -196,18 +194,24 @@ impl Lane {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => {
                         progress = Instant::now();
+                        endpoint.hears();
+                        if let Some(header) = answer.header()
+                            && let Err(error) = self.connection.accept(endpoint, header.cluster_id())
+                        {
+                            return Failure::Broken(error);
+                        }
                         self.answered(LeaseId(answer.id()), answer.ttl(), unanswered);
                     }
                     Ok(None) => return closed(),
                     Err(error) => {
                         self.connection.count(CALL, Outcome::Error, progress.elapsed());
-                        return Failure::Broken(Error::sort(CALL, "", &error));
+                        return Failure::Broken(Error::sort(CALL, &endpoint.url, &error));
                     }
                 },
                 () = sleep_until(stuck.unwrap_or(progress)), if stuck.is_some() => {
                     self.connection.count(CALL, Outcome::Timeout, progress.elapsed());
                     return Failure::Broken(Error::Timeout {
-                        endpoints: String::new(),
+                        endpoints: endpoint.url.clone(),
                         call: CALL,
                         after: progress.elapsed(),
                     });
@@ -250,7 +254,8 @@ impl Lane {
         }
         let refused = matches!(error, Error::PermissionDenied { .. });
         // Who we are, and the way, are the same for all of them.
-        let of_all = matches!(error, Error::Unreachable { .. }) || (error.is_access() && !refused);
+        let of_all =
+            matches!(error, Error::Unreachable { .. } | Error::Endpoint { .. }) || (error.is_access() && !refused);
         let suspect = (!of_all && !waiting.is_empty()).then(|| Suspect {
             lease: waiting.remove(0),
             refused,

@@ -39,6 +39,7 @@ pub struct LeaseState {
 }
 
 /// What a member says about itself and its cluster.
+#[allow(clippy::struct_excessive_bools, reason = "etcd tells each of them by itself")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// etcd's version, such as `3.6.15`.
@@ -53,6 +54,12 @@ pub struct Status {
     pub has_leader: bool,
     /// Whether the database is full: the cluster's NOSPACE alarm.
     pub is_full: bool,
+    /// Whether data is corrupt: the cluster's CORRUPT alarm, with which no member takes writes.
+    pub is_corrupt: bool,
+    /// Whether the member is a learner.
+    pub is_learner: bool,
+    /// The member's id.
+    pub member_id: u64,
 }
 
 /// A new lease id: random, so that nobody can have taken it and a repeated grant is known to be ours; positive,
@@ -255,6 +262,9 @@ pub(super) fn status_of(answer: &StatusResponse) -> Result<Status> {
         db_bytes: answer.db_size(),
         has_leader: answer.leader() != 0,
         is_full: answer.errors().iter().any(|error| error.contains("NOSPACE")),
+        is_corrupt: answer.errors().iter().any(|error| error.contains("CORRUPT")),
+        is_learner: answer.is_learner(),
+        member_id: header.member_id(),
     })
 }
 

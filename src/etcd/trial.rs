@@ -91,7 +91,7 @@ impl Connection {
             .all_endpoints()
             .into_iter()
             .enumerate()
-            .map(|(index, endpoint)| async move { (index, self.look(&endpoint, key).await) })
+            .map(|(index, endpoint)| async move { (index, self.look(&endpoint, key, false).await) })
             .collect();
         let (mut other, mut failed) = (None, None::<Error>);
         while let Some((index, answer)) = looks.next().await {
@@ -99,7 +99,8 @@ impl Connection {
                 (Ok(found), Bound::InUse(wanted)) if wanted != Some(found) => {
                     other = Some(self.other_cluster(found, wanted));
                 }
-                (Ok(_), Bound::Any | Bound::InUse(_)) => {
+                (Ok(found), Bound::Any | Bound::InUse(_)) => {
+                    self.use_cluster(found);
                     self.prefer(index);
                     return Ok(());
                 }
@@ -115,8 +116,9 @@ impl Connection {
         })
     }
 
-    /// The id of the cluster behind this endpoint, which has to let `key` be read.
-    async fn look(&self, endpoint: &Arc<Endpoint>, key: &Key) -> Result<u64> {
+    /// The id of the cluster behind this endpoint, which has to let `key` be read; unless it `has_to_serve` the cluster in
+    /// use, it may be any.
+    async fn look(&self, endpoint: &Arc<Endpoint>, key: &Key, has_to_serve: bool) -> Result<u64> {
         let kind = Call {
             name: "get",
             patience: self.timeouts().request,
@@ -127,7 +129,7 @@ impl Connection {
             let (mut kv, key) = (endpoint.kv.clone(), key.clone());
             async move { kv.get(&*key, None).await }
         };
-        let answer = self.attempt(&kind, endpoint, kind.patience, get).await?;
+        let answer = self.ask(&kind, endpoint, kind.patience, has_to_serve, get).await?;
         let header = answer.header().ok_or_else(|| Error::malformed("get", "no header"))?;
         Ok(header.cluster_id())
     }
@@ -135,7 +137,10 @@ impl Connection {
     /// The id of the cluster that is used now, if one of its endpoints says it.
     async fn cluster_in_use(&self, key: &Key) -> Option<u64> {
         let endpoints = self.all_endpoints();
-        let mut looks: FuturesUnordered<_> = endpoints.iter().map(|endpoint| self.look(endpoint, key)).collect();
+        let mut looks: FuturesUnordered<_> = endpoints
+            .iter()
+            .map(|endpoint| self.look(endpoint, key, true))
+            .collect();
         let first = async {
             while let Some(answer) = looks.next().await {
                 if let Ok(id) = answer {

@@ -1,13 +1,14 @@
 //! One watch stream that many scopes share, and that is known to be alive.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::proto::PbEvent;
 use etcd_client::{WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Call, Connection};
+use super::connection::{Call, Connection, GIVEN_UP};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::requests::{decode, end_of};
@@ -38,11 +39,13 @@ enum Event {
     /// There is room for a command, unless the stream has ended.
     Room(bool),
     Silence,
+    GivenUp,
 }
 
 struct Open {
     /// Which endpoint it is on.
     index: usize,
+    endpoint: Arc<Endpoint>,
     sender: WatchRequestSender,
     answers: WatchResponseStream,
 }
@@ -132,7 +135,12 @@ impl Watches {
             self.connection.avoid(index);
         }
         let (sender, answers) = opened?.split();
-        Ok(Open { index, sender, answers })
+        Ok(Open {
+            index,
+            endpoint,
+            sender,
+            answers,
+        })
     }
 
     /// The next changes. An error means that the stream is of no use any more. Without a watch there is no next. May be
@@ -147,24 +155,34 @@ impl Watches {
                 biased;
                 answer = stream.answers.message() => Event::Answer(answer),
                 room = stream.sender.0.reserve(), if !self.commands.is_empty() => Event::Room(room.is_ok()),
+                () = stream.endpoint.given_up.cancelled() => Event::GivenUp,
                 () = sleep_until(silence) => Event::Silence,
             };
-            let index = stream.index;
+            let (index, endpoint) = (stream.index, stream.endpoint.clone());
             match event {
                 Event::Answer(Ok(Some(answer))) => {
                     self.heard = Instant::now();
                     self.asked = None;
+                    endpoint.hears();
+                    if let Some(header) = answer.header() {
+                        let accepted = self.connection.accept(&endpoint, header.cluster_id());
+                        accepted.map_err(|error| self.lost(index, &endpoint, error))?;
+                    }
                     if let Some(message) = self.read(answer)? {
                         return Ok(message);
                     }
                 }
-                Event::Answer(Err(error)) => return Err(self.lost(index, Error::sort("watch", "", &error))),
+                Event::Answer(Err(error)) => {
+                    let error = Error::sort("watch", &endpoint.url, &error);
+                    return Err(self.lost(index, &endpoint, error));
+                }
                 Event::Answer(Ok(None)) | Event::Room(false) => {
-                    let error = Error::Unreachable {
-                        endpoints: String::new(),
-                        cause: "the watch stream ended".to_owned(),
-                    };
-                    return Err(self.lost(index, error));
+                    let error = Error::unreachable(&endpoint.url, "the watch stream ended");
+                    return Err(self.lost(index, &endpoint, error));
+                }
+                Event::GivenUp => {
+                    let error = Error::unreachable(&endpoint.url, GIVEN_UP);
+                    return Err(self.lost(index, &endpoint, error));
                 }
                 Event::Room(true) => {
                     // Nobody else sends here, so the room is still there. If the stream ended, its answers say why.
@@ -190,17 +208,18 @@ impl Watches {
                 Event::Silence => {
                     self.connection.count("watch", Outcome::Timeout, self.heard.elapsed());
                     let error = Error::Timeout {
-                        endpoints: String::new(),
+                        endpoints: endpoint.url.clone(),
                         call: "watch",
                         after: ANSWER,
                     };
-                    return Err(self.lost(index, error));
+                    return Err(self.lost(index, &endpoint, error));
                 }
             }
         }
     }
 
-    fn lost(&self, index: usize, error: Error) -> Error {
+    fn lost(&self, index: usize, endpoint: &Endpoint, error: Error) -> Error {
+        self.connection.met(endpoint, Some(&error));
         if error.is_connection() {
             self.connection.avoid(index);
         }

@@ -41,7 +41,7 @@ impl Candidate {
         Self::stand_with(connect(cluster.endpoints()).await, name, session_ttl)
     }
 
-    fn stand_with(connection: Connection, name: &str, session_ttl: u32) -> Self {
+    pub fn stand_with(connection: Connection, name: &str, session_ttl: u32) -> Self {
         let (out, state) = watch::channel(Leadership::Seeking);
         let (candidacy, stands) = watch::channel(Candidacy {
             fresh: true,

@@ -9,5 +9,6 @@ mod mirror_faults;
 mod renewal;
 mod rights;
 mod ten_thousand;
+mod unusable;
 mod view;
 mod writer;

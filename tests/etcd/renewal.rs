@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::common::{Running, SOON, connect, followers_first, grant, metric, one, put, revoke, start};
 
 /// Leases under renewal.
-struct Renewed {
+pub struct Renewed {
     connection: Connection,
     leases: watch::Sender<Leases>,
     news: mpsc::Receiver<LeaseNews>,
@@ -21,7 +21,7 @@ struct Renewed {
 }
 
 impl Renewed {
-    fn start(connection: &Connection, ids: &[LeaseId], ttl: u32) -> Self {
+    pub fn start(connection: &Connection, ids: &[LeaseId], ttl: u32) -> Self {
         let leases = watch::Sender::new(Leases::new(ids.iter().map(|id| (*id, ttl)).collect()));
         let (sender, news) = mpsc::channel(1);
         let (said, soonest) = watch::channel(None);
@@ -47,13 +47,13 @@ impl Renewed {
         told.expect("told in time").expect("renewal goes on")
     }
 
-    fn assert_none_lapsed(&mut self) {
+    pub fn assert_none_lapsed(&mut self) {
         let told = self.news.try_recv();
         assert_eq!(told, Err(mpsc::error::TryRecvError::Empty));
     }
 
     /// Waits until every lease still has `left` as far as the renewal knows.
-    async fn all_have(&mut self, left: Duration) {
+    pub async fn all_have(&mut self, left: Duration) {
         let fresh = |end: &Option<Instant>| end.is_some_and(|end| end > Instant::now() + left);
         let waited = tokio::time::timeout(SOON, self.soonest.wait_for(fresh)).await;
         let _ = waited.expect("renewed in time").expect("renewal goes on");

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use testbed::{Event, History, Kind, Result};
+use testbed::{EtcdConfig, EtcdVersion, Event, History, Kind, Result, until};
 use tokio::time::{sleep, sleep_until};
 
 use crate::Scene;
-use crate::support::pod;
+use crate::support::{API, SOON, pod};
 
 #[tokio::test]
 async fn the_death_of_the_member_that_leads_etcd_costs_no_key() -> Result<()> {
@@ -29,6 +29,98 @@ async fn a_member_that_hangs_for_longer_than_the_ttl_while_we_talk_to_it_costs_n
     let events = hang_first_member(&scene).await?;
     assert_eq!(events.len(), 2, "that delete and that put, not {events:#?}");
     scene.wait_well(3).await
+}
+
+/// Replaces the member that leads etcd and is first in the list as etcd recommends it. After each step the operator
+/// restarts and a pod goes or comes; after some of them members restart, too.
+async fn replace_member(name: &str, version: EtcdVersion) -> Result<()> {
+    let config = EtcdConfig {
+        version,
+        members: 3,
+        ..EtcdConfig::default()
+    };
+    let scene = Scene::with(name, config, 15).await?;
+    let (etcd, namespace, orders) = (&scene.turn.etcd, &scene.turn.namespace, scene.turn.plain("orders"));
+    etcd.make_leader(0).await?;
+    let history = History::watch(etcd, &orders, 0).await?;
+    let (all, without) = (["a", "b", "c"].as_slice(), ["b", "c"].as_slice());
+    let flip = async |is_ready: bool| {
+        namespace.set_ready("a", is_ready).await?;
+        scene.wait(if is_ready { all } else { without }).await;
+        Ok::<_, testbed::Error>(())
+    };
+    let restart = async || {
+        scene.operator.restart().await?;
+        scene.operator.wait_ready(SOON).await
+    };
+
+    etcd.remove_member(0).await?;
+    flip(false).await?;
+    restart().await?;
+    flip(true).await?;
+
+    etcd.add_learner(0).await?;
+    flip(false).await?;
+    restart().await?;
+    flip(true).await?;
+    wait_message(&scene, "is a learner").await?;
+    etcd.member(0).restart().await?;
+    etcd.restart(1).await?;
+    flip(false).await?;
+    restart().await?;
+
+    etcd.promote(0).await?;
+    flip(true).await?;
+    restart().await?;
+    etcd.restart(2).await?;
+    flip(false).await?;
+    scene.wait_well(2).await?;
+    wait_message(&scene, "writes this etcd.").await?;
+
+    let gone = format!("delete {orders}a");
+    let back = format!("put {orders}a ");
+    let events: Vec<_> = history.settled().await?.iter().map(ToString::to_string).collect();
+    let expected = [&gone, &back, &gone, &back, &gone, &back, &gone];
+    let is_expected = events.len() == expected.len()
+        && events
+            .iter()
+            .zip(expected)
+            .all(|(event, expected)| event.starts_with(expected));
+    assert!(is_expected, "{events:#?}");
+    Ok(())
+}
+
+/// Waits until the Registry is connected with a message that ends in, or contains, these words.
+async fn wait_message(scene: &Scene, words: &str) -> Result<()> {
+    until(&format!("Connected to say {words:?}"), SOON, || async {
+        let registry = scene.turn.bed.objects().get(API, "Registry", "default").await;
+        let registry = registry.map_err(|error| error.to_string())?.unwrap_or_default();
+        let conditions = registry["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let connected = conditions.iter().find(|one| one["type"] == "Connected").cloned();
+        let connected = connected.unwrap_or_default();
+        let message = connected["message"].as_str().unwrap_or_default();
+        let is_said = if words.ends_with('.') {
+            message.ends_with(words)
+        } else {
+            message.contains(words)
+        };
+        if connected["status"] == "True" && is_said {
+            Ok(())
+        } else {
+            Err(connected.to_string())
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_member_replaced_through_a_learner_under_restarts_costs_no_key() -> Result<()> {
+    Box::pin(replace_member("replaced", EtcdVersion::default())).await
+}
+
+#[tokio::test]
+async fn a_member_of_etcd_3_5_replaced_under_restarts_costs_no_key() -> Result<()> {
+    Box::pin(replace_member("replaced-3-5", EtcdVersion::V3_5)).await
 }
 
 /// When it wakes, a leader of etcd that has slept through its own replacement may revoke what others have renewed: it

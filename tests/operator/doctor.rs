@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::{Value, json};
-use testbed::{Bed, EtcdCluster, EtcdVersion, Result, until};
+use testbed::{Bed, EtcdCluster, EtcdVersion, Result, Web, WebServer, until};
 
 use crate::support::{API, SOON};
 
@@ -101,6 +101,47 @@ async fn the_doctor_finds_nothing_where_all_is_well_and_names_what_is_not() -> R
         "{findings:?}"
     );
     bed.objects().delete(API, "Registry", "doctored").await
+}
+
+// The web server answers while the doctor is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_that_cannot_be_used_are_named_by_the_doctor_and_connected() -> Result<()> {
+    let bed = crate::bed().await;
+    let config = testbed::EtcdConfig {
+        members: 3,
+        ..testbed::EtcdConfig::default()
+    };
+    let etcd = EtcdCluster::temporary_with(config).await?;
+    etcd.remove_member(0).await?;
+    etcd.add_learner(0).await?;
+    let other = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
+    let web = WebServer::start(Web::Http1).await?;
+    let mut endpoints = vec![web.http()];
+    endpoints.extend(other.endpoints());
+    endpoints.extend(etcd.endpoints());
+    bed.create_registry("mixed", &endpoints, 15).await?;
+    let said = [
+        format!("{} is no etcd", endpoints[0]),
+        format!("{} is a member of another etcd cluster", endpoints[1]),
+        format!("{} is a learner", endpoints[2]),
+    ];
+    let names_all = |object: &Value| {
+        let conditions = object["status"]["conditions"].as_array();
+        let connected = conditions.and_then(|all| all.iter().find(|one| one["type"] == "Connected"));
+        connected.is_some_and(|connected| {
+            let message = connected["message"].as_str().unwrap_or_default();
+            connected["status"] == "True" && said.iter().all(|words| message.contains(words.as_str()))
+        })
+    };
+    bed.objects().wait((API, "Registry", "mixed"), names_all, SOON).await?;
+
+    let (code, findings) = doctor(bed, "mixed", &[]);
+    assert_eq!(code, Some(2), "two clusters are a problem");
+    let told = |words: &str| findings.iter().any(|(_, what)| what.contains(words));
+    assert!(told(&said[0]) && told(&said[2]), "{findings:?}");
+    assert!(told("2 different clusters of etcd"), "{findings:?}");
+    assert!(told("leases of 15 s are granted"), "{findings:?}");
+    bed.objects().delete(API, "Registry", "mixed").await
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Each Registry: do its members answer and agree, may leases and keys be written there, and who complains.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
@@ -9,7 +9,7 @@ use super::releases;
 use crate::api::{Registry, ServiceRegistration};
 use crate::cli::entry::access;
 use crate::cluster::{Listing, Territory};
-use crate::etcd::{self, Connection, Error, Role, Status, Timeouts, lease_id};
+use crate::etcd::{self, Connection, EndpointFault, Error, Role, Status, Timeouts, lease_id};
 use crate::format::RecordFormats;
 use crate::operator::Rehearsal;
 use crate::telemetry::Calls;
@@ -144,8 +144,10 @@ fn problem(error: &Error) -> Finding {
 
 fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut clusters = BTreeSet::new();
+    let mut clusters: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     let one_answers = members.iter().any(|(_, status)| status.is_ok());
+    let serves = |status: &crate::etcd::Result<Status>| status.as_ref().is_ok_and(|status| !status.is_learner);
+    let one_serves = members.iter().any(|(_, status)| serves(status));
     for (endpoint, status) in members {
         let status = match status {
             Ok(status) => status,
@@ -159,7 +161,19 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
                 continue;
             }
         };
-        clusters.insert(status.cluster_id);
+        clusters.entry(status.cluster_id).or_default().push(endpoint);
+        if status.is_learner {
+            let what = format!("{endpoint} is a learner: it serves no requests, and the others carry on meanwhile");
+            let fix = format!(
+                "etcdctl member promote {:x}; or take it out of spec.endpoints",
+                status.member_id
+            );
+            findings.push(if one_serves {
+                Finding::warning(what, fix)
+            } else {
+                Finding::problem(what, fix)
+            });
+        }
         findings.extend(releases::findings(endpoint, &status.version));
         if !status.has_leader {
             let what = format!("{endpoint} knows no leader of its cluster: it takes no writes");
@@ -167,6 +181,10 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
                 what,
                 "see whether most of the members run and reach each other",
             ));
+        }
+        if status.is_corrupt {
+            let fault = EndpointFault::Corrupt.describe(endpoint);
+            findings.push(Finding::problem(fault, "do what the message says"));
         }
         if status.is_full {
             let what = format!("the database of {endpoint} is full (NOSPACE): it takes no writes");
@@ -179,7 +197,15 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
         }
     }
     if clusters.len() > 1 {
-        let what = format!("the endpoints belong to {} different clusters of etcd", clusters.len());
+        let of_each: Vec<_> = clusters
+            .iter()
+            .map(|(id, endpoints)| format!("{} to {id:x}", endpoints.join(", ")))
+            .collect();
+        let what = format!(
+            "the endpoints belong to {} different clusters of etcd ({}): the operator uses one of them alone",
+            clusters.len(),
+            of_each.join("; ")
+        );
         findings.push(Finding::problem(
             what,
             "name only members of one cluster, and create a Registry for each other",
@@ -272,6 +298,9 @@ mod tests {
             db_bytes: 20 << 10,
             has_leader: true,
             is_full: false,
+            is_corrupt: false,
+            is_learner: false,
+            member_id: 1,
         }
     }
 
@@ -299,6 +328,16 @@ mod tests {
     }
 
     #[test]
+    fn a_learner_among_members_is_a_warning_and_alone_a_problem() {
+        let learner = || Status {
+            is_learner: true,
+            ..status(1)
+        };
+        assert_eq!(grade(vec![Ok(learner()), Ok(status(1))]), Grade::Warning);
+        assert_eq!(grade(vec![Ok(learner()), Err(away())]), Grade::Problem);
+    }
+
+    #[test]
     fn endpoints_of_two_clusters_a_full_database_and_a_lost_leader_are_problems() {
         assert_eq!(grade(vec![Ok(status(1)), Ok(status(2))]), Grade::Problem);
         let full = Status {
@@ -306,6 +345,11 @@ mod tests {
             ..status(1)
         };
         assert_eq!(grade(vec![Ok(full)]), Grade::Problem);
+        let corrupt = Status {
+            is_corrupt: true,
+            ..status(1)
+        };
+        assert_eq!(grade(vec![Ok(corrupt)]), Grade::Problem);
         let lost = Status {
             has_leader: false,
             ..status(1)

@@ -54,6 +54,8 @@ pub struct Facts {
     pub is_alone: bool,
     /// What is known of removals that are held back.
     pub holding: Holding,
+    /// The endpoints that are not used, and why.
+    pub unused: Option<String>,
     /// What etcd denies, while it lets everything else be done.
     pub denied: Option<String>,
     /// What is outdated of what is known of Kubernetes.
@@ -96,6 +98,11 @@ impl Facts {
                 (ConditionStatus::False, reason, format!("{}{alone}", trouble.message))
             }
         };
+        match (&self.unused, &self.link) {
+            (Some(endpoints), Link::Up) => message = format!("{message} Not used: {endpoints}."),
+            (Some(endpoints), Link::Down(_)) => message = format!("{message}. Endpoints: {endpoints}."),
+            _ => {}
+        }
         if let Some(NotAdopted { in_use, trouble }) = &self.not_adopted {
             if self.link == Link::Up {
                 reason = Reason::SpecNotAdopted;
@@ -216,6 +223,8 @@ pub fn reason(reason: &str) -> Reason {
     match reason {
         "NoLeader" => Reason::NoLeader,
         "NoSpace" => Reason::NoSpace,
+        "Corrupt" => Reason::Corrupt,
+        "Learner" | "NotCapable" | "OtherCluster" | "NoEtcd" => Reason::EndpointsUnusable,
         "UnsupportedVersion" => Reason::UnsupportedVersion,
         "PermissionDenied" | "Unauthenticated" => Reason::PermissionDenied,
         _ => ACCESS
@@ -297,6 +306,7 @@ mod tests {
             keys: Some(keys),
             is_alone: false,
             holding: Holding::Nothing,
+            unused: None,
             denied: None,
             outdated: None,
         }
@@ -311,6 +321,25 @@ mod tests {
         assert!(!told.tell(&facts(2, Link::Up), start + COUNTERS / 2), "too early");
         assert!(told.tell(&facts(2, Link::Unsure), start + COUNTERS / 2));
         assert!(told.tell(&facts(3, Link::Unsure), start + COUNTERS * 2));
+    }
+
+    #[test]
+    fn unused_endpoints_are_named_while_others_connect() {
+        let named = Facts {
+            unused: Some("http://m1:2379 is a learner".to_owned()),
+            ..facts(1, Link::Up)
+        };
+        let status = named.status(&Time(Timestamp::UNIX_EPOCH));
+        let connected = &status.conditions[0];
+        assert_eq!(
+            (connected.type_.as_str(), connected.status.as_str()),
+            ("Connected", "True")
+        );
+        assert!(
+            connected.message.ends_with("Not used: http://m1:2379 is a learner."),
+            "{}",
+            connected.message
+        );
     }
 
     #[test]

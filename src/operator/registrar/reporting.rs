@@ -203,6 +203,7 @@ pub fn tell_invalid(
         keys: None,
         is_alone: true,
         holding: Holding::Undecided,
+        unused: None,
         denied: None,
         outdated: None,
     };
@@ -384,9 +385,22 @@ impl Registrar {
             keys: was_live.then_some(keys),
             is_alone,
             holding: self.guarding.holding().clone(),
+            unused: self.unused_endpoints(),
             denied: self.denied_words(),
             outdated: self.kubernetes.outdated.clone(),
         }
+    }
+
+    /// The endpoints that are not used and why; none if there is no such one, or a single endpoint, of which the condition
+    /// speaks anyway.
+    fn unused_endpoints(&self) -> Option<String> {
+        let faults = self.connection.faults();
+        let is_single = self.connection.access().endpoints.len() == 1;
+        let words: Vec<_> = faults
+            .iter()
+            .map(|(endpoint, fault)| fault.describe(endpoint))
+            .collect();
+        (!words.is_empty() && !is_single).then(|| words.join("; "))
     }
 
     /// How the Registry stands as a whole: one whose view is live may still take no writes.

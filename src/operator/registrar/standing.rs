@@ -31,7 +31,7 @@ pub struct Standing {
     was_live: bool,
     /// What went wrong last, unless something has gone well since.
     trouble: Option<Trouble>,
-    /// Set while its database is full: it answers, and takes nothing new.
+    /// Set while its database is full or corrupt: it answers, and takes nothing new.
     full: Option<Trouble>,
 }
 
@@ -44,6 +44,17 @@ pub struct Trouble {
     pub message: String,
     /// Whether it is about who we are or what we may do.
     pub is_access: bool,
+}
+
+impl Trouble {
+    fn no_leader() -> Self {
+        Self {
+            reason: "NoLeader",
+            message: "members of the etcd cluster answer, but it has no leader: see whether most of them run"
+                .to_owned(),
+            is_access: false,
+        }
+    }
 }
 
 impl From<&etcd::Error> for Trouble {
@@ -130,26 +141,33 @@ impl Standing {
     pub fn answered(&mut self, answer: Result<etcd::Status, etcd::Error>, now: Instant) {
         match answer {
             Ok(status) => {
-                self.trouble = (!status.has_leader).then(|| Trouble {
-                    reason: "NoLeader",
-                    message: "members of the etcd cluster answer, but it has no leader: see whether most of them run"
-                        .to_owned(),
-                    is_access: false,
-                });
-                self.full = status.is_full.then(|| {
+                self.trouble = (!status.has_leader).then(Trouble::no_leader);
+                self.full = if status.is_corrupt {
+                    Some(Trouble {
+                        reason: etcd::EndpointFault::Corrupt.reason(),
+                        message: "etcd says that data of a member is corrupt, and refuses all writes (alarm CORRUPT): replace \
+                                  the corrupt member, then `etcdctl alarm disarm`"
+                            .to_owned(),
+                        is_access: false,
+                    })
+                } else if status.is_full {
                     let message = "NOSPACE alarm".to_owned();
-                    (&etcd::Error::NoSpace { message }).into()
-                });
+                    Some((&etcd::Error::NoSpace { message }).into())
+                } else {
+                    None
+                };
                 self.version = Some(status.version);
                 self.cluster_id = Some(status.cluster_id);
             }
+            Err(error) if error.is_no_leader() => keep_first(&mut self.trouble, Trouble::no_leader()),
             Err(error) => keep_first(&mut self.trouble, (&error).into()),
         }
         let well = self.live && self.version.is_some() && self.full.is_none();
         self.ask_at = Some(now + if well { LOOK } else { ASK_AGAIN });
     }
 
-    /// Set while its database is full. What is registered stays, and may still be deleted and changed.
+    /// Set while its database is full or corrupt. What is registered stays, and may still be deleted and changed if it is
+    /// only full.
     pub fn full(&self) -> Option<&Trouble> {
         self.full.as_ref()
     }
@@ -224,6 +242,9 @@ mod tests {
             db_bytes: 0,
             has_leader,
             is_full: false,
+            is_corrupt: false,
+            is_learner: false,
+            member_id: 1,
         }
     }
 
@@ -277,6 +298,21 @@ mod tests {
         standing.answered(Ok(status("3.6.15", true)), now);
         assert_eq!(standing.full(), None);
         assert_eq!(standing.ask_at(), Some(now + LOOK), "nobody else would tell");
+    }
+
+    #[test]
+    fn a_corrupt_etcd_is_known_until_the_alarm_is_disarmed() {
+        let now = Instant::now();
+        let mut standing = Standing::new(now);
+        standing.view_is_live(now);
+        let corrupt = etcd::Status {
+            is_corrupt: true,
+            ..status("3.6.15", true)
+        };
+        standing.answered(Ok(corrupt), now);
+        assert_eq!(standing.full().map(|trouble| trouble.reason), Some("Corrupt"));
+        standing.answered(Ok(status("3.6.15", true)), now);
+        assert_eq!(standing.full(), None);
     }
 
     #[test]

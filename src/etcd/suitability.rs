@@ -1,0 +1,396 @@
+//! Which endpoints may be used: what is known of each one, and what follows from it. Pure; time is a parameter.
+//!
+//! Every call, stream and look reports here what it met, and every way that talks to etcd chooses by it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::error::Error;
+
+/// Before a fault is reported: members restart, and etcd changes its leader.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why an endpoint is not used while another one is usable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointFault {
+    /// It receives the cluster's data and serves no requests.
+    Learner,
+    /// It does not know its cluster's version yet.
+    NotCapable,
+    /// The CORRUPT alarm.
+    Corrupt,
+    /// It belongs to another cluster.
+    OtherCluster {
+        /// The id of its cluster.
+        theirs: u64,
+        /// The id of the cluster in use.
+        ours: u64,
+    },
+    /// It speaks something else than etcd's protocol.
+    NoEtcd {
+        /// What it answers.
+        answer: String,
+    },
+    /// It is cut off from its cluster.
+    NoLeader,
+    /// There is no connection to it.
+    Unreachable,
+    /// It has a connection and does not answer, while another endpoint does.
+    NotAnswering,
+}
+
+impl EndpointFault {
+    /// What `error` says about the endpoint that it came from; none if it says something about the request, or too little.
+    /// One late answer says too little.
+    pub(super) fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::Endpoint { fault, .. } => Some(fault.clone()),
+            error if error.is_no_leader() => Some(Self::NoLeader),
+            Error::Unreachable { .. } | Error::Tls { .. } => Some(Self::Unreachable),
+            _ => None,
+        }
+    }
+
+    /// Whether it is over once the endpoint answers anything.
+    fn ends_with_an_answer(&self) -> bool {
+        matches!(self, Self::Unreachable | Self::NotAnswering)
+    }
+
+    /// Whether streams to the endpoint are of no use although they may stand.
+    pub(super) fn ends_streams(&self) -> bool {
+        match self {
+            Self::Learner | Self::OtherCluster { .. } | Self::NoEtcd { .. } | Self::NotAnswering => true,
+            Self::NotCapable | Self::Corrupt | Self::NoLeader | Self::Unreachable => false,
+        }
+    }
+
+    /// A CamelCase word for conditions, events and metric labels.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Learner => "Learner",
+            Self::NotCapable => "NotCapable",
+            Self::Corrupt => "Corrupt",
+            Self::OtherCluster { .. } => "OtherCluster",
+            Self::NoEtcd { .. } => "NoEtcd",
+            Self::NoLeader => "NoLeader",
+            Self::Unreachable => "Unreachable",
+            Self::NotAnswering => "NotAnswering",
+        }
+    }
+
+    /// What is wrong with `endpoint`, and what can be done.
+    pub fn describe(&self, endpoint: &str) -> String {
+        match self {
+            Self::Learner => format!(
+                "{endpoint} is a learner, which serves no requests: promote it with `etcdctl member promote`, or take it out \
+                 of spec.endpoints"
+            ),
+            Self::NotCapable => format!(
+                "{endpoint} does not know its cluster's version yet and serves no requests: see that it reaches the other \
+                 members"
+            ),
+            Self::Corrupt => format!(
+                "{endpoint} says that data of its cluster is corrupt and refuses writes (alarm CORRUPT): replace the corrupt \
+                 member, then `etcdctl alarm disarm`"
+            ),
+            Self::OtherCluster { theirs, ours } => format!(
+                "{endpoint} is a member of another etcd cluster ({theirs:x}) than the one in use ({ours:x}): take it out of \
+                 spec.endpoints and create a Registry of its own for it"
+            ),
+            Self::NoEtcd { answer } => format!(
+                "{endpoint} is no etcd ({answer}): write the client URL of a member, which has port 2379 by default"
+            ),
+            Self::NoLeader => {
+                format!("{endpoint} knows no leader of its cluster: see whether it reaches most of the other members")
+            }
+            Self::Unreachable => {
+                format!("{endpoint} cannot be reached: check that it runs and that nothing blocks the way")
+            }
+            Self::NotAnswering => {
+                format!(
+                    "{endpoint} does not answer, while another endpoint does: look for a paused or overloaded member"
+                )
+            }
+        }
+    }
+}
+
+/// What a member says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    pub(super) cluster: u64,
+    pub(super) is_learner: bool,
+    pub(super) has_leader: bool,
+    pub(super) is_corrupt: bool,
+}
+
+/// What is known of one endpoint.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Suitability {
+    /// The cluster it belongs to, since its connection last failed.
+    cluster: Option<u64>,
+    /// The cluster in use that it last belonged to.
+    served: Option<u64>,
+    /// Why it is not used, and since when.
+    fault: Option<(EndpointFault, Instant)>,
+    /// Whether it ever answered anything.
+    has_answered: bool,
+}
+
+impl Suitability {
+    pub(super) fn cluster(&self) -> Option<u64> {
+        self.cluster
+    }
+
+    pub(super) fn fault(&self) -> Option<&EndpointFault> {
+        self.fault.as_ref().map(|(fault, _)| fault)
+    }
+
+    /// The fault, once it is old enough to be reported.
+    pub(super) fn reported(&self, now: Instant) -> Option<&EndpointFault> {
+        self.fault
+            .as_ref()
+            .filter(|(_, since)| now >= *since + GRACE)
+            .map(|(fault, _)| fault)
+    }
+
+    /// Whether nothing is known of it yet.
+    pub(super) fn is_open(&self) -> bool {
+        self.cluster.is_none() && self.fault.is_none() && !self.has_answered
+    }
+
+    /// It answered a request, with whatever.
+    pub(super) fn answers(&mut self) {
+        self.has_answered = true;
+        if self.fault().is_some_and(EndpointFault::ends_with_an_answer) {
+            self.fault = None;
+        }
+    }
+
+    /// It cannot be used; true if that was not known.
+    pub(super) fn fails(&mut self, fault: EndpointFault, now: Instant) -> bool {
+        match &fault {
+            // Something else may listen there when it is back.
+            EndpointFault::Unreachable | EndpointFault::NoEtcd { .. } => self.cluster = None,
+            EndpointFault::OtherCluster { theirs, .. } => self.cluster = Some(*theirs),
+            _ => {}
+        }
+        // Words of the same kind may differ from answer to answer; the first are kept.
+        let is_news = self.fault().is_none_or(|known| known.reason() != fault.reason());
+        if is_news {
+            self.fault = Some((fault, now));
+        }
+        is_news
+    }
+
+    /// It said that it belongs to `cluster`.
+    pub(super) fn belongs_to(&mut self, cluster: u64) {
+        self.cluster = Some(cluster);
+    }
+
+    /// The cluster in use is `ours` from now on; true if the endpoint has a fault by that which was not known.
+    pub(super) fn reconsider(&mut self, ours: u64, now: Instant) -> bool {
+        let is_foreign = matches!(self.fault(), Some(EndpointFault::OtherCluster { .. }));
+        match self.cluster {
+            Some(theirs) if theirs != ours => self.fails(EndpointFault::OtherCluster { theirs, ours }, now),
+            Some(_) => {
+                self.served = Some(ours);
+                if is_foreign {
+                    self.fault = None;
+                }
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Judges it by what it said of itself, `ours` being the cluster in use; true if it has a fault that was not known.
+    pub(super) fn judge(&mut self, look: Look, ours: Option<u64>, now: Instant) -> bool {
+        self.answers();
+        self.cluster = Some(look.cluster);
+        let fault = match ours {
+            Some(ours) if ours != look.cluster => Some(EndpointFault::OtherCluster {
+                theirs: look.cluster,
+                ours,
+            }),
+            _ if look.is_learner => Some(EndpointFault::Learner),
+            _ if look.is_corrupt => Some(EndpointFault::Corrupt),
+            _ if !look.has_leader => Some(EndpointFault::NoLeader),
+            _ => None,
+        };
+        if ours == Some(look.cluster) {
+            self.served = ours;
+        }
+        let Some(fault) = fault else {
+            self.fault = None;
+            return false;
+        };
+        self.fails(fault, now)
+    }
+}
+
+/// The order in which endpoints are asked, as indices: from `preferred` on, those without a fault first.
+pub(super) fn order<'a>(known: impl ExactSizeIterator<Item = &'a Suitability> + Clone, preferred: usize) -> Vec<usize> {
+    let count = known.len();
+    let faulty: Vec<bool> = known.map(|one| one.fault.is_some()).collect();
+    let mut order: Vec<usize> = (0..count).map(|offset| (preferred + offset) % count).collect();
+    // Stable, so the order among them stays.
+    order.sort_by_key(|index| faulty[*index]);
+    order
+}
+
+/// Which cluster is in use; none as long as that is open. `before` is the one that was in use until now, and `is_late` means
+/// that those who have not answered are not waited for any longer.
+///
+/// A write must never reach another cluster than the one that holds our keys. So the cluster in use stays in use, whatever
+/// other endpoints belong to. It has been replaced (a backup was restored) only when more than half of the endpoints that
+/// served it belong to one other cluster, and none to it. At the start it is the cluster of most endpoints, and of the
+/// first one where they are equal.
+pub(super) fn cluster_in_use(known: &[&Suitability], before: Option<u64>, is_late: bool) -> Option<u64> {
+    let count = |cluster: u64| known.iter().filter(|one| one.cluster == Some(cluster)).count();
+    if let Some(before) = before {
+        let served: Vec<u64> = known
+            .iter()
+            .filter(|one| one.served == Some(before))
+            .filter_map(|one| one.cluster)
+            .collect();
+        let of = known.iter().filter(|one| one.served == Some(before)).count();
+        let moved = served
+            .iter()
+            .find(|now| 2 * served.iter().filter(|one| one == now).count() > of);
+        return match moved {
+            Some(now) if count(before) == 0 => Some(*now),
+            _ => Some(before),
+        };
+    }
+    let clusters: Vec<u64> = known.iter().filter_map(|one| one.cluster).collect();
+    if let Some(most) = clusters.iter().find(|cluster| 2 * count(**cluster) > known.len()) {
+        return Some(*most);
+    }
+    if !is_late && known.iter().any(|one| one.is_open()) {
+        return None;
+    }
+    // The first of those that are equal.
+    clusters.iter().rev().max_by_key(|cluster| count(**cluster)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(cluster: u64) -> Suitability {
+        Suitability {
+            cluster: Some(cluster),
+            ..Suitability::default()
+        }
+    }
+
+    fn away() -> Suitability {
+        let mut known = Suitability::default();
+        known.fails(EndpointFault::Unreachable, Instant::now());
+        known
+    }
+
+    /// One that served `cluster` and is in this state now.
+    fn served(cluster: u64, now: Suitability) -> Suitability {
+        Suitability {
+            served: Some(cluster),
+            ..now
+        }
+    }
+
+    fn in_use(known: &[Suitability], before: Option<u64>) -> Option<u64> {
+        cluster_in_use(&known.iter().collect::<Vec<_>>(), before, false)
+    }
+
+    fn look(cluster: u64) -> Look {
+        Look {
+            cluster,
+            is_learner: false,
+            has_leader: true,
+            is_corrupt: false,
+        }
+    }
+
+    #[test]
+    fn the_first_cluster_in_use_is_that_of_most_endpoints() {
+        assert_eq!(in_use(&[of(2), of(1), of(1)], None), Some(1));
+        assert_eq!(in_use(&[Suitability::default(), of(1), of(1)], None), Some(1));
+        assert_eq!(
+            in_use(&[of(2), Suitability::default(), of(1)], None),
+            None,
+            "still open"
+        );
+        assert_eq!(
+            in_use(&[away(), away(), of(1)], None),
+            Some(1),
+            "nobody else is to come"
+        );
+        assert_eq!(in_use(&[of(2), of(1)], None), Some(2), "the first one named");
+        assert_eq!(in_use(&[of(2), away(), of(1), of(1), away()], None), Some(1));
+        assert_eq!(in_use(&[away(), away()], None), None);
+        let hanging = [Suitability::default(), of(1)];
+        let known: Vec<_> = hanging.iter().collect();
+        assert_eq!(cluster_in_use(&known, None, true), Some(1));
+    }
+
+    #[test]
+    fn a_cluster_in_use_stays_in_use_whatever_others_say() {
+        assert_eq!(in_use(&[served(1, of(1)), of(2), of(2)], Some(1)), Some(1));
+        assert_eq!(in_use(&[served(1, away()), of(2), of(2)], Some(1)), Some(1));
+        assert_eq!(in_use(&[served(1, of(2)), served(1, of(1))], Some(1)), Some(1));
+        assert_eq!(in_use(&[served(1, of(2)), served(1, away())], Some(1)), Some(1));
+    }
+
+    #[test]
+    fn a_restored_cluster_with_another_id_is_followed() {
+        assert_eq!(in_use(&[served(1, of(2))], Some(1)), Some(2));
+        let two_of_three = [served(1, of(2)), served(1, away()), served(1, of(2))];
+        assert_eq!(in_use(&two_of_three, Some(1)), Some(2));
+    }
+
+    #[test]
+    fn endpoints_with_a_fault_are_asked_last_and_in_turn() {
+        let known = [of(1), away(), of(1), away()];
+        assert_eq!(order(known.iter(), 1), [2, 0, 1, 3]);
+        assert_eq!(order(known.iter(), 0), [0, 2, 1, 3]);
+        let none = [away(), away()];
+        assert_eq!(order(none.iter(), 1), [1, 0], "all of them, if there is no other");
+    }
+
+    #[test]
+    fn a_fault_lasts_until_the_member_says_otherwise() {
+        let now = Instant::now();
+        let mut known = Suitability::default();
+        let learner = Look {
+            is_learner: true,
+            ..look(1)
+        };
+        assert!(known.judge(learner, Some(1), now));
+        assert!(!known.judge(learner, Some(1), now), "known");
+        known.answers();
+        assert_eq!(known.fault(), Some(&EndpointFault::Learner));
+        assert_eq!(known.reported(now), None, "not at once");
+        assert_eq!(known.reported(now + GRACE), Some(&EndpointFault::Learner));
+        known.judge(look(1), Some(1), now);
+        assert_eq!(known.fault(), None);
+        known.fails(EndpointFault::NotAnswering, now);
+        known.answers();
+        assert_eq!(known.fault(), None);
+    }
+
+    #[test]
+    fn one_late_answer_is_no_fault_of_the_endpoint() {
+        let late = Error::Timeout {
+            endpoints: "http://e:2379".to_owned(),
+            call: "txn",
+            after: Duration::from_secs(5),
+        };
+        assert_eq!(EndpointFault::of(&late), None);
+        let denied = Error::PermissionDenied {
+            message: "no".to_owned(),
+        };
+        assert_eq!(EndpointFault::of(&denied), None);
+    }
+}
