@@ -33,6 +33,7 @@ pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
         FaultKind::OperatorsKill => all_operators(scene, planned.lasts).await?,
         FaultKind::OperatorsGone => all_operators(scene, scene.terms.ttl + planned.lasts).await?,
         FaultKind::MemberKill | FaultKind::MemberPause => one_member(scene, planned).await?,
+        FaultKind::MemberReplacement => replacement(scene, planned).await?,
         FaultKind::QuorumLoss => quorum(scene, planned).await?,
         FaultKind::Compaction => compact(scene).await?,
         FaultKind::ApiserverKill | FaultKind::ApiserverPause => apiserver(scene, planned).await?,
@@ -200,6 +201,24 @@ async fn one_member(scene: &Scene, planned: &PlannedFault) -> Result<(String, Ef
     }
     let target = format!("{}{}", member.name(), role(leader, chosen));
     Ok((target, Effect::on_all(members == 1)))
+}
+
+/// Replaces a member by the recommended way; a cluster of fewer than three members cannot do without one.
+async fn replacement(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
+    let etcd = scene.bed.registry();
+    let members = etcd.pids().len();
+    if members < 3 {
+        return Ok((format!("not done, {members} of 3 members"), Effect::on_all(false)));
+    }
+    let leader = etcd.leader().await.ok();
+    let chosen = victim(leader, planned.pick, members);
+    etcd.remove_member(chosen).await?;
+    sleep(planned.lasts).await;
+    etcd.add_learner(chosen).await?;
+    sleep(planned.lasts).await;
+    etcd.promote(chosen).await?;
+    let target = format!("{}{}", etcd.member(chosen).name(), role(leader, chosen));
+    Ok((target, Effect::on_all(false)))
 }
 
 /// Kills so many members that the others cannot decide.

@@ -75,6 +75,8 @@ impl Rounds {
             // Added to the TTL.
             FaultKind::OperatorsGone => (3_000, 4_000),
             FaultKind::MemberKill | FaultKind::QuorumLoss => (500, 7_000),
+            // Twice: before the learner comes, and before it is promoted.
+            FaultKind::MemberReplacement => (0, 3_000),
             FaultKind::MemberPause | FaultKind::ApiserverKill | FaultKind::ApiserverPause => (500, 8_000),
             FaultKind::Compaction => (0, 1),
         };

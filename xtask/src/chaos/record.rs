@@ -116,6 +116,8 @@ pub enum FaultKind {
     MemberKill,
     /// A member of the etcd is paused.
     MemberPause,
+    /// A member of the etcd is removed, added as a learner without data, and promoted.
+    MemberReplacement,
     /// So many members are killed that the etcd has no quorum.
     QuorumLoss,
     /// The etcd forgets its past.
@@ -128,7 +130,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::OperatorKill,
         Self::OperatorRestart,
         Self::OperatorPause,
@@ -138,6 +140,7 @@ impl FaultKind {
         Self::OperatorsGone,
         Self::MemberKill,
         Self::MemberPause,
+        Self::MemberReplacement,
         Self::QuorumLoss,
         Self::Compaction,
         Self::ApiserverKill,
@@ -154,7 +157,9 @@ impl FaultKind {
             | Self::OperatorCutOff
             | Self::OperatorsKill
             | Self::OperatorsGone => Part::Operators,
-            Self::MemberKill | Self::MemberPause | Self::QuorumLoss | Self::Compaction => Part::Etcd,
+            Self::MemberKill | Self::MemberPause | Self::MemberReplacement | Self::QuorumLoss | Self::Compaction => {
+                Part::Etcd
+            }
             Self::ApiserverKill | Self::ApiserverPause => Part::Kubernetes,
         }
     }
@@ -172,6 +177,7 @@ impl fmt::Display for FaultKind {
             Self::OperatorsGone => "all operators away, longer than a TTL",
             Self::MemberKill => "etcd member killed",
             Self::MemberPause => "etcd member paused",
+            Self::MemberReplacement => "etcd member replaced",
             Self::QuorumLoss => "etcd quorum lost",
             Self::Compaction => "etcd compacted",
             Self::ApiserverKill => "kube-apiserver killed",
