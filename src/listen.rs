@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 /// How many connections wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Listens on `address`. An address that stands for all of the machine's, 0.0.0.0 or [::], means those of both IP
+/// Listens on `address`. An address that stands for all of the machine's, 0.0.0.0 or `::`, means those of both IP
 /// families, as in Go programs: a pod's address is of the family that its cluster has. Where the kernel knows IPv4 only,
 /// the socket answers on that. Every other address is taken as it is.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {

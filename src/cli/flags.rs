@@ -52,7 +52,7 @@ pub struct RunArgs {
 
     /// Where /metrics, /healthz and /readyz are served, as IP:PORT
     ///
-    /// [::] and 0.0.0.0 both stand for all addresses of the machine or pod, of both IP families as far as the kernel has
+    /// :: and 0.0.0.0 both stand for all addresses of the machine or pod, of both IP families as far as the kernel has
     /// them. Name one address to be reached by that one only.
     #[arg(
         long,
