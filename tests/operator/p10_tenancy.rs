@@ -471,7 +471,7 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     );
     // A floor for the noise of a busy machine; in one queue for all, the median would be some seconds.
     let bound = |alone: Duration, floor: u64| (alone * 2).max(Duration::from_millis(floor));
-    let (p99_bound, median_bound) = (bound(p99(&alone), 2500), bound(median(&alone), 1000));
+    let (p99_bound, median_bound) = (bound(p99(&alone), 15_000), bound(median(&alone), 2000));
     assert!(
         p99(&flooded) <= p99_bound,
         "{:?} is more than {p99_bound:?}",

@@ -122,16 +122,19 @@ async fn p1_a_pod_becomes_a_key_sooner_than_any_timer_could_make_it() -> Result<
     let history = History::watch(bed().await.registry(), &prefix, 0).await?;
     namespace.create_pod(&pod("a", "orders").unready()).await?;
     let mut fastest = std::time::Duration::MAX;
-    for round in 1..=5 {
+    for round in 1..=40 {
         let begin = std::time::Instant::now();
         namespace.set_ready("a", true).await?;
         wait_events(&history, 2 * round - 1).await;
         fastest = fastest.min(begin.elapsed());
         namespace.set_ready("a", false).await?;
         wait_events(&history, 2 * round).await;
+        if fastest < std::time::Duration::from_millis(500) {
+            break;
+        }
     }
-    // It takes about 20 ms. The best of five stays below the shortest timer in the house but the status's 50 ms only if
-    // none of them is waited for; the bound leaves a busy machine its time.
+    // It takes about 20 ms, and stays below the shortest timer but the status's 50 ms only if none of them is waited for.
+    // A busy machine has more tries, for a timer would be waited for in each.
     assert!(fastest < std::time::Duration::from_millis(500), "{fastest:?}");
     Ok(())
 }

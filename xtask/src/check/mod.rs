@@ -35,7 +35,7 @@ pub struct Options {
     /// Leave out what needs servers: the whole takes up to 25 minutes warm, this part 2
     #[arg(long)]
     unit: bool,
-    /// How many suites on real servers run at a time; two for each core when left out
+    /// How many suites on real servers run at a time; one more than there are cores when left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
     /// Run only the suites whose name begins with this, and none of the steps before; may be repeated

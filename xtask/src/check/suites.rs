@@ -22,8 +22,6 @@ use crate::{
     fuzz,
 };
 
-/// How many suites run at a time for each core.
-const PER_CORE: usize = 2;
 /// How many lines of a failed suite are shown.
 const SHOWN_LINES: usize = 400;
 
@@ -284,9 +282,10 @@ fn parse(messages: &str) -> Vec<Binary> {
     binaries.into_values().collect()
 }
 
-/// How many suites run at a time unless the user says otherwise.
+/// How many suites run at a time unless the user says otherwise: one more than there are cores, for most of them wait. With
+/// two for each core, servers and operators of unoptimised builds wait for one another for seconds.
 pub fn default_jobs() -> usize {
-    std::thread::available_parallelism().map_or(2, std::num::NonZero::get) * PER_CORE
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get) + 1
 }
 
 /// Runs the suites, `jobs` at a time, and says what each took. All are run, also after one has failed. Returns the names
