@@ -41,9 +41,8 @@ enum Attempt {
 }
 
 async fn attempt(address: SocketAddr, shared: &Shared) -> Attempt {
-    let Some(key) = shared.key() else {
-        return Attempt::Failed("this replica has no peer key".to_owned());
-    };
+    // A refusal says enough without a key.
+    let key = shared.key();
     let started = Instant::now();
     let (outcome, attempt) = match timeout(CONNECT, TcpStream::connect(address)).await {
         Err(_) => (
@@ -52,15 +51,21 @@ async fn attempt(address: SocketAddr, shared: &Shared) -> Attempt {
         ),
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => (Outcome::Refused, Attempt::Refused),
         Ok(Err(error)) => (Outcome::Error, Attempt::Failed(error.to_string())),
-        Ok(Ok(stream)) => match timeout(HANDSHAKE, Reader::open(stream, &key, &shared.me)).await {
-            Err(_) => (Outcome::Timeout, Attempt::Silent),
-            Ok(Ok(reader)) => (Outcome::Ok, Attempt::Open(Box::new(reader))),
-            Ok(Err(error)) => {
-                if matches!(error, WireError::WrongKey) {
-                    shared.doubt_key();
+        Ok(Ok(stream)) => match key {
+            None => (
+                Outcome::Error,
+                Attempt::Failed("this replica has no peer key".to_owned()),
+            ),
+            Some(key) => match timeout(HANDSHAKE, Reader::open(stream, &key, &shared.me)).await {
+                Err(_) => (Outcome::Timeout, Attempt::Silent),
+                Ok(Ok(reader)) => (Outcome::Ok, Attempt::Open(Box::new(reader))),
+                Ok(Err(error)) => {
+                    if matches!(error, WireError::WrongKey) {
+                        shared.doubt_key();
+                    }
+                    (Outcome::Error, Attempt::Failed(error.to_string()))
                 }
-                (Outcome::Error, Attempt::Failed(error.to_string()))
-            }
+            },
         },
     };
     shared
