@@ -391,10 +391,16 @@ impl Intake {
             return self.refuse(reference, generation, Some(compiled), refusal);
         };
         let reserved = self.reserved(&compiled);
-        let was_reserved = compiled.frozen || self.entries[reference].reserved.is_some();
-        compiled.frozen = reserved.is_some();
         let entry = self.entries.get_mut(reference).expect("it was marked");
-        entry.reserved = None;
+        // Where the spec in force is admitted again, a newer one that is refused stays so.
+        let newer = |newest: &Box<Compiled>| {
+            let (newest, this) = (&newest.registration, &compiled.registration);
+            newest.uid == this.uid && newest.generation > this.generation
+        };
+        let newest = entry.reserved.take();
+        let was_reserved = compiled.frozen || newest.as_ref().is_some_and(|newest| !newer(newest));
+        entry.reserved = newest.filter(newer);
+        compiled.frozen = reserved.is_some();
         if let Some(reserved) = &reserved {
             let refusal = Refusal::reserved(reserved);
             let is_in_force = entry.in_force().is_some_and(|in_force| {
