@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use testbed::{Bed, EtcdCluster, Held, History, Namespace, NewPod, Objects, Operator, OperatorConfig, until};
 
 /// For what takes milliseconds, on a machine that is busy with other tests.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_mins(1);
 
 pub const API: &str = "leasehold.dev/v1alpha1";
 

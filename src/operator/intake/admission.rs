@@ -393,13 +393,13 @@ impl Intake {
         let reserved = self.reserved(&compiled);
         let entry = self.entries.get_mut(reference).expect("it was marked");
         // Where the spec in force is admitted again, a newer one that is refused stays so.
-        let newer = |newest: &Box<Compiled>| {
+        let newer = |newest: &Compiled| {
             let (newest, this) = (&newest.registration, &compiled.registration);
             newest.uid == this.uid && newest.generation > this.generation
         };
         let newest = entry.reserved.take();
-        let was_reserved = compiled.frozen || newest.as_ref().is_some_and(|newest| !newer(newest));
-        entry.reserved = newest.filter(newer);
+        let was_reserved = compiled.frozen || newest.as_deref().is_some_and(|newest| !newer(newest));
+        entry.reserved = newest.filter(|newest| newer(newest));
         compiled.frozen = reserved.is_some();
         if let Some(reserved) = &reserved {
             let refusal = Refusal::reserved(reserved);
