@@ -127,6 +127,23 @@ impl Wishes {
         right.map(|(_, state)| state.from).min()
     }
 
+    /// What each registration was, one state after the other.
+    pub fn registration_states(&self) -> impl Iterator<Item = Vec<State<'_, Registration>>> {
+        let ever = Span {
+            from: Moment::ZERO,
+            to: Moment::MAX,
+        };
+        self.registrations.values().map(move |states| alive(states, ever))
+    }
+
+    /// What each pod was at some time of a span.
+    pub fn pod_states(&self, within: Span) -> impl Iterator<Item = (&str, State<'_, Pod>)> {
+        self.pods.iter().flat_map(move |(name, states)| {
+            let states = alive(states, within);
+            states.into_iter().map(move |state| (name.as_str(), state))
+        })
+    }
+
     /// The pod that a key is about, if there was one: the longest name in its last segment.
     pub fn pod_of<'a>(&self, key: &'a str) -> Option<&'a str> {
         let names: BTreeSet<&str> = self.pods.keys().map(String::as_str).collect();
@@ -144,10 +161,19 @@ fn put<T: Clone>(all: &mut BTreeMap<String, T>, name: &str, value: Option<&T>) {
 }
 
 /// What an object was for a while; none while it was not there.
-struct State<'a, T> {
+pub struct State<'a, T> {
     from: Moment,
     to: Moment,
-    value: Option<&'a T>,
+    /// What it was.
+    pub value: Option<&'a T>,
+}
+
+impl<T> State<'_, T> {
+    /// From when until when.
+    pub fn span(&self) -> Span {
+        let (from, to) = (self.from, self.to);
+        Span { from, to }
+    }
 }
 
 /// The states that were true at some time of a span.

@@ -7,6 +7,7 @@
 mod foreign;
 mod latency;
 mod reasons;
+mod retained;
 mod silence;
 mod standing;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use testbed::Kind as What;
 
+use self::retained::Retained;
 use super::{
     holders::{self, Holder, Touch},
     record::{Moment, Record, Span},
@@ -132,15 +134,18 @@ struct Scene<'a> {
     wishes: Wishes,
     touches: BTreeMap<String, Vec<Touch>>,
     weather: Weather,
+    retained: Retained,
 }
 
 impl<'a> Scene<'a> {
     fn of(record: &'a Record, terms: &'a Terms) -> Self {
+        let (wishes, touches) = (Wishes::of(&record.kubernetes), holders::touches(&record.etcd));
         Self {
             record,
             terms,
-            wishes: Wishes::of(&record.kubernetes),
-            touches: holders::touches(&record.etcd),
+            retained: Retained::of(&wishes, &touches),
+            wishes,
+            touches,
             weather: Weather::of(&record.faults, terms),
         }
     }
@@ -170,6 +175,11 @@ pub fn check(record: &Record, terms: &Terms) -> Verdict {
 /// What still keeps etcd from holding exactly what it should by all that was seen: one line for each key.
 pub fn differences(record: &Record) -> Vec<String> {
     let wishes = Wishes::of(&record.kubernetes);
+    let retained = Retained::of(&wishes, &holders::touches(&record.etcd));
+    let now = Span {
+        from: record.end,
+        to: record.end,
+    };
     let mut held: BTreeMap<&str, &str> = BTreeMap::new();
     for (_, event) in &record.etcd {
         if !holders::is_data(&event.key) {
@@ -183,6 +193,7 @@ pub fn differences(record: &Record) -> Vec<String> {
     let mut differences = Vec::new();
     for key in wishes.keys() {
         match (wishes.last(key), held.get(key.as_str())) {
+            (Some(_), None) if retained.allows(key, None, now) => {}
             (Some(wanted), None) => differences.push(format!("{key} is missing, it should be {wanted}")),
             (Some(wanted), Some(held)) if !holders::is_stranger(held) && canonical(held) != wanted => {
                 differences.push(format!("{key} is {held}, it should be {wanted}"));
@@ -191,7 +202,8 @@ pub fn differences(record: &Record) -> Vec<String> {
         }
     }
     for (key, value) in held {
-        if !holders::is_stranger(value) && wishes.last(key).is_none() {
+        let is_retained = || retained.allows(key, Some(&canonical(value)), now);
+        if !holders::is_stranger(value) && wishes.last(key).is_none() && !is_retained() {
             differences.push(format!("{key} is there, it should not be"));
         }
     }

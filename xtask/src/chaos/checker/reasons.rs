@@ -101,7 +101,7 @@ impl History<'_> {
         if self.scene.record.gaps.iter().any(|gap| meets(*gap, within)) {
             return Judgement::Unknown;
         }
-        if otherwise.is_some() {
+        if otherwise.is_some() || self.scene.retained.allows(self.key, value, within) {
             return Judgement::Right;
         }
         self.wrong(value, &right, within)

@@ -28,7 +28,12 @@ fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
             },
         ) {
             let Some(kind) = mismatch(wish, holder) else { continue };
-            let calm = scene.weather.longest_calm(span);
+            let value = match holder {
+                Holder::Ours { value, .. } => Some(value.as_str()),
+                Holder::Nobody | Holder::Stranger => None,
+            };
+            let wrong = scene.retained.not_allowed(key, value, span).into_iter();
+            let calm = wrong.map(|part| scene.weather.longest_calm(part)).max().unwrap_or_default();
             if calm <= scene.terms.bound {
                 continue;
             }

@@ -407,3 +407,50 @@ fn what_a_hole_in_the_record_hides_is_not_judged_but_counted() {
     assert_eq!(verdict.violations, []);
     assert_eq!(verdict.unjudged, 1);
 }
+
+/// An edit moves the keys of `orders` to `/x/`, where a stranger holds that of the pod from the second 25 to 60, or never.
+fn moved(barred: bool) -> Story {
+    let mut story = Story::registered();
+    if barred {
+        story.put("/x/a", 25.0, "stranger 1", 0);
+    }
+    story.register(30.0, &json!({"formats": [{"type": "Plain", "prefix": "/x"}]}));
+    story.ready(40.0, false);
+    story.delete(KEY, 40.1);
+    story.ready(42.0, true);
+    story.ours(42.1, VALUE);
+    if barred {
+        let key = "/x/a".to_owned();
+        let at = Duration::from_secs_f64(59.9);
+        story.delete(&key, 60.0);
+        story.record.strangers.push(Strange {
+            key,
+            delete: true,
+            at,
+            outcome: Outcome::Unknown,
+        });
+    }
+    story.put("/x/a", 60.1, VALUE, LEASE);
+    story.delete(KEY, 60.1);
+    story
+}
+
+#[test]
+fn keys_of_the_spec_before_stay_as_long_as_a_stranger_bars_the_new_ones() {
+    assert_eq!(moved(true).kinds(), []);
+    let kinds = moved(false).kinds();
+    assert!(kinds.contains(&Kind::Stale) && kinds.contains(&Kind::Ghost), "{kinds:?}");
+}
+
+#[test]
+fn keys_of_the_spec_before_are_ghosts_once_the_stranger_has_gone() {
+    let mut story = moved(true);
+    story.record.etcd.truncate(story.record.etcd.len() - 2);
+    assert_eq!(story.kinds(), [Kind::Ghost, Kind::Loss]);
+    let mut before = moved(true);
+    before.record.end = Duration::from_secs(50);
+    before.record.etcd.retain(|(at, _)| *at < before.record.end);
+    assert_eq!(differences(&before.record), Vec::<String>::new());
+    before.record.etcd.retain(|(_, event)| event.key != "/x/a");
+    assert_eq!(differences(&before.record).len(), 2);
+}

@@ -1,0 +1,130 @@
+//! What an edit leaves in place: as long as a stranger holds a key that the newest spec newly asks for, a pod keeps the
+//! keys of the spec before, and gets none of the new ones. See `kubectl explain svcreg.status.lastSynced`.
+
+use std::collections::BTreeMap;
+
+use crate::chaos::{
+    holders::{Holder, Touch},
+    record::{Moment, Span},
+    wanted::Registration,
+    wishes::Wishes,
+};
+
+/// How many specs back the one may lie that was carried out last.
+const DEPTH: usize = 8;
+
+/// When which keys are as the spec before asks for.
+#[derive(Debug, Default)]
+pub struct Retained(BTreeMap<String, Vec<Retention>>);
+
+/// A key for a while.
+#[derive(Debug)]
+struct Retention {
+    span: Span,
+    /// Its value by the spec before; none for a key that only the newest spec asks for.
+    value: Option<String>,
+}
+
+impl Retained {
+    /// By what was seen in Kubernetes and of the stranger in etcd.
+    pub fn of(wishes: &Wishes, touches: &BTreeMap<String, Vec<Touch>>) -> Self {
+        let taken = taken(touches);
+        let mut retained = Self::default();
+        if taken.is_empty() {
+            return retained;
+        }
+        for specs in wishes.registration_states() {
+            for (i, newest) in specs.iter().enumerate() {
+                let Some(spec) = newest.value else { continue };
+                let earlier: Vec<&Registration> = specs[i.saturating_sub(DEPTH)..i]
+                    .iter()
+                    .filter_map(|state| state.value)
+                    .collect();
+                for (name, state) in wishes.pod_states(newest.span()) {
+                    let Some(pod) = state.value else { continue };
+                    let wanted = spec.keys(name, pod);
+                    let barred = wanted.keys().flat_map(|key| {
+                        let spans = taken.get(key.as_str()).into_iter().flatten();
+                        spans.map(move |span| (key, *span))
+                    });
+                    for (barred, span) in barred {
+                        let span = meet(span, meet(newest.span(), state.span()));
+                        if span.from >= span.to {
+                            continue;
+                        }
+                        for before in &earlier {
+                            let had = before.keys(name, pod);
+                            if !had.contains_key(barred) {
+                                retained.add(span, &wanted, &had);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        retained
+    }
+
+    fn add(&mut self, span: Span, wanted: &BTreeMap<String, String>, had: &BTreeMap<String, String>) {
+        let kept = had.iter().filter(|(key, _)| !wanted.contains_key(*key));
+        let kept = kept.map(|(key, value)| (key, Some(value.clone())));
+        let awaited = wanted.keys().filter(|key| !had.contains_key(*key));
+        for (key, value) in kept.chain(awaited.map(|key| (key, None))) {
+            self.0.entry(key.clone()).or_default().push(Retention { span, value });
+        }
+    }
+
+    /// Whether `key` may have `value` at some time of `span`, or is not to be there yet.
+    pub fn allows(&self, key: &str, value: Option<&str>, span: Span) -> bool {
+        self.of_key(key)
+            .any(|one| one.value.as_deref() == value && one.span.from <= span.to && one.span.to >= span.from)
+    }
+
+    /// The parts of `span` in which nothing allows that `key` has `value`, or is not there.
+    pub fn not_allowed(&self, key: &str, value: Option<&str>, span: Span) -> Vec<Span> {
+        let mut allowed: Vec<Span> = self
+            .of_key(key)
+            .filter(|one| one.value.as_deref() == value)
+            .map(|one| one.span)
+            .collect();
+        allowed.sort_by_key(|one| one.from);
+        let (mut parts, mut from) = (Vec::new(), span.from);
+        for one in allowed {
+            if one.from > from {
+                parts.push(Span {
+                    from,
+                    to: one.from.min(span.to),
+                });
+            }
+            from = from.max(one.to);
+        }
+        parts.push(Span { from, to: span.to });
+        parts.retain(|part| part.from < part.to);
+        parts
+    }
+
+    fn of_key(&self, key: &str) -> impl Iterator<Item = &Retention> {
+        self.0.get(key).into_iter().flatten()
+    }
+}
+
+/// When the stranger held which keys.
+fn taken(touches: &BTreeMap<String, Vec<Touch>>) -> BTreeMap<&str, Vec<Span>> {
+    let mut taken: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
+    for (key, touches) in touches {
+        let ends = touches.iter().skip(1).map(|touch| touch.at).chain([Moment::MAX]);
+        for (touch, to) in touches.iter().zip(ends) {
+            if touch.after == Holder::Stranger {
+                taken.entry(key).or_default().push(Span { from: touch.at, to });
+            }
+        }
+    }
+    taken
+}
+
+fn meet(one: Span, other: Span) -> Span {
+    Span {
+        from: one.from.max(other.from),
+        to: one.to.min(other.to),
+    }
+}
