@@ -3,15 +3,18 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use testbed::{Bed, EtcdCluster, EtcdConfig, Namespace, Objects, Result, shared, until};
+use testbed::{Bed, EtcdCluster, EtcdConfig, Namespace, NewPod, Objects, Result, shared, until};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::support::{API, plain_prefix, registration};
 
 static TURN: Mutex<()> = Mutex::const_new(());
+/// Whether the control plane was restarted and no pod has run since.
+static UNPROVEN: AtomicBool = AtomicBool::new(false);
 
 /// A test's turn: the bed, an etcd of its own served as the Registry `default`, and a namespace.
 pub struct Turn {
@@ -42,6 +45,10 @@ impl Turn {
         apiserver.cont()?;
         if apiserver.exit_status().is_some() {
             bring_back_apiserver(bed).await?;
+        }
+        if UNPROVEN.load(Ordering::Relaxed) {
+            prove_control_plane(bed).await?;
+            UNPROVEN.store(false, Ordering::Relaxed);
         }
         bed.apply_crds().await?;
         // What an earlier test left, however it ended. A namespace goes when its controller comes to it; without its
@@ -113,12 +120,45 @@ impl Turn {
 /// Starts the apiserver again, and with it those that serve Kubernetes through it: they would notice its return only
 /// after a minute or more.
 pub async fn bring_back_apiserver(bed: &Bed) -> Result<()> {
+    UNPROVEN.store(true, Ordering::Relaxed);
+    bed.control_plane().restart_apiserver().await?;
+    restart_controllers(bed).await
+}
+
+async fn restart_controllers(bed: &Bed) -> Result<()> {
     let plane = bed.control_plane();
-    plane.restart_apiserver().await?;
     for process in [plane.controller_manager(), plane.scheduler(), plane.kwok()] {
         process.restart().await?;
     }
     Ok(())
+}
+
+/// Waits until pods run again after a restart of the control plane. What does not serve is restarted, as the kubelet of
+/// its node would: first the controllers, then the API server, too. The logs of what was restarted are printed.
+async fn prove_control_plane(bed: &Bed) -> Result<()> {
+    for (i, restarts_apiserver) in [false, true].into_iter().enumerate() {
+        let namespace = bed.namespace(&format!("turn-probe-{i}")).await?;
+        let Err(error) = namespace.create_pod(&NewPod::new("probe")).await else {
+            return Ok(());
+        };
+        let plane = bed.control_plane();
+        for process in [
+            plane.apiserver(),
+            plane.controller_manager(),
+            plane.scheduler(),
+            plane.kwok(),
+        ] {
+            let state = process.exit_status().map(|status| status.to_string());
+            eprintln!("{} (ended: {state:?}):\n{}", process.name(), process.log_tail());
+        }
+        eprintln!("no pod runs after a restart of the control plane ({error}): restarting it");
+        if restarts_apiserver {
+            plane.restart_apiserver().await?;
+        }
+        restart_controllers(bed).await?;
+    }
+    let namespace = bed.namespace("turn-probe").await?;
+    namespace.create_pod(&NewPod::new("probe")).await.map(drop)
 }
 
 /// Waits until `name` leads by etcd's word.
