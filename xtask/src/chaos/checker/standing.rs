@@ -33,7 +33,10 @@ fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
                 Holder::Nobody | Holder::Stranger => None,
             };
             let wrong = scene.retained.not_allowed(key, value, span).into_iter();
-            let calm = wrong.map(|part| scene.weather.longest_calm(part)).max().unwrap_or_default();
+            let calm = wrong
+                .map(|part| scene.weather.longest_calm(part))
+                .max()
+                .unwrap_or_default();
             if calm <= scene.terms.bound {
                 continue;
             }

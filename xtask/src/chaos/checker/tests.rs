@@ -439,7 +439,10 @@ fn moved(barred: bool) -> Story {
 fn keys_of_the_spec_before_stay_as_long_as_a_stranger_bars_the_new_ones() {
     assert_eq!(moved(true).kinds(), []);
     let kinds = moved(false).kinds();
-    assert!(kinds.contains(&Kind::Stale) && kinds.contains(&Kind::Ghost), "{kinds:?}");
+    assert!(
+        kinds.contains(&Kind::Stale) && kinds.contains(&Kind::Ghost),
+        "{kinds:?}"
+    );
 }
 
 #[test]
