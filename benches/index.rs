@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leasehold::index::{
-    Addresses, Area, Family, Index, Pod, PodPort, PodView, Port, PortTarget, Protocol, Registration, RegistrationRef,
-    Selector,
+    Addresses, Family, Index, NamespaceScope, Pod, PodPort, PodView, Port, PortTarget, Protocol, Registration,
+    RegistrationRef, Selector,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -155,7 +155,7 @@ fn growth_over_relists() -> isize {
     const PODS: u32 = 100;
     let mut index = index_of_registrations(PODS);
     let mut relist = |generation: u32| {
-        index.begin_pod_relist(&Area::Cluster);
+        index.begin_pod_relist(&NamespaceScope::Cluster);
         for number in 0..PODS {
             let replaced = if number % 10 == 0 { generation } else { 0 };
             let mut pod = pod(number, Owner::StatefulSet);
@@ -164,7 +164,7 @@ fn growth_over_relists() -> isize {
                 .insert("statefulset.kubernetes.io/pod-name".to_owned(), pod.name.clone());
             index.apply_pod(&pod);
         }
-        index.end_pod_relist(&Area::Cluster);
+        index.end_pod_relist(&NamespaceScope::Cluster);
     };
     // Numbers of one length, so that the names do not grow.
     (10_000..10_100).for_each(&mut relist);
@@ -203,9 +203,9 @@ fn event(index: &mut Index, pods: &mut [Pod]) -> Duration {
 fn relist(index: &mut Index, pods: &[Pod]) -> Duration {
     let rounds = (0..ROUNDS).map(|_| {
         let start = Instant::now();
-        index.begin_pod_relist(&Area::Cluster);
+        index.begin_pod_relist(&NamespaceScope::Cluster);
         let touched = pods.iter().map(|pod| index.apply_pod(pod).len()).sum::<usize>();
-        assert_eq!(touched + index.end_pod_relist(&Area::Cluster).len(), 0);
+        assert_eq!(touched + index.end_pod_relist(&NamespaceScope::Cluster).len(), 0);
         start.elapsed()
     });
     median(rounds.collect())

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use leasehold::api;
 use leasehold::format::{Format, RecordFormats, Service};
 use leasehold::index::{
-    Addresses, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, RegistrationRef, Selector, Touch,
+    Addresses, DirtyMark, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, RegistrationRef,
+    Selector,
 };
 use leasehold::plan::{
-    Expect, Held, Key, LeaseId, Ledger, MetaKeys, Observation, Op, OpResult, Outlet, Revision, Scope, Step, Tenancy,
-    Terms, Transaction, Verdict,
+    DesiredPod, Expect, FormatBinding, Key, KeyValue, LeaseId, MetaKeys, Observation, Op, OpResult, Planner, Prefix,
+    RegistrationSettings, Revision, Step, Transaction, TxnOutcome,
 };
 
 const SIZES: [u32; 3] = [1_000, 10_000, 50_000];
@@ -81,7 +82,7 @@ fn registration(service: u32) -> Registration {
 }
 
 /// Plain and EtcdGrpc: two keys a pod.
-fn outlets(registration: &Registration) -> Vec<Outlet> {
+fn bindings(registration: &Registration) -> Vec<FormatBinding> {
     let specs = [api::FormatType::Plain, api::FormatType::EtcdGrpc].map(|kind| api::Format {
         kind,
         ..api::Format::default()
@@ -94,24 +95,24 @@ fn outlets(registration: &Registration) -> Vec<Outlet> {
         record_formats: &RecordFormats::new(),
     };
     let formats = Format::compile_all(&specs, &service);
-    let outlet = |format| Outlet {
+    let binding = |format| FormatBinding {
         format,
         sole_port: true,
-        pass: leasehold::plan::Pass::Free,
+        pass: leasehold::plan::PrefixGrant::Free,
     };
-    formats.expect("they are valid").into_iter().map(outlet).collect()
+    formats.expect("they are valid").into_iter().map(binding).collect()
 }
 
 /// Answers as an etcd without strangers does.
 #[derive(Default)]
 struct StandIn {
     revision: Revision,
-    keys: BTreeMap<Key, Held>,
+    keys: BTreeMap<Key, KeyValue>,
     leases: i64,
 }
 
 impl StandIn {
-    fn commit(&mut self, transaction: Transaction) -> Verdict {
+    fn commit(&mut self, transaction: Transaction) -> TxnOutcome {
         self.revision += 1;
         let revision = self.revision;
         let results = vec![OpResult::Done; transaction.ops.len()];
@@ -127,7 +128,7 @@ impl StandIn {
                         Expect::Absent => revision,
                         Expect::At(_) => self.keys[&key].create_revision,
                     };
-                    let held = Held {
+                    let held = KeyValue {
                         value,
                         lease,
                         create_revision,
@@ -139,14 +140,14 @@ impl StandIn {
                 Op::Check { .. } => {}
             }
         }
-        Verdict::Applied { revision, results }
+        TxnOutcome::Applied { revision, results }
     }
 }
 
 struct Operator {
     index: Index,
-    outlets: HashMap<RegistrationRef, Vec<Outlet>>,
-    ledger: Ledger,
+    bindings: HashMap<RegistrationRef, Vec<FormatBinding>>,
+    planner: Planner,
     spent: Spent,
 }
 
@@ -163,36 +164,36 @@ struct Spent {
 impl Operator {
     fn new(pods: u32) -> Self {
         let (mut index, mut all) = (Index::new(), HashMap::new());
-        let mut ledger = Ledger::new(MetaKeys::new("/leasehold/", "c1"), KEYS_PER_LEASE);
+        let mut planner = Planner::new(MetaKeys::new("/leasehold/", "c1"), KEYS_PER_LEASE);
         for service in 0..pods / PODS_PER_SERVICE {
             let registration = registration(service);
-            let outlets = outlets(&registration);
-            let terms = Terms {
+            let bindings = bindings(&registration);
+            let terms = RegistrationSettings {
                 created: registration.created,
                 ttl: 30,
                 suspended: false,
                 keep_last: false,
-                scopes: outlets.iter().map(|outlet| outlet.format.scope().clone()).collect(),
+                scopes: bindings.iter().map(|binding| binding.format.scope().clone()).collect(),
             };
-            ledger.set_terms(&registration.reference, terms);
-            all.insert(registration.reference.clone(), outlets);
+            planner.set_terms(&registration.reference, terms);
+            all.insert(registration.reference.clone(), bindings);
             index.apply_registration(registration);
         }
         Self {
             index,
-            outlets: all,
-            ledger,
+            bindings: all,
+            planner,
             spent: Spent::default(),
         }
     }
 
     fn apply(&mut self, pod: &Pod) {
         let start = Instant::now();
-        for Touch { registration, pod } in self.index.apply_pod(pod) {
+        for DirtyMark { registration, pod } in self.index.apply_pod(pod) {
             let view = self.index.view(&registration, &pod);
-            let tenancy = Tenancy::of(view, &self.outlets[&registration]);
+            let desired = DesiredPod::of(view, &self.bindings[&registration]);
             let wanted = Instant::now();
-            self.ledger.set_tenancy(&registration, &pod, tenancy);
+            self.planner.set_tenancy(&registration, &pod, desired);
             self.spent.set += wanted.elapsed();
         }
         self.spent.all += start.elapsed();
@@ -201,9 +202,9 @@ impl Operator {
     /// Shows what every scope holds.
     fn survey(&mut self, etcd: &StandIn) {
         let revision = etcd.revision;
-        for scope in self.ledger.take_changed_scopes().unwrap_or_default() {
+        for scope in self.planner.take_changed_scopes().unwrap_or_default() {
             let entries = entries(etcd, &scope);
-            self.ledger.observe(Observation::Snapshot {
+            self.planner.observe(Observation::Snapshot {
                 scope,
                 revision,
                 entries,
@@ -220,14 +221,14 @@ impl Operator {
                     written += transaction.ops.len();
                     let verdict = etcd.commit(transaction);
                     let start = Instant::now();
-                    self.ledger.settle(ticket, Some(verdict));
+                    self.planner.settle(ticket, Some(verdict));
                     self.spent.settle += start.elapsed();
                     self.spent.all += start.elapsed();
                 }
                 Step::Grant { ttl, count } => {
                     for _ in 0..count {
                         etcd.leases += 1;
-                        self.ledger.granted(LeaseId(etcd.leases), ttl);
+                        self.planner.granted(LeaseId(etcd.leases), ttl);
                     }
                 }
             }
@@ -237,7 +238,7 @@ impl Operator {
 
     fn next(&mut self) -> Option<Step> {
         let start = Instant::now();
-        let step = self.ledger.next(Transaction::MAX_OPS, 0);
+        let step = self.planner.next(Transaction::MAX_OPS, 0);
         let took = start.elapsed();
         self.spent.next += took;
         self.spent.all += took;
@@ -245,7 +246,7 @@ impl Operator {
     }
 }
 
-fn entries(etcd: &StandIn, scope: &Scope) -> Vec<(Key, Held)> {
+fn entries(etcd: &StandIn, scope: &Prefix) -> Vec<(Key, KeyValue)> {
     let from = etcd
         .keys
         .range::<str, _>((Bound::Included(scope.prefix()), Bound::Unbounded));
@@ -268,11 +269,11 @@ fn full_plan(pods: &[Pod]) -> (Operator, StandIn, Duration) {
     for pod in pods {
         operator.apply(pod);
     }
-    operator.ledger.kubernetes_is_complete();
+    operator.planner.kubernetes_is_complete();
     let written = operator.run(&mut etcd);
     let took = start.elapsed();
-    assert_eq!(operator.ledger.key_count(), 2 * pods.len());
-    assert_eq!(written, 2 * pods.len() + operator.ledger.lease_ids().len());
+    assert_eq!(operator.planner.key_count(), 2 * pods.len());
+    assert_eq!(written, 2 * pods.len() + operator.planner.lease_ids().len());
     (operator, etcd, took)
 }
 
@@ -285,7 +286,7 @@ fn adoption(pods: &[Pod], etcd: &mut StandIn) -> Duration {
     for pod in pods {
         operator.apply(pod);
     }
-    operator.ledger.kubernetes_is_complete();
+    operator.planner.kubernetes_is_complete();
     assert_eq!(operator.run(etcd), 0, "nothing is written");
     start.elapsed()
 }

@@ -1,31 +1,32 @@
-//! Kubernetes pods, leased into etcd.
+//! Registers Kubernetes pods in etcd, so that clients outside the cluster keep finding them.
 //!
-//! The way of a pod through the house, room by room:
+//! How a pod becomes keys, module by module:
 //!
-//! 1. [`cluster`] watches Kubernetes and decodes each pod into the few fields that matter.
-//! 2. [`index`] knows what Kubernetes says now, and which registration selects which pod.
-//! 3. [`plan`] turns a selected pod into the keys etcd should hold (through [`mod@format`]), compares
-//!    them with the keys etcd does hold, and says what to write.
-//! 4. [`etcd`] elects a leader, keeps leases alive, watches our keys and carries out the writes, fenced.
-//! 5. [`cluster`] writes what is registered back into the registration's status.
+//! 1. [`mod@kube`] watches Kubernetes and decodes each pod into the few fields that matter.
+//! 2. [`index`] caches pods and registrations, and knows which registration selects which pod.
+//! 3. [`controller`] queues what has changed and passes it to the worker of its Registry.
+//! 4. [`plan`] computes the desired keys of an endpoint (through [`mod@format`]), compares them with the observed keys,
+//!    and returns transactions.
+//! 5. [`etcd`] elects a leader, renews leases, watches the operator's keys and commits the transactions, fenced.
+//! 6. [`mod@kube`] writes what is registered into the registration's status.
 //!
-//! [`operator`] wires the rooms together and supervises them; [`peer`] connects the replicas with each other; [`api`] is
-//! what users write; [`telemetry`] is what they see of the process; [`cli`] is how they start it; [`hidden`] is what nobody
-//! sees; [`listen`] opens the sockets on which others reach it.
+//! [`controller`] also starts and supervises all tasks; [`peer`] connects the replicas with each other; [`api`] defines the
+//! custom resources; [`telemetry`] serves metrics, health and logs; [`cli`] parses commands; [`secret`] keeps credentials
+//! out of logs; [`listen`] opens sockets.
 //!
 //! `index`, `plan` and `format` are pure: plain data in, plain data out, time as a parameter.
 
 pub mod api;
 pub mod cli;
-pub mod cluster;
+pub mod controller;
 pub mod etcd;
 pub mod format;
 #[cfg(test)]
 mod fuzz;
-pub mod hidden;
 pub mod index;
+pub mod kube;
 pub mod listen;
-pub mod operator;
 pub mod peer;
 pub mod plan;
+pub mod secret;
 pub mod telemetry;

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::api::RegistrySpec;
-use crate::cluster::{Listing, ListingError};
+use crate::controller::{Unresolved, Wrong, resolve, sources};
 use crate::etcd::Access;
-use crate::operator::{Unresolved, Wrong, resolve, sources};
+use crate::kube::{Listing, ListingError};
 
 /// Why there is no way in.
 #[derive(Debug, thiserror::Error)]

@@ -10,8 +10,8 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, ValueEnum};
 
 use super::Cli;
-use crate::cluster::Territory;
 use crate::etcd::Timeouts;
+use crate::kube::WatchScope;
 use crate::peer::PeerOptions;
 use crate::telemetry::{LogFilter, LogFormat};
 
@@ -193,7 +193,7 @@ impl RunArgs {
             let run = command.find_subcommand_mut("run").expect("these are the flags of run");
             Err(run.error(ErrorKind::ValueValidation, message))
         };
-        let most = Territory::MOST;
+        let most = WatchScope::MOST;
         if self.watch_namespaces.len() > most {
             return refuse(format!(
                 "--watch-namespaces names {} namespaces, and at most {most} are watched one by one: leave it out and let the \
@@ -462,7 +462,7 @@ mod tests {
 
     #[test]
     fn more_namespaces_than_are_watched_one_by_one_are_refused_with_what_to_do() {
-        let names: Vec<String> = (0..=Territory::MOST).map(|number| format!("n{number}")).collect();
+        let names: Vec<String> = (0..=WatchScope::MOST).map(|number| format!("n{number}")).collect();
         let flag = format!("--watch-namespaces={}", names.join(","));
         let error = parse(&[&flag]).expect_err("too many").to_string();
         assert!(error.contains("names 51 namespaces, and at most 50"), "{error}");

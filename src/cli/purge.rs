@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use super::entry::{Closed, access};
 use super::once;
-use crate::cluster::{self, Listing};
-use crate::operator::{Purge, PurgeError};
+use crate::controller::{Purge, PurgeError};
+use crate::kube::Listing;
 use crate::telemetry::Calls;
 
 /// How long the apiserver may take to answer.
@@ -55,13 +55,13 @@ pub struct PurgeArgs {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
-    Client(#[from] cluster::ClientError),
+    Client(#[from] crate::kube::ClientError),
     #[error(
         "the kube-apiserver does not say which cluster it serves; check that it is reachable and lets you read the namespace kube-system"
     )]
     NoCluster,
     #[error(transparent)]
-    Registries(#[from] cluster::ListingError),
+    Registries(#[from] crate::kube::ListingError),
     #[error("there is no Registry {name}; the cluster has: {has}")]
     NoRegistry { name: String, has: String },
     #[error("Registry {registry}: {cause}")]
@@ -88,8 +88,8 @@ pub fn purge(args: &PurgeArgs) -> ExitCode {
 }
 
 async fn all(args: &PurgeArgs) -> Result<(), Error> {
-    let client = cluster::connect(args.kubeconfig.as_deref()).await?;
-    let cluster_id = cluster::cluster_id(client.clone(), PATIENCE, Calls::default());
+    let client = crate::kube::connect(args.kubeconfig.as_deref()).await?;
+    let cluster_id = crate::kube::cluster_id(client.clone(), PATIENCE, Calls::default());
     let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
     let listing = Listing::new(client);
     let registries = listing.registries().await?;

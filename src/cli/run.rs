@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use super::flags::RunArgs;
-use crate::cluster::Territory;
-use crate::operator::{self, MetricsAuth, Options};
+use crate::controller::{MetricsAuth, Options};
+use crate::kube::WatchScope;
 use crate::telemetry;
 
 /// After so many pieces of work a thread looks at what came in.
@@ -28,7 +28,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         kubeconfig: args.kubeconfig,
         identity,
         namespace: args.namespace,
-        territory: Territory::of(&args.watch_namespaces),
+        watch_scope: WatchScope::of(&args.watch_namespaces),
         http: args.http,
         metrics_auth: args.metrics_auth.then_some(MetricsAuth {
             audience: args.metrics_auth_audience,
@@ -43,7 +43,7 @@ pub fn run(args: RunArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(operator::run(options));
+    let ended = runtime.block_on(crate::controller::run(options));
     // A look-up of a name may hang for long after nobody waits for it any more.
     runtime.shutdown_background();
     match ended {

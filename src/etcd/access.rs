@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::tls::Tls;
-use crate::hidden::Hidden;
+use crate::secret::SecretString;
 
 /// Where an etcd is and how it is entered. What is secret in it is not seen in its debug output.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ impl Access {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Its name.
-    pub name: Hidden,
+    pub name: SecretString,
     /// Its password.
-    pub password: Hidden,
+    pub password: SecretString,
 }

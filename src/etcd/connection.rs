@@ -55,7 +55,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 /// All endpoints of an etcd, entered in one way.
 pub(super) struct Way {
-    slots: Vec<Slot>,
+    slots: Vec<EndpointSlot>,
     /// Index of the endpoint that answered last.
     preferred: AtomicUsize,
     access: Access,
@@ -64,12 +64,12 @@ pub(super) struct Way {
 }
 
 /// One endpoint, whose connections may be replaced.
-struct Slot {
+struct EndpointSlot {
     current: Mutex<Arc<Endpoint>>,
     known: Known,
 }
 
-impl Slot {
+impl EndpointSlot {
     fn current(&self) -> Arc<Endpoint> {
         lock(&self.current).clone()
     }
@@ -111,7 +111,7 @@ impl Way {
         for url in &access.endpoints {
             let known = Known::default();
             let endpoint = Endpoint::new(url, access, timeouts, known.clone()).await?;
-            slots.push(Slot {
+            slots.push(EndpointSlot {
                 current: Mutex::new(Arc::new(endpoint)),
                 known,
             });
@@ -367,7 +367,7 @@ impl Connection {
 
     /// All endpoints, in the order in which they were given.
     pub(super) fn all_endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.way().slots.iter().map(Slot::current).collect()
+        self.way().slots.iter().map(EndpointSlot::current).collect()
     }
 
     /// Prefers the endpoint after `index`, unless another one is preferred already.

@@ -21,8 +21,8 @@ use super::error::{Error, Result};
 use super::pause::{Backoff, jitter, random};
 use super::session::Session;
 use super::writer::holder;
-use crate::peer::{Presences, Term};
-use crate::plan::{CandidateRecord, Fence, Held, Key, LeaseId, RECORD_VERSION, Revision, newer_version};
+use crate::peer::{PeerStatuses, Term};
+use crate::plan::{CandidateRecord, Fence, Key, KeyValue, LeaseId, RECORD_VERSION, Revision, newer_version};
 
 /// A candidacy for leadership.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub async fn campaign(
     connection: Connection,
     campaign: Campaign,
     candidacy: watch::Receiver<Candidacy>,
-    presences: watch::Receiver<Presences>,
+    presences: watch::Receiver<PeerStatuses>,
     out: watch::Sender<Leadership>,
     shutdown: CancellationToken,
 ) {
@@ -199,7 +199,7 @@ async fn until_yielding(candidacy: &mut watch::Receiver<Candidacy>, yields: bool
 /// Returns once a term is known to be over, and this candidate may stand: in which words.
 async fn until_over(
     term: Option<&mut Term>,
-    presences: &mut watch::Receiver<Presences>,
+    presences: &mut watch::Receiver<PeerStatuses>,
     candidacy: &mut watch::Receiver<Candidacy>,
 ) -> &'static str {
     let Some(term) = term else {
@@ -254,7 +254,7 @@ struct Candidate {
     me: Holder,
     value: Vec<u8>,
     candidacy: watch::Receiver<Candidacy>,
-    presences: watch::Receiver<Presences>,
+    presences: watch::Receiver<PeerStatuses>,
     /// The leader's term that is followed, by the revision at which it began.
     term: Option<(Revision, Term)>,
     out: watch::Sender<Leadership>,
@@ -476,7 +476,7 @@ impl Candidate {
         })
     }
 
-    fn judge(&mut self, held: &Held, seen: Revision, lease: LeaseId) -> Look {
+    fn judge(&mut self, held: &KeyValue, seen: Revision, lease: LeaseId) -> Look {
         if held.lease == lease {
             let fence = Fence {
                 key: self.campaign.leader_key.clone(),

@@ -11,7 +11,7 @@ use super::connection::{Call, Connection};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::requests::{Status, end_of, status_of};
-use crate::plan::{Key, LeaseId, Scope, Transaction};
+use crate::plan::{Key, LeaseId, Prefix, Transaction};
 
 impl Connection {
     /// What the member behind each endpoint says of itself, or why it says nothing: the endpoints in their order.
@@ -64,7 +64,7 @@ impl Connection {
     }
 
     /// Whether every key there may ever be in `scope` may be written; an error says why not.
-    pub async fn may_write_below(&self, scope: &Scope) -> Result<()> {
+    pub async fn may_write_below(&self, scope: &Prefix) -> Result<()> {
         let key = scope.prefix();
         let all = DeleteOptions::new().with_range(end_of(scope));
         self.may(key, vec![TxnOp::delete(key, Some(all))], vec![TxnOp::get(key, None)])

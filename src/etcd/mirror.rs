@@ -18,7 +18,7 @@ use super::error::Error;
 use super::pause::{Backoff, jitter};
 use super::requests::Snapshot;
 use super::watches::{Message, Watches};
-use crate::plan::{Held, Key, Observation, Revision, Scope};
+use crate::plan::{Key, KeyValue, Observation, Prefix, Revision};
 
 /// Ranges read at a time: enough to hide the round trips of many small scopes.
 const READS: usize = 4;
@@ -40,8 +40,8 @@ const BETWEEN: Duration = Duration::from_millis(500);
 /// snapshot, however quickly it came back.
 pub async fn mirror(
     connection: Connection,
-    essential: Scope,
-    scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
+    essential: Prefix,
+    scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
     out: mpsc::Sender<Observation>,
     shutdown: CancellationToken,
 ) {
@@ -116,10 +116,10 @@ struct Denied {
 
 struct Mirror {
     connection: Connection,
-    essential: Scope,
-    scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Scope>>>,
-    wanted: Arc<BTreeSet<Scope>>,
-    denied: BTreeMap<Scope, Denied>,
+    essential: Prefix,
+    scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
+    wanted: Arc<BTreeSet<Prefix>>,
+    denied: BTreeMap<Prefix, Denied>,
     out: mpsc::Sender<Observation>,
     history: History,
     /// Whether observations of a live view have been sent since the last interruption.
@@ -130,10 +130,10 @@ struct Mirror {
 }
 
 /// A scope that is watched as a whole, and the wanted scopes inside it, itself included.
-type Root = (Scope, Vec<Scope>);
+type Root = (Prefix, Vec<Prefix>);
 
 /// The widest of `wanted`. Two watches on one key would report it twice, in no common order.
-fn roots<'a>(wanted: impl IntoIterator<Item = &'a Scope>) -> Vec<Root> {
+fn roots<'a>(wanted: impl IntoIterator<Item = &'a Prefix>) -> Vec<Root> {
     let mut roots: Vec<Root> = Vec::new();
     // In the set's order a prefix comes right before all that it contains.
     for scope in wanted {
@@ -222,7 +222,7 @@ impl Mirror {
                 () = sleep_until(again_at.unwrap_or(not_before)), if again_at.is_some() => {
                     let now = Instant::now();
                     let due = self.denied.iter().filter(|(_, denied)| denied.again_at <= now);
-                    let tried: BTreeSet<Scope> = due.map(|(scope, _)| scope.clone()).take(TRIED).collect();
+                    let tried: BTreeSet<Prefix> = due.map(|(scope, _)| scope.clone()).take(TRIED).collect();
                     let before = self.wanted.clone();
                     self.fill(&before, &tried, &mut watches).await?;
                     not_before = Instant::now() + BETWEEN;
@@ -236,14 +236,14 @@ impl Mirror {
     /// what is not wanted.
     async fn fill(
         &mut self,
-        before: &BTreeSet<Scope>,
-        tried: &BTreeSet<Scope>,
+        before: &BTreeSet<Prefix>,
+        tried: &BTreeSet<Prefix>,
         watches: &mut Watches,
     ) -> std::result::Result<(), Trouble> {
         let (mut before, mut tried) = (before.clone(), tried.clone());
         let mut read = None;
         loop {
-            let readable = |scope: &&Scope| tried.contains(*scope) || !self.denied.contains_key(*scope);
+            let readable = |scope: &&Prefix| tried.contains(*scope) || !self.denied.contains_key(*scope);
             let wanted = roots(self.wanted.iter().filter(readable));
             let is_fresh = |(root, inside): &&Root| {
                 !watches.has(root) || tried.contains(root) || inside.iter().any(|scope| !before.contains(scope))
@@ -273,7 +273,7 @@ impl Mirror {
 
     /// Reads `roots` at one revision and shows what they hold; returns from where each has to be watched. Those that may
     /// not be read are set aside.
-    async fn read(&mut self, roots: Vec<Root>) -> std::result::Result<Vec<(Scope, Revision)>, Trouble> {
+    async fn read(&mut self, roots: Vec<Root>) -> std::result::Result<Vec<(Prefix, Revision)>, Trouble> {
         let mut from = Vec::with_capacity(roots.len());
         let mut roots = roots.into_iter();
         let (first, inside, snapshot) = loop {
@@ -321,7 +321,7 @@ impl Mirror {
     }
 
     /// `root` could not be read. If that is only because we have no right to, it is left out for a while.
-    async fn refused(&mut self, root: Scope, error: Error) -> std::result::Result<(), Trouble> {
+    async fn refused(&mut self, root: Prefix, error: Error) -> std::result::Result<(), Trouble> {
         let message = match error {
             Error::PermissionDenied { message } if root != self.essential => message,
             error => return Err(error.into()),
@@ -339,14 +339,19 @@ impl Mirror {
     }
 
     /// Sends one snapshot for each scope inside `root`, all cut out of the root's.
-    async fn show(&mut self, root: &Scope, inside: Vec<Scope>, snapshot: Snapshot) -> std::result::Result<(), Closed> {
+    async fn show(
+        &mut self,
+        root: &Prefix,
+        inside: Vec<Prefix>,
+        snapshot: Snapshot,
+    ) -> std::result::Result<(), Closed> {
         self.shown = true;
         if self.denied.remove(root).is_some() {
             tracing::info!(scope = root.prefix(), "etcd lets this be read again");
         }
         let Snapshot { revision, entries, .. } = snapshot;
         for scope in inside.iter().filter(|scope| *scope != root) {
-            let part: Vec<(Key, Held)> = entries.iter().filter(|(key, _)| scope.contains(key)).cloned().collect();
+            let part: Vec<(Key, KeyValue)> = entries.iter().filter(|(key, _)| scope.contains(key)).cloned().collect();
             self.send(Observation::Snapshot {
                 scope: scope.clone(),
                 revision,

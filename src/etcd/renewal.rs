@@ -1,6 +1,6 @@
 //! Keeps leases alive, whoever leads: renewing is idempotent and makes no revision, so every replica does it.
 //!
-//! Each lease is renewed every third of its TTL over one of two shared streams ([`Lane`]); one that blocks or ends a
+//! Each lease is renewed every third of its TTL over one of two shared streams ([`KeepAliveStream`]); one that blocks or ends a
 //! stream is renewed on a throw-away stream of its own until it answers. Nothing is given up on a local deadline: an
 //! etcd that was down for an hour extends all leases when it is back. Only etcd's own word ends a lease.
 
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::lane::{Lane, Report, Request};
+use super::keep_alive::{KeepAliveStream, Report, Request};
 use super::pause::jitter;
 use crate::plan::LeaseId;
 
@@ -30,7 +30,7 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// What is told of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseNews {
+pub enum LeaseEvent {
     /// etcd confirms that it is gone.
     Lapsed(LeaseId),
     /// etcd does not let us renew it, because a key is on it that we may not write. It is tried on, and told again as long
@@ -49,7 +49,7 @@ pub(super) fn patience(ttl: Duration) -> Duration {
 pub async fn renew(
     connection: Connection,
     mut leases: watch::Receiver<Leases>,
-    news: mpsc::Sender<LeaseNews>,
+    news: mpsc::Sender<LeaseEvent>,
     soonest: watch::Sender<Option<std::time::Instant>>,
     shutdown: CancellationToken,
 ) {
@@ -58,7 +58,7 @@ pub async fn renew(
     let mut tasks = JoinSet::new();
     let lanes = [0, 1].map(|number| {
         let (requests, outgoing) = mpsc::unbounded_channel();
-        let lane = Lane {
+        let lane = KeepAliveStream {
             number,
             connection: connection.clone(),
             requests: outgoing,
@@ -110,7 +110,7 @@ enum State {
     /// On a lane, which will report.
     Sent,
     /// On its own stream.
-    Alone { task: AbortHandle, suspect: bool },
+    Alone { task: AbortHandle, mark_unconfirmed: bool },
     /// Gone, and said so.
     Gone,
 }
@@ -143,7 +143,7 @@ struct Renewal {
     /// For what renews one lease alone.
     reports: mpsc::UnboundedSender<Report>,
     /// Not sent yet: a listener that takes its time must not keep the other leases from being renewed.
-    news: VecDeque<LeaseNews>,
+    news: VecDeque<LeaseEvent>,
 }
 
 impl Renewal {
@@ -190,9 +190,9 @@ impl Renewal {
             Some(State::Waiting(at)) => {
                 self.due.remove(&(*at, lease));
             }
-            Some(State::Alone { task, suspect }) => {
+            Some(State::Alone { task, mark_unconfirmed }) => {
                 task.abort();
-                self.suspects -= usize::from(*suspect);
+                self.suspects -= usize::from(*mark_unconfirmed);
             }
             Some(State::Sent | State::Gone) | None => {}
         }
@@ -223,18 +223,24 @@ impl Renewal {
             Report::Alive { lease, sent } => self.renewed(lease, sent),
             Report::Doubtful(lease) => self.isolate(lease, false),
             Report::Denied(lease) => {
-                let told = LeaseNews::Denied(lease);
+                let told = LeaseEvent::Denied(lease);
                 if self.entries.contains_key(&lease) && !self.news.contains(&told) {
                     self.news.push_back(told);
                 }
             }
-            Report::Broken { lane, suspect, rest } => {
+            Report::Broken {
+                lane,
+                mark_unconfirmed,
+                rest,
+            } => {
                 // Whatever happened there, the other lane may do better; new renewals go there too.
                 self.current = 1 - lane;
-                match suspect {
-                    Some(suspect) if suspect.refused => self.isolate(suspect.lease, false),
-                    Some(suspect) if self.suspects < MOST_SUSPECTS => self.isolate(suspect.lease, true),
-                    Some(suspect) => self.resend(suspect.lease),
+                match mark_unconfirmed {
+                    Some(mark_unconfirmed) if mark_unconfirmed.refused => self.isolate(mark_unconfirmed.lease, false),
+                    Some(mark_unconfirmed) if self.suspects < MOST_SUSPECTS => {
+                        self.isolate(mark_unconfirmed.lease, true)
+                    }
+                    Some(mark_unconfirmed) => self.resend(mark_unconfirmed.lease),
                     None => {}
                 }
                 for lease in rest {
@@ -266,7 +272,7 @@ impl Renewal {
     }
 
     /// Gives `lease` a stream of its own.
-    fn isolate(&mut self, lease: LeaseId, suspect: bool) {
+    fn isolate(&mut self, lease: LeaseId, mark_unconfirmed: bool) {
         let Some(entry) = self.entries.get_mut(&lease) else {
             return;
         };
@@ -275,8 +281,8 @@ impl Renewal {
         }
         let renewal = renew_alone(self.connection.clone(), lease, entry.ttl, self.reports.clone());
         let task = self.alone.spawn(renewal);
-        self.suspects += usize::from(suspect);
-        entry.state = State::Alone { task, suspect };
+        self.suspects += usize::from(mark_unconfirmed);
+        entry.state = State::Alone { task, mark_unconfirmed };
     }
 
     /// Takes in how a solitary renewal ended.
@@ -299,7 +305,7 @@ impl Renewal {
                     entry.state = State::Gone;
                 }
                 tracing::warn!(%lease, "etcd no longer knows this lease");
-                self.news.push_back(LeaseNews::Lapsed(lease));
+                self.news.push_back(LeaseEvent::Lapsed(lease));
             }
         }
     }

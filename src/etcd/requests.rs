@@ -10,7 +10,7 @@ use etcd_client::{
 use super::connection::{Call, Connection};
 use super::error::{Error, Result};
 use super::pause::random;
-use crate::plan::{Held, Key, LeaseId, Revision, Scope};
+use crate::plan::{Key, KeyValue, LeaseId, Prefix, Revision};
 
 /// Keys per page: small enough that a page of ordinary values is a few MB, large enough that 100,000 keys take
 /// twenty requests.
@@ -24,7 +24,7 @@ pub struct Snapshot {
     /// Which cluster answered.
     pub cluster_id: u64,
     /// All UTF-8 keys in order.
-    pub entries: Vec<(Key, Held)>,
+    pub entries: Vec<(Key, KeyValue)>,
 }
 
 /// A lease as etcd knows it.
@@ -75,9 +75,9 @@ pub fn lease_id() -> LeaseId {
 }
 
 /// A key and what it holds; none for keys that are not UTF-8, which cannot be ours.
-pub(super) fn decode(kv: PbKeyValue) -> Option<(Key, Held)> {
+pub(super) fn decode(kv: PbKeyValue) -> Option<(Key, KeyValue)> {
     let key = String::from_utf8(kv.key).ok()?;
-    let held = Held {
+    let held = KeyValue {
         value: kv.value.into(),
         lease: LeaseId(kv.lease),
         create_revision: kv.create_revision,
@@ -87,7 +87,7 @@ pub(super) fn decode(kv: PbKeyValue) -> Option<(Key, Held)> {
 }
 
 /// The first key after all that start with the scope's prefix.
-pub(super) fn end_of(scope: &Scope) -> Vec<u8> {
+pub(super) fn end_of(scope: &Prefix) -> Vec<u8> {
     let mut end = scope.prefix().as_bytes().to_vec();
     *end.last_mut().expect("a scope ends with '/'") += 1;
     end
@@ -104,7 +104,7 @@ impl Connection {
     }
 
     /// Reads everything in `scope` at revision `at`, or at the newest one. Pages are pinned at one revision.
-    pub async fn range(&self, scope: &Scope, at: Option<Revision>) -> Result<Snapshot> {
+    pub async fn range(&self, scope: &Prefix, at: Option<Revision>) -> Result<Snapshot> {
         let end = end_of(scope);
         let mut from = scope.prefix().as_bytes().to_vec();
         let mut pin = at;
@@ -160,7 +160,7 @@ impl Connection {
     }
 
     /// Reads one key, linearizably, with the revision it was read at.
-    pub async fn get(&self, key: &str) -> Result<(Option<Held>, Revision)> {
+    pub async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision)> {
         let mut answer = self
             .call(self.kind("get"), |endpoint| {
                 let mut kv = endpoint.kv.clone();
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_scope_ends_before_its_longer_neighbours() {
-        let end = end_of(&Scope::below("/orders"));
+        let end = end_of(&Prefix::below("/orders"));
         assert_eq!(end, b"/orders0");
         assert!(b"/orders-v2/x".as_slice() < b"/orders/".as_slice() || b"/orders-v2/x".as_slice() >= end.as_slice());
         assert!(b"/orders/\xff\xff".as_slice() < end.as_slice());

@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, RootCertStore};
 use serde::{Deserialize, Serialize};
 
-use crate::hidden::Hidden;
+use crate::secret::SecretString;
 
 /// How long the other side has to say that it does not like our certificate: in TLS 1.3 it does so after the handshake.
 const VERDICT: Duration = Duration::from_millis(500);
@@ -24,7 +24,7 @@ const VERDICT: Duration = Duration::from_millis(500);
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
     /// The certificates of the authorities that may have signed the servers' certificates.
-    pub ca: Hidden,
+    pub ca: SecretString,
     /// Who we are, where etcd asks for a certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
@@ -37,9 +37,9 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The certificate, and those of authorities between it and the one that etcd trusts.
-    pub certificate: Hidden,
+    pub certificate: SecretString,
     /// Its private key.
-    pub key: Hidden,
+    pub key: SecretString,
 }
 
 /// What is wrong with given certificates or keys, whatever etcd says. It quotes nothing of them.
@@ -157,7 +157,7 @@ impl Tls {
 }
 
 /// The certificates in PEM blocks; none if there are none, or something else.
-pub(super) fn certificates(pem: &Hidden) -> Option<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates(pem: &SecretString) -> Option<Vec<CertificateDer<'static>>> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.reveal().as_bytes()).collect();
     all.ok().filter(|all| !all.is_empty())
 }

@@ -12,7 +12,7 @@ use super::connection::{Call, Connection, GIVEN_UP};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::requests::{decode, end_of};
-use crate::plan::{Held, Key, Revision, Scope};
+use crate::plan::{Key, KeyValue, Prefix, Revision};
 use crate::telemetry::Outcome;
 
 /// A silent stream is asked for a sign of life this often.
@@ -26,11 +26,11 @@ pub(super) struct Message {
     /// The member's revision when the message was made.
     pub(super) revision: Revision,
     /// Key, what it holds now, and when it changed; none when a watch begins.
-    pub(super) changes: Vec<(Key, Option<Held>, Revision)>,
+    pub(super) changes: Vec<(Key, Option<KeyValue>, Revision)>,
 }
 
 enum Command {
-    Create { id: i64, scope: Scope, from: Revision },
+    Create { id: i64, scope: Prefix, from: Revision },
     Cancel { id: i64 },
 }
 
@@ -53,13 +53,13 @@ struct Open {
 pub(super) struct Watches {
     connection: Connection,
     /// What may surely be watched.
-    essential: Scope,
+    essential: Prefix,
     stream: Option<Open>,
     /// Watch ids are given by us, so that answers need no matching. Never used twice: late messages of a cancelled
     /// watch are thus known.
     last_id: i64,
-    active: HashMap<i64, Scope>,
-    ids: HashMap<Scope, i64>,
+    active: HashMap<i64, Prefix>,
+    ids: HashMap<Prefix, i64>,
     /// Not yet sent: etcd stops reading when we do not read its answers, so both have to go on at the same time.
     commands: VecDeque<Command>,
     heard: Instant,
@@ -67,7 +67,7 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    pub(super) fn new(connection: &Connection, essential: &Scope) -> Self {
+    pub(super) fn new(connection: &Connection, essential: &Prefix) -> Self {
         Self {
             connection: connection.clone(),
             essential: essential.clone(),
@@ -81,12 +81,12 @@ impl Watches {
         }
     }
 
-    pub(super) fn has(&self, scope: &Scope) -> bool {
+    pub(super) fn has(&self, scope: &Prefix) -> bool {
         self.ids.contains_key(scope)
     }
 
     /// Watches `scope` from revision `from` on, instead of what was watched of it before.
-    pub(super) async fn add(&mut self, scope: Scope, from: Revision) -> Result<()> {
+    pub(super) async fn add(&mut self, scope: Prefix, from: Revision) -> Result<()> {
         self.cancel(&scope);
         self.last_id += 1;
         let id = self.last_id;
@@ -103,21 +103,21 @@ impl Watches {
     }
 
     /// Ends the watches of all scopes but those that `keep` names.
-    pub(super) fn retain(&mut self, keep: impl Fn(&Scope) -> bool) {
+    pub(super) fn retain(&mut self, keep: impl Fn(&Prefix) -> bool) {
         let unwanted: Vec<_> = self.ids.keys().filter(|scope| !keep(scope)).cloned().collect();
         for scope in unwanted {
             self.cancel(&scope);
         }
     }
 
-    fn cancel(&mut self, scope: &Scope) {
+    fn cancel(&mut self, scope: &Prefix) {
         if let Some(id) = self.ids.remove(scope) {
             self.active.remove(&id);
             self.commands.push_back(Command::Cancel { id });
         }
     }
 
-    async fn open(&self, id: i64, scope: &Scope, from: Revision) -> Result<Open> {
+    async fn open(&self, id: i64, scope: &Prefix, from: Revision) -> Result<Open> {
         let (index, endpoint) = self.connection.endpoint(0);
         let kind = Call {
             name: "watch",
@@ -266,7 +266,7 @@ fn refusal(answer: &WatchResponse) -> Error {
     }
 }
 
-fn options(id: i64, scope: &Scope, from: Revision) -> WatchOptions {
+fn options(id: i64, scope: &Prefix, from: Revision) -> WatchOptions {
     WatchOptions::new()
         .with_range(end_of(scope))
         .with_start_revision(from)
@@ -281,7 +281,7 @@ async fn send(sender: &mut WatchRequestSender, command: &Command) -> std::result
     }
 }
 
-fn change(event: PbEvent) -> Option<(Key, Option<Held>, Revision)> {
+fn change(event: PbEvent) -> Option<(Key, Option<KeyValue>, Revision)> {
     let put = event.r#type == 0;
     let (key, held) = decode(event.kv?)?;
     let revision = held.mod_revision;

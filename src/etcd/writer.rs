@@ -8,7 +8,7 @@ use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
 use super::connection::{Call, Connection};
 use super::error::{Error, Result};
 use super::requests::decode;
-use crate::plan::{Expect, Fence, Held, Op, OpResult, Transaction, Verdict};
+use crate::plan::{Expect, Fence, KeyValue, Op, OpResult, Transaction, TxnOutcome};
 
 impl Connection {
     /// Writes `transaction` if `fence` holds. It takes effect at one revision.
@@ -17,15 +17,15 @@ impl Connection {
     /// stay below etcd's request limit of 1.5 MiB: whoever plans it cuts it, else etcd answers [`Error::TooLarge`].
     ///
     /// When an answer is lost or late, the transaction is sent again. With a note it is carried out once nevertheless: of
-    /// the other copies the answer is [`Verdict::Overtaken`]. Without one, puts that got through are then `Refused`, held
+    /// the other copies the answer is [`TxnOutcome::Overtaken`]. Without one, puts that got through are then `Refused`, held
     /// by exactly the value and lease that were to be written.
-    pub async fn commit(&self, fence: &Fence, transaction: &Transaction) -> Result<Verdict> {
+    pub async fn commit(&self, fence: &Fence, transaction: &Transaction) -> Result<TxnOutcome> {
         debug_assert!(!transaction.ops.is_empty(), "nothing to write");
         debug_assert!(transaction.ops.len() <= Transaction::MAX_OPS, "too many ops");
         let request = encode(fence, transaction);
         match self.txn("txn", request, |answer| !answer.succeeded()).await {
             Ok(answer) => interpret(answer, fence, transaction.ops.len()),
-            Err(error) if error.is_lease_not_found() => Ok(Verdict::LeaseGone),
+            Err(error) if error.is_lease_not_found() => Ok(TxnOutcome::LeaseGone),
             Err(error) => Err(error),
         }
     }
@@ -98,7 +98,7 @@ fn guard(op: &Op) -> Compare {
     }
 }
 
-fn interpret(answer: TxnResponse, fence: &Fence, ops: usize) -> Result<Verdict> {
+fn interpret(answer: TxnResponse, fence: &Fence, ops: usize) -> Result<TxnOutcome> {
     if !answer.succeeded() {
         return refusal(answer, fence);
     }
@@ -109,19 +109,19 @@ fn interpret(answer: TxnResponse, fence: &Fence, ops: usize) -> Result<Verdict> 
     if results.len() != ops {
         return Err(Error::malformed("txn", "not one result per op"));
     }
-    Ok(Verdict::Applied { revision, results })
+    Ok(TxnOutcome::Applied { revision, results })
 }
 
 /// Why nothing was written: the fence does not hold, or else a note was in the way.
-fn refusal(answer: TxnResponse, fence: &Fence) -> Result<Verdict> {
+fn refusal(answer: TxnResponse, fence: &Fence) -> Result<TxnOutcome> {
     let mut found = answer.0.responses.into_iter();
     let mut look = || holder("txn", found.next().into_iter().collect());
-    let leads = |leader: &Held| leader.create_revision == fence.create_revision && leader.lease == fence.lease;
+    let leads = |leader: &KeyValue| leader.create_revision == fence.create_revision && leader.lease == fence.lease;
     if !look()?.as_ref().is_some_and(leads) {
-        return Ok(Verdict::Fenced);
+        return Ok(TxnOutcome::Fenced);
     }
     match look()? {
-        Some(note) => Ok(Verdict::Overtaken { at: note.mod_revision }),
+        Some(note) => Ok(TxnOutcome::Overtaken { at: note.mod_revision }),
         None => Err(Error::malformed("txn", "refused, though all that it demands is so")),
     }
 }
@@ -137,7 +137,7 @@ fn result_of(response: PbResponseOp) -> Result<OpResult> {
 }
 
 /// What the single read of a failure branch of `call` found: none if the key does not exist.
-pub(super) fn holder(call: &'static str, responses: Vec<PbResponseOp>) -> Result<Option<Held>> {
+pub(super) fn holder(call: &'static str, responses: Vec<PbResponseOp>) -> Result<Option<KeyValue>> {
     match responses.into_iter().next().and_then(|answer| answer.response) {
         Some(PbTxnOpResponse::ResponseRange(mut range)) => Ok(range.kvs.pop().and_then(decode).map(|(_, held)| held)),
         _ => Err(Error::malformed(call, "no holder")),

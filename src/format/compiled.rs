@@ -2,11 +2,12 @@
 
 use crate::api;
 use crate::api::FormatType;
-use crate::plan::Scope;
+use crate::plan::Prefix;
 
 use super::core_dns::CoreDns;
 use super::custom::Custom;
 use super::etcd_grpc::EtcdGrpc;
+use super::format_prefixes::FormatPrefixes;
 use super::go_frame::GoFrame;
 use super::go_micro::GoMicro;
 use super::go_zero::GoZero;
@@ -15,7 +16,6 @@ use super::kitex::Kitex;
 use super::kratos::Kratos;
 use super::plain::Plain;
 use super::prefix::{has_blank, is_dots};
-use super::reach::Reach;
 use super::reading::Reading;
 use super::traefik::Traefik;
 use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort};
@@ -143,12 +143,12 @@ impl Format {
     }
 
     /// Where all keys of this format lie.
-    pub fn scope(&self) -> &Scope {
+    pub fn scope(&self) -> &Prefix {
         &self.reach().scope
     }
 
     /// Whether consumers of this format would stumble over keys in `scope` that are not of this format.
-    pub fn reads(&self, scope: &Scope) -> bool {
+    pub fn reads(&self, scope: &Prefix) -> bool {
         scope.prefix().starts_with(&*self.reach().realm)
     }
 
@@ -171,7 +171,7 @@ impl Format {
         Reading::of(dialect, self.reach())
     }
 
-    fn reach(&self) -> &Reach {
+    fn reach(&self) -> &FormatPrefixes {
         match &self.wire {
             Wire::Plain(plain) => plain.reach(),
             Wire::EtcdGrpc(etcd_grpc) => etcd_grpc.reach(),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 /// An endpoint as a consumer understands it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct ConsumerView {
     /// What it dials.
     pub address: Option<SocketAddr>,
     /// What it speaks there.
@@ -20,7 +20,7 @@ pub struct Seen {
 }
 
 type Keys<'a> = [(&'a str, &'a [u8])];
-type Read = Result<Vec<Seen>, String>;
+type Read = Result<Vec<ConsumerView>, String>;
 
 fn text(value: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(value).map_err(|error| error.to_string())
@@ -58,9 +58,9 @@ fn below<'a>(keys: &'a Keys<'a>, prefix: &'a str) -> impl Iterator<Item = &'a (&
 pub fn plain(keys: &Keys<'_>, prefix: &str) -> Read {
     below(keys, &format!("{prefix}/"))
         .map(|(_, value)| {
-            Ok(Seen {
+            Ok(ConsumerView {
                 address: Some(dial(text(value)?)?),
-                ..Seen::default()
+                ..ConsumerView::default()
             })
         })
         .collect()
@@ -81,9 +81,9 @@ pub fn etcd_grpc(keys: &Keys<'_>, target: &str) -> Read {
             if !update.metadata.is_null() {
                 return Err("metadata is not null".to_owned());
             }
-            Ok(Seen {
+            Ok(ConsumerView {
                 address: Some(dial(&update.addr)?),
-                ..Seen::default()
+                ..ConsumerView::default()
             })
         })
         .collect()
@@ -120,7 +120,7 @@ pub fn kratos(keys: &Keys<'_>, namespace: &str, name: &str) -> Read {
             let mut facts = or_empty(instance.metadata.clone());
             // What is no number is passed over.
             let weight = facts.remove("weight").and_then(|weight| weight.parse().ok());
-            seen.push(Seen {
+            seen.push(ConsumerView {
                 address: Some(dial(host)?),
                 scheme: Some(scheme.to_owned()),
                 version: Some(instance.version.clone()).filter(|version| !version.is_empty()),
@@ -160,7 +160,7 @@ pub fn go_micro(keys: &Keys<'_>, name: &str) -> Read {
             }
             ids.push(node.id);
             let protocol = node.metadata.remove("protocol").ok_or("no protocol")?;
-            seen.push(Seen {
+            seen.push(ConsumerView {
                 address: Some(dial(&node.address)?),
                 scheme: Some(protocol),
                 version: Some(service.version.clone()).filter(|version| !version.is_empty()),
@@ -189,11 +189,11 @@ pub fn kitex(keys: &Keys<'_>, prefix: &str, service: &str) -> Read {
                 return Err(format!("cannot dial {}", instance.network));
             }
             let weight = if instance.weight > 0 { instance.weight } else { 10 };
-            Ok(Seen {
+            Ok(ConsumerView {
                 address: Some(dial(&instance.address)?),
                 weight: u32::try_from(weight).ok(),
                 facts: or_empty(instance.tags),
-                ..Seen::default()
+                ..ConsumerView::default()
             })
         })
         .collect()
@@ -215,7 +215,7 @@ pub fn go_frame(keys: &Keys<'_>, prefix: &str) -> Read {
             };
             let other = |name: &String| !["protocol", "insecure", "weight"].contains(&name.as_str());
             let fact = |(name, value): (&String, &serde_json::Value)| Some((name.clone(), value.as_str()?.to_owned()));
-            seen.push(Seen {
+            seen.push(ConsumerView {
                 address: Some(dial(&format!("{host}:{port}"))?),
                 scheme: metadata["protocol"].as_str().map(str::to_owned),
                 weight: metadata["weight"].as_u64().and_then(|weight| weight.try_into().ok()),
@@ -224,7 +224,7 @@ pub fn go_frame(keys: &Keys<'_>, prefix: &str) -> Read {
                     .filter(|(name, _)| other(name))
                     .filter_map(fact)
                     .collect(),
-                ..Seen::default()
+                ..ConsumerView::default()
             });
         }
     }
@@ -263,10 +263,10 @@ pub fn core_dns(keys: &Keys<'_>, path: &str, domain: &str) -> Read {
                 .host
                 .parse()
                 .map_err(|_| format!("an alias: {}", service.host))?;
-            Ok(Seen {
+            Ok(ConsumerView {
                 address: Some(SocketAddr::new(ip, service.port)),
                 weight: service.weight,
-                ..Seen::default()
+                ..ConsumerView::default()
             })
         })
         .collect()
@@ -306,13 +306,13 @@ pub fn traefik(keys: &Keys<'_>, root: &str, protocol: &str, service: &str) -> Re
         }
         .ok_or("a server without an address")?;
         let weight = fields.get("weight").map(|weight| weight.parse());
-        Ok(Seen {
+        Ok(ConsumerView {
             address: Some(dial(address)?),
             scheme: scheme.map(str::to_owned),
             weight: weight
                 .transpose()
                 .map_err(|error: std::num::ParseIntError| error.to_string())?,
-            ..Seen::default()
+            ..ConsumerView::default()
         })
     };
     servers.values().map(read).collect()

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::format_prefixes::FormatPrefixes;
 use super::hash::fnv64;
-use super::reach::Reach;
 use super::{Endpoint, FormatError, Record, Refusal, prefix};
 use crate::api;
 
@@ -20,7 +20,7 @@ const MAX_DOMAIN: usize = 253 - (MAX_LABEL + 1) - (15 + 1);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoreDns {
-    reach: Reach,
+    reach: FormatPrefixes,
     ttl: u32,
     priority: u32,
     group: Option<Box<str>>,
@@ -76,14 +76,14 @@ impl CoreDns {
         let labels: Vec<&str> = domain.rsplit('.').collect();
         let scope = prefix::checked_scope("root", &format!("/{root}/{}", labels.join("/")))?;
         Ok(Self {
-            reach: Reach::within(scope, &format!("/{root}/")),
+            reach: FormatPrefixes::within(scope, &format!("/{root}/")),
             ttl,
             priority,
             group: group.map(Into::into),
         })
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 

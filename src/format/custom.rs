@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use super::reach::Reach;
+use super::format_prefixes::FormatPrefixes;
 use super::templates::{Templates, shared_by_ports};
 use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort, prefix};
 use crate::api;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Custom {
-    reach: Reach,
+    reach: FormatPrefixes,
     templates: Arc<Templates>,
 }
 
@@ -28,7 +28,7 @@ impl Custom {
             });
         };
         Ok(Self {
-            reach: Reach::exact(scope),
+            reach: FormatPrefixes::exact(scope),
             templates: service.record_formats.get(name)?.clone(),
         })
     }
@@ -51,7 +51,7 @@ impl Custom {
         self.templates.name()
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 

@@ -5,24 +5,24 @@
 
 use serde::Serialize;
 
-use super::reach::Reach;
+use super::format_prefixes::FormatPrefixes;
 use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
 use crate::api;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdGrpc {
-    reach: Reach,
+    reach: FormatPrefixes,
 }
 
 impl EtcdGrpc {
     pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
         let default = || format!("{}/{}", service.namespace, service.name);
         Ok(Self {
-            reach: Reach::exact(prefix::scope("prefix", spec.prefix.as_deref(), default)?),
+            reach: FormatPrefixes::exact(prefix::scope("prefix", spec.prefix.as_deref(), default)?),
         })
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::endpoint::tests::orders;
 use super::{Endpoint, TemplateError, Templates};
 use crate::api::{Escaping, RecordFormatSpec};
-use crate::plan::Scope;
+use crate::plan::Prefix;
 
 /// What templates are made of.
 pub(crate) const WORDS: [&str; 44] = [
@@ -78,7 +78,7 @@ pub(crate) fn templates(input: &[u8]) -> String {
         assert!(record.key.starts_with("/services/shop/orders/"), "{}", record.key);
     }
     assert_eq!(templates.preview().len(), spec.records.len());
-    let scope = Scope::below("/s/orders");
+    let scope = Prefix::below("/s/orders");
     let mut outcome = String::new();
     for endpoint in odd_endpoints() {
         match templates.print(&endpoint, &endpoint.pod, &scope) {

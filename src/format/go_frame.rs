@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::facts::facts;
-use super::reach::Reach;
+use super::format_prefixes::FormatPrefixes;
 use super::scheme::spoken_at;
 use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
 use crate::api;
@@ -21,7 +21,7 @@ const DEFAULT_WEIGHT: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoFrame {
-    reach: Reach,
+    reach: FormatPrefixes,
 }
 
 impl GoFrame {
@@ -48,11 +48,11 @@ impl GoFrame {
         let version = prefix::name("versionSegment", spec.version_segment.as_deref(), "latest")?;
         let reads = format!("{root}/{deployment}/{namespace}/{}/{version}", service.name);
         Ok(Self {
-            reach: Reach::reading(prefix::checked_scope("root", &reads)?, &reads),
+            reach: FormatPrefixes::reading(prefix::checked_scope("root", &reads)?, &reads),
         })
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 

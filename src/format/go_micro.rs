@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::facts::facts;
-use super::reach::Reach;
+use super::format_prefixes::FormatPrefixes;
 use super::scheme::{spoken, spoken_at};
 use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort, prefix};
 
@@ -27,14 +27,14 @@ const REALM: &str = "/micro/registry/";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoMicro {
-    reach: Reach,
+    reach: FormatPrefixes,
 }
 
 impl GoMicro {
     pub fn compile(service: &Service<'_>) -> Result<Self, FormatError> {
         let scope = prefix::checked_scope("serviceName", &format!("{REALM}{}", service.name))?;
         Ok(Self {
-            reach: Reach::within(scope, REALM),
+            reach: FormatPrefixes::within(scope, REALM),
         })
     }
 
@@ -51,7 +51,7 @@ impl GoMicro {
         }
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 

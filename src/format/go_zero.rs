@@ -4,24 +4,24 @@
 //! whose value changes under its key, so the address is in the key: a new address is a new key, and the old one goes
 //! in the same transaction.
 
-use super::reach::Reach;
+use super::format_prefixes::FormatPrefixes;
 use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
 use crate::api;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoZero {
-    reach: Reach,
+    reach: FormatPrefixes,
 }
 
 impl GoZero {
     pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
         let scope = prefix::scope("key", spec.key.as_deref(), || format!("{}.rpc", service.name))?;
         Ok(Self {
-            reach: Reach::exact(scope),
+            reach: FormatPrefixes::exact(scope),
         })
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 

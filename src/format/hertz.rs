@@ -1,11 +1,11 @@
 //! Hertz: what the etcd resolver of Hertz reads (`hertz-contrib/registry/etcd`): Kitex' records below a fixed prefix.
 
-use super::reach::Reach;
+use super::format_prefixes::FormatPrefixes;
 use super::{Endpoint, FormatError, Record, Refusal, Service, kitex, prefix};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hertz {
-    reach: Reach,
+    reach: FormatPrefixes,
 }
 
 impl Hertz {
@@ -14,11 +14,11 @@ impl Hertz {
     pub fn compile(service: &Service<'_>) -> Result<Self, FormatError> {
         let scope = prefix::checked_scope("serviceName", &format!("hertz/registry-etcd/{}", service.name))?;
         Ok(Self {
-            reach: Reach::exact(scope),
+            reach: FormatPrefixes::exact(scope),
         })
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 

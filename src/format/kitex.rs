@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::facts::facts;
-use super::reach::Reach;
+use super::format_prefixes::FormatPrefixes;
 use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
 use crate::api;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kitex {
-    reach: Reach,
+    reach: FormatPrefixes,
 }
 
 impl Kitex {
@@ -23,11 +23,11 @@ impl Kitex {
         let root = prefix::root(spec, "kitex/registry-etcd")?;
         let scope = prefix::checked_scope("root", &format!("{root}/{}", service.name))?;
         Ok(Self {
-            reach: Reach::exact(scope),
+            reach: FormatPrefixes::exact(scope),
         })
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 
@@ -37,7 +37,7 @@ impl Kitex {
 }
 
 /// The record of an endpoint below `reach`: Hertz reads the same.
-pub fn instance(reach: &Reach, endpoint: &Endpoint, consumer: &'static str) -> Result<Vec<Record>, Refusal> {
+pub fn instance(reach: &FormatPrefixes, endpoint: &Endpoint, consumer: &'static str) -> Result<Vec<Record>, Refusal> {
     let weight = match endpoint.weight {
         Some(0) => {
             let limit = "its clients take it for 10";

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::facts::facts;
-use super::reach::Reach;
+use super::format_prefixes::FormatPrefixes;
 use super::scheme::spoken_at;
 use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
 use crate::api;
@@ -19,7 +19,7 @@ const KNOWN: [&str; 4] = ["grpc", "grpcs", "http", "https"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kratos {
-    reach: Reach,
+    reach: FormatPrefixes,
 }
 
 impl Kratos {
@@ -27,11 +27,11 @@ impl Kratos {
         let root = prefix::root(spec, "/microservices")?;
         let reads = format!("{root}/{}", service.name);
         Ok(Self {
-            reach: Reach::reading(prefix::checked_scope("root", &reads)?, &reads).by_name(),
+            reach: FormatPrefixes::reading(prefix::checked_scope("root", &reads)?, &reads).by_name(),
         })
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::reach::Reach;
+use super::format_prefixes::FormatPrefixes;
 use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
 use crate::api;
 use crate::api::PlainValue;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plain {
-    reach: Reach,
+    reach: FormatPrefixes,
     value: PlainValue,
 }
 
@@ -23,12 +23,12 @@ impl Plain {
     pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
         let default = || format!("/services/{}/{}", service.namespace, service.name);
         Ok(Self {
-            reach: Reach::exact(prefix::scope("prefix", spec.prefix.as_deref(), default)?),
+            reach: FormatPrefixes::exact(prefix::scope("prefix", spec.prefix.as_deref(), default)?),
             value: spec.value.unwrap_or_default(),
         })
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 

@@ -4,7 +4,7 @@
 
 use super::{Endpoint, FormatError, Refusal};
 use crate::api;
-use crate::plan::Scope;
+use crate::plan::Prefix;
 
 /// The longest prefix that users write, in bytes. With the longest names of a pod and a port below it, a key stays
 /// below [`super::compiled::MAX_KEY`].
@@ -21,16 +21,16 @@ pub fn scope(
     field: &'static str,
     written: Option<&str>,
     default: impl FnOnce() -> String,
-) -> Result<Scope, FormatError> {
+) -> Result<Prefix, FormatError> {
     match written {
-        Some(prefix) => checked(field, prefix, MAX_PREFIX).map(Scope::below),
+        Some(prefix) => checked(field, prefix, MAX_PREFIX).map(Prefix::below),
         None => checked_scope(field, &default()),
     }
 }
 
 /// The scope below a prefix that was put together; what is wrong with it is put down to `field`.
-pub fn checked_scope(field: &'static str, prefix: &str) -> Result<Scope, FormatError> {
-    checked(field, prefix, MAX_COMPOSED).map(Scope::below)
+pub fn checked_scope(field: &'static str, prefix: &str) -> Result<Prefix, FormatError> {
+    checked(field, prefix, MAX_COMPOSED).map(Prefix::below)
 }
 
 /// What comes before the service's name in the keys of a framework: as written, or its `default`.
@@ -119,7 +119,7 @@ pub fn has_blank(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn written(prefix: &str) -> Result<Scope, FormatError> {
+    fn written(prefix: &str) -> Result<Prefix, FormatError> {
         scope("prefix", Some(prefix), || unreachable!("a prefix is written"))
     }
 

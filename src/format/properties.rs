@@ -9,7 +9,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::consumers::{self, Seen};
+use super::consumers::{self, ConsumerView};
 use super::testing::{ORDERS, of};
 use super::{Endpoint, Format, Record, Refusal};
 use crate::api::{self, FormatType, PlainValue, TraefikProtocol};
@@ -127,7 +127,7 @@ fn port_name() -> &'static str {
 }
 
 /// What the consumers of `spec` see in `records`.
-fn seen(spec: &api::Format, records: &[Record]) -> Vec<Seen> {
+fn seen(spec: &api::Format, records: &[Record]) -> Vec<ConsumerView> {
     let keys: Vec<(&str, &[u8])> = records.iter().map(|record| (&*record.key, &*record.value)).collect();
     let or = |field: &Option<String>, default: &str| field.clone().unwrap_or_else(|| default.to_owned());
     let root = |default: &str| or(&spec.root, default);
@@ -164,7 +164,7 @@ fn seen(spec: &api::Format, records: &[Record]) -> Vec<Seen> {
     read.unwrap_or_else(|stumble| panic!("{stumble}: {keys:?}"))
 }
 
-fn read_json(record: &Record) -> Seen {
+fn read_json(record: &Record) -> ConsumerView {
     let json: serde_json::Value = serde_json::from_slice(&record.value).expect("JSON");
     let ip: IpAddr = json["address"].as_str().expect("text").parse().expect("an address");
     let port = json["port"]
@@ -173,7 +173,7 @@ fn read_json(record: &Record) -> Seen {
         .expect("a port");
     let text = |name: &str| json[name].as_str().map(str::to_owned);
     let facts = json["metadata"].as_object().into_iter().flatten();
-    Seen {
+    ConsumerView {
         address: Some(SocketAddr::new(ip, port)),
         scheme: text("scheme"),
         version: text("version"),

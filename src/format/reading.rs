@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::reach::Reach;
+use super::format_prefixes::FormatPrefixes;
 
 /// Where a format writes, what its consumers read, and in which dialect.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +27,7 @@ impl Reading {
         self.by_name && last_segment(&self.written) != last_segment(place)
     }
 
-    pub(super) fn of(dialect: &str, reach: &Reach) -> Self {
+    pub(super) fn of(dialect: &str, reach: &FormatPrefixes) -> Self {
         Self {
             dialect: dialect.into(),
             written: reach.scope.prefix().into(),

@@ -10,8 +10,8 @@
 
 use std::borrow::Cow;
 
+use super::format_prefixes::FormatPrefixes;
 use super::hash::fnv64;
-use super::reach::Reach;
 use super::scheme::{spoken, spoken_at};
 use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort, prefix};
 use crate::api;
@@ -32,7 +32,7 @@ const SPEAKS: &str = "http, https, grpc, grpcs and h2c";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traefik {
-    reach: Reach,
+    reach: FormatPrefixes,
     protocol: TraefikProtocol,
 }
 
@@ -71,7 +71,7 @@ impl Traefik {
         };
         let prefix = format!("{root}/{segment}/services/{name}/loadbalancer/servers");
         Ok(Self {
-            reach: Reach::within(prefix::checked_scope("root", &prefix)?, &format!("{root}/")),
+            reach: FormatPrefixes::within(prefix::checked_scope("root", &prefix)?, &format!("{root}/")),
             protocol,
         })
     }
@@ -89,7 +89,7 @@ impl Traefik {
         Ok(())
     }
 
-    pub fn reach(&self) -> &Reach {
+    pub fn reach(&self) -> &FormatPrefixes {
         &self.reach
     }
 

@@ -33,8 +33,8 @@ struct Target {
 const TARGETS: [Target; 4] = [
     Target {
         name: "pods",
-        shape: Shape::Json(&crate::cluster::fuzz::WORDS),
-        run: crate::cluster::fuzz::pods,
+        shape: Shape::Json(&crate::kube::fuzz::WORDS),
+        run: crate::kube::fuzz::pods,
     },
     Target {
         name: "templates",

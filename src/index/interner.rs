@@ -27,13 +27,13 @@ impl Symbol {
 pub(super) struct Interner<V> {
     /// Finds a value's symbol. Holds symbols only: a map would hold every value a second time.
     table: HashTable<Symbol>,
-    slots: Vec<Slot<V>>,
+    slots: Vec<Cell<V>>,
     vacant: Option<Symbol>,
     hasher: RandomState,
 }
 
 #[derive(Debug)]
-enum Slot<V> {
+enum Cell<V> {
     Taken { value: V, uses: u32 },
     Vacant { next: Option<Symbol> },
 }
@@ -67,14 +67,14 @@ impl<V: Hash + Eq> Interner<V> {
         let hash = self.hasher.hash_one(key);
         let slots = &mut self.slots;
         if let Some(&symbol) = self.table.find(hash, |&symbol| value(slots, symbol).borrow() == key) {
-            if let Slot::Taken { uses, .. } = &mut slots[symbol.position()] {
+            if let Cell::Taken { uses, .. } = &mut slots[symbol.position()] {
                 *uses += 1;
             }
             return Acquired { symbol, fresh: false };
         }
-        let taken = Slot::Taken { value: make(), uses: 1 };
+        let taken = Cell::Taken { value: make(), uses: 1 };
         let symbol = if let Some(symbol) = self.vacant {
-            if let Slot::Vacant { next } = std::mem::replace(&mut slots[symbol.position()], taken) {
+            if let Cell::Vacant { next } = std::mem::replace(&mut slots[symbol.position()], taken) {
                 self.vacant = next;
             }
             symbol
@@ -90,7 +90,7 @@ impl<V: Hash + Eq> Interner<V> {
 
     /// Takes one use away. Returns the value if that was the last one: the caller gives back what the value used.
     pub(super) fn release(&mut self, symbol: Symbol) -> Option<V> {
-        let Slot::Taken { value, uses } = &mut self.slots[symbol.position()] else {
+        let Cell::Taken { value, uses } = &mut self.slots[symbol.position()] else {
             unreachable!("a symbol is released once per use")
         };
         *uses -= 1;
@@ -101,12 +101,12 @@ impl<V: Hash + Eq> Interner<V> {
         if let Ok(entry) = self.table.find_entry(hash, |&other| other == symbol) {
             entry.remove();
         }
-        let vacant = Slot::Vacant {
+        let vacant = Cell::Vacant {
             next: self.vacant.replace(symbol),
         };
         match std::mem::replace(&mut self.slots[symbol.position()], vacant) {
-            Slot::Taken { value, .. } => Some(value),
-            Slot::Vacant { .. } => None,
+            Cell::Taken { value, .. } => Some(value),
+            Cell::Vacant { .. } => None,
         }
     }
 
@@ -128,10 +128,10 @@ impl<V: Hash + Eq> Interner<V> {
     }
 }
 
-fn value<V>(slots: &[Slot<V>], symbol: Symbol) -> &V {
+fn value<V>(slots: &[Cell<V>], symbol: Symbol) -> &V {
     match &slots[symbol.position()] {
-        Slot::Taken { value, .. } => value,
-        Slot::Vacant { .. } => unreachable!("a symbol is looked up only while it is in use"),
+        Cell::Taken { value, .. } => value,
+        Cell::Vacant { .. } => unreachable!("a symbol is looked up only while it is in use"),
     }
 }
 

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::area::Mark;
 use super::compact::{CompactPod, Symbols};
 use super::interner::Symbol;
+use super::namespace_scope::Mark;
 use super::registration::Registration;
 use super::resolve::{resolve, resolve_if_ready};
 use super::selector::Selector;
-use super::view::{PodView, ReadyPod, Touch};
+use super::view::{DirtyMark, PodView, ReadyPod};
 
 #[derive(Debug, Default)]
 pub(super) struct Namespace {
@@ -41,7 +41,13 @@ impl Namespace {
         self.pods.is_empty() && self.registrations.is_empty()
     }
 
-    pub(super) fn apply_pod(&mut self, name: &str, new: CompactPod, seen: Mark, symbols: &mut Symbols) -> Vec<Touch> {
+    pub(super) fn apply_pod(
+        &mut self,
+        name: &str,
+        new: CompactPod,
+        seen: Mark,
+        symbols: &mut Symbols,
+    ) -> Vec<DirtyMark> {
         if let Some(entry) = self.pods.get_mut(name) {
             entry.seen = seen;
             if entry.pod == new {
@@ -61,7 +67,7 @@ impl Namespace {
         touches
     }
 
-    pub(super) fn delete_pod(&mut self, name: &str, symbols: &mut Symbols) -> Vec<Touch> {
+    pub(super) fn delete_pod(&mut self, name: &str, symbols: &mut Symbols) -> Vec<DirtyMark> {
         let Some((name, PodEntry { pod, .. })) = self.pods.remove_entry(name) else {
             return Vec::new();
         };
@@ -78,7 +84,7 @@ impl Namespace {
     }
 
     /// Deletes the pods not seen since a list of them `began`.
-    pub(super) fn delete_unseen_pods(&mut self, began: Mark, symbols: &mut Symbols) -> Vec<Touch> {
+    pub(super) fn delete_unseen_pods(&mut self, began: Mark, symbols: &mut Symbols) -> Vec<DirtyMark> {
         let unseen = self
             .pods
             .iter()
@@ -95,7 +101,7 @@ impl Namespace {
         old: Option<&CompactPod>,
         new: Option<&CompactPod>,
         symbols: &Symbols,
-    ) -> Vec<Touch> {
+    ) -> Vec<DirtyMark> {
         let mut affected = BTreeMap::<Arc<str>, [Option<&CompactPod>; 2]>::new();
         for (side, pod) in [old, new].into_iter().enumerate() {
             for registration in pod.iter().flat_map(|pod| self.selecting(pod, symbols)) {
@@ -140,7 +146,7 @@ impl Namespace {
         })
     }
 
-    pub(super) fn apply_registration(&mut self, registration: Registration, symbols: &mut Symbols) -> Vec<Touch> {
+    pub(super) fn apply_registration(&mut self, registration: Registration, symbols: &mut Symbols) -> Vec<DirtyMark> {
         let name = registration.reference.name.clone();
         let mut before = BTreeSet::new();
         let mut selecting = Selecting {
@@ -287,8 +293,8 @@ impl Selecting {
         resolve(&self.registration, name, pod, symbols)
     }
 
-    fn touch(&self, pod: &Arc<str>) -> Touch {
-        Touch {
+    fn touch(&self, pod: &Arc<str>) -> DirtyMark {
+        DirtyMark {
             registration: self.registration.reference.clone(),
             pod: pod.clone(),
         }

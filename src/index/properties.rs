@@ -9,8 +9,8 @@ use proptest::prelude::*;
 
 use super::testing::{pod, registration};
 use super::{
-    Area, Family, Index, Operator, Pod, PodView, Port, PortTarget, Registration, RegistrationRef, Requirement,
-    Selector, Touch,
+    DirtyMark, Family, Index, NamespaceScope, Operator, Pod, PodView, Port, PortTarget, Registration, RegistrationRef,
+    Requirement, Selector,
 };
 
 /// What the events so far amount to, as plain lists: the oracle.
@@ -26,7 +26,7 @@ enum Event {
     DeletePod(String, String),
     RelistPods {
         /// All pods, or those of this namespace.
-        area: Area,
+        area: NamespaceScope,
         broken_off: Vec<Pod>,
         /// What becomes of each pod known before, in order.
         fates: Vec<Fate>,
@@ -162,8 +162,9 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn any_area() -> impl Strategy<Value = Area> {
-    option::of(one_of(&NAMESPACES)).prop_map(|name| name.map_or(Area::Cluster, |name| Area::namespace(&name)))
+fn any_area() -> impl Strategy<Value = NamespaceScope> {
+    option::of(one_of(&NAMESPACES))
+        .prop_map(|name| name.map_or(NamespaceScope::Cluster, |name| NamespaceScope::namespace(&name)))
 }
 
 impl World {
@@ -176,7 +177,7 @@ impl World {
     }
 
     /// Lets an event happen here and in `index`; returns what the index touched.
-    fn happen(&mut self, event: Event, index: &mut Index) -> Vec<Touch> {
+    fn happen(&mut self, event: Event, index: &mut Index) -> Vec<DirtyMark> {
         match event {
             Event::Pod(pod) => {
                 let touches = index.apply_pod(&pod);
@@ -264,7 +265,7 @@ impl World {
 }
 
 /// Every view of every pod that can be there, present or not.
-fn views(index: &Index) -> BTreeMap<Touch, PodView> {
+fn views(index: &Index) -> BTreeMap<DirtyMark, PodView> {
     let mut views = BTreeMap::new();
     for namespace in NAMESPACES {
         for name in REGISTRATIONS {
@@ -272,7 +273,7 @@ fn views(index: &Index) -> BTreeMap<Touch, PodView> {
                 let registration = RegistrationRef::new(namespace, name);
                 let view = index.view(&registration, pod);
                 views.insert(
-                    Touch {
+                    DirtyMark {
                         registration,
                         pod: pod.into(),
                     },

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::area::{Area, Relists};
 use super::compact::Symbols;
 use super::namespace::Namespace;
+use super::namespace_scope::{NamespaceScope, Relists};
 use super::pod::Pod;
 use super::registration::{Registration, RegistrationRef};
-use super::view::{PodView, ReadyPod, Touch};
+use super::view::{DirtyMark, PodView, ReadyPod};
 
 /// Every pod and every registration of the cluster, and who selects whom.
 ///
@@ -28,21 +28,21 @@ impl Index {
     }
 
     /// A pod is there, new or changed. Touches exactly the registrations whose view of it differs from before.
-    pub fn apply_pod(&mut self, pod: &Pod) -> Vec<Touch> {
+    pub fn apply_pod(&mut self, pod: &Pod) -> Vec<DirtyMark> {
         let compact = self.symbols.compact(pod);
         let namespace = namespace(&mut self.namespaces, &pod.namespace);
         namespace.apply_pod(&pod.name, compact, self.pod_relists.mark(), &mut self.symbols)
     }
 
     /// A pod is gone.
-    pub fn delete_pod(&mut self, namespace: &str, name: &str) -> Vec<Touch> {
+    pub fn delete_pod(&mut self, namespace: &str, name: &str) -> Vec<DirtyMark> {
         self.at(namespace, |namespace, symbols| namespace.delete_pod(name, symbols))
             .unwrap_or_default()
     }
 
     /// A complete list of the pods of `area` begins: [`Self::apply_pod`] or [`Self::keep_pod`] for each, then
     /// [`Self::end_pod_relist`]. Until then no pod is taken to be gone. A list that breaks off is simply begun again.
-    pub fn begin_pod_relist(&mut self, area: &Area) {
+    pub fn begin_pod_relist(&mut self, area: &NamespaceScope) {
         self.pod_relists.begin(area);
     }
 
@@ -54,7 +54,7 @@ impl Index {
     }
 
     /// The list of the pods of `area` is complete: those of it neither applied nor kept since it began are gone.
-    pub fn end_pod_relist(&mut self, area: &Area) -> Vec<Touch> {
+    pub fn end_pod_relist(&mut self, area: &NamespaceScope) -> Vec<DirtyMark> {
         let (began, symbols) = (self.pod_relists.began(area), &mut self.symbols);
         let listed = self.namespaces.iter_mut().filter(|(name, _)| area.contains(name));
         let touches = listed
@@ -66,7 +66,7 @@ impl Index {
 
     /// A registration is there, new or changed. Touches every pod it selects or selected, unless nothing changed:
     /// what changed may be a part of the spec not known here, such as its formats, told by the generation.
-    pub fn apply_registration(&mut self, registration: Registration) -> Vec<Touch> {
+    pub fn apply_registration(&mut self, registration: Registration) -> Vec<DirtyMark> {
         let namespace = namespace(&mut self.namespaces, &registration.reference.namespace);
         namespace.apply_registration(registration, &mut self.symbols)
     }

@@ -60,7 +60,7 @@ pub struct MissingPort {
 
 /// One registration's view of one pod may have changed: ask [`Index::view`](super::Index::view) again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Touch {
+pub struct DirtyMark {
     /// The registration.
     pub registration: RegistrationRef,
     /// The pod's name, in the registration's namespace.

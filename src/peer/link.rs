@@ -22,7 +22,7 @@ pub struct Replica {
 
 /// What is known of the process at one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Presence {
+pub enum PeerStatus {
     /// It cannot be found out, for this reason: that is evidence of nothing.
     Unknown(Arc<str>),
     /// Nothing listens there, and nothing is known of what did before.
@@ -36,7 +36,7 @@ pub enum Presence {
 }
 
 /// What is known of each address.
-pub type Presences = BTreeMap<SocketAddr, Presence>;
+pub type PeerStatuses = BTreeMap<SocketAddr, PeerStatus>;
 
 /// What happened on a connection to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,24 +57,24 @@ pub enum Event {
 
 /// One address.
 #[derive(Clone, Debug)]
-pub struct Link {
-    presence: Presence,
+pub struct PeerConnection {
+    presence: PeerStatus,
     /// Who was last authenticated there, and what it stated.
     last: Option<(Replica, Arc<ReplicaState>)>,
 }
 
-impl Default for Link {
+impl Default for PeerConnection {
     fn default() -> Self {
         Self {
-            presence: Presence::Unknown("it has not been asked yet".into()),
+            presence: PeerStatus::Unknown("it has not been asked yet".into()),
             last: None,
         }
     }
 }
 
-impl Link {
+impl PeerConnection {
     /// What is known by now.
-    pub fn presence(&self) -> &Presence {
+    pub fn presence(&self) -> &PeerStatus {
         &self.presence
     }
 
@@ -86,20 +86,20 @@ impl Link {
                 let known = last.filter(|(known, _)| *known == replica).map(|(_, state)| state);
                 let state = known.unwrap_or_default();
                 self.last = Some((replica.clone(), state.clone()));
-                Presence::Alive(replica, state)
+                PeerStatus::Alive(replica, state)
             }
             (Event::Stated(state), Some((replica, _))) => {
                 let state = Arc::new(state);
                 self.last = Some((replica.clone(), state.clone()));
-                Presence::Alive(replica, state)
+                PeerStatus::Alive(replica, state)
             }
-            (Event::Beat, Some((replica, state))) => Presence::Alive(replica, state),
-            (Event::Refused, Some((replica, _))) => Presence::Gone(replica),
-            (Event::Refused, None) => Presence::Refused,
-            (Event::Hung, Some((replica, _))) => Presence::Hung(replica),
+            (Event::Beat, Some((replica, state))) => PeerStatus::Alive(replica, state),
+            (Event::Refused, Some((replica, _))) => PeerStatus::Gone(replica),
+            (Event::Refused, None) => PeerStatus::Refused,
+            (Event::Hung, Some((replica, _))) => PeerStatus::Hung(replica),
             // A process that is gone does not come back, whatever becomes of its address.
-            (Event::Failed(_), Some(_)) if matches!(self.presence, Presence::Gone(_)) => return,
-            (Event::Failed(cause), _) => Presence::Unknown(cause.into()),
+            (Event::Failed(_), Some(_)) if matches!(self.presence, PeerStatus::Gone(_)) => return,
+            (Event::Failed(cause), _) => PeerStatus::Unknown(cause.into()),
             (Event::Stated(_) | Event::Beat | Event::Hung, None) => return,
         };
     }
@@ -128,18 +128,18 @@ impl Term {
     }
 
     /// Whether the leader's process is known to have ended, or to hang: in which words.
-    pub fn is_over(&mut self, presences: &Presences) -> Option<&'static str> {
+    pub fn is_over(&mut self, presences: &PeerStatuses) -> Option<&'static str> {
         let is_it = |replica: &Replica| replica.incarnation == self.incarnation;
         match presences.get(&self.address)? {
-            Presence::Alive(replica, _) if is_it(replica) => {
+            PeerStatus::Alive(replica, _) if is_it(replica) => {
                 self.was_alive = true;
                 None
             }
-            Presence::Alive(..) if self.was_alive => Some("another process answers at its address"),
-            Presence::Gone(replica) if is_it(replica) && self.was_alive => {
+            PeerStatus::Alive(..) if self.was_alive => Some("another process answers at its address"),
+            PeerStatus::Gone(replica) if is_it(replica) && self.was_alive => {
                 Some("its connection ended, and its address refuses new ones")
             }
-            Presence::Hung(replica) if is_it(replica) && self.was_alive => {
+            PeerStatus::Hung(replica) if is_it(replica) && self.was_alive => {
                 Some("it takes connections and has not answered for 3 s")
             }
             _ => None,
@@ -171,9 +171,9 @@ pub enum Elsewhere {
 
 /// Finds out whether a replica other than `me` is connected to `registry`, from what the replicas state and from whom
 /// the Registry's status names.
-pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], presences: &Presences, now: Instant) -> Elsewhere {
+pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], presences: &PeerStatuses, now: Instant) -> Elsewhere {
     for (address, presence) in presences {
-        if let Presence::Alive(replica, state) = presence
+        if let PeerStatus::Alive(replica, state) = presence
             && state.registries.get(registry).is_some_and(|state| state.connected)
         {
             return Elsewhere::Connected(format!("{} at {address}", replica.identity).into());
@@ -193,11 +193,11 @@ pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], presences: &Presences
             return Elsewhere::Unknown(format!("{identity}: its address is not known").into());
         };
         match presences.get(address) {
-            Some(Presence::Alive(..) | Presence::Refused | Presence::Gone(_)) => {}
-            Some(Presence::Hung(_)) => {
+            Some(PeerStatus::Alive(..) | PeerStatus::Refused | PeerStatus::Gone(_)) => {}
+            Some(PeerStatus::Hung(_)) => {
                 return Elsewhere::Unknown(format!("{identity} at {address}: it does not answer").into());
             }
-            Some(Presence::Unknown(cause)) => {
+            Some(PeerStatus::Unknown(cause)) => {
                 return Elsewhere::Unknown(format!("{identity} at {address}: {cause}").into());
             }
             None => return Elsewhere::Unknown(format!("{identity} at {address}: it has not been asked yet").into()),
@@ -222,12 +222,12 @@ mod tests {
         "10.0.0.1:8081".parse().expect("an address")
     }
 
-    fn presences(presence: &Presence) -> Presences {
+    fn presences(presence: &PeerStatus) -> PeerStatuses {
         BTreeMap::from([(address(), presence.clone())])
     }
 
-    fn after(events: impl IntoIterator<Item = Event>) -> Presence {
-        let mut link = Link::default();
+    fn after(events: impl IntoIterator<Item = Event>) -> PeerStatus {
+        let mut link = PeerConnection::default();
         events.into_iter().for_each(|event| link.take(event));
         link.presence().clone()
     }
@@ -238,9 +238,9 @@ mod tests {
 
     #[test]
     fn a_refusal_says_who_is_gone_only_after_an_authenticated_connection() {
-        assert_eq!(after([Event::Refused]), Presence::Refused);
-        assert_eq!(after([Event::Hung]), Link::default().presence);
-        let gone = Presence::Gone(replica(1));
+        assert_eq!(after([Event::Refused]), PeerStatus::Refused);
+        assert_eq!(after([Event::Hung]), PeerConnection::default().presence);
+        let gone = PeerStatus::Gone(replica(1));
         assert_eq!(after([Event::Opened(replica(1)), Event::Refused]), gone);
         assert_eq!(
             after([Event::Opened(replica(1)), Event::Refused, failed()]),
@@ -249,11 +249,11 @@ mod tests {
         );
         let unknown = after([Event::Opened(replica(1)), failed()]);
         assert!(
-            matches!(unknown, Presence::Unknown(_)),
+            matches!(unknown, PeerStatus::Unknown(_)),
             "a time-out is no evidence: {unknown:?}"
         );
         let back = after([Event::Opened(replica(1)), Event::Hung, Event::Beat]);
-        assert!(matches!(back, Presence::Alive(..)), "{back:?}");
+        assert!(matches!(back, PeerStatus::Alive(..)), "{back:?}");
     }
 
     #[test]
@@ -264,17 +264,17 @@ mod tests {
         };
         let begin = [Event::Opened(replica(1)), Event::Stated(state.clone())];
         let same = after(begin.iter().cloned().chain([failed(), Event::Opened(replica(1))]));
-        assert_eq!(same, Presence::Alive(replica(1), Arc::new(state)));
+        assert_eq!(same, PeerStatus::Alive(replica(1), Arc::new(state)));
         let other = after(begin.into_iter().chain([Event::Opened(replica(2))]));
-        assert_eq!(other, Presence::Alive(replica(2), Arc::default()));
+        assert_eq!(other, PeerStatus::Alive(replica(2), Arc::default()));
     }
 
     #[test]
     fn a_term_is_over_by_what_happens_after_a_connection_to_its_leader() {
-        let alive = |number| presences(&Presence::Alive(replica(number), Arc::default()));
+        let alive = |number| presences(&PeerStatus::Alive(replica(number), Arc::default()));
         let (gone, hung) = (
-            presences(&Presence::Gone(replica(1))),
-            presences(&Presence::Hung(replica(1))),
+            presences(&PeerStatus::Gone(replica(1))),
+            presences(&PeerStatus::Hung(replica(1))),
         );
         let new = || Term::new(address(), "a-1".into());
         for end in [&gone, &hung, &alive(2)] {
@@ -284,11 +284,11 @@ mod tests {
             assert!(term.is_over(end).is_some(), "{end:?}");
         }
         for no_evidence in [
-            presences(&Presence::Unknown("no answer".into())),
-            presences(&Presence::Refused),
-            presences(&Presence::Gone(replica(2))),
-            presences(&Presence::Hung(replica(2))),
-            Presences::new(),
+            presences(&PeerStatus::Unknown("no answer".into())),
+            presences(&PeerStatus::Refused),
+            presences(&PeerStatus::Gone(replica(2))),
+            presences(&PeerStatus::Hung(replica(2))),
+            PeerStatuses::new(),
         ] {
             let mut term = new();
             term.is_over(&alive(1));
@@ -316,9 +316,9 @@ mod tests {
                 fresh: true,
                 registries: BTreeMap::from([("default".to_owned(), state)]),
             };
-            presences(&Presence::Alive(replica(1), Arc::new(state)))
+            presences(&PeerStatus::Alive(replica(1), Arc::new(state)))
         };
-        let ask = |presences: &Presences| elsewhere("default", "me", &[hint("a", now)], presences, now);
+        let ask = |presences: &PeerStatuses| elsewhere("default", "me", &[hint("a", now)], presences, now);
         assert_eq!(ask(&states(true)), Elsewhere::Connected("a at 10.0.0.1:8081".into()));
         assert_eq!(ask(&states(false)), Elsewhere::Nobody);
         assert_eq!(elsewhere("other", "me", &[], &states(true), now), Elsewhere::Nobody);
@@ -328,10 +328,10 @@ mod tests {
     fn what_cannot_be_found_out_counts_as_nobody_only_after_a_long_time() {
         let now = Instant::now();
         for (presence, nobody) in [
-            (Presence::Unknown("no answer".into()), false),
-            (Presence::Hung(replica(1)), false),
-            (Presence::Refused, true),
-            (Presence::Gone(replica(1)), true),
+            (PeerStatus::Unknown("no answer".into()), false),
+            (PeerStatus::Hung(replica(1)), false),
+            (PeerStatus::Refused, true),
+            (PeerStatus::Gone(replica(1)), true),
         ] {
             let seen = presences(&presence);
             let found = elsewhere("default", "me", &[hint("a", now)], &seen, now);
@@ -341,7 +341,7 @@ mod tests {
             let mine = elsewhere("default", "a", &[hint("a", now)], &seen, now);
             assert_eq!(mine, Elsewhere::Nobody, "its own predecessor: {presence:?}");
         }
-        let unasked = elsewhere("default", "me", &[hint("a", now)], &Presences::new(), now);
+        let unasked = elsewhere("default", "me", &[hint("a", now)], &PeerStatuses::new(), now);
         assert!(matches!(unasked, Elsewhere::Unknown(_)), "{unasked:?}");
     }
 }

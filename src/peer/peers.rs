@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial;
 use super::key::{PeerKey, random};
-use super::link::{Elsewhere, Event, Hint, Link, Presences, Replica, elsewhere};
+use super::link::{Elsewhere, Event, Hint, PeerConnection, PeerStatuses, Replica, elsewhere};
 use super::wire::{RegistryState, ReplicaState};
 use crate::telemetry::{Calls, Metrics};
 
@@ -47,8 +47,8 @@ pub(super) struct Shared {
     pub(super) calls: Calls,
     key: watch::Receiver<KeyState>,
     doubts: Arc<Notify>,
-    links: Arc<std::sync::Mutex<HashMap<SocketAddr, Link>>>,
-    seen: watch::Sender<Presences>,
+    links: Arc<std::sync::Mutex<HashMap<SocketAddr, PeerConnection>>>,
+    seen: watch::Sender<PeerStatuses>,
     metrics: Metrics,
 }
 
@@ -103,7 +103,7 @@ impl Shared {
 
     fn count(&self) {
         let seen = self.seen.borrow();
-        let alive = seen.values().filter(|one| matches!(one, super::Presence::Alive(..)));
+        let alive = seen.values().filter(|one| matches!(one, super::PeerStatus::Alive(..)));
         self.metrics.set_peers(alive.count());
     }
 }
@@ -147,7 +147,7 @@ impl Peers {
             key,
             doubts: Arc::new(Notify::new()),
             links: Arc::default(),
-            seen: watch::Sender::new(Presences::new()),
+            seen: watch::Sender::new(PeerStatuses::new()),
             metrics: metrics.clone(),
         };
         Self {
@@ -184,7 +184,7 @@ impl Peers {
     }
 
     /// What is known of the addresses.
-    pub fn presences(&self) -> watch::Receiver<Presences> {
+    pub fn presences(&self) -> watch::Receiver<PeerStatuses> {
         self.shared.seen.subscribe()
     }
 

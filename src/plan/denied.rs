@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::domains::{Domains, folders};
 use super::in_flight::Ticket;
-use super::ledger::Ledger;
-use super::transaction::{Key, LeaseId, Op, Scope};
+use super::lease_groups::{LeaseGroups, folders};
+use super::planner::Planner;
+use super::transaction::{Key, LeaseId, Op, Prefix};
 use crate::index::RegistrationRef;
 
 /// What may be missing of the rights on a scope.
@@ -23,9 +23,9 @@ pub enum Right {
 
 /// Keys of one scope, some of which etcd may have refused to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Suspect {
+pub struct ProbeCandidate {
     /// The scope.
-    pub scope: Scope,
+    pub scope: Prefix,
     /// The keys.
     pub keys: Vec<Key>,
 }
@@ -33,9 +33,9 @@ pub struct Suspect {
 /// The scopes that etcd denies.
 #[derive(Debug, Default)]
 pub(super) struct Denied {
-    unreadable: BTreeSet<Scope>,
+    unreadable: BTreeSet<Prefix>,
     /// Each with a key that may not be written.
-    unwritable: BTreeMap<Scope, Key>,
+    unwritable: BTreeMap<Prefix, Key>,
 }
 
 impl Denied {
@@ -44,18 +44,18 @@ impl Denied {
     }
 
     /// Forgets what is denied in scopes that nobody wants any more.
-    pub fn keep(&mut self, wanted: &BTreeSet<Scope>) {
+    pub fn keep(&mut self, wanted: &BTreeSet<Prefix>) {
         self.unreadable.retain(|scope| wanted.contains(scope));
-        let is_wanted = |scope: &Scope| wanted.iter().any(|outer| outer.contains(scope.prefix()));
+        let is_wanted = |scope: &Prefix| wanted.iter().any(|outer| outer.contains(scope.prefix()));
         self.unwritable.retain(|scope, _| is_wanted(scope));
     }
 }
 
-impl Ledger {
+impl Planner {
     // ---- reading ----
 
     /// etcd does not let `scope` be read.
-    pub(super) fn reading_denied(&mut self, scope: Scope) {
+    pub(super) fn reading_denied(&mut self, scope: Prefix) {
         self.surveyed.remove(&scope);
         self.note_change(&scope);
         if self.denied.unreadable.insert(scope) {
@@ -65,7 +65,7 @@ impl Ledger {
     }
 
     /// `scope` was read.
-    pub(super) fn reading_allowed(&mut self, scope: &Scope) {
+    pub(super) fn reading_allowed(&mut self, scope: &Prefix) {
         if self.denied.unreadable.remove(scope) {
             self.surveyed.retain(|inner| !scope.contains(inner.prefix()));
             self.scopes_changed = true;
@@ -75,20 +75,20 @@ impl Ledger {
     }
 
     /// Whether `scope` itself is one that may not be read.
-    pub(super) fn may_not_read(&self, scope: &Scope) -> bool {
+    pub(super) fn may_not_read(&self, scope: &Prefix) -> bool {
         self.denied.unreadable.contains(scope)
     }
 
     // ---- writing ----
 
     /// etcd does not let `scope` be written, to begin with `key`.
-    pub fn writing_denied(&mut self, scope: &Scope, key: &Key) {
+    pub fn writing_denied(&mut self, scope: &Prefix, key: &Key) {
         self.denied.unwritable.insert(scope.clone(), key.clone());
         self.note_change(scope);
     }
 
     /// `scope` may be written (again): what waited for it is to be looked at.
-    pub fn writing_allowed(&mut self, scope: &Scope) {
+    pub fn writing_allowed(&mut self, scope: &Prefix) {
         if self.denied.unwritable.remove(scope).is_some() {
             self.leases.forget_domain(scope);
             self.look_again(scope);
@@ -96,7 +96,7 @@ impl Ledger {
     }
 
     /// The scopes that may not be written, each with a key to ask etcd about.
-    pub fn unwritable(&self) -> impl Iterator<Item = (&Scope, &Key)> {
+    pub fn unwritable(&self) -> impl Iterator<Item = (&Prefix, &Key)> {
         self.denied.unwritable.iter()
     }
 
@@ -110,7 +110,7 @@ impl Ledger {
 
     /// The keys of the transaction `ticket`, which etcd refused, by scope, and the leases that it puts keys on. Of our own
     /// bookkeeping nobody but us is to blame.
-    pub fn suspects(&self, ticket: Ticket) -> (Vec<Suspect>, BTreeSet<LeaseId>) {
+    pub fn suspects(&self, ticket: Ticket) -> (Vec<ProbeCandidate>, BTreeSet<LeaseId>) {
         let ops = self.in_flight.get(&ticket).map_or(&[][..], |sent| &sent.ops);
         let leases = ops.iter().filter_map(|op| match op {
             Op::Put { lease, .. } => Some(*lease),
@@ -123,29 +123,29 @@ impl Ledger {
     }
 
     /// The keys on `lease`, which etcd refused to renew, by scope.
-    pub fn suspects_on(&self, lease: LeaseId) -> Vec<Suspect> {
+    pub fn suspects_on(&self, lease: LeaseId) -> Vec<ProbeCandidate> {
         self.by_scope(self.leases.keys_on(lease))
     }
 
-    fn by_scope<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<Suspect> {
-        let mut suspects: BTreeMap<Scope, Vec<Key>> = BTreeMap::new();
+    fn by_scope<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<ProbeCandidate> {
+        let mut suspects: BTreeMap<Prefix, Vec<Key>> = BTreeMap::new();
         for key in keys.filter(|key| !self.meta.scope().contains(key)) {
             suspects.entry(self.scope_of(key)).or_default().push(key.clone());
         }
         let suspects = suspects.into_iter();
-        suspects.map(|(scope, keys)| Suspect { scope, keys }).collect()
+        suspects.map(|(scope, keys)| ProbeCandidate { scope, keys }).collect()
     }
 
     /// The scope that `key` stands or falls with: that of the registration that wants it.
-    fn scope_of(&self, key: &Key) -> Scope {
+    fn scope_of(&self, key: &Key) -> Prefix {
         let claim = self.slots.get(key).and_then(|slot| slot.claims.first());
         let book = claim.and_then(|claim| self.books.get(&claim.registration));
-        let inside = |scope: &&Scope| scope.contains(key);
+        let inside = |scope: &&Prefix| scope.contains(key);
         let wanted = book.and_then(|book| book.terms.scopes.iter().find(inside));
         let known = wanted.or_else(|| self.surveyed.iter().find(inside));
         known.cloned().unwrap_or_else(|| {
             let folder = folders(key).last().unwrap_or("/");
-            Scope::below(folder)
+            Prefix::below(folder)
         })
     }
 
@@ -163,9 +163,9 @@ impl Ledger {
     }
 
     /// What `registration` may not do where its keys lie.
-    pub(super) fn denied_to(&self, registration: &RegistrationRef) -> Vec<(Scope, Right)> {
+    pub(super) fn denied_to(&self, registration: &RegistrationRef) -> Vec<(Prefix, Right)> {
         let scopes = self.books.get(registration).map_or(&[][..], |book| &book.terms.scopes);
-        let right = |scope: &Scope| {
+        let right = |scope: &Prefix| {
             let around = || folders(scope.prefix());
             if around().any(|folder| self.denied.unreadable.contains(folder)) && !self.is_surveyed(scope.prefix()) {
                 Some(Right::Read)
@@ -182,7 +182,7 @@ impl Ledger {
     }
 
     /// All scopes that etcd denies, and what of them.
-    pub fn denied(&self) -> impl Iterator<Item = (&Scope, Right)> {
+    pub fn denied(&self) -> impl Iterator<Item = (&Prefix, Right)> {
         let unreadable = self.denied.unreadable.iter().map(|scope| (scope, Right::Read));
         let unwritable = self.denied.unwritable.keys().map(|scope| (scope, Right::Write));
         unreadable.chain(unwritable.filter(|(scope, _)| !self.may_not_read(scope)))
@@ -193,16 +193,16 @@ impl Ledger {
     /// From now on, what shares leases is what etcd grants together. Before [`Self::set_domains`] has told of a key,
     /// that is put nowhere.
     pub fn await_domains(&mut self) {
-        self.leases.set_domains(Domains::default());
+        self.leases.set_domains(LeaseGroups::default());
     }
 
     /// What may share a lease, as far as is known.
-    pub fn domains(&self) -> &Domains {
+    pub fn domains(&self) -> &LeaseGroups {
         self.leases.domains()
     }
 
     /// What may share a lease from now on. Keys stay on the leases that they are on.
-    pub fn set_domains(&mut self, domains: Domains) {
+    pub fn set_domains(&mut self, domains: LeaseGroups) {
         let unknown = |key: &&Key| self.leases.domain_of(key).is_none();
         let waited: Vec<Key> = self.slots.keys().filter(unknown).cloned().collect();
         self.leases.set_domains(domains);
@@ -212,7 +212,7 @@ impl Ledger {
     }
 
     /// The scopes of all registrations.
-    pub fn data_scopes(&self) -> BTreeSet<Scope> {
+    pub fn data_scopes(&self) -> BTreeSet<Prefix> {
         let scopes = self.books.values().flat_map(|book| &book.terms.scopes);
         scopes.cloned().collect()
     }
@@ -223,16 +223,16 @@ impl Ledger {
     }
 
     /// The scopes whose keys belong to no domain yet.
-    pub fn without_domain(&self) -> BTreeSet<Scope> {
+    pub fn without_domain(&self) -> BTreeSet<Prefix> {
         let scopes = self.books.values().flat_map(|book| &book.terms.scopes);
-        let unknown = |scope: &&Scope| self.leases.domain_of(scope.prefix()).is_none();
+        let unknown = |scope: &&Prefix| self.leases.domain_of(scope.prefix()).is_none();
         scopes.filter(unknown).cloned().collect()
     }
 
     // ---- helpers ----
 
     /// Everything in `scope` is to be looked at.
-    fn look_again(&mut self, scope: &Scope) {
+    fn look_again(&mut self, scope: &Prefix) {
         for key in self.keys_in(scope) {
             self.enqueue(&key);
         }
@@ -240,8 +240,8 @@ impl Ledger {
     }
 
     /// Those whose keys lie in `scope` stand otherwise now.
-    fn note_change(&mut self, scope: &Scope) {
-        let concerned = |of: &Scope| scope.contains(of.prefix()) || of.contains(scope.prefix());
+    fn note_change(&mut self, scope: &Prefix) {
+        let concerned = |of: &Prefix| scope.contains(of.prefix()) || of.contains(scope.prefix());
         let concerned = self
             .books
             .iter()

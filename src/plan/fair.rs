@@ -16,7 +16,7 @@ const SPARE: usize = 16;
 /// A queue that is fair to tenants.
 #[derive(Debug)]
 pub struct FairQueue<T> {
-    lanes: HashMap<Arc<str>, Lane<T>>,
+    lanes: HashMap<Arc<str>, NamespaceQueue<T>>,
     /// The tenants with something to do, the one whose turn it is first.
     turns: VecDeque<Arc<str>>,
     spare: Vec<VecDeque<T>>,
@@ -24,7 +24,7 @@ pub struct FairQueue<T> {
 }
 
 #[derive(Debug)]
-struct Lane<T> {
+struct NamespaceQueue<T> {
     things: VecDeque<T>,
     /// What is left of its turn; below zero when it had more than that.
     credit: i64,
@@ -133,7 +133,7 @@ impl<T> FairQueue<T> {
     fn open(&mut self, tenant: &Arc<str>, thing: T) {
         let mut things = self.spare.pop().unwrap_or_default();
         things.push_back(thing);
-        let lane = Lane {
+        let lane = NamespaceQueue {
             things,
             credit: QUANTUM,
         };

@@ -15,14 +15,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::transaction::{Key, Scope};
+use super::transaction::{Key, Prefix};
 use super::work::Work;
 use crate::index::RegistrationRef;
 
 mod hold;
 
 pub(super) use hold::Recorded;
-pub use hold::{GuardNews, Hold, Moment, Release};
+pub use hold::{GuardEvent, Hold, Moment, Release};
 
 /// What the guard does about a loss above the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub enum GuardMode {
 
 /// The guard's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuardTerms {
+pub struct GuardSettings {
     /// What it does about a loss above them.
     pub mode: GuardMode,
     /// Losses within this time count together.
@@ -50,7 +50,7 @@ pub struct GuardTerms {
     pub hold: Duration,
 }
 
-impl GuardTerms {
+impl GuardSettings {
     /// Holds nothing.
     pub const OFF: Self = Self {
         mode: GuardMode::Off,
@@ -78,7 +78,7 @@ impl GuardTerms {
 /// What the guard knows about the keys of one Registry.
 #[derive(Debug)]
 pub(super) struct Guard {
-    terms: GuardTerms,
+    terms: GuardSettings,
     /// Until what a predecessor left has been judged, nothing that nobody claims is removed.
     starting: bool,
     /// Until then: keys of pods that are known to go.
@@ -103,7 +103,7 @@ pub(super) struct Guard {
 impl Guard {
     pub(super) fn new() -> Self {
         Self {
-            terms: GuardTerms::OFF,
+            terms: GuardSettings::OFF,
             starting: true,
             facts: HashSet::new(),
             fresh: BTreeMap::new(),
@@ -117,7 +117,7 @@ impl Guard {
         }
     }
 
-    pub(super) fn set_terms(&mut self, terms: GuardTerms) {
+    pub(super) fn set_terms(&mut self, terms: GuardSettings) {
         self.terms = terms;
     }
 
@@ -155,7 +155,7 @@ impl Guard {
     }
 
     /// How many keys in `scope` are held that are `registration`'s, or nobody is known to have wanted.
-    pub(super) fn held_in(&self, scope: &Scope, registration: &RegistrationRef) -> usize {
+    pub(super) fn held_in(&self, scope: &Prefix, registration: &RegistrationRef) -> usize {
         let Some(hold) = &self.hold else { return 0 };
         let its = |(_, work): &(&Key, &Work)| match work {
             Work::Pod(other, _) => other == registration,
@@ -166,7 +166,7 @@ impl Guard {
 
     /// `key`, which etcd may hold, is to go, on a suspicion only; `work` does it. One that is suspect already, or that
     /// was let go and is still on its way out, stays what it is.
-    pub(super) fn suspect(&mut self, key: &Key, work: Work) {
+    pub(super) fn mark_unconfirmed(&mut self, key: &Key, work: Work) {
         if !self.knows(key) {
             self.let_go.remove(key);
             self.fresh.insert(key.clone(), work);
@@ -174,7 +174,7 @@ impl Guard {
     }
 
     /// `key` is to go for a fact, which is no loss that counts; returns whether it was detained until now.
-    pub(super) fn acquit(&mut self, key: &Key) -> bool {
+    pub(super) fn clear_unconfirmed(&mut self, key: &Key) -> bool {
         if self.starting {
             self.facts.insert(key.clone());
         }
@@ -187,7 +187,7 @@ impl Guard {
 
     /// `key` is wanted again.
     pub(super) fn back(&mut self, key: &Key) {
-        self.acquit(key);
+        self.clear_unconfirmed(key);
         self.facts.remove(key);
     }
 
@@ -207,7 +207,7 @@ impl Guard {
     pub(super) fn doubt_again(&mut self) {
         self.ended = None;
         for (key, work) in std::mem::take(&mut self.leaving) {
-            self.suspect(&key, work);
+            self.mark_unconfirmed(&key, work);
         }
     }
 
@@ -258,7 +258,7 @@ impl Guard {
         moment: Moment,
         approved: Option<&str>,
         id: impl FnOnce() -> String,
-    ) -> (Option<GuardNews>, Vec<Work>) {
+    ) -> (Option<GuardEvent>, Vec<Work>) {
         let now = moment.now;
         self.look(now);
         let resumed = self.resume(moment);
@@ -287,19 +287,19 @@ impl Guard {
                 keys: fresh,
                 adopted: false,
             });
-            return (Some(GuardNews::Held), Vec::new());
+            return (Some(GuardEvent::Held), Vec::new());
         }
         self.count(fresh.keys(), now);
         let news = above.then(|| {
             // Said once, not anew with every key.
             self.forget_all();
-            GuardNews::Warned { lost, of }
+            GuardEvent::Warned { lost, of }
         });
         (news, self.release(fresh))
     }
 
     /// Goes on with the hold that is recorded in etcd, if that is not the one there is.
-    fn resume(&mut self, moment: Moment) -> Option<GuardNews> {
+    fn resume(&mut self, moment: Moment) -> Option<GuardEvent> {
         let record = self.recorded.as_ref()?.hold.as_ref()?;
         let is_present = self.hold.as_ref().is_some_and(|hold| hold.id == record.id);
         if is_present || self.ended.as_ref() == Some(&record.id) {
@@ -323,10 +323,10 @@ impl Guard {
             keys: self.hold.take().map(|hold| hold.keys).unwrap_or_default(),
             adopted: true,
         });
-        Some(GuardNews::Resumed)
+        Some(GuardEvent::Resumed)
     }
 
-    fn judge_hold(&mut self, now: Instant, approved: Option<&str>) -> (Option<GuardNews>, Vec<Work>) {
+    fn judge_hold(&mut self, now: Instant, approved: Option<&str>) -> (Option<GuardEvent>, Vec<Work>) {
         let (let_go, terms) = (self.let_go.len(), self.terms);
         let Some(hold) = &mut self.hold else {
             return (None, Vec::new());
@@ -355,7 +355,7 @@ impl Guard {
             self.forget_all();
         }
         let count = keys.len();
-        let news = GuardNews::Released { id, keys: count, why };
+        let news = GuardEvent::Released { id, keys: count, why };
         (Some(news), self.release(keys))
     }
 

@@ -2,14 +2,14 @@
 //!
 //! Leases are pooled because the operator, not the pod, renews them. Holes are filled before a lease is granted,
 //! and a key is never moved to another lease without need: a move is an event for every consumer. Keys of different
-//! [`Domain`](super::domains::Domain)s are never put on one lease; what shares one already stays there.
+//! [`LeaseGroup`](super::lease_groups::LeaseGroup)s are never put on one lease; what shares one already stays there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 pub(super) use self::homes::Home;
 use self::lease::{Lease, State};
-use super::domains::Domains;
+use super::lease_groups::LeaseGroups;
 use super::transaction::{Expect, Key, LeaseId, Revision};
 
 mod homes;
@@ -37,7 +37,7 @@ pub(super) enum Fit {
 #[derive(Debug)]
 pub struct Leases {
     capacity: usize,
-    domains: Domains,
+    domains: LeaseGroups,
     known: BTreeMap<LeaseId, Lease>,
     /// Open leases with room, by time to live and by whose keys they take: placing a key does not search. In order, so
     /// that some fill up and others run empty.
@@ -62,7 +62,7 @@ impl Leases {
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
-            domains: Domains::everything(),
+            domains: LeaseGroups::everything(),
             known: BTreeMap::new(),
             roomy: HashMap::new(),
             fresh: BTreeSet::new(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::transaction::{Key, LeaseId, Scope, Value};
+use super::transaction::{Key, LeaseId, Prefix, Value};
 
 /// The version of the records that this release writes.
 pub const RECORD_VERSION: u32 = 1;
@@ -25,7 +25,7 @@ const DEFAULT_REGISTRY: &str = "default";
 /// The names of our bookkeeping keys in one Registry.
 #[derive(Clone, Debug)]
 pub struct MetaKeys {
-    scope: Scope,
+    scope: Prefix,
     leases: Arc<str>,
 }
 
@@ -130,7 +130,7 @@ pub fn newer_version(value: &[u8]) -> Option<u32> {
 impl MetaKeys {
     /// The keys of the Registry `default` below `meta_prefix` (which ends with `/`) for the cluster `cluster_id`.
     pub fn new(meta_prefix: &str, cluster_id: &str) -> Self {
-        Self::within(Scope::below(&format!("{meta_prefix}{cluster_id}/")))
+        Self::within(Prefix::below(&format!("{meta_prefix}{cluster_id}/")))
     }
 
     /// The keys of the Registry `name`. Those of `default` are the cluster's own; the others have a folder of theirs
@@ -140,17 +140,17 @@ impl MetaKeys {
             Self::new(meta_prefix, cluster_id)
         } else {
             let folder = format!("{meta_prefix}{cluster_id}/registries/{name}/");
-            Self::within(Scope::below(&folder))
+            Self::within(Prefix::below(&folder))
         }
     }
 
-    fn within(scope: Scope) -> Self {
+    fn within(scope: Prefix) -> Self {
         let leases = format!("{}leases/", scope.prefix()).into();
         Self { scope, leases }
     }
 
     /// The scope of all our bookkeeping.
-    pub fn scope(&self) -> &Scope {
+    pub fn scope(&self) -> &Prefix {
         &self.scope
     }
 
@@ -160,8 +160,8 @@ impl MetaKeys {
     }
 
     /// Where the records of candidates lie.
-    pub fn candidates(&self) -> Scope {
-        Scope::below(&format!("{}candidates/", self.scope.prefix()))
+    pub fn candidates(&self) -> Prefix {
+        Prefix::below(&format!("{}candidates/", self.scope.prefix()))
     }
 
     /// The key of the candidate `identity`'s record.
@@ -170,8 +170,8 @@ impl MetaKeys {
     }
 
     /// Where the notes lie that leaders leave for their successors.
-    pub(super) fn heard(&self) -> Scope {
-        Scope::below(&format!("{}heard/", self.scope.prefix()))
+    pub(super) fn heard(&self) -> Prefix {
+        Prefix::below(&format!("{}heard/", self.scope.prefix()))
     }
 
     /// The key that records the hold there is.
@@ -299,7 +299,7 @@ mod tests {
                 lost: 1,
                 of: 1,
             }),
-            super::super::Heard::default().value(),
+            super::super::Checkpoint::default().value(),
         ] {
             let text = String::from_utf8_lossy(&written).into_owned();
             assert!(text.starts_with(r#"{"v":1,"#), "{text}");

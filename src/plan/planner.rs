@@ -1,449 +1,475 @@
-//! From the work list to transactions: the difference between the ledger's two columns, guarded key by key, or unit by
-//! unit where several keys make sense together only.
+//! Two columns: what etcd should hold, and what it does hold. Whatever changes in either puts the pods concerned
+//! on the work list, from which [`super::planner`] takes the differences to write.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::fair::QUANTUM;
+use super::denied::Denied;
+use super::desired::DesiredPod;
+use super::guard::Guard;
 use super::in_flight::{InFlight, Ticket};
-use super::leases::Fit;
-use super::ledger::{Ledger, Slot};
+use super::leases::Leases;
 use super::meta::MetaKeys;
-use super::placing::Unplaced;
-use super::transaction::{Expect, Key, LeaseId, Op, Revision, Transaction, Value};
-use super::units::{Group, fitting};
-use super::work::Work;
+use super::policy::PrefixGrant;
+use super::quota::Quotas;
+use super::rejected::Rejected;
+use super::since::Since;
+use super::transaction::{Key, KeyValue, LeaseId, Prefix, Revision, Value};
+use super::units::units_of;
+use super::work::{Work, WorkList};
 use crate::index::RegistrationRef;
 
-/// Bytes of keys and values in one transaction: well below etcd's default limit of 1.5 MiB for a request.
-const MAX_BYTES: usize = 512 * 1024;
-
-/// What to do next.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Commit this, and tell how it ended through [`Ledger::settle`].
-    Write(Ticket, Transaction),
-    /// Grant `count` leases of `ttl` seconds, and tell each through [`Ledger::granted`].
-    Grant {
-        /// Time to live in seconds.
-        ttl: u32,
-        /// How many.
-        count: usize,
-    },
+/// What a registration asks for, apart from its pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistrationSettings {
+    /// When the registration was created, in seconds since 1970: the older of two has a key both want.
+    pub created: i64,
+    /// The time to live of the leases its keys go on, in seconds.
+    pub ttl: u32,
+    /// Renew, but change nothing.
+    pub suspended: bool,
+    /// Keep the last endpoint when all pods that are there are merely not ready.
+    pub keep_last: bool,
+    /// Where its keys lie.
+    pub scopes: Vec<Prefix>,
 }
 
-/// What is to happen with one key.
+/// One registration's side of the ledger.
 #[derive(Debug)]
-pub(super) enum Decision {
-    /// It is as it should be, or not ours to change.
-    Leave,
-    /// Write this value; on `stay` if the key has a lease that suits, else on one to be chosen.
-    Put {
-        value: Value,
-        expect: Expect,
-        stay: Option<LeaseId>,
-    },
-    /// Remove what was written at this revision.
-    Remove(Revision),
-    /// Leave it as it is, and do the rest of its unit only if it is so.
-    Check(Expect),
+pub(super) struct RegistrationState {
+    pub terms: RegistrationSettings,
+    /// What each of its ready pods is to have.
+    pub desired_pods: BTreeMap<Arc<str>, DesiredPod>,
+    /// Keys that a pod had and is no longer to have; forgotten once they are gone.
+    pub dropped: HashMap<Arc<str>, Vec<Key>>,
+    /// What those of its pods would have that are there and not ready: when one is gone for good, so is this.
+    pub unready: HashMap<Arc<str>, DesiredPod>,
+    /// What those of its pods would have that go without, because their namespace has all that it may have.
+    pub rationed: BTreeMap<Arc<str>, DesiredPod>,
+    /// The pod that is not ready and has its tenancy nevertheless, because it was the last one.
+    pub kept: Option<Arc<str>>,
+    /// The pods that have no claim by the spec before any more.
+    pub released: HashSet<Arc<str>>,
+    /// When each of its places was claimed; where that was never told, it counts from its creation.
+    pub since: Option<BTreeMap<Prefix, Since>>,
 }
 
-impl Ledger {
-    /// The next step towards a state where etcd holds what it should, with at most `max_ops` keys in a
-    /// transaction; none when there is nothing (more) to do. `leases_coming` grants are under way.
-    pub fn next(&mut self, max_ops: usize, leases_coming: usize) -> Option<Step> {
-        // The lease records tell whose a key is, and where there is room.
-        if !self.complete || !self.is_surveyed(self.meta.scope().prefix()) {
-            return None;
-        }
-        let max_ops = max_ops.min(Transaction::MAX_OPS);
-        self.settle_last();
-        self.settle_quotas();
-        if let Some(records) = self.next_records(max_ops) {
-            return Some(records);
-        }
-        if let Some(hold) = self.hold_op().filter(|op| !self.is_under_way(op.key())) {
-            return self.send_if_any(vec![hold]);
-        }
-        self.offer_room();
-        // Before any other work: a grant takes no key's place, and what waits for it would otherwise wait for as long as
-        // there is other work.
-        let coming = leases_coming.saturating_add(self.leases.fresh());
-        let short = |(ttl, needed): (u32, usize)| {
-            let count = needed.saturating_sub(coming);
-            (count > 0).then_some(Step::Grant { ttl, count })
+impl RegistrationState {
+    /// When the place that `key` lies in was claimed.
+    fn since(&self, key: &str) -> Since {
+        let Some(places) = &self.since else {
+            return Since::Created(self.terms.created.saturating_mul(1000));
         };
-        let shortage = self.work.shortage(self.leases.capacity());
-        if let Some(grant) = shortage.into_iter().find_map(short) {
-            return Some(grant);
+        let around = places.iter().rev().find(|(place, _)| place.contains(key));
+        around.map_or(Since::LAST, |(_, since)| *since)
+    }
+}
+
+/// A registration's pod that wants a key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Claim {
+    pub registration: RegistrationRef,
+    pub pod: Arc<str>,
+}
+
+/// One key, seen from both sides.
+#[derive(Debug, Default)]
+pub(super) struct KeyState {
+    /// Who wants it, the one who shall have it first.
+    pub claims: Vec<Claim>,
+    /// What etcd holds.
+    pub held: Option<KeyValue>,
+    /// The revision `held` is known from.
+    pub seen: Revision,
+    /// The `create_revision` under which the key was seen to be ours. A stranger's overwrite keeps it, so the key
+    /// stays ours and is put right; a stranger's key created anew is another key.
+    pub born: Revision,
+    /// The write to it that is under way.
+    pub in_flight: Option<Ticket>,
+    /// The lease on which room is kept for it, because it is not known whether a put of it there took place.
+    pub perhaps_on: Option<LeaseId>,
+    /// The keys that are written and removed as one with it, itself included; none if it was last wanted alone.
+    pub unit: Option<Arc<[Key]>>,
+}
+
+/// What etcd should and does hold for one Registry.
+#[derive(Debug)]
+pub struct Planner {
+    pub(super) meta: MetaKeys,
+    pub(super) slots: BTreeMap<Key, KeyState>,
+    pub(super) books: HashMap<RegistrationRef, RegistrationState>,
+    pub(super) leases: Leases,
+    pub(super) guard: Guard,
+    pub(super) work: WorkList,
+    pub(super) in_flight: HashMap<Ticket, InFlight>,
+    pub(super) next_ticket: Ticket,
+    /// Whether the last transaction was for those who ask for little.
+    pub(super) small_was_last: bool,
+    /// Whether Kubernetes has told everything: before that, nothing is written and nothing removed.
+    pub(super) complete: bool,
+    /// The scopes whose contents are known.
+    pub(super) surveyed: BTreeSet<Prefix>,
+    /// Scopes of registrations that are gone, kept until none of our keys is left in them.
+    pub(super) lingering: BTreeSet<Prefix>,
+    pub(super) scopes_changed: bool,
+    pub(super) suspended: HashSet<RegistrationRef>,
+    pub(super) changed: HashSet<RegistrationRef>,
+    /// Registrations of which it is to be settled which endpoint is their last.
+    pub(super) in_question: HashSet<RegistrationRef>,
+    /// Where registrations have no business, but for what each pass allows.
+    pub(super) forbidden: HashMap<RegistrationRef, Vec<(Prefix, PrefixGrant)>>,
+    pub(super) quotas: Quotas,
+    /// What etcd does not let us do.
+    pub(super) denied: Denied,
+    /// What etcd rejects for its content.
+    pub(super) rejected: Rejected,
+    /// The revision that the record of a hold, or its absence, is known from.
+    pub(super) hold_seen: Revision,
+}
+
+impl Planner {
+    /// The names of our bookkeeping keys.
+    pub fn meta(&self) -> &MetaKeys {
+        &self.meta
+    }
+
+    /// An empty ledger for the Registry whose bookkeeping lies under `meta`, with up to `keys_per_lease` keys on a lease.
+    pub fn new(meta: MetaKeys, keys_per_lease: usize) -> Self {
+        Self {
+            meta,
+            slots: BTreeMap::new(),
+            books: HashMap::new(),
+            leases: Leases::new(keys_per_lease),
+            guard: Guard::new(),
+            work: WorkList::default(),
+            in_flight: HashMap::new(),
+            next_ticket: Ticket::default(),
+            small_was_last: false,
+            complete: false,
+            surveyed: BTreeSet::new(),
+            lingering: BTreeSet::new(),
+            scopes_changed: true,
+            suspended: HashSet::new(),
+            changed: HashSet::new(),
+            in_question: HashSet::new(),
+            forbidden: HashMap::new(),
+            quotas: Quotas::default(),
+            denied: Denied::default(),
+            rejected: Rejected::default(),
+            hold_seen: 0,
         }
-        // Those first who ask for little: what others ask for would make theirs large, and slow. Every other time all,
-        // so that the others come on however many these are.
-        if !std::mem::take(&mut self.small_was_last)
-            && let Some(small) = self.gather_small(max_ops)
+    }
+
+    /// The pool of leases.
+    pub fn leases(&mut self) -> &mut Leases {
+        &mut self.leases
+    }
+
+    /// How many pods and stray keys are still to be looked at.
+    pub fn queue(&self) -> usize {
+        self.work.len()
+    }
+
+    /// The number of data keys of ours that etcd holds.
+    pub fn key_count(&self) -> usize {
+        self.leases.key_count()
+    }
+
+    // ---- what Kubernetes wants ----
+
+    /// Every Kubernetes watch has told everything it has: from here on, what no registration claims is removed.
+    pub fn kubernetes_is_complete(&mut self) {
+        if !self.complete {
+            self.complete = true;
+            for (key, slot) in &self.slots {
+                if slot.claims.is_empty() && slot.held.is_some() {
+                    self.work.push(Work::Key(key.clone()));
+                }
+            }
+        }
+    }
+
+    /// A registration exists on these terms.
+    pub fn set_terms(&mut self, registration: &RegistrationRef, terms: RegistrationSettings) {
+        let mut scopes: Vec<Prefix> = terms.scopes.clone();
+        let is_suspended = terms.suspended;
+        let was_suspended = if is_suspended {
+            !self.suspended.insert(registration.clone())
+        } else {
+            self.suspended.remove(registration)
+        };
+        match self.books.get_mut(registration) {
+            Some(book) if book.terms == terms => return,
+            Some(book) => {
+                let created = terms.created;
+                let former = std::mem::replace(&mut book.terms, terms);
+                if !is_suspended {
+                    scopes.extend(former.scopes.iter().cloned());
+                }
+                self.lingering.extend(former.scopes);
+                for pod in book.desired_pods.keys().chain(book.dropped.keys()) {
+                    self.work.push(Work::Pod(registration.clone(), pod.clone()));
+                }
+                // Another registration of the same name: its age decides anew what it may have.
+                if former.created != created {
+                    self.quotas.question(&registration.namespace);
+                    let records = book.desired_pods.values().flat_map(DesiredPod::all_records);
+                    let keys: Vec<Key> = records.map(|record| record.key.clone()).collect();
+                    for key in &keys {
+                        self.rank(key);
+                    }
+                }
+            }
+            None => {
+                let book = RegistrationState {
+                    terms,
+                    desired_pods: BTreeMap::new(),
+                    dropped: HashMap::new(),
+                    unready: HashMap::new(),
+                    rationed: BTreeMap::new(),
+                    kept: None,
+                    released: HashSet::new(),
+                    since: None,
+                };
+                self.books.insert(registration.clone(), book);
+            }
+        }
+        self.scopes_changed = true;
+        self.changed.insert(registration.clone());
+        self.in_question.insert(registration.clone());
+        // A resumed registration leaves nothing behind that was kept for its sake only, be it where it lay before.
+        if was_suspended && self.suspended.is_empty() {
+            scopes.extend(self.lingering.iter().cloned());
+        }
+        for scope in scopes {
+            self.requeue_unclaimed(&scope);
+        }
+    }
+
+    /// When the registration claimed each of its places: who claimed the place of a key earlier has it. Tell after its
+    /// terms.
+    pub fn set_since(&mut self, registration: &RegistrationRef, since: BTreeMap<Prefix, Since>) {
+        let Some(book) = self.books.get_mut(registration) else {
+            return;
+        };
+        if book.since.as_ref() == Some(&since) {
+            return;
+        }
+        book.since = Some(since);
+        let records = book.desired_pods.values().flat_map(DesiredPod::all_records);
+        let is_contested = |key: &&Key| self.slots.get(*key).is_some_and(|slot| slot.claims.len() > 1);
+        let contested = records.map(|record| &record.key).filter(is_contested);
+        for key in contested.cloned().collect::<Vec<_>>() {
+            self.rank(&key);
+        }
+    }
+
+    /// A registration is gone: what its pods had is to go.
+    pub fn remove_registration(&mut self, registration: &RegistrationRef) {
+        let Some(book) = self.books.remove(registration) else {
+            return;
+        };
+        let was_suspended = self.suspended.remove(registration);
+        self.forbidden.remove(registration);
+        self.quotas.question(&registration.namespace);
+        for (pod, desired) in &book.desired_pods {
+            for record in desired.all_records() {
+                self.unclaim(&record.key, registration, pod);
+            }
+        }
+        for key in book.dropped.into_values().flatten() {
+            self.guard.clear_unconfirmed(&key);
+            self.work.push(Work::Key(key));
+        }
+        self.acquit_scopes(&book.terms.scopes);
+        let mut scopes = book.terms.scopes.clone();
+        if was_suspended && self.suspended.is_empty() {
+            scopes.extend(self.lingering.iter().cloned());
+        }
+        for scope in &scopes {
+            self.requeue_unclaimed(scope);
+        }
+        self.lingering.extend(book.terms.scopes);
+        self.scopes_changed = true;
+        self.settle_lingering();
+        self.changed.remove(registration);
+    }
+
+    /// What `pod` is to have for `registration` from now on; none when it is gone for sure.
+    pub fn set_tenancy(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<DesiredPod>) {
+        self.acquit_pod(registration, pod);
+        if let Some(book) = self.books.get_mut(registration) {
+            book.kept.take_if(|kept| kept == pod);
+        }
+        let has_endpoint = desired
+            .as_ref()
+            .is_some_and(|desired| desired.all_records().next().is_some());
+        for key in self.change_tenancy(registration, pod, desired) {
+            self.guard.clear_unconfirmed(&key);
+        }
+        if has_endpoint {
+            self.let_last_go(registration);
+        } else {
+            self.keep_if_last(registration, None);
+        }
+    }
+
+    /// Takes over what `pod` is to have; returns what it is to have no longer.
+    pub(super) fn change_tenancy(
+        &mut self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        desired: Option<DesiredPod>,
+    ) -> Vec<Key> {
+        let Some(book) = self.books.get_mut(registration) else {
+            return Vec::new();
+        };
+        if book.desired_pods.get(pod) == desired.as_ref()
+            || book.rationed.get(pod).is_some_and(|it| Some(it) == desired.as_ref())
         {
-            self.small_was_last = true;
-            return Some(small);
+            return Vec::new();
         }
-        if let Some(all) = self.gather(max_ops, |_, _| true) {
-            return Some(all);
+        book.rationed.remove(pod);
+        self.quotas.question(&registration.namespace);
+        let previous = |desired: Option<&DesiredPod>| desired.and_then(|desired| desired.previous.clone());
+        let former = previous(book.desired_pods.get(pod));
+        let was_released = book.released.contains(pod);
+        let is_released = was_released
+            && previous(desired.as_ref())
+                .zip(former)
+                .is_some_and(|(now, before)| now.has_keys_of(&before) && !now.lacks());
+        if was_released && !is_released {
+            book.released.remove(pod);
         }
-        // What was looked at for the first time may need a lease.
-        let shortage = self.work.shortage(self.leases.capacity());
-        shortage.into_iter().find_map(short)
+        let keys = |desired: &DesiredPod, is_released: bool| -> Vec<Key> {
+            if is_released {
+                desired.records().map(|record| record.key.clone()).collect()
+            } else {
+                desired.keys()
+            }
+        };
+        let wanted = desired.as_ref().map(|desired| keys(desired, is_released));
+        let wanted = wanted.unwrap_or_default();
+        let units = desired.as_ref().map(units_of).unwrap_or_default();
+        let before = match desired {
+            Some(desired) => book.desired_pods.insert(pod.clone(), desired),
+            None => book.desired_pods.remove(pod),
+        };
+        let former = before.as_ref().map(|desired| keys(desired, was_released));
+        let former = former.unwrap_or_default();
+        let dropped: Vec<Key> = former.into_iter().filter(|key| !wanted.contains(key)).collect();
+        let pending = book.dropped.entry(pod.clone()).or_default();
+        pending.retain(|key| !wanted.contains(key));
+        pending.extend(dropped.iter().cloned());
+        if pending.is_empty() {
+            book.dropped.remove(pod);
+        }
+        // The dropped keys go with the pod's work, in the transaction that writes what takes their place.
+        for key in &dropped {
+            self.unclaim(key, registration, pod);
+        }
+        for key in &wanted {
+            self.claim(key, registration, pod);
+        }
+        self.note_units(units);
+        self.work.push(Work::Pod(registration.clone(), pod.clone()));
+        self.changed.insert(registration.clone());
+        dropped
     }
 
-    /// The time to live of a lease that is to be granted next, while so many of each are under way: of those that are
-    /// short, the one with the fewest on their way.
-    pub fn grant_due(&mut self, under_way: &BTreeMap<u32, usize>) -> Option<u32> {
-        if !self.complete || !self.work.is_waiting() {
-            return None;
-        }
-        self.offer_room();
-        let shortage = self.work.shortage(self.leases.capacity()).into_iter();
-        let short = shortage.filter_map(|(ttl, needed)| {
-            let coming = under_way.get(&ttl).copied().unwrap_or_default() + self.leases.fresh_of(ttl);
-            (needed > coming).then_some((coming, ttl))
-        });
-        short.min().map(|(_, ttl)| ttl)
-    }
-
-    /// Whether any work waits for a lease.
-    pub fn waits_for_lease(&self) -> bool {
-        self.work.is_waiting()
-    }
-
-    /// Work that waits for a lease is to be looked at again where one has room by now.
-    fn offer_room(&mut self) {
-        if !self.work.is_waiting() {
-            return self.leases.forget_offered();
-        }
-        for (ttl, home, room) in self.leases.take_offered() {
-            self.work.release(ttl, &home, room);
+    /// Adds `pod` to those who want `key`; that it has work to do is for the caller to note.
+    pub(super) fn claim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
+        let claim = Claim {
+            registration: registration.clone(),
+            pod: pod.clone(),
+        };
+        self.guard.back(key);
+        self.rejected.clear(key);
+        let slot = self.slots.entry(key.clone()).or_default();
+        slot.unit = None;
+        if !slot.claims.contains(&claim) {
+            slot.claims.push(claim);
+            if slot.claims.len() > 1 {
+                self.rank(key);
+            }
         }
     }
 
-    /// A transaction for those who ask for little and have nothing under way, for whom there is always room left.
-    pub fn next_small(&mut self, max_ops: usize) -> Option<Step> {
-        if !self.complete || !self.is_surveyed(self.meta.scope().prefix()) || self.hold_op().is_some() {
-            return None;
+    /// Puts those who want `key` in the order in which they claimed its place, those who only had it by the spec before
+    /// at the end.
+    fn rank(&mut self, key: &Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let books = &self.books;
+        let created = |claim: &Claim| {
+            let last = (true, Since::LAST, i64::MAX);
+            books.get(&claim.registration).map_or(last, |book| {
+                let desired = book.desired_pods.get(&claim.pod);
+                let is_former = desired.is_some_and(|desired| desired.had(key));
+                (is_former, book.since(key), book.terms.created)
+            })
+        };
+        slot.claims.sort_by(|a, b| (created(a), a).cmp(&(created(b), b)));
+        self.changed
+            .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
+        // Who comes later may have to take away what goes with this key.
+        for claim in &slot.claims {
+            self.work.push(Work::Pod(claim.registration.clone(), claim.pod.clone()));
         }
-        self.settle_last();
-        self.settle_quotas();
-        self.offer_room();
-        // A lease whose record is missing keeps those waiting who have nothing under way.
-        let max_ops = max_ops.min(Transaction::MAX_OPS);
-        self.next_records(max_ops).or_else(|| self.gather_small(max_ops))
     }
 
-    fn gather_small(&mut self, max_ops: usize) -> Option<Step> {
-        let works = self.in_flight.values().flat_map(|sent| &sent.works);
-        let busy: HashSet<Arc<str>> = works.map(|work| work.tenant().clone()).collect();
-        let little = QUANTUM.unsigned_abs();
-        self.gather(max_ops, |tenant, waiting| {
-            u64::try_from(waiting).is_ok_and(|waiting| waiting <= little) && !busy.contains(tenant)
+    pub(super) fn unclaim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
+        self.rejected.clear(key);
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.claims
+            .retain(|claim| claim.registration != *registration || claim.pod != *pod);
+        if let Some(next) = slot.claims.first() {
+            self.work.push(Work::Pod(next.registration.clone(), next.pod.clone()));
+            self.changed
+                .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
+        }
+    }
+
+    /// The registrations whose report may read differently since the last call.
+    pub fn take_changed(&mut self) -> HashSet<RegistrationRef> {
+        std::mem::take(&mut self.changed)
+    }
+
+    // ---- helpers ----
+
+    pub(super) fn is_ours(&self, slot: &KeyState) -> bool {
+        let ours = |held: &KeyValue| self.leases.is_ours(held.lease) || held.create_revision == slot.born;
+        slot.held.as_ref().is_some_and(ours)
+    }
+
+    /// The value that `claim` wants under `key`.
+    pub(super) fn wanted(&self, key: &str, claim: &Claim) -> Option<&Value> {
+        let desired = self.books.get(&claim.registration)?.desired_pods.get(&claim.pod)?;
+        desired
+            .all_records()
+            .find(|record| &*record.key == key)
+            .map(|record| &record.value)
+    }
+
+    pub(super) fn enqueue(&mut self, key: &Key) {
+        if let Some(work) = self.work_of(key) {
+            self.work.push(work);
+        }
+    }
+
+    /// The work that `key` belongs to; none if the key is not known.
+    pub(super) fn work_of(&self, key: &Key) -> Option<Work> {
+        let slot = self.slots.get(key)?;
+        Some(match slot.claims.first() {
+            Some(claim) => Work::Pod(claim.registration.clone(), claim.pod.clone()),
+            None => Work::Key(key.clone()),
         })
     }
 
-    /// A transaction of work from the list that is done for those who `may` have their turn; none if nothing is.
-    fn gather(&mut self, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Option<Step> {
-        self.next_ticket = self.next_ticket.next();
-        let ticket = self.next_ticket;
-        self.in_flight.insert(ticket, InFlight::default());
-        let transaction = self.gather_into(ticket, max_ops, may);
-        if transaction.ops.is_empty() {
-            self.in_flight.remove(&ticket);
-            return None;
-        }
-        Some(Step::Write(ticket, transaction))
-    }
-
-    /// Takes work from the list into the transaction `ticket`, until that is full or nothing is left to do.
-    fn gather_into(&mut self, ticket: Ticket, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Transaction {
-        let mut gathered = Transaction::default();
-        let (mut bytes, mut most) = (0_usize, max_ops);
-        while gathered.ops.len() < most
-            && let Some(work) = self.work.pop_of(&may)
-        {
-            let Some(mut groups) = self.decide(&work) else { continue };
-            self.leave_out_rejected(&work, &mut groups);
-            if groups.is_empty() {
-                continue;
+    fn requeue_unclaimed(&mut self, scope: &Prefix) {
+        for key in self.keys_in(scope) {
+            if self.slots.get(&key).is_some_and(|slot| slot.claims.is_empty()) {
+                self.work.push(Work::Key(key));
             }
-            let alone = gathered.ops.is_empty();
-            let limit = self.rejected.limit(&work).map_or(most, |limit| limit.min(most));
-            // One record set may be larger than that: it is sent alone.
-            let room = MAX_BYTES.saturating_sub(bytes);
-            let (part, size) = fitting(&groups, &gathered, (limit, self.leases.capacity()), room);
-            // Work too large for one transaction is done in parts: the rest comes up again when this part is settled.
-            if part < groups.len() && !alone {
-                self.work.push_front(work);
-                break;
-            }
-            groups.truncate(part);
-            let units: Vec<usize> = groups.iter().map(Vec::len).collect();
-            match self.place(&work, groups.into_iter().flatten()) {
-                Ok((ops, reserved)) => {
-                    bytes += size;
-                    most = limit;
-                    self.work.charge(&work, ops.len());
-                    for op in &ops {
-                        if let Some(slot) = self.slots.get_mut(op.key()) {
-                            slot.in_flight = Some(ticket);
-                        }
-                    }
-                    if let Some(plan) = self.in_flight.get_mut(&ticket) {
-                        plan.ops.extend(ops.iter().cloned());
-                        plan.reserved.extend(reserved);
-                        plan.gathered.push((work.clone(), units.len()));
-                        plan.works.insert(work);
-                    }
-                    gathered.add(ops, &units);
-                }
-                Err(Unplaced { ttl, domain, keys }) => self.work.wait_for_lease(ttl, domain, work, keys),
-            }
-        }
-        gathered
-    }
-
-    /// Forgets the work that is done already: by another replica, while this one stands by and takes no steps. Without
-    /// this its lists would grow with every pod that ever came and went.
-    pub fn tidy(&mut self) {
-        if !self.complete {
-            return;
-        }
-        for work in self.work.take() {
-            if self.decide(&work).is_some() {
-                self.work.push(work);
-            }
-        }
-        let (slots, books) = (&self.slots, &self.books);
-        self.rejected.keep(|work| match work {
-            Work::Key(key) => slots.contains_key(key),
-            Work::Pod(registration, _) => books.contains_key(registration),
-        });
-        self.settle_lingering();
-    }
-
-    /// A lease of `ttl` seconds was granted under `lease`.
-    pub fn granted(&mut self, lease: LeaseId, ttl: u32) {
-        self.leases.granted(lease, ttl);
-    }
-
-    /// A transaction that lets go of the leases that have been empty for long, if there are any: it removes their
-    /// records, so that nobody renews them any more.
-    pub fn retire_leases(&mut self, now: Instant) -> Option<Step> {
-        let retirable = self.leases.retirable(now);
-        let mut ops = Vec::new();
-        for (lease, mod_revision) in retirable.into_iter().take(Transaction::MAX_OPS) {
-            let key = self.meta.record_key(lease);
-            if !self.is_under_way(&key) {
-                self.leases.retire(lease);
-                ops.push(Op::Delete { key, mod_revision });
-            }
-        }
-        self.send_if_any(ops)
-    }
-
-    /// Records for leases that have none (any more).
-    fn next_records(&mut self, max: usize) -> Option<Step> {
-        let unrecorded = self.leases.unrecorded(max).into_iter();
-        let put = |(lease, ttl, expect)| Op::Put {
-            key: self.meta.record_key(lease),
-            value: MetaKeys::record_value(ttl),
-            lease,
-            expect,
-        };
-        let ops = unrecorded.map(put).filter(|op| !self.is_under_way(op.key())).collect();
-        self.send_if_any(ops)
-    }
-
-    /// Whether a write to one of our own bookkeeping keys is under way.
-    fn is_under_way(&self, key: &Key) -> bool {
-        self.in_flight
-            .values()
-            .any(|sent| sent.ops.iter().any(|op| op.key() == key))
-    }
-
-    fn send_if_any(&mut self, ops: Vec<Op>) -> Option<Step> {
-        if ops.is_empty() {
-            return None;
-        }
-        self.next_ticket = self.next_ticket.next();
-        let plan = InFlight {
-            ops: ops.clone(),
-            ..InFlight::default()
-        };
-        self.in_flight.insert(self.next_ticket, plan);
-        Some(Step::Write(self.next_ticket, Transaction::of(ops)))
-    }
-
-    /// What is to be done about `work`; none when nothing is, or not now.
-    fn decide(&mut self, work: &Work) -> Option<Vec<Group>> {
-        let mut leaving = HashSet::new();
-        let mut groups = match work {
-            Work::Key(key) => {
-                if self.is_frozen(key) && !self.is_forbidden(key) {
-                    return None;
-                }
-                vec![self.leftover_with(key)]
-            }
-            Work::Pod(registration, pod) => {
-                leaving = self.weigh_previous(registration, pod);
-                self.groups_of(registration, pod)?
-            }
-        };
-        // What etcd denies comes up again when it no longer does, and holds up nothing else of the pod.
-        groups.retain(|group| {
-            !group
-                .iter()
-                .any(|key| self.is_denied(key) || self.rejected.blocks(work, key))
-        });
-        let mine = |key: &Key| match (self.slots.get(key).and_then(|slot| slot.claims.first()), work) {
-            (Some(claim), Work::Pod(registration, pod)) => claim.registration == *registration && claim.pod == *pod,
-            (Some(_), Work::Key(_)) => false,
-            (None, _) => true,
-        };
-        // What is written together is read first as a whole: the survey brings the work up again.
-        let is_claimed = |key: &Key| self.slots.get(key).is_some_and(|slot| !slot.claims.is_empty()) && mine(key);
-        if groups
-            .iter()
-            .flatten()
-            .any(|key| is_claimed(key) && !(self.is_surveyed(key) && self.leases.domain_of(key).is_some()))
-        {
-            return None;
-        }
-        let under_way = |key: &Key| self.slots.get(key)?.in_flight;
-        if let Some(ticket) = groups.iter().flatten().filter(|key| mine(key)).find_map(under_way) {
-            if let Some(blocking) = self.in_flight.get_mut(&ticket) {
-                blocking.works.insert(work.clone());
-            }
-            return None;
-        }
-        let (mut decided, mut idle) = (Vec::new(), Vec::new());
-        for group in groups {
-            if group.iter().any(|key| leaving.contains(key)) {
-                let removal = self.removal_of_previous(&group, mine);
-                if !removal.is_empty() {
-                    decided.push(removal);
-                }
-                continue;
-            }
-            if let [key] = &group[..] {
-                let slot = self.slots.get(key).filter(|_| mine(key));
-                // Where the answer is that etcd has to be read first, the survey brings the work up again.
-                match slot.map(|slot| self.decide_key(key, slot)) {
-                    None => {}
-                    Some(Decision::Leave) => idle.extend(group),
-                    Some(decision) => decided.push(vec![(key.clone(), decision)]),
-                }
-                continue;
-            }
-            let unit = self.decide_unit(&group, mine);
-            if unit.is_empty() {
-                idle.extend(group);
-            } else {
-                decided.push(unit);
-            }
-        }
-        for key in &idle {
-            self.forget_if_unused(key);
-        }
-        (!decided.is_empty()).then_some(decided)
-    }
-
-    /// The keys that `pod` has or is to have for `registration`, by what is written as one; none when the registration is
-    /// suspended or gone. Of a suspended one only what is forbidden goes.
-    fn groups_of(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Vec<Vec<Key>>> {
-        let book = self.books.get(registration)?;
-        if book.terms.suspended {
-            let forbidden = book.dropped.get(pod)?.iter().filter(|key| self.is_forbidden(key));
-            return Some(forbidden.map(|key| vec![key.clone()]).collect());
-        }
-        let book = self.books.get_mut(registration)?;
-        let mut groups: Vec<Vec<Key>> = Vec::new();
-        if let Some(tenancy) = book.tenancies.get(pod) {
-            for group in tenancy.groups() {
-                let known = |key: &Key| groups.iter().flatten().any(|known| known == key);
-                let keys = group.iter().map(|record| &record.key);
-                let keys: Vec<Key> = keys.filter(|key| !known(key)).cloned().collect();
-                if !keys.is_empty() {
-                    groups.push(keys);
-                }
-            }
-            let previous = tenancy.previous.as_ref().filter(|_| !book.released.contains(pod));
-            for group in previous.iter().flat_map(|previous| previous.groups()) {
-                groups.push(group.iter().map(|record| record.key.clone()).collect());
-            }
-        }
-        let mut dropped_now = Vec::new();
-        if let Some(dropped) = book.dropped.get_mut(pod) {
-            let there = |slot: &Slot| slot.held.is_some() || slot.in_flight.is_some();
-            let before = dropped.len();
-            dropped.retain(|key| self.slots.get(key).is_some_and(there));
-            if dropped.len() < before {
-                // Told as on its way out until now, and nobody claims it, who would be told of otherwise.
-                self.changed.insert(registration.clone());
-            }
-            dropped_now.clone_from(dropped);
-            if dropped.is_empty() {
-                book.dropped.remove(pod);
-            }
-        }
-        for key in dropped_now {
-            if !groups.iter().flatten().any(|known| *known == key) {
-                groups.push(self.dropped_with(key));
-            }
-        }
-        Some(groups)
-    }
-
-    pub(super) fn decide_key(&self, key: &Key, slot: &Slot) -> Decision {
-        let Some(claim) = slot.claims.first() else {
-            return match &slot.held {
-                Some(held) if self.is_ours(slot) && !self.guard.detains(key) => Decision::Remove(held.mod_revision),
-                _ => Decision::Leave,
-            };
-        };
-        let Some(value) = self.wanted(key, claim) else {
-            return Decision::Leave;
-        };
-        let put = |expect, stay| Decision::Put {
-            value: value.clone(),
-            expect,
-            stay,
-        };
-        match &slot.held {
-            // Where the scope has not been read yet, the key may well be there.
-            None if !self.is_surveyed(key) => Decision::Leave,
-            None => put(Expect::Absent, None),
-            Some(held) if self.is_ours(slot) => {
-                match self.leases.fit(held.lease, self.ttl_of(&claim.registration)) {
-                    Fit::Stays if held.value == *value => Decision::Leave,
-                    Fit::Stays => put(Expect::At(held.mod_revision), Some(held.lease)),
-                    Fit::Moves => put(Expect::At(held.mod_revision), None),
-                    // The lease's record is being written: that tells, and brings the work up again.
-                    Fit::InDoubt => Decision::Leave,
-                }
-            }
-            Some(_) => Decision::Leave,
-        }
-    }
-
-    pub(super) fn ttl_of(&self, registration: &RegistrationRef) -> u32 {
-        self.books.get(registration).map_or(0, |book| book.terms.ttl)
-    }
-
-    /// A key that nobody wants and that is not there needs no slot.
-    pub(super) fn forget_if_unused(&mut self, key: &Key) {
-        if self
-            .slots
-            .get(key)
-            .is_some_and(|slot| slot.claims.is_empty() && slot.held.is_none() && slot.perhaps_on.is_none())
-        {
-            self.slots.remove(key);
         }
     }
 }

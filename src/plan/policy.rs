@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::transaction::Scope;
+use super::transaction::Prefix;
 use crate::api::FormatType;
 use crate::index::Selector;
 
@@ -42,7 +42,7 @@ pub struct Rule {
 
 /// What the rules of a Registry let one namespace do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Charter {
+pub struct NamespacePolicy {
     namespace: Arc<str>,
     /// The rules that are for it, its name filled in.
     rules: Vec<Rule>,
@@ -59,19 +59,19 @@ pub struct Quota {
 
 /// Which keys may be written in one format of one registration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Pass {
+pub enum PrefixGrant {
     /// The Registry has no rules.
     #[default]
     Free,
     /// Keys below one of these prefixes, all where a rule names none.
-    Within(Arc<Reach>),
+    Within(Arc<GrantedPrefixes>),
     /// None, for this reason.
     Nowhere(Arc<Denial>),
 }
 
 /// Where a namespace may write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reach {
+pub struct GrantedPrefixes {
     namespace: Arc<str>,
     /// The rules that allow it.
     rules: Vec<Arc<str>>,
@@ -144,25 +144,29 @@ pub enum Denial {
 
 impl Policy {
     /// What the rules let `namespace` do, whose labels `label` looks up by key.
-    pub fn charter<'a>(&self, namespace: &Arc<str>, label: impl Fn(&str) -> Option<&'a str>) -> Charter {
+    pub fn namespace_policy<'a>(
+        &self,
+        namespace: &Arc<str>,
+        label: impl Fn(&str) -> Option<&'a str>,
+    ) -> NamespacePolicy {
         let rules = self.rules.iter().filter(|rule| rule.namespaces.matches(&label));
         let fill = |prefix: &Arc<str>| Arc::from(prefix.replace(NAMESPACE, namespace));
         let filled = |rule: &Rule| Rule {
             prefixes: rule.prefixes.as_ref().map(|all| all.iter().map(fill).collect()),
             ..rule.clone()
         };
-        Charter {
+        NamespacePolicy {
             namespace: namespace.clone(),
             rules: rules.map(filled).collect(),
         }
     }
 }
 
-impl Charter {
+impl NamespacePolicy {
     /// Where a registration of this namespace may write in `format`, on leases of `ttl` seconds.
-    pub fn pass(&self, format: FormatType, ttl: u32) -> Pass {
+    pub fn pass(&self, format: FormatType, ttl: u32) -> PrefixGrant {
         let namespace = self.namespace.clone();
-        let nowhere = |denial| Pass::Nowhere(Arc::new(denial));
+        let nowhere = |denial| PrefixGrant::Nowhere(Arc::new(denial));
         if self.rules.is_empty() {
             return nowhere(Denial::Namespace(namespace));
         }
@@ -196,7 +200,7 @@ impl Charter {
             });
         }
         let prefixes: Option<Vec<&Vec<Arc<str>>>> = of_ttl.iter().map(|rule| rule.prefixes.as_ref()).collect();
-        Pass::Within(Arc::new(Reach {
+        PrefixGrant::Within(Arc::new(GrantedPrefixes {
             namespace,
             rules: of_ttl.iter().map(|rule| rule.name.clone()).collect(),
             prefixes: prefixes.map(|all| all.into_iter().flatten().cloned().collect()),
@@ -217,7 +221,7 @@ impl Rule {
     }
 }
 
-impl Pass {
+impl PrefixGrant {
     /// Whether `key` may be written.
     pub fn check(&self, key: &str) -> Result<(), Denial> {
         let reach = match self {
@@ -236,13 +240,13 @@ impl Pass {
     }
 
     /// Whether every key in `scope` may be written, but for those that are taken for others.
-    pub fn allows_all(&self, scope: &Scope) -> bool {
+    pub fn allows_all(&self, scope: &Prefix) -> bool {
         self.check(scope.prefix().trim_end_matches('/')).is_ok()
     }
 
     /// Whether a key in `scope` may be written, as far as that can be told without knowing it.
-    pub fn check_scope(&self, scope: &Scope) -> Result<(), Denial> {
-        let within = |reach: &Reach| {
+    pub fn check_scope(&self, scope: &Prefix) -> Result<(), Denial> {
+        let within = |reach: &GrantedPrefixes| {
             let inner = |prefix: &Arc<str>| scope.contains(prefix) && is_clean(prefix);
             reach.prefixes.iter().flatten().any(inner)
         };
@@ -254,7 +258,7 @@ impl Pass {
     }
 }
 
-impl Reach {
+impl GrantedPrefixes {
     fn denial(&self, key: &str) -> Denial {
         let prefixes: Vec<String> = self.prefixes.iter().flatten().map(ToString::to_string).collect();
         Denial::Prefix {

@@ -12,10 +12,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::ledger::{Claim, Ledger};
-use super::planner::Decision;
+use super::actions::Decision;
+use super::desired::{DesiredPod, EndpointRecords, Problem};
+use super::planner::{Claim, Planner};
 use super::report::{Registered, Report};
-use super::tenancy::{Lodging, Problem, Tenancy};
 use super::transaction::Key;
 use super::units::Group;
 use crate::format::Record;
@@ -24,7 +24,7 @@ use crate::index::RegistrationRef;
 /// What a pod has by the spec before and not by the newest one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Previous {
-    lodgings: Vec<Lodging>,
+    by_endpoint: Vec<EndpointRecords>,
     /// The keys that the newest spec asks for and the one before did not.
     fresh: Vec<Key>,
     /// Not all that the newest spec asks for can be expressed, and that was not so by the one before.
@@ -46,11 +46,13 @@ pub(super) enum Way {
 
 impl Previous {
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
-        self.lodgings.iter().flat_map(|lodging| &lodging.records)
+        self.by_endpoint
+            .iter()
+            .flat_map(|endpoint_records| &endpoint_records.records)
     }
 
     pub(super) fn groups(&self) -> impl Iterator<Item = &[Record]> {
-        self.lodgings.iter().flat_map(Lodging::groups)
+        self.by_endpoint.iter().flat_map(EndpointRecords::groups)
     }
 
     fn keys(&self) -> impl Iterator<Item = &Key> {
@@ -68,7 +70,7 @@ impl Previous {
     }
 }
 
-impl Tenancy {
+impl DesiredPod {
     /// Whether the pod has `key` by the spec before only.
     pub(super) fn had(&self, key: &Key) -> bool {
         self.previous
@@ -84,48 +86,55 @@ impl Tenancy {
         let is_new =
             |problem: &&Problem| !matches!(problem, Problem::WeightUnreadable) && !before.problems.contains(problem);
         let lacks = is_aside || self.problems.iter().any(|problem| is_new(&problem)) || mine.is_empty();
-        let lodgings = before.lodgings.iter().filter_map(|lodging| without(lodging, &mine));
-        let lodgings: Vec<Lodging> = lodgings.collect();
-        if !lodgings.is_empty() {
-            self.previous = Some(Box::new(Previous { lodgings, fresh, lacks }));
+        let by_endpoint = before
+            .by_endpoint
+            .iter()
+            .filter_map(|endpoint_records| without(endpoint_records, &mine));
+        let by_endpoint: Vec<EndpointRecords> = by_endpoint.collect();
+        if !by_endpoint.is_empty() {
+            self.previous = Some(Box::new(Previous {
+                by_endpoint,
+                fresh,
+                lacks,
+            }));
         }
     }
 }
 
-/// `lodging` without the records under `keys`; none where that leaves nothing.
-fn without(lodging: &Lodging, keys: &HashSet<&Key>) -> Option<Lodging> {
+/// `endpoint_records` without the records under `keys`; none where that leaves nothing.
+fn without(endpoint_records: &EndpointRecords, keys: &HashSet<&Key>) -> Option<EndpointRecords> {
     let (mut records, mut units) = (Vec::new(), Vec::new());
-    for group in lodging.groups() {
+    for group in endpoint_records.groups() {
         let first = records.len();
         records.extend(group.iter().filter(|record| !keys.contains(&record.key)).cloned());
         if records.len() > first + 1 {
             units.push(first..records.len());
         }
     }
-    let endpoint = lodging.endpoint.clone();
-    (!records.is_empty()).then_some(Lodging {
+    let endpoint = endpoint_records.endpoint.clone();
+    (!records.is_empty()).then_some(EndpointRecords {
         endpoint,
         records,
         units,
     })
 }
 
-impl Ledger {
+impl Planner {
     /// Every pod of `registration` has what the newest spec asks for: nothing of the spec before is needed any more.
     pub fn forget_previous(&mut self, registration: &RegistrationRef) {
         let Some(book) = self.books.get_mut(registration) else {
             return;
         };
-        book.unready.values_mut().for_each(|tenancy| tenancy.previous = None);
-        book.rationed.values_mut().for_each(|tenancy| tenancy.previous = None);
-        let has = |(pod, tenancy): (&Arc<str>, &Tenancy)| {
-            let mut bare = tenancy.clone();
+        book.unready.values_mut().for_each(|desired| desired.previous = None);
+        book.rationed.values_mut().for_each(|desired| desired.previous = None);
+        let has = |(pod, desired): (&Arc<str>, &DesiredPod)| {
+            let mut bare = desired.clone();
             bare.previous.take()?;
             Some((pod.clone(), bare))
         };
-        for (pod, bare) in book.tenancies.iter().filter_map(has).collect::<Vec<_>>() {
+        for (pod, bare) in book.desired_pods.iter().filter_map(has).collect::<Vec<_>>() {
             for key in self.change_tenancy(registration, &pod, Some(bare)) {
-                self.guard.acquit(&key);
+                self.guard.clear_unconfirmed(&key);
             }
         }
     }
@@ -161,7 +170,7 @@ impl Ledger {
     }
 
     fn previous(&self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<&Previous> {
-        self.books.get(registration)?.tenancies.get(pod)?.previous.as_deref()
+        self.books.get(registration)?.desired_pods.get(pod)?.previous.as_deref()
     }
 
     /// Before it is decided about `pod`: its claims by the spec before are there while they are needed. Returns the keys
@@ -216,7 +225,7 @@ impl Ledger {
         book.released.insert(pod.clone());
         for key in keys {
             self.unclaim(key, registration, pod);
-            self.guard.acquit(key);
+            self.guard.clear_unconfirmed(key);
             if self
                 .slots
                 .get(key)
@@ -251,9 +260,9 @@ impl Ledger {
         report: &mut Report<'a>,
         registration: &RegistrationRef,
         pod: &Arc<str>,
-        tenancy: &'a Tenancy,
+        desired: &'a DesiredPod,
     ) {
-        let (Some(previous), Some(way)) = (&tenancy.previous, self.way(registration, pod)) else {
+        let (Some(previous), Some(way)) = (&desired.previous, self.way(registration, pod)) else {
             return;
         };
         let is_released = self
@@ -273,13 +282,13 @@ impl Ledger {
             return;
         }
         report.retained += 1;
-        for lodging in &previous.lodgings {
-            let keys = lodging.records.iter().map(|record| record.key.clone());
+        for endpoint_records in &previous.by_endpoint {
+            let keys = endpoint_records.records.iter().map(|record| record.key.clone());
             let keys: Vec<Key> = keys.filter(is_there).collect();
-            let folders = lodging.records.iter().map(|record| folder(&record.key));
+            let folders = endpoint_records.records.iter().map(|record| folder(&record.key));
             report.retained_at.extend(folders);
             if !keys.is_empty() {
-                let endpoint = &lodging.endpoint;
+                let endpoint = &endpoint_records.endpoint;
                 report.endpoints.push(Registered { endpoint, keys });
             }
         }

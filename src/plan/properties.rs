@@ -3,10 +3,10 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::testing::{tenancy, whole};
-use super::transaction::Scope;
+use super::testing::{desired, whole};
+use super::transaction::Prefix;
 use super::world::World;
-use super::{Tenancy, Terms};
+use super::{DesiredPod, RegistrationSettings};
 
 pub(super) const REGISTRATIONS: [&str; 3] = ["a", "b", "c"];
 pub(super) const PODS: [&str; 4] = ["p0", "p1", "p2", "p3"];
@@ -65,24 +65,24 @@ pub(super) struct Wish {
 }
 
 impl Wish {
-    pub(super) fn terms(&self) -> Terms {
-        Terms {
+    pub(super) fn terms(&self) -> RegistrationSettings {
+        RegistrationSettings {
             created: self.created,
             ttl: if self.long_ttl { 60 } else { 30 },
             suspended: self.suspended,
             keep_last: self.keep_last,
-            scopes: self.scopes.iter().map(|scope| Scope::below(SCOPES[*scope])).collect(),
+            scopes: self.scopes.iter().map(|scope| Prefix::below(SCOPES[*scope])).collect(),
         }
     }
 
-    pub(super) fn tenancy(&self, pod: &str, address: u8) -> Tenancy {
+    pub(super) fn desired(&self, pod: &str, address: u8) -> DesiredPod {
         let keys: Vec<String> = self
             .scopes
             .iter()
             .map(|scope| format!("{}{pod}", SCOPES[*scope]))
             .collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let make = if self.whole { whole } else { tenancy };
+        let make = if self.whole { whole } else { desired };
         make(pod, &keys, &format!("10.0.0.{address}"))
     }
 }

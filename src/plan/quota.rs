@@ -8,11 +8,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::doubts::may_be_there;
-use super::ledger::Ledger;
+use super::desired::{DesiredPod, Problem};
+use super::planner::Planner;
 use super::policy::Quota;
-use super::tenancy::{Problem, Tenancy};
 use super::transaction::Key;
+use super::unconfirmed::may_be_there;
 use crate::index::RegistrationRef;
 
 /// The quotas of all namespaces.
@@ -58,7 +58,7 @@ impl Quotas {
     }
 }
 
-impl Ledger {
+impl Planner {
     /// From now on the pods of `namespace` have at most so many keys, any number if none.
     pub fn set_quota(&mut self, namespace: &Arc<str>, quota: Option<Quota>) {
         let quotas = &mut self.quotas;
@@ -134,18 +134,18 @@ impl Ledger {
         for (registration, book) in self.books.iter().filter(|(name, _)| name.namespace == *namespace) {
             let waiting = book.rationed.iter();
             let having = book
-                .tenancies
+                .desired_pods
                 .iter()
                 .filter(|(pod, _)| !book.rationed.contains_key(*pod));
-            for (pod, tenancy) in having.chain(waiting) {
-                let previous = tenancy
+            for (pod, desired) in having.chain(waiting) {
+                let previous = desired
                     .previous
                     .as_ref()
                     .map_or(0, |previous| previous.records().count());
-                let keys = tenancy.records().count().max(previous);
+                let keys = desired.records().count().max(previous);
                 if keys > 0 {
                     let name = (registration.clone(), pod.clone());
-                    let has = placed.is_some_and(|placed| placed.contains(&name)) || self.has_keys(tenancy);
+                    let has = placed.is_some_and(|placed| placed.contains(&name)) || self.has_keys(desired);
                     applicants.push(Applicant {
                         waits: !has,
                         created: book.terms.created,
@@ -159,13 +159,13 @@ impl Ledger {
         applicants
     }
 
-    /// Whether etcd may hold a key of `tenancy` that is ours.
-    fn has_keys(&self, tenancy: &Tenancy) -> bool {
+    /// Whether etcd may hold a key of `desired` that is ours.
+    fn has_keys(&self, desired: &DesiredPod) -> bool {
         let has = |key: &Key| {
             let slot = self.slots.get(key);
             slot.is_some_and(|slot| may_be_there(slot) && (slot.held.is_none() || self.is_ours(slot)))
         };
-        tenancy.all_records().any(|record| has(&record.key))
+        desired.all_records().any(|record| has(&record.key))
     }
 
     fn is_namespace_surveyed(&self, namespace: &Arc<str>) -> bool {
@@ -196,19 +196,19 @@ impl Ledger {
         let Some(book) = self.books.get_mut(registration) else {
             return;
         };
-        let of_tenancies = || book.tenancies.get(pod).cloned();
+        let of_tenancies = || book.desired_pods.get(pod).cloned();
         let Some(whole) = book.rationed.get(pod).cloned().or_else(of_tenancies) else {
             return;
         };
         let mut bare = whole.clone();
         bare.previous = None;
-        for lodging in &mut bare.lodgings {
-            lodging.records.clear();
-            lodging.units.clear();
+        for endpoint_records in &mut bare.by_endpoint {
+            endpoint_records.records.clear();
+            endpoint_records.units.clear();
         }
         bare.problems.push(Problem::OverQuota(quota.clone()));
         for key in self.change_tenancy(registration, pod, Some(bare)) {
-            self.guard.acquit(&key);
+            self.guard.clear_unconfirmed(&key);
         }
         if let Some(book) = self.books.get_mut(registration) {
             book.rationed.insert(pod.clone(), whole);

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use super::actions::Decision;
 use super::in_flight::Ticket;
-use super::ledger::Ledger;
-use super::planner::Decision;
-use super::transaction::{Key, Op, Verdict};
+use super::planner::Planner;
+use super::transaction::{Key, Op, TxnOutcome};
 use super::units::{Group, request_size, size_of};
 use super::work::Work;
 use crate::index::RegistrationRef;
@@ -41,7 +41,7 @@ pub struct Rejection {
     pub bytes: usize,
 }
 
-/// The result of [`Ledger::reject`].
+/// The result of [`Planner::reject`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Narrowed {
     /// The transaction was bookkeeping of the operator: no registration is to blame, and nothing was changed.
@@ -144,7 +144,7 @@ impl Rejected {
     }
 }
 
-impl Ledger {
+impl Planner {
     /// etcd rejected the transaction `ticket` for its content. Settles the transaction unless it is bookkeeping; `done`
     /// tells whether etcd may have carried it out nevertheless.
     pub fn reject(&mut self, ticket: Ticket, objection: Objection, cause: &str, done: bool) -> Narrowed {
@@ -183,7 +183,7 @@ impl Ledger {
             }
         };
         // Nothing was written, as when another replica leads; or it is not known.
-        self.settle(ticket, (!done).then_some(Verdict::Fenced));
+        self.settle(ticket, (!done).then_some(TxnOutcome::Fenced));
         narrowed
     }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::denied::Right;
-use super::ledger::{Ledger, Slot};
+use super::desired::{DesiredPod, EndpointRecords, Problem};
+use super::planner::{KeyState, Planner};
 use super::rejected::Rejection;
-use super::tenancy::{Lodging, Problem, Tenancy};
-use super::transaction::{Key, LeaseId, Revision, Scope};
+use super::transaction::{Key, LeaseId, Prefix, Revision};
 use crate::api::Reason;
 use crate::format::{Endpoint, Record};
 use crate::index::RegistrationRef;
@@ -36,7 +36,7 @@ pub struct Report<'a> {
     /// What scripts are told of these problems, if it is the Registry's rules that are the problem.
     pub ruled_out: Option<Reason>,
     /// Where its keys lie and etcd lets nothing be read, or written.
-    pub denied: Vec<(Scope, Right)>,
+    pub denied: Vec<(Prefix, Right)>,
     /// The smallest of its record sets that etcd rejects for their content.
     pub rejected: Option<&'a Rejection>,
     /// How many pods keep what they have by the spec before, because the newest one cannot be carried out for them.
@@ -82,21 +82,21 @@ pub enum Holder {
 }
 
 /// How one wanted key stands.
-enum Standing {
+enum KeyStatus {
     Present,
     Outstanding,
     Rejected,
     Conflict(Holder),
 }
 
-impl Ledger {
+impl Planner {
     /// What `registration` has in etcd; none when it is not known.
     pub fn report(&self, registration: &RegistrationRef) -> Option<Report<'_>> {
         let book = self.books.get(registration)?;
         let mut report = Report {
             suspended: book.terms.suspended,
             kept: book.kept.as_ref(),
-            ready: book.tenancies.len() - usize::from(book.kept.is_some()),
+            ready: book.desired_pods.len() - usize::from(book.kept.is_some()),
             registered: 0,
             endpoints: Vec::new(),
             outstanding: book
@@ -120,8 +120,8 @@ impl Ledger {
             retained_at: BTreeSet::new(),
             carried_out: false,
         };
-        for (pod, tenancy) in &book.tenancies {
-            for problem in &tenancy.problems {
+        for (pod, desired) in &book.desired_pods {
+            for problem in &desired.problems {
                 report.ruled_out = report.ruled_out.or(match problem {
                     Problem::Denied(_) => Some(Reason::AccessDenied),
                     Problem::OverQuota(_) => Some(Reason::QuotaExceeded),
@@ -134,16 +134,16 @@ impl Ledger {
                     .push(pod.clone());
             }
             let mut missing = 0;
-            for lodging in &tenancy.lodgings {
-                missing += self.report_lodging(&mut report, registration, pod, lodging);
+            for endpoint_records in &desired.by_endpoint {
+                missing += self.report_lodging(&mut report, registration, pod, endpoint_records);
             }
-            if missing == 0 && tenancy.is_whole() && report.kept != Some(pod) {
+            if missing == 0 && desired.is_whole() && report.kept != Some(pod) {
                 report.registered += 1;
             }
         }
         report.carried_out = !report.endpoints.is_empty();
-        for (pod, tenancy) in &book.tenancies {
-            self.report_previous(&mut report, registration, pod, tenancy);
+        for (pod, desired) in &book.desired_pods {
+            self.report_previous(&mut report, registration, pod, desired);
         }
         Some(report)
     }
@@ -154,15 +154,15 @@ impl Ledger {
         report: &mut Report<'a>,
         registration: &RegistrationRef,
         pod: &Arc<str>,
-        lodging: &'a Lodging,
+        endpoint_records: &'a EndpointRecords,
     ) -> usize {
-        let mut keys = Vec::with_capacity(lodging.records.len());
-        for group in lodging.groups() {
+        let mut keys = Vec::with_capacity(endpoint_records.records.len());
+        for group in endpoint_records.groups() {
             self.report_group(report, registration, pod, group, &mut keys);
         }
-        let missing = lodging.records.len() - keys.len();
+        let missing = endpoint_records.records.len() - keys.len();
         if !keys.is_empty() {
-            let endpoint = &lodging.endpoint;
+            let endpoint = &endpoint_records.endpoint;
             report.endpoints.push(Registered { endpoint, keys });
         }
         missing
@@ -182,10 +182,10 @@ impl Ledger {
         for record in group {
             let key = record.key.clone();
             match self.standing(&key, &record.value, registration, pod) {
-                Standing::Present => there.push(key),
-                Standing::Outstanding => along.push(key),
-                Standing::Rejected => is_rejected = true,
-                Standing::Conflict(holder) => taken.push((key, holder)),
+                KeyStatus::Present => there.push(key),
+                KeyStatus::Outstanding => along.push(key),
+                KeyStatus::Rejected => is_rejected = true,
+                KeyStatus::Conflict(holder) => taken.push((key, holder)),
             }
         }
         if is_rejected {
@@ -212,34 +212,34 @@ impl Ledger {
         }
     }
 
-    fn standing(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> Standing {
+    fn standing(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> KeyStatus {
         let Some(slot) = self.slots.get(key) else {
-            return Standing::Outstanding;
+            return KeyStatus::Outstanding;
         };
         match slot.claims.first() {
             Some(first) if first.registration != *registration => {
-                return Standing::Conflict(Holder::Registration(first.registration.clone()));
+                return KeyStatus::Conflict(Holder::Registration(first.registration.clone()));
             }
             // Two pods of one registration: the format gave both the same key, the first has it.
             Some(first) if first.pod != *pod => {
-                return Standing::Conflict(Holder::Registration(first.registration.clone()));
+                return KeyStatus::Conflict(Holder::Registration(first.registration.clone()));
             }
             _ => {}
         }
         let is_rejected = self.rejected.of(key).is_some();
         match &slot.held {
-            None if is_rejected => Standing::Rejected,
-            None => Standing::Outstanding,
+            None if is_rejected => KeyStatus::Rejected,
+            None => KeyStatus::Outstanding,
             Some(held) if self.is_ours(slot) => {
                 if *held.value == *value && self.leases.is_ours(held.lease) {
-                    Standing::Present
+                    KeyStatus::Present
                 } else if is_rejected {
-                    Standing::Rejected
+                    KeyStatus::Rejected
                 } else {
-                    Standing::Outstanding
+                    KeyStatus::Outstanding
                 }
             }
-            Some(held) => Standing::Conflict(Holder::Stranger {
+            Some(held) => KeyStatus::Conflict(Holder::Stranger {
                 lease: held.lease,
                 create_revision: held.create_revision,
             }),
@@ -247,12 +247,12 @@ impl Ledger {
     }
 
     fn is_leaving(&self, key: &Key) -> bool {
-        let leaving = |slot: &Slot| slot.claims.is_empty() && slot.held.is_some() && self.is_ours(slot);
+        let leaving = |slot: &KeyState| slot.claims.is_empty() && slot.held.is_some() && self.is_ours(slot);
         self.slots.get(key).is_some_and(leaving) && !self.guard.detains(key)
     }
 }
 
-impl Tenancy {
+impl DesiredPod {
     /// Whether every port of the pod could be expressed in every format.
     fn is_whole(&self) -> bool {
         self.problems
@@ -264,23 +264,23 @@ impl Tenancy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::testing::{endpoint, meta, reference, tenancy};
-    use crate::plan::{Observation, Terms};
+    use crate::plan::testing::{desired, endpoint, meta, reference};
+    use crate::plan::{Observation, RegistrationSettings};
 
     /// A ledger of the registration `orders`, in an etcd that holds `held` on a recorded lease.
-    fn ledger(held: &[(&str, &str)]) -> Ledger {
-        let mut ledger = Ledger::new(meta(), 256);
-        let terms = Terms {
+    fn planner(held: &[(&str, &str)]) -> Planner {
+        let mut planner = Planner::new(meta(), 256);
+        let terms = RegistrationSettings {
             created: 1,
             ttl: 30,
             suspended: false,
             keep_last: false,
-            scopes: vec![Scope::below("/s/")],
+            scopes: vec![Prefix::below("/s/")],
         };
-        ledger.set_terms(&reference("orders"), terms);
-        ledger.leases().recorded(LeaseId(1), Some(30), 1);
+        planner.set_terms(&reference("orders"), terms);
+        planner.leases().recorded(LeaseId(1), Some(30), 1);
         let entry = |(key, value): &(&str, &str)| {
-            let held = crate::plan::Held {
+            let held = crate::plan::KeyValue {
                 value: value.as_bytes().into(),
                 lease: LeaseId(1),
                 create_revision: 1,
@@ -288,21 +288,21 @@ mod tests {
             };
             (Key::from(*key), held)
         };
-        ledger.observe(Observation::Snapshot {
-            scope: Scope::below("/s/"),
+        planner.observe(Observation::Snapshot {
+            scope: Prefix::below("/s/"),
             revision: 1,
             entries: held.iter().map(entry).collect(),
         });
-        ledger
+        planner
     }
 
-    fn report(ledger: &Ledger) -> Report<'_> {
-        ledger.report(&reference("orders")).expect("it is known")
+    fn report(planner: &Planner) -> Report<'_> {
+        planner.report(&reference("orders")).expect("it is known")
     }
 
     /// The tenancy of `p` with one key for each of two ports.
-    fn two_ports() -> Tenancy {
-        let lodging = |port: u16| Lodging {
+    fn two_ports() -> DesiredPod {
+        let endpoint_records = |port: u16| EndpointRecords {
             endpoint: endpoint("p", port),
             records: vec![Record {
                 key: format!("/s/p:{port}").into(),
@@ -310,9 +310,9 @@ mod tests {
             }],
             units: Vec::new(),
         };
-        Tenancy {
-            lodgings: vec![lodging(80), lodging(81)],
-            ..Tenancy::default()
+        DesiredPod {
+            by_endpoint: vec![endpoint_records(80), endpoint_records(81)],
+            ..DesiredPod::default()
         }
     }
 
@@ -325,9 +325,9 @@ mod tests {
             (&[("/s/p:80", "1"), ("/s/p:81", "stale")], 0, 1),
             (&[], 0, 0),
         ] {
-            let mut ledger = ledger(held);
-            ledger.set_tenancy(&orders, &"p".into(), Some(two_ports()));
-            let report = report(&ledger);
+            let mut planner = planner(held);
+            planner.set_tenancy(&orders, &"p".into(), Some(two_ports()));
+            let report = report(&planner);
             assert_eq!(
                 (report.ready, report.registered, report.endpoints.len()),
                 (1, registered, endpoints)
@@ -338,18 +338,18 @@ mod tests {
 
     #[test]
     fn a_pod_of_which_a_port_is_missing_is_not_registered_as_a_whole() {
-        let mut ledger = ledger(&[("/s/p:80", "1"), ("/s/p:81", "1")]);
+        let mut planner = planner(&[("/s/p:80", "1"), ("/s/p:81", "1")]);
         let missing = Problem::PortMissing {
             port: "http".into(),
             protocol: None,
         };
         let told = missing.to_string();
-        let tenancy = Tenancy {
+        let desired = DesiredPod {
             problems: vec![missing],
             ..two_ports()
         };
-        ledger.set_tenancy(&reference("orders"), &"p".into(), Some(tenancy));
-        let report = report(&ledger);
+        planner.set_tenancy(&reference("orders"), &"p".into(), Some(desired));
+        let report = report(&planner);
         assert_eq!(
             (report.registered, report.endpoints.len(), report.outstanding),
             (0, 2, 0)
@@ -359,28 +359,28 @@ mod tests {
 
     #[test]
     fn an_unreadable_weight_is_told_and_keeps_no_pod_out() {
-        let mut ledger = ledger(&[("/s/p", "1")]);
-        let tenancy = Tenancy {
+        let mut planner = planner(&[("/s/p", "1")]);
+        let desired = DesiredPod {
             problems: vec![Problem::WeightUnreadable],
-            ..tenancy("p", &["/s/p"], "1")
+            ..desired("p", &["/s/p"], "1")
         };
-        ledger.set_tenancy(&reference("orders"), &"p".into(), Some(tenancy));
-        let report = report(&ledger);
+        planner.set_tenancy(&reference("orders"), &"p".into(), Some(desired));
+        let report = report(&planner);
         assert_eq!((report.registered, report.problems.len()), (1, 1));
     }
 
     #[test]
     fn a_key_on_its_way_out_is_outstanding_until_it_is_gone() {
-        let mut ledger = ledger(&[("/s/p", "1")]);
+        let mut planner = planner(&[("/s/p", "1")]);
         let (orders, key) = (reference("orders"), Key::from("/s/p"));
-        ledger.set_tenancy(&orders, &"p".into(), Some(tenancy("p", &["/s/p"], "1")));
-        ledger.set_tenancy(&orders, &"p".into(), None);
-        assert_eq!((report(&ledger).ready, report(&ledger).outstanding), (0, 1));
-        ledger.observe(Observation::Changed {
+        planner.set_tenancy(&orders, &"p".into(), Some(desired("p", &["/s/p"], "1")));
+        planner.set_tenancy(&orders, &"p".into(), None);
+        assert_eq!((report(&planner).ready, report(&planner).outstanding), (0, 1));
+        planner.observe(Observation::Changed {
             key,
             held: None,
             revision: 2,
         });
-        assert_eq!(report(&ledger).outstanding, 0);
+        assert_eq!(report(&planner).outstanding, 0);
     }
 }

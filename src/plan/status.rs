@@ -60,7 +60,7 @@ impl Holding {
 
 /// How the operator stands with the registry, as far as a registration is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Footing {
+pub enum Readiness {
     /// All is known, writes go through.
     Firm,
     /// Not everything needed has been read yet.
@@ -72,7 +72,7 @@ pub enum Footing {
 /// The status of a registration that is carried out.
 pub fn status_of(
     report: &Report<'_>,
-    footing: &Footing,
+    readiness: &Readiness,
     subject: Subject<'_>,
     now: &Time,
 ) -> ServiceRegistrationStatus {
@@ -85,7 +85,7 @@ pub fn status_of(
         Reason::Accepted,
         &format!("Registry \"{registry}\" registers this service."),
     );
-    let (synced, reason, message) = synced(report, footing, subject.aside);
+    let (synced, reason, message) = synced(report, readiness, subject.aside);
     conditions.set(ConditionType::Synced, synced, reason, &message);
     let (ready, reason, message) = ready(report, subject.selected, synced);
     conditions.set(ConditionType::Ready, ready, reason, &message);
@@ -217,24 +217,24 @@ fn registered(report: &Report<'_>, aside: &[String]) -> usize {
     if aside.is_empty() { report.registered } else { 0 }
 }
 
-fn synced(report: &Report<'_>, footing: &Footing, aside: &[String]) -> (ConditionStatus, Reason, String) {
+fn synced(report: &Report<'_>, readiness: &Readiness, aside: &[String]) -> (ConditionStatus, Reason, String) {
     let registered = registered(report, aside);
     let pods = || format!("{registered} of {} ready pods are registered.", report.ready);
     if report.suspended {
         let message = "spec.suspend is true: leases are renewed, keys are left as they are.";
         return (ConditionStatus::False, Reason::Suspended, message.to_owned());
     }
-    match footing {
-        Footing::Unreachable(cause) => {
+    match readiness {
+        Readiness::Unreachable(cause) => {
             let message = format!("What is registered stays registered; changes wait: {cause}");
             return (ConditionStatus::Unknown, Reason::RegistryUnreachable, message);
         }
-        Footing::Starting => {
+        Readiness::Starting => {
             let message =
                 "The operator is still reading what Kubernetes and etcd hold; nothing is changed before that.";
             return (ConditionStatus::Unknown, Reason::Starting, message.to_owned());
         }
-        Footing::Firm => {}
+        Readiness::Firm => {}
     }
     let pods = || format!("{}{}", pods(), retained(report));
     if !report.denied.is_empty() {
@@ -276,7 +276,7 @@ fn synced(report: &Report<'_>, footing: &Footing, aside: &[String]) -> (Conditio
 
 /// What etcd denies, and what to do about it.
 fn denied(report: &Report<'_>) -> String {
-    let told = |(scope, right): &(super::Scope, Right)| match right {
+    let told = |(scope, right): &(super::Prefix, Right)| match right {
         Right::Read => format!("read what lies below {}", scope.prefix()),
         Right::Write => format!("write below {}", scope.prefix()),
     };

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::desired::{DesiredPod, EndpointRecords};
 use super::meta::MetaKeys;
-use super::tenancy::{Lodging, Tenancy};
 use super::transaction::{
-    Expect, Fence, Held, Key, LeaseId, Observation, Op, OpResult, Revision, Scope, Transaction, Value, Verdict,
+    Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction, TxnOutcome, Value,
 };
 use crate::format::{Endpoint, Record};
 use crate::index::RegistrationRef;
@@ -16,20 +16,20 @@ use crate::index::RegistrationRef;
 #[derive(Clone, Debug, Default)]
 struct State {
     revision: Revision,
-    keys: BTreeMap<Key, Held>,
+    keys: BTreeMap<Key, KeyValue>,
     leases: BTreeSet<LeaseId>,
     /// The keys that came into being through somebody else.
     foreign: BTreeSet<Key>,
 }
 
-/// An etcd in memory. Transactions do what [`Verdict`] says; one that overwrites or removes what somebody else made
+/// An etcd in memory. Transactions do what [`TxnOutcome`] says; one that overwrites or removes what somebody else made
 /// fails the test there and then. What happens in watched scopes is told when the test asks for it.
 #[derive(Debug)]
 pub(super) struct Etcd {
     state: State,
     meta: MetaKeys,
     next_lease: i64,
-    watched: BTreeSet<Scope>,
+    watched: BTreeSet<Prefix>,
     live: bool,
     told: VecDeque<Observation>,
 }
@@ -73,7 +73,7 @@ impl Etcd {
         lease
     }
 
-    pub(super) fn commit(&mut self, fence: &Fence, transaction: &Transaction) -> Verdict {
+    pub(super) fn commit(&mut self, fence: &Fence, transaction: &Transaction) -> TxnOutcome {
         let ops = &transaction.ops;
         let widest = transaction.units.iter().map(Range::len).max().unwrap_or(1);
         assert!(!ops.is_empty() && ops.len() + widest <= Transaction::MAX_OPS + 1);
@@ -86,7 +86,7 @@ impl Etcd {
         );
         let leader = self.state.keys.get(&fence.key);
         if leader.map(|held| held.create_revision) != Some(fence.create_revision) {
-            return Verdict::Fenced;
+            return TxnOutcome::Fenced;
         }
         let holds = |position| transaction.unit_of(position).iter().all(|op| self.guard_holds(op));
         let done: Vec<bool> = (0..ops.len()).map(holds).collect();
@@ -101,7 +101,7 @@ impl Etcd {
                 "somebody else's key is written: {op:?}"
             );
             match op {
-                Op::Put { lease, .. } if !self.state.leases.contains(lease) => return Verdict::LeaseGone,
+                Op::Put { lease, .. } if !self.state.leases.contains(lease) => return TxnOutcome::LeaseGone,
                 Op::Put { key, value, lease, .. } => writes.push((key.clone(), Some((value.clone(), *lease)))),
                 Op::Delete { key, .. } => writes.push((key.clone(), None)),
                 Op::Check { .. } => {}
@@ -111,7 +111,7 @@ impl Etcd {
         let revision = self.write(&writes);
         let result = |(done, held)| if done { OpResult::Done } else { OpResult::Refused(held) };
         let results = done.into_iter().zip(held_before).map(result).collect();
-        Verdict::Applied { revision, results }
+        TxnOutcome::Applied { revision, results }
     }
 
     fn guard_holds(&self, op: &Op) -> bool {
@@ -179,7 +179,7 @@ impl Etcd {
         self.state.revision += 1;
         let revision = self.state.revision;
         for (key, written) in writes {
-            let held = written.clone().map(|(value, lease)| Held {
+            let held = written.clone().map(|(value, lease)| KeyValue {
                 value,
                 lease,
                 create_revision: self.held(key).map_or(revision, |held| held.create_revision),
@@ -201,8 +201,8 @@ impl Etcd {
 
     // ---- what its mirror tells ----
 
-    pub(super) fn watch(&mut self, scopes: BTreeSet<Scope>) {
-        let fresh: Vec<Scope> = scopes.difference(&self.watched).cloned().collect();
+    pub(super) fn watch(&mut self, scopes: BTreeSet<Prefix>) {
+        let fresh: Vec<Prefix> = scopes.difference(&self.watched).cloned().collect();
         self.watched = scopes;
         if self.live && !fresh.is_empty() {
             self.show(fresh);
@@ -234,7 +234,7 @@ impl Etcd {
         }
     }
 
-    fn show(&mut self, scopes: Vec<Scope>) {
+    fn show(&mut self, scopes: Vec<Prefix>) {
         let revision = self.state.revision;
         for scope in scopes {
             let snapshot = self.snapshot(scope);
@@ -244,7 +244,7 @@ impl Etcd {
     }
 
     /// What a mirror that reads `scope` now says of it.
-    pub(super) fn snapshot(&self, scope: Scope) -> Observation {
+    pub(super) fn snapshot(&self, scope: Prefix) -> Observation {
         let inside = self.state.keys.iter().filter(|(key, _)| scope.contains(key));
         let entries = inside.map(|(key, held)| (key.clone(), held.clone())).collect();
         Observation::Snapshot {
@@ -285,7 +285,7 @@ impl Etcd {
         self.state.revision
     }
 
-    pub(super) fn held(&self, key: &str) -> Option<&Held> {
+    pub(super) fn held(&self, key: &str) -> Option<&KeyValue> {
         self.state.keys.get(key)
     }
 
@@ -299,7 +299,7 @@ impl Etcd {
     }
 
     /// Everything but our bookkeeping.
-    pub(super) fn data(&self) -> impl Iterator<Item = (&Key, &Held)> {
+    pub(super) fn data(&self) -> impl Iterator<Item = (&Key, &KeyValue)> {
         let meta = self.meta.scope();
         self.state.keys.iter().filter(|(key, _)| !meta.contains(key))
     }
@@ -330,28 +330,28 @@ pub(super) fn reference(name: &str) -> RegistrationRef {
 }
 
 /// The tenancy of `pod` with one port and these keys, all of this value.
-pub(super) fn tenancy(pod: &str, keys: &[&str], value: &str) -> Tenancy {
+pub(super) fn desired(pod: &str, keys: &[&str], value: &str) -> DesiredPod {
     let record = |key: &&str| Record {
         key: (*key).into(),
         value: value.as_bytes().into(),
     };
-    let lodging = Lodging {
+    let endpoint_records = EndpointRecords {
         endpoint: endpoint(pod, 8080),
         records: keys.iter().map(record).collect(),
         units: Vec::new(),
     };
-    Tenancy {
-        lodgings: vec![lodging],
-        ..Tenancy::default()
+    DesiredPod {
+        by_endpoint: vec![endpoint_records],
+        ..DesiredPod::default()
     }
 }
 
 /// The same, with all keys written as one.
-pub(super) fn whole(pod: &str, keys: &[&str], value: &str) -> Tenancy {
-    let mut tenancy = tenancy(pod, keys, value);
+pub(super) fn whole(pod: &str, keys: &[&str], value: &str) -> DesiredPod {
+    let mut desired = desired(pod, keys, value);
     let unit = 0..keys.len();
-    tenancy.lodgings[0].units = vec![unit];
-    tenancy
+    desired.by_endpoint[0].units = vec![unit];
+    desired
 }
 
 pub(super) fn endpoint(pod: &str, port: u16) -> Endpoint {

@@ -3,43 +3,43 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::testing::{Etcd, endpoint, meta, reference, tenancy};
-use super::transaction::{Expect, Fence, LeaseId, Op, Scope, Transaction, Verdict};
-use super::{Conflict, Holder, Ledger, Lodging, Report, Step, Tenancy, Terms};
+use super::testing::{Etcd, desired, endpoint, meta, reference};
+use super::transaction::{Expect, Fence, LeaseId, Op, Prefix, Transaction, TxnOutcome};
+use super::{Conflict, DesiredPod, EndpointRecords, Holder, Planner, RegistrationSettings, Report, Step};
 use crate::format::Record;
 
 mod contests;
 mod denied;
-mod doubts;
 mod growth;
 mod holds;
-mod last;
+mod last_endpoint;
 mod leases;
 mod previous;
 mod rejected;
 mod rules;
 mod turns;
+mod unconfirmed;
 mod units;
 mod writes;
 
 struct Rig {
     etcd: Etcd,
-    ledger: Ledger,
+    planner: Planner,
     fence: Fence,
 }
 
-fn terms(created: i64) -> Terms {
-    Terms {
+fn terms(created: i64) -> RegistrationSettings {
+    RegistrationSettings {
         created,
         ttl: 30,
         suspended: false,
         keep_last: false,
-        scopes: vec![Scope::below("/s/")],
+        scopes: vec![Prefix::below("/s/")],
     }
 }
 
-fn suspended(created: i64) -> Terms {
-    Terms {
+fn suspended(created: i64) -> RegistrationSettings {
+    RegistrationSettings {
         suspended: true,
         ..terms(created)
     }
@@ -52,30 +52,30 @@ impl Rig {
         let fence = etcd.elect();
         let mut rig = Self {
             etcd,
-            ledger: Ledger::new(meta(), 256),
+            planner: Planner::new(meta(), 256),
             fence,
         };
-        rig.ledger.set_terms(&reference("orders"), terms(1));
-        rig.ledger.kubernetes_is_complete();
+        rig.planner.set_terms(&reference("orders"), terms(1));
+        rig.planner.kubernetes_is_complete();
         rig
     }
 
     fn want(&mut self, registration: &str, pod: &str, keys: &[&str], value: &str) {
-        let tenancy = tenancy(pod, keys, value);
-        self.ledger
-            .set_tenancy(&reference(registration), &pod.into(), Some(tenancy));
+        let desired = desired(pod, keys, value);
+        self.planner
+            .set_tenancy(&reference(registration), &pod.into(), Some(desired));
     }
 
     fn drop_pod(&mut self, registration: &str, pod: &str) {
-        self.ledger.set_tenancy(&reference(registration), &pod.into(), None);
+        self.planner.set_tenancy(&reference(registration), &pod.into(), None);
     }
 
     fn listen(&mut self) {
-        if let Some(scopes) = self.ledger.take_changed_scopes() {
+        if let Some(scopes) = self.planner.take_changed_scopes() {
             self.etcd.watch(scopes);
         }
         while let Some(observation) = self.etcd.tell(0) {
-            self.ledger.observe(observation);
+            self.planner.observe(observation);
         }
     }
 
@@ -83,19 +83,19 @@ impl Rig {
     fn next(&mut self) -> Option<(super::Ticket, Transaction)> {
         self.listen();
         loop {
-            match self.ledger.next(Transaction::MAX_OPS, 0)? {
+            match self.planner.next(Transaction::MAX_OPS, 0)? {
                 Step::Write(ticket, transaction) => return Some((ticket, transaction)),
                 Step::Grant { ttl, count } => {
                     for _ in 0..count {
                         let lease = self.etcd.grant();
-                        self.ledger.granted(lease, ttl);
+                        self.planner.granted(lease, ttl);
                     }
                 }
             }
         }
     }
 
-    fn commit(&mut self, transaction: &Transaction) -> Verdict {
+    fn commit(&mut self, transaction: &Transaction) -> TxnOutcome {
         self.etcd.commit(&self.fence, transaction)
     }
 
@@ -105,7 +105,7 @@ impl Rig {
         while let Some((ticket, transaction)) = self.next() {
             assert!(written.len() < 100, "it does not come to rest");
             let verdict = self.commit(&transaction);
-            self.ledger.settle(ticket, Some(verdict));
+            self.planner.settle(ticket, Some(verdict));
             if !transaction.ops.iter().all(|op| op.key().starts_with("/leasehold/")) {
                 written.push(transaction);
             }
@@ -114,7 +114,7 @@ impl Rig {
     }
 
     fn report(&self, registration: &str) -> Report<'_> {
-        self.ledger.report(&reference(registration)).expect("it is known")
+        self.planner.report(&reference(registration)).expect("it is known")
     }
 
     fn lease_of(&self, key: &str) -> LeaseId {

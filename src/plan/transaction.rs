@@ -37,7 +37,7 @@ impl fmt::Debug for LeaseId {
 
 /// What etcd holds under one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct KeyValue {
     /// The bytes.
     pub value: Value,
     /// The lease the key is on, [`LeaseId::NONE`] if none.
@@ -51,9 +51,9 @@ pub struct Held {
 /// A range of keys that is read and watched as a whole: every key that starts with a prefix ending in `/`,
 /// so that `orders/` never reaches `orders-v2/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Scope(Arc<str>);
+pub struct Prefix(Arc<str>);
 
-impl Scope {
+impl Prefix {
     /// The scope of all keys below `prefix`; a missing `/` at the end is added.
     pub fn below(prefix: &str) -> Self {
         if prefix.ends_with('/') {
@@ -74,7 +74,7 @@ impl Scope {
     }
 }
 
-impl Borrow<str> for Scope {
+impl Borrow<str> for Prefix {
     fn borrow(&self) -> &str {
         &self.0
     }
@@ -139,7 +139,7 @@ impl Op {
 /// What the writer of a transaction leaves for whoever writes next, in the same transaction, which is carried out only if
 /// nobody has left another one since.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct CheckpointWrite {
     /// The key.
     pub key: Key,
     /// Its value.
@@ -160,7 +160,7 @@ pub struct Transaction {
     /// stand alone. No two ranges meet.
     pub units: Vec<Range<usize>>,
     /// What is left for whoever writes next; without it, the transaction may be carried out twice.
-    pub note: Option<Note>,
+    pub note: Option<CheckpointWrite>,
 }
 
 impl Transaction {
@@ -216,12 +216,12 @@ pub enum OpResult {
     /// Written, at the transaction's revision.
     Done,
     /// The guard did not hold; this is what the key holds instead.
-    Refused(Option<Held>),
+    Refused(Option<KeyValue>),
 }
 
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum TxnOutcome {
     /// The fence held; one result per op, in order.
     Applied {
         /// The revision at which the done ops took effect, or at which the guards were read when none was done.
@@ -247,25 +247,25 @@ pub enum Observation {
     /// Everything `scope` holds at `revision`; what is not among `entries` is not there.
     Snapshot {
         /// The scope read.
-        scope: Scope,
+        scope: Prefix,
         /// The revision read at.
         revision: Revision,
         /// All its UTF-8 keys.
-        entries: Vec<(Key, Held)>,
+        entries: Vec<(Key, KeyValue)>,
     },
     /// One key was written or removed (`held` is none) at `revision`.
     Changed {
         /// The key.
         key: Key,
         /// What it holds now.
-        held: Option<Held>,
+        held: Option<KeyValue>,
         /// When it changed.
         revision: Revision,
     },
     /// etcd does not let us read `scope`. What it holds is not known any more, until a snapshot of it follows.
     Denied {
         /// The scope.
-        scope: Scope,
+        scope: Prefix,
     },
     /// Every wanted scope has had its snapshot, or is denied, and changes follow: sent after those of a start or restart,
     /// and after those of scopes added later.

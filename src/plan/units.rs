@@ -7,10 +7,10 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::actions::Decision;
+use super::desired::DesiredPod;
 use super::leases::Fit;
-use super::ledger::{Ledger, Slot};
-use super::planner::Decision;
-use super::tenancy::Tenancy;
+use super::planner::{KeyState, Planner};
 use super::transaction::{Expect, Key, LeaseId, Revision, Transaction};
 
 /// What is to happen together or not at all.
@@ -38,16 +38,16 @@ enum Stand {
     Behind,
 }
 
-/// The units of more than one key that `tenancy` asks for.
-pub(super) fn units_of(tenancy: &Tenancy) -> Vec<Arc<[Key]>> {
-    let previous = tenancy.previous.iter().flat_map(|previous| previous.groups());
-    let units = tenancy.groups().chain(previous).filter(|group| group.len() > 1);
+/// The units of more than one key that `desired` asks for.
+pub(super) fn units_of(desired: &DesiredPod) -> Vec<Arc<[Key]>> {
+    let previous = desired.previous.iter().flat_map(|previous| previous.groups());
+    let units = desired.groups().chain(previous).filter(|group| group.len() > 1);
     units
         .map(|unit| unit.iter().map(|record| record.key.clone()).collect())
         .collect()
 }
 
-impl Ledger {
+impl Planner {
     /// Takes note of which of the keys just claimed belong to one another.
     pub(super) fn note_units(&mut self, units: Vec<Arc<[Key]>>) {
         for unit in units {
@@ -179,11 +179,11 @@ impl Ledger {
             .slots
             .range::<str, _>(from)
             .take_while(|(other, _)| other.starts_with(folder));
-        let near: Vec<(&Key, &Slot)> = inside.take(FOLDER + 1).collect();
+        let near: Vec<(&Key, &KeyState)> = inside.take(FOLDER + 1).collect();
         if near.len() > FOLDER {
             return vec![key.clone()];
         }
-        let goes = |(other, slot): &&(&Key, &Slot)| {
+        let goes = |(other, slot): &&(&Key, &KeyState)| {
             let free = || slot.in_flight.is_none() && slot.unit.is_none() && !self.is_frozen(other);
             *other == key || is_leftover(slot) && free() && matches!(self.decide_key(other, slot), Decision::Remove(_))
         };
@@ -191,7 +191,7 @@ impl Ledger {
     }
 }
 
-fn is_leftover(slot: &Slot) -> bool {
+fn is_leftover(slot: &KeyState) -> bool {
     slot.claims.is_empty()
 }
 

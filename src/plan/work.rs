@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
-use super::domains::Domain;
 use super::fair::FairQueue;
+use super::lease_groups::LeaseGroup;
 use super::leases::Home;
 use super::transaction::Key;
 use crate::index::RegistrationRef;
@@ -45,9 +45,9 @@ pub(super) struct WorkList {
     queue: FairQueue<Work>,
     queued: HashSet<Work>,
     /// By the time to live of the lease needed, and by whose keys it is to carry.
-    waiting: BTreeMap<(u32, Domain), Waiting>,
+    waiting: BTreeMap<(u32, LeaseGroup), Waiting>,
     /// What each work waits for: one lease at a time.
-    waits: HashMap<Work, (u32, Domain)>,
+    waits: HashMap<Work, (u32, LeaseGroup)>,
     /// Counts who began to wait.
     arrivals: u64,
 }
@@ -123,7 +123,7 @@ impl WorkList {
     }
 
     /// Sets work aside until there is a lease of `ttl` seconds with room for its `keys` keys of `domain`.
-    pub fn wait_for_lease(&mut self, ttl: u32, domain: Domain, work: Work, keys: usize) {
+    pub fn wait_for_lease(&mut self, ttl: u32, domain: LeaseGroup, work: Work, keys: usize) {
         self.arrivals += 1;
         let since = self.arrivals;
         self.stop_waiting(&work);
@@ -142,7 +142,7 @@ impl WorkList {
     /// A lease of `ttl` seconds has room for `room` keys of `home`: as much of what waited for one is to be looked at
     /// again. One that is anyone's goes to those who have waited longest.
     pub fn release(&mut self, ttl: u32, home: &Home, mut room: usize) {
-        let same_ttl = |((of, _), _): &(&(u32, Domain), &Waiting)| *of == ttl;
+        let same_ttl = |((of, _), _): &(&(u32, LeaseGroup), &Waiting)| *of == ttl;
         let chosen = match home {
             Home::Mixed => None,
             Home::Of(domain) => Some((ttl, domain.clone())),
@@ -196,10 +196,10 @@ impl WorkList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Scope;
+    use crate::plan::Prefix;
 
-    fn domain(folder: &str) -> Domain {
-        Domain::Below(Scope::below(folder))
+    fn domain(folder: &str) -> LeaseGroup {
+        LeaseGroup::Below(Prefix::below(folder))
     }
 
     #[test]

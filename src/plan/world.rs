@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::properties::{Event, KEYS, PODS, REGISTRATIONS, Wish};
 use super::testing::{Etcd, meta, reference};
-use super::transaction::{Fence, LeaseId, Scope, Transaction, Verdict};
-use super::{Ledger, Presence, Step, Ticket};
+use super::transaction::{Fence, LeaseId, Prefix, Transaction, TxnOutcome};
+use super::{Planner, PodState, Step, Ticket};
 use crate::index::RegistrationRef;
 
 mod check;
 mod denied;
-mod doubts;
 mod rejected;
+mod unconfirmed;
 
 const KEYS_PER_LEASE: usize = 2;
 const MAX_OPS: usize = 3;
@@ -25,7 +25,7 @@ type Restore = Box<dyn Fn(&mut Etcd)>;
 struct Sent {
     ticket: Ticket,
     transaction: Transaction,
-    verdict: Option<Verdict>,
+    verdict: Option<TxnOutcome>,
     /// It was refused for want of a right.
     denied: bool,
     /// It was rejected for its content.
@@ -39,7 +39,7 @@ pub(super) struct World {
     /// Those that are there and not ready.
     unready: BTreeMap<Arc<str>, u8>,
     pub etcd: Etcd,
-    ledger: Ledger,
+    planner: Planner,
     fence: Fence,
     sent: Vec<Sent>,
     grants: Vec<(LeaseId, u32)>,
@@ -48,7 +48,7 @@ pub(super) struct World {
     now: Instant,
     saved: Option<Restore>,
     /// Every scope that a registration had while it was suspended: what is in there may stay.
-    frozen: BTreeMap<RegistrationRef, BTreeSet<Scope>>,
+    frozen: BTreeMap<RegistrationRef, BTreeSet<Prefix>>,
     /// Keys overwritten by a stranger without being created by one. An operator that has seen the key be its own puts
     /// it right, one that has not must take it for the stranger's.
     overwritten: BTreeSet<&'static str>,
@@ -65,9 +65,9 @@ impl World {
     pub(super) fn new() -> Self {
         let mut etcd = Etcd::new();
         let fence = etcd.elect();
-        let mut ledger = Ledger::new(meta(), KEYS_PER_LEASE);
-        ledger.set_guard(doubts::GUARD);
-        ledger.set_domains(denied::domains());
+        let mut planner = Planner::new(meta(), KEYS_PER_LEASE);
+        planner.set_guard(unconfirmed::GUARD);
+        planner.set_domains(denied::domains());
         Self {
             denied: BTreeSet::new(),
             rejecting: BTreeSet::new(),
@@ -75,7 +75,7 @@ impl World {
             pods: BTreeMap::new(),
             unready: BTreeMap::new(),
             etcd,
-            ledger,
+            planner,
             fence,
             sent: Vec::new(),
             grants: Vec::new(),
@@ -154,8 +154,8 @@ impl World {
         }
         if self.complete {
             for (registration, wish) in &self.registrations {
-                let tenancy = address.map(|address| wish.tenancy(pod, address));
-                self.ledger.set_tenancy(registration, &pod.into(), tenancy);
+                let desired = address.map(|address| wish.desired(pod, address));
+                self.planner.set_tenancy(registration, &pod.into(), desired);
             }
         }
     }
@@ -169,7 +169,7 @@ impl World {
             frozen.extend(before.terms().scopes);
         }
         if self.complete {
-            self.ledger.set_terms(registration, terms);
+            self.planner.set_terms(registration, terms);
             self.show_pods(registration);
         }
     }
@@ -177,19 +177,19 @@ impl World {
     fn unregister(&mut self, registration: &RegistrationRef) {
         self.registrations.remove(registration);
         if self.complete {
-            self.ledger.remove_registration(registration);
+            self.planner.remove_registration(registration);
         }
     }
 
     fn show_pods(&mut self, registration: &RegistrationRef) {
         let wish = &self.registrations[registration];
         for (pod, address) in &self.pods {
-            let tenancy = wish.tenancy(pod, *address);
-            self.ledger.set_tenancy(registration, pod, Some(tenancy));
+            let desired = wish.desired(pod, *address);
+            self.planner.set_tenancy(registration, pod, Some(desired));
         }
         for (pod, address) in &self.unready {
-            let presence = Presence::Unready(wish.tenancy(pod, *address));
-            self.ledger.set_presence(registration, pod, presence);
+            let presence = PodState::Unready(wish.desired(pod, *address));
+            self.planner.set_presence(registration, pod, presence);
         }
     }
 
@@ -207,8 +207,8 @@ impl World {
 
     fn step(&mut self) -> bool {
         self.judge();
-        let step = self.ledger.next(MAX_OPS, self.grants.len());
-        if let Some(scopes) = self.ledger.take_changed_scopes() {
+        let step = self.planner.next(MAX_OPS, self.grants.len());
+        if let Some(scopes) = self.planner.take_changed_scopes() {
             self.etcd.watch(scopes);
         }
         let Some(step) = step else { return false };
@@ -257,7 +257,7 @@ impl World {
         if sent.rejected && !lost {
             self.reject(sent.ticket);
         }
-        self.ledger.settle(sent.ticket, sent.verdict.filter(|_| !lost));
+        self.planner.settle(sent.ticket, sent.verdict.filter(|_| !lost));
     }
 
     fn grant_arrives(&mut self, succeeds: bool) -> bool {
@@ -265,14 +265,14 @@ impl World {
             return false;
         };
         if succeeds {
-            self.ledger.granted(lease, ttl);
+            self.planner.granted(lease, ttl);
         }
         true
     }
 
     fn tell(&mut self, pick: usize) -> bool {
         let told = self.etcd.tell(pick);
-        told.map(|observation| self.ledger.observe(observation)).is_some()
+        told.map(|observation| self.planner.observe(observation)).is_some()
     }
 
     /// A new operator starts. It knows the registrations at once, the pods when Kubernetes has told everything.
@@ -283,11 +283,11 @@ impl World {
         self.grants.clear();
         self.etcd.forget_watches();
         self.fence = self.etcd.elect();
-        self.ledger = Ledger::new(meta(), KEYS_PER_LEASE);
-        self.ledger.set_guard(doubts::GUARD);
-        self.ledger.set_domains(denied::domains());
+        self.planner = Planner::new(meta(), KEYS_PER_LEASE);
+        self.planner.set_guard(unconfirmed::GUARD);
+        self.planner.set_domains(denied::domains());
         for (registration, wish) in &self.registrations {
-            self.ledger.set_terms(registration, wish.terms());
+            self.planner.set_terms(registration, wish.terms());
         }
     }
 
@@ -298,21 +298,21 @@ impl World {
         let known: Vec<_> = self.registrations.keys().cloned().collect();
         for registration in REGISTRATIONS.map(reference) {
             if !known.contains(&registration) {
-                self.ledger.remove_registration(&registration);
+                self.planner.remove_registration(&registration);
             }
         }
         for registration in known {
-            self.ledger
+            self.planner
                 .set_terms(&registration, self.registrations[&registration].terms());
             self.show_pods(&registration);
         }
-        self.ledger.kubernetes_is_complete();
+        self.planner.kubernetes_is_complete();
     }
 
     fn retire(&mut self) {
         // Twice: a lease is first seen to be empty, then seen to be empty still.
         for _ in 0..2 {
-            if let Some(step) = self.ledger.retire_leases(self.now) {
+            if let Some(step) = self.planner.retire_leases(self.now) {
                 self.take(step);
             }
             self.now += Duration::from_secs(700);
@@ -357,12 +357,12 @@ impl World {
                 return;
             }
         }
-        panic!("it does not come to rest: {:#?}", self.ledger);
+        panic!("it does not come to rest: {:#?}", self.planner);
     }
 
     /// Leases that nobody renews lapse.
     fn time_passes(&mut self) -> bool {
-        let renewed = self.ledger.lease_ids();
+        let renewed = self.planner.lease_ids();
         let forgotten: Vec<_> = self.etcd.leases().filter(|lease| !renewed.contains(lease)).collect();
         for lease in &forgotten {
             self.etcd.expire(*lease);
@@ -373,15 +373,15 @@ impl World {
     /// Keys on our leases that lie in no scope any more.
     fn find_leftovers(&mut self) -> bool {
         let on_leases = self
-            .ledger
+            .planner
             .lease_ids()
             .into_iter()
             .flat_map(|lease| self.etcd.keys_on(lease));
-        let unknown = self.ledger.unknown_keys(on_leases.collect::<Vec<_>>());
+        let unknown = self.planner.unknown_keys(on_leases.collect::<Vec<_>>());
         let revision = self.etcd.revision();
         for key in &unknown {
             let held = self.etcd.held(key).cloned();
-            self.ledger.find_stray(key, held, revision);
+            self.planner.find_stray(key, held, revision);
         }
         !unknown.is_empty()
     }

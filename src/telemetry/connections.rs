@@ -44,7 +44,7 @@ struct Inner {
 
 /// A connection as seen when one is to be closed.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct OpenConnection {
     address: IpAddr,
     is_answering: bool,
     since: u64,
@@ -81,7 +81,7 @@ impl Connections {
         if self.open.len() < self.most {
             return false;
         }
-        let seen: Vec<Seen> = self.open.iter().map(Open::seen).collect();
+        let seen: Vec<OpenConnection> = self.open.iter().map(Open::seen).collect();
         let mut places = to_close(&seen);
         // From the end, so that the others keep their places.
         places.sort_unstable_by(|a, b| b.cmp(a));
@@ -102,11 +102,11 @@ impl Connections {
 }
 
 impl Open {
-    fn seen(&self) -> Seen {
+    fn seen(&self) -> OpenConnection {
         let Inner {
             is_answering, since, ..
         } = &*self.activity.0;
-        Seen {
+        OpenConnection {
             address: self.address,
             is_answering: is_answering.load(Ordering::Relaxed),
             since: since.load(Ordering::Relaxed),
@@ -143,12 +143,12 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
 
 /// The places of the connections to close: idle ones of the address with the most connections, for which nothing has
 /// happened for the longest, or if none is idle one that is answered. Several, for looking for them takes a while.
-fn to_close(open: &[Seen]) -> Vec<usize> {
+fn to_close(open: &[OpenConnection]) -> Vec<usize> {
     let mut count: HashMap<IpAddr, usize> = HashMap::new();
     for seen in open {
         *count.entry(seen.address).or_default() += 1;
     }
-    let rank = |seen: &Seen| (!seen.is_answering, count[&seen.address], u64::MAX - seen.since);
+    let rank = |seen: &OpenConnection| (!seen.is_answering, count[&seen.address], u64::MAX - seen.since);
     let mut places: Vec<usize> = (0..open.len()).collect();
     places.sort_by_cached_key(|place| std::cmp::Reverse(rank(&open[*place])));
     let idle = places.iter().take_while(|place| !open[**place].is_answering).count();
@@ -160,8 +160,8 @@ fn to_close(open: &[Seen]) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    fn seen(address: &str, is_answering: bool, since: u64) -> Seen {
-        Seen {
+    fn seen(address: &str, is_answering: bool, since: u64) -> OpenConnection {
+        OpenConnection {
             address: address.parse().expect("an address"),
             is_answering,
             since,
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(to_close(&open), [3, 2, 0, 4]);
         assert_eq!(to_close(&open[..1]), [0]);
         assert_eq!(to_close(&[]), [0_usize; 0]);
-        let many: Vec<Seen> = (0..100).map(|since| seen("10.0.0.9", false, 100 - since)).collect();
+        let many: Vec<OpenConnection> = (0..100).map(|since| seen("10.0.0.9", false, 100 - since)).collect();
         assert_eq!(to_close(&many), (84..100).rev().collect::<Vec<_>>());
     }
 

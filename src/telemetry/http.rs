@@ -250,7 +250,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
         let (_metrics, exposition) = Metrics::new();
-        let judge = |token: crate::hidden::Hidden| -> futures::future::BoxFuture<'static, Judgement> {
+        let judge = |token: crate::secret::SecretString| -> futures::future::BoxFuture<'static, Judgement> {
             let judgement = match token.reveal() {
                 "good" => Judgement::Allowed,
                 _ => Judgement::Nobody,

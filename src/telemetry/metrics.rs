@@ -52,7 +52,7 @@ struct Registries {
     not_adopted: Family<OfRegistry, Level>,
     leases: Family<OfRegistry, Level>,
     keys: Family<OfRegistry, Level>,
-    backlog: Family<OfRegistry, Level>,
+    queue: Family<OfRegistry, Level>,
     held: Family<OfRegistry, Level>,
     denied: Family<OfRegistry, Level>,
     writes: Family<OfWrite, Counter>,
@@ -94,7 +94,7 @@ impl Registries {
         to.register(
             "backlog",
             "Pods and stray keys whose keys in etcd are still to be looked at, in pods and keys",
-            self.backlog.clone(),
+            self.queue.clone(),
         );
         to.register(
             "key_writes",
@@ -248,7 +248,7 @@ impl Metrics {
             not_adopted: self.registries.not_adopted.get_or_create_owned(&of),
             leases: self.registries.leases.get_or_create_owned(&of),
             keys: self.registries.keys.get_or_create_owned(&of),
-            backlog: self.registries.backlog.get_or_create_owned(&of),
+            queue: self.registries.queue.get_or_create_owned(&of),
             put: writes(KeyWrite::Put),
             delete: writes(KeyWrite::Delete),
             refused: writes(KeyWrite::Refused),
@@ -272,7 +272,7 @@ impl Metrics {
             not_adopted,
             leases,
             keys,
-            backlog,
+            queue,
             writes,
             fenced,
             lapsed,
@@ -289,7 +289,7 @@ impl Metrics {
             not_adopted,
             leases,
             keys,
-            backlog,
+            queue,
             held,
             denied,
             leases_end,
@@ -318,7 +318,7 @@ pub struct RegistryMetrics {
     not_adopted: Level,
     leases: Level,
     keys: Level,
-    backlog: Level,
+    queue: Level,
     put: Counter,
     delete: Counter,
     refused: Counter,
@@ -360,7 +360,7 @@ impl RegistryMetrics {
 
     /// How many pods and stray keys are still to be looked at.
     pub fn set_backlog(&self, count: usize) {
-        set(&self.backlog, count);
+        set(&self.queue, count);
     }
 
     /// Counts keys whose write ended in this way.

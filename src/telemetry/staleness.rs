@@ -16,7 +16,7 @@ struct OfKind {
 }
 
 /// A kind, and the namespace; empty if it is heard of as a whole.
-type Stream = (String, String);
+type WatchTarget = (String, String);
 
 /// Points in time, as a person's clock tells them: subtracted from `time()` they are ages. A kind that is heard of
 /// namespace by namespace is as stale as the one that has been for longest.
@@ -24,7 +24,7 @@ type Stream = (String, String);
 pub struct Staleness {
     shown: Family<OfKind, Gauge<u64, AtomicU64>>,
     /// Of which kinds, and where, nothing is heard, and since when.
-    stale: Arc<Mutex<BTreeMap<Stream, u64>>>,
+    stale: Arc<Mutex<BTreeMap<WatchTarget, u64>>>,
 }
 
 impl Staleness {

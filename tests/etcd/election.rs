@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leasehold::etcd::{Campaign, Candidacy, Connection, Leadership, campaign};
-use leasehold::peer::{Presence, Presences, Replica};
-use leasehold::plan::{Expect, Fence, LeaseId, Op, Transaction, Verdict};
+use leasehold::peer::{PeerStatus, PeerStatuses, Replica};
+use leasehold::plan::{Expect, Fence, LeaseId, Op, Transaction, TxnOutcome};
 use testbed::{EtcdCluster, History};
 use tokio::sync::watch;
 
@@ -19,7 +19,7 @@ pub struct Candidate {
     pub name: String,
     pub state: watch::Receiver<Leadership>,
     candidacy: watch::Sender<Candidacy>,
-    presences: watch::Sender<Presences>,
+    presences: watch::Sender<PeerStatuses>,
     running: Running,
 }
 
@@ -47,7 +47,7 @@ impl Candidate {
             fresh: true,
             yields: false,
         });
-        let (presences, seen) = watch::channel(Presences::new());
+        let (presences, seen) = watch::channel(PeerStatuses::new());
         let terms = Campaign {
             leader_key: LEADER.into(),
             candidate_key: format!("/meta/candidates/{name}").as_str().into(),
@@ -97,7 +97,7 @@ impl Candidate {
     }
 
     /// What it knows of the process of another one.
-    fn know(&self, name: &str, presence: Presence) {
+    fn know(&self, name: &str, presence: PeerStatus) {
         self.presences
             .send_modify(|seen| drop(seen.insert(address(name), presence)));
     }
@@ -126,7 +126,7 @@ pub async fn leader_of(candidates: &[Candidate]) -> usize {
 }
 
 /// What a leader with `fence` is told when it writes.
-pub async fn write(connection: &Connection, fence: &Fence, key: &str) -> Verdict {
+pub async fn write(connection: &Connection, fence: &Fence, key: &str) -> TxnOutcome {
     let lease = grant(connection, 60).await;
     let ops = vec![Op::Put {
         key: key.into(),
@@ -160,7 +160,7 @@ async fn exactly_one_of_three_leads_and_the_others_know_it() {
     assert_ne!(held[LEADER].lease, 0);
     assert!(matches!(
         write(&connection, &fence, "/a/1").await,
-        Verdict::Applied { .. }
+        TxnOutcome::Applied { .. }
     ));
 }
 
@@ -206,10 +206,10 @@ async fn a_leader_that_dies_is_followed_when_its_session_has_ended() {
     second.until_behind("one").await;
     first.kill();
     let fence = second.until_leading().await;
-    assert_eq!(write(&connection, &stale, "/a/1").await, Verdict::Fenced);
+    assert_eq!(write(&connection, &stale, "/a/1").await, TxnOutcome::Fenced);
     assert!(matches!(
         write(&connection, &fence, "/a/1").await,
-        Verdict::Applied { .. }
+        TxnOutcome::Applied { .. }
     ));
 }
 
@@ -225,7 +225,7 @@ async fn a_process_that_restarts_under_its_name_leads_at_once() {
     let fence = after.until_leading().await;
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert!(fence.create_revision > stale.create_revision);
-    assert_eq!(write(&connection, &stale, "/a/1").await, Verdict::Fenced);
+    assert_eq!(write(&connection, &stale, "/a/1").await, TxnOutcome::Fenced);
 }
 
 #[tokio::test]
@@ -254,7 +254,7 @@ async fn a_leader_key_removed_by_hand_is_claimed_anew_under_another_fence() {
     delete(&cluster, LEADER).await;
     let renewed = |state: &Leadership| matches!(state, Leadership::Leading(fence) if *fence != stale);
     candidate.until("to lead anew", renewed).await;
-    assert_eq!(write(&connection, &stale, "/a/1").await, Verdict::Fenced);
+    assert_eq!(write(&connection, &stale, "/a/1").await, TxnOutcome::Fenced);
 }
 
 #[tokio::test]
@@ -299,8 +299,8 @@ async fn a_leader_record_of_a_newer_release_is_waited_for() {
 async fn a_leader_whose_process_is_known_to_have_ended_is_replaced_long_before_its_session_ends() {
     let (cluster, connection) = one().await;
     for (name, end) in [
-        ("gone", Presence::Gone as fn(Replica) -> Presence),
-        ("hung", Presence::Hung),
+        ("gone", PeerStatus::Gone as fn(Replica) -> PeerStatus),
+        ("hung", PeerStatus::Hung),
     ] {
         let leader = Candidate::stand(&cluster, name, 600).await;
         let stale = leader.until_leading().await;
@@ -309,7 +309,7 @@ async fn a_leader_whose_process_is_known_to_have_ended_is_replaced_long_before_i
         leader.kill();
         testbed::until("the standby to lead", SOON, || async {
             // It sees the last of what is known, so each has its time.
-            for presence in [Presence::Alive(process(name), Arc::default()), end(process(name))] {
+            for presence in [PeerStatus::Alive(process(name), Arc::default()), end(process(name))] {
                 standby.know(name, presence);
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -318,10 +318,10 @@ async fn a_leader_whose_process_is_known_to_have_ended_is_replaced_long_before_i
         .await
         .expect("it leads");
         let fence = standby.until_leading().await;
-        assert_eq!(write(&connection, &stale, "/a/1").await, Verdict::Fenced);
+        assert_eq!(write(&connection, &stale, "/a/1").await, TxnOutcome::Fenced);
         assert!(matches!(
             write(&connection, &fence, "/a/1").await,
-            Verdict::Applied { .. }
+            TxnOutcome::Applied { .. }
         ));
         standby.end().await;
     }
@@ -336,11 +336,11 @@ async fn what_is_no_evidence_of_a_leader_s_end_leaves_it_the_lead() {
     standby.until_behind("one").await;
     let history = History::watch(&cluster, LEADER, 0).await.expect("watch");
     // Never connected to it: a firewall may refuse as well.
-    standby.know("one", Presence::Gone(process("one")));
-    standby.know("one", Presence::Refused);
+    standby.know("one", PeerStatus::Gone(process("one")));
+    standby.know("one", PeerStatus::Refused);
     // Connected, and then only cut off.
-    standby.know("one", Presence::Alive(process("one"), Arc::default()));
-    standby.know("one", Presence::Unknown("no answer within 1 s".into()));
+    standby.know("one", PeerStatus::Alive(process("one"), Arc::default()));
+    standby.know("one", PeerStatus::Unknown("no answer within 1 s".into()));
     history.assert_silent().await;
     assert!(leader.leads());
 }
@@ -355,7 +355,7 @@ async fn a_candidate_with_a_stale_view_leaves_the_lead_to_one_with_a_fresh_view(
     stale.stand_as(false, true);
     fresh.until_leading().await;
     stale.until_behind("fresh").await;
-    assert_eq!(write(&connection, &former, "/a/1").await, Verdict::Fenced);
+    assert_eq!(write(&connection, &former, "/a/1").await, TxnOutcome::Fenced);
     let record = || async {
         let held = cluster.dump("/meta/candidates/stale").await.expect("dump");
         held.into_values().next().ok_or("no record")

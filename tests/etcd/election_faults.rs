@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use leasehold::etcd::Leadership;
-use leasehold::plan::Verdict;
+use leasehold::plan::TxnOutcome;
 
 use crate::common::{SOON, connect, one, revoke, start};
 use crate::election::{Candidate, LEADER, leader_of, write};
@@ -31,9 +31,9 @@ async fn a_leader_whose_etcd_hangs_steps_back_when_its_session_may_have_ended() 
     let second = leader_of(&candidates).await;
     let fence = candidates[second].until_leading().await;
     let verdict = write(&connection, &fence, "/a/1").await;
-    assert!(matches!(verdict, Verdict::Applied { .. }), "{verdict:?}");
+    assert!(matches!(verdict, TxnOutcome::Applied { .. }), "{verdict:?}");
     if fence != stale {
-        assert_eq!(write(&connection, &stale, "/a/2").await, Verdict::Fenced);
+        assert_eq!(write(&connection, &stale, "/a/2").await, TxnOutcome::Fenced);
     }
     let name = candidates[second].name.clone();
     candidates[1 - second].until_behind(&name).await;
@@ -51,7 +51,7 @@ async fn a_leader_leads_on_after_etcd_was_down_for_longer_than_its_session() {
     cluster.restart(0).await.expect("restart");
     assert_eq!(leader.until_leading().await, fence);
     let verdict = write(&connection, &fence, "/a/1").await;
-    assert!(matches!(verdict, Verdict::Applied { .. }), "{verdict:?}");
+    assert!(matches!(verdict, TxnOutcome::Applied { .. }), "{verdict:?}");
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_leader_whose_session_was_revoked_stands_anew() {
     revoke(&cluster, leasehold::plan::LeaseId(session)).await;
     let renewed = |state: &Leadership| matches!(state, Leadership::Leading(fence) if *fence != stale);
     leader.until("to lead anew", renewed).await;
-    assert_eq!(write(&connection, &stale, "/a/1").await, Verdict::Fenced);
+    assert_eq!(write(&connection, &stale, "/a/1").await, TxnOutcome::Fenced);
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn the_lead_survives_the_death_of_any_member() {
             .await
             .expect("two of three serve");
         let verdict = write(&connection, &fence, &format!("/a/{i}")).await;
-        assert!(matches!(verdict, Verdict::Applied { .. }), "{verdict:?}");
+        assert!(matches!(verdict, TxnOutcome::Applied { .. }), "{verdict:?}");
         cluster.restart(i).await.expect("restart");
     }
     assert_eq!(leader.until_leading().await, fence);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use leasehold::etcd::{Access, Connection, Timeouts};
-use leasehold::plan::{Expect, Op, OpResult, Transaction, Verdict};
+use leasehold::plan::{Expect, Op, OpResult, Transaction, TxnOutcome};
 use leasehold::telemetry::Calls;
 use testbed::History;
 
@@ -34,7 +34,7 @@ async fn a_write_that_a_member_hangs_on_goes_by_another_one_and_takes_place_once
         expect: Expect::Absent,
     };
     let verdict = connection.commit(&fence, &Transaction::of(vec![put])).await;
-    let Ok(Verdict::Applied { results, .. }) = verdict else {
+    let Ok(TxnOutcome::Applied { results, .. }) = verdict else {
         panic!("not applied: {verdict:?}");
     };
     assert_eq!(results, [OpResult::Done]);

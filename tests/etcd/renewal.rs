@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use leasehold::etcd::{Connection, LeaseNews, Leases, renew};
-use leasehold::plan::{LeaseId, Scope};
+use leasehold::etcd::{Connection, LeaseEvent, Leases, renew};
+use leasehold::plan::{LeaseId, Prefix};
 use testbed::{EtcdCluster, History, Process, until};
 use tokio::sync::{mpsc, watch};
 
@@ -15,7 +15,7 @@ use crate::common::{Running, SOON, connect, followers_first, grant, metric, one,
 pub struct Renewed {
     connection: Connection,
     leases: watch::Sender<Leases>,
-    news: mpsc::Receiver<LeaseNews>,
+    news: mpsc::Receiver<LeaseEvent>,
     soonest: watch::Receiver<Option<Instant>>,
     _running: Running,
 }
@@ -37,12 +37,12 @@ impl Renewed {
 
     async fn lapsed(&mut self) -> LeaseId {
         match self.told().await {
-            LeaseNews::Lapsed(lease) => lease,
-            LeaseNews::Denied(lease) => panic!("{lease} is denied"),
+            LeaseEvent::Lapsed(lease) => lease,
+            LeaseEvent::Denied(lease) => panic!("{lease} is denied"),
         }
     }
 
-    async fn told(&mut self) -> LeaseNews {
+    async fn told(&mut self) -> LeaseEvent {
         let told = tokio::time::timeout(SOON, self.news.recv()).await;
         told.expect("told in time").expect("renewal goes on")
     }
@@ -186,7 +186,11 @@ async fn assert_outlived(harm: impl AsyncFnOnce(&Process)) {
     let (cluster, connection, member) = three().await;
     let ttl = 10;
     let leases = lease_keys(&cluster, &connection, 50, ttl).await;
-    let before = connection.range(&Scope::below("/a"), None).await.expect("read").entries;
+    let before = connection
+        .range(&Prefix::below("/a"), None)
+        .await
+        .expect("read")
+        .entries;
     assert_eq!(before.len(), 50);
     let mut renewed = Renewed::start(&connection, &leases, ttl);
     renewed.all_have(Duration::ZERO).await;
@@ -194,7 +198,11 @@ async fn assert_outlived(harm: impl AsyncFnOnce(&Process)) {
     tokio::time::sleep(long_enough(ttl)).await;
     renewed.all_have(Duration::ZERO).await;
     renewed.assert_none_lapsed();
-    let after = connection.range(&Scope::below("/a"), None).await.expect("read").entries;
+    let after = connection
+        .range(&Prefix::below("/a"), None)
+        .await
+        .expect("read")
+        .entries;
     assert_eq!(after, before);
 }
 
@@ -241,7 +249,7 @@ async fn after_etcd_hung_for_longer_than_the_ttl_each_lease_is_renewed_or_told_a
     let renewed = RefCell::new(renewed);
     until("etcd and the renewal to agree", SOON, || async {
         while let Ok(news) = renewed.borrow_mut().news.try_recv() {
-            let LeaseNews::Lapsed(lease) = news else {
+            let LeaseEvent::Lapsed(lease) = news else {
                 panic!("{news:?}");
             };
             assert!(told.borrow_mut().insert(lease), "told twice");

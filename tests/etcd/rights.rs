@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use leasehold::etcd::{Access, Connection, Error, LeaseNews, Leases, Timeouts, User, renew};
-use leasehold::plan::{Key, LeaseId, Scope};
+use leasehold::etcd::{Access, Connection, Error, LeaseEvent, Leases, Timeouts, User, renew};
+use leasehold::plan::{Key, LeaseId, Prefix};
 use leasehold::telemetry::Calls;
 use testbed::{EtcdCluster, EtcdConfig, EtcdVersion};
 use tokio::sync::{mpsc, watch};
@@ -54,7 +54,7 @@ async fn every_release_tells_what_may_be_written_and_what_a_lease_carries_withou
         put(&cluster, "/a/2", "x", mixed).await;
         put(&cluster, "/z/1", "x", mixed).await;
         let before = cluster.revision().await.expect("revision");
-        let below = async |folder: &str| !is_denied(connection.may_write_below(&Scope::below(folder)).await);
+        let below = async |folder: &str| !is_denied(connection.may_write_below(&Prefix::below(folder)).await);
         assert!(below("/a/").await && below("/a/deeper/").await && below("/shop/b/").await);
         assert!(!below("/").await && !below("/shop/").await && !below("/z/").await);
         let all = async |keys: &[&str]| {
@@ -99,8 +99,8 @@ async fn leases_that_may_not_be_renewed_are_told_and_hold_up_no_other() {
         let by = tokio::time::Instant::now() + Duration::from_secs(3) * TTL;
         while let Ok(Some(heard)) = tokio::time::timeout_at(by, news.recv()).await {
             match heard {
-                LeaseNews::Denied(lease) => told.push(lease),
-                LeaseNews::Lapsed(lease) => panic!("{version:?}: {lease} lapsed"),
+                LeaseEvent::Denied(lease) => told.push(lease),
+                LeaseEvent::Lapsed(lease) => panic!("{version:?}: {lease} lapsed"),
             }
         }
         told.sort();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{AlarmAction, AlarmType};
 use leasehold::etcd::{Access, Connection, EndpointFault, Error, Leadership, Timeouts, User};
-use leasehold::plan::{Expect, LeaseId, Op, OpResult, Scope, Transaction, Verdict};
+use leasehold::plan::{Expect, LeaseId, Op, OpResult, Prefix, Transaction, TxnOutcome};
 use leasehold::telemetry::Calls;
 use testbed::{Balancer, EtcdCluster, EtcdConfig, EtcdVersion, Web, WebServer, until};
 
@@ -46,7 +46,7 @@ async fn use_every_way(cluster: &EtcdCluster, connection: &Connection) {
         expect: Expect::Absent,
     };
     let verdict = connection.commit(&fence, &Transaction::of(vec![put])).await;
-    let Ok(Verdict::Applied { results, .. }) = verdict else {
+    let Ok(TxnOutcome::Applied { results, .. }) = verdict else {
         panic!("not applied: {verdict:?}");
     };
     assert_eq!(results, [OpResult::Done]);
@@ -55,7 +55,7 @@ async fn use_every_way(cluster: &EtcdCluster, connection: &Connection) {
     renewed.assert_none_lapsed();
     assert!(connection.status().await.expect("a status").has_leader);
     assert!(connection.lease(lease, true).await.expect("asked").is_some());
-    let below = connection.range(&Scope::below("/a"), None).await.expect("read");
+    let below = connection.range(&Prefix::below("/a"), None).await.expect("read");
     assert_eq!(below.entries.len(), 1);
     crate::common::delete(cluster, crate::election::LEADER).await;
     let candidate = Candidate::stand_with(connection.clone(), "a", TTL);
@@ -231,7 +231,7 @@ async fn a_corrupt_cluster_is_called_so_and_written_to_once_it_is_well() {
         .expect("the alarm is disarmed");
     until("writes to be taken", SOON, || async {
         match connection.commit(&fence, &put()).await {
-            Ok(Verdict::Applied { .. }) => Ok(()),
+            Ok(TxnOutcome::Applied { .. }) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })

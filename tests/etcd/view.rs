@@ -6,23 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::etcd::{Connection, mirror};
-use leasehold::plan::{Held, Key, Observation, Revision, Scope};
+use leasehold::plan::{Key, KeyValue, Observation, Prefix, Revision};
 use testbed::EtcdCluster;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::common::{Running, SOON};
 
-type Scopes = Arc<BTreeSet<Scope>>;
+type Scopes = Arc<BTreeSet<Prefix>>;
 
 /// What the mirror has shown so far.
 pub struct View {
     scopes: mpsc::UnboundedSender<Scopes>,
     observations: mpsc::Receiver<Observation>,
     _running: Running,
-    pub content: BTreeMap<Key, Held>,
+    pub content: BTreeMap<Key, KeyValue>,
     /// What each scope was last read at.
-    pub read_at: BTreeMap<Scope, Revision>,
+    pub read_at: BTreeMap<Prefix, Revision>,
     /// What each key was last seen at.
     seen: BTreeMap<Key, Revision>,
     /// What was observed, without the changes.
@@ -30,7 +30,7 @@ pub struct View {
 }
 
 pub fn scopes<const N: usize>(prefixes: [&str; N]) -> Scopes {
-    Arc::new(prefixes.into_iter().map(Scope::below).collect())
+    Arc::new(prefixes.into_iter().map(Prefix::below).collect())
 }
 
 impl View {
@@ -43,7 +43,7 @@ impl View {
         let (sender, wanted) = mpsc::unbounded_channel();
         let (out, observations) = mpsc::channel(room);
         let connection = connection.clone();
-        let essential = Scope::below("/meta");
+        let essential = Prefix::below("/meta");
         let view = Self {
             scopes: sender,
             observations,
@@ -157,6 +157,6 @@ impl View {
     }
 }
 
-fn number(held: &Held) -> Option<u64> {
+fn number(held: &KeyValue) -> Option<u64> {
     std::str::from_utf8(&held.value).ok()?.parse().ok()
 }

@@ -1,7 +1,7 @@
 //! Guarded, fenced transactions.
 
 use leasehold::etcd::{Connection, Error};
-use leasehold::plan::{Expect, Fence, LeaseId, Note, Op, OpResult, Revision, Transaction, Verdict};
+use leasehold::plan::{CheckpointWrite, Expect, Fence, LeaseId, Op, OpResult, Revision, Transaction, TxnOutcome};
 use testbed::{EtcdCluster, EtcdConfig, EtcdVersion, Folder, History};
 
 use crate::common::{connect, delete, grant, lead, lead_on, one, put, revoke};
@@ -22,8 +22,8 @@ fn remove(key: &str, mod_revision: Revision) -> Op {
     }
 }
 
-fn note(value: &str, lease: LeaseId, after: Revision) -> Note {
-    Note {
+fn note(value: &str, lease: LeaseId, after: Revision) -> CheckpointWrite {
+    CheckpointWrite {
         key: "/meta/heard/0".into(),
         value: value.as_bytes().into(),
         lease,
@@ -41,7 +41,7 @@ async fn apply_with(
     connection: &Connection,
     fence: &Fence,
     ops: Vec<Op>,
-    note: Option<Note>,
+    note: Option<CheckpointWrite>,
 ) -> (Revision, Vec<OpResult>) {
     match connection
         .commit(
@@ -54,7 +54,7 @@ async fn apply_with(
         .await
         .expect("commit")
     {
-        Verdict::Applied { revision, results } => (revision, results),
+        TxnOutcome::Applied { revision, results } => (revision, results),
         verdict => panic!("not applied: {verdict:?}"),
     }
 }
@@ -148,7 +148,7 @@ async fn the_ops_of_a_unit_happen_together_or_not_at_all_and_leave_the_others_al
         note: None,
     };
     let commit = async |expect| match connection.commit(&fence, &transaction(expect)).await.expect("commit") {
-        Verdict::Applied { results, .. } => results,
+        TxnOutcome::Applied { results, .. } => results,
         verdict => panic!("not applied: {verdict:?}"),
     };
     let results = commit(Expect::At(known + 100)).await;
@@ -180,7 +180,7 @@ async fn etcd_takes_a_transaction_as_full_as_its_largest_unit_allows() {
         units: vec![unit],
         note: Some(note("1", lease, fence.create_revision)),
     };
-    let Verdict::Applied { results, .. } = connection.commit(&fence, &transaction).await.expect("commit") else {
+    let TxnOutcome::Applied { results, .. } = connection.commit(&fence, &transaction).await.expect("commit") else {
         panic!("not applied");
     };
     assert!(results.iter().all(|result| *result == OpResult::Done));
@@ -214,14 +214,14 @@ async fn a_leader_that_slept_through_the_loss_of_its_key_changes_nothing() {
     let before = cluster.revision().await.expect("revision");
     for i in 0..3 {
         let verdict = connection.commit(&stale, &one_op(i)).await.expect("commit");
-        assert_eq!(verdict, Verdict::Fenced, "without a leader");
+        assert_eq!(verdict, TxnOutcome::Fenced, "without a leader");
     }
     assert_eq!(cluster.revision().await.expect("revision"), before);
 
     let fresh = lead(&cluster).await;
     for i in 0..3 {
         let verdict = connection.commit(&stale, &one_op(i)).await.expect("commit");
-        assert_eq!(verdict, Verdict::Fenced, "under another leader");
+        assert_eq!(verdict, TxnOutcome::Fenced, "under another leader");
     }
     assert_eq!(cluster.revision().await.expect("revision"), before + 1);
     apply(&connection, &fresh, vec![remove("/a/1", known)]).await;
@@ -239,7 +239,7 @@ async fn a_put_on_a_dead_lease_writes_nothing_and_says_so() {
         write("/a/2", "two", dead, Expect::Absent),
     ];
     let verdict = connection.commit(&fence, &Transaction::of(ops)).await.expect("commit");
-    assert_eq!(verdict, Verdict::LeaseGone);
+    assert_eq!(verdict, TxnOutcome::LeaseGone);
     assert_eq!(cluster.revision().await.expect("revision"), before);
 }
 
@@ -286,7 +286,7 @@ async fn a_copy_of_a_transaction_that_comes_late_brings_no_key_back() {
         ..Transaction::of(vec![write("/a/1", "x", lease, Expect::Absent)])
     };
     let verdict = connection.commit(&fence, &create).await.expect("commit");
-    let Verdict::Applied { revision: created, .. } = verdict else {
+    let TxnOutcome::Applied { revision: created, .. } = verdict else {
         panic!("not applied: {verdict:?}");
     };
     assert_eq!(
@@ -297,7 +297,7 @@ async fn a_copy_of_a_transaction_that_comes_late_brings_no_key_back() {
     apply(&connection, &fence, vec![remove("/a/1", created)]).await;
     let before = cluster.revision().await.expect("revision");
     let late = connection.commit(&fence, &create).await.expect("commit");
-    assert_eq!(late, Verdict::Overtaken { at: created });
+    assert_eq!(late, TxnOutcome::Overtaken { at: created });
     assert_eq!(cluster.revision().await.expect("revision"), before);
 
     // The next one on the track knows when that one was written.
@@ -310,13 +310,17 @@ async fn a_copy_of_a_transaction_that_comes_late_brings_no_key_back() {
         ..Transaction::of(vec![write("/a/3", "x", lease, Expect::Absent)])
     };
     let verdict = connection.commit(&fence, &unaware).await.expect("commit");
-    assert_eq!(verdict, Verdict::Overtaken { at: revision });
+    assert_eq!(verdict, TxnOutcome::Overtaken { at: revision });
     let (_, results) = apply_with(&connection, &fence, unaware.ops, Some(note("3", lease, revision))).await;
     assert_eq!(results, [OpResult::Done]);
 
     delete(&cluster, "/meta/leader").await;
     let late = connection.commit(&fence, &create).await.expect("commit");
-    assert_eq!(late, Verdict::Fenced, "who leads no more is told that and nothing else");
+    assert_eq!(
+        late,
+        TxnOutcome::Fenced,
+        "who leads no more is told that and nothing else"
+    );
 }
 
 #[tokio::test]
@@ -334,7 +338,7 @@ async fn p7_a_leader_from_before_a_restore_changes_nothing_though_its_revision_h
     assert_eq!(fresh.create_revision, stale.create_revision, "else it proves nothing");
     let ops = || vec![write("/a/1", "x", lease, Expect::Absent)];
     let verdict = connection.commit(&stale, &Transaction::of(ops())).await;
-    assert_eq!(verdict.expect("commit"), Verdict::Fenced);
+    assert_eq!(verdict.expect("commit"), TxnOutcome::Fenced);
     let (_, results) = apply(&connection, &fresh, ops()).await;
     assert_eq!(results, [OpResult::Done]);
 }

@@ -10,7 +10,6 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{WatchEvent, WatchParams};
 use kube::{Api, Client};
-use leasehold::cluster;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -99,5 +98,5 @@ fn is_ready(pod: &Pod) -> bool {
 
 /// A client that may do everything, for the runtime it is made on.
 pub async fn client(kubeconfig: &Path) -> Client {
-    cluster::connect(Some(kubeconfig)).await.expect("a client")
+    leasehold::kube::connect(Some(kubeconfig)).await.expect("a client")
 }

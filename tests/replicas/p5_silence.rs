@@ -12,7 +12,7 @@ use crate::Turn;
 use crate::support::{SOON, wait_count, wait_events};
 
 const STALE: &str = "leasehold_kubernetes_stale_since_timestamp_seconds";
-/// Noticing takes half a minute: see what src/cluster/watches.rs says of how long a watch lasts.
+/// Noticing takes half a minute: see what src/kube/watches.rs says of how long a watch lasts.
 const NOTICED: Duration = Duration::from_mins(1);
 
 async fn start(name: &str) -> Result<Turn> {

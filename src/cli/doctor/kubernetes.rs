@@ -8,17 +8,17 @@ use serde_json::Value;
 
 use super::finding::Finding;
 use crate::api::{OLDEST_KUBERNETES, crds};
-use crate::cluster::{self, Listing, ListingError, Right, Territory, clocks_apart, may};
+use crate::kube::{Listing, ListingError, Right, WatchScope, clocks_apart, may};
 
 /// Clocks that are farther apart make holds of removals end at odd times.
 const APART: Duration = Duration::from_secs(5);
 
-/// Looks at the cluster, for the user `somebody` or whoever asks, who watches `territory` and may have to judge readers of
+/// Looks at the cluster, for the user `somebody` or whoever asks, who watches `watch_scope` and may have to judge readers of
 /// metrics too.
 pub async fn examine(
     client: &Client,
     somebody: Option<&str>,
-    territory: &Territory,
+    watch_scope: &WatchScope,
     metrics_auth: bool,
 ) -> Vec<Finding> {
     let listing = Listing::new(client.clone());
@@ -28,7 +28,7 @@ pub async fn examine(
         Err(error) => return vec![unanswered(&error)],
     };
     findings.extend(definitions(&listing).await);
-    findings.extend(rights(client, somebody, territory, metrics_auth).await);
+    findings.extend(rights(client, somebody, watch_scope, metrics_auth).await);
     findings.push(match clocks_apart(client).await {
         Ok(Some(apart)) if apart > APART => Finding::warning(
             format!(
@@ -118,11 +118,11 @@ fn missing_fields(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
     missing
 }
 
-async fn rights(client: &Client, somebody: Option<&str>, territory: &Territory, metrics_auth: bool) -> Vec<Finding> {
+async fn rights(client: &Client, somebody: Option<&str>, watch_scope: &WatchScope, metrics_auth: bool) -> Vec<Finding> {
     let who = somebody.unwrap_or("whoever asks");
-    let mut rights = cluster::rights(territory);
+    let mut rights = crate::kube::rights(watch_scope);
     if metrics_auth {
-        rights.extend(cluster::REVIEWS);
+        rights.extend(crate::kube::REVIEWS);
     }
     let allowed = match may(client, somebody, &rights).await {
         Ok(allowed) => allowed,

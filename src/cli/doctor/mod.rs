@@ -15,7 +15,7 @@ use clap::Args;
 use self::finding::{Chapter, Grade};
 use super::once;
 use super::plan::Output;
-use crate::cluster::{self, ClientError, Listing, ListingError, Territory};
+use crate::kube::{ClientError, Listing, ListingError, WatchScope};
 
 /// There are problems.
 const PROBLEMS: u8 = 2;
@@ -132,28 +132,34 @@ fn find(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
 /// Prints the least role for one Registry.
 fn role(args: &DoctorArgs) -> Result<(), Error> {
     let role = once::wait_for(async {
-        let client = cluster::connect(args.kubeconfig.as_deref()).await?;
+        let client = crate::kube::connect(args.kubeconfig.as_deref()).await?;
         let listing = Listing::new(client);
-        let territory = Territory::of(&args.watch_namespaces);
-        registry::role(&listing, args.registry.as_deref().unwrap_or_default(), &territory).await
+        let watch_scope = WatchScope::of(&args.watch_namespaces);
+        registry::role(&listing, args.registry.as_deref().unwrap_or_default(), &watch_scope).await
     });
     let role = role.map_err(Error::Runtime)??;
     write(&format!("{role}\n"))
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
-    let client = cluster::connect(args.kubeconfig.as_deref()).await?;
-    let territory = Territory::of(&args.watch_namespaces);
+    let client = crate::kube::connect(args.kubeconfig.as_deref()).await?;
+    let watch_scope = WatchScope::of(&args.watch_namespaces);
     let mut chapters = vec![Chapter {
         about: "Kubernetes".to_owned(),
-        findings: kubernetes::examine(&client, args.service_account.as_deref(), &territory, args.metrics_auth).await,
+        findings: kubernetes::examine(
+            &client,
+            args.service_account.as_deref(),
+            &watch_scope,
+            args.metrics_auth,
+        )
+        .await,
     }];
     chapters.extend(
         registry::examine(
             &Listing::new(client),
             args.registry.as_deref(),
             &args.operator_namespace,
-            &territory,
+            &watch_scope,
         )
         .await,
     );

@@ -8,10 +8,10 @@ use super::finding::{Chapter, Finding};
 use super::releases;
 use crate::api::{Registry, ServiceRegistration};
 use crate::cli::entry::access;
-use crate::cluster::{Listing, Territory};
+use crate::controller::Preview;
 use crate::etcd::{self, Connection, EndpointFault, Error, Role, Status, Timeouts, lease_id};
 use crate::format::RecordFormats;
-use crate::operator::Rehearsal;
+use crate::kube::{Listing, WatchScope};
 use crate::telemetry::Calls;
 
 /// A database of which more is in use than this is close to etcd's default quota of 2 GiB.
@@ -20,7 +20,7 @@ const LARGE: i64 = 1700 << 20;
 const TOLD: usize = 10;
 
 /// Looks at the Registry called `only`, or at all.
-pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, territory: &Territory) -> Vec<Chapter> {
+pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, watch_scope: &WatchScope) -> Vec<Chapter> {
     let unknown = |what: String| Chapter {
         about: "Registries".to_owned(),
         findings: vec![Finding::problem(
@@ -28,7 +28,7 @@ pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, ter
             "ask as somebody who may list registries and serviceregistrations",
         )],
     };
-    let (registries, registrations) = match (listing.registries().await, listing.registrations(territory).await) {
+    let (registries, registrations) = match (listing.registries().await, listing.registrations(watch_scope).await) {
         (Ok(registries), Ok(registrations)) => (registries, registrations),
         (Err(error), _) | (_, Err(error)) => return vec![unknown(error.to_string())],
     };
@@ -66,10 +66,10 @@ pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, ter
 }
 
 /// The least role that the operator's user needs for the Registry called `name`.
-pub async fn role(listing: &Listing, name: &str, territory: &Territory) -> Result<Role, super::Error> {
+pub async fn role(listing: &Listing, name: &str, watch_scope: &WatchScope) -> Result<Role, super::Error> {
     let registry = listing.registry(name).await?;
     let registry = registry.ok_or_else(|| super::Error::NoRegistry(name.to_owned()))?;
-    let registrations = listing.registrations(territory).await?;
+    let registrations = listing.registrations(watch_scope).await?;
     let its = |one: &&ServiceRegistration| one.spec.registry == name;
     let its: Vec<&ServiceRegistration> = registrations.iter().filter(its).collect();
     Ok(role_of(&registry, &prefixes(listing, &registry, &its).await))
@@ -84,12 +84,12 @@ async fn prefixes(listing: &Listing, registry: &Registry, its: &[&ServiceRegistr
     let mut formats = RecordFormats::new();
     // Without them, what they say is left out.
     formats.add(&listing.record_formats().await.unwrap_or_default());
-    let mut rehearsal = Rehearsal::new("", &registry.name_any(), registry.spec.clone(), &[]);
+    let mut preview = Preview::new("", &registry.name_any(), registry.spec.clone(), &[]);
     for registration in its {
         // Those that cannot be carried out say so themselves.
-        let _ = rehearsal.register(registration, &formats);
+        let _ = preview.register(registration, &formats);
     }
-    let data = rehearsal.scopes().into_iter().map(|scope| scope.prefix().to_owned());
+    let data = preview.scopes().into_iter().map(|scope| scope.prefix().to_owned());
     data.filter(|prefix| !prefix.starts_with(&registry.spec.meta_prefix))
         .collect()
 }

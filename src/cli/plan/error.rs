@@ -3,9 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::cluster::{ClientError, ListingError};
+use crate::controller::{Refusal, Wrong};
 use crate::etcd;
-use crate::operator::{Refusal, Wrong};
+use crate::kube::{ClientError, ListingError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -12,11 +12,11 @@ use super::manifests::Manifests;
 use super::{Compared, Plan};
 use crate::api::{FormatType, Registry, ServiceRegistration};
 use crate::cli::entry::{Closed, access};
-use crate::cluster::{self, Listing, Territory};
+use crate::controller::{Outcome, Preview, meet};
 use crate::etcd::{Access, Connection, Timeouts};
 use crate::format::RecordFormats;
 use crate::index::{Pod, RegistrationRef};
-use crate::operator::{Outcome, Rehearsal, meet};
+use crate::kube::{Listing, WatchScope};
 use crate::telemetry::Calls;
 
 /// How long the apiserver may take to say which cluster it serves.
@@ -28,12 +28,12 @@ pub async fn find(
     namespace: Option<&str>,
     operator_namespace: &str,
 ) -> Result<Plan, Error> {
-    let client = cluster::connect(kubeconfig).await?;
+    let client = crate::kube::connect(kubeconfig).await?;
     manifests.settle(namespace.unwrap_or(client.default_namespace()));
-    let cluster_id = cluster::cluster_id(client.clone(), PATIENCE, Calls::default());
+    let cluster_id = crate::kube::cluster_id(client.clone(), PATIENCE, Calls::default());
     let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
     let listing = Listing::new(client);
-    let present = listing.registrations(&Territory::default()).await?;
+    let present = listing.registrations(&WatchScope::default()).await?;
     let mut formats = Formats::default();
     let all = present.iter().chain(&manifests.registrations);
     // Who plans nothing of them need not be let see them.
@@ -121,17 +121,17 @@ async fn in_registry(
     for namespace in &namespaces {
         pods.extend(listing.pods(namespace).await?);
     }
-    let mut rehearsal = Rehearsal::new(cluster_id, &name, registry.spec.clone(), &pods);
+    let mut preview = Preview::new(cluster_id, &name, registry.spec.clone(), &pods);
     if registry.spec.access.is_some() {
         for namespace in &namespaces {
-            rehearsal.settle(listing.namespace(namespace).await?);
+            preview.settle(listing.namespace(namespace).await?);
         }
     }
     let keys = registry.status.as_ref().and_then(|status| status.keys);
-    rehearsal.holds(keys.map_or(0, |keys| usize::try_from(keys).unwrap_or(usize::MAX)));
+    preview.holds(keys.map_or(0, |keys| usize::try_from(keys).unwrap_or(usize::MAX)));
     for registration in present {
         // The operator carries it out no more than this does.
-        let _ = rehearsal.register(registration, &formats.present);
+        let _ = preview.register(registration, &formats.present);
     }
     let mut references = Vec::with_capacity(wanted.len());
     for registration in wanted {
@@ -139,25 +139,25 @@ async fn in_registry(
             registration: reference(registration).to_string(),
             cause,
         };
-        references.push(rehearsal.register(registration, &formats.wanted).map_err(refused)?);
+        references.push(preview.register(registration, &formats.wanted).map_err(refused)?);
     }
-    read(&mut rehearsal, access)
+    read(&mut preview, access)
         .await
         .map_err(|cause| Error::Etcd { registry: name, cause })?;
-    Ok(rehearsal.outcomes(&references))
+    Ok(preview.outcomes(&references))
 }
 
 /// Hands in what the Registry's etcd holds, all of it at one revision.
-async fn read(rehearsal: &mut Rehearsal, access: &Access) -> crate::etcd::Result<()> {
+async fn read(preview: &mut Preview, access: &Access) -> crate::etcd::Result<()> {
     let connection = Connection::new(access, Timeouts::default(), Calls::default()).await?;
     let mut revision = None;
-    for scope in rehearsal.scopes() {
+    for scope in preview.scopes() {
         let snapshot = match connection.range(&scope, revision).await {
             Ok(snapshot) => snapshot,
             Err(error) => return Err(connection.explain(error).await),
         };
         revision = Some(snapshot.revision);
-        rehearsal.observe(scope, snapshot.revision, snapshot.entries);
+        preview.observe(scope, snapshot.revision, snapshot.entries);
     }
     Ok(())
 }

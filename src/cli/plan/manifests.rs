@@ -11,15 +11,14 @@ use serde_json::Value;
 
 use super::error::Error;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::cluster;
-use crate::index::{Pod, Tenant};
+use crate::index::{NamespaceLabels, Pod};
 
 /// What `-f` names.
 #[derive(Debug, Default)]
 pub struct Manifests {
     pub registrations: Vec<ServiceRegistration>,
     pub registries: Vec<Registry>,
-    pub namespaces: Vec<Tenant>,
+    pub namespaces: Vec<NamespaceLabels>,
     pub record_formats: Vec<RecordFormat>,
 }
 
@@ -55,9 +54,9 @@ impl Manifests {
     }
 
     /// The namespace `name` with the labels that are told of it, and the one that Kubernetes gives each.
-    pub fn namespace(&self, name: &str) -> Tenant {
+    pub fn namespace(&self, name: &str) -> NamespaceLabels {
         let told = self.namespaces.iter().find(|namespace| namespace.name == name);
-        let mut tenant = told.cloned().unwrap_or_else(|| Tenant {
+        let mut tenant = told.cloned().unwrap_or_else(|| NamespaceLabels {
             name: name.to_owned(),
             labels: BTreeMap::new(),
         });
@@ -78,9 +77,9 @@ impl Manifests {
     }
 }
 
-fn namespace(path: &Path, object: Value) -> Result<Tenant, Error> {
+fn namespace(path: &Path, object: Value) -> Result<NamespaceLabels, Error> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    cluster::namespace(object).map_err(|cause| Error::Object {
+    crate::kube::namespace(object).map_err(|cause| Error::Object {
         path: path.to_owned(),
         kind: "Namespace",
         name,
@@ -100,7 +99,7 @@ pub fn pods(path: &Path) -> Result<Vec<Pod>, Error> {
             });
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        pods.push(cluster::pod(object).map_err(|cause| Error::Object {
+        pods.push(crate::kube::pod(object).map_err(|cause| Error::Object {
             path: path.to_owned(),
             kind: "Pod",
             name,

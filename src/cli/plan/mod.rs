@@ -4,7 +4,7 @@ mod error;
 mod live;
 mod manifests;
 mod offline;
-mod told;
+mod output;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use self::error::Error;
 use self::manifests::Manifests;
 use super::once;
-use crate::operator::Outcome;
+use crate::controller::Outcome;
 
 /// There are changes, as with diff tools.
 const CHANGES: u8 = 2;
@@ -111,8 +111,8 @@ fn find(args: &PlanArgs) -> Result<Plan, Error> {
 
 fn print(plan: &Plan, output: Output, out: &mut impl Write) -> Result<(), Error> {
     let text = match output {
-        Output::Text => told::text(plan),
-        Output::Json => told::json(plan),
+        Output::Text => output::text(plan),
+        Output::Json => output::json(plan),
     };
     once::write(&text, out).map_err(Error::Output)
 }

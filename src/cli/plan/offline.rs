@@ -10,8 +10,8 @@ use super::error::Error;
 use super::manifests::{Manifests, pods};
 use super::{Compared, Plan};
 use crate::api::RegistrySpec;
+use crate::controller::Preview;
 use crate::format::RecordFormats;
-use crate::operator::Rehearsal;
 
 pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> Result<Plan, Error> {
     let mut pods = pods(path)?;
@@ -36,9 +36,9 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
         let name = registration.spec.registry.as_str();
         let given = manifests.registries.iter().find(|registry| registry.name_any() == name);
         let spec = given.map_or_else(defaults, |registry| registry.spec.clone());
-        let mut rehearsal = Rehearsal::new("no-cluster", name, spec, &pods);
-        rehearsal.settle(manifests.namespace(&registration.namespace().unwrap_or_default()));
-        let reference = rehearsal
+        let mut preview = Preview::new("no-cluster", name, spec, &pods);
+        preview.settle(manifests.namespace(&registration.namespace().unwrap_or_default()));
+        let reference = preview
             .register(registration, &record_formats)
             .map_err(|cause| Error::Refused {
                 registration: format!(
@@ -48,10 +48,10 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
                 ),
                 cause,
             })?;
-        for scope in rehearsal.scopes() {
-            rehearsal.observe(scope, 1, Vec::new());
+        for scope in preview.scopes() {
+            preview.observe(scope, 1, Vec::new());
         }
-        outcomes.extend(rehearsal.outcomes(&[reference]));
+        outcomes.extend(preview.outcomes(&[reference]));
     }
     Ok(Plan {
         outcomes,

@@ -69,7 +69,7 @@ fn parse(flags: &[&str]) -> PlanArgs {
 /// The plan of these files as text.
 fn planned(files: &Files, registration: &str, pods: &str) -> Result<String, Error> {
     let (registration, pods) = (files.write("reg.yaml", registration), files.write("pods", pods));
-    find(&parse(&["-f", &registration, "--pods", &pods])).map(|plan| told::text(&plan))
+    find(&parse(&["-f", &registration, "--pods", &pods])).map(|plan| output::text(&plan))
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn json_is_for_programs_and_says_the_same() {
     let files = Files::new("json");
     let pods = files.write("pods.json", &pods().to_string());
     let plan = find(&parse(&["-f", &files.write("r.yaml", REGISTRATION), "--pods", &pods])).unwrap();
-    let told: Value = serde_json::from_str(&told::json(&plan)).unwrap();
+    let told: Value = serde_json::from_str(&output::json(&plan)).unwrap();
     assert_eq!((&told["changes"], &told["compared"]), (&json!(true), &json!("nothing")));
     let key = &told["registrations"][0]["keys"][0];
     assert_eq!(
@@ -219,8 +219,8 @@ fn what_is_wrong_with_pods_is_told_beside_their_keys() {
 fn what_somebody_else_wrote_cannot_move_the_cursor() {
     use std::sync::Arc;
 
+    use crate::controller::Change;
     use crate::index::RegistrationRef;
-    use crate::operator::Change;
 
     let before: Arc<[u8]> = b"\x1b[2Jx\n\xff".as_slice().into();
     let outcome = Outcome {
@@ -238,7 +238,7 @@ fn what_somebody_else_wrote_cannot_move_the_cursor() {
         outcomes: vec![outcome],
         compared: Compared::Etcd,
     };
-    let text = told::text(&plan);
+    let text = output::text(&plan);
     assert!(text.contains("- /k  \\u{1b}[2Jx\\n\u{fffd}\n"), "{text:?}");
 }
 

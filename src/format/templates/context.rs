@@ -6,11 +6,11 @@ use std::sync::Arc;
 use minijinja::Value;
 
 use crate::format::Endpoint;
-use crate::plan::Scope;
+use crate::plan::Prefix;
 
 /// The facts of `endpoint`, which goes by `id` among its siblings, below `scope`. One that is not known is `none`, so
 /// that a misspelt name is still told from it.
-pub fn context(endpoint: &Endpoint, id: &str, scope: &Scope) -> Value {
+pub fn context(endpoint: &Endpoint, id: &str, scope: &Prefix) -> Value {
     let Endpoint {
         namespace,
         service,

@@ -8,7 +8,7 @@ use std::io;
 use minijinja::value::{StringInput, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
-use super::error::{Part, Place, TemplateError};
+use super::error::{Part, TemplateError, TemplateLocation};
 use crate::api::{Escaping, RecordFormatSpec};
 use crate::format::compiled::{MAX_KEY, MAX_VALUE};
 
@@ -46,7 +46,7 @@ impl Engine {
         });
         for (number, record) in spec.records.iter().enumerate() {
             for (part, source) in [(Part::Key, &record.key), (Part::Value, &record.value)] {
-                let place = Place::new(spec, number, part);
+                let place = TemplateLocation::new(spec, number, part);
                 let added = environment.add_template_owned(place.template(), source.clone());
                 added.map_err(|error| told(place, source, &error))?;
             }
@@ -55,7 +55,7 @@ impl Engine {
     }
 
     /// What the template at `place` prints in `context`.
-    pub fn print(&self, place: &Place, context: &Value) -> Result<String, TemplateError> {
+    pub fn print(&self, place: &TemplateLocation, context: &Value) -> Result<String, TemplateError> {
         let template = self.0.get_template(&place.template()).expect("all are compiled");
         let max = match place.part() {
             Part::Key => MAX_KEY,
@@ -159,7 +159,7 @@ fn default(value: &Value, other: &Value) -> Value {
 }
 
 /// What is wrong, and where in `source`.
-fn told(place: Place, source: &str, error: &Error) -> TemplateError {
+fn told(place: TemplateLocation, source: &str, error: &Error) -> TemplateError {
     let range = error.range();
     let start_of_its_line = || {
         let lines = source.split_inclusive('\n');

@@ -27,13 +27,13 @@ impl Part {
 
 /// One template among those of a `RecordFormat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TemplateLocation {
     record: usize,
     name: Option<Arc<str>>,
     part: Part,
 }
 
-impl Place {
+impl TemplateLocation {
     /// That of the record at `record`, counted from 0.
     pub fn new(spec: &RecordFormatSpec, record: usize, part: Part) -> Self {
         let name = spec.records[record].name.as_deref().map(Into::into);
@@ -51,7 +51,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for TemplateLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let part = self.part.as_str();
         match &self.name {
@@ -71,7 +71,7 @@ pub enum TemplateError {
     #[error("{place}, line {line}, column {column}: {cause}")]
     Template {
         /// Which template.
-        place: Place,
+        place: TemplateLocation,
         /// The line, counted from 1.
         line: usize,
         /// The column, in characters counted from 1.
@@ -83,7 +83,7 @@ pub enum TemplateError {
     #[error("{place}, line {line}, column {column}: it takes more than {FUEL} steps to print: make it do less")]
     OutOfFuel {
         /// Which template.
-        place: Place,
+        place: TemplateLocation,
         /// The line that was reached, counted from 1.
         line: usize,
         /// The column that was reached, in characters counted from 1.
@@ -93,7 +93,7 @@ pub enum TemplateError {
     #[error("{place} would have more than {max} bytes: make its template print less")]
     TooLong {
         /// Which template.
-        place: Place,
+        place: TemplateLocation,
         /// What is taken, in bytes.
         max: usize,
     },
@@ -101,7 +101,7 @@ pub enum TemplateError {
     #[error("{place} would be {key:?}, which is not below {prefix:?}: begin its template with {{{{ prefix }}}}/")]
     Outside {
         /// Which template.
-        place: Place,
+        place: TemplateLocation,
         /// The key.
         key: String,
         /// What it should lie below.
@@ -111,7 +111,7 @@ pub enum TemplateError {
     #[error("{place} would be {key:?}, which {problem}")]
     Key {
         /// Which template.
-        place: Place,
+        place: TemplateLocation,
         /// The key.
         key: String,
         /// What is wrong with it.
@@ -121,9 +121,9 @@ pub enum TemplateError {
     #[error("{first} and {second} would be the same, {key:?}: tell the records apart, as by a segment of their own")]
     SharedKey {
         /// One template.
-        first: Place,
+        first: TemplateLocation,
         /// The other.
-        second: Place,
+        second: TemplateLocation,
         /// The key.
         key: String,
     },
@@ -144,7 +144,7 @@ pub enum TemplateError {
     )]
     NotJson {
         /// Which template.
-        place: Place,
+        place: TemplateLocation,
         /// The line of what it prints, counted from 1.
         line: usize,
         /// The column, counted from 1.
@@ -161,7 +161,7 @@ const QUOTED: usize = 80;
 
 impl TemplateError {
     /// [`Self::NotJson`] for a value at `place`.
-    pub fn not_json(place: Place, value: &str, cause: &serde_json::Error) -> Self {
+    pub fn not_json(place: TemplateLocation, value: &str, cause: &serde_json::Error) -> Self {
         let text = cause.to_string();
         let position = format!(" at line {} column {}", cause.line(), cause.column());
         Self::NotJson {

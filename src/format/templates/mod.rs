@@ -18,10 +18,10 @@ use std::sync::Arc;
 
 use self::context::context;
 use self::engine::Engine;
-use self::error::{Part, Place};
+use self::error::{Part, TemplateLocation};
 use super::{Endpoint, Record};
 use crate::api::{Escaping, RecordFormatSpec, RecordPreview};
-use crate::plan::Scope;
+use crate::plan::Prefix;
 
 pub use error::TemplateError;
 pub use library::RecordFormats;
@@ -64,16 +64,16 @@ impl Templates {
     }
 
     /// The records of `endpoint`, which goes by `id` among its siblings, below `scope`.
-    pub fn print(&self, endpoint: &Endpoint, id: &str, scope: &Scope) -> Result<Vec<Record>, TemplateError> {
+    pub fn print(&self, endpoint: &Endpoint, id: &str, scope: &Prefix) -> Result<Vec<Record>, TemplateError> {
         let context = context(endpoint, id, scope);
         let mut records: Vec<Record> = Vec::with_capacity(self.spec.records.len());
         for record in 0..self.spec.records.len() {
-            let place = |part| Place::new(&self.spec, record, part);
+            let place = |part| TemplateLocation::new(&self.spec, record, part);
             let key = self.engine.print(&place(Part::Key), &context)?;
             check_key(&key, scope).map_err(|wrong| wrong(place(Part::Key), &key))?;
             if let Some(first) = records.iter().position(|earlier| *earlier.key == *key) {
                 return Err(TemplateError::SharedKey {
-                    first: Place::new(&self.spec, first, Part::Key),
+                    first: TemplateLocation::new(&self.spec, first, Part::Key),
                     second: place(Part::Key),
                     key,
                 });
@@ -91,7 +91,7 @@ impl Templates {
 }
 
 /// Whether a key lies below `scope` and is one that consumers can read; what makes an error of it if not.
-fn check_key(key: &str, scope: &Scope) -> Result<(), impl FnOnce(Place, &str) -> TemplateError + use<>> {
+fn check_key(key: &str, scope: &Prefix) -> Result<(), impl FnOnce(TemplateLocation, &str) -> TemplateError + use<>> {
     let prefix = scope.prefix().to_owned();
     let rest = key.strip_prefix(&*prefix);
     let problem = match rest {

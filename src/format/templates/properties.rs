@@ -34,7 +34,7 @@ fn all_in_the_key() -> Templates {
 proptest! {
     #[test]
     fn json_reads_back_as_it_was_and_keys_stay_below_their_prefix(endpoint in endpoints()) {
-        let scope = Scope::below("/s/orders");
+        let scope = Prefix::below("/s/orders");
         let records = all_facts().print(&endpoint, &endpoint.pod, &scope);
         let records = records.map_err(|error| TestCaseError::fail(error.to_string()))?;
         for record in &records {
@@ -53,7 +53,7 @@ proptest! {
 
     #[test]
     fn a_key_of_any_text_is_either_refused_or_below_its_prefix(endpoint in endpoints()) {
-        let scope = Scope::below("/s/orders");
+        let scope = Prefix::below("/s/orders");
         match all_in_the_key().print(&endpoint, &endpoint.pod, &scope) {
             Err(error) => prop_assert!(matches!(error, TemplateError::Key { .. }), "{error}"),
             Ok(records) => {

@@ -35,7 +35,7 @@ fn refused(spec: &RecordFormatSpec) -> (Reason, String) {
 
 fn printed(spec: &RecordFormatSpec, endpoint: &Endpoint) -> Vec<(String, String)> {
     let templates = Templates::compile("mine", spec).unwrap_or_else(|error| panic!("{error}"));
-    let records = templates.print(endpoint, &endpoint.pod, &Scope::below("/s/orders"));
+    let records = templates.print(endpoint, &endpoint.pod, &Prefix::below("/s/orders"));
     let text = |value: &[u8]| String::from_utf8(value.to_vec()).expect("UTF-8");
     let records = records.unwrap_or_else(|error| panic!("{error}"));
     records
@@ -122,7 +122,7 @@ fn what_is_not_known_is_null_in_json_and_has_to_be_given_a_word_elsewhere() {
     };
     assert_eq!(value(&spec(KEY, "{{ weight | default(1) }}"), &zero), "0");
     let templates = Templates::compile("mine", &plain(KEY, "in {{ zone }}")).unwrap();
-    let error = templates.print(&unknown, "p", &Scope::below("/s")).unwrap_err();
+    let error = templates.print(&unknown, "p", &Prefix::below("/s")).unwrap_err();
     assert!(
         error
             .to_string()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{TemplateError, Templates};
 use crate::api::{RecordFormatSpec, RecordPreview};
 use crate::format::{Endpoint, Record, ServicePort};
-use crate::plan::Scope;
+use crate::plan::Prefix;
 
 /// The prefix that the sample endpoint is written below.
 const PREFIX: &str = "/services/shop/orders";
@@ -21,7 +21,7 @@ const UNKNOWN_PORT: u16 = 30_000;
 
 /// The records of the sample endpoint, once others were found to have other keys.
 pub fn preview(templates: &Templates) -> Result<Vec<RecordPreview>, TemplateError> {
-    let scope = Scope::below(PREFIX);
+    let scope = Prefix::below(PREFIX);
     let sample = sample(&templates.spec);
     let print = |endpoint: &Endpoint| templates.print(endpoint, &endpoint.pod, &scope);
     let records = print(&sample)?;
@@ -50,7 +50,7 @@ pub fn preview(templates: &Templates) -> Result<Vec<RecordPreview>, TemplateErro
 pub fn shared_by_ports(
     templates: &Templates,
     ports: &[&ServicePort<'_>],
-    scope: &Scope,
+    scope: &Prefix,
 ) -> Option<(String, String, String)> {
     let sample = sample(&templates.spec);
     let records_of = |(at, port): (usize, &&ServicePort<'_>)| {

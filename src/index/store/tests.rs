@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::index::testing::{pod, registration, selector};
-use crate::index::{Area, Family, Operator, PodView, Requirement, Selector, Why};
+use crate::index::{Family, NamespaceScope, Operator, PodView, Requirement, Selector, Why};
 
 fn index() -> Index {
     let mut index = Index::new();
@@ -10,8 +10,8 @@ fn index() -> Index {
     index
 }
 
-fn touch(registration: &str, pod: &str) -> Touch {
-    Touch {
+fn touch(registration: &str, pod: &str) -> DirtyMark {
+    DirtyMark {
         registration: RegistrationRef::new("shop", registration),
         pod: pod.into(),
     }
@@ -241,7 +241,7 @@ fn a_relist_touches_only_what_it_changes() {
     for name in ["a", "b", "c"] {
         index.apply_pod(&pod(name));
     }
-    index.begin_pod_relist(&Area::Cluster);
+    index.begin_pod_relist(&NamespaceScope::Cluster);
     assert_eq!(index.apply_pod(&pod("a")), []);
     assert_eq!(
         index.apply_pod(&Pod {
@@ -254,24 +254,24 @@ fn a_relist_touches_only_what_it_changes() {
         matches!(index.view(&orders(), "c"), PodView::Ready(_)),
         "nothing is gone before the list is complete"
     );
-    assert_eq!(index.end_pod_relist(&Area::Cluster), [touch("orders", "c")]);
+    assert_eq!(index.end_pod_relist(&NamespaceScope::Cluster), [touch("orders", "c")]);
     assert_eq!(index.pod_count(), 2);
 }
 
 #[test]
 fn a_relist_that_is_begun_again_forgets_what_the_first_one_saw() {
     let mut index = index();
-    index.begin_pod_relist(&Area::Cluster);
+    index.begin_pod_relist(&NamespaceScope::Cluster);
     index.apply_pod(&pod("a"));
-    index.begin_pod_relist(&Area::Cluster);
+    index.begin_pod_relist(&NamespaceScope::Cluster);
     index.apply_pod(&pod("b"));
-    assert_eq!(index.end_pod_relist(&Area::Cluster), [touch("orders", "a")]);
+    assert_eq!(index.end_pod_relist(&NamespaceScope::Cluster), [touch("orders", "a")]);
 }
 
 #[test]
 fn a_relist_of_one_namespace_takes_nothing_from_another_though_one_of_that_is_under_way() {
     let mut index = index();
-    let [shop, bank] = [Area::namespace("shop"), Area::namespace("bank")];
+    let [shop, bank] = [NamespaceScope::namespace("shop"), NamespaceScope::namespace("bank")];
     let of_bank = |name| Pod {
         namespace: "bank".to_owned(),
         ..pod(name)
@@ -295,7 +295,7 @@ fn ten_thousand_relists_of_churning_pods_need_no_more_room_than_the_first_few() 
     let mut index = index();
     let mut room = [0; 4];
     for generation in 0..10_000 {
-        index.begin_pod_relist(&Area::Cluster);
+        index.begin_pod_relist(&NamespaceScope::Cluster);
         for survivor in [generation, generation + 1, generation + 2] {
             let mut pod = pod(&format!("orders-{survivor}"));
             pod.labels
@@ -304,7 +304,7 @@ fn ten_thousand_relists_of_churning_pods_need_no_more_room_than_the_first_few() 
             pod.node = Some(format!("node-{survivor}"));
             index.apply_pod(&pod);
         }
-        index.end_pod_relist(&Area::Cluster);
+        index.end_pod_relist(&NamespaceScope::Cluster);
         if generation == 10 {
             room = index.symbols().room();
         }
@@ -318,8 +318,8 @@ fn an_index_that_has_lost_everything_keeps_nothing() {
     let mut index = index();
     index.apply_pod(&pod("a"));
     index.delete_registration(&orders());
-    index.begin_pod_relist(&Area::Cluster);
-    index.end_pod_relist(&Area::Cluster);
+    index.begin_pod_relist(&NamespaceScope::Cluster);
+    index.end_pod_relist(&NamespaceScope::Cluster);
     assert_eq!(index.symbols().in_use(), [0; 4]);
     assert!(index.namespaces.is_empty());
 }
@@ -330,9 +330,9 @@ fn a_pod_that_cannot_be_read_survives_a_relist_as_it_was() {
     index.apply_pod(&pod("a"));
     index.apply_pod(&pod("b"));
     let before = index.view(&orders(), "a");
-    index.begin_pod_relist(&Area::Cluster);
+    index.begin_pod_relist(&NamespaceScope::Cluster);
     index.keep_pod("shop", "a");
-    assert_eq!(index.end_pod_relist(&Area::Cluster), [touch("orders", "b")]);
+    assert_eq!(index.end_pod_relist(&NamespaceScope::Cluster), [touch("orders", "b")]);
     assert_eq!(index.view(&orders(), "a"), before);
 }
 

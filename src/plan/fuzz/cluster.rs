@@ -8,17 +8,19 @@ use serde_json::json;
 
 use crate::format::{Format, RecordFormats, Service};
 use crate::index::{
-    Addresses, Area, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, RegistrationRef, Selector,
-    Touch,
+    Addresses, DirtyMark, Family, Index, NamespaceScope, Pod, PodPort, Port, PortTarget, Protocol, Registration,
+    RegistrationRef, Selector,
 };
 use crate::plan::testing::{Etcd, meta};
-use crate::plan::transaction::{Fence, Key, LeaseId, Transaction, Verdict};
-use crate::plan::{GuardMode, GuardTerms, Ledger, Moment, Outlet, Pass, Presence, Step, Terms, Ticket};
+use crate::plan::transaction::{Fence, Key, LeaseId, Transaction, TxnOutcome};
+use crate::plan::{
+    FormatBinding, GuardMode, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step, Ticket,
+};
 
 const NAMESPACE: &str = "shop";
 const KEYS_PER_LEASE: usize = 3;
 const MAX_OPS: usize = 4;
-const GUARD: GuardTerms = GuardTerms {
+const GUARD: GuardSettings = GuardSettings {
     mode: GuardMode::Hold,
     window: Duration::from_mins(1),
     max_loss_percent: 40,
@@ -50,14 +52,14 @@ pub struct Truth {
 struct Sent {
     ticket: Ticket,
     transaction: Transaction,
-    verdict: Option<Verdict>,
+    verdict: Option<TxnOutcome>,
 }
 
 /// One operator, from the news to the writes.
 pub struct Operator {
     index: Index,
-    pub ledger: Ledger,
-    outlets: BTreeMap<RegistrationRef, Vec<Outlet>>,
+    pub planner: Planner,
+    bindings: BTreeMap<RegistrationRef, Vec<FormatBinding>>,
     fence: Fence,
     sent: Vec<Sent>,
     grants: Vec<(LeaseId, u32)>,
@@ -95,7 +97,7 @@ pub fn pod(name: &str, app: &str, address: u8, state: &str) -> Pod {
     }
 }
 
-fn outlets(wish: &Wish) -> Vec<Outlet> {
+fn bindings(wish: &Wish) -> Vec<FormatBinding> {
     let mut kinds = vec![json!({"type": "Plain", "prefix": wish.prefix, "ports": ["grpc"]})];
     if wish.whole {
         kinds.push(json!({"type": "Traefik", "ports": ["http"]}));
@@ -108,27 +110,27 @@ fn outlets(wish: &Wish) -> Vec<Outlet> {
         ipv6: false,
         record_formats: &formats,
     };
-    let outlet = |kind| {
+    let binding = |kind| {
         let spec = serde_json::from_value(kind).expect("decodes");
-        Outlet {
+        FormatBinding {
             format: Format::compile(&spec, &service).unwrap_or_else(|error| panic!("{error}")),
             sole_port: true,
-            pass: Pass::Free,
+            pass: PrefixGrant::Free,
         }
     };
-    kinds.into_iter().map(outlet).collect()
+    kinds.into_iter().map(binding).collect()
 }
 
 impl Operator {
     /// One that has heard nothing, and leads.
     pub fn new(etcd: &mut Etcd) -> Self {
         etcd.forget_watches();
-        let mut ledger = Ledger::new(meta(), KEYS_PER_LEASE);
-        ledger.set_guard(GUARD);
+        let mut planner = Planner::new(meta(), KEYS_PER_LEASE);
+        planner.set_guard(GUARD);
         Self {
             index: Index::new(),
-            ledger,
-            outlets: BTreeMap::new(),
+            planner,
+            bindings: BTreeMap::new(),
             fence: etcd.elect(),
             sent: Vec::new(),
             grants: Vec::new(),
@@ -141,7 +143,7 @@ impl Operator {
 
     pub fn elect(&mut self, etcd: &mut Etcd) {
         self.fence = etcd.elect();
-        self.ledger.leads_anew();
+        self.planner.leads_anew();
     }
 
     // ---- what Kubernetes tells ----
@@ -157,7 +159,7 @@ impl Operator {
     }
 
     pub fn pod_list_begins(&mut self) {
-        self.index.begin_pod_relist(&Area::Cluster);
+        self.index.begin_pod_relist(&NamespaceScope::Cluster);
     }
 
     pub fn pod_kept(&mut self, name: &str) {
@@ -165,22 +167,22 @@ impl Operator {
     }
 
     pub fn pod_list_ends(&mut self) {
-        let touches = self.index.end_pod_relist(&Area::Cluster);
+        let touches = self.index.end_pod_relist(&NamespaceScope::Cluster);
         self.forward(touches, true);
     }
 
     pub fn registration_applied(&mut self, name: &str, wish: &Wish) {
         let reference = reference(name);
-        let outlets = outlets(wish);
-        let terms = Terms {
+        let bindings = bindings(wish);
+        let terms = RegistrationSettings {
             created: wish.created,
             ttl: wish.ttl,
             suspended: wish.suspended,
             keep_last: false,
-            scopes: outlets.iter().map(|outlet| outlet.format.scope().clone()).collect(),
+            scopes: bindings.iter().map(|binding| binding.format.scope().clone()).collect(),
         };
-        self.ledger.set_terms(&reference, terms);
-        self.outlets.insert(reference.clone(), outlets);
+        self.planner.set_terms(&reference, terms);
+        self.bindings.insert(reference.clone(), bindings);
         self.generation += 1;
         let port = |name: &str| Port {
             name: name.into(),
@@ -215,13 +217,13 @@ impl Operator {
     pub fn registration_deleted(&mut self, name: &str) {
         let reference = reference(name);
         self.index.delete_registration(&reference);
-        self.outlets.remove(&reference);
-        self.ledger.remove_registration(&reference);
+        self.bindings.remove(&reference);
+        self.planner.remove_registration(&reference);
     }
 
     /// Everything is told once over, and nothing else.
     pub fn hear_all(&mut self, truth: &Truth) {
-        let stale: Vec<_> = self.outlets.keys().map(|known| known.name.to_string()).collect();
+        let stale: Vec<_> = self.bindings.keys().map(|known| known.name.to_string()).collect();
         for name in stale.iter().filter(|name| !truth.wishes.contains_key(*name)) {
             self.registration_deleted(name);
         }
@@ -239,16 +241,16 @@ impl Operator {
 
     pub fn complete(&mut self) {
         self.complete = true;
-        self.ledger.kubernetes_is_complete();
+        self.planner.kubernetes_is_complete();
     }
 
-    fn forward(&mut self, touches: Vec<Touch>, missing: bool) {
-        for Touch { registration, pod } in touches {
-            let outlets = &self.outlets[&registration];
+    fn forward(&mut self, touches: Vec<DirtyMark>, missing: bool) {
+        for DirtyMark { registration, pod } in touches {
+            let bindings = &self.bindings[&registration];
             let view = self.index.view(&registration, &pod);
             let if_ready = || self.index.view_if_ready(&registration, &pod);
-            let presence = Presence::of(view, if_ready, missing, outlets);
-            self.ledger.set_presence(&registration, &pod, presence);
+            let presence = PodState::of(view, if_ready, missing, bindings);
+            self.planner.set_presence(&registration, &pod, presence);
         }
     }
 
@@ -259,9 +261,9 @@ impl Operator {
             now: self.now,
             unix: self.now.duration_since(self.began),
         };
-        let news = self.ledger.judge(moment, None, || "h".to_owned());
-        let step = self.ledger.next(MAX_OPS, self.grants.len());
-        if let Some(scopes) = self.ledger.take_changed_scopes() {
+        let news = self.planner.judge(moment, None, || "h".to_owned());
+        let step = self.planner.next(MAX_OPS, self.grants.len());
+        if let Some(scopes) = self.planner.take_changed_scopes() {
             etcd.watch(scopes);
         }
         let Some(step) = step else { return news.is_some() };
@@ -296,7 +298,7 @@ impl Operator {
     pub fn settle(&mut self, which: usize, lost: bool) {
         if !self.sent.is_empty() {
             let sent = self.sent.swap_remove(which % self.sent.len());
-            self.ledger.settle(sent.ticket, sent.verdict.filter(|_| !lost));
+            self.planner.settle(sent.ticket, sent.verdict.filter(|_| !lost));
         }
     }
 
@@ -305,19 +307,19 @@ impl Operator {
             return false;
         };
         if succeeds {
-            self.ledger.granted(lease, ttl);
+            self.planner.granted(lease, ttl);
         }
         true
     }
 
     pub fn tell(&mut self, etcd: &mut Etcd, pick: usize) -> bool {
         let told = etcd.tell(pick);
-        told.map(|observation| self.ledger.observe(observation)).is_some()
+        told.map(|observation| self.planner.observe(observation)).is_some()
     }
 
     pub fn retire(&mut self, etcd: &mut Etcd) {
         for _ in 0..2 {
-            if let Some(step) = self.ledger.retire_leases(self.now) {
+            if let Some(step) = self.planner.retire_leases(self.now) {
                 self.take(etcd, step);
             }
             self.now += Duration::from_secs(700);
@@ -346,14 +348,14 @@ impl Operator {
     }
 
     fn hold_ends(&mut self) -> bool {
-        let Some(hold) = self.ledger.hold() else { return false };
+        let Some(hold) = self.planner.hold() else { return false };
         self.now = self.now.max(hold.wake_at());
         true
     }
 
     /// Those that nobody renews.
     fn leases_lapse(&self, etcd: &mut Etcd) -> bool {
-        let renewed = self.ledger.lease_ids();
+        let renewed = self.planner.lease_ids();
         let forgotten: Vec<_> = etcd.leases().filter(|lease| !renewed.contains(lease)).collect();
         for lease in &forgotten {
             etcd.expire(*lease);
@@ -362,11 +364,11 @@ impl Operator {
     }
 
     fn find_leftovers(&mut self, etcd: &Etcd) -> bool {
-        let leases = self.ledger.lease_ids();
+        let leases = self.planner.lease_ids();
         let keys: BTreeSet<Key> = leases.iter().flat_map(|lease| etcd.keys_on(*lease)).collect();
-        let unknown = self.ledger.unknown_keys(keys.into_iter().collect::<Vec<_>>());
+        let unknown = self.planner.unknown_keys(keys.into_iter().collect::<Vec<_>>());
         for key in &unknown {
-            self.ledger.find_stray(key, etcd.held(key).cloned(), etcd.revision());
+            self.planner.find_stray(key, etcd.held(key).cloned(), etcd.revision());
         }
         !unknown.is_empty()
     }
@@ -375,7 +377,7 @@ impl Operator {
 /// Keys and values of everything but the bookkeeping, each on a lease that is recorded as ours.
 pub fn content(etcd: &Etcd) -> BTreeMap<Key, String> {
     let recorded = etcd.recorded();
-    let of = |(key, held): (&Key, &crate::plan::Held)| {
+    let of = |(key, held): (&Key, &crate::plan::KeyValue)| {
         assert!(
             recorded.contains(&held.lease),
             "{key} is on {}, which nobody renews",

@@ -5,7 +5,7 @@ use super::cluster::{Operator, Truth, Wish, content, pod};
 use crate::fuzz::Rng;
 use crate::plan::meta::MetaKeys;
 use crate::plan::testing::{Etcd, meta};
-use crate::plan::{Heard, LeaseId, Progress, Stream};
+use crate::plan::{Checkpoint, Freshness, LeaseId, WatchTarget};
 
 /// A line.
 pub(crate) fn any_record(rng: &mut Rng) -> String {
@@ -133,10 +133,10 @@ fn read_back(value: &[u8], read: &mut [usize; 3]) {
         read[1] += 1;
         assert_eq!(MetaKeys::recorded_ttl(&MetaKeys::record_value(ttl)), Some(ttl));
     }
-    if let Some(heard) = Heard::read(value) {
+    if let Some(heard) = Checkpoint::read(value) {
         read[2] += 1;
-        assert_eq!(Heard::read(&heard.value()), Some(heard.clone()));
-        Progress::new(["pods", "serviceregistrations"].map(Stream::of_cluster))
+        assert_eq!(Checkpoint::read(&heard.value()), Some(heard.clone()));
+        Freshness::new(["pods", "serviceregistrations"].map(WatchTarget::of_cluster))
             .lacks(&heard, std::time::Instant::now());
     }
 }

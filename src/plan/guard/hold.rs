@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use crate::plan::meta::HoldRecord;
-use crate::plan::transaction::{Key, LeaseId, Revision, Scope};
+use crate::plan::transaction::{Key, LeaseId, Prefix, Revision};
 use crate::plan::work::Work;
 
 /// How long a loss must have been within the limit for a hold to end: pods come back one after the other, and those
@@ -58,7 +58,7 @@ impl Hold {
         self.keys.keys()
     }
 
-    pub(super) fn keys_in<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = (&'a Key, &'a Work)> {
+    pub(super) fn keys_in<'a>(&'a self, scope: &'a Prefix) -> impl Iterator<Item = (&'a Key, &'a Work)> {
         let from = (Bound::Included(scope.prefix()), Bound::Unbounded);
         let behind = self.keys.range::<str, _>(from);
         behind.take_while(|(key, _)| scope.contains(key))
@@ -88,7 +88,7 @@ impl Hold {
 
 /// What the guard has decided that somebody should hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GuardNews {
+pub enum GuardEvent {
     /// A hold has begun.
     Held,
     /// A hold that another process began goes on.

@@ -10,7 +10,7 @@ use super::*;
 use crate::plan::meta::HoldRecord;
 use crate::plan::transaction::LeaseId;
 
-const TERMS: GuardTerms = GuardTerms {
+const TERMS: GuardSettings = GuardSettings {
     mode: GuardMode::Hold,
     window: Duration::from_mins(1),
     max_loss_percent: 50,
@@ -40,7 +40,7 @@ fn key(number: usize) -> Key {
 }
 
 impl Rig {
-    fn new(keys: usize, terms: GuardTerms) -> Self {
+    fn new(keys: usize, terms: GuardSettings) -> Self {
         let mut guard = Guard::new();
         guard.set_terms(terms);
         guard.started();
@@ -54,14 +54,14 @@ impl Rig {
         }
     }
 
-    fn suspect(&mut self, numbers: impl IntoIterator<Item = usize>) {
+    fn mark_unconfirmed(&mut self, numbers: impl IntoIterator<Item = usize>) {
         for number in numbers {
-            self.guard.suspect(&key(number), Work::Key(key(number)));
+            self.guard.mark_unconfirmed(&key(number), Work::Key(key(number)));
         }
     }
 
     /// Lets the guard decide; returns the keys that go, which are still in etcd.
-    fn decide(&mut self) -> (Option<GuardNews>, Vec<Key>) {
+    fn decide(&mut self) -> (Option<GuardEvent>, Vec<Key>) {
         let id = format!("hold-{}", self.holds);
         let moment = Moment {
             now: self.now,
@@ -74,7 +74,7 @@ impl Rig {
             self.approved.as_deref(),
             || id,
         );
-        self.holds += usize::from(news == Some(GuardNews::Held));
+        self.holds += usize::from(news == Some(GuardEvent::Held));
         let keys = works.into_iter().map(|work| match work {
             Work::Key(key) => key,
             Work::Pod(..) => unreachable!("only keys are suspected here"),
@@ -83,7 +83,7 @@ impl Rig {
     }
 
     /// Lets the guard decide, and removes from etcd what goes; returns how many keys that is.
-    fn judge(&mut self) -> (Option<GuardNews>, usize) {
+    fn judge(&mut self) -> (Option<GuardEvent>, usize) {
         let (news, keys) = self.decide();
         for key in &keys {
             assert!(!self.guard.detains(key), "{key}");
@@ -109,16 +109,16 @@ impl Rig {
     }
 }
 
-fn released(why: Release, keys: usize) -> GuardNews {
+fn released(why: Release, keys: usize) -> GuardEvent {
     let id = "hold-0".to_owned();
-    GuardNews::Released { id, keys, why }
+    GuardEvent::Released { id, keys, why }
 }
 
 #[test]
 fn all_at_once_are_held_as_a_whole() {
     let mut rig = Rig::new(20, TERMS);
-    rig.suspect(0..20);
-    assert_eq!(rig.judge(), (Some(GuardNews::Held), 0));
+    rig.mark_unconfirmed(0..20);
+    assert_eq!(rig.judge(), (Some(GuardEvent::Held), 0));
     let hold = rig.guard.hold().expect("a hold");
     assert_eq!((hold.len(), hold.lost, hold.of), (20, 20, 20));
     assert!(rig.guard.detains("/s/07"));
@@ -129,7 +129,7 @@ fn one_after_the_other_they_go_up_to_the_limit_and_no_further() {
     let mut rig = Rig::new(20, TERMS);
     let mut gone = 0;
     for number in 0..20 {
-        rig.suspect([number]);
+        rig.mark_unconfirmed([number]);
         gone += rig.judge().1;
     }
     assert_eq!(gone, 10);
@@ -141,7 +141,7 @@ fn what_is_let_go_and_still_in_etcd_is_not_counted_twice() {
     let mut rig = Rig::new(20, TERMS);
     let mut gone = 0;
     for number in 0..20 {
-        rig.suspect([number]);
+        rig.mark_unconfirmed([number]);
         gone += rig.decide().1.len();
     }
     assert_eq!(gone, 10);
@@ -150,14 +150,14 @@ fn what_is_let_go_and_still_in_etcd_is_not_counted_twice() {
 #[test]
 fn a_small_loss_is_let_go_whatever_its_share() {
     let mut rig = Rig::new(9, TERMS);
-    rig.suspect(0..9);
+    rig.mark_unconfirmed(0..9);
     assert_eq!(rig.judge(), (None, 9));
 }
 
 #[test]
 fn half_of_the_keys_is_not_more_than_half() {
     let mut rig = Rig::new(40, TERMS);
-    rig.suspect(0..20);
+    rig.mark_unconfirmed(0..20);
     assert_eq!(rig.judge(), (None, 20));
 }
 
@@ -165,7 +165,7 @@ fn half_of_the_keys_is_not_more_than_half() {
 fn a_slow_loss_is_no_burst() {
     let mut rig = Rig::new(20, TERMS);
     for number in 0..20 {
-        rig.suspect([number]);
+        rig.mark_unconfirmed([number]);
         assert_eq!(rig.judge(), (None, 1));
         rig.now += second(10);
     }
@@ -174,7 +174,7 @@ fn a_slow_loss_is_no_burst() {
 #[test]
 fn a_hold_ends_when_its_time_has_passed_and_not_before() {
     let mut rig = Rig::new(20, TERMS);
-    rig.suspect(0..20);
+    rig.mark_unconfirmed(0..20);
     rig.judge();
     rig.now += second(299);
     assert_eq!(rig.judge(), (None, 0));
@@ -186,7 +186,7 @@ fn a_hold_ends_when_its_time_has_passed_and_not_before() {
 #[test]
 fn a_hold_ends_at_once_for_its_own_id_and_for_no_other() {
     let mut rig = Rig::new(20, TERMS);
-    rig.suspect(0..20);
+    rig.mark_unconfirmed(0..20);
     rig.judge();
     rig.approved = Some("hold-1".to_owned());
     assert_eq!(rig.judge(), (None, 0));
@@ -194,14 +194,14 @@ fn a_hold_ends_at_once_for_its_own_id_and_for_no_other() {
     assert_eq!(rig.judge(), (Some(released(Release::Approved, 20)), 20));
     // An approval is used up: the next hold has another id.
     rig.back(0..20);
-    rig.suspect(0..20);
-    assert_eq!(rig.judge(), (Some(GuardNews::Held), 0));
+    rig.mark_unconfirmed(0..20);
+    assert_eq!(rig.judge(), (Some(GuardEvent::Held), 0));
 }
 
 #[test]
 fn when_enough_pods_are_back_the_rest_goes() {
     let mut rig = Rig::new(20, TERMS);
-    rig.suspect(0..20);
+    rig.mark_unconfirmed(0..20);
     rig.judge();
     rig.back(0..9);
     assert_eq!(rig.judge(), (None, 0), "11 of 20 are still more than half");
@@ -215,7 +215,7 @@ fn when_enough_pods_are_back_the_rest_goes() {
 #[test]
 fn when_all_pods_are_back_the_hold_ends_at_once() {
     let mut rig = Rig::new(20, TERMS);
-    rig.suspect(0..20);
+    rig.mark_unconfirmed(0..20);
     rig.judge();
     rig.back(0..20);
     assert_eq!(rig.judge(), (Some(released(Release::Resolved, 0)), 0));
@@ -224,11 +224,11 @@ fn when_all_pods_are_back_the_hold_ends_at_once() {
 #[test]
 fn pods_that_come_and_go_again_begin_the_recovery_anew() {
     let mut rig = Rig::new(20, TERMS);
-    rig.suspect(0..20);
+    rig.mark_unconfirmed(0..20);
     rig.judge();
     rig.back(0..10);
     rig.judge();
-    rig.suspect([0]);
+    rig.mark_unconfirmed([0]);
     rig.judge();
     rig.now += RECOVERY;
     assert_eq!(rig.judge(), (None, 0));
@@ -238,7 +238,7 @@ fn pods_that_come_and_go_again_begin_the_recovery_anew() {
 fn what_had_gone_before_a_hold_began_still_counts_when_the_window_is_over() {
     let mut rig = Rig::new(18, TERMS);
     for number in 0..18 {
-        rig.suspect([number]);
+        rig.mark_unconfirmed([number]);
         rig.judge();
     }
     assert_eq!(rig.guard.hold().map(Hold::len), Some(9));
@@ -249,30 +249,30 @@ fn what_had_gone_before_a_hold_began_still_counts_when_the_window_is_over() {
 #[test]
 fn a_fact_goes_from_a_hold_at_once() {
     let mut rig = Rig::new(20, TERMS);
-    rig.suspect(0..20);
+    rig.mark_unconfirmed(0..20);
     rig.judge();
-    assert!(rig.guard.acquit(&key(3)), "it was detained");
+    assert!(rig.guard.clear_unconfirmed(&key(3)), "it was detained");
     assert!(!rig.guard.detains("/s/03"));
     assert!(rig.guard.detains("/s/04"));
 }
 
 #[test]
 fn a_guard_that_only_warns_says_so_once_and_lets_go() {
-    let terms = GuardTerms {
+    let terms = GuardSettings {
         mode: GuardMode::Warn,
         ..TERMS
     };
     let mut rig = Rig::new(20, terms);
-    rig.suspect(0..20);
-    assert_eq!(rig.judge(), (Some(GuardNews::Warned { lost: 20, of: 20 }), 20));
+    rig.mark_unconfirmed(0..20);
+    assert_eq!(rig.judge(), (Some(GuardEvent::Warned { lost: 20, of: 20 }), 20));
 }
 
 #[test]
 fn a_guard_that_is_turned_off_lets_go_of_what_it_held() {
     let mut rig = Rig::new(20, TERMS);
-    rig.suspect(0..20);
+    rig.mark_unconfirmed(0..20);
     rig.judge();
-    rig.guard.set_terms(GuardTerms::OFF);
+    rig.guard.set_terms(GuardSettings::OFF);
     assert_eq!(rig.judge(), (Some(released(Release::Unguarded, 20)), 20));
 }
 
@@ -280,7 +280,7 @@ fn a_guard_that_is_turned_off_lets_go_of_what_it_held() {
 fn a_new_leader_doubts_again_what_it_let_go_and_nobody_removed() {
     let mut rig = Rig::new(20, TERMS);
     for number in 0..20 {
-        rig.suspect([number]);
+        rig.mark_unconfirmed([number]);
         // It stands by: what it lets go stays in etcd.
         rig.decide();
     }
@@ -298,7 +298,7 @@ fn until_it_has_judged_what_a_predecessor_left_nothing_but_facts_goes() {
     let mut guard = Guard::new();
     guard.set_terms(TERMS);
     assert!(guard.detains("/s/00"));
-    guard.acquit(&key(0));
+    guard.clear_unconfirmed(&key(0));
     assert!(!guard.detains("/s/00"));
     assert!(guard.detains("/s/01"));
     guard.started();
@@ -307,10 +307,10 @@ fn until_it_has_judged_what_a_predecessor_left_nothing_but_facts_goes() {
 
 #[derive(Clone, Debug)]
 enum Event {
-    Suspect(BTreeSet<usize>),
+    Unconfirmed(BTreeSet<usize>),
     Back(BTreeSet<usize>),
     Fact(usize),
-    Pass(u64),
+    Passes(u64),
     Takeover,
 }
 
@@ -319,11 +319,11 @@ const KEYS: usize = 24;
 fn any_event() -> impl Strategy<Value = Event> {
     let some = |most| proptest::collection::btree_set(0..KEYS, 1..most);
     prop_oneof![
-        8 => some(6).prop_map(Event::Suspect),
-        1 => some(KEYS).prop_map(Event::Suspect),
+        8 => some(6).prop_map(Event::Unconfirmed),
+        1 => some(KEYS).prop_map(Event::Unconfirmed),
         3 => some(6).prop_map(Event::Back),
         1 => (0..KEYS).prop_map(Event::Fact),
-        3 => (1..50u64).prop_map(Event::Pass),
+        3 => (1..50u64).prop_map(Event::Passes),
         1 => Just(Event::Takeover),
     ]
 }
@@ -339,22 +339,22 @@ proptest! {
         let mut hold_began = None;
         for event in events {
             match event {
-                Event::Suspect(numbers) => {
+                Event::Unconfirmed(numbers) => {
                     let numbers: Vec<_> = numbers.into_iter().filter(|number| rig.etcd.contains(&key(*number))).collect();
-                    rig.suspect(numbers);
+                    rig.mark_unconfirmed(numbers);
                 }
                 Event::Back(numbers) => {
                     went.retain(|gone, _| !numbers.iter().any(|number| key(*number) == *gone));
                     rig.back(numbers);
                 }
                 Event::Fact(number) => {
-                    rig.guard.acquit(&key(number));
+                    rig.guard.clear_unconfirmed(&key(number));
                     prop_assert!(!rig.guard.detains(&key(number)), "a fact is held");
                     rig.etcd.remove(&key(number));
                     rig.guard.gone(&key(number));
                     went.remove(&key(number));
                 }
-                Event::Pass(seconds) => rig.now += second(seconds),
+                Event::Passes(seconds) => rig.now += second(seconds),
                 Event::Takeover => {
                     rig.guard.stand_by();
                     rig.guard.doubt_again();
@@ -364,7 +364,7 @@ proptest! {
             let before = rig.etcd.clone();
             let (news, count) = rig.judge();
             match news {
-                Some(GuardNews::Held) => {
+                Some(GuardEvent::Held) => {
                     prop_assert_eq!(count, 0);
                     let hold = rig.guard.hold().expect("it began");
                     let lost: BTreeSet<&Key> = went.keys().chain(hold.keys()).collect();
@@ -374,7 +374,7 @@ proptest! {
                     rig.record(Some(record));
                     hold_began = Some(rig.now);
                 }
-                Some(GuardNews::Released { why, .. }) => {
+                Some(GuardEvent::Released { why, .. }) => {
                     let began = hold_began.take().expect("it began");
                     rig.record(None);
                     prop_assert!(why == Release::Resolved || rig.now >= began + TERMS.hold, "{why:?}");

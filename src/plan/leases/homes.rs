@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
 
 use super::{Fit, Lease, Leases, State};
-use crate::plan::domains::{Domain, Domains};
-use crate::plan::transaction::{Key, LeaseId, Scope};
+use crate::plan::lease_groups::{LeaseGroup, LeaseGroups};
+use crate::plan::transaction::{Key, LeaseId, Prefix};
 
 /// Whose keys a lease carries.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,7 +13,7 @@ pub(in crate::plan) enum Home {
     /// It has none, and takes those of anyone.
     Free,
     /// Keys of this domain, and takes more of them.
-    Of(Domain),
+    Of(LeaseGroup),
     /// Keys of several domains, or of one that is not known: written by an earlier release, or granted otherwise since.
     /// They stay, and no more come.
     Mixed,
@@ -21,7 +21,7 @@ pub(in crate::plan) enum Home {
 
 impl Home {
     /// Whose it is with one more key, of `domain`.
-    pub(super) fn with(&self, domain: Option<Domain>) -> Self {
+    pub(super) fn with(&self, domain: Option<LeaseGroup>) -> Self {
         match (self, domain) {
             (Self::Free, Some(domain)) => Self::Of(domain),
             (Self::Of(known), Some(domain)) if *known == domain => Self::Of(domain),
@@ -32,7 +32,7 @@ impl Home {
 
 impl Leases {
     /// Changes what may share a lease from now on; what shares one stays there.
-    pub(in crate::plan) fn set_domains(&mut self, domains: Domains) {
+    pub(in crate::plan) fn set_domains(&mut self, domains: LeaseGroups) {
         self.domains = domains;
         for lease in self.known.keys().copied().collect::<Vec<_>>() {
             self.settle_home(lease);
@@ -41,17 +41,17 @@ impl Leases {
     }
 
     /// What may share a lease.
-    pub(in crate::plan) fn domains(&self) -> &Domains {
+    pub(in crate::plan) fn domains(&self) -> &LeaseGroups {
         &self.domains
     }
 
     /// What lies below `folder` may be granted otherwise by now.
-    pub(in crate::plan) fn forget_domain(&mut self, folder: &Scope) {
+    pub(in crate::plan) fn forget_domain(&mut self, folder: &Prefix) {
         self.domains.forget(folder);
     }
 
     /// Whose leases `key` may share; none where that is not known.
-    pub(in crate::plan) fn domain_of(&self, key: &str) -> Option<Domain> {
+    pub(in crate::plan) fn domain_of(&self, key: &str) -> Option<LeaseGroup> {
         self.domains.of(key)
     }
 
@@ -89,7 +89,12 @@ impl Leases {
 
     /// A lease of `ttl` seconds with room for `count` more keys of `domain`, `prefer` if it has. The room is reserved
     /// until [`Leases::release`].
-    pub fn reserve(&mut self, (ttl, domain): (u32, &Domain), count: usize, prefer: Option<LeaseId>) -> Option<LeaseId> {
+    pub fn reserve(
+        &mut self,
+        (ttl, domain): (u32, &LeaseGroup),
+        count: usize,
+        prefer: Option<LeaseId>,
+    ) -> Option<LeaseId> {
         let home = Home::Of(domain.clone());
         let fits = |id: &LeaseId| self.room(*id) >= count;
         let takes = |id: &LeaseId| matches!(self.home(*id), Some(Home::Free)) || self.home(*id) == Some(&home);

@@ -1,7 +1,7 @@
 //! Which lease takes a key, and which lease goes.
 
 use super::*;
-use crate::plan::Domain;
+use crate::plan::LeaseGroup;
 
 const A: LeaseId = LeaseId(0xa);
 const B: LeaseId = LeaseId(0xb);
@@ -18,7 +18,7 @@ fn pool() -> Leases {
 
 /// Reserves room for one key and puts it there.
 fn place(leases: &mut Leases, key: &str) -> Option<LeaseId> {
-    let lease = leases.reserve((30, &Domain::Everything), 1, None)?;
+    let lease = leases.reserve((30, &LeaseGroup::Everything), 1, None)?;
     leases.release(lease, 1);
     leases.attach(lease, &key.into());
     Some(lease)
@@ -29,13 +29,13 @@ fn a_fresh_lease_takes_no_key_before_it_is_recorded() {
     let mut leases = Leases::new(2);
     leases.granted(A, 30);
     assert_eq!(
-        (leases.fresh(), leases.reserve((30, &Domain::Everything), 1, None)),
+        (leases.fresh(), leases.reserve((30, &LeaseGroup::Everything), 1, None)),
         (1, None)
     );
     assert_eq!(leases.unrecorded(10), [(A, 30, Expect::Absent)]);
     leases.recorded(A, Some(30), 5);
     assert_eq!(
-        (leases.fresh(), leases.reserve((30, &Domain::Everything), 1, None)),
+        (leases.fresh(), leases.reserve((30, &LeaseGroup::Everything), 1, None)),
         (0, Some(A))
     );
 }
@@ -53,24 +53,24 @@ fn leases_take_keys_up_to_their_capacity_and_holes_are_filled_first() {
 #[test]
 fn reserved_room_is_taken_until_it_is_released() {
     let mut leases = pool();
-    assert_eq!(leases.reserve((30, &Domain::Everything), 2, None), Some(A));
-    assert_eq!(leases.reserve((30, &Domain::Everything), 2, None), Some(B));
-    assert_eq!(leases.reserve((30, &Domain::Everything), 1, None), None);
+    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 2, None), Some(A));
+    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 2, None), Some(B));
+    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 1, None), None);
     leases.release(A, 2);
-    assert_eq!(leases.reserve((30, &Domain::Everything), 1, None), Some(A));
+    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 1, None), Some(A));
 }
 
 #[test]
 fn keys_that_belong_together_go_where_their_siblings_are_if_there_is_room() {
     let mut leases = pool();
-    assert_eq!(leases.reserve((30, &Domain::Everything), 1, Some(B)), Some(B));
+    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 1, Some(B)), Some(B));
     assert_eq!(
-        leases.reserve((30, &Domain::Everything), 2, Some(B)),
+        leases.reserve((30, &LeaseGroup::Everything), 2, Some(B)),
         Some(A),
         "only one fits beside its sibling"
     );
     assert_eq!(
-        leases.reserve((60, &Domain::Everything), 1, Some(B)),
+        leases.reserve((60, &LeaseGroup::Everything), 1, Some(B)),
         None,
         "it lives another time"
     );
@@ -85,7 +85,7 @@ fn a_greater_capacity_makes_room_and_a_smaller_one_moves_nothing() {
     leases.set_capacity(3);
     assert_eq!(place(&mut leases, "5"), Some(A));
     leases.set_capacity(1);
-    assert_eq!(leases.reserve((30, &Domain::Everything), 1, None), None);
+    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 1, None), None);
     assert_eq!(leases.known[&A].keys.len(), 3);
     assert_eq!(leases.fit(A, 30), Fit::Stays);
 }
@@ -112,7 +112,7 @@ fn a_lease_is_let_go_when_it_has_been_empty_for_ten_minutes_without_a_break() {
     assert_eq!(leases.retirable(after(1201)), [(A, 5)]);
     leases.retire(A);
     assert_eq!(
-        leases.reserve((30, &Domain::Everything), 1, None),
+        leases.reserve((30, &LeaseGroup::Everything), 1, None),
         None,
         "no key goes on it any more"
     );
@@ -125,7 +125,7 @@ fn a_lease_on_which_a_key_is_being_written_is_not_let_go() {
     let mut leases = Leases::new(2);
     leases.granted(A, 30);
     leases.recorded(A, Some(30), 5);
-    leases.reserve((30, &Domain::Everything), 1, None);
+    leases.reserve((30, &LeaseGroup::Everything), 1, None);
     let start = Instant::now();
     assert_eq!(leases.retirable(start), []);
     assert_eq!(leases.retirable(start + Duration::from_hours(1)), []);
@@ -157,7 +157,10 @@ fn a_lease_whose_record_vanished_is_in_doubt_while_it_has_keys_and_else_forgotte
     leases.record_missing(B, 9);
     assert_eq!(leases.ids().collect::<Vec<_>>(), [A]);
     assert_eq!(
-        (leases.fit(A, 30), leases.reserve((30, &Domain::Everything), 1, None)),
+        (
+            leases.fit(A, 30),
+            leases.reserve((30, &LeaseGroup::Everything), 1, None)
+        ),
         (Fit::InDoubt, None)
     );
     assert_eq!(leases.unrecorded(10), [(A, 30, Expect::Absent)]);

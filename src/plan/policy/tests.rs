@@ -10,14 +10,14 @@ fn rule(name: &str, prefixes: &[&str]) -> Rule {
     }
 }
 
-fn charter(rules: &[Rule], labels: &[(&str, &'static str)]) -> Charter {
+fn namespace_policy(rules: &[Rule], labels: &[(&str, &'static str)]) -> NamespacePolicy {
     let policy = Policy { rules: rules.to_vec() };
     let label = |key: &str| labels.iter().find(|(other, _)| *other == key).map(|(_, value)| *value);
-    policy.charter(&"shop".into(), label)
+    policy.namespace_policy(&"shop".into(), label)
 }
 
-fn pass(rules: &[Rule]) -> Pass {
-    charter(rules, &[]).pass(FormatType::Plain, 30)
+fn pass(rules: &[Rule]) -> PrefixGrant {
+    namespace_policy(rules, &[]).pass(FormatType::Plain, 30)
 }
 
 fn told(denied: Result<(), Denial>) -> String {
@@ -107,13 +107,16 @@ fn one_rule_must_allow_all_of_it() {
         ttl: Some((15, 60)),
         ..rule("go-zero", &["zero"])
     };
-    let charter = charter(&[plain, go_zero], &[]);
-    assert_eq!(charter.pass(FormatType::Plain, 200).check("/services/a"), Ok(()));
-    assert!(charter.pass(FormatType::Plain, 30).check("zero/a").is_err());
-    assert_eq!(charter.pass(FormatType::GoZero, 60).check("zero/a"), Ok(()));
-    let ttl = told(charter.pass(FormatType::GoZero, 61).check("zero/a"));
+    let namespace_policy = namespace_policy(&[plain, go_zero], &[]);
+    assert_eq!(
+        namespace_policy.pass(FormatType::Plain, 200).check("/services/a"),
+        Ok(())
+    );
+    assert!(namespace_policy.pass(FormatType::Plain, 30).check("zero/a").is_err());
+    assert_eq!(namespace_policy.pass(FormatType::GoZero, 60).check("zero/a"), Ok(()));
+    let ttl = told(namespace_policy.pass(FormatType::GoZero, 61).check("zero/a"));
     assert!(ttl.contains("the rule go-zero") && ttl.contains("15 to 60"), "{ttl}");
-    let format = told(charter.pass(FormatType::Kitex, 30).check("zero/a"));
+    let format = told(namespace_policy.pass(FormatType::Kitex, 30).check("zero/a"));
     assert!(
         format.contains("Kitex") && format.contains("Plain or GoZero"),
         "{format}"
@@ -125,20 +128,20 @@ fn a_namespace_that_no_rule_is_for_writes_nothing() {
     let mut shops = rule("shops", &["/services"]);
     shops.namespaces.match_labels = [("team".into(), "shop".into())].into();
     let none = told(
-        charter(std::slice::from_ref(&shops), &[])
+        namespace_policy(std::slice::from_ref(&shops), &[])
             .pass(FormatType::Plain, 30)
             .check("/services/a"),
     );
     assert!(none.contains("the namespace shop"), "{none}");
-    let labelled = charter(&[shops], &[("team", "shop")]);
+    let labelled = namespace_policy(&[shops], &[("team", "shop")]);
     assert_eq!(labelled.pass(FormatType::Plain, 30).check("/services/a"), Ok(()));
-    assert_eq!(charter(&[], &[]).quota(), None);
+    assert_eq!(namespace_policy(&[], &[]).quota(), None);
 }
 
 #[test]
 fn the_most_generous_rule_says_how_many_keys() {
     let of = |keys| Rule { keys, ..rule("r", &[]) };
-    let quota = |rules: &[Rule]| charter(rules, &[]).quota().map(|quota| quota.keys);
+    let quota = |rules: &[Rule]| namespace_policy(rules, &[]).quota().map(|quota| quota.keys);
     assert_eq!(quota(&[of(Some(3)), of(Some(5))]), Some(5));
     assert_eq!(quota(&[of(Some(3)), of(None)]), None);
 }
@@ -146,9 +149,9 @@ fn the_most_generous_rule_says_how_many_keys() {
 #[test]
 fn a_scope_is_refused_when_no_key_in_it_can_be_allowed() {
     let pass = pass(&[rule("shops", &["/services/shop", "/services/other/x"])]);
-    let check = |prefix: &str| pass.check_scope(&Scope::below(prefix)).is_ok();
+    let check = |prefix: &str| pass.check_scope(&Prefix::below(prefix)).is_ok();
     assert!(check("/services/shop") && check("/services/shop/orders"));
     assert!(check("/services/other"), "a key below x may be");
     assert!(!check("/services/shop-evil") && !check("/services/others") && !check("/services/shop/.."));
-    assert!(told(pass.check_scope(&Scope::below("/b"))).contains("write /b:"));
+    assert!(told(pass.check_scope(&Prefix::below("/b"))).contains("write /b:"));
 }

@@ -51,7 +51,7 @@ fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
 
 #[test]
 fn what_etcd_denies_is_told_with_how_to_grant_it_and_before_what_is_still_to_be_written() {
-    let scope = |prefix: &str| crate::plan::Scope::below(prefix);
+    let scope = |prefix: &str| crate::plan::Prefix::below(prefix);
     let report = Report {
         outstanding: 2,
         denied: vec![
@@ -60,7 +60,7 @@ fn what_etcd_denies_is_told_with_how_to_grant_it_and_before_what_is_still_to_be_
         ],
         ..report(1, &[])
     };
-    let status = status(&report, &Footing::Firm);
+    let status = status(&report, &Readiness::Firm);
     let (holds, reason, message) = told(&status, ConditionType::Synced);
     assert_eq!((holds, reason), ("False", "PermissionDenied"));
     for part in [
@@ -71,8 +71,8 @@ fn what_etcd_denies_is_told_with_how_to_grant_it_and_before_what_is_still_to_be_
     }
 }
 
-fn status(report: &Report<'_>, footing: &Footing) -> ServiceRegistrationStatus {
-    status_of(report, footing, SUBJECT, &at(100))
+fn status(report: &Report<'_>, readiness: &Readiness) -> ServiceRegistrationStatus {
+    status_of(report, readiness, SUBJECT, &at(100))
 }
 
 /// Status, reason and message of a condition.
@@ -101,7 +101,7 @@ fn conflict(key: &str, holder: Holder) -> Conflict {
 #[test]
 fn all_is_well_when_every_ready_pod_is_in_etcd() {
     let endpoints = [endpoint("p", 8080)];
-    let status = status(&report(1, &endpoints), &Footing::Firm);
+    let status = status(&report(1, &endpoints), &Readiness::Firm);
     assert_eq!(said(&status, ConditionType::Accepted), ("True", "Accepted"));
     assert_eq!(said(&status, ConditionType::Synced), ("True", "InSync"));
     assert_eq!(said(&status, ConditionType::Ready), ("True", "EndpointsRegistered"));
@@ -124,7 +124,7 @@ fn each_endpoint_is_told_with_all_that_consumers_can_learn_of_it() {
         weight: Some(10),
         ..endpoint("p", 8080)
     }];
-    let listed = status(&report(1, &endpoints), &Footing::Firm).endpoints;
+    let listed = status(&report(1, &endpoints), &Readiness::Firm).endpoints;
     let expected = EndpointStatus {
         address: "10.0.0.7".to_owned(),
         port: 8080,
@@ -141,7 +141,7 @@ fn each_endpoint_is_told_with_all_that_consumers_can_learn_of_it() {
 
 #[test]
 fn without_a_ready_pod_it_is_in_sync_and_not_ready() {
-    let status = status(&report(0, &[]), &Footing::Firm);
+    let status = status(&report(0, &[]), &Readiness::Firm);
     assert_eq!(said(&status, ConditionType::Synced), ("True", "InSync"));
     let (holds, reason, message) = told(&status, ConditionType::Ready);
     assert_eq!((holds, reason), ("False", "NoReadyPods"));
@@ -152,7 +152,7 @@ fn without_a_ready_pod_it_is_in_sync_and_not_ready() {
 #[test]
 fn a_generation_without_pods_is_ready_and_says_that_there_are_none() {
     let nobody = Subject { selected: 0, ..SUBJECT };
-    let empty = status_of(&report(0, &[]), &Footing::Firm, nobody, &at(100));
+    let empty = status_of(&report(0, &[]), &Readiness::Firm, nobody, &at(100));
     assert_eq!(said(&empty, ConditionType::Synced), ("True", "InSync"));
     let (holds, reason, message) = told(&empty, ConditionType::Ready);
     assert_eq!((holds, reason), ("True", "NoPods"));
@@ -166,7 +166,7 @@ fn a_generation_without_pods_is_ready_and_says_that_there_are_none() {
         suspended: true,
         ..report(0, &[])
     };
-    let suspended = status_of(&suspended, &Footing::Firm, nobody, &at(100));
+    let suspended = status_of(&suspended, &Readiness::Firm, nobody, &at(100));
     assert_eq!(said(&suspended, ConditionType::Ready), ("True", "NoPods"));
 }
 
@@ -177,12 +177,12 @@ fn a_generation_without_pods_is_not_ready_before_it_is_carried_out() {
         outstanding: 1,
         ..report(0, &[])
     };
-    let removing = status_of(&removing, &Footing::Firm, nobody, &at(100));
+    let removing = status_of(&removing, &Readiness::Firm, nobody, &at(100));
     let (holds, reason, message) = told(&removing, ConditionType::Ready);
     assert_eq!((holds, reason), ("False", "NoPods"));
     assert!(message.contains("see the condition Synced"), "{message}");
-    for footing in [Footing::Starting, Footing::Unreachable("gone".to_owned())] {
-        let unknown = status_of(&report(0, &[]), &footing, nobody, &at(100));
+    for readiness in [Readiness::Starting, Readiness::Unreachable("gone".to_owned())] {
+        let unknown = status_of(&report(0, &[]), &readiness, nobody, &at(100));
         assert_eq!(said(&unknown, ConditionType::Ready), ("Unknown", "NoPods"));
     }
 }
@@ -191,9 +191,9 @@ fn a_generation_without_pods_is_not_ready_before_it_is_carried_out() {
 fn what_is_still_in_etcd_counts_more_than_how_many_pods_are_selected() {
     let nobody = Subject { selected: 0, ..SUBJECT };
     let endpoints = [endpoint("p", 8080)];
-    let registered = status_of(&report(1, &endpoints), &Footing::Firm, nobody, &at(100));
+    let registered = status_of(&report(1, &endpoints), &Readiness::Firm, nobody, &at(100));
     assert_eq!(said(&registered, ConditionType::Ready), ("True", "EndpointsRegistered"));
-    let waiting = status_of(&report(1, &[]), &Footing::Firm, nobody, &at(100));
+    let waiting = status_of(&report(1, &[]), &Readiness::Firm, nobody, &at(100));
     assert_eq!(said(&waiting, ConditionType::Ready), ("False", "NothingRegistered"));
 }
 
@@ -201,7 +201,7 @@ fn what_is_still_in_etcd_counts_more_than_how_many_pods_are_selected() {
 fn writes_under_way_are_told_with_their_number() {
     let mut report = report(2, &[]);
     (report.outstanding, report.registered) = (2, 0);
-    let status = status(&report, &Footing::Firm);
+    let status = status(&report, &Readiness::Firm);
     let (holds, reason, message) = told(&status, ConditionType::Synced);
     assert_eq!((holds, reason), ("False", "Writing"));
     assert_eq!(
@@ -216,7 +216,7 @@ fn while_etcd_is_unreachable_or_unread_nobody_can_tell_whether_it_is_in_sync() {
     let endpoints = [endpoint("p", 8080)];
     let mut report = report(2, &endpoints);
     report.outstanding = 1;
-    let unreachable = status(&report, &Footing::Unreachable("no member answers".to_owned()));
+    let unreachable = status(&report, &Readiness::Unreachable("no member answers".to_owned()));
     let (holds, reason, message) = told(&unreachable, ConditionType::Synced);
     assert_eq!((holds, reason), ("Unknown", "RegistryUnreachable"));
     assert!(message.ends_with("no member answers"));
@@ -224,7 +224,7 @@ fn while_etcd_is_unreachable_or_unread_nobody_can_tell_whether_it_is_in_sync() {
         said(&unreachable, ConditionType::Ready),
         ("True", "EndpointsRegistered")
     );
-    let starting = status(&report, &Footing::Starting);
+    let starting = status(&report, &Readiness::Starting);
     assert_eq!(said(&starting, ConditionType::Synced), ("Unknown", "Starting"));
 }
 
@@ -232,9 +232,13 @@ fn while_etcd_is_unreachable_or_unread_nobody_can_tell_whether_it_is_in_sync() {
 fn a_suspended_registration_says_so_whatever_else_is_the_matter() {
     let mut report = report(2, &[]);
     (report.suspended, report.outstanding) = (true, 2);
-    for footing in [Footing::Firm, Footing::Starting, Footing::Unreachable(String::new())] {
+    for readiness in [
+        Readiness::Firm,
+        Readiness::Starting,
+        Readiness::Unreachable(String::new()),
+    ] {
         assert_eq!(
-            said(&status(&report, &footing), ConditionType::Synced),
+            said(&status(&report, &readiness), ConditionType::Synced),
             ("False", "Suspended")
         );
     }
@@ -252,7 +256,7 @@ fn a_strangers_key_is_told_with_its_lease_and_age() {
         conflict("/s/q", holder(LeaseId::NONE)),
     ];
     report.registered = 0;
-    let status = status(&report, &Footing::Firm);
+    let status = status(&report, &Readiness::Firm);
     let (holds, reason, message) = told(&status, ConditionType::Conflict);
     assert_eq!((holds, reason), ("True", "HeldByOther"));
     assert!(
@@ -268,7 +272,7 @@ fn an_older_registration_that_has_the_key_is_told_by_name() {
     let mut report = report(1, &[]);
     let elder = Holder::Registration(RegistrationRef::new("shop", "elder"));
     report.conflicts = vec![conflict("/s/p", elder)];
-    let status = status(&report, &Footing::Firm);
+    let status = status(&report, &Readiness::Firm);
     let (holds, reason, message) = told(&status, ConditionType::Conflict);
     assert_eq!((holds, reason), ("True", "HeldByRegistration"));
     assert!(
@@ -283,7 +287,7 @@ fn a_long_list_is_told_by_its_first_three_and_how_many_more_there_are() {
     let pods: Vec<Arc<str>> = (0..5).map(|pod| format!("p{pod}").into()).collect();
     report.problems = BTreeMap::from([("no port".to_owned(), pods)]);
     report.registered = 0;
-    let status = status(&report, &Footing::Firm);
+    let status = status(&report, &Readiness::Firm);
     let (holds, reason, message) = told(&status, ConditionType::Synced);
     assert_eq!((holds, reason), ("False", "EndpointsRefused"));
     assert_eq!(message, "no port (p0, p1, p2 and 2 more)");
@@ -305,7 +309,7 @@ fn a_list_too_long_for_an_object_is_cut_and_says_how_much_is_missing() {
     let endpoints: Vec<Endpoint> = (0..20_000)
         .map(|pod| endpoint(&format!("orders-{pod:05}"), 8080))
         .collect();
-    let status = status(&report(20_000, &endpoints), &Footing::Firm);
+    let status = status(&report(20_000, &endpoints), &Readiness::Firm);
     assert_eq!(
         status.endpoints.len() + status.endpoints_omitted.unwrap() as usize,
         20_000
@@ -319,13 +323,13 @@ fn a_list_too_long_for_an_object_is_cut_and_says_how_much_is_missing() {
 fn statuses_that_differ_in_times_only_are_the_same() {
     let endpoints = [endpoint("p", 8080)];
     let (full, empty) = (report(1, &endpoints), report(0, &[]));
-    let before = status_of(&full, &Footing::Firm, SUBJECT, &at(1));
-    let later = status_of(&full, &Footing::Firm, SUBJECT, &at(2));
+    let before = status_of(&full, &Readiness::Firm, SUBJECT, &at(1));
+    let later = status_of(&full, &Readiness::Firm, SUBJECT, &at(2));
     assert_ne!(before, later);
     assert!(same_status(&before, &later));
     assert!(!same_status(
         &before,
-        &status_of(&empty, &Footing::Firm, SUBJECT, &at(1))
+        &status_of(&empty, &Readiness::Firm, SUBJECT, &at(1))
     ));
     let changed = Subject {
         generation: 4,
@@ -333,15 +337,15 @@ fn statuses_that_differ_in_times_only_are_the_same() {
     };
     assert!(!same_status(
         &before,
-        &status_of(&full, &Footing::Firm, changed, &at(1))
+        &status_of(&full, &Readiness::Firm, changed, &at(1))
     ));
 }
 
 #[test]
 fn a_condition_that_stays_as_it_was_keeps_its_time() {
     let endpoints = [endpoint("p", 8080)];
-    let before = status_of(&report(0, &[]), &Footing::Firm, SUBJECT, &at(1));
-    let mut now = status_of(&report(1, &endpoints), &Footing::Firm, SUBJECT, &at(2));
+    let before = status_of(&report(0, &[]), &Readiness::Firm, SUBJECT, &at(1));
+    let mut now = status_of(&report(1, &endpoints), &Readiness::Firm, SUBJECT, &at(2));
     keep_times(&mut now.conditions, &before.conditions);
     let time = |kind: ConditionType| {
         let found = now.conditions.iter().find(|condition| condition.type_ == kind.as_str());
@@ -362,7 +366,7 @@ fn keys_that_are_held_are_told_with_how_to_let_them_go() {
         holding: &holding,
         ..SUBJECT
     };
-    let status = status_of(&report, &Footing::Firm, subject, &at(100));
+    let status = status_of(&report, &Readiness::Firm, subject, &at(100));
     let (holds, reason, message) = told(&status, ConditionType::Held);
     assert_eq!((holds, reason), ("True", "LossAboveLimit"));
     assert_eq!(
@@ -380,7 +384,7 @@ fn what_is_held_for_others_is_none_of_a_registration_s_business() {
         holding: &holding,
         ..SUBJECT
     };
-    let status = status_of(&report(0, &[]), &Footing::Firm, subject, &at(100));
+    let status = status_of(&report(0, &[]), &Readiness::Firm, subject, &at(100));
     assert_eq!(said(&status, ConditionType::Held), ("False", "NothingHeld"));
 }
 
@@ -391,7 +395,7 @@ fn what_a_predecessor_held_stays_told_until_it_has_been_looked_at() {
         holding: &holding,
         ..SUBJECT
     };
-    let mut status = status_of(&report(0, &[]), &Footing::Firm, subject, &at(200));
+    let mut status = status_of(&report(0, &[]), &Readiness::Firm, subject, &at(200));
     assert_eq!(said(&status, ConditionType::Held), ("Unknown", "Undecided"));
     let holding = Holding::Some("20 of 20 keys would have gone.".into());
     let subject = Subject {
@@ -402,7 +406,7 @@ fn what_a_predecessor_held_stays_told_until_it_has_been_looked_at() {
         held: 12,
         ..report(0, &[])
     };
-    let before = status_of(&report, &Footing::Firm, subject, &at(100));
+    let before = status_of(&report, &Readiness::Firm, subject, &at(100));
     keep_undecided(&mut status.conditions, &before.conditions);
     let held = |status: &ServiceRegistrationStatus| {
         let is_it = |condition: &&Condition| condition.type_ == ConditionType::Held.as_str();
@@ -424,7 +428,7 @@ fn a_format_that_stands_aside_is_a_conflict_and_no_pod_has_all_it_should_have() 
         aside: &aside,
         ..SUBJECT
     };
-    let status = status_of(&report(1, &endpoints), &Footing::Firm, subject, &at(0));
+    let status = status_of(&report(1, &endpoints), &Readiness::Firm, subject, &at(0));
     assert_eq!(said(&status, ConditionType::Conflict), ("True", "FormatsClash"));
     assert_eq!(said(&status, ConditionType::Synced), ("False", "FormatsClash"));
     assert_eq!(
@@ -442,7 +446,7 @@ fn what_is_kept_of_the_spec_before_is_said_beside_what_hinders_the_newest() {
     report.retained = 2;
     report.retained_at = BTreeSet::from(["/services/old/".into()]);
     report.problems = BTreeMap::from([("no such port".to_owned(), vec!["p".into()])]);
-    let status = status(&report, &Footing::Firm);
+    let status = status(&report, &Readiness::Firm);
     let synced = status.conditions.iter().find(|told| told.type_ == "Synced");
     let synced = synced.expect("it is told");
     assert_eq!((&*synced.status, &*synced.reason), ("False", "EndpointsRefused"));

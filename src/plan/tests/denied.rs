@@ -1,30 +1,30 @@
 //! What etcd denies is left alone and holds up nothing else.
 
 use super::*;
-use crate::plan::{Domain, Domains, Observation, Right};
+use crate::plan::{LeaseGroup, LeaseGroups, Observation, Right};
 
 /// A rig whose registrations `orders` and `carts` lie below `/s/` and `/t/`, which are granted apart.
 fn rig() -> Rig {
     let mut rig = Rig::new();
-    let elsewhere = Terms {
-        scopes: vec![Scope::below("/t/")],
+    let elsewhere = RegistrationSettings {
+        scopes: vec![Prefix::below("/t/")],
         ..terms(2)
     };
-    rig.ledger.set_terms(&reference("carts"), elsewhere);
-    rig.ledger.set_domains(domains());
+    rig.planner.set_terms(&reference("carts"), elsewhere);
+    rig.planner.set_domains(domains());
     rig
 }
 
-fn domains() -> Domains {
-    let mut domains = Domains::default();
-    domains.add(Scope::below("/s/"));
-    domains.add(Scope::below("/t/"));
+fn domains() -> LeaseGroups {
+    let mut domains = LeaseGroups::default();
+    domains.add(Prefix::below("/s/"));
+    domains.add(Prefix::below("/t/"));
     domains
 }
 
 fn deny(rig: &mut Rig, prefix: &str) {
-    rig.ledger.observe(Observation::Denied {
-        scope: Scope::below(prefix),
+    rig.planner.observe(Observation::Denied {
+        scope: Prefix::below(prefix),
     });
 }
 
@@ -36,11 +36,11 @@ fn written(rig: &mut Rig) -> Vec<String> {
 #[test]
 fn keys_that_are_granted_apart_never_share_a_lease_and_still_move_together() {
     let mut rig = rig();
-    let both = Terms {
-        scopes: ["/s/", "/t/"].map(Scope::below).into(),
+    let both = RegistrationSettings {
+        scopes: ["/s/", "/t/"].map(Prefix::below).into(),
         ..terms(1)
     };
-    rig.ledger.set_terms(&reference("orders"), both);
+    rig.planner.set_terms(&reference("orders"), both);
     rig.want("orders", "p", &["/s/p", "/t/p"], "1");
     rig.want("carts", "q", &["/t/q"], "1");
     let transactions = rig.run();
@@ -52,30 +52,30 @@ fn keys_that_are_granted_apart_never_share_a_lease_and_still_move_together() {
     );
     assert_ne!(rig.lease_of("/s/p"), rig.lease_of("/t/p"));
     assert_eq!(rig.lease_of("/t/q"), rig.lease_of("/t/p"));
-    assert_eq!(rig.ledger.leases().len(), 2);
+    assert_eq!(rig.planner.leases().len(), 2);
 }
 
 #[test]
 fn before_it_is_known_what_is_granted_together_nothing_is_put_anywhere() {
     let mut rig = Rig::new();
-    rig.ledger.await_domains();
+    rig.planner.await_domains();
     rig.want("orders", "p", &["/s/p"], "1");
     assert_eq!(written(&mut rig), [""; 0]);
-    assert_eq!(rig.ledger.without_domain(), [Scope::below("/s/")].into());
-    rig.ledger.set_domains(domains());
+    assert_eq!(rig.planner.without_domain(), [Prefix::below("/s/")].into());
+    rig.planner.set_domains(domains());
     assert_eq!(written(&mut rig), ["/s/p"]);
 }
 
 #[test]
 fn keys_that_share_a_lease_from_before_stay_there_and_no_other_joins_them() {
     let mut rig = rig();
-    rig.ledger.set_domains(Domains::everything());
+    rig.planner.set_domains(LeaseGroups::everything());
     rig.want("orders", "p", &["/s/p"], "1");
     rig.want("carts", "q", &["/t/q"], "1");
     rig.run();
     let (shared, revision) = (rig.lease_of("/s/p"), rig.etcd.revision());
     assert_eq!(rig.lease_of("/t/q"), shared);
-    rig.ledger.set_domains(domains());
+    rig.planner.set_domains(domains());
     rig.run();
     assert_eq!(rig.etcd.revision(), revision, "an upgrade is no event");
     rig.want("orders", "p", &["/s/p"], "2");
@@ -87,31 +87,32 @@ fn keys_that_share_a_lease_from_before_stay_there_and_no_other_joins_them() {
     rig.run();
     rig.drop_pod("orders", "p");
     rig.run();
-    assert_eq!(rig.ledger.leases().len(), 2, "an empty one is anyone's");
+    assert_eq!(rig.planner.leases().len(), 2, "an empty one is anyone's");
 }
 
 #[test]
 fn fifty_prefixes_that_are_granted_apart_take_a_lease_each_and_one_takes_as_many_as_it_fills() {
     for (prefixes, leases) in [(1, 40), (50, 50)] {
         let mut rig = Rig::new();
-        let mut domains = Domains::default();
+        let mut domains = LeaseGroups::default();
         let mut scopes = Vec::new();
         for i in 0..prefixes {
-            domains.add(Scope::below(&format!("/p{i}/")));
-            scopes.push(Scope::below(&format!("/p{i}/")));
+            domains.add(Prefix::below(&format!("/p{i}/")));
+            scopes.push(Prefix::below(&format!("/p{i}/")));
         }
-        rig.ledger.set_domains(domains);
-        rig.ledger.set_terms(&reference("orders"), Terms { scopes, ..terms(1) });
+        rig.planner.set_domains(domains);
+        rig.planner
+            .set_terms(&reference("orders"), RegistrationSettings { scopes, ..terms(1) });
         for pod in 0..10_000 {
             let key = format!("/p{}/{pod}", pod % prefixes);
             rig.want("orders", &pod.to_string(), &[&key], "1");
         }
         while let Some((ticket, transaction)) = rig.next() {
             let verdict = rig.commit(&transaction);
-            rig.ledger.settle(ticket, Some(verdict));
+            rig.planner.settle(ticket, Some(verdict));
         }
-        assert_eq!(rig.ledger.key_count(), 10_000);
-        assert_eq!(rig.ledger.leases().len(), leases);
+        assert_eq!(rig.planner.key_count(), 10_000);
+        assert_eq!(rig.planner.leases().len(), leases);
     }
 }
 
@@ -123,36 +124,36 @@ fn a_scope_that_may_not_be_read_waits_alone_and_is_written_once_it_may() {
     rig.want("orders", "p", &["/s/p"], "1");
     rig.want("carts", "q", &["/t/q"], "1");
     assert_eq!(written(&mut rig), ["/s/p"]);
-    assert_eq!(rig.report("carts").denied, [(Scope::below("/t/"), Right::Read)]);
+    assert_eq!(rig.report("carts").denied, [(Prefix::below("/t/"), Right::Read)]);
     assert_eq!(rig.report("orders").denied, []);
-    let seen = rig.etcd.snapshot(Scope::below("/t/"));
-    rig.ledger.observe(seen);
+    let seen = rig.etcd.snapshot(Prefix::below("/t/"));
+    rig.planner.observe(seen);
     assert_eq!(rig.report("carts").denied, []);
-    rig.ledger.set_domains(domains());
+    rig.planner.set_domains(domains());
     assert_eq!(written(&mut rig), ["/t/q"]);
 }
 
 #[test]
 fn of_a_pod_that_may_be_written_in_one_place_only_that_is_written() {
     let mut rig = rig();
-    let both = Terms {
-        scopes: ["/s/", "/t/"].map(Scope::below).into(),
+    let both = RegistrationSettings {
+        scopes: ["/s/", "/t/"].map(Prefix::below).into(),
         ..terms(1)
     };
-    rig.ledger.set_terms(&reference("orders"), both);
+    rig.planner.set_terms(&reference("orders"), both);
     rig.listen();
-    rig.ledger.writing_denied(&Scope::below("/t/"), &"/t/p".into());
+    rig.planner.writing_denied(&Prefix::below("/t/"), &"/t/p".into());
     rig.want("orders", "p", &["/s/p", "/t/p"], "1");
     assert_eq!(written(&mut rig), ["/s/p"]);
-    assert_eq!(rig.report("orders").denied, [(Scope::below("/t/"), Right::Write)]);
+    assert_eq!(rig.report("orders").denied, [(Prefix::below("/t/"), Right::Write)]);
     rig.drop_pod("orders", "p");
     assert_eq!(written(&mut rig), ["/s/p"], "it goes from there as well");
     rig.want("orders", "p", &["/s/p", "/t/p"], "1");
     rig.run();
-    rig.ledger.writing_allowed(&Scope::below("/t/"));
-    rig.ledger.set_domains(domains());
+    rig.planner.writing_allowed(&Prefix::below("/t/"));
+    rig.planner.set_domains(domains());
     assert_eq!(written(&mut rig), ["/t/p"]);
-    assert_eq!(rig.ledger.denied().count(), 0);
+    assert_eq!(rig.planner.denied().count(), 0);
 }
 
 #[test]
@@ -165,13 +166,13 @@ fn a_refused_transaction_names_the_scopes_and_leases_to_ask_about() {
     rig.want("orders", "p", &["/s/p"], "2");
     rig.want("carts", "q", &["/t/q"], "2");
     let (ticket, _) = rig.next().expect("there is something to do");
-    let (suspects, suspected) = rig.ledger.suspects(ticket);
+    let (suspects, suspected) = rig.planner.suspects(ticket);
     let told: Vec<_> = suspects.iter().map(|one| (one.scope.prefix(), &one.keys[..])).collect();
     assert_eq!(told, [("/s/", &["/s/p".into()][..]), ("/t/", &["/t/q".into()][..])]);
     assert_eq!(suspected, leases.into());
     // The culprit is known: what is not denied is sent again, and nothing else.
-    rig.ledger.writing_denied(&Scope::below("/t/"), &"/t/q".into());
-    rig.ledger.settle(ticket, None);
+    rig.planner.writing_denied(&Prefix::below("/t/"), &"/t/q".into());
+    rig.planner.settle(ticket, None);
     assert_eq!(written(&mut rig), ["/s/p"]);
     assert_eq!(rig.etcd.value("/t/q").as_deref(), Some("1"));
 }
@@ -179,16 +180,16 @@ fn a_refused_transaction_names_the_scopes_and_leases_to_ask_about() {
 #[test]
 fn what_may_be_written_leaves_a_lease_that_etcd_denies_and_the_rest_stays_on_it() {
     let mut rig = rig();
-    rig.ledger.set_domains(Domains::everything());
+    rig.planner.set_domains(LeaseGroups::everything());
     rig.want("orders", "p", &["/s/p"], "1");
     rig.want("carts", "q", &["/t/q"], "1");
     rig.run();
-    rig.ledger.set_domains(domains());
+    rig.planner.set_domains(domains());
     let shared = rig.lease_of("/s/p");
-    let suspects = rig.ledger.suspects_on(shared);
+    let suspects = rig.planner.suspects_on(shared);
     assert_eq!(suspects.len(), 2, "{suspects:?}");
-    rig.ledger.writing_denied(&Scope::below("/t/"), &"/t/q".into());
-    rig.ledger.set_lease_denied(shared, true);
+    rig.planner.writing_denied(&Prefix::below("/t/"), &"/t/q".into());
+    rig.planner.set_lease_denied(shared, true);
     assert_eq!(written(&mut rig), ["/s/p"]);
     assert_ne!(rig.lease_of("/s/p"), shared);
     assert_eq!(rig.lease_of("/t/q"), shared);
@@ -196,8 +197,8 @@ fn what_may_be_written_leaves_a_lease_that_etcd_denies_and_the_rest_stays_on_it(
     // It lapses, and what was on it is put back once that is allowed.
     rig.etcd.expire(shared);
     assert_eq!(written(&mut rig), [""; 0]);
-    rig.ledger.writing_allowed(&Scope::below("/t/"));
-    rig.ledger.set_domains(domains());
+    rig.planner.writing_allowed(&Prefix::below("/t/"));
+    rig.planner.set_domains(domains());
     assert_eq!(written(&mut rig), ["/t/q"]);
 }
 
@@ -207,18 +208,18 @@ fn a_lease_that_etcd_allows_again_takes_keys_again() {
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
     let lease = rig.lease_of("/s/p");
-    rig.ledger.writing_denied(&Scope::below("/s/"), &"/s/p".into());
-    rig.ledger.set_lease_denied(lease, true);
+    rig.planner.writing_denied(&Prefix::below("/s/"), &"/s/p".into());
+    rig.planner.set_lease_denied(lease, true);
     rig.want("orders", "q", &["/s/q"], "1");
     assert_eq!(written(&mut rig), [""; 0]);
-    rig.ledger.set_lease_denied(lease, false);
-    rig.ledger.writing_allowed(&Scope::below("/s/"));
+    rig.planner.set_lease_denied(lease, false);
+    rig.planner.writing_allowed(&Prefix::below("/s/"));
     assert_eq!(
         written(&mut rig),
         [""; 0],
         "what it is granted with may be another thing now"
     );
-    rig.ledger.set_domains(domains());
+    rig.planner.set_domains(domains());
     assert_eq!(written(&mut rig), ["/s/q"], "what is in place stays there");
     assert_eq!(rig.lease_of("/s/q"), lease);
 }
@@ -226,23 +227,23 @@ fn a_lease_that_etcd_allows_again_takes_keys_again() {
 #[test]
 fn a_scope_inside_one_that_may_not_be_read_is_watched_for_itself_until_that_may_be() {
     let mut rig = Rig::new();
-    let inner = Terms {
-        scopes: vec![Scope::below("/s/in/")],
+    let inner = RegistrationSettings {
+        scopes: vec![Prefix::below("/s/in/")],
         ..terms(2)
     };
-    rig.ledger.set_terms(&reference("carts"), inner);
-    let both = [meta().scope().clone(), Scope::below("/s/")];
-    assert_eq!(rig.ledger.take_changed_scopes(), Some(both.clone().into()));
+    rig.planner.set_terms(&reference("carts"), inner);
+    let both = [meta().scope().clone(), Prefix::below("/s/")];
+    assert_eq!(rig.planner.take_changed_scopes(), Some(both.clone().into()));
     deny(&mut rig, "/s/");
-    let with_inner = both.clone().into_iter().chain([Scope::below("/s/in/")]);
-    assert_eq!(rig.ledger.take_changed_scopes(), Some(with_inner.collect()));
-    let seen = rig.etcd.snapshot(Scope::below("/s/in/"));
-    rig.ledger.observe(seen);
+    let with_inner = both.clone().into_iter().chain([Prefix::below("/s/in/")]);
+    assert_eq!(rig.planner.take_changed_scopes(), Some(with_inner.collect()));
+    let seen = rig.etcd.snapshot(Prefix::below("/s/in/"));
+    rig.planner.observe(seen);
     assert_eq!(rig.report("carts").denied, []);
-    assert_eq!(rig.report("orders").denied, [(Scope::below("/s/"), Right::Read)]);
-    let seen = rig.etcd.snapshot(Scope::below("/s/"));
-    rig.ledger.observe(seen);
-    assert_eq!(rig.ledger.take_changed_scopes(), Some(both.into()));
+    assert_eq!(rig.report("orders").denied, [(Prefix::below("/s/"), Right::Read)]);
+    let seen = rig.etcd.snapshot(Prefix::below("/s/"));
+    rig.planner.observe(seen);
+    assert_eq!(rig.planner.take_changed_scopes(), Some(both.into()));
     assert_eq!(rig.report("orders").denied, []);
 }
 
@@ -255,12 +256,12 @@ fn the_note_of_a_removal_goes_on_a_lease_that_is_not_denied() {
     let (denied, sound) = (rig.lease_of("/s/p"), rig.lease_of("/t/q"));
     rig.drop_pod("orders", "p");
     let (ticket, transaction) = rig.next().expect("a removal");
-    assert_eq!(rig.ledger.lease_of_note(&transaction.ops), Some(denied));
-    rig.ledger.set_lease_denied(denied, true);
-    assert_eq!(rig.ledger.lease_of_note(&transaction.ops), Some(sound));
-    rig.ledger.settle(ticket, None);
+    assert_eq!(rig.planner.lease_of_note(&transaction.ops), Some(denied));
+    rig.planner.set_lease_denied(denied, true);
+    assert_eq!(rig.planner.lease_of_note(&transaction.ops), Some(sound));
+    rig.planner.settle(ticket, None);
     assert_eq!(
-        rig.ledger.leases().domain_of("/t/q"),
-        Some(Domain::Below(Scope::below("/t/")))
+        rig.planner.leases().domain_of("/t/q"),
+        Some(LeaseGroup::Below(Prefix::below("/t/")))
     );
 }

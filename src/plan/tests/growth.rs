@@ -9,25 +9,25 @@ fn a_key_that_came_and_went_leaves_no_slot_however_late_the_mirror_tells_of_it()
         rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
         rig.run();
         rig.drop_pod("orders", pod);
-        while let Some(Step::Write(ticket, transaction)) = rig.ledger.next(Transaction::MAX_OPS, 0) {
+        while let Some(Step::Write(ticket, transaction)) = rig.planner.next(Transaction::MAX_OPS, 0) {
             let verdict = rig.commit(&transaction);
-            rig.ledger.settle(ticket, Some(verdict));
+            rig.planner.settle(ticket, Some(verdict));
         }
         // Everything is settled before the mirror says a word of it.
         rig.run();
     }
-    assert!(rig.ledger.slots.is_empty(), "{:?}", rig.ledger.slots);
+    assert!(rig.planner.slots.is_empty(), "{:?}", rig.planner.slots);
 }
 
 #[test]
 fn a_replica_that_stands_by_forgets_the_pods_that_another_saw_to() {
     let mut rig = Rig::new();
-    let mut standby = Ledger::new(meta(), 256);
+    let mut standby = Planner::new(meta(), 256);
     standby.set_terms(&reference("orders"), terms(1));
     standby.kubernetes_is_complete();
     for pod in ["a", "b", "c"] {
         let key = format!("/s/{pod}");
-        standby.set_tenancy(&reference("orders"), &pod.into(), Some(tenancy(pod, &[&key], "1")));
+        standby.set_tenancy(&reference("orders"), &pod.into(), Some(desired(pod, &[&key], "1")));
         rig.want("orders", pod, &[&key], "1");
         rig.run();
         standby_sees(&mut standby, &rig);
@@ -39,7 +39,7 @@ fn a_replica_that_stands_by_forgets_the_pods_that_another_saw_to() {
     standby.tidy();
     let book = &standby.books[&reference("orders")];
     assert_eq!(
-        (standby.backlog(), standby.slots.len(), book.dropped.len()),
+        (standby.queue(), standby.slots.len(), book.dropped.len()),
         (0, 0, 0),
         "{standby:?}"
     );
@@ -47,19 +47,19 @@ fn a_replica_that_stands_by_forgets_the_pods_that_another_saw_to() {
 
 #[test]
 fn a_replica_that_stands_by_keeps_what_is_still_to_be_done() {
-    let mut standby = Ledger::new(meta(), 256);
+    let mut standby = Planner::new(meta(), 256);
     let rig = Rig::new();
     standby.set_terms(&reference("orders"), terms(1));
     standby.kubernetes_is_complete();
     standby_sees(&mut standby, &rig);
-    standby.set_tenancy(&reference("orders"), &"a".into(), Some(tenancy("a", &["/s/a"], "1")));
+    standby.set_tenancy(&reference("orders"), &"a".into(), Some(desired("a", &["/s/a"], "1")));
     standby.tidy();
     assert!(matches!(standby.next(127, 0), Some(Step::Grant { .. })), "it leads now");
 }
 
 #[test]
 fn scopes_of_registrations_that_are_gone_are_let_go_by_a_replica_that_never_writes() {
-    let mut standby = Ledger::new(meta(), 256);
+    let mut standby = Planner::new(meta(), 256);
     let rig = Rig::new();
     standby.set_terms(&reference("orders"), terms(1));
     standby.kubernetes_is_complete();
@@ -70,8 +70,8 @@ fn scopes_of_registrations_that_are_gone_are_let_go_by_a_replica_that_never_writ
     assert_eq!(standby.take_changed_scopes().expect("changed").len(), 1);
 }
 
-fn standby_sees(standby: &mut Ledger, rig: &Rig) {
-    for scope in [meta().scope().clone(), Scope::below("/s/")] {
+fn standby_sees(standby: &mut Planner, rig: &Rig) {
+    for scope in [meta().scope().clone(), Prefix::below("/s/")] {
         standby.observe(rig.etcd.snapshot(scope));
     }
 }
@@ -84,15 +84,15 @@ fn a_write_that_lands_after_its_registration_is_gone_is_found_and_undone() {
         let (ticket, transaction) = rig.next().expect("a key is to be written");
         if transaction.ops[0].key().starts_with("/s/") {
             // No answer: it may or may not have happened, or happen yet.
-            rig.ledger.settle(ticket, None);
+            rig.planner.settle(ticket, None);
             break transaction;
         }
         let verdict = rig.commit(&transaction);
-        rig.ledger.settle(ticket, Some(verdict));
+        rig.planner.settle(ticket, Some(verdict));
     };
-    rig.ledger.remove_registration(&reference("orders"));
+    rig.planner.remove_registration(&reference("orders"));
     rig.run();
-    rig.ledger.tidy();
+    rig.planner.tidy();
     rig.run();
     rig.commit(&late);
     rig.run();

@@ -1,8 +1,8 @@
 //! A hold outlives its leader: what is recorded of it in etcd, and what a successor makes of that.
 
-use super::doubts::{PODS, UNIX, guard, key, pod, registered};
+use super::unconfirmed::{PODS, UNIX, guard, key, pod, registered};
 use super::*;
-use crate::plan::{GuardNews, Moment, Presence, Release};
+use crate::plan::{GuardEvent, Moment, PodState, Release};
 
 const RECORD: &str = "/leasehold/c1/hold";
 
@@ -10,9 +10,9 @@ const RECORD: &str = "/leasehold/c1/hold";
 fn held(now: Instant) -> Rig {
     let mut rig = registered();
     for number in 0..PODS {
-        rig.present(number, Presence::Unready(tenancy(&pod(number), &[&key(number)], "1")));
+        rig.present(number, PodState::Unready(desired(&pod(number), &[&key(number)], "1")));
     }
-    assert_eq!(rig.judge_by(now, "first"), Some(GuardNews::Held));
+    assert_eq!(rig.judge_by(now, "first"), Some(GuardEvent::Held));
     rig.run();
     rig
 }
@@ -34,15 +34,15 @@ fn a_hold_is_recorded_once_on_the_lease_of_a_key_that_it_holds() {
 fn a_restart_goes_on_with_the_hold_that_was_there_and_its_end() {
     let now = Instant::now();
     let mut rig = held(now);
-    let before = rig.ledger.hold().expect("a hold").clone();
+    let before = rig.planner.hold().expect("a hold").clone();
     rig.restart(15);
     assert!(rig.run().is_empty());
     assert_eq!(
         rig.judge_by(now, "second"),
-        Some(GuardNews::Resumed),
+        Some(GuardEvent::Resumed),
         "5 of 20 would be no hold of their own"
     );
-    let hold = rig.ledger.hold().expect("a hold").clone();
+    let hold = rig.planner.hold().expect("a hold").clone();
     assert_eq!(
         (&*hold.id, hold.until_unix, hold.lost, hold.of),
         ("first", before.until_unix, 20, 20)
@@ -55,32 +55,32 @@ fn a_restart_goes_on_with_the_hold_that_was_there_and_its_end() {
 fn a_standby_that_takes_over_goes_on_with_the_hold() {
     let now = Instant::now();
     let mut rig = held(now);
-    rig.ledger.stands_by();
-    rig.ledger.look(now);
-    assert_eq!(rig.ledger.hold(), None, "it is the other one's");
+    rig.planner.stands_by();
+    rig.planner.look(now);
+    assert_eq!(rig.planner.hold(), None, "it is the other one's");
     assert!(rig.run().is_empty(), "and nothing goes");
-    rig.ledger.leads_anew();
-    assert_eq!(rig.judge_by(now, "second"), Some(GuardNews::Resumed));
-    let hold = rig.ledger.hold().expect("a hold");
+    rig.planner.leads_anew();
+    assert_eq!(rig.judge_by(now, "second"), Some(GuardEvent::Resumed));
+    let hold = rig.planner.hold().expect("a hold");
     assert_eq!((&*hold.id, hold.len()), ("first", PODS));
 }
 
 #[test]
 fn what_a_leader_let_go_counts_for_its_successor_too() {
     let (mut rig, now) = (registered(), Instant::now());
-    rig.ledger.stands_by();
+    rig.planner.stands_by();
     let revision = rig.etcd.revision();
     for number in 0..10 {
-        rig.present(number, Presence::Missing);
+        rig.present(number, PodState::Missing);
         rig.etcd.foreign_delete(&key(number));
     }
     rig.listen();
     assert!(rig.etcd.revision() > revision);
-    rig.ledger.look(now);
-    rig.ledger.leads_anew();
-    rig.present(10, Presence::Missing);
-    assert_eq!(rig.judge(now), Some(GuardNews::Held));
-    let hold = rig.ledger.hold().expect("a hold");
+    rig.planner.look(now);
+    rig.planner.leads_anew();
+    rig.present(10, PodState::Missing);
+    assert_eq!(rig.judge(now), Some(GuardEvent::Held));
+    let hold = rig.planner.hold().expect("a hold");
     assert_eq!((hold.lost, hold.of, hold.len()), (11, 20, 1));
 }
 
@@ -89,11 +89,11 @@ fn the_record_of_a_hold_that_is_over_goes_after_what_it_held() {
     let now = Instant::now();
     let mut rig = held(now);
     let moment = Moment { now, unix: UNIX };
-    let end = rig.ledger.judge(moment, Some("first"), || unreachable!("it goes on"));
+    let end = rig.planner.judge(moment, Some("first"), || unreachable!("it goes on"));
     assert!(
         matches!(
             end,
-            Some(GuardNews::Released {
+            Some(GuardEvent::Released {
                 why: Release::Approved,
                 ..
             })
@@ -104,7 +104,7 @@ fn the_record_of_a_hold_that_is_over_goes_after_what_it_held() {
     assert_eq!(keys.ops.len(), PODS);
     assert!(keys.ops.iter().all(|op| &**op.key() != RECORD));
     let verdict = rig.commit(&keys);
-    rig.ledger.settle(ticket, Some(verdict));
+    rig.planner.settle(ticket, Some(verdict));
     rig.run();
     assert_eq!(rig.etcd.value(RECORD), None);
     assert_eq!(rig.left(), 0);
@@ -114,18 +114,18 @@ fn the_record_of_a_hold_that_is_over_goes_after_what_it_held() {
 fn a_successor_finishes_what_was_approved() {
     let now = Instant::now();
     let mut rig = held(now);
-    rig.ledger
+    rig.planner
         .judge(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
     // Approved, and dead before anything was written.
     rig.restart(0);
     rig.run();
     let end = rig
-        .ledger
+        .planner
         .judge(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
     assert!(
         matches!(
             end,
-            Some(GuardNews::Released {
+            Some(GuardEvent::Released {
                 why: Release::Approved,
                 ..
             })
@@ -146,11 +146,11 @@ fn a_restart_after_the_end_of_a_hold_releases_it() {
         now,
         unix: UNIX + guard().hold,
     };
-    let end = rig.ledger.judge(late, None, || unreachable!("it goes on"));
+    let end = rig.planner.judge(late, None, || unreachable!("it goes on"));
     assert!(
         matches!(
             end,
-            Some(GuardNews::Released {
+            Some(GuardEvent::Released {
                 why: Release::Expired,
                 ..
             })
@@ -170,8 +170,8 @@ fn the_record_of_a_hold_of_another_time_releases_nothing_and_is_replaced() {
         unix: UNIX + 3 * guard().hold,
     };
     assert_eq!(
-        rig.ledger.judge(late, None, || "second".to_owned()),
-        Some(GuardNews::Held)
+        rig.planner.judge(late, None, || "second".to_owned()),
+        Some(GuardEvent::Held)
     );
     rig.run();
     let told = rig.etcd.value(RECORD).expect("it is there");
@@ -189,7 +189,7 @@ fn a_hold_that_a_newer_release_recorded_goes_on_under_its_version_until_somebody
     rig.run();
     rig.judge(now);
     rig.run();
-    assert_eq!(rig.ledger.hold().map(|hold| hold.id.as_str()), Some("v2"));
+    assert_eq!(rig.planner.hold().map(|hold| hold.id.as_str()), Some("v2"));
     assert_eq!(rig.left(), PODS);
     assert_eq!(
         rig.etcd.value(RECORD).as_deref(),
@@ -197,7 +197,7 @@ fn a_hold_that_a_newer_release_recorded_goes_on_under_its_version_until_somebody
         "it is not ours to write"
     );
     let moment = Moment { now, unix: UNIX };
-    rig.ledger.judge(moment, Some("v2"), || "second".to_owned());
+    rig.planner.judge(moment, Some("v2"), || "second".to_owned());
     rig.run();
     assert_eq!(rig.left(), 0);
     assert_eq!(rig.etcd.value(RECORD), None);

@@ -1,7 +1,7 @@
 //! What becomes of keys when something happens to their lease.
 
 use super::*;
-use crate::plan::Heard;
+use crate::plan::Checkpoint;
 
 #[test]
 fn a_changed_value_is_written_in_place_on_the_same_lease() {
@@ -21,7 +21,7 @@ fn a_changed_value_is_written_in_place_on_the_same_lease() {
 #[test]
 fn a_lapsed_lease_is_replaced_and_only_its_keys_are_written_again() {
     let mut rig = Rig::new();
-    rig.ledger.leases().set_capacity(1);
+    rig.planner.leases().set_capacity(1);
     rig.want("orders", "a", &["/s/a"], "1");
     rig.want("orders", "b", &["/s/b"], "1");
     rig.run();
@@ -74,18 +74,18 @@ fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_
     rig.etcd.rewrite(&record, NEWER);
     // One that knows nothing yet but what it reads.
     let revision = rig.etcd.revision();
-    rig.ledger = Ledger::new(meta(), 256);
-    rig.ledger.set_terms(&reference("orders"), terms(1));
+    rig.planner = Planner::new(meta(), 256);
+    rig.planner.set_terms(&reference("orders"), terms(1));
     rig.want("orders", "p", &["/s/p"], "1");
     rig.want("orders", "q", &["/s/q"], "1");
-    rig.ledger.kubernetes_is_complete();
+    rig.planner.kubernetes_is_complete();
     rig.etcd.forget_watches();
     assert_eq!(rig.run(), []);
     assert_eq!(rig.etcd.revision(), revision, "nothing is written");
-    let renewed = rig.ledger.leases().take_changed_renewals().expect("there are some");
+    let renewed = rig.planner.leases().take_changed_renewals().expect("there are some");
     assert!(renewed.contains_key(&lease), "{renewed:?}");
     // Said to have lapsed by somebody who is wrong, it is not written over either.
-    rig.ledger.leases().doubt(lease);
+    rig.planner.leases().doubt(lease);
     assert_eq!(rig.run(), []);
     assert_eq!(rig.etcd.value(&record).as_deref(), Some(NEWER));
 
@@ -100,7 +100,7 @@ fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_
     // Read again, for the newer release has written it as before, it is one like any other.
     rig.etcd.rewrite(&record, r#"{"v":2,"ttl":30,"life":"30s"}"#);
     rig.listen();
-    let renewed = rig.ledger.leases().take_changed_renewals().expect("it is known again");
+    let renewed = rig.planner.leases().take_changed_renewals().expect("it is known again");
     assert_eq!(renewed.get(&lease), Some(&30));
     assert_eq!(rig.run(), []);
 }
@@ -124,7 +124,7 @@ fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
     let (lease, revision) = (rig.lease_of("/s/p"), rig.etcd.revision());
-    rig.ledger.leases().doubt(lease);
+    rig.planner.leases().doubt(lease);
     rig.run();
     assert_eq!(
         (rig.lease_of("/s/p"), rig.etcd.revision()),
@@ -135,13 +135,13 @@ fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
     // It lapses, and the answer to the record's write is quicker than the mirror.
     rig.listen();
     rig.etcd.expire(lease);
-    rig.ledger.leases().doubt(lease);
-    let Some(Step::Write(ticket, transaction)) = rig.ledger.next(127, 0) else {
+    rig.planner.leases().doubt(lease);
+    let Some(Step::Write(ticket, transaction)) = rig.planner.next(127, 0) else {
         panic!("the record is to be written");
     };
     let verdict = rig.commit(&transaction);
-    assert_eq!(verdict, Verdict::LeaseGone);
-    rig.ledger.settle(ticket, Some(verdict));
+    assert_eq!(verdict, TxnOutcome::LeaseGone);
+    rig.planner.settle(ticket, Some(verdict));
     assert_eq!(
         rig.report("orders").registered,
         0,
@@ -157,20 +157,24 @@ fn a_changed_ttl_moves_the_keys_and_the_empty_lease_is_let_go() {
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
     let before = rig.lease_of("/s/p");
-    rig.ledger
-        .set_terms(&reference("orders"), Terms { ttl: 60, ..terms(1) });
+    rig.planner
+        .set_terms(&reference("orders"), RegistrationSettings { ttl: 60, ..terms(1) });
     assert_eq!(rig.run().len(), 1);
     assert_ne!(rig.lease_of("/s/p"), before);
 
     let start = Instant::now();
-    assert_eq!(rig.ledger.retire_leases(start), None, "it is only now seen to be empty");
-    let Some(Step::Write(ticket, transaction)) = rig.ledger.retire_leases(start + Duration::from_mins(10)) else {
+    assert_eq!(
+        rig.planner.retire_leases(start),
+        None,
+        "it is only now seen to be empty"
+    );
+    let Some(Step::Write(ticket, transaction)) = rig.planner.retire_leases(start + Duration::from_mins(10)) else {
         panic!("the lease has been empty for long");
     };
     assert_eq!(keys(&transaction), [&*meta().record_key(before)]);
     let verdict = rig.commit(&transaction);
-    rig.ledger.settle(ticket, Some(verdict));
-    assert_eq!(rig.ledger.lease_ids(), [rig.lease_of("/s/p")], "it is renewed no more");
+    rig.planner.settle(ticket, Some(verdict));
+    assert_eq!(rig.planner.lease_ids(), [rig.lease_of("/s/p")], "it is renewed no more");
 }
 
 #[test]
@@ -179,11 +183,11 @@ fn the_note_is_on_the_lease_of_a_key_that_is_written_or_was() {
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
     let lease = rig.lease_of("/s/p");
-    let heard = Heard::default().value();
+    let heard = Checkpoint::default().value();
     let lease_of_note = |rig: &mut Rig| {
         let (ticket, transaction) = rig.next().expect("there is something to do");
-        let note = rig.ledger.note(&transaction, 3, 7, heard.clone());
-        rig.ledger.settle(ticket, None);
+        let note = rig.planner.note(&transaction, 3, 7, heard.clone());
+        rig.planner.settle(ticket, None);
         note.map(|note| (note.key, note.lease))
     };
     let expected = Some(("/leasehold/c1/heard/3".into(), lease));
@@ -203,7 +207,7 @@ fn a_removal_whose_note_names_a_lapsed_lease_is_not_tried_again_and_again() {
     let (ticket, transaction) = rig.next().expect("a removal");
     rig.etcd.expire(rig.lease_of("/s/p"));
     // The mirror has not told of it yet.
-    rig.ledger.settle(ticket, Some(Verdict::LeaseGone));
+    rig.planner.settle(ticket, Some(TxnOutcome::LeaseGone));
     assert_eq!(keys(&transaction), ["/s/p"]);
-    assert_eq!(rig.ledger.next(Transaction::MAX_OPS, 0), None);
+    assert_eq!(rig.planner.next(Transaction::MAX_OPS, 0), None);
 }

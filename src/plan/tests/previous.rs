@@ -1,22 +1,22 @@
 //! An edit must not empty a service: what a pod has by the spec before stays until the newest one can be carried out.
 
 use super::*;
-use crate::plan::{Presence, Problem};
+use crate::plan::{PodState, Problem};
 
 /// What `pod` has below `/t/` by the newest spec, and had below `/s/` by the one before.
-fn moved(pod: &str, value: &str, problems: Vec<Problem>) -> Tenancy {
+fn moved(pod: &str, value: &str, problems: Vec<Problem>) -> DesiredPod {
     let (before, now) = (format!("/s/{pod}"), format!("/t/{pod}"));
     let keys: &[&str] = if problems.is_empty() { &[&now] } else { &[] };
-    let newest = Tenancy {
+    let newest = DesiredPod {
         problems,
-        ..tenancy(pod, keys, value)
+        ..desired(pod, keys, value)
     };
-    keeping(newest, tenancy(pod, &[&before], value))
+    keeping(newest, desired(pod, &[&before], value))
 }
 
-fn keeping(newest: Tenancy, before: Tenancy) -> Tenancy {
-    match Presence::Ready(newest).keeping(|| Some(before), false) {
-        Presence::Ready(tenancy) => tenancy,
+fn keeping(newest: DesiredPod, before: DesiredPod) -> DesiredPod {
+    match PodState::Ready(newest).keeping(|| Some(before), false) {
+        PodState::Ready(desired) => desired,
         other => panic!("{other:?}"),
     }
 }
@@ -44,19 +44,19 @@ impl Rig {
 
     /// The author of `orders` moves it to `/t/`, which comes to nothing because of `problems`, if there are any.
     fn move_all(&mut self, problems: &[Problem]) {
-        let terms = Terms {
-            scopes: vec![Scope::below("/t/"), Scope::below("/s/")],
+        let terms = RegistrationSettings {
+            scopes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
             ..terms(1)
         };
-        self.ledger.set_terms(&reference("orders"), terms);
+        self.planner.set_terms(&reference("orders"), terms);
         for pod in PODS {
             self.set(pod, moved(pod, "1", problems.to_vec()));
         }
     }
 
-    fn set(&mut self, pod: &str, tenancy: Tenancy) {
-        self.ledger
-            .set_tenancy(&reference("orders"), &pod.into(), Some(tenancy));
+    fn set(&mut self, pod: &str, desired: DesiredPod) {
+        self.planner
+            .set_tenancy(&reference("orders"), &pod.into(), Some(desired));
     }
 
     fn take_places(&mut self) {
@@ -79,7 +79,7 @@ impl Rig {
     fn run_without_gap(&mut self) {
         while let Some((ticket, transaction)) = self.next() {
             let verdict = self.commit(&transaction);
-            self.ledger.settle(ticket, Some(verdict));
+            self.planner.settle(ticket, Some(verdict));
             for pod in PODS {
                 let ours = self.ours();
                 assert!(ours.iter().any(|key| key.ends_with(pod)), "{pod} is not in {ours:?}");
@@ -90,7 +90,7 @@ impl Rig {
     /// Another process takes over: it knows the specs, the one that was carried out last included.
     fn take_over(&mut self) {
         self.fence = self.etcd.elect();
-        self.ledger = Ledger::new(meta(), 256);
+        self.planner = Planner::new(meta(), 256);
         self.etcd.forget_watches();
     }
 }
@@ -118,10 +118,10 @@ fn a_move_onto_a_taken_place_keeps_the_old_records_until_it_is_free() {
     rig.run_without_gap();
     assert_eq!(rig.etcd.value("/s/b").as_deref(), Some("2"));
     rig.set("d", moved("d", "1", Vec::new()));
-    rig.ledger.set_presence(
+    rig.planner.set_presence(
         &reference("orders"),
         &"c".into(),
-        Presence::Unready(moved("c", "1", Vec::new())),
+        PodState::Unready(moved("c", "1", Vec::new())),
     );
     rig.drop_pod("orders", "a");
     rig.run();
@@ -154,11 +154,11 @@ fn a_move_onto_a_free_place_is_one_transaction_as_ever() {
     assert_eq!(rig.data(), ["/t/a", "/t/b", "/t/c"]);
     let report = rig.report("orders");
     assert_eq!((report.retained, report.registered, report.carried_out), (0, 3, true));
-    rig.ledger.forget_previous(&reference("orders"));
+    rig.planner.forget_previous(&reference("orders"));
     assert_eq!(rig.run(), [], "nothing is left to do");
     assert_eq!(rig.data(), ["/t/a", "/t/b", "/t/c"]);
     assert!(
-        !rig.ledger.slots.keys().any(|key| key.starts_with("/s/")),
+        !rig.planner.slots.keys().any(|key| key.starts_with("/s/")),
         "no slot is left behind"
     );
 }
@@ -170,7 +170,7 @@ fn what_is_taken_while_the_move_is_under_way_is_put_back_where_it_was() {
     let (ticket, transaction) = rig.next().expect("the move");
     rig.etcd.foreign_put("/t/a", "theirs");
     let verdict = rig.commit(&transaction);
-    rig.ledger.settle(ticket, Some(verdict));
+    rig.planner.settle(ticket, Some(verdict));
     rig.run();
     assert_eq!(rig.ours(), ["/s/a", "/t/b", "/t/c"]);
 }
@@ -180,14 +180,14 @@ fn a_place_that_etcd_denies_keeps_the_old_records_until_it_is_granted() {
     let mut rig = Rig::with_three();
     rig.move_all(&[]);
     rig.listen();
-    rig.ledger.writing_denied(&Scope::below("/t/"), &"/t/a".into());
+    rig.planner.writing_denied(&Prefix::below("/t/"), &"/t/a".into());
     rig.run_without_gap();
     assert_eq!(rig.data(), ["/s/a", "/s/b", "/s/c"]);
     assert_eq!(rig.report("orders").retained, 3);
     rig.set("d", moved("d", "1", Vec::new()));
     rig.run_without_gap();
     assert_eq!(rig.data(), ["/s/a", "/s/b", "/s/c", "/s/d"]);
-    rig.ledger.writing_allowed(&Scope::below("/t/"));
+    rig.planner.writing_allowed(&Prefix::below("/t/"));
     rig.run_without_gap();
     assert_eq!(rig.data(), ["/t/a", "/t/b", "/t/c", "/t/d"]);
 }
@@ -209,15 +209,15 @@ fn a_spec_that_leaves_nothing_to_write_keeps_the_old_records() {
 #[test]
 fn what_was_wrong_before_is_no_reason_to_keep_anything() {
     let mut rig = Rig::with_three();
-    let terms = Terms {
-        scopes: vec![Scope::below("/t/"), Scope::below("/s/")],
+    let terms = RegistrationSettings {
+        scopes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
         ..terms(1)
     };
-    rig.ledger.set_terms(&reference("orders"), terms);
+    rig.planner.set_terms(&reference("orders"), terms);
     for pod in PODS {
-        let at = |place: &str| Tenancy {
+        let at = |place: &str| DesiredPod {
             problems: missing(),
-            ..tenancy(pod, &[&format!("{place}{pod}")], "1")
+            ..desired(pod, &[&format!("{place}{pod}")], "1")
         };
         rig.set(pod, keeping(at("/t/"), at("/s/")));
     }
@@ -231,7 +231,7 @@ fn a_format_that_is_left_out_on_purpose_goes_though_another_one_is_held() {
     rig.etcd.foreign_put("/s/b2", "theirs");
     rig.want("orders", "b", &["/s/b", "/s/b2"], "1");
     rig.run();
-    let (now, before) = (tenancy("b", &["/s/b2"], "1"), tenancy("b", &["/s/b", "/s/b2"], "1"));
+    let (now, before) = (desired("b", &["/s/b2"], "1"), desired("b", &["/s/b", "/s/b2"], "1"));
     rig.set("b", keeping(now, before));
     rig.run();
     assert_eq!(rig.ours(), ["/s/a", "/s/c"]);
@@ -245,9 +245,9 @@ fn a_successor_keeps_the_old_records_of_a_move_that_cannot_be_carried_out() {
             rig.take_places();
         }
         rig.take_over();
-        rig.ledger.set_guard(crate::plan::GuardTerms::EVERYTHING);
+        rig.planner.set_guard(crate::plan::GuardSettings::EVERYTHING);
         rig.move_all(&[]);
-        rig.ledger.kubernetes_is_complete();
+        rig.planner.kubernetes_is_complete();
         rig.run_without_gap();
         // What nobody needs any more goes as the author's wish, whatever the guard would say of so many.
         let place = if taken { "/s/" } else { "/t/" };
@@ -261,7 +261,7 @@ fn who_wants_a_place_by_a_spec_in_force_has_it_before_whoever_had_it() {
     rig.take_places();
     rig.move_all(&[]);
     rig.run();
-    rig.ledger.set_terms(&reference("younger"), terms(9));
+    rig.planner.set_terms(&reference("younger"), terms(9));
     rig.want("younger", "a", &["/s/a"], "younger");
     rig.run();
     assert_eq!(rig.etcd.value("/s/a").as_deref(), Some("younger"));
@@ -279,7 +279,7 @@ fn a_registration_that_is_deleted_leaves_nothing_of_either_spec() {
     rig.take_places();
     rig.move_all(&[]);
     rig.run();
-    rig.ledger.remove_registration(&reference("orders"));
+    rig.planner.remove_registration(&reference("orders"));
     rig.run();
     assert_eq!(rig.ours(), Vec::<String>::new());
 }
@@ -291,7 +291,7 @@ fn what_the_rules_take_back_of_the_old_place_goes_at_once() {
     rig.move_all(&[]);
     rig.run();
     for pod in PODS {
-        rig.set(pod, tenancy(pod, &[&format!("/t/{pod}")], "1"));
+        rig.set(pod, desired(pod, &[&format!("/t/{pod}")], "1"));
     }
     rig.run();
     assert_eq!(rig.ours(), Vec::<String>::new());
@@ -304,12 +304,12 @@ fn units_of_the_spec_before_stay_whole_and_go_whole() {
         |place: &str| super::super::testing::whole("a", &[&format!("{place}a/url"), &format!("{place}a/weight")], "1");
     rig.set("a", unit("/s/"));
     rig.run();
-    let terms = Terms {
-        scopes: vec![Scope::below("/t/"), Scope::below("/s/")],
+    let terms = RegistrationSettings {
+        scopes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
         ..terms(1)
     };
     rig.etcd.foreign_put("/t/a/weight", "theirs");
-    rig.ledger.set_terms(&reference("orders"), terms);
+    rig.planner.set_terms(&reference("orders"), terms);
     rig.set("a", keeping(unit("/t/"), unit("/s/")));
     rig.run();
     assert_eq!(rig.ours(), ["/s/a/url", "/s/a/weight"]);

@@ -26,9 +26,9 @@ fn is_bad(transaction: &Transaction) -> bool {
 impl Rig {
     /// Wants these keys as one record set.
     fn want_whole(&mut self, registration: &str, pod: &str, keys: &[&str], value: &str) {
-        let tenancy = whole(pod, keys, value);
-        self.ledger
-            .set_tenancy(&reference(registration), &pod.into(), Some(tenancy));
+        let desired = whole(pod, keys, value);
+        self.planner
+            .set_tenancy(&reference(registration), &pod.into(), Some(desired));
     }
 
     /// Carries out everything there is to do in an etcd that rejects some transactions. Returns how many it rejected, and
@@ -39,12 +39,12 @@ impl Rig {
             assert!(written.len() + rejected < 500, "it does not come to rest");
             if is_rejected(&transaction) {
                 rejected += 1;
-                let narrowed = self.ledger.reject(ticket, Objection::TooLarge, CAUSE, false);
+                let narrowed = self.planner.reject(ticket, Objection::TooLarge, CAUSE, false);
                 assert_ne!(narrowed, Narrowed::Bookkeeping);
                 continue;
             }
             let verdict = self.commit(&transaction);
-            self.ledger.settle(ticket, Some(verdict));
+            self.planner.settle(ticket, Some(verdict));
             if !transaction.ops.iter().all(|op| op.key().starts_with("/leasehold/")) {
                 written.push(transaction);
             }
@@ -54,7 +54,7 @@ impl Rig {
 
     fn with_bad() -> Self {
         let mut rig = Self::new();
-        rig.ledger.set_terms(&reference("bad"), terms(2));
+        rig.planner.set_terms(&reference("bad"), terms(2));
         rig
     }
 }
@@ -143,15 +143,18 @@ fn a_retry_tries_one_record_set_and_its_success_all_of_the_registration() {
         );
     }
     rig.run_where(is_bad);
-    assert!(rig.ledger.retry_rejected(&owner("bad")));
+    assert!(rig.planner.retry_rejected(&owner("bad")));
     let (rejected, _) = rig.run_where(is_bad);
     assert_eq!(rejected, 1, "one is tried, the others wait for it");
     assert!(rig.report("bad").rejected.is_some());
-    assert!(rig.ledger.retry_rejected(&owner("bad")));
+    assert!(rig.planner.retry_rejected(&owner("bad")));
     let (rejected, _) = rig.run_where(|_| false);
     assert_eq!((rejected, rig.report("bad").registered), (0, 20));
     assert!(rig.report("bad").rejected.is_none() && rig.report("bad").problems.is_empty());
-    assert!(!rig.ledger.retry_rejected(&owner("bad")), "nothing is left to be tried");
+    assert!(
+        !rig.planner.retry_rejected(&owner("bad")),
+        "nothing is left to be tried"
+    );
     // Its work shares transactions again.
     for pod in 0..20 {
         rig.want_whole(
@@ -169,9 +172,9 @@ fn a_retry_that_is_rejected_again_says_so() {
     let mut rig = Rig::with_bad();
     rig.want("bad", "q", &["/s/bad/q"], "large");
     rig.run_where(is_bad);
-    rig.ledger.retry_rejected(&owner("bad"));
+    rig.planner.retry_rejected(&owner("bad"));
     let (ticket, _) = rig.next().expect("it is tried again");
-    let narrowed = rig.ledger.reject(ticket, Objection::TooLarge, CAUSE, false);
+    let narrowed = rig.planner.reject(ticket, Objection::TooLarge, CAUSE, false);
     let (owner, again) = (owner("bad"), true);
     assert_eq!(narrowed, Narrowed::Found { owner, again });
 }
@@ -225,9 +228,9 @@ fn rejected_bookkeeping_is_nobodys_record_set() {
     rig.want("orders", "p", &["/s/p"], "1");
     let (ticket, record) = rig.next().expect("a lease is recorded");
     assert!(keys(&record)[0].starts_with("/leasehold/"), "{record:?}");
-    let narrowed = rig.ledger.reject(ticket, Objection::TooLarge, CAUSE, false);
+    let narrowed = rig.planner.reject(ticket, Objection::TooLarge, CAUSE, false);
     assert_eq!(narrowed, Narrowed::Bookkeeping);
-    rig.ledger.settle(ticket, None);
+    rig.planner.settle(ticket, None);
     rig.run();
     assert_eq!(rig.report("orders").registered, 1);
 }
@@ -236,13 +239,13 @@ fn rejected_bookkeeping_is_nobodys_record_set() {
 fn a_registration_that_is_gone_leaves_nothing_to_be_tried_again() {
     let mut rig = Rig::with_bad();
     let other = RegistrationRef::new("flood", "orders");
-    rig.ledger.set_terms(&other, terms(3));
+    rig.planner.set_terms(&other, terms(3));
     rig.want("bad", "q", &["/s/bad/q"], "large");
     rig.run_where(is_bad);
-    rig.ledger.remove_registration(&reference("bad"));
-    assert!(!rig.ledger.retry_rejected(&owner("bad")));
+    rig.planner.remove_registration(&reference("bad"));
+    assert!(!rig.planner.retry_rejected(&owner("bad")));
     // Another one may have the key, and is tried.
-    let tenancy = tenancy("f", &["/s/bad/q"], "small");
-    rig.ledger.set_tenancy(&other, &"f".into(), Some(tenancy));
+    let desired = desired("f", &["/s/bad/q"], "small");
+    rig.planner.set_tenancy(&other, &"f".into(), Some(desired));
     assert_eq!(rig.run_where(|_| false).1.len(), 1);
 }

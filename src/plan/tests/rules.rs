@@ -3,28 +3,30 @@
 use super::*;
 use crate::api::FormatType;
 use crate::plan::policy::Rule;
-use crate::plan::{GuardMode, GuardTerms, Moment, Pass, Policy, Presence, Quota};
+use crate::plan::{GuardMode, GuardSettings, Moment, PodState, Policy, PrefixGrant, Quota};
 
-fn at(pod: &str) -> Tenancy {
-    tenancy(pod, &[&format!("/s/{pod}")], "1")
+fn at(pod: &str) -> DesiredPod {
+    desired(pod, &[&format!("/s/{pod}")], "1")
 }
 
 /// What those may write for whom there is one rule, with this prefix.
-fn only(prefix: &str) -> Pass {
+fn only(prefix: &str) -> PrefixGrant {
     let rule = Rule {
         name: "r".into(),
         prefixes: Some(vec![prefix.into()]),
         ..Rule::default()
     };
     let policy = Policy { rules: vec![rule] };
-    policy.charter(&"shop".into(), |_| None).pass(FormatType::Plain, 30)
+    policy
+        .namespace_policy(&"shop".into(), |_| None)
+        .pass(FormatType::Plain, 30)
 }
 
 impl Rig {
     /// A rig whose registration has these pods in etcd, and a guard that holds back nearly everything.
     fn guarded(pods: &[String]) -> Self {
         let mut rig = Self::new();
-        rig.ledger.set_guard(GuardTerms {
+        rig.planner.set_guard(GuardSettings {
             mode: GuardMode::Hold,
             window: Duration::from_mins(1),
             max_loss_percent: 1,
@@ -33,8 +35,8 @@ impl Rig {
         });
         rig.judge_now();
         for pod in pods {
-            rig.ledger
-                .set_presence(&reference("orders"), &pod.as_str().into(), Presence::Ready(at(pod)));
+            rig.planner
+                .set_presence(&reference("orders"), &pod.as_str().into(), PodState::Ready(at(pod)));
         }
         rig.run();
         rig
@@ -46,7 +48,7 @@ impl Rig {
             now: Instant::now(),
             unix: Duration::from_secs(1),
         };
-        self.ledger.judge(moment, None, || "h".to_owned());
+        self.planner.judge(moment, None, || "h".to_owned());
     }
 
     fn kept_keys(&self) -> Vec<String> {
@@ -54,33 +56,34 @@ impl Rig {
     }
 
     /// The rules allow `orders` nothing any more below `/s/`.
-    fn forbid(&mut self, terms: &Terms, pods: &[String]) {
+    fn forbid(&mut self, terms: &RegistrationSettings, pods: &[String]) {
         let orders = reference("orders");
-        self.ledger.set_terms(
+        self.planner.set_terms(
             &orders,
-            Terms {
+            RegistrationSettings {
                 scopes: Vec::new(),
                 ..terms.clone()
             },
         );
-        self.ledger.forbid(&orders, vec![(Scope::below("/s/"), only("/other"))]);
+        self.planner
+            .forbid(&orders, vec![(Prefix::below("/s/"), only("/other"))]);
         for pod in pods {
-            let nothing = tenancy(pod, &[], "1");
-            self.ledger
-                .set_presence(&orders, &pod.as_str().into(), Presence::Ready(nothing));
+            let nothing = desired(pod, &[], "1");
+            self.planner
+                .set_presence(&orders, &pod.as_str().into(), PodState::Ready(nothing));
         }
     }
 
     fn allow(&mut self, keys: usize) {
         let quota = Quota { keys, rule: "r".into() };
-        self.ledger.set_quota(&reference("orders").namespace, Some(quota));
+        self.planner.set_quota(&reference("orders").namespace, Some(quota));
     }
 
     fn succeed(&mut self) {
         self.etcd.forget_watches();
         self.fence = self.etcd.elect();
-        self.ledger = Ledger::new(meta(), 256);
-        self.ledger.set_terms(&reference("orders"), terms(1));
+        self.planner = Planner::new(meta(), 256);
+        self.planner.set_terms(&reference("orders"), terms(1));
     }
 }
 
@@ -97,7 +100,7 @@ fn what_is_forbidden_goes_at_once_whatever_the_guard_would_say() {
     rig.judge_now();
     rig.run();
     assert_eq!(rig.kept_keys(), Vec::<String>::new());
-    assert!(rig.ledger.hold().is_none());
+    assert!(rig.planner.hold().is_none());
 }
 
 #[test]
@@ -105,21 +108,22 @@ fn what_is_held_back_goes_when_it_is_forbidden() {
     let pods = pods(20);
     let mut rig = Rig::guarded(&pods);
     for pod in &pods {
-        rig.ledger
-            .set_presence(&reference("orders"), &pod.as_str().into(), Presence::Unready(at(pod)));
+        rig.planner
+            .set_presence(&reference("orders"), &pod.as_str().into(), PodState::Unready(at(pod)));
     }
     rig.judge_now();
     rig.run();
     assert_eq!(rig.kept_keys().len(), 20, "they are held back");
     let orders = reference("orders");
-    rig.ledger.set_terms(
+    rig.planner.set_terms(
         &orders,
-        Terms {
+        RegistrationSettings {
             scopes: Vec::new(),
             ..terms(1)
         },
     );
-    rig.ledger.forbid(&orders, vec![(Scope::below("/s/"), only("/other"))]);
+    rig.planner
+        .forbid(&orders, vec![(Prefix::below("/s/"), only("/other"))]);
     rig.run();
     assert_eq!(rig.kept_keys(), Vec::<String>::new());
 }
@@ -128,7 +132,7 @@ fn what_is_held_back_goes_when_it_is_forbidden() {
 fn a_suspended_registration_keeps_nothing_that_is_forbidden() {
     let pods = pods(3);
     let mut rig = Rig::guarded(&pods);
-    rig.ledger.set_terms(&reference("orders"), suspended(1));
+    rig.planner.set_terms(&reference("orders"), suspended(1));
     rig.forbid(&suspended(1), &pods);
     rig.run();
     assert_eq!(rig.kept_keys(), Vec::<String>::new());
@@ -139,11 +143,11 @@ fn a_suspended_registration_keeps_what_is_allowed_and_loses_the_rest() {
     let pods = pods(3);
     let mut rig = Rig::guarded(&pods);
     let orders = reference("orders");
-    rig.ledger.set_terms(&orders, suspended(1));
-    rig.ledger.forbid(&orders, vec![(Scope::below("/s/"), only("/s/p1"))]);
+    rig.planner.set_terms(&orders, suspended(1));
+    rig.planner.forbid(&orders, vec![(Prefix::below("/s/"), only("/s/p1"))]);
     for pod in ["p0", "p2"] {
-        let nothing = tenancy(pod, &[], "1");
-        rig.ledger.set_presence(&orders, &pod.into(), Presence::Ready(nothing));
+        let nothing = desired(pod, &[], "1");
+        rig.planner.set_presence(&orders, &pod.into(), PodState::Ready(nothing));
     }
     rig.run();
     assert_eq!(rig.kept_keys(), ["p1"]);
@@ -152,15 +156,15 @@ fn a_suspended_registration_keeps_what_is_allowed_and_loses_the_rest() {
 #[test]
 fn another_registration_s_keys_are_not_forbidden_by_one_that_may_not_write_there() {
     let mut rig = Rig::guarded(&pods(2));
-    rig.ledger.set_terms(
+    rig.planner.set_terms(
         &reference("thief"),
-        Terms {
+        RegistrationSettings {
             scopes: Vec::new(),
             ..terms(2)
         },
     );
-    rig.ledger
-        .forbid(&reference("thief"), vec![(Scope::below("/s/"), only("/other"))]);
+    rig.planner
+        .forbid(&reference("thief"), vec![(Prefix::below("/s/"), only("/other"))]);
     assert!(rig.run().is_empty());
     assert_eq!(rig.kept_keys(), ["p0", "p1"]);
 }
@@ -169,7 +173,7 @@ fn another_registration_s_keys_are_not_forbidden_by_one_that_may_not_write_there
 fn the_older_registration_comes_first_and_nobody_who_has_a_key_makes_room() {
     let mut rig = Rig::new();
     rig.allow(2);
-    rig.ledger.set_terms(&reference("younger"), terms(9));
+    rig.planner.set_terms(&reference("younger"), terms(9));
     rig.want("younger", "y0", &["/s/y0"], "1");
     rig.run();
     for pod in ["o0", "o1", "o2"] {
@@ -223,7 +227,7 @@ fn a_pod_whose_name_comes_first_takes_nobody_s_place() {
 #[test]
 fn a_limit_that_comes_down_takes_from_the_youngest_and_one_that_goes_up_gives() {
     let mut rig = Rig::new();
-    rig.ledger.set_terms(&reference("younger"), terms(9));
+    rig.planner.set_terms(&reference("younger"), terms(9));
     rig.want("orders", "z", &["/s/z"], "1");
     rig.want("younger", "a", &["/s/a"], "1");
     rig.allow(2);
@@ -232,7 +236,7 @@ fn a_limit_that_comes_down_takes_from_the_youngest_and_one_that_goes_up_gives() 
     rig.allow(1);
     rig.run();
     assert_eq!(rig.kept_keys(), ["z"]);
-    rig.ledger.set_quota(&reference("orders").namespace, None);
+    rig.planner.set_quota(&reference("orders").namespace, None);
     rig.run();
     assert_eq!(rig.kept_keys(), ["a", "z"]);
 }
@@ -250,7 +254,7 @@ fn the_next_leader_decides_as_the_one_before() {
     for pod in ["a", "b", "x", "y"] {
         rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
     }
-    rig.ledger.kubernetes_is_complete();
+    rig.planner.kubernetes_is_complete();
     assert!(rig.run().is_empty(), "nothing is written");
     assert_eq!(rig.kept_keys(), ["x", "y"]);
     assert_eq!(rig.etcd.held("/s/x").map(|held| held.mod_revision), revision);
@@ -270,14 +274,14 @@ fn a_pod_has_all_of_its_keys_or_none() {
 fn one_namespace_that_asks_for_much_holds_up_no_other() {
     let mut rig = Rig::new();
     let other = crate::index::RegistrationRef::new("other", "small");
-    rig.ledger.set_terms(&other, terms(5));
+    rig.planner.set_terms(&other, terms(5));
     rig.want("orders", "first", &["/s/first"], "1");
     rig.run();
     for i in 0..1000 {
         rig.want("orders", &format!("p{i:04}"), &[&format!("/s/p{i:04}")], "1");
     }
-    let tenancy = tenancy("small", &["/s/small"], "1");
-    rig.ledger.set_tenancy(&other, &"small".into(), Some(tenancy));
+    let desired = desired("small", &["/s/small"], "1");
+    rig.planner.set_tenancy(&other, &"small".into(), Some(desired));
     let written = rig.run();
     let first = written.first().expect("something is written");
     assert!(keys(first).contains(&"/s/small"), "not in {:?}", keys(first));

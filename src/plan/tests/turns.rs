@@ -9,7 +9,7 @@ const MANY: usize = 300;
 /// A namespace `flood` with many keys beside that of `orders`, which has one.
 fn rig() -> Rig {
     let mut rig = Rig::new();
-    rig.ledger.set_terms(&flood(), terms(1));
+    rig.planner.set_terms(&flood(), terms(1));
     rig.want("orders", "p", &["/s/p"], "1");
     rig.flood("1");
     rig.run();
@@ -24,14 +24,14 @@ impl Rig {
     fn flood(&mut self, value: &str) {
         for i in 0..MANY {
             let pod = format!("f{i}");
-            let tenancy = tenancy(&pod, &[&format!("/s/{pod}")], value);
-            self.ledger.set_tenancy(&flood(), &pod.as_str().into(), Some(tenancy));
+            let desired = desired(&pod, &[&format!("/s/{pod}")], value);
+            self.planner.set_tenancy(&flood(), &pod.as_str().into(), Some(desired));
         }
     }
 
     /// The keys of the next transaction for those who ask for little.
     fn next_small(&mut self) -> Option<(super::super::Ticket, Vec<String>)> {
-        match self.ledger.next_small(32)? {
+        match self.planner.next_small(32)? {
             Step::Write(ticket, transaction) => {
                 Some((ticket, keys(&transaction).iter().map(ToString::to_string).collect()))
             }
@@ -62,7 +62,7 @@ fn beyond_the_limit_there_is_room_for_who_asks_for_little_and_has_nothing_under_
     assert_eq!(small, ["/s/p"]);
     rig.want("orders", "q", &["/s/q"], "1");
     assert_eq!(rig.next_small(), None, "it has something under way");
-    rig.ledger.settle(ticket, None);
+    rig.planner.settle(ticket, None);
     let (_, small) = rig.next_small().expect("it has nothing under way");
     assert_eq!(small.len(), 2);
 }
@@ -74,7 +74,7 @@ fn many_who_ask_for_little_do_not_keep_one_who_asks_for_much_from_its_turn() {
     rig.want("orders", "p", &["/s/p"], "2");
     let (ticket, small) = rig.next().expect("there is much to do");
     let verdict = rig.commit(&small);
-    rig.ledger.settle(ticket, Some(verdict));
+    rig.planner.settle(ticket, Some(verdict));
     rig.want("orders", "p", &["/s/p"], "3");
     let (_, next) = rig.next().expect("there is much to do");
     assert_eq!(next.ops.len(), Transaction::MAX_OPS);
@@ -85,28 +85,29 @@ fn many_who_ask_for_little_do_not_keep_one_who_asks_for_much_from_its_turn() {
 fn p10_a_lease_that_is_waited_for_is_granted_before_other_work() {
     let mut rig = rig();
     rig.flood("2");
-    rig.ledger.set_terms(&reference("late"), Terms { ttl: 60, ..terms(2) });
+    rig.planner
+        .set_terms(&reference("late"), RegistrationSettings { ttl: 60, ..terms(2) });
     rig.want("late", "l", &["/s/l"], "1");
     let mut before = 0;
     // The flood goes on for ever.
-    while !matches!(rig.ledger.next(10, 0), Some(Step::Grant { ttl: 60, count: 1 })) {
+    while !matches!(rig.planner.next(10, 0), Some(Step::Grant { ttl: 60, count: 1 })) {
         before += 1;
         assert!(before < 3, "the work of others comes first");
     }
-    assert_eq!(rig.ledger.grant_due(&[].into()), Some(60));
-    assert_eq!(rig.ledger.grant_due(&[(60, 1)].into()), None, "it is under way");
+    assert_eq!(rig.planner.grant_due(&[].into()), Some(60));
+    assert_eq!(rig.planner.grant_due(&[(60, 1)].into()), None, "it is under way");
     assert_eq!(
-        rig.ledger.grant_due(&[(30, 8)].into()),
+        rig.planner.grant_due(&[(30, 8)].into()),
         Some(60),
         "those of others do not count"
     );
     let lease = rig.etcd.grant();
-    rig.ledger.granted(lease, 60);
-    assert_eq!(rig.ledger.grant_due(&[].into()), None, "it is there");
+    rig.planner.granted(lease, 60);
+    assert_eq!(rig.planner.grant_due(&[].into()), None, "it is there");
     let (ticket, record) = rig.next().expect("it is recorded");
     assert_eq!(keys(&record), [&*meta().record_key(lease)], "before all else");
     let verdict = rig.commit(&record);
-    rig.ledger.settle(ticket, Some(verdict));
+    rig.planner.settle(ticket, Some(verdict));
     let (_, small) = rig.next_small().expect("it is written beside the flood");
     assert_eq!(small, ["/s/l"]);
 }
@@ -114,37 +115,41 @@ fn p10_a_lease_that_is_waited_for_is_granted_before_other_work() {
 #[test]
 fn p10_of_leases_that_are_short_those_with_the_fewest_on_their_way_come_first() {
     let mut rig = rig();
-    rig.ledger.leases().set_capacity(1);
+    rig.planner.leases().set_capacity(1);
     for (name, ttl, pods) in [("much", 40, 20), ("little", 60, 1)] {
-        rig.ledger.set_terms(&reference(name), Terms { ttl, ..terms(2) });
+        rig.planner
+            .set_terms(&reference(name), RegistrationSettings { ttl, ..terms(2) });
         for pod in 0..pods {
             rig.want(name, &format!("{name}{pod}"), &[&format!("/s/{name}{pod}")], "1");
         }
     }
-    while matches!(rig.ledger.next(Transaction::MAX_OPS, usize::MAX), Some(Step::Write(..))) {}
-    assert_eq!(rig.ledger.grant_due(&[].into()), Some(40));
-    assert_eq!(rig.ledger.grant_due(&[(40, 1)].into()), Some(60));
-    assert_eq!(rig.ledger.grant_due(&[(40, 8), (60, 1)].into()), Some(40));
+    while matches!(
+        rig.planner.next(Transaction::MAX_OPS, usize::MAX),
+        Some(Step::Write(..))
+    ) {}
+    assert_eq!(rig.planner.grant_due(&[].into()), Some(40));
+    assert_eq!(rig.planner.grant_due(&[(40, 1)].into()), Some(60));
+    assert_eq!(rig.planner.grant_due(&[(40, 8), (60, 1)].into()), Some(40));
 }
 
 #[test]
 fn p10_room_that_becomes_free_on_a_lease_is_offered_to_those_who_wait() {
     let mut rig = Rig::new();
-    rig.ledger.leases().set_capacity(1);
+    rig.planner.leases().set_capacity(1);
     rig.want("orders", "a", &["/s/a"], "1");
     rig.run();
     let lease = rig.lease_of("/s/a");
     rig.want("orders", "b", &["/s/b"], "1");
     // An etcd that grants nothing.
     assert_eq!(
-        rig.ledger.next(Transaction::MAX_OPS, usize::MAX),
+        rig.planner.next(Transaction::MAX_OPS, usize::MAX),
         None,
         "there is no room"
     );
     rig.drop_pod("orders", "a");
-    while let Some(Step::Write(ticket, transaction)) = rig.ledger.next(Transaction::MAX_OPS, usize::MAX) {
+    while let Some(Step::Write(ticket, transaction)) = rig.planner.next(Transaction::MAX_OPS, usize::MAX) {
         let verdict = rig.commit(&transaction);
-        rig.ledger.settle(ticket, Some(verdict));
+        rig.planner.settle(ticket, Some(verdict));
     }
     assert_eq!((rig.etcd.value("/s/a"), rig.lease_of("/s/b")), (None, lease));
 }

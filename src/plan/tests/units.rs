@@ -7,15 +7,17 @@ const URL: &str = "/s/1/url";
 const WEIGHT: &str = "/s/1/weight";
 
 fn want_whole(rig: &mut Rig, value: &str) {
-    let tenancy = whole("p", &[URL, WEIGHT], value);
-    rig.ledger.set_tenancy(&reference("orders"), &"p".into(), Some(tenancy));
+    let desired = whole("p", &[URL, WEIGHT], value);
+    rig.planner
+        .set_tenancy(&reference("orders"), &"p".into(), Some(desired));
 }
 
 /// One key's value changes, the other's does not.
 fn want_weight(rig: &mut Rig, weight: &str) {
-    let mut tenancy = whole("p", &[URL, WEIGHT], "ours");
-    tenancy.lodgings[0].records[1].value = weight.as_bytes().into();
-    rig.ledger.set_tenancy(&reference("orders"), &"p".into(), Some(tenancy));
+    let mut desired = whole("p", &[URL, WEIGHT], "ours");
+    desired.by_endpoint[0].records[1].value = weight.as_bytes().into();
+    rig.planner
+        .set_tenancy(&reference("orders"), &"p".into(), Some(desired));
 }
 
 /// The next transaction about data, after those about leases.
@@ -26,7 +28,7 @@ fn next_write(rig: &mut Rig) -> (crate::plan::Ticket, Transaction) {
             return (ticket, transaction);
         }
         let verdict = rig.commit(&transaction);
-        rig.ledger.settle(ticket, Some(verdict));
+        rig.planner.settle(ticket, Some(verdict));
     }
 }
 
@@ -65,7 +67,7 @@ fn a_stranger_who_is_quicker_with_one_key_keeps_the_other_from_being_written() {
     assert_eq!(transaction.unit_of(0).len(), 2);
     rig.etcd.foreign_put(WEIGHT, "theirs");
     let verdict = rig.commit(&transaction);
-    rig.ledger.settle(ticket, Some(verdict));
+    rig.planner.settle(ticket, Some(verdict));
     assert_eq!(there(&rig), [None, Some("theirs".to_owned())]);
     assert_eq!(rig.report("orders").conflicts.len(), 1, "the answer tells who holds it");
     assert_eq!(rig.run(), []);
@@ -91,7 +93,7 @@ fn of_two_keys_only_the_changed_one_is_written_and_the_other_one_is_a_condition(
     let (ticket, transaction) = next_write(&mut rig);
     rig.etcd.foreign_delete(URL);
     let verdict = rig.commit(&transaction);
-    rig.ledger.settle(ticket, Some(verdict));
+    rig.planner.settle(ticket, Some(verdict));
     assert_eq!(
         rig.etcd.value(WEIGHT).as_deref(),
         Some("7"),
@@ -152,7 +154,7 @@ fn nothing_is_withdrawn_for_a_key_on_a_lease_whose_record_is_merely_not_known_ye
             super::super::Observation::Changed { key, .. } if meta().recorded_lease(key).is_some() => {
                 late.push(observation);
             }
-            _ => rig.ledger.observe(observation),
+            _ => rig.planner.observe(observation),
         }
     }
     assert_eq!(
@@ -165,7 +167,7 @@ fn nothing_is_withdrawn_for_a_key_on_a_lease_whose_record_is_merely_not_known_ye
     assert_eq!(rig.etcd.held(URL).cloned(), url, "etcd knows better");
     assert_eq!(rig.report("orders").conflicts, [], "and has told");
     for observation in late {
-        rig.ledger.observe(observation);
+        rig.planner.observe(observation);
     }
     rig.run();
     assert_eq!(there(&rig), [Some("ours".to_owned()), Some("ours".to_owned())]);
@@ -181,7 +183,7 @@ fn a_unit_is_removed_whole_or_waits() {
     assert_eq!((transaction.ops.len(), transaction.unit_of(0).len()), (2, 2));
     rig.etcd.foreign_put(URL, "overwritten");
     let verdict = rig.commit(&transaction);
-    rig.ledger.settle(ticket, Some(verdict));
+    rig.planner.settle(ticket, Some(verdict));
     assert!(
         there(&rig).iter().all(Option::is_some),
         "a weight alone, or a url alone"
@@ -195,7 +197,7 @@ fn a_registration_that_goes_takes_each_unit_away_as_one() {
     let mut rig = Rig::new();
     want_whole(&mut rig, "ours");
     rig.run();
-    rig.ledger.remove_registration(&reference("orders"));
+    rig.planner.remove_registration(&reference("orders"));
     let (_, transaction) = next_write(&mut rig);
     assert_eq!(
         (keys(&transaction), transaction.unit_of(0).len()),
@@ -209,12 +211,12 @@ fn what_a_predecessor_left_of_a_unit_goes_as_one() {
     want_whole(&mut rig, "ours");
     rig.run();
     let mut successor = Rig {
-        ledger: Ledger::new(meta(), 256),
+        planner: Planner::new(meta(), 256),
         ..rig
     };
     successor.etcd.forget_watches();
-    successor.ledger.set_terms(&reference("orders"), terms(1));
-    successor.ledger.kubernetes_is_complete();
+    successor.planner.set_terms(&reference("orders"), terms(1));
+    successor.planner.kubernetes_is_complete();
     let (_, transaction) = next_write(&mut successor);
     assert_eq!(
         (keys(&transaction), transaction.unit_of(0).len()),
@@ -227,7 +229,7 @@ fn the_younger_of_two_registrations_has_nothing_of_a_unit_of_which_the_older_has
     let mut rig = Rig::new();
     want_whole(&mut rig, "younger");
     rig.run();
-    rig.ledger.set_terms(&reference("elder"), terms(0));
+    rig.planner.set_terms(&reference("elder"), terms(0));
     rig.want("elder", "p", &[WEIGHT], "elder");
     rig.run();
     assert_eq!(there(&rig), [None, Some("elder".to_owned())]);
@@ -244,9 +246,9 @@ fn no_unit_is_split_over_two_transactions_nor_exceeds_etcds_limit() {
     let mut rig = Rig::new();
     for pod in 0..200 {
         let (url, weight) = (format!("/s/{pod}/url"), format!("/s/{pod}/weight"));
-        let tenancy = whole(&format!("p{pod}"), &[&url, &weight], "ours");
-        rig.ledger
-            .set_tenancy(&reference("orders"), &format!("p{pod}").as_str().into(), Some(tenancy));
+        let desired = whole(&format!("p{pod}"), &[&url, &weight], "ours");
+        rig.planner
+            .set_tenancy(&reference("orders"), &format!("p{pod}").as_str().into(), Some(desired));
     }
     let written = rig.run();
     assert_eq!(

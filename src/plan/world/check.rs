@@ -16,8 +16,8 @@ impl World {
         let mut wanted = BTreeMap::new();
         for (_, wish) in by_age {
             for (pod, address) in &self.pods {
-                let tenancy = wish.tenancy(pod, *address);
-                for group in tenancy.groups() {
+                let desired = wish.desired(pod, *address);
+                for group in desired.groups() {
                     let free = |key: &Key| !wanted.contains_key(key) && !self.is_theirs(key);
                     let can_be_had = group.len() == 1 || group.iter().all(|record| free(&record.key));
                     for record in group {

@@ -6,13 +6,13 @@ use super::World;
 use crate::plan::properties::SCOPES;
 use crate::plan::testing::meta;
 use crate::plan::transaction::{LeaseId, Op, Transaction};
-use crate::plan::{Domain, Domains, Scope, Ticket};
+use crate::plan::{LeaseGroup, LeaseGroups, Prefix, Ticket};
 
 /// What is granted together.
-pub(super) fn domains() -> Domains {
-    let mut domains = Domains::default();
+pub(super) fn domains() -> LeaseGroups {
+    let mut domains = LeaseGroups::default();
     for folder in ["/s/", "/t/", "/tt/"] {
-        domains.add(Scope::below(folder));
+        domains.add(Prefix::below(folder));
     }
     domains
 }
@@ -37,45 +37,45 @@ impl World {
 
     /// Finds out what of a refused transaction is denied.
     pub(super) fn search(&mut self, ticket: Ticket) {
-        let (suspects, leases) = self.ledger.suspects(ticket);
-        for suspect in suspects {
-            if let Some(key) = suspect.keys.iter().find(|key| self.is_denied_key(key)) {
-                self.ledger.writing_denied(&suspect.scope, key);
+        let (suspects, leases) = self.planner.suspects(ticket);
+        for mark_unconfirmed in suspects {
+            if let Some(key) = mark_unconfirmed.keys.iter().find(|key| self.is_denied_key(key)) {
+                self.planner.writing_denied(&mark_unconfirmed.scope, key);
             }
         }
         for lease in leases {
             if self.is_denied_lease(lease) {
-                self.ledger.set_lease_denied(lease, true);
+                self.planner.set_lease_denied(lease, true);
             }
         }
     }
 
     /// Tries again what is denied.
     pub(super) fn probe(&mut self) {
-        let allowed = |(_, key): &(&Scope, &crate::plan::Key)| !self.is_denied_key(key);
-        let scopes: Vec<Scope> = self
-            .ledger
+        let allowed = |(_, key): &(&Prefix, &crate::plan::Key)| !self.is_denied_key(key);
+        let scopes: Vec<Prefix> = self
+            .planner
             .unwritable()
             .filter(allowed)
             .map(|(scope, _)| scope.clone())
             .collect();
         for scope in scopes {
-            self.ledger.writing_allowed(&scope);
+            self.planner.writing_allowed(&scope);
         }
-        let leases: Vec<LeaseId> = self.ledger.leases().denied().collect();
+        let leases: Vec<LeaseId> = self.planner.leases().denied().collect();
         for lease in leases {
             if !self.is_denied_lease(lease) {
-                self.ledger.set_lease_denied(lease, false);
+                self.planner.set_lease_denied(lease, false);
             }
         }
-        self.ledger.set_domains(domains());
+        self.planner.set_domains(domains());
     }
 
     /// Keys that are granted apart never share a lease.
     pub(super) fn check_domains(&self, lease: LeaseId) {
         let keys = self.etcd.keys_on(lease);
         let data = keys.iter().filter(|key| !meta().scope().contains(key));
-        let found: BTreeSet<Option<Domain>> = data.map(|key| domains().of(key)).collect();
+        let found: BTreeSet<Option<LeaseGroup>> = data.map(|key| domains().of(key)).collect();
         assert!(found.len() <= 1, "{lease} carries {keys:?}");
     }
 }

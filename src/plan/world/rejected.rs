@@ -16,15 +16,15 @@ impl World {
 
     /// The operator hears that a transaction was rejected.
     pub(super) fn reject(&mut self, ticket: Ticket) {
-        let narrowed = self.ledger.reject(ticket, Objection::TooLarge, "too large", false);
+        let narrowed = self.planner.reject(ticket, Objection::TooLarge, "too large", false);
         assert_ne!(narrowed, Narrowed::Bookkeeping, "a record set is in it");
     }
 
     /// Everything that was rejected is tried again.
     pub(super) fn retry_rejected(&mut self) {
         for owner in REGISTRATIONS.map(|name| Some(reference(name))) {
-            self.ledger.retry_rejected(&owner);
+            self.planner.retry_rejected(&owner);
         }
-        self.ledger.retry_rejected(&None);
+        self.planner.retry_rejected(&None);
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use self::answers::{Answers, Digest, Known};
 use self::waiting::Waiting;
-use crate::hidden::Hidden;
+use crate::secret::SecretString;
 
 /// How long a caller waits, for their turn and the judgement together.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub enum Judgement {
 }
 
 /// Finds out about the owner of a token.
-pub type Judge = Box<dyn Fn(Hidden) -> BoxFuture<'static, Judgement> + Send + Sync>;
+pub type Judge = Box<dyn Fn(SecretString) -> BoxFuture<'static, Judgement> + Send + Sync>;
 
 /// Lets callers in, or not. Clones are the same gate.
 #[derive(Clone)]
@@ -85,7 +85,7 @@ impl Gate {
     pub(super) async fn admit(&self, authorization: Option<&HeaderValue>, address: IpAddr) -> Result<(), Refusal> {
         let token = authorization.and_then(bearer).ok_or(Refusal::NoToken)?;
         let caller = Digest::of(token);
-        let token = Hidden::from(token.to_owned());
+        let token = SecretString::from(token.to_owned());
         let known = self.look_up(caller);
         let was_reader = known == Known::FormerReader;
         let judgement = match known {
@@ -111,7 +111,7 @@ impl Gate {
         }
     }
 
-    async fn ask(&self, caller: Digest, token: Hidden, was_reader: bool) -> Judgement {
+    async fn ask(&self, caller: Digest, token: SecretString, was_reader: bool) -> Judgement {
         let of = if was_reader {
             &self.0.former_readers
         } else {
@@ -212,7 +212,7 @@ mod tests {
     fn gate() -> (Gate, Arc<AtomicUsize>, Arc<AtomicBool>) {
         let (asked, away) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, gone) = (asked.clone(), away.clone());
-        let judge = move |token: Hidden| {
+        let judge = move |token: SecretString| {
             count.fetch_add(1, Ordering::Relaxed);
             let judgement = match token.reveal() {
                 _ if gone.load(Ordering::Relaxed) => Judgement::Undecided,

@@ -14,14 +14,14 @@ pub(super) const OF_ONE: usize = 8;
 pub(super) struct Waiting(Mutex<HashMap<IpAddr, usize>>);
 
 /// The place of one that waits, free again when this is dropped.
-pub(super) struct Place<'a> {
+pub(super) struct WaitingSlot<'a> {
     waiting: &'a Waiting,
     address: IpAddr,
 }
 
 impl Waiting {
     /// A place for a caller from `address`; none if too many wait.
-    pub(super) fn take(&self, address: IpAddr) -> Option<Place<'_>> {
+    pub(super) fn take(&self, address: IpAddr) -> Option<WaitingSlot<'_>> {
         let mut by_address = self.by_address();
         let all: usize = by_address.values().sum();
         let of_it = by_address.get(&address).copied().unwrap_or_default();
@@ -29,7 +29,7 @@ impl Waiting {
             return None;
         }
         by_address.insert(address, of_it + 1);
-        Some(Place { waiting: self, address })
+        Some(WaitingSlot { waiting: self, address })
     }
 
     fn by_address(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -38,7 +38,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaitingSlot<'_> {
     fn drop(&mut self) {
         let mut by_address = self.waiting.by_address();
         if let Some(count) = by_address.get_mut(&self.address) {

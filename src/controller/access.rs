@@ -1,0 +1,276 @@
+//! From what a Registry says about TLS and user to the access to its etcd, through the Secrets that it names.
+
+use std::collections::BTreeSet;
+
+use crate::api::{Reason, RegistrySpec};
+use crate::etcd::{Access, Identity, Malformed, Tls, User};
+use crate::kube::{Content, Source, SourceKind};
+use crate::secret::SecretString;
+
+/// What is wrong with the credentials of a Registry, before etcd has seen them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Wrong {
+    /// For scripts.
+    pub reason: Reason,
+    /// For people, with what to do.
+    pub message: String,
+}
+
+/// Why there is no access yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// Not all that is named has been heard of.
+    Unheard,
+    /// Something in it is wrong.
+    Wrong(Wrong),
+}
+
+/// The objects that a Registry names.
+pub fn sources(spec: &RegistrySpec) -> BTreeSet<Source> {
+    let mut all = BTreeSet::new();
+    let mut named = |kind, name: &str| {
+        all.insert(Source {
+            kind,
+            name: name.into(),
+        });
+    };
+    if let Some(tls) = &spec.tls {
+        if let Some(ca) = &tls.ca_secret {
+            named(SourceKind::Secret, &ca.name);
+        }
+        if let Some(ca) = &tls.ca_config_map {
+            named(SourceKind::ConfigMap, &ca.name);
+        }
+        if let Some(own) = &tls.cert_secret {
+            named(SourceKind::Secret, &own.name);
+        }
+    }
+    if let Some(auth) = &spec.auth {
+        named(SourceKind::Secret, &auth.secret.name);
+    }
+    all
+}
+
+/// The access that `spec` describes, where `known` tells what is in the objects of `namespace` that it names.
+pub fn resolve<'a>(
+    spec: &RegistrySpec,
+    namespace: &str,
+    known: impl Fn(&Source) -> Option<&'a Content>,
+) -> Result<Access, Unresolved> {
+    let look = Look {
+        namespace,
+        known: &known,
+    };
+    let tls = match &spec.tls {
+        None => None,
+        Some(tls) => {
+            let (ca_kind, ca_place) = match (&tls.ca_secret, &tls.ca_config_map) {
+                (Some(ca), _) => (SourceKind::Secret, ca),
+                (None, Some(ca)) => (SourceKind::ConfigMap, ca),
+                (None, None) => {
+                    return Err(Unresolved::Wrong(Wrong {
+                        reason: Reason::CredentialsMissing,
+                        message: "spec.tls names nobody to trust: name caSecret or caConfigMap".to_owned(),
+                    }));
+                }
+            };
+            let ca = look.up(ca_kind, &ca_place.name, &ca_place.key)?;
+            let identity = match &tls.cert_secret {
+                None => None,
+                Some(own) => Some(Identity {
+                    certificate: look.up(SourceKind::Secret, &own.name, "tls.crt")?,
+                    key: look.up(SourceKind::Secret, &own.name, "tls.key")?,
+                }),
+            };
+            let of_own = tls.cert_secret.as_ref().map_or("", |own| &own.name);
+            let tls = Tls {
+                ca,
+                identity,
+                server_name: tls.server_name.clone(),
+            };
+            tls.check().map_err(|malformed| {
+                let place = match malformed {
+                    Malformed::Ca => format!(
+                        "{} of the {} {namespace}/{}",
+                        ca_place.key,
+                        ca_kind.as_str(),
+                        ca_place.name
+                    ),
+                    Malformed::Certificate => format!("tls.crt of the Secret {namespace}/{of_own}"),
+                    Malformed::Key | Malformed::KeyOfAnother => format!("tls.key of the Secret {namespace}/{of_own}"),
+                    Malformed::ServerName => "spec.tls".to_owned(),
+                };
+                Unresolved::Wrong(Wrong {
+                    reason: Reason::CredentialsMalformed,
+                    message: format!("{place} cannot be used: {malformed}"),
+                })
+            })?;
+            Some(tls)
+        }
+    };
+    let user = match &spec.auth {
+        None => None,
+        Some(auth) => Some(User {
+            name: look.up_line(&auth.secret.name, &auth.username_key)?,
+            password: look.up_line(&auth.secret.name, &auth.password_key)?,
+        }),
+    };
+    Ok(Access {
+        endpoints: spec.endpoints.clone(),
+        tls,
+        user,
+    })
+}
+
+/// Some editors begin a file with it. It is part of no password and of no PEM.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+/// Editors and `echo` end a file with them. No user's name or password does; a space at its end is its own.
+const LINE_ENDS: [char; 2] = ['\r', '\n'];
+
+struct Look<'l, F> {
+    namespace: &'l str,
+    known: &'l F,
+}
+
+impl<'a, F: Fn(&Source) -> Option<&'a Content>> Look<'_, F> {
+    /// What is in this key of a Secret, as one line.
+    fn up_line(&self, name: &str, key: &str) -> Result<SecretString, Unresolved> {
+        let text = self.up(SourceKind::Secret, name, key)?;
+        match text.reveal().trim_end_matches(LINE_ENDS) {
+            "" => Err(Unresolved::Wrong(Wrong {
+                reason: Reason::CredentialsMissing,
+                message: format!(
+                    "the key {key} of the Secret {}/{name} holds nothing but line breaks: fill it",
+                    self.namespace
+                ),
+            })),
+            kept if kept.len() == text.reveal().len() => Ok(text),
+            kept => Ok(SecretString::from(kept.to_owned())),
+        }
+    }
+
+    fn up(&self, kind: SourceKind, name: &str, key: &str) -> Result<SecretString, Unresolved> {
+        let source = Source {
+            kind,
+            name: name.into(),
+        };
+        let object = format!("the {} {}/{name}", kind.as_str(), self.namespace);
+        let wrong = |reason, message| Err(Unresolved::Wrong(Wrong { reason, message }));
+        let missing = Reason::CredentialsMissing;
+        match (self.known)(&source) {
+            None => Err(Unresolved::Unheard),
+            Some(Content::Absent) => wrong(
+                missing,
+                format!("{object} does not exist: create it with the key {key}"),
+            ),
+            Some(Content::Forbidden(words)) => wrong(
+                missing,
+                format!("the operator may not read {object} ({words}): let its service account list and watch it"),
+            ),
+            Some(Content::Present(data)) => match data.get(key) {
+                None => wrong(
+                    missing,
+                    format!("{object} has no key {key}: add it, or name another key"),
+                ),
+                Some(None) => wrong(
+                    Reason::CredentialsMalformed,
+                    format!("the key {key} of {object} is no text in UTF-8: write it anew"),
+                ),
+                Some(Some(text)) => match text.reveal().strip_prefix(BYTE_ORDER_MARK).unwrap_or(text.reveal()) {
+                    "" => wrong(missing, format!("the key {key} of {object} is empty: fill it")),
+                    kept if kept.len() == text.reveal().len() => Ok(text.clone()),
+                    kept => Ok(SecretString::from(kept.to_owned())),
+                },
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec() -> RegistrySpec {
+        serde_json::from_value(json!({
+            "endpoints": ["http://e:2379"],
+            "auth": {"secret": {"name": "etcd-user"}, "passwordKey": "pw"},
+        }))
+        .expect("decodes")
+    }
+
+    fn resolved(content: Option<&Content>) -> Result<Access, Unresolved> {
+        resolve(&spec(), "ops", |source| {
+            assert_eq!((&*source.name, source.kind), ("etcd-user", SourceKind::Secret));
+            content
+        })
+    }
+
+    fn present(keys: &[(&str, Option<&str>)]) -> Content {
+        let hidden = |text: &str| SecretString::from(text.to_owned());
+        Content::Present(
+            keys.iter()
+                .map(|(key, text)| ((*key).to_owned(), text.map(hidden)))
+                .collect::<BTreeMap<_, _>>(),
+        )
+    }
+
+    fn wrong(content: &Content) -> (Reason, String) {
+        match resolved(Some(content)) {
+            Err(Unresolved::Wrong(Wrong { reason, message })) => (reason, message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_place() {
+        assert_eq!(resolved(None), Err(Unresolved::Unheard));
+        let (reason, message) = wrong(&Content::Absent);
+        assert_eq!(reason, Reason::CredentialsMissing);
+        assert!(message.contains("Secret ops/etcd-user does not exist"), "{message}");
+        let (reason, message) = wrong(&present(&[("username", Some("u"))]));
+        assert_eq!(reason, Reason::CredentialsMissing);
+        assert!(message.contains("ops/etcd-user has no key pw"), "{message}");
+        let (reason, _) = wrong(&present(&[("username", Some("u")), ("pw", None)]));
+        assert_eq!(reason, Reason::CredentialsMalformed);
+    }
+
+    #[test]
+    fn line_ends_and_byte_order_marks_are_no_part_of_user_and_password() {
+        for (name, password, expected) in [
+            ("somebody\n", "swordfish\n", "swordfish"),
+            ("somebody\r\n", "swordfish\r\n", "swordfish"),
+            ("\u{feff}somebody", "\u{feff}swordfish\n\n", "swordfish"),
+            // What may be meant is kept.
+            ("somebody", " sword\nfish ", " sword\nfish "),
+            ("somebody", "swordfish \n", "swordfish "),
+            ("somebody", "sword\u{feff}fish", "sword\u{feff}fish"),
+        ] {
+            let access = resolved(Some(&present(&[("username", Some(name)), ("pw", Some(password))])));
+            let user = access.expect("all is there").user.expect("a user");
+            assert_eq!((user.name.reveal(), user.password.reveal()), ("somebody", expected));
+        }
+        for empty in ["\n", "\r\n", "\u{feff}", "\u{feff}\n"] {
+            let (reason, message) = wrong(&present(&[("username", Some("u")), ("pw", Some(empty))]));
+            assert_eq!(reason, Reason::CredentialsMissing);
+            assert!(message.contains("the key pw of the Secret ops/etcd-user"), "{message}");
+        }
+    }
+
+    #[test]
+    fn user_and_password_come_from_the_keys_that_are_named_and_are_not_shown() {
+        let access = resolved(Some(&present(&[
+            ("username", Some("somebody")),
+            ("pw", Some("swordfish")),
+        ])));
+        let access = access.expect("all is there");
+        let user = access.user.as_ref().expect("a user");
+        assert_eq!((user.name.reveal(), user.password.reveal()), ("somebody", "swordfish"));
+        let shown = format!("{access:?}");
+        assert!(!shown.contains("swordfish") && !shown.contains("somebody"), "{shown}");
+    }
+}

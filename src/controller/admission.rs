@@ -1,0 +1,708 @@
+//! Which registrations are carried out, and what is said to those that are not.
+//!
+//! A registration whose new spec cannot be carried out keeps what it had: bad input loses nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::{Command, Controller, record_formats};
+use crate::api::{FormatStatus, LastSynced, Reason, ServiceRegistration, ServiceRegistrationStatus};
+use crate::controller::compile::{Compiled, Invalid, Reserved, compile, compile_last, reference};
+use crate::controller::worker::Version;
+use crate::format::{FormatError, Reading};
+use crate::index::{Mark, NamespaceScope, RegistrationRef};
+use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, StatusUpdate, WritePolicy};
+use crate::plan::{Holding, Prefix, RegistrationSettings, Since, Subject, refused_status};
+
+/// One registration.
+#[derive(Debug)]
+pub struct Entry {
+    /// The object that was looked at last.
+    uid: String,
+    /// Its generation.
+    generation: i64,
+    /// The list that it was last seen in.
+    list: Mark,
+    /// The object, if another RecordFormat may make something else of it.
+    kept: Option<Arc<ServiceRegistration>>,
+    /// Its spec in force.
+    in_force: Option<Box<Compiled>>,
+    /// Its newest spec, while it is not in force.
+    pending: Option<Box<Compiled>>,
+    /// Why the newest spec is not in force.
+    refusal: Option<Refusal>,
+    /// Its newest spec, while that reaches into the bookkeeping of a Registry.
+    reserved: Option<Box<Compiled>>,
+    /// What its status records.
+    record: Record,
+}
+
+/// What the status of a registration records for whoever leads next.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record {
+    /// The places that it has claimed, and since when.
+    formats: Vec<FormatStatus>,
+    /// The newest spec that was carried out as a whole.
+    last_synced: Option<Arc<LastSynced>>,
+}
+
+impl Record {
+    fn of(status: Option<&ServiceRegistrationStatus>) -> Self {
+        status.map_or_else(Self::default, |status| Self {
+            formats: status.formats.clone(),
+            last_synced: status.last_synced.clone().map(Arc::new),
+        })
+    }
+
+    fn is_blank(&self) -> bool {
+        self.formats.is_empty() && self.last_synced.is_none()
+    }
+
+    /// When the place of `reading` was claimed, in milliseconds since 1970.
+    fn since(&self, reading: &Reading) -> Option<i64> {
+        let is_it = |place: &&FormatStatus| place.format == *reading.dialect && place.location == *reading.written;
+        let since = &self.formats.iter().find(is_it)?.since;
+        Some(since.parse::<Timestamp>().ok()?.as_millisecond())
+    }
+}
+
+impl Entry {
+    /// The object, if it uses a RecordFormat and could be read.
+    pub fn kept(&self) -> Option<&Arc<ServiceRegistration>> {
+        self.kept.as_ref()
+    }
+
+    /// The reason why the newest spec is not in force.
+    #[cfg(test)]
+    pub fn refusal(&self) -> Option<&'static str> {
+        self.refusal.as_ref().map(|refusal| refusal.reason.as_str())
+    }
+
+    /// The spec that is carried out.
+    pub fn in_force(&self) -> Option<&Compiled> {
+        self.in_force.as_deref()
+    }
+
+    /// The newest spec that may be carried out.
+    pub fn newest(&self) -> Option<&Compiled> {
+        self.pending.as_deref().or(self.in_force())
+    }
+}
+
+/// Why a registration is not carried out.
+#[derive(Clone, Debug)]
+struct Refusal {
+    reason: Reason,
+    message: String,
+}
+
+impl Refusal {
+    fn reserved(reserved: &Reserved) -> Self {
+        let Reserved {
+            scope,
+            registry,
+            meta_prefix,
+        } = reserved;
+        let message = format!(
+            "The prefix {} and the metaPrefix {meta_prefix} of the Registry \"{registry}\" overlap: use a prefix outside of \
+             it.",
+            scope.prefix()
+        );
+        Self {
+            reason: Reason::PrefixReserved,
+            message,
+        }
+    }
+}
+
+/// What `object`, which compiles to `compiled`, was by the last spec that was carried out as a whole, if that asked for
+/// other keys or values. Where none is recorded yet, it is what is in force.
+fn previous(entry: &Entry, object: &ServiceRegistration, compiled: &Compiled) -> Option<Box<Compiled>> {
+    if let Some(last) = &entry.record.last_synced {
+        let differs = !last.is_same(&compiled.identity);
+        return differs.then(|| compile_last(object, last)).flatten().map(Box::new);
+    }
+    let of_this = |former: &&Compiled| former.registration.uid == compiled.registration.uid;
+    let mut former = Box::new(entry.in_force().filter(of_this)?.clone());
+    if former.identity.is_same(&compiled.identity) {
+        return former.previous;
+    }
+    former.previous = None;
+    former.stand_aside(&[]);
+    Some(former)
+}
+
+impl Controller {
+    pub(super) fn registration(
+        &mut self,
+        area: &NamespaceScope,
+        seen: ObjectEvent<Box<ServiceRegistration>>,
+        now: Instant,
+    ) {
+        match seen {
+            ObjectEvent::ListBegins => self.registration_lists.begin(area),
+            ObjectEvent::Lost(_) => self.weigh(now),
+            ObjectEvent::Applied(object) => self.registration_applied(&object, now),
+            ObjectEvent::Deleted { namespace, name } => {
+                self.registration_gone(&RegistrationRef::new(namespace, name));
+                self.tell_unclear();
+            }
+            ObjectEvent::Unreadable {
+                namespace,
+                name,
+                generation,
+                cause,
+            } => {
+                let reference = RegistrationRef::new(namespace, name);
+                let message = format!("This object cannot be read: {cause}. Apply it again as the CRD describes it.");
+                // Our own status is a change of the object, too.
+                if !self.mark(&reference, String::new(), generation) {
+                    return;
+                }
+                self.refuse(
+                    &reference,
+                    generation,
+                    None,
+                    Refusal {
+                        reason: Reason::InvalidSpec,
+                        message,
+                    },
+                );
+                self.tell_unclear();
+            }
+            ObjectEvent::ListComplete => {
+                let began = self.registration_lists.began(area);
+                let listed = self
+                    .entries
+                    .iter()
+                    .filter(|(reference, _)| area.contains(&reference.namespace));
+                let gone = listed.filter(|(_, entry)| entry.list.is_before(began));
+                let gone: Vec<RegistrationRef> = gone.map(|(reference, _)| reference.clone()).collect();
+                for reference in gone {
+                    self.registration_gone(&reference);
+                }
+                self.tell_unclear();
+                self.streams.listed(REGISTRATIONS, area);
+                self.weigh(now);
+            }
+        }
+    }
+
+    /// Notes that the registration is there; returns whether this version of it is new.
+    fn mark(&mut self, reference: &RegistrationRef, uid: String, generation: i64) -> bool {
+        let list = self.registration_lists.mark();
+        let entry = self.entries.entry(reference.clone()).or_insert_with(|| Entry {
+            uid: String::new(),
+            generation: 0,
+            list,
+            kept: None,
+            in_force: None,
+            pending: None,
+            refusal: None,
+            reserved: None,
+            record: Record::default(),
+        });
+        entry.list = list;
+        let is_new = (entry.uid != uid) || (entry.generation != generation);
+        (entry.uid, entry.generation) = (uid, generation);
+        if is_new {
+            entry.refusal = None;
+            entry.reserved = None;
+            entry.kept = None;
+        }
+        is_new
+    }
+
+    fn registration_applied(&mut self, object: &ServiceRegistration, now: Instant) {
+        let reference = reference(object);
+        let seen = StatusUpdate::Observed(reference.clone(), object.status.clone());
+        // The desk ends only with the process.
+        let _ = self.workers.context().registrations.send(seen);
+        let generation = object.metadata.generation.unwrap_or_default();
+        let is_new = self.mark(&reference, object.uid().unwrap_or_default(), generation);
+        let entry = self.entries.get_mut(&reference).expect("it was marked");
+        let record = Record::of(object.status.as_ref());
+        let before = std::mem::replace(&mut entry.record, record);
+        if !is_new {
+            if before != entry.record {
+                self.recorded(&reference, now);
+            }
+            return;
+        }
+        entry.kept = record_formats::kept(object);
+        self.examine(&reference, object, now);
+        self.tell_unclear();
+    }
+
+    /// Carries a registration out with the RecordFormats that there are now, or says why not.
+    pub(super) fn examine(&mut self, reference: &RegistrationRef, object: &ServiceRegistration, now: Instant) {
+        let entry = self.entries.get_mut(reference).expect("it was marked");
+        match compile(object, self.library.formats()) {
+            Ok(mut compiled) => {
+                entry.refusal = None;
+                compiled.previous = previous(entry, object, &compiled);
+                self.admit(reference, Box::new(compiled), now);
+            }
+            // It may be in the list that is on its way: `examine_waiting` comes back to this.
+            Err(Invalid::Format(FormatError::NoRecordFormat(_)))
+                if !self.streams.is_listed(RECORD_FORMATS, &NamespaceScope::Cluster) => {}
+            Err(invalid) => {
+                let generation = object.metadata.generation.unwrap_or_default();
+                let refusal = Refusal {
+                    reason: invalid.reason(),
+                    message: format!("{invalid}."),
+                };
+                // As if this process had been there when the last good spec was put in force.
+                let last = entry.record.last_synced.as_ref().filter(|_| entry.in_force.is_none());
+                if let Some(last) = last.and_then(|last| compile_last(object, last)) {
+                    self.admit(reference, Box::new(last), now);
+                }
+                self.refuse(reference, generation, None, refusal);
+            }
+        }
+    }
+
+    /// The status of a registration has come to record something else: another replica decided, or this one did.
+    fn recorded(&mut self, reference: &RegistrationRef, now: Instant) {
+        let entry = &self.entries[reference];
+        let Some(compiled) = &entry.in_force else {
+            return;
+        };
+        let is_done = compiled.previous.is_some()
+            && entry
+                .record
+                .last_synced
+                .as_ref()
+                .is_some_and(|last| last.is_same(&compiled.identity));
+        let registry = compiled.registration.registry.clone();
+        let differs = |reading: &Reading| {
+            let (known, recorded) = (
+                self.overlaps.since(reference, &registry, reading),
+                entry.record.since(reading),
+            );
+            known
+                .zip(recorded)
+                .is_some_and(|(known, recorded)| known != Since::Recorded(recorded))
+        };
+        let differs = compiled.readings().iter().flatten().any(differs);
+        let mut compiled = compiled.clone();
+        if is_done {
+            compiled.previous = None;
+        }
+        if is_done || differs {
+            self.admit_again(reference, compiled, now);
+        } else {
+            let concerned = self.settle_among_neighbours(reference, &compiled);
+            self.look_again(&concerned, now);
+        }
+    }
+
+    /// Hands what is in force to the registrar once more. A newer spec that waits goes on waiting.
+    fn admit_again(&mut self, reference: &RegistrationRef, compiled: Box<Compiled>, now: Instant) {
+        let pending = self.entries.get_mut(reference).and_then(|entry| entry.pending.take());
+        self.admit(reference, compiled, now);
+        if let Some(entry) = self.entries.get_mut(reference).filter(|entry| entry.pending.is_none()) {
+            entry.pending = pending;
+        }
+    }
+
+    /// Tells the neighbours of `registration` which places it has, and since when.
+    fn settle_among_neighbours(
+        &mut self,
+        reference: &RegistrationRef,
+        compiled: &Compiled,
+    ) -> BTreeSet<RegistrationRef> {
+        let registration = &compiled.registration;
+        let entry = &self.entries[reference];
+        let mut readings = Vec::new();
+        for reading in compiled.readings() {
+            let Some(reading) = reading else {
+                readings.push(None);
+                continue;
+            };
+            let is_same = |former: &Compiled| former.registration.uid == registration.uid;
+            let in_force = entry.in_force().filter(|former| is_same(former));
+            let known = in_force.and_then(|_| self.overlaps.since(reference, &registration.registry, &reading));
+            // A place that was left is claimed anew, also while the status still has it.
+            let is_left = self.complete && in_force.is_some() && known.is_none();
+            let recorded = entry.record.since(&reading).filter(|_| !is_left).map(Since::Recorded);
+            // Before everything is known this process cannot tell what was asked for when.
+            let first =
+                || (!self.complete && entry.record.is_blank()).then_some(Since::Created(registration.created * 1000));
+            let since = match recorded.or(known).or_else(first) {
+                Some(since) => since,
+                None => self.overlaps.claim(Timestamp::now().as_millisecond()),
+            };
+            readings.push(Some((reading, since)));
+        }
+        self.overlaps.settle(reference, &registration.registry, readings)
+    }
+
+    /// When `registration` claimed each of its places.
+    fn claims(&self, reference: &RegistrationRef, compiled: &Compiled) -> BTreeMap<Prefix, Since> {
+        let registry = &compiled.registration.registry;
+        let readings = compiled.readings().into_iter().flatten();
+        let claim = |reading: Reading| {
+            let since = self.overlaps.since(reference, registry, &reading)?;
+            Some((Prefix::below(&reading.written), since))
+        };
+        readings.filter_map(claim).collect()
+    }
+
+    /// The places that `registration` has, for its status.
+    pub(super) fn places(&self, reference: &RegistrationRef, compiled: &Compiled) -> Vec<FormatStatus> {
+        let aside: Vec<usize> = self
+            .overlaps
+            .aside(reference)
+            .iter()
+            .map(|aside| aside.format)
+            .collect();
+        let readings = compiled.readings().into_iter().enumerate();
+        let mine = readings.filter(|(place, _)| !aside.contains(place));
+        let place = |reading: Reading| {
+            let since = self
+                .overlaps
+                .since(reference, &compiled.registration.registry, &reading)?;
+            Some(FormatStatus {
+                since: Timestamp::from_millisecond(since.millis()).ok()?.to_string(),
+                format: reading.dialect.to_string(),
+                location: reading.written.to_string(),
+            })
+        };
+        mine.filter_map(|(_, reading)| place(reading?)).collect()
+    }
+
+    /// Puts a spec in force, or says why it cannot be.
+    pub(super) fn admit(&mut self, reference: &RegistrationRef, mut compiled: Box<Compiled>, now: Instant) {
+        let registration = &compiled.registration;
+        let (registry, generation) = (registration.registry.clone(), registration.generation);
+        let Some(known) = self.registries.get(&registry) else {
+            if !self.streams.is_listed(REGISTRIES, &NamespaceScope::Cluster) {
+                // It may be in the list that is on its way: `admit_pending` comes back to this.
+                self.entries.get_mut(reference).expect("it was marked").pending = Some(compiled);
+                return;
+            }
+            let refusal = Refusal {
+                reason: Reason::RegistryNotFound,
+                message: format!(
+                    "There is no Registry \"{registry}\": create it, or name another one in a new registration."
+                ),
+            };
+            return self.refuse(reference, generation, Some(compiled), refusal);
+        };
+        let reserved = self.reserved(&compiled);
+        let entry = self.entries.get_mut(reference).expect("it was marked");
+        // Where the spec in force is admitted again, a newer one that is refused stays so.
+        let newer = |newest: &Compiled| {
+            let (newest, this) = (&newest.registration, &compiled.registration);
+            newest.uid == this.uid && newest.generation > this.generation
+        };
+        let newest = entry.reserved.take();
+        let was_reserved = compiled.frozen || newest.as_deref().is_some_and(|newest| !newer(newest));
+        entry.reserved = newest.filter(|newest| newer(newest));
+        compiled.frozen = reserved.is_some();
+        if let Some(reserved) = &reserved {
+            let refusal = Refusal::reserved(reserved);
+            let is_in_force = entry.in_force().is_some_and(|in_force| {
+                let (former, newest) = (&in_force.registration, &compiled.registration);
+                (&former.uid, former.generation) == (&newest.uid, newest.generation)
+            });
+            if !is_in_force || reserved.registry == registry {
+                entry.reserved = Some(compiled);
+                return self.refuse(reference, generation, None, refusal);
+            }
+            // What came first keeps what it has elsewhere, and changes nothing any more.
+            tracing::warn!(registration = %reference, generation, message = refusal.message, "frozen");
+            entry.refusal = Some(refusal);
+        } else if was_reserved {
+            entry.refusal = None;
+        }
+        let previous = compiled.previous.take();
+        compiled.previous = previous.filter(|previous| self.reserved(previous).is_none());
+        // Whatever stood aside is looked at like the rest.
+        compiled.stand_aside(&[]);
+        let mut verdict = compiled.submit(known.spec(), &self.tenants);
+        if let Some(Reserved {
+            registry, meta_prefix, ..
+        }) = reserved
+        {
+            let bookkeeping = Prefix::below(&format!("{meta_prefix}{}", self.workers.context().cluster_id));
+            verdict.forbidden.push(compiled.keep_out(bookkeeping, registry));
+        }
+        if let Some(denial) = &verdict.denial {
+            tracing::warn!(registration = %reference, generation, %registry, denial, "not allowed to register all of this");
+        }
+        let concerned = self.settle_among_neighbours(reference, &compiled);
+        compiled.stand_aside(&self.overlaps.aside(reference));
+        for (_, aside) in &compiled.aside {
+            tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format stands aside");
+        }
+        let known = self.registries.get(&registry).expect("it was there");
+        let terms = compiled.terms(known.spec());
+        let registration = &compiled.registration;
+        let former = self.entries[reference].in_force();
+        if !former.is_some_and(|former| former.registration == *registration && former.bindings == compiled.bindings) {
+            tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
+        }
+        if former.is_some_and(|former| compiled.rewrites(former)) {
+            // Of this the index knows nothing: forgotten first, so that every pod counts as changed.
+            self.index.delete_registration(reference);
+        }
+        let touches = self.index.apply_registration(registration.clone());
+        let rule = Command::Rule {
+            registration: reference.clone(),
+            verdict,
+        };
+        let register = self.register(reference, &compiled, terms);
+        let entry = self.entries.get_mut(reference).expect("it was marked");
+        let former = entry.in_force.replace(compiled);
+        if entry.pending.take().is_some() {
+            entry.refusal = None;
+        }
+        // Of a newer spec, while this older one is handed to another registrar or under other terms.
+        let refused = entry.refusal.clone().map(|refusal| (entry.generation, refusal));
+        self.unclear.remove(reference);
+        if let Some(former) = former.filter(|former| former.registration.registry != registry) {
+            // Deleted and created anew in another Registry, between two lists.
+            self.workers
+                .send(&former.registration.registry, Command::Remove(reference.clone()));
+        }
+        self.workers.send(&registry, Command::Together(vec![register, rule]));
+        if let Some((generation, refusal)) = refused {
+            let command = Command::refuse(reference, generation, refusal.reason, refusal.message);
+            self.workers.send(&registry, command);
+        }
+        self.forward(touches, now);
+        self.look_again(&concerned, now);
+    }
+
+    /// The order to carry `compiled` out on these terms.
+    fn register(&self, reference: &RegistrationRef, compiled: &Compiled, terms: RegistrationSettings) -> Command {
+        let registration = &compiled.registration;
+        Command::Register {
+            registration: reference.clone(),
+            terms,
+            service: registration.service.clone(),
+            version: Version {
+                uid: registration.uid.clone(),
+                generation: registration.generation,
+            },
+            selected: self.index.selected_count(reference),
+            aside: compiled.told_aside(),
+            keeps_previous: compiled.previous.is_some(),
+            since: self.claims(reference, compiled),
+            places: self.places(reference, compiled),
+            identity: compiled.identity.clone(),
+            last_synced: self.entries[reference].record.last_synced.clone(),
+        }
+    }
+
+    /// Which Registry's bookkeeping a registration would reach into.
+    fn reserved(&self, compiled: &Compiled) -> Option<Reserved> {
+        let registries = self.registries.iter();
+        compiled.reserved(registries.map(|(name, known)| (&**name, known.spec())))
+    }
+
+    /// A Registry came, went, or keeps its bookkeeping elsewhere: registrations that reach into the bookkeeping of one are
+    /// judged again, whichever Registry they ask for.
+    pub(super) fn judge_reserved(&mut self, now: Instant) {
+        let mut concerned = Vec::new();
+        for (reference, entry) in &self.entries {
+            if let Some(newest) = &entry.reserved {
+                if self.reserved(newest).is_none() {
+                    concerned.push((reference.clone(), newest.clone()));
+                }
+            } else if let Some(in_force) = &entry.in_force
+                && self.reserved(in_force).is_some() != in_force.frozen
+            {
+                concerned.push((reference.clone(), in_force.clone()));
+            }
+        }
+        for (reference, compiled) in concerned {
+            // Forgotten first, so that every pod of it counts as changed.
+            self.index.delete_registration(&reference);
+            self.admit(&reference, compiled, now);
+        }
+        self.tell_unclear();
+    }
+
+    /// Lets formats of registrations in force stand aside or come back, as their neighbours have it by now.
+    fn look_again(&mut self, concerned: &BTreeSet<RegistrationRef>, now: Instant) {
+        for reference in concerned {
+            let aside = self.overlaps.aside(reference);
+            let Some(compiled) = self.entries.get(reference).and_then(|entry| entry.in_force.clone()) else {
+                continue;
+            };
+            if compiled.all_aside().eq(aside) {
+                continue;
+            }
+            // Forgotten first, so that every pod of it counts as changed.
+            self.index.delete_registration(reference);
+            self.admit_again(reference, compiled, now);
+        }
+    }
+
+    /// A registration is not carried out any more: what stood aside for its sake comes back.
+    fn leaves_its_neighbours(&mut self, reference: &RegistrationRef, now: Instant) {
+        let concerned = self.overlaps.leave(reference);
+        self.look_again(&concerned, now);
+    }
+
+    /// Says why the newest spec of a registration is not carried out. What is in force stays.
+    fn refuse(
+        &mut self,
+        reference: &RegistrationRef,
+        generation: i64,
+        pending: Option<Box<Compiled>>,
+        refusal: Refusal,
+    ) {
+        let Refusal { reason, message } = refusal;
+        tracing::warn!(registration = %reference, generation, reason = reason.as_str(), %message, "not carrying out");
+        let entry = self.entries.get_mut(reference).expect("it was marked");
+        entry.refusal = Some(Refusal {
+            reason,
+            message: message.clone(),
+        });
+        let uid = &entry.uid;
+        let mut concerned = BTreeSet::new();
+        let of_another = |former: &mut Box<Compiled>| !uid.is_empty() && *former.registration.uid != **uid;
+        if let Some(former) = entry.in_force.take_if(of_another) {
+            // Deleted and created anew between two lists: what is in force is a deleted object's.
+            self.index.delete_registration(reference);
+            let command = Command::Remove(reference.clone());
+            self.workers.send(&former.registration.registry, command);
+            concerned = self.overlaps.leave(reference);
+        }
+        if pending.is_none() && entry.in_force.is_none() {
+            self.unclear.insert(reference.clone());
+        }
+        let service = pending.as_ref().map(|compiled| compiled.registration.service.clone());
+        entry.pending = pending;
+        let uid: Arc<str> = entry.uid.as_str().into();
+        if let Some(in_force) = &entry.in_force {
+            let command = Command::refuse(reference, generation, reason, message);
+            return self.workers.send(&in_force.registration.registry, command);
+        }
+        let subject = Subject {
+            generation,
+            service: service.as_deref().unwrap_or(&reference.name),
+            registry: "",
+            selected: 0,
+            holding: &Holding::Undecided,
+            aside: &[],
+        };
+        // There is no registrar and thus no leader for it: every replica says the same, which is one Event.
+        self.workers.context().events.publish(Notice {
+            about: About::Registration(reference.clone()),
+            uid,
+            is_warning: true,
+            reason: reason.as_str(),
+            note: message.clone(),
+            occurrence: generation.to_string(),
+        });
+        let mut status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
+        let record = self.entries[reference].record.clone();
+        status.formats = record.formats;
+        status.last_synced = record.last_synced.map(|last| (*last).clone());
+        let note = StatusUpdate::Wanted(reference.clone(), status, WritePolicy::Once);
+        let _ = self.workers.context().registrations.send(note);
+        self.look_again(&concerned, Instant::now());
+    }
+
+    fn registration_gone(&mut self, reference: &RegistrationRef) {
+        let _ = self
+            .workers
+            .context()
+            .registrations
+            .send(StatusUpdate::Gone(reference.clone()));
+        self.index.delete_registration(reference);
+        self.unclear.remove(reference);
+        let Some(entry) = self.entries.remove(reference) else {
+            return;
+        };
+        tracing::info!(registration = %reference, "deleted");
+        if let Some(in_force) = entry.in_force {
+            let command = Command::Remove(reference.clone());
+            self.workers.send(&in_force.registration.registry, command);
+        }
+        self.leaves_its_neighbours(reference, Instant::now());
+    }
+
+    /// A Registry is there or has changed: what asks for it is looked at again.
+    pub(super) fn admit_all(&mut self, registry: &str, now: Instant) {
+        for (reference, compiled) in self.asking_for(registry) {
+            self.admit(&reference, compiled, now);
+        }
+        self.tell_unclear();
+    }
+
+    /// All Registries are known: what still waits for one waits for one that does not exist.
+    pub(super) fn admit_pending(&mut self, now: Instant) {
+        let waiting =
+            |(reference, entry): (&RegistrationRef, &Entry)| Some((reference.clone(), entry.pending.clone()?));
+        let mut waiting: Vec<_> = self.entries.iter().filter_map(waiting).collect();
+        waiting.sort_by_key(|(reference, compiled)| (compiled.registration.created, reference.clone()));
+        for (reference, compiled) in waiting {
+            self.admit(&reference, compiled, now);
+        }
+        self.tell_unclear();
+    }
+
+    /// The registrar of a Registry has nothing yet: it is told everything, as after a restart.
+    pub(super) fn hand_over(&mut self, registry: &Arc<str>, now: Instant) {
+        self.workers
+            .send(registry, Command::SomeAreUnclear(self.some_are_unclear));
+        self.workers
+            .send(registry, Command::KubernetesIsOutdated(self.outdated.clone()));
+        for (reference, compiled) in self.asking_for(registry) {
+            // Forgotten first, so that every pod of it counts as changed.
+            self.index.delete_registration(&reference);
+            self.admit(&reference, compiled, now);
+        }
+        self.tell_unclear();
+        if let Some(known) = self.registries.get(registry) {
+            self.workers.send(registry, Command::Approve(known.approved()));
+        }
+        if self.complete {
+            self.workers.send(registry, Command::KubernetesIsComplete);
+        }
+        self.workers.send(registry, Command::Freshness(self.streams.progress()));
+    }
+
+    /// A Registry is gone: nothing that asks for it can be carried out.
+    pub(super) fn withdraw_all(&mut self, registry: &str, now: Instant) {
+        for (reference, compiled) in self.asking_for(registry) {
+            self.index.delete_registration(&reference);
+            self.entries.get_mut(&reference).expect("it is asking").in_force = None;
+            // The others of this Registry go, too.
+            self.overlaps.leave(&reference);
+            self.admit(&reference, compiled, now);
+        }
+    }
+
+    /// The registrations that ask for `registry`, with their newest specs, the oldest first: in that order they claim
+    /// their places.
+    pub(super) fn asking_for(&self, registry: &str) -> Vec<(RegistrationRef, Box<Compiled>)> {
+        let all = self
+            .entries
+            .iter()
+            .filter_map(|(reference, entry)| Some((reference.clone(), Box::new(entry.newest()?.clone()))));
+        let asking = all.filter(|(_, compiled)| *compiled.registration.registry == *registry);
+        let mut asking: Vec<(RegistrationRef, Box<Compiled>)> = asking.collect();
+        asking.sort_by_key(|(reference, compiled)| (compiled.registration.created, reference.clone()));
+        asking
+    }
+
+    /// Tells the registrars whether there are registrations whose keys are not known, if that has changed.
+    pub(super) fn tell_unclear(&mut self) {
+        let some = !self.unclear.is_empty();
+        if std::mem::replace(&mut self.some_are_unclear, some) != some {
+            self.workers.send_all(|| Command::SomeAreUnclear(some));
+        }
+    }
+}

@@ -1,0 +1,546 @@
+//! From what the user wrote to what the rooms work with, or to a reason why not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::overlaps::SuppressedFormat;
+use crate::api::{self, LastSynced, Reason, RecordFormatSpec, RegistrySpec, ServiceRegistration};
+use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort, Templates};
+use crate::index::{self, Index, Operator, PodView, PortTarget, RegistrationRef, Requirement, Selector};
+use crate::plan::{Denial, DesiredPod, FormatBinding, Prefix, PrefixGrant, RegistrationSettings};
+
+/// A registration that can be carried out.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Compiled {
+    /// What the index needs of it.
+    pub registration: index::Registration,
+    /// Its formats.
+    pub bindings: Vec<FormatBinding>,
+    /// Those of its formats that stand aside for another registration's, with their places among all.
+    pub aside: Vec<(FormatBinding, SuppressedFormat)>,
+    /// The time to live it asks for, in seconds; the Registry's if none.
+    pub ttl: Option<u32>,
+    /// Renew, but change nothing.
+    pub suspended: bool,
+    /// Keep the last endpoint when all pods that are there are merely not ready.
+    pub keep_last: bool,
+    /// What it was before its spec was changed, while it is not known that the newest spec is carried out.
+    pub previous: Option<Box<Compiled>>,
+    /// Which keys and values it asks for, in the words of the user.
+    pub identity: Arc<LastSynced>,
+    /// The labels of its namespace are not known yet, and the Registry has rules about them: nothing is changed until
+    /// they are.
+    pub unsure: bool,
+    /// Its formats reach into a Registry's bookkeeping, which came after it: nothing is changed.
+    pub frozen: bool,
+}
+
+/// A format that reaches into the bookkeeping of a Registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Where its keys lie.
+    pub scope: Prefix,
+    /// The Registry's name.
+    pub registry: Arc<str>,
+    /// The Registry's meta prefix.
+    pub meta_prefix: String,
+}
+
+/// Why a registration cannot be carried out. Admission refuses most of these; an object may be older than the rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// It would register every pod of its namespace.
+    #[error("spec.selector is empty: name at least one label in matchLabels")]
+    EmptySelector,
+    /// An operator that selectors do not have.
+    #[error("spec.selector has the operator {0:?}: write In, NotIn, Exists or DoesNotExist")]
+    SelectorOperator(String),
+    /// A number that no port has.
+    #[error("spec.ports has the number {0}: write a number from 1 to 65535")]
+    PortNumber(i32),
+    /// Two ports have one name.
+    #[error("spec.ports has two ports that go by {0:?}: give each a name of its own")]
+    PortTwice(Arc<str>),
+    /// A format lists a port that the registration does not have.
+    #[error("spec.formats lists the port {0:?}: name it in spec.ports")]
+    UnknownPort(String),
+    /// A format cannot be used.
+    #[error("spec.formats: {0}")]
+    Format(#[from] FormatError),
+}
+
+impl Invalid {
+    /// What it comes down to, for scripts.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Format(FormatError::NoRecordFormat(_)) => Reason::RecordFormatNotFound,
+            Self::Format(FormatError::RecordFormatBroken { .. } | FormatError::SharedByPorts { .. }) => {
+                Reason::RecordFormatUnusable
+            }
+            _ => Reason::InvalidSpec,
+        }
+    }
+}
+
+/// What names `registration`.
+pub fn reference(registration: &ServiceRegistration) -> RegistrationRef {
+    RegistrationRef::new(registration.namespace().unwrap_or_default(), registration.name_any())
+}
+
+/// Makes `registration` ready to be carried out, with these record formats.
+pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormats) -> Result<Compiled, Invalid> {
+    let spec = &registration.spec;
+    let reference = reference(registration);
+    let service = registration.service_name();
+    let ports: Vec<index::Port> = spec.ports.iter().map(port).collect::<Result<_, _>>()?;
+    let names: BTreeMap<&Arc<str>, usize> = ports.iter().zip(0..).map(|(port, place)| (&port.name, place)).collect();
+    if let Some((port, _)) = ports.iter().zip(0..).find(|(port, place)| names[&port.name] != *place) {
+        return Err(Invalid::PortTwice(port.name.clone()));
+    }
+    let mut bindings = Vec::with_capacity(spec.formats.len());
+    for listed in spec.formats.iter().filter_map(|format| format.ports.as_ref()).flatten() {
+        if !ports.iter().any(|port| *port.name == **listed) {
+            return Err(Invalid::UnknownPort(listed.clone()));
+        }
+    }
+    let known: Vec<ServicePort<'_>> = ports.iter().map(known_port).collect();
+    let known = Service {
+        namespace: &reference.namespace,
+        name: service,
+        ports: &known,
+        ipv6: spec.address.family == api::Family::IPv6,
+        record_formats,
+    };
+    for format in Format::compile_all(&spec.formats, &known)? {
+        let sole_port = ports.iter().filter(|port| format.carries(&port.name)).count() == 1;
+        let pass = PrefixGrant::Free;
+        bindings.push(FormatBinding {
+            format,
+            sole_port,
+            pass,
+        });
+    }
+    let metadata = spec.metadata.clone().unwrap_or_default();
+    let created = registration.metadata.creation_timestamp.as_ref();
+    let text = |text: &String| -> Arc<str> { text.as_str().into() };
+    let fixed: BTreeMap<Arc<str>, Arc<str>> = metadata
+        .fixed
+        .iter()
+        .map(|(key, value)| (text(key), text(value)))
+        .collect();
+    Ok(Compiled {
+        registration: index::Registration {
+            reference,
+            uid: registration.uid().unwrap_or_default().into(),
+            created: created.map_or(0, |time| time.0.as_second()),
+            generation: registration.metadata.generation.unwrap_or_default(),
+            selector: selector(&spec.selector)?,
+            registry: spec.registry.as_str().into(),
+            service: service.into(),
+            ports,
+            family: match spec.address.family {
+                api::Family::IPv4 => index::Family::V4,
+                api::Family::IPv6 => index::Family::V6,
+            },
+            weight: spec.weight,
+            version_label: spec.version.as_ref().map(|version| version.from_label.as_str().into()),
+            metadata: Arc::new(fixed),
+            metadata_labels: metadata.from_labels.iter().map(text).collect(),
+        },
+        bindings,
+        aside: Vec::new(),
+        ttl: spec.ttl_seconds,
+        suspended: spec.suspend,
+        keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
+        previous: None,
+        identity: Arc::new(identity(registration, record_formats)),
+        unsure: false,
+        frozen: false,
+    })
+}
+
+/// What decides about keys and values, field by field of the spec.
+const DECIDING: [&str; 7] = [
+    "serviceName",
+    "ports",
+    "address",
+    "formats",
+    "version",
+    "weight",
+    "metadata",
+];
+
+/// What of `registration` decides about keys and values, and the RecordFormats that it uses.
+fn identity(registration: &ServiceRegistration, record_formats: &RecordFormats) -> LastSynced {
+    let mut spec = fields(&registration.spec);
+    spec.retain(|field, _| DECIDING.contains(&&**field));
+    let names = registration
+        .spec
+        .formats
+        .iter()
+        .filter_map(|format| format.record_format.as_deref());
+    let known = names.filter_map(|name| Some((name.to_owned(), fields(record_formats.get(name).ok()?.spec()).into())));
+    LastSynced {
+        generation: registration.metadata.generation.unwrap_or_default(),
+        record_formats: known.collect(),
+        spec,
+    }
+}
+
+fn fields(object: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(object) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// What `registration` was by the spec `last`, which was carried out; none if that makes no sense any more.
+pub fn compile_last(registration: &ServiceRegistration, last: &LastSynced) -> Option<Compiled> {
+    let mut spec = fields(&registration.spec);
+    spec.retain(|field, _| !DECIDING.contains(&&**field));
+    spec.extend(last.spec.clone());
+    let before = ServiceRegistration {
+        metadata: registration.metadata.clone(),
+        spec: serde_json::from_value(spec.into()).ok()?,
+        status: None,
+    };
+    let mut record_formats = RecordFormats::new();
+    for (name, spec) in &last.record_formats {
+        let spec: RecordFormatSpec = serde_json::from_value(spec.clone()).ok()?;
+        record_formats.set(name, Templates::compile(name, &spec));
+    }
+    compile(&before, &record_formats).ok()
+}
+
+impl Compiled {
+    /// What its neighbours must know of all its formats, in the order of the spec; nothing of those that the Registry's
+    /// rules do not allow: nobody makes way for them.
+    ///
+    /// Those of the spec before come after them, but for places that are the same.
+    pub fn readings(&self) -> Vec<Option<Reading>> {
+        let allowed =
+            |binding: &FormatBinding| !self.unsure && !self.frozen && binding.pass.allows_all(binding.format.scope());
+        let reading = |binding: &FormatBinding| allowed(binding).then(|| binding.format.reading());
+        let mut readings: Vec<Option<Reading>> = self.all_outlets().iter().map(reading).collect();
+        if let Some(previous) = &self.previous {
+            for reading in previous.readings() {
+                let is_known = reading.is_some() && readings.contains(&reading);
+                readings.push(reading.filter(|_| !is_known && !self.frozen));
+            }
+        }
+        readings
+    }
+
+    /// Lets these of its formats, counted as by [`Self::readings`], stand aside, and no others.
+    pub fn stand_aside(&mut self, aside: &[SuppressedFormat]) {
+        let all = self.all_outlets();
+        if let Some(previous) = &mut self.previous {
+            let count = all.len();
+            let of_previous = aside.iter().filter_map(|aside| {
+                let format = aside.format.checked_sub(count)?;
+                let reason = aside.reason.clone();
+                Some(SuppressedFormat { format, reason })
+            });
+            previous.stand_aside(&of_previous.collect::<Vec<_>>());
+        }
+        (self.bindings, self.aside) = (Vec::new(), Vec::new());
+        for (place, binding) in all.into_iter().enumerate() {
+            match aside.iter().find(|aside| aside.format == place) {
+                Some(aside) => self.aside.push((binding, aside.clone())),
+                None => self.bindings.push(binding),
+            }
+        }
+    }
+
+    /// What stands aside, counted as by [`Self::readings`].
+    pub fn all_aside(&self) -> impl Iterator<Item = SuppressedFormat> {
+        let count = self.bindings.len() + self.aside.len();
+        let mine = self.aside.iter().map(|(_, aside)| aside.clone());
+        let of_previous = self.previous.iter().flat_map(|previous| &previous.aside);
+        mine.chain(of_previous.map(move |(_, aside)| SuppressedFormat {
+            format: aside.format + count,
+            reason: aside.reason.clone(),
+        }))
+    }
+
+    /// Whether formats of it stand aside that the spec before did not have.
+    pub fn is_newly_aside(&self) -> bool {
+        let before = self.previous.iter().flat_map(|previous| &previous.aside);
+        let before: Vec<&Format> = before.map(|(binding, _)| &binding.format).collect();
+        self.aside.iter().any(|(binding, _)| !before.contains(&&binding.format))
+    }
+
+    /// Whether pods have something else by this than by `former`, though the index knows of no difference: a RecordFormat
+    /// has changed, or what is kept of the spec before.
+    pub fn rewrites(&self, former: &Self) -> bool {
+        let before = |compiled: &Self| {
+            let previous = compiled.previous.as_deref();
+            previous.map(|previous| (previous.registration.clone(), previous.bindings.clone()))
+        };
+        let keeps_other = self.previous.is_some() && before(self) != before(former);
+        self.registration == former.registration && (self.bindings != former.bindings || keeps_other)
+    }
+
+    /// What the pod `name` has by the spec before, if that is needed and the pod is ready.
+    pub fn previously(&self, index: &Index, name: &str) -> Option<DesiredPod> {
+        let previous = self.previous.as_ref()?;
+        let pod = index.view_if_ready_as(&previous.registration, name)?;
+        DesiredPod::of(PodView::Ready(pod), &previous.bindings)
+    }
+
+    /// Why formats of it stand aside.
+    pub fn told_aside(&self) -> Vec<String> {
+        self.aside.iter().map(|(_, aside)| aside.reason.clone()).collect()
+    }
+
+    fn all_outlets(&self) -> Vec<FormatBinding> {
+        let mut all = self.bindings.clone();
+        // Those aside are in the order of their places.
+        for (binding, aside) in &self.aside {
+            all.insert(aside.format, binding.clone());
+        }
+        all
+    }
+
+    /// What the registration asks of `registry`.
+    pub fn terms(&self, registry: &RegistrySpec) -> RegistrationSettings {
+        RegistrationSettings {
+            created: self.registration.created,
+            ttl: self.ttl.unwrap_or(registry.ttl_seconds),
+            suspended: self.suspended || self.unsure || self.frozen,
+            keep_last: self.keep_last,
+            // Where nothing may be written nothing is read either: it may be none of the operator's business.
+            scopes: self.scopes(),
+        }
+    }
+
+    fn scopes(&self) -> Vec<Prefix> {
+        let bindings = self.bindings.iter();
+        let bindings = bindings.chain(self.previous.iter().flat_map(|previous| &previous.bindings));
+        let mut scopes: Vec<Prefix> = Vec::new();
+        for binding in bindings.filter(|binding| !matches!(binding.pass, PrefixGrant::Nowhere(_))) {
+            if !scopes.contains(binding.format.scope()) {
+                scopes.push(binding.format.scope().clone());
+            }
+        }
+        scopes
+    }
+
+    /// Lets no format write where keys may lie in the `bookkeeping` of `registry`. What is there of it is forbidden.
+    pub fn keep_out(&mut self, bookkeeping: Prefix, registry: Arc<str>) -> (Prefix, PrefixGrant) {
+        let nowhere = PrefixGrant::Nowhere(Arc::new(Denial::Bookkeeping(registry)));
+        for binding in &mut self.bindings {
+            let scope = binding.format.scope();
+            if bookkeeping.contains(scope.prefix()) || scope.contains(bookkeeping.prefix()) {
+                binding.pass = nowhere.clone();
+            }
+        }
+        (bookkeeping, nowhere)
+    }
+
+    /// The first format that reaches into the bookkeeping of one of `registries` or around it, or whose consumers would
+    /// read that. In which etcd a Registry keeps it does not matter: several Registries may name the same one.
+    pub fn reserved<'a>(&self, registries: impl Iterator<Item = (&'a str, &'a RegistrySpec)>) -> Option<Reserved> {
+        let aside = self.aside.iter().map(|(binding, _)| binding);
+        let formats: Vec<&Format> = self
+            .bindings
+            .iter()
+            .chain(aside)
+            .map(|binding| &binding.format)
+            .collect();
+        let overlap = |(registry, spec): (&str, &RegistrySpec)| {
+            let meta = Prefix::below(&spec.meta_prefix);
+            let reaches = |format: &&&Format| format.reads(&meta) || meta.contains(format.scope().prefix());
+            let format = formats.iter().find(reaches)?;
+            Some(Reserved {
+                scope: format.scope().clone(),
+                registry: registry.into(),
+                meta_prefix: spec.meta_prefix.clone(),
+            })
+        };
+        registries
+            .filter_map(overlap)
+            .min_by(|a, b| a.registry.cmp(&b.registry))
+    }
+}
+
+fn port(port: &api::Port) -> Result<index::Port, Invalid> {
+    let target = match &port.port {
+        IntOrString::Int(number) => {
+            let valid = u16::try_from(*number).ok().filter(|number| *number > 0);
+            PortTarget::Number(valid.ok_or(Invalid::PortNumber(*number))?)
+        }
+        IntOrString::String(name) => PortTarget::Name {
+            name: name.as_str().into(),
+            protocol: port.protocol.map(|protocol| match protocol {
+                api::Protocol::Tcp => index::Protocol::Tcp,
+                api::Protocol::Udp => index::Protocol::Udp,
+                api::Protocol::Sctp => index::Protocol::Sctp,
+            }),
+        },
+    };
+    Ok(index::Port {
+        name: port.effective_name().into(),
+        target,
+        scheme: port.scheme.as_deref().map(Into::into),
+    })
+}
+
+fn known_port(port: &index::Port) -> ServicePort<'_> {
+    let number = match port.target {
+        PortTarget::Number(number) => Some(number),
+        PortTarget::Name { .. } => None,
+    };
+    ServicePort {
+        name: &port.name,
+        number,
+        scheme: port.scheme.as_deref(),
+    }
+}
+
+fn selector(selector: &LabelSelector) -> Result<Selector, Invalid> {
+    let labels = selector.match_labels.iter().flatten();
+    let match_labels: BTreeMap<Arc<str>, Arc<str>> = labels
+        .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
+        .collect();
+    let expressions = selector.match_expressions.iter().flatten();
+    let match_expressions: Vec<Requirement> = expressions.map(requirement).collect::<Result<_, _>>()?;
+    if match_labels.is_empty() && match_expressions.is_empty() {
+        return Err(Invalid::EmptySelector);
+    }
+    Ok(Selector {
+        match_labels,
+        match_expressions,
+    })
+}
+
+pub(super) fn requirement(requirement: &LabelSelectorRequirement) -> Result<Requirement, Invalid> {
+    let values = || -> BTreeSet<Arc<str>> {
+        let values = requirement.values.iter().flatten();
+        values.map(|value| value.as_str().into()).collect()
+    };
+    let operator = match requirement.operator.as_str() {
+        "In" => Operator::In(values()),
+        "NotIn" => Operator::NotIn(values()),
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        other => return Err(Invalid::SelectorOperator(other.to_owned())),
+    };
+    Ok(Requirement {
+        key: requirement.key.as_str().into(),
+        operator,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
+        super::compile(registration, &RecordFormats::new())
+    }
+
+    fn registration(patch: &Value) -> ServiceRegistration {
+        let mut object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+            "metadata": {"name": "orders", "namespace": "shop"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "orders"}},
+                "ports": [{"port": "grpc"}, {"name": "web", "port": 8080}],
+                "formats": [{"type": "Plain"}, {"type": "EtcdGrpc", "ports": ["grpc"]}]
+            }
+        });
+        for (field, value) in patch.as_object().expect("a patch of spec's fields") {
+            object["spec"][field] = value.clone();
+        }
+        serde_json::from_value(object).expect("decodes")
+    }
+
+    fn registry() -> RegistrySpec {
+        serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"]})).expect("decodes")
+    }
+
+    #[test]
+    fn a_format_that_carries_one_port_needs_no_port_in_its_keys() {
+        let compiled = compile(&registration(&json!({}))).unwrap();
+        let sole: Vec<bool> = compiled.bindings.iter().map(|binding| binding.sole_port).collect();
+        assert_eq!(sole, [false, true]);
+    }
+
+    #[test]
+    fn a_registration_without_a_ttl_takes_the_one_of_its_registry() {
+        assert_eq!(compile(&registration(&json!({}))).unwrap().terms(&registry()).ttl, 30);
+        let own = registration(&json!({"ttlSeconds": 60}));
+        assert_eq!(compile(&own).unwrap().terms(&registry()).ttl, 60);
+    }
+
+    #[test]
+    fn a_prefix_may_not_reach_into_the_bookkeeping_nor_around_it() {
+        for prefix in ["/leasehold", "/leasehold/x"] {
+            let compiled = compile(&registration(
+                &json!({"formats": [{"type": "Plain", "prefix": prefix}]}),
+            ))
+            .unwrap();
+            assert!(reserved(&compiled, &registry()).is_some(), "{prefix}");
+        }
+        let beside = registration(&json!({"formats": [{"type": "Plain", "prefix": "/leasehold-demo"}]}));
+        assert_eq!(reserved(&compile(&beside).unwrap(), &registry()), None);
+    }
+
+    fn reserved(compiled: &Compiled, registry: &RegistrySpec) -> Option<Reserved> {
+        compiled.reserved([("default", registry)].into_iter())
+    }
+
+    #[test]
+    fn a_prefix_may_not_reach_into_the_bookkeeping_of_any_registry() {
+        let at = |meta: &str| -> RegistrySpec {
+            serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"], "metaPrefix": meta}))
+                .expect("decodes")
+        };
+        let (a, b) = (at("/meta-a/"), at("/meta-b/"));
+        for prefix in ["/meta-a", "/meta-a/c1/registries/a", "/meta-a/c1/leases"] {
+            let formats = json!({"formats": [{"type": "Plain", "prefix": prefix}]});
+            let compiled = compile(&registration(&formats)).unwrap();
+            let found = compiled.reserved([("b", &b), ("a", &a)].into_iter()).expect(prefix);
+            assert_eq!((&*found.registry, &*found.meta_prefix), ("a", "/meta-a/"));
+            assert_eq!(compiled.reserved([("b", &b)].into_iter()), None);
+        }
+        let outside = registration(&json!({"formats": [{"type": "Plain", "prefix": "/meta-c"}]}));
+        assert_eq!(
+            compile(&outside).unwrap().reserved([("b", &b), ("a", &a)].into_iter()),
+            None
+        );
+    }
+
+    #[test]
+    fn what_admission_would_refuse_is_refused_here_too() {
+        let cases = [
+            (json!({"selector": {}}), Invalid::EmptySelector),
+            (json!({"ports": [{"port": 70000}]}), Invalid::PortNumber(70000)),
+            (
+                json!({"ports": [{"port": "grpc"}, {"name": "web", "port": 80}, {"port": "grpc", "protocol": "UDP"}]}),
+                Invalid::PortTwice("grpc".into()),
+            ),
+            (
+                json!({"formats": [{"type": "Plain", "ports": ["nope"]}]}),
+                Invalid::UnknownPort("nope".to_owned()),
+            ),
+            (
+                json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}),
+                Invalid::SelectorOperator("Like".to_owned()),
+            ),
+        ];
+        for (patch, expected) in cases {
+            assert_eq!(compile(&registration(&patch)).unwrap_err(), expected);
+        }
+    }
+}

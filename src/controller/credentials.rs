@@ -1,0 +1,125 @@
+//! The credentials of Registries: which Secrets are to be watched, and what follows when one of them changes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Command, Controller};
+use crate::controller::access::{Unresolved, resolve, sources};
+use crate::controller::worker::{Trouble, trouble};
+use crate::etcd::Access;
+use crate::kube::{Content, Source};
+use crate::telemetry::RegistryHealth;
+
+impl Controller {
+    /// This is what is in an object now.
+    pub(super) fn source(&mut self, source: Source, content: Content, now: Instant) {
+        if self.sources.get(&source) == Some(&content) {
+            return;
+        }
+        tracing::info!(kind = source.kind.as_str(), name = %source.name, "this object is new or has changed");
+        let asking = self
+            .registries
+            .iter()
+            .filter(|(_, known)| sources(known.spec()).contains(&source));
+        let asking: Vec<Arc<str>> = asking.map(|(name, _)| name.clone()).collect();
+        self.sources.insert(source, content);
+        for name in asking {
+            self.enter(&name, now);
+        }
+    }
+
+    /// Has those objects watched that some Registry names, and forgets what was in others.
+    pub(super) fn watch_sources(&mut self) {
+        let wanted: BTreeSet<Source> = self
+            .registries
+            .values()
+            .flat_map(|known| sources(known.spec()))
+            .collect();
+        self.sources.retain(|source, _| wanted.contains(source));
+        self.workers.context().sources.send_if_modified(|watched| {
+            let is_new = *watched != wanted;
+            *watched = wanted;
+            is_new
+        });
+    }
+
+    /// Has the Registry served at the endpoints and with the credentials that it names, as far as they are known. The
+    /// registrar that it has tries them before it uses them, once it has been let in. Until then there is nothing to lose,
+    /// and other endpoints get a new registrar. Credentials that make no sense change nothing.
+    pub(super) fn enter(&mut self, name: &Arc<str>, now: Instant) {
+        let context = self.workers.context();
+        let Some(known) = self.registries.get(name) else {
+            return;
+        };
+        let resolved = resolve(known.spec(), &context.namespace, |source| self.sources.get(source));
+        let (spec, version) = (known.spec().clone(), known.version());
+        match resolved {
+            Err(Unresolved::Unheard) => {
+                if known.offered.is_none() {
+                    context.health.set_registry(name, RegistryHealth::Starting);
+                }
+            }
+            Err(Unresolved::Wrong(wrong)) => {
+                let trouble = trouble(wrong);
+                if known.wrong.as_ref() == Some(&trouble) {
+                    return;
+                }
+                if known.offered.is_some() {
+                    self.workers.send(name, Command::Access(Err(trouble.clone())));
+                } else {
+                    let told = known.told.clone();
+                    self.workers.start(name, spec, version, Err(trouble.clone()));
+                    self.workers.send(name, Command::Status(told));
+                    self.hand_over(name, now);
+                }
+                self.is_wrong(name, Some(trouble));
+            }
+            Ok(access) => {
+                let access = Box::new(access);
+                match &known.offered {
+                    Some(former) if *former == access && known.wrong.is_none() => return,
+                    Some(former) if known.good.is_some() || former.endpoints == access.endpoints => {
+                        tracing::info!(registry = %name, endpoints = ?access.endpoints, "trying what it says now");
+                        self.workers.send(name, Command::Access(Ok(access.clone())));
+                    }
+                    former => {
+                        let is_first = former.is_none();
+                        let begin = Box::new(known.begin_with(&access));
+                        let told = known.told.clone();
+                        tracing::info!(registry = %name, endpoints = ?begin.endpoints, is_first, "connecting");
+                        context.health.set_registry(name, RegistryHealth::Starting);
+                        self.workers.start(name, spec, version, Ok(begin.clone()));
+                        self.workers.send(name, Command::Status(told));
+                        if begin != access {
+                            self.workers.send(name, Command::Access(Ok(access.clone())));
+                        }
+                        self.hand_over(name, now);
+                    }
+                }
+                self.offered(name, access);
+                self.is_wrong(name, None);
+            }
+        }
+    }
+
+    fn offered(&mut self, name: &str, access: Box<Access>) {
+        if let Some(known) = self.registries.get_mut(name) {
+            known.offered = Some(access);
+        }
+    }
+
+    fn is_wrong(&mut self, name: &str, trouble: Option<Trouble>) {
+        if let Some(known) = self.registries.get_mut(name) {
+            known.wrong = trouble;
+        }
+    }
+
+    /// This access has let somebody in: it is what a replica is to begin with that starts while Kubernetes is silent.
+    pub(super) fn is_good(&mut self, name: &str, access: Access) {
+        if let Some(known) = self.registries.get_mut(name) {
+            known.good = Some(access);
+            self.remember();
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! When a report is due: shortly after a change, so that changes that come together are told together, and not more
+//! often than is useful.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+/// Paces reports about things named `N`.
+#[derive(Debug)]
+pub struct Debouncer<N> {
+    /// How long to wait for further changes.
+    settle: Duration,
+    /// The least time between two reports about the same thing.
+    interval: Duration,
+    due: BTreeSet<(Instant, N)>,
+    scheduled: HashMap<N, Instant>,
+    last: HashMap<N, Instant>,
+}
+
+impl<N: Clone + Eq + Hash + Ord> Debouncer<N> {
+    /// Reports `settle` after a change, and about the same thing at most every `interval`.
+    pub fn new(settle: Duration, interval: Duration) -> Self {
+        Self {
+            settle,
+            interval,
+            due: BTreeSet::new(),
+            scheduled: HashMap::new(),
+            last: HashMap::new(),
+        }
+    }
+
+    /// Something about `name` changed.
+    pub fn changed(&mut self, name: N, now: Instant) {
+        if self.scheduled.contains_key(&name) {
+            return;
+        }
+        let settled = now + self.settle;
+        let due = self
+            .last
+            .get(&name)
+            .map_or(settled, |last| settled.max(*last + self.interval));
+        self.scheduled.insert(name.clone(), due);
+        self.due.insert((due, name));
+    }
+
+    /// When the next report is due.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Something that is due for a report, which the caller makes now.
+    pub fn take_due(&mut self, now: Instant) -> Option<N> {
+        if self.next_due()? > now {
+            return None;
+        }
+        let (_, name) = self.due.pop_first()?;
+        self.scheduled.remove(&name);
+        self.last.insert(name.clone(), now);
+        Some(name)
+    }
+
+    /// Nothing is to be reported about `name` any more.
+    pub fn forget(&mut self, name: &N) {
+        self.last.remove(name);
+        if let Some(due) = self.scheduled.remove(name) {
+            self.due.remove(&(due, name.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTLE: Duration = Duration::from_millis(50);
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn changes_that_come_together_are_reported_once() {
+        let start = Instant::now();
+        let mut debouncer = Debouncer::new(SETTLE, INTERVAL);
+        debouncer.changed("orders", start);
+        debouncer.changed("orders", start + SETTLE / 2);
+        assert_eq!(debouncer.take_due(start), None, "not before it has settled");
+        assert_eq!(debouncer.take_due(start + SETTLE), Some("orders"));
+        assert_eq!(debouncer.take_due(start + INTERVAL), None);
+    }
+
+    #[test]
+    fn a_thing_that_keeps_changing_is_reported_once_per_interval() {
+        let start = Instant::now();
+        let mut debouncer = Debouncer::new(SETTLE, INTERVAL);
+        debouncer.changed("orders", start);
+        assert_eq!(debouncer.take_due(start + SETTLE), Some("orders"));
+        debouncer.changed("orders", start + SETTLE);
+        assert_eq!(debouncer.next_due(), Some(start + SETTLE + INTERVAL));
+    }
+
+    #[test]
+    fn a_forgotten_thing_is_not_reported() {
+        let start = Instant::now();
+        let mut debouncer = Debouncer::new(SETTLE, INTERVAL);
+        debouncer.changed("orders", start);
+        debouncer.forget(&"orders");
+        assert_eq!(debouncer.take_due(start + INTERVAL), None);
+        assert_eq!(debouncer.next_due(), None);
+    }
+}

@@ -1,0 +1,441 @@
+//! The tasks and their order: watch events go through the [`Controller`], which keeps the index and decides whether a
+//! registration can be carried out ([`admission`]), to one worker for each Registry, which plans and writes ([`worker`]).
+//! [`run`] starts and supervises them.
+//!
+//! Decides nothing about keys (`plan`) or pods (`index`). The controller does not know etcd.
+
+mod access;
+mod admission;
+mod bypass;
+mod compile;
+mod credentials;
+mod debouncer;
+mod failure;
+mod namespace_labels;
+mod overlaps;
+mod policy;
+mod preview;
+mod purge;
+mod queue;
+mod rate_limits;
+mod record_formats;
+mod registries;
+mod run;
+mod state;
+mod streams;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod worker;
+mod workers;
+mod write_limit;
+
+pub use access::{Unresolved, Wrong, resolve, sources};
+pub use compile::Invalid;
+pub use failure::Failure;
+pub use preview::{Change, Outcome, Preview, Refusal, meet};
+pub use purge::{Purge, PurgeError, Purged};
+pub use run::{MetricsAuth, Options, run};
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::admission::Entry;
+use self::overlaps::PrefixOverlaps;
+use self::queue::{Bookmark, WorkItem, WorkQueue};
+use self::rate_limits::NamespaceRateLimiter;
+use self::record_formats::Library;
+use self::registries::Known;
+use self::state::State;
+use self::streams::Streams;
+use self::worker::{Command, Context, Outdated};
+use self::workers::Workers;
+use crate::etcd::Access;
+use crate::index::{DirtyMark, Index, NamespaceCache, NamespaceScope, Pod, RegistrationRef, Relists};
+use crate::kube::{
+    Content, NAMESPACES, ObjectEvent, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Source, WatchEvent,
+};
+use crate::plan::PodState;
+
+/// News taken in without a look at anything else.
+const BATCH: usize = 256;
+/// For how long something is passed on without a look at the news: what comes for another namespace meanwhile waits.
+const SLICE: Duration = Duration::from_millis(1);
+/// So many orders about pods may be on their way to the registrars, who take them first in, first out: the others wait
+/// here, where the namespaces are served in turn.
+const ON_THEIR_WAY: u32 = 64;
+/// A pod's registrations are found this many times as fast as they are told of it.
+const FINDING: usize = 8;
+
+/// How far what waits was passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PassedOn {
+    /// Nothing waits any more.
+    All,
+    /// The rest can be at once.
+    Some,
+    /// The registrars have enough to do.
+    Enough,
+    /// Whose turn it would be have had more than their share until then.
+    Paced(Instant),
+}
+
+impl PassedOn {
+    /// Until those may have their turn who have had more than their share; for ever if that is not what is waited for.
+    async fn pause(self) {
+        match self {
+            Self::Paced(until) => tokio::time::sleep_until(until.into()).await,
+            Self::All | Self::Some | Self::Enough => std::future::pending().await,
+        }
+    }
+}
+
+/// What Kubernetes has said so far.
+pub struct Controller {
+    index: Index,
+    /// What was heard of pods and is not in the index yet, and what the registrars have not been told.
+    queue: WorkQueue,
+    /// Which namespaces change too fast.
+    rate_limits: NamespaceRateLimiter,
+    /// For orders about pods that are on their way.
+    room: Arc<Semaphore>,
+    entries: HashMap<RegistrationRef, Entry>,
+    registries: HashMap<Arc<str>, Known>,
+    /// Whose formats get into whose consumers.
+    overlaps: PrefixOverlaps,
+    library: Library,
+    /// What is in the objects that Registries name, as far as it has been told.
+    sources: HashMap<Source, Content>,
+    tenants: NamespaceCache,
+    workers: Workers,
+    streams: Streams,
+    /// What is outdated and since when, as last told to the registrars.
+    outdated: Option<Outdated>,
+    registration_lists: Relists,
+    /// Counts the complete lists of Registries: what is marked by an older one is gone.
+    registry_list: u64,
+    /// Registrations whose spec, or whole object, makes no sense, so that where their keys lie is not known.
+    unclear: HashSet<RegistrationRef>,
+    /// Whether there are any, as last told to the registrars.
+    some_are_unclear: bool,
+    /// Whether the registrars were told that Kubernetes has told everything.
+    complete: bool,
+    /// What a replica needs that starts while Kubernetes says nothing.
+    state: watch::Sender<Option<State>>,
+}
+
+impl Controller {
+    /// Nothing has been said yet. What is to outlive the process goes to `state`.
+    pub fn new(context: Context, state: watch::Sender<Option<State>>, shutdown: CancellationToken) -> Self {
+        let streams = Streams::new(context.hearing.watch_scope());
+        Self {
+            index: Index::new(),
+            queue: WorkQueue::default(),
+            rate_limits: NamespaceRateLimiter::default(),
+            room: Arc::new(Semaphore::new(ON_THEIR_WAY as usize)),
+            entries: HashMap::new(),
+            registries: HashMap::new(),
+            overlaps: PrefixOverlaps::default(),
+            library: Library::default(),
+            sources: HashMap::new(),
+            tenants: NamespaceCache::default(),
+            workers: Workers::new(context, shutdown),
+            streams,
+            outdated: None,
+            registration_lists: Relists::default(),
+            registry_list: 0,
+            unclear: HashSet::new(),
+            some_are_unclear: false,
+            complete: false,
+            state,
+        }
+    }
+
+    /// Takes in `news` until `shutdown`. An error means that a part has ended that never should.
+    pub async fn run(
+        mut self,
+        mut news: mpsc::Receiver<WatchEvent>,
+        mut good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
+        shutdown: CancellationToken,
+    ) -> Result<(), Failure> {
+        let (room, bypass) = (self.room.clone(), self.workers.context().bypass.clone());
+        let mut passed_on = PassedOn::All;
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                failure = self.workers.failure() => return Err(failure),
+                Some((registry, access)) = good.recv() => self.is_good(&registry, access),
+                first = news.recv() => {
+                    let Some(first) = first else { break };
+                    self.take(first, Instant::now());
+                    for _ in 1..BATCH {
+                        match news.try_recv() {
+                            Ok(next) => self.take(next, Instant::now()),
+                            Err(_) => break,
+                        }
+                    }
+                }
+                // Not before half of it is free: the registrars take what comes together together.
+                freed = room.acquire_many(ON_THEIR_WAY / 2), if passed_on == PassedOn::Enough => drop(freed),
+                () = tokio::task::yield_now(), if passed_on == PassedOn::Some => {}
+                () = passed_on.pause() => {}
+                () = bypass.begins() => {}
+            }
+            passed_on = self.pass_on();
+            self.tell_progress();
+            self.count();
+        }
+        self.workers.retire().await;
+        Ok(())
+    }
+
+    /// Tells the registrars how far they have heard, after what they have heard.
+    fn tell_progress(&mut self) {
+        while let Some(Bookmark {
+            stream,
+            version,
+            present,
+        }) = self.queue.take_reached()
+        {
+            self.streams.reach(&stream, version, present);
+        }
+        if let Some(progress) = self.streams.take_progress() {
+            self.workers.send_all(|| Command::Freshness(progress.clone()));
+        }
+    }
+
+    fn count(&self) {
+        let metrics = &self.workers.context().metrics;
+        metrics.set_pods(self.index.pod_count());
+        metrics.set_registrations(self.entries.len());
+    }
+
+    fn take(&mut self, news: WatchEvent, now: Instant) {
+        match news {
+            WatchEvent::Cluster(id) => self.cluster(id),
+            WatchEvent::Bookmark {
+                stream,
+                version,
+                present,
+            } => self.queue.reach(Bookmark {
+                stream,
+                version,
+                present,
+            }),
+            WatchEvent::Pod(area, seen) => {
+                self.streams.note(PODS, &area, &seen);
+                self.pod(&area, seen, now);
+            }
+            WatchEvent::Registration(area, seen) => {
+                self.streams.note(REGISTRATIONS, &area, &seen);
+                self.registration(&area, seen, now);
+            }
+            WatchEvent::Registry(seen) => {
+                self.streams.note(REGISTRIES, &NamespaceScope::Cluster, &seen);
+                self.registry(seen, now);
+                self.remember();
+            }
+            WatchEvent::RecordFormat(seen) => {
+                self.streams.note(RECORD_FORMATS, &NamespaceScope::Cluster, &seen);
+                self.record_format(seen, now);
+            }
+            WatchEvent::Source(source, content) => self.source(source, content, now),
+            WatchEvent::Namespace(area, seen) => {
+                self.streams.note(NAMESPACES, &area, &seen);
+                self.namespace(&area, seen, now);
+            }
+        }
+    }
+
+    /// After news of how a stream stands, and after what a list has told: what is known to be outdated may have changed.
+    fn weigh(&mut self, now: Instant) {
+        for stream in self.streams.find_void(&self.tenants) {
+            tracing::info!(%stream, "cannot be watched, and there are none: the namespace does not exist");
+            if stream.kind == PODS {
+                // Its pods went with it, though nobody told.
+                self.pass_on_all();
+                self.index.begin_pod_relist(&stream.area);
+                let touches = self.index.end_pod_relist(&stream.area);
+                self.forward_missing(touches, now);
+            }
+        }
+        self.tell_complete();
+        let outdated = self.streams.outdated();
+        let is_stale = outdated.as_ref().is_some_and(Outdated::is_general);
+        self.workers.context().peers.state_fresh(self.complete && !is_stale);
+        if self.outdated != outdated {
+            self.outdated.clone_from(&outdated);
+            self.workers
+                .send_all(|| Command::KubernetesIsOutdated(outdated.clone()));
+        }
+    }
+
+    fn pod(&mut self, area: &NamespaceScope, seen: ObjectEvent<Pod>, now: Instant) {
+        match seen {
+            // Before everything is known nobody is served, and so nobody waits.
+            ObjectEvent::Applied(pod) if self.complete => return self.queue.applied(pod, now),
+            ObjectEvent::Deleted { namespace, name } if self.complete => {
+                return self.queue.deleted(&namespace, &name, now);
+            }
+            _ => {}
+        }
+        // Lists begin and end for all pods.
+        self.pass_on_all();
+        let touches = match seen {
+            ObjectEvent::ListBegins => {
+                self.index.begin_pod_relist(area);
+                return;
+            }
+            ObjectEvent::Applied(pod) => self.index.apply_pod(&pod),
+            ObjectEvent::Deleted { namespace, name } => self.index.delete_pod(&namespace, &name),
+            ObjectEvent::Unreadable { namespace, name, .. } => {
+                self.index.keep_pod(&namespace, &name);
+                return;
+            }
+            ObjectEvent::Lost(_) => return self.weigh(now),
+            ObjectEvent::ListComplete => {
+                let touches = self.index.end_pod_relist(area);
+                self.forward_missing(touches, now);
+                self.streams.listed(PODS, area);
+                return self.weigh(now);
+            }
+        };
+        self.forward(touches, now);
+    }
+
+    /// Passes on what waits, the namespaces in turn, for a while and as long as there is room.
+    fn pass_on(&mut self) -> PassedOn {
+        let (now, is_bypassed) = (Instant::now(), self.workers.context().bypass.is_needed());
+        while !self.queue.is_empty() {
+            let Ok(slip) = self.room.clone().try_acquire_owned() else {
+                return PassedOn::Enough;
+            };
+            let again_at = Cell::new(None::<Instant>);
+            let next = self.queue.next_of(|namespace| {
+                let waits = self.rate_limits.waits_until(namespace, now).filter(|_| !is_bypassed);
+                again_at.set(waits.into_iter().chain(again_at.get()).min());
+                waits.is_none()
+            });
+            match next {
+                Some(next) => self.pass_on_this(next, Some(slip), now),
+                None => return again_at.get().map_or(PassedOn::All, PassedOn::Paced),
+            }
+            if now.elapsed() >= SLICE {
+                return PassedOn::Some;
+            }
+        }
+        PassedOn::All
+    }
+
+    /// Passes on everything that waits, whether there is room or not.
+    fn pass_on_all(&mut self) {
+        let now = Instant::now();
+        while let Some(next) = self.queue.next_of(|_| true) {
+            self.pass_on_this(next, None, now);
+        }
+    }
+
+    fn pass_on_this(&mut self, next: WorkItem, slip: Option<OwnedSemaphorePermit>, now: Instant) {
+        match next {
+            WorkItem::Pod(name, mut heard) => {
+                let mut cost = 1;
+                if heard.deleted {
+                    let touches = self.index.delete_pod(&name.0, &name.1);
+                    cost += touches.len() / FINDING;
+                    self.queue.touch(&heard, touches, true);
+                }
+                if let Some(pod) = heard.last.take() {
+                    let touches = self.index.apply_pod(&pod);
+                    cost += touches.len() / FINDING;
+                    self.queue.touch(&heard, touches, false);
+                }
+                self.queue.done_pod(&name, &heard, cost);
+            }
+            WorkItem::DirtyMark(DirtyMark { registration, pod }, touched) => {
+                if let Some((registry, command)) = self.command_for(&registration, pod, false, touched.at) {
+                    self.workers
+                        .send(registry, command.after_the_last(touched.deleted).with(slip));
+                    let limits = self.registries.get(registry).map(|known| &known.spec().limits);
+                    let per_second = limits.map_or(u32::MAX, |limits| limits.changes_per_second_per_namespace);
+                    self.rate_limits.spend(&registration.namespace, per_second, now);
+                }
+                self.queue.done_touch(&touched);
+            }
+        }
+    }
+
+    /// Tells the registrars what has changed for which registration's pod.
+    fn forward(&self, touches: Vec<DirtyMark>, heard: Instant) {
+        for DirtyMark { registration, pod } in touches {
+            self.forward_pod(&registration, pod, heard);
+        }
+    }
+
+    fn forward_pod(&self, registration: &RegistrationRef, pod: Arc<str>, heard: Instant) {
+        if let Some((registry, command)) = self.command_for(registration, pod, false, heard) {
+            self.workers.send(registry, command);
+        }
+    }
+
+    /// Tells each registrar at once what a list did not name: that many are missing shows only when all are known.
+    fn forward_missing(&self, touches: Vec<DirtyMark>, heard: Instant) {
+        let mut commands: BTreeMap<&str, Vec<Command>> = BTreeMap::new();
+        for DirtyMark { registration, pod } in touches {
+            if let Some((registry, command)) = self.command_for(&registration, pod, true, heard) {
+                commands.entry(registry).or_default().push(command);
+            }
+        }
+        for (registry, commands) in commands {
+            self.workers.send(registry, Command::Together(commands));
+        }
+    }
+
+    /// What is to be said of a registration's pod, and to the registrar of which Registry. `missing` when a list did
+    /// not name the pod.
+    fn command_for(
+        &self,
+        registration: &RegistrationRef,
+        pod: Arc<str>,
+        missing: bool,
+        heard: Instant,
+    ) -> Option<(&str, Command)> {
+        let compiled = self.entries.get(registration).and_then(Entry::in_force)?;
+        let if_ready = || self.index.view_if_ready(registration, &pod);
+        let view = self.index.view(registration, &pod);
+        let command = Command::Pod {
+            registration: registration.clone(),
+            presence: match &compiled.previous {
+                None => PodState::of(view, if_ready, missing, &compiled.bindings),
+                Some(_) => PodState::of(view, if_ready, missing, &compiled.bindings)
+                    .keeping(|| compiled.previously(&self.index, &pod), compiled.is_newly_aside()),
+            },
+            pod,
+            selected: self.index.selected_count(registration),
+            heard,
+            slip: None,
+        };
+        Some((&compiled.registration.registry, command))
+    }
+
+    /// Tells the registrars once that all streams have told everything.
+    fn tell_complete(&mut self) {
+        if self.streams.are_complete() && !std::mem::replace(&mut self.complete, true) {
+            tracing::info!(
+                pods = self.index.pod_count(),
+                registrations = self.entries.len(),
+                registries = self.registries.len(),
+                record_formats = self.library.len(),
+                "Kubernetes has told everything"
+            );
+            self.workers.context().health.set_caches_complete(true);
+            self.workers.send_all(|| Command::KubernetesIsComplete);
+        }
+    }
+}

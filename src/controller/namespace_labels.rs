@@ -1,0 +1,71 @@
+//! Namespaces as their labels change, and Registries as their rules do: what either allows is in force at once.
+
+use std::time::Instant;
+
+use super::Controller;
+use crate::index::{NamespaceLabels, NamespaceScope, RegistrationRef};
+use crate::kube::{NAMESPACES, ObjectEvent};
+
+impl Controller {
+    pub(super) fn namespace(&mut self, area: &NamespaceScope, seen: ObjectEvent<NamespaceLabels>, now: Instant) {
+        match seen {
+            ObjectEvent::ListBegins => self.tenants.begin_relist(area),
+            ObjectEvent::Lost(_) => self.weigh(now),
+            ObjectEvent::Applied(tenant) => {
+                let name = tenant.name.clone();
+                let was_there = self.tenants.is_there(&name);
+                if self.tenants.apply(tenant) && self.streams.is_listed(NAMESPACES, area) {
+                    self.judge_anew(|reference| *reference.namespace == *name, now);
+                }
+                if !was_there {
+                    self.weigh(now);
+                }
+            }
+            ObjectEvent::Deleted { name, .. } => {
+                let entries = &self.entries;
+                let in_use = |name: &str| entries.keys().any(|reference| *reference.namespace == *name);
+                self.tenants.delete(&name, in_use);
+                self.weigh(now);
+            }
+            // The watch has said so; what is known of it stays in force.
+            ObjectEvent::Unreadable { name, .. } => self.tenants.keep(&name),
+            ObjectEvent::ListComplete => {
+                let entries = &self.entries;
+                let in_use = |name: &str| entries.keys().any(|reference| *reference.namespace == *name);
+                self.tenants.end_relist(area, in_use);
+                if self.streams.listed(NAMESPACES, area) {
+                    self.judge_anew(|reference| area.contains(&reference.namespace), now);
+                }
+                self.weigh(now);
+            }
+        }
+    }
+
+    /// The rules of `registry` have changed.
+    pub(super) fn rules_changed(&mut self, registry: &str, now: Instant) {
+        for (reference, compiled) in self.asking_for(registry) {
+            // Forgotten first, so that every pod of it counts as changed.
+            self.index.delete_registration(&reference);
+            self.admit(&reference, compiled, now);
+        }
+    }
+
+    /// Holds the registrations that are `concerned` against the rules of their Registries again, where there are any.
+    fn judge_anew(&mut self, concerned: impl Fn(&RegistrationRef) -> bool, now: Instant) {
+        let is_ruled = |registry: &str| {
+            let known = self.registries.get(registry);
+            known.is_some_and(|known| known.spec().access.is_some())
+        };
+        let entries = self.entries.iter().filter(|(reference, _)| concerned(reference));
+        let newest = entries.filter_map(|(reference, entry)| Some((reference, entry.newest()?)));
+        let ruled = newest.filter(|(_, compiled)| is_ruled(&compiled.registration.registry));
+        let ruled: Vec<_> = ruled
+            .map(|(reference, compiled)| (reference.clone(), Box::new(compiled.clone())))
+            .collect();
+        for (reference, compiled) in ruled {
+            // Forgotten first, so that every pod of it counts as changed.
+            self.index.delete_registration(&reference);
+            self.admit(&reference, compiled, now);
+        }
+    }
+}

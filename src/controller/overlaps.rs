@@ -1,0 +1,309 @@
+//! Which formats of different registrations would get into each other's consumers: keys of one lie where consumers of
+//! the other read, and would be taken for its records or make them stumble.
+//!
+//! Of two such formats the one that claimed its place first stays and the other one stands aside. What counts is when a
+//! registration asked for the *place*, not when the registration was created: an old registration that is edited onto a
+//! place in the way of others is the later one there. The leader records that time for each place in the registration's
+//! status, so every replica and every successor decides alike. Records of one dialect below one prefix are one service
+//! on purpose.
+//!
+//! Nothing here looks at all registrations: what a format reads is looked up in order among the prefixes that are written,
+//! and what it writes among the texts that are read, one look-up per character.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::format::Reading;
+use crate::index::RegistrationRef;
+use crate::plan::Since;
+
+/// When a registration claimed a place, and which it is: the earlier of two comes first.
+type Rank = (Since, RegistrationRef);
+/// Whose it is, for each dialect.
+type Owners = BTreeMap<Arc<str>, BTreeSet<Rank>>;
+
+/// Why a format stands aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SuppressedFormat {
+    /// Which of the registration's formats it is, counted from zero.
+    pub format: usize,
+    /// The same in words, with what can be done about it.
+    pub reason: String,
+}
+
+/// One Registry's formats.
+#[derive(Debug, Default)]
+struct RegistryPrefixes {
+    /// By dialect, then by the prefix of the keys.
+    written: BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<Rank>>>,
+    /// By what consumers of the one service read.
+    reads: HashMap<Arc<str>, Owners>,
+    /// By what consumers of the dialect read.
+    realms: HashMap<Arc<str>, Owners>,
+}
+
+/// A registration that is carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RegistrationPrefixes {
+    registry: Arc<str>,
+    registration: RegistrationRef,
+    /// By the places of its formats; none for one that counts for nobody.
+    readings: Vec<Option<(Reading, Since)>>,
+}
+
+impl RegistrationPrefixes {
+    fn rank(&self, since: Since) -> Rank {
+        (since, self.registration.clone())
+    }
+}
+
+/// A format of somebody else that this one gets in the way of, or the other way round.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Overlap {
+    rank: Rank,
+    dialect: Arc<str>,
+    /// What is read.
+    text: Arc<str>,
+    /// Whether its consumers would read our keys; else ours would read its keys.
+    reads_us: bool,
+}
+
+/// All registrations that are carried out.
+#[derive(Debug, Default)]
+pub struct PrefixOverlaps {
+    by_registry: HashMap<Arc<str>, RegistryPrefixes>,
+    entries: HashMap<RegistrationRef, RegistrationPrefixes>,
+    /// The latest claim known so far.
+    latest: i64,
+}
+
+impl PrefixOverlaps {
+    /// The time of a claim that comes now, at `now` milliseconds since 1970: later than all that are known, whatever the
+    /// clocks say of those that another replica recorded.
+    pub fn claim(&mut self, now: i64) -> Since {
+        self.latest = now.max(self.latest + 1);
+        Since::Asked(self.latest)
+    }
+
+    /// Since when `registration` has the place of `reading` in `registry`, as far as it was told.
+    pub fn since(&self, registration: &RegistrationRef, registry: &str, reading: &Reading) -> Option<Since> {
+        let entry = self
+            .entries
+            .get(registration)
+            .filter(|entry| *entry.registry == *registry)?;
+        let mut places = entry.readings.iter().flatten();
+        let (_, since) = places.find(|(place, _)| place == reading)?;
+        Some(*since)
+    }
+
+    /// `registration` is carried out in `registry` with formats of these readings, each claimed at that time, none of those that count for nobody.
+    /// Returns the others whose formats may have to stand aside now, or no longer.
+    pub fn settle(
+        &mut self,
+        registration: &RegistrationRef,
+        registry: &Arc<str>,
+        readings: Vec<Option<(Reading, Since)>>,
+    ) -> BTreeSet<RegistrationRef> {
+        let entry = RegistrationPrefixes {
+            registry: registry.clone(),
+            registration: registration.clone(),
+            readings,
+        };
+        let claims = entry.readings.iter().flatten().map(|(_, since)| since.millis());
+        self.latest = claims.chain([self.latest]).max().unwrap_or_default();
+        if self.entries.get(registration) == Some(&entry) {
+            return BTreeSet::new();
+        }
+        let mut concerned = self.leave(registration);
+        let registry_prefixes = self.by_registry.entry(registry.clone()).or_default();
+        for (reading, since) in entry.readings.iter().flatten() {
+            registry_prefixes.note(reading, &entry.rank(*since));
+        }
+        concerned.extend(self.younger(&entry));
+        self.entries.insert(registration.clone(), entry);
+        concerned
+    }
+
+    /// `registration` is not carried out any more. Returns the others whose formats may not have to stand aside any more.
+    pub fn leave(&mut self, registration: &RegistrationRef) -> BTreeSet<RegistrationRef> {
+        let Some(entry) = self.entries.remove(registration) else {
+            return BTreeSet::new();
+        };
+        let concerned = self.younger(&entry);
+        if let Some(registry_prefixes) = self.by_registry.get_mut(&entry.registry) {
+            for (reading, since) in entry.readings.iter().flatten() {
+                registry_prefixes.strike(reading, &entry.rank(*since));
+            }
+            if registry_prefixes.written.is_empty() {
+                self.by_registry.remove(&entry.registry);
+            }
+        }
+        concerned
+    }
+
+    /// The formats of `registration` that stand aside.
+    pub fn aside(&self, registration: &RegistrationRef) -> Vec<SuppressedFormat> {
+        let Some(entry) = self.entries.get(registration) else {
+            return Vec::new();
+        };
+        let aside = |(format, reading): (usize, &Option<(Reading, Since)>)| {
+            let (reading, since) = reading.as_ref()?;
+            let touching = self.touching(entry, reading);
+            let first = touching.first().filter(|first| first.rank < entry.rank(*since))?;
+            let reason = told(format, reading, first);
+            Some(SuppressedFormat { format, reason })
+        };
+        entry.readings.iter().enumerate().filter_map(aside).collect()
+    }
+
+    /// Those who come after `entry` and whose formats touch one of its.
+    fn younger(&self, entry: &RegistrationPrefixes) -> BTreeSet<RegistrationRef> {
+        let touching = entry.readings.iter().flatten().flat_map(|(reading, since)| {
+            let rank = entry.rank(*since);
+            let touching = self.touching(entry, reading).into_iter();
+            touching.filter(move |other| other.rank > rank)
+        });
+        touching.map(|other| other.rank.1).collect()
+    }
+
+    fn touching(&self, entry: &RegistrationPrefixes, reading: &Reading) -> BTreeSet<Overlap> {
+        let mut touching = self
+            .by_registry
+            .get(&entry.registry)
+            .map(|registry_prefixes| registry_prefixes.touching(reading))
+            .unwrap_or_default();
+        // Its own formats are checked against one another when it is compiled.
+        touching.retain(|other| other.rank.1 != entry.registration);
+        touching
+    }
+}
+
+impl RegistryPrefixes {
+    fn note(&mut self, reading: &Reading, rank: &Rank) {
+        let Reading {
+            dialect,
+            written,
+            reads,
+            realm,
+            by_name: _,
+        } = reading;
+        let prefixes = self.written.entry(dialect.clone()).or_default();
+        prefixes.entry(written.clone()).or_default().insert(rank.clone());
+        for (map, text) in [(&mut self.reads, reads), (&mut self.realms, realm)] {
+            let owners = map.entry(text.clone()).or_default();
+            owners.entry(dialect.clone()).or_default().insert(rank.clone());
+        }
+    }
+
+    fn strike(&mut self, reading: &Reading, rank: &Rank) {
+        if let Some(prefixes) = self.written.get_mut(&reading.dialect) {
+            if let Some(ranks) = prefixes.get_mut(&reading.written) {
+                ranks.remove(rank);
+            }
+            drop_if_empty(prefixes, &reading.written);
+            if prefixes.is_empty() {
+                self.written.remove(&reading.dialect);
+            }
+        }
+        for (map, text) in [(&mut self.reads, &reading.reads), (&mut self.realms, &reading.realm)] {
+            let Some(owners) = map.get_mut(text) else { continue };
+            if let Some(ranks) = owners.get_mut(&reading.dialect) {
+                ranks.remove(rank);
+            }
+            drop_if_empty(owners, &reading.dialect);
+            if owners.is_empty() {
+                map.remove(text);
+            }
+        }
+    }
+
+    fn touching(&self, reading: &Reading) -> BTreeSet<Overlap> {
+        let mut touching = BTreeSet::new();
+        self.read_by(reading, &mut touching);
+        self.readers_of(reading, &mut touching);
+        touching
+    }
+
+    /// What is written where the consumers of `reading` read.
+    fn read_by(&self, reading: &Reading, touching: &mut BTreeSet<Overlap>) {
+        for (dialect, prefixes) in &self.written {
+            let is_alike = *dialect == reading.dialect;
+            let text = if is_alike { &reading.reads } else { &reading.realm };
+            let from = (Bound::Included(&**text), Bound::Unbounded);
+            for (prefix, ranks) in prefixes.range::<str, _>(from) {
+                if !prefix.starts_with(&**text) {
+                    break;
+                }
+                if is_alike && (*prefix == reading.written || reading.tells_apart(prefix)) {
+                    continue;
+                }
+                touching.extend(ranks.iter().map(|rank| Overlap {
+                    rank: rank.clone(),
+                    dialect: dialect.clone(),
+                    text: text.clone(),
+                    reads_us: false,
+                }));
+            }
+        }
+    }
+
+    /// Whose consumers read where `reading` is written.
+    fn readers_of(&self, reading: &Reading, touching: &mut BTreeSet<Overlap>) {
+        let ends = (1..=reading.written.len()).filter(|end| reading.written.is_char_boundary(*end));
+        for text in ends.map(|end| &reading.written[..end]) {
+            let mut add = |text: &Arc<str>, dialect: &Arc<str>, ranks: &BTreeSet<Rank>| {
+                touching.extend(ranks.iter().map(|rank| Overlap {
+                    rank: rank.clone(),
+                    dialect: dialect.clone(),
+                    text: text.clone(),
+                    reads_us: true,
+                }));
+            };
+            if let Some((text, owners)) = self.realms.get_key_value(text) {
+                for (dialect, ranks) in owners.iter().filter(|(dialect, _)| **dialect != reading.dialect) {
+                    add(text, dialect, ranks);
+                }
+            }
+            if *text == *reading.reads || reading.tells_apart(text) {
+                continue;
+            }
+            if let Some((text, owners)) = self.reads.get_key_value(text)
+                && let Some((dialect, ranks)) = owners.get_key_value(&reading.dialect)
+            {
+                add(text, dialect, ranks);
+            }
+        }
+    }
+}
+
+fn drop_if_empty(map: &mut BTreeMap<Arc<str>, BTreeSet<Rank>>, key: &Arc<str>) {
+    if map.get(key).is_some_and(BTreeSet::is_empty) {
+        map.remove(key);
+    }
+}
+
+fn told(format: usize, reading: &Reading, other: &Overlap) -> String {
+    let Overlap {
+        rank: (_, owner),
+        dialect,
+        text,
+        reads_us,
+    } = other;
+    let (mine, written) = (&reading.dialect, &reading.written);
+    let clash = if *reads_us {
+        format!(
+            "writes keys below {written}, which consumers of {dialect} of the registration {owner} would read, which was there before"
+        )
+    } else {
+        format!(
+            "has consumers that would read the keys which the registration {owner} writes for {dialect}, and it was there before"
+        )
+    };
+    format!(
+        "spec.formats[{format}] ({mine}) {clash}, for they read all that starts with {text}: give one of the two a prefix, root or name outside of the other's"
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! A Registry's `spec.access` as `plan` needs it, and what it makes of a registration.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::compile::{Compiled, requirement};
+use crate::api::{AccessRule, RegistrySpec};
+use crate::index::{NamespaceCache, Selector};
+use crate::plan::{NamespacePolicy, Policy, Prefix, PrefixGrant, Quota, Rule};
+
+/// What a Registry's rules leave of a registration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Where it has no business, as far as it would have: whatever of its keys is there is to go.
+    pub forbidden: Vec<(Prefix, PrefixGrant)>,
+    /// Why not, if some of its formats cannot be written at all.
+    pub denial: Option<String>,
+    /// How many keys its namespace may have.
+    pub quota: Option<Quota>,
+}
+
+/// The rules of `registry`; none if it has none. One that makes no sense, because it is older than what admission would
+/// refuse now, allows nothing.
+fn policy(registry: &RegistrySpec) -> Option<Policy> {
+    let rules = registry.access.as_ref()?.rules.iter().filter_map(rule);
+    Some(Policy { rules: rules.collect() })
+}
+
+fn rule(rule: &AccessRule) -> Option<Rule> {
+    let labels = rule.namespaces.match_labels.iter().flatten();
+    let match_labels: BTreeMap<Arc<str>, Arc<str>> = labels
+        .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
+        .collect();
+    let expressions = rule.namespaces.match_expressions.iter().flatten();
+    let match_expressions: Result<Vec<_>, _> = expressions.map(requirement).collect();
+    let prefixes = rule.prefixes.as_ref();
+    Some(Rule {
+        name: rule.name.as_str().into(),
+        namespaces: Selector {
+            match_labels,
+            match_expressions: match_expressions.ok()?,
+        },
+        prefixes: prefixes.map(|all| all.iter().map(|prefix| prefix.as_str().into()).collect()),
+        formats: rule.formats.clone(),
+        ttl: rule.ttl_seconds.as_ref().map(|range| (range.min, range.max)),
+        keys: rule.keys_per_namespace.and_then(|keys| usize::try_from(keys).ok()),
+    })
+}
+
+impl Compiled {
+    /// Holds the registration against the rules of `registry`, given the labels of namespaces: from now on its formats
+    /// write what these allow.
+    ///
+    /// What it was before is held against them, too: what they do not allow of it is not kept.
+    pub fn submit(&mut self, registry: &RegistrySpec, tenants: &NamespaceCache) -> Verdict {
+        if let Some(previous) = &mut self.previous {
+            previous.submit(registry, tenants);
+        }
+        let policy = policy(registry);
+        let namespace = &self.registration.reference.namespace;
+        let namespace_policy = policy.as_ref().and_then(|policy| {
+            let labels = tenants.labels(namespace)?;
+            Some(policy.namespace_policy(namespace, |key| labels.get(key).map(String::as_str)))
+        });
+        self.unsure = policy.is_some() && namespace_policy.is_none();
+        let ttl = self.ttl.unwrap_or(registry.ttl_seconds);
+        let mut verdict = Verdict {
+            quota: namespace_policy.as_ref().and_then(NamespacePolicy::quota),
+            ..Verdict::default()
+        };
+        let mut denials: Vec<String> = Vec::new();
+        for binding in &mut self.bindings {
+            let scope = binding.format.scope();
+            binding.pass = namespace_policy.as_ref().map_or(PrefixGrant::Free, |namespace_policy| {
+                let pass = namespace_policy.pass(binding.format.kind(), ttl);
+                match pass.check_scope(scope) {
+                    Ok(()) => pass,
+                    Err(denial) => PrefixGrant::Nowhere(Arc::new(denial)),
+                }
+            });
+            if let PrefixGrant::Nowhere(denial) = &binding.pass {
+                let told = denial.to_string();
+                if !denials.contains(&told) {
+                    denials.push(told);
+                }
+            }
+            if !binding.pass.allows_all(scope) {
+                verdict.forbidden.push((scope.clone(), binding.pass.clone()));
+            }
+        }
+        verdict.denial = (!denials.is_empty()).then(|| denials.join("; "));
+        verdict
+    }
+}

@@ -1,0 +1,344 @@
+//! What the operator would write, found out the way it finds it out itself, up to the point where it would write: for
+//! people who want to know before they apply something.
+//!
+//! Pure: what Kubernetes and etcd hold is handed in.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::compile::{self, Compiled, Invalid, compile};
+use super::worker::guard_terms;
+use crate::api::{RegistrySpec, ServiceRegistration};
+use crate::format::RecordFormats;
+use crate::index::{Index, NamespaceCache, NamespaceLabels, Pod, RegistrationRef};
+use crate::plan::{
+    Conflict, GuardMode, GuardSettings, Holder, Key, KeyValue, LeaseId, MetaKeys, Moment, Observation, Op, OpResult,
+    Planner, PodState, Prefix, Revision, Step, Transaction, TxnOutcome, Value,
+};
+
+/// Why a registration would not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Its spec makes no sense.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// It would write where the operator keeps its own records.
+    #[error("the prefix {scope} and the Registry's metaPrefix {meta} overlap: use a prefix outside of it")]
+    Reserved {
+        /// The registration's prefix.
+        scope: String,
+        /// The Registry's.
+        meta: String,
+    },
+}
+
+/// What would become of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is as it should be.
+    Keep(Value),
+    /// It would come into being.
+    Create(Value),
+    /// It would hold something else.
+    Replace {
+        /// What it holds.
+        before: Value,
+        /// What it would hold.
+        after: Value,
+    },
+    /// It would hold the same, on a lease of another time to live.
+    Move(Value),
+    /// It would go; this is what it holds.
+    Remove(Value),
+}
+
+/// What would become of one registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The registration.
+    pub registration: RegistrationRef,
+    /// How many pods it selects.
+    pub selected: usize,
+    /// How many of them are ready.
+    pub ready: usize,
+    /// It asks for no changes.
+    pub suspended: bool,
+    /// What would become of its keys.
+    pub keys: BTreeMap<Key, Change>,
+    /// The keys it would not get, and who has them.
+    pub conflicts: Vec<Conflict>,
+    /// What is wrong, in words, and with which pods.
+    pub problems: BTreeMap<String, Vec<Arc<str>>>,
+    /// The pod whose endpoint stays though it is not ready, because it is the last one.
+    pub kept: Option<Arc<str>>,
+    /// The keys to be removed that the Registry's guard would hold back first.
+    pub held: BTreeSet<Key>,
+}
+
+impl Outcome {
+    /// Whether anything would be written or removed.
+    pub fn changes_anything(&self) -> bool {
+        self.keys.values().any(|change| !matches!(change, Change::Keep(_)))
+    }
+}
+
+/// Whether keys of the two may lie in each other's way. Those of one that makes no sense lie nowhere.
+pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration, record_formats: &RecordFormats) -> bool {
+    let scopes = |registration| {
+        let compiled = compile(registration, record_formats);
+        let bindings = compiled.map(|compiled| compiled.bindings).unwrap_or_default();
+        bindings
+            .into_iter()
+            .map(|binding| binding.format.scope().clone())
+            .collect()
+    };
+    let (a, b): (Vec<Prefix>, Vec<Prefix>) = (scopes(a), scopes(b));
+    let near = |a: &Prefix, b: &Prefix| a.contains(b.prefix()) || b.contains(a.prefix());
+    a.iter().any(|a| b.iter().any(|b| near(a, b)))
+}
+
+/// One registration on the stage.
+struct Part {
+    compiled: Compiled,
+    /// Why some of its formats cannot be written.
+    denial: Option<String>,
+    /// Where its keys lie or, before a change of it, lay.
+    scopes: BTreeSet<Prefix>,
+}
+
+/// One Registry's operator, without its hands.
+pub struct Preview {
+    spec: RegistrySpec,
+    index: Index,
+    tenants: NamespaceCache,
+    planner: Planner,
+    parts: BTreeMap<RegistrationRef, Part>,
+    in_etcd: BTreeMap<Key, KeyValue>,
+    /// How many keys the Registry is known to hold in all.
+    keys_in_all: usize,
+    newest: Revision,
+}
+
+impl Preview {
+    /// For the Registry `name` of the cluster `cluster_id`, which has these pods.
+    pub fn new(cluster_id: &str, name: &str, spec: RegistrySpec, pods: &[Pod]) -> Self {
+        let mut index = Index::new();
+        for pod in pods {
+            index.apply_pod(pod);
+        }
+        let meta = MetaKeys::of_registry(&spec.meta_prefix, cluster_id, name);
+        let keys_per_lease = usize::try_from(spec.limits.keys_per_lease).unwrap_or(usize::MAX);
+        let mut planner = Planner::new(meta, keys_per_lease);
+        if spec.guard.mode != crate::api::GuardMode::Off {
+            planner.set_guard(GuardSettings::EVERYTHING);
+        }
+        Self {
+            planner,
+            spec,
+            index,
+            tenants: NamespaceCache::default(),
+            parts: BTreeMap::new(),
+            in_etcd: BTreeMap::new(),
+            keys_in_all: 0,
+            newest: 0,
+        }
+    }
+
+    /// A namespace is there. Where the Registry has rules, nothing is written for those that are not told before their
+    /// registrations.
+    pub fn settle(&mut self, tenant: NamespaceLabels) {
+        self.tenants.apply(tenant);
+    }
+
+    /// A registration is there. One of a name that is there already takes its place, as when it is applied anew.
+    /// Its own formats are among `record_formats`.
+    pub fn register(
+        &mut self,
+        registration: &ServiceRegistration,
+        record_formats: &RecordFormats,
+    ) -> Result<RegistrationRef, Refusal> {
+        let mut compiled = compile(registration, record_formats)?;
+        if let Some(reserved) = compiled.reserved([("", &self.spec)].into_iter()) {
+            return Err(Refusal::Reserved {
+                scope: reserved.scope.prefix().to_owned(),
+                meta: self.spec.meta_prefix.clone(),
+            });
+        }
+        let reference = compile::reference(registration);
+        if let Some(former) = self.parts.get(&reference)
+            && !former.compiled.identity.is_same(&compiled.identity)
+        {
+            let previous = Compiled {
+                previous: None,
+                ..former.compiled.clone()
+            };
+            compiled.previous = Some(Box::new(previous));
+        }
+        let verdict = compiled.submit(&self.spec, &self.tenants);
+        let terms = compiled.terms(&self.spec);
+        let mut scopes: BTreeSet<Prefix> = terms.scopes.iter().cloned().collect();
+        self.planner.set_terms(&reference, terms);
+        self.planner.set_quota(&reference.namespace, verdict.quota);
+        self.planner.forbid(&reference, verdict.forbidden);
+        if let Some(former) = self.parts.get(&reference)
+            && former.compiled.registration == compiled.registration
+        {
+            // What its formats write may have changed all the same, of which the index knows nothing.
+            self.index.delete_registration(&reference);
+        }
+        for touch in self.index.apply_registration(compiled.registration.clone()) {
+            let if_ready = || self.index.view_if_ready(&reference, &touch.pod);
+            let view = self.index.view(&reference, &touch.pod);
+            let presence = PodState::of(view, if_ready, false, &compiled.bindings)
+                .keeping(|| compiled.previously(&self.index, &touch.pod), false);
+            self.planner.set_presence(&reference, &touch.pod, presence);
+        }
+        if let Some(former) = self.parts.remove(&reference) {
+            scopes.extend(former.scopes);
+        }
+        let part = Part {
+            compiled,
+            denial: verdict.denial,
+            scopes,
+        };
+        self.parts.insert(reference.clone(), part);
+        Ok(reference)
+    }
+
+    /// The ranges of keys to hand in by [`Self::observe`]: the operator's own records and where registrations write.
+    pub fn scopes(&mut self) -> BTreeSet<Prefix> {
+        self.planner.take_changed_scopes().unwrap_or_default()
+    }
+
+    /// The Registry holds so many keys in all, those that are not handed in included: by these its guard judges a loss.
+    pub fn holds(&mut self, keys: usize) {
+        self.keys_in_all = keys;
+    }
+
+    /// What etcd holds in `scope` at `revision`.
+    pub fn observe(&mut self, scope: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
+        self.newest = self.newest.max(revision);
+        self.in_etcd.extend(entries.iter().cloned());
+        self.planner.observe(Observation::Snapshot {
+            scope,
+            revision,
+            entries,
+        });
+    }
+
+    /// Lets the operator's plans be carried out, on paper, until nothing is left to do; then tells what became of each of
+    /// `wanted`.
+    pub fn outcomes(mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
+        self.planner.kubernetes_is_complete();
+        let held = self.held_back();
+        let mut written: BTreeMap<Key, Option<Value>> = BTreeMap::new();
+        let mut next_lease = i64::MAX;
+        while let Some(step) = self.planner.next(Transaction::MAX_OPS, 0) {
+            match step {
+                Step::Grant { ttl, count } => {
+                    for _ in 0..count {
+                        self.planner.granted(LeaseId(next_lease), ttl);
+                        next_lease -= 1;
+                    }
+                }
+                Step::Write(ticket, transaction) => {
+                    self.newest += 1;
+                    let verdict = TxnOutcome::Applied {
+                        revision: self.newest,
+                        results: transaction.ops.iter().map(|_| OpResult::Done).collect(),
+                    };
+                    self.planner.settle(ticket, Some(verdict));
+                    written.extend(transaction.ops.into_iter().filter_map(|op| match op {
+                        Op::Put { key, value, .. } => Some((key, Some(value))),
+                        Op::Delete { key, .. } => Some((key, None)),
+                        Op::Check { .. } => None,
+                    }));
+                }
+            }
+        }
+        let outcome = |registration| self.outcome(registration, &written, &held);
+        wanted.iter().filter_map(outcome).collect()
+    }
+
+    /// The keys that the guard would hold back; the plan goes on as if somebody had approved of their removal.
+    fn held_back(&mut self) -> BTreeSet<Key> {
+        // Only how far apart two moments are counts, and here is but one.
+        let moment = Moment {
+            now: Instant::now(),
+            unix: Duration::ZERO,
+        };
+        let terms = guard_terms(&self.spec.guard);
+        let of = self.planner.key_count().max(self.keys_in_all);
+        self.planner.judge(moment, None, || "plan".to_owned());
+        let Some(hold) = self.planner.hold() else {
+            return BTreeSet::new();
+        };
+        let (id, in_doubt) = (hold.id.clone(), hold.keys().cloned().collect::<BTreeSet<Key>>());
+        self.planner.judge(moment, Some(&id), String::new);
+        let is_held = terms.mode == GuardMode::Hold && terms.is_above(in_doubt.len(), of);
+        if is_held { in_doubt } else { BTreeSet::new() }
+    }
+
+    fn outcome(
+        &self,
+        registration: &RegistrationRef,
+        written: &BTreeMap<Key, Option<Value>>,
+        held: &BTreeSet<Key>,
+    ) -> Option<Outcome> {
+        let (part, report) = (self.parts.get(registration)?, self.planner.report(registration)?);
+        let others: HashSet<&Key> = report
+            .conflicts
+            .iter()
+            .filter(|conflict| conflict.holder != Holder::Registration(registration.clone()))
+            .map(|conflict| &conflict.key)
+            .collect();
+        let mut keys = BTreeMap::new();
+        for key in report.endpoints.iter().flat_map(|endpoint| &endpoint.keys) {
+            if let Some(change) = self.change(key, written).filter(|_| !others.contains(key)) {
+                keys.insert(key.clone(), change);
+            }
+        }
+        for (key, _) in written.iter().filter(|(_, value)| value.is_none()) {
+            if part.scopes.iter().any(|scope| scope.contains(key))
+                && let Some(held) = self.in_etcd.get(key)
+            {
+                keys.insert(key.clone(), Change::Remove(held.value.clone()));
+            }
+        }
+        let mut problems = report.problems;
+        if let Some(denial) = &part.denial {
+            problems.entry(denial.clone()).or_default();
+        }
+        let removed = |key: &&Key| matches!(keys.get(*key), Some(Change::Remove(_)));
+        Some(Outcome {
+            kept: report.kept.cloned(),
+            held: held.iter().filter(removed).cloned().collect(),
+            registration: registration.clone(),
+            selected: self.index.selected_count(registration),
+            ready: report.ready,
+            suspended: part.compiled.suspended,
+            keys,
+            conflicts: report.conflicts,
+            problems,
+        })
+    }
+
+    /// What would become of a key that is there at the end.
+    fn change(&self, key: &Key, written: &BTreeMap<Key, Option<Value>>) -> Option<Change> {
+        let before = self.in_etcd.get(key).map(|held| held.value.clone());
+        match (before, written.get(key)) {
+            (None, Some(Some(after))) => Some(Change::Create(after.clone())),
+            (Some(before), Some(Some(after))) if before == *after => Some(Change::Move(before)),
+            (Some(before), Some(Some(after))) => Some(Change::Replace {
+                before,
+                after: after.clone(),
+            }),
+            (Some(before), None) => Some(Change::Keep(before)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

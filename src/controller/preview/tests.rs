@@ -1,0 +1,235 @@
+use serde_json::json;
+
+use super::*;
+use crate::index::{Addresses, PodPort, Protocol};
+
+fn registration(prefix: &str) -> ServiceRegistration {
+    serde_json::from_value(json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+        "metadata": {"name": "orders", "namespace": "shop", "generation": prefix.len()},
+        "spec": {
+            "selector": {"matchLabels": {"app": "orders"}},
+            "ports": [{"port": "grpc"}],
+            "formats": [{"type": "Plain", "prefix": prefix}]
+        }
+    }))
+    .expect("decodes")
+}
+
+fn pod(name: &str, address: &str, ready: bool) -> Pod {
+    Pod {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        labels: BTreeMap::from([("app".to_owned(), "orders".to_owned())]),
+        addresses: Addresses::parse([address]),
+        ports: vec![PodPort {
+            name: "grpc".to_owned(),
+            number: 8080,
+            protocol: Protocol::Tcp,
+        }],
+        ready,
+        ..Pod::default()
+    }
+}
+
+fn preview(pods: &[Pod]) -> Preview {
+    let spec = serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"]})).expect("decodes");
+    Preview::new("c1", "default", spec, pods)
+}
+
+/// What an operator has left in etcd: a lease with its record, and these keys on it.
+fn observe(preview: &mut Preview, ours: &[(&str, &str)], foreign: &[(&str, &str)]) {
+    let held = |value: &[u8], lease: i64| KeyValue {
+        value: value.into(),
+        lease: LeaseId(lease),
+        create_revision: 2,
+        mod_revision: 2,
+    };
+    let record = MetaKeys::new("/leasehold/", "c1").record_key(LeaseId(7));
+    let mut all: BTreeMap<Key, KeyValue> = BTreeMap::from([(record, held(&MetaKeys::record_value(30), 7))]);
+    all.extend(
+        ours.iter()
+            .map(|(key, value)| (Key::from(*key), held(value.as_bytes(), 7))),
+    );
+    all.extend(
+        foreign
+            .iter()
+            .map(|(key, value)| (Key::from(*key), held(value.as_bytes(), 0))),
+    );
+    for scope in preview.scopes() {
+        let inside = all.iter().filter(|(key, _)| scope.contains(key));
+        let entries = inside.map(|(key, held)| (key.clone(), held.clone())).collect();
+        preview.observe(scope, 5, entries);
+    }
+}
+
+fn outcome(preview: Preview) -> Outcome {
+    preview.outcomes(&[RegistrationRef::new("shop", "orders")]).remove(0)
+}
+
+fn text(value: &str) -> Value {
+    value.as_bytes().into()
+}
+
+#[test]
+fn each_key_is_told_with_what_would_become_of_it() {
+    let pods = [
+        pod("a", "10.0.0.1", true),
+        pod("b", "10.0.0.2", true),
+        pod("c", "10.0.0.3", true),
+        pod("d", "10.0.0.4", false),
+        pod("e", "10.0.0.5", true),
+    ];
+    let mut preview = preview(&pods);
+    preview
+        .register(&registration("/s/orders"), &RecordFormats::new())
+        .unwrap();
+    let ours = [
+        ("/s/orders/a", "10.0.0.1:8080"),
+        ("/s/orders/b", "10.0.0.9:8080"),
+        ("/s/orders/d", "10.0.0.4:8080"),
+    ];
+    observe(
+        &mut preview,
+        &ours,
+        &[("/s/orders/e", "vm"), ("/s/orders/vm-1", "10.1.0.1:8080")],
+    );
+    let outcome = outcome(preview);
+    let expected = [
+        ("/s/orders/a", Change::Keep(text("10.0.0.1:8080"))),
+        (
+            "/s/orders/b",
+            Change::Replace {
+                before: text("10.0.0.9:8080"),
+                after: text("10.0.0.2:8080"),
+            },
+        ),
+        ("/s/orders/c", Change::Create(text("10.0.0.3:8080"))),
+        ("/s/orders/d", Change::Remove(text("10.0.0.4:8080"))),
+    ];
+    assert_eq!(
+        outcome.keys,
+        expected.map(|(key, change)| (Key::from(key), change)).into()
+    );
+    assert_eq!((outcome.selected, outcome.ready), (5, 4));
+    let held: Vec<&str> = outcome.conflicts.iter().map(|conflict| &*conflict.key).collect();
+    assert_eq!(held, ["/s/orders/e"], "the other stranger is nobody's business");
+    assert!(outcome.changes_anything());
+}
+
+#[test]
+fn what_is_as_it_should_be_is_no_change() {
+    let mut preview = preview(&[pod("a", "10.0.0.1", true)]);
+    preview
+        .register(&registration("/s/orders"), &RecordFormats::new())
+        .unwrap();
+    observe(&mut preview, &[("/s/orders/a", "10.0.0.1:8080")], &[]);
+    let outcome = outcome(preview);
+    assert_eq!(outcome.keys.len(), 1);
+    assert!(!outcome.changes_anything());
+}
+
+#[test]
+fn a_changed_prefix_creates_here_and_removes_there() {
+    let mut preview = preview(&[pod("a", "10.0.0.1", true)]);
+    preview
+        .register(&registration("/s/orders"), &RecordFormats::new())
+        .unwrap();
+    preview
+        .register(&registration("/s/elsewhere"), &RecordFormats::new())
+        .unwrap();
+    observe(&mut preview, &[("/s/orders/a", "10.0.0.1:8080")], &[]);
+    let expected = [
+        ("/s/elsewhere/a", Change::Create(text("10.0.0.1:8080"))),
+        ("/s/orders/a", Change::Remove(text("10.0.0.1:8080"))),
+    ];
+    assert_eq!(
+        outcome(preview).keys,
+        expected.map(|(key, change)| (Key::from(key), change)).into()
+    );
+}
+
+#[test]
+fn another_ttl_moves_keys_to_another_lease() {
+    let mut preview = preview(&[pod("a", "10.0.0.1", true)]);
+    let mut longer = registration("/s/orders");
+    longer.spec.ttl_seconds = Some(60);
+    preview.register(&longer, &RecordFormats::new()).unwrap();
+    observe(&mut preview, &[("/s/orders/a", "10.0.0.1:8080")], &[]);
+    let expected = (Key::from("/s/orders/a"), Change::Move(text("10.0.0.1:8080")));
+    assert_eq!(outcome(preview).keys, [expected].into());
+}
+
+#[test]
+fn a_suspended_registration_changes_nothing() {
+    let mut preview = preview(&[pod("a", "10.0.0.1", true)]);
+    let mut suspended = registration("/s/orders");
+    suspended.spec.suspend = true;
+    preview.register(&suspended, &RecordFormats::new()).unwrap();
+    observe(&mut preview, &[("/s/orders/b", "10.0.0.2:8080")], &[]);
+    let outcome = outcome(preview);
+    assert!(outcome.suspended && !outcome.changes_anything(), "{outcome:?}");
+}
+
+#[test]
+fn what_the_operator_would_refuse_is_refused() {
+    let mut preview = preview(&[]);
+    let error = preview
+        .register(&registration("/leasehold/x"), &RecordFormats::new())
+        .unwrap_err();
+    assert!(error.to_string().contains("metaPrefix /leasehold/ overlap"), "{error}");
+    let mut everyone = registration("/s/orders");
+    everyone.spec.selector = serde_json::from_value(json!({})).expect("decodes");
+    assert_eq!(
+        preview.register(&everyone, &RecordFormats::new()),
+        Err(Refusal::Invalid(Invalid::EmptySelector))
+    );
+}
+
+#[test]
+fn the_last_endpoint_is_kept_where_the_registration_asks_for_it() {
+    for (keep, removed) in [(true, 0), (false, 1)] {
+        let mut preview = preview(&[pod("p", "10.0.0.1", false)]);
+        let mut registration = registration("/a");
+        if keep {
+            registration.spec.last_endpoint = crate::api::LastEndpoint::Keep;
+        }
+        let reference = preview
+            .register(&registration, &RecordFormats::new())
+            .expect("it makes sense");
+        observe(&mut preview, &[("/a/p", "10.0.0.1:8080")], &[]);
+        let outcome = preview.outcomes(&[reference]).remove(0);
+        let removals = outcome
+            .keys
+            .values()
+            .filter(|change| matches!(change, Change::Remove(_)));
+        assert_eq!(removals.count(), removed);
+        assert_eq!(outcome.kept.as_deref(), keep.then_some("p"));
+    }
+}
+
+#[test]
+fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheless() {
+    let names: Vec<String> = (0..10).map(|i| format!("p{i}")).collect();
+    let keys: Vec<String> = names.iter().map(|name| format!("/a/{name}")).collect();
+    let ours: Vec<(&str, &str)> = keys.iter().map(|key| (&**key, "10.0.0.1:8080")).collect();
+    let outcome = |mode: &str, in_all: usize| {
+        let pods: Vec<Pod> = names.iter().map(|name| pod(name, "10.0.0.1", false)).collect();
+        let spec = json!({"endpoints": ["http://127.0.0.1:2379"], "guard": {"mode": mode}});
+        let spec = serde_json::from_value(spec).expect("decodes");
+        let mut preview = Preview::new("c1", "default", spec, &pods);
+        preview.holds(in_all);
+        let reference = preview
+            .register(&registration("/a"), &RecordFormats::new())
+            .expect("it makes sense");
+        observe(&mut preview, &ours, &[]);
+        preview.outcomes(&[reference]).remove(0)
+    };
+    for (mode, in_all, held) in [("Hold", 0, 10), ("Hold", 1000, 0), ("Warn", 0, 0), ("Off", 0, 0)] {
+        let outcome = outcome(mode, in_all);
+        assert_eq!(outcome.held.len(), held, "{mode} {in_all}");
+        assert_eq!(outcome.keys.len(), 10, "{mode}: all are removed in the end");
+        assert!(outcome.changes_anything());
+    }
+}

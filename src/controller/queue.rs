@@ -1,0 +1,320 @@
+//! What was heard of pods and has not been passed on yet: the namespaces are served in turn, and of a pod that changes
+//! faster than that only the last state counts.
+//!
+//! What a namespace has to be told is in a row of its own, in the order in which it came up. A pod that is heard of
+//! again keeps its place there, and so does a touch of a registration's pod. One thing is never merged away: that a pod
+//! was deleted. What comes after it is another pod, and that the first is gone is a fact.
+//!
+//! How far Kubernetes has been heard is told only once everything up to there has been passed on, in whatever order.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::index::{DirtyMark, Pod};
+use crate::plan::{FairQueue, WatchTarget};
+
+/// A pod, by its namespace and name.
+pub type PodName = (Arc<str>, Arc<str>);
+
+/// How far a stream has been heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bookmark {
+    /// The stream.
+    pub stream: WatchTarget,
+    /// Everything up to this version was told.
+    pub version: u64,
+    /// The apiserver's own version, and when it was asked for it.
+    pub present: Option<(u64, Instant)>,
+}
+
+/// What was heard of one pod, as far as it counts.
+#[derive(Debug)]
+pub struct PendingPod {
+    /// It was deleted, before anything else that is known of it.
+    pub deleted: bool,
+    /// What it was last.
+    pub last: Option<Pod>,
+    /// When it was first heard of.
+    pub at: Instant,
+    since: u64,
+}
+
+/// A registration's pod that is to be looked at.
+#[derive(Debug)]
+pub struct PendingMark {
+    /// The pod that was there before is gone.
+    pub deleted: bool,
+    /// When it was first heard of.
+    pub at: Instant,
+    since: u64,
+}
+
+#[derive(Debug)]
+enum QueueEntry {
+    Pod(PodName),
+    DirtyMark(DirtyMark),
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum WorkItem {
+    /// This was heard of a pod: its touches are to be given to [`WorkQueue::touch`].
+    Pod(PodName, PendingPod),
+    /// The registration is to be told of this pod.
+    DirtyMark(DirtyMark, PendingMark),
+}
+
+/// Everything that waits.
+#[derive(Debug, Default)]
+pub struct WorkQueue {
+    row: FairQueue<QueueEntry>,
+    pods: HashMap<PodName, PendingPod>,
+    touches: HashMap<DirtyMark, PendingMark>,
+    /// Counts what is heard.
+    clock: u64,
+    /// For each piece of news that has not been passed on wholly, how much of it waits.
+    open: BTreeMap<u64, usize>,
+    reached: VecDeque<(u64, Bookmark)>,
+}
+
+impl WorkQueue {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.row.is_empty()
+    }
+
+    /// A pod is like this.
+    pub fn applied(&mut self, pod: Pod, at: Instant) {
+        let name = (pod.namespace.as_str().into(), pod.name.as_str().into());
+        self.heard(name, at).last = Some(pod);
+    }
+
+    /// A pod is gone.
+    pub fn deleted(&mut self, namespace: &str, name: &str, at: Instant) {
+        let heard = self.heard((namespace.into(), name.into()), at);
+        heard.deleted = true;
+        heard.last = None;
+    }
+
+    fn heard(&mut self, name: PodName, at: Instant) -> &mut PendingPod {
+        self.clock += 1;
+        let since = self.clock;
+        let (row, open) = (&mut self.row, &mut self.open);
+        self.pods.entry(name).or_insert_with_key(|name| {
+            row.push(&name.0, QueueEntry::Pod(name.clone()));
+            open.insert(since, 1);
+            PendingPod {
+                deleted: false,
+                last: None,
+                at,
+                since,
+            }
+        })
+    }
+
+    /// `touches` are what has come of `heard`, because the pod is `deleted` or has changed.
+    pub fn touch(&mut self, heard: &PendingPod, touches: Vec<DirtyMark>, deleted: bool) {
+        for touch in touches {
+            if let Some(waiting) = self.touches.get_mut(&touch) {
+                waiting.deleted |= deleted;
+                continue;
+            }
+            *self.open.entry(heard.since).or_default() += 1;
+            self.row
+                .push(&touch.registration.namespace, QueueEntry::DirtyMark(touch.clone()));
+            let first = PendingMark {
+                deleted,
+                at: heard.at,
+                since: heard.since,
+            };
+            self.touches.insert(touch, first);
+        }
+    }
+
+    /// What is to be done next, of a namespace that `may` have its turn; it is said to be done when it is. None if there
+    /// is no such thing.
+    pub fn next_of(&mut self, may: impl Fn(&str) -> bool) -> Option<WorkItem> {
+        match self.row.pop_of(|namespace, _| may(namespace))? {
+            QueueEntry::Pod(name) => self.pods.remove(&name).map(|heard| WorkItem::Pod(name, heard)),
+            QueueEntry::DirtyMark(touch) => self
+                .touches
+                .remove(&touch)
+                .map(|touched| WorkItem::DirtyMark(touch, touched)),
+        }
+    }
+
+    /// A pod's touches are known, and it has cost its namespace so much.
+    pub fn done_pod(&mut self, name: &PodName, heard: &PendingPod, cost: usize) {
+        self.row.charge(&name.0, cost);
+        self.close(heard.since);
+    }
+
+    /// A registration was told of its pod.
+    pub fn done_touch(&mut self, touched: &PendingMark) {
+        self.close(touched.since);
+    }
+
+    fn close(&mut self, since: u64) {
+        if let Some(left) = self.open.get_mut(&since) {
+            *left -= 1;
+            if *left == 0 {
+                self.open.remove(&since);
+            }
+        }
+    }
+
+    /// So far has a stream been heard, once all has been passed on that was heard until now.
+    pub fn reach(&mut self, reached: Bookmark) {
+        self.reached.push_back((self.clock, reached));
+    }
+
+    /// Up to where everything has been passed on by now.
+    pub fn take_reached(&mut self) -> Option<Bookmark> {
+        let (clock, _) = self.reached.front()?;
+        let passed_on = self.open.first_key_value().is_none_or(|(oldest, _)| oldest > clock);
+        passed_on.then(|| self.reached.pop_front().map(|(_, reached)| reached))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::RegistrationRef;
+
+    fn pod(namespace: &str, name: &str, uid: &str) -> Pod {
+        Pod {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            ..Pod::default()
+        }
+    }
+
+    fn touch(registration: &str, pod: &str) -> DirtyMark {
+        DirtyMark {
+            registration: RegistrationRef::new("shop", registration),
+            pod: pod.into(),
+        }
+    }
+
+    fn reached(version: u64) -> Bookmark {
+        Bookmark {
+            stream: WatchTarget::of_cluster("pods"),
+            version,
+            present: None,
+        }
+    }
+
+    fn applied(queue: &mut WorkQueue, pod: Pod) {
+        queue.applied(pod, Instant::now());
+    }
+
+    /// The next one, which is a pod: its name, whether it was deleted, and its uid since.
+    fn next_pod(queue: &mut WorkQueue, touches: Vec<DirtyMark>) -> (String, bool, Option<String>) {
+        let Some(WorkItem::Pod(name, heard)) = queue.next_of(|_| true) else {
+            panic!("a pod is next");
+        };
+        queue.touch(&heard, touches, heard.deleted);
+        queue.done_pod(&name, &heard, 1);
+        let told = heard.last.map(|pod| pod.uid);
+        (format!("{}/{}", name.0, name.1), heard.deleted, told)
+    }
+
+    /// The next one, which is a touch: whether the pod was deleted.
+    fn next_touch(queue: &mut WorkQueue) -> (DirtyMark, bool) {
+        let Some(WorkItem::DirtyMark(touch, touched)) = queue.next_of(|_| true) else {
+            panic!("a touch is next");
+        };
+        queue.done_touch(&touched);
+        (touch, touched.deleted)
+    }
+
+    #[test]
+    fn a_namespace_waits_for_the_pods_of_another_no_longer_than_a_turn() {
+        let mut queue = WorkQueue::default();
+        for i in 0..1000 {
+            applied(&mut queue, pod("flood", &format!("f{i}"), "1"));
+        }
+        applied(&mut queue, pod("quiet", "p", "1"));
+        let before =
+            std::iter::from_fn(|| Some(next_pod(&mut queue, Vec::new()).0)).take_while(|name| name != "quiet/p");
+        assert!(before.count() <= 8);
+    }
+
+    #[test]
+    fn a_pod_that_is_heard_of_again_keeps_its_place_and_has_its_last_state() {
+        let mut queue = WorkQueue::default();
+        for (name, uid) in [("a", "1"), ("b", "1"), ("a", "2")] {
+            applied(&mut queue, pod("shop", name, uid));
+        }
+        assert_eq!(
+            next_pod(&mut queue, Vec::new()),
+            ("shop/a".to_owned(), false, Some("2".to_owned()))
+        );
+        assert_eq!(
+            next_pod(&mut queue, Vec::new()),
+            ("shop/b".to_owned(), false, Some("1".to_owned()))
+        );
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn that_a_pod_was_deleted_is_told_though_there_is_another_of_its_name() {
+        let mut queue = WorkQueue::default();
+        applied(&mut queue, pod("shop", "a", "1"));
+        queue.deleted("shop", "a", Instant::now());
+        applied(&mut queue, pod("shop", "a", "2"));
+        assert_eq!(
+            next_pod(&mut queue, vec![touch("orders", "a")]),
+            ("shop/a".to_owned(), true, Some("2".to_owned()))
+        );
+        // Before that is told it changes again.
+        applied(&mut queue, pod("shop", "a", "2"));
+        assert_eq!(next_touch(&mut queue), (touch("orders", "a"), true));
+        assert!(!next_pod(&mut queue, vec![touch("orders", "a")]).1);
+        assert_eq!(next_touch(&mut queue), (touch("orders", "a"), false));
+    }
+
+    #[test]
+    fn a_pod_that_comes_and_goes_at_once_is_gone() {
+        let mut queue = WorkQueue::default();
+        applied(&mut queue, pod("shop", "a", "1"));
+        queue.deleted("shop", "a", Instant::now());
+        assert_eq!(next_pod(&mut queue, Vec::new()), ("shop/a".to_owned(), true, None));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn how_far_was_heard_is_told_when_all_before_it_has_been_passed_on() {
+        let mut queue = WorkQueue::default();
+        queue.reach(reached(1));
+        assert_eq!(queue.take_reached(), Some(reached(1)), "nothing waits");
+        applied(&mut queue, pod("flood", "a", "1"));
+        queue.reach(reached(2));
+        applied(&mut queue, pod("quiet", "p", "1"));
+        queue.reach(reached(3));
+        assert_eq!(queue.take_reached(), None);
+        next_pod(&mut queue, vec![touch("orders", "a")]);
+        assert_eq!(queue.take_reached(), None, "nobody was told of the pod's registration");
+        // Heard of again: that is newer, and what was heard before still waits.
+        applied(&mut queue, pod("flood", "a", "2"));
+        while queue.take_reached().is_none() {
+            match queue.next_of(|_| true).expect("something is left") {
+                WorkItem::Pod(name, heard) => {
+                    assert_ne!(&*name.0, "flood", "what came later was waited for");
+                    queue.done_pod(&name, &heard, 1);
+                }
+                WorkItem::DirtyMark(_, touched) => queue.done_touch(&touched),
+            }
+        }
+        while let Some(next) = queue.next_of(|_| true) {
+            match next {
+                WorkItem::Pod(name, heard) => queue.done_pod(&name, &heard, 1),
+                WorkItem::DirtyMark(_, touched) => queue.done_touch(&touched),
+            }
+        }
+        assert_eq!(queue.take_reached(), Some(reached(3)));
+        assert!(queue.open.is_empty());
+    }
+}

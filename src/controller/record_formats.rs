@@ -1,0 +1,235 @@
+//! RecordFormats as they come, change and go, and what that means for the registrations that use one.
+//!
+//! Every replica looks at them and comes to the same conclusion, so every replica writes their statuses: each once for
+//! each version, and only when the status there is another one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::Controller;
+use crate::api::{
+    ConditionStatus, ConditionType, FormatType, Reason, RecordFormat, RecordFormatStatus, ServiceRegistration,
+    conditions,
+};
+use crate::format::{RecordFormats, TemplateError, Templates};
+use crate::index::{NamespaceScope, RegistrationRef};
+use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, StatusUpdate, WritePolicy};
+
+/// One RecordFormat.
+#[derive(Debug)]
+struct Version {
+    uid: String,
+    generation: i64,
+    /// The list that it was last seen in.
+    list: u64,
+}
+
+/// All RecordFormats.
+#[derive(Debug, Default)]
+pub struct Library {
+    formats: RecordFormats,
+    versions: HashMap<Arc<str>, Version>,
+    /// Counts the complete lists: what is marked by an older one is gone.
+    list: u64,
+}
+
+impl Library {
+    /// What they say.
+    pub fn formats(&self) -> &RecordFormats {
+        &self.formats
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.versions.len()
+    }
+
+    /// Notes that this version is there; returns whether it is new.
+    fn mark(&mut self, name: &str, uid: String, generation: i64) -> bool {
+        let version = Version {
+            uid,
+            generation,
+            list: self.list,
+        };
+        let is_new = |former: &Version| former.uid != version.uid || former.generation != generation;
+        let is_new = self.versions.get(name).is_none_or(is_new);
+        self.versions.insert(name.into(), version);
+        is_new
+    }
+}
+
+/// What is kept of a registration to look at it again when a RecordFormat changes; none if it uses none.
+pub fn kept(registration: &ServiceRegistration) -> Option<Arc<ServiceRegistration>> {
+    let uses_one = registration
+        .spec
+        .formats
+        .iter()
+        .any(|format| format.kind == FormatType::Custom);
+    uses_one.then(|| {
+        let mut kept = registration.clone();
+        kept.status = None;
+        kept.metadata.managed_fields = None;
+        Arc::new(kept)
+    })
+}
+
+impl Controller {
+    pub(super) fn record_format(&mut self, seen: ObjectEvent<Box<RecordFormat>>, now: Instant) {
+        match seen {
+            ObjectEvent::ListBegins => self.library.list += 1,
+            ObjectEvent::Lost(_) => self.weigh(now),
+            ObjectEvent::Applied(object) => {
+                let (name, uid) = (object.name_any(), object.uid().unwrap_or_default());
+                let generation = object.metadata.generation.unwrap_or_default();
+                let seen = StatusUpdate::Observed(name.as_str().into(), object.status);
+                // The desk ends only with the process.
+                let _ = self.workers.context().record_formats.send(seen);
+                if self.library.mark(&name, uid.clone(), generation) {
+                    let templates = Templates::compile(&name, &object.spec);
+                    if let Err(error) = &templates {
+                        self.announce_broken(&name, &uid, generation, error);
+                    }
+                    self.record_format_applied(&name, generation, templates, now);
+                }
+            }
+            ObjectEvent::Unreadable {
+                name,
+                generation,
+                cause,
+                ..
+            } => {
+                if self.library.mark(&name, String::new(), generation) {
+                    self.record_format_applied(&name, generation, Err(TemplateError::Unreadable(cause)), now);
+                }
+            }
+            ObjectEvent::Deleted { name, .. } => self.record_format_gone(&name, now),
+            ObjectEvent::ListComplete => {
+                let list = self.library.list;
+                let gone = self.library.versions.iter().filter(|(_, version)| version.list != list);
+                let gone: Vec<Arc<str>> = gone.map(|(name, _)| name.clone()).collect();
+                for name in gone {
+                    self.record_format_gone(&name, now);
+                }
+                if self.streams.listed(RECORD_FORMATS, &NamespaceScope::Cluster) {
+                    self.examine_waiting(now);
+                }
+                self.weigh(now);
+            }
+        }
+    }
+
+    fn record_format_applied(
+        &mut self,
+        name: &str,
+        generation: i64,
+        templates: Result<Templates, TemplateError>,
+        now: Instant,
+    ) {
+        match &templates {
+            Ok(_) => tracing::info!(record_format = name, generation, "a RecordFormat to write by"),
+            Err(error) => tracing::warn!(
+                record_format = name, generation, %error,
+                "this RecordFormat cannot be used; registrations go on with what they had"
+            ),
+        }
+        let wanted = StatusUpdate::Wanted(name.into(), status(generation, &templates), WritePolicy::Once);
+        let _ = self.workers.context().record_formats.send(wanted);
+        if self.library.formats.set(name, templates) {
+            self.examine_users(name, now);
+        }
+    }
+
+    /// Tells of a RecordFormat that cannot be used. Every replica says the same, which is one Event.
+    fn announce_broken(&self, name: &str, uid: &str, generation: i64, error: &TemplateError) {
+        self.workers.context().events.publish(Notice {
+            about: About::RecordFormat(name.into()),
+            uid: uid.into(),
+            is_warning: true,
+            reason: error.reason().as_str(),
+            note: sentence(error),
+            occurrence: generation.to_string(),
+        });
+    }
+
+    fn record_format_gone(&mut self, name: &str, now: Instant) {
+        let _ = self
+            .workers
+            .context()
+            .record_formats
+            .send(StatusUpdate::Gone(name.into()));
+        if self.library.versions.remove(name).is_none() {
+            return;
+        }
+        tracing::warn!(
+            record_format = name,
+            "the RecordFormat was deleted; registrations go on with what they had"
+        );
+        self.library.formats.remove(name);
+        self.examine_users(name, now);
+    }
+
+    /// Looks again at the registrations that use a RecordFormat.
+    fn examine_users(&mut self, name: &str, now: Instant) {
+        let uses = |object: &ServiceRegistration| {
+            let mut formats = object.spec.formats.iter();
+            formats.any(|format| format.record_format.as_deref() == Some(name))
+        };
+        self.examine_all(uses, now);
+    }
+
+    /// All RecordFormats are known: what still waits for one waits for one that does not exist.
+    fn examine_waiting(&mut self, now: Instant) {
+        self.examine_all(|_| true, now);
+    }
+
+    fn examine_all(&mut self, which: impl Fn(&ServiceRegistration) -> bool, now: Instant) {
+        let kept = self
+            .entries
+            .iter()
+            .filter_map(|(reference, entry)| Some((reference.clone(), entry.kept()?.clone())));
+        let mut kept: Vec<(RegistrationRef, Arc<ServiceRegistration>)> =
+            kept.filter(|(_, object)| which(object)).collect();
+        // The oldest first: in that order they claim their places.
+        kept.sort_by_key(|(reference, object)| (object.metadata.creation_timestamp.clone(), reference.clone()));
+        for (reference, object) in kept {
+            self.examine(&reference, &object, now);
+        }
+        self.tell_unclear();
+    }
+}
+
+/// What the author of a RecordFormat reads.
+fn status(generation: i64, templates: &Result<Templates, TemplateError>) -> RecordFormatStatus {
+    let (holds, reason, message, preview) = match templates {
+        Ok(templates) => (
+            ConditionStatus::True,
+            Reason::Accepted,
+            "The templates make sense.".to_owned(),
+            templates.preview().to_vec(),
+        ),
+        Err(error) => (ConditionStatus::False, error.reason(), sentence(error), Vec::new()),
+    };
+    let mut list = Vec::new();
+    let now = Time(Timestamp::now());
+    let kind = ConditionType::Accepted;
+    conditions::set(&mut list, kind, holds, reason, &message, Some(generation), &now);
+    RecordFormatStatus {
+        observed_generation: Some(generation),
+        preview,
+        conditions: list,
+    }
+}
+
+fn sentence(error: &TemplateError) -> String {
+    let text = format!("{error}.");
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => text,
+    }
+}

@@ -1,0 +1,324 @@
+//! One process: all parts started, watched, and ended together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Controller;
+use super::bypass::RateLimitBypass;
+use super::failure::Failure;
+use super::state::{self, State, StateFolder};
+use super::worker::Context;
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
+use crate::etcd::Timeouts;
+use crate::kube::{Events, Reported, SharedCheckpoint, StatusUpdate, StatusWriter, WatchScope};
+use crate::listen;
+use crate::peer::{self, KeyState, PeerOptions, Peers};
+use crate::telemetry::{self, Gate, Health, Metrics};
+
+/// News on its way from the watches: they wait when there is more.
+const NEWS: usize = 1024;
+/// How long the apiserver may take to say which cluster it serves.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long it is waited for by a replica that knows what to do without: leases are waiting to be renewed.
+const HEAD_START: Duration = Duration::from_secs(1);
+/// How long the parts may take to end: the election needs most of it, to give its keys back.
+const END: Duration = Duration::from_secs(5);
+
+/// How the operator is to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The way to the kube-apiserver; what the environment provides if none.
+    pub kubeconfig: Option<PathBuf>,
+    /// This replica's name, unique among those that run, kept over restarts.
+    pub identity: String,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    pub http: SocketAddr,
+    /// Who may read `/metrics`; everybody if nothing is said.
+    pub metrics_auth: Option<MetricsAuth>,
+    /// How replicas find and trust each other.
+    pub peers: PeerOptions,
+    /// TTL of the session of an election, in seconds.
+    pub session_ttl: u32,
+    /// How long calls to etcd may take.
+    pub timeouts: Timeouts,
+    /// The namespace with the Secrets that Registries name; that of the kubeconfig or the service account if none.
+    pub namespace: Option<String>,
+    /// Which namespaces are watched.
+    pub watch_scope: WatchScope,
+    /// Where is kept what a replica needs that starts while the apiserver is away; nowhere if none.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Readers of metrics have to show a token, and Kubernetes says whether they may.
+#[derive(Clone, Debug)]
+pub struct MetricsAuth {
+    /// What tokens must have been issued for; the kube-apiserver if nothing is said.
+    pub audience: Option<String>,
+}
+
+/// Runs the operator until SIGTERM or SIGINT.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let shutdown = CancellationToken::new();
+    heed_signals(&shutdown)?;
+    let listener = listen::listen(options.http).map_err(|cause| Failure::Listen {
+        address: options.http,
+        cause,
+    })?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), identity = options.identity, http = %options.http,
+        "leasehold starts"
+    );
+    let (metrics, exposition) = Metrics::new();
+    let health = Health::new();
+    let mut parts: JoinSet<Result<&'static str, Failure>> = JoinSet::new();
+    let client = crate::kube::connect(options.kubeconfig.as_deref()).await?;
+    let gate = options.metrics_auth.map(|auth| {
+        let judge = crate::kube::judge(client.clone(), auth.audience, metrics.calls.clone());
+        Gate::new(judge)
+    });
+    let listen_failed = move |cause| Failure::Listen {
+        address: options.http,
+        cause,
+    };
+    let end = shutdown.clone().cancelled_owned();
+    let served = telemetry::serve(listener, health.clone(), exposition, gate, end);
+    parts.spawn(async move { served.await.map(|()| "http").map_err(listen_failed) });
+    let namespace: Arc<str> = Arc::from(options.namespace.as_deref().unwrap_or(client.default_namespace()));
+    let identity: Arc<str> = Arc::from(options.identity);
+    let of = (&client, &namespace);
+    let peers = connect_peers(&options.peers, of, &identity, &metrics, (&mut parts, &shutdown))?;
+    let folder = options.state_dir.map(StateFolder::new);
+    let stored = folder.as_ref().and_then(StateFolder::load);
+    let mut asked = Box::pin(crate::kube::cluster_id(client.clone(), ANSWER, metrics.calls.clone()));
+    let (begin, told) = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return Ok(()),
+        id = &mut asked => {
+            tracing::info!(cluster_id = id, "knows its cluster");
+            // What let us in before this start may do so still where what the Secrets hold by now does not.
+            let same = stored.filter(|stored| stored.cluster_id == id);
+            let nothing = || State { cluster_id: id.clone(), registries: BTreeMap::new() };
+            (same.unwrap_or_else(nothing), Some(id))
+        }
+        stored = without_answer(stored.clone()) => {
+            tracing::warn!("the apiserver does not answer: renewing what is recorded where the state folder says");
+            (stored, None)
+        }
+    };
+
+    let (news_of, news) = mpsc::channel(NEWS);
+    let status_writers = StatusWriters::open(&client, &identity, &metrics, &mut parts, &shutdown);
+    let id = async {
+        match told {
+            Some(id) => id,
+            None => asked.await,
+        }
+    };
+    let hearing = SharedCheckpoint::new(options.watch_scope);
+    let (sources, wanted) = watch::channel(BTreeSet::new());
+    let watch = crate::kube::watch_sources(
+        client.clone(),
+        namespace.clone(),
+        wanted,
+        metrics.clone(),
+        news_of.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(named("watches of Secrets", watch));
+    let watch = crate::kube::watch(client, id, metrics.clone(), hearing.clone(), news_of, shutdown.clone());
+    parts.spawn(named("watches", watch));
+    let (states, newest) = watch::channel(None);
+    if let Some(folder) = folder {
+        parts.spawn(named("state folder", state::keep(folder, newest, shutdown.clone())));
+    }
+    let (good, proven) = mpsc::unbounded_channel();
+    let context = Context {
+        cluster_id: begin.cluster_id.into(),
+        identity,
+        session_ttl: options.session_ttl,
+        timeouts: options.timeouts,
+        hearing,
+        registrations: status_writers.registrations,
+        registries: status_writers.registries,
+        record_formats: status_writers.record_formats,
+        events: status_writers.events,
+        metrics,
+        health,
+        cluster_confirmed: CancellationToken::new(),
+        namespace,
+        sources,
+        bypass: RateLimitBypass::default(),
+        good,
+        peers,
+    };
+    let mut controller = Controller::new(context, states, shutdown.clone());
+    controller.resume(begin.registries);
+    let end = shutdown.clone();
+    parts.spawn(async move { controller.run(news, proven, end).await.map(|()| "intake") });
+
+    supervise(parts, &shutdown).await
+}
+
+/// Starts what replicas watch each other by.
+fn connect_peers(
+    options: &PeerOptions,
+    (client, namespace): (&Client, &Arc<str>),
+    identity: &Arc<str>,
+    metrics: &Metrics,
+    (parts, shutdown): (&mut JoinSet<Result<&'static str, Failure>>, &CancellationToken),
+) -> Result<Peers, Failure> {
+    let (keys, key) = watch::channel(KeyState::Pending);
+    let (listener, address) = match options.advertise {
+        Some(advertise) => {
+            let address = options.listen;
+            let listener = listen::listen(address).map_err(|cause| Failure::ListenPeers { address, cause })?;
+            let port = match advertise.port() {
+                0 => listener.local_addr().map_or(0, |address| address.port()),
+                port => port,
+            };
+            (Some(listener), Some(SocketAddr::new(advertise.ip(), port)))
+        }
+        None => (None, None),
+    };
+    let peers = Peers::new(identity.clone(), address, key, metrics);
+    if let (Some(listener), Some(address)) = (listener, address) {
+        tracing::info!(%address, "other replicas reach this one here");
+        parts.spawn(named(
+            "port for replicas",
+            peer::listen(listener, peers.clone(), shutdown.clone()),
+        ));
+    } else {
+        tracing::info!(
+            "other replicas do not connect to this one, and notice its death only when the election's session ends: give \
+             --peer-advertise"
+        );
+    }
+    let source = (namespace.clone(), options.secret.clone());
+    let keep = crate::kube::keep_peer_key(
+        client.clone(),
+        source,
+        metrics.clone(),
+        keys,
+        peers.doubts(),
+        shutdown.clone(),
+    );
+    parts.spawn(named("peer key", keep));
+    parts.spawn(named("connections to replicas", peers.clone().run(shutdown.clone())));
+    Ok(peers)
+}
+
+/// Starts the desk for the statuses of one kind; returns where it is told what to write.
+fn status_writer<K: Reported>(
+    name: &'static str,
+    client: &Client,
+    metrics: &Metrics,
+    parts: &mut JoinSet<Result<&'static str, Failure>>,
+    shutdown: &CancellationToken,
+) -> mpsc::UnboundedSender<StatusUpdate<K>> {
+    let (notes_of, notes) = mpsc::unbounded_channel();
+    let status_writer = StatusWriter::<K>::new(client.clone(), metrics.calls.clone());
+    parts.spawn(named(name, status_writer.run(notes, shutdown.clone())));
+    notes_of
+}
+
+/// Where Kubernetes is told what has become of its objects.
+struct StatusWriters {
+    registrations: mpsc::UnboundedSender<StatusUpdate<ServiceRegistration>>,
+    registries: mpsc::UnboundedSender<StatusUpdate<Registry>>,
+    record_formats: mpsc::UnboundedSender<StatusUpdate<RecordFormat>>,
+    events: Events,
+}
+
+impl StatusWriters {
+    /// Starts them all.
+    fn open(
+        client: &Client,
+        identity: &Arc<str>,
+        metrics: &Metrics,
+        parts: &mut JoinSet<Result<&'static str, Failure>>,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let (events, notices) = Events::new(metrics.clone());
+        let publish = crate::kube::publish_events(
+            client.clone(),
+            identity.clone(),
+            notices,
+            metrics.clone(),
+            shutdown.clone(),
+        );
+        parts.spawn(named("desk of Events", publish));
+        Self {
+            registrations: status_writer("desk of registrations", client, metrics, parts, shutdown),
+            registries: status_writer("desk of Registries", client, metrics, parts, shutdown),
+            record_formats: status_writer("desk of RecordFormats", client, metrics, parts, shutdown),
+            events,
+        }
+    }
+}
+
+/// What to go on with when the apiserver does not answer; never ready if there is nothing.
+async fn without_answer(stored: Option<State>) -> State {
+    match stored {
+        Some(stored) => {
+            sleep(HEAD_START).await;
+            stored
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the end. Any part that ends before it is asked to takes the others with it.
+async fn supervise(
+    mut parts: JoinSet<Result<&'static str, Failure>>,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
+    let mut failure = None;
+    if let Some(ended) = parts.join_next().await {
+        let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        failure = match ended {
+            Ok(_) if shutdown.is_cancelled() => None,
+            Ok(part) => Some(Failure::PartEnded(part)),
+            Err(failure) => Some(failure),
+        };
+    }
+    shutdown.cancel();
+    let all = async { while parts.join_next().await.is_some() {} };
+    if timeout(END, all).await.is_err() {
+        tracing::warn!("some parts did not end in time");
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// Has SIGTERM and SIGINT end everything.
+fn heed_signals(shutdown: &CancellationToken) -> Result<(), Failure> {
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let asked = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("asked to end");
+        asked.cancel();
+    });
+    Ok(())
+}
+
+fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(Failure::Signals)
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> Result<&'static str, Failure> {
+    part.await;
+    Ok(name)
+}

@@ -1,0 +1,266 @@
+//! How each stream of news stands: whether it has told everything once, how far it has come, and since when it says
+//! nothing.
+//!
+//! A namespace that is watched need not exist. Who may not ask for its objects hears nothing of them, and there are none:
+//! as long as it is known not to be there, a silent stream of it is no trouble.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use crate::controller::worker::Outdated;
+use crate::index::{NamespaceCache, NamespaceScope};
+use crate::kube::{NAMESPACES, ObjectEvent, WatchScope};
+use crate::plan::{Freshness, WatchTarget};
+
+/// One stream.
+#[derive(Clone, Copy, Debug, Default)]
+struct TargetState {
+    /// Whether a list of it was complete once.
+    listed: bool,
+    /// Since when what it told is outdated, because its watch has been broken for long.
+    lost: Option<Timestamp>,
+    /// Whether it is lost and has nothing to tell.
+    void: bool,
+}
+
+/// All streams that there are.
+#[derive(Debug)]
+pub struct Streams {
+    standings: BTreeMap<WatchTarget, TargetState>,
+    /// How far each has been heard and taken in.
+    progress: Freshness,
+    /// Whether that is farther than was told.
+    progressed: bool,
+}
+
+impl Streams {
+    /// Those of this territory, none of which has told anything.
+    pub fn new(watch_scope: &WatchScope) -> Self {
+        let standing = |stream| (stream, TargetState::default());
+        Self {
+            standings: watch_scope.streams().map(standing).collect(),
+            progress: Freshness::new(watch_scope.streams()),
+            progressed: false,
+        }
+    }
+
+    /// Takes note of what `seen` says of the stream itself, if anything.
+    pub fn note<T>(&mut self, kind: &'static str, area: &NamespaceScope, seen: &ObjectEvent<T>) {
+        let lost = match seen {
+            ObjectEvent::Lost(since) => Some(*since),
+            ObjectEvent::ListComplete => None,
+            ObjectEvent::ListBegins
+            | ObjectEvent::Applied(_)
+            | ObjectEvent::Deleted { .. }
+            | ObjectEvent::Unreadable { .. } => return,
+        };
+        if let Some(standing) = self.standings.get_mut(&WatchTarget::new(kind, area.clone())) {
+            standing.lost = lost;
+        }
+    }
+
+    /// What a complete list told has been taken in; returns whether it was the first one of its stream.
+    pub fn listed(&mut self, kind: &'static str, area: &NamespaceScope) -> bool {
+        let standing = self.standings.get_mut(&WatchTarget::new(kind, area.clone()));
+        standing.is_some_and(|standing| !std::mem::replace(&mut standing.listed, true))
+    }
+
+    /// Whether a list of this stream was complete once.
+    pub fn is_listed(&self, kind: &'static str, area: &NamespaceScope) -> bool {
+        let standing = self.standings.get(&WatchTarget::new(kind, area.clone()));
+        standing.is_some_and(|standing| standing.listed)
+    }
+
+    /// Whether everything has been told once.
+    pub fn are_complete(&self) -> bool {
+        self.standings.values().all(|standing| standing.listed || standing.void)
+    }
+
+    /// What is outdated, and since when; none if nothing is.
+    pub fn outdated(&self) -> Option<Outdated> {
+        let lost = self.standings.iter().filter(|(_, standing)| !standing.void);
+        let lost: Vec<_> = lost
+            .filter_map(|(stream, standing)| Some((standing.lost?, stream)))
+            .collect();
+        let since = lost.iter().map(|(since, _)| *since).min()?;
+        let streams = lost.into_iter().map(|(_, stream)| stream.clone()).collect();
+        Some(Outdated { since, streams })
+    }
+
+    /// Everything up to `version` of a stream was told, when the apiserver was at `present`, if it was asked.
+    pub fn reach(&mut self, stream: &WatchTarget, version: u64, present: Option<(u64, Instant)>) {
+        self.progress.reach(stream, version);
+        if let Some((present, asked)) = present {
+            self.progress.compare(stream, present, asked);
+        }
+        self.progressed = true;
+    }
+
+    /// How far they have come.
+    pub fn progress(&self) -> Freshness {
+        let is_void = |stream: &WatchTarget| self.standings.get(stream).is_some_and(|standing| standing.void);
+        self.progress.without(is_void)
+    }
+
+    /// The same if it is news since the last call.
+    pub fn take_progress(&mut self) -> Option<Freshness> {
+        std::mem::take(&mut self.progressed).then(|| self.progress())
+    }
+
+    /// Finds out which streams have nothing to tell, because theirs is a namespace that is known not to be there. Returns
+    /// those that have not since the last call.
+    pub fn find_void(&mut self, tenants: &NamespaceCache) -> Vec<WatchTarget> {
+        let is_absent = |area: &NamespaceScope| {
+            let Some(name) = area.name() else { return false };
+            let told = self.standings.get(&WatchTarget::new(NAMESPACES, area.clone()));
+            let is_known = told.is_some_and(|standing| standing.listed && standing.lost.is_none());
+            is_known && !tenants.is_there(name)
+        };
+        let lost = self.standings.iter().filter(|(stream, _)| stream.kind != NAMESPACES);
+        let lost = lost.filter(|(_, standing)| standing.lost.is_some());
+        let void: Vec<WatchTarget> = lost
+            .filter(|(stream, _)| is_absent(&stream.area))
+            .map(|(stream, _)| stream.clone())
+            .collect();
+        let mut found = Vec::new();
+        for (stream, standing) in &mut self.standings {
+            let is_void = void.contains(stream);
+            if std::mem::replace(&mut standing.void, is_void) != is_void {
+                self.progressed = true;
+                if is_void {
+                    found.push(stream.clone());
+                }
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::index::NamespaceLabels;
+    use crate::kube::{PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES};
+    use crate::plan::Checkpoint;
+
+    const COMPLETE: ObjectEvent<()> = ObjectEvent::ListComplete;
+
+    fn shop() -> NamespaceScope {
+        NamespaceScope::namespace("shop")
+    }
+
+    fn bank() -> NamespaceScope {
+        NamespaceScope::namespace("bank")
+    }
+
+    fn streams() -> Streams {
+        Streams::new(&WatchScope::of(&["shop".to_owned(), "bank".to_owned()]))
+    }
+
+    fn complete(streams: &mut Streams, kind: &'static str, area: &NamespaceScope) {
+        streams.note(kind, area, &COMPLETE);
+        streams.listed(kind, area);
+    }
+
+    fn lose(streams: &mut Streams, kind: &'static str, area: &NamespaceScope, second: i64) {
+        let since = Timestamp::from_second(second).expect("a time");
+        streams.note::<()>(kind, area, &ObjectEvent::Lost(since));
+    }
+
+    /// Everything is told but the pods and registrations of the bank.
+    fn all_but_the_bank() -> Streams {
+        let mut streams = streams();
+        complete(&mut streams, REGISTRIES, &NamespaceScope::Cluster);
+        complete(&mut streams, RECORD_FORMATS, &NamespaceScope::Cluster);
+        for area in [shop(), bank()] {
+            complete(&mut streams, NAMESPACES, &area);
+        }
+        complete(&mut streams, PODS, &shop());
+        complete(&mut streams, REGISTRATIONS, &shop());
+        streams
+    }
+
+    fn tenants(names: &[&str]) -> NamespaceCache {
+        let mut tenants = NamespaceCache::default();
+        for name in names {
+            tenants.apply(NamespaceLabels {
+                name: (*name).to_owned(),
+                labels: BTreeMap::new(),
+            });
+        }
+        tenants
+    }
+
+    #[test]
+    fn everything_is_told_when_each_stream_has_told_everything() {
+        let mut streams = all_but_the_bank();
+        complete(&mut streams, PODS, &bank());
+        assert!(!streams.are_complete());
+        streams.note(REGISTRATIONS, &bank(), &COMPLETE);
+        assert!(!streams.are_complete(), "it has not been taken in");
+        assert!(streams.listed(REGISTRATIONS, &bank()));
+        assert!(streams.are_complete());
+        assert!(!streams.listed(REGISTRATIONS, &bank()), "it was before");
+    }
+
+    #[test]
+    fn what_is_outdated_is_so_since_the_oldest_of_its_streams_was_lost() {
+        let mut streams = all_but_the_bank();
+        assert_eq!(streams.outdated(), None);
+        lose(&mut streams, PODS, &shop(), 8);
+        lose(&mut streams, PODS, &bank(), 7);
+        let outdated = streams.outdated().expect("it is");
+        assert_eq!(outdated.since, Timestamp::from_second(7).expect("a time"));
+        let told: Vec<String> = outdated.streams.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["pods in bank", "pods in shop"]);
+        complete(&mut streams, PODS, &bank());
+        let outdated = streams.outdated().expect("one still is");
+        assert_eq!(outdated.streams, [WatchTarget::new(PODS, shop())]);
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_there_is_not_waited_for_when_it_may_not_be_watched() {
+        let mut streams = all_but_the_bank();
+        let there = tenants(&["shop"]);
+        assert_eq!(streams.find_void(&there), [], "it may yet tell");
+        lose(&mut streams, PODS, &bank(), 7);
+        assert_eq!(streams.find_void(&there), [WatchTarget::new(PODS, bank())]);
+        assert!(!streams.are_complete());
+        lose(&mut streams, REGISTRATIONS, &bank(), 8);
+        assert_eq!(streams.find_void(&there), [WatchTarget::new(REGISTRATIONS, bank())]);
+        assert!(streams.are_complete());
+        assert_eq!(streams.outdated(), None);
+        let mut needed = Checkpoint::default();
+        needed.add(&WatchTarget::new(PODS, bank()), 7);
+        assert_eq!(streams.progress().lacks(&needed, Instant::now()), []);
+
+        let created = tenants(&["shop", "bank"]);
+        assert_eq!(streams.find_void(&created), []);
+        assert!(streams.outdated().is_some(), "now there may be something to tell");
+        assert_eq!(
+            streams.progress().lacks(&needed, Instant::now()),
+            [WatchTarget::new(PODS, bank())]
+        );
+    }
+
+    #[test]
+    fn a_namespace_that_is_there_is_waited_for_and_so_is_one_of_which_nothing_is_known() {
+        let mut streams = all_but_the_bank();
+        lose(&mut streams, PODS, &bank(), 7);
+        assert_eq!(streams.find_void(&tenants(&["shop", "bank"])), []);
+        lose(&mut streams, NAMESPACES, &bank(), 7);
+        assert_eq!(streams.find_void(&tenants(&["shop"])), [], "that is as of before");
+    }
+
+    #[test]
+    fn nothing_is_ever_void_when_the_cluster_is_watched() {
+        let mut streams = Streams::new(&WatchScope::default());
+        complete(&mut streams, NAMESPACES, &NamespaceScope::Cluster);
+        lose(&mut streams, PODS, &NamespaceScope::Cluster, 7);
+        assert_eq!(streams.find_void(&NamespaceCache::default()), []);
+    }
+}

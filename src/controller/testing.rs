@@ -1,0 +1,68 @@
+//! What tests of this room share: what registrars share, and the other ends of it.
+
+use std::collections::BTreeSet;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::bypass::RateLimitBypass;
+use super::worker::Context;
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
+use crate::etcd::Timeouts;
+use crate::kube::{Events, Notice, SharedCheckpoint, Source, StatusUpdate};
+use crate::peer::Peers;
+use crate::telemetry::{Health, Metrics};
+
+/// What comes out at the other ends of a [`Context`].
+pub struct Ends {
+    /// What is told of registrations.
+    pub registrations: mpsc::UnboundedReceiver<StatusUpdate<ServiceRegistration>>,
+    /// What is told of Registries.
+    pub registries: mpsc::UnboundedReceiver<StatusUpdate<Registry>>,
+    /// What is told of RecordFormats.
+    pub record_formats: mpsc::UnboundedReceiver<StatusUpdate<RecordFormat>>,
+    /// Which objects are to be watched.
+    pub sources: watch::Receiver<BTreeSet<Source>>,
+    /// What is told in Events.
+    pub events: mpsc::Receiver<Notice>,
+}
+
+impl Context {
+    /// For a test: the replica `me` in the cluster `c1`, of which the apiserver has not told yet.
+    pub fn for_test() -> (Self, Ends) {
+        let (registrations, registration_notes) = mpsc::unbounded_channel();
+        let (registries, registry_notes) = mpsc::unbounded_channel();
+        let (record_formats, record_format_notes) = mpsc::unbounded_channel();
+        let (sources, watched) = watch::channel(BTreeSet::new());
+        let (good, _) = mpsc::unbounded_channel();
+        let metrics = Metrics::new().0;
+        let (events, notices) = Events::new(metrics.clone());
+        let context = Self {
+            cluster_id: "c1".into(),
+            identity: "me".into(),
+            session_ttl: 10,
+            timeouts: Timeouts::default(),
+            hearing: SharedCheckpoint::default(),
+            registrations,
+            registries,
+            record_formats,
+            events,
+            peers: Peers::none("me".into(), &metrics),
+            metrics,
+            health: Health::new(),
+            cluster_confirmed: CancellationToken::new(),
+            namespace: "leasehold".into(),
+            sources,
+            bypass: RateLimitBypass::default(),
+            good,
+        };
+        let ends = Ends {
+            sources: watched,
+            registrations: registration_notes,
+            registries: registry_notes,
+            record_formats: record_format_notes,
+            events: notices,
+        };
+        (context, ends)
+    }
+}

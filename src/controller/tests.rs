@@ -1,0 +1,584 @@
+//! What the intake makes of news that comes in an unlucky order, or makes no sense.
+
+mod edits;
+mod namespaces;
+mod record_formats;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::ServiceRegistrationStatus;
+use crate::controller::state::StoredRegistry;
+use crate::controller::testing::Ends;
+use crate::etcd;
+use crate::kube::{SourceKind, StatusUpdate};
+use crate::secret::SecretString;
+
+struct Rig {
+    controller: Controller,
+    state: watch::Receiver<Option<State>>,
+    ends: Ends,
+}
+
+fn orders() -> RegistrationRef {
+    RegistrationRef::new("shop", "orders")
+}
+
+impl Rig {
+    fn new() -> Self {
+        let (context, ends) = Context::for_test();
+        let (states, state) = watch::channel(None);
+        Self {
+            controller: Controller::new(context, states, CancellationToken::new()),
+            state,
+            ends,
+        }
+    }
+
+    fn take(&mut self, news: WatchEvent) {
+        self.controller.take(news, Instant::now());
+    }
+
+    fn registration(&mut self, uid: &str, generation: i64, prefix: &str) {
+        let object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+            "metadata": {"name": "orders", "namespace": "shop", "uid": uid, "generation": generation},
+            "spec": {
+                "selector": {"matchLabels": {"app": "orders"}},
+                "ports": [{"port": "grpc"}],
+                "formats": [{"type": "Plain", "prefix": prefix}],
+            },
+        });
+        self.take(WatchEvent::Registration(
+            NamespaceScope::Cluster,
+            ObjectEvent::Applied(Box::new(decode(object))),
+        ));
+    }
+
+    fn unreadable(&mut self, generation: i64) {
+        self.take(WatchEvent::Registration(
+            NamespaceScope::Cluster,
+            ObjectEvent::Unreadable {
+                namespace: "shop".to_owned(),
+                name: "orders".to_owned(),
+                generation,
+                cause: "spec: not a map".to_owned(),
+            },
+        ));
+    }
+
+    /// The Registry `default`, whose etcd nobody listens at.
+    fn registry(&mut self) {
+        self.registry_at(1, "http://127.0.0.1:1");
+    }
+
+    fn registry_at(&mut self, generation: i64, endpoint: &str) {
+        let object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+            "metadata": {"name": "default", "uid": "r", "generation": generation},
+            "spec": {"endpoints": [endpoint]},
+        });
+        self.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
+    }
+
+    /// Starts from what [`Rig::registry`] would have left in the state folder.
+    fn resume(&mut self) {
+        let stored = StoredRegistry {
+            access: None,
+            uid: String::new(),
+            generation: 1,
+            spec: decode(json!({"endpoints": ["http://127.0.0.1:1"]})),
+        };
+        self.controller.resume([("default".to_owned(), stored)]);
+    }
+
+    fn cluster(&mut self, id: &str) {
+        self.take(WatchEvent::Cluster(id.into()));
+    }
+
+    fn may_stand_for_election(&self) -> bool {
+        self.controller.workers.context().cluster_confirmed.is_cancelled()
+    }
+
+    /// The endpoints of the Registries that would be served after a restart, and the cluster.
+    fn stored(&self) -> Option<(String, Vec<String>)> {
+        let state = self.state.borrow().clone()?;
+        let specs = state.registries.into_values().map(|stored| stored.spec);
+        Some((state.cluster_id, specs.flat_map(|spec| spec.endpoints).collect()))
+    }
+
+    fn lists_complete(&mut self) {
+        self.take(WatchEvent::Registration(
+            NamespaceScope::Cluster,
+            ObjectEvent::ListComplete,
+        ));
+        self.take(WatchEvent::Registry(ObjectEvent::ListComplete));
+        self.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
+        self.take(WatchEvent::Namespace(
+            NamespaceScope::Cluster,
+            ObjectEvent::ListComplete,
+        ));
+        self.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListComplete));
+    }
+
+    /// Since when something is outdated.
+    fn outdated(&self) -> Option<Timestamp> {
+        self.controller.outdated.as_ref().map(|outdated| outdated.since)
+    }
+
+    /// The statuses asked for since the last call, by the reason why the registration is not accepted.
+    fn refusals(&mut self) -> Vec<String> {
+        let mut told = Vec::new();
+        while let Ok(note) = self.ends.registrations.try_recv() {
+            if let StatusUpdate::Wanted(_, status, _) = note {
+                told.push(reasons(&status)["Accepted"].clone());
+            }
+        }
+        told
+    }
+
+    fn in_force(&self) -> Option<String> {
+        let entry = self.controller.entries.get(&orders())?;
+        let uid = &entry.in_force()?.registration.uid;
+        Some(uid.to_string())
+    }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(object: Value) -> T {
+    serde_json::from_value(object).expect("decodes")
+}
+
+fn reasons(status: &ServiceRegistrationStatus) -> BTreeMap<String, String> {
+    let told = status.conditions.iter();
+    told.map(|told| (told.type_.clone(), told.reason.clone())).collect()
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_is_answered_once_though_the_answer_changes_it() {
+    let mut rig = Rig::new();
+    rig.unreadable(1);
+    assert_eq!(rig.refusals(), ["InvalidSpec"]);
+    // The watch tells of our own status.
+    rig.unreadable(1);
+    assert_eq!(rig.refusals(), [""; 0]);
+    rig.unreadable(2);
+    assert_eq!(rig.refusals(), ["InvalidSpec"]);
+}
+
+#[tokio::test]
+async fn a_registration_heard_of_before_its_registry_is_not_refused_until_all_registries_are_known() {
+    let mut rig = Rig::new();
+    rig.registration("u1", 1, "/orders");
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListComplete,
+    ));
+    assert_eq!(rig.refusals(), [""; 0]);
+    rig.registry();
+    assert_eq!(rig.in_force().as_deref(), Some("u1"));
+    rig.lists_complete();
+    assert_eq!(rig.refusals(), [""; 0]);
+}
+
+#[tokio::test]
+async fn one_created_anew_between_two_lists_and_refused_leaves_nothing_of_its_predecessor_in_force() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.registration("u1", 1, "/orders");
+    rig.lists_complete();
+    rig.registration("u1", 2, "/leasehold/mine");
+    assert_eq!(rig.in_force().as_deref(), Some("u1"), "a bad change loses nothing");
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListBegins,
+    ));
+    rig.registration("u2", 1, "/leasehold/mine");
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListComplete,
+    ));
+    assert_eq!(rig.in_force(), None);
+    assert_eq!(rig.refusals(), ["PrefixReserved"]);
+}
+
+#[tokio::test]
+async fn a_list_that_breaks_off_and_begins_anew_removes_nothing() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.registration("u1", 1, "/orders");
+    rig.lists_complete();
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListBegins,
+    ));
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListBegins,
+    ));
+    assert_eq!(rig.in_force().as_deref(), Some("u1"));
+    rig.registration("u1", 1, "/orders");
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListComplete,
+    ));
+    assert_eq!(rig.in_force().as_deref(), Some("u1"));
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListBegins,
+    ));
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListComplete,
+    ));
+    assert_eq!(rig.in_force(), None);
+}
+
+#[tokio::test]
+async fn what_is_known_is_outdated_from_the_loss_of_a_watch_to_its_next_complete_list() {
+    let mut rig = Rig::new();
+    rig.lists_complete();
+    let at = |second| Timestamp::from_second(second).expect("a time");
+    rig.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::Lost(at(7))));
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::Lost(at(8)),
+    ));
+    assert_eq!(rig.outdated(), Some(at(7)), "the first tells since when");
+    rig.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListBegins));
+    rig.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListComplete));
+    assert_eq!(rig.outdated(), Some(at(8)), "one is still lost");
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListComplete,
+    ));
+    assert_eq!(rig.outdated(), None);
+}
+
+#[tokio::test]
+async fn what_was_served_before_is_served_on_by_the_same_registrar_when_nothing_changed() {
+    let mut rig = Rig::new();
+    rig.resume();
+    assert_eq!(rig.controller.workers.started(), 1);
+    assert!(!rig.may_stand_for_election(), "who knows nothing must not lead");
+    rig.cluster("c1");
+    assert!(rig.may_stand_for_election());
+    rig.registration("u1", 1, "/orders");
+    rig.registry();
+    rig.lists_complete();
+    assert_eq!(rig.controller.workers.started(), 1);
+    assert_eq!(rig.in_force().as_deref(), Some("u1"));
+    assert_eq!(rig.refusals(), [""; 0]);
+}
+
+#[tokio::test]
+async fn registry_that_changed_while_no_replica_ran_is_tried_by_the_same_registrar() {
+    let mut rig = Rig::new();
+    rig.resume();
+    rig.cluster("c1");
+    rig.registration("u1", 1, "/orders");
+    rig.registry_at(2, "http://127.0.0.1:2");
+    rig.lists_complete();
+    assert_eq!(
+        rig.controller.workers.started(),
+        1,
+        "what let it in before is not dropped"
+    );
+    let known = &rig.controller.registries["default"];
+    let offered = known.offered.as_ref().map(|offered| offered.endpoints.clone());
+    assert_eq!(offered, Some(vec!["http://127.0.0.1:2".to_owned()]));
+    assert_eq!(rig.in_force().as_deref(), Some("u1"));
+}
+
+#[tokio::test]
+async fn registry_that_was_never_entered_is_connected_to_anew_after_an_edit() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.registry_at(2, "http://127.0.0.1:2");
+    assert_eq!(rig.controller.workers.started(), 2);
+}
+
+#[tokio::test]
+async fn registry_that_was_deleted_and_created_again_elsewhere_is_another_one() {
+    let mut rig = Rig::new();
+    rig.registry();
+    let good = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
+    rig.controller.is_good("default", good);
+    rig.registry_at(2, "http://127.0.0.1:2");
+    assert_eq!(rig.controller.workers.started(), 1, "an edit is tried");
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+        "metadata": {"name": "default", "uid": "another", "generation": 1},
+        "spec": {"endpoints": ["http://127.0.0.1:3"]},
+    });
+    rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
+    assert_eq!(rig.controller.workers.started(), 2);
+}
+
+#[tokio::test]
+async fn replica_without_a_state_folder_begins_with_the_endpoints_that_the_status_says() {
+    let mut rig = Rig::new();
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+        "metadata": {"name": "default", "uid": "r", "generation": 2},
+        "spec": {"endpoints": ["http://127.0.0.1:2"]},
+        "status": {"leader": "other", "endpoints": ["http://127.0.0.1:1"], "clusterID": "cdf818194e3a8c32"},
+    });
+    rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
+    let known = &rig.controller.registries["default"];
+    let access = etcd::Access::open(known.spec().endpoints.clone());
+    assert_eq!(known.begin_with(&access).endpoints, ["http://127.0.0.1:1"]);
+    assert_eq!(known.offered.as_deref(), Some(&access), "what spec says is tried");
+    assert_eq!(known.told.cluster_id, Some(0xcdf8_1819_4e3a_8c32));
+}
+
+#[tokio::test]
+async fn a_registry_that_was_deleted_while_nobody_was_there_is_let_go_once_all_are_listed() {
+    let mut rig = Rig::new();
+    rig.resume();
+    rig.cluster("c1");
+    rig.take(WatchEvent::Registry(ObjectEvent::ListBegins));
+    assert_eq!(rig.controller.registries.len(), 1, "it may still be in the list");
+    rig.lists_complete();
+    assert!(rig.controller.registries.is_empty());
+    assert_eq!(rig.stored(), Some(("c1".to_owned(), vec![])));
+}
+
+#[tokio::test]
+async fn the_apiserver_knows_better_than_the_state_folder_which_cluster_it_is() {
+    let mut rig = Rig::new();
+    rig.resume();
+    rig.cluster("c2");
+    assert!(rig.controller.registries.is_empty(), "it was another cluster's");
+    assert!(rig.may_stand_for_election());
+    rig.registry();
+    rig.lists_complete();
+    assert_eq!(rig.controller.workers.started(), 2);
+    assert_eq!(rig.controller.workers.context().cluster_id.as_ref(), "c2");
+    assert_eq!(
+        rig.stored(),
+        Some(("c2".to_owned(), vec!["http://127.0.0.1:1".to_owned()]))
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_stored_before_all_registries_are_listed_and_every_change_after() {
+    let mut rig = Rig::new();
+    rig.cluster("c1");
+    rig.registry();
+    assert_eq!(rig.stored(), None, "half a list is no state");
+    rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
+    let at = |endpoint: &str| Some(("c1".to_owned(), vec![endpoint.to_owned()]));
+    assert_eq!(rig.stored(), at("http://127.0.0.1:1"));
+    rig.registry_at(2, "http://127.0.0.1:2");
+    assert_eq!(rig.stored(), at("http://127.0.0.1:2"));
+    let (namespace, name) = (String::new(), "default".to_owned());
+    rig.take(WatchEvent::Registry(ObjectEvent::Deleted { namespace, name }));
+    assert_eq!(rig.stored(), Some(("c1".to_owned(), vec![])));
+}
+
+/// A registration of one Plain format.
+fn plain(name: &str, created: &str, prefix: &str) -> WatchEvent {
+    WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::Applied(Box::new(decode(json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+            "metadata": {"name": name, "namespace": "shop", "uid": name, "generation": 1, "creationTimestamp": created},
+            "spec": {
+                "selector": {"matchLabels": {"app": "orders"}},
+                "ports": [{"port": "grpc"}],
+                "formats": [{"type": "Plain", "prefix": prefix}, {"type": "EtcdGrpc", "prefix": format!("grpc/{name}")}],
+            },
+        })))),
+    )
+}
+
+#[tokio::test]
+async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_is_gone() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.take(plain("newer", "2026-01-02T00:00:00Z", "/a/b"));
+    let newer = RegistrationRef::new("shop", "newer");
+    let state = |rig: &Rig| {
+        let compiled = rig.controller.entries[&newer].in_force().expect("it is carried out");
+        let scopes: Vec<String> = compiled
+            .bindings
+            .iter()
+            .map(|binding| binding.format.scope().prefix().to_owned())
+            .collect();
+        (scopes, compiled.told_aside())
+    };
+    assert_eq!(state(&rig).0, ["/a/b/", "grpc/newer/"]);
+    rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
+    let (scopes, told) = state(&rig);
+    assert_eq!(scopes, ["grpc/newer/"], "the other format is written");
+    assert!(told[0].contains("shop/older"), "{told:?}");
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::Deleted {
+            namespace: "shop".to_owned(),
+            name: "older".to_owned(),
+        },
+    ));
+    assert_eq!(
+        state(&rig),
+        (vec!["/a/b/".to_owned(), "grpc/newer/".to_owned()], Vec::new())
+    );
+}
+
+#[tokio::test]
+async fn nobody_stands_aside_for_formats_that_the_rules_do_not_allow() {
+    let mut rig = Rig::new();
+    let tenant = |labels: Value| {
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}});
+        WatchEvent::Namespace(
+            NamespaceScope::Cluster,
+            ObjectEvent::Applied(crate::kube::namespace(namespace).expect("decodes")),
+        )
+    };
+    rig.take(tenant(json!({"side": "b"})));
+    rig.take(WatchEvent::Namespace(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListComplete,
+    ));
+    let rule = |prefixes: &str, side: &str| json!({"name": side, "namespaces": {"matchLabels": {"side": side}}, "prefixes": [prefixes]});
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+        "metadata": {"name": "default", "uid": "r", "generation": 1},
+        "spec": {
+            "endpoints": ["http://127.0.0.1:1"],
+            "access": {"rules": [rule("/a", "a"), rule("/a/b", "b")]},
+        },
+    });
+    rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
+    rig.take(plain("newer", "2026-01-02T00:00:00Z", "/a/b/c"));
+    rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
+    let aside = |rig: &Rig| {
+        let compiled = rig.controller.entries[&RegistrationRef::new("shop", "newer")].in_force();
+        compiled.expect("it is carried out").told_aside().len()
+    };
+    assert_eq!(aside(&rig), 0, "the older one may not write there");
+    rig.take(tenant(json!({"side": "a"})));
+    assert_eq!(aside(&rig), 1, "now it may");
+    rig.take(tenant(json!({"side": "b"})));
+    assert_eq!(aside(&rig), 0);
+}
+
+fn etcd_user() -> Source {
+    Source {
+        kind: SourceKind::Secret,
+        name: "etcd-user".into(),
+    }
+}
+
+fn user_and_password(password: &str) -> Content {
+    let text = |text: &str| Some(SecretString::from(text.to_owned()));
+    let data = [("username", text("leasehold")), ("password", text(password))];
+    Content::Present(data.into_iter().map(|(key, text)| (key.to_owned(), text)).collect())
+}
+
+#[tokio::test]
+async fn a_registry_is_entered_once_its_secret_is_known_and_only_that_is_watched() {
+    let mut rig = Rig::new();
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+        "metadata": {"name": "default", "uid": "r", "generation": 1},
+        "spec": {"endpoints": ["http://127.0.0.1:1"], "auth": {"secret": {"name": "etcd-user"}}},
+    });
+    rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
+    assert_eq!(*rig.ends.sources.borrow(), BTreeSet::from([etcd_user()]));
+    assert_eq!(rig.controller.workers.started(), 0, "nothing is known of the Secret");
+    rig.take(WatchEvent::Source(etcd_user(), Content::Absent));
+    assert_eq!(rig.controller.workers.started(), 1, "to say that it is not there");
+    rig.take(WatchEvent::Source(etcd_user(), user_and_password("one")));
+    assert_eq!(rig.controller.workers.started(), 2);
+    rig.take(WatchEvent::Source(etcd_user(), user_and_password("two")));
+    rig.take(WatchEvent::Source(etcd_user(), Content::Absent));
+    assert_eq!(rig.controller.workers.started(), 2, "whoever has entered stays");
+    let known = &rig.controller.registries["default"];
+    assert_eq!(
+        known.wrong.as_ref().map(|trouble| trouble.reason),
+        Some("CredentialsMissing")
+    );
+    rig.take(WatchEvent::Registry(ObjectEvent::Deleted {
+        namespace: String::new(),
+        name: "default".to_owned(),
+    }));
+    assert_eq!(*rig.ends.sources.borrow(), BTreeSet::new());
+}
+
+impl Rig {
+    /// A Registry that keeps its bookkeeping below `meta_prefix`.
+    fn registry_named(&mut self, name: &str, generation: i64, meta_prefix: &str) {
+        let object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+            "metadata": {"name": name, "uid": name, "generation": generation},
+            "spec": {"endpoints": ["http://127.0.0.1:1"], "metaPrefix": meta_prefix},
+        });
+        self.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
+    }
+
+    fn registry_deleted(&mut self, name: &str) {
+        self.take(WatchEvent::Registry(ObjectEvent::Deleted {
+            namespace: String::new(),
+            name: name.to_owned(),
+        }));
+    }
+
+    /// Whether `orders` is in force, and frozen, and why its newest spec is not.
+    fn judged(&self) -> (bool, bool, Option<&'static str>) {
+        let entry = &self.controller.entries[&orders()];
+        let frozen = entry.in_force().is_some_and(|in_force| in_force.frozen);
+        (entry.in_force().is_some(), frozen, entry.refusal())
+    }
+}
+
+#[tokio::test]
+async fn p10_no_registration_reaches_into_the_bookkeeping_of_another_registry() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.registry_named("a", 1, "/meta-a/");
+    rig.lists_complete();
+    rig.registration("u1", 1, "/meta-a/c1");
+    assert_eq!(rig.judged(), (false, false, Some("PrefixReserved")));
+    assert_eq!(rig.refusals(), ["PrefixReserved"]);
+    // Once no Registry keeps its bookkeeping there, it is carried out.
+    rig.registry_deleted("a");
+    assert_eq!(rig.judged(), (true, false, None));
+    // A bad change loses nothing.
+    rig.registry_named("b", 1, "/meta-b/");
+    rig.registration("u1", 2, "/meta-b/c1");
+    assert_eq!(rig.judged(), (true, false, Some("PrefixReserved")));
+    rig.registry_named("b", 2, "/meta-elsewhere/");
+    assert_eq!(rig.judged(), (true, false, None), "another metaPrefix");
+}
+
+#[tokio::test]
+async fn p10_a_registration_that_was_there_before_a_registrys_bookkeeping_is_frozen() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.registration("u1", 1, "/meta-a/c1");
+    rig.lists_complete();
+    assert_eq!(rig.judged(), (true, false, None));
+    rig.registry_named("a", 1, "/meta-b/");
+    assert_eq!(rig.judged(), (true, false, None));
+    rig.registry_named("a", 2, "/meta-a/");
+    assert_eq!(rig.judged(), (true, true, Some("PrefixReserved")));
+    let terms = |rig: &Rig| {
+        let known = &rig.controller.registries["default"];
+        rig.controller.entries[&orders()]
+            .in_force()
+            .expect("it is")
+            .terms(known.spec())
+    };
+    assert!(terms(&rig).suspended, "nothing is changed any more");
+    // It is the same again when the registrar gets everything once more.
+    rig.registry_at(2, "http://127.0.0.1:2");
+    assert_eq!(rig.judged(), (true, true, Some("PrefixReserved")));
+    rig.registry_deleted("a");
+    assert_eq!(rig.judged(), (true, false, None));
+    assert!(!terms(&rig).suspended);
+}

@@ -1,0 +1,295 @@
+//! What an edit does to those that were there before, and what a successor makes of it.
+
+use super::*;
+use crate::api::{FormatStatus, LastSynced};
+
+/// A registration as the apiserver tells of it.
+struct Object {
+    name: &'static str,
+    created: &'static str,
+    generation: i64,
+    formats: Value,
+    status: Option<Value>,
+}
+
+impl Object {
+    fn new(name: &'static str, created: &'static str, formats: Value) -> Self {
+        Self {
+            name,
+            created,
+            generation: 1,
+            formats,
+            status: None,
+        }
+    }
+
+    fn edited(self, formats: Value) -> Self {
+        let generation = self.generation + 1;
+        Self {
+            generation,
+            formats,
+            ..self
+        }
+    }
+
+    fn news(&self) -> WatchEvent {
+        let mut object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+            "metadata": {
+                "name": self.name, "namespace": "shop", "uid": self.name, "generation": self.generation,
+                "creationTimestamp": self.created,
+            },
+            "spec": {
+                "selector": {"matchLabels": {"app": "orders"}},
+                "ports": [{"port": "grpc", "scheme": "http"}],
+                "formats": self.formats,
+            },
+        });
+        if let Some(status) = &self.status {
+            object["status"] = status.clone();
+        }
+        WatchEvent::Registration(NamespaceScope::Cluster, ObjectEvent::Applied(Box::new(decode(object))))
+    }
+}
+
+fn old() -> Object {
+    Object::new("old", "2026-01-01T00:00:00Z", json!([{"type": "Plain"}]))
+}
+
+fn web() -> Object {
+    let formats = json!([{"type": "Traefik"}, {"type": "CoreDns", "domain": "web.team-b.example.org"}]);
+    Object::new("web", "2026-01-02T00:00:00Z", formats)
+}
+
+/// Where the keys of `web` would be read.
+fn onto_web() -> Value {
+    json!([
+        {"type": "Plain", "prefix": "traefik/http/services/team-a-web"},
+        {"type": "Plain", "prefix": "/skydns/org/example/team-a"},
+    ])
+}
+
+impl Rig {
+    fn compiled(&self, name: &str) -> &crate::controller::compile::Compiled {
+        let entry = &self.controller.entries[&RegistrationRef::new("shop", name)];
+        entry.in_force().expect("it is carried out")
+    }
+
+    fn aside(&self, name: &str) -> usize {
+        self.compiled(name).told_aside().len()
+    }
+
+    fn places(&self, name: &str) -> Vec<FormatStatus> {
+        let reference = RegistrationRef::new("shop", name);
+        self.controller.places(&reference, self.compiled(name))
+    }
+
+    fn last_synced(&self, name: &str) -> LastSynced {
+        (*self.compiled(name).identity).clone()
+    }
+
+    /// What the leader writes into the status of a registration that is carried out.
+    fn status(&self, name: &str) -> Value {
+        json!({"formats": self.places(name), "lastSynced": self.last_synced(name)})
+    }
+
+    /// Where it would keep what its pods have by the spec before.
+    fn kept(&self, name: &str) -> Vec<String> {
+        let previous = self
+            .compiled(name)
+            .previous
+            .iter()
+            .flat_map(|previous| &previous.bindings);
+        previous
+            .map(|binding| binding.format.scope().prefix().to_owned())
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn an_old_registration_that_is_edited_onto_the_place_of_others_stands_aside() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.take(old().news());
+    rig.take(web().news());
+    rig.lists_complete();
+    let statuses = (Some(rig.status("old")), Some(rig.status("web")));
+    rig.take(old().edited(onto_web()).news());
+    assert_eq!((rig.aside("web"), rig.aside("old")), (0, 2));
+    assert_eq!(
+        rig.kept("old"),
+        ["/services/shop/old/"],
+        "its old records stay until it can move"
+    );
+
+    // Its own place is recorded, theirs is recorded or not: a successor decides alike.
+    for of_web in [statuses.1, None] {
+        let mut next = Rig::new();
+        next.registry();
+        next.take(
+            Object {
+                status: statuses.0.clone(),
+                ..old().edited(onto_web())
+            }
+            .news(),
+        );
+        next.take(
+            Object {
+                status: of_web,
+                ..web()
+            }
+            .news(),
+        );
+        next.lists_complete();
+        assert_eq!((next.aside("web"), next.aside("old")), (0, 2));
+        assert_eq!(next.kept("old"), ["/services/shop/old/"]);
+    }
+}
+
+#[tokio::test]
+async fn a_place_that_was_left_is_claimed_anew_by_who_comes_back_to_it() {
+    let mut rig = Rig::new();
+    rig.registry();
+    let traefik = || json!([{"type": "Traefik"}]);
+    rig.take(
+        Object {
+            formats: traefik(),
+            ..old()
+        }
+        .news(),
+    );
+    rig.lists_complete();
+    let left = Object { generation: 2, ..old() };
+    rig.take(left.news());
+    let moved = Some(rig.status("old"));
+    rig.take(
+        Object {
+            status: moved.clone(),
+            ..left
+        }
+        .news(),
+    );
+    assert_eq!(rig.kept("old"), [""; 0]);
+    let notes = json!([{"type": "Plain", "prefix": "traefik/notes"}]);
+    rig.take(
+        Object {
+            formats: notes,
+            ..web()
+        }
+        .news(),
+    );
+    assert_eq!(rig.aside("web"), 0);
+    rig.take(
+        Object {
+            generation: 3,
+            formats: traefik(),
+            status: moved,
+            ..old()
+        }
+        .news(),
+    );
+    assert_eq!((rig.aside("web"), rig.aside("old")), (0, 1));
+}
+
+#[tokio::test]
+async fn the_spec_before_is_kept_until_the_status_says_that_the_newest_is_carried_out() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.take(old().news());
+    rig.lists_complete();
+    assert_eq!(rig.kept("old"), [""; 0], "nothing was before");
+    let status = Some(rig.status("old"));
+    let elsewhere = json!([{"type": "Plain", "prefix": "/elsewhere"}]);
+    let edited = Object {
+        status,
+        ..old().edited(elsewhere)
+    };
+    rig.take(edited.news());
+    assert_eq!(rig.kept("old"), ["/services/shop/old/"]);
+    // A second edit does not make the first one, which was never carried out, the one to go back to.
+    let again = edited.edited(json!([{"type": "Plain", "prefix": "/third"}]));
+    rig.take(again.news());
+    assert_eq!(rig.kept("old"), ["/services/shop/old/"]);
+    let done = Object {
+        status: Some(rig.status("old")),
+        ..again
+    };
+    rig.take(done.news());
+    assert_eq!(rig.kept("old"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_successor_carries_out_the_last_good_spec_where_the_newest_makes_no_sense() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.take(old().news());
+    let status = Some(rig.status("old"));
+    let mut next = Rig::new();
+    next.registry();
+    let broken = json!([{"type": "Plain", "ports": ["nope"]}]);
+    next.take(
+        Object {
+            status,
+            ..old().edited(broken)
+        }
+        .news(),
+    );
+    next.lists_complete();
+    let scopes: Vec<&str> = next
+        .compiled("old")
+        .bindings
+        .iter()
+        .map(|binding| binding.format.scope().prefix())
+        .collect();
+    assert_eq!(scopes, ["/services/shop/old/"]);
+    let entry = &next.controller.entries[&RegistrationRef::new("shop", "old")];
+    assert_eq!(entry.refusal(), Some("InvalidSpec"));
+}
+
+#[tokio::test]
+async fn a_place_taken_back_by_the_rules_is_not_kept() {
+    let mut rig = Rig::new();
+    let rules = |generation: i64, prefixes: &[&str]| {
+        let rule = json!({"name": "r", "namespaces": {}, "prefixes": prefixes});
+        let object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+            "metadata": {"name": "default", "uid": "r", "generation": generation},
+            "spec": {"endpoints": ["http://127.0.0.1:1"], "access": {"rules": [rule]}},
+        });
+        WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object))))
+    };
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    let namespace = crate::kube::namespace(namespace).expect("decodes");
+    rig.take(WatchEvent::Namespace(
+        NamespaceScope::Cluster,
+        ObjectEvent::Applied(namespace),
+    ));
+    rig.take(rules(1, &["/services/shop"]));
+    rig.take(old().news());
+    rig.lists_complete();
+    let status = Some(rig.status("old"));
+    let denied = json!([{"type": "Plain", "prefix": "/denied"}]);
+    rig.take(
+        Object {
+            status,
+            ..old().edited(denied)
+        }
+        .news(),
+    );
+    let scopes = |rig: &Rig| {
+        let spec = decode(json!({"endpoints": ["http://127.0.0.1:1"]}));
+        let terms = rig.compiled("old").terms(&spec);
+        terms
+            .scopes
+            .iter()
+            .map(|scope| scope.prefix().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        scopes(&rig),
+        ["/services/shop/old/"],
+        "an edit to where it may not write"
+    );
+    rig.take(rules(2, &["/other"]));
+    assert_eq!(scopes(&rig), [""; 0], "an admin took it back");
+}

@@ -1,0 +1,87 @@
+//! News of some namespaces only, each in streams of its own.
+
+use super::*;
+use crate::kube::{SharedCheckpoint, WatchScope};
+
+/// A rig that watches these namespaces.
+fn rig_in(namespaces: &[&str]) -> Rig {
+    let names: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
+    let (mut context, ends) = Context::for_test();
+    context.hearing = SharedCheckpoint::new(WatchScope::of(&names));
+    let (states, state) = watch::channel(None);
+    Rig {
+        controller: Controller::new(context, states, CancellationToken::new()),
+        state,
+        ends,
+    }
+}
+
+fn registration_in(namespace: &str) -> WatchEvent {
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+        "metadata": {"name": "orders", "namespace": namespace, "uid": namespace, "generation": 1},
+        "spec": {
+            "selector": {"matchLabels": {"app": "orders"}}, "ports": [{"port": "grpc"}], "formats": [{"type": "Plain"}],
+        },
+    });
+    WatchEvent::Registration(
+        NamespaceScope::namespace(namespace),
+        ObjectEvent::Applied(Box::new(decode(object))),
+    )
+}
+
+#[tokio::test]
+async fn everything_has_been_told_when_each_namespace_has_told_everything() {
+    let mut rig = rig_in(&["shop", "bank"]);
+    rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
+    rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
+    for name in ["shop", "bank"] {
+        assert!(!rig.controller.complete, "{name} has told nothing");
+        let area = NamespaceScope::namespace(name);
+        rig.take(WatchEvent::Namespace(area.clone(), ObjectEvent::ListComplete));
+        rig.take(WatchEvent::Registration(area.clone(), ObjectEvent::ListComplete));
+        rig.take(WatchEvent::Pod(area, ObjectEvent::ListComplete));
+    }
+    assert!(rig.controller.complete);
+}
+
+#[tokio::test]
+async fn a_list_of_one_namespace_says_nothing_of_the_registrations_of_another() {
+    let mut rig = rig_in(&["shop", "bank"]);
+    let [shop, bank] = [NamespaceScope::namespace("shop"), NamespaceScope::namespace("bank")];
+    rig.take(registration_in("shop"));
+    rig.take(registration_in("bank"));
+    rig.take(WatchEvent::Registration(shop.clone(), ObjectEvent::ListBegins));
+    rig.take(WatchEvent::Registration(bank.clone(), ObjectEvent::ListBegins));
+    rig.take(WatchEvent::Registration(shop, ObjectEvent::ListComplete));
+    let known: Vec<&RegistrationRef> = rig.controller.entries.keys().collect();
+    assert_eq!(known, [&RegistrationRef::new("bank", "orders")]);
+    rig.take(registration_in("bank"));
+    rig.take(WatchEvent::Registration(bank, ObjectEvent::ListComplete));
+    assert_eq!(rig.controller.entries.len(), 1);
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_gone_and_may_not_be_watched_any_more_has_no_pods_and_holds_up_nobody() {
+    let mut rig = rig_in(&["shop"]);
+    let shop = NamespaceScope::namespace("shop");
+    let named = |labels: Value| crate::kube::namespace(json!({"metadata": {"name": "shop", "labels": labels}}));
+    let pod = json!({"metadata": {"name": "a", "namespace": "shop"}, "spec": {}, "status": {}});
+    rig.take(WatchEvent::Namespace(
+        shop.clone(),
+        ObjectEvent::Applied(named(json!({})).expect("decodes")),
+    ));
+    rig.take(WatchEvent::Namespace(shop.clone(), ObjectEvent::ListComplete));
+    rig.take(WatchEvent::Registration(shop.clone(), ObjectEvent::ListComplete));
+    rig.take(WatchEvent::Pod(
+        shop.clone(),
+        ObjectEvent::Applied(crate::kube::pod(pod).expect("decodes")),
+    ));
+    rig.take(WatchEvent::Pod(shop.clone(), ObjectEvent::ListComplete));
+    let lost = Timestamp::from_second(7).expect("a time");
+    rig.take(WatchEvent::Pod(shop.clone(), ObjectEvent::Lost(lost)));
+    assert_eq!((rig.outdated(), rig.controller.index.pod_count()), (Some(lost), 1));
+    let (namespace, name) = (String::new(), "shop".to_owned());
+    rig.take(WatchEvent::Namespace(shop, ObjectEvent::Deleted { namespace, name }));
+    assert_eq!((rig.outdated(), rig.controller.index.pod_count()), (None, 0));
+}

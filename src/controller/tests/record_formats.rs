@@ -1,0 +1,227 @@
+//! What becomes of registrations when the RecordFormats that they use come, change, break and go.
+
+use super::*;
+use crate::api::{RecordFormat, RecordFormatStatus};
+use crate::kube::WritePolicy;
+
+const GOOD: &str = r#"{"host": {{ address }}}"#;
+
+impl Rig {
+    fn user(&mut self, generation: i64) {
+        let object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "a", "generation": generation},
+            "spec": {
+                "selector": {"matchLabels": {"app": "orders"}},
+                "ports": [{"port": 8080}],
+                "formats": [{"type": "Custom", "recordFormat": "mine"}],
+            },
+        });
+        self.take(WatchEvent::Registration(
+            NamespaceScope::Cluster,
+            ObjectEvent::Applied(Box::new(decode(object))),
+        ));
+    }
+
+    fn record_format(&mut self, generation: i64, value: &str) {
+        let object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "RecordFormat",
+            "metadata": {"name": "mine", "uid": "f", "generation": generation},
+            "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": value}]},
+        });
+        let object: RecordFormat = decode(object);
+        self.take(WatchEvent::RecordFormat(ObjectEvent::Applied(Box::new(object))));
+    }
+
+    fn record_format_gone(&mut self) {
+        let (namespace, name) = (String::new(), "mine".to_owned());
+        self.take(WatchEvent::RecordFormat(ObjectEvent::Deleted { namespace, name }));
+    }
+
+    /// What would be written for the pod `p` by what is in force.
+    fn written(&self) -> Option<String> {
+        let (_, order) = self
+            .controller
+            .command_for(&orders(), "p".into(), false, Instant::now())?;
+        let Command::Pod {
+            presence: PodState::Ready(desired),
+            ..
+        } = order
+        else {
+            panic!("it is ready");
+        };
+        let record = desired.records().next().expect("one record").clone();
+        Some(String::from_utf8(record.value.to_vec()).expect("UTF-8"))
+    }
+
+    /// The statuses asked for since the last call.
+    fn told(&mut self) -> Vec<RecordFormatStatus> {
+        let mut told = Vec::new();
+        while let Ok(note) = self.ends.record_formats.try_recv() {
+            if let StatusUpdate::Wanted(_, status, write_policy) = note {
+                assert_eq!(
+                    write_policy,
+                    WritePolicy::Once,
+                    "replicas of two releases would overrule each other"
+                );
+                told.push(status);
+            }
+        }
+        told
+    }
+
+    fn started() -> Self {
+        let mut rig = Self::new();
+        rig.cluster("c1");
+        rig.registry();
+        let pod = crate::kube::pod(json!({
+            "metadata": {"name": "p", "namespace": "shop", "uid": "p", "labels": {"app": "orders"}},
+            "spec": {"containers": [{"name": "main"}]},
+            "status": {
+                "phase": "Running", "podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}],
+                "conditions": [{"type": "Ready", "status": "True"}]
+            }
+        }));
+        rig.take(WatchEvent::Pod(
+            NamespaceScope::Cluster,
+            ObjectEvent::Applied(pod.expect("a pod")),
+        ));
+        rig.user(1);
+        rig
+    }
+}
+
+fn refusal(rig: &Rig) -> Option<String> {
+    rig.controller.entries[&orders()].refusal().map(str::to_owned)
+}
+
+#[tokio::test]
+async fn a_registration_waits_for_its_record_format_until_all_are_listed() {
+    let mut rig = Rig::started();
+    assert_eq!((rig.written(), refusal(&rig)), (None, None));
+    rig.take(WatchEvent::Registration(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListComplete,
+    ));
+    rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
+    rig.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListComplete));
+    rig.take(WatchEvent::Namespace(
+        NamespaceScope::Cluster,
+        ObjectEvent::ListComplete,
+    ));
+    assert!(
+        !rig.controller.complete,
+        "nobody knows yet whether keys of it are to stay"
+    );
+    rig.record_format(1, GOOD);
+    assert_eq!(rig.written().as_deref(), Some(r#"{"host": "10.0.0.7"}"#));
+    rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
+    assert!(rig.controller.complete);
+    assert_eq!(refusal(&rig), None);
+}
+
+#[tokio::test]
+async fn a_record_format_that_is_not_there_is_named_and_the_keys_of_its_users_are_unclear() {
+    let mut rig = Rig::started();
+    rig.lists_complete();
+    assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
+    assert_eq!(rig.refusals(), ["RecordFormatNotFound"]);
+    assert!(
+        rig.controller.some_are_unclear,
+        "they may be there, and are nobody else's"
+    );
+    rig.record_format(1, GOOD);
+    assert!(!rig.controller.some_are_unclear);
+    assert_eq!(refusal(&rig), None);
+}
+
+#[tokio::test]
+async fn a_new_version_is_written_for_every_pod_and_a_broken_one_loses_nothing() {
+    let mut rig = Rig::started();
+    rig.lists_complete();
+    rig.record_format(1, GOOD);
+    rig.record_format(2, "{{ addres }}");
+    assert_eq!(rig.written().as_deref(), Some(r#"{"host": "10.0.0.7"}"#));
+    assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatUnusable"));
+    rig.record_format(3, "{{ port }}");
+    assert_eq!(rig.written().as_deref(), Some("8080"));
+    assert_eq!(refusal(&rig), None);
+    rig.record_format_gone();
+    assert_eq!(rig.written().as_deref(), Some("8080"));
+    assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
+    assert!(!rig.controller.some_are_unclear, "where its keys lie is known");
+    // A new spec of the registration is no way around it.
+    rig.user(2);
+    assert_eq!(rig.written().as_deref(), Some("8080"));
+    rig.record_format(1, GOOD);
+    assert_eq!(rig.written().as_deref(), Some(r#"{"host": "10.0.0.7"}"#));
+}
+
+#[tokio::test]
+async fn one_that_a_list_does_not_name_is_gone_and_one_that_cannot_be_read_is_broken() {
+    let mut rig = Rig::started();
+    rig.lists_complete();
+    rig.record_format(1, GOOD);
+    rig.take(WatchEvent::RecordFormat(ObjectEvent::Unreadable {
+        namespace: String::new(),
+        name: "mine".to_owned(),
+        generation: 2,
+        cause: "spec: not a map".to_owned(),
+    }));
+    assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatUnusable"));
+    rig.take(WatchEvent::RecordFormat(ObjectEvent::ListBegins));
+    assert_eq!(
+        refusal(&rig).as_deref(),
+        Some("RecordFormatUnusable"),
+        "half a list is no list"
+    );
+    rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
+    assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
+    assert_eq!(rig.written().as_deref(), Some(r#"{"host": "10.0.0.7"}"#));
+}
+
+#[tokio::test]
+async fn the_author_of_a_record_format_reads_what_it_prints_or_what_is_wrong_once_for_each_version() {
+    let mut rig = Rig::new();
+    rig.record_format(1, GOOD);
+    let [status] = <[_; 1]>::try_from(rig.told()).expect("one");
+    assert_eq!(status.preview[0].value, r#"{"host": "10.0.0.7"}"#);
+    assert_eq!(
+        (status.observed_generation, &*status.conditions[0].status),
+        (Some(1), "True")
+    );
+    rig.record_format(1, GOOD);
+    rig.take(WatchEvent::RecordFormat(ObjectEvent::ListBegins));
+    rig.record_format(1, GOOD);
+    assert!(rig.told().is_empty(), "our own status is a change of the object, too");
+    rig.record_format(2, "{{ addres }}");
+    let [status] = <[_; 1]>::try_from(rig.told()).expect("one");
+    assert_eq!(
+        (&*status.conditions[0].reason, &*status.conditions[0].message),
+        (
+            "InvalidTemplate",
+            "The value of record 1, line 1, column 4: addres is not there: correct its name, or write addres | default(...)."
+        )
+    );
+    assert!(status.preview.is_empty());
+    let notice = rig.ends.events.try_recv().expect("one Event");
+    assert_eq!(notice.about, crate::kube::About::RecordFormat("mine".into()));
+    assert_eq!(
+        (notice.reason, &*notice.occurrence, &*notice.uid),
+        ("InvalidTemplate", "2", "f")
+    );
+    assert!(rig.ends.events.try_recv().is_err(), "for what is broken only");
+}
+
+#[tokio::test]
+async fn what_a_broken_registration_had_does_not_follow_a_record_format_until_it_is_mended() {
+    let mut rig = Rig::started();
+    rig.lists_complete();
+    rig.record_format(1, GOOD);
+    rig.unreadable(2);
+    rig.record_format(2, "{{ port }}");
+    assert_eq!(rig.written().as_deref(), Some(r#"{"host": "10.0.0.7"}"#));
+    assert_eq!(refusal(&rig).as_deref(), Some("InvalidSpec"));
+    rig.user(3);
+    assert_eq!(rig.written().as_deref(), Some("8080"));
+}

@@ -1,0 +1,307 @@
+//! The candidates in the election of a Registry, as etcd has them, and how this one is to stand among them: a replica
+//! whose view of Kubernetes is stale yields to one whose view is fresh.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::{Outdated, RegistryWorker};
+use crate::etcd::Candidacy;
+use crate::peer::{Elsewhere, Hint, PeerStatus, PeerStatuses, RegistryState};
+use crate::plan::{CandidateRecord, Key, Observation, Prefix};
+
+/// For how long a leader's view of Kubernetes may be stale while a candidate with a fresh one is there.
+const STALE: Duration = Duration::from_secs(15);
+
+/// The candidates that have a record.
+#[derive(Debug)]
+pub(super) struct Candidates {
+    scope: Prefix,
+    /// Of the bookkeeping as a whole.
+    meta: Prefix,
+    records: BTreeMap<Key, CandidateRecord>,
+}
+
+impl Candidates {
+    /// None is known.
+    pub fn new(meta: Prefix, scope: Prefix) -> Self {
+        Self {
+            scope,
+            meta,
+            records: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what the mirror saw; returns whether the candidates are others now.
+    pub fn observe(&mut self, observation: &Observation) -> bool {
+        let read = |key: &Key, value: &[u8]| Some((key.clone(), CandidateRecord::read(value)?));
+        match observation {
+            Observation::Changed { key, held, .. } if self.scope.contains(key) => {
+                match held.as_ref().and_then(|held| read(key, &held.value)) {
+                    Some((key, record)) => self.records.insert(key, record.clone()) != Some(record),
+                    None => self.records.remove(key).is_some(),
+                }
+            }
+            Observation::Snapshot { scope, entries, .. } if *scope == self.meta => {
+                let within = entries.iter().filter(|(key, _)| self.scope.contains(key));
+                let records = within.filter_map(|(key, held)| read(key, &held.value)).collect();
+                let changed = self.records != records;
+                self.records = records;
+                changed
+            }
+            Observation::Restored => {
+                let changed = !self.records.is_empty();
+                self.records.clear();
+                changed
+            }
+            _ => false,
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &CandidateRecord> {
+        self.records.values()
+    }
+
+    /// Another candidate than the process `me` whose view of Kubernetes is fresh, and which is not known to have ended or
+    /// to hang.
+    fn fresh_other(&self, me: &str, presences: &PeerStatuses) -> Option<&CandidateRecord> {
+        self.all().find(|record| {
+            let is_it = |process: &str| process == &*record.process;
+            let is_dead = match record.address.and_then(|address| presences.get(&address)) {
+                Some(PeerStatus::Gone(replica) | PeerStatus::Hung(replica)) => is_it(&replica.incarnation),
+                // What answers there is another process by now.
+                Some(PeerStatus::Alive(replica, _)) => !is_it(&replica.incarnation),
+                Some(PeerStatus::Unknown(_) | PeerStatus::Refused) | None => false,
+            };
+            record.fresh && !is_it(me) && !is_dead
+        })
+    }
+}
+
+/// How a replica is to stand whose view of Kubernetes has been stale since then (none: it is fresh).
+fn candidacy(stale_since: Option<Instant>, leads: bool, fresh_other: bool, now: Instant) -> Candidacy {
+    let Some(since) = stale_since else {
+        return Candidacy {
+            fresh: true,
+            yields: false,
+        };
+    };
+    let is_due = !leads || now.saturating_duration_since(since) >= STALE;
+    Candidacy {
+        fresh: false,
+        yields: fresh_other && is_due,
+    }
+}
+
+impl RegistryWorker {
+    /// Takes in what the mirror saw of candidates.
+    pub(super) fn observe_candidates(&mut self, observation: &Observation) {
+        if self.candidates.observe(observation) {
+            let addresses = self.candidates.all().filter_map(|record| record.address);
+            self.context.peers.seek(&self.name, addresses.collect());
+        }
+    }
+
+    /// Whether the view of Kubernetes is fresh may have changed.
+    pub(super) fn weigh_view(&mut self, now: Instant) {
+        let outdated = self
+            .kubernetes
+            .outdated
+            .as_ref()
+            .filter(|outdated| outdated.is_general());
+        self.stale_since = match outdated {
+            None if self.kubernetes.complete => None,
+            None => self.stale_since.or(Some(now)),
+            Some(Outdated { since, .. }) => {
+                let age = Timestamp::now().duration_since(*since).unsigned_abs();
+                self.stale_since.or_else(|| now.checked_sub(age)).or(Some(now))
+            }
+        };
+    }
+
+    /// Stands in the election as the views of Kubernetes say; returns when that changes by the mere passing of time.
+    pub(super) fn stand(&mut self, now: Instant) -> Option<Instant> {
+        let other = self.fresh_other().is_some();
+        let candidacy = candidacy(self.stale_since, self.leads(), other, now);
+        self.lines.candidacy.send_if_modified(|known| {
+            let is_new = *known != candidacy;
+            *known = candidacy;
+            is_new
+        });
+        let due = self.stale_since? + STALE;
+        (other && due > now).then_some(due)
+    }
+
+    fn fresh_other(&self) -> Option<&CandidateRecord> {
+        // What is known of candidates is as of before while the view of etcd is not live.
+        let presences = self.presences.borrow();
+        let found = self
+            .candidates
+            .fresh_other(&self.context.peers.me().incarnation, &presences);
+        found.filter(|_| self.standing.is_live())
+    }
+
+    /// Which other candidate this one yields to, if it does.
+    pub(super) fn yields_to(&self) -> Option<Arc<str>> {
+        let yields = self.lines.candidacy.borrow().yields;
+        let other = self.fresh_other().filter(|_| yields);
+        other.map(|record| record.identity.clone())
+    }
+
+    /// Whether another replica is connected to this Registry, by what the replicas state themselves: the ones that the
+    /// Registry's status names, and those that were candidates when that was last known.
+    pub(super) fn elsewhere(&self, now: Instant) -> Elsewhere {
+        let peers = &self.context.peers;
+        let me = peers.me();
+        let others = self.candidates.all().filter(|record| record.process != me.incarnation);
+        let hints = others.map(|record| Hint {
+            identity: record.identity.clone(),
+            address: record.address,
+            since: self.began,
+        });
+        peers.elsewhere(&self.name, hints, now)
+    }
+
+    /// Replicas that are connected to this Registry, each with its address, as the status lists them.
+    pub(super) fn connected_replicas(&self, now: Instant) -> Vec<(Arc<str>, Option<SocketAddr>)> {
+        let none_other = !self.standing.is_live() && self.elsewhere(now) == Elsewhere::Nobody;
+        let me = &self.context.peers.me().incarnation;
+        // Whoever is named as the leader is asked, so it is said where.
+        let is_there = |record: &&CandidateRecord| !none_other || record.process == *me && self.leads();
+        self.candidates
+            .all()
+            .filter(is_there)
+            .map(|record| (record.identity.clone(), record.address))
+            .collect()
+    }
+
+    /// Whether this replica has renewed every recorded lease itself. One that etcd does not let us renew is nobody else's
+    /// to renew either.
+    pub(super) fn has_renewed(&mut self, now: Instant) -> bool {
+        let leases = self.planner.leases();
+        let (none, denied) = (leases.len() == 0, leases.denied().next().is_some());
+        none || denied || self.lines.ends.borrow().is_some_and(|end| end > now)
+    }
+
+    /// States to the other replicas how this one stands with the Registry.
+    pub(super) fn state_to_peers(&self, connected: bool) {
+        let state = RegistryState {
+            connected,
+            leading: self.leads(),
+        };
+        self.context.peers.state_registry(&self.name, state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::Replica;
+    use crate::plan::{KeyValue, LeaseId, MetaKeys};
+
+    fn record(identity: &str, fresh: bool) -> CandidateRecord {
+        CandidateRecord {
+            identity: identity.into(),
+            process: format!("{identity}-1").into(),
+            address: Some("10.0.0.1:8081".parse().expect("an address")),
+            fresh,
+        }
+    }
+
+    fn held(record: &CandidateRecord) -> KeyValue {
+        KeyValue {
+            value: record.value(),
+            lease: LeaseId(1),
+            create_revision: 1,
+            mod_revision: 1,
+        }
+    }
+
+    fn candidates() -> (MetaKeys, Candidates) {
+        let meta = MetaKeys::new("/leasehold/", "c1");
+        let candidates = Candidates::new(meta.scope().clone(), meta.candidates());
+        (meta, candidates)
+    }
+
+    #[test]
+    fn a_fresh_replica_never_yields() {
+        let now = Instant::now();
+        for leads in [false, true] {
+            let found = candidacy(None, leads, true, now);
+            assert!(found.fresh && !found.yields);
+        }
+    }
+
+    #[test]
+    fn a_stale_standby_yields_at_once_and_a_stale_leader_after_15_s() {
+        let now = Instant::now();
+        let since = Some(now);
+        assert!(candidacy(since, false, true, now).yields);
+        assert!(!candidacy(since, true, true, now + STALE / 2).yields);
+        assert!(candidacy(since, true, true, now + STALE).yields);
+    }
+
+    #[test]
+    fn where_no_view_is_fresh_nobody_yields() {
+        let now = Instant::now();
+        for leads in [false, true] {
+            let found = candidacy(Some(now), leads, false, now + STALE * 100);
+            assert!(!found.fresh && !found.yields);
+        }
+    }
+
+    #[test]
+    fn candidates_are_those_whose_records_are_there() {
+        let (meta, mut candidates) = candidates();
+        let (a, b) = (record("a", true), record("b", false));
+        let snapshot = Observation::Snapshot {
+            scope: meta.scope().clone(),
+            revision: 1,
+            entries: vec![(meta.candidate("a"), held(&a)), (meta.leader(), held(&b))],
+        };
+        assert!(candidates.observe(&snapshot));
+        assert!(!candidates.observe(&snapshot), "nothing is new");
+        assert_eq!(candidates.all().collect::<Vec<_>>(), [&a]);
+        let changed = |held| Observation::Changed {
+            key: meta.candidate("b"),
+            held,
+            revision: 2,
+        };
+        assert!(candidates.observe(&changed(Some(held(&b)))));
+        assert_eq!(candidates.all().collect::<Vec<_>>(), [&a, &b]);
+        assert!(candidates.observe(&changed(None)));
+        assert!(candidates.observe(&Observation::Restored));
+        assert_eq!(candidates.all().count(), 0);
+    }
+
+    #[test]
+    fn a_candidate_whose_process_has_ended_is_not_yielded_to() {
+        let (meta, mut candidates) = candidates();
+        let record = record("a", true);
+        candidates.observe(&Observation::Changed {
+            key: meta.candidate("a"),
+            held: Some(held(&record)),
+            revision: 1,
+        });
+        let other = |presence: Option<PeerStatus>| {
+            let address = record.address.expect("it has one");
+            let presences = presence.map(|presence| (address, presence)).into_iter().collect();
+            candidates.fresh_other("me-1", &presences).is_some()
+        };
+        let process = |number: u32| Replica {
+            identity: "a".into(),
+            incarnation: format!("a-{number}").into(),
+        };
+        assert!(other(None));
+        assert!(other(Some(PeerStatus::Unknown("no answer".into()))));
+        assert!(other(Some(PeerStatus::Alive(process(1), Arc::default()))));
+        assert!(!other(Some(PeerStatus::Alive(process(2), Arc::default()))));
+        assert!(!other(Some(PeerStatus::Gone(process(1)))));
+        assert!(!other(Some(PeerStatus::Hung(process(1)))));
+        assert!(candidates.fresh_other("a-1", &PeerStatuses::new()).is_none(), "itself");
+    }
+}

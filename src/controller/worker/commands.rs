@@ -1,0 +1,248 @@
+//! What a registrar is told, by the intake, by the mirror and by the tasks it started, and what it makes of it.
+
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinError;
+
+use super::reporting::Subject;
+use super::{Command, Done, RegistryWorker, guarding, size};
+use crate::etcd::{self, Connection};
+use crate::plan::{Key, KeyValue, LeaseId, Observation, RECORD_VERSION, newer_version};
+
+/// Orders taken in before the next look at what is to be done: what comes together is written together.
+const BATCH: usize = 1024;
+/// Observations taken in before that: most are of what was written here.
+const OBSERVED: usize = 256;
+
+impl RegistryWorker {
+    pub(super) fn take_commands(&mut self, first: Command, rest: &mut mpsc::UnboundedReceiver<Command>) {
+        self.take(first);
+        for _ in 1..BATCH {
+            match rest.try_recv() {
+                Ok(command) => self.take(command),
+                Err(_) => return,
+            }
+        }
+    }
+
+    pub(super) fn take(&mut self, command: Command) {
+        match command {
+            Command::Register {
+                registration,
+                terms,
+                service,
+                version,
+                selected,
+                aside,
+                keeps_previous,
+                since,
+                places,
+                identity,
+                last_synced,
+            } => {
+                if !keeps_previous {
+                    self.planner.forget_previous(&registration);
+                }
+                self.planner.set_terms(&registration, terms);
+                self.planner.set_since(&registration, since);
+                self.debouncer.changed(registration.clone(), Instant::now());
+                let subject = Subject::new(service, version, selected).aside(aside);
+                let mut subject = subject.recording(places, identity, last_synced);
+                if let Some(former) = self.subjects.remove(&registration) {
+                    subject.take_over(former);
+                }
+                self.subjects.insert(registration, subject);
+            }
+            Command::Refuse {
+                registration,
+                generation,
+                reason,
+                message,
+            } => {
+                if let Some(subject) = self.subjects.get_mut(&registration) {
+                    subject.refuse(generation, reason, message);
+                    self.debouncer.changed(registration, Instant::now());
+                }
+            }
+            Command::Rule { registration, verdict } => {
+                self.planner.set_quota(&registration.namespace, verdict.quota);
+                self.planner.forbid(&registration, verdict.forbidden);
+                if let Some(subject) = self.subjects.get_mut(&registration) {
+                    subject.denial = verdict.denial;
+                }
+            }
+            Command::Remove(registration) => {
+                self.planner.remove_registration(&registration);
+                self.subjects.remove(&registration);
+                self.debouncer.forget(&registration);
+            }
+            Command::Pod {
+                registration,
+                pod,
+                presence,
+                selected,
+                heard,
+                slip,
+            } => {
+                self.slips.extend(slip);
+                self.planner.set_presence(&registration, &pod, presence);
+                if let Some(subject) = self.subjects.get_mut(&registration)
+                    && subject.select(selected)
+                {
+                    self.debouncer.changed(registration, Instant::now());
+                }
+                self.writing.heard(heard);
+            }
+            Command::KubernetesIsComplete => {
+                self.kubernetes.complete = true;
+                self.weigh_view(Instant::now());
+                self.planner.kubernetes_is_complete();
+            }
+            Command::KubernetesIsOutdated(outdated) => {
+                self.kubernetes.outdated = outdated;
+                self.weigh_view(Instant::now());
+                self.has_caught_up();
+            }
+            Command::Freshness(progress) => {
+                self.kubernetes.progress = progress;
+                self.has_caught_up();
+            }
+            Command::SomeAreUnclear(unclear) => {
+                self.kubernetes.some_are_unclear = unclear;
+                self.sweep.is_due();
+            }
+            Command::Access(offer) => self.offered(offer),
+            Command::Status(seen) => self.confirmation.see(seen, Instant::now()),
+            Command::Approve(hold) => self.guarding.approved = hold,
+            Command::Together(commands) => commands.into_iter().for_each(|command| self.take(command)),
+            Command::Settings { limits, guard, version } => {
+                self.planner.set_guard(guarding::terms(&guard));
+                self.planner.leases().set_capacity(size(limits.keys_per_lease));
+                self.writing.set_limits(&limits);
+                self.limits = limits;
+                self.version = version;
+            }
+        }
+    }
+
+    pub(super) fn observe_all(&mut self, first: Observation, rest: &mut mpsc::Receiver<Observation>) {
+        self.observe(first);
+        for _ in 1..OBSERVED {
+            match rest.try_recv() {
+                Ok(observation) => self.observe(observation),
+                Err(_) => return,
+            }
+        }
+    }
+
+    pub(super) fn observe(&mut self, observation: Observation) {
+        let now = Instant::now();
+        match &observation {
+            Observation::Complete { .. } => {
+                self.standing.view_is_live(now);
+                self.access_is_good();
+            }
+            Observation::Interrupted => self.standing.view_is_lost(now),
+            Observation::Restored => {
+                self.standing.view_is_lost(now);
+                self.sweep.is_due();
+            }
+            Observation::Snapshot { entries, .. } => {
+                for (key, held) in entries {
+                    self.tell_if_newer(key, held);
+                }
+            }
+            Observation::Changed { key, held, .. } => {
+                if let Some(held) = held {
+                    self.tell_if_newer(key, held);
+                }
+            }
+            Observation::Denied { .. } => {}
+        }
+        self.observe_candidates(&observation);
+        self.planner.observe(observation);
+    }
+
+    /// Says of a record of ours that a newer release wrote it.
+    fn tell_if_newer(&self, key: &Key, held: &KeyValue) {
+        if self.planner.is_record(key)
+            && let Some(version) = newer_version(&held.value)
+        {
+            tracing::warn!(
+                registry = %self.name, %key, version, known = RECORD_VERSION,
+                "a newer release wrote this record: what cannot be read of it stays as it is, and so does what it is about"
+            );
+        }
+    }
+
+    /// A task that was started here has ended.
+    pub(super) fn end_of(&mut self, task: Result<Done, JoinError>) {
+        match task {
+            Ok(done) => self.done(done),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    pub(super) fn done(&mut self, done: Done) {
+        match done {
+            Done::Written {
+                ticket,
+                track,
+                fence,
+                result,
+                heard,
+            } => self.written((ticket, track), fence, result, heard),
+            Done::Granted { lease, ttl, result } => self.granted(lease, ttl, result),
+            Done::Asked(answer) => self.standing.answered(answer, Instant::now()),
+            Done::NotesRead { fence, notes, at } => self.notes_read(&fence, notes, at),
+            Done::Tried(access, result) => self.tried(access, result),
+            Done::Listed(keys) => self.listed(keys),
+            Done::Looked(found) => self.looked(found),
+            Done::Searched(search, found) => self.searched(search, found),
+            Done::Probed(probed) => self.probed(probed),
+            Done::LeaseGroups(domains) => self.told_domains(domains),
+        }
+    }
+
+    /// Asks etcd for its status when that is in question.
+    pub(super) fn ask(&mut self, now: Instant) {
+        if self.standing.ask_at().is_some_and(|at| at <= now) {
+            self.standing.asked();
+            let (connection, live) = (self.connection.clone(), self.standing.is_live());
+            let key = (!live).then(|| self.leader_key.clone());
+            self.tasks
+                .spawn(async move { Done::Asked(question(&connection, key).await) });
+        }
+    }
+
+    /// etcd says that it does not know this lease.
+    pub(super) fn lapsed(&mut self, lease: LeaseId) {
+        tracing::warn!(registry = %self.name, %lease, "a lease lapsed; its keys are put back on another");
+        self.metrics.count_lapsed(1);
+        self.announce_lapsed(lease);
+        self.planner.leases().doubt(lease);
+    }
+}
+
+/// Asks etcd for its status; and for a key of ours as well, if one is named: who may do nothing there may still ask for
+/// the status.
+async fn question(connection: &Connection, key: Option<Key>) -> etcd::Result<etcd::Status> {
+    let status = connection.status().await;
+    let looked = match &key {
+        Some(key) => connection.get(key).await.map(drop),
+        None => Ok(()),
+    };
+    let answer = match looked {
+        Err(etcd::Error::PermissionDenied { message }) => Err(etcd::Error::PermissionDenied {
+            message: format!("{message}, for {}", key.as_deref().unwrap_or_default()),
+        }),
+        Err(error) if error.is_access() => Err(error),
+        // Some releases tell their status to administrators only, which is no trouble of ours.
+        _ => status,
+    };
+    match answer {
+        Ok(status) => Ok(status),
+        Err(error) => Err(connection.explain(error).await),
+    }
+}

@@ -1,0 +1,264 @@
+//! Whether a replica still confirms what the status of a Registry says.
+//!
+//! The leader writes the status and restores what another writer changes in it. A replica that is cut off from etcd cannot see
+//! whether there is a leader. It asks by way of Kubernetes: it takes the leader's name out of the status. A leader that lives
+//! puts it back at once. When no leader has for longer than a standby replica needs to take over, no replica confirms the
+//! status any more, and the replica that asked says so. No condition changes before that.
+
+use std::time::{Duration, Instant};
+
+use super::command::StatusSeen;
+use crate::peer::Elsewhere;
+
+/// How long a replica is cut off before it asks: a member that restarts is back by then.
+const FIRST: Duration = Duration::from_secs(3);
+/// How long a leader may take to answer, beyond the time that a takeover takes.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// What a replica may say of a Registry that it does not lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing: it reaches the etcd, or another replica may lead.
+    #[default]
+    Silent,
+    /// That the leader is to confirm itself.
+    Ask,
+    /// How it stands with the Registry itself: no other replica is named as its leader.
+    Registry,
+    /// The same, and that no replica confirms what is said of the registrations.
+    All,
+}
+
+/// What the other replicas say of themselves, as far as it decides here.
+pub fn peer_is_connected(elsewhere: &Elsewhere) -> Option<bool> {
+    match elsewhere {
+        Elsewhere::Connected(_) => Some(true),
+        Elsewhere::Nobody => Some(false),
+        Elsewhere::Unknown(_) => None,
+    }
+}
+
+/// What the decision is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Whether this replica does not lead and does not reach the etcd.
+    pub cut_off: bool,
+    /// This replica's name.
+    pub identity: &'a str,
+    /// Whether a replica that was asked directly says that it reaches the etcd; none if none could be asked.
+    pub peer_is_connected: Option<bool>,
+}
+
+/// What is known of the leader that the status names.
+#[derive(Debug)]
+pub struct Confirmation {
+    /// How long a leader may take to put its name back.
+    answer: Duration,
+    /// What the status says; none before Kubernetes has told.
+    seen: Option<StatusSeen>,
+    /// Since when this replica is cut off.
+    since: Option<Instant>,
+    /// When a leader last named itself, or was last asked to.
+    named_at: Option<Instant>,
+    /// Since when the status names no leader.
+    unnamed_since: Option<Instant>,
+}
+
+impl Confirmation {
+    /// Nothing is known. Taking over takes this TTL of a session at most.
+    pub fn new(session_ttl: Duration) -> Self {
+        Self {
+            answer: session_ttl + MARGIN,
+            seen: None,
+            since: None,
+            named_at: None,
+            unnamed_since: None,
+        }
+    }
+
+    /// What the status says.
+    pub fn seen(&self) -> Option<&StatusSeen> {
+        self.seen.as_ref()
+    }
+
+    /// Whether the status names another replica than this one as the leader.
+    pub fn names_other(&self, identity: &str) -> bool {
+        let leader = self.seen.as_ref().and_then(|seen| seen.leader.as_deref());
+        leader.is_some_and(|leader| leader != identity)
+    }
+
+    /// The status says this now.
+    pub fn see(&mut self, seen: StatusSeen, now: Instant) {
+        match &seen.leader {
+            Some(_) if self.unnamed_since.take().is_some() => self.named_at = Some(now),
+            Some(_) => {}
+            None => {
+                self.unnamed_since.get_or_insert(now);
+            }
+        }
+        self.seen = Some(seen);
+    }
+
+    /// What is to be said now, and when to look again if nothing changes.
+    pub fn step(&mut self, facts: Facts<'_>, now: Instant) -> (Outcome, Option<Instant>) {
+        if !facts.cut_off {
+            self.since = None;
+            return (Outcome::Silent, None);
+        }
+        let since = *self.since.get_or_insert(now);
+        let Some(seen) = &self.seen else {
+            return (Outcome::Silent, None);
+        };
+        // It writes the status, or the one that it stands by for does.
+        if facts.peer_is_connected == Some(true) {
+            return (Outcome::Silent, None);
+        }
+        let long = since + self.answer;
+        let unanswered = self.unnamed_since.map(|since| since + self.answer);
+        let due = match &seen.leader {
+            Some(leader) if leader != facts.identity => {
+                let again = self.named_at.map(|at| at + 2 * self.answer);
+                let due = again.into_iter().fold(since + FIRST, Instant::max);
+                if now < due {
+                    return (Outcome::Silent, Some(due));
+                }
+                self.named_at = Some(now);
+                return (Outcome::Ask, Some(now + 2 * self.answer));
+            }
+            // A replica has asked, and a leader may still answer.
+            None if !seen.is_blank => unanswered.map_or(long, |unanswered| unanswered.max(long)),
+            // It was the leader itself, or there has been none.
+            Some(_) | None => {
+                let outcome = if now < long { Outcome::Registry } else { Outcome::All };
+                return (outcome, (now < long).then_some(long));
+            }
+        };
+        if now < due {
+            (Outcome::Silent, Some(due))
+        } else {
+            (Outcome::All, None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+    const ANSWER: Duration = Duration::from_secs(15);
+
+    fn cut_off() -> Facts<'static> {
+        Facts {
+            cut_off: true,
+            identity: "me",
+            peer_is_connected: None,
+        }
+    }
+
+    fn names(leader: Option<&str>) -> StatusSeen {
+        StatusSeen {
+            leader: leader.map(str::to_owned),
+            ..StatusSeen::default()
+        }
+    }
+
+    /// One that is cut off from now on, while the status names another replica.
+    fn doubtful(now: Instant) -> Confirmation {
+        let mut confirmation = Confirmation::new(TTL);
+        confirmation.see(names(Some("other")), now);
+        assert_eq!(
+            confirmation.step(cut_off(), now),
+            (Outcome::Silent, Some(now + FIRST)),
+            "a moment means nothing"
+        );
+        confirmation
+    }
+
+    #[test]
+    fn leader_that_answers_is_asked_again_later_and_never_contradicted() {
+        let mut now = Instant::now();
+        let mut confirmation = doubtful(now);
+        now += FIRST;
+        for _ in 0..5 {
+            let (outcome, again) = confirmation.step(cut_off(), now);
+            assert_eq!(outcome, Outcome::Ask);
+            confirmation.see(names(None), now);
+            assert_eq!(confirmation.step(cut_off(), now).0, Outcome::Silent);
+            confirmation.see(names(Some("other")), now);
+            assert_eq!(confirmation.step(cut_off(), now), (Outcome::Silent, again));
+            now = again.expect("it is asked again");
+        }
+    }
+
+    #[test]
+    fn leader_that_does_not_answer_is_contradicted_after_a_takeover_was_possible() {
+        let now = Instant::now();
+        let mut confirmation = doubtful(now);
+        let asked = now + FIRST;
+        assert_eq!(confirmation.step(cut_off(), asked).0, Outcome::Ask);
+        confirmation.see(names(None), asked);
+        let (outcome, due) = confirmation.step(cut_off(), asked);
+        assert_eq!((outcome, due), (Outcome::Silent, Some(asked + ANSWER)));
+        assert_eq!(confirmation.step(cut_off(), asked + ANSWER), (Outcome::All, None));
+        confirmation.see(names(Some("third")), asked + ANSWER);
+        assert_eq!(confirmation.step(cut_off(), asked + ANSWER).0, Outcome::Silent);
+    }
+
+    #[test]
+    fn leader_that_is_put_in_question_by_another_replica_is_not_asked_twice() {
+        let now = Instant::now();
+        let mut confirmation = doubtful(now);
+        confirmation.see(names(None), now + FIRST);
+        confirmation.see(names(Some("other")), now + FIRST);
+        let due = now + FIRST + 2 * ANSWER;
+        assert_eq!(confirmation.step(cut_off(), now + FIRST), (Outcome::Silent, Some(due)));
+    }
+
+    #[test]
+    fn peer_that_is_connected_confirms_the_status_without_a_question() {
+        let now = Instant::now();
+        let mut confirmation = doubtful(now);
+        let facts = Facts {
+            peer_is_connected: Some(true),
+            ..cut_off()
+        };
+        assert_eq!(confirmation.step(facts, now + 10 * ANSWER), (Outcome::Silent, None));
+    }
+
+    #[test]
+    fn own_status_and_a_blank_one_are_said_at_once_and_registrations_later() {
+        let now = Instant::now();
+        let blank = StatusSeen {
+            is_blank: true,
+            ..StatusSeen::default()
+        };
+        for seen in [blank, names(Some("me"))] {
+            let mut confirmation = Confirmation::new(TTL);
+            assert_eq!(confirmation.step(cut_off(), now), (Outcome::Silent, None), "not known");
+            confirmation.see(seen, now);
+            assert_eq!(
+                confirmation.step(cut_off(), now),
+                (Outcome::Registry, Some(now + ANSWER))
+            );
+            assert_eq!(confirmation.step(cut_off(), now + ANSWER), (Outcome::All, None));
+        }
+    }
+
+    #[test]
+    fn replica_that_reaches_etcd_again_says_nothing() {
+        let now = Instant::now();
+        let mut confirmation = doubtful(now);
+        let connected = Facts {
+            cut_off: false,
+            ..cut_off()
+        };
+        assert_eq!(confirmation.step(connected, now + ANSWER), (Outcome::Silent, None));
+        let due = now + ANSWER + FIRST;
+        assert_eq!(
+            confirmation.step(cut_off(), now + ANSWER),
+            (Outcome::Silent, Some(due)),
+            "cut off anew"
+        );
+    }
+}

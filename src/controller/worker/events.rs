@@ -1,0 +1,222 @@
+//! Changes that are told in an Event: once, when they come, by the replica that leads.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::RegistryWorker;
+use super::backend_health::Connectivity;
+use super::registry_status::reason;
+use super::reporting::{ReporterRole, Subject};
+use crate::api::{ConditionType, Reason};
+use crate::index::RegistrationRef;
+use crate::kube::{About, Events, Notice};
+use crate::plan::{Conflict, GuardEvent, Holder, Holding, LeaseId, Release, Report};
+
+/// A hold is over.
+const RELEASED: &str = "RemovalsReleased";
+/// More keys go than the guard allows, and it only warns.
+const NOT_HELD: &str = "RemovalsNotHeld";
+/// A lease was gone before it could be renewed.
+const LEASE_LOST: &str = "LeaseLost";
+/// A certificate ends soon, or has ended.
+const CERTIFICATE_ENDS: &str = "CertificateEnds";
+
+/// What was told of one registration.
+#[derive(Debug, Default)]
+pub struct Announced {
+    /// The conflict that was told, unless it is over.
+    conflict: Option<String>,
+    /// The hold that was told, unless it is over.
+    hold: Option<String>,
+    /// What etcd denies, as it was told, unless it is granted.
+    denied: Option<String>,
+    /// Whether an Event says that etcd rejects records, until it takes them.
+    rejected: bool,
+    /// The generation whose refusal was told.
+    refused: Option<i64>,
+}
+
+/// Tells what has changed for `registration`: in the log, and in Events to `events` if this replica leads. `hold` is the
+/// id of the hold there is, `conditions` say how the registration stands.
+pub fn announce(
+    registration: &RegistrationRef,
+    subject: &mut Subject,
+    (report, hold): (&Report<'_>, Option<&str>),
+    conditions: &[Condition],
+    events: Option<&Events>,
+) {
+    let message = |kind: ConditionType| {
+        let found = conditions.iter().find(|told| told.type_ == kind.as_str());
+        found.map(|told| told.message.clone()).unwrap_or_default()
+    };
+    let uid = subject.uid.clone();
+    let publish = |is_warning, reason, note, occurrence| {
+        if let Some(events) = events {
+            events.publish(Notice {
+                about: About::Registration(registration.clone()),
+                uid: uid.clone(),
+                is_warning,
+                reason,
+                note,
+                occurrence,
+            });
+        }
+    };
+    let announced = &mut subject.announced;
+    let conflict = || Some((Reason::KeysHeld, occurrence(report.conflicts.first()?)));
+    let clash = subject.aside.first().map(|aside| (Reason::FormatsClash, aside.clone()));
+    match (clash.or_else(conflict), &announced.conflict) {
+        (Some((reason, first)), None) => {
+            let keys = report.conflicts.len();
+            tracing::warn!(%registration, keys, first, "keys are held by someone else, or formats clash");
+            let occurrence = announced.conflict.insert(first).clone();
+            publish(true, reason.as_str(), message(ConditionType::Conflict), occurrence);
+        }
+        (None, Some(_)) => {
+            tracing::info!(%registration, "no key is held by someone else any more");
+            announced.conflict = None;
+        }
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    let hold = hold.filter(|_| report.held > 0);
+    if hold != announced.hold.as_deref() {
+        let former = std::mem::replace(&mut announced.hold, hold.map(str::to_owned));
+        match (hold, former) {
+            (Some(id), _) => {
+                let reason = Reason::RemovalsHeld.as_str();
+                publish(true, reason, message(ConditionType::Held), id.to_owned());
+            }
+            (None, former) => publish(
+                false,
+                RELEASED,
+                message(ConditionType::Held),
+                former.unwrap_or_default(),
+            ),
+        }
+    }
+    match (report.denied.first(), &announced.denied) {
+        (Some((scope, _)), None) => {
+            let occurrence = announced.denied.insert(scope.prefix().to_owned()).clone();
+            let reason = Reason::PermissionDenied.as_str();
+            publish(true, reason, message(ConditionType::Synced), occurrence);
+        }
+        (None, Some(_)) => announced.denied = None,
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    let is_rejected = report.rejected.is_some();
+    if !std::mem::replace(&mut announced.rejected, is_rejected) && is_rejected {
+        let reason = Reason::RecordsRejected.as_str();
+        publish(
+            true,
+            reason,
+            message(ConditionType::Synced),
+            subject.generation.to_string(),
+        );
+    }
+    if let Some((reason, _)) = &subject.refusal
+        && announced.refused.replace(subject.generation) != Some(subject.generation)
+    {
+        let note = message(ConditionType::Accepted);
+        publish(true, reason.as_str(), note, subject.generation.to_string());
+    }
+}
+
+/// What makes a conflict the same after a restart.
+fn occurrence(Conflict { key, holder, .. }: &Conflict) -> String {
+    match holder {
+        Holder::Stranger { create_revision, .. } => format!("{key} {create_revision}"),
+        Holder::Registration(registration) => format!("{key} {registration}"),
+    }
+}
+
+impl RegistryWorker {
+    /// Tells that etcd has become unreachable or is back. Who told the one tells the other.
+    pub(super) fn announce_link(&mut self, link: &Connectivity) {
+        match link {
+            Connectivity::Down(trouble) if !self.outage_announced => {
+                if matches!(self.reporter.role, ReporterRole::Leader | ReporterRole::Former) {
+                    self.outage_announced = true;
+                    let reason = reason(trouble.reason).as_str();
+                    self.publish(true, reason, trouble.message.clone(), Timestamp::now());
+                }
+            }
+            Connectivity::Up if std::mem::take(&mut self.outage_announced) => {
+                let note = "The operator reads, watches and writes this etcd again.";
+                self.publish(false, Reason::Connected.as_str(), note.to_owned(), Timestamp::now());
+            }
+            Connectivity::Down(_) | Connectivity::Up | Connectivity::Unsure => {}
+        }
+    }
+
+    /// Tells that a certificate ends soon. It is the same Event whoever tells it.
+    pub(super) fn announce_expiry(&mut self, expiring: Option<&str>) {
+        if self.leads() && self.credentials.announced.as_deref() != expiring {
+            self.credentials.announced = expiring.map(str::to_owned);
+            if let Some(note) = expiring {
+                tracing::warn!(registry = %self.name, note, "a certificate ends soon, or has ended");
+                self.publish(true, CERTIFICATE_ENDS, note.to_owned(), note);
+            }
+        }
+    }
+
+    /// Says that endpoints or credentials were tried and are not used.
+    pub(super) fn announce_not_adopted(&self, reason: &'static str, why: &impl Display) {
+        if self.leads() {
+            let note = format!("{why}. What was in use before stays in use.");
+            self.publish(true, reason, note, Timestamp::now());
+        }
+    }
+
+    /// Tells that a lease is gone.
+    pub(super) fn announce_lapsed(&self, lease: LeaseId) {
+        if self.leads() {
+            let note = format!(
+                "Lease {lease} ended before it could be renewed, and its keys with it. They are put back on another. \
+                 If this comes again, look for what keeps the operator from reaching etcd for the time of a lease's TTL."
+            );
+            self.publish(true, LEASE_LOST, note, lease);
+        }
+    }
+
+    /// Tells what the guard has decided.
+    pub(super) fn announce_guard(&self, news: &GuardEvent) {
+        match news {
+            // Told again by whoever goes on with it, that is the same Event.
+            GuardEvent::Held | GuardEvent::Resumed => {
+                if let (Some(hold), Holding::Some(notice)) = (self.planner.hold(), self.guarding.holding()) {
+                    let reason = Reason::RemovalsHeld.as_str();
+                    self.publish(true, reason, notice.to_string(), &hold.id);
+                }
+            }
+            GuardEvent::Warned { lost, of } => {
+                let note =
+                    format!("{lost} of {of} keys go at once. They are not held, because spec.guard.mode is Warn.");
+                self.publish(true, NOT_HELD, note, Timestamp::now());
+            }
+            GuardEvent::Released { id, keys, why } => {
+                let why = match why {
+                    Release::Resolved => "most of their pods are back, or really gone",
+                    Release::Expired => "its time has passed",
+                    Release::Approved => "it was approved",
+                    Release::Unguarded => "spec.guard.mode is no longer Hold",
+                };
+                let note = format!("The hold {id} is over: {why}. {keys} keys go.");
+                self.publish(false, RELEASED, note, id);
+            }
+        }
+    }
+
+    fn publish(&self, is_warning: bool, reason: &'static str, note: String, occurrence: impl Display) {
+        self.context.events.publish(Notice {
+            about: About::Registry(self.name.clone()),
+            uid: Arc::clone(&self.version.uid),
+            is_warning,
+            reason,
+            note,
+            occurrence: occurrence.to_string(),
+        });
+    }
+}

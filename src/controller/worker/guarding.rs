@@ -1,0 +1,145 @@
+//! The guard at work: what it decides is carried out, logged, counted and said.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use jiff::Timestamp;
+
+use super::{RegistryWorker, size};
+use crate::api::{APPROVE_REMOVALS, Guard, GuardMode};
+use crate::etcd::lease_id;
+use crate::plan::{self, GuardEvent, GuardSettings, Holding, Moment};
+
+/// What the guard needs from outside, and what is said of it.
+#[derive(Debug)]
+pub struct Guarding {
+    /// The id of the hold that an admin approved of.
+    pub approved: Option<String>,
+    /// What is known of removals that are held back, and told.
+    holding: Holding,
+}
+
+impl Default for Guarding {
+    fn default() -> Self {
+        Self {
+            approved: None,
+            holding: Holding::Undecided,
+        }
+    }
+}
+
+impl Guarding {
+    /// What is known of removals that are held back, and told.
+    pub fn holding(&self) -> &Holding {
+        &self.holding
+    }
+}
+
+/// A Registry's guard in the words of the plan.
+pub fn terms(guard: &Guard) -> GuardSettings {
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    GuardSettings {
+        mode: match guard.mode {
+            GuardMode::Off => plan::GuardMode::Off,
+            GuardMode::Warn => plan::GuardMode::Warn,
+            GuardMode::Hold => plan::GuardMode::Hold,
+        },
+        window: seconds(guard.window_seconds),
+        max_loss_percent: size(guard.max_loss_percent),
+        min_keys: size(guard.min_keys),
+        hold: seconds(guard.hold_seconds),
+    }
+}
+
+impl RegistryWorker {
+    /// Lets the guard decide about what is in doubt, if this replica is the one to decide: it leads, and what it decides
+    /// by is not outdated.
+    pub(super) fn guard(&mut self, now: Instant) {
+        if !self.may_judge() {
+            return self.planner.look(now);
+        }
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let moment = Moment {
+            now,
+            unix: unix.unwrap_or_default(),
+        };
+        let approved = self.guarding.approved.as_deref();
+        let news = self.planner.judge(moment, approved, || lease_id().to_string());
+        let is_new = news.is_some() || self.guarding.holding == Holding::Undecided;
+        if is_new && self.planner.has_judged() {
+            self.guarding.holding = match self.planner.hold() {
+                Some(hold) => Holding::Some(notice(&self.name, hold).into()),
+                None => Holding::Nothing,
+            };
+            for registration in self.subjects.keys() {
+                self.debouncer.changed(registration.clone(), now);
+            }
+        }
+        self.metrics.set_held(self.planner.hold().map_or(0, plan::Hold::len));
+        if let Some(news) = news {
+            self.tell_guard(&news);
+        }
+    }
+
+    /// When the guard has to decide again if nothing happens before.
+    pub(super) fn guard_wakes_at(&self) -> Option<Instant> {
+        let hold = self.planner.hold().filter(|_| self.may_judge());
+        hold.map(plan::Hold::wake_at)
+    }
+
+    /// This replica leads by a new proof: another one may have led meanwhile and decided otherwise.
+    pub(super) fn take_guard(&mut self) {
+        self.planner.leads_anew();
+        self.guarding.holding = Holding::Undecided;
+    }
+
+    /// Another replica leads: what is held is for that one to tell.
+    pub(super) fn leave_guard(&mut self) {
+        self.planner.stands_by();
+        self.guarding.holding = Holding::Undecided;
+        self.metrics.set_held(0);
+    }
+
+    fn may_judge(&self) -> bool {
+        self.leads() && self.standing.is_live() && self.catching_up.is_none()
+    }
+
+    fn tell_guard(&mut self, news: &GuardEvent) {
+        let registry = &*self.name;
+        match news {
+            GuardEvent::Held => {
+                self.metrics.count_guard_trip();
+                tracing::warn!(registry, hold = ?self.planner.hold().map(|hold| &hold.id), "too many keys would go at once: holding them");
+            }
+            GuardEvent::Resumed => {
+                tracing::warn!(registry, hold = ?self.planner.hold().map(|hold| &hold.id), "going on with a hold that another process began");
+            }
+            GuardEvent::Warned { lost, of } => {
+                self.metrics.count_guard_trip();
+                tracing::warn!(
+                    registry,
+                    lost,
+                    of,
+                    "many keys go at once; spec.guard.mode is Warn, so they are not held"
+                );
+            }
+            GuardEvent::Released { id, keys, why } => {
+                tracing::warn!(registry, hold = %id, keys, ?why, "nothing is held any more: what is left goes");
+            }
+        }
+        self.announce_guard(news);
+    }
+}
+
+/// What is said of a hold. The same in every process that goes on with it, or its statuses would change with the leader.
+fn notice(registry: &str, hold: &plan::Hold) -> String {
+    let plan::Hold { id, lost, of, .. } = hold;
+    let end = i64::try_from(hold.until_unix)
+        .ok()
+        .and_then(|end| Timestamp::from_second(end).ok())
+        .unwrap_or(Timestamp::MAX);
+    format!(
+        "{lost} of {of} keys would have gone at once because their pods are no longer ready or were missing from a list. \
+         What is left of them is kept until {end}, or until most of their pods are back. If the pods are really gone: \
+         kubectl annotate --overwrite registry {registry} {APPROVE_REMOVALS}={id}"
+    )
+}

@@ -1,0 +1,442 @@
+//! What the author of a Registry reads: connected or why not, who leads, how much is kept.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::backend_health::{Connectivity, Trouble};
+use super::command::Outdated;
+use crate::api::{ConditionStatus, ConditionType, Reason, RegistryStatus, ReplicaStatus, conditions};
+use crate::plan::{Holding, WatchTarget};
+
+/// The least time between two writes that tell nothing but other counters.
+const COUNTERS: Duration = Duration::from_secs(10);
+
+/// Endpoints of a spec that were tried and are not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotAdopted {
+    /// Those that are used instead.
+    pub in_use: Vec<String>,
+    /// What is wrong with the others, with what to do.
+    pub trouble: String,
+}
+
+/// What the status is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The generation of the Registry's spec.
+    pub generation: i64,
+    /// How its etcd stands.
+    pub link: Connectivity,
+    /// What spec says and was not adopted, if something was not.
+    pub not_adopted: Option<NotAdopted>,
+    /// The endpoints that were last good, if any were.
+    pub endpoints: Vec<String>,
+    /// The id of the cluster there, as far as it is known.
+    pub cluster_id: Option<u64>,
+    /// How it stands with the credentials, if there are any.
+    pub credentials: Option<Result<(), Trouble>>,
+    /// What is said of certificates in use that end soon, if any do.
+    pub expiring: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// The replica that leads.
+    pub leader: Option<String>,
+    /// The replicas that are connected, each with the address at which others reach it.
+    pub replicas: Vec<(Arc<str>, Option<SocketAddr>)>,
+    /// Leases kept, as far as they are known.
+    pub leases: Option<usize>,
+    /// Keys kept, likewise.
+    pub keys: Option<usize>,
+    /// Whether this replica is cut off and no other one is known to lead.
+    pub is_alone: bool,
+    /// What is known of removals that are held back.
+    pub holding: Holding,
+    /// The endpoints that are not used, and why.
+    pub unused: Option<String>,
+    /// What etcd denies, while it lets everything else be done.
+    pub denied: Option<String>,
+    /// What is outdated of what is known of Kubernetes.
+    pub outdated: Option<Outdated>,
+}
+
+impl Facts {
+    fn without_counters(&self) -> Self {
+        Self {
+            leases: None,
+            keys: None,
+            ..self.clone()
+        }
+    }
+
+    /// The condition `Connected`: what is in use, and what is not.
+    fn connected(&self) -> (ConditionStatus, Reason, String) {
+        let (status, mut reason, mut message) = match &self.link {
+            Connectivity::Up => {
+                let message = match &self.denied {
+                    None => "The operator reads, watches and writes this etcd.".to_owned(),
+                    Some(denied) => format!(
+                        "The operator reads, watches and writes this etcd, which denies its user {denied}: only what is \
+                         registered there waits. The lines that `leasehold doctor --etcd-role` prints grant it."
+                    ),
+                };
+                (ConditionStatus::True, Reason::Connected, message)
+            }
+            Connectivity::Unsure => {
+                let message = "The operator is connecting to this etcd.".to_owned();
+                (ConditionStatus::Unknown, Reason::Connecting, message)
+            }
+            Connectivity::Down(trouble) => {
+                let reason = self::reason(trouble.reason);
+                let alone = if self.is_alone {
+                    ". No other replica confirms that it reaches it"
+                } else {
+                    ""
+                };
+                (ConditionStatus::False, reason, format!("{}{alone}", trouble.message))
+            }
+        };
+        match (&self.unused, &self.link) {
+            (Some(endpoints), Connectivity::Up) => message = format!("{message} Not used: {endpoints}."),
+            (Some(endpoints), Connectivity::Down(_)) => message = format!("{message}. Endpoints: {endpoints}."),
+            _ => {}
+        }
+        if let Some(NotAdopted { in_use, trouble }) = &self.not_adopted {
+            if self.link == Connectivity::Up {
+                reason = Reason::SpecNotAdopted;
+            }
+            message = format!(
+                "{message} In use is {}. The endpoints of spec were tried and not adopted, and are tried again every few \
+                 seconds: {trouble}.",
+                in_use.join(", ")
+            );
+        }
+        (status, reason, message)
+    }
+
+    /// The status that tells them.
+    pub fn status(&self, now: &Time) -> RegistryStatus {
+        let (status, reason, message) = self.connected();
+        let mut list = Vec::new();
+        let generation = Some(self.generation);
+        conditions::set(
+            &mut list,
+            ConditionType::Connected,
+            status,
+            reason,
+            &message,
+            generation,
+            now,
+        );
+        if let Some(credentials) = &self.credentials {
+            let (status, reason, message) = match credentials {
+                Ok(()) if self.link == Connectivity::Up => {
+                    let mut message =
+                        "Certificates, user and password are in use as the Secrets have them now.".to_owned();
+                    if let Some(expiring) = &self.expiring {
+                        message.extend([" ", expiring.as_str()]);
+                    }
+                    (ConditionStatus::True, Reason::CredentialsInUse, message)
+                }
+                Ok(()) => (
+                    ConditionStatus::Unknown,
+                    Reason::Connecting,
+                    "The etcd has not answered yet: see Connected.".to_owned(),
+                ),
+                Err(trouble) => {
+                    let stays = match &self.link {
+                        Connectivity::Up => " The connection made before stays in use.",
+                        Connectivity::Unsure | Connectivity::Down(_) => "",
+                    };
+                    let message = format!("{}.{stays}", trouble.message);
+                    (ConditionStatus::False, self::reason(trouble.reason), message)
+                }
+            };
+            let kind = ConditionType::Credentials;
+            conditions::set(&mut list, kind, status, reason, &message, generation, now);
+        }
+        let (held, reason, message) = self.holding.told();
+        conditions::set(&mut list, ConditionType::Held, held, reason, message, generation, now);
+        let (informed, reason, message) = match &self.outdated {
+            None => (
+                ConditionStatus::True,
+                Reason::Watching,
+                "The kube-apiserver tells the operator what changes.".to_owned(),
+            ),
+            Some(Outdated { since, streams }) => (
+                ConditionStatus::False,
+                Reason::KubernetesSilent,
+                format!(
+                    "What is known of {} is as of {since:.0}: see that the kube-apiserver is well, and that the operator may list \
+                     and watch them. What is registered stays.",
+                    enumerate(streams)
+                ),
+            ),
+        };
+        let kind = ConditionType::Informed;
+        conditions::set(&mut list, kind, informed, reason, &message, generation, now);
+        let count = |number| u64::try_from(number).unwrap_or(u64::MAX);
+        RegistryStatus {
+            observed_generation: generation,
+            leader: self.leader.clone(),
+            replicas: self.replicas.iter().take(REPLICAS).map(replica).collect(),
+            endpoints: self.endpoints.clone(),
+            cluster_id: self.cluster_id.map(|id| format!("{id:x}")),
+            etcd_version: self.version.clone(),
+            leases: self.leases.map(count),
+            keys: self.keys.map(count),
+            conditions: list,
+        }
+    }
+}
+
+/// How many replicas are listed.
+const REPLICAS: usize = 16;
+
+fn replica((name, address): &(Arc<str>, Option<SocketAddr>)) -> ReplicaStatus {
+    ReplicaStatus {
+        name: name.to_string(),
+        address: address.map(|address| address.to_string()),
+    }
+}
+
+/// How many streams are named before the rest are counted.
+const NAMED: usize = 6;
+
+/// The streams as people say it.
+fn enumerate(streams: &[WatchTarget]) -> String {
+    let mut words: Vec<String> = streams.iter().take(NAMED).map(WatchTarget::to_string).collect();
+    if let Some(more @ 1..) = streams.len().checked_sub(NAMED) {
+        words.push(format!("{more} more"));
+    }
+    match words.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// etcd's reasons come down to the few that a Registry's author can do something about.
+pub fn reason(reason: &str) -> Reason {
+    match reason {
+        "NoLeader" => Reason::NoLeader,
+        "NoSpace" => Reason::NoSpace,
+        "Corrupt" => Reason::Corrupt,
+        "Learner" | "NotCapable" | "OtherCluster" | "NoEtcd" => Reason::EndpointsUnusable,
+        "UnsupportedVersion" => Reason::UnsupportedVersion,
+        "PermissionDenied" | "Unauthenticated" => Reason::PermissionDenied,
+        _ => ACCESS
+            .into_iter()
+            .find(|known| known.as_str() == reason)
+            .unwrap_or(Reason::Unreachable),
+    }
+}
+
+/// What can be wrong with credentials, as an author of a Registry reads it.
+const ACCESS: [Reason; 13] = [
+    Reason::CredentialsMissing,
+    Reason::CredentialsMalformed,
+    Reason::AuthenticationOff,
+    Reason::LoginRefused,
+    Reason::UserRequired,
+    Reason::ServerCertificateExpired,
+    Reason::UnknownAuthority,
+    Reason::ServerNameMismatch,
+    Reason::ServerCertificateUnusable,
+    Reason::ClientCertificateExpired,
+    Reason::ClientCertificateRefused,
+    Reason::ClientCertificateRequired,
+    Reason::TlsFailed,
+];
+
+/// Which facts have been told, and when the next may be.
+#[derive(Debug, Default)]
+pub struct Told {
+    last: Option<(Facts, Instant)>,
+}
+
+impl Told {
+    /// Nobody is told by us any more: what was told may since have been told otherwise.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+
+    /// Whether `facts` are to be told now; if so, they are taken as told.
+    pub fn tell(&mut self, facts: &Facts, now: Instant) -> bool {
+        let due = self.due(facts, now).is_some_and(|due| due <= now);
+        if due {
+            self.last = Some((facts.clone(), now));
+        }
+        due
+    }
+
+    /// When `facts` are to be told; none when they have been.
+    pub fn due(&self, facts: &Facts, now: Instant) -> Option<Instant> {
+        match &self.last {
+            None => Some(now),
+            Some((told, _)) if told == facts => None,
+            Some((told, _)) if told.without_counters() != facts.without_counters() => Some(now),
+            Some((_, when)) => Some(*when + COUNTERS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::index::NamespaceScope;
+
+    fn facts(keys: usize, link: Connectivity) -> Facts {
+        Facts {
+            generation: 1,
+            link,
+            not_adopted: None,
+            endpoints: Vec::new(),
+            cluster_id: None,
+            credentials: None,
+            expiring: None,
+            version: Some("3.6.15".to_owned()),
+            leader: Some("a".to_owned()),
+            replicas: Vec::new(),
+            leases: Some(1),
+            keys: Some(keys),
+            is_alone: false,
+            holding: Holding::Nothing,
+            unused: None,
+            denied: None,
+            outdated: None,
+        }
+    }
+
+    #[test]
+    fn counters_are_told_every_ten_seconds_and_the_rest_at_once() {
+        let start = Instant::now();
+        let mut told = Told::default();
+        assert!(told.tell(&facts(1, Connectivity::Up), start));
+        assert!(
+            !told.tell(&facts(1, Connectivity::Up), start + COUNTERS * 2),
+            "nothing is new"
+        );
+        assert!(
+            !told.tell(&facts(2, Connectivity::Up), start + COUNTERS / 2),
+            "too early"
+        );
+        assert!(told.tell(&facts(2, Connectivity::Unsure), start + COUNTERS / 2));
+        assert!(told.tell(&facts(3, Connectivity::Unsure), start + COUNTERS * 2));
+    }
+
+    #[test]
+    fn unused_endpoints_are_named_while_others_connect() {
+        let named = Facts {
+            unused: Some("http://m1:2379 is a learner".to_owned()),
+            ..facts(1, Connectivity::Up)
+        };
+        let status = named.status(&Time(Timestamp::UNIX_EPOCH));
+        let connected = &status.conditions[0];
+        assert_eq!(
+            (connected.type_.as_str(), connected.status.as_str()),
+            ("Connected", "True")
+        );
+        assert!(
+            connected.message.ends_with("Not used: http://m1:2379 is a learner."),
+            "{}",
+            connected.message
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_the_condition() {
+        let trouble = Trouble {
+            reason: "Unauthenticated",
+            message: "give it a user".to_owned(),
+            is_access: true,
+        };
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let status = facts(1, Connectivity::Down(trouble)).status(&now);
+        let connected = &status.conditions[0];
+        assert_eq!(
+            (
+                connected.status.as_str(),
+                connected.reason.as_str(),
+                connected.message.as_str()
+            ),
+            ("False", "PermissionDenied", "give it a user")
+        );
+    }
+
+    #[test]
+    fn what_etcd_denies_in_places_is_said_and_does_not_make_it_unreachable() {
+        let denied = Facts {
+            denied: Some("writing below /shop/".to_owned()),
+            ..facts(1, Connectivity::Up)
+        };
+        let status = denied.status(&Time(Timestamp::UNIX_EPOCH));
+        let connected = &status.conditions[0];
+        assert_eq!(
+            (connected.status.as_str(), connected.reason.as_str()),
+            ("True", "Connected")
+        );
+        assert!(
+            connected.message.contains("denies its user writing below /shop/:"),
+            "{}",
+            connected.message
+        );
+    }
+
+    #[test]
+    fn since_when_kubernetes_is_silent_is_said_at_once() {
+        let start = Instant::now();
+        let silent = Facts {
+            outdated: Some(Outdated {
+                since: Timestamp::from_second(1_700_000_000).expect("a time"),
+                streams: vec![
+                    WatchTarget::of_cluster("registries"),
+                    WatchTarget::new("pods", NamespaceScope::namespace("shop")),
+                ],
+            }),
+            ..facts(1, Connectivity::Up)
+        };
+        let mut told = Told::default();
+        assert!(told.tell(&facts(1, Connectivity::Up), start));
+        assert!(told.tell(&silent, start));
+        let status = silent.status(&Time(Timestamp::UNIX_EPOCH));
+        let informed = &status.conditions[2];
+        assert_eq!(
+            (informed.type_.as_str(), informed.reason.as_str()),
+            ("Informed", "KubernetesSilent")
+        );
+        assert!(
+            informed
+                .message
+                .contains("of registries and pods in shop is as of 2023-11-14T22:13:20Z:"),
+            "{}",
+            informed.message
+        );
+    }
+
+    #[test]
+    fn what_is_held_is_said_at_once_with_how_to_approve() {
+        let start = Instant::now();
+        let held = Facts {
+            holding: Holding::Some("20 of 20 keys".into()),
+            ..facts(1, Connectivity::Up)
+        };
+        let mut told = Told::default();
+        assert!(told.tell(&facts(1, Connectivity::Up), start));
+        assert!(told.tell(&held, start));
+        let status = held.status(&Time(Timestamp::UNIX_EPOCH));
+        let condition = &status.conditions[1];
+        assert_eq!(
+            (
+                condition.type_.as_str(),
+                condition.reason.as_str(),
+                condition.message.as_str()
+            ),
+            ("Held", "LossAboveLimit", "20 of 20 keys")
+        );
+    }
+}

@@ -1,0 +1,110 @@
+//! Record sets that etcd rejects for their content: each registration's are retried by a schedule of their own, which
+//! delays no other write.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::RegistryWorker;
+use crate::etcd;
+use crate::plan::{Narrowed, Objection, Owner, Ticket};
+
+/// Before a rejected record set is tried again, doubled each time. Changed records are tried at once.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// When the rejected record sets of each registration are tried again.
+#[derive(Debug, Default)]
+pub struct Rejections(BTreeMap<Owner, Attempt>);
+
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Rejections {
+    /// A record set of `owner` was rejected, `again` after a retry. Returns whether it is the first one.
+    fn rejected(&mut self, owner: Owner, again: bool, now: Instant) -> bool {
+        let is_first = !self.0.contains_key(&owner);
+        let attempt = self.0.entry(owner).or_insert(Attempt {
+            at: now + FIRST_PAUSE,
+            pause: FIRST_PAUSE,
+        });
+        if again {
+            attempt.pause = (attempt.pause * 2).min(LONGEST_PAUSE);
+            attempt.at = now + attempt.pause;
+        }
+        is_first
+    }
+
+    /// The registrations whose retry is due. Their next one is due after the same pause.
+    fn take_due(&mut self, now: Instant) -> Vec<Owner> {
+        let due = self.0.iter_mut().filter(|(_, attempt)| attempt.at <= now);
+        due.map(|(owner, attempt)| {
+            attempt.at = now + attempt.pause;
+            owner.clone()
+        })
+        .collect()
+    }
+
+    /// When the next retry is due.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.0.values().map(|attempt| attempt.at).min()
+    }
+}
+
+impl RegistryWorker {
+    /// etcd rejected a transaction for its content. Returns false if no registration is to blame.
+    pub(super) fn content_rejected(&mut self, ticket: Ticket, error: &etcd::Error) -> bool {
+        let (objection, done) = match error {
+            etcd::Error::TooLarge { .. } => (Objection::TooLarge, error.is_answer_too_large()),
+            _ => (Objection::Invalid, false),
+        };
+        match self.planner.reject(ticket, objection, &error.cause(), done) {
+            Narrowed::Bookkeeping => return false,
+            Narrowed::Split => tracing::debug!(registry = %self.name, %error, "a transaction is split"),
+            Narrowed::Found { owner, again } => {
+                let registration = owner.as_ref().map(ToString::to_string);
+                if self.rejections.rejected(owner, again, Instant::now()) {
+                    tracing::warn!(
+                        registry = %self.name, registration, %error,
+                        "etcd rejects the records of an endpoint for their content; all others are written"
+                    );
+                }
+            }
+        }
+        true
+    }
+
+    /// Tries rejected record sets again, when that is due.
+    pub(super) fn retry_rejected(&mut self, now: Instant) {
+        for owner in self.rejections.take_due(now) {
+            if !self.planner.retry_rejected(&owner) {
+                self.rejections.0.remove(&owner);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::RegistrationRef;
+
+    #[test]
+    fn retries_of_one_registration_are_spaced_by_growing_pauses() {
+        let (mut rejections, now) = (Rejections::default(), Instant::now());
+        let owner = Some(RegistrationRef::new("shop", "orders"));
+        assert!(rejections.rejected(owner.clone(), false, now));
+        assert!(!rejections.rejected(owner.clone(), false, now), "another pod of it");
+        assert_eq!(rejections.wake_at(), Some(now + FIRST_PAUSE));
+        assert_eq!(rejections.take_due(now), []);
+        let mut at = now + FIRST_PAUSE;
+        for _ in 0..10 {
+            assert_eq!(rejections.take_due(at), std::slice::from_ref(&owner));
+            rejections.rejected(owner.clone(), true, at);
+            at = rejections.wake_at().expect("it is tried again");
+        }
+        assert_eq!(rejections.0[&owner].pause, LONGEST_PAUSE);
+    }
+}

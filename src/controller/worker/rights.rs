@@ -1,0 +1,377 @@
+//! What etcd grants us and what it denies: found out when a write or a renewal is refused, and tried again until it is
+//! granted.
+//!
+//! A transaction that holds one key that may not be written is refused whole, and a lease that carries one is not
+//! renewed. So etcd is asked about each scope apart, in transactions that change nothing. What it denies is set aside in
+//! the ledger; everything else goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, stream};
+
+use super::RegistryWorker;
+use super::permission_probe::{Found, QUESTIONS, domains, find, is_allowed};
+use super::writing::{Refused, Written};
+use crate::etcd::{self, Connection};
+use crate::plan::{Key, LeaseGroups, LeaseId, Prefix, ProbeCandidate, Right};
+
+/// Before what is denied is tried again, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How much of it is tried at a time, and how long until the next attempt: etcd is not to be kept busy with what it denies.
+const TRIED: usize = 64;
+const BETWEEN: Duration = Duration::from_secs(1);
+/// Before etcd is asked again what it grants together, when that failed.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How many scopes a message names.
+const NAMED: usize = 3;
+
+/// Something that etcd denies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Thing {
+    /// Writing a scope.
+    Prefix(Prefix),
+    /// Renewing a lease, and putting keys on it.
+    Lease(LeaseId),
+}
+
+/// When something is tried again, and how long after that.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    at: Instant,
+    pause: Duration,
+}
+
+/// What is known of our rights, and what is being asked.
+#[derive(Debug)]
+pub struct Rights {
+    denied: BTreeMap<Thing, Attempt>,
+    probing: bool,
+    not_before: Instant,
+    /// Leases that etcd is being asked about.
+    searched: BTreeSet<LeaseId>,
+    /// What is asked about what is granted together; none where that is no question.
+    grants: Option<Grants>,
+}
+
+/// Of what it is to be asked whose keys are granted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// Of the scopes of which it is not known.
+    Unknown,
+    /// Of all: what is known may be outdated.
+    All,
+}
+
+/// What is asked about what is granted together.
+#[derive(Debug)]
+struct Grants {
+    due: Option<Due>,
+    asking: bool,
+    not_before: Instant,
+}
+
+/// What was refused.
+#[derive(Debug)]
+pub enum PermissionProbe {
+    /// A transaction.
+    Written(Written, etcd::Error),
+    /// Renewing a lease.
+    Renewal(LeaseId),
+}
+
+/// How what was denied stands now: whether etcd allows it; none where it could not be asked.
+#[derive(Debug)]
+pub struct Probed(Vec<(Thing, Option<bool>)>);
+
+impl Rights {
+    /// Nothing is known of what `connection` may do.
+    pub fn new(connection: &Connection) -> Self {
+        Self {
+            denied: BTreeMap::new(),
+            probing: false,
+            not_before: Instant::now(),
+            searched: BTreeSet::new(),
+            grants: connection.access().has_credentials().then(|| Grants {
+                due: None,
+                asking: false,
+                not_before: Instant::now(),
+            }),
+        }
+    }
+
+    /// It is to be asked what is granted together.
+    fn want(&mut self, due: Due) {
+        if let Some(grants) = &mut self.grants {
+            grants.due = grants.due.max(Some(due));
+        }
+    }
+
+    /// Keys may come to lie where none did.
+    pub fn scopes_changed(&mut self) {
+        self.want(Due::Unknown);
+    }
+
+    /// It is long ago that etcd was asked what it grants.
+    pub fn may_have_changed(&mut self) {
+        self.want(Due::All);
+    }
+
+    /// We are somebody else to etcd, or have not asked for long: everything is tried at once.
+    pub fn are_others(&mut self, now: Instant) {
+        self.want(Due::All);
+        self.not_before = now;
+        for attempt in self.denied.values_mut() {
+            attempt.at = now;
+        }
+    }
+
+    /// When to look again, if this replica `leads` or not.
+    pub fn wake_at(&self, leads: bool) -> Option<Instant> {
+        let tries = self.denied.values().map(|attempt| attempt.at).min();
+        let probe = tries
+            .map(|at| at.max(self.not_before))
+            .filter(|_| leads && !self.probing);
+        let waiting = |grants: &&Grants| grants.due.is_some() && !grants.asking;
+        let ask = self.grants.as_ref().filter(waiting).map(|grants| grants.not_before);
+        probe.into_iter().chain(ask).min()
+    }
+
+    /// etcd denies this; returns whether that is news. Transactions that were under way together are refused together.
+    fn deny(&mut self, thing: Thing, now: Instant) -> bool {
+        let is_news = !self.denied.contains_key(&thing);
+        self.denied.entry(thing).or_insert(Attempt {
+            at: now + FIRST_PAUSE,
+            pause: FIRST_PAUSE,
+        });
+        is_news
+    }
+
+    /// This was tried again for nothing.
+    fn try_later(&mut self, thing: &Thing, now: Instant) {
+        if let Some(attempt) = self.denied.get_mut(thing) {
+            attempt.pause = (attempt.pause * 2).min(LONGEST_PAUSE);
+            attempt.at = now + attempt.pause;
+        }
+    }
+}
+
+impl RegistryWorker {
+    // ---- what was refused ----
+
+    /// etcd refused a transaction for want of a right: finds out what of it.
+    pub(super) fn search_refused(&mut self, sent: Written, error: etcd::Error) {
+        let (suspects, leases) = self.planner.suspects(sent.ticket);
+        self.search(PermissionProbe::Written(sent, error), suspects, leases);
+    }
+
+    /// etcd refuses to renew a lease. Who leads sees to it that those on it that may be written do not lapse with it.
+    pub(super) fn renewal_denied(&mut self, lease: LeaseId) {
+        if self.leads() && self.rights.searched.insert(lease) {
+            let suspects = self.planner.suspects_on(lease);
+            self.search(PermissionProbe::Renewal(lease), suspects, BTreeSet::from([lease]));
+        }
+    }
+
+    fn search(&mut self, search: PermissionProbe, suspects: Vec<ProbeCandidate>, leases: BTreeSet<LeaseId>) {
+        let leases: Vec<_> = leases
+            .into_iter()
+            .map(|lease| (lease, self.planner.record_key(lease)))
+            .collect();
+        let connection = self.connection.clone();
+        self.tasks.spawn(async move {
+            let found = find(&connection, suspects, leases).await;
+            super::Done::Searched(search, found)
+        });
+    }
+
+    /// It was found out what etcd refused.
+    pub(super) fn searched(&mut self, search: PermissionProbe, found: etcd::Result<Found>) {
+        let now = Instant::now();
+        let found = found.unwrap_or_else(|error| {
+            tracing::debug!(registry = %self.name, %error, "cannot find out what etcd denies");
+            Found::default()
+        });
+        let (mut is_news, is_found) = (false, !found.scopes.is_empty() || !found.leases.is_empty());
+        for (scope, key) in found.scopes {
+            if self.rights.deny(Thing::Prefix(scope.clone()), now) {
+                is_news = true;
+                tracing::warn!(
+                    registry = %self.name, scope = scope.prefix(), %key,
+                    "etcd does not let this be written; what is there is left as it is"
+                );
+            }
+            self.planner.writing_denied(&scope, &key);
+        }
+        for lease in found.leases {
+            if self.rights.deny(Thing::Lease(lease), now) {
+                is_news = true;
+                tracing::warn!(
+                    registry = %self.name, %lease,
+                    "etcd denies this lease; its keys that may be written go on another"
+                );
+            }
+            self.planner.set_lease_denied(lease, true);
+        }
+        if is_news {
+            // A folder that was granted as a whole is so no longer.
+            self.rights.want(Due::All);
+        }
+        match search {
+            PermissionProbe::Renewal(lease) => drop(self.rights.searched.remove(&lease)),
+            PermissionProbe::Written(sent, _) if is_found => self.settle(sent, Err(Refused::Denied)),
+            // Nothing in it is denied any more, or it is the bookkeeping that is: as with any other failure.
+            PermissionProbe::Written(sent, error) => self.settle(sent, Err(Refused::Failed(error))),
+        }
+    }
+
+    // ---- what may be granted by now ----
+
+    /// Tries again what is denied, when that is due.
+    pub(super) fn probe(&mut self, now: Instant) {
+        if !self.leads() || self.rights.probing || self.rights.denied.is_empty() || now < self.rights.not_before {
+            return;
+        }
+        self.forget_denied();
+        let due = self.rights.denied.iter().filter(|(_, attempt)| attempt.at <= now);
+        let mut due: Vec<(Instant, Thing)> = due.map(|(thing, attempt)| (attempt.at, thing.clone())).collect();
+        due.sort();
+        due.truncate(TRIED);
+        if due.is_empty() {
+            return;
+        }
+        let keys: BTreeMap<Prefix, Key> = self
+            .planner
+            .unwritable()
+            .map(|(scope, key)| (scope.clone(), key.clone()))
+            .collect();
+        let asked: Vec<(Thing, Key, Option<LeaseId>)> = due
+            .into_iter()
+            .filter_map(|(_, thing)| match &thing {
+                Thing::Prefix(scope) => keys.get(scope).cloned().map(|key| (thing, key, None)),
+                Thing::Lease(lease) => {
+                    let (key, lease) = (self.planner.record_key(*lease), *lease);
+                    Some((thing, key, Some(lease)))
+                }
+            })
+            .collect();
+        self.rights.probing = true;
+        let connection = self.connection.clone();
+        self.tasks.spawn(async move {
+            let probes = stream::iter(asked).map(|(thing, key, lease)| {
+                let connection = &connection;
+                async move {
+                    let answer = match lease {
+                        None => connection.may_write(&key).await,
+                        Some(lease) => connection.may_attach(&key, lease).await,
+                    };
+                    (thing, is_allowed(answer).ok())
+                }
+            });
+            super::Done::Probed(Probed(probes.buffer_unordered(QUESTIONS).collect().await))
+        });
+    }
+
+    /// What nobody wants any more, and leases that are gone, are not asked about.
+    fn forget_denied(&mut self) {
+        let scopes: BTreeSet<Prefix> = self.planner.unwritable().map(|(scope, _)| scope.clone()).collect();
+        let leases: BTreeSet<LeaseId> = self.planner.leases().denied().collect();
+        self.rights.denied.retain(|thing, _| match thing {
+            Thing::Prefix(scope) => scopes.contains(scope),
+            Thing::Lease(lease) => leases.contains(lease),
+        });
+    }
+
+    /// What was denied has been tried again.
+    pub(super) fn probed(&mut self, Probed(probed): Probed) {
+        let now = Instant::now();
+        self.rights.probing = false;
+        self.rights.not_before = now + BETWEEN;
+        for (thing, allowed) in probed {
+            match (thing, allowed) {
+                (Thing::Prefix(scope), Some(true)) => {
+                    tracing::info!(registry = %self.name, scope = scope.prefix(), "etcd lets this be written again");
+                    self.planner.writing_allowed(&scope);
+                    self.rights.denied.remove(&Thing::Prefix(scope));
+                    self.rights.want(Due::Unknown);
+                    self.sweep.is_due();
+                }
+                (Thing::Lease(lease), Some(true)) => {
+                    self.planner.set_lease_denied(lease, false);
+                    self.rights.denied.remove(&Thing::Lease(lease));
+                }
+                (thing, _) => self.rights.try_later(&thing, now),
+            }
+        }
+    }
+
+    // ---- what may share a lease ----
+
+    /// Asks etcd what it grants together, when there is something to ask.
+    pub(super) fn ask_domains(&mut self, now: Instant) {
+        let ready = |grants: &&mut Grants| !grants.asking && grants.not_before <= now;
+        let Some(grants) = self.rights.grants.as_mut().filter(ready) else {
+            return;
+        };
+        let (scopes, known) = match grants.due.take() {
+            None => return,
+            Some(Due::Unknown) => (self.planner.without_domain(), self.planner.domains().clone()),
+            Some(Due::All) => (self.planner.data_scopes(), LeaseGroups::default()),
+        };
+        if scopes.is_empty() {
+            return;
+        }
+        grants.asking = true;
+        let connection = self.connection.clone();
+        self.tasks
+            .spawn(async move { super::Done::LeaseGroups(domains(&connection, scopes, known).await) });
+    }
+
+    /// etcd has said what it grants together.
+    pub(super) fn told_domains(&mut self, told: etcd::Result<LeaseGroups>) {
+        if let Some(grants) = &mut self.rights.grants {
+            grants.asking = false;
+        }
+        match told {
+            Ok(domains) => {
+                if *self.planner.domains() != domains {
+                    self.planner.set_domains(domains);
+                }
+                // Some may have come while it was asked.
+                if !self.planner.without_domain().is_empty() {
+                    self.rights.want(Due::Unknown);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(registry = %self.name, %error, "cannot ask etcd what it grants; asking again");
+                self.rights.want(Due::All);
+                if let Some(grants) = &mut self.rights.grants {
+                    grants.not_before = Instant::now() + ASK_AGAIN;
+                }
+            }
+        }
+    }
+
+    // ---- what is told ----
+
+    /// What etcd denies, in words; none where it denies nothing.
+    pub(super) fn denied_words(&self) -> Option<String> {
+        let named: Vec<String> = self
+            .planner
+            .denied()
+            .take(NAMED)
+            .map(|(scope, right)| match right {
+                Right::Read => format!("reading below {}", scope.prefix()),
+                Right::Write => format!("writing below {}", scope.prefix()),
+            })
+            .collect();
+        let more = self.planner.denied().count() - named.len();
+        let named = named.join(", ");
+        match (named.is_empty(), more) {
+            (true, _) => None,
+            (false, 0) => Some(named),
+            (false, more) => Some(format!("{named} and {more} more")),
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! A registrar without an etcd: what it does and tells when time passes and things end, one by one.
+
+mod holds;
+mod newer;
+
+use std::time::Duration;
+
+use super::*;
+use crate::api::{LastSynced, ServiceRegistrationStatus};
+use crate::index::NamespaceScope;
+use crate::kube::{About, Notice, WritePolicy};
+use crate::plan::{self, Checkpoint, Holding, MetaKeys, Observation, PodState, RegistrationSettings, WatchTarget};
+
+const PODS: WatchTarget = WatchTarget::of_cluster(crate::kube::PODS);
+
+struct Rig {
+    worker: Box<RegistryWorker>,
+    leads: watch::Sender<Leadership>,
+    /// What is told of registrations.
+    notes: mpsc::UnboundedReceiver<StatusUpdate<ServiceRegistration>>,
+    /// What is told of the Registry.
+    registry_notes: mpsc::UnboundedReceiver<StatusUpdate<Registry>>,
+    events: mpsc::Receiver<Notice>,
+    _wanted: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
+}
+
+fn fence(create_revision: Revision) -> Fence {
+    Fence {
+        key: "/leasehold/c1/leader".into(),
+        create_revision,
+        lease: LeaseId(create_revision),
+    }
+}
+
+fn outdated() -> Outdated {
+    Outdated {
+        since: jiff::Timestamp::UNIX_EPOCH,
+        streams: vec![PODS],
+    }
+}
+
+fn version() -> Version {
+    Version {
+        uid: "u1".into(),
+        generation: 1,
+    }
+}
+
+fn last_synced(generation: i64) -> LastSynced {
+    LastSynced {
+        generation,
+        spec: serde_json::Map::new(),
+        record_formats: serde_json::Map::new(),
+    }
+}
+
+fn orders() -> RegistrationRef {
+    RegistrationRef::new("shop", "orders")
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let (context, ends) = Context::for_test();
+        context.cluster_confirmed.cancel();
+        // Nobody listens there.
+        let access = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
+        let opened = Connection::new(&access, context.timeouts, context.metrics.calls.clone());
+        let connection = Box::pin(opened).await;
+        let (leads, leadership) = watch::channel(Leadership::Seeking);
+        let (scopes, wanted) = mpsc::unbounded_channel();
+        let lines = Channels {
+            leadership,
+            scopes,
+            renewals: watch::Sender::new(etcd::Leases::default()),
+            ends: watch::channel(None).1,
+            candidacy: watch::Sender::new(Candidacy::default()),
+        };
+        let planner = Planner::new(MetaKeys::new("/leasehold/", "c1"), 256);
+        let connection = connection.expect("an address");
+        Self {
+            worker: Box::new(RegistryWorker::new(
+                "default".into(),
+                (Limits::default(), version()),
+                context,
+                (connection, "/leasehold/c1/leader".into()),
+                planner,
+                lines,
+            )),
+            leads,
+            notes: ends.registrations,
+            registry_notes: ends.registries,
+            events: ends.events,
+            _wanted: wanted,
+        }
+    }
+
+    fn lead(&mut self, leadership: Leadership) {
+        self.leads.send_replace(leadership);
+        self.worker.leadership_changed();
+    }
+
+    /// Leads by the proof `7`, no predecessor having left a note.
+    fn lead_first(&mut self) {
+        self.lead(Leadership::Leading(fence(7)));
+        self.note_read(7, None);
+    }
+
+    /// The predecessor's note is read, by the proof of this number: so many pods had been heard of.
+    fn note_read(&mut self, proof: Revision, pods: Option<u64>) {
+        let held = |pods| {
+            let mut heard = Checkpoint::default();
+            heard.add(&PODS, pods);
+            KeyValue {
+                value: heard.value(),
+                lease: LeaseId(1),
+                create_revision: 1,
+                mod_revision: 1,
+            }
+        };
+        let notes: Vec<(Key, KeyValue)> = pods
+            .map(held)
+            .into_iter()
+            .map(|held| ("/leasehold/c1/heard/0".into(), held))
+            .collect();
+        self.worker.notes_read(&fence(proof), Ok(notes), Instant::now());
+    }
+
+    /// Everything has been heard up to this version of a pod, where the apiserver was at `present` when it was asked.
+    fn hear(&mut self, pods: u64, present: Option<u64>) {
+        let mut progress = Freshness::new(WatchScope::default().streams());
+        progress.reach(&PODS, pods);
+        if let Some(present) = present {
+            progress.compare(&PODS, present, Instant::now());
+        }
+        self.worker.take(Command::Freshness(progress));
+    }
+
+    fn standby(&mut self) {
+        self.lead(Leadership::Standby {
+            leader: "other".to_owned(),
+        });
+    }
+
+    /// The registration `orders` is to be carried out, and Kubernetes has told everything.
+    fn register(&mut self) {
+        let terms = RegistrationSettings {
+            created: 1,
+            ttl: 30,
+            suspended: false,
+            keep_last: false,
+            scopes: vec![Prefix::below("/services/shop/orders/")],
+        };
+        self.worker.take(Command::Register {
+            registration: orders(),
+            terms,
+            service: "orders".into(),
+            version: version(),
+            selected: 0,
+            aside: Vec::new(),
+            keeps_previous: false,
+            since: [(Prefix::below("/services/shop/orders/"), plan::Since::Created(1))].into(),
+            places: Vec::new(),
+            identity: Arc::new(last_synced(1)),
+            last_synced: None,
+        });
+        self.worker.take(Command::KubernetesIsComplete);
+    }
+
+    /// The Events since the last call: about what, and why.
+    fn events(&mut self) -> Vec<(String, &'static str)> {
+        let notices = std::iter::from_fn(|| self.events.try_recv().ok());
+        let about = |notice: &Notice| match &notice.about {
+            About::Registration(registration) => registration.to_string(),
+            About::Registry(name) | About::RecordFormat(name) => name.to_string(),
+        };
+        notices.map(|notice| (about(&notice), notice.reason)).collect()
+    }
+
+    /// The status of `orders` that was last asked for.
+    fn told(&mut self) -> Option<(ServiceRegistrationStatus, WritePolicy)> {
+        let mut last = None;
+        while let Ok(note) = self.notes.try_recv() {
+            if let StatusUpdate::Wanted(_, status, write_policy) = note {
+                last = Some((status, write_policy));
+            }
+        }
+        last
+    }
+}
+
+/// However late it is: it is enough to look again at a time that is yet to come.
+fn assert_rests(worker: &mut RegistryWorker) {
+    let now = Instant::now();
+    let wake = worker.act();
+    assert!(wake > now, "it would look again at once, for ever");
+}
+
+#[tokio::test]
+async fn a_replica_that_stands_by_rests_however_long_it_does() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.standby();
+    rig.worker.house_at = Instant::now().checked_sub(Duration::from_secs(1)).expect("a past");
+    assert_rests(&mut rig.worker);
+}
+
+#[tokio::test]
+async fn a_leader_whose_sweep_failed_rests_until_etcd_is_back() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.lead_first();
+    let error = etcd::Error::Busy { message: String::new() };
+    rig.worker.listed(Err(error));
+    rig.worker.sweep.fail_long_ago();
+    assert_rests(&mut rig.worker);
+}
+
+#[tokio::test]
+async fn a_write_refused_under_an_old_proof_says_nothing_about_a_new_one() {
+    let mut rig = Rig::new().await;
+    rig.lead(Leadership::Leading(fence(7)));
+    rig.worker.writing.begin();
+    rig.lead(Leadership::Seeking);
+    rig.lead(Leadership::Leading(fence(9)));
+    rig.note_read(9, None);
+    let now = Instant::now();
+    rig.worker.written(
+        (Ticket::default(), WriteSlot { number: 0, after: 0 }),
+        fence(7),
+        Ok(TxnOutcome::Fenced),
+        now,
+    );
+    assert_eq!(rig.worker.may_write(now), Some(fence(9)));
+
+    rig.worker.writing.begin();
+    rig.worker.written(
+        (Ticket::default(), WriteSlot { number: 0, after: 0 }),
+        fence(9),
+        Ok(TxnOutcome::Fenced),
+        now,
+    );
+    assert_eq!(rig.worker.may_write(now), None);
+}
+
+#[tokio::test]
+async fn one_that_led_and_lost_sight_of_etcd_does_not_overrule_whoever_leads_by_now() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.lead_first();
+    rig.lead(Leadership::Seeking);
+    rig.worker.standing = BackendHealth::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
+    rig.worker.act();
+    rig.worker.report(Instant::now() + Duration::from_secs(1));
+    let (status, write_policy) = rig.told().expect("what nobody else may say is said");
+    assert!(
+        status
+            .conditions
+            .iter()
+            .any(|told| told.reason == "RegistryUnreachable")
+    );
+    assert_eq!(write_policy, WritePolicy::Once);
+}
+
+#[tokio::test]
+async fn a_lease_granted_when_somebody_else_leads_already_is_left_to_lapse() {
+    let mut rig = Rig::new().await;
+    rig.lead(Leadership::Leading(fence(7)));
+    let early = LeaseId(1);
+    rig.worker.writing.begin_grant();
+    rig.worker.granted(early, 30, Ok(30));
+    assert_eq!(rig.worker.planner.leases().len(), 1);
+    rig.worker.writing.begin_grant();
+    rig.standby();
+    rig.worker.granted(LeaseId(2), 30, Ok(30));
+    assert_eq!(
+        rig.worker.planner.leases().len(),
+        0,
+        "nobody renews what is not recorded"
+    );
+}
+
+#[tokio::test]
+async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kubernetes_is_back() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    let now = Instant::now();
+    rig.worker.take(Command::KubernetesIsOutdated(Some(outdated())));
+    rig.lead_first();
+    assert_eq!(rig.worker.may_write(now), None);
+    rig.worker.take(Command::KubernetesIsOutdated(None));
+    assert_eq!(rig.worker.may_write(now), Some(fence(7)));
+
+    // Its own view is the newest there is for as long as it leads.
+    rig.worker.take(Command::KubernetesIsOutdated(Some(outdated())));
+    assert_eq!(rig.worker.may_write(now), Some(fence(7)));
+    rig.lead(Leadership::Seeking);
+    rig.lead(Leadership::Leading(fence(7)));
+    assert_eq!(rig.worker.may_write(now), Some(fence(7)));
+    rig.standby();
+    rig.lead(Leadership::Leading(fence(9)));
+    rig.note_read(9, None);
+    assert_eq!(rig.worker.may_write(now), None);
+}
+
+#[tokio::test]
+async fn one_that_comes_to_lead_and_may_not_look_into_one_namespace_serves_the_others() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.worker.take(Command::KubernetesIsOutdated(Some(Outdated {
+        since: jiff::Timestamp::UNIX_EPOCH,
+        streams: vec![WatchTarget::new(crate::kube::PODS, NamespaceScope::namespace("bank"))],
+    })));
+    rig.lead_first();
+    assert_eq!(rig.worker.may_write(Instant::now()), Some(fence(7)));
+}
+
+#[tokio::test]
+async fn nothing_is_done_by_an_election_that_was_not_taken_in() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.worker.take(Command::KubernetesIsOutdated(Some(outdated())));
+    // Won, but something else is looked at first: whether the view is outdated has not been asked yet.
+    rig.leads.send_replace(Leadership::Leading(fence(7)));
+    assert_eq!(rig.worker.may_write(Instant::now()), None);
+    rig.worker.leadership_changed();
+    assert_eq!(rig.worker.may_write(Instant::now()), None, "the note has not been read");
+    rig.note_read(7, None);
+    assert_eq!(rig.worker.may_write(Instant::now()), None, "the view is outdated");
+}
+
+#[tokio::test]
+async fn one_that_has_heard_less_than_its_predecessor_writes_nothing_until_it_has() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.hear(104, None);
+    rig.lead(Leadership::Leading(fence(7)));
+    let now = Instant::now();
+    assert_eq!(rig.worker.may_write(now), None, "the note has not been read");
+    rig.note_read(5, Some(90));
+    assert_eq!(rig.worker.may_write(now), None, "that was asked for by an older proof");
+    rig.note_read(7, Some(105));
+    assert_eq!(rig.worker.may_write(now), None);
+    rig.hear(105, None);
+    assert_eq!(rig.worker.may_write(now), Some(fence(7)));
+
+    // Nobody else has led meanwhile.
+    rig.lead(Leadership::Seeking);
+    rig.lead(Leadership::Leading(fence(7)));
+    assert_eq!(rig.worker.may_write(now), Some(fence(7)));
+    rig.standby();
+    rig.lead(Leadership::Leading(fence(9)));
+    assert_eq!(rig.worker.may_write(now), None, "somebody else has");
+}
+
+#[tokio::test]
+async fn what_the_apiserver_never_came_to_is_not_waited_for() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.lead(Leadership::Leading(fence(7)));
+    rig.note_read(7, Some(105));
+    rig.hear(50, Some(120));
+    assert_eq!(rig.worker.may_write(Instant::now()), None, "it is only late");
+    rig.hear(50, Some(60));
+    assert_eq!(
+        rig.worker.may_write(Instant::now()),
+        Some(fence(7)),
+        "it was restored from a backup"
+    );
+}
+
+#[tokio::test]
+async fn one_that_goes_by_the_state_folder_tells_nothing_before_the_apiserver_has_said_which_cluster_it_is() {
+    let mut rig = Rig::new().await;
+    let confirmed = std::mem::take(&mut rig.worker.context.cluster_confirmed);
+    rig.worker.standing = BackendHealth::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
+    rig.worker.act();
+    assert!(rig.registry_notes.try_recv().is_err());
+    rig.worker.context.cluster_confirmed = confirmed;
+    rig.worker.act();
+    assert!(
+        rig.registry_notes.try_recv().is_err(),
+        "a leader may be named in a status that is not known"
+    );
+    let blank = StatusSeen {
+        is_blank: true,
+        ..StatusSeen::default()
+    };
+    rig.worker.take(Command::Status(blank));
+    rig.worker.act();
+    assert!(rig.registry_notes.try_recv().is_ok(), "that etcd is unreachable");
+}
+
+#[tokio::test]
+async fn an_outage_is_told_once_and_so_is_its_end() {
+    let mut rig = Rig::new().await;
+    rig.lead(Leadership::Leading(fence(7)));
+    let long_ago = Instant::now().checked_sub(Duration::from_mins(1)).expect("a past");
+    rig.worker.standing = BackendHealth::new(long_ago);
+    rig.worker.act();
+    rig.worker.act();
+    assert_eq!(rig.events(), [("default".to_owned(), "Unreachable")]);
+    rig.worker.observe(Observation::Complete { revision: 1 });
+    rig.worker.act();
+    rig.worker.act();
+    assert_eq!(rig.events(), [("default".to_owned(), "Connected")]);
+}
+
+#[tokio::test]
+async fn notes_that_cannot_be_read_are_said_and_asked_for_again() {
+    let mut rig = Rig::new().await;
+    rig.worker.observe(Observation::Complete { revision: 1 });
+    rig.lead(Leadership::Leading(fence(7)));
+    let denied = || {
+        let message = "etcdserver: permission denied".to_owned();
+        Err(etcd::Error::PermissionDenied { message })
+    };
+    let asked = rig.worker.tasks.len();
+    rig.worker.notes_read(&fence(7), denied(), Instant::now());
+    assert_eq!(rig.worker.tasks.len(), asked + 1, "asked again");
+    rig.worker.notes_read(&fence(6), denied(), Instant::now());
+    assert_eq!(rig.worker.tasks.len(), asked + 1, "of another election");
+    while rig.registry_notes.try_recv().is_ok() {}
+    let later = Instant::now() + Duration::from_secs(10);
+    rig.worker.report(later);
+    let Ok(StatusUpdate::Wanted(_, status, _)) = rig.registry_notes.try_recv() else {
+        panic!("it is not said");
+    };
+    let connected = &status.conditions[0];
+    assert_eq!(
+        (connected.status.as_str(), connected.reason.as_str()),
+        ("False", "PermissionDenied")
+    );
+    assert_eq!(
+        rig.worker.may_write(later),
+        None,
+        "nothing is written before they are read"
+    );
+
+    rig.worker.notes_read(&fence(7), Ok(Vec::new()), Instant::now());
+    assert!(rig.worker.writing.trouble(later).is_none());
+    assert_eq!(rig.worker.may_write(later), Some(fence(7)));
+}
+
+#[tokio::test]
+async fn a_stale_leader_is_told_to_yield_once_another_candidate_s_view_is_fresh() {
+    let mut rig = Rig::new().await;
+    rig.worker.observe(Observation::Complete { revision: 1 });
+    rig.worker.take(Command::KubernetesIsComplete);
+    rig.lead_first();
+    let candidacy = |rig: &mut Rig| {
+        rig.worker.stand(Instant::now());
+        *rig.worker.lines.candidacy.borrow()
+    };
+    let fresh = Candidacy {
+        fresh: true,
+        yields: false,
+    };
+    assert_eq!(candidacy(&mut rig), fresh);
+    rig.worker.take(Command::KubernetesIsOutdated(Some(outdated())));
+    let alone = Candidacy {
+        fresh: false,
+        yields: false,
+    };
+    assert_eq!(candidacy(&mut rig), alone, "P5: there is none that knows more");
+
+    let record = plan::CandidateRecord {
+        identity: "other".into(),
+        process: "1".into(),
+        address: None,
+        fresh: true,
+    };
+    let seen = |value| Observation::Changed {
+        key: "/leasehold/c1/candidates/other".into(),
+        held: Some(KeyValue {
+            value,
+            lease: LeaseId(9),
+            create_revision: 2,
+            mod_revision: 2,
+        }),
+        revision: 2,
+    };
+    rig.worker.observe(seen(record.value()));
+    assert!(candidacy(&mut rig).yields);
+    rig.worker.take(Command::KubernetesIsOutdated(None));
+    assert_eq!(candidacy(&mut rig), fresh);
+}

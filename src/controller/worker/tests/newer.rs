@@ -1,0 +1,36 @@
+//! A predecessor of a newer release, whose note this one cannot read.
+
+use super::*;
+
+#[tokio::test]
+async fn after_a_note_that_cannot_be_read_as_much_is_heard_first_as_anybody_can_have_heard() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.hear(104, None);
+    rig.lead(Leadership::Leading(fence(7)));
+    let note = KeyValue {
+        value: br#"{"v":2,"upTo":"105"}"#.as_slice().into(),
+        lease: LeaseId(1),
+        create_revision: 1,
+        mod_revision: 1,
+    };
+    let notes = [("/leasehold/c1/heard/0".into(), note)];
+    rig.worker.notes_read(&fence(7), Ok(notes.to_vec()), Instant::now());
+    let may_write = |rig: &mut Rig| rig.worker.may_write(Instant::now());
+    assert_eq!(may_write(&mut rig), None);
+    rig.hear(104, Some(105));
+    assert_eq!(may_write(&mut rig), None, "how far the other kinds are is not known");
+    let asked = |pods: u64| {
+        let streams: Vec<WatchTarget> = WatchScope::default().streams().collect();
+        let mut progress = Freshness::new(streams.clone());
+        for stream in &streams {
+            progress.reach(stream, if *stream == PODS { pods } else { 99 });
+            progress.compare(stream, if *stream == PODS { 105 } else { 99 }, Instant::now());
+        }
+        Command::Freshness(progress)
+    };
+    rig.worker.take(asked(104));
+    assert_eq!(may_write(&mut rig), None, "somebody can have heard of one more");
+    rig.worker.take(asked(105));
+    assert_eq!(may_write(&mut rig), Some(fence(7)));
+}

@@ -1,0 +1,418 @@
+//! Carrying out the ledger's steps while this replica leads: how many at a time, how fast, and what when one fails.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::backend_health::{Trouble, keep_first};
+use super::write_slots::{WriteSlot, WriteSlots};
+use super::{Done, RegistryWorker, size};
+use crate::api::Limits;
+use crate::controller::write_limit::WriteRateLimiter;
+use crate::etcd::{self, Leadership, lease_id};
+use crate::plan::{Fence, LeaseId, Op, OpResult, Step, Ticket, Transaction, TxnOutcome};
+use crate::telemetry::KeyWrite;
+
+/// Grants under way at a time.
+const GRANTS: usize = 8;
+/// Transactions that may be under way beyond the limit, for those who ask for little.
+const RESERVE: usize = 2;
+/// How many keys those may have at most.
+const RESERVED: usize = 32;
+/// How long to wait after a failure, doubled with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long writes may fail before anybody is told.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What is under way, and when more may be.
+#[derive(Debug)]
+pub struct Writing {
+    write_limit: WriteRateLimiter,
+    most_in_flight: usize,
+    in_flight: usize,
+    tracks: WriteSlots,
+    /// By time to live in seconds.
+    granting: BTreeMap<u32, usize>,
+    /// The proof under which etcd last refused to write: it never holds again.
+    fenced: Option<Fence>,
+    failing: Option<Failing>,
+    /// The same of grants: those that need none go on meanwhile.
+    grants_failing: Option<Failing>,
+    /// When the oldest change was heard of that is not in a transaction yet.
+    heard: Option<Instant>,
+    /// The budget was spent before the work was done.
+    throttled: bool,
+}
+
+/// A row of failures.
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    again_at: Instant,
+    pause: Duration,
+    trouble: Trouble,
+}
+
+/// A transaction of which etcd has answered.
+#[derive(Debug)]
+pub struct Written {
+    pub(super) ticket: Ticket,
+    /// What it went on.
+    pub(super) track: WriteSlot,
+    /// The proof of leadership it was sent under.
+    pub(super) fence: Fence,
+    /// When the oldest change in it was heard of.
+    pub(super) heard: Instant,
+}
+
+/// Why nothing is known to have been written.
+pub(super) enum Refused {
+    /// etcd said so, or could not be asked.
+    Failed(etcd::Error),
+    /// Something in it is denied, and it is known what.
+    Denied,
+    /// etcd rejects its content, and the ledger has settled it.
+    Rejected,
+}
+
+impl Writing {
+    /// Nothing is under way.
+    pub fn new(limits: &Limits, now: Instant) -> Self {
+        Self {
+            write_limit: WriteRateLimiter::new(limits.keys_per_second, now),
+            most_in_flight: size(limits.transactions_in_flight),
+            in_flight: 0,
+            tracks: WriteSlots::default(),
+            granting: BTreeMap::new(),
+            fenced: None,
+            failing: None,
+            grants_failing: None,
+            heard: None,
+            throttled: false,
+        }
+    }
+
+    /// From now on within these limits.
+    pub fn set_limits(&mut self, limits: &Limits) {
+        self.write_limit.set_rate(limits.keys_per_second);
+        self.most_in_flight = size(limits.transactions_in_flight);
+    }
+
+    /// A change was heard of at this time.
+    pub fn heard(&mut self, at: Instant) {
+        self.heard.get_or_insert(at);
+    }
+
+    /// What was heard of until now was seen to by somebody else.
+    pub fn forget_heard(&mut self) {
+        self.heard = None;
+    }
+
+    /// What has kept writes from succeeding for a while.
+    pub fn trouble(&self, now: Instant) -> Option<&Trouble> {
+        let failing = self.failing.iter().chain(&self.grants_failing);
+        let mut lasting = failing.filter(|failing| now >= failing.since + GRACE);
+        lasting.next().map(|failing| &failing.trouble)
+    }
+
+    /// When to look again; none when the end of something under way will bring that about.
+    pub fn wake_at(&mut self, now: Instant) -> Option<Instant> {
+        let pause = |failing: &Option<Failing>| {
+            let again_at = failing.as_ref().map(|failing| failing.again_at);
+            again_at.filter(|at| *at > now)
+        };
+        let (paused, grants) = (pause(&self.failing), pause(&self.grants_failing));
+        let throttled = self.throttled.then(|| now + self.write_limit.wait(now));
+        let writes = paused.into_iter().chain(throttled).max();
+        writes.into_iter().chain(grants).min()
+    }
+
+    /// A transaction has been sent.
+    #[cfg(test)]
+    pub fn begin(&mut self) {
+        self.in_flight += 1;
+    }
+
+    /// A grant has been asked for.
+    #[cfg(test)]
+    pub fn begin_grant(&mut self) {
+        *self.granting.entry(30).or_default() += 1;
+    }
+
+    fn is_granting(&self) -> bool {
+        !self.granting.is_empty()
+    }
+
+    /// Whether another lease may be asked for.
+    fn may_grant(&self, now: Instant) -> bool {
+        let paused = self
+            .grants_failing
+            .as_ref()
+            .is_some_and(|failing| failing.again_at > now);
+        !paused && self.granting.values().sum::<usize>() < GRANTS
+    }
+
+    /// What has to come before any write has gone well.
+    pub(super) fn succeeded(&mut self) {
+        self.failing = None;
+    }
+
+    /// What has to come before any write has failed; returns how long to pause.
+    pub(super) fn failed(&mut self, what: &'static str, registry: &str, error: &etcd::Error) -> Duration {
+        note_failure(&mut self.failing, what, registry, error);
+        let again_at = self.failing.as_ref().map(|failing| failing.again_at);
+        again_at.map_or(FIRST_PAUSE, |at| at.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// Notes that `what` failed once more.
+fn note_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, error: &etcd::Error) {
+    let now = Instant::now();
+    let pause = match &row {
+        None => {
+            tracing::warn!(registry, %error, "{what} failed; trying on");
+            FIRST_PAUSE
+        }
+        // Transactions that were under way together fail together: that is one failure.
+        Some(failing) if failing.again_at > now => return,
+        Some(failing) => {
+            tracing::debug!(registry, %error, "{what} failed");
+            (failing.pause * 2).min(LONGEST_PAUSE)
+        }
+    };
+    let (since, mut trouble) = match row.take() {
+        Some(failing) => (failing.since, Some(failing.trouble)),
+        None => (now, None),
+    };
+    keep_first(&mut trouble, error.into());
+    *row = trouble.map(|trouble| Failing {
+        since,
+        again_at: now + pause,
+        pause,
+        trouble,
+    });
+}
+
+impl RegistryWorker {
+    /// Starts what the ledger asks for, as far as this replica leads and the limits go.
+    pub(super) fn write(&mut self, now: Instant) {
+        self.writing.throttled = false;
+        let Some(fence) = self.may_write(now) else { return };
+        // Before any other work, whatever the limits are: a grant takes no key's place.
+        self.grant_leases(now);
+        self.write_work(&fence, now);
+        // What was looked at for the first time may need a lease.
+        self.grant_leases(now);
+    }
+
+    /// Asks for the leases that work waits for.
+    fn grant_leases(&mut self, now: Instant) {
+        while self.writing.may_grant(now)
+            && let Some(ttl) = self.planner.grant_due(&self.writing.granting)
+        {
+            self.grant(ttl);
+        }
+    }
+
+    fn write_work(&mut self, fence: &Fence, now: Instant) {
+        while self.writing.in_flight < self.writing.most_in_flight {
+            if !self.writing.write_limit.wait(now).is_zero() {
+                self.writing.throttled = true;
+                break;
+            }
+            let most = self.writing.write_limit.share(Transaction::MAX_OPS);
+            // Leases are asked for apart, and not for each step.
+            match self.planner.next(most, usize::MAX) {
+                Some(Step::Write(ticket, transaction)) => self.commit(fence, ticket, transaction, now),
+                Some(Step::Grant { .. }) | None => {
+                    // Whatever was heard of has been seen to, or waits for the end of something under way.
+                    let waits = self.writing.is_granting() || self.planner.waits_for_lease();
+                    self.writing.heard = self.writing.heard.filter(|_| waits);
+                    return;
+                }
+            }
+        }
+        self.write_small(fence, now);
+    }
+
+    /// Starts what those need who ask for little, though the limits are reached: it is they who would wait for nothing of
+    /// their own.
+    fn write_small(&mut self, fence: &Fence, now: Instant) {
+        self.writing.write_limit.wait(now);
+        while self.writing.in_flight < self.writing.most_in_flight + RESERVE && self.writing.write_limit.lends() {
+            match self.planner.next_small(RESERVED) {
+                Some(Step::Write(ticket, transaction)) => self.commit(fence, ticket, transaction, now),
+                Some(Step::Grant { .. }) | None => return,
+            }
+        }
+    }
+
+    /// Lets go of what would otherwise only grow: leases that have long been empty, and notes of work that nobody has
+    /// to do any more, which a replica that stands by never gets round to.
+    pub(super) fn keep_house(&mut self, now: Instant) {
+        self.planner.tidy();
+        if let Some(fence) = self.may_write(now)
+            && let Some(Step::Write(ticket, transaction)) = self.planner.retire_leases(now)
+        {
+            tracing::info!(registry = %self.name, leases = transaction.ops.len(), "letting empty leases lapse");
+            self.commit(&fence, ticket, transaction, now);
+        }
+    }
+
+    /// The proof to write under, if this replica leads and nothing speaks against writing now.
+    pub(super) fn may_write(&self, now: Instant) -> Option<Fence> {
+        let fence = self.fence()?;
+        let paused = |failing: &Failing| failing.again_at > now;
+        let refused = self.writing.fenced.as_ref() == Some(&fence) || self.catching_up.is_some();
+        let barred = refused || self.writing.failing.as_ref().is_some_and(paused) || self.standing.too_old().is_some();
+        (!barred).then_some(fence)
+    }
+
+    fn commit(&mut self, fence: &Fence, ticket: Ticket, mut transaction: Transaction, now: Instant) {
+        let track = self.writing.tracks.take(fence);
+        self.leave_note(track, &mut transaction);
+        self.writing.in_flight += 1;
+        self.writing.write_limit.spend(transaction.ops.len());
+        let heard = self.writing.heard.take().unwrap_or(now);
+        let (connection, fence, metrics) = (self.connection.clone(), fence.clone(), self.metrics.clone());
+        self.tasks.spawn(async move {
+            let mut result = connection.commit(&fence, &transaction).await;
+            // A full etcd still lets keys be removed. A successor that has heard less may put them back for a moment.
+            if matches!(result, Err(etcd::Error::NoSpace { .. })) && transaction.only_removes() {
+                transaction.note = None;
+                result = connection.commit(&fence, &transaction).await;
+            }
+            if let Ok(TxnOutcome::Applied { results, .. }) = &result {
+                for (op, result) in transaction.ops.iter().zip(results) {
+                    if let Some(kind) = kind(op, result) {
+                        metrics.count_writes(kind, 1);
+                    }
+                }
+            }
+            Done::Written {
+                ticket,
+                track,
+                fence,
+                result,
+                heard,
+            }
+        });
+    }
+
+    fn grant(&mut self, ttl: u32) {
+        *self.writing.granting.entry(ttl).or_default() += 1;
+        let (connection, lease) = (self.connection.clone(), lease_id());
+        self.tasks.spawn(async move {
+            let result = connection.grant(lease, ttl).await;
+            Done::Granted { lease, ttl, result }
+        });
+    }
+
+    pub(super) fn written(
+        &mut self,
+        (ticket, track): (Ticket, WriteSlot),
+        fence: Fence,
+        result: etcd::Result<TxnOutcome>,
+        heard: Instant,
+    ) {
+        let sent = Written {
+            ticket,
+            track,
+            fence,
+            heard,
+        };
+        match result {
+            // Until it is known what of it etcd denies, it counts as under way: nothing of it is sent meanwhile.
+            Err(error @ etcd::Error::PermissionDenied { .. }) => self.search_refused(sent, error),
+            Err(error) if error.is_content() => {
+                let refused = if self.content_rejected(sent.ticket, &error) {
+                    Refused::Rejected
+                } else {
+                    Refused::Failed(error)
+                };
+                self.settle(sent, Err(refused));
+            }
+            result => self.settle(sent, result.map_err(Refused::Failed)),
+        }
+    }
+
+    /// A transaction has ended.
+    pub(super) fn settle(&mut self, sent: Written, result: Result<TxnOutcome, Refused>) {
+        let Written {
+            ticket,
+            track,
+            fence,
+            heard,
+        } = sent;
+        self.writing.in_flight -= 1;
+        let noted = match &result {
+            Ok(TxnOutcome::Applied { revision, .. }) => Some(*revision),
+            Ok(TxnOutcome::Overtaken { at }) => Some(*at),
+            Ok(TxnOutcome::Fenced | TxnOutcome::LeaseGone) | Err(_) => None,
+        };
+        self.writing.tracks.give_back(&fence, track, noted);
+        let verdict = match result {
+            Ok(verdict) => {
+                self.writing.failing = None;
+                Some(verdict)
+            }
+            Err(Refused::Failed(error)) => {
+                note_failure(&mut self.writing.failing, "a write", &self.name, &error);
+                None
+            }
+            // What of it is not denied, or not rejected, is sent again.
+            Err(Refused::Denied | Refused::Rejected) => None,
+        };
+        match &verdict {
+            Some(TxnOutcome::Applied { .. }) => self.context.metrics.observe_ready_to_key(heard.elapsed()),
+            Some(TxnOutcome::Fenced) => {
+                self.metrics.count_fenced();
+                tracing::warn!(registry = %self.name, "etcd refused to write: another replica leads by now");
+                // Not the proof of today: that of a new election may be another one, and good.
+                self.writing.fenced = Some(fence);
+            }
+            // A copy of it was carried out, or one of which nothing had been heard: what is left to do shows.
+            Some(TxnOutcome::Overtaken { .. }) => tracing::debug!(registry = %self.name, "a transaction was overtaken"),
+            Some(TxnOutcome::LeaseGone) | None => {}
+        }
+        // What was not written is still to be written.
+        if !matches!(verdict, Some(TxnOutcome::Applied { .. })) {
+            self.writing.heard(heard);
+        }
+        self.planner.settle(ticket, verdict);
+    }
+
+    pub(super) fn granted(&mut self, lease: LeaseId, ttl: u32, result: etcd::Result<i64>) {
+        if let Some(count) = self.writing.granting.get_mut(&ttl) {
+            *count = count.saturating_sub(1);
+        }
+        self.writing.granting.retain(|_, count| *count > 0);
+        match result {
+            // Nobody will record it, so it is left to lapse.
+            Ok(_) if matches!(&self.leadership, Leadership::Standby { .. }) => {}
+            Ok(_) => {
+                self.writing.grants_failing = None;
+                tracing::info!(registry = %self.name, %lease, ttl, "granted a lease");
+                self.planner.granted(lease, ttl);
+            }
+            Err(error) => note_failure(&mut self.writing.grants_failing, "a grant", &self.name, &error),
+        }
+    }
+
+    /// The proof by which this replica leads, if it does.
+    fn fence(&self) -> Option<Fence> {
+        match &self.leadership {
+            Leadership::Leading(fence) => Some(fence.clone()),
+            Leadership::Seeking | Leadership::Standby { .. } => None,
+        }
+    }
+}
+
+fn kind(op: &Op, result: &OpResult) -> Option<KeyWrite> {
+    match (op, result) {
+        (Op::Check { .. }, _) => None,
+        (_, OpResult::Refused(_)) => Some(KeyWrite::Refused),
+        (Op::Put { .. }, OpResult::Done) => Some(KeyWrite::Put),
+        (Op::Delete { .. }, OpResult::Done) => Some(KeyWrite::Delete),
+    }
+}

@@ -1,0 +1,274 @@
+//! A lane: one keepalive stream that many leases share, reopened for as long as it is needed.
+//!
+//! etcd answers a stream strictly in order, so the oldest unanswered request is the one that blocks it (a lease that
+//! is past its end but not revoked yet) or that ended it (a lease we may not renew). That lease is reported as the
+//! suspect and the rest handed back, to be sent elsewhere. Each request gets exactly one report.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, sleep_until};
+
+use super::connection::{Call, Connection, GIVEN_UP, Moves};
+use super::endpoint::Endpoint;
+use super::error::{Error, Result};
+use super::pause::Backoff;
+use super::requests::lacks_lease;
+use crate::plan::LeaseId;
+use crate::telemetry::Outcome;
+
+const CALL: &str = "keep_alive";
+
+/// A lease to be renewed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub(super) lease: LeaseId,
+    /// How long the stream may stay silent on it.
+    pub(super) patience: Duration,
+}
+
+/// What became of requests.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// Renewed by a request sent at `sent`.
+    Alive { lease: LeaseId, sent: Instant },
+    /// The member knows no such lease: to be confirmed.
+    Doubtful(LeaseId),
+    /// etcd does not let us renew it, not even on its own.
+    Denied(LeaseId),
+    /// The stream failed.
+    Broken {
+        /// Which lane.
+        lane: usize,
+        /// The lease that may be the cause.
+        mark_unconfirmed: Option<UnconfirmedLease>,
+        /// Those that were waiting behind it.
+        rest: Vec<LeaseId>,
+    },
+}
+
+/// The oldest lease on a stream that failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UnconfirmedLease {
+    pub(super) lease: LeaseId,
+    /// Whether etcd refused this very lease. Else it may be all of etcd that hangs or fails.
+    pub(super) refused: bool,
+}
+
+struct Sent {
+    request: Request,
+    at: Instant,
+}
+
+pub(super) struct KeepAliveStream {
+    /// Lane 0 is on the preferred endpoint, lane 1 on the one after it.
+    pub(super) number: usize,
+    pub(super) connection: Connection,
+    pub(super) requests: UnboundedReceiver<Request>,
+    pub(super) reports: UnboundedSender<Report>,
+}
+
+/// Why a stream is no longer used.
+enum Failure {
+    /// It broke or became stuck.
+    Broken(Error),
+    /// The renewal has ended.
+    Over,
+}
+
+impl KeepAliveStream {
+    /// Runs until nobody sends requests any more.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::new();
+        while let Some(first) = self.requests.recv().await {
+            let sent = Instant::now();
+            let moves = self.connection.moves();
+            let (index, endpoint) = self.connection.endpoint(self.number);
+            match self.open(first, &endpoint).await {
+                Ok(Some((keeper, answers))) => {
+                    self.report(Report::Alive {
+                        lease: first.lease,
+                        sent,
+                    });
+                    backoff.reset();
+                    if self.pump(keeper, answers, (index, &endpoint, moves)).await {
+                        return;
+                    }
+                }
+                Ok(None) => {
+                    backoff.reset();
+                    self.report(Report::Doubtful(first.lease));
+                }
+                Err(error) => {
+                    let mut waiting = vec![first.lease];
+                    while let Ok(request) = self.requests.try_recv() {
+                        waiting.push(request.lease);
+                    }
+                    self.give_back(waiting, &error, index);
+                    // A lease that may not be renewed does not come back here, and must not hold up those that may.
+                    if matches!(error, Error::PermissionDenied { .. }) {
+                        backoff.reset();
+                        continue;
+                    }
+                    // Before the next attempt, not before handing back: the other lane may do better at once.
+                    backoff.pause().await;
+                }
+            }
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // Nobody listens any more only when the renewal has ended.
+        let _ = self.reports.send(report);
+    }
+
+    /// Opens the stream with `first` as its first request; none if the member knows no such lease.
+    async fn open(&self, first: Request, endpoint: &Endpoint) -> Result<Option<(LeaseKeeper, LeaseKeepAliveStream)>> {
+        let kind = Call {
+            name: CALL,
+            patience: first.patience,
+            refused: |opened: &Option<_>| opened.is_none(),
+            hedged: false,
+        };
+        let open = |endpoint: &Endpoint| {
+            let mut client = endpoint.keep_alive.clone();
+            async move {
+                match client.keep_alive(first.lease.0).await {
+                    Ok(stream) => Ok(Some(stream)),
+                    Err(error) if lacks_lease(&error) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        self.connection.attempt(&kind, endpoint, first.patience, open).await
+    }
+
+    /// Passes requests and answers until the stream fails; true if there is nothing left to do.
+    async fn pump(
+        &mut self,
+        mut keeper: LeaseKeeper,
+        mut answers: LeaseKeepAliveStream,
+        (index, endpoint, mut moves): (usize, &Endpoint, Moves),
+    ) -> bool {
+        let mut unanswered = VecDeque::new();
+        let failure = tokio::select! {
+            failure = self.exchange(endpoint, &mut keeper, &mut answers, &mut unanswered) => Some(failure),
+            () = endpoint.given_up.cancelled() => Some(Failure::Broken(Error::unreachable(&endpoint.url, GIVEN_UP))),
+            () = moves.moved() => None,
+        };
+        match failure {
+            Some(Failure::Over) => true,
+            None => {
+                // Sent again on the new way, which is harmless: renewing twice is renewing.
+                let rest = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
+                let (lane, mark_unconfirmed) = (self.number, None);
+                self.report(Report::Broken {
+                    lane,
+                    mark_unconfirmed,
+                    rest,
+                });
+                false
+            }
+            Some(Failure::Broken(error)) => {
+                let waiting: Vec<_> = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
+                self.connection.met(endpoint, Some(&error));
+                self.give_back(waiting, &error, index);
+                false
+            }
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        endpoint: &Endpoint,
+        keeper: &mut LeaseKeeper,
+        answers: &mut LeaseKeepAliveStream,
+        unanswered: &mut VecDeque<Sent>,
+    ) -> Failure {
+        let closed = || Failure::Broken(Error::unreachable(&endpoint.url, "the keepalive stream ended"));
+        let mut progress = Instant::now();
+        loop {
+            let stuck = unanswered
+                .front()
+                .map(|oldest| oldest.at.max(progress) + oldest.request.patience);
+            tokio::select! {
+                biased;
+                answer = answers.message() => match answer {
+                    Ok(Some(answer)) => {
+                        progress = Instant::now();
+                        endpoint.hears();
+                        if let Some(header) = answer.header()
+                            && let Err(error) = self.connection.accept(endpoint, header.cluster_id())
+                        {
+                            return Failure::Broken(error);
+                        }
+                        self.answered(LeaseId(answer.id()), answer.ttl(), unanswered);
+                    }
+                    Ok(None) => return closed(),
+                    Err(error) => {
+                        self.connection.count(CALL, Outcome::Error, progress.elapsed());
+                        return Failure::Broken(Error::sort(CALL, &endpoint.url, &error));
+                    }
+                },
+                () = sleep_until(stuck.unwrap_or(progress)), if stuck.is_some() => {
+                    self.connection.count(CALL, Outcome::Timeout, progress.elapsed());
+                    return Failure::Broken(Error::Timeout {
+                        endpoints: endpoint.url.clone(),
+                        call: CALL,
+                        after: progress.elapsed(),
+                    });
+                }
+                // Only while there is room: waiting for it would leave the answers unread. Room comes with answers.
+                request = self.requests.recv(), if keeper.sender.capacity() > 0 => {
+                    let Some(request) = request else { return Failure::Over };
+                    unanswered.push_back(Sent { request, at: Instant::now() });
+                    keeper.id = request.lease.0;
+                    if keeper.keep_alive().await.is_err() {
+                        return closed();
+                    }
+                }
+            }
+        }
+    }
+
+    fn answered(&self, lease: LeaseId, ttl: i64, unanswered: &mut VecDeque<Sent>) {
+        // Answers come in order, so this looks at the first one.
+        let Some(place) = unanswered.iter().position(|sent| sent.request.lease == lease) else {
+            return;
+        };
+        let Some(Sent { at: sent, .. }) = unanswered.remove(place) else {
+            return;
+        };
+        let outcome = if ttl > 0 { Outcome::Ok } else { Outcome::Refused };
+        self.connection.count(CALL, outcome, sent.elapsed());
+        self.report(if ttl > 0 {
+            Report::Alive { lease, sent }
+        } else {
+            Report::Doubtful(lease)
+        });
+    }
+
+    /// Hands `waiting` back, oldest first. Unless it was the connection that failed, the oldest is the suspect. The
+    /// endpoint at `index` is avoided if it may be the cause: a lease alone starts at another one then.
+    fn give_back(&self, mut waiting: Vec<LeaseId>, error: &Error, index: usize) {
+        if error.is_connection() {
+            self.connection.avoid(index);
+        }
+        let refused = matches!(error, Error::PermissionDenied { .. });
+        // Who we are, and the way, are the same for all of them.
+        let of_all =
+            matches!(error, Error::Unreachable { .. } | Error::Endpoint { .. }) || (error.is_access() && !refused);
+        let mark_unconfirmed = (!of_all && !waiting.is_empty()).then(|| UnconfirmedLease {
+            lease: waiting.remove(0),
+            refused,
+        });
+        tracing::debug!(lane = self.number, %error, ?mark_unconfirmed, waiting = waiting.len(), "keepalive stream failed");
+        self.report(Report::Broken {
+            lane: self.number,
+            mark_unconfirmed,
+            rest: waiting,
+        });
+    }
+}

@@ -1,0 +1,132 @@
+//! What one stream of news covers: the whole cluster, or one namespace of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// The whole cluster or one namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NamespaceScope {
+    /// All namespaces, and what is in none.
+    #[default]
+    Cluster,
+    /// This namespace only.
+    Namespace(Arc<str>),
+}
+
+impl NamespaceScope {
+    /// Only the namespace `name`.
+    pub fn namespace(name: &str) -> Self {
+        Self::Namespace(name.into())
+    }
+
+    /// The namespace, if it is one.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Cluster => None,
+            Self::Namespace(name) => Some(name),
+        }
+    }
+
+    /// Whether what is in `namespace` is in it.
+    pub fn contains(&self, namespace: &str) -> bool {
+        self.name().is_none_or(|name| name == namespace)
+    }
+
+    /// Whether anything can be in both.
+    pub fn meets(&self, other: &Self) -> bool {
+        other.name().is_none_or(|name| self.contains(name))
+    }
+}
+
+impl fmt::Display for NamespaceScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster => f.write_str("the cluster"),
+            Self::Namespace(name) => write!(f, "the namespace {name}"),
+        }
+    }
+}
+
+/// When an object was seen last, counted in lists that had begun until then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark(u32);
+
+/// Complete lists of one kind, each of one area: which of its objects a list has left out. Those of two areas may be
+/// under way at once.
+#[derive(Debug, Default)]
+pub struct Relists {
+    latest: Mark,
+    began: BTreeMap<NamespaceScope, Mark>,
+}
+
+impl Relists {
+    /// A complete list of `area` begins. One that is under way breaks off.
+    pub fn begin(&mut self, area: &NamespaceScope) {
+        self.latest = Mark(self.latest.0.wrapping_add(1));
+        self.began.insert(area.clone(), self.latest);
+    }
+
+    /// What an object is marked with that is seen now.
+    pub fn mark(&self) -> Mark {
+        self.latest
+    }
+
+    /// When the list of `area` began that was the last to: what is marked earlier was not in it.
+    pub fn began(&self, area: &NamespaceScope) -> Mark {
+        self.began.get(area).copied().unwrap_or_default()
+    }
+}
+
+impl Mark {
+    /// Whether it is from before `other`.
+    pub fn is_before(self, other: Self) -> bool {
+        // The count may begin anew, though that takes a hundred years.
+        let ahead = other.0.wrapping_sub(self.0);
+        ahead != 0 && ahead <= u32::MAX / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_meets_every_namespace_and_a_namespace_only_itself() {
+        let [cluster, shop, bank] = [
+            NamespaceScope::Cluster,
+            NamespaceScope::namespace("shop"),
+            NamespaceScope::namespace("bank"),
+        ];
+        for (one, other, expected) in [
+            (&cluster, &cluster, true),
+            (&cluster, &shop, true),
+            (&shop, &cluster, true),
+            (&shop, &shop, true),
+            (&shop, &bank, false),
+        ] {
+            assert_eq!(one.meets(other), expected, "{one} and {other}");
+        }
+        assert!(cluster.contains("shop") && shop.contains("shop") && !shop.contains("shops"));
+    }
+
+    #[test]
+    fn lists_of_two_areas_that_are_under_way_at_once_do_not_take_each_other_s_objects_for_missing() {
+        let mut relists = Relists::default();
+        let [shop, bank] = [NamespaceScope::namespace("shop"), NamespaceScope::namespace("bank")];
+        let before = relists.mark();
+        relists.begin(&shop);
+        let of_shop = relists.mark();
+        relists.begin(&bank);
+        let later_of_shop = relists.mark();
+        assert!(before.is_before(relists.began(&shop)) && before.is_before(relists.began(&bank)));
+        assert!(!of_shop.is_before(relists.began(&shop)));
+        assert!(!later_of_shop.is_before(relists.began(&shop)));
+    }
+
+    #[test]
+    fn the_count_of_lists_may_begin_anew() {
+        assert!(Mark(u32::MAX).is_before(Mark(0)) && !Mark(0).is_before(Mark(u32::MAX)));
+        assert!(!Mark(7).is_before(Mark(7)));
+    }
+}

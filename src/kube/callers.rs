@@ -1,0 +1,136 @@
+//! Who reads our metrics, and whether they may: asked of the apiserver, as kube-rbac-proxy does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::time::{Instant, timeout};
+
+use crate::secret::SecretString;
+use crate::telemetry::{Calls, Judge, Judgement, Outcome, Peer};
+
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What is to be read, as RBAC names it.
+const PATH: &str = "/metrics";
+
+/// Judges callers of `/metrics` by asking who they are (a TokenReview) and whether they may (a SubjectAccessReview for the
+/// non-resource URL). With an audience, only tokens that were issued for it are taken.
+pub fn judge(client: Client, audience: Option<String>, calls: Calls) -> Judge {
+    let callers = Arc::new(Callers {
+        client,
+        audiences: audience.map(|audience| vec![audience]),
+        calls,
+        told: AtomicBool::new(false),
+    });
+    Box::new(move |token| {
+        let callers = callers.clone();
+        async move { callers.judge(token).await }.boxed()
+    })
+}
+
+struct Callers {
+    client: Client,
+    audiences: Option<Vec<String>>,
+    calls: Calls,
+    /// Whether it has been told that nobody can be judged: once is enough, callers come again and again.
+    told: AtomicBool,
+}
+
+impl Callers {
+    async fn judge(&self, token: SecretString) -> Judgement {
+        match self.find_out(token).await {
+            Ok(judgement) => {
+                self.told.store(false, Ordering::Relaxed);
+                judgement
+            }
+            Err(cause) => {
+                if !self.told.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        cause,
+                        "cannot find out who may read the metrics, and refuses those who could not before: see that the \
+                         kube-apiserver answers, and that the operator may create tokenreviews and subjectaccessreviews, \
+                         as it may with metrics.auth.enabled of the chart"
+                    );
+                }
+                Judgement::Undecided
+            }
+        }
+    }
+
+    async fn find_out(&self, token: SecretString) -> Result<Judgement, String> {
+        let Some(user) = self.owner(token).await? else {
+            return Ok(Judgement::Nobody);
+        };
+        let name = user.username.clone().unwrap_or_default();
+        Ok(if self.may_read(user).await? {
+            Judgement::Allowed
+        } else {
+            Judgement::Forbidden(name.into())
+        })
+    }
+
+    /// Whose token it is.
+    async fn owner(&self, token: SecretString) -> Result<Option<UserInfo>, String> {
+        let spec = TokenReviewSpec {
+            token: Some(token.reveal().to_owned()),
+            audiences: self.audiences.clone(),
+        };
+        let review = TokenReview {
+            spec,
+            ..TokenReview::default()
+        };
+        let api: Api<TokenReview> = Api::all(self.client.clone());
+        let params = PostParams::default();
+        let review = self.asked("create_tokenreview", api.create(&params, &review)).await?;
+        let status = review.status.unwrap_or_default();
+        // An apiserver that does not know of audiences names none: then the token is not known to be for ours.
+        let is_for_us = self.audiences.as_ref().is_none_or(|wanted| {
+            let told = status.audiences.unwrap_or_default();
+            wanted.iter().any(|audience| told.contains(audience))
+        });
+        let user = status.user.filter(|user| user.username.is_some());
+        Ok(user.filter(|_| status.authenticated == Some(true) && is_for_us))
+    }
+
+    async fn may_read(&self, user: UserInfo) -> Result<bool, String> {
+        let spec = SubjectAccessReviewSpec {
+            user: user.username,
+            uid: user.uid,
+            groups: user.groups,
+            extra: user.extra,
+            non_resource_attributes: Some(NonResourceAttributes {
+                path: Some(PATH.to_owned()),
+                verb: Some("get".to_owned()),
+            }),
+            ..SubjectAccessReviewSpec::default()
+        };
+        let review = SubjectAccessReview {
+            spec,
+            ..SubjectAccessReview::default()
+        };
+        let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
+        let params = PostParams::default();
+        let review = self.asked("create_subjectaccessreview", api.create(&params, &review));
+        let status = review.await?.status;
+        Ok(status.is_some_and(|status| status.allowed))
+    }
+
+    /// The answer to a question, in time and counted.
+    async fn asked<T>(&self, call: &'static str, question: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+        let start = Instant::now();
+        let (outcome, answer) = match timeout(PATIENCE, question).await {
+            Ok(Ok(answer)) => (Outcome::Ok, Ok(answer)),
+            Ok(Err(kube::Error::Api(answer))) => (Outcome::Refused, Err(answer.to_string())),
+            Ok(Err(error)) => (Outcome::Error, Err(error.to_string())),
+            Err(_) => (Outcome::Timeout, Err(format!("no answer within {PATIENCE:?}"))),
+        };
+        self.calls.observe(Peer::Apiserver, call, outcome, start.elapsed());
+        answer
+    }
+}

@@ -1,0 +1,317 @@
+//! Events: what `kubectl describe` and `kubectl get events` tell of changes that somebody may have to look into.
+//!
+//! An Event is a courtesy. It is dropped rather than waited for: when too many come at once, when one object has too many
+//! of them, or when the apiserver does not take it. What must be known is in the status.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::{Api, Client, Resource};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::client::MANAGER;
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
+use crate::format::fnv64;
+use crate::index::RegistrationRef;
+use crate::telemetry::{Calls, Metrics, Outcome, Peer};
+
+/// Events on their way: when there are more, the newest are dropped.
+const WAITING: usize = 256;
+/// How long the apiserver may take to accept one.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many one object may have at once, and how long it takes until it may have one more.
+const BURST: u32 = 25;
+const REFILL: Duration = Duration::from_mins(1);
+/// Objects whose Events are counted: beyond that, those are forgotten that have all of them left.
+const COUNTED: usize = 1024;
+/// Kubernetes' bound on a note, in bytes.
+const NOTE_MAX: usize = 1024;
+/// Kubernetes' bound on a name is 253; a dot and 16 digits follow.
+const NAME_MAX: usize = 253 - 17;
+/// Where Events about objects lie that are in no namespace.
+const NAMESPACE: &str = "default";
+
+/// What an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// A registration.
+    Registration(RegistrationRef),
+    /// A Registry, by its name.
+    Registry(Arc<str>),
+    /// A RecordFormat, by its name.
+    RecordFormat(Arc<str>),
+}
+
+/// One Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// What it is about.
+    pub about: About,
+    /// The object's UID: one of the same name that is created anew has none of its Events.
+    pub uid: Arc<str>,
+    /// Whether somebody should have a look.
+    pub is_warning: bool,
+    /// What has happened, in one CamelCase word.
+    pub reason: &'static str,
+    /// The same for people.
+    pub note: String,
+    /// Tells this occurrence from others of the same reason. Told again, by whichever process, it is the same Event.
+    pub occurrence: String,
+}
+
+/// Where Events are handed in. Clones lead to the same desk.
+#[derive(Clone, Debug)]
+pub struct Events {
+    status_writer: mpsc::Sender<Notice>,
+    metrics: Metrics,
+}
+
+impl Events {
+    /// The way to a desk, and what comes out at its end.
+    pub fn new(metrics: Metrics) -> (Self, mpsc::Receiver<Notice>) {
+        let (status_writer, notices) = mpsc::channel(WAITING);
+        (Self { status_writer, metrics }, notices)
+    }
+
+    /// Publishes an Event, if there is room for it.
+    pub fn publish(&self, notice: Notice) {
+        if self.status_writer.try_send(notice).is_err() {
+            self.metrics.count_dropped_event();
+        }
+    }
+}
+
+/// Writes Events until `shutdown` or the end of `notices`, in the name of the replica `identity`.
+pub async fn publish_events(
+    client: Client,
+    identity: Arc<str>,
+    mut notices: mpsc::Receiver<Notice>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) {
+    let mut allowance = Allowance::default();
+    loop {
+        let notice = tokio::select! {
+            () = shutdown.cancelled() => return,
+            notice = notices.recv() => match notice {
+                Some(notice) => notice,
+                None => return,
+            },
+        };
+        // Without it, it cannot be said which object is meant.
+        if notice.uid.is_empty() || !allowance.take(&notice.uid, Instant::now()) {
+            metrics.count_dropped_event();
+            continue;
+        }
+        let event = event(&notice, &identity, Timestamp::now());
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            taken = create(&client, &event, &metrics.calls) => if !taken {
+                metrics.count_dropped_event();
+            },
+        }
+    }
+}
+
+/// How many Events each object may still have.
+#[derive(Default)]
+struct Allowance(HashMap<Arc<str>, (u32, Instant)>);
+
+impl Allowance {
+    fn take(&mut self, uid: &Arc<str>, now: Instant) -> bool {
+        if self.0.len() >= COUNTED {
+            self.0
+                .retain(|_, (spent, since)| now.duration_since(*since) < REFILL * *spent);
+        }
+        let (spent, since) = self.0.entry(uid.clone()).or_insert((0, now));
+        while *spent > 0 && now.duration_since(*since) >= REFILL {
+            *spent -= 1;
+            *since += REFILL;
+        }
+        if *spent == 0 {
+            *since = now;
+        }
+        let may = *spent < BURST;
+        *spent += u32::from(may);
+        may
+    }
+}
+
+fn event(notice: &Notice, identity: &str, now: Timestamp) -> Event {
+    let Notice {
+        about,
+        uid,
+        is_warning,
+        reason,
+        note,
+        occurrence,
+    } = notice;
+    let (kind, api_version, namespace, name) = match about {
+        About::Registration(RegistrationRef { namespace, name }) => (
+            ServiceRegistration::kind(&()),
+            ServiceRegistration::api_version(&()),
+            Some(namespace),
+            name,
+        ),
+        About::Registry(name) => (Registry::kind(&()), Registry::api_version(&()), None, name),
+        About::RecordFormat(name) => (RecordFormat::kind(&()), RecordFormat::api_version(&()), None, name),
+    };
+    let digest = fnv64(&[uid, reason, occurrence]);
+    let stem = name[..name.floor_char_boundary(NAME_MAX)].trim_end_matches(['.', '-']);
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{stem}.{digest:016x}")),
+            namespace: Some(namespace.map_or(NAMESPACE, |namespace| namespace).to_owned()),
+            ..ObjectMeta::default()
+        },
+        regarding: Some(ObjectReference {
+            api_version: Some(api_version.into_owned()),
+            kind: Some(kind.into_owned()),
+            namespace: namespace.map(ToString::to_string),
+            name: Some(name.to_string()),
+            uid: Some(uid.to_string()),
+            ..ObjectReference::default()
+        }),
+        type_: Some(if *is_warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some((*reason).to_owned()),
+        action: Some("Register".to_owned()),
+        note: Some(note[..note.floor_char_boundary(NOTE_MAX)].to_owned()),
+        event_time: Some(MicroTime(now)),
+        reporting_controller: Some(MANAGER.to_owned()),
+        reporting_instance: Some(identity[..identity.floor_char_boundary(128)].to_owned()),
+        ..Event::default()
+    }
+}
+
+/// Returns whether the Event is there.
+async fn create(client: &Client, event: &Event, calls: &Calls) -> bool {
+    let namespace = event.metadata.namespace.as_deref().unwrap_or(NAMESPACE);
+    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let start = Instant::now();
+    let (outcome, cause) = match timeout(PATIENCE, events.create(&PostParams::default(), event)).await {
+        Ok(Ok(_)) => (Outcome::Ok, None),
+        // It was told before, perhaps by another process.
+        Ok(Err(kube::Error::Api(answer))) if answer.is_already_exists() => (Outcome::Ok, None),
+        Ok(Err(kube::Error::Api(answer))) => (Outcome::Refused, Some(answer.to_string())),
+        Ok(Err(error)) => (Outcome::Error, Some(error.to_string())),
+        Err(_) => (Outcome::Timeout, Some(format!("no answer within {PATIENCE:?}"))),
+    };
+    calls.observe(Peer::Apiserver, "create_event", outcome, start.elapsed());
+    if let Some(cause) = &cause {
+        tracing::warn!(
+            cause,
+            reason = event.reason,
+            "an Event is dropped: see that the operator may create events.k8s.io"
+        );
+    }
+    cause.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(name: &str, occurrence: &str) -> Notice {
+        Notice {
+            about: About::Registration(RegistrationRef::new("shop", name)),
+            uid: "u1".into(),
+            is_warning: true,
+            reason: "RemovalsHeld",
+            note: "20 of 20 keys".to_owned(),
+            occurrence: occurrence.to_owned(),
+        }
+    }
+
+    fn name(notice: &Notice, identity: &str) -> String {
+        let event = event(notice, identity, Timestamp::UNIX_EPOCH);
+        event.metadata.name.expect("a name")
+    }
+
+    #[test]
+    fn the_same_occurrence_is_the_same_event_whoever_tells_it() {
+        let first = name(&notice("orders", "hold-1"), "operator-0");
+        assert_eq!(first, "orders.be4ba6a584803dbe");
+        assert_eq!(first, name(&notice("orders", "hold-1"), "operator-1"));
+        assert_ne!(first, name(&notice("orders", "hold-2"), "operator-0"));
+    }
+
+    #[test]
+    fn an_event_lies_beside_its_object_and_those_of_a_registry_in_default() {
+        let told = event(&notice("orders", "1"), "me", Timestamp::UNIX_EPOCH);
+        assert_eq!(told.metadata.namespace.as_deref(), Some("shop"));
+        let regarding = told.regarding.expect("an object");
+        assert_eq!(regarding.namespace.as_deref(), Some("shop"));
+        let registry = Notice {
+            about: About::Registry("main".into()),
+            ..notice("", "1")
+        };
+        let told = event(&registry, "me", Timestamp::UNIX_EPOCH);
+        assert_eq!(told.metadata.namespace.as_deref(), Some("default"));
+        let regarding = told.regarding.expect("an object");
+        assert_eq!(
+            (
+                regarding.kind.as_deref(),
+                regarding.namespace,
+                regarding.name.as_deref()
+            ),
+            (Some("Registry"), None, Some("main"))
+        );
+    }
+
+    #[test]
+    fn what_is_longer_than_kubernetes_takes_is_cut() {
+        let long = Notice {
+            note: "é".repeat(NOTE_MAX),
+            ..notice(&format!("{}.{}", "a".repeat(NAME_MAX - 1), "b".repeat(16)), "1")
+        };
+        let told = event(&long, &"i".repeat(300), Timestamp::UNIX_EPOCH);
+        assert_eq!(told.note.map(|note| note.len()), Some(NOTE_MAX));
+        assert_eq!(told.reporting_instance.map(|text| text.len()), Some(128));
+        let name = told.metadata.name.expect("a name");
+        assert!(
+            name.len() <= 253 && !name.contains("-.") && !name.contains(".."),
+            "{name}"
+        );
+    }
+
+    #[test]
+    fn one_object_with_too_many_events_does_not_cost_others_theirs() {
+        let (mut allowance, now) = (Allowance::default(), Instant::now());
+        let (flapping, quiet): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let taken = (0..100).filter(|_| allowance.take(&flapping, now)).count();
+        assert_eq!(taken, 25);
+        assert!(allowance.take(&quiet, now));
+        let later = now + 2 * REFILL;
+        let taken = (0..100).filter(|_| allowance.take(&flapping, later)).count();
+        assert_eq!(taken, 2);
+    }
+
+    #[test]
+    fn objects_without_events_are_forgotten_before_they_are_too_many() {
+        let (mut allowance, now) = (Allowance::default(), Instant::now());
+        for number in 0..COUNTED {
+            allowance.take(&format!("{number}").into(), now);
+        }
+        allowance.take(&"another".into(), now + REFILL);
+        assert_eq!(allowance.0.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_event_for_which_there_is_no_room_is_dropped_and_counted() {
+        let (metrics, exposition) = Metrics::new();
+        let (events, _notices) = Events::new(metrics);
+        for _ in 0..=WAITING {
+            events.publish(notice("orders", "1"));
+        }
+        let text = exposition.text();
+        assert!(text.contains("leasehold_dropped_events_total 1\n"), "{text}");
+    }
+}

@@ -1,0 +1,197 @@
+//! What a cluster holds now, asked for once: for commands that look and end. Nobody reads their metrics, so nothing is
+//! counted here.
+
+use std::future::Future;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::version::Info;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::sources::{Content, Holder, Source, SourceKind};
+use super::stripped::{StrippedNamespace, StrippedPod};
+use super::watch_scope::WatchScope;
+use crate::api::{RecordFormat, Registry, ServiceRegistration};
+use crate::index::{NamespaceLabels, Pod};
+
+/// How long one question may take to be answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Objects in one answer.
+const PAGE: u32 = 500;
+
+/// A question was not answered, or with no.
+#[derive(Debug, thiserror::Error)]
+pub enum ListingError {
+    /// The apiserver says no, or does not answer.
+    #[error("cannot {doing}: {cause}")]
+    Refused {
+        /// What was asked for, as an infinitive.
+        doing: String,
+        /// Its answer.
+        cause: Box<kube::Error>,
+    },
+    /// There was no answer.
+    #[error("cannot {doing}: no answer within {PATIENCE:?}; check that the kube-apiserver is reachable")]
+    Timeout {
+        /// What was asked for, as an infinitive.
+        doing: String,
+    },
+}
+
+/// A pod as Kubernetes prints it, such as one of `kubectl get pods -o json`, in the few fields that matter.
+pub fn pod(object: Value) -> Result<Pod, serde_json::Error> {
+    serde_json::from_value::<StrippedPod>(object).map(Pod::from)
+}
+
+/// A namespace as people write it, in the few fields that matter.
+pub fn namespace(object: Value) -> Result<NamespaceLabels, serde_json::Error> {
+    serde_json::from_value::<StrippedNamespace>(object).map(NamespaceLabels::from)
+}
+
+/// Asks a cluster what it holds.
+#[derive(Clone)]
+pub struct Listing {
+    client: Client,
+}
+
+impl Listing {
+    /// Asks through `client`.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// The pods of a namespace.
+    pub async fn pods(&self, namespace: &str) -> Result<Vec<Pod>, ListingError> {
+        let api: Api<StrippedPod> = Api::namespaced(self.client.clone(), namespace);
+        let pods = all(&api, &format!("list the pods of the namespace {namespace}")).await?;
+        Ok(pods.into_iter().map(Pod::from).collect())
+    }
+
+    /// A namespace with its labels.
+    pub async fn namespace(&self, name: &str) -> Result<NamespaceLabels, ListingError> {
+        let api: Api<StrippedNamespace> = Api::all(self.client.clone());
+        let found = answer(&format!("get the namespace {name}"), api.get(name)).await?;
+        Ok(found.into())
+    }
+
+    /// The registrations of all namespaces of `watch_scope`.
+    pub async fn registrations(&self, watch_scope: &WatchScope) -> Result<Vec<ServiceRegistration>, ListingError> {
+        let mut found = Vec::new();
+        for area in watch_scope.areas() {
+            let api: Api<ServiceRegistration> = match area.name() {
+                Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+                None => Api::all(self.client.clone()),
+            };
+            found.extend(all(&api, &format!("list the ServiceRegistrations of {area}")).await?);
+        }
+        Ok(found)
+    }
+
+    /// All Registries.
+    pub async fn registries(&self) -> Result<Vec<Registry>, ListingError> {
+        let api: Api<Registry> = Api::all(self.client.clone());
+        all(&api, "list the Registries").await
+    }
+
+    /// The definitions that the cluster has of the kinds whose `names` are given; none for one that is not there.
+    pub async fn definitions(&self, names: &[String]) -> Result<Vec<Option<CustomResourceDefinition>>, ListingError> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            found.push(answer(&format!("get the definition {name}"), api.get_opt(name)).await?);
+        }
+        Ok(found)
+    }
+
+    /// The version of the kube-apiserver, such as `v1.36.3`.
+    pub async fn version(&self) -> Result<Info, ListingError> {
+        answer(
+            "ask the kube-apiserver for its version",
+            self.client.apiserver_version(),
+        )
+        .await
+    }
+
+    /// All RecordFormats.
+    pub async fn record_formats(&self) -> Result<Vec<RecordFormat>, ListingError> {
+        let api: Api<RecordFormat> = Api::all(self.client.clone());
+        all(&api, "list the RecordFormats").await
+    }
+
+    /// A Registry, if it is there.
+    pub async fn registry(&self, name: &str) -> Result<Option<Registry>, ListingError> {
+        let api: Api<Registry> = Api::all(self.client.clone());
+        answer(&format!("get the Registry {name}"), api.get_opt(name)).await
+    }
+
+    /// What is in an object of `namespace` that a Registry names.
+    pub async fn source(&self, namespace: &str, source: &Source) -> Result<Content, ListingError> {
+        let doing = format!("get the {} {namespace}/{}", source.kind.as_str(), source.name);
+        match source.kind {
+            SourceKind::Secret => content::<Secret>(&self.client, namespace, source, &doing).await,
+            SourceKind::ConfigMap => content::<ConfigMap>(&self.client, namespace, source, &doing).await,
+        }
+    }
+
+    /// What a registration, which names its namespace, would be once applied in place of `present`: admission has had its
+    /// say, defaults are filled in, nothing is changed.
+    pub async fn admitted(
+        &self,
+        registration: &ServiceRegistration,
+        present: Option<&ServiceRegistration>,
+    ) -> Result<ServiceRegistration, ListingError> {
+        let (namespace, name) = (registration.namespace().unwrap_or_default(), registration.name_any());
+        let api: Api<ServiceRegistration> = Api::namespaced(self.client.clone(), &namespace);
+        let dry_run = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let doing = format!("have the ServiceRegistration {namespace}/{name} admitted (as a dry run)");
+        let mut registration = registration.clone();
+        // Not that of a file, which may have been printed long ago.
+        registration.metadata.resource_version = present.and_then(ResourceExt::resource_version);
+        match present {
+            Some(_) => answer(&doing, api.replace(&name, &dry_run, &registration)).await,
+            None => answer(&doing, api.create(&dry_run, &registration)).await,
+        }
+    }
+}
+
+async fn content<K>(client: &Client, namespace: &str, source: &Source, doing: &str) -> Result<Content, ListingError>
+where
+    K: Holder + kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let found = answer(doing, api.get_opt(&source.name)).await?;
+    Ok(found.map_or(Content::Absent, Holder::content))
+}
+
+async fn all<K: Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>, doing: &str) -> Result<Vec<K>, ListingError> {
+    let mut objects = Vec::new();
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let listed = answer(doing, api.list(&page)).await?;
+        objects.extend(listed.items);
+        match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(objects),
+        }
+    }
+}
+
+pub(super) async fn answer<T>(doing: &str, question: impl Future<Output = kube::Result<T>>) -> Result<T, ListingError> {
+    match timeout(PATIENCE, question).await {
+        Ok(answer) => answer.map_err(|cause| ListingError::Refused {
+            doing: doing.to_owned(),
+            cause: Box::new(cause),
+        }),
+        Err(_) => Err(ListingError::Timeout {
+            doing: doing.to_owned(),
+        }),
+    }
+}

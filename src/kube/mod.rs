@@ -1,0 +1,33 @@
+//! The Kubernetes side: the watches, the writer of statuses, and that of Events.
+//!
+//! Owns every call to the kube-apiserver, each with a time-out and a counted outcome. Decides nothing: what a watch
+//! brings goes to `index`, what a status says comes from `plan`.
+
+mod callers;
+mod checkpoint;
+mod client;
+mod events;
+#[cfg(test)]
+pub(crate) mod fuzz;
+mod listing;
+mod peer_key;
+mod proxy;
+mod rights;
+mod sources;
+mod status_writer;
+mod stripped;
+mod watch_connection;
+mod watch_scope;
+mod watches;
+
+pub use callers::judge;
+pub use checkpoint::SharedCheckpoint;
+pub use client::{ClientError, cluster_id, connect};
+pub use events::{About, Events, Notice, publish_events};
+pub use listing::{Listing, ListingError, namespace, pod};
+pub use peer_key::keep_peer_key;
+pub use rights::{REVIEWS, Right, clocks_apart, may, rights};
+pub use sources::{Content, Source, SourceKind, watch_sources};
+pub use status_writer::{Amendment, Reported, StatusUpdate, StatusWriter, WritePolicy};
+pub use watch_scope::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, WatchScope};
+pub use watches::{ObjectEvent, WatchEvent, watch};

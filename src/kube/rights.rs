@@ -1,0 +1,305 @@
+//! Whether somebody may do something in a cluster, asked without doing it.
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
+    SubjectAccessReviewSpec,
+};
+use kube::api::PostParams;
+use kube::{Api, Client};
+
+use super::listing::{ListingError, answer};
+use super::watch_scope::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, WatchScope};
+use crate::index::NamespaceScope;
+
+/// One verb on one resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Right {
+    /// What is to be done, such as `watch`.
+    pub verb: &'static str,
+    /// The API group, empty for the core's.
+    pub group: &'static str,
+    /// The resource, with its subresource after a slash if it is about one.
+    pub resource: &'static str,
+    /// Where it is.
+    pub area: NamespaceScope,
+    /// The only object it is about, if it is about one.
+    pub name: Option<String>,
+    /// What goes wrong without it.
+    pub without: &'static str,
+}
+
+/// Our own API group.
+const OURS: &str = "leasehold.dev";
+
+/// All that the operator has to be allowed in `watch_scope`: what the chart gives it.
+pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
+    let of_cluster = |(verb, group, resource, without)| Right::new(verb, group, resource, without);
+    let mut rights: Vec<Right> = OF_CLUSTER.into_iter().map(of_cluster).collect();
+    rights.push(Right {
+        name: Some("kube-system".to_owned()),
+        ..Right::new(
+            "get",
+            "",
+            NAMESPACES,
+            "the operator does not start: its UID names the cluster",
+        )
+    });
+    for area in watch_scope.areas() {
+        rights.extend(OF_NAMESPACES.map(|(verb, group, resource, without)| Right {
+            area: area.clone(),
+            ..Right::new(verb, group, resource, without)
+        }));
+        rights.extend(OF_LABELS.map(|(verb, without)| Right {
+            name: area.name().map(str::to_owned),
+            ..Right::new(verb, "", NAMESPACES, without)
+        }));
+    }
+    rights
+}
+
+/// Verb, group, resource, and what goes wrong without: what is in no namespace, or in any.
+const OF_CLUSTER: [(&str, &str, &str, &str); 7] = [
+    ("list", OURS, REGISTRIES, "no etcd is known"),
+    ("watch", OURS, REGISTRIES, "changes of Registries are not heard of"),
+    (
+        "list",
+        OURS,
+        RECORD_FORMATS,
+        "nothing is written, for formats of one's own may be missing",
+    ),
+    (
+        "watch",
+        OURS,
+        RECORD_FORMATS,
+        "changes of RecordFormats are not heard of",
+    ),
+    (
+        "patch",
+        OURS,
+        "recordformats/status",
+        "nobody sees what a RecordFormat makes",
+    ),
+    ("patch", OURS, "registries/status", "nobody sees how a Registry stands"),
+    (
+        "create",
+        "events.k8s.io",
+        "events",
+        "nobody is told of what somebody should look into",
+    ),
+];
+/// The same in each area that is watched.
+const OF_NAMESPACES: [(&str, &str, &str, &str); 5] = [
+    ("list", "", PODS, "no pod is known, and nothing is registered"),
+    ("watch", "", PODS, "pods that come and go are not heard of"),
+    ("list", OURS, REGISTRATIONS, "nothing is registered"),
+    (
+        "watch",
+        OURS,
+        REGISTRATIONS,
+        "changes of registrations are not heard of",
+    ),
+    (
+        "patch",
+        OURS,
+        "serviceregistrations/status",
+        "nobody sees what became of a registration",
+    ),
+];
+/// Verbs on the namespaces themselves, which are in none.
+const OF_LABELS: [(&str, &str); 2] = [
+    (
+        "list",
+        "nothing is written, for rules about who may write may be missed",
+    ),
+    ("watch", "changes of the labels of namespaces are not heard of"),
+];
+
+/// What it has to be allowed beside these with `--metrics-auth`.
+pub const REVIEWS: [Right; 2] = [
+    Right::new(
+        "create",
+        "authentication.k8s.io",
+        "tokenreviews",
+        "nobody can read the metrics, for nobody knows who asks",
+    ),
+    Right::new(
+        "create",
+        "authorization.k8s.io",
+        "subjectaccessreviews",
+        "nobody can read the metrics, for nobody knows who may",
+    ),
+];
+
+impl Right {
+    const fn new(verb: &'static str, group: &'static str, resource: &'static str, without: &'static str) -> Self {
+        Self {
+            verb,
+            group,
+            resource,
+            area: NamespaceScope::Cluster,
+            name: None,
+            without,
+        }
+    }
+
+    fn attributes(&self) -> ResourceAttributes {
+        let (resource, subresource) = match self.resource.split_once('/') {
+            Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
+            None => (self.resource, None),
+        };
+        ResourceAttributes {
+            verb: Some(self.verb.to_owned()),
+            group: Some(self.group.to_owned()),
+            resource: Some(resource.to_owned()),
+            subresource,
+            name: self.name.clone(),
+            namespace: self.area.name().map(str::to_owned),
+            ..ResourceAttributes::default()
+        }
+    }
+}
+
+/// Questions at a time.
+const QUESTIONS: usize = 4;
+
+/// Which of `rights` the user `somebody` has, or, where none is given, whoever asks. To ask about somebody else needs the
+/// right to create subjectaccessreviews.
+pub async fn may(client: &Client, somebody: Option<&str>, rights: &[Right]) -> Result<Vec<bool>, ListingError> {
+    let questions = stream::iter(rights).map(|right| async move {
+        let (attributes, params) = (Some(right.attributes()), PostParams::default());
+        let doing = format!("ask whether one may {} {}", right.verb, right.resource);
+        let status = match somebody {
+            None => {
+                let spec = SelfSubjectAccessReviewSpec {
+                    resource_attributes: attributes,
+                    ..SelfSubjectAccessReviewSpec::default()
+                };
+                let review = SelfSubjectAccessReview {
+                    spec,
+                    ..SelfSubjectAccessReview::default()
+                };
+                answer(&doing, Api::all(client.clone()).create(&params, &review))
+                    .await?
+                    .status
+            }
+            Some(user) => {
+                let spec = SubjectAccessReviewSpec {
+                    resource_attributes: attributes,
+                    user: Some(user.to_owned()),
+                    groups: Some(groups_of(user)),
+                    ..SubjectAccessReviewSpec::default()
+                };
+                let review = SubjectAccessReview {
+                    spec,
+                    ..SubjectAccessReview::default()
+                };
+                answer(&doing, Api::all(client.clone()).create(&params, &review))
+                    .await?
+                    .status
+            }
+        };
+        Ok(status.is_some_and(|status| status.allowed))
+    });
+    questions.buffered(QUESTIONS).try_collect().await
+}
+
+/// The groups that the apiserver puts a user in by its name.
+fn groups_of(user: &str) -> Vec<String> {
+    let mut groups = vec!["system:authenticated".to_owned()];
+    if let Some((namespace, _)) = user
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|rest| rest.split_once(':'))
+    {
+        groups.push("system:serviceaccounts".to_owned());
+        groups.push(format!("system:serviceaccounts:{namespace}"));
+    }
+    groups
+}
+
+/// How far the clock here is from that of the apiserver, to a second; none if it does not say what time it is.
+pub async fn clocks_apart(client: &Client) -> Result<Option<Duration>, ListingError> {
+    let doing = "ask what time it is";
+    let request = http::Request::get("/version").body(kube::client::Body::empty());
+    let request = request.expect("a path is a request");
+    let told = answer(doing, client.send(request)).await?;
+    let date = told
+        .headers()
+        .get(http::header::DATE)
+        .and_then(|date| date.to_str().ok());
+    let theirs = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+    let now = jiff::Timestamp::now();
+    Ok(theirs.map(|theirs| now.duration_since(theirs.timestamp()).unsigned_abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_in_the_groups_of_its_namespace_and_a_person_is_not() {
+        assert_eq!(
+            groups_of("system:serviceaccount:leasehold:operator"),
+            [
+                "system:authenticated",
+                "system:serviceaccounts",
+                "system:serviceaccounts:leasehold"
+            ]
+        );
+        assert_eq!(groups_of("jane"), ["system:authenticated"]);
+    }
+
+    #[test]
+    fn a_subresource_is_asked_about_as_one() {
+        let right = Right::new("patch", OURS, "serviceregistrations/status", "nobody sees it");
+        let attributes = right.attributes();
+        assert_eq!(attributes.resource.as_deref(), Some("serviceregistrations"));
+        assert_eq!(attributes.subresource.as_deref(), Some("status"));
+    }
+
+    /// The verb, the resource, the namespace and the name of each right to see something.
+    fn seen(namespaces: &[&str]) -> Vec<String> {
+        let names: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
+        let rights = rights(&WatchScope::of(&names)).into_iter();
+        let seen = rights.filter(|right| right.verb == "watch");
+        let told = seen.map(|right| {
+            let attributes = right.attributes();
+            let [namespace, name] = [attributes.namespace, attributes.name].map(Option::unwrap_or_default);
+            format!("{} {namespace} {name}", right.resource)
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn who_watches_the_cluster_has_to_see_everything_in_it() {
+        assert_eq!(
+            seen(&[]),
+            [
+                "registries  ",
+                "recordformats  ",
+                "pods  ",
+                "serviceregistrations  ",
+                "namespaces  "
+            ]
+        );
+    }
+
+    #[test]
+    fn who_watches_namespaces_has_to_see_nothing_in_others() {
+        assert_eq!(
+            seen(&["bank", "shop"]),
+            [
+                "registries  ",
+                "recordformats  ",
+                "pods bank ",
+                "serviceregistrations bank ",
+                "namespaces  bank",
+                "pods shop ",
+                "serviceregistrations shop ",
+                "namespaces  shop",
+            ]
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! The Secrets and ConfigMaps that Registries name: each is watched alone, by its name, so that the operator has to be
+//! allowed to read no others, and sees no others when it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::runtime::watcher::{self, Config, Event, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::watches::{WatchEvent, cause};
+use crate::secret::SecretString;
+use crate::telemetry::{Metrics, Outcome, Peer};
+
+/// As with the other watches: one that lasts longer is dead.
+const WATCH: u32 = 10;
+/// Before a watch that failed is begun anew.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Which kind of object it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceKind {
+    /// A Secret.
+    Secret,
+    /// A ConfigMap.
+    ConfigMap,
+}
+
+impl SourceKind {
+    /// Its name, as people write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+        }
+    }
+}
+
+/// An object of the operator's namespace that a Registry names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// Its kind.
+    pub kind: SourceKind,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// What is in a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// There is no such object.
+    Absent,
+    /// What is under its keys; none where that is no text.
+    Present(BTreeMap<String, Option<SecretString>>),
+    /// The apiserver does not let the operator read it, in its words.
+    Forbidden(String),
+}
+
+/// An object with data.
+pub(super) trait Holder: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
+    fn content(self) -> Content;
+}
+
+impl Holder for Secret {
+    fn content(self) -> Content {
+        let text = |ByteString(bytes)| String::from_utf8(bytes).ok().map(SecretString::from);
+        let data = self.data.unwrap_or_default().into_iter();
+        Content::Present(data.map(|(key, bytes)| (key, text(bytes))).collect())
+    }
+}
+
+impl Holder for ConfigMap {
+    fn content(self) -> Content {
+        let data = self.data.unwrap_or_default().into_iter();
+        Content::Present(data.map(|(key, text)| (key, Some(SecretString::from(text)))).collect())
+    }
+}
+
+/// Watches what is in `wanted`, each object of `namespace`, and sends what is in it, for ever: trouble with the
+/// apiserver is retried, and never taken for an absence of objects.
+pub async fn watch_sources(
+    client: Client,
+    namespace: Arc<str>,
+    mut wanted: watch::Receiver<BTreeSet<Source>>,
+    metrics: Metrics,
+    news: mpsc::Sender<WatchEvent>,
+    shutdown: CancellationToken,
+) {
+    // Dropped with this function, which ends them.
+    let mut tasks = JoinSet::new();
+    let mut watched: HashMap<Source, AbortHandle> = HashMap::new();
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        watched.retain(|source, task| {
+            let keep = now.contains(source);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for source in now {
+            watched.entry(source).or_insert_with_key(|source| {
+                let (client, namespace) = (client.clone(), namespace.clone());
+                tasks.spawn(follow(client, namespace, source.clone(), metrics.clone(), news.clone()))
+            });
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = wanted.changed() => if changed.is_err() {
+                return;
+            },
+            Some(Err(ended)) = tasks.join_next() => if let Ok(panic) = ended.try_into_panic() {
+                std::panic::resume_unwind(panic);
+            },
+        }
+    }
+}
+
+async fn follow(client: Client, namespace: Arc<str>, source: Source, metrics: Metrics, news: mpsc::Sender<WatchEvent>) {
+    match source.kind {
+        SourceKind::Secret => follow_one(Api::<Secret>::namespaced(client, &namespace), source, metrics, news).await,
+        SourceKind::ConfigMap => {
+            follow_one(Api::<ConfigMap>::namespaced(client, &namespace), source, metrics, news).await;
+        }
+    }
+}
+
+async fn follow_one<K: Holder>(api: Api<K>, source: Source, metrics: Metrics, news: mpsc::Sender<WatchEvent>) {
+    let (kind, name) = (source.kind.as_str(), source.name.clone());
+    let config = Config::default()
+        .fields(&format!("metadata.name={name}"))
+        .timeout(WATCH);
+    let begin = || watcher(api.clone(), config.clone()).boxed();
+    let mut events = begin();
+    let mut listed = false;
+    let mut failing = false;
+    while let Some(event) = events.next().await {
+        if event.is_ok() && !matches!(event, Ok(Event::Init)) && std::mem::take(&mut failing) {
+            info!(kind, %name, "the watch is back");
+        }
+        let content = match event {
+            Ok(Event::Init) => {
+                listed = false;
+                continue;
+            }
+            Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                listed = true;
+                object.content()
+            }
+            Ok(Event::InitDone) if listed => continue,
+            Ok(Event::InitDone | Event::Delete(_)) => Content::Absent,
+            Err(error) => {
+                metrics
+                    .calls
+                    .observe(Peer::Apiserver, "watch", Outcome::Error, Duration::ZERO);
+                let cause = cause(&error);
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(kind, %name, %cause, "the watch broke; what is known stays, trying again");
+                }
+                tokio::time::sleep(PAUSE).await;
+                // Of one object a list costs no more than a watch that is resumed.
+                events = begin();
+                if !is_forbidden(&error) {
+                    continue;
+                }
+                Content::Forbidden(cause)
+            }
+        };
+        let source = source.clone();
+        if news.send(WatchEvent::Source(source, content)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether the object may not even be listed. One that may be listed and not watched is listed again and again, which
+/// the log complains of.
+fn is_forbidden(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403)
+}

@@ -1,0 +1,454 @@
+//! The desk where statuses are written: the latest one wanted for each object, written only when it differs from
+//! what is there.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Patch, PatchParams};
+use kube::core::{ClusterResourceScope, PartialObjectMeta};
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::client::MANAGER;
+use crate::api::{
+    RecordFormat, RecordFormatStatus, Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus,
+};
+use crate::index::RegistrationRef;
+use crate::plan::{FairQueue, keep_times, keep_undecided, same_status};
+use crate::telemetry::{Calls, Outcome, Peer};
+
+/// How many statuses are written at a time.
+const IN_FLIGHT: usize = 8;
+/// How many of those may be one tenant's: what keeps the apiserver busy keeps it from telling the others' news.
+const OF_ONE: usize = 2;
+/// How long a write may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long after a failed write it is tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// A kind whose status is written here.
+pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+    /// What names an object of this kind.
+    type Name: Clone + Eq + Hash + Debug + Send + Sync + 'static;
+    /// Its status.
+    type Status: Clone + PartialEq + Serialize + Send + Sync + 'static;
+
+    /// The API for the object `name`, and its bare name. Of the answers only the metadata is read: an object that
+    /// cannot be read is told so in its status, too.
+    fn locate(client: &Client, name: &Self::Name) -> (Api<PartialObjectMeta<Self>>, String);
+    /// Whose status it is: those of one tenant wait for those of another no longer than their share.
+    fn tenant(name: &Self::Name) -> &Arc<str>;
+    /// The status's conditions.
+    fn conditions(status: &mut Self::Status) -> &mut Vec<Condition>;
+    /// Whether two statuses tell the same, apart from the times of conditions.
+    fn same(a: &Self::Status, b: &Self::Status) -> bool {
+        timeless::<Self>(a) == timeless::<Self>(b)
+    }
+}
+
+impl Reported for ServiceRegistration
+where
+    Self: Resource<Scope = NamespaceResourceScope>,
+{
+    type Name = RegistrationRef;
+    type Status = ServiceRegistrationStatus;
+
+    fn locate(client: &Client, name: &RegistrationRef) -> (Api<PartialObjectMeta<Self>>, String) {
+        (Api::namespaced(client.clone(), &name.namespace), name.name.to_string())
+    }
+
+    fn tenant(name: &RegistrationRef) -> &Arc<str> {
+        &name.namespace
+    }
+
+    fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
+        &mut status.conditions
+    }
+
+    /// Without a copy: there may be a megabyte of endpoints in it.
+    fn same(a: &Self::Status, b: &Self::Status) -> bool {
+        same_status(a, b)
+    }
+}
+
+impl Reported for Registry
+where
+    Self: Resource<Scope = ClusterResourceScope>,
+{
+    type Name = Arc<str>;
+    type Status = RegistryStatus;
+
+    fn locate(client: &Client, name: &Arc<str>) -> (Api<PartialObjectMeta<Self>>, String) {
+        (Api::all(client.clone()), name.to_string())
+    }
+
+    fn tenant(name: &Arc<str>) -> &Arc<str> {
+        name
+    }
+
+    fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
+        &mut status.conditions
+    }
+}
+
+impl Reported for RecordFormat
+where
+    Self: Resource<Scope = ClusterResourceScope>,
+{
+    type Name = Arc<str>;
+    type Status = RecordFormatStatus;
+
+    fn tenant(name: &Arc<str>) -> &Arc<str> {
+        name
+    }
+
+    fn locate(client: &Client, name: &Arc<str>) -> (Api<PartialObjectMeta<Self>>, String) {
+        (Api::all(client.clone()), name.to_string())
+    }
+
+    fn conditions(status: &mut Self::Status) -> &mut Vec<Condition> {
+        &mut status.conditions
+    }
+}
+
+/// A status whose conditions have no times.
+fn timeless<K: Reported>(status: &K::Status) -> K::Status {
+    let mut status = status.clone();
+    let epoch = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH);
+    for condition in K::conditions(&mut status) {
+        condition.last_transition_time = epoch.clone();
+    }
+    status
+}
+
+/// For how long a status is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WritePolicy {
+    /// Until further notice: whoever changes it is overruled.
+    Always,
+    /// Until it has been written: others may know better.
+    Once,
+    /// Until it has been written, and only if the object has no status yet.
+    IfBlank,
+}
+
+/// A change of the status that an object has.
+pub struct Amendment<S>(Box<dyn FnOnce(&mut S) + Send>);
+
+impl<S> Amendment<S> {
+    /// Changes a status in this way.
+    pub fn new(change: impl FnOnce(&mut S) + Send + 'static) -> Self {
+        Self(Box::new(change))
+    }
+
+    /// Changes `status`.
+    pub fn apply(self, status: &mut S) {
+        (self.0)(status);
+    }
+}
+
+impl<S> Debug for Amendment<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Amendment")
+    }
+}
+
+/// What the desk is told.
+#[derive(Debug)]
+pub enum StatusUpdate<K: Reported> {
+    /// This is the status the object has (none: no status yet).
+    Observed(K::Name, Option<K::Status>),
+    /// This is the status the object should have.
+    Wanted(K::Name, K::Status, WritePolicy),
+    /// The status that the object has, if it has one, should be changed in this way, once.
+    Amended(K::Name, Amendment<K::Status>),
+    /// Nobody here is to write the object's status any more.
+    Released(K::Name),
+    /// The object is gone.
+    Gone(K::Name),
+}
+
+struct Entry<S> {
+    seen: Option<S>,
+    wanted: Option<(S, WritePolicy)>,
+    writing: Option<Write>,
+}
+
+/// A write under way, and what came in while it was.
+struct Write {
+    /// Tells it from a write to an earlier object of the same name.
+    number: u64,
+    /// A status was seen: it may be older than what is written, or newer.
+    seen_since: bool,
+    /// Another status was asked for.
+    wanted_since: bool,
+}
+
+/// Names of objects to look at, each once, the tenants in turn, and those of one tenant in the order they came up: one
+/// whose write always fails comes after all others each time.
+struct Queue<K: Reported> {
+    order: FairQueue<K::Name>,
+    waiting: HashSet<K::Name>,
+    /// Of how many of each tenant's a write is under way.
+    writing: HashMap<Arc<str>, usize>,
+}
+
+impl<K: Reported> Queue<K> {
+    fn push(&mut self, name: K::Name) {
+        if self.waiting.insert(name.clone()) {
+            let tenant = K::tenant(&name).clone();
+            self.order.push(&tenant, name);
+        }
+    }
+
+    /// The next one of a tenant of whom not too much is being written.
+    fn pop(&mut self) -> Option<K::Name> {
+        let writing = &self.writing;
+        let may = |tenant: &str, _| writing.get(tenant).is_none_or(|count| *count < OF_ONE);
+        let name = self.order.pop_of(may)?;
+        self.waiting.remove(&name);
+        Some(name)
+    }
+
+    /// A write of this one begins.
+    fn begin(&mut self, name: &K::Name) {
+        *self.writing.entry(K::tenant(name).clone()).or_default() += 1;
+    }
+
+    /// A write of this one has ended.
+    fn end(&mut self, name: &K::Name) {
+        let tenant = K::tenant(name);
+        if let Some(count) = self.writing.get_mut(tenant) {
+            *count -= 1;
+            if *count == 0 {
+                self.writing.remove(tenant);
+            }
+        }
+    }
+}
+
+/// A desk for the statuses of one kind.
+pub struct StatusWriter<K: Reported> {
+    client: Client,
+    calls: Calls,
+    entries: HashMap<K::Name, Entry<K::Status>>,
+    to_write: Queue<K>,
+    writes: JoinSet<(K::Name, u64, K::Status, Written)>,
+    last_write: u64,
+}
+
+/// How a write ended.
+enum Written {
+    Done,
+    Gone,
+    Failed,
+}
+
+impl<K: Reported> StatusWriter<K> {
+    /// An empty desk that writes through `client`.
+    pub fn new(client: Client, calls: Calls) -> Self {
+        Self {
+            client,
+            calls,
+            entries: HashMap::new(),
+            to_write: Queue {
+                order: FairQueue::default(),
+                waiting: HashSet::new(),
+                writing: HashMap::new(),
+            },
+            writes: JoinSet::new(),
+            last_write: 0,
+        }
+    }
+
+    /// Writes what `notes` ask for until they end or `shutdown`.
+    pub async fn run(mut self, mut notes: mpsc::UnboundedReceiver<StatusUpdate<K>>, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                note = notes.recv() => match note {
+                    Some(note) => self.take(note),
+                    None => return,
+                },
+                Some(written) = self.writes.join_next() => match written {
+                    Ok((name, number, status, written)) => {
+                        self.to_write.end(&name);
+                        self.written(name, number, status, &written);
+                    }
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+            }
+            self.write();
+        }
+    }
+
+    fn take(&mut self, note: StatusUpdate<K>) {
+        match note {
+            StatusUpdate::Observed(name, status) => {
+                let entry = self.entry(&name);
+                entry.seen = status;
+                if let Some(write) = &mut entry.writing {
+                    write.seen_since = true;
+                }
+                self.to_write.push(name);
+            }
+            StatusUpdate::Wanted(name, status, write_policy) => {
+                let entry = self.entry(&name);
+                entry.wanted = Some((status, write_policy));
+                if let Some(write) = &mut entry.writing {
+                    write.wanted_since = true;
+                }
+                self.to_write.push(name);
+            }
+            StatusUpdate::Amended(name, amendment) => {
+                let entry = self.entry(&name);
+                let is_wanted = matches!(entry.wanted, Some((_, WritePolicy::Always)));
+                if let Some(mut status) = entry.seen.clone().filter(|_| !is_wanted) {
+                    amendment.apply(&mut status);
+                    self.take(StatusUpdate::Wanted(name, status, WritePolicy::Once));
+                }
+            }
+            StatusUpdate::Released(name) => {
+                if let Some(entry) = self.entries.get_mut(&name) {
+                    entry.wanted = None;
+                }
+            }
+            StatusUpdate::Gone(name) => {
+                self.entries.remove(&name);
+            }
+        }
+    }
+
+    fn entry(&mut self, name: &K::Name) -> &mut Entry<K::Status> {
+        self.entries.entry(name.clone()).or_insert_with(|| Entry {
+            seen: None,
+            wanted: None,
+            writing: None,
+        })
+    }
+
+    fn write(&mut self) {
+        while self.writes.len() < IN_FLIGHT
+            && let Some((name, number, status)) = self.next()
+        {
+            let (api, bare) = K::locate(&self.client, &name);
+            let calls = self.calls.clone();
+            self.to_write.begin(&name);
+            self.writes.spawn(async move {
+                let written = patch::<K>(&api, &bare, &status, &calls).await;
+                (name, number, status, written)
+            });
+        }
+    }
+
+    /// The next status to write, and the number of that write.
+    fn next(&mut self) -> Option<(K::Name, u64, K::Status)> {
+        loop {
+            let name = self.to_write.pop()?;
+            if let Some(status) = self.due(&name) {
+                self.last_write += 1;
+                self.entry(&name).writing = Some(Write {
+                    number: self.last_write,
+                    seen_since: false,
+                    wanted_since: false,
+                });
+                return Some((name, self.last_write, status));
+            }
+        }
+    }
+
+    /// The status of `name` if it is to be written now.
+    fn due(&mut self, name: &K::Name) -> Option<K::Status> {
+        let entry = self.entries.get_mut(name)?;
+        // The write under way brings this up again when it ends.
+        if entry.writing.is_some() {
+            return None;
+        }
+        let (mut status, write_policy) = entry.wanted.clone()?;
+        if let Some(seen) = &mut entry.seen {
+            keep_undecided(K::conditions(&mut status), K::conditions(seen));
+            let settled = write_policy == WritePolicy::IfBlank || K::same(&status, seen);
+            if settled {
+                entry.wanted.take_if(|_| write_policy != WritePolicy::Always);
+                return None;
+            }
+            keep_times(K::conditions(&mut status), K::conditions(seen));
+        }
+        Some(status)
+    }
+
+    fn written(&mut self, name: K::Name, number: u64, status: K::Status, written: &Written) {
+        let Some(entry) = self.entries.get_mut(&name) else {
+            return;
+        };
+        let Some(write) = entry.writing.take_if(|write| write.number == number) else {
+            return;
+        };
+        match written {
+            Written::Done => {
+                // What was seen meanwhile may be newer. If it is older, the watch is about to tell of this one.
+                if !write.seen_since {
+                    entry.seen = Some(status);
+                }
+                if !write.wanted_since {
+                    entry
+                        .wanted
+                        .take_if(|(_, write_policy)| *write_policy != WritePolicy::Always);
+                }
+            }
+            // It may have been created anew meanwhile.
+            Written::Gone if write.wanted_since => {}
+            Written::Gone if write.seen_since => entry.wanted = None,
+            Written::Gone => {
+                self.entries.remove(&name);
+                return;
+            }
+            Written::Failed => {}
+        }
+        self.to_write.push(name);
+    }
+}
+
+async fn patch<K: Reported>(api: &Api<PartialObjectMeta<K>>, name: &str, status: &K::Status, calls: &Calls) -> Written {
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"name": name},
+        "status": status,
+    });
+    let start = Instant::now();
+    let params = PatchParams::apply(MANAGER).force();
+    let answer = timeout(PATIENCE, api.patch_status(name, &params, &Patch::Apply(&body))).await;
+    let (outcome, written, cause) = match answer {
+        Ok(Ok(_)) => (Outcome::Ok, Written::Done, None),
+        Ok(Err(kube::Error::Api(answer))) if answer.is_not_found() => (Outcome::Refused, Written::Gone, None),
+        Ok(Err(error)) => (Outcome::Error, Written::Failed, Some(error.to_string())),
+        Err(_) => (
+            Outcome::Timeout,
+            Written::Failed,
+            Some(format!("no answer within {PATIENCE:?}")),
+        ),
+    };
+    calls.observe(Peer::Apiserver, "patch_status", outcome, start.elapsed());
+    if let Some(cause) = cause {
+        warn!(kind = %K::kind(&()), name, cause, "cannot write this status; trying again");
+        // Keeps its place among the writes in flight, so that an apiserver in trouble is asked less.
+        tokio::time::sleep(PAUSE).await;
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! A pod with only the fields that matter, decoded straight from the watch: a whole `Pod` takes 42 KB of memory and
+//! six times the time (dependencies.md, section 2.5).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::index::{self, Addresses, PodPort, Protocol, WEIGHT_ANNOTATION};
+
+/// A pod as it comes from the watch.
+#[derive(Clone, Debug, Deserialize, kube::Resource)]
+#[resource(inherit = Pod)]
+pub(super) struct StrippedPod {
+    #[serde(deserialize_with = "lean_metadata")]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+/// A namespace as it comes from the watch.
+#[derive(Clone, Debug, Deserialize, kube::Resource)]
+#[resource(inherit = Namespace)]
+pub(super) struct StrippedNamespace {
+    #[serde(deserialize_with = "lean_metadata")]
+    metadata: ObjectMeta,
+}
+
+impl From<StrippedNamespace> for index::NamespaceLabels {
+    fn from(StrippedNamespace { metadata }: StrippedNamespace) -> Self {
+        Self {
+            name: metadata.name.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    node_name: Option<String>,
+    containers: Vec<Container>,
+    init_containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Container {
+    ports: Vec<ContainerPort>,
+    restart_policy: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct ContainerPort {
+    name: Option<String>,
+    #[serde(rename = "containerPort")]
+    number: u16,
+    protocol: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Vec<PodIp>,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PodIp {
+    ip: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StrippedMetadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    annotations: OurAnnotations,
+    deletion_timestamp: Option<Time>,
+}
+
+/// The annotations that mean something to us; the others are read over without being kept.
+#[derive(Default)]
+struct OurAnnotations(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for OurAnnotations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ours;
+        impl<'de> Visitor<'de> for Ours {
+            type Value = OurAnnotations;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of annotations")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut ours = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == WEIGHT_ANNOTATION {
+                        ours.insert(name, map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(OurAnnotations(ours))
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(OurAnnotations::default())
+            }
+        }
+        deserializer.deserialize_any(Ours)
+    }
+}
+
+fn lean_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let lean = StrippedMetadata::deserialize(deserializer)?;
+    Ok(ObjectMeta {
+        name: lean.name,
+        namespace: lean.namespace,
+        uid: lean.uid,
+        resource_version: lean.resource_version,
+        labels: lean.labels,
+        annotations: Some(lean.annotations.0),
+        deletion_timestamp: lean.deletion_timestamp,
+        ..ObjectMeta::default()
+    })
+}
+
+impl From<StrippedPod> for index::Pod {
+    fn from(pod: StrippedPod) -> Self {
+        let StrippedPod { metadata, spec, status } = pod;
+        let addresses = if status.pod_ips.is_empty() {
+            Addresses::parse(status.pod_ip.as_deref())
+        } else {
+            Addresses::parse(status.pod_ips.iter().map(|address| address.ip.as_str()))
+        };
+        // An init container with this policy is a sidecar: it runs as long as the pod does.
+        let sidecars = spec
+            .init_containers
+            .into_iter()
+            .filter(|init| init.restart_policy.as_deref() == Some("Always"));
+        // The order in which Kubernetes looks for a name: sidecars come after the application's containers.
+        let containers = spec.containers.into_iter().chain(sidecars);
+        let ports = containers.flat_map(|container| container.ports);
+        let named = |port: ContainerPort| {
+            Some(PodPort {
+                name: port.name?,
+                number: port.number,
+                // A protocol of a later Kubernetes is none that a registration can ask for.
+                protocol: Protocol::named(port.protocol.as_deref().unwrap_or("TCP"))?,
+            })
+        };
+        Self {
+            namespace: metadata.namespace.unwrap_or_default(),
+            name: metadata.name.unwrap_or_default(),
+            uid: metadata.uid.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default(),
+            weight: metadata.annotations.and_then(|mut ours| ours.remove(WEIGHT_ANNOTATION)),
+            addresses,
+            node: spec.node_name,
+            ports: ports.filter_map(named).collect(),
+            terminal: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            terminating: metadata.deletion_timestamp.is_some(),
+            ready: status
+                .conditions
+                .iter()
+                .any(|condition| condition.kind == "Ready" && condition.status == "True"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn decode(pod: Value) -> index::Pod {
+        serde_json::from_value::<StrippedPod>(pod).expect("decodes").into()
+    }
+
+    fn recorded() -> Value {
+        json!({
+            "metadata": {
+                "name": "orders-7d9f-abcde", "namespace": "shop", "uid": "u1", "resourceVersion": "7",
+                "labels": {"app": "orders"},
+                "annotations": {"leasehold.dev/weight": "5", "kubernetes.io/psp": "x"},
+                "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}],
+                "unknownToThisVersion": {"a": [1]}
+            },
+            "spec": {
+                "nodeName": "n1",
+                "initContainers": [
+                    {"name": "setup", "ports": [{"name": "grpc", "containerPort": 1}]},
+                    {"name": "proxy", "restartPolicy": "Always", "ports": [{"name": "proxy", "containerPort": 15001}]}
+                ],
+                "containers": [{"name": "app", "ports": [{"name": "grpc", "containerPort": 8080}, {"containerPort": 9}]}]
+            },
+            "status": {
+                "phase": "Running", "podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}],
+                "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}]
+            }
+        })
+    }
+
+    #[test]
+    fn a_recorded_pod_keeps_the_fields_that_matter() {
+        let pod = decode(recorded());
+        assert_eq!(
+            (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str()),
+            ("shop", "orders-7d9f-abcde", "u1")
+        );
+        assert_eq!(pod.labels.get("app").map(String::as_str), Some("orders"));
+        assert_eq!(pod.weight.as_deref(), Some("5"));
+        assert_eq!(pod.node.as_deref(), Some("n1"));
+        assert_eq!(pod.addresses, Addresses::parse(["10.0.0.7", "fd00::7"]));
+        assert!(pod.ready && !pod.terminal && !pod.terminating);
+    }
+
+    #[test]
+    fn a_recorded_namespace_keeps_its_name_and_its_labels() {
+        let recorded = json!({
+            "metadata": {
+                "name": "shop", "uid": "u", "labels": {"team": "shop"}, "annotations": {"owner": "x"},
+                "managedFields": [{"manager": "kubectl"}]
+            },
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}
+        });
+        let namespace = serde_json::from_value::<StrippedNamespace>(recorded).expect("decodes");
+        let expected = index::NamespaceLabels {
+            name: "shop".to_owned(),
+            labels: BTreeMap::from([("team".to_owned(), "shop".to_owned())]),
+        };
+        assert_eq!(index::NamespaceLabels::from(namespace), expected);
+    }
+
+    #[test]
+    fn ports_of_sidecars_count_and_those_of_init_containers_do_not() {
+        let ports = decode(recorded()).ports;
+        let named: Vec<_> = ports.iter().map(|port| (port.name.as_str(), port.number)).collect();
+        assert_eq!(named, [("grpc", 8080), ("proxy", 15001)]);
+    }
+
+    #[test]
+    fn a_port_without_a_protocol_is_tcp() {
+        let mut pod = recorded();
+        pod["spec"]["containers"][0]["ports"] = json!([
+            {"name": "a", "containerPort": 1}, {"name": "b", "containerPort": 2, "protocol": "UDP"},
+            {"name": "c", "containerPort": 3, "protocol": "SCTP"}, {"name": "d", "containerPort": 4, "protocol": "QUIC"},
+        ]);
+        let ports = decode(pod).ports;
+        let ports: Vec<_> = ports.iter().map(|port| (port.number, port.protocol)).collect();
+        let expected = [
+            (1, Protocol::Tcp),
+            (2, Protocol::Udp),
+            (3, Protocol::Sctp),
+            (15001, Protocol::Tcp),
+        ];
+        assert_eq!(ports, expected);
+    }
+
+    #[test]
+    fn a_pod_that_is_barely_there_decodes() {
+        let pod = decode(json!({"metadata": {"name": "p", "namespace": "n", "annotations": null}}));
+        assert!(!pod.ready && pod.addresses == Addresses::default() && pod.labels.is_empty());
+    }
+
+    #[test]
+    fn a_pod_on_its_way_out_is_terminating_and_a_finished_one_terminal() {
+        let mut leaving = recorded();
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-11-21T07:00:00Z");
+        assert!(decode(leaving).terminating);
+        for phase in ["Succeeded", "Failed"] {
+            let mut finished = recorded();
+            finished["status"]["phase"] = json!(phase);
+            assert!(decode(finished).terminal, "{phase}");
+        }
+    }
+
+    #[test]
+    fn three_hundred_ports_decode() {
+        let mut pod = recorded();
+        let ports: Vec<Value> = (1..=300)
+            .map(|n| json!({"name": format!("p{n}"), "containerPort": n}))
+            .collect();
+        pod["spec"]["containers"][0]["ports"] = json!(ports);
+        assert_eq!(decode(pod).ports.len(), 301);
+    }
+
+    #[test]
+    fn a_pod_that_does_not_parse_still_tells_its_name() {
+        let mut pod = recorded();
+        pod["spec"]["containers"] = json!("not a list");
+        let guarded: kube::core::DeserializeGuard<StrippedPod> = serde_json::from_value(pod).expect("the guard holds");
+        let invalid = guarded.0.expect_err("does not parse");
+        assert_eq!(invalid.metadata.name.as_deref(), Some("orders-7d9f-abcde"));
+    }
+}

@@ -1,0 +1,166 @@
+//! The line on which one stream is watched: since when it says nothing, and whether the apiserver at its other end still
+//! knows what it knew.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response, Uri, header};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use kube::client::{Body, ClientBuilder};
+use kube::{Client, Error};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tower::service_fn;
+
+use super::watches::WatchEvent;
+use crate::plan::WatchTarget;
+
+/// How long the apiserver has for beginning to answer a watch. It does so at once when it is well.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Names of objects and nothing more.
+const NAMES: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
+/// What is known of one line.
+#[derive(Debug)]
+pub(super) struct WatchConnection {
+    stream: WatchTarget,
+    news: mpsc::Sender<WatchEvent>,
+    heard: Mutex<Instant>,
+    forgetful: AtomicBool,
+}
+
+/// The part of a list that tells of which time it is.
+#[derive(Debug, Deserialize)]
+struct List {
+    metadata: ListMeta,
+}
+
+impl WatchConnection {
+    /// A line on which `stream` is watched, and the client to watch on: `client`, listened to. How far the stream has
+    /// been heard is told whenever a watch begins.
+    pub(super) fn open(client: Client, stream: WatchTarget, news: mpsc::Sender<WatchEvent>) -> (Arc<Self>, Client) {
+        let line = Arc::new(Self {
+            stream,
+            news,
+            heard: Mutex::new(Instant::now()),
+            forgetful: AtomicBool::new(false),
+        });
+        let namespace = client.default_namespace().to_owned();
+        let listening = {
+            let line = line.clone();
+            service_fn(move |request: Request<Body>| {
+                let (line, client) = (line.clone(), client.clone());
+                async move { line.send(&client, request).await }
+            })
+        };
+        (line, ClientBuilder::new(listening, namespace).build())
+    }
+
+    /// Something was heard of the objects of this stream.
+    pub(super) fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// For how long nothing has been heard of the objects of this stream.
+    pub(super) fn silent_for(&self) -> Duration {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Whether the apiserver was found to have forgotten what it once told, since this was last asked.
+    pub(super) fn take_forgetful(&self) -> bool {
+        self.forgetful.swap(false, Ordering::Relaxed)
+    }
+
+    async fn send(&self, client: &Client, request: Request<Body>) -> Result<Response<Body>, Error> {
+        let answer = match watched_from(request.uri()) {
+            None => client.send(request).await?,
+            Some(version) => {
+                let watch = async {
+                    let asked = std::time::Instant::now();
+                    let present = self.compare(client, request.uri(), version).await?;
+                    // Whatever came before it was told before, for nobody asks for the next watch earlier. Versions come
+                    // with bookmarks too, so this comes to the present also where nothing happens. When nobody takes
+                    // news any more, everything ends.
+                    let reached = WatchEvent::Bookmark {
+                        stream: self.stream.clone(),
+                        version,
+                        present: present.map(|present| (present, asked)),
+                    };
+                    let _ = self.news.send(reached).await;
+                    client.send(request).await
+                };
+                let late = |_| Error::Service(format!("no answer within {ANSWER:?}").into());
+                timeout(ANSWER, watch).await.map_err(late)??
+            }
+        };
+        if answer.status().is_success() {
+            self.hear();
+        }
+        Ok(answer)
+    }
+
+    /// The apiserver's present version, if it is a number; an error when it is older than `version`, as after its etcd was restored from a backup: a
+    /// watch from there would say nothing, and nobody would say why, until its counting has come that far again.
+    async fn compare(&self, client: &Client, uri: &Uri, version: u64) -> Result<Option<u64>, Error> {
+        let request = Request::get(one_of(uri)).header(header::ACCEPT, NAMES).body(Vec::new());
+        let list: List = client.request(request.map_err(Error::HttpError)?).await?;
+        let now = list.metadata.resource_version.unwrap_or_default();
+        let present: Option<u64> = now.parse().ok();
+        if present.is_some_and(|present| present < version) {
+            self.forgetful.store(true, Ordering::Relaxed);
+            let cause = format!("the apiserver is at version {now} and was at {version} before: it was restored");
+            return Err(Error::Service(cause.into()));
+        }
+        Ok(present)
+    }
+}
+
+/// The version that a request wants to watch from; none when it is no such request, or its version is no number.
+fn watched_from(uri: &Uri) -> Option<u64> {
+    let fields = || uri.query().unwrap_or_default().split('&');
+    fields().find(|field| *field == "watch=true")?;
+    fields().find_map(|field| field.strip_prefix("resourceVersion=")?.parse().ok())
+}
+
+/// Where one of the objects is listed that are watched at `uri`. Who may see only some asks for those.
+fn one_of(uri: &Uri) -> String {
+    let mut fields = uri.query().unwrap_or_default().split('&');
+    let selected = fields.find(|field| field.starts_with("fieldSelector="));
+    let selected = selected.map(|field| format!("&{field}")).unwrap_or_default();
+    format!("{}?limit=1{selected}", uri.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_is_told_from_other_requests_and_names_its_version() {
+        for (uri, version) in [
+            (
+                "/api/v1/pods?&watch=true&timeoutSeconds=15&resourceVersion=42",
+                Some(42),
+            ),
+            ("/api/v1/pods?&watch=true&resourceVersion=opaque", None),
+            ("/api/v1/pods?&limit=500&resourceVersion=42", None),
+            ("/api/v1/pods", None),
+        ] {
+            assert_eq!(watched_from(&uri.parse().unwrap()), version, "{uri}");
+        }
+    }
+
+    #[test]
+    fn the_present_is_asked_for_with_the_selection_of_the_watch() {
+        for (uri, expected) in [
+            ("/api/v1/pods?&watch=true&resourceVersion=42", "/api/v1/pods?limit=1"),
+            (
+                "/api/v1/namespaces?&watch=true&fieldSelector=metadata.name%3Dshop&resourceVersion=42",
+                "/api/v1/namespaces?limit=1&fieldSelector=metadata.name%3Dshop",
+            ),
+        ] {
+            assert_eq!(one_of(&uri.parse().unwrap()), expected);
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! What one pod is to have in etcd on behalf of one registration: the place where a pod becomes keys.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::duplicate_keys::{self, Draft};
+use super::policy::{Denial, PrefixGrant, Quota};
+use super::previous::Previous;
+use super::transaction::Key;
+use crate::format::{Endpoint, Format, Record};
+use crate::index::{Family, PodView, Protocol, ReadyPod, WEIGHT_ANNOTATION, Why};
+
+/// The endpoints of one ready pod with the keys each should have, and what of it could not be had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredPod {
+    /// One per port that the pod offers.
+    pub by_endpoint: Vec<EndpointRecords>,
+    /// What the registration's author should know about this pod.
+    pub problems: Vec<Problem>,
+    /// What the pod has by the spec before, while it is not known that the newest one is carried out.
+    pub previous: Option<Box<Previous>>,
+}
+
+/// How a pod stands with a registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodState {
+    /// It is to be registered, and to have this.
+    Ready(DesiredPod),
+    /// It is not ready, and would have this if it were.
+    Unready(DesiredPod),
+    /// It was missing from a list, and nothing else is known of its end.
+    Missing,
+    /// It was deleted, is about to go, or has left the selector. While it is still there: the keys it would have.
+    Gone(Vec<Key>),
+}
+
+impl PodState {
+    /// How a pod stands of which the index says `view`, and `if_ready` if it is there but not to be registered.
+    /// `missing` when a list did not name it, and nothing else is known of its end.
+    pub fn of(
+        view: PodView,
+        if_ready: impl FnOnce() -> Option<ReadyPod>,
+        missing: bool,
+        bindings: &[FormatBinding],
+    ) -> Self {
+        let desired = || {
+            let desired = if_ready().and_then(|pod| DesiredPod::of(PodView::Ready(pod), bindings));
+            desired.unwrap_or_default()
+        };
+        match view {
+            PodView::Unready { why: Why::NotReady } => Self::Unready(desired()),
+            PodView::Unready {
+                why: Why::Terminal | Why::Terminating,
+            } => Self::Gone(desired().keys()),
+            PodView::Gone if missing => Self::Missing,
+            PodView::Gone => Self::Gone(Vec::new()),
+            view => DesiredPod::of(view, bindings).map_or_else(|| Self::Gone(Vec::new()), Self::Ready),
+        }
+    }
+
+    /// The same of a registration whose spec has changed: by the spec before, the pod has `previous` if it is ready.
+    /// `aside` when formats of the newest spec stand aside that the spec before did not have.
+    #[must_use]
+    pub fn keeping(mut self, previous: impl FnOnce() -> Option<DesiredPod>, aside: bool) -> Self {
+        match &mut self {
+            Self::Ready(desired) | Self::Unready(desired) => {
+                if let Some(previous) = previous() {
+                    desired.keep(&previous, aside);
+                }
+            }
+            Self::Gone(keys) => keys.extend(previous().iter().flat_map(DesiredPod::keys)),
+            Self::Missing => {}
+        }
+        self
+    }
+}
+
+/// One of a registration's formats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormatBinding {
+    /// The format.
+    pub format: Format,
+    /// Whether it carries exactly one of the registration's ports, so that a key need not tell which.
+    pub sole_port: bool,
+    /// Which of its keys may be written.
+    pub pass: PrefixGrant,
+}
+
+/// One endpoint and its records over all formats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointRecords {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// Its records, each under a key of its own.
+    pub records: Vec<Record>,
+    /// Ranges of `records` that make sense together only: they are written and removed as one. The others stand alone.
+    pub units: Vec<Range<usize>>,
+}
+
+impl EndpointRecords {
+    /// The records by what is written as one: those of a unit, or a single one.
+    pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let unit = self.units.iter().find(|unit| unit.start == next).cloned();
+            let group = self.records.get(unit.unwrap_or(next..next + 1))?;
+            next += group.len();
+            Some(group)
+        })
+    }
+}
+
+/// Why a ready pod is not, or not wholly, registered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Problem {
+    /// No container port of the pod has that name.
+    PortMissing {
+        /// The container port's name.
+        port: Arc<str>,
+        /// The protocol asked for; any if none.
+        protocol: Option<Protocol>,
+    },
+    /// The pod has no address of the wanted family.
+    AddressMissing {
+        /// That family.
+        family: Family,
+    },
+    /// The pod's weight annotation is no whole number from 0 to 65535; the registration's weight is used.
+    WeightUnreadable,
+    /// A format gives two ports the same key, and each another value.
+    SameKey {
+        /// The format.
+        format: Arc<str>,
+        /// The ports' names.
+        ports: [Arc<str>; 2],
+        /// The number that both have in this pod.
+        number: u16,
+    },
+    /// A format cannot express the endpoint.
+    Refused {
+        /// What the format says about it.
+        reason: String,
+    },
+    /// The Registry's rules do not allow a key.
+    Denied(Denial),
+    /// The namespace has as many keys as the Registry's rules allow.
+    OverQuota(Quota),
+}
+
+impl DesiredPod {
+    /// What `view` of a pod is to have in etcd through each of `bindings`; none when the pod is not to be registered.
+    pub fn of(view: PodView, bindings: &[FormatBinding]) -> Option<Self> {
+        let pod = match view {
+            PodView::Ready(pod) => pod,
+            // Its readiness is not in doubt, so it counts as ready; it just cannot be dialled.
+            PodView::Unready {
+                why: Why::NoAddress(family),
+            } => {
+                let problems = vec![Problem::AddressMissing { family }];
+                return Some(Self {
+                    problems,
+                    ..Self::default()
+                });
+            }
+            PodView::Unready { .. } | PodView::Gone => return None,
+        };
+        let missing = pod.missing_ports.into_iter();
+        let mut desired = Self {
+            by_endpoint: Vec::with_capacity(pod.endpoints.len()),
+            problems: missing
+                .map(|port| Problem::PortMissing {
+                    port: port.container_port,
+                    protocol: port.protocol,
+                })
+                .collect(),
+            previous: None,
+        };
+        if pod.weight_unparsable {
+            desired.problems.push(Problem::WeightUnreadable);
+        }
+        let mut drafts = Vec::with_capacity(pod.endpoints.len() * bindings.len());
+        for (endpoint, draft) in pod.endpoints.iter().enumerate() {
+            let carries = |(_, binding): &(usize, &FormatBinding)| binding.format.carries(&draft.port_name);
+            for (place, binding) in bindings.iter().enumerate().filter(carries) {
+                match binding.format.record(draft, binding.sole_port) {
+                    Ok(records) if desired.admits(&binding.pass, &records) => drafts.push(Draft {
+                        endpoint,
+                        binding: place,
+                        records,
+                    }),
+                    Ok(_) => {}
+                    Err(refusal) => desired.problems.push(Problem::Refused {
+                        reason: refusal.to_string(),
+                    }),
+                }
+            }
+        }
+        if pod.endpoints.len() > 1 {
+            let problems = duplicate_keys::part(&mut drafts, &pod.endpoints, bindings);
+            desired.problems.extend(problems);
+        }
+        let mut drafts = drafts.into_iter().peekable();
+        for (place, endpoint) in pod.endpoints.into_iter().enumerate() {
+            let (mut records, mut units) = (Vec::with_capacity(bindings.len()), Vec::new());
+            while let Some(draft) = drafts.next_if(|draft| draft.endpoint == place) {
+                let first = records.len();
+                records.extend(draft.records);
+                if records.len() > first + 1 {
+                    units.push(first..records.len());
+                }
+            }
+            desired.by_endpoint.push(EndpointRecords {
+                endpoint,
+                records,
+                units,
+            });
+        }
+        Some(desired)
+    }
+
+    /// Whether all of `records`, which are written as one, may be written. What a format makes of a tenant's words is
+    /// looked at here, as the text that etcd would get.
+    fn admits(&mut self, pass: &PrefixGrant, records: &[Record]) -> bool {
+        let denials: Vec<Denial> = records
+            .iter()
+            .filter_map(|record| pass.check(&record.key).err())
+            .collect();
+        let admitted = denials.is_empty();
+        for denial in denials.into_iter().map(Problem::Denied) {
+            if !self.problems.contains(&denial) {
+                self.problems.push(denial);
+            }
+        }
+        admitted
+    }
+
+    /// The keys of all records, in the order of endpoints, those of the spec before included.
+    pub fn keys(&self) -> Vec<Key> {
+        self.all_records().map(|record| record.key.clone()).collect()
+    }
+
+    /// All records by what is written as one, in the order of endpoints.
+    pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
+        self.by_endpoint.iter().flat_map(EndpointRecords::groups)
+    }
+
+    /// All records, those of the spec before included.
+    pub fn all_records(&self) -> impl Iterator<Item = &Record> {
+        self.records().chain(self.previous.iter().flat_map(|it| it.records()))
+    }
+
+    /// All records, in the order of endpoints.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.by_endpoint
+            .iter()
+            .flat_map(|endpoint_records| &endpoint_records.records)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PortMissing { port, protocol: None } => write!(
+                f,
+                "no container port is named \"{port}\": name one so in the pod's template, or give spec.ports its number"
+            ),
+            Self::PortMissing {
+                port,
+                protocol: Some(protocol),
+            } => write!(
+                f,
+                "no {protocol} port of a container is named \"{port}\": name one so in the pod's template, correct the \
+                 protocol, or give spec.ports its number"
+            ),
+            Self::AddressMissing { family } => write!(
+                f,
+                "no {family} address: set spec.address.family to the family the pods have"
+            ),
+            Self::WeightUnreadable => write!(
+                f,
+                "the annotation {WEIGHT_ANNOTATION} is no whole number, so spec.weight is used: write a number from 0 to 65535"
+            ),
+            Self::SameKey {
+                format,
+                ports: [one, other],
+                number,
+            } => write!(
+                f,
+                "the ports \"{one}\" and \"{other}\" are both {number}, and {format} tells ports by their numbers: leave one out of the format's ports"
+            ),
+            Self::Refused { reason } => f.write_str(reason),
+            Self::Denied(denial) => denial.fmt(f),
+            Self::OverQuota(Quota { keys, rule }) => write!(
+                f,
+                "the rule {rule} of the Registry's spec.access lets this namespace have {keys} keys, which others of its pods have: remove what is not needed, or ask an admin of the Registry for more"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{RecordFormats, Service};
+    use crate::plan::testing::endpoint;
+
+    fn ready_pod() -> ReadyPod {
+        ReadyPod {
+            uid: "u".into(),
+            endpoints: vec![endpoint("p", 8080)],
+            missing_ports: Vec::new(),
+            weight_unparsable: false,
+        }
+    }
+
+    fn presence(view: PodView, missing: bool) -> PodState {
+        let spec = serde_json::json!({"type": "Plain", "prefix": "/s"});
+        let spec = serde_json::from_value(spec).expect("decodes");
+        let service = Service {
+            namespace: "shop",
+            name: "orders",
+            ports: &[],
+            ipv6: false,
+            record_formats: &RecordFormats::new(),
+        };
+        let format = Format::compile(&spec, &service).expect("compiles");
+        let binding = FormatBinding {
+            format,
+            sole_port: true,
+            pass: PrefixGrant::Free,
+        };
+        PodState::of(view, || Some(ready_pod()), missing, &[binding])
+    }
+
+    fn unready(why: Why) -> PodView {
+        PodView::Unready { why }
+    }
+
+    #[test]
+    fn lost_readiness_is_in_doubt_and_what_ends_a_pod_is_not() {
+        let keys = || vec![Key::from("/s/p")];
+        let PodState::Unready(desired) = presence(unready(Why::NotReady), false) else {
+            panic!("it may be ready again");
+        };
+        assert_eq!(desired.keys(), keys());
+        for why in [Why::Terminal, Why::Terminating] {
+            assert_eq!(presence(unready(why), false), PodState::Gone(keys()));
+        }
+    }
+
+    #[test]
+    fn a_pod_that_a_list_did_not_name_is_in_doubt_and_a_deleted_one_is_not() {
+        assert_eq!(presence(PodView::Gone, true), PodState::Missing);
+        assert_eq!(presence(PodView::Gone, false), PodState::Gone(Vec::new()));
+    }
+
+    #[test]
+    fn a_ready_pod_without_an_address_is_not_in_doubt() {
+        let view = unready(Why::NoAddress(Family::V4));
+        assert!(matches!(presence(view, false), PodState::Ready(_)));
+    }
+}

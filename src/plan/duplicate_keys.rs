@@ -1,0 +1,132 @@
+//! Two ports of one pod that a format gives the same key: named ports that turn out to have one number, where keys tell
+//! ports by their numbers.
+//!
+//! Which of two different values should be there nobody can say, so neither is; where both are the same, one is enough.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+
+use super::desired::{FormatBinding, Problem};
+use super::transaction::Key;
+use crate::format::{Endpoint, Record};
+
+/// What one format makes of one of a pod's endpoints.
+pub(super) struct Draft {
+    /// The endpoint's place among the pod's.
+    pub endpoint: usize,
+    /// The format's place among the registration's.
+    pub binding: usize,
+    /// Its records.
+    pub records: Vec<Record>,
+}
+
+/// Takes the records out of `drafts` that are there twice, and those that contradict each other; says which do.
+pub(super) fn part(drafts: &mut [Draft], endpoints: &[Endpoint], bindings: &[FormatBinding]) -> Vec<Problem> {
+    let mut first: HashMap<(usize, &Key), usize> = HashMap::new();
+    let (mut out, mut problems) = (BTreeSet::new(), Vec::new());
+    for (at, draft) in drafts.iter().enumerate() {
+        for record in &draft.records {
+            let before = match first.entry((draft.binding, &record.key)) {
+                Entry::Vacant(free) => {
+                    free.insert(at);
+                    continue;
+                }
+                Entry::Occupied(taken) => *taken.get(),
+            };
+            out.insert(at);
+            if before == at || drafts[before].records == draft.records {
+                continue;
+            }
+            out.insert(before);
+            let (one, other) = (&endpoints[drafts[before].endpoint], &endpoints[draft.endpoint]);
+            let problem = Problem::SameKey {
+                format: bindings[draft.binding].format.reading().dialect,
+                ports: [one.port_name.clone(), other.port_name.clone()],
+                number: other.port,
+            };
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+    }
+    for at in out {
+        drafts[at].records.clear();
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{Format, RecordFormats, Service};
+    use crate::index::{PodView, ReadyPod};
+    use crate::plan::testing::endpoint;
+    use crate::plan::{DesiredPod, PrefixGrant};
+
+    fn binding(kind: &str) -> FormatBinding {
+        let spec = serde_json::from_value(serde_json::json!({"type": kind})).expect("decodes");
+        let service = Service {
+            namespace: "shop",
+            name: "orders",
+            ports: &[],
+            ipv6: false,
+            record_formats: &RecordFormats::new(),
+        };
+        let format = Format::compile(&spec, &service).expect("compiles");
+        FormatBinding {
+            format,
+            sole_port: false,
+            pass: PrefixGrant::Free,
+        }
+    }
+
+    /// A pod whose ports `grpc` and `web` are one number, and which speaks `schemes` there; and a third port.
+    fn desired(kind: &str, schemes: [&str; 2]) -> DesiredPod {
+        let port = |name: &str, number, scheme: &str| Endpoint {
+            port_name: name.into(),
+            scheme: Some(scheme.into()),
+            ..endpoint("p", number)
+        };
+        let [grpc, web] = schemes;
+        let pod = ReadyPod {
+            uid: "u".into(),
+            endpoints: vec![
+                port("grpc", 8080, grpc),
+                port("web", 8080, web),
+                port("other", 9090, "http"),
+            ],
+            missing_ports: Vec::new(),
+            weight_unparsable: false,
+        };
+        DesiredPod::of(PodView::Ready(pod), &[binding(kind), binding("Plain")]).expect("it is ready")
+    }
+
+    #[test]
+    fn ports_of_one_number_that_contradict_each_other_are_refused_where_keys_tell_ports_by_number() {
+        let desired = desired("GoFrame", ["grpc", "http"]);
+        let told: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
+        let [told] = &told[..] else {
+            panic!("{told:?}");
+        };
+        for part in ["GoFrame", "\"grpc\"", "\"web\"", "8080"] {
+            assert!(told.contains(part), "{told}");
+        }
+        let keys = desired.keys();
+        assert_eq!(
+            keys.len(),
+            4,
+            "the third port, and all ports in the other format: {keys:?}"
+        );
+        assert!(!keys.iter().any(|key| key.ends_with(":8080")), "{keys:?}");
+    }
+
+    #[test]
+    fn ports_of_one_number_that_say_the_same_are_one_record() {
+        for kind in ["Kitex", "Hertz", "GoFrame"] {
+            let desired = desired(kind, ["http", "http"]);
+            assert_eq!(desired.problems, [], "{kind}");
+            let keys: BTreeSet<Key> = desired.keys().into_iter().collect();
+            assert_eq!((keys.len(), desired.keys().len()), (5, 5), "{kind}: {keys:?}");
+        }
+    }
+}

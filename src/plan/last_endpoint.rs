@@ -1,0 +1,110 @@
+//! The last endpoint of a registration that is not to be left without one: it stays though its pod is not ready, until
+//! that is deleted or terminates, or until another pod is ready.
+//!
+//! It is the endpoint that was lost last. Where that is not known, after a start or a takeover, it is one that etcd still
+//! holds, the first by its pod's name.
+
+use std::sync::Arc;
+
+use super::desired::DesiredPod;
+use super::planner::{Planner, RegistrationState};
+use super::transaction::Key;
+use super::unconfirmed::may_be_there;
+use crate::index::RegistrationRef;
+
+impl RegistrationState {
+    /// Whether a pod that is ready has an endpoint.
+    fn has_ready_endpoint(&self) -> bool {
+        let ready = |(pod, desired): (&Arc<str>, &DesiredPod)| self.kept.as_ref() != Some(pod) && has_keys(desired);
+        self.desired_pods.iter().any(ready)
+    }
+}
+
+fn has_keys(desired: &DesiredPod) -> bool {
+    desired.all_records().next().is_some()
+}
+
+impl Planner {
+    /// A pod of `registration` is no longer to be registered, `lost` if it may be again: if that leaves nothing and the
+    /// registration is to keep its last endpoint, that stays.
+    pub(super) fn keep_if_last(&mut self, registration: &RegistrationRef, lost: Option<&Arc<str>>) {
+        let Some(book) = self.books.get(registration) else {
+            return;
+        };
+        let is_well = !book.terms.keep_last || book.kept.is_some() || book.has_ready_endpoint();
+        if is_well || book.unready.is_empty() {
+            return;
+        }
+        if !self.complete {
+            // Those that are ready may still be told.
+            self.in_question.insert(registration.clone());
+            return;
+        }
+        let may_have = |pod: &&Arc<str>| book.unready.get(*pod).is_some_and(|had| self.may_have_keys(had));
+        let Some(pod) = lost.filter(may_have).cloned().or_else(|| self.some_unready(book)) else {
+            return;
+        };
+        let desired = book.unready[&pod].clone();
+        self.change_tenancy(registration, &pod, Some(desired));
+        if let Some(book) = self.books.get_mut(registration) {
+            book.kept = Some(pod);
+        }
+    }
+
+    /// `registration` has an endpoint of a pod that is ready, or is not to keep its last one any more.
+    pub(super) fn let_last_go(&mut self, registration: &RegistrationRef) {
+        let book = self.books.get_mut(registration);
+        if let Some(pod) = book.and_then(|book| book.kept.take()) {
+            self.drop_doubtful(registration, &pod);
+        }
+    }
+
+    /// Whoever led before may have kept other endpoints than this replica would have.
+    pub(super) fn last_in_question(&mut self) {
+        let keeping = self.books.iter().filter(|(_, book)| book.terms.keep_last);
+        self.in_question.extend(keeping.map(|(name, _)| name.clone()));
+    }
+
+    /// Decides which endpoints stay where that was not known before.
+    pub(super) fn settle_last(&mut self) {
+        if !self.complete || self.in_question.is_empty() {
+            return;
+        }
+        for registration in std::mem::take(&mut self.in_question) {
+            let Some(book) = self.books.get(&registration) else {
+                continue;
+            };
+            if !book.terms.keep_last {
+                self.let_last_go(&registration);
+                continue;
+            }
+            let kept = book.kept.as_ref();
+            let is_real = kept.is_some_and(|pod| book.unready.get(pod).is_some_and(|kept| self.may_have_keys(kept)));
+            if kept.is_some() && !is_real && self.some_unready(book).is_some() {
+                self.let_last_go(&registration);
+            }
+            self.keep_if_last(&registration, None);
+            let Some(book) = self.books.get(&registration) else {
+                continue;
+            };
+            let is_surveyed = book.terms.scopes.iter().all(|scope| self.is_surveyed(scope.prefix()));
+            if !is_surveyed && !book.has_ready_endpoint() {
+                self.in_question.insert(registration);
+            }
+        }
+    }
+
+    /// The first pod that is not ready and has keys in etcd.
+    fn some_unready(&self, book: &RegistrationState) -> Option<Arc<str>> {
+        let is_there = |key: &Key| self.slots.get(key).is_some_and(|slot| self.is_ours(slot));
+        let has = |(_, desired): &(&Arc<str>, &DesiredPod)| desired.all_records().any(|record| is_there(&record.key));
+        let pods = book.unready.iter().filter(has).map(|(pod, _)| pod);
+        pods.filter(|pod| book.kept.as_ref() != Some(*pod)).min().cloned()
+    }
+
+    /// Whether etcd may hold a key of `desired`, as far as is known.
+    fn may_have_keys(&self, desired: &DesiredPod) -> bool {
+        let may = |key: &Key| self.slots.get(key).is_some_and(may_be_there) || !self.is_surveyed(key);
+        desired.all_records().any(|record| may(&record.key))
+    }
+}

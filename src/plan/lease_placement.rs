@@ -1,0 +1,90 @@
+//! Which leases the keys of one work go on: those that may share one on the same, if possible.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::actions::Decision;
+use super::lease_groups::LeaseGroup;
+use super::planner::Planner;
+use super::transaction::{Key, LeaseId, Op};
+use super::work::Work;
+use crate::index::RegistrationRef;
+
+/// Writes that have a lease, and the room kept there for the keys that are new on it.
+pub(super) type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
+
+/// No lease of this domain has room.
+pub(super) struct Unplaced {
+    pub ttl: u32,
+    pub domain: LeaseGroup,
+    pub keys: usize,
+}
+
+impl Planner {
+    /// Chooses leases for the puts among `decisions`, all those of one domain on one, and reserves room there.
+    pub(super) fn place(
+        &mut self,
+        work: &Work,
+        decisions: impl Iterator<Item = (Key, Decision)>,
+    ) -> Result<Placed, Unplaced> {
+        let decisions: Vec<(Key, Decision)> = decisions.collect();
+        let mut homeless: BTreeMap<LeaseGroup, Vec<Key>> = BTreeMap::new();
+        for (key, decision) in &decisions {
+            if let Decision::Put { stay: None, .. } = decision
+                && let Some(domain) = self.leases.domain_of(key)
+            {
+                homeless.entry(domain).or_default().push(key.clone());
+            }
+        }
+        let mut homes: HashMap<Key, LeaseId> = HashMap::new();
+        let mut reserved: Vec<(Key, LeaseId)> = Vec::new();
+        if let Work::Pod(registration, pod) = work {
+            let ttl = self.ttl_of(registration);
+            for (domain, keys) in homeless {
+                let sibling = self.lease_of_siblings(registration, pod, &domain);
+                let Some(lease) = self.leases.reserve((ttl, &domain), keys.len(), sibling) else {
+                    for (_, lease) in reserved {
+                        self.leases.release(lease, 1);
+                    }
+                    let keys = keys.len();
+                    return Err(Unplaced { ttl, domain, keys });
+                };
+                homes.extend(keys.iter().map(|key| (key.clone(), lease)));
+                reserved.extend(keys.into_iter().map(|key| (key, lease)));
+            }
+        }
+        let ops = decisions.into_iter().map(|(key, decision)| match decision {
+            Decision::Put { value, expect, stay } => Op::Put {
+                lease: stay
+                    .or_else(|| homes.get(&key).copied())
+                    .expect("room was reserved for every homeless key"),
+                key,
+                value,
+                expect,
+            },
+            Decision::Remove(mod_revision) => Op::Delete { key, mod_revision },
+            Decision::Check(expect) => Op::Check { key, expect },
+            Decision::Leave => unreachable!("what is left alone is not planned"),
+        });
+        Ok((ops.collect(), reserved))
+    }
+
+    /// The lease that carries other keys of the same pod and domain: they should come and go together.
+    fn lease_of_siblings(
+        &self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        domain: &LeaseGroup,
+    ) -> Option<LeaseId> {
+        let desired = self.books.get(registration)?.desired_pods.get(pod)?;
+        let of_domain = |key: &Key| self.leases.domain_of(key).as_ref() == Some(domain);
+        let held = desired.records().filter_map(|record| {
+            self.slots
+                .get(&record.key)?
+                .held
+                .as_ref()
+                .filter(|_| of_domain(&record.key))
+        });
+        held.map(|held| held.lease).find(|lease| self.leases.is_ours(*lease))
+    }
+}

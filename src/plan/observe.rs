@@ -1,0 +1,158 @@
+//! The ledger's column of what etcd holds: what the mirror saw and what writes brought about, newest first.
+
+use std::collections::HashSet;
+
+use super::in_flight::InFlight;
+use super::meta::{MetaKeys, newer_version};
+use super::planner::Planner;
+use super::transaction::{Key, KeyValue, LeaseId, Observation, Prefix, Revision};
+
+impl Planner {
+    /// Takes in what the mirror saw.
+    pub fn observe(&mut self, observation: Observation) {
+        match observation {
+            Observation::Changed { key, held, revision } => self.observe_key(&key, held, revision),
+            Observation::Snapshot {
+                scope,
+                revision,
+                entries,
+            } => self.observe_scope(scope, revision, entries),
+            Observation::Denied { scope } => self.reading_denied(scope),
+            Observation::Restored => self.forget(),
+            Observation::Interrupted | Observation::Complete { .. } => {}
+        }
+    }
+
+    fn observe_scope(&mut self, scope: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
+        let present: HashSet<Key> = entries.iter().map(|(key, _)| key.clone()).collect();
+        // The lease records first: whose a data key is depends on them.
+        for (key, held) in entries {
+            self.observe_key(&key, Some(held), revision);
+        }
+        for key in self.keys_in(&scope) {
+            if !present.contains(&key) {
+                self.observe_key(&key, None, revision);
+            }
+        }
+        if scope == *self.meta.scope() {
+            if !present.contains(&self.meta.hold()) {
+                self.observe_hold(None, revision);
+            }
+            for lease in self.leases.ids().collect::<Vec<_>>() {
+                if !present.contains(&self.meta.record_key(lease)) {
+                    self.leases.record_missing(lease, revision);
+                }
+            }
+        }
+        for key in self.keys_in(&scope) {
+            self.enqueue(&key);
+        }
+        self.reading_allowed(&scope);
+        self.surveyed.insert(scope);
+    }
+
+    /// Learns what `key` holds as of `revision`, unless something newer is known.
+    pub(super) fn observe_key(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {
+        if self.meta.scope().contains(key) {
+            self.observe_meta(key, held, revision);
+            return;
+        }
+        if held.is_none() && !self.slots.contains_key(key) {
+            self.guard.gone(key);
+            // Written off already: every key that ever was would leave an empty slot.
+            return;
+        }
+        let slot = self.slots.entry(key.clone()).or_default();
+        if revision < slot.seen {
+            return;
+        }
+        if held.is_none() {
+            self.guard.gone(key);
+        }
+        slot.seen = revision;
+        let lease_of = |held: &Option<KeyValue>| held.as_ref().map_or(LeaseId::NONE, |held| held.lease);
+        let (before, after) = (lease_of(&slot.held), lease_of(&held));
+        if before != after {
+            self.leases.detach(before, key);
+            self.leases.attach(after, key);
+        }
+        if let Some(lease) = slot.perhaps_on.take() {
+            self.leases.release(lease, 1);
+        }
+        match &held {
+            Some(now) if self.leases.is_ours(now.lease) => slot.born = now.create_revision,
+            Some(_) => {}
+            None => slot.born = 0,
+        }
+        if slot.held != held {
+            slot.held = held;
+            self.changed
+                .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
+            self.enqueue(key);
+        }
+    }
+
+    /// Whether `key` is one of our own records.
+    pub fn is_record(&self, key: &str) -> bool {
+        self.meta.scope().contains(key)
+    }
+
+    fn observe_meta(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {
+        if *key == self.meta.hold() {
+            self.observe_hold(held.as_ref(), revision);
+            return;
+        }
+        let Some(lease) = self.meta.recorded_lease(key) else {
+            return;
+        };
+        let Some(held) = held else {
+            self.leases.record_missing(lease, revision);
+            return;
+        };
+        // A record proves something only about the lease it is on.
+        let ttl = MetaKeys::recorded_ttl(&held.value);
+        if held.lease != lease || ttl.is_none() && newer_version(&held.value).is_none() {
+            self.leases.record_spoilt(lease, held.mod_revision);
+            return;
+        }
+        for key in self.leases.recorded(lease, ttl, held.mod_revision) {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.born = slot.held.as_ref().map_or(0, |held| held.create_revision);
+            }
+            self.enqueue(&key);
+        }
+    }
+
+    /// A lease does not exist any more, and with it every key that was on it.
+    pub(super) fn lease_is_gone(&mut self, lease: LeaseId) {
+        for key in self.leases.gone(lease) {
+            self.guard.gone(&key);
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.held = None;
+                slot.born = 0;
+                self.changed
+                    .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
+            }
+            self.enqueue(&key);
+        }
+    }
+
+    fn forget(&mut self) {
+        self.leases.clear();
+        self.surveyed.clear();
+        self.hold_seen = 0;
+        self.guard.set_recorded(None);
+        // What the guard knows of is told to be gone or there by the survey that follows.
+        self.slots
+            .retain(|key, slot| !slot.claims.is_empty() || self.guard.knows(key));
+        for slot in self.slots.values_mut() {
+            slot.held = None;
+            slot.seen = 0;
+            slot.born = 0;
+            slot.perhaps_on = None;
+        }
+        // Their answers tell of the history that is void.
+        self.in_flight.values_mut().for_each(InFlight::annul);
+        self.changed.extend(self.books.keys().cloned());
+    }
+}

@@ -1,0 +1,113 @@
+//! Where our keys may lie: the ranges to read and watch, for how long, and what may not be touched in them.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Bound;
+
+use super::planner::{KeyState, Planner};
+use super::transaction::{Key, KeyValue, LeaseId, Prefix};
+
+impl Planner {
+    /// The scopes to read and watch, if they changed since the last call. A scope inside another is left out.
+    pub fn take_changed_scopes(&mut self) -> Option<BTreeSet<Prefix>> {
+        if !std::mem::take(&mut self.scopes_changed) {
+            return None;
+        }
+        let wanted = self.books.values().flat_map(|book| &book.terms.scopes);
+        let all: BTreeSet<&Prefix> = wanted.chain(&self.lingering).chain([self.meta.scope()]).collect();
+        let mut outermost: BTreeSet<Prefix> = BTreeSet::new();
+        let (denied, all): (Vec<&Prefix>, Vec<&Prefix>) = all.into_iter().partition(|scope| self.may_not_read(scope));
+        for scope in all {
+            // In key order an outer scope comes before all that lie in it.
+            if !outermost.last().is_some_and(|outer| outer.contains(scope.prefix())) {
+                outermost.insert(scope.clone());
+            }
+        }
+        // What lies in one that may not be read may well be readable for itself. It stays wanted: it is tried again.
+        outermost.extend(denied.into_iter().cloned());
+        self.denied.keep(&outermost);
+        let gone: Vec<Prefix> = self.surveyed.difference(&outermost).cloned().collect();
+        for scope in gone {
+            self.surveyed.remove(&scope);
+            let outside = |key: &Key| !outermost.iter().any(|kept| kept.contains(key));
+            for key in self.keys_in(&scope).into_iter().filter(outside) {
+                let unused = |slot: &&KeyState| slot.claims.is_empty() && slot.in_flight.is_none();
+                if let Some(slot) = self.slots.get(&key).filter(unused) {
+                    if let Some(held) = &slot.held {
+                        self.leases.detach(held.lease, &key);
+                    }
+                    if let Some(lease) = slot.perhaps_on {
+                        self.leases.release(lease, 1);
+                    }
+                    self.slots.remove(&key);
+                    self.guard.gone(&key);
+                }
+            }
+        }
+        Some(outermost)
+    }
+
+    /// Lets go of scopes whose registration is gone once none of our keys is left in them, nor may yet appear there: one
+    /// that nobody watches would be renewed for ever.
+    pub(super) fn settle_lingering(&mut self) {
+        if self.lingering.is_empty() || !self.complete {
+            return;
+        }
+        let used: HashSet<&Prefix> = self.books.values().flat_map(|book| &book.terms.scopes).collect();
+        let still_ours = |scope: &Prefix| {
+            let ours = |held: &KeyValue| self.leases.is_ours(held.lease);
+            let may_come = |slot: &KeyState| slot.perhaps_on.is_some() || slot.in_flight.is_some();
+            self.range(scope)
+                .any(|(_, slot)| slot.held.as_ref().is_some_and(ours) || may_come(slot))
+        };
+        let done = |scope: &&Prefix| used.contains(*scope) || self.surveyed.contains(*scope) && !still_ours(scope);
+        let done: Vec<Prefix> = self.lingering.iter().filter(done).cloned().collect();
+        for scope in done {
+            self.lingering.remove(&scope);
+            self.scopes_changed = true;
+        }
+    }
+
+    /// Whether what `key` holds is known.
+    pub(super) fn is_surveyed(&self, key: &str) -> bool {
+        // No surveyed scope lies in another, so only the last one that is not behind `key` can contain it.
+        let up_to = (Bound::Unbounded, Bound::Included(key));
+        self.surveyed
+            .range::<str, _>(up_to)
+            .next_back()
+            .is_some_and(|scope| scope.contains(key))
+    }
+
+    /// Whether a suspended registration lays its keys where `key` is.
+    pub(super) fn is_frozen(&self, key: &str) -> bool {
+        let suspended = self
+            .suspended
+            .iter()
+            .filter_map(|registration| self.books.get(registration));
+        suspended
+            .flat_map(|book| &book.terms.scopes)
+            .any(|scope| scope.contains(key))
+    }
+
+    /// The recorded leases, to ask etcd which keys are on them.
+    pub fn lease_ids(&self) -> Vec<LeaseId> {
+        self.leases.ids().collect()
+    }
+
+    /// Of the keys etcd says are on a lease of ours, those that lie in no scope: left behind by a registration that
+    /// was deleted while nobody was up.
+    pub fn unknown_keys(&self, keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
+        let unknown = |key: &Key| !self.meta.scope().contains(key) && !self.slots.contains_key(key);
+        keys.into_iter().filter(unknown).collect()
+    }
+
+    fn range(&self, scope: &Prefix) -> impl Iterator<Item = (&Key, &KeyState)> {
+        let from = (Bound::Included(scope.prefix()), Bound::Unbounded);
+        self.slots
+            .range::<str, _>(from)
+            .take_while(|(key, _)| scope.contains(key))
+    }
+
+    pub(super) fn keys_in(&self, scope: &Prefix) -> Vec<Key> {
+        self.range(scope).map(|(key, _)| key.clone()).collect()
+    }
+}

@@ -1,0 +1,318 @@
+//! Pods that only seem to be gone: their keys are judged together before any of them goes.
+
+use super::*;
+use crate::plan::{GuardEvent, GuardMode, GuardSettings, Key, KeyValue, Moment, PodState, Release};
+
+pub(super) const PODS: usize = 20;
+/// What the other clock says, which stands still here.
+pub(super) const UNIX: Duration = Duration::from_secs(1_800_000_001);
+
+pub(super) fn guard() -> GuardSettings {
+    GuardSettings {
+        mode: GuardMode::Hold,
+        window: Duration::from_mins(1),
+        max_loss_percent: 50,
+        min_keys: 10,
+        hold: Duration::from_mins(5),
+    }
+}
+
+pub(super) fn pod(number: usize) -> Arc<str> {
+    format!("p{number:02}").into()
+}
+
+pub(super) fn key(number: usize) -> Key {
+    format!("/s/p{number:02}").into()
+}
+
+/// A guarded rig in which every pod has its key.
+pub(super) fn registered() -> Rig {
+    let mut rig = Rig::new();
+    rig.planner.set_guard(guard());
+    for number in 0..PODS {
+        rig.want("orders", &pod(number), &[&key(number)], "1");
+    }
+    rig.run();
+    rig.judge(Instant::now());
+    rig
+}
+
+impl Rig {
+    pub(super) fn present(&mut self, number: usize, presence: PodState) {
+        self.planner.set_presence(&reference("orders"), &pod(number), presence);
+    }
+
+    pub(super) fn judge(&mut self, now: Instant) -> Option<GuardEvent> {
+        self.judge_by(now, "h")
+    }
+
+    /// Where a new hold would have this id.
+    pub(super) fn judge_by(&mut self, now: Instant, id: &str) -> Option<GuardEvent> {
+        self.listen();
+        let moment = Moment { now, unix: UNIX };
+        self.planner.judge(moment, None, || id.to_owned())
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.etcd.data().count()
+    }
+}
+
+#[test]
+fn keys_of_pods_missing_from_a_list_stay_until_the_hold_ends() {
+    let (mut rig, now) = (registered(), Instant::now());
+    for number in 0..PODS {
+        rig.present(number, PodState::Missing);
+    }
+    assert_eq!(rig.judge(now), Some(GuardEvent::Held));
+    assert!(rig.run().is_empty());
+    let report = rig.report("orders");
+    assert_eq!((report.ready, report.held, report.outstanding), (0, PODS, 0));
+    let end = rig.judge(now + guard().hold);
+    assert!(
+        matches!(
+            end,
+            Some(GuardEvent::Released {
+                why: Release::Expired,
+                ..
+            })
+        ),
+        "{end:?}"
+    );
+    rig.run();
+    assert_eq!(rig.left(), 0);
+}
+
+#[test]
+fn a_suspicion_that_was_not_judged_yet_changes_nothing() {
+    let mut rig = registered();
+    rig.present(0, PodState::Missing);
+    assert!(rig.run().is_empty());
+    rig.judge(Instant::now());
+    rig.run();
+    assert_eq!(rig.left(), PODS - 1);
+}
+
+#[test]
+fn deleted_pods_leave_at_once_though_they_are_all_there_is() {
+    let mut rig = registered();
+    for number in 0..PODS {
+        rig.present(number, PodState::Gone(Vec::new()));
+    }
+    assert_eq!(rig.judge(Instant::now()), None);
+    rig.run();
+    assert_eq!(rig.left(), 0);
+}
+
+#[test]
+fn a_held_pod_that_is_back_has_the_same_key_and_nothing_is_written() {
+    let (mut rig, now) = (registered(), Instant::now());
+    for number in 0..PODS {
+        rig.present(number, PodState::Missing);
+    }
+    rig.judge(now);
+    for number in 0..PODS {
+        let ready = desired(&pod(number), &[&key(number)], "1");
+        rig.present(number, PodState::Ready(ready));
+    }
+    let end = rig.judge(now);
+    assert!(matches!(end, Some(GuardEvent::Released { keys: 0, .. })), "{end:?}");
+    assert!(rig.run().is_empty());
+    assert_eq!(rig.report("orders").registered, PODS);
+}
+
+#[test]
+fn a_held_pod_that_is_deleted_or_terminates_leaves_at_once() {
+    let mut rig = registered();
+    for number in 0..PODS {
+        rig.present(number, PodState::Unready(desired(&pod(number), &[&key(number)], "1")));
+    }
+    rig.judge(Instant::now());
+    rig.present(0, PodState::Gone(Vec::new()));
+    rig.present(1, PodState::Gone(vec![key(1)]));
+    rig.run();
+    assert_eq!(rig.left(), PODS - 2);
+    assert_eq!(rig.report("orders").held, PODS - 2);
+}
+
+#[test]
+fn a_registration_that_is_deleted_takes_its_held_keys_with_it() {
+    let mut rig = registered();
+    for number in 0..PODS {
+        rig.present(number, PodState::Missing);
+    }
+    rig.judge(Instant::now());
+    rig.planner.remove_registration(&reference("orders"));
+    rig.run();
+    assert_eq!(rig.left(), 0);
+}
+
+/// What a new operator finds of `registered` when it starts, with the pods of the first few known to be ready.
+fn restarted(ready: usize) -> Rig {
+    let mut rig = registered();
+    rig.restart(ready);
+    rig
+}
+
+impl Rig {
+    /// A new operator starts; the first few pods are known to be ready.
+    pub(super) fn restart(&mut self, ready: usize) {
+        self.etcd.forget_watches();
+        self.fence = self.etcd.elect();
+        self.planner = Planner::new(meta(), 256);
+        self.planner.set_guard(guard());
+        self.planner.set_terms(&reference("orders"), terms(1));
+        for number in 0..PODS {
+            let presence = if number < ready {
+                PodState::Ready(desired(&pod(number), &[&key(number)], "1"))
+            } else {
+                PodState::Unready(desired(&pod(number), &[&key(number)], "1"))
+            };
+            self.present(number, presence);
+        }
+        self.planner.kubernetes_is_complete();
+    }
+}
+
+#[test]
+fn a_start_that_finds_most_keys_without_a_ready_pod_holds_them() {
+    let mut rig = restarted(5);
+    assert!(rig.run().is_empty(), "nothing goes before it was judged");
+    assert_eq!(rig.judge(Instant::now()), Some(GuardEvent::Held));
+    assert!(rig.run().is_empty());
+    assert_eq!(rig.report("orders").held, PODS - 5);
+    // Pods that are deleted from here on are facts, also those whose keys a predecessor wrote.
+    rig.present(10, PodState::Gone(Vec::new()));
+    rig.run();
+    assert_eq!(rig.left(), PODS - 1);
+}
+
+#[test]
+fn a_start_that_finds_few_keys_without_a_ready_pod_removes_them() {
+    let mut rig = restarted(15);
+    rig.run();
+    assert_eq!(rig.judge(Instant::now()), None);
+    rig.run();
+    assert_eq!(rig.left(), 15);
+}
+
+#[test]
+fn a_start_lets_go_of_pods_that_terminate() {
+    let mut rig = restarted(5);
+    for number in 5..PODS {
+        rig.present(number, PodState::Gone(vec![key(number)]));
+    }
+    rig.run();
+    rig.judge(Instant::now());
+    rig.run();
+    assert_eq!(rig.left(), 5);
+}
+
+#[test]
+fn a_guard_that_is_off_lets_go_without_being_asked() {
+    let mut rig = registered();
+    rig.planner.set_guard(GuardSettings::OFF);
+    for number in 0..PODS {
+        rig.present(number, PodState::Missing);
+    }
+    rig.run();
+    assert_eq!(rig.left(), 0);
+}
+
+#[test]
+fn a_key_that_a_sweep_has_read_too_late_is_in_no_doubt() {
+    let (mut rig, now) = (registered(), Instant::now());
+    for number in 0..9 {
+        rig.present(number, PodState::Missing);
+    }
+    assert_eq!(rig.judge(now), None);
+    rig.run();
+    assert_eq!(rig.left(), PODS - 9);
+    // They were on our leases when etcd was asked, and are not there any more when they are looked at.
+    for number in 0..9 {
+        rig.planner.find_stray(&key(number), None, rig.etcd.revision());
+    }
+    rig.present(9, PodState::Missing);
+    assert_eq!(rig.judge(now), None, "10 of 20, each counted once");
+    rig.run();
+    assert_eq!(rig.left(), PODS - 10);
+}
+
+#[test]
+fn strays_that_are_many_are_held() {
+    let (mut rig, now) = (registered(), Instant::now());
+    let lease = rig.lease_of(&key(0));
+    let written = |revision| KeyValue {
+        value: b"1".as_slice().into(),
+        lease,
+        create_revision: revision,
+        mod_revision: revision,
+    };
+    for number in 0..2 * PODS {
+        let revision = rig.etcd.revision();
+        let stray = format!("/gone/p{number:02}").into();
+        rig.planner.find_stray(&stray, Some(written(revision)), revision);
+    }
+    assert_eq!(rig.judge(now), Some(GuardEvent::Held));
+    let hold = rig.planner.hold().expect("a hold");
+    assert_eq!((hold.lost, hold.of), (2 * PODS, 3 * PODS));
+}
+
+#[test]
+fn a_removal_that_is_tried_again_and_again_counts_once() {
+    let (mut rig, now) = (registered(), Instant::now());
+    for number in 0..9 {
+        rig.present(number, PodState::Missing);
+    }
+    assert_eq!(rig.judge(now), None);
+    for _ in 0..3 {
+        // etcd does not answer, the view is interrupted and told anew, and the election is won again.
+        let (ticket, _) = rig.next().expect("they are to go");
+        rig.planner.settle(ticket, None);
+        rig.etcd.interrupt();
+        rig.etcd.resume();
+        rig.planner.leads_anew();
+        assert_eq!(rig.judge(now), None);
+    }
+    rig.present(9, PodState::Missing);
+    assert_eq!(rig.judge(now), None);
+    rig.run();
+    assert_eq!(rig.left(), PODS - 10);
+}
+
+#[test]
+fn what_never_came_to_be_in_etcd_is_no_loss() {
+    let mut rig = registered();
+    for number in PODS..3 * PODS {
+        rig.want("orders", &pod(number), &[&key(number)], "1");
+        rig.present(number, PodState::Missing);
+    }
+    assert_eq!(rig.judge(Instant::now()), None);
+    rig.run();
+    assert_eq!(rig.left(), PODS);
+}
+
+#[test]
+fn an_etcd_that_was_restored_is_read_before_what_it_lost_counts() {
+    let (mut rig, now) = (Rig::new(), Instant::now());
+    rig.planner.set_guard(guard());
+    let restore = rig.etcd.save();
+    for number in 0..PODS {
+        rig.want("orders", &pod(number), &[&key(number)], "1");
+    }
+    rig.run();
+    rig.judge(now);
+    restore(&mut rig.etcd);
+    rig.fence = rig.etcd.elect();
+    // Its first word is that all is void.
+    rig.planner.observe(rig.etcd.tell(0).expect("it tells"));
+    for number in 0..PODS {
+        rig.present(number, PodState::Missing);
+    }
+    rig.judge(now);
+    assert_eq!(
+        rig.planner.hold().map_or(0, crate::plan::Hold::len),
+        0,
+        "nothing is there to be held"
+    );
+}

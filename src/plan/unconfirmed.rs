@@ -1,0 +1,258 @@
+//! Pods that are gone for sure and pods that only seem to be: what the guard is told of them, and what becomes of
+//! their keys when it has decided.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::desired::{DesiredPod, PodState};
+use super::guard::{GuardEvent, GuardSettings, Hold, Moment, Recorded};
+use super::meta::MetaKeys;
+use super::planner::{KeyState, Planner};
+use super::transaction::{Expect, Key, KeyValue, LeaseId, Op, Prefix, Revision};
+use super::work::Work;
+use crate::index::RegistrationRef;
+
+impl Planner {
+    /// From now on removals are guarded on these terms.
+    pub fn set_guard(&mut self, terms: GuardSettings) {
+        self.guard.set_terms(terms);
+    }
+
+    /// How `pod` stands with `registration` from now on.
+    pub fn set_presence(&mut self, registration: &RegistrationRef, pod: &Arc<str>, presence: PodState) {
+        match presence {
+            PodState::Ready(desired) => self.set_tenancy(registration, pod, Some(desired)),
+            PodState::Unready(desired) => self.doubt(registration, pod, desired),
+            PodState::Missing => self.doubt(registration, pod, DesiredPod::default()),
+            PodState::Gone(keys) => {
+                self.set_tenancy(registration, pod, None);
+                for key in keys {
+                    if self.clear_unconfirmed(&key) {
+                        self.changed.insert(registration.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// `pod` seems not to be there for `registration` any more. If it were, it would have this.
+    fn doubt(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: DesiredPod) {
+        let Some(book) = self.books.get_mut(registration) else {
+            return;
+        };
+        let is_kept = book.kept.as_ref() == Some(pod);
+        if if_ready.all_records().next().is_none() {
+            book.unready.remove(pod);
+        } else {
+            book.unready.insert(pod.clone(), if_ready.clone());
+            if is_kept {
+                // It has the same as before, unless what a pod is to have has changed.
+                for key in self.change_tenancy(registration, pod, Some(if_ready)) {
+                    self.clear_unconfirmed(&key);
+                }
+                return;
+            }
+        }
+        if is_kept {
+            book.kept = None;
+        }
+        self.drop_doubtful(registration, pod);
+    }
+
+    /// `pod` is to have nothing for `registration` any more, as far as the guard lets it go.
+    pub(super) fn drop_doubtful(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+        let dropped = self.change_tenancy(registration, pod, None);
+        self.keep_if_last(registration, Some(pod));
+        if self.guard.is_on() {
+            let is_in_doubt = |key: &&Key| self.is_unclaimed(key) && !self.is_forbidden(key);
+            let dropped: Vec<&Key> = dropped.iter().filter(is_in_doubt).collect();
+            for key in dropped {
+                // What never came to be there is no loss.
+                if may_be_there(&self.slots[key]) || !self.is_surveyed(key) {
+                    self.guard
+                        .mark_unconfirmed(key, Work::Pod(registration.clone(), pod.clone()));
+                }
+            }
+        }
+    }
+
+    fn is_unclaimed(&self, key: &Key) -> bool {
+        self.slots.get(key).is_some_and(|slot| slot.claims.is_empty())
+    }
+
+    /// What `pod` had, or would have, is in doubt no longer.
+    pub(super) fn acquit_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+        let Some(book) = self.books.get_mut(registration) else {
+            return;
+        };
+        let unready = book.unready.remove(pod);
+        let mut keys = unready.as_ref().map(DesiredPod::keys).unwrap_or_default();
+        keys.extend(book.dropped.get(pod).into_iter().flatten().cloned());
+        for key in keys {
+            if self.clear_unconfirmed(&key) {
+                self.changed.insert(registration.clone());
+            }
+        }
+    }
+
+    /// A registration is gone, and with it whatever was held for its sake in `scopes`.
+    pub(super) fn acquit_scopes(&mut self, scopes: &[Prefix]) {
+        for scope in scopes {
+            let meets = |other: &&Prefix| other.contains(scope.prefix()) || scope.contains(other.prefix());
+            let others = self.books.values().flat_map(|book| &book.terms.scopes);
+            let others: Vec<Prefix> = others.filter(meets).cloned().collect();
+            for key in self.keys_in(scope) {
+                if !others.iter().any(|other| other.contains(&key)) {
+                    self.clear_unconfirmed(&key);
+                }
+            }
+        }
+    }
+
+    /// `key` is in doubt no longer; returns whether it was detained until now.
+    fn clear_unconfirmed(&mut self, key: &Key) -> bool {
+        let was_detained = self.guard.clear_unconfirmed(key);
+        if was_detained {
+            self.enqueue(key);
+        }
+        was_detained
+    }
+
+    /// This replica comes to lead under a new proof: another one may have led meanwhile and decided otherwise.
+    pub fn leads_anew(&mut self) {
+        self.guard.doubt_again();
+        self.last_in_question();
+        self.quotas.question_all();
+    }
+
+    /// Another replica leads, and decides what is in doubt.
+    pub fn stands_by(&mut self) {
+        self.guard.stand_by();
+    }
+
+    /// Takes note of what is in doubt, which is for somebody else to decide, or not to be decided yet.
+    pub fn look(&mut self, now: Instant) {
+        self.settle_last();
+        if !self.guard.is_starting() || self.suspect_leftovers() {
+            self.guard.look(now);
+        }
+    }
+
+    /// Decides about everything in doubt. `approved` is the id of the hold that somebody approved of, `id` makes that of
+    /// a new one. Returns what somebody should hear of.
+    pub fn judge(&mut self, moment: Moment, approved: Option<&str>, id: impl FnOnce() -> String) -> Option<GuardEvent> {
+        self.settle_last();
+        if self.guard.is_starting() && !self.suspect_leftovers() {
+            return None;
+        }
+        let (slots, leases) = (&self.slots, &self.leases);
+        let ours = |held: &KeyValue| leases.is_ours(held.lease);
+        let is_there = |key: &Key| slots.get(key).and_then(|slot| slot.held.as_ref()).is_some_and(ours);
+        let (news, released) = self.guard.judge((leases.key_count(), is_there), moment, approved, id);
+        for work in released {
+            self.work.push(work);
+        }
+        news
+    }
+
+    /// Whether it has been decided what becomes of all that was in doubt so far.
+    pub fn has_judged(&self) -> bool {
+        !self.guard.is_starting()
+    }
+
+    /// What the hold's record in etcd is to become, if anything else than it is.
+    pub(super) fn hold_op(&self) -> Option<Op> {
+        let (key, recorded) = (self.meta.hold(), self.guard.recorded());
+        let Some(hold) = self.guard.hold() else {
+            // What somebody else has put there meanwhile is not what was held.
+            let may_be_ours = |slot: &KeyState| may_be_there(slot) && (slot.held.is_none() || self.is_ours(slot));
+            let is_there = |key: &Key| self.slots.get(key).is_some_and(may_be_ours);
+            let mod_revision = recorded.filter(|_| self.guard.is_record_void(is_there))?.mod_revision;
+            return Some(Op::Delete { key, mod_revision });
+        };
+        let lasts = |lease| self.leases.is_ours(lease) && !self.leases.is_denied(lease);
+        let lasting = recorded.filter(|recorded| lasts(recorded.lease));
+        let record = hold.record();
+        if lasting.is_some_and(|recorded| recorded.hold.as_ref() == Some(&record)) {
+            return None;
+        }
+        let of_a_key = || {
+            hold.keys()
+                .filter_map(|key| self.our_lease(key))
+                .find(|lease| lasts(*lease))
+        };
+        Some(Op::Put {
+            key,
+            value: MetaKeys::hold_value(record),
+            lease: lasting.map(|recorded| recorded.lease).or_else(of_a_key)?,
+            expect: recorded.map_or(Expect::Absent, |recorded| Expect::At(recorded.mod_revision)),
+        })
+    }
+
+    /// The lease of ours that `key` is on.
+    pub(super) fn our_lease(&self, key: &Key) -> Option<LeaseId> {
+        let held = self.slots.get(key)?.held.as_ref()?;
+        self.leases.is_ours(held.lease).then_some(held.lease)
+    }
+
+    /// Learns what is under the key of the hold's record as of `revision`, unless something newer is known.
+    pub(super) fn observe_hold(&mut self, held: Option<&KeyValue>, revision: Revision) {
+        if revision < self.hold_seen {
+            return;
+        }
+        self.hold_seen = revision;
+        self.guard.set_recorded(held.map(|held| Recorded {
+            hold: MetaKeys::recorded_hold(&held.value),
+            lease: held.lease,
+            mod_revision: held.mod_revision,
+        }));
+    }
+
+    /// The hold there is.
+    pub fn hold(&self) -> Option<&Hold> {
+        self.guard.hold()
+    }
+
+    /// Suspects whatever a predecessor left that no ready pod claims; returns false when not all of it is known yet.
+    fn suspect_leftovers(&mut self) -> bool {
+        let scopes = || self.books.values().flat_map(|book| &book.terms.scopes);
+        // What may not be read is not waited for: it would keep the guard from everybody else.
+        let surveyed = |scope: &Prefix| self.is_surveyed(scope.prefix()) || self.is_denied(scope.prefix());
+        if !self.complete || !surveyed(self.meta.scope()) || !scopes().all(surveyed) {
+            return false;
+        }
+        let left = |(key, slot): &(&Key, &KeyState)| {
+            slot.claims.is_empty()
+                && self.is_ours(slot)
+                && self.guard.detains(key)
+                && !self.is_frozen(key)
+                && !self.is_forbidden(key)
+        };
+        let left: Vec<Key> = self.slots.iter().filter(left).map(|(key, _)| key.clone()).collect();
+        let unclaimed = |key: &Key| self.slots.get(key).is_some_and(|slot| slot.claims.is_empty());
+        let others: Vec<Key> = self.slots.keys().filter(|key| unclaimed(key)).cloned().collect();
+        for key in left {
+            self.guard.mark_unconfirmed(&key, Work::Key(key.clone()));
+        }
+        self.guard.started();
+        // What was left alone until now and is in no doubt.
+        for key in others {
+            self.enqueue(&key);
+        }
+        true
+    }
+
+    /// A key was found on a lease of ours that nobody is known to have wanted. If it is still there, it is suspect.
+    pub fn find_stray(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {
+        let is_new = held.is_some() && !self.slots.contains_key(key);
+        if is_new && self.guard.is_on() && !self.is_forbidden(key) {
+            self.guard.mark_unconfirmed(key, Work::Key(key.clone()));
+        }
+        self.observe_key(key, held, revision);
+    }
+}
+
+/// Whether etcd may hold the key, as far as is known.
+pub(super) fn may_be_there(slot: &KeyState) -> bool {
+    slot.held.is_some() || slot.in_flight.is_some() || slot.perhaps_on.is_some()
+}

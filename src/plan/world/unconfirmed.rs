@@ -1,0 +1,64 @@
+//! Pods that only seem to be gone, in a world whose guard holds soon and for long.
+
+use std::time::Duration;
+
+use super::World;
+use crate::plan::properties::Wish;
+use crate::plan::{GuardMode, GuardSettings, Moment, PodState};
+
+/// So few keys that a handful of pods passes the limits.
+pub(super) const GUARD: GuardSettings = GuardSettings {
+    mode: GuardMode::Hold,
+    window: Duration::from_mins(1),
+    max_loss_percent: 40,
+    min_keys: 2,
+    hold: Duration::from_mins(5),
+};
+
+impl World {
+    /// A pod is no longer ready.
+    pub(super) fn doubt(&mut self, pod: &str) {
+        let address = self.pods.remove(pod).unwrap_or_default();
+        self.unready.insert(pod.into(), address);
+        if self.complete {
+            for (registration, wish) in &self.registrations {
+                let desired = wish.desired(pod, address);
+                self.planner
+                    .set_presence(registration, &pod.into(), PodState::Unready(desired));
+            }
+        }
+    }
+
+    /// Whether a registration keeps an endpoint though its pod is not ready.
+    pub(in crate::plan) fn keeps_last(&self) -> bool {
+        self.pods.is_empty() && !self.unready.is_empty() && self.registrations.values().any(|wish| wish.keep_last)
+    }
+
+    /// Whether `key` may be such a one.
+    pub(super) fn may_be_kept(&self, key: &str) -> bool {
+        let keys = |wish: &Wish| {
+            let desired_pods = self.unready.iter().map(|(pod, address)| wish.desired(pod, *address));
+            desired_pods.flat_map(|desired| desired.keys()).collect::<Vec<_>>()
+        };
+        let mut keeping = self.registrations.values().filter(|wish| wish.keep_last);
+        self.pods.is_empty() && keeping.any(|wish| keys(wish).iter().any(|kept| **kept == *key))
+    }
+
+    /// The guard decides; returns whether that was news.
+    pub(super) fn judge(&mut self) -> bool {
+        let moment = Moment {
+            now: self.now,
+            unix: self.now.duration_since(self.began),
+        };
+        let news = self.planner.judge(moment, None, || "h".to_owned());
+        news.is_some()
+    }
+
+    /// The time of a hold passes, if there is one.
+    pub(super) fn hold_ends(&mut self) -> bool {
+        if let Some(hold) = self.planner.hold() {
+            self.now = self.now.max(hold.wake_at());
+        }
+        self.judge()
+    }
+}
