@@ -1,12 +1,12 @@
-{{/* Sets each value that is not there to its default, in place. Needed with `helm upgrade --reuse-values`, which passes the
-values that the older chart knew and no others, and for values that are set to null. Every template begins with this. */}}
+{{/* Sets each missing value to its default, in place. Needed for `helm upgrade --reuse-values`, which passes only the values
+that the older chart had, and for values that are set to null. Every template begins with this. */}}
 {{- define "leasehold.defaults" -}}
 {{- include "leasehold.fill" (dict "into" .Values "from" (.Files.Get "files/defaults.yaml" | fromYaml)) }}
 {{- end }}
 
 {{- define "leasehold.fill" -}}
 {{- $into := .into }}
-{{- /* Kubernetes' own objects and labels: a value of one piece, in which null takes something away. */}}
+{{- /* Kubernetes objects and labels: each is one value, in which null removes an entry. */}}
 {{- $whole := list "podSecurityContext" "securityContext" "resources" "livenessProbe" "readinessProbe" "labels" }}
 {{- range $key, $default := .from }}
 {{- if eq (toString (get $into $key | kindOf)) "invalid" }}
@@ -24,7 +24,7 @@ values that the older chart knew and no others, and for values that are set to n
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The name of what the chart creates. */}}
+{{/* The name of the objects that the chart creates. */}}
 {{- define "leasehold.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
@@ -35,29 +35,30 @@ values that the older chart knew and no others, and for values that are set to n
 {{- end }}
 {{- end }}
 
-{{/* The labels that select the operator's pods. They cannot be changed once a release stands. */}}
+{{/* The labels that select the operator's pods. They cannot be changed after a release is installed. */}}
 {{- define "leasehold.selector" -}}
 app.kubernetes.io/name: {{ include "leasehold.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
 
-{{/* Those of the etcd to try it out with. */}}
+{{/* The labels that select the etcd for trying out leasehold. */}}
 {{- define "leasehold.etcd.selector" -}}
 app.kubernetes.io/name: {{ include "leasehold.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: etcd
 {{- end }}
 
-{{/* Those of the Job that removes keys at the end. */}}
+{{/* The labels that select the Job that removes keys after uninstalling. */}}
 {{- define "leasehold.purge.selector" -}}
 app.kubernetes.io/name: {{ include "leasehold.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: purge
 {{- end }}
 
-{{/* Labels, each once. `selector` names the template of those that select pods, `own` those of this object, `firm` says that
-something selects by them. Of two with one key that of the user counts, but for those by which something is selected. */}}
+{{/* Labels without duplicates. `selector` names the template of the selector labels, `own` are the labels of this object,
+and `firm` is true if a selector uses the object's labels. The user's labels override the chart's labels with the same key,
+except the selector labels of a `firm` object. */}}
 {{- define "leasehold.labels" -}}
 {{- $root := .root }}
 {{- $labels := dict
@@ -79,8 +80,8 @@ something selects by them. Of two with one key that of the user counts, but for 
 {{- toYaml $merged }}
 {{- end }}
 
-{{/* The security context of pods. A platform that gives each namespace users of its own refuses a pod that names another:
-there, the chart's default user and groups are left out. */}}
+{{/* The security context of pods. A platform that assigns user IDs to each namespace refuses a pod with another user: there,
+the chart's default user and groups are omitted. */}}
 {{- define "leasehold.podSecurityContext" -}}
 {{- $context := deepCopy .Values.podSecurityContext }}
 {{- $assigned := .Values.openshift }}
@@ -97,8 +98,8 @@ there, the chart's default user and groups are left out. */}}
 {{- toYaml $context }}
 {{- end }}
 
-{{/* Metadata of an object: a dict of the chart's context, a suffix of the name, labels and annotations of its own, and its
-namespace if that is not the release's; `firm` when the object is selected by its labels. */}}
+{{/* Metadata of an object. The argument is a dict: the chart's context, a suffix of the name, the object's own labels and
+annotations, its namespace if that is not the release's, and `firm` if a selector uses the object's labels. */}}
 {{- define "leasehold.metadata" -}}
 {{- $root := .root -}}
 name: {{ .name | default (printf "%s%s" (include "leasehold.fullname" $root) (.suffix | default "")) }}
@@ -113,7 +114,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* The Secret with the key by which replicas trust each other. */}}
+{{/* The Secret with the key that replicas use to authenticate each other. */}}
 {{- define "leasehold.peers.secret" -}}
 {{- .Values.peers.secret.name | default (printf "%s-peers" (include "leasehold.fullname" .)) }}
 {{- end }}
@@ -122,7 +123,7 @@ annotations:
 {{- if .Values.serviceAccount.create }}
 {{- .Values.serviceAccount.name | default (include "leasehold.fullname" .) }}
 {{- else }}
-{{- required "serviceAccount.name: name the account that the operator is to run as, or set serviceAccount.create" .Values.serviceAccount.name }}
+{{- required "serviceAccount.name: set the ServiceAccount of the operator, or set serviceAccount.create" .Values.serviceAccount.name }}
 {{- end }}
 {{- end }}
 
