@@ -258,7 +258,7 @@ impl Guard {
         moment: Moment,
         approved: Option<&str>,
         id: impl FnOnce() -> String,
-    ) -> (Option<GuardEvent>, Vec<Work>) {
+    ) -> (Option<GuardEvent>, BTreeMap<Key, Work>) {
         let now = moment.now;
         self.look(now);
         let resumed = self.resume(moment);
@@ -268,7 +268,7 @@ impl Guard {
             return (ended.or(resumed), works);
         }
         if self.fresh.is_empty() {
-            return (None, Vec::new());
+            return (None, BTreeMap::new());
         }
         let lost = self.let_go.len() + self.fresh.len();
         let absent = |keys: &mut dyn Iterator<Item = &Key>| keys.filter(|key| !is_there(key)).count();
@@ -287,7 +287,7 @@ impl Guard {
                 keys: fresh,
                 adopted: false,
             });
-            return (Some(GuardEvent::Held), Vec::new());
+            return (Some(GuardEvent::Held), BTreeMap::new());
         }
         self.count(fresh.keys(), now);
         let news = above.then(|| {
@@ -326,10 +326,10 @@ impl Guard {
         Some(GuardEvent::Resumed)
     }
 
-    fn judge_hold(&mut self, now: Instant, approved: Option<&str>) -> (Option<GuardEvent>, Vec<Work>) {
+    fn judge_hold(&mut self, now: Instant, approved: Option<&str>) -> (Option<GuardEvent>, BTreeMap<Key, Work>) {
         let (let_go, terms) = (self.let_go.len(), self.terms);
         let Some(hold) = &mut self.hold else {
-            return (None, Vec::new());
+            return (None, BTreeMap::new());
         };
         let above = terms.is_above(let_go + hold.keys.len(), hold.of);
         hold.recovered = hold.recovered.or(Some(now)).filter(|_| !above);
@@ -342,10 +342,10 @@ impl Guard {
         } else if hold.keys.is_empty() && !hold.adopted || hold.has_recovered(now) {
             Release::Resolved
         } else {
-            return (None, Vec::new());
+            return (None, BTreeMap::new());
         };
         let Some(Hold { id, keys, .. }) = self.hold.take() else {
-            return (None, Vec::new());
+            return (None, BTreeMap::new());
         };
         self.ended = Some(id.clone());
         if why == Release::Resolved {
@@ -359,10 +359,10 @@ impl Guard {
         (Some(news), self.release(keys))
     }
 
-    fn release(&mut self, keys: BTreeMap<Key, Work>) -> Vec<Work> {
-        let works = keys.values().cloned().collect();
-        self.leaving.extend(keys);
-        works
+    fn release(&mut self, keys: BTreeMap<Key, Work>) -> BTreeMap<Key, Work> {
+        self.leaving
+            .extend(keys.iter().map(|(key, work)| (key.clone(), work.clone())));
+        keys
     }
 
     fn count<'a>(&mut self, keys: impl IntoIterator<Item = &'a Key>, now: Instant) {

@@ -111,6 +111,9 @@ pub struct Planner {
     pub(super) surveyed: BTreeSet<Prefix>,
     /// Scopes of registrations that are gone, kept until none of our keys is left in them.
     pub(super) lingering: BTreeSet<Prefix>,
+    /// Prefixes that registrations left while they were suspended: what was kept there for their sake goes when the last
+    /// one is resumed, even where another registration lies.
+    left_while_suspended: BTreeSet<Prefix>,
     pub(super) scopes_changed: bool,
     pub(super) suspended: HashSet<RegistrationRef>,
     pub(super) changed: HashSet<RegistrationRef>,
@@ -148,6 +151,7 @@ impl Planner {
             complete: false,
             surveyed: BTreeSet::new(),
             lingering: BTreeSet::new(),
+            left_while_suspended: BTreeSet::new(),
             scopes_changed: true,
             suspended: HashSet::new(),
             changed: HashSet::new(),
@@ -203,7 +207,9 @@ impl Planner {
             Some(book) => {
                 let created = terms.created;
                 let former = std::mem::replace(&mut book.terms, terms);
-                if !is_suspended {
+                if is_suspended {
+                    self.left_while_suspended.extend(former.scopes.iter().cloned());
+                } else {
                     scopes.extend(former.scopes.iter().cloned());
                 }
                 self.lingering.extend(former.scopes);
@@ -239,7 +245,7 @@ impl Planner {
         self.in_question.insert(registration.clone());
         // A resumed registration leaves nothing behind that was kept for its sake only, be it where it lay before.
         if was_suspended && self.suspended.is_empty() {
-            scopes.extend(self.lingering.iter().cloned());
+            scopes.extend(std::mem::take(&mut self.left_while_suspended));
         }
         for scope in scopes {
             self.requeue_unclaimed(&scope);
@@ -284,7 +290,7 @@ impl Planner {
         self.acquit_scopes(&book.terms.scopes);
         let mut scopes = book.terms.scopes.clone();
         if was_suspended && self.suspended.is_empty() {
-            scopes.extend(self.lingering.iter().cloned());
+            scopes.extend(std::mem::take(&mut self.left_while_suspended));
         }
         for scope in &scopes {
             self.requeue_unclaimed(scope);

@@ -149,10 +149,25 @@ impl Planner {
         let ours = |held: &KeyValue| leases.is_ours(held.lease);
         let is_there = |key: &Key| slots.get(key).and_then(|slot| slot.held.as_ref()).is_some_and(ours);
         let (news, released) = self.guard.judge((leases.key_count(), is_there), moment, approved, id);
-        for work in released {
+        for (key, work) in released {
+            // What was not known to be in etcd when its pod was dropped is not on the pod's list, and is removed by itself.
+            let work = if self.removes(&work, &key) {
+                work
+            } else {
+                Work::Key(key)
+            };
             self.work.push(work);
         }
         news
+    }
+
+    /// Whether `work` removes `key`.
+    fn removes(&self, work: &Work, key: &Key) -> bool {
+        let Work::Pod(registration, pod) = work else {
+            return true;
+        };
+        let dropped = self.books.get(registration).and_then(|book| book.dropped.get(pod));
+        dropped.is_some_and(|dropped| dropped.contains(key))
     }
 
     /// Whether it has been decided what becomes of all that was in doubt so far.
