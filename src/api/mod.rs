@@ -3,6 +3,8 @@
 //! Owns the fields, their descriptions (`kubectl explain` prints them), what admission rejects, and the CRD files.
 //! Knows nothing of what becomes of an object: no client, no etcd, no decisions.
 
+// Users read these descriptions.
+#![warn(missing_docs)]
 // Each printer column has a type and a path; the lint takes equal ones for repetition.
 #![allow(clippy::duplicated_attributes)]
 
