@@ -43,7 +43,7 @@ pub(super) enum Report {
         /// Which lane.
         lane: usize,
         /// The lease that may be the cause.
-        mark_unconfirmed: Option<UnconfirmedLease>,
+        unconfirmed: Option<UnconfirmedLease>,
         /// Those that were waiting behind it.
         rest: Vec<LeaseId>,
     },
@@ -163,10 +163,10 @@ impl KeepAliveStream {
             None => {
                 // Sent again on the new way, which is harmless: renewing twice is renewing.
                 let rest = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
-                let (lane, mark_unconfirmed) = (self.number, None);
+                let (lane, unconfirmed) = (self.number, None);
                 self.report(Report::Broken {
                     lane,
-                    mark_unconfirmed,
+                    unconfirmed,
                     rest,
                 });
                 false
@@ -260,14 +260,14 @@ impl KeepAliveStream {
         // Who we are, and the way, are the same for all of them.
         let of_all =
             matches!(error, Error::Unreachable { .. } | Error::Endpoint { .. }) || (error.is_access() && !refused);
-        let mark_unconfirmed = (!of_all && !waiting.is_empty()).then(|| UnconfirmedLease {
+        let unconfirmed = (!of_all && !waiting.is_empty()).then(|| UnconfirmedLease {
             lease: waiting.remove(0),
             refused,
         });
-        tracing::debug!(lane = self.number, %error, ?mark_unconfirmed, waiting = waiting.len(), "keepalive stream failed");
+        tracing::debug!(lane = self.number, %error, ?unconfirmed, waiting = waiting.len(), "keepalive stream failed");
         self.report(Report::Broken {
             lane: self.number,
-            mark_unconfirmed,
+            unconfirmed,
             rest: waiting,
         });
     }

@@ -110,7 +110,7 @@ enum State {
     /// On a lane, which will report.
     Sent,
     /// On its own stream.
-    Alone { task: AbortHandle, mark_unconfirmed: bool },
+    Alone { task: AbortHandle, unconfirmed: bool },
     /// Gone, and said so.
     Gone,
 }
@@ -190,9 +190,9 @@ impl Renewal {
             Some(State::Waiting(at)) => {
                 self.due.remove(&(*at, lease));
             }
-            Some(State::Alone { task, mark_unconfirmed }) => {
+            Some(State::Alone { task, unconfirmed }) => {
                 task.abort();
-                self.suspects -= usize::from(*mark_unconfirmed);
+                self.suspects -= usize::from(*unconfirmed);
             }
             Some(State::Sent | State::Gone) | None => {}
         }
@@ -230,17 +230,15 @@ impl Renewal {
             }
             Report::Broken {
                 lane,
-                mark_unconfirmed,
+                unconfirmed,
                 rest,
             } => {
                 // Whatever happened there, the other lane may do better; new renewals go there too.
                 self.current = 1 - lane;
-                match mark_unconfirmed {
-                    Some(mark_unconfirmed) if mark_unconfirmed.refused => self.isolate(mark_unconfirmed.lease, false),
-                    Some(mark_unconfirmed) if self.suspects < MOST_SUSPECTS => {
-                        self.isolate(mark_unconfirmed.lease, true)
-                    }
-                    Some(mark_unconfirmed) => self.resend(mark_unconfirmed.lease),
+                match unconfirmed {
+                    Some(unconfirmed) if unconfirmed.refused => self.isolate(unconfirmed.lease, false),
+                    Some(unconfirmed) if self.suspects < MOST_SUSPECTS => self.isolate(unconfirmed.lease, true),
+                    Some(unconfirmed) => self.resend(unconfirmed.lease),
                     None => {}
                 }
                 for lease in rest {
@@ -272,7 +270,7 @@ impl Renewal {
     }
 
     /// Gives `lease` a stream of its own.
-    fn isolate(&mut self, lease: LeaseId, mark_unconfirmed: bool) {
+    fn isolate(&mut self, lease: LeaseId, unconfirmed: bool) {
         let Some(entry) = self.entries.get_mut(&lease) else {
             return;
         };
@@ -281,8 +279,8 @@ impl Renewal {
         }
         let renewal = renew_alone(self.connection.clone(), lease, entry.ttl, self.reports.clone());
         let task = self.alone.spawn(renewal);
-        self.suspects += usize::from(mark_unconfirmed);
-        entry.state = State::Alone { task, mark_unconfirmed };
+        self.suspects += usize::from(unconfirmed);
+        entry.state = State::Alone { task, unconfirmed };
     }
 
     /// Takes in how a solitary renewal ended.

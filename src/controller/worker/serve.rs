@@ -24,6 +24,11 @@ const OBSERVATIONS: usize = 256;
 /// Between two looks at whether another replica is connected to a Registry that cannot be used here.
 const LOOK: Duration = Duration::from_secs(10);
 
+async fn connect(access: Result<Box<Access>, Trouble>, context: &Context) -> Result<Connection, Trouble> {
+    let connection = Connection::new(&*access?, context.timeouts, context.metrics.calls.clone()).await;
+    connection.map_err(|error| (&error).into())
+}
+
 /// Serves the Registry `name` until `shutdown` or the end of `commands`. An error means that a part of it has ended that
 /// never should.
 pub async fn serve(
@@ -34,23 +39,9 @@ pub async fn serve(
     mut commands: mpsc::UnboundedReceiver<Command>,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    let connection = match access {
-        Ok(access) => Connection::new(&access, context.timeouts, context.metrics.calls.clone()).await,
-        Err(trouble) => return idle(&name, version.generation, &context, &trouble, commands, shutdown).await,
-    };
-    let connection = match connection {
+    let connection = match connect(access, &context).await {
         Ok(connection) => connection,
-        Err(error) => {
-            return idle(
-                &name,
-                version.generation,
-                &context,
-                &(&error).into(),
-                commands,
-                shutdown,
-            )
-            .await;
-        }
+        Err(trouble) => return idle(&name, version.generation, &context, &trouble, commands, shutdown).await,
     };
     let meta = MetaKeys::of_registry(&spec.meta_prefix, &context.cluster_id, &name);
     let leader_key = meta.leader();

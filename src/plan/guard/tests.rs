@@ -75,7 +75,7 @@ impl Rig {
             || id,
         );
         self.holds += usize::from(news == Some(GuardEvent::Held));
-        let keys = works.into_iter().map(|(_, work)| match work {
+        let keys = works.into_values().map(|work| match work {
             Work::Key(key) => key,
             Work::Pod(..) => unreachable!("only keys are suspected here"),
         });
