@@ -1,6 +1,6 @@
 //! The tasks and their order: watch events go through the [`Controller`], which keeps the index and decides whether a
 //! registration can be carried out ([`admission`]), to one worker for each Registry, which plans and writes ([`worker`]).
-//! [`run`] starts and supervises them.
+//! [`run()`] starts and supervises them.
 //!
 //! Decides nothing about keys (`plan`) or pods (`index`). The controller does not know etcd.
 
