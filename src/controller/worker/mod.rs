@@ -1,9 +1,9 @@
-//! One Registry's part of the operator: what its etcd should hold is told by [`Command`]s, what it does hold by the
-//! mirror, and the ledger's steps from one to the other are carried out while this replica leads.
+//! The worker of one Registry. It receives the desired state as [`Command`]s and the observed state from the mirror.
+//! While this replica leads, it carries out the planner's steps from one to the other.
 //!
-//! Owns the ledger, the tasks that talk to this etcd, and the decision when to write and when to report. What to write
-//! is `plan`'s decision. A registrar never waits for etcd: every request is a task of its own, so orders are
-//! taken and leases renewed whatever etcd does.
+//! Owns the planner, the tasks that talk to this etcd, and the decision when to write and when to report. `plan`
+//! decides what to write. The worker never waits for etcd: every request runs in its own task, so commands are taken in
+//! and leases renewed whatever etcd does.
 
 mod backend_health;
 mod candidates;
@@ -64,121 +64,113 @@ use crate::plan::{
 };
 use crate::telemetry::{Health, Metrics, RegistryHealth, RegistryMetrics};
 
-/// Between two rounds of keeping house.
+/// Interval of housekeeping.
 const HOUSE: Duration = Duration::from_mins(1);
 
-/// What all registrars share.
+/// What all workers share.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// The UID that names this Kubernetes cluster.
+    /// The UID that identifies this Kubernetes cluster.
     pub cluster_id: Arc<str>,
-    /// This replica.
+    /// The name of this replica.
     pub identity: Arc<str>,
-    /// TTL of the session of an election, in seconds.
+    /// TTL of the election session, in seconds.
     pub session_ttl: u32,
-    /// How long calls to etcd may take.
+    /// Timeouts of calls to etcd.
     pub timeouts: Timeouts,
-    /// How far Kubernetes is being heard, and which namespaces of it.
+    /// The checkpoint of the Kubernetes watches, and the namespaces that they cover.
     pub hearing: SharedCheckpoint,
-    /// Where statuses of registrations are written.
     pub registrations: mpsc::UnboundedSender<StatusUpdate<ServiceRegistration>>,
-    /// Where statuses of Registries are written.
     pub registries: mpsc::UnboundedSender<StatusUpdate<Registry>>,
-    /// Where statuses of RecordFormats are written.
     pub record_formats: mpsc::UnboundedSender<StatusUpdate<RecordFormat>>,
-    /// Where Events are published.
     pub events: Events,
-    /// What is counted.
     pub metrics: Metrics,
-    /// What `/readyz` is told.
+    /// Backs `/readyz`.
     pub health: Health,
-    /// Set off once the apiserver has said which cluster it serves: nobody stands for election before. Who cannot know
-    /// what is wanted must not keep those from leading that do.
+    /// Cancelled once the API server has reported which cluster it serves. No worker stands for election before: a
+    /// replica that cannot know the desired state must not keep the others from leading.
     pub cluster_confirmed: CancellationToken,
-    /// The operator's own namespace: the Secrets that Registries name are there.
+    /// The operator's own namespace, which holds the Secrets that Registries name.
     pub namespace: Arc<str>,
-    /// Which of them are to be watched.
+    /// Which of these sources to watch.
     pub sources: watch::Sender<BTreeSet<Source>>,
-    /// Whether a registrar waits for all that has been heard.
+    /// Suspends the per-namespace rate limits while a worker catches up.
     pub bypass: RateLimitBypass,
-    /// Where is told which access to a Registry's etcd has proven good.
+    /// Reports the endpoints and credentials that the etcd of a Registry accepted.
     pub good: mpsc::UnboundedSender<(Arc<str>, Access)>,
-    /// The other replicas.
     pub peers: Peers,
 }
 
-/// What a task that was started here brought home.
+/// The result of a task that the worker started.
 enum Done {
-    /// A transaction ended.
     Written {
         ticket: Ticket,
-        /// What it went on.
         track: WriteSlot,
-        /// The proof of leadership it was sent under.
+        /// The fence it was sent under.
         fence: Fence,
         result: etcd::Result<TxnOutcome>,
-        /// When the oldest change in it was heard of.
+        /// When the oldest change in it was observed.
         heard: Instant,
     },
-    /// A grant ended.
     Granted {
         lease: LeaseId,
         ttl: u32,
         result: etcd::Result<i64>,
     },
-    /// etcd was asked for its status.
+    /// etcd answered a status request.
     Asked(etcd::Result<etcd::Status>),
-    /// Other credentials were tried.
+    /// Other endpoints or credentials were tried.
     Tried(Box<Access>, etcd::Result<()>),
-    /// etcd was asked which keys are on our leases.
+    /// etcd listed the keys on our leases.
     Listed(etcd::Result<Vec<Key>>),
-    /// The notes were read that predecessors left.
+    /// The checkpoints of former leaders were read.
     NotesRead {
-        /// The proof of leadership under which they were asked for.
+        /// The fence under which the worker asked for them.
         fence: Fence,
         notes: etcd::Result<Vec<(Key, KeyValue)>>,
-        /// When they had been read.
+        /// When the read ended.
         at: Instant,
     },
-    /// Keys were read that nobody is known to want.
+    /// Keys were read that no registration is known to want.
     Looked(etcd::Result<Vec<(Key, Option<KeyValue>, Revision)>>),
-    /// It was found out what etcd refused to write.
+    /// The permission probe found which part of a refused request etcd denies.
     Searched(PermissionProbe, etcd::Result<Found>),
-    /// What was denied has been tried again.
+    /// Denied prefixes and leases were tried again.
     Probed(Probed),
-    /// etcd was asked what it grants together.
+    /// etcd was asked which prefixes it grants together.
     LeaseGroups(etcd::Result<LeaseGroups>),
 }
 
-/// To and from the parts that talk to this etcd for as long as it is served.
+/// Channels to and from the tasks that talk to this etcd while the Registry is served.
 struct Channels {
     /// From the election.
     leadership: watch::Receiver<Leadership>,
-    /// To the mirror.
+    /// To the mirror: the prefixes to watch.
     scopes: mpsc::UnboundedSender<Arc<BTreeSet<Prefix>>>,
-    /// To the renewal.
+    /// To the renewal task: the leases to renew.
     renewals: watch::Sender<etcd::Leases>,
-    /// From the renewal: when the first lease would lapse; in the past while one has not been renewed here.
+    /// From the renewal task: when the first lease expires. In the past while this replica has not yet renewed one of
+    /// them.
     ends: watch::Receiver<Option<Instant>>,
     /// To the election.
     candidacy: watch::Sender<Candidacy>,
 }
 
-/// What Kubernetes has told, as a whole.
+/// How complete and how fresh the view of Kubernetes is.
 #[derive(Debug)]
 struct Kubernetes {
-    /// Whether that is everything.
+    /// Whether everything has been listed.
     complete: bool,
-    /// What of it is outdated.
+    /// Which part of the view is stale.
     outdated: Option<Outdated>,
-    /// Whether there are registrations whose keys are not known.
+    /// Whether some registrations cannot be read, so that their keys are not known.
     some_are_unclear: bool,
-    /// How far it has been heard.
+    /// How far each watch has got.
     progress: Freshness,
 }
 
 impl Kubernetes {
-    /// It has told nothing of this territory.
+    /// A view in which nothing has been listed yet.
     fn silent(watch_scope: &WatchScope) -> Self {
         Self {
             complete: false,
@@ -189,7 +181,6 @@ impl Kubernetes {
     }
 }
 
-/// One Registry's part of the operator.
 struct RegistryWorker {
     name: Arc<str>,
     context: Context,
@@ -198,32 +189,32 @@ struct RegistryWorker {
     credentials: Credentials,
     /// Whether a replica confirms the Registry's status.
     confirmation: Confirmation,
-    /// What may be said of it, while this replica does not lead.
+    /// What this replica may report while it does not lead.
     outcome: confirmation::Outcome,
-    /// Everybody who may write here may read this.
+    /// Every etcd user that may write here may read this key, so access is checked with it.
     leader_key: Key,
     limits: Limits,
-    /// The Registry, and the version of its spec.
+    /// The Registry object and the version of its spec.
     version: Version,
 
     planner: Planner,
     kubernetes: Kubernetes,
-    /// Since when the view of Kubernetes is stale; none while it is complete and up to date.
+    /// Since when the view of Kubernetes is stale. None while it is complete and up to date.
     stale_since: Option<Instant>,
-    /// When this began.
+    /// When this worker started.
     began: Instant,
     candidates: Candidates,
-    /// What is known of the other replicas' processes.
+    /// What is known of the processes of the other replicas.
     presences: watch::Receiver<PeerStatuses>,
-    /// What this replica has to hear before it writes, since it came to lead.
+    /// What a new leader still has to observe before it writes.
     catching_up: Option<CatchingUp>,
 
     lines: Channels,
-    /// What the election last said, as far as it was taken in: before that, nothing is done by it.
+    /// The last election result that the worker has processed. The worker acts on no newer one.
     leadership: Leadership,
-    /// Whether this replica was the last one known to lead.
+    /// Whether this replica was the last known leader.
     led: bool,
-    /// The proof of leadership that it last had.
+    /// The last fence that this replica had.
     last_fence: Option<Fence>,
 
     standing: BackendHealth,
@@ -232,28 +223,27 @@ struct RegistryWorker {
     rejections: rejections::Rejections,
     sweep: orphans::OrphanCollection,
     guarding: Guarding,
-    /// When to keep house next.
+    /// When the next housekeeping is due.
     house_at: Instant,
 
     subjects: HashMap<RegistrationRef, Subject>,
     debouncer: Debouncer<RegistrationRef>,
     told: Told,
-    /// Whether it was told that etcd is in trouble, and not yet that it no longer is.
+    /// Whether an Event has reported trouble with etcd, and none has reported its end yet.
     outage_announced: bool,
-    /// How this replica stood when it last looked.
+    /// The role and the readiness at the last report.
     reporter: Reporter,
-    /// What `/readyz` was told last.
+    /// The state that `/readyz` has.
     health: RegistryHealth,
     /// Whether this replica has renewed every recorded lease since it was connected.
     renewed: bool,
 
     tasks: JoinSet<Done>,
-    /// Of the orders that were taken in since the last look at what is to be done.
+    /// Permits of the commands that were taken in since the last [`Self::act`]; dropping them makes room for others.
     slips: Vec<OwnedSemaphorePermit>,
 }
 
 impl RegistryWorker {
-    /// Knows nothing and has nothing to do yet.
     fn new(
         name: Arc<str>,
         (limits, version): (Limits, Version),
@@ -304,13 +294,13 @@ impl RegistryWorker {
         }
     }
 
-    /// Does what is to be done now; returns when to look again if nothing happens before.
+    /// Does everything that is due. Returns when to act again if nothing happens before.
     fn act(&mut self) -> Instant {
         let now = Instant::now();
         if self.kubernetes.complete
             && let Some(scopes) = self.planner.take_changed_scopes()
         {
-            // The mirror ends only with the process, or with this registrar.
+            // The mirror ends only with the process or with this worker.
             let _ = self.lines.scopes.send(Arc::new(scopes));
             self.rights.scopes_changed();
         }

@@ -1,4 +1,4 @@
-//! Telling what is registered: in the status of each registration, of the Registry, in gauges and on `/readyz`.
+//! Reports what is registered: in the status of each registration and of the Registry, in gauges and on `/readyz`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,45 +23,43 @@ use crate::kube::{Amendment, StatusUpdate, WritePolicy};
 use crate::plan::{self, Holding, Readiness, status_of};
 use crate::telemetry::RegistryHealth;
 
-/// Changes that come within this time are told together.
+/// Changes within this time are reported together.
 const SETTLE: Duration = Duration::from_millis(50);
-/// The least time between two statuses of one registration.
+/// Minimum time between two statuses of one registration.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// For how long reports are made before the next look at what is to be written: those of many registrations take a while.
+/// How long to write reports before pending writes are looked at again: the reports of many registrations take a while.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
-/// The pace of the statuses of registrations.
+/// Limits how often the status of a registration is written.
 pub fn debouncer() -> Debouncer<RegistrationRef> {
     Debouncer::new(SETTLE, INTERVAL)
 }
 
-/// What a status needs of a registration that the ledger does not know.
+/// What the status of a registration needs beyond what the planner knows.
 #[derive(Debug)]
 pub struct Subject {
     service: Arc<str>,
     pub(super) uid: Arc<str>,
     pub(super) generation: i64,
-    /// How many pods it selects, ready or not.
+    /// Number of pods that it selects, ready or not.
     selected: usize,
-    /// Why formats of it stand aside for another registration's.
+    /// Why formats of it are suppressed in favour of another registration's.
     pub(super) aside: Vec<String>,
-    /// Why the newest spec is not the one in force.
+    /// Why the newest spec is not in force.
     pub(super) refusal: Option<(Reason, String)>,
-    /// Why some of its formats cannot be written, if the Registry's rules say so.
+    /// Why the Registry's rules do not let some of its formats be written.
     pub(super) denial: Option<String>,
-    /// The places that it has.
     places: Vec<FormatStatus>,
     /// Which keys and values it asks for.
     identity: Option<Arc<LastSynced>>,
-    /// The last spec that was carried out as a whole.
+    /// The last spec that was fully written.
     last_synced: Option<Arc<LastSynced>>,
-    /// What of its trouble was told.
+    /// Which Events were published.
     pub(super) announced: Announced,
 }
 
 impl Subject {
-    /// A registration whose newest spec is in force.
     pub fn new(service: Arc<str>, version: Version, selected: usize) -> Self {
         Self {
             service,
@@ -78,12 +76,12 @@ impl Subject {
         }
     }
 
-    /// Formats of it stand aside, for these reasons.
+    /// Sets the reasons for which formats of it are suppressed.
     pub fn aside(self, aside: Vec<String>) -> Self {
         Self { aside, ..self }
     }
 
-    /// This is what its status records for the next leader.
+    /// Sets what its status records for the next leader.
     pub fn recording(
         self,
         places: Vec<FormatStatus>,
@@ -98,14 +96,14 @@ impl Subject {
         }
     }
 
-    /// What was announced of `former` need not be announced again, if it is the same version.
+    /// Takes over which Events were published, if `former` is the same version: they are not published again.
     pub fn take_over(&mut self, former: Self) {
         if (&former.uid, former.generation) == (&self.uid, self.generation) {
             self.announced = former.announced;
         }
     }
 
-    /// The spec in force is carried out as a whole.
+    /// Records that the spec in force is fully written.
     fn carried_out(&mut self) {
         let is_same = |last: &Arc<LastSynced>| self.identity.as_ref().is_some_and(|now| last.is_same(now));
         if !self.last_synced.as_ref().is_some_and(is_same) {
@@ -113,35 +111,34 @@ impl Subject {
         }
     }
 
-    /// It selects so many pods by now; returns whether a status tells of the difference.
+    /// Sets the number of selected pods. Returns whether it has changed and the status needs an update.
     pub fn select(&mut self, selected: usize) -> bool {
         std::mem::replace(&mut self.selected, selected) != selected
     }
 
-    /// Its newest spec, of this generation, cannot be carried out.
+    /// Records that its newest spec, of this generation, cannot be carried out.
     pub fn refuse(&mut self, generation: i64, reason: Reason, message: String) {
         self.generation = generation;
         self.refusal = Some((reason, message));
     }
 }
 
-/// In whose name this replica writes statuses.
+/// In which role this replica writes statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReporterRole {
-    /// Somebody else does, or nobody needs to yet.
+    /// Writes none: another replica does, or none is needed yet.
     Silent,
-    /// It is cut off from etcd, and no other replica is named as the leader: what no other replica says is said.
+    /// Cut off from etcd, and the status names no other replica as the leader. Reports on the Registry only.
     Spare,
-    /// The same, and no replica confirms any more what is said of the registrations.
+    /// The same, and no replica confirms the statuses of the registrations any more.
     Alone,
-    /// As the last one that led, while etcd does not tell who leads now. Somebody else may, and then knows better: what
-    /// is said is said once, or two replicas would overrule each other for ever.
+    /// The last known leader, while etcd does not report who leads now. Another replica may lead and know better, so
+    /// each report is written only once. Otherwise two replicas would overwrite each other for ever.
     Former,
-    /// As the leader.
     Leader,
 }
 
-/// How this replica stands with the Registry: what it says changes with it.
+/// Role and readiness of this replica. Its reports change with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reporter {
     pub(super) role: ReporterRole,
@@ -161,12 +158,13 @@ fn now() -> Time {
     Time(Timestamp::now())
 }
 
-/// This replica cannot serve a Registry: its endpoints make no sense, or its credentials are not there.
+/// Logs that this replica cannot serve a Registry, because of its endpoints or its credentials.
 pub fn cannot_serve(name: &Arc<str>, trouble: &Trouble) {
     tracing::error!(registry = %name, reason = trouble.reason, cause = trouble.message, "this Registry cannot be used");
 }
 
-/// Says that this replica cannot serve a Registry, as far as no other one may. These are its registrations.
+/// Reports that this replica cannot serve a Registry, as far as `outcome` lets it. `registrations` are those of the
+/// Registry.
 pub fn tell_invalid(
     name: &Arc<str>,
     generation: i64,
@@ -174,7 +172,7 @@ pub fn tell_invalid(
     trouble: &Trouble,
     (outcome, registrations): (Outcome, &BTreeSet<RegistrationRef>),
 ) {
-    // The desk ends only with the process.
+    // The status writer ends only with the process.
     match outcome {
         Outcome::Silent => return,
         Outcome::Ask => {
@@ -211,7 +209,7 @@ pub fn tell_invalid(
     let _ = context.registries.send(note);
 }
 
-/// Asks a leader that lives to put its name back into the status of the Registry `name`.
+/// Removes the leader's name from the status of the Registry `name`. A leader that lives puts it back.
 pub fn question(name: &Arc<str>) -> StatusUpdate<Registry> {
     tracing::warn!(registry = %name, "cut off from etcd; asking whether its leader lives");
     StatusUpdate::Amended(
@@ -220,7 +218,8 @@ pub fn question(name: &Arc<str>) -> StatusUpdate<Registry> {
     )
 }
 
-/// Says of a registration that no replica confirms its status any more. What the last one knew of it is kept.
+/// Sets the conditions of a registration to `Unknown`: no replica confirms its status any more. All other fields stay
+/// as the last replica wrote them.
 pub fn unconfirmed(registration: &RegistrationRef, registry: &str) -> StatusUpdate<ServiceRegistration> {
     let message = format!(
         "No replica of the operator confirms what is in etcd: see the condition Connected of Registry \"{registry}\". What \
@@ -242,7 +241,7 @@ pub fn unconfirmed(registration: &RegistrationRef, registry: &str) -> StatusUpda
 }
 
 impl RegistryWorker {
-    /// Tells what is to be told by now; returns when the Registry's status is to be written again.
+    /// Writes the reports that are due. Returns when the Registry's status is to be written again.
     pub(super) fn report(&mut self, at: Instant) -> Option<Instant> {
         let reporter = self.reporter(at);
         if reporter != self.reporter {
@@ -254,7 +253,7 @@ impl RegistryWorker {
         self.report_health(at);
         let serves = match self.reporter.readiness {
             Readiness::Firm => true,
-            // Of Kubernetes not everything is known: that is not etcd's fault.
+            // An incomplete view of Kubernetes is not etcd's fault.
             Readiness::Starting => self.standing.is_live(),
             Readiness::Unreachable(_) => false,
         };
@@ -288,7 +287,7 @@ impl RegistryWorker {
             (ReporterRole::Former, Readiness::Firm | Readiness::Unreachable(_)) if self.kubernetes.complete => {
                 WritePolicy::Once
             }
-            // Not everything is known yet: better than nothing, but not better than what a predecessor knew.
+            // Not everything is known yet. The report replaces an empty status, but not that of a predecessor.
             (ReporterRole::Leader | ReporterRole::Former | ReporterRole::Spare | ReporterRole::Alone, _) => {
                 WritePolicy::IfBlank
             }
@@ -306,7 +305,7 @@ impl RegistryWorker {
             aside: &subject.aside,
         };
         let mut status = status_of(&report, readiness, about, &now);
-        // Without a pod there is nothing to lose.
+        // Without a pod there is no key to write.
         let is_empty = subject.selected == 0 && report.endpoints.is_empty();
         if write_policy == WritePolicy::Always
             && *readiness == Readiness::Firm
@@ -329,7 +328,7 @@ impl RegistryWorker {
             let (kind, refused) = (ConditionType::Accepted, ConditionStatus::False);
             conditions::set(list, kind, refused, *reason, &message, generation, &now);
         }
-        // Before everything is known, a key of ours may look like somebody else's.
+        // Before everything is known, a key of ours may look like a foreign key.
         if *readiness == Readiness::Firm {
             let speaker = (role == ReporterRole::Leader).then_some(&self.context.events);
             let hold = self.planner.hold().map(|hold| &*hold.id);
@@ -399,8 +398,8 @@ impl RegistryWorker {
         }
     }
 
-    /// The endpoints that are not used and why; none if there is no such one, or a single endpoint, of which the condition
-    /// speaks anyway.
+    /// The unused endpoints, with reasons. None if all are used, or if there is only one: its condition describes it
+    /// anyway.
     fn unused_endpoints(&self) -> Option<String> {
         let faults = self.connection.faults();
         let is_single = self.connection.access().endpoints.len() == 1;
@@ -411,7 +410,7 @@ impl RegistryWorker {
         (!words.is_empty() && !is_single).then(|| words.join("; "))
     }
 
-    /// How the Registry stands as a whole: one whose view is live may still take no writes.
+    /// The state of the Registry as a whole: an etcd whose watch is live may still take no writes.
     fn registry_link(&self, at: Instant) -> Connectivity {
         let refused = self.writing.trouble(at).or(self.standing.full());
         match (self.standing.link(at), refused) {
@@ -421,13 +420,13 @@ impl RegistryWorker {
     }
 
     fn role(&self) -> ReporterRole {
-        // What goes by the same name there may be another cluster's.
+        // A Registry of the same name may belong to another cluster there.
         if !self.context.cluster_confirmed.is_cancelled() {
             return ReporterRole::Silent;
         }
         match &self.leadership {
             Leadership::Leading(_) => ReporterRole::Leader,
-            // Another replica that is named in its place has taken over, and knows better.
+            // Another replica that the status names in its place has taken over and knows better.
             Leadership::Seeking if self.led && !self.confirmation.names_other(&self.context.identity) => {
                 ReporterRole::Former
             }
@@ -444,8 +443,8 @@ impl RegistryWorker {
         matches!(self.outcome, Outcome::Registry | Outcome::All)
     }
 
-    /// Finds out whether a replica still confirms what the status says, where this one is cut off from etcd; returns when
-    /// to look again.
+    /// While this replica is cut off from etcd, finds out whether another replica still confirms the status. Returns
+    /// when to look again.
     pub(super) fn confirm(&mut self, at: Instant) -> Option<Instant> {
         let facts = confirmation::Facts {
             cut_off: !self.leads() && matches!(self.standing.link(at), Connectivity::Down(_)),
@@ -457,7 +456,7 @@ impl RegistryWorker {
             let _ = self.context.registries.send(question(&self.name));
         }
         if std::mem::replace(&mut self.outcome, outcome) != outcome {
-            // What was said since may have been said otherwise.
+            // Another replica may have overwritten the status since.
             self.told.forget();
         }
         wake
@@ -470,7 +469,7 @@ impl RegistryWorker {
             (Connectivity::Up | Connectivity::Unsure, Some(trouble)) => unreachable(trouble),
             (_, None) if self.catching_up.is_some() => Readiness::Starting,
             (Connectivity::Up, None) if self.kubernetes.complete => Readiness::Firm,
-            // A view that was live a moment ago still tells what is there.
+            // A view that was live a moment ago is still accurate enough.
             (Connectivity::Unsure, None) if self.reporter.readiness == Readiness::Firm => Readiness::Firm,
             (Connectivity::Up | Connectivity::Unsure, None) => Readiness::Starting,
         }
@@ -481,10 +480,10 @@ impl RegistryWorker {
         Reporter { role, readiness }
     }
 
-    /// Tells `/readyz` and the other replicas how this one stands with the Registry.
+    /// Reports the state of this replica for the Registry to `/readyz` and to the other replicas.
     fn report_health(&mut self, at: Instant) {
         let link = self.standing.link(at);
-        // Leases that are granted later are renewed by this replica from the start.
+        // This replica renews leases that are granted later from the start.
         self.renewed =
             !matches!(link, Connectivity::Down(_)) && (self.renewed || self.standing.is_live() && self.has_renewed(at));
         let renewed = self.renewed;
@@ -503,7 +502,7 @@ impl RegistryWorker {
             return;
         }
         if matches!(health, RegistryHealth::Leading | RegistryHealth::StandingBy) {
-            // The candidates in etcd say who else there is from now on.
+            // From now on the candidate records in etcd name the other replicas.
             self.context.peers.drop_hints(&self.name);
         }
         self.health = health.clone();

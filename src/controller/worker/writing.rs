@@ -1,4 +1,5 @@
-//! Carrying out the ledger's steps while this replica leads: how many at a time, how fast, and what when one fails.
+//! Carries out the planner's steps while this replica leads: limits the number and the rate of transactions, and backs
+//! off after failures.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,39 +13,39 @@ use crate::etcd::{self, Leadership, lease_id};
 use crate::plan::{Fence, LeaseId, Op, OpResult, Step, Ticket, Transaction, TxnOutcome};
 use crate::telemetry::KeyWrite;
 
-/// Grants under way at a time.
+/// Maximum number of concurrent lease grants.
 const GRANTS: usize = 8;
-/// Transactions that may be under way beyond the limit, for those who ask for little.
+/// Transactions in flight beyond the limit, for registrations with few pending keys.
 const RESERVE: usize = 2;
-/// How many keys those may have at most.
+/// Maximum number of keys in such a transaction.
 const RESERVED: usize = 32;
-/// How long to wait after a failure, doubled with each further one.
+/// Pause after a failure, doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long writes may fail before anybody is told.
+/// How long writes may fail before the failure is reported.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// What is under way, and when more may be.
+/// What is in flight, and when more may be sent.
 #[derive(Debug)]
 pub struct Writing {
     write_limit: WriteRateLimiter,
     most_in_flight: usize,
     in_flight: usize,
     tracks: WriteSlots,
-    /// By time to live in seconds.
+    /// Grants in flight, by TTL in seconds.
     granting: BTreeMap<u32, usize>,
-    /// The proof under which etcd last refused to write: it never holds again.
+    /// The fence under which etcd last refused to write. It never holds again.
     fenced: Option<Fence>,
     failing: Option<Failing>,
-    /// The same of grants: those that need none go on meanwhile.
+    /// Failures of grants. Writes that need no new lease continue meanwhile.
     grants_failing: Option<Failing>,
-    /// When the oldest change was heard of that is not in a transaction yet.
+    /// When the oldest change was observed that is in no transaction yet.
     heard: Option<Instant>,
-    /// The budget was spent before the work was done.
+    /// The rate limit was reached before all work was sent.
     throttled: bool,
 }
 
-/// A row of failures.
+/// A series of failures.
 #[derive(Debug)]
 struct Failing {
     since: Instant,
@@ -53,30 +54,28 @@ struct Failing {
     trouble: Trouble,
 }
 
-/// A transaction of which etcd has answered.
+/// A transaction that etcd has answered.
 #[derive(Debug)]
 pub struct Written {
     pub(super) ticket: Ticket,
-    /// What it went on.
     pub(super) track: WriteSlot,
-    /// The proof of leadership it was sent under.
+    /// The fence it was sent under.
     pub(super) fence: Fence,
-    /// When the oldest change in it was heard of.
+    /// When the oldest change in it was observed.
     pub(super) heard: Instant,
 }
 
-/// Why nothing is known to have been written.
+/// Why a transaction is not known to have been written.
 pub(super) enum Refused {
-    /// etcd said so, or could not be asked.
+    /// etcd reported an error or could not be reached.
     Failed(etcd::Error),
-    /// Something in it is denied, and it is known what.
+    /// etcd denies a part of it, and the permission probe found which.
     Denied,
-    /// etcd rejects its content, and the ledger has settled it.
+    /// etcd rejects its content, and the planner has recorded that.
     Rejected,
 }
 
 impl Writing {
-    /// Nothing is under way.
     pub fn new(limits: &Limits, now: Instant) -> Self {
         Self {
             write_limit: WriteRateLimiter::new(limits.keys_per_second, now),
@@ -92,30 +91,29 @@ impl Writing {
         }
     }
 
-    /// From now on within these limits.
     pub fn set_limits(&mut self, limits: &Limits) {
         self.write_limit.set_rate(limits.keys_per_second);
         self.most_in_flight = size(limits.transactions_in_flight);
     }
 
-    /// A change was heard of at this time.
+    /// Records that a change was observed at this time.
     pub fn heard(&mut self, at: Instant) {
         self.heard.get_or_insert(at);
     }
 
-    /// What was heard of until now was seen to by somebody else.
+    /// Forgets when changes were observed: another leader has handled them.
     pub fn forget_heard(&mut self) {
         self.heard = None;
     }
 
-    /// What has kept writes from succeeding for a while.
+    /// What has made writes fail for longer than [`GRACE`].
     pub fn trouble(&self, now: Instant) -> Option<&Trouble> {
         let failing = self.failing.iter().chain(&self.grants_failing);
         let mut lasting = failing.filter(|failing| now >= failing.since + GRACE);
         lasting.next().map(|failing| &failing.trouble)
     }
 
-    /// When to look again; none when the end of something under way will bring that about.
+    /// When to look again. None when the end of a request in flight triggers that.
     pub fn wake_at(&mut self, now: Instant) -> Option<Instant> {
         let pause = |failing: &Option<Failing>| {
             let again_at = failing.as_ref().map(|failing| failing.again_at);
@@ -127,13 +125,11 @@ impl Writing {
         writes.into_iter().chain(grants).min()
     }
 
-    /// A transaction has been sent.
     #[cfg(test)]
     pub fn begin(&mut self) {
         self.in_flight += 1;
     }
 
-    /// A grant has been asked for.
     #[cfg(test)]
     pub fn begin_grant(&mut self) {
         *self.granting.entry(30).or_default() += 1;
@@ -143,7 +139,7 @@ impl Writing {
         !self.granting.is_empty()
     }
 
-    /// Whether another lease may be asked for.
+    /// Whether another lease may be requested.
     fn may_grant(&self, now: Instant) -> bool {
         let paused = self
             .grants_failing
@@ -152,12 +148,12 @@ impl Writing {
         !paused && self.granting.values().sum::<usize>() < GRANTS
     }
 
-    /// What has to come before any write has gone well.
+    /// Records that a step that precedes every write has succeeded.
     pub(super) fn succeeded(&mut self) {
         self.failing = None;
     }
 
-    /// What has to come before any write has failed; returns how long to pause.
+    /// Records that a step that precedes every write has failed. Returns how long to pause.
     pub(super) fn failed(&mut self, what: &'static str, registry: &str, error: &etcd::Error) -> Duration {
         note_failure(&mut self.failing, what, registry, error);
         let again_at = self.failing.as_ref().map(|failing| failing.again_at);
@@ -165,7 +161,7 @@ impl Writing {
     }
 }
 
-/// Notes that `what` failed once more.
+/// Records another failure of `what` and backs off.
 fn note_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, error: &etcd::Error) {
     let now = Instant::now();
     let pause = match &row {
@@ -173,7 +169,7 @@ fn note_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, e
             tracing::warn!(registry, %error, "{what} failed; trying on");
             FIRST_PAUSE
         }
-        // Transactions that were under way together fail together: that is one failure.
+        // Transactions that were in flight together fail together. They count as one failure.
         Some(failing) if failing.again_at > now => return,
         Some(failing) => {
             tracing::debug!(registry, %error, "{what} failed");
@@ -194,18 +190,18 @@ fn note_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, e
 }
 
 impl RegistryWorker {
-    /// Starts what the ledger asks for, as far as this replica leads and the limits go.
+    /// Starts the planner's steps, as far as this replica leads and the limits allow.
     pub(super) fn write(&mut self, now: Instant) {
         self.writing.throttled = false;
         let Some(fence) = self.may_write(now) else { return };
-        // Before any other work, whatever the limits are: a grant takes no key's place.
+        // Grants precede all other work, whatever the limits are: a grant counts against no limit of keys.
         self.grant_leases(now);
         self.write_work(&fence, now);
-        // What was looked at for the first time may need a lease.
+        // Keys that the planner has just looked at for the first time may need a lease.
         self.grant_leases(now);
     }
 
-    /// Asks for the leases that work waits for.
+    /// Requests the leases that work waits for.
     fn grant_leases(&mut self, now: Instant) {
         while self.writing.may_grant(now)
             && let Some(ttl) = self.planner.grant_due(&self.writing.granting)
@@ -221,11 +217,11 @@ impl RegistryWorker {
                 break;
             }
             let most = self.writing.write_limit.share(Transaction::MAX_OPS);
-            // Leases are asked for apart, and not for each step.
+            // `grant_leases` requests leases, once for all steps.
             match self.planner.next(most, usize::MAX) {
                 Some(Step::Write(ticket, transaction)) => self.commit(fence, ticket, transaction, now),
                 Some(Step::Grant { .. }) | None => {
-                    // Whatever was heard of has been seen to, or waits for the end of something under way.
+                    // Every observed change has been handled, or waits for the end of a request in flight.
                     let waits = self.writing.is_granting() || self.planner.waits_for_lease();
                     self.writing.heard = self.writing.heard.filter(|_| waits);
                     return;
@@ -235,8 +231,8 @@ impl RegistryWorker {
         self.write_small(fence, now);
     }
 
-    /// Starts what those need who ask for little, though the limits are reached: it is they who would wait for nothing of
-    /// their own.
+    /// Writes for registrations with few pending keys although the limits are reached. They would otherwise wait for
+    /// the many keys of others.
     fn write_small(&mut self, fence: &Fence, now: Instant) {
         self.writing.write_limit.wait(now);
         while self.writing.in_flight < self.writing.most_in_flight + RESERVE && self.writing.write_limit.lends() {
@@ -247,8 +243,8 @@ impl RegistryWorker {
         }
     }
 
-    /// Lets go of what would otherwise only grow: leases that have long been empty, and notes of work that nobody has
-    /// to do any more, which a replica that stands by never gets round to.
+    /// Drops what would otherwise only grow: leases that have long been empty, and completed work, which a standby
+    /// replica never takes from its queues.
     pub(super) fn keep_house(&mut self, now: Instant) {
         self.planner.tidy();
         if let Some(fence) = self.may_write(now)
@@ -259,7 +255,7 @@ impl RegistryWorker {
         }
     }
 
-    /// The proof to write under, if this replica leads and nothing speaks against writing now.
+    /// The fence to write under, if this replica leads and nothing prevents writing now.
     pub(super) fn may_write(&self, now: Instant) -> Option<Fence> {
         let fence = self.fence()?;
         let paused = |failing: &Failing| failing.again_at > now;
@@ -277,7 +273,8 @@ impl RegistryWorker {
         let (connection, fence, metrics) = (self.connection.clone(), fence.clone(), self.metrics.clone());
         self.tasks.spawn(async move {
             let mut result = connection.commit(&fence, &transaction).await;
-            // A full etcd still lets keys be removed. A successor that has heard less may put them back for a moment.
+            // A full etcd still accepts deletions, without the checkpoint. A new leader that has observed less may then
+            // recreate the keys for a moment.
             if matches!(result, Err(etcd::Error::NoSpace { .. })) && transaction.only_removes() {
                 transaction.note = None;
                 result = connection.commit(&fence, &transaction).await;
@@ -322,7 +319,8 @@ impl RegistryWorker {
             heard,
         };
         match result {
-            // Until it is known what of it etcd denies, it counts as under way: nothing of it is sent meanwhile.
+            // Until the permission probe has found what etcd denies, the transaction counts as in flight and none of
+            // its keys is sent again.
             Err(error @ etcd::Error::PermissionDenied { .. }) => self.search_refused(sent, error),
             Err(error) if error.is_content() => {
                 let refused = if self.content_rejected(sent.ticket, &error) {
@@ -336,7 +334,7 @@ impl RegistryWorker {
         }
     }
 
-    /// A transaction has ended.
+    /// Settles a transaction that has ended.
     pub(super) fn settle(&mut self, sent: Written, result: Result<TxnOutcome, Refused>) {
         let Written {
             ticket,
@@ -360,7 +358,7 @@ impl RegistryWorker {
                 note_failure(&mut self.writing.failing, "a write", &self.name, &error);
                 None
             }
-            // What of it is not denied, or not rejected, is sent again.
+            // The parts that are neither denied nor rejected are sent again.
             Err(Refused::Denied | Refused::Rejected) => None,
         };
         match &verdict {
@@ -368,14 +366,15 @@ impl RegistryWorker {
             Some(TxnOutcome::Fenced) => {
                 self.metrics.count_fenced();
                 tracing::warn!(registry = %self.name, "etcd refused to write: another replica leads by now");
-                // Not the proof of today: that of a new election may be another one, and good.
+                // The fence of this transaction, not the current one: a new election may have brought a valid one.
                 self.writing.fenced = Some(fence);
             }
-            // A copy of it was carried out, or one of which nothing had been heard: what is left to do shows.
+            // A copy of the transaction was applied, or one without a known result. The mirror shows what is left to
+            // do.
             Some(TxnOutcome::Overtaken { .. }) => tracing::debug!(registry = %self.name, "a transaction was overtaken"),
             Some(TxnOutcome::LeaseGone) | None => {}
         }
-        // What was not written is still to be written.
+        // Changes that were not written are still pending.
         if !matches!(verdict, Some(TxnOutcome::Applied { .. })) {
             self.writing.heard(heard);
         }
@@ -388,7 +387,7 @@ impl RegistryWorker {
         }
         self.writing.granting.retain(|_, count| *count > 0);
         match result {
-            // Nobody will record it, so it is left to lapse.
+            // No replica will record this lease, so it is left to expire.
             Ok(_) if matches!(&self.leadership, Leadership::Standby { .. }) => {}
             Ok(_) => {
                 self.writing.grants_failing = None;
@@ -399,7 +398,7 @@ impl RegistryWorker {
         }
     }
 
-    /// The proof by which this replica leads, if it does.
+    /// The fence under which this replica leads, if it does.
     fn fence(&self) -> Option<Fence> {
         match &self.leadership {
             Leadership::Leading(fence) => Some(fence.clone()),
