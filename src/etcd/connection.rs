@@ -1,4 +1,5 @@
-//! The way to one etcd cluster: which endpoint is asked, how long it may take, what is tried next.
+//! Sends calls to one etcd cluster: chooses the endpoint, limits the time, and retries at other endpoints. Owns the set
+//! of endpoints in use and the id of the cluster in use.
 
 use std::fmt;
 use std::future::Future;
@@ -21,14 +22,13 @@ use super::pulse;
 use super::suitability::{self, EndpointFault, Look, Suitability};
 use crate::telemetry::{Calls, Outcome, Peer};
 
-/// How long things may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For a TCP connection to stand.
+    /// For a TCP connection to be established.
     pub connect: Duration,
-    /// For one endpoint to answer one request. An etcd that changes its leader needs one to two seconds.
+    /// For one endpoint to answer one request. An etcd that elects a new leader needs one to two seconds.
     pub request: Duration,
-    /// For one call with all its attempts at other endpoints.
+    /// For one call with all its attempts at all endpoints.
     pub call: Duration,
 }
 
@@ -42,28 +42,28 @@ impl Default for Timeouts {
     }
 }
 
-/// After how long a request is sent to another endpoint as well, doubled each time. A member that hangs is known to only
-/// much later, and one that passed the request on to a leader that has died waits in vain although there is another
-/// leader by then.
+/// Delay before a request is also sent to another endpoint; doubled after each such hedge. The endpoint looks detect a
+/// hanging member only later. A member that forwarded the request to a dead leader does not answer, although etcd may
+/// have a new leader by then.
 const HEDGE: Duration = Duration::from_secs(1);
-/// For how long after the last answer it is taken as known which cluster an endpoint belongs to.
+/// How long after the last answer an endpoint's cluster id is trusted without another check.
 const RECENT: Duration = Duration::from_secs(3);
-/// Why a request ended whose connection was given up.
+/// Cause of the error when a request's connection was replaced.
 pub(super) const GIVEN_UP: &str = "its connection is no longer used";
-/// How long a new connection waits for all endpoints to say which cluster they belong to.
+/// Longest wait for the endpoints of a new access to report their cluster ids, counted from the first use.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// All endpoints of an etcd, entered in one way.
+/// The endpoints of one [`Access`].
 pub(super) struct Way {
     slots: Vec<EndpointSlot>,
-    /// Index of the endpoint that answered last.
+    /// Index of the endpoint that is asked first: the last one that answered, unless [`Connection::avoid`] moved on.
     preferred: AtomicUsize,
     access: Access,
-    /// When it was first used.
+    /// The time of the first use.
     opened: OnceLock<Instant>,
 }
 
-/// One endpoint, whose connections may be replaced.
+/// One endpoint. Its connections may be replaced.
 struct EndpointSlot {
     current: Mutex<Arc<Endpoint>>,
     known: Known,
@@ -80,7 +80,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Way {
-    /// Uses `fresh` from now on in place of `old`, and ends what is under way there.
+    /// Replaces the connections `old` by `fresh`, and aborts the requests and streams on `old`.
     pub(super) fn put(&self, index: usize, old: &Arc<Endpoint>, fresh: Arc<Endpoint>) {
         let mut current = lock(&self.slots[index].current);
         if Arc::ptr_eq(&current, old) {
@@ -90,7 +90,7 @@ impl Way {
         old.given_up.cancel();
     }
 
-    /// Other connections to the endpoint at `index`.
+    /// Prepares new connections to the endpoint at `index`.
     pub(super) async fn again(&self, index: usize, timeouts: &Timeouts) -> Result<Endpoint> {
         let known = self.slots[index].known.clone();
         Endpoint::new(&self.access.endpoints[index], &self.access, timeouts, known).await
@@ -128,7 +128,7 @@ impl Way {
         self.slots.len()
     }
 
-    /// The endpoint at `index` with the connections in use now.
+    /// Returns the endpoint at `index` with its current connections.
     pub(super) fn endpoint(&self, index: usize) -> Arc<Endpoint> {
         self.slots[index].current()
     }
@@ -137,12 +137,12 @@ impl Way {
         self.preferred.load(Ordering::Relaxed) == index
     }
 
-    /// What is known of each endpoint.
     fn known(&self) -> Vec<Suitability> {
         self.slots.iter().map(|slot| lock(&slot.known).clone()).collect()
     }
 
-    /// The order in which endpoints are asked from `first` on, and how many of them have no fault.
+    /// Returns the order in which endpoints are asked, starting at `first`, and the number of endpoints without a
+    /// fault.
     fn order(&self, first: usize) -> (Vec<usize>, usize) {
         let known = self.known();
         let usable = known.iter().filter(|known| known.fault().is_none()).count();
@@ -158,24 +158,24 @@ pub(super) struct Shared {
     way: watch::Sender<Arc<Way>>,
     timeouts: Timeouts,
     calls: Calls,
-    /// The cluster in use: no other one is ever written to.
+    /// The id of the cluster in use. No write goes to any other cluster.
     cluster: Mutex<Option<u64>>,
-    /// The way whose endpoints are looked at.
+    /// The endpoint set for which the look tasks (`pulse`) were started.
     looked_at: Mutex<Weak<Way>>,
-    /// Something new is known of an endpoint.
+    /// Notified when the state of an endpoint may have changed.
     news: Notify,
 }
 
 impl Shared {
-    /// The connection, for as long as it has another owner.
+    /// Returns the connection while another owner keeps it alive.
     pub(super) fn connection(this: &Weak<Self>) -> Option<Connection> {
         this.upgrade().map(|shared| Connection { shared })
     }
 }
 
-/// What a request is answered with.
+/// The response to an etcd request.
 pub(super) trait Answer {
-    /// The cluster that it comes from, if it says so.
+    /// Returns the id of the cluster that answered, if the response contains it.
     fn cluster(&self) -> Option<u64> {
         None
     }
@@ -202,24 +202,24 @@ answers_with_header!(
 /// Whether a lease is alive.
 impl Answer for bool {}
 impl Answer for etcd_client::WatchStream {}
-/// A keepalive stream, if there is such a lease.
+/// A keepalive stream; `None` if the lease does not exist.
 impl<A, B> Answer for Option<(A, B)> {}
 
-/// Tells a stream that it is on a way that is used no more.
+/// Notifies a stream that the connection switched to another access.
 pub(super) struct Moves(watch::Receiver<Arc<Way>>);
 
 impl Moves {
-    /// Returns once another way is used. May be dropped at any time.
+    /// Returns once the connection uses another access. Safe to drop at any time.
     pub(super) async fn moved(&mut self) {
         if self.0.changed().await.is_err() {
-            // The connection is gone, and with it all that could move.
+            // The connection was dropped, so the access cannot change any more.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// A connection to one etcd cluster. Cloning is cheap. Every call has a time-out, is counted, and is repeated at the
-/// other endpoints when the connection fails: all calls made here may safely happen twice, because writes are guarded
+/// A connection to one etcd cluster. Cloning is cheap. Every call has a time-out, is counted, and is retried at the
+/// other endpoints when the connection fails. All calls made here are safe to execute twice, because writes are guarded
 /// and lease ids are random.
 #[derive(Clone)]
 pub struct Connection {
@@ -232,20 +232,20 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// One kind of call.
+/// The properties of one kind of call.
 pub(super) struct Call<T> {
-    /// Its name in metrics and messages.
+    /// The name in metrics and messages.
     pub(super) name: &'static str,
-    /// How long one endpoint has for it.
+    /// Time-out of one attempt at one endpoint.
     pub(super) patience: Duration,
-    /// Whether an answer means "no".
+    /// Whether the response counts as a refusal in metrics.
     pub(super) refused: fn(&T) -> bool,
-    /// Whether another endpoint is asked, too, when the first takes long: not for what is long by nature.
+    /// Whether another endpoint is asked too when the first is slow. False for calls that are slow by nature.
     pub(super) hedged: bool,
 }
 
 impl Connection {
-    /// Prepares the way to the etcd at `access`; nothing is sent yet, so an etcd that is down is no error here.
+    /// Prepares a connection to the etcd at `access`. Sends nothing yet, so an etcd that is down causes no error here.
     pub async fn new(access: &Access, timeouts: Timeouts, calls: Calls) -> Result<Self> {
         let way = Way::new(access, &timeouts).await?;
         Ok(Self::on(way, timeouts, calls))
@@ -263,32 +263,31 @@ impl Connection {
         Self { shared }
     }
 
-    /// A connection of its own on another way in.
+    /// Prepares a separate connection with another access.
     pub(super) async fn beside(&self, access: &Access) -> Result<Self> {
         let way = Way::new(access, &self.shared.timeouts).await?;
         Ok(Self::on(way, self.shared.timeouts, self.shared.calls.clone()))
     }
 
-    /// From now on every call and every stream of every clone goes the way of `other`.
+    /// Switches every call and every stream of every clone to the endpoints of `other`.
     pub(super) fn go_over(&self, other: &Self) {
-        // Its endpoints were judged by the cluster that it uses.
+        // The endpoints of `other` were judged by the cluster id that `other` uses.
         if let Some(cluster) = other.cluster() {
             self.use_cluster(cluster);
         }
         self.shared.way.send_replace(other.way());
     }
 
-    /// Uses this cluster, whatever its endpoints say.
+    /// Sets the cluster in use, whatever the endpoints report.
     pub(super) fn use_cluster(&self, cluster: u64) {
         *lock(&self.shared.cluster) = Some(cluster);
     }
 
-    /// Prefers this endpoint.
     pub(super) fn prefer(&self, index: usize) {
         self.way().prefer(index);
     }
 
-    /// Endpoints that are another cluster than is wanted.
+    /// Returns the error for endpoints of a cluster other than the wanted one.
     pub(super) fn other_cluster(&self, found: u64, wanted: Option<u64>) -> Error {
         Error::OtherCluster {
             endpoints: self.endpoints(),
@@ -297,12 +296,12 @@ impl Connection {
         }
     }
 
-    /// The way in that is used now.
+    /// Returns the access in use.
     pub fn access(&self) -> Access {
         self.shared.way.borrow().access.clone()
     }
 
-    /// Whether etcd lets everybody in although we have a user: its authentication is off.
+    /// Whether etcd's authentication is off although a user is configured. etcd then accepts every client.
     pub fn is_open_to_all(&self) -> bool {
         let way = self.way();
         way.slots
@@ -310,13 +309,12 @@ impl Connection {
             .any(|slot| slot.current().is_open_to_all.load(Ordering::Relaxed))
     }
 
-    /// The id of the cluster in use; none before an endpoint has said so.
+    /// The id of the cluster in use; `None` until the endpoints' answers decide it.
     pub fn cluster(&self) -> Option<u64> {
         *lock(&self.shared.cluster)
     }
 
-    /// The endpoints that are not used and why, as far as that has lasted for a while, in the order in which they were
-    /// given.
+    /// Returns the endpoints with a fault that has lasted for a while, and the fault, in configured order.
     pub fn faults(&self) -> Vec<(String, EndpointFault)> {
         let (way, now) = (self.way(), Instant::now());
         let all = way.access.endpoints.iter().zip(way.known());
@@ -324,7 +322,8 @@ impl Connection {
             .collect()
     }
 
-    /// Finds out what is behind an error that says only that the connection failed, where that can be.
+    /// Replaces an error that reports only a failed connection by a more precise TLS error, if a TLS handshake finds
+    /// one.
     pub async fn explain(&self, error: Error) -> Error {
         let way = self.way();
         let is_unclear = matches!(error, Error::Unreachable { .. } | Error::Timeout { .. });
@@ -343,7 +342,7 @@ impl Connection {
         self.shared.way.borrow().clone()
     }
 
-    /// To be asked for before a stream is opened: tells when it has to be opened anew.
+    /// Subscribe before opening a stream: reports when the stream must be reopened.
     pub(super) fn moves(&self) -> Moves {
         Moves(self.shared.way.subscribe())
     }
@@ -356,7 +355,8 @@ impl Connection {
         self.way().access.endpoints.join(", ")
     }
 
-    /// The endpoint for a stream, and its index: `offset` places after the preferred one among those without a fault.
+    /// Returns an endpoint for a stream, and its index: `offset` places after the preferred one among the endpoints
+    /// without a fault.
     pub(super) fn endpoint(&self, offset: usize) -> (usize, Arc<Endpoint>) {
         let way = self.way();
         let (order, usable) = way.order(way.preferred.load(Ordering::Relaxed));
@@ -365,22 +365,23 @@ impl Connection {
         (index, way.endpoint(index))
     }
 
-    /// All endpoints, in the order in which they were given.
+    /// Returns all endpoints in configured order.
     pub(super) fn all_endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.way().slots.iter().map(EndpointSlot::current).collect()
     }
 
-    /// Prefers the endpoint after `index`, unless another one is preferred already.
+    /// Prefers the next endpoint without a fault after `index`, if the endpoint at `index` is still the preferred one.
     pub(super) fn avoid(&self, index: usize) {
         let way = self.way();
         let next = way.order((index + 1) % way.count()).0[0];
-        // A lost race means that another task has moved on.
+        // If the exchange fails, another task has already moved on.
         let _ = way
             .preferred
             .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Waits until it is known which cluster is in use, or no endpoint is left that may say so.
+    /// Starts the look tasks of a new endpoint set. Then waits until the cluster in use is known, until no endpoint can
+    /// report it any more, or until [`SETTLE`] has passed.
     async fn settle(&self) {
         let way = self.way();
         {
@@ -410,7 +411,7 @@ impl Connection {
         }
     }
 
-    /// Decides which cluster is in use by all that is known of the endpoints, and judges them by it.
+    /// Decides which cluster is in use from the state of all endpoints, then judges each endpoint by the decision.
     fn reconsider(&self, way: &Arc<Way>) {
         let known = way.known();
         let known: Vec<&Suitability> = known.iter().collect();
@@ -440,10 +441,10 @@ impl Connection {
         }
     }
 
-    /// Makes sure that `endpoint` may be asked: that it is a member, with a vote, of the cluster in use.
+    /// Checks that `endpoint` is a voting member of the cluster in use.
     async fn identify(&self, endpoint: &Endpoint) -> Result<()> {
         self.settle().await;
-        // A connection that broke while idle is made again without a word, and something else may listen there by then.
+        // A connection that broke while idle is re-established silently, and another server may listen there by then.
         let is_recent = Instant::now()
             .checked_sub(RECENT)
             .is_none_or(|then| endpoint.heard_since(then));
@@ -467,7 +468,7 @@ impl Connection {
         }
     }
 
-    /// Takes in what the member at `endpoint` says of itself.
+    /// Records what the member at `endpoint` reports about itself.
     pub(super) fn judge(&self, endpoint: &Endpoint, look: Look) {
         endpoint.hears();
         let way = self.way();
@@ -489,7 +490,8 @@ impl Connection {
         self.shared.news.notify_waiters();
     }
 
-    /// Takes in that an answer from `endpoint` comes from this cluster. An error means that it must not be used.
+    /// Records the id of the cluster that answered at `endpoint`. Returns an error if the cluster is not the one in
+    /// use.
     pub(super) fn accept(&self, endpoint: &Endpoint, cluster: u64) -> Result<()> {
         if self.cluster() == Some(cluster) && endpoint.known().cluster() == Some(cluster) {
             return Ok(());
@@ -506,13 +508,13 @@ impl Connection {
         }
     }
 
-    /// Takes in how a request to `endpoint` ended, or a stream.
+    /// Records how a request to `endpoint` or a stream on it ended.
     pub(super) fn met(&self, endpoint: &Endpoint, error: Option<&Error>) {
         if endpoint.given_up.is_cancelled() {
             return;
         }
         let is_news = match error.map(EndpointFault::of) {
-            // Too late to tell.
+            // A single time-out does not show whether the endpoint has a fault.
             Some(None) if error.is_some_and(Error::is_connection) => return,
             Some(Some(fault)) => endpoint.known().fails(fault, Instant::now()),
             None | Some(None) => {
@@ -529,7 +531,7 @@ impl Connection {
         }
     }
 
-    /// A fault of `endpoint` is news: it is logged, and streams that it makes useless are ended.
+    /// Logs a new fault of `endpoint`, and ends the streams that the fault makes useless.
     fn report_fault(&self, way: &Arc<Way>, endpoint: &Endpoint) {
         let Some(fault) = endpoint.known().fault().cloned() else {
             return;
@@ -541,17 +543,17 @@ impl Connection {
         }
     }
 
-    /// Gives `endpoint` new connections: what is under way on the present ones ends with an error.
+    /// Gives `endpoint` new connections. Requests and streams on the current ones end with an error.
     pub(super) fn replace(&self, way: &Arc<Way>, endpoint: &Endpoint) {
         let Some(index) = way.slots.iter().position(|slot| endpoint.is_of(&slot.known)) else {
-            // Of a way that is used no more.
+            // The endpoint belongs to an access that is no longer in use.
             endpoint.given_up.cancel();
             return;
         };
         let (way, timeouts) = (way.clone(), self.shared.timeouts);
         let old = way.endpoint(index);
         tokio::spawn(async move {
-            // It was made in the same way before.
+            // No error is expected: the current connections were prepared with the same arguments.
             if let Ok(fresh) = way.again(index, &timeouts).await {
                 way.put(index, &old, Arc::new(fresh));
             }
@@ -562,8 +564,8 @@ impl Connection {
         self.shared.calls.observe(Peer::Etcd, call, outcome, elapsed);
     }
 
-    /// One attempt at one endpoint of the cluster in use, timed, counted and sorted; with another login if etcd no longer
-    /// takes that we have.
+    /// Makes one attempt at one endpoint of the cluster in use. Limits its time, counts it and classifies its error.
+    /// Logs in again and repeats the request if etcd no longer accepts the token.
     pub(super) async fn attempt<T, F, Fut>(
         &self,
         call: &Call<T>,
@@ -579,7 +581,8 @@ impl Connection {
         self.ask(call, endpoint, patience, true, request).await
     }
 
-    /// Like [`Self::attempt`]; unless it `has_to_serve`, the endpoint may be a learner or belong to another cluster.
+    /// Like [`Self::attempt`]. Unless `has_to_serve` is set, the endpoint may be a learner or belong to another
+    /// cluster.
     pub(super) async fn ask<T, F, Fut>(
         &self,
         call: &Call<T>,
@@ -637,9 +640,9 @@ impl Connection {
         result
     }
 
-    /// Calls the preferred endpoint, then the others while the connection is what fails, then the first once more: a
-    /// connection that broke while idle shows it by failing the next request on it. One that takes long is not waited
-    /// for: the next is asked at the same time, and the first answer counts.
+    /// Calls the preferred endpoint, then the others as long as the connection fails, then the first one once more,
+    /// because a connection that broke while idle fails only on its next request. When an endpoint is slow, a hedged
+    /// call also asks the next one, and the first answer counts.
     pub(super) async fn call<T, F, Fut>(&self, call: Call<T>, request: F) -> Result<T>
     where
         T: Answer,
@@ -685,7 +688,7 @@ impl Connection {
                 tracing::debug!(%error, "trying another endpoint");
             } else {
                 tracing::debug!(call = call.name, "no answer yet, asking another endpoint too");
-                // An etcd that is slow as a whole is not to be buried.
+                // If etcd as a whole is slow, hedging must not flood it.
                 patience *= 2;
             }
             attempts.push(ask(asked));
@@ -694,7 +697,7 @@ impl Connection {
         }
     }
 
-    /// The same failure, said of all endpoints.
+    /// Returns the same error, naming all endpoints.
     pub(super) fn at_all(&self, error: Error) -> Error {
         match error {
             Error::Unreachable { cause, .. } => Error::Unreachable {

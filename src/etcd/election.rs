@@ -1,8 +1,9 @@
-//! Who writes: one leader key per Registry, on the session lease of whoever created it.
+//! Leader election: one leader key per Registry, attached to the session lease of the candidate that created it.
 //!
-//! Leadership is proven by the key's `create_revision` and lease, which every write compares ([`Fence`]). What is
-//! published here is therefore only advice on when to try; a wrong belief cannot write. The key is claimed by a
-//! transaction and watched from the revision at which it was seen, so no deletion is missed.
+//! The key's `create_revision` and lease prove leadership, and every write compares them ([`Fence`]). The state
+//! published here is therefore only a hint on when to try: a replica that wrongly believes it leads cannot write. A
+//! transaction claims the key, and the watch starts at the revision at which the key was read, so no deletion is
+//! missed.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,88 +25,89 @@ use super::writer::holder;
 use crate::peer::{PeerStatuses, Term};
 use crate::plan::{CandidateRecord, Fence, Key, KeyValue, LeaseId, RECORD_VERSION, Revision, newer_version};
 
-/// A candidacy for leadership.
+/// The settings of one candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Campaign {
-    /// The key whose creator leads.
+    /// The creator of this key is the leader.
     pub leader_key: Key,
-    /// The key of this candidate's own record, which tells the others that it stands, and whether it may be counted on.
+    /// The key of this candidate's own record. The record shows the other replicas that this candidate takes part, and
+    /// whether its view of Kubernetes is fresh.
     pub candidate_key: Key,
-    /// This process, as it is known on direct connections.
+    /// The id of this process on direct connections between replicas.
     pub process: Arc<str>,
-    /// Where other replicas reach this one, if they do.
+    /// The address at which other replicas reach this one, if they can.
     pub address: Option<SocketAddr>,
-    /// Who stands: unique among live processes, kept over restarts (a pod's name).
+    /// Unique among live processes and kept across restarts (a pod's name).
     pub identity: String,
-    /// TTL of the session in seconds: how long a leader that dies without a word is missed.
+    /// TTL of the session in seconds: the time until an unannounced death of the leader is noticed.
     pub session_ttl: u32,
 }
 
-/// How a candidate is to stand.
+/// How a candidate takes part in the election.
 ///
-/// By default it knows nothing of Kubernetes yet, nor of another candidate.
+/// The default: its view of Kubernetes is not fresh, and no other candidate is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Candidacy {
-    /// Its view of Kubernetes is complete and up to date.
+    /// The candidate's view of Kubernetes is complete and up to date.
     pub fresh: bool,
-    /// A candidate with a fresh view is there and this one's is stale: it resigns, and claims nothing.
+    /// This candidate's view is stale and another candidate's view is fresh: this candidate resigns and claims nothing.
     pub yields: bool,
 }
 
-/// What a candidate is.
+/// The role of a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leadership {
-    /// Neither leading nor aware of a leader.
+    /// The candidate neither leads nor knows a leader.
     Seeking,
-    /// Somebody else leads.
+    /// Another candidate leads.
     Standby {
-        /// The leader's identity.
         leader: String,
     },
-    /// Leading, under this proof.
+    /// The candidate leads, with this proof.
     Leading(Fence),
 }
 
-/// What the leader key holds.
+/// The value of the leader key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
-    /// The version of this record's form; releases before it had one wrote none.
+    /// The version of the record's form. Releases before the first version wrote none.
     #[serde(default)]
     v: u32,
     identity: String,
     /// Differs between processes of one identity, and between campaigns of one process.
     incarnation: String,
     version: String,
-    /// The process, as it is known on direct connections; releases that had none wrote none.
+    /// The id of the process on direct connections. Releases without direct connections wrote none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     process: Option<Arc<str>>,
-    /// Where other replicas reach it.
+    /// The address at which other replicas reach the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     address: Option<String>,
 }
 
 impl Holder {
-    /// Its term, as it can be followed on a direct connection to it.
+    /// Returns the term for following the leader over a direct connection; `None` without address or process id.
     fn term(&self) -> Option<Term> {
         let address = self.address.as_ref()?.parse().ok()?;
         Some(Term::new(address, self.process.clone()?))
     }
 }
 
-/// Before a leader whose key vanished stands again: time for a successor of the same identity, which removed it, to
-/// put its own.
+/// Pause after a leader lost its key, before it campaigns again. A successor of the same identity that removed the key
+/// needs this time to create its own.
 const GIVE_WAY: Duration = Duration::from_millis(500);
-/// Before a standby claims a key that became free, at most.
+/// Longest pause before a standby replica claims a free key.
 const CLAIM_JITTER: Duration = Duration::from_millis(10);
-/// How much of a value that is no leader record is shown, in characters.
+/// Longest part of an unreadable leader key value in the log, in characters.
 const SHOWN: usize = 100;
-/// For the leader key's removal on shutdown: a process that ends has little time.
+/// Time-out for removing the leader key on shutdown: a terminating process has little time.
 const RESIGN: Duration = Duration::from_secs(2);
-/// Before a candidate's record that etcd does not let us write is tried again.
+/// Pause before the candidate's record is written again after etcd denied it.
 const DENIED: Duration = Duration::from_secs(30);
 
-/// Stands for election until `shutdown`, as `candidacy` says, telling `out` every change; then removes the leader key, if
-/// it is ours, so that the next candidate leads at once. `presences` tell when the process of a leader has ended or hangs.
+/// Takes part in the election until `shutdown`, as `candidacy` says, and publishes every change to `out`. Then removes
+/// the leader key if this candidate holds it, so that the next candidate leads at once. `presences` report when the
+/// process of a leader has ended or hangs.
 pub async fn campaign(
     connection: Connection,
     campaign: Campaign,
@@ -141,7 +143,7 @@ pub async fn campaign(
     candidate.leave().await;
 }
 
-/// Keeps the candidate's record on the session `lease` as `candidacy` says.
+/// Keeps the candidate's record on the session `lease` up to date with `candidacy`.
 async fn announce(
     connection: &Connection,
     campaign: &Campaign,
@@ -196,7 +198,7 @@ async fn until_yielding(candidacy: &mut watch::Receiver<Candidacy>, yields: bool
     }
 }
 
-/// Returns once a term is known to be over, and this candidate may stand: in which words.
+/// Returns once the term is known to be over and this candidate does not yield. The result is the reason for the log.
 async fn until_over(
     term: Option<&mut Term>,
     presences: &mut watch::Receiver<PeerStatuses>,
@@ -220,31 +222,32 @@ async fn until_over(
 }
 
 async fn until_unproven(proven: &mut watch::Receiver<bool>) {
-    // An error means that the session is over, which ends all that is done in it.
+    // An error means that the session has ended, which also ends all work done in it.
     let _ = proven.wait_for(|proven| !proven).await;
 }
 
-/// Another candidate's leader key.
+/// A leader key of another candidate.
 struct Theirs {
     leader: String,
     seen: Revision,
     created: Revision,
     mod_revision: Revision,
-    /// None where the leader cannot be followed on a direct connection.
+    /// `None` if the leader cannot be followed over a direct connection.
     term: Option<Term>,
 }
 
-/// What a look at the leader key told.
+/// The result of reading the leader key.
 enum Look {
-    /// It is on our session.
+    /// The key is on this candidate's session.
     Ours { fence: Fence, seen: Revision },
-    /// Another candidate's.
+    /// The key belongs to another candidate.
     Theirs(Theirs),
-    /// It does not exist, and another candidate is to claim it.
+    /// The key does not exist, and another candidate shall claim it.
     LeftToOthers { seen: Revision },
-    /// It has to go first: that of our own predecessor, or one on no lease, which would stay for ever.
+    /// The key must be removed before it can be claimed: an earlier session or process of this identity wrote it, its
+    /// value is no leader record, or it has no lease and would never expire.
     Stale { mod_revision: Revision },
-    /// It does not exist.
+    /// The key does not exist.
     Free,
 }
 
@@ -255,12 +258,12 @@ struct Candidate {
     value: Vec<u8>,
     candidacy: watch::Receiver<Candidacy>,
     presences: watch::Receiver<PeerStatuses>,
-    /// The leader's term that is followed, by the revision at which it began.
+    /// The followed term of the leader, by the revision at which the term began.
     term: Option<(Revision, Term)>,
     out: watch::Sender<Leadership>,
-    /// The revision at which this process came to lead last; 0 before it did.
+    /// The revision at which this process last became the leader; 0 if it never did.
     led_at: Revision,
-    /// Whether a process with our own identity took the key from us.
+    /// Whether another process of the same identity took the key from this one.
     replaced: bool,
 }
 
@@ -310,7 +313,7 @@ impl Candidate {
         }
     }
 
-    /// Stands with one session; returns when the leader key was ours and is no longer.
+    /// Campaigns with one session. Returns when the session loses the leader key other than by resigning.
     async fn contend(&mut self, session: &Session) {
         let mut proven = session.proven();
         let mut backoff = Backoff::new();
@@ -319,7 +322,8 @@ impl Candidate {
         loop {
             let look = tokio::select! {
                 biased;
-                // Etcd may hang for as long as a call lasts, and nobody may believe in us for longer than the session.
+                // A call may hang for its whole time-out, and no part of the operator may believe in this leadership
+                // for longer than the session lasts.
                 () = until_unproven(&mut proven), if self.leads() => {
                     self.publish(Leadership::Seeking);
                     continue;
@@ -357,7 +361,7 @@ impl Candidate {
                         tracing::warn!("the leader key was overwritten by hand, or etcd was restored");
                     } else {
                         tracing::warn!("the leader key is no longer ours");
-                        // One that went with its session was taken by nobody.
+                        // If the session's lease is gone, the key expired with it, so no successor needs the pause.
                         if !matches!(self.connection.lease(session.lease, false).await, Ok(None)) {
                             sleep(GIVE_WAY).await;
                         }
@@ -379,7 +383,7 @@ impl Candidate {
                     }
                 }
                 Ok(Look::Stale { mod_revision }) => match self.remove(mod_revision).await {
-                    // Where something puts it back each time, not in a busy loop.
+                    // Another program may write the key again each time: do not loop without a pause.
                     Ok(()) if removed => backoff.pause().await,
                     Ok(()) => removed = true,
                     Err(error) => {
@@ -387,18 +391,19 @@ impl Candidate {
                         backoff.pause().await;
                     }
                 },
-                // Taken and lost again between two requests.
+                // Another candidate claimed the key and lost it between two requests.
                 Ok(Look::Free) => {}
                 Err(error) => {
                     backoff.complain("cannot look at the leader key", &error);
-                    // Leading goes on while the session is proven: writes are fenced either way.
+                    // The candidate still leads while the session is proven. The fence guards every write anyway.
                     backoff.pause().await;
                 }
             }
         }
     }
 
-    /// Stands by for a leader until its key may have changed, or it is known to be gone: then its key is removed.
+    /// Stands by until the leader's key may have changed, or until the leader is known to be gone. In the second case,
+    /// removes the leader's key.
     async fn stand_behind(
         &mut self,
         theirs: Theirs,
@@ -425,7 +430,7 @@ impl Candidate {
             why = over => Some(why),
         };
         self.term = followed;
-        // Several candidates have seen the same.
+        // Other candidates noticed the same at the same time.
         sleep(jitter(CLAIM_JITTER)).await;
         if let Some(why) = over {
             tracing::warn!(leader, why, "the leader is no longer there; standing in its place");
@@ -439,7 +444,7 @@ impl Candidate {
         }
     }
 
-    /// Reads the leader key; if it is free and was not ours, claims it.
+    /// Reads the leader key. Claims the key if it is free, this candidate did not hold it (`leads`) and does not yield.
     async fn look_and_claim(&mut self, lease: LeaseId, leads: bool) -> Result<Look> {
         let (held, seen) = self.connection.get(&self.campaign.leader_key).await?;
         match held {
@@ -494,7 +499,7 @@ impl Candidate {
         }
         let Ok(other) = serde_json::from_slice::<Holder>(&held.value) else {
             if let Some(version) = newer_version(&held.value) {
-                // Who leads cannot be read, only that a newer release does.
+                // The record cannot be read. It shows only that a newer release leads.
                 let leader = format!("a newer release (record version {version})");
                 return Look::Theirs(Theirs {
                     leader,
@@ -515,12 +520,12 @@ impl Candidate {
             return stale;
         };
         if other.incarnation == self.me.incarnation {
-            // Put by us on a session that we have given up.
+            // This process wrote the key on a session that it gave up.
             return stale;
         }
         if other.identity == self.me.identity {
             if held.create_revision < self.led_at {
-                // One from before our own time, which can only be back because etcd was restored.
+                // The key is older than this process's own term, which is possible only after a restore of etcd.
                 tracing::info!(identity = %other.identity, "an earlier process of the same name is back with etcd's past");
                 return stale;
             }
@@ -533,7 +538,7 @@ impl Candidate {
                     identity = %other.identity, mine = %self.me.incarnation, theirs = %other.incarnation,
                     "another live process has this identity and leads; standing by: give each replica its own name"
                 );
-                // For good: two that remove each other's key would never end.
+                // Never reset: two processes that remove each other's key would not stop.
                 self.replaced = true;
             }
         }
@@ -557,8 +562,8 @@ impl Candidate {
         self.connection.txn(name, request, |answer| !answer.succeeded()).await
     }
 
-    /// Returns when the leader key may have changed since `seen`: it has, or the watch failed, or the session is no
-    /// longer proven or is proven again, or `at_most` has passed, in case a watch starves in silence.
+    /// Returns when the leader key may have changed since `seen`: it changed, the watch failed, the access to etcd
+    /// changed, the session became proven or unproven, or `at_most` has passed, in case a watch starves silently.
     async fn watch_key(&self, seen: Revision, at_most: Duration, proven: &mut watch::Receiver<bool>) {
         let mut moves = self.connection.moves();
         tokio::select! {
@@ -604,7 +609,8 @@ impl Candidate {
         }
     }
 
-    /// Removes the leader key and this candidate's record, so that the others need not wait for the session's end.
+    /// Removes the leader key and this candidate's record, so that the other candidates need not wait for the session
+    /// to expire.
     async fn leave(&self) {
         self.resign().await;
         let key = &*self.campaign.candidate_key;
@@ -618,8 +624,9 @@ impl Candidate {
         }
     }
 
-    /// Removes the leader key if it is ours; by its value, which no other process puts, so that a claim that was still
-    /// on its way when the end came is undone too. Returns whether it is known not to be ours any more.
+    /// Removes the leader key if this candidate holds it. Compares the value, which no other process writes, so that a
+    /// claim still in flight at shutdown is undone too. Returns whether the key is known not to be this candidate's any
+    /// more.
     async fn resign(&self) -> bool {
         self.publish(Leadership::Seeking);
         let key = &*self.campaign.leader_key;

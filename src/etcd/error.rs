@@ -1,125 +1,115 @@
-//! What can go wrong with etcd, sorted by what a person can do about it.
+//! Errors of etcd calls, classified by what a user can do about them.
 
 use std::time::Duration;
 
 use super::suitability::EndpointFault;
 use super::tls::Fault;
 
-/// A call to etcd that failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// An endpoint that is no address at all.
+    /// The configured endpoint is not an address.
     #[error("`{endpoint}` is no etcd endpoint ({cause}): write it as http://host:2379 or https://host:2379")]
     InvalidEndpoint {
-        /// What was configured.
         endpoint: String,
-        /// Why it cannot be used.
         cause: String,
     },
-    /// No endpoint could be talked to.
+    /// No connection to any endpoint.
     #[error("etcd cannot be reached at {endpoints} ({cause}): check that it runs and that nothing blocks the way")]
     Unreachable {
-        /// All that were tried.
+        /// The endpoint of one attempt, or all endpoints after a whole call failed.
         endpoints: String,
-        /// What the last one said.
+        /// The message of the last failure.
         cause: String,
     },
-    /// Other endpoints that were offered lead elsewhere.
+    /// The offered endpoints belong to another cluster.
     #[error(
         "{endpoints} is another etcd cluster ({}): what is registered in that in use would be lost there. Name members \
          of the cluster in use; for another cluster create another Registry and move the registrations, or delete this \
          Registry and create it again", cluster_words(*.found, *.wanted)
     )]
     OtherCluster {
-        /// All that were tried.
         endpoints: String,
-        /// The id of the cluster there.
+        /// The id of the cluster at these endpoints.
         found: u64,
-        /// That of the one in use, as far as it is known.
+        /// The id of the cluster in use, if known.
         wanted: Option<u64>,
     },
     /// Connected, but no answer in time.
     #[error("etcd at {endpoints} did not answer `{call}` within {after:?}: look for an overloaded or paused member")]
     Timeout {
-        /// All that were tried.
+        /// The endpoint of one attempt, or all endpoints after a whole call failed.
         endpoints: String,
-        /// The call.
         call: &'static str,
-        /// How long the last attempt waited.
+        /// How long the last attempt waited; zero if etcd itself reported an exceeded deadline.
         after: Duration,
     },
-    /// An endpoint that answers and cannot be used.
+    /// The endpoint answers but cannot be used.
     #[error("{}", .fault.describe(.endpoint))]
     Endpoint {
-        /// Which.
         endpoint: String,
-        /// Why.
         fault: EndpointFault,
     },
-    /// The user lacks a right.
+    /// The user lacks a permission.
     #[error("etcd denies this ({message}): grant the user readwrite on the data prefixes and on the meta prefix")]
     PermissionDenied {
-        /// etcd's words.
+        /// etcd's message.
         message: String,
     },
-    /// The user is not known, or its token is too old.
+    /// etcd does not know the user, or the token is too old.
     #[error("etcd does not accept the credentials ({message}): check user, password and certificate")]
     Unauthenticated {
-        /// etcd's words.
+        /// etcd's message.
         message: String,
     },
-    /// A login was refused: etcd does not say whether for the name or for the password.
+    /// etcd refused a login. It does not say whether the name or the password is wrong.
     #[error(
         "etcd refuses the login ({message}): the user does not exist or the password is another one; put the right ones \
          in the Secret that spec.auth names, or set the user's with `etcdctl user passwd`"
     )]
     LoginRefused {
-        /// etcd's words.
+        /// etcd's message.
         message: String,
     },
-    /// etcd wants to know who asks, and has not been told.
+    /// etcd requires a user, and the request named none.
     #[error(
         "etcd asks for a user ({message}): name a Secret with user and password in spec.auth, or a client certificate \
          whose common name is a user in spec.tls.certSecret"
     )]
     UserRequired {
-        /// etcd's words.
+        /// etcd's message.
         message: String,
     },
-    /// There is no trust between etcd and us.
+    /// The TLS connection failed.
     #[error("{}", tls_words(.endpoint, .fault))]
     Tls {
-        /// Where.
         endpoint: String,
-        /// What is wrong.
         fault: Fault,
     },
     /// The NOSPACE alarm: reads and deletes work, writes do not.
     #[error("etcd's database is full ({message}): compact and defragment it, raise its quota, then disarm the alarm")]
     NoSpace {
-        /// etcd's words.
+        /// etcd's message.
         message: String,
     },
-    /// A request or an answer beyond a limit on its size or its number of operations.
+    /// A request or an answer exceeds the limit on its size or its number of operations.
     #[error("too large for etcd ({message}): lower the size of values, or raise --max-request-bytes and --max-txn-ops")]
     TooLarge {
-        /// etcd's words.
+        /// etcd's message.
         message: String,
     },
-    /// etcd takes no more for now.
+    /// etcd accepts no more requests for now.
     #[error("etcd refuses more requests for now ({message}): lower the registry's limits or relieve the cluster")]
     Busy {
-        /// etcd's words.
+        /// etcd's message.
         message: String,
     },
-    /// Anything else that etcd answers.
+    /// Any other error that etcd answers.
     #[error("etcd answers `{call}` with an error: {message} (gRPC code {code})")]
     Other {
-        /// The call.
         call: &'static str,
-        /// The gRPC status code, 2 if there was none.
+        /// The gRPC status code; 2 for a malformed answer, 11 for a cancelled watch.
         code: i32,
-        /// etcd's words.
+        /// etcd's message.
         message: String,
     },
 }
@@ -172,13 +162,12 @@ fn tls_words(endpoint: &str, fault: &Fault) -> String {
     }
 }
 
-/// The result of a call to etcd.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Part of what this side's decoder says of an answer that exceeds its limit.
+/// Part of the message of the local decoder about an answer that exceeds its limit.
 const DECODER: &str = "length too large";
 
-/// gRPC status codes, as numbers so that the crate needs no tonic of its own.
+/// gRPC status codes, as numbers so that the crate does not depend on tonic directly.
 mod code {
     pub const CANCELLED: i32 = 1;
     pub const UNKNOWN: i32 = 2;
@@ -195,7 +184,7 @@ mod code {
 }
 
 impl Error {
-    /// A CamelCase word for conditions, events and metric labels.
+    /// Returns a CamelCase word for conditions, Events and metric labels.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidEndpoint { .. } => "InvalidEndpoint",
@@ -224,7 +213,7 @@ impl Error {
         }
     }
 
-    /// Whether it is the endpoint or the way to it that failed, not what was asked of it: any other endpoint may do better.
+    /// Whether the endpoint or the connection failed, not the request: another endpoint may succeed.
     pub(super) fn is_connection(&self) -> bool {
         matches!(
             self,
@@ -237,7 +226,7 @@ impl Error {
         matches!(self, Self::Unreachable { cause, .. } if cause.contains("no leader"))
     }
 
-    /// Nothing more was received from `endpoint`.
+    /// Returns the error for a connection to `endpoint` that ended.
     pub(super) fn unreachable(endpoint: &str, cause: &str) -> Self {
         Self::Unreachable {
             endpoints: endpoint.to_owned(),
@@ -245,7 +234,7 @@ impl Error {
         }
     }
 
-    /// Whether it is about who we are or what we may do: another attempt changes nothing as long as nobody changes that.
+    /// Whether the error concerns credentials or permissions. A retry cannot succeed until a user changes them.
     pub fn is_access(&self) -> bool {
         matches!(
             self,
@@ -257,7 +246,7 @@ impl Error {
         )
     }
 
-    /// Whether etcd rejects the request for its content: the same request fails every time, and another one may not.
+    /// Whether etcd rejects the content of the request. The same request fails every time; another request may succeed.
     pub fn is_content(&self) -> bool {
         match self {
             Self::TooLarge { .. } => true,
@@ -266,12 +255,12 @@ impl Error {
         }
     }
 
-    /// Whether it is etcd's answer that was too large: the request may have been carried out.
+    /// Whether etcd's answer was too large. etcd may have executed the request.
     pub fn is_answer_too_large(&self) -> bool {
         matches!(self, Self::TooLarge { message } if message.contains(DECODER))
     }
 
-    /// etcd's words, without advice.
+    /// Returns etcd's message without advice where the variant keeps it; otherwise the whole message.
     pub fn cause(&self) -> String {
         match self {
             Self::TooLarge { message } | Self::Other { message, .. } => message.clone(),
@@ -279,24 +268,24 @@ impl Error {
         }
     }
 
-    /// Whether another login may help: the token has expired or is too old, or the member does not know it.
+    /// Whether another login may help: the token has expired, is too old, or is unknown to the member.
     pub(super) fn wants_login(&self) -> bool {
         matches!(self, Self::Unauthenticated { .. } | Self::UserRequired { .. })
     }
 
-    /// Whether a login was refused because etcd's authentication is off.
+    /// Whether etcd refused a login because its authentication is off.
     pub(super) fn is_auth_disabled(&self) -> bool {
         matches!(self, Self::Other { code, message, .. }
             if *code == code::FAILED_PRECONDITION && message.contains("authentication is not enabled"))
     }
 
-    /// What a handshake told.
     pub(super) fn tls(endpoint: &str, fault: Fault) -> Self {
         let endpoint = endpoint.to_owned();
         Self::Tls { endpoint, fault }
     }
 
-    /// The error that a stream's word for its end stands for, if it is about who we are.
+    /// Returns the error for the reason with which etcd ended a stream, if the reason concerns credentials or
+    /// permissions.
     pub(super) fn of_stream(reason: &str) -> Option<Self> {
         let code = match reason {
             _ if reason.contains("permission denied") => code::PERMISSION_DENIED,
@@ -309,23 +298,24 @@ impl Error {
         Some(Self::from_status("watch", "", code, reason, false))
     }
 
-    /// Whether a named lease does not exist. In a transaction this is authoritative: nothing was written.
+    /// Whether the lease named in the request does not exist. In a transaction this is authoritative: nothing was
+    /// written.
     pub(super) fn is_lease_not_found(&self) -> bool {
         matches!(self, Self::Other { code, message, .. }
             if *code == code::NOT_FOUND && message.contains("lease not found"))
     }
 
-    /// Whether the lease that was to be granted exists.
+    /// Whether the lease that was to be granted exists already.
     pub(super) fn is_lease_exists(&self) -> bool {
         matches!(self, Self::Other { code, message, .. }
             if *code == code::FAILED_PRECONDITION && message.contains("lease already exists"))
     }
 
-    /// Sorts what the etcd client reports about `call` at `endpoint`.
+    /// Classifies an error of the etcd client for `call` at `endpoint`.
     pub(super) fn sort(call: &'static str, endpoint: &str, error: &etcd_client::Error) -> Self {
         match error {
             etcd_client::Error::GRpcStatus(status) => {
-                // Only a status made on this side (broken connection, HTTP/2 reset) has a source.
+                // Only a status created on this side (broken connection, HTTP/2 reset) has a source.
                 let source = std::error::Error::source(status);
                 if let Some(answer) = foreign(status.code() as i32, status.message(), source) {
                     let (endpoint, fault) = (endpoint.to_owned(), EndpointFault::NoEtcd { answer });
@@ -337,7 +327,7 @@ impl Error {
                 endpoint: endpoint.to_owned(),
                 cause: error.to_string(),
             },
-            // What is left are the crate's words for a stream or a connection that ended.
+            // The remaining variants are the client's errors for a stream or a connection that ended.
             _ => Self::Unreachable {
                 endpoints: endpoint.to_owned(),
                 cause: error.to_string(),
@@ -347,7 +337,7 @@ impl Error {
 
     fn from_status(call: &'static str, endpoint: &str, code: i32, message: &str, local: bool) -> Self {
         let has = |part: &str| message.contains(part);
-        // Whatever their code, which differs between etcd's releases: these are about the member that was asked.
+        // These messages concern the member that was asked. Their code differs between etcd releases and is ignored.
         let fault = match message {
             _ if has("not supported for learner") => Some(EndpointFault::Learner),
             "etcdserver: not capable" => Some(EndpointFault::NotCapable),
@@ -360,7 +350,7 @@ impl Error {
         }
         let message = message.to_owned();
         match code {
-            // The decoder's limit on this side; it must win over `local`, a retry elsewhere cannot help.
+            // The limit of the local decoder. This case must precede `local`: a retry at another endpoint cannot help.
             code::OUT_OF_RANGE if has(DECODER) => Self::TooLarge { message },
             code::RESOURCE_EXHAUSTED if has("space exceeded") => Self::NoSpace { message },
             code::RESOURCE_EXHAUSTED if has("larger than max") => Self::TooLarge { message },
@@ -388,7 +378,7 @@ impl Error {
         }
     }
 
-    /// An answer that does not have the shape the protocol promises.
+    /// Returns the error for an answer that does not follow the protocol.
     pub(super) fn malformed(call: &'static str, what: &str) -> Self {
         Self::Other {
             call,
@@ -398,9 +388,9 @@ impl Error {
     }
 }
 
-/// What an endpoint answers that does not speak etcd's protocol; none if it may well be an etcd.
+/// Describes the answer of a server that does not speak etcd's protocol; `None` if the server may be an etcd.
 fn foreign(code: i32, message: &str, source: Option<&(dyn std::error::Error + 'static)>) -> Option<String> {
-    // tonic's words for an answer that is HTTP/2 and no gRPC. A proxy whose etcd is away answers with 502 to 504.
+    // tonic's message for an HTTP/2 answer that is not gRPC. A proxy whose etcd is down answers with 502 to 504.
     if let Some((_, status)) = message.split_once("mapped from HTTP status code ") {
         let is_away = matches!(status.trim(), "502" | "503" | "504");
         return (!is_away).then(|| format!("it answers with HTTP status {}", status.trim()));
@@ -411,7 +401,7 @@ fn foreign(code: i32, message: &str, source: Option<&(dyn std::error::Error + 's
     if code == code::UNIMPLEMENTED {
         return Some("it does not know etcd's calls".to_owned());
     }
-    // Over TLS, both sides agree on HTTP/2 first.
+    // Over TLS, both sides negotiate HTTP/2 first.
     let mut causes = std::iter::successors(source, |error| error.source());
     let is_other_protocol = causes.any(|error| error.to_string().contains("HTTP/2 was not negotiated"));
     is_other_protocol.then(|| "it does not speak HTTP/2".to_owned())
@@ -445,7 +435,7 @@ mod tests {
             (8, "etcdserver: mvcc: database space exceeded", "NoSpace"),
             (8, "etcdserver: too many requests", "Busy"),
             (3, "etcdserver: duplicate key given in txn request", "EtcdError"),
-            // Since 3.6, and before.
+            // With etcd 3.6 and later, then with earlier releases.
             (9, "etcdserver: rpc not supported for learner", "Learner"),
             (14, "etcdserver: rpc not supported for learner", "Learner"),
             (9, "etcdserver: not capable", "NotCapable"),

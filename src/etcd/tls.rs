@@ -1,7 +1,7 @@
-//! TLS towards an etcd: whom we trust, who we are, and, when a connection fails, what exactly was wrong with whom.
+//! TLS connections to etcd: trusted authorities, client certificate, and the diagnosis of a failed handshake.
 //!
-//! Connections are made by the etcd client, whose errors say only that the transport failed. What is wrong is therefore
-//! found out by one handshake of our own.
+//! The etcd client makes the connections, and its errors report only that the transport failed. This module therefore
+//! finds the cause with a separate handshake.
 
 use std::io::{ErrorKind, Read};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -16,87 +16,86 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::SecretString;
 
-/// How long the other side has to say that it does not like our certificate: in TLS 1.3 it does so after the handshake.
+/// How long the server has to reject the client certificate: in TLS 1.3 it does so after the handshake.
 const VERDICT: Duration = Duration::from_millis(500);
 
-/// What https needs. All certificates and keys are PEM.
+/// The settings for https. All certificates and keys are PEM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
     /// The certificates of the authorities that may have signed the servers' certificates.
     pub ca: SecretString,
-    /// Who we are, where etcd asks for a certificate.
+    /// The client certificate, if etcd requires one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
-    /// The name that the servers' certificates must be for; the endpoint's host if none.
+    /// The name that the servers' certificates must be valid for; by default the endpoint's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
 }
 
-/// A certificate of our own and its key.
+/// A client certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The certificate, and those of authorities between it and the one that etcd trusts.
+    /// The certificate, followed by the intermediate certificates up to the authority that etcd trusts.
     pub certificate: SecretString,
-    /// Its private key.
     pub key: SecretString,
 }
 
-/// What is wrong with given certificates or keys, whatever etcd says. It quotes nothing of them.
+/// A certificate or key that cannot be used with any etcd. The messages quote nothing of the contents.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// No certificate of an authority.
+    /// The CA data contains no usable certificate.
     #[error("there is no certificate of an authority in it: it needs at least one PEM block CERTIFICATE")]
     Ca,
-    /// No certificate of ours.
+    /// The client certificate is missing or unusable.
     #[error("there is no certificate in it: it needs at least one PEM block CERTIFICATE")]
     Certificate,
-    /// No key of ours.
+    /// The private key is missing or unusable.
     #[error("there is no private key in it: it needs one PEM block PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY")]
     Key,
-    /// A key that is not that of the certificate.
+    /// The private key does not match the certificate.
     #[error("the private key is not that of the certificate: put both in place together")]
     KeyOfAnother,
-    /// A name that is none.
+    /// The server name is neither a host name nor an IP address.
     #[error("serverName is no host name and no IP address")]
     ServerName,
 }
 
-/// Why a TLS connection does not come about.
+/// The cause of a failed TLS connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The server's certificate is no longer, or not yet, valid.
+    /// The server's certificate has expired or is not valid yet.
     ServerExpired,
-    /// The server's certificate is signed by an authority that we do not trust.
+    /// The server's certificate is not signed by a trusted authority.
     UnknownAuthority,
-    /// The server's certificate is for other names.
+    /// The server's certificate is valid for other names.
     OtherName {
-        /// The names that it is for, as far as they are told.
+        /// The names in the certificate, as far as they are known.
         presented: String,
     },
-    /// The server's certificate names no host at all: a common name alone does not count.
+    /// The server's certificate contains no host name. A common name does not count.
     NoName,
-    /// No TLS client may accept the server's certificate, whoever has signed it.
+    /// The client rejects the server's certificate for a reason that no other variant covers.
     ServerUnfit {
-        /// What is wrong with it, as the end of a sentence.
+        /// What is wrong with the certificate, as the end of a sentence.
         wrong: &'static str,
-        /// What to do.
+        /// The advice to the user.
         remedy: &'static str,
     },
-    /// Our certificate is no longer valid, as the server says.
+    /// The server reports that the client certificate has expired.
     ClientExpired,
-    /// The server does not accept our certificate.
+    /// The server does not accept the client certificate.
     ClientRefused,
-    /// The server asks for a certificate and we have none.
+    /// The server requires a client certificate, and none is configured.
     ClientMissing,
-    /// Whatever listens there speaks no TLS.
+    /// The server does not speak TLS.
     NoTls,
-    /// Something else: what happens, and what to do about it.
+    /// Any other cause, with advice.
     Other(String),
 }
 
 impl Tls {
-    /// Whether all that is in it can be used.
+    /// Returns an error unless all certificates, the key and the server name can be used.
     pub fn check(&self) -> Result<(), Malformed> {
         self.config().map(drop)
     }
@@ -133,7 +132,7 @@ impl Tls {
         Ok(config)
     }
 
-    /// The same for the etcd client.
+    /// Returns the same settings in the etcd client's form.
     pub(super) fn options(&self) -> TlsOptions {
         let mut options = TlsOptions::new().ca_certificate(Certificate::from_pem(self.ca.reveal()));
         if let Some(Identity { certificate, key }) = &self.identity {
@@ -145,7 +144,7 @@ impl Tls {
         options
     }
 
-    /// Shakes hands with whatever listens at `url`; returns what went wrong with TLS, if that did.
+    /// Makes a TLS handshake with the server at `url`. Returns the TLS fault, if there is one.
     pub(super) async fn diagnose(&self, url: &str, patience: Duration) -> Option<Fault> {
         let config = Arc::new(self.config().ok()?);
         let (host, port) = host_and_port(url)?;
@@ -156,7 +155,7 @@ impl Tls {
     }
 }
 
-/// The certificates in PEM blocks; none if there are none, or something else.
+/// Returns the certificates of all PEM blocks; `None` if there is no certificate or a block cannot be read.
 pub(super) fn certificates(pem: &SecretString) -> Option<Vec<CertificateDer<'static>>> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.reveal().as_bytes()).collect();
     all.ok().filter(|all| !all.is_empty())
@@ -178,7 +177,7 @@ fn shake(config: Arc<ClientConfig>, name: ServerName<'static>, at: (&str, u16), 
     while session.is_handshaking() {
         match session.complete_io(&mut socket) {
             Ok(_) => {}
-            // It hears TLS and hangs up.
+            // The server received a TLS handshake and closed the connection.
             Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
                 return Some(Fault::NoTls);
             }
@@ -194,7 +193,7 @@ fn shake(config: Arc<ClientConfig>, name: ServerName<'static>, at: (&str, u16), 
     }
 }
 
-/// What an error of a handshake says; none when it is not TLS that failed.
+/// Classifies an error of the handshake; `None` if the cause is not TLS.
 fn fault(error: &std::io::Error, has_certificate: bool) -> Option<Fault> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
@@ -242,7 +241,7 @@ fn fault(error: &std::io::Error, has_certificate: bool) -> Option<Fault> {
             "it does not keep to the TLS protocol: look for a proxy or firewall on the way, and for what listens there"
                 .to_owned(),
         ),
-        // What is left is about this side: no clock, no random numbers, a certificate of ours that cannot be used.
+        // The remaining errors concern this side: no clock, no random numbers, an unusable client certificate.
         _ => Fault::Other("the handshake fails on this side: please report it with the log".to_owned()),
     })
 }
@@ -252,7 +251,7 @@ const NOTHING_IN_COMMON: &str = "the two share no TLS version or cipher suite: h
 const NO_HTTP2: &str = "it speaks TLS but no HTTP/2, so it is no etcd: name the members themselves, or have the proxy there \
     pass gRPC";
 
-/// Why the other side ends a handshake, if it is not for our certificate.
+/// Explains a TLS alert that does not concern the client certificate.
 fn alert_words(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::HandshakeFailure
@@ -270,7 +269,7 @@ fn alert_words(alert: AlertDescription) -> String {
     }
 }
 
-/// What is wrong with a certificate that neither its time, its authority nor its names are to blame for.
+/// Classifies a certificate error other than validity period, unknown issuer or wrong name.
 fn unfit(error: &CertificateError) -> Fault {
     let (wrong, remedy) = match error {
         CertificateError::BadEncoding => ("is damaged", "have it issued again"),
@@ -321,7 +320,7 @@ const NOT_BY_THE_RULES: (&str, &str) = (
     "see what `openssl verify -x509_strict` says of it, and have it issued again",
 );
 
-/// A name in a certificate, without what the library writes around it, as in `DnsName("etcd.example.org")`.
+/// Returns a name in a certificate without the library's wrapper, as in `DnsName("etcd.example.org")`.
 fn plain(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(name).trim_matches('"').to_owned()
@@ -352,7 +351,7 @@ mod tests {
         }
     }
 
-    /// What is said of a certificate that rustls refuses for this.
+    /// The message for a certificate that rustls rejects with this error.
     fn words(wrong: webpki::Error) -> String {
         let error = CertificateError::Other(rustls::OtherError(Arc::new(wrong)));
         said(rustls::Error::InvalidCertificate(error))
@@ -424,7 +423,7 @@ mod tests {
         ];
         for (said, expected) in certificates.into_iter().chain(others) {
             assert!(said.contains(expected), "{said}");
-            // No names of variants, which only programmers know.
+            // The message must not contain names of enum variants: they mean nothing to users.
             let debug = said
                 .split_whitespace()
                 .find(|word| word.contains("Error") || word.ends_with("))"));
