@@ -1,34 +1,34 @@
-//! The conditions of a status: their types, their reasons, and how one is set.
+//! The condition types and reasons of all statuses, and how a condition is set.
 //!
-//! A reason is part of the interface: scripts and alerts compare it. A message is for people and may change.
+//! Reasons are part of the API: scripts and alerts compare them. Messages are for people and may change.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// What a condition is about.
+/// The type of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionType {
-    /// Of a ServiceRegistration: its spec makes sense and its Registry exists. Of a RecordFormat: its templates make
-    /// sense.
+    /// Of a ServiceRegistration: the spec is valid and its Registry exists. Of a RecordFormat: the templates are valid.
     Accepted,
-    /// Of a ServiceRegistration: etcd holds exactly what the pods say.
+    /// Of a ServiceRegistration: the keys in etcd match the pods exactly.
     Synced,
-    /// Of a ServiceRegistration: consumers can reach at least one endpoint.
+    /// Of a ServiceRegistration: at least one endpoint is registered, or there is nothing to register.
     Ready,
-    /// Of a ServiceRegistration: a key it wants is held by someone else.
+    /// Of a ServiceRegistration: another owner holds a key that this registration wants.
     Conflict,
-    /// Of a ServiceRegistration and of a Registry: keys are kept though their pods do not seem to be ready, because too
-    /// many would go at once.
+    /// Of a ServiceRegistration and of a Registry: mass-removal protection keeps keys of pods that do not seem to be
+    /// ready, because too many keys would be removed at once.
     Held,
-    /// Of a Registry: the operator reaches the etcd.
+    /// Of a Registry: the operator can reach the etcd.
     Connected,
-    /// Of a Registry with TLS or a user: certificates, user and password are in use as the Secrets have them now.
+    /// Of a Registry with TLS or a user: the operator uses the certificates, user and password that the Secrets hold
+    /// now.
     Credentials,
-    /// Of a Registry: the operator is told by Kubernetes what changes.
+    /// Of a Registry: the operator's watches on the kube-apiserver are up to date.
     Informed,
 }
 
 impl ConditionType {
-    /// The text in the status.
+    /// Returns the text used in the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "Accepted",
@@ -43,151 +43,158 @@ impl ConditionType {
     }
 }
 
-/// Why a condition is as it is.
+/// The reason of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// Accepted=True.
     Accepted,
-    /// Accepted=False: the Registry that the spec names does not exist.
+    /// Accepted=False: the Registry named in the spec does not exist.
     RegistryNotFound,
-    /// Accepted=False: a RecordFormat that the spec names does not exist.
+    /// Accepted=False: a RecordFormat named in the spec does not exist.
     RecordFormatNotFound,
-    /// Accepted=False: a RecordFormat that the spec names is not accepted, or does not fit the registration.
+    /// Accepted=False: a RecordFormat named in the spec is not accepted, or does not fit the registration.
     RecordFormatUnusable,
-    /// Accepted=False: the spec cannot be carried out as it is written.
+    /// Accepted=False: the spec, as written, cannot be carried out.
     InvalidSpec,
-    /// Accepted=False: a format's prefix and the Registry's meta prefix overlap.
+    /// Accepted=False: the prefix of a format overlaps the Registry's metaPrefix.
     PrefixReserved,
-    /// Accepted=False and Synced=False: the Registry's `access` does not allow what the registration would write. What
-    /// is not allowed is not in etcd.
+    /// Accepted=False and Synced=False: the Registry's `access` rules do not allow the keys of the registration. Keys
+    /// that are not allowed are not in etcd.
     AccessDenied,
 
-    /// Accepted=False, of a RecordFormat: a template is no Jinja, or asks for what is not there.
+    /// Accepted=False, of a RecordFormat: a template is not valid Jinja, or refers to something that does not exist.
     InvalidTemplate,
     /// Accepted=False, of a RecordFormat: a template takes too many steps or prints too much.
     TemplateTooCostly,
-    /// Accepted=False, of a RecordFormat: two endpoints, or two records of one, would share a key.
+    /// Accepted=False, of a RecordFormat: two endpoints, or two records of one endpoint, would have the same key.
     KeyNotUnique,
-    /// Accepted=False, of a RecordFormat: a key does not lie below the registration's prefix.
+    /// Accepted=False, of a RecordFormat: a key is not below the registration's prefix.
     KeyOutsidePrefix,
-    /// Accepted=False, of a RecordFormat: a key is none that consumers can read.
+    /// Accepted=False, of a RecordFormat: consumers cannot read a key.
     InvalidKey,
-    /// Accepted=False, of a RecordFormat: a value should be JSON and is not.
+    /// Accepted=False, of a RecordFormat: a value must be JSON and is not.
     ValueNotJson,
 
     /// Synced=True.
     InSync,
     /// Synced=True and Ready=True: no pod is ready, and the last endpoint is kept because `lastEndpoint` is Keep.
     LastEndpointKept,
-    /// Synced=False: writes are on their way.
+    /// Synced=False: writes are in progress.
     Writing,
-    /// Synced=False or Unknown: the operator does not reach the etcd. What is registered stays.
+    /// Synced=False or Unknown: the operator cannot reach the etcd. Registered keys stay.
     RegistryUnreachable,
-    /// Synced=Unknown and Ready=Unknown: no replica of the operator confirms what is in etcd any more.
+    /// Synced=Unknown and Ready=Unknown: no replica of the operator confirms the contents of etcd any more.
     NotConfirmed,
-    /// Synced=Unknown: the operator has not yet seen everything it must know before it writes.
+    /// Synced=Unknown: the operator is starting and does not yet have all the state that it needs before it may write.
     Starting,
-    /// Synced=False: `suspend` is true; keys are kept as they are.
+    /// Synced=False: `suspend` is true; the keys stay as they are.
     Suspended,
-    /// Synced=False: some ready pods cannot be registered: they lack a port or an address of the family, or a
-    /// format refuses them.
+    /// Synced=False: some ready pods cannot be registered: they lack a port or an address of the family, or a format
+    /// rejects them.
     EndpointsRefused,
-    /// Synced=False: etcd rejects the records of some endpoints for their content, such as too large values.
+    /// Synced=False: etcd rejects the records of some endpoints because of their content, such as values that are too
+    /// large.
     RecordsRejected,
-    /// Synced=False: the namespace has as many keys as the Registry's `access` allows, and some pods are left out.
+    /// Synced=False: the namespace has as many keys as the Registry's `access` rules allow, and some pods are not
+    /// registered.
     QuotaExceeded,
-    /// Synced=False: some keys are held by someone else; see Conflict.
+    /// Synced=False: another owner holds some keys; see Conflict.
     KeysHeld,
-    /// Synced=False: some keys are kept though their pods do not seem to be ready; see Held.
+    /// Synced=False: mass-removal protection keeps some keys of pods that do not seem to be ready; see Held.
     RemovalsHeld,
     /// Synced=False and Ready=False: see Accepted.
     NotAccepted,
 
     /// Ready=True: at least one endpoint is in etcd.
     EndpointsRegistered,
-    /// Ready=True, for there is nothing to register: the selector matches no pod. False or Unknown, as Synced, while removals
-    /// are still to be carried out.
+    /// Ready=True: the selector matches no pod, so there is nothing to register. While removals are still to be carried
+    /// out, Ready is False or Unknown, as Synced is.
     NoPods,
-    /// Ready=False: the selector matches pods, none of which is ready.
+    /// Ready=False: the selector matches pods, but none of them is ready.
     NoReadyPods,
-    /// Ready=False: there are ready pods and none of them is in etcd; see Synced.
+    /// Ready=False: some pods are ready, but none of them is in etcd; see Synced.
     NothingRegistered,
 
     /// Conflict=False.
     NoConflict,
-    /// Conflict=True: a key is held by somebody outside this cluster's registrations.
+    /// Conflict=True: a client that is not a registration of this cluster holds a key.
     HeldByOther,
     /// Conflict=True: a key belongs to an older registration.
     HeldByRegistration,
     /// Conflict=True and Synced=False: consumers of a format would read the keys of another registration's format. The
-    /// older registration's is written, the other one's is not.
+    /// format of the older registration is written, the other one is not.
     FormatsClash,
 
     /// Held=False.
     NothingHeld,
-    /// Held=Unknown: whoever leads has not looked yet. What a predecessor said of it is left as it is.
+    /// Held=Unknown: the leader has not decided yet. The condition that its predecessor wrote is left as it is.
     Undecided,
-    /// Held=True: more keys than the guard's limit allows would have gone within its window.
+    /// Held=True: more keys than the guard's limit allows would have been removed within its window.
     LossAboveLimit,
 
     /// Informed=True.
     Watching,
-    /// Informed=False: what is known of Kubernetes is outdated. What is registered stays.
+    /// Informed=False: the operator's caches of Kubernetes objects are stale. Registered keys stay.
     KubernetesSilent,
 
     /// Connected=True.
     Connected,
-    /// Connected=True: other endpoints than those of spec are in use, because those of spec were tried and do not work.
+    /// Connected=True: the operator uses other endpoints than the spec names, because it tried those of the spec and
+    /// they do not work.
     SpecNotAdopted,
-    /// Connected=Unknown: the first connection is being made.
+    /// Connected=Unknown: the operator is making the first connection.
     Connecting,
-    /// Connected=False: no member answers.
+    /// Connected=False: no etcd member answers.
     Unreachable,
     /// Connected=False: members answer, but the cluster has no leader.
     NoLeader,
-    /// Connected=False: endpoints answer and none of them can be used: learners, members of another cluster, no etcd at all.
+    /// Connected=False: endpoints answer, but none of them is usable: learners, members of another cluster, or not etcd
+    /// at all.
     EndpointsUnusable,
-    /// Connected=False: the etcd says that its data is corrupt (alarm CORRUPT) and refuses writes. What is registered stays.
+    /// Connected=False: etcd reports that its data is corrupt (alarm CORRUPT) and refuses writes. Registered keys stay.
     Corrupt,
-    /// Connected=False: the etcd's database is full. What is registered stays, and what needs no new lease is written.
+    /// Connected=False: the etcd's database is full. Registered keys stay, and writes that need no new lease still
+    /// succeed.
     NoSpace,
-    /// Connected=False: the etcd does not let the operator in. Synced=False: it does not let the operator read or write where
-    /// the registration's keys lie; others of the Registry are not concerned.
+    /// Connected=False: etcd denies the operator access. Synced=False: etcd denies the operator read or write access to
+    /// the registration's keys; other registrations of the Registry are not affected.
     PermissionDenied,
     /// Credentials=True.
     CredentialsInUse,
-    /// Credentials=False and Connected=False: a Secret or ConfigMap, or a key in it, is not there or may not be read.
+    /// Credentials=False and Connected=False: a Secret or ConfigMap, or a key in it, does not exist or the operator may
+    /// not read it.
     CredentialsMissing,
-    /// Credentials=False and Connected=False: what is in a Secret is no certificate, key or text.
+    /// Credentials=False and Connected=False: a Secret or ConfigMap does not hold a valid certificate, key or text.
     CredentialsMalformed,
-    /// Credentials=False: there is a user, and the etcd asks nobody for one: its authentication is off.
+    /// Credentials=False: the Registry names a user, but authentication is disabled in the etcd.
     AuthenticationOff,
     /// Connected=False and Credentials=False: the user does not exist or has another password.
     LoginRefused,
-    /// Connected=False and Credentials=False: the etcd asks for a user and the Registry has none.
+    /// Connected=False and Credentials=False: the etcd requires a user and the Registry names none.
     UserRequired,
-    /// Connected=False and Credentials=False: the etcd's certificate is no longer, or not yet, valid.
+    /// Connected=False and Credentials=False: the etcd's certificate has expired or is not valid yet.
     ServerCertificateExpired,
-    /// Connected=False and Credentials=False: the etcd's certificate is not signed by whom the Registry trusts.
+    /// Connected=False and Credentials=False: the etcd's certificate is not signed by a CA that the Registry trusts.
     UnknownAuthority,
     /// Connected=False and Credentials=False: the etcd's certificate is for another name.
     ServerNameMismatch,
-    /// Connected=False and Credentials=False: no TLS client may accept the etcd's certificate, whoever has signed it.
+    /// Connected=False and Credentials=False: no TLS client may accept the etcd's certificate, regardless of the CA
+    /// that signed it.
     ServerCertificateUnusable,
-    /// Connected=False and Credentials=False: the operator's certificate is no longer valid.
+    /// Connected=False and Credentials=False: the operator's client certificate has expired.
     ClientCertificateExpired,
     /// Connected=False and Credentials=False: the etcd does not accept the operator's certificate.
     ClientCertificateRefused,
-    /// Connected=False and Credentials=False: the etcd asks for a certificate and the Registry has none.
+    /// Connected=False and Credentials=False: the etcd requires a client certificate and the Registry names none.
     ClientCertificateRequired,
-    /// Connected=False and Credentials=False: no TLS connection comes about.
+    /// Connected=False and Credentials=False: the TLS connection fails for another reason.
     TlsFailed,
-    /// Connected=False: the etcd is too old for what the operator asks of it.
+    /// Connected=False: the etcd is older than the operator supports.
     UnsupportedVersion,
 }
 
 impl Reason {
-    /// The text in the status.
+    /// Returns the text used in the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "Accepted",
@@ -257,19 +264,19 @@ impl Reason {
     }
 }
 
-/// Whether a condition holds.
+/// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionStatus {
-    /// It holds.
+    /// The condition holds.
     True,
-    /// It does not.
+    /// The condition does not hold.
     False,
-    /// The operator cannot tell.
+    /// The operator cannot decide.
     Unknown,
 }
 
 impl ConditionStatus {
-    /// The text in the status.
+    /// Returns the text used in the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::True => "True",
@@ -285,11 +292,11 @@ impl From<bool> for ConditionStatus {
     }
 }
 
-/// Kubernetes' bound on a message, in bytes.
+/// The limit that Kubernetes sets on a message, in bytes.
 const MESSAGE_MAX: usize = 32 * 1024;
 
-/// Sets the condition `kind` in `conditions`, adding it if it is missing. `lastTransitionTime` becomes `now` only
-/// when the status changes, so that setting what is already there changes nothing.
+/// Sets the condition `kind` in `conditions` and adds it if it is missing. Sets `lastTransitionTime` to `now` only when
+/// the status changes, so that setting the present condition again changes nothing.
 pub fn set(
     conditions: &mut Vec<Condition>,
     kind: ConditionType,

@@ -1,10 +1,10 @@
-//! A format of a `ServiceRegistration`: how its consumers read it, and what each consumer can be told.
+//! A format of a `ServiceRegistration`: a wire format that consumers read, and its options.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A format in which the service is written. `docs/formats.md` tells what lands where.
+/// A format in which the service is written. `docs/formats.md` describes the keys and values of each format.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -36,19 +36,20 @@ use serde::{Deserialize, Serialize};
     .message("deployment, namespace and versionSegment are segments of GoFrame's keys, for the format GoFrame only: leave them out"),
 )]
 pub struct Format {
-    /// Plain: the address as text or as JSON, for confd, scripts and own code. EtcdGrpc: what the gRPC resolver of
-    /// etcd's Go client reads. GoZero, Kratos, GoMicro, Kitex, Hertz and GoFrame: what the etcd registry of that Go
-    /// framework reads. CoreDns: records of CoreDNS's etcd plugin. Traefik: servers of a service of Traefik's etcd
-    /// provider. Custom: what the templates of a RecordFormat say.
+    /// Plain: the address as text or JSON, for confd, scripts and own code. EtcdGrpc: for the gRPC resolver of etcd's
+    /// Go client. GoZero, Kratos, GoMicro, Kitex, Hertz and GoFrame: for the etcd registry of that Go framework.
+    /// CoreDns: records for CoreDNS's etcd plugin. Traefik: servers of a service for Traefik's etcd provider. Custom:
+    /// the records that the templates of a RecordFormat define.
     #[serde(rename = "type")]
     pub kind: FormatType,
 
-    /// Plain and EtcdGrpc: every record is written below this prefix, one segment deeper; no slash at the end. Custom:
-    /// every record is written somewhere below it. Left out, Plain and Custom use `/services/<namespace>/<service>` and
-    /// EtcdGrpc `<namespace>/<service>`.
+    /// Plain and EtcdGrpc: the prefix of all records, which are written one segment below it. Custom: the prefix of all
+    /// records, which are written at any depth below it. No slash at the end. Defaults to
+    /// `/services/<namespace>/<service>` for Plain and Custom and to `<namespace>/<service>` for EtcdGrpc.
     ///
-    /// With EtcdGrpc this is what consumers dial: `etcd:///shop/orders` reads the prefix `shop/orders`, and a prefix
-    /// that starts with a slash takes one slash more, so `/shop/orders` is dialled as `etcd:////shop/orders`.
+    /// With EtcdGrpc, consumers use the prefix as their dial target: `etcd:///shop/orders` reads the prefix
+    /// `shop/orders`. A prefix that starts with a slash needs one more slash, so `/shop/orders` is dialled as
+    /// `etcd:////shop/orders`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     #[x_kube(
@@ -65,14 +66,14 @@ pub struct Format {
     )]
     pub prefix: Option<String>,
 
-    /// Custom: the name of the RecordFormat whose templates say what is written.
+    /// Custom: the name of the RecordFormat whose templates define the records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')")
         .message("recordFormat must be the name of a RecordFormat (kubectl get recordformats)"))]
     pub record_format: Option<String>,
 
-    /// GoZero: the `Key` in the consumers' `EtcdConf`. Left out, `<service>.rpc`, as goctl generates it.
+    /// GoZero: the `Key` in the consumers' `EtcdConf`. Defaults to `<service>.rpc`, as goctl generates it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     #[x_kube(
@@ -85,7 +86,7 @@ pub struct Format {
     )]
     pub key: Option<String>,
 
-    /// What consumers expect before the service's name, where their framework lets them choose. Left out, the
+    /// The part of the key before the service's name, for frameworks that let consumers choose it. Defaults to the
     /// framework's own default. Kratos: the registry's Namespace, `/microservices`. Kitex: the prefix,
     /// `kitex/registry-etcd`. GoFrame: GF_GSVC_PREFIX with its slash, `/service`. CoreDns: the plugin's path, `skydns`.
     /// Traefik: rootKey, `traefik`.
@@ -102,7 +103,7 @@ pub struct Format {
     pub root: Option<String>,
 
     /// CoreDns: the name that consumers look up, such as `orders.shop.svc.example.com`, in a zone that the etcd plugin
-    /// serves. Each pod has a name of its own below it. At most 173 characters, to leave room for that.
+    /// serves. Each pod has its own name below it. At most 173 characters, to leave room for the names of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 173))]
     #[x_kube(
@@ -113,30 +114,31 @@ pub struct Format {
     )]
     pub domain: Option<String>,
 
-    /// CoreDns: the TTL of the DNS records in seconds: 1 to 86400. Left out, 30.
+    /// CoreDns: the TTL of the DNS records in seconds: 1 to 86400. Defaults to 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 86400").message("ttl must be 1 to 86400 seconds"))]
     pub ttl: Option<u32>,
 
-    /// CoreDns: the priority of the SRV records: 1 to 65535, the lowest first. Left out, 10.
+    /// CoreDns: the priority of the SRV records: 1 to 65535; the lowest value is preferred. Defaults to 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 65535").message("priority must be 1 to 65535: CoreDNS takes 0 for 10"))]
     pub priority: Option<u32>,
 
-    /// CoreDns: the group of the records. Of several groups below a name, CoreDNS answers with one. Left out, none.
+    /// CoreDns: the group of the records. If there are several groups below a name, CoreDNS answers with one of them.
+    /// If unset, no group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$')")
         .message("group must be made of letters, digits, dots, hyphens and underscores"))]
     pub group: Option<String>,
 
-    /// Traefik: whether this is a service of HTTP, TCP or UDP routers. Left out, Http.
-    // `with`: for an optional enum the derive would print the enum's description in place of this one.
+    /// Traefik: whether the service is for HTTP, TCP or UDP routers. Defaults to Http.
+    // `with`: for an optional enum the derive would print the enum's description instead of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TraefikProtocol")]
     pub protocol: Option<TraefikProtocol>,
 
-    /// Traefik: the name of the service, to which routers refer as `<name>@etcd`. Left out, `<namespace>-<service>`.
+    /// Traefik: the name of the service, to which routers refer as `<name>@etcd`. Defaults to `<namespace>-<service>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(
@@ -147,37 +149,37 @@ pub struct Format {
     )]
     pub name: Option<String>,
 
-    /// GoFrame: the deployment (GF_GSVC_DEPLOYMENT) of the consumers, their environment. Left out, `default`.
+    /// GoFrame: the deployment (GF_GSVC_DEPLOYMENT) of the consumers, that is, their environment. Defaults to
+    /// `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$')")
         .message("deployment must be made of letters, digits, dots, hyphens and underscores"))]
     pub deployment: Option<String>,
 
-    /// GoFrame: the namespace (GF_GSVC_NAMESPACE) of the consumers. Left out, `default`.
+    /// GoFrame: the namespace (GF_GSVC_NAMESPACE) of the consumers. Defaults to `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$')")
         .message("namespace must be made of letters, digits, dots, hyphens and underscores"))]
     pub namespace: Option<String>,
 
-    /// GoFrame: the version (GF_GSVC_VERSION) that consumers ask for; they see no other. Left out, `latest`, which is
-    /// what consumers ask for unless told otherwise.
+    /// GoFrame: the version (GF_GSVC_VERSION) that consumers request; they see no other version. Defaults to `latest`,
+    /// which consumers request by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$')")
         .message("versionSegment must be made of letters, digits, dots, hyphens and underscores"))]
     pub version_segment: Option<String>,
 
-    /// What a Plain record holds. HostPort (the default): `10.0.0.7:8080`. Json: an object with address, port,
-    /// portName, scheme, version, weight, zone, node, pod, namespace, service and metadata, without those that are
-    /// unknown.
+    /// Plain: the value of a record. HostPort (the default): `10.0.0.7:8080`. Json: an object with address, port,
+    /// portName, scheme, version, weight, zone, node, pod, namespace, service and metadata; unknown fields are omitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "PlainValue")]
     pub value: Option<PlainValue>,
 
-    /// The names of the ports that this format carries. Left out, all of them. Most consumers take every record they
-    /// find for the same service, so give a format only ports that its consumers can speak to.
+    /// The names of the ports that this format contains. If unset, all ports. Most consumers use every record that they
+    /// find for a service, so list only ports whose protocol the consumers of the format can speak.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), inner(length(max = 15)))]
     #[x_kube(
@@ -189,45 +191,45 @@ pub struct Format {
     pub ports: Option<Vec<String>>,
 }
 
-/// A format's name.
+/// The type of a format.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FormatType {
     /// The address as text or as JSON.
     #[default]
     Plain,
-    /// What the gRPC resolver of etcd's Go client reads.
+    /// For the gRPC resolver of etcd's Go client.
     EtcdGrpc,
-    /// What go-zero's zrpc clients read.
+    /// For go-zero's zrpc clients.
     GoZero,
-    /// What the etcd registry of Kratos reads.
+    /// For the etcd registry of Kratos.
     Kratos,
-    /// What the etcd registry of go-micro reads.
+    /// For the etcd registry of go-micro.
     GoMicro,
-    /// What the etcd resolver of Kitex reads.
+    /// For the etcd resolver of Kitex.
     Kitex,
-    /// What the etcd resolver of Hertz reads.
+    /// For the etcd resolver of Hertz.
     Hertz,
-    /// What the etcd registry of GoFrame reads.
+    /// For the etcd registry of GoFrame.
     GoFrame,
-    /// Records of CoreDNS's etcd plugin.
+    /// Records for CoreDNS's etcd plugin.
     CoreDns,
-    /// Servers of a service of Traefik's etcd provider.
+    /// Servers of a service for Traefik's etcd provider.
     Traefik,
-    /// What the templates of a RecordFormat say.
+    /// The records that the templates of a RecordFormat define.
     Custom,
 }
 
-/// What a Plain record holds.
+/// The value of a Plain record.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PlainValue {
     /// `10.0.0.7:8080` or `[2001:db8::7]:8080`.
     #[default]
     HostPort,
-    /// An object with all that is known of the endpoint.
+    /// An object with all known attributes of the endpoint.
     Json,
 }
 
-/// What kind of routers a service of Traefik belongs to.
+/// The kind of Traefik routers that a service is for.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TraefikProtocol {
     /// HTTP, HTTPS and gRPC.

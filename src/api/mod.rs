@@ -1,11 +1,11 @@
-//! What users write: the kinds of `leasehold.dev/v1alpha1`, their status and conditions.
+//! The API that users write: the kinds of `leasehold.dev/v1alpha1`, their status and conditions.
 //!
-//! Owns the fields, their descriptions (`kubectl explain` prints them), what admission rejects, and the CRD files.
-//! Knows nothing of what becomes of an object: no client, no etcd, no decisions.
+//! Owns the fields, their descriptions (`kubectl explain` prints them), the validation rules and the CRD files. Must
+//! not know how an object is processed: no client, no etcd, no decisions.
 
 // Users read these descriptions.
 #![warn(missing_docs)]
-// Each printer column has a type and a path; the lint takes equal ones for repetition.
+// Each printer column has a type and a path; the lint mistakes equal ones for duplicates.
 #![allow(clippy::duplicated_attributes)]
 
 mod access;
@@ -36,6 +36,6 @@ pub use service_registration::{
 pub use status::{EndpointStatus, FormatStatus, LastSynced, ServiceRegistrationStatus};
 pub use tenancy::{Access, AccessRule, TtlRange};
 
-/// The oldest release of Kubernetes, major and minor, whose kube-apiserver takes the definitions. The chart and the docs
-/// name it, too.
+/// The oldest Kubernetes release, as (major, minor), whose kube-apiserver accepts the CRDs. The chart and the docs name
+/// it too.
 pub const OLDEST_KUBERNETES: (u32, u32) = (1, 31);

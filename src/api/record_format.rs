@@ -1,4 +1,4 @@
-//! `RecordFormat`: a wire format of one's own, as templates for keys and values.
+//! `RecordFormat`: a custom wire format, defined by templates for keys and values.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schema;
 
-/// The records that every endpoint has, as templates.
+/// The templates of the records that every endpoint has.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[kube(
     group = "leasehold.dev",
@@ -41,7 +41,7 @@ use super::schema;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RecordFormatSpec {
-    /// The records of each endpoint, up to 8. All of them are kept in step.
+    /// The records of each endpoint, up to 8. All of them are kept in sync.
     #[schemars(length(max = 8))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")
@@ -53,30 +53,31 @@ pub struct RecordFormatSpec {
     )]
     pub records: Vec<RecordTemplate>,
 
-    /// How what a value's template prints is written. Json (the default): each expression becomes a JSON text with its
-    /// quotes, a number or null, so that no label can break the value, and the whole has to be JSON. None: as it is.
-    /// Keys are always written as they are.
+    /// How expressions in value templates are printed. Json (the default): each expression is printed as a quoted JSON
+    /// string, a number or null, so that no label can break the value, and the whole value must be JSON. None:
+    /// expressions are printed unchanged. In keys, expressions are always printed unchanged.
     #[serde(default)]
     pub escaping: Escaping,
 
-    /// What the endpoint that the templates are tried with has, beyond what every endpoint has.
+    /// Attributes of the sample endpoint that the templates are tested with, in addition to those that every endpoint
+    /// has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<RecordSample>,
 }
 
-/// One record of an endpoint.
+/// The template of one record.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordTemplate {
-    /// A name for messages. Left out, the record goes by its number.
+    /// A name for use in messages. If unset, messages use the record's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?$')")
         .message("a record's name is made of letters, digits, dots, hyphens and underscores"))]
     pub name: Option<String>,
 
-    /// The template of the key, in Jinja's language, such as `{{ prefix }}/{{ id }}`. The key has to lie below
-    /// `prefix`, which the registration chooses, and to be another one for every endpoint: `id` is made for that.
+    /// The template of the key, in Jinja syntax, such as `{{ prefix }}/{{ id }}`. The key must be below `prefix`, which
+    /// the registration chooses, and must differ for every endpoint; `id` serves this purpose.
     #[schemars(length(max = 1024))]
     #[x_kube(
         validation = Rule::new("self.contains('prefix')")
@@ -86,33 +87,33 @@ pub struct RecordTemplate {
     )]
     pub key: String,
 
-    /// The template of the value, in Jinja's language, such as `{"host": {{ address }}, "port": {{ port }}}`.
-    /// `docs/consumers/custom.md` tells what there is to print.
+    /// The template of the value, in Jinja syntax, such as `{"host": {{ address }}, "port": {{ port }}}`.
+    /// `docs/consumers/custom.md` lists the available variables.
     #[schemars(length(max = 16384))]
     pub value: String,
 }
 
-/// How what a template prints is written.
+/// How expressions in value templates are printed.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Escaping {
-    /// As JSON, and the whole has to be JSON.
+    /// As JSON; the whole value must be JSON.
     #[default]
     Json,
-    /// As it is.
+    /// Unchanged.
     None,
 }
 
-/// What the endpoint has that templates are tried with.
+/// Attributes of the sample endpoint that the templates are tested with.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordSample {
-    /// Its metadata: what registrations that use this format are expected to tell in theirs. At most 64 entries.
+    /// The metadata that registrations with this format are expected to have. At most 64 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::string_map")]
     pub metadata: BTreeMap<String, String>,
 }
 
-/// What became of the templates.
+/// The result of checking the templates.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordFormatStatus {
@@ -122,8 +123,8 @@ pub struct RecordFormatStatus {
     /// The records of a sample endpoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub preview: Vec<RecordPreview>,
-    /// Accepted: the templates make sense. If not, where and why, with line and column; registrations then go on with
-    /// the templates before.
+    /// Accepted: the templates are valid. If not, the message gives the cause with line and column, and registrations
+    /// continue with the previous templates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -136,8 +137,8 @@ pub struct RecordPreview {
     /// The record's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Its key.
+    /// The record's key.
     pub key: String,
-    /// Its value, up to 4096 bytes of it.
+    /// The record's value, cut to 4096 bytes.
     pub value: String,
 }

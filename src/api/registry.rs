@@ -1,4 +1,4 @@
-//! `Registry`: one etcd to register in.
+//! `Registry`: one etcd cluster to register services in.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -8,10 +8,10 @@ use super::access::{AuthSpec, TlsSpec};
 use super::guard::Guard;
 use super::tenancy::Access;
 
-/// The annotation of a Registry by which an admin approves of removals that are held back: the id of the hold.
+/// The annotation of a Registry with which an admin approves held removals. Its value is the id of the hold.
 pub const APPROVE_REMOVALS: &str = "leasehold.dev/approve-removals";
 
-/// Where the etcd is, and how the operator treats it.
+/// The location of the etcd cluster, and how the operator uses it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "leasehold.dev",
@@ -47,8 +47,8 @@ pub const APPROVE_REMOVALS: &str = "leasehold.dev/approve-removals";
         .message("tls is for https: write https:// in all endpoints, or leave tls out"),
 )]
 pub struct RegistrySpec {
-    /// The members of the etcd cluster, up to 16, each as `http://host:port` or `https://host:port`. Name all of them: the operator goes on
-    /// with the others when one is away.
+    /// The members of the etcd cluster, up to 16, each as `http://host:port` or `https://host:port`. List all members:
+    /// when one is down, the operator continues with the others.
     #[schemars(length(max = 16), inner(length(max = 512)))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")
@@ -65,17 +65,18 @@ pub struct RegistrySpec {
     )]
     pub endpoints: Vec<String>,
 
-    /// Whom to trust and who the operator is, for endpoints with https.
+    /// CA and client certificates for https endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
 
-    /// User and password, for an etcd whose authentication is on. Without TLS they go over the network for all to read.
+    /// User and password for an etcd with authentication enabled. Without TLS they are sent over the network
+    /// unencrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthSpec>,
 
-    /// Below this prefix the operator keeps its own records (the leader, the leases). No consumer may read it and no
-    /// registration may write there. It starts and ends with a slash; left out, it is `/leasehold/`. It cannot be
-    /// changed: the leases recorded under the old one would be lost.
+    /// The prefix below which the operator keeps its own records, such as the leader and the leases. No consumer may
+    /// read it and no registration may write there. It starts and ends with a slash. Defaults to `/leasehold/`. It
+    /// cannot be changed: the leases recorded under the old prefix would be lost.
     #[serde(default = "default_meta_prefix")]
     #[schemars(length(max = 256))]
     #[x_kube(
@@ -90,9 +91,9 @@ pub struct RegistrySpec {
     )]
     pub meta_prefix: String,
 
-    /// How many seconds keys stay after the operator and its cluster have died, for registrations that do not say: 5
-    /// to 299; left out, 30. Below 15 only for tests: electing a new leader of an etcd cluster can take longer, and
-    /// every key would vanish meanwhile.
+    /// How long keys stay registered after the operator and its cluster have died, in seconds, for registrations that
+    /// do not set ttlSeconds: 5 to 299. Defaults to 30. Values below 15 are only for tests: electing a new leader of an
+    /// etcd cluster can take longer, and every key would expire meanwhile.
     #[serde(default = "default_ttl_seconds")]
     #[x_kube(
         validation = Rule::new("self >= 5 && self <= 299")
@@ -100,45 +101,47 @@ pub struct RegistrySpec {
     )]
     pub ttl_seconds: u32,
 
-    /// How much the operator may ask of the etcd.
+    /// Rate and concurrency limits for writes to this etcd.
     #[serde(default)]
     pub limits: Limits,
 
-    /// When removals are held back because too many keys would go at once on a mere suspicion: their pods are no longer
-    /// ready, or were missing from a list. Pods that were deleted or terminate are facts, and their keys go at once.
+    /// Mass-removal protection: when to hold removals because too many keys would be removed at once for pods whose end
+    /// is not confirmed, that is, pods that are no longer ready or that were missing from a list. Keys of pods that
+    /// were deleted or are terminating are always removed at once.
     #[serde(default)]
     pub guard: Guard,
 
-    /// Which namespaces may write where. Left out, every registration may write anywhere but below metaPrefix; given,
-    /// only what a rule allows is written, and what is no longer allowed is removed at once.
+    /// Which namespaces may write which keys. If unset, every registration may write everywhere except below
+    /// metaPrefix. If set, only keys that a rule allows are written, and keys that are no longer allowed are removed at
+    /// once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Access")]
     pub access: Option<Access>,
 }
 
-/// How much the operator may ask of the etcd.
+/// Rate and concurrency limits for writes to an etcd.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// How many keys share one lease: 32 to 1000; left out, 256. More means fewer renewals, and more keys that go at
-    /// once should a lease ever lapse.
+    /// The number of keys that share one lease: 32 to 1000. Defaults to 256. A higher number means fewer renewals, but
+    /// more keys that are removed together if a lease expires.
     #[serde(default = "default_keys_per_lease")]
     #[x_kube(validation = Rule::new("self >= 32 && self <= 1000").message("keysPerLease must be 32 to 1000; 256 suits most"))]
     pub keys_per_lease: u32,
 
-    /// How many keys the operator writes per second at most: 1 to 100000; left out, 5000.
+    /// The maximum number of keys that the operator writes per second: 1 to 100000. Defaults to 5000.
     #[serde(default = "default_keys_per_second")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("keysPerSecond must be 1 to 100000; 5000 suits most"))]
     pub keys_per_second: u32,
 
-    /// How many write transactions are under way at the same time at most: 1 to 64; left out, 4.
+    /// The maximum number of write transactions in flight: 1 to 64. Defaults to 4.
     #[serde(default = "default_transactions_in_flight")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 64").message("transactionsInFlight must be 1 to 64; 4 suits most"))]
     pub transactions_in_flight: u32,
 
-    /// How many changes of its pods a namespace has written per second in the long run, one for each registration that
-    /// selects the pod: 1 to 100000; left out, 500. Those of ten seconds may come at once. Of pods that come and go
-    /// faster the last state is written, so that nobody else waits for them.
+    /// The long-term rate of pod changes that are written for each namespace, per second, counted once per registration
+    /// that selects the pod: 1 to 100000. Defaults to 500. Bursts may be as large as ten seconds of this rate. If pods
+    /// change faster, only their last state is written, so that other namespaces are not delayed.
     #[serde(default = "default_changes_per_second_per_namespace")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("changesPerSecondPerNamespace must be 1 to 100000; 500 suits most"))]
     pub changes_per_second_per_namespace: u32,
@@ -183,45 +186,47 @@ fn default_changes_per_second_per_namespace() -> u32 {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaStatus {
-    /// Its name: that of its pod.
+    /// The replica's name, which is the name of its pod.
     pub name: String,
-    /// Where other replicas reach it, as IP:PORT; none if they do not.
+    /// The address at which other replicas reach it, as IP:PORT; absent if they cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
 }
 
-/// What the operator knows about the etcd.
+/// The observed state of the etcd.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistryStatus {
     /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The replica of the operator that writes to this etcd now.
+    /// The operator replica that currently writes to this etcd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
-    /// The replicas of the operator that are connected to this etcd, as far as the one that writes this knows: at most 16.
+    /// The operator replicas that are connected to this etcd, as far as the replica that writes this status knows: at
+    /// most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub replicas: Vec<ReplicaStatus>,
-    /// The endpoints in use: those of spec, or those that worked last while those of spec do not.
+    /// The endpoints in use: those of the spec, or the last working ones if those of the spec do not work.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
-    /// The id of the etcd cluster in use, in hexadecimal digits, as `etcdctl endpoint status` shows it.
+    /// The id of the etcd cluster in use, in hexadecimal, as `etcdctl endpoint status` shows it.
     #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
-    /// The version of the etcd.
+    /// The version of etcd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd_version: Option<String>,
-    /// How many leases the operator keeps alive there. It may lag by ten seconds.
+    /// The number of leases that the operator keeps alive in this etcd. It may lag by ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leases: Option<u64>,
-    /// How many keys the operator keeps there. It may lag by ten seconds.
+    /// The number of keys that the operator keeps in this etcd. It may lag by ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u64>,
-    /// Connected: whether the operator reaches the etcd, why not, and which endpoints of spec it does not use. Credentials: whether certificates, user and password
-    /// are in use as the Secrets have them now, and why not. Held: whether removals are held back, and how to
-    /// approve of them. Informed: whether Kubernetes tells the operator what changes, and since when it does not.
+    /// Connected: whether the operator can reach the etcd, the reason if not, and which endpoints of the spec it does
+    /// not use. Credentials: whether the operator uses the certificates, user and password that the Secrets hold now,
+    /// and the reason if not. Held: whether removals are held, and how to approve them. Informed: whether the
+    /// operator's watches on the kube-apiserver are up to date, and since when they are not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

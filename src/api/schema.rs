@@ -1,7 +1,7 @@
-//! Schemas that no derive can write: bounded versions of Kubernetes' own types, and the last touch to a whole CRD.
+//! Hand-written schemas, and the post-processing of the derived CRD schemas: bounded versions of Kubernetes' own types.
 //!
-//! Every list and string has a bound, for the apiserver refuses a CRD whose rules it estimates too dear, and an
-//! unbounded string counts as 3 MB.
+//! Every list and string has a bound, because the API server rejects a CRD whose validation rules it estimates as too
+//! costly, and it counts an unbounded string as 3 MB.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
@@ -9,19 +9,20 @@ use serde_json::Value;
 /// The longest label key: a DNS name of 253, a slash and 63.
 const LABEL_KEY_MAX: u32 = 317;
 
-/// What a label key looks like, as a regular expression.
+/// The pattern of a label key.
 const LABEL_KEY: &str = "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
 
-/// What the name of a container port looks like: lower-case letters, digits and hyphens, the latter inside, and at least one
-/// letter, or it would be taken for a number.
+/// The pattern of a container port name: lower-case letters, digits and inner hyphens. At least one letter is required,
+/// because the text would otherwise be read as a number.
 const PORT_NAME: &str = "^([a-z]([a-z0-9-]*[a-z0-9])?|[0-9][0-9-]*[a-z]([a-z0-9-]*[a-z0-9])?)$";
 
-/// An object of any content, which the apiserver keeps as it is.
+/// Returns the schema of an object with any content, which the API server keeps unchanged.
 pub fn anything(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
-/// A label selector whose parts are all bounded. What is wrong in it is said at admission, not by a pod watch.
+/// Returns the schema of a label selector whose parts are all bounded. Errors in it are reported at admission, not by a
+/// pod watch.
 pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
@@ -72,7 +73,7 @@ pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A selector of namespaces: as that of pods, but for what is said of it.
+/// Returns the schema of a namespace selector: that of pods with other descriptions.
 pub fn namespace_selector(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = label_selector(generator);
     for (field, text) in [
@@ -92,16 +93,17 @@ pub fn namespace_selector(generator: &mut SchemaGenerator) -> Schema {
     schema
 }
 
-/// The name or the number of a container port: a number is checked by a rule of [`super::Port`], a name by the pattern.
+/// Returns the schema of a container port, by name or number. A rule of [`super::Port`] checks numbers, the pattern
+/// checks names.
 ///
-/// Up to 1.33, kube-apiserver takes text in such a field to be as long as a request may be, whatever `maxLength` says, and
-/// refuses each rule that reads it from end to end: `matches`, `string(..)` and `==` between two of them. `a in [b]` and
-/// `==` with a bounded text are cheap.
+/// Up to 1.33, kube-apiserver assumes that text in such a field may be as long as a request, whatever `maxLength` says,
+/// and rejects each rule that reads it from end to end: `matches`, `string(..)` and `==` between two of them. `a in
+/// [b]` and `==` with a bounded text are cheap.
 pub fn port(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 15, "pattern": PORT_NAME})
 }
 
-/// A map of short texts.
+/// Returns the schema of a map of short texts.
 pub fn string_map(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
@@ -110,13 +112,13 @@ pub fn string_map(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Makes a derived schema what a user of `kubectl` expects.
+/// Adapts a derived schema to what users of `kubectl` expect.
 ///
-/// - Nothing is `nullable`: an absent field and a null one are the same, and no rule has to tell them apart.
-/// - Bounds come from rules with a message, so the derive's own `minimum: 0` would only answer first and say less;
-///   formats that Kubernetes does not know become those it does.
-/// - Descriptions are paragraphs, not the lines of a source file.
-/// - A list is described once: `kubectl explain` prints the description of its items right after its own.
+/// - Nothing is `nullable`: an absent field and a null field mean the same, and no rule has to distinguish them.
+/// - Rules with a message define the bounds. The derive's own `minimum: 0` would be checked first and has no message.
+///   Formats that Kubernetes does not know become formats that it knows.
+/// - Descriptions are paragraphs without the line breaks of the source file.
+/// - A list has one description: `kubectl explain` prints the description of its items right after that of the list.
 pub fn polish(node: &mut Value) {
     match node {
         Value::Object(fields) => {

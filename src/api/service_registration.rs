@@ -1,4 +1,4 @@
-//! `ServiceRegistration`: which pods make up a service, and how its consumers read it.
+//! `ServiceRegistration`: which pods make up a service, and in which formats it is registered.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Format, ServiceRegistrationStatus, schema};
 
-/// Which pods make up the service, and how they are registered.
+/// The pods that make up the service, and how they are registered.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "leasehold.dev",
@@ -75,7 +75,7 @@ use super::{Format, ServiceRegistrationStatus, schema};
     .message("Traefik takes names that differ in case for one: give the format Traefik a name in lower case"),
 )]
 pub struct ServiceRegistrationSpec {
-    /// The name of the Registry (the etcd) to register in. Left out, the one named `default`. It cannot be changed.
+    /// The name of the Registry (the etcd) to register in. Defaults to `default`. It cannot be changed.
     #[serde(default = "default_registry")]
     #[schemars(length(max = 253))]
     #[x_kube(
@@ -86,7 +86,7 @@ pub struct ServiceRegistrationSpec {
     )]
     pub registry: String,
 
-    /// The name under which consumers know the service. Left out, it is the name of this object.
+    /// The name under which consumers know the service. Defaults to the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(
@@ -95,8 +95,8 @@ pub struct ServiceRegistrationSpec {
     )]
     pub service_name: Option<String>,
 
-    /// Which pods of this namespace make up the service. An empty selector would register every pod of the namespace
-    /// and is refused.
+    /// The labels of the pods that make up the service, in this namespace. An empty selector is rejected, because it
+    /// would register every pod of the namespace.
     #[schemars(schema_with = "schema::label_selector")]
     #[x_kube(
         validation = Rule::new(
@@ -117,7 +117,7 @@ pub struct ServiceRegistrationSpec {
     )]
     pub selector: LabelSelector,
 
-    /// The ports to register, up to 16. Each pod is registered once per port; a pod that lacks one of them is
+    /// The ports to register, up to 16. Each pod is registered once per port. A pod that lacks one of the ports is
     /// registered with the others, and the condition Synced names it.
     #[schemars(length(max = 16))]
     #[x_kube(
@@ -130,11 +130,11 @@ pub struct ServiceRegistrationSpec {
     )]
     pub ports: Vec<Port>,
 
-    /// Which address of a pod consumers dial. Left out, its IPv4 address.
+    /// The address of a pod that consumers connect to. Defaults to its IPv4 address.
     #[serde(default)]
     pub address: Address,
 
-    /// The formats in which the service is written, up to 16. All of them are kept in step.
+    /// The formats in which the service is written, up to 16. All formats are kept in sync.
     #[schemars(length(max = 16))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")
@@ -160,22 +160,22 @@ pub struct ServiceRegistrationSpec {
     )]
     pub formats: Vec<Format>,
 
-    /// Where the version of what runs in a pod is read. Left out, records tell no version.
+    /// Where to read the version of the software in a pod. If unset, records contain no version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
 
-    /// The share of traffic that each pod should get, relative to the others: 0 to 65535. The annotation
-    /// `leasehold.dev/weight` on a pod overrides it for that pod. Left out, records tell no weight.
+    /// The share of traffic for each pod, relative to the others: 0 to 65535. The annotation `leasehold.dev/weight` on
+    /// a pod overrides it for that pod. If unset, records contain no weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 0 && self <= 65535").message("weight must be 0 to 65535"))]
     pub weight: Option<u32>,
 
-    /// Further facts about the endpoints, for consumers that read them.
+    /// Additional metadata that is published with every endpoint, for consumers that read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Metadata>,
 
-    /// How many seconds the keys stay after the operator and its cluster have died: 15 to 299. Left out, the
-    /// Registry's ttlSeconds. A pod that stops being ready does not wait for it.
+    /// How long the keys stay registered after the operator and its cluster have died, in seconds: 15 to 299. Defaults
+    /// to the Registry's ttlSeconds. Pods that stop being ready are deregistered without waiting for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
         validation = Rule::new("self >= 15 && self <= 299")
@@ -183,18 +183,18 @@ pub struct ServiceRegistrationSpec {
     )]
     pub ttl_seconds: Option<u32>,
 
-    /// What becomes of the last endpoint when no pod is ready any more. Remove: it goes, as every other did. Keep: it
-    /// stays until another pod is ready, or until its own pod is deleted or terminates. Left out, Remove.
+    /// What to do with the last endpoint when no pod is ready any more. Remove: deregister it like any other. Keep:
+    /// keep it until another pod is ready, or until its own pod is deleted or terminates. Defaults to Remove.
     #[serde(default)]
     pub last_endpoint: LastEndpoint,
 
-    /// While true, what is registered is kept alive and nothing is changed. Left out, false.
+    /// If true, registered keys are renewed but nothing is changed. Defaults to false.
     #[serde(default)]
     pub suspend: bool,
 }
 
 impl ServiceRegistration {
-    /// The name under which consumers know the service.
+    /// Returns the name under which consumers know the service.
     pub fn service_name(&self) -> &str {
         self.spec
             .service_name
@@ -204,12 +204,12 @@ impl ServiceRegistration {
     }
 }
 
-/// What becomes of the last endpoint when no pod is ready any more.
+/// What to do with the last endpoint when no pod is ready any more.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LastEndpoint {
-    /// It stays while its pod is there.
+    /// Keep it until another pod is ready, or until its own pod is deleted or terminates.
     Keep,
-    /// It goes.
+    /// Deregister it like any other.
     #[default]
     Remove,
 }
@@ -218,8 +218,8 @@ pub enum LastEndpoint {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Port {
-    /// The name by which formats and records know this port. Left out, it is the text of `port`. At most 15
-    /// characters: lower-case letters, digits and hyphens.
+    /// The name by which formats and records refer to this port. Defaults to the text of `port`. At most 15 characters:
+    /// lower-case letters, digits and hyphens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 15))]
     #[x_kube(
@@ -228,9 +228,9 @@ pub struct Port {
     )]
     pub name: Option<String>,
 
-    /// The port of the pod: the name of a container port, or a number from 1 to 65535. By name, each pod may have
-    /// another number. As for the target port of a Service, containers are searched first, in their order, and init
-    /// containers with restartPolicy Always (native sidecars) after them.
+    /// The port of the pod: the name of a container port, or a number from 1 to 65535. With a name, the number may
+    /// differ from pod to pod. As for the target port of a Service, containers are searched first, in their order, and
+    /// then init containers with restartPolicy Always (native sidecars).
     #[schemars(schema_with = "schema::port")]
     #[x_kube(
         validation = Rule::new("type(self) == string || int(self) >= 1 && int(self) <= 65535")
@@ -238,12 +238,13 @@ pub struct Port {
     )]
     pub port: IntOrString,
 
-    /// TCP, UDP or SCTP: which container port is meant when a pod has several of one name. Left out, the TCP port, or the
-    /// port of another protocol where the pod has no TCP port of that name. A port given by number needs none.
+    /// TCP, UDP or SCTP: selects the container port if a pod has several ports with this name. Defaults to the TCP
+    /// port, or to the port of another protocol if the pod has no TCP port with that name. Not needed for a port given
+    /// by number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
 
-    /// The protocol spoken on the port, such as `grpc` or `http`, for formats that tell it.
+    /// The application protocol of the port, such as `grpc` or `http`, for formats that contain it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(
@@ -254,7 +255,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// The name by which formats and records know this port.
+    /// Returns the name by which formats and records refer to this port.
     pub fn effective_name(&self) -> String {
         match (&self.name, &self.port) {
             (Some(name), _) | (None, IntOrString::String(name)) => name.clone(),
@@ -275,7 +276,7 @@ pub enum Protocol {
     Sctp,
 }
 
-/// Which address of a pod consumers dial.
+/// The address of a pod that consumers connect to.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Address {
@@ -287,7 +288,7 @@ pub struct Address {
     pub family: Family,
 }
 
-/// What kind of address consumers dial.
+/// The type of address that consumers connect to.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AddressType {
     /// The pod's own address.
@@ -295,7 +296,7 @@ pub enum AddressType {
     PodIP,
 }
 
-/// A family of addresses.
+/// An IP family.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Family {
     /// Such as 10.0.0.7.
@@ -305,11 +306,12 @@ pub enum Family {
     IPv6,
 }
 
-/// Where the version of what runs in a pod is read.
+/// Where to read the version of the software in a pod.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Version {
-    /// The pod's label that holds the version, such as `app.kubernetes.io/version`. A pod without it has no version.
+    /// The pod label that holds the version, such as `app.kubernetes.io/version`. A pod without the label has no
+    /// version.
     #[schemars(length(max = 317))]
     #[x_kube(
         validation = Rule::new(
@@ -320,11 +322,11 @@ pub struct Version {
     pub from_label: String,
 }
 
-/// Further facts about the endpoints.
+/// Additional metadata of the endpoints.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
-    /// Facts that hold for every endpoint. At most 64.
+    /// Entries that are the same for every endpoint. At most 64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", rename = "static")]
     #[schemars(schema_with = "schema::string_map")]
     #[x_kube(
@@ -333,8 +335,8 @@ pub struct Metadata {
     )]
     pub fixed: BTreeMap<String, String>,
 
-    /// Keys of pod labels whose values are told under the same name. A label wins over an entry of `static` with
-    /// its name; a pod without the label does not tell it. At most 64.
+    /// Keys of pod labels to publish, each under the label's own key. A label overrides an entry of `static` with the
+    /// same key; a label that a pod does not have is omitted. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 317)))]
     #[x_kube(

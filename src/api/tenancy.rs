@@ -1,4 +1,4 @@
-//! `Registry.spec.access`: which namespaces may write where.
+//! `Registry.spec.access`: which namespaces may write which keys.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::KubeSchema;
@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::format::FormatType;
 use super::schema;
 
-/// Who may write what. Whatever no rule allows is refused.
+/// Access rules for namespaces. Keys that no rule allows are not written.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Access {
-    /// The rules, up to 32. A key is written when one of them allows all of it: the namespace, the format, the TTL and
-    /// the key. An empty list lets nobody write.
+    /// The rules, up to 32. A key is written if one rule allows all of it: the namespace, the format, the TTL and the
+    /// key. With an empty list, no namespace may write.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(
@@ -22,11 +22,11 @@ pub struct Access {
     pub rules: Vec<AccessRule>,
 }
 
-/// What some namespaces may write. Rules add up: what one of them allows, another one does not take away.
+/// What the selected namespaces may write. Rules add up: a rule never takes away what another rule allows.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct AccessRule {
-    /// The rule's name, by which conditions speak of it.
+    /// The rule's name. Conditions refer to the rule by it.
     #[schemars(length(max = 63))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')")
@@ -34,13 +34,13 @@ pub struct AccessRule {
     )]
     pub name: String,
 
-    /// The namespaces it is for, by their labels. An empty selector means all of them.
+    /// The namespaces that the rule applies to, selected by their labels. An empty selector selects all namespaces.
     #[schemars(schema_with = "schema::namespace_selector")]
     pub namespaces: LabelSelector,
 
-    /// Below which prefixes their keys may lie, up to 64. `/services/shop` allows `/services/shop/orders` and not
-    /// `/services/shop-two/orders`. `{{namespace}}` stands for the namespace's name; `/` for all keys that start with a
-    /// slash. Left out, anywhere but below metaPrefix.
+    /// The prefixes below which keys are allowed, up to 64. `/services/shop` allows `/services/shop/orders` but not
+    /// `/services/shop-two/orders`. `{{namespace}}` is replaced by the namespace's name; `/` allows all keys that start
+    /// with a slash. If unset, all keys are allowed except those below metaPrefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(max = 256)))]
     #[x_kube(
@@ -59,19 +59,20 @@ pub struct AccessRule {
     )]
     pub prefixes: Option<Vec<String>>,
 
-    /// Which formats they may write. Left out, all of them.
+    /// The formats that are allowed. If unset, all formats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("size(self) > 0").message("name at least one format, or leave formats out to allow all of them"))]
     pub formats: Option<Vec<FormatType>>,
 
-    /// Which TTLs their keys may have. Left out, all that a registration can ask for.
+    /// The TTLs that keys may have. If unset, every TTL that a registration can request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TtlRange")]
     pub ttl_seconds: Option<TtlRange>,
 
-    /// How many keys each of these namespaces may have in this etcd: 1 to 1000000; left out, any number. Whoever has a key
-    /// keeps it; what is free goes to older registrations first. Of several rules for a namespace the most generous counts.
+    /// The maximum number of keys that each of these namespaces may have in this etcd: 1 to 1000000. If unset, there is
+    /// no limit. Existing keys stay; free capacity is given to older registrations first. If several rules apply to a
+    /// namespace, the highest limit counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 1000000").message("keysPerNamespace must be 1 to 1000000; leave it out for any number"))]
     pub keys_per_namespace: Option<u32>,
@@ -85,10 +86,10 @@ pub struct AccessRule {
     validation = Rule::new("self.min >= 5 && self.max <= 299").message("ttlSeconds must lie within 5 to 299, as registrations do"),
 )]
 pub struct TtlRange {
-    /// The shortest, in seconds. Left out, 5.
+    /// The shortest TTL in seconds. Defaults to 5.
     #[serde(default = "shortest")]
     pub min: u32,
-    /// The longest, in seconds. Left out, 299.
+    /// The longest TTL in seconds. Defaults to 299.
     #[serde(default = "longest")]
     pub max: u32,
 }
