@@ -1,6 +1,6 @@
-//! Which registrations are carried out, and what is said to those that are not.
+//! Admits or rejects registrations, and reports the reason of a rejection.
 //!
-//! A registration whose new spec cannot be carried out keeps what it had: bad input loses nothing.
+//! If a new spec is rejected, the spec in force stays in force: an invalid change loses no keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,35 +19,32 @@ use crate::index::{Mark, NamespaceScope, RegistrationRef};
 use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, StatusUpdate, WritePolicy};
 use crate::plan::{Holding, Prefix, RegistrationSettings, Since, Subject, refused_status};
 
-/// One registration.
+/// What the controller knows about a registration.
 #[derive(Debug)]
 pub struct Entry {
-    /// The object that was looked at last.
+    /// `metadata.uid` of the object that was observed last; empty if that object was unreadable.
     uid: String,
-    /// Its generation.
     generation: i64,
-    /// The list that it was last seen in.
+    /// The list that contained the registration last.
     list: Mark,
-    /// The object, if another RecordFormat may make something else of it.
+    /// The object, if it uses a RecordFormat: a change of the RecordFormat may change its records.
     kept: Option<Arc<ServiceRegistration>>,
-    /// Its spec in force.
     in_force: Option<Box<Compiled>>,
-    /// Its newest spec, while it is not in force.
+    /// The newest spec, while it waits for its Registry.
     pending: Option<Box<Compiled>>,
     /// Why the newest spec is not in force.
     refusal: Option<Refusal>,
-    /// Its newest spec, while that reaches into the bookkeeping of a Registry.
+    /// The newest spec, while it overlaps the metaPrefix of a Registry.
     reserved: Option<Box<Compiled>>,
-    /// What its status records.
     record: Record,
 }
 
-/// What the status of a registration records for whoever leads next.
+/// What the status of a registration records for the next leader.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
-    /// The places that it has claimed, and since when.
+    /// The claimed prefixes, each with the time of the claim.
     formats: Vec<FormatStatus>,
-    /// The newest spec that was carried out as a whole.
+    /// The newest spec that was applied completely.
     last_synced: Option<Arc<LastSynced>>,
 }
 
@@ -63,7 +60,7 @@ impl Record {
         self.formats.is_empty() && self.last_synced.is_none()
     }
 
-    /// When the place of `reading` was claimed, in milliseconds since 1970.
+    /// Returns when the prefix of `reading` was claimed, in milliseconds since 1970.
     fn since(&self, reading: &Reading) -> Option<i64> {
         let is_it = |place: &&FormatStatus| place.format == *reading.dialect && place.location == *reading.written;
         let since = &self.formats.iter().find(is_it)?.since;
@@ -72,29 +69,27 @@ impl Record {
 }
 
 impl Entry {
-    /// The object, if it uses a RecordFormat and could be read.
+    /// The object, if it uses a RecordFormat and is readable.
     pub fn kept(&self) -> Option<&Arc<ServiceRegistration>> {
         self.kept.as_ref()
     }
 
-    /// The reason why the newest spec is not in force.
     #[cfg(test)]
     pub fn refusal(&self) -> Option<&'static str> {
         self.refusal.as_ref().map(|refusal| refusal.reason.as_str())
     }
 
-    /// The spec that is carried out.
     pub fn in_force(&self) -> Option<&Compiled> {
         self.in_force.as_deref()
     }
 
-    /// The newest spec that may be carried out.
+    /// The pending spec if there is one, else the spec in force.
     pub fn newest(&self) -> Option<&Compiled> {
         self.pending.as_deref().or(self.in_force())
     }
 }
 
-/// Why a registration is not carried out.
+/// Why a registration is rejected.
 #[derive(Clone, Debug)]
 struct Refusal {
     reason: Reason,
@@ -120,8 +115,8 @@ impl Refusal {
     }
 }
 
-/// What `object`, which compiles to `compiled`, was by the last spec that was carried out as a whole, if that asked for
-/// other keys or values. Where none is recorded yet, it is what is in force.
+/// Returns the last spec that was applied completely, if it asks for other keys or values than `compiled`, the compiled
+/// `object`. If the status records no such spec, the spec in force takes its place.
 fn previous(entry: &Entry, object: &ServiceRegistration, compiled: &Compiled) -> Option<Box<Compiled>> {
     if let Some(last) = &entry.record.last_synced {
         let differs = !last.is_same(&compiled.identity);
@@ -160,7 +155,7 @@ impl Controller {
             } => {
                 let reference = RegistrationRef::new(namespace, name);
                 let message = format!("This object cannot be read: {cause}. Apply it again as the CRD describes it.");
-                // Our own status is a change of the object, too.
+                // The operator's own status update changes the object, too.
                 if !self.mark(&reference, String::new(), generation) {
                     return;
                 }
@@ -193,7 +188,7 @@ impl Controller {
         }
     }
 
-    /// Notes that the registration is there; returns whether this version of it is new.
+    /// Marks the registration as present. Returns whether this version is new.
     fn mark(&mut self, reference: &RegistrationRef, uid: String, generation: i64) -> bool {
         let list = self.registration_lists.mark();
         let entry = self.entries.entry(reference.clone()).or_insert_with(|| Entry {
@@ -221,7 +216,7 @@ impl Controller {
     fn registration_applied(&mut self, object: &ServiceRegistration, now: Instant) {
         let reference = reference(object);
         let seen = StatusUpdate::Observed(reference.clone(), object.status.clone());
-        // The desk ends only with the process.
+        // The status writer runs until the process ends.
         let _ = self.workers.context().registrations.send(seen);
         let generation = object.metadata.generation.unwrap_or_default();
         let is_new = self.mark(&reference, object.uid().unwrap_or_default(), generation);
@@ -239,7 +234,7 @@ impl Controller {
         self.tell_unclear();
     }
 
-    /// Carries a registration out with the RecordFormats that there are now, or says why not.
+    /// Compiles a registration with the current RecordFormats, and admits or rejects it.
     pub(super) fn examine(&mut self, reference: &RegistrationRef, object: &ServiceRegistration, now: Instant) {
         let entry = self.entries.get_mut(reference).expect("it was marked");
         match compile(object, self.library.formats()) {
@@ -248,7 +243,7 @@ impl Controller {
                 compiled.previous = previous(entry, object, &compiled);
                 self.admit(reference, Box::new(compiled), now);
             }
-            // It may be in the list that is on its way: `examine_waiting` comes back to this.
+            // The list of RecordFormats is not complete and may contain it: `examine_waiting` retries.
             Err(Invalid::Format(FormatError::NoRecordFormat(_)))
                 if !self.streams.is_listed(RECORD_FORMATS, &NamespaceScope::Cluster) => {}
             Err(invalid) => {
@@ -257,7 +252,7 @@ impl Controller {
                     reason: invalid.reason(),
                     message: format!("{invalid}."),
                 };
-                // As if this process had been there when the last good spec was put in force.
+                // Admit the last good spec, as if this process had been running when that spec came into force.
                 let last = entry.record.last_synced.as_ref().filter(|_| entry.in_force.is_none());
                 if let Some(last) = last.and_then(|last| compile_last(object, last)) {
                     self.admit(reference, Box::new(last), now);
@@ -267,7 +262,7 @@ impl Controller {
         }
     }
 
-    /// The status of a registration has come to record something else: another replica decided, or this one did.
+    /// Handles a status with a changed record, written by this or another replica.
     fn recorded(&mut self, reference: &RegistrationRef, now: Instant) {
         let entry = &self.entries[reference];
         let Some(compiled) = &entry.in_force else {
@@ -302,7 +297,7 @@ impl Controller {
         }
     }
 
-    /// Hands what is in force to the registrar once more. A newer spec that waits goes on waiting.
+    /// Admits the spec in force again. A newer pending spec stays pending.
     fn admit_again(&mut self, reference: &RegistrationRef, compiled: Box<Compiled>, now: Instant) {
         let pending = self.entries.get_mut(reference).and_then(|entry| entry.pending.take());
         self.admit(reference, compiled, now);
@@ -311,7 +306,7 @@ impl Controller {
         }
     }
 
-    /// Tells the neighbours of `registration` which places it has, and since when.
+    /// Updates the claims of `registration` in the overlap check. Returns the registrations to check again.
     fn settle_among_neighbours(
         &mut self,
         reference: &RegistrationRef,
@@ -328,10 +323,10 @@ impl Controller {
             let is_same = |former: &Compiled| former.registration.uid == registration.uid;
             let in_force = entry.in_force().filter(|former| is_same(former));
             let known = in_force.and_then(|_| self.overlaps.since(reference, &registration.registry, &reading));
-            // A place that was left is claimed anew, also while the status still has it.
+            // A prefix that the registration left is claimed again, even if the status still records the old claim.
             let is_left = self.complete && in_force.is_some() && known.is_none();
             let recorded = entry.record.since(&reading).filter(|_| !is_left).map(Since::Recorded);
-            // Before everything is known this process cannot tell what was asked for when.
+            // Until the caches are complete this process does not know the order of the claims.
             let first =
                 || (!self.complete && entry.record.is_blank()).then_some(Since::Created(registration.created * 1000));
             let since = match recorded.or(known).or_else(first) {
@@ -343,7 +338,7 @@ impl Controller {
         self.overlaps.settle(reference, &registration.registry, readings)
     }
 
-    /// When `registration` claimed each of its places.
+    /// Returns when `registration` claimed each of its prefixes.
     fn claims(&self, reference: &RegistrationRef, compiled: &Compiled) -> BTreeMap<Prefix, Since> {
         let registry = &compiled.registration.registry;
         let readings = compiled.readings().into_iter().flatten();
@@ -354,7 +349,7 @@ impl Controller {
         readings.filter_map(claim).collect()
     }
 
-    /// The places that `registration` has, for its status.
+    /// Returns the claimed prefixes of `registration` for its status, without those of suppressed formats.
     pub(super) fn places(&self, reference: &RegistrationRef, compiled: &Compiled) -> Vec<FormatStatus> {
         let aside: Vec<usize> = self
             .overlaps
@@ -377,13 +372,13 @@ impl Controller {
         mine.filter_map(|(_, reading)| place(reading?)).collect()
     }
 
-    /// Puts a spec in force, or says why it cannot be.
+    /// Puts a spec in force or rejects it.
     pub(super) fn admit(&mut self, reference: &RegistrationRef, mut compiled: Box<Compiled>, now: Instant) {
         let registration = &compiled.registration;
         let (registry, generation) = (registration.registry.clone(), registration.generation);
         let Some(known) = self.registries.get(&registry) else {
             if !self.streams.is_listed(REGISTRIES, &NamespaceScope::Cluster) {
-                // It may be in the list that is on its way: `admit_pending` comes back to this.
+                // The list of Registries is not complete and may contain it: `admit_pending` retries.
                 self.entries.get_mut(reference).expect("it was marked").pending = Some(compiled);
                 return;
             }
@@ -397,7 +392,7 @@ impl Controller {
         };
         let reserved = self.reserved(&compiled);
         let entry = self.entries.get_mut(reference).expect("it was marked");
-        // Where the spec in force is admitted again, a newer one that is refused stays so.
+        // If the spec in force is admitted again, a newer rejected spec stays rejected.
         let newer = |newest: &Compiled| {
             let (newest, this) = (&newest.registration, &compiled.registration);
             newest.uid == this.uid && newest.generation > this.generation
@@ -416,7 +411,7 @@ impl Controller {
                 entry.reserved = Some(compiled);
                 return self.refuse(reference, generation, None, refusal);
             }
-            // What came first keeps what it has elsewhere, and changes nothing any more.
+            // The registration was in force before the metaPrefix: it keeps its keys elsewhere, and is frozen.
             tracing::warn!(registration = %reference, generation, message = refusal.message, "frozen");
             entry.refusal = Some(refusal);
         } else if was_reserved {
@@ -424,7 +419,7 @@ impl Controller {
         }
         let previous = compiled.previous.take();
         compiled.previous = previous.filter(|previous| self.reserved(previous).is_none());
-        // Whatever stood aside is looked at like the rest.
+        // Check the suppressed formats like the others.
         compiled.stand_aside(&[]);
         let mut verdict = compiled.submit(known.spec(), &self.tenants);
         if let Some(Reserved {
@@ -450,7 +445,7 @@ impl Controller {
             tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
         }
         if former.is_some_and(|former| compiled.rewrites(former)) {
-            // Of this the index knows nothing: forgotten first, so that every pod counts as changed.
+            // The index sees no difference: remove the registration first, so that every pod counts as changed.
             self.index.delete_registration(reference);
         }
         let touches = self.index.apply_registration(registration.clone());
@@ -464,11 +459,11 @@ impl Controller {
         if entry.pending.take().is_some() {
             entry.refusal = None;
         }
-        // Of a newer spec, while this older one is handed to another registrar or under other terms.
+        // The rejection of a newer spec, while this older one is sent to another worker or with other settings.
         let refused = entry.refusal.clone().map(|refusal| (entry.generation, refusal));
         self.unclear.remove(reference);
         if let Some(former) = former.filter(|former| former.registration.registry != registry) {
-            // Deleted and created anew in another Registry, between two lists.
+            // The registration was deleted, and created again for another Registry, between two lists.
             self.workers
                 .send(&former.registration.registry, Command::Remove(reference.clone()));
         }
@@ -481,7 +476,7 @@ impl Controller {
         self.look_again(&concerned, now);
     }
 
-    /// The order to carry `compiled` out on these terms.
+    /// Returns the command to apply `compiled` with these settings.
     fn register(&self, reference: &RegistrationRef, compiled: &Compiled, terms: RegistrationSettings) -> Command {
         let registration = &compiled.registration;
         Command::Register {
@@ -502,14 +497,14 @@ impl Controller {
         }
     }
 
-    /// Which Registry's bookkeeping a registration would reach into.
+    /// Returns the Registry whose metaPrefix the registration overlaps.
     fn reserved(&self, compiled: &Compiled) -> Option<Reserved> {
         let registries = self.registries.iter();
         compiled.reserved(registries.map(|(name, known)| (&**name, known.spec())))
     }
 
-    /// A Registry came, went, or keeps its bookkeeping elsewhere: registrations that reach into the bookkeeping of one are
-    /// judged again, whichever Registry they ask for.
+    /// Checks the registrations against the metaPrefixes again, whichever Registry they name. Call when a Registry was
+    /// created or deleted, or its metaPrefix has changed.
     pub(super) fn judge_reserved(&mut self, now: Instant) {
         let mut concerned = Vec::new();
         for (reference, entry) in &self.entries {
@@ -524,14 +519,14 @@ impl Controller {
             }
         }
         for (reference, compiled) in concerned {
-            // Forgotten first, so that every pod of it counts as changed.
+            // Remove the registration first, so that every pod counts as changed.
             self.index.delete_registration(&reference);
             self.admit(&reference, compiled, now);
         }
         self.tell_unclear();
     }
 
-    /// Lets formats of registrations in force stand aside or come back, as their neighbours have it by now.
+    /// Suppresses or restores formats of registrations in force, according to the current overlaps.
     fn look_again(&mut self, concerned: &BTreeSet<RegistrationRef>, now: Instant) {
         for reference in concerned {
             let aside = self.overlaps.aside(reference);
@@ -541,19 +536,19 @@ impl Controller {
             if compiled.all_aside().eq(aside) {
                 continue;
             }
-            // Forgotten first, so that every pod of it counts as changed.
+            // Remove the registration first, so that every pod counts as changed.
             self.index.delete_registration(reference);
             self.admit_again(reference, compiled, now);
         }
     }
 
-    /// A registration is not carried out any more: what stood aside for its sake comes back.
+    /// Removes a registration from the overlap check, and restores the formats that it suppressed.
     fn leaves_its_neighbours(&mut self, reference: &RegistrationRef, now: Instant) {
         let concerned = self.overlaps.leave(reference);
         self.look_again(&concerned, now);
     }
 
-    /// Says why the newest spec of a registration is not carried out. What is in force stays.
+    /// Reports why the newest spec of a registration is rejected. The spec in force stays in force.
     fn refuse(
         &mut self,
         reference: &RegistrationRef,
@@ -572,7 +567,8 @@ impl Controller {
         let mut concerned = BTreeSet::new();
         let of_another = |former: &mut Box<Compiled>| !uid.is_empty() && *former.registration.uid != **uid;
         if let Some(former) = entry.in_force.take_if(of_another) {
-            // Deleted and created anew between two lists: what is in force is a deleted object's.
+            // The registration was deleted and created again between two lists: the spec in force belongs to the
+            // deleted object.
             self.index.delete_registration(reference);
             let command = Command::Remove(reference.clone());
             self.workers.send(&former.registration.registry, command);
@@ -596,7 +592,7 @@ impl Controller {
             holding: &Holding::Undecided,
             aside: &[],
         };
-        // There is no registrar and thus no leader for it: every replica says the same, which is one Event.
+        // Without a worker there is no leader: every replica publishes the same notice, which becomes one Event.
         self.workers.context().events.publish(Notice {
             about: About::Registration(reference.clone()),
             uid,
@@ -633,7 +629,7 @@ impl Controller {
         self.leaves_its_neighbours(reference, Instant::now());
     }
 
-    /// A Registry is there or has changed: what asks for it is looked at again.
+    /// Admits the registrations of `registry` again, after its spec has changed.
     pub(super) fn admit_all(&mut self, registry: &str, now: Instant) {
         for (reference, compiled) in self.asking_for(registry) {
             self.admit(&reference, compiled, now);
@@ -641,7 +637,7 @@ impl Controller {
         self.tell_unclear();
     }
 
-    /// All Registries are known: what still waits for one waits for one that does not exist.
+    /// Admits the pending registrations once all Registries are listed: a missing Registry does not exist.
     pub(super) fn admit_pending(&mut self, now: Instant) {
         let waiting =
             |(reference, entry): (&RegistrationRef, &Entry)| Some((reference.clone(), entry.pending.clone()?));
@@ -653,14 +649,14 @@ impl Controller {
         self.tell_unclear();
     }
 
-    /// The registrar of a Registry has nothing yet: it is told everything, as after a restart.
+    /// Sends everything to a new worker, as after a restart.
     pub(super) fn hand_over(&mut self, registry: &Arc<str>, now: Instant) {
         self.workers
             .send(registry, Command::SomeAreUnclear(self.some_are_unclear));
         self.workers
             .send(registry, Command::KubernetesIsOutdated(self.outdated.clone()));
         for (reference, compiled) in self.asking_for(registry) {
-            // Forgotten first, so that every pod of it counts as changed.
+            // Remove the registration first, so that every pod counts as changed.
             self.index.delete_registration(&reference);
             self.admit(&reference, compiled, now);
         }
@@ -674,19 +670,19 @@ impl Controller {
         self.workers.send(registry, Command::Freshness(self.streams.progress()));
     }
 
-    /// A Registry is gone: nothing that asks for it can be carried out.
+    /// Takes the registrations of a deleted Registry out of force.
     pub(super) fn withdraw_all(&mut self, registry: &str, now: Instant) {
         for (reference, compiled) in self.asking_for(registry) {
             self.index.delete_registration(&reference);
             self.entries.get_mut(&reference).expect("it is asking").in_force = None;
-            // The others of this Registry go, too.
+            // The other registrations of this Registry are withdrawn, too, and need no new overlap check.
             self.overlaps.leave(&reference);
             self.admit(&reference, compiled, now);
         }
     }
 
-    /// The registrations that ask for `registry`, with their newest specs, the oldest first: in that order they claim
-    /// their places.
+    /// Returns the registrations that name `registry`, with their newest specs, oldest first: in this order they claim
+    /// their prefixes.
     pub(super) fn asking_for(&self, registry: &str) -> Vec<(RegistrationRef, Box<Compiled>)> {
         let all = self
             .entries
@@ -698,7 +694,7 @@ impl Controller {
         asking
     }
 
-    /// Tells the registrars whether there are registrations whose keys are not known, if that has changed.
+    /// Notifies the workers if registrations with unknown keys have appeared, or the last one has disappeared.
     pub(super) fn tell_unclear(&mut self) {
         let some = !self.unclear.is_empty();
         if std::mem::replace(&mut self.some_are_unclear, some) != some {

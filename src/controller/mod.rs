@@ -1,8 +1,8 @@
-//! The tasks and their order: watch events go through the [`Controller`], which keeps the index and decides whether a
-//! registration can be carried out ([`admission`]), to one worker for each Registry, which plans and writes ([`worker`]).
-//! [`run()`] starts and supervises them.
+//! The tasks and their order. The [`Controller`] consumes watch events, maintains the index and decides whether a
+//! registration is admitted ([`admission`]). One worker per Registry plans and writes ([`worker`]). [`run()`] starts and
+//! supervises the tasks.
 //!
-//! Decides nothing about keys (`plan`) or pods (`index`). The controller does not know etcd.
+//! The module decides nothing about keys (`plan`) or pods (`index`). The controller does not know etcd.
 
 mod access;
 mod admission;
@@ -63,31 +63,32 @@ use crate::kube::{
 };
 use crate::plan::PodState;
 
-/// News taken in without a look at anything else.
+/// Maximum number of watch events consumed before the controller processes queued items.
 const BATCH: usize = 256;
-/// For how long something is passed on without a look at the news: what comes for another namespace meanwhile waits.
+/// Maximum time for which the controller processes queued items before it consumes watch events again: meanwhile,
+/// events of other namespaces wait.
 const SLICE: Duration = Duration::from_millis(1);
-/// So many orders about pods may be on their way to the registrars, who take them first in, first out: the others wait
-/// here, where the namespaces are served in turn.
+/// Maximum number of pod commands on their way to the workers, which process commands first in, first out. All others
+/// wait in the work queue, where the namespaces are served in turn.
 const ON_THEIR_WAY: u32 = 64;
-/// A pod's registrations are found this many times as fast as they are told of it.
+/// Finding one of a pod's registrations is this many times cheaper than sending the command for it.
 const FINDING: usize = 8;
 
-/// How far what waits was passed on.
+/// How far the work queue was drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PassedOn {
-    /// Nothing waits any more.
+    /// The queue is empty.
     All,
-    /// The rest can be at once.
+    /// The time slice is over. The rest can be processed at once.
     Some,
-    /// The registrars have enough to do.
+    /// All permits are in use: the workers must catch up first.
     Enough,
-    /// Whose turn it would be have had more than their share until then.
+    /// Every queued namespace exceeds its rate limit, the first one until this instant.
     Paced(Instant),
 }
 
 impl PassedOn {
-    /// Until those may have their turn who have had more than their share; for ever if that is not what is waited for.
+    /// Waits until the first namespace is within its rate limit again. Never returns for other values.
     async fn pause(self) {
         match self {
             Self::Paced(until) => tokio::time::sleep_until(until.into()).await,
@@ -96,42 +97,40 @@ impl PassedOn {
     }
 }
 
-/// What Kubernetes has said so far.
+/// Maintains the index from watch events, admits registrations and sends commands to the workers.
 pub struct Controller {
     index: Index,
-    /// What was heard of pods and is not in the index yet, and what the registrars have not been told.
+    /// Pod events that are not in the index yet, and dirty marks that were not sent to the workers yet.
     queue: WorkQueue,
-    /// Which namespaces change too fast.
     rate_limits: NamespaceRateLimiter,
-    /// For orders about pods that are on their way.
+    /// Permits for pod commands on their way to the workers.
     room: Arc<Semaphore>,
     entries: HashMap<RegistrationRef, Entry>,
     registries: HashMap<Arc<str>, Known>,
-    /// Whose formats get into whose consumers.
     overlaps: PrefixOverlaps,
     library: Library,
-    /// What is in the objects that Registries name, as far as it has been told.
+    /// The content of the Secrets and ConfigMaps that Registries name, as far as it is known.
     sources: HashMap<Source, Content>,
     tenants: NamespaceCache,
     workers: Workers,
     streams: Streams,
-    /// What is outdated and since when, as last told to the registrars.
+    /// What is stale and since when, as last sent to the workers.
     outdated: Option<Outdated>,
     registration_lists: Relists,
-    /// Counts the complete lists of Registries: what is marked by an older one is gone.
+    /// Counts the complete lists of Registries. A Registry marked by an older list is gone.
     registry_list: u64,
-    /// Registrations whose spec, or whole object, makes no sense, so that where their keys lie is not known.
+    /// Registrations with an invalid spec or an unreadable object: the prefixes of their keys are unknown.
     unclear: HashSet<RegistrationRef>,
-    /// Whether there are any, as last told to the registrars.
+    /// Whether `unclear` has entries, as last sent to the workers.
     some_are_unclear: bool,
-    /// Whether the registrars were told that Kubernetes has told everything.
+    /// Whether the caches are complete and the workers have been notified.
     complete: bool,
-    /// What a replica needs that starts while Kubernetes says nothing.
+    /// What a replica needs if it starts while the apiserver is unavailable.
     state: watch::Sender<Option<State>>,
 }
 
 impl Controller {
-    /// Nothing has been said yet. What is to outlive the process goes to `state`.
+    /// Starts with empty caches. State that must survive a restart is published in `state`.
     pub fn new(context: Context, state: watch::Sender<Option<State>>, shutdown: CancellationToken) -> Self {
         let streams = Streams::new(context.hearing.watch_scope());
         Self {
@@ -157,7 +156,7 @@ impl Controller {
         }
     }
 
-    /// Takes in `news` until `shutdown`. An error means that a part has ended that never should.
+    /// Processes `news` until `shutdown`. Returns an error if a worker fails.
     pub async fn run(
         mut self,
         mut news: mpsc::Receiver<WatchEvent>,
@@ -182,7 +181,8 @@ impl Controller {
                         }
                     }
                 }
-                // Not before half of it is free: the registrars take what comes together together.
+                // Wait until half of the permits are free: a worker processes commands that arrive together as one
+                // batch.
                 freed = room.acquire_many(ON_THEIR_WAY / 2), if passed_on == PassedOn::Enough => drop(freed),
                 () = tokio::task::yield_now(), if passed_on == PassedOn::Some => {}
                 () = passed_on.pause() => {}
@@ -196,7 +196,7 @@ impl Controller {
         Ok(())
     }
 
-    /// Tells the registrars how far they have heard, after what they have heard.
+    /// Sends the workers the freshness of the caches, after the events that it covers.
     fn tell_progress(&mut self) {
         while let Some(Bookmark {
             stream,
@@ -254,12 +254,13 @@ impl Controller {
         }
     }
 
-    /// After news of how a stream stands, and after what a list has told: what is known to be outdated may have changed.
+    /// Re-evaluates which caches are complete or stale. Call after a list has completed, a watch has been lost, or a
+    /// namespace has appeared or disappeared.
     fn weigh(&mut self, now: Instant) {
         for stream in self.streams.find_void(&self.tenants) {
             tracing::info!(%stream, "cannot be watched, and there are none: the namespace does not exist");
             if stream.kind == PODS {
-                // Its pods went with it, though nobody told.
+                // The pods were deleted with the namespace, although no watch event reported it.
                 self.pass_on_all();
                 self.index.begin_pod_relist(&stream.area);
                 let touches = self.index.end_pod_relist(&stream.area);
@@ -279,14 +280,14 @@ impl Controller {
 
     fn pod(&mut self, area: &NamespaceScope, seen: ObjectEvent<Pod>, now: Instant) {
         match seen {
-            // Before everything is known nobody is served, and so nobody waits.
+            // Until the caches are complete no key is written, so only then do events need a fair queue.
             ObjectEvent::Applied(pod) if self.complete => return self.queue.applied(pod, now),
             ObjectEvent::Deleted { namespace, name } if self.complete => {
                 return self.queue.deleted(&namespace, &name, now);
             }
             _ => {}
         }
-        // Lists begin and end for all pods.
+        // The begin and the end of a list apply to all pods, so the index must contain the queued events first.
         self.pass_on_all();
         let touches = match seen {
             ObjectEvent::ListBegins => {
@@ -310,7 +311,7 @@ impl Controller {
         self.forward(touches, now);
     }
 
-    /// Passes on what waits, the namespaces in turn, for a while and as long as there is room.
+    /// Processes queued items, the namespaces in turn, until [`SLICE`] is over or no permit is left.
     fn pass_on(&mut self) -> PassedOn {
         let (now, is_bypassed) = (Instant::now(), self.workers.context().bypass.is_needed());
         while !self.queue.is_empty() {
@@ -334,7 +335,7 @@ impl Controller {
         PassedOn::All
     }
 
-    /// Passes on everything that waits, whether there is room or not.
+    /// Processes all queued items, without regard to permits and rate limits.
     fn pass_on_all(&mut self) {
         let now = Instant::now();
         while let Some(next) = self.queue.next_of(|_| true) {
@@ -371,7 +372,7 @@ impl Controller {
         }
     }
 
-    /// Tells the registrars what has changed for which registration's pod.
+    /// Sends the workers the new state of each marked pod.
     fn forward(&self, touches: Vec<DirtyMark>, heard: Instant) {
         for DirtyMark { registration, pod } in touches {
             self.forward_pod(&registration, pod, heard);
@@ -384,7 +385,7 @@ impl Controller {
         }
     }
 
-    /// Tells each registrar at once what a list did not name: that many are missing shows only when all are known.
+    /// Sends each worker all pods that are missing in a list as one command: only the whole set shows a mass removal.
     fn forward_missing(&self, touches: Vec<DirtyMark>, heard: Instant) {
         let mut commands: BTreeMap<&str, Vec<Command>> = BTreeMap::new();
         for DirtyMark { registration, pod } in touches {
@@ -397,8 +398,8 @@ impl Controller {
         }
     }
 
-    /// What is to be said of a registration's pod, and to the registrar of which Registry. `missing` when a list did
-    /// not name the pod.
+    /// Returns the command for a registration's pod, and the Registry whose worker receives it. `missing`: a list did
+    /// not contain the pod.
     fn command_for(
         &self,
         registration: &RegistrationRef,
@@ -424,7 +425,7 @@ impl Controller {
         Some((&compiled.registration.registry, command))
     }
 
-    /// Tells the registrars once that all streams have told everything.
+    /// Notifies the workers once when all caches are complete.
     fn tell_complete(&mut self) {
         if self.streams.are_complete() && !std::mem::replace(&mut self.complete, true) {
             tracing::info!(

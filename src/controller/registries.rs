@@ -1,4 +1,4 @@
-//! Registries as they come, change and go, and as they were before this process began.
+//! Handles Registries that are created, changed or deleted, and Registries from the stored state of an earlier process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,35 +15,33 @@ use crate::index::NamespaceScope;
 use crate::kube::{ObjectEvent, REGISTRIES, StatusUpdate};
 use crate::telemetry::RegistryHealth;
 
-/// One Registry.
+/// A Registry that the controller knows.
 #[derive(Debug)]
 pub struct Known {
     uid: String,
-    /// The `uid` that an earlier process knew, of an object that Kubernetes has not told of yet.
+    /// The `uid` from the stored state, while Kubernetes has not reported the object yet.
     former_uid: String,
     generation: i64,
     spec: RegistrySpec,
-    /// The hold that an admin has approved of.
+    /// The hold that an admin has approved.
     approved: Option<String>,
-    /// The list that it was last seen in.
+    /// The list that contained the Registry last.
     list: u64,
-    /// What its status says.
+    /// The status as last observed.
     pub(super) told: StatusSeen,
-    /// The access that its registrar was last given; none while it has none.
+    /// The access that its worker received last; none while the worker has none.
     pub(super) offered: Option<Box<Access>>,
-    /// Why what it names now cannot be used.
+    /// Why the access that the spec names now cannot be used.
     pub(super) wrong: Option<Trouble>,
-    /// The access that last let us in.
+    /// The access that etcd accepted last.
     pub(super) good: Option<Access>,
 }
 
 impl Known {
-    /// What it says.
     pub fn spec(&self) -> &RegistrySpec {
         &self.spec
     }
 
-    /// Which version of it that is.
     pub fn version(&self) -> Version {
         Version {
             uid: self.uid.as_str().into(),
@@ -51,7 +49,7 @@ impl Known {
         }
     }
 
-    /// Whether an object of this `uid` is another one, created after this one was deleted.
+    /// Whether `uid` belongs to another object, created after this one was deleted.
     fn is_other(&self, uid: &str) -> bool {
         let known = [&self.uid, &self.former_uid]
             .into_iter()
@@ -59,7 +57,8 @@ impl Known {
         known.is_some_and(|known| known != uid)
     }
 
-    /// What to begin with where spec says `access`: the endpoints that the status says are in use, if they are others.
+    /// Returns the access to start with: `access`, but with the endpoints that the status reports as in use, if it
+    /// reports any.
     pub(super) fn begin_with(&self, access: &Access) -> Access {
         let endpoints = &self.told.endpoints;
         if endpoints.is_empty() {
@@ -71,15 +70,14 @@ impl Known {
         }
     }
 
-    /// The hold that an admin has approved of.
     pub fn approved(&self) -> Option<String> {
         self.approved.clone()
     }
 }
 
 impl Controller {
-    /// Serves the Registries that an earlier process knew, by what let that one in, until Kubernetes tells what has become
-    /// of them. Leases are renewed; nothing else is done until then, as after any start.
+    /// Starts workers for the Registries of the stored state, with the access that etcd accepted last. Until Kubernetes
+    /// reports the Registries, the workers renew leases and do nothing else, as after any start.
     pub fn resume(&mut self, registries: impl IntoIterator<Item = (String, StoredRegistry)>) {
         for (name, stored) in registries {
             let Some(access) = stored.access() else {
@@ -94,7 +92,7 @@ impl Controller {
             } = stored;
             tracing::info!(registry = name, endpoints = ?access.endpoints, "a Registry that was served before");
             let name: Arc<str> = name.into();
-            // It is in no list yet, and the object that Kubernetes tells of is looked at as a new one.
+            // The Registry is in no list yet. When Kubernetes reports the object, it is handled like a new one.
             let known = Known {
                 uid: String::new(),
                 former_uid: uid,
@@ -116,8 +114,8 @@ impl Controller {
         self.watch_sources();
     }
 
-    /// The apiserver has said which cluster it serves. Its word counts: what was known of another is let go, which
-    /// wrote nothing.
+    /// Handles the apiserver's answer with the UID of its cluster. The answer overrides the stored state: Registries of
+    /// another cluster are dropped. Nothing has been written for them.
     pub(super) fn cluster(&mut self, id: Arc<str>) {
         let context = self.workers.context();
         let confirmed = context.cluster_confirmed.clone();
@@ -135,7 +133,7 @@ impl Controller {
         confirmed.cancel();
     }
 
-    /// Tells what is to outlive the process, once that is everything.
+    /// Publishes the state to be stored, once all Registries are listed.
     pub(super) fn remember(&self) {
         if !self.streams.is_listed(REGISTRIES, &NamespaceScope::Cluster) {
             return;
@@ -170,7 +168,7 @@ impl Controller {
             ObjectEvent::Lost(_) => self.weigh(now),
             ObjectEvent::Applied(object) => self.registry_applied(*object, now),
             ObjectEvent::Deleted { name, .. } => self.registry_gone(&name, now),
-            // The watch has said so; what is known of it stays in force.
+            // The watch has logged the error. The known spec stays in force.
             ObjectEvent::Unreadable { name, .. } => {
                 if let Some(known) = self.registries.get_mut(&*name) {
                     known.list = self.registry_list;
@@ -201,7 +199,7 @@ impl Controller {
             self.hint(&name, status);
         }
         let told = StatusSeen::of(object.status.as_ref());
-        // The desk ends only with the process.
+        // The status writer runs until the process ends.
         let _ = self
             .workers
             .context()
@@ -212,9 +210,9 @@ impl Controller {
         let spec = object.spec;
         let former = self.registries.remove(&name);
         let (offered, wrong, good) = match &former {
-            // Another meta prefix is another Registry of the same name: all begins anew.
+            // With another metaPrefix it is a different Registry: start from scratch.
             Some(former) if former.spec.meta_prefix == spec.meta_prefix => {
-                // Another object of the same name may name another cluster: that is what it is created anew for.
+                // A recreated object may name another etcd cluster on purpose: drop an access with other endpoints.
                 let is_same = |good: &Access| !former.is_other(&uid) || good.endpoints == spec.endpoints;
                 let good = former.good.clone().filter(is_same);
                 (former.offered.clone(), former.wrong.clone(), good)
@@ -257,7 +255,7 @@ impl Controller {
             return self.enter(&name, now);
         }
         if former.offered.is_none() {
-            // What is not served yet is served as it is now.
+            // The worker has no access yet: start it with the current spec.
             if let Some(known) = self.registries.get_mut(&name) {
                 known.wrong = None;
             }
@@ -278,8 +276,8 @@ impl Controller {
         }
     }
 
-    /// Remembers which replicas were connected, and where they are reached: a replica that is not has to ask them whether
-    /// it may be counted on.
+    /// Passes on which replicas were connected to etcd according to the status, and their addresses. A replica without
+    /// a connection must ask them before it can be counted on.
     fn hint(&self, name: &Arc<str>, status: &RegistryStatus) {
         let mut hints: Vec<(Arc<str>, Option<SocketAddr>)> = Vec::new();
         for replica in &status.replicas {
@@ -289,7 +287,7 @@ impl Controller {
         if let Some(leader) = &status.leader
             && hints.iter().all(|(name, _)| **name != **leader)
         {
-            // An earlier release does not say where.
+            // Earlier releases record no address.
             hints.push((leader.as_str().into(), None));
         }
         self.workers.context().peers.hint(name, hints);
@@ -309,7 +307,7 @@ impl Controller {
         self.judge_reserved(now);
     }
 
-    /// The Registry is served no more, and nothing is told of it.
+    /// Stops the worker of a Registry and drops its health, metrics and status.
     fn let_go(&mut self, name: &str) {
         self.workers.stop(name);
         let context = self.workers.context();

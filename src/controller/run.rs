@@ -1,4 +1,4 @@
-//! One process: all parts started, watched, and ended together.
+//! Starts, supervises and ends the tasks of the process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -25,48 +25,48 @@ use crate::listen;
 use crate::peer::{self, KeyState, PeerOptions, Peers};
 use crate::telemetry::{self, Gate, Health, Metrics};
 
-/// News on its way from the watches: they wait when there is more.
+/// Capacity of the channel for watch events. The watches wait while it is full.
 const NEWS: usize = 1024;
-/// How long the apiserver may take to say which cluster it serves.
+/// Timeout of one request for the UID of the cluster.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long it is waited for by a replica that knows what to do without: leases are waiting to be renewed.
+/// How long a replica with stored state waits for that UID before it starts from the stored state: leases have to be
+/// renewed.
 const HEAD_START: Duration = Duration::from_secs(1);
-/// How long the parts may take to end: the election needs most of it, to give its keys back.
+/// How long the tasks may take to end. Leader election needs most of it to give up its keys.
 const END: Duration = Duration::from_secs(5);
 
-/// How the operator is to run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The way to the kube-apiserver; what the environment provides if none.
+    /// The kubeconfig for the kube-apiserver; the environment's configuration if none.
     pub kubeconfig: Option<PathBuf>,
-    /// This replica's name, unique among those that run, kept over restarts.
+    /// This replica's name: unique among the running replicas, the same after a restart.
     pub identity: String,
-    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    /// Address of `/metrics`, `/healthz` and `/readyz`.
     pub http: SocketAddr,
-    /// Who may read `/metrics`; everybody if nothing is said.
+    /// Authorization of `/metrics` readers; if none, every client may read `/metrics`.
     pub metrics_auth: Option<MetricsAuth>,
-    /// How replicas find and trust each other.
+    /// How replicas find and authenticate each other.
     pub peers: PeerOptions,
-    /// TTL of the session of an election, in seconds.
+    /// TTL of the leader election session, in seconds.
     pub session_ttl: u32,
-    /// How long calls to etcd may take.
+    /// Timeouts of calls to etcd.
     pub timeouts: Timeouts,
-    /// The namespace with the Secrets that Registries name; that of the kubeconfig or the service account if none.
+    /// The namespace of the Secrets that Registries name; if none, the namespace of the kubeconfig or the service
+    /// account.
     pub namespace: Option<String>,
-    /// Which namespaces are watched.
     pub watch_scope: WatchScope,
-    /// Where is kept what a replica needs that starts while the apiserver is away; nowhere if none.
+    /// Where the state is stored that a replica needs if it starts while the apiserver is unavailable; not stored if
+    /// none.
     pub state_dir: Option<PathBuf>,
 }
 
-/// Readers of metrics have to show a token, and Kubernetes says whether they may.
+/// Authorization of `/metrics` readers: each must present a token, and Kubernetes decides whether it may read.
 #[derive(Clone, Debug)]
 pub struct MetricsAuth {
-    /// What tokens must have been issued for; the kube-apiserver if nothing is said.
+    /// The audience that tokens must have been issued for; the kube-apiserver if none.
     pub audience: Option<String>,
 }
 
-/// Runs the operator until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     heed_signals(&shutdown)?;
@@ -105,7 +105,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         () = shutdown.cancelled() => return Ok(()),
         id = &mut asked => {
             tracing::info!(cluster_id = id, "knows its cluster");
-            // What let us in before this start may do so still where what the Secrets hold by now does not.
+            // Keep the stored credentials: they may still work if the current content of the Secrets does not.
             let same = stored.filter(|stored| stored.cluster_id == id);
             let nothing = || State { cluster_id: id.clone(), registries: BTreeMap::new() };
             (same.unwrap_or_else(nothing), Some(id))
@@ -169,7 +169,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     supervise(parts, &shutdown).await
 }
 
-/// Starts what replicas watch each other by.
+/// Starts the connections with which replicas monitor each other.
 fn connect_peers(
     options: &PeerOptions,
     (client, namespace): (&Client, &Arc<str>),
@@ -217,7 +217,7 @@ fn connect_peers(
     Ok(peers)
 }
 
-/// Starts the desk for the statuses of one kind; returns where it is told what to write.
+/// Starts the status writer of one kind. Returns the sender of its updates.
 fn status_writer<K: Reported>(
     name: &'static str,
     client: &Client,
@@ -231,7 +231,7 @@ fn status_writer<K: Reported>(
     notes_of
 }
 
-/// Where Kubernetes is told what has become of its objects.
+/// The senders of status updates and Events.
 struct StatusWriters {
     registrations: mpsc::UnboundedSender<StatusUpdate<ServiceRegistration>>,
     registries: mpsc::UnboundedSender<StatusUpdate<Registry>>,
@@ -240,7 +240,6 @@ struct StatusWriters {
 }
 
 impl StatusWriters {
-    /// Starts them all.
     fn open(
         client: &Client,
         identity: &Arc<str>,
@@ -266,7 +265,7 @@ impl StatusWriters {
     }
 }
 
-/// What to go on with when the apiserver does not answer; never ready if there is nothing.
+/// Returns the stored state after [`HEAD_START`]. Never returns if there is none.
 async fn without_answer(stored: Option<State>) -> State {
     match stored {
         Some(stored) => {
@@ -277,7 +276,7 @@ async fn without_answer(stored: Option<State>) -> State {
     }
 }
 
-/// Waits for the end. Any part that ends before it is asked to takes the others with it.
+/// Waits until a task ends, then shuts down the others. A task that ends before `shutdown` is a failure.
 async fn supervise(
     mut parts: JoinSet<Result<&'static str, Failure>>,
     shutdown: &CancellationToken,
@@ -299,7 +298,7 @@ async fn supervise(
     failure.map_or(Ok(()), Err)
 }
 
-/// Has SIGTERM and SIGINT end everything.
+/// Cancels `shutdown` on SIGTERM or SIGINT.
 fn heed_signals(shutdown: &CancellationToken) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let asked = shutdown.clone();
