@@ -1,15 +1,16 @@
-//! What a leader had heard of Kubernetes when it wrote, and what whoever leads next must therefore have heard before it
-//! writes.
+//! How far a leader had watched Kubernetes when it wrote to etcd, and how far its successor must therefore have watched
+//! before it writes.
 //!
-//! A replica that stands by may hear of a pod later than the leader does. Were it to lead then and to go by what it
-//! knows, it would undo what its predecessor was right to do, and do it again when it has heard. So every leader leaves
-//! a note in etcd, in the very transactions that it writes: how far it had heard. Its successor reads the notes once it
-//! leads, when nobody else can write any more, and waits until it has heard as much. Mostly it has. Transactions that are
-//! under way at the same time go on tracks of their own, each with its own note.
+//! A standby replica may receive a watch event later than the leader. If it became leader then and acted on its older
+//! cache, it would undo what its predecessor did correctly, and redo it once its cache has caught up. So every leader
+//! writes a checkpoint to etcd in the same transactions as its keys: how far its caches had come. Its successor reads
+//! the checkpoints once it leads, when no other replica can write any more, and waits until its own caches have come as
+//! far. Mostly they have. Transactions that are under way at the same time use separate write slots, each with its own
+//! checkpoint.
 //!
-//! Who takes over may watch other namespaces than its predecessor did, or all of them. What counts is what both can hear
-//! of: a stream must have come as far as the predecessor had in any that it meets. What only the predecessor watched is
-//! nothing to wait for.
+//! The successor may watch other namespaces than its predecessor did, or the whole cluster. What counts is the overlap:
+//! a watch must have come as far as the predecessor's in every target that it meets. Targets that only the predecessor
+//! watched are not waited for.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -22,12 +23,11 @@ use super::transaction::{CheckpointWrite, LeaseId, Op, Prefix, Revision, Transac
 use super::watch_target::WatchTarget;
 use crate::index::NamespaceScope;
 
-/// Versions (`metadata.resourceVersion`) up to which objects have been heard of, by their streams.
-/// One apiserver's versions of one kind grow, in whichever namespace, and since Kubernetes 1.35 clients may rely on it.
+/// Versions (`metadata.resourceVersion`) up to which each watch target has been taken in. The versions of one kind grow
+/// within one API server, across namespaces; since Kubernetes 1.35 clients may rely on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint(BTreeMap<WatchTarget, u64>);
 
-/// A [`Checkpoint`] with the version of its format.
 #[derive(Serialize, Deserialize)]
 struct Versioned {
     v: u32,
@@ -35,7 +35,7 @@ struct Versioned {
 }
 
 impl Checkpoint {
-    /// An object of this version was heard of.
+    /// Records that an object of this version was taken in.
     pub fn add(&mut self, stream: &WatchTarget, version: u64) {
         match self.0.get_mut(stream) {
             Some(known) => *known = version.max(*known),
@@ -43,25 +43,26 @@ impl Checkpoint {
         }
     }
 
-    /// The versions of this stream are counted anew: the apiserver was restored to an earlier time.
+    /// Forgets the version of a target: the API server was restored to an earlier state, and its versions start again
+    /// there.
     pub fn forget(&mut self, stream: &WatchTarget) {
         self.0.remove(stream);
     }
 
-    /// As far as `self` or `other` has been heard.
+    /// Keeps the higher version of `self` and `other` for each target.
     pub fn merge(&mut self, other: Self) {
         for (stream, version) in other.0 {
             self.add(&stream, version);
         }
     }
 
-    /// How far those streams have been heard that meet `stream`; none if none was.
+    /// The highest version of the targets that overlap `stream`, none if there is none.
     fn meeting(&self, stream: &WatchTarget) -> Option<u64> {
         let meeting = self.0.iter().filter(|(other, _)| stream.meets(other));
         meeting.map(|(_, version)| *version).max()
     }
 
-    /// What is written of it.
+    /// The encoded value for etcd.
     pub fn value(&self) -> Value {
         let heard = self.0.clone();
         serde_json::to_vec(&Versioned {
@@ -72,7 +73,7 @@ impl Checkpoint {
         .into()
     }
 
-    /// What was written; none if it is no such thing, or cannot be read. Later versions may add fields, never change these.
+    /// Decodes a value, none if it cannot be read. Later versions may add fields, never change these.
     pub fn read(value: &[u8]) -> Option<Self> {
         serde_json::from_slice::<Versioned>(value)
             .ok()
@@ -80,21 +81,21 @@ impl Checkpoint {
     }
 }
 
-/// How far one stream has been heard.
+/// How far one watch has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TargetFreshness {
-    /// Everything up to this version was heard and taken in.
+    /// Everything up to this version has been taken in.
     pub version: u64,
-    /// The apiserver's own version, and when it was asked for it.
+    /// The API server's own version, and when it was asked for it.
     pub present: Option<(u64, Instant)>,
 }
 
-/// How far the streams that are watched have been heard.
+/// How far the watches of this replica have come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freshness(BTreeMap<WatchTarget, TargetFreshness>);
 
 impl Freshness {
-    /// These streams are watched, and nothing has been heard yet.
+    /// Watches of these targets that have not received anything yet.
     pub fn new(streams: impl IntoIterator<Item = WatchTarget>) -> Self {
         Self(
             streams
@@ -104,18 +105,18 @@ impl Freshness {
         )
     }
 
-    /// Everything up to `version` of this stream was heard.
+    /// Records that everything up to `version` of this target has been taken in.
     pub fn reach(&mut self, stream: &WatchTarget, version: u64) {
         self.at(stream).version = version;
     }
 
-    /// The apiserver, asked at this time, was at this version.
+    /// Records that the API server was at this version when it was asked at the time `asked`.
     pub fn compare(&mut self, stream: &WatchTarget, version: u64, asked: Instant) {
         self.at(stream).present = Some((version, asked));
     }
 
-    /// How far the apiserver itself was with every stream, when it was asked at `since` or later; none until all are known.
-    /// Nobody can have heard more by `since`.
+    /// Returns the API server's own version of every target, if each was asked for at `since` or later, else none. No
+    /// replica can have received more than that by `since`.
     pub fn presents(&self, since: Instant) -> Option<Checkpoint> {
         let present = |reached: &TargetFreshness| reached.present.filter(|(_, asked)| *asked >= since);
         let all = self
@@ -129,16 +130,16 @@ impl Freshness {
         self.0.entry(stream.clone()).or_default()
     }
 
-    /// The same without the streams that `is_void` is true of: there is nothing that they could tell.
+    /// Returns a copy without the targets for which `is_void` is true: their watches have nothing to deliver.
     #[must_use]
     pub fn without(&self, is_void: impl Fn(&WatchTarget) -> bool) -> Self {
         let streams = self.0.iter().filter(|(stream, _)| !is_void(stream));
         Self(streams.map(|(stream, reached)| (stream.clone(), *reached)).collect())
     }
 
-    /// The streams of which less has been heard than `needed`, which was found at `since`. What the apiserver has not come
-    /// to itself is of another history, restored away since, and never will be heard; neither is what nobody here
-    /// watches.
+    /// Returns the targets that have not come as far as `needed`, which was found at `since`. A version that the API
+    /// server itself has not reached since then belongs to a history that a restore has undone; it is not waited for.
+    /// Targets that this replica does not watch are not waited for either.
     pub fn lacks(&self, needed: &Checkpoint, since: Instant) -> Vec<WatchTarget> {
         let lacks = |(stream, reached): (&WatchTarget, &TargetFreshness)| {
             let needed = needed.meeting(stream)?;
@@ -148,7 +149,7 @@ impl Freshness {
         self.0.iter().filter_map(lacks).collect()
     }
 
-    /// Where `heard` tells of objects of kinds that are watched here, and nobody here hears of them.
+    /// Returns the areas in `heard` that this replica does not watch, for the kinds that it watches.
     pub fn beyond(&self, heard: &Checkpoint) -> Vec<NamespaceScope> {
         let is_covered = |area: &NamespaceScope, kind: &str| {
             let mut here = self.0.keys().filter(|stream| stream.kind == kind);
@@ -165,14 +166,14 @@ impl Freshness {
 }
 
 impl Planner {
-    /// Where the notes of all tracks lie.
+    /// The prefix of the checkpoints of all write slots.
     pub fn notes(&self) -> Prefix {
         self.meta.heard()
     }
 
-    /// The note to go with `transaction` on a track, on which the last one was left at the revision `after` at the
-    /// latest, from a writer who has heard as much. It is on the lease of a key that is written, or was: that one lives.
-    /// None where there is no such lease.
+    /// Returns the checkpoint with the value `heard` that is written with `transaction` in the write slot `track`. The
+    /// slot's last checkpoint was written at the revision `after` at the latest. The checkpoint is put on the lease of
+    /// a key that the transaction puts, deletes or checks, because that lease is alive. None if there is no such lease.
     pub fn note(
         &self,
         transaction: &Transaction,
@@ -188,7 +189,8 @@ impl Planner {
         })
     }
 
-    /// The lease of the note that goes with `ops`; any other of ours where etcd denies putting the note on theirs.
+    /// The lease for the checkpoint written with `ops`. If etcd denies puts on their leases, any other usable lease of
+    /// ours.
     pub(super) fn lease_of_note(&self, ops: &[Op]) -> Option<LeaseId> {
         let mut theirs = ops.iter().filter_map(|op| match op {
             Op::Put { lease, .. } => Some(*lease),

@@ -1,8 +1,8 @@
-//! What etcd does not let us do: scopes that may not be read, scopes that may not be written, and leases that carry a key
-//! that may not be written.
+//! Permissions that etcd denies us: prefixes that may not be read, prefixes that may not be written, and leases that
+//! carry a key that may not be written.
 //!
-//! What lies there stays as it is, and everything else goes on as if it were not there. A role is somebody else's to
-//! change, so all of it is tried again; what waited comes up once it is allowed.
+//! Keys there stay as they are, and all other work continues. Roles are changed by the etcd admin, so denied operations
+//! are retried, and the waiting work is queued again once they are allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,29 +12,27 @@ use super::planner::Planner;
 use super::transaction::{Key, LeaseId, Op, Prefix};
 use crate::index::RegistrationRef;
 
-/// What may be missing of the rights on a scope.
+/// A permission on a prefix that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {
-    /// It may not be read, and therefore not be written either: every write of ours compares first.
+    /// The prefix may not be read. Then it cannot be written either, because every write compares first.
     Read,
-    /// It may be read, but not be written.
+    /// The prefix may be read, but not written.
     Write,
 }
 
-/// Keys of one scope, some of which etcd may have refused to write.
+/// Keys below one prefix, some of which etcd may have refused to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeCandidate {
-    /// The scope.
     pub scope: Prefix,
-    /// The keys.
     pub keys: Vec<Key>,
 }
 
-/// The scopes that etcd denies.
+/// The prefixes that etcd denies.
 #[derive(Debug, Default)]
 pub(super) struct Denied {
     unreadable: BTreeSet<Prefix>,
-    /// Each with a key that may not be written.
+    /// Each with a key that may not be written, for probing.
     unwritable: BTreeMap<Prefix, Key>,
 }
 
@@ -43,7 +41,7 @@ impl Denied {
         self.unreadable.is_empty() && self.unwritable.is_empty()
     }
 
-    /// Forgets what is denied in scopes that nobody wants any more.
+    /// Forgets denials below prefixes that no registration uses any more.
     pub fn keep(&mut self, wanted: &BTreeSet<Prefix>) {
         self.unreadable.retain(|scope| wanted.contains(scope));
         let is_wanted = |scope: &Prefix| wanted.iter().any(|outer| outer.contains(scope.prefix()));
@@ -54,17 +52,17 @@ impl Denied {
 impl Planner {
     // ---- reading ----
 
-    /// etcd does not let `scope` be read.
+    /// Records that etcd denies reading `scope`.
     pub(super) fn reading_denied(&mut self, scope: Prefix) {
         self.surveyed.remove(&scope);
         self.note_change(&scope);
         if self.denied.unreadable.insert(scope) {
-            // Another scope may lie in it.
+            // A prefix inside it may be readable and must be listed separately.
             self.scopes_changed = true;
         }
     }
 
-    /// `scope` was read.
+    /// Records that `scope` was read.
     pub(super) fn reading_allowed(&mut self, scope: &Prefix) {
         if self.denied.unreadable.remove(scope) {
             self.surveyed.retain(|inner| !scope.contains(inner.prefix()));
@@ -74,20 +72,20 @@ impl Planner {
         }
     }
 
-    /// Whether `scope` itself is one that may not be read.
+    /// Whether `scope` itself, not one around it, may not be read.
     pub(super) fn may_not_read(&self, scope: &Prefix) -> bool {
         self.denied.unreadable.contains(scope)
     }
 
     // ---- writing ----
 
-    /// etcd does not let `scope` be written, to begin with `key`.
+    /// Records that etcd denies writing below `scope`; `key` is one key it refused.
     pub fn writing_denied(&mut self, scope: &Prefix, key: &Key) {
         self.denied.unwritable.insert(scope.clone(), key.clone());
         self.note_change(scope);
     }
 
-    /// `scope` may be written (again): what waited for it is to be looked at.
+    /// Records that `scope` may be written (again), and queues the work that waited for it.
     pub fn writing_allowed(&mut self, scope: &Prefix) {
         if self.denied.unwritable.remove(scope).is_some() {
             self.leases.forget_domain(scope);
@@ -95,21 +93,21 @@ impl Planner {
         }
     }
 
-    /// The scopes that may not be written, each with a key to ask etcd about.
+    /// The prefixes that may not be written, each with a key to probe.
     pub fn unwritable(&self) -> impl Iterator<Item = (&Prefix, &Key)> {
         self.denied.unwritable.iter()
     }
 
-    /// etcd denies renewing `lease` and putting keys on it, because of a key on it that may not be written; or it does
-    /// no longer. The others on it go elsewhere before it lapses.
+    /// Sets whether etcd denies renewing `lease` and putting keys on it, because of a key on it that may not be
+    /// written. The other keys on it are moved to other leases before it expires.
     pub fn set_lease_denied(&mut self, lease: LeaseId, denied: bool) {
         for key in self.leases.set_denied(lease, denied) {
             self.enqueue(&key);
         }
     }
 
-    /// The keys of the transaction `ticket`, which etcd refused, by scope, and the leases that it puts keys on. Of our own
-    /// bookkeeping nobody but us is to blame.
+    /// Returns the keys of the transaction `ticket`, which etcd refused, by prefix, and the leases that it puts keys
+    /// on. Our own bookkeeping keys are left out: no registration is responsible for them.
     pub fn suspects(&self, ticket: Ticket) -> (Vec<ProbeCandidate>, BTreeSet<LeaseId>) {
         let ops = self.in_flight.get(&ticket).map_or(&[][..], |sent| &sent.ops);
         let leases = ops.iter().filter_map(|op| match op {
@@ -122,7 +120,7 @@ impl Planner {
         )
     }
 
-    /// The keys on `lease`, which etcd refused to renew, by scope.
+    /// Returns the keys on `lease`, which etcd refused to renew, by prefix.
     pub fn suspects_on(&self, lease: LeaseId) -> Vec<ProbeCandidate> {
         self.by_scope(self.leases.keys_on(lease))
     }
@@ -136,7 +134,8 @@ impl Planner {
         suspects.map(|(scope, keys)| ProbeCandidate { scope, keys }).collect()
     }
 
-    /// The scope that `key` stands or falls with: that of the registration that wants it.
+    /// The prefix whose permission decides about `key`: that of the registration that claims it, else the listed one
+    /// around it, else its folder.
     fn scope_of(&self, key: &Key) -> Prefix {
         let claim = self.slots.get(key).and_then(|slot| slot.claims.first());
         let book = claim.and_then(|claim| self.books.get(&claim.registration));
@@ -151,7 +150,7 @@ impl Planner {
 
     // ---- both ----
 
-    /// Whether `key` may not be touched, because etcd would not let us.
+    /// Whether `key` must be left alone because etcd denies reading or writing it.
     pub(super) fn is_denied(&self, key: &str) -> bool {
         if self.denied.is_empty() {
             return false;
@@ -162,7 +161,7 @@ impl Planner {
         })
     }
 
-    /// What `registration` may not do where its keys lie.
+    /// Returns the prefixes of `registration` on which a permission is missing.
     pub(super) fn denied_to(&self, registration: &RegistrationRef) -> Vec<(Prefix, Right)> {
         let scopes = self.books.get(registration).map_or(&[][..], |book| &book.terms.scopes);
         let right = |scope: &Prefix| {
@@ -181,7 +180,7 @@ impl Planner {
             .collect()
     }
 
-    /// All scopes that etcd denies, and what of them.
+    /// Returns all prefixes that etcd denies, with the missing permission.
     pub fn denied(&self) -> impl Iterator<Item = (&Prefix, Right)> {
         let unreadable = self.denied.unreadable.iter().map(|scope| (scope, Right::Read));
         let unwritable = self.denied.unwritable.keys().map(|scope| (scope, Right::Write));
@@ -190,18 +189,17 @@ impl Planner {
 
     // ---- what may share a lease ----
 
-    /// From now on, what shares leases is what etcd grants together. Before [`Self::set_domains`] has told of a key,
-    /// that is put nowhere.
+    /// Requires lease groups from now on. A key is not placed until [`Self::set_domains`] has set its group.
     pub fn await_domains(&mut self) {
         self.leases.set_domains(LeaseGroups::default());
     }
 
-    /// What may share a lease, as far as is known.
+    /// The lease groups known so far.
     pub fn domains(&self) -> &LeaseGroups {
         self.leases.domains()
     }
 
-    /// What may share a lease from now on. Keys stay on the leases that they are on.
+    /// Replaces the lease groups. Keys stay on their leases.
     pub fn set_domains(&mut self, domains: LeaseGroups) {
         let unknown = |key: &&Key| self.leases.domain_of(key).is_none();
         let waited: Vec<Key> = self.slots.keys().filter(unknown).cloned().collect();
@@ -211,7 +209,7 @@ impl Planner {
         }
     }
 
-    /// The scopes of all registrations.
+    /// The prefixes of all registrations.
     pub fn data_scopes(&self) -> BTreeSet<Prefix> {
         let scopes = self.books.values().flat_map(|book| &book.terms.scopes);
         scopes.cloned().collect()
@@ -222,7 +220,7 @@ impl Planner {
         self.meta.record_key(lease)
     }
 
-    /// The scopes whose keys belong to no domain yet.
+    /// The prefixes whose lease group is not known yet.
     pub fn without_domain(&self) -> BTreeSet<Prefix> {
         let scopes = self.books.values().flat_map(|book| &book.terms.scopes);
         let unknown = |scope: &&Prefix| self.leases.domain_of(scope.prefix()).is_none();
@@ -231,7 +229,7 @@ impl Planner {
 
     // ---- helpers ----
 
-    /// Everything in `scope` is to be looked at.
+    /// Queues every key below `scope`.
     fn look_again(&mut self, scope: &Prefix) {
         for key in self.keys_in(scope) {
             self.enqueue(&key);
@@ -239,7 +237,7 @@ impl Planner {
         self.note_change(scope);
     }
 
-    /// Those whose keys lie in `scope` stand otherwise now.
+    /// Marks the registrations whose prefixes overlap `scope` as changed.
     fn note_change(&mut self, scope: &Prefix) {
         let concerned = |of: &Prefix| scope.contains(of.prefix()) || of.contains(scope.prefix());
         let concerned = self

@@ -1,5 +1,5 @@
-//! Keys where a registration has no business (any more): the Registry's rules say so, which is a fact. They go at once,
-//! whatever the guard would say of so many, and though the registration be suspended.
+//! Keys that the Registry's rules do not let a registration have (any more). The rules are certain, so these keys are
+//! removed at once, without the guard, and even if the registration is suspended.
 
 use super::planner::{Planner, RegistrationState};
 use super::policy::PrefixGrant;
@@ -8,8 +8,8 @@ use super::work::Work;
 use crate::index::RegistrationRef;
 
 impl Planner {
-    /// From now on `registration` has no business where it would lay its keys, but for those that each pass allows.
-    /// Tell after its terms.
+    /// Sets the prefixes below which `registration` may not write, except for the keys that each grant allows. Call
+    /// after [`Planner::set_terms`].
     pub fn forbid(&mut self, registration: &RegistrationRef, forbidden: Vec<(Prefix, PrefixGrant)>) {
         if forbidden.is_empty() {
             self.forbidden.remove(registration);
@@ -30,7 +30,7 @@ impl Planner {
             self.guard.clear_unconfirmed(&key);
             self.enqueue(&key);
         }
-        // What a pod had there goes with the pod's work, though nothing else of it may be changed now.
+        // The dropped keys of a pod are removed by the pod's work item, even if nothing else of it may change now.
         if let Some(book) = self.books.get(registration) {
             for pod in book.dropped.keys() {
                 self.work.push(Work::Pod(registration.clone(), pod.clone()));
@@ -38,7 +38,7 @@ impl Planner {
         }
     }
 
-    /// Whether `key` is where a registration has no business, and cannot be another one's.
+    /// Whether a rule forbids `key` to a registration, and no other registration may have it.
     pub(super) fn is_forbidden(&self, key: &Key) -> bool {
         let lays = |(registration, book): (&RegistrationRef, &RegistrationState)| {
             book.terms.scopes.iter().any(|scope| scope.contains(key)) && !self.denies(registration, key)

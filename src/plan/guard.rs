@@ -1,16 +1,16 @@
-//! Whether removals are carried out or held back: many at once on a mere suspicion are more likely a mistake than the
-//! truth.
+//! Mass-removal protection: decides whether unconfirmed removals are carried out or held back. Many at once are more
+//! likely a mistake than the truth.
 //!
-//! A pod that was deleted, terminates or has left its selector is a fact, and never comes here. That a pod is no longer
-//! ready, or was missing from a list, is a suspicion: single ones are let go at once, and those that would cost a
-//! Registry more of its keys within a window of time than its limit allows are held until the pods are back, until a
-//! time has passed, or until somebody approves.
+//! A pod that was deleted, is terminating or left its selector is a confirmed removal and does not pass through the
+//! guard. A pod that is no longer ready, or that is missing from a list, is an unconfirmed removal. Single ones are
+//! released at once. When they would cost a Registry more of its keys within a time window than its limit allows, the
+//! guard holds them until the pods are back, the hold expires, or a user approves.
 //!
-//! What counts is the decision to let a key go, not the attempts to remove it: a key is suspected, held or let go, never
-//! two of these at once, so it counts once however often it is looked at, written, or seen again.
+//! The guard counts decisions, not attempts: a key is unconfirmed, held or released, never two of these at once. So
+//! each key counts once, however often the planner looks at it, writes it or observes it again.
 //!
-//! Only who leads decides. A replica that stands by collects suspicions, and a hold outlives its leader in a record in
-//! etcd, whose id and end the next one goes on with.
+//! Only the leader decides. A standby replica collects unconfirmed removals. A hold outlives its leader in a record in
+//! etcd; the next leader continues it with the same id and end.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -24,29 +24,28 @@ mod hold;
 pub(super) use hold::Recorded;
 pub use hold::{GuardEvent, Hold, Moment, Release};
 
-/// What the guard does about a loss above the limit.
+/// What the guard does when a loss exceeds the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardMode {
-    /// Nothing: it does not even count.
+    /// Disabled: losses are not even counted.
     Off,
-    /// It says so, and lets the keys go.
+    /// Reports the loss and releases the keys.
     Warn,
-    /// It holds the keys.
+    /// Holds the keys.
     Hold,
 }
 
 /// The guard's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardSettings {
-    /// What it does about a loss above them.
     pub mode: GuardMode,
-    /// Losses within this time count together.
+    /// Losses within this time are added up.
     pub window: Duration,
-    /// The share of a Registry's keys that may go, in percent.
+    /// The share of a Registry's keys that may be lost, in percent.
     pub max_loss_percent: usize,
-    /// So many keys must be about to go at least; fewer are never held.
+    /// Minimum number of lost keys before the guard acts; fewer are never held.
     pub min_keys: usize,
-    /// How long keys are held.
+    /// How long a hold lasts.
     pub hold: Duration,
 }
 
@@ -60,7 +59,7 @@ impl GuardSettings {
         hold: Duration::ZERO,
     };
 
-    /// Holds everything that is in doubt.
+    /// Holds every unconfirmed removal.
     pub const EVERYTHING: Self = Self {
         mode: GuardMode::Hold,
         window: Duration::ZERO,
@@ -69,34 +68,36 @@ impl GuardSettings {
         hold: Duration::from_hours(1),
     };
 
-    /// Whether `lost` keys are more than may go of a Registry's `of` keys without being held, or told of.
+    /// Whether losing `lost` of a Registry's `of` keys exceeds the limits. Never true when the guard is off.
     pub fn is_above(&self, lost: usize, of: usize) -> bool {
         self.mode != GuardMode::Off && lost >= self.min_keys && lost * 100 > of * self.max_loss_percent
     }
 }
 
-/// What the guard knows about the keys of one Registry.
+/// The guard's state for one Registry.
 #[derive(Debug)]
 pub(super) struct Guard {
     terms: GuardSettings,
-    /// Until what a predecessor left has been judged, nothing that nobody claims is removed.
+    /// True until the keys that a predecessor left have been judged. Until then an unclaimed key stays, unless its removal
+    /// is confirmed.
     starting: bool,
-    /// Until then: keys of pods that are known to go.
+    /// While `starting`: keys whose removal is confirmed.
     facts: HashSet<Key>,
-    /// Suspicions that have not been judged yet.
+    /// Unconfirmed removals that have not been judged yet.
     fresh: BTreeMap<Key, Work>,
-    /// Of those, what somebody else has removed since the last look: whoever led let it go.
+    /// Unconfirmed keys that disappeared from etcd since the last [`Guard::look`]: the leader of that time released
+    /// them.
     went: HashSet<Key>,
-    /// Suspicions that were let go within the window, and have not come back.
+    /// Unconfirmed keys that were released within the window and have not been claimed again.
     let_go: HashMap<Key, Instant>,
-    /// The same in the order of their time, and more that has come back since.
+    /// The entries of `let_go` in the order of their time, and entries of keys that have been claimed again since.
     order: VecDeque<(Instant, Key)>,
-    /// Keys let go that etcd may still hold.
+    /// Released keys that etcd may still hold.
     leaving: HashMap<Key, Work>,
     hold: Option<Hold>,
-    /// The record of a hold in etcd, ours or a predecessor's.
+    /// The record of a hold in etcd, written by this replica or a predecessor.
     recorded: Option<Recorded>,
-    /// The hold that was ended last, whose record may still be there.
+    /// The id of the hold that ended last. Its record may still exist.
     ended: Option<String>,
 }
 
@@ -129,7 +130,7 @@ impl Guard {
         self.starting
     }
 
-    /// What a predecessor left has been suspected as far as it is to be.
+    /// Ends the start phase: the keys that a predecessor left have been marked unconfirmed where necessary.
     pub(super) fn started(&mut self) {
         self.starting = false;
         self.facts = HashSet::new();
@@ -139,12 +140,12 @@ impl Guard {
         self.hold.as_ref()
     }
 
-    /// Whether `key`, which nobody claims, must stay for now.
+    /// Whether `key`, which no pod claims, must not be removed for now.
     pub(super) fn detains(&self, key: &str) -> bool {
         self.is_on() && self.starting && !self.facts.contains(key) || self.is_suspect(key)
     }
 
-    /// Whether what becomes of `key` is undecided, or decided and not done yet.
+    /// Whether `key` is undecided or held, or is released and not removed yet.
     pub(super) fn knows(&self, key: &str) -> bool {
         self.is_suspect(key) || self.leaving.contains_key(key)
     }
@@ -154,7 +155,7 @@ impl Guard {
         self.fresh.contains_key(key) || self.hold.as_ref().is_some_and(held)
     }
 
-    /// How many keys in `scope` are held that are `registration`'s, or nobody is known to have wanted.
+    /// Counts the held keys below `scope` that belong to `registration`, or whose registration is unknown.
     pub(super) fn held_in(&self, scope: &Prefix, registration: &RegistrationRef) -> usize {
         let Some(hold) = &self.hold else { return 0 };
         let its = |(_, work): &(&Key, &Work)| match work {
@@ -164,8 +165,8 @@ impl Guard {
         hold.keys_in(scope).filter(its).count()
     }
 
-    /// `key`, which etcd may hold, is to go, on a suspicion only; `work` does it. One that is suspect already, or that
-    /// was let go and is still on its way out, stays what it is.
+    /// Marks the removal of `key`, which etcd may hold, as unconfirmed; `work` removes the key. A key that is already
+    /// unconfirmed or held, or that is released and not removed yet, keeps its state.
     pub(super) fn mark_unconfirmed(&mut self, key: &Key, work: Work) {
         if !self.knows(key) {
             self.let_go.remove(key);
@@ -173,7 +174,8 @@ impl Guard {
         }
     }
 
-    /// `key` is to go for a fact, which is no loss that counts; returns whether it was detained until now.
+    /// Records that the removal of `key` is confirmed, so it does not count as a loss. Returns whether the key was held
+    /// back until now.
     pub(super) fn clear_unconfirmed(&mut self, key: &Key) -> bool {
         if self.starting {
             self.facts.insert(key.clone());
@@ -185,13 +187,13 @@ impl Guard {
         self.fresh.remove(key).is_some() || held.is_some()
     }
 
-    /// `key` is wanted again.
+    /// Records that `key` is desired again.
     pub(super) fn back(&mut self, key: &Key) {
         self.clear_unconfirmed(key);
         self.facts.remove(key);
     }
 
-    /// etcd does not hold `key` any more.
+    /// Records that etcd no longer holds `key`.
     pub(super) fn gone(&mut self, key: &Key) {
         self.leaving.remove(key);
         if self.fresh.remove(key).is_some() {
@@ -202,8 +204,8 @@ impl Guard {
         }
     }
 
-    /// This replica leads anew: what was let go and is still there is suspect again, for another one may have led
-    /// meanwhile and held it.
+    /// Prepares for a new term of leadership: released keys that are not removed yet become unconfirmed again, because
+    /// another leader may have held them in between.
     pub(super) fn doubt_again(&mut self) {
         self.ended = None;
         for (key, work) in std::mem::take(&mut self.leaving) {
@@ -211,7 +213,7 @@ impl Guard {
         }
     }
 
-    /// Another replica leads: what is undecided is for that one to decide.
+    /// Hands undecided keys over to another leader.
     pub(super) fn stand_by(&mut self) {
         self.doubt_again();
         if let Some(hold) = self.hold.take() {
@@ -219,18 +221,18 @@ impl Guard {
         }
     }
 
-    /// What etcd holds under the key of the hold's record.
+    /// Stores what etcd holds under the key of the hold's record.
     pub(super) fn set_recorded(&mut self, recorded: Option<Recorded>) {
         self.recorded = recorded;
     }
 
-    /// The record of a hold in etcd.
     pub(super) fn recorded(&self) -> Option<&Recorded> {
         self.recorded.as_ref()
     }
 
-    /// Whether the record in etcd is to go: its hold is over and so is what it held, as far as `is_there` tells, or it
-    /// makes no sense. Until then it tells a successor that whatever is left was approved, or has had its time.
+    /// Whether the record in etcd is to be deleted: its hold has ended and none of the keys it released is there
+    /// according to `is_there`, or the record is invalid. Until then the record tells a successor that the remaining
+    /// keys were approved or that their hold expired.
     pub(super) fn is_record_void(&self, is_there: impl Fn(&Key) -> bool) -> bool {
         let Some(recorded) = &self.recorded else { return false };
         match &recorded.hold {
@@ -239,19 +241,19 @@ impl Guard {
         }
     }
 
-    /// Notes the time of what has happened, without deciding anything.
+    /// Updates the loss counters with the current time, without deciding anything.
     pub(super) fn look(&mut self, now: Instant) {
         for key in std::mem::take(&mut self.went) {
             self.count([&key], now);
         }
-        // Nothing grows old while a hold lasts: what had gone before it began still belongs to the same loss.
+        // No loss leaves the window while a hold lasts: the keys lost before it began belong to the same loss.
         if self.hold.is_none() {
             self.forget_old(now);
         }
     }
 
-    /// Decides about all suspicions at once, `present` keys being in etcd, each of which `is_there`. Returns what
-    /// somebody should hear of, and what is to be looked at because its removal is no longer held back.
+    /// Decides about all unconfirmed removals at once. `present` is the number of keys in etcd; `is_there` tests one
+    /// key. Returns the event to report, and the work to queue because its removal is no longer held back.
     pub(super) fn judge(
         &mut self,
         (present, is_there): (usize, impl Fn(&Key) -> bool),
@@ -291,14 +293,14 @@ impl Guard {
         }
         self.count(fresh.keys(), now);
         let news = above.then(|| {
-            // Said once, not anew with every key.
+            // Report the loss once, not again with every key.
             self.forget_all();
             GuardEvent::Warned { lost, of }
         });
         (news, self.release(fresh))
     }
 
-    /// Goes on with the hold that is recorded in etcd, if that is not the one there is.
+    /// Adopts the hold that is recorded in etcd, unless it is the current one or the one that ended last.
     fn resume(&mut self, moment: Moment) -> Option<GuardEvent> {
         let record = self.recorded.as_ref()?.hold.as_ref()?;
         let is_present = self.hold.as_ref().is_some_and(|hold| hold.id == record.id);
@@ -307,11 +309,11 @@ impl Guard {
         }
         let until = Duration::from_secs(record.until);
         if until.saturating_add(self.terms.hold) < moment.unix {
-            // Of another time: etcd was restored from a snapshot. It says nothing about what is in doubt now.
+            // The record is out of date: etcd was restored from a snapshot. It does not apply to the current removals.
             self.ended = Some(record.id.clone());
             return None;
         }
-        // Clocks differ: it is not to last longer than it might have in all.
+        // Clocks differ: limit the hold to its full configured duration.
         let left = until.saturating_sub(moment.unix);
         self.hold = Some(Hold {
             id: record.id.clone(),
@@ -349,7 +351,7 @@ impl Guard {
         };
         self.ended = Some(id.clone());
         if why == Release::Resolved {
-            // Within the limit after all; it counts like any other loss within the limit.
+            // The loss is within the limit again. It counts like any other loss within the limit.
             self.count(keys.keys(), now);
         } else {
             self.forget_all();

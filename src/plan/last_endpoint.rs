@@ -1,8 +1,8 @@
-//! The last endpoint of a registration that is not to be left without one: it stays though its pod is not ready, until
-//! that is deleted or terminates, or until another pod is ready.
+//! Keeps the last endpoint of a registration with `keep_last`: it stays although its pod is not ready, until the pod is
+//! deleted or terminates, or another pod is ready.
 //!
-//! It is the endpoint that was lost last. Where that is not known, after a start or a takeover, it is one that etcd still
-//! holds, the first by its pod's name.
+//! It is the endpoint that was lost last. After a start or a takeover that is not known; then it is the first one, by
+//! pod name, that etcd still holds.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::unconfirmed::may_be_there;
 use crate::index::RegistrationRef;
 
 impl RegistrationState {
-    /// Whether a pod that is ready has an endpoint.
+    /// Whether a ready pod has an endpoint.
     fn has_ready_endpoint(&self) -> bool {
         let ready = |(pod, desired): (&Arc<str>, &DesiredPod)| self.kept.as_ref() != Some(pod) && has_keys(desired);
         self.desired_pods.iter().any(ready)
@@ -25,8 +25,8 @@ fn has_keys(desired: &DesiredPod) -> bool {
 }
 
 impl Planner {
-    /// A pod of `registration` is no longer to be registered, `lost` if it may be again: if that leaves nothing and the
-    /// registration is to keep its last endpoint, that stays.
+    /// Keeps the last endpoint of `registration`, if it has `keep_last` and a removed pod leaves it without any. `lost`
+    /// is the removed pod if it may become ready again.
     pub(super) fn keep_if_last(&mut self, registration: &RegistrationRef, lost: Option<&Arc<str>>) {
         let Some(book) = self.books.get(registration) else {
             return;
@@ -36,7 +36,7 @@ impl Planner {
             return;
         }
         if !self.complete {
-            // Those that are ready may still be told.
+            // Ready pods may still be listed.
             self.in_question.insert(registration.clone());
             return;
         }
@@ -51,7 +51,8 @@ impl Planner {
         }
     }
 
-    /// `registration` has an endpoint of a pod that is ready, or is not to keep its last one any more.
+    /// Drops the kept endpoint of `registration`, as an unconfirmed removal: it is no longer needed, or another one will
+    /// be kept instead.
     pub(super) fn let_last_go(&mut self, registration: &RegistrationRef) {
         let book = self.books.get_mut(registration);
         if let Some(pod) = book.and_then(|book| book.kept.take()) {
@@ -59,13 +60,13 @@ impl Planner {
         }
     }
 
-    /// Whoever led before may have kept other endpoints than this replica would have.
+    /// Decides again about all last endpoints: the previous leader may have kept other ones than this replica would.
     pub(super) fn last_in_question(&mut self) {
         let keeping = self.books.iter().filter(|(_, book)| book.terms.keep_last);
         self.in_question.extend(keeping.map(|(name, _)| name.clone()));
     }
 
-    /// Decides which endpoints stay where that was not known before.
+    /// Decides which endpoint stays, for the registrations for which that is open.
     pub(super) fn settle_last(&mut self) {
         if !self.complete || self.in_question.is_empty() {
             return;
@@ -94,7 +95,7 @@ impl Planner {
         }
     }
 
-    /// The first pod that is not ready and has keys in etcd.
+    /// The first pod, by name, that is not ready and has keys in etcd; the kept one is left out.
     fn some_unready(&self, book: &RegistrationState) -> Option<Arc<str>> {
         let is_there = |key: &Key| self.slots.get(key).is_some_and(|slot| self.is_ours(slot));
         let has = |(_, desired): &(&Arc<str>, &DesiredPod)| desired.all_records().any(|record| is_there(&record.key));
@@ -102,7 +103,7 @@ impl Planner {
         pods.filter(|pod| book.kept.as_ref() != Some(*pod)).min().cloned()
     }
 
-    /// Whether etcd may hold a key of `desired`, as far as is known.
+    /// Whether etcd may hold a key of `desired`; keys that have not been read yet count.
     fn may_have_keys(&self, desired: &DesiredPod) -> bool {
         let may = |key: &Key| self.slots.get(key).is_some_and(may_be_there) || !self.is_surveyed(key);
         desired.all_records().any(|record| may(&record.key))

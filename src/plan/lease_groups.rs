@@ -1,24 +1,24 @@
-//! Which keys are granted and denied together: only those may share a lease.
+//! Lease groups: the keys that are granted and denied together. Only they may share a lease.
 //!
-//! etcd lets nobody renew a lease, nor put a key on it, who may not write every key that is on it. So a lease whose keys
-//! are granted apart would be lost for all of them when one grant is taken back. What is granted together is not known
-//! from the keys' names, but etcd tells of a folder whether all of it may be written: the widest such folder around a
-//! key is its domain.
+//! etcd lets a client renew a lease, or put a key on it, only if the client may write every key on it. If a lease
+//! carried keys with different permissions, revoking one permission would lose all of them. The names of the keys do
+//! not show which permissions belong together. But etcd answers whether a client may write everything below a folder,
+//! so the group of a key is the widest such folder around it.
 
 use std::collections::BTreeSet;
 
 use super::transaction::Prefix;
 
-/// Keys that may share a lease.
+/// A set of keys that may share a lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LeaseGroup {
-    /// All keys: etcd asks nobody who they are.
+    /// All keys: etcd does not check permissions.
     Everything,
-    /// Those below a folder that may be written as a whole, and whose parent may not.
+    /// The keys below a folder that may be written as a whole, and whose parent may not.
     Below(Prefix),
 }
 
-/// The domains there are, as far as is known.
+/// The lease groups known so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseGroups {
     everything: bool,
@@ -34,17 +34,17 @@ impl LeaseGroups {
         }
     }
 
-    /// What lies below `folder` may share leases.
+    /// Adds the group of the keys below `folder`.
     pub fn add(&mut self, folder: Prefix) {
         self.folders.insert(folder);
     }
 
-    /// What lies below `folder` may be granted otherwise by now, if that was granted for itself.
+    /// Forgets the group of exactly `folder`, because its permissions may have changed.
     pub(super) fn forget(&mut self, folder: &Prefix) {
         self.folders.remove(folder);
     }
 
-    /// Whose leases `key` may share; none where that is not known.
+    /// The lease group of `key`, none if it is not known.
     pub fn of(&self, key: &str) -> Option<LeaseGroup> {
         if self.everything {
             return Some(LeaseGroup::Everything);
@@ -54,7 +54,7 @@ impl LeaseGroups {
     }
 }
 
-/// The folders that `key` lies in, the widest first, each with its slash.
+/// The folders that contain `key`, the widest first, each with its trailing slash.
 pub fn folders(key: &str) -> impl Iterator<Item = &str> {
     key.match_indices('/').map(|(slash, _)| &key[..=slash])
 }

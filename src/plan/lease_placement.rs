@@ -1,4 +1,4 @@
-//! Which leases the keys of one work go on: those that may share one on the same, if possible.
+//! Chooses the leases for the keys of one work item: keys of one lease group are put on one lease, if possible.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use super::transaction::{Key, LeaseId, Op};
 use super::work::Work;
 use crate::index::RegistrationRef;
 
-/// Writes that have a lease, and the room kept there for the keys that are new on it.
+/// Writes with their leases, and the room reserved there for keys that are new on the lease.
 pub(super) type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
 
-/// No lease of this domain has room.
+/// No lease of this group has room.
 pub(super) struct Unplaced {
     pub ttl: u32,
     pub domain: LeaseGroup,
@@ -21,7 +21,7 @@ pub(super) struct Unplaced {
 }
 
 impl Planner {
-    /// Chooses leases for the puts among `decisions`, all those of one domain on one, and reserves room there.
+    /// Chooses leases for the puts among `decisions`, one for all keys of a lease group, and reserves room there.
     pub(super) fn place(
         &mut self,
         work: &Work,
@@ -69,7 +69,7 @@ impl Planner {
         Ok((ops.collect(), reserved))
     }
 
-    /// The lease that carries other keys of the same pod and domain: they should come and go together.
+    /// The lease that carries other keys of the same pod and lease group: they should expire together.
     fn lease_of_siblings(
         &self,
         registration: &RegistrationRef,

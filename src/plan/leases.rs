@@ -1,8 +1,9 @@
-//! The pool of leases: which are ours, how full each is, and where a new key goes.
+//! The pool of leases of one Registry: which leases are ours, how full each is, and which lease a new key is put on.
 //!
-//! Leases are pooled because the operator, not the pod, renews them. Holes are filled before a lease is granted,
-//! and a key is never moved to another lease without need: a move is an event for every consumer. Keys of different
-//! [`LeaseGroup`](super::lease_groups::LeaseGroup)s are never put on one lease; what shares one already stays there.
+//! The operator renews the leases, not the pods, so keys of many pods share a lease. Free room is filled before another
+//! lease is granted. A key is never moved to another lease without need, because every consumer sees a move as an
+//! event. New keys of different [`LeaseGroup`](super::lease_groups::LeaseGroup)s are never put on one lease; keys that
+//! already share a lease stay there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -15,50 +16,50 @@ use super::transaction::{Expect, Key, LeaseId, Revision};
 mod homes;
 mod lease;
 
-/// How long a lease stays empty before it is let go.
+/// How long a lease must be empty before its record is removed, so that it expires.
 const EMPTY_FOR: Duration = Duration::from_mins(10);
 
-/// How long a lease lives that is recorded in a form that is not known here, in seconds: the shortest time that there is,
-/// so that it is renewed often enough whatever its own is.
+/// Assumed time to live, in seconds, of a lease whose record has an unknown format. It is the shortest one, so that the
+/// lease is renewed often enough whatever its real time to live is.
 const UNKNOWN_TTL: u32 = 5;
 
 /// Whether a key can stay on its lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// The lease is ours and lives as long as it should.
+    /// The lease is ours, can be used, and has the right time to live.
     Stays,
-    /// It has to go on another lease.
+    /// The key must be put on another lease.
     Moves,
-    /// It is not known whether the lease, and with it the key, is still there.
+    /// Unknown: the lease, and the key with it, may not exist any more.
     InDoubt,
 }
 
-/// All leases of one Registry.
+/// The leases of one Registry.
 #[derive(Debug)]
 pub struct Leases {
     capacity: usize,
     domains: LeaseGroups,
     known: BTreeMap<LeaseId, Lease>,
-    /// Open leases with room, by time to live and by whose keys they take: placing a key does not search. In order, so
+    /// Open leases with room, by time to live and [`Home`], so that placing a key needs no search. They are ordered, so
     /// that some fill up and others run empty.
     roomy: HashMap<(u32, Home), BTreeSet<LeaseId>>,
-    /// Leases in [`State::Fresh`]: every plan asks for them, and there are mostly none.
+    /// Leases in [`State::Fresh`]. Every planning step asks for them, and mostly there are none.
     fresh: BTreeSet<LeaseId>,
-    /// Leases in [`State::Doubtful`], likewise.
+    /// Leases in [`State::Doubtful`], kept for the same reason.
     doubtful: BTreeSet<LeaseId>,
-    /// Leases that etcd denies.
+    /// Leases for which etcd denies renewals and puts.
     denied: BTreeSet<LeaseId>,
-    /// Leases whose room, or whose keys' domain, may have changed since the last [`Self::take_offered`].
+    /// Leases whose room or [`Home`] may have changed since the last [`Self::take_offered`].
     offered: BTreeSet<LeaseId>,
-    /// The number of keys that etcd holds on all of them.
+    /// The number of keys that etcd holds on all known leases.
     key_count: usize,
-    /// Keys on leases that are not known to be ours (yet): a key may be seen before the record of its lease is.
+    /// Keys on leases that are not known to be ours (yet): a key may be observed before the record of its lease.
     strangers: HashMap<LeaseId, HashSet<Key>>,
     changed: bool,
 }
 
 impl Leases {
-    /// An empty pool whose leases carry up to `capacity` keys each, whatever their domain.
+    /// Returns an empty pool. Each lease carries up to `capacity` keys, whatever their lease group.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
@@ -75,7 +76,7 @@ impl Leases {
         }
     }
 
-    /// Changes how many keys a lease carries; fuller ones stay as they are.
+    /// Changes how many keys a lease carries. Leases that carry more keep their keys.
     pub fn set_capacity(&mut self, capacity: usize) {
         self.capacity = capacity.max(1);
         for lease in self.known.keys().copied().collect::<Vec<_>>() {
@@ -83,17 +84,17 @@ impl Leases {
         }
     }
 
-    /// How many keys a lease carries.
+    /// The maximum number of keys on a lease.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Whether a key on `lease` is ours.
+    /// Whether `lease`, and thus a key on it, is ours.
     pub fn is_ours(&self, lease: LeaseId) -> bool {
         self.known.contains_key(&lease)
     }
 
-    /// Whether a key on `lease` that is to live `ttl` seconds may stay there.
+    /// Whether a key on `lease` that needs a time to live of `ttl` seconds may stay there.
     pub(super) fn fit(&self, lease: LeaseId, ttl: u32) -> Fit {
         match self.known.get(&lease) {
             Some(known) if known.denied => Fit::Moves,
@@ -104,7 +105,6 @@ impl Leases {
         }
     }
 
-    /// The number of leases.
     pub fn len(&self) -> usize {
         self.known.len()
     }
@@ -114,17 +114,16 @@ impl Leases {
         self.key_count
     }
 
-    /// The ids of all leases.
     pub fn ids(&self) -> impl Iterator<Item = LeaseId> + '_ {
         self.known.keys().copied()
     }
 
-    /// The leases to renew with their times to live in seconds, if that changed since the last call.
+    /// Returns the leases to renew with their times to live in seconds, if they changed since the last call.
     pub fn take_changed_renewals(&mut self) -> Option<BTreeMap<LeaseId, u32>> {
         std::mem::take(&mut self.changed).then(|| self.known.iter().map(|(id, lease)| (*id, lease.ttl)).collect())
     }
 
-    /// Forgets every lease: etcd's history is another one now.
+    /// Forgets every lease: etcd's history has been replaced.
     pub fn clear(&mut self) {
         self.known.clear();
         self.roomy.clear();
@@ -137,12 +136,12 @@ impl Leases {
         self.changed = true;
     }
 
-    /// A lease of `ttl` seconds was granted to us. It takes keys once it is recorded.
+    /// Adds a lease of `ttl` seconds that etcd granted us. It takes keys once its record is written.
     pub fn granted(&mut self, lease: LeaseId, ttl: u32) {
         self.insert(lease, ttl, State::Fresh);
     }
 
-    /// Forgets the leases that are not recorded: nobody but us knows of them, and we are not to record them any more.
+    /// Forgets the leases without a record. No other replica knows them, and this one must not record them any more.
     pub fn forget_fresh(&mut self) {
         let fresh = self.known.iter().filter(|(_, lease)| lease.state == State::Fresh);
         for lease in fresh.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -150,17 +149,17 @@ impl Leases {
         }
     }
 
-    /// How many granted leases wait to be recorded.
+    /// The number of granted leases whose record is not written yet.
     pub fn fresh(&self) -> usize {
         self.fresh.len()
     }
 
-    /// How many of them live `ttl` seconds.
+    /// The number of granted leases of `ttl` seconds whose record is not written yet.
     pub(super) fn fresh_of(&self, ttl: u32) -> usize {
         self.fresh.iter().filter(|id| self.known[id].ttl == ttl).count()
     }
 
-    /// The leases that may have got room since the last call: time to live, whose keys each takes, and its room.
+    /// Returns the leases that may have got room since the last call: time to live, [`Home`] and room.
     pub(super) fn take_offered(&mut self) -> Vec<(u32, Home, usize)> {
         let offered = std::mem::take(&mut self.offered);
         let described = |id: LeaseId| {
@@ -170,13 +169,12 @@ impl Leases {
         offered.into_iter().filter_map(described).collect()
     }
 
-    /// Forgets which leases may have got room.
     pub(super) fn forget_offered(&mut self) {
         self.offered.clear();
     }
 
-    /// The record of a lease exists, written at `revision`; without a time to live if a newer release wrote it in a form
-    /// that is not known here. Returns the keys that turn out to be ours by it, and those that waited for it.
+    /// Takes in the record of a lease, written at `revision`. `ttl` is none if a newer release wrote the record in an
+    /// unknown format. Returns the keys that the record proves to be ours, and those that waited for it.
     pub fn recorded(&mut self, lease: LeaseId, ttl: Option<u32>, revision: Revision) -> Vec<Key> {
         let state = if ttl.is_some() { State::Open } else { State::Newer };
         if !self.is_ours(lease) {
@@ -192,7 +190,7 @@ impl Leases {
         }
         if known.state != State::Retiring || known.record != revision {
             if known.state == State::Newer {
-                // It is not filed among those with room: nothing has to be filed anew.
+                // A lease in this state is not in `roomy`, so the index by time to live needs no update.
                 known.ttl = ttl.unwrap_or(known.ttl);
                 self.changed = true;
             }
@@ -210,7 +208,7 @@ impl Leases {
         concerned
     }
 
-    /// The record of a lease was not there at `revision`. That of a fresh one is yet to be written.
+    /// Takes in that a lease had no record at `revision`. A fresh lease is expected to have none yet.
     pub(super) fn record_missing(&mut self, lease: LeaseId, revision: Revision) {
         let Some(known) = self.known.get_mut(&lease) else {
             return;
@@ -227,8 +225,8 @@ impl Leases {
         }
     }
 
-    /// Somebody wrote something else, at `revision`, under the key of a lease's record. The key is ours by its name:
-    /// the record is written over it.
+    /// Takes in that a foreign value was written at `revision` under the key of a lease's record. The key is ours by
+    /// its name, so the record is written over it.
     pub(super) fn record_spoilt(&mut self, lease: LeaseId, revision: Revision) {
         let Some(known) = self.known.get_mut(&lease) else {
             return;
@@ -243,8 +241,9 @@ impl Leases {
         }
     }
 
-    /// The lease is said to have lapsed, or its record vanished. One without keys is forgotten; one with keys has to be
-    /// confirmed, unless its record is not ours to write: that one ends when its record does.
+    /// Marks a lease as doubtful: it was reported as expired, or its record vanished. A lease without keys, or one
+    /// being retired, is forgotten. A lease with keys must be confirmed, except one whose record is of a newer release
+    /// and must not be written: it ends when its record vanishes.
     pub fn doubt(&mut self, lease: LeaseId) {
         let Some(known) = self.known.get_mut(&lease) else {
             return;
@@ -257,28 +256,28 @@ impl Leases {
         }
     }
 
-    /// The lease is gone, and every key on it went with it: these are returned.
+    /// Removes a lease that does not exist any more. Returns the keys on it, which vanished with it.
     pub fn gone(&mut self, lease: LeaseId) -> Vec<Key> {
         let gone = self.remove(lease);
         gone.map(|lease| lease.keys.into_iter().collect()).unwrap_or_default()
     }
 
-    /// Up to `max` leases whose record must be written, with their times to live in seconds and what is to be found
-    /// under the record's key: freshly granted ones together, or one doubtful one alone, so that an answer "no such
-    /// lease" names it.
+    /// Returns up to `max` leases whose record must be written, with their times to live in seconds and the guard of
+    /// the write. Either several fresh leases, or one doubtful lease alone, so that etcd's answer "no such lease"
+    /// identifies it.
     pub(super) fn unrecorded(&self, max: usize) -> Vec<(LeaseId, u32, Expect)> {
         let described = |id: &LeaseId| {
             let lease = &self.known[id];
             (*id, lease.ttl, lease.record_guard())
         };
-        // Of one that etcd denies the record cannot be put.
+        // The record of a lease that etcd denies cannot be written.
         match self.doubtful.difference(&self.denied).next() {
             Some(doubtful) => vec![described(doubtful)],
             None => self.fresh.iter().take(max).map(described).collect(),
         }
     }
 
-    /// Gives reserved room back: what was written is counted by [`Leases::attach`].
+    /// Returns reserved room to the lease. Keys that were written are counted by [`Leases::attach`].
     pub fn release(&mut self, lease: LeaseId, count: usize) {
         if let Some(known) = self.known.get_mut(&lease) {
             known.reserved = known.reserved.saturating_sub(count);
@@ -287,7 +286,7 @@ impl Leases {
         }
     }
 
-    /// etcd holds `key` on `lease`.
+    /// Records that etcd holds `key` on `lease`.
     pub fn attach(&mut self, lease: LeaseId, key: &Key) {
         match self.known.get_mut(&lease) {
             Some(known) => {
@@ -303,7 +302,7 @@ impl Leases {
         }
     }
 
-    /// etcd no longer holds `key` on `lease`.
+    /// Records that etcd no longer holds `key` on `lease`.
     pub fn detach(&mut self, lease: LeaseId, key: &Key) {
         if let Some(known) = self.known.get_mut(&lease) {
             self.key_count -= usize::from(known.keys.remove(key));
@@ -317,7 +316,7 @@ impl Leases {
         }
     }
 
-    /// The leases that have been empty for long enough to be let go, with the revisions of their records.
+    /// Returns the leases that have been empty for [`EMPTY_FOR`], with the revisions of their records.
     pub fn retirable(&mut self, now: Instant) -> Vec<(LeaseId, Revision)> {
         let mut long_empty = Vec::new();
         for (id, lease) in &mut self.known {
@@ -331,7 +330,7 @@ impl Leases {
         long_empty
     }
 
-    /// The record of an empty lease is about to be removed.
+    /// Marks an empty lease whose record is about to be removed.
     pub fn retire(&mut self, lease: LeaseId) {
         if let Some(known) = self.known.get_mut(&lease) {
             known.state = State::Retiring;

@@ -1,10 +1,11 @@
-//! Where our own bookkeeping lives in etcd and what it looks like: `<meta prefix><cluster id>/leader`,
-//! `<meta prefix><cluster id>/leases/<lease id>`, `<meta prefix><cluster id>/hold`, `<meta prefix><cluster id>/heard/<track>` and
-//! `<meta prefix><cluster id>/candidates/<identity>` for the Registry `default`, the same below `<meta prefix><cluster id>/registries/<name>/` for any other. Consumers never read it.
+//! The keys and values of our own bookkeeping in etcd. For the Registry `default` they are `<meta prefix><cluster
+//! id>/leader`, `<meta prefix><cluster id>/leases/<lease id>`, `<meta prefix><cluster id>/hold`, `<meta prefix><cluster
+//! id>/heard/<track>` and `<meta prefix><cluster id>/candidates/<identity>`; for any other Registry they are the same
+//! below `<meta prefix><cluster id>/registries/<name>/`. Consumers never read them.
 //!
-//! Every record says in `v` which version of its form it has. Releases run side by side while one replaces the other, and
-//! either may lead: a later form may add fields, and keeps those that are there. Should one come that this release cannot
-//! read nevertheless, then whatever it is about is kept as it is, and so is the record.
+//! Every record has its format version in `v`. During an upgrade two releases run side by side, and either may lead: a
+//! later format may add fields and keeps the existing ones. If this release cannot read a newer record, it keeps both
+//! the record and the things it describes as they are.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,50 +14,47 @@ use serde::{Deserialize, Serialize};
 
 use super::transaction::{Key, LeaseId, Prefix, Value};
 
-/// The version of the records that this release writes.
+/// The format version of the records that this release writes.
 pub const RECORD_VERSION: u32 = 1;
-/// For a hold of which it cannot be read how long it lasts, in seconds since 1970: the year 9999. Whoever goes on with a
-/// hold lets it last no longer than one of its own.
+/// The end of a hold whose record does not show one, in seconds since 1970: the year 9999. A replica that adopts a hold
+/// limits it to its own configured duration.
 const NO_END: u64 = 253_370_764_800;
 
-/// The Registry that registrations use when they name none.
+/// The Registry of registrations that name none.
 const DEFAULT_REGISTRY: &str = "default";
 
-/// The names of our bookkeeping keys in one Registry.
+/// The names of the bookkeeping keys of one Registry.
 #[derive(Clone, Debug)]
 pub struct MetaKeys {
     scope: Prefix,
     leases: Arc<str>,
 }
 
-/// What is written under a lease's record key, on that very lease: proof that the lease is ours, entry in the
-/// list of leases to renew, and witness that the lease lives.
+/// The value under a lease's record key, on that very lease. It proves that the lease is ours, lists it for renewal,
+/// and shows that the lease is alive.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LeaseRecord {
-    /// The version of this record's format.
     v: u32,
-    /// The time to live asked for, in seconds.
+    /// The requested time to live, in seconds.
     ttl: u32,
 }
 
-/// What is written under the key of the hold, while removals are held back: what a process must know to go on with a
-/// hold that another one began.
+/// The record of a hold: what another process must know to continue it.
 ///
-/// It is on the lease of one of the keys held. So it outlives every leader, for every replica renews that lease; and it
-/// stays no longer than what it is about when nobody is left to renew anything.
+/// It is on the lease of one of the keys held. Every replica renews that lease, so the record outlives every leader.
+/// When no replica is left to renew it, the record expires together with that key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct HoldRecord {
-    /// Names it.
+    /// Identifies the hold.
     pub id: String,
-    /// When it ends, in seconds since 1970.
+    /// When the hold expires, in seconds since 1970.
     pub until: u64,
-    /// How many keys would have gone when it began.
+    /// How many keys would have been lost when the hold began.
     pub lost: usize,
-    /// How many keys there were before.
+    /// How many keys existed before the loss.
     pub of: usize,
 }
 
-/// A [`HoldRecord`] with the version of its format.
 #[derive(Serialize, Deserialize)]
 struct Versioned {
     v: u32,
@@ -64,21 +62,20 @@ struct Versioned {
     hold: HoldRecord,
 }
 
-/// What a candidate in the election says of itself, on the lease of its session: as long as the record is there, its replica
-/// is connected to this etcd.
+/// The record of a candidate in the leader election, on the lease of its session. As long as the record exists, its
+/// replica is connected to this etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CandidateRecord {
     /// The replica's name.
     pub identity: Arc<str>,
-    /// Its process, as it is known on direct connections.
+    /// The id of its process on direct connections between replicas.
     pub process: Arc<str>,
-    /// Where other replicas reach it, if they do.
+    /// The address for direct connections from other replicas, if it accepts any.
     pub address: Option<SocketAddr>,
-    /// Its view of Kubernetes is complete and up to date.
+    /// Whether its caches are complete and up to date.
     pub fresh: bool,
 }
 
-/// A [`CandidateRecord`] with the version of its format.
 #[derive(Serialize, Deserialize)]
 struct VersionedCandidate {
     v: u32,
@@ -91,7 +88,7 @@ struct VersionedCandidate {
 }
 
 impl CandidateRecord {
-    /// What is written of it.
+    /// The encoded value for etcd.
     pub fn value(&self) -> Value {
         let record = VersionedCandidate {
             v: RECORD_VERSION,
@@ -103,7 +100,7 @@ impl CandidateRecord {
         serde_json::to_vec(&record).expect("text always serialises").into()
     }
 
-    /// What was written; none if it is no such thing. Later versions may add fields, never change these.
+    /// Decodes a value, none if it cannot be read. Later versions may add fields, never change these.
     pub fn read(value: &[u8]) -> Option<Self> {
         let record: VersionedCandidate = serde_json::from_slice(value).ok()?;
         Some(Self {
@@ -115,13 +112,13 @@ impl CandidateRecord {
     }
 }
 
-/// What every record has.
+/// The field that every record has.
 #[derive(Deserialize)]
 struct AnyRecord {
     v: u32,
 }
 
-/// The version of a record of a form that is newer than what this release writes; none of any other value.
+/// The version of a record if its format is newer than the one this release writes; none for any other value.
 pub fn newer_version(value: &[u8]) -> Option<u32> {
     let record: AnyRecord = serde_json::from_slice(value).ok()?;
     (record.v > RECORD_VERSION).then_some(record.v)
@@ -133,8 +130,9 @@ impl MetaKeys {
         Self::within(Prefix::below(&format!("{meta_prefix}{cluster_id}/")))
     }
 
-    /// The keys of the Registry `name`. Those of `default` are the cluster's own; the others have a folder of theirs
-    /// in it, so that two Registries of one etcd never take each other's leases, and thus keys, for their own.
+    /// The keys of the Registry `name`. Those of `default` are directly in the cluster's folder, those of every other
+    /// Registry in a folder inside it. So two Registries on one etcd never take each other's leases, and thus keys, for
+    /// their own.
     pub fn of_registry(meta_prefix: &str, cluster_id: &str, name: &str) -> Self {
         if name == DEFAULT_REGISTRY {
             Self::new(meta_prefix, cluster_id)
@@ -149,32 +147,31 @@ impl MetaKeys {
         Self { scope, leases }
     }
 
-    /// The scope of all our bookkeeping.
+    /// The prefix of all our bookkeeping.
     pub fn scope(&self) -> &Prefix {
         &self.scope
     }
 
-    /// The key that names the leader.
+    /// The key that the leader holds.
     pub fn leader(&self) -> Key {
         format!("{}leader", self.scope.prefix()).into()
     }
 
-    /// Where the records of candidates lie.
+    /// The prefix of the candidates' records.
     pub fn candidates(&self) -> Prefix {
         Prefix::below(&format!("{}candidates/", self.scope.prefix()))
     }
 
-    /// The key of the candidate `identity`'s record.
     pub fn candidate(&self, identity: &str) -> Key {
         format!("{}{identity}", self.candidates().prefix()).into()
     }
 
-    /// Where the notes lie that leaders leave for their successors.
+    /// The prefix of the checkpoints that leaders leave for their successors.
     pub(super) fn heard(&self) -> Prefix {
         Prefix::below(&format!("{}heard/", self.scope.prefix()))
     }
 
-    /// The key that records the hold there is.
+    /// The key of the hold's record.
     pub(super) fn hold(&self) -> Key {
         format!("{}hold", self.scope.prefix()).into()
     }
@@ -189,8 +186,8 @@ impl MetaKeys {
         .into()
     }
 
-    /// The hold that a value under that key tells of. Later versions may add fields, never change these. One that cannot
-    /// be read because it is newer is a hold nevertheless, which is called by its version.
+    /// Decodes a value under that key. Later versions may add fields, never change these. A record that is newer and
+    /// cannot be read is a hold as well; its id is its version.
     pub(super) fn recorded_hold(value: &[u8]) -> Option<HoldRecord> {
         let read = serde_json::from_slice::<Versioned>(value).ok().map(|read| read.hold);
         read.or_else(|| {
@@ -216,15 +213,16 @@ impl MetaKeys {
             .into()
     }
 
-    /// The lease that a record key names, or none when `key` is no record of ours.
+    /// The lease that a record key names, none if `key` is no record of ours.
     pub fn recorded_lease(&self, key: &str) -> Option<LeaseId> {
         let id = key.strip_prefix(&*self.leases)?;
         let lease = LeaseId(i64::from_str_radix(id, 16).ok()?);
-        // Written otherwise it would be a second record of that lease: each would be taken for a change of the other.
+        // In any other notation it would be a second record of that lease, and each would be taken for a change of the
+        // other.
         (lease.0 > 0 && lease.to_string() == id).then_some(lease)
     }
 
-    /// The time to live, in seconds, told by a record's value. Later versions may add fields, never change these.
+    /// The time to live in a record's value, in seconds. Later versions may add fields, never change these.
     pub fn recorded_ttl(value: &[u8]) -> Option<u32> {
         serde_json::from_slice::<LeaseRecord>(value)
             .ok()

@@ -1,8 +1,7 @@
-//! Who may write what: the rules of a Registry, held against a namespace's labels and against each key that would be
-//! written.
+//! Access rules: checks a Registry's rules against a namespace's labels and against each key to be written.
 //!
-//! A rule counts as a whole: the namespace, the format, the time to live and the key must all be allowed by the same
-//! one. What no rule allows is denied, with the reason that comes closest to a rule and what to do about it.
+//! A rule applies as a whole: one and the same rule must allow the namespace, the format, the time to live and the key.
+//! Everything else is denied. The denial gives the reason of the rules that come closest, and what to do about it.
 
 use std::sync::Arc;
 
@@ -10,79 +9,75 @@ use super::transaction::Prefix;
 use crate::api::FormatType;
 use crate::index::Selector;
 
-/// What stands for the namespace's name in a prefix.
+/// The placeholder for the namespace's name in a prefix.
 const NAMESPACE: &str = "{{namespace}}";
 
-/// How many prefixes or names a reason lists before it says how many more there are.
+/// How many prefixes or names a reason lists before it only counts the others.
 const NAMED: usize = 3;
 
-/// The rules of one Registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Each of them allows what it says; none takes anything away.
+    /// Each rule allows something; no rule takes anything away.
     pub rules: Vec<Rule>,
 }
 
-/// One rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// Its name.
     pub name: Arc<str>,
-    /// The namespaces it is for.
+    /// The namespaces that the rule applies to.
     pub namespaces: Selector,
-    /// The prefixes it allows, in which a namespace's name may be left open; all keys if none.
+    /// The prefixes that the rule allows, with a placeholder for the namespace's name; all keys if none.
     pub prefixes: Option<Vec<Arc<str>>>,
-    /// The formats it allows, all if none.
+    /// The formats that the rule allows, all if none.
     pub formats: Option<Vec<FormatType>>,
-    /// The shortest and the longest time to live it allows, in seconds; any if none.
+    /// The shortest and the longest time to live that the rule allows, in seconds; any if none.
     pub ttl: Option<(u32, u32)>,
     /// How many keys each namespace may have, any number if none.
     pub keys: Option<usize>,
 }
 
-/// What the rules of a Registry let one namespace do.
+/// What the rules of a Registry allow one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespacePolicy {
     namespace: Arc<str>,
-    /// The rules that are for it, its name filled in.
+    /// The rules that apply to the namespace, with its name filled in.
     rules: Vec<Rule>,
 }
 
 /// How many keys a namespace may have in a Registry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
-    /// So many.
     pub keys: usize,
-    /// The rule that says so.
+    /// The rule that sets the limit.
     pub rule: Arc<str>,
 }
 
-/// Which keys may be written in one format of one registration.
+/// The keys that one format of one registration may write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PrefixGrant {
-    /// The Registry has no rules.
+    /// All keys: the Registry has no rules.
     #[default]
     Free,
-    /// Keys below one of these prefixes, all where a rule names none.
+    /// Keys below one of these prefixes; all keys if one of the rules limits no prefixes.
     Within(Arc<GrantedPrefixes>),
-    /// None, for this reason.
+    /// No keys, for this reason.
     Nowhere(Arc<Denial>),
 }
 
-/// Where a namespace may write.
+/// The prefixes below which a namespace may write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantedPrefixes {
     namespace: Arc<str>,
     /// The rules that allow it.
     rules: Vec<Arc<str>>,
-    /// What they allow, everything if none.
+    /// The allowed prefixes, all keys if none.
     prefixes: Option<Vec<Arc<str>>>,
 }
 
 /// Why something may not be written, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Denial {
-    /// No rule is for the namespace.
+    /// No rule applies to the namespace.
     #[error(
         "no rule of the Registry's spec.access is for the namespace {0}: ask an admin of the Registry for one, or to label the namespace for one"
     )]
@@ -92,13 +87,11 @@ pub enum Denial {
         "{rules} of the Registry's spec.access does not let the namespace {namespace} write the format {format:?}: write {allowed}, or ask an admin of the Registry"
     )]
     Format {
-        /// The rules that are for the namespace, as text.
+        /// The rules that apply to the namespace, as text.
         rules: String,
-        /// The namespace.
         namespace: Arc<str>,
-        /// The format.
         format: FormatType,
-        /// The formats that are allowed, as text.
+        /// The allowed formats, as text.
         allowed: String,
     },
     /// No rule that allows the format allows the time to live.
@@ -108,11 +101,10 @@ pub enum Denial {
     Ttl {
         /// The rules that allow the format, as text.
         rules: String,
-        /// The namespace.
         namespace: Arc<str>,
-        /// The time to live, in seconds.
+        /// In seconds.
         ttl: u32,
-        /// The times to live that are allowed, as text.
+        /// The allowed times to live, as text.
         allowed: String,
     },
     /// No rule that allows the rest allows the key.
@@ -122,14 +114,13 @@ pub enum Denial {
     Prefix {
         /// The rules that allow the rest, as text.
         rules: String,
-        /// The namespace.
         namespace: Arc<str>,
         /// The key, or the prefix of all keys.
         key: String,
-        /// The prefixes that are allowed, as text.
+        /// The allowed prefixes, as text.
         allowed: String,
     },
-    /// The bookkeeping of a Registry.
+    /// The key is in the bookkeeping of a Registry.
     #[error("the Registry {0} keeps its bookkeeping there: use a prefix outside of its metaPrefix")]
     Bookkeeping(Arc<str>),
     /// A key that some consumers may take for another one.
@@ -137,13 +128,12 @@ pub enum Denial {
         "the key {key:?} may be taken for another one by programs that clean paths, and the Registry has rules about keys (spec.access): use ASCII letters, digits and signs, and no segment that is empty or of dots only"
     )]
     Unclean {
-        /// The key.
         key: String,
     },
 }
 
 impl Policy {
-    /// What the rules let `namespace` do, whose labels `label` looks up by key.
+    /// Returns what the rules allow `namespace`. `label` looks up the namespace's labels by key.
     pub fn namespace_policy<'a>(
         &self,
         namespace: &Arc<str>,
@@ -163,7 +153,7 @@ impl Policy {
 }
 
 impl NamespacePolicy {
-    /// Where a registration of this namespace may write in `format`, on leases of `ttl` seconds.
+    /// Returns the keys that a registration of this namespace may write in `format`, on leases of `ttl` seconds.
     pub fn pass(&self, format: FormatType, ttl: u32) -> PrefixGrant {
         let namespace = self.namespace.clone();
         let nowhere = |denial| PrefixGrant::Nowhere(Arc::new(denial));
@@ -207,7 +197,7 @@ impl NamespacePolicy {
         }))
     }
 
-    /// How many keys the namespace may have, any number if none: what the most generous rule says.
+    /// How many keys the namespace may have, any number if none. The most generous rule counts.
     pub fn quota(&self) -> Option<Quota> {
         let quotas: Option<Vec<Quota>> = self.rules.iter().map(Rule::quota).collect();
         quotas?.into_iter().max_by_key(|quota| quota.keys)
@@ -222,7 +212,6 @@ impl Rule {
 }
 
 impl PrefixGrant {
-    /// Whether `key` may be written.
     pub fn check(&self, key: &str) -> Result<(), Denial> {
         let reach = match self {
             Self::Free => return Ok(()),
@@ -239,12 +228,12 @@ impl PrefixGrant {
         Err(reach.denial(key))
     }
 
-    /// Whether every key in `scope` may be written, but for those that are taken for others.
+    /// Whether every key below `scope` may be written, apart from keys that are not clean.
     pub fn allows_all(&self, scope: &Prefix) -> bool {
         self.check(scope.prefix().trim_end_matches('/')).is_ok()
     }
 
-    /// Whether a key in `scope` may be written, as far as that can be told without knowing it.
+    /// Whether some key below `scope` may be written, as far as the prefix alone shows.
     pub fn check_scope(&self, scope: &Prefix) -> Result<(), Denial> {
         let within = |reach: &GrantedPrefixes| {
             let inner = |prefix: &Arc<str>| scope.contains(prefix) && is_clean(prefix);
@@ -270,16 +259,15 @@ impl GrantedPrefixes {
     }
 }
 
-/// Whether every program that reads `key` takes it for the same key: no empty segment, none of dots only, and nothing
-/// that looks like something else.
+/// Whether every program that reads `key` takes it for the same key: no empty segment, no `.` or `..`, and only
+/// printable ASCII.
 fn is_clean(key: &str) -> bool {
     let segments = key.strip_prefix('/').unwrap_or(key).split('/');
     key.bytes().all(|byte| byte.is_ascii_graphic())
         && segments.into_iter().all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
-/// Whether `key` is `prefix` or lies below it, segment by segment. The prefix `/` is that of all keys with a slash at
-/// their beginning.
+/// Whether `key` is `prefix` or lies below it, compared by segments. Everything that starts with a slash is below `/`.
 fn lies_below(key: &str, prefix: &str) -> bool {
     let rest = key.strip_prefix(prefix.trim_end_matches('/'));
     !prefix.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

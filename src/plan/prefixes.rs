@@ -1,4 +1,5 @@
-//! Where our keys may lie: the ranges to read and watch, for how long, and what may not be touched in them.
+//! The prefixes that may contain our keys: which ones to list and watch, for how long, and which keys in them must be
+//! left alone.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
@@ -7,7 +8,8 @@ use super::planner::{KeyState, Planner};
 use super::transaction::{Key, KeyValue, LeaseId, Prefix};
 
 impl Planner {
-    /// The scopes to read and watch, if they changed since the last call. A scope inside another is left out.
+    /// Returns the prefixes to list and watch, if they changed since the last call. A prefix inside another is left
+    /// out.
     pub fn take_changed_scopes(&mut self) -> Option<BTreeSet<Prefix>> {
         if !std::mem::take(&mut self.scopes_changed) {
             return None;
@@ -17,12 +19,13 @@ impl Planner {
         let mut outermost: BTreeSet<Prefix> = BTreeSet::new();
         let (denied, all): (Vec<&Prefix>, Vec<&Prefix>) = all.into_iter().partition(|scope| self.may_not_read(scope));
         for scope in all {
-            // In key order an outer scope comes before all that lie in it.
+            // In key order an outer prefix comes before all that lie in it.
             if !outermost.last().is_some_and(|outer| outer.contains(scope.prefix())) {
                 outermost.insert(scope.clone());
             }
         }
-        // What lies in one that may not be read may well be readable for itself. It stays wanted: it is tried again.
+        // A prefix inside one that may not be read may still be readable. The outer one stays wanted, because reading
+        // it is retried.
         outermost.extend(denied.into_iter().cloned());
         self.denied.keep(&outermost);
         let gone: Vec<Prefix> = self.surveyed.difference(&outermost).cloned().collect();
@@ -46,8 +49,8 @@ impl Planner {
         Some(outermost)
     }
 
-    /// Lets go of scopes whose registration is gone once none of our keys is left in them, nor may yet appear there: one
-    /// that nobody watches would be renewed for ever.
+    /// Drops prefixes of deleted registrations once none of our keys is left in them and none can still appear there. A
+    /// key in a prefix that is not watched would be renewed for ever.
     pub(super) fn settle_lingering(&mut self) {
         if self.lingering.is_empty() || !self.complete {
             return;
@@ -67,9 +70,9 @@ impl Planner {
         }
     }
 
-    /// Whether what `key` holds is known.
+    /// Whether the current value of `key` is known, because a prefix around it has been listed.
     pub(super) fn is_surveyed(&self, key: &str) -> bool {
-        // No surveyed scope lies in another, so only the last one that is not behind `key` can contain it.
+        // No listed prefix lies in another, so only the last one that is not after `key` can contain it.
         let up_to = (Bound::Unbounded, Bound::Included(key));
         self.surveyed
             .range::<str, _>(up_to)
@@ -77,7 +80,7 @@ impl Planner {
             .is_some_and(|scope| scope.contains(key))
     }
 
-    /// Whether a suspended registration lays its keys where `key` is.
+    /// Whether `key` lies in a prefix of a suspended registration.
     pub(super) fn is_frozen(&self, key: &str) -> bool {
         let suspended = self
             .suspended
@@ -88,13 +91,13 @@ impl Planner {
             .any(|scope| scope.contains(key))
     }
 
-    /// The recorded leases, to ask etcd which keys are on them.
+    /// The known leases, to ask etcd which keys are on them.
     pub fn lease_ids(&self) -> Vec<LeaseId> {
         self.leases.ids().collect()
     }
 
-    /// Of the keys etcd says are on a lease of ours, those that lie in no scope: left behind by a registration that
-    /// was deleted while nobody was up.
+    /// Returns the keys among those on our leases that are not known: left by a registration that was deleted while no
+    /// replica was running.
     pub fn unknown_keys(&self, keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
         let unknown = |key: &Key| !self.meta.scope().contains(key) && !self.slots.contains_key(key);
         keys.into_iter().filter(unknown).collect()

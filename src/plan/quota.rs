@@ -1,9 +1,9 @@
-//! How many keys each namespace may have, and which of its pods go without when there are more.
+//! Quotas: how many keys each namespace may have, and which of its pods get none when more are desired.
 //!
-//! A pod has all of its keys for a registration or none. Whoever has keys keeps them: a healthy endpoint is never taken
-//! away to make room for another one. What is free goes to the older registration first, and there by the pods' names.
-//! Where the limit itself has come down, the youngest registrations go without first. So after a takeover the next
-//! leader decides as the one before, for what it starts from is what etcd holds.
+//! A pod has all of its keys for a registration or none. A pod that has keys keeps them: a healthy endpoint is never
+//! removed to make room for another one. Free room is given to the oldest registration first, and within it by pod
+//! name. If the limit itself was lowered, the youngest registrations lose keys first. So after a takeover the new
+//! leader decides like the old one, because both start from what etcd holds.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,25 +15,24 @@ use super::transaction::Key;
 use super::unconfirmed::may_be_there;
 use crate::index::RegistrationRef;
 
-/// The quotas of all namespaces.
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
     by_namespace: HashMap<Arc<str>, Ration>,
     in_question: BTreeSet<Arc<str>>,
 }
 
-/// What one namespace may have.
+/// The quota of one namespace.
 #[derive(Debug)]
 struct Ration {
     quota: Quota,
-    /// The pods that were let have their keys.
+    /// The pods that were admitted.
     placed: HashSet<(RegistrationRef, Arc<str>)>,
 }
 
-/// A pod that wants keys.
+/// A pod that needs keys.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Applicant {
-    /// Those that have theirs come first.
+    /// Pods that have keys already come first.
     waits: bool,
     created: i64,
     registration: RegistrationRef,
@@ -42,14 +41,14 @@ struct Applicant {
 }
 
 impl Quotas {
-    /// What a pod of `namespace` is to have has changed.
+    /// The desired keys of a pod in `namespace` have changed: decide again.
     pub(super) fn question(&mut self, namespace: &Arc<str>) {
         if self.by_namespace.contains_key(namespace) {
             self.in_question.insert(namespace.clone());
         }
     }
 
-    /// Whoever led before may have decided otherwise: what etcd holds tells.
+    /// Another leader may have decided differently: decides all quotas again from what etcd holds.
     pub(super) fn question_all(&mut self) {
         for (namespace, ration) in &mut self.by_namespace {
             ration.placed.clear();
@@ -59,7 +58,7 @@ impl Quotas {
 }
 
 impl Planner {
-    /// From now on the pods of `namespace` have at most so many keys, any number if none.
+    /// Sets how many keys the pods of `namespace` may have together, any number if none.
     pub fn set_quota(&mut self, namespace: &Arc<str>, quota: Option<Quota>) {
         let quotas = &mut self.quotas;
         match quota {
@@ -82,7 +81,7 @@ impl Planner {
         quotas.in_question.insert(namespace.clone());
     }
 
-    /// Decides who goes without, where that is in question.
+    /// Decides which pods get no keys, in the namespaces for which that is open.
     pub(super) fn settle_quotas(&mut self) {
         if !self.complete {
             return;
@@ -110,7 +109,7 @@ impl Planner {
         applicants.sort();
         let is_surveyed = self.is_namespace_surveyed(namespace);
         if !is_surveyed {
-            // Somebody whose keys have not been read yet may have a better right.
+            // A pod whose keys have not been read yet may have precedence.
             self.quotas.in_question.insert(namespace.clone());
         }
         let (mut room, mut full) = (quota.keys, false);
@@ -179,7 +178,7 @@ impl Planner {
             let names = placed.into_iter().map(|one| (one.registration, one.pod));
             ration.placed = names.collect();
         }
-        // What was changed here is what was decided.
+        // `change_tenancy` reopens the question, although its changes are the answer.
         if self.is_namespace_surveyed(namespace) {
             self.quotas.in_question.remove(namespace);
         }

@@ -1,14 +1,14 @@
-//! When a registration claimed a place: of two that want the same, or would get into each other's way, the earlier one
-//! has it.
+//! When a registration claimed a prefix. Of two registrations that claim the same prefix, or would conflict, the
+//! earlier one has it.
 
-/// When a registration claimed a place, in milliseconds since 1970: the earlier of two comes first.
+/// When a registration claimed a prefix, in milliseconds since 1970. Ordered by variant, then by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Since {
-    /// As the registration's status records it. What is recorded was carried out, and precedes what is not.
+    /// Recorded in the registration's status. A recorded claim was carried out and precedes all others.
     Recorded(i64),
-    /// The registration was there when this process started, and its status has no record: it counts from its creation.
+    /// The registration existed when this process started and its status has no record: its creation time counts.
     Created(i64),
-    /// Asked for while this process watched, and not recorded yet.
+    /// Claimed while this process was watching, and not recorded yet.
     Asked(i64),
 }
 
@@ -16,7 +16,6 @@ impl Since {
     /// Later than all others.
     pub const LAST: Self = Self::Asked(i64::MAX);
 
-    /// The time that it stands for.
     pub fn millis(self) -> i64 {
         match self {
             Self::Recorded(millis) | Self::Created(millis) | Self::Asked(millis) => millis,

@@ -1,5 +1,5 @@
-//! Pods that are gone for sure and pods that only seem to be: what the guard is told of them, and what becomes of
-//! their keys when it has decided.
+//! Confirmed and unconfirmed pod removals: what the planner passes to the guard, and what happens to the keys once the
+//! guard has decided.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,12 +13,11 @@ use super::work::Work;
 use crate::index::RegistrationRef;
 
 impl Planner {
-    /// From now on removals are guarded on these terms.
     pub fn set_guard(&mut self, terms: GuardSettings) {
         self.guard.set_terms(terms);
     }
 
-    /// How `pod` stands with `registration` from now on.
+    /// Sets the state of `pod` for `registration`.
     pub fn set_presence(&mut self, registration: &RegistrationRef, pod: &Arc<str>, presence: PodState) {
         match presence {
             PodState::Ready(desired) => self.set_tenancy(registration, pod, Some(desired)),
@@ -35,7 +34,7 @@ impl Planner {
         }
     }
 
-    /// `pod` seems not to be there for `registration` any more. If it were, it would have this.
+    /// Handles a pod that is not ready or missing. `if_ready` are the records it would have if it were ready.
     fn doubt(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: DesiredPod) {
         let Some(book) = self.books.get_mut(registration) else {
             return;
@@ -46,7 +45,7 @@ impl Planner {
         } else {
             book.unready.insert(pod.clone(), if_ready.clone());
             if is_kept {
-                // It has the same as before, unless what a pod is to have has changed.
+                // The last endpoint stays. Its keys change only if the desired records of the pod have changed.
                 for key in self.change_tenancy(registration, pod, Some(if_ready)) {
                     self.clear_unconfirmed(&key);
                 }
@@ -59,7 +58,7 @@ impl Planner {
         self.drop_doubtful(registration, pod);
     }
 
-    /// `pod` is to have nothing for `registration` any more, as far as the guard lets it go.
+    /// Drops all keys of `pod` for `registration`, as unconfirmed removals.
     pub(super) fn drop_doubtful(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
         let dropped = self.change_tenancy(registration, pod, None);
         self.keep_if_last(registration, Some(pod));
@@ -67,7 +66,7 @@ impl Planner {
             let is_in_doubt = |key: &&Key| self.is_unclaimed(key) && !self.is_forbidden(key);
             let dropped: Vec<&Key> = dropped.iter().filter(is_in_doubt).collect();
             for key in dropped {
-                // What never came to be there is no loss.
+                // A key that was never written is no loss.
                 if may_be_there(&self.slots[key]) || !self.is_surveyed(key) {
                     self.guard
                         .mark_unconfirmed(key, Work::Pod(registration.clone(), pod.clone()));
@@ -80,7 +79,7 @@ impl Planner {
         self.slots.get(key).is_some_and(|slot| slot.claims.is_empty())
     }
 
-    /// What `pod` had, or would have, is in doubt no longer.
+    /// Clears all unconfirmed keys of `pod`: those it had, and those it would have if ready.
     pub(super) fn acquit_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
         let Some(book) = self.books.get_mut(registration) else {
             return;
@@ -95,7 +94,8 @@ impl Planner {
         }
     }
 
-    /// A registration is gone, and with it whatever was held for its sake in `scopes`.
+    /// Clears the unconfirmed keys below `scopes` after their registration was deleted, except where another
+    /// registration's prefix contains them.
     pub(super) fn acquit_scopes(&mut self, scopes: &[Prefix]) {
         for scope in scopes {
             let meets = |other: &&Prefix| other.contains(scope.prefix()) || scope.contains(other.prefix());
@@ -109,7 +109,7 @@ impl Planner {
         }
     }
 
-    /// `key` is in doubt no longer; returns whether it was detained until now.
+    /// Clears an unconfirmed key; returns whether it was held back until now.
     fn clear_unconfirmed(&mut self, key: &Key) -> bool {
         let was_detained = self.guard.clear_unconfirmed(key);
         if was_detained {
@@ -118,19 +118,19 @@ impl Planner {
         was_detained
     }
 
-    /// This replica comes to lead under a new proof: another one may have led meanwhile and decided otherwise.
+    /// This replica becomes leader with a new fence. Another replica may have led in between and decided differently.
     pub fn leads_anew(&mut self) {
         self.guard.doubt_again();
         self.last_in_question();
         self.quotas.question_all();
     }
 
-    /// Another replica leads, and decides what is in doubt.
+    /// Another replica leads and decides about unconfirmed removals.
     pub fn stands_by(&mut self) {
         self.guard.stand_by();
     }
 
-    /// Takes note of what is in doubt, which is for somebody else to decide, or not to be decided yet.
+    /// Updates the guard without deciding: another replica decides, or it is too early to decide.
     pub fn look(&mut self, now: Instant) {
         self.settle_last();
         if !self.guard.is_starting() || self.suspect_leftovers() {
@@ -138,8 +138,8 @@ impl Planner {
         }
     }
 
-    /// Decides about everything in doubt. `approved` is the id of the hold that somebody approved of, `id` makes that of
-    /// a new one. Returns what somebody should hear of.
+    /// Decides about all unconfirmed removals. `approved` is the id of the hold that a user approved; `id` creates the
+    /// id of a new hold. Returns the event to report.
     pub fn judge(&mut self, moment: Moment, approved: Option<&str>, id: impl FnOnce() -> String) -> Option<GuardEvent> {
         self.settle_last();
         if self.guard.is_starting() && !self.suspect_leftovers() {
@@ -150,7 +150,8 @@ impl Planner {
         let is_there = |key: &Key| slots.get(key).and_then(|slot| slot.held.as_ref()).is_some_and(ours);
         let (news, released) = self.guard.judge((leases.key_count(), is_there), moment, approved, id);
         for (key, work) in released {
-            // What was not known to be in etcd when its pod was dropped is not on the pod's list, and is removed by itself.
+            // A key that was not known to be in etcd when its pod was dropped is not on the pod's list. It is removed
+            // separately.
             let work = if self.removes(&work, &key) {
                 work
             } else {
@@ -161,7 +162,6 @@ impl Planner {
         news
     }
 
-    /// Whether `work` removes `key`.
     fn removes(&self, work: &Work, key: &Key) -> bool {
         let Work::Pod(registration, pod) = work else {
             return true;
@@ -170,16 +170,16 @@ impl Planner {
         dropped.is_some_and(|dropped| dropped.contains(key))
     }
 
-    /// Whether it has been decided what becomes of all that was in doubt so far.
+    /// Whether all removals that were unconfirmed at the start have been judged.
     pub fn has_judged(&self) -> bool {
         !self.guard.is_starting()
     }
 
-    /// What the hold's record in etcd is to become, if anything else than it is.
+    /// Returns the write that brings the hold's record in etcd up to date, none if it is.
     pub(super) fn hold_op(&self) -> Option<Op> {
         let (key, recorded) = (self.meta.hold(), self.guard.recorded());
         let Some(hold) = self.guard.hold() else {
-            // What somebody else has put there meanwhile is not what was held.
+            // A key that a foreign client has written since is not the key that was held.
             let may_be_ours = |slot: &KeyState| may_be_there(slot) && (slot.held.is_none() || self.is_ours(slot));
             let is_there = |key: &Key| self.slots.get(key).is_some_and(may_be_ours);
             let mod_revision = recorded.filter(|_| self.guard.is_record_void(is_there))?.mod_revision;
@@ -204,13 +204,13 @@ impl Planner {
         })
     }
 
-    /// The lease of ours that `key` is on.
+    /// The lease that `key` is on, if the lease is ours.
     pub(super) fn our_lease(&self, key: &Key) -> Option<LeaseId> {
         let held = self.slots.get(key)?.held.as_ref()?;
         self.leases.is_ours(held.lease).then_some(held.lease)
     }
 
-    /// Learns what is under the key of the hold's record as of `revision`, unless something newer is known.
+    /// Takes in what etcd holds under the key of the hold's record as of `revision`, unless something newer is known.
     pub(super) fn observe_hold(&mut self, held: Option<&KeyValue>, revision: Revision) {
         if revision < self.hold_seen {
             return;
@@ -223,15 +223,16 @@ impl Planner {
         }));
     }
 
-    /// The hold there is.
+    /// The current hold.
     pub fn hold(&self) -> Option<&Hold> {
         self.guard.hold()
     }
 
-    /// Suspects whatever a predecessor left that no ready pod claims; returns false when not all of it is known yet.
+    /// Marks the keys that a predecessor left and no ready pod claims as unconfirmed. Returns false if not all prefixes
+    /// have been listed yet.
     fn suspect_leftovers(&mut self) -> bool {
         let scopes = || self.books.values().flat_map(|book| &book.terms.scopes);
-        // What may not be read is not waited for: it would keep the guard from everybody else.
+        // Do not wait for prefixes that may not be read: they would keep the guard from deciding about all others.
         let surveyed = |scope: &Prefix| self.is_surveyed(scope.prefix()) || self.is_denied(scope.prefix());
         if !self.complete || !surveyed(self.meta.scope()) || !scopes().all(surveyed) {
             return false;
@@ -250,14 +251,15 @@ impl Planner {
             self.guard.mark_unconfirmed(&key, Work::Key(key.clone()));
         }
         self.guard.started();
-        // What was left alone until now and is in no doubt.
+        // Queue all unclaimed keys: until now they were left alone, and those that are not unconfirmed can be removed.
         for key in others {
             self.enqueue(&key);
         }
         true
     }
 
-    /// A key was found on a lease of ours that nobody is known to have wanted. If it is still there, it is suspect.
+    /// Takes in a key that was found on one of our leases and that no registration is known to have claimed. If it
+    /// still exists, its removal is unconfirmed.
     pub fn find_stray(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {
         let is_new = held.is_some() && !self.slots.contains_key(key);
         if is_new && self.guard.is_on() && !self.is_forbidden(key) {
@@ -267,7 +269,7 @@ impl Planner {
     }
 }
 
-/// Whether etcd may hold the key, as far as is known.
+/// Whether etcd may hold the key: it was observed, or a write is under way or of unknown outcome.
 pub(super) fn may_be_there(slot: &KeyState) -> bool {
     slot.held.is_some() || slot.in_flight.is_some() || slot.perhaps_on.is_some()
 }

@@ -1,4 +1,4 @@
-//! What is heard of Kubernetes comes in streams: one for each kind of object, or one for each kind and namespace.
+//! Identifies one Kubernetes watch: one kind of object, cluster-wide or in one namespace.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,18 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::index::NamespaceScope;
 
-/// One of them: the objects of one kind in one area. In notes it is written as `pods` or `pods/shop`.
+/// One kind of object in one area. Checkpoints record it as `pods` or `pods/shop`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", from = "String")]
 pub struct WatchTarget {
-    /// The name of the kind's resource. No such name has a slash.
+    /// The resource name of the kind. It never contains a slash.
     pub kind: Cow<'static, str>,
-    /// Where its objects are.
     pub area: NamespaceScope,
 }
 
 impl WatchTarget {
-    /// The objects of this kind in `area`.
     pub const fn new(kind: &'static str, area: NamespaceScope) -> Self {
         Self {
             kind: Cow::Borrowed(kind),
@@ -31,13 +29,13 @@ impl WatchTarget {
         Self::new(kind, NamespaceScope::Cluster)
     }
 
-    /// Whether an object can be told of by both.
+    /// Whether both watches can report the same object.
     pub fn meets(&self, other: &Self) -> bool {
         self.kind == other.kind && self.area.meets(&other.area)
     }
 }
 
-/// For people, such as `pods in shop`.
+/// For messages, such as `pods in shop`.
 impl fmt::Display for WatchTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kind)?;

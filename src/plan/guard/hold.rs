@@ -1,4 +1,4 @@
-//! A hold: removals that are held back, when that ends, and what of it outlives the process.
+//! A hold: the removals that are held back, when the hold ends, and the part that is recorded in etcd.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -8,42 +8,42 @@ use crate::plan::meta::HoldRecord;
 use crate::plan::transaction::{Key, LeaseId, Prefix, Revision};
 use crate::plan::work::Work;
 
-/// How long a loss must have been within the limit for a hold to end: pods come back one after the other, and those
-/// that come last would have their keys removed just before they do.
+/// How long a loss must have been within the limit before a hold ends. Pods come back one after the other; without the
+/// delay, the last ones would lose their keys just before they return.
 pub(super) const RECOVERY: Duration = Duration::from_secs(10);
 
-/// One moment by both clocks: the one that never jumps, and the one that other processes have, too.
+/// One moment on two clocks: the monotonic clock of this process, and wall-clock time, which other processes share.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// By the clock of this process.
+    /// Monotonic.
     pub now: Instant,
-    /// Since 1970.
+    /// Time since 1970.
     pub unix: Duration,
 }
 
 /// Removals that are held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// Names it: who approves of it says which.
+    /// Identifies the hold. An approval names it.
     pub id: String,
-    /// When it ends by itself if nothing happens.
+    /// When the hold expires.
     pub until: Instant,
-    /// The same in seconds since 1970.
+    /// The same, in seconds since 1970.
     pub until_unix: u64,
-    /// Since when so many pods are back that what is left is within the limit.
+    /// Since when the loss has been within the limit, because enough pods are back.
     pub(super) recovered: Option<Instant>,
-    /// How many keys would have gone when it began, those that had gone already included.
+    /// How many keys would have been lost when the hold began, including those already lost.
     pub lost: usize,
-    /// How many keys there were before.
+    /// How many keys existed before the loss.
     pub of: usize,
-    /// The keys held, each with what is to be looked at when it is released.
+    /// The keys held, each with the work to queue when it is released.
     pub(super) keys: BTreeMap<Key, Work>,
-    /// It was begun by another process, which may have known of pods that this one has not heard of yet.
+    /// Another process began the hold. That process may have known of pods that this one has not listed yet.
     pub(super) adopted: bool,
 }
 
 impl Hold {
-    /// What of it outlives the process.
+    /// Returns the part that is recorded in etcd.
     pub(in crate::plan) fn record(&self) -> HoldRecord {
         HoldRecord {
             id: self.id.clone(),
@@ -53,7 +53,6 @@ impl Hold {
         }
     }
 
-    /// The keys held.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.keys.keys()
     }
@@ -64,49 +63,45 @@ impl Hold {
         behind.take_while(|(key, _)| scope.contains(key))
     }
 
-    /// What is left of the loss has been within the limit for long enough.
+    /// Whether the loss has been within the limit for [`RECOVERY`].
     pub(super) fn has_recovered(&self, now: Instant) -> bool {
         self.recovered.is_some_and(|since| now >= since + RECOVERY)
     }
 
-    /// How many keys are held.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// When to decide about it again.
+    /// Returns when the hold must be judged again.
     pub fn wake_at(&self) -> Instant {
         let recovers = self.recovered.map(|since| since + RECOVERY);
         recovers.map_or(self.until, |at| at.min(self.until))
     }
 
-    /// Whether none is held any more.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 }
 
-/// What the guard has decided that somebody should hear of.
+/// A decision of the guard that is to be reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuardEvent {
     /// A hold has begun.
     Held,
-    /// A hold that another process began goes on.
+    /// A hold of another process was adopted.
     Resumed,
-    /// The limit was passed, and the keys are let go nevertheless.
+    /// The loss exceeds the limit, and the keys are released nevertheless
+    /// ([`GuardMode::Warn`](super::GuardMode::Warn)).
     Warned {
-        /// How many keys go.
         lost: usize,
-        /// How many there were.
+        /// How many keys there were before.
         of: usize,
     },
     /// A hold has ended.
     Released {
-        /// Its id.
         id: String,
-        /// How many keys go now.
+        /// How many keys were released.
         keys: usize,
-        /// Why it has ended.
         why: Release,
     },
 }
@@ -114,23 +109,21 @@ pub enum GuardEvent {
 /// Why a hold ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// So many pods are back, or really gone, that what is left has been within the limit for a while.
+    /// The loss has been within the limit for a while: enough pods are back, or their removal was confirmed.
     Resolved,
-    /// Its time has passed.
+    /// The hold reached its end time.
     Expired,
-    /// Somebody approved.
+    /// A user approved the hold.
     Approved,
-    /// The guard no longer holds anything.
+    /// The guard was switched off, or only warns now.
     Unguarded,
 }
 
-/// The record of a hold as etcd holds it.
+/// The record of a hold in etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::plan) struct Recorded {
-    /// What it says; none if that makes no sense.
+    /// The decoded record, none if the value is invalid.
     pub hold: Option<HoldRecord>,
-    /// The lease it is on.
     pub lease: LeaseId,
-    /// When it was written.
     pub mod_revision: Revision,
 }

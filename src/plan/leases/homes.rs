@@ -1,4 +1,4 @@
-//! Whose keys a lease carries, which leases etcd denies, and the lists by which a lease is found.
+//! The lease group of each lease, the leases that etcd denies, and the indexes by which a lease is found.
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
@@ -7,20 +7,20 @@ use super::{Fit, Lease, Leases, State};
 use crate::plan::lease_groups::{LeaseGroup, LeaseGroups};
 use crate::plan::transaction::{Key, LeaseId, Prefix};
 
-/// Whose keys a lease carries.
+/// The lease group of the keys on a lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::plan) enum Home {
-    /// It has none, and takes those of anyone.
+    /// The lease carries no keys and takes those of any group.
     Free,
-    /// Keys of this domain, and takes more of them.
+    /// The lease carries keys of this group and takes more of them.
     Of(LeaseGroup),
-    /// Keys of several domains, or of one that is not known: written by an earlier release, or granted otherwise since.
-    /// They stay, and no more come.
+    /// The lease carries keys of several groups, or of an unknown one, because an earlier release wrote them or
+    /// permissions have changed since. The keys stay, and the lease takes no more.
     Mixed,
 }
 
 impl Home {
-    /// Whose it is with one more key, of `domain`.
+    /// Returns the home after one more key of the group `domain`.
     pub(super) fn with(&self, domain: Option<LeaseGroup>) -> Self {
         match (self, domain) {
             (Self::Free, Some(domain)) => Self::Of(domain),
@@ -31,7 +31,7 @@ impl Home {
 }
 
 impl Leases {
-    /// Changes what may share a lease from now on; what shares one stays there.
+    /// Replaces the lease groups. Keys that share a lease stay there.
     pub(in crate::plan) fn set_domains(&mut self, domains: LeaseGroups) {
         self.domains = domains;
         for lease in self.known.keys().copied().collect::<Vec<_>>() {
@@ -40,22 +40,21 @@ impl Leases {
         }
     }
 
-    /// What may share a lease.
     pub(in crate::plan) fn domains(&self) -> &LeaseGroups {
         &self.domains
     }
 
-    /// What lies below `folder` may be granted otherwise by now.
+    /// Forgets the group below `folder`, because its permissions may have changed.
     pub(in crate::plan) fn forget_domain(&mut self, folder: &Prefix) {
         self.domains.forget(folder);
     }
 
-    /// Whose leases `key` may share; none where that is not known.
+    /// The lease group of `key`, none if it is not known.
     pub(in crate::plan) fn domain_of(&self, key: &str) -> Option<LeaseGroup> {
         self.domains.of(key)
     }
 
-    /// etcd denies renewing the lease and putting keys on it, or does no longer. Returns the keys to be looked at again.
+    /// Sets whether etcd denies renewing the lease and putting keys on it. Returns the keys to queue again.
     pub(in crate::plan) fn set_denied(&mut self, lease: LeaseId, denied: bool) -> Vec<Key> {
         let Some(known) = self.known.get_mut(&lease).filter(|known| known.denied != denied) else {
             return Vec::new();
@@ -66,29 +65,27 @@ impl Leases {
         keys
     }
 
-    /// The leases that etcd denies.
     pub fn denied(&self) -> impl Iterator<Item = LeaseId> + '_ {
         self.denied.iter().copied()
     }
 
-    /// Whether etcd denies this lease.
     pub(in crate::plan) fn is_denied(&self, lease: LeaseId) -> bool {
         self.denied.contains(&lease)
     }
 
-    /// The keys that etcd holds on a lease of ours.
+    /// The keys that etcd holds on one of our leases.
     pub(in crate::plan) fn keys_on(&self, lease: LeaseId) -> impl Iterator<Item = &Key> {
         self.known.get(&lease).into_iter().flat_map(|known| &known.keys)
     }
 
-    /// Some lease of ours that takes keys, whoever's.
+    /// Any lease of ours that takes keys, whatever its group.
     pub(in crate::plan) fn some_sound(&self) -> Option<LeaseId> {
         let sound = |(_, lease): &(&LeaseId, &Lease)| lease.state == State::Open && !lease.denied;
         self.known.iter().find(sound).map(|(id, _)| *id)
     }
 
-    /// A lease of `ttl` seconds with room for `count` more keys of `domain`, `prefer` if it has. The room is reserved
-    /// until [`Leases::release`].
+    /// Reserves room for `count` more keys of the group `domain` on a lease of `ttl` seconds; on `prefer` if that lease
+    /// has room. The room stays reserved until [`Leases::release`].
     pub fn reserve(
         &mut self,
         (ttl, domain): (u32, &LeaseGroup),
@@ -111,12 +108,11 @@ impl Leases {
         Some(chosen)
     }
 
-    /// Whose keys a lease carries.
     pub(in crate::plan) fn home(&self, lease: LeaseId) -> Option<&Home> {
         self.known.get(&lease).map(|known| &known.home)
     }
 
-    /// A lease that carries nothing any more is anyone's.
+    /// Frees a lease for any group if it carries no keys and none are being written to it.
     pub(super) fn vacate(&mut self, id: LeaseId) {
         let empty = |lease: &Lease| lease.keys.is_empty() && lease.reserved == 0;
         if self.known.get(&id).is_some_and(empty) {
@@ -124,12 +120,12 @@ impl Leases {
         }
     }
 
-    /// Finds out from its keys whose a lease is.
+    /// Determines the home of a lease from its keys.
     pub(super) fn settle_home(&mut self, id: LeaseId) {
         let Some(lease) = self.known.get(&id) else { return };
         let mut domains = lease.keys.iter().map(|key| self.domains.of(key));
         let home = match domains.next() {
-            // What is being written there tells when it is there.
+            // Keys that are being written set the home when they are there.
             None if lease.reserved > 0 => return,
             None => Home::Free,
             Some(Some(first)) if domains.all(|other| other.as_ref() == Some(&first)) => Home::Of(first),
@@ -147,7 +143,7 @@ impl Leases {
         }
     }
 
-    /// Takes a lease off the list of its home, which is about to be another one.
+    /// Removes a lease from the index of its home. Call before the home changes.
     pub(super) fn unfile(&mut self, id: LeaseId) {
         if let Some(lease) = self.known.get(&id)
             && let Entry::Occupied(mut roomy) = self.roomy.entry((lease.ttl, lease.home.clone()))
@@ -159,7 +155,7 @@ impl Leases {
         }
     }
 
-    /// Files a lease anew after its state, its home or its room has changed.
+    /// Updates the indexes after the state, home or room of a lease has changed.
     pub(super) fn reindex(&mut self, id: LeaseId) {
         let room = self.room(id);
         let Some(lease) = self.known.get(&id) else { return };
