@@ -1,4 +1,4 @@
-//! `leasehold crds`: the definitions of the kinds, to be applied or kept in a repository.
+//! `leasehold crds`: prints the CRDs, to apply them or to keep them in a repository.
 
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -8,15 +8,14 @@ use clap::Args;
 
 use crate::api::manifests;
 
-/// Where the definitions go.
+/// Where to write the CRDs.
 #[derive(Args, Clone, Debug)]
 pub struct CrdsArgs {
-    /// Write one file for each kind into this folder instead of printing them; it is created when missing
+    /// Write one file per kind into this directory instead of printing them; the directory is created if it is missing
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
 
-/// Why the definitions did not get where they should.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("cannot write to {}: {cause}; give --dir a folder that you may write to", path.display())]
@@ -25,7 +24,6 @@ enum Error {
     Output(io::Error),
 }
 
-/// Prints the definitions, or writes them to files.
 pub fn crds(args: &CrdsArgs) -> ExitCode {
     let done = match &args.dir {
         Some(folder) => write(folder),
@@ -40,14 +38,14 @@ pub fn crds(args: &CrdsArgs) -> ExitCode {
     }
 }
 
-/// One YAML document after the other.
+/// Prints one YAML document per kind.
 fn print(out: &mut impl Write) -> Result<(), Error> {
     let documents: Vec<_> = manifests().into_iter().map(|(_, text)| text).collect();
     let written = out
         .write_all(documents.join("---\n").as_bytes())
         .and_then(|()| out.flush());
     match written {
-        // Whoever reads has seen enough, as in `leasehold crds | head`.
+        // The reader has closed the pipe, as in `leasehold crds | head`.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(Error::Output),
     }

@@ -1,5 +1,5 @@
-//! The way into a Registry's etcd for commands that look once: what is in the Secrets that it names is read with the rights
-//! of whoever asks.
+//! Reads the credentials of a Registry's etcd for one-shot commands. The Secrets are read with the permissions of the
+//! user who runs the command.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use crate::controller::{Unresolved, Wrong, resolve, sources};
 use crate::etcd::Access;
 use crate::kube::{Listing, ListingError};
 
-/// Why there is no way in.
 #[derive(Debug, thiserror::Error)]
 pub enum Closed {
     /// The objects cannot be read.
     #[error(transparent)]
     Cluster(#[from] ListingError),
-    /// What is in them is of no use.
+    /// The contents of the objects are not usable.
     #[error(transparent)]
     Wrong(Wrong),
 }
 
-/// How the etcd of a Registry is entered whose Secrets lie in `namespace`, the operator's own.
+/// Returns how to connect to the etcd of a Registry. `namespace` is the operator's own namespace, which holds the
+/// Secrets.
 pub async fn access(listing: &Listing, spec: &RegistrySpec, namespace: &str) -> Result<Access, Closed> {
     let mut known = BTreeMap::new();
     for source in sources(spec) {

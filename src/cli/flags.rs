@@ -1,5 +1,6 @@
-//! The flags of `leasehold run`. Each may be given by an environment variable as well; the flag wins, and of a flag that is
-//! given several times the last one, so that `operator.extraArgs` of the chart overrides what the chart writes.
+//! The flags of `leasehold run`. Each flag can also be set by an environment variable; the flag takes precedence. If a
+//! flag is repeated, the last one wins, so that `operator.extraArgs` of the chart overrides the flags that the chart
+//! sets.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,32 +16,34 @@ use crate::kube::WatchScope;
 use crate::peer::PeerOptions;
 use crate::telemetry::{LogFilter, LogFormat};
 
-/// How the operator runs. What it registers, and where, is said by objects in Kubernetes.
+/// How the operator runs. Objects in Kubernetes define what it registers, and where.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// The kubeconfig file of the cluster
     ///
-    /// Without it, the file that KUBECONFIG names is used, or ~/.kube/config, or inside a cluster the pod's service
-    /// account. With a kubeconfig, its proxy-url and the variables HTTPS_PROXY and NO_PROXY hold as for kubectl.
+    /// Defaults to the file in KUBECONFIG, then ~/.kube/config, then, inside a cluster, the pod's service account. With
+    /// a kubeconfig, its proxy-url and the variables HTTPS_PROXY and NO_PROXY apply as for kubectl.
     #[arg(long, env = "LEASEHOLD_KUBECONFIG", value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// The name by which this replica is known in elections
+    /// The name of this replica in leader elections
     ///
-    /// It must differ between replicas that run at the same time, and should stay over a restart: a replica that comes
-    /// back under its name leads on at once. Without it, POD_NAME, else HOSTNAME, else the machine's host name is used.
+    /// It must differ between replicas that run at the same time, and should be stable across restarts: a replica that
+    /// restarts with the same name continues to lead at once. Defaults to POD_NAME, then HOSTNAME, then the machine's
+    /// host name.
     #[arg(long, env = "LEASEHOLD_IDENTITY", value_name = "NAME", value_parser = identity)]
     pub identity: Option<String>,
 
-    /// The operator's own namespace, where the Secrets and ConfigMaps are that Registries name
+    /// The operator's own namespace, with the Secrets and ConfigMaps that Registries refer to
     ///
-    /// Without it, that of the pod's service account is used, or the one that the kubeconfig names.
+    /// Defaults to the namespace of the pod's service account, or to the one in the kubeconfig.
     #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAMESPACE", value_parser = identity)]
     pub namespace: Option<String>,
 
-    /// The namespaces whose pods are registered, separated by commas; all when none is named
+    /// The namespaces whose pods are registered, separated by commas; all namespaces by default
     ///
-    /// Each is watched on its own, so that rights in these namespaces are enough. One that does not exist is waited for.
+    /// Each namespace has its own watches, so permissions in these namespaces are sufficient. The operator waits for a
+    /// namespace that does not exist yet.
     #[arg(
         long,
         env = "LEASEHOLD_WATCH_NAMESPACES",
@@ -50,10 +53,10 @@ pub struct RunArgs {
     )]
     pub watch_namespaces: Vec<String>,
 
-    /// Where /metrics, /healthz and /readyz are served, as IP:PORT
+    /// The address that serves /metrics, /healthz and /readyz, as IP:PORT
     ///
-    /// :: and 0.0.0.0 both stand for all addresses of the machine or pod, of both IP families as far as the kernel has
-    /// them. Name one address to be reached by that one only.
+    /// Both :: and 0.0.0.0 mean all addresses of the machine or pod, of all IP families that the kernel supports.
+    /// Specify one address to listen on that address only.
     #[arg(
         long,
         env = "LEASEHOLD_HTTP",
@@ -63,10 +66,11 @@ pub struct RunArgs {
     )]
     pub http: SocketAddr,
 
-    /// Where other replicas of the operator connect, as IP:PORT
+    /// The address on which other replicas of the operator connect, as IP:PORT
     ///
-    /// Replicas watch each other over these connections, so that a leader that dies is replaced within milliseconds. It is
-    /// used only when others can be told an address of this replica: see --peer-advertise. Port 0 takes any port.
+    /// Replicas monitor each other over these connections, so that a leader that dies is replaced within milliseconds.
+    /// They are used only if this replica has an address to advertise: see --peer-advertise. Port 0 selects any free
+    /// port.
     #[arg(
         long,
         env = "LEASEHOLD_PEER_LISTEN",
@@ -76,17 +80,17 @@ pub struct RunArgs {
     )]
     pub peer_listen: SocketAddr,
 
-    /// Where other replicas reach this one, as IP or IP:PORT
+    /// The address at which other replicas reach this one, as IP or IP:PORT
     ///
-    /// In a pod, its own IP. Without a port, that of --peer-listen is used; without the flag, the address of --peer-listen
-    /// if that is a specific one. Otherwise other replicas do not connect to this one, and notice its death only when the
-    /// election's session ends.
+    /// In a pod, use the pod IP. The port defaults to that of --peer-listen. Without this flag, the address of
+    /// --peer-listen is advertised if it is a specific one. Otherwise other replicas do not connect to this one, and
+    /// detect its death only when its election session expires.
     #[arg(long, env = "LEASEHOLD_PEER_ADVERTISE", value_name = "ADDR", value_parser = advertised)]
     pub peer_advertise: Option<Advertised>,
 
-    /// The Secret in the operator's namespace with the key by which replicas trust each other
+    /// The Secret, in the operator's namespace, with the key that authenticates replicas to each other
     ///
-    /// It has to exist; the first replica writes a key into it. The operator has to be allowed to get and patch it.
+    /// It must exist; the first replica writes a key into it. The operator needs permission to get and patch it.
     #[arg(
         long,
         env = "LEASEHOLD_PEER_SECRET",
@@ -96,11 +100,11 @@ pub struct RunArgs {
     )]
     pub peer_secret: String,
 
-    /// Show /metrics only to those who may
+    /// Require a bearer token with permission to read /metrics
     ///
-    /// Whoever asks has to show a bearer token; the kube-apiserver says whose it is, and whether they may get the
-    /// non-resource URL /metrics. For this the operator needs to be allowed to create tokenreviews and
-    /// subjectaccessreviews. /healthz and /readyz stay open.
+    /// The kube-apiserver authenticates the token and decides whether its user may get the non-resource URL /metrics.
+    /// The operator needs permission to create tokenreviews and subjectaccessreviews for this. /healthz and /readyz
+    /// stay open.
     #[arg(
         long,
         env = "LEASEHOLD_METRICS_AUTH",
@@ -113,27 +117,27 @@ pub struct RunArgs {
     )]
     pub metrics_auth: bool,
 
-    /// With --metrics-auth, the audience that tokens must have been issued for
+    /// With --metrics-auth, the audience that tokens must be issued for
     ///
-    /// Without it, those for the kube-apiserver itself are taken. A token for an audience of its own is worth nothing to
-    /// whoever reads it on the way.
+    /// By default, tokens for the kube-apiserver itself are accepted. A token for a separate audience is useless to an
+    /// attacker who intercepts it.
     #[arg(long, env = "LEASEHOLD_METRICS_AUTH_AUDIENCE", value_name = "AUDIENCE", value_parser = identity)]
     pub metrics_auth_audience: Option<String>,
 
-    /// The shape of log lines, which go to standard error
+    /// The format of log lines, which are written to standard error
     #[arg(long, env = "LEASEHOLD_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
     pub log_format: LogShape,
 
-    /// Which log lines are written: a level, or levels by part
+    /// The log level, or levels by module
     ///
-    /// Levels are error, warn, info, debug, trace and off; parts are modules, as in info,leasehold::etcd=debug.
+    /// Levels are error, warn, info, debug, trace and off. Example with a module: info,leasehold::etcd=debug.
     #[arg(long, env = "LEASEHOLD_LOG", value_name = "FILTER", default_value = "info", value_parser = LogFilter::from_str)]
     pub log: LogFilter,
 
-    /// How long a leader that dies without a word is waited for, in seconds (2 to 60)
+    /// The TTL of the leader-election session, in seconds (2 to 60)
     ///
-    /// This is the time to live of the election's session in etcd. Registered pods stay registered meanwhile; changes
-    /// wait.
+    /// This is the longest time until another replica takes over from a leader that crashed. Keys stay registered
+    /// meanwhile; changes are delayed.
     #[arg(
         long,
         env = "LEASEHOLD_SESSION_TTL",
@@ -143,33 +147,35 @@ pub struct RunArgs {
     )]
     pub session_ttl: u32,
 
-    /// A folder for what a restart needs while the kube-apiserver is away: the cluster's id, and the Registries
+    /// A directory for the state that a restart needs while the kube-apiserver is down: the cluster's id and the
+    /// Registries
     ///
-    /// With it, a replica that starts then goes on renewing what is registered; without it, it waits for the apiserver.
-    /// The folder need not outlive the pod: an emptyDir in memory will do. It is created, for this user alone; in a
-    /// volume that is open to others, name a sub-folder, such as /run/leasehold/state.
+    /// With it, a replica that starts during an outage of the kube-apiserver continues to renew what is registered;
+    /// without it, the replica waits for the kube-apiserver. The directory need not outlive the pod: an emptyDir in
+    /// memory is sufficient. It is created with permissions for this user only. In a volume that other users can
+    /// access, specify a subdirectory, such as /run/leasehold/state.
     #[arg(long, env = "LEASEHOLD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// How long a connection to an etcd may take to stand, in seconds
+    /// The timeout for establishing a connection to an etcd, in seconds
     #[arg(long, env = "LEASEHOLD_CONNECT_TIMEOUT", value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     pub connect_timeout: Duration,
 
-    /// How long one member of an etcd cluster has to answer one request, in seconds
+    /// The timeout for one request to one member of an etcd cluster, in seconds
     ///
-    /// A cluster that changes its leader needs one to two seconds.
+    /// A change of the leader of an etcd cluster takes one to two seconds.
     #[arg(long, env = "LEASEHOLD_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub request_timeout: Duration,
 
-    /// How long a request to an etcd cluster may take over all members that are tried, in seconds
+    /// The timeout for a request over all members of an etcd cluster that are tried, in seconds
     #[arg(long, env = "LEASEHOLD_CALL_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub call_timeout: Duration,
 }
 
-/// The shape of a log line.
+/// The format of log lines.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogShape {
-    /// One JSON object a line, for log stores
+    /// One JSON object per line, for log stores
     Json,
     /// One line of text, for people
     Text,
@@ -185,7 +191,7 @@ impl From<LogShape> for LogFormat {
 }
 
 impl RunArgs {
-    /// Refuses flags that make no sense together.
+    /// Rejects combinations of flags that make no sense.
     pub fn check(&self) -> Result<(), clap::Error> {
         let refuse = |message: String| {
             let mut command = Cli::command();
@@ -228,12 +234,13 @@ impl RunArgs {
         Ok(())
     }
 
-    /// The name of this replica: the given one, or that of the pod or the machine. None when there is no name at all.
+    /// Returns the name of this replica: the given one, or that of the pod or the machine. `None` if none of them has a
+    /// usable name.
     pub fn replica(&self) -> Option<String> {
         self.identity.clone().or_else(super::identity::of_this_machine)
     }
 
-    /// How replicas find and trust each other.
+    /// Returns how replicas find and authenticate each other.
     pub fn peers(&self) -> PeerOptions {
         let listen = self.peer_listen;
         let advertise = match self.peer_advertise {
@@ -247,7 +254,7 @@ impl RunArgs {
         }
     }
 
-    /// How long requests to an etcd may take.
+    /// Returns the time-outs of requests to an etcd.
     pub fn timeouts(&self) -> Timeouts {
         Timeouts {
             connect: self.connect_timeout,
@@ -257,7 +264,7 @@ impl RunArgs {
     }
 }
 
-/// A time-out: long enough to be one, short enough that somebody waits for it.
+/// Parses a time-out of 0.1 to 120 seconds.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
@@ -274,7 +281,7 @@ fn socket_address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "write IP:PORT, such as [::]:8080 or 127.0.0.1:8080".to_owned())
 }
 
-/// An address that others are told of: an IP, and a port if it is another one than that which is listened on.
+/// The address that this replica advertises: an IP, and a port if it differs from the listening port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advertised {
     ip: IpAddr,

@@ -1,22 +1,23 @@
-//! Names: of namespaces, and that by which a replica is known in elections when nobody gives it one.
+//! Validates names of namespaces and finds the default name of this replica in leader elections.
 
 use std::ffi::OsString;
 use std::path::Path;
 
-/// Where Linux tells the machine's name.
+/// The file in which Linux shows the machine's host name.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
-/// The pod's name inside a cluster, else the machine's. None when neither can be told.
+/// Returns the pod's name inside a cluster, else the machine's host name. `None` if none of them is usable.
 pub fn of_this_machine() -> Option<String> {
     choose(|name| std::env::var_os(name), Path::new(HOST_NAME))
 }
 
-/// Whether `name` can be shown in a status and in a log line as it is.
+/// Whether `name` has 1 to 253 characters and no spaces or control characters, so that a status and a log line can show
+/// it.
 pub fn is_usable(name: &str) -> bool {
     (1..=253).contains(&name.chars().count()) && !name.contains(|c: char| c.is_whitespace() || c.is_control())
 }
 
-/// The name of a namespace, as Kubernetes allows it.
+/// Parses the name of a namespace by the rules of Kubernetes.
 pub fn namespace(text: &str) -> Result<String, String> {
     let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_name = (1..=63).contains(&text.len())

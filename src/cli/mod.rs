@@ -1,6 +1,7 @@
-//! How people start the program: its commands, their flags, and what they print.
+//! The command line: the commands, their flags and their output.
 //!
-//! Owns names, defaults and help texts of flags. Decides nothing: a command is handed to the part that carries it out.
+//! Owns the names, defaults and help texts of the flags. Makes no decisions: each command calls the module that
+//! implements it.
 
 mod crds;
 mod doctor;
@@ -23,7 +24,6 @@ pub use flags::RunArgs;
 pub use plan::PlanArgs;
 pub use purge::PurgeArgs;
 
-/// The command line.
 #[derive(Parser, Debug)]
 #[command(
     name = "leasehold",
@@ -32,33 +32,32 @@ pub use purge::PurgeArgs;
     args_override_self = true
 )]
 pub struct Cli {
-    /// What is to be done.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the program can do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the operator: register ready pods in etcd until SIGTERM or Ctrl-C
     Run(Box<RunArgs>),
-    /// Print the definitions of the kinds (CRDs) as YAML, for kubectl apply -f -
+    /// Print the CRDs as YAML, for kubectl apply -f -
     Crds(CrdsArgs),
-    /// Print what applying a registration would write to etcd and remove from it; exit with 2 if that is anything
+    /// Print what applying a registration would write to etcd and remove from it; exit with 2 if there are changes
     Plan(PlanArgs),
-    /// Look for what keeps leasehold from working: rights, definitions, clocks, etcd; exit with 2 if something does
+    /// Diagnose problems with permissions, CRDs, clocks and etcd; exit with 2 if there are any
     Doctor(DoctorArgs),
-    /// Remove from etcd what the operator has registered, and only that, at once instead of within a TTL
+    /// Remove the keys that the operator registered from etcd, and no others, at once instead of when their lease
+    /// expires
     Purge(PurgeArgs),
 }
 
-/// Does what the command line `args` (the program's name first) says. Nothing is asked of TLS before the caller has
-/// installed a crypto provider for the process.
+/// Executes the command line `args`, whose first element is the program's name. The caller must have installed a TLS
+/// crypto provider for the process: some commands use TLS.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        // To whoever called it, 2 would mean that there are changes, or problems.
+        // To the caller of these commands, exit code 2 would mean that there are changes, or problems.
         Err(answer)
             if args
                 .get(1)
@@ -82,9 +81,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Prints what clap has to say: help to standard output, errors to standard error.
+/// Prints the output of clap: help to standard output, errors to standard error.
 fn told(answer: &clap::Error) -> ExitCode {
-    // When not even standard error can be written to, the exit code is all that is left to say.
+    // If even standard error cannot be written to, only the exit code can report the error.
     let _ = answer.print();
     u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
@@ -115,7 +114,7 @@ mod tests {
         }
     }
 
-    /// Wrappers and charts add flags to those that are there already.
+    /// Wrappers and charts append flags to those that are already set.
     #[test]
     fn no_command_refuses_a_repeated_flag() {
         let mut root = Cli::command();

@@ -1,4 +1,5 @@
-//! `leasehold purge`: removes from etcd what the operator has registered, at once instead of within a TTL.
+//! `leasehold purge`: removes the keys that the operator registered from etcd, at once instead of when their lease
+//! expires.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
@@ -15,43 +16,41 @@ use crate::controller::{Purge, PurgeError};
 use crate::kube::Listing;
 use crate::telemetry::Calls;
 
-/// How long the apiserver may take to answer.
+/// The time-out for answers of the API server.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How many keys are shown before it is asked whether they may go.
+/// The number of keys that are shown before the confirmation prompt.
 const SHOWN: usize = 20;
 
-/// What is to be removed.
+/// Which keys to remove.
 #[derive(Args, Clone, Debug)]
 pub struct PurgeArgs {
-    /// The Registry whose keys are removed; may be repeated. All Registries of the cluster when none is named
+    /// The Registry whose keys are removed; may be repeated. All Registries of the cluster by default
     #[arg(long = "registry", value_name = "NAME")]
     pub registries: Vec<String>,
 
-    /// Do not ask whether the keys may go
+    /// Do not ask for confirmation
     #[arg(long)]
     pub yes: bool,
 
-    /// Remove the keys although an operator leads, which puts them back as soon as it notices
+    /// Remove the keys even if an operator is leading. It registers them again as soon as it notices
     #[arg(long)]
     pub force: bool,
 
-    /// How long an operator that leads may take to end, in seconds
+    /// How long to wait for a leading operator to end, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub wait: u32,
 
-    /// The operator's own namespace, where the Secrets and ConfigMaps are that the Registries name
+    /// The operator's own namespace, with the Secrets and ConfigMaps that the Registries refer to
     #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAME", default_value = "leasehold")]
     pub operator_namespace: String,
 
     /// The kubeconfig file of the cluster
     ///
-    /// Without it, the file that KUBECONFIG names is used, or ~/.kube/config, or inside a cluster the pod's service
-    /// account.
+    /// Defaults to the file in KUBECONFIG, then ~/.kube/config, then, inside a cluster, the pod's service account.
     #[arg(long, env = "LEASEHOLD_KUBECONFIG", value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// Why not everything is gone.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -76,7 +75,8 @@ enum Error {
     Terminal(#[from] io::Error),
 }
 
-/// Removes what is ours, after asking. Success when all of it is gone.
+/// Removes the keys that this cluster registered, after confirmation. Succeeds when no such key is left, except for
+/// keys that another client has changed meanwhile.
 pub fn purge(args: &PurgeArgs) -> ExitCode {
     match once::wait_for(Box::pin(all(args))).map_err(Error::Terminal).flatten() {
         Ok(()) => ExitCode::SUCCESS,
@@ -136,7 +136,7 @@ async fn all(args: &PurgeArgs) -> Result<(), Error> {
     Ok(())
 }
 
-/// Shows what would go, and waits for a yes.
+/// Shows the keys to remove, and asks for confirmation.
 fn ask(registry: &str, found: &Purge) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     let count = found.keys().len();

@@ -7,10 +7,10 @@ use crate::controller::{MetricsAuth, Options};
 use crate::kube::WatchScope;
 use crate::telemetry;
 
-/// After so many pieces of work a thread looks at what came in.
+/// The number of polled tasks after which a worker thread checks for new events and new tasks.
 const LOOK: u32 = 3;
 
-/// Runs the operator until it is told to stop (success) or cannot go on (failure, told in the log).
+/// Runs the operator until it is stopped (success) or cannot continue (failure, with the cause in the log).
 pub fn run(args: RunArgs) -> ExitCode {
     if let Err(error) = telemetry::init(args.log_format.into(), &args.log) {
         eprintln!("error: cannot write log lines: {error}");
@@ -44,7 +44,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         }
     };
     let ended = runtime.block_on(crate::controller::run(options));
-    // A look-up of a name may hang for long after nobody waits for it any more.
+    // A DNS lookup may hang long after its result is no longer needed.
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,8 +55,8 @@ pub fn run(args: RunArgs) -> ExitCode {
     }
 }
 
-/// One that looks often at who else has something to do: what is done for one namespace in a row may take milliseconds,
-/// and by default 61 such pieces would pass before the next look at what came in for the others.
+/// Builds a runtime that checks often for other tasks. Processing one namespace may take milliseconds per poll, and by
+/// default 61 such polls would pass before the next check for tasks of other namespaces.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -1,35 +1,32 @@
-//! What an examination finds, in words and as JSON.
+//! The findings of `leasehold doctor`, as text and as JSON.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Grade {
-    /// As it should be.
+    /// No problem.
     Well,
-    /// It works, and may not for long, or not for everybody.
+    /// Works, but possibly not for long or not for all users.
     Warning,
-    /// It does not work.
+    /// Does not work.
     Problem,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
     pub grade: Grade,
-    /// What was found.
     pub what: String,
-    /// What to do about it; none where nothing is to be done.
+    /// The suggested fix, if there is anything to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
 
 impl Finding {
-    /// It is as it should be.
     pub fn well(what: impl Into<String>) -> Self {
         Self {
             grade: Grade::Well,
@@ -38,7 +35,6 @@ impl Finding {
         }
     }
 
-    /// It works, and may not for long.
     pub fn warning(what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             grade: Grade::Warning,
@@ -47,7 +43,6 @@ impl Finding {
         }
     }
 
-    /// It does not work.
     pub fn problem(what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             grade: Grade::Problem,
@@ -57,22 +52,22 @@ impl Finding {
     }
 }
 
-/// What was found in one place.
+/// The findings about one component.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Chapter {
-    /// The place.
+    /// The component.
     pub about: String,
-    /// All of it, in the order in which it was looked at.
+    /// The findings in the order of the checks.
     pub findings: Vec<Finding>,
 }
 
-/// The worst of all.
+/// Returns the highest severity of all findings.
 pub fn worst(chapters: &[Chapter]) -> Grade {
     let all = chapters.iter().flat_map(|chapter| &chapter.findings);
     all.map(|finding| finding.grade).max().unwrap_or(Grade::Well)
 }
 
-/// Lines for people: problems stand out, and each says what to do.
+/// Returns lines for people: problems stand out, and each has a suggested fix.
 pub fn text(chapters: &[Chapter]) -> String {
     let mut out = String::new();
     for chapter in chapters {
@@ -103,7 +98,7 @@ pub fn text(chapters: &[Chapter]) -> String {
     out
 }
 
-/// The same for programs.
+/// Returns the findings as JSON, for programs.
 pub fn json(chapters: &[Chapter]) -> String {
     let whole = serde_json::json!({"worst": worst(chapters), "chapters": chapters});
     format!("{whole:#}\n")

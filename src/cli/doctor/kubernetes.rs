@@ -1,5 +1,5 @@
-//! The Kubernetes side: is it heard of, does it know the kinds, may the operator do what it has to, are the clocks
-//! together.
+//! Checks the Kubernetes side: whether the API server answers, whether the CRDs are current, whether the operator has
+//! its permissions, and whether the clocks agree.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::finding::Finding;
 use crate::api::{OLDEST_KUBERNETES, crds};
 use crate::kube::{Listing, ListingError, Right, WatchScope, clocks_apart, may};
 
-/// Clocks that are farther apart make holds of removals end at odd times.
+/// The maximum difference of the clocks. With a larger difference, holds of removals end at unexpected times.
 const APART: Duration = Duration::from_secs(5);
 
-/// Looks at the cluster, for the user `somebody` or whoever asks, who watches `watch_scope` and may have to judge readers of
-/// metrics too.
+/// Checks the cluster for the user `somebody`, or for the current user, with the permissions that watching
+/// `watch_scope` needs and, with `metrics_auth`, those for reviewing the tokens of metrics clients.
 pub async fn examine(
     client: &Client,
     somebody: Option<&str>,
@@ -24,7 +24,7 @@ pub async fn examine(
     let listing = Listing::new(client.clone());
     let mut findings = match listing.version().await {
         Ok(version) => vec![of_version(&version.major, &version.minor, &version.git_version)],
-        // Whatever else is asked would not be answered either.
+        // All further requests would fail too.
         Err(error) => return vec![unanswered(&error)],
     };
     findings.extend(definitions(&listing).await);
@@ -51,7 +51,7 @@ fn unanswered(error: &ListingError) -> Finding {
 }
 
 fn of_version(major: &str, minor: &str, told: &str) -> Finding {
-    // Some add to the number, as in `33+`.
+    // Some distributions add a suffix, as in `33+`.
     let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok();
     match (number(major), number(minor)) {
         (Some(major), Some(minor)) if (major, minor) < OLDEST_KUBERNETES => Finding::warning(
@@ -102,7 +102,8 @@ fn schema(definition: &impl serde::Serialize) -> Value {
     definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
 }
 
-/// The paths of the fields that `wanted` has and `found` has not: what is written there would be lost without a word.
+/// Returns the paths of the fields that `wanted` has and `found` lacks: the API server would silently drop their
+/// values.
 fn missing_fields(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
     let mut missing = Vec::new();
     for (name, field) in wanted["properties"].as_object().into_iter().flatten() {

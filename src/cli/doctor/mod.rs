@@ -1,5 +1,5 @@
-//! `leasehold doctor`: what keeps leasehold from working, or soon may, and what to do about it. It changes nothing but for
-//! a lease that it has etcd grant and lets lapse.
+//! `leasehold doctor`: diagnoses present and likely problems and suggests fixes. Its only write is a lease that it
+//! grants in etcd and lets expire.
 
 mod finding;
 mod kubernetes;
@@ -17,27 +17,26 @@ use super::once;
 use super::plan::Output;
 use crate::kube::{ClientError, Listing, ListingError, WatchScope};
 
-/// There are problems.
+/// The exit code when there are problems.
 const PROBLEMS: u8 = 2;
 
-/// Whom to examine, and how to tell of it.
+/// What to examine, and how to print the findings.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
     /// The kubeconfig file of the cluster
     ///
-    /// Without it, the file that KUBECONFIG names is used, or ~/.kube/config, or inside a cluster the pod's service
-    /// account.
+    /// Defaults to the file in KUBECONFIG, then ~/.kube/config, then, inside a cluster, the pod's service account.
     #[arg(long, env = "LEASEHOLD_KUBECONFIG", value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// Whose rights to look at: the operator's service account, as NAMESPACE/NAME
+    /// The operator's service account, whose permissions are checked, as NAMESPACE/NAME
     ///
-    /// Left out, those of whoever asks, which is right inside the operator's pod. To ask about somebody else, one needs
-    /// the right to create subjectaccessreviews.
+    /// Defaults to the user who runs this command, which is right inside the operator's pod. To check another account,
+    /// the user needs permission to create subjectaccessreviews.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = account)]
     pub service_account: Option<String>,
 
-    /// The namespaces that the operator watches, separated by commas, as it is told; all when none is named
+    /// The namespaces that the operator watches, separated by commas, as in its own flag; all namespaces by default
     #[arg(
         long,
         env = "LEASEHOLD_WATCH_NAMESPACES",
@@ -47,15 +46,15 @@ pub struct DoctorArgs {
     )]
     pub watch_namespaces: Vec<String>,
 
-    /// Look at this Registry only
+    /// Check only this Registry
     #[arg(long, value_name = "NAME")]
     pub registry: Option<String>,
 
-    /// The operator's own namespace, where the Secrets and ConfigMaps are that the Registries name
+    /// The operator's own namespace, with the Secrets and ConfigMaps that the Registries refer to
     #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAME", default_value = "leasehold")]
     pub operator_namespace: String,
 
-    /// Look also at the rights that `leasehold run --metrics-auth` needs
+    /// Also check the permissions that `leasehold run --metrics-auth` needs
     #[arg(
         long,
         env = "LEASEHOLD_METRICS_AUTH",
@@ -68,19 +67,18 @@ pub struct DoctorArgs {
     )]
     pub metrics_auth: bool,
 
-    /// Print the least role that the operator's user needs in the etcd of --registry, as lines for etcdctl, and nothing
-    /// else
+    /// Print only the least-privilege role that the operator's user needs in the etcd of --registry, as etcdctl
+    /// commands
     ///
-    /// It covers what present registrations write: grant it anew when others come.
+    /// The role covers the prefixes of the present registrations: update it when others are added.
     #[arg(long, requires = "registry")]
     pub etcd_role: bool,
 
-    /// How the findings are printed
+    /// The output format
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: Output,
 }
 
-/// Why there is no examination.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -95,7 +93,7 @@ enum Error {
     Output(io::Error),
 }
 
-/// A service account's name as a user.
+/// Parses NAMESPACE/NAME and returns the user name of the service account.
 fn account(text: &str) -> Result<String, String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
@@ -105,7 +103,7 @@ fn account(text: &str) -> Result<String, String> {
     }
 }
 
-/// Prints what is found. Success when there is no problem, 2 when there is one, 1 when that cannot be told.
+/// Prints the findings. Exits with success if there is no problem, with 2 if there is one, with 1 on an error.
 pub fn doctor(args: &DoctorArgs) -> ExitCode {
     if args.etcd_role {
         return match role(args) {
@@ -129,7 +127,7 @@ fn find(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
     once::wait_for(examine(args)).map_err(Error::Runtime)?
 }
 
-/// Prints the least role for one Registry.
+/// Prints the least-privilege role for one Registry.
 fn role(args: &DoctorArgs) -> Result<(), Error> {
     let role = once::wait_for(async {
         let client = crate::kube::connect(args.kubeconfig.as_deref()).await?;

@@ -1,4 +1,5 @@
-//! Each Registry: do its members answer and agree, may leases and keys be written there, and who complains.
+//! Checks each Registry: whether its members answer and agree, whether leases and keys can be written, and which
+//! registrations report errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,12 +15,12 @@ use crate::format::RecordFormats;
 use crate::kube::{Listing, WatchScope};
 use crate::telemetry::Calls;
 
-/// A database of which more is in use than this is close to etcd's default quota of 2 GiB.
+/// The used database size that is close to etcd's default quota of 2 GiB.
 const LARGE: i64 = 1700 << 20;
-/// So many registrations are told of one by one.
+/// The maximum number of registrations that are listed one by one.
 const TOLD: usize = 10;
 
-/// Looks at the Registry called `only`, or at all.
+/// Checks the Registry named `only`, or all Registries.
 pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, watch_scope: &WatchScope) -> Vec<Chapter> {
     let unknown = |what: String| Chapter {
         about: "Registries".to_owned(),
@@ -65,7 +66,7 @@ pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, wat
     chapters
 }
 
-/// The least role that the operator's user needs for the Registry called `name`.
+/// Returns the least-privilege role that the operator's user needs for the Registry `name`.
 pub async fn role(listing: &Listing, name: &str, watch_scope: &WatchScope) -> Result<Role, super::Error> {
     let registry = listing.registry(name).await?;
     let registry = registry.ok_or_else(|| super::Error::NoRegistry(name.to_owned()))?;
@@ -79,14 +80,14 @@ fn role_of(registry: &Registry, prefixes: &BTreeSet<String>) -> Role {
     etcd::role(&registry.spec.meta_prefix, prefixes)
 }
 
-/// Where the registrations write that can be carried out, as far as is known.
+/// Returns the prefixes of the registrations that can be carried out, as far as they are known.
 async fn prefixes(listing: &Listing, registry: &Registry, its: &[&ServiceRegistration]) -> BTreeSet<String> {
     let mut formats = RecordFormats::new();
-    // Without them, what they say is left out.
+    // If the RecordFormats cannot be listed, the prefixes of their records are omitted.
     formats.add(&listing.record_formats().await.unwrap_or_default());
     let mut preview = Preview::new("", &registry.name_any(), registry.spec.clone(), &[]);
     for registration in its {
-        // Those that cannot be carried out say so themselves.
+        // A registration that cannot be carried out reports this in its own conditions.
         let _ = preview.register(registration, &formats);
     }
     let data = preview.scopes().into_iter().map(|scope| scope.prefix().to_owned());
@@ -94,7 +95,7 @@ async fn prefixes(listing: &Listing, registry: &Registry, its: &[&ServiceRegistr
         .collect()
 }
 
-/// What its etcd says when it is asked from here, which may be another way than the operator's.
+/// Queries the Registry's etcd from this machine, whose network path may differ from the operator's.
 async fn asked(listing: &Listing, registry: &Registry, namespace: &str, prefixes: &BTreeSet<String>) -> Vec<Finding> {
     let access = match access(listing, &registry.spec, namespace).await {
         Ok(access) => access,
@@ -138,7 +139,7 @@ async fn asked(listing: &Listing, registry: &Registry, namespace: &str, prefixes
 }
 
 fn problem(error: &Error) -> Finding {
-    // An error's text says what to do after its last colon; it is told as a whole.
+    // The text of an error names what to check after its last colon, so it is printed as a whole.
     Finding::problem(error.to_string(), "see the message: it names what to check")
 }
 
@@ -214,7 +215,7 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
     findings
 }
 
-/// What the operator itself says of it.
+/// Returns findings from the conditions that the operator reports on the Registry.
 fn of_conditions(registry: &Registry) -> Vec<Finding> {
     let conditions = registry.status.as_ref().map(|status| status.conditions.as_slice());
     let Some(conditions) = conditions.filter(|conditions| !conditions.is_empty()) else {
@@ -250,12 +251,12 @@ fn of_conditions(registry: &Registry) -> Vec<Finding> {
     findings
 }
 
-/// The registrations that are not carried out as they are written.
+/// Returns the registrations that are not carried out as written.
 fn complaints(registrations: &[&ServiceRegistration]) -> Vec<Finding> {
     let mut bad = Vec::new();
     for registration in registrations {
         let conditions = || registration.status.iter().flat_map(|status| &status.conditions);
-        // The first says why the others are as they are.
+        // The first condition that matches explains the others.
         let wrong = [("Accepted", "False"), ("Conflict", "True"), ("Synced", "False")];
         let is = |kind: &str, status: &str| conditions().find(|one| one.type_ == kind && one.status == status);
         if let Some(condition) = wrong.into_iter().find_map(|(kind, status)| is(kind, status)) {

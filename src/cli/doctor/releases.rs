@@ -1,14 +1,14 @@
-//! Which releases of etcd have faults that concern leases, fences or rights (etcd's changelogs and issues; the numbers are
-//! those of issues and pull requests of etcd).
+//! Known bugs of etcd releases that affect leases, fencing or permissions, from etcd's changelogs and issues. The
+//! numbers are those of etcd's issues and pull requests.
 
 use super::finding::{Finding, Grade};
 
 type Release = (u32, u32, u32);
 
-/// A fault, and where it was mended.
+/// A bug, and the releases that fixed it.
 struct Fault {
     what: &'static str,
-    /// The first good release of each line; lines after the last one named are good.
+    /// The first fixed release of each minor version. Minor versions after the last one listed are fixed too.
     mended: &'static [Release],
     grade: Grade,
 }
@@ -41,7 +41,7 @@ const FAULTS: [Fault; 5] = [
     },
 ];
 
-/// What is to be said of a member of this release.
+/// Returns the findings for a member that runs this release.
 pub fn findings(endpoint: &str, version: &str) -> Vec<Finding> {
     let Some(release) = parse(version) else {
         let what = format!("{endpoint} says that it is etcd {version:?}, which is no release that is known here");
@@ -74,7 +74,7 @@ fn is_mended(release: Release, mended: &[Release]) -> bool {
 }
 
 fn parse(version: &str) -> Option<Release> {
-    // A build of one's own may add to the number, as in 3.6.0-rc.1.
+    // Pre-releases and custom builds have a suffix, as in 3.6.0-rc.1.
     let mut parts = version.split(['-', '+']).next()?.split('.').map(str::parse);
     let mut next = || parts.next()?.ok();
     Some((next()?, next()?, next()?))

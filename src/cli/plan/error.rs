@@ -1,4 +1,4 @@
-//! Why there is no plan.
+//! The errors of `leasehold plan`.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! A plan against a cluster and the etcd of a Registry, of which both are only read.
+//! Plans against a live cluster and the Registry's etcd. Only reads both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::index::{Pod, RegistrationRef};
 use crate::kube::{Listing, WatchScope};
 use crate::telemetry::Calls;
 
-/// How long the apiserver may take to say which cluster it serves.
+/// The time-out for reading the cluster's id from the API server.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub async fn find(
@@ -36,7 +36,7 @@ pub async fn find(
     let present = listing.registrations(&WatchScope::default()).await?;
     let mut formats = Formats::default();
     let all = present.iter().chain(&manifests.registrations);
-    // Who plans nothing of them need not be let see them.
+    // The user needs permission to list RecordFormats only if a registration uses one.
     if all
         .flat_map(|one| &one.spec.formats)
         .any(|format| format.kind == FormatType::Custom)
@@ -84,16 +84,15 @@ pub async fn find(
     })
 }
 
-/// The RecordFormats.
 #[derive(Default)]
 struct Formats {
-    /// As they are in the cluster.
+    /// The RecordFormats in the cluster.
     present: RecordFormats,
-    /// As they would be once the files are applied.
+    /// The RecordFormats after the files are applied.
     wanted: RecordFormats,
 }
 
-/// What would become of registrations that are all in one Registry.
+/// Returns the outcomes of registrations that all use this Registry.
 async fn in_registry(
     listing: &Listing,
     cluster_id: &str,
@@ -103,7 +102,8 @@ async fn in_registry(
     present: &[ServiceRegistration],
 ) -> Result<Vec<Outcome>, Error> {
     let name = registry.name_any();
-    // Those that are changed, and those whose keys may lie in between: what they want is not to be taken for a leftover.
+    // Includes the registrations that are changed and those whose prefixes overlap theirs: otherwise the keys of the
+    // latter would look like leftovers.
     let concerned = |one: &&ServiceRegistration| {
         one.spec.registry == name
             && wanted
@@ -130,7 +130,7 @@ async fn in_registry(
     let keys = registry.status.as_ref().and_then(|status| status.keys);
     preview.holds(keys.map_or(0, |keys| usize::try_from(keys).unwrap_or(usize::MAX)));
     for registration in present {
-        // The operator carries it out no more than this does.
+        // The operator does not carry out a rejected registration either.
         let _ = preview.register(registration, &formats.present);
     }
     let mut references = Vec::with_capacity(wanted.len());
@@ -147,7 +147,7 @@ async fn in_registry(
     Ok(preview.outcomes(&references))
 }
 
-/// Hands in what the Registry's etcd holds, all of it at one revision.
+/// Reads the relevant prefixes of the Registry's etcd, all at one revision, into the preview.
 async fn read(preview: &mut Preview, access: &Access) -> crate::etcd::Result<()> {
     let connection = Connection::new(access, Timeouts::default(), Calls::default()).await?;
     let mut revision = None;

@@ -1,4 +1,5 @@
-//! What is in files: registrations, Registries, RecordFormats and pods, as people write them and kubectl prints them.
+//! Reads registrations, Registries, RecordFormats, namespaces and pods from files, as users write them and kubectl
+//! prints them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,7 +14,7 @@ use super::error::Error;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::{NamespaceLabels, Pod};
 
-/// What `-f` names.
+/// The objects in the files given with `-f`.
 #[derive(Debug, Default)]
 pub struct Manifests {
     pub registrations: Vec<ServiceRegistration>,
@@ -53,7 +54,8 @@ impl Manifests {
         Ok(manifests)
     }
 
-    /// The namespace `name` with the labels that are told of it, and the one that Kubernetes gives each.
+    /// Returns the namespace `name` with its labels from the files, plus the name label that Kubernetes sets on each
+    /// namespace.
     pub fn namespace(&self, name: &str) -> NamespaceLabels {
         let told = self.namespaces.iter().find(|namespace| namespace.name == name);
         let mut tenant = told.cloned().unwrap_or_else(|| NamespaceLabels {
@@ -66,7 +68,7 @@ impl Manifests {
         tenant
     }
 
-    /// Puts registrations that name no namespace into this one.
+    /// Sets the namespace of registrations that have none.
     pub fn settle(&mut self, namespace: &str) {
         for registration in &mut self.registrations {
             registration
@@ -87,7 +89,7 @@ fn namespace(path: &Path, object: Value) -> Result<NamespaceLabels, Error> {
     })
 }
 
-/// The pods in a file.
+/// Reads the pods in a file.
 pub fn pods(path: &Path) -> Result<Vec<Pod>, Error> {
     let mut pods = Vec::new();
     for object in objects(path)? {
@@ -109,7 +111,7 @@ pub fn pods(path: &Path) -> Result<Vec<Pod>, Error> {
     Ok(pods)
 }
 
-/// All objects of a file, those in lists too.
+/// Returns all objects of a file, including the items of lists.
 fn objects(path: &Path) -> Result<Vec<Value>, Error> {
     let failed = |cause| Error::Read {
         path: path.to_owned(),
@@ -122,7 +124,7 @@ fn objects(path: &Path) -> Result<Vec<Value>, Error> {
     } else {
         std::fs::read_to_string(path).map_err(failed)?
     };
-    // A list of many pods is JSON more often than not, and parses in a fraction of the time.
+    // A list of many pods is usually JSON, and JSON parses in a fraction of the time.
     let documents: Vec<Value> = match serde_json::from_str(&text) {
         Ok(object) => vec![object],
         Err(_) => serde_saphyr::from_multiple(&text).map_err(|cause| Error::Parse {
@@ -133,7 +135,7 @@ fn objects(path: &Path) -> Result<Vec<Value>, Error> {
     let mut objects = Vec::new();
     for mut document in documents {
         match document.get_mut("items").map(Value::take) {
-            // kubectl leaves the kind of a list's items in place, the apiserver does not.
+            // In lists, kubectl sets the kind of the items, but the API server does not.
             Some(Value::Array(items)) => {
                 let kind = document["kind"].as_str().unwrap_or_default();
                 let of_items = kind
@@ -154,7 +156,8 @@ fn objects(path: &Path) -> Result<Vec<Value>, Error> {
     Ok(objects)
 }
 
-/// Decodes an object, and takes no field that the kind does not have: a misspelt one would be left out without a word.
+/// Decodes an object and rejects fields that its kind does not have: a misspelt field would otherwise be ignored
+/// silently.
 fn decode<K: DeserializeOwned + Serialize + ResourceExt>(
     path: &Path,
     kind: &'static str,
@@ -179,7 +182,7 @@ fn decode<K: DeserializeOwned + Serialize + ResourceExt>(
     }
 }
 
-/// The path of a field in `written` that is not in `known`.
+/// Returns the path of a field in `written` that is not in `known`.
 fn unknown(written: &Value, known: &Value, path: &str) -> Option<String> {
     match (written, known) {
         (Value::Object(written), Value::Object(known)) => {
@@ -190,7 +193,7 @@ fn unknown(written: &Value, known: &Value, path: &str) -> Option<String> {
                     let path = format!("{path}.{name}");
                     match known.get(name) {
                         Some(known) => unknown(value, known, &path),
-                        // What is empty may be left out.
+                        // Serialization may omit empty fields.
                         None if value.as_object().is_some_and(serde_json::Map::is_empty) => None,
                         None if value.as_array().is_some_and(Vec::is_empty) => None,
                         None => Some(path),

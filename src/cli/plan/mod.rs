@@ -17,72 +17,71 @@ use self::manifests::Manifests;
 use super::once;
 use crate::controller::Outcome;
 
-/// There are changes, as with diff tools.
+/// The exit code when there are changes, as with diff tools.
 const CHANGES: u8 = 2;
 
-/// What to look at, and how to tell of it.
+/// What to plan, and how to print the plan.
 #[derive(Args, Clone, Debug)]
 pub struct PlanArgs {
-    /// A file of ServiceRegistrations in YAML or JSON, - for standard input; may be repeated
+    /// A file with ServiceRegistrations in YAML or JSON, or - for standard input; may be repeated
     ///
-    /// It may hold RecordFormats, which are then used as if they were applied. With --pods it may hold the Registry
-    /// too, whose TTL, limits and rules are then used, and Namespaces, whose labels the rules look at.
+    /// It may contain RecordFormats, which are used as if they were applied. With --pods it may also contain the
+    /// Registry, whose TTL, limits and access rules are used, and Namespaces, whose labels the access rules match.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 
-    /// Ask nobody: take these pods, as from kubectl get pods -o json, and an etcd that holds nothing of ours
+    /// Offline mode: read pods from FILE, as printed by kubectl get pods -o json, and assume that etcd has none of our
+    /// keys
     #[arg(long, value_name = "FILE", conflicts_with = "kubeconfig")]
     pub pods: Option<PathBuf>,
 
-    /// The namespace of registrations that name none
+    /// The namespace of registrations without a namespace
     ///
-    /// Left out, the one that the kubeconfig names; with --pods that of the pods, if they are all in one.
+    /// Defaults to the namespace in the kubeconfig. With --pods, defaults to the namespace of the pods if they all have
+    /// the same one.
     #[arg(short, long, value_name = "NAME")]
     pub namespace: Option<String>,
 
     /// The kubeconfig file of the cluster
     ///
-    /// Without it, the file that KUBECONFIG names is used, or ~/.kube/config, or inside a cluster the pod's service
-    /// account.
+    /// Defaults to the file in KUBECONFIG, then ~/.kube/config, then, inside a cluster, the pod's service account.
     #[arg(long, env = "LEASEHOLD_KUBECONFIG", value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// The operator's own namespace, where the Secrets and ConfigMaps are that the Registry names
+    /// The operator's own namespace, with the Secrets and ConfigMaps that the Registry refers to
     #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAME", default_value = "leasehold")]
     pub operator_namespace: String,
 
-    /// How the plan is printed
+    /// The output format
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: Output,
 }
 
-/// How a plan is printed.
+/// The output format.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// A line for each key, for people
+    /// One line per key, for people
     Text,
     /// One JSON object, for programs
     Json,
 }
 
-/// What was found out.
 struct Plan {
-    /// One for each registration, in the order of the files.
+    /// One outcome per registration, in the order of the files.
     outcomes: Vec<Outcome>,
-    /// With what was compared.
     compared: Compared,
 }
 
-/// What the plan was held against.
+/// The state that the plan is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Compared {
     /// The Registry's etcd.
     Etcd,
-    /// Nothing: an etcd that is empty.
+    /// An empty etcd (offline mode).
     Nothing,
 }
 
-/// Prints what would change. Success when nothing would, 2 when something would, 1 when that cannot be told.
+/// Prints the plan. Exits with success if nothing would change, with 2 if something would, with 1 on an error.
 pub fn plan(args: &PlanArgs) -> ExitCode {
     let printed = find(args).and_then(|plan| print(&plan, args.output, &mut io::stdout().lock()).map(|()| plan));
     match printed {

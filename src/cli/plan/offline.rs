@@ -1,4 +1,4 @@
-//! A plan without a cluster and without an etcd: from pods in a file.
+//! Plans without a cluster and without an etcd, with the pods in a file.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -59,7 +59,7 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
     })
 }
 
-/// A Registry that says nothing but where it is.
+/// Returns the spec of a Registry with defaults only.
 fn defaults() -> RegistrySpec {
     serde_json::from_value(json!({"endpoints": []})).expect("everything else has a default")
 }

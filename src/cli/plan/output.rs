@@ -1,4 +1,4 @@
-//! A plan in words, and as JSON.
+//! Prints a plan as text and as JSON.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use super::{Compared, Plan};
 use crate::controller::{Change, Outcome};
 use crate::plan::{Conflict, Holder};
 
-/// A line for each key, marked as diff tools do.
+/// Returns one line per key, with the marks of diff tools.
 pub fn text(plan: &Plan) -> String {
     let mut out = String::new();
     for outcome in &plan.outcomes {
@@ -103,7 +103,6 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     writeln!(out, "{text}").expect("a String takes everything");
 }
 
-/// How a change is shown.
 struct Shown<'a> {
     sign: char,
     action: &'static str,
@@ -127,7 +126,7 @@ fn shown(change: &Change) -> Shown<'_> {
     }
 }
 
-/// Ours are text without control characters; what somebody else wrote under our key need not be.
+/// Escapes control characters. Our own values have none, but another client may have written others under our key.
 fn printable(value: &[u8]) -> String {
     let text = String::from_utf8_lossy(value);
     let shown = text.chars().flat_map(|c| {
@@ -145,7 +144,7 @@ fn holder(conflict: &Conflict) -> String {
     }
 }
 
-/// The same for programs.
+/// Returns the plan as JSON, for programs.
 pub fn json(plan: &Plan) -> String {
     let registrations: Vec<Value> = plan.outcomes.iter().map(told).collect();
     let whole = json!({

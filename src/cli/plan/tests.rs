@@ -17,7 +17,7 @@ spec:
   formats: [{type: Plain}, {type: EtcdGrpc}]
 ";
 
-/// What `kubectl get pods -o json` prints, as far as it matters.
+/// The relevant part of the output of `kubectl get pods -o json`.
 fn pods() -> Value {
     let pod = |name: &str, address: &str, ready: &str| {
         json!({
@@ -66,7 +66,7 @@ fn parse(flags: &[&str]) -> PlanArgs {
     args
 }
 
-/// The plan of these files as text.
+/// Returns the plan of these files as text.
 fn planned(files: &Files, registration: &str, pods: &str) -> Result<String, Error> {
     let (registration, pods) = (files.write("reg.yaml", registration), files.write("pods", pods));
     find(&parse(&["-f", &registration, "--pods", &pods])).map(|plan| output::text(&plan))
@@ -242,7 +242,7 @@ fn what_somebody_else_wrote_cannot_move_the_cursor() {
     assert!(text.contains("- /k  \\u{1b}[2Jx\\n\u{fffd}\n"), "{text:?}");
 }
 
-/// The blocks of code on the page about tenancy, each with its language.
+/// Returns the code blocks of docs/tenancy.md, each with its language.
 fn tenancy_page() -> Vec<(String, String)> {
     let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tenancy.md");
     let text = std::fs::read_to_string(page).expect("the page is there");
