@@ -1,7 +1,7 @@
-//! What the index costs: bytes per pod, time per event, time per relist. Run with `cargo bench --bench index`.
+//! Benchmarks of the index: bytes per pod, time per event, time per relist. Run with `cargo bench --bench index`.
 //!
-//! Bytes are those asked of the allocator and not given back, containers' spare room included. Times are the median
-//! of several rounds over all pods in a scattered order, so that a large index pays for its cache misses.
+//! Bytes are those allocated and not freed, including the spare capacity of containers. Times are the median of several
+//! rounds over all pods in a scattered order, so that a large index includes its cache misses.
 
 use std::alloc::System;
 use std::collections::BTreeMap;
@@ -24,12 +24,12 @@ const PODS_PER_TEMPLATE: u32 = 10;
 const PODS_PER_NODE: u32 = 50;
 const ROUNDS: usize = 7;
 
-/// What owns the pods, and thereby how much they have in common.
+/// The owner of the pods, which determines the labels that they share.
 #[derive(Clone, Copy)]
 enum Owner {
-    /// Pods of one ReplicaSet have all labels in common.
+    /// All pods of one ReplicaSet share all labels.
     Deployment,
-    /// Each pod has a label of its own.
+    /// Each pod has a label that differs from the others.
     StatefulSet,
 }
 
@@ -130,7 +130,7 @@ fn index_of_registrations(pods: u32) -> Index {
     index
 }
 
-/// Bytes held since `region` began.
+/// Bytes allocated and not freed since `region` began.
 fn held(region: &Region<'_, System>) -> isize {
     let change = region.change();
     change.bytes_allocated.cast_signed() - change.bytes_deallocated.cast_signed()
@@ -150,7 +150,7 @@ fn bytes_per_pod(pods: u32, owner: Owner, selected: bool) -> isize {
     held(&region) / isize::try_from(pods).expect("a benchmark's size is small")
 }
 
-/// Bytes that ten thousand relists leave behind, in which every tenth pod is replaced by a new one.
+/// Returns the bytes that ten thousand relists retain, each with every tenth pod replaced by a new one.
 fn growth_over_relists() -> isize {
     const PODS: u32 = 100;
     let mut index = index_of_registrations(PODS);
@@ -166,7 +166,7 @@ fn growth_over_relists() -> isize {
         }
         index.end_pod_relist(&NamespaceScope::Cluster);
     };
-    // Numbers of one length, so that the names do not grow.
+    // All numbers have the same length, so that the names do not grow.
     (10_000..10_100).for_each(&mut relist);
     let region = Region::new(ALLOCATOR);
     (10_100..20_100).for_each(&mut relist);
@@ -178,13 +178,13 @@ fn median(mut rounds: Vec<Duration>) -> Duration {
     rounds[rounds.len() / 2]
 }
 
-/// One ready flip of each pod, and the look at the view it touches. Per event.
+/// Flips the readiness of each pod once and reads the changed view. Returns the time per event.
 fn event(index: &mut Index, pods: &mut [Pod]) -> Duration {
     let count = u32::try_from(pods.len()).expect("a benchmark's size is small");
     let rounds = (0..ROUNDS).map(|_| {
         let start = Instant::now();
         for step in 0..pods.len() {
-            // 7919 is prime and divides none of the sizes: every pod comes once.
+            // 7919 is prime and divides none of the sizes, so each pod is visited once.
             let pod = &mut pods[step * 7919 % count as usize];
             pod.ready = !pod.ready;
             let touches = index.apply_pod(pod);
@@ -199,7 +199,7 @@ fn event(index: &mut Index, pods: &mut [Pod]) -> Duration {
     median(rounds.collect())
 }
 
-/// A relist in which nothing changed. In all.
+/// Relists without a change. Returns the total time.
 fn relist(index: &mut Index, pods: &[Pod]) -> Duration {
     let rounds = (0..ROUNDS).map(|_| {
         let start = Instant::now();

@@ -1,8 +1,8 @@
-//! What a plan costs: one pod's event on its way from the watch to the answer of its write, a full plan, and an
-//! adoption. Run with `cargo bench --bench plan`.
+//! Benchmarks of the planner: one pod's event from the watch to the answer of its write, a full plan, and an adoption.
+//! Run with `cargo bench --bench plan`.
 //!
-//! etcd is played by a stand-in that grants and answers at once. Its own time is no part of an event's, and a small
-//! part of a full plan's. Times are the median of several rounds; those of events go over all pods in a scattered order.
+//! A stand-in for etcd grants and answers at once. Its time is not part of an event's time, and is a small part of a
+//! full plan's. Times are the median of several rounds; those of events run over all pods in a scattered order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -81,7 +81,7 @@ fn registration(service: u32) -> Registration {
     }
 }
 
-/// Plain and EtcdGrpc: two keys a pod.
+/// Plain and EtcdGrpc: two keys per pod.
 fn bindings(registration: &Registration) -> Vec<FormatBinding> {
     let specs = [api::FormatType::Plain, api::FormatType::EtcdGrpc].map(|kind| api::Format {
         kind,
@@ -103,7 +103,7 @@ fn bindings(registration: &Registration) -> Vec<FormatBinding> {
     formats.expect("they are valid").into_iter().map(binding).collect()
 }
 
-/// Answers as an etcd without strangers does.
+/// Answers like an etcd without foreign clients.
 #[derive(Default)]
 struct StandIn {
     revision: Revision,
@@ -151,10 +151,10 @@ struct Operator {
     spent: Spent,
 }
 
-/// Where an event's time goes. etcd's own is in none of these.
+/// The parts of an event's time. None includes the time of the stand-in for etcd.
 #[derive(Clone, Copy, Default)]
 struct Spent {
-    /// Index, keys, and the three below.
+    /// Index, keys, and the three parts below.
     all: Duration,
     set: Duration,
     next: Duration,
@@ -199,7 +199,7 @@ impl Operator {
         self.spent.all += start.elapsed();
     }
 
-    /// Shows what every scope holds.
+    /// Sends the contents of every prefix to the planner.
     fn survey(&mut self, etcd: &StandIn) {
         let revision = etcd.revision;
         for scope in self.planner.take_changed_scopes().unwrap_or_default() {
@@ -212,7 +212,7 @@ impl Operator {
         }
     }
 
-    /// Carries out all there is to do; returns how many keys were written or removed.
+    /// Executes all pending work; returns the number of keys written or removed.
     fn run(&mut self, etcd: &mut StandIn) -> usize {
         let mut written = 0;
         while let Some(step) = self.next() {
@@ -260,7 +260,7 @@ fn median(mut rounds: Vec<Duration>) -> Duration {
     rounds[rounds.len() / 2]
 }
 
-/// Everything from nothing: two keys for each of `pods`. In all, decoding left out.
+/// Plans everything from an empty state: two keys for each of `pods`. Total time, without decoding.
 fn full_plan(pods: &[Pod]) -> (Operator, StandIn, Duration) {
     let count = u32::try_from(pods.len()).expect("a benchmark's size is small");
     let (mut operator, mut etcd) = (Operator::new(count), StandIn::default());
@@ -277,7 +277,7 @@ fn full_plan(pods: &[Pod]) -> (Operator, StandIn, Duration) {
     (operator, etcd, took)
 }
 
-/// A new operator finds everything as it should be. In all.
+/// Starts a new operator that finds everything in the desired state. Total time.
 fn adoption(pods: &[Pod], etcd: &mut StandIn) -> Duration {
     let count = u32::try_from(pods.len()).expect("a benchmark's size is small");
     let mut operator = Operator::new(count);
@@ -291,12 +291,12 @@ fn adoption(pods: &[Pod], etcd: &mut StandIn) -> Duration {
     start.elapsed()
 }
 
-/// One ready flip of each pod, from the index to the settled write. Per event.
+/// Flips the readiness of each pod once, from the index to the completed write. Time per event.
 fn event(operator: &mut Operator, etcd: &mut StandIn, pods: &mut [Pod]) -> Spent {
     let count = pods.len();
     operator.spent = Spent::default();
     for step in 0..count {
-        // 7919 is prime and divides none of the sizes: every pod comes once.
+        // 7919 is prime and divides none of the sizes, so each pod is visited once.
         let pod = &mut pods[step * 7919 % count];
         pod.ready = !pod.ready;
         operator.apply(pod);

@@ -1,8 +1,8 @@
-//! One member of an etcd cluster, and being logged in there.
+//! One member of an etcd cluster, its connections and its login.
 //!
-//! The etcd client can log in by itself, but only while it connects, which would make an etcd that is down an error; and
-//! it renews a token on some of the answers that call for it only. So it is told here when to. Tokens are taken per
-//! member: one that another member gave may not be known to this one yet.
+//! The etcd client can log in by itself, but only while it connects, which would make an etcd that is down an error. It
+//! also renews a token after only some of the answers that require it. So this module triggers each login. A token is
+//! taken per member, because a member may not know a token of another member yet.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
@@ -19,65 +19,66 @@ use super::error::{Error, Result};
 use super::suitability::{EndpointFault, Look, Suitability};
 use super::web;
 
-/// HTTP/2 pings notice a dead peer. etcd drops clients that ping more often than every 5 s, hence a little more,
-/// and those that ping while no request is open, hence never while idle.
+/// HTTP/2 pings detect a dead peer. etcd disconnects clients that ping more often than every 5 s, hence a slightly
+/// longer interval. It also disconnects clients that ping while no request is open, hence no pings while idle.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
-/// How long a ping may stay unanswered.
+/// Time-out of a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
-/// etcd bounds requests (1.5 MiB), not answers: 4 MiB, the gRPC default, is less than a page of fat values.
+/// etcd limits requests (1.5 MiB), not answers. A page of large values exceeds 4 MiB, the gRPC default.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 const CALL: &str = "authenticate";
-/// After a refused login the next one waits for so long: checking a password is work for etcd, by design.
+/// For this time after a refused login, further logins return the same error without asking etcd: checking a password
+/// is expensive by design.
 const LOGIN_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is known of an endpoint, kept when its connections are replaced.
+/// The state of an endpoint. Kept when its connections are replaced.
 pub(super) type Known = Arc<Lock<Suitability>>;
 
-/// Before an endpoint that no etcd has answered at is asked in plain HTTP.
+/// Delay before an endpoint at which no etcd has answered yet is also asked in plain HTTP.
 const FOREIGN: Duration = Duration::from_millis(200);
 
-/// The clients of one endpoint, with the connections that they share. Its own choice of endpoints is why there is one
-/// each: the crate's balancer picks at random and hands a failed connect to whoever calls next.
+/// The clients of one endpoint and their shared connections. Each endpoint has its own clients, because the crate's
+/// balancer picks endpoints at random and reports a failed connect to whichever call is next.
 pub(super) struct Endpoint {
     pub(super) url: String,
     known: Known,
-    /// Set off when these connections are no longer used: requests and streams on them are to be repeated elsewhere.
+    /// Cancelled when these connections are no longer used. Their requests and streams must be repeated on others.
     pub(super) given_up: CancellationToken,
-    /// When anything was last received over these connections.
+    /// When data was last received over these connections.
     heard: Lock<Instant>,
     pub(super) kv: KvClient,
     pub(super) lease: LeaseClient,
     pub(super) maintenance: MaintenanceClient,
-    /// For streams, which a member without a leader ends: else they would starve silently on a cut-off member.
+    /// For streams. A member without a leader ends them; otherwise they would starve silently on an isolated member.
     pub(super) watch: WatchClient,
-    /// For keepalive streams, likewise.
+    /// For keepalive streams, with the same property.
     pub(super) keep_alive: LeaseClient,
-    /// Over the connection of the streams.
+    /// Uses the connection of the streams.
     streams: MaintenanceClient,
-    /// Shares its token with the clients above.
+    /// Shares its token with the clients of the streams, and with a configured user with all clients above.
     client: Client,
     user: Option<User>,
     login: Arc<Mutex<Login>>,
-    /// For a login.
+    /// Time-out of a login.
     patience: Duration,
-    /// Whether etcd said that it asks nobody who they are.
+    /// Whether etcd reported that its authentication is off.
     pub(super) is_open_to_all: Arc<AtomicBool>,
 }
 
-/// A number for each login, so that one that went stale is renewed once, whoever notices.
+/// The number of a login. Ensures that an expired login is renewed once, even if several requests notice it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry(u64);
 
 #[derive(Default)]
 struct Login {
-    /// How many there have been; 0 before the first.
+    /// The number of successful logins; 0 before the first.
     count: u64,
-    /// When one was refused, and why, if no other has succeeded since.
+    /// The time and error of a refused login, unless a later login succeeded.
     refused: Option<(Instant, Error)>,
 }
 
 impl Endpoint {
-    /// Nothing is sent yet.
+    /// Prepares the clients. Sends nothing yet.
     pub(super) async fn new(url: &str, access: &Access, timeouts: &Timeouts, known: Known) -> Result<Self> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(timeouts.connect)
@@ -88,7 +89,7 @@ impl Endpoint {
         }
         let streaming = options.clone().with_require_leader(true);
         let connect = async |options| {
-            // Without a user this waits for nothing: connections are made on first use.
+            // Without a user this does not wait: connections are made on first use.
             Client::connect([url], Some(options))
                 .await
                 .map_err(|error| Error::InvalidEndpoint {
@@ -97,8 +98,9 @@ impl Endpoint {
                 })
         };
         let (calls, streams) = (connect(options).await?, connect(streaming).await?);
-        // A token belongs to a client, and a login costs etcd a good part of a second of computing: so whoever has to log
-        // in does all with one client, also asking for the status, which most releases tell users only.
+        // A token belongs to a client, and a login costs etcd a good part of a second of CPU time. So an access with a
+        // user makes all calls with one client, including the status, which most releases report only to authenticated
+        // users.
         let asks = if access.user.is_some() { &streams } else { &calls };
         Ok(Self {
             url: url.to_owned(),
@@ -127,18 +129,16 @@ impl Endpoint {
         Arc::ptr_eq(&self.known, known)
     }
 
-    /// Something was received.
     pub(super) fn hears(&self) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Whether anything was received since `then`.
     pub(super) fn heard_since(&self, then: Instant) -> bool {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) >= then
     }
 
-    /// What the member says of itself, asked for over both connections, so that an answer proves both. A login is made only
-    /// where it takes one to find out whether a fault is over.
+    /// Asks the member for its state over both connections, so that an answer proves both. Logs in only if the endpoint
+    /// has a fault and the check needs a login.
     pub(super) async fn look(&self) -> Result<Look> {
         match self.ask().await {
             Err(error) if error.wants_login() && self.known().fault().is_some() => {
@@ -157,7 +157,8 @@ impl Endpoint {
         }
     }
 
-    /// Asks, and finds out what listens there if no etcd ever has: a web server lets calls wait as often as not.
+    /// Asks for the status. If no etcd ever answered here, also checks for a web server, because a web server often
+    /// leaves gRPC calls unanswered.
     async fn ask(&self) -> Result<Look> {
         if self.known().cluster().is_some() {
             return self.ask_etcd().await;
@@ -176,7 +177,7 @@ impl Endpoint {
         }
     }
 
-    /// Asks what listens there in plain HTTP; none if that is no other server than etcd.
+    /// Asks in plain HTTP; `None` unless a server other than etcd answers.
     pub(super) async fn foreign(&self) -> Option<Error> {
         let answer = web::answer(&self.url).await?;
         Some(Error::Endpoint {
@@ -195,7 +196,7 @@ impl Endpoint {
             }
             status => status?,
         };
-        // The streams' connection is refused where there is no leader; the status says the same.
+        // The streams' connection is refused if there is no leader; the status reports the same.
         if let Err(error) = of_streams.map_err(sort)
             && !error.is_no_leader()
         {
@@ -210,9 +211,10 @@ impl Endpoint {
         })
     }
 
-    /// The member's cluster, for those releases that tell their status to administrators only: none if it does not say.
+    /// Returns the member's cluster id for releases that report their status only to administrators; `None` if the
+    /// member does not answer with it.
     pub(super) async fn cluster(&self) -> Result<Option<u64>> {
-        // Whether there is such a lease does not matter.
+        // The lease need not exist.
         let answer = self.lease.clone().time_to_live(1, None).await;
         match answer.map_err(|error| Error::sort("lease", &self.url, &error)) {
             Ok(answer) => Ok(answer.header().map(etcd_client::ResponseHeader::cluster_id)),
@@ -221,7 +223,7 @@ impl Endpoint {
         }
     }
 
-    /// Logs in unless that has been done; none if nobody asks for it.
+    /// Logs in unless already logged in; `None` if no user is configured.
     pub(super) async fn enter(&self) -> Result<Option<Entry>> {
         let Some(user) = &self.user else { return Ok(None) };
         let login = self.login.clone().lock_owned().await;
@@ -232,7 +234,7 @@ impl Endpoint {
         Ok(Some(Entry(count)))
     }
 
-    /// Logs in anew, unless somebody else has since `stale`.
+    /// Logs in again, unless another task has done so since `stale`.
     pub(super) async fn enter_anew(&self, stale: Entry) -> Result<()> {
         let Some(user) = &self.user else { return Ok(()) };
         let login = self.login.clone().lock_owned().await;
@@ -242,7 +244,8 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Goes on although nobody may wait for it any more: a login takes longer than some who need it are patient.
+    /// Logs in, in a task that continues if the caller stops waiting: a login takes longer than the time-out of some
+    /// callers.
     async fn log_in(&self, user: &User, mut login: OwnedMutexGuard<Login>) -> Result<u64> {
         if let Some((at, error)) = &login.refused
             && at.elapsed() < LOGIN_AGAIN
@@ -262,7 +265,7 @@ impl Endpoint {
             };
             match answer.map_err(|error| Error::sort(CALL, &url, &error)) {
                 Ok(()) => is_open_to_all.store(false, Ordering::Relaxed),
-                // Then it lets everybody in, us too.
+                // etcd then accepts every client, including this one.
                 Err(error) if error.is_auth_disabled() => is_open_to_all.store(true, Ordering::Relaxed),
                 Err(error) => {
                     if !error.is_connection() {

@@ -260,7 +260,7 @@ impl Error {
         matches!(self, Self::TooLarge { message } if message.contains(DECODER))
     }
 
-    /// Returns etcd's message without advice where the variant keeps it; otherwise the whole message.
+    /// Returns etcd's message without advice for `TooLarge` and `Other`; the whole message for every other variant.
     pub fn cause(&self) -> String {
         match self {
             Self::TooLarge { message } | Self::Other { message, .. } => message.clone(),

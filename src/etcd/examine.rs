@@ -1,7 +1,7 @@
-//! What an examination asks of etcd: each member by itself, and whether something would be allowed, without doing it.
+//! Read-only checks: the status of each member, and whether the user may perform a write, without performing it.
 //!
-//! etcd checks the rights of a transaction before it looks at its conditions. So one whose conditions never hold tells what
-//! is allowed, and changes nothing.
+//! etcd checks the permissions of a transaction before its conditions. So a transaction whose conditions never hold
+//! tests the permissions and changes nothing.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::requests::{Status, end_of, status_of};
 use crate::plan::{Key, LeaseId, Prefix, Transaction};
 
 impl Connection {
-    /// What the member behind each endpoint says of itself, or why it says nothing: the endpoints in their order.
+    /// Returns the status of the member behind each endpoint, or the error, in the order of the endpoints.
     pub async fn status_of_each(&self) -> Vec<(String, Result<Status>)> {
         let ask = async |endpoint: Arc<Endpoint>| {
             let kind = Call {
@@ -39,13 +39,13 @@ impl Connection {
         futures::future::join_all(self.all_endpoints().into_iter().map(ask)).await
     }
 
-    /// Whether `key` may be read, written and removed; an error says why not.
+    /// Returns an error unless the user may read, write and delete `key`.
     pub async fn may_write(&self, key: &str) -> Result<()> {
         self.may(key, vec![TxnOp::put(key, "", None)], vec![TxnOp::get(key, None)])
             .await
     }
 
-    /// Whether all of `keys` may be read and written; an error says why not.
+    /// Returns an error unless the user may read and write all of `keys`.
     pub async fn may_write_all(&self, keys: &[Key]) -> Result<()> {
         for part in keys.chunks(Transaction::MAX_OPS) {
             let Some(first) = part.first() else { continue };
@@ -56,14 +56,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether `key` may be put on `lease`: not where another key is on it that may not be written.
+    /// Returns an error unless the user may attach `key` to `lease`. etcd denies that if the lease has another key that
+    /// the user may not write.
     pub async fn may_attach(&self, key: &str, lease: LeaseId) -> Result<()> {
         let options = PutOptions::new().with_lease(lease.0);
         let put = TxnOp::put(key, "", Some(options));
         self.may(key, vec![put], vec![TxnOp::get(key, None)]).await
     }
 
-    /// Whether every key there may ever be in `scope` may be written; an error says why not.
+    /// Returns an error unless the user may write every possible key below the prefix.
     pub async fn may_write_below(&self, scope: &Prefix) -> Result<()> {
         let key = scope.prefix();
         let all = DeleteOptions::new().with_range(end_of(scope));
@@ -71,9 +72,9 @@ impl Connection {
             .await
     }
 
-    /// Whether `ops` and `looks` would be allowed.
+    /// Returns an error unless the user may perform `ops` and `looks`.
     async fn may(&self, key: &str, ops: Vec<TxnOp>, looks: Vec<TxnOp>) -> Result<()> {
-        // Neither ever holds: no revision and no count is below nothing.
+        // Neither condition ever holds: no revision and no version is negative.
         let never = [
             Compare::create_revision(key, CompareOp::Less, 0),
             Compare::version(key, CompareOp::Less, 0),

@@ -1,8 +1,9 @@
-//! A lane: one keepalive stream that many leases share, reopened for as long as it is needed.
+//! One keepalive stream shared by many leases, reopened as long as it is needed.
 //!
-//! etcd answers a stream strictly in order, so the oldest unanswered request is the one that blocks it (a lease that
-//! is past its end but not revoked yet) or that ended it (a lease we may not renew). That lease is reported as the
-//! suspect and the rest handed back, to be sent elsewhere. Each request gets exactly one report.
+//! etcd answers a stream strictly in order. So the oldest unanswered request is the one that blocks the stream (an
+//! expired lease that is not revoked yet) or that ended it (a lease that the user may not renew). That lease is
+//! reported as the possible cause, and the other leases are handed back to be sent elsewhere. Each request gets exactly
+//! one report.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,30 +22,30 @@ use crate::telemetry::Outcome;
 
 const CALL: &str = "keep_alive";
 
-/// A lease to be renewed.
+/// A request to renew one lease.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
     pub(super) lease: LeaseId,
-    /// How long the stream may stay silent on it.
+    /// How long the stream may stay silent after the request.
     pub(super) patience: Duration,
 }
 
-/// What became of requests.
+/// The result of requests.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// Renewed by a request sent at `sent`.
+    /// The lease was renewed by a request sent at `sent`.
     Alive { lease: LeaseId, sent: Instant },
-    /// The member knows no such lease: to be confirmed.
+    /// The member does not know the lease. Must be confirmed by etcd's leader.
     Doubtful(LeaseId),
-    /// etcd does not let us renew it, not even on its own.
+    /// etcd denies renewing the lease, even on a separate stream.
     Denied(LeaseId),
     /// The stream failed.
     Broken {
-        /// Which lane.
+        /// The number of the stream.
         lane: usize,
         /// The lease that may be the cause.
         unconfirmed: Option<UnconfirmedLease>,
-        /// Those that were waiting behind it.
+        /// The leases that were waiting behind it.
         rest: Vec<LeaseId>,
     },
 }
@@ -53,7 +54,7 @@ pub(super) enum Report {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UnconfirmedLease {
     pub(super) lease: LeaseId,
-    /// Whether etcd refused this very lease. Else it may be all of etcd that hangs or fails.
+    /// Whether etcd refused this lease itself. If not, etcd as a whole may hang or fail.
     pub(super) refused: bool,
 }
 
@@ -63,7 +64,7 @@ struct Sent {
 }
 
 pub(super) struct KeepAliveStream {
-    /// Lane 0 is on the preferred endpoint, lane 1 on the one after it.
+    /// Stream 0 uses the preferred endpoint, stream 1 the one after it.
     pub(super) number: usize,
     pub(super) connection: Connection,
     pub(super) requests: UnboundedReceiver<Request>,
@@ -72,14 +73,14 @@ pub(super) struct KeepAliveStream {
 
 /// Why a stream is no longer used.
 enum Failure {
-    /// It broke or became stuck.
+    /// The stream broke or is stuck.
     Broken(Error),
     /// The renewal has ended.
     Over,
 }
 
 impl KeepAliveStream {
-    /// Runs until nobody sends requests any more.
+    /// Runs until the sender of requests is dropped.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new();
         while let Some(first) = self.requests.recv().await {
@@ -107,12 +108,12 @@ impl KeepAliveStream {
                         waiting.push(request.lease);
                     }
                     self.give_back(waiting, &error, index);
-                    // A lease that may not be renewed does not come back here, and must not hold up those that may.
+                    // A denied lease is moved to a separate stream, so the other leases need not wait.
                     if matches!(error, Error::PermissionDenied { .. }) {
                         backoff.reset();
                         continue;
                     }
-                    // Before the next attempt, not before handing back: the other lane may do better at once.
+                    // Pauses only after handing the leases back: the other stream may renew them at once.
                     backoff.pause().await;
                 }
             }
@@ -120,11 +121,11 @@ impl KeepAliveStream {
     }
 
     fn report(&self, report: Report) {
-        // Nobody listens any more only when the renewal has ended.
+        // The receiver is gone only when the renewal has ended.
         let _ = self.reports.send(report);
     }
 
-    /// Opens the stream with `first` as its first request; none if the member knows no such lease.
+    /// Opens the stream with `first` as its first request; `None` if the member does not know the lease.
     async fn open(&self, first: Request, endpoint: &Endpoint) -> Result<Option<(LeaseKeeper, LeaseKeepAliveStream)>> {
         let kind = Call {
             name: CALL,
@@ -145,7 +146,7 @@ impl KeepAliveStream {
         self.connection.attempt(&kind, endpoint, first.patience, open).await
     }
 
-    /// Passes requests and answers until the stream fails; true if there is nothing left to do.
+    /// Passes requests and answers until the stream fails; true if the renewal has ended.
     async fn pump(
         &mut self,
         mut keeper: LeaseKeeper,
@@ -161,7 +162,7 @@ impl KeepAliveStream {
         match failure {
             Some(Failure::Over) => true,
             None => {
-                // Sent again on the new way, which is harmless: renewing twice is renewing.
+                // The leases are sent again on the new connection, which is harmless: a renewal is idempotent.
                 let rest = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
                 let (lane, unconfirmed) = (self.number, None);
                 self.report(Report::Broken {
@@ -220,7 +221,7 @@ impl KeepAliveStream {
                         after: progress.elapsed(),
                     });
                 }
-                // Only while there is room: waiting for it would leave the answers unread. Room comes with answers.
+                // Only while there is room: waiting for it would leave the answers unread. Reading answers makes room.
                 request = self.requests.recv(), if keeper.sender.capacity() > 0 => {
                     let Some(request) = request else { return Failure::Over };
                     unanswered.push_back(Sent { request, at: Instant::now() });
@@ -234,7 +235,7 @@ impl KeepAliveStream {
     }
 
     fn answered(&self, lease: LeaseId, ttl: i64, unanswered: &mut VecDeque<Sent>) {
-        // Answers come in order, so this looks at the first one.
+        // Answers arrive in order, so the first entry matches.
         let Some(place) = unanswered.iter().position(|sent| sent.request.lease == lease) else {
             return;
         };
@@ -250,14 +251,15 @@ impl KeepAliveStream {
         });
     }
 
-    /// Hands `waiting` back, oldest first. Unless it was the connection that failed, the oldest is the suspect. The
-    /// endpoint at `index` is avoided if it may be the cause: a lease alone starts at another one then.
+    /// Hands the `waiting` leases back, oldest first. Reports the oldest as the possible cause, unless the connection
+    /// failed or the error concerns the credentials. Avoids the endpoint at `index` after a connection error or a
+    /// time-out, so that a separate stream starts at another endpoint.
     fn give_back(&self, mut waiting: Vec<LeaseId>, error: &Error, index: usize) {
         if error.is_connection() {
             self.connection.avoid(index);
         }
         let refused = matches!(error, Error::PermissionDenied { .. });
-        // Who we are, and the way, are the same for all of them.
+        // Connection and credentials are the same for all leases.
         let of_all =
             matches!(error, Error::Unreachable { .. } | Error::Endpoint { .. }) || (error.is_access() && !refused);
         let unconfirmed = (!of_all && !waiting.is_empty()).then(|| UnconfirmedLease {

@@ -1,8 +1,8 @@
-//! The view of our keys: one read of each scope, then every change to it, for as long as the process lives.
+//! The mirror of the operator's keys in etcd: lists each prefix once, then watches it for the life of the process.
 //!
-//! There is one answer to every kind of trouble (broken stream, compaction, silence, restore): say that the view is
-//! interrupted, read all scopes again at one revision, watch from there. Only a scope that may not be read is no trouble
-//! of the others: it is left out, and tried again now and then.
+//! Every failure (broken stream, compaction, silence, restore) has the same answer: report that the mirror is
+//! interrupted, list all prefixes again at one revision, and watch from there. Only a prefix that the user may not read
+//! does not disturb the others: the mirror leaves the prefix out and retries it later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,24 +20,26 @@ use super::requests::Snapshot;
 use super::watches::{Message, Watches};
 use crate::plan::{Key, KeyValue, Observation, Prefix, Revision};
 
-/// Ranges read at a time: enough to hide the round trips of many small scopes.
+/// Concurrent list requests: enough to hide the round trips of many small prefixes.
 const READS: usize = 4;
-/// A view that has lived this long was no failed attempt. Shorter ones do not reset the pauses: a scope that may be
-/// read and not watched would otherwise have everything read again and again without any.
+/// A mirror that was live this long resets the backoff. A shorter time does not: otherwise a prefix that may be read
+/// but not watched would cause all prefixes to be listed repeatedly without a pause.
 const STEADY: Duration = Duration::from_secs(5);
-/// Before a scope that may not be read is tried again, doubled each time.
+/// Pause before a denied prefix is retried; doubled each time up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How many of them are tried at a time, and how long the others wait: while they are tried, nothing else is seen.
+/// How many denied prefixes are retried at a time, and the pause between such batches: no watch event is processed
+/// during a batch.
 const TRIED: usize = 32;
 const BETWEEN: Duration = Duration::from_millis(500);
 
-/// Mirrors the last of `scopes` into `out` until `shutdown`. Without `essential`, nothing is to be seen; any other scope
-/// that may not be read is told as [`Observation::Denied`] and tried again until it may be. For each key, changes come in the order of revisions, and
-/// none that the last snapshot of its scope contains already.
+/// Mirrors the last set received from `scopes` into `out` until `shutdown`. The `essential` prefix must be readable:
+/// without it the mirror shows nothing. Any other prefix that the user may not read is reported as
+/// [`Observation::Denied`] and retried until it may be read. For each key, changes arrive in the order of revisions,
+/// and none repeats what the last snapshot of its prefix contains.
 ///
-/// Every set sent is compared with the one before it, so that a scope that was left out and is wanted again has a new
-/// snapshot, however quickly it came back.
+/// Every set is compared with the previous one. So a prefix that was removed and added again has a new snapshot,
+/// however quickly that happened.
 pub async fn mirror(
     connection: Connection,
     essential: Prefix,
@@ -63,15 +65,15 @@ pub async fn mirror(
     }
 }
 
-/// Somebody at the other end of a channel has gone: the process is ending.
+/// The other end of a channel was dropped: the process is ending.
 struct Closed;
 
-/// Why the view has to be built anew, or need not be any more.
+/// Why following ended.
 enum Trouble {
     Etcd(Error),
-    /// The cluster is not the one known, or its revisions went backwards.
+    /// The cluster id differs from the known one, or the revision decreased.
     Restored,
-    /// Another way to etcd is used from now on.
+    /// The connection uses another access from now on.
     Moved,
     Closed,
 }
@@ -88,7 +90,7 @@ impl From<Closed> for Trouble {
     }
 }
 
-/// How far the cluster's history is known. A restored etcd has a shorter one.
+/// The known history of the cluster. A restored etcd has a shorter one.
 #[derive(Default)]
 struct History {
     cluster_id: Option<u64>,
@@ -96,7 +98,7 @@ struct History {
 }
 
 impl History {
-    /// Takes in what an answer's header says; false if it contradicts what is known.
+    /// Records the header of an answer; false if the header contradicts the known history.
     fn agrees(&mut self, cluster_id: u64, revision: Revision) -> bool {
         let same = self.cluster_id.is_none_or(|known| known == cluster_id);
         if !same || revision < self.highest {
@@ -108,7 +110,7 @@ impl History {
     }
 }
 
-/// A scope that may not be read.
+/// The retry state of a prefix that the user may not read.
 struct Denied {
     again_at: Instant,
     pause: Duration,
@@ -122,20 +124,21 @@ struct Mirror {
     denied: BTreeMap<Prefix, Denied>,
     out: mpsc::Sender<Observation>,
     history: History,
-    /// Whether observations of a live view have been sent since the last interruption.
+    /// Whether an observation was sent since the last interruption.
     shown: bool,
-    /// Since when all scopes have been watched.
+    /// Since when all prefixes have been watched.
     live: Option<Instant>,
     backoff: Backoff,
 }
 
-/// A scope that is watched as a whole, and the wanted scopes inside it, itself included.
+/// A prefix with its own watch, and the wanted prefixes inside it, including itself.
 type Root = (Prefix, Vec<Prefix>);
 
-/// The widest of `wanted`. Two watches on one key would report it twice, in no common order.
+/// Returns the outermost prefixes of `wanted`. Two watches on one key would report each change twice, in no defined
+/// order.
 fn roots<'a>(wanted: impl IntoIterator<Item = &'a Prefix>) -> Vec<Root> {
     let mut roots: Vec<Root> = Vec::new();
-    // In the set's order a prefix comes right before all that it contains.
+    // In this order a prefix comes directly before all prefixes that it contains.
     for scope in wanted {
         match roots.last_mut() {
             Some((root, inside)) if root.contains(scope.prefix()) => inside.push(scope.clone()),
@@ -155,7 +158,7 @@ impl Mirror {
             }
             let told = match trouble {
                 Trouble::Closed => return Closed,
-                // The view is as good as it was, until it is replaced in a moment.
+                // The content is still correct until the new one replaces it shortly.
                 Trouble::Moved => continue,
                 Trouble::Etcd(error) if steady && error.wants_login() => {
                     tracing::debug!(%error, "logging in anew");
@@ -187,9 +190,9 @@ impl Mirror {
         self.out.send(observation).await.map_err(|_| Closed)
     }
 
-    /// Reads all scopes and follows them until there is trouble.
+    /// Lists all prefixes and follows them until an error occurs.
     async fn follow(&mut self) -> std::result::Result<std::convert::Infallible, Trouble> {
-        // All is read anew, so only the last set counts.
+        // Everything is listed again, so only the last set counts.
         while let Ok(scopes) = self.scopes.try_recv() {
             self.wanted = scopes;
         }
@@ -198,7 +201,7 @@ impl Mirror {
         }
         let mut moves = self.connection.moves();
         let mut watches = Watches::new(&self.connection, &self.essential);
-        // Whatever was denied may be allowed to whom we are now.
+        // The new access may have permissions that the old one lacked.
         self.denied.clear();
         self.fill(&BTreeSet::new(), &BTreeSet::new(), &mut watches).await?;
         self.live = Some(Instant::now());
@@ -206,7 +209,7 @@ impl Mirror {
         loop {
             let again_at = self.denied.values().map(|denied| denied.again_at.max(not_before)).min();
             tokio::select! {
-                // The rarer first: changes that never pause must not keep a new scope waiting.
+                // The rarer events first: a continuous stream of changes must not delay a new prefix.
                 biased;
                 scopes = self.scopes.recv() => {
                     let now = scopes.ok_or(Closed)?;
@@ -214,7 +217,7 @@ impl Mirror {
                     self.denied.retain(|scope, _| now.contains(scope));
                     self.fill(&before, &BTreeSet::new(), &mut watches).await?;
                     if now.is_empty() {
-                        // A stream without watches does not tell its progress.
+                        // A stream without watches does not report progress.
                         watches = Watches::new(&self.connection, &self.essential);
                     }
                 }
@@ -232,8 +235,8 @@ impl Mirror {
         }
     }
 
-    /// Reads and watches what is wanted and was not `before`, and those of `tried` that were denied; no longer watches
-    /// what is not wanted.
+    /// Lists and watches the prefixes that are wanted now and were not in `before`, and those of `tried` that were
+    /// denied. Stops watching prefixes that are not wanted.
     async fn fill(
         &mut self,
         before: &BTreeSet<Prefix>,
@@ -249,18 +252,20 @@ impl Mirror {
                 !watches.has(root) || tried.contains(root) || inside.iter().any(|scope| !before.contains(scope))
             };
             let mut fresh: Vec<Root> = wanted.iter().filter(is_fresh).cloned().collect();
-            // It is surely read, and tells at which revision.
+            // The essential prefix comes first: it must be readable, and the first list fixes the revision of the
+            // others.
             fresh.sort_by_key(|(root, _)| *root != self.essential);
             let more = self.read(fresh).await?;
-            // Those that are denied now may have others in them, which are roots then.
+            // A prefix that is denied now may contain others, which become roots in the next round.
             let denied = wanted.iter().any(|(root, _)| self.denied.contains_key(root));
             read = more.last().map(|(_, from)| from - 1).or(read);
-            // Before the watches: they may take a while to open, and what was read is all there is.
+            // Sent before the watches are opened: opening may take a while, and the lists are complete already.
             if let Some(revision) = read.filter(|_| !denied) {
                 self.send(Observation::Complete { revision }).await?;
             }
             for (root, from) in more {
-                // Replaces the root's watch, if it has one: what that would still report is in the snapshot.
+                // Replaces the watch of this root, if there is one. The snapshot contains everything that the old watch
+                // has not reported yet.
                 watches.add(root, from).await?;
             }
             if !denied {
@@ -271,8 +276,8 @@ impl Mirror {
         }
     }
 
-    /// Reads `roots` at one revision and shows what they hold; returns from where each has to be watched. Those that may
-    /// not be read are set aside.
+    /// Lists `roots` at one revision and sends their contents. Returns the revision from which each root must be
+    /// watched. Skips roots that the user may not read.
     async fn read(&mut self, roots: Vec<Root>) -> std::result::Result<Vec<(Prefix, Revision)>, Trouble> {
         let mut from = Vec::with_capacity(roots.len());
         let mut roots = roots.into_iter();
@@ -310,7 +315,7 @@ impl Mirror {
                     continue;
                 }
             };
-            // Another endpoint may be asked by now, and it may lead elsewhere.
+            // Another endpoint may answer by now, and it may belong to another cluster.
             if !self.history.agrees(snapshot.cluster_id, revision) {
                 return Err(Trouble::Restored);
             }
@@ -320,7 +325,7 @@ impl Mirror {
         Ok(from)
     }
 
-    /// `root` could not be read. If that is only because we have no right to, it is left out for a while.
+    /// Handles an error of listing `root`. If only the permission is missing, skips the prefix until its next retry.
     async fn refused(&mut self, root: Prefix, error: Error) -> std::result::Result<(), Trouble> {
         let message = match error {
             Error::PermissionDenied { message } if root != self.essential => message,
@@ -338,7 +343,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Sends one snapshot for each scope inside `root`, all cut out of the root's.
+    /// Sends one snapshot for each prefix inside `root`, all cut out of the snapshot of `root`.
     async fn show(
         &mut self,
         root: &Prefix,
@@ -381,9 +386,9 @@ impl Mirror {
         Ok(())
     }
 
-    /// Asks the whole cluster for its revision, because a member that is watched has a lower one than is known. It may
-    /// lag behind. Or etcd was restored after the snapshots were read: then the watches wait for revisions that are far
-    /// off, in silence.
+    /// Asks the cluster for its revision with a linearizable read, because the watched member reports a lower revision
+    /// than the known one. Either the member lags behind, or etcd was restored after the prefixes were listed. In the
+    /// second case the watches would silently wait for revisions in the far future.
     async fn question(&mut self) -> std::result::Result<(), Trouble> {
         let (_, revision) = self.connection.get(self.essential.prefix()).await?;
         if revision < self.history.highest {

@@ -1,7 +1,7 @@
-//! The etcd side: connection, election, renewal, the mirror of our keys and the fenced writer.
+//! The etcd layer: connection, election, renewal, the mirror of the operator's keys and the fenced writer.
 //!
-//! Owns every call to etcd, each with a time-out and a counted outcome. Decides nothing about keys:
-//! that is `plan`'s.
+//! Owns every call to etcd, each with a time-out and a counted outcome. Decides nothing about keys: that is the task of
+//! `plan`.
 
 mod access;
 mod connection;

@@ -1,4 +1,4 @@
-//! Pauses between attempts: they grow to a second at most, and differ between replicas.
+//! Backoff between attempts, up to one second, with jitter so that replicas differ.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::error::Error;
 
-/// A random number, of the quality lease ids need.
+/// Returns a random number of the quality that lease ids require.
 pub(super) fn random() -> u64 {
-    // Of those that ask the system, this one asks the kernel itself also in a static program, where there is no /dev.
+    // `SystemRandom` asks the kernel directly, also in a static program without /dev.
     let mut bytes = [0; 8];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.expect("the operating system hands out random numbers");
     u64::from_ne_bytes(bytes)
 }
 
-/// A random time in `0..=most`.
+/// Returns a random time in `0..=most`.
 pub(super) fn jitter(most: Duration) -> Duration {
     let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
     Duration::from_micros(random() % most.saturating_add(1))
 }
 
-/// How long to wait before the next attempt.
+/// The pause before the next attempt.
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
@@ -29,19 +29,20 @@ pub(super) struct Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(50);
-    /// After an outage of etcd, leases have a whole TTL left: a second costs nothing and keeps a herd away.
+    /// After an outage of etcd, leases have a whole TTL left. A pause of one second costs nothing and prevents a
+    /// thundering herd.
     const MOST: Duration = Duration::from_secs(1);
 
     pub(super) fn new() -> Self {
         Self { next: Duration::ZERO }
     }
 
-    /// Things work again: the next failure is retried at once.
+    /// Resets the backoff after a success: the next failure is retried at once.
     pub(super) fn reset(&mut self) {
         self.next = Duration::ZERO;
     }
 
-    /// Logs a failure: the first one of a row is worth a warning.
+    /// Logs a failure: the first of a series as a warning, the others at debug level.
     pub(super) fn complain(&self, what: &str, error: &Error) {
         if self.next.is_zero() {
             tracing::warn!(%error, "{what}; trying on");
@@ -50,7 +51,7 @@ impl Backoff {
         }
     }
 
-    /// Waits: not at all after the first failure, then ever longer, half of it random.
+    /// Waits: not at all after the first failure, then increasingly long. Half of each pause is random.
     pub(super) async fn pause(&mut self) {
         let pause = self.next;
         self.next = (pause * 2).clamp(Self::FIRST, Self::MOST);

@@ -1,8 +1,9 @@
-//! Looks at every endpoint again and again: whether it answers over the connections in use, and what it says of itself.
+//! Health checks of the endpoints: looks repeatedly whether each endpoint answers over its current connections, and
+//! what the member reports about itself.
 //!
-//! A member that hangs keeps its connections open, and HTTP/2 pings, of which etcd allows one in five seconds, find that
-//! out after nine. A slow one must not be mistaken for it. So an endpoint counts as hung only when, after it has been silent
-//! for a while, another connection or another endpoint answers.
+//! A member that hangs keeps its connections open. HTTP/2 pings, of which etcd allows one in five seconds, detect that
+//! only after nine. A slow member must not count as hung. So an endpoint counts as hung only if it is silent for a
+//! while and then another connection or another endpoint answers.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,22 +19,25 @@ use super::pause::jitter;
 use super::suitability::{EndpointFault, Look};
 use crate::telemetry::Outcome;
 
-/// Between two looks at an endpoint that is in use.
+/// Between two looks at an endpoint in use.
 const USED: Duration = Duration::from_secs(1);
-/// At one that cannot be used.
+/// Between looks at an endpoint with a fault.
 const FAULTY: Duration = Duration::from_secs(1);
-/// At one that hangs: each look leaves a connection there that it has to take up one day.
+/// Between looks at an endpoint that hangs. Longer, because each look leaves a connection that the member has to handle
+/// when it continues.
 const HUNG: Duration = Duration::from_secs(5);
-/// At any other.
+/// Between looks at any other endpoint.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long an endpoint may be silent before another one is asked, and then again before it counts as hung.
+/// How long an endpoint may be silent before other connections and endpoints are asked, and how long again before it
+/// counts as hung.
 const PATIENCE: Duration = Duration::from_millis(800);
-/// Patience is doubled up to this with each time that connections were replaced: slow ones would never get anything done.
+/// Limit of the patience, which doubles each time the connections are replaced. Otherwise slow connections would be
+/// replaced before they complete a request.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(8);
-/// Connections that have lasted for so long were no mistake.
+/// After connections have lasted this long, the patience is reset.
 const CALM: Duration = Duration::from_mins(1);
 
-/// Looks at the endpoints of `way` for as long as `shared` uses it.
+/// Starts a task for each endpoint of `way` that runs as long as `shared` uses `way`.
 pub(super) fn start(shared: &Arc<Shared>, way: &Arc<Way>) {
     for index in 0..way.count() {
         tokio::spawn(run(Arc::downgrade(shared), Arc::downgrade(way), index));
@@ -78,22 +82,22 @@ struct Pulse {
     patience: Duration,
 }
 
-/// What a silent endpoint turned out to be.
+/// The cause of an endpoint's silence.
 enum Silence {
-    /// Slow.
+    /// The endpoint was slow and has answered.
     Over(Result<Look>),
-    /// Another connection to the same address is answered, by whatever listens there now.
+    /// A new connection to the same address is answered by the server that listens there now.
     Elsewhere(Box<Endpoint>, Result<Look>),
-    /// Nothing is.
+    /// No connection is answered.
     Lasts {
-        /// Whether another endpoint answers.
         others_answer: bool,
     },
 }
 
 impl Pulse {
     fn pace(&self) -> Duration {
-        // One is the way's, one is ours: any other is a stream's or a request's.
+        // The endpoint set and this task hold one reference each. Any further reference belongs to a stream or a
+        // request.
         let is_used = Arc::strong_count(&self.endpoint) > 2 || self.way.is_preferred(self.index);
         match self.endpoint.known().fault() {
             Some(EndpointFault::NotAnswering) => HUNG,
@@ -103,7 +107,7 @@ impl Pulse {
         }
     }
 
-    /// Looks at the endpoint once; true if its connections were replaced because they were silent.
+    /// Looks at the endpoint once; true if silent connections were replaced.
     async fn look(&self) -> bool {
         let started = Instant::now();
         let mut present = Box::pin(self.endpoint.look());
@@ -121,7 +125,7 @@ impl Pulse {
                 lasts = lasts => lasts,
             }
         };
-        // A stream on the same connections may have got through what a look did not.
+        // A stream on the same connections may have received data although the look did not.
         let is_silent = !self.endpoint.heard_since(started);
         match silence {
             Silence::Over(answer) => {
@@ -150,7 +154,7 @@ impl Pulse {
                 self.connection.avoid(self.index);
                 was_used
             }
-            // Slow, or all of etcd hangs: another connection would not help.
+            // The endpoint is slow, or etcd as a whole hangs: another connection would not help.
             Silence::Elsewhere(..) | Silence::Lasts { .. } => {
                 self.count(None, started);
                 false
@@ -158,11 +162,11 @@ impl Pulse {
         }
     }
 
-    /// Asks over other connections; does not return unless they are answered.
+    /// Asks over new connections; does not return unless they are answered.
     async fn elsewhere(&self) -> Silence {
         if let Ok(other) = self.way.again(self.index, self.connection.timeouts()).await {
             match other.look().await {
-                // Nothing listens, or it was too slow, too.
+                // No server listens there, or the new connection was too slow as well.
                 Err(error) if error.is_connection() => {}
                 answer => return Silence::Elsewhere(Box::new(other), answer),
             }
@@ -178,7 +182,7 @@ impl Pulse {
         }
     }
 
-    /// Whether another endpoint that can be used answers now.
+    /// Whether another usable endpoint answers now.
     async fn others_answer(&self) -> bool {
         let others = (0..self.way.count()).filter(|index| *index != self.index);
         let mut looks: FuturesUnordered<_> = others

@@ -1,8 +1,8 @@
-//! Keeps leases alive, whoever leads: renewing is idempotent and makes no revision, so every replica does it.
+//! Keeps leases alive on every replica, leader or not: renewing is idempotent and creates no revision.
 //!
-//! Each lease is renewed every third of its TTL over one of two shared streams ([`KeepAliveStream`]); one that blocks or ends a
-//! stream is renewed on a throw-away stream of its own until it answers. Nothing is given up on a local deadline: an
-//! etcd that was down for an hour extends all leases when it is back. Only etcd's own word ends a lease.
+//! Each lease is renewed every third of its TTL over one of two shared streams ([`KeepAliveStream`]). A lease that
+//! blocks or ends a stream is renewed on a separate stream until etcd answers. No lease is given up because of a local
+//! deadline: an etcd that was down for an hour extends all leases when it returns. Only etcd's answer ends a lease.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,30 +22,32 @@ use crate::plan::LeaseId;
 /// The leases to keep alive, each with its TTL in seconds.
 pub type Leases = Arc<BTreeMap<LeaseId, u32>>;
 
-/// Throw-away streams for leases that may be blocking a lane; more wait their turn on the lanes. A lease that is
-/// being revoked takes its stream for seconds, and an etcd that hangs makes every lease look like that.
+/// Most separate streams for leases that may be blocking a shared stream; further such leases stay on the shared
+/// streams. A lease that is being revoked blocks its stream for seconds, and an etcd that hangs makes every lease look
+/// like that.
 const MOST_SUSPECTS: usize = 16;
-/// Between attempts for a lease on its own.
+/// Longest pause between attempts for a lease on a separate stream.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// What is told of a lease.
+/// A report about a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseEvent {
-    /// etcd confirms that it is gone.
+    /// etcd confirms that the lease does not exist.
     Lapsed(LeaseId),
-    /// etcd does not let us renew it, because a key is on it that we may not write. It is tried on, and told again as long
-    /// as that is so.
+    /// etcd denies renewing the lease, because the user may not write one of its keys. The renewal is retried, and the
+    /// report is repeated while etcd denies it.
     Denied(LeaseId),
 }
 
-/// How long an unanswered renewal may block a stream: well below what is left of the TTL after a third of it.
+/// How long an unanswered renewal may block a stream: well below the two thirds of the TTL that are left when a renewal
+/// is due.
 pub(super) fn patience(ttl: Duration) -> Duration {
     (ttl / 6).min(Duration::from_secs(2))
 }
 
-/// Keeps `leases` alive until `shutdown`. A lease that etcd confirms to be gone is told in `news` once and then left
-/// alone until it disappears from `leases`. `soonest` shows when the first lease would lapse if no renewal succeeded
-/// any more; none without leases.
+/// Keeps `leases` alive until `shutdown`. Reports a lease that etcd confirms to be gone in `news` once, then ignores it
+/// until it disappears from `leases`. `soonest` shows when the first lease would expire if no further renewal
+/// succeeded; `None` without leases.
 pub async fn renew(
     connection: Connection,
     mut leases: watch::Receiver<Leases>,
@@ -54,7 +56,7 @@ pub async fn renew(
     shutdown: CancellationToken,
 ) {
     let (reports, mut incoming) = mpsc::unbounded_channel();
-    // Dropped with this function, which ends the lanes and whatever else runs in it.
+    // Dropped with this function, which ends the keepalive streams.
     let mut tasks = JoinSet::new();
     let lanes = [0, 1].map(|number| {
         let (requests, outgoing) = mpsc::unbounded_channel();
@@ -105,24 +107,24 @@ pub async fn renew(
 }
 
 enum State {
-    /// To be sent at this time.
+    /// Due at this time.
     Waiting(Instant),
-    /// On a lane, which will report.
+    /// Sent to a shared stream, which will report the result.
     Sent,
-    /// On its own stream.
+    /// On a separate stream.
     Alone { task: AbortHandle, unconfirmed: bool },
-    /// Gone, and said so.
+    /// Gone and reported.
     Gone,
 }
 
 struct Entry {
     ttl: Duration,
-    /// When it lapses unless renewed before.
+    /// When the lease expires unless it is renewed before.
     end: Instant,
     state: State,
 }
 
-/// How the solitary renewal of a lease ended.
+/// The result of renewing a lease on a separate stream.
 enum Fate {
     Alive { sent: Instant },
     Gone,
@@ -131,23 +133,23 @@ enum Fate {
 struct Renewal {
     connection: Connection,
     lanes: [mpsc::UnboundedSender<Request>; 2],
-    /// The lane that renewals go down.
+    /// The shared stream that receives new renewals.
     current: usize,
     entries: HashMap<LeaseId, Entry>,
-    /// The waiting entries by time.
+    /// The waiting entries by due time.
     due: BTreeSet<(Instant, LeaseId)>,
     /// All entries that are not gone, by end.
     ends: BTreeSet<(Instant, LeaseId)>,
     suspects: usize,
     alone: JoinSet<(LeaseId, Fate)>,
-    /// For what renews one lease alone.
+    /// For the renewals on separate streams.
     reports: mpsc::UnboundedSender<Report>,
-    /// Not sent yet: a listener that takes its time must not keep the other leases from being renewed.
+    /// Not sent yet: a slow receiver must not delay the renewal of other leases.
     news: VecDeque<LeaseEvent>,
 }
 
 impl Renewal {
-    /// Takes over a new list of leases: new ones are due at once, missing ones are forgotten.
+    /// Adopts a new set of leases. New leases are due at once; missing ones are forgotten.
     fn want(&mut self, wanted: &BTreeMap<LeaseId, u32>) {
         let unwanted: Vec<_> = self
             .entries
@@ -165,7 +167,7 @@ impl Renewal {
                 entry.ttl = ttl;
                 continue;
             }
-            // How long it still has is not known; claiming a whole TTL would hide an endangered lease.
+            // The remaining time is unknown. Assuming a whole TTL would hide an endangered lease.
             let entry = Entry {
                 ttl,
                 end: now,
@@ -184,7 +186,7 @@ impl Renewal {
         }
     }
 
-    /// Undoes what the lease's present state holds elsewhere.
+    /// Releases what the lease's current state holds in `due`, `alone` and `suspects`.
     fn leave_state(&mut self, lease: LeaseId) {
         match self.entries.get(&lease).map(|entry| &entry.state) {
             Some(State::Waiting(at)) => {
@@ -233,7 +235,7 @@ impl Renewal {
                 unconfirmed,
                 rest,
             } => {
-                // Whatever happened there, the other lane may do better; new renewals go there too.
+                // Whatever the cause, the other stream may work. New renewals use it too.
                 self.current = 1 - lane;
                 match unconfirmed {
                     Some(unconfirmed) if unconfirmed.refused => self.isolate(unconfirmed.lease, false),
@@ -249,7 +251,7 @@ impl Renewal {
     }
 
     fn resend(&mut self, lease: LeaseId) {
-        // One that was forgotten and wanted again meanwhile is not on a lane.
+        // A lease that was removed and added again meanwhile is not on a stream.
         if let Some(Entry { state: State::Sent, .. }) = self.entries.get(&lease) {
             self.send(self.current, lease);
         }
@@ -263,13 +265,13 @@ impl Renewal {
         self.ends.remove(&(entry.end, lease));
         entry.end = sent + entry.ttl;
         self.ends.insert((entry.end, lease));
-        // Leases that are new together drift apart instead of being due together for ever.
+        // Spreads leases that were added together, so that they are not due together forever.
         let next = sent + entry.ttl / 3 - jitter(entry.ttl / 12);
         entry.state = State::Waiting(next);
         self.due.insert((next, lease));
     }
 
-    /// Gives `lease` a stream of its own.
+    /// Renews `lease` on a separate stream.
     fn isolate(&mut self, lease: LeaseId, unconfirmed: bool) {
         let Some(entry) = self.entries.get_mut(&lease) else {
             return;
@@ -283,12 +285,12 @@ impl Renewal {
         entry.state = State::Alone { task, unconfirmed };
     }
 
-    /// Takes in how a solitary renewal ended.
+    /// Handles the result of a separate stream.
     fn learn(&mut self, ended: Result<(LeaseId, Fate), JoinError>) {
         let (lease, fate) = match ended {
             Ok(ended) => ended,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Ended because the lease was forgotten.
+            // The task was aborted because the lease was forgotten.
             Err(_) => return,
         };
         let Some(State::Alone { .. }) = self.entries.get(&lease).map(|entry| &entry.state) else {
@@ -309,7 +311,7 @@ impl Renewal {
     }
 }
 
-/// Renews one lease on streams of its own until it is alive or etcd confirms that it is gone.
+/// Renews one lease on separate streams until it is alive or etcd confirms that it is gone.
 async fn renew_alone(
     connection: Connection,
     lease: LeaseId,
@@ -319,7 +321,7 @@ async fn renew_alone(
     let mut denied = false;
     loop {
         let sent = Instant::now();
-        // A lease that is being revoked answers late, but it answers: more patience than on a shared stream.
+        // A lease that is being revoked is answered late, but it is answered: wait longer than on a shared stream.
         let patience = patience(ttl).max(connection.timeouts().request);
         let pause = match connection.renew_once(lease, patience).await {
             Ok(true) => {
@@ -328,7 +330,7 @@ async fn renew_alone(
                 }
                 return (lease, Fate::Alive { sent });
             }
-            // A member that has not caught up says the same of a lease granted a moment ago: ask the leader.
+            // A member that lags behind gives the same answer for a lease granted a moment ago. Ask etcd's leader.
             Ok(false) => match connection.lease(lease, false).await {
                 Ok(None) => return (lease, Fate::Gone),
                 Ok(Some(_)) => RETRY / 2,

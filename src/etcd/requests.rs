@@ -1,4 +1,4 @@
-//! What is asked of etcd in one request and one answer: ranges, single keys, leases, status.
+//! Requests to etcd with one answer: ranges, single keys, leases, status.
 
 use std::time::Duration;
 
@@ -12,39 +12,36 @@ use super::error::{Error, Result};
 use super::pause::random;
 use crate::plan::{Key, KeyValue, LeaseId, Prefix, Revision};
 
-/// Keys per page: small enough that a page of ordinary values is a few MB, large enough that 100,000 keys take
-/// twenty requests.
+/// Keys per page. A page of ordinary values is a few MB, and 100,000 keys take twenty requests.
 const PAGE: i64 = 5000;
 
-/// Everything below a prefix at one revision.
+/// The contents of a prefix at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The revision read at.
     pub revision: Revision,
-    /// Which cluster answered.
+    /// The id of the cluster that answered.
     pub cluster_id: u64,
     /// All UTF-8 keys in order.
     pub entries: Vec<(Key, KeyValue)>,
 }
 
-/// A lease as etcd knows it.
+/// The state of a lease in etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseState {
-    /// Seconds left; not above zero while it waits to be revoked. A hint only: leader changes extend it.
+    /// Seconds left; zero or less while the lease waits to be revoked. A hint only: a new etcd leader extends it.
     pub ttl: i64,
-    /// Seconds each renewal gives it.
+    /// The TTL in seconds that each renewal gives the lease.
     pub granted_ttl: i64,
-    /// The UTF-8 keys on it, if they were asked for.
+    /// The UTF-8 keys on the lease, if the caller asked for them.
     pub keys: Vec<Key>,
 }
 
-/// What a member says about itself and its cluster.
+/// What a member reports about itself and its cluster.
 #[allow(clippy::struct_excessive_bools, reason = "etcd tells each of them by itself")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// etcd's version, such as `3.6.15`.
     pub version: String,
-    /// The cluster's id.
     pub cluster_id: u64,
     /// The revision of the key space as this member knows it.
     pub revision: Revision,
@@ -54,19 +51,17 @@ pub struct Status {
     pub has_leader: bool,
     /// Whether the database is full: the cluster's NOSPACE alarm.
     pub is_full: bool,
-    /// Whether data is corrupt: the cluster's CORRUPT alarm, with which no member takes writes.
+    /// Whether data is corrupt: the cluster's CORRUPT alarm, during which no member accepts writes.
     pub is_corrupt: bool,
-    /// Whether the member is a learner.
     pub is_learner: bool,
-    /// The member's id.
     pub member_id: u64,
 }
 
-/// A new lease id: random, so that nobody can have taken it and a repeated grant is known to be ours; positive,
-/// because etcd before 3.5.3 forgets negative ones on restart.
+/// Returns a new lease id. The id is random, so that no other client has used it and a repeated grant is recognizable
+/// as this process's own. The id is positive, because etcd before 3.5.3 forgets negative ones on restart.
 pub fn lease_id() -> LeaseId {
     loop {
-        // The top bit makes place for the sign.
+        // Clears the sign bit.
         let id = (random() >> 1).cast_signed();
         if id != 0 {
             return LeaseId(id);
@@ -74,7 +69,7 @@ pub fn lease_id() -> LeaseId {
     }
 }
 
-/// A key and what it holds; none for keys that are not UTF-8, which cannot be ours.
+/// Decodes a key and its state; `None` if the key is not UTF-8, because the operator writes no such keys.
 pub(super) fn decode(kv: PbKeyValue) -> Option<(Key, KeyValue)> {
     let key = String::from_utf8(kv.key).ok()?;
     let held = KeyValue {
@@ -86,7 +81,7 @@ pub(super) fn decode(kv: PbKeyValue) -> Option<(Key, KeyValue)> {
     Some((key.into(), held))
 }
 
-/// The first key after all that start with the scope's prefix.
+/// Returns the first key after all keys of the prefix.
 pub(super) fn end_of(scope: &Prefix) -> Vec<u8> {
     let mut end = scope.prefix().as_bytes().to_vec();
     *end.last_mut().expect("a scope ends with '/'") += 1;
@@ -103,7 +98,7 @@ impl Connection {
         }
     }
 
-    /// Reads everything in `scope` at revision `at`, or at the newest one. Pages are pinned at one revision.
+    /// Lists the prefix at revision `at`, or at the newest revision. All pages are read at one revision.
     pub async fn range(&self, scope: &Prefix, at: Option<Revision>) -> Result<Snapshot> {
         let end = end_of(scope);
         let mut from = scope.prefix().as_bytes().to_vec();
@@ -113,7 +108,7 @@ impl Connection {
         loop {
             let mut answer = match self.page(&from, &end, pin, page).await {
                 Ok(answer) => answer,
-                // Values fat enough to burst a page: smaller pages do.
+                // The values of the page exceed the answer limit: read smaller pages.
                 Err(Error::TooLarge { .. }) if page > 1 => {
                     page = (page / 8).max(1);
                     continue;
@@ -143,7 +138,7 @@ impl Connection {
 
     async fn page(&self, from: &[u8], end: &[u8], at: Option<Revision>, limit: i64) -> Result<GetResponse> {
         let kind = Call {
-            // A page over a slow way is long, and another copy of it would make both longer.
+            // Over a slow network a page takes long, and a second copy of it would slow down both.
             hedged: false,
             ..self.kind("range")
         };
@@ -159,7 +154,7 @@ impl Connection {
         .await
     }
 
-    /// Reads one key, linearizably, with the revision it was read at.
+    /// Reads one key, linearizably, and the revision at which it was read.
     pub async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision)> {
         let mut answer = self
             .call(self.kind("get"), |endpoint| {
@@ -174,8 +169,8 @@ impl Connection {
         Ok((kv.and_then(decode).map(|(_, held)| held), header.revision()))
     }
 
-    /// Grants `lease` for `ttl_seconds`; returns the seconds really granted, which can be more. The id must be from
-    /// [`lease_id`]: that it exists already can then only mean that an earlier attempt got through.
+    /// Grants `lease` for `ttl_seconds`. Returns the granted TTL in seconds, which may be longer. The id must be from
+    /// [`lease_id`]: then an existing lease can only mean that an earlier attempt succeeded.
     pub async fn grant(&self, lease: LeaseId, ttl_seconds: u32) -> Result<i64> {
         let granted = self
             .call(self.kind("grant"), |endpoint| {
@@ -188,14 +183,16 @@ impl Connection {
             Ok(answer) => Ok(answer.ttl()),
             Err(error) if error.is_lease_exists() => match self.lease(lease, false).await? {
                 Some(state) => Ok(state.granted_ttl),
-                // Granted by an earlier attempt and gone since: as if it had never been.
+                // An earlier attempt granted the lease and it is gone already: report the failure as if it had never
+                // existed.
                 None => Err(error),
             },
             Err(error) => Err(error),
         }
     }
 
-    /// What etcd's leader knows about `lease`, with its keys if asked; none if there is no such lease.
+    /// Returns the state of `lease` from etcd's leader, with its keys if `with_keys`; `None` if the lease does not
+    /// exist.
     pub async fn lease(&self, lease: LeaseId, with_keys: bool) -> Result<Option<LeaseState>> {
         let answer = self
             .call(self.kind("lease"), |endpoint| {
@@ -204,7 +201,8 @@ impl Connection {
                 async move { client.time_to_live(lease.0, options).await }
             })
             .await?;
-        // A lease that is past its end but not revoked yet also has a negative TTL: only the granted one tells.
+        // An expired lease that is not revoked yet also has a negative TTL. Only the granted TTL shows whether it
+        // exists.
         if answer.granted_ttl() == 0 {
             return Ok(None);
         }
@@ -218,8 +216,8 @@ impl Connection {
         }))
     }
 
-    /// Renews `lease` once on a stream of its own, which nothing else can block; `patience` is per endpoint. False if
-    /// the member asked knows no such lease: not yet a proof that it is gone.
+    /// Renews `lease` once on a separate stream, which no other lease can block. `patience` applies per endpoint. False
+    /// if the member does not know the lease, which is no proof yet that it is gone.
     pub(super) async fn renew_once(&self, lease: LeaseId, patience: Duration) -> Result<bool> {
         let kind = Call {
             name: "keep_alive",
@@ -240,7 +238,7 @@ impl Connection {
         .await
     }
 
-    /// What the preferred member says about itself.
+    /// Returns what the preferred member reports about itself.
     pub async fn status(&self) -> Result<Status> {
         let answer = self
             .call(self.kind("status"), |endpoint| {
@@ -252,7 +250,6 @@ impl Connection {
     }
 }
 
-/// What such an answer says.
 pub(super) fn status_of(answer: &StatusResponse) -> Result<Status> {
     let header = answer.header().ok_or_else(|| Error::malformed("status", "no header"))?;
     Ok(Status {
@@ -268,7 +265,7 @@ pub(super) fn status_of(answer: &StatusResponse) -> Result<Status> {
     })
 }
 
-/// Whether a keepalive stream did not open because the first answer had TTL 0, in the crate's words.
+/// Whether a keepalive stream did not open because the first answer had TTL 0. Compares the client crate's message.
 pub(super) fn lacks_lease(error: &ClientError) -> bool {
     matches!(error, ClientError::LeaseKeepAliveError(message) if message == "lease not found")
 }

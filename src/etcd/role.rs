@@ -1,16 +1,16 @@
-//! The rights that the operator needs in an etcd whose authentication is on: no more than these.
+//! The minimal permissions of the operator in an etcd with authentication.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// The rights of one user: to read and write what lies below some prefixes, and nothing else. Leases need no right of
-/// their own: etcd lets those renew a lease who may write all keys on it.
+/// The permissions of one user: readwrite below some prefixes, and nothing else. Leases need no permission: etcd lets a
+/// user renew a lease if the user may write all its keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role {
     prefixes: BTreeSet<String>,
 }
 
-/// The role for a Registry with this meta prefix whose registrations write below `data_prefixes`.
+/// Returns the role for a Registry with this meta prefix whose registrations write below `data_prefixes`.
 pub fn role<I>(meta_prefix: &str, data_prefixes: I) -> Role
 where
     I: IntoIterator<Item: AsRef<str>>,
@@ -21,7 +21,7 @@ where
         .map(|prefix| bounded(prefix.as_ref()))
         .collect();
     all.insert(bounded(meta_prefix));
-    // In this order a prefix comes right before all that it contains.
+    // In this order a prefix comes directly before all prefixes that it contains.
     let mut prefixes: BTreeSet<String> = BTreeSet::new();
     for prefix in all {
         if prefixes.last().is_none_or(|wider| !prefix.starts_with(wider.as_str())) {
@@ -32,12 +32,12 @@ where
 }
 
 impl Role {
-    /// The prefixes that it lets be read and written, each with a slash at its end.
+    /// Returns the granted prefixes, each with a trailing slash.
     pub fn prefixes(&self) -> impl Iterator<Item = &str> {
         self.prefixes.iter().map(String::as_str)
     }
 
-    /// The lines, for etcdctl, that make the role `name`.
+    /// Returns the etcdctl commands that create the role as `name`.
     pub fn etcdctl(&self, name: &str) -> Vec<String> {
         let grants = self
             .prefixes()
@@ -49,7 +49,7 @@ impl Role {
 }
 
 impl fmt::Display for Role {
-    /// The lines for a role of the operator's own name.
+    /// Writes the commands for a role named `leasehold`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.etcdctl("leasehold").join("\n"))
     }

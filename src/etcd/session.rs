@@ -1,4 +1,4 @@
-//! A candidate's session: the lease its leader key is on, and whether it can still be proven to be alive.
+//! A candidate's session: the lease of its leader key, and whether the lease is proven to be alive.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use super::renewal::patience;
 use super::requests::lease_id;
 use crate::plan::LeaseId;
 
-/// Between attempts once a renewal has failed.
+/// Longest pause between attempts after a failed renewal.
 const RETRY: Duration = Duration::from_millis(500);
 
 pub(super) struct Session {
     connection: Connection,
     pub(super) lease: LeaseId,
-    /// What etcd granted, which may be more than asked.
+    /// The TTL that etcd granted, which may be longer than requested.
     ttl: Duration,
     granted: Instant,
     /// Whether etcd has confirmed the lease within its TTL.
@@ -49,8 +49,9 @@ impl Session {
         self.proven.subscribe()
     }
 
-    /// Keeps the session alive; returns when etcd confirms that it is gone. While nothing can be confirmed it is
-    /// unproven and renewed on: after an outage etcd extends all leases, and leadership goes on as it was.
+    /// Keeps the session alive; returns when etcd confirms that the lease is gone. While etcd confirms nothing for a
+    /// whole TTL, the session counts as unproven and the renewal is retried: after an outage etcd extends all leases,
+    /// and the leadership continues.
     pub(super) async fn keep(&self) {
         let mut proven_until = self.granted + self.ttl;
         let mut next = self.granted + self.ttl / 3;
@@ -79,7 +80,7 @@ impl Session {
                     next = sent + self.ttl / 3;
                     self.proven.send_if_modified(|proven| !std::mem::replace(proven, true));
                 }
-                // Not a proof by itself: ask etcd's leader.
+                // The member's answer alone is no proof: ask etcd's leader.
                 Ok(false) if matches!(self.connection.lease(self.lease, false).await, Ok(None)) => return,
                 Ok(false) => {}
                 Err(error) => tracing::debug!(lease = %self.lease, %error, "session not renewed, trying on"),

@@ -1,6 +1,7 @@
-//! Which endpoints may be used: what is known of each one, and what follows from it. Pure; time is a parameter.
+//! Decides which endpoints may be used: keeps the state of each endpoint and derives the order of use and the cluster
+//! in use. Pure; time is a parameter.
 //!
-//! Every call, stream and look reports here what it met, and every way that talks to etcd chooses by it.
+//! Every call, stream and look records its outcome here, and all of them choose their endpoint by this state.
 
 use std::time::Duration;
 
@@ -8,41 +9,39 @@ use tokio::time::Instant;
 
 use super::error::Error;
 
-/// Before a fault is reported: members restart, and etcd changes its leader.
+/// How long a fault must last before it is reported: members restart, and etcd elects new leaders.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Why an endpoint is not used while another one is usable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointFault {
-    /// It receives the cluster's data and serves no requests.
+    /// The member is a learner: it receives the cluster's data and serves no requests.
     Learner,
-    /// It does not know its cluster's version yet.
+    /// The member does not know its cluster's version yet.
     NotCapable,
     /// The CORRUPT alarm.
     Corrupt,
-    /// It belongs to another cluster.
+    /// The member belongs to another cluster.
     OtherCluster {
-        /// The id of its cluster.
         theirs: u64,
-        /// The id of the cluster in use.
         ours: u64,
     },
-    /// It speaks something else than etcd's protocol.
+    /// The server does not speak etcd's protocol.
     NoEtcd {
-        /// What it answers.
+        /// A description of the server's answer.
         answer: String,
     },
-    /// It is cut off from its cluster.
+    /// The member knows no leader of its cluster.
     NoLeader,
-    /// There is no connection to it.
+    /// No connection.
     Unreachable,
-    /// It has a connection and does not answer, while another endpoint does.
+    /// The endpoint is connected and does not answer, while another endpoint does.
     NotAnswering,
 }
 
 impl EndpointFault {
-    /// What `error` says about the endpoint that it came from; none if it says something about the request, or too little.
-    /// One late answer says too little.
+    /// Returns the fault that `error` shows about its endpoint; `None` if the error concerns the request or proves too
+    /// little. A single time-out proves too little.
     pub(super) fn of(error: &Error) -> Option<Self> {
         match error {
             Error::Endpoint { fault, .. } => Some(fault.clone()),
@@ -52,12 +51,12 @@ impl EndpointFault {
         }
     }
 
-    /// Whether it is over once the endpoint answers anything.
+    /// Whether any answer of the endpoint ends the fault.
     fn ends_with_an_answer(&self) -> bool {
         matches!(self, Self::Unreachable | Self::NotAnswering)
     }
 
-    /// Whether streams to the endpoint are of no use although they may stand.
+    /// Whether streams to the endpoint are useless even if they are still open.
     pub(super) fn ends_streams(&self) -> bool {
         match self {
             Self::Learner | Self::OtherCluster { .. } | Self::NoEtcd { .. } | Self::NotAnswering => true,
@@ -65,7 +64,7 @@ impl EndpointFault {
         }
     }
 
-    /// A CamelCase word for conditions, events and metric labels.
+    /// Returns a CamelCase word for conditions, Events and metric labels.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Learner => "Learner",
@@ -79,7 +78,7 @@ impl EndpointFault {
         }
     }
 
-    /// What is wrong with `endpoint`, and what can be done.
+    /// Describes the fault of `endpoint`, with advice.
     pub fn describe(&self, endpoint: &str) -> String {
         match self {
             Self::Learner => format!(
@@ -116,7 +115,7 @@ impl EndpointFault {
     }
 }
 
-/// What a member says of itself.
+/// What a member reports about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Look {
     pub(super) cluster: u64,
@@ -125,16 +124,16 @@ pub(super) struct Look {
     pub(super) is_corrupt: bool,
 }
 
-/// What is known of one endpoint.
+/// The state of one endpoint.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Suitability {
-    /// The cluster it belongs to, since its connection last failed.
+    /// The cluster it belongs to, as reported since its connection last failed.
     cluster: Option<u64>,
-    /// The cluster in use that it last belonged to.
+    /// The last cluster in use to which the endpoint belonged.
     served: Option<u64>,
-    /// Why it is not used, and since when.
+    /// The fault, and since when.
     fault: Option<(EndpointFault, Instant)>,
-    /// Whether it ever answered anything.
+    /// Whether the endpoint ever answered a request.
     has_answered: bool,
 }
 
@@ -147,7 +146,7 @@ impl Suitability {
         self.fault.as_ref().map(|(fault, _)| fault)
     }
 
-    /// The fault, once it is old enough to be reported.
+    /// Returns the fault if it is old enough to be reported.
     pub(super) fn reported(&self, now: Instant) -> Option<&EndpointFault> {
         self.fault
             .as_ref()
@@ -155,12 +154,12 @@ impl Suitability {
             .map(|(fault, _)| fault)
     }
 
-    /// Whether nothing is known of it yet.
+    /// Whether nothing is known about the endpoint yet.
     pub(super) fn is_open(&self) -> bool {
         self.cluster.is_none() && self.fault.is_none() && !self.has_answered
     }
 
-    /// It answered a request, with whatever.
+    /// Records that the endpoint answered a request in any way.
     pub(super) fn answers(&mut self) {
         self.has_answered = true;
         if self.fault().is_some_and(EndpointFault::ends_with_an_answer) {
@@ -168,15 +167,15 @@ impl Suitability {
         }
     }
 
-    /// It cannot be used; true if that was not known.
+    /// Records a fault; true if this kind of fault is new.
     pub(super) fn fails(&mut self, fault: EndpointFault, now: Instant) -> bool {
         match &fault {
-            // Something else may listen there when it is back.
+            // Another server may listen there after the interruption.
             EndpointFault::Unreachable | EndpointFault::NoEtcd { .. } => self.cluster = None,
             EndpointFault::OtherCluster { theirs, .. } => self.cluster = Some(*theirs),
             _ => {}
         }
-        // Words of the same kind may differ from answer to answer; the first are kept.
+        // The message may differ between answers of one kind; the first one is kept.
         let is_news = self.fault().is_none_or(|known| known.reason() != fault.reason());
         if is_news {
             self.fault = Some((fault, now));
@@ -184,12 +183,12 @@ impl Suitability {
         is_news
     }
 
-    /// It said that it belongs to `cluster`.
+    /// Records the cluster that the endpoint reported.
     pub(super) fn belongs_to(&mut self, cluster: u64) {
         self.cluster = Some(cluster);
     }
 
-    /// The cluster in use is `ours` from now on; true if the endpoint has a fault by that which was not known.
+    /// Judges the endpoint by `ours`, the cluster in use; true if this shows a new fault.
     pub(super) fn reconsider(&mut self, ours: u64, now: Instant) -> bool {
         let is_foreign = matches!(self.fault(), Some(EndpointFault::OtherCluster { .. }));
         match self.cluster {
@@ -205,7 +204,7 @@ impl Suitability {
         }
     }
 
-    /// Judges it by what it said of itself, `ours` being the cluster in use; true if it has a fault that was not known.
+    /// Judges the endpoint by its report and by `ours`, the cluster in use; true if this shows a new fault.
     pub(super) fn judge(&mut self, look: Look, ours: Option<u64>, now: Instant) -> bool {
         self.answers();
         self.cluster = Some(look.cluster);
@@ -230,23 +229,25 @@ impl Suitability {
     }
 }
 
-/// The order in which endpoints are asked, as indices: from `preferred` on, those without a fault first.
+/// Returns the indices of the endpoints in the order in which they are asked: from `preferred` on, endpoints without a
+/// fault first.
 pub(super) fn order<'a>(known: impl ExactSizeIterator<Item = &'a Suitability> + Clone, preferred: usize) -> Vec<usize> {
     let count = known.len();
     let faulty: Vec<bool> = known.map(|one| one.fault.is_some()).collect();
     let mut order: Vec<usize> = (0..count).map(|offset| (preferred + offset) % count).collect();
-    // Stable, so the order among them stays.
+    // A stable sort keeps the order within each group.
     order.sort_by_key(|index| faulty[*index]);
     order
 }
 
-/// Which cluster is in use; none as long as that is open. `before` is the one that was in use until now, and `is_late` means
-/// that those who have not answered are not waited for any longer.
+/// Returns the cluster in use; `None` while that is undecided. `before` is the cluster in use until now. `is_late`
+/// means that endpoints without an answer are no longer waited for.
 ///
-/// A write must never reach another cluster than the one that holds our keys. So the cluster in use stays in use, whatever
-/// other endpoints belong to. It has been replaced (a backup was restored) only when more than half of the endpoints that
-/// served it belong to one other cluster, and none to it. At the start it is the cluster of most endpoints, and of the
-/// first one where they are equal.
+/// A write must never reach a cluster other than the one that holds the operator's keys. So the cluster in use stays in
+/// use, whatever other endpoints report. It counts as replaced (a backup was restored) only when more than half of the
+/// endpoints that served it belong to one other cluster and no endpoint belongs to it any more. At the start, the
+/// cluster of more than half of the endpoints is chosen at once. Otherwise the most frequent cluster is chosen when all
+/// endpoints are known or `is_late` is set. On a tie, the cluster of the first endpoint wins.
 pub(super) fn cluster_in_use(known: &[&Suitability], before: Option<u64>, is_late: bool) -> Option<u64> {
     let count = |cluster: u64| known.iter().filter(|one| one.cluster == Some(cluster)).count();
     if let Some(before) = before {
@@ -271,7 +272,7 @@ pub(super) fn cluster_in_use(known: &[&Suitability], before: Option<u64>, is_lat
     if !is_late && known.iter().any(|one| one.is_open()) {
         return None;
     }
-    // The first of those that are equal.
+    // `max_by_key` returns the last maximum; reversed, that is the first in configured order.
     clusters.iter().rev().max_by_key(|cluster| count(**cluster)).copied()
 }
 
@@ -292,7 +293,7 @@ mod tests {
         known
     }
 
-    /// One that served `cluster` and is in this state now.
+    /// An endpoint that served `cluster` and is in the state `now`.
     fn served(cluster: u64, now: Suitability) -> Suitability {
         Suitability {
             served: Some(cluster),

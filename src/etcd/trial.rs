@@ -1,5 +1,5 @@
-//! Another way to the etcd is tried before it is used: its endpoints, its TLS and its user have to do all that the way in
-//! use does. Until then, and if they do not, nothing changes.
+//! Validates a new access to etcd before the connection switches to it: its endpoints, TLS and user must be able to do
+//! everything that the current access does. The current access stays in use until then, and if the validation fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,34 +15,34 @@ use super::error::{Error, Result};
 use super::renewal::{Leases, patience};
 use crate::plan::{Key, LeaseId};
 
-/// How long the endpoints in use may take to say which cluster they belong to.
+/// How long the current endpoints may take to report their cluster id.
 const IN_USE: Duration = Duration::from_secs(2);
 /// Leases that are renewed at a time.
 const RENEWALS: usize = 8;
 
-/// Which cluster the endpoints of another way may belong to.
+/// The cluster to which the endpoints of the new access may belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// The one in use. This is its id as far as it is known; the endpoints in use are asked first.
+    /// The cluster in use. Contains its id, if known; the current endpoints are asked first.
     InUse(Option<u64>),
-    /// Any: they are those in use, or none is.
+    /// Any cluster: the endpoints are those in use, or no cluster is in use yet.
     Any,
 }
 
-/// What another way has to be good for.
+/// The requirements for a new access.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    /// A key that has to be read and written.
+    /// A key that the access must be able to read and write.
     pub key: Key,
-    /// The cluster.
     pub bound: Bound,
-    /// The leases in use that have to be renewed: a user that may not write all keys of one may not renew it.
+    /// The leases in use, which the access must be able to renew: etcd lets a user renew a lease only if the user may
+    /// write all its keys.
     pub leases: Leases,
 }
 
 impl Connection {
-    /// Goes over to another way in once it has proven good: from then on every call and every stream of every clone uses
-    /// it. Leases are not bound to connections, so none is lost by this.
+    /// Validates `access` against `trial`, then switches every call and every stream of every clone to it. Leases are
+    /// not bound to connections, so the switch loses none.
     pub async fn change_access(&self, access: &Access, trial: &Trial) -> Result<()> {
         let new = self.beside(access).await?;
         let bound = match trial.bound {
@@ -59,7 +59,7 @@ impl Connection {
     async fn try_out(&self, new: &Self, trial: &Trial, bound: Bound) -> Result<()> {
         new.find(&trial.key, bound).await?;
         match new.may_write(&trial.key).await {
-            // The same cluster has the same database, whoever asks.
+            // The cluster is the same, so its database is full for every user.
             Ok(()) | Err(Error::NoSpace { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -69,7 +69,7 @@ impl Connection {
             .await
     }
 
-    /// An error if `lease` may not be renewed on the `new` way, and may be on this one.
+    /// Returns an error if the `new` access may not renew `lease` although the current access may.
     async fn compare_renewal(&self, new: &Self, lease: LeaseId, ttl: u32) -> Result<()> {
         let patience = patience(Duration::from_secs(ttl.into())).max(self.timeouts().request);
         match new.renew_once(lease, patience).await {
@@ -84,8 +84,8 @@ impl Connection {
         }
     }
 
-    /// Prefers the first endpoint that answers for the cluster that is wanted, if one is. The others may be down, or be
-    /// none of its members: one is enough.
+    /// Prefers the first endpoint that answers for an allowed cluster. One such endpoint is enough: the others may be
+    /// down or belong to another cluster.
     async fn find(&self, key: &Key, bound: Bound) -> Result<()> {
         let mut looks: FuturesUnordered<_> = self
             .all_endpoints()
@@ -104,7 +104,7 @@ impl Connection {
                     self.prefer(index);
                     return Ok(());
                 }
-                // A refusal says more than an endpoint that is away.
+                // A refusal is more informative than an unreachable endpoint.
                 (Err(error), _) if error.is_connection() && failed.is_some() => drop(error),
                 (Err(error), _) => failed = Some(error),
             }
@@ -116,8 +116,8 @@ impl Connection {
         })
     }
 
-    /// The id of the cluster behind this endpoint, which has to let `key` be read; unless it `has_to_serve` the cluster in
-    /// use, it may be any.
+    /// Returns the id of the cluster behind this endpoint; fails if `key` may not be read. With `has_to_serve`, the
+    /// endpoint must belong to the cluster in use.
     async fn look(&self, endpoint: &Arc<Endpoint>, key: &Key, has_to_serve: bool) -> Result<u64> {
         let kind = Call {
             name: "get",
@@ -134,7 +134,7 @@ impl Connection {
         Ok(header.cluster_id())
     }
 
-    /// The id of the cluster that is used now, if one of its endpoints says it.
+    /// Returns the id of the cluster in use, if one of its endpoints reports it in time.
     async fn cluster_in_use(&self, key: &Key) -> Option<u64> {
         let endpoints = self.all_endpoints();
         let mut looks: FuturesUnordered<_> = endpoints

@@ -1,28 +1,28 @@
-//! Until when certificates are valid, read from the few bytes of them that say so (RFC 5280, section 4.1): whoever renews
-//! them too late learns of it from an etcd that does not let us in any more.
+//! Reads the expiry times of certificates from their DER encoding (RFC 5280, section 4.1), so that users can renew them
+//! before etcd rejects the connection.
 
 use jiff::civil::DateTime;
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::tls::Tls;
 
-/// Universal tags of ASN.1, and that of a certificate's optional version.
+/// Universal tags of ASN.1, and the tag of a certificate's optional version.
 const SEQUENCE: u8 = 0x30;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const VERSION: u8 = 0xa0;
 
-/// Until when the certificates of an access are valid.
+/// The expiry times of an access's certificates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Validity {
-    /// Our own: the first end in its chain.
+    /// The client certificate: the earliest expiry in its chain.
     pub client: Option<Timestamp>,
-    /// That of the authorities we trust: the last end among them, for one that is being replaced is among them, too.
+    /// The trusted authorities: the latest expiry, because the list may contain an authority that is being replaced.
     pub authority: Option<Timestamp>,
 }
 
 impl Tls {
-    /// Until when its certificates are valid, as far as they say.
+    /// Returns the expiry times of the certificates, as far as they can be read.
     pub fn validity(&self) -> Validity {
         let ends = |pem| -> Vec<Timestamp> {
             let all = super::tls::certificates(pem).unwrap_or_default();
@@ -36,7 +36,7 @@ impl Tls {
     }
 }
 
-/// The end of a certificate's validity, from its DER; none if it is no certificate.
+/// Returns the end of the validity period from a certificate's DER; `None` if the bytes are no certificate.
 fn not_after(certificate: &[u8]) -> Option<Timestamp> {
     let (SEQUENCE, certificate, _) = element(certificate)? else {
         return None;
@@ -59,13 +59,13 @@ fn not_after(certificate: &[u8]) -> Option<Timestamp> {
     time(kind, std::str::from_utf8(text).ok()?)
 }
 
-/// Tag and content of the first element, and what follows it.
+/// Returns tag and content of the first element, and the bytes after it.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = match first {
         0..=0x7f => (usize::from(first), rest),
-        // Certificates are shorter than what three bytes can tell.
+        // Certificates are shorter than a length of three bytes can express.
         0x81..=0x83 => {
             let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
             let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
@@ -77,7 +77,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, rest))
 }
 
-/// `YYMMDDHHMMSSZ` of the years 1950 to 2049, or `YYYYMMDDHHMMSSZ`.
+/// Parses `YYMMDDHHMMSSZ` (years 1950 to 2049) or `YYYYMMDDHHMMSSZ`.
 fn time(kind: u8, text: &str) -> Option<Timestamp> {
     let digits = text
         .strip_suffix('Z')
@@ -115,7 +115,7 @@ mod tests {
         }
     }
 
-    /// Of a certificate that openssl has made: `Not After : Feb  3 19:06:35 2032 GMT`.
+    /// A certificate made by openssl: `Not After : Feb  3 19:06:35 2032 GMT`.
     const KNOWN: &str = include_str!("validity/known.pem");
 
     fn at(text: &str) -> Timestamp {

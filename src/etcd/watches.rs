@@ -1,4 +1,4 @@
-//! One watch stream that many scopes share, and that is known to be alive.
+//! One watch stream shared by many prefixes. Detects when the stream is dead.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use super::requests::{decode, end_of};
 use crate::plan::{Key, KeyValue, Prefix, Revision};
 use crate::telemetry::Outcome;
 
-/// A silent stream is asked for a sign of life this often.
+/// How long a stream may be silent before a sign of life is requested.
 const ASK: Duration = Duration::from_secs(10);
-/// And has to give it within this time.
+/// Time-out for the sign of life.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Changes of some keys.
 pub(super) struct Message {
     pub(super) cluster_id: u64,
-    /// The member's revision when the message was made.
+    /// The member's revision when it sent the message.
     pub(super) revision: Revision,
-    /// Key, what it holds now, and when it changed; none when a watch begins.
+    /// Key, new state (`None` if deleted) and revision of each change. Empty when a watch begins.
     pub(super) changes: Vec<(Key, Option<KeyValue>, Revision)>,
 }
 
@@ -36,14 +36,14 @@ enum Command {
 
 enum Event {
     Answer(std::result::Result<Option<WatchResponse>, etcd_client::Error>),
-    /// There is room for a command, unless the stream has ended.
+    /// There is room for a command (true), or the stream has ended (false).
     Room(bool),
     Silence,
     GivenUp,
 }
 
 struct Open {
-    /// Which endpoint it is on.
+    /// The index of the stream's endpoint.
     index: usize,
     endpoint: Arc<Endpoint>,
     sender: WatchRequestSender,
@@ -52,15 +52,16 @@ struct Open {
 
 pub(super) struct Watches {
     connection: Connection,
-    /// What may surely be watched.
+    /// A prefix that the user may certainly watch.
     essential: Prefix,
     stream: Option<Open>,
-    /// Watch ids are given by us, so that answers need no matching. Never used twice: late messages of a cancelled
-    /// watch are thus known.
+    /// The client chooses the watch ids, so that answers need no matching. No id is used twice, so that late messages
+    /// of a cancelled watch are recognizable.
     last_id: i64,
     active: HashMap<i64, Prefix>,
     ids: HashMap<Prefix, i64>,
-    /// Not yet sent: etcd stops reading when we do not read its answers, so both have to go on at the same time.
+    /// Commands that are not sent yet. etcd stops reading when the client does not read its answers, so sending and
+    /// receiving must run concurrently.
     commands: VecDeque<Command>,
     heard: Instant,
     asked: Option<Instant>,
@@ -85,7 +86,7 @@ impl Watches {
         self.ids.contains_key(scope)
     }
 
-    /// Watches `scope` from revision `from` on, instead of what was watched of it before.
+    /// Watches `scope` from revision `from` on. Replaces an earlier watch of the same prefix.
     pub(super) async fn add(&mut self, scope: Prefix, from: Revision) -> Result<()> {
         self.cancel(&scope);
         self.last_id += 1;
@@ -102,7 +103,7 @@ impl Watches {
         Ok(())
     }
 
-    /// Ends the watches of all scopes but those that `keep` names.
+    /// Cancels the watches of all prefixes for which `keep` is false.
     pub(super) fn retain(&mut self, keep: impl Fn(&Prefix) -> bool) {
         let unwanted: Vec<_> = self.ids.keys().filter(|scope| !keep(scope)).cloned().collect();
         for scope in unwanted {
@@ -143,8 +144,8 @@ impl Watches {
         })
     }
 
-    /// The next changes. An error means that the stream is of no use any more. Without a watch there is no next. May be
-    /// dropped at any time without losing anything.
+    /// Returns the next changes. An error means that the stream is no longer usable. Waits forever while there is no
+    /// stream. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Message> {
         loop {
             let Some(stream) = &mut self.stream else {
@@ -185,17 +186,20 @@ impl Watches {
                     return Err(self.lost(index, &endpoint, error));
                 }
                 Event::Room(true) => {
-                    // Nobody else sends here, so the room is still there. If the stream ended, its answers say why.
+                    // No other task sends on this stream, so the room is still there. If the stream ended, its answers
+                    // contain the reason.
                     if let Some(command) = self.commands.front() {
                         let _ = send(&mut stream.sender, command).await;
                     }
-                    // Only now: this future may be dropped at every await, and a lost command is a scope unwatched.
+                    // Removed only after sending: this future may be dropped at every await, and a lost command would
+                    // leave a prefix unwatched.
                     self.commands.pop_front();
                 }
                 Event::Silence if self.asked.is_none() => {
-                    // The sign of life is the confirmation of one more watch. Progress is not what to ask for: etcd
-                    // does not tell it to watches from a revision that has not come yet, that is while nothing happens.
-                    // A full queue means that the stream is not read: that shows in the missing answer, too.
+                    // The sign of life is the confirmation of one more watch. A progress request would not work: etcd
+                    // does not answer it for watches whose start revision has not been reached, which is the case while
+                    // no key changes. A full queue means that the stream is not being read, so the answer will be
+                    // missing too.
                     if !self.ids.is_empty() && stream.sender.0.capacity() > 0 {
                         self.last_id += 1;
                         let id = self.last_id;
@@ -226,12 +230,13 @@ impl Watches {
         error
     }
 
-    /// What an answer says that matters; none for what cancelled watches still had to say.
+    /// Extracts the changes of an answer; `None` for late messages of cancelled watches.
     fn read(&self, mut answer: WatchResponse) -> Result<Option<Message>> {
         let id = answer.watch_id();
         let active = self.active.contains_key(&id);
         if answer.canceled() {
-            // A refused creation is reported under no id or another one: only our own cancellations are expected.
+            // etcd reports a refused creation under no id or under another one. Only the client's own cancellations are
+            // expected.
             let ours = id > 0 && id <= self.last_id && !active && answer.compact_revision() == 0;
             return if ours { Ok(None) } else { Err(refusal(&answer)) };
         }

@@ -1,4 +1,4 @@
-//! What listens where no etcd answers: often a web server, whose port was written in place of etcd's.
+//! Detects a server other than etcd: often a web server, because its port was configured instead of etcd's.
 
 use std::time::Duration;
 
@@ -6,13 +6,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long it may take to answer.
+/// Time-out of the check.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// As much of the answer is read: etcd's, too, is shorter.
+/// Longest part of the answer that is read, in bytes; etcd's answer is shorter.
 const MOST: u64 = 4096;
 
-/// What a web server at `url` answers that is no etcd; none if it is etcd, or nothing that speaks plain HTTP. An etcd answers
-/// plain HTTP/1.1 at the same port, and says what it is; a web server without HTTP/2 breaks the connection of every call.
+/// Returns the answer of a web server at `url` that is not etcd; `None` if the server is etcd or does not speak plain
+/// HTTP. etcd answers plain HTTP/1.1 on its client port and identifies itself. A web server without HTTP/2 breaks the
+/// connection of every gRPC call.
 pub(super) async fn answer(url: &str) -> Option<String> {
     let url: http::Uri = url.parse().ok()?;
     if url.scheme_str() != Some("http") {
@@ -35,12 +36,12 @@ pub(super) async fn answer(url: &str) -> Option<String> {
     foreign(&String::from_utf8_lossy(&answer))
 }
 
-/// The first line of an answer in HTTP that is not etcd's.
+/// Returns the first line of an HTTP answer that is not etcd's.
 fn foreign(answer: &str) -> Option<String> {
     let (first, rest) = answer.split_once("\r\n")?;
-    // A line as long as that is no status line.
+    // A longer line is no status line.
     let is_http = first.starts_with("HTTP/1.") && first.len() < 100;
-    // So answers etcd, and nothing else.
+    // Only etcd's answer contains this field.
     let is_etcd = rest.contains("\"etcdserver\"");
     let printable = first.chars().all(|c| c.is_ascii_graphic() || c == ' ');
     (is_http && !is_etcd && printable).then(|| format!("it answers with {first}"))

@@ -1,6 +1,6 @@
-//! Carries out a transaction: one etcd transaction, which the fence guards as a whole and whose every write has a
-//! nested transaction with its own guard, and those of its unit. The note comes last, and keeps copies of it from being
-//! carried out.
+//! Commits a transaction of the planner as one etcd transaction. The fence guards it as a whole. Each write is a nested
+//! transaction with its own guard and the guards of its unit. The checkpoint is written last and prevents copies of the
+//! transaction from being executed.
 
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
@@ -13,12 +13,13 @@ use crate::plan::{Expect, Fence, KeyValue, Op, OpResult, Transaction, TxnOutcome
 impl Connection {
     /// Writes `transaction` if `fence` holds. It takes effect at one revision.
     ///
-    /// It may not be empty nor have more than [`Transaction::MAX_OPS`] ops, and all its keys and values together must
-    /// stay below etcd's request limit of 1.5 MiB: whoever plans it cuts it, else etcd answers [`Error::TooLarge`].
+    /// It must not be empty nor have more than [`Transaction::MAX_OPS`] ops, and all its keys and values together must
+    /// stay below etcd's request limit of 1.5 MiB. The planner splits larger ones; otherwise etcd answers
+    /// [`Error::TooLarge`].
     ///
-    /// When an answer is lost or late, the transaction is sent again. With a note it is carried out once nevertheless: of
-    /// the other copies the answer is [`TxnOutcome::Overtaken`]. Without one, puts that got through are then `Refused`, held
-    /// by exactly the value and lease that were to be written.
+    /// If an answer is lost or late, the transaction is sent again. With a checkpoint (`note`) it is still executed
+    /// only once: the other copies return [`TxnOutcome::Overtaken`]. Without a checkpoint, puts of an earlier copy are
+    /// reported as `Refused`, with exactly the value and lease that this transaction writes.
     pub async fn commit(&self, fence: &Fence, transaction: &Transaction) -> Result<TxnOutcome> {
         debug_assert!(!transaction.ops.is_empty(), "nothing to write");
         debug_assert!(transaction.ops.len() <= Transaction::MAX_OPS, "too many ops");
@@ -30,8 +31,8 @@ impl Connection {
         }
     }
 
-    /// Sends `request`, to another member too where the first takes long, and counts it as a call of this `name`; `refused`
-    /// tells which answers count as a no.
+    /// Sends `request`, hedged to another member if the first is slow, and counts it as a call named `name`. `refused`
+    /// decides which answers count as refusals.
     pub(super) async fn txn(
         &self,
         name: &'static str,
@@ -71,8 +72,8 @@ fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
     Txn::new().when(holds).and_then(writes).or_else(looks)
 }
 
-/// `op`, which depends on the guards of its whole unit: etcd compares them all before it writes anything, so the ops of
-/// a unit find the same answer.
+/// Encodes `op` with the guards of its whole unit. etcd evaluates all of them before it writes anything, so all ops of
+/// a unit have the same result.
 fn guarded(op: &Op, unit: &[Op]) -> Txn {
     let key: &str = op.key();
     let write = match op {
@@ -112,7 +113,7 @@ fn interpret(answer: TxnResponse, fence: &Fence, ops: usize) -> Result<TxnOutcom
     Ok(TxnOutcome::Applied { revision, results })
 }
 
-/// Why nothing was written: the fence does not hold, or else a note was in the way.
+/// Determines why nothing was written: the fence does not hold, or a newer checkpoint exists.
 fn refusal(answer: TxnResponse, fence: &Fence) -> Result<TxnOutcome> {
     let mut found = answer.0.responses.into_iter();
     let mut look = || holder("txn", found.next().into_iter().collect());
@@ -136,7 +137,7 @@ fn result_of(response: PbResponseOp) -> Result<OpResult> {
     holder("txn", nested.responses).map(OpResult::Refused)
 }
 
-/// What the single read of a failure branch of `call` found: none if the key does not exist.
+/// Returns the key state read by the failure branch of `call`; `None` if the key does not exist.
 pub(super) fn holder(call: &'static str, responses: Vec<PbResponseOp>) -> Result<Option<KeyValue>> {
     match responses.into_iter().next().and_then(|answer| answer.response) {
         Some(PbTxnOpResponse::ResponseRange(mut range)) => Ok(range.kvs.pop().and_then(decode).map(|(_, held)| held)),

@@ -1,4 +1,4 @@
-//! What all tests here need: an etcd with ways to it, and tasks that end with their test.
+//! Shared helpers: an etcd with connections, and tasks that end with their test.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// How long anything may take that is expected to happen at once, on a machine that does other things too.
+/// Time-out for an event that is expected at once, on a machine under load.
 pub const SOON: Duration = Duration::from_secs(30);
 
 pub async fn start(members: usize) -> EtcdCluster {
@@ -20,7 +20,7 @@ pub async fn start(members: usize) -> EtcdCluster {
         .expect("etcd starts")
 }
 
-/// A cluster and a connection to it.
+/// Starts a cluster of one member and connects to it.
 pub async fn one() -> (EtcdCluster, Connection) {
     let cluster = start(1).await;
     let connection = connect(cluster.endpoints()).await;
@@ -33,7 +33,7 @@ pub async fn connect(endpoints: Vec<String>) -> Connection {
         .expect("the endpoints are addresses")
 }
 
-/// Writes a key as somebody else would; returns the revision.
+/// Writes a key as a foreign client; returns the revision.
 pub async fn put(cluster: &EtcdCluster, key: &str, value: &str, lease: LeaseId) -> i64 {
     let mut client = cluster.client().await.expect("connect");
     let options = etcd_client::PutOptions::new().with_lease(lease.0);
@@ -57,12 +57,12 @@ pub async fn grant(connection: &Connection, ttl: u32) -> LeaseId {
     lease
 }
 
-/// Puts a leader key, as an elected leader has one.
+/// Puts a leader key like that of an elected leader.
 pub async fn lead(cluster: &EtcdCluster) -> Fence {
     lead_on(cluster, LeaseId::NONE).await
 }
 
-/// Puts a leader key on this session.
+/// Puts a leader key on this session lease.
 pub async fn lead_on(cluster: &EtcdCluster, lease: LeaseId) -> Fence {
     let create_revision = put(cluster, "/meta/leader", "somebody", lease).await;
     Fence {
@@ -72,7 +72,7 @@ pub async fn lead_on(cluster: &EtcdCluster, lease: LeaseId) -> Fence {
     }
 }
 
-/// The cluster's endpoints, the one of etcd's leader last; and the indices of the members in that order.
+/// Returns the cluster's endpoints with that of etcd's leader last, and the indices of the members in that order.
 pub async fn followers_first(cluster: &EtcdCluster) -> (Vec<String>, Vec<usize>) {
     let mut members = Vec::new();
     for (i, endpoint) in cluster.endpoints().into_iter().enumerate() {
@@ -86,7 +86,7 @@ pub async fn followers_first(cluster: &EtcdCluster) -> (Vec<String>, Vec<usize>)
     members.into_iter().map(|(_, i, endpoint)| (endpoint, i)).unzip()
 }
 
-/// A task that ends between two instructions when this is dropped, as a SIGKILL would end it.
+/// A task that is aborted at any await when this is dropped, like a SIGKILL.
 pub struct Running {
     shutdown: CancellationToken,
     task: JoinHandle<()>,
@@ -99,7 +99,7 @@ impl Running {
         Self { shutdown, task }
     }
 
-    /// Tells the task to end and waits until it has.
+    /// Requests the end of the task and waits for it.
     pub async fn end(mut self) {
         self.shutdown.cancel();
         tokio::time::timeout(SOON, &mut self.task)
@@ -115,7 +115,7 @@ impl Drop for Running {
     }
 }
 
-/// The sum of a member's own counter over all lines that hold `label`.
+/// Returns the sum of a member's counter over all lines that contain `label`.
 pub async fn metric(cluster: &EtcdCluster, name: &str, label: &str) -> u64 {
     let endpoint = cluster.endpoints().swap_remove(0);
     let address = endpoint.trim_start_matches("http://");

@@ -1,4 +1,4 @@
-//! Who leads, while etcd is well.
+//! Leader election while etcd is healthy.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::common::{Running, SOON, connect, delete, grant, one, put};
 
 pub const LEADER: &str = "/meta/leader";
 
-/// One who stands for election.
+/// A running candidate.
 pub struct Candidate {
     pub name: String,
     pub state: watch::Receiver<Leadership>,
@@ -23,7 +23,7 @@ pub struct Candidate {
     running: Running,
 }
 
-/// Where a candidate of this name is said to be reached.
+/// The address announced by the candidate of this name.
 fn address(name: &str) -> SocketAddr {
     let last = name.bytes().fold(1, u8::wrapping_add);
     SocketAddr::from(([10, 0, 0, last], 8081))
@@ -91,12 +91,12 @@ impl Candidate {
         self.until("to seek", |state| *state == Leadership::Seeking).await;
     }
 
-    /// Its view of Kubernetes is fresh or stale, and so is that of another candidate.
+    /// Sets whether the candidate's view of Kubernetes is fresh, and whether it yields to another candidate.
     fn stand_as(&self, fresh: bool, yields: bool) {
         self.candidacy.send_replace(Candidacy { fresh, yields });
     }
 
-    /// What it knows of the process of another one.
+    /// Sets the status that the candidate knows of another candidate's process.
     fn know(&self, name: &str, presence: PeerStatus) {
         self.presences
             .send_modify(|seen| drop(seen.insert(address(name), presence)));
@@ -106,7 +106,7 @@ impl Candidate {
         matches!(*self.state.borrow(), Leadership::Leading(_))
     }
 
-    /// Ends it without a word to etcd.
+    /// Ends the candidate without resigning.
     pub fn kill(self) {
         drop(self);
     }
@@ -116,7 +116,7 @@ impl Candidate {
     }
 }
 
-/// Waits until one of them leads and returns which.
+/// Waits until one of the candidates leads; returns its index.
 pub async fn leader_of(candidates: &[Candidate]) -> usize {
     testbed::until("a leader", SOON, || async {
         candidates.iter().position(Candidate::leads).ok_or("nobody leads")
@@ -125,7 +125,7 @@ pub async fn leader_of(candidates: &[Candidate]) -> usize {
     .expect("somebody leads")
 }
 
-/// What a leader with `fence` is told when it writes.
+/// The outcome of a write by a leader with `fence`.
 pub async fn write(connection: &Connection, fence: &Fence, key: &str) -> TxnOutcome {
     let lease = grant(connection, 60).await;
     let ops = vec![Op::Put {
@@ -167,7 +167,7 @@ async fn exactly_one_of_three_leads_and_the_others_know_it() {
 #[tokio::test]
 async fn a_leader_that_ends_hands_over_at_once() {
     let (cluster, _) = one().await;
-    // Far more than the test may take: only a resignation makes the others lead in time.
+    // Far longer than the test may take: only a resignation makes another candidate lead in time.
     let mut candidates = three(&cluster, 600).await;
     for left in [2, 1] {
         let leader = candidates.remove(leader_of(&candidates).await);
@@ -216,7 +216,7 @@ async fn a_leader_that_dies_is_followed_when_its_session_has_ended() {
 #[tokio::test]
 async fn a_process_that_restarts_under_its_name_leads_at_once() {
     let (cluster, connection) = one().await;
-    // The session of the dead one outlives the test.
+    // The session of the killed process outlives the test.
     let before = Candidate::stand(&cluster, "one", 600).await;
     let stale = before.until_leading().await;
     before.kill();
@@ -241,7 +241,7 @@ async fn two_live_processes_of_one_name_do_not_take_the_lead_from_each_other_for
         .wait_for(|events| !events.is_empty(), Duration::from_secs(3))
         .await;
     assert!(more.is_err(), "{more:?}");
-    // The one that gave way is still of use.
+    // The replaced process can still take over.
     second.end().await;
     first.until_leading().await;
 }
@@ -263,7 +263,7 @@ async fn a_leader_key_on_no_lease_does_not_block_the_election_for_ever() {
     put(&cluster, LEADER, "written by hand", LeaseId::NONE).await;
     let candidate = Candidate::stand(&cluster, "one", 10).await;
     candidate.until_leading().await;
-    // And the same while it leads.
+    // The same while the candidate leads.
     put(&cluster, LEADER, "written by hand", LeaseId::NONE).await;
     candidate.until_seeking().await;
     candidate.until_leading().await;
@@ -273,12 +273,12 @@ async fn a_leader_key_on_no_lease_does_not_block_the_election_for_ever() {
 #[tokio::test]
 async fn a_value_that_is_no_leader_record_does_not_stop_the_election() {
     let (cluster, connection) = one().await;
-    // For longer than anything waits here, as if its owner renewed it for ever.
+    // Longer than any wait in this test, as if the owner renewed it forever.
     let theirs = grant(&connection, 3600).await;
     put(&cluster, LEADER, "10.0.0.7:8080", theirs).await;
     let candidate = Candidate::stand(&cluster, "one", 10).await;
     candidate.until_leading().await;
-    // And the same while it leads.
+    // The same while the candidate leads.
     put(&cluster, LEADER, "10.0.0.7:8080", theirs).await;
     candidate.until_seeking().await;
     candidate.until_leading().await;
@@ -308,7 +308,7 @@ async fn a_leader_whose_process_is_known_to_have_ended_is_replaced_long_before_i
         standby.until_behind(name).await;
         leader.kill();
         testbed::until("the standby to lead", SOON, || async {
-            // It sees the last of what is known, so each has its time.
+            // The standby replica sees only the latest status, so each status stays for a while.
             for presence in [PeerStatus::Alive(process(name), Arc::default()), end(process(name))] {
                 standby.know(name, presence);
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -335,7 +335,7 @@ async fn what_is_no_evidence_of_a_leader_s_end_leaves_it_the_lead() {
     let standby = Candidate::stand(&cluster, "two", 600).await;
     standby.until_behind("one").await;
     let history = History::watch(&cluster, LEADER, 0).await.expect("watch");
-    // Never connected to it: a firewall may refuse as well.
+    // Never connected to the leader: a firewall may also refuse the connection.
     standby.know("one", PeerStatus::Gone(process("one")));
     standby.know("one", PeerStatus::Refused);
     // Connected, and then only cut off.
@@ -372,7 +372,8 @@ async fn a_candidate_with_a_stale_view_leaves_the_lead_to_one_with_a_fresh_view(
     .expect("it says so");
     assert_ne!(record.lease, 0);
 
-    // It claims nothing while the other one is said to be there, and all the same once it is not.
+    // The stale candidate claims nothing while a fresh one is reported, even if that one is dead, and claims the key
+    // afterwards.
     fresh.kill();
     delete(&cluster, LEADER).await;
     stale.until_seeking().await;

@@ -1,4 +1,4 @@
-//! Who leads when etcd fails.
+//! Leader election while etcd fails.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn a_leader_whose_etcd_hangs_steps_back_when_its_session_may_have_ended() 
     assert!(late < Duration::from_secs(1) + Duration::from_secs(1) * ttl, "{late:?}");
     cluster.member(0).cont().expect("cont");
 
-    // The same one, if etcd has spared its session, or the other one.
+    // The former leader, if etcd has kept its session, or the other candidate.
     let second = leader_of(&candidates).await;
     let fence = candidates[second].until_leading().await;
     let verdict = write(&connection, &fence, "/a/1").await;

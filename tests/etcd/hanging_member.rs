@@ -1,4 +1,4 @@
-//! Requests in the hands of a member that hangs.
+//! Requests sent to a member that hangs.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use testbed::History;
 
 use crate::common::{followers_first, grant, lead, start};
 
-/// Long enough that nobody would wait for it.
+/// Far longer than the test may take.
 const PATIENT: Timeouts = Timeouts {
     connect: Duration::from_secs(2),
     request: Duration::from_mins(1),
@@ -39,7 +39,7 @@ async fn a_write_that_a_member_hangs_on_goes_by_another_one_and_takes_place_once
     };
     assert_eq!(results, [OpResult::Done]);
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
-    // What it still had in hand, it passes on.
+    // After it continues, the member forwards the request that it still has.
     hanging.cont().expect("cont");
     cluster
         .wait_serving(members[0], Duration::from_secs(30))

@@ -1,4 +1,4 @@
-//! The etcd side against real etcds: what is written and refused, kept alive, seen, and who leads.
+//! The etcd layer against real etcds: writes and refusals, lease renewal, the mirror and leader election.
 
 mod common;
 mod election;

@@ -1,4 +1,4 @@
-//! What the mirror shows of an etcd that is well.
+//! The mirror of a healthy etcd.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::common::{SOON, connect, delete, grant, one, put};
 use crate::view::View;
 
-/// Writes as fast as etcd takes it: each task counts on a key of its own, and puts and deletes another.
+/// Writes as fast as etcd allows. Each task counts up on one key, and puts and deletes others.
 struct Hammer {
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -73,7 +73,7 @@ async fn a_snapshot_and_the_changes_after_it_have_no_gap_and_no_repetition() {
     let (cluster, connection) = one().await;
     let hammer = Hammer::start(&cluster, ["/a/1", "/a/2", "/b/1", "/c/d/1"]).await;
     hammer.more(100).await;
-    // The view checks each observation; many starts meet the seam in many ways.
+    // The view checks each observation. Many starts hit the transition from snapshot to watch at different moments.
     for _ in 0..10 {
         let mut view = View::start(&connection, ["/a", "/b", "/c"]);
         view.until("changes", |view| {
@@ -103,19 +103,19 @@ async fn scopes_come_and_go_under_load_without_a_gap_or_a_repetition() {
     let hammer = Hammer::start(&cluster, ["/a/1", "/a/b/1", "/c/1"]).await;
     let mut view = View::start(&connection, ["/a/b"]);
     view.until_milestones("snapshot /a/b/ complete ").await;
-    // One more beside it.
+    // One more prefix beside it.
     view.want(["/a/b", "/c"]);
     view.until_milestones("snapshot /c/ complete ").await;
     hammer.more(50).await;
-    // One around it.
+    // A prefix that contains another.
     view.want(["/a", "/a/b", "/c"]);
     view.until_milestones("snapshot /a/b/ snapshot /a/ complete ").await;
     hammer.more(50).await;
-    // The outer one goes, the inner one stays.
+    // The outer prefix is removed, the inner one stays.
     view.want(["/a/b", "/c"]);
     view.until_milestones("snapshot /a/b/ complete ").await;
     hammer.more(50).await;
-    // One inside another that is there already.
+    // A prefix inside one that is watched already.
     view.want(["/a", "/c"]);
     view.until_milestones("snapshot /a/ complete ").await;
     view.want(["/a", "/a/b", "/c"]);
@@ -131,7 +131,7 @@ async fn a_scope_that_was_removed_is_no_longer_shown() {
     let mut view = View::start(&connection, ["/a", "/b"]);
     view.until_milestones("complete ").await;
     view.want(["/a"]);
-    // What is asked for next is answered after the removal.
+    // The snapshot of the new prefix shows that the mirror has handled the removal.
     view.want(["/a", "/c"]);
     view.until_milestones("snapshot /c/ complete ").await;
     put(&cluster, "/b/1", "x", LeaseId::NONE).await;
@@ -230,7 +230,7 @@ async fn a_lease_that_expires_shows_as_the_removal_of_its_keys() {
 async fn a_scope_of_many_fat_keys_is_read_in_pages_at_one_revision() {
     let (cluster, connection) = one().await;
     let mut client = cluster.client().await.expect("connect");
-    // 80 MiB together: more than one answer may have, so the page has to shrink.
+    // 80 MiB in total: more than one answer may have, so the page size must shrink.
     let fat = "x".repeat(1 << 20);
     for i in 0..80 {
         client.put(format!("/a/{i}"), fat.as_str(), None).await.expect("put");

@@ -1,4 +1,4 @@
-//! What the mirror shows of an etcd that goes away, forgets, or becomes another one.
+//! The mirror while etcd is down, loses history or is replaced.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ async fn a_member_that_hangs_is_left_for_another_one() {
 #[tokio::test]
 async fn what_was_compacted_away_while_the_member_was_down_is_found_in_the_snapshot() {
     let cluster = start(3).await;
-    // Knows one member only, so that it is away while the others write.
+    // Knows one member only, so that the mirror is interrupted while the others accept writes.
     let connection = connect(cluster.endpoints()[..1].to_vec()).await;
     for key in ["/a/1", "/a/2"] {
         put(&cluster, key, "x", LeaseId::NONE).await;
@@ -97,7 +97,7 @@ async fn a_view_that_fell_behind_a_compaction_is_built_anew() {
     let (cluster, connection) = one().await;
     let mut view = View::with_room(&connection, ["/a"], 1);
     view.until_milestones("snapshot /a/ complete ").await;
-    // More than all buffers on the way hold, while nobody takes any.
+    // More than all buffers hold while the view takes no observation.
     let mut client = cluster.client().await.expect("connect");
     let fat = "x".repeat(30_000);
     for i in 0..1500 {
@@ -112,7 +112,7 @@ async fn a_view_that_fell_behind_a_compaction_is_built_anew() {
     assert_eq!(view.content.len(), 49);
 }
 
-/// An etcd whose data can be taken away.
+/// An etcd whose data can be deleted.
 struct Replaceable {
     cluster: EtcdCluster,
     folder: Folder,
@@ -127,7 +127,7 @@ impl Replaceable {
         Self { cluster, folder }
     }
 
-    /// Puts an empty one, of the same name and address, in its place.
+    /// Replaces the etcd by an empty one with the same name and address.
     async fn replace(&self) {
         self.cluster.member(0).kill().await.expect("kill");
         std::fs::remove_dir_all(self.folder.path().join("etcd-0.data")).expect("its data is there");
@@ -159,7 +159,7 @@ async fn an_etcd_that_is_restored_between_snapshot_and_watch_is_noticed() {
     for _ in 0..5 {
         put(&etcd.cluster, "/a/1", "x", LeaseId::NONE).await;
     }
-    // There is room for the snapshot, and none for what comes between it and the watch.
+    // There is room for the snapshot, but not for the observation between it and the watch.
     let mut view = View::with_room(&connection, ["/a"], 1);
     testbed::until("the snapshot", SOON, || async {
         let reads = crate::common::metric(&etcd.cluster, "grpc_server_handled_total", "\"Range\"").await;

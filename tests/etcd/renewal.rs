@@ -1,4 +1,4 @@
-//! Leases that are kept alive, and those that cannot be.
+//! Lease renewal: leases that are kept alive, and leases that cannot be.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -52,14 +52,14 @@ impl Renewed {
         assert_eq!(told, Err(mpsc::error::TryRecvError::Empty));
     }
 
-    /// Waits until every lease still has `left` as far as the renewal knows.
+    /// Waits until the renewal expects every lease to live for more than `left`.
     pub async fn all_have(&mut self, left: Duration) {
         let fresh = |end: &Option<Instant>| end.is_some_and(|end| end > Instant::now() + left);
         let waited = tokio::time::timeout(SOON, self.soonest.wait_for(fresh)).await;
         let _ = waited.expect("renewed in time").expect("renewal goes on");
     }
 
-    /// Waits until some lease would have ended if etcd had not been away.
+    /// Waits until some lease would have expired if etcd had not been down.
     async fn one_is_overdue(&self) {
         until("a lease to be overdue", SOON, || async {
             let soonest = *self.soonest.borrow();
@@ -73,7 +73,7 @@ impl Renewed {
     }
 }
 
-/// Leases, each with a key on it.
+/// Grants leases and puts one key on each.
 async fn lease_keys(cluster: &EtcdCluster, connection: &Connection, count: usize, ttl: u32) -> Vec<LeaseId> {
     let mut client = cluster.client().await.expect("connect");
     let mut leases = Vec::new();
@@ -86,12 +86,12 @@ async fn lease_keys(cluster: &EtcdCluster, connection: &Connection, count: usize
     leases
 }
 
-/// By when a lease that is not renewed is surely gone: etcd looks twice a second.
+/// The time after which an unrenewed lease is certainly gone: etcd checks twice a second.
 fn long_enough(ttl: u32) -> Duration {
     Duration::from_secs(2) + Duration::from_secs(1) * ttl
 }
 
-/// Watches for `time` that no key goes.
+/// Checks for `time` that no key changes.
 async fn assert_all_stay(history: &History, time: Duration) {
     let seen = history.wait_for(|events| !events.is_empty(), time).await;
     assert!(seen.is_err(), "{seen:?}");
@@ -102,7 +102,7 @@ async fn assert_all_stay(history: &History, time: Duration) {
 async fn hundreds_of_leases_outlive_their_ttl_on_two_streams_without_a_write() {
     let (cluster, connection) = one().await;
     let ttl = 8;
-    // Granted long before the last one is ready, so with enough time to spare.
+    // Granted long before the last one is ready, hence with a longer TTL.
     let leases = lease_keys(&cluster, &connection, 300, 60).await;
     let short = lease_keys(&cluster, &connection, 1, ttl).await;
     let history = History::watch(&cluster, "", 0).await.expect("watch");
@@ -173,7 +173,8 @@ async fn a_lease_that_is_no_longer_wanted_lapses_and_one_that_is_added_is_renewe
     assert_eq!(renewed.connection.lease(leases[0], false).await.expect("asked"), None);
 }
 
-/// Three members of which the one asked first is a follower: no lease is extended by a new leader of etcd when it goes.
+/// Three members, of which the preferred one is a follower: its failure does not cause a new etcd leader, which would
+/// extend all leases.
 async fn three() -> (EtcdCluster, Connection, usize) {
     let cluster = start(3).await;
     let (endpoints, members) = followers_first(&cluster).await;
@@ -181,7 +182,7 @@ async fn three() -> (EtcdCluster, Connection, usize) {
     (cluster, connection, members[0])
 }
 
-/// Leases outlive what is done to the member that renews them.
+/// Checks that leases outlive the failure of the member that renews them.
 async fn assert_outlived(harm: impl AsyncFnOnce(&Process)) {
     let (cluster, connection, member) = three().await;
     let ttl = 10;
@@ -244,7 +245,7 @@ async fn after_etcd_hung_for_longer_than_the_ttl_each_lease_is_renewed_or_told_a
     cluster.member(0).stop().expect("stop");
     renewed.one_is_overdue().await;
     cluster.member(0).cont().expect("cont");
-    // Etcd may confirm a renewal and revoke the lease all the same: then it is told with the next one.
+    // etcd may confirm a renewal and revoke the lease nevertheless. The lease is then reported after its next renewal.
     let told = RefCell::new(BTreeSet::new());
     let renewed = RefCell::new(renewed);
     until("etcd and the renewal to agree", SOON, || async {

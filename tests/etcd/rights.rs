@@ -1,4 +1,4 @@
-//! What etcd says about rights, in every release, and what becomes of those who have only some.
+//! Permissions in every etcd release: what etcd answers, and how the operator works with only some of them.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, watch};
 use crate::common::{Running, SOON, grant, put};
 use crate::view::View;
 
-/// The user, who is also the name of its role.
+/// The name of the user and of its role.
 const USER: &str = "operator";
 const TTL: u32 = 6;
 
-/// An etcd of this release that asks who comes, and the way in of one who may write below these prefixes.
+/// Starts an etcd of this release with authentication, and connects as a user who may write below these prefixes.
 async fn enter(version: EtcdVersion, prefixes: &[&str]) -> (EtcdCluster, Connection) {
     let config = EtcdConfig {
         version,
@@ -80,7 +80,7 @@ async fn leases_that_may_not_be_renewed_are_told_and_hold_up_no_other() {
         let mut client = cluster.client().await.expect("connect");
         let mut leases = Vec::new();
         let mut denied = Vec::new();
-        // Those that may be renewed come last: their time runs from here.
+        // The leases that may be renewed come last, because their TTL runs from here.
         for i in 0..60 {
             let (place, ttl) = if i < 30 { ("z", 600) } else { ("a", TTL) };
             let lease = grant(&connection, ttl).await;

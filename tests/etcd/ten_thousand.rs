@@ -1,4 +1,4 @@
-//! Ten thousand keys that are kept alive for long, and nothing else.
+//! Ten thousand keys kept alive for a long time without a write.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::common::{Running, grant, metric, one};
 const LEASES: usize = 40;
 const KEYS_PER_LEASE: usize = 250;
 const TTL: u32 = 5;
-/// Over which they are kept alive.
+/// The number of TTLs over which the leases are kept alive.
 const TTLS: u32 = 10;
 
 #[tokio::test]

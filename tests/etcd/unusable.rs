@@ -1,4 +1,4 @@
-//! Endpoints that answer and cannot be used, or that hang: every way that talks to etcd uses another one.
+//! Endpoints that answer but cannot be used, or that hang: every call and stream uses another one.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::view::View;
 
 const TTL: u32 = 6;
 
-/// Waits until the connection reports exactly these faults, each by its endpoint and reason.
+/// Waits until the connection reports exactly these faults, each as endpoint and reason.
 async fn until_faults(connection: &Connection, expected: &[(&str, &str)]) {
     until("the faults to be reported", SOON, || async {
         let faults = connection.faults();
@@ -33,7 +33,7 @@ async fn until_faults(connection: &Connection, expected: &[(&str, &str)]) {
     .expect("they are reported");
 }
 
-/// Every way that talks to etcd, once.
+/// Uses every kind of call and stream once.
 async fn use_every_way(cluster: &EtcdCluster, connection: &Connection) {
     let (fence, lease) = (lead(cluster).await, grant(connection, TTL).await);
     let mut renewed = Renewed::start(connection, &[lease], TTL);
@@ -138,7 +138,7 @@ async fn a_member_of_another_cluster_is_never_written_to_and_named() {
     let (_, fault) = connection.faults().swap_remove(0);
     let words = fault.describe(&foreign);
     assert!(words.contains("another etcd cluster"), "{words}");
-    // Not even when no other endpoint is left.
+    // Nothing is written to the other cluster even when no other endpoint is left.
     for member in cluster.members() {
         member.kill().await.expect("kill");
     }
@@ -160,7 +160,7 @@ async fn another_cluster_behind_a_known_address_is_not_written_to() {
     balancer.choose(1);
     let connection = connect(vec![cluster.endpoints().swap_remove(0), balancer.http()]).await;
     grant(&connection, TTL).await;
-    // What answered at the second address until now is replaced, and the first one goes.
+    // The server behind the second address is replaced by another cluster, and the first address becomes unreachable.
     let before = other.revision().await.expect("revision");
     balancer.choose(0);
     cluster.member(0).kill().await.expect("kill");
@@ -240,7 +240,7 @@ async fn a_corrupt_cluster_is_called_so_and_written_to_once_it_is_well() {
     until_faults(&connection, &[]).await;
 }
 
-/// Promised are 3 s; HTTP/2 pings would take 9.
+/// Promised are 3 s; HTTP/2 pings would take 9 s.
 const HANG: Duration = Duration::from_secs(7);
 
 #[tokio::test]

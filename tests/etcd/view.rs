@@ -1,4 +1,4 @@
-//! A consumer of the mirror's observations that checks every promise they come with.
+//! A consumer of the mirror's observations that checks every guarantee of the mirror.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,17 +15,17 @@ use crate::common::{Running, SOON};
 
 type Scopes = Arc<BTreeSet<Prefix>>;
 
-/// What the mirror has shown so far.
+/// The mirror's state as shown so far.
 pub struct View {
     scopes: mpsc::UnboundedSender<Scopes>,
     observations: mpsc::Receiver<Observation>,
     _running: Running,
     pub content: BTreeMap<Key, KeyValue>,
-    /// What each scope was last read at.
+    /// The revision of each prefix's latest snapshot.
     pub read_at: BTreeMap<Prefix, Revision>,
-    /// What each key was last seen at.
+    /// The latest revision of each key.
     seen: BTreeMap<Key, Revision>,
-    /// What was observed, without the changes.
+    /// The observations received, without changes.
     pub milestones: String,
 }
 
@@ -38,7 +38,7 @@ impl View {
         Self::with_room(connection, prefixes, 64)
     }
 
-    /// A view whose mirror waits when `room` observations have not been taken.
+    /// A view whose mirror blocks while `room` observations are waiting.
     pub fn with_room<const N: usize>(connection: &Connection, prefixes: [&str; N], room: usize) -> Self {
         let (sender, wanted) = mpsc::unbounded_channel();
         let (out, observations) = mpsc::channel(room);
@@ -61,7 +61,7 @@ impl View {
         self.scopes.send(scopes(prefixes)).expect("the mirror runs");
     }
 
-    /// Takes in what comes until `enough` holds.
+    /// Receives observations until `enough` holds.
     pub async fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + SOON;
         while !enough(self) {
@@ -73,13 +73,13 @@ impl View {
         }
     }
 
-    /// Takes in what comes until these were the latest milestones, and forgets them.
+    /// Receives observations until these are the latest milestones, then forgets all milestones.
     pub async fn until_milestones(&mut self, expected: &str) {
         self.until(expected, |view| view.milestones.ends_with(expected)).await;
         self.milestones.clear();
     }
 
-    /// Takes in what comes until the view is what the cluster holds.
+    /// Receives observations until the view equals the contents of the cluster.
     pub async fn until_equal(&mut self, cluster: &EtcdCluster, prefix: &str) {
         let expected: BTreeMap<String, i64> = cluster
             .dump(prefix)
@@ -97,7 +97,7 @@ impl View {
         inside.map(|(key, held)| (key.to_string(), held.mod_revision)).collect()
     }
 
-    /// Nothing comes for a while.
+    /// Checks that no observation arrives for `time`.
     pub async fn assert_quiet(&mut self, time: Duration) {
         let next = timeout(time, self.observations.recv()).await;
         assert!(next.is_err(), "{next:?}");
@@ -131,7 +131,7 @@ impl View {
                     Some(held) => self.content.insert(key.clone(), held),
                     None => self.content.remove(&key),
                 };
-                // Writers of these tests count: a gap shows.
+                // The writers of these tests count up, so a gap is visible.
                 if let (Some(before), Some(now)) = (before, self.content.get(&key))
                     && let (Some(before), Some(now)) = (number(&before), number(now))
                 {

@@ -31,12 +31,12 @@ fn note(value: &str, lease: LeaseId, after: Revision) -> CheckpointWrite {
     }
 }
 
-/// Commits what has to be applied.
+/// Commits a transaction that must be applied.
 async fn apply(connection: &Connection, fence: &Fence, ops: Vec<Op>) -> (Revision, Vec<OpResult>) {
     apply_with(connection, fence, ops, None).await
 }
 
-/// The same with a note.
+/// The same with a checkpoint.
 async fn apply_with(
     connection: &Connection,
     fence: &Fence,
@@ -293,18 +293,19 @@ async fn a_copy_of_a_transaction_that_comes_late_brings_no_key_back() {
         cluster.dump("/meta/heard/0").await.expect("dump")["/meta/heard/0"].value,
         "1"
     );
-    // Another one, on another track.
+    // A transaction without this checkpoint.
     apply(&connection, &fence, vec![remove("/a/1", created)]).await;
     let before = cluster.revision().await.expect("revision");
     let late = connection.commit(&fence, &create).await.expect("commit");
     assert_eq!(late, TxnOutcome::Overtaken { at: created });
     assert_eq!(cluster.revision().await.expect("revision"), before);
 
-    // The next one on the track knows when that one was written.
+    // The next transaction of the write slot knows the revision of the previous one.
     let ops = vec![write("/a/2", "x", lease, Expect::Absent)];
     let (revision, results) = apply_with(&connection, &fence, ops, Some(note("2", lease, created))).await;
     assert_eq!(results, [OpResult::Done]);
-    // Of one of which nothing was heard, it does not: it learns it, and is carried out then.
+    // A transaction that missed the previous answer does not know it. It is refused with the revision, and then
+    // executed.
     let unaware = Transaction {
         note: Some(note("3", lease, created)),
         ..Transaction::of(vec![write("/a/3", "x", lease, Expect::Absent)])
