@@ -1,4 +1,4 @@
-//! Who reads our metrics, and whether they may: asked of the apiserver, as kube-rbac-proxy does.
+//! Authenticates and authorizes readers of `/metrics` by asking the API server, as kube-rbac-proxy does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +14,13 @@ use tokio::time::{Instant, timeout};
 use crate::secret::SecretString;
 use crate::telemetry::{Calls, Judge, Judgement, Outcome, Peer};
 
-/// How long one answer may take.
+/// Time-out of one review.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What is to be read, as RBAC names it.
+/// The non-resource URL, as RBAC names it.
 const PATH: &str = "/metrics";
 
-/// Judges callers of `/metrics` by asking who they are (a TokenReview) and whether they may (a SubjectAccessReview for the
-/// non-resource URL). With an audience, only tokens that were issued for it are taken.
+/// Returns a judge that authenticates callers of `/metrics` (TokenReview) and authorizes them (SubjectAccessReview for
+/// the non-resource URL). With an audience, the judge accepts only tokens issued for that audience.
 pub fn judge(client: Client, audience: Option<String>, calls: Calls) -> Judge {
     let callers = Arc::new(Callers {
         client,
@@ -38,7 +38,8 @@ struct Callers {
     client: Client,
     audiences: Option<Vec<String>>,
     calls: Calls,
-    /// Whether it has been told that nobody can be judged: once is enough, callers come again and again.
+    /// Whether the failure of reviews has been logged. One log line per failure is enough, since callers return again
+    /// and again.
     told: AtomicBool,
 }
 
@@ -75,7 +76,7 @@ impl Callers {
         })
     }
 
-    /// Whose token it is.
+    /// Returns the user that the token belongs to.
     async fn owner(&self, token: SecretString) -> Result<Option<UserInfo>, String> {
         let spec = TokenReviewSpec {
             token: Some(token.reveal().to_owned()),
@@ -89,7 +90,8 @@ impl Callers {
         let params = PostParams::default();
         let review = self.asked("create_tokenreview", api.create(&params, &review)).await?;
         let status = review.status.unwrap_or_default();
-        // An apiserver that does not know of audiences names none: then the token is not known to be for ours.
+        // An API server that does not know audiences returns none: then nothing shows that the token was issued for
+        // the operator.
         let is_for_us = self.audiences.as_ref().is_none_or(|wanted| {
             let told = status.audiences.unwrap_or_default();
             wanted.iter().any(|audience| told.contains(audience))
@@ -121,7 +123,7 @@ impl Callers {
         Ok(status.is_some_and(|status| status.allowed))
     }
 
-    /// The answer to a question, in time and counted.
+    /// Sends a request with a time-out, and counts its outcome.
     async fn asked<T>(&self, call: &'static str, question: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
         let start = Instant::now();
         let (outcome, answer) = match timeout(PATIENCE, question).await {

@@ -1,11 +1,12 @@
-//! How far each stream is being heard, known from the moment at which news comes in: nothing was ever done by newer news.
+//! The checkpoint that all watches share: the resourceVersion each watch target has reached. A version is recorded
+//! before its event is sent, so that nothing is ever done on the basis of an event newer than the checkpoint.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::watch_scope::WatchScope;
 use crate::plan::{Checkpoint, WatchTarget};
 
-/// How far each stream of a territory is being heard, shared by the watches that hear and by those who write by it.
+/// The checkpoint of all watch targets in a scope, advanced by the watches and read by the workers that write with it.
 #[derive(Clone, Debug, Default)]
 pub struct SharedCheckpoint {
     watch_scope: WatchScope,
@@ -13,7 +14,7 @@ pub struct SharedCheckpoint {
 }
 
 impl SharedCheckpoint {
-    /// Nothing has been heard of `watch_scope` yet.
+    /// Returns an empty checkpoint for the targets of `watch_scope`.
     pub fn new(watch_scope: WatchScope) -> Self {
         Self {
             watch_scope,
@@ -21,17 +22,16 @@ impl SharedCheckpoint {
         }
     }
 
-    /// What is watched.
     pub fn watch_scope(&self) -> &WatchScope {
         &self.watch_scope
     }
 
-    /// How far it is now.
+    /// Returns a copy of the current checkpoint.
     pub fn now(&self) -> Checkpoint {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// An object of this version is about to be told of. One whose version is no number is not counted.
+    /// Records the version of an object whose event is about to be sent. Ignores a version that is not a number.
     pub(super) fn hear(&self, stream: &WatchTarget, version: Option<&str>) -> Option<u64> {
         let version = version?.parse().ok()?;
         self.heard
@@ -41,7 +41,7 @@ impl SharedCheckpoint {
         Some(version)
     }
 
-    /// The versions of this stream are counted anew.
+    /// Drops the version of a target: the API server was restored, and its versions start from an older one.
     pub(super) fn forget(&self, stream: &WatchTarget) {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).forget(stream);
     }

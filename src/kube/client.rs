@@ -1,4 +1,4 @@
-//! How the kube-apiserver is reached, by a proxy or directly, and which cluster it serves.
+//! Connects to the kube-apiserver, directly or through a proxy, and reads the UID of the cluster.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,42 +17,39 @@ use super::proxy::{Proxy, proxy};
 
 use crate::telemetry::{Calls, Outcome, Peer};
 
-/// The field manager and user agent of everything written to Kubernetes.
+/// The field manager of everything written to Kubernetes, and the reporting controller of Events.
 pub const MANAGER: &str = "leasehold";
 
-/// The namespace whose UID names a Kubernetes cluster: it exists in every one and cannot be deleted.
+/// The namespace whose UID identifies a Kubernetes cluster: every cluster has it, and it cannot be deleted.
 const CLUSTER_NAMESPACE: &str = "kube-system";
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a connection may be silent: it is closed then, and another one is made.
+/// Time without data after which a connection is closed and replaced.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// The kube-apiserver cannot be set up as a peer.
+/// The client for the kube-apiserver cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The kubeconfig file is not usable.
     #[error(
         "cannot use the kubeconfig {path}: {cause}; give a readable one with --kubeconfig, or none inside a cluster"
     )]
     Kubeconfig {
-        /// The file.
         path: String,
-        /// What is wrong with it.
         cause: String,
     },
-    /// Neither a kubeconfig nor a service account is there.
+    /// There is neither a kubeconfig nor a service account.
     #[error("no way to the kube-apiserver: {0}; give --kubeconfig, or run with a service account inside a cluster")]
     NoConfig(String),
-    /// A proxy is to be used that cannot be.
+    /// The configured proxy is not usable.
     #[error("cannot reach the kube-apiserver: {0}")]
     Proxy(String),
-    /// The configuration is not usable.
     #[error("cannot set up the connection to the kube-apiserver: {0}")]
     Client(#[from] Box<kube::Error>),
 }
 
-/// A client by the given kubeconfig file, or else by what the environment provides (KUBECONFIG, a service account).
+/// Returns a client for the given kubeconfig file, or else for what the environment provides (KUBECONFIG, a service
+/// account).
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     let (mut config, proxy_url) = match kubeconfig {
         Some(path) => {
@@ -70,7 +67,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
             }
             Err(no_file) => {
                 let no_config = |no_account| ClientError::NoConfig(format!("{no_file}; {no_account}"));
-                // Inside the cluster there is no proxy between a pod and the apiserver.
+                // Inside the cluster, no proxy is used between a pod and the API server.
                 (Config::incluster().map_err(no_config)?, None)
             }
         },
@@ -84,7 +81,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     };
     config.proxy_url = proxy.as_ref().map(|proxy| proxy.url.clone());
     config.connect_timeout = Some(Duration::from_secs(5));
-    // Longer than any watch lasts: whatever has said nothing for so long is dead, be it in the midst of a list.
+    // Longer than any watch lasts. A connection without data for this long is dead, even in the middle of a list.
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
     let unusable = |cause| ClientError::Client(Box::new(cause));
@@ -93,7 +90,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     };
     info!("the kube-apiserver is asked through {proxy}");
     let builder = ClientBuilder::try_from(config).map_err(unusable)?;
-    // What fails may be the proxy's fault: whoever reads that should know that there is one, and who says so.
+    // The proxy may cause a failure, so each error names the proxy and where it is configured.
     let layer = MapErrLayer::new(move |cause| told_with(&proxy, &cause));
     Ok(builder.with_layer(&layer).build())
 }
@@ -108,8 +105,8 @@ fn told_with(proxy: &Proxy, cause: &BoxError) -> BoxError {
     told.into()
 }
 
-/// The configuration that a kubeconfig describes in its current context, and the cluster of that. kube's own way from the
-/// one to the other reads the variables of proxies, too, and cannot be told not to.
+/// Returns the configuration of the kubeconfig's current context, and the cluster of that context. kube's own
+/// conversion also reads the proxy variables of the environment, which cannot be disabled.
 fn by_file(file: Kubeconfig) -> Result<(Config, Cluster), KubeconfigError> {
     let name = file.current_context.ok_or(KubeconfigError::CurrentContextNotSet)?;
     let context = file.contexts.into_iter().find(|context| context.name == name);
@@ -141,13 +138,14 @@ fn by_file(file: Kubeconfig) -> Result<(Config, Cluster), KubeconfigError> {
     Ok((config, cluster))
 }
 
-/// The certificates in PEM blocks; what is none is passed over, and nothing is trusted for it.
+/// Returns the certificates among PEM blocks. Other blocks are skipped, and nothing is trusted because of them.
 fn certificates(pem: &[u8]) -> Vec<Vec<u8>> {
     let all = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
     all.map(|certificate| certificate.to_vec()).collect()
 }
 
-/// The UID that names the Kubernetes cluster. Asks until it is told: without it nothing can be done.
+/// Returns the UID of `kube-system`, which identifies the Kubernetes cluster. Retries until the API server answers: the
+/// operator can do nothing without that UID.
 pub async fn cluster_id(client: Client, patience: Duration, calls: Calls) -> String {
     let namespaces: Api<Namespace> = Api::all(client);
     let mut pause = Duration::from_millis(200);

@@ -1,7 +1,7 @@
-//! Events: what `kubectl describe` and `kubectl get events` tell of changes that somebody may have to look into.
+//! Publishes Events: changes that a user may have to look into, shown by `kubectl describe` and `kubectl get events`.
 //!
-//! An Event is a courtesy. It is dropped rather than waited for: when too many come at once, when one object has too many
-//! of them, or when the apiserver does not take it. What must be known is in the status.
+//! Events are best effort. An Event is dropped when the queue is full, when its object has used up its allowance, or
+//! when the API server does not accept it. Essential information belongs in the status.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,51 +23,46 @@ use crate::format::fnv64;
 use crate::index::RegistrationRef;
 use crate::telemetry::{Calls, Metrics, Outcome, Peer};
 
-/// Events on their way: when there are more, the newest are dropped.
+/// Capacity of the queue. When it is full, the newest Event is dropped.
 const WAITING: usize = 256;
-/// How long the apiserver may take to accept one.
+/// Time-out of one create request.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many one object may have at once, and how long it takes until it may have one more.
+/// Events that one object may have at once, and the time until it may have one more.
 const BURST: u32 = 25;
 const REFILL: Duration = Duration::from_mins(1);
-/// Objects whose Events are counted: beyond that, those are forgotten that have all of them left.
+/// Number of counted objects from which on those with a full allowance are dropped.
 const COUNTED: usize = 1024;
-/// Kubernetes' bound on a note, in bytes.
+/// Kubernetes' limit for a note, in bytes.
 const NOTE_MAX: usize = 1024;
-/// Kubernetes' bound on a name is 253; a dot and 16 digits follow.
+/// Kubernetes' limit for a name is 253; a dot and 16 digits follow.
 const NAME_MAX: usize = 253 - 17;
-/// Where Events about objects lie that are in no namespace.
+/// The namespace of Events about cluster-scoped objects.
 const NAMESPACE: &str = "default";
 
-/// What an Event is about.
+/// The object of an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum About {
-    /// A registration.
     Registration(RegistrationRef),
-    /// A Registry, by its name.
     Registry(Arc<str>),
-    /// A RecordFormat, by its name.
     RecordFormat(Arc<str>),
 }
 
-/// One Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// What it is about.
     pub about: About,
-    /// The object's UID: one of the same name that is created anew has none of its Events.
+    /// The object's UID. An object that is created again under the same name shows none of the former one's Events.
     pub uid: Arc<str>,
-    /// Whether somebody should have a look.
     pub is_warning: bool,
-    /// What has happened, in one CamelCase word.
+    /// What has happened, as one CamelCase word.
     pub reason: &'static str,
-    /// The same for people.
+    /// A description for people.
     pub note: String,
-    /// Tells this occurrence from others of the same reason. Told again, by whichever process, it is the same Event.
+    /// Distinguishes this occurrence from others of the same reason. If several processes publish the same occurrence,
+    /// the API server keeps one Event.
     pub occurrence: String,
 }
 
-/// Where Events are handed in. Clones lead to the same desk.
+/// Accepts Events for publication. Clones share one queue.
 #[derive(Clone, Debug)]
 pub struct Events {
     status_writer: mpsc::Sender<Notice>,
@@ -75,13 +70,13 @@ pub struct Events {
 }
 
 impl Events {
-    /// The way to a desk, and what comes out at its end.
+    /// Returns the sender and the receiver of a new queue.
     pub fn new(metrics: Metrics) -> (Self, mpsc::Receiver<Notice>) {
         let (status_writer, notices) = mpsc::channel(WAITING);
         (Self { status_writer, metrics }, notices)
     }
 
-    /// Publishes an Event, if there is room for it.
+    /// Queues an Event, or drops it if the queue is full.
     pub fn publish(&self, notice: Notice) {
         if self.status_writer.try_send(notice).is_err() {
             self.metrics.count_dropped_event();
@@ -89,7 +84,7 @@ impl Events {
     }
 }
 
-/// Writes Events until `shutdown` or the end of `notices`, in the name of the replica `identity`.
+/// Writes Events until `shutdown` or until `notices` closes, as the replica `identity`.
 pub async fn publish_events(
     client: Client,
     identity: Arc<str>,
@@ -106,7 +101,7 @@ pub async fn publish_events(
                 None => return,
             },
         };
-        // Without it, it cannot be said which object is meant.
+        // Without a UID, the Event does not identify its object.
         if notice.uid.is_empty() || !allowance.take(&notice.uid, Instant::now()) {
             metrics.count_dropped_event();
             continue;
@@ -121,7 +116,7 @@ pub async fn publish_events(
     }
 }
 
-/// How many Events each object may still have.
+/// The Events that each object has used of its allowance, and since when the oldest of them is being restored.
 #[derive(Default)]
 struct Allowance(HashMap<Arc<str>, (u32, Instant)>);
 
@@ -191,14 +186,14 @@ fn event(notice: &Notice, identity: &str, now: Timestamp) -> Event {
     }
 }
 
-/// Returns whether the Event is there.
+/// Returns whether the Event exists.
 async fn create(client: &Client, event: &Event, calls: &Calls) -> bool {
     let namespace = event.metadata.namespace.as_deref().unwrap_or(NAMESPACE);
     let events: Api<Event> = Api::namespaced(client.clone(), namespace);
     let start = Instant::now();
     let (outcome, cause) = match timeout(PATIENCE, events.create(&PostParams::default(), event)).await {
         Ok(Ok(_)) => (Outcome::Ok, None),
-        // It was told before, perhaps by another process.
+        // The Event was published before, perhaps by another process.
         Ok(Err(kube::Error::Api(answer))) if answer.is_already_exists() => (Outcome::Ok, None),
         Ok(Err(kube::Error::Api(answer))) => (Outcome::Refused, Some(answer.to_string())),
         Ok(Err(error)) => (Outcome::Error, Some(error.to_string())),

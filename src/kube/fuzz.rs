@@ -1,4 +1,4 @@
-//! Pods as bytes that anybody may have sent. See `src/fuzz`.
+//! Fuzz target for the decoding of pods: the input is bytes from an untrusted sender. See `src/fuzz`.
 
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use kube::core::DeserializeGuard;
@@ -6,7 +6,7 @@ use kube::core::DeserializeGuard;
 use super::stripped::StrippedPod;
 use crate::index::{self, Index};
 
-/// What pods are made of.
+/// Words from which the fuzzer makes pods.
 pub(crate) const WORDS: [&str; 40] = [
     "metadata",
     "name",
@@ -50,12 +50,13 @@ pub(crate) const WORDS: [&str; 40] = [
     "app.kubernetes.io/version",
 ];
 
-/// What the watch decodes is decoded or refused, one by one; a pod that Kubernetes' own definition takes says the same in
-/// ours; and what came of it goes into the index and out again without a trace.
+/// Checks three properties. Decoding succeeds or fails for each object separately. A pod that Kubernetes' own type
+/// decodes gives the same fields in `StrippedPod`. A decoded pod can be added to the index and deleted again, and
+/// leaves nothing behind.
 pub(crate) fn pods(input: &[u8]) -> String {
     let guarded = serde_json::from_slice::<DeserializeGuard<StrippedPod>>(input);
     let Ok(decoded) = serde_json::from_slice::<StrippedPod>(input) else {
-        // The guard takes this one's trouble for itself, unless nothing names the object.
+        // The guard keeps a decoding error to itself, unless the input has no readable metadata.
         return match guarded {
             Ok(DeserializeGuard(decoded)) => format!("guarded {}", decoded.is_ok()),
             Err(error) => format!("{:?}", error.classify()),
@@ -98,7 +99,7 @@ pub(crate) fn pods(input: &[u8]) -> String {
     format!("{counts:?} {has:?}")
 }
 
-/// What both know of must be the same.
+/// The fields that both types have must be equal.
 fn compare(lean: &index::Pod, whole: &Pod) {
     let metadata = &whole.metadata;
     assert_eq!(Some(&lean.name), metadata.name.as_ref().or(Some(&String::new())));

@@ -1,5 +1,5 @@
-//! What a cluster holds now, asked for once: for commands that look and end. Nobody reads their metrics, so nothing is
-//! counted here.
+//! One-time requests for the state of a cluster, for CLI commands that print something and exit. Their calls are not
+//! counted: such a command serves no metrics.
 
 use std::future::Future;
 use std::time::Duration;
@@ -19,67 +19,61 @@ use super::watch_scope::WatchScope;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::{NamespaceLabels, Pod};
 
-/// How long one question may take to be answered.
+/// Time-out of one request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Objects in one answer.
+/// Objects per page of a list.
 const PAGE: u32 = 500;
 
-/// A question was not answered, or with no.
 #[derive(Debug, thiserror::Error)]
 pub enum ListingError {
-    /// The apiserver says no, or does not answer.
+    /// The API server refuses the request, or the connection fails.
     #[error("cannot {doing}: {cause}")]
     Refused {
-        /// What was asked for, as an infinitive.
+        /// The attempted action, as an infinitive.
         doing: String,
-        /// Its answer.
         cause: Box<kube::Error>,
     },
-    /// There was no answer.
     #[error("cannot {doing}: no answer within {PATIENCE:?}; check that the kube-apiserver is reachable")]
     Timeout {
-        /// What was asked for, as an infinitive.
+        /// The attempted action, as an infinitive.
         doing: String,
     },
 }
 
-/// A pod as Kubernetes prints it, such as one of `kubectl get pods -o json`, in the few fields that matter.
+/// Decodes the fields that matter of a pod as Kubernetes prints it, such as an item of `kubectl get pods -o json`.
 pub fn pod(object: Value) -> Result<Pod, serde_json::Error> {
     serde_json::from_value::<StrippedPod>(object).map(Pod::from)
 }
 
-/// A namespace as people write it, in the few fields that matter.
+/// Decodes the fields that matter of a namespace manifest.
 pub fn namespace(object: Value) -> Result<NamespaceLabels, serde_json::Error> {
     serde_json::from_value::<StrippedNamespace>(object).map(NamespaceLabels::from)
 }
 
-/// Asks a cluster what it holds.
+/// Sends one-time requests to a cluster.
 #[derive(Clone)]
 pub struct Listing {
     client: Client,
 }
 
 impl Listing {
-    /// Asks through `client`.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// The pods of a namespace.
     pub async fn pods(&self, namespace: &str) -> Result<Vec<Pod>, ListingError> {
         let api: Api<StrippedPod> = Api::namespaced(self.client.clone(), namespace);
         let pods = all(&api, &format!("list the pods of the namespace {namespace}")).await?;
         Ok(pods.into_iter().map(Pod::from).collect())
     }
 
-    /// A namespace with its labels.
     pub async fn namespace(&self, name: &str) -> Result<NamespaceLabels, ListingError> {
         let api: Api<StrippedNamespace> = Api::all(self.client.clone());
         let found = answer(&format!("get the namespace {name}"), api.get(name)).await?;
         Ok(found.into())
     }
 
-    /// The registrations of all namespaces of `watch_scope`.
+    /// Returns the registrations in all namespaces of `watch_scope`.
     pub async fn registrations(&self, watch_scope: &WatchScope) -> Result<Vec<ServiceRegistration>, ListingError> {
         let mut found = Vec::new();
         for area in watch_scope.areas() {
@@ -92,13 +86,12 @@ impl Listing {
         Ok(found)
     }
 
-    /// All Registries.
     pub async fn registries(&self) -> Result<Vec<Registry>, ListingError> {
         let api: Api<Registry> = Api::all(self.client.clone());
         all(&api, "list the Registries").await
     }
 
-    /// The definitions that the cluster has of the kinds whose `names` are given; none for one that is not there.
+    /// Returns the CustomResourceDefinitions with these `names`; `None` for each that does not exist.
     pub async fn definitions(&self, names: &[String]) -> Result<Vec<Option<CustomResourceDefinition>>, ListingError> {
         let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let mut found = Vec::with_capacity(names.len());
@@ -108,7 +101,7 @@ impl Listing {
         Ok(found)
     }
 
-    /// The version of the kube-apiserver, such as `v1.36.3`.
+    /// Returns the version of the kube-apiserver, such as `v1.36.3`.
     pub async fn version(&self) -> Result<Info, ListingError> {
         answer(
             "ask the kube-apiserver for its version",
@@ -117,19 +110,17 @@ impl Listing {
         .await
     }
 
-    /// All RecordFormats.
     pub async fn record_formats(&self) -> Result<Vec<RecordFormat>, ListingError> {
         let api: Api<RecordFormat> = Api::all(self.client.clone());
         all(&api, "list the RecordFormats").await
     }
 
-    /// A Registry, if it is there.
     pub async fn registry(&self, name: &str) -> Result<Option<Registry>, ListingError> {
         let api: Api<Registry> = Api::all(self.client.clone());
         answer(&format!("get the Registry {name}"), api.get_opt(name)).await
     }
 
-    /// What is in an object of `namespace` that a Registry names.
+    /// Returns the content of a Secret or ConfigMap in `namespace` that a Registry names.
     pub async fn source(&self, namespace: &str, source: &Source) -> Result<Content, ListingError> {
         let doing = format!("get the {} {namespace}/{}", source.kind.as_str(), source.name);
         match source.kind {
@@ -138,8 +129,8 @@ impl Listing {
         }
     }
 
-    /// What a registration, which names its namespace, would be once applied in place of `present`: admission has had its
-    /// say, defaults are filled in, nothing is changed.
+    /// Returns the registration as the API server would store it in place of `present`: after admission and with
+    /// defaults, by a dry run that changes nothing. The registration must name its namespace.
     pub async fn admitted(
         &self,
         registration: &ServiceRegistration,
@@ -153,7 +144,7 @@ impl Listing {
         };
         let doing = format!("have the ServiceRegistration {namespace}/{name} admitted (as a dry run)");
         let mut registration = registration.clone();
-        // Not that of a file, which may have been printed long ago.
+        // The resourceVersion in a file may be outdated.
         registration.metadata.resource_version = present.and_then(ResourceExt::resource_version);
         match present {
             Some(_) => answer(&doing, api.replace(&name, &dry_run, &registration)).await,

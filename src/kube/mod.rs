@@ -1,7 +1,7 @@
-//! The Kubernetes side: the watches, the writer of statuses, and that of Events.
+//! Every call to the kube-apiserver, each with a time-out: the watches, the status writer, the Events, lists and access
+//! reviews.
 //!
-//! Owns every call to the kube-apiserver, each with a time-out and a counted outcome. Decides nothing: what a watch
-//! brings goes to `index`, what a status says comes from `plan`.
+//! Decides nothing: what the watches deliver is cached in `index`, and the content of statuses comes from `plan`.
 
 mod callers;
 mod checkpoint;

@@ -1,8 +1,8 @@
-//! The key by which the replicas of an installation trust each other: read from a Secret of the operator's own namespace,
-//! and written there by the first replica that finds none.
+//! Keeps the key by which the replicas of an installation authenticate each other. The key is in a Secret of the
+//! operator's own namespace; the first replica that finds none generates it.
 //!
-//! The Secret itself is created by whoever installs the operator: a right to create Secrets cannot be limited to one name,
-//! a right to read and patch one can.
+//! The installation (the chart) creates the Secret itself: RBAC cannot limit `create` to one name, but can limit `get`
+//! and `patch`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,19 +22,20 @@ use super::client::MANAGER;
 use crate::peer::{KeyState, PeerKey};
 use crate::telemetry::{Calls, Metrics, Outcome, Peer};
 
-/// The entry of the Secret.
+/// The entry in the Secret's data.
 const ENTRY: &str = "key";
-/// How long the apiserver may take.
+/// Time-out of one request.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Before a key that could not be read is asked for again: at first, and at most.
+/// Pauses before the key is read again after a failure: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The least time between two looks because another replica has another key.
+/// Minimum time between two reads because another replica presents a different key.
 const DOUBT: Duration = Duration::from_secs(5);
-/// Between two looks at a key that nobody doubts.
+/// Further wait before the next read while no replica presents a different key.
 const LOOK: Duration = Duration::from_mins(5);
 
-/// Keeps `key` as the Secret `name` has it, until `shutdown`. Looks again at once when `doubts` is set off.
+/// Keeps `key` equal to the Secret `name`, until `shutdown`. Reads the Secret again when `doubts` is notified, at the
+/// earliest `DOUBT` after the last successful read.
 pub async fn keep_peer_key(
     client: Client,
     (namespace, name): (Arc<str>, String),
@@ -67,7 +68,7 @@ pub async fn keep_peer_key(
                     }
                 }
                 Err(cause) => {
-                    // A key that is known stays: what the apiserver does not tell now may be as it was.
+                    // A known key stays: a failed read does not mean that the key has changed.
                     key.send_if_modified(|known| {
                         let is_new = matches!(known, KeyState::Pending);
                         if is_new || pause == LONGEST_PAUSE {
@@ -94,7 +95,8 @@ pub async fn keep_peer_key(
     }
 }
 
-/// The key in the Secret, which gets one if it has none. An error says why there is none.
+/// Returns the key in the Secret. Generates and writes a key if the Secret has none. The error says why there is no
+/// key.
 async fn read(api: &Api<Secret>, name: &str, calls: &Calls) -> Result<PeerKey, String> {
     let secret = call(calls, "get_peer_key", api.get(name)).await?;
     let version = secret.resource_version().unwrap_or_default();
@@ -109,7 +111,8 @@ async fn read(api: &Api<Secret>, name: &str, calls: &Calls) -> Result<PeerKey, S
     }
     let key = PeerKey::random();
     let entry = BTreeMap::from([(ENTRY, ByteString(key.bytes().to_vec()))]);
-    // Whoever comes second is refused by the version, and reads what the first one wrote.
+    // The write is conditional on the resourceVersion: a second replica gets a conflict, and reads the first one's key
+    // on its next attempt.
     let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "data": entry}));
     let parameters = PatchParams {
         field_manager: Some(MANAGER.to_owned()),

@@ -1,8 +1,9 @@
-//! By which proxy the kube-apiserver is reached, as kubectl decides it: the `proxy-url` of a kubeconfig, else what HTTPS_PROXY
-//! (HTTP_PROXY for an apiserver without TLS) and NO_PROXY say. Inside a cluster, with a service account, none.
+//! Chooses the proxy to the kube-apiserver by kubectl's rules: `proxy-url` of the kubeconfig, else the environment
+//! variables HTTPS_PROXY (HTTP_PROXY for an API server without TLS) and NO_PROXY. With a service account inside a
+//! cluster, no proxy is used. etcd is never reached through a proxy.
 //!
-//! kube compares NO_PROXY with the address of the proxy in place of the apiserver's (5.0.0), and refuses a list with an empty
-//! entry; so this decides, and kube is told the result. etcd is never reached by a proxy.
+//! kube 5.0.0 compares NO_PROXY with the proxy's address in place of the API server's, and rejects a list with an empty
+//! entry. So this module decides, and passes the result to kube.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,19 +11,18 @@ use std::net::IpAddr;
 use http::Uri;
 use http::uri::Authority;
 
-/// A proxy, and where its address comes from.
+/// A proxy, and where it is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Proxy {
     pub(super) url: Uri,
     pub(super) origin: Origin,
 }
 
-/// Where the address of a proxy is written.
+/// Where a proxy is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// The kubeconfig.
     Kubeconfig,
-    /// This variable of the environment.
+    /// An environment variable.
     Variable(&'static str),
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// An address of a proxy that cannot be used. It is not quoted, for there may be a password in it.
+/// A proxy address that cannot be used. The error does not quote the address, which may contain a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unusable(Origin);
 
@@ -60,13 +60,14 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// The proxy for the kube-apiserver at `server`, where a kubeconfig says `proxy_url` and the environment is `variable`.
+/// Returns the proxy for the kube-apiserver at `server`, given the kubeconfig's `proxy_url` and the environment
+/// `variable`.
 pub(super) fn proxy(
     server: &Uri,
     proxy_url: Option<&str>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Proxy>, Unusable> {
-    // As kubectl does: what the kubeconfig says counts for its cluster, whatever NO_PROXY says.
+    // As in kubectl, the kubeconfig's `proxy-url` applies to its cluster regardless of NO_PROXY.
     if let Some(url) = proxy_url.filter(|url| !url.is_empty()) {
         return parse(url, Origin::Kubeconfig).map(Some);
     }
@@ -97,14 +98,15 @@ fn parse(url: &str, origin: Origin) -> Result<Proxy, Unusable> {
     } else {
         format!("http://{url}")
     };
-    // What kube's client knows. It takes socks5h, where the proxy looks names up, for another protocol; to it, socks5 is that.
+    // kube's client supports http, https and socks5. It rejects socks5h (name resolution at the proxy), but its socks5
+    // resolves names at the proxy, too.
     let url = match url.strip_prefix("socks5h://") {
         Some(rest) => format!("socks5://{rest}"),
         None => url,
     };
     let url: Uri = url.parse().map_err(|_| Unusable(origin))?;
     let known = matches!(url.scheme_str(), Some("http" | "https" | "socks5"));
-    // A port that is no number is taken for none.
+    // `port_u16` returns `None` for an invalid port, too, so this tells "no port" from "invalid port".
     let without_port = |authority: &Authority| authority.as_str().ends_with(authority.host());
     let known = known && (url.port_u16().is_some() || url.authority().is_some_and(without_port));
     match url.host() {
@@ -113,9 +115,9 @@ fn parse(url: &str, origin: Origin) -> Result<Proxy, Unusable> {
     }
 }
 
-/// Whether `server` is this machine, or the list of NO_PROXY covers it, by the rules of Go's programs: addresses, networks
-/// (10.0.0.0/8), names that stand for what is below them, too, `.name` and `*.name` for that alone, `*` for all; each but
-/// networks may end with a port.
+/// Whether `server` is the local host or covered by the NO_PROXY list, by the rules of Go programs. An entry is an
+/// address, a network (10.0.0.0/8), a name that also covers all names below it, `.name` or `*.name` for the names below
+/// it only, or `*` for everything. Each but a network may end with a port.
 fn is_exempt(server: &Uri, list: &str) -> bool {
     let host = server
         .host()
@@ -160,14 +162,14 @@ fn is_exempt(server: &Uri, list: &str) -> bool {
     })
 }
 
-/// A name or address, and the port behind it if there is one.
+/// Splits an entry into a name or address and an optional port.
 fn split_port(entry: &str) -> (&str, Option<u16>) {
     if let Some(rest) = entry.strip_prefix('[') {
         let (address, rest) = rest.split_once(']').unwrap_or((rest, ""));
         return (address, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
     }
     match entry.rsplit_once(':') {
-        // More colons make an IPv6 address.
+        // An entry with more colons is an IPv6 address.
         Some((name, port)) if !name.contains(':') => match port.parse() {
             Ok(port) => (name, Some(port)),
             Err(_) => (entry, None),
@@ -219,7 +221,7 @@ mod tests {
             "the proxy socks5://p:1080 (the environment variable HTTPS_PROXY)"
         );
         assert_eq!(told(None, &[("HTTP_PROXY", "p:1"), ("ALL_PROXY", "p:2")]), "");
-        // NO_PROXY is about the environment's.
+        // NO_PROXY applies to the environment's proxy only.
         let env = [("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "*")];
         assert_eq!(told(None, &env), "");
         assert_eq!(
@@ -245,7 +247,7 @@ mod tests {
             let error = of("https://k8s.example.org", Some(wrong), &[]).expect_err(wrong);
             assert!(error.to_string().starts_with("proxy-url in the kubeconfig"), "{wrong}");
         }
-        // Nobody asks it.
+        // NO_PROXY covers the server, so the invalid proxy is not used.
         let env = [("HTTPS_PROXY", "socks4://p:1"), ("NO_PROXY", "example.org")];
         assert_eq!(of("https://k8s.example.org", None, &env), Ok(None));
     }
@@ -281,7 +283,7 @@ mod tests {
             ("https://[fd00::7]:6443", "fd00::/8", true),
             ("https://[fd00::7]:6443", "fe00::/8", false),
             ("https://kubernetes.default.svc", ".svc", true),
-            // This machine, whatever the list says.
+            // The local host, whatever the list says.
             ("https://127.0.0.1:6443", "", true),
             ("https://localhost:6443", "", true),
             ("https://[::1]:6443", "", true),

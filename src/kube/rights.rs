@@ -1,4 +1,5 @@
-//! Whether somebody may do something in a cluster, asked without doing it.
+//! Lists the permissions that the operator needs, and asks the API server whether a user has them. Also measures the
+//! clock difference to the API server.
 
 use std::time::Duration;
 
@@ -14,27 +15,24 @@ use super::listing::{ListingError, answer};
 use super::watch_scope::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, WatchScope};
 use crate::index::NamespaceScope;
 
-/// One verb on one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Right {
-    /// What is to be done, such as `watch`.
+    /// The verb, such as `watch`.
     pub verb: &'static str,
-    /// The API group, empty for the core's.
+    /// The API group, empty for the core group.
     pub group: &'static str,
-    /// The resource, with its subresource after a slash if it is about one.
+    /// The resource, with its subresource after a slash.
     pub resource: &'static str,
-    /// Where it is.
     pub area: NamespaceScope,
-    /// The only object it is about, if it is about one.
+    /// The name of the object, if the right is limited to one.
     pub name: Option<String>,
-    /// What goes wrong without it.
+    /// The consequence of not having the right.
     pub without: &'static str,
 }
 
-/// Our own API group.
 const OURS: &str = "leasehold.dev";
 
-/// All that the operator has to be allowed in `watch_scope`: what the chart gives it.
+/// Returns all rights that the operator needs in `watch_scope`. The chart grants the same.
 pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
     let of_cluster = |(verb, group, resource, without)| Right::new(verb, group, resource, without);
     let mut rights: Vec<Right> = OF_CLUSTER.into_iter().map(of_cluster).collect();
@@ -60,7 +58,8 @@ pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
     rights
 }
 
-/// Verb, group, resource, and what goes wrong without: what is in no namespace, or in any.
+/// Verb, group, resource and the consequence of not having the right: for cluster-scoped kinds, and for kinds in any
+/// namespace.
 const OF_CLUSTER: [(&str, &str, &str, &str); 7] = [
     ("list", OURS, REGISTRIES, "no etcd is known"),
     ("watch", OURS, REGISTRIES, "changes of Registries are not heard of"),
@@ -90,7 +89,7 @@ const OF_CLUSTER: [(&str, &str, &str, &str); 7] = [
         "nobody is told of what somebody should look into",
     ),
 ];
-/// The same in each area that is watched.
+/// The same for each watched namespace scope.
 const OF_NAMESPACES: [(&str, &str, &str, &str); 5] = [
     ("list", "", PODS, "no pod is known, and nothing is registered"),
     ("watch", "", PODS, "pods that come and go are not heard of"),
@@ -108,7 +107,7 @@ const OF_NAMESPACES: [(&str, &str, &str, &str); 5] = [
         "nobody sees what became of a registration",
     ),
 ];
-/// Verbs on the namespaces themselves, which are in none.
+/// Verbs on Namespace objects, which are cluster-scoped.
 const OF_LABELS: [(&str, &str); 2] = [
     (
         "list",
@@ -117,7 +116,7 @@ const OF_LABELS: [(&str, &str); 2] = [
     ("watch", "changes of the labels of namespaces are not heard of"),
 ];
 
-/// What it has to be allowed beside these with `--metrics-auth`.
+/// The additional rights that `--metrics-auth` needs.
 pub const REVIEWS: [Right; 2] = [
     Right::new(
         "create",
@@ -162,11 +161,11 @@ impl Right {
     }
 }
 
-/// Questions at a time.
+/// Requests in flight at a time.
 const QUESTIONS: usize = 4;
 
-/// Which of `rights` the user `somebody` has, or, where none is given, whoever asks. To ask about somebody else needs the
-/// right to create subjectaccessreviews.
+/// Returns which of `rights` the user `somebody` has, or the client's own user if `None`. To ask about another user,
+/// the client needs the right to create subjectaccessreviews.
 pub async fn may(client: &Client, somebody: Option<&str>, rights: &[Right]) -> Result<Vec<bool>, ListingError> {
     let questions = stream::iter(rights).map(|right| async move {
         let (attributes, params) = (Some(right.attributes()), PostParams::default());
@@ -206,7 +205,7 @@ pub async fn may(client: &Client, somebody: Option<&str>, rights: &[Right]) -> R
     questions.buffered(QUESTIONS).try_collect().await
 }
 
-/// The groups that the apiserver puts a user in by its name.
+/// Returns the groups that the API server derives from a user's name.
 fn groups_of(user: &str) -> Vec<String> {
     let mut groups = vec!["system:authenticated".to_owned()];
     if let Some((namespace, _)) = user
@@ -219,7 +218,7 @@ fn groups_of(user: &str) -> Vec<String> {
     groups
 }
 
-/// How far the clock here is from that of the apiserver, to a second; none if it does not say what time it is.
+/// Returns the difference between the local clock and the API server's, to a second; `None` if the answer has no date.
 pub async fn clocks_apart(client: &Client) -> Result<Option<Duration>, ListingError> {
     let doing = "ask what time it is";
     let request = http::Request::get("/version").body(kube::client::Body::empty());
@@ -259,7 +258,7 @@ mod tests {
         assert_eq!(attributes.subresource.as_deref(), Some("status"));
     }
 
-    /// The verb, the resource, the namespace and the name of each right to see something.
+    /// Returns verb, resource, namespace and name of each right to watch.
     fn seen(namespaces: &[&str]) -> Vec<String> {
         let names: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
         let rights = rights(&WatchScope::of(&names)).into_iter();

@@ -1,5 +1,5 @@
-//! The Secrets and ConfigMaps that Registries name: each is watched alone, by its name, so that the operator has to be
-//! allowed to read no others, and sees no others when it is.
+//! Watches the Secrets and ConfigMaps that Registries name. Each object has a watch limited to its name, so that the
+//! operator needs no permission to read others, and reads no others if it has that permission.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
@@ -21,22 +21,19 @@ use super::watches::{WatchEvent, cause};
 use crate::secret::SecretString;
 use crate::telemetry::{Metrics, Outcome, Peer};
 
-/// As with the other watches: one that lasts longer is dead.
+/// Seconds, as for the other watches: a watch that lasts longer is dead.
 const WATCH: u32 = 10;
-/// Before a watch that failed is begun anew.
+/// Pause before a failed watch is restarted.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Which kind of object it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SourceKind {
-    /// A Secret.
     Secret,
-    /// A ConfigMap.
     ConfigMap,
 }
 
 impl SourceKind {
-    /// Its name, as people write it.
+    /// Returns the kind as Kubernetes spells it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Secret => "Secret",
@@ -45,27 +42,24 @@ impl SourceKind {
     }
 }
 
-/// An object of the operator's namespace that a Registry names.
+/// An object in the operator's namespace that a Registry names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
-    /// Its kind.
     pub kind: SourceKind,
-    /// Its name.
     pub name: Arc<str>,
 }
 
-/// What is in a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// There is no such object.
+    /// The object does not exist.
     Absent,
-    /// What is under its keys; none where that is no text.
+    /// The values by their keys; `None` for a value that is not UTF-8.
     Present(BTreeMap<String, Option<SecretString>>),
-    /// The apiserver does not let the operator read it, in its words.
+    /// The API server refuses to let the operator read the object; with its error message.
     Forbidden(String),
 }
 
-/// An object with data.
+/// A kind of object that carries data.
 pub(super) trait Holder: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
     fn content(self) -> Content;
 }
@@ -85,8 +79,8 @@ impl Holder for ConfigMap {
     }
 }
 
-/// Watches what is in `wanted`, each object of `namespace`, and sends what is in it, for ever: trouble with the
-/// apiserver is retried, and never taken for an absence of objects.
+/// Watches the `wanted` objects in `namespace` and sends their content, until `shutdown`. Errors of the API server are
+/// retried, and never taken for an absence of objects.
 pub async fn watch_sources(
     client: Client,
     namespace: Arc<str>,
@@ -95,7 +89,7 @@ pub async fn watch_sources(
     news: mpsc::Sender<WatchEvent>,
     shutdown: CancellationToken,
 ) {
-    // Dropped with this function, which ends them.
+    // Dropping the set when this function returns aborts the tasks.
     let mut tasks = JoinSet::new();
     let mut watched: HashMap<Source, AbortHandle> = HashMap::new();
     loop {
@@ -167,7 +161,7 @@ async fn follow_one<K: Holder>(api: Api<K>, source: Source, metrics: Metrics, ne
                     warn!(kind, %name, %cause, "the watch broke; what is known stays, trying again");
                 }
                 tokio::time::sleep(PAUSE).await;
-                // Of one object a list costs no more than a watch that is resumed.
+                // The list of one object costs no more than a resumed watch.
                 events = begin();
                 if !is_forbidden(&error) {
                     continue;
@@ -182,8 +176,8 @@ async fn follow_one<K: Holder>(api: Api<K>, source: Source, metrics: Metrics, ne
     }
 }
 
-/// Whether the object may not even be listed. One that may be listed and not watched is listed again and again, which
-/// the log complains of.
+/// Whether the API server forbids even the list. If it allows the list and forbids the watch, the object is listed
+/// again and again, and the log reports each failure.
 fn is_forbidden(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403)
 }

@@ -1,5 +1,5 @@
-//! The desk where statuses are written: the latest one wanted for each object, written only when it differs from
-//! what is there.
+//! Writes the statuses of one kind. Keeps only the latest wanted status of each object, and writes a status only when
+//! it differs from the observed one.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -29,30 +29,29 @@ use crate::index::RegistrationRef;
 use crate::plan::{FairQueue, keep_times, keep_undecided, same_status};
 use crate::telemetry::{Calls, Outcome, Peer};
 
-/// How many statuses are written at a time.
+/// Writes in flight at a time.
 const IN_FLIGHT: usize = 8;
-/// How many of those may be one tenant's: what keeps the apiserver busy keeps it from telling the others' news.
+/// Writes in flight at a time of one tenant: each write loads the API server, which delays the watch events of the
+/// other tenants.
 const OF_ONE: usize = 2;
-/// How long a write may take.
+/// Time-out of one write.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long after a failed write it is tried again.
+/// Pause after a failed write, before the retry.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// A kind whose status is written here.
 pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
-    /// What names an object of this kind.
+    /// Identifies an object of this kind.
     type Name: Clone + Eq + Hash + Debug + Send + Sync + 'static;
-    /// Its status.
     type Status: Clone + PartialEq + Serialize + Send + Sync + 'static;
 
-    /// The API for the object `name`, and its bare name. Of the answers only the metadata is read: an object that
-    /// cannot be read is told so in its status, too.
+    /// Returns the API for the object `name`, and its bare name. Only the metadata of an answer is decoded, so that the
+    /// status of an object that cannot be decoded can be written, too.
     fn locate(client: &Client, name: &Self::Name) -> (Api<PartialObjectMeta<Self>>, String);
-    /// Whose status it is: those of one tenant wait for those of another no longer than their share.
+    /// Returns the tenant that the status belongs to. The queue serves tenants in turn.
     fn tenant(name: &Self::Name) -> &Arc<str>;
-    /// The status's conditions.
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition>;
-    /// Whether two statuses tell the same, apart from the times of conditions.
+    /// Whether two statuses are equal apart from the times of their conditions.
     fn same(a: &Self::Status, b: &Self::Status) -> bool {
         timeless::<Self>(a) == timeless::<Self>(b)
     }
@@ -77,7 +76,7 @@ where
         &mut status.conditions
     }
 
-    /// Without a copy: there may be a megabyte of endpoints in it.
+    /// Compares without a copy: the status may hold a megabyte of endpoints.
     fn same(a: &Self::Status, b: &Self::Status) -> bool {
         same_status(a, b)
     }
@@ -123,7 +122,7 @@ where
     }
 }
 
-/// A status whose conditions have no times.
+/// Returns a copy of the status in which all condition times are equal.
 fn timeless<K: Reported>(status: &K::Status) -> K::Status {
     let mut status = status.clone();
     let epoch = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH);
@@ -133,27 +132,25 @@ fn timeless<K: Reported>(status: &K::Status) -> K::Status {
     status
 }
 
-/// For how long a status is wanted.
+/// How long a status stays wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WritePolicy {
-    /// Until further notice: whoever changes it is overruled.
+    /// Until it is replaced or released: a change by another client is overwritten.
     Always,
-    /// Until it has been written: others may know better.
+    /// Until it has been written: another replica may write a better status afterwards.
     Once,
     /// Until it has been written, and only if the object has no status yet.
     IfBlank,
 }
 
-/// A change of the status that an object has.
+/// A change to the observed status of an object.
 pub struct Amendment<S>(Box<dyn FnOnce(&mut S) + Send>);
 
 impl<S> Amendment<S> {
-    /// Changes a status in this way.
     pub fn new(change: impl FnOnce(&mut S) + Send + 'static) -> Self {
         Self(Box::new(change))
     }
 
-    /// Changes `status`.
     pub fn apply(self, status: &mut S) {
         (self.0)(status);
     }
@@ -165,18 +162,18 @@ impl<S> Debug for Amendment<S> {
     }
 }
 
-/// What the desk is told.
+/// A command or an observation for the status writer.
 #[derive(Debug)]
 pub enum StatusUpdate<K: Reported> {
-    /// This is the status the object has (none: no status yet).
+    /// The observed status of the object (`None`: no status yet).
     Observed(K::Name, Option<K::Status>),
-    /// This is the status the object should have.
+    /// The status that the object should have.
     Wanted(K::Name, K::Status, WritePolicy),
-    /// The status that the object has, if it has one, should be changed in this way, once.
+    /// A change to apply once to the observed status. Ignored if the object has no status, or if a status is wanted
+    /// with [`WritePolicy::Always`].
     Amended(K::Name, Amendment<K::Status>),
-    /// Nobody here is to write the object's status any more.
+    /// This replica must not write the object's status any more.
     Released(K::Name),
-    /// The object is gone.
     Gone(K::Name),
 }
 
@@ -186,22 +183,22 @@ struct Entry<S> {
     writing: Option<Write>,
 }
 
-/// A write under way, and what came in while it was.
+/// A write in flight, and what arrived since it began.
 struct Write {
-    /// Tells it from a write to an earlier object of the same name.
+    /// Distinguishes this write from one to an earlier object of the same name.
     number: u64,
-    /// A status was seen: it may be older than what is written, or newer.
+    /// A status was observed. It may be older or newer than the written one.
     seen_since: bool,
-    /// Another status was asked for.
+    /// Another status was wanted.
     wanted_since: bool,
 }
 
-/// Names of objects to look at, each once, the tenants in turn, and those of one tenant in the order they came up: one
-/// whose write always fails comes after all others each time.
+/// Names of objects to look at, each once. Tenants take turns, and the names of one tenant keep their order. A name
+/// whose write fails is queued behind all others of its tenant.
 struct Queue<K: Reported> {
     order: FairQueue<K::Name>,
     waiting: HashSet<K::Name>,
-    /// Of how many of each tenant's a write is under way.
+    /// Number of writes in flight of each tenant.
     writing: HashMap<Arc<str>, usize>,
 }
 
@@ -213,7 +210,7 @@ impl<K: Reported> Queue<K> {
         }
     }
 
-    /// The next one of a tenant of whom not too much is being written.
+    /// Returns the next name of a tenant that has fewer than [`OF_ONE`] writes in flight.
     fn pop(&mut self) -> Option<K::Name> {
         let writing = &self.writing;
         let may = |tenant: &str, _| writing.get(tenant).is_none_or(|count| *count < OF_ONE);
@@ -222,12 +219,12 @@ impl<K: Reported> Queue<K> {
         Some(name)
     }
 
-    /// A write of this one begins.
+    /// Counts a write that begins.
     fn begin(&mut self, name: &K::Name) {
         *self.writing.entry(K::tenant(name).clone()).or_default() += 1;
     }
 
-    /// A write of this one has ended.
+    /// Counts a write that has ended.
     fn end(&mut self, name: &K::Name) {
         let tenant = K::tenant(name);
         if let Some(count) = self.writing.get_mut(tenant) {
@@ -239,7 +236,7 @@ impl<K: Reported> Queue<K> {
     }
 }
 
-/// A desk for the statuses of one kind.
+/// The writer of the statuses of one kind.
 pub struct StatusWriter<K: Reported> {
     client: Client,
     calls: Calls,
@@ -249,7 +246,6 @@ pub struct StatusWriter<K: Reported> {
     last_write: u64,
 }
 
-/// How a write ended.
 enum Written {
     Done,
     Gone,
@@ -257,7 +253,6 @@ enum Written {
 }
 
 impl<K: Reported> StatusWriter<K> {
-    /// An empty desk that writes through `client`.
     pub fn new(client: Client, calls: Calls) -> Self {
         Self {
             client,
@@ -273,7 +268,7 @@ impl<K: Reported> StatusWriter<K> {
         }
     }
 
-    /// Writes what `notes` ask for until they end or `shutdown`.
+    /// Writes the statuses that `notes` ask for, until the channel closes or `shutdown`.
     pub async fn run(mut self, mut notes: mpsc::UnboundedReceiver<StatusUpdate<K>>, shutdown: CancellationToken) {
         loop {
             tokio::select! {
@@ -353,7 +348,7 @@ impl<K: Reported> StatusWriter<K> {
         }
     }
 
-    /// The next status to write, and the number of that write.
+    /// Returns the next status to write, and the number of that write.
     fn next(&mut self) -> Option<(K::Name, u64, K::Status)> {
         loop {
             let name = self.to_write.pop()?;
@@ -369,10 +364,10 @@ impl<K: Reported> StatusWriter<K> {
         }
     }
 
-    /// The status of `name` if it is to be written now.
+    /// Returns the status of `name` if it must be written now.
     fn due(&mut self, name: &K::Name) -> Option<K::Status> {
         let entry = self.entries.get_mut(name)?;
-        // The write under way brings this up again when it ends.
+        // When the write in flight ends, `written` queues this name again.
         if entry.writing.is_some() {
             return None;
         }
@@ -398,7 +393,8 @@ impl<K: Reported> StatusWriter<K> {
         };
         match written {
             Written::Done => {
-                // What was seen meanwhile may be newer. If it is older, the watch is about to tell of this one.
+                // A status observed since the write began may be newer than the written one. If it is older, the watch
+                // is about to deliver the written one.
                 if !write.seen_since {
                     entry.seen = Some(status);
                 }
@@ -408,7 +404,7 @@ impl<K: Reported> StatusWriter<K> {
                         .take_if(|(_, write_policy)| *write_policy != WritePolicy::Always);
                 }
             }
-            // It may have been created anew meanwhile.
+            // The object may have been created again since.
             Written::Gone if write.wanted_since => {}
             Written::Gone if write.seen_since => entry.wanted = None,
             Written::Gone => {
@@ -444,7 +440,8 @@ async fn patch<K: Reported>(api: &Api<PartialObjectMeta<K>>, name: &str, status:
     calls.observe(Peer::Apiserver, "patch_status", outcome, start.elapsed());
     if let Some(cause) = cause {
         warn!(kind = %K::kind(&()), name, cause, "cannot write this status; trying again");
-        // Keeps its place among the writes in flight, so that an apiserver in trouble is asked less.
+        // A failed write keeps its place among the writes in flight during the pause, which reduces the load on an API
+        // server in trouble.
         tokio::time::sleep(PAUSE).await;
     }
     written

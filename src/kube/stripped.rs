@@ -1,5 +1,5 @@
-//! A pod with only the fields that matter, decoded straight from the watch: a whole `Pod` takes 42 KB of memory and
-//! six times the time (dependencies.md, section 2.5).
+//! Pods and namespaces with only the fields that the operator uses, decoded straight from the watch. A whole `Pod`
+//! takes 42 KB of memory and six times the time (dependencies.md, section 2.5).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,6 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::index::{self, Addresses, PodPort, Protocol, WEIGHT_ANNOTATION};
 
-/// A pod as it comes from the watch.
 #[derive(Clone, Debug, Deserialize, kube::Resource)]
 #[resource(inherit = Pod)]
 pub(super) struct StrippedPod {
@@ -23,7 +22,6 @@ pub(super) struct StrippedPod {
     status: Status,
 }
 
-/// A namespace as it comes from the watch.
 #[derive(Clone, Debug, Deserialize, kube::Resource)]
 #[resource(inherit = Namespace)]
 pub(super) struct StrippedNamespace {
@@ -99,7 +97,7 @@ struct StrippedMetadata {
     deletion_timestamp: Option<Time>,
 }
 
-/// The annotations that mean something to us; the others are read over without being kept.
+/// The annotations that the operator reads. All others are skipped while decoding.
 #[derive(Default)]
 struct OurAnnotations(BTreeMap<String, String>);
 
@@ -155,19 +153,19 @@ impl From<StrippedPod> for index::Pod {
         } else {
             Addresses::parse(status.pod_ips.iter().map(|address| address.ip.as_str()))
         };
-        // An init container with this policy is a sidecar: it runs as long as the pod does.
+        // An init container with this restart policy is a sidecar: it runs as long as the pod.
         let sidecars = spec
             .init_containers
             .into_iter()
             .filter(|init| init.restart_policy.as_deref() == Some("Always"));
-        // The order in which Kubernetes looks for a name: sidecars come after the application's containers.
+        // Kubernetes resolves port names in this order: application containers first, sidecars after them.
         let containers = spec.containers.into_iter().chain(sidecars);
         let ports = containers.flat_map(|container| container.ports);
         let named = |port: ContainerPort| {
             Some(PodPort {
                 name: port.name?,
                 number: port.number,
-                // A protocol of a later Kubernetes is none that a registration can ask for.
+                // A registration cannot ask for a protocol that a later Kubernetes adds.
                 protocol: Protocol::named(port.protocol.as_deref().unwrap_or("TCP"))?,
             })
         };

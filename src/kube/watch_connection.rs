@@ -1,5 +1,5 @@
-//! The line on which one stream is watched: since when it says nothing, and whether the apiserver at its other end still
-//! knows what it knew.
+//! The connection of one watch: the time since the API server last answered, and whether the API server was restored to
+//! an older state.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,12 +17,12 @@ use tower::service_fn;
 use super::watches::WatchEvent;
 use crate::plan::WatchTarget;
 
-/// How long the apiserver has for beginning to answer a watch. It does so at once when it is well.
+/// Time-out for the start of a watch. A healthy API server answers at once.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Names of objects and nothing more.
+/// Requests the metadata of objects only.
 const NAMES: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
-/// What is known of one line.
+/// The state of one watch connection.
 #[derive(Debug)]
 pub(super) struct WatchConnection {
     stream: WatchTarget,
@@ -31,15 +31,15 @@ pub(super) struct WatchConnection {
     forgetful: AtomicBool,
 }
 
-/// The part of a list that tells of which time it is.
+/// The part of a list that carries its resourceVersion.
 #[derive(Debug, Deserialize)]
 struct List {
     metadata: ListMeta,
 }
 
 impl WatchConnection {
-    /// A line on which `stream` is watched, and the client to watch on: `client`, listened to. How far the stream has
-    /// been heard is told whenever a watch begins.
+    /// Returns the connection on which `stream` is watched, and a client that sends through `client` and observes the
+    /// answers. Sends a bookmark whenever a watch begins.
     pub(super) fn open(client: Client, stream: WatchTarget, news: mpsc::Sender<WatchEvent>) -> (Arc<Self>, Client) {
         let line = Arc::new(Self {
             stream,
@@ -58,17 +58,17 @@ impl WatchConnection {
         (line, ClientBuilder::new(listening, namespace).build())
     }
 
-    /// Something was heard of the objects of this stream.
+    /// Records that the API server has just answered or sent an event for this target.
     pub(super) fn hear(&self) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// For how long nothing has been heard of the objects of this stream.
+    /// Returns the time since the last call of [`Self::hear`].
     pub(super) fn silent_for(&self) -> Duration {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Whether the apiserver was found to have forgotten what it once told, since this was last asked.
+    /// Returns whether the API server was found restored to an older state since the last call.
     pub(super) fn take_forgetful(&self) -> bool {
         self.forgetful.swap(false, Ordering::Relaxed)
     }
@@ -80,9 +80,9 @@ impl WatchConnection {
                 let watch = async {
                     let asked = std::time::Instant::now();
                     let present = self.compare(client, request.uri(), version).await?;
-                    // Whatever came before it was told before, for nobody asks for the next watch earlier. Versions come
-                    // with bookmarks too, so this comes to the present also where nothing happens. When nobody takes
-                    // news any more, everything ends.
+                    // Everything before `version` has been sent already, since the next watch is requested only after
+                    // that. Bookmarks advance the version as well, so the checkpoint keeps up on idle kinds, too. If
+                    // the receiver is closed, the operator is shutting down.
                     let reached = WatchEvent::Bookmark {
                         stream: self.stream.clone(),
                         version,
@@ -101,8 +101,9 @@ impl WatchConnection {
         Ok(answer)
     }
 
-    /// The apiserver's present version, if it is a number; an error when it is older than `version`, as after its etcd was restored from a backup: a
-    /// watch from there would say nothing, and nobody would say why, until its counting has come that far again.
+    /// Returns the API server's present resourceVersion, if that is a number. Fails if that version is older than
+    /// `version`, which happens after the API server's etcd was restored from a backup. A watch from `version` would
+    /// then deliver nothing, without an error, until the API server's versions have reached `version` again.
     async fn compare(&self, client: &Client, uri: &Uri, version: u64) -> Result<Option<u64>, Error> {
         let request = Request::get(one_of(uri)).header(header::ACCEPT, NAMES).body(Vec::new());
         let list: List = client.request(request.map_err(Error::HttpError)?).await?;
@@ -117,14 +118,16 @@ impl WatchConnection {
     }
 }
 
-/// The version that a request wants to watch from; none when it is no such request, or its version is no number.
+/// Returns the version from which a request wants to watch; `None` if the request is no watch, or the version is no
+/// number.
 fn watched_from(uri: &Uri) -> Option<u64> {
     let fields = || uri.query().unwrap_or_default().split('&');
     fields().find(|field| *field == "watch=true")?;
     fields().find_map(|field| field.strip_prefix("resourceVersion=")?.parse().ok())
 }
 
-/// Where one of the objects is listed that are watched at `uri`. Who may see only some asks for those.
+/// Returns the path that lists one of the objects watched at `uri`. Keeps the field selector, since the client may be
+/// allowed to see only the selected objects.
 fn one_of(uri: &Uri) -> String {
     let mut fields = uri.query().unwrap_or_default().split('&');
     let selected = fields.find(|field| field.starts_with("fieldSelector="));

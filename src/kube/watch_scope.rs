@@ -1,4 +1,4 @@
-//! Which namespaces are watched, and the streams of news that this makes.
+//! The namespaces that are watched, and the watch targets that follow from them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,23 +6,19 @@ use std::sync::Arc;
 use crate::index::NamespaceScope;
 use crate::plan::WatchTarget;
 
-/// The kinds that are watched, by the names of their resources.
+/// Names of the watched resources.
 pub const PODS: &str = "pods";
-/// See [`PODS`].
 pub const REGISTRATIONS: &str = "serviceregistrations";
-/// See [`PODS`].
 pub const REGISTRIES: &str = "registries";
-/// See [`PODS`].
 pub const RECORD_FORMATS: &str = "recordformats";
-/// See [`PODS`].
 pub const NAMESPACES: &str = "namespaces";
-/// Those of which each namespace has its own: the last one has only itself.
+/// Resources with one watch per namespace scope. For Namespace objects, that watch is limited to the one name.
 const OF_NAMESPACES: [&str; 3] = [PODS, REGISTRATIONS, NAMESPACES];
-/// Those that are in no namespace.
+/// Cluster-scoped resources with one watch for the whole cluster.
 const OF_CLUSTER: [&str; 2] = [REGISTRIES, RECORD_FORMATS];
 
-/// The namespaces that are watched: all, or some. Wherever there is one stream of news for the whole cluster, there is
-/// one for each namespace otherwise.
+/// The watched namespaces: all, or a list. Each kind of `OF_NAMESPACES` has one watch for the whole cluster with "all",
+/// and one watch for each namespace with a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchScope(Arc<[NamespaceScope]>);
 
@@ -33,10 +29,10 @@ impl Default for WatchScope {
 }
 
 impl WatchScope {
-    /// The most namespaces that are watched one by one: each costs three streams, and each of those a connection.
+    /// Maximum number of listed namespaces: each costs three watches, and each watch a connection.
     pub const MOST: usize = 50;
 
-    /// These namespaces, or all where none is named.
+    /// Watches these namespaces, or all if the list is empty.
     pub fn of(namespaces: &[String]) -> Self {
         if namespaces.is_empty() {
             return Self::default();
@@ -45,12 +41,11 @@ impl WatchScope {
         Self(areas.into_iter().collect())
     }
 
-    /// The areas that are watched, each on its own.
     pub fn areas(&self) -> &[NamespaceScope] {
         &self.0
     }
 
-    /// All streams of news.
+    /// Returns all watch targets.
     pub fn streams(&self) -> impl Iterator<Item = WatchTarget> {
         let of_cluster = OF_CLUSTER.into_iter().map(WatchTarget::of_cluster);
         let in_area = |area: &NamespaceScope| OF_NAMESPACES.map(|kind| WatchTarget::new(kind, area.clone()));

@@ -1,4 +1,5 @@
-//! The watches on pods, registrations, Registries, RecordFormats and namespaces, each one stream of news.
+//! Watches pods, registrations, Registries, RecordFormats and namespaces, with one watch per [`WatchTarget`], and sends
+//! what they deliver as [`WatchEvent`]s. Advances the checkpoint before an event is sent.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -29,81 +30,72 @@ use crate::index::{self, NamespaceScope};
 use crate::plan::WatchTarget;
 use crate::telemetry::{Metrics, Outcome, Peer};
 
-/// A watch that cannot be opened is tried again after 200 ms, doubling up to 2 s: short, so that the return of an
-/// apiserver is noticed at once, and there are few of them.
+/// A watch that cannot be opened is retried after 200 ms, doubling up to 2 s. The pauses are short, so that the return
+/// of the API server is noticed at once; there are few watches.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// A watch lasts for this many seconds: then the apiserver ends it and another one goes on from there. One that it does
-/// not end 5 s later (kube's margin) is dead, however well its connection looks: nothing else shows it, for where nothing
-/// happens a watch says nothing, and kube speaks HTTP/1.1, which has no pings.
+/// Seconds after which the API server ends a watch, and the next watch continues at the same resourceVersion. A watch
+/// that the API server has not ended 5 s later (kube's margin) is dead, even if its connection looks healthy. Nothing
+/// else shows that: an idle watch sends nothing, and kube uses HTTP/1.1, which has no pings.
 const WATCH: u32 = 10;
-/// A watch that has failed for this long is not resumed but begun anew, with a list: its end is a sure sign that
-/// nothing is missing, which a watch that is resumed and stays silent does not give.
+/// A watch that has failed for this long is not resumed but restarted with a list. The end of a list proves that
+/// nothing is missing; a resumed watch that stays silent does not.
 const LOST: Duration = Duration::from_secs(10);
-/// A failure so long after the one before it is another trouble: attempts that fail are not that far apart, so that it
-/// was resumed in between, though where nothing happens nothing was seen of it.
+/// A failure this long after the previous one starts a new outage. Failed attempts are never that far apart, so the
+/// watch was resumed in between, even if it was idle and delivered no event.
 const ANOTHER: Duration = Duration::from_mins(1);
 
-/// One piece of news about objects of one kind.
+/// A change to the objects of one kind.
 #[derive(Debug)]
 pub enum ObjectEvent<T> {
-    /// A complete list begins: what was known may be outdated.
+    /// A complete list begins: objects cached before may be outdated.
     ListBegins,
-    /// An object is there, as part of a list or because it was created or changed.
+    /// An object exists: it is part of a list, or was created or changed.
     Applied(T),
-    /// An object is gone.
     Deleted {
-        /// Its namespace, empty for a kind without.
+        /// Empty for a cluster-scoped kind.
         namespace: String,
-        /// Its name.
         name: String,
     },
-    /// An object is there, but cannot be read: what is known of it stays.
+    /// An object exists but cannot be decoded: its cached state stays.
     Unreadable {
-        /// Its namespace, empty for a kind without.
+        /// Empty for a cluster-scoped kind.
         namespace: String,
-        /// Its name.
         name: String,
-        /// Its `metadata.generation`.
+        /// `metadata.generation`.
         generation: i64,
-        /// What cannot be read in it.
+        /// The decoding error.
         cause: String,
     },
-    /// The list is complete: what was not in it is gone.
+    /// The list is complete: objects that were not in it do not exist.
     ListComplete,
-    /// Nothing has been heard for long, since then: what is known is outdated until the next list is complete.
+    /// The watch has delivered nothing since this time: the cache is stale until the next list is complete.
     Lost(Timestamp),
 }
 
-/// One piece of news.
+/// What the watches deliver.
 #[derive(Debug)]
 pub enum WatchEvent {
-    /// Which cluster it is, by its UID: told once, before anything else.
+    /// The UID of the cluster, sent once and before everything else.
     Cluster(Arc<str>),
-    /// Everything up to a version of the objects of a stream has been told.
+    /// All changes up to a resourceVersion of a watch target have been sent.
     Bookmark {
-        /// The stream.
         stream: WatchTarget,
-        /// The version (`metadata.resourceVersion`).
+        /// The resourceVersion.
         version: u64,
-        /// The apiserver's own version and when it was asked for it, if it was.
+        /// The API server's own resourceVersion and the time of the request for it, if there was one.
         present: Option<(u64, std::time::Instant)>,
     },
-    /// About the pods of an area.
     Pod(NamespaceScope, ObjectEvent<index::Pod>),
-    /// About the registrations of an area.
     Registration(NamespaceScope, ObjectEvent<Box<ServiceRegistration>>),
-    /// About Registries.
     Registry(ObjectEvent<Box<Registry>>),
-    /// About the namespaces of an area.
     Namespace(NamespaceScope, ObjectEvent<index::NamespaceLabels>),
-    /// About RecordFormats.
     RecordFormat(ObjectEvent<Box<RecordFormat>>),
-    /// What is in an object that a Registry names.
+    /// The content of a Secret or ConfigMap that a Registry names.
     Source(Source, Content),
 }
 
-/// Where what is heard goes.
+/// The receivers of watch events and checkpoints.
 #[derive(Clone)]
 struct Ends {
     metrics: Metrics,
@@ -111,9 +103,9 @@ struct Ends {
     news: mpsc::Sender<WatchEvent>,
 }
 
-/// Watches all kinds in the territory of `hearing` and sends what is seen, for ever: trouble with the apiserver is retried, and never
-/// taken for an absence of objects. Begins once `cluster_id` is known. How far each stream has been heard is noted in
-/// `hearing` before it is told.
+/// Watches all kinds in the scope of `hearing` and sends what the watches deliver, until `shutdown`. Errors of the API
+/// server are retried, and never taken for an absence of objects. Begins once `cluster_id` is known. The checkpoint
+/// `hearing` is advanced before an event is sent.
 pub async fn watch(
     client: Client,
     cluster_id: impl Future<Output = String>,
@@ -135,7 +127,7 @@ pub async fn watch(
         if told.is_err() {
             return;
         }
-        // Each is a task of its own: where there is much to read of one kind, the others are read meanwhile.
+        // One task per watch, so that a kind with much to read does not delay the others.
         for stream in watch_scope.streams() {
             watches.spawn(follow_kind(&client, stream, &ends));
         }
@@ -151,7 +143,6 @@ pub async fn watch(
     }
 }
 
-/// Watches one stream.
 fn follow_kind(client: &Client, stream: WatchTarget, ends: &Ends) -> BoxFuture<'static, ()> {
     let (client, ends, area) = (client.clone(), ends.clone(), stream.area.clone());
     match &*stream.kind {
@@ -182,10 +173,10 @@ fn follow_kind(client: &Client, stream: WatchTarget, ends: &Ends) -> BoxFuture<'
     }
 }
 
-/// How the objects of an area are asked for: where, and which.
+/// The API and the selection for a list or watch of the objects of one namespace scope.
 type Asking<K> = (Api<DeserializeGuard<K>>, Config);
 
-/// Objects that are in a namespace are asked for there.
+/// Asks for namespaced objects in their namespace.
 fn namespaced<K>(client: Client, area: &NamespaceScope) -> Asking<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -197,7 +188,8 @@ where
     (api, Config::default())
 }
 
-/// Others are asked for in the cluster, a namespace by its name: who may see no others may ask so.
+/// Asks for cluster-scoped objects; for a Namespace object by its name, since a service account that may see no other
+/// namespaces is still allowed that request.
 fn named<K: Resource<DynamicType = ()>>(client: Client, area: &NamespaceScope) -> Asking<K> {
     let config = match area.name() {
         Some(name) => Config::default().fields(&format!("metadata.name={name}")),
@@ -223,13 +215,13 @@ async fn follow<K, F>(
     let begin = || watcher(api.clone(), config.clone()).boxed();
     let mut events = begin();
     let mut pauses = Pauses::default();
-    // Since when, and when it failed again.
+    // Times of the first and of the latest failure of this outage.
     let mut broken: Option<(Instant, Instant)> = None;
     let mut lost = false;
     while let Some(event) = events.next().await {
         let mut version = None;
         let seen = match event {
-            // Told before the apiserver is asked for the list: no sign that it is there.
+            // kube emits `Init` before it sends the list request, so `Init` does not prove that the API server answers.
             Ok(Event::Init) => ObjectEvent::ListBegins,
             Ok(event) => {
                 line.hear();
@@ -266,13 +258,13 @@ async fn follow<K, F>(
                 let silent = line.silent_for() >= LOST + Duration::from_secs(WATCH.into());
                 if lost || !(forgetful || silent || since.elapsed() >= LOST) {
                     if is_expired(&error) {
-                        // kube would ask for the same for ever.
+                        // kube would repeat the same request forever.
                         events = begin();
                     }
                     continue;
                 }
                 lost = true;
-                // What answers and then fails is heard of, and tells nothing.
+                // A connection that answers and then fails counts as alive but delivers no events, hence the maximum.
                 let age = since.elapsed().max(line.silent_for());
                 metrics.staleness.stale_for(&stream.kind, stream.area.name(), age);
                 events = begin();
@@ -293,8 +285,9 @@ async fn follow<K, F>(
     }
 }
 
-/// Notes the version of what is about to be told. Returns up to which version that makes everything known: the objects
-/// of a list come in no order of versions, and the watch that follows tells of it.
+/// Advances the checkpoint by the resourceVersion of an event that is about to be sent. Returns the version up to which
+/// everything is known after that event. Returns `None` for an object of a list: lists are not ordered by version, and
+/// the watch that follows the list reports its version.
 fn heard<K: Resource>(
     stream: &WatchTarget,
     event: &Event<DeserializeGuard<K>>,
@@ -339,13 +332,13 @@ fn told<K: Resource<DynamicType = ()> + Clone>(what: &str, event: Event<Deserial
     }
 }
 
-/// Whether the apiserver has forgotten what was to be watched from, and says so before the watch begins: there is
-/// nothing for it but to list anew.
+/// Whether the API server no longer has the resourceVersion to watch from, and says so before the watch begins. Only a
+/// new list helps.
 fn is_expired(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
-/// The whole chain of causes: kube's outermost error says only which step failed.
+/// Returns the whole chain of causes: kube's outermost error names only the step that failed.
 pub(super) fn cause(error: &watcher::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -382,7 +375,6 @@ impl<T> ObjectEvent<T> {
     }
 }
 
-/// The pauses between attempts.
 struct Pauses(Duration);
 
 impl Default for Pauses {

@@ -1,4 +1,4 @@
-//! What is written when, told by what is handed to the apiserver; nothing is sent.
+//! Tests which statuses are written and when, by the statuses due for a write. No request is sent.
 
 use super::*;
 use crate::api::{ConditionStatus, ConditionType, Reason, conditions};
@@ -30,7 +30,7 @@ fn want(status_writer: &mut StatusWriter, ready: &str, write_policy: WritePolicy
     status_writer.take(StatusUpdate::Wanted(orders(), status(ready), write_policy));
 }
 
-/// Begins the write that is due; returns its number and what it writes.
+/// Begins the write that is due. Returns its number and what it writes.
 fn begin(status_writer: &mut StatusWriter) -> Option<(u64, String)> {
     status_writer
         .next()
@@ -56,7 +56,7 @@ async fn a_status_that_somebody_wrote_while_ours_was_on_its_way_is_overruled() {
     let mut status_writer = status_writer();
     want(&mut status_writer, "1/1", WritePolicy::Always);
     let write = begin(&mut status_writer).expect("blank");
-    // The watch is quicker than the answer, and somebody else was quicker than both.
+    // The watch delivers our status before the answer to our write arrives, and after that another client's status.
     seen(&mut status_writer, Some("1/1"));
     seen(&mut status_writer, Some("0/1"));
     end(&mut status_writer, write, &Written::Done);
