@@ -1,19 +1,19 @@
-//! A pod in as few bytes as its facts need: whatever pods have in common is stored once.
+//! The compact form of a pod: values that pods have in common are stored once.
 
 use std::sync::Arc;
 
 use super::interner::{Acquired, Interner, Symbol};
 use super::pod::{Addresses, Pod, Protocol};
 
-/// The facts of one pod that can reach etcd. Equal facts give equal views: comparing two of these is the
-/// comparison at the door. Holds one use of each of its symbols, see [`Symbols::release`].
+/// The facts of one pod that can reach etcd. Equal facts give equal views, so [`PartialEq`] decides whether an event
+/// changes anything. Holds one use of each of its symbols, see [`Symbols::release`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CompactPod {
-    /// A value of [`Symbols::label_sets`].
+    /// A symbol of [`Symbols::label_sets`].
     pub(super) labels: Symbol,
-    /// A value of [`Symbols::port_lists`].
+    /// A symbol of [`Symbols::port_lists`].
     pub(super) ports: Symbol,
-    /// A value of [`Symbols::strings`].
+    /// A symbol of [`Symbols::strings`].
     pub(super) node: Option<Symbol>,
     pub(super) uid: Uid,
     pub(super) weight: Weight,
@@ -21,56 +21,53 @@ pub(super) struct CompactPod {
     pub(super) state: State,
 }
 
-/// Where a pod is in its life.
+/// The lifecycle state of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// `Succeeded` or `Failed`.
+    /// The phase is `Succeeded` or `Failed`.
     Terminal,
     /// Being deleted.
     Terminating,
-    /// Alive, not ready.
     NotReady,
-    /// Alive and ready.
     Ready,
 }
 
 /// A pod's uid in less than half the bytes of its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Uid {
-    /// The bytes of a UUID in its canonical text.
+    /// The bytes of a UUID in canonical text form.
     Uuid([u8; 16]),
-    /// Any other text: a value of [`Symbols::strings`].
+    /// Any other text: a symbol of [`Symbols::strings`].
     Text(Symbol),
 }
 
-/// What the weight annotation says.
+/// The value of the weight annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Weight {
-    /// It is not there.
+    /// The annotation is absent.
     Unset,
-    /// This weight.
     Set(u32),
-    /// Something that is not a weight.
+    /// The annotation is not a whole number from 0 to 65535.
     Unparsable,
 }
 
-/// A container port: name (a value of [`Symbols::strings`]), number and protocol.
+/// A container port: name (a symbol of [`Symbols::strings`]), number and protocol.
 type NamedPort = (Symbol, u16, Protocol);
 
-/// What the pods of all namespaces have in common. A value holds one use of each symbol in it, from the moment it is
-/// first stored until its own last use is gone.
+/// The values that the pods of all namespaces share. A stored value holds one use of each symbol in it, until the last
+/// use of the value itself is released.
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
     strings: Interner<Arc<str>>,
-    /// Labels: key and value, of [`Self::strings`].
+    /// Labels: key and value, symbols of [`Self::strings`].
     pairs: Interner<(Symbol, Symbol)>,
-    /// The labels of a pod, of [`Self::pairs`]: most pods share theirs with their ReplicaSet.
+    /// The label sets of pods, made of symbols of [`Self::pairs`]. Most pods share theirs with the other pods of their
+    /// ReplicaSet.
     label_sets: Interner<Arc<[Symbol]>>,
     port_lists: Interner<Arc<[NamedPort]>>,
 }
 
 impl Symbols {
-    /// Makes the compact form of `pod`.
     pub(super) fn compact(&mut self, pod: &Pod) -> CompactPod {
         CompactPod {
             labels: self.acquire_labels(pod),
@@ -92,7 +89,7 @@ impl Symbols {
         }
     }
 
-    /// Gives back what `pod` uses.
+    /// Releases the symbols of `pod`.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "what has given its symbols back must not be used again"
@@ -125,17 +122,15 @@ impl Symbols {
         }
     }
 
-    /// The text behind a symbol of a string.
+    /// Returns the text of a symbol of `strings`.
     pub(super) fn string(&self, symbol: Symbol) -> &Arc<str> {
         self.strings.get(symbol)
     }
 
-    /// The labels of `pod`.
     pub(super) fn pairs(&self, pod: &CompactPod) -> &[Symbol] {
         self.label_sets.get(pod.labels)
     }
 
-    /// The value of the label `key` of `pod`.
     pub(super) fn label(&self, pod: &CompactPod, key: &str) -> Option<&Arc<str>> {
         let mut pairs = self.pairs(pod).iter().map(|&pair| self.pairs.get(pair));
         pairs
@@ -143,19 +138,18 @@ impl Symbols {
             .map(|(_, value)| self.string(*value))
     }
 
-    /// The number of the port that `pod` names `name`: the first one of this protocol, or if none is given the first one of
-    /// TCP, else of UDP, else of SCTP.
+    /// Returns the number of the port `name` of `pod`: the first with this protocol. Without a protocol: the first TCP
+    /// port, else the first UDP port, else the first SCTP port.
     pub(super) fn port(&self, pod: &CompactPod, name: &str, protocol: Option<Protocol>) -> Option<u16> {
         let ports = self.port_lists.get(pod.ports).iter();
         let named = ports.filter(|(other, ..)| &**self.string(*other) == name);
         named
             .filter(|(.., own)| protocol.is_none_or(|wanted| wanted == *own))
-            // The first of several that are equal.
+            // `min_by_key` returns the first of several equal ones.
             .min_by_key(|(.., own)| *own)
             .map(|(_, number, _)| *number)
     }
 
-    /// The text of the uid of `pod`.
     pub(super) fn uid(&self, pod: &CompactPod) -> Arc<str> {
         match pod.uid {
             Uid::Text(text) => self.string(text).clone(),
@@ -174,7 +168,7 @@ impl Symbols {
         symbol
     }
 
-    /// Takes a use from a label.
+    /// Releases one use of a label.
     pub(super) fn release_pair(&mut self, pair: Symbol) {
         if let Some((key, value)) = self.pairs.release(pair) {
             self.release_string(key);
@@ -220,7 +214,7 @@ impl Symbols {
         self.strings.release(symbol);
     }
 
-    /// How many values are in use, of each sort.
+    /// Returns the number of values in use, of each kind.
     #[cfg(test)]
     pub(super) fn in_use(&self) -> [usize; 4] {
         [
@@ -231,7 +225,7 @@ impl Symbols {
         ]
     }
 
-    /// How many values there is room for, of each sort.
+    /// Returns the number of allocated slots, of each kind.
     #[cfg(test)]
     pub(super) fn room(&self) -> [usize; 4] {
         [
@@ -243,7 +237,7 @@ impl Symbols {
     }
 }
 
-/// The bytes of a UUID, if `text` is exactly what [`uuid_text`] makes of them.
+/// Returns the bytes of a UUID, if [`uuid_text`] turns them back into exactly `text`.
 fn canonical_uuid(text: &str) -> Option<[u8; 16]> {
     let mut digits = text.bytes().filter(|byte| *byte != b'-');
     let mut bytes = [0; 16];

@@ -1,4 +1,4 @@
-//! Values stored once and named by small numbers, for exactly as long as somebody uses them.
+//! An interner: stores each value once, names it by a small number, and drops it with its last use.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use hashbrown::HashTable;
 
-/// Names a value of one [`Interner`]; means nothing to another. The number is used again once the value is gone.
+/// Names a value of one [`Interner`], and means nothing to another. The number is reused once the value is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Symbol(NonZeroU32);
 
@@ -21,11 +21,11 @@ impl Symbol {
     }
 }
 
-/// Counts the uses of each value explicitly: pod names and template hashes churn forever, so a value must go with
-/// its last use. `Arc`'s own count cannot say that, since readers outside the index hold clones.
+/// Counts the uses of each value explicitly: new pod names and template hashes appear forever, so a value must be dropped
+/// with its last use. The count of an `Arc` cannot show that, since readers outside the index hold clones.
 #[derive(Debug)]
 pub(super) struct Interner<V> {
-    /// Finds a value's symbol. Holds symbols only: a map would hold every value a second time.
+    /// Finds the symbol of a value. Holds symbols only: a map would hold every value a second time.
     table: HashTable<Symbol>,
     slots: Vec<Cell<V>>,
     vacant: Option<Symbol>,
@@ -49,16 +49,16 @@ impl<V> Default for Interner<V> {
     }
 }
 
-/// What [`Interner::acquire`] found.
+/// The result of [`Interner::acquire`].
 pub(super) struct Acquired {
     /// The value's symbol, with one more use.
     pub(super) symbol: Symbol,
-    /// Whether the value was not there before.
+    /// Whether the value is new.
     pub(super) fresh: bool,
 }
 
 impl<V: Hash + Eq> Interner<V> {
-    /// Adds one use to the value equal to `key`, which `make` makes if there is none.
+    /// Adds one use to the value equal to `key`. Creates the value by `make` if there is none.
     pub(super) fn acquire<Q>(&mut self, key: &Q, make: impl FnOnce() -> V) -> Acquired
     where
         V: Borrow<Q>,
@@ -88,7 +88,7 @@ impl<V: Hash + Eq> Interner<V> {
         Acquired { symbol, fresh: true }
     }
 
-    /// Takes one use away. Returns the value if that was the last one: the caller gives back what the value used.
+    /// Releases one use. Returns the value if that was its last use; the caller then releases what the value used.
     pub(super) fn release(&mut self, symbol: Symbol) -> Option<V> {
         let Cell::Taken { value, uses } = &mut self.slots[symbol.position()] else {
             unreachable!("a symbol is released once per use")
@@ -110,18 +110,18 @@ impl<V: Hash + Eq> Interner<V> {
         }
     }
 
-    /// The value named by a symbol in use.
+    /// Returns the value of a symbol in use.
     pub(super) fn get(&self, symbol: Symbol) -> &V {
         value(&self.slots, symbol)
     }
 
-    /// How many values are in use.
+    /// Returns the number of values in use.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// How many values there is room for before the next allocation.
+    /// Returns the number of allocated slots, in use or vacant.
     #[cfg(test)]
     pub(super) fn room(&self) -> usize {
         self.slots.len()

@@ -1,11 +1,11 @@
-//! What Kubernetes says now: every pod in a compact form, every registration, and who selects whom.
+//! The cache of pods and registrations: every pod in a compact form, every registration, and which selects which.
 //!
-//! Owns the answer to "what should this registration say about this pod" ([`Index::view`]), and says after each
-//! event which of these answers may have changed ([`DirtyMark`]). An event that changes none is swallowed here. Only the
-//! end of a registration touches nothing: whoever tells of it knows that all of its answers are void.
+//! Owns the view of a registration on a pod ([`Index::view`]). Each event returns the views that may have changed
+//! ([`DirtyMark`]); an event that changes nothing returns none. The deletion of a registration returns none either: the
+//! caller knows that all of its views are void.
 //!
-//! Must not know how an endpoint is written, what etcd holds, or where the facts come from: plain data in
-//! ([`Pod`], [`Registration`]), plain data out. No clock, no task, no client.
+//! Must not know how an endpoint is written, what etcd holds, or where the facts come from. Plain data in ([`Pod`],
+//! [`Registration`]), plain data out: no clock, no task, no client.
 
 mod compact;
 mod interner;

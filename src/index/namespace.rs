@@ -1,4 +1,5 @@
-//! One namespace: its pods, its registrations, and which of them belong together. Nothing selects across namespaces.
+//! The pods and registrations of one namespace, and which registration selects which pods. Registrations select pods of
+//! their own namespace only.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,10 +16,11 @@ use super::view::{DirtyMark, PodView, ReadyPod};
 pub(super) struct Namespace {
     pods: HashMap<Arc<str>, PodEntry>,
     registrations: HashMap<Arc<str>, Selecting>,
-    /// The names of the registrations that demand a certain label (of [`Symbols`]), each under one of the labels it
-    /// demands: an event of a pod looks only at those filed under the pod's own labels, however many there are.
+    /// Names of registrations that require a certain label (a symbol of [`Symbols`]), each filed under one of its
+    /// required labels. A pod event looks only at registrations filed under the pod's own labels, however many others
+    /// there are.
     filed: HashMap<Symbol, Vec<Arc<str>>>,
-    /// The names of the registrations that demand no label by value. Every event looks at all of them.
+    /// Names of registrations that require no label value. Every pod event looks at all of them.
     unfiled: Vec<Arc<str>>,
 }
 
@@ -32,7 +34,7 @@ struct PodEntry {
 struct Selecting {
     registration: Registration,
     filed_under: Option<Symbol>,
-    /// The names of the pods it selects.
+    /// Names of the selected pods.
     members: BTreeSet<Arc<str>>,
 }
 
@@ -76,7 +78,7 @@ impl Namespace {
         touches
     }
 
-    /// Takes the pod `name`, if it is known, as seen at `seen`.
+    /// Marks the pod `name`, if known, as last seen at `seen`.
     pub(super) fn keep_pod(&mut self, name: &str, seen: Mark) {
         if let Some(entry) = self.pods.get_mut(name) {
             entry.seen = seen;
@@ -94,7 +96,7 @@ impl Namespace {
         unseen.iter().flat_map(|name| self.delete_pod(name, symbols)).collect()
     }
 
-    /// Brings the registrations up to date with a pod that changes from `old` to `new`.
+    /// Updates the registrations for a pod that changes from `old` to `new`. Returns a dirty mark for each changed view.
     fn replace(
         &mut self,
         name: &Arc<str>,
@@ -123,7 +125,7 @@ impl Namespace {
                 _ => {}
             }
             let view = |pod| selecting.view(name, pod, symbols);
-            // One in another state reads differently whatever else is said of it, which need not be put together then.
+            // Different states give different views, so the views need not be computed then.
             let state = |pod: &CompactPod| pod.state;
             if old.map(state) != new.map(state) || old.map(view) != new.map(view) {
                 touches.push(selecting.touch(name));
@@ -132,7 +134,7 @@ impl Namespace {
         touches
     }
 
-    /// The names of the registrations that select `pod`.
+    /// Returns the names of the registrations that select `pod`.
     fn selecting<'a>(&'a self, pod: &'a CompactPod, symbols: &'a Symbols) -> impl Iterator<Item = &'a Arc<str>> {
         let filed = symbols
             .pairs(pod)
@@ -188,10 +190,11 @@ impl Namespace {
         }
     }
 
-    /// Finds the members of a registration that has none yet.
+    /// Finds the selected pods of a registration that has none yet.
     fn enlist(&self, selecting: &mut Selecting, symbols: &Symbols) {
         for (name, PodEntry { pod, .. }) in &self.pods {
-            // Most pods fail this cheap test, so that a registration among many pays little for the others' pods.
+            // Most pods fail this cheap test. So one of many registrations costs little for pods that it does not
+            // select.
             let candidate = selecting
                 .filed_under
                 .is_none_or(|pair| symbols.pairs(pod).contains(&pair));
@@ -201,7 +204,7 @@ impl Namespace {
         }
     }
 
-    /// Files the registration `name` under the label it demands that the fewest others are filed under.
+    /// Files the registration `name` under that required label which has the fewest other registrations.
     fn file(&mut self, name: &Arc<str>, selector: &Selector, symbols: &mut Symbols) -> Option<Symbol> {
         let pairs = selector
             .match_labels
@@ -270,7 +273,7 @@ impl Namespace {
         selects.then_some((selecting, name, &entry.pod))
     }
 
-    /// How many pods the registration selects.
+    /// Returns the number of pods that the registration selects.
     pub(super) fn selected_count(&self, registration: &str) -> usize {
         self.registrations
             .get(registration)

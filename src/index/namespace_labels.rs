@@ -1,23 +1,21 @@
-//! The namespaces with their labels, as a Registry's rules about them need them.
+//! The cache of namespaces and their labels, for the access rules of Registries.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::namespace_scope::{Mark, NamespaceScope, Relists};
 
-/// A namespace in the few fields that matter.
+/// A namespace with the fields that the operator uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespaceLabels {
-    /// Its name.
     pub name: String,
-    /// Its labels.
     pub labels: BTreeMap<String, String>,
 }
 
-/// All namespaces that are known.
+/// All known namespaces.
 ///
-/// One that is gone, or missing from a list, takes nothing away: its registrations and pods are told of one by one, and
-/// as long as any is there its labels are what they last were.
+/// The deletion of a namespace, or its absence from a list, does not remove its registrations and pods: the watches
+/// report those one by one. As long as any of them exists, the namespace keeps its last known labels.
 #[derive(Debug, Default)]
 pub struct NamespaceCache {
     labels: HashMap<Arc<str>, Known>,
@@ -27,12 +25,12 @@ pub struct NamespaceCache {
 #[derive(Debug)]
 struct Known {
     labels: BTreeMap<String, String>,
-    /// When it was last seen; none if it was deleted.
+    /// The mark of the last sighting; `None` if the namespace was deleted.
     seen: Option<Mark>,
 }
 
 impl NamespaceCache {
-    /// A namespace is there; returns whether its labels are news.
+    /// Adds or updates a namespace. Returns whether its labels have changed.
     pub fn apply(&mut self, tenant: NamespaceLabels) -> bool {
         let NamespaceLabels { name, labels } = tenant;
         let seen = Some(self.relists.mark());
@@ -46,7 +44,7 @@ impl NamespaceCache {
         true
     }
 
-    /// A namespace is there, and what it says of itself cannot be read.
+    /// Keeps the cached labels of a namespace that exists but cannot be decoded.
     pub fn keep(&mut self, name: &str) {
         let seen = Some(self.relists.mark());
         if let Some(known) = self.labels.get_mut(name) {
@@ -54,7 +52,7 @@ impl NamespaceCache {
         }
     }
 
-    /// A namespace was deleted. Of those that were, all are forgotten but those that something is `in_use` of.
+    /// Marks a namespace as deleted. Removes all deleted namespaces except those that are still `in_use`.
     pub fn delete(&mut self, name: &str, in_use: impl Fn(&str) -> bool) {
         if let Some(known) = self.labels.get_mut(name) {
             known.seen = None;
@@ -62,12 +60,13 @@ impl NamespaceCache {
         self.labels.retain(|name, known| known.seen.is_some() || in_use(name));
     }
 
-    /// A complete list of the namespaces of `area` begins.
+    /// Begins a complete list of the namespaces of `area`.
     pub fn begin_relist(&mut self, area: &NamespaceScope) {
         self.relists.begin(area);
     }
 
-    /// The list of `area` is complete: of those that are gone, all are forgotten but those that something is `in_use` of.
+    /// Ends the list of `area`: marks its unlisted namespaces as deleted. Removes all deleted namespaces except those
+    /// that are still `in_use`.
     pub fn end_relist(&mut self, area: &NamespaceScope, in_use: impl Fn(&str) -> bool) {
         let began = self.relists.began(area);
         for (_, known) in self.labels.iter_mut().filter(|(name, _)| area.contains(name)) {
@@ -76,12 +75,12 @@ impl NamespaceCache {
         self.labels.retain(|name, known| known.seen.is_some() || in_use(name));
     }
 
-    /// Whether `namespace` is there, as far as has been told.
+    /// Whether `namespace` exists, as far as the watches have reported.
     pub fn is_there(&self, namespace: &str) -> bool {
         self.labels.get(namespace).is_some_and(|known| known.seen.is_some())
     }
 
-    /// The labels of `namespace`, if they are known.
+    /// Returns the last known labels of `namespace`.
     pub fn labels(&self, namespace: &str) -> Option<&BTreeMap<String, String>> {
         self.labels.get(namespace).map(|known| &known.labels)
     }

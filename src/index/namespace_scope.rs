@@ -1,26 +1,23 @@
-//! What one stream of news covers: the whole cluster, or one namespace of it.
+//! The scope of one watch (the cluster or one namespace), and the bookkeeping of relists.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// The whole cluster or one namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NamespaceScope {
-    /// All namespaces, and what is in none.
+    /// All namespaces, and cluster-scoped objects.
     #[default]
     Cluster,
-    /// This namespace only.
     Namespace(Arc<str>),
 }
 
 impl NamespaceScope {
-    /// Only the namespace `name`.
     pub fn namespace(name: &str) -> Self {
         Self::Namespace(name.into())
     }
 
-    /// The namespace, if it is one.
+    /// Returns the name of the namespace; `None` for the cluster.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Cluster => None,
@@ -28,12 +25,12 @@ impl NamespaceScope {
         }
     }
 
-    /// Whether what is in `namespace` is in it.
+    /// Whether objects in `namespace` are in this scope.
     pub fn contains(&self, namespace: &str) -> bool {
         self.name().is_none_or(|name| name == namespace)
     }
 
-    /// Whether anything can be in both.
+    /// Whether an object can be in both scopes.
     pub fn meets(&self, other: &Self) -> bool {
         other.name().is_none_or(|name| self.contains(name))
     }
@@ -48,12 +45,12 @@ impl fmt::Display for NamespaceScope {
     }
 }
 
-/// When an object was seen last, counted in lists that had begun until then.
+/// The time of an object's last sighting, as a count of lists begun until then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark(u32);
 
-/// Complete lists of one kind, each of one area: which of its objects a list has left out. Those of two areas may be
-/// under way at once.
+/// The complete lists of one kind, each of one scope. Shows which objects a list did not contain. Lists of two scopes
+/// may be in progress at the same time.
 #[derive(Debug, Default)]
 pub struct Relists {
     latest: Mark,
@@ -61,27 +58,26 @@ pub struct Relists {
 }
 
 impl Relists {
-    /// A complete list of `area` begins. One that is under way breaks off.
+    /// Begins a complete list of `area`, which replaces an unfinished one.
     pub fn begin(&mut self, area: &NamespaceScope) {
         self.latest = Mark(self.latest.0.wrapping_add(1));
         self.began.insert(area.clone(), self.latest);
     }
 
-    /// What an object is marked with that is seen now.
+    /// Returns the mark for an object that is seen now.
     pub fn mark(&self) -> Mark {
         self.latest
     }
 
-    /// When the list of `area` began that was the last to: what is marked earlier was not in it.
+    /// Returns the mark of the latest list of `area`. An object with an earlier mark was not in that list.
     pub fn began(&self, area: &NamespaceScope) -> Mark {
         self.began.get(area).copied().unwrap_or_default()
     }
 }
 
 impl Mark {
-    /// Whether it is from before `other`.
     pub fn is_before(self, other: Self) -> bool {
-        // The count may begin anew, though that takes a hundred years.
+        // The count may wrap around, though only after a hundred years.
         let ahead = other.0.wrapping_sub(self.0);
         ahead != 0 && ahead <= u32::MAX / 2
     }

@@ -1,4 +1,4 @@
-//! A pod as the watch hands it in: only the facts that can reach etcd.
+//! A pod as the watch delivers it: only the facts that can reach etcd.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,29 +6,24 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The pod annotation that overrides the registration's weight.
 pub const WEIGHT_ANNOTATION: &str = "leasehold.dev/weight";
 
-/// The pod label that tells the zone of the pod's node.
+/// The pod label with the zone of the pod's node.
 pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// What Kubernetes says about one pod.
+/// The facts about one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
-    /// `metadata.namespace`.
     pub namespace: String,
-    /// `metadata.name`.
     pub name: String,
-    /// `metadata.uid`: tells a pod from its successor of the same name.
+    /// `metadata.uid`: distinguishes a pod from its successor of the same name.
     pub uid: String,
-    /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// The annotation [`WEIGHT_ANNOTATION`], as written.
     pub weight: Option<String>,
-    /// Where the pod can be reached.
     pub addresses: Addresses,
-    /// The node it runs on.
     pub node: Option<String>,
-    /// The **named** ports of its containers, in the order of the pod's spec, and after them those of its restartable init
-    /// containers (sidecars): the order in which Kubernetes looks for a name. Ports without a name are not looked at: a
-    /// number needs no declaration in Kubernetes.
+    /// The **named** ports, in the order in which Kubernetes resolves a port name: containers in the order of the pod's
+    /// spec, then restartable init containers (sidecars). Unnamed ports are ignored: a port number needs no declaration
+    /// in Kubernetes.
     pub ports: Vec<PodPort>,
     /// The phase is `Succeeded` or `Failed`.
     pub terminal: bool,
@@ -38,31 +33,25 @@ pub struct Pod {
     pub ready: bool,
 }
 
-/// A container port that has a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodPort {
-    /// Its name.
     pub name: String,
-    /// Its number.
     pub number: u16,
-    /// The transport protocol. One name may stand for a port of each.
+    /// One name may name a port of each protocol.
     pub protocol: Protocol,
 }
 
-/// A transport protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// TCP: what a port speaks that names no protocol.
+    /// The default for a port without a protocol.
     #[default]
     Tcp,
-    /// UDP.
     Udp,
-    /// SCTP.
     Sctp,
 }
 
 impl Protocol {
-    /// The protocol of this name in Kubernetes; none for one that is not known.
+    /// Returns the protocol with this Kubernetes name; `None` if unknown.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "TCP" => Some(Self::Tcp),
@@ -86,15 +75,13 @@ impl std::fmt::Display for Protocol {
 /// The addresses of a pod: at most one per family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// The IPv4 address.
     pub v4: Option<Ipv4Addr>,
-    /// The IPv6 address.
     pub v6: Option<Ipv6Addr>,
 }
 
 impl Addresses {
-    /// The first address of each family among `texts`: hand in `status.podIPs`, or `status.podIP` where that is
-    /// empty. What is not an address is passed over.
+    /// Returns the first address of each family among `texts`. The caller passes `status.podIPs`, or `status.podIP` if
+    /// that is empty. Texts that are no addresses are skipped.
     pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut addresses = Self::default();
         for address in texts.into_iter().filter_map(|text| text.parse().ok()) {

@@ -1,4 +1,5 @@
-//! Whatever the order of events, the index ends up knowing what the last of them said, and tells of every change.
+//! Property tests: after any order of events, the index equals one built from the final state only, and every changed
+//! view was marked dirty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::{
     Requirement, Selector,
 };
 
-/// What the events so far amount to, as plain lists: the oracle.
+/// The expected state after the events so far, as plain lists (the oracle).
 #[derive(Clone, Debug, Default)]
 struct World {
     pods: BTreeMap<(String, String), Pod>,
@@ -25,10 +26,10 @@ enum Event {
     Pod(Pod),
     DeletePod(String, String),
     RelistPods {
-        /// All pods, or those of this namespace.
+        /// All namespaces, or one.
         area: NamespaceScope,
         broken_off: Vec<Pod>,
-        /// What becomes of each pod known before, in order.
+        /// The fate of each pod known before, in order.
         fates: Vec<Fate>,
         list: Vec<Pod>,
     },
@@ -176,7 +177,7 @@ impl World {
         self.registrations.insert(registration.reference.clone(), registration);
     }
 
-    /// Lets an event happen here and in `index`; returns what the index touched.
+    /// Applies an event here and to `index`. Returns the dirty marks of `index`.
     fn happen(&mut self, event: Event, index: &mut Index) -> Vec<DirtyMark> {
         match event {
             Event::Pod(pod) => {
@@ -232,7 +233,7 @@ impl World {
         }
     }
 
-    /// An index that heard of the final state only.
+    /// Returns an index built from the final state only.
     fn index(&self) -> Index {
         let mut index = Index::new();
         for registration in self.registrations.values() {
@@ -244,7 +245,7 @@ impl World {
         index
     }
 
-    /// Checks who selects whom, and the counts, against the plain lists.
+    /// Checks the selected pods and the counts against the plain lists.
     fn check(&self, index: &Index) {
         for (reference, registration) in &self.registrations {
             let selected = self.pods.values().filter(|pod| {
@@ -264,7 +265,7 @@ impl World {
     }
 }
 
-/// Every view of every pod that can be there, present or not.
+/// Returns every view of every possible pod, present or not.
 fn views(index: &Index) -> BTreeMap<DirtyMark, PodView> {
     let mut views = BTreeMap::new();
     for namespace in NAMESPACES {
@@ -298,7 +299,7 @@ proptest! {
         let mut fresh = world.index();
         prop_assert_eq!(views(&index), views(&fresh));
 
-        // Without registrations, which hold a label each, only the same pods are left: they need the same symbols.
+        // Registrations use label symbols. Without them, only the same pods are left, and they need the same symbols.
         for index in [&mut index, &mut fresh] {
             world.registrations.keys().for_each(|gone| index.delete_registration(gone));
         }
@@ -319,7 +320,8 @@ proptest! {
             let mut changed: BTreeSet<_> =
                 after.iter().filter(|(key, view)| before[key] != **view).map(|(key, _)| key.clone()).collect();
             if let Event::DeleteRegistration(gone) = &event {
-                // Who deletes it knows whose views these were: none of them is touched, and no other changes.
+                // The caller knows that all views of a deleted registration are void. The index marks none of them
+                // dirty, and no other view changes.
                 changed.retain(|key| key.registration != *gone || after[key] != PodView::Gone);
             }
             prop_assert!(changed.is_subset(&touched), "{event:?} changed {changed:?} and touched {touched:?}");

@@ -1,4 +1,4 @@
-//! A registration as the index needs it: whom it selects and what it says about each pod, in no particular format.
+//! A registration as the index needs it: which pods it selects and what it registers for each, independent of formats.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,17 +6,13 @@ use std::sync::Arc;
 
 use super::{Protocol, Selector};
 
-/// Names a registration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegistrationRef {
-    /// Its namespace.
     pub namespace: Arc<str>,
-    /// Its name.
     pub name: Arc<str>,
 }
 
 impl RegistrationRef {
-    /// The registration `name` in `namespace`.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self {
             namespace: namespace.into(),
@@ -31,72 +27,67 @@ impl fmt::Display for RegistrationRef {
     }
 }
 
-/// What a registration wants, formats left out.
+/// A registration without its formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// Its namespace and name.
     pub reference: RegistrationRef,
-    /// `metadata.uid`: tells a registration from its successor of the same name.
+    /// `metadata.uid`: distinguishes a registration from its successor of the same name.
     pub uid: Arc<str>,
-    /// When it was created, in seconds since the Unix epoch: the older of two claimants has the key.
+    /// The creation time, in seconds since the Unix epoch. Of two registrations that claim a key, the older one gets
+    /// the key.
     pub created: i64,
-    /// `metadata.generation`: moves with every change of the spec, also of the parts not known here.
+    /// `metadata.generation`: changes with every change of the spec, including the parts that the index does not know.
     pub generation: i64,
-    /// Whom it selects, among the pods of its own namespace.
+    /// Selects pods of the registration's own namespace.
     pub selector: Selector,
-    /// The name of the Registry it registers in.
+    /// The name of the Registry.
     pub registry: Arc<str>,
     /// The service's name, as consumers know it.
     pub service: Arc<str>,
-    /// The ports of each pod to register.
+    /// The ports to register for each pod.
     pub ports: Vec<Port>,
-    /// The family of the address to register.
+    /// The address family to register.
     pub family: Family,
-    /// The weight of a pod that does not say its own.
+    /// The weight of a pod that does not set one.
     pub weight: Option<u32>,
     /// The pod label whose value is the version.
     pub version_label: Option<Arc<str>>,
-    /// Metadata that is the same for every pod.
+    /// The metadata of all endpoints.
     pub metadata: Arc<BTreeMap<Arc<str>, Arc<str>>>,
-    /// Pod labels that become metadata under their own name. A label the pod has wins over [`Self::metadata`] of the
-    /// same name; one it has not is left out.
+    /// Pod labels that become metadata of the same name. A label of the pod overrides the entry of that name in
+    /// [`Self::metadata`]. A label that the pod does not have adds nothing.
     pub metadata_labels: Vec<Arc<str>>,
 }
 
-/// One port of every pod of a registration.
+/// One port of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// Its name in the registration.
+    /// The port's name in the registration.
     pub name: Arc<str>,
-    /// How to find it in the pod.
     pub target: PortTarget,
-    /// The protocol spoken on it, such as `grpc`.
+    /// The protocol on the port, such as `grpc`.
     pub scheme: Option<Arc<str>>,
 }
 
 /// How a port is found in a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortTarget {
-    /// By number, whether or not a container declares it: Kubernetes lets containers listen where they like.
+    /// By number, whether or not a container declares the port: Kubernetes does not require a declaration.
     Number(u16),
-    /// By the name a container declares it under: application containers first and sidecars after them, each in the order
-    /// of the pod's spec, as Kubernetes resolves the target ports of Services.
+    /// By the name of a declared container port. Application containers come first and sidecars after them, each in the
+    /// order of the pod's spec, as Kubernetes resolves the target ports of Services.
     Name {
-        /// The name.
         name: Arc<str>,
-        /// Only a port of this protocol. If none is given, a TCP port, or where the pod has none of that name a port of
-        /// another protocol.
+        /// Restricts the search to this protocol. Without it, a TCP port is preferred, and a port of another protocol
+        /// is used if the pod has no TCP port of that name.
         protocol: Option<Protocol>,
     },
 }
 
-/// A family of addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Family {
-    /// IPv4.
     #[default]
     V4,
-    /// IPv6.
     V6,
 }
 

@@ -1,4 +1,4 @@
-//! From a selected pod's facts to what its registration says about it.
+//! Resolves a registration and a pod that it selects into endpoints.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use super::registration::{Family, PortTarget, Registration};
 use super::view::{MissingPort, PodView, ReadyPod, Why};
 use crate::format::Endpoint;
 
-/// What `registration` says about the pod `name`, which it selects.
+/// Returns the view of `registration` on the pod `name`, which it selects.
 pub(super) fn resolve(registration: &Registration, name: &Arc<str>, pod: &CompactPod, symbols: &Symbols) -> PodView {
     let why = match pod.state {
         State::Ready => match address(registration.family, pod) {
@@ -24,7 +24,8 @@ pub(super) fn resolve(registration: &Registration, name: &Arc<str>, pod: &Compac
     PodView::Unready { why }
 }
 
-/// What `registration` would say about the pod `name` if it were ready; none when it could not be reached.
+/// Returns what [`resolve`] would return for the pod `name` if the pod were ready; `None` if the pod has no address of
+/// the wanted family.
 pub(super) fn resolve_if_ready(
     registration: &Registration,
     name: &Arc<str>,

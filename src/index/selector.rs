@@ -1,12 +1,12 @@
-//! Label selectors, with the meaning Kubernetes gives them.
+//! Label selectors, as Kubernetes defines them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Selects pods by their labels. One without any condition selects every pod of the namespace.
+/// Selects pods by their labels. A selector without conditions selects every pod of the namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
-    /// Labels the pod must have, with these values.
+    /// Labels that the pod must have, with these values.
     pub match_labels: BTreeMap<Arc<str>, Arc<str>>,
     /// Further conditions, all of which must hold.
     pub match_expressions: Vec<Requirement>,
@@ -15,27 +15,25 @@ pub struct Selector {
 /// One condition on one label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirement {
-    /// The label's key.
     pub key: Arc<str>,
-    /// What must hold of it.
     pub operator: Operator,
 }
 
-/// What must hold of a label.
+/// The condition on a label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operator {
-    /// It is there and has one of these values.
+    /// The label is present with one of these values.
     In(BTreeSet<Arc<str>>),
-    /// It is not there, or has none of these values.
+    /// The label is absent, or present with another value.
     NotIn(BTreeSet<Arc<str>>),
-    /// It is there.
+    /// The label is present.
     Exists,
-    /// It is not there.
+    /// The label is absent.
     DoesNotExist,
 }
 
 impl Selector {
-    /// Whether a pod is selected whose labels `label` looks up by key.
+    /// Whether the selector matches a pod. `label` returns the value of the pod's label by its key.
     pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.match_labels.iter().all(|(key, value)| label(key) == Some(value))
             && self

@@ -1,4 +1,4 @@
-//! The index as the rest of the house sees it: events in, touches out, views on demand.
+//! The interface of the index: takes events, returns dirty marks, and answers views.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use super::pod::Pod;
 use super::registration::{Registration, RegistrationRef};
 use super::view::{DirtyMark, PodView, ReadyPod};
 
-/// Every pod and every registration of the cluster, and who selects whom.
+/// Every pod and every registration of the cluster, and which registration selects which pods.
 ///
-/// An event of a pod costs the same whatever the number of pods. A registration that is new or changes its selector
-/// looks at every pod of its namespace, the end of a relist at every pod.
+/// The cost of a pod event does not depend on the number of pods. A new registration or selector looks at every pod of
+/// its namespace. The end of a relist looks at every pod of the listed scope.
 #[derive(Debug, Default)]
 pub struct Index {
     symbols: Symbols,
@@ -22,38 +22,37 @@ pub struct Index {
 }
 
 impl Index {
-    /// An index of nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A pod is there, new or changed. Touches exactly the registrations whose view of it differs from before.
+    /// Adds or updates a pod. Returns a dirty mark for exactly those registrations whose view of the pod has changed.
     pub fn apply_pod(&mut self, pod: &Pod) -> Vec<DirtyMark> {
         let compact = self.symbols.compact(pod);
         let namespace = namespace(&mut self.namespaces, &pod.namespace);
         namespace.apply_pod(&pod.name, compact, self.pod_relists.mark(), &mut self.symbols)
     }
 
-    /// A pod is gone.
     pub fn delete_pod(&mut self, namespace: &str, name: &str) -> Vec<DirtyMark> {
         self.at(namespace, |namespace, symbols| namespace.delete_pod(name, symbols))
             .unwrap_or_default()
     }
 
-    /// A complete list of the pods of `area` begins: [`Self::apply_pod`] or [`Self::keep_pod`] for each, then
-    /// [`Self::end_pod_relist`]. Until then no pod is taken to be gone. A list that breaks off is simply begun again.
+    /// Begins a complete list of the pods of `area`. The caller then calls [`Self::apply_pod`] or [`Self::keep_pod`]
+    /// for each pod, and [`Self::end_pod_relist`] at the end. No pod is deleted before the end. If a list fails, the
+    /// caller simply begins another one.
     pub fn begin_pod_relist(&mut self, area: &NamespaceScope) {
         self.pod_relists.begin(area);
     }
 
-    /// A pod is there, but what it says cannot be read: what is known of it, if anything, stays.
+    /// Keeps the cached state, if any, of a pod that exists but cannot be decoded.
     pub fn keep_pod(&mut self, namespace: &str, name: &str) {
         if let Some(namespace) = self.namespaces.get_mut(namespace) {
             namespace.keep_pod(name, self.pod_relists.mark());
         }
     }
 
-    /// The list of the pods of `area` is complete: those of it neither applied nor kept since it began are gone.
+    /// Ends the list of the pods of `area`: deletes its pods that were neither applied nor kept since the list began.
     pub fn end_pod_relist(&mut self, area: &NamespaceScope) -> Vec<DirtyMark> {
         let (began, symbols) = (self.pod_relists.began(area), &mut self.symbols);
         let listed = self.namespaces.iter_mut().filter(|(name, _)| area.contains(name));
@@ -64,21 +63,22 @@ impl Index {
         touches
     }
 
-    /// A registration is there, new or changed. Touches every pod it selects or selected, unless nothing changed:
-    /// what changed may be a part of the spec not known here, such as its formats, told by the generation.
+    /// Adds or updates a registration. Returns a dirty mark for every pod that the registration selects or selected,
+    /// unless nothing has changed. A new generation counts as a change, since the index does not know all of the spec,
+    /// such as the formats.
     pub fn apply_registration(&mut self, registration: Registration) -> Vec<DirtyMark> {
         let namespace = namespace(&mut self.namespaces, &registration.reference.namespace);
         namespace.apply_registration(registration, &mut self.symbols)
     }
 
-    /// A registration is gone: every view of it is [`PodView::Gone`] from now on, without a touch.
+    /// Deletes a registration. All of its views are [`PodView::Gone`] from now on; no dirty mark is returned.
     pub fn delete_registration(&mut self, registration: &RegistrationRef) {
         self.at(&registration.namespace, |namespace, symbols| {
             namespace.delete_registration(&registration.name, symbols);
         });
     }
 
-    /// What `registration` says about the pod named `pod` in its namespace.
+    /// Returns the view of `registration` on the pod named `pod` in its namespace.
     pub fn view(&self, registration: &RegistrationRef, pod: &str) -> PodView {
         let namespace = self.namespaces.get(&registration.namespace);
         namespace.map_or(PodView::Gone, |namespace| {
@@ -86,31 +86,32 @@ impl Index {
         })
     }
 
-    /// What `registration` would say about a pod that it selects if that were ready; none when it has no such pod, or
-    /// one without an address.
+    /// Returns what `registration` would register for a selected pod if the pod were ready. Returns `None` if it
+    /// selects no such pod, or if the pod has no address of the wanted family.
     pub fn view_if_ready(&self, registration: &RegistrationRef, pod: &str) -> Option<ReadyPod> {
         let namespace = self.namespaces.get(&registration.namespace)?;
         namespace.view_if_ready(&registration.name, pod, &self.symbols)
     }
 
-    /// The same as if `registration`, which selects by what the one of its name here says, were what is given.
+    /// Like [`Self::view_if_ready`], but resolves by the given `registration`. The pod must be selected by the cached
+    /// registration of the same name.
     pub fn view_if_ready_as(&self, registration: &Registration, pod: &str) -> Option<ReadyPod> {
         let namespace = self.namespaces.get(&registration.reference.namespace)?;
         namespace.view_if_ready_as(registration, pod, &self.symbols)
     }
 
-    /// How many pods `registration` selects, ready or not. Costs the same however many they are.
+    /// Returns the number of pods that `registration` selects, ready or not, in constant time.
     pub fn selected_count(&self, registration: &RegistrationRef) -> usize {
         let namespace = self.namespaces.get(&registration.namespace);
         namespace.map_or(0, |namespace| namespace.selected_count(&registration.name))
     }
 
-    /// How many pods there are, selected or not.
+    /// Returns the number of all pods, selected or not.
     pub fn pod_count(&self) -> usize {
         self.namespaces.values().map(Namespace::pod_count).sum()
     }
 
-    /// Does something in a namespace, and forgets the namespace if that leaves it empty.
+    /// Calls `act` on a namespace, and removes the namespace if it is empty afterwards.
     fn at<T>(&mut self, name: &str, act: impl FnOnce(&mut Namespace, &mut Symbols) -> T) -> Option<T> {
         let namespace = self.namespaces.get_mut(name)?;
         let result = act(namespace, &mut self.symbols);
@@ -120,7 +121,7 @@ impl Index {
         Some(result)
     }
 
-    /// What is stored of everything that pods share.
+    /// Returns the storage of shared values.
     #[cfg(test)]
     pub(super) fn symbols(&self) -> &Symbols {
         &self.symbols

@@ -1,4 +1,4 @@
-//! The pods and registrations that the tests of this room start from.
+//! Pods and registrations for the tests of this module.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Addresses, Family, Pod, PodPort, Port, PortTarget, Protocol, Registration, RegistrationRef, Selector};
 
-/// A ready pod in the namespace `shop`, with the label `app: orders` and the port `grpc` at 8080.
+/// Returns a ready pod in the namespace `shop`, with the label `app: orders` and the port `grpc` at 8080.
 pub(super) fn pod(name: &str) -> Pod {
     Pod {
         namespace: "shop".to_owned(),
@@ -28,7 +28,7 @@ pub(super) fn pod(name: &str) -> Pod {
     }
 }
 
-/// A registration in the namespace `shop` that selects `app: orders` and registers the port `grpc`.
+/// Returns a registration in the namespace `shop` that selects `app: orders` and registers the port `grpc`.
 pub(super) fn registration(name: &str) -> Registration {
     Registration {
         reference: RegistrationRef::new("shop", name),

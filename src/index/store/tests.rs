@@ -1,4 +1,4 @@
-//! What each event touches, and what the index says afterwards.
+//! Tests of the dirty marks that each event returns, and of the views afterwards.
 
 use super::*;
 use crate::index::testing::{pod, registration, selector};
