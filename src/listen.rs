@@ -1,4 +1,4 @@
-//! Listening sockets that answer on both IP families.
+//! Listening sockets that accept connections of both IP families.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,12 +7,12 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-/// How many connections wait to be accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Listens on `address`. An address that stands for all of the machine's, 0.0.0.0 or `::`, means those of both IP
-/// families, as in Go programs: a pod's address is of the family that its cluster has. Where the kernel knows IPv4 only,
-/// the socket answers on that. Every other address is taken as it is.
+/// Listens on `address`. An unspecified address, 0.0.0.0 or `::`, means all addresses of both IP families, as in Go
+/// programs, because a pod's address is of the family that its cluster uses. If the kernel supports only IPv4, the
+/// socket accepts only IPv4. A specific address is used unchanged.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     by(bind, address)
 }
@@ -27,7 +27,7 @@ fn by<T>(bind: impl Fn(SocketAddr) -> io::Result<T>, address: SocketAddr) -> io:
     }
 }
 
-/// Whether IPv6 is left out of the kernel (no such family) or switched off (no such address).
+/// Whether IPv6 is missing from the kernel (no such family) or disabled (no such address).
 fn lacks_ipv6(error: &io::Error) -> bool {
     [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL]
         .map(|errno| Some(errno.raw_os_error()))
@@ -37,10 +37,10 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() && address.ip().is_unspecified() {
-        // Independent of the machine's `net.ipv6.bindv6only`.
+        // Overrides the machine's `net.ipv6.bindv6only`.
         socket.set_only_v6(false)?;
     }
-    // As for tokio's own listeners: a restart does not wait for connections that have ended.
+    // As tokio's own listeners do: a restart need not wait for connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(listener.local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
         let port = listener.local_addr().unwrap().port();
         TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.unwrap_err();
-        // Its port is taken now.
+        // The port is in use now.
         let error = listen(listener.local_addr().unwrap()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
@@ -90,7 +90,7 @@ mod tests {
             }
             by(kernel, "[::1]:80".parse().unwrap()).unwrap_err();
         }
-        // A port that is taken is another matter: half a listener would hide it.
+        // A port that is in use is an error: falling back to IPv4 only would hide it.
         by(|_| Err::<(), _>(Errno::ADDRINUSE.into()), "0.0.0.0:80".parse().unwrap()).unwrap_err();
     }
 

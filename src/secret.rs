@@ -1,18 +1,18 @@
-//! Text that is shown to nobody: passwords, keys, and whatever else comes out of a Secret.
+//! Text that must not be shown: passwords, keys, and everything else from a Secret.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Text that must not be seen. It has no `Display`, and its `Debug` shows nothing of it, so that it cannot get into a
-/// log, a status or an error by an oversight. Only the state folder serializes it.
+/// Secret text. It has no `Display`, and its `Debug` does not show the text, so that it cannot get into a log, a status
+/// or an error by accident. Only the state directory serializes it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretString(Arc<str>);
 
 impl SecretString {
-    /// The text, for those who have to send it.
+    /// Returns the text, for code that has to send it.
     pub fn reveal(&self) -> &str {
         &self.0
     }

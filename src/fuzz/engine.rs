@@ -1,4 +1,4 @@
-//! Runs targets with input that changes, and keeps what is worth it.
+//! Runs targets with mutated input, and keeps the inputs with a new outcome.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -13,21 +13,21 @@ use super::mutate::{Rng, mutate};
 use super::{Run, Shape, Target, corpus, files};
 use crate::format::fnv64;
 
-/// Targets that run at a time.
+/// The number of targets that run in parallel.
 const AT_A_TIME: usize = 2;
-/// An input that takes longer does harm, too: what it is for would stand still.
+/// An input that takes longer is a failure, too: it would block the operator.
 const LONGEST: Duration = Duration::from_secs(10);
-/// After this it is given up, with the whole process: nothing else ends what runs.
+/// After this time the whole process is ended, because nothing else can stop a running target.
 const HOPELESS: Duration = Duration::from_mins(1);
-/// How long an input that does harm is cut down.
+/// The time for minimizing an input that fails.
 const CUTTING: Duration = Duration::from_secs(20);
-/// How many inputs are kept to begin from.
+/// The maximum number of inputs in the pool.
 const POOL: usize = 4096;
 
-/// Since when each thread has been at its input.
+/// When each running thread started its current input.
 static AT_WORK: Mutex<Vec<(ThreadId, Instant)>> = Mutex::new(Vec::new());
 
-/// The text of a panic, if `run` panics on this input or takes too long.
+/// Runs an input. Returns the outcome, or the text of the panic or of the time limit if `run` fails.
 pub(super) fn survives(run: Run, input: &[u8]) -> Result<String, String> {
     let (begin, me) = (Instant::now(), thread::current().id());
     at_work().push((me, begin));
@@ -44,7 +44,7 @@ fn at_work() -> MutexGuard<'static, Vec<(ThreadId, Instant)>> {
     AT_WORK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the process when something runs for ever.
+/// Ends the process when an input runs for too long.
 fn watch() {
     loop {
         thread::sleep(Duration::from_secs(1));
@@ -61,10 +61,10 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic without words").to_owned()
 }
 
-/// Runs each of `targets` for so long, some of them at a time; panics when one of them finds something.
+/// Runs each of `targets` for `time`, [`AT_A_TIME`] of them in parallel. Panics if one of them fails.
 pub(super) fn run_all(targets: &[&Target], seed: u64, time: Duration) {
     let (next, found) = (AtomicUsize::new(0), AtomicBool::new(false));
-    // A panic is told by who finds it, with what led to it, and once.
+    // The default hook is disabled, because the thread that finds a panic prints it once, together with its input.
     std::panic::set_hook(Box::new(|_| {}));
     let told = Mutex::new(());
     thread::spawn(watch);
@@ -92,11 +92,11 @@ pub(super) fn run_all(targets: &[&Target], seed: u64, time: Duration) {
     );
 }
 
-/// Runs one target; returns a line about it, or about what it found.
+/// Runs one target. Returns a summary line, or the report of a failure.
 fn run(target: &Target, seed: u64, time: Duration) -> Result<String, String> {
     let now = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fuzz");
     std::fs::create_dir_all(&now).expect("target/ can be written to");
-    // What runs now, for the case that the process ends by it.
+    // The current input is written to a file, in case it ends the process.
     let now = now.join(target.name);
     let mut rng = Rng::new(seed);
     let mut pool: Vec<Vec<u8>> = files(target).into_iter().map(|(_, input)| input).collect();
@@ -132,7 +132,7 @@ fn run(target: &Target, seed: u64, time: Duration) -> Result<String, String> {
     ))
 }
 
-/// Cuts an input down and keeps it; returns what there is to say.
+/// Minimizes an input that fails and adds it to the corpus. Returns the report.
 fn harm(target: &Target, seed: u64, runs: u64, input: &[u8], first: &str) -> String {
     let cut = cut_down(target, input);
     let last = survives(target.run, &cut).err().unwrap_or_else(|| first.to_owned());
@@ -152,7 +152,7 @@ fn harm(target: &Target, seed: u64, runs: u64, input: &[u8], first: &str) -> Str
     )
 }
 
-/// Leaves out what it can while harm is done.
+/// Removes parts of the input as long as it still fails.
 fn cut_down(target: &Target, input: &[u8]) -> Vec<u8> {
     let mut parts: Vec<Vec<u8>> = match target.shape {
         Shape::Lines(_) => input

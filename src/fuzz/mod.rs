@@ -1,8 +1,7 @@
-//! Random input for what takes input from outside, for as long as one likes: `cargo xtask fuzz`.
+//! Fuzzing of code that parses input from outside, for a chosen time: `cargo xtask fuzz`.
 //!
-//! Owns how input is changed, run, cut down when it does harm, and kept. What a target does with its input is in the room
-//! that it belongs to. There is no instrument in the code to steer by, which stable Rust has not: input is kept when what
-//! came of it is new.
+//! Owns how input is mutated, run, minimized and kept. The modules under test own the targets. Stable Rust has no
+//! coverage instrumentation to guide the search, so an input is kept when its outcome is new.
 
 mod engine;
 mod mutate;
@@ -12,15 +11,15 @@ use std::time::Duration;
 
 pub(crate) use self::mutate::Rng;
 
-/// Takes input, panics when something is wrong, and says in a few words what came of it.
+/// Runs a target on an input. Panics on a bug, otherwise returns a short description of the outcome.
 type Run = fn(&[u8]) -> String;
 
-/// What input looks like, and thus how it is changed.
+/// The shape of the input, which determines how it is mutated.
 #[derive(Clone, Copy)]
 enum Shape {
-    /// A JSON document, mostly. These words are apt for it.
+    /// Usually a JSON document. The words are useful as keys and values.
     Json(&'static [&'static str]),
-    /// Lines, of which this makes new ones.
+    /// Lines. The function generates new ones.
     Lines(fn(&mut Rng) -> String),
 }
 
@@ -53,13 +52,13 @@ const TARGETS: [Target; 4] = [
     },
 ];
 
-/// Where the input is from which everything begins, and where input goes that does harm.
+/// The directory with the initial inputs, to which inputs that fail are added.
 fn corpus(target: &Target) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
     root.join(target.name)
 }
 
-/// The files of a target's corpus, in the order of their names.
+/// Returns the files of a target's corpus, sorted by name.
 fn files(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = std::fs::read_dir(corpus(target)).expect("the corpus is in the tree");
     let mut paths: Vec<_> = entries.map(|entry| entry.expect("a file").path()).collect();
@@ -81,7 +80,7 @@ fn what_once_did_harm_does_none_any_more() {
     }
 }
 
-/// By `cargo xtask fuzz`, which says by these variables what to do.
+/// Run by `cargo xtask fuzz`, which sets these variables.
 #[test]
 #[ignore = "it takes as long as it is told to: cargo xtask fuzz"]
 fn random_input_does_no_harm() {

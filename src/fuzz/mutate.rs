@@ -1,10 +1,10 @@
-//! How input is changed: a little, and mostly so that it still looks like what it is.
+//! Mutates input by small changes that mostly keep its shape.
 
 use serde_json::{Value, json};
 
 use super::Shape;
 
-/// Random numbers that a seed repeats (SplitMix64).
+/// A pseudo-random generator with a reproducible seed (SplitMix64).
 pub(crate) struct Rng(u64);
 
 impl Rng {
@@ -19,7 +19,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Less than `bound`; 0 when that is 0.
+    /// Returns a number below `bound`, or 0 if `bound` is 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound.max(1)).expect("a word is no longer");
         usize::try_from(self.next() % bound).expect("less than the bound")
@@ -30,10 +30,10 @@ impl Rng {
     }
 }
 
-/// Input is cut to this: what is longer is slower and no richer.
+/// The maximum length of an input: longer inputs are slower and find no more.
 const LONGEST: usize = 8 << 10;
 
-/// One to four changes of an input of `pool`.
+/// Applies one to four changes to an input of `pool`.
 pub(super) fn mutate(shape: Shape, pool: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     let mut input = pool[rng.below(pool.len())].clone();
     for _ in 0..=rng.below(4) {
@@ -51,7 +51,7 @@ pub(super) fn mutate(shape: Shape, pool: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     input
 }
 
-/// Removes, repeats, exchanges or makes lines, or takes some of another input.
+/// Removes, repeats, swaps or generates lines, or inserts some of another input.
 fn lines(input: &[u8], other: &[u8], new: fn(&mut Rng) -> String, rng: &mut Rng) -> Vec<u8> {
     let split = |input: &[u8]| -> Vec<String> { String::from_utf8_lossy(input).lines().map(str::to_owned).collect() };
     let mut lines = split(input);
@@ -81,7 +81,7 @@ fn lines(input: &[u8], other: &[u8], new: fn(&mut Rng) -> String, rng: &mut Rng)
     text.into_bytes()
 }
 
-/// Puts something else into one place of a document, or takes it away.
+/// Replaces or removes one value in a document.
 fn tree(mut value: Value, other: &[u8], words: &[&str], rng: &mut Rng) -> Vec<u8> {
     let place = place_in(&mut value, rng);
     let word = rng.one_of(words).to_owned();
@@ -112,7 +112,8 @@ fn tree(mut value: Value, other: &[u8], words: &[&str], rng: &mut Rng) -> Vec<u8
     value.to_string().into_bytes()
 }
 
-/// Some place in a document, mostly deep in it: what is near the root decides that all of it is refused.
+/// Returns a random place in a document, mostly a deep one: a change near the root usually makes the whole document
+/// invalid.
 fn place_in<'a>(value: &'a mut Value, rng: &mut Rng) -> &'a mut Value {
     let count = match value {
         Value::Object(fields) => fields.len(),
@@ -165,7 +166,7 @@ fn any_text(words: &[&str], rng: &mut Rng) -> String {
     }
 }
 
-/// Changes that know nothing of what they change.
+/// Changes bytes regardless of the shape.
 fn bytes(mut input: Vec<u8>, other: &[u8], words: &[&str], rng: &mut Rng) -> Vec<u8> {
     let from = rng.below(input.len() + 1);
     let to = (from + rng.below(16)).min(input.len());

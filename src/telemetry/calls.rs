@@ -1,4 +1,4 @@
-//! Every call to another program is counted by its outcome and timed.
+//! Counts calls to other programs by outcome, and measures their duration.
 
 use std::time::Duration;
 
@@ -8,12 +8,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Who was called.
+/// The program that is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
-    /// A registration etcd.
+    /// An etcd that services are registered in.
     Etcd,
-    /// The kube-apiserver.
     Apiserver,
     /// Another replica of the operator.
     Replica,
@@ -30,16 +29,15 @@ impl EncodeLabelValue for Peer {
     }
 }
 
-/// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The peer did what was asked.
     Ok,
-    /// The peer answered that it will not (a guard that did not hold, a conflict, a lost election).
+    /// The peer answered that it does not carry out the call: a guard that did not hold, a conflict, a lost election.
     Refused,
     /// The peer answered with an error, or could not be reached.
     Error,
-    /// No answer in time.
+    /// No answer within the time-out.
     Timeout,
 }
 
@@ -68,7 +66,7 @@ struct TimedLabels {
     call: &'static str,
 }
 
-/// Counts and times of calls to other programs.
+/// The counters and histograms of calls to other programs.
 #[derive(Clone, Debug)]
 pub struct Calls {
     count: Family<Labels, Counter>,
@@ -77,7 +75,7 @@ pub struct Calls {
 
 impl Default for Calls {
     fn default() -> Self {
-        // 0.5 ms (an idle etcd on the same host) to 16 s (beyond every time-out).
+        // 0.5 ms (an idle etcd on the same host) to 16 s (longer than every time-out).
         let buckets = || {
             Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
                 0.0005, 2.0, 16,
@@ -91,7 +89,7 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// Makes the counts visible under `registry`.
+    /// Registers the metrics in `registry`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "calls",
@@ -106,7 +104,7 @@ impl Calls {
         );
     }
 
-    /// Counts one call. `call` is a fixed name such as `txn` or `patch_status`.
+    /// Records one call. `call` is a fixed name such as `txn` or `patch_status`.
     pub fn observe(&self, peer: Peer, call: &'static str, outcome: Outcome, elapsed: Duration) {
         self.count.get_or_create(&Labels { peer, call, outcome }).inc();
         self.seconds

@@ -1,7 +1,8 @@
-//! The open connections of the HTTP server, and which of them is closed for a new one when there are too many.
+//! The open connections of the HTTP server, and the choice of those to close when there are too many.
 //!
-//! A new connection is always taken: it may be a probe of the kubelet. The one that is closed for it belongs to the
-//! address with the most connections and has been idle for the longest, so that strangers displace one another.
+//! A new connection is always accepted, because it may be a probe of the kubelet. The connections that are closed for
+//! it belong to the address with the most connections and have been idle for the longest, so that unknown clients
+//! displace one another.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,12 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// How many idle connections are closed at a time.
+/// The maximum number of idle connections that are closed at a time.
 const AT_ONCE: usize = 16;
-/// How many requests a connection may make.
+/// The maximum number of requests per connection.
 const REQUESTS: u32 = 100;
 
-/// The open connections.
 pub(super) struct Connections {
     most: usize,
     began: Instant,
@@ -29,20 +29,20 @@ struct Open {
     task: AbortHandle,
 }
 
-/// What one connection does. Clones are the same connection's.
+/// The activity of one connection. Clones share it.
 #[derive(Clone)]
 pub(super) struct Activity(Arc<Inner>);
 
 struct Inner {
     began: Instant,
-    /// A request is being answered.
+    /// Whether a request is being answered.
     is_answering: AtomicBool,
-    /// When that last changed, in microseconds since the server began.
+    /// When `is_answering` last changed, in microseconds since the server started.
     since: AtomicU64,
     requests: AtomicU32,
 }
 
-/// A connection as seen when one is to be closed.
+/// The state of a connection when connections to close are chosen.
 #[derive(Clone, Copy, Debug)]
 struct OpenConnection {
     address: IpAddr,
@@ -51,7 +51,7 @@ struct OpenConnection {
 }
 
 impl Connections {
-    /// No connection is open; `most` may be.
+    /// Creates an empty set for at most `most` connections.
     pub fn new(most: usize) -> Self {
         Self {
             most,
@@ -60,7 +60,7 @@ impl Connections {
         }
     }
 
-    /// The activity of a connection that is about to be served.
+    /// Creates the activity of a connection that is about to be served.
     pub fn activity(&self) -> Activity {
         let activity = Activity(Arc::new(Inner {
             began: self.began,
@@ -72,7 +72,7 @@ impl Connections {
         activity
     }
 
-    /// Makes room for more connections: closes some if there are as many as may be, and returns whether it did.
+    /// Makes room for more connections: closes some if the maximum is reached. Returns whether it closed any.
     pub fn make_room(&mut self) -> bool {
         if self.open.len() < self.most {
             return false;
@@ -83,7 +83,7 @@ impl Connections {
         }
         let seen: Vec<OpenConnection> = self.open.iter().map(Open::seen).collect();
         let mut places = to_close(&seen);
-        // From the end, so that the others keep their places.
+        // From the end, because `swap_remove` changes the indices behind.
         places.sort_unstable_by(|a, b| b.cmp(a));
         for place in places {
             self.open.swap_remove(place).task.abort();
@@ -91,7 +91,7 @@ impl Connections {
         true
     }
 
-    /// A connection from [`network`] `address` is served by `task`.
+    /// Adds a connection from [`network`] `address` that is served by `task`.
     pub fn add(&mut self, address: IpAddr, activity: Activity, task: AbortHandle) {
         self.open.push(Open {
             address,
@@ -115,13 +115,13 @@ impl Open {
 }
 
 impl Activity {
-    /// A request has come. Returns whether it is the last one of this connection.
+    /// Records the start of a request. Returns whether it is the last one that this connection may make.
     pub fn begin(&self) -> bool {
         self.note(true);
         self.0.requests.fetch_add(1, Ordering::Relaxed) + 1 >= REQUESTS
     }
 
-    /// A request has been answered.
+    /// Records the end of a request.
     pub fn end(&self) {
         self.note(false);
     }
@@ -133,7 +133,8 @@ impl Activity {
     }
 }
 
-/// What counts as one address: who has an IPv6 address has its whole network.
+/// Returns what counts as one address: an IPv4 address, or the /64 network of an IPv6 address, since a client usually
+/// controls all of it.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
@@ -141,8 +142,9 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The places of the connections to close: idle ones of the address with the most connections, for which nothing has
-/// happened for the longest, or if none is idle one that is answered. Several, for looking for them takes a while.
+/// Returns the indices of the connections to close: idle ones, those of the address with the most connections first,
+/// and of these the ones that have been idle for the longest. If none is idle, returns one that is being answered.
+/// Returns several, because choosing them takes a while.
 fn to_close(open: &[OpenConnection]) -> Vec<usize> {
     let mut count: HashMap<IpAddr, usize> = HashMap::new();
     for seen in open {

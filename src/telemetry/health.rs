@@ -1,38 +1,38 @@
-//! Whether the process is ready to do its work.
+//! Readiness of the process.
 //!
-//! Ready means: this replica may be counted on, so a rolling update may go on to the next one. That is so when
+//! A ready replica can be relied on, so that a rolling update may proceed to the next one. A replica is ready when
 //!
-//! 1. every Kubernetes watch has had a complete list, and
-//! 2. for every Registry, this replica has once led or stood by with all recorded leases renewed by itself, or cannot
+//! 1. every Kubernetes watch has received a complete list, and
+//! 2. for every Registry, this replica has once led, or been a standby that renewed all recorded leases itself, or cannot
 //!    reach the etcd and has evidence that no other replica is connected to it either, and
-//! 3. it yields to no other replica because its view of Kubernetes is stale and the other's is not.
+//! 3. it is not yielding to another replica: it yields while its own view of Kubernetes is stale and the other's is not.
 //!
-//! "Once": a Registry that changes its leader, or an outage of its etcd, does not make its replicas unready. "Evidence":
-//! an etcd that is down for all replicas is no reason to hold back a rollout or to take down the replicas that serve the
-//! other Registries; one that this replica alone cannot reach is, because the keys would lapse with the last replica that
-//! can. The replicas ask each other directly. Without any Registry there is nothing to wait for.
+//! "Once": a change of the leader or an outage of the etcd does not make the replicas unready. "Evidence": an etcd that
+//! is down for all replicas must not block a rollout or take down the replicas that serve the other Registries. An etcd
+//! that only this replica cannot reach must, because the keys would expire with the last replica that reaches it. The
+//! replicas query each other directly. Without any Registry, only the first rule applies.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::peer::Elsewhere;
 
-/// How this replica stands with one Registry.
+/// The role and connectivity of this replica for one Registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistryHealth {
-    /// The first connection is being made, or what etcd holds is being read.
+    /// Making the first connection, or reading the contents of etcd.
     Starting,
-    /// Connected; not all recorded leases have been renewed by this replica.
+    /// Connected; this replica has not renewed all recorded leases yet.
     Renewing,
-    /// Connected; neither led nor stood by for.
+    /// Connected; neither leader nor standby.
     Electing,
-    /// Connected; this replica's view of Kubernetes is stale, and that of the named one is not.
+    /// Connected; this replica's view of Kubernetes is stale, and that of the named replica is not.
     Yielding(Arc<str>),
     /// This replica leads.
     Leading,
-    /// Another replica leads; this one renews leases and would take over.
+    /// Another replica leads; this one renews leases and is ready to take over.
     StandingBy,
-    /// Its etcd does not answer this replica; whether it answers another one.
+    /// The etcd does not answer this replica; the value says whether it answers another one.
     Unreachable(Elsewhere),
 }
 
@@ -45,7 +45,7 @@ impl RegistryHealth {
 #[derive(Clone, Debug)]
 struct Known {
     now: RegistryHealth,
-    /// Whether it has ever been led or stood by for.
+    /// Whether this replica has ever been leader or standby of the Registry.
     once_settled: bool,
 }
 
@@ -69,7 +69,7 @@ impl State {
     }
 }
 
-/// What is waited for at this Registry.
+/// Returns why this Registry makes the replica unready, if it does.
 fn awaited((name, known): (&String, &Known)) -> Option<String> {
     let what = match &known.now {
         RegistryHealth::Yielding(other) => {
@@ -94,25 +94,25 @@ fn awaited((name, known): (&String, &Known)) -> Option<String> {
     Some(format!("Registry \"{name}\": {what}"))
 }
 
-/// What the parts of the operator say of themselves. Clones share it.
+/// The health that the components report. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     state: Arc<Mutex<State>>,
 }
 
 impl Health {
-    /// Nothing is known yet: not ready.
+    /// Creates a health that is not ready: nothing has been reported yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Says whether every Kubernetes watch has had a complete list. Name the Registries in that list with
-    /// [`Health::set_registry`] first: an unnamed one is not waited for.
+    /// Sets whether every Kubernetes watch has received a complete list. Call [`Health::set_registry`] for the listed
+    /// Registries first: readiness does not wait for a Registry that is not set.
     pub fn set_caches_complete(&self, complete: bool) {
         self.state().caches_complete = complete;
     }
 
-    /// Says how this replica stands with the Registry `name`. What it waits for is logged.
+    /// Sets the state of the Registry `name`. Logs what readiness waits for when that changes.
     pub fn set_registry(&self, name: &str, now: RegistryHealth) {
         let mut state = self.state();
         let former = state.registries.get(name);
@@ -130,18 +130,18 @@ impl Health {
         }
     }
 
-    /// Says that there is no Registry `name` any more.
+    /// Removes the Registry `name`.
     pub fn forget(&self, name: &str) {
         self.state().registries.remove(name);
     }
 
-    /// Whether the process is ready by the rule at the head of this file, or what it waits for.
+    /// Whether the process is ready by the rules in the module header; if not, the error says what it waits for.
     pub fn ready(&self) -> Result<(), String> {
         self.state().ready()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change is one assignment: a panic elsewhere cannot leave half of one.
+        // Each change is one assignment, so a panic cannot leave a partial change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! The HTTP server that shows metrics and health, to whoever asks shortly and quickly.
+//! The HTTP server for metrics and health. It bounds the size and the duration of requests.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,22 +24,22 @@ use super::gate::{Gate, Refusal};
 use super::health::Health;
 use super::metrics::Exposition;
 
-/// How long a connection may take to say what it asks, the first time and every other time.
+/// The time-out for receiving the head of a request, for the first and for every further request of a connection.
 const HEAD: Duration = Duration::from_secs(5);
-/// How long a connection may last: whoever asks again makes another one.
+/// The maximum lifetime of a connection. Clients then open another one.
 const LIFE: Duration = Duration::from_mins(1);
-/// How long a question may be, in bytes. Answers may be longer.
+/// The maximum size of a request head, in bytes. Responses may be larger.
 const HEAD_BYTES: usize = 16 << 10;
-/// How many may ask at a time; for the next one, an idle connection is closed: see [`Connections`].
+/// The maximum number of open connections. For a further one, idle connections are closed: see [`Connections`].
 const CONNECTIONS: usize = 256;
-/// After a failure to accept that is ours, such as too many open files.
+/// The pause after a local failure to accept, such as too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Answers on `listener` until `shutdown` ends. What a question may cost is bounded by the constants above.
+/// Serves requests on `listener` until `shutdown` ends. The constants above bound the cost of a request.
 ///
-/// - `/metrics`: all metrics, as OpenMetrics text, to those whom the `gate` lets in, if there is one.
-/// - `/healthz`: 200 while the process runs tasks. It says nothing of its peers: a restart would not mend them.
-/// - `/readyz`: 200, or 503 with what is waited for. See [`Health`] for the rule.
+/// - `/metrics`: all metrics as OpenMetrics text; if there is a `gate`, only for callers that it admits.
+/// - `/healthz`: 200 while the process runs tasks. It does not depend on peers, because a restart would not help.
+/// - `/readyz`: 200, or 503 with what readiness waits for. See [`Health`] for the rules.
 pub async fn serve(
     listener: TcpListener,
     health: Health,
@@ -63,18 +63,18 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz));
-    // No connection is waited for at the end: answers here take no time.
+    // On shutdown, open connections are not drained: responses take almost no time.
     tokio::select! {
         never = accept(&listener, &router) => match never {},
         () = shutdown => Ok(()),
     }
 }
 
-/// From where a request comes.
+/// The address that a request comes from.
 #[derive(Clone, Copy)]
 struct Caller(IpAddr);
 
-/// Takes in whoever comes. All connections end with this future.
+/// Accepts connections. All connections end when this future is dropped.
 async fn accept(listener: &TcpListener, router: &Router) -> Infallible {
     let (mut tasks, mut connections) = (JoinSet::new(), Connections::new(CONNECTIONS));
     loop {
@@ -82,7 +82,7 @@ async fn accept(listener: &TcpListener, router: &Router) -> Infallible {
             Ok((stream, peer)) => {
                 while tasks.try_join_next().is_some() {}
                 if connections.make_room() {
-                    // Many come: those that were taken say first what they ask.
+                    // Under a flood of connections, let those that were accepted send their requests first.
                     yield_now().await;
                 }
                 let activity = connections.activity();
@@ -90,7 +90,7 @@ async fn accept(listener: &TcpListener, router: &Router) -> Infallible {
                 let answered = answer(stream, Caller(address), router.clone(), activity.clone());
                 connections.add(address, activity, tasks.spawn(timeout(LIFE, answered)));
             }
-            // They have gone again.
+            // The client has disconnected already.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection for metrics and health");
@@ -120,7 +120,7 @@ async fn answer(stream: TcpStream, caller: Caller, router: Router, activity: Act
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    // Whoever breaks off, or is too slow, has had no answer: that is all there is to it.
+    // A client that disconnects or times out gets no response; there is nothing else to do.
     let _ = connection.await;
 }
 
@@ -137,7 +137,7 @@ mod tests {
     use super::super::metrics::Metrics;
     use super::*;
 
-    /// Head and body of the answer to `GET path`.
+    /// Returns the head and the body of the response to `GET path`.
     async fn ask(server: SocketAddr, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(server).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
@@ -176,7 +176,7 @@ mod tests {
         assert!(ask(server, "/readyz").await.0.starts_with("HTTP/1.1 200"));
         assert!(ask(server, "/nothing").await.0.starts_with("HTTP/1.1 404"));
 
-        // A connection that never asks anything does not hold up the end.
+        // A connection that never sends a request does not delay the shutdown.
         let _idle = TcpStream::connect(server).await.unwrap();
         stop.send(()).unwrap();
         task.await.unwrap().unwrap();
@@ -205,7 +205,7 @@ mod tests {
         assert!(ask(server, "/readyz").await.0.starts_with("HTTP/1.1 503"));
     }
 
-    /// Whether a probe is answered in time.
+    /// Whether the server answers a probe in time.
     async fn probe(server: SocketAddr) -> bool {
         let answered = timeout(Duration::from_secs(5), async {
             let mut stream = TcpStream::connect(server).await.ok()?;
@@ -227,7 +227,7 @@ mod tests {
         let mut strangers = JoinSet::new();
         for _ in 0..400 {
             strangers.spawn(async move {
-                // Whoever is hung up on comes again at once.
+                // Clients whose connection is closed reconnect at once.
                 loop {
                     if let Ok(mut stream) = TcpStream::connect(server).await {
                         let _ = stream.read(&mut [0]).await;
@@ -236,7 +236,7 @@ mod tests {
                 }
             });
         }
-        // Until all have come.
+        // Until all clients are connected.
         sleep(Duration::from_millis(200)).await;
         let mut failed = 0;
         for _ in 0..60 {
@@ -298,7 +298,7 @@ mod tests {
         tokio::spawn(serve(listener, Health::new(), exposition, None, std::future::pending()));
         let mut stream = TcpStream::connect(server).await.unwrap();
         let request = format!("GET /healthz HTTP/1.1\r\nHost: {server}\r\n\r\n");
-        // It may be hung up on before all are said.
+        // The server may close the connection before all requests are sent.
         let _ = stream.write_all(request.repeat(150).as_bytes()).await;
         let mut answers = Vec::new();
         let _ = stream.read_to_end(&mut answers).await;
@@ -328,7 +328,7 @@ mod tests {
             "GET /healthz HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
             "x".repeat(4 * HEAD_BYTES)
         );
-        // It may be cut off before all of it is said.
+        // The server may close the connection before all of the request is sent.
         let _ = long.write_all(question.as_bytes()).await;
         let mut answer = Vec::new();
         let _ = long.read_to_end(&mut answer).await;

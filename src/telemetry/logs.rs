@@ -1,4 +1,4 @@
-//! Log lines: where they go, which of them, and in which shape.
+//! Log lines: their destination, their filter and their format.
 
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
@@ -7,21 +7,20 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::TryInitError;
 
-/// The shape of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people: one line of text.
     Text,
-    /// For log stores: one JSON object a line.
+    /// For log stores: one JSON object per line.
     Json,
 }
 
-/// Which lines are written, in the syntax of `tracing`: a level (`info`), or levels by part
+/// A filter for log lines in the syntax of `tracing`: a level (`info`), or levels by module
 /// (`info,leasehold::etcd=debug`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
-/// The text is no log filter.
+/// The text is not a valid log filter.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{part:?} is no log filter; write a level (error, warn, info, debug, trace, off) or PART=LEVEL, with commas between several"
@@ -41,8 +40,8 @@ impl FromStr for LogFilter {
 
     fn from_str(text: &str) -> Result<Self, InvalidFilter> {
         for part in text.split(',') {
-            // A lone word would be taken for the name of a part, so that a mistyped level silences everything; no word
-            // at all for `error`.
+            // `EnvFilter` reads a single word as the name of a module, so that a mistyped level would silence
+            // everything. It reads an empty text as `error`.
             if part.is_empty() || (!part.contains('=') && LevelFilter::from_str(part).is_err()) {
                 return Err(InvalidFilter { part: part.to_owned() });
             }
@@ -53,7 +52,7 @@ impl FromStr for LogFilter {
     }
 }
 
-/// Writes the process's log lines to standard error from now on. Refused when somebody did so before.
+/// Writes the log lines of the process to standard error from now on. Fails if a subscriber is already installed.
 pub fn init(format: LogFormat, filter: &LogFilter) -> Result<(), TryInitError> {
     use tracing_subscriber::util::SubscriberInitExt;
 

@@ -1,4 +1,4 @@
-//! The operator's metrics: their names, their labels, and what each of them counts.
+//! The operator's metrics: their names, their labels and their help texts.
 
 mod labels;
 
@@ -22,18 +22,17 @@ use super::staleness::Staleness;
 
 pub use self::labels::KeyWrite;
 
-/// What every metric's name begins with.
+/// The prefix of every metric's name.
 const PREFIX: &str = "leasehold";
 
-/// A number that rises and falls, never below zero.
+/// A gauge of an unsigned integer.
 type Level = Gauge<u64, AtomicU64>;
 
-/// All metrics of the operator. Clones show and change the same numbers; cloning is cheap.
+/// All metrics of the operator. Clones share the same values; cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Calls to other programs.
     pub calls: Calls,
-    /// How old what is known of Kubernetes is.
+    /// How stale the caches of Kubernetes objects are.
     pub staleness: Staleness,
     pods: Level,
     registrations: Level,
@@ -44,7 +43,7 @@ pub struct Metrics {
     registries: Registries,
 }
 
-/// What there is once for each Registry.
+/// The metrics that exist once per Registry.
 #[derive(Clone, Debug, Default)]
 struct Registries {
     leader: Family<OfRegistry, Level>,
@@ -144,14 +143,14 @@ impl Registries {
 }
 
 impl Metrics {
-    /// The metrics, all zero, and the text they make.
+    /// Creates the metrics, all zero, and their exposition.
     pub fn new() -> (Self, Exposition) {
         let metrics = Self {
             calls: Calls::default(),
             staleness: Staleness::default(),
             pods: Level::default(),
             registrations: Level::default(),
-            // 1 ms (an idle etcd next door) to 33 s (an etcd that was away).
+            // 1 ms (an idle etcd nearby) to 33 s (after an outage of the etcd).
             ready_to_key: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             dropped_events: Counter::default(),
             peers: Level::default(),
@@ -205,32 +204,30 @@ impl Metrics {
         self.dropped_events.inc();
     }
 
-    /// To how many other replicas this one is connected.
+    /// Sets the number of replicas that this one is connected to.
     pub fn set_peers(&self, count: usize) {
         set(&self.peers, count);
     }
 
-    /// Whether this replica has the key by which replicas trust each other.
+    /// Sets whether this replica has the key that authenticates replicas to each other.
     pub fn set_peer_key(&self, known: bool) {
         self.peer_key.set(known.into());
     }
 
-    /// How many pods are in the index.
     pub fn set_pods(&self, count: usize) {
         set(&self.pods, count);
     }
 
-    /// How many registrations are in the index.
     pub fn set_registrations(&self, count: usize) {
         set(&self.registrations, count);
     }
 
-    /// Records how long it took from the news of a ready pod to the confirmed write of its last key.
+    /// Records the time from the watch event of a ready pod to the confirmed write of its last key.
     pub fn observe_ready_to_key(&self, elapsed: Duration) {
         self.ready_to_key.observe(elapsed.as_secs_f64());
     }
 
-    /// The metrics of the Registry `name`, to be kept and used without a look-up. They show from now on.
+    /// Returns the metrics of the Registry `name`, to be kept and used without a look-up. They are exposed from now on.
     pub fn registry(&self, name: &str) -> RegistryMetrics {
         let of = OfRegistry { registry: name.into() };
         let writes = |kind| {
@@ -263,9 +260,11 @@ impl Metrics {
         }
     }
 
-    /// Shows the Registry `name` no longer. What still counts into a [`RegistryMetrics`] of it is not seen any more.
+    /// Stops exposing the metrics of the Registry `name`. Values that are still added to one of its [`RegistryMetrics`]
+    /// are lost.
     pub fn forget(&self, name: &str) {
-        // Without `..`: a family that is forgotten here would show a deleted Registry for ever.
+        // Without `..`, so that the compiler reports a family that is missing here: it would expose a deleted Registry
+        // for ever.
         let Registries {
             leader,
             connected,
@@ -310,7 +309,7 @@ impl Metrics {
     }
 }
 
-/// The metrics of one Registry. Clones change the same numbers.
+/// The metrics of one Registry. Clones share the same values.
 #[derive(Clone, Debug)]
 pub struct RegistryMetrics {
     leader: Level,
@@ -333,37 +332,35 @@ pub struct RegistryMetrics {
 }
 
 impl RegistryMetrics {
-    /// Whether this replica leads.
     pub fn set_leader(&self, leads: bool) {
         self.leader.set(leads.into());
     }
 
-    /// Whether etcd answers this replica.
     pub fn set_connected(&self, connected: bool) {
         self.connected.set(connected.into());
     }
 
-    /// Whether what the Registry names was tried and is not used.
+    /// Sets whether the endpoints or credentials of the Registry were tried and are not in use.
     pub fn set_not_adopted(&self, not_adopted: bool) {
         self.not_adopted.set(not_adopted.into());
     }
 
-    /// How many leases of this cluster are recorded.
+    /// Sets the number of recorded leases of this cluster.
     pub fn set_leases(&self, count: usize) {
         set(&self.leases, count);
     }
 
-    /// How many keys of this cluster etcd holds.
+    /// Sets the number of keys of this cluster in etcd.
     pub fn set_keys(&self, count: usize) {
         set(&self.keys, count);
     }
 
-    /// How many pods and stray keys are still to be looked at.
+    /// Sets the number of pods and stray keys that are still to be reconciled.
     pub fn set_backlog(&self, count: usize) {
         set(&self.queue, count);
     }
 
-    /// Counts keys whose write ended in this way.
+    /// Counts keys whose write had this outcome.
     pub fn count_writes(&self, kind: KeyWrite, keys: usize) {
         let counter = match kind {
             KeyWrite::Put => &self.put,
@@ -378,12 +375,12 @@ impl RegistryMetrics {
         self.fenced.inc();
     }
 
-    /// How many keys are held back.
+    /// Sets the number of held keys.
     pub fn set_held(&self, count: usize) {
         set(&self.held, count);
     }
 
-    /// In how many places etcd does not let us read or write.
+    /// Sets the number of prefixes that etcd does not let this replica read or write.
     pub fn set_denied(&self, count: usize) {
         set(&self.denied, count);
     }
@@ -393,33 +390,34 @@ impl RegistryMetrics {
         self.guard_trips.inc();
     }
 
-    /// In how long the first lease ends if none is renewed any more; none without leases.
+    /// Sets in how long the first lease expires if this replica renews none any more; `None` without leases.
     pub fn set_leases_end(&self, left: Option<Duration>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.leases_end.set(left.map_or(0, |left| (now + left).as_secs()));
     }
 
-    /// Until when our certificate and that of the authorities are valid, in seconds since 1970; none without one.
+    /// Sets until when the operator's certificate and those of the CAs are valid, in seconds since 1970; `None` without
+    /// one.
     pub fn set_not_after(&self, client: Option<i64>, authority: Option<i64>) {
         let shown = |end: Option<i64>| end.map_or(0, |end| u64::try_from(end).unwrap_or_default());
         self.client_not_after.set(shown(client));
         self.authority_not_after.set(shown(authority));
     }
 
-    /// Counts leases that were gone before they could be renewed.
+    /// Counts leases that expired before they could be renewed.
     pub fn count_lapsed(&self, leases: usize) {
         self.lapsed.inc_by(number(leases));
     }
 }
 
-/// The metrics as text, as they are at the moment of asking. Cloning is cheap.
+/// Encodes the current metrics as text. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Exposition {
     registry: Arc<Registry>,
     last: Arc<Mutex<Option<Encoded>>>,
 }
 
-/// The text of all metrics as it was a moment ago.
+/// The encoded text of all metrics.
 #[derive(Debug)]
 struct Encoded {
     text: Bytes,
@@ -428,10 +426,10 @@ struct Encoded {
 }
 
 impl Encoded {
-    /// How many times as long as it took to encode a text is good for, so that encoding takes little of the CPU however
-    /// often it is asked for.
+    /// The text is reused for this multiple of the time that its encoding took, so that encoding takes a small share of
+    /// the CPU however often the text is requested.
     const SHARE: u32 = 20;
-    /// A text is good for no longer than this.
+    /// The text is reused for no longer than this.
     const LONGEST: Duration = Duration::from_secs(1);
 
     fn is_good(&self, now: Instant) -> bool {
@@ -440,18 +438,17 @@ impl Encoded {
 }
 
 impl Exposition {
-    /// The media type of the text.
     pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-    /// All metrics in the text format of OpenMetrics 1.0.
+    /// Encodes all metrics in the text format of OpenMetrics 1.0.
     pub fn text(&self) -> String {
         let mut buffer = String::new();
         text::encode(&mut buffer, &self.registry).expect("writing to a string does not fail");
         buffer
     }
 
-    /// The same, not older than a second. Texts are encoded one at a time, and not in the way of other tasks; who asks
-    /// meanwhile gets the same bytes.
+    /// Returns a text that is at most one second old. One text is encoded at a time, on a thread for blocking work;
+    /// callers that arrive meanwhile get the same bytes.
     pub async fn recent(&self) -> Bytes {
         let mut last = self.last.lock().await;
         if let Some(last) = last.as_ref().filter(|last| last.is_good(Instant::now())) {

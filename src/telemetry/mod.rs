@@ -1,7 +1,7 @@
-//! What an operator of the operator sees: metrics, logs, health.
+//! Metrics, logs and health of the operator.
 //!
-//! Owns names, labels and help texts, and the HTTP server that shows them. Knows nothing of what is being counted. A
-//! Registry's name is the only name of an object that becomes a label: a cluster has a handful of them.
+//! Owns names, labels and help texts, and the HTTP server that serves them. Must not know what it counts. A Registry's
+//! name is the only object name that becomes a label, because a cluster has only a handful of Registries.
 
 mod calls;
 mod connections;

@@ -1,4 +1,4 @@
-//! Since when what is known of Kubernetes may be outdated, for each kind of object.
+//! For each kind of object, the time since when the operator's cache of it may be stale.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -15,20 +15,20 @@ struct OfKind {
     kind: String,
 }
 
-/// A kind, and the namespace; empty if it is heard of as a whole.
+/// The kind and the namespace; the namespace is empty if one watch covers all namespaces.
 type WatchTarget = (String, String);
 
-/// Points in time, as a person's clock tells them: subtracted from `time()` they are ages. A kind that is heard of
-/// namespace by namespace is as stale as the one that has been for longest.
+/// Wall-clock times: `time()` minus such a value is an age. A kind that is watched per namespace shows the time of the
+/// namespace that has been stale for the longest.
 #[derive(Clone, Debug, Default)]
 pub struct Staleness {
     shown: Family<OfKind, Gauge<u64, AtomicU64>>,
-    /// Of which kinds, and where, nothing is heard, and since when.
+    /// The stale targets, with the time in seconds since 1970 since when they are stale.
     stale: Arc<Mutex<BTreeMap<WatchTarget, u64>>>,
 }
 
 impl Staleness {
-    /// Makes them visible under `registry`.
+    /// Registers the metric in `registry`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "kubernetes_stale_since_timestamp",
@@ -39,13 +39,13 @@ impl Staleness {
         );
     }
 
-    /// Nothing has been heard of this kind for so long, in this namespace if it is heard of namespace by namespace.
+    /// Marks the kind as stale for `age`, in this namespace if the kind is watched per namespace.
     pub fn stale_for(&self, kind: &str, namespace: Option<&str>, age: Duration) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.set(kind, namespace, Some(now.saturating_sub(age).as_secs()));
     }
 
-    /// Of this kind everything is known, or everything in this namespace.
+    /// Marks the kind as up to date, in this namespace if the kind is watched per namespace.
     pub fn fresh(&self, kind: &str, namespace: Option<&str>) {
         self.set(kind, namespace, None);
     }

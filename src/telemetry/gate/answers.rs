@@ -1,4 +1,4 @@
-//! What is remembered of callers: few, for a short time, and of a token only its hash.
+//! The cache of judgements: small, short-lived, and with only a hash of each token.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,18 +9,20 @@ use tokio::time::Instant;
 
 use super::Judgement;
 
-/// How long who may read is not asked about again.
+/// How long a permission is used without a new query.
 pub(super) const FRESH: Duration = Duration::from_secs(30);
-/// How long who could read goes on while nobody can be asked: metrics are read to see why that is so.
+/// How long a permission may still be used while the judge cannot decide: the metrics are needed to diagnose such an
+/// outage.
 pub(super) const GRACE: Duration = Duration::from_mins(10);
-/// How long who may not read is not asked about again. Short: somebody is about to give them the right.
+/// How long a rejection is used without a new query. Short, because the permission may be granted at any moment.
 pub(super) const REFUSED: Duration = Duration::from_secs(5);
-/// How many of those who may read are remembered.
+/// The maximum number of cached permissions.
 const READERS: usize = 64;
-/// How many of those who may not. They have room of their own: nobody is forgotten for them.
+/// The maximum number of cached rejections. They have a separate limit, so that they never evict a permission.
 const STRANGERS: usize = 256;
 
-/// What stands for a token. Of a token that can be guessed nothing is lost by it either: it is in memory, and nowhere else.
+/// The hash of a token, used as the cache key. The hash of a guessable token can be reversed, but it is only kept in
+/// memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Digest([u8; digest::SHA256_OUTPUT_LEN]);
 
@@ -31,22 +33,21 @@ impl Digest {
     }
 }
 
-/// What is known of a caller.
+/// The cached knowledge about a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// May read.
     Reader,
-    /// Could read a while ago: to be asked about, and to be let in if there is no answer.
+    /// Was allowed a while ago: ask again, and admit the caller if the judge cannot decide.
     FormerReader,
-    /// Whose token is nobody's.
+    /// The token is not valid.
     Nobody,
-    /// This user may not.
+    /// This user may not read the metrics.
     Forbidden(Arc<str>),
-    /// Nothing.
+    /// Not cached.
     Stranger,
 }
 
-/// What was answered, and when.
+/// The cached answers, each with its time. The value of a rejection is the user, or `None` for an invalid token.
 #[derive(Default)]
 pub(super) struct Answers {
     readers: HashMap<Digest, Instant>,
@@ -70,7 +71,7 @@ impl Answers {
         }
     }
 
-    /// Remembers a judgement; what is not known is nothing to remember.
+    /// Caches a judgement. [`Judgement::Undecided`] is not cached.
     pub(super) fn record(&mut self, caller: Digest, judgement: &Judgement, now: Instant) {
         let refused = match judgement {
             Judgement::Allowed => {
@@ -89,7 +90,7 @@ impl Answers {
     }
 }
 
-/// Forgets the oldest when there are as many as there may be.
+/// Evicts the oldest entry if the map is full.
 fn make_room<T>(of: &mut HashMap<Digest, T>, most: usize, since: impl Fn(&T) -> Instant) {
     if of.len() < most {
         return;

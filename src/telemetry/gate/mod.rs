@@ -1,8 +1,8 @@
-//! Who may read the metrics, where not everybody may. Callers show a bearer token; somebody else judges it, and what they
-//! say is remembered for a while.
+//! Authenticates and authorizes readers of the metrics. Callers send a bearer token; the [`Judge`] decides about it,
+//! and its answers are cached for a short time.
 //!
-//! Strangers cost little: few are asked about at a time and each for no less than [`SLOT`], those who may read have a
-//! way of their own, and what is remembered is bounded.
+//! Unknown callers are cheap: the number of concurrent queries about them is limited, each occupies its slot for at
+//! least [`SLOT`], known readers have separate slots, and the cache is bounded.
 
 mod answers;
 mod waiting;
@@ -22,32 +22,31 @@ use self::answers::{Answers, Digest, Known};
 use self::waiting::Waiting;
 use crate::secret::SecretString;
 
-/// How long a caller waits, for their turn and the judgement together.
+/// The maximum time that a caller waits, for a slot and for the answer together.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many strangers are asked about at a time.
+/// The number of concurrent queries about unknown callers.
 const STRANGERS: usize = 4;
-/// How many of those who could read a while ago.
+/// The number of concurrent queries about callers whose permission has to be renewed.
 const FORMER_READERS: usize = 2;
-/// How long a stranger takes one of these places at least: with [`STRANGERS`], 20 questions a second.
+/// The minimum time for which an unknown caller occupies a slot. With [`STRANGERS`] this allows 20 queries a second.
 const SLOT: Duration = Duration::from_millis(200);
 
-/// What is said of a caller.
+/// The decision about a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// May read.
     Allowed,
-    /// The token is nobody's.
+    /// The token is not valid.
     Nobody,
-    /// The token is this user's, who may not read.
+    /// The token is valid, but its user may not read the metrics.
     Forbidden(Arc<str>),
-    /// It could not be found out.
+    /// The judge could not decide.
     Undecided,
 }
 
-/// Finds out about the owner of a token.
+/// Decides whether the owner of a token may read the metrics.
 pub type Judge = Box<dyn Fn(SecretString) -> BoxFuture<'static, Judgement> + Send + Sync>;
 
-/// Lets callers in, or not. Clones are the same gate.
+/// Admits callers or rejects them. Clones share the state.
 #[derive(Clone)]
 pub struct Gate(Arc<Inner>);
 
@@ -59,7 +58,7 @@ struct Inner {
     former_readers: Arc<Semaphore>,
 }
 
-/// Why somebody is not let in.
+/// Why a caller is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     NoToken,
@@ -70,7 +69,6 @@ pub(super) enum Refusal {
 }
 
 impl Gate {
-    /// A gate where this judge decides.
     pub fn new(judge: Judge) -> Self {
         Self(Arc::new(Inner {
             judge,
@@ -81,7 +79,7 @@ impl Gate {
         }))
     }
 
-    /// Whether a caller from `address` with this `Authorization` is let in.
+    /// Admits a caller from `address` with this `Authorization` header, or returns why it is rejected.
     pub(super) async fn admit(&self, authorization: Option<&HeaderValue>, address: IpAddr) -> Result<(), Refusal> {
         let token = authorization.and_then(bearer).ok_or(Refusal::NoToken)?;
         let caller = Digest::of(token);
@@ -119,7 +117,7 @@ impl Gate {
         };
         let place = of.clone().acquire_owned().await.expect("nobody closes it");
         let begin = Instant::now();
-        // Somebody with the same token may have been asked about meanwhile.
+        // A query for the same token may have ended meanwhile.
         match self.look_up(caller) {
             Known::Reader => return Judgement::Allowed,
             Known::Nobody => return Judgement::Nobody,
@@ -128,12 +126,12 @@ impl Gate {
         }
         let (tell, told) = oneshot::channel();
         let gate = self.clone();
-        // Whoever breaks off does not free the place by it, and what is found out is remembered.
+        // A caller that disconnects must not free its slot, and the answer is cached nevertheless.
         tokio::spawn(async move {
             let judged = timeout(PATIENCE, (gate.0.judge)(token)).await;
             let judgement = judged.unwrap_or(Judgement::Undecided);
             gate.answers().record(caller, &judgement, Instant::now());
-            // The caller may have left.
+            // The caller may have disconnected.
             let _ = tell.send(judgement);
             if !was_reader {
                 sleep_until(begin + SLOT).await;
@@ -148,12 +146,12 @@ impl Gate {
     }
 
     fn answers(&self) -> MutexGuard<'_, Answers> {
-        // What a panic elsewhere may leave is at worst an answer less.
+        // After a panic, at worst one answer is missing.
         self.0.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The token in an `Authorization`, if it is one.
+/// Returns the bearer token of an `Authorization` header, if it has one.
 fn bearer(authorization: &HeaderValue) -> Option<&str> {
     let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
@@ -208,7 +206,7 @@ mod tests {
         HeaderValue::from_str(&format!("Bearer {token}")).unwrap()
     }
 
-    /// A judge who lets in whose token begins with `good`, while it can say something at all. Counts the questions.
+    /// A judge that allows tokens that begin with `good`, unless it is unavailable. Counts the queries.
     fn gate() -> (Gate, Arc<AtomicUsize>, Arc<AtomicBool>) {
         let (asked, away) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, gone) = (asked.clone(), away.clone());
@@ -225,7 +223,7 @@ mod tests {
         (Gate::new(Box::new(judge)), asked, away)
     }
 
-    /// Lets a judgement be as old as this.
+    /// Caches a judgement of this age.
     fn remember(gate: &Gate, token: &str, judgement: &Judgement, age: Duration) {
         let then = Instant::now()
             .checked_sub(age)

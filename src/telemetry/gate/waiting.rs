@@ -1,26 +1,26 @@
-//! The callers that wait for a judgement: each holds a connection meanwhile, so there are few, and few of one address.
+//! Limits the callers that wait for a judgement, in total and per address, because each of them holds a connection.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many may wait.
+/// The maximum number of waiting callers.
 pub(super) const ALL: usize = 32;
-/// How many of one address may.
+/// The maximum number of waiting callers per address.
 pub(super) const OF_ONE: usize = 8;
 
-/// How many callers wait, by address.
+/// The number of waiting callers by address.
 #[derive(Default)]
 pub(super) struct Waiting(Mutex<HashMap<IpAddr, usize>>);
 
-/// The place of one that waits, free again when this is dropped.
+/// The slot of one waiting caller. Dropping it frees the slot.
 pub(super) struct WaitingSlot<'a> {
     waiting: &'a Waiting,
     address: IpAddr,
 }
 
 impl Waiting {
-    /// A place for a caller from `address`; none if too many wait.
+    /// Takes a slot for a caller from `address`. `None` if too many callers wait.
     pub(super) fn take(&self, address: IpAddr) -> Option<WaitingSlot<'_>> {
         let mut by_address = self.by_address();
         let all: usize = by_address.values().sum();
@@ -33,7 +33,7 @@ impl Waiting {
     }
 
     fn by_address(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        // Nothing that holds it can panic half-way.
+        // No code that holds the lock can panic between two changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,17 +1,16 @@
-//! What the metrics of a Registry are told apart by.
+//! The labels of the metrics of a Registry.
 
 use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 
-/// How the write of one key ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyWrite {
     /// The key was created or its value replaced.
     Put,
     /// The key was deleted.
     Delete,
-    /// The guard of the key did not hold: it is not what it was thought to be, or somebody else's.
+    /// The guard of the key did not hold: the key is not in the expected state, or it is a foreign key.
     Refused,
 }
 
@@ -37,12 +36,12 @@ pub(super) struct OfWrite {
     pub kind: KeyWrite,
 }
 
-/// Whose certificate it is.
+/// The owner of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Owner {
-    /// The operator's own.
+    /// The operator.
     Client,
-    /// That of the authorities that it trusts.
+    /// The CAs that the operator trusts.
     Authority,
 }
 

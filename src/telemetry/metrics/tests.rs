@@ -1,4 +1,4 @@
-//! What the text of the metrics says.
+//! The text of the metrics.
 
 use super::*;
 
