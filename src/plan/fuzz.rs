@@ -1,4 +1,5 @@
-//! What the ledger is told by etcd and Kubernetes, in any order and with anything among its records. See `src/fuzz`.
+//! Fuzz targets of the planner: events of etcd and Kubernetes in any order, and arbitrary bookkeeping records. See
+//! `src/fuzz`.
 
 mod cluster;
 mod histories;

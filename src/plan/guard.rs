@@ -78,8 +78,8 @@ impl GuardSettings {
 #[derive(Debug)]
 pub(super) struct Guard {
     terms: GuardSettings,
-    /// True until the keys that a predecessor left have been judged. Until then an unclaimed key stays, unless its removal
-    /// is confirmed.
+    /// True until the keys that a predecessor left have been judged. Until then an unclaimed key stays, unless its
+    /// removal is confirmed.
     starting: bool,
     /// While `starting`: keys whose removal is confirmed.
     facts: HashSet<Key>,

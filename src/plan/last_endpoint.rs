@@ -51,8 +51,8 @@ impl Planner {
         }
     }
 
-    /// Drops the kept endpoint of `registration`, as an unconfirmed removal: it is no longer needed, or another one will
-    /// be kept instead.
+    /// Drops the kept endpoint of `registration`, as an unconfirmed removal: it is no longer needed, or another one
+    /// will be kept instead.
     pub(super) fn let_last_go(&mut self, registration: &RegistrationRef) {
         let book = self.books.get_mut(registration);
         if let Some(pod) = book.and_then(|book| book.kept.take()) {

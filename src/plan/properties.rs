@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order: when it is over, etcd holds what it should.
+//! Property tests: after any events in any order, etcd holds what it should.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,16 +10,16 @@ use super::{DesiredPod, RegistrationSettings};
 
 pub(super) const REGISTRATIONS: [&str; 3] = ["a", "b", "c"];
 pub(super) const PODS: [&str; 4] = ["p0", "p1", "p2", "p3"];
-/// Some overlap: registrations meet in one scope, or one's scope lies in another's.
+/// Some overlap: registrations share a prefix, or one's prefix lies in another's.
 pub(super) const SCOPES: [&str; 4] = ["/s/", "/s/x/", "/t/", "/tt/"];
-/// Where strangers write, too.
+/// Keys that foreign clients write, too.
 pub(super) const KEYS: [&str; 6] = ["/s/p0", "/s/p1", "/s/x/p0", "/t/p1", "/tt/p0", "/s/elsewhere"];
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    /// A pod is ready at an address, or not ready, or gone.
+    /// A pod is ready at an address, or is gone.
     Pod(usize, Option<u8>),
-    /// A pod seems to be gone.
+    /// A pod is no longer ready, an unconfirmed removal.
     Doubt(usize),
     Register(usize, Wish),
     Unregister(usize),
@@ -27,11 +27,11 @@ pub(super) enum Event {
     Delete(usize),
     DeleteRecord(usize),
     LeaseLapses(usize),
-    /// Asks the ledger for its next step.
+    /// Asks the planner for its next step.
     Step,
     /// A transaction reaches etcd.
     Commit(usize),
-    /// The answer to a transaction arrives, or is lost; if the transaction has not reached etcd yet, it never will.
+    /// The answer to a transaction arrives or is lost. If the transaction has not reached etcd yet, it never will.
     Settle(usize, bool),
     GrantArrives(bool),
     Tell(usize),
@@ -43,15 +43,15 @@ pub(super) enum Event {
     Retire,
     Save,
     Restore,
-    /// etcd denies writing a scope, or allows it again.
+    /// etcd denies writing below a prefix, or allows it again.
     Deny(usize),
     Allow(usize),
-    /// etcd rejects what is written to a scope for its content, or takes it again.
+    /// etcd rejects records below a prefix for their content, or accepts them again.
     Reject(usize),
     Accept(usize),
 }
 
-/// What a registration asks for.
+/// The spec of a registration.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own")]
 pub(super) struct Wish {
@@ -60,7 +60,7 @@ pub(super) struct Wish {
     pub long_ttl: bool,
     pub suspended: bool,
     pub keep_last: bool,
-    /// The keys of a pod make sense together only.
+    /// The keys of a pod are written as one unit.
     pub whole: bool,
 }
 
@@ -149,7 +149,7 @@ proptest! {
         world.come_to_rest();
         prop_assert_eq!(world.etcd.revision(), revision, "a second plan changes something");
 
-        // Which of several registrations that share a scope has left the last key there is not known afterwards.
+        // Which of several registrations with the same prefix has left the last key there is not known after a restart.
         if world.keeps_last() {
             return Ok(());
         }

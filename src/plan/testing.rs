@@ -1,4 +1,4 @@
-//! What the tests of this room start from: an etcd in memory with a mirror that may lag, and small tenancies.
+//! Fixtures of the planner's tests: an etcd in memory with a watch that may lag, and small desired pods.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -12,18 +12,18 @@ use super::transaction::{
 use crate::format::{Endpoint, Record};
 use crate::index::RegistrationRef;
 
-/// What an etcd holds, and who made it.
+/// The content of an etcd.
 #[derive(Clone, Debug, Default)]
 struct State {
     revision: Revision,
     keys: BTreeMap<Key, KeyValue>,
     leases: BTreeSet<LeaseId>,
-    /// The keys that came into being through somebody else.
+    /// The keys that a foreign client created.
     foreign: BTreeSet<Key>,
 }
 
-/// An etcd in memory. Transactions do what [`TxnOutcome`] says; one that overwrites or removes what somebody else made
-/// fails the test there and then. What happens in watched scopes is told when the test asks for it.
+/// An etcd in memory. Transactions behave as [`TxnOutcome`] describes; one that writes or deletes a foreign key fails
+/// the test at once. Watch events are delivered when the test asks for them.
 #[derive(Debug)]
 pub(super) struct Etcd {
     state: State,
@@ -50,9 +50,9 @@ impl Etcd {
         }
     }
 
-    // ---- what the operator does ----
+    // ---- actions of the operator ----
 
-    /// Somebody leads from now on; whoever led before does not.
+    /// Elects a new leader; the previous one is no longer leader.
     pub(super) fn elect(&mut self) -> Fence {
         let key = self.meta.leader();
         if self.state.keys.contains_key(&key) {
@@ -122,9 +122,9 @@ impl Etcd {
         }
     }
 
-    // ---- what happens to it ----
+    // ---- events in etcd ----
 
-    /// Somebody else writes `key`, on no lease.
+    /// A foreign client writes `key`, on no lease.
     pub(super) fn foreign_put(&mut self, key: &str, value: &str) {
         if !self.state.keys.contains_key(key) {
             self.state.foreign.insert(key.into());
@@ -132,7 +132,7 @@ impl Etcd {
         self.write(&[(key.into(), Some((value.as_bytes().into(), LeaseId::NONE)))]);
     }
 
-    /// Below the meta prefix somebody writes what looks like ours, on a lease that then lives.
+    /// A client writes what looks like a record of ours below the meta prefix, on a lease that exists from then on.
     pub(super) fn record(&mut self, key: &str, value: &str, lease: LeaseId) {
         if lease != LeaseId::NONE {
             self.state.leases.insert(lease);
@@ -140,20 +140,20 @@ impl Etcd {
         self.write(&[(key.into(), Some((value.as_bytes().into(), lease)))]);
     }
 
-    /// A newer release writes `key`, on the lease it is on.
+    /// A newer release writes `key`, on the lease that it is on.
     pub(super) fn rewrite(&mut self, key: &str, value: &str) {
         let lease = self.held(key).expect("it is there").lease;
         self.write(&[(key.into(), Some((value.as_bytes().into(), lease)))]);
     }
 
-    /// Somebody else removes `key`, if it is there.
+    /// A foreign client deletes `key`, if it exists.
     pub(super) fn foreign_delete(&mut self, key: &str) {
         if self.state.keys.contains_key(key) {
             self.write(&[(key.into(), None)]);
         }
     }
 
-    /// A lease lapses with all that is on it.
+    /// Expires a lease and all keys on it.
     pub(super) fn expire(&mut self, lease: LeaseId) {
         if self.state.leases.remove(&lease) {
             let gone: Vec<_> = self.keys_on(lease).into_iter().map(|key| (key, None)).collect();
@@ -161,7 +161,7 @@ impl Etcd {
         }
     }
 
-    /// A copy to go back to.
+    /// Saves a copy that the test can restore later.
     pub(super) fn save(&self) -> impl Fn(&mut Self) + use<> {
         let saved = self.state.clone();
         move |etcd| {
@@ -171,7 +171,7 @@ impl Etcd {
         }
     }
 
-    /// Everything in `writes` happens at one revision.
+    /// Applies all `writes` at one revision.
     fn write(&mut self, writes: &[(Key, Option<(Value, LeaseId)>)]) -> Revision {
         if writes.is_empty() {
             return self.state.revision;
@@ -199,7 +199,7 @@ impl Etcd {
         revision
     }
 
-    // ---- what its mirror tells ----
+    // ---- watch events ----
 
     pub(super) fn watch(&mut self, scopes: BTreeSet<Prefix>) {
         let fresh: Vec<Prefix> = scopes.difference(&self.watched).cloned().collect();
@@ -209,7 +209,7 @@ impl Etcd {
         }
     }
 
-    /// A new operator's mirror has nothing to tell yet.
+    /// Resets the watches, as for a new operator.
     pub(super) fn forget_watches(&mut self) {
         self.watched.clear();
         self.told.clear();
@@ -243,7 +243,7 @@ impl Etcd {
         self.told.push_back(Observation::Complete { revision });
     }
 
-    /// What a mirror that reads `scope` now says of it.
+    /// The snapshot that a list of `scope` returns now.
     pub(super) fn snapshot(&self, scope: Prefix) -> Observation {
         let inside = self.state.keys.iter().filter(|(key, _)| scope.contains(key));
         let entries = inside.map(|(key, held)| (key.clone(), held.clone())).collect();
@@ -254,7 +254,7 @@ impl Etcd {
         }
     }
 
-    /// The next observation, or that of another key which overtakes it: `pick` chooses among those that may come
+    /// Delivers the next observation, or one of another key that overtakes it: `pick` chooses among those that may come
     /// first. Changes of one key keep their order, and nothing overtakes a snapshot.
     pub(super) fn tell(&mut self, pick: usize) -> Option<Observation> {
         let key_of = |observation: &Observation| match observation {
@@ -279,7 +279,7 @@ impl Etcd {
         self.told.remove(position)
     }
 
-    // ---- what the tests look at ----
+    // ---- inspection ----
 
     pub(super) fn revision(&self) -> Revision {
         self.state.revision
@@ -298,7 +298,7 @@ impl Etcd {
         self.state.foreign.contains(key)
     }
 
-    /// Everything but our bookkeeping.
+    /// The keys outside of our bookkeeping.
     pub(super) fn data(&self) -> impl Iterator<Item = (&Key, &KeyValue)> {
         let meta = self.meta.scope();
         self.state.keys.iter().filter(|(key, _)| !meta.contains(key))
@@ -308,7 +308,7 @@ impl Etcd {
         self.state.leases.iter().copied()
     }
 
-    /// The leases that are recorded as ours, on themselves.
+    /// The leases with a record of ours on the lease itself.
     pub(super) fn recorded(&self) -> Vec<LeaseId> {
         let recorded = self
             .state
@@ -318,7 +318,6 @@ impl Etcd {
         recorded.collect()
     }
 
-    /// The keys on `lease`.
     pub(super) fn keys_on(&self, lease: LeaseId) -> Vec<Key> {
         let on_it = self.state.keys.iter().filter(|(_, held)| held.lease == lease);
         on_it.map(|(key, _)| key.clone()).collect()
@@ -329,7 +328,7 @@ pub(super) fn reference(name: &str) -> RegistrationRef {
     RegistrationRef::new("shop", name)
 }
 
-/// The tenancy of `pod` with one port and these keys, all of this value.
+/// A desired pod with one port and these keys, all with this value.
 pub(super) fn desired(pod: &str, keys: &[&str], value: &str) -> DesiredPod {
     let record = |key: &&str| Record {
         key: (*key).into(),
@@ -346,7 +345,7 @@ pub(super) fn desired(pod: &str, keys: &[&str], value: &str) -> DesiredPod {
     }
 }
 
-/// The same, with all keys written as one.
+/// The same, with all keys in one unit.
 pub(super) fn whole(pod: &str, keys: &[&str], value: &str) -> DesiredPod {
     let mut desired = desired(pod, keys, value);
     let unit = 0..keys.len();

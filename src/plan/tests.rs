@@ -1,4 +1,4 @@
-//! Decisions about keys, one by one: a ledger, an etcd in memory, and every write that passes between them.
+//! Single decisions about keys: a planner, an etcd in memory, and the writes between them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ fn suspended(created: i64) -> RegistrationSettings {
 }
 
 impl Rig {
-    /// A rig with the registration `orders`, whose keys lie below `/s/`.
+    /// A rig with the registration `orders` and the prefix `/s/`.
     fn new() -> Self {
         let mut etcd = Etcd::new();
         let fence = etcd.elect();
@@ -79,7 +79,7 @@ impl Rig {
         }
     }
 
-    /// The next transaction; grants are carried out on the way.
+    /// Returns the next transaction; carries out grants on the way.
     fn next(&mut self) -> Option<(super::Ticket, Transaction)> {
         self.listen();
         loop {
@@ -99,7 +99,7 @@ impl Rig {
         self.etcd.commit(&self.fence, transaction)
     }
 
-    /// Carries out everything there is to do; returns the transactions that were about data.
+    /// Carries out all steps; returns the transactions that write data keys.
     fn run(&mut self) -> Vec<Transaction> {
         let mut written = Vec::new();
         while let Some((ticket, transaction)) = self.next() {

@@ -1,4 +1,5 @@
-//! Kubernetes as plain lists, an etcd, and an operator between them to which anything may happen.
+//! A simulated world: Kubernetes as plain lists, an etcd in memory, and an operator between them that can be disturbed
+//! in any way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,17 +19,17 @@ mod unconfirmed;
 const KEYS_PER_LEASE: usize = 2;
 const MAX_OPS: usize = 3;
 
-/// Takes an etcd back to what it was.
+/// Restores an earlier state of an etcd.
 type Restore = Box<dyn Fn(&mut Etcd)>;
 
-/// A transaction between the ledger and etcd, and etcd's answer if it got there.
+/// A transaction under way, and etcd's answer if it got there.
 struct Sent {
     ticket: Ticket,
     transaction: Transaction,
     verdict: Option<TxnOutcome>,
-    /// It was refused for want of a right.
+    /// etcd refused it for lack of permission.
     denied: bool,
-    /// It was rejected for its content.
+    /// etcd rejected it for its content.
     rejected: bool,
 }
 
@@ -36,7 +37,7 @@ struct Sent {
 pub(super) struct World {
     registrations: BTreeMap<RegistrationRef, Wish>,
     pods: BTreeMap<Arc<str>, u8>,
-    /// Those that are there and not ready.
+    /// Pods that exist and are not ready.
     unready: BTreeMap<Arc<str>, u8>,
     pub etcd: Etcd,
     planner: Planner,
@@ -47,17 +48,17 @@ pub(super) struct World {
     began: Instant,
     now: Instant,
     saved: Option<Restore>,
-    /// Every scope that a registration had while it was suspended: what is in there may stay.
+    /// Every prefix that a registration had while it was suspended. Keys there may stay.
     frozen: BTreeMap<RegistrationRef, BTreeSet<Prefix>>,
-    /// Keys overwritten by a stranger without being created by one. An operator that has seen the key be its own puts
-    /// it right, one that has not must take it for the stranger's.
+    /// Keys that a foreign client has overwritten but not created. An operator that saw the key as its own restores it;
+    /// any other must treat it as foreign.
     overwritten: BTreeSet<&'static str>,
     forgetful: bool,
-    /// Room that was kept for writes under way is forgotten with the history they belong to.
+    /// etcd was restored: the room reserved for writes under way was forgotten, so leases may carry too many keys.
     restored: bool,
-    /// The scopes that etcd does not let be written.
+    /// The prefixes that etcd does not let be written.
     denied: BTreeSet<usize>,
-    /// The scopes whose records etcd rejects.
+    /// The prefixes whose records etcd rejects.
     rejecting: BTreeSet<usize>,
 }
 
@@ -275,7 +276,7 @@ impl World {
         told.map(|observation| self.planner.observe(observation)).is_some()
     }
 
-    /// A new operator starts. It knows the registrations at once, the pods when Kubernetes has told everything.
+    /// Starts a new operator. It knows the registrations at once, and the pods once Kubernetes has been listed.
     pub(super) fn restart(&mut self) {
         self.forgetful = true;
         self.complete = false;
@@ -310,7 +311,7 @@ impl World {
     }
 
     fn retire(&mut self) {
-        // Twice: a lease is first seen to be empty, then seen to be empty still.
+        // Twice: first a lease is found empty, then it is found still empty.
         for _ in 0..2 {
             if let Some(step) = self.planner.retire_leases(self.now) {
                 self.take(step);
@@ -322,14 +323,14 @@ impl World {
     fn restore(&mut self) {
         if let Some(restore) = self.saved.take() {
             restore(&mut self.etcd);
-            // The leader finds its key gone and stands again.
+            // The leader finds its key gone and campaigns again.
             self.fence = self.etcd.elect();
             self.forgetful = true;
             self.restored = true;
         }
     }
 
-    /// Everything that is under way arrives, until nothing moves any more.
+    /// Lets everything under way arrive, until nothing changes any more.
     pub(super) fn come_to_rest(&mut self) {
         self.kubernetes_is_complete();
         self.etcd.resume();
@@ -349,7 +350,7 @@ impl World {
                 self.settle(0, false);
                 moved = true;
             }
-            // Some were refused long ago, and are heard of only now.
+            // Some transactions were refused earlier, and their answer arrives only now.
             self.probe();
             self.retry_rejected();
             moved = moved || self.find_leftovers() || self.time_passes() || self.hold_ends();
@@ -360,7 +361,7 @@ impl World {
         panic!("it does not come to rest: {:#?}", self.planner);
     }
 
-    /// Leases that nobody renews lapse.
+    /// Expires the leases that the operator does not renew.
     fn time_passes(&mut self) -> bool {
         let renewed = self.planner.lease_ids();
         let forgotten: Vec<_> = self.etcd.leases().filter(|lease| !renewed.contains(lease)).collect();
@@ -370,7 +371,7 @@ impl World {
         !forgotten.is_empty()
     }
 
-    /// Keys on our leases that lie in no scope any more.
+    /// Finds keys on our leases that lie in no known prefix.
     fn find_leftovers(&mut self) -> bool {
         let on_leases = self
             .planner

@@ -1,4 +1,4 @@
-//! A Kubernetes that tells of itself as watches do, an index and a ledger that hear it, and an etcd.
+//! A simulated Kubernetes that sends watch events, an operator with an index and a planner, and an etcd in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,21 +28,21 @@ const GUARD: GuardSettings = GuardSettings {
     hold: Duration::from_mins(5),
 };
 
-/// A registration as its author wrote it.
+/// The spec of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     pub created: i64,
     /// The value of the label `app` that it selects.
     pub app: String,
-    /// The prefix of a format Plain.
+    /// The prefix of its Plain format.
     pub prefix: String,
-    /// It has a format beside Plain of whose keys some are written as one.
+    /// It has a second format, some keys of which are written as one unit.
     pub whole: bool,
     pub ttl: u32,
     pub suspended: bool,
 }
 
-/// What Kubernetes holds: what all who listen will have heard in the end.
+/// The objects in Kubernetes: the state that every watch reaches in the end.
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
     pub pods: BTreeMap<String, Pod>,
@@ -55,7 +55,7 @@ struct Sent {
     verdict: Option<TxnOutcome>,
 }
 
-/// One operator, from the news to the writes.
+/// One operator: index, planner and writes.
 pub struct Operator {
     index: Index,
     pub planner: Planner,
@@ -73,7 +73,6 @@ pub fn reference(name: &str) -> RegistrationRef {
     RegistrationRef::new(NAMESPACE, name)
 }
 
-/// A pod with two named ports.
 pub fn pod(name: &str, app: &str, address: u8, state: &str) -> Pod {
     let port = |name: &str, number| PodPort {
         name: name.to_owned(),
@@ -122,7 +121,7 @@ fn bindings(wish: &Wish) -> Vec<FormatBinding> {
 }
 
 impl Operator {
-    /// One that has heard nothing, and leads.
+    /// An operator that leads and has received no events yet.
     pub fn new(etcd: &mut Etcd) -> Self {
         etcd.forget_watches();
         let mut planner = Planner::new(meta(), KEYS_PER_LEASE);
@@ -146,7 +145,7 @@ impl Operator {
         self.planner.leads_anew();
     }
 
-    // ---- what Kubernetes tells ----
+    // ---- watch events ----
 
     pub fn pod_applied(&mut self, pod: &Pod) {
         let touches = self.index.apply_pod(pod);
@@ -221,7 +220,7 @@ impl Operator {
         self.planner.remove_registration(&reference);
     }
 
-    /// Everything is told once over, and nothing else.
+    /// Delivers a full list of `truth`: objects that are not in it are gone.
     pub fn hear_all(&mut self, truth: &Truth) {
         let stale: Vec<_> = self.bindings.keys().map(|known| known.name.to_string()).collect();
         for name in stale.iter().filter(|name| !truth.wishes.contains_key(*name)) {
@@ -254,7 +253,7 @@ impl Operator {
         }
     }
 
-    // ---- what it does ----
+    // ---- steps of the operator ----
 
     pub fn step(&mut self, etcd: &mut Etcd) -> bool {
         let moment = Moment {
@@ -326,7 +325,7 @@ impl Operator {
         }
     }
 
-    /// Everything under way arrives, and holds end, until nothing moves any more.
+    /// Lets everything under way arrive and holds end, until nothing changes any more.
     pub fn come_to_rest(&mut self, etcd: &mut Etcd) {
         etcd.resume();
         for _ in 0..800 {
@@ -353,7 +352,7 @@ impl Operator {
         true
     }
 
-    /// Those that nobody renews.
+    /// Expires the leases that the operator does not renew.
     fn leases_lapse(&self, etcd: &mut Etcd) -> bool {
         let renewed = self.planner.lease_ids();
         let forgotten: Vec<_> = etcd.leases().filter(|lease| !renewed.contains(lease)).collect();
@@ -374,7 +373,7 @@ impl Operator {
     }
 }
 
-/// Keys and values of everything but the bookkeeping, each on a lease that is recorded as ours.
+/// The data keys with their values. Each must be on a lease that is recorded as ours.
 pub fn content(etcd: &Etcd) -> BTreeMap<Key, String> {
     let recorded = etcd.recorded();
     let of = |(key, held): (&Key, &crate::plan::KeyValue)| {

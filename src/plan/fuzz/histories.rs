@@ -1,5 +1,5 @@
-//! A history is lines such as `pod p0 orders 1 ready`: what happens, to whom, and which one. What makes no sense is passed
-//! over, so that any text is a history.
+//! Replays a history of events, one on each line, such as `pod p0 orders 1 ready`: the event, its object and its
+//! arguments. Lines that make no sense are skipped, so any text is a history.
 
 use super::cluster::{Operator, Truth, Wish, content, pod};
 use crate::fuzz::Rng;
@@ -9,9 +9,9 @@ use crate::plan::testing::{Etcd, meta};
 const PODS: [&str; 5] = ["p0", "p1", "p2", "p3", "p4"];
 const APPS: [&str; 2] = ["orders", "carts"];
 const REGISTRATIONS: [&str; 3] = ["a", "b", "c"];
-/// The second lies within the first.
+/// The second prefix lies in the first.
 const PREFIXES: [&str; 3] = ["/s", "/s/x", "/t"];
-/// Where strangers write.
+/// Keys that foreign clients write.
 const KEYS: [&str; 5] = [
     "/s/p0",
     "/s/x/p1",
@@ -21,7 +21,7 @@ const KEYS: [&str; 5] = [
 ];
 const STATES: [&str; 4] = ["ready", "unready", "ending", "done"];
 
-/// A line.
+/// Generates a line.
 pub(crate) fn any_event(rng: &mut Rng) -> String {
     let (pod, app) = (rng.one_of(&PODS), rng.one_of(&APPS));
     let (number, name) = (rng.below(4), rng.one_of(&REGISTRATIONS));
@@ -58,15 +58,15 @@ pub(crate) fn any_event(rng: &mut Rng) -> String {
 
 struct History {
     truth: Truth,
-    /// What each pod was before it became what it is.
+    /// The previous state of each pod.
     before: std::collections::BTreeMap<String, Pod>,
     etcd: Etcd,
     operator: Operator,
     is_listing: bool,
 }
 
-/// When all has been told, etcd holds what it would if nothing else had ever happened; and a stranger's key is never
-/// written, which [`Etcd::commit`] sees to.
+/// In the end etcd must hold what it would hold without the history. No foreign key may be written; [`Etcd::commit`]
+/// checks that.
 pub(crate) fn histories(input: &[u8]) -> String {
     let mut etcd = Etcd::new();
     let operator = Operator::new(&mut etcd);
@@ -79,14 +79,14 @@ pub(crate) fn histories(input: &[u8]) -> String {
     };
     for line in String::from_utf8_lossy(input).lines().take(300) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        // None is a line that says nothing.
+        // None means that the line makes no sense.
         let _ = history.happen(&words);
     }
     history.end()
 }
 
 impl History {
-    /// Lets what a line says happen; none if it says nothing.
+    /// Applies a line. Returns none if it makes no sense.
     fn happen(&mut self, words: &[&str]) -> Option<()> {
         let number = || {
             words
@@ -112,7 +112,7 @@ impl History {
                 self.before
                     .extend(self.truth.pods.remove(name).map(|pod| (name.to_owned(), pod)));
             }
-            // An apiserver that is behind, or was restored.
+            // The API server is behind or was restored.
             "stale" => operator.pod_applied(self.before.get(named(&PODS)?)?),
             "again" => operator.pod_applied(self.truth.pods.get(named(&PODS)?)?),
             "list" => {
@@ -120,7 +120,7 @@ impl History {
                 self.is_listing = true;
             }
             "keep" => operator.pod_kept(named(&PODS)?),
-            // What was not named since it began seems to be gone.
+            // Pods that were not listed since the list began are missing.
             "listed" if self.is_listing => {
                 operator.pod_list_ends();
                 self.is_listing = false;
@@ -181,7 +181,7 @@ impl History {
         Some(())
     }
 
-    /// All is told, strangers leave, and what is left is compared.
+    /// Delivers all events, removes the foreign keys and compares the result.
     fn end(mut self) -> String {
         let is_theirs = |etcd: &Etcd| -> Vec<String> {
             let data = etcd.data().filter(|(_, held)| &*held.value == b"theirs");
@@ -193,7 +193,7 @@ impl History {
         for key in &contested {
             self.etcd.foreign_delete(key);
         }
-        // What is suspended stays as it happens to be: nobody could say what that is.
+        // The keys of a suspended registration stay as they are, so their expected state is unknown. Resume it.
         let suspended = self.truth.wishes.values().filter(|wish| wish.suspended).count();
         self.truth.wishes.values_mut().for_each(|wish| wish.suspended = false);
         self.operator.hear_all(&self.truth);

@@ -1,4 +1,4 @@
-//! Records below the meta prefix as anybody may have written them, who may write there: lines such as
+//! Arbitrary records below the meta prefix, as any client with access may have written them. One on each line, such as
 //! `leases/0000000000000011 {"v":1,"ttl":30}`.
 
 use super::cluster::{Operator, Truth, Wish, content, pod};
@@ -7,7 +7,7 @@ use crate::plan::meta::MetaKeys;
 use crate::plan::testing::{Etcd, meta};
 use crate::plan::{Checkpoint, Freshness, LeaseId, WatchTarget};
 
-/// A line.
+/// Generates a line.
 pub(crate) fn any_record(rng: &mut Rng) -> String {
     const NUMBERS: [&str; 9] = [
         "0",
@@ -69,7 +69,7 @@ pub(crate) fn any_record(rng: &mut Rng) -> String {
     }
 }
 
-/// Whatever is written there, an operator goes on, and etcd ends up with the keys of its pods.
+/// Whatever the records contain, the operator keeps working, and etcd ends up with the keys of its pods.
 pub(crate) fn records(input: &[u8]) -> String {
     let mut etcd = Etcd::new();
     let mut read = [0; 3];
@@ -78,7 +78,7 @@ pub(crate) fn records(input: &[u8]) -> String {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
         read_back(value.as_bytes(), &mut read);
         let key = format!("{prefix}{key}");
-        // A record is on the lease that it names, unless somebody else wrote it: then it is on none.
+        // A lease record is on the lease that it names; one by a foreign client is on no lease.
         let lease = meta().recorded_lease(&key).filter(|_| !value.ends_with(' '));
         etcd.record(&key, value, lease.unwrap_or(LeaseId::NONE));
     }
@@ -107,7 +107,7 @@ pub(crate) fn records(input: &[u8]) -> String {
         "{before:?}"
     );
 
-    // With so many gone the guard has something to do with the hold that is recorded.
+    // With so many pods gone, the guard must deal with the recorded hold.
     let mut next = Operator::new(&mut etcd);
     for pod in truth.pods.values_mut().take(2) {
         pod.ready = false;
@@ -123,7 +123,7 @@ pub(crate) fn records(input: &[u8]) -> String {
     format!("{read:?} {}", etcd.recorded().len())
 }
 
-/// What can be read can be written and read again.
+/// A value that can be decoded must survive being encoded and decoded again.
 fn read_back(value: &[u8], read: &mut [usize; 3]) {
     if let Some(hold) = MetaKeys::recorded_hold(value) {
         read[0] += 1;

@@ -1,4 +1,4 @@
-//! What is held and what is not, one decision after the other, and for any order of events.
+//! What the guard holds and what it releases: single decisions, and random orders of events.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ const TERMS: GuardSettings = GuardSettings {
     hold: Duration::from_mins(5),
 };
 
-/// When the other clock starts.
+/// When the wall clock starts.
 const UNIX: Duration = Duration::from_secs(1_800_000_001);
 
 fn second(seconds: u64) -> Duration {
@@ -60,7 +60,7 @@ impl Rig {
         }
     }
 
-    /// Lets the guard decide; returns the keys that go, which are still in etcd.
+    /// Lets the guard decide. Returns the released keys, which are still in etcd.
     fn decide(&mut self) -> (Option<GuardEvent>, Vec<Key>) {
         let id = format!("hold-{}", self.holds);
         let moment = Moment {
@@ -82,7 +82,7 @@ impl Rig {
         (news, keys.collect())
     }
 
-    /// Lets the guard decide, and removes from etcd what goes; returns how many keys that is.
+    /// Lets the guard decide and removes the released keys from etcd. Returns their number.
     fn judge(&mut self) -> (Option<GuardEvent>, usize) {
         let (news, keys) = self.decide();
         for key in &keys {
@@ -192,7 +192,7 @@ fn a_hold_ends_at_once_for_its_own_id_and_for_no_other() {
     assert_eq!(rig.judge(), (None, 0));
     rig.approved = Some("hold-0".to_owned());
     assert_eq!(rig.judge(), (Some(released(Release::Approved, 20)), 20));
-    // An approval is used up: the next hold has another id.
+    // An approval is valid once: the next hold has another id.
     rig.back(0..20);
     rig.mark_unconfirmed(0..20);
     assert_eq!(rig.judge(), (Some(GuardEvent::Held), 0));
@@ -281,7 +281,7 @@ fn a_new_leader_doubts_again_what_it_let_go_and_nobody_removed() {
     let mut rig = Rig::new(20, TERMS);
     for number in 0..20 {
         rig.mark_unconfirmed([number]);
-        // It stands by: what it lets go stays in etcd.
+        // A standby replica removes nothing: the keys it releases stay in etcd.
         rig.decide();
     }
     rig.guard.doubt_again();
@@ -334,7 +334,7 @@ proptest! {
     #[test]
     fn no_fact_is_held_and_no_suspicion_above_the_limit_goes_before_its_hold_ends(events in vec(any_event(), 1..80)) {
         let mut rig = Rig::new(KEYS, TERMS);
-        // Keys that went on a suspicion, with when they did, unless they are back.
+        // When keys were released on an unconfirmed removal, without those that are back.
         let mut went: BTreeMap<Key, Instant> = BTreeMap::new();
         let mut hold_began = None;
         for event in events {
@@ -390,7 +390,8 @@ proptest! {
             }
             went.retain(|_, at| hold_began.is_some() || *at + TERMS.window > rig.now);
             let of = rig.etcd.len() + went.keys().filter(|key| !rig.etcd.contains(*key)).count();
-            // A fact may make what went before it a larger share of what is left; nothing may go on top of that.
+            // A confirmed removal reduces the keys that are left, so that the earlier loss may become a larger share.
+            // No key may be released on top of that.
             if count > 0 && news.is_none() {
                 let lost = went.len();
                 prop_assert!(lost < TERMS.min_keys || lost * 100 <= of * TERMS.max_loss_percent, "{lost} of {of}");

@@ -1,4 +1,4 @@
-//! Which lease takes a key, and which lease goes.
+//! Which lease takes a key, and which lease is dropped.
 
 use super::*;
 use crate::plan::LeaseGroup;
@@ -16,7 +16,6 @@ fn pool() -> Leases {
     leases
 }
 
-/// Reserves room for one key and puts it there.
 fn place(leases: &mut Leases, key: &str) -> Option<LeaseId> {
     let lease = leases.reserve((30, &LeaseGroup::Everything), 1, None)?;
     leases.release(lease, 1);

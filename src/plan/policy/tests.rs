@@ -1,4 +1,4 @@
-//! What rules allow, and what is said of what they do not.
+//! What the rules allow, and the reasons given for what they deny.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Who has a key that several want.
+//! Which registration has a key that several claim.
 
 use super::*;
 
@@ -70,7 +70,7 @@ fn a_stranger_who_was_quicker_keeps_the_key() {
     let mut rig = Rig::new();
     rig.run();
     rig.want("orders", "p", &["/s/p", "/s/p2"], "ours");
-    // The write is planned before the mirror has told of the stranger.
+    // The write is planned before the watch event of the foreign key arrives.
     let (record, transaction) = rig.next().expect("a lease to record");
     let verdict = rig.commit(&transaction);
     rig.planner.settle(record, Some(verdict));
@@ -141,7 +141,7 @@ fn an_old_registration_that_comes_to_a_place_later_takes_no_key_there() {
     rig.want("old", "p", &["/s/p"], "later");
     assert_eq!(rig.run(), []);
     assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("first"));
-    // What a status records comes to be known later than the keys.
+    // The status becomes known later than the keys.
     rig.planner.set_since(&reference("old"), at(Since::Recorded(1000)));
     rig.run();
     assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("later"));

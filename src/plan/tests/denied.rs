@@ -1,9 +1,9 @@
-//! What etcd denies is left alone and holds up nothing else.
+//! Keys that etcd denies are left alone and do not block others.
 
 use super::*;
 use crate::plan::{LeaseGroup, LeaseGroups, Observation, Right};
 
-/// A rig whose registrations `orders` and `carts` lie below `/s/` and `/t/`, which are granted apart.
+/// A rig with the registrations `orders` below `/s/` and `carts` below `/t/`, which have separate permissions.
 fn rig() -> Rig {
     let mut rig = Rig::new();
     let elsewhere = RegistrationSettings {
@@ -170,7 +170,7 @@ fn a_refused_transaction_names_the_scopes_and_leases_to_ask_about() {
     let told: Vec<_> = suspects.iter().map(|one| (one.scope.prefix(), &one.keys[..])).collect();
     assert_eq!(told, [("/s/", &["/s/p".into()][..]), ("/t/", &["/t/q".into()][..])]);
     assert_eq!(suspected, leases.into());
-    // The culprit is known: what is not denied is sent again, and nothing else.
+    // The denied key is known: only the rest of the transaction is sent again.
     rig.planner.writing_denied(&Prefix::below("/t/"), &"/t/q".into());
     rig.planner.settle(ticket, None);
     assert_eq!(written(&mut rig), ["/s/p"]);
@@ -194,7 +194,7 @@ fn what_may_be_written_leaves_a_lease_that_etcd_denies_and_the_rest_stays_on_it(
     assert_ne!(rig.lease_of("/s/p"), shared);
     assert_eq!(rig.lease_of("/t/q"), shared);
 
-    // It lapses, and what was on it is put back once that is allowed.
+    // The lease expires; its keys are written again once that is allowed.
     rig.etcd.expire(shared);
     assert_eq!(written(&mut rig), [""; 0]);
     rig.planner.writing_allowed(&Prefix::below("/t/"));

@@ -1,4 +1,4 @@
-//! What comes and goes leaves nothing behind, on the replica that writes and on the one that stands by.
+//! Pods that come and go leave nothing in memory, neither on the leader nor on a standby replica.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn a_key_that_came_and_went_leaves_no_slot_however_late_the_mirror_tells_of_it()
             let verdict = rig.commit(&transaction);
             rig.planner.settle(ticket, Some(verdict));
         }
-        // Everything is settled before the mirror says a word of it.
+        // Every answer arrives before the watch events.
         rig.run();
     }
     assert!(rig.planner.slots.is_empty(), "{:?}", rig.planner.slots);
@@ -83,7 +83,7 @@ fn a_write_that_lands_after_its_registration_is_gone_is_found_and_undone() {
     let late = loop {
         let (ticket, transaction) = rig.next().expect("a key is to be written");
         if transaction.ops[0].key().starts_with("/s/") {
-            // No answer: it may or may not have happened, or happen yet.
+            // No answer: the transaction may have been carried out, or may still be.
             rig.planner.settle(ticket, None);
             break transaction;
         }

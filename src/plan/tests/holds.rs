@@ -1,4 +1,4 @@
-//! A hold outlives its leader: what is recorded of it in etcd, and what a successor makes of that.
+//! A hold outlives its leader: its record in etcd, and what a successor does with it.
 
 use super::unconfirmed::{PODS, UNIX, guard, key, pod, registered};
 use super::*;
@@ -6,7 +6,7 @@ use crate::plan::{GuardEvent, Moment, PodState, Release};
 
 const RECORD: &str = "/leasehold/c1/hold";
 
-/// All pods are no longer ready, and a hold with the id `first` is recorded.
+/// A rig in which all pods are unready and a hold with the id `first` is recorded.
 fn held(now: Instant) -> Rig {
     let mut rig = registered();
     for number in 0..PODS {
@@ -116,7 +116,7 @@ fn a_successor_finishes_what_was_approved() {
     let mut rig = held(now);
     rig.planner
         .judge(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
-    // Approved, and dead before anything was written.
+    // The leader dies after the approval, before it has written anything.
     rig.restart(0);
     rig.run();
     let end = rig

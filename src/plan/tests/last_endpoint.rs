@@ -1,4 +1,4 @@
-//! The last endpoint of a registration that is to keep it.
+//! The last endpoint of a registration with `keep_last`.
 
 use super::*;
 use crate::plan::{GuardSettings, Moment, PodState, RegistrationSettings};
@@ -10,7 +10,7 @@ fn keeping() -> RegistrationSettings {
     }
 }
 
-/// A rig whose registration keeps its last endpoint, with these pods registered.
+/// A rig whose registration has `keep_last` and these pods.
 fn registered(pods: &[&str]) -> Rig {
     let mut rig = Rig::new();
     rig.planner.set_terms(&reference("orders"), keeping());
@@ -46,7 +46,7 @@ impl Rig {
         self.report("orders").kept.map(ToString::to_string)
     }
 
-    /// A new operator finds these pods of the registration, none of them ready.
+    /// Starts a new operator that lists these pods of the registration, none of them ready.
     fn start_anew(&mut self, unready: &[&str]) {
         self.etcd.forget_watches();
         self.fence = self.etcd.elect();
@@ -176,7 +176,7 @@ fn a_restart_that_finds_several_keeps_the_first_of_them() {
 fn a_standby_that_would_have_kept_another_takes_over_the_one_that_is_there() {
     let mut rig = registered(&["a", "b"]);
     rig.planner.stands_by();
-    // Heard in another order than by the leader.
+    // The events arrive in another order than on the leader.
     rig.unready("a");
     rig.unready("b");
     rig.etcd.foreign_delete("/s/b");

@@ -1,4 +1,4 @@
-//! What becomes of keys when something happens to their lease.
+//! What happens to keys when something happens to their lease.
 
 use super::*;
 use crate::plan::Checkpoint;
@@ -37,7 +37,7 @@ fn keys_stay_where_they_are_while_their_lease_is_in_doubt() {
     rig.run();
     let lease = rig.lease_of("/s/p");
     rig.etcd.foreign_delete(&meta().record_key(lease));
-    // Something makes the key come up while the record is being written again.
+    // The key is queued while the record is being written again.
     rig.want("orders", "p", &["/s/p", "/s/q"], "1");
     rig.run();
     assert_eq!(rig.lease_of("/s/p"), lease);
@@ -60,7 +60,7 @@ fn a_record_that_somebody_overwrites_is_put_right_without_touching_its_keys() {
     assert_eq!(rig.etcd.recorded(), [lease]);
 }
 
-/// A record in a form that this release cannot read.
+/// A record in a format that this release cannot read.
 const NEWER: &str = r#"{"v":2,"life":"30s"}"#;
 
 #[test]
@@ -72,7 +72,7 @@ fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_
     let lease = rig.lease_of("/s/p");
     let record = meta().record_key(lease);
     rig.etcd.rewrite(&record, NEWER);
-    // One that knows nothing yet but what it reads.
+    // A new operator that knows only what it reads.
     let revision = rig.etcd.revision();
     rig.planner = Planner::new(meta(), 256);
     rig.planner.set_terms(&reference("orders"), terms(1));
@@ -84,12 +84,12 @@ fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_
     assert_eq!(rig.etcd.revision(), revision, "nothing is written");
     let renewed = rig.planner.leases().take_changed_renewals().expect("there are some");
     assert!(renewed.contains_key(&lease), "{renewed:?}");
-    // Said to have lapsed by somebody who is wrong, it is not written over either.
+    // After a false report that the lease expired, its record is not overwritten either.
     rig.planner.leases().doubt(lease);
     assert_eq!(rig.run(), []);
     assert_eq!(rig.etcd.value(&record).as_deref(), Some(NEWER));
 
-    // What comes goes on a lease of our own, and what is really gone goes.
+    // New keys are put on another lease of ours, and confirmed removals are carried out.
     rig.want("orders", "r", &["/s/r"], "1");
     rig.drop_pod("orders", "q");
     rig.run();
@@ -97,7 +97,7 @@ fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_
     assert_eq!(rig.etcd.held("/s/q"), None);
     assert_eq!(rig.lease_of("/s/p"), lease);
 
-    // Read again, for the newer release has written it as before, it is one like any other.
+    // Once the newer release writes a readable record, the lease is like any other.
     rig.etcd.rewrite(&record, r#"{"v":2,"ttl":30,"life":"30s"}"#);
     rig.listen();
     let renewed = rig.planner.leases().take_changed_renewals().expect("it is known again");
@@ -132,7 +132,7 @@ fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
         "it lives"
     );
 
-    // It lapses, and the answer to the record's write is quicker than the mirror.
+    // The lease expires, and the answer to the record's write arrives before the watch events.
     rig.listen();
     rig.etcd.expire(lease);
     rig.planner.leases().doubt(lease);
@@ -206,7 +206,7 @@ fn a_removal_whose_note_names_a_lapsed_lease_is_not_tried_again_and_again() {
     rig.drop_pod("orders", "p");
     let (ticket, transaction) = rig.next().expect("a removal");
     rig.etcd.expire(rig.lease_of("/s/p"));
-    // The mirror has not told of it yet.
+    // The watch event has not arrived yet.
     rig.planner.settle(ticket, Some(TxnOutcome::LeaseGone));
     assert_eq!(keys(&transaction), ["/s/p"]);
     assert_eq!(rig.planner.next(Transaction::MAX_OPS, 0), None);

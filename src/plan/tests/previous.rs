@@ -1,9 +1,9 @@
-//! An edit must not empty a service: what a pod has by the spec before stays until the newest one can be carried out.
+//! An edit must not empty a service: a pod keeps the keys of the previous spec until the newest one can be carried out.
 
 use super::*;
 use crate::plan::{PodState, Problem};
 
-/// What `pod` has below `/t/` by the newest spec, and had below `/s/` by the one before.
+/// `pod` with a key below `/t/` by the newest spec, and below `/s/` by the previous one.
 fn moved(pod: &str, value: &str, problems: Vec<Problem>) -> DesiredPod {
     let (before, now) = (format!("/s/{pod}"), format!("/t/{pod}"));
     let keys: &[&str] = if problems.is_empty() { &[&now] } else { &[] };
@@ -31,7 +31,7 @@ fn missing() -> Vec<Problem> {
 const PODS: [&str; 3] = ["a", "b", "c"];
 
 impl Rig {
-    /// `orders` has three pods below `/s/`.
+    /// A rig in which `orders` has three pods below `/s/`.
     fn with_three() -> Self {
         let mut rig = Self::new();
         for pod in PODS {
@@ -42,7 +42,7 @@ impl Rig {
         rig
     }
 
-    /// The author of `orders` moves it to `/t/`, which comes to nothing because of `problems`, if there are any.
+    /// Moves `orders` to `/t/`. With `problems` the new spec yields no keys.
     fn move_all(&mut self, problems: &[Problem]) {
         let terms = RegistrationSettings {
             scopes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
@@ -69,13 +69,13 @@ impl Rig {
         self.etcd.data().map(|(key, _)| key.to_string()).collect()
     }
 
-    /// Of our own.
+    /// The data keys that are not foreign.
     fn ours(&self) -> Vec<String> {
         let keys = self.data().into_iter();
         keys.filter(|key| !self.etcd.is_foreign(key)).collect()
     }
 
-    /// Carries out everything; at no time may a pod be without a record.
+    /// Carries out all steps; no pod may be without a record at any time.
     fn run_without_gap(&mut self) {
         while let Some((ticket, transaction)) = self.next() {
             let verdict = self.commit(&transaction);
@@ -87,7 +87,7 @@ impl Rig {
         }
     }
 
-    /// Another process takes over: it knows the specs, the one that was carried out last included.
+    /// Another process takes over. It knows the current spec and the one carried out last.
     fn take_over(&mut self) {
         self.fence = self.etcd.elect();
         self.planner = Planner::new(meta(), 256);
@@ -113,7 +113,7 @@ fn a_move_onto_a_taken_place_keeps_the_old_records_until_it_is_free() {
     );
     assert_eq!(report.outstanding, 0);
 
-    // What is kept follows the pods.
+    // The kept keys follow the pods.
     rig.set("b", moved("b", "2", Vec::new()));
     rig.run_without_gap();
     assert_eq!(rig.etcd.value("/s/b").as_deref(), Some("2"));
@@ -127,7 +127,7 @@ fn a_move_onto_a_taken_place_keeps_the_old_records_until_it_is_free() {
     rig.run();
     assert_eq!(rig.ours(), ["/s/b", "/s/d"]);
 
-    // The new place comes free, for one pod first.
+    // The new key becomes free, for one pod first.
     rig.etcd.foreign_delete("/t/b");
     let written = rig.run();
     assert_eq!(written.len(), 1, "{written:?}");
@@ -200,7 +200,7 @@ fn a_spec_that_leaves_nothing_to_write_keeps_the_old_records() {
     assert_eq!(rig.data(), ["/s/a", "/s/b", "/s/c"]);
     let report = rig.report("orders");
     assert_eq!((report.retained, report.registered, report.problems.len()), (3, 0, 1));
-    // Put right.
+    // The spec is corrected.
     rig.move_all(&[]);
     rig.run_without_gap();
     assert_eq!(rig.data(), ["/t/a", "/t/b", "/t/c"]);
@@ -249,7 +249,7 @@ fn a_successor_keeps_the_old_records_of_a_move_that_cannot_be_carried_out() {
         rig.move_all(&[]);
         rig.planner.kubernetes_is_complete();
         rig.run_without_gap();
-        // What nobody needs any more goes as the author's wish, whatever the guard would say of so many.
+        // Keys that are not needed any more are removed on the user's request, without the guard.
         let place = if taken { "/s/" } else { "/t/" };
         assert_eq!(rig.ours(), PODS.map(|pod| format!("{place}{pod}")));
     }
@@ -266,7 +266,7 @@ fn who_wants_a_place_by_a_spec_in_force_has_it_before_whoever_had_it() {
     rig.run();
     assert_eq!(rig.etcd.value("/s/a").as_deref(), Some("younger"));
     assert_eq!(rig.etcd.value("/s/b").as_deref(), Some("1"));
-    // The one that moved comes to its new place, and leaves the younger one alone.
+    // The moved pod gets its new key and leaves the key of the younger registration alone.
     rig.etcd.foreign_delete("/t/a");
     rig.run();
     assert_eq!(rig.etcd.value("/s/a").as_deref(), Some("younger"));

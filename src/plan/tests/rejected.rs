@@ -1,4 +1,4 @@
-//! Record sets that etcd rejects for their content hold up nothing else.
+//! Record sets that etcd rejects for their content do not block others.
 
 use super::super::testing::whole;
 use super::*;
@@ -15,7 +15,7 @@ fn owner(name: &str) -> Owner {
     Some(reference(name))
 }
 
-/// Whether one of the keys written lies below `/s/bad`.
+/// Whether one of the written keys lies below `/s/bad`.
 fn is_bad(transaction: &Transaction) -> bool {
     transaction
         .ops
@@ -24,15 +24,15 @@ fn is_bad(transaction: &Transaction) -> bool {
 }
 
 impl Rig {
-    /// Wants these keys as one record set.
+    /// Claims these keys as one unit.
     fn want_whole(&mut self, registration: &str, pod: &str, keys: &[&str], value: &str) {
         let desired = whole(pod, keys, value);
         self.planner
             .set_tenancy(&reference(registration), &pod.into(), Some(desired));
     }
 
-    /// Carries out everything there is to do in an etcd that rejects some transactions. Returns how many it rejected, and
-    /// those about data that it carried out.
+    /// Carries out all steps in an etcd that rejects some transactions. Returns the number of rejected ones, and the
+    /// accepted ones that write data keys.
     fn run_where(&mut self, is_rejected: impl Fn(&Transaction) -> bool) -> (usize, Vec<Transaction>) {
         let (mut rejected, mut written) = (0, Vec::new());
         while let Some((ticket, transaction)) = self.next() {
@@ -108,7 +108,7 @@ fn a_rejected_record_set_is_found_in_few_steps_and_all_others_are_written() {
     assert_eq!((report.registered, report.outstanding), (0, 0), "nothing is on its way");
     let pods: Vec<_> = report.problems.values().flatten().map(|pod| &**pod).collect();
     assert_eq!(pods, ["q"]);
-    // What comes after it is not held up, and not even sent twice.
+    // Later work is not blocked, and not even sent twice.
     rig.want("orders", "late", &["/s/late"], "1");
     let (rejected, written) = rig.run_where(is_bad);
     assert_eq!((rejected, written.len()), (0, 1));
@@ -155,7 +155,7 @@ fn a_retry_tries_one_record_set_and_its_success_all_of_the_registration() {
         !rig.planner.retry_rejected(&owner("bad")),
         "nothing is left to be tried"
     );
-    // Its work shares transactions again.
+    // Work of this registration shares transactions again.
     for pod in 0..20 {
         rig.want_whole(
             "bad",
@@ -215,7 +215,7 @@ fn an_etcd_that_takes_less_than_the_operator_plans_gets_everything_in_smaller_tr
 #[test]
 fn of_a_pod_with_one_rejected_record_set_the_others_are_written() {
     let mut rig = Rig::with_bad();
-    // The rejected one is the larger one.
+    // The rejected record set is the larger one.
     rig.want("bad", "q", &["/s/bad/which-is-long/q", "/s/good/q"], "1");
     rig.run_where(is_bad);
     assert_eq!(rig.etcd.value("/s/good/q").as_deref(), Some("1"));
@@ -244,7 +244,7 @@ fn a_registration_that_is_gone_leaves_nothing_to_be_tried_again() {
     rig.run_where(is_bad);
     rig.planner.remove_registration(&reference("bad"));
     assert!(!rig.planner.retry_rejected(&owner("bad")));
-    // Another one may have the key, and is tried.
+    // Another registration may have the key, and writing it is tried.
     let desired = desired("f", &["/s/bad/q"], "small");
     rig.planner.set_tenancy(&other, &"f".into(), Some(desired));
     assert_eq!(rig.run_where(|_| false).1.len(), 1);

@@ -1,4 +1,4 @@
-//! What a Registry's rules do to keys that are there: what is forbidden goes, and what is too much goes without.
+//! What a Registry's rules do to existing keys: forbidden keys are removed, and pods above the quota get none.
 
 use super::*;
 use crate::api::FormatType;
@@ -9,7 +9,7 @@ fn at(pod: &str) -> DesiredPod {
     desired(pod, &[&format!("/s/{pod}")], "1")
 }
 
-/// What those may write for whom there is one rule, with this prefix.
+/// The grant of a namespace with one rule, which allows this prefix.
 fn only(prefix: &str) -> PrefixGrant {
     let rule = Rule {
         name: "r".into(),
@@ -23,7 +23,7 @@ fn only(prefix: &str) -> PrefixGrant {
 }
 
 impl Rig {
-    /// A rig whose registration has these pods in etcd, and a guard that holds back nearly everything.
+    /// A rig with these pods in etcd, and a guard that holds back nearly everything.
     fn guarded(pods: &[String]) -> Self {
         let mut rig = Self::new();
         rig.planner.set_guard(GuardSettings {
@@ -55,7 +55,7 @@ impl Rig {
         self.etcd.data().map(|(key, _)| key["/s/".len()..].to_owned()).collect()
     }
 
-    /// The rules allow `orders` nothing any more below `/s/`.
+    /// Changes the rules so that `orders` may write nothing below `/s/` any more.
     fn forbid(&mut self, terms: &RegistrationSettings, pods: &[String]) {
         let orders = reference("orders");
         self.planner.set_terms(
@@ -193,7 +193,7 @@ fn the_older_registration_comes_first_and_nobody_who_has_a_key_makes_room() {
         "{problem}"
     );
     assert_eq!(rig.report("orders").ruled_out, Some(crate::api::Reason::QuotaExceeded));
-    // What is free goes to the older one, though another one of the younger waits, too.
+    // Free room is given to the older registration, although a pod of the younger one waits, too.
     rig.want("younger", "a", &["/s/a"], "1");
     rig.drop_pod("younger", "y0");
     rig.run();
@@ -212,7 +212,7 @@ fn a_pod_whose_name_comes_first_takes_nobody_s_place() {
     rig.want("orders", "a", &["/s/a"], "1");
     assert!(rig.run().is_empty(), "nothing is written");
     assert_eq!(rig.kept_keys(), ["b"]);
-    // Told again as it is, which changes nothing.
+    // Setting the same again changes nothing.
     rig.want("orders", "b", &["/s/b"], "1");
     rig.want("orders", "a", &["/s/a"], "1");
     assert!(rig.run().is_empty());

@@ -1,12 +1,12 @@
-//! Namespaces that ask for much, and those that ask for little beside them.
+//! Fairness: namespaces with much work, and those with little beside them.
 
 use super::*;
 use crate::index::RegistrationRef;
 
-/// More than go into two transactions.
+/// More keys than two transactions carry.
 const MANY: usize = 300;
 
-/// A namespace `flood` with many keys beside that of `orders`, which has one.
+/// A rig with a namespace `flood` that has many keys, and the namespace of `orders` that has one.
 fn rig() -> Rig {
     let mut rig = Rig::new();
     rig.planner.set_terms(&flood(), terms(1));
@@ -29,7 +29,7 @@ impl Rig {
         }
     }
 
-    /// The keys of the next transaction for those who ask for little.
+    /// The keys of the next transaction for namespaces with little work.
     fn next_small(&mut self) -> Option<(super::super::Ticket, Vec<String>)> {
         match self.planner.next_small(32)? {
             Step::Write(ticket, transaction) => {
@@ -89,7 +89,7 @@ fn p10_a_lease_that_is_waited_for_is_granted_before_other_work() {
         .set_terms(&reference("late"), RegistrationSettings { ttl: 60, ..terms(2) });
     rig.want("late", "l", &["/s/l"], "1");
     let mut before = 0;
-    // The flood goes on for ever.
+    // The namespace `flood` always has more work.
     while !matches!(rig.planner.next(10, 0), Some(Step::Grant { ttl: 60, count: 1 })) {
         before += 1;
         assert!(before < 3, "the work of others comes first");
@@ -140,7 +140,7 @@ fn p10_room_that_becomes_free_on_a_lease_is_offered_to_those_who_wait() {
     rig.run();
     let lease = rig.lease_of("/s/a");
     rig.want("orders", "b", &["/s/b"], "1");
-    // An etcd that grants nothing.
+    // etcd grants no leases.
     assert_eq!(
         rig.planner.next(Transaction::MAX_OPS, usize::MAX),
         None,

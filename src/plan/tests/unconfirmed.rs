@@ -1,10 +1,10 @@
-//! Pods that only seem to be gone: their keys are judged together before any of them goes.
+//! Unconfirmed removals: the guard judges them together before any key is removed.
 
 use super::*;
 use crate::plan::{GuardEvent, GuardMode, GuardSettings, Key, KeyValue, Moment, PodState, Release};
 
 pub(super) const PODS: usize = 20;
-/// What the other clock says, which stands still here.
+/// The wall clock, which does not advance here.
 pub(super) const UNIX: Duration = Duration::from_secs(1_800_000_001);
 
 pub(super) fn guard() -> GuardSettings {
@@ -25,7 +25,7 @@ pub(super) fn key(number: usize) -> Key {
     format!("/s/p{number:02}").into()
 }
 
-/// A guarded rig in which every pod has its key.
+/// A rig with a guard, in which every pod has its key.
 pub(super) fn registered() -> Rig {
     let mut rig = Rig::new();
     rig.planner.set_guard(guard());
@@ -46,7 +46,7 @@ impl Rig {
         self.judge_by(now, "h")
     }
 
-    /// Where a new hold would have this id.
+    /// Lets the guard decide; a new hold would have this id.
     pub(super) fn judge_by(&mut self, now: Instant, id: &str) -> Option<GuardEvent> {
         self.listen();
         let moment = Moment { now, unix: UNIX };
@@ -147,7 +147,7 @@ fn a_registration_that_is_deleted_takes_its_held_keys_with_it() {
     assert_eq!(rig.left(), 0);
 }
 
-/// What a new operator finds of `registered` when it starts, with the pods of the first few known to be ready.
+/// A rig after a restart: the first `ready` pods of `registered` are ready.
 fn restarted(ready: usize) -> Rig {
     let mut rig = registered();
     rig.restart(ready);
@@ -155,7 +155,7 @@ fn restarted(ready: usize) -> Rig {
 }
 
 impl Rig {
-    /// A new operator starts; the first few pods are known to be ready.
+    /// Starts a new operator; the first `ready` pods are ready.
     pub(super) fn restart(&mut self, ready: usize) {
         self.etcd.forget_watches();
         self.fence = self.etcd.elect();
@@ -181,7 +181,7 @@ fn a_start_that_finds_most_keys_without_a_ready_pod_holds_them() {
     assert_eq!(rig.judge(Instant::now()), Some(GuardEvent::Held));
     assert!(rig.run().is_empty());
     assert_eq!(rig.report("orders").held, PODS - 5);
-    // Pods that are deleted from here on are facts, also those whose keys a predecessor wrote.
+    // A pod that is deleted from here on is a confirmed removal, even if a predecessor wrote its keys.
     rig.present(10, PodState::Gone(Vec::new()));
     rig.run();
     assert_eq!(rig.left(), PODS - 1);
@@ -228,7 +228,7 @@ fn a_key_that_a_sweep_has_read_too_late_is_in_no_doubt() {
     assert_eq!(rig.judge(now), None);
     rig.run();
     assert_eq!(rig.left(), PODS - 9);
-    // They were on our leases when etcd was asked, and are not there any more when they are looked at.
+    // These keys were on our leases when etcd was asked, and are gone when they are read.
     for number in 0..9 {
         rig.planner.find_stray(&key(number), None, rig.etcd.revision());
     }
@@ -266,7 +266,7 @@ fn a_removal_that_is_tried_again_and_again_counts_once() {
     }
     assert_eq!(rig.judge(now), None);
     for _ in 0..3 {
-        // etcd does not answer, the view is interrupted and told anew, and the election is won again.
+        // etcd does not answer, the watch is interrupted and lists again, and this replica wins the election again.
         let (ticket, _) = rig.next().expect("they are to go");
         rig.planner.settle(ticket, None);
         rig.etcd.interrupt();
@@ -304,7 +304,7 @@ fn an_etcd_that_was_restored_is_read_before_what_it_lost_counts() {
     rig.judge(now);
     restore(&mut rig.etcd);
     rig.fence = rig.etcd.elect();
-    // Its first word is that all is void.
+    // The first observation is that etcd was restored.
     rig.planner.observe(rig.etcd.tell(0).expect("it tells"));
     for number in 0..PODS {
         rig.present(number, PodState::Missing);

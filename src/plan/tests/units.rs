@@ -1,4 +1,4 @@
-//! Keys that make sense together only.
+//! Keys that are written as one unit.
 
 use super::*;
 use crate::plan::testing::whole;
@@ -12,7 +12,7 @@ fn want_whole(rig: &mut Rig, value: &str) {
         .set_tenancy(&reference("orders"), &"p".into(), Some(desired));
 }
 
-/// One key's value changes, the other's does not.
+/// Changes the value of one key and leaves the other.
 fn want_weight(rig: &mut Rig, weight: &str) {
     let mut desired = whole("p", &[URL, WEIGHT], "ours");
     desired.by_endpoint[0].records[1].value = weight.as_bytes().into();
@@ -20,7 +20,7 @@ fn want_weight(rig: &mut Rig, weight: &str) {
         .set_tenancy(&reference("orders"), &"p".into(), Some(desired));
 }
 
-/// The next transaction about data, after those about leases.
+/// The next transaction that writes data keys; those about leases are carried out on the way.
 fn next_write(rig: &mut Rig) -> (crate::plan::Ticket, Transaction) {
     loop {
         let (ticket, transaction) = rig.next().expect("a write");
@@ -123,7 +123,7 @@ fn nothing_is_withdrawn_for_a_key_on_a_lease_whose_record_is_merely_not_known_ye
     let mut rig = Rig::new();
     want_whole(&mut rig, "ours");
     rig.run();
-    // Another leader puts the weight back on a lease of its own, and our mirror is slow to tell of the lease's record.
+    // Another leader moves the weight to a lease of its own, and the watch event of that lease's record is late.
     let lease = rig.etcd.grant();
     let fence = rig.etcd.elect();
     let weight = rig.etcd.held(WEIGHT).expect("it is there").mod_revision;

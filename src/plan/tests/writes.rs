@@ -1,4 +1,4 @@
-//! What is written when, and what goes together.
+//! What is written when, and which writes share a transaction.
 
 use super::*;
 
@@ -75,7 +75,7 @@ fn work_that_meets_a_write_under_way_is_done_when_that_has_ended() {
     rig.run();
     rig.drop_pod("orders", "p");
     let (ticket, transaction) = rig.next().expect("a removal");
-    // The pod is back with another key; its old one is still being removed.
+    // The pod returns with another key while its old one is still being removed.
     rig.want("orders", "p", &["/s/old", "/s/new"], "1");
     assert_eq!(rig.next(), None);
     let verdict = rig.commit(&transaction);
@@ -211,7 +211,7 @@ fn the_end_of_a_removal_that_was_told_as_outstanding_is_told_too() {
     rig.run();
     rig.drop_pod("orders", "p");
     let (ticket, transaction) = rig.next().expect("a removal");
-    // A report is made while etcd takes its time.
+    // A report is made before etcd answers.
     rig.planner.take_changed();
     assert_eq!(rig.report("orders").outstanding, 1);
     let verdict = rig.etcd.commit(&rig.fence, &transaction);

@@ -1,4 +1,4 @@
-//! What must be in etcd once everything has come to rest, and what must not.
+//! Checks what must be in etcd once everything has settled, and what must not.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use crate::plan::testing::meta;
 use crate::plan::transaction::Key;
 
 impl World {
-    /// Every key that is wanted: who shall have it, and with what value; none where it makes no sense without another
-    /// that cannot be had.
+    /// Every desired key with the registration that has precedence and the value. The value is none if the key is in a
+    /// unit with a key that cannot be had.
     fn wanted(&self) -> BTreeMap<Key, (&Wish, Option<Vec<u8>>)> {
         let mut by_age: Vec<_> = self.registrations.iter().collect();
         by_age.sort_by_key(|(name, wish)| (wish.created, (*name).clone()));
@@ -30,7 +30,7 @@ impl World {
         wanted
     }
 
-    /// Panics unless all is as it must be.
+    /// Panics unless etcd holds what it should.
     pub(in crate::plan) fn check(&self) {
         let wanted = self.wanted();
         let recorded = self.etcd.recorded();
@@ -62,7 +62,7 @@ impl World {
         }
         for lease in recorded {
             self.check_domains(lease);
-            // One key is the record itself, and one may be that of a hold.
+            // Of the keys on a lease, one is its record, and one may be the record of a hold.
             let keys = self.etcd.keys_on(lease);
             assert!(
                 self.restored || keys.iter().filter(|key| **key != meta().hold()).count() <= KEYS_PER_LEASE + 1,
@@ -71,7 +71,7 @@ impl World {
         }
     }
 
-    /// Whether `key` is somebody else's, as far as the operator can know.
+    /// Whether `key` is foreign, as far as the operator can know.
     fn is_theirs(&self, key: &str) -> bool {
         let overwritten = self.forgetful && self.overwritten.contains(key);
         self.etcd.is_foreign(key) || overwritten && self.etcd.value(key).as_deref() == Some("theirs")

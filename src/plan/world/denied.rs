@@ -1,4 +1,4 @@
-//! An etcd that does not let everything be written.
+//! An etcd that denies some writes.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,6 @@ use crate::plan::testing::meta;
 use crate::plan::transaction::{LeaseId, Op, Transaction};
 use crate::plan::{LeaseGroup, LeaseGroups, Prefix, Ticket};
 
-/// What is granted together.
 pub(super) fn domains() -> LeaseGroups {
     let mut domains = LeaseGroups::default();
     for folder in ["/s/", "/t/", "/tt/"] {
@@ -22,12 +21,12 @@ impl World {
         self.denied.iter().any(|scope| key.starts_with(SCOPES[*scope]))
     }
 
-    /// etcd lets nobody put a key on a lease who may not write all that is on it.
+    /// etcd denies putting a key on a lease unless the client may write all keys on it.
     fn is_denied_lease(&self, lease: LeaseId) -> bool {
         self.etcd.keys_on(lease).iter().any(|key| self.is_denied_key(key))
     }
 
-    /// Whether etcd refuses this whole.
+    /// Whether etcd refuses the whole transaction.
     pub(super) fn is_denied(&self, transaction: &Transaction) -> bool {
         transaction.ops.iter().any(|op| {
             let on_denied = matches!(op, Op::Put { lease, .. } if self.is_denied_lease(*lease));
@@ -35,7 +34,7 @@ impl World {
         })
     }
 
-    /// Finds out what of a refused transaction is denied.
+    /// Finds out which keys of a refused transaction are denied.
     pub(super) fn search(&mut self, ticket: Ticket) {
         let (suspects, leases) = self.planner.suspects(ticket);
         for mark_unconfirmed in suspects {
@@ -50,7 +49,7 @@ impl World {
         }
     }
 
-    /// Tries again what is denied.
+    /// Retries what was denied.
     pub(super) fn probe(&mut self) {
         let allowed = |(_, key): &(&Prefix, &crate::plan::Key)| !self.is_denied_key(key);
         let scopes: Vec<Prefix> = self
@@ -71,7 +70,7 @@ impl World {
         self.planner.set_domains(domains());
     }
 
-    /// Keys that are granted apart never share a lease.
+    /// Checks that keys with different permissions share no lease.
     pub(super) fn check_domains(&self, lease: LeaseId) {
         let keys = self.etcd.keys_on(lease);
         let data = keys.iter().filter(|key| !meta().scope().contains(key));

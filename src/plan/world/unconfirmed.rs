@@ -1,4 +1,4 @@
-//! Pods that only seem to be gone, in a world whose guard holds soon and for long.
+//! Unconfirmed removals, in a world whose guard has low limits and long holds.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::World;
 use crate::plan::properties::Wish;
 use crate::plan::{GuardMode, GuardSettings, Moment, PodState};
 
-/// So few keys that a handful of pods passes the limits.
+/// The limits are so low that a handful of pods exceeds them.
 pub(super) const GUARD: GuardSettings = GuardSettings {
     mode: GuardMode::Hold,
     window: Duration::from_mins(1),
@@ -16,7 +16,7 @@ pub(super) const GUARD: GuardSettings = GuardSettings {
 };
 
 impl World {
-    /// A pod is no longer ready.
+    /// A pod becomes unready.
     pub(super) fn doubt(&mut self, pod: &str) {
         let address = self.pods.remove(pod).unwrap_or_default();
         self.unready.insert(pod.into(), address);
@@ -29,12 +29,12 @@ impl World {
         }
     }
 
-    /// Whether a registration keeps an endpoint though its pod is not ready.
+    /// Whether a registration keeps its last endpoint although the pod is not ready.
     pub(in crate::plan) fn keeps_last(&self) -> bool {
         self.pods.is_empty() && !self.unready.is_empty() && self.registrations.values().any(|wish| wish.keep_last)
     }
 
-    /// Whether `key` may be such a one.
+    /// Whether `key` may belong to such an endpoint.
     pub(super) fn may_be_kept(&self, key: &str) -> bool {
         let keys = |wish: &Wish| {
             let desired_pods = self.unready.iter().map(|(pod, address)| wish.desired(pod, *address));
@@ -44,7 +44,7 @@ impl World {
         self.pods.is_empty() && keeping.any(|wish| keys(wish).iter().any(|kept| **kept == *key))
     }
 
-    /// The guard decides; returns whether that was news.
+    /// Lets the guard decide; returns whether it reported an event.
     pub(super) fn judge(&mut self) -> bool {
         let moment = Moment {
             now: self.now,
@@ -54,7 +54,7 @@ impl World {
         news.is_some()
     }
 
-    /// The time of a hold passes, if there is one.
+    /// Lets the current hold end, if there is one.
     pub(super) fn hold_ends(&mut self) -> bool {
         if let Some(hold) = self.planner.hold() {
             self.now = self.now.max(hold.wake_at());
