@@ -1,48 +1,44 @@
-//! How a Registry's etcd stands with us: whether it answers, and since when it does not.
+//! Tracks the health of a Registry's etcd: whether it answers, and since when it does not.
 
 use std::time::{Duration, Instant};
 
 use crate::etcd;
 
-/// How long etcd may be silent before anybody is told: electing a new leader of its own takes it one to two seconds.
+/// How long etcd may be silent before that is reported. Electing a new etcd leader takes one to two seconds.
 const GRACE: Duration = Duration::from_secs(3);
-/// Between two questions to an etcd that is in trouble.
+/// Interval of status requests to an etcd in trouble.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// Between two questions to one that is well: it does not say of itself that its database is full, and our writes do not
-/// find out, for etcd does not weigh nested transactions.
+/// Interval of status requests to a healthy etcd. Only the status shows that its database is full: our writes do not
+/// find out, because etcd's quota check ignores nested transactions.
 const LOOK: Duration = Duration::from_secs(10);
-/// The oldest etcd that answers everything asked of it (nested transactions, member of 2019).
+/// The oldest etcd release that answers every request of the operator (nested transactions). It is from 2019.
 const OLDEST: (u32, u32) = (3, 4);
 
-/// What is known about the etcd.
 #[derive(Debug)]
 pub struct BackendHealth {
-    /// Whether our view of its keys is complete and live.
+    /// Whether the mirror of its keys is complete and live.
     live: bool,
-    /// Since when it is not.
+    /// Since when the mirror is not live.
     since: Instant,
-    /// When to ask for its status; none while it is being asked.
+    /// When to request its status. None while a request is in flight.
     ask_at: Option<Instant>,
-    /// What it last said of itself.
     version: Option<String>,
-    /// The cluster that it last said it is.
     cluster_id: Option<u64>,
-    /// Whether our view has ever been live.
+    /// Whether the mirror has ever been live.
     was_live: bool,
-    /// What went wrong last, unless something has gone well since.
+    /// The last failure, unless a request has succeeded since.
     trouble: Option<Trouble>,
-    /// Set while its database is full or corrupt: it answers, and takes nothing new.
+    /// Set while its database is full or corrupt: etcd answers, but accepts no new data.
     full: Option<Trouble>,
 }
 
-/// What is wrong with the etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// In one word: an [`etcd::Error::reason`], or one of our own.
+    /// One word: an [`etcd::Error::reason`], or a reason of this module.
     pub reason: &'static str,
     /// What is wrong and what can be done.
     pub message: String,
-    /// Whether it is about who we are or what we may do.
+    /// Whether it concerns our identity or our permissions.
     pub is_access: bool,
 }
 
@@ -67,27 +63,25 @@ impl From<&etcd::Error> for Trouble {
     }
 }
 
-/// Takes over `new`, unless what is known is of the same kind: messages name times and causes that differ from attempt
-/// to attempt, and each other message would be another write of every status.
+/// Replaces `known` with `new`, unless both have the same reason. Messages contain times and causes that differ from
+/// attempt to attempt, and each new message would rewrite every status.
 pub fn keep_first(known: &mut Option<Trouble>, new: Trouble) {
     if known.as_ref().is_none_or(|known| known.reason != new.reason) {
         *known = Some(new);
     }
 }
 
-/// How it stands, in one word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Connectivity {
-    /// Our view is live.
+    /// The mirror is live.
     Up,
-    /// It is not, but has not been for so short a time that this means nothing.
+    /// The mirror has not been live for so short a time that this means nothing.
     Unsure,
-    /// It has not been for long.
+    /// The mirror has not been live for longer, or etcd is too old.
     Down(Trouble),
 }
 
 impl BackendHealth {
-    /// Nothing is known yet.
     pub fn new(now: Instant) -> Self {
         Self {
             live: false,
@@ -101,19 +95,18 @@ impl BackendHealth {
         }
     }
 
-    /// Our view of its keys is live.
     pub fn is_live(&self) -> bool {
         self.live
     }
 
-    /// Our view is complete and live (again). What it says of itself may be new.
+    /// Records that the mirror is complete and live, and schedules a status request: the etcd may report something new.
     pub fn view_is_live(&mut self, now: Instant) {
         (self.live, self.was_live) = (true, true);
         self.ask_at = Some(now);
         self.trouble = None;
     }
 
-    /// Our view is no longer live.
+    /// Records that the mirror is no longer live.
     pub fn view_is_lost(&mut self, now: Instant) {
         if std::mem::take(&mut self.live) {
             self.since = now;
@@ -122,22 +115,22 @@ impl BackendHealth {
         self.ask_at.get_or_insert(now);
     }
 
-    /// Something about it has changed that it has to be asked for.
+    /// Schedules a status request for now, unless one is in flight.
     pub fn ask_now(&mut self, now: Instant) {
         self.ask_at = self.ask_at.map(|_| now);
     }
 
-    /// When to ask it for its status.
+    /// When to request the status. None while a request is in flight.
     pub fn ask_at(&self) -> Option<Instant> {
         self.ask_at
     }
 
-    /// It is being asked for its status.
+    /// Records that a status request was sent.
     pub fn asked(&mut self) {
         self.ask_at = None;
     }
 
-    /// It was asked for its status, with this result.
+    /// Takes in the result of a status request.
     pub fn answered(&mut self, answer: Result<etcd::Status, etcd::Error>, now: Instant) {
         match answer {
             Ok(status) => {
@@ -166,33 +159,30 @@ impl BackendHealth {
         self.ask_at = Some(now + if well { LOOK } else { ASK_AGAIN });
     }
 
-    /// Set while its database is full or corrupt. What is registered stays, and may still be deleted and changed if it is
-    /// only full.
+    /// Set while the database is full or corrupt. Registered keys stay. If it is only full, they may still be deleted
+    /// and changed.
     pub fn full(&self) -> Option<&Trouble> {
         self.full.as_ref()
     }
 
-    /// The cluster that it said it is.
     pub fn cluster_id(&self) -> Option<u64> {
         self.cluster_id
     }
 
-    /// Whether our view of its keys has ever been live.
     pub fn was_live(&self) -> bool {
         self.was_live
     }
 
-    /// For how long our view has not been live; none while it is.
+    /// How long the mirror has not been live. None while it is.
     pub fn lost_for(&self, now: Instant) -> Option<Duration> {
         (!self.live).then(|| now.saturating_duration_since(self.since))
     }
 
-    /// The version it told.
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
     }
 
-    /// Set when it is too old to be written to.
+    /// Set if etcd is too old to be written to.
     pub fn too_old(&self) -> Option<Trouble> {
         let version = self.version.as_deref()?;
         let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
@@ -205,7 +195,6 @@ impl BackendHealth {
         })
     }
 
-    /// How it stands.
     pub fn link(&self, now: Instant) -> Connectivity {
         if let Some(trouble) = self.too_old() {
             return Connectivity::Down(trouble);
@@ -223,7 +212,7 @@ impl BackendHealth {
         }))
     }
 
-    /// When [`Self::link`] changes by the mere passing of time.
+    /// When [`Self::link`] changes by the passing of time alone.
     pub fn changes_at(&self, now: Instant) -> Option<Instant> {
         let at = self.since + GRACE;
         (!self.live && now < at).then_some(at)

@@ -1,4 +1,4 @@
-//! The candidates in the election of a Registry, as etcd has them, and how this one is to stand among them: a replica
+//! The candidates in the election of a Registry, as recorded in etcd, and the candidacy of this replica: a replica
 //! whose view of Kubernetes is stale yields to one whose view is fresh.
 
 use std::collections::BTreeMap;
@@ -13,20 +13,19 @@ use crate::etcd::Candidacy;
 use crate::peer::{Elsewhere, Hint, PeerStatus, PeerStatuses, RegistryState};
 use crate::plan::{CandidateRecord, Key, Observation, Prefix};
 
-/// For how long a leader's view of Kubernetes may be stale while a candidate with a fresh one is there.
+/// How long a leader may keep the lead with a stale view of Kubernetes while another candidate has a fresh one.
 const STALE: Duration = Duration::from_secs(15);
 
-/// The candidates that have a record.
+/// The candidates that have a record in etcd.
 #[derive(Debug)]
 pub(super) struct Candidates {
     scope: Prefix,
-    /// Of the bookkeeping as a whole.
+    /// The prefix of all bookkeeping keys.
     meta: Prefix,
     records: BTreeMap<Key, CandidateRecord>,
 }
 
 impl Candidates {
-    /// None is known.
     pub fn new(meta: Prefix, scope: Prefix) -> Self {
         Self {
             scope,
@@ -35,7 +34,7 @@ impl Candidates {
         }
     }
 
-    /// Takes in what the mirror saw; returns whether the candidates are others now.
+    /// Takes in an observation of the mirror. Returns whether the candidates have changed.
     pub fn observe(&mut self, observation: &Observation) -> bool {
         let read = |key: &Key, value: &[u8]| Some((key.clone(), CandidateRecord::read(value)?));
         match observation {
@@ -61,19 +60,18 @@ impl Candidates {
         }
     }
 
-    /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &CandidateRecord> {
         self.records.values()
     }
 
-    /// Another candidate than the process `me` whose view of Kubernetes is fresh, and which is not known to have ended or
-    /// to hang.
+    /// Returns a candidate other than the process `me` that has a fresh view of Kubernetes and is not known to have
+    /// ended or to hang.
     fn fresh_other(&self, me: &str, presences: &PeerStatuses) -> Option<&CandidateRecord> {
         self.all().find(|record| {
             let is_it = |process: &str| process == &*record.process;
             let is_dead = match record.address.and_then(|address| presences.get(&address)) {
                 Some(PeerStatus::Gone(replica) | PeerStatus::Hung(replica)) => is_it(&replica.incarnation),
-                // What answers there is another process by now.
+                // Another process answers at that address now.
                 Some(PeerStatus::Alive(replica, _)) => !is_it(&replica.incarnation),
                 Some(PeerStatus::Unknown(_) | PeerStatus::Refused) | None => false,
             };
@@ -82,7 +80,7 @@ impl Candidates {
     }
 }
 
-/// How a replica is to stand whose view of Kubernetes has been stale since then (none: it is fresh).
+/// Decides the candidacy of a replica whose view of Kubernetes is stale since `stale_since` (None: it is fresh).
 fn candidacy(stale_since: Option<Instant>, leads: bool, fresh_other: bool, now: Instant) -> Candidacy {
     let Some(since) = stale_since else {
         return Candidacy {
@@ -98,7 +96,7 @@ fn candidacy(stale_since: Option<Instant>, leads: bool, fresh_other: bool, now: 
 }
 
 impl RegistryWorker {
-    /// Takes in what the mirror saw of candidates.
+    /// Takes in an observation of candidate records and connects to the candidates.
     pub(super) fn observe_candidates(&mut self, observation: &Observation) {
         if self.candidates.observe(observation) {
             let addresses = self.candidates.all().filter_map(|record| record.address);
@@ -106,7 +104,7 @@ impl RegistryWorker {
         }
     }
 
-    /// Whether the view of Kubernetes is fresh may have changed.
+    /// Updates since when the view of Kubernetes is stale.
     pub(super) fn weigh_view(&mut self, now: Instant) {
         let outdated = self
             .kubernetes
@@ -123,7 +121,7 @@ impl RegistryWorker {
         };
     }
 
-    /// Stands in the election as the views of Kubernetes say; returns when that changes by the mere passing of time.
+    /// Updates the candidacy of this replica. Returns when it changes by the passing of time alone.
     pub(super) fn stand(&mut self, now: Instant) -> Option<Instant> {
         let other = self.fresh_other().is_some();
         let candidacy = candidacy(self.stale_since, self.leads(), other, now);
@@ -137,7 +135,7 @@ impl RegistryWorker {
     }
 
     fn fresh_other(&self) -> Option<&CandidateRecord> {
-        // What is known of candidates is as of before while the view of etcd is not live.
+        // While the view of etcd is not live, the candidate records may be stale.
         let presences = self.presences.borrow();
         let found = self
             .candidates
@@ -145,15 +143,15 @@ impl RegistryWorker {
         found.filter(|_| self.standing.is_live())
     }
 
-    /// Which other candidate this one yields to, if it does.
+    /// The candidate that this replica yields to, if it yields.
     pub(super) fn yields_to(&self) -> Option<Arc<str>> {
         let yields = self.lines.candidacy.borrow().yields;
         let other = self.fresh_other().filter(|_| yields);
         other.map(|record| record.identity.clone())
     }
 
-    /// Whether another replica is connected to this Registry, by what the replicas state themselves: the ones that the
-    /// Registry's status names, and those that were candidates when that was last known.
+    /// Whether another replica is connected to this Registry, according to the replicas themselves. The replicas that
+    /// the Registry's status names and the last known candidates are asked.
     pub(super) fn elsewhere(&self, now: Instant) -> Elsewhere {
         let peers = &self.context.peers;
         let me = peers.me();
@@ -166,11 +164,11 @@ impl RegistryWorker {
         peers.elsewhere(&self.name, hints, now)
     }
 
-    /// Replicas that are connected to this Registry, each with its address, as the status lists them.
+    /// The replicas that are connected to this Registry, each with its address, for the status.
     pub(super) fn connected_replicas(&self, now: Instant) -> Vec<(Arc<str>, Option<SocketAddr>)> {
         let none_other = !self.standing.is_live() && self.elsewhere(now) == Elsewhere::Nobody;
         let me = &self.context.peers.me().incarnation;
-        // Whoever is named as the leader is asked, so it is said where.
+        // Other replicas ask the leader that the status names, so the status gives its address.
         let is_there = |record: &&CandidateRecord| !none_other || record.process == *me && self.leads();
         self.candidates
             .all()
@@ -179,15 +177,15 @@ impl RegistryWorker {
             .collect()
     }
 
-    /// Whether this replica has renewed every recorded lease itself. One that etcd does not let us renew is nobody else's
-    /// to renew either.
+    /// Whether this replica has renewed every recorded lease itself. A lease that etcd does not let this replica renew
+    /// cannot be renewed by another replica either.
     pub(super) fn has_renewed(&mut self, now: Instant) -> bool {
         let leases = self.planner.leases();
         let (none, denied) = (leases.len() == 0, leases.denied().next().is_some());
         none || denied || self.lines.ends.borrow().is_some_and(|end| end > now)
     }
 
-    /// States to the other replicas how this one stands with the Registry.
+    /// Reports to the other replicas whether this one is connected to the Registry and whether it leads.
     pub(super) fn state_to_peers(&self, connected: bool) {
         let state = RegistryState {
             connected,

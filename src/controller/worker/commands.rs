@@ -1,4 +1,4 @@
-//! What a registrar is told, by the intake, by the mirror and by the tasks it started, and what it makes of it.
+//! Takes in what the controller, the mirror and the worker's own tasks send.
 
 use std::time::Instant;
 
@@ -10,9 +10,9 @@ use super::{Command, Done, RegistryWorker, guarding, size};
 use crate::etcd::{self, Connection};
 use crate::plan::{Key, KeyValue, LeaseId, Observation, RECORD_VERSION, newer_version};
 
-/// Orders taken in before the next look at what is to be done: what comes together is written together.
+/// Commands taken in before the worker acts: those that arrive together are written together.
 const BATCH: usize = 1024;
-/// Observations taken in before that: most are of what was written here.
+/// Observations taken in before the worker acts. Most are of its own writes.
 const OBSERVED: usize = 256;
 
 impl RegistryWorker {
@@ -164,7 +164,7 @@ impl RegistryWorker {
         self.planner.observe(observation);
     }
 
-    /// Says of a record of ours that a newer release wrote it.
+    /// Logs that a newer release wrote a record of ours.
     fn tell_if_newer(&self, key: &Key, held: &KeyValue) {
         if self.planner.is_record(key)
             && let Some(version) = newer_version(&held.value)
@@ -176,7 +176,7 @@ impl RegistryWorker {
         }
     }
 
-    /// A task that was started here has ended.
+    /// Handles the end of a task that the worker started.
     pub(super) fn end_of(&mut self, task: Result<Done, JoinError>) {
         match task {
             Ok(done) => self.done(done),
@@ -205,7 +205,7 @@ impl RegistryWorker {
         }
     }
 
-    /// Asks etcd for its status when that is in question.
+    /// Requests the status of etcd when that is due.
     pub(super) fn ask(&mut self, now: Instant) {
         if self.standing.ask_at().is_some_and(|at| at <= now) {
             self.standing.asked();
@@ -216,7 +216,7 @@ impl RegistryWorker {
         }
     }
 
-    /// etcd says that it does not know this lease.
+    /// Handles a lease that etcd no longer knows.
     pub(super) fn lapsed(&mut self, lease: LeaseId) {
         tracing::warn!(registry = %self.name, %lease, "a lease lapsed; its keys are put back on another");
         self.metrics.count_lapsed(1);
@@ -225,8 +225,8 @@ impl RegistryWorker {
     }
 }
 
-/// Asks etcd for its status; and for a key of ours as well, if one is named: who may do nothing there may still ask for
-/// the status.
+/// Requests the status of etcd, and reads `key` if one is given: a user without any permission may still read the
+/// status.
 async fn question(connection: &Connection, key: Option<Key>) -> etcd::Result<etcd::Status> {
     let status = connection.status().await;
     let looked = match &key {
@@ -238,7 +238,7 @@ async fn question(connection: &Connection, key: Option<Key>) -> etcd::Result<etc
             message: format!("{message}, for {}", key.as_deref().unwrap_or_default()),
         }),
         Err(error) if error.is_access() => Err(error),
-        // Some releases tell their status to administrators only, which is no trouble of ours.
+        // Some releases show their status to administrators only. That is no fault.
         _ => status,
     };
     match answer {

@@ -1,35 +1,36 @@
 //! Whether a replica still confirms what the status of a Registry says.
 //!
-//! The leader writes the status and restores what another writer changes in it. A replica that is cut off from etcd cannot see
-//! whether there is a leader. It asks by way of Kubernetes: it takes the leader's name out of the status. A leader that lives
-//! puts it back at once. When no leader has for longer than a standby replica needs to take over, no replica confirms the
-//! status any more, and the replica that asked says so. No condition changes before that.
+//! The leader writes the status and restores what another writer changes in it. A replica that is cut off from etcd
+//! cannot see whether there is a leader. It asks through Kubernetes: it removes the leader's name from the status. A
+//! leader that lives puts it back at once. When no leader has done so for longer than a standby replica needs to take
+//! over, no replica confirms the status any more, and the replica that asked reports that. No condition changes before
+//! that.
 
 use std::time::{Duration, Instant};
 
 use super::command::StatusSeen;
 use crate::peer::Elsewhere;
 
-/// How long a replica is cut off before it asks: a member that restarts is back by then.
+/// How long a replica is cut off before it asks. An etcd member that restarts is back by then.
 const FIRST: Duration = Duration::from_secs(3);
-/// How long a leader may take to answer, beyond the time that a takeover takes.
+/// How long a leader may take to answer, beyond the duration of a takeover.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// What a replica may say of a Registry that it does not lead.
+/// What a replica may report about a Registry that it does not lead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing: it reaches the etcd, or another replica may lead.
+    /// Nothing: the replica reaches the etcd, or another replica may lead.
     #[default]
     Silent,
-    /// That the leader is to confirm itself.
+    /// A request that the leader confirm itself.
     Ask,
-    /// How it stands with the Registry itself: no other replica is named as its leader.
+    /// Its own connectivity to the Registry: the status names no other replica as the leader.
     Registry,
-    /// The same, and that no replica confirms what is said of the registrations.
+    /// The same, and that no replica confirms the statuses of the registrations.
     All,
 }
 
-/// What the other replicas say of themselves, as far as it decides here.
+/// Reduces what the other replicas report to whether one of them is connected. None if that is not known.
 pub fn peer_is_connected(elsewhere: &Elsewhere) -> Option<bool> {
     match elsewhere {
         Elsewhere::Connected(_) => Some(true),
@@ -38,14 +39,13 @@ pub fn peer_is_connected(elsewhere: &Elsewhere) -> Option<bool> {
     }
 }
 
-/// What the decision is made of.
+/// The inputs of the decision.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// Whether this replica does not lead and does not reach the etcd.
     pub cut_off: bool,
-    /// This replica's name.
     pub identity: &'a str,
-    /// Whether a replica that was asked directly says that it reaches the etcd; none if none could be asked.
+    /// Whether a replica that was asked directly reports that it reaches the etcd. None if that could not be found out.
     pub peer_is_connected: Option<bool>,
 }
 
@@ -54,18 +54,18 @@ pub struct Facts<'a> {
 pub struct Confirmation {
     /// How long a leader may take to put its name back.
     answer: Duration,
-    /// What the status says; none before Kubernetes has told.
+    /// The status as last seen. None before Kubernetes has delivered it.
     seen: Option<StatusSeen>,
     /// Since when this replica is cut off.
     since: Option<Instant>,
-    /// When a leader last named itself, or was last asked to.
+    /// When a leader last put its name in, or was last asked to.
     named_at: Option<Instant>,
     /// Since when the status names no leader.
     unnamed_since: Option<Instant>,
 }
 
 impl Confirmation {
-    /// Nothing is known. Taking over takes this TTL of a session at most.
+    /// A takeover takes `session_ttl` at most.
     pub fn new(session_ttl: Duration) -> Self {
         Self {
             answer: session_ttl + MARGIN,
@@ -76,7 +76,6 @@ impl Confirmation {
         }
     }
 
-    /// What the status says.
     pub fn seen(&self) -> Option<&StatusSeen> {
         self.seen.as_ref()
     }
@@ -87,7 +86,7 @@ impl Confirmation {
         leader.is_some_and(|leader| leader != identity)
     }
 
-    /// The status says this now.
+    /// Records the current status.
     pub fn see(&mut self, seen: StatusSeen, now: Instant) {
         match &seen.leader {
             Some(_) if self.unnamed_since.take().is_some() => self.named_at = Some(now),
@@ -99,7 +98,7 @@ impl Confirmation {
         self.seen = Some(seen);
     }
 
-    /// What is to be said now, and when to look again if nothing changes.
+    /// Returns what to report now, and when to decide again if nothing changes.
     pub fn step(&mut self, facts: Facts<'_>, now: Instant) -> (Outcome, Option<Instant>) {
         if !facts.cut_off {
             self.since = None;
@@ -109,7 +108,7 @@ impl Confirmation {
         let Some(seen) = &self.seen else {
             return (Outcome::Silent, None);
         };
-        // It writes the status, or the one that it stands by for does.
+        // That replica writes the status, or it stands by for the replica that does.
         if facts.peer_is_connected == Some(true) {
             return (Outcome::Silent, None);
         }
@@ -127,7 +126,7 @@ impl Confirmation {
             }
             // A replica has asked, and a leader may still answer.
             None if !seen.is_blank => unanswered.map_or(long, |unanswered| unanswered.max(long)),
-            // It was the leader itself, or there has been none.
+            // This replica was the leader, or there has been none.
             Some(_) | None => {
                 let outcome = if now < long { Outcome::Registry } else { Outcome::All };
                 return (outcome, (now < long).then_some(long));
@@ -163,7 +162,7 @@ mod tests {
         }
     }
 
-    /// One that is cut off from now on, while the status names another replica.
+    /// A replica that is cut off from now on, while the status names another replica.
     fn doubtful(now: Instant) -> Confirmation {
         let mut confirmation = Confirmation::new(TTL);
         confirmation.see(names(Some("other")), now);

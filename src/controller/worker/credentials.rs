@@ -1,5 +1,5 @@
-//! Going over to another access, that is to other endpoints, TLS or credentials: it is tried first and used by everything
-//! at once when it is good. Otherwise the conditions say why not, and what is in use stays in use.
+//! Switches to other endpoints, TLS settings or credentials. The worker tries them first, and switches all requests at
+//! once when they work. Otherwise the conditions report why not, and the current ones stay in use.
 
 use std::time::{Duration, Instant};
 
@@ -12,47 +12,45 @@ use super::{Done, RegistryWorker};
 use crate::api::Reason;
 use crate::etcd::{self, Access, Bound, Tls, Trial, Validity};
 
-/// Between two attempts: the other side may be about to be changed, too.
+/// Pause between two attempts: etcd's side of the change may follow.
 const AGAIN: Duration = Duration::from_secs(2);
-/// For how long the etcd in use has to be away before another cluster may take its place, where it is not known how long
-/// leases there last.
+/// How long the etcd in use must be unreachable before another cluster may replace it, where the TTL of its leases is
+/// not known.
 const GONE: Duration = Duration::from_secs(30);
-/// The reason of the Event that says that an edit was not adopted.
+/// Reason of the Event for a change of the spec that was not adopted.
 const NOT_ADOPTED: &str = "SpecNotAdopted";
 
-/// What was offered and is not in use.
+/// Endpoints and credentials that were offered, and the attempts to use them.
 #[derive(Debug, Default)]
 pub struct Credentials {
-    /// What was offered last.
+    /// The last offer.
     wanted: Option<Box<Access>>,
     trying: bool,
-    /// When to try it; none when there is nothing to try.
+    /// When to try it. None when there is nothing to try.
     again_at: Option<Instant>,
     trouble: Option<Trouble>,
-    /// Whether what was offered last has not been tried yet: `trouble` is about what was offered before.
+    /// Whether the last offer has not been tried yet. Then `trouble` is about an earlier offer.
     untried: bool,
-    /// What the intake was told to be good.
+    /// What was last reported to the controller as good.
     told: Option<Access>,
-    /// Until when the certificates in use are valid.
     validity: Validity,
-    /// What was announced of their end.
+    /// The last message that was published about expiring certificates.
     pub(super) announced: Option<String>,
 }
 
 impl Credentials {
-    /// When to try again.
     pub fn wake_at(&self) -> Option<Instant> {
         self.again_at.filter(|_| !self.trying)
     }
 
-    /// Whether the endpoints that were offered last are others than `used`.
+    /// Whether the endpoints of the last offer differ from those of `used`.
     fn moves_from(&self, used: &Access) -> bool {
         let wanted = self.wanted.as_ref();
         wanted.is_some_and(|wanted| wanted.endpoints != used.endpoints)
     }
 }
 
-/// The trouble of credentials that etcd has not seen.
+/// The fault of credentials that were found unusable before etcd saw them.
 pub fn trouble(wrong: crate::controller::access::Wrong) -> Trouble {
     Trouble {
         reason: wrong.reason.as_str(),
@@ -62,7 +60,7 @@ pub fn trouble(wrong: crate::controller::access::Wrong) -> Trouble {
 }
 
 impl RegistryWorker {
-    /// Other credentials are there, or what is there cannot be used.
+    /// Takes in other endpoints or credentials, or the reason why they cannot be used.
     pub(super) fn offered(&mut self, offer: Result<Box<Access>, Trouble>) {
         let credentials = &mut self.credentials;
         match offer {
@@ -82,7 +80,7 @@ impl RegistryWorker {
         }
     }
 
-    /// Tries what was offered, when that is due.
+    /// Tries the last offer when that is due.
     pub(super) fn try_offer(&mut self, now: Instant) {
         if self.credentials.wake_at().is_none_or(|at| at > now) {
             return;
@@ -120,8 +118,9 @@ impl RegistryWorker {
         });
     }
 
-    /// Whether there is anything in the etcd in use that could be lost. There is not when this replica never got in, and no
-    /// status says that another one did; nor when no replica has reached it for so long that every lease there has ended.
+    /// Whether the etcd in use may hold data that could be lost. It holds none if this replica was never connected and
+    /// no status says that another one was. Neither does it if no replica has reached it for so long that every lease
+    /// has expired.
     fn is_in_use(&self, now: Instant, leases: &etcd::Leases) -> bool {
         let told = self.confirmation.seen().is_some_and(|seen| !seen.endpoints.is_empty());
         if !told && !self.standing.was_live() {
@@ -139,7 +138,7 @@ impl RegistryWorker {
         self.standing.cluster_id().or_else(told)
     }
 
-    /// What was offered has been tried.
+    /// Handles the result of an attempt.
     pub(super) fn tried(&mut self, access: Box<Access>, result: etcd::Result<()>) {
         let now = Instant::now();
         let credentials = &mut self.credentials;
@@ -158,7 +157,7 @@ impl RegistryWorker {
                 self.rights.are_others(now);
                 self.tell_good(*access);
             }
-            // It is about what nobody wants any more.
+            // The attempt was for an offer that has been replaced.
             Err(_) if !is_newest => {}
             Err(error) => {
                 credentials.again_at = Some(now + AGAIN);
@@ -179,7 +178,7 @@ impl RegistryWorker {
         }
     }
 
-    /// Our view is live: what is in use is good.
+    /// Reports the endpoints and credentials in use as good: the mirror is live.
     pub(super) fn access_is_good(&mut self) {
         let access = self.connection.access();
         if self.credentials.told.as_ref() != Some(&access) {
@@ -194,16 +193,16 @@ impl RegistryWorker {
         self.metrics
             .set_not_after(seconds(validity.client), seconds(validity.authority));
         self.credentials.validity = validity;
-        // The intake ends only with the process.
+        // The controller ends only with the process.
         let _ = self.context.good.send((self.name.clone(), access));
     }
 
-    /// What is to be said of certificates in use that end soon.
+    /// A message about certificates in use that expire soon. None if none does.
     pub(super) fn expiring(&self) -> Option<String> {
         notice(&self.credentials.validity, Timestamp::now())
     }
 
-    /// How it stands with the credentials; none where there are none.
+    /// Whether the credentials are in use, or why not. None if there are none and no trouble.
     pub(super) fn credentials(&self, link: &Connectivity) -> Option<Result<(), Trouble>> {
         let access = self.connection.access();
         if let Some(trouble) = &self.credentials.trouble
@@ -227,12 +226,12 @@ impl RegistryWorker {
         }
     }
 
-    /// Whether what spec and the Secrets say was tried, or cannot be, and is not used.
+    /// Whether the spec and the Secrets were tried without success or cannot be used.
     pub(super) fn is_not_adopted(&self) -> bool {
         self.credentials.trouble.is_some()
     }
 
-    /// What spec says and was not adopted, if its endpoints are others than those in use.
+    /// What the spec says and was not adopted, if its endpoints differ from those in use.
     pub(super) fn not_adopted(&self) -> Option<NotAdopted> {
         let access = self.connection.access();
         let trouble = self.credentials.trouble.as_ref();

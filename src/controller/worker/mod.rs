@@ -90,9 +90,9 @@ pub struct Context {
     /// Cancelled once the API server has reported which cluster it serves. No worker stands for election before: a
     /// replica that cannot know the desired state must not keep the others from leading.
     pub cluster_confirmed: CancellationToken,
-    /// The operator's own namespace, which holds the Secrets that Registries name.
+    /// The operator's own namespace, which holds the Secrets and ConfigMaps that Registries name.
     pub namespace: Arc<str>,
-    /// Which of these sources to watch.
+    /// Which Secrets and ConfigMaps to watch.
     pub sources: watch::Sender<BTreeSet<Source>>,
     /// Suspends the per-namespace rate limits while a worker catches up.
     pub bypass: RateLimitBypass,

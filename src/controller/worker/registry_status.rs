@@ -1,4 +1,4 @@
-//! What the author of a Registry reads: connected or why not, who leads, how much is kept.
+//! The status of a Registry: its conditions, leader, replicas and counters.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,54 +11,52 @@ use super::command::Outdated;
 use crate::api::{ConditionStatus, ConditionType, Reason, RegistryStatus, ReplicaStatus, conditions};
 use crate::plan::{Holding, WatchTarget};
 
-/// The least time between two writes that tell nothing but other counters.
+/// Minimum interval between two writes that change only counters.
 const COUNTERS: Duration = Duration::from_secs(10);
 
 /// Endpoints of a spec that were tried and are not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotAdopted {
-    /// Those that are used instead.
+    /// The endpoints that are used instead.
     pub in_use: Vec<String>,
-    /// What is wrong with the others, with what to do.
+    /// What is wrong with the others, and what to do.
     pub trouble: String,
 }
 
-/// What the status is made of.
+/// Everything that the status is built from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// The generation of the Registry's spec.
     pub generation: i64,
-    /// How its etcd stands.
     pub link: Connectivity,
-    /// What spec says and was not adopted, if something was not.
+    /// What the spec says and was not adopted.
     pub not_adopted: Option<NotAdopted>,
-    /// The endpoints that were last good, if any were.
+    /// The endpoints that are last known to work.
     pub endpoints: Vec<String>,
-    /// The id of the cluster there, as far as it is known.
+    /// The id of the etcd cluster, as far as it is known.
     pub cluster_id: Option<u64>,
-    /// How it stands with the credentials, if there are any.
+    /// Whether the credentials are in use, or why not. None if there is nothing to report.
     pub credentials: Option<Result<(), Trouble>>,
-    /// What is said of certificates in use that end soon, if any do.
+    /// A message about certificates in use that expire soon.
     pub expiring: Option<String>,
-    /// Its version.
+    /// The version of etcd.
     pub version: Option<String>,
-    /// The replica that leads.
+    /// The replica that leads, as far as it is known.
     pub leader: Option<String>,
-    /// The replicas that are connected, each with the address at which others reach it.
+    /// The connected replicas, each with the address at which others reach it.
     pub replicas: Vec<(Arc<str>, Option<SocketAddr>)>,
-    /// Leases kept, as far as they are known.
+    /// The number of leases, as far as it is known.
     pub leases: Option<usize>,
-    /// Keys kept, likewise.
+    /// The number of keys, as far as it is known.
     pub keys: Option<usize>,
-    /// Whether this replica is cut off and no other one is known to lead.
+    /// Whether this replica is cut off and no other replica is known to lead.
     pub is_alone: bool,
-    /// What is known of removals that are held back.
+    /// The removals that the guard holds.
     pub holding: Holding,
-    /// The endpoints that are not used, and why.
+    /// The endpoints that are not used, with reasons.
     pub unused: Option<String>,
-    /// What etcd denies, while it lets everything else be done.
+    /// What etcd denies although it serves everything else.
     pub denied: Option<String>,
-    /// What is outdated of what is known of Kubernetes.
+    /// Which part of the view of Kubernetes is stale.
     pub outdated: Option<Outdated>,
 }
 
@@ -71,7 +69,7 @@ impl Facts {
         }
     }
 
-    /// The condition `Connected`: what is in use, and what is not.
+    /// Computes the condition `Connected`: which endpoints are in use, and which are not.
     fn connected(&self) -> (ConditionStatus, Reason, String) {
         let (status, mut reason, mut message) = match &self.link {
             Connectivity::Up => {
@@ -116,7 +114,6 @@ impl Facts {
         (status, reason, message)
     }
 
-    /// The status that tells them.
     pub fn status(&self, now: &Time) -> RegistryStatus {
         let (status, reason, message) = self.connected();
         let mut list = Vec::new();
@@ -192,7 +189,7 @@ impl Facts {
     }
 }
 
-/// How many replicas are listed.
+/// Maximum number of replicas in the status.
 const REPLICAS: usize = 16;
 
 fn replica((name, address): &(Arc<str>, Option<SocketAddr>)) -> ReplicaStatus {
@@ -202,10 +199,10 @@ fn replica((name, address): &(Arc<str>, Option<SocketAddr>)) -> ReplicaStatus {
     }
 }
 
-/// How many streams are named before the rest are counted.
+/// How many watches are named before the rest is counted.
 const NAMED: usize = 6;
 
-/// The streams as people say it.
+/// Lists the watches in prose.
 fn enumerate(streams: &[WatchTarget]) -> String {
     let mut words: Vec<String> = streams.iter().take(NAMED).map(WatchTarget::to_string).collect();
     if let Some(more @ 1..) = streams.len().checked_sub(NAMED) {
@@ -218,7 +215,7 @@ fn enumerate(streams: &[WatchTarget]) -> String {
     }
 }
 
-/// etcd's reasons come down to the few that a Registry's author can do something about.
+/// Maps etcd's reasons to the few that the author of a Registry can act on.
 pub fn reason(reason: &str) -> Reason {
     match reason {
         "NoLeader" => Reason::NoLeader,
@@ -234,7 +231,7 @@ pub fn reason(reason: &str) -> Reason {
     }
 }
 
-/// What can be wrong with credentials, as an author of a Registry reads it.
+/// Reasons about credentials and TLS, which the status shows unchanged.
 const ACCESS: [Reason; 13] = [
     Reason::CredentialsMissing,
     Reason::CredentialsMalformed,
@@ -251,19 +248,19 @@ const ACCESS: [Reason; 13] = [
     Reason::TlsFailed,
 ];
 
-/// Which facts have been told, and when the next may be.
+/// Which facts were written last, and when.
 #[derive(Debug, Default)]
 pub struct Told {
     last: Option<(Facts, Instant)>,
 }
 
 impl Told {
-    /// Nobody is told by us any more: what was told may since have been told otherwise.
+    /// Forgets what was written: another replica may have overwritten it.
     pub fn forget(&mut self) {
         self.last = None;
     }
 
-    /// Whether `facts` are to be told now; if so, they are taken as told.
+    /// Whether `facts` are to be written now. If so, records them as written.
     pub fn tell(&mut self, facts: &Facts, now: Instant) -> bool {
         let due = self.due(facts, now).is_some_and(|due| due <= now);
         if due {
@@ -272,7 +269,7 @@ impl Told {
         due
     }
 
-    /// When `facts` are to be told; none when they have been.
+    /// When `facts` are to be written. None if they are written already.
     pub fn due(&self, facts: &Facts, now: Instant) -> Option<Instant> {
         match &self.last {
             None => Some(now),

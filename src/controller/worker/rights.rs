@@ -1,9 +1,9 @@
-//! What etcd grants us and what it denies: found out when a write or a renewal is refused, and tried again until it is
-//! granted.
+//! Finds out what etcd grants and what it denies when it refuses a write or a renewal, and retries what is denied until
+//! etcd grants it.
 //!
-//! A transaction that holds one key that may not be written is refused whole, and a lease that carries one is not
-//! renewed. So etcd is asked about each scope apart, in transactions that change nothing. What it denies is set aside in
-//! the ledger; everything else goes on.
+//! etcd refuses a whole transaction because of one key that may not be written, and does not renew a lease that carries
+//! such a key. So the worker asks etcd about each prefix separately, in transactions that change nothing. The planner
+//! sets aside what etcd denies and continues with everything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,34 +16,34 @@ use super::writing::{Refused, Written};
 use crate::etcd::{self, Connection};
 use crate::plan::{Key, LeaseGroups, LeaseId, Prefix, ProbeCandidate, Right};
 
-/// Before what is denied is tried again, doubled each time.
+/// Pause before a denied prefix or lease is tried again, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How much of it is tried at a time, and how long until the next attempt: etcd is not to be kept busy with what it denies.
+/// How many are tried at a time, and the pause until the next attempt: denied requests should not keep etcd busy.
 const TRIED: usize = 64;
 const BETWEEN: Duration = Duration::from_secs(1);
-/// Before etcd is asked again what it grants together, when that failed.
+/// Pause before etcd is asked for lease groups again after a failure.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How many scopes a message names.
+/// How many prefixes a message names.
 const NAMED: usize = 3;
 
-/// Something that etcd denies.
+/// What etcd can deny.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Thing {
-    /// Writing a scope.
+    /// Writing below a prefix.
     Prefix(Prefix),
-    /// Renewing a lease, and putting keys on it.
+    /// Renewing a lease and attaching keys to it.
     Lease(LeaseId),
 }
 
-/// When something is tried again, and how long after that.
+/// The time of the next attempt, and the pause before it.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     at: Instant,
     pause: Duration,
 }
 
-/// What is known of our rights, and what is being asked.
+/// What etcd denies, and which questions are in flight.
 #[derive(Debug)]
 pub struct Rights {
     denied: BTreeMap<Thing, Attempt>,
@@ -51,20 +51,20 @@ pub struct Rights {
     not_before: Instant,
     /// Leases that etcd is being asked about.
     searched: BTreeSet<LeaseId>,
-    /// What is asked about what is granted together; none where that is no question.
+    /// The questions about lease groups. None without credentials: etcd is not asked then.
     grants: Option<Grants>,
 }
 
-/// Of what it is to be asked whose keys are granted together.
+/// About which prefixes etcd is to be asked for lease groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    /// Of the scopes of which it is not known.
+    /// Those without a known lease group.
     Unknown,
-    /// Of all: what is known may be outdated.
+    /// All: the known lease groups may be stale.
     All,
 }
 
-/// What is asked about what is granted together.
+/// The state of the questions about lease groups.
 #[derive(Debug)]
 struct Grants {
     due: Option<Due>,
@@ -72,21 +72,19 @@ struct Grants {
     not_before: Instant,
 }
 
-/// What was refused.
+/// A refused request whose cause is being looked for.
 #[derive(Debug)]
 pub enum PermissionProbe {
-    /// A transaction.
     Written(Written, etcd::Error),
-    /// Renewing a lease.
+    /// The renewal of a lease.
     Renewal(LeaseId),
 }
 
-/// How what was denied stands now: whether etcd allows it; none where it could not be asked.
+/// Results of another attempt at what was denied: whether etcd allows it now. None if etcd could not be asked.
 #[derive(Debug)]
 pub struct Probed(Vec<(Thing, Option<bool>)>);
 
 impl Rights {
-    /// Nothing is known of what `connection` may do.
     pub fn new(connection: &Connection) -> Self {
         Self {
             denied: BTreeMap::new(),
@@ -101,24 +99,25 @@ impl Rights {
         }
     }
 
-    /// It is to be asked what is granted together.
+    /// Schedules questions about lease groups.
     fn want(&mut self, due: Due) {
         if let Some(grants) = &mut self.grants {
             grants.due = grants.due.max(Some(due));
         }
     }
 
-    /// Keys may come to lie where none did.
+    /// Records that keys may be written below new prefixes.
     pub fn scopes_changed(&mut self) {
         self.want(Due::Unknown);
     }
 
-    /// It is long ago that etcd was asked what it grants.
+    /// Records that the last answers about lease groups are old.
     pub fn may_have_changed(&mut self) {
         self.want(Due::All);
     }
 
-    /// We are somebody else to etcd, or have not asked for long: everything is tried at once.
+    /// Schedules an immediate retry of everything: the credentials have changed, or this replica has just become the
+    /// leader.
     pub fn are_others(&mut self, now: Instant) {
         self.want(Due::All);
         self.not_before = now;
@@ -127,7 +126,7 @@ impl Rights {
         }
     }
 
-    /// When to look again, if this replica `leads` or not.
+    /// When to act again. Denied prefixes and leases are retried only while this replica `leads`.
     pub fn wake_at(&self, leads: bool) -> Option<Instant> {
         let tries = self.denied.values().map(|attempt| attempt.at).min();
         let probe = tries
@@ -138,7 +137,8 @@ impl Rights {
         probe.into_iter().chain(ask).min()
     }
 
-    /// etcd denies this; returns whether that is news. Transactions that were under way together are refused together.
+    /// Records that etcd denies this. Returns whether that is new: transactions that were in flight together are
+    /// refused together.
     fn deny(&mut self, thing: Thing, now: Instant) -> bool {
         let is_news = !self.denied.contains_key(&thing);
         self.denied.entry(thing).or_insert(Attempt {
@@ -148,7 +148,7 @@ impl Rights {
         is_news
     }
 
-    /// This was tried again for nothing.
+    /// Backs off after another attempt that failed.
     fn try_later(&mut self, thing: &Thing, now: Instant) {
         if let Some(attempt) = self.denied.get_mut(thing) {
             attempt.pause = (attempt.pause * 2).min(LONGEST_PAUSE);
@@ -158,15 +158,16 @@ impl Rights {
 }
 
 impl RegistryWorker {
-    // ---- what was refused ----
+    // ---- refused requests ----
 
-    /// etcd refused a transaction for want of a right: finds out what of it.
+    /// Starts a permission probe after etcd refused a transaction for lack of a permission.
     pub(super) fn search_refused(&mut self, sent: Written, error: etcd::Error) {
         let (suspects, leases) = self.planner.suspects(sent.ticket);
         self.search(PermissionProbe::Written(sent, error), suspects, leases);
     }
 
-    /// etcd refuses to renew a lease. Who leads sees to it that those on it that may be written do not lapse with it.
+    /// Starts a permission probe after etcd refused to renew a lease, if this replica leads. The keys on it that may be
+    /// written are then moved before it expires.
     pub(super) fn renewal_denied(&mut self, lease: LeaseId) {
         if self.leads() && self.rights.searched.insert(lease) {
             let suspects = self.planner.suspects_on(lease);
@@ -186,7 +187,7 @@ impl RegistryWorker {
         });
     }
 
-    /// It was found out what etcd refused.
+    /// Handles the result of a permission probe.
     pub(super) fn searched(&mut self, search: PermissionProbe, found: etcd::Result<Found>) {
         let now = Instant::now();
         let found = found.unwrap_or_else(|error| {
@@ -215,20 +216,21 @@ impl RegistryWorker {
             self.planner.set_lease_denied(lease, true);
         }
         if is_news {
-            // A folder that was granted as a whole is so no longer.
+            // A prefix that was granted as a whole no longer is.
             self.rights.want(Due::All);
         }
         match search {
             PermissionProbe::Renewal(lease) => drop(self.rights.searched.remove(&lease)),
             PermissionProbe::Written(sent, _) if is_found => self.settle(sent, Err(Refused::Denied)),
-            // Nothing in it is denied any more, or it is the bookkeeping that is: as with any other failure.
+            // Nothing in it is denied any more, or etcd denies the bookkeeping keys. Both are handled like any other
+            // failure.
             PermissionProbe::Written(sent, error) => self.settle(sent, Err(Refused::Failed(error))),
         }
     }
 
-    // ---- what may be granted by now ----
+    // ---- retries ----
 
-    /// Tries again what is denied, when that is due.
+    /// Tries denied prefixes and leases again when that is due.
     pub(super) fn probe(&mut self, now: Instant) {
         if !self.leads() || self.rights.probing || self.rights.denied.is_empty() || now < self.rights.not_before {
             return;
@@ -273,7 +275,7 @@ impl RegistryWorker {
         });
     }
 
-    /// What nobody wants any more, and leases that are gone, are not asked about.
+    /// Drops what the planner no longer counts as denied: prefixes without pending keys, and leases that are gone.
     fn forget_denied(&mut self) {
         let scopes: BTreeSet<Prefix> = self.planner.unwritable().map(|(scope, _)| scope.clone()).collect();
         let leases: BTreeSet<LeaseId> = self.planner.leases().denied().collect();
@@ -283,7 +285,7 @@ impl RegistryWorker {
         });
     }
 
-    /// What was denied has been tried again.
+    /// Handles the result of another attempt at what was denied.
     pub(super) fn probed(&mut self, Probed(probed): Probed) {
         let now = Instant::now();
         self.rights.probing = false;
@@ -306,9 +308,9 @@ impl RegistryWorker {
         }
     }
 
-    // ---- what may share a lease ----
+    // ---- lease groups ----
 
-    /// Asks etcd what it grants together, when there is something to ask.
+    /// Asks etcd which prefixes it grants together, when there is something to ask.
     pub(super) fn ask_domains(&mut self, now: Instant) {
         let ready = |grants: &&mut Grants| !grants.asking && grants.not_before <= now;
         let Some(grants) = self.rights.grants.as_mut().filter(ready) else {
@@ -328,7 +330,7 @@ impl RegistryWorker {
             .spawn(async move { super::Done::LeaseGroups(domains(&connection, scopes, known).await) });
     }
 
-    /// etcd has said what it grants together.
+    /// Takes in which prefixes etcd grants together.
     pub(super) fn told_domains(&mut self, told: etcd::Result<LeaseGroups>) {
         if let Some(grants) = &mut self.rights.grants {
             grants.asking = false;
@@ -338,7 +340,7 @@ impl RegistryWorker {
                 if *self.planner.domains() != domains {
                     self.planner.set_domains(domains);
                 }
-                // Some may have come while it was asked.
+                // New prefixes may have been added while etcd was asked.
                 if !self.planner.without_domain().is_empty() {
                     self.rights.want(Due::Unknown);
                 }
@@ -353,9 +355,9 @@ impl RegistryWorker {
         }
     }
 
-    // ---- what is told ----
+    // ---- reporting ----
 
-    /// What etcd denies, in words; none where it denies nothing.
+    /// Describes what etcd denies. None if it denies nothing.
     pub(super) fn denied_words(&self) -> Option<String> {
         let named: Vec<String> = self
             .planner

@@ -106,7 +106,7 @@ impl Writing {
         self.heard = None;
     }
 
-    /// What has made writes fail for longer than [`GRACE`].
+    /// What has made writes fail for longer than `GRACE`.
     pub fn trouble(&self, now: Instant) -> Option<&Trouble> {
         let failing = self.failing.iter().chain(&self.grants_failing);
         let mut lasting = failing.filter(|failing| now >= failing.since + GRACE);
