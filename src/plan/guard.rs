@@ -231,7 +231,7 @@ impl Guard {
     }
 
     /// Whether the record in etcd is to be deleted: its hold has ended and none of the keys it released is there
-    /// according to `is_there`, or the record is invalid. Until then the record tells a successor that the remaining
+    /// according to `is_there`, or the record is invalid. Until then the record shows a successor that the remaining
     /// keys were approved or that their hold expired.
     pub(super) fn is_record_void(&self, is_there: impl Fn(&Key) -> bool) -> bool {
         let Some(recorded) = &self.recorded else { return false };

@@ -316,7 +316,7 @@ impl Leases {
         }
     }
 
-    /// Returns the leases that have been empty for [`EMPTY_FOR`], with the revisions of their records.
+    /// Returns the leases that have been empty for `EMPTY_FOR`, with the revisions of their records.
     pub fn retirable(&mut self, now: Instant) -> Vec<(LeaseId, Revision)> {
         let mut long_empty = Vec::new();
         for (id, lease) in &mut self.known {

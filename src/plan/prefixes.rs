@@ -19,7 +19,7 @@ impl Planner {
         let mut outermost: BTreeSet<Prefix> = BTreeSet::new();
         let (denied, all): (Vec<&Prefix>, Vec<&Prefix>) = all.into_iter().partition(|scope| self.may_not_read(scope));
         for scope in all {
-            // In key order an outer prefix comes before all that lie in it.
+            // In key order an outer prefix sorts before all that lie in it.
             if !outermost.last().is_some_and(|outer| outer.contains(scope.prefix())) {
                 outermost.insert(scope.clone());
             }
