@@ -26,7 +26,7 @@ const UNKNOWN_TTL: u32 = 5;
 /// Whether a key can stay on its lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// The lease is ours, can be used, and has the right time to live.
+    /// The lease is ours and usable, and has the right time to live; or a newer release recorded it.
     Stays,
     /// The key must be put on another lease.
     Moves,

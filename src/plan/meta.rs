@@ -1,6 +1,6 @@
-//! The keys and values of our own bookkeeping in etcd. Consumers never read them. The folder of the Registry `default` is
-//! `<meta prefix><cluster id>/`, that of any other one is `<meta prefix><cluster id>/registries/<name>/`. It contains
-//! `leader`, `leases/<lease id>`, `hold`, `heard/<track>` and `candidates/<identity>`.
+//! The keys and values of our own bookkeeping in etcd. Consumers never read them. The folder of the Registry `default`
+//! is `<meta prefix><cluster id>/`, that of any other one is `<meta prefix><cluster id>/registries/<name>/`. It
+//! contains `leader`, `leases/<lease id>`, `hold`, `heard/<track>` and `candidates/<identity>`.
 //!
 //! Every record has its format version in `v`. During an upgrade two releases run side by side, and either may lead: a
 //! later format may add fields and keeps the existing ones. If this release cannot read a newer record, it keeps both
