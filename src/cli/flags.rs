@@ -136,8 +136,8 @@ pub struct RunArgs {
 
     /// The TTL of the leader-election session, in seconds (2 to 60)
     ///
-    /// This is the longest time until another replica takes over from a leader that crashed. Keys stay registered
-    /// meanwhile; changes are delayed.
+    /// If a leader crashes and the other replicas do not detect this through their connections, one of them takes over
+    /// when the session expires. Keys stay registered meanwhile; changes are delayed.
     #[arg(
         long,
         env = "LEASEHOLD_SESSION_TTL",

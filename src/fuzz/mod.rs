@@ -1,7 +1,7 @@
 //! Fuzzing of code that parses input from outside, for a chosen time: `cargo xtask fuzz`.
 //!
 //! Owns how input is mutated, run, minimized and kept. The modules under test own the targets. Stable Rust has no
-//! coverage instrumentation to guide the search, so an input is kept when its outcome is new.
+//! instrumentation in the code that could guide the search, so an input is kept when its outcome is new.
 
 mod engine;
 mod mutate;

@@ -3,9 +3,10 @@
 //! A ready replica can be relied on, so that a rolling update may proceed to the next one. A replica is ready when
 //!
 //! 1. every Kubernetes watch has received a complete list, and
-//! 2. for every Registry, this replica has once led, or been a standby that renewed all recorded leases itself, or cannot
-//!    reach the etcd and has evidence that no other replica is connected to it either, and
-//! 3. it is not yielding to another replica: it yields while its own view of Kubernetes is stale and the other's is not.
+//! 2. for every Registry, this replica has once led, or been a standby that renewed all recorded leases itself, or
+//!    cannot reach the etcd and has evidence that no other replica is connected to it either, and
+//! 3. it is not yielding to another replica: it yields while its own view of Kubernetes is stale and the other's is
+//!    not.
 //!
 //! "Once": a change of the leader or an outage of the etcd does not make the replicas unready. "Evidence": an etcd that
 //! is down for all replicas must not block a rollout or take down the replicas that serve the other Registries. An etcd
