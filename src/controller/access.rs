@@ -1,4 +1,4 @@
-//! From what a Registry says about TLS and user to the access to its etcd, through the Secrets that it names.
+//! Resolves the TLS and user settings of a Registry, and the Secrets that they name, into the access to its etcd.
 
 use std::collections::BTreeSet;
 
@@ -7,26 +7,24 @@ use crate::etcd::{Access, Identity, Malformed, Tls, User};
 use crate::kube::{Content, Source, SourceKind};
 use crate::secret::SecretString;
 
-/// What is wrong with the credentials of a Registry, before etcd has seen them.
+/// Why the credentials of a Registry are unusable, before etcd has seen them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Wrong {
-    /// For scripts.
     pub reason: Reason,
-    /// For people, with what to do.
+    /// Describes the problem and what to do about it.
     pub message: String,
 }
 
-/// Why there is no access yet.
+/// Why no access can be resolved yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unresolved {
-    /// Not all that is named has been heard of.
+    /// The content of a named object is not known yet.
     Unheard,
-    /// Something in it is wrong.
     Wrong(Wrong),
 }
 
-/// The objects that a Registry names.
+/// Returns the Secrets and ConfigMaps that a Registry names.
 pub fn sources(spec: &RegistrySpec) -> BTreeSet<Source> {
     let mut all = BTreeSet::new();
     let mut named = |kind, name: &str| {
@@ -52,7 +50,8 @@ pub fn sources(spec: &RegistrySpec) -> BTreeSet<Source> {
     all
 }
 
-/// The access that `spec` describes, where `known` tells what is in the objects of `namespace` that it names.
+/// Resolves the access that `spec` describes. `known` returns the content of the objects in `namespace` that the spec
+/// names.
 pub fn resolve<'a>(
     spec: &RegistrySpec,
     namespace: &str,
@@ -123,9 +122,10 @@ pub fn resolve<'a>(
     })
 }
 
-/// Some editors begin a file with it. It is part of no password and of no PEM.
+/// Some editors begin a file with this mark. The mark is not part of a password or PEM file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
-/// Editors and `echo` end a file with them. No user's name or password does; a space at its end is its own.
+/// Editors and `echo` end a file with these characters. No user name or password ends with them; a space at the end is
+/// kept.
 const LINE_ENDS: [char; 2] = ['\r', '\n'];
 
 struct Look<'l, F> {
@@ -134,7 +134,7 @@ struct Look<'l, F> {
 }
 
 impl<'a, F: Fn(&Source) -> Option<&'a Content>> Look<'_, F> {
-    /// What is in this key of a Secret, as one line.
+    /// Returns the value of this key of a Secret, without line breaks at its end.
     fn up_line(&self, name: &str, key: &str) -> Result<SecretString, Unresolved> {
         let text = self.up(SourceKind::Secret, name, key)?;
         match text.reveal().trim_end_matches(LINE_ENDS) {
@@ -245,7 +245,7 @@ mod tests {
             ("somebody\n", "swordfish\n", "swordfish"),
             ("somebody\r\n", "swordfish\r\n", "swordfish"),
             ("\u{feff}somebody", "\u{feff}swordfish\n\n", "swordfish"),
-            // What may be meant is kept.
+            // Characters that may be intended are kept.
             ("somebody", " sword\nfish ", " sword\nfish "),
             ("somebody", "swordfish \n", "swordfish "),
             ("somebody", "sword\u{feff}fish", "sword\u{feff}fish"),

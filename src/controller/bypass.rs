@@ -1,12 +1,12 @@
-//! Whether somebody waits for all that has been heard: then nobody's pace counts. A replica that came to lead writes for
-//! no one before it has heard as much as its predecessor, and one namespace's row must not keep it from that.
+//! Suspends the per-namespace rate limit while a new leader catches up. A new leader writes nothing until its caches
+//! are as fresh as its predecessor's were. The rate limit of one namespace must not delay that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Whether somebody waits. Clones tell of the same.
+/// Counts the workers that catch up. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct RateLimitBypass(Arc<Waiting>);
 
@@ -16,24 +16,24 @@ struct Waiting {
     begun: Notify,
 }
 
-/// Somebody waits, until this value is dropped.
+/// Suspends the rate limit until it is dropped.
 #[derive(Debug)]
 pub struct BypassGuard(RateLimitBypass);
 
 impl RateLimitBypass {
-    /// Somebody waits from now on.
+    /// Suspends the rate limit until the guard is dropped.
     pub fn suspend(&self) -> BypassGuard {
         self.0.count.fetch_add(1, Ordering::Relaxed);
         self.0.begun.notify_one();
         BypassGuard(self.clone())
     }
 
-    /// Whether somebody waits.
+    /// Whether any worker catches up.
     pub fn is_needed(&self) -> bool {
         self.0.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits until somebody does.
+    /// Waits until a worker starts to catch up.
     pub async fn begins(&self) {
         self.0.begun.notified().await;
     }

@@ -1,4 +1,4 @@
-//! From what the user wrote to what the rooms work with, or to a reason why not.
+//! Compiles what the user wrote into what the index and the planner need, or returns why that is impossible.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,69 +15,64 @@ use crate::format::{Format, FormatError, Reading, RecordFormats, Service, Servic
 use crate::index::{self, Index, Operator, PodView, PortTarget, RegistrationRef, Requirement, Selector};
 use crate::plan::{Denial, DesiredPod, FormatBinding, Prefix, PrefixGrant, RegistrationSettings};
 
-/// A registration that can be carried out.
+/// A registration that can be applied.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Compiled {
-    /// What the index needs of it.
+    /// The part that the index needs.
     pub registration: index::Registration,
-    /// Its formats.
     pub bindings: Vec<FormatBinding>,
-    /// Those of its formats that stand aside for another registration's, with their places among all.
+    /// The formats that are suppressed because they overlap another registration's, with their positions among all
+    /// formats.
     pub aside: Vec<(FormatBinding, SuppressedFormat)>,
-    /// The time to live it asks for, in seconds; the Registry's if none.
+    /// The requested TTL in seconds; the Registry's TTL if none.
     pub ttl: Option<u32>,
-    /// Renew, but change nothing.
+    /// Renew the leases, but change nothing.
     pub suspended: bool,
-    /// Keep the last endpoint when all pods that are there are merely not ready.
+    /// Keep the last endpoint if all pods that exist are merely not ready.
     pub keep_last: bool,
-    /// What it was before its spec was changed, while it is not known that the newest spec is carried out.
+    /// The spec before the last change, until the newest spec is known to be applied.
     pub previous: Option<Box<Compiled>>,
-    /// Which keys and values it asks for, in the words of the user.
+    /// The part of the spec that determines keys and values, as the user wrote it.
     pub identity: Arc<LastSynced>,
-    /// The labels of its namespace are not known yet, and the Registry has rules about them: nothing is changed until
-    /// they are.
+    /// The Registry has access rules, and the labels of the namespace are not known yet: change nothing until they are.
     pub unsure: bool,
-    /// Its formats reach into a Registry's bookkeeping, which came after it: nothing is changed.
+    /// The formats overlap the metaPrefix of a Registry that was added or changed later: change nothing.
     pub frozen: bool,
 }
 
-/// A format that reaches into the bookkeeping of a Registry.
+/// A format that overlaps the metaPrefix of a Registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserved {
-    /// Where its keys lie.
+    /// The prefix of its keys.
     pub scope: Prefix,
-    /// The Registry's name.
     pub registry: Arc<str>,
-    /// The Registry's meta prefix.
     pub meta_prefix: String,
 }
 
-/// Why a registration cannot be carried out. Admission refuses most of these; an object may be older than the rule.
+/// Why a registration cannot be applied. Admission rejects most of these cases, but an object may be older than the
+/// rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// It would register every pod of its namespace.
+    /// An empty selector would register every pod of the namespace.
     #[error("spec.selector is empty: name at least one label in matchLabels")]
     EmptySelector,
-    /// An operator that selectors do not have.
     #[error("spec.selector has the operator {0:?}: write In, NotIn, Exists or DoesNotExist")]
     SelectorOperator(String),
-    /// A number that no port has.
     #[error("spec.ports has the number {0}: write a number from 1 to 65535")]
     PortNumber(i32),
-    /// Two ports have one name.
+    /// Two ports have the same name.
     #[error("spec.ports has two ports that go by {0:?}: give each a name of its own")]
     PortTwice(Arc<str>),
     /// A format lists a port that the registration does not have.
     #[error("spec.formats lists the port {0:?}: name it in spec.ports")]
     UnknownPort(String),
-    /// A format cannot be used.
     #[error("spec.formats: {0}")]
     Format(#[from] FormatError),
 }
 
 impl Invalid {
-    /// What it comes down to, for scripts.
+    /// Returns the condition reason.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Format(FormatError::NoRecordFormat(_)) => Reason::RecordFormatNotFound,
@@ -89,12 +84,11 @@ impl Invalid {
     }
 }
 
-/// What names `registration`.
 pub fn reference(registration: &ServiceRegistration) -> RegistrationRef {
     RegistrationRef::new(registration.namespace().unwrap_or_default(), registration.name_any())
 }
 
-/// Makes `registration` ready to be carried out, with these record formats.
+/// Compiles `registration` with these RecordFormats.
 pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormats) -> Result<Compiled, Invalid> {
     let spec = &registration.spec;
     let reference = reference(registration);
@@ -166,7 +160,7 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
     })
 }
 
-/// What decides about keys and values, field by field of the spec.
+/// The fields of the spec that determine keys and values.
 const DECIDING: [&str; 7] = [
     "serviceName",
     "ports",
@@ -177,7 +171,7 @@ const DECIDING: [&str; 7] = [
     "metadata",
 ];
 
-/// What of `registration` decides about keys and values, and the RecordFormats that it uses.
+/// Returns the part of `registration` that determines keys and values, and the RecordFormats that it uses.
 fn identity(registration: &ServiceRegistration, record_formats: &RecordFormats) -> LastSynced {
     let mut spec = fields(&registration.spec);
     spec.retain(|field, _| DECIDING.contains(&&**field));
@@ -201,7 +195,8 @@ fn fields(object: &impl Serialize) -> Map<String, Value> {
     }
 }
 
-/// What `registration` was by the spec `last`, which was carried out; none if that makes no sense any more.
+/// Compiles `registration` with the spec `last`, which was applied before. Returns none if that spec is no longer
+/// valid.
 pub fn compile_last(registration: &ServiceRegistration, last: &LastSynced) -> Option<Compiled> {
     let mut spec = fields(&registration.spec);
     spec.retain(|field, _| !DECIDING.contains(&&**field));
@@ -220,10 +215,10 @@ pub fn compile_last(registration: &ServiceRegistration, last: &LastSynced) -> Op
 }
 
 impl Compiled {
-    /// What its neighbours must know of all its formats, in the order of the spec; nothing of those that the Registry's
-    /// rules do not allow: nobody makes way for them.
+    /// Returns the input of the overlap check for all formats, in the order of the spec. A format that the Registry's
+    /// rules do not allow gets none: it must not suppress other formats.
     ///
-    /// Those of the spec before come after them, but for places that are the same.
+    /// The formats of the previous spec follow. Those with the same prefixes as a current format get none.
     pub fn readings(&self) -> Vec<Option<Reading>> {
         let allowed =
             |binding: &FormatBinding| !self.unsure && !self.frozen && binding.pass.allows_all(binding.format.scope());
@@ -238,7 +233,7 @@ impl Compiled {
         readings
     }
 
-    /// Lets these of its formats, counted as by [`Self::readings`], stand aside, and no others.
+    /// Suppresses these formats, numbered as in [`Self::readings`], and no others.
     pub fn stand_aside(&mut self, aside: &[SuppressedFormat]) {
         let all = self.all_outlets();
         if let Some(previous) = &mut self.previous {
@@ -259,7 +254,7 @@ impl Compiled {
         }
     }
 
-    /// What stands aside, counted as by [`Self::readings`].
+    /// Returns the suppressed formats, numbered as in [`Self::readings`].
     pub fn all_aside(&self) -> impl Iterator<Item = SuppressedFormat> {
         let count = self.bindings.len() + self.aside.len();
         let mine = self.aside.iter().map(|(_, aside)| aside.clone());
@@ -270,15 +265,15 @@ impl Compiled {
         }))
     }
 
-    /// Whether formats of it stand aside that the spec before did not have.
+    /// Whether formats are suppressed that the previous spec did not have.
     pub fn is_newly_aside(&self) -> bool {
         let before = self.previous.iter().flat_map(|previous| &previous.aside);
         let before: Vec<&Format> = before.map(|(binding, _)| &binding.format).collect();
         self.aside.iter().any(|(binding, _)| !before.contains(&&binding.format))
     }
 
-    /// Whether pods have something else by this than by `former`, though the index knows of no difference: a RecordFormat
-    /// has changed, or what is kept of the spec before.
+    /// Whether pods get other records than with `former` although the index sees no difference: a RecordFormat has
+    /// changed, or the previous spec that is kept.
     pub fn rewrites(&self, former: &Self) -> bool {
         let before = |compiled: &Self| {
             let previous = compiled.previous.as_deref();
@@ -288,35 +283,35 @@ impl Compiled {
         self.registration == former.registration && (self.bindings != former.bindings || keeps_other)
     }
 
-    /// What the pod `name` has by the spec before, if that is needed and the pod is ready.
+    /// Returns the records of the pod `name` by the previous spec, if that spec is kept and the pod is ready.
     pub fn previously(&self, index: &Index, name: &str) -> Option<DesiredPod> {
         let previous = self.previous.as_ref()?;
         let pod = index.view_if_ready_as(&previous.registration, name)?;
         DesiredPod::of(PodView::Ready(pod), &previous.bindings)
     }
 
-    /// Why formats of it stand aside.
+    /// Returns why formats are suppressed.
     pub fn told_aside(&self) -> Vec<String> {
         self.aside.iter().map(|(_, aside)| aside.reason.clone()).collect()
     }
 
     fn all_outlets(&self) -> Vec<FormatBinding> {
         let mut all = self.bindings.clone();
-        // Those aside are in the order of their places.
+        // Suppressed formats are in the order of their positions.
         for (binding, aside) in &self.aside {
             all.insert(aside.format, binding.clone());
         }
         all
     }
 
-    /// What the registration asks of `registry`.
+    /// Returns the settings that the planner needs.
     pub fn terms(&self, registry: &RegistrySpec) -> RegistrationSettings {
         RegistrationSettings {
             created: self.registration.created,
             ttl: self.ttl.unwrap_or(registry.ttl_seconds),
             suspended: self.suspended || self.unsure || self.frozen,
             keep_last: self.keep_last,
-            // Where nothing may be written nothing is read either: it may be none of the operator's business.
+            // Where nothing may be written, nothing is read: the keys there may be none of the operator's business.
             scopes: self.scopes(),
         }
     }
@@ -333,7 +328,8 @@ impl Compiled {
         scopes
     }
 
-    /// Lets no format write where keys may lie in the `bookkeeping` of `registry`. What is there of it is forbidden.
+    /// Forbids every format whose keys may be inside `bookkeeping`, the records of `registry`. Returns the prefix as a
+    /// forbidden one.
     pub fn keep_out(&mut self, bookkeeping: Prefix, registry: Arc<str>) -> (Prefix, PrefixGrant) {
         let nowhere = PrefixGrant::Nowhere(Arc::new(Denial::Bookkeeping(registry)));
         for binding in &mut self.bindings {
@@ -345,8 +341,8 @@ impl Compiled {
         (bookkeeping, nowhere)
     }
 
-    /// The first format that reaches into the bookkeeping of one of `registries` or around it, or whose consumers would
-    /// read that. In which etcd a Registry keeps it does not matter: several Registries may name the same one.
+    /// Returns the first format whose keys may be inside a metaPrefix of `registries` or around it, or whose consumers
+    /// would read it. The etcd cluster of a Registry does not matter: several Registries may name the same one.
     pub fn reserved<'a>(&self, registries: impl Iterator<Item = (&'a str, &'a RegistrySpec)>) -> Option<Reserved> {
         let aside = self.aside.iter().map(|(binding, _)| binding);
         let formats: Vec<&Format> = self

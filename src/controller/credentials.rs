@@ -1,4 +1,4 @@
-//! The credentials of Registries: which Secrets are to be watched, and what follows when one of them changes.
+//! The credentials of Registries: which Secrets and ConfigMaps are watched, and what a change of them causes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::kube::{Content, Source};
 use crate::telemetry::RegistryHealth;
 
 impl Controller {
-    /// This is what is in an object now.
+    /// Handles the current content of a Secret or ConfigMap.
     pub(super) fn source(&mut self, source: Source, content: Content, now: Instant) {
         if self.sources.get(&source) == Some(&content) {
             return;
@@ -29,7 +29,7 @@ impl Controller {
         }
     }
 
-    /// Has those objects watched that some Registry names, and forgets what was in others.
+    /// Watches the objects that a Registry names, and drops the content of all others.
     pub(super) fn watch_sources(&mut self) {
         let wanted: BTreeSet<Source> = self
             .registries
@@ -44,9 +44,9 @@ impl Controller {
         });
     }
 
-    /// Has the Registry served at the endpoints and with the credentials that it names, as far as they are known. The
-    /// registrar that it has tries them before it uses them, once it has been let in. Until then there is nothing to lose,
-    /// and other endpoints get a new registrar. Credentials that make no sense change nothing.
+    /// Serves the Registry with the endpoints and credentials that it names, as far as they are known. After etcd has
+    /// accepted an access, the existing worker tests a new access before it uses it. Before that there is nothing to
+    /// lose, and new endpoints get a new worker. Invalid credentials change nothing.
     pub(super) fn enter(&mut self, name: &Arc<str>, now: Instant) {
         let context = self.workers.context();
         let Some(known) = self.registries.get(name) else {
@@ -115,7 +115,8 @@ impl Controller {
         }
     }
 
-    /// This access has let somebody in: it is what a replica is to begin with that starts while Kubernetes is silent.
+    /// Records an access that etcd has accepted. A replica that starts while the apiserver is unavailable starts with
+    /// it.
     pub(super) fn is_good(&mut self, name: &str, access: Access) {
         if let Some(known) = self.registries.get_mut(name) {
             known.good = Some(access);

@@ -1,16 +1,16 @@
-//! When a report is due: shortly after a change, so that changes that come together are told together, and not more
-//! often than is useful.
+//! Delays a report until shortly after a change, so that changes in quick succession are reported once, and limits how
+//! often the same object is reported.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Paces reports about things named `N`.
+/// Schedules reports about objects named `N`.
 #[derive(Debug)]
 pub struct Debouncer<N> {
     /// How long to wait for further changes.
     settle: Duration,
-    /// The least time between two reports about the same thing.
+    /// Minimum time between two reports about the same object.
     interval: Duration,
     due: BTreeSet<(Instant, N)>,
     scheduled: HashMap<N, Instant>,
@@ -18,7 +18,7 @@ pub struct Debouncer<N> {
 }
 
 impl<N: Clone + Eq + Hash + Ord> Debouncer<N> {
-    /// Reports `settle` after a change, and about the same thing at most every `interval`.
+    /// Returns a debouncer that reports `settle` after a change, and the same object at most once per `interval`.
     pub fn new(settle: Duration, interval: Duration) -> Self {
         Self {
             settle,
@@ -29,7 +29,7 @@ impl<N: Clone + Eq + Hash + Ord> Debouncer<N> {
         }
     }
 
-    /// Something about `name` changed.
+    /// Schedules a report about `name`, unless one is scheduled.
     pub fn changed(&mut self, name: N, now: Instant) {
         if self.scheduled.contains_key(&name) {
             return;
@@ -43,12 +43,11 @@ impl<N: Clone + Eq + Hash + Ord> Debouncer<N> {
         self.due.insert((due, name));
     }
 
-    /// When the next report is due.
     pub fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// Something that is due for a report, which the caller makes now.
+    /// Takes an object whose report is due. The caller reports it now.
     pub fn take_due(&mut self, now: Instant) -> Option<N> {
         if self.next_due()? > now {
             return None;
@@ -59,7 +58,7 @@ impl<N: Clone + Eq + Hash + Ord> Debouncer<N> {
         Some(name)
     }
 
-    /// Nothing is to be reported about `name` any more.
+    /// Cancels the report about `name`, and drops when it was last reported.
     pub fn forget(&mut self, name: &N) {
         self.last.remove(name);
         if let Some(due) = self.scheduled.remove(name) {

@@ -1,4 +1,4 @@
-//! Namespaces as their labels change, and Registries as their rules do: what either allows is in force at once.
+//! Applies changes of namespace labels and of Registry rules to the registrations at once.
 
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ impl Controller {
                 self.tenants.delete(&name, in_use);
                 self.weigh(now);
             }
-            // The watch has said so; what is known of it stays in force.
+            // The watch has logged the error. The known labels stay in force.
             ObjectEvent::Unreadable { name, .. } => self.tenants.keep(&name),
             ObjectEvent::ListComplete => {
                 let entries = &self.entries;
@@ -41,16 +41,16 @@ impl Controller {
         }
     }
 
-    /// The rules of `registry` have changed.
+    /// Applies the changed rules of `registry` to its registrations.
     pub(super) fn rules_changed(&mut self, registry: &str, now: Instant) {
         for (reference, compiled) in self.asking_for(registry) {
-            // Forgotten first, so that every pod of it counts as changed.
+            // Remove the registration first, so that every pod counts as changed.
             self.index.delete_registration(&reference);
             self.admit(&reference, compiled, now);
         }
     }
 
-    /// Holds the registrations that are `concerned` against the rules of their Registries again, where there are any.
+    /// Applies the rules of the Registries again to the registrations for which `concerned` is true.
     fn judge_anew(&mut self, concerned: impl Fn(&RegistrationRef) -> bool, now: Instant) {
         let is_ruled = |registry: &str| {
             let known = self.registries.get(registry);
@@ -63,7 +63,7 @@ impl Controller {
             .map(|(reference, compiled)| (reference.clone(), Box::new(compiled.clone())))
             .collect();
         for (reference, compiled) in ruled {
-            // Forgotten first, so that every pod of it counts as changed.
+            // Remove the registration first, so that every pod counts as changed.
             self.index.delete_registration(&reference);
             self.admit(&reference, compiled, now);
         }

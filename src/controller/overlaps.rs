@@ -1,14 +1,15 @@
-//! Which formats of different registrations would get into each other's consumers: keys of one lie where consumers of
-//! the other read, and would be taken for its records or make them stumble.
+//! Finds overlaps between formats of different registrations: keys of one format are below a prefix that consumers of
+//! the other format read. Those consumers would take the keys for their own records, or fail on them.
 //!
-//! Of two such formats the one that claimed its place first stays and the other one stands aside. What counts is when a
-//! registration asked for the *place*, not when the registration was created: an old registration that is edited onto a
-//! place in the way of others is the later one there. The leader records that time for each place in the registration's
-//! status, so every replica and every successor decides alike. Records of one dialect below one prefix are one service
-//! on purpose.
+//! Of two such formats the one that claimed its prefix first stays; the other one is suppressed. The claim counts from
+//! the time when a registration asked for the *prefix*, not from the creation of the registration: an old registration
+//! that is edited to an overlapping prefix is the later one there. The leader records that time for each prefix in the
+//! registration's status, so every replica and every later leader decides alike. Records of one dialect below the same
+//! prefix are one service on purpose.
 //!
-//! Nothing here looks at all registrations: what a format reads is looked up in order among the prefixes that are written,
-//! and what it writes among the texts that are read, one look-up per character.
+//! No check iterates over all registrations. The prefixes that are written are ordered, so a range contains those that
+//! a format's consumers read. The prefixes that are read are hashed, so a format's own prefix needs one lookup per
+//! character.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -18,37 +19,37 @@ use crate::format::Reading;
 use crate::index::RegistrationRef;
 use crate::plan::Since;
 
-/// When a registration claimed a place, and which it is: the earlier of two comes first.
+/// The time of a claim and its registration. The earlier of two comes first.
 type Rank = (Since, RegistrationRef);
-/// Whose it is, for each dialect.
+/// The claims of each dialect.
 type Owners = BTreeMap<Arc<str>, BTreeSet<Rank>>;
 
-/// Why a format stands aside.
+/// A format that is suppressed because of an overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SuppressedFormat {
-    /// Which of the registration's formats it is, counted from zero.
+    /// Position among the registration's formats, counted from zero.
     pub format: usize,
-    /// The same in words, with what can be done about it.
+    /// Describes the overlap and what to do about it.
     pub reason: String,
 }
 
-/// One Registry's formats.
+/// The prefixes of one Registry.
 #[derive(Debug, Default)]
 struct RegistryPrefixes {
     /// By dialect, then by the prefix of the keys.
     written: BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<Rank>>>,
-    /// By what consumers of the one service read.
+    /// By the prefix that consumers of the one service read.
     reads: HashMap<Arc<str>, Owners>,
-    /// By what consumers of the dialect read.
+    /// By the prefix that consumers of the dialect read.
     realms: HashMap<Arc<str>, Owners>,
 }
 
-/// A registration that is carried out.
+/// The claims of a registration in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct RegistrationPrefixes {
     registry: Arc<str>,
     registration: RegistrationRef,
-    /// By the places of its formats; none for one that counts for nobody.
+    /// By the position of the format; none for a format that takes no part in the check.
     readings: Vec<Option<(Reading, Since)>>,
 }
 
@@ -58,35 +59,36 @@ impl RegistrationPrefixes {
     }
 }
 
-/// A format of somebody else that this one gets in the way of, or the other way round.
+/// A format of another registration that overlaps this one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Overlap {
     rank: Rank,
     dialect: Arc<str>,
-    /// What is read.
+    /// The prefix that is read.
     text: Arc<str>,
-    /// Whether its consumers would read our keys; else ours would read its keys.
+    /// If true, the other format's consumers would read this format's keys; else this format's consumers would read the
+    /// other's keys.
     reads_us: bool,
 }
 
-/// All registrations that are carried out.
+/// The prefixes of all registrations in force.
 #[derive(Debug, Default)]
 pub struct PrefixOverlaps {
     by_registry: HashMap<Arc<str>, RegistryPrefixes>,
     entries: HashMap<RegistrationRef, RegistrationPrefixes>,
-    /// The latest claim known so far.
+    /// The latest known claim, in milliseconds since 1970.
     latest: i64,
 }
 
 impl PrefixOverlaps {
-    /// The time of a claim that comes now, at `now` milliseconds since 1970: later than all that are known, whatever the
-    /// clocks say of those that another replica recorded.
+    /// Returns the time of a new claim made at `now`, in milliseconds since 1970. It is later than all known claims,
+    /// even if the clock of the replica that recorded those is ahead.
     pub fn claim(&mut self, now: i64) -> Since {
         self.latest = now.max(self.latest + 1);
         Since::Asked(self.latest)
     }
 
-    /// Since when `registration` has the place of `reading` in `registry`, as far as it was told.
+    /// Returns when `registration` claimed the prefix of `reading` in `registry`, if it did.
     pub fn since(&self, registration: &RegistrationRef, registry: &str, reading: &Reading) -> Option<Since> {
         let entry = self
             .entries
@@ -97,8 +99,9 @@ impl PrefixOverlaps {
         Some(*since)
     }
 
-    /// `registration` is carried out in `registry` with formats of these readings, each claimed at that time, none of those that count for nobody.
-    /// Returns the others whose formats may have to stand aside now, or no longer.
+    /// Sets the claims of `registration` in `registry`: the prefixes of each format with the time of the claim, or none
+    /// for a format that takes no part. Returns the other registrations whose formats may now be suppressed or
+    /// restored.
     pub fn settle(
         &mut self,
         registration: &RegistrationRef,
@@ -125,7 +128,7 @@ impl PrefixOverlaps {
         concerned
     }
 
-    /// `registration` is not carried out any more. Returns the others whose formats may not have to stand aside any more.
+    /// Removes the claims of `registration`. Returns the other registrations whose formats may be restored.
     pub fn leave(&mut self, registration: &RegistrationRef) -> BTreeSet<RegistrationRef> {
         let Some(entry) = self.entries.remove(registration) else {
             return BTreeSet::new();
@@ -142,7 +145,7 @@ impl PrefixOverlaps {
         concerned
     }
 
-    /// The formats of `registration` that stand aside.
+    /// Returns the suppressed formats of `registration`.
     pub fn aside(&self, registration: &RegistrationRef) -> Vec<SuppressedFormat> {
         let Some(entry) = self.entries.get(registration) else {
             return Vec::new();
@@ -157,7 +160,7 @@ impl PrefixOverlaps {
         entry.readings.iter().enumerate().filter_map(aside).collect()
     }
 
-    /// Those who come after `entry` and whose formats touch one of its.
+    /// Returns the registrations that overlap a format of `entry` and claimed their prefix later.
     fn younger(&self, entry: &RegistrationPrefixes) -> BTreeSet<RegistrationRef> {
         let touching = entry.readings.iter().flatten().flat_map(|(reading, since)| {
             let rank = entry.rank(*since);
@@ -173,7 +176,7 @@ impl PrefixOverlaps {
             .get(&entry.registry)
             .map(|registry_prefixes| registry_prefixes.touching(reading))
             .unwrap_or_default();
-        // Its own formats are checked against one another when it is compiled.
+        // Formats of the same registration are checked against each other by the compilation.
         touching.retain(|other| other.rank.1 != entry.registration);
         touching
     }
@@ -225,7 +228,7 @@ impl RegistryPrefixes {
         touching
     }
 
-    /// What is written where the consumers of `reading` read.
+    /// Adds the formats whose keys consumers of `reading` would read.
     fn read_by(&self, reading: &Reading, touching: &mut BTreeSet<Overlap>) {
         for (dialect, prefixes) in &self.written {
             let is_alike = *dialect == reading.dialect;
@@ -248,7 +251,7 @@ impl RegistryPrefixes {
         }
     }
 
-    /// Whose consumers read where `reading` is written.
+    /// Adds the formats whose consumers would read the keys of `reading`.
     fn readers_of(&self, reading: &Reading, touching: &mut BTreeSet<Overlap>) {
         let ends = (1..=reading.written.len()).filter(|end| reading.written.is_char_boundary(*end));
         for text in ends.map(|end| &reading.written[..end]) {

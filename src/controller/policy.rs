@@ -1,4 +1,4 @@
-//! A Registry's `spec.access` as `plan` needs it, and what it makes of a registration.
+//! Converts a Registry's `spec.access` for `plan`, and applies it to registrations.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use crate::api::{AccessRule, RegistrySpec};
 use crate::index::{NamespaceCache, Selector};
 use crate::plan::{NamespacePolicy, Policy, Prefix, PrefixGrant, Quota, Rule};
 
-/// What a Registry's rules leave of a registration.
+/// The result of a Registry's rules for a registration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Where it has no business, as far as it would have: whatever of its keys is there is to go.
+    /// Prefixes where the registration may write no keys or only some. Its other keys there are removed.
     pub forbidden: Vec<(Prefix, PrefixGrant)>,
-    /// Why not, if some of its formats cannot be written at all.
+    /// Why some formats may not be written at all.
     pub denial: Option<String>,
-    /// How many keys its namespace may have.
+    /// Maximum number of keys of the namespace.
     pub quota: Option<Quota>,
 }
 
-/// The rules of `registry`; none if it has none. One that makes no sense, because it is older than what admission would
-/// refuse now, allows nothing.
+/// Returns the rules of `registry`; none if it has no `spec.access`. An invalid rule allows nothing: it is older than
+/// the admission rule that would reject it.
 fn policy(registry: &RegistrySpec) -> Option<Policy> {
     let rules = registry.access.as_ref()?.rules.iter().filter_map(rule);
     Some(Policy { rules: rules.collect() })
@@ -48,10 +48,10 @@ fn rule(rule: &AccessRule) -> Option<Rule> {
 }
 
 impl Compiled {
-    /// Holds the registration against the rules of `registry`, given the labels of namespaces: from now on its formats
-    /// write what these allow.
+    /// Applies the rules of `registry` to the registration, given the labels of the namespaces. Afterwards the formats
+    /// write only what the rules allow.
     ///
-    /// What it was before is held against them, too: what they do not allow of it is not kept.
+    /// The rules also apply to the previous spec: records that they do not allow are not kept.
     pub fn submit(&mut self, registry: &RegistrySpec, tenants: &NamespaceCache) -> Verdict {
         if let Some(previous) = &mut self.previous {
             previous.submit(registry, tenants);

@@ -1,7 +1,7 @@
-//! What the operator would write, found out the way it finds it out itself, up to the point where it would write: for
-//! people who want to know before they apply something.
+//! Predicts what the operator would write, by the operator's own code up to the point where it would write. For users
+//! who want to know before they apply an object.
 //!
-//! Pure: what Kubernetes and etcd hold is handed in.
+//! Pure: the caller passes in what Kubernetes and etcd contain.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -17,73 +17,68 @@ use crate::plan::{
     Planner, PodState, Prefix, Revision, Step, Transaction, TxnOutcome, Value,
 };
 
-/// Why a registration would not be carried out.
+/// Why a registration would be rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Its spec makes no sense.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// It would write where the operator keeps its own records.
+    /// A prefix of the registration overlaps the Registry's metaPrefix.
     #[error("the prefix {scope} and the Registry's metaPrefix {meta} overlap: use a prefix outside of it")]
     Reserved {
         /// The registration's prefix.
         scope: String,
-        /// The Registry's.
+        /// The Registry's metaPrefix.
         meta: String,
     },
 }
 
-/// What would become of one key.
+/// What would happen to one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is as it should be.
+    /// The key already has the desired value.
     Keep(Value),
-    /// It would come into being.
+    /// The key would be created.
     Create(Value),
-    /// It would hold something else.
+    /// The key would get another value.
     Replace {
-        /// What it holds.
+        /// The current value.
         before: Value,
-        /// What it would hold.
         after: Value,
     },
-    /// It would hold the same, on a lease of another time to live.
+    /// The key would keep its value, but move to a lease with another TTL.
     Move(Value),
-    /// It would go; this is what it holds.
+    /// The key would be removed; its current value.
     Remove(Value),
 }
 
-/// What would become of one registration.
+/// What would happen to one registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The registration.
     pub registration: RegistrationRef,
-    /// How many pods it selects.
+    /// Number of selected pods.
     pub selected: usize,
-    /// How many of them are ready.
+    /// Number of ready pods among them.
     pub ready: usize,
-    /// It asks for no changes.
     pub suspended: bool,
-    /// What would become of its keys.
     pub keys: BTreeMap<Key, Change>,
-    /// The keys it would not get, and who has them.
+    /// The keys that the registration would not get, with their holders.
     pub conflicts: Vec<Conflict>,
-    /// What is wrong, in words, and with which pods.
+    /// Problems as text, with the pods that have them.
     pub problems: BTreeMap<String, Vec<Arc<str>>>,
-    /// The pod whose endpoint stays though it is not ready, because it is the last one.
+    /// The pod whose endpoint stays although the pod is not ready, because it is the last one.
     pub kept: Option<Arc<str>>,
     /// The keys to be removed that the Registry's guard would hold back first.
     pub held: BTreeSet<Key>,
 }
 
 impl Outcome {
-    /// Whether anything would be written or removed.
+    /// Whether any key would be written or removed.
     pub fn changes_anything(&self) -> bool {
         self.keys.values().any(|change| !matches!(change, Change::Keep(_)))
     }
 }
 
-/// Whether keys of the two may lie in each other's way. Those of one that makes no sense lie nowhere.
+/// Whether the prefixes of the two registrations overlap. An invalid registration has no prefixes.
 pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration, record_formats: &RecordFormats) -> bool {
     let scopes = |registration| {
         let compiled = compile(registration, record_formats);
@@ -98,16 +93,16 @@ pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration, record_formats: &R
     a.iter().any(|a| b.iter().any(|b| near(a, b)))
 }
 
-/// One registration on the stage.
+/// A registration of the preview.
 struct Part {
     compiled: Compiled,
-    /// Why some of its formats cannot be written.
+    /// Why some formats may not be written.
     denial: Option<String>,
-    /// Where its keys lie or, before a change of it, lay.
+    /// The prefixes of its keys, by its current and its earlier specs.
     scopes: BTreeSet<Prefix>,
 }
 
-/// One Registry's operator, without its hands.
+/// The operator of one Registry, without connections to Kubernetes and etcd.
 pub struct Preview {
     spec: RegistrySpec,
     index: Index,
@@ -115,13 +110,13 @@ pub struct Preview {
     planner: Planner,
     parts: BTreeMap<RegistrationRef, Part>,
     in_etcd: BTreeMap<Key, KeyValue>,
-    /// How many keys the Registry is known to hold in all.
+    /// Total number of keys that the Registry is known to hold.
     keys_in_all: usize,
     newest: Revision,
 }
 
 impl Preview {
-    /// For the Registry `name` of the cluster `cluster_id`, which has these pods.
+    /// Returns a preview for the Registry `name` of the cluster `cluster_id`, which has these pods.
     pub fn new(cluster_id: &str, name: &str, spec: RegistrySpec, pods: &[Pod]) -> Self {
         let mut index = Index::new();
         for pod in pods {
@@ -145,14 +140,14 @@ impl Preview {
         }
     }
 
-    /// A namespace is there. Where the Registry has rules, nothing is written for those that are not told before their
-    /// registrations.
+    /// Adds a namespace. If the Registry has access rules, its namespaces must be added before their registrations:
+    /// otherwise nothing is written for these.
     pub fn settle(&mut self, tenant: NamespaceLabels) {
         self.tenants.apply(tenant);
     }
 
-    /// A registration is there. One of a name that is there already takes its place, as when it is applied anew.
-    /// Its own formats are among `record_formats`.
+    /// Adds a registration. It replaces one of the same name, like a change of the object. `record_formats` must
+    /// contain the formats that it uses.
     pub fn register(
         &mut self,
         registration: &ServiceRegistration,
@@ -184,7 +179,7 @@ impl Preview {
         if let Some(former) = self.parts.get(&reference)
             && former.compiled.registration == compiled.registration
         {
-            // What its formats write may have changed all the same, of which the index knows nothing.
+            // A RecordFormat may have changed what the formats write, and the index does not see that.
             self.index.delete_registration(&reference);
         }
         for touch in self.index.apply_registration(compiled.registration.clone()) {
@@ -206,17 +201,18 @@ impl Preview {
         Ok(reference)
     }
 
-    /// The ranges of keys to hand in by [`Self::observe`]: the operator's own records and where registrations write.
+    /// Returns the prefixes to pass to [`Self::observe`]: the operator's own records and those of the registrations.
     pub fn scopes(&mut self) -> BTreeSet<Prefix> {
         self.planner.take_changed_scopes().unwrap_or_default()
     }
 
-    /// The Registry holds so many keys in all, those that are not handed in included: by these its guard judges a loss.
+    /// Sets the total number of keys of the Registry, including keys that are not passed in. The guard measures a loss
+    /// against this number.
     pub fn holds(&mut self, keys: usize) {
         self.keys_in_all = keys;
     }
 
-    /// What etcd holds in `scope` at `revision`.
+    /// Adds the keys that etcd has below `scope` at `revision`.
     pub fn observe(&mut self, scope: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
         self.newest = self.newest.max(revision);
         self.in_etcd.extend(entries.iter().cloned());
@@ -227,7 +223,7 @@ impl Preview {
         });
     }
 
-    /// Lets the operator's plans be carried out, on paper, until nothing is left to do; then tells what became of each of
+    /// Simulates the planner's transactions until nothing is left to do. Returns the outcome of each registration of
     /// `wanted`.
     pub fn outcomes(mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
         self.planner.kubernetes_is_complete();
@@ -261,9 +257,9 @@ impl Preview {
         wanted.iter().filter_map(outcome).collect()
     }
 
-    /// The keys that the guard would hold back; the plan goes on as if somebody had approved of their removal.
+    /// Returns the keys that the guard would hold back. Then approves their removal, so that the plan continues.
     fn held_back(&mut self) -> BTreeSet<Key> {
-        // Only how far apart two moments are counts, and here is but one.
+        // The guard uses only the time between two moments, and here is only one.
         let moment = Moment {
             now: Instant::now(),
             unix: Duration::ZERO,
@@ -324,7 +320,7 @@ impl Preview {
         })
     }
 
-    /// What would become of a key that is there at the end.
+    /// Returns what would happen to a key that exists at the end.
     fn change(&self, key: &Key, written: &BTreeMap<Key, Option<Value>>) -> Option<Change> {
         let before = self.in_etcd.get(key).map(|held| held.value.clone());
         match (before, written.get(key)) {

@@ -1,9 +1,9 @@
-//! What is ours in the etcd of a Registry, all of it: found, and removed without the operator.
+//! Finds and removes all of the operator's keys in the etcd of a Registry, without the operator.
 //!
-//! A key is ours when it is on a lease that our bookkeeping records. Each is removed by a write that its own revision
-//! guards, and all writes are fenced by who led when we looked: nobody, unless leading was to be overlooked. So neither
-//! another's key goes nor one that somebody has changed since. The leases are left to lapse: to revoke one would remove
-//! keys that nothing guards.
+//! A key belongs to the operator if it is on a lease that the operator's records name. Each removal is guarded by the
+//! revision of the key. Every transaction is fenced by the leader key as it was read at the start: absent, unless
+//! `force` allows a leader. So no foreign key is removed, and no key that has changed since. The leases are left to
+//! expire: revoking a lease would remove its keys without these guards.
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Duration, Instant, sleep};
@@ -13,14 +13,14 @@ use crate::etcd::{Access, Connection, Error, Timeouts};
 use crate::plan::{Fence, Key, KeyValue, LeaseId, MetaKeys, Op, OpResult, Transaction, TxnOutcome};
 use crate::telemetry::Calls;
 
-/// Keys that are read at a time.
+/// Number of concurrent reads.
 const READS: usize = 16;
-/// Between two looks at whether somebody still leads.
+/// Pause between two reads of the leader key.
 const LOOK: Duration = Duration::from_millis(200);
-/// The folder of the other Registries in the bookkeeping of the one named `default`.
+/// The folder of the other Registries in the records of the Registry named `default`.
 const OTHERS: &str = "registries/";
 
-/// What is ours in one Registry.
+/// The operator's keys and records of one Registry.
 pub struct Purge {
     connection: Connection,
     fence: Fence,
@@ -29,40 +29,41 @@ pub struct Purge {
     meta: MetaKeys,
 }
 
-/// What became of it.
+/// The result of a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purged {
-    /// Keys of registrations that were removed.
+    /// Keys of registrations that were removed, or were already gone.
     pub keys: usize,
-    /// Those that somebody else changed or removed in the meantime: nothing was done to them.
+    /// Keys that another client changed in the meantime. They were not removed.
     pub left: usize,
 }
 
-/// Why nothing, or not all, was removed.
+/// Why no keys, or not all keys, were removed.
 #[derive(Debug, thiserror::Error)]
 pub enum PurgeError {
-    /// An operator leads, and would put back what is removed.
+    /// An operator leads, and would create the removed keys again.
     #[error(
         "the replica {leader} leads: it would put every key back; end the operator first, or give --wait SECONDS if it \
          is ending, or --force to remove the keys nevertheless"
     )]
     Led {
-        /// Its name.
+        /// The leader's identity, as the leader key records it.
         leader: String,
     },
-    /// Somebody began to lead, or another one leads, while keys were removed.
+    /// The leader changed while keys were removed.
     #[error("the leader has changed after {removed} keys were removed; see that no operator runs, and try again")]
     Fenced {
-        /// How many had gone.
+        /// Number of keys removed until then.
         removed: usize,
     },
-    /// etcd says no, or does not answer.
+    /// etcd returned an error or did not answer.
     #[error("etcd: {0}")]
     Etcd(#[from] Error),
 }
 
 impl Purge {
-    /// Looks for what is ours. Whoever leads may end within `patience`; after that it is an error, unless `force` is given.
+    /// Finds the operator's keys. Waits at most `patience` for a leader to end; after that a leader is an error, unless
+    /// `force` is given.
     pub async fn find(
         cluster_id: &str,
         name: &str,
@@ -93,17 +94,17 @@ impl Purge {
         })
     }
 
-    /// The keys that consumers read, in the order of their leases.
+    /// Returns the keys that consumers read, in the order of their leases.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
         self.keys.iter().map(|(key, _)| &**key)
     }
 
-    /// Whether there is nothing of ours at all.
+    /// Whether there are neither keys nor records of the operator.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.records.is_empty()
     }
 
-    /// Removes all of it: first the keys, then the records of leases on which none is left.
+    /// Removes the keys, then the records of leases without remaining keys.
     pub async fn carry_out(self) -> Result<Purged, PurgeError> {
         let mut purged = Purged { keys: 0, left: 0 };
         let mut kept: Vec<LeaseId> = Vec::new();
@@ -118,7 +119,7 @@ impl Purge {
                 }
             }
         }
-        // What proves that a key is ours stays with it.
+        // A record proves that the remaining keys of its lease belong to the operator, so it must stay.
         let records: Vec<_> = self
             .records
             .iter()
@@ -131,7 +132,7 @@ impl Purge {
         Ok(purged)
     }
 
-    /// Removes keys that are as they were found, and says of each whether it was.
+    /// Removes the keys that are unchanged. Returns for each key whether it is gone.
     async fn remove(&self, batch: &[(Key, KeyValue)], removed: usize) -> Result<Vec<bool>, PurgeError> {
         let ops = batch.iter().map(|(key, held)| Op::Delete {
             key: key.clone(),
@@ -144,7 +145,7 @@ impl Purge {
         {
             TxnOutcome::Applied { results, .. } => Ok(results
                 .iter()
-                // A repeated request finds that its first copy has done the work.
+                // A repeated request finds the key absent, because its first copy has removed it.
                 .map(|result| matches!(result, OpResult::Done | OpResult::Refused(None)))
                 .collect()),
             TxnOutcome::Fenced | TxnOutcome::LeaseGone | TxnOutcome::Overtaken { .. } => {
@@ -154,7 +155,7 @@ impl Purge {
     }
 }
 
-/// What holds as long as nobody else begins to lead.
+/// Returns a fence that holds until another replica becomes leader.
 async fn fence(connection: &Connection, meta: &MetaKeys, patience: Duration, force: bool) -> Result<Fence, PurgeError> {
     let begin = Instant::now();
     loop {
@@ -180,14 +181,14 @@ async fn fence(connection: &Connection, meta: &MetaKeys, patience: Duration, for
     }
 }
 
-/// Who the value under the leader's key says that it is; the value itself when it was written by nobody of ours.
+/// Returns the leader's identity from the value of the leader key; the value itself if it has another format.
 fn identity(value: &[u8]) -> String {
     let record = serde_json::from_slice::<serde_json::Value>(value).unwrap_or_default();
     let identity = record["identity"].as_str().map(str::to_owned);
     identity.unwrap_or_else(|| String::from_utf8_lossy(value).into_owned())
 }
 
-/// The keys on one of our leases, without our own bookkeeping.
+/// Returns the keys on a lease of the operator, without the operator's own records.
 async fn on_lease(connection: &Connection, meta: &MetaKeys, lease: LeaseId) -> Result<Vec<(Key, KeyValue)>, Error> {
     let keys = connection
         .lease(lease, true)
@@ -197,7 +198,7 @@ async fn on_lease(connection: &Connection, meta: &MetaKeys, lease: LeaseId) -> R
     let keys = keys.into_iter().filter(|key| !meta.scope().contains(key));
     let held = stream::iter(keys).map(async |key| {
         let held = connection.get(&key).await?.0;
-        // It may have gone, or be on another lease, since etcd told of it.
+        // The key may have been removed or moved to another lease since etcd listed it.
         Ok::<_, Error>(held.filter(|held| held.lease == lease).map(|held| (key, held)))
     });
     held.buffered(READS)

@@ -1,11 +1,11 @@
-//! What was heard of pods and has not been passed on yet: the namespaces are served in turn, and of a pod that changes
-//! faster than that only the last state counts.
+//! The work queue of pod events. The namespaces are served in turn. If a pod changes faster than it is processed, only
+//! its last state counts.
 //!
-//! What a namespace has to be told is in a row of its own, in the order in which it came up. A pod that is heard of
-//! again keeps its place there, and so does a touch of a registration's pod. One thing is never merged away: that a pod
-//! was deleted. What comes after it is another pod, and that the first is gone is a fact.
+//! Each namespace has a queue in order of arrival. A pod that changes again keeps its position, and so does the dirty
+//! mark of a registration's pod. One fact is never merged away: a pod was deleted. A later pod of the same name is
+//! another pod.
 //!
-//! How far Kubernetes has been heard is told only once everything up to there has been passed on, in whatever order.
+//! A bookmark of a watch is released only when everything received before it has been processed, in whatever order.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,38 +14,37 @@ use std::time::Instant;
 use crate::index::{DirtyMark, Pod};
 use crate::plan::{FairQueue, WatchTarget};
 
-/// A pod, by its namespace and name.
+/// Namespace and name of a pod.
 pub type PodName = (Arc<str>, Arc<str>);
 
-/// How far a stream has been heard.
+/// A version up to which a watch has reported everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bookmark {
-    /// The stream.
     pub stream: WatchTarget,
-    /// Everything up to this version was told.
+    /// The resourceVersion up to which everything was received.
     pub version: u64,
-    /// The apiserver's own version, and when it was asked for it.
+    /// The apiserver's own version, and when the apiserver was asked for it.
     pub present: Option<(u64, Instant)>,
 }
 
-/// What was heard of one pod, as far as it counts.
+/// The pending changes of one pod.
 #[derive(Debug)]
 pub struct PendingPod {
-    /// It was deleted, before anything else that is known of it.
+    /// The pod was deleted before all other changes recorded here.
     pub deleted: bool,
-    /// What it was last.
+    /// The last state of the pod.
     pub last: Option<Pod>,
-    /// When it was first heard of.
+    /// When the first of these changes was received.
     pub at: Instant,
     since: u64,
 }
 
-/// A registration's pod that is to be looked at.
+/// A pending dirty mark of a registration's pod.
 #[derive(Debug)]
 pub struct PendingMark {
-    /// The pod that was there before is gone.
+    /// The pod that existed before was deleted.
     pub deleted: bool,
-    /// When it was first heard of.
+    /// When the first change was received.
     pub at: Instant,
     since: u64,
 }
@@ -56,41 +55,39 @@ enum QueueEntry {
     DirtyMark(DirtyMark),
 }
 
-/// What is to be done next.
 #[derive(Debug)]
 pub enum WorkItem {
-    /// This was heard of a pod: its touches are to be given to [`WorkQueue::touch`].
+    /// A changed pod. The caller passes its dirty marks to [`WorkQueue::touch`].
     Pod(PodName, PendingPod),
-    /// The registration is to be told of this pod.
+    /// A registration's pod whose state is to be sent to the worker.
     DirtyMark(DirtyMark, PendingMark),
 }
 
-/// Everything that waits.
+/// Pending pods, dirty marks and bookmarks.
 #[derive(Debug, Default)]
 pub struct WorkQueue {
     row: FairQueue<QueueEntry>,
     pods: HashMap<PodName, PendingPod>,
     touches: HashMap<DirtyMark, PendingMark>,
-    /// Counts what is heard.
+    /// Counts received changes.
     clock: u64,
-    /// For each piece of news that has not been passed on wholly, how much of it waits.
+    /// The number of unprocessed items for each change that is not processed completely.
     open: BTreeMap<u64, usize>,
     reached: VecDeque<(u64, Bookmark)>,
 }
 
 impl WorkQueue {
-    /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.row.is_empty()
     }
 
-    /// A pod is like this.
+    /// Adds the current state of a pod.
     pub fn applied(&mut self, pod: Pod, at: Instant) {
         let name = (pod.namespace.as_str().into(), pod.name.as_str().into());
         self.heard(name, at).last = Some(pod);
     }
 
-    /// A pod is gone.
+    /// Adds the deletion of a pod.
     pub fn deleted(&mut self, namespace: &str, name: &str, at: Instant) {
         let heard = self.heard((namespace.into(), name.into()), at);
         heard.deleted = true;
@@ -113,7 +110,7 @@ impl WorkQueue {
         })
     }
 
-    /// `touches` are what has come of `heard`, because the pod is `deleted` or has changed.
+    /// Adds the dirty marks that result from `heard`. `deleted`: they result from the deletion of the pod.
     pub fn touch(&mut self, heard: &PendingPod, touches: Vec<DirtyMark>, deleted: bool) {
         for touch in touches {
             if let Some(waiting) = self.touches.get_mut(&touch) {
@@ -132,8 +129,8 @@ impl WorkQueue {
         }
     }
 
-    /// What is to be done next, of a namespace that `may` have its turn; it is said to be done when it is. None if there
-    /// is no such thing.
+    /// Pops the next item of a namespace for which `may` is true; none if there is none. Call [`Self::done_pod`] or
+    /// [`Self::done_touch`] when the item has been processed.
     pub fn next_of(&mut self, may: impl Fn(&str) -> bool) -> Option<WorkItem> {
         match self.row.pop_of(|namespace, _| may(namespace))? {
             QueueEntry::Pod(name) => self.pods.remove(&name).map(|heard| WorkItem::Pod(name, heard)),
@@ -144,13 +141,13 @@ impl WorkQueue {
         }
     }
 
-    /// A pod's touches are known, and it has cost its namespace so much.
+    /// Marks a pod as processed. Its namespace is charged with `cost`.
     pub fn done_pod(&mut self, name: &PodName, heard: &PendingPod, cost: usize) {
         self.row.charge(&name.0, cost);
         self.close(heard.since);
     }
 
-    /// A registration was told of its pod.
+    /// Marks a dirty mark as processed.
     pub fn done_touch(&mut self, touched: &PendingMark) {
         self.close(touched.since);
     }
@@ -164,12 +161,12 @@ impl WorkQueue {
         }
     }
 
-    /// So far has a stream been heard, once all has been passed on that was heard until now.
+    /// Adds a bookmark. It is released when everything received so far has been processed.
     pub fn reach(&mut self, reached: Bookmark) {
         self.reached.push_back((self.clock, reached));
     }
 
-    /// Up to where everything has been passed on by now.
+    /// Returns the next bookmark up to which everything has been processed.
     pub fn take_reached(&mut self) -> Option<Bookmark> {
         let (clock, _) = self.reached.front()?;
         let passed_on = self.open.first_key_value().is_none_or(|(oldest, _)| oldest > clock);
@@ -210,7 +207,8 @@ mod tests {
         queue.applied(pod, Instant::now());
     }
 
-    /// The next one, which is a pod: its name, whether it was deleted, and its uid since.
+    /// Pops the next item, which must be a pod. Returns its name, whether it was deleted, and the uid of its last
+    /// state.
     fn next_pod(queue: &mut WorkQueue, touches: Vec<DirtyMark>) -> (String, bool, Option<String>) {
         let Some(WorkItem::Pod(name, heard)) = queue.next_of(|_| true) else {
             panic!("a pod is next");
@@ -221,7 +219,7 @@ mod tests {
         (format!("{}/{}", name.0, name.1), heard.deleted, told)
     }
 
-    /// The next one, which is a touch: whether the pod was deleted.
+    /// Pops the next item, which must be a dirty mark. Returns the mark and whether the pod was deleted.
     fn next_touch(queue: &mut WorkQueue) -> (DirtyMark, bool) {
         let Some(WorkItem::DirtyMark(touch, touched)) = queue.next_of(|_| true) else {
             panic!("a touch is next");
@@ -269,7 +267,7 @@ mod tests {
             next_pod(&mut queue, vec![touch("orders", "a")]),
             ("shop/a".to_owned(), true, Some("2".to_owned()))
         );
-        // Before that is told it changes again.
+        // The pod changes again before that mark is processed.
         applied(&mut queue, pod("shop", "a", "2"));
         assert_eq!(next_touch(&mut queue), (touch("orders", "a"), true));
         assert!(!next_pod(&mut queue, vec![touch("orders", "a")]).1);
@@ -297,7 +295,7 @@ mod tests {
         assert_eq!(queue.take_reached(), None);
         next_pod(&mut queue, vec![touch("orders", "a")]);
         assert_eq!(queue.take_reached(), None, "nobody was told of the pod's registration");
-        // Heard of again: that is newer, and what was heard before still waits.
+        // A later change of a pending pod counts as received with the earlier one, which still blocks.
         applied(&mut queue, pod("flood", "a", "2"));
         while queue.take_reached().is_none() {
             match queue.next_of(|_| true).expect("something is left") {

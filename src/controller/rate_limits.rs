@@ -1,18 +1,19 @@
-//! How fast each namespace may change: what it uses is counted as time, and whoever has used more than passes has to wait.
+//! Limits how fast each namespace may change. Each change costs time; a namespace that has used more time than has
+//! passed must wait.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// So much may be used at once.
+/// How much time a namespace may use at once.
 const BURST: Duration = Duration::from_secs(10);
-/// Who has used nothing for long is forgotten when there are so many, and again when there are twice as many.
+/// Number of namespaces above which idle ones are dropped. Each further cleanup runs when the number of the remaining
+/// ones has doubled.
 const FEW: usize = 64;
 
-/// The paces of all namespaces.
 #[derive(Debug)]
 pub struct NamespaceRateLimiter {
-    /// Until when each has used up its time.
+    /// Until when each namespace has used up its time.
     used: HashMap<Arc<str>, Instant>,
     look_at: usize,
 }
@@ -27,7 +28,7 @@ impl Default for NamespaceRateLimiter {
 }
 
 impl NamespaceRateLimiter {
-    /// `namespace` has made one change of `per_second` that it may make.
+    /// Charges `namespace` with one change, where `per_second` changes are allowed per second.
     pub fn spend(&mut self, namespace: &Arc<str>, per_second: u32, now: Instant) {
         let cost = Duration::from_secs(1) / per_second.max(1);
         if let Some(until) = self.used.get_mut(namespace) {
@@ -41,7 +42,7 @@ impl NamespaceRateLimiter {
         self.used.insert(namespace.clone(), now + cost);
     }
 
-    /// When `namespace` may change again, if it may not now.
+    /// Returns when `namespace` may change again; none if it may change now.
     pub fn waits_until(&self, namespace: &str, now: Instant) -> Option<Instant> {
         let used = *self.used.get(namespace)?;
         used.checked_sub(BURST).filter(|until| *until > now)

@@ -1,7 +1,7 @@
-//! RecordFormats as they come, change and go, and what that means for the registrations that use one.
+//! Handles RecordFormats that are created, changed or deleted, and examines the registrations that use them.
 //!
-//! Every replica looks at them and comes to the same conclusion, so every replica writes their statuses: each once for
-//! each version, and only when the status there is another one.
+//! Every replica evaluates each RecordFormat with the same result. So every replica writes its status: once per
+//! version, and only if the current status differs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,36 +20,35 @@ use crate::format::{RecordFormats, TemplateError, Templates};
 use crate::index::{NamespaceScope, RegistrationRef};
 use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, StatusUpdate, WritePolicy};
 
-/// One RecordFormat.
+/// The version of a RecordFormat that was observed last.
 #[derive(Debug)]
 struct Version {
     uid: String,
     generation: i64,
-    /// The list that it was last seen in.
+    /// The list that contained the RecordFormat last.
     list: u64,
 }
 
-/// All RecordFormats.
+/// All RecordFormats, valid or not.
 #[derive(Debug, Default)]
 pub struct Library {
     formats: RecordFormats,
     versions: HashMap<Arc<str>, Version>,
-    /// Counts the complete lists: what is marked by an older one is gone.
+    /// Counts the complete lists. A RecordFormat marked by an older list is gone.
     list: u64,
 }
 
 impl Library {
-    /// What they say.
+    /// The compiled RecordFormats.
     pub fn formats(&self) -> &RecordFormats {
         &self.formats
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.versions.len()
     }
 
-    /// Notes that this version is there; returns whether it is new.
+    /// Marks this version as present. Returns whether it is new.
     fn mark(&mut self, name: &str, uid: String, generation: i64) -> bool {
         let version = Version {
             uid,
@@ -63,7 +62,8 @@ impl Library {
     }
 }
 
-/// What is kept of a registration to look at it again when a RecordFormat changes; none if it uses none.
+/// Returns the part of a registration that is kept to compile it again when a RecordFormat changes; none if it uses no
+/// RecordFormat.
 pub fn kept(registration: &ServiceRegistration) -> Option<Arc<ServiceRegistration>> {
     let uses_one = registration
         .spec
@@ -87,7 +87,7 @@ impl Controller {
                 let (name, uid) = (object.name_any(), object.uid().unwrap_or_default());
                 let generation = object.metadata.generation.unwrap_or_default();
                 let seen = StatusUpdate::Observed(name.as_str().into(), object.status);
-                // The desk ends only with the process.
+                // The status writer runs until the process ends.
                 let _ = self.workers.context().record_formats.send(seen);
                 if self.library.mark(&name, uid.clone(), generation) {
                     let templates = Templates::compile(&name, &object.spec);
@@ -144,7 +144,8 @@ impl Controller {
         }
     }
 
-    /// Tells of a RecordFormat that cannot be used. Every replica says the same, which is one Event.
+    /// Publishes an Event about a RecordFormat that cannot be used. Every replica publishes the same notice, which
+    /// becomes one Event.
     fn announce_broken(&self, name: &str, uid: &str, generation: i64, error: &TemplateError) {
         self.workers.context().events.publish(Notice {
             about: About::RecordFormat(name.into()),
@@ -173,7 +174,7 @@ impl Controller {
         self.examine_users(name, now);
     }
 
-    /// Looks again at the registrations that use a RecordFormat.
+    /// Examines the registrations that use a RecordFormat again.
     fn examine_users(&mut self, name: &str, now: Instant) {
         let uses = |object: &ServiceRegistration| {
             let mut formats = object.spec.formats.iter();
@@ -182,7 +183,7 @@ impl Controller {
         self.examine_all(uses, now);
     }
 
-    /// All RecordFormats are known: what still waits for one waits for one that does not exist.
+    /// Examines the registrations again once all RecordFormats are listed: a missing one does not exist.
     fn examine_waiting(&mut self, now: Instant) {
         self.examine_all(|_| true, now);
     }
@@ -194,7 +195,7 @@ impl Controller {
             .filter_map(|(reference, entry)| Some((reference.clone(), entry.kept()?.clone())));
         let mut kept: Vec<(RegistrationRef, Arc<ServiceRegistration>)> =
             kept.filter(|(_, object)| which(object)).collect();
-        // The oldest first: in that order they claim their places.
+        // Oldest first: in this order they claim their prefixes.
         kept.sort_by_key(|(reference, object)| (object.metadata.creation_timestamp.clone(), reference.clone()));
         for (reference, object) in kept {
             self.examine(&reference, &object, now);
@@ -203,7 +204,7 @@ impl Controller {
     }
 }
 
-/// What the author of a RecordFormat reads.
+/// Returns the status for the author of the RecordFormat.
 fn status(generation: i64, templates: &Result<Templates, TemplateError>) -> RecordFormatStatus {
     let (holds, reason, message, preview) = match templates {
         Ok(templates) => (

@@ -1,8 +1,8 @@
-//! What outlives the process: enough to connect to every Registry, so that a replica that starts while the
-//! kube-apiserver is away renews the leases that are recorded there.
+//! The state that survives a restart: what a replica needs to connect to every Registry. A replica that starts while
+//! the kube-apiserver is unavailable can then renew the leases that are recorded there.
 //!
-//! One JSON file in a folder of its own, replaced as a whole or not at all. Whatever is wrong with it, the replica does
-//! without: it then waits for the apiserver, as it does on its first start.
+//! The state is one JSON file in its own folder, which is replaced atomically. If the file is unusable, the replica
+//! ignores it and waits for the apiserver, as on its first start.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
@@ -20,41 +20,40 @@ use tokio_util::sync::CancellationToken;
 use crate::api::RegistrySpec;
 use crate::etcd::Access;
 
-/// The form of the file. Another one is not read: what it means is not known.
+/// The version of the file format. Files of other versions are not read.
 const VERSION: u64 = 1;
-/// The file, and the one that is about to replace it.
+/// The file, and the new file that replaces it.
 const FILE: &str = "state.json";
 const NEXT: &str = "state.json.new";
-/// Before a file that could not be written is tried again.
+/// Pause before a failed write is retried.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// What is needed to connect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
-    /// The UID that names the Kubernetes cluster: our records lie below it.
+    /// The UID of the Kubernetes cluster. The operator's records in etcd are below it.
     pub cluster_id: String,
-    /// The Registries by their names.
+    /// The Registries by name.
     pub registries: BTreeMap<String, StoredRegistry>,
 }
 
-/// A Registry as it was last heard of.
+/// A Registry as it was last observed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredRegistry {
-    /// `metadata.uid`; empty if it was kept by a release that did not keep it.
+    /// `metadata.uid`; empty if the file was written by a release that did not store it.
     #[serde(default)]
     pub uid: String,
-    /// `metadata.generation` of its spec.
+    /// `metadata.generation` of the spec.
     pub generation: i64,
-    /// Its spec.
     pub spec: RegistrySpec,
-    /// The endpoints and credentials that last let us in. Those of spec may not work, and the Secrets cannot be asked for.
+    /// The endpoints and credentials that etcd accepted last. Those of the spec may not work, and the Secrets cannot be
+    /// read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
 }
 
 impl StoredRegistry {
-    /// The way in; none if that takes credentials which were not kept.
+    /// Returns the stored access; none if the Registry needs credentials that were not stored.
     pub fn access(&self) -> Option<Access> {
         let is_open = self.spec.tls.is_none() && self.spec.auth.is_none();
         let open = || is_open.then(|| Access::open(self.spec.endpoints.clone()));
@@ -62,7 +61,6 @@ impl StoredRegistry {
     }
 }
 
-/// The file's content.
 #[derive(Serialize)]
 struct Document<'a> {
     version: u64,
@@ -70,56 +68,50 @@ struct Document<'a> {
     state: &'a State,
 }
 
-/// Why there is nothing to start from, or nothing can be kept.
+/// Why stored state cannot be used, or state cannot be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// It cannot be read or written.
     #[error("cannot use {path}: {cause}")]
     Io {
         /// The file or folder.
         path: String,
-        /// What the system says.
         cause: io::Error,
     },
-    /// It is something else.
+    /// The path is not a file or folder as expected.
     #[error("{path} is not a {wanted}; remove it, or name another folder with --state-dir")]
     OtherKind {
-        /// The file or folder.
         path: String,
-        /// What it should be.
+        /// `file` or `folder`.
         wanted: &'static str,
     },
-    /// Somebody else may have written what is in it.
+    /// Another user owns the path and may have written its content.
     #[error(
         "{path} belongs to user {owner} and this process runs as user {user}; remove it, or name with --state-dir a \
          folder that does not exist yet"
     )]
     OtherOwner {
-        /// The file or folder.
         path: String,
-        /// Whose it is.
+        /// UID of the owner.
         owner: u32,
-        /// Who we are.
+        /// UID of this process.
         user: u32,
     },
-    /// Others may write or read what is in it.
+    /// Other users may read or write the path.
     #[error(
         "{path} has mode {mode:04o}, open to others; take their rights away (chmod go= {path}), or name with \
          --state-dir a folder that does not exist yet"
     )]
     OpenToOthers {
-        /// The file or folder.
         path: String,
-        /// Its permission bits.
+        /// The permission bits.
         mode: u32,
     },
-    /// It is half a file, or none of ours.
+    /// The content is incomplete, or not a state of leasehold.
     #[error("what is in it is no state of leasehold: {0}")]
     Content(String),
-    /// It was written by another release.
     #[error("it has version {found} and this release reads version {VERSION}")]
     OtherVersion {
-        /// Its version.
+        /// The version of the file.
         found: u64,
     },
 }
@@ -149,17 +141,16 @@ impl State {
     }
 }
 
-/// The folder in which the state is kept.
 #[derive(Clone, Debug)]
 pub struct StateFolder(PathBuf);
 
 impl StateFolder {
-    /// The folder at `path`, which is created when there is something to keep.
+    /// Returns the folder at `path`. It is created when there is state to store.
     pub fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// What was kept, if that is there and can be trusted; what speaks against it is logged.
+    /// Loads the stored state if it exists and can be trusted. Logs why it cannot be used.
     pub fn load(&self) -> Option<State> {
         let folder = self.0.display();
         match self.read() {
@@ -191,7 +182,7 @@ impl StateFolder {
         private(&self.0, &metadata, "folder", metadata.is_dir())
     }
 
-    /// Puts `state` in the place of what was kept. Whenever this is interrupted, either is there as a whole.
+    /// Replaces the stored state. If the call is interrupted, either the old or the new file is complete.
     fn write(&self, state: &State) -> Result<(), Unusable> {
         let builder = DirBuilder::new().mode(0o700).create(&self.0);
         if let Err(cause) = builder
@@ -240,8 +231,8 @@ fn private(path: &Path, metadata: &Metadata, wanted: &'static str, is_wanted: bo
     Ok(())
 }
 
-/// Keeps the newest of `states` in `folder` until `shutdown`. A folder that cannot be written to is tried again: the
-/// operator does its work without.
+/// Stores the newest of `states` in `folder` until `shutdown`. Retries if writing fails: the operator works without the
+/// folder.
 pub async fn keep(folder: StateFolder, mut states: watch::Receiver<Option<State>>, shutdown: CancellationToken) {
     let mut failing = false;
     loop {

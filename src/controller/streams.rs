@@ -1,8 +1,8 @@
-//! How each stream of news stands: whether it has told everything once, how far it has come, and since when it says
+//! The state of each watch: whether its first list is complete, how fresh its cache is, and since when it has reported
 //! nothing.
 //!
-//! A namespace that is watched need not exist. Who may not ask for its objects hears nothing of them, and there are none:
-//! as long as it is known not to be there, a silent stream of it is no trouble.
+//! A configured namespace need not exist. If the operator has no permission to list its objects, its watches report
+//! nothing. While the namespace is known not to exist, a watch that was lost is no problem: there are no objects.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -14,29 +14,29 @@ use crate::index::{NamespaceCache, NamespaceScope};
 use crate::kube::{NAMESPACES, ObjectEvent, WatchScope};
 use crate::plan::{Freshness, WatchTarget};
 
-/// One stream.
+/// The state of one watch.
 #[derive(Clone, Copy, Debug, Default)]
 struct TargetState {
     /// Whether a list of it was complete once.
     listed: bool,
-    /// Since when what it told is outdated, because its watch has been broken for long.
+    /// Since when its cache is stale, because the watch has been broken for long.
     lost: Option<Timestamp>,
-    /// Whether it is lost and has nothing to tell.
+    /// Whether the watch is lost and its namespace does not exist.
     void: bool,
 }
 
-/// All streams that there are.
+/// The states of all watches.
 #[derive(Debug)]
 pub struct Streams {
     standings: BTreeMap<WatchTarget, TargetState>,
-    /// How far each has been heard and taken in.
+    /// How fresh the cache of each watch is.
     progress: Freshness,
-    /// Whether that is farther than was told.
+    /// Whether `progress` has changed since it was last taken.
     progressed: bool,
 }
 
 impl Streams {
-    /// Those of this territory, none of which has told anything.
+    /// Returns the watches of this scope. None of them is complete yet.
     pub fn new(watch_scope: &WatchScope) -> Self {
         let standing = |stream| (stream, TargetState::default());
         Self {
@@ -46,7 +46,7 @@ impl Streams {
         }
     }
 
-    /// Takes note of what `seen` says of the stream itself, if anything.
+    /// Records whether the event `seen` starts or ends the time in which the cache is stale.
     pub fn note<T>(&mut self, kind: &'static str, area: &NamespaceScope, seen: &ObjectEvent<T>) {
         let lost = match seen {
             ObjectEvent::Lost(since) => Some(*since),
@@ -61,24 +61,23 @@ impl Streams {
         }
     }
 
-    /// What a complete list told has been taken in; returns whether it was the first one of its stream.
+    /// Records that a complete list has been processed. Returns whether it was the first list of the watch.
     pub fn listed(&mut self, kind: &'static str, area: &NamespaceScope) -> bool {
         let standing = self.standings.get_mut(&WatchTarget::new(kind, area.clone()));
         standing.is_some_and(|standing| !std::mem::replace(&mut standing.listed, true))
     }
 
-    /// Whether a list of this stream was complete once.
     pub fn is_listed(&self, kind: &'static str, area: &NamespaceScope) -> bool {
         let standing = self.standings.get(&WatchTarget::new(kind, area.clone()));
         standing.is_some_and(|standing| standing.listed)
     }
 
-    /// Whether everything has been told once.
+    /// Whether each watch has completed a list, or has nothing to report.
     pub fn are_complete(&self) -> bool {
         self.standings.values().all(|standing| standing.listed || standing.void)
     }
 
-    /// What is outdated, and since when; none if nothing is.
+    /// Returns which caches are stale and since when; none if all are fresh.
     pub fn outdated(&self) -> Option<Outdated> {
         let lost = self.standings.iter().filter(|(_, standing)| !standing.void);
         let lost: Vec<_> = lost
@@ -89,7 +88,8 @@ impl Streams {
         Some(Outdated { since, streams })
     }
 
-    /// Everything up to `version` of a stream was told, when the apiserver was at `present`, if it was asked.
+    /// Records that everything up to `version` has been processed. `present`: the apiserver's own version, and when the
+    /// apiserver was asked for it.
     pub fn reach(&mut self, stream: &WatchTarget, version: u64, present: Option<(u64, Instant)>) {
         self.progress.reach(stream, version);
         if let Some((present, asked)) = present {
@@ -98,19 +98,19 @@ impl Streams {
         self.progressed = true;
     }
 
-    /// How far they have come.
+    /// Returns the freshness of all caches, except for watches that have nothing to report.
     pub fn progress(&self) -> Freshness {
         let is_void = |stream: &WatchTarget| self.standings.get(stream).is_some_and(|standing| standing.void);
         self.progress.without(is_void)
     }
 
-    /// The same if it is news since the last call.
+    /// Returns the same if it has changed since the last call.
     pub fn take_progress(&mut self) -> Option<Freshness> {
         std::mem::take(&mut self.progressed).then(|| self.progress())
     }
 
-    /// Finds out which streams have nothing to tell, because theirs is a namespace that is known not to be there. Returns
-    /// those that have not since the last call.
+    /// Finds the lost watches of namespaces that are known not to exist. Returns those that the last call did not
+    /// find.
     pub fn find_void(&mut self, tenants: &NamespaceCache) -> Vec<WatchTarget> {
         let is_absent = |area: &NamespaceScope| {
             let Some(name) = area.name() else { return false };
@@ -171,7 +171,7 @@ mod tests {
         streams.note::<()>(kind, area, &ObjectEvent::Lost(since));
     }
 
-    /// Everything is told but the pods and registrations of the bank.
+    /// All lists are complete, except those of pods and registrations in the namespace `bank`.
     fn all_but_the_bank() -> Streams {
         let mut streams = streams();
         complete(&mut streams, REGISTRIES, &NamespaceScope::Cluster);

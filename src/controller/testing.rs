@@ -1,4 +1,4 @@
-//! What tests of this room share: what registrars share, and the other ends of it.
+//! A [`Context`] for the controller's tests, with the receivers of its channels.
 
 use std::collections::BTreeSet;
 
@@ -13,22 +13,18 @@ use crate::kube::{Events, Notice, SharedCheckpoint, Source, StatusUpdate};
 use crate::peer::Peers;
 use crate::telemetry::{Health, Metrics};
 
-/// What comes out at the other ends of a [`Context`].
+/// The receivers of a [`Context`]'s channels.
 pub struct Ends {
-    /// What is told of registrations.
     pub registrations: mpsc::UnboundedReceiver<StatusUpdate<ServiceRegistration>>,
-    /// What is told of Registries.
     pub registries: mpsc::UnboundedReceiver<StatusUpdate<Registry>>,
-    /// What is told of RecordFormats.
     pub record_formats: mpsc::UnboundedReceiver<StatusUpdate<RecordFormat>>,
-    /// Which objects are to be watched.
+    /// The objects to be watched.
     pub sources: watch::Receiver<BTreeSet<Source>>,
-    /// What is told in Events.
     pub events: mpsc::Receiver<Notice>,
 }
 
 impl Context {
-    /// For a test: the replica `me` in the cluster `c1`, of which the apiserver has not told yet.
+    /// Returns the context of the replica `me` in the cluster `c1`, which the apiserver has not confirmed yet.
     pub fn for_test() -> (Self, Ends) {
         let (registrations, registration_notes) = mpsc::unbounded_channel();
         let (registries, registry_notes) = mpsc::unbounded_channel();

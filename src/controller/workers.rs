@@ -1,4 +1,4 @@
-//! The registrars: one for each Registry, started and ended as Registries come and go.
+//! Starts and stops the workers, one per Registry.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use crate::controller::failure::Failure;
 use crate::controller::worker::{Command, Context, Trouble, Version, serve};
 use crate::etcd::Access;
 
-/// All registrars.
 pub struct Workers {
     context: Context,
     members: HashMap<Arc<str>, WorkerHandle>,
@@ -20,14 +19,12 @@ pub struct Workers {
     shutdown: CancellationToken,
 }
 
-/// One registrar.
 struct WorkerHandle {
     commands: mpsc::UnboundedSender<Command>,
     end: CancellationToken,
 }
 
 impl Workers {
-    /// Nobody yet.
     pub fn new(context: Context, shutdown: CancellationToken) -> Self {
         Self {
             context,
@@ -37,24 +34,23 @@ impl Workers {
         }
     }
 
-    /// From now on registrars serve this cluster. There must be none that serves another.
+    /// Sets the cluster that new workers serve. No worker of another cluster may be left.
     pub fn serve_cluster(&mut self, id: Arc<str>) {
         self.context.cluster_id = id;
     }
 
-    /// How many registrars were ever engaged.
+    /// Number of workers that were ever started.
     #[cfg(test)]
     pub fn started(&self) -> usize {
         self.tasks.len()
     }
 
-    /// What registrars share.
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// Starts a registrar for `registry`, in the place of one that may be there; without an access it only says so. The new one takes over what the old
-    /// one has in etcd, as after a restart.
+    /// Starts a worker for `registry` and stops the former one. Without an access the worker only reports the trouble.
+    /// The new worker takes over the former one's keys in etcd, as after a restart.
     pub fn start(
         &mut self,
         registry: &Arc<str>,
@@ -71,29 +67,27 @@ impl Workers {
         self.members.insert(registry.clone(), WorkerHandle { commands, end });
     }
 
-    /// Ends the registrar of `registry`, if there is one. What it has in etcd is renewed no more.
+    /// Stops the worker of `registry`, if there is one. Its leases are no longer renewed.
     pub fn stop(&mut self, registry: &str) {
         if let Some(member) = self.members.remove(registry) {
             member.end.cancel();
         }
     }
 
-    /// Gives an order to the registrar of `registry`.
     pub fn send(&self, registry: &str, command: Command) {
         if let Some(member) = self.members.get(registry) {
-            // One that has ended is about to be noticed.
+            // A failed send means that the worker has ended, which [`Self::failure`] will report.
             let _ = member.commands.send(command);
         }
     }
 
-    /// Gives an order to every registrar.
     pub fn send_all(&self, command: impl Fn() -> Command) {
         for registry in self.members.keys() {
             self.send(registry, command());
         }
     }
 
-    /// Waits until a registrar ends that was not dismissed; for ever if none does.
+    /// Waits until a worker fails. Never returns if none does.
     pub async fn failure(&mut self) -> Failure {
         loop {
             match self.tasks.join_next().await {
@@ -105,7 +99,7 @@ impl Workers {
         }
     }
 
-    /// Waits until all have ended, which they do on shutdown.
+    /// Waits until all workers have ended, as they do on shutdown.
     pub async fn retire(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }

@@ -1,17 +1,18 @@
-//! How many keys may be written now: a token bucket, filled at the Registry's rate.
+//! A token bucket of the keys that may be written, filled at the Registry's rate.
 
 use std::time::{Duration, Instant};
 
-/// What is written at once when the bucket is empty is to take no longer than this.
+/// Maximum duration of a batch that is written while the bucket is empty.
 const SLICE: Duration = Duration::from_millis(10);
-/// So many keys may be written at once nevertheless: what a pod has in several formats is to move together.
+/// Minimum batch size nevertheless: the records of one pod in several formats should move together.
 const FEWEST: usize = 32;
-/// So much may be lent to those who ask for little, as keys of this time, and so many keys in any case.
+/// Keys that namespaces with few changes may borrow: the keys of this time at the configured rate, and at least this
+/// number.
 const LENT: Duration = Duration::from_millis(100);
 const FEWEST_LENT: f64 = 64.0;
 
-/// A bucket of keys. A transaction is let through while the bucket is not empty and may overdraw it, so that keys
-/// that belong together are never split for its sake.
+/// A token bucket with one token per key. A transaction passes while the bucket is not empty and may overdraw the
+/// bucket, so that keys that belong together are never split because of the rate limit.
 #[derive(Debug)]
 pub struct WriteRateLimiter {
     per_second: f64,
@@ -20,7 +21,7 @@ pub struct WriteRateLimiter {
 }
 
 impl WriteRateLimiter {
-    /// A full bucket that takes `per_second` keys per second and holds as many.
+    /// Returns a full bucket, filled with `per_second` tokens per second, with a capacity of one second.
     pub fn new(per_second: u32, now: Instant) -> Self {
         Self {
             per_second: per_second.into(),
@@ -29,21 +30,19 @@ impl WriteRateLimiter {
         }
     }
 
-    /// Changes the rate.
     pub fn set_rate(&mut self, per_second: u32) {
         self.per_second = per_second.into();
     }
 
-    /// Takes `keys` out.
     pub fn spend(&mut self, keys: usize) {
         self.available -= f64::from(u32::try_from(keys).unwrap_or(u32::MAX));
     }
 
-    /// How many keys a transaction should have at most that has room for `most`: few when not many may be written,
-    /// so that whoever comes next does not wait for long.
+    /// Returns the maximum number of keys of the next transaction, at most `most`. The number is small if few keys may
+    /// be written, so that the next namespace does not wait long.
     pub fn share(&self, most: usize) -> usize {
         let soon = self.available.max(self.per_second * SLICE.as_secs_f64());
-        // Saturates, and there is no bucket of such a size.
+        // The conversion saturates; no bucket is that large.
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -53,13 +52,13 @@ impl WriteRateLimiter {
         soon.clamp(FEWEST.min(most), most)
     }
 
-    /// Whether those may be written already who ask for little, though the bucket is empty: what they take is missed by
-    /// the others. As of the last [`WriteRateLimiter::wait`].
+    /// Whether namespaces with few changes may write although the bucket is empty. What they borrow is missing for the
+    /// others. As of the last [`WriteRateLimiter::wait`].
     pub fn lends(&self) -> bool {
         self.available > -(self.per_second * LENT.as_secs_f64()).max(FEWEST_LENT)
     }
 
-    /// How long to wait until something may be written; zero when it may be now.
+    /// Returns how long to wait until the next write; zero if keys may be written now.
     pub fn wait(&mut self, now: Instant) -> Duration {
         let gained = now.duration_since(self.filled).as_secs_f64() * self.per_second;
         self.available = (self.available + gained).min(self.per_second);
@@ -67,7 +66,7 @@ impl WriteRateLimiter {
         if self.available > 0.0 {
             Duration::ZERO
         } else {
-            // At least one millisecond, so that rounding never makes a busy loop of it.
+            // At least one millisecond, so that rounding causes no busy loop.
             Duration::from_secs_f64(-self.available / self.per_second).max(Duration::from_millis(1))
         }
     }
