@@ -158,7 +158,7 @@ pub(super) struct Shared {
     way: watch::Sender<Arc<Way>>,
     timeouts: Timeouts,
     calls: Calls,
-    /// The id of the cluster in use. No write goes to any other cluster.
+    /// The id of the cluster in use. No write is sent to any other cluster.
     cluster: Mutex<Option<u64>>,
     /// The endpoint set for which the look tasks (`pulse`) were started.
     looked_at: Mutex<Weak<Way>>,

@@ -61,6 +61,7 @@ pub enum Leadership {
     Seeking,
     /// Another candidate leads.
     Standby {
+        /// The identity of the leader.
         leader: String,
     },
     /// The candidate leads, with this proof.
@@ -70,7 +71,7 @@ pub enum Leadership {
 /// The value of the leader key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
-    /// The version of the record's form. Releases before the first version wrote none.
+    /// The version of the record's format. The first releases wrote none.
     #[serde(default)]
     v: u32,
     identity: String,

@@ -10,6 +10,7 @@ pub enum Error {
     /// The configured endpoint is not an address.
     #[error("`{endpoint}` is no etcd endpoint ({cause}): write it as http://host:2379 or https://host:2379")]
     InvalidEndpoint {
+        /// The configured value.
         endpoint: String,
         cause: String,
     },
@@ -46,6 +47,7 @@ pub enum Error {
     /// The endpoint answers but cannot be used.
     #[error("{}", .fault.describe(.endpoint))]
     Endpoint {
+        /// The URL of the endpoint.
         endpoint: String,
         fault: EndpointFault,
     },
@@ -82,6 +84,7 @@ pub enum Error {
     /// The TLS connection failed.
     #[error("{}", tls_words(.endpoint, .fault))]
     Tls {
+        /// The URL of the endpoint.
         endpoint: String,
         fault: Fault,
     },

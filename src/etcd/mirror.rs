@@ -124,7 +124,7 @@ struct Mirror {
     denied: BTreeMap<Prefix, Denied>,
     out: mpsc::Sender<Observation>,
     history: History,
-    /// Whether an observation was sent since the last interruption.
+    /// Whether a snapshot was sent since the last interruption or restore.
     shown: bool,
     /// Since when all prefixes have been watched.
     live: Option<Instant>,

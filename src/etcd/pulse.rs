@@ -90,6 +90,7 @@ enum Silence {
     Elsewhere(Box<Endpoint>, Result<Look>),
     /// No connection is answered.
     Lasts {
+        /// Whether another usable endpoint answers.
         others_answer: bool,
     },
 }

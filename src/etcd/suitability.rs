@@ -23,7 +23,9 @@ pub enum EndpointFault {
     Corrupt,
     /// The member belongs to another cluster.
     OtherCluster {
+        /// The cluster id that the endpoint reports.
         theirs: u64,
+        /// The id of the cluster in use.
         ours: u64,
     },
     /// The server does not speak etcd's protocol.
