@@ -1,4 +1,4 @@
-//! What the intake makes of news that comes in an unlucky order, or makes no sense.
+//! How the controller handles watch events in an unlucky order, and invalid objects.
 
 mod edits;
 mod namespaces;
@@ -70,7 +70,7 @@ impl Rig {
         ));
     }
 
-    /// The Registry `default`, whose etcd nobody listens at.
+    /// Applies the Registry `default`. No etcd listens at its endpoint.
     fn registry(&mut self) {
         self.registry_at(1, "http://127.0.0.1:1");
     }
@@ -84,7 +84,7 @@ impl Rig {
         self.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
     }
 
-    /// Starts from what [`Rig::registry`] would have left in the state folder.
+    /// Resumes from the state that [`Rig::registry`] would have stored.
     fn resume(&mut self) {
         let stored = StoredRegistry {
             access: None,
@@ -103,7 +103,7 @@ impl Rig {
         self.controller.workers.context().cluster_confirmed.is_cancelled()
     }
 
-    /// The endpoints of the Registries that would be served after a restart, and the cluster.
+    /// The cluster and the endpoints of the Registries that would be served after a restart.
     fn stored(&self) -> Option<(String, Vec<String>)> {
         let state = self.state.borrow().clone()?;
         let specs = state.registries.into_values().map(|stored| stored.spec);
@@ -124,12 +124,12 @@ impl Rig {
         self.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListComplete));
     }
 
-    /// Since when something is outdated.
+    /// Since when a cache is stale.
     fn outdated(&self) -> Option<Timestamp> {
         self.controller.outdated.as_ref().map(|outdated| outdated.since)
     }
 
-    /// The statuses asked for since the last call, by the reason why the registration is not accepted.
+    /// The reasons of the `Accepted` conditions written since the last call.
     fn refusals(&mut self) -> Vec<String> {
         let mut told = Vec::new();
         while let Ok(note) = self.ends.registrations.try_recv() {
@@ -161,7 +161,7 @@ async fn an_object_that_cannot_be_read_is_answered_once_though_the_answer_change
     let mut rig = Rig::new();
     rig.unreadable(1);
     assert_eq!(rig.refusals(), ["InvalidSpec"]);
-    // The watch tells of our own status.
+    // The watch reports the operator's own status update.
     rig.unreadable(1);
     assert_eq!(rig.refusals(), [""; 0]);
     rig.unreadable(2);
@@ -379,7 +379,7 @@ async fn nothing_is_stored_before_all_registries_are_listed_and_every_change_aft
     assert_eq!(rig.stored(), Some(("c1".to_owned(), vec![])));
 }
 
-/// A registration of one Plain format.
+/// Returns a registration with one Plain format.
 fn plain(name: &str, created: &str, prefix: &str) -> WatchEvent {
     WatchEvent::Registration(
         NamespaceScope::Cluster,
@@ -511,7 +511,7 @@ async fn a_registry_is_entered_once_its_secret_is_known_and_only_that_is_watched
 }
 
 impl Rig {
-    /// A Registry that keeps its bookkeeping below `meta_prefix`.
+    /// Applies a Registry with this metaPrefix.
     fn registry_named(&mut self, name: &str, generation: i64, meta_prefix: &str) {
         let object = json!({
             "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
@@ -528,7 +528,7 @@ impl Rig {
         }));
     }
 
-    /// Whether `orders` is in force, and frozen, and why its newest spec is not.
+    /// Whether `orders` is in force, whether it is frozen, and why its newest spec is rejected.
     fn judged(&self) -> (bool, bool, Option<&'static str>) {
         let entry = &self.controller.entries[&orders()];
         let frozen = entry.in_force().is_some_and(|in_force| in_force.frozen);
@@ -545,10 +545,10 @@ async fn p10_no_registration_reaches_into_the_bookkeeping_of_another_registry() 
     rig.registration("u1", 1, "/meta-a/c1");
     assert_eq!(rig.judged(), (false, false, Some("PrefixReserved")));
     assert_eq!(rig.refusals(), ["PrefixReserved"]);
-    // Once no Registry keeps its bookkeeping there, it is carried out.
+    // The registration is admitted once no Registry has that metaPrefix.
     rig.registry_deleted("a");
     assert_eq!(rig.judged(), (true, false, None));
-    // A bad change loses nothing.
+    // An invalid change loses nothing.
     rig.registry_named("b", 1, "/meta-b/");
     rig.registration("u1", 2, "/meta-b/c1");
     assert_eq!(rig.judged(), (true, false, Some("PrefixReserved")));
@@ -575,7 +575,7 @@ async fn p10_a_registration_that_was_there_before_a_registrys_bookkeeping_is_fro
             .terms(known.spec())
     };
     assert!(terms(&rig).suspended, "nothing is changed any more");
-    // It is the same again when the registrar gets everything once more.
+    // The result is the same if a new worker receives everything again.
     rig.registry_at(2, "http://127.0.0.1:2");
     assert_eq!(rig.judged(), (true, true, Some("PrefixReserved")));
     rig.registry_deleted("a");

@@ -16,7 +16,7 @@ fn reading(spec: serde_json::Value) -> Reading {
     Format::compile(&spec, &service).expect("compiles").reading()
 }
 
-/// These readings, claimed at that time.
+/// Returns these readings, all claimed at `millis`.
 fn since(millis: i64, readings: Vec<Reading>) -> Vec<Option<(Reading, Since)>> {
     let claimed = |reading| Some((reading, Since::Created(millis)));
     readings.into_iter().map(claimed).collect()
@@ -26,10 +26,11 @@ fn named(name: &str) -> RegistrationRef {
     RegistrationRef::new("shop", name)
 }
 
-/// Settles registrations of one format each, the first one being the oldest; returns why the formats of each stand aside.
+/// Adds registrations of one format each, the first one being the oldest. Returns why the formats of each are
+/// suppressed.
 fn registry_prefixes(specs: &[serde_json::Value]) -> (PrefixOverlaps, Vec<Vec<String>>) {
     let mut overlaps = PrefixOverlaps::default();
-    // The oldest comes last: in which order they are told does not matter.
+    // Add the oldest last: the order of arrival does not matter.
     for (age, spec) in specs.iter().enumerate().rev() {
         let since = Since::Created(i64::try_from(age).unwrap());
         overlaps.settle(
@@ -56,7 +57,7 @@ macro_rules! spec {
 #[test]
 fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other() {
     let cases = [
-        // Below the root of another consumer.
+        // A prefix below the root of another consumer.
         (
             spec!("type": "Traefik"),
             spec!("type": "Plain", "prefix": "traefik/notes"),
@@ -75,7 +76,7 @@ fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other
             "shop/0",
             "CoreDns",
         ),
-        // Read without a slash at the end.
+        // Consumers read the prefix without a slash at its end.
         (
             spec!("type": "Kratos"),
             spec!("type": "Plain", "prefix": "/microservices/orders-v2"),
@@ -94,7 +95,7 @@ fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other
             "shop/0",
             "GoFrame",
         ),
-        // A Traefik root inside of another one, and around it.
+        // A Traefik root inside another one, and around it.
         (
             spec!("type": "Traefik"),
             spec!("type": "Traefik", "root": "traefik/http/services/team-a-web", "name": "yy"),
@@ -107,14 +108,14 @@ fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other
             "shop/0",
             "Traefik with the root edge/inner",
         ),
-        // Of the same name, so that consumers take it for the same service.
+        // The last segment is the same name, so consumers take the two for the same service.
         (
             spec!("type": "Kratos"),
             spec!("type": "Kratos", "root": "/microservices/orders-evil"),
             "shop/0",
             "Kratos",
         ),
-        // One below the other, or the same with other values.
+        // A prefix below the other, or the same prefix with other values.
         (
             spec!("type": "Plain", "prefix": "/a"),
             spec!("type": "Plain", "prefix": "/a/b"),
@@ -216,10 +217,10 @@ fn who_comes_and_goes_tells_exactly_the_younger_ones_that_are_concerned() {
         overlaps.settle(&named("0"), &registry, since(0, vec![reading(traefik.clone())])),
         one()
     );
-    // It moves out of the way.
+    // The registration moves to another prefix.
     let moved = vec![reading(spec!("type": "Traefik", "root": "edge"))];
     assert_eq!(overlaps.settle(&named("0"), &registry, since(0, moved)), one());
-    // Created anew it is the younger one.
+    // After it is created again, it is the later one.
     overlaps.leave(&named("0"));
     assert_eq!(
         overlaps.settle(&named("0"), &registry, since(9, vec![reading(traefik)])),
@@ -247,7 +248,7 @@ fn many_of_one_kind_are_not_compared_with_one_another() {
         );
         assert_eq!(overlaps.aside(&named(&i.to_string())), []);
     }
-    // Two hundred million comparisons would take minutes here.
+    // Comparing every pair, two hundred million comparisons, would take minutes.
     assert!(
         began.elapsed() < std::time::Duration::from_mins(1),
         "{:?}",
@@ -266,7 +267,7 @@ fn an_old_registration_edited_onto_a_place_is_the_later_one_there() {
         Since::Recorded(1),
     ))];
     overlaps.settle(&named("old"), &registry, before);
-    // The clock of whoever recorded the others may be ahead.
+    // The clock of the replica that recorded the other claims may be ahead.
     let claim = overlaps.claim(3);
     assert!(claim > Since::Created(5) && claim.millis() > 5, "{claim:?}");
     let edited = vec![Some((

@@ -38,7 +38,8 @@ fn preview(pods: &[Pod]) -> Preview {
     Preview::new("c1", "default", spec, pods)
 }
 
-/// What an operator has left in etcd: a lease with its record, and these keys on it.
+/// Passes in what an operator has left in etcd, a lease with its record and the keys `ours` on it, and the `foreign`
+/// keys.
 fn observe(preview: &mut Preview, ours: &[(&str, &str)], foreign: &[(&str, &str)]) {
     let held = |value: &[u8], lease: i64| KeyValue {
         value: value.into(),

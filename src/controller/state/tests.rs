@@ -1,4 +1,4 @@
-//! Every way in which a state folder can be bad, and that none of them is fatal.
+//! Every kind of unusable state folder; none of them is fatal.
 
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 
-/// A folder that need not exist, in one that is removed at the end.
+/// A folder that need not exist, inside a folder that is removed at the end.
 struct Place {
     root: PathBuf,
     folder: StateFolder,
@@ -20,7 +20,7 @@ impl Place {
         Self { root, folder }
     }
 
-    /// One that holds [`state`].
+    /// Returns a folder that contains [`state`].
     fn written(name: &str) -> Self {
         let place = Self::new(name);
         place.folder.write(&state("c1")).unwrap();
@@ -148,7 +148,7 @@ fn a_file_or_folder_that_others_may_touch_is_ignored() {
 #[test]
 fn a_folder_of_somebody_else_is_ignored() {
     let place = Place::written("owner");
-    // Only root can give a file away; for others, root's folder is somebody else's.
+    // Only root can change the owner. For other users, the root folder belongs to another user.
     let folder = match chown(&place.folder.0, Some(12345), None) {
         Ok(()) => place.folder.clone(),
         Err(_) => StateFolder::new("/".into()),

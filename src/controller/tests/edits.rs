@@ -1,9 +1,9 @@
-//! What an edit does to those that were there before, and what a successor makes of it.
+//! How an edited registration affects older ones, and how a new leader evaluates it.
 
 use super::*;
 use crate::api::{FormatStatus, LastSynced};
 
-/// A registration as the apiserver tells of it.
+/// A registration as the apiserver reports it.
 struct Object {
     name: &'static str,
     created: &'static str,
@@ -61,7 +61,7 @@ fn web() -> Object {
     Object::new("web", "2026-01-02T00:00:00Z", formats)
 }
 
-/// Where the keys of `web` would be read.
+/// Formats with prefixes that overlap those of `web`.
 fn onto_web() -> Value {
     json!([
         {"type": "Plain", "prefix": "traefik/http/services/team-a-web"},
@@ -88,12 +88,12 @@ impl Rig {
         (*self.compiled(name).identity).clone()
     }
 
-    /// What the leader writes into the status of a registration that is carried out.
+    /// Returns the status that the leader writes for a registration in force.
     fn status(&self, name: &str) -> Value {
         json!({"formats": self.places(name), "lastSynced": self.last_synced(name)})
     }
 
-    /// Where it would keep what its pods have by the spec before.
+    /// Returns the prefixes where pods would keep their records of the previous spec.
     fn kept(&self, name: &str) -> Vec<String> {
         let previous = self
             .compiled(name)
@@ -122,7 +122,8 @@ async fn an_old_registration_that_is_edited_onto_the_place_of_others_stands_asid
         "its old records stay until it can move"
     );
 
-    // Its own place is recorded, theirs is recorded or not: a successor decides alike.
+    // The status of `old` records its original prefix. With or without a record in the status of `web`, a new leader
+    // decides alike.
     for of_web in [statuses.1, None] {
         let mut next = Rig::new();
         next.registry();
@@ -206,7 +207,7 @@ async fn the_spec_before_is_kept_until_the_status_says_that_the_newest_is_carrie
     };
     rig.take(edited.news());
     assert_eq!(rig.kept("old"), ["/services/shop/old/"]);
-    // A second edit does not make the first one, which was never carried out, the one to go back to.
+    // The first edit was never applied. A second edit must not make it the previous spec.
     let again = edited.edited(json!([{"type": "Plain", "prefix": "/third"}]));
     rig.take(again.news());
     assert_eq!(rig.kept("old"), ["/services/shop/old/"]);

@@ -1,9 +1,9 @@
-//! News of some namespaces only, each in streams of its own.
+//! Watches that are restricted to some namespaces.
 
 use super::*;
 use crate::kube::{SharedCheckpoint, WatchScope};
 
-/// A rig that watches these namespaces.
+/// Returns a rig that watches these namespaces.
 fn rig_in(namespaces: &[&str]) -> Rig {
     let names: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
     let (mut context, ends) = Context::for_test();

@@ -1,4 +1,4 @@
-//! What becomes of registrations when the RecordFormats that they use come, change, break and go.
+//! How registrations react when the RecordFormats that they use are created, changed, broken or deleted.
 
 use super::*;
 use crate::api::{RecordFormat, RecordFormatStatus};
@@ -38,7 +38,7 @@ impl Rig {
         self.take(WatchEvent::RecordFormat(ObjectEvent::Deleted { namespace, name }));
     }
 
-    /// What would be written for the pod `p` by what is in force.
+    /// Returns the value that the spec in force gives for the pod `p`.
     fn written(&self) -> Option<String> {
         let (_, order) = self
             .controller
@@ -54,7 +54,7 @@ impl Rig {
         Some(String::from_utf8(record.value.to_vec()).expect("UTF-8"))
     }
 
-    /// The statuses asked for since the last call.
+    /// The statuses written since the last call.
     fn told(&mut self) -> Vec<RecordFormatStatus> {
         let mut told = Vec::new();
         while let Ok(note) = self.ends.record_formats.try_recv() {
@@ -150,7 +150,7 @@ async fn a_new_version_is_written_for_every_pod_and_a_broken_one_loses_nothing()
     assert_eq!(rig.written().as_deref(), Some("8080"));
     assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
     assert!(!rig.controller.some_are_unclear, "where its keys lie is known");
-    // A new spec of the registration is no way around it.
+    // A new spec of the registration does not bypass the missing RecordFormat.
     rig.user(2);
     assert_eq!(rig.written().as_deref(), Some("8080"));
     rig.record_format(1, GOOD);
