@@ -2,7 +2,7 @@
 //! registration is admitted ([`admission`]). One worker per Registry plans and writes ([`worker`]). [`run()`] starts and
 //! supervises the tasks.
 //!
-//! The module decides nothing about keys (`plan`) or pods (`index`). The controller does not know etcd.
+//! The module decides nothing about keys (`plan`) or pods (`index`). The controller makes no calls to etcd.
 
 mod access;
 mod admission;
@@ -117,7 +117,7 @@ pub struct Controller {
     /// What is stale and since when, as last sent to the workers.
     outdated: Option<Outdated>,
     registration_lists: Relists,
-    /// Counts the complete lists of Registries. A Registry marked by an older list is gone.
+    /// Counts the lists of Registries. When a list is complete, a Registry marked by an older list is gone.
     registry_list: u64,
     /// Registrations with an invalid spec or an unreadable object: the prefixes of their keys are unknown.
     unclear: HashSet<RegistrationRef>,

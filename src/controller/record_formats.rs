@@ -34,7 +34,7 @@ struct Version {
 pub struct Library {
     formats: RecordFormats,
     versions: HashMap<Arc<str>, Version>,
-    /// Counts the complete lists. A RecordFormat marked by an older list is gone.
+    /// Counts the lists. When a list is complete, a RecordFormat marked by an older list is gone.
     list: u64,
 }
 
