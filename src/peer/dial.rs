@@ -12,15 +12,15 @@ use super::peers::Shared;
 use super::wire::{HANDSHAKE, Reader, ReplicaState, WireError};
 use crate::telemetry::{Outcome, Peer};
 
-/// How long a TCP connection may take to be made.
+/// Time limit for the TCP connect.
 const CONNECT: Duration = Duration::from_secs(1);
-/// After how much silence a new connection is tried beside the silent one. Together with [`HANDSHAKE`] that makes the 3 s
-/// after which a process counts as hung: one that pauses for 2 s has answered by then.
+/// After how much silence a new connection is tried beside the silent one. Together with [`HANDSHAKE`] this makes the 3
+/// s after which a process counts as hung. A process that pauses for 2 s has answered by then.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Between two attempts beside a connection that stays silent.
+/// Pause between two attempts beside a connection that stays silent.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Between two attempts while nothing answers, at most. The first ones after the end of a connection come sooner: a
-/// process that dies may still take connections for a moment.
+/// Pauses between attempts while the address does not answer; the last one repeats. The first attempts after the end of
+/// a connection follow quickly, because a dying process may still accept connections for a moment.
 const PAUSES: [Duration; 6] = [
     Duration::ZERO,
     Duration::from_millis(10),
@@ -30,18 +30,17 @@ const PAUSES: [Duration; 6] = [
     Duration::from_secs(1),
 ];
 
-/// How an attempt to connect ended.
 enum Attempt {
     Open(Box<Reader>),
-    /// Nothing listens.
+    /// No process listens there.
     Refused,
-    /// The connection was made, and the process has said nothing.
+    /// The connection was made, but the process has sent nothing.
     Silent,
     Failed(String),
 }
 
 async fn attempt(address: SocketAddr, shared: &Shared) -> Attempt {
-    // A refusal says enough without a key.
+    // A refusal is evidence even without a key.
     let key = shared.key();
     let started = Instant::now();
     let (outcome, attempt) = match timeout(CONNECT, TcpStream::connect(address)).await {
@@ -74,14 +73,14 @@ async fn attempt(address: SocketAddr, shared: &Shared) -> Attempt {
     attempt
 }
 
-/// Keeps a connection to `address`, and tells `shared` what happens on it, for ever.
+/// Keeps a connection to `address` for ever, and reports its events to `shared`.
 pub(super) async fn keep(address: SocketAddr, shared: Shared) {
     let mut tries = 0;
     loop {
         let pause = PAUSES[tries.min(PAUSES.len() - 1)];
         tokio::select! {
             () = sleep(pause) => {}
-            // With another key, what failed may work.
+            // With another key, an attempt that failed may succeed.
             () = shared.key_changed(), if pause >= Duration::from_secs(1) => {}
         }
         tries += 1;
@@ -105,14 +104,14 @@ pub(super) async fn keep(address: SocketAddr, shared: Shared) {
     }
 }
 
-/// Reads from a connection until it ends, or nothing listens at its other end any more.
+/// Reads from a connection until it ends or its address refuses connections.
 async fn follow(address: SocketAddr, mut reader: Reader, shared: &Shared) {
     shared.take(address, Event::Opened(reader.server.clone()));
     let mut suspect_at = Instant::now() + SILENCE;
     let mut said: Option<ReplicaState> = None;
     loop {
         let other = tokio::select! {
-            // What has come in counts before the time: it may be this process that was paused.
+            // Received messages take precedence over the timer: it may be this process that was paused.
             biased;
             message = reader.next() => match message {
                 Ok(Some(state)) => {
@@ -139,7 +138,7 @@ async fn follow(address: SocketAddr, mut reader: Reader, shared: &Shared) {
         };
         suspect_at = Instant::now() + AGAIN;
         match other {
-            // The connection was broken on the way, or another process is there by now.
+            // The network broke the connection, or another process is there by now.
             Attempt::Open(another) => {
                 reader = *another;
                 shared.take(address, Event::Opened(reader.server.clone()));

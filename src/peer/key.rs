@@ -1,4 +1,4 @@
-//! The key that the replicas of one installation share, and what is authenticated by it.
+//! The key that the replicas of one installation share, and the codes that it authenticates.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// Bytes of a key, and of a nonce.
+/// Length of a key and of a nonce.
 pub(super) const BYTES: usize = 32;
 
-/// Fills an array from the kernel's random numbers.
+/// Fills an array with random numbers of the kernel.
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let filled = SystemRandom::new().fill(&mut bytes);
@@ -17,7 +17,7 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// The key of an installation: 32 bytes. Its `Debug` shows nothing of it.
+/// The key of an installation: 32 bytes. `Debug` does not show them.
 #[derive(Clone)]
 pub struct PeerKey {
     bytes: Arc<[u8; BYTES]>,
@@ -39,12 +39,11 @@ impl fmt::Debug for PeerKey {
 }
 
 impl PeerKey {
-    /// A new key.
     pub fn random() -> Self {
         Self::of(random())
     }
 
-    /// The key of these bytes; none when they are not 32.
+    /// Returns none unless there are 32 bytes.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self::of)
     }
@@ -56,22 +55,23 @@ impl PeerKey {
         }
     }
 
-    /// The bytes, for the Secret.
+    /// For the Secret.
     pub fn bytes(&self) -> &[u8; BYTES] {
         &self.bytes
     }
 
-    /// The code that authenticates `parts` for one `role`. No part can pass for another, as each comes with its length.
+    /// Returns the code that authenticates `parts` for one `role`. Each part is preceded by its length, so different
+    /// parts never sign the same bytes.
     pub(super) fn sign(&self, role: &str, parts: &[&[u8]]) -> Mac {
         Mac(hmac::sign(&self.key, &message(role, parts)).as_ref().to_vec())
     }
 
-    /// Whether `mac` authenticates `parts` for `role`. Takes the same time whatever differs.
+    /// Whether `mac` authenticates `parts` for `role`. Takes constant time.
     pub(super) fn verify(&self, role: &str, parts: &[&[u8]], mac: &Mac) -> bool {
         hmac::verify(&self.key, &message(role, parts), &mac.0).is_ok()
     }
 
-    /// A key for one connection.
+    /// Derives the key of one connection.
     pub(super) fn derive(&self, parts: &[&[u8]]) -> Self {
         let Mac(bytes) = self.sign("session", parts);
         Self::read(&bytes).expect("HMAC-SHA256 is as long as a key")
@@ -87,7 +87,7 @@ fn message(role: &str, parts: &[&[u8]]) -> Vec<u8> {
     message
 }
 
-/// An authentication code, or a nonce, written as hexadecimal digits.
+/// An authentication code or a nonce. Displayed in hexadecimal digits.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Mac(pub(super) Vec<u8>);
 

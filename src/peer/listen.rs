@@ -1,4 +1,4 @@
-//! The server: lets other replicas in, and states to each of them what this one is at.
+//! The server: accepts other replicas and sends each of them the state of this one.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -13,17 +13,17 @@ use tokio_util::sync::CancellationToken;
 use super::peers::Peers;
 use super::wire::{HANDSHAKE, HEARTBEAT, WireError, Writer};
 
-/// How many connections may be in their handshake at a time. The oldest makes room for the newest: a replica needs a few
-/// milliseconds for it, and strangers never get past it.
+/// Maximum number of connections in their handshake. The oldest is closed for the newest. A replica needs a few
+/// milliseconds for the handshake, and a foreign client never completes it.
 const STRANGERS: usize = 64;
-/// How many replicas are stated to at a time; the one that came first makes room for the newest.
+/// Maximum number of connected replicas. The oldest connection is closed for the newest.
 const REPLICAS: usize = 64;
-/// How long a replica may take to take in a message.
+/// How long a replica may take to accept a message.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// After a failure to accept that is ours, such as too many open files.
+/// Pause after a failure to accept that is our own, such as too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Lets other replicas in on `listener` until `shutdown`.
+/// Accepts other replicas on `listener` until `shutdown`.
 pub async fn listen(listener: TcpListener, peers: Peers, shutdown: CancellationToken) {
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -31,7 +31,7 @@ pub async fn listen(listener: TcpListener, peers: Peers, shutdown: CancellationT
     }
 }
 
-/// Connections of one kind: the oldest makes room.
+/// Connections of one kind. The oldest is closed when there are too many.
 struct Room {
     most: usize,
     handles: VecDeque<AbortHandle>,

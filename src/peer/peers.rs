@@ -1,4 +1,5 @@
-//! The replica's handle on all others: whom to be connected to, what is known of them, and what it states about itself.
+//! The handle on all other replicas: which to connect to, what is known of them, and what this replica states about
+//! itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use super::link::{Elsewhere, Event, Hint, PeerConnection, PeerStatuses, Replica,
 use super::wire::{RegistryState, ReplicaState};
 use crate::telemetry::{Calls, Metrics};
 
-/// How many addresses are connected to at a time: whoever may write the records in an etcd could name any number.
+/// Maximum number of addresses to connect to: any client that may write the records in an etcd could name any number.
 const MOST: usize = 64;
 
 /// How the replicas of an installation find and trust each other.
@@ -29,14 +30,13 @@ pub struct PeerOptions {
     pub secret: String,
 }
 
-/// What is known of the installation's key.
+/// The state of the installation's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// It is being read.
+    /// The key is being read.
     Pending,
-    /// This is the key.
     Known(PeerKey),
-    /// There is none for this replica, for this reason.
+    /// This replica has no key, for this reason.
     Missing(String),
 }
 
@@ -60,7 +60,7 @@ impl Shared {
         }
     }
 
-    /// Returns once there is another key.
+    /// Returns once the key has changed.
     pub(super) async fn key_changed(&self) {
         let mut key = self.key.clone();
         key.mark_unchanged();
@@ -69,12 +69,12 @@ impl Shared {
         }
     }
 
-    /// Another replica has another key: it may have been changed.
+    /// Reports that another replica has another key: the key may have been changed.
     pub(super) fn doubt_key(&self) {
         self.doubts.notify_one();
     }
 
-    /// Takes in what happened on a connection to `address`.
+    /// Takes in an event on a connection to `address`.
     pub(super) fn take(&self, address: SocketAddr, event: Event) {
         let presence = {
             let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -108,7 +108,7 @@ impl Shared {
     }
 }
 
-/// The other replicas. Clones share it.
+/// The other replicas. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Peers {
     shared: Shared,
@@ -118,19 +118,19 @@ pub struct Peers {
     wanted: Arc<watch::Sender<BTreeMap<Arc<str>, Wanted>>>,
 }
 
-/// What a Registry makes this replica connect to others for.
+/// Why a Registry makes this replica connect to others.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Wanted {
     /// Candidates in etcd.
     candidates: BTreeSet<SocketAddr>,
-    /// Whom the Registry's status named while this replica was not connected to it.
+    /// Replicas that the Registry's status named while this replica was not connected to it.
     hints: Vec<Hint>,
-    /// This replica is connected by itself.
+    /// Whether this replica has been connected to the Registry itself. Hints are ignored from then on.
     hints_are_over: bool,
 }
 
 impl Peers {
-    /// None are known yet. Others reach this replica at `address`, if at all.
+    /// `address` is where others reach this replica, if they do.
     pub fn new(
         identity: Arc<str>,
         address: Option<SocketAddr>,
@@ -158,7 +158,7 @@ impl Peers {
         }
     }
 
-    /// A replica that is connected to no other.
+    /// A replica without connections to others.
     pub fn none(identity: Arc<str>, metrics: &Metrics) -> Self {
         let (_, key) = watch::channel(KeyState::Missing("there are no other replicas".to_owned()));
         Self::new(identity, None, key, metrics)
@@ -168,12 +168,11 @@ impl Peers {
         &self.shared
     }
 
-    /// Set off when another replica turns out to have another key.
+    /// Notified when another replica turns out to have another key.
     pub fn doubts(&self) -> Arc<Notify> {
         self.shared.doubts.clone()
     }
 
-    /// This process.
     pub fn me(&self) -> &Replica {
         &self.shared.me
     }
@@ -183,7 +182,6 @@ impl Peers {
         self.address
     }
 
-    /// What is known of the addresses.
     pub fn presences(&self) -> watch::Receiver<PeerStatuses> {
         self.shared.seen.subscribe()
     }
@@ -198,7 +196,7 @@ impl Peers {
             .send_if_modified(|state| std::mem::replace(&mut state.fresh, fresh) != fresh);
     }
 
-    /// States how this replica stands with `registry`.
+    /// States whether this replica is connected to `registry` and leads it.
     pub fn state_registry(&self, registry: &str, now: RegistryState) {
         self.state.send_if_modified(|state| {
             let known = state.registries.get(registry) == Some(&now);
@@ -209,7 +207,7 @@ impl Peers {
         });
     }
 
-    /// Has connections to these addresses for the sake of `registry`, in the place of those named before.
+    /// Connects to these addresses for `registry`, in place of those named before.
     pub fn seek(&self, registry: &Arc<str>, addresses: BTreeSet<SocketAddr>) {
         self.wanted.send_if_modified(|wanted| {
             let wanted = wanted.entry(registry.clone()).or_default();
@@ -219,14 +217,14 @@ impl Peers {
         });
     }
 
-    /// Those are the replicas that `registry`'s status names as connected. All that were named are asked until
-    /// [`Self::drop_hints`], for the status may be overwritten by one that knows less.
+    /// Adds the replicas that the status of `registry` names as connected. All that were ever named are asked until
+    /// [`Self::drop_hints`], because a replica that knows less may overwrite the status.
     pub fn hint(&self, registry: &Arc<str>, replicas: Vec<(Arc<str>, Option<SocketAddr>)>) {
         self.wanted.send_if_modified(|wanted| {
             let wanted = wanted.entry(registry.clone()).or_default();
             let before = wanted.hints.clone();
             for (identity, address) in replicas {
-                // Where it is known where a replica is reached, that it is named without an address says nothing new.
+                // A name without an address is no news if an address of that replica is known.
                 let is_known =
                     |hint: &Hint| hint.identity == identity && (hint.address == address || address.is_none());
                 if address.is_some() {
@@ -247,7 +245,7 @@ impl Peers {
         });
     }
 
-    /// This replica is connected to `registry` itself: whom its status named need not be asked.
+    /// Forgets the replicas that the status of `registry` named: this replica is connected to `registry` itself.
     pub fn drop_hints(&self, registry: &Arc<str>) {
         self.wanted.send_if_modified(|wanted| {
             let wanted = wanted.entry(registry.clone()).or_default();
@@ -256,8 +254,8 @@ impl Peers {
         });
     }
 
-    /// Whether another replica is connected to `registry`, by what the replicas themselves state. Asked are those that its
-    /// status named, and `others`.
+    /// Whether another replica is connected to `registry`, according to the replicas themselves. The replicas that its
+    /// status named and `others` are asked.
     pub fn elsewhere(&self, registry: &str, others: impl IntoIterator<Item = Hint>, now: Instant) -> Elsewhere {
         let mut hints: Vec<Hint> = others.into_iter().collect();
         if let Some(wanted) = self.wanted.borrow().get(registry) {
@@ -272,7 +270,7 @@ impl Peers {
         )
     }
 
-    /// There is no Registry `registry` any more.
+    /// Forgets a Registry that no longer exists.
     pub fn forget(&self, registry: &str) {
         self.wanted.send_if_modified(|wanted| wanted.remove(registry).is_some());
         self.state
@@ -283,7 +281,7 @@ impl Peers {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut wanted = self.wanted.subscribe();
         wanted.mark_changed();
-        // Dropped with this function, which ends them.
+        // Dropped at the end of this function, which aborts the tasks.
         let mut tasks = JoinSet::new();
         let mut dialled: HashMap<SocketAddr, AbortHandle> = HashMap::new();
         loop {

@@ -1,9 +1,9 @@
-//! What goes over a connection: lines of JSON, bounded in length.
+//! The wire protocol: lines of JSON, bounded in length.
 //!
-//! The client greets with a nonce; the server answers with a nonce of its own, who it is, and the proof that it knows the
-//! key; the client proves the same. From then on the server sends its state whenever that changes, and a heartbeat at
-//! least every [`HEARTBEAT`]; the client sends nothing. Roles, both nonces and both replicas are in every code, so that
-//! nothing can be sent back to its sender or used on another connection.
+//! The client sends a nonce. The server answers with its own nonce, its identity, and the proof that it knows the key.
+//! The client proves the same. From then on the server sends its state whenever that changes, and a heartbeat at least
+//! every [`HEARTBEAT`]. The client sends nothing. The role, both nonces and the replicas are part of the authentication
+//! codes, so that no message can be reflected to its sender or replayed on another connection.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,23 +19,22 @@ use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 use super::key::{BYTES, Mac, PeerKey, random};
 use super::link::Replica;
 
-/// The version of the protocol. A later one may add fields.
+/// The version of the protocol. A later version may add fields.
 const VERSION: u32 = 1;
-/// Between two messages of a server at most.
+/// Maximum time between two messages of a server.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
-/// How long a handshake may take. A process that runs needs milliseconds.
+/// Time limit for a handshake. A running process needs milliseconds.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(1);
-/// How long a line may be before it is known who sends it, in bytes.
+/// Maximum length of a line before its sender is authenticated, in bytes.
 const MOST_OF_A_STRANGER: usize = 2 << 10;
-/// How long a line of an authenticated replica may be, in bytes: some thousand Registries.
+/// Maximum length of a line of an authenticated replica, in bytes: enough for some thousand Registries.
 const MOST: usize = 1 << 20;
 
-/// How a replica stands with one Registry.
+/// The state of a replica for one Registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryState {
     /// It is connected to the etcd and has renewed all recorded leases there itself.
     pub connected: bool,
-    /// It leads.
     pub leading: bool,
 }
 
@@ -45,12 +44,12 @@ pub struct ReplicaState {
     /// Its view of Kubernetes is complete and up to date.
     #[serde(default)]
     pub fresh: bool,
-    /// How it stands with each Registry, by name.
+    /// By name.
     #[serde(default)]
     pub registries: BTreeMap<String, RegistryState>,
 }
 
-/// Why a connection is no use.
+/// Why a connection cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WireError {
     #[error("{0}")]
@@ -96,7 +95,7 @@ struct Proof {
     mac: String,
 }
 
-/// A message of an authenticated server: its state, unless that is as in the message before.
+/// A message of an authenticated server: its state, unless that is the same as in the message before.
 #[derive(Serialize, Deserialize)]
 struct Message {
     seq: u64,
@@ -108,7 +107,7 @@ struct Lines(Framed<TcpStream, LinesCodec>);
 
 impl Lines {
     fn new(stream: TcpStream) -> Self {
-        // Messages are small and each counts at once.
+        // Messages are small, and none may wait for the next.
         let _ = stream.set_nodelay(true);
         Self(Framed::new(stream, LinesCodec::new_with_max_length(MOST_OF_A_STRANGER)))
     }
@@ -220,7 +219,7 @@ impl Reader {
         })
     }
 
-    /// Waits for the next message; its state, if that is a new one. May be dropped at any time.
+    /// Waits for the next message and returns its state, if that is new. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Option<ReplicaState>, WireError> {
         let line = self.lines.line().await?;
         let (mac, text) = line.split_once(' ').ok_or(WireError::WrongKey)?;
@@ -282,7 +281,7 @@ impl Writer {
         })
     }
 
-    /// Sends a message: a state, or a heartbeat.
+    /// Sends a state, or a heartbeat without one.
     pub(super) async fn send(&mut self, state: Option<ReplicaState>) -> Result<(), WireError> {
         let text = serde_json::to_string(&Message { seq: self.seq, state })?;
         self.seq += 1;
@@ -290,8 +289,7 @@ impl Writer {
         Ok(self.lines.0.send(format!("{mac} {text}")).await?)
     }
 
-    /// Returns when the client has closed the connection, or says something, which it never does. May be dropped at any
-    /// time.
+    /// Returns when the client has closed the connection or sends something, which it never does. Cancel-safe.
     pub(super) async fn ended(&mut self) {
         let _ = self.lines.line().await;
     }
@@ -389,7 +387,7 @@ mod tests {
     async fn a_stranger_s_long_line_is_not_read_to_its_end() {
         let (mut near, far) = pair().await;
         let flood = async {
-            // It may be hung up on before all of it is sent.
+            // The server may close the connection before all of it is sent.
             let _ = near.write_all(&vec![b'x'; 1 << 20]).await;
         };
         let (key, server) = (PeerKey::random(), replica("b"));

@@ -1,4 +1,4 @@
-//! What a registrar is told by the intake.
+//! The commands that the controller sends to a worker.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::etcd::Access;
 use crate::index::{NamespaceScope, RegistrationRef};
 use crate::plan::{Freshness, PodState, Prefix, RegistrationSettings, Since, WatchTarget};
 
-/// Which object of a name it is, and which version of its spec.
+/// Identifies an object and the version of its spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     /// `metadata.uid`; empty if it is not known yet.
@@ -23,18 +23,17 @@ pub struct Version {
     pub generation: i64,
 }
 
-/// What is outdated of what is known of Kubernetes.
+/// Which part of the view of Kubernetes is stale.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outdated {
-    /// Since when.
     pub since: Timestamp,
-    /// The streams that say nothing; one at least.
+    /// The silent watches; at least one.
     pub streams: Vec<WatchTarget>,
 }
 
 impl Outdated {
-    /// Whether more is outdated than some of the namespaces that are watched one by one. As long as the apiserver tells
-    /// of what belongs to the cluster, it is not that which is in trouble.
+    /// Whether more is stale than some of the namespaces that are watched one by one. While the API server reports
+    /// cluster-scoped objects, the API server itself is not in trouble.
     pub fn is_general(&self) -> bool {
         self.streams.iter().any(|stream| stream.area == NamespaceScope::Cluster)
     }
@@ -45,16 +44,15 @@ impl Outdated {
 pub struct StatusSeen {
     /// The replica that leads.
     pub leader: Option<String>,
-    /// The endpoints that were last good.
+    /// The endpoints that are last known to work.
     pub endpoints: Vec<String>,
-    /// The id of the etcd cluster there.
+    /// The id of the etcd cluster.
     pub cluster_id: Option<u64>,
-    /// Whether it says anything at all.
+    /// Whether the status has no conditions.
     pub is_blank: bool,
 }
 
 impl StatusSeen {
-    /// What this status says.
     pub fn of(status: Option<&RegistryStatus>) -> Self {
         let Some(status) = status else {
             return Self {
@@ -72,100 +70,91 @@ impl StatusSeen {
     }
 }
 
-/// One order. They are carried out in the order in which they were sent.
+/// A command. The worker carries out commands in the order in which they were sent.
 #[derive(Debug)]
 pub enum Command {
-    /// A registration is to be carried out on these terms, for pods that are told afterwards.
+    /// Registers with these settings. The commands about its pods follow.
     Register {
-        /// The registration.
         registration: RegistrationRef,
-        /// What it asks for.
         terms: RegistrationSettings,
         /// The name under which consumers know the service.
         service: Arc<str>,
         /// The object, and the version of its spec.
         version: Version,
-        /// How many pods it selects, ready or not.
+        /// Number of pods that it selects, ready or not.
         selected: usize,
-        /// Why formats of it stand aside for another registration's.
+        /// Why formats of it are suppressed in favour of another registration's.
         aside: Vec<String>,
-        /// Its pods may keep what they have by the spec before.
+        /// Whether its pods may keep the keys of the spec before.
         keeps_previous: bool,
-        /// When it claimed each of its places.
+        /// When it claimed each of its prefixes.
         since: BTreeMap<Prefix, Since>,
-        /// The places that it has, for its status.
+        /// For its status.
         places: Vec<FormatStatus>,
         /// Which keys and values it asks for.
         identity: Arc<LastSynced>,
-        /// The last spec that was carried out as a whole, as its status records it.
+        /// The last spec that was fully written, as its status records it.
         last_synced: Option<Arc<LastSynced>>,
     },
-    /// A registration's new spec cannot be carried out: what it had before stays in force.
+    /// The new spec of a registration cannot be carried out. The spec before stays in force.
     Refuse {
-        /// The registration.
         registration: RegistrationRef,
         /// `metadata.generation` of the new spec.
         generation: i64,
-        /// Why, for scripts.
+        /// Machine-readable.
         reason: Reason,
-        /// Why, for people.
+        /// For people.
         message: String,
     },
-    /// The Registry's rules, and what they leave of a registration that was told just before.
+    /// The Registry's rules, and what they allow a registration that was sent just before.
     Rule {
-        /// The registration.
         registration: RegistrationRef,
-        /// What they leave.
         verdict: Verdict,
     },
-    /// A registration is gone, and all its keys are to go.
+    /// A registration is gone. All its keys are to be removed.
     Remove(RegistrationRef),
-    /// This is how a pod stands with a registration.
+    /// The state of a pod with respect to a registration.
     Pod {
-        /// The registration.
         registration: RegistrationRef,
         /// The pod's name.
         pod: Arc<str>,
-        /// How it stands.
         presence: PodState,
-        /// How many pods the registration selects by now, ready or not.
+        /// Number of pods that the registration selects now, ready or not.
         selected: usize,
-        /// When Kubernetes told of it.
+        /// When Kubernetes reported the state.
         heard: Instant,
-        /// Makes room for another order once this one has been carried out; none if it needs no room.
+        /// A permit that makes room for another command once this one has been carried out. None if it needs no room.
         slip: Option<OwnedSemaphorePermit>,
     },
-    /// Kubernetes has told everything: what nobody asked for until now is wanted by nobody.
+    /// Kubernetes has listed everything: no registration asks for a key that has not been requested until now.
     KubernetesIsComplete,
-    /// What is outdated of what is known of Kubernetes, because it has not answered for long; none when nothing is.
+    /// What is stale because Kubernetes has not answered for long. None when nothing is.
     KubernetesIsOutdated(Option<Outdated>),
-    /// How far Kubernetes has been heard, as far as it has been told in orders.
+    /// How far Kubernetes has been observed, as far as that was passed on in commands.
     Freshness(Freshness),
-    /// Whether there are registrations whose keys are not known because they cannot be read: as long as there are,
-    /// a key that nobody is known to want may be theirs.
+    /// Whether some registrations cannot be read, so that their keys are not known. While that is so, a key that no
+    /// registration is known to want may be theirs.
     SomeAreUnclear(bool),
-    /// The Registry's settings changed, as of this version of its spec.
+    /// The Registry's settings have changed, as of this version of its spec.
     Settings {
-        /// How much may be asked of the etcd.
+        /// How much load the etcd may get.
         limits: Limits,
-        /// When removals are held back.
+        /// When removals are held.
         guard: Guard,
-        /// The object, and the version of its spec.
         version: Version,
     },
-    /// What the Registry's status says now.
+    /// The current status of the Registry.
     Status(StatusSeen),
-    /// The Registry names other endpoints or other Secrets, or what is in these has changed: this is to be used from now on
-    /// if it works, or cannot be used.
+    /// The Registry names other endpoints or other Secrets, or the content of these has changed. The worker uses the
+    /// new access if it works. An error says why it cannot be used.
     Access(Result<Box<Access>, Trouble>),
-    /// The hold of this id, if there is one, was approved of by an admin: what it holds is to go.
+    /// The id of the hold that an admin approved, if there is one: the guard releases the removals that it holds.
     Approve(Option<String>),
-    /// Orders that belong together: nothing is decided before all of them have been taken in.
+    /// Commands that belong together. The worker decides nothing before it has taken in all of them.
     Together(Vec<Command>),
 }
 
 impl Command {
-    /// [`Command::Refuse`] for `registration`.
     pub fn refuse(registration: &RegistrationRef, generation: i64, reason: Reason, message: String) -> Self {
         Self::Refuse {
             registration: registration.clone(),
@@ -175,7 +164,8 @@ impl Command {
         }
     }
 
-    /// This order about a pod; if the one of that name before it was `deleted`, the end of that one first.
+    /// Returns this command about a pod. If the previous pod of that name was `deleted`, the removal of that pod
+    /// precedes it.
     pub fn after_the_last(self, deleted: bool) -> Self {
         match &self {
             Self::Pod {
@@ -200,7 +190,7 @@ impl Command {
         }
     }
 
-    /// The same with what makes room for another one.
+    /// Attaches a permit that makes room for another command.
     pub fn with(mut self, room: Option<OwnedSemaphorePermit>) -> Self {
         match &mut self {
             Self::Pod { slip, .. } => *slip = room,

@@ -1,4 +1,4 @@
-//! Changes that are told in an Event: once, when they come, by the replica that leads.
+//! Publishes changes as Events: once, when they occur, by the replica that leads.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -15,32 +15,32 @@ use crate::index::RegistrationRef;
 use crate::kube::{About, Events, Notice};
 use crate::plan::{Conflict, GuardEvent, Holder, Holding, LeaseId, Release, Report};
 
-/// A hold is over.
+/// The guard released a hold.
 const RELEASED: &str = "RemovalsReleased";
-/// More keys go than the guard allows, and it only warns.
+/// More keys are removed than the guard allows, and `spec.guard.mode` is Warn.
 const NOT_HELD: &str = "RemovalsNotHeld";
 /// A lease was gone before it could be renewed.
 const LEASE_LOST: &str = "LeaseLost";
-/// A certificate ends soon, or has ended.
+/// A certificate expires soon or has expired.
 const CERTIFICATE_ENDS: &str = "CertificateEnds";
 
-/// What was told of one registration.
+/// Which Events were published for one registration.
 #[derive(Debug, Default)]
 pub struct Announced {
-    /// The conflict that was told, unless it is over.
+    /// The conflict of the last Event, until it is resolved.
     conflict: Option<String>,
-    /// The hold that was told, unless it is over.
+    /// The hold of the last Event, until it is released.
     hold: Option<String>,
-    /// What etcd denies, as it was told, unless it is granted.
+    /// The prefix of the last Event about a denied write, until etcd grants it.
     denied: Option<String>,
-    /// Whether an Event says that etcd rejects records, until it takes them.
+    /// Whether an Event reports that etcd rejects records, until etcd accepts them.
     rejected: bool,
-    /// The generation whose refusal was told.
+    /// The generation whose refusal was published.
     refused: Option<i64>,
 }
 
-/// Tells what has changed for `registration`: in the log, and in Events to `events` if this replica leads. `hold` is the
-/// id of the hold there is, `conditions` say how the registration stands.
+/// Reports what has changed for `registration`: in the log, and in Events to `events` if this replica leads. `hold` is
+/// the id of the current hold, `conditions` are those of the new status.
 pub fn announce(
     registration: &RegistrationRef,
     subject: &mut Subject,
@@ -124,7 +124,7 @@ pub fn announce(
     }
 }
 
-/// What makes a conflict the same after a restart.
+/// Identifies a conflict across restarts of the operator.
 fn occurrence(Conflict { key, holder, .. }: &Conflict) -> String {
     match holder {
         Holder::Stranger { create_revision, .. } => format!("{key} {create_revision}"),
@@ -133,7 +133,8 @@ fn occurrence(Conflict { key, holder, .. }: &Conflict) -> String {
 }
 
 impl RegistryWorker {
-    /// Tells that etcd has become unreachable or is back. Who told the one tells the other.
+    /// Publishes that etcd has become unreachable, or is reachable again. The replica that published the one publishes
+    /// the other.
     pub(super) fn announce_link(&mut self, link: &Connectivity) {
         match link {
             Connectivity::Down(trouble) if !self.outage_announced => {
@@ -151,7 +152,7 @@ impl RegistryWorker {
         }
     }
 
-    /// Tells that a certificate ends soon. It is the same Event whoever tells it.
+    /// Publishes that a certificate expires soon. The Event is the same whichever replica publishes it.
     pub(super) fn announce_expiry(&mut self, expiring: Option<&str>) {
         if self.leads() && self.credentials.announced.as_deref() != expiring {
             self.credentials.announced = expiring.map(str::to_owned);
@@ -162,7 +163,7 @@ impl RegistryWorker {
         }
     }
 
-    /// Says that endpoints or credentials were tried and are not used.
+    /// Publishes that endpoints or credentials were tried and are not used.
     pub(super) fn announce_not_adopted(&self, reason: &'static str, why: &impl Display) {
         if self.leads() {
             let note = format!("{why}. What was in use before stays in use.");
@@ -170,7 +171,7 @@ impl RegistryWorker {
         }
     }
 
-    /// Tells that a lease is gone.
+    /// Publishes that a lease has expired.
     pub(super) fn announce_lapsed(&self, lease: LeaseId) {
         if self.leads() {
             let note = format!(
@@ -181,10 +182,10 @@ impl RegistryWorker {
         }
     }
 
-    /// Tells what the guard has decided.
+    /// Publishes what the guard has decided.
     pub(super) fn announce_guard(&self, news: &GuardEvent) {
         match news {
-            // Told again by whoever goes on with it, that is the same Event.
+            // A replica that resumes the hold publishes the same Event again.
             GuardEvent::Held | GuardEvent::Resumed => {
                 if let (Some(hold), Holding::Some(notice)) = (self.planner.hold(), self.guarding.holding()) {
                     let reason = Reason::RemovalsHeld.as_str();

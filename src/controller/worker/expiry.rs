@@ -1,13 +1,13 @@
-//! Certificates that end soon: told while there is time to renew them.
+//! Reports certificates that expire soon, while there is time to renew them.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::etcd::Validity;
 
-/// How long before the end it is told.
+/// How long before the expiry the report starts.
 const NOTICE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// What is to be said of certificates that end soon, or have ended, at this time; nothing while they last.
+/// A message about certificates that expire soon or have expired at `now`. None while all are valid for longer.
 pub fn notice(validity: &Validity, now: Timestamp) -> Option<String> {
     let ends = |end: &Timestamp| end.duration_since(now) < NOTICE;
     let say = |what: &str, end: Timestamp, remedy: &str| {

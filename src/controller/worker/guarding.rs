@@ -1,4 +1,4 @@
-//! The guard at work: what it decides is carried out, logged, counted and said.
+//! Carries out, logs, counts and reports what the guard decides.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,12 +9,12 @@ use crate::api::{APPROVE_REMOVALS, Guard, GuardMode};
 use crate::etcd::lease_id;
 use crate::plan::{self, GuardEvent, GuardSettings, Holding, Moment};
 
-/// What the guard needs from outside, and what is said of it.
+/// The input of the guard, and what is reported about it.
 #[derive(Debug)]
 pub struct Guarding {
-    /// The id of the hold that an admin approved of.
+    /// The id of the hold that an admin approved.
     pub approved: Option<String>,
-    /// What is known of removals that are held back, and told.
+    /// The removals that are held, as reported.
     holding: Holding,
 }
 
@@ -28,13 +28,12 @@ impl Default for Guarding {
 }
 
 impl Guarding {
-    /// What is known of removals that are held back, and told.
     pub fn holding(&self) -> &Holding {
         &self.holding
     }
 }
 
-/// A Registry's guard in the words of the plan.
+/// Converts a Registry's guard to the planner's settings.
 pub fn terms(guard: &Guard) -> GuardSettings {
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     GuardSettings {
@@ -51,8 +50,8 @@ pub fn terms(guard: &Guard) -> GuardSettings {
 }
 
 impl RegistryWorker {
-    /// Lets the guard decide about what is in doubt, if this replica is the one to decide: it leads, and what it decides
-    /// by is not outdated.
+    /// Lets the guard decide about unconfirmed removals, if this replica is the one to decide: it leads, its view is
+    /// live, and it has caught up.
     pub(super) fn guard(&mut self, now: Instant) {
         if !self.may_judge() {
             return self.planner.look(now);
@@ -86,13 +85,14 @@ impl RegistryWorker {
         hold.map(plan::Hold::wake_at)
     }
 
-    /// This replica leads by a new proof: another one may have led meanwhile and decided otherwise.
+    /// Resets the guard after a takeover under a new fence: another replica may have led meanwhile and decided
+    /// otherwise.
     pub(super) fn take_guard(&mut self) {
         self.planner.leads_anew();
         self.guarding.holding = Holding::Undecided;
     }
 
-    /// Another replica leads: what is held is for that one to tell.
+    /// Resets the guard on a standby replica: the leader reports what is held.
     pub(super) fn leave_guard(&mut self) {
         self.planner.stands_by();
         self.guarding.holding = Holding::Undecided;
@@ -130,7 +130,8 @@ impl RegistryWorker {
     }
 }
 
-/// What is said of a hold. The same in every process that goes on with it, or its statuses would change with the leader.
+/// Describes a hold. The text is the same in every process that resumes the hold, otherwise statuses would change with
+/// the leader.
 fn notice(registry: &str, hold: &plan::Hold) -> String {
     let plan::Hold { id, lost, of, .. } = hold;
     let end = i64::try_from(hold.until_unix)

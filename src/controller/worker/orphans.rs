@@ -1,9 +1,8 @@
-//! What leading brings with it: taking over what a predecessor left, and sweeping up after registrations that were
-//! deleted while nobody was there to see it.
+//! Handles changes of leadership, and collects keys of registrations that were deleted while no replica was running.
 //!
-//! Such registrations are in no list any more, so nobody watches where their keys lie. But the keys are on our leases,
-//! and etcd knows which keys are on a lease: those that nobody is known to want are read, and from there on treated
-//! like any other key.
+//! No list contains such registrations any more, so no replica watches their prefixes. But their keys are on our
+//! leases, and etcd knows which keys are on a lease. The worker reads those that no registration is known to want. From
+//! then on the planner treats them like any other key.
 
 use std::time::{Duration, Instant};
 
@@ -14,12 +13,12 @@ use crate::etcd::{self, Leadership};
 use crate::kube::StatusUpdate;
 use crate::plan::{Key, KeyValue, Revision};
 
-/// Questions to etcd at a time.
+/// Concurrent requests to etcd.
 const QUESTIONS: usize = 4;
-/// Before a sweep that failed is tried again.
+/// Pause before a failed collection is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Whether there is something to sweep up.
+/// Whether orphaned keys may have to be collected.
 #[derive(Debug, Default)]
 pub struct OrphanCollection {
     due: bool,
@@ -28,17 +27,17 @@ pub struct OrphanCollection {
 }
 
 impl OrphanCollection {
-    /// There may be something to sweep up.
+    /// Schedules a collection.
     pub fn is_due(&mut self) {
         self.due = true;
     }
 
-    /// When to try again after a failure. None once that time has come: what is still missing then comes as an event.
+    /// When to try again after a failure. None once that time has come: any condition that is still missing arrives as
+    /// an event.
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
         self.not_before.filter(|at| *at > now && self.due && !self.running)
     }
 
-    /// The time to try again has come.
     #[cfg(test)]
     pub fn fail_long_ago(&mut self) {
         self.not_before = self.not_before.and_then(|at| at.checked_sub(2 * PAUSE));
@@ -57,7 +56,7 @@ impl RegistryWorker {
         match now {
             Leadership::Leading(fence) => {
                 self.led = true;
-                // Under the same proof nobody else can have led meanwhile: our view is still the newest.
+                // Under the same fence no other replica can have led meanwhile: this view is still the newest.
                 self.rights.are_others(Instant::now());
                 if self.last_fence.replace(fence.clone()).as_ref() != Some(&fence) {
                     self.take_guard();
@@ -69,9 +68,9 @@ impl RegistryWorker {
             Leadership::Standby { .. } => {
                 self.led = false;
                 self.leave_guard();
-                // Nobody else knows of them, so they would be renewed for nothing.
+                // No other replica knows these leases, so renewing them would be useless.
                 self.planner.leases().forget_fresh();
-                // Whoever leads now writes the statuses.
+                // The new leader writes the statuses.
                 for registration in self.subjects.keys() {
                     let _ = self
                         .context
@@ -138,7 +137,7 @@ impl RegistryWorker {
             Err(error) => return self.sweep_failed(&error),
         };
         self.sweep.running = false;
-        // While etcd was asked, a registration may have become unclear: then the keys may be its.
+        // A registration may have become unreadable while etcd was asked. Then the keys may be its own.
         if self.kubernetes.some_are_unclear {
             return self.sweep.is_due();
         }
@@ -158,7 +157,7 @@ impl RegistryWorker {
     }
 }
 
-/// What etcd does not let us see is none of our business, and keeps nobody from the rest.
+/// Skips what etcd does not let us read. The rest is still collected.
 fn allowed<T>(answer: etcd::Result<Option<T>>) -> etcd::Result<Option<T>> {
     match answer {
         Err(etcd::Error::PermissionDenied { .. }) => Ok(None),

@@ -1,4 +1,4 @@
-//! Questions to etcd about our rights: what of something refused is denied, and what is granted together.
+//! Asks etcd about our permissions: which part of a refused request is denied, and which prefixes are granted together.
 
 use std::collections::BTreeSet;
 
@@ -7,19 +7,18 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::etcd::{self, Connection};
 use crate::plan::{Key, LeaseGroups, LeaseId, Prefix, ProbeCandidate, folders};
 
-/// Questions at a time.
+/// Maximum number of concurrent questions.
 pub(super) const QUESTIONS: usize = 8;
 
-/// What of it etcd denies.
+/// What etcd denies of a refused request.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Scopes, each with a key that may not be written.
+    /// Prefixes, each with a key that may not be written.
     pub(super) scopes: Vec<(Prefix, Key)>,
-    /// Leases.
     pub(super) leases: Vec<LeaseId>,
 }
 
-/// Whether etcd allows what was asked; an error where it was not etcd's rights that decided.
+/// Whether etcd allows a request. Returns an error if it failed for another reason than a missing permission.
 pub(super) fn is_allowed(answer: etcd::Result<()>) -> etcd::Result<bool> {
     match answer {
         Ok(()) => Ok(true),
@@ -28,7 +27,8 @@ pub(super) fn is_allowed(answer: etcd::Result<()>) -> etcd::Result<bool> {
     }
 }
 
-/// Which of `suspects` may not be written, and on which of `leases`, each with a key of ours, nothing may be put.
+/// Returns which of `suspects` may not be written, and to which of `leases` no key may be attached. Each lease comes
+/// with a bookkeeping key to try.
 pub(super) async fn find(
     connection: &Connection,
     suspects: Vec<ProbeCandidate>,
@@ -39,7 +39,7 @@ pub(super) async fn find(
         Ok::<_, etcd::Error>(key.map(|key| (scope, key)))
     });
     let scopes: Vec<_> = scopes.buffer_unordered(QUESTIONS).try_collect().await?;
-    // Where our own bookkeeping may not be written, no lease is to blame.
+    // If our own bookkeeping may not be written, no lease is to blame.
     let bookkeeping = leases.first().map(|(_, key)| key.clone());
     if let Some(key) = bookkeeping
         && !is_allowed(connection.may_write(&key).await)?
@@ -57,7 +57,7 @@ pub(super) async fn find(
     })
 }
 
-/// One of `keys` that may not be written; none if all may.
+/// Returns one of `keys` that may not be written. None if all may be.
 async fn denied_key(connection: &Connection, mut keys: Vec<Key>) -> etcd::Result<Option<Key>> {
     if is_allowed(connection.may_write_all(&keys).await)? {
         return Ok(None);
@@ -71,8 +71,8 @@ async fn denied_key(connection: &Connection, mut keys: Vec<Key>) -> etcd::Result
     Ok(keys.pop())
 }
 
-/// What of `scopes` is granted together, beside what is `known`: for each the widest folder around it that may be written
-/// as a whole, or itself.
+/// Extends the `known` lease groups by those of `scopes`: for each, the widest enclosing prefix that may be written as
+/// a whole, or itself.
 pub(super) async fn domains(
     connection: &Connection,
     scopes: BTreeSet<Prefix>,

@@ -1,5 +1,5 @@
-//! Record sets that etcd rejects for their content: each registration's are retried by a schedule of their own, which
-//! delays no other write.
+//! Record sets that etcd rejects for their content. Each registration has its own retry schedule, which delays no other
+//! write.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use super::RegistryWorker;
 use crate::etcd;
 use crate::plan::{Narrowed, Objection, Owner, Ticket};
 
-/// Before a rejected record set is tried again, doubled each time. Changed records are tried at once.
+/// Pause before a rejected record set is tried again, doubled each time. Changed records are tried at once.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
@@ -23,7 +23,7 @@ struct Attempt {
 }
 
 impl Rejections {
-    /// A record set of `owner` was rejected, `again` after a retry. Returns whether it is the first one.
+    /// Records that etcd rejected a record set of `owner`, `again` after a retry. Returns whether it is the first one.
     fn rejected(&mut self, owner: Owner, again: bool, now: Instant) -> bool {
         let is_first = !self.0.contains_key(&owner);
         let attempt = self.0.entry(owner).or_insert(Attempt {
@@ -37,7 +37,7 @@ impl Rejections {
         is_first
     }
 
-    /// The registrations whose retry is due. Their next one is due after the same pause.
+    /// Returns the registrations whose retry is due. Their next retry is due after the same pause.
     fn take_due(&mut self, now: Instant) -> Vec<Owner> {
         let due = self.0.iter_mut().filter(|(_, attempt)| attempt.at <= now);
         due.map(|(owner, attempt)| {
@@ -47,14 +47,13 @@ impl Rejections {
         .collect()
     }
 
-    /// When the next retry is due.
     pub fn wake_at(&self) -> Option<Instant> {
         self.0.values().map(|attempt| attempt.at).min()
     }
 }
 
 impl RegistryWorker {
-    /// etcd rejected a transaction for its content. Returns false if no registration is to blame.
+    /// Handles a transaction that etcd rejected for its content. Returns false if no registration is to blame.
     pub(super) fn content_rejected(&mut self, ticket: Ticket, error: &etcd::Error) -> bool {
         let (objection, done) = match error {
             etcd::Error::TooLarge { .. } => (Objection::TooLarge, error.is_answer_too_large()),
@@ -76,7 +75,7 @@ impl RegistryWorker {
         true
     }
 
-    /// Tries rejected record sets again, when that is due.
+    /// Retries rejected record sets when that is due.
     pub(super) fn retry_rejected(&mut self, now: Instant) {
         for owner in self.rejections.take_due(now) {
             if !self.planner.retry_rejected(&owner) {

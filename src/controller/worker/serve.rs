@@ -1,5 +1,5 @@
-//! A registrar at work: the parts that talk to its etcd are started, what they and the intake say is taken in, and all
-//! end together.
+//! Runs a worker: starts the tasks that talk to its etcd, takes in their messages and the controller's commands, and
+//! ends all of them together.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::peer::Elsewhere;
 use crate::plan::{MetaKeys, Planner};
 use crate::telemetry::{RegistryHealth, RegistryMetrics};
 
-/// Observations on their way from the mirror: it waits when there are more.
+/// Capacity of the channel of observations. The mirror waits while it is full.
 const OBSERVATIONS: usize = 256;
-/// Between two looks at whether another replica is connected to a Registry that cannot be used here.
+/// Interval of the check whether another replica is connected to a Registry that this replica cannot use.
 const LOOK: Duration = Duration::from_secs(10);
 
 async fn connect(access: Result<Box<Access>, Trouble>, context: &Context) -> Result<Connection, Trouble> {
@@ -29,8 +29,8 @@ async fn connect(access: Result<Box<Access>, Trouble>, context: &Context) -> Res
     connection.map_err(|error| (&error).into())
 }
 
-/// Serves the Registry `name` until `shutdown` or the end of `commands`. An error means that a part of it has ended that
-/// never should.
+/// Serves the Registry `name` until `shutdown` or the end of `commands`. Returns an error if one of its tasks has
+/// ended, which none ever should.
 pub async fn serve(
     name: Arc<str>,
     (spec, version): (RegistrySpec, Version),
@@ -46,7 +46,7 @@ pub async fn serve(
     let meta = MetaKeys::of_registry(&spec.meta_prefix, &context.cluster_id, &name);
     let leader_key = meta.leader();
     let (scopes, wanted) = mpsc::unbounded_channel();
-    // Our own bookkeeping at once: it says which leases to renew.
+    // The mirror reads our bookkeeping at once: it contains the leases to renew.
     let _ = scopes.send(Arc::new(BTreeSet::from([meta.scope().clone()])));
     let renewals = watch::Sender::new(etcd::Leases::default());
     let (leads, leadership) = watch::channel(Leadership::Seeking);
@@ -83,7 +83,8 @@ pub async fn serve(
     };
     let mut planner = Planner::new(meta, size(spec.limits.keys_per_lease));
     planner.set_guard(guarding::terms(&spec.guard));
-    // Who has nothing to show either may do everything or gets nowhere.
+    // Without credentials etcd either allows everything or refuses everything. With them, keys wait until etcd has been
+    // asked which prefixes it grants together.
     if connection.access().has_credentials() {
         planner.await_domains();
     }
@@ -96,7 +97,7 @@ pub async fn serve(
         lines,
     );
     loop {
-        // Of everything something: where one never comes to an end, the others go on nevertheless.
+        // Drain a bounded batch of each source, so that none starves the others.
         while let Some(done) = worker.tasks.try_join_next() {
             worker.end_of(done);
         }
@@ -126,20 +127,19 @@ pub async fn serve(
                 LeaseEvent::Denied(lease) => worker.renewal_denied(lease),
             },
             Ok(()) = worker.presences.changed() => {}
-            // Until the process is ready for this Registry it waits for the renewal of each lease.
+            // `/readyz` of this Registry waits for the renewal of each lease.
             Ok(()) = worker.lines.ends.changed(), if worker.health == RegistryHealth::Renewing => {}
             () = sleep_until(wake.into()) => {}
         }
     }
-    // Nothing is written any more. The election gives its key back, so that the next one leads at once; the data keys
-    // stay, for that one to take over.
+    // The worker writes nothing from here on. The election deletes its key, so that the next leader takes over at once.
+    // The data keys stay for that leader.
     worker.tasks.shutdown().await;
     ending.cancel();
     while parts.join_next().await.is_some() {}
     Ok(())
 }
 
-/// How this replica stands for election.
 fn campaign(meta: &MetaKeys, context: &Context) -> Campaign {
     Campaign {
         leader_key: meta.leader(),
@@ -151,7 +151,7 @@ fn campaign(meta: &MetaKeys, context: &Context) -> Campaign {
     }
 }
 
-/// Stands for election once it is known which cluster this is.
+/// Stands for election once the API server has confirmed which cluster this is.
 fn elect(
     connection: Connection,
     campaign: Campaign,
@@ -178,7 +178,7 @@ fn elect(
     }
 }
 
-/// Shows when the first lease would end. What tells it ends with the Registry.
+/// Exports when the first lease expires. `ends` ends with the Registry.
 async fn show_end(
     mut ends: watch::Receiver<Option<std::time::Instant>>,
     metrics: RegistryMetrics,
@@ -201,8 +201,8 @@ async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static s
     name
 }
 
-/// A Registry whose endpoints make no sense, which admission refuses, or whose credentials are not there: said in its
-/// status until that changes, unless another replica serves it.
+/// Serves a Registry whose endpoints are invalid (admission rejects those) or whose credentials are missing. Reports
+/// that in its status until it changes, unless another replica serves the Registry.
 async fn idle(
     name: &Arc<str>,
     generation: i64,
@@ -217,7 +217,7 @@ async fn idle(
     let mut registrations = BTreeSet::new();
     let mut said = Outcome::Silent;
     loop {
-        // Another replica may be connected nevertheless, by what it had before.
+        // Another replica may still be connected with its earlier endpoints and credentials.
         presences.mark_unchanged();
         let now = Instant::now();
         let elsewhere = context.peers.elsewhere(name, [], now);
@@ -231,7 +231,7 @@ async fn idle(
             .health
             .set_registry(name, RegistryHealth::Unreachable(elsewhere));
         let (outcome, wake) = match confirmation.step(facts, now) {
-            // What goes by the same name there may be another cluster's.
+            // A Registry of the same name may belong to another cluster there.
             _ if !context.cluster_confirmed.is_cancelled() => (Outcome::Silent, None),
             step => step,
         };

@@ -1,5 +1,5 @@
-//! The time between coming to lead and writing: what the predecessor had heard of Kubernetes must have been heard here
-//! too, or its work would be undone and done again.
+//! Delays writes after a takeover: a new leader must have observed as much of Kubernetes as its predecessor. Otherwise
+//! the predecessor's writes would be undone and repeated.
 
 use std::time::{Duration, Instant};
 
@@ -9,24 +9,25 @@ use crate::controller::bypass::BypassGuard;
 use crate::etcd::{self, Snapshot};
 use crate::plan::{Checkpoint, Fence, Freshness, Key, KeyValue, Transaction};
 
-/// What a replica that came to lead has to hear before it writes.
+/// What a new leader has to observe before it writes.
 #[derive(Debug)]
 pub(super) struct CatchingUp {
-    /// The proof it leads by.
+    /// The fence under which it leads.
     fence: Fence,
-    /// What predecessors had heard, and when that was read; none until then.
+    /// The merged checkpoint of former leaders, and when it was read. None until then.
     notes: Option<(Checkpoint, Instant)>,
-    /// Whether some of them could not be read: then as much has to be heard as anybody can have heard.
+    /// Whether a checkpoint could not be read. Then this replica has to observe as much as any replica can have
+    /// observed.
     unread: bool,
-    /// Whether it was said that this takes a while.
+    /// Whether the delay was logged.
     told: bool,
-    /// It waits for all that has been heard.
+    /// Suspends the per-namespace rate limits.
     _bypass: BypassGuard,
 }
 
 impl RegistryWorker {
-    /// This replica leads by a new proof: nobody can have written since it got it. So what the notes say now is all that
-    /// any predecessor went by.
+    /// Starts catching up under a new fence. No other replica can have written since this replica got it, so the
+    /// current checkpoints cover everything that a predecessor acted on.
     pub(super) fn catch_up(&mut self, fence: Fence) {
         let won = fence.clone();
         self.catching_up = Some(CatchingUp {
@@ -39,7 +40,7 @@ impl RegistryWorker {
         self.read_notes(won, Duration::ZERO);
     }
 
-    /// Asks for the notes of predecessors after a pause.
+    /// Reads the checkpoints of former leaders after a pause.
     fn read_notes(&mut self, fence: Fence, pause: Duration) {
         let (connection, notes) = (self.connection.clone(), self.planner.notes());
         self.tasks.spawn(async move {
@@ -50,7 +51,7 @@ impl RegistryWorker {
         });
     }
 
-    /// The notes of predecessors have been read, or could not be: until they are, nothing can be written, which is said like
+    /// Handles the checkpoints of former leaders. Until they can be read, nothing is written, which is reported like
     /// any other failure to write.
     pub(super) fn notes_read(&mut self, fence: &Fence, notes: etcd::Result<Vec<(Key, KeyValue)>>, at: Instant) {
         if self.catching_up.as_ref().is_none_or(|one| one.fence != *fence) {
@@ -96,9 +97,9 @@ impl RegistryWorker {
         self.has_caught_up();
     }
 
-    /// Looks whether as much has been heard as is needed. An outdated view never has: its watches say nothing, and what
-    /// they miss nobody knows. Where only some namespaces may not be looked into, as much has to be heard of them as the
-    /// notes say, and the others are served.
+    /// Checks whether enough has been observed. A stale view never qualifies: its watches are silent, and what they
+    /// miss is not known. If only some namespaces are stale, they too must be observed as far as the checkpoints say,
+    /// and the other namespaces are served.
     pub(super) fn has_caught_up(&mut self) {
         let Some(CatchingUp {
             notes: Some((needed, since)),
@@ -128,7 +129,7 @@ impl RegistryWorker {
         }
     }
 
-    /// Leaves word with `transaction` of how far this replica has heard.
+    /// Adds the checkpoint of this replica to `transaction`.
     pub(super) fn leave_note(&self, track: WriteSlot, transaction: &mut Transaction) {
         let heard = self.context.hearing.now().value();
         transaction.note = self.planner.note(transaction, track.number, track.after, heard);

@@ -1,4 +1,4 @@
-//! A registrar without an etcd: what it does and tells when time passes and things end, one by one.
+//! Tests of a worker without an etcd: its actions and reports as time passes and its tasks end.
 
 mod holds;
 mod newer;
@@ -16,9 +16,7 @@ const PODS: WatchTarget = WatchTarget::of_cluster(crate::kube::PODS);
 struct Rig {
     worker: Box<RegistryWorker>,
     leads: watch::Sender<Leadership>,
-    /// What is told of registrations.
     notes: mpsc::UnboundedReceiver<StatusUpdate<ServiceRegistration>>,
-    /// What is told of the Registry.
     registry_notes: mpsc::UnboundedReceiver<StatusUpdate<Registry>>,
     events: mpsc::Receiver<Notice>,
     _wanted: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
@@ -62,7 +60,7 @@ impl Rig {
     async fn new() -> Self {
         let (context, ends) = Context::for_test();
         context.cluster_confirmed.cancel();
-        // Nobody listens there.
+        // No process listens there.
         let access = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
         let opened = Connection::new(&access, context.timeouts, context.metrics.calls.clone());
         let connection = Box::pin(opened).await;
@@ -99,13 +97,13 @@ impl Rig {
         self.worker.leadership_changed();
     }
 
-    /// Leads by the proof `7`, no predecessor having left a note.
+    /// Leads under fence 7; no predecessor has written a checkpoint.
     fn lead_first(&mut self) {
         self.lead(Leadership::Leading(fence(7)));
         self.note_read(7, None);
     }
 
-    /// The predecessor's note is read, by the proof of this number: so many pods had been heard of.
+    /// The predecessor's checkpoint is read under the fence of this number. It covers this version of the pods.
     fn note_read(&mut self, proof: Revision, pods: Option<u64>) {
         let held = |pods| {
             let mut heard = Checkpoint::default();
@@ -125,7 +123,7 @@ impl Rig {
         self.worker.notes_read(&fence(proof), Ok(notes), Instant::now());
     }
 
-    /// Everything has been heard up to this version of a pod, where the apiserver was at `present` when it was asked.
+    /// All pods up to this version have been observed. The API server was at `present` when it was asked.
     fn hear(&mut self, pods: u64, present: Option<u64>) {
         let mut progress = Freshness::new(WatchScope::default().streams());
         progress.reach(&PODS, pods);
@@ -141,7 +139,7 @@ impl Rig {
         });
     }
 
-    /// The registration `orders` is to be carried out, and Kubernetes has told everything.
+    /// Registers `orders` and completes the view of Kubernetes.
     fn register(&mut self) {
         let terms = RegistrationSettings {
             created: 1,
@@ -166,7 +164,7 @@ impl Rig {
         self.worker.take(Command::KubernetesIsComplete);
     }
 
-    /// The Events since the last call: about what, and why.
+    /// The Events since the last call, each with its object and its reason.
     fn events(&mut self) -> Vec<(String, &'static str)> {
         let notices = std::iter::from_fn(|| self.events.try_recv().ok());
         let about = |notice: &Notice| match &notice.about {
@@ -176,7 +174,7 @@ impl Rig {
         notices.map(|notice| (about(&notice), notice.reason)).collect()
     }
 
-    /// The status of `orders` that was last asked for.
+    /// The status of `orders` that was last to be written.
     fn told(&mut self) -> Option<(ServiceRegistrationStatus, WritePolicy)> {
         let mut last = None;
         while let Ok(note) = self.notes.try_recv() {
@@ -188,7 +186,7 @@ impl Rig {
     }
 }
 
-/// However late it is: it is enough to look again at a time that is yet to come.
+/// However late it is, the next time to act must be in the future.
 fn assert_rests(worker: &mut RegistryWorker) {
     let now = Instant::now();
     let wake = worker.act();
@@ -290,7 +288,7 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
     rig.worker.take(Command::KubernetesIsOutdated(None));
     assert_eq!(rig.worker.may_write(now), Some(fence(7)));
 
-    // Its own view is the newest there is for as long as it leads.
+    // While it leads, its own view is the newest.
     rig.worker.take(Command::KubernetesIsOutdated(Some(outdated())));
     assert_eq!(rig.worker.may_write(now), Some(fence(7)));
     rig.lead(Leadership::Seeking);
@@ -319,7 +317,7 @@ async fn nothing_is_done_by_an_election_that_was_not_taken_in() {
     let mut rig = Rig::new().await;
     rig.register();
     rig.worker.take(Command::KubernetesIsOutdated(Some(outdated())));
-    // Won, but something else is looked at first: whether the view is outdated has not been asked yet.
+    // It has won, but the worker has not processed the election yet, so it has not checked whether its view is stale.
     rig.leads.send_replace(Leadership::Leading(fence(7)));
     assert_eq!(rig.worker.may_write(Instant::now()), None);
     rig.worker.leadership_changed();
@@ -343,7 +341,7 @@ async fn one_that_has_heard_less_than_its_predecessor_writes_nothing_until_it_ha
     rig.hear(105, None);
     assert_eq!(rig.worker.may_write(now), Some(fence(7)));
 
-    // Nobody else has led meanwhile.
+    // No other replica has led meanwhile.
     rig.lead(Leadership::Seeking);
     rig.lead(Leadership::Leading(fence(7)));
     assert_eq!(rig.worker.may_write(now), Some(fence(7)));

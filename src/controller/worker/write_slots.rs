@@ -1,33 +1,33 @@
-//! The tracks on which transactions go to etcd: those on one track go one after the other, and each refuses to be carried
-//! out a second time.
+//! The write slots of transactions. The transactions of one slot are sent one after the other, and each refuses to be
+//! applied a second time.
 //!
-//! A transaction of which nothing is heard for a while is sent to another member too, and the first one may still be
-//! carried out long after the second: by a member that hung. A removal that was written meanwhile would make the guard of
-//! a creation hold again, and the key would come back that nobody wants any more. So every transaction leaves its note on
-//! its track, and demands that nobody has left one there since the transaction before it: its own copy has.
+//! A transaction that stays unanswered for a while is also sent to another etcd member. A member that hung may apply
+//! the first copy long after the second. If a removal was written in between, the condition of a creation would hold
+//! again, and the key would be recreated although no pod wants it any more. So every transaction writes a checkpoint to
+//! its slot, and requires that the slot's checkpoint is unchanged since the transaction before it. The other copy has
+//! changed it.
 
 use crate::plan::{Fence, Revision};
 
-/// A track that has been taken, until it is given back.
+/// A slot in use, until it is given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WriteSlot {
-    /// Its number, counted from zero.
+    /// Counted from zero.
     pub number: usize,
-    /// The last revision at which a note may have been left on it.
+    /// The last revision at which a checkpoint may have been written to it.
     pub after: Revision,
 }
 
-/// The tracks of one proof of leadership. Those who led before can leave no note after it was won.
+/// The slots of one fence. Former leaders can write no checkpoint after the fence was won.
 #[derive(Debug, Default)]
 pub(super) struct WriteSlots {
     fence: Option<Fence>,
-    /// How many there are.
     count: usize,
     free: Vec<WriteSlot>,
 }
 
 impl WriteSlots {
-    /// Takes one for a transaction under `fence`.
+    /// Takes a slot for a transaction under `fence`.
     pub fn take(&mut self, fence: &Fence) -> WriteSlot {
         if self.fence.as_ref() != Some(fence) {
             *self = Self {
@@ -44,8 +44,8 @@ impl WriteSlots {
         })
     }
 
-    /// The transaction has ended that was sent under `fence`; `noted` is when a note was left on its track, if that is
-    /// known.
+    /// Gives back the slot of a transaction that was sent under `fence` and has ended. `noted` is the revision at which
+    /// a checkpoint was written to the slot, if it is known.
     pub fn give_back(&mut self, fence: &Fence, track: WriteSlot, noted: Option<Revision>) {
         if self.fence.as_ref() == Some(fence) {
             let after = noted.unwrap_or(track.after);

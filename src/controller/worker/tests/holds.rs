@@ -1,9 +1,9 @@
-//! The guard at work: what it holds, and who tells of it.
+//! Tests of the guard: what it holds, and which replica reports it.
 
 use super::*;
 use crate::api::Guard;
 
-/// Twenty pods of `orders` have a key each, and one list does not name any of them.
+/// Each of twenty pods of `orders` has a key, and one list contains none of the pods.
 async fn missing_from_a_list() -> Rig {
     let mut rig = Rig::new().await;
     rig.worker.take(Command::Settings {

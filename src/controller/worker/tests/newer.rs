@@ -1,4 +1,4 @@
-//! A predecessor of a newer release, whose note this one cannot read.
+//! Tests of a predecessor of a newer release, whose checkpoint this release cannot read.
 
 use super::*;
 
