@@ -1,4 +1,4 @@
-//! A format, checked and ready to write endpoints.
+//! A compiled format: checked, and ready to write endpoints.
 
 use crate::api;
 use crate::api::FormatType;
@@ -20,18 +20,18 @@ use super::reading::Reading;
 use super::traefik::Traefik;
 use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort};
 
-/// The longest key that is written, in bytes.
+/// Maximum length of a key, in bytes.
 pub const MAX_KEY: usize = 1024;
 
-/// The longest value that is written, in bytes.
+/// Maximum length of a value, in bytes.
 pub const MAX_VALUE: usize = 64 * 1024;
 
-/// A format, checked and ready to write endpoints.
+/// A format of one registration, checked and ready to write endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Format {
     kind: FormatType,
     wire: Wire,
-    /// The ports carried, all if none.
+    /// The names of the ports that the format carries; `None` for all.
     ports: Option<Box<[Box<str>]>>,
 }
 
@@ -51,7 +51,7 @@ enum Wire {
 }
 
 impl Format {
-    /// Checks `spec`, fills in what it leaves out and makes it ready to write endpoints of `service`.
+    /// Checks `spec`, fills in defaults and compiles the format for `service`.
     pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
         if service.name.is_empty() || service.name.contains('/') || has_blank(service.name) || is_dots(service.name) {
             return Err(FormatError::ServiceName(service.name.to_owned()));
@@ -86,7 +86,7 @@ impl Format {
         Ok(format)
     }
 
-    /// Compiles all formats of a registration, of which none may write where the consumers of another read.
+    /// Compiles all formats of a registration. Fails if one format would write where the consumers of another read.
     pub fn compile_all(specs: &[api::Format], service: &Service<'_>) -> Result<Vec<Self>, FormatError> {
         let mut formats: Vec<Self> = Vec::with_capacity(specs.len());
         for spec in specs {
@@ -107,7 +107,7 @@ impl Format {
         Ok(formats)
     }
 
-    /// Whether consumers can dial the ports that this format carries.
+    /// Checks that consumers can dial the ports of this format.
     fn check(&self, ports: &[ServicePort<'_>]) -> Result<(), FormatError> {
         let carried: Vec<&ServicePort<'_>> = ports.iter().filter(|port| self.carries(port.name)).collect();
         for port in &carried {
@@ -137,22 +137,21 @@ impl Format {
         Ok(())
     }
 
-    /// Which format it is.
     pub fn kind(&self) -> FormatType {
         self.kind
     }
 
-    /// Where all keys of this format lie.
+    /// Returns the prefix of all keys of this format.
     pub fn scope(&self) -> &Prefix {
         &self.reach().scope
     }
 
-    /// Whether consumers of this format would stumble over keys in `scope` that are not of this format.
+    /// Whether consumers of this format fail on foreign keys in `scope`.
     pub fn reads(&self, scope: &Prefix) -> bool {
         scope.prefix().starts_with(&*self.reach().realm)
     }
 
-    /// What others must know who write near it.
+    /// Returns what overlap checks against other formats need.
     pub fn reading(&self) -> Reading {
         let dialect = match &self.wire {
             Wire::Plain(plain) => plain.dialect(),
@@ -165,7 +164,8 @@ impl Format {
             Wire::GoFrame(_) => "GoFrame",
             Wire::CoreDns(_) => "CoreDns",
             Wire::Traefik(traefik) => return Reading::of(&traefik.dialect(), self.reach()),
-            // No name of an object has capitals, so it is none of those above.
+            // Kubernetes object names have no capitals, so a RecordFormat's name never equals one of the dialects
+            // above.
             Wire::Custom(custom) => custom.name(),
         };
         Reading::of(dialect, self.reach())
@@ -187,15 +187,15 @@ impl Format {
         }
     }
 
-    /// Whether endpoints of the port that goes by `port_name` are written in this format.
+    /// Whether this format writes endpoints of the port `port_name`.
     pub fn carries(&self, port_name: &str) -> bool {
         self.ports
             .as_ref()
             .is_none_or(|ports| ports.iter().any(|port| &**port == port_name))
     }
 
-    /// The records of an endpoint. `sole_port` says that this format carries exactly one port of the registration:
-    /// keys then do without the port's name.
+    /// Returns the records of an endpoint. `sole_port`: this format carries exactly one port of the registration, so
+    /// keys do not contain the port's name.
     pub fn record(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let records = match &self.wire {
             Wire::Plain(plain) => plain.records(endpoint, sole_port),
@@ -222,7 +222,7 @@ impl Format {
     }
 }
 
-/// A field that is set and that the format has no use for.
+/// Returns a field that is set although the format does not use it.
 fn misplaced(spec: &api::Format) -> Option<&'static str> {
     use FormatType::{CoreDns, Custom, EtcdGrpc, GoFrame, GoZero, Kitex, Kratos, Plain, Traefik};
     let fields: [(&'static str, bool, &[FormatType]); 14] = [
@@ -245,7 +245,6 @@ fn misplaced(spec: &api::Format) -> Option<&'static str> {
     fields.iter().find(wrong).map(|(field, ..)| *field)
 }
 
-/// A format's name, as it is written.
 fn name_of(kind: FormatType) -> &'static str {
     match kind {
         FormatType::Plain => "Plain",

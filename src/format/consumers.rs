@@ -1,6 +1,6 @@
-//! How consumers read records, by the rules in their sources and with nothing of how they are written here: the tests'
-//! judge of keys and values. Each answers with the endpoints that the consumer would dial, or with what it would stumble
-//! over.
+//! Models of the consumers, written from their source code and independent of how this crate writes records. The tests
+//! judge keys and values by them. Each function returns the endpoints that the consumer would dial, or the error that
+//! the consumer would run into.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,9 +10,9 @@ use serde::Deserialize;
 /// An endpoint as a consumer understands it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConsumerView {
-    /// What it dials.
+    /// The address that the consumer dials.
     pub address: Option<SocketAddr>,
-    /// What it speaks there.
+    /// The protocol that the consumer speaks there.
     pub scheme: Option<String>,
     pub version: Option<String>,
     pub weight: Option<u32>,
@@ -45,7 +45,7 @@ fn dial(address: &str) -> Result<SocketAddr, String> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// Go's JSON decoder takes `null` for a map and for nothing in it.
+/// Go's JSON decoder accepts `null` for a map, and makes an empty one.
 fn or_empty(map: Option<BTreeMap<String, String>>) -> BTreeMap<String, String> {
     map.unwrap_or_default()
 }
@@ -54,7 +54,7 @@ fn below<'a>(keys: &'a Keys<'a>, prefix: &'a str) -> impl Iterator<Item = &'a (&
     keys.iter().filter(move |(key, _)| key.starts_with(prefix))
 }
 
-/// confd's `getvs`, go-kit and own code: every value is an address.
+/// confd's `getvs`, go-kit and scripts: every value is an address.
 pub fn plain(keys: &Keys<'_>, prefix: &str) -> Read {
     below(keys, &format!("{prefix}/"))
         .map(|(_, value)| {
@@ -66,8 +66,8 @@ pub fn plain(keys: &Keys<'_>, prefix: &str) -> Read {
         .collect()
 }
 
-/// `clientv3/naming/resolver`: lists `<target>/`; a value without an address becomes a dead endpoint, and metadata
-/// other than null makes older clients panic.
+/// `clientv3/naming/resolver`: lists `<target>/`. A value without an address becomes a dead endpoint. Metadata other
+/// than null makes older clients panic.
 pub fn etcd_grpc(keys: &Keys<'_>, target: &str) -> Read {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
@@ -89,13 +89,13 @@ pub fn etcd_grpc(keys: &Keys<'_>, target: &str) -> Read {
         .collect()
 }
 
-/// `core/discov`: lists `<key>/`; the value is the address, whatever it is.
+/// `core/discov`: lists `<key>/`. The value is the address, without any check.
 pub fn go_zero(keys: &Keys<'_>, key: &str) -> Read {
     plain(keys, key)
 }
 
-/// `contrib/registry/etcd`: lists what starts with `<namespace>/<name>`; one value that does not decode fails all;
-/// instances of another name are left out.
+/// `contrib/registry/etcd`: lists all keys that start with `<namespace>/<name>`. One value that does not decode fails
+/// the whole list. Instances of another name are skipped.
 pub fn kratos(keys: &Keys<'_>, namespace: &str, name: &str) -> Read {
     #[derive(Deserialize)]
     struct Instance {
@@ -118,7 +118,7 @@ pub fn kratos(keys: &Keys<'_>, namespace: &str, name: &str) -> Read {
             let (scheme, rest) = endpoint.split_once("://").ok_or(format!("no URL: {endpoint}"))?;
             let host = rest.split_once('?').map_or(rest, |(host, _)| host);
             let mut facts = or_empty(instance.metadata.clone());
-            // What is no number is passed over.
+            // A weight that is not a number is ignored.
             let weight = facts.remove("weight").and_then(|weight| weight.parse().ok());
             seen.push(ConsumerView {
                 address: Some(dial(host)?),
@@ -132,7 +132,7 @@ pub fn kratos(keys: &Keys<'_>, namespace: &str, name: &str) -> Read {
     Ok(seen)
 }
 
-/// `registry/etcd`: lists `/micro/registry/<service>/`; nodes need an id, and a protocol for the codec.
+/// `registry/etcd`: lists `/micro/registry/<service>/`. A node needs an id, and a protocol for the codec.
 pub fn go_micro(keys: &Keys<'_>, name: &str) -> Read {
     #[derive(Deserialize)]
     struct Service {
@@ -172,8 +172,8 @@ pub fn go_micro(keys: &Keys<'_>, name: &str) -> Read {
     Ok(seen)
 }
 
-/// `registry-etcd` of Kitex and Hertz: lists `<prefix>/<service>/`; what does not decode is skipped, and so would be
-/// missed; a weight that is not above zero is 10.
+/// `registry-etcd` of Kitex and Hertz: lists `<prefix>/<service>/`. The consumer skips a value that does not decode, so
+/// its endpoint would be missing; this model returns an error. A weight of 0 or less counts as 10.
 pub fn kitex(keys: &Keys<'_>, prefix: &str, service: &str) -> Read {
     #[derive(Deserialize)]
     struct Instance {
@@ -199,8 +199,8 @@ pub fn kitex(keys: &Keys<'_>, prefix: &str, service: &str) -> Read {
         .collect()
 }
 
-/// `contrib/registry/etcd` of GoFrame: lists what starts with the service's prefix; a key is split at slashes and must
-/// have six segments, the last of which is split at commas and colons: an IPv6 address is one colon too many.
+/// `contrib/registry/etcd` of GoFrame: lists all keys that start with the service's prefix. A key is split at slashes
+/// and must have six segments. The last segment is split at commas and colons, so an IPv6 address has too many colons.
 pub fn go_frame(keys: &Keys<'_>, prefix: &str) -> Read {
     let mut seen = Vec::new();
     for (key, value) in below(keys, prefix) {
@@ -231,7 +231,7 @@ pub fn go_frame(keys: &Keys<'_>, prefix: &str) -> Read {
     Ok(seen)
 }
 
-/// CoreDNS's etcd plugin: everything below the name's path answers, and has a name of its own made of its key.
+/// CoreDNS's etcd plugin: every key below the path of a name is an answer, and the key of each gives the target's name.
 pub fn core_dns(keys: &Keys<'_>, path: &str, domain: &str) -> Read {
     #[derive(Deserialize)]
     struct Service {
@@ -272,8 +272,8 @@ pub fn core_dns(keys: &Keys<'_>, path: &str, domain: &str) -> Read {
         .collect()
 }
 
-/// Traefik's etcd provider: everything below the root is decoded into its configuration; a field that it does not know,
-/// or a server without an address, fails all of it.
+/// Traefik's etcd provider: decodes everything below the root into its configuration. An unknown field, or a server
+/// without an address, fails the whole configuration.
 pub fn traefik(keys: &Keys<'_>, root: &str, protocol: &str, service: &str) -> Read {
     let mut servers: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
     for (key, value) in below(keys, root) {

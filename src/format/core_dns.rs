@@ -1,7 +1,8 @@
-//! CoreDns: records of CoreDNS's etcd plugin, which are those of SkyDNS.
+//! CoreDNS: records of CoreDNS's etcd plugin, which uses the SkyDNS format.
 //!
-//! One key per endpoint, `/<root>/<labels of the domain, reversed>/<pod>`, and the port's name below that where several
-//! ports are carried. A name's answers are all records in its subtree; one bad value there fails them all.
+//! One key per endpoint, `/<root>/<labels of the domain, reversed>/<pod>`; with several ports, the port's name is one
+//! more segment. A query for a name returns all records in its subtree, and one invalid value there fails the whole
+//! answer.
 
 use std::net::IpAddr;
 
@@ -13,9 +14,10 @@ use super::{Endpoint, FormatError, Record, Refusal, prefix};
 use crate::api;
 
 const CONSUMER: &str = "CoreDNS";
-/// The longest label of a DNS name.
+/// Maximum length of a DNS label.
 const MAX_LABEL: usize = 63;
-/// The longest domain: with a label for the pod and one for the port before it, a name has at most 253 characters.
+/// Maximum length of the domain: with a label for the pod and one for the port before it, a name has at most 253
+/// characters.
 const MAX_DOMAIN: usize = 253 - (MAX_LABEL + 1) - (15 + 1);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +117,7 @@ impl CoreDns {
     }
 }
 
-/// Whether `text` is a label of a DNS name in lower case, in which `more` may also occur, but not at its end.
+/// Whether `text` is a lower-case DNS label. Bytes of `more` are allowed, too, but not at the end of a longer label.
 fn is_label(text: &str, more: &[u8]) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
@@ -127,7 +129,8 @@ fn is_label(text: &str, more: &[u8]) -> bool {
             .all(|byte| plain(*byte) || *byte == b'-' || more.contains(byte))
 }
 
-/// `name` as a label: unchanged if it is one; otherwise what is similar to it, with a hash in place of what is lost.
+/// Returns `name` unchanged if it is a label. Otherwise returns a similar label with a hash, which keeps different
+/// names different.
 fn label(name: &str) -> String {
     if is_label(name, b"") && name != "any" {
         return name.to_owned();
@@ -148,10 +151,10 @@ struct Written<'a> {
     host: IpAddr,
     port: u16,
     priority: u32,
-    /// Left out, CoreDNS counts 100.
+    /// CoreDNS takes a missing weight as 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
-    /// Never left out: CoreDNS before 1.12.4 would make one of the lease's id.
+    /// Always written: CoreDNS before 1.12.4 derives a missing TTL from the lease ID.
     ttl: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<&'a str>,

@@ -1,7 +1,7 @@
-//! Custom: what the templates of a `RecordFormat` say.
+//! Custom: records as the templates of a `RecordFormat` define them.
 //!
-//! Keys lie below a prefix that the registration chooses, `/services/<namespace>/<service>` unless one is written.
-//! Whatever the templates print, that is checked for every endpoint.
+//! Keys are below a prefix that the registration chooses, by default `/services/<namespace>/<service>`. The printed
+//! text is checked for every endpoint.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl Custom {
         })
     }
 
-    /// Whether each of the ports has keys of its own.
+    /// Checks that no two of the ports share a key.
     pub fn check(&self, ports: &[&ServicePort<'_>]) -> Result<(), FormatError> {
         match shared_by_ports(&self.templates, ports, &self.reach.scope) {
             None => Ok(()),
@@ -46,7 +46,7 @@ impl Custom {
         }
     }
 
-    /// The RecordFormat's.
+    /// Returns the RecordFormat's name.
     pub fn name(&self) -> &str {
         self.templates.name()
     }

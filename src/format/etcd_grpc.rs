@@ -1,7 +1,7 @@
-//! EtcdGrpc: what the gRPC resolver of etcd's Go client reads (`client/v3/naming`).
+//! EtcdGrpc: records of the gRPC resolver in etcd's Go client (`client/v3/naming`).
 //!
-//! One key per endpoint, `<namespace>/<service>/<pod>` unless a prefix is written. The resolver reads everything
-//! below the dial target, from which it takes one leading slash: `etcd:///shop/orders` reads `shop/orders/`.
+//! One key per endpoint, by default `<namespace>/<service>/<pod>`. The resolver reads all keys below the dial target,
+//! after removing one leading slash: `etcd:///shop/orders` reads `shop/orders/`.
 
 use serde::Serialize;
 
@@ -42,7 +42,7 @@ impl EtcdGrpc {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Update<'a> {
-    /// 0 is Add, which readers take a put for in any case.
+    /// 0 is Add. Readers treat every put as Add.
     op: u8,
     addr: &'a str,
     /// Always null: an object here makes consumers with an older client panic (etcd#19700).

@@ -1,10 +1,10 @@
-//! What is told of an endpoint to consumers that take any facts, by name.
+//! The named facts of an endpoint, for consumers that accept arbitrary metadata.
 
 use std::collections::BTreeMap;
 
 use super::Endpoint;
 
-/// The registration's metadata and, unless that has its own, the zone.
+/// Returns the metadata, and the zone unless the metadata has an entry `zone`.
 pub fn facts(endpoint: &Endpoint) -> BTreeMap<&str, &str> {
     let metadata = endpoint.metadata.iter();
     let mut facts: BTreeMap<&str, &str> = metadata.map(|(key, value)| (&**key, &**value)).collect();

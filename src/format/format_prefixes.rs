@@ -1,22 +1,22 @@
-//! Where a format writes, and where its consumers read: the two are not the same for all of them.
+//! The prefixes of a format: where the format writes, and where its consumers read. For some formats the two differ.
 
 use crate::plan::Prefix;
 
-/// Where a format writes and where its consumers read.
+/// The prefixes below which a format writes and its consumers read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormatPrefixes {
-    /// All keys of the format lie here.
+    /// All keys of the format are below this prefix.
     pub scope: Prefix,
-    /// Consumers of this service take every key that starts with this text for one of its records.
+    /// Consumers of this service take every key that starts with this text as a record of the service.
     pub reads: Box<str>,
-    /// Consumers read every key that starts with this text, and stumble over what is not of this format.
+    /// Consumers read every key that starts with this text, and fail on keys of other formats.
     pub realm: Box<str>,
-    /// Consumers tell a sibling's records from those of this service by what is in them.
+    /// Consumers distinguish the records of other services from those of this one by their content.
     pub by_name: bool,
 }
 
 impl FormatPrefixes {
-    /// Consumers read exactly the scope.
+    /// Consumers read exactly the prefix that the format writes.
     pub fn exact(scope: Prefix) -> Self {
         let reads: Box<str> = scope.prefix().into();
         Self {
@@ -27,7 +27,8 @@ impl FormatPrefixes {
         }
     }
 
-    /// Consumers read everything that starts with `reads`: without a slash at its end, a sibling's records too.
+    /// Consumers read all keys that start with `reads`. Without a slash at its end, that includes records of services
+    /// whose names merely begin with this service's name.
     pub fn reading(scope: Prefix, reads: &str) -> Self {
         Self {
             scope,
@@ -37,7 +38,7 @@ impl FormatPrefixes {
         }
     }
 
-    /// Consumers of this service read its scope only, others everything that starts with `realm`.
+    /// Consumers of this service read its own prefix only. Other consumers read all keys that start with `realm`.
     pub fn within(scope: Prefix, realm: &str) -> Self {
         let reads = scope.prefix().into();
         Self {
@@ -48,12 +49,13 @@ impl FormatPrefixes {
         }
     }
 
-    /// Consumers drop the records of a sibling.
+    /// Consumers drop the records of other services.
     pub fn by_name(self) -> Self {
         Self { by_name: true, ..self }
     }
 
-    /// What the consumers of this read that is written in `other`, if they do. `alike`: it is of the same format.
+    /// Returns the text by which consumers of this format read what `other` writes; `None` if they do not. `alike`:
+    /// both formats have the same dialect.
     pub fn covers(&self, other: &Self, alike: bool) -> Option<&str> {
         let written = other.scope.prefix();
         if written.starts_with(&*self.reads) {

@@ -1,4 +1,4 @@
-//! RecordFormats that anybody may have written. See `src/fuzz`.
+//! Fuzz target for RecordFormats: the input is a RecordFormat from an untrusted author. See `src/fuzz`.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::{Endpoint, TemplateError, Templates};
 use crate::api::{Escaping, RecordFormatSpec};
 use crate::plan::Prefix;
 
-/// What templates are made of.
+/// Words from which the fuzzer makes templates.
 pub(crate) const WORDS: [&str; 44] = [
     "records",
     "key",
@@ -55,12 +55,13 @@ pub(crate) const WORDS: [&str; 44] = [
     "-",
 ];
 
-/// A RecordFormat is refused, or prints what is below its prefix, and JSON where it says so, for odd endpoints too.
+/// Checks that a RecordFormat is rejected, or prints keys below its prefix, and JSON values where the spec asks for
+/// JSON. Unusual endpoints are included.
 pub(crate) fn templates(input: &[u8]) -> String {
     let Ok(spec) = serde_json::from_slice::<RecordFormatSpec>(input) else {
         return "no spec".to_owned();
     };
-    // So much admission refuses.
+    // Admission rejects longer templates and more records.
     let most = |text: &str| text.chars().count() > 4096;
     if spec.records.len() > 8
         || spec
@@ -109,7 +110,7 @@ pub(crate) fn templates(input: &[u8]) -> String {
     outcome
 }
 
-/// What is wrong, without what is special to this one.
+/// Returns the error without the parts that are specific to this input.
 fn kind(error: &TemplateError) -> String {
     let text = error.to_string();
     let words = text

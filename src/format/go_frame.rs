@@ -1,8 +1,8 @@
-//! GoFrame: what the etcd registry of GoFrame reads (`contrib/registry/etcd`).
+//! GoFrame: records of GoFrame's etcd registry (`contrib/registry/etcd`).
 //!
-//! One key per endpoint, `<root>/<deployment>/<namespace>/<service>/<version segment>/<address>`: the address is in the
-//! key only, the value is metadata. Consumers group keys by what is before the address and take the metadata of the
-//! first key for that of all.
+//! One key per endpoint, `<root>/<deployment>/<namespace>/<service>/<version segment>/<address>`. Only the key contains
+//! the address; the value is metadata. Consumers group keys by the part before the address, and use the metadata of the
+//! first key for all.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ use super::scheme::spoken_at;
 use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
 use crate::api;
 
-/// What GoFrame itself can speak.
+/// Schemes that GoFrame speaks.
 const KNOWN: [&str; 4] = ["grpc", "grpcs", "http", "https"];
-/// For consumers that pick by weight an endpoint without one is never picked.
+/// Written for an endpoint without a weight, since consumers that select by weight would never select it.
 const DEFAULT_WEIGHT: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl GoFrame {
     }
 }
 
-/// The conventional keys first.
+/// Writes the keys that GoFrame defines first.
 #[derive(Serialize)]
 struct Metadata<'a> {
     protocol: &'a str,

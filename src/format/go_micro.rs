@@ -1,8 +1,8 @@
-//! GoMicro: what the etcd registry of go-micro reads (`registry/etcd`).
+//! GoMicro: records of go-micro's etcd registry (`registry/etcd`).
 //!
-//! One key per endpoint, `/micro/registry/<service>/<pod>`, which is also the node's id. Whatever changes is put in its
-//! place: of the events of one answer consumers' watchers take the first only, so a new key in place of an old one
-//! would leave them with both.
+//! One key per endpoint, `/micro/registry/<service>/<pod>`; its last segment is the node's id. A change overwrites the
+//! value of the same key: consumers' watchers take only the first event of each watch response, so a new key in place
+//! of an old one would leave them with both.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::scheme::{spoken, spoken_at};
 use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort, prefix};
 
 const CONSUMER: &str = "go-micro";
-/// What its clients speak, and what they are told.
+/// Schemes that go-micro clients speak, and the `protocol` written for each.
 const KNOWN: [(&str, &str); 5] = [
     ("grpc", "grpc"),
     ("grpcs", "grpc"),
@@ -65,7 +65,7 @@ impl GoMicro {
                 speaks: SPEAKS,
             });
         };
-        // Without it a consumer's rpc client falls back to codecs of former versions.
+        // Without this entry, a consumer's RPC client falls back to the codecs of former versions.
         let mut metadata = facts(endpoint);
         metadata.insert("protocol", protocol);
         let key = format!("{}{id}", self.reach.scope.prefix());
@@ -88,7 +88,8 @@ fn protocol(scheme: &str) -> Option<&'static str> {
     KNOWN.iter().find(|known| known.0 == scheme).map(|known| known.1)
 }
 
-/// `Service` of go-micro's `registry`. What is the service's own is taken from any of its keys, so none tells it.
+/// `Service` of go-micro's `registry`. Consumers take metadata and endpoints of the service from any of its keys, so no
+/// key sets them.
 #[derive(Serialize)]
 struct Written<'a> {
     name: &'a str,

@@ -1,8 +1,8 @@
-//! GoZero: what go-zero's zrpc clients read (`core/discov`).
+//! GoZero: records of go-zero's zrpc clients (`core/discov`).
 //!
-//! One key per endpoint, `<key>/<pod>@<address>`, the value is the address. Clients up to v1.10.3 lose an endpoint
-//! whose value changes under its key, so the address is in the key: a new address is a new key, and the old one goes
-//! in the same transaction.
+//! One key per endpoint, `<key>/<pod>@<address>`; the value is the address. Clients up to v1.10.3 lose an endpoint
+//! whose value changes under its key. So the key contains the address: a new address is a new key, and the old key is
+//! deleted in the same transaction.
 
 use super::format_prefixes::FormatPrefixes;
 use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};

@@ -1,4 +1,4 @@
-//! Hertz: what the etcd resolver of Hertz reads (`hertz-contrib/registry/etcd`): Kitex' records below a fixed prefix.
+//! Hertz: records of Hertz's etcd resolver (`hertz-contrib/registry/etcd`): Kitex's records below a fixed prefix.
 
 use super::format_prefixes::FormatPrefixes;
 use super::{Endpoint, FormatError, Record, Refusal, Service, kitex, prefix};

@@ -1,4 +1,4 @@
-//! Kitex: what the etcd resolver of Kitex reads (`kitex-contrib/registry-etcd`).
+//! Kitex: records of Kitex's etcd resolver (`kitex-contrib/registry-etcd`).
 //!
 //! One key per endpoint, `<root>/<service>/<address>`. Clients read the address from the value.
 
@@ -36,7 +36,7 @@ impl Kitex {
     }
 }
 
-/// The record of an endpoint below `reach`: Hertz reads the same.
+/// Returns the record of an endpoint below the prefix of `reach`. Hertz reads the same records.
 pub fn instance(reach: &FormatPrefixes, endpoint: &Endpoint, consumer: &'static str) -> Result<Vec<Record>, Refusal> {
     let weight = match endpoint.weight {
         Some(0) => {
@@ -56,7 +56,7 @@ pub fn instance(reach: &FormatPrefixes, endpoint: &Endpoint, consumer: &'static 
     Ok(vec![Record::json(key, &instance)])
 }
 
-/// What clients take for the weight of an instance that tells none.
+/// The weight that clients assume for an instance without one.
 const DEFAULT_WEIGHT: u32 = 10;
 
 /// `instanceInfo` of the registry.
@@ -64,7 +64,7 @@ const DEFAULT_WEIGHT: u32 = 10;
 struct Instance<'a> {
     network: &'a str,
     address: &'a str,
-    /// A number: an instance whose weight is text is skipped.
+    /// A number: clients skip an instance whose weight is a string.
     weight: u32,
     tags: BTreeMap<&'a str, &'a str>,
 }

@@ -1,8 +1,8 @@
-//! Kratos: what the etcd registry of Kratos reads (`contrib/registry/etcd`).
+//! Kratos: records of Kratos' etcd registry (`contrib/registry/etcd`).
 //!
-//! One key per endpoint, `<root>/<service>/<pod>`. Consumers read everything that starts with `<root>/<service>`, with
-//! no slash after it, and pick the instances by their name: one value among them that is no JSON object of an instance
-//! fails them all.
+//! One key per endpoint, `<root>/<service>/<pod>`. Consumers read all keys that start with `<root>/<service>`, without
+//! a slash after it, and select instances by name. One value among these that is not the JSON object of an instance
+//! fails the whole list.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::scheme::spoken_at;
 use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
 use crate::api;
 
-/// What its own servers speak.
+/// Schemes that Kratos' own servers speak.
 const KNOWN: [&str; 4] = ["grpc", "grpcs", "http", "https"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ struct Instance<'a> {
     id: &'a str,
     name: &'a str,
     version: &'a str,
-    /// Texts only: a number fails the whole list.
+    /// Strings only: a number fails the whole list.
     metadata: BTreeMap<&'a str, &'a str>,
     endpoints: [String; 1],
 }

@@ -1,4 +1,4 @@
-//! How an endpoint is written for a consumer: one file per ecosystem.
+//! The wire formats: how an endpoint is written for a consumer. One file per ecosystem.
 //!
 //! Owns the wire formats and the rules for prefixes. Knows nothing of pods, leases or servers.
 //!

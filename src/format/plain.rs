@@ -1,6 +1,6 @@
-//! Plain: the address as text, or all that is known as JSON. For confd, go-kit, scripts and own code.
+//! Plain: the address as text, or all facts as JSON. For confd, go-kit and scripts.
 //!
-//! One key per endpoint, `/services/<namespace>/<service>/<pod>` unless a prefix is written.
+//! One key per endpoint, by default `/services/<namespace>/<service>/<pod>`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ impl Plain {
         &self.reach
     }
 
-    /// What tells two kinds of values apart.
+    /// Distinguishes the two kinds of values.
     pub fn dialect(&self) -> &'static str {
         match self.value {
             PlainValue::HostPort => "Plain",
@@ -50,7 +50,7 @@ impl Plain {
     }
 }
 
-/// The fields in the order in which they are written; those that are unknown are left out.
+/// The fields in the order in which they are written. Unknown facts are omitted.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Json<'a> {

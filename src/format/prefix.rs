@@ -1,22 +1,22 @@
-//! The prefix below which a format writes, and the names of the records there.
+//! Checks of prefixes and of the segments of keys.
 //!
-//! Admission has checked what users write, but an object may be older than the rule that would refuse it now.
+//! Admission has checked the users' input already, but an object may be older than the rule that would reject it now.
 
 use super::{Endpoint, FormatError, Refusal};
 use crate::api;
 use crate::plan::Prefix;
 
-/// The longest prefix that users write, in bytes. With the longest names of a pod and a port below it, a key stays
+/// Maximum length of a prefix that users write, in bytes. With the longest pod and port names below it, a key stays
 /// below [`super::compiled::MAX_KEY`].
 const MAX_PREFIX: usize = 512;
 
-/// The longest prefix that is put together of a root and names, in bytes.
+/// Maximum length of a prefix that is composed of a root and names, in bytes.
 const MAX_COMPOSED: usize = 720;
 
-/// The longest name that users write for one segment, in bytes.
+/// Maximum length of a name that users write for one segment, in bytes.
 const MAX_NAME: usize = 320;
 
-/// The scope below the prefix that the user wrote in `field`, or below the format's `default`.
+/// Returns the checked prefix that the user wrote in `field`, or the format's `default`.
 pub fn scope(
     field: &'static str,
     written: Option<&str>,
@@ -28,17 +28,17 @@ pub fn scope(
     }
 }
 
-/// The scope below a prefix that was put together; what is wrong with it is put down to `field`.
+/// Returns a checked prefix that was composed of parts; an error names `field`.
 pub fn checked_scope(field: &'static str, prefix: &str) -> Result<Prefix, FormatError> {
     checked(field, prefix, MAX_COMPOSED).map(Prefix::below)
 }
 
-/// What comes before the service's name in the keys of a framework: as written, or its `default`.
+/// Returns the part of a framework's keys before the service's name: as written, or `default`.
 pub fn root<'a>(spec: &'a api::Format, default: &'a str) -> Result<&'a str, FormatError> {
     checked("root", spec.root.as_deref().unwrap_or(default), MAX_PREFIX)
 }
 
-/// One segment of a key that the user chose in `field`, or its `default`.
+/// Returns one key segment that the user wrote in `field`, or `default`.
 pub fn name<'a>(field: &'static str, written: Option<&'a str>, default: &'a str) -> Result<&'a str, FormatError> {
     let name = written.unwrap_or(default);
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -78,7 +78,7 @@ fn checked<'a>(field: &'static str, prefix: &'a str, max: usize) -> Result<&'a s
     })
 }
 
-/// The pod's name, which alone does when the format carries one port; otherwise the port's name is added after a
+/// Returns the pod's name, if the format carries one port. Otherwise returns the names of pod and port, separated by a
 /// colon, which neither name can contain.
 pub fn pod_id(endpoint: &Endpoint, sole_port: bool) -> Result<String, Refusal> {
     let pod = segment("pod", &endpoint.pod)?;
@@ -89,7 +89,7 @@ pub fn pod_id(endpoint: &Endpoint, sole_port: bool) -> Result<String, Refusal> {
     Ok(format!("{pod}:{port}"))
 }
 
-/// `name` if it can be one segment of a key.
+/// Returns `name` if it can be one segment of a key.
 pub fn segment<'a>(what: &'static str, name: &'a str) -> Result<&'a str, Refusal> {
     if !is_segment(name) {
         return Err(Refusal::Name {
@@ -100,17 +100,17 @@ pub fn segment<'a>(what: &'static str, name: &'a str) -> Result<&'a str, Refusal
     Ok(name)
 }
 
-/// Whether `name` can be one segment of a key, with more after a colon.
+/// Whether `name` can be one segment of a key, or a part of a segment before or after a colon.
 fn is_segment(name: &str) -> bool {
     !name.is_empty() && !name.contains(['/', ':']) && !has_blank(name) && !is_dots(name)
 }
 
-/// Whether `segment` leads to the folder itself or to the one above it where paths are cleaned.
+/// Whether `segment` means the directory itself or its parent when a path is cleaned.
 pub fn is_dots(segment: &str) -> bool {
     segment == "." || segment == ".."
 }
 
-/// Whether `text` contains what is not seen or separates words.
+/// Whether `text` contains whitespace or control characters.
 pub fn has_blank(text: &str) -> bool {
     text.chars().any(|c| c.is_whitespace() || c.is_control())
 }

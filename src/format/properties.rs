@@ -1,4 +1,4 @@
-//! What holds for every format and every endpoint.
+//! Property tests that hold for every format and every endpoint.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use super::testing::{ORDERS, of};
 use super::{Endpoint, Format, Record, Refusal};
 use crate::api::{self, FormatType, PlainValue, TraefikProtocol};
 
-/// Formats of all types, with what they take.
+/// Formats of all types, with valid fields.
 fn formats() -> impl Strategy<Value = api::Format> {
     let place = || option::of("/?[a-zé-][a-zé.-]{0,8}(/[a-z:0-9]{1,8}){0,3}");
     let name = || option::of("[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,12}");
@@ -69,8 +69,8 @@ fn formats() -> impl Strategy<Value = api::Format> {
     ]
 }
 
-/// Endpoints as Kubernetes lets them be, with metadata of any text at all: quotes, control characters, what is not
-/// ASCII, and the names of what formats tell themselves.
+/// Endpoints that Kubernetes allows, with arbitrary text as metadata: quotes, control characters, non-ASCII characters,
+/// and names that formats use themselves.
 pub(super) fn endpoints() -> impl Strategy<Value = Endpoint> {
     let fact = prop_oneof![
         ".{0,12}",
@@ -126,7 +126,7 @@ fn port_name() -> &'static str {
     "[a-z0-9]([a-z0-9-]{0,6}[a-z0-9])?"
 }
 
-/// What the consumers of `spec` see in `records`.
+/// Returns what the consumers of `spec` see in `records`.
 fn seen(spec: &api::Format, records: &[Record]) -> Vec<ConsumerView> {
     let keys: Vec<(&str, &[u8])> = records.iter().map(|record| (&*record.key, &*record.value)).collect();
     let or = |field: &Option<String>, default: &str| field.clone().unwrap_or_else(|| default.to_owned());
@@ -184,7 +184,7 @@ fn read_json(record: &Record) -> ConsumerView {
     }
 }
 
-/// Whether a format may say no to an endpoint: only to what its consumers have no word for.
+/// Whether a format may refuse an endpoint: only if its consumers cannot express the address family or the weight.
 fn may_refuse(spec: &api::Format, endpoint: &Endpoint, refusal: &Refusal) -> bool {
     use FormatType::{CoreDns, GoFrame, Hertz, Kitex};
     match refusal {
@@ -232,7 +232,7 @@ proptest! {
         let Ok(records) = compile(&spec).record(&endpoint, true) else { return Ok(()) };
         let seen = seen(&spec, &records).remove(0);
         for (name, value) in &*endpoint.metadata {
-            // What the format tells under that name itself stands there in its place.
+            // A fact that the format writes itself replaces the metadata of that name.
             let own: &[&str] = match spec.kind {
                 FormatType::Kratos if endpoint.weight.is_some() => &["weight"],
                 FormatType::GoMicro => &["protocol"],

@@ -1,4 +1,5 @@
-//! What one registration's format means to another registration's: where it writes, and what its consumers read.
+//! What the overlap check between registrations needs to know about a format: where the format writes, and what its
+//! consumers read.
 
 use std::sync::Arc;
 
@@ -7,22 +8,22 @@ use super::format_prefixes::FormatPrefixes;
 /// Where a format writes, what its consumers read, and in which dialect.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reading {
-    /// What consumers understand: records of the same dialect below the same prefix are one service on purpose.
+    /// The kind of records. Records of the same dialect below the same prefix are one service on purpose.
     pub dialect: Arc<str>,
-    /// All its keys start with this, which ends with `/`.
+    /// The prefix of all keys of the format, with a slash at its end.
     pub written: Arc<str>,
-    /// Consumers take every key that starts with this for one of its records.
+    /// Consumers take every key that starts with this text as a record of the service.
     pub reads: Arc<str>,
-    /// Consumers stumble over keys that start with this and are of another dialect.
+    /// Consumers fail on keys of another dialect that start with this text.
     pub realm: Arc<str>,
-    /// Consumers tell records of the same dialect, but of another service, by what is in them.
+    /// Consumers distinguish records of the same dialect, but of another service, by their content.
     pub by_name: bool,
 }
 
 impl Reading {
-    /// Whether consumers tell records of the same dialect that lie at `place`, or are read from there, from those of this
-    /// service by what is in them: the service's name, which is the last segment of either. A service of the same name
-    /// is the same service to them.
+    /// Whether consumers distinguish this service's records from records of the same dialect that are written to or
+    /// read from `place`. They compare the service's name, which is the last segment of both prefixes. A service of the
+    /// same name is the same service to them.
     pub fn tells_apart(&self, place: &str) -> bool {
         self.by_name && last_segment(&self.written) != last_segment(place)
     }

@@ -1,9 +1,9 @@
-//! What is spoken on a port, in a consumer's words.
+//! The protocol of a port, as a consumer names it.
 
 use super::Endpoint;
 
-/// What is spoken on a port: its scheme; where it has none, its name if that is the name of a protocol that the
-/// consumer knows; else what the consumer takes for granted.
+/// Returns the protocol of a port: the scheme; without a scheme, the port's name if that is a protocol that the
+/// consumer knows; otherwise the consumer's default.
 pub fn spoken<'a>(scheme: Option<&'a str>, port_name: &'a str, known: &[&str], default: &'a str) -> &'a str {
     match scheme {
         Some(scheme) => scheme,
@@ -12,7 +12,7 @@ pub fn spoken<'a>(scheme: Option<&'a str>, port_name: &'a str, known: &[&str], d
     }
 }
 
-/// [`spoken`] on the port of `endpoint`.
+/// Returns [`spoken`] for the port of `endpoint`.
 pub fn spoken_at<'a>(endpoint: &'a Endpoint, known: &[&str], default: &'a str) -> &'a str {
     spoken(endpoint.scheme.as_deref(), &endpoint.port_name, known, default)
 }

@@ -1,8 +1,8 @@
-//! What is known of a service before there are any endpoints.
+//! The facts of a service that are known before there are any endpoints.
 
 use super::RecordFormats;
 
-/// A service as its registration describes it, as far as a format may depend on it.
+/// A service as its registration describes it, with the fields that formats depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct Service<'a> {
     /// The namespace of the registration.
@@ -11,19 +11,19 @@ pub struct Service<'a> {
     pub name: &'a str,
     /// The ports to register.
     pub ports: &'a [ServicePort<'a>],
-    /// Whether its endpoints have IPv6 addresses.
+    /// Whether the service's endpoints have IPv6 addresses.
     pub ipv6: bool,
-    /// The record formats there are: those of admins, for all services.
+    /// The record formats that admins have defined, for all services.
     pub record_formats: &'a RecordFormats,
 }
 
 /// A port to register.
 #[derive(Clone, Copy, Debug)]
 pub struct ServicePort<'a> {
-    /// Its name in the registration.
+    /// The port's name in the registration.
     pub name: &'a str,
-    /// Its number, unless each pod has its own.
+    /// The port's number; `None` if each pod has its own.
     pub number: Option<u16>,
-    /// The protocol spoken on it.
+    /// The protocol on the port.
     pub scheme: Option<&'a str>,
 }

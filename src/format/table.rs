@@ -1,5 +1,6 @@
-//! The table in `docs/formats.md` that says where each fact about an endpoint lands: made anew from what is written when
-//! the fact changes, and compared.
+//! Checks the table in `docs/formats.md` that shows where each format writes each fact about an endpoint. The test
+//! changes one fact at a time, computes the table from the difference in the records, and compares it with the
+//! document.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ fn rows() -> Vec<(&'static str, api::Format)> {
 
 type Change = fn(&mut Endpoint);
 
-/// A fact, and how it becomes another one.
+/// A fact, and a change of it.
 const FACTS: [(&str, Change); 11] = [
     ("namespace", |endpoint| endpoint.namespace = "store".into()),
     ("service", |endpoint| endpoint.service = "bills".into()),
@@ -72,7 +73,7 @@ fn written(spec: &api::Format, endpoint: &Endpoint) -> Vec<Record> {
     format.record(endpoint, false).expect("a good endpoint")
 }
 
-/// Where `before` and `after` differ.
+/// Returns where `before` and `after` differ.
 fn difference(before: &[Record], after: &[Record]) -> String {
     assert_eq!(before.len(), after.len());
     let mut places = Vec::new();

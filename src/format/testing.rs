@@ -1,9 +1,9 @@
-//! What the tests of formats start from: the service of `tests/data/wire-vectors.txt` and formats of it.
+//! Test data for formats: the service of `tests/data/wire-vectors.txt`, and formats of that service.
 
 use super::{Endpoint, Format, FormatError, RecordFormats, Service, ServicePort};
 use crate::api::{self, FormatType};
 
-/// The port that the service's endpoint has.
+/// The port of the service's endpoint.
 pub const PORTS: [ServicePort<'static>; 1] = [ServicePort {
     name: "grpc",
     number: None,
@@ -12,7 +12,7 @@ pub const PORTS: [ServicePort<'static>; 1] = [ServicePort {
 
 static NONE: RecordFormats = RecordFormats::new();
 
-/// The service that the endpoint in `endpoint.rs` is one of.
+/// The service of the endpoint in `endpoint.rs`.
 pub const ORDERS: Service<'static> = Service {
     namespace: "shop",
     name: "orders",
@@ -21,7 +21,7 @@ pub const ORDERS: Service<'static> = Service {
     record_formats: &NONE,
 };
 
-/// A format with all at its defaults.
+/// Returns a format with all fields at their defaults.
 pub fn of(kind: FormatType) -> api::Format {
     api::Format {
         kind,
@@ -37,7 +37,7 @@ pub fn compile_v6(spec: &api::Format) -> Result<Format, FormatError> {
     Format::compile(spec, &Service { ipv6: true, ..ORDERS })
 }
 
-/// The keys and values of an endpoint.
+/// Returns the keys and values of an endpoint.
 pub fn written(spec: &api::Format, endpoint: &Endpoint, sole_port: bool) -> Vec<(String, String)> {
     let records = compile(spec)
         .expect("a good format")

@@ -1,12 +1,12 @@
 //! Traefik: servers of a service, as Traefik's etcd provider reads them.
 //!
-//! Below `<root>/<protocol>/services/<name>/loadbalancer/servers/<number>/`: `url` and, where it is known, `weight` for
-//! HTTP, `address` for TCP and UDP. The number is a hash of pod and port; Traefik takes any, gaps included. One field
-//! that it does not know, anywhere below the root, and it takes no more news.
+//! Keys below `<root>/<protocol>/services/<name>/loadbalancer/servers/<number>/`: `url` and optionally `weight` for
+//! HTTP, `address` for TCP and UDP. The number is a hash of pod and port; Traefik accepts any numbers, with gaps. If
+//! any key below the root is an unknown field, Traefik accepts no more updates.
 //!
-//! A weight without a url is a server that cannot be dialled, so the two are written together, on one lease, and go
-//! together. For that a server with a weight has another number than the same one without: were the weight put beside
-//! a url that is there already, the url's lease might have no room for it, and might lapse first.
+//! A weight without a url is a server that cannot be dialled, so both records are written and removed together, on one
+//! lease. Therefore a server with a weight has another number than the same server without. If the weight were added to
+//! an existing url, the url's lease might have no room for it, and the url's lease might expire first.
 
 use std::borrow::Cow;
 
@@ -18,9 +18,9 @@ use crate::api;
 use crate::api::TraefikProtocol;
 
 const CONSUMER: &str = "Traefik";
-/// What `rootKey` is unless chosen.
+/// Default of `rootKey`.
 const ROOT: &str = "traefik";
-/// What an HTTP service can speak, and what its URLs start with.
+/// Schemes that an HTTP service can speak, and the URL scheme for each.
 const KNOWN: [(&str, &str); 5] = [
     ("http", "http"),
     ("https", "https"),
@@ -93,8 +93,8 @@ impl Traefik {
         &self.reach
     }
 
-    /// Each root has a provider of its own. A provider stumbles over what another root puts below its own, so records of
-    /// two roots are not of one kind.
+    /// Returns a dialect per root. Each root has its own Traefik provider, which fails on records that another root
+    /// puts below its own. So records of two roots are of different kinds.
     pub fn dialect(&self) -> Cow<'static, str> {
         match self.reach.realm.trim_end_matches('/') {
             ROOT => Cow::Borrowed(CONSUMER),
@@ -150,7 +150,7 @@ mod tests {
             };
             let mut endpoint = orders();
             endpoint.address = "2001:db8::7".parse().unwrap();
-            // A scheme that is no URL's does not matter here.
+            // A scheme without a URL form does not matter here.
             endpoint.scheme = Some("redis".into());
             let number = fnv64(&["shop", "orders-7d9f-abcde", "grpc", ""]);
             assert_eq!(

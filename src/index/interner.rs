@@ -21,8 +21,8 @@ impl Symbol {
     }
 }
 
-/// Counts the uses of each value explicitly: new pod names and template hashes appear forever, so a value must be dropped
-/// with its last use. The count of an `Arc` cannot show that, since readers outside the index hold clones.
+/// Counts the uses of each value explicitly: new pod names and template hashes appear forever, so a value must be
+/// dropped with its last use. The count of an `Arc` cannot show that, since readers outside the index hold clones.
 #[derive(Debug)]
 pub(super) struct Interner<V> {
     /// Finds the symbol of a value. Holds symbols only: a map would hold every value a second time.

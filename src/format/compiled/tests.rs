@@ -48,7 +48,7 @@ fn traefik(protocol: TraefikProtocol) -> api::Format {
     }
 }
 
-/// The keys and values of a format in the vectors that were read by unmodified consumers.
+/// Returns the keys and values of a format in the test vectors that unmodified consumers have read.
 fn vectors(name: &str) -> Vec<(String, String)> {
     let lines: Vec<&str> = include_str!("../../../tests/data/wire-vectors.txt").lines().collect();
     let entries = lines.iter().enumerate().filter(|(_, line)| **line == name);
@@ -62,7 +62,7 @@ fn vectors(name: &str) -> Vec<(String, String)> {
 #[test]
 fn what_is_written_is_what_unmodified_consumers_have_read() {
     let same: fn(&str) -> String = str::to_owned;
-    // Where a key tells more than the name of the pod, or a number in its place.
+    // Some keys contain more than the pod's name, or a number in its place.
     let address: fn(&str) -> String = |key| format!("{key}@10.0.0.7:8080");
     let weighed: fn(&str) -> String = |key| key.replace("orders-7d9f-abcde", "16684418475890112584");
     let number: fn(&str) -> String = |key| key.replace("orders-7d9f-abcde", "5589483222149916125");
@@ -135,7 +135,7 @@ fn a_field_that_a_format_has_no_use_for_is_refused_by_name() {
         value: Some(PlainValue::Json),
         ports: None,
     };
-    // How many of the fields each can use: all others are named, one after the other.
+    // The number of fields that each format uses. All other fields must be named by an error, one after the other.
     let useful = [2, 1, 1, 1, 0, 1, 0, 4, 5, 3, 2];
     for (kind, useful) in ALL.into_iter().zip(useful) {
         let mut spec = api::Format { kind, ..full.clone() };
@@ -181,7 +181,7 @@ fn no_format_may_write_where_the_consumers_of_another_read() {
         nested(&[of(grpc), at(plain, "shop/orders")]),
         said("shop/orders/", "shop/orders/")
     );
-    // Kratos and GoFrame read siblings too; what is not theirs fails all they have.
+    // Kratos and GoFrame read the records of siblings, too: a foreign record there fails the whole list.
     let kratos = of(FormatType::Kratos);
     let beside = at(plain, "/microservices/orders-plain");
     let read = said("/microservices/orders", "/microservices/orders-plain/");
@@ -203,7 +203,7 @@ fn no_format_may_write_where_the_consumers_of_another_read() {
             "/service/default/default/orders/latest-2/"
         )
     );
-    // Of Traefik's and CoreDNS's whole tree, only their own formats may have a part.
+    // Traefik and CoreDNS read their whole tree, so only records of their own formats may be there.
     let (http, tcp) = (traefik(TraefikProtocol::Http), traefik(TraefikProtocol::Tcp));
     assert_eq!(nested(&[http.clone(), tcp]), None);
     assert_eq!(nested(&[http, at(plain, "traefik/x")]), said("traefik/", "traefik/x/"));
@@ -217,7 +217,7 @@ fn no_format_may_write_where_the_consumers_of_another_read() {
         nested(&[one, core_dns("x.a.example.com")]),
         said("/skydns/com/example/a/", "/skydns/com/example/a/x/")
     );
-    // All of the built-in ones side by side.
+    // All built-in formats side by side.
     let built_in = ALL.iter().copied().filter(|kind| *kind != FormatType::Custom);
     let each = |kind| match kind {
         FormatType::CoreDns => core_dns("orders.example.com"),
@@ -301,7 +301,7 @@ fn a_name_that_would_leave_its_segment_is_refused() {
             );
             let mut endpoint = orders();
             endpoint.port_name = name.into();
-            // What is spoken there is told by the scheme.
+            // The endpoint's scheme is set, so the port's name does not determine the protocol.
             let refused = format.record(&endpoint, false);
             assert!(
                 matches!(refused, Err(Refusal::Name { what: "port", .. })),

@@ -1,4 +1,4 @@
-//! What a template can print of an endpoint. `docs/consumers/custom.md` tells of it.
+//! The facts of an endpoint that a template can print. `docs/consumers/custom.md` describes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use minijinja::Value;
 use crate::format::Endpoint;
 use crate::plan::Prefix;
 
-/// The facts of `endpoint`, which goes by `id` among its siblings, below `scope`. One that is not known is `none`, so
-/// that a misspelt name is still told from it.
+/// Returns the facts of `endpoint` below `scope`. `id` distinguishes the endpoint from the others of the service. An
+/// unknown fact is `none`, so that a misspelt name, which is undefined, still gives an error.
 pub fn context(endpoint: &Endpoint, id: &str, scope: &Prefix) -> Value {
     let Endpoint {
         namespace,

@@ -1,6 +1,6 @@
-//! The template language: Jinja's, without includes, macros or anything that differs from one run to the next, and with
-//! a limit on everything that a template can use up but memory. For that its author is trusted, except where one word
-//! after the other multiplies what there is: `tojson` and `replace` make no more than a value may have.
+//! The template language: Jinja without includes, macros and non-deterministic functions. Every resource that a
+//! template uses is limited, except memory, for which the author is trusted. Chained `tojson` and `replace` filters
+//! would multiply the text, so their results are limited to the length of a value.
 
 use std::borrow::Cow;
 use std::io;
@@ -12,24 +12,23 @@ use super::error::{Part, TemplateError, TemplateLocation};
 use crate::api::{Escaping, RecordFormatSpec};
 use crate::format::compiled::{MAX_KEY, MAX_VALUE};
 
-/// Steps that one template may take. A value with all facts and 64 entries of metadata takes about a thousand.
+/// Maximum number of steps of one template. A value with all facts and 64 metadata entries takes about a thousand.
 pub const FUEL: u64 = 20_000;
 
-/// How deep a template may nest.
+/// Maximum nesting depth of a template.
 const RECURSION: usize = 64;
 
 /// The compiled templates of one `RecordFormat`.
 pub struct Engine(Environment<'static>);
 
 impl Engine {
-    /// Compiles all templates of `spec`.
     pub fn new(spec: &RecordFormatSpec) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION);
         environment.set_debug(false);
-        // What escapes does so everywhere.
+        // Escaping applies everywhere: a template can neither disable nor repeat it.
         for name in ["safe", "escape", "e"] {
             environment.remove_filter(name);
         }
@@ -54,7 +53,7 @@ impl Engine {
         Ok(Self(environment))
     }
 
-    /// What the template at `place` prints in `context`.
+    /// Renders the template at `place` with `context`.
     pub fn print(&self, place: &TemplateLocation, context: &Value) -> Result<String, TemplateError> {
         let template = self.0.get_template(&place.template()).expect("all are compiled");
         let max = match place.part() {
@@ -75,7 +74,7 @@ impl Engine {
     }
 }
 
-/// Takes up to `max` bytes.
+/// A writer that accepts up to `max` bytes.
 struct Capped {
     out: Vec<u8>,
     max: usize,
@@ -95,10 +94,10 @@ impl io::Write for Capped {
     }
 }
 
-/// Writes what an expression comes to.
+/// Writes the value of an expression.
 fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match state.auto_escape() {
-        // Put together of what has been escaped.
+        // A safe string is escaped already.
         AutoEscape::Json if value.is_safe() => out.write_str(value.as_str().unwrap_or_default())?,
         AutoEscape::Json => out.write_str(&json(value)?)?,
         _ => match value.kind() {
@@ -120,14 +119,14 @@ fn json(value: &Value) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|cause| Error::new(ErrorKind::BadSerialization, cause.to_string()))
 }
 
-/// The filter `tojson`, which escapes for JSON and nothing else.
+/// The filter `tojson`, which escapes for JSON only.
 fn to_json(value: &Value) -> Result<Value, Error> {
     let json = json(value)?;
     short_enough(json.len())?;
     Ok(Value::from_safe_string(json))
 }
 
-/// The filter `replace`, as the language has it.
+/// The filter `replace` of the language, with a limit on the result.
 fn replace(
     state: &mut State<'_, '_>,
     value: StringInput<'_>,
@@ -139,7 +138,7 @@ fn replace(
     minijinja::filters::replace(state, value, from, to)
 }
 
-/// What is longer than the longest value is on no way to one.
+/// Rejects an intermediate text that is longer than the longest value.
 fn short_enough(bytes: usize) -> Result<(), Error> {
     if bytes <= MAX_VALUE {
         return Ok(());
@@ -148,7 +147,7 @@ fn short_enough(bytes: usize) -> Result<(), Error> {
     Err(Error::new(ErrorKind::InvalidOperation, what))
 }
 
-/// The filter `default`: for what is not known, and for what is not even there.
+/// The filter `default`: replaces `none` (unknown for this endpoint) and undefined values.
 fn default(value: &Value, other: &Value) -> Value {
     let chosen = if value.is_undefined() || value.is_none() {
         other
@@ -158,14 +157,14 @@ fn default(value: &Value, other: &Value) -> Value {
     chosen.clone()
 }
 
-/// What is wrong, and where in `source`.
+/// Returns the error with its position in `source`.
 fn told(place: TemplateLocation, source: &str, error: &Error) -> TemplateError {
     let range = error.range();
     let start_of_its_line = || {
         let lines = source.split_inclusive('\n');
         lines.take(error.line().unwrap_or(1) - 1).map(str::len).sum()
     };
-    // Behind an unexpected character it may end in the middle of that.
+    // After an unexpected character, the range may begin inside a multi-byte character.
     let start = range
         .as_ref()
         .map_or_else(start_of_its_line, |range| source.floor_char_boundary(range.start));

@@ -1,4 +1,4 @@
-//! The record formats there are.
+//! The record formats that exist.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,17 +7,16 @@ use super::{TemplateError, Templates};
 use crate::api::RecordFormat;
 use crate::format::FormatError;
 
-/// The record formats there are, by the names of their `RecordFormat`s, those that cannot be used too.
+/// All record formats by the name of their `RecordFormat`, including invalid ones.
 #[derive(Clone, Debug, Default)]
 pub struct RecordFormats(BTreeMap<Arc<str>, Result<Arc<Templates>, TemplateError>>);
 
 impl RecordFormats {
-    /// None.
     pub const fn new() -> Self {
         Self(BTreeMap::new())
     }
 
-    /// There is one that goes by `name`. Returns whether that is news.
+    /// Adds or replaces the record format `name`. Returns whether it has changed.
     pub fn set(&mut self, name: &str, templates: Result<Templates, TemplateError>) -> bool {
         let templates = templates.map(Arc::new);
         if self.0.get(name) == Some(&templates) {
@@ -27,7 +26,7 @@ impl RecordFormats {
         true
     }
 
-    /// There are these, in the place of those of the same names.
+    /// Adds or replaces the record formats of these objects.
     pub fn add(&mut self, objects: &[RecordFormat]) {
         for object in objects {
             let name = object.metadata.name.as_deref().unwrap_or_default();
@@ -35,12 +34,11 @@ impl RecordFormats {
         }
     }
 
-    /// There is none that goes by `name` any more.
     pub fn remove(&mut self, name: &str) {
         self.0.remove(name);
     }
 
-    /// The one that goes by `name`.
+    /// Returns the valid record format `name`.
     pub fn get(&self, name: &str) -> Result<&Arc<Templates>, FormatError> {
         match self.0.get(name) {
             Some(Ok(templates)) => Ok(templates),

@@ -1,7 +1,7 @@
-//! The templates of a `RecordFormat`: compiled once, tried with sample endpoints, and printed for real ones.
+//! The templates of a `RecordFormat`: compiled once, tried with sample endpoints, and rendered for real ones.
 //!
-//! Owns the template language and its limits, what a template can print, and what makes a key or a value unusable.
-//! Knows nothing of registrations: which prefix an endpoint is written below is told.
+//! Owns the template language and its limits, the facts that a template can print, and the checks of keys and values.
+//! Knows nothing of registrations: the caller passes the prefix for each endpoint.
 
 mod context;
 mod engine;
@@ -27,7 +27,7 @@ pub use error::TemplateError;
 pub use library::RecordFormats;
 pub use trial::shared_by_ports;
 
-/// The templates of a `RecordFormat` that were found to make sense.
+/// The templates of a `RecordFormat` that passed the trial.
 pub struct Templates {
     name: Arc<str>,
     spec: RecordFormatSpec,
@@ -36,12 +36,12 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// What they were compiled from.
+    /// Returns the spec that the templates were compiled from.
     pub fn spec(&self) -> &RecordFormatSpec {
         &self.spec
     }
 
-    /// Compiles the templates of the `RecordFormat` that goes by `name` and tries them with sample endpoints.
+    /// Compiles the templates of the `RecordFormat` `name`, and tries them with sample endpoints.
     pub fn compile(name: &str, spec: &RecordFormatSpec) -> Result<Self, TemplateError> {
         let mut templates = Self {
             name: name.into(),
@@ -53,17 +53,16 @@ impl Templates {
         Ok(templates)
     }
 
-    /// The name of the `RecordFormat`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The records of a sample endpoint.
+    /// Returns the records of the sample endpoint.
     pub fn preview(&self) -> &[RecordPreview] {
         &self.preview
     }
 
-    /// The records of `endpoint`, which goes by `id` among its siblings, below `scope`.
+    /// Returns the records of `endpoint` below `scope`. `id` distinguishes the endpoint from the others of the service.
     pub fn print(&self, endpoint: &Endpoint, id: &str, scope: &Prefix) -> Result<Vec<Record>, TemplateError> {
         let context = context(endpoint, id, scope);
         let mut records: Vec<Record> = Vec::with_capacity(self.spec.records.len());
@@ -90,7 +89,8 @@ impl Templates {
     }
 }
 
-/// Whether a key lies below `scope` and is one that consumers can read; what makes an error of it if not.
+/// Checks that a key is below `scope` and that consumers can read it. The error is a function that makes the
+/// [`TemplateError`].
 fn check_key(key: &str, scope: &Prefix) -> Result<(), impl FnOnce(TemplateLocation, &str) -> TemplateError + use<>> {
     let prefix = scope.prefix().to_owned();
     let rest = key.strip_prefix(&*prefix);
@@ -116,7 +116,7 @@ fn check_key(key: &str, scope: &Prefix) -> Result<(), impl FnOnce(TemplateLocati
     })
 }
 
-/// Two are the same when they write the same: the sample matters to nobody but their author.
+/// Templates are equal if they write the same records. The sample matters only to their author.
 impl PartialEq for Templates {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name && self.spec.records == other.spec.records && self.spec.escaping == other.spec.escaping

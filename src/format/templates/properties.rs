@@ -1,4 +1,4 @@
-//! What holds for templates whatever the endpoint.
+//! Property tests of templates that hold for every endpoint.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -7,7 +7,7 @@ use super::*;
 use crate::api::RecordFormatSpec;
 use crate::format::properties::endpoints;
 
-/// A template that prints all that can be hostile, as JSON.
+/// A template that prints, as JSON, all facts that can be hostile.
 fn all_facts() -> Templates {
     let spec: RecordFormatSpec = serde_json::from_value(json!({
         "records": [
@@ -22,7 +22,7 @@ fn all_facts() -> Templates {
     Templates::compile("all", &spec).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A template that puts all that tenants write into its key.
+/// A template that puts all facts that tenants write into its key.
 fn all_in_the_key() -> Templates {
     let key = "{{ prefix }}/{% for name, value in metadata | items %}{{ name }}{{ value }}{% endfor %}{{ id }}";
     let spec: RecordFormatSpec =

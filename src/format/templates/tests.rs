@@ -56,7 +56,7 @@ fn with_metadata(metadata: &[(&str, &str)]) -> Endpoint {
     }
 }
 
-/// A format of the service `orders` that is written by `record_formats`.
+/// Returns a format of the service `orders` that uses `record_formats`.
 fn used(record_formats: &RecordFormats, ports: &[ServicePort<'_>], prefix: &str) -> Result<Format, FormatError> {
     let spec = api::Format {
         record_format: Some("mine".to_owned()),
@@ -160,7 +160,7 @@ fn what_escapes_cannot_be_switched_off_by_a_filter() {
         assert_eq!(reason, Reason::InvalidTemplate);
         assert!(message.contains("unknown filter"), "{message}");
     }
-    // `tojson` prints JSON, and is not escaped once more.
+    // `tojson` prints JSON, and is not escaped a second time.
     assert_eq!(
         value(&spec(KEY, "[{{ pod | tojson }}]"), &orders()),
         r#"["orders-7d9f-abcde"]"#
@@ -250,7 +250,7 @@ fn a_key_that_two_endpoints_would_share_is_refused() {
         "{{ prefix }}/{{ pod[:4] }}",
         "{{ prefix }}/{{ pod | length }}",
         "{{ prefix }}/{{ (address | split('.') | list)[2] }}",
-        // Pods in the network of their node share its address.
+        // Pods in the host network share the address of their node.
         "{{ prefix }}/{{ address }}",
     ] {
         let (reason, message) = refused(&spec(key, "1"));
@@ -290,7 +290,8 @@ fn two_records_of_an_endpoint_have_keys_of_their_own() {
         both[1],
         ("/s/orders/orders-7d9f-abcde/port".to_owned(), "8080".to_owned())
     );
-    // The one's key with the other's endpoint: also no key that two endpoints share.
+    // The first endpoint's template prints the second endpoint's usual key: endpoints of two pods would share a key
+    // here, too.
     let swapped =
         records("{{ prefix }}/{% if pod == 'orders-7d9f-abcde' %}orders-7d9f-abcdf{% else %}x{% endif %}/host");
     assert_eq!(refused(&swapped).0, Reason::KeyNotUnique);
@@ -347,7 +348,7 @@ fn what_a_tenant_writes_cannot_take_a_key_out_of_its_prefix() {
     }
     let records = format.record(&with_metadata(&[("shard", "a/b")]), true).unwrap();
     assert_eq!(&*records[0].key, "/s/orders/a/b/orders-7d9f-abcde");
-    // One that does not tell it at all.
+    // An endpoint that does not have this metadata.
     let refusal = format.record(&with_metadata(&[]), true).unwrap_err().to_string();
     assert!(
         refusal.contains("the RecordFormat \"mine\" does not fit: the key of record 1, line 1"),

@@ -1,5 +1,5 @@
-//! Templates are tried before anything is written with them: with a sample endpoint, which shows what they print, and
-//! with others that real pods could be, which shows whether each has keys of its own.
+//! Tries templates before they are used. A sample endpoint shows what they print. Other possible endpoints show whether
+//! each endpoint gets keys that no other endpoint has.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,16 +10,16 @@ use crate::api::{RecordFormatSpec, RecordPreview};
 use crate::format::{Endpoint, Record, ServicePort};
 use crate::plan::Prefix;
 
-/// The prefix that the sample endpoint is written below.
+/// The prefix of the sample endpoint.
 const PREFIX: &str = "/services/shop/orders";
 
-/// How much of a value the preview shows, in bytes.
+/// Maximum length of a value in the preview, in bytes.
 const SHOWN: usize = 4096;
 
-/// What stands for the number of a port that each pod has its own number of; the next port has the next one.
+/// Stand-in for a port number that differs by pod; the port at index n gets this number plus n.
 const UNKNOWN_PORT: u16 = 30_000;
 
-/// The records of the sample endpoint, once others were found to have other keys.
+/// Returns the records of the sample endpoint. Fails if another possible endpoint has one of its keys.
 pub fn preview(templates: &Templates) -> Result<Vec<RecordPreview>, TemplateError> {
     let scope = Prefix::below(PREFIX);
     let sample = sample(&templates.spec);
@@ -46,7 +46,8 @@ pub fn preview(templates: &Templates) -> Result<Vec<RecordPreview>, TemplateErro
     Ok(records.iter().zip(&templates.spec.records).map(shown).collect())
 }
 
-/// Whether two of `ports`, all of them carried, would share a key in one pod: their names, and the key.
+/// Returns the names of two `ports` that would share a key in one pod, and that key; `None` if all keys differ. The
+/// format carries all of `ports`.
 pub fn shared_by_ports(
     templates: &Templates,
     ports: &[&ServicePort<'_>],
@@ -62,7 +63,8 @@ pub fn shared_by_ports(
             ..sample.clone()
         };
         let id = format!("{}:{}", endpoint.pod, endpoint.port_name);
-        // What cannot be printed of the sample may well be of the pods, and is told of them if not.
+        // A template that fails for the sample may work for the pods. If it fails for them, too, each refused endpoint
+        // reports that.
         templates.print(&endpoint, &id, scope).ok()
     };
     let records: Vec<Option<Vec<Record>>> = ports.iter().enumerate().map(records_of).collect();
@@ -77,13 +79,13 @@ pub fn shared_by_ports(
     None
 }
 
-/// A key that is among both.
+/// Returns a key that both lists contain.
 fn shared(a: &[Record], b: &[Record]) -> Option<String> {
     let both = a.iter().find(|record| b.iter().any(|other| other.key == record.key));
     both.map(|record| record.key.to_string())
 }
 
-/// An endpoint of which everything is known.
+/// Returns an endpoint with all facts.
 fn sample(spec: &RecordFormatSpec) -> Endpoint {
     let metadata: BTreeMap<Arc<str>, Arc<str>> = spec
         .sample
@@ -109,8 +111,8 @@ fn sample(spec: &RecordFormatSpec) -> Endpoint {
 
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
 
-/// What other pods of the service could be: a sibling; one of another revision, elsewhere in the network; and one that
-/// shares the network of its node with the sample.
+/// Returns other possible pods of the service: a pod of the same ReplicaSet, a pod of another revision in another
+/// subnet, and a pod that shares the host network with the sample.
 fn others(sample: &Endpoint) -> [Endpoint; 3] {
     let other = |pod: &str, address: IpAddr, port: u16| Endpoint {
         pod: pod.into(),

@@ -1,4 +1,4 @@
-//! Record formats as registrations use them, and as they come to be known.
+//! Tests of record formats as registrations use them, and of adding, changing and removing them.
 
 use super::*;
 
