@@ -1,4 +1,4 @@
-//! What follows from what happened on the connections to one address. Pure: plain data in, plain data out.
+//! Derives the status of a peer from the events on the connections to its address. Pure: plain data in, plain data out.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,59 +7,55 @@ use std::time::{Duration, Instant};
 
 use super::wire::ReplicaState;
 
-/// How long a replica whose state cannot be found out holds back another one that starts. Deployments report a rollout
-/// that does not get on after 10 minutes by default: that comes first.
+/// How long a replica whose state cannot be found out makes a starting replica wait. By default a Deployment reports a
+/// rollout without progress after 10 minutes, which comes first.
 pub const UNKNOWN_FOR: Duration = Duration::from_mins(15);
 
-/// One process of the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// Its name, which outlives a restart.
+    /// Stays the same across restarts.
     pub identity: Arc<str>,
-    /// Differs between processes of one name.
+    /// Differs between processes of the same identity.
     pub incarnation: Arc<str>,
 }
 
 /// What is known of the process at one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerStatus {
-    /// It cannot be found out, for this reason: that is evidence of nothing.
+    /// Its state cannot be found out, for this reason. That is evidence of nothing.
     Unknown(Arc<str>),
-    /// Nothing listens there, and nothing is known of what did before.
+    /// The address refuses connections, and no process is known to have listened there before.
     Refused,
     /// There is an authenticated connection to it.
     Alive(Replica, Arc<ReplicaState>),
-    /// It takes connections and has said nothing for 3 s, on an authenticated connection and on a new one.
+    /// It accepts connections and has been silent for 3 s, on an authenticated connection and on a new one.
     Hung(Replica),
-    /// Its connection has ended, and nothing listens at its address any more.
+    /// Its connection has ended, and its address now refuses connections.
     Gone(Replica),
 }
 
-/// What is known of each address.
 pub type PeerStatuses = BTreeMap<SocketAddr, PeerStatus>;
 
-/// What happened on a connection to an address.
+/// An event on a connection to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// It is authenticated.
     Opened(Replica),
-    /// A state was received.
     Stated(ReplicaState),
-    /// A heartbeat was received.
     Beat,
-    /// It was refused: nothing listens.
+    /// It was refused: no process listens there.
     Refused,
-    /// It could be made, and got no answer although the authenticated one had been silent for long.
+    /// It could be made, but the process did not answer, and the authenticated connection had been silent for long.
     Hung,
-    /// It could not be made, or not be used, for this reason.
+    /// It could not be made or not be used, for this reason.
     Failed(String),
 }
 
-/// One address.
+/// The state of one address.
 #[derive(Clone, Debug)]
 pub struct PeerConnection {
     presence: PeerStatus,
-    /// Who was last authenticated there, and what it stated.
+    /// The replica that was last authenticated there, and what it stated.
     last: Option<(Replica, Arc<ReplicaState>)>,
 }
 
@@ -73,12 +69,10 @@ impl Default for PeerConnection {
 }
 
 impl PeerConnection {
-    /// What is known by now.
     pub fn presence(&self) -> &PeerStatus {
         &self.presence
     }
 
-    /// Takes in what happened.
     pub fn take(&mut self, event: Event) {
         let last = self.last.clone();
         self.presence = match (event, last) {
@@ -97,7 +91,7 @@ impl PeerConnection {
             (Event::Refused, Some((replica, _))) => PeerStatus::Gone(replica),
             (Event::Refused, None) => PeerStatus::Refused,
             (Event::Hung, Some((replica, _))) => PeerStatus::Hung(replica),
-            // A process that is gone does not come back, whatever becomes of its address.
+            // A process that is gone does not return, whatever happens to its address.
             (Event::Failed(_), Some(_)) if matches!(self.presence, PeerStatus::Gone(_)) => return,
             (Event::Failed(cause), _) => PeerStatus::Unknown(cause.into()),
             (Event::Stated(_) | Event::Beat | Event::Hung, None) => return,
@@ -105,20 +99,19 @@ impl PeerConnection {
     }
 }
 
-/// A leader's term, as a standby replica follows it.
+/// The term of a leader, as a standby replica follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// Where the leader listens.
     pub address: SocketAddr,
-    /// The leader's process.
+    /// The incarnation of the leader's process.
     pub incarnation: Arc<str>,
-    /// Whether there was an authenticated connection to this very process since the term was known: without one, nothing
-    /// that happens at its address is evidence. So whoever lost the lead by evidence cannot take it back by the same.
+    /// Whether there was an authenticated connection to this very process since the term became known. Without one, no
+    /// event at its address is evidence. So a replica that lost the lead by evidence cannot take it back by the same
+    /// evidence.
     was_alive: bool,
 }
 
 impl Term {
-    /// A term that has just become known.
     pub fn new(address: SocketAddr, incarnation: Arc<str>) -> Self {
         Self {
             address,
@@ -127,7 +120,7 @@ impl Term {
         }
     }
 
-    /// Whether the leader's process is known to have ended, or to hang: in which words.
+    /// If the leader's process is known to have ended or to hang, returns how that is known.
     pub fn is_over(&mut self, presences: &PeerStatuses) -> Option<&'static str> {
         let is_it = |replica: &Replica| replica.incarnation == self.incarnation;
         match presences.get(&self.address)? {
@@ -147,30 +140,28 @@ impl Term {
     }
 }
 
-/// Who may be connected to a Registry, by the Registry's status.
+/// A replica that may be connected to a Registry, according to the Registry's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hint {
-    /// The replica's identity.
     pub identity: Arc<str>,
     /// Where it listens; none if that is not known.
     pub address: Option<SocketAddr>,
-    /// Since when this is asked.
+    /// Since when its state is in question.
     pub since: Instant,
 }
 
-/// Whether another replica is connected to a Registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Elsewhere {
     /// There is evidence that none is.
     Nobody,
-    /// This one says that it is.
+    /// This replica states that it is.
     Connected(Arc<str>),
     /// It cannot be found out, for this reason.
     Unknown(Arc<str>),
 }
 
-/// Finds out whether a replica other than `me` is connected to `registry`, from what the replicas state and from whom
-/// the Registry's status names.
+/// Returns whether a replica other than `me` is connected to `registry`, according to what the replicas state and to
+/// the replicas that `hints` name.
 pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], presences: &PeerStatuses, now: Instant) -> Elsewhere {
     for (address, presence) in presences {
         if let PeerStatus::Alive(replica, state) = presence
@@ -185,7 +176,7 @@ pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], presences: &PeerStatu
         since,
     } in hints
     {
-        // What went by our own name was our predecessor.
+        // A replica of our own name was our predecessor.
         if **identity == *me || now.saturating_duration_since(*since) >= UNKNOWN_FOR {
             continue;
         }

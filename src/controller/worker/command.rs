@@ -123,10 +123,10 @@ pub enum Command {
         selected: usize,
         /// When Kubernetes reported the state.
         heard: Instant,
-        /// A permit that makes room for another command once this one has been carried out. None if it needs no room.
+        /// A queue permit, released once this command has been carried out. None if the command needs none.
         slip: Option<OwnedSemaphorePermit>,
     },
-    /// Kubernetes has listed everything: no registration asks for a key that has not been requested until now.
+    /// Kubernetes has listed everything: a key that no registration has asked for until now is not desired.
     KubernetesIsComplete,
     /// What is stale because Kubernetes has not answered for long. None when nothing is.
     KubernetesIsOutdated(Option<Outdated>),
@@ -190,7 +190,7 @@ impl Command {
         }
     }
 
-    /// Attaches a permit that makes room for another command.
+    /// Attaches a queue permit.
     pub fn with(mut self, room: Option<OwnedSemaphorePermit>) -> Self {
         match &mut self {
             Self::Pod { slip, .. } => *slip = room,

@@ -108,7 +108,7 @@ impl Confirmation {
         let Some(seen) = &self.seen else {
             return (Outcome::Silent, None);
         };
-        // That replica writes the status, or it stands by for the replica that does.
+        // That replica writes the status, or it is a standby of the replica that does.
         if facts.peer_is_connected == Some(true) {
             return (Outcome::Silent, None);
         }

@@ -87,8 +87,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Backs `/readyz`.
     pub health: Health,
-    /// Cancelled once the API server has reported which cluster it serves. No worker stands for election before: a
-    /// replica that cannot know the desired state must not keep the others from leading.
+    /// Cancelled once the API server has reported which cluster it serves. No worker campaigns before: a replica that
+    /// cannot know the desired state must not keep the others from leading.
     pub cluster_confirmed: CancellationToken,
     /// The operator's own namespace, which holds the Secrets and ConfigMaps that Registries name.
     pub namespace: Arc<str>,
@@ -239,7 +239,7 @@ struct RegistryWorker {
     renewed: bool,
 
     tasks: JoinSet<Done>,
-    /// Permits of the commands that were taken in since the last [`Self::act`]; dropping them makes room for others.
+    /// Queue permits of the commands taken in since the last [`Self::act`], which releases them.
     slips: Vec<OwnedSemaphorePermit>,
 }
 

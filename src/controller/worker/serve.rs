@@ -151,7 +151,7 @@ fn campaign(meta: &MetaKeys, context: &Context) -> Campaign {
     }
 }
 
-/// Stands for election once the API server has confirmed which cluster this is.
+/// Campaigns once the API server has confirmed which cluster this is.
 fn elect(
     connection: Connection,
     campaign: Campaign,

@@ -54,7 +54,7 @@ struct Failing {
     trouble: Trouble,
 }
 
-/// A transaction that etcd has answered.
+/// A transaction that was sent and has ended.
 #[derive(Debug)]
 pub struct Written {
     pub(super) ticket: Ticket,
@@ -101,7 +101,7 @@ impl Writing {
         self.heard.get_or_insert(at);
     }
 
-    /// Forgets when changes were observed: another leader has handled them.
+    /// Forgets when changes were observed: another replica has handled them.
     pub fn forget_heard(&mut self) {
         self.heard = None;
     }
