@@ -1,4 +1,4 @@
-//! Handles changes of leadership, and collects keys of registrations that were deleted while no replica was running.
+//! Handles changes of leadership, and collects keys of registrations that were deleted while no replica watched.
 //!
 //! No list contains such registrations any more, so no replica watches their prefixes. But their keys are on our
 //! leases, and etcd knows which keys are on a lease. The worker reads those that no registration is known to want. From

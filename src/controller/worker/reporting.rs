@@ -128,7 +128,8 @@ impl Subject {
 pub enum ReporterRole {
     /// Writes none: another replica does, or none is needed yet.
     Silent,
-    /// Cut off from etcd, and the status names no other replica as the leader. Reports on the Registry only.
+    /// Cut off from etcd, and the status names no other replica as the leader. Reports on the Registry, and on
+    /// registrations without a status.
     Spare,
     /// The same, and no replica confirms the statuses of the registrations any more.
     Alone,

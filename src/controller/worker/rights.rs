@@ -275,7 +275,8 @@ impl RegistryWorker {
         });
     }
 
-    /// Drops what the planner no longer counts as denied: prefixes that no registration uses any more, and leases that are gone.
+    /// Drops what the planner no longer counts as denied: prefixes that no registration uses any more, and leases that
+    /// are gone.
     fn forget_denied(&mut self) {
         let scopes: BTreeSet<Prefix> = self.planner.unwritable().map(|(scope, _)| scope.clone()).collect();
         let leases: BTreeSet<LeaseId> = self.planner.leases().denied().collect();
