@@ -32,6 +32,7 @@ pub enum FormatError {
     /// A field is set that the format does not use.
     #[error("{field} is not for the format {format}: leave it out")]
     Misplaced {
+        /// The field, as it is spelt in the spec.
         field: &'static str,
         format: &'static str,
     },
@@ -91,6 +92,7 @@ pub enum FormatError {
     #[error("the RecordFormat {name:?} cannot be used until it is corrected: {cause}")]
     RecordFormatBroken {
         name: String,
+        /// The first error found in the RecordFormat.
         cause: Box<TemplateError>,
     },
     /// The templates of a RecordFormat print the same key for two ports of a pod.
@@ -153,6 +155,7 @@ pub enum Refusal {
     #[error("the RecordFormat {name:?} does not fit: {cause}")]
     RecordFormat {
         name: String,
+        /// The error of the templates for this endpoint.
         cause: Box<TemplateError>,
     },
     /// The length of the key, in bytes, exceeds `MAX_KEY`.

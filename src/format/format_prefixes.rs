@@ -27,8 +27,8 @@ impl FormatPrefixes {
         }
     }
 
-    /// Consumers read all keys that start with `reads`. Without a slash at its end, that includes records of services
-    /// whose names merely begin with this service's name.
+    /// Consumers read all keys that start with `reads`. Without a slash at its end, that includes keys whose segment
+    /// merely begins in the same way, such as those of `orders-v2` for `orders`.
     pub fn reading(scope: Prefix, reads: &str) -> Self {
         Self {
             scope,

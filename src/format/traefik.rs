@@ -6,7 +6,8 @@
 //!
 //! A weight without a url is a server that cannot be dialled, so both records are written and removed together, on one
 //! lease. Therefore a server with a weight has another number than the same server without. If the weight were added to
-//! an existing url, the url's lease might have no room for it, and the url's lease might expire first.
+//! an existing url, that url's lease might have no room for the weight. The weight would then be on another lease, and
+//! the url's lease might expire first.
 
 use std::borrow::Cow;
 

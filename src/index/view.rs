@@ -13,6 +13,7 @@ pub enum PodView {
     Gone,
     /// The pod is selected and must not be registered.
     Unready {
+        /// The most final reason, if several apply.
         why: Why,
     },
     /// The pod must be registered.

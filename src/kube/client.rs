@@ -35,6 +35,7 @@ pub enum ClientError {
         "cannot use the kubeconfig {path}: {cause}; give a readable one with --kubeconfig, or none inside a cluster"
     )]
     Kubeconfig {
+        /// The path given with --kubeconfig.
         path: String,
         cause: String,
     },

@@ -106,7 +106,7 @@ fn parse(url: &str, origin: Origin) -> Result<Proxy, Unusable> {
     };
     let url: Uri = url.parse().map_err(|_| Unusable(origin))?;
     let known = matches!(url.scheme_str(), Some("http" | "https" | "socks5"));
-    // `port_u16` returns `None` for an invalid port, too, so this tells "no port" from "invalid port".
+    // `port_u16` returns `None` for an invalid port, too, so this distinguishes "no port" from "invalid port".
     let without_port = |authority: &Authority| authority.as_str().ends_with(authority.host());
     let known = known && (url.port_u16().is_some() || url.authority().is_some_and(without_port));
     match url.host() {

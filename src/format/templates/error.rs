@@ -31,7 +31,7 @@ pub struct TemplateLocation {
 }
 
 impl TemplateLocation {
-    /// The template `part` of the record at index `record`.
+    /// Returns the location of the template `part` of the record at index `record`.
     pub fn new(spec: &RecordFormatSpec, record: usize, part: Part) -> Self {
         let name = spec.records[record].name.as_deref().map(Into::into);
         Self { record, name, part }
@@ -114,6 +114,7 @@ pub enum TemplateError {
     /// Two endpoints have the same key.
     #[error("{first} and {second} would share the key {key:?}: put {{{{ id }}}} into its template")]
     SameKey {
+        /// The pod and its address, as text.
         first: String,
         second: String,
         key: String,
