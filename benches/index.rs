@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leasehold::index::{
-    Addresses, Family, Index, NamespaceScope, Pod, PodPort, PodView, Port, PortTarget, Protocol, Registration,
-    RegistrationRef, Selector,
+    Addresses, Family, Index, Pod, PodPort, PodView, Port, PortTarget, Protocol, Registration, Selector,
 };
+use leasehold::model::{NamespaceScope, RegistrationRef};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use leasehold::api;
 use leasehold::format::{Format, RecordFormats, Service};
 use leasehold::index::{
-    Addresses, DirtyMark, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, RegistrationRef,
-    Selector,
+    Addresses, DirtyMark, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, Selector,
 };
-use leasehold::plan::{
-    DesiredPod, Expect, FormatBinding, Key, KeyValue, LeaseId, MetaKeys, Observation, Op, OpResult, Planner, Prefix,
-    RegistrationSettings, Revision, Step, Transaction, TxnOutcome,
+use leasehold::model::RegistrationRef;
+use leasehold::model::{
+    Expect, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction, TxnOutcome,
 };
+use leasehold::plan::{DesiredPod, FormatBinding, MetaKeys, Planner, RegistrationSettings, Step};
 
 const SIZES: [u32; 3] = [1_000, 10_000, 50_000];
 const NAMESPACES: u32 = 10;

@@ -26,6 +26,7 @@ mod fuzz;
 pub mod index;
 pub mod kube;
 pub mod listen;
+pub mod model;
 pub mod peer;
 pub mod plan;
 pub mod secret;

@@ -15,9 +15,10 @@ use crate::api::{FormatStatus, LastSynced, Reason, ServiceRegistration, ServiceR
 use crate::controller::compile::{Compiled, Invalid, Reserved, compile, compile_last, reference};
 use crate::controller::worker::Version;
 use crate::format::{FormatError, Reading};
-use crate::index::{Mark, NamespaceScope, RegistrationRef};
 use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, StatusUpdate, WritePolicy};
-use crate::plan::{Holding, Prefix, RegistrationSettings, Since, Subject, refused_status};
+use crate::model::Prefix;
+use crate::model::{Mark, NamespaceScope, RegistrationRef};
+use crate::plan::{Holding, RegistrationSettings, Since, Subject, refused_status};
 
 /// What the controller knows about a registration.
 #[derive(Debug)]

@@ -57,10 +57,11 @@ use self::streams::Streams;
 use self::worker::{Command, Context, Outdated};
 use self::workers::Workers;
 use crate::etcd::Access;
-use crate::index::{DirtyMark, Index, NamespaceCache, NamespaceScope, Pod, RegistrationRef, Relists};
+use crate::index::{DirtyMark, Index, NamespaceCache, Pod};
 use crate::kube::{
     Content, NAMESPACES, ObjectEvent, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Source, WatchEvent,
 };
+use crate::model::{NamespaceScope, RegistrationRef, Relists};
 use crate::plan::PodState;
 
 /// Maximum number of watch events consumed before the controller processes queued items.

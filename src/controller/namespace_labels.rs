@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::Controller;
-use crate::index::{NamespaceLabels, NamespaceScope, RegistrationRef};
+use crate::index::NamespaceLabels;
 use crate::kube::{NAMESPACES, ObjectEvent};
+use crate::model::{NamespaceScope, RegistrationRef};
 
 impl Controller {
     pub(super) fn namespace(&mut self, area: &NamespaceScope, seen: ObjectEvent<NamespaceLabels>, now: Instant) {

@@ -16,7 +16,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::format::Reading;
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
 use crate::plan::Since;
 
 /// The time of a claim and its registration. The earlier of two comes first.

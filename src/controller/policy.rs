@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::compile::{Compiled, requirement};
 use crate::api::{AccessRule, RegistrySpec};
 use crate::index::{NamespaceCache, Selector};
-use crate::plan::{NamespacePolicy, Policy, Prefix, PrefixGrant, Quota, Rule};
+use crate::model::Prefix;
+use crate::plan::{NamespacePolicy, Policy, PrefixGrant, Quota, Rule};
 
 /// The result of a Registry's rules for a registration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -11,11 +11,12 @@ use super::compile::{self, Compiled, Invalid, compile};
 use super::worker::guard_terms;
 use crate::api::{RegistrySpec, ServiceRegistration};
 use crate::format::RecordFormats;
-use crate::index::{Index, NamespaceCache, NamespaceLabels, Pod, RegistrationRef};
-use crate::plan::{
-    Conflict, GuardMode, GuardSettings, Holder, Key, KeyValue, LeaseId, MetaKeys, Moment, Observation, Op, OpResult,
-    Planner, PodState, Prefix, Revision, Step, Transaction, TxnOutcome, Value,
+use crate::index::{Index, NamespaceCache, NamespaceLabels, Pod};
+use crate::model::RegistrationRef;
+use crate::model::{
+    Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction, TxnOutcome, Value,
 };
+use crate::plan::{Conflict, GuardMode, GuardSettings, Holder, MetaKeys, Moment, Planner, PodState, Step};
 
 /// Why a registration would be rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

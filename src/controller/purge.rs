@@ -10,7 +10,8 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::api::Registry;
 use crate::etcd::{Access, Connection, Error, Timeouts};
-use crate::plan::{Fence, Key, KeyValue, LeaseId, MetaKeys, Op, OpResult, Transaction, TxnOutcome};
+use crate::model::{Fence, Key, KeyValue, LeaseId, Op, OpResult, Transaction, TxnOutcome};
+use crate::plan::MetaKeys;
 use crate::telemetry::Calls;
 
 /// Number of concurrent reads.

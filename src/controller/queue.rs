@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::index::{DirtyMark, Pod};
-use crate::plan::{FairQueue, WatchTarget};
+use crate::model::{FairQueue, WatchTarget};
 
 /// Namespace and name of a pod.
 pub type PodName = (Arc<str>, Arc<str>);
@@ -177,7 +177,7 @@ impl WorkQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::RegistrationRef;
+    use crate::model::RegistrationRef;
 
     fn pod(namespace: &str, name: &str, uid: &str) -> Pod {
         Pod {

@@ -17,8 +17,8 @@ use crate::api::{
     conditions,
 };
 use crate::format::{RecordFormats, TemplateError, Templates};
-use crate::index::{NamespaceScope, RegistrationRef};
 use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, StatusUpdate, WritePolicy};
+use crate::model::{NamespaceScope, RegistrationRef};
 
 /// The version of a RecordFormat that was observed last.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec, RegistryStatus};
 use crate::controller::state::{State, StoredRegistry};
 use crate::controller::worker::{StatusSeen, Trouble, Version};
 use crate::etcd::Access;
-use crate::index::NamespaceScope;
 use crate::kube::{ObjectEvent, REGISTRIES, StatusUpdate};
+use crate::model::NamespaceScope;
 use crate::telemetry::RegistryHealth;
 
 /// A Registry that the controller knows.

@@ -10,9 +10,11 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use crate::controller::worker::Outdated;
-use crate::index::{NamespaceCache, NamespaceScope};
+use crate::index::NamespaceCache;
 use crate::kube::{NAMESPACES, ObjectEvent, WatchScope};
-use crate::plan::{Freshness, WatchTarget};
+use crate::model::NamespaceScope;
+use crate::model::WatchTarget;
+use crate::plan::Freshness;
 
 /// The state of one watch.
 #[derive(Clone, Copy, Debug, Default)]

@@ -11,7 +11,7 @@ use super::connection::{Call, Connection};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::requests::{Status, end_of, status_of};
-use crate::plan::{Key, LeaseId, Prefix, Transaction};
+use crate::model::{Key, LeaseId, Prefix, Transaction};
 
 impl Connection {
     /// Returns the status of the member behind each endpoint, or the error, in the order of the endpoints.

@@ -17,7 +17,7 @@ use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::pause::Backoff;
 use super::requests::lacks_lease;
-use crate::plan::LeaseId;
+use crate::model::LeaseId;
 use crate::telemetry::Outcome;
 
 const CALL: &str = "keep_alive";

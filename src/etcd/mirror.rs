@@ -18,7 +18,7 @@ use super::error::Error;
 use super::pause::{Backoff, jitter};
 use super::requests::Snapshot;
 use super::watches::{Message, Watches};
-use crate::plan::{Key, KeyValue, Observation, Prefix, Revision};
+use crate::model::{Key, KeyValue, Observation, Prefix, Revision};
 
 /// Concurrent list requests: enough to hide the round trips of many small prefixes.
 const READS: usize = 4;

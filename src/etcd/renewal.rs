@@ -17,7 +17,7 @@ use super::connection::Connection;
 use super::error::Error;
 use super::keep_alive::{KeepAliveStream, Report, Request};
 use super::pause::jitter;
-use crate::plan::LeaseId;
+use crate::model::LeaseId;
 
 /// The leases to keep alive, each with its TTL in seconds.
 pub type Leases = Arc<BTreeMap<LeaseId, u32>>;

@@ -10,7 +10,7 @@ use etcd_client::{
 use super::connection::{Call, Connection};
 use super::error::{Error, Result};
 use super::pause::random;
-use crate::plan::{Key, KeyValue, LeaseId, Prefix, Revision};
+use crate::model::{Key, KeyValue, LeaseId, Prefix, Revision};
 
 /// Keys per page. A page of ordinary values is a few MB, and 100,000 keys take twenty requests.
 const PAGE: i64 = 5000;

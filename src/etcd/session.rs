@@ -11,7 +11,7 @@ use super::error::{Error, Result};
 use super::pause::jitter;
 use super::renewal::patience;
 use super::requests::lease_id;
-use crate::plan::LeaseId;
+use crate::model::LeaseId;
 
 /// Longest pause between attempts after a failed renewal.
 const RETRY: Duration = Duration::from_millis(500);

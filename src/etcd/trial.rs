@@ -13,7 +13,7 @@ use super::connection::{Call, Connection};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::renewal::{Leases, patience};
-use crate::plan::{Key, LeaseId};
+use crate::model::{Key, LeaseId};
 
 /// How long the current endpoints may take to report their cluster id.
 const IN_USE: Duration = Duration::from_secs(2);

@@ -12,7 +12,7 @@ use super::connection::{Call, Connection, GIVEN_UP};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::requests::{decode, end_of};
-use crate::plan::{Key, KeyValue, Prefix, Revision};
+use crate::model::{Key, KeyValue, Prefix, Revision};
 use crate::telemetry::Outcome;
 
 /// How long a stream may be silent before a sign of life is requested.

@@ -8,7 +8,7 @@ use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
 use super::connection::{Call, Connection};
 use super::error::{Error, Result};
 use super::requests::decode;
-use crate::plan::{Expect, Fence, KeyValue, Op, OpResult, Transaction, TxnOutcome};
+use crate::model::{Expect, Fence, KeyValue, Op, OpResult, Transaction, TxnOutcome};
 
 impl Connection {
     /// Writes `transaction` if `fence` holds. It takes effect at one revision.

@@ -2,7 +2,7 @@
 
 use crate::api;
 use crate::api::FormatType;
-use crate::plan::Prefix;
+use crate::model::Prefix;
 
 use super::core_dns::CoreDns;
 use super::custom::Custom;
@@ -18,7 +18,8 @@ use super::plain::Plain;
 use super::prefix::{has_blank, is_dots};
 use super::reading::Reading;
 use super::traefik::Traefik;
-use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort};
+use super::{FormatError, Refusal, Service, ServicePort};
+use crate::model::{Endpoint, Record};
 
 /// Maximum length of a key, in bytes.
 pub const MAX_KEY: usize = 1024;

@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::format_prefixes::FormatPrefixes;
-use super::hash::fnv64;
-use super::{Endpoint, FormatError, Record, Refusal, prefix};
+use super::{FormatError, Refusal, prefix};
 use crate::api;
+use crate::model::fnv64;
+use crate::model::{Endpoint, Record};
 
 const CONSUMER: &str = "CoreDNS";
 /// Maximum length of a DNS label.
@@ -164,8 +165,8 @@ struct Written<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::endpoint::tests::orders;
     use crate::format::testing::{compile, of, written};
+    use crate::model::endpoints::orders;
 
     fn at(domain: &str) -> api::Format {
         api::Format {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::format_prefixes::FormatPrefixes;
 use super::templates::{Templates, shared_by_ports};
-use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort, prefix};
+use super::{FormatError, Refusal, Service, ServicePort, prefix};
 use crate::api;
+use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Custom {

@@ -6,8 +6,9 @@
 use serde::Serialize;
 
 use super::format_prefixes::FormatPrefixes;
-use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
+use super::{FormatError, Refusal, Service, prefix};
 use crate::api;
+use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdGrpc {
@@ -53,8 +54,8 @@ struct Update<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::endpoint::tests::orders;
     use crate::format::testing::{of, written};
+    use crate::model::endpoints::orders;
 
     #[test]
     fn metadata_stays_null_however_much_is_known_of_the_endpoint() {

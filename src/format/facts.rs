@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Endpoint;
+use crate::model::Endpoint;
 
 /// Returns the metadata, and the zone unless the metadata has an entry `zone`.
 pub fn facts(endpoint: &Endpoint) -> BTreeMap<&str, &str> {
@@ -17,7 +17,7 @@ pub fn facts(endpoint: &Endpoint) -> BTreeMap<&str, &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::endpoint::tests::orders;
+    use crate::model::endpoints::orders;
 
     #[test]
     fn a_zone_in_the_metadata_wins_over_that_of_the_node() {

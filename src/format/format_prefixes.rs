@@ -1,6 +1,6 @@
 //! The prefixes of a format: where the format writes, and where its consumers read. For some formats the two differ.
 
-use crate::plan::Prefix;
+use crate::model::Prefix;
 
 /// The prefixes below which a format writes and its consumers read.
 #[derive(Clone, Debug, PartialEq, Eq)]

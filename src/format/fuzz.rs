@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::endpoint::tests::orders;
-use super::{Endpoint, TemplateError, Templates};
+use super::{TemplateError, Templates};
 use crate::api::{Escaping, RecordFormatSpec};
-use crate::plan::Prefix;
+use crate::model::Endpoint;
+use crate::model::Prefix;
+use crate::model::endpoints::orders;
 
 /// Words from which the fuzzer makes templates.
 pub(crate) const WORDS: [&str; 44] = [

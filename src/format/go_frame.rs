@@ -11,8 +11,9 @@ use serde::Serialize;
 use super::facts::facts;
 use super::format_prefixes::FormatPrefixes;
 use super::scheme::spoken_at;
-use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
+use super::{FormatError, Refusal, Service, prefix};
 use crate::api;
+use crate::model::{Endpoint, Record};
 
 /// Schemes that GoFrame speaks.
 const KNOWN: [&str; 4] = ["grpc", "grpcs", "http", "https"];
@@ -96,8 +97,8 @@ struct Metadata<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::endpoint::tests::orders;
     use crate::format::testing::{compile, compile_v6, of, written};
+    use crate::model::endpoints::orders;
 
     #[test]
     fn every_segment_can_be_chosen_and_none_can_be_doubled() {

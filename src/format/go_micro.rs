@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::facts::facts;
 use super::format_prefixes::FormatPrefixes;
 use super::scheme::{spoken, spoken_at};
-use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort, prefix};
+use super::{FormatError, Refusal, Service, ServicePort, prefix};
+use crate::model::{Endpoint, Record};
 
 const CONSUMER: &str = "go-micro";
 /// Schemes that go-micro clients speak, and the `protocol` written for each.
@@ -110,8 +111,8 @@ struct Node<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::endpoint::tests::orders;
     use crate::format::testing::{compile, of, written};
+    use crate::model::endpoints::orders;
 
     #[test]
     fn a_scheme_that_cannot_be_told_is_refused() {

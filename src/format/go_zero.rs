@@ -5,8 +5,9 @@
 //! deleted in the same transaction.
 
 use super::format_prefixes::FormatPrefixes;
-use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
+use super::{FormatError, Refusal, Service, prefix};
 use crate::api;
+use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoZero {
@@ -36,8 +37,8 @@ impl GoZero {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::endpoint::tests::orders;
     use crate::format::testing::{of, written};
+    use crate::model::endpoints::orders;
 
     #[test]
     fn another_address_is_another_key() {

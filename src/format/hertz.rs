@@ -1,7 +1,8 @@
 //! Hertz: records of Hertz's etcd resolver (`hertz-contrib/registry/etcd`): Kitex's records below a fixed prefix.
 
 use super::format_prefixes::FormatPrefixes;
-use super::{Endpoint, FormatError, Record, Refusal, Service, kitex, prefix};
+use super::{FormatError, Refusal, Service, kitex, prefix};
+use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hertz {

@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::facts::facts;
 use super::format_prefixes::FormatPrefixes;
-use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
+use super::{FormatError, Refusal, Service, prefix};
 use crate::api;
+use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kitex {
@@ -73,8 +74,8 @@ struct Instance<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::endpoint::tests::orders;
     use crate::format::testing::{compile, of, written};
+    use crate::model::endpoints::orders;
 
     #[test]
     fn a_weight_that_is_unknown_is_the_framework_s_own() {

@@ -11,8 +11,9 @@ use serde::Serialize;
 use super::facts::facts;
 use super::format_prefixes::FormatPrefixes;
 use super::scheme::spoken_at;
-use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
+use super::{FormatError, Refusal, Service, prefix};
 use crate::api;
+use crate::model::{Endpoint, Record};
 
 /// Schemes that Kratos' own servers speak.
 const KNOWN: [&str; 4] = ["grpc", "grpcs", "http", "https"];
@@ -70,8 +71,8 @@ struct Instance<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::endpoint::tests::orders;
     use crate::format::testing::{of, written};
+    use crate::model::endpoints::orders;
 
     #[test]
     fn what_is_unknown_is_empty_and_never_null() {

@@ -8,7 +8,6 @@
 mod compiled;
 mod core_dns;
 mod custom;
-mod endpoint;
 mod error;
 mod etcd_grpc;
 mod facts;
@@ -16,7 +15,6 @@ mod format_prefixes;
 mod go_frame;
 mod go_micro;
 mod go_zero;
-mod hash;
 mod hertz;
 mod kitex;
 mod kratos;
@@ -40,9 +38,7 @@ mod table;
 mod testing;
 
 pub use compiled::Format;
-pub use endpoint::{Endpoint, Record};
 pub use error::{FormatError, Refusal};
-pub(crate) use hash::fnv64;
 pub use reading::Reading;
 pub use service::{Service, ServicePort};
 pub use templates::{RecordFormats, TemplateError, Templates};

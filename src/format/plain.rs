@@ -9,9 +9,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::format_prefixes::FormatPrefixes;
-use super::{Endpoint, FormatError, Record, Refusal, Service, prefix};
+use super::{FormatError, Refusal, Service, prefix};
 use crate::api;
 use crate::api::PlainValue;
+use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plain {
@@ -95,8 +96,8 @@ fn json(endpoint: &Endpoint) -> Json<'_> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::endpoint::tests::orders;
     use crate::format::testing::{self, of};
+    use crate::model::endpoints::orders;
 
     fn written(value: PlainValue, endpoint: &Endpoint) -> String {
         let spec = api::Format {

@@ -2,9 +2,10 @@
 //!
 //! Admission has checked the users' input already, but an object may be older than the rule that would reject it now.
 
-use super::{Endpoint, FormatError, Refusal};
+use super::{FormatError, Refusal};
 use crate::api;
-use crate::plan::Prefix;
+use crate::model::Endpoint;
+use crate::model::Prefix;
 
 /// Maximum length of a prefix that users write, in bytes. With the longest pod and port names below it, a key stays
 /// below [`super::compiled::MAX_KEY`].

@@ -11,8 +11,9 @@ use proptest::sample::select;
 
 use super::consumers::{self, ConsumerView};
 use super::testing::{ORDERS, of};
-use super::{Endpoint, Format, Record, Refusal};
+use super::{Format, Refusal};
 use crate::api::{self, FormatType, PlainValue, TraefikProtocol};
+use crate::model::{Endpoint, Record};
 
 /// Formats of all types, with valid fields.
 fn formats() -> impl Strategy<Value = api::Format> {

@@ -1,6 +1,6 @@
 //! The protocol of a port, as a consumer names it.
 
-use super::Endpoint;
+use crate::model::Endpoint;
 
 /// Returns the protocol of a port: the scheme; without a scheme, the port's name if that is a protocol that the
 /// consumer knows; otherwise the consumer's default.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::endpoint::tests::orders;
 use super::testing::{ORDERS, of};
-use super::{Endpoint, Format, Record, Service};
+use super::{Format, Service};
 use crate::api::{self, FormatType, PlainValue, TraefikProtocol};
+use crate::model::endpoints::orders;
+use crate::model::{Endpoint, Record};
 
 fn rows() -> Vec<(&'static str, api::Format)> {
     let traefik = |protocol| api::Format {

@@ -1,7 +1,8 @@
 //! Test data for formats: the service of `tests/data/wire-vectors.txt`, and formats of that service.
 
-use super::{Endpoint, Format, FormatError, RecordFormats, Service, ServicePort};
+use super::{Format, FormatError, RecordFormats, Service, ServicePort};
 use crate::api::{self, FormatType};
+use crate::model::Endpoint;
 
 /// The port of the service's endpoint.
 pub const PORTS: [ServicePort<'static>; 1] = [ServicePort {

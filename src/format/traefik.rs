@@ -12,11 +12,12 @@
 use std::borrow::Cow;
 
 use super::format_prefixes::FormatPrefixes;
-use super::hash::fnv64;
 use super::scheme::{spoken, spoken_at};
-use super::{Endpoint, FormatError, Record, Refusal, Service, ServicePort, prefix};
+use super::{FormatError, Refusal, Service, ServicePort, prefix};
 use crate::api;
 use crate::api::TraefikProtocol;
+use crate::model::fnv64;
+use crate::model::{Endpoint, Record};
 
 const CONSUMER: &str = "Traefik";
 /// Default of `rootKey`.
@@ -137,8 +138,8 @@ fn url_scheme(scheme: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::endpoint::tests::orders;
     use crate::format::testing::{compile, of, written};
+    use crate::model::endpoints::orders;
 
     #[test]
     fn tcp_and_udp_have_an_address_and_no_weight() {

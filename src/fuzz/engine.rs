@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::mutate::{Rng, mutate};
 use super::{Run, Shape, Target, corpus, files};
-use crate::format::fnv64;
+use crate::model::fnv64;
 
 /// The number of targets that run in parallel.
 const AT_A_TIME: usize = 2;

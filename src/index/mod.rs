@@ -11,7 +11,6 @@ mod compact;
 mod interner;
 mod namespace;
 mod namespace_labels;
-mod namespace_scope;
 mod pod;
 #[cfg(test)]
 mod properties;
@@ -24,9 +23,8 @@ mod testing;
 mod view;
 
 pub use namespace_labels::{NamespaceCache, NamespaceLabels};
-pub use namespace_scope::{Mark, NamespaceScope, Relists};
 pub use pod::{Addresses, Pod, PodPort, Protocol, WEIGHT_ANNOTATION};
-pub use registration::{Family, Port, PortTarget, Registration, RegistrationRef};
+pub use registration::{Family, Port, PortTarget, Registration};
 pub use selector::{Operator, Requirement, Selector};
 pub use store::Index;
 pub use view::{DirtyMark, MissingPort, PodView, ReadyPod, Why};

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::compact::{CompactPod, Symbols};
 use super::interner::Symbol;
-use super::namespace_scope::Mark;
 use super::registration::Registration;
 use super::resolve::{resolve, resolve_if_ready};
 use super::selector::Selector;
 use super::view::{DirtyMark, PodView, ReadyPod};
+use crate::model::Mark;
 
 #[derive(Debug, Default)]
 pub(super) struct Namespace {

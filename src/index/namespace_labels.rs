@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::namespace_scope::{Mark, NamespaceScope, Relists};
+use crate::model::{Mark, NamespaceScope, Relists};
 
 /// A namespace with the fields that the operator uses.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,10 +9,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::testing::{pod, registration};
-use super::{
-    DirtyMark, Family, Index, NamespaceScope, Operator, Pod, PodView, Port, PortTarget, Registration, RegistrationRef,
-    Requirement, Selector,
-};
+use super::{DirtyMark, Family, Index, Operator, Pod, PodView, Port, PortTarget, Registration, Requirement, Selector};
+use crate::model::{NamespaceScope, RegistrationRef};
 
 /// The expected state after the events so far, as plain lists (the oracle).
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use super::compact::{CompactPod, State, Symbols, Weight};
 use super::pod::ZONE_LABEL;
 use super::registration::{Family, PortTarget, Registration};
 use super::view::{MissingPort, PodView, ReadyPod, Why};
-use crate::format::Endpoint;
+use crate::model::Endpoint;
 
 /// Returns the view of `registration` on the pod `name`, which it selects.
 pub(super) fn resolve(registration: &Registration, name: &Arc<str>, pod: &CompactPod, symbols: &Symbols) -> PodView {

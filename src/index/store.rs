@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::compact::Symbols;
 use super::namespace::Namespace;
-use super::namespace_scope::{NamespaceScope, Relists};
 use super::pod::Pod;
-use super::registration::{Registration, RegistrationRef};
+use super::registration::Registration;
 use super::view::{DirtyMark, PodView, ReadyPod};
+use crate::model::RegistrationRef;
+use crate::model::{NamespaceScope, Relists};
 
 /// Every pod and every registration of the cluster, and which registration selects which pods.
 ///

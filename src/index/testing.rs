@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Addresses, Family, Pod, PodPort, Port, PortTarget, Protocol, Registration, RegistrationRef, Selector};
+use super::{Addresses, Family, Pod, PodPort, Port, PortTarget, Protocol, Registration, Selector};
+use crate::model::RegistrationRef;
 
 /// Returns a ready pod in the namespace `shop`, with the label `app: orders` and the port `grpc` at 8080.
 pub(super) fn pod(name: &str) -> Pod {

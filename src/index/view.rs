@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::pod::Protocol;
-use super::registration::{Family, RegistrationRef};
-use crate::format::Endpoint;
+use super::registration::Family;
+use crate::model::Endpoint;
+use crate::model::RegistrationRef;
 
 /// The view of a registration on one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

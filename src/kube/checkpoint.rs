@@ -4,7 +4,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::watch_scope::WatchScope;
-use crate::plan::{Checkpoint, WatchTarget};
+use crate::model::WatchTarget;
+use crate::plan::Checkpoint;
 
 /// The checkpoint of all watch targets in a scope, advanced by the watches and read by the workers that write with it.
 #[derive(Clone, Debug, Default)]

@@ -13,7 +13,7 @@ use kube::{Api, Client};
 
 use super::listing::{ListingError, answer};
 use super::watch_scope::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, WatchScope};
-use crate::index::NamespaceScope;
+use crate::model::NamespaceScope;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Right {

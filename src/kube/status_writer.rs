@@ -25,8 +25,9 @@ use super::client::MANAGER;
 use crate::api::{
     RecordFormat, RecordFormatStatus, Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus,
 };
-use crate::index::RegistrationRef;
-use crate::plan::{FairQueue, keep_times, keep_undecided, same_status};
+use crate::model::FairQueue;
+use crate::model::RegistrationRef;
+use crate::plan::{keep_times, keep_undecided, same_status};
 use crate::telemetry::{Calls, Outcome, Peer};
 
 /// Writes in flight at a time.

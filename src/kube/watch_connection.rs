@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tower::service_fn;
 
 use super::watches::WatchEvent;
-use crate::plan::WatchTarget;
+use crate::model::WatchTarget;
 
 /// Time-out for the start of a watch. A healthy API server answers at once.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::index::NamespaceScope;
-use crate::plan::WatchTarget;
+use crate::model::NamespaceScope;
+use crate::model::WatchTarget;
 
 /// Names of the watched resources.
 pub const PODS: &str = "pods";

@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::fair::QUANTUM;
 use super::in_flight::{InFlight, Ticket};
 use super::lease_placement::Unplaced;
 use super::leases::Fit;
 use super::meta::MetaKeys;
 use super::planner::{KeyState, Planner};
-use super::transaction::{Expect, Key, LeaseId, Op, Revision, Transaction, Value};
 use super::units::{Group, fitting};
 use super::work::Work;
-use crate::index::RegistrationRef;
+use crate::model::QUANTUM;
+use crate::model::RegistrationRef;
+use crate::model::{Expect, Key, LeaseId, Op, Revision, Transaction, Value};
 
 /// Bytes of keys and values in one transaction: well below etcd's default limit of 1.5 MiB for a request.
 const MAX_BYTES: usize = 512 * 1024;

@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use super::meta::RECORD_VERSION;
 use super::planner::Planner;
-use super::transaction::{CheckpointWrite, LeaseId, Op, Prefix, Revision, Transaction, Value};
-use super::watch_target::WatchTarget;
-use crate::index::NamespaceScope;
+use crate::model::NamespaceScope;
+use crate::model::WatchTarget;
+use crate::model::{CheckpointWrite, LeaseId, Op, Prefix, Revision, Transaction, Value};
 
 /// Versions (`metadata.resourceVersion`) up to which each watch target has been taken in. The versions of one kind grow
 /// within one API server, across namespaces; since Kubernetes 1.35 clients may rely on it.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::in_flight::{InFlight, Ticket};
 use super::planner::Planner;
-use super::transaction::{Expect, Key, KeyValue, LeaseId, Op, OpResult, Revision, TxnOutcome};
+use crate::model::{Expect, Key, KeyValue, LeaseId, Op, OpResult, Revision, TxnOutcome};
 
 impl Planner {
     /// Tells how the transaction `ticket` ended; none when that is not known (it may or may not have happened).

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::in_flight::Ticket;
 use super::lease_groups::{LeaseGroups, folders};
 use super::planner::Planner;
-use super::transaction::{Key, LeaseId, Op, Prefix};
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
+use crate::model::{Key, LeaseId, Op, Prefix};
 
 /// A permission on a prefix that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

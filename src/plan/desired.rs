@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::duplicate_keys::{self, Draft};
 use super::policy::{Denial, PrefixGrant, Quota};
 use super::previous::Previous;
-use super::transaction::Key;
-use crate::format::{Endpoint, Format, Record};
+use crate::format::Format;
 use crate::index::{Family, PodView, Protocol, ReadyPod, WEIGHT_ANNOTATION, Why};
+use crate::model::Key;
+use crate::model::{Endpoint, Record};
 
 /// The endpoints of one ready pod with the keys each should have, and what of it could not be had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

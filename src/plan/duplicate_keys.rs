@@ -7,8 +7,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use super::desired::{FormatBinding, Problem};
-use super::transaction::Key;
-use crate::format::{Endpoint, Record};
+use crate::model::Key;
+use crate::model::{Endpoint, Record};
 
 /// What one format makes of one of a pod's endpoints.
 pub(super) struct Draft {

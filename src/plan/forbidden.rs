@@ -3,9 +3,9 @@
 
 use super::planner::{Planner, RegistrationState};
 use super::policy::PrefixGrant;
-use super::transaction::{Key, Prefix};
 use super::work::Work;
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
+use crate::model::{Key, Prefix};
 
 impl Planner {
     /// Sets the prefixes below which `registration` may not write, except for the keys that each grant allows. Call

@@ -15,9 +15,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::transaction::{Key, Prefix};
 use super::work::Work;
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
+use crate::model::{Key, Prefix};
 
 mod hold;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::transaction::{Key, LeaseId, Op};
 use super::work::Work;
+use crate::model::{Key, LeaseId, Op};
 
 /// Names a transaction that is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

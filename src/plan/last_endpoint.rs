@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::desired::DesiredPod;
 use super::planner::{Planner, RegistrationState};
-use super::transaction::Key;
 use super::unconfirmed::may_be_there;
-use crate::index::RegistrationRef;
+use crate::model::Key;
+use crate::model::RegistrationRef;
 
 impl RegistrationState {
     /// Whether a ready pod has an endpoint.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::transaction::Prefix;
+use crate::model::Prefix;
 
 /// A set of keys that may share a lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::actions::Decision;
 use super::lease_groups::LeaseGroup;
 use super::planner::Planner;
-use super::transaction::{Key, LeaseId, Op};
 use super::work::Work;
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
+use crate::model::{Key, LeaseId, Op};
 
 /// Writes with their leases, and the room reserved there for keys that are new on the lease.
 pub(super) type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub(super) use self::homes::Home;
 use self::lease::{Lease, State};
 use super::lease_groups::LeaseGroups;
-use super::transaction::{Expect, Key, LeaseId, Revision};
+use crate::model::{Expect, Key, LeaseId, Revision};
 
 mod homes;
 mod lease;

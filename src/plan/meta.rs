@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::transaction::{Key, LeaseId, Prefix, Value};
+use crate::model::{Key, LeaseId, Prefix, Value};
 
 /// The format version of the records that this release writes.
 pub const RECORD_VERSION: u32 = 1;

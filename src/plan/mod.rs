@@ -14,7 +14,6 @@ mod complete;
 mod denied;
 mod desired;
 mod duplicate_keys;
-mod fair;
 mod forbidden;
 #[cfg(test)]
 pub(crate) mod fuzz;
@@ -41,10 +40,8 @@ mod status;
 mod testing;
 #[cfg(test)]
 mod tests;
-mod transaction;
 mod unconfirmed;
 mod units;
-mod watch_target;
 mod work;
 #[cfg(test)]
 mod world;
@@ -53,7 +50,6 @@ pub use actions::Step;
 pub use checkpoint::{Checkpoint, Freshness, TargetFreshness};
 pub use denied::{ProbeCandidate, Right};
 pub use desired::{DesiredPod, EndpointRecords, FormatBinding, PodState, Problem};
-pub use fair::FairQueue;
 pub use guard::{GuardEvent, GuardMode, GuardSettings, Hold, Moment, Release};
 pub use in_flight::Ticket;
 pub use lease_groups::{LeaseGroup, LeaseGroups, folders};
@@ -64,8 +60,3 @@ pub use rejected::{Narrowed, Objection, Owner, Rejection};
 pub use report::{Conflict, Holder, Registered, Report};
 pub use since::Since;
 pub use status::{Holding, Readiness, Subject, keep_times, keep_undecided, refused_status, same_status, status_of};
-pub use transaction::{
-    CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction,
-    TxnOutcome, Value,
-};
-pub use watch_target::WatchTarget;

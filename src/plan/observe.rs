@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::in_flight::InFlight;
 use super::meta::{MetaKeys, newer_version};
 use super::planner::Planner;
-use super::transaction::{Key, KeyValue, LeaseId, Observation, Prefix, Revision};
+use crate::model::{Key, KeyValue, LeaseId, Observation, Prefix, Revision};
 
 impl Planner {
     /// Takes in what the mirror saw.

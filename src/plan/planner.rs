@@ -14,10 +14,10 @@ use super::policy::PrefixGrant;
 use super::quota::Quotas;
 use super::rejected::Rejected;
 use super::since::Since;
-use super::transaction::{Key, KeyValue, LeaseId, Prefix, Revision, Value};
 use super::units::units_of;
 use super::work::{Work, WorkList};
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
+use crate::model::{Key, KeyValue, LeaseId, Prefix, Revision, Value};
 
 /// What a registration asks for, apart from its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::transaction::Prefix;
 use crate::api::FormatType;
 use crate::index::Selector;
+use crate::model::Prefix;
 
 /// The placeholder for the namespace's name in a prefix.
 const NAMESPACE: &str = "{{namespace}}";
@@ -127,9 +127,7 @@ pub enum Denial {
     #[error(
         "the key {key:?} may be taken for another one by programs that clean paths, and the Registry has rules about keys (spec.access): use ASCII letters, digits and signs, and no segment that is empty or of dots only"
     )]
-    Unclean {
-        key: String,
-    },
+    Unclean { key: String },
 }
 
 impl Policy {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
 use super::planner::{KeyState, Planner};
-use super::transaction::{Key, KeyValue, LeaseId, Prefix};
+use crate::model::{Key, KeyValue, LeaseId, Prefix};
 
 impl Planner {
     /// Returns the prefixes to list and watch, if they changed since the last call. A prefix inside another is left

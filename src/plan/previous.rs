@@ -16,10 +16,10 @@ use super::actions::Decision;
 use super::desired::{DesiredPod, EndpointRecords, Problem};
 use super::planner::{Claim, Planner};
 use super::report::{Registered, Report};
-use super::transaction::Key;
 use super::units::Group;
-use crate::format::Record;
-use crate::index::RegistrationRef;
+use crate::model::Key;
+use crate::model::Record;
+use crate::model::RegistrationRef;
 
 /// What a pod has by the spec before and not by the newest one.
 #[derive(Clone, Debug, PartialEq, Eq)]

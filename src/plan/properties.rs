@@ -4,9 +4,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::testing::{desired, whole};
-use super::transaction::Prefix;
 use super::world::World;
 use super::{DesiredPod, RegistrationSettings};
+use crate::model::Prefix;
 
 pub(super) const REGISTRATIONS: [&str; 3] = ["a", "b", "c"];
 pub(super) const PODS: [&str; 4] = ["p0", "p1", "p2", "p3"];

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use super::desired::{DesiredPod, Problem};
 use super::planner::Planner;
 use super::policy::Quota;
-use super::transaction::Key;
 use super::unconfirmed::may_be_there;
-use crate::index::RegistrationRef;
+use crate::model::Key;
+use crate::model::RegistrationRef;
 
 #[derive(Debug, Default)]
 pub(super) struct Quotas {

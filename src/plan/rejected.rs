@@ -11,10 +11,10 @@ use std::sync::Arc;
 use super::actions::Decision;
 use super::in_flight::Ticket;
 use super::planner::Planner;
-use super::transaction::{Key, Op, TxnOutcome};
 use super::units::{Group, request_size, size_of};
 use super::work::Work;
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
+use crate::model::{Key, Op, TxnOutcome};
 
 /// The registration that a rejected record set belongs to; none for keys that no registration wants.
 pub type Owner = Option<RegistrationRef>;

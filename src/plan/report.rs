@@ -7,10 +7,10 @@ use super::denied::Right;
 use super::desired::{DesiredPod, EndpointRecords, Problem};
 use super::planner::{KeyState, Planner};
 use super::rejected::Rejection;
-use super::transaction::{Key, LeaseId, Prefix, Revision};
 use crate::api::Reason;
-use crate::format::{Endpoint, Record};
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
+use crate::model::{Endpoint, Record};
+use crate::model::{Key, LeaseId, Prefix, Revision};
 
 /// What one registration has in etcd.
 #[derive(Debug, PartialEq, Eq)]
@@ -264,8 +264,9 @@ impl DesiredPod {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Observation;
+    use crate::plan::RegistrationSettings;
     use crate::plan::testing::{desired, endpoint, meta, reference};
-    use crate::plan::{Observation, RegistrationSettings};
 
     /// A ledger of the registration `orders`, in an etcd that holds `held` on a recorded lease.
     fn planner(held: &[(&str, &str)]) -> Planner {
@@ -280,7 +281,7 @@ mod tests {
         planner.set_terms(&reference("orders"), terms);
         planner.leases().recorded(LeaseId(1), Some(30), 1);
         let entry = |(key, value): &(&str, &str)| {
-            let held = crate::plan::KeyValue {
+            let held = crate::model::KeyValue {
                 value: value.as_bytes().into(),
                 lease: LeaseId(1),
                 create_revision: 1,

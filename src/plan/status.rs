@@ -276,7 +276,7 @@ fn synced(report: &Report<'_>, readiness: &Readiness, aside: &[String]) -> (Cond
 
 /// What etcd denies, and what to do about it.
 fn denied(report: &Report<'_>) -> String {
-    let told = |(scope, right): &(super::Prefix, Right)| match right {
+    let told = |(scope, right): &(crate::model::Prefix, Right)| match right {
         Right::Read => format!("read what lies below {}", scope.prefix()),
         Right::Write => format!("write below {}", scope.prefix()),
     };
@@ -292,7 +292,7 @@ fn retained(report: &Report<'_>) -> String {
     match report.retained {
         0 => String::new(),
         pods => {
-            let folders: Vec<&super::Key> = report.retained_at.iter().collect();
+            let folders: Vec<&crate::model::Key> = report.retained_at.iter().collect();
             format!(
                 " The newest spec cannot be carried out for {pods} pods: until it can, they keep what the spec before \
                  gave them below {}, renewed and up to date.",
@@ -390,7 +390,7 @@ fn conflict(conflicts: &[Conflict], aside: &[String]) -> (bool, Reason, String) 
     };
     let told = |conflict: &Conflict| {
         let holder = match &conflict.holder {
-            Holder::Stranger { lease, create_revision } if *lease == super::LeaseId::NONE => {
+            Holder::Stranger { lease, create_revision } if *lease == crate::model::LeaseId::NONE => {
                 format!("by someone outside this cluster (no lease, created at revision {create_revision})")
             }
             Holder::Stranger { lease, create_revision } => {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::desired::{DesiredPod, EndpointRecords};
 use super::meta::MetaKeys;
-use super::transaction::{
+use crate::model::RegistrationRef;
+use crate::model::{Endpoint, Record};
+use crate::model::{
     Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction, TxnOutcome, Value,
 };
-use crate::format::{Endpoint, Record};
-use crate::index::RegistrationRef;
 
 /// The content of an etcd.
 #[derive(Clone, Debug, Default)]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::testing::{Etcd, desired, endpoint, meta, reference};
-use super::transaction::{Expect, Fence, LeaseId, Op, Prefix, Transaction, TxnOutcome};
 use super::{Conflict, DesiredPod, EndpointRecords, Holder, Planner, RegistrationSettings, Report, Step};
-use crate::format::Record;
+use crate::model::Record;
+use crate::model::{Expect, Fence, LeaseId, Op, Prefix, Transaction, TxnOutcome};
 
 mod contests;
 mod denied;

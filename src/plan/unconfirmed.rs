@@ -8,9 +8,9 @@ use super::desired::{DesiredPod, PodState};
 use super::guard::{GuardEvent, GuardSettings, Hold, Moment, Recorded};
 use super::meta::MetaKeys;
 use super::planner::{KeyState, Planner};
-use super::transaction::{Expect, Key, KeyValue, LeaseId, Op, Prefix, Revision};
 use super::work::Work;
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
+use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, Revision};
 
 impl Planner {
     pub fn set_guard(&mut self, terms: GuardSettings) {

@@ -11,7 +11,7 @@ use super::actions::Decision;
 use super::desired::DesiredPod;
 use super::leases::Fit;
 use super::planner::{KeyState, Planner};
-use super::transaction::{Expect, Key, LeaseId, Revision, Transaction};
+use crate::model::{Expect, Key, LeaseId, Revision, Transaction};
 
 /// What is to happen together or not at all.
 pub(super) type Group = Vec<(Key, Decision)>;

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
-use super::fair::FairQueue;
 use super::lease_groups::LeaseGroup;
 use super::leases::Home;
-use super::transaction::Key;
-use crate::index::RegistrationRef;
+use crate::model::FairQueue;
+use crate::model::Key;
+use crate::model::RegistrationRef;
 
 /// Whose work it is to look at keys that nobody claims.
 static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
@@ -196,7 +196,7 @@ impl WorkList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Prefix;
+    use crate::model::Prefix;
 
     fn domain(folder: &str) -> LeaseGroup {
         LeaseGroup::Below(Prefix::below(folder))

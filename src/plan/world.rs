@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::properties::{Event, KEYS, PODS, REGISTRATIONS, Wish};
 use super::testing::{Etcd, meta, reference};
-use super::transaction::{Fence, LeaseId, Prefix, Transaction, TxnOutcome};
 use super::{Planner, PodState, Step, Ticket};
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
+use crate::model::{Fence, LeaseId, Prefix, Transaction, TxnOutcome};
 
 mod check;
 mod denied;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use leasehold::etcd::{Access, Connection, Timeouts, lease_id};
-use leasehold::plan::{Fence, LeaseId};
+use leasehold::model::{Fence, LeaseId};
 use leasehold::telemetry::Calls;
 use testbed::{EtcdCluster, EtcdVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leasehold::etcd::{Campaign, Candidacy, Connection, Leadership, campaign};
+use leasehold::model::{Expect, Fence, LeaseId, Op, Transaction, TxnOutcome};
 use leasehold::peer::{PeerStatus, PeerStatuses, Replica};
-use leasehold::plan::{Expect, Fence, LeaseId, Op, Transaction, TxnOutcome};
 use testbed::{EtcdCluster, History};
 use tokio::sync::watch;
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use leasehold::etcd::Leadership;
-use leasehold::plan::TxnOutcome;
+use leasehold::model::TxnOutcome;
 
 use crate::common::{SOON, connect, one, revoke, start};
 use crate::election::{Candidate, LEADER, leader_of, write};
@@ -60,7 +60,7 @@ async fn a_leader_whose_session_was_revoked_stands_anew() {
     let leader = Candidate::stand(&cluster, "one", 6).await;
     let stale = leader.until_leading().await;
     let session = cluster.dump(LEADER).await.expect("dump")[LEADER].lease;
-    revoke(&cluster, leasehold::plan::LeaseId(session)).await;
+    revoke(&cluster, leasehold::model::LeaseId(session)).await;
     let renewed = |state: &Leadership| matches!(state, Leadership::Leading(fence) if *fence != stale);
     leader.until("to lead anew", renewed).await;
     assert_eq!(write(&connection, &stale, "/a/1").await, TxnOutcome::Fenced);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use leasehold::etcd::{Access, Connection, Timeouts};
-use leasehold::plan::{Expect, Op, OpResult, Transaction, TxnOutcome};
+use leasehold::model::{Expect, Op, OpResult, Transaction, TxnOutcome};
 use leasehold::telemetry::Calls;
 use testbed::History;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use leasehold::plan::LeaseId;
+use leasehold::model::LeaseId;
 use testbed::{EtcdCluster, EtcdVersion};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

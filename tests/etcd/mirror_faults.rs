@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::plan::LeaseId;
+use leasehold::model::LeaseId;
 use testbed::{EtcdCluster, EtcdVersion, Folder};
 
 use crate::common::{SOON, connect, delete, one, put, start};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use leasehold::etcd::{Connection, LeaseEvent, Leases, renew};
-use leasehold::plan::{LeaseId, Prefix};
+use leasehold::model::{LeaseId, Prefix};
 use testbed::{EtcdCluster, History, Process, until};
 use tokio::sync::{mpsc, watch};
 

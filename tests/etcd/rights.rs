@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leasehold::etcd::{Access, Connection, Error, LeaseEvent, Leases, Timeouts, User, renew};
-use leasehold::plan::{Key, LeaseId, Prefix};
+use leasehold::model::{Key, LeaseId, Prefix};
 use leasehold::telemetry::Calls;
 use testbed::{EtcdCluster, EtcdConfig, EtcdVersion};
 use tokio::sync::{mpsc, watch};

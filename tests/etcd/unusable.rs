@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{AlarmAction, AlarmType};
 use leasehold::etcd::{Access, Connection, EndpointFault, Error, Leadership, Timeouts, User};
-use leasehold::plan::{Expect, LeaseId, Op, OpResult, Prefix, Transaction, TxnOutcome};
+use leasehold::model::{Expect, LeaseId, Op, OpResult, Prefix, Transaction, TxnOutcome};
 use leasehold::telemetry::Calls;
 use testbed::{Balancer, EtcdCluster, EtcdConfig, EtcdVersion, Web, WebServer, until};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::etcd::{Connection, mirror};
-use leasehold::plan::{Key, KeyValue, Observation, Prefix, Revision};
+use leasehold::model::{Key, KeyValue, Observation, Prefix, Revision};
 use testbed::EtcdCluster;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};

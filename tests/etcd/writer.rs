@@ -1,7 +1,7 @@
 //! Guarded, fenced transactions.
 
 use leasehold::etcd::{Connection, Error};
-use leasehold::plan::{CheckpointWrite, Expect, Fence, LeaseId, Op, OpResult, Revision, Transaction, TxnOutcome};
+use leasehold::model::{CheckpointWrite, Expect, Fence, LeaseId, Op, OpResult, Revision, Transaction, TxnOutcome};
 use testbed::{EtcdCluster, EtcdConfig, EtcdVersion, Folder, History};
 
 use crate::common::{connect, delete, grant, lead, lead_on, one, put, revoke};

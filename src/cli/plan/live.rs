@@ -15,8 +15,9 @@ use crate::cli::entry::{Closed, access};
 use crate::controller::{Outcome, Preview, meet};
 use crate::etcd::{Access, Connection, Timeouts};
 use crate::format::RecordFormats;
-use crate::index::{Pod, RegistrationRef};
+use crate::index::Pod;
 use crate::kube::{Listing, WatchScope};
+use crate::model::RegistrationRef;
 use crate::telemetry::Calls;
 
 /// The time-out for reading the cluster's id from the API server.

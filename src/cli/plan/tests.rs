@@ -220,7 +220,7 @@ fn what_somebody_else_wrote_cannot_move_the_cursor() {
     use std::sync::Arc;
 
     use crate::controller::Change;
-    use crate::index::RegistrationRef;
+    use crate::model::RegistrationRef;
 
     let before: Arc<[u8]> = b"\x1b[2Jx\n\xff".as_slice().into();
     let outcome = Outcome {

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 
 use super::{Outdated, RegistryWorker};
 use crate::etcd::Candidacy;
+use crate::model::{Key, Observation, Prefix};
 use crate::peer::{Elsewhere, Hint, PeerStatus, PeerStatuses, RegistryState};
-use crate::plan::{CandidateRecord, Key, Observation, Prefix};
+use crate::plan::CandidateRecord;
 
 /// How long a leader may keep the lead with a stale view of Kubernetes while another candidate has a fresh one.
 const STALE: Duration = Duration::from_secs(15);
@@ -198,8 +199,9 @@ impl RegistryWorker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{KeyValue, LeaseId};
     use crate::peer::Replica;
-    use crate::plan::{KeyValue, LeaseId, MetaKeys};
+    use crate::plan::MetaKeys;
 
     fn record(identity: &str, fresh: bool) -> CandidateRecord {
         CandidateRecord {

@@ -11,8 +11,9 @@ use super::backend_health::Trouble;
 use crate::api::{FormatStatus, Guard, LastSynced, Limits, Reason, RegistryStatus};
 use crate::controller::policy::Verdict;
 use crate::etcd::Access;
-use crate::index::{NamespaceScope, RegistrationRef};
-use crate::plan::{Freshness, PodState, Prefix, RegistrationSettings, Since, WatchTarget};
+use crate::model::{NamespaceScope, RegistrationRef};
+use crate::model::{Prefix, WatchTarget};
+use crate::plan::{Freshness, PodState, RegistrationSettings, Since};
 
 /// Identifies an object and the version of its spec.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,9 +11,10 @@ use super::backend_health::Connectivity;
 use super::registry_status::reason;
 use super::reporting::{ReporterRole, Subject};
 use crate::api::{ConditionType, Reason};
-use crate::index::RegistrationRef;
 use crate::kube::{About, Events, Notice};
-use crate::plan::{Conflict, GuardEvent, Holder, Holding, LeaseId, Release, Report};
+use crate::model::LeaseId;
+use crate::model::RegistrationRef;
+use crate::plan::{Conflict, GuardEvent, Holder, Holding, Release, Report};
 
 /// The guard released a hold.
 const RELEASED: &str = "RemovalsReleased";

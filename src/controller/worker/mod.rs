@@ -56,12 +56,11 @@ use super::bypass::RateLimitBypass;
 use super::debouncer::Debouncer;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::{self, Access, Candidacy, Connection, Leadership, Timeouts};
-use crate::index::RegistrationRef;
 use crate::kube::{Events, SharedCheckpoint, Source, StatusUpdate, WatchScope};
+use crate::model::RegistrationRef;
+use crate::model::{Fence, Key, KeyValue, LeaseId, Prefix, Revision, TxnOutcome};
 use crate::peer::{PeerStatuses, Peers};
-use crate::plan::{
-    Fence, Freshness, Key, KeyValue, LeaseGroups, LeaseId, Planner, Prefix, Revision, Ticket, TxnOutcome,
-};
+use crate::plan::{Freshness, LeaseGroups, Planner, Ticket};
 use crate::telemetry::{Health, Metrics, RegistryHealth, RegistryMetrics};
 
 /// Interval of housekeeping.

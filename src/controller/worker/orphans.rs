@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{Done, RegistryWorker};
 use crate::etcd::{self, Leadership};
 use crate::kube::StatusUpdate;
-use crate::plan::{Key, KeyValue, Revision};
+use crate::model::{Key, KeyValue, Revision};
 
 /// Concurrent requests to etcd.
 const QUESTIONS: usize = 4;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::etcd::{self, Connection};
-use crate::plan::{Key, LeaseGroups, LeaseId, Prefix, ProbeCandidate, folders};
+use crate::model::{Key, LeaseId, Prefix};
+use crate::plan::{LeaseGroups, ProbeCandidate, folders};
 
 /// Maximum number of concurrent questions.
 pub(super) const QUESTIONS: usize = 8;

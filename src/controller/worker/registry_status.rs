@@ -9,7 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::backend_health::{Connectivity, Trouble};
 use super::command::Outdated;
 use crate::api::{ConditionStatus, ConditionType, Reason, RegistryStatus, ReplicaStatus, conditions};
-use crate::plan::{Holding, WatchTarget};
+use crate::model::WatchTarget;
+use crate::plan::Holding;
 
 /// Minimum interval between two writes that change only counters.
 const COUNTERS: Duration = Duration::from_secs(10);
@@ -285,7 +286,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::index::NamespaceScope;
+    use crate::model::NamespaceScope;
 
     fn facts(keys: usize, link: Connectivity) -> Facts {
         Facts {

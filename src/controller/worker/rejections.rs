@@ -88,7 +88,7 @@ impl RegistryWorker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::RegistrationRef;
+    use crate::model::RegistrationRef;
 
     #[test]
     fn retries_of_one_registration_are_spaced_by_growing_pauses() {

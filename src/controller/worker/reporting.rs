@@ -18,8 +18,8 @@ use crate::api::{
 };
 use crate::controller::debouncer::Debouncer;
 use crate::etcd::Leadership;
-use crate::index::RegistrationRef;
 use crate::kube::{Amendment, StatusUpdate, WritePolicy};
+use crate::model::RegistrationRef;
 use crate::plan::{self, Holding, Readiness, status_of};
 use crate::telemetry::RegistryHealth;
 

@@ -14,7 +14,8 @@ use super::RegistryWorker;
 use super::permission_probe::{Found, QUESTIONS, domains, find, is_allowed};
 use super::writing::{Refused, Written};
 use crate::etcd::{self, Connection};
-use crate::plan::{Key, LeaseGroups, LeaseId, Prefix, ProbeCandidate, Right};
+use crate::model::{Key, LeaseId, Prefix};
+use crate::plan::{LeaseGroups, ProbeCandidate, Right};
 
 /// Pause before a denied prefix or lease is tried again, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

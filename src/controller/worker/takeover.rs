@@ -7,7 +7,8 @@ use super::write_slots::WriteSlot;
 use super::{Done, Outdated, RegistryWorker};
 use crate::controller::bypass::BypassGuard;
 use crate::etcd::{self, Snapshot};
-use crate::plan::{Checkpoint, Fence, Freshness, Key, KeyValue, Transaction};
+use crate::model::{Fence, Key, KeyValue, Transaction};
+use crate::plan::{Checkpoint, Freshness};
 
 /// What a new leader has to observe before it writes.
 #[derive(Debug)]

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::{LastSynced, ServiceRegistrationStatus};
-use crate::index::NamespaceScope;
 use crate::kube::{About, Notice, WritePolicy};
-use crate::plan::{self, Checkpoint, Holding, MetaKeys, Observation, PodState, RegistrationSettings, WatchTarget};
+use crate::model::NamespaceScope;
+use crate::model::{Observation, WatchTarget};
+use crate::plan::{self, Checkpoint, Holding, MetaKeys, PodState, RegistrationSettings};
 
 const PODS: WatchTarget = WatchTarget::of_cluster(crate::kube::PODS);
 

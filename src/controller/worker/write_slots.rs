@@ -7,7 +7,7 @@
 //! its slot, and requires that the slot's checkpoint is unchanged since the transaction before it. The other copy has
 //! changed it.
 
-use crate::plan::{Fence, Revision};
+use crate::model::{Fence, Revision};
 
 /// A slot in use, until it is given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl WriteSlots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::LeaseId;
+    use crate::model::LeaseId;
 
     fn fence(create_revision: Revision) -> Fence {
         Fence {

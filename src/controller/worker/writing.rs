@@ -10,7 +10,8 @@ use super::{Done, RegistryWorker, size};
 use crate::api::Limits;
 use crate::controller::write_limit::WriteRateLimiter;
 use crate::etcd::{self, Leadership, lease_id};
-use crate::plan::{Fence, LeaseId, Op, OpResult, Step, Ticket, Transaction, TxnOutcome};
+use crate::model::{Fence, LeaseId, Op, OpResult, Transaction, TxnOutcome};
+use crate::plan::{Step, Ticket};
 use crate::telemetry::KeyWrite;
 
 /// Maximum number of concurrent lease grants.

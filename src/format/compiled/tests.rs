@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::api::{PlainValue, TraefikProtocol};
-use crate::format::endpoint::tests::orders;
 use crate::format::testing::{ORDERS, compile, of, written};
+use crate::model::endpoints::orders;
 
 const ALL: [FormatType; 11] = [
     FormatType::Plain,

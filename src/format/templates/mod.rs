@@ -19,9 +19,9 @@ use std::sync::Arc;
 use self::context::context;
 use self::engine::Engine;
 use self::error::{Part, TemplateLocation};
-use super::{Endpoint, Record};
 use crate::api::{Escaping, RecordFormatSpec, RecordPreview};
-use crate::plan::Prefix;
+use crate::model::Prefix;
+use crate::model::{Endpoint, Record};
 
 pub use error::TemplateError;
 pub use library::RecordFormats;

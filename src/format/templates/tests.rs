@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::{self, FormatType, Reason};
 use crate::format::compiled::{MAX_KEY, MAX_VALUE};
-use crate::format::endpoint::tests::orders;
 use crate::format::testing::{ORDERS, of};
 use crate::format::{Format, FormatError, Refusal, Service, ServicePort};
+use crate::model::endpoints::orders;
 
 mod used;
 

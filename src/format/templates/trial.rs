@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::{TemplateError, Templates};
 use crate::api::{RecordFormatSpec, RecordPreview};
-use crate::format::{Endpoint, Record, ServicePort};
-use crate::plan::Prefix;
+use crate::format::ServicePort;
+use crate::model::Prefix;
+use crate::model::{Endpoint, Record};
 
 /// The prefix of the sample endpoint.
 const PREFIX: &str = "/services/shop/orders";

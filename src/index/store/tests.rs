@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::index::testing::{pod, registration, selector};
-use crate::index::{Family, NamespaceScope, Operator, PodView, Requirement, Selector, Why};
+use crate::index::{Family, Operator, PodView, Requirement, Selector, Why};
+use crate::model::NamespaceScope;
 
 fn index() -> Index {
     let mut index = Index::new();

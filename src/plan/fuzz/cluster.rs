@@ -8,11 +8,11 @@ use serde_json::json;
 
 use crate::format::{Format, RecordFormats, Service};
 use crate::index::{
-    Addresses, DirtyMark, Family, Index, NamespaceScope, Pod, PodPort, Port, PortTarget, Protocol, Registration,
-    RegistrationRef, Selector,
+    Addresses, DirtyMark, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, Selector,
 };
+use crate::model::{Fence, Key, LeaseId, Transaction, TxnOutcome};
+use crate::model::{NamespaceScope, RegistrationRef};
 use crate::plan::testing::{Etcd, meta};
-use crate::plan::transaction::{Fence, Key, LeaseId, Transaction, TxnOutcome};
 use crate::plan::{
     FormatBinding, GuardMode, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step, Ticket,
 };
@@ -376,7 +376,7 @@ impl Operator {
 /// The data keys with their values. Each must be on a lease that is recorded as ours.
 pub fn content(etcd: &Etcd) -> BTreeMap<Key, String> {
     let recorded = etcd.recorded();
-    let of = |(key, held): (&Key, &crate::plan::KeyValue)| {
+    let of = |(key, held): (&Key, &crate::model::KeyValue)| {
         assert!(
             recorded.contains(&held.lease),
             "{key} is on {}, which nobody renews",

@@ -3,9 +3,10 @@
 
 use super::cluster::{Operator, Truth, Wish, content, pod};
 use crate::fuzz::Rng;
+use crate::model::{LeaseId, WatchTarget};
 use crate::plan::meta::MetaKeys;
 use crate::plan::testing::{Etcd, meta};
-use crate::plan::{Checkpoint, Freshness, LeaseId, WatchTarget};
+use crate::plan::{Checkpoint, Freshness};
 
 /// Generates a line.
 pub(crate) fn any_record(rng: &mut Rng) -> String {

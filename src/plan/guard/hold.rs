@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
+use crate::model::{Key, LeaseId, Prefix, Revision};
 use crate::plan::meta::HoldRecord;
-use crate::plan::transaction::{Key, LeaseId, Prefix, Revision};
 use crate::plan::work::Work;
 
 /// How long a loss must have been within the limit before a hold ends. Pods come back one after the other; without the

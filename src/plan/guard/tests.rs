@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::hold::RECOVERY;
 use super::*;
+use crate::model::LeaseId;
 use crate::plan::meta::HoldRecord;
-use crate::plan::transaction::LeaseId;
 
 const TERMS: GuardSettings = GuardSettings {
     mode: GuardMode::Hold,

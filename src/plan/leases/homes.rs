@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
 
 use super::{Fit, Lease, Leases, State};
+use crate::model::{Key, LeaseId, Prefix};
 use crate::plan::lease_groups::{LeaseGroup, LeaseGroups};
-use crate::plan::transaction::{Key, LeaseId, Prefix};
 
 /// The lease group of the keys on a lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::Home;
-use crate::plan::transaction::{Expect, Key, Revision};
+use crate::model::{Expect, Key, Revision};
 
 /// The state of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

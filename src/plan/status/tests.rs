@@ -6,9 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::format::Endpoint;
-use crate::index::RegistrationRef;
-use crate::plan::LeaseId;
+use crate::model::Endpoint;
+use crate::model::LeaseId;
+use crate::model::RegistrationRef;
 use crate::plan::testing::endpoint;
 
 const SUBJECT: Subject<'_> = Subject {
@@ -51,7 +51,7 @@ fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
 
 #[test]
 fn what_etcd_denies_is_told_with_how_to_grant_it_and_before_what_is_still_to_be_written() {
-    let scope = |prefix: &str| crate::plan::Prefix::below(prefix);
+    let scope = |prefix: &str| crate::model::Prefix::below(prefix);
     let report = Report {
         outstanding: 2,
         denied: vec![

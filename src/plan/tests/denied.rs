@@ -1,7 +1,8 @@
 //! Keys that etcd denies are left alone and do not block others.
 
 use super::*;
-use crate::plan::{LeaseGroup, LeaseGroups, Observation, Right};
+use crate::model::Observation;
+use crate::plan::{LeaseGroup, LeaseGroups, Right};
 
 /// A rig with the registrations `orders` below `/s/` and `carts` below `/t/`, which have separate permissions.
 fn rig() -> Rig {

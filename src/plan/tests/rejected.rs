@@ -2,7 +2,7 @@
 
 use super::super::testing::whole;
 use super::*;
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
 use crate::plan::{Narrowed, Objection, Owner};
 
 const CAUSE: &str = "etcdserver: request is too large";
@@ -85,7 +85,7 @@ fn a_record_set_larger_than_a_batch_is_written_alone() {
 
 #[test]
 fn the_largest_record_set_of_a_format_fits_into_a_request_that_etcd_takes_by_default() {
-    let keys: Vec<crate::plan::Key> = (0..MOST).map(|i| format!("{i}{}", "k".repeat(1023)).into()).collect();
+    let keys: Vec<crate::model::Key> = (0..MOST).map(|i| format!("{i}{}", "k".repeat(1023)).into()).collect();
     let size = super::super::units::request_size(keys.iter().map(|key| (key, LONGEST)));
     assert!(size < 1_572_864 / 2, "{size}");
 }

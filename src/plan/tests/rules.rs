@@ -273,7 +273,7 @@ fn a_pod_has_all_of_its_keys_or_none() {
 #[test]
 fn one_namespace_that_asks_for_much_holds_up_no_other() {
     let mut rig = Rig::new();
-    let other = crate::index::RegistrationRef::new("other", "small");
+    let other = crate::model::RegistrationRef::new("other", "small");
     rig.planner.set_terms(&other, terms(5));
     rig.want("orders", "first", &["/s/first"], "1");
     rig.run();

@@ -1,7 +1,7 @@
 //! Fairness: namespaces with much work, and those with little beside them.
 
 use super::*;
-use crate::index::RegistrationRef;
+use crate::model::RegistrationRef;
 
 /// More keys than two transactions carry.
 const MANY: usize = 300;

@@ -1,7 +1,8 @@
 //! Unconfirmed removals: the guard judges them together before any key is removed.
 
 use super::*;
-use crate::plan::{GuardEvent, GuardMode, GuardSettings, Key, KeyValue, Moment, PodState, Release};
+use crate::model::{Key, KeyValue};
+use crate::plan::{GuardEvent, GuardMode, GuardSettings, Moment, PodState, Release};
 
 pub(super) const PODS: usize = 20;
 /// The wall clock, which does not advance here.

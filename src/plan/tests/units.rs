@@ -151,7 +151,7 @@ fn nothing_is_withdrawn_for_a_key_on_a_lease_whose_record_is_merely_not_known_ye
     let mut late = Vec::new();
     while let Some(observation) = rig.etcd.tell(0) {
         match &observation {
-            super::super::Observation::Changed { key, .. } if meta().recorded_lease(key).is_some() => {
+            crate::model::Observation::Changed { key, .. } if meta().recorded_lease(key).is_some() => {
                 late.push(observation);
             }
             _ => rig.planner.observe(observation),

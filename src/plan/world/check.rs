@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{KEYS_PER_LEASE, World};
+use crate::model::Key;
 use crate::plan::properties::Wish;
 use crate::plan::testing::meta;
-use crate::plan::transaction::Key;
 
 impl World {
     /// Every desired key with the registration that has precedence and the value. The value is none if the key is in a

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::World;
+use crate::model::Prefix;
+use crate::model::{LeaseId, Op, Transaction};
 use crate::plan::properties::SCOPES;
 use crate::plan::testing::meta;
-use crate::plan::transaction::{LeaseId, Op, Transaction};
-use crate::plan::{LeaseGroup, LeaseGroups, Prefix, Ticket};
+use crate::plan::{LeaseGroup, LeaseGroups, Ticket};
 
 pub(super) fn domains() -> LeaseGroups {
     let mut domains = LeaseGroups::default();
@@ -51,7 +52,7 @@ impl World {
 
     /// Retries what was denied.
     pub(super) fn probe(&mut self) {
-        let allowed = |(_, key): &(&Prefix, &crate::plan::Key)| !self.is_denied_key(key);
+        let allowed = |(_, key): &(&Prefix, &crate::model::Key)| !self.is_denied_key(key);
         let scopes: Vec<Prefix> = self
             .planner
             .unwritable()

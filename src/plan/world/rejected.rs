@@ -1,9 +1,9 @@
 //! An etcd that rejects some records for their content.
 
 use super::World;
+use crate::model::{Op, Transaction};
 use crate::plan::properties::{REGISTRATIONS, SCOPES};
 use crate::plan::testing::reference;
-use crate::plan::transaction::{Op, Transaction};
 use crate::plan::{Narrowed, Objection, Ticket};
 
 impl World {

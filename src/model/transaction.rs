@@ -179,7 +179,7 @@ impl Transaction {
     }
 
     /// Adds `ops`, which fall into units of these lengths.
-    pub(super) fn add(&mut self, ops: Vec<Op>, units: &[usize]) {
+    pub(crate) fn add(&mut self, ops: Vec<Op>, units: &[usize]) {
         let mut first = self.ops.len();
         self.ops.extend(ops);
         for length in units {

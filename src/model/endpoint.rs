@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::plan::{Key, Value};
+use super::transaction::{Key, Value};
 
 /// One address and port of one pod, with all facts that a format can write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Record {
     }
 
     /// Returns a record with a compact JSON value. `value` contains only strings, numbers and maps with string keys.
-    pub(super) fn json(key: String, value: &impl Serialize) -> Self {
+    pub(crate) fn json(key: String, value: &impl Serialize) -> Self {
         let value = serde_json::to_vec(value).expect("texts, numbers and maps with text for keys");
         Self {
             key: key.into(),

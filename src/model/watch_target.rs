@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::index::NamespaceScope;
+use super::namespace_scope::NamespaceScope;
 
 /// One kind of object in one area. Checkpoints record it as `pods` or `pods/shop`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,0 +1,24 @@
+//! The words that all modules share: keys, leases, transactions, endpoints, records and names.
+//!
+//! Depends on no other module of the crate. Pure: no clients, no clock.
+
+mod endpoint;
+mod fair_queue;
+mod hash;
+mod namespace_scope;
+mod registration_ref;
+mod transaction;
+mod watch_target;
+
+#[cfg(test)]
+pub use endpoint::tests as endpoints;
+pub use endpoint::{Endpoint, Record};
+pub use fair_queue::{FairQueue, QUANTUM};
+pub use hash::fnv64;
+pub use namespace_scope::{Mark, NamespaceScope, Relists};
+pub use registration_ref::RegistrationRef;
+pub use transaction::{
+    CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction,
+    TxnOutcome, Value,
+};
+pub use watch_target::WatchTarget;
