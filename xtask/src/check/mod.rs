@@ -6,6 +6,8 @@
 mod chart;
 mod crds;
 mod deny;
+mod language;
+mod layers;
 mod lean;
 mod manifests;
 mod stray;
@@ -22,7 +24,7 @@ use std::{
 use testbed::EtcdVersion;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, doing},
     stage,
 };
 
@@ -66,6 +68,18 @@ const UNIT: &[Step] = &[
         what: "no file is left over from a merge or a patch",
         fix: "git rm the file",
         how: How::Call(stray::check),
+    },
+    Step {
+        name: "layers",
+        what: "imports between the modules of src/ run one way",
+        fix: "move what both need to src/model; LAYERS in xtask/src/check/layers.rs says what a module may import",
+        how: How::Call(layers::check),
+    },
+    Step {
+        name: "language",
+        what: "comments and documentation avoid words that no search finds",
+        fix: "write what is said beside each word; quote names and output in backticks",
+        how: How::Call(language::check),
     },
     Step {
         name: "fmt",
@@ -230,6 +244,38 @@ impl Step {
 
 fn tools(_: &Step) -> Result<()> {
     stage::build_tools(&EtcdVersion::ALL)
+}
+
+/// The files that git keeps or would add, by their paths from the workspace's folder.
+fn kept_files() -> Result<Vec<String>> {
+    let mut git = Command::new("git");
+    git.args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "--deduplicate",
+    ])
+    .current_dir(workspace());
+    let output = git.output().map_err(doing("run git"))?;
+    if !output.status.success() {
+        return Err(Error::Broken(
+            "git lists the files of this folder: it is no checkout".to_owned(),
+        ));
+    }
+    let files = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+    // What was deleted and not committed yet is still listed.
+    Ok(files
+        .into_iter()
+        .filter(|file| workspace().join(file).exists())
+        .collect())
+}
+
+fn is_rust(file: &str) -> bool {
+    Path::new(file).extension().is_some_and(|extension| extension == "rs")
 }
 
 fn cargo(words: &str) -> Command {

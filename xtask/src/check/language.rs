@@ -1,0 +1,108 @@
+//! Words that this project's comments and documentation avoid: no search finds them, and they hide the subject.
+
+use std::fs;
+
+use super::{Step, workspace};
+use crate::error::Result;
+
+/// Each word and what to write instead.
+const BANNED: &[(&str, &str)] = &[
+    ("told", "reported, sent, passed"),
+    ("tells of", "reports, describes"),
+    ("heard", "received, observed, cached"),
+    ("whom", "name the component"),
+    ("whoever", "name the component"),
+    ("mend", "fix, repair"),
+    ("mended", "fixed, repaired"),
+    ("anew", "again"),
+    ("left out,", "say what the default is"),
+];
+
+/// Files and folders of prose.
+const PROSE: &[&str] = &[
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "docs/",
+    "charts/",
+    "crds/",
+];
+
+/// Looks through the prose and through the comments of `src/`.
+pub(super) fn check(step: &Step) -> Result<()> {
+    let mut found = Vec::new();
+    for file in super::kept_files()? {
+        let is_prose = PROSE.iter().any(|prose| file.starts_with(prose));
+        let is_code = file.starts_with("src/") && super::is_rust(&file);
+        if !is_prose && !is_code {
+            continue;
+        }
+        // What is no text has no words.
+        let Ok(text) = fs::read_to_string(workspace().join(&file)) else {
+            continue;
+        };
+        found.extend(violations(&text, is_code).map(|words| format!("{file}:{words}")));
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(step.failed(format!("words to avoid:\n  {}", found.join("\n  "))))
+}
+
+/// The banned words of a text, each as `LINE: "WORD": what to write`; of code in comments only. What is quoted in
+/// backticks is somebody's name or output.
+fn violations(text: &str, comments_only: bool) -> impl Iterator<Item = String> + '_ {
+    let mut is_block = false;
+    text.lines().enumerate().flat_map(move |(i, line)| {
+        if !comments_only && line.trim_start().starts_with("```") {
+            is_block = !is_block;
+        }
+        let words = match line.find("//") {
+            _ if is_block => "",
+            Some(at) if comments_only => &line[at..],
+            None if comments_only => "",
+            _ => line,
+        };
+        let words = unquoted(words).to_lowercase();
+        let banned = BANNED.iter().filter(move |(word, _)| contains_word(&words, word));
+        banned.map(move |(word, instead)| format!("{}: \"{word}\": {instead}", i + 1))
+    })
+}
+
+/// A line without what is in backticks.
+fn unquoted(line: &str) -> String {
+    line.split('`').step_by(2).collect::<Vec<_>>().join("``")
+}
+
+fn contains_word(text: &str, word: &str) -> bool {
+    let is_boundary = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && c != '_');
+    text.match_indices(word).any(|(at, _)| {
+        let after = text[at + word.len()..].chars().next();
+        is_boundary(text[..at].chars().next_back()) && (!word.ends_with(char::is_alphabetic) || is_boundary(after))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str, comments_only: bool) -> Vec<String> {
+        let found = violations(text, comments_only);
+        found
+            .map(|found| found.split(':').take(2).collect::<Vec<_>>().join(":"))
+            .collect()
+    }
+
+    #[test]
+    fn banned_words_of_prose_are_found_outside_of_quotes_and_blocks() {
+        let text = "What is told.\nIt is `told`, untold and told_of.\n```\ntold\n```\nLeft out, it is 3.\nRead anew";
+        assert_eq!(lines(text, false), ["1: \"told\"", "6: \"left out,\"", "7: \"anew\""]);
+    }
+
+    #[test]
+    fn of_code_only_comments_are_read() {
+        let text = "let told = 1; // is told\n/// Whoever leads.\nlet heard = told;";
+        assert_eq!(lines(text, true), ["1: \"told\"", "2: \"whoever\""]);
+    }
+}
