@@ -64,7 +64,10 @@ impl Planner {
         if let Some(records) = self.next_records(max_ops) {
             return Some(records);
         }
-        if let Some(hold) = self.hold_op().filter(|op| !self.is_under_way(op.key())) {
+        if let Some(hold) = self
+            .hold_op()
+            .filter(|op| self.without_space.is_none() && !self.is_under_way(op.key()))
+        {
             return self.send_if_any(vec![hold]);
         }
         self.offer_room();
@@ -138,6 +141,23 @@ impl Planner {
         self.next_records(max_ops).or_else(|| self.gather_small(max_ops))
     }
 
+    /// Sets whether etcd has no space for new data. While it has none, only removals are planned.
+    pub fn set_full(&mut self, full: bool) {
+        if full {
+            self.without_space.get_or_insert_default();
+            return;
+        }
+        for work in self.without_space.take().into_iter().flatten() {
+            self.work.push(work);
+        }
+    }
+
+    /// Whether the transaction `ticket` puts nothing.
+    pub fn only_removes(&self, ticket: Ticket) -> bool {
+        let sent = self.in_flight.get(&ticket);
+        sent.is_some_and(|sent| !sent.ops.iter().any(|op| matches!(op, Op::Put { .. })))
+    }
+
     fn gather_small(&mut self, max_ops: usize) -> Option<Step> {
         let works = self.in_flight.values().flat_map(|sent| &sent.works);
         let busy: HashSet<Arc<str>> = works.map(|work| work.tenant().clone()).collect();
@@ -170,6 +190,14 @@ impl Planner {
             let Some(mut groups) = self.decide(&work) else { continue };
             self.leave_out_rejected(&work, &mut groups);
             if groups.is_empty() {
+                continue;
+            }
+            // Removed records wait for the records that replace them, so all of the work waits.
+            let puts = |(_, decision): &(Key, Decision)| matches!(decision, Decision::Put { .. });
+            if let Some(waiting) = &mut self.without_space
+                && groups.iter().flatten().any(puts)
+            {
+                waiting.insert(work);
                 continue;
             }
             let alone = gathered.ops.is_empty();
@@ -249,6 +277,9 @@ impl Planner {
 
     /// Records for leases that have none (any more).
     fn next_records(&mut self, max: usize) -> Option<Step> {
+        if self.without_space.is_some() {
+            return None;
+        }
         let unrecorded = self.leases.unrecorded(max).into_iter();
         let put = |(lease, ttl, expect)| Op::Put {
             key: self.meta.record_key(lease),

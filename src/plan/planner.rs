@@ -124,6 +124,8 @@ pub struct Planner {
     pub(super) quotas: Quotas,
     /// What etcd does not let us do.
     pub(super) denied: Denied,
+    /// The work that waits because etcd has no space for new data; none while it has. Only removals are planned then.
+    pub(super) without_space: Option<HashSet<Work>>,
     /// What etcd rejects for its content.
     pub(super) rejected: Rejected,
     /// The revision that the record of a hold, or its absence, is known from.
@@ -159,6 +161,7 @@ impl Planner {
             forbidden: HashMap::new(),
             quotas: Quotas::default(),
             denied: Denied::default(),
+            without_space: None,
             rejected: Rejected::default(),
             hold_seen: 0,
         }
@@ -170,8 +173,8 @@ impl Planner {
     }
 
     /// How many pods and stray keys are still to be looked at.
-    pub fn queue(&self) -> usize {
-        self.work.len()
+    pub fn queued(&self) -> usize {
+        self.work.len() + self.without_space.as_ref().map_or(0, HashSet::len)
     }
 
     /// The number of data keys of ours that etcd holds.

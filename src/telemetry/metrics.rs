@@ -51,7 +51,7 @@ struct Registries {
     not_adopted: Family<OfRegistry, Level>,
     leases: Family<OfRegistry, Level>,
     keys: Family<OfRegistry, Level>,
-    queue: Family<OfRegistry, Level>,
+    backlog: Family<OfRegistry, Level>,
     held: Family<OfRegistry, Level>,
     denied: Family<OfRegistry, Level>,
     writes: Family<OfWrite, Counter>,
@@ -93,7 +93,7 @@ impl Registries {
         to.register(
             "backlog",
             "Pods and stray keys whose keys in etcd are still to be looked at, in pods and keys",
-            self.queue.clone(),
+            self.backlog.clone(),
         );
         to.register(
             "key_writes",
@@ -245,7 +245,7 @@ impl Metrics {
             not_adopted: self.registries.not_adopted.get_or_create_owned(&of),
             leases: self.registries.leases.get_or_create_owned(&of),
             keys: self.registries.keys.get_or_create_owned(&of),
-            queue: self.registries.queue.get_or_create_owned(&of),
+            backlog: self.registries.backlog.get_or_create_owned(&of),
             put: writes(KeyWrite::Put),
             delete: writes(KeyWrite::Delete),
             refused: writes(KeyWrite::Refused),
@@ -271,7 +271,7 @@ impl Metrics {
             not_adopted,
             leases,
             keys,
-            queue,
+            backlog,
             writes,
             fenced,
             lapsed,
@@ -288,7 +288,7 @@ impl Metrics {
             not_adopted,
             leases,
             keys,
-            queue,
+            backlog,
             held,
             denied,
             leases_end,
@@ -317,7 +317,7 @@ pub struct RegistryMetrics {
     not_adopted: Level,
     leases: Level,
     keys: Level,
-    queue: Level,
+    backlog: Level,
     put: Counter,
     delete: Counter,
     refused: Counter,
@@ -357,7 +357,7 @@ impl RegistryMetrics {
 
     /// Sets the number of pods and stray keys that are still to be reconciled.
     pub fn set_backlog(&self, count: usize) {
-        set(&self.queue, count);
+        set(&self.backlog, count);
     }
 
     /// Counts keys whose write had this outcome.

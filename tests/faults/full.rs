@@ -8,7 +8,7 @@ use testbed::{EtcdConfig, Result, until};
 use tokio::time::sleep;
 
 use crate::Scene;
-use crate::support::{SOON, message, registration, wait_condition, wait_in_sync};
+use crate::support::{SOON, message, pod, registration, wait_condition, wait_in_sync};
 
 const TTL: u32 = 5;
 const QUOTA: &str = "--quota-backend-bytes=8388608";
@@ -69,6 +69,15 @@ async fn a_full_database_is_named_costs_no_key_and_is_written_to_when_it_is_free
     scene.wait_connected(false).await?;
     sleep(Duration::from_secs(u64::from(TTL) + 3)).await;
     assert_eq!(scene.wait(&["a", "b", "c"]).await, before, "renewed, and not written");
+    // A key that there is no space for delays no removal.
+    namespace.create_pod(&pod("d", "orders")).await?;
+    until("the new pod to wait for space", SOON, || async {
+        match scene.operator.metric("leasehold_backlog").await {
+            Ok(Some(backlog)) if backlog > 0.0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
     namespace.set_ready("a", false).await?;
     scene.wait(&["b", "c"]).await;
 
@@ -83,9 +92,9 @@ async fn a_full_database_is_named_costs_no_key_and_is_written_to_when_it_is_free
 
     free(&mut client).await.expect("etcd obeys");
     let repair = Instant::now();
-    wait_in_sync(objects, "payments", 2).await;
+    wait_in_sync(objects, "payments", 3).await;
     let took = repair.elapsed();
     assert!(took < crate::scene::CONVERGED, "{took:?}");
-    scene.wait(&["b", "c"]).await;
-    scene.wait_well(2).await
+    scene.wait(&["b", "c", "d"]).await;
+    scene.wait_well(3).await
 }

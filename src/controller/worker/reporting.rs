@@ -363,7 +363,7 @@ impl RegistryWorker {
         let (leases, keys) = (self.planner.leases().len(), self.planner.key_count());
         self.metrics.set_leases(leases);
         self.metrics.set_keys(keys);
-        self.metrics.set_backlog(self.planner.queue());
+        self.metrics.set_backlog(self.planner.queued());
         self.metrics.set_denied(self.planner.denied().count());
         self.metrics.set_not_adopted(self.is_not_adopted());
         let link = self.registry_link(at);

@@ -38,6 +38,8 @@ pub struct Writing {
     /// The fence under which etcd last refused to write. It never holds again.
     fenced: Option<Fence>,
     failing: Option<Failing>,
+    /// etcd had no space for the last puts: only removals are written until the next attempt to put.
+    full: bool,
     /// Failures of grants. Writes that need no new lease continue meanwhile.
     grants_failing: Option<Failing>,
     /// When the oldest change was observed that is in no transaction yet.
@@ -86,6 +88,7 @@ impl Writing {
             granting: BTreeMap::new(),
             fenced: None,
             failing: None,
+            full: false,
             grants_failing: None,
             heard: None,
             throttled: false,
@@ -194,6 +197,10 @@ impl RegistryWorker {
     /// Starts the planner's steps, as far as this replica leads and the limits allow.
     pub(super) fn write(&mut self, now: Instant) {
         self.writing.throttled = false;
+        let paused = |failing: &Failing| failing.again_at > now;
+        if self.writing.full && !self.writing.failing.as_ref().is_some_and(paused) {
+            self.set_full(false);
+        }
         let Some(fence) = self.may_write(now) else { return };
         // Grants precede all other work, whatever the limits are: a grant counts against no limit of keys.
         self.grant_leases(now);
@@ -261,7 +268,9 @@ impl RegistryWorker {
         let fence = self.fence()?;
         let paused = |failing: &Failing| failing.again_at > now;
         let refused = self.writing.fenced.as_ref() == Some(&fence) || self.catching_up.is_some();
-        let barred = refused || self.writing.failing.as_ref().is_some_and(paused) || self.standing.too_old().is_some();
+        let barred = refused
+            || !self.writing.full && self.writing.failing.as_ref().is_some_and(paused)
+            || self.standing.too_old().is_some();
         (!barred).then_some(fence)
     }
 
@@ -352,11 +361,16 @@ impl RegistryWorker {
         self.writing.tracks.give_back(&fence, track, noted);
         let verdict = match result {
             Ok(verdict) => {
-                self.writing.failing = None;
+                // A removal that succeeds does not show that etcd has space again.
+                if !self.writing.full {
+                    self.writing.failing = None;
+                }
                 Some(verdict)
             }
             Err(Refused::Failed(error)) => {
                 note_failure(&mut self.writing.failing, "a write", &self.name, &error);
+                let is_full = matches!(error, etcd::Error::NoSpace { .. });
+                self.set_full(is_full && !self.planner.only_removes(ticket));
                 None
             }
             // The parts that are neither denied nor rejected are sent again.
@@ -396,6 +410,12 @@ impl RegistryWorker {
                 self.planner.granted(lease, ttl);
             }
             Err(error) => note_failure(&mut self.writing.grants_failing, "a grant", &self.name, &error),
+        }
+    }
+
+    fn set_full(&mut self, full: bool) {
+        if std::mem::replace(&mut self.writing.full, full) != full {
+            self.planner.set_full(full);
         }
     }
 

@@ -39,7 +39,7 @@ fn a_replica_that_stands_by_forgets_the_pods_that_another_saw_to() {
     standby.tidy();
     let book = &standby.books[&reference("orders")];
     assert_eq!(
-        (standby.queue(), standby.slots.len(), book.dropped.len()),
+        (standby.queued(), standby.slots.len(), book.dropped.len()),
         (0, 0, 0),
         "{standby:?}"
     );

@@ -254,3 +254,23 @@ fn the_keys_of_a_pod_wait_until_all_the_places_where_they_lie_have_been_read() {
         .filter(|keys| !keys[0].starts_with("/leasehold/"));
     assert_eq!(data.collect::<Vec<_>>(), [["/s/p", "/t/p"]]);
 }
+
+#[test]
+fn records_without_space_delay_no_removal() {
+    let mut rig = Rig::new();
+    rig.want("orders", "a", &["/s/a"], "1");
+    rig.want("orders", "b", &["/s/b"], "1");
+    rig.run();
+    rig.planner.set_full(true);
+    rig.want("orders", "c", &["/s/c"], "1");
+    rig.want("orders", "b", &["/s/b"], "2");
+    rig.drop_pod("orders", "a");
+    let written = rig.run();
+    assert_eq!(written.iter().flat_map(keys).collect::<Vec<_>>(), ["/s/a"]);
+    assert_eq!((rig.etcd.value("/s/a"), rig.planner.queued()), (None, 2));
+    assert_eq!(rig.etcd.value("/s/b").as_deref(), Some("1"));
+    rig.planner.set_full(false);
+    rig.run();
+    assert_eq!((rig.report("orders").registered, rig.planner.queued()), (2, 0));
+    assert_eq!(rig.etcd.value("/s/b").as_deref(), Some("2"));
+}
