@@ -1,23 +1,24 @@
-//! Things to do for many tenants, so that none of them waits for all that another one asked for before.
+//! A queue for many tenants, in which no tenant waits for all items that another tenant queued earlier.
 //!
-//! Each tenant has a lane of its own, first in first out, and the lanes are served in turn, each for as much as
-//! [`QUANTUM`] at a time. What a thing has cost is told afterwards ([`FairQueue::charge`]): who asks for much in one go
-//! pays for it in the next turns. A lane that is empty is forgotten with its debts, and its room is used again.
+//! Each tenant has its own queue, first in, first out. The queues are served in turn (deficit round robin), each with a
+//! credit of [`QUANTUM`] per turn. The cost of an item is charged after it was taken ([`FairQueue::charge`]), so a
+//! tenant pays for large items in its next turns. An empty queue is dropped with its debt, and its allocation is
+//! reused.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// How much of one lane is served before it is the next one's turn.
+/// The cost that one tenant's queue is served for in one turn.
 pub const QUANTUM: i64 = 8;
 
-/// How many emptied lanes are kept to be used again.
+/// The maximum number of emptied queues that are kept for reuse.
 const SPARE: usize = 16;
 
-/// A queue that is fair to tenants.
+/// A queue that serves tenants fairly.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     lanes: HashMap<Arc<str>, NamespaceQueue<T>>,
-    /// The tenants with something to do, the one whose turn it is first.
+    /// The tenants with items. The first one is served next.
     turns: VecDeque<Arc<str>>,
     spare: Vec<VecDeque<T>>,
     len: usize,
@@ -26,7 +27,7 @@ pub struct FairQueue<T> {
 #[derive(Debug)]
 struct NamespaceQueue<T> {
     things: VecDeque<T>,
-    /// What is left of its turn; below zero when it had more than that.
+    /// The credit left in this turn; negative if the tenant's items cost more than its credit.
     credit: i64,
 }
 
@@ -42,17 +43,15 @@ impl<T> Default for FairQueue<T> {
 }
 
 impl<T> FairQueue<T> {
-    /// How many things there are.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Adds a thing to the end of `tenant`'s lane.
+    /// Adds an item to the end of `tenant`'s queue.
     pub fn push(&mut self, tenant: &Arc<str>, thing: T) {
         self.len += 1;
         if let Some(lane) = self.lanes.get_mut(tenant) {
@@ -63,7 +62,7 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// Puts a thing back that was just taken: it is the next one again.
+    /// Puts back an item that was just taken, so that it is the next one.
     pub fn push_front(&mut self, tenant: &Arc<str>, thing: T) {
         self.len += 1;
         if let Some(lane) = self.lanes.get_mut(tenant) {
@@ -81,15 +80,14 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// The next thing.
     pub fn pop(&mut self) -> Option<T> {
         self.pop_of(|_, _| true)
     }
 
-    /// The next thing of a tenant that `may` have its turn, told by how much waits in its lane. The others keep their
-    /// places.
+    /// Takes the next item of a tenant that `may` admits. `may` gets the tenant and the number of its items. The other
+    /// tenants keep their places.
     pub fn pop_of(&mut self, may: impl Fn(&str, usize) -> bool) -> Option<T> {
-        // In a row, since the last one that may.
+        // The tenants refused in a row.
         let mut barred = 0;
         loop {
             if barred == self.turns.len() {
@@ -123,7 +121,7 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// A thing that was taken for `tenant` has cost so much, one of which was paid when it was taken.
+    /// Charges `tenant` for a taken item of this cost. A cost of one was already charged when the item was taken.
     pub fn charge(&mut self, tenant: &str, cost: usize) {
         if let Some(lane) = self.lanes.get_mut(tenant) {
             lane.credit -= i64::try_from(cost).unwrap_or(i64::MAX).saturating_sub(1).max(0);
@@ -149,7 +147,7 @@ mod tests {
         name.into()
     }
 
-    /// How many things are taken before the one that is `wanted`.
+    /// Returns the number of items taken before the `wanted` one.
     fn wait<T: PartialEq>(queue: &mut FairQueue<T>, wanted: &T) -> usize {
         std::iter::from_fn(|| queue.pop())
             .take_while(|thing| thing != wanted)

@@ -1,7 +1,7 @@
 //! A hash that is the same in every process and every release. Keys and names of Events contain it.
 
-/// FNV-1a over `parts`. A zero byte ends each part, so that no two lists of texts without zero bytes hash the same
-/// bytes.
+/// Returns the FNV-1a hash of `parts`. A zero byte ends each part, so that no two lists of texts without zero bytes
+/// hash the same bytes.
 pub fn fnv64(parts: &[&str]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

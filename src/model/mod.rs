@@ -1,4 +1,4 @@
-//! The words that all modules share: keys, leases, transactions, endpoints, records and names.
+//! The types that all modules share: keys, leases, transactions, endpoints, records and names.
 //!
 //! Depends on no other module of the crate. Pure: no clients, no clock.
 

@@ -1,4 +1,4 @@
-//! The name of a registration.
+//! The namespace and name that identify one registration.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,25 +1,25 @@
-//! The words that `plan` and `etcd` share: keys as etcd holds them, and guarded writes to them.
+//! The types that `plan` and `etcd` share: keys as etcd holds them, guarded writes to them, the results of the writes,
+//! and the changes that the mirror reports.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// An etcd key. Ours are always UTF-8; foreign keys that are not are none of our business.
+/// An etcd key. The operator's keys are always UTF-8. Foreign keys that are not UTF-8 are ignored.
 pub type Key = Arc<str>;
 
-/// The bytes under a key.
 pub type Value = Arc<[u8]>;
 
-/// A revision of an etcd cluster's whole key space.
+/// A revision of an etcd cluster. All keys share one revision counter.
 pub type Revision = i64;
 
-/// A lease's id, printed as etcdctl prints it. Ours are random, positive and 63 bits long.
+/// The ID of a lease, printed as etcdctl prints it. The operator's IDs are random, positive and 63 bits long.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub i64);
 
 impl LeaseId {
-    /// What etcd reports for a key that is on no lease.
+    /// The lease ID that etcd reports for a key without a lease.
     pub const NONE: Self = Self(0);
 }
 
@@ -35,26 +35,25 @@ impl fmt::Debug for LeaseId {
     }
 }
 
-/// What etcd holds under one key.
+/// The value and metadata that etcd holds under one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValue {
-    /// The bytes.
     pub value: Value,
-    /// The lease the key is on, [`LeaseId::NONE`] if none.
+    /// [`LeaseId::NONE`] for a key without a lease.
     pub lease: LeaseId,
-    /// When the key came into being.
+    /// The revision that created the key.
     pub create_revision: Revision,
-    /// When the key was last written.
+    /// The revision of the last write to the key.
     pub mod_revision: Revision,
 }
 
-/// A range of keys that is read and watched as a whole: every key that starts with a prefix ending in `/`,
-/// so that `orders/` never reaches `orders-v2/`.
+/// A key prefix that is listed and watched as a whole. It always ends in `/`, so that `orders/` never includes
+/// `orders-v2/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix(Arc<str>);
 
 impl Prefix {
-    /// The scope of all keys below `prefix`; a missing `/` at the end is added.
+    /// Returns the prefix of all keys below `prefix`. Adds a missing `/` at the end.
     pub fn below(prefix: &str) -> Self {
         if prefix.ends_with('/') {
             Self(prefix.into())
@@ -63,12 +62,12 @@ impl Prefix {
         }
     }
 
-    /// The prefix, which ends with `/`.
+    /// Returns the prefix as text, which ends in `/`.
     pub fn prefix(&self) -> &str {
         &self.0
     }
 
-    /// Whether `key` lies in this scope.
+    /// Whether `key` starts with this prefix.
     pub fn contains(&self, key: &str) -> bool {
         key.starts_with(&*self.0)
     }
@@ -80,12 +79,12 @@ impl Borrow<str> for Prefix {
     }
 }
 
-/// What must be true of a key for a write to it to happen.
+/// The guard of a write: the state that its key must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// The key does not exist.
     Absent,
-    /// The key was last written at this revision.
+    /// The `mod_revision` of the key is this revision.
     At(Revision),
 }
 
@@ -94,40 +93,26 @@ pub enum Expect {
 pub enum Op {
     /// Writes `value` under `key` on `lease`.
     Put {
-        /// The key.
         key: Key,
-        /// Its new value.
         value: Value,
-        /// Its lease.
         lease: LeaseId,
-        /// Its guard.
         expect: Expect,
     },
-    /// Removes `key` if it was last written at `mod_revision`.
-    Delete {
-        /// The key.
-        key: Key,
-        /// Its guard.
-        mod_revision: Revision,
-    },
-    /// Changes nothing: a guard on which the other ops of its unit depend.
-    Check {
-        /// The key.
-        key: Key,
-        /// The guard.
-        expect: Expect,
-    },
+    /// Removes `key` if its last write was at `mod_revision`.
+    Delete { key: Key, mod_revision: Revision },
+    /// Changes nothing. It is a guard on which the other ops of its unit depend.
+    Check { key: Key, expect: Expect },
 }
 
 impl Op {
-    /// The key this writes, or depends on.
+    /// Returns the key that this op writes or checks.
     pub fn key(&self) -> &Key {
         match self {
             Self::Put { key, .. } | Self::Delete { key, .. } | Self::Check { key, .. } => key,
         }
     }
 
-    /// What must be true of the key.
+    /// Returns the guard of this op.
     pub fn expect(&self) -> Expect {
         match self {
             Self::Put { expect, .. } | Self::Check { expect, .. } => *expect,
@@ -136,49 +121,46 @@ impl Op {
     }
 }
 
-/// What the writer of a transaction leaves for whoever writes next, in the same transaction, which is carried out only if
-/// nobody has left another one since.
+/// The checkpoint that a transaction writes for the next writer. etcd executes the transaction only if there is no
+/// later checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointWrite {
-    /// The key.
     pub key: Key,
-    /// Its value.
     pub value: Value,
-    /// Its lease.
     pub lease: LeaseId,
-    /// The last revision at which the one before may have been left.
+    /// The latest revision at which the previous checkpoint may have been written.
     pub after: Revision,
 }
 
-/// Writes that reach consumers at one revision. Each op has its own guard: a refused one leaves the others standing,
-/// except for those that are of one unit with it.
+/// Writes that take effect at one revision. Each op has its own guard. A refused op affects only the ops in its unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
-    /// Each writes a key of its own. At most [`Transaction::MAX_OPS`] together with the largest unit's guards but one.
+    /// No two ops have the same key. The number of ops, plus the number of guards of the largest unit, minus one, is at
+    /// most [`Transaction::MAX_OPS`].
     pub ops: Vec<Op>,
-    /// Ranges of `ops` that happen together or not at all: each of them depends on the guards of all. Ops in no range
-    /// stand alone. No two ranges meet.
+    /// Disjoint ranges of `ops` that etcd applies together or not at all: each op depends on the guards of all ops in
+    /// its range. An op outside all ranges is independent.
     pub units: Vec<Range<usize>>,
-    /// What is left for whoever writes next; without it, the transaction may be carried out twice.
+    /// The checkpoint for the next writer. Without a checkpoint, a retry may execute the transaction twice.
     pub note: Option<CheckpointWrite>,
 }
 
 impl Transaction {
-    /// etcd's default `--max-txn-ops` is 128, counted over the outer transaction and the largest nested one: this many
-    /// ops that stand alone, and the note.
+    /// etcd's default `--max-txn-ops` is 128. etcd adds the ops of the outer transaction and of the largest nested one,
+    /// which leaves 126 independent ops and the checkpoint.
     pub const MAX_OPS: usize = 126;
 
-    /// Ops that all stand alone.
+    /// Returns a transaction of independent ops without a checkpoint.
     pub fn of(ops: Vec<Op>) -> Self {
         Self { ops, ..Self::default() }
     }
 
-    /// Whether nothing is put, but for the note.
+    /// Whether the transaction puts no key except the checkpoint.
     pub fn only_removes(&self) -> bool {
         !self.ops.iter().any(|op| matches!(op, Op::Put { .. }))
     }
 
-    /// Adds `ops`, which fall into units of these lengths.
+    /// Appends `ops`. `units` contains the lengths of their consecutive units. A unit of length 1 is an independent op.
     pub(crate) fn add(&mut self, ops: Vec<Op>, units: &[usize]) {
         let mut first = self.ops.len();
         self.ops.extend(ops);
@@ -190,92 +172,84 @@ impl Transaction {
         }
     }
 
-    /// The unit that the op at `position` is of; only itself where it stands alone.
+    /// Returns the unit that contains the op at `position`; for an independent op, only that op.
     pub fn unit_of(&self, position: usize) -> &[Op] {
         let unit = self.units.iter().find(|unit| unit.contains(&position));
         &self.ops[unit.cloned().unwrap_or(position..position + 1)]
     }
 }
 
-/// Proof of leadership: the leader key, the revision that created it and the lease it is on. Every write compares it,
-/// so that a leader that lost the key cannot write, whatever its clock says. The revision alone would not do: an etcd
-/// restored from a snapshot counts the same revisions again, for somebody else.
+/// Proof of leadership: the leader key, the revision that created it and its lease. Every write compares the fence, so
+/// that a replica that lost the key cannot write, whatever its clock says. The revision alone is not enough: an etcd
+/// restored from a snapshot assigns the same revisions again, possibly to another leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
     /// The leader key.
     pub key: Key,
-    /// Its `create_revision`.
     pub create_revision: Revision,
-    /// The session it is on: a random id.
+    /// The lease of the leader's session. Its ID is random.
     pub lease: LeaseId,
 }
 
-/// What became of one op.
+/// The result of one op.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpResult {
-    /// Written, at the transaction's revision.
+    /// etcd applied the op at the revision of the transaction. For [`Op::Check`]: the guard held.
     Done,
-    /// The guard did not hold; this is what the key holds instead.
+    /// A guard did not hold. Contains what etcd holds under the key.
     Refused(Option<KeyValue>),
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TxnOutcome {
-    /// The fence held; one result per op, in order.
+    /// The fence held, and etcd evaluated every op.
     Applied {
-        /// The revision at which the done ops took effect, or at which the guards were read when none was done.
+        /// The revision at which the applied ops took effect. If none was applied, the revision at which etcd read the
+        /// guards.
         revision: Revision,
-        /// One per op.
+        /// One result per op, in the order of the ops.
         results: Vec<OpResult>,
     },
-    /// Somebody else leads: nothing was written.
+    /// Nothing was written: the fence did not hold. The leader key is absent, or another session holds it.
     Fenced,
-    /// A note was left after the one that the transaction follows, at this revision: by a copy of the transaction itself,
-    /// or by an earlier one of which nothing had been heard. Nothing was written by this one.
+    /// Nothing was written: a checkpoint later than the expected one exists. A copy of this transaction wrote it, or an
+    /// earlier transaction whose answer was lost.
     Overtaken {
-        /// When the note was left.
+        /// The revision of that checkpoint.
         at: Revision,
     },
-    /// A lease named by a put does not exist (any more): nothing was written.
+    /// Nothing was written: the lease of a put, or of the checkpoint, does not exist.
     LeaseGone,
 }
 
-/// What the mirror of our keys saw, in the order of revisions per key.
+/// One report of the mirror of the operator's keys. The reports of one key arrive in the order of revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observation {
-    /// Everything `scope` holds at `revision`; what is not among `entries` is not there.
+    /// The complete content of `scope` at `revision`. A key that is not in `entries` does not exist.
     Snapshot {
-        /// The scope read.
         scope: Prefix,
-        /// The revision read at.
         revision: Revision,
-        /// All its UTF-8 keys.
+        /// All UTF-8 keys below `scope`.
         entries: Vec<(Key, KeyValue)>,
     },
-    /// One key was written or removed (`held` is none) at `revision`.
+    /// One key was written at `revision`, or removed if `held` is `None`.
     Changed {
-        /// The key.
         key: Key,
-        /// What it holds now.
         held: Option<KeyValue>,
-        /// When it changed.
         revision: Revision,
     },
-    /// etcd does not let us read `scope`. What it holds is not known any more, until a snapshot of it follows.
-    Denied {
-        /// The scope.
-        scope: Prefix,
-    },
-    /// Every wanted scope has had its snapshot, or is denied, and changes follow: sent after those of a start or restart,
-    /// and after those of scopes added later.
+    /// etcd denies read access to `scope`. Its content is unknown until the next snapshot of it.
+    Denied { scope: Prefix },
+    /// Every wanted prefix has had its snapshot or is denied. Changes follow. Sent after the snapshots of a start or
+    /// restart, and after the snapshots of prefixes that were added later.
     Complete {
         /// The revision of the last snapshot.
         revision: Revision,
     },
-    /// The cluster's history is not the one known so far (restored from a snapshot, or another cluster):
-    /// everything learnt before is void. Snapshots of all scopes follow.
+    /// The history of the etcd cluster is a different one: the cluster was restored from a snapshot, or it is another
+    /// cluster. All earlier reports are void. Snapshots of all prefixes follow.
     Restored,
-    /// The view is no longer live; snapshots of all scopes follow when it is again.
+    /// The mirror lost its watches. Snapshots of all prefixes follow when it has them again.
     Interrupted,
 }

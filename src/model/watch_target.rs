@@ -24,7 +24,7 @@ impl WatchTarget {
         }
     }
 
-    /// The objects of this kind in the whole cluster.
+    /// Returns the watch of this kind in all namespaces.
     pub const fn of_cluster(kind: &'static str) -> Self {
         Self::new(kind, NamespaceScope::Cluster)
     }
@@ -35,7 +35,7 @@ impl WatchTarget {
     }
 }
 
-/// For messages, such as `pods in shop`.
+/// Formats the target for messages, such as `pods in shop`.
 impl fmt::Display for WatchTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kind)?;

@@ -1,5 +1,5 @@
-//! From the work list to transactions: the difference between the ledger's two columns, guarded key by key, or unit by
-//! unit where several keys make sense together only.
+//! Plans transactions: takes work from the queue, compares the desired with the observed state of its keys, and turns
+//! the differences into guarded writes. Each key has its own guard. The keys of a unit share the guards of all.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -19,42 +19,41 @@ use crate::model::{Expect, Key, LeaseId, Op, Revision, Transaction, Value};
 /// Bytes of keys and values in one transaction: well below etcd's default limit of 1.5 MiB for a request.
 const MAX_BYTES: usize = 512 * 1024;
 
-/// What to do next.
+/// The next step of the worker.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Commit this, and tell how it ended through [`Planner::settle`].
+    /// Commit this transaction, and report its outcome through [`Planner::settle`].
     Write(Ticket, Transaction),
-    /// Grant `count` leases of `ttl` seconds, and tell each through [`Planner::granted`].
+    /// Grant `count` leases of `ttl` seconds, and report each through [`Planner::granted`].
     Grant {
         /// Time to live in seconds.
         ttl: u32,
-        /// How many.
         count: usize,
     },
 }
 
-/// What is to happen with one key.
+/// The decision about one key.
 #[derive(Debug)]
 pub(super) enum Decision {
-    /// It is as it should be, or not ours to change.
+    /// No change: the key is as desired, is not ours, or more must be known first.
     Leave,
-    /// Write this value; on `stay` if the key has a lease that suits, else on one to be chosen.
+    /// Write this value: on the lease `stay` if the key's lease fits, else on a lease still to be chosen.
     Put {
         value: Value,
         expect: Expect,
         stay: Option<LeaseId>,
     },
-    /// Remove what was written at this revision.
+    /// Remove the key if it was last written at this revision.
     Remove(Revision),
-    /// Leave it as it is, and do the rest of its unit only if it is so.
+    /// Do not write the key, but make the rest of its unit depend on this guard.
     Check(Expect),
 }
 
 impl Planner {
-    /// The next step towards a state where etcd holds what it should, with at most `max_ops` keys in a
-    /// transaction; none when there is nothing (more) to do. `leases_coming` grants are under way.
+    /// Returns the next step towards the desired state, with at most `max_ops` keys in a transaction; none if there is
+    /// nothing to do for now. `leases_coming` is the number of grants in flight.
     pub fn next(&mut self, max_ops: usize, leases_coming: usize) -> Option<Step> {
-        // The lease records tell whose a key is, and where there is room.
+        // The lease records show which keys are ours, and which leases have room.
         if !self.complete || !self.is_surveyed(self.meta.scope().prefix()) {
             return None;
         }
@@ -71,8 +70,8 @@ impl Planner {
             return self.send_if_any(vec![hold]);
         }
         self.offer_room();
-        // Before any other work: a grant takes no key's place, and what waits for it would otherwise wait for as long as
-        // there is other work.
+        // Grants come before other work. A grant does not delay any key, and the work that waits for a lease would
+        // otherwise wait as long as there is other work.
         let coming = leases_coming.saturating_add(self.leases.fresh());
         let short = |(ttl, needed): (u32, usize)| {
             let count = needed.saturating_sub(coming);
@@ -82,8 +81,9 @@ impl Planner {
         if let Some(grant) = shortage.into_iter().find_map(short) {
             return Some(grant);
         }
-        // Those first who ask for little: what others ask for would make theirs large, and slow. Every other time all,
-        // so that the others come on however many these are.
+        // Namespaces with little work first: in one transaction with the work of others, their writes would be slow.
+        // Every second transaction serves all namespaces, so that large ones make progress however many small ones
+        // there are.
         if !std::mem::take(&mut self.small_was_last)
             && let Some(small) = self.gather_small(max_ops)
         {
@@ -93,13 +93,13 @@ impl Planner {
         if let Some(all) = self.gather(max_ops, |_, _| true) {
             return Some(all);
         }
-        // What was looked at for the first time may need a lease.
+        // The work that was just decided may need a lease.
         let shortage = self.work.shortage(self.leases.capacity());
         shortage.into_iter().find_map(short)
     }
 
-    /// The time to live of a lease that is to be granted next, while so many of each are under way: of those that are
-    /// short, the one with the fewest on their way.
+    /// Returns the time to live, in seconds, of the lease to grant next, given the number of grants in flight for each
+    /// time to live. Among those with a shortage, returns the one with the fewest leases granted or in flight.
     pub fn grant_due(&mut self, under_way: &BTreeMap<u32, usize>) -> Option<u32> {
         if !self.complete || !self.work.is_waiting() {
             return None;
@@ -113,12 +113,11 @@ impl Planner {
         short.min().map(|(_, ttl)| ttl)
     }
 
-    /// Whether any work waits for a lease.
     pub fn waits_for_lease(&self) -> bool {
         self.work.is_waiting()
     }
 
-    /// Work that waits for a lease is to be looked at again where one has room by now.
+    /// Queues work that waits for a lease again, if a lease may have got room.
     fn offer_room(&mut self) {
         if !self.work.is_waiting() {
             return self.leases.forget_offered();
@@ -128,7 +127,8 @@ impl Planner {
         }
     }
 
-    /// A transaction for those who ask for little and have nothing under way, for whom there is always room left.
+    /// Returns a transaction for namespaces with little work and nothing in flight. The worker keeps a reserve for such
+    /// transactions beyond its limits.
     pub fn next_small(&mut self, max_ops: usize) -> Option<Step> {
         if !self.complete || !self.is_surveyed(self.meta.scope().prefix()) || self.hold_op().is_some() {
             return None;
@@ -136,7 +136,7 @@ impl Planner {
         self.settle_last();
         self.settle_quotas();
         self.offer_room();
-        // A lease whose record is missing keeps those waiting who have nothing under way.
+        // A lease without a record delays namespaces that have nothing in flight.
         let max_ops = max_ops.min(Transaction::MAX_OPS);
         self.next_records(max_ops).or_else(|| self.gather_small(max_ops))
     }
@@ -167,7 +167,8 @@ impl Planner {
         })
     }
 
-    /// A transaction of work from the list that is done for those who `may` have their turn; none if nothing is.
+    /// Returns a transaction of queued work of the namespaces that `may` admits; none if there is nothing to write.
+    /// `may` gets the namespace and the number of its queued items.
     fn gather(&mut self, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Option<Step> {
         self.next_ticket = self.next_ticket.next();
         let ticket = self.next_ticket;
@@ -180,7 +181,7 @@ impl Planner {
         Some(Step::Write(ticket, transaction))
     }
 
-    /// Takes work from the list into the transaction `ticket`, until that is full or nothing is left to do.
+    /// Moves work from the queue into the transaction `ticket`, until the transaction is full or no work is left.
     fn gather_into(&mut self, ticket: Ticket, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Transaction {
         let mut gathered = Transaction::default();
         let (mut bytes, mut most) = (0_usize, max_ops);
@@ -192,7 +193,7 @@ impl Planner {
             if groups.is_empty() {
                 continue;
             }
-            // Removed records wait for the records that replace them, so all of the work waits.
+            // Records are removed together with the put of their replacements, so all of the work waits for space.
             let puts = |(_, decision): &(Key, Decision)| matches!(decision, Decision::Put { .. });
             if let Some(waiting) = &mut self.without_space
                 && groups.iter().flatten().any(puts)
@@ -202,10 +203,10 @@ impl Planner {
             }
             let alone = gathered.ops.is_empty();
             let limit = self.rejected.limit(&work).map_or(most, |limit| limit.min(most));
-            // One record set may be larger than that: it is sent alone.
+            // A single record set may be larger than that. It is then sent alone.
             let room = MAX_BYTES.saturating_sub(bytes);
             let (part, size) = fitting(&groups, &gathered, (limit, self.leases.capacity()), room);
-            // Work too large for one transaction is done in parts: the rest comes up again when this part is settled.
+            // Work too large for one transaction is done in parts. The rest is queued when this part is settled.
             if part < groups.len() && !alone {
                 self.work.push_front(work);
                 break;
@@ -236,8 +237,8 @@ impl Planner {
         gathered
     }
 
-    /// Forgets the work that is done already: by another replica, while this one stands by and takes no steps. Without
-    /// this its lists would grow with every pod that ever came and went.
+    /// Drops queued work that needs no write now, for example because the leader has done it. The standby replica takes
+    /// no steps, so without this its queue would grow with every pod that ever existed.
     pub fn tidy(&mut self) {
         if !self.complete {
             return;
@@ -255,13 +256,13 @@ impl Planner {
         self.settle_lingering();
     }
 
-    /// A lease of `ttl` seconds was granted under `lease`.
+    /// Adds the granted lease `lease` of `ttl` seconds.
     pub fn granted(&mut self, lease: LeaseId, ttl: u32) {
         self.leases.granted(lease, ttl);
     }
 
-    /// A transaction that lets go of the leases that have been empty for long, if there are any: it removes their
-    /// records, so that nobody renews them any more.
+    /// Returns a transaction that removes the records of leases that have been empty for long, so that no replica
+    /// renews them any more; none if there are no such leases.
     pub fn retire_leases(&mut self, now: Instant) -> Option<Step> {
         let retirable = self.leases.retirable(now);
         let mut ops = Vec::new();
@@ -275,7 +276,7 @@ impl Planner {
         self.send_if_any(ops)
     }
 
-    /// Records for leases that have none (any more).
+    /// Returns a transaction that records leases without a record.
     fn next_records(&mut self, max: usize) -> Option<Step> {
         if self.without_space.is_some() {
             return None;
@@ -291,7 +292,7 @@ impl Planner {
         self.send_if_any(ops)
     }
 
-    /// Whether a write to one of our own bookkeeping keys is under way.
+    /// Whether a transaction in flight contains an operation on `key`, a bookkeeping key.
     fn is_under_way(&self, key: &Key) -> bool {
         self.in_flight
             .values()
@@ -311,7 +312,7 @@ impl Planner {
         Some(Step::Write(self.next_ticket, Transaction::of(ops)))
     }
 
-    /// What is to be done about `work`; none when nothing is, or not now.
+    /// Decides what to write for `work`; none if nothing must or can be written now.
     fn decide(&mut self, work: &Work) -> Option<Vec<Group>> {
         let mut leaving = HashSet::new();
         let mut groups = match work {
@@ -326,7 +327,7 @@ impl Planner {
                 self.groups_of(registration, pod)?
             }
         };
-        // What etcd denies comes up again when it no longer does, and holds up nothing else of the pod.
+        // Groups that etcd denies or rejects are queued again later. They do not delay the pod's other groups.
         groups.retain(|group| {
             !group
                 .iter()
@@ -337,7 +338,8 @@ impl Planner {
             (Some(_), Work::Key(_)) => false,
             (None, _) => true,
         };
-        // What is written together is read first as a whole: the survey brings the work up again.
+        // All claimed keys must be listed first, and their lease groups known. The list and `set_domains` queue the
+        // work again.
         let is_claimed = |key: &Key| self.slots.get(key).is_some_and(|slot| !slot.claims.is_empty()) && mine(key);
         if groups
             .iter()
@@ -364,7 +366,7 @@ impl Planner {
             }
             if let [key] = &group[..] {
                 let slot = self.slots.get(key).filter(|_| mine(key));
-                // Where the answer is that etcd has to be read first, the survey brings the work up again.
+                // If the key must be listed first, the list queues the work again.
                 match slot.map(|slot| self.decide_key(key, slot)) {
                     None => {}
                     Some(Decision::Leave) => idle.extend(group),
@@ -385,8 +387,9 @@ impl Planner {
         (!decided.is_empty()).then_some(decided)
     }
 
-    /// The keys that `pod` has or is to have for `registration`, by what is written as one; none when the registration is
-    /// suspended or gone. Of a suspended one only what is forbidden goes.
+    /// Returns the present and desired keys of `pod` for `registration`, grouped by what is written together; none if
+    /// the registration does not exist. For a suspended registration, returns only the dropped keys that are forbidden,
+    /// each in a group alone.
     fn groups_of(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Vec<Vec<Key>>> {
         let book = self.books.get(registration)?;
         if book.terms.suspended {
@@ -415,7 +418,7 @@ impl Planner {
             let before = dropped.len();
             dropped.retain(|key| self.slots.get(key).is_some_and(there));
             if dropped.len() < before {
-                // Told as on its way out until now, and nobody claims it, who would be told of otherwise.
+                // The report showed this key as being removed. No claim on the key triggers a new report.
                 self.changed.insert(registration.clone());
             }
             dropped_now.clone_from(dropped);
@@ -447,7 +450,7 @@ impl Planner {
             stay,
         };
         match &slot.held {
-            // Where the scope has not been read yet, the key may well be there.
+            // The key may exist: its prefix has not been listed yet.
             None if !self.is_surveyed(key) => Decision::Leave,
             None => put(Expect::Absent, None),
             Some(held) if self.is_ours(slot) => {
@@ -455,7 +458,8 @@ impl Planner {
                     Fit::Stays if held.value == *value => Decision::Leave,
                     Fit::Stays => put(Expect::At(held.mod_revision), Some(held.lease)),
                     Fit::Moves => put(Expect::At(held.mod_revision), None),
-                    // The lease's record is being written: that tells, and brings the work up again.
+                    // The lease's record is being written. The outcome shows whether the lease exists, and queues the
+                    // work again.
                     Fit::InDoubt => Decision::Leave,
                 }
             }
@@ -467,7 +471,8 @@ impl Planner {
         self.books.get(registration).map_or(0, |book| book.terms.ttl)
     }
 
-    /// A key that nobody wants and that is not there needs no slot.
+    /// Drops the state of `key` if no pod claims the key, etcd does not hold it, and no put of it has an unknown
+    /// outcome.
     pub(super) fn forget_if_unused(&mut self, key: &Key) {
         if self
             .slots

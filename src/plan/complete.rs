@@ -1,4 +1,4 @@
-//! What becomes of the ledger when a transaction or a grant has ended.
+//! Updates the planner when a transaction has ended.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,8 @@ use super::planner::Planner;
 use crate::model::{Expect, Key, KeyValue, LeaseId, Op, OpResult, Revision, TxnOutcome};
 
 impl Planner {
-    /// Tells how the transaction `ticket` ended; none when that is not known (it may or may not have happened).
+    /// Takes in the outcome of the transaction `ticket`. `None` means that the outcome is unknown: etcd may or may not
+    /// have executed it.
     pub fn settle(&mut self, ticket: Ticket, verdict: Option<TxnOutcome>) {
         let Some(InFlight {
             ops,
@@ -19,7 +20,8 @@ impl Planner {
         else {
             return;
         };
-        // A copy of it may have been carried out.
+        // `Overtaken` counts as unknown: etcd may have executed a copy of the transaction. So does an answer from
+        // before etcd's history changed (`void`).
         let verdict = verdict.filter(|verdict| !void && !matches!(verdict, TxnOutcome::Overtaken { .. }));
         let keys: Vec<Key> = ops.iter().map(|op| op.key().clone()).collect();
         for key in &keys {
@@ -44,10 +46,11 @@ impl Planner {
                 }
             }
             Some(TxnOutcome::LeaseGone) => self.settle_lease_gone(&ops),
-            // Nothing was written, or it is not known: the same work comes up again, and the guards see to the rest.
+            // Nothing was written, or the outcome is unknown. The same work is queued again below. The guards of its
+            // ops prevent a second write.
             Some(TxnOutcome::Fenced | TxnOutcome::Overtaken { .. }) | None => {}
         }
-        // Both who asked for the writes and who wants the keys by now may have more to do.
+        // Both the work that caused the writes and the current claims on the keys may need further writes.
         for work in works {
             self.work.push(work);
         }
@@ -59,13 +62,13 @@ impl Planner {
 
     fn settle_op(&mut self, op: Op, result: OpResult, revision: Revision) {
         if let Op::Check { key, .. } = &op {
-            // A record of which the mirror has not told yet. Done says what was known already.
+            // The mirror has not reported this state of the record yet. `Done` only confirms what is known.
             if let OpResult::Refused(held) = result {
                 self.observe_key(key, held, revision);
             }
             return;
         }
-        // The mirror has seen this record come and go already: the answer is the older news.
+        // The mirror has already reported that this lease record was written and removed, so the answer is stale.
         let lease = self.meta.recorded_lease(op.key());
         if lease.is_some_and(|lease| !self.leases.is_ours(lease)) {
             return;
@@ -103,8 +106,8 @@ impl Planner {
         self.observe_key(&key, held, revision);
     }
 
-    /// A transaction named a lease that does not exist. If it named only one, that is the one; otherwise each has
-    /// to be confirmed by its record.
+    /// Handles a transaction that failed because a lease does not exist. A single lease in its puts is the missing one.
+    /// With several, each lease becomes doubtful and must be confirmed by its record.
     fn settle_lease_gone(&mut self, ops: &[Op]) {
         let leases: HashSet<LeaseId> = ops
             .iter()
@@ -115,9 +118,9 @@ impl Planner {
             .collect();
         match leases.iter().next() {
             Some(only) if leases.len() == 1 => self.lease_is_gone(*only),
-            // Where nothing is put, it is that of the note.
+            // Without puts, the missing lease is that of the checkpoint.
             None => {
-                // Which one that was is only known for sure while none is denied.
+                // The lease of the checkpoint can be derived for certain only while etcd denies puts on no lease.
                 let sure = self.leases.denied().next().is_none();
                 match self.lease_of_note(ops) {
                     Some(lease) if sure => self.lease_is_gone(lease),

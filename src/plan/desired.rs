@@ -1,4 +1,5 @@
-//! What one pod is to have in etcd on behalf of one registration: the place where a pod becomes keys.
+//! Computes the desired records of one pod for one registration: applies the formats, the namespace policy and the
+//! duplicate key check. Does not know what etcd holds.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,33 +13,34 @@ use crate::index::{Family, PodView, Protocol, ReadyPod, WEIGHT_ANNOTATION, Why};
 use crate::model::Key;
 use crate::model::{Endpoint, Record};
 
-/// The endpoints of one ready pod with the keys each should have, and what of it could not be had.
+/// The desired records of one pod, by endpoint, and the problems that prevent others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredPod {
-    /// One per port that the pod offers.
+    /// One entry per port that the pod offers.
     pub by_endpoint: Vec<EndpointRecords>,
-    /// What the registration's author should know about this pod.
+    /// The problems to report to the author of the registration.
     pub problems: Vec<Problem>,
-    /// What the pod has by the spec before, while it is not known that the newest one is carried out.
+    /// The records by the previous spec, until the newest spec is known to be carried out.
     pub previous: Option<Box<Previous>>,
 }
 
-/// How a pod stands with a registration.
+/// The state of a pod with regard to one registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodState {
-    /// It is to be registered, and to have this.
+    /// The pod is to be registered, with these records.
     Ready(DesiredPod),
-    /// It is not ready, and would have this if it were.
+    /// The pod is not ready. Contains the records that it would have if it were ready.
     Unready(DesiredPod),
-    /// It was missing from a list, and nothing else is known of its end.
+    /// A list did not contain the pod, and no other watch event shows that the pod was deleted.
     Missing,
-    /// It was deleted, is about to go, or has left the selector. While it is still there: the keys it would have.
+    /// The pod was deleted, is terminal or terminating, or no longer matches the selector. Contains the keys that the
+    /// pod would have while it still exists.
     Gone(Vec<Key>),
 }
 
 impl PodState {
-    /// How a pod stands of which the index says `view`, and `if_ready` if it is there but not to be registered.
-    /// `missing` when a list did not name it, and nothing else is known of its end.
+    /// Returns the state of a pod from the index's `view`. `if_ready` returns the pod as if it were ready, if it exists
+    /// but is not to be registered. `missing` means that only a list without the pod shows its end.
     pub fn of(
         view: PodView,
         if_ready: impl FnOnce() -> Option<ReadyPod>,
@@ -60,8 +62,9 @@ impl PodState {
         }
     }
 
-    /// The same of a registration whose spec has changed: by the spec before, the pod has `previous` if it is ready.
-    /// `aside` when formats of the newest spec stand aside that the spec before did not have.
+    /// Adds the records by the previous spec of the registration. `previous` returns what the pod would have by that
+    /// spec if it were ready. `aside` means that the newest spec has suppressed formats that the previous spec did not
+    /// have.
     #[must_use]
     pub fn keeping(mut self, previous: impl FnOnce() -> Option<DesiredPod>, aside: bool) -> Self {
         match &mut self {
@@ -77,30 +80,29 @@ impl PodState {
     }
 }
 
-/// One of a registration's formats.
+/// One format of a registration, with the grant for its keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormatBinding {
-    /// The format.
     pub format: Format,
-    /// Whether it carries exactly one of the registration's ports, so that a key need not tell which.
+    /// Whether the format carries exactly one port of the registration. Its keys then need not identify the port.
     pub sole_port: bool,
-    /// Which of its keys may be written.
+    /// Decides which keys of the format may be written.
     pub pass: PrefixGrant,
 }
 
-/// One endpoint and its records over all formats.
+/// One endpoint and its records in all formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointRecords {
-    /// The endpoint.
     pub endpoint: Endpoint,
-    /// Its records, each under a key of its own.
+    /// No two records have the same key.
     pub records: Vec<Record>,
-    /// Ranges of `records` that make sense together only: they are written and removed as one. The others stand alone.
+    /// Ranges of `records` that are written and removed together, because they are useless apart. A record outside all
+    /// ranges is independent.
     pub units: Vec<Range<usize>>,
 }
 
 impl EndpointRecords {
-    /// The records by what is written as one: those of a unit, or a single one.
+    /// Returns the records in groups that are written together: a unit, or one independent record.
     pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
         let mut next = 0;
         std::iter::from_fn(move || {
@@ -112,49 +114,41 @@ impl EndpointRecords {
     }
 }
 
-/// Why a ready pod is not, or not wholly, registered.
+/// Why a ready pod is not registered as its registration asks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Problem {
     /// No container port of the pod has that name.
     PortMissing {
-        /// The container port's name.
         port: Arc<str>,
-        /// The protocol asked for; any if none.
+        /// The requested protocol. `None` matches any protocol.
         protocol: Option<Protocol>,
     },
     /// The pod has no address of the wanted family.
-    AddressMissing {
-        /// That family.
-        family: Family,
-    },
+    AddressMissing { family: Family },
     /// The pod's weight annotation is no whole number from 0 to 65535; the registration's weight is used.
     WeightUnreadable,
-    /// A format gives two ports the same key, and each another value.
+    /// A format maps two ports to the same key, but with different values.
     SameKey {
-        /// The format.
         format: Arc<str>,
-        /// The ports' names.
+        /// The names of the two ports.
         ports: [Arc<str>; 2],
-        /// The number that both have in this pod.
+        /// The port number that both have in this pod.
         number: u16,
     },
     /// A format cannot express the endpoint.
-    Refused {
-        /// What the format says about it.
-        reason: String,
-    },
-    /// The Registry's rules do not allow a key.
+    Refused { reason: String },
+    /// The access rules of the Registry do not allow a key.
     Denied(Denial),
-    /// The namespace has as many keys as the Registry's rules allow.
+    /// The namespace already has as many keys as the access rules of the Registry allow.
     OverQuota(Quota),
 }
 
 impl DesiredPod {
-    /// What `view` of a pod is to have in etcd through each of `bindings`; none when the pod is not to be registered.
+    /// Returns the desired records of a pod in all `bindings`; `None` if the pod is not to be registered.
     pub fn of(view: PodView, bindings: &[FormatBinding]) -> Option<Self> {
         let pod = match view {
             PodView::Ready(pod) => pod,
-            // Its readiness is not in doubt, so it counts as ready; it just cannot be dialled.
+            // The pod is ready, but has no usable address. It counts as ready, without records.
             PodView::Unready {
                 why: Why::NoAddress(family),
             } => {
@@ -220,8 +214,8 @@ impl DesiredPod {
         Some(desired)
     }
 
-    /// Whether all of `records`, which are written as one, may be written. What a format makes of a tenant's words is
-    /// looked at here, as the text that etcd would get.
+    /// Whether all of `records`, which are written together, may be written. Adds the denials to the problems. The
+    /// check is on the final keys, after the format has inserted the tenant's values.
     fn admits(&mut self, pass: &PrefixGrant, records: &[Record]) -> bool {
         let denials: Vec<Denial> = records
             .iter()
@@ -236,22 +230,22 @@ impl DesiredPod {
         admitted
     }
 
-    /// The keys of all records, in the order of endpoints, those of the spec before included.
+    /// Returns the keys of all records: first the newest spec in the order of endpoints, then the previous spec.
     pub fn keys(&self) -> Vec<Key> {
         self.all_records().map(|record| record.key.clone()).collect()
     }
 
-    /// All records by what is written as one, in the order of endpoints.
+    /// Returns the records of the newest spec in groups that are written together, in the order of endpoints.
     pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
         self.by_endpoint.iter().flat_map(EndpointRecords::groups)
     }
 
-    /// All records, those of the spec before included.
+    /// Returns all records, including those by the previous spec.
     pub fn all_records(&self) -> impl Iterator<Item = &Record> {
         self.records().chain(self.previous.iter().flat_map(|it| it.records()))
     }
 
-    /// All records, in the order of endpoints.
+    /// Returns the records by the newest spec, in the order of endpoints.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.by_endpoint
             .iter()

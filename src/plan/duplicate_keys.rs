@@ -1,7 +1,7 @@
-//! Two ports of one pod that a format gives the same key: named ports that turn out to have one number, where keys tell
-//! ports by their numbers.
+//! Resolves duplicate keys: two named ports of one pod can have the same number, and some formats identify a port in
+//! the key by its number only.
 //!
-//! Which of two different values should be there nobody can say, so neither is; where both are the same, one is enough.
+//! If the records are equal, one copy is kept. If they differ, neither is kept, because neither has precedence.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -10,17 +10,17 @@ use super::desired::{FormatBinding, Problem};
 use crate::model::Key;
 use crate::model::{Endpoint, Record};
 
-/// What one format makes of one of a pod's endpoints.
+/// The records of one endpoint in one format.
 pub(super) struct Draft {
-    /// The endpoint's place among the pod's.
+    /// The index of the endpoint in the pod's endpoints.
     pub endpoint: usize,
-    /// The format's place among the registration's.
+    /// The index of the format in the registration's bindings.
     pub binding: usize,
-    /// Its records.
     pub records: Vec<Record>,
 }
 
-/// Takes the records out of `drafts` that are there twice, and those that contradict each other; says which do.
+/// Clears the drafts that repeat an earlier draft, and all drafts that have a key in common but different records.
+/// Returns one problem per conflict.
 pub(super) fn part(drafts: &mut [Draft], endpoints: &[Endpoint], bindings: &[FormatBinding]) -> Vec<Problem> {
     let mut first: HashMap<(usize, &Key), usize> = HashMap::new();
     let (mut out, mut problems) = (BTreeSet::new(), Vec::new());
@@ -80,7 +80,8 @@ mod tests {
         }
     }
 
-    /// A pod whose ports `grpc` and `web` are one number, and which speaks `schemes` there; and a third port.
+    /// Returns the desired records of a pod with three ports. Its ports `grpc` and `web` have the same number and the
+    /// protocols `schemes`.
     fn desired(kind: &str, schemes: [&str; 2]) -> DesiredPod {
         let port = |name: &str, number, scheme: &str| Endpoint {
             port_name: name.into(),

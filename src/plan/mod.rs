@@ -1,12 +1,10 @@
-//! What etcd should hold, what it does hold, the writes that lead from one to the other, and what is said about it.
+//! Compares the desired keys with the observed keys in etcd, and plans the writes. Owns the decisions about keys: which
+//! registration may have a key, its lease, when it is written or removed, and when a removal is held back ([`Hold`]).
+//! Also owns the wording of a registration's status. Must not know connections, tasks or clocks: time is a parameter.
+//! Of Kubernetes it knows only API types, such as the status.
 //!
-//! Owns the decisions about keys: who may have one, on which lease it goes, when it is written or removed, and when a
-//! removal is held back ([`Hold`]); and the
-//! words of a registration's status. Must not know connections, tasks or clocks: time is a parameter. Of Kubernetes it
-//! knows what a status looks like, nothing else.
-//!
-//! [`DesiredPod`] is where a pod becomes keys; [`Planner`] holds them against what etcd holds; its `next` says what to
-//! write, its `report` how a registration stands, and [`status_of`] puts that into words.
+//! [`DesiredPod`] computes the records of a pod. [`Planner`] compares them with etcd: its `next` returns the next step,
+//! its `report` the state of a registration, and [`status_of`] turns that report into a status.
 
 mod actions;
 mod checkpoint;

@@ -1,4 +1,5 @@
-//! The ledger's column of what etcd holds: what the mirror saw and what writes brought about, newest first.
+//! Records what etcd holds, from the reports of the mirror and from the results of transactions. The newer revision
+//! wins.
 
 use std::collections::HashSet;
 
@@ -8,7 +9,7 @@ use super::planner::Planner;
 use crate::model::{Key, KeyValue, LeaseId, Observation, Prefix, Revision};
 
 impl Planner {
-    /// Takes in what the mirror saw.
+    /// Applies one report of the mirror.
     pub fn observe(&mut self, observation: Observation) {
         match observation {
             Observation::Changed { key, held, revision } => self.observe_key(&key, held, revision),
@@ -25,7 +26,6 @@ impl Planner {
 
     fn observe_scope(&mut self, scope: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
         let present: HashSet<Key> = entries.iter().map(|(key, _)| key.clone()).collect();
-        // The lease records first: whose a data key is depends on them.
         for (key, held) in entries {
             self.observe_key(&key, Some(held), revision);
         }
@@ -51,7 +51,7 @@ impl Planner {
         self.surveyed.insert(scope);
     }
 
-    /// Learns what `key` holds as of `revision`, unless something newer is known.
+    /// Records what etcd holds under `key` at `revision`, unless a newer state is known.
     pub(super) fn observe_key(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {
         if self.meta.scope().contains(key) {
             self.observe_meta(key, held, revision);
@@ -59,7 +59,7 @@ impl Planner {
         }
         if held.is_none() && !self.slots.contains_key(key) {
             self.guard.gone(key);
-            // Written off already: every key that ever was would leave an empty slot.
+            // An absent key gets no key state: otherwise every key that ever existed would leave an empty one.
             return;
         }
         let slot = self.slots.entry(key.clone()).or_default();
@@ -92,7 +92,7 @@ impl Planner {
         }
     }
 
-    /// Whether `key` is one of our own records.
+    /// Whether `key` is one of the operator's own records, not a data key.
     pub fn is_record(&self, key: &str) -> bool {
         self.meta.scope().contains(key)
     }
@@ -109,7 +109,7 @@ impl Planner {
             self.leases.record_missing(lease, revision);
             return;
         };
-        // A record proves something only about the lease it is on.
+        // A record is evidence only for the lease that it is on.
         let ttl = MetaKeys::recorded_ttl(&held.value);
         if held.lease != lease || ttl.is_none() && newer_version(&held.value).is_none() {
             self.leases.record_spoilt(lease, held.mod_revision);
@@ -123,7 +123,7 @@ impl Planner {
         }
     }
 
-    /// A lease does not exist any more, and with it every key that was on it.
+    /// Records that a lease no longer exists, and that etcd removed every key on it.
     pub(super) fn lease_is_gone(&mut self, lease: LeaseId) {
         for key in self.leases.gone(lease) {
             self.guard.gone(&key);
@@ -142,7 +142,7 @@ impl Planner {
         self.surveyed.clear();
         self.hold_seen = 0;
         self.guard.set_recorded(None);
-        // What the guard knows of is told to be gone or there by the survey that follows.
+        // The guard still needs the result for its keys: the list that follows shows whether they exist.
         self.slots
             .retain(|key, slot| !slot.claims.is_empty() || self.guard.knows(key));
         for slot in self.slots.values_mut() {
@@ -151,7 +151,7 @@ impl Planner {
             slot.born = 0;
             slot.perhaps_on = None;
         }
-        // Their answers tell of the history that is void.
+        // The answers of these transactions belong to the void history.
         self.in_flight.values_mut().for_each(InFlight::annul);
         self.changed.extend(self.books.keys().cloned());
     }

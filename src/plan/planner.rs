@@ -1,5 +1,6 @@
-//! Two columns: what etcd should hold, and what it does hold. Whatever changes in either puts the pods concerned
-//! on the work list, from which [`super::planner`] takes the differences to write.
+//! The planner's state for one Registry: the desired records of each registration, and the observed keys in etcd. A
+//! change on either side puts the affected pods on the work queue. [`super::actions`] takes them from there and plans
+//! the writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,43 +20,44 @@ use super::work::{Work, WorkList};
 use crate::model::RegistrationRef;
 use crate::model::{Key, KeyValue, LeaseId, Prefix, Revision, Value};
 
-/// What a registration asks for, apart from its pods.
+/// The settings of a registration, apart from its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistrationSettings {
-    /// When the registration was created, in seconds since 1970: the older of two has a key both want.
+    /// The creation time, in seconds since 1970. If two registrations claimed the prefix of a key at the same time, the
+    /// older registration has the key.
     pub created: i64,
-    /// The time to live of the leases its keys go on, in seconds.
+    /// The time to live of the leases that carry its keys, in seconds.
     pub ttl: u32,
-    /// Renew, but change nothing.
+    /// Renew the leases, but change no key. Only dropped keys that the Registry's rules forbid are removed.
     pub suspended: bool,
-    /// Keep the last endpoint when all pods that are there are merely not ready.
+    /// Keep the last endpoint while all existing pods are merely not ready.
     pub keep_last: bool,
-    /// Where its keys lie.
+    /// The prefixes that contain its keys.
     pub scopes: Vec<Prefix>,
 }
 
-/// One registration's side of the ledger.
+/// The desired state of one registration.
 #[derive(Debug)]
 pub(super) struct RegistrationState {
     pub terms: RegistrationSettings,
-    /// What each of its ready pods is to have.
+    /// The desired records of each ready pod.
     pub desired_pods: BTreeMap<Arc<str>, DesiredPod>,
-    /// Keys that a pod had and is no longer to have; forgotten once they are gone.
+    /// Keys that a pod had and that are no longer desired, until they are removed.
     pub dropped: HashMap<Arc<str>, Vec<Key>>,
-    /// What those of its pods would have that are there and not ready: when one is gone for good, so is this.
+    /// The records that existing pods would have if they were ready. Dropped when the pod is ready or gone for good.
     pub unready: HashMap<Arc<str>, DesiredPod>,
-    /// What those of its pods would have that go without, because their namespace has all that it may have.
+    /// The records that pods would have if their namespace were not over its quota.
     pub rationed: BTreeMap<Arc<str>, DesiredPod>,
-    /// The pod that is not ready and has its tenancy nevertheless, because it was the last one.
+    /// The pod that is not ready and keeps its records, because it was the last endpoint.
     pub kept: Option<Arc<str>>,
-    /// The pods that have no claim by the spec before any more.
+    /// The pods whose claims by the previous spec were given up.
     pub released: HashSet<Arc<str>>,
-    /// When each of its places was claimed; where that was never told, it counts from its creation.
+    /// The time at which each prefix was claimed. If it is not known yet, the creation time counts.
     pub since: Option<BTreeMap<Prefix, Since>>,
 }
 
 impl RegistrationState {
-    /// When the place that `key` lies in was claimed.
+    /// Returns the time at which the prefix of `key` was claimed.
     fn since(&self, key: &str) -> Since {
         let Some(places) = &self.since else {
             return Since::Created(self.terms.created.saturating_mul(1000));
@@ -65,34 +67,35 @@ impl RegistrationState {
     }
 }
 
-/// A registration's pod that wants a key.
+/// A pod of a registration that claims a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claim {
     pub registration: RegistrationRef,
     pub pod: Arc<str>,
 }
 
-/// One key, seen from both sides.
+/// The desired and the observed state of one key.
 #[derive(Debug, Default)]
 pub(super) struct KeyState {
-    /// Who wants it, the one who shall have it first.
+    /// The pods that claim the key. The first claim wins.
     pub claims: Vec<Claim>,
-    /// What etcd holds.
+    /// The key as observed in etcd.
     pub held: Option<KeyValue>,
-    /// The revision `held` is known from.
+    /// The revision at which `held` was observed.
     pub seen: Revision,
-    /// The `create_revision` under which the key was seen to be ours. A stranger's overwrite keeps it, so the key
-    /// stays ours and is put right; a stranger's key created anew is another key.
+    /// The `create_revision` under which the key was observed as ours. A foreign client that overwrites the key keeps
+    /// it, so the key stays ours and is corrected. A foreign key that is created after a deletion has another one.
     pub born: Revision,
-    /// The write to it that is under way.
+    /// The transaction in flight that writes the key.
     pub in_flight: Option<Ticket>,
-    /// The lease on which room is kept for it, because it is not known whether a put of it there took place.
+    /// The lease on which room is reserved for the key, because the outcome of a put on that lease is unknown.
     pub perhaps_on: Option<LeaseId>,
-    /// The keys that are written and removed as one with it, itself included; none if it was last wanted alone.
+    /// The keys that are written and removed together with this key, which is included. None if the key was last
+    /// claimed alone.
     pub unit: Option<Arc<[Key]>>,
 }
 
-/// What etcd should and does hold for one Registry.
+/// The desired and the observed state of one Registry.
 #[derive(Debug)]
 pub struct Planner {
     pub(super) meta: MetaKeys,
@@ -103,42 +106,41 @@ pub struct Planner {
     pub(super) work: WorkList,
     pub(super) in_flight: HashMap<Ticket, InFlight>,
     pub(super) next_ticket: Ticket,
-    /// Whether the last transaction was for those who ask for little.
+    /// Whether the last transaction from `next` served only namespaces with little work. Only `next` sets it.
     pub(super) small_was_last: bool,
-    /// Whether Kubernetes has told everything: before that, nothing is written and nothing removed.
+    /// Whether every Kubernetes watch has delivered its full list. Before that, no data key is written or removed.
     pub(super) complete: bool,
-    /// The scopes whose contents are known.
+    /// The prefixes that have been listed in etcd.
     pub(super) surveyed: BTreeSet<Prefix>,
-    /// Scopes of registrations that are gone, kept until none of our keys is left in them.
+    /// Former prefixes of registrations, kept until none of our keys is left in them.
     pub(super) lingering: BTreeSet<Prefix>,
-    /// Prefixes that registrations left while they were suspended: what was kept there for their sake goes when the last
-    /// one is resumed, even where another registration lies.
+    /// Prefixes that registrations left while they were suspended. The unclaimed keys there are queued for removal when
+    /// no registration is suspended any more, even if the prefix belongs to another registration.
     left_while_suspended: BTreeSet<Prefix>,
     pub(super) scopes_changed: bool,
     pub(super) suspended: HashSet<RegistrationRef>,
     pub(super) changed: HashSet<RegistrationRef>,
-    /// Registrations of which it is to be settled which endpoint is their last.
+    /// Registrations for which the planner must decide which endpoint is the last one.
     pub(super) in_question: HashSet<RegistrationRef>,
-    /// Where registrations have no business, but for what each pass allows.
+    /// Prefixes that are forbidden to registrations, except for the keys that each grant allows.
     pub(super) forbidden: HashMap<RegistrationRef, Vec<(Prefix, PrefixGrant)>>,
     pub(super) quotas: Quotas,
-    /// What etcd does not let us do.
     pub(super) denied: Denied,
     /// The work that waits because etcd has no space for new data; none while it has. Only removals are planned then.
     pub(super) without_space: Option<HashSet<Work>>,
-    /// What etcd rejects for its content.
+    /// The record sets that etcd rejects for their content.
     pub(super) rejected: Rejected,
-    /// The revision that the record of a hold, or its absence, is known from.
+    /// The revision at which the record of a hold, or its absence, was observed.
     pub(super) hold_seen: Revision,
 }
 
 impl Planner {
-    /// The names of our bookkeeping keys.
     pub fn meta(&self) -> &MetaKeys {
         &self.meta
     }
 
-    /// An empty ledger for the Registry whose bookkeeping lies under `meta`, with up to `keys_per_lease` keys on a lease.
+    /// Returns an empty planner for the Registry with the bookkeeping keys `meta` and up to `keys_per_lease` keys on a
+    /// lease.
     pub fn new(meta: MetaKeys, keys_per_lease: usize) -> Self {
         Self {
             meta,
@@ -167,24 +169,24 @@ impl Planner {
         }
     }
 
-    /// The pool of leases.
     pub fn leases(&mut self) -> &mut Leases {
         &mut self.leases
     }
 
-    /// How many pods and stray keys are still to be looked at.
+    /// Returns the number of pods and unclaimed keys that are still to be reconciled.
     pub fn queued(&self) -> usize {
         self.work.len() + self.without_space.as_ref().map_or(0, HashSet::len)
     }
 
-    /// The number of data keys of ours that etcd holds.
+    /// Returns the number of our data keys in etcd.
     pub fn key_count(&self) -> usize {
         self.leases.key_count()
     }
 
-    // ---- what Kubernetes wants ----
+    // ---- desired state from Kubernetes ----
 
-    /// Every Kubernetes watch has told everything it has: from here on, what no registration claims is removed.
+    /// Marks the desired state as complete: every Kubernetes watch has delivered its full list. From now on, keys that
+    /// no registration claims are removed.
     pub fn kubernetes_is_complete(&mut self) {
         if !self.complete {
             self.complete = true;
@@ -196,7 +198,7 @@ impl Planner {
         }
     }
 
-    /// A registration exists on these terms.
+    /// Adds a registration, or changes its settings.
     pub fn set_terms(&mut self, registration: &RegistrationRef, terms: RegistrationSettings) {
         let mut scopes: Vec<Prefix> = terms.scopes.clone();
         let is_suspended = terms.suspended;
@@ -219,7 +221,7 @@ impl Planner {
                 for pod in book.desired_pods.keys().chain(book.dropped.keys()) {
                     self.work.push(Work::Pod(registration.clone(), pod.clone()));
                 }
-                // Another registration of the same name: its age decides anew what it may have.
+                // Another registration with the same name: its age decides again which keys and quota it gets.
                 if former.created != created {
                     self.quotas.question(&registration.namespace);
                     let records = book.desired_pods.values().flat_map(DesiredPod::all_records);
@@ -246,7 +248,7 @@ impl Planner {
         self.scopes_changed = true;
         self.changed.insert(registration.clone());
         self.in_question.insert(registration.clone());
-        // A resumed registration leaves nothing behind that was kept for its sake only, be it where it lay before.
+        // Keys that stayed only because registrations were suspended are removed once none is, also in former prefixes.
         if was_suspended && self.suspended.is_empty() {
             scopes.extend(std::mem::take(&mut self.left_while_suspended));
         }
@@ -255,8 +257,8 @@ impl Planner {
         }
     }
 
-    /// When the registration claimed each of its places: who claimed the place of a key earlier has it. Tell after its
-    /// terms.
+    /// Sets the time at which the registration claimed each of its prefixes. The registration that claimed the prefix
+    /// of a key earlier has the key. The caller must set the settings first.
     pub fn set_since(&mut self, registration: &RegistrationRef, since: BTreeMap<Prefix, Since>) {
         let Some(book) = self.books.get_mut(registration) else {
             return;
@@ -273,7 +275,7 @@ impl Planner {
         }
     }
 
-    /// A registration is gone: what its pods had is to go.
+    /// Removes a registration and queues the keys of its pods for removal.
     pub fn remove_registration(&mut self, registration: &RegistrationRef) {
         let Some(book) = self.books.remove(registration) else {
             return;
@@ -304,7 +306,7 @@ impl Planner {
         self.changed.remove(registration);
     }
 
-    /// What `pod` is to have for `registration` from now on; none when it is gone for sure.
+    /// Sets the desired records of `pod` for `registration`; none if the pod is confirmed to be gone.
     pub fn set_tenancy(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<DesiredPod>) {
         self.acquit_pod(registration, pod);
         if let Some(book) = self.books.get_mut(registration) {
@@ -323,7 +325,7 @@ impl Planner {
         }
     }
 
-    /// Takes over what `pod` is to have; returns what it is to have no longer.
+    /// Replaces the desired records of `pod`. Returns the keys that it must no longer have.
     pub(super) fn change_tenancy(
         &mut self,
         registration: &RegistrationRef,
@@ -373,7 +375,7 @@ impl Planner {
         if pending.is_empty() {
             book.dropped.remove(pod);
         }
-        // The dropped keys go with the pod's work, in the transaction that writes what takes their place.
+        // The dropped keys belong to the pod's work, so the transaction that writes their replacements removes them.
         for key in &dropped {
             self.unclaim(key, registration, pod);
         }
@@ -386,7 +388,7 @@ impl Planner {
         dropped
     }
 
-    /// Adds `pod` to those who want `key`; that it has work to do is for the caller to note.
+    /// Adds the claim of `pod` to `key`. The caller must queue the pod's work.
     pub(super) fn claim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
         let claim = Claim {
             registration: registration.clone(),
@@ -404,8 +406,8 @@ impl Planner {
         }
     }
 
-    /// Puts those who want `key` in the order in which they claimed its place, those who only had it by the spec before
-    /// at the end.
+    /// Sorts the claims on `key`: claims of the previous spec last, then by the time at which the prefix was claimed,
+    /// then by the creation time of the registration.
     fn rank(&mut self, key: &Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         let books = &self.books;
@@ -420,7 +422,7 @@ impl Planner {
         slot.claims.sort_by(|a, b| (created(a), a).cmp(&(created(b), b)));
         self.changed
             .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
-        // Who comes later may have to take away what goes with this key.
+        // A losing claimant may have to remove the other keys of its unit.
         for claim in &slot.claims {
             self.work.push(Work::Pod(claim.registration.clone(), claim.pod.clone()));
         }
@@ -438,7 +440,7 @@ impl Planner {
         }
     }
 
-    /// The registrations whose report may read differently since the last call.
+    /// Returns the registrations whose report may have changed since the last call.
     pub fn take_changed(&mut self) -> HashSet<RegistrationRef> {
         std::mem::take(&mut self.changed)
     }
@@ -450,7 +452,7 @@ impl Planner {
         slot.held.as_ref().is_some_and(ours)
     }
 
-    /// The value that `claim` wants under `key`.
+    /// Returns the value that `claim` desires for `key`.
     pub(super) fn wanted(&self, key: &str, claim: &Claim) -> Option<&Value> {
         let desired = self.books.get(&claim.registration)?.desired_pods.get(&claim.pod)?;
         desired
@@ -465,7 +467,7 @@ impl Planner {
         }
     }
 
-    /// The work that `key` belongs to; none if the key is not known.
+    /// Returns the work that `key` belongs to, none if the key is not known.
     pub(super) fn work_of(&self, key: &Key) -> Option<Work> {
         let slot = self.slots.get(key)?;
         Some(match slot.claims.first() {

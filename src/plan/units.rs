@@ -1,8 +1,8 @@
-//! Keys that make sense together only, such as a server's url and its weight: they are written as one and removed as
-//! one, and where one of them is somebody else's, none is there.
+//! Units: keys that make sense only together, such as a server's url and its weight. They are written together and
+//! removed together. If one of them belongs to a foreign client or to another pod, the unit is not registered at all.
 //!
-//! The keys of a unit go into one transaction, and each depends on the guards of all. A key that is as it should be is
-//! not written, but checked.
+//! The keys of a unit are in one transaction, and each operation depends on the guards of all. A key that is as desired
+//! is not written, only checked.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,32 +13,33 @@ use super::leases::Fit;
 use super::planner::{KeyState, Planner};
 use crate::model::{Expect, Key, LeaseId, Revision, Transaction};
 
-/// What is to happen together or not at all.
+/// Decisions that are carried out together or not at all.
 pub(super) type Group = Vec<(Key, Decision)>;
 
-/// Unclaimed keys of one folder are removed as one when they are so few: what they once were is not known any more.
+/// The maximum number of keys in a folder whose unclaimed keys are removed together. Their former units are not known
+/// any more.
 const FOLDER: usize = 8;
 
-/// The bytes of an operation beside its keys and its value, at most.
+/// The maximum size of an operation without its keys and its value, in bytes.
 const OPERATION: usize = 80;
-/// The bytes of a guard beside its key, at most.
+/// The maximum size of a guard without its key, in bytes.
 const GUARD: usize = 24;
 
-/// How a key of a unit stands.
+/// The state of one key of a unit.
 enum Stand {
-    /// Its unit is not to be touched before more is known.
+    /// Its unit must not be changed before more is known.
     Unsure,
-    /// It is as it should be.
+    /// The key is as desired.
     Right(Revision),
-    /// It is to be written.
+    /// The key must be written.
     Wrong(Decision),
-    /// Somebody else has it, on this lease.
+    /// A foreign key, on this lease.
     Taken(Revision, LeaseId),
-    /// Another registration, or another pod, comes first.
+    /// Another registration or another pod has the first claim.
     Behind,
 }
 
-/// The units of more than one key that `desired` asks for.
+/// Returns the units of more than one key in `desired`.
 pub(super) fn units_of(desired: &DesiredPod) -> Vec<Arc<[Key]>> {
     let previous = desired.previous.iter().flat_map(|previous| previous.groups());
     let units = desired.groups().chain(previous).filter(|group| group.len() > 1);
@@ -48,7 +49,7 @@ pub(super) fn units_of(desired: &DesiredPod) -> Vec<Arc<[Key]>> {
 }
 
 impl Planner {
-    /// Takes note of which of the keys just claimed belong to one another.
+    /// Stores the unit of each key that was just claimed.
     pub(super) fn note_units(&mut self, units: Vec<Arc<[Key]>>) {
         for unit in units {
             for key in &*unit {
@@ -59,7 +60,7 @@ impl Planner {
         }
     }
 
-    /// What is to be done about a unit; nothing where all is as it should be, or not known.
+    /// Decides about a unit. Empty if all keys are as desired, or if more must be known first.
     pub(super) fn decide_unit(&self, keys: &[Key], mine: impl Fn(&Key) -> bool) -> Group {
         let is_wanted = keys.iter().any(|key| {
             self.slots
@@ -90,8 +91,9 @@ impl Planner {
         stands.into_iter().filter_map(decision).collect()
     }
 
-    /// Takes away what is ours of a unit that cannot be had as a whole, as long as that is so: the leases of those in the
-    /// way must still not be recorded as ours when it happens, for a record may be newer than what is known here.
+    /// Removes our keys of a unit that cannot be registered as a whole. The transaction also checks that the foreign
+    /// keys are unchanged and that their leases are not recorded as ours, because a record may be newer than the
+    /// planner's state.
     fn withdrawal(&self, stands: &[(&Key, Stand)]) -> Group {
         let mut group = Group::new();
         for (key, stand) in stands {
@@ -120,7 +122,7 @@ impl Planner {
         group
     }
 
-    /// Removes all that is ours and unclaimed of `keys`, unless some of it must stay for now.
+    /// Removes those of `keys` that are ours and unclaimed. Empty if one of them must stay for now.
     fn removal(&self, keys: &[Key]) -> Group {
         let mut group = Group::new();
         for key in keys {
@@ -157,7 +159,7 @@ impl Planner {
         }
     }
 
-    /// `key`, which is claimed by nobody any more, with those that go with it.
+    /// Returns `key`, which no pod claims any more, and the unclaimed keys of its unit.
     pub(super) fn dropped_with(&self, key: Key) -> Vec<Key> {
         let unit = self.slots.get(&key).and_then(|slot| slot.unit.as_ref());
         let goes = |other: &&Key| **other == key || self.slots.get(*other).is_some_and(is_leftover);
@@ -167,8 +169,9 @@ impl Planner {
         }
     }
 
-    /// `key`, which nobody claims, with those that go with it. What a predecessor left is not known by its units: there it
-    /// is the few others of its folder.
+    /// Returns `key`, which no pod claims, and the keys that are removed with it: the unclaimed keys of its unit. The
+    /// units of keys that a previous leader wrote are not known. For those, returns the removable keys of the same
+    /// folder, if the folder is small.
     pub(super) fn leftover_with(&self, key: &Key) -> Vec<Key> {
         if self.slots.get(key).is_none_or(|slot| slot.unit.is_some()) {
             return self.dropped_with(key.clone());
@@ -195,9 +198,9 @@ fn is_leftover(slot: &KeyState) -> bool {
     slot.claims.is_empty()
 }
 
-/// How many of `groups` fit beside what is `gathered` into `max_ops` ops, of which one work may have `capacity`, and into
-/// `limit` bytes; and how many bytes these have. At least one does where nothing is gathered yet: no unit is larger than
-/// a transaction may be.
+/// Returns how many of `groups` fit into the transaction beside `gathered`, and their size in bytes. The transaction
+/// may have `max_ops` operations, these groups may have `capacity` operations and `limit` bytes. If nothing is gathered
+/// yet, at least one group fits: no unit has more operations than a transaction may have.
 pub(super) fn fitting(
     groups: &[Group],
     gathered: &Transaction,
@@ -211,7 +214,7 @@ pub(super) fn fitting(
         widest = widest.max(group.len());
         ops += group.len();
         let size = size_of(group);
-        // The largest unit's guards count beside the ops: see `Transaction::MAX_OPS`.
+        // The guards of the largest unit count in addition to the operations: see `Transaction::MAX_OPS`.
         let fits = gathered.ops.len() + ops + widest <= max_ops + 1 && ops <= capacity && bytes + size <= limit;
         let is_first = alone && part == 0;
         if !fits && !is_first {
@@ -223,7 +226,7 @@ pub(super) fn fitting(
     (part, bytes)
 }
 
-/// The bytes of the request that carries out `group`.
+/// Returns an upper bound for the size of the request that carries out `group`, in bytes.
 pub(super) fn size_of(group: &Group) -> usize {
     request_size(group.iter().map(|(key, decision)| match decision {
         Decision::Put { value, .. } => (key, value.len()),
@@ -231,8 +234,8 @@ pub(super) fn size_of(group: &Group) -> usize {
     }))
 }
 
-/// An upper bound for the bytes of a request with one unit of these keys and lengths of values: each operation names its
-/// key twice and carries the guards of the whole unit.
+/// Returns an upper bound for the size of a request with one unit, in bytes, from its keys and the lengths of its
+/// values. Each operation names its key twice and carries the guards of the whole unit.
 pub(super) fn request_size<'a>(records: impl Iterator<Item = (&'a Key, usize)>) -> usize {
     let (mut count, mut keys, mut values) = (0, 0, 0);
     for (key, value) in records {

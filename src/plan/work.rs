@@ -1,4 +1,5 @@
-//! What has to be looked at, each thing once: for each namespace in the order it came up, and the namespaces in turn.
+//! The work queue of the planner, and the work that waits for a lease. Each item is queued once. Each namespace is
+//! served first in, first out, and the namespaces are served in turn.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
@@ -9,20 +10,20 @@ use crate::model::FairQueue;
 use crate::model::Key;
 use crate::model::RegistrationRef;
 
-/// Whose work it is to look at keys that nobody claims.
+/// The tenant of the work on unclaimed keys.
 static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
-/// One thing to look at: all keys that belong together and move in one transaction.
+/// One item of work: keys that are decided together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Work {
-    /// What a pod has and is to have on behalf of a registration.
+    /// The present and the desired keys of a pod for a registration.
     Pod(RegistrationRef, Arc<str>),
-    /// A key that nobody claims.
+    /// A key that no pod claims.
     Key(Key),
 }
 
 impl Work {
-    /// The namespace it is done for.
+    /// The namespace that the work is charged to; empty for unclaimed keys.
     pub fn tenant(&self) -> &Arc<str> {
         match self {
             Self::Pod(registration, _) => &registration.namespace,
@@ -30,7 +31,7 @@ impl Work {
         }
     }
 
-    /// The registration it is done for.
+    /// The registration that the work belongs to; none for unclaimed keys.
     pub fn owner(&self) -> Option<RegistrationRef> {
         match self {
             Self::Pod(registration, _) => Some(registration.clone()),
@@ -39,28 +40,28 @@ impl Work {
     }
 }
 
-/// The work to do, and the work that waits for a lease.
+/// The queued work, and the work that waits for a lease.
 #[derive(Debug, Default)]
 pub(super) struct WorkList {
     queue: FairQueue<Work>,
     queued: HashSet<Work>,
-    /// By the time to live of the lease needed, and by whose keys it is to carry.
+    /// By the time to live of the needed lease, in seconds, and the lease group of its keys.
     waiting: BTreeMap<(u32, LeaseGroup), Waiting>,
-    /// What each work waits for: one lease at a time.
+    /// The lease that each work waits for, one at a time.
     waits: HashMap<Work, (u32, LeaseGroup)>,
-    /// Counts who began to wait.
+    /// A counter that orders the starts of waiting.
     arrivals: u64,
 }
 
-/// Work that waits for a lease.
+/// Work that waits for a lease of one time to live and one lease group.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// When the first of it came, or when it last got a lease, by number.
+    /// The value of `arrivals` when the first work began to wait, or when a lease last served this group.
     since: u64,
     queue: FairQueue<Work>,
-    /// With how many keys each is about.
+    /// Each waiting work with the number of its keys.
     works: HashMap<Work, usize>,
-    /// How many keys that is in all.
+    /// The sum over `works`.
     keys: usize,
 }
 
@@ -71,14 +72,14 @@ impl WorkList {
         }
     }
 
-    /// Puts work back that was popped but has no place in the transaction at hand.
+    /// Puts back work that was popped but does not fit into the current transaction.
     pub fn push_front(&mut self, work: Work) {
         if self.queued.insert(work.clone()) {
             self.queue.push_front(&work.tenant().clone(), work);
         }
     }
 
-    /// The next work of a tenant that `may` have its turn, told by how much waits for it.
+    /// Returns the next work of a tenant that `may` admits. `may` gets the tenant and the number of its queued items.
     pub fn pop_of(&mut self, may: impl Fn(&str, usize) -> bool) -> Option<Work> {
         let work = self.queue.pop_of(may)?;
         self.queued.remove(&work);
@@ -86,12 +87,11 @@ impl WorkList {
         Some(work)
     }
 
-    /// Whether any work waits for a lease.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// `work` is looked at again: what it needs by then may be something else.
+    /// Stops `work` from waiting, because it is decided again and may then need another lease or none.
     fn stop_waiting(&mut self, work: &Work) {
         if let Some(place) = self.waits.remove(work)
             && let Some(waiting) = self.waiting.get_mut(&place)
@@ -104,25 +104,25 @@ impl WorkList {
         }
     }
 
-    /// `work`, which was popped, has cost so many keys.
+    /// Charges the tenant of the popped `work` for `keys` keys.
     pub fn charge(&mut self, work: &Work, keys: usize) {
         self.queue.charge(work.tenant(), keys);
     }
 
-    /// Everything that can be looked at now, which leaves the list without it.
+    /// Empties the queue and returns its work. Work that waits for a lease stays.
     pub fn take(&mut self) -> impl Iterator<Item = Work> + use<> {
         self.queued.clear();
         let mut all = std::mem::take(&mut self.queue);
         std::iter::from_fn(move || all.pop())
     }
 
-    /// How much there is to do, what waits for a lease included.
+    /// The number of items, including those that wait for a lease.
     pub fn len(&self) -> usize {
         let waiting = self.waiting.values().map(|waiting| waiting.works.len());
         self.queue.len() + waiting.sum::<usize>()
     }
 
-    /// Sets work aside until there is a lease of `ttl` seconds with room for its `keys` keys of `domain`.
+    /// Lets work wait until a lease of `ttl` seconds has room for its `keys` keys of the lease group `domain`.
     pub fn wait_for_lease(&mut self, ttl: u32, domain: LeaseGroup, work: Work, keys: usize) {
         self.arrivals += 1;
         let since = self.arrivals;
@@ -139,8 +139,8 @@ impl WorkList {
         }
     }
 
-    /// A lease of `ttl` seconds has room for `room` keys of `home`: as much of what waited for one is to be looked at
-    /// again. One that is anyone's goes to those who have waited longest.
+    /// Queues as much waiting work as fits on a lease of `ttl` seconds with room for `room` keys of `home`. A free
+    /// lease serves the lease group that has waited longest.
     pub fn release(&mut self, ttl: u32, home: &Home, mut room: usize) {
         let same_ttl = |((of, _), _): &(&(u32, LeaseGroup), &Waiting)| *of == ttl;
         let chosen = match home {
@@ -156,7 +156,7 @@ impl WorkList {
         };
         let mut is_served = false;
         while let Some(work) = waiting.queue.pop() {
-            // What was looked at meanwhile waits no longer.
+            // This work was decided meanwhile and does not wait any more.
             let Some(keys) = waiting.works.get(&work).copied() else {
                 continue;
             };
@@ -173,7 +173,7 @@ impl WorkList {
             self.push(work);
         }
         if !waiting.works.is_empty() {
-            // Those who got one go behind those who got none, however much they still need.
+            // A lease group that was served queues behind those that were not, however much it still needs.
             if is_served {
                 self.arrivals += 1;
                 waiting.since = self.arrivals;
@@ -182,8 +182,8 @@ impl WorkList {
         }
     }
 
-    /// The times to live for which work waits, and how many leases it takes to carry that, each with up to `capacity`
-    /// keys.
+    /// Returns the times to live, in seconds, for which work waits, each with the number of leases that its keys need
+    /// at `capacity` keys per lease.
     pub fn shortage(&self, capacity: usize) -> BTreeMap<u32, usize> {
         let mut short = BTreeMap::new();
         for ((ttl, _), waiting) in &self.waiting {
