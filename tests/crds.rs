@@ -168,7 +168,7 @@ async fn what_must_not_change_cannot_be_changed_and_the_rest_can() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("delete this registration and create it anew in the other registry"),
+        error.contains("delete this registration and create it again in the other registry"),
         "{error}"
     );
     let changed =

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.caSecret) != has(self.caConfigMap)")
-        .message("say whom to trust: name either caSecret or caConfigMap, with the certificate of the authority that signed etcd's"),
+        .message("say which CA to trust: name either caSecret or caConfigMap, with the certificate of the authority that signed etcd's"),
 )]
 pub struct TlsSpec {
     /// The Secret with the CA certificates, as PEM, that sign the certificates of the etcd members.

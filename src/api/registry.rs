@@ -42,7 +42,7 @@ pub const APPROVE_REMOVALS: &str = "leasehold.dev/approve-removals";
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.tls) || !self.endpoints.exists(e, e.startsWith('https://'))")
-        .message("https needs tls: say in it whom to trust, with caSecret or caConfigMap"),
+        .message("https needs tls: name in it the CA to trust, with caSecret or caConfigMap"),
     validation = Rule::new("!has(self.tls) || self.endpoints.exists(e, e.startsWith('https://'))")
         .message("tls is for https: write https:// in all endpoints, or leave tls out"),
 )]

@@ -80,7 +80,7 @@ pub struct ServiceRegistrationSpec {
     #[schemars(length(max = 253))]
     #[x_kube(
         validation = Rule::new("self == oldSelf")
-            .message("registry cannot be changed: delete this registration and create it anew in the other registry"),
+            .message("registry cannot be changed: delete this registration and create it again in the other registry"),
         validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')")
             .message("registry must be the name of a Registry (kubectl get registries); leave it out for the one named default"),
     )]

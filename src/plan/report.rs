@@ -33,7 +33,7 @@ pub struct Report<'a> {
     pub conflicts: Vec<Conflict>,
     /// What is wrong, in words, and with which pods, in order.
     pub problems: BTreeMap<String, Vec<Arc<str>>>,
-    /// What scripts are told of these problems, if it is the Registry's rules that are the problem.
+    /// The reason of these problems in the condition, if the Registry's rules cause them.
     pub ruled_out: Option<Reason>,
     /// Where its keys lie and etcd lets nothing be read, or written.
     pub denied: Vec<(Prefix, Right)>,

@@ -32,7 +32,7 @@ fn endpoints() -> Vec<Case> {
         (
             "https",
             endpoints(json!(["https://etcd:2379"])),
-            "https needs tls: say in it whom to trust",
+            "https needs tls: name in it the CA to trust",
         ),
         (
             "http and https",
