@@ -15,9 +15,9 @@ use leasehold::format::{Format, RecordFormats, Service};
 use leasehold::index::{
     Addresses, DirtyMark, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, Selector,
 };
-use leasehold::model::RegistrationRef;
 use leasehold::model::{
-    Expect, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction, TxnOutcome,
+    Expect, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, RegistrationRef, Revision, Transaction,
+    TxnOutcome,
 };
 use leasehold::plan::{DesiredPod, FormatBinding, MetaKeys, Planner, RegistrationSettings, Step};
 

@@ -16,8 +16,7 @@ use crate::controller::compile::{Compiled, Invalid, Reserved, compile, compile_l
 use crate::controller::worker::Version;
 use crate::format::{FormatError, Reading};
 use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, StatusUpdate, WritePolicy};
-use crate::model::Prefix;
-use crate::model::{Mark, NamespaceScope, RegistrationRef};
+use crate::model::{Mark, NamespaceScope, Prefix, RegistrationRef};
 use crate::plan::{Holding, RegistrationSettings, Since, Subject, refused_status};
 
 /// What the controller knows about a registration.

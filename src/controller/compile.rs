@@ -13,8 +13,7 @@ use super::overlaps::SuppressedFormat;
 use crate::api::{self, LastSynced, Reason, RecordFormatSpec, RegistrySpec, ServiceRegistration};
 use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort, Templates};
 use crate::index::{self, Index, Operator, PodView, PortTarget, Requirement, Selector};
-use crate::model::Prefix;
-use crate::model::RegistrationRef;
+use crate::model::{Prefix, RegistrationRef};
 use crate::plan::{Denial, DesiredPod, FormatBinding, PrefixGrant, RegistrationSettings};
 
 /// A registration that can be applied.

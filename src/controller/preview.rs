@@ -12,9 +12,9 @@ use super::worker::guard_terms;
 use crate::api::{RegistrySpec, ServiceRegistration};
 use crate::format::RecordFormats;
 use crate::index::{Index, NamespaceCache, NamespaceLabels, Pod};
-use crate::model::RegistrationRef;
 use crate::model::{
-    Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction, TxnOutcome, Value,
+    Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, RegistrationRef, Revision, Transaction, TxnOutcome,
+    Value,
 };
 use crate::plan::{Conflict, GuardMode, GuardSettings, Holder, MetaKeys, Moment, Planner, PodState, Step};
 

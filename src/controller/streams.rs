@@ -12,9 +12,7 @@ use jiff::Timestamp;
 use crate::controller::worker::Outdated;
 use crate::index::NamespaceCache;
 use crate::kube::{NAMESPACES, ObjectEvent, WatchScope};
-use crate::model::NamespaceScope;
-use crate::model::WatchTarget;
-use crate::plan::Freshness;
+use crate::model::{Freshness, NamespaceScope, WatchTarget};
 
 /// The state of one watch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -147,7 +145,7 @@ mod tests {
     use super::*;
     use crate::index::NamespaceLabels;
     use crate::kube::{PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES};
-    use crate::plan::Checkpoint;
+    use crate::model::Checkpoint;
 
     const COMPLETE: ObjectEvent<()> = ObjectEvent::ListComplete;
 

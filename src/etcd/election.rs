@@ -22,9 +22,9 @@ use super::error::{Error, Result};
 use super::pause::{Backoff, jitter, random};
 use super::session::Session;
 use super::writer::holder;
-use crate::model::{Fence, Key, KeyValue, LeaseId, Revision};
+use crate::model::{Fence, Key, KeyValue, LeaseId, RECORD_VERSION, Revision};
 use crate::peer::{PeerStatuses, Term};
-use crate::plan::{CandidateRecord, RECORD_VERSION, newer_version};
+use crate::plan::{CandidateRecord, newer_version};
 
 /// The settings of one candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]

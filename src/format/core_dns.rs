@@ -11,8 +11,7 @@ use serde::Serialize;
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, prefix};
 use crate::api;
-use crate::model::fnv64;
-use crate::model::{Endpoint, Record};
+use crate::model::{Endpoint, Record, fnv64};
 
 const CONSUMER: &str = "CoreDNS";
 /// Maximum length of a DNS label.

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::{TemplateError, Templates};
 use crate::api::{Escaping, RecordFormatSpec};
-use crate::model::Endpoint;
-use crate::model::Prefix;
 use crate::model::endpoints::orders;
+use crate::model::{Endpoint, Prefix};
 
 /// Words from which the fuzzer makes templates.
 pub(crate) const WORDS: [&str; 44] = [

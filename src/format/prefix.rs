@@ -4,8 +4,7 @@
 
 use super::{FormatError, Refusal};
 use crate::api;
-use crate::model::Endpoint;
-use crate::model::Prefix;
+use crate::model::{Endpoint, Prefix};
 
 /// Maximum length of a prefix that users write, in bytes. With the longest pod and port names below it, a key stays
 /// below [`super::compiled::MAX_KEY`].

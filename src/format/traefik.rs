@@ -16,8 +16,7 @@ use super::scheme::{spoken, spoken_at};
 use super::{FormatError, Refusal, Service, ServicePort, prefix};
 use crate::api;
 use crate::api::TraefikProtocol;
-use crate::model::fnv64;
-use crate::model::{Endpoint, Record};
+use crate::model::{Endpoint, Record, fnv64};
 
 const CONSUMER: &str = "Traefik";
 /// Default of `rootKey`.

@@ -8,8 +8,7 @@ use super::namespace::Namespace;
 use super::pod::Pod;
 use super::registration::Registration;
 use super::view::{DirtyMark, PodView, ReadyPod};
-use crate::model::RegistrationRef;
-use crate::model::{NamespaceScope, Relists};
+use crate::model::{NamespaceScope, RegistrationRef, Relists};
 
 /// Every pod and every registration of the cluster, and which registration selects which pods.
 ///

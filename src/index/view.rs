@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use super::pod::Protocol;
 use super::registration::Family;
-use crate::model::Endpoint;
-use crate::model::RegistrationRef;
+use crate::model::{Endpoint, RegistrationRef};
 
 /// The view of a registration on one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

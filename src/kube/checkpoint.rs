@@ -4,8 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::watch_scope::WatchScope;
-use crate::model::WatchTarget;
-use crate::plan::Checkpoint;
+use crate::model::{Checkpoint, WatchTarget};
 
 /// The checkpoint of all watch targets in a scope, advanced by the watches and read by the workers that write with it.
 #[derive(Clone, Debug, Default)]

@@ -19,8 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::MANAGER;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::model::RegistrationRef;
-use crate::model::fnv64;
+use crate::model::{RegistrationRef, fnv64};
 use crate::telemetry::{Calls, Metrics, Outcome, Peer};
 
 /// Capacity of the queue. When it is full, the newest Event is dropped.

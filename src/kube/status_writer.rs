@@ -22,12 +22,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::client::MANAGER;
+use crate::api::conditions::{keep_times, keep_undecided, same_status};
 use crate::api::{
     RecordFormat, RecordFormatStatus, Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus,
 };
-use crate::model::FairQueue;
-use crate::model::RegistrationRef;
-use crate::plan::{keep_times, keep_undecided, same_status};
+use crate::model::{FairQueue, RegistrationRef};
 use crate::telemetry::{Calls, Outcome, Peer};
 
 /// Writes in flight at a time.

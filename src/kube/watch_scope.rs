@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::model::NamespaceScope;
-use crate::model::WatchTarget;
+use crate::model::{NamespaceScope, WatchTarget};
 
 /// Names of the watched resources.
 pub const PODS: &str = "pods";

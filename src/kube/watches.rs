@@ -27,8 +27,7 @@ use super::watch_connection::WatchConnection;
 use super::watch_scope::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::{self};
-use crate::model::NamespaceScope;
-use crate::model::WatchTarget;
+use crate::model::{NamespaceScope, WatchTarget};
 use crate::telemetry::{Metrics, Outcome, Peer};
 
 /// A watch that cannot be opened is retried after 200 ms, doubling up to 2 s. The pauses are short, so that the return

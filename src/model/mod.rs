@@ -2,6 +2,8 @@
 //!
 //! Depends on no other module of the crate. Pure: no clients, no clock.
 
+mod checkpoint;
+mod elsewhere;
 mod endpoint;
 mod fair_queue;
 mod hash;
@@ -10,6 +12,8 @@ mod registration_ref;
 mod transaction;
 mod watch_target;
 
+pub use checkpoint::{Checkpoint, Freshness, TargetFreshness};
+pub use elsewhere::Elsewhere;
 #[cfg(test)]
 pub use endpoint::tests as endpoints;
 pub use endpoint::{Endpoint, Record};
@@ -22,3 +26,6 @@ pub use transaction::{
     TxnOutcome, Value,
 };
 pub use watch_target::WatchTarget;
+
+/// The format version of the records that this release writes.
+pub const RECORD_VERSION: u32 = 1;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::wire::ReplicaState;
+use crate::model::Elsewhere;
 
 /// How long a replica whose state cannot be found out makes a starting replica wait. By default a Deployment reports a
 /// rollout without progress after 10 minutes, which comes first.
@@ -148,16 +149,6 @@ pub struct Hint {
     pub address: Option<SocketAddr>,
     /// Since when its state is in question.
     pub since: Instant,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Elsewhere {
-    /// There is evidence that none is.
-    Nobody,
-    /// This replica states that it is.
-    Connected(Arc<str>),
-    /// It cannot be found out, for this reason.
-    Unknown(Arc<str>),
 }
 
 /// Returns whether a replica other than `me` is connected to `registry`, according to what the replicas state and to

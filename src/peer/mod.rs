@@ -19,7 +19,7 @@ mod peers;
 mod wire;
 
 pub use key::PeerKey;
-pub use link::{Elsewhere, Hint, PeerStatus, PeerStatuses, Replica, Term};
+pub use link::{Hint, PeerStatus, PeerStatuses, Replica, Term};
 pub use listen::listen;
 pub use peers::{KeyState, PeerOptions, Peers};
 pub use wire::{RegistryState, ReplicaState};

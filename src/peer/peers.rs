@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial;
 use super::key::{PeerKey, random};
-use super::link::{Elsewhere, Event, Hint, PeerConnection, PeerStatuses, Replica, elsewhere};
+use super::link::{Event, Hint, PeerConnection, PeerStatuses, Replica, elsewhere};
 use super::wire::{RegistryState, ReplicaState};
+use crate::model::Elsewhere;
 use crate::telemetry::{Calls, Metrics};
 
 /// Maximum number of addresses to connect to: any client that may write the records in an etcd could name any number.

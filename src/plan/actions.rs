@@ -12,9 +12,7 @@ use super::meta::MetaKeys;
 use super::planner::{KeyState, Planner};
 use super::units::{Group, fitting};
 use super::work::Work;
-use crate::model::QUANTUM;
-use crate::model::RegistrationRef;
-use crate::model::{Expect, Key, LeaseId, Op, Revision, Transaction, Value};
+use crate::model::{Expect, Key, LeaseId, Op, QUANTUM, RegistrationRef, Revision, Transaction, Value};
 
 /// Bytes of keys and values in one transaction: well below etcd's default limit of 1.5 MiB for a request.
 const MAX_BYTES: usize = 512 * 1024;

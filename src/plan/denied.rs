@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::in_flight::Ticket;
 use super::lease_groups::{LeaseGroups, folders};
 use super::planner::Planner;
-use crate::model::RegistrationRef;
-use crate::model::{Key, LeaseId, Op, Prefix};
+use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef};
 
 /// A permission on a prefix that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

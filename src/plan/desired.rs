@@ -10,8 +10,7 @@ use super::policy::{Denial, PrefixGrant, Quota};
 use super::previous::Previous;
 use crate::format::Format;
 use crate::index::{Family, PodView, Protocol, ReadyPod, WEIGHT_ANNOTATION, Why};
-use crate::model::Key;
-use crate::model::{Endpoint, Record};
+use crate::model::{Endpoint, Key, Record};
 
 /// The desired records of one pod, by endpoint, and the problems that prevent others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,8 +7,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use super::desired::{FormatBinding, Problem};
-use crate::model::Key;
-use crate::model::{Endpoint, Record};
+use crate::model::{Endpoint, Key, Record};
 
 /// The records of one endpoint in one format.
 pub(super) struct Draft {

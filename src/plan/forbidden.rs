@@ -4,8 +4,7 @@
 use super::planner::{Planner, RegistrationState};
 use super::policy::PrefixGrant;
 use super::work::Work;
-use crate::model::RegistrationRef;
-use crate::model::{Key, Prefix};
+use crate::model::{Key, Prefix, RegistrationRef};
 
 impl Planner {
     /// Sets the prefixes below which `registration` may not write, except for the keys that each grant allows. Call

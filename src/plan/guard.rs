@@ -16,8 +16,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::work::Work;
-use crate::model::RegistrationRef;
-use crate::model::{Key, Prefix};
+use crate::model::{Key, Prefix, RegistrationRef};
 
 mod hold;
 

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use super::desired::DesiredPod;
 use super::planner::{Planner, RegistrationState};
 use super::unconfirmed::may_be_there;
-use crate::model::Key;
-use crate::model::RegistrationRef;
+use crate::model::{Key, RegistrationRef};
 
 impl RegistrationState {
     /// Whether a ready pod has an endpoint.

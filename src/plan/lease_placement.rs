@@ -7,8 +7,7 @@ use super::actions::Decision;
 use super::lease_groups::LeaseGroup;
 use super::planner::Planner;
 use super::work::Work;
-use crate::model::RegistrationRef;
-use crate::model::{Key, LeaseId, Op};
+use crate::model::{Key, LeaseId, Op, RegistrationRef};
 
 /// Writes with their leases, and the room reserved there for keys that are new on the lease.
 pub(super) type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);

@@ -11,10 +11,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Key, LeaseId, Prefix, Value};
+use crate::model::{Key, LeaseId, Prefix, RECORD_VERSION, Value};
 
-/// The format version of the records that this release writes.
-pub const RECORD_VERSION: u32 = 1;
 /// The end of a hold whose record does not show one, in seconds since 1970: the year 9999. A replica that adopts a hold
 /// limits it to its own configured duration.
 const NO_END: u64 = 253_370_764_800;
@@ -296,7 +294,7 @@ mod tests {
                 lost: 1,
                 of: 1,
             }),
-            super::super::Checkpoint::default().value(),
+            crate::model::Checkpoint::default().value(),
         ] {
             let text = String::from_utf8_lossy(&written).into_owned();
             assert!(text.starts_with(r#"{"v":1,"#), "{text}");

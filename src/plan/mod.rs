@@ -45,16 +45,15 @@ mod work;
 mod world;
 
 pub use actions::Step;
-pub use checkpoint::{Checkpoint, Freshness, TargetFreshness};
 pub use denied::{ProbeCandidate, Right};
 pub use desired::{DesiredPod, EndpointRecords, FormatBinding, PodState, Problem};
 pub use guard::{GuardEvent, GuardMode, GuardSettings, Hold, Moment, Release};
 pub use in_flight::Ticket;
 pub use lease_groups::{LeaseGroup, LeaseGroups, folders};
-pub use meta::{CandidateRecord, MetaKeys, RECORD_VERSION, newer_version};
+pub use meta::{CandidateRecord, MetaKeys, newer_version};
 pub use planner::{Planner, RegistrationSettings};
 pub use policy::{Denial, NamespacePolicy, Policy, PrefixGrant, Quota, Rule};
 pub use rejected::{Narrowed, Objection, Owner, Rejection};
 pub use report::{Conflict, Holder, Registered, Report};
 pub use since::Since;
-pub use status::{Holding, Readiness, Subject, keep_times, keep_undecided, refused_status, same_status, status_of};
+pub use status::{Holding, Readiness, Subject, refused_status, status_of};

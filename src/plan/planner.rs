@@ -17,8 +17,7 @@ use super::rejected::Rejected;
 use super::since::Since;
 use super::units::units_of;
 use super::work::{Work, WorkList};
-use crate::model::RegistrationRef;
-use crate::model::{Key, KeyValue, LeaseId, Prefix, Revision, Value};
+use crate::model::{Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision, Value};
 
 /// The settings of a registration, apart from its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,9 +17,7 @@ use super::desired::{DesiredPod, EndpointRecords, Problem};
 use super::planner::{Claim, Planner};
 use super::report::{Registered, Report};
 use super::units::Group;
-use crate::model::Key;
-use crate::model::Record;
-use crate::model::RegistrationRef;
+use crate::model::{Key, Record, RegistrationRef};
 
 /// What a pod has by the spec before and not by the newest one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,8 +12,7 @@ use super::desired::{DesiredPod, Problem};
 use super::planner::Planner;
 use super::policy::Quota;
 use super::unconfirmed::may_be_there;
-use crate::model::Key;
-use crate::model::RegistrationRef;
+use crate::model::{Key, RegistrationRef};
 
 #[derive(Debug, Default)]
 pub(super) struct Quotas {

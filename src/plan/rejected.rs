@@ -13,8 +13,7 @@ use super::in_flight::Ticket;
 use super::planner::Planner;
 use super::units::{Group, request_size, size_of};
 use super::work::Work;
-use crate::model::RegistrationRef;
-use crate::model::{Key, Op, TxnOutcome};
+use crate::model::{Key, Op, RegistrationRef, TxnOutcome};
 
 /// The registration that a rejected record set belongs to; none for keys that no registration wants.
 pub type Owner = Option<RegistrationRef>;

@@ -8,9 +8,7 @@ use super::desired::{DesiredPod, EndpointRecords, Problem};
 use super::planner::{KeyState, Planner};
 use super::rejected::Rejection;
 use crate::api::Reason;
-use crate::model::RegistrationRef;
-use crate::model::{Endpoint, Record};
-use crate::model::{Key, LeaseId, Prefix, Revision};
+use crate::model::{Endpoint, Key, LeaseId, Prefix, Record, RegistrationRef, Revision};
 
 /// What one registration has in etcd.
 #[derive(Debug, PartialEq, Eq)]

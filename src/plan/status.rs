@@ -126,64 +126,6 @@ pub fn refused_status(reason: Reason, message: &str, subject: Subject<'_>, now: 
     }
 }
 
-/// Leaves conditions in `status` that nothing is known about yet as they were before.
-pub fn keep_undecided(status: &mut [Condition], before: &[Condition]) {
-    for condition in status {
-        if condition.reason == Reason::Undecided.as_str()
-            && let Some(old) = before.iter().find(|old| old.type_ == condition.type_)
-        {
-            condition.clone_from(old);
-        }
-    }
-}
-
-/// Gives the conditions in `status` that were so before the time of their last change.
-pub fn keep_times(status: &mut [Condition], before: &[Condition]) {
-    for condition in status {
-        let same = |old: &&Condition| old.type_ == condition.type_ && old.status == condition.status;
-        if let Some(old) = before.iter().find(same) {
-            condition.last_transition_time = old.last_transition_time.clone();
-        }
-    }
-}
-
-/// Whether two statuses tell the same, apart from when a condition last changed.
-pub fn same_status(a: &ServiceRegistrationStatus, b: &ServiceRegistrationStatus) -> bool {
-    let ServiceRegistrationStatus {
-        observed_generation,
-        service,
-        ready,
-        ready_endpoints,
-        registered_endpoints,
-        endpoints,
-        endpoints_omitted,
-        formats,
-        last_synced,
-        conditions,
-    } = a;
-    let told = |condition: &Condition| {
-        let Condition {
-            type_,
-            status,
-            reason,
-            message,
-            observed_generation,
-            last_transition_time: _,
-        } = condition.clone();
-        (type_, status, reason, message, observed_generation)
-    };
-    *observed_generation == b.observed_generation
-        && *service == b.service
-        && *ready == b.ready
-        && *ready_endpoints == b.ready_endpoints
-        && *registered_endpoints == b.registered_endpoints
-        && *endpoints == b.endpoints
-        && *endpoints_omitted == b.endpoints_omitted
-        && *formats == b.formats
-        && *last_synced == b.last_synced
-        && conditions.iter().map(told).eq(b.conditions.iter().map(told))
-}
-
 struct Conditions<'a> {
     list: Vec<Condition>,
     generation: i64,

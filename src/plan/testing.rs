@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use super::desired::{DesiredPod, EndpointRecords};
 use super::meta::MetaKeys;
-use crate::model::RegistrationRef;
-use crate::model::{Endpoint, Record};
 use crate::model::{
-    Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction, TxnOutcome, Value,
+    Endpoint, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Record, RegistrationRef,
+    Revision, Transaction, TxnOutcome, Value,
 };
 
 /// The content of an etcd.

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::testing::{Etcd, desired, endpoint, meta, reference};
 use super::{Conflict, DesiredPod, EndpointRecords, Holder, Planner, RegistrationSettings, Report, Step};
-use crate::model::Record;
-use crate::model::{Expect, Fence, LeaseId, Op, Prefix, Transaction, TxnOutcome};
+use crate::model::{Expect, Fence, LeaseId, Op, Prefix, Record, Transaction, TxnOutcome};
 
 mod contests;
 mod denied;

@@ -9,8 +9,7 @@ use super::guard::{GuardEvent, GuardSettings, Hold, Moment, Recorded};
 use super::meta::MetaKeys;
 use super::planner::{KeyState, Planner};
 use super::work::Work;
-use crate::model::RegistrationRef;
-use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, Revision};
+use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, RegistrationRef, Revision};
 
 impl Planner {
     pub fn set_guard(&mut self, terms: GuardSettings) {

@@ -6,9 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::lease_groups::LeaseGroup;
 use super::leases::Home;
-use crate::model::FairQueue;
-use crate::model::Key;
-use crate::model::RegistrationRef;
+use crate::model::{FairQueue, Key, RegistrationRef};
 
 /// The tenant of the work on unclaimed keys.
 static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use super::properties::{Event, KEYS, PODS, REGISTRATIONS, Wish};
 use super::testing::{Etcd, meta, reference};
 use super::{Planner, PodState, Step, Ticket};
-use crate::model::RegistrationRef;
-use crate::model::{Fence, LeaseId, Prefix, Transaction, TxnOutcome};
+use crate::model::{Fence, LeaseId, Prefix, RegistrationRef, Transaction, TxnOutcome};
 
 mod check;
 mod denied;

@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::peer::Elsewhere;
+use crate::model::Elsewhere;
 
 /// The role and connectivity of this replica for one Registry.
 #[derive(Clone, Debug, PartialEq, Eq)]

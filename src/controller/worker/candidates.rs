@@ -10,8 +10,8 @@ use jiff::Timestamp;
 
 use super::{Outdated, RegistryWorker};
 use crate::etcd::Candidacy;
-use crate::model::{Key, Observation, Prefix};
-use crate::peer::{Elsewhere, Hint, PeerStatus, PeerStatuses, RegistryState};
+use crate::model::{Elsewhere, Key, Observation, Prefix};
+use crate::peer::{Hint, PeerStatus, PeerStatuses, RegistryState};
 use crate::plan::CandidateRecord;
 
 /// How long a leader may keep the lead with a stale view of Kubernetes while another candidate has a fresh one.

@@ -11,9 +11,8 @@ use super::backend_health::Trouble;
 use crate::api::{FormatStatus, Guard, LastSynced, Limits, Reason, RegistryStatus};
 use crate::controller::policy::Verdict;
 use crate::etcd::Access;
-use crate::model::{NamespaceScope, RegistrationRef};
-use crate::model::{Prefix, WatchTarget};
-use crate::plan::{Freshness, PodState, RegistrationSettings, Since};
+use crate::model::{Freshness, NamespaceScope, Prefix, RegistrationRef, WatchTarget};
+use crate::plan::{PodState, RegistrationSettings, Since};
 
 /// Identifies an object and the version of its spec.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use tokio::task::JoinError;
 use super::reporting::Subject;
 use super::{Command, Done, RegistryWorker, guarding, size};
 use crate::etcd::{self, Connection};
-use crate::model::{Key, KeyValue, LeaseId, Observation};
-use crate::plan::{RECORD_VERSION, newer_version};
+use crate::model::{Key, KeyValue, LeaseId, Observation, RECORD_VERSION};
+use crate::plan::newer_version;
 
 /// Commands taken in before the worker acts: those that arrive together are written together.
 const BATCH: usize = 1024;

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use super::command::StatusSeen;
-use crate::peer::Elsewhere;
+use crate::model::Elsewhere;
 
 /// How long a replica is cut off before it asks. An etcd member that restarts is back by then.
 const FIRST: Duration = Duration::from_secs(3);

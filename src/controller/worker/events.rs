@@ -12,8 +12,7 @@ use super::registry_status::reason;
 use super::reporting::{ReporterRole, Subject};
 use crate::api::{ConditionType, Reason};
 use crate::kube::{About, Events, Notice};
-use crate::model::LeaseId;
-use crate::model::RegistrationRef;
+use crate::model::{LeaseId, RegistrationRef};
 use crate::plan::{Conflict, GuardEvent, Holder, Holding, Release, Report};
 
 /// The guard released a hold.

@@ -57,10 +57,9 @@ use super::debouncer::Debouncer;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::{self, Access, Candidacy, Connection, Leadership, Timeouts};
 use crate::kube::{Events, SharedCheckpoint, Source, StatusUpdate, WatchScope};
-use crate::model::RegistrationRef;
-use crate::model::{Fence, Key, KeyValue, LeaseId, Prefix, Revision, TxnOutcome};
+use crate::model::{Fence, Freshness, Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision, TxnOutcome};
 use crate::peer::{PeerStatuses, Peers};
-use crate::plan::{Freshness, LeaseGroups, Planner, Ticket};
+use crate::plan::{LeaseGroups, Planner, Ticket};
 use crate::telemetry::{Health, Metrics, RegistryHealth, RegistryMetrics};
 
 /// Interval of housekeeping.

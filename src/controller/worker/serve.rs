@@ -15,7 +15,7 @@ use super::{Channels, Command, Context, RegistryWorker, Trouble, Version, guardi
 use crate::api::RegistrySpec;
 use crate::controller::failure::Failure;
 use crate::etcd::{self, Access, Campaign, Candidacy, Connection, Leadership, LeaseEvent};
-use crate::peer::Elsewhere;
+use crate::model::Elsewhere;
 use crate::plan::{MetaKeys, Planner};
 use crate::telemetry::{RegistryHealth, RegistryMetrics};
 

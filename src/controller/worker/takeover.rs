@@ -7,8 +7,7 @@ use super::write_slots::WriteSlot;
 use super::{Done, Outdated, RegistryWorker};
 use crate::controller::bypass::BypassGuard;
 use crate::etcd::{self, Snapshot};
-use crate::model::{Fence, Key, KeyValue, Transaction};
-use crate::plan::{Checkpoint, Freshness};
+use crate::model::{Checkpoint, Fence, Freshness, Key, KeyValue, Transaction};
 
 /// What a new leader has to observe before it writes.
 #[derive(Debug)]

@@ -8,9 +8,8 @@ use std::time::Duration;
 use super::*;
 use crate::api::{LastSynced, ServiceRegistrationStatus};
 use crate::kube::{About, Notice, WritePolicy};
-use crate::model::NamespaceScope;
-use crate::model::{Observation, WatchTarget};
-use crate::plan::{self, Checkpoint, Holding, MetaKeys, PodState, RegistrationSettings};
+use crate::model::{Checkpoint, NamespaceScope, Observation, WatchTarget};
+use crate::plan::{self, Holding, MetaKeys, PodState, RegistrationSettings};
 
 const PODS: WatchTarget = WatchTarget::of_cluster(crate::kube::PODS);
 

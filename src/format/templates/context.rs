@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use minijinja::Value;
 
-use crate::model::Endpoint;
-use crate::model::Prefix;
+use crate::model::{Endpoint, Prefix};
 
 /// Returns the facts of `endpoint` below `scope`. `id` distinguishes the endpoint from the others of the service. An
 /// unknown fact is `none`, so that a misspelt name, which is undefined, still gives an error.

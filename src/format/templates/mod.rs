@@ -20,8 +20,7 @@ use self::context::context;
 use self::engine::Engine;
 use self::error::{Part, TemplateLocation};
 use crate::api::{Escaping, RecordFormatSpec, RecordPreview};
-use crate::model::Prefix;
-use crate::model::{Endpoint, Record};
+use crate::model::{Endpoint, Prefix, Record};
 
 pub use error::TemplateError;
 pub use library::RecordFormats;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use super::{TemplateError, Templates};
 use crate::api::{RecordFormatSpec, RecordPreview};
 use crate::format::ServicePort;
-use crate::model::Prefix;
-use crate::model::{Endpoint, Record};
+use crate::model::{Endpoint, Prefix, Record};
 
 /// The prefix of the sample endpoint.
 const PREFIX: &str = "/services/shop/orders";

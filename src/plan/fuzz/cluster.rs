@@ -10,8 +10,7 @@ use crate::format::{Format, RecordFormats, Service};
 use crate::index::{
     Addresses, DirtyMark, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, Selector,
 };
-use crate::model::{Fence, Key, LeaseId, Transaction, TxnOutcome};
-use crate::model::{NamespaceScope, RegistrationRef};
+use crate::model::{Fence, Key, LeaseId, NamespaceScope, RegistrationRef, Transaction, TxnOutcome};
 use crate::plan::testing::{Etcd, meta};
 use crate::plan::{
     FormatBinding, GuardMode, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step, Ticket,

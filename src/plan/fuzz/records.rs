@@ -3,10 +3,9 @@
 
 use super::cluster::{Operator, Truth, Wish, content, pod};
 use crate::fuzz::Rng;
-use crate::model::{LeaseId, WatchTarget};
+use crate::model::{Checkpoint, Freshness, LeaseId, WatchTarget};
 use crate::plan::meta::MetaKeys;
 use crate::plan::testing::{Etcd, meta};
-use crate::plan::{Checkpoint, Freshness};
 
 /// Generates a line.
 pub(crate) fn any_record(rng: &mut Rng) -> String {

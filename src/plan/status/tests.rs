@@ -1,14 +1,13 @@
 //! What the author of a registration reads in each situation.
 
+use crate::api::conditions::{keep_times, keep_undecided, same_status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::model::Endpoint;
-use crate::model::LeaseId;
-use crate::model::RegistrationRef;
+use crate::model::{Endpoint, LeaseId, RegistrationRef};
 use crate::plan::testing::endpoint;
 
 const SUBJECT: Subject<'_> = Subject {

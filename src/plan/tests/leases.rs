@@ -1,7 +1,7 @@
 //! What happens to keys when something happens to their lease.
 
 use super::*;
-use crate::plan::Checkpoint;
+use crate::model::Checkpoint;
 
 #[test]
 fn a_changed_value_is_written_in_place_on_the_same_lease() {

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::World;
-use crate::model::Prefix;
-use crate::model::{LeaseId, Op, Transaction};
+use crate::model::{LeaseId, Op, Prefix, Transaction};
 use crate::plan::properties::SCOPES;
 use crate::plan::testing::meta;
 use crate::plan::{LeaseGroup, LeaseGroups, Ticket};

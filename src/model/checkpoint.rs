@@ -1,0 +1,330 @@
+//! How far a leader had watched Kubernetes when it wrote to etcd, and how far its successor must therefore have watched
+//! before it writes.
+//!
+//! A standby replica may receive a watch event later than the leader. If it became leader then and acted on its older
+//! cache, it would undo what its predecessor did correctly, and redo it once its cache has caught up. So every leader
+//! writes a checkpoint to etcd in the same transactions as its keys: how far its caches had come. Its successor reads
+//! the checkpoints once it leads, when no other replica can write any more, and waits until its own caches have come as
+//! far. Mostly they have. Transactions that are under way at the same time use separate write slots, each with its own
+//! checkpoint.
+//!
+//! The successor may watch other namespaces than its predecessor did, or the whole cluster. What counts is the overlap:
+//! a watch must have come as far as the predecessor's in every target that it meets. Targets that only the predecessor
+//! watched are not waited for.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::RECORD_VERSION;
+use super::namespace_scope::NamespaceScope;
+use super::transaction::Value;
+use super::watch_target::WatchTarget;
+
+/// Versions (`metadata.resourceVersion`) up to which each watch target has been taken in. The versions of one kind grow
+/// within one API server, across namespaces; since Kubernetes 1.35 clients may rely on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint(BTreeMap<WatchTarget, u64>);
+
+#[derive(Serialize, Deserialize)]
+struct Versioned {
+    v: u32,
+    heard: BTreeMap<WatchTarget, u64>,
+}
+
+impl Checkpoint {
+    /// Records that an object of this version was taken in.
+    pub fn add(&mut self, stream: &WatchTarget, version: u64) {
+        match self.0.get_mut(stream) {
+            Some(known) => *known = version.max(*known),
+            None => drop(self.0.insert(stream.clone(), version)),
+        }
+    }
+
+    /// Forgets the version of a target: the API server was restored to an earlier state, and its versions start again
+    /// there.
+    pub fn forget(&mut self, stream: &WatchTarget) {
+        self.0.remove(stream);
+    }
+
+    /// Keeps the higher version of `self` and `other` for each target.
+    pub fn merge(&mut self, other: Self) {
+        for (stream, version) in other.0 {
+            self.add(&stream, version);
+        }
+    }
+
+    /// The highest version of the targets that overlap `stream`, none if there is none.
+    fn meeting(&self, stream: &WatchTarget) -> Option<u64> {
+        let meeting = self.0.iter().filter(|(other, _)| stream.meets(other));
+        meeting.map(|(_, version)| *version).max()
+    }
+
+    /// The encoded value for etcd.
+    pub fn value(&self) -> Value {
+        let heard = self.0.clone();
+        serde_json::to_vec(&Versioned {
+            v: RECORD_VERSION,
+            heard,
+        })
+        .expect("text and integers always serialise")
+        .into()
+    }
+
+    /// Decodes a value, none if it cannot be read. Later versions may add fields, never change these.
+    pub fn read(value: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Versioned>(value)
+            .ok()
+            .map(|read| Self(read.heard))
+    }
+}
+
+/// How far one watch has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetFreshness {
+    /// Everything up to this version has been taken in.
+    pub version: u64,
+    /// The API server's own version, and when it was asked for it.
+    pub present: Option<(u64, Instant)>,
+}
+
+/// How far the watches of this replica have come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freshness(BTreeMap<WatchTarget, TargetFreshness>);
+
+impl Freshness {
+    /// Watches of these targets that have not received anything yet.
+    pub fn new(streams: impl IntoIterator<Item = WatchTarget>) -> Self {
+        Self(
+            streams
+                .into_iter()
+                .map(|stream| (stream, TargetFreshness::default()))
+                .collect(),
+        )
+    }
+
+    /// Records that everything up to `version` of this target has been taken in.
+    pub fn reach(&mut self, stream: &WatchTarget, version: u64) {
+        self.at(stream).version = version;
+    }
+
+    /// Records that the API server was at this version when it was asked at the time `asked`.
+    pub fn compare(&mut self, stream: &WatchTarget, version: u64, asked: Instant) {
+        self.at(stream).present = Some((version, asked));
+    }
+
+    /// Returns the API server's own version of every target, if each was asked for at `since` or later, else none. No
+    /// replica can have received more than that by `since`.
+    pub fn presents(&self, since: Instant) -> Option<Checkpoint> {
+        let present = |reached: &TargetFreshness| reached.present.filter(|(_, asked)| *asked >= since);
+        let all = self
+            .0
+            .iter()
+            .map(|(stream, reached)| Some((stream.clone(), present(reached)?.0)));
+        all.collect::<Option<_>>().map(Checkpoint)
+    }
+
+    fn at(&mut self, stream: &WatchTarget) -> &mut TargetFreshness {
+        self.0.entry(stream.clone()).or_default()
+    }
+
+    /// Returns a copy without the targets for which `is_void` is true: their watches have nothing to deliver.
+    #[must_use]
+    pub fn without(&self, is_void: impl Fn(&WatchTarget) -> bool) -> Self {
+        let streams = self.0.iter().filter(|(stream, _)| !is_void(stream));
+        Self(streams.map(|(stream, reached)| (stream.clone(), *reached)).collect())
+    }
+
+    /// Returns the targets that have not come as far as `needed`, which was found at `since`. A version that the API
+    /// server itself has not reached since then belongs to a history that a restore has undone; it is not waited for.
+    /// Targets that this replica does not watch are not waited for either.
+    pub fn lacks(&self, needed: &Checkpoint, since: Instant) -> Vec<WatchTarget> {
+        let lacks = |(stream, reached): (&WatchTarget, &TargetFreshness)| {
+            let needed = needed.meeting(stream)?;
+            let void = |(present, asked)| asked >= since && present < needed;
+            (reached.version < needed && !reached.present.is_some_and(void)).then(|| stream.clone())
+        };
+        self.0.iter().filter_map(lacks).collect()
+    }
+
+    /// Returns the areas in `heard` that this replica does not watch, for the kinds that it watches.
+    pub fn beyond(&self, heard: &Checkpoint) -> Vec<NamespaceScope> {
+        let is_covered = |area: &NamespaceScope, kind: &str| {
+            let mut here = self.0.keys().filter(|stream| stream.kind == kind);
+            here.any(|stream| stream.area == NamespaceScope::Cluster || stream.area == *area)
+        };
+        let is_known = |kind: &str| self.0.keys().any(|stream| stream.kind == kind);
+        let beyond = heard.0.keys().filter(|told| is_known(&told.kind));
+        let beyond = beyond.filter(|told| !is_covered(&told.area, &told.kind));
+        let mut areas: Vec<NamespaceScope> = beyond.map(|told| told.area.clone()).collect();
+        areas.sort();
+        areas.dedup();
+        areas
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const PODS: WatchTarget = WatchTarget::of_cluster("pods");
+    const REGISTRATIONS: WatchTarget = WatchTarget::of_cluster("registrations");
+
+    fn pods_in(namespace: &str) -> WatchTarget {
+        WatchTarget::new("pods", NamespaceScope::namespace(namespace))
+    }
+
+    fn heard(pods: u64, registrations: u64) -> Checkpoint {
+        let mut heard = Checkpoint::default();
+        heard.add(&PODS, pods);
+        heard.add(&REGISTRATIONS, registrations);
+        heard
+    }
+
+    fn heard_of<const N: usize>(streams: [(WatchTarget, u64); N]) -> Checkpoint {
+        let mut heard = Checkpoint::default();
+        for (stream, version) in streams {
+            heard.add(&stream, version);
+        }
+        heard
+    }
+
+    fn progress_of<const N: usize>(streams: [(WatchTarget, u64); N]) -> Freshness {
+        let mut progress = Freshness::new([]);
+        for (stream, version) in streams {
+            progress.reach(&stream, version);
+        }
+        progress
+    }
+
+    #[test]
+    fn a_note_reads_back_as_what_was_written_and_what_is_none_as_nothing() {
+        let value = heard(105, 99).value();
+        let text = r#"{"v":1,"heard":{"pods":105,"registrations":99}}"#;
+        assert_eq!(std::str::from_utf8(&value), Ok(text));
+        assert_eq!(Checkpoint::read(&value), Some(heard(105, 99)));
+        let later = br#"{"v":2,"heard":{"pods":105,"registrations":99},"why":"new"}"#;
+        assert_eq!(Checkpoint::read(later), Some(heard(105, 99)));
+        assert_eq!(Checkpoint::read(b"{}"), None);
+    }
+
+    #[test]
+    fn a_note_of_streams_of_namespaces_reads_back_as_well() {
+        let written = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105), (REGISTRATIONS, 99)]);
+        let value = written.value();
+        let text = r#"{"v":1,"heard":{"pods/bank":7,"pods/shop":105,"registrations":99}}"#;
+        assert_eq!(std::str::from_utf8(&value), Ok(text));
+        assert_eq!(Checkpoint::read(&value), Some(written));
+    }
+
+    #[test]
+    fn versions_only_grow_until_they_are_counted_anew() {
+        let mut heard = heard(105, 99);
+        heard.add(&PODS, 104);
+        assert_eq!(heard, self::heard(105, 99));
+        heard.merge(self::heard(107, 98));
+        assert_eq!(heard, self::heard(107, 99));
+        heard.forget(&PODS);
+        heard.add(&PODS, 3);
+        assert_eq!(heard, self::heard(3, 99));
+    }
+
+    #[test]
+    fn who_has_heard_less_than_the_note_says_lacks_just_that() {
+        let now = Instant::now();
+        let mut progress = Freshness::new([PODS, REGISTRATIONS]);
+        assert_eq!(
+            progress.lacks(&heard(105, 99), now),
+            [PODS, REGISTRATIONS],
+            "nothing was heard yet"
+        );
+        progress.reach(&PODS, 104);
+        progress.reach(&REGISTRATIONS, 99);
+        assert_eq!(progress.lacks(&heard(105, 99), now), [PODS]);
+        progress.reach(&PODS, 105);
+        assert_eq!(progress.lacks(&heard(105, 99), now), []);
+        assert_eq!(progress.lacks(&Checkpoint::default(), now), []);
+    }
+
+    #[test]
+    fn each_namespace_is_caught_up_with_on_its_own() {
+        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+        let progress = progress_of([(pods_in("bank"), 7), (pods_in("shop"), 104)]);
+        assert_eq!(progress.lacks(&note, Instant::now()), [pods_in("shop")]);
+    }
+
+    #[test]
+    fn who_watches_namespaces_comes_as_far_in_each_as_one_who_watched_the_cluster() {
+        let note = heard_of([(PODS, 105)]);
+        let progress = progress_of([(pods_in("bank"), 110), (pods_in("shop"), 104)]);
+        assert_eq!(progress.lacks(&note, Instant::now()), [pods_in("shop")]);
+        assert_eq!(progress.beyond(&note), [NamespaceScope::Cluster]);
+    }
+
+    #[test]
+    fn who_watches_the_cluster_comes_as_far_as_one_who_watched_namespaces() {
+        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+        for (version, lacks) in [(104, vec![PODS]), (105, vec![])] {
+            let progress = progress_of([(PODS, version)]);
+            assert_eq!(progress.lacks(&note, Instant::now()), lacks, "{version}");
+            assert_eq!(progress.beyond(&note), []);
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_only_the_predecessor_watched_is_not_waited_for_and_known_to_be_left() {
+        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+        let progress = progress_of([(pods_in("bank"), 7), (pods_in("new"), 0)]);
+        assert_eq!(progress.lacks(&note, Instant::now()), []);
+        assert_eq!(progress.beyond(&note), [NamespaceScope::namespace("shop")]);
+    }
+
+    #[test]
+    fn what_has_nothing_to_tell_is_not_waited_for() {
+        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+        let progress = Freshness::new([pods_in("bank"), pods_in("shop")]);
+        let told = progress.without(|stream| *stream == pods_in("shop"));
+        assert_eq!(told.lacks(&note, Instant::now()), [pods_in("bank")]);
+    }
+
+    #[test]
+    fn a_kind_that_another_release_watches_is_not_waited_for() {
+        let needed = heard_of([(WatchTarget::of_cluster("gadgets"), 7)]);
+        let progress = Freshness::new([PODS]);
+        assert_eq!(progress.lacks(&needed, Instant::now()), []);
+        assert_eq!(progress.beyond(&needed), []);
+    }
+
+    #[test]
+    fn how_far_everybody_can_have_heard_is_known_when_the_apiserver_has_been_asked_about_all() {
+        let since = Instant::now();
+        let later = since + Duration::from_secs(1);
+        let mut progress = Freshness::new([PODS, REGISTRATIONS]);
+        progress.compare(&PODS, 7, since.checked_sub(Duration::from_secs(1)).expect("a past"));
+        progress.compare(&REGISTRATIONS, 99, later);
+        assert_eq!(progress.presents(since), None, "pods were asked about before");
+        progress.compare(&PODS, 105, later);
+        assert_eq!(progress.presents(since), Some(heard(105, 99)));
+    }
+
+    #[test]
+    fn what_the_apiserver_itself_has_not_come_to_is_not_waited_for_if_it_said_so_afterwards() {
+        let now = Instant::now();
+        let mut progress = Freshness::new([PODS]);
+        progress.reach(&PODS, 50);
+        let before = now.checked_sub(Duration::from_secs(1)).expect("a past");
+        progress.compare(&PODS, 60, before);
+        assert_eq!(
+            progress.lacks(&heard(105, 0), now),
+            [PODS],
+            "it may have come to it since"
+        );
+        progress.compare(&PODS, 120, now);
+        assert_eq!(progress.lacks(&heard(105, 0), now), [PODS]);
+        progress.compare(&PODS, 60, now);
+        assert_eq!(progress.lacks(&heard(105, 0), now), []);
+    }
+}
