@@ -37,52 +37,52 @@ struct Long {
 const LONG: &[Long] = &[
     Long {
         name: "replicas",
-        seconds: 620,
+        seconds: 740,
         parts: 3,
     },
     Long {
         name: "faults",
-        seconds: 390,
+        seconds: 560,
         parts: 2,
     },
     Long {
         name: "access",
-        seconds: 270,
+        seconds: 520,
         parts: 2,
     },
     Long {
         name: "chart",
-        seconds: 150,
+        seconds: 250,
         parts: 1,
     },
     Long {
         name: "consumers",
-        seconds: 150,
+        seconds: 80,
         parts: 1,
     },
     Long {
         name: "etcd",
-        seconds: 120,
+        seconds: 230,
         parts: 1,
     },
     Long {
         name: "flood",
-        seconds: 100,
+        seconds: 140,
         parts: 1,
     },
     Long {
-        name: "image",
-        seconds: 90,
+        name: "xtask:image",
+        seconds: 330,
         parts: 1,
     },
     Long {
         name: "operator",
-        seconds: 100,
+        seconds: 230,
         parts: 1,
     },
     Long {
         name: "upgrade",
-        seconds: 70,
+        seconds: 100,
         parts: 1,
     },
 ];
