@@ -173,10 +173,12 @@ async fn the_documented_upgrade_works_from_an_older_chart() -> Result<()> {
         .await
         .unwrap_or_else(|error| panic!("{error}"));
     let new = chart().display().to_string();
-    let words = ["upgrade", "older", &new, "--reuse-values", "--namespace", home.name()];
-    helm(bed.kubeconfig(), &words)
-        .await
-        .unwrap_or_else(|error| panic!("{error}"));
+    for flag in ["--reset-then-reuse-values", "--reuse-values"] {
+        let words = ["upgrade", "older", &new, flag, "--namespace", home.name()];
+        helm(bed.kubeconfig(), &words)
+            .await
+            .unwrap_or_else(|error| panic!("{flag}: {error}"));
+    }
     let deployment = home.objects().get("apps/v1", "Deployment", "older-leasehold").await?;
     let deployment = deployment.expect("it is there");
     assert_eq!(deployment["spec"]["replicas"], 0, "{deployment}");
