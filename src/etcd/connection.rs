@@ -49,7 +49,7 @@ const HEDGE: Duration = Duration::from_secs(1);
 /// How long after the last answer an endpoint's cluster id is trusted without another check.
 const RECENT: Duration = Duration::from_secs(3);
 /// Cause of the error when a request's connection was replaced.
-pub(super) const GIVEN_UP: &str = "its connection is no longer used";
+pub(super) const GIVEN_UP: &str = "the connection is no longer used";
 /// Longest wait for the endpoints of a new access to report their cluster ids, counted from the first use.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -102,7 +102,7 @@ impl Way {
             cause,
         };
         if access.endpoints.is_empty() {
-            return Err(invalid("no endpoint is given".to_owned()));
+            return Err(invalid("no endpoint is configured".to_owned()));
         }
         if let Some(tls) = &access.tls {
             tls.check().map_err(|malformed| invalid(malformed.to_string()))?;
@@ -427,7 +427,7 @@ impl Connection {
                 tracing::warn!(
                     before = format!("{before:x}"),
                     after = format!("{after:x}"),
-                    "the endpoints belong to another cluster now: etcd was restored or replaced"
+                    "the endpoints now belong to another etcd cluster; etcd was restored or replaced"
                 );
             }
             *cluster
@@ -484,7 +484,7 @@ impl Connection {
             tracing::info!(
                 endpoint = endpoint.url,
                 was = fault.reason(),
-                "this endpoint of etcd can be used again"
+                "the etcd endpoint is usable again"
             );
         }
         self.shared.news.notify_waiters();
@@ -687,7 +687,7 @@ impl Connection {
                 }
                 tracing::debug!(%error, "trying another endpoint");
             } else {
-                tracing::debug!(call = call.name, "no answer yet, asking another endpoint too");
+                tracing::debug!(call = call.name, "no answer yet; also asking another endpoint");
                 // If etcd as a whole is slow, hedging must not flood it.
                 patience *= 2;
             }

@@ -127,7 +127,7 @@ pub async fn campaign(
         address: campaign.address.map(|address| address.to_string()),
     };
     let mut candidate = Candidate {
-        value: serde_json::to_vec(&holder).expect("three strings are JSON"),
+        value: serde_json::to_vec(&holder).expect("strings and numbers serialize"),
         me: holder,
         connection,
         campaign,
@@ -165,12 +165,12 @@ async fn announce(
                     written = Some(fresh);
                 }
                 Err(error @ Error::PermissionDenied { .. }) => {
-                    tracing::warn!(key = %campaign.candidate_key, %error, "cannot write this candidate's record");
+                    tracing::warn!(key = %campaign.candidate_key, %error, "cannot write the candidate record");
                     sleep(DENIED).await;
                     continue;
                 }
                 Err(error) => {
-                    backoff.complain("cannot write this candidate's record", &error);
+                    backoff.complain("cannot write the candidate record", &error);
                     backoff.pause().await;
                     continue;
                 }
@@ -279,7 +279,7 @@ impl Candidate {
             match &leadership {
                 Leadership::Leading(fence) => tracing::info!(key, revision = fence.create_revision, "leading"),
                 Leadership::Standby { leader } => tracing::info!(key, leader, "standing by"),
-                Leadership::Seeking => tracing::info!(key, "neither leading nor aware of a leader"),
+                Leadership::Seeking => tracing::info!(key, "not leading, and no leader is known"),
             }
             *known = leadership;
             true
@@ -301,14 +301,14 @@ impl Candidate {
                     tokio::select! {
                         never = announce => match never {},
                         () = session.keep() => {
-                            tracing::warn!(lease = %session.lease, "etcd no longer knows the session, standing anew");
+                            tracing::warn!(lease = %session.lease, "the lease of the election session no longer exists in etcd; starting a new session");
                         }
                         () = self.contend(&session) => {}
                     }
                     self.publish(Leadership::Seeking);
                 }
                 Err(error) => {
-                    backoff.complain("no session for the election", &error);
+                    backoff.complain("cannot create a session for the election", &error);
                     backoff.pause().await;
                 }
             }
@@ -346,7 +346,7 @@ impl Candidate {
                         () = until_yielding(&mut candidacy, true) => {
                             tracing::warn!(
                                 key = %self.campaign.leader_key,
-                                "this replica's view of Kubernetes is stale and another candidate's is not: giving the lead back"
+                                "this replica's view of Kubernetes is stale and another candidate's is not; resigning"
                             );
                             if self.resign().await {
                                 fence = None;
@@ -360,9 +360,9 @@ impl Candidate {
                 Ok(look) if fence.is_some() => {
                     self.publish(Leadership::Seeking);
                     if let Look::Stale { .. } = look {
-                        tracing::warn!("the leader key was overwritten by hand, or etcd was restored");
+                        tracing::warn!("the leader key was overwritten by another client, or etcd was restored");
                     } else {
-                        tracing::warn!("the leader key is no longer ours");
+                        tracing::warn!("this replica lost the leader key");
                         // If the session's lease is gone, the key expired with it, so no successor needs the pause.
                         if !matches!(self.connection.lease(session.lease, false).await, Ok(None)) {
                             sleep(GIVE_WAY).await;
@@ -396,7 +396,7 @@ impl Candidate {
                 // Another candidate claimed the key and lost it between two requests.
                 Ok(Look::Free) => {}
                 Err(error) => {
-                    backoff.complain("cannot look at the leader key", &error);
+                    backoff.complain("cannot read or claim the leader key", &error);
                     // The candidate still leads while the session is proven. The fence guards every write anyway.
                     backoff.pause().await;
                 }
@@ -435,12 +435,9 @@ impl Candidate {
         // Other candidates noticed the same at the same time.
         sleep(jitter(CLAIM_JITTER)).await;
         if let Some(why) = over {
-            tracing::warn!(leader, why, "the leader is no longer there; standing in its place");
+            tracing::warn!(leader, why, "the leader has failed; removing its leader key");
             if let Err(error) = self.remove(mod_revision).await {
-                backoff.complain(
-                    "cannot remove the leader key of a leader that is no longer there",
-                    &error,
-                );
+                backoff.complain("cannot remove the leader key of a failed leader", &error);
                 backoff.pause().await;
             }
         }
@@ -496,7 +493,7 @@ impl Candidate {
             mod_revision: held.mod_revision,
         };
         if held.lease == LeaseId::NONE {
-            tracing::warn!(key = %self.campaign.leader_key, "the leader key is on no lease and would stay for ever");
+            tracing::warn!(key = %self.campaign.leader_key, "the leader key has no lease and would never expire; removing it");
             return stale;
         }
         let Ok(other) = serde_json::from_slice::<Holder>(&held.value) else {
@@ -517,7 +514,7 @@ impl Candidate {
                 .collect::<String>();
             tracing::error!(
                 key = %self.campaign.leader_key, value, lease = %held.lease,
-                "the leader key holds no leader record and is removed: let nothing but leasehold write below the metaPrefix"
+                "the leader key does not contain a leader record; removing it; allow only leasehold to write below the metaPrefix"
             );
             return stale;
         };
@@ -528,17 +525,17 @@ impl Candidate {
         if other.identity == self.me.identity {
             if held.create_revision < self.led_at {
                 // The key is older than this process's own term, which is possible only after a restore of etcd.
-                tracing::info!(identity = %other.identity, "an earlier process of the same name is back with etcd's past");
+                tracing::info!(identity = %other.identity, "etcd was restored and contains an old leader key of this identity; removing it");
                 return stale;
             }
             if self.led_at == 0 && !self.replaced {
-                tracing::info!(identity = %other.identity, "taking over from an earlier process of the same name");
+                tracing::info!(identity = %other.identity, "taking over from an earlier process with the same identity");
                 return stale;
             }
             if !self.replaced {
                 tracing::error!(
                     identity = %other.identity, mine = %self.me.incarnation, theirs = %other.incarnation,
-                    "another live process has this identity and leads; standing by: give each replica its own name"
+                    "another running process with the same identity leads; standing by; give each replica a unique identity"
                 );
                 // Never reset: two processes that remove each other's key would not stop.
                 self.replaced = true;
@@ -622,7 +619,7 @@ impl Candidate {
         };
         let request = remove(true).or_else([TxnOp::txn(remove(false))]);
         if let Ok(Err(error)) = timeout(RESIGN, self.txn("leave", request)).await {
-            tracing::debug!(%error, "cannot remove this candidate's record: it stays until the session ends");
+            tracing::debug!(%error, "cannot remove the candidate record; it stays until the session expires");
         }
     }
 
@@ -643,11 +640,11 @@ impl Candidate {
                 true
             }
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot resign: the leader key stays until the session ends");
+                tracing::warn!(%error, "cannot resign; the leader key stays until the session expires");
                 false
             }
             Err(_) => {
-                tracing::warn!("cannot resign in time: the leader key stays until the session ends");
+                tracing::warn!("cannot resign in time; the leader key stays until the session expires");
                 false
             }
         }

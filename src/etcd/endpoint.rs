@@ -283,7 +283,7 @@ impl Endpoint {
             // The process is ending.
             Err(_) => Err(Error::Unreachable {
                 endpoints: self.url.clone(),
-                cause: "the login was given up".to_owned(),
+                cause: "the login was cancelled".to_owned(),
             }),
         })
     }

@@ -8,14 +8,17 @@ use super::tls::Fault;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The configured endpoint is not an address.
-    #[error("`{endpoint}` is no etcd endpoint ({cause}): write it as http://host:2379 or https://host:2379")]
+    #[error("`{endpoint}` cannot be used as an etcd endpoint ({cause}): use http://host:2379 or https://host:2379")]
     InvalidEndpoint {
         /// The configured value.
         endpoint: String,
         cause: String,
     },
     /// No connection to any endpoint.
-    #[error("etcd cannot be reached at {endpoints} ({cause}): check that it runs and that nothing blocks the way")]
+    #[error(
+        "etcd is unreachable at {endpoints} ({cause}): check that it is running and that no firewall or NetworkPolicy \
+         blocks the connection"
+    )]
     Unreachable {
         /// The endpoint of one attempt, or all endpoints after a whole call failed.
         endpoints: String,
@@ -24,8 +27,8 @@ pub enum Error {
     },
     /// The offered endpoints belong to another cluster.
     #[error(
-        "{endpoints} is another etcd cluster ({}): what is registered in that in use would be lost there. Name members \
-         of the cluster in use; for another cluster create another Registry and move the registrations, or delete this \
+        "{endpoints} {}. Switching to another cluster would lose the keys in the cluster in use. Name members of the \
+         cluster in use; for another cluster, create another Registry and move the registrations to it, or delete this \
          Registry and create it again", cluster_words(*.found, *.wanted)
     )]
     OtherCluster {
@@ -36,7 +39,7 @@ pub enum Error {
         wanted: Option<u64>,
     },
     /// Connected, but no answer in time.
-    #[error("etcd at {endpoints} did not answer `{call}` within {after:?}: look for an overloaded or paused member")]
+    #[error("etcd at {endpoints} did not answer `{call}` within {after:?}: check for an overloaded or paused member")]
     Timeout {
         /// The endpoint of one attempt, or all endpoints after a whole call failed.
         endpoints: String,
@@ -52,21 +55,23 @@ pub enum Error {
         fault: EndpointFault,
     },
     /// The user lacks a permission.
-    #[error("etcd denies this ({message}): grant the user readwrite on the data prefixes and on the meta prefix")]
+    #[error(
+        "etcd denied the request ({message}): grant the user readwrite on the data prefixes and on the meta prefix"
+    )]
     PermissionDenied {
         /// etcd's message.
         message: String,
     },
     /// etcd does not know the user, or the token is too old.
-    #[error("etcd does not accept the credentials ({message}): check user, password and certificate")]
+    #[error("etcd rejected the credentials ({message}): check the user, the password and the client certificate")]
     Unauthenticated {
         /// etcd's message.
         message: String,
     },
     /// etcd refused a login. It does not say whether the name or the password is wrong.
     #[error(
-        "etcd refuses the login ({message}): the user does not exist or the password is another one; put the right ones \
-         in the Secret that spec.auth names, or set the user's with `etcdctl user passwd`"
+        "etcd rejected the login ({message}): the user does not exist or the password is wrong; correct them in the \
+         Secret that spec.auth names, or set the user's password with `etcdctl user passwd`"
     )]
     LoginRefused {
         /// etcd's message.
@@ -74,8 +79,8 @@ pub enum Error {
     },
     /// etcd requires a user, and the request named none.
     #[error(
-        "etcd asks for a user ({message}): name a Secret with user and password in spec.auth, or a client certificate \
-         whose common name is a user in spec.tls.certSecret"
+        "etcd requires a user ({message}): name a Secret with user and password in spec.auth, or in spec.tls.certSecret \
+         a Secret with a client certificate whose common name is an etcd user"
     )]
     UserRequired {
         /// etcd's message.
@@ -95,13 +100,18 @@ pub enum Error {
         message: String,
     },
     /// A request or an answer exceeds the limit on its size or its number of operations.
-    #[error("too large for etcd ({message}): lower the size of values, or raise --max-request-bytes and --max-txn-ops")]
+    #[error(
+        "too large for etcd ({message}): reduce the size of the values, or raise etcd's --max-request-bytes and \
+         --max-txn-ops"
+    )]
     TooLarge {
         /// etcd's message.
         message: String,
     },
     /// etcd accepts no more requests for now.
-    #[error("etcd refuses more requests for now ({message}): lower the registry's limits or relieve the cluster")]
+    #[error(
+        "etcd accepts no more requests for now ({message}): lower the Registry's spec.limits or reduce the load on etcd"
+    )]
     Busy {
         /// etcd's message.
         message: String,
@@ -119,49 +129,53 @@ pub enum Error {
 
 fn cluster_words(found: u64, wanted: Option<u64>) -> String {
     match wanted {
-        Some(wanted) => format!("id {found:x}; the one in use has {wanted:x}"),
-        None => format!("id {found:x}, or it cannot be known: the one in use does not answer"),
+        Some(wanted) => format!("belongs to another etcd cluster (id {found:x}; the cluster in use has id {wanted:x})"),
+        None => format!(
+            "may belong to another etcd cluster (id {found:x}; the id of the cluster in use is unknown, because it does \
+             not answer)"
+        ),
     }
 }
 
 fn tls_words(endpoint: &str, fault: &Fault) -> String {
     match fault {
         Fault::ServerExpired => format!(
-            "the certificate of {endpoint} has expired or is not valid yet: renew it there, or set the clock right"
+            "the certificate of {endpoint} has expired or is not valid yet: renew the server certificate, or correct the clock"
         ),
         Fault::UnknownAuthority => format!(
-            "the certificate of {endpoint} is signed by an authority that is not trusted: put the certificate of its \
-             authority in the Secret or ConfigMap that spec.tls names"
+            "the certificate of {endpoint} is not signed by a trusted CA: add the certificate of its CA to the Secret or \
+             ConfigMap that spec.tls names"
         ),
         Fault::OtherName { presented } if presented.is_empty() => format!(
-            "the certificate of {endpoint} is not for this name: name the endpoint as its certificate does, or set \
-             spec.tls.serverName"
+            "the certificate of {endpoint} is not valid for this host name: use a name from the certificate in the \
+             endpoint, or set spec.tls.serverName"
         ),
         Fault::OtherName { presented } => format!(
-            "the certificate of {endpoint} is not for this name, but for {presented}: name the endpoint as its \
-             certificate does, or set spec.tls.serverName"
+            "the certificate of {endpoint} is valid only for {presented}: use a name from the certificate in the \
+             endpoint, or set spec.tls.serverName"
         ),
         Fault::NoName => format!(
-            "the certificate of {endpoint} names no host: a common name does not count, have it issued with the hosts and \
-             addresses in subjectAltName"
+            "the certificate of {endpoint} contains no host name (the common name is ignored): issue it with the host \
+             names and addresses in subjectAltName"
         ),
         Fault::ServerUnfit { wrong, remedy } => {
             format!("the certificate of {endpoint} {wrong}: {remedy}")
         }
         Fault::ClientExpired => format!(
-            "{endpoint} says that our certificate has expired: put a new one in the Secret that spec.tls.certSecret names"
+            "{endpoint} reports that the client certificate has expired: put a new one in the Secret that \
+             spec.tls.certSecret names"
         ),
         Fault::ClientRefused => format!(
-            "{endpoint} does not accept our certificate: put one in the Secret that spec.tls.certSecret names that is \
-             signed by an authority of etcd's --trusted-ca-file"
+            "{endpoint} rejects the client certificate: put a certificate that is signed by a CA in etcd's \
+             --trusted-ca-file in the Secret that spec.tls.certSecret names"
         ),
         Fault::ClientMissing => format!(
-            "{endpoint} asks for a certificate: name a Secret with one (tls.crt and tls.key) in spec.tls.certSecret"
+            "{endpoint} requires a client certificate: name a Secret with one (tls.crt and tls.key) in spec.tls.certSecret"
         ),
         Fault::NoTls => format!(
-            "what listens at {endpoint} does not answer in TLS: write http:// and leave spec.tls out, or have etcd serve https"
+            "the server at {endpoint} does not speak TLS: use http:// and omit spec.tls, or configure etcd to serve https"
         ),
-        Fault::Other(words) => format!("no TLS connection to {endpoint}: {words}"),
+        Fault::Other(words) => format!("the TLS connection to {endpoint} failed: {words}"),
     }
 }
 
@@ -396,18 +410,18 @@ fn foreign(code: i32, message: &str, source: Option<&(dyn std::error::Error + 's
     // tonic's message for an HTTP/2 answer that is not gRPC. A proxy whose etcd is down answers with 502 to 504.
     if let Some((_, status)) = message.split_once("mapped from HTTP status code ") {
         let is_away = matches!(status.trim(), "502" | "503" | "504");
-        return (!is_away).then(|| format!("it answers with HTTP status {}", status.trim()));
+        return (!is_away).then(|| format!("answered with HTTP status {}", status.trim()));
     }
     if message.contains("invalid compression flag") || message.contains("invalid content-type") {
-        return Some("it answers with a page that is no gRPC".to_owned());
+        return Some("answered with a response that is not gRPC".to_owned());
     }
     if code == code::UNIMPLEMENTED {
-        return Some("it does not know etcd's calls".to_owned());
+        return Some("does not implement etcd's API".to_owned());
     }
     // Over TLS, both sides negotiate HTTP/2 first.
     let mut causes = std::iter::successors(source, |error| error.source());
     let is_other_protocol = causes.any(|error| error.to_string().contains("HTTP/2 was not negotiated"));
-    is_other_protocol.then(|| "it does not speak HTTP/2".to_owned())
+    is_other_protocol.then(|| "does not speak HTTP/2".to_owned())
 }
 
 #[cfg(test)]

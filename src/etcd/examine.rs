@@ -83,7 +83,7 @@ impl Connection {
             .txn("txn", Txn::new().when(never).and_then(ops).or_else(looks), |_| false)
             .await?;
         if answer.succeeded() {
-            return Err(Error::malformed("txn", "a condition held that cannot"));
+            return Err(Error::malformed("txn", "an impossible condition held"));
         }
         Ok(())
     }

@@ -161,17 +161,17 @@ impl Mirror {
                 // The content is still correct until the new one replaces it shortly.
                 Trouble::Moved => continue,
                 Trouble::Etcd(error) if steady && error.wants_login() => {
-                    tracing::debug!(%error, "logging in anew");
+                    tracing::debug!(%error, "etcd no longer accepts the token; logging in again");
                     continue;
                 }
                 Trouble::Restored => {
-                    tracing::warn!("etcd's history is another one than before: it was restored or replaced");
+                    tracing::warn!("the history of etcd has changed; etcd was restored or replaced");
                     self.history = History::default();
                     self.shown = false;
                     self.send(Observation::Restored).await
                 }
                 Trouble::Etcd(error) => {
-                    self.backoff.complain("the view of etcd's keys is interrupted", &error);
+                    self.backoff.complain("cannot list or watch the keys in etcd", &error);
                     if std::mem::take(&mut self.shown) {
                         self.send(Observation::Interrupted).await
                     } else {
@@ -337,7 +337,11 @@ impl Mirror {
         self.denied.insert(root.clone(), Denied { again_at, pause });
         if known.is_none() {
             let scope = root.prefix();
-            tracing::warn!(scope, message, "etcd does not let this be read; it is left as it is");
+            tracing::warn!(
+                scope,
+                message,
+                "etcd denies reading the prefix; its keys are left unchanged"
+            );
             self.send(Observation::Denied { scope: root }).await?;
         }
         Ok(())
@@ -352,7 +356,7 @@ impl Mirror {
     ) -> std::result::Result<(), Closed> {
         self.shown = true;
         if self.denied.remove(root).is_some() {
-            tracing::info!(scope = root.prefix(), "etcd lets this be read again");
+            tracing::info!(scope = root.prefix(), "etcd allows reading the prefix again");
         }
         let Snapshot { revision, entries, .. } = snapshot;
         for scope in inside.iter().filter(|scope| *scope != root) {

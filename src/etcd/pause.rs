@@ -11,7 +11,7 @@ pub(super) fn random() -> u64 {
     // `SystemRandom` asks the kernel directly, also in a static program without /dev.
     let mut bytes = [0; 8];
     let filled = SystemRandom::new().fill(&mut bytes);
-    filled.expect("the operating system hands out random numbers");
+    filled.expect("the operating system provides random numbers");
     u64::from_ne_bytes(bytes)
 }
 
@@ -45,7 +45,7 @@ impl Backoff {
     /// Logs a failure: the first of a series as a warning, the others at debug level.
     pub(super) fn complain(&self, what: &str, error: &Error) {
         if self.next.is_zero() {
-            tracing::warn!(%error, "{what}; trying on");
+            tracing::warn!(%error, "{what}; retrying");
         } else {
             tracing::debug!(%error, "{what}");
         }

@@ -138,7 +138,7 @@ impl Pulse {
                 self.count(None, started);
                 tracing::warn!(
                     endpoint = self.endpoint.url,
-                    "a connection to this endpoint of etcd is silent and a new one is answered: using the new one"
+                    "the connection to this etcd endpoint is silent, but a new connection is answered; switching to the new one"
                 );
                 self.way.put(self.index, &self.endpoint, Arc::from(other));
                 self.take_in(answer);

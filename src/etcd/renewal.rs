@@ -216,7 +216,7 @@ impl Renewal {
             let patience = patience(entry.ttl);
             self.lanes[lane]
                 .send(Request { lease, patience })
-                .expect("a lane ends only when it gets no more requests");
+                .expect("a keepalive stream ends only when its sender is dropped");
         }
     }
 
@@ -304,7 +304,7 @@ impl Renewal {
                     self.ends.remove(&(entry.end, lease));
                     entry.state = State::Gone;
                 }
-                tracing::warn!(%lease, "etcd no longer knows this lease");
+                tracing::warn!(%lease, "the lease no longer exists in etcd");
                 self.news.push_back(LeaseEvent::Lapsed(lease));
             }
         }
@@ -326,7 +326,7 @@ async fn renew_alone(
         let pause = match connection.renew_once(lease, patience).await {
             Ok(true) => {
                 if denied {
-                    tracing::info!(%lease, "etcd lets this lease be renewed again");
+                    tracing::info!(%lease, "etcd allows renewing the lease again");
                 }
                 return (lease, Fate::Alive { sent });
             }
@@ -338,14 +338,14 @@ async fn renew_alone(
             },
             Err(Error::PermissionDenied { message }) => {
                 if !denied {
-                    tracing::warn!(%lease, %message, "etcd forbids renewing this lease: grant write on all its keys");
+                    tracing::warn!(%lease, %message, "etcd denies renewing the lease; grant the user write permission on all its keys");
                 }
                 denied = true;
                 let _ = reports.send(Report::Denied(lease));
                 ttl / 3
             }
             Err(error) => {
-                tracing::debug!(%lease, %error, "renewal failed, trying on");
+                tracing::debug!(%lease, %error, "lease renewal failed; retrying");
                 RETRY
             }
         };

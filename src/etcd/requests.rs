@@ -37,7 +37,7 @@ pub struct LeaseState {
 }
 
 /// What a member reports about itself and its cluster.
-#[allow(clippy::struct_excessive_bools, reason = "etcd tells each of them by itself")]
+#[allow(clippy::struct_excessive_bools, reason = "etcd reports each of them separately")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// etcd's version, such as `3.6.15`.
@@ -84,7 +84,7 @@ pub(super) fn decode(kv: PbKeyValue) -> Option<(Key, KeyValue)> {
 /// Returns the first key after all keys of the prefix.
 pub(super) fn end_of(scope: &Prefix) -> Vec<u8> {
     let mut end = scope.prefix().as_bytes().to_vec();
-    *end.last_mut().expect("a scope ends with '/'") += 1;
+    *end.last_mut().expect("a prefix ends with '/'") += 1;
     end
 }
 

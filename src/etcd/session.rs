@@ -68,7 +68,7 @@ impl Session {
                     biased;
                     ended = &mut renewal => break ended,
                     () = sleep_until(proven_until), if *self.proven.borrow() => {
-                        tracing::warn!(lease = %self.lease, "the session could not be renewed for its whole TTL");
+                        tracing::warn!(lease = %self.lease, "the session was not renewed within its TTL");
                         self.proven.send_replace(false);
                     }
                 }
@@ -83,7 +83,7 @@ impl Session {
                 // The member's answer alone is no proof: ask etcd's leader.
                 Ok(false) if matches!(self.connection.lease(self.lease, false).await, Ok(None)) => return,
                 Ok(false) => {}
-                Err(error) => tracing::debug!(lease = %self.lease, %error, "session not renewed, trying on"),
+                Err(error) => tracing::debug!(lease = %self.lease, %error, "session renewal failed; retrying"),
             }
         }
     }

@@ -84,33 +84,36 @@ impl EndpointFault {
     pub fn describe(&self, endpoint: &str) -> String {
         match self {
             Self::Learner => format!(
-                "{endpoint} is a learner, which serves no requests: promote it with `etcdctl member promote`, or take it out \
-                 of spec.endpoints"
+                "{endpoint} is a learner, which serves no requests: promote it with `etcdctl member promote`, or remove it \
+                 from spec.endpoints"
             ),
             Self::NotCapable => format!(
-                "{endpoint} does not know its cluster's version yet and serves no requests: see that it reaches the other \
+                "{endpoint} does not know its cluster's version yet and serves no requests: check that it reaches the other \
                  members"
             ),
             Self::Corrupt => format!(
-                "{endpoint} says that data of its cluster is corrupt and refuses writes (alarm CORRUPT): replace the corrupt \
-                 member, then `etcdctl alarm disarm`"
+                "{endpoint} reports corrupt data in its cluster and refuses writes (alarm CORRUPT): replace the corrupt member, \
+                 then run `etcdctl alarm disarm`"
             ),
             Self::OtherCluster { theirs, ours } => format!(
-                "{endpoint} is a member of another etcd cluster ({theirs:x}) than the one in use ({ours:x}): take it out of \
-                 spec.endpoints and create a Registry of its own for it"
+                "{endpoint} belongs to another etcd cluster ({theirs:x}) than the one in use ({ours:x}): remove it from \
+                 spec.endpoints and create a separate Registry for it"
             ),
             Self::NoEtcd { answer } => format!(
-                "{endpoint} is no etcd ({answer}): write the client URL of a member, which has port 2379 by default"
+                "{endpoint} is not an etcd server ({answer}): use the client URL of a member, by default on port 2379"
             ),
             Self::NoLeader => {
-                format!("{endpoint} knows no leader of its cluster: see whether it reaches most of the other members")
+                format!("{endpoint} knows no leader of its cluster: check that it reaches a majority of the members")
             }
             Self::Unreachable => {
-                format!("{endpoint} cannot be reached: check that it runs and that nothing blocks the way")
+                format!(
+                    "{endpoint} is unreachable: check that it is running and that no firewall or NetworkPolicy blocks \
+                     the connection"
+                )
             }
             Self::NotAnswering => {
                 format!(
-                    "{endpoint} does not answer, while another endpoint does: look for a paused or overloaded member"
+                    "{endpoint} does not answer, but another endpoint does: check for a paused or overloaded member"
                 )
             }
         }
@@ -323,14 +326,14 @@ mod tests {
         assert_eq!(
             in_use(&[of(2), Suitability::default(), of(1)], None),
             None,
-            "still open"
+            "one endpoint is pending"
         );
         assert_eq!(
             in_use(&[away(), away(), of(1)], None),
             Some(1),
-            "nobody else is to come"
+            "no other endpoint is pending"
         );
-        assert_eq!(in_use(&[of(2), of(1)], None), Some(2), "the first one named");
+        assert_eq!(in_use(&[of(2), of(1)], None), Some(2), "the first in configured order");
         assert_eq!(in_use(&[of(2), away(), of(1), of(1), away()], None), Some(1));
         assert_eq!(in_use(&[away(), away()], None), None);
         let hanging = [Suitability::default(), of(1)];
@@ -359,7 +362,7 @@ mod tests {
         assert_eq!(order(known.iter(), 1), [2, 0, 1, 3]);
         assert_eq!(order(known.iter(), 0), [0, 2, 1, 3]);
         let none = [away(), away()];
-        assert_eq!(order(none.iter(), 1), [1, 0], "all of them, if there is no other");
+        assert_eq!(order(none.iter(), 1), [1, 0], "all have a fault");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! TLS connections to etcd: trusted authorities, client certificate, and the diagnosis of a failed handshake.
+//! TLS connections to etcd: trusted CAs, client certificate, and the diagnosis of a failed handshake.
 //!
 //! The etcd client makes the connections, and its errors report only that the transport failed. This module therefore
 //! finds the cause with a separate handshake.
@@ -23,7 +23,7 @@ const VERDICT: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
-    /// The certificates of the authorities that may have signed the servers' certificates.
+    /// The certificates of the CAs that may have signed the servers' certificates.
     pub ca: SecretString,
     /// The client certificate, if etcd requires one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,7 +36,7 @@ pub struct Tls {
 /// A client certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The certificate, followed by the intermediate certificates up to the authority that etcd trusts.
+    /// The certificate, followed by the intermediate certificates up to the CA that etcd trusts.
     pub certificate: SecretString,
     pub key: SecretString,
 }
@@ -45,19 +45,19 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The CA data contains no usable certificate.
-    #[error("there is no certificate of an authority in it: it needs at least one PEM block CERTIFICATE")]
+    #[error("no usable CA certificate found: at least one PEM block CERTIFICATE is required")]
     Ca,
     /// The client certificate is missing or unusable.
-    #[error("there is no certificate in it: it needs at least one PEM block CERTIFICATE")]
+    #[error("no usable certificate found: at least one PEM block CERTIFICATE is required")]
     Certificate,
     /// The private key is missing or unusable.
-    #[error("there is no private key in it: it needs one PEM block PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY")]
+    #[error("no usable private key found: one PEM block PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY is required")]
     Key,
     /// The private key does not match the certificate.
-    #[error("the private key is not that of the certificate: put both in place together")]
+    #[error("the private key does not belong to the certificate: replace both together")]
     KeyOfAnother,
     /// The server name is neither a host name nor an IP address.
-    #[error("serverName is no host name and no IP address")]
+    #[error("serverName is neither a host name nor an IP address")]
     ServerName,
 }
 
@@ -66,7 +66,7 @@ pub enum Malformed {
 pub enum Fault {
     /// The server's certificate has expired or is not valid yet.
     ServerExpired,
-    /// The server's certificate is not signed by a trusted authority.
+    /// The server's certificate is not signed by a trusted CA.
     UnknownAuthority,
     /// The server's certificate is valid for other names.
     OtherName {
@@ -111,7 +111,7 @@ impl Tls {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .expect("ring speaks the versions of today")
+            .expect("ring supports the default versions")
             .with_root_certificates(roots);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
@@ -238,18 +238,18 @@ fn fault(error: &std::io::Error, has_certificate: bool) -> Option<Fault> {
         | rustls::Error::InappropriateHandshakeMessage { .. }
         | rustls::Error::PeerSentOversizedRecord
         | rustls::Error::DecryptError => Fault::Other(
-            "it does not keep to the TLS protocol: look for a proxy or firewall on the way, and for what listens there"
+            "the server violates the TLS protocol: check for a proxy or firewall in between, and which server listens there"
                 .to_owned(),
         ),
         // The remaining errors concern this side: no clock, no random numbers, an unusable client certificate.
-        _ => Fault::Other("the handshake fails on this side: please report it with the log".to_owned()),
+        _ => Fault::Other("the handshake failed in leasehold itself: please report this with the log".to_owned()),
     })
 }
 
-const NOTHING_IN_COMMON: &str = "the two share no TLS version or cipher suite: have etcd allow TLS 1.3, or TLS 1.2 with \
-    ECDHE and AES-GCM or ChaCha20 (--tls-min-version, --tls-max-version, --cipher-suites)";
-const NO_HTTP2: &str = "it speaks TLS but no HTTP/2, so it is no etcd: name the members themselves, or have the proxy there \
-    pass gRPC";
+const NOTHING_IN_COMMON: &str = "client and server share no TLS version or cipher suite: configure etcd to allow TLS 1.3, \
+    or TLS 1.2 with ECDHE and AES-GCM or ChaCha20 (--tls-min-version, --tls-max-version, --cipher-suites)";
+const NO_HTTP2: &str = "the server speaks TLS but not HTTP/2, so it is not etcd: use the members themselves as \
+    endpoints, or configure the proxy there to pass gRPC";
 
 /// Explains a TLS alert that does not concern the client certificate.
 fn alert_words(alert: AlertDescription) -> String {
@@ -259,11 +259,11 @@ fn alert_words(alert: AlertDescription) -> String {
         | AlertDescription::InsufficientSecurity => NOTHING_IN_COMMON.to_owned(),
         AlertDescription::NoApplicationProtocol => NO_HTTP2.to_owned(),
         AlertDescription::UnrecognisedName => {
-            "it has no certificate for this name: name the endpoint as its certificate does, or set spec.tls.serverName"
+            "the server has no certificate for this host name: use a name from its certificate, or set spec.tls.serverName"
                 .to_owned()
         }
         other => format!(
-            "it breaks the handshake off (TLS alert {}): look into its log",
+            "the server aborted the handshake (TLS alert {}): check its log",
             u8::from(other)
         ),
     }
@@ -272,41 +272,41 @@ fn alert_words(alert: AlertDescription) -> String {
 /// Classifies a certificate error other than validity period, unknown issuer or wrong name.
 fn unfit(error: &CertificateError) -> Fault {
     let (wrong, remedy) = match error {
-        CertificateError::BadEncoding => ("is damaged", "have it issued again"),
+        CertificateError::BadEncoding => ("is malformed", "issue it again"),
         CertificateError::UnhandledCriticalExtension => (
             "has a critical extension that is not supported",
-            "have it issued without that extension, or with the extension not critical",
+            "issue it without that extension, or mark the extension as not critical",
         ),
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => (
-            "is signed in a way that is not supported",
-            "have it signed with SHA-256 or better and an ECDSA, Ed25519 or RSA key of 2048 bits or more",
+            "has an unsupported signature algorithm",
+            "sign it with SHA-256 or better and an ECDSA, Ed25519 or RSA key of 2048 bits or more",
         ),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
-            "is not one for servers",
-            "have it issued with the extended key usage serverAuth",
+            "is not a server certificate",
+            "issue it with the extended key usage serverAuth",
         ),
         CertificateError::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
             Some(webpki::Error::CaUsedAsEndEntity) => (
-                "is that of an authority (CA:TRUE), which no server may show",
-                "make a self-signed one with `openssl req -x509 -addext basicConstraints=critical,CA:FALSE`, or have \
-                 the authority sign another one for the server",
+                "is a CA certificate (CA:TRUE), which a server must not present",
+                "create a self-signed one with `openssl req -x509 -addext basicConstraints=critical,CA:FALSE`, or have \
+                 the CA sign a separate one for the server",
             ),
             Some(webpki::Error::EndEntityUsedAsCa) => (
-                "is signed by one that is not that of an authority (CA:FALSE)",
-                "have it signed by an authority, whose certificate has CA:TRUE",
+                "is signed by a certificate that is not a CA certificate (CA:FALSE)",
+                "have it signed by a CA, whose certificate has CA:TRUE",
             ),
             Some(webpki::Error::PathLenConstraintViolated) => (
-                "has more authorities between itself and the trusted one than that one allows (pathlen)",
-                "have it signed by an authority that is nearer to the trusted one",
+                "has more intermediate CAs than a CA in its chain allows (pathlen)",
+                "have it signed by a CA that is closer to the trusted CA",
             ),
             Some(webpki::Error::NameConstraintViolation) => (
-                "is for names that its authority may not sign (name constraints)",
-                "have it issued for names that the authority may sign, or by another authority",
+                "is for names that its CA may not sign (name constraints)",
+                "issue it for names that the CA may sign, or have another CA sign it",
             ),
             Some(webpki::Error::UnsupportedCertVersion) => (
                 "is of X.509 version 1 or 2",
-                "have it issued as version 3, with subjectAltName",
+                "issue it as version 3, with subjectAltName",
             ),
             _ => NOT_BY_THE_RULES,
         },
@@ -316,8 +316,8 @@ fn unfit(error: &CertificateError) -> Fault {
 }
 
 const NOT_BY_THE_RULES: (&str, &str) = (
-    "breaks the rules for certificates (RFC 5280)",
-    "see what `openssl verify -x509_strict` says of it, and have it issued again",
+    "violates the rules for certificates (RFC 5280)",
+    "check it with `openssl verify -x509_strict`, and issue it again",
 );
 
 /// Returns a name in a certificate without the library's wrapper, as in `DnsName("etcd.example.org")`.
@@ -359,16 +359,16 @@ mod tests {
 
     fn said(error: rustls::Error) -> String {
         let io = std::io::Error::new(ErrorKind::InvalidData, error);
-        let fault = fault(&io, true).expect("it is about TLS");
+        let fault = fault(&io, true).expect("a TLS fault");
         let endpoint = "https://e:2379".to_owned();
         super::super::Error::Tls { endpoint, fault }.to_string()
     }
 
     #[test]
     fn every_tls_error_is_put_into_words_with_a_remedy() {
-        let rules = "breaks the rules for certificates";
+        let rules = "violates the rules for certificates";
         let certificates = [
-            (webpki::Error::CaUsedAsEndEntity, "is that of an authority (CA:TRUE)"),
+            (webpki::Error::CaUsedAsEndEntity, "is a CA certificate (CA:TRUE)"),
             (webpki::Error::EndEntityUsedAsCa, "(CA:FALSE)"),
             (webpki::Error::PathLenConstraintViolated, "pathlen"),
             (webpki::Error::NameConstraintViolation, "name constraints"),
@@ -388,13 +388,13 @@ mod tests {
         };
         let of = |wrong| said(rustls::Error::InvalidCertificate(wrong));
         let others = [
-            (of_names(presented), "but for etcd.test, 10.0.0.7: name"),
-            (of_names(Vec::new()), "names no host"),
-            (of(CertificateError::BadEncoding), "is damaged"),
+            (of_names(presented), "only for etcd.test, 10.0.0.7: use"),
+            (of_names(Vec::new()), "contains no host name"),
+            (of(CertificateError::BadEncoding), "is malformed"),
             (of(CertificateError::UnhandledCriticalExtension), "critical extension"),
             (of(CertificateError::InvalidPurpose), "serverAuth"),
             (of(CertificateError::Revoked), rules),
-            (said(rustls::Error::NoApplicationProtocol), "no HTTP/2"),
+            (said(rustls::Error::NoApplicationProtocol), "not HTTP/2"),
             (
                 said(rustls::PeerIncompatible::NoCipherSuitesInCommon.into()),
                 "--cipher-suites",
@@ -413,13 +413,13 @@ mod tests {
             ),
             (
                 said(rustls::Error::AlertReceived(AlertDescription::AccessDenied)),
-                "does not accept our certificate",
+                "rejects the client certificate",
             ),
             (
                 said(rustls::Error::AlertReceived(AlertDescription::InternalError)),
                 "(TLS alert 80)",
             ),
-            (said(rustls::Error::General("x".to_owned())), "report it"),
+            (said(rustls::Error::General("x".to_owned())), "report this"),
         ];
         for (said, expected) in certificates.into_iter().chain(others) {
             assert!(said.contains(expected), "{said}");

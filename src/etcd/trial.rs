@@ -77,7 +77,7 @@ impl Connection {
             Err(Error::PermissionDenied { message }) => match self.renew_once(lease, patience).await {
                 Err(Error::PermissionDenied { .. }) => Ok(()),
                 _ => Err(Error::PermissionDenied {
-                    message: format!("{message}, for lease {lease}, with keys that are registered now"),
+                    message: format!("{message}, when renewing lease {lease}, which has registered keys"),
                 }),
             },
             Err(error) => Err(error),

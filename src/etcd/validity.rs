@@ -17,7 +17,7 @@ const VERSION: u8 = 0xa0;
 pub struct Validity {
     /// The client certificate: the earliest expiry in its chain.
     pub client: Option<Timestamp>,
-    /// The trusted authorities: the latest expiry, because the list may contain an authority that is being replaced.
+    /// The trusted CAs: the latest expiry, because the list may contain a CA that is being replaced.
     pub authority: Option<Timestamp>,
 }
 
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(told.authority, tls(valid, None).validity().authority);
         assert!(
             told.authority > Some(at("2050-01-01T00:00:00Z")),
-            "it is told otherwise from then on"
+            "times from 2050 on have another encoding"
         );
     }
 

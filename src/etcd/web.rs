@@ -44,7 +44,7 @@ fn foreign(answer: &str) -> Option<String> {
     // Only etcd's answer contains this field.
     let is_etcd = rest.contains("\"etcdserver\"");
     let printable = first.chars().all(|c| c.is_ascii_graphic() || c == ' ');
-    (is_http && !is_etcd && printable).then(|| format!("it answers with {first}"))
+    (is_http && !is_etcd && printable).then(|| format!("answered with {first}"))
 }
 
 #[cfg(test)]
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn only_an_answer_in_http_that_is_not_etcd_s_is_foreign() {
         let page = "HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\n\r\n<html>";
-        assert_eq!(foreign(page).as_deref(), Some("it answers with HTTP/1.1 404 Not Found"));
+        assert_eq!(foreign(page).as_deref(), Some("answered with HTTP/1.1 404 Not Found"));
         let etcd = "HTTP/1.1 200 OK\r\n\r\n{\"etcdserver\":\"3.6.15\",\"etcdcluster\":\"3.6.0\"}";
         assert_eq!(foreign(etcd), None);
         for other in ["", "\r\n", "SSH-2.0-OpenSSH_9.6\r\n", "HTTP/1.1 \u{1b}[31m\r\n"] {

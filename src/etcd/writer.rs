@@ -108,7 +108,10 @@ fn interpret(answer: TxnResponse, fence: &Fence, ops: usize) -> Result<TxnOutcom
     let results = answer.0.responses.into_iter().take(ops).map(result_of);
     let results: Vec<_> = results.collect::<Result<_>>()?;
     if results.len() != ops {
-        return Err(Error::malformed("txn", "not one result per op"));
+        return Err(Error::malformed(
+            "txn",
+            "the number of results differs from the number of operations",
+        ));
     }
     Ok(TxnOutcome::Applied { revision, results })
 }
@@ -123,7 +126,7 @@ fn refusal(answer: TxnResponse, fence: &Fence) -> Result<TxnOutcome> {
     }
     match look()? {
         Some(note) => Ok(TxnOutcome::Overtaken { at: note.mod_revision }),
-        None => Err(Error::malformed("txn", "refused, though all that it demands is so")),
+        None => Err(Error::malformed("txn", "the conditions failed, but all of them hold")),
     }
 }
 
@@ -141,6 +144,6 @@ fn result_of(response: PbResponseOp) -> Result<OpResult> {
 pub(super) fn holder(call: &'static str, responses: Vec<PbResponseOp>) -> Result<Option<KeyValue>> {
     match responses.into_iter().next().and_then(|answer| answer.response) {
         Some(PbTxnOpResponse::ResponseRange(mut range)) => Ok(range.kvs.pop().and_then(decode).map(|(_, held)| held)),
-        _ => Err(Error::malformed(call, "no holder")),
+        _ => Err(Error::malformed(call, "no key state")),
     }
 }

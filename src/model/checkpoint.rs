@@ -3,14 +3,14 @@
 //!
 //! A standby replica may receive a watch event later than the leader. If it became leader then and acted on its older
 //! cache, it would undo what its predecessor did correctly, and redo it once its cache has caught up. So every leader
-//! writes a checkpoint to etcd in the same transactions as its keys: how far its caches had come. Its successor reads
-//! the checkpoints once it leads, when no other replica can write any more, and waits until its own caches have come as
-//! far. Mostly they have. Transactions that are under way at the same time use separate write slots, each with its own
-//! checkpoint.
+//! writes a checkpoint to etcd in the same transactions as its keys: the versions that its caches had reached. Its
+//! successor reads the checkpoints once it leads, when no other replica can write any more, and waits until its own
+//! caches have reached these versions. Usually they have. Transactions that are in flight at the same time use separate
+//! write slots, each with its own checkpoint.
 //!
 //! The successor may watch other namespaces than its predecessor did, or the whole cluster. What counts is the overlap:
-//! a watch must have come as far as the predecessor's in every target that it meets. Targets that only the predecessor
-//! watched are not waited for.
+//! a watch must have reached the predecessor's version in every target that it overlaps. The successor does not wait for
+//! targets that only the predecessor watched.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -22,7 +22,7 @@ use super::namespace_scope::NamespaceScope;
 use super::transaction::Value;
 use super::watch_target::WatchTarget;
 
-/// Versions (`metadata.resourceVersion`) up to which each watch target has been taken in. The versions of one kind grow
+/// Versions (`metadata.resourceVersion`) up to which each watch target has been processed. The versions of one kind grow
 /// within one API server, across namespaces; since Kubernetes 1.35 clients may rely on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint(BTreeMap<WatchTarget, u64>);
@@ -34,7 +34,7 @@ struct Versioned {
 }
 
 impl Checkpoint {
-    /// Records that an object of this version was taken in.
+    /// Records that an object of this version was processed.
     pub fn add(&mut self, stream: &WatchTarget, version: u64) {
         match self.0.get_mut(stream) {
             Some(known) => *known = version.max(*known),
@@ -55,7 +55,7 @@ impl Checkpoint {
         }
     }
 
-    /// The highest version of the targets that overlap `stream`, none if there is none.
+    /// Returns the highest version of the targets that overlap `stream`; `None` if there is none.
     fn meeting(&self, stream: &WatchTarget) -> Option<u64> {
         let meeting = self.0.iter().filter(|(other, _)| stream.meets(other));
         meeting.map(|(_, version)| *version).max()
@@ -68,11 +68,11 @@ impl Checkpoint {
             v: RECORD_VERSION,
             heard,
         })
-        .expect("text and integers always serialise")
+        .expect("strings and integers serialize")
         .into()
     }
 
-    /// Decodes a value, none if it cannot be read. Later versions may add fields, never change these.
+    /// Decodes a value; `None` if it cannot be read. Later versions may add fields, but must not change these.
     pub fn read(value: &[u8]) -> Option<Self> {
         serde_json::from_slice::<Versioned>(value)
             .ok()
@@ -80,16 +80,16 @@ impl Checkpoint {
     }
 }
 
-/// How far one watch has come.
+/// The version that one watch has reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TargetFreshness {
-    /// Everything up to this version has been taken in.
+    /// Everything up to this version has been processed.
     pub version: u64,
     /// The API server's own version, and when it was asked for it.
     pub present: Option<(u64, Instant)>,
 }
 
-/// How far the watches of this replica have come.
+/// The versions that the watches of this replica have reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freshness(BTreeMap<WatchTarget, TargetFreshness>);
 
@@ -104,7 +104,7 @@ impl Freshness {
         )
     }
 
-    /// Records that everything up to `version` of this target has been taken in.
+    /// Records that everything up to `version` of this target has been processed.
     pub fn reach(&mut self, stream: &WatchTarget, version: u64) {
         self.at(stream).version = version;
     }
@@ -114,7 +114,7 @@ impl Freshness {
         self.at(stream).present = Some((version, asked));
     }
 
-    /// Returns the API server's own version of every target, if each was asked for at `since` or later, else none. No
+    /// Returns the API server's own version of every target if each was asked for at `since` or later, else `None`. No
     /// replica can have received more than that by `since`.
     pub fn presents(&self, since: Instant) -> Option<Checkpoint> {
         let present = |reached: &TargetFreshness| reached.present.filter(|(_, asked)| *asked >= since);
@@ -136,9 +136,9 @@ impl Freshness {
         Self(streams.map(|(stream, reached)| (stream.clone(), *reached)).collect())
     }
 
-    /// Returns the targets that have not come as far as `needed`, which was found at `since`. A version that the API
-    /// server itself has not reached since then belongs to a history that a restore has undone; it is not waited for.
-    /// Targets that this replica does not watch are not waited for either.
+    /// Returns the targets that have not reached `needed`, which was found at `since`. Ignores a version that the API
+    /// server itself has not reached since then: it belongs to a history that a restore has undone. Also ignores targets
+    /// that this replica does not watch.
     pub fn lacks(&self, needed: &Checkpoint, since: Instant) -> Vec<WatchTarget> {
         let lacks = |(stream, reached): (&WatchTarget, &TargetFreshness)| {
             let needed = needed.meeting(stream)?;
@@ -148,7 +148,7 @@ impl Freshness {
         self.0.iter().filter_map(lacks).collect()
     }
 
-    /// Returns the areas in `heard` that this replica does not watch, for the kinds that it watches.
+    /// Returns the scopes in the checkpoint `heard` that this replica does not watch, for the kinds that it watches.
     pub fn beyond(&self, heard: &Checkpoint) -> Vec<NamespaceScope> {
         let is_covered = |area: &NamespaceScope, kind: &str| {
             let mut here = self.0.keys().filter(|stream| stream.kind == kind);
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(
             progress.lacks(&heard(105, 99), now),
             [PODS, REGISTRATIONS],
-            "nothing was heard yet"
+            "no watch event was received yet"
         );
         progress.reach(&PODS, 104);
         progress.reach(&REGISTRATIONS, 99);
@@ -305,7 +305,7 @@ mod tests {
         let mut progress = Freshness::new([PODS, REGISTRATIONS]);
         progress.compare(&PODS, 7, since.checked_sub(Duration::from_secs(1)).expect("a past"));
         progress.compare(&REGISTRATIONS, 99, later);
-        assert_eq!(progress.presents(since), None, "pods were asked about before");
+        assert_eq!(progress.presents(since), None, "the answer for pods is older");
         progress.compare(&PODS, 105, later);
         assert_eq!(progress.presents(since), Some(heard(105, 99)));
     }
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(
             progress.lacks(&heard(105, 0), now),
             [PODS],
-            "it may have come to it since"
+            "the API server may have reached it since"
         );
         progress.compare(&PODS, 120, now);
         assert_eq!(progress.lacks(&heard(105, 0), now), [PODS]);

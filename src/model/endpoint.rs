@@ -58,7 +58,7 @@ impl Record {
 
     /// Returns a record with a compact JSON value. `value` contains only strings, numbers and maps with string keys.
     pub(crate) fn json(key: String, value: &impl Serialize) -> Self {
-        let value = serde_json::to_vec(value).expect("texts, numbers and maps with text for keys");
+        let value = serde_json::to_vec(value).expect("strings, numbers and maps with string keys serialize");
         Self {
             key: key.into(),
             value: value.into(),

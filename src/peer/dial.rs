@@ -87,7 +87,10 @@ pub(super) async fn keep(address: SocketAddr, shared: Shared) {
         match attempt(address, &shared).await {
             Attempt::Open(reader) => {
                 if reader.server.incarnation == shared.me.incarnation {
-                    shared.take(address, Event::Failed("it is this replica's own address".to_owned()));
+                    shared.take(
+                        address,
+                        Event::Failed("the address belongs to this replica itself".to_owned()),
+                    );
                     continue;
                 }
                 tracing::info!(%address, replica = %reader.server.identity, "connected to another replica");
@@ -97,7 +100,9 @@ pub(super) async fn keep(address: SocketAddr, shared: Shared) {
             Attempt::Refused => shared.take(address, Event::Refused),
             Attempt::Silent => shared.take(
                 address,
-                Event::Failed(format!("it takes connections and says nothing within {HANDSHAKE:?}")),
+                Event::Failed(format!(
+                    "accepts connections, but did not complete the handshake within {HANDSHAKE:?}"
+                )),
             ),
             Attempt::Failed(cause) => shared.take(address, Event::Failed(cause)),
         }
@@ -130,7 +135,7 @@ async fn follow(address: SocketAddr, mut reader: Reader, shared: &Shared) {
                     continue;
                 }
                 Err(error) => {
-                    tracing::info!(%address, replica = %reader.server.identity, %error, "the connection to another replica has ended");
+                    tracing::info!(%address, replica = %reader.server.identity, %error, "the connection to another replica ended");
                     return;
                 }
             },
@@ -147,7 +152,7 @@ async fn follow(address: SocketAddr, mut reader: Reader, shared: &Shared) {
             }
             Attempt::Refused => return shared.take(address, Event::Refused),
             Attempt::Silent => {
-                tracing::warn!(%address, replica = %reader.server.identity, "another replica takes connections and does not answer");
+                tracing::warn!(%address, replica = %reader.server.identity, "another replica accepts connections, but does not answer");
                 shared.take(address, Event::Hung);
             }
             Attempt::Failed(cause) => {

@@ -13,7 +13,7 @@ pub(super) const BYTES: usize = 32;
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let filled = SystemRandom::new().fill(&mut bytes);
-    filled.expect("the operating system hands out random numbers");
+    filled.expect("the operating system provides random numbers");
     bytes
 }
 

@@ -63,7 +63,7 @@ pub struct PeerConnection {
 impl Default for PeerConnection {
     fn default() -> Self {
         Self {
-            presence: PeerStatus::Unknown("it has not been asked yet".into()),
+            presence: PeerStatus::Unknown("not contacted yet".into()),
             last: None,
         }
     }
@@ -129,12 +129,12 @@ impl Term {
                 self.was_alive = true;
                 None
             }
-            PeerStatus::Alive(..) if self.was_alive => Some("another process answers at its address"),
+            PeerStatus::Alive(..) if self.was_alive => Some("another process answers at the leader's address"),
             PeerStatus::Gone(replica) if is_it(replica) && self.was_alive => {
-                Some("its connection ended, and its address refuses new ones")
+                Some("the leader's connection ended, and its address refuses new connections")
             }
             PeerStatus::Hung(replica) if is_it(replica) && self.was_alive => {
-                Some("it takes connections and has not answered for 3 s")
+                Some("the leader accepts connections, but has not answered for 3 s")
             }
             _ => None,
         }
@@ -172,17 +172,17 @@ pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], presences: &PeerStatu
             continue;
         }
         let Some(address) = address else {
-            return Elsewhere::Unknown(format!("{identity}: its address is not known").into());
+            return Elsewhere::Unknown(format!("{identity}: address unknown").into());
         };
         match presences.get(address) {
             Some(PeerStatus::Alive(..) | PeerStatus::Refused | PeerStatus::Gone(_)) => {}
             Some(PeerStatus::Hung(_)) => {
-                return Elsewhere::Unknown(format!("{identity} at {address}: it does not answer").into());
+                return Elsewhere::Unknown(format!("{identity} at {address}: does not answer").into());
             }
             Some(PeerStatus::Unknown(cause)) => {
                 return Elsewhere::Unknown(format!("{identity} at {address}: {cause}").into());
             }
-            None => return Elsewhere::Unknown(format!("{identity} at {address}: it has not been asked yet").into()),
+            None => return Elsewhere::Unknown(format!("{identity} at {address}: not contacted yet").into()),
         }
     }
     Elsewhere::Nobody

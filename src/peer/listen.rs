@@ -65,7 +65,7 @@ async fn accept(listener: &TcpListener, peers: &Peers) -> Infallible {
                 Ok((stream, _)) => strangers.add(handshakes.spawn(greet(stream, peers.clone()))),
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection of another replica");
+                    tracing::warn!(%error, "cannot accept a connection from another replica");
                     sleep(PAUSE).await;
                 }
             },
@@ -82,7 +82,7 @@ async fn greet(stream: TcpStream, peers: Peers) -> Option<Writer> {
     match timeout(HANDSHAKE, Writer::open(stream, &key, &peers.shared().me)).await {
         Ok(Ok(writer)) => Some(writer),
         Ok(Err(error)) => {
-            tracing::debug!(%error, "a connection to the port for replicas was closed");
+            tracing::debug!(%error, "closed a connection to the peer port");
             if matches!(error, WireError::WrongKey) {
                 peers.shared().doubt_key();
             }
@@ -93,7 +93,7 @@ async fn greet(stream: TcpStream, peers: Peers) -> Option<Writer> {
 }
 
 async fn state(mut writer: Writer, peers: Peers) {
-    tracing::debug!(replica = %writer.client.identity, "another replica is connected");
+    tracing::debug!(replica = %writer.client.identity, "another replica connected");
     let mut states = peers.states();
     let mut next = Some(states.borrow_and_update().clone());
     loop {

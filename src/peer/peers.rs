@@ -225,7 +225,7 @@ impl Peers {
             let wanted = wanted.entry(registry.clone()).or_default();
             let before = wanted.hints.clone();
             for (identity, address) in replicas {
-                // A name without an address is no news if an address of that replica is known.
+                // A name without an address adds nothing if an address of that replica is known.
                 let is_known =
                     |hint: &Hint| hint.identity == identity && (hint.address == address || address.is_none());
                 if address.is_some() {
@@ -313,7 +313,7 @@ impl Peers {
                     continue;
                 }
                 if dialled.len() >= MOST {
-                    tracing::warn!(%address, most = MOST, "more addresses of replicas are named than are connected to");
+                    tracing::warn!(%address, most = MOST, "too many replica addresses; not connecting to the remaining ones");
                     break;
                 }
                 dialled.insert(address, tasks.spawn(dial::keep(address, self.shared.clone())));
@@ -336,10 +336,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         peers.hint(&registry, vec![("a".into(), None)]);
-        assert_eq!(&*unknown(&peers), "a: its address is not known");
+        assert_eq!(&*unknown(&peers), "a: address unknown");
         peers.hint(&registry, vec![("a".into(), Some(address))]);
         peers.hint(&registry, vec![("a".into(), None)]);
-        assert_eq!(&*unknown(&peers), "a at 10.0.0.1:8081: it has not been asked yet");
+        assert_eq!(&*unknown(&peers), "a at 10.0.0.1:8081: not contacted yet");
         peers.shared.take(address, Event::Refused);
         assert_eq!(peers.elsewhere(&registry, [], Instant::now()), Elsewhere::Nobody);
     }

@@ -54,13 +54,15 @@ pub struct ReplicaState {
 pub(super) enum WireError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it closed the connection")]
+    #[error("the peer closed the connection")]
     Closed,
-    #[error("its message is longer than allowed")]
+    #[error("the peer's message exceeds the length limit")]
     TooLong,
-    #[error("its message is not understood: {0}")]
+    #[error("the peer's message is malformed: {0}")]
     Malformed(#[from] serde_json::Error),
-    #[error("it does not know the peer key of this installation")]
+    #[error(
+        "authentication failed: the peer does not have the peer key of this installation, or a message was altered"
+    )]
     WrongKey,
 }
 

@@ -93,12 +93,12 @@ impl Calls {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "calls",
-            "Calls to other programs by outcome, in calls",
+            "Calls to etcd, the apiserver and other replicas, by outcome",
             self.count.clone(),
         );
         registry.register_with_unit(
             "call",
-            "Duration of calls to other programs, in seconds",
+            "Duration of calls to etcd, the apiserver and other replicas, in seconds",
             Unit::Seconds,
             self.seconds.clone(),
         );

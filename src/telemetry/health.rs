@@ -77,16 +77,17 @@ fn awaited((name, known): (&String, &Known)) -> Option<String> {
             format!("this replica's view of Kubernetes is stale, and that of replica {other} is not")
         }
         _ if known.once_settled => return None,
-        RegistryHealth::Starting => "connecting and reading what etcd holds".to_owned(),
+        RegistryHealth::Starting => "connecting to etcd and listing its keys".to_owned(),
         RegistryHealth::Renewing => "renewing the recorded leases".to_owned(),
-        RegistryHealth::Electing => "electing its leader".to_owned(),
+        RegistryHealth::Electing => "electing a leader".to_owned(),
         RegistryHealth::Unreachable(Elsewhere::Connected(other)) => {
             format!(
-                "its etcd does not answer this replica, and replica {other} is connected to it: see that this one may reach it"
+                "its etcd does not answer this replica, but replica {other} is connected to it: check the network between \
+                 this replica and etcd"
             )
         }
         RegistryHealth::Unreachable(Elsewhere::Unknown(cause)) => format!(
-            "its etcd does not answer this replica, and whether another replica is connected cannot be found out from {cause}"
+            "its etcd does not answer this replica, and whether another replica is connected to it is unknown ({cause})"
         ),
         RegistryHealth::Leading | RegistryHealth::StandingBy | RegistryHealth::Unreachable(Elsewhere::Nobody) => {
             return None;
@@ -126,7 +127,7 @@ impl Health {
         drop(state);
         match waits {
             Some(waits) if waited.as_ref() != Some(&waits) => tracing::info!(registry = name, "not ready: {waits}"),
-            None if waited.is_some() => tracing::info!(registry = name, "ready as far as this Registry goes"),
+            None if waited.is_some() => tracing::info!(registry = name, "the Registry no longer blocks readiness"),
             _ => {}
         }
     }
@@ -218,7 +219,7 @@ mod tests {
             ),
             (
                 Elsewhere::Unknown("b at 10.0.0.2:8081: no answer".into()),
-                "cannot be found out from b at 10.0.0.2:8081: no answer",
+                "is unknown (b at 10.0.0.2:8081: no answer)",
             ),
         ] {
             health.set_registry("default", Unreachable(elsewhere));

@@ -199,7 +199,7 @@ mod tests {
         let (head, body) = ask(server, "/metrics").await;
         assert!(head.starts_with("HTTP/1.1 401"), "{head}");
         assert!(head.contains("www-authenticate: Bearer"), "{head}");
-        assert!(body.contains("show the bearer token of an account"), "{body}");
+        assert!(body.contains("send the bearer token of an account"), "{body}");
         assert!(!body.contains("leasehold_"), "{body}");
         assert!(ask(server, "/healthz").await.0.starts_with("HTTP/1.1 200"));
         assert!(ask(server, "/readyz").await.0.starts_with("HTTP/1.1 503"));
@@ -283,7 +283,7 @@ mod tests {
             failed += usize::from(!read(show("good").await).await.starts_with("HTTP/1.1 200"));
         }
         assert_eq!(failed, 0, "of 20 probes and 20 readers");
-        let answer = read(strangers.pop().expect("the last one")).await;
+        let answer = read(strangers.pop().expect("the last stranger")).await;
         assert!(
             answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"),
             "{answer}"
@@ -338,7 +338,7 @@ mod tests {
         let mut answer = Vec::new();
         timeout(LIFE, slow.read_to_end(&mut answer))
             .await
-            .expect("it is cut off")
+            .expect("the server closes the connection")
             .unwrap();
         assert!(begin.elapsed() >= HEAD, "{:?}", begin.elapsed());
         let answer = String::from_utf8_lossy(&answer);

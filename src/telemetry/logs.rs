@@ -23,7 +23,7 @@ pub struct LogFilter(String);
 /// The text is not a valid log filter.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{part:?} is no log filter; write a level (error, warn, info, debug, trace, off) or PART=LEVEL, with commas between several"
+    "{part:?} is not a log filter: use a level (error, warn, info, debug, trace, off) or MODULE=LEVEL, separated by commas"
 )]
 pub struct InvalidFilter {
     part: String,
@@ -81,7 +81,7 @@ mod tests {
     fn a_mistyped_level_is_refused_instead_of_silencing_everything() {
         for text in ["inof", "", "info,debgu", "leasehold=loud", "leasehold"] {
             let error = text.parse::<LogFilter>().expect_err(text).to_string();
-            assert!(error.contains("write a level (error, warn, info"), "{error}");
+            assert!(error.contains("use a level (error, warn, info"), "{error}");
         }
     }
 }

@@ -71,71 +71,67 @@ impl Registries {
         );
         to.register(
             "connected",
-            "1 while the Registry's etcd answers this replica and takes its writes, else 0",
+            "1 while the Registry's etcd answers this replica and accepts its writes, else 0",
             self.connected.clone(),
         );
         to.register(
             "spec_not_adopted",
-            "1 while this replica uses other endpoints or credentials than the Registry names, because those do not work, \
-             else 0",
+            "1 while this replica uses other endpoints or credentials than the Registry specifies, because those do not \
+             work, else 0",
             self.not_adopted.clone(),
         );
         to.register(
             "leases",
-            "Recorded leases of this cluster in the Registry, in leases",
+            "Recorded leases of this cluster in the Registry",
             self.leases.clone(),
         );
-        to.register(
-            "keys",
-            "Keys of this cluster that the Registry's etcd holds, in keys",
-            self.keys.clone(),
-        );
+        to.register("keys", "Keys of this cluster in the Registry's etcd", self.keys.clone());
         to.register(
             "backlog",
-            "Pods and stray keys whose keys in etcd are still to be looked at, in pods and keys",
+            "Pods and stray keys that are still to be reconciled with etcd",
             self.backlog.clone(),
         );
         to.register(
             "key_writes",
-            "Keys put, deleted, or refused by their guard in etcd, in keys",
+            "Keys that were put in etcd, deleted, or refused by their guard",
             self.writes.clone(),
         );
         to.register(
             "fenced_transactions",
-            "Transactions that etcd refused because this replica no longer led, in transactions",
+            "Transactions that etcd refused because this replica no longer led",
             self.fenced.clone(),
         );
         to.register(
             "lapsed_leases",
-            "Recorded leases with keys that were gone before they could be renewed, in leases",
+            "Recorded leases, with keys on them, that were gone before they could be renewed",
             self.lapsed.clone(),
         );
         to.register(
             "held_keys",
-            "Keys kept though their pods do not seem to be ready, because too many would go at once, in keys",
+            "Keys kept although their pods do not seem to be ready, because too many would be removed at once",
             self.held.clone(),
         );
         to.register(
             "denied_scopes",
-            "Places of registrations that the Registry's etcd does not let this replica read or write, in places",
+            "Prefixes of registrations that the Registry's etcd does not allow this replica to read or write",
             self.denied.clone(),
         );
         to.register(
             "guard_trips",
-            "Times that more keys were about to go than spec.guard of the Registry allows, held or not, in times",
+            "Number of times that more keys were to be removed than spec.guard of the Registry allows, held or not",
             self.guard_trips.clone(),
         );
         to.register_with_unit(
             "leases_end_timestamp",
-            "When the first of the Registry's leases would end if this replica renewed none any more, in seconds since \
+            "Time when the first of the Registry's leases expires if this replica renews none any more, in seconds since \
              1970; 0 without leases",
             Unit::Seconds,
             self.leases_end.clone(),
         );
         to.register_with_unit(
             "certificate_not_after_timestamp",
-            "Until when the operator's certificate for the Registry's etcd (client), and the last of those of its \
-             authorities (authority), are valid, in seconds since 1970; 0 without one",
+            "Expiry time of the operator's certificate for the Registry's etcd (client), and the latest expiry time of the \
+             trusted CA certificates (authority), in seconds since 1970; 0 without one",
             Unit::Seconds,
             self.not_after.clone(),
         );
@@ -161,35 +157,31 @@ impl Metrics {
         metrics.calls.register(&mut registry);
         metrics.staleness.register(&mut registry);
         metrics.registries.register(&mut registry);
-        registry.register(
-            "pods",
-            "Pods in the index, selected or not, in pods",
-            metrics.pods.clone(),
-        );
+        registry.register("pods", "Pods in the index, selected or not", metrics.pods.clone());
         registry.register(
             "registrations",
-            "ServiceRegistrations in the index, in objects",
+            "ServiceRegistrations in the index",
             metrics.registrations.clone(),
         );
         registry.register_with_unit(
             "ready_to_key",
-            "From the receipt of the news that a pod is ready to the confirmed write of its last key, in seconds",
+            "Time from the watch event of a ready pod to the confirmed write of its last key, in seconds",
             Unit::Seconds,
             metrics.ready_to_key.clone(),
         );
         registry.register(
             "dropped_events",
-            "Kubernetes Events that were not published, because they were too many or the apiserver did not take them, in events",
+            "Kubernetes Events that were not published, because there were too many or the apiserver did not accept them",
             metrics.dropped_events.clone(),
         );
         registry.register(
             "peers",
-            "Other replicas of the operator that this one is connected to, in replicas",
+            "Other replicas of the operator that this replica is connected to",
             metrics.peers.clone(),
         );
         registry.register(
             "peer_key",
-            "1 while this replica has the key by which replicas trust each other, else 0",
+            "1 while this replica has the key that authenticates replicas to each other, else 0",
             metrics.peer_key.clone(),
         );
         let exposition = Exposition {

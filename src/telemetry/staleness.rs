@@ -32,8 +32,8 @@ impl Staleness {
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "kubernetes_stale_since_timestamp",
-            "Since when what is known of the objects of this kind may be outdated because the apiserver does not tell, \
-             in seconds since 1970; 0 while it tells",
+            "Time since when the cache of this kind may be stale because the apiserver sends no updates, in seconds since \
+             1970; 0 while the cache is up to date",
             Unit::Seconds,
             self.shown.clone(),
         );
@@ -91,7 +91,7 @@ mod tests {
         staleness.fresh("pods", Some("shop"));
         assert!(
             (before + 59..=now()).contains(&shown()),
-            "another one is stale: {}",
+            "another target is stale: {}",
             shown()
         );
         staleness.fresh("pods", Some("bank"));

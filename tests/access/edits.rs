@@ -169,7 +169,7 @@ async fn endpoints_of_another_cluster_are_refused_until_the_one_in_use_is_gone()
 
     place.edit(&other.endpoints(), &json!({})).await?;
     let said = place.not_adopted().await;
-    assert!(said.contains("is another etcd cluster"), "{said}");
+    assert!(said.contains("belongs to another etcd cluster"), "{said}");
     // Whoever starts now could reach that as well, and must not.
     let operator = replace(&scene, &operator, config(&scene, "moves-1")).await?;
     place.outlast_leases().await?;
@@ -238,7 +238,7 @@ async fn tls_and_users_that_do_not_work_cost_no_key() -> Result<()> {
         assert!(said.contains("stays in use"), "{reason}: {said}");
         if reason == "TlsFailed" {
             let said = place.not_adopted().await;
-            assert!(said.contains("does not answer in TLS"), "{said}");
+            assert!(said.contains("does not speak TLS"), "{said}");
         }
         let object = scene.bed.objects().get(API, "Registry", "users").await?;
         let object = object.expect("it is there");

@@ -70,14 +70,14 @@ async fn what_is_wrong_with_certificates_is_said_with_the_remedy() -> Result<()>
             expired.endpoints(),
             json!({"tls": {"caConfigMap": ca}}),
             "ServerCertificateExpired",
-            &["has expired", "renew it"],
+            &["has expired", "renew the server certificate"],
         ),
         (
             "other-authority",
             mutual.endpoints(),
             json!({"tls": {"caConfigMap": {"name": "faults-other-ca"}, "certSecret": own}}),
             "UnknownAuthority",
-            &["not trusted", "spec.tls"],
+            &["not signed by a trusted CA", "spec.tls"],
         ),
         (
             "other-name",
@@ -91,28 +91,28 @@ async fn what_is_wrong_with_certificates_is_said_with_the_remedy() -> Result<()>
             mutual.endpoints(),
             json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "faults-expired"}}}),
             "ClientCertificateExpired",
-            &["our certificate has expired", "spec.tls.certSecret"],
+            &["the client certificate has expired", "spec.tls.certSecret"],
         ),
         (
             "own-stranger",
             mutual.endpoints(),
             json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "faults-stranger"}}}),
             "ClientCertificateRefused",
-            &["does not accept our certificate", "--trusted-ca-file"],
+            &["rejects the client certificate", "--trusted-ca-file"],
         ),
         (
             "own-missing",
             mutual.endpoints(),
             json!({"tls": {"caConfigMap": ca}}),
             "ClientCertificateRequired",
-            &["asks for a certificate", "spec.tls.certSecret"],
+            &["requires a client certificate", "spec.tls.certSecret"],
         ),
         (
             "no-tls",
             without_tls,
             json!({"tls": {"caConfigMap": ca}}),
             "TlsFailed",
-            &["does not answer in TLS", "http://"],
+            &["does not speak TLS", "http://"],
         ),
     ];
     check(&scene, faults).await?;
@@ -162,19 +162,19 @@ async fn a_certificate_that_no_client_may_accept_is_described_in_words() -> Resu
             "unfit-authority",
             own(self_signed(hosts, true)),
             "ServerCertificateUnusable",
-            &["that of an authority (CA:TRUE)", "basicConstraints=critical,CA:FALSE"],
+            &["is a CA certificate (CA:TRUE)", "basicConstraints=critical,CA:FALSE"],
         ),
         (
             "unfit-purpose",
             shown(authority.misused(hosts), authority.pem()),
             "ServerCertificateUnusable",
-            &["is not one for servers", "serverAuth"],
+            &["is not a server certificate", "serverAuth"],
         ),
         (
             "unfit-nameless",
             shown(authority.server(&[], Validity::Valid), authority.pem()),
             "ServerNameMismatch",
-            &["names no host", "subjectAltName"],
+            &["contains no host name", "subjectAltName"],
         ),
     ] {
         scene.config_map(name, &[("ca.crt", &security.authority)]).await?;
@@ -228,7 +228,7 @@ async fn a_user_or_password_that_ends_with_a_line_break_logs_in() -> Result<()> 
     for (name, ..) in secrets {
         scene.wait(name, "Credentials", "True", "CredentialsInUse").await;
         let told = doctor(&scene, name);
-        assert!(!told.contains("refuses the login"), "{told}");
+        assert!(!told.contains("rejected the login"), "{told}");
     }
     Ok(())
 }
@@ -337,7 +337,7 @@ async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()
             "CredentialsMalformed",
             &[
                 "tls.key of the Secret leasehold/secrets-mixed",
-                "not that of the certificate",
+                "does not belong to the certificate",
             ],
         ),
         (
@@ -345,7 +345,10 @@ async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()
             at(),
             json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "secrets-no-pem"}}}),
             "CredentialsMalformed",
-            &["tls.key of the Secret leasehold/secrets-no-pem", "no private key"],
+            &[
+                "tls.key of the Secret leasehold/secrets-no-pem",
+                "no usable private key",
+            ],
         ),
     ];
     check(&scene, faults).await

@@ -92,12 +92,12 @@ async fn metrics_are_shown_to_those_whom_kubernetes_lets_read_them_and_to_nobody
     ] {
         let (status, told) = operator.metrics_for(token).await?;
         assert_eq!(status, 401, "{why}: {told}");
-        assert!(told.contains("show the bearer token of an account"), "{told}");
+        assert!(told.contains("send the bearer token of an account"), "{told}");
         assert!(!told.contains("leasehold_calls"), "{told}");
     }
     let (status, told) = process::http::get(server, "/metrics").await.expect("an answer");
     assert!(
-        status == 401 && told.contains("there is no bearer token"),
+        status == 401 && told.contains("the request has no bearer token"),
         "{status}: {told}"
     );
     for open in ["/healthz", "/readyz"] {
@@ -137,7 +137,7 @@ async fn metrics_are_shown_to_those_whom_kubernetes_lets_read_them_and_to_nobody
     apiserver.cont()?;
     assert_eq!(known, 200);
     assert!(
-        stranger == 503 && told.contains("the kube-apiserver does not say"),
+        stranger == 503 && told.contains("the kube-apiserver gave no answer"),
         "{stranger}: {told}"
     );
     for operator in [operator, audience] {

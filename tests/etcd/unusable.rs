@@ -195,7 +195,7 @@ async fn web_servers_in_the_list_are_passed_over_and_named() {
     let expected: Vec<_> = expected.iter().map(|url| (url.as_str(), "NoEtcd")).collect();
     until_faults(&connection, &expected).await;
     for (url, fault) in connection.faults() {
-        assert!(fault.describe(&url).contains("is no etcd"), "{fault:?}");
+        assert!(fault.describe(&url).contains("is not an etcd server"), "{fault:?}");
     }
     let only = connect(vec![servers[0].http()]).await;
     let error = only.get("/a/1").await.expect_err("a web server");

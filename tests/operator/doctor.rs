@@ -68,7 +68,7 @@ async fn the_doctor_finds_nothing_where_all_is_well_and_names_what_is_not() -> R
     until("the doctor to warn of one member only", SOON, || async {
         let (code, findings) = doctor(bed, "doctored", &[]);
         match (code, &complaints(&findings)[..]) {
-            (Some(0), [(grade, what)]) if grade == "warning" && what.contains("cannot be reached") => Ok(()),
+            (Some(0), [(grade, what)]) if grade == "warning" && what.contains("is unreachable") => Ok(()),
             (code, bad) => Err(format!("{code:?}: {bad:?}")),
         }
     })
@@ -122,8 +122,8 @@ async fn endpoints_that_cannot_be_used_are_named_by_the_doctor_and_connected() -
     endpoints.extend(etcd.endpoints());
     bed.create_registry("mixed", &endpoints, 15).await?;
     let said = [
-        format!("{} is no etcd", endpoints[0]),
-        format!("{} is a member of another etcd cluster", endpoints[1]),
+        format!("{} is not an etcd server", endpoints[0]),
+        format!("{} belongs to another etcd cluster", endpoints[1]),
         format!("{} is a learner", endpoints[2]),
     ];
     let names_all = |object: &Value| {
@@ -140,7 +140,7 @@ async fn endpoints_that_cannot_be_used_are_named_by_the_doctor_and_connected() -
     assert_eq!(code, Some(2), "two clusters are a problem");
     let told = |words: &str| findings.iter().any(|(_, what)| what.contains(words));
     assert!(told(&said[0]) && told(&said[2]), "{findings:?}");
-    assert!(told("2 different clusters of etcd"), "{findings:?}");
+    assert!(told("2 different etcd clusters"), "{findings:?}");
     assert!(told("leases of 15 s are granted"), "{findings:?}");
     bed.objects().delete(API, "Registry", "mixed").await
 }
@@ -158,7 +158,7 @@ async fn an_etcd_that_is_gone_is_a_problem_and_so_is_a_registration_that_complai
     until("the doctor to tell of both", SOON, || async {
         let (code, findings) = doctor(bed, "gone", &[]);
         let tells = |grade: &str, text: &str| findings.iter().any(|(g, what)| g == grade && what.contains(text));
-        let both = tells("problem", "etcd cannot be reached at http://127.0.0.1:1")
+        let both = tells("problem", "etcd is unreachable at http://127.0.0.1:1")
             && tells("warning", "/greedy: The prefix /leasehold/x/");
         if both && code == Some(2) {
             Ok(())

@@ -46,7 +46,7 @@ async fn a_rollout_to_replicas_that_cannot_reach_etcd_stops_and_no_key_is_lost()
     let new = operator(turn.bed, "operator-2");
     wait_unready(
         &new,
-        "Registry \"default\": its etcd does not answer this replica, and replica operator-",
+        "Registry \"default\": its etcd does not answer this replica, but replica operator-",
         SOON,
     )
     .await?;

@@ -29,7 +29,7 @@ pub(super) struct Digest([u8; digest::SHA256_OUTPUT_LEN]);
 impl Digest {
     pub(super) fn of(token: &str) -> Self {
         let hash = digest::digest(&digest::SHA256, token.as_bytes());
-        Self(hash.as_ref().try_into().expect("SHA-256 is as long as it says"))
+        Self(hash.as_ref().try_into().expect("a SHA-256 digest has a fixed length"))
     }
 }
 

@@ -115,7 +115,7 @@ impl Gate {
         } else {
             &self.0.strangers
         };
-        let place = of.clone().acquire_owned().await.expect("nobody closes it");
+        let place = of.clone().acquire_owned().await.expect("the semaphore is never closed");
         let begin = Instant::now();
         // A query for the same token may have ended meanwhile.
         match self.look_up(caller) {
@@ -160,31 +160,31 @@ fn bearer(authorization: &HeaderValue) -> Option<&str> {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let how = "show the bearer token of an account that may get the non-resource URL /metrics; the chart's ClusterRole \
-                   ...-metrics-reader gives that right";
+        let how = "send the bearer token of an account that may get the non-resource URL /metrics; the chart's ClusterRole \
+                   ...-metrics-reader grants that permission";
         match self {
             Self::NoToken => {
-                let text = format!("there is no bearer token: {how}\n");
+                let text = format!("the request has no bearer token: {how}\n");
                 (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
             }
             Self::Nobody => {
-                let text = format!("the token is not valid here, or not any more: {how}\n");
+                let text = format!("the token is invalid or has expired: {how}\n");
                 (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
             }
             Self::Forbidden(user) => {
                 let text = format!(
                     "{user} may not get the non-resource URL /metrics: bind it to a ClusterRole that allows that, such as \
-                     ...-metrics-reader of the chart\n"
+                     the chart's ...-metrics-reader\n"
                 );
                 (StatusCode::FORBIDDEN, text).into_response()
             }
             Self::Undecided => {
-                let text = "who asks could not be found out, for the kube-apiserver does not say, or too many ask: try \
-                            again; the log of leasehold has the cause\n";
+                let text = "the caller could not be authorized, because the kube-apiserver gave no answer or too many \
+                            callers are waiting: retry, and see leasehold's log for the cause\n";
                 (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "5")], text).into_response()
             }
             Self::TooMany => {
-                let text = "too many callers whose token is not known yet: try again\n";
+                let text = "too many callers with unknown tokens: retry\n";
                 (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], text).into_response()
             }
         }
@@ -287,14 +287,14 @@ mod tests {
         let reader = gate.admit(Some(&good), HERE);
         let told = futures::future::select(flood, Box::pin(reader)).await;
         let Either::Right((read, flood)) = told else {
-            panic!("the flood is over before the reader has read")
+            panic!("the flood ended before the reader was admitted")
         };
         assert_eq!(read, Ok(()));
         let told = flood.await;
         let sent_away = told.iter().filter(|told| **told == Err(Refusal::TooMany)).count();
-        assert_eq!(sent_away, 1000 - waiting::OF_ONE, "at once, and the others waited");
+        assert_eq!(sent_away, 1000 - waiting::OF_ONE, "rejected at once; the others waited");
         let asked = asked.load(Ordering::Relaxed);
-        assert_eq!(asked, waiting::OF_ONE + 1, "and the reader");
+        assert_eq!(asked, waiting::OF_ONE + 1, "the waiting strangers and the reader");
     }
 
     #[tokio::test]

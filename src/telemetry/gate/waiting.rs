@@ -61,10 +61,11 @@ mod tests {
     #[test]
     fn places_are_few_and_fewer_for_one_address_and_come_back() {
         let waiting = Waiting::default();
-        let mut places: Vec<_> = (0..OF_ONE)
-            .map(|_| waiting.take(address(1)).expect("a place"))
-            .collect();
-        assert!(waiting.take(address(1)).is_none(), "it has as many as one may have");
+        let mut places: Vec<_> = (0..OF_ONE).map(|_| waiting.take(address(1)).expect("a slot")).collect();
+        assert!(
+            waiting.take(address(1)).is_none(),
+            "the limit of one address is reached"
+        );
         for other in 2.. {
             let Some(place) = waiting.take(address(other)) else {
                 break;
