@@ -18,7 +18,7 @@ pub struct CrdsArgs {
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("cannot write to {}: {cause}; give --dir a folder that you may write to", path.display())]
+    #[error("cannot write to {}: {cause}; specify a writable directory with --dir", path.display())]
     Folder { path: PathBuf, cause: io::Error },
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -113,6 +113,6 @@ mod tests {
     fn a_folder_that_cannot_be_written_to_is_named() {
         let error = write(Path::new("/proc/nowhere")).unwrap_err().to_string();
         assert!(error.starts_with("cannot write to /proc/nowhere"), "{error}");
-        assert!(error.contains("give --dir a folder"), "{error}");
+        assert!(error.contains("specify a writable directory"), "{error}");
     }
 }

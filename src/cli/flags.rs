@@ -202,31 +202,31 @@ impl RunArgs {
         let most = WatchScope::MOST;
         if self.watch_namespaces.len() > most {
             return refuse(format!(
-                "--watch-namespaces names {} namespaces, and at most {most} are watched one by one: leave it out and let the \
-                 operator watch the whole cluster",
+                "--watch-namespaces names {} namespaces, and at most {most} can be watched one by one: omit the flag to \
+                 watch the whole cluster",
                 self.watch_namespaces.len()
             ));
         }
         let Timeouts { connect, request, call } = self.timeouts();
         if connect > request {
             return refuse(format!(
-                "--connect-timeout {} is more than --request-timeout {}: a request would end before its connection \
-                 stands; raise --request-timeout or lower --connect-timeout",
+                "--connect-timeout {} is more than --request-timeout {}: a request would time out before its \
+                 connection is established; raise --request-timeout or lower --connect-timeout",
                 connect.as_secs_f64(),
                 request.as_secs_f64()
             ));
         }
         if self.metrics_auth_audience.is_some() && !self.metrics_auth {
             return refuse(
-                "--metrics-auth-audience says nothing without --metrics-auth, and everybody could read the metrics: add \
-                 --metrics-auth, or leave both out"
+                "--metrics-auth-audience has no effect without --metrics-auth, so any client could read the metrics: add \
+                 --metrics-auth, or omit this flag"
                     .to_owned(),
             );
         }
         if request > call {
             return refuse(format!(
-                "--request-timeout {} is more than --call-timeout {}: no second member of a cluster would ever be \
-                 tried; raise --call-timeout or lower --request-timeout",
+                "--request-timeout {} is more than --call-timeout {}: a second member of the cluster would \
+                 never be tried; raise --call-timeout or lower --request-timeout",
                 request.as_secs_f64(),
                 call.as_secs_f64()
             ));
@@ -297,7 +297,9 @@ fn advertised(text: &str) -> Result<Advertised, String> {
     let found = text.parse::<IpAddr>().ok().map(|ip| (ip, None)).or_else(whole);
     match found {
         Some((ip, port)) if !ip.is_unspecified() && port != Some(0) => Ok(Advertised { ip, port }),
-        Some(_) => Err("nothing can be reached there: write the address by which others reach this replica".to_owned()),
+        Some(_) => Err(
+            "other replicas cannot connect to this address: write the address at which they reach this one".to_owned(),
+        ),
         None => Err("write IP or IP:PORT, such as 10.0.0.5, 10.0.0.5:8081 or [fd00::5]:8081".to_owned()),
     }
 }
@@ -420,7 +422,7 @@ mod tests {
             ("--session-ttl=ten", "invalid digit"),
             ("--metrics-auth=yes", "possible values: true, false"),
             ("--log-format=xml", "possible values: json, text"),
-            ("--log=inof", "write a level (error, warn, info"),
+            ("--log=inof", "use a level (error, warn, info"),
             ("--watch-namespaces=", "write names of namespaces, such as shop,bank"),
             ("--watch-namespaces=shop,,bank", "write names of namespaces"),
             ("--watch-namespaces=Shop", "write names of namespaces"),
@@ -429,7 +431,7 @@ mod tests {
             ("--peer-advertise=leasehold-0", "write IP or IP:PORT, such as 10.0.0.5"),
             (
                 "--peer-advertise=0.0.0.0:8081",
-                "write the address by which others reach this replica",
+                "write the address at which they reach this one",
             ),
             ("--identity=a b", "write 1 to 253 characters without spaces"),
             ("--connect-timeout=2s", "write a number of seconds, such as 2 or 0.5"),

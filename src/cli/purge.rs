@@ -56,7 +56,7 @@ enum Error {
     #[error(transparent)]
     Client(#[from] crate::kube::ClientError),
     #[error(
-        "the kube-apiserver does not say which cluster it serves; check that it is reachable and lets you read the namespace kube-system"
+        "cannot read the namespace kube-system, whose UID identifies this cluster: check that the kube-apiserver is reachable and that you may get this namespace"
     )]
     NoCluster,
     #[error(transparent)]
@@ -65,11 +65,11 @@ enum Error {
     NoRegistry { name: String, has: String },
     #[error("Registry {registry}: {cause}")]
     Purge { registry: String, cause: PurgeError },
-    #[error("how the etcd of Registry {registry} is entered is not known: {cause}")]
+    #[error("no usable credentials for the etcd of Registry {registry}: {cause}")]
     Closed { registry: String, cause: Closed },
-    #[error("nobody can be asked, because standard input is no terminal; give --yes if the keys may go")]
+    #[error("cannot ask for confirmation, because standard input is not a terminal: confirm with --yes")]
     Nobody,
-    #[error("nothing was removed: the answer was not yes")]
+    #[error("no more keys were removed: the answer was not yes")]
     Declined,
     #[error("cannot read or write the terminal: {0}")]
     Terminal(#[from] io::Error),
@@ -118,7 +118,7 @@ async fn all(args: &PurgeArgs) -> Result<(), Error> {
             .await
             .map_err(of)?;
         if found.is_empty() {
-            println!("Registry {name}: nothing of ours is there");
+            println!("Registry {name}: nothing to remove");
             continue;
         }
         if !args.yes {
@@ -128,7 +128,7 @@ async fn all(args: &PurgeArgs) -> Result<(), Error> {
         println!("Registry {name}: {} keys removed", purged.keys);
         if purged.left > 0 {
             println!(
-                "Registry {name}: {} keys were changed by somebody else in the meantime and left alone",
+                "Registry {name}: {} keys were changed by another client in the meantime and left unchanged",
                 purged.left
             );
         }
@@ -140,7 +140,7 @@ async fn all(args: &PurgeArgs) -> Result<(), Error> {
 fn ask(registry: &str, found: &Purge) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     let count = found.keys().len();
-    writeln!(out, "Registry {registry}: {count} keys of ours are there")?;
+    writeln!(out, "Registry {registry}: {count} keys of this cluster found")?;
     for key in found.keys().take(SHOWN) {
         writeln!(out, "  {key}")?;
     }
@@ -150,7 +150,7 @@ fn ask(registry: &str, found: &Purge) -> Result<(), Error> {
     if !io::stdin().is_terminal() {
         return Err(Error::Nobody);
     }
-    write!(out, "Consumers lose them at once. Remove them? Write yes: ")?;
+    write!(out, "Consumers lose these keys at once. Remove them? Type yes: ")?;
     out.flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;

@@ -17,9 +17,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let Some(identity) = args.replica() else {
-        tracing::error!(
-            "neither POD_NAME, HOSTNAME nor the machine names this replica; give it a name with --identity"
-        );
+        tracing::error!("POD_NAME, HOSTNAME and the host name contain no usable name for this replica; set --identity");
         return ExitCode::FAILURE;
     };
     let options = Options {
@@ -39,7 +37,7 @@ pub fn run(args: RunArgs) -> ExitCode {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "cannot start the threads that tasks run on; allow this process more of them");
+            tracing::error!(%error, "cannot start the worker threads; raise the thread limit of this process");
             return ExitCode::FAILURE;
         }
     };
@@ -49,7 +47,7 @@ pub fn run(args: RunArgs) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "the operator cannot go on");
+            tracing::error!(%error, "the operator cannot continue");
             ExitCode::FAILURE
         }
     }

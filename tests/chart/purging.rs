@@ -88,7 +88,7 @@ async fn a_purge_removes_what_is_ours_and_nothing_else_and_not_while_an_operator
         "{left:?}"
     );
     let told = purge(bed.kubeconfig(), &["--registry", "purged", "--yes"]).await;
-    assert_eq!(told.expect("it works"), "Registry purged: nothing of ours is there\n");
+    assert_eq!(told.expect("it works"), "Registry purged: nothing to remove\n");
     for registry in ["purged", "not-purged"] {
         bed.objects().delete(API, "Registry", registry).await?;
     }

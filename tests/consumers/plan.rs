@@ -111,7 +111,7 @@ async fn what_admission_refuses_has_no_plan() -> Result<()> {
     let (code, told) = planned(&turn, &registration("orders", &json!({"registry": "nowhere"})));
     let told = told.as_str().unwrap_or_default();
     assert!(
-        code == Some(1) && told.contains("Registry \"nowhere\", which is not there"),
+        code == Some(1) && told.contains("Registry \"nowhere\", which does not exist"),
         "{code:?} {told}"
     );
     Ok(())

@@ -89,7 +89,7 @@ pub fn text(chapters: &[Chapter]) -> String {
         all.filter(|finding| finding.grade == grade).count()
     };
     let summary = format!(
-        "{} problems, {} warnings, {} well",
+        "{} problems, {} warnings, {} ok",
         count(Grade::Problem),
         count(Grade::Warning),
         count(Grade::Well)
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(
             text(&chapters),
             "Kubernetes\n  ok      it answers\nRegistry default\n  WARNING etcd 3.4 is old\n          fix: upgrade it\n  PROBLEM etcd is \
-             full\n          fix: make room\n1 problems, 1 warnings, 1 well\n"
+             full\n          fix: make room\n1 problems, 1 warnings, 1 ok\n"
         );
         let told: serde_json::Value = serde_json::from_str(&json(&chapters)).expect("JSON");
         assert_eq!(told["worst"], "problem");

@@ -32,12 +32,12 @@ pub async fn examine(
     findings.push(match clocks_apart(client).await {
         Ok(Some(apart)) if apart > APART => Finding::warning(
             format!(
-                "the clock here is {} s from that of the kube-apiserver",
+                "the clock of this machine differs from that of the kube-apiserver by {} s",
                 apart.as_secs()
             ),
-            "keep the clocks of all machines together: a hold of removals ends by the clock of whoever leads",
+            "synchronize the clocks of all machines: after a takeover, a hold of removals ends by the new leader's clock",
         ),
-        Ok(_) => Finding::well("the clock here agrees with that of the kube-apiserver"),
+        Ok(_) => Finding::well("no relevant difference found between the clocks of this machine and the kube-apiserver"),
         Err(error) => unanswered(&error),
     });
     findings
@@ -46,7 +46,7 @@ pub async fn examine(
 fn unanswered(error: &ListingError) -> Finding {
     Finding::problem(
         error.to_string(),
-        "check the kubeconfig, the way to the kube-apiserver, and the rights of whoever asks",
+        "check the kubeconfig, the network path to the kube-apiserver, and the permissions of the current user",
     )
 }
 
@@ -55,7 +55,7 @@ fn of_version(major: &str, minor: &str, told: &str) -> Finding {
     let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok();
     match (number(major), number(minor)) {
         (Some(major), Some(minor)) if (major, minor) < OLDEST_KUBERNETES => Finding::warning(
-            format!("kube-apiserver {told} is older than what leasehold is made for"),
+            format!("kube-apiserver {told} is older than the oldest release that leasehold supports"),
             format!(
                 "upgrade to Kubernetes {}.{} or later",
                 OLDEST_KUBERNETES.0, OLDEST_KUBERNETES.1
@@ -71,10 +71,10 @@ async fn definitions(listing: &Listing) -> Vec<Finding> {
     let found = match listing.definitions(&names).await {
         Ok(found) => found,
         Err(error) => {
-            let what = format!("whether the kinds are defined is not known: {error}");
+            let what = format!("cannot read the CRDs: {error}");
             return vec![Finding::warning(
                 what,
-                "ask as somebody who may get customresourcedefinitions",
+                "run this command as a user who may get customresourcedefinitions",
             )];
         }
     };
@@ -82,14 +82,14 @@ async fn definitions(listing: &Listing) -> Vec<Finding> {
     let compare = |(wanted, found)| {
         let name = ResourceExt::name_any(wanted);
         let Some(found) = found else {
-            return Finding::problem(format!("{name} is not defined"), fix);
+            return Finding::problem(format!("the CRD {name} is not installed"), fix);
         };
         let missing = missing_fields(&schema(wanted), &schema(&found), "");
         if missing.is_empty() {
-            return Finding::well(format!("{name} is defined as this release knows it"));
+            return Finding::well(format!("{name} is defined with all fields of this release"));
         }
         let what = format!(
-            "{name} is defined without {}: it is of an older release",
+            "{name} lacks the fields {}: it is from an older release",
             missing.join(", ")
         );
         Finding::problem(what, fix)
@@ -120,7 +120,7 @@ fn missing_fields(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
 }
 
 async fn rights(client: &Client, somebody: Option<&str>, watch_scope: &WatchScope, metrics_auth: bool) -> Vec<Finding> {
-    let who = somebody.unwrap_or("whoever asks");
+    let who = somebody.unwrap_or("the current user");
     let mut rights = crate::kube::rights(watch_scope);
     if metrics_auth {
         rights.extend(crate::kube::REVIEWS);
@@ -128,17 +128,19 @@ async fn rights(client: &Client, somebody: Option<&str>, watch_scope: &WatchScop
     let allowed = match may(client, somebody, &rights).await {
         Ok(allowed) => allowed,
         Err(error) => {
-            let what = format!("what {who} may do is not known: {error}");
+            let what = format!("cannot check the permissions of {who}: {error}");
             return vec![Finding::warning(
                 what,
-                "ask as somebody who may create subjectaccessreviews",
+                "run this command as a user who may create subjectaccessreviews",
             )];
         }
     };
     let denied = rights.iter().zip(&allowed).filter(|(_, allowed)| !**allowed);
     let mut findings: Vec<Finding> = denied.map(|(right, _)| missing_right(who, right)).collect();
     if findings.is_empty() {
-        findings.push(Finding::well(format!("{who} may do all that the operator has to")));
+        findings.push(Finding::well(format!(
+            "{who} has all permissions that the operator needs"
+        )));
     }
     findings
 }
@@ -160,7 +162,7 @@ fn missing_right(who: &str, right: &Right) -> Finding {
             right.verb, right.resource, right.without
         ),
         format!(
-            "allow {} on {}{object} of {group}{place}, as the {role} of the chart does",
+            "grant {} on {}{object} of {group}{place}, as the {role} of the chart does",
             right.verb, right.resource
         ),
     )

@@ -85,9 +85,9 @@ enum Error {
     Client(#[from] ClientError),
     #[error(transparent)]
     Cluster(#[from] ListingError),
-    #[error("there is no Registry {0:?}: name one that kubectl get registries shows")]
+    #[error("there is no Registry {0:?}: use a name from kubectl get registries")]
     NoRegistry(String),
-    #[error("cannot start: {0}")]
+    #[error("cannot start the async runtime: {0}")]
     Runtime(io::Error),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),

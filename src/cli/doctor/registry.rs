@@ -26,7 +26,7 @@ pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, wat
         about: "Registries".to_owned(),
         findings: vec![Finding::problem(
             what,
-            "ask as somebody who may list registries and serviceregistrations",
+            "run this command as a user who may list registries and serviceregistrations",
         )],
     };
     let (registries, registrations) = match (listing.registries().await, listing.registrations(watch_scope).await) {
@@ -51,7 +51,7 @@ pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, wat
     let names: BTreeSet<String> = registries.iter().map(ResourceExt::name_any).collect();
     let missing = match only {
         Some(only) if !names.contains(only) => Some(format!("there is no Registry {only:?}")),
-        None if names.is_empty() => Some("there is no Registry, so nothing is registered anywhere".to_owned()),
+        None if names.is_empty() => Some("there is no Registry, so nothing is registered".to_owned()),
         _ => None,
     };
     if let Some(what) = missing {
@@ -59,7 +59,7 @@ pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, wat
             about: "Registries".to_owned(),
             findings: vec![Finding::problem(
                 what,
-                "create one that names the endpoints of your etcd",
+                "create a Registry with the endpoints of your etcd",
             )],
         });
     }
@@ -100,10 +100,10 @@ async fn asked(listing: &Listing, registry: &Registry, namespace: &str, prefixes
     let access = match access(listing, &registry.spec, namespace).await {
         Ok(access) => access,
         Err(cause) => {
-            let what = format!("how it is entered is not known: {cause}");
+            let what = format!("no usable credentials for its etcd: {cause}");
             return vec![Finding::problem(
                 what,
-                "see docs/access.md; --operator-namespace says where its Secrets lie",
+                "see docs/access.md, and set --operator-namespace to the namespace of its Secrets",
             )];
         }
     };
@@ -118,9 +118,9 @@ async fn asked(listing: &Listing, registry: &Registry, namespace: &str, prefixes
     }
     for prefix in role_of(registry, prefixes).prefixes() {
         findings.push(match connection.may_write(&format!("{prefix}doctor")).await {
-            Ok(()) => Finding::well(format!("keys below {prefix} may be written")),
+            Ok(()) => Finding::well(format!("etcd allows writing keys below {prefix}")),
             Err(Error::PermissionDenied { .. }) => Finding::problem(
-                format!("keys below {prefix} may not be written"),
+                format!("etcd denies writing keys below {prefix}"),
                 format!("etcdctl role grant-permission ROLE --prefix=true readwrite {prefix}"),
             ),
             Err(error) => problem(&error),
@@ -129,8 +129,8 @@ async fn asked(listing: &Listing, registry: &Registry, namespace: &str, prefixes
     let ttl = registry.spec.ttl_seconds;
     findings.push(match connection.grant(lease_id(), ttl).await {
         Ok(granted) if granted > i64::from(ttl) => Finding::warning(
-            format!("etcd grants {granted} s where {ttl} s are asked for: keys of the dead stay as much longer"),
-            "its election timeout is long: write a ttlSeconds of at least what it grants, or shorten the timeout",
+            format!("etcd grants leases of {granted} s instead of {ttl} s: without an operator, keys expire later"),
+            "raise ttlSeconds to at least the granted TTL, or lower the election timeout of etcd, which limits the TTL",
         ),
         Ok(_) => Finding::well(format!("leases of {ttl} s are granted")),
         Err(error) => problem(&error),
@@ -140,7 +140,7 @@ async fn asked(listing: &Listing, registry: &Registry, namespace: &str, prefixes
 
 fn problem(error: &Error) -> Finding {
     // The text of an error names what to check after its last colon, so it is printed as a whole.
-    Finding::problem(error.to_string(), "see the message: it names what to check")
+    Finding::problem(error.to_string(), "follow the advice in the message")
 }
 
 fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding> {
@@ -153,7 +153,7 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
         let status = match status {
             Ok(status) => status,
             Err(error) if one_answers => {
-                let fix = "bring it back, or take it out of spec.endpoints: the others carry on meanwhile";
+                let fix = "restore the member, or remove it from spec.endpoints; other members are used meanwhile";
                 findings.push(Finding::warning(error.to_string(), fix));
                 continue;
             }
@@ -164,9 +164,9 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
         };
         clusters.entry(status.cluster_id).or_default().push(endpoint);
         if status.is_learner {
-            let what = format!("{endpoint} is a learner: it serves no requests, and the others carry on meanwhile");
+            let what = format!("{endpoint} is a learner, which serves no requests");
             let fix = format!(
-                "etcdctl member promote {:x}; or take it out of spec.endpoints",
+                "run `etcdctl member promote {:x}`, or remove it from spec.endpoints",
                 status.member_id
             );
             findings.push(if one_serves {
@@ -177,23 +177,24 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
         }
         findings.extend(releases::findings(endpoint, &status.version));
         if !status.has_leader {
-            let what = format!("{endpoint} knows no leader of its cluster: it takes no writes");
+            let what = format!("{endpoint} knows no leader of its cluster and accepts no writes");
             findings.push(Finding::problem(
                 what,
-                "see whether most of the members run and reach each other",
+                "check that a majority of the members run and reach each other",
             ));
         }
         if status.is_corrupt {
             let fault = EndpointFault::Corrupt.describe(endpoint);
-            findings.push(Finding::problem(fault, "do what the message says"));
+            findings.push(Finding::problem(fault, "follow the advice in the message"));
         }
         if status.is_full {
-            let what = format!("the database of {endpoint} is full (NOSPACE): it takes no writes");
-            let fix = "compact and defragment it, raise its quota, then: etcdctl alarm disarm";
+            let what = format!("the database of {endpoint} is full (alarm NOSPACE): it accepts no puts");
+            let fix = "compact and defragment it or raise its quota, then run `etcdctl alarm disarm`";
             findings.push(Finding::problem(what, fix));
         } else if status.db_bytes > LARGE {
-            let what = format!("the database of {endpoint} has {} MiB", status.db_bytes >> 20);
-            let fix = "its quota is 2 GiB unless --quota-backend-bytes says otherwise: compact, defragment or raise it";
+            let what = format!("the database of {endpoint} uses {} MiB", status.db_bytes >> 20);
+            let fix =
+                "the quota is 2 GiB unless --quota-backend-bytes is set: compact and defragment it, or raise the quota";
             findings.push(Finding::warning(what, fix));
         }
     }
@@ -203,13 +204,13 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
             .map(|(id, endpoints)| format!("{} to {id:x}", endpoints.join(", ")))
             .collect();
         let what = format!(
-            "the endpoints belong to {} different clusters of etcd ({}): the operator uses one of them alone",
+            "the endpoints belong to {} different etcd clusters ({}): the operator uses only one of them",
             clusters.len(),
             of_each.join("; ")
         );
         findings.push(Finding::problem(
             what,
-            "name only members of one cluster, and create a Registry for each other",
+            "name members of one cluster only, and create a Registry for each other cluster",
         ));
     }
     findings
@@ -219,8 +220,8 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
 fn of_conditions(registry: &Registry) -> Vec<Finding> {
     let conditions = registry.status.as_ref().map(|status| status.conditions.as_slice());
     let Some(conditions) = conditions.filter(|conditions| !conditions.is_empty()) else {
-        let fix = "see whether it runs, and what it logs: kubectl logs deployment/leasehold";
-        return vec![Finding::problem("no operator has said anything of it", fix)];
+        let fix = "check that the operator runs, and read its log: kubectl logs deployment/leasehold";
+        return vec![Finding::problem("no operator has reported on this Registry", fix)];
     };
     let is_bad = |kind: &str, status: &str| match kind {
         "Held" => status == "True",
@@ -232,19 +233,19 @@ fn of_conditions(registry: &Registry) -> Vec<Finding> {
     let mut findings: Vec<Finding> = bad
         .map(|condition| {
             let what = format!(
-                "the operator says {}={}: {}",
+                "the operator reports {}={}: {}",
                 condition.type_, condition.status, condition.message
             );
-            Finding::problem(what, "do what the message says")
+            Finding::problem(what, "follow the advice in the message")
         })
         .collect();
     if findings.is_empty() {
         let leader = registry.status.as_ref().and_then(|status| status.leader.as_deref());
         findings.push(match leader {
-            Some(leader) => Finding::well(format!("the operator serves it; {leader} leads")),
+            Some(leader) => Finding::well(format!("the operator serves this Registry; {leader} leads")),
             None => Finding::warning(
-                "no replica leads it",
-                "wait for ten seconds; then see what the replicas log",
+                "no replica leads this Registry",
+                "wait for ten seconds; if there is still no leader, read the logs of the replicas",
             ),
         });
     }
@@ -269,19 +270,19 @@ fn complaints(registrations: &[&ServiceRegistration]) -> Vec<Finding> {
     }
     if bad.is_empty() {
         return vec![Finding::well(format!(
-            "{} registrations, none of them complains",
+            "{} registrations, none reports a problem",
             registrations.len()
         ))];
     }
     let more = bad.len().saturating_sub(TOLD);
-    let fix = "do what the message says; kubectl get svcreg -A -o wide shows all";
+    let fix = "follow the advice in the message; kubectl get svcreg -A -o wide lists all registrations";
     let mut findings: Vec<Finding> = bad
         .into_iter()
         .take(TOLD)
         .map(|what| Finding::warning(what, fix))
         .collect();
     if more > 0 {
-        findings.push(Finding::warning(format!("{more} more complaints"), fix));
+        findings.push(Finding::warning(format!("{more} more with problems"), fix));
     }
     findings
 }

@@ -15,27 +15,27 @@ struct Fault {
 
 const FAULTS: [Fault; 5] = [
     Fault {
-        what: "a member that led and hung may revoke leases that live (#12528, #15247)",
+        what: "a former etcd leader that hung may revoke leases that were renewed (#12528, #15247)",
         mended: &[(3, 5, 13), (3, 6, 0)],
         grade: Grade::Problem,
     },
     Fault {
-        what: "leases may never lapse after a restart with simple tokens (#13205)",
+        what: "leases may never expire after a restart with simple tokens (#13205)",
         mended: &[(3, 5, 5), (3, 6, 0)],
         grade: Grade::Problem,
     },
     Fault {
-        what: "each renewal costs the leader far more than it should (#18069)",
+        what: "each lease renewal puts far too much load on the etcd leader (#18069)",
         mended: &[(3, 5, 16), (3, 6, 0)],
         grade: Grade::Warning,
     },
     Fault {
-        what: "anybody may renew and revoke leases, whatever their rights (CVE-2026-33413)",
+        what: "any client may renew and revoke leases, whatever its permissions (CVE-2026-33413)",
         mended: &[(3, 5, 28), (3, 6, 9), (3, 7, 0)],
         grade: Grade::Warning,
     },
     Fault {
-        what: "puts within transactions may attach keys to leases of others (CVE-2026-44283)",
+        what: "puts within transactions may attach keys to leases of other users (CVE-2026-44283)",
         mended: &[(3, 5, 30), (3, 6, 11), (3, 7, 0)],
         grade: Grade::Warning,
     },
@@ -44,11 +44,11 @@ const FAULTS: [Fault; 5] = [
 /// Returns the findings for a member that runs this release.
 pub fn findings(endpoint: &str, version: &str) -> Vec<Finding> {
     let Some(release) = parse(version) else {
-        let what = format!("{endpoint} says that it is etcd {version:?}, which is no release that is known here");
+        let what = format!("{endpoint} reports the version {version:?}, which is not a known release of etcd");
         return vec![Finding::warning(what, "use a release of etcd 3.5, 3.6 or 3.7")];
     };
     if (release.0, release.1) < (3, 5) {
-        let what = format!("{endpoint} runs etcd {version}, a line that gets no mending any more");
+        let what = format!("{endpoint} runs etcd {version}, which gets no more fixes");
         return vec![Finding::problem(what, "upgrade to etcd 3.6 or 3.7")];
     }
     let concerned = FAULTS.iter().filter(|fault| !is_mended(release, fault.mended));
@@ -56,7 +56,7 @@ pub fn findings(endpoint: &str, version: &str) -> Vec<Finding> {
         .map(|fault| Finding {
             grade: fault.grade,
             what: format!("{endpoint} runs etcd {version}: {}", fault.what),
-            fix: Some("upgrade to the newest release of its line; 3.5.30, 3.6.11 and 3.7.0 are free of it".to_owned()),
+            fix: Some("upgrade to the newest patch release; 3.5.30, 3.6.11 and 3.7.0 have the fix".to_owned()),
         })
         .collect();
     if findings.is_empty() {

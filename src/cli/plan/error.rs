@@ -13,36 +13,36 @@ pub enum Error {
     Read { path: PathBuf, cause: io::Error },
     #[error("{} is neither YAML nor JSON: {cause}", path.display())]
     Parse { path: PathBuf, cause: String },
-    #[error("{} holds a {kind}: give -f ServiceRegistrations, and --pods pods", path.display())]
+    #[error("{} contains a {kind}: -f takes leasehold's kinds and Namespaces, --pods takes pods", path.display())]
     Kind { path: PathBuf, kind: String },
-    #[error("{} holds a {kind} {name:?} that is not as the CRD describes it: {cause}", path.display())]
+    #[error("{}: the {kind} {name:?} does not match its schema: {cause}", path.display())]
     Object {
         path: PathBuf,
         kind: &'static str,
         name: String,
         cause: String,
     },
-    #[error("there is no ServiceRegistration in what -f names")]
+    #[error("the files that -f names contain no ServiceRegistration")]
     Nothing,
-    #[error("{registration} would not be carried out: {cause}")]
+    #[error("the operator would reject {registration}: {cause}")]
     Refused { registration: String, cause: Refusal },
-    #[error("{registration} is to be registered in the Registry {registry:?}, which is not there: create it first")]
+    #[error("{registration} uses the Registry {registry:?}, which does not exist: create it first")]
     NoRegistry { registration: String, registry: String },
     #[error(
-        "the namespace kube-system, whose UID names this cluster, cannot be read: give --kubeconfig a user that may"
+        "cannot read the namespace kube-system, whose UID identifies this cluster: check that the kube-apiserver is reachable and that you may get this namespace"
     )]
     NoCluster,
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
     Cluster(#[from] ListingError),
-    #[error("the Registry {registry:?} cannot be read: {cause}")]
+    #[error("cannot read the keys in the etcd of Registry {registry:?}: {cause}")]
     Etcd { registry: String, cause: etcd::Error },
     #[error(
-        "the Registry {registry:?} cannot be entered: {cause}; the operator's namespace is given with --operator-namespace"
+        "no usable credentials for the etcd of Registry {registry:?}: {cause}; set --operator-namespace to the namespace of its Secrets"
     )]
     Credentials { registry: String, cause: Wrong },
-    #[error("cannot start: {0}")]
+    #[error("cannot start the async runtime: {0}")]
     Runtime(io::Error),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),

@@ -32,7 +32,7 @@ pub fn text(plan: &Plan) -> String {
     if plan.compared == Compared::Nothing {
         line(
             &mut out,
-            format_args!("(compared with an etcd that holds nothing: neither cluster nor etcd was asked)"),
+            format_args!("(offline: compared with an empty etcd; neither Kubernetes nor etcd was queried)"),
         );
     }
     out
@@ -63,14 +63,14 @@ fn tell(out: &mut String, outcome: &Outcome) {
             if shown.sign == '~' {
                 line(out, format_args!("      was {}", printable(before)));
             } else if shown.sign == '>' {
-                line(out, format_args!("      on a lease of another TTL"));
+                line(out, format_args!("      now on a lease with another TTL"));
             }
         }
     }
     for conflict in &outcome.conflicts {
         line(
             out,
-            format_args!("  ! {}  stays as it is: held by {}", conflict.key, holder(conflict)),
+            format_args!("  ! {}  is left unchanged: held by {}", conflict.key, holder(conflict)),
         );
     }
     if let Some(pod) = &outcome.kept {
@@ -86,7 +86,7 @@ fn tell(out: &mut String, outcome: &Outcome) {
         line(
             out,
             format_args!(
-                "  (the Registry's guard would hold back {keys} of these removals until pods are back, its time has passed or somebody approves)"
+                "  (the Registry's guard would hold back {keys} of these removals until pods are back, the hold expires or a user approves)"
             ),
         );
     }
@@ -139,7 +139,7 @@ fn printable(value: &[u8]) -> String {
 
 fn holder(conflict: &Conflict) -> String {
     match &conflict.holder {
-        Holder::Stranger { lease, .. } => format!("somebody else (on the lease {lease})"),
+        Holder::Stranger { lease, .. } => format!("another client (on the lease {lease})"),
         Holder::Registration(registration) => format!("the registration {registration}"),
     }
 }

@@ -81,7 +81,7 @@ shop/orders: 1 of 2 selected pods are ready
   + /services/shop/orders/a  10.0.0.7:8080
   + shop/orders/a  {\"Op\":0,\"Addr\":\"10.0.0.7:8080\",\"Metadata\":null}
 2 to create, 0 to replace, 0 to move, 0 to remove, 0 unchanged
-(compared with an etcd that holds nothing: neither cluster nor etcd was asked)
+(offline: compared with an empty etcd; neither Kubernetes nor etcd was queried)
 ";
     assert_eq!(text, expected);
 }
@@ -183,9 +183,9 @@ fn what_cannot_be_planned_is_said_with_what_to_do() {
     let files = Files::new("wrong");
     let pods = pods().to_string();
     let cases = [
-        ("kind: Deployment", "give -f ServiceRegistrations"),
+        ("kind: Deployment", "-f takes leasehold's kinds"),
         ("a: [", "is neither YAML nor JSON"),
-        ("", "there is no ServiceRegistration"),
+        ("", "contain no ServiceRegistration"),
         (&REGISTRATION.replace("formats:", "fromats:"), "missing field `formats`"),
         (
             &REGISTRATION.replace("{port: grpc}", "{port: grpc, nmae: x}"),
@@ -201,7 +201,7 @@ fn what_cannot_be_planned_is_said_with_what_to_do() {
         assert!(error.contains(expected), "{registration}: {error}");
     }
     let error = planned(&files, REGISTRATION, REGISTRATION).unwrap_err().to_string();
-    assert!(error.contains("holds a ServiceRegistration"), "{error}");
+    assert!(error.contains("contains a ServiceRegistration"), "{error}");
 }
 
 #[test]
