@@ -20,7 +20,7 @@ const STRANGERS: usize = 64;
 const REPLICAS: usize = 64;
 /// How long a replica may take to accept a message.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause after a failure to accept that is our own, such as too many open files.
+/// Pause after a local failure to accept, such as too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Accepts other replicas on `listener` until `shutdown`.
