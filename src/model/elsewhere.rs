@@ -1,4 +1,4 @@
-//! What the other replicas say of a Registry.
+//! What the other replicas report about a Registry.
 
 use std::sync::Arc;
 
@@ -9,6 +9,6 @@ pub enum Elsewhere {
     Nobody,
     /// This replica states that it is.
     Connected(Arc<str>),
-    /// It cannot be found out, for this reason.
+    /// Unknown, for this reason.
     Unknown(Arc<str>),
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::wire::ReplicaState;
 use crate::model::Elsewhere;
 
-/// How long a replica whose state cannot be found out makes a starting replica wait. By default a Deployment reports a
+/// How long a starting replica waits for a replica whose state is unknown. By default a Deployment reports a
 /// rollout without progress after 10 minutes, which comes first.
 pub const UNKNOWN_FOR: Duration = Duration::from_mins(15);
 
@@ -23,15 +23,15 @@ pub struct Replica {
 /// What is known of the process at one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerStatus {
-    /// Its state cannot be found out, for this reason. That is evidence of nothing.
+    /// The state is unknown, for this reason. That is no evidence that the process has ended.
     Unknown(Arc<str>),
     /// The address refuses connections, and no process is known to have listened there before.
     Refused,
-    /// There is an authenticated connection to it.
+    /// There is an authenticated connection to the process.
     Alive(Replica, Arc<ReplicaState>),
-    /// It accepts connections and has been silent for 3 s, on an authenticated connection and on a new one.
+    /// The process accepts connections and has been silent for 3 s, on an authenticated connection and on a new one.
     Hung(Replica),
-    /// Its connection has ended, and its address now refuses connections.
+    /// The connection to the process has ended, and the address now refuses connections.
     Gone(Replica),
 }
 
@@ -40,15 +40,16 @@ pub type PeerStatuses = BTreeMap<SocketAddr, PeerStatus>;
 /// An event on a connection to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It is authenticated.
+    /// The connection is authenticated.
     Opened(Replica),
     Stated(ReplicaState),
     Beat,
-    /// It was refused: no process listens there.
+    /// The connection was refused: no process listens there.
     Refused,
-    /// It could be made, but the process did not answer, and the authenticated connection had been silent for long.
+    /// A new connection was made, but the process did not answer, and the authenticated connection had been silent for
+    /// long.
     Hung,
-    /// It could not be made or not be used, for this reason.
+    /// The connection failed or could not be used, for this reason.
     Failed(String),
 }
 
@@ -121,7 +122,7 @@ impl Term {
         }
     }
 
-    /// If the leader's process is known to have ended or to hang, returns how that is known.
+    /// Returns the evidence that the leader's process has ended or hangs, if there is any.
     pub fn is_over(&mut self, presences: &PeerStatuses) -> Option<&'static str> {
         let is_it = |replica: &Replica| replica.incarnation == self.incarnation;
         match presences.get(&self.address)? {
@@ -145,9 +146,9 @@ impl Term {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hint {
     pub identity: Arc<str>,
-    /// Where it listens; none if that is not known.
+    /// The address at which the replica listens; `None` if it is not known.
     pub address: Option<SocketAddr>,
-    /// Since when its state is in question.
+    /// The time since when the replica's state is in question.
     pub since: Instant,
 }
 
@@ -167,7 +168,7 @@ pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], presences: &PeerStatu
         since,
     } in hints
     {
-        // A replica of our own name was our predecessor.
+        // A replica with this replica's identity was its predecessor.
         if **identity == *me || now.saturating_duration_since(*since) >= UNKNOWN_FOR {
             continue;
         }

@@ -23,9 +23,9 @@ const MOST: usize = 64;
 /// How the replicas of an installation find and trust each other.
 #[derive(Clone, Debug)]
 pub struct PeerOptions {
-    /// Where this replica listens for others.
+    /// The address at which this replica listens for others.
     pub listen: SocketAddr,
-    /// Where others reach it; none if they do not.
+    /// The address at which others reach this replica; `None` if they cannot.
     pub advertise: Option<SocketAddr>,
     /// The Secret with the key, in the operator's own namespace.
     pub secret: String,
@@ -131,7 +131,7 @@ struct Wanted {
 }
 
 impl Peers {
-    /// `address` is where others reach this replica, if they do.
+    /// `address` is the address at which others reach this replica, if they can.
     pub fn new(
         identity: Arc<str>,
         address: Option<SocketAddr>,
@@ -178,7 +178,7 @@ impl Peers {
         &self.shared.me
     }
 
-    /// Where others reach this replica.
+    /// Returns the address at which others reach this replica.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
