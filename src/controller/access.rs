@@ -70,7 +70,7 @@ pub fn resolve<'a>(
                 (None, None) => {
                     return Err(Unresolved::Wrong(Wrong {
                         reason: Reason::CredentialsMissing,
-                        message: "spec.tls names nobody to trust: name caSecret or caConfigMap".to_owned(),
+                        message: "spec.tls names no CA certificate: set caSecret or caConfigMap".to_owned(),
                     }));
                 }
             };
@@ -141,7 +141,7 @@ impl<'a, F: Fn(&Source) -> Option<&'a Content>> Look<'_, F> {
             "" => Err(Unresolved::Wrong(Wrong {
                 reason: Reason::CredentialsMissing,
                 message: format!(
-                    "the key {key} of the Secret {}/{name} holds nothing but line breaks: fill it",
+                    "the key {key} of the Secret {}/{name} contains only line breaks: set a value",
                     self.namespace
                 ),
             })),
@@ -166,19 +166,19 @@ impl<'a, F: Fn(&Source) -> Option<&'a Content>> Look<'_, F> {
             ),
             Some(Content::Forbidden(words)) => wrong(
                 missing,
-                format!("the operator may not read {object} ({words}): let its service account list and watch it"),
+                format!("the operator may not read {object} ({words}): grant its service account list and watch"),
             ),
             Some(Content::Present(data)) => match data.get(key) {
                 None => wrong(
                     missing,
-                    format!("{object} has no key {key}: add it, or name another key"),
+                    format!("{object} has no key {key}: add it, or use another key"),
                 ),
                 Some(None) => wrong(
                     Reason::CredentialsMalformed,
-                    format!("the key {key} of {object} is no text in UTF-8: write it anew"),
+                    format!("the key {key} of {object} is not valid UTF-8: replace its value"),
                 ),
                 Some(Some(text)) => match text.reveal().strip_prefix(BYTE_ORDER_MARK).unwrap_or(text.reveal()) {
-                    "" => wrong(missing, format!("the key {key} of {object} is empty: fill it")),
+                    "" => wrong(missing, format!("the key {key} of {object} is empty: set a value")),
                     kept if kept.len() == text.reveal().len() => Ok(text.clone()),
                     kept => Ok(SecretString::from(kept.to_owned())),
                 },
@@ -251,7 +251,7 @@ mod tests {
             ("somebody", "sword\u{feff}fish", "sword\u{feff}fish"),
         ] {
             let access = resolved(Some(&present(&[("username", Some(name)), ("pw", Some(password))])));
-            let user = access.expect("all is there").user.expect("a user");
+            let user = access.expect("resolves").user.expect("a user");
             assert_eq!((user.name.reveal(), user.password.reveal()), ("somebody", expected));
         }
         for empty in ["\n", "\r\n", "\u{feff}", "\u{feff}\n"] {
@@ -267,7 +267,7 @@ mod tests {
             ("username", Some("somebody")),
             ("pw", Some("swordfish")),
         ])));
-        let access = access.expect("all is there");
+        let access = access.expect("resolves");
         let user = access.user.as_ref().expect("a user");
         assert_eq!((user.name.reveal(), user.password.reveal()), ("somebody", "swordfish"));
         let shown = format!("{access:?}");

@@ -154,7 +154,7 @@ impl Controller {
                 cause,
             } => {
                 let reference = RegistrationRef::new(namespace, name);
-                let message = format!("This object cannot be read: {cause}. Apply it again as the CRD describes it.");
+                let message = format!("This object cannot be decoded: {cause}. Correct it and apply it again.");
                 // The operator's own status update changes the object, too.
                 if !self.mark(&reference, String::new(), generation) {
                     return;
@@ -220,7 +220,7 @@ impl Controller {
         let _ = self.workers.context().registrations.send(seen);
         let generation = object.metadata.generation.unwrap_or_default();
         let is_new = self.mark(&reference, object.uid().unwrap_or_default(), generation);
-        let entry = self.entries.get_mut(&reference).expect("it was marked");
+        let entry = self.entries.get_mut(&reference).expect("mark() has added it");
         let record = Record::of(object.status.as_ref());
         let before = std::mem::replace(&mut entry.record, record);
         if !is_new {
@@ -236,7 +236,7 @@ impl Controller {
 
     /// Compiles a registration with the current RecordFormats, and admits or rejects it.
     pub(super) fn examine(&mut self, reference: &RegistrationRef, object: &ServiceRegistration, now: Instant) {
-        let entry = self.entries.get_mut(reference).expect("it was marked");
+        let entry = self.entries.get_mut(reference).expect("mark() has added it");
         match compile(object, self.library.formats()) {
             Ok(mut compiled) => {
                 entry.refusal = None;
@@ -379,19 +379,19 @@ impl Controller {
         let Some(known) = self.registries.get(&registry) else {
             if !self.streams.is_listed(REGISTRIES, &NamespaceScope::Cluster) {
                 // The list of Registries is not complete and may contain it: `admit_pending` retries.
-                self.entries.get_mut(reference).expect("it was marked").pending = Some(compiled);
+                self.entries.get_mut(reference).expect("mark() has added it").pending = Some(compiled);
                 return;
             }
             let refusal = Refusal {
                 reason: Reason::RegistryNotFound,
                 message: format!(
-                    "There is no Registry \"{registry}\": create it, or name another one in a new registration."
+                    "The Registry \"{registry}\" does not exist: create it, or name another one in a new registration."
                 ),
             };
             return self.refuse(reference, generation, Some(compiled), refusal);
         };
         let reserved = self.reserved(&compiled);
-        let entry = self.entries.get_mut(reference).expect("it was marked");
+        let entry = self.entries.get_mut(reference).expect("mark() has added it");
         // If the spec in force is admitted again, a newer rejected spec stays rejected.
         let newer = |newest: &Compiled| {
             let (newest, this) = (&newest.registration, &compiled.registration);
@@ -430,19 +430,19 @@ impl Controller {
             verdict.forbidden.push(compiled.keep_out(bookkeeping, registry));
         }
         if let Some(denial) = &verdict.denial {
-            tracing::warn!(registration = %reference, generation, %registry, denial, "not allowed to register all of this");
+            tracing::warn!(registration = %reference, generation, %registry, denial, "access rules deny some formats");
         }
         let concerned = self.settle_among_neighbours(reference, &compiled);
         compiled.stand_aside(&self.overlaps.aside(reference));
         for (_, aside) in &compiled.aside {
-            tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format stands aside");
+            tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format is suppressed");
         }
-        let known = self.registries.get(&registry).expect("it was there");
+        let known = self.registries.get(&registry).expect("it was found above");
         let terms = compiled.terms(known.spec());
         let registration = &compiled.registration;
         let former = self.entries[reference].in_force();
         if !former.is_some_and(|former| former.registration == *registration && former.bindings == compiled.bindings) {
-            tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "carrying out");
+            tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "applying spec");
         }
         if former.is_some_and(|former| compiled.rewrites(former)) {
             // The index sees no difference: remove the registration first, so that every pod counts as changed.
@@ -454,7 +454,7 @@ impl Controller {
             verdict,
         };
         let register = self.register(reference, &compiled, terms);
-        let entry = self.entries.get_mut(reference).expect("it was marked");
+        let entry = self.entries.get_mut(reference).expect("mark() has added it");
         let former = entry.in_force.replace(compiled);
         if entry.pending.take().is_some() {
             entry.refusal = None;
@@ -557,8 +557,8 @@ impl Controller {
         refusal: Refusal,
     ) {
         let Refusal { reason, message } = refusal;
-        tracing::warn!(registration = %reference, generation, reason = reason.as_str(), %message, "not carrying out");
-        let entry = self.entries.get_mut(reference).expect("it was marked");
+        tracing::warn!(registration = %reference, generation, reason = reason.as_str(), %message, "spec rejected");
+        let entry = self.entries.get_mut(reference).expect("mark() has added it");
         entry.refusal = Some(Refusal {
             reason,
             message: message.clone(),
@@ -674,7 +674,7 @@ impl Controller {
     pub(super) fn withdraw_all(&mut self, registry: &str, now: Instant) {
         for (reference, compiled) in self.asking_for(registry) {
             self.index.delete_registration(&reference);
-            self.entries.get_mut(&reference).expect("it is asking").in_force = None;
+            self.entries.get_mut(&reference).expect("it has an entry").in_force = None;
             // The other registrations of this Registry are withdrawn, too, and need no new overlap check.
             self.overlaps.leave(&reference);
             self.admit(&reference, compiled, now);

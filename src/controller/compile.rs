@@ -18,7 +18,7 @@ use crate::plan::{Denial, DesiredPod, FormatBinding, PrefixGrant, RegistrationSe
 
 /// A registration that can be applied.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "the facts are independent")]
 pub struct Compiled {
     /// The part that the index needs.
     pub registration: index::Registration,
@@ -58,15 +58,15 @@ pub enum Invalid {
     /// An empty selector would register every pod of the namespace.
     #[error("spec.selector is empty: name at least one label in matchLabels")]
     EmptySelector,
-    #[error("spec.selector has the operator {0:?}: write In, NotIn, Exists or DoesNotExist")]
+    #[error("spec.selector has the unknown operator {0:?}: use In, NotIn, Exists or DoesNotExist")]
     SelectorOperator(String),
-    #[error("spec.ports has the number {0}: write a number from 1 to 65535")]
+    #[error("spec.ports has the invalid port number {0}: use a number from 1 to 65535")]
     PortNumber(i32),
     /// Two ports have the same name.
-    #[error("spec.ports has two ports that go by {0:?}: give each a name of its own")]
+    #[error("spec.ports has two ports with the name {0:?}: give each port a unique name")]
     PortTwice(Arc<str>),
     /// A format lists a port that the registration does not have.
-    #[error("spec.formats lists the port {0:?}: name it in spec.ports")]
+    #[error("spec.formats lists the port {0:?}, which is not in spec.ports: add it there")]
     UnknownPort(String),
     #[error("spec.formats: {0}")]
     Format(#[from] FormatError),

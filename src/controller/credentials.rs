@@ -17,7 +17,7 @@ impl Controller {
         if self.sources.get(&source) == Some(&content) {
             return;
         }
-        tracing::info!(kind = source.kind.as_str(), name = %source.name, "this object is new or has changed");
+        tracing::info!(kind = source.kind.as_str(), name = %source.name, "the state of this object has changed");
         let asking = self
             .registries
             .iter()
@@ -80,7 +80,10 @@ impl Controller {
                 match &known.offered {
                     Some(former) if *former == access && known.wrong.is_none() => return,
                     Some(former) if known.good.is_some() || former.endpoints == access.endpoints => {
-                        tracing::info!(registry = %name, endpoints = ?access.endpoints, "trying what it says now");
+                        tracing::info!(
+                            registry = %name, endpoints = ?access.endpoints,
+                            "testing the new endpoints or credentials"
+                        );
                         self.workers.send(name, Command::Access(Ok(access.clone())));
                     }
                     former => {

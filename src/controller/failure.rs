@@ -9,13 +9,13 @@ pub enum Failure {
     /// The kube-apiserver cannot be connected.
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("cannot listen on {address}: {cause}; give another address with --http")]
+    #[error("cannot listen on {address}: {cause}; set another address with --http")]
     Listen {
         /// The value of `--http`.
         address: SocketAddr,
         cause: std::io::Error,
     },
-    #[error("cannot listen for other replicas on {address}: {cause}; give another address with --peer-listen")]
+    #[error("cannot listen for other replicas on {address}: {cause}; set another address with --peer-listen")]
     ListenPeers {
         /// The value of `--peer-listen`.
         address: SocketAddr,
@@ -24,6 +24,6 @@ pub enum Failure {
     #[error("cannot receive signals: {0}")]
     Signals(std::io::Error),
     /// A task ended that must run until shutdown. The process ends, and restarts in a known state.
-    #[error("the part \"{0}\" has ended, which is a bug: please report it with the log")]
+    #[error("the task \"{0}\" ended unexpectedly, which is a bug: please report it with the log")]
     PartEnded(&'static str),
 }

@@ -259,7 +259,7 @@ impl Controller {
     /// namespace has appeared or disappeared.
     fn weigh(&mut self, now: Instant) {
         for stream in self.streams.find_void(&self.tenants) {
-            tracing::info!(%stream, "cannot be watched, and there are none: the namespace does not exist");
+            tracing::info!(%stream, "the namespace does not exist; its watch counts as complete and empty");
             if stream.kind == PODS {
                 // The pods were deleted with the namespace, although no watch event reported it.
                 self.pass_on_all();
@@ -434,7 +434,7 @@ impl Controller {
                 registrations = self.entries.len(),
                 registries = self.registries.len(),
                 record_formats = self.library.len(),
-                "Kubernetes has told everything"
+                "all Kubernetes caches are complete"
             );
             self.workers.context().health.set_caches_complete(true);
             self.workers.send_all(|| Command::KubernetesIsComplete);

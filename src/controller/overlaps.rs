@@ -295,16 +295,13 @@ fn told(format: usize, reading: &Reading, other: &Overlap) -> String {
     } = other;
     let (mine, written) = (&reading.dialect, &reading.written);
     let clash = if *reads_us {
-        format!(
-            "writes keys below {written}, which consumers of {dialect} of the registration {owner} would read, which was there before"
-        )
+        format!("writes keys below {written} that consumers of {dialect} of the registration {owner} would read")
     } else {
-        format!(
-            "has consumers that would read the keys which the registration {owner} writes for {dialect}, and it was there before"
-        )
+        format!("has consumers that would read the keys that the registration {owner} writes for {dialect}")
     };
     format!(
-        "spec.formats[{format}] ({mine}) {clash}, for they read all that starts with {text}: give one of the two a prefix, root or name outside of the other's"
+        "spec.formats[{format}] ({mine}) {clash}, because they read every key that starts with {text}. That \
+         registration claimed its place first: give one of the two a prefix, root or name outside of the other's"
     )
 }
 

@@ -44,15 +44,15 @@ pub struct Purged {
 pub enum PurgeError {
     /// An operator leads, and would create the removed keys again.
     #[error(
-        "the replica {leader} leads: it would put every key back; end the operator first, or give --wait SECONDS if it \
-         is ending, or --force to remove the keys nevertheless"
+        "the replica {leader} leads and would create every key again: stop the operator first, wait for it with --wait \
+         SECONDS if it is shutting down, or remove the keys anyway with --force"
     )]
     Led {
         /// The leader's identity, as the leader key records it.
         leader: String,
     },
     /// The leader changed while keys were removed.
-    #[error("the leader has changed after {removed} keys were removed; see that no operator runs, and try again")]
+    #[error("the leader changed after {removed} keys were removed; make sure that no operator runs, and try again")]
     Fenced {
         /// Number of keys removed until then.
         removed: usize,

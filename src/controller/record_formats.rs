@@ -131,10 +131,10 @@ impl Controller {
         now: Instant,
     ) {
         match &templates {
-            Ok(_) => tracing::info!(record_format = name, generation, "a RecordFormat to write by"),
+            Ok(_) => tracing::info!(record_format = name, generation, "RecordFormat accepted"),
             Err(error) => tracing::warn!(
                 record_format = name, generation, %error,
-                "this RecordFormat cannot be used; registrations go on with what they had"
+                "this RecordFormat cannot be used; registrations keep the templates in force"
             ),
         }
         let wanted = StatusUpdate::Wanted(name.into(), status(generation, &templates), WritePolicy::Once);
@@ -168,7 +168,7 @@ impl Controller {
         }
         tracing::warn!(
             record_format = name,
-            "the RecordFormat was deleted; registrations go on with what they had"
+            "the RecordFormat was deleted; registrations keep the templates in force"
         );
         self.library.formats.remove(name);
         self.examine_users(name, now);
@@ -210,7 +210,7 @@ fn status(generation: i64, templates: &Result<Templates, TemplateError>) -> Reco
         Ok(templates) => (
             ConditionStatus::True,
             Reason::Accepted,
-            "The templates make sense.".to_owned(),
+            "The templates are valid.".to_owned(),
             templates.preview().to_vec(),
         ),
         Err(error) => (ConditionStatus::False, error.reason(), sentence(error), Vec::new()),

@@ -83,14 +83,15 @@ impl Controller {
             let Some(access) = stored.access() else {
                 tracing::warn!(
                     registry = name,
-                    "the credentials of this Registry were not kept, so it has to wait"
+                    "the state folder has no credentials of this Registry, so this replica renews none of its \
+                     leases until the kube-apiserver answers"
                 );
                 continue;
             };
             let StoredRegistry {
                 uid, generation, spec, ..
             } = stored;
-            tracing::info!(registry = name, endpoints = ?access.endpoints, "a Registry that was served before");
+            tracing::info!(registry = name, endpoints = ?access.endpoints, "resuming a Registry of the state folder");
             let name: Arc<str> = name.into();
             // The Registry is in no list yet. When Kubernetes reports the object, it is handled like a new one.
             let known = Known {
@@ -122,7 +123,7 @@ impl Controller {
         if context.cluster_id != id {
             tracing::warn!(
                 cluster_id = %id, stored = %context.cluster_id,
-                "the apiserver serves another cluster than the one in the state folder, which is served no more"
+                "the kube-apiserver serves another cluster than the state folder; the stored Registries are dropped"
             );
             for name in std::mem::take(&mut self.registries).into_keys() {
                 self.let_go(&name);
@@ -236,7 +237,7 @@ impl Controller {
         self.workers.send(&name, Command::Status(told));
         self.watch_sources();
         let Some(former) = former else {
-            tracing::info!(registry = %name, endpoints = ?spec.endpoints, "a Registry to serve");
+            tracing::info!(registry = %name, endpoints = ?spec.endpoints, "new Registry");
             self.judge_reserved(now);
             return self.enter(&name, now);
         };
@@ -269,7 +270,10 @@ impl Controller {
         self.workers.send(&name, settings);
         self.enter(&name, now);
         if former.spec.access != spec.access || spec.access.is_some() && former.spec.ttl_seconds != spec.ttl_seconds {
-            tracing::info!(registry = %name, "the Registry's rules about who may write what are looked at anew");
+            tracing::info!(
+                registry = %name,
+                "the access rules or the TTL of the Registry changed; checking its registrations again"
+            );
             self.rules_changed(&name, now);
         } else if former.spec.ttl_seconds != spec.ttl_seconds {
             self.admit_all(&name, now);
@@ -299,7 +303,7 @@ impl Controller {
         }
         tracing::warn!(
             registry = name,
-            "the Registry was deleted: its keys are renewed no more and go with their TTL"
+            "the Registry was deleted; its leases are no longer renewed, and its keys expire with their TTL"
         );
         self.let_go(name);
         self.watch_sources();

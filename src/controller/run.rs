@@ -76,7 +76,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     })?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), identity = options.identity, http = %options.http,
-        "leasehold starts"
+        "starting leasehold"
     );
     let (metrics, exposition) = Metrics::new();
     let health = Health::new();
@@ -104,14 +104,16 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         biased;
         () = shutdown.cancelled() => return Ok(()),
         id = &mut asked => {
-            tracing::info!(cluster_id = id, "knows its cluster");
+            tracing::info!(cluster_id = id, "identified the Kubernetes cluster");
             // Keep the stored credentials: they may still work if the current content of the Secrets does not.
             let same = stored.filter(|stored| stored.cluster_id == id);
             let nothing = || State { cluster_id: id.clone(), registries: BTreeMap::new() };
             (same.unwrap_or_else(nothing), Some(id))
         }
         stored = without_answer(stored.clone()) => {
-            tracing::warn!("the apiserver does not answer: renewing what is recorded where the state folder says");
+            tracing::warn!(
+                "the kube-apiserver does not answer; renewing the leases of the Registries in the state folder"
+            );
             (stored, None)
         }
     };
@@ -134,7 +136,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         news_of.clone(),
         shutdown.clone(),
     );
-    parts.spawn(named("watches of Secrets", watch));
+    parts.spawn(named("watches of Secrets and ConfigMaps", watch));
     let watch = crate::kube::watch(client, id, metrics.clone(), hearing.clone(), news_of, shutdown.clone());
     parts.spawn(named("watches", watch));
     let (states, newest) = watch::channel(None);
@@ -164,7 +166,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let mut controller = Controller::new(context, states, shutdown.clone());
     controller.resume(begin.registries);
     let end = shutdown.clone();
-    parts.spawn(async move { controller.run(news, proven, end).await.map(|()| "intake") });
+    parts.spawn(async move { controller.run(news, proven, end).await.map(|()| "controller") });
 
     supervise(parts, &shutdown).await
 }
@@ -192,15 +194,15 @@ fn connect_peers(
     };
     let peers = Peers::new(identity.clone(), address, key, metrics);
     if let (Some(listener), Some(address)) = (listener, address) {
-        tracing::info!(%address, "other replicas reach this one here");
+        tracing::info!(%address, "advertising this address to other replicas");
         parts.spawn(named(
-            "port for replicas",
+            "peer listener",
             peer::listen(listener, peers.clone(), shutdown.clone()),
         ));
     } else {
         tracing::info!(
-            "other replicas do not connect to this one, and notice its death only when the election's session ends: give \
-             --peer-advertise"
+            "other replicas cannot connect to this one, and detect its crash only when its election session expires: \
+             set --peer-advertise"
         );
     }
     let source = (namespace.clone(), options.secret.clone());
@@ -213,7 +215,7 @@ fn connect_peers(
         shutdown.clone(),
     );
     parts.spawn(named("peer key", keep));
-    parts.spawn(named("connections to replicas", peers.clone().run(shutdown.clone())));
+    parts.spawn(named("peer connections", peers.clone().run(shutdown.clone())));
     Ok(peers)
 }
 
@@ -255,11 +257,11 @@ impl StatusWriters {
             metrics.clone(),
             shutdown.clone(),
         );
-        parts.spawn(named("desk of Events", publish));
+        parts.spawn(named("Event publisher", publish));
         Self {
-            registrations: status_writer("desk of registrations", client, metrics, parts, shutdown),
-            registries: status_writer("desk of Registries", client, metrics, parts, shutdown),
-            record_formats: status_writer("desk of RecordFormats", client, metrics, parts, shutdown),
+            registrations: status_writer("status writer of registrations", client, metrics, parts, shutdown),
+            registries: status_writer("status writer of Registries", client, metrics, parts, shutdown),
+            record_formats: status_writer("status writer of RecordFormats", client, metrics, parts, shutdown),
             events,
         }
     }
@@ -293,7 +295,7 @@ async fn supervise(
     shutdown.cancel();
     let all = async { while parts.join_next().await.is_some() {} };
     if timeout(END, all).await.is_err() {
-        tracing::warn!("some parts did not end in time");
+        tracing::warn!("some tasks did not end in time");
     }
     failure.map_or(Ok(()), Err)
 }
@@ -307,7 +309,7 @@ fn heed_signals(shutdown: &CancellationToken) -> Result<(), Failure> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("asked to end");
+        tracing::info!("received a termination signal; shutting down");
         asked.cancel();
     });
     Ok(())

@@ -78,7 +78,7 @@ pub enum Unusable {
         cause: io::Error,
     },
     /// The path is not a file or folder as expected.
-    #[error("{path} is not a {wanted}; remove it, or name another folder with --state-dir")]
+    #[error("{path} is not a {wanted}; remove it, or set another folder with --state-dir")]
     OtherKind {
         path: String,
         /// `file` or `folder`.
@@ -86,7 +86,7 @@ pub enum Unusable {
     },
     /// Another user owns the path and may have written its content.
     #[error(
-        "{path} belongs to user {owner} and this process runs as user {user}; remove it, or name with --state-dir a \
+        "{path} belongs to user {owner}, but this process runs as user {user}; remove it, or set --state-dir to a \
          folder that does not exist yet"
     )]
     OtherOwner {
@@ -98,8 +98,8 @@ pub enum Unusable {
     },
     /// Other users may read or write the path.
     #[error(
-        "{path} has mode {mode:04o}, open to others; take their rights away (chmod go= {path}), or name with \
-         --state-dir a folder that does not exist yet"
+        "{path} has mode {mode:04o}, which gives other users access; remove that access (chmod go= {path}), or set \
+         --state-dir to a folder that does not exist yet"
     )]
     OpenToOthers {
         path: String,
@@ -107,9 +107,9 @@ pub enum Unusable {
         mode: u32,
     },
     /// The content is incomplete, or not a state of leasehold.
-    #[error("what is in it is no state of leasehold: {0}")]
+    #[error("its content is not a state of leasehold: {0}")]
     Content(String),
-    #[error("it has version {found} and this release reads version {VERSION}")]
+    #[error("it has version {found}, but this release reads version {VERSION}")]
     OtherVersion {
         /// The version of the file.
         found: u64,
@@ -135,7 +135,9 @@ impl State {
         }
         let state: Self = serde_json::from_value(document).map_err(content)?;
         if state.cluster_id.is_empty() || state.cluster_id.contains('/') {
-            return Err(Unusable::Content("its clusterId names no cluster".to_owned()));
+            return Err(Unusable::Content(
+                "its clusterId is empty or contains a slash".to_owned(),
+            ));
         }
         Ok(state)
     }
@@ -155,15 +157,15 @@ impl StateFolder {
         let folder = self.0.display();
         match self.read() {
             Ok(state) => {
-                tracing::info!(%folder, registries = state.registries.len(), "read the state folder");
+                tracing::info!(%folder, registries = state.registries.len(), "loaded the state folder");
                 Some(state)
             }
             Err(Unusable::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
-                tracing::info!(%folder, "nothing is in the state folder yet");
+                tracing::info!(%folder, "the state folder contains no state yet");
                 None
             }
             Err(error) => {
-                tracing::warn!(%folder, %error, "doing without what is in the state folder");
+                tracing::warn!(%folder, %error, "ignoring the state folder");
                 None
             }
         }
@@ -245,7 +247,11 @@ pub async fn keep(folder: StateFolder, mut states: watch::Receiver<Option<State>
                 Ok(()) => false,
                 Err(error) => {
                     if !failing {
-                        tracing::warn!(%error, "cannot keep the state: without it a replica that starts while the apiserver is away renews nothing");
+                        tracing::warn!(
+                            %error,
+                            "cannot store the state, trying again; without it, a replica that starts while the \
+                             kube-apiserver is unavailable renews no leases"
+                        );
                     }
                     true
                 }

@@ -54,9 +54,9 @@ impl Callers {
                 if !self.told.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         cause,
-                        "cannot find out who may read the metrics, and refuses those who could not before: see that the \
-                         kube-apiserver answers, and that the operator may create tokenreviews and subjectaccessreviews, \
-                         as it may with metrics.auth.enabled of the chart"
+                        "cannot review who may read the metrics; only clients that were allowed before are served: check \
+                         that the kube-apiserver answers, and that the operator may create tokenreviews and \
+                         subjectaccessreviews (the chart grants this with metrics.auth.enabled)"
                     );
                 }
                 Judgement::Undecided

@@ -32,7 +32,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error(
-        "cannot use the kubeconfig {path}: {cause}; give a readable one with --kubeconfig, or none inside a cluster"
+        "cannot use the kubeconfig {path}: {cause}; set --kubeconfig to a readable one, or omit it inside a cluster"
     )]
     Kubeconfig {
         /// The path given with --kubeconfig.
@@ -40,7 +40,7 @@ pub enum ClientError {
         cause: String,
     },
     /// There is neither a kubeconfig nor a service account.
-    #[error("no way to the kube-apiserver: {0}; give --kubeconfig, or run with a service account inside a cluster")]
+    #[error("no configuration for the kube-apiserver: {0}; set --kubeconfig, or use a service account in a cluster")]
     NoConfig(String),
     /// The configured proxy is not usable.
     #[error("cannot reach the kube-apiserver: {0}")]
@@ -89,7 +89,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     let Some(proxy) = proxy else {
         return Client::try_from(config).map_err(unusable);
     };
-    info!("the kube-apiserver is asked through {proxy}");
+    info!("connecting to the kube-apiserver through {proxy}");
     let builder = ClientBuilder::try_from(config).map_err(unusable)?;
     // The proxy may cause a failure, so each error names the proxy and where it is configured.
     let layer = MapErrLayer::new(move |cause| told_with(&proxy, &cause));
@@ -166,7 +166,7 @@ pub async fn cluster_id(client: Client, patience: Duration, calls: Calls) -> Str
         calls.observe(Peer::Apiserver, "get_cluster_id", outcome, start.elapsed());
         warn!(
             cause,
-            "cannot read the namespace {CLUSTER_NAMESPACE}, whose UID names this cluster; trying again"
+            "cannot read the namespace {CLUSTER_NAMESPACE}, whose UID identifies this cluster; trying again"
         );
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(2));

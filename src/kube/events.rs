@@ -203,7 +203,7 @@ async fn create(client: &Client, event: &Event, calls: &Calls) -> bool {
         tracing::warn!(
             cause,
             reason = event.reason,
-            "an Event is dropped: see that the operator may create events.k8s.io"
+            "an Event was dropped: check that the operator may create events.k8s.io"
         );
     }
     cause.is_none()

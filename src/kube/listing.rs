@@ -96,18 +96,14 @@ impl Listing {
         let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let mut found = Vec::with_capacity(names.len());
         for name in names {
-            found.push(answer(&format!("get the definition {name}"), api.get_opt(name)).await?);
+            found.push(answer(&format!("get the CustomResourceDefinition {name}"), api.get_opt(name)).await?);
         }
         Ok(found)
     }
 
     /// Returns the version of the kube-apiserver, such as `v1.36.3`.
     pub async fn version(&self) -> Result<Info, ListingError> {
-        answer(
-            "ask the kube-apiserver for its version",
-            self.client.apiserver_version(),
-        )
-        .await
+        answer("get the version of the kube-apiserver", self.client.apiserver_version()).await
     }
 
     pub async fn record_formats(&self) -> Result<Vec<RecordFormat>, ListingError> {
@@ -142,7 +138,7 @@ impl Listing {
             dry_run: true,
             ..PostParams::default()
         };
-        let doing = format!("have the ServiceRegistration {namespace}/{name} admitted (as a dry run)");
+        let doing = format!("validate the ServiceRegistration {namespace}/{name} by a dry run");
         let mut registration = registration.clone();
         // The resourceVersion in a file may be outdated.
         registration.metadata.resource_version = present.and_then(ResourceExt::resource_version);

@@ -56,7 +56,7 @@ pub async fn keep_peer_key(
                     key.send_if_modified(|known| {
                         let is_new = *known != found;
                         if is_new {
-                            info!(secret = %name, "this is the key by which replicas trust each other");
+                            info!(secret = %name, "using the peer key of this Secret");
                             *known = found;
                         }
                         is_new
@@ -74,8 +74,9 @@ pub async fn keep_peer_key(
                         if is_new || pause == LONGEST_PAUSE {
                             warn!(
                                 namespace = %namespace, secret = %name, %cause,
-                                "no peer key: replicas do not connect to each other, a dead leader is replaced only when its \
-                                 session ends; create this Secret and let the operator get and patch it, as the chart does"
+                                "no peer key: replicas do not connect to each other, and a crashed leader is replaced \
+                                 only when its session expires; create this Secret and allow the operator to get and \
+                                 patch it"
                             );
                         }
                         if is_new || matches!(known, KeyState::Missing(_)) {
@@ -103,7 +104,7 @@ async fn read(api: &Api<Secret>, name: &str, calls: &Calls) -> Result<PeerKey, S
     if let Some(ByteString(bytes)) = secret.data.unwrap_or_default().remove(ENTRY) {
         let wrong = || {
             format!(
-                "the entry {ENTRY} of the Secret {name} has {} bytes and not 32: delete this entry",
+                "the entry {ENTRY} of the Secret {name} has {} bytes instead of 32: delete this entry",
                 bytes.len()
             )
         };

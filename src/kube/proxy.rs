@@ -53,7 +53,7 @@ impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} names no proxy that can be used: write http://host:port, https://host:port or socks5://host:port, or list \
+            "{} is not a usable proxy address: use http://host:port, https://host:port or socks5://host:port, or list \
              the kube-apiserver in NO_PROXY",
             self.0
         )
@@ -241,7 +241,7 @@ mod tests {
             let error = of("https://k8s.example.org", None, &[("https_proxy", wrong)]).expect_err(wrong);
             let told = error.to_string();
             assert!(
-                told.starts_with("the environment variable https_proxy names no proxy"),
+                told.starts_with("the environment variable https_proxy is not a usable proxy"),
                 "{told}"
             );
             let error = of("https://k8s.example.org", Some(wrong), &[]).expect_err(wrong);

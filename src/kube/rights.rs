@@ -42,7 +42,7 @@ pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
             "get",
             "",
             NAMESPACES,
-            "the operator does not start: its UID names the cluster",
+            "the operator does not start, because the UID of kube-system identifies the cluster",
         )
     });
     for area in watch_scope.areas() {
@@ -61,59 +61,39 @@ pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
 /// Verb, group, resource and the consequence of not having the right: for cluster-scoped kinds, and for kinds in any
 /// namespace.
 const OF_CLUSTER: [(&str, &str, &str, &str); 7] = [
-    ("list", OURS, REGISTRIES, "no etcd is known"),
-    ("watch", OURS, REGISTRIES, "changes of Registries are not heard of"),
+    ("list", OURS, REGISTRIES, "the operator knows no Registry"),
+    ("watch", OURS, REGISTRIES, "changes of Registries are missed"),
     (
         "list",
         OURS,
         RECORD_FORMATS,
-        "nothing is written, for formats of one's own may be missing",
+        "nothing is written, because RecordFormats may be missing",
     ),
-    (
-        "watch",
-        OURS,
-        RECORD_FORMATS,
-        "changes of RecordFormats are not heard of",
-    ),
-    (
-        "patch",
-        OURS,
-        "recordformats/status",
-        "nobody sees what a RecordFormat makes",
-    ),
-    ("patch", OURS, "registries/status", "nobody sees how a Registry stands"),
-    (
-        "create",
-        "events.k8s.io",
-        "events",
-        "nobody is told of what somebody should look into",
-    ),
+    ("watch", OURS, RECORD_FORMATS, "changes of RecordFormats are missed"),
+    ("patch", OURS, "recordformats/status", "RecordFormats get no status"),
+    ("patch", OURS, "registries/status", "Registries get no status"),
+    ("create", "events.k8s.io", "events", "no Events are published"),
 ];
 /// The same for each watched namespace scope.
 const OF_NAMESPACES: [(&str, &str, &str, &str); 5] = [
     ("list", "", PODS, "no pod is known, and nothing is registered"),
-    ("watch", "", PODS, "pods that come and go are not heard of"),
+    ("watch", "", PODS, "changes of pods are missed"),
     ("list", OURS, REGISTRATIONS, "nothing is registered"),
-    (
-        "watch",
-        OURS,
-        REGISTRATIONS,
-        "changes of registrations are not heard of",
-    ),
+    ("watch", OURS, REGISTRATIONS, "changes of registrations are missed"),
     (
         "patch",
         OURS,
         "serviceregistrations/status",
-        "nobody sees what became of a registration",
+        "registrations get no status",
     ),
 ];
 /// Verbs on Namespace objects, which are cluster-scoped.
 const OF_LABELS: [(&str, &str); 2] = [
     (
         "list",
-        "nothing is written, for rules about who may write may be missed",
+        "nothing is written, because access rules may depend on labels of namespaces",
     ),
-    ("watch", "changes of the labels of namespaces are not heard of"),
+    ("watch", "changes of labels of namespaces are missed"),
 ];
 
 /// The additional rights that `--metrics-auth` needs.
@@ -122,13 +102,13 @@ pub const REVIEWS: [Right; 2] = [
         "create",
         "authentication.k8s.io",
         "tokenreviews",
-        "nobody can read the metrics, for nobody knows who asks",
+        "the metrics cannot be read, because clients cannot be authenticated",
     ),
     Right::new(
         "create",
         "authorization.k8s.io",
         "subjectaccessreviews",
-        "nobody can read the metrics, for nobody knows who may",
+        "the metrics cannot be read, because clients cannot be authorized",
     ),
 ];
 
@@ -169,7 +149,7 @@ const QUESTIONS: usize = 4;
 pub async fn may(client: &Client, somebody: Option<&str>, rights: &[Right]) -> Result<Vec<bool>, ListingError> {
     let questions = stream::iter(rights).map(|right| async move {
         let (attributes, params) = (Some(right.attributes()), PostParams::default());
-        let doing = format!("ask whether one may {} {}", right.verb, right.resource);
+        let doing = format!("check the permission to {} {}", right.verb, right.resource);
         let status = match somebody {
             None => {
                 let spec = SelfSubjectAccessReviewSpec {
@@ -220,9 +200,9 @@ fn groups_of(user: &str) -> Vec<String> {
 
 /// Returns the difference between the local clock and the API server's, to a second; `None` if the answer has no date.
 pub async fn clocks_apart(client: &Client) -> Result<Option<Duration>, ListingError> {
-    let doing = "ask what time it is";
+    let doing = "get the time of the kube-apiserver";
     let request = http::Request::get("/version").body(kube::client::Body::empty());
-    let request = request.expect("a path is a request");
+    let request = request.expect("a valid path makes a request");
     let told = answer(doing, client.send(request)).await?;
     let date = told
         .headers()
@@ -252,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_subresource_is_asked_about_as_one() {
-        let right = Right::new("patch", OURS, "serviceregistrations/status", "nobody sees it");
+        let right = Right::new("patch", OURS, "serviceregistrations/status", "it has no status");
         let attributes = right.attributes();
         assert_eq!(attributes.resource.as_deref(), Some("serviceregistrations"));
         assert_eq!(attributes.subresource.as_deref(), Some("status"));

@@ -139,7 +139,7 @@ async fn follow_one<K: Holder>(api: Api<K>, source: Source, metrics: Metrics, ne
     let mut failing = false;
     while let Some(event) = events.next().await {
         if event.is_ok() && !matches!(event, Ok(Event::Init)) && std::mem::take(&mut failing) {
-            info!(kind, %name, "the watch is back");
+            info!(kind, %name, "the watch works again");
         }
         let content = match event {
             Ok(Event::Init) => {
@@ -158,7 +158,7 @@ async fn follow_one<K: Holder>(api: Api<K>, source: Source, metrics: Metrics, ne
                     .observe(Peer::Apiserver, "watch", Outcome::Error, Duration::ZERO);
                 let cause = cause(&error);
                 if !std::mem::replace(&mut failing, true) {
-                    warn!(kind, %name, %cause, "the watch broke; what is known stays, trying again");
+                    warn!(kind, %name, %cause, "the watch failed; the cached state stays, trying again");
                 }
                 tokio::time::sleep(PAUSE).await;
                 // The list of one object costs no more than a resumed watch.

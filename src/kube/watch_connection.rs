@@ -111,7 +111,8 @@ impl WatchConnection {
         let present: Option<u64> = now.parse().ok();
         if present.is_some_and(|present| present < version) {
             self.forgetful.store(true, Ordering::Relaxed);
-            let cause = format!("the apiserver is at version {now} and was at {version} before: it was restored");
+            let cause =
+                format!("the kube-apiserver is at version {now}, but was at {version} before: its etcd was restored");
             return Err(Error::Service(cause.into()));
         }
         Ok(present)

@@ -169,7 +169,7 @@ fn follow_kind(client: &Client, stream: WatchTarget, ends: &Ends) -> BoxFuture<'
             let told = |seen: ObjectEvent<RecordFormat>| WatchEvent::RecordFormat(seen.map(Box::new));
             follow(client, stream, named, ends, told).boxed()
         }
-        other => unreachable!("a territory has no stream of {other}"),
+        other => unreachable!("a watch scope has no stream of {other}"),
     }
 }
 
@@ -226,7 +226,7 @@ async fn follow<K, F>(
             Ok(event) => {
                 line.hear();
                 if broken.take().is_some() {
-                    info!(%what, "the watch is back");
+                    info!(%what, "the watch works again");
                 }
                 lost = false;
                 pauses.reset();
@@ -244,7 +244,7 @@ async fn follow<K, F>(
                 let since = match broken {
                     Some((since, again)) if now < again + ANOTHER => since,
                     _ => {
-                        warn!(%what, cause = %cause(&error), "the watch broke; what is known stays, trying again");
+                        warn!(%what, cause = %cause(&error), "the watch failed; the cached state stays, trying again");
                         now
                     }
                 };
@@ -315,7 +315,7 @@ fn told<K: Resource<DynamicType = ()> + Clone>(what: &str, event: Event<Deserial
             match object.0 {
                 Ok(object) => ObjectEvent::Applied(object),
                 Err(invalid) => {
-                    warn!(what, namespace, name, cause = %invalid, "cannot read this object; what is known of it stays");
+                    warn!(what, namespace, name, cause = %invalid, "cannot decode this object; its known state stays");
                     ObjectEvent::Unreadable {
                         namespace,
                         name,

@@ -12,7 +12,7 @@ use crate::support::{API, SOON, condition, message, plain_prefix, wait_in_sync, 
 const NAME: &str = "confirmed";
 /// Twice the time that a leader has to answer, and what a busy machine adds.
 const BOUND: Duration = Duration::from_mins(1);
-const ASKED: &str = "asking whether its leader lives";
+const ASKED: &str = "asking through the status whether the leader is alive";
 
 fn start(scene: &Scene, name: &str, namespace: &Namespace) -> Result<Operator> {
     let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));

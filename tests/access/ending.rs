@@ -21,7 +21,7 @@ async fn a_certificate_that_ends_soon_is_told_until_it_is_replaced() -> Result<(
     let spec = json!({"tls": {"caConfigMap": {"name": "ending-ca"}, "certSecret": {"name": "ending-own"}}});
     scene.registry("ending", &etcd.endpoints(), &spec).await?;
     let operator = scene.operator("ending").await?;
-    let told = "The operator's own certificate is valid only until ";
+    let told = "The operator's client certificate expires at ";
     let says = async |wanted: bool| {
         let says = |object: &serde_json::Value| {
             let message = message(object, "Credentials");

@@ -106,7 +106,7 @@ async fn a_replica_that_starts_after_a_secret_went_bad_goes_on_with_what_let_it_
     let operator = Operator::start(scene.bed, config)?;
     operator.wait_ready(SOON).await?;
     let message = scene.wait("restart", "Credentials", "False", "LoginRefused").await;
-    assert!(message.contains("The connection made before stays in use"), "{message}");
+    assert!(message.contains("The previous connection stays in use"), "{message}");
     scene.wait("restart", "Connected", "True", "Connected").await;
     history.assert_silent().await;
     namespace.create_pod(&pod("b", "orders")).await?;

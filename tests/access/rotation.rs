@@ -6,7 +6,7 @@ use testbed::{Authority, ClientCertificates, History, Result, Security, Validity
 use crate::scene::{Scene, assert_puts, etcd, leases, security};
 use crate::support::{plain_prefix, pod, wait_events, wait_keys};
 
-const IN_USE: &str = "from now on they are used";
+const IN_USE: &str = "switched to the new endpoints and credentials";
 
 #[tokio::test]
 async fn a_password_changes_without_an_event_and_a_wrong_one_keeps_the_old_in_use() -> Result<()> {
@@ -33,7 +33,7 @@ async fn a_password_changes_without_an_event_and_a_wrong_one_keeps_the_old_in_us
     // The Secret first, and then etcd: until then the old password is in use.
     put("second").await?;
     let message = scene.wait("rotated", "Credentials", "False", "LoginRefused").await;
-    assert!(message.contains("The connection made before stays in use"), "{message}");
+    assert!(message.contains("The previous connection stays in use"), "{message}");
     scene.wait("rotated", "Connected", "True", "Connected").await;
     namespace.create_pod(&pod("b", "orders")).await?;
     wait_events(&history, 1).await;

@@ -229,7 +229,7 @@ async fn the_apiserver_is_reached_by_the_proxy_that_kubectl_would_take_and_etcd_
         (
             &far,
             vec![("https_proxy", "socks4://p:1")],
-            "the environment variable https_proxy names no proxy",
+            "the environment variable https_proxy is not a usable proxy",
         ),
     ] {
         let output = doctor(file, &env).await;

@@ -138,7 +138,9 @@ async fn p9_readiness_lost_by_all_at_once_is_held_and_told_until_somebody_approv
     wait_metric(&operator, "leasehold_guard_trips_total", 1).await?;
     let registry = turn.namespace.objects().get(API, "Registry", "default").await?;
     let told = message(&registry.expect("it is there"), "Held");
-    let (lost, _) = told.split_once(" of 20 keys would have gone at once").expect(&told);
+    let (lost, _) = told
+        .split_once(" of 20 keys would have been removed at once")
+        .expect(&told);
     // News that come together are judged together.
     assert!((11..=20).contains(&lost.parse::<usize>().expect(&told)), "{told}");
     let orders = turn.namespace.objects().clone();

@@ -111,17 +111,20 @@ fn content_that_makes_no_sense_is_ignored_with_its_reason() {
         document.to_string()
     };
     for (text, reason) in [
-        ("not json".to_owned(), "no state of leasehold"),
+        ("not json".to_owned(), "not a state of leasehold"),
         ("[]".to_owned(), "no version"),
         (
             with(&|it| it["version"] = json!(2)),
-            "has version 2 and this release reads version 1",
+            "has version 2, but this release reads version 1",
         ),
         (with(&|it| it["version"] = json!("1")), "no version"),
-        (with(&|it| it["clusterId"] = json!("")), "names no cluster"),
-        (with(&|it| it["clusterId"] = json!("a/../b")), "names no cluster"),
+        (with(&|it| it["clusterId"] = json!("")), "is empty or contains a slash"),
+        (
+            with(&|it| it["clusterId"] = json!("a/../b")),
+            "is empty or contains a slash",
+        ),
         (with(&|it| it["registries"]["default"]["spec"] = json!({})), "endpoints"),
-        (with(&|it| it["registries"] = json!([])), "no state of leasehold"),
+        (with(&|it| it["registries"] = json!([])), "not a state of leasehold"),
     ] {
         let place = Place::written("content");
         fs::write(place.file(), &text).unwrap();

@@ -46,7 +46,7 @@ impl Trouble {
     fn no_leader() -> Self {
         Self {
             reason: "NoLeader",
-            message: "members of the etcd cluster answer, but it has no leader: see whether most of them run"
+            message: "members of the etcd cluster answer, but it has no leader: check that most of its members run"
                 .to_owned(),
             is_access: false,
         }
@@ -138,8 +138,8 @@ impl BackendHealth {
                 self.full = if status.is_corrupt {
                     Some(Trouble {
                         reason: etcd::EndpointFault::Corrupt.reason(),
-                        message: "etcd says that data of a member is corrupt, and refuses all writes (alarm CORRUPT): replace \
-                                  the corrupt member, then `etcdctl alarm disarm`"
+                        message: "etcd reports corrupt data of a member and refuses all writes (alarm CORRUPT): \
+                                  replace the corrupt member, then run `etcdctl alarm disarm`"
                             .to_owned(),
                         is_access: false,
                     })
@@ -190,7 +190,7 @@ impl BackendHealth {
         let (major, minor) = OLDEST;
         (told < OLDEST).then(|| Trouble {
             reason: "UnsupportedVersion",
-            message: format!("etcd {version} is too old to be written to: use {major}.{minor} or newer"),
+            message: format!("etcd {version} is too old, so nothing is written to it: use {major}.{minor} or newer"),
             is_access: false,
         })
     }
@@ -207,7 +207,7 @@ impl BackendHealth {
         }
         Connectivity::Down(self.trouble.clone().unwrap_or_else(|| Trouble {
             reason: "Unreachable",
-            message: "the watch on our keys cannot be opened: see the operator's log".to_owned(),
+            message: "the operator cannot watch its keys in etcd: see the operator's log for the cause".to_owned(),
             is_access: false,
         }))
     }

@@ -172,7 +172,7 @@ impl RegistryWorker {
         {
             tracing::warn!(
                 registry = %self.name, %key, version, known = RECORD_VERSION,
-                "a newer release wrote this record: what cannot be read of it stays as it is, and so does what it is about"
+                "a newer release wrote this record; parts that cannot be read stay unchanged, as does what they describe"
             );
         }
     }
@@ -219,7 +219,7 @@ impl RegistryWorker {
 
     /// Handles a lease that etcd no longer knows.
     pub(super) fn lapsed(&mut self, lease: LeaseId) {
-        tracing::warn!(registry = %self.name, %lease, "a lease lapsed; its keys are put back on another");
+        tracing::warn!(registry = %self.name, %lease, "lease expired; its keys are written again on another lease");
         self.metrics.count_lapsed(1);
         self.announce_lapsed(lease);
         self.planner.leases().doubt(lease);

@@ -72,7 +72,7 @@ impl RegistryWorker {
             Err(trouble) => {
                 tracing::warn!(
                     registry = %self.name, reason = trouble.reason, cause = trouble.message,
-                    "the new credentials cannot be used; those in use stay in use"
+                    "the new credentials cannot be used; the current ones stay in use"
                 );
                 (credentials.wanted, credentials.again_at) = (None, None);
                 credentials.trouble = Some(trouble);
@@ -148,7 +148,7 @@ impl RegistryWorker {
             Ok(()) => {
                 tracing::info!(
                     registry = %self.name, endpoints = ?access.endpoints,
-                    "the new endpoints and credentials are good; from now on they are used"
+                    "switched to the new endpoints and credentials"
                 );
                 if is_newest {
                     (credentials.trouble, credentials.untried) = (None, false);
@@ -170,7 +170,7 @@ impl RegistryWorker {
                 if !is_known {
                     tracing::warn!(
                         registry = %self.name, %error, endpoints = ?access.endpoints,
-                        "the new endpoints or credentials do not work; those in use stay in use, trying on"
+                        "the new endpoints or credentials do not work; the current ones stay in use, trying again"
                     );
                     self.announce_not_adopted(NOT_ADOPTED, &error);
                 }
@@ -217,8 +217,8 @@ impl RegistryWorker {
             Connectivity::Down(trouble) if trouble.is_access => Some(Err(trouble.clone())),
             _ if self.connection.is_open_to_all() => Some(Err(Trouble {
                 reason: Reason::AuthenticationOff.as_str(),
-                message: "the etcd asks nobody for user and password, so anybody may write to it: turn its \
-                          authentication on (etcdctl auth enable), or leave spec.auth out"
+                message: "authentication is disabled in etcd, so every client may write to it: enable it \
+                          (etcdctl auth enable), or remove spec.auth"
                     .to_owned(),
                 is_access: true,
             })),

@@ -71,12 +71,12 @@ pub fn announce(
     match (clash.or_else(conflict), &announced.conflict) {
         (Some((reason, first)), None) => {
             let keys = report.conflicts.len();
-            tracing::warn!(%registration, keys, first, "keys are held by someone else, or formats clash");
+            tracing::warn!(%registration, keys, first, "keys are held by another owner, or formats overlap");
             let occurrence = announced.conflict.insert(first).clone();
             publish(true, reason.as_str(), message(ConditionType::Conflict), occurrence);
         }
         (None, Some(_)) => {
-            tracing::info!(%registration, "no key is held by someone else any more");
+            tracing::info!(%registration, "conflict resolved: no key is held by another owner, and no format overlaps");
             announced.conflict = None;
         }
         (Some(_), Some(_)) | (None, None) => {}
@@ -157,7 +157,7 @@ impl RegistryWorker {
         if self.leads() && self.credentials.announced.as_deref() != expiring {
             self.credentials.announced = expiring.map(str::to_owned);
             if let Some(note) = expiring {
-                tracing::warn!(registry = %self.name, note, "a certificate ends soon, or has ended");
+                tracing::warn!(registry = %self.name, note, "a certificate expires soon or has expired");
                 self.publish(true, CERTIFICATE_ENDS, note.to_owned(), note);
             }
         }
@@ -166,7 +166,7 @@ impl RegistryWorker {
     /// Publishes that endpoints or credentials were tried and are not used.
     pub(super) fn announce_not_adopted(&self, reason: &'static str, why: &impl Display) {
         if self.leads() {
-            let note = format!("{why}. What was in use before stays in use.");
+            let note = format!("{why}. The previous endpoints and credentials stay in use.");
             self.publish(true, reason, note, Timestamp::now());
         }
     }
@@ -175,8 +175,9 @@ impl RegistryWorker {
     pub(super) fn announce_lapsed(&self, lease: LeaseId) {
         if self.leads() {
             let note = format!(
-                "Lease {lease} ended before it could be renewed, and its keys with it. They are put back on another. \
-                 If this comes again, look for what keeps the operator from reaching etcd for the time of a lease's TTL."
+                "Lease {lease} expired before it could be renewed, and its keys with it. They are written again on \
+                 another lease. If this happens again, find out what keeps the operator from reaching etcd for the time \
+                 of a lease's TTL."
             );
             self.publish(true, LEASE_LOST, note, lease);
         }
@@ -193,18 +194,19 @@ impl RegistryWorker {
                 }
             }
             GuardEvent::Warned { lost, of } => {
-                let note =
-                    format!("{lost} of {of} keys go at once. They are not held, because spec.guard.mode is Warn.");
+                let note = format!(
+                    "{lost} of {of} keys are removed at once. They are not held, because spec.guard.mode is Warn."
+                );
                 self.publish(true, NOT_HELD, note, Timestamp::now());
             }
             GuardEvent::Released { id, keys, why } => {
                 let why = match why {
-                    Release::Resolved => "most of their pods are back, or really gone",
-                    Release::Expired => "its time has passed",
+                    Release::Resolved => "most of its pods are back, or confirmed to be gone",
+                    Release::Expired => "spec.guard.holdSeconds have passed",
                     Release::Approved => "it was approved",
                     Release::Unguarded => "spec.guard.mode is no longer Hold",
                 };
-                let note = format!("The hold {id} is over: {why}. {keys} keys go.");
+                let note = format!("The hold {id} is released: {why}. {keys} keys are removed.");
                 self.publish(false, RELEASED, note, id);
             }
         }

@@ -11,24 +11,16 @@ const NOTICE: SignedDuration = SignedDuration::from_hours(7 * 24);
 pub fn notice(validity: &Validity, now: Timestamp) -> Option<String> {
     let ends = |end: &Timestamp| end.duration_since(now) < NOTICE;
     let say = |what: &str, end: Timestamp, remedy: &str| {
-        let is = if end > now {
-            "is valid only until"
-        } else {
-            "was valid until"
-        };
+        let is = if end > now { "expires at" } else { "expired at" };
         format!("{what} {is} {end:.0}: {remedy}.")
     };
     let client = validity.client.filter(ends).map(|end| {
-        let remedy = "put a new one into the Secret that spec.tls.certSecret names";
-        say("The operator's own certificate", end, remedy)
+        let remedy = "store a new one in the Secret that spec.tls.certSecret names";
+        say("The operator's client certificate", end, remedy)
     });
     let authority = validity.authority.filter(ends).map(|end| {
-        let remedy = "put that of the next one beside it, where spec.tls.caSecret or caConfigMap says";
-        say(
-            "The certificate of the authority that etcd's are checked by",
-            end,
-            remedy,
-        )
+        let remedy = "add the next CA certificate beside it in the object that spec.tls.caSecret or caConfigMap names";
+        say("The CA certificate that verifies etcd's certificates", end, remedy)
     });
     let all: Vec<String> = client.into_iter().chain(authority).collect();
     (!all.is_empty()).then(|| all.join(" "))
@@ -49,12 +41,12 @@ mod tests {
         assert_eq!(told("2030-01-01T12:00:00Z"), None);
         let soon = told("2030-01-01T12:00:01Z").expect("soon");
         assert!(
-            soon.starts_with("The operator's own certificate is valid only until 2030-01-08T12:00:00Z: put a new one"),
+            soon.starts_with("The operator's client certificate expires at 2030-01-08T12:00:00Z: store a new one"),
             "{soon}"
         );
         assert_eq!(told("2030-01-05T00:00:00Z"), Some(soon), "the same until then");
         let past = told("2030-01-08T12:00:00Z").expect("past");
-        assert!(past.contains("was valid until 2030-01-08T12:00:00Z"), "{past}");
+        assert!(past.contains("expired at 2030-01-08T12:00:00Z"), "{past}");
     }
 
     #[test]
@@ -66,7 +58,7 @@ mod tests {
         };
         let told = notice(&both, now).expect("both");
         assert!(
-            told.contains("own certificate") && told.contains("of the authority"),
+            told.contains("client certificate") && told.contains("CA certificate"),
             "{told}"
         );
         assert_eq!(notice(&Validity::default(), now), None);

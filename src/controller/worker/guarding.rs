@@ -108,10 +108,16 @@ impl RegistryWorker {
         match news {
             GuardEvent::Held => {
                 self.metrics.count_guard_trip();
-                tracing::warn!(registry, hold = ?self.planner.hold().map(|hold| &hold.id), "too many keys would go at once: holding them");
+                tracing::warn!(
+                    registry, hold = ?self.planner.hold().map(|hold| &hold.id),
+                    "too many keys would be removed at once; holding the removals"
+                );
             }
             GuardEvent::Resumed => {
-                tracing::warn!(registry, hold = ?self.planner.hold().map(|hold| &hold.id), "going on with a hold that another process began");
+                tracing::warn!(
+                    registry, hold = ?self.planner.hold().map(|hold| &hold.id),
+                    "resuming a hold that another process began"
+                );
             }
             GuardEvent::Warned { lost, of } => {
                 self.metrics.count_guard_trip();
@@ -119,11 +125,11 @@ impl RegistryWorker {
                     registry,
                     lost,
                     of,
-                    "many keys go at once; spec.guard.mode is Warn, so they are not held"
+                    "many keys are removed at once; spec.guard.mode is Warn, so the removals are not held"
                 );
             }
             GuardEvent::Released { id, keys, why } => {
-                tracing::warn!(registry, hold = %id, keys, ?why, "nothing is held any more: what is left goes");
+                tracing::warn!(registry, hold = %id, keys, ?why, "hold released; the remaining keys are removed");
             }
         }
         self.announce_guard(news);
@@ -139,8 +145,8 @@ fn notice(registry: &str, hold: &plan::Hold) -> String {
         .and_then(|end| Timestamp::from_second(end).ok())
         .unwrap_or(Timestamp::MAX);
     format!(
-        "{lost} of {of} keys would have gone at once because their pods are no longer ready or were missing from a list. \
-         What is left of them is kept until {end}, or until most of their pods are back. If the pods are really gone: \
-         kubectl annotate --overwrite registry {registry} {APPROVE_REMOVALS}={id}"
+        "{lost} of {of} keys would have been removed at once because their pods are no longer ready or were missing \
+         from a list. The remaining keys are kept until {end}, or until most of their pods are back. If the pods are really \
+         gone: kubectl annotate --overwrite registry {registry} {APPROVE_REMOVALS}={id}"
     )
 }

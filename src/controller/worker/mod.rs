@@ -337,7 +337,7 @@ impl RegistryWorker {
             self.credentials.wake_at(),
             self.rights.wake_at(self.leads()),
         ];
-        wakes.into_iter().flatten().min().expect("one is always there")
+        wakes.into_iter().flatten().min().expect("housekeeping has a time")
     }
 }
 

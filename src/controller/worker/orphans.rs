@@ -141,14 +141,14 @@ impl RegistryWorker {
         if self.kubernetes.some_are_unclear {
             return self.sweep.is_due();
         }
-        tracing::info!(registry = %self.name, keys = found.len(), "sweeping up keys of registrations that are gone");
+        tracing::info!(registry = %self.name, keys = found.len(), "collecting orphaned keys of deleted registrations");
         for (key, held, revision) in found {
             self.planner.find_stray(&key, held, revision);
         }
     }
 
     fn sweep_failed(&mut self, error: &etcd::Error) {
-        tracing::warn!(registry = %self.name, %error, "cannot ask which keys are on our leases; asking again");
+        tracing::warn!(registry = %self.name, %error, "cannot list the keys on the operator's leases; trying again");
         self.sweep = OrphanCollection {
             due: true,
             running: false,

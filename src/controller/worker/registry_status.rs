@@ -77,8 +77,8 @@ impl Facts {
                 let message = match &self.denied {
                     None => "The operator reads, watches and writes this etcd.".to_owned(),
                     Some(denied) => format!(
-                        "The operator reads, watches and writes this etcd, which denies its user {denied}: only what is \
-                         registered there waits. The lines that `leasehold doctor --etcd-role` prints grant it."
+                        "The operator reads, watches and writes this etcd, which denies its user {denied}: only \
+                         registrations there wait. `leasehold doctor --etcd-role` prints the commands that grant it."
                     ),
                 };
                 (ConditionStatus::True, Reason::Connected, message)
@@ -90,7 +90,7 @@ impl Facts {
             Connectivity::Down(trouble) => {
                 let reason = self::reason(trouble.reason);
                 let alone = if self.is_alone {
-                    ". No other replica confirms that it reaches it"
+                    ". No other replica confirms that it reaches etcd"
                 } else {
                     ""
                 };
@@ -107,8 +107,8 @@ impl Facts {
                 reason = Reason::SpecNotAdopted;
             }
             message = format!(
-                "{message} In use is {}. The endpoints of spec were tried and not adopted, and are tried again every few \
-                 seconds: {trouble}.",
+                "{message} In use: {}. The endpoints of the spec were tried and not adopted, and are tried again every \
+                 few seconds: {trouble}.",
                 in_use.join(", ")
             );
         }
@@ -131,8 +131,7 @@ impl Facts {
         if let Some(credentials) = &self.credentials {
             let (status, reason, message) = match credentials {
                 Ok(()) if self.link == Connectivity::Up => {
-                    let mut message =
-                        "Certificates, user and password are in use as the Secrets have them now.".to_owned();
+                    let mut message = "The current certificates, user name and password are in use.".to_owned();
                     if let Some(expiring) = &self.expiring {
                         message.extend([" ", expiring.as_str()]);
                     }
@@ -141,11 +140,11 @@ impl Facts {
                 Ok(()) => (
                     ConditionStatus::Unknown,
                     Reason::Connecting,
-                    "The etcd has not answered yet: see Connected.".to_owned(),
+                    "etcd has not answered yet: see the condition Connected.".to_owned(),
                 ),
                 Err(trouble) => {
                     let stays = match &self.link {
-                        Connectivity::Up => " The connection made before stays in use.",
+                        Connectivity::Up => " The previous connection stays in use.",
                         Connectivity::Unsure | Connectivity::Down(_) => "",
                     };
                     let message = format!("{}.{stays}", trouble.message);
@@ -161,14 +160,14 @@ impl Facts {
             None => (
                 ConditionStatus::True,
                 Reason::Watching,
-                "The kube-apiserver tells the operator what changes.".to_owned(),
+                "The operator receives all changes from the kube-apiserver.".to_owned(),
             ),
             Some(Outdated { since, streams }) => (
                 ConditionStatus::False,
                 Reason::KubernetesSilent,
                 format!(
-                    "What is known of {} is as of {since:.0}: see that the kube-apiserver is well, and that the operator may list \
-                     and watch them. What is registered stays.",
+                    "The operator's view of {} is stale since {since:.0}: check that the kube-apiserver works and that \
+                     the operator may list and watch them. Registered keys stay.",
                     enumerate(streams)
                 ),
             ),
@@ -410,7 +409,7 @@ mod tests {
         assert!(
             informed
                 .message
-                .contains("of registries and pods in shop is as of 2023-11-14T22:13:20Z:"),
+                .contains("of registries and pods in shop is stale since 2023-11-14T22:13:20Z:"),
             "{}",
             informed.message
         );

@@ -61,13 +61,13 @@ impl RegistryWorker {
         };
         match self.planner.reject(ticket, objection, &error.cause(), done) {
             Narrowed::Bookkeeping => return false,
-            Narrowed::Split => tracing::debug!(registry = %self.name, %error, "a transaction is split"),
+            Narrowed::Split => tracing::debug!(registry = %self.name, %error, "splitting a rejected transaction"),
             Narrowed::Found { owner, again } => {
                 let registration = owner.as_ref().map(ToString::to_string);
                 if self.rejections.rejected(owner, again, Instant::now()) {
                     tracing::warn!(
                         registry = %self.name, registration, %error,
-                        "etcd rejects the records of an endpoint for their content; all others are written"
+                        "etcd rejects the content of an endpoint's records; all other records are written"
                     );
                 }
             }

@@ -212,7 +212,7 @@ pub fn tell_invalid(
 
 /// Removes the leader's name from the status of the Registry `name`. A leader that lives puts it back.
 pub fn question(name: &Arc<str>) -> StatusUpdate<Registry> {
-    tracing::warn!(registry = %name, "cut off from etcd; asking whether its leader lives");
+    tracing::warn!(registry = %name, "cannot reach etcd; asking through the status whether the leader is alive");
     StatusUpdate::Amended(
         name.clone(),
         Amendment::new(|status: &mut RegistryStatus| status.leader = None),
@@ -223,8 +223,8 @@ pub fn question(name: &Arc<str>) -> StatusUpdate<Registry> {
 /// as the last replica wrote them.
 pub fn unconfirmed(registration: &RegistrationRef, registry: &str) -> StatusUpdate<ServiceRegistration> {
     let message = format!(
-        "No replica of the operator confirms what is in etcd: see the condition Connected of Registry \"{registry}\". What \
-         else this status says is as of then."
+        "No replica of the operator confirms what is in etcd: see the condition Connected of Registry \"{registry}\". \
+         The rest of this status is the last known state."
     );
     let amendment = move |status: &mut ServiceRegistrationStatus| {
         let list = &mut status.conditions;
@@ -319,13 +319,13 @@ impl RegistryWorker {
         status.last_synced = subject.last_synced.as_deref().cloned();
         if let Some(denial) = &subject.denial {
             let (list, generation) = (&mut status.conditions, Some(subject.generation));
-            let message = format!("Not all of this may be registered, and what may not is not in etcd: {denial}.");
+            let message = format!("Access rules deny formats of this registration, so these are not in etcd: {denial}.");
             let (kind, refused) = (ConditionType::Accepted, ConditionStatus::False);
             conditions::set(list, kind, refused, Reason::AccessDenied, &message, generation, &now);
         }
         if let Some((reason, message)) = &subject.refusal {
             let (list, generation) = (&mut status.conditions, Some(subject.generation));
-            let message = format!("{message} What was registered before stays in force.");
+            let message = format!("{message} The spec that was applied before stays in force.");
             let (kind, refused) = (ConditionType::Accepted, ConditionStatus::False);
             conditions::set(list, kind, refused, *reason, &message, generation, &now);
         }

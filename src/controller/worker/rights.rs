@@ -192,7 +192,7 @@ impl RegistryWorker {
     pub(super) fn searched(&mut self, search: PermissionProbe, found: etcd::Result<Found>) {
         let now = Instant::now();
         let found = found.unwrap_or_else(|error| {
-            tracing::debug!(registry = %self.name, %error, "cannot find out what etcd denies");
+            tracing::debug!(registry = %self.name, %error, "permission probe failed");
             Found::default()
         });
         let (mut is_news, is_found) = (false, !found.scopes.is_empty() || !found.leases.is_empty());
@@ -201,7 +201,7 @@ impl RegistryWorker {
                 is_news = true;
                 tracing::warn!(
                     registry = %self.name, scope = scope.prefix(), %key,
-                    "etcd does not let this be written; what is there is left as it is"
+                    "etcd denies writing below this prefix; its keys stay as they are"
                 );
             }
             self.planner.writing_denied(&scope, &key);
@@ -211,7 +211,7 @@ impl RegistryWorker {
                 is_news = true;
                 tracing::warn!(
                     registry = %self.name, %lease,
-                    "etcd denies this lease; its keys that may be written go on another"
+                    "etcd denies the use of this lease; its keys that may be written move to another lease"
                 );
             }
             self.planner.set_lease_denied(lease, true);
@@ -295,7 +295,7 @@ impl RegistryWorker {
         for (thing, allowed) in probed {
             match (thing, allowed) {
                 (Thing::Prefix(scope), Some(true)) => {
-                    tracing::info!(registry = %self.name, scope = scope.prefix(), "etcd lets this be written again");
+                    tracing::info!(registry = %self.name, scope = scope.prefix(), "etcd allows writing here again");
                     self.planner.writing_allowed(&scope);
                     self.rights.denied.remove(&Thing::Prefix(scope));
                     self.rights.want(Due::Unknown);
@@ -348,7 +348,7 @@ impl RegistryWorker {
                 }
             }
             Err(error) => {
-                tracing::debug!(registry = %self.name, %error, "cannot ask etcd what it grants; asking again");
+                tracing::debug!(registry = %self.name, %error, "cannot ask etcd what it grants; trying again");
                 self.rights.want(Due::All);
                 if let Some(grants) = &mut self.rights.grants {
                     grants.not_before = Instant::now() + ASK_AGAIN;

@@ -63,7 +63,10 @@ pub async fn serve(
     parts.spawn(named("mirror", mirror));
     let renewal = etcd::renew(connection.clone(), renewals.subscribe(), tells, soonest, ending.clone());
     parts.spawn(named("renewal", renewal));
-    parts.spawn(named("end of leases", show_end(ends.clone(), metrics, ending.clone())));
+    parts.spawn(named(
+        "lease end metric",
+        show_end(ends.clone(), metrics, ending.clone()),
+    ));
     let election = elect(
         connection.clone(),
         campaign(&meta, &context),

@@ -62,7 +62,7 @@ impl RegistryWorker {
             Err(error) => {
                 let pause = self
                     .writing
-                    .failed("reading the notes of former leaders", &self.name, &error);
+                    .failed("reading the checkpoints of former leaders", &self.name, &error);
                 return self.read_notes(fence.clone(), pause);
             }
         };
@@ -79,8 +79,8 @@ impl RegistryWorker {
             catching_up.unread = true;
             tracing::warn!(
                 registry = %self.name, %key,
-                "a note of how far a leader had heard cannot be read, as if a newer release had written it: nothing is \
-                 written until all is heard that it can be about"
+                "a former leader's checkpoint cannot be read, perhaps because a newer release wrote it: nothing is \
+                 written until this replica has observed everything that the checkpoint can cover"
             );
         }
         let watched = Freshness::new(self.context.hearing.watch_scope().streams());
@@ -89,8 +89,8 @@ impl RegistryWorker {
             let beyond: Vec<_> = beyond.iter().map(ToString::to_string).collect();
             tracing::warn!(
                 registry = %self.name, ?beyond,
-                "predecessors watched namespaces that are not watched here: what is left of theirs is removed, as far as \
-                 spec.guard does not hold it"
+                "former leaders watched namespaces that this replica does not watch: their remaining keys are removed, \
+                 unless spec.guard holds them"
             );
         }
         catching_up.notes = Some((heard, at));
@@ -124,7 +124,7 @@ impl RegistryWorker {
         } else if !std::mem::replace(told, true) {
             tracing::warn!(
                 registry = %self.name, lacks = ?lacks.iter().map(ToString::to_string).collect::<Vec<_>>(), outdated,
-                "leads, and has heard less of Kubernetes than its predecessor: leases are renewed, nothing is written until it has"
+                "leads, but its view of Kubernetes is older than its predecessor's: only leases are renewed until it catches up"
             );
         }
     }

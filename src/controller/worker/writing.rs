@@ -170,7 +170,7 @@ fn note_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, e
     let now = Instant::now();
     let pause = match &row {
         None => {
-            tracing::warn!(registry, %error, "{what} failed; trying on");
+            tracing::warn!(registry, %error, "{what} failed; trying again");
             FIRST_PAUSE
         }
         // Transactions that were in flight together fail together. They count as one failure.
@@ -258,7 +258,7 @@ impl RegistryWorker {
         if let Some(fence) = self.may_write(now)
             && let Some(Step::Write(ticket, transaction)) = self.planner.retire_leases(now)
         {
-            tracing::info!(registry = %self.name, leases = transaction.ops.len(), "letting empty leases lapse");
+            tracing::info!(registry = %self.name, leases = transaction.ops.len(), "letting empty leases expire");
             self.commit(&fence, ticket, transaction, now);
         }
     }
@@ -380,7 +380,7 @@ impl RegistryWorker {
             Some(TxnOutcome::Applied { .. }) => self.context.metrics.observe_ready_to_key(heard.elapsed()),
             Some(TxnOutcome::Fenced) => {
                 self.metrics.count_fenced();
-                tracing::warn!(registry = %self.name, "etcd refused to write: another replica leads by now");
+                tracing::warn!(registry = %self.name, "write refused by the fence: another replica leads by now");
                 // The fence of this transaction, not the current one: a new election may have brought a valid one.
                 self.writing.fenced = Some(fence);
             }
