@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("!has(self.root) || self.type != 'GoFrame' || self.root.matches('^/[^/]+$')")
         .message("GoFrame reads keys of six segments: root must be a slash and one segment, such as /service"),
     validation = Rule::new("!has(self.root) || self.type != 'CoreDns' || !self.root.contains('/')")
-        .message("CoreDNS takes one segment off before it makes names of keys: root must be one segment without slashes, such as skydns"),
+        .message("CoreDNS removes one segment before it derives names from keys: root must be one segment without slashes, such as skydns"),
     validation = Rule::new("!has(self.root) || self.type != 'Traefik' || !self.root.startsWith('/')")
         .message("Traefik never reads keys that start with a slash: write root without it, such as traefik"),
     validation = Rule::new("has(self.domain) == (self.type == 'CoreDns')")
@@ -110,7 +110,7 @@ pub struct Format {
         validation = Rule::new("self.matches('^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?([.][a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*$')")
             .message("domain must be a DNS name in lower case without a dot at the end, such as orders.shop.svc.example.com"),
         validation = Rule::new("!self.matches('(^|[.])any([.]|$)')")
-            .message("CoreDNS takes the label any for a wildcard: choose another name"),
+            .message("CoreDNS treats the label any as a wildcard: choose another name"),
     )]
     pub domain: Option<String>,
 
@@ -121,7 +121,7 @@ pub struct Format {
 
     /// CoreDns: the priority of the SRV records: 1 to 65535; the lowest value is preferred. Defaults to 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 65535").message("priority must be 1 to 65535: CoreDNS takes 0 for 10"))]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 65535").message("priority must be 1 to 65535: CoreDNS treats 0 as 10"))]
     pub priority: Option<u32>,
 
     /// CoreDns: the group of the records. If there are several groups below a name, CoreDNS answers with one of them.
@@ -143,9 +143,9 @@ pub struct Format {
     #[schemars(length(max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9._-]+$')")
-            .message("name must be made of lower-case letters, digits, dots, hyphens and underscores: Traefik takes names that differ in case for one"),
+            .message("name must be made of lower-case letters, digits, dots, hyphens and underscores: Traefik treats names that differ only in case as equal"),
         validation = Rule::new("!self.matches('^[0-9]+$')")
-            .message("name must not be a number: Traefik takes it for an index"),
+            .message("name must not be a number: Traefik treats it as an index"),
     )]
     pub name: Option<String>,
 
@@ -184,7 +184,7 @@ pub struct Format {
     #[schemars(length(max = 16), inner(length(max = 15)))]
     #[x_kube(
         validation = Rule::new("size(self) > 0")
-            .message("a format without ports would write nothing: leave ports out to carry all of them"),
+            .message("a format without ports would write nothing: omit ports to write all of them"),
         validation = Rule::new("self.all(a, self.exists_one(b, a == b))")
             .message("a port is named twice: name each port of a format once"),
     )]

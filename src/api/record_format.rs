@@ -49,7 +49,7 @@ pub struct RecordFormatSpec {
         validation = Rule::new("self.all(a, !has(a.name) || self.exists_one(b, has(b.name) && a.name == b.name))")
             .message("two records have the same name: give each its own, or none"),
         validation = Rule::new("self.all(a, self.exists_one(b, a.key == b.key))")
-            .message("two records have the same key template: the records of an endpoint need keys of their own"),
+            .message("two records have the same key template: each record of an endpoint needs its own key"),
     )]
     pub records: Vec<RecordTemplate>,
 

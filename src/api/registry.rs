@@ -54,7 +54,7 @@ pub struct RegistrySpec {
         validation = Rule::new("size(self) > 0")
             .message("name at least one member of the etcd cluster, such as http://etcd-0.example.org:2379"),
         validation = Rule::new("self.all(e, e.startsWith('https://')) || !self.exists(e, e.startsWith('https://'))")
-            .message("write http:// or https:// in all endpoints: members of one cluster are entered in one way"),
+            .message("write http:// or https:// in all endpoints: all members of a cluster must use the same scheme"),
         validation = Rule::new(
             "self.all(e, e.matches(r'^https?://([a-zA-Z0-9.-]+|\\[[0-9a-fA-F:.]+\\]):[1-9][0-9]{0,4}$') \
              && isURL(e) && int(url(e).getPort()) <= 65535)"
@@ -81,7 +81,7 @@ pub struct RegistrySpec {
     #[schemars(length(max = 256))]
     #[x_kube(
         validation = Rule::new("self == oldSelf")
-            .message("metaPrefix cannot be changed, the leases recorded below it would be lost: create another Registry"),
+            .message("metaPrefix cannot be changed, because the leases recorded below it would be lost: create another Registry"),
         validation = Rule::new("size(self) > 2 && self.startsWith('/') && self.endsWith('/')")
             .message("metaPrefix must start and end with a slash and name something between them, such as /leasehold/"),
         validation = Rule::new("!self.contains('//')")

@@ -50,12 +50,12 @@ use super::{Format, ServiceRegistrationStatus, schema};
         "!has(self.formats) || self.formats.all(f, !has(f.ports) || f.ports.all(n, \
          self.ports.exists(p, (has(p.name) ? p.name : type(p.port) == int ? string(int(p.port)) : p.port) in [n])))"
     )
-    .message("formats[].ports must name ports of spec.ports; a port without a name goes by its port, so port: 8080 is \"8080\""),
+    .message("formats[].ports must name ports of spec.ports; the name of a port without one is its port, so port: 8080 is \"8080\""),
     validation = Rule::new(
         "!has(self.formats) || !has(self.address) || !has(self.address.family) || self.address.family != 'IPv6' \
          || self.formats.all(f, f.type != 'GoFrame')"
     )
-    .message("GoFrame's clients panic on IPv6 addresses: register it with address.family IPv4, and IPv6 in a registration of its own"),
+    .message("GoFrame's clients panic on IPv6 addresses: use address.family IPv4, and a separate registration for IPv6"),
     validation = Rule::new(
         "!has(self.formats) || self.formats.all(f, f.type != 'GoMicro' || self.ports.all(p, !has(p.scheme) \
          || p.scheme in ['grpc', 'grpcs', 'http', 'https', 'mucp'] \
@@ -72,7 +72,7 @@ use super::{Format, ServiceRegistrationStatus, schema};
         "!has(self.formats) || !has(self.serviceName) || !self.serviceName.matches('[A-Z]') \
          || self.formats.all(f, f.type != 'Traefik' || has(f.name))"
     )
-    .message("Traefik takes names that differ in case for one: give the format Traefik a name in lower case"),
+    .message("Traefik treats names that differ only in case as equal: give the format Traefik a name in lower case"),
 )]
 pub struct ServiceRegistrationSpec {
     /// The name of the Registry (the etcd) to register in. Defaults to `default`. It cannot be changed.
@@ -108,7 +108,7 @@ pub struct ServiceRegistrationSpec {
             "!has(self.matchLabels) || self.matchLabels.all(k, size(k) <= 317 && \
              k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$'))"
         )
-        .message("a key in matchLabels is not that of a label: write it as it is on the pods, such as app.kubernetes.io/name"),
+        .message("a key in matchLabels is not a valid label key: write it as it is on the pods, such as app.kubernetes.io/name"),
         validation = Rule::new(
             "!has(self.matchLabels) || self.matchLabels.all(k, \
              self.matchLabels[k].matches('^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$'))"
@@ -126,7 +126,7 @@ pub struct ServiceRegistrationSpec {
         validation = Rule::new(
             "self.all(p, self.exists_one(q, (has(p.name) ? p.name : p.port) in [has(q.name) ? q.name : q.port]))"
         )
-        .message("two ports go by the same name: give each a name of its own; a port without a name goes by its port"),
+        .message("two ports have the same name: give each its own name; the name of a port without one is its port"),
     )]
     pub ports: Vec<Port>,
 
@@ -143,7 +143,7 @@ pub struct ServiceRegistrationSpec {
             "self.all(a, !has(a.prefix) || self.exists_one(b, \
              has(b.prefix) && (a.prefix + '/').startsWith(b.prefix + '/')))"
         )
-        .message("the prefix of one format is equal to that of another or lies below it, so one's consumers would read the other's records: give each a prefix of its own"),
+        .message("the prefix of one format equals that of another or is below it, so the consumers of one would read the other's records: give each its own prefix"),
         validation = Rule::new(
             "self.all(a, has(a.prefix) || has(a.key) || has(a.root) || has(a.domain) \
              || has(a.protocol) || has(a.name) || has(a.deployment) || has(a.__namespace__) || has(a.versionSegment) \
@@ -151,7 +151,7 @@ pub struct ServiceRegistrationSpec {
              && !(has(b.prefix) || has(b.key) || has(b.root) || has(b.domain) \
              || has(b.protocol) || has(b.name) || has(b.deployment) || has(b.__namespace__) || has(b.versionSegment))))"
         )
-        .message("two formats of the same type tell no place for their keys and would share the default one: give each a prefix, key, root, protocol or name of its own"),
+        .message("two formats of the same type would use the same default place for their keys: give each its own prefix, key, root, protocol or name"),
         validation = Rule::new(
             "self.all(a, !has(a.key) || self.exists_one(b, has(b.key) && a.key == b.key)) \
              && self.all(a, !has(a.domain) || self.exists_one(b, has(b.domain) && a.domain == b.domain))"

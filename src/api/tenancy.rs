@@ -47,7 +47,7 @@ pub struct AccessRule {
         validation = Rule::new("self.all(p, size(p) > 0)")
             .message("a prefix is empty: write one such as /services/{{namespace}}, or leave prefixes out to allow all keys"),
         validation = Rule::new("self.all(p, p == '/' || !p.endsWith('/'))")
-            .message("a prefix must not end with a slash: it never allows more than what lies below it anyway"),
+            .message("a prefix must not end with a slash: it allows only keys below it in any case"),
         validation = Rule::new("self.all(p, !p.contains('//'))")
             .message("a prefix must not contain an empty segment: write one slash where there are two"),
         validation = Rule::new("self.all(p, p.matches('^[!-~]*$'))")
@@ -55,7 +55,7 @@ pub struct AccessRule {
         validation = Rule::new("self.all(p, !p.matches('(^|/)[.][.]?(/|$)'))")
             .message("a prefix must not have a segment of dots only: some consumers clean paths, others do not"),
         validation = Rule::new("self.all(p, !p.matches('[{}]') || !p.replace('{{namespace}}', '').matches('[{}]'))")
-            .message("{{namespace}} is all that is filled in: write no other braces"),
+            .message("{{namespace}} is the only placeholder: write no other braces"),
     )]
     pub prefixes: Option<Vec<String>>,
 

@@ -46,20 +46,20 @@ impl CoreDns {
         }
         if !domain.split('.').all(|label| is_label(label, b"_")) {
             let problem =
-                "is no DNS name in lower case, such as orders.shop.svc.example.com: write it without a dot at the end";
+                "is not a lower-case DNS name such as orders.shop.svc.example.com: write it without a dot at the end";
             return wrong("domain", domain, problem);
         }
         if domain.split('.').any(|label| label == "any") {
             return wrong(
                 "domain",
                 domain,
-                "has the label any, which CoreDNS takes for a wildcard: choose another",
+                "has the label any, which CoreDNS treats as a wildcard: choose another",
             );
         }
         let root = prefix::root(spec, "skydns")?;
         if root.contains('/') {
             let problem =
-                "must be one segment without slashes, such as skydns: CoreDNS takes one off to make names of keys";
+                "must be one segment without slashes, such as skydns: CoreDNS removes one to derive names from keys";
             return wrong("root", root, problem);
         }
         let ttl = spec.ttl.unwrap_or(30);
@@ -151,7 +151,7 @@ struct Written<'a> {
     host: IpAddr,
     port: u16,
     priority: u32,
-    /// CoreDNS takes a missing weight as 100.
+    /// CoreDNS treats a missing weight as 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
     /// Always written: CoreDNS before 1.12.4 derives a missing TTL from the lease ID.
@@ -210,11 +210,11 @@ mod tests {
         let long = "a.".repeat(86) + "aa";
         let cases = [
             (of(FormatType::CoreDns), "needs domain"),
-            (at("Orders.example.com"), "in lower case"),
+            (at("Orders.example.com"), "lower-case"),
             (at("orders.example.com."), "without a dot at the end"),
-            (at(""), "is no DNS name"),
-            (at("a..b"), "is no DNS name"),
-            (at("any.example.com"), "takes for a wildcard"),
+            (at(""), "is not a lower-case DNS name"),
+            (at("a..b"), "is not a lower-case DNS name"),
+            (at("any.example.com"), "treats as a wildcard"),
             (at(&long), "shorten it to 173"),
             (
                 api::Format {
@@ -248,7 +248,7 @@ mod tests {
         };
         let refusal = compile(&at("a.b")).unwrap().record(&endpoint, true).unwrap_err();
         assert!(
-            refusal.to_string().contains("CoreDNS cannot be told weight 0"),
+            refusal.to_string().contains("CoreDNS does not support weight 0"),
             "{refusal}"
         );
     }

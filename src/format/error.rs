@@ -53,11 +53,11 @@ pub enum FormatError {
         problem: &'static str,
     },
     /// `ports` is present but empty.
-    #[error("a format without ports would write nothing: leave ports out to carry all of them")]
+    #[error("a format without ports would write nothing: omit ports to write all of them")]
     NoPorts,
     /// The consumer does not speak the port's protocol.
     #[error(
-        "{consumer} does not speak {scheme:?}, the scheme of port {port:?}: it speaks {speaks}; list the ports it can dial in the format's ports"
+        "{consumer} does not speak {scheme:?}, the scheme of port {port:?}: it speaks {speaks}; list only ports of these schemes in the format's ports"
     )]
     Scheme {
         consumer: &'static str,
@@ -68,7 +68,7 @@ pub enum FormatError {
     },
     /// The consumer cannot read addresses of the registration's family.
     #[error(
-        "{consumer} cannot read IPv6 addresses ({limit}): register it with address.family IPv4, and IPv6 in a registration of its own"
+        "{consumer} cannot read IPv6 addresses ({limit}): use address.family IPv4, and a separate registration for IPv6"
     )]
     Ipv6 {
         consumer: &'static str,
@@ -77,7 +77,7 @@ pub enum FormatError {
     },
     /// Keys of this format are addresses, and two of its ports have the same number.
     #[error(
-        "{consumer} knows an endpoint by its address, so the ports {first:?} and {second:?} of the same number would share a key: list one of them in the format's ports"
+        "{consumer} identifies an endpoint by its address, so the ports {first:?} and {second:?} of the same number would share a key: list only one of them in the format's ports"
     )]
     SamePort {
         consumer: &'static str,
@@ -97,8 +97,8 @@ pub enum FormatError {
     },
     /// The templates of a RecordFormat print the same key for two ports of a pod.
     #[error(
-        "by the RecordFormat {name:?} the ports {first:?} and {second:?} of a pod would share the key {key:?}: put \
-         {{{{ id }}}} into its key template, or list one of them in the format's ports"
+        "with the RecordFormat {name:?}, the ports {first:?} and {second:?} of a pod would share the key {key:?}: put \
+         {{{{ id }}}} into its key template, or list only one of them in the format's ports"
     )]
     SharedByPorts {
         name: String,
@@ -108,7 +108,7 @@ pub enum FormatError {
     },
     /// The consumers of one format would read the records of another.
     #[error(
-        "what is written below {inner:?} would be read by the consumers of {outer:?} too: give each format a place of its own"
+        "the consumers of {outer:?} would also read the records below {inner:?}: give each format a separate place"
     )]
     Nested {
         /// The prefix that the consumers of one format read.
@@ -137,7 +137,7 @@ pub enum Refusal {
     },
     /// The consumer has no weight 0.
     #[error(
-        "{consumer} cannot be told weight 0 ({limit}), so the pod is left out there: give it a weight from 1 to 65535"
+        "{consumer} does not support weight 0 ({limit}), so the pod is not written there: set a weight from 1 to 65535"
     )]
     NoShare {
         consumer: &'static str,

@@ -41,7 +41,7 @@ impl Kitex {
 pub fn instance(reach: &FormatPrefixes, endpoint: &Endpoint, consumer: &'static str) -> Result<Vec<Record>, Refusal> {
     let weight = match endpoint.weight {
         Some(0) => {
-            let limit = "its clients take it for 10";
+            let limit = "its clients treat it as 10";
             return Err(Refusal::NoShare { consumer, limit });
         }
         weight => weight.unwrap_or(DEFAULT_WEIGHT),
@@ -111,7 +111,7 @@ mod tests {
                 .record(&endpoint, true)
                 .unwrap_err()
                 .to_string();
-            assert!(refusal.contains("cannot be told weight 0"), "{refusal}");
+            assert!(refusal.contains("does not support weight 0"), "{refusal}");
         }
     }
 }

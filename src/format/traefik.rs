@@ -54,14 +54,15 @@ impl Traefik {
         let default = format!("{}-{}", service.namespace, service.name);
         let name = prefix::name("name", spec.name.as_deref(), &default)?;
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            let problem = "has capitals, and Traefik takes names that differ in case for one: write name in lower case";
+            let problem =
+                "has capitals, and Traefik treats names that differ only in case as equal: write name in lower case";
             return wrong("name", name, problem);
         }
         if name.bytes().all(|byte| byte.is_ascii_digit()) {
             return wrong(
                 "name",
                 name,
-                "is a number, which Traefik takes for an index: put a letter to it",
+                "is a number, which Traefik treats as an index: add a letter",
             );
         }
         let protocol = spec.protocol.unwrap_or_default();
@@ -188,7 +189,7 @@ mod tests {
         };
         let cases = [
             (with(Some("/traefik"), None), "write it without"),
-            (with(None, Some("42")), "put a letter to it"),
+            (with(None, Some("42")), "add a letter"),
             (with(None, Some("Orders")), "in lower case"),
             (with(None, Some("a/b")), "letters, digits"),
         ];

@@ -63,12 +63,12 @@ fn prefixes() -> Vec<Case> {
         (
             "a prefix with another template",
             prefix("/{{name}}"),
-            "{{namespace}} is all that is filled in",
+            "{{namespace}} is the only placeholder",
         ),
         (
             "a prefix with half a template",
             prefix("/{{namespace}"),
-            "{{namespace}} is all that is filled in",
+            "{{namespace}} is the only placeholder",
         ),
         ("a prefix of 257", prefix(&text(257)), "may not be more than 256"),
     ])

@@ -54,7 +54,7 @@ fn kinds() -> Vec<Case> {
         (
             "a format without ports",
             format(json!({"type": "Plain", "ports": []})),
-            "leave ports out to carry all of them",
+            "omit ports to write all of them",
         ),
         (
             "a format's port twice",
@@ -102,17 +102,17 @@ fn prefixes() -> Vec<Case> {
         (
             "one prefix twice",
             json!({"formats": [{"type": "Plain", "prefix": "/a"}, {"type": "EtcdGrpc", "prefix": "/a"}]}),
-            "give each a prefix of its own",
+            "give each its own prefix",
         ),
         (
             "a prefix below another",
             json!({"formats": [{"type": "Plain", "prefix": "/a/b"}, {"type": "Plain", "prefix": "/a"}]}),
-            "so one's consumers would read the other's records",
+            "so the consumers of one would read the other's records",
         ),
         (
             "one format twice without prefix",
             json!({"formats": [{"type": "Plain"}, {"type": "Plain", "value": "Json"}]}),
-            "two formats of the same type tell no place",
+            "two formats of the same type would use the same default place",
         ),
     ])
 }
@@ -203,7 +203,7 @@ fn places() -> Vec<Case> {
         (
             "Traefik twice",
             json!({"formats": [{"type": "Traefik"}, {"type": "Plain"}, {"type": "Traefik"}]}),
-            "two formats of the same type tell no place",
+            "two formats of the same type would use the same default place",
         ),
     ])
 }
@@ -234,7 +234,7 @@ fn domains() -> Vec<Case> {
         (
             "a domain with a wildcard",
             format(json!({"type": "CoreDns", "domain": "any.example.com"})),
-            "takes the label any for a wildcard",
+            "treats the label any as a wildcard",
         ),
         (
             "a domain with a label of 64",
@@ -266,7 +266,7 @@ fn records() -> Vec<Case> {
         (
             "a priority of 0",
             core_dns("priority", json!(0)),
-            "CoreDNS takes 0 for 10",
+            "CoreDNS treats 0 as 10",
         ),
         (
             "a priority of 65536",
@@ -296,12 +296,12 @@ fn records() -> Vec<Case> {
         (
             "a Traefik name in capitals",
             format(json!({"type": "Traefik", "name": "Orders"})),
-            "Traefik takes names that differ in case for one",
+            "Traefik treats names that differ only in case as equal",
         ),
         (
             "a Traefik name that is a number",
             format(json!({"type": "Traefik", "name": "42"})),
-            "Traefik takes it for an index",
+            "Traefik treats it as an index",
         ),
         (
             "a deployment for Kratos",

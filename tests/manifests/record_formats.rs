@@ -113,7 +113,7 @@ pub(super) fn users() -> Vec<Case> {
                 {"type": "Custom", "recordFormat": "a"},
                 {"type": "Custom", "recordFormat": "b"},
             ]}),
-            "two formats of the same type tell no place",
+            "two formats of the same type would use the same default place",
         ),
     ])
 }

@@ -125,22 +125,22 @@ fn ports() -> Vec<Case> {
         (
             "two ports of one name",
             json!({"ports": [{"name": "http", "port": 80}, {"name": "http", "port": 81}]}),
-            "two ports go by the same name: give each a name of its own",
+            "two ports have the same name: give each its own name",
         ),
         (
             "a port named as another's container port",
             json!({"ports": [{"name": "http", "port": 80}, {"port": "http"}]}),
-            "two ports go by the same name",
+            "two ports have the same name",
         ),
         (
             "one port twice",
             json!({"ports": [{"port": 80}, {"port": 80}]}),
-            "two ports go by the same name",
+            "two ports have the same name",
         ),
         (
             "one container port twice",
             json!({"ports": [{"port": "http"}, {"port": "http"}]}),
-            "two ports go by the same name",
+            "two ports have the same name",
         ),
     ])
 }

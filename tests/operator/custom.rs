@@ -147,7 +147,7 @@ async fn a_broken_or_deleted_record_format_keeps_what_is_there_and_says_why() ->
     bed.objects()
         .apply(record_format("breaking", key, "[\n  {{ hostPrt }}]"))
         .await?;
-    let mistake = "alue of record 1, line 2, column 6: hostPrt is not there";
+    let mistake = "alue of record 1, line 2, column 6: hostPrt is undefined";
     let told = wait_accepted("breaking", "False", "InvalidTemplate").await;
     assert!(message(&told, "Accepted").contains(mistake), "{told}");
     assert_eq!(told["status"]["preview"], Value::Null);

@@ -266,7 +266,7 @@ async fn what_a_consumer_cannot_express_is_told_and_concerns_that_pod_and_format
     let object = wait_condition(namespace.objects(), "orders", "Synced", "False", "EndpointsRefused").await;
     let text = message(&object, "Synced");
     assert!(
-        text.contains("Kitex cannot be told weight 0") && text.contains("(b)"),
+        text.contains("Kitex does not support weight 0") && text.contains("(b)"),
         "{text}"
     );
     wait_keys(etcd, &plain_prefix(&namespace, &service), &["a", "b"]).await;

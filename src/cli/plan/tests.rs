@@ -175,7 +175,7 @@ fn a_record_format_beside_the_registration_is_written_by() {
     let error = planned(&files, &format("{{ hostPrt }}"), &pods().to_string())
         .unwrap_err()
         .to_string();
-    assert!(error.contains("line 1, column 4: hostPrt is not there"), "{error}");
+    assert!(error.contains("line 1, column 4: hostPrt is undefined"), "{error}");
 }
 
 #[test]

@@ -200,7 +200,7 @@ async fn the_author_of_a_record_format_reads_what_it_prints_or_what_is_wrong_onc
         (&*status.conditions[0].reason, &*status.conditions[0].message),
         (
             "InvalidTemplate",
-            "The value of record 1, line 1, column 4: addres is not there: correct its name, or write addres | default(...)."
+            "The value of record 1, line 1, column 4: addres is undefined: correct the name, or use addres | default(...)."
         )
     );
     assert!(status.preview.is_empty());

@@ -245,10 +245,10 @@ fn a_port_that_a_consumer_cannot_dial_is_refused_before_there_is_a_pod() {
         (FormatType::Traefik, "Traefik does not speak \"redis\""),
         (
             FormatType::Kitex,
-            "Kitex knows an endpoint by its address, so the ports \"redis\" and \"web\"",
+            "Kitex identifies an endpoint by its address, so the ports \"redis\" and \"web\"",
         ),
-        (FormatType::Hertz, "Hertz knows an endpoint by its address"),
-        (FormatType::GoFrame, "GoFrame knows an endpoint by its address"),
+        (FormatType::Hertz, "Hertz identifies an endpoint by its address"),
+        (FormatType::GoFrame, "GoFrame identifies an endpoint by its address"),
     ] {
         let error = Format::compile(&of(kind), &service).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");

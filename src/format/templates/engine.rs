@@ -103,11 +103,12 @@ fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Resu
         _ => match value.kind() {
             ValueKind::String | ValueKind::Number | ValueKind::Bool => write!(out, "{value}")?,
             ValueKind::None => {
-                let what = "it is not known of this endpoint, and keys and plain text have no word for that: give it a default, as in {{ zone | default('none') }}";
+                let what = "the value is unknown for this endpoint, and keys and plain text cannot express that: set a default, as in {{ zone | default('none') }}";
                 return Err(Error::new(ErrorKind::InvalidOperation, what));
             }
             kind => {
-                let what = format!("a {kind} is no text: print one of its entries, or all of it as JSON by | tojson");
+                let what =
+                    format!("a {kind} is not text: print one of its entries, or all of it as JSON with | tojson");
                 return Err(Error::new(ErrorKind::InvalidOperation, what));
             }
         },
@@ -143,7 +144,7 @@ fn short_enough(bytes: usize) -> Result<(), Error> {
     if bytes <= MAX_VALUE {
         return Ok(());
     }
-    let what = format!("it makes a text of {bytes} bytes, and values have {MAX_VALUE} at most: leave some of it out");
+    let what = format!("the text has {bytes} bytes, and values have at most {MAX_VALUE}: print less");
     Err(Error::new(ErrorKind::InvalidOperation, what))
 }
 
@@ -178,7 +179,7 @@ fn told(place: TemplateLocation, source: &str, error: &Error) -> TemplateError {
     let culprit = range.and_then(|range| source.get(range)).unwrap_or_default();
     let cause: Cow<'_, str> = match error.kind() {
         ErrorKind::UndefinedError if !culprit.is_empty() => {
-            format!("{culprit} is not there: correct its name, or write {culprit} | default(...)").into()
+            format!("{culprit} is undefined: correct the name, or use {culprit} | default(...)").into()
         }
         kind => match error.detail() {
             Some(detail) => format!("{kind}: {detail}").into(),

@@ -61,7 +61,7 @@ impl fmt::Display for TemplateLocation {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// The object does not match the CRD's schema.
-    #[error("the object cannot be read: {0}: apply it again as the CRD describes it")]
+    #[error("the object does not match the CRD: {0}: correct it and apply it again")]
     Unreadable(String),
     /// The template is not valid Jinja, or uses an undefined value.
     #[error("{place}, line {line}, column {column}: {cause}")]
@@ -74,7 +74,7 @@ pub enum TemplateError {
         cause: String,
     },
     /// The template takes more than [`FUEL`] steps.
-    #[error("{place}, line {line}, column {column}: it takes more than {FUEL} steps to print: make it do less")]
+    #[error("{place}, line {line}, column {column}: the template takes more than {FUEL} steps: simplify it")]
     OutOfFuel {
         place: TemplateLocation,
         /// The line reached, counted from 1.
@@ -105,7 +105,7 @@ pub enum TemplateError {
         problem: &'static str,
     },
     /// Two records of one endpoint have the same key.
-    #[error("{first} and {second} would be the same, {key:?}: tell the records apart, as by a segment of their own")]
+    #[error("{first} and {second} would be equal ({key:?}): give each record a segment that differs")]
     SharedKey {
         first: TemplateLocation,
         second: TemplateLocation,
@@ -121,8 +121,8 @@ pub enum TemplateError {
     },
     /// The value must be JSON and is not.
     #[error(
-        "{place} would be no JSON (line {line}, column {column}: {cause}): expressions print their own quotes, so write \
-         {{{{ pod }}}} without any, or escaping: None if it should be none; it begins {beginning:?}"
+        "{place} is not JSON (line {line}, column {column}: {cause}): expressions print their own quotes, so write \
+         {{{{ pod }}}} without quotes, or set escaping: None for plain text; it begins with {beginning:?}"
     )]
     NotJson {
         place: TemplateLocation,
