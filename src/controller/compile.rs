@@ -312,7 +312,7 @@ impl Compiled {
             ttl: self.ttl.unwrap_or(registry.ttl_seconds),
             suspended: self.suspended || self.unsure || self.frozen,
             keep_last: self.keep_last,
-            // Where nothing may be written, nothing is read: the keys there may be none of the operator's business.
+            // Where nothing may be written, nothing is read: the keys there may belong to other clients.
             scopes: self.scopes(),
         }
     }
@@ -456,7 +456,7 @@ mod tests {
                 "formats": [{"type": "Plain"}, {"type": "EtcdGrpc", "ports": ["grpc"]}]
             }
         });
-        for (field, value) in patch.as_object().expect("a patch of spec's fields") {
+        for (field, value) in patch.as_object().expect("an object of spec fields") {
             object["spec"][field] = value.clone();
         }
         serde_json::from_value(object).expect("decodes")

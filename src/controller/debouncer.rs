@@ -80,7 +80,7 @@ mod tests {
         let mut debouncer = Debouncer::new(SETTLE, INTERVAL);
         debouncer.changed("orders", start);
         debouncer.changed("orders", start + SETTLE / 2);
-        assert_eq!(debouncer.take_due(start), None, "not before it has settled");
+        assert_eq!(debouncer.take_due(start), None, "the settle time is not over");
         assert_eq!(debouncer.take_due(start + SETTLE), Some("orders"));
         assert_eq!(debouncer.take_due(start + INTERVAL), None);
     }

@@ -211,7 +211,7 @@ mod tests {
     /// state.
     fn next_pod(queue: &mut WorkQueue, touches: Vec<DirtyMark>) -> (String, bool, Option<String>) {
         let Some(WorkItem::Pod(name, heard)) = queue.next_of(|_| true) else {
-            panic!("a pod is next");
+            panic!("the next item is a pod");
         };
         queue.touch(&heard, touches, heard.deleted);
         queue.done_pod(&name, &heard, 1);
@@ -222,7 +222,7 @@ mod tests {
     /// Pops the next item, which must be a dirty mark. Returns the mark and whether the pod was deleted.
     fn next_touch(queue: &mut WorkQueue) -> (DirtyMark, bool) {
         let Some(WorkItem::DirtyMark(touch, touched)) = queue.next_of(|_| true) else {
-            panic!("a touch is next");
+            panic!("the next item is a dirty mark");
         };
         queue.done_touch(&touched);
         (touch, touched.deleted)
@@ -287,20 +287,20 @@ mod tests {
     fn how_far_was_heard_is_told_when_all_before_it_has_been_passed_on() {
         let mut queue = WorkQueue::default();
         queue.reach(reached(1));
-        assert_eq!(queue.take_reached(), Some(reached(1)), "nothing waits");
+        assert_eq!(queue.take_reached(), Some(reached(1)), "the queue is empty");
         applied(&mut queue, pod("flood", "a", "1"));
         queue.reach(reached(2));
         applied(&mut queue, pod("quiet", "p", "1"));
         queue.reach(reached(3));
         assert_eq!(queue.take_reached(), None);
         next_pod(&mut queue, vec![touch("orders", "a")]);
-        assert_eq!(queue.take_reached(), None, "nobody was told of the pod's registration");
+        assert_eq!(queue.take_reached(), None, "the dirty mark of the pod is pending");
         // A later change of a pending pod counts as received with the earlier one, which still blocks.
         applied(&mut queue, pod("flood", "a", "2"));
         while queue.take_reached().is_none() {
-            match queue.next_of(|_| true).expect("something is left") {
+            match queue.next_of(|_| true).expect("an item is left") {
                 WorkItem::Pod(name, heard) => {
-                    assert_ne!(&*name.0, "flood", "what came later was waited for");
+                    assert_ne!(&*name.0, "flood", "the bookmark waited for a later change");
                     queue.done_pod(&name, &heard, 1);
                 }
                 WorkItem::DirtyMark(_, touched) => queue.done_touch(&touched),

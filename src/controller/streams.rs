@@ -201,10 +201,10 @@ mod tests {
         complete(&mut streams, PODS, &bank());
         assert!(!streams.are_complete());
         streams.note(REGISTRATIONS, &bank(), &COMPLETE);
-        assert!(!streams.are_complete(), "it has not been taken in");
+        assert!(!streams.are_complete(), "the list is not processed yet");
         assert!(streams.listed(REGISTRATIONS, &bank()));
         assert!(streams.are_complete());
-        assert!(!streams.listed(REGISTRATIONS, &bank()), "it was before");
+        assert!(!streams.listed(REGISTRATIONS, &bank()), "only the first list counts");
     }
 
     #[test]
@@ -213,12 +213,12 @@ mod tests {
         assert_eq!(streams.outdated(), None);
         lose(&mut streams, PODS, &shop(), 8);
         lose(&mut streams, PODS, &bank(), 7);
-        let outdated = streams.outdated().expect("it is");
+        let outdated = streams.outdated().expect("stale watches");
         assert_eq!(outdated.since, Timestamp::from_second(7).expect("a time"));
         let told: Vec<String> = outdated.streams.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["pods in bank", "pods in shop"]);
         complete(&mut streams, PODS, &bank());
-        let outdated = streams.outdated().expect("one still is");
+        let outdated = streams.outdated().expect("one stale watch");
         assert_eq!(outdated.streams, [WatchTarget::new(PODS, shop())]);
     }
 
@@ -226,7 +226,7 @@ mod tests {
     fn a_namespace_that_is_not_there_is_not_waited_for_when_it_may_not_be_watched() {
         let mut streams = all_but_the_bank();
         let there = tenants(&["shop"]);
-        assert_eq!(streams.find_void(&there), [], "it may yet tell");
+        assert_eq!(streams.find_void(&there), [], "the watch is not lost yet");
         lose(&mut streams, PODS, &bank(), 7);
         assert_eq!(streams.find_void(&there), [WatchTarget::new(PODS, bank())]);
         assert!(!streams.are_complete());
@@ -240,7 +240,7 @@ mod tests {
 
         let created = tenants(&["shop", "bank"]);
         assert_eq!(streams.find_void(&created), []);
-        assert!(streams.outdated().is_some(), "now there may be something to tell");
+        assert!(streams.outdated().is_some(), "the namespace exists now");
         assert_eq!(
             streams.progress().lacks(&needed, Instant::now()),
             [WatchTarget::new(PODS, bank())]
@@ -253,7 +253,11 @@ mod tests {
         lose(&mut streams, PODS, &bank(), 7);
         assert_eq!(streams.find_void(&tenants(&["shop", "bank"])), []);
         lose(&mut streams, NAMESPACES, &bank(), 7);
-        assert_eq!(streams.find_void(&tenants(&["shop"])), [], "that is as of before");
+        assert_eq!(
+            streams.find_void(&tenants(&["shop"])),
+            [],
+            "the list of namespaces is stale"
+        );
     }
 
     #[test]

@@ -190,7 +190,7 @@ async fn one_created_anew_between_two_lists_and_refused_leaves_nothing_of_its_pr
     rig.registration("u1", 1, "/orders");
     rig.lists_complete();
     rig.registration("u1", 2, "/leasehold/mine");
-    assert_eq!(rig.in_force().as_deref(), Some("u1"), "a bad change loses nothing");
+    assert_eq!(rig.in_force().as_deref(), Some("u1"), "the spec in force stays");
     rig.take(WatchEvent::Registration(
         NamespaceScope::Cluster,
         ObjectEvent::ListBegins,
@@ -246,10 +246,10 @@ async fn what_is_known_is_outdated_from_the_loss_of_a_watch_to_its_next_complete
         NamespaceScope::Cluster,
         ObjectEvent::Lost(at(8)),
     ));
-    assert_eq!(rig.outdated(), Some(at(7)), "the first tells since when");
+    assert_eq!(rig.outdated(), Some(at(7)), "the first lost watch determines the time");
     rig.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListBegins));
     rig.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListComplete));
-    assert_eq!(rig.outdated(), Some(at(8)), "one is still lost");
+    assert_eq!(rig.outdated(), Some(at(8)), "one watch is still lost");
     rig.take(WatchEvent::Registration(
         NamespaceScope::Cluster,
         ObjectEvent::ListComplete,
@@ -262,7 +262,7 @@ async fn what_was_served_before_is_served_on_by_the_same_registrar_when_nothing_
     let mut rig = Rig::new();
     rig.resume();
     assert_eq!(rig.controller.workers.started(), 1);
-    assert!(!rig.may_stand_for_election(), "who knows nothing must not lead");
+    assert!(!rig.may_stand_for_election(), "a replica without caches must not lead");
     rig.cluster("c1");
     assert!(rig.may_stand_for_election());
     rig.registration("u1", 1, "/orders");
@@ -284,7 +284,7 @@ async fn registry_that_changed_while_no_replica_ran_is_tried_by_the_same_registr
     assert_eq!(
         rig.controller.workers.started(),
         1,
-        "what let it in before is not dropped"
+        "the worker keeps the access that worked"
     );
     let known = &rig.controller.registries["default"];
     let offered = known.offered.as_ref().map(|offered| offered.endpoints.clone());
@@ -307,7 +307,7 @@ async fn registry_that_was_deleted_and_created_again_elsewhere_is_another_one() 
     let good = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
     rig.controller.is_good("default", good);
     rig.registry_at(2, "http://127.0.0.1:2");
-    assert_eq!(rig.controller.workers.started(), 1, "an edit is tried");
+    assert_eq!(rig.controller.workers.started(), 1, "the worker tries the edit");
     let object = json!({
         "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
         "metadata": {"name": "default", "uid": "another", "generation": 1},
@@ -330,7 +330,11 @@ async fn replica_without_a_state_folder_begins_with_the_endpoints_that_the_statu
     let known = &rig.controller.registries["default"];
     let access = etcd::Access::open(known.spec().endpoints.clone());
     assert_eq!(known.begin_with(&access).endpoints, ["http://127.0.0.1:1"]);
-    assert_eq!(known.offered.as_deref(), Some(&access), "what spec says is tried");
+    assert_eq!(
+        known.offered.as_deref(),
+        Some(&access),
+        "the worker tries the endpoints of the spec"
+    );
     assert_eq!(known.told.cluster_id, Some(0xcdf8_1819_4e3a_8c32));
 }
 
@@ -340,7 +344,7 @@ async fn a_registry_that_was_deleted_while_nobody_was_there_is_let_go_once_all_a
     rig.resume();
     rig.cluster("c1");
     rig.take(WatchEvent::Registry(ObjectEvent::ListBegins));
-    assert_eq!(rig.controller.registries.len(), 1, "it may still be in the list");
+    assert_eq!(rig.controller.registries.len(), 1, "the list is not complete");
     rig.lists_complete();
     assert!(rig.controller.registries.is_empty());
     assert_eq!(rig.stored(), Some(("c1".to_owned(), vec![])));
@@ -351,7 +355,10 @@ async fn the_apiserver_knows_better_than_the_state_folder_which_cluster_it_is() 
     let mut rig = Rig::new();
     rig.resume();
     rig.cluster("c2");
-    assert!(rig.controller.registries.is_empty(), "it was another cluster's");
+    assert!(
+        rig.controller.registries.is_empty(),
+        "the Registry belonged to another cluster"
+    );
     assert!(rig.may_stand_for_election());
     rig.registry();
     rig.lists_complete();
@@ -368,7 +375,7 @@ async fn nothing_is_stored_before_all_registries_are_listed_and_every_change_aft
     let mut rig = Rig::new();
     rig.cluster("c1");
     rig.registry();
-    assert_eq!(rig.stored(), None, "half a list is no state");
+    assert_eq!(rig.stored(), None, "an incomplete list is not stored");
     rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
     let at = |endpoint: &str| Some(("c1".to_owned(), vec![endpoint.to_owned()]));
     assert_eq!(rig.stored(), at("http://127.0.0.1:1"));
@@ -402,7 +409,7 @@ async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_i
     rig.take(plain("newer", "2026-01-02T00:00:00Z", "/a/b"));
     let newer = RegistrationRef::new("shop", "newer");
     let state = |rig: &Rig| {
-        let compiled = rig.controller.entries[&newer].in_force().expect("it is carried out");
+        let compiled = rig.controller.entries[&newer].in_force().expect("a spec in force");
         let scopes: Vec<String> = compiled
             .bindings
             .iter()
@@ -413,7 +420,7 @@ async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_i
     assert_eq!(state(&rig).0, ["/a/b/", "grpc/newer/"]);
     rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
     let (scopes, told) = state(&rig);
-    assert_eq!(scopes, ["grpc/newer/"], "the other format is written");
+    assert_eq!(scopes, ["grpc/newer/"], "the other format stays");
     assert!(told[0].contains("shop/older"), "{told:?}");
     rig.take(WatchEvent::Registration(
         NamespaceScope::Cluster,
@@ -458,11 +465,11 @@ async fn nobody_stands_aside_for_formats_that_the_rules_do_not_allow() {
     rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
     let aside = |rig: &Rig| {
         let compiled = rig.controller.entries[&RegistrationRef::new("shop", "newer")].in_force();
-        compiled.expect("it is carried out").told_aside().len()
+        compiled.expect("a spec in force").told_aside().len()
     };
-    assert_eq!(aside(&rig), 0, "the older one may not write there");
+    assert_eq!(aside(&rig), 0, "access rules deny the older one");
     rig.take(tenant(json!({"side": "a"})));
-    assert_eq!(aside(&rig), 1, "now it may");
+    assert_eq!(aside(&rig), 1, "access rules allow the older one now");
     rig.take(tenant(json!({"side": "b"})));
     assert_eq!(aside(&rig), 0);
 }
@@ -490,14 +497,18 @@ async fn a_registry_is_entered_once_its_secret_is_known_and_only_that_is_watched
     });
     rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
     assert_eq!(*rig.ends.sources.borrow(), BTreeSet::from([etcd_user()]));
-    assert_eq!(rig.controller.workers.started(), 0, "nothing is known of the Secret");
+    assert_eq!(rig.controller.workers.started(), 0, "the Secret is not known yet");
     rig.take(WatchEvent::Source(etcd_user(), Content::Absent));
-    assert_eq!(rig.controller.workers.started(), 1, "to say that it is not there");
+    assert_eq!(
+        rig.controller.workers.started(),
+        1,
+        "the worker reports the missing Secret"
+    );
     rig.take(WatchEvent::Source(etcd_user(), user_and_password("one")));
     assert_eq!(rig.controller.workers.started(), 2);
     rig.take(WatchEvent::Source(etcd_user(), user_and_password("two")));
     rig.take(WatchEvent::Source(etcd_user(), Content::Absent));
-    assert_eq!(rig.controller.workers.started(), 2, "whoever has entered stays");
+    assert_eq!(rig.controller.workers.started(), 2, "the worker keeps its access");
     let known = &rig.controller.registries["default"];
     assert_eq!(
         known.wrong.as_ref().map(|trouble| trouble.reason),
@@ -574,7 +585,7 @@ async fn p10_a_registration_that_was_there_before_a_registrys_bookkeeping_is_fro
             .expect("it is")
             .terms(known.spec())
     };
-    assert!(terms(&rig).suspended, "nothing is changed any more");
+    assert!(terms(&rig).suspended, "the registration is frozen");
     // The result is the same if a new worker receives everything again.
     rig.registry_at(2, "http://127.0.0.1:2");
     assert_eq!(rig.judged(), (true, true, Some("PrefixReserved")));

@@ -70,7 +70,7 @@ pub(crate) fn pods(input: &[u8]) -> String {
     let mut index = Index::new();
     index.apply_pod(&lean);
     assert_eq!(index.pod_count(), 1);
-    assert_eq!(index.apply_pod(&lean), [], "the same again is no news");
+    assert_eq!(index.apply_pod(&lean), [], "an unchanged pod leaves no dirty mark");
     index.delete_pod(&lean.namespace, &lean.name);
     assert_eq!(index.pod_count(), 0);
     let index::Pod {

@@ -115,7 +115,7 @@ fn each_key_is_told_with_what_would_become_of_it() {
     );
     assert_eq!((outcome.selected, outcome.ready), (5, 4));
     let held: Vec<&str> = outcome.conflicts.iter().map(|conflict| &*conflict.key).collect();
-    assert_eq!(held, ["/s/orders/e"], "the other stranger is nobody's business");
+    assert_eq!(held, ["/s/orders/e"], "no pod wants the other foreign key");
     assert!(outcome.changes_anything());
 }
 
@@ -198,7 +198,7 @@ fn the_last_endpoint_is_kept_where_the_registration_asks_for_it() {
         }
         let reference = preview
             .register(&registration, &RecordFormats::new())
-            .expect("it makes sense");
+            .expect("a valid registration");
         observe(&mut preview, &[("/a/p", "10.0.0.1:8080")], &[]);
         let outcome = preview.outcomes(&[reference]).remove(0);
         let removals = outcome
@@ -223,14 +223,14 @@ fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheless() {
         preview.holds(in_all);
         let reference = preview
             .register(&registration("/a"), &RecordFormats::new())
-            .expect("it makes sense");
+            .expect("a valid registration");
         observe(&mut preview, &ours, &[]);
         preview.outcomes(&[reference]).remove(0)
     };
     for (mode, in_all, held) in [("Hold", 0, 10), ("Hold", 1000, 0), ("Warn", 0, 0), ("Off", 0, 0)] {
         let outcome = outcome(mode, in_all);
         assert_eq!(outcome.held.len(), held, "{mode} {in_all}");
-        assert_eq!(outcome.keys.len(), 10, "{mode}: all are removed in the end");
+        assert_eq!(outcome.keys.len(), 10, "{mode}: all keys are removed");
         assert!(outcome.changes_anything());
     }
 }

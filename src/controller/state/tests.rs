@@ -143,7 +143,10 @@ fn a_file_or_folder_that_others_may_touch_is_ignored() {
     set_mode(&place.folder.0, 0o777);
     let refusal = place.refusal();
     assert!(refusal.contains("state has mode 0777"), "{refusal}");
-    assert!(place.folder.write(&state("c2")).is_err(), "nor is it written to");
+    assert!(
+        place.folder.write(&state("c2")).is_err(),
+        "the folder is not written to"
+    );
     set_mode(&place.folder.0, 0o700);
     assert_eq!(place.folder.load(), Some(state("c1")));
 }
@@ -220,7 +223,7 @@ fn credentials_are_kept_and_a_registry_whose_credentials_were_not_kept_is_not_en
         cluster_id: "c1".to_owned(),
         registries: BTreeMap::from([("default".to_owned(), stored)]),
     };
-    let read = State::decode(&state.encode()).expect("what was written is read");
+    let read = State::decode(&state.encode()).expect("a state");
     assert_eq!(read.registries["default"].access(), Some(access));
     assert!(!format!("{read:?}").contains("swordfish"));
 }

@@ -72,7 +72,7 @@ fn onto_web() -> Value {
 impl Rig {
     fn compiled(&self, name: &str) -> &crate::controller::compile::Compiled {
         let entry = &self.controller.entries[&RegistrationRef::new("shop", name)];
-        entry.in_force().expect("it is carried out")
+        entry.in_force().expect("a spec in force")
     }
 
     fn aside(&self, name: &str) -> usize {
@@ -119,7 +119,7 @@ async fn an_old_registration_that_is_edited_onto_the_place_of_others_stands_asid
     assert_eq!(
         rig.kept("old"),
         ["/services/shop/old/"],
-        "its old records stay until it can move"
+        "the old records stay while the new prefix is taken"
     );
 
     // The status of `old` records its original prefix. With or without a record in the status of `web`, a new leader
@@ -198,7 +198,7 @@ async fn the_spec_before_is_kept_until_the_status_says_that_the_newest_is_carrie
     rig.registry();
     rig.take(old().news());
     rig.lists_complete();
-    assert_eq!(rig.kept("old"), [""; 0], "nothing was before");
+    assert_eq!(rig.kept("old"), [""; 0], "there is no previous spec");
     let status = Some(rig.status("old"));
     let elsewhere = json!([{"type": "Plain", "prefix": "/elsewhere"}]);
     let edited = Object {
@@ -289,8 +289,8 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
     assert_eq!(
         scopes(&rig),
         ["/services/shop/old/"],
-        "an edit to where it may not write"
+        "access rules deny the new prefix"
     );
     rig.take(rules(2, &["/other"]));
-    assert_eq!(scopes(&rig), [""; 0], "an admin took it back");
+    assert_eq!(scopes(&rig), [""; 0], "access rules deny the old prefix, too");
 }

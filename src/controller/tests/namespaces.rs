@@ -36,7 +36,7 @@ async fn everything_has_been_told_when_each_namespace_has_told_everything() {
     rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
     rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
     for name in ["shop", "bank"] {
-        assert!(!rig.controller.complete, "{name} has told nothing");
+        assert!(!rig.controller.complete, "{name} is not listed");
         let area = NamespaceScope::namespace(name);
         rig.take(WatchEvent::Namespace(area.clone(), ObjectEvent::ListComplete));
         rig.take(WatchEvent::Registration(area.clone(), ObjectEvent::ListComplete));

@@ -48,7 +48,7 @@ impl Rig {
             ..
         } = order
         else {
-            panic!("it is ready");
+            panic!("the pod is ready");
         };
         let record = desired.records().next().expect("one record").clone();
         Some(String::from_utf8(record.value.to_vec()).expect("UTF-8"))
@@ -62,7 +62,7 @@ impl Rig {
                 assert_eq!(
                     write_policy,
                     WritePolicy::Once,
-                    "replicas of two releases would overrule each other"
+                    "replicas of two releases would overwrite each other"
                 );
                 told.push(status);
             }
@@ -109,10 +109,7 @@ async fn a_registration_waits_for_its_record_format_until_all_are_listed() {
         NamespaceScope::Cluster,
         ObjectEvent::ListComplete,
     ));
-    assert!(
-        !rig.controller.complete,
-        "nobody knows yet whether keys of it are to stay"
-    );
+    assert!(!rig.controller.complete, "its keys may have to stay");
     rig.record_format(1, GOOD);
     assert_eq!(rig.written().as_deref(), Some(r#"{"host": "10.0.0.7"}"#));
     rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
@@ -126,10 +123,7 @@ async fn a_record_format_that_is_not_there_is_named_and_the_keys_of_its_users_ar
     rig.lists_complete();
     assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
     assert_eq!(rig.refusals(), ["RecordFormatNotFound"]);
-    assert!(
-        rig.controller.some_are_unclear,
-        "they may be there, and are nobody else's"
-    );
+    assert!(rig.controller.some_are_unclear, "its keys may exist in etcd");
     rig.record_format(1, GOOD);
     assert!(!rig.controller.some_are_unclear);
     assert_eq!(refusal(&rig), None);
@@ -149,7 +143,7 @@ async fn a_new_version_is_written_for_every_pod_and_a_broken_one_loses_nothing()
     rig.record_format_gone();
     assert_eq!(rig.written().as_deref(), Some("8080"));
     assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
-    assert!(!rig.controller.some_are_unclear, "where its keys lie is known");
+    assert!(!rig.controller.some_are_unclear, "the prefixes of its keys are known");
     // A new spec of the registration does not bypass the missing RecordFormat.
     rig.user(2);
     assert_eq!(rig.written().as_deref(), Some("8080"));
@@ -173,7 +167,7 @@ async fn one_that_a_list_does_not_name_is_gone_and_one_that_cannot_be_read_is_br
     assert_eq!(
         refusal(&rig).as_deref(),
         Some("RecordFormatUnusable"),
-        "half a list is no list"
+        "the list is not complete"
     );
     rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
     assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
@@ -193,7 +187,10 @@ async fn the_author_of_a_record_format_reads_what_it_prints_or_what_is_wrong_onc
     rig.record_format(1, GOOD);
     rig.take(WatchEvent::RecordFormat(ObjectEvent::ListBegins));
     rig.record_format(1, GOOD);
-    assert!(rig.told().is_empty(), "our own status is a change of the object, too");
+    assert!(
+        rig.told().is_empty(),
+        "the operator's own status update changes the object"
+    );
     rig.record_format(2, "{{ addres }}");
     let [status] = <[_; 1]>::try_from(rig.told()).expect("one");
     assert_eq!(
@@ -210,7 +207,10 @@ async fn the_author_of_a_record_format_reads_what_it_prints_or_what_is_wrong_onc
         (notice.reason, &*notice.occurrence, &*notice.uid),
         ("InvalidTemplate", "2", "f")
     );
-    assert!(rig.ends.events.try_recv().is_err(), "for what is broken only");
+    assert!(
+        rig.ends.events.try_recv().is_err(),
+        "only a broken version causes an Event"
+    );
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use crate::etcd;
 const GRACE: Duration = Duration::from_secs(3);
 /// Interval of status requests to an etcd in trouble.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// Interval of status requests to a healthy etcd. Only the status shows that its database is full: our writes do not
-/// find out, because etcd's quota check ignores nested transactions.
+/// Interval of status requests to a healthy etcd. Only the status shows that its database is full: the operator's
+/// writes do not show it, because etcd's quota check ignores nested transactions.
 const LOOK: Duration = Duration::from_secs(10);
 /// The oldest etcd release that answers every request of the operator (nested transactions). It is from 2019.
 const OLDEST: (u32, u32) = (3, 4);
@@ -248,10 +248,14 @@ mod tests {
         assert_eq!(standing.changes_at(start), Some(start + GRACE));
         standing.answered(Ok(status("3.6.15", false)), start);
         let Connectivity::Down(trouble) = standing.link(start + GRACE) else {
-            panic!("not told");
+            panic!("not reported");
         };
         assert_eq!(trouble.reason, "NoLeader");
-        assert_eq!(standing.ask_at(), Some(start + ASK_AGAIN), "asked until it is back");
+        assert_eq!(
+            standing.ask_at(),
+            Some(start + ASK_AGAIN),
+            "the status is requested until it recovers"
+        );
     }
 
     #[test]
@@ -290,7 +294,11 @@ mod tests {
         );
         standing.answered(Ok(status("3.6.15", true)), now);
         assert_eq!(standing.full(), None);
-        assert_eq!(standing.ask_at(), Some(now + LOOK), "nobody else would tell");
+        assert_eq!(
+            standing.ask_at(),
+            Some(now + LOOK),
+            "only the status shows a full database"
+        );
     }
 
     #[test]
@@ -315,7 +323,7 @@ mod tests {
         standing.view_is_live(now);
         standing.answered(Ok(status("3.3.27", true)), now);
         assert!(matches!(standing.link(now), Connectivity::Down(trouble) if trouble.reason == "UnsupportedVersion"));
-        for version in ["3.4.0", "3.7.2-rc.0", "4.0.0", "unheard of"] {
+        for version in ["3.4.0", "3.7.2-rc.0", "4.0.0", "unknown"] {
             standing.answered(Ok(status(version, true)), now);
             assert_eq!(standing.link(now), Connectivity::Up, "{version}");
         }

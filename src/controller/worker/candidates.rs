@@ -264,7 +264,7 @@ mod tests {
             entries: vec![(meta.candidate("a"), held(&a)), (meta.leader(), held(&b))],
         };
         assert!(candidates.observe(&snapshot));
-        assert!(!candidates.observe(&snapshot), "nothing is new");
+        assert!(!candidates.observe(&snapshot), "nothing has changed");
         assert_eq!(candidates.all().collect::<Vec<_>>(), [&a]);
         let changed = |held| Observation::Changed {
             key: meta.candidate("b"),
@@ -288,7 +288,7 @@ mod tests {
             revision: 1,
         });
         let other = |presence: Option<PeerStatus>| {
-            let address = record.address.expect("it has one");
+            let address = record.address.expect("an address");
             let presences = presence.map(|presence| (address, presence)).into_iter().collect();
             candidates.fresh_other("me-1", &presences).is_some()
         };

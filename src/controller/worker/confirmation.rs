@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(
             confirmation.step(cut_off(), now),
             (Outcome::Silent, Some(now + FIRST)),
-            "a moment means nothing"
+            "a short outage is not reported"
         );
         confirmation
     }
@@ -186,7 +186,7 @@ mod tests {
             assert_eq!(confirmation.step(cut_off(), now).0, Outcome::Silent);
             confirmation.see(names(Some("other")), now);
             assert_eq!(confirmation.step(cut_off(), now), (Outcome::Silent, again));
-            now = again.expect("it is asked again");
+            now = again.expect("another question");
         }
     }
 
@@ -234,7 +234,11 @@ mod tests {
         };
         for seen in [blank, names(Some("me"))] {
             let mut confirmation = Confirmation::new(TTL);
-            assert_eq!(confirmation.step(cut_off(), now), (Outcome::Silent, None), "not known");
+            assert_eq!(
+                confirmation.step(cut_off(), now),
+                (Outcome::Silent, None),
+                "the status is unknown"
+            );
             confirmation.see(seen, now);
             assert_eq!(
                 confirmation.step(cut_off(), now),
@@ -257,7 +261,7 @@ mod tests {
         assert_eq!(
             confirmation.step(cut_off(), now + ANSWER),
             (Outcome::Silent, Some(due)),
-            "cut off anew"
+            "a new outage"
         );
     }
 }

@@ -44,7 +44,11 @@ mod tests {
             soon.starts_with("The operator's client certificate expires at 2030-01-08T12:00:00Z: store a new one"),
             "{soon}"
         );
-        assert_eq!(told("2030-01-05T00:00:00Z"), Some(soon), "the same until then");
+        assert_eq!(
+            told("2030-01-05T00:00:00Z"),
+            Some(soon),
+            "the message stays the same until the expiry"
+        );
         let past = told("2030-01-08T12:00:00Z").expect("past");
         assert!(past.contains("expired at 2030-01-08T12:00:00Z"), "{past}");
     }

@@ -316,7 +316,7 @@ mod tests {
         assert!(told.tell(&facts(1, Connectivity::Up), start));
         assert!(
             !told.tell(&facts(1, Connectivity::Up), start + COUNTERS * 2),
-            "nothing is new"
+            "nothing has changed"
         );
         assert!(
             !told.tell(&facts(2, Connectivity::Up), start + COUNTERS / 2),

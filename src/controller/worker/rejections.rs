@@ -95,14 +95,17 @@ mod tests {
         let (mut rejections, now) = (Rejections::default(), Instant::now());
         let owner = Some(RegistrationRef::new("shop", "orders"));
         assert!(rejections.rejected(owner.clone(), false, now));
-        assert!(!rejections.rejected(owner.clone(), false, now), "another pod of it");
+        assert!(
+            !rejections.rejected(owner.clone(), false, now),
+            "another pod of the same registration"
+        );
         assert_eq!(rejections.wake_at(), Some(now + FIRST_PAUSE));
         assert_eq!(rejections.take_due(now), []);
         let mut at = now + FIRST_PAUSE;
         for _ in 0..10 {
             assert_eq!(rejections.take_due(at), std::slice::from_ref(&owner));
             rejections.rejected(owner.clone(), true, at);
-            at = rejections.wake_at().expect("it is tried again");
+            at = rejections.wake_at().expect("a scheduled retry");
         }
         assert_eq!(rejections.0[&owner].pause, LONGEST_PAUSE);
     }

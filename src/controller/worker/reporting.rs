@@ -319,7 +319,8 @@ impl RegistryWorker {
         status.last_synced = subject.last_synced.as_deref().cloned();
         if let Some(denial) = &subject.denial {
             let (list, generation) = (&mut status.conditions, Some(subject.generation));
-            let message = format!("Access rules deny formats of this registration, so these are not in etcd: {denial}.");
+            let message =
+                format!("Access rules deny formats of this registration, so these are not in etcd: {denial}.");
             let (kind, refused) = (ConditionType::Accepted, ConditionStatus::False);
             conditions::set(list, kind, refused, Reason::AccessDenied, &message, generation, &now);
         }

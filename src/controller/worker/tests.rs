@@ -190,7 +190,7 @@ impl Rig {
 fn assert_rests(worker: &mut RegistryWorker) {
     let now = Instant::now();
     let wake = worker.act();
-    assert!(wake > now, "it would look again at once, for ever");
+    assert!(wake > now, "the worker would loop without a pause");
 }
 
 #[tokio::test]
@@ -249,7 +249,7 @@ async fn one_that_led_and_lost_sight_of_etcd_does_not_overrule_whoever_leads_by_
     rig.worker.standing = BackendHealth::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
     rig.worker.act();
     rig.worker.report(Instant::now() + Duration::from_secs(1));
-    let (status, write_policy) = rig.told().expect("what nobody else may say is said");
+    let (status, write_policy) = rig.told().expect("a status");
     assert!(
         status
             .conditions
@@ -273,7 +273,7 @@ async fn a_lease_granted_when_somebody_else_leads_already_is_left_to_lapse() {
     assert_eq!(
         rig.worker.planner.leases().len(),
         0,
-        "nobody renews what is not recorded"
+        "a lease without a record is not renewed"
     );
 }
 
@@ -321,9 +321,13 @@ async fn nothing_is_done_by_an_election_that_was_not_taken_in() {
     rig.leads.send_replace(Leadership::Leading(fence(7)));
     assert_eq!(rig.worker.may_write(Instant::now()), None);
     rig.worker.leadership_changed();
-    assert_eq!(rig.worker.may_write(Instant::now()), None, "the note has not been read");
+    assert_eq!(
+        rig.worker.may_write(Instant::now()),
+        None,
+        "the checkpoint has not been read"
+    );
     rig.note_read(7, None);
-    assert_eq!(rig.worker.may_write(Instant::now()), None, "the view is outdated");
+    assert_eq!(rig.worker.may_write(Instant::now()), None, "the view is stale");
 }
 
 #[tokio::test]
@@ -333,9 +337,9 @@ async fn one_that_has_heard_less_than_its_predecessor_writes_nothing_until_it_ha
     rig.hear(104, None);
     rig.lead(Leadership::Leading(fence(7)));
     let now = Instant::now();
-    assert_eq!(rig.worker.may_write(now), None, "the note has not been read");
+    assert_eq!(rig.worker.may_write(now), None, "the checkpoint has not been read");
     rig.note_read(5, Some(90));
-    assert_eq!(rig.worker.may_write(now), None, "that was asked for by an older proof");
+    assert_eq!(rig.worker.may_write(now), None, "the answer belongs to an older fence");
     rig.note_read(7, Some(105));
     assert_eq!(rig.worker.may_write(now), None);
     rig.hear(105, None);
@@ -347,7 +351,7 @@ async fn one_that_has_heard_less_than_its_predecessor_writes_nothing_until_it_ha
     assert_eq!(rig.worker.may_write(now), Some(fence(7)));
     rig.standby();
     rig.lead(Leadership::Leading(fence(9)));
-    assert_eq!(rig.worker.may_write(now), None, "somebody else has");
+    assert_eq!(rig.worker.may_write(now), None, "another replica has led");
 }
 
 #[tokio::test]
@@ -357,12 +361,12 @@ async fn what_the_apiserver_never_came_to_is_not_waited_for() {
     rig.lead(Leadership::Leading(fence(7)));
     rig.note_read(7, Some(105));
     rig.hear(50, Some(120));
-    assert_eq!(rig.worker.may_write(Instant::now()), None, "it is only late");
+    assert_eq!(rig.worker.may_write(Instant::now()), None, "the replica is only late");
     rig.hear(50, Some(60));
     assert_eq!(
         rig.worker.may_write(Instant::now()),
         Some(fence(7)),
-        "it was restored from a backup"
+        "the API server was restored from a backup"
     );
 }
 
@@ -377,7 +381,7 @@ async fn one_that_goes_by_the_state_folder_tells_nothing_before_the_apiserver_ha
     rig.worker.act();
     assert!(
         rig.registry_notes.try_recv().is_err(),
-        "a leader may be named in a status that is not known"
+        "the unknown status may name a leader"
     );
     let blank = StatusSeen {
         is_blank: true,
@@ -385,7 +389,10 @@ async fn one_that_goes_by_the_state_folder_tells_nothing_before_the_apiserver_ha
     };
     rig.worker.take(Command::Status(blank));
     rig.worker.act();
-    assert!(rig.registry_notes.try_recv().is_ok(), "that etcd is unreachable");
+    assert!(
+        rig.registry_notes.try_recv().is_ok(),
+        "the replica reports that etcd is unreachable"
+    );
 }
 
 #[tokio::test]
@@ -416,23 +423,23 @@ async fn notes_that_cannot_be_read_are_said_and_asked_for_again() {
     rig.worker.notes_read(&fence(7), denied(), Instant::now());
     assert_eq!(rig.worker.tasks.len(), asked + 1, "asked again");
     rig.worker.notes_read(&fence(6), denied(), Instant::now());
-    assert_eq!(rig.worker.tasks.len(), asked + 1, "of another election");
+    assert_eq!(
+        rig.worker.tasks.len(),
+        asked + 1,
+        "the answer belongs to another election"
+    );
     while rig.registry_notes.try_recv().is_ok() {}
     let later = Instant::now() + Duration::from_secs(10);
     rig.worker.report(later);
     let Ok(StatusUpdate::Wanted(_, status, _)) = rig.registry_notes.try_recv() else {
-        panic!("it is not said");
+        panic!("not reported");
     };
     let connected = &status.conditions[0];
     assert_eq!(
         (connected.status.as_str(), connected.reason.as_str()),
         ("False", "PermissionDenied")
     );
-    assert_eq!(
-        rig.worker.may_write(later),
-        None,
-        "nothing is written before they are read"
-    );
+    assert_eq!(rig.worker.may_write(later), None, "the checkpoints have not been read");
 
     rig.worker.notes_read(&fence(7), Ok(Vec::new()), Instant::now());
     assert!(rig.worker.writing.trouble(later).is_none());
@@ -459,7 +466,7 @@ async fn a_stale_leader_is_told_to_yield_once_another_candidate_s_view_is_fresh(
         fresh: false,
         yields: false,
     };
-    assert_eq!(candidacy(&mut rig), alone, "P5: there is none that knows more");
+    assert_eq!(candidacy(&mut rig), alone, "P5: no candidate has a fresher view");
 
     let record = plan::CandidateRecord {
         identity: "other".into(),

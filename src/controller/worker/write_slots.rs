@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(
             tracks.take(&fence(7)),
             track(1, 7),
-            "whether it was written is not known"
+            "the outcome of the write is unknown"
         );
     }
 

@@ -85,7 +85,7 @@ async fn the_end_of_a_write_to_a_deleted_object_says_nothing_about_its_successor
         seen(&mut status_writer, None);
         end(&mut status_writer, former, &written);
         want(&mut status_writer, "1/1", WritePolicy::Always);
-        assert_eq!(begin(&mut status_writer).expect("it is blank").1, "1/1");
+        assert_eq!(begin(&mut status_writer).expect("a blank status").1, "1/1");
     }
 }
 
@@ -100,7 +100,7 @@ async fn a_status_wanted_for_an_object_created_anew_outlives_the_news_that_the_o
     assert_eq!(write.1, "0/0");
     end(&mut status_writer, write, &Written::Gone);
     assert_eq!(begin(&mut status_writer), None);
-    assert!(status_writer.entries.is_empty(), "nothing is kept of what is gone");
+    assert!(status_writer.entries.is_empty(), "no entry of a deleted object is kept");
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn writes_that_always_fail_leave_the_others_their_turn() {
     }
     let mut tried = Vec::new();
     for _ in 0..20 {
-        let (name, number, status) = status_writer.next().expect("all are due");
+        let (name, number, status) = status_writer.next().expect("a due write");
         tried.push(name.clone());
         status_writer.written(name, number, status, &Written::Failed);
     }
@@ -170,7 +170,7 @@ async fn amendment_changes_what_is_there_once_and_never_what_is_wanted_always() 
         status_writer.take(StatusUpdate::Amended(orders(), Amendment::new(change)));
     };
     amend(&mut status_writer);
-    assert!(status_writer.next().is_none(), "there is nothing to amend");
+    assert!(status_writer.next().is_none(), "there is no status to amend");
     seen(&mut status_writer, Some("1/1"));
     amend(&mut status_writer);
     let (name, number, written) = status_writer.next().expect("another one");
@@ -180,8 +180,8 @@ async fn amendment_changes_what_is_there_once_and_never_what_is_wanted_always() 
     );
     status_writer.written(name, number, written, &Written::Done);
     seen(&mut status_writer, Some("2/2"));
-    assert!(status_writer.next().is_none(), "another replica knows better");
+    assert!(status_writer.next().is_none(), "the status of another replica stays");
     want(&mut status_writer, "2/2", WritePolicy::Always);
     amend(&mut status_writer);
-    assert!(status_writer.next().is_none(), "this one knows better");
+    assert!(status_writer.next().is_none(), "a wanted status takes precedence");
 }

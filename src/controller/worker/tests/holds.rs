@@ -56,7 +56,7 @@ async fn pods_that_one_list_does_not_name_are_held_until_somebody_approves() {
     let hold = rig.worker.planner.hold().expect("a hold").clone();
     assert_eq!((hold.len(), hold.lost, hold.of), (20, 20, 20));
     let Holding::Some(notice) = rig.worker.guarding.holding().clone() else {
-        panic!("it is not told");
+        panic!("not reported");
     };
     assert!(
         notice.contains(&format!("leasehold.dev/approve-removals={}", hold.id)),
@@ -97,7 +97,7 @@ async fn one_that_stands_by_decides_and_tells_nothing_until_it_leads() {
     assert_eq!(
         *rig.worker.guarding.holding(),
         Holding::Undecided,
-        "it is for another one to tell"
+        "the leader reports it"
     );
 }
 

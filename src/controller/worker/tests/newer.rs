@@ -19,7 +19,7 @@ async fn after_a_note_that_cannot_be_read_as_much_is_heard_first_as_anybody_can_
     let may_write = |rig: &mut Rig| rig.worker.may_write(Instant::now());
     assert_eq!(may_write(&mut rig), None);
     rig.hear(104, Some(105));
-    assert_eq!(may_write(&mut rig), None, "how far the other kinds are is not known");
+    assert_eq!(may_write(&mut rig), None, "the progress of the other kinds is unknown");
     let asked = |pods: u64| {
         let streams: Vec<WatchTarget> = WatchScope::default().streams().collect();
         let mut progress = Freshness::new(streams.clone());
@@ -30,7 +30,7 @@ async fn after_a_note_that_cannot_be_read_as_much_is_heard_first_as_anybody_can_
         Command::Freshness(progress)
     };
     rig.worker.take(asked(104));
-    assert_eq!(may_write(&mut rig), None, "somebody can have heard of one more");
+    assert_eq!(may_write(&mut rig), None, "the predecessor may have observed one more");
     rig.worker.take(asked(105));
     assert_eq!(may_write(&mut rig), Some(fence(7)));
 }
