@@ -55,7 +55,7 @@ fn values() -> Result<String> {
 
 /// values.yaml without its comments.
 fn defaults(values: &str) -> String {
-    let mut text = String::from("# Made from values.yaml by `cargo xtask chart`: what a value is that is not given.\n");
+    let mut text = String::from("# Generated from values.yaml by `cargo xtask chart`: the default of each value.\n");
     let lines = values.lines().filter(|line| {
         let line = line.trim_start();
         !line.is_empty() && !line.starts_with('#')
