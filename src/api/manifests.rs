@@ -49,7 +49,7 @@ mod tests {
             let found = std::fs::read_to_string(folder.join(&name)).unwrap_or_default();
             assert!(
                 found == expected,
-                "crds/{name} is not what src/api says; write it anew with: cargo run -- crds --dir crds"
+                "crds/{name} differs from src/api; generate it again with: cargo run -- crds --dir crds"
             );
         }
     }

@@ -196,7 +196,7 @@ impl RunArgs {
         let refuse = |message: String| {
             let mut command = Cli::command();
             command.build();
-            let run = command.find_subcommand_mut("run").expect("these are the flags of run");
+            let run = command.find_subcommand_mut("run").expect("the command run exists");
             Err(run.error(ErrorKind::ValueValidation, message))
         };
         let most = WatchScope::MOST;
@@ -322,7 +322,7 @@ mod tests {
     fn parse(flags: &[&str]) -> Result<RunArgs, clap::Error> {
         let cli = Cli::try_parse_from(["leasehold", "run"].iter().chain(flags))?;
         let Command::Run(args) = cli.command else {
-            panic!("run is run");
+            panic!("the command is run");
         };
         args.check()?;
         Ok(*args)

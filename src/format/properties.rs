@@ -152,7 +152,7 @@ fn seen(spec: &api::Format, records: &[Record]) -> Vec<ConsumerView> {
             consumers::go_frame(&keys, &segments.join("/"))
         }
         FormatType::CoreDns => consumers::core_dns(&keys, &root("skydns"), spec.domain.as_deref().unwrap_or_default()),
-        FormatType::Custom => unreachable!("`templates` has properties of its own"),
+        FormatType::Custom => unreachable!("`templates` has separate property tests"),
         FormatType::Traefik => {
             let protocol = match spec.protocol.unwrap_or_default() {
                 TraefikProtocol::Http => "http",

@@ -92,7 +92,7 @@ impl Symbols {
     /// Releases the symbols of `pod`.
     #[expect(
         clippy::needless_pass_by_value,
-        reason = "what has given its symbols back must not be used again"
+        reason = "a pod whose symbols were released must not be used again"
     )]
     pub(super) fn release(&mut self, pod: CompactPod) {
         let CompactPod {

@@ -132,7 +132,7 @@ fn namespace<'a>(namespaces: &'a mut BTreeMap<Arc<str>, Namespace>, name: &str) 
     if !namespaces.contains_key(name) {
         namespaces.insert(name.into(), Namespace::default());
     }
-    namespaces.get_mut(name).expect("it is there by now")
+    namespaces.get_mut(name).expect("inserted if it was absent")
 }
 
 #[cfg(test)]

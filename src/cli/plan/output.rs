@@ -100,7 +100,7 @@ fn tell(out: &mut String, outcome: &Outcome) {
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    writeln!(out, "{text}").expect("a String takes everything");
+    writeln!(out, "{text}").expect("writing to a String cannot fail");
 }
 
 struct Shown<'a> {

@@ -61,7 +61,7 @@ impl Drop for Files {
 fn parse(flags: &[&str]) -> PlanArgs {
     let cli = Cli::try_parse_from(["leasehold", "plan"].iter().chain(flags)).unwrap();
     let Command::Plan(args) = cli.command else {
-        panic!("plan is plan");
+        panic!("the command is plan");
     };
     args
 }
@@ -248,7 +248,7 @@ fn tenancy_page() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(page).expect("the page is there");
     let fenced = text.split("\n```").skip(1).step_by(2);
     let block = |block: &str| {
-        let (language, code) = block.split_once('\n').expect("a line that tells the language");
+        let (language, code) = block.split_once('\n').expect("a line with the language");
         (language.to_owned(), format!("{code}\n"))
     };
     fenced.map(block).collect()

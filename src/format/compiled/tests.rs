@@ -156,7 +156,7 @@ fn a_field_that_a_format_has_no_use_for_is_refused_by_name() {
                 "deployment" => spec.deployment = None,
                 "namespace" => spec.namespace = None,
                 "versionSegment" => spec.version_segment = None,
-                other => panic!("{other} is no field"),
+                other => panic!("{other} is not a field"),
             }
             refused += 1;
         }
