@@ -131,7 +131,7 @@ async fn rights(client: &Client, somebody: Option<&str>, watch_scope: &WatchScop
             let what = format!("cannot check the permissions of {who}: {error}");
             return vec![Finding::warning(
                 what,
-                "run this command as a user who may create subjectaccessreviews",
+                "run this command as a user who may create subjectaccessreviews (or selfsubjectaccessreviews, for yourself)",
             )];
         }
     };
