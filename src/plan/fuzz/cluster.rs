@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::api::GuardMode;
 use crate::format::{Format, RecordFormats, Service};
 use crate::index::{
     Addresses, DirtyMark, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, Selector,
@@ -13,7 +14,7 @@ use crate::index::{
 use crate::model::{Fence, Key, LeaseId, NamespaceScope, RegistrationRef, Transaction, TxnOutcome};
 use crate::plan::testing::{Etcd, meta};
 use crate::plan::{
-    FormatBinding, GuardMode, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step, Ticket,
+    FormatBinding, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step, Ticket,
 };
 
 const NAMESPACE: &str = "shop";
