@@ -13,7 +13,7 @@ use super::overlaps::SuppressedFormat;
 use crate::api::{self, LastSynced, Reason, RecordFormatSpec, RegistrySpec, ServiceRegistration};
 use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort, Templates};
 use crate::index::{self, Index, Operator, PodView, PortTarget, Requirement, Selector};
-use crate::model::{Prefix, RegistrationRef};
+use crate::model::{Family, Prefix, RegistrationRef};
 use crate::plan::{Denial, DesiredPod, FormatBinding, PrefixGrant, RegistrationSettings};
 
 /// A registration that can be applied.
@@ -110,7 +110,7 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
         namespace: &reference.namespace,
         name: service,
         ports: &known,
-        ipv6: spec.address.family == api::Family::IPv6,
+        ipv6: spec.address.family == Family::IPv6,
         record_formats,
     };
     for format in Format::compile_all(&spec.formats, &known)? {
@@ -140,10 +140,7 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
             registry: spec.registry.as_str().into(),
             service: service.into(),
             ports,
-            family: match spec.address.family {
-                api::Family::IPv4 => index::Family::V4,
-                api::Family::IPv6 => index::Family::V6,
-            },
+            family: spec.address.family,
             weight: spec.weight,
             version_label: spec.version.as_ref().map(|version| version.from_label.as_str().into()),
             metadata: Arc::new(fixed),
@@ -376,11 +373,7 @@ fn port(port: &api::Port) -> Result<index::Port, Invalid> {
         }
         IntOrString::String(name) => PortTarget::Name {
             name: name.as_str().into(),
-            protocol: port.protocol.map(|protocol| match protocol {
-                api::Protocol::Tcp => index::Protocol::Tcp,
-                api::Protocol::Udp => index::Protocol::Udp,
-                api::Protocol::Sctp => index::Protocol::Sctp,
-            }),
+            protocol: port.protocol,
         },
     };
     Ok(index::Port {

@@ -8,6 +8,7 @@ mod endpoint;
 mod fair_queue;
 mod hash;
 mod namespace_scope;
+mod network;
 mod registration_ref;
 mod transaction;
 mod watch_target;
@@ -20,6 +21,7 @@ pub use endpoint::{Endpoint, Record};
 pub use fair_queue::{FairQueue, QUANTUM};
 pub use hash::fnv64;
 pub use namespace_scope::{Mark, NamespaceScope, Relists};
+pub use network::{Family, Protocol};
 pub use registration_ref::RegistrationRef;
 pub use transaction::{
     CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction,
