@@ -122,6 +122,10 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
             pass,
         });
     }
+    let selector = selector(&spec.selector)?;
+    if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
+        return Err(Invalid::EmptySelector);
+    }
     let metadata = spec.metadata.clone().unwrap_or_default();
     let created = registration.metadata.creation_timestamp.as_ref();
     let text = |text: &String| -> Arc<str> { text.as_str().into() };
@@ -136,7 +140,7 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
             uid: registration.uid().unwrap_or_default().into(),
             created: created.map_or(0, |time| time.0.as_second()),
             generation: registration.metadata.generation.unwrap_or_default(),
-            selector: selector(&spec.selector)?,
+            selector,
             registry: spec.registry.as_str().into(),
             service: service.into(),
             ports,
@@ -395,23 +399,18 @@ fn known_port(port: &index::Port) -> ServicePort<'_> {
     }
 }
 
-fn selector(selector: &LabelSelector) -> Result<Selector, Invalid> {
+pub(super) fn selector(selector: &LabelSelector) -> Result<Selector, Invalid> {
     let labels = selector.match_labels.iter().flatten();
-    let match_labels: BTreeMap<Arc<str>, Arc<str>> = labels
-        .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
-        .collect();
     let expressions = selector.match_expressions.iter().flatten();
-    let match_expressions: Vec<Requirement> = expressions.map(requirement).collect::<Result<_, _>>()?;
-    if match_labels.is_empty() && match_expressions.is_empty() {
-        return Err(Invalid::EmptySelector);
-    }
     Ok(Selector {
-        match_labels,
-        match_expressions,
+        match_labels: labels
+            .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
+            .collect(),
+        match_expressions: expressions.map(requirement).collect::<Result<_, _>>()?,
     })
 }
 
-pub(super) fn requirement(requirement: &LabelSelectorRequirement) -> Result<Requirement, Invalid> {
+fn requirement(requirement: &LabelSelectorRequirement) -> Result<Requirement, Invalid> {
     let values = || -> BTreeSet<Arc<str>> {
         let values = requirement.values.iter().flatten();
         values.map(|value| value.as_str().into()).collect()
