@@ -14,7 +14,7 @@ use super::RegistryWorker;
 use super::permission_probe::{Found, QUESTIONS, domains, find, is_allowed};
 use super::writing::{Refused, Written};
 use crate::etcd::{self, Connection};
-use crate::model::{Key, LeaseId, Prefix};
+use crate::model::{Key, LeaseId, Prefix, listed};
 use crate::plan::{LeaseGroups, ProbeCandidate, Right};
 
 /// Pause before a denied prefix or lease is tried again, doubled each time.
@@ -361,21 +361,10 @@ impl RegistryWorker {
 
     /// Describes what etcd denies. None if it denies nothing.
     pub(super) fn denied_words(&self) -> Option<String> {
-        let named: Vec<String> = self
-            .planner
-            .denied()
-            .take(NAMED)
-            .map(|(scope, right)| match right {
-                Right::Read => format!("reading below {}", scope.prefix()),
-                Right::Write => format!("writing below {}", scope.prefix()),
-            })
-            .collect();
-        let more = self.planner.denied().count() - named.len();
-        let named = named.join(", ");
-        match (named.is_empty(), more) {
-            (true, _) => None,
-            (false, 0) => Some(named),
-            (false, more) => Some(format!("{named} and {more} more")),
-        }
+        let denied = self.planner.denied().map(|(scope, right)| match right {
+            Right::Read => format!("reading below {}", scope.prefix()),
+            Right::Write => format!("writing below {}", scope.prefix()),
+        });
+        Some(listed(denied, NAMED, "and")).filter(|words| !words.is_empty())
     }
 }
