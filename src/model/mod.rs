@@ -2,6 +2,7 @@
 //!
 //! Depends on no other module of the crate. Pure: no clients, no clock.
 
+mod backoff;
 mod checkpoint;
 mod elsewhere;
 mod endpoint;
@@ -14,6 +15,7 @@ mod registration_ref;
 mod transaction;
 mod watch_target;
 
+pub use backoff::Backoff;
 pub use checkpoint::{Checkpoint, Freshness, TargetFreshness};
 pub use elsewhere::Elsewhere;
 #[cfg(test)]
