@@ -1,5 +1,5 @@
 //! Pods and namespaces with only the fields that the operator uses, decoded straight from the watch. A whole `Pod`
-//! takes 42 KB of memory and six times the time (dependencies.md, section 2.5).
+//! takes 42 KB of memory and six times the time.
 
 use std::collections::BTreeMap;
 use std::fmt;
