@@ -30,7 +30,8 @@ pub use record_format::{
 };
 pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus, ReplicaStatus};
 pub use service_registration::{
-    Address, AddressType, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec, Version,
+    Address, AddressType, DEFAULT_REGISTRY, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec,
+    Version,
 };
 pub use status::{EndpointStatus, FormatStatus, LastSynced, ServiceRegistrationStatus};
 pub use tenancy::{Access, AccessRule, TtlRange};

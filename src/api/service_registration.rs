@@ -327,6 +327,9 @@ pub struct Metadata {
     pub from_labels: Vec<String>,
 }
 
+/// The Registry of registrations that name none.
+pub const DEFAULT_REGISTRY: &str = "default";
+
 fn default_registry() -> String {
-    "default".to_owned()
+    DEFAULT_REGISTRY.to_owned()
 }
