@@ -9,10 +9,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use leasehold::index::{
-    Addresses, Family, Index, Pod, PodPort, PodView, Port, PortTarget, Protocol, Registration, Selector,
-};
-use leasehold::model::{NamespaceScope, RegistrationRef};
+use leasehold::index::{Addresses, Index, Pod, PodPort, PodView, Port, PortTarget, Registration, Selector};
+use leasehold::model::{Family, NamespaceScope, Protocol, RegistrationRef};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -114,7 +112,7 @@ fn registration(template: u32) -> Registration {
             },
             scheme: Some("grpc".into()),
         }],
-        family: Family::V4,
+        family: Family::IPv4,
         weight: Some(10),
         version_label: Some("app.kubernetes.io/version".into()),
         metadata: Arc::default(),

@@ -12,12 +12,10 @@ use std::time::{Duration, Instant};
 
 use leasehold::api;
 use leasehold::format::{Format, RecordFormats, Service};
-use leasehold::index::{
-    Addresses, DirtyMark, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, Selector,
-};
+use leasehold::index::{Addresses, DirtyMark, Index, Pod, PodPort, Port, PortTarget, Registration, Selector};
 use leasehold::model::{
-    Expect, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, RegistrationRef, Revision, Transaction,
-    TxnOutcome,
+    Expect, Family, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Protocol, RegistrationRef, Revision,
+    Transaction, TxnOutcome,
 };
 use leasehold::plan::{DesiredPod, FormatBinding, MetaKeys, Planner, RegistrationSettings, Step};
 
@@ -73,7 +71,7 @@ fn registration(service: u32) -> Registration {
             },
             scheme: None,
         }],
-        family: Family::V4,
+        family: Family::IPv4,
         weight: None,
         version_label: None,
         metadata: Arc::default(),

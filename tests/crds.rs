@@ -7,7 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams, Request};
 use kube::{Client, Resource};
 use leasehold::api::{ConditionStatus, ConditionType, Reason};
-use leasehold::api::{Family, OLDEST_KUBERNETES, RecordFormat, Registry, ServiceRegistration, conditions};
+use leasehold::api::{OLDEST_KUBERNETES, RecordFormat, Registry, ServiceRegistration, conditions};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use testbed::tools::GoProgram;
@@ -119,7 +119,7 @@ async fn what_a_manifest_leaves_out_is_filled_in() {
     let client = client().await;
     let made: ServiceRegistration = create(&client, &registrations(), &registration(), true).await.unwrap();
     assert_eq!(made.spec.registry, "default");
-    assert_eq!(made.spec.address.family, Family::IPv4);
+    assert_eq!(made.spec.address.family, leasehold::model::Family::IPv4);
     assert!(!made.spec.suspend);
     assert_eq!(made.service_name(), "orders");
     assert_eq!(made.spec.ports[0].effective_name(), "http");

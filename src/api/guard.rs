@@ -7,46 +7,41 @@ use serde::{Deserialize, Serialize};
 /// Mass-removal protection: when to hold removals because too many keys would be removed at once for pods whose end is
 /// not confirmed. Keys of pods that were deleted or are terminating are always removed at once.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
+// KubeSchema copies this attribute to structs of other names, so it names the type.
+#[serde(rename_all = "camelCase", default = "Guard::default")]
 pub struct Guard {
     /// What to do when more keys would be removed than the limits below allow. Hold: keep them for holdSeconds, or
     /// until their pods are back, or until an admin approves the removal as the condition Held of this Registry
     /// describes. Warn: remove them and report it by an Event, the operator's log and metrics. Off: remove them.
     /// Defaults to Hold.
-    #[serde(default)]
     pub mode: GuardMode,
 
     /// The length of the window in which removals are counted together, in seconds: 1 to 3600. Defaults to 60.
-    #[serde(default = "default_window_seconds")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 3600").message("windowSeconds must be 1 to 3600; 60 suits most"))]
     pub window_seconds: u32,
 
     /// The percentage of this Registry's keys that may be removed within the window because their pods are no longer
     /// ready or were missing from a list: 1 to 99. Defaults to 50. Removals beyond that are held.
-    #[serde(default = "default_max_loss_percent")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 99").message("maxLossPercent must be 1 to 99; 50 suits most. mode: Off holds nothing"))]
     pub max_loss_percent: u32,
 
     /// The minimum number of keys: a loss of fewer keys is never held. 1 to 100000. Defaults to 10.
-    #[serde(default = "default_min_keys")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("minKeys must be 1 to 100000; 10 suits most"))]
     pub min_keys: u32,
 
     /// How long keys are held, in seconds: 1 to 86400. Defaults to 300.
-    #[serde(default = "default_hold_seconds")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 86400").message("holdSeconds must be 1 to 86400; 300 suits most"))]
     pub hold_seconds: u32,
 }
 
 /// What to do when more keys would be removed than the limits allow.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardMode {
     /// Remove them.
     Off,
     /// Remove them, and report it by an Event, the operator's log and metrics.
     Warn,
     /// Keep them for holdSeconds, until their pods are back, or until an admin approves.
-    #[default]
     Hold,
 }
 
@@ -60,20 +55,4 @@ impl Default for Guard {
             hold_seconds: 300,
         }
     }
-}
-
-fn default_window_seconds() -> u32 {
-    60
-}
-
-fn default_max_loss_percent() -> u32 {
-    50
-}
-
-fn default_min_keys() -> u32 {
-    10
-}
-
-fn default_hold_seconds() -> u32 {
-    300
 }

@@ -30,7 +30,7 @@ pub use record_format::{
 };
 pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus, ReplicaStatus};
 pub use service_registration::{
-    Address, AddressType, Family, LastEndpoint, Metadata, Port, Protocol, ServiceRegistration, ServiceRegistrationSpec,
+    Address, AddressType, DEFAULT_REGISTRY, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec,
     Version,
 };
 pub use status::{EndpointStatus, FormatStatus, LastSynced, ServiceRegistrationStatus};

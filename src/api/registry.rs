@@ -121,28 +121,25 @@ pub struct RegistrySpec {
 
 /// Rate and concurrency limits for writes to an etcd.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
+// KubeSchema copies this attribute to structs of other names, so it names the type.
+#[serde(rename_all = "camelCase", default = "Limits::default")]
 pub struct Limits {
     /// The number of keys that share one lease: 32 to 1000. Defaults to 256. A higher number means fewer renewals, but
     /// more keys that are removed together if a lease expires.
-    #[serde(default = "default_keys_per_lease")]
     #[x_kube(validation = Rule::new("self >= 32 && self <= 1000").message("keysPerLease must be 32 to 1000; 256 suits most"))]
     pub keys_per_lease: u32,
 
     /// The maximum number of keys that the operator writes per second: 1 to 100000. Defaults to 5000.
-    #[serde(default = "default_keys_per_second")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("keysPerSecond must be 1 to 100000; 5000 suits most"))]
     pub keys_per_second: u32,
 
     /// The maximum number of write transactions in flight: 1 to 64. Defaults to 4.
-    #[serde(default = "default_transactions_in_flight")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 64").message("transactionsInFlight must be 1 to 64; 4 suits most"))]
     pub transactions_in_flight: u32,
 
     /// The long-term rate of pod changes that are written for each namespace, per second, counted once per registration
     /// that selects the pod: 1 to 100000. Defaults to 500. Bursts may be as large as ten seconds of this rate. If pods
     /// change faster, only their last state is written, so that other namespaces are not delayed.
-    #[serde(default = "default_changes_per_second_per_namespace")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("changesPerSecondPerNamespace must be 1 to 100000; 500 suits most"))]
     pub changes_per_second_per_namespace: u32,
 }
@@ -164,22 +161,6 @@ fn default_meta_prefix() -> String {
 
 fn default_ttl_seconds() -> u32 {
     30
-}
-
-fn default_keys_per_lease() -> u32 {
-    256
-}
-
-fn default_keys_per_second() -> u32 {
-    5000
-}
-
-fn default_transactions_in_flight() -> u32 {
-    4
-}
-
-fn default_changes_per_second_per_namespace() -> u32 {
-    500
 }
 
 /// A replica of the operator.

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Format, ServiceRegistrationStatus, schema};
+use crate::model::{Family, Protocol};
 
 /// The pods that make up the service, and how they are registered.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -264,18 +265,6 @@ impl Port {
     }
 }
 
-/// A transport protocol.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
 /// The address of a pod that consumers connect to.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -294,16 +283,6 @@ pub enum AddressType {
     /// The pod's own address.
     #[default]
     PodIP,
-}
-
-/// An IP family.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// Such as 10.0.0.7.
-    #[default]
-    IPv4,
-    /// Such as 2001:db8::7.
-    IPv6,
 }
 
 /// Where to read the version of the software in a pod.
@@ -348,6 +327,9 @@ pub struct Metadata {
     pub from_labels: Vec<String>,
 }
 
+/// The Registry of registrations that name none.
+pub const DEFAULT_REGISTRY: &str = "default";
+
 fn default_registry() -> String {
-    "default".to_owned()
+    DEFAULT_REGISTRY.to_owned()
 }

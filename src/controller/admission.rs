@@ -96,6 +96,14 @@ struct Refusal {
     message: String,
 }
 
+/// The newest spec of a rejected registration.
+enum RejectedSpec {
+    /// Waits until its Registry is created. A registration cannot be moved, so no other Registry has keys of it.
+    Pending(Box<Compiled>),
+    /// The Registry that it names; none if the object is unreadable.
+    Unusable(Option<Arc<str>>),
+}
+
 impl Refusal {
     fn reserved(reserved: &Reserved) -> Self {
         let Reserved {
@@ -159,15 +167,11 @@ impl Controller {
                 if !self.mark(&reference, String::new(), generation) {
                     return;
                 }
-                self.refuse(
-                    &reference,
-                    generation,
-                    None,
-                    Refusal {
-                        reason: Reason::InvalidSpec,
-                        message,
-                    },
-                );
+                let refusal = Refusal {
+                    reason: Reason::InvalidSpec,
+                    message,
+                };
+                self.refuse(&reference, generation, RejectedSpec::Unusable(None), refusal);
                 self.tell_unclear();
             }
             ObjectEvent::ListComplete => {
@@ -257,7 +261,8 @@ impl Controller {
                 if let Some(last) = last.and_then(|last| compile_last(object, last)) {
                     self.admit(reference, Box::new(last), now);
                 }
-                self.refuse(reference, generation, None, refusal);
+                let registry = object.spec.registry.as_str().into();
+                self.refuse(reference, generation, RejectedSpec::Unusable(Some(registry)), refusal);
             }
         }
     }
@@ -388,7 +393,7 @@ impl Controller {
                     "The Registry \"{registry}\" does not exist: create it, or name another one in a new registration."
                 ),
             };
-            return self.refuse(reference, generation, Some(compiled), refusal);
+            return self.refuse(reference, generation, RejectedSpec::Pending(compiled), refusal);
         };
         let reserved = self.reserved(&compiled);
         let entry = self.entries.get_mut(reference).expect("mark() has added it");
@@ -409,7 +414,7 @@ impl Controller {
             });
             if !is_in_force || reserved.registry == registry {
                 entry.reserved = Some(compiled);
-                return self.refuse(reference, generation, None, refusal);
+                return self.refuse(reference, generation, RejectedSpec::Unusable(Some(registry)), refusal);
             }
             // The registration was in force before the metaPrefix: it keeps its keys elsewhere, and is frozen.
             tracing::warn!(registration = %reference, generation, message = refusal.message, "frozen");
@@ -549,13 +554,7 @@ impl Controller {
     }
 
     /// Reports why the newest spec of a registration is rejected. The spec in force stays in force.
-    fn refuse(
-        &mut self,
-        reference: &RegistrationRef,
-        generation: i64,
-        pending: Option<Box<Compiled>>,
-        refusal: Refusal,
-    ) {
+    fn refuse(&mut self, reference: &RegistrationRef, generation: i64, spec: RejectedSpec, refusal: Refusal) {
         let Refusal { reason, message } = refusal;
         tracing::warn!(registration = %reference, generation, reason = reason.as_str(), %message, "spec rejected");
         let entry = self.entries.get_mut(reference).expect("mark() has added it");
@@ -574,9 +573,18 @@ impl Controller {
             self.workers.send(&former.registration.registry, command);
             concerned = self.overlaps.leave(reference);
         }
-        if pending.is_none() && entry.in_force.is_none() {
-            self.unclear.insert(reference.clone());
-        }
+        let pending = match spec {
+            RejectedSpec::Pending(compiled) => {
+                self.unclear.remove(reference);
+                Some(compiled)
+            }
+            RejectedSpec::Unusable(registry) => {
+                if entry.in_force.is_none() {
+                    self.unclear.insert(reference, registry);
+                }
+                None
+            }
+        };
         let service = pending.as_ref().map(|compiled| compiled.registration.service.clone());
         entry.pending = pending;
         let uid: Arc<str> = entry.uid.as_str().into();
@@ -651,8 +659,8 @@ impl Controller {
 
     /// Sends everything to a new worker, as after a restart.
     pub(super) fn hand_over(&mut self, registry: &Arc<str>, now: Instant) {
-        self.workers
-            .send(registry, Command::SomeAreUnclear(self.some_are_unclear));
+        let unclear = self.unclear.send(registry);
+        self.workers.send(registry, Command::SomeAreUnclear(unclear));
         self.workers
             .send(registry, Command::KubernetesIsOutdated(self.outdated.clone()));
         for (reference, compiled) in self.asking_for(registry) {
@@ -694,11 +702,13 @@ impl Controller {
         asking
     }
 
-    /// Notifies the workers if registrations with unknown keys have appeared, or the last one has disappeared.
+    /// Notifies each worker if registrations with unknown keys have appeared in its Registry, or the last one has
+    /// disappeared.
     pub(super) fn tell_unclear(&mut self) {
-        let some = !self.unclear.is_empty();
-        if std::mem::replace(&mut self.some_are_unclear, some) != some {
-            self.workers.send_all(|| Command::SomeAreUnclear(some));
+        for registry in self.registries.keys() {
+            if let Some(unclear) = self.unclear.send_changed(registry) {
+                self.workers.send(registry, Command::SomeAreUnclear(unclear));
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use super::overlaps::SuppressedFormat;
 use crate::api::{self, LastSynced, Reason, RecordFormatSpec, RegistrySpec, ServiceRegistration};
 use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort, Templates};
 use crate::index::{self, Index, Operator, PodView, PortTarget, Requirement, Selector};
-use crate::model::{Prefix, RegistrationRef};
+use crate::model::{Family, Prefix, RegistrationRef};
 use crate::plan::{Denial, DesiredPod, FormatBinding, PrefixGrant, RegistrationSettings};
 
 /// A registration that can be applied.
@@ -110,7 +110,7 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
         namespace: &reference.namespace,
         name: service,
         ports: &known,
-        ipv6: spec.address.family == api::Family::IPv6,
+        ipv6: spec.address.family == Family::IPv6,
         record_formats,
     };
     for format in Format::compile_all(&spec.formats, &known)? {
@@ -121,6 +121,10 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
             sole_port,
             pass,
         });
+    }
+    let selector = selector(&spec.selector)?;
+    if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
+        return Err(Invalid::EmptySelector);
     }
     let metadata = spec.metadata.clone().unwrap_or_default();
     let created = registration.metadata.creation_timestamp.as_ref();
@@ -136,14 +140,11 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
             uid: registration.uid().unwrap_or_default().into(),
             created: created.map_or(0, |time| time.0.as_second()),
             generation: registration.metadata.generation.unwrap_or_default(),
-            selector: selector(&spec.selector)?,
+            selector,
             registry: spec.registry.as_str().into(),
             service: service.into(),
             ports,
-            family: match spec.address.family {
-                api::Family::IPv4 => index::Family::V4,
-                api::Family::IPv6 => index::Family::V6,
-            },
+            family: spec.address.family,
             weight: spec.weight,
             version_label: spec.version.as_ref().map(|version| version.from_label.as_str().into()),
             metadata: Arc::new(fixed),
@@ -376,11 +377,7 @@ fn port(port: &api::Port) -> Result<index::Port, Invalid> {
         }
         IntOrString::String(name) => PortTarget::Name {
             name: name.as_str().into(),
-            protocol: port.protocol.map(|protocol| match protocol {
-                api::Protocol::Tcp => index::Protocol::Tcp,
-                api::Protocol::Udp => index::Protocol::Udp,
-                api::Protocol::Sctp => index::Protocol::Sctp,
-            }),
+            protocol: port.protocol,
         },
     };
     Ok(index::Port {
@@ -402,23 +399,18 @@ fn known_port(port: &index::Port) -> ServicePort<'_> {
     }
 }
 
-fn selector(selector: &LabelSelector) -> Result<Selector, Invalid> {
+pub(super) fn selector(selector: &LabelSelector) -> Result<Selector, Invalid> {
     let labels = selector.match_labels.iter().flatten();
-    let match_labels: BTreeMap<Arc<str>, Arc<str>> = labels
-        .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
-        .collect();
     let expressions = selector.match_expressions.iter().flatten();
-    let match_expressions: Vec<Requirement> = expressions.map(requirement).collect::<Result<_, _>>()?;
-    if match_labels.is_empty() && match_expressions.is_empty() {
-        return Err(Invalid::EmptySelector);
-    }
     Ok(Selector {
-        match_labels,
-        match_expressions,
+        match_labels: labels
+            .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
+            .collect(),
+        match_expressions: expressions.map(requirement).collect::<Result<_, _>>()?,
     })
 }
 
-pub(super) fn requirement(requirement: &LabelSelectorRequirement) -> Result<Requirement, Invalid> {
+fn requirement(requirement: &LabelSelectorRequirement) -> Result<Requirement, Invalid> {
     let values = || -> BTreeSet<Arc<str>> {
         let values = requirement.values.iter().flatten();
         values.map(|value| value.as_str().into()).collect()

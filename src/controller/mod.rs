@@ -27,6 +27,7 @@ mod streams;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod unclear;
 mod worker;
 mod workers;
 mod write_limit;
@@ -39,7 +40,7 @@ pub use purge::{Purge, PurgeError, Purged};
 pub use run::{MetricsAuth, Options, run};
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,7 @@ use self::record_formats::Library;
 use self::registries::Known;
 use self::state::State;
 use self::streams::Streams;
+use self::unclear::UnclearRegistrations;
 use self::worker::{Command, Context, Outdated};
 use self::workers::Workers;
 use crate::etcd::Access;
@@ -120,10 +122,7 @@ pub struct Controller {
     registration_lists: Relists,
     /// Counts the lists of Registries. When a list is complete, a Registry marked by an older list is gone.
     registry_list: u64,
-    /// Registrations with an invalid spec or an unreadable object: the prefixes of their keys are unknown.
-    unclear: HashSet<RegistrationRef>,
-    /// Whether `unclear` has entries, as last sent to the workers.
-    some_are_unclear: bool,
+    unclear: UnclearRegistrations,
     /// Whether the caches are complete and the workers have been notified.
     complete: bool,
     /// What a replica needs if it starts while the apiserver is unavailable.
@@ -150,8 +149,7 @@ impl Controller {
             outdated: None,
             registration_lists: Relists::default(),
             registry_list: 0,
-            unclear: HashSet::new(),
-            some_are_unclear: false,
+            unclear: UnclearRegistrations::default(),
             complete: false,
             state,
         }

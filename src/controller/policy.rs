@@ -1,11 +1,10 @@
 //! Converts a Registry's `spec.access` for `plan`, and applies it to registrations.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::compile::{Compiled, requirement};
+use super::compile::{Compiled, selector};
 use crate::api::{AccessRule, RegistrySpec};
-use crate::index::{NamespaceCache, Selector};
+use crate::index::NamespaceCache;
 use crate::model::Prefix;
 use crate::plan::{NamespacePolicy, Policy, PrefixGrant, Quota, Rule};
 
@@ -28,19 +27,10 @@ fn policy(registry: &RegistrySpec) -> Option<Policy> {
 }
 
 fn rule(rule: &AccessRule) -> Option<Rule> {
-    let labels = rule.namespaces.match_labels.iter().flatten();
-    let match_labels: BTreeMap<Arc<str>, Arc<str>> = labels
-        .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
-        .collect();
-    let expressions = rule.namespaces.match_expressions.iter().flatten();
-    let match_expressions: Result<Vec<_>, _> = expressions.map(requirement).collect();
     let prefixes = rule.prefixes.as_ref();
     Some(Rule {
         name: rule.name.as_str().into(),
-        namespaces: Selector {
-            match_labels,
-            match_expressions: match_expressions.ok()?,
-        },
+        namespaces: selector(&rule.namespaces).ok()?,
         prefixes: prefixes.map(|all| all.iter().map(|prefix| prefix.as_str().into()).collect()),
         formats: rule.formats.clone(),
         ttl: rule.ttl_seconds.as_ref().map(|range| (range.min, range.max)),

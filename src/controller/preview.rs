@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::compile::{self, Compiled, Invalid, compile};
 use super::worker::guard_terms;
-use crate::api::{RegistrySpec, ServiceRegistration};
+use crate::api::{GuardMode, RegistrySpec, ServiceRegistration};
 use crate::format::RecordFormats;
 use crate::index::{Index, NamespaceCache, NamespaceLabels, Pod};
 use crate::model::{
     Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, RegistrationRef, Revision, Transaction, TxnOutcome,
     Value,
 };
-use crate::plan::{Conflict, GuardMode, GuardSettings, Holder, MetaKeys, Moment, Planner, PodState, Step};
+use crate::plan::{Conflict, GuardSettings, Holder, MetaKeys, Moment, Planner, PodState, Step};
 
 /// Why a registration would be rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,7 +126,7 @@ impl Preview {
         let meta = MetaKeys::of_registry(&spec.meta_prefix, cluster_id, name);
         let keys_per_lease = usize::try_from(spec.limits.keys_per_lease).unwrap_or(usize::MAX);
         let mut planner = Planner::new(meta, keys_per_lease);
-        if spec.guard.mode != crate::api::GuardMode::Off {
+        if spec.guard.mode != GuardMode::Off {
             planner.set_guard(GuardSettings::EVERYTHING);
         }
         Self {

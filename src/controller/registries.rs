@@ -314,6 +314,7 @@ impl Controller {
     /// Stops the worker of a Registry and drops its health, metrics and status.
     fn let_go(&mut self, name: &str) {
         self.workers.stop(name);
+        self.unclear.forget(name);
         let context = self.workers.context();
         context.health.forget(name);
         context.peers.forget(name);

@@ -3,6 +3,7 @@
 mod edits;
 mod namespaces;
 mod record_formats;
+mod unclear;
 
 use std::collections::{BTreeMap, BTreeSet};
 

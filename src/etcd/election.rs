@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Call, Connection};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
-use super::pause::{Backoff, jitter, random};
+use super::pause::{JitteredBackoff, jitter, random};
 use super::session::Session;
 use super::writer::holder;
 use crate::model::{Fence, Key, KeyValue, LeaseId, RECORD_VERSION, Revision};
@@ -152,7 +152,7 @@ async fn announce(
     lease: LeaseId,
     mut candidacy: watch::Receiver<Candidacy>,
 ) -> Infallible {
-    let mut backoff = Backoff::new();
+    let mut backoff = JitteredBackoff::new();
     let mut written = None;
     loop {
         let fresh = candidacy.borrow_and_update().fresh;
@@ -291,7 +291,7 @@ impl Candidate {
     }
 
     async fn run(&mut self) -> Infallible {
-        let mut backoff = Backoff::new();
+        let mut backoff = JitteredBackoff::new();
         loop {
             match Session::new(&self.connection, self.campaign.session_ttl).await {
                 Ok(session) => {
@@ -318,7 +318,7 @@ impl Candidate {
     /// Campaigns with one session. Returns when the session loses the leader key other than by resigning.
     async fn contend(&mut self, session: &Session) {
         let mut proven = session.proven();
-        let mut backoff = Backoff::new();
+        let mut backoff = JitteredBackoff::new();
         let mut fence = None;
         let mut removed = false;
         loop {
@@ -411,7 +411,7 @@ impl Candidate {
         theirs: Theirs,
         session: &Session,
         proven: &mut watch::Receiver<bool>,
-        backoff: &mut Backoff,
+        backoff: &mut JitteredBackoff,
     ) {
         let Theirs {
             leader,

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use super::connection::{Call, Connection, GIVEN_UP, Moves};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
-use super::pause::Backoff;
+use super::pause::JitteredBackoff;
 use super::requests::lacks_lease;
 use crate::model::LeaseId;
 use crate::telemetry::Outcome;
@@ -82,7 +82,7 @@ enum Failure {
 impl KeepAliveStream {
     /// Runs until the sender of requests is dropped.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::new();
+        let mut backoff = JitteredBackoff::new();
         while let Some(first) = self.requests.recv().await {
             let sent = Instant::now();
             let moves = self.connection.moves();

@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::pause::{Backoff, jitter};
+use super::pause::{JitteredBackoff, jittered};
 use super::requests::Snapshot;
 use super::watches::{Message, Watches};
-use crate::model::{Key, KeyValue, Observation, Prefix, Revision};
+use crate::model::{Backoff, Key, KeyValue, Observation, Prefix, Revision};
 
 /// Concurrent list requests: enough to hide the round trips of many small prefixes.
 const READS: usize = 4;
@@ -57,7 +57,7 @@ pub async fn mirror(
         history: History::default(),
         shown: false,
         live: None,
-        backoff: Backoff::new(),
+        backoff: JitteredBackoff::new(),
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -113,7 +113,7 @@ impl History {
 /// The retry state of a prefix that the user may not read.
 struct Denied {
     again_at: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 struct Mirror {
@@ -128,7 +128,7 @@ struct Mirror {
     shown: bool,
     /// Since when all prefixes have been watched.
     live: Option<Instant>,
-    backoff: Backoff,
+    backoff: JitteredBackoff,
 }
 
 /// A prefix with its own watch, and the wanted prefixes inside it, including itself.
@@ -331,10 +331,10 @@ impl Mirror {
             Error::PermissionDenied { message } if root != self.essential => message,
             error => return Err(error.into()),
         };
-        let known = self.denied.get(&root).map(|denied| denied.pause);
-        let pause = known.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
-        let again_at = Instant::now() + pause / 2 + jitter(pause / 2);
-        self.denied.insert(root.clone(), Denied { again_at, pause });
+        let known = self.denied.get(&root).map(|denied| denied.backoff);
+        let mut backoff = known.unwrap_or(Backoff::new(FIRST_PAUSE, LONGEST_PAUSE));
+        let again_at = Instant::now() + jittered(backoff.next_pause());
+        self.denied.insert(root.clone(), Denied { again_at, backoff });
         if known.is_none() {
             let scope = root.prefix();
             tracing::warn!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::error::Error;
+use crate::model::Backoff;
 
 /// Returns a random number of the quality that lease ids require.
 pub(super) fn random() -> u64 {
@@ -21,41 +22,50 @@ pub(super) fn jitter(most: Duration) -> Duration {
     Duration::from_micros(random() % most.saturating_add(1))
 }
 
-/// The pause before the next attempt.
-#[derive(Debug)]
-pub(super) struct Backoff {
-    next: Duration,
+/// Returns a random time between the half of `pause` and `pause`.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    pause / 2 + jitter(pause / 2)
 }
 
-impl Backoff {
+/// The pause before the next attempt: none after the first failure, then increasingly long, with jitter.
+#[derive(Debug)]
+pub(super) struct JitteredBackoff {
+    pauses: Backoff,
+    /// Whether the last attempt failed.
+    failing: bool,
+}
+
+impl JitteredBackoff {
     const FIRST: Duration = Duration::from_millis(50);
     /// After an outage of etcd, leases have a whole TTL left. A pause of one second costs nothing and prevents a
     /// thundering herd.
-    const MOST: Duration = Duration::from_secs(1);
+    const MAX: Duration = Duration::from_secs(1);
 
     pub(super) fn new() -> Self {
-        Self { next: Duration::ZERO }
+        Self {
+            pauses: Backoff::new(Self::FIRST, Self::MAX),
+            failing: false,
+        }
     }
 
     /// Resets the backoff after a success: the next failure is retried at once.
     pub(super) fn reset(&mut self) {
-        self.next = Duration::ZERO;
+        *self = Self::new();
     }
 
     /// Logs a failure: the first of a series as a warning, the others at debug level.
     pub(super) fn complain(&self, what: &str, error: &Error) {
-        if self.next.is_zero() {
-            tracing::warn!(%error, "{what}; retrying");
-        } else {
+        if self.failing {
             tracing::debug!(%error, "{what}");
+        } else {
+            tracing::warn!(%error, "{what}; retrying");
         }
     }
 
-    /// Waits: not at all after the first failure, then increasingly long. Half of each pause is random.
     pub(super) async fn pause(&mut self) {
-        let pause = self.next;
-        self.next = (pause * 2).clamp(Self::FIRST, Self::MOST);
-        tokio::time::sleep(pause / 2 + jitter(pause / 2)).await;
+        if std::mem::replace(&mut self.failing, true) {
+            tokio::time::sleep(jittered(self.pauses.next_pause())).await;
+        }
     }
 }
 

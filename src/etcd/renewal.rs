@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Connection;
 use super::error::Error;
 use super::keep_alive::{KeepAliveStream, Report, Request};
-use super::pause::jitter;
+use super::pause::{jitter, jittered};
 use crate::model::LeaseId;
 
 /// The leases to keep alive, each with its TTL in seconds.
@@ -349,6 +349,6 @@ async fn renew_alone(
                 RETRY
             }
         };
-        sleep(pause / 2 + jitter(pause / 2)).await;
+        sleep(jittered(pause)).await;
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connection::Connection;
 use super::error::{Error, Result};
-use super::pause::jitter;
+use super::pause::jittered;
 use super::renewal::patience;
 use super::requests::lease_id;
 use crate::model::LeaseId;
@@ -73,7 +73,7 @@ impl Session {
                     }
                 }
             };
-            next = Instant::now() + RETRY / 2 + jitter(RETRY / 2);
+            next = Instant::now() + jittered(RETRY);
             match result {
                 Ok(true) => {
                     proven_until = sent + self.ttl;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::interner::{Acquired, Interner, Symbol};
-use super::pod::{Addresses, Pod, Protocol};
+use super::pod::{Addresses, Pod};
+use crate::model::Protocol;
 
 /// The facts of one pod that can reach etcd. Equal facts give equal views, so [`PartialEq`] decides whether an event
 /// changes anything. Holds one use of each of its symbols, see [`Symbols::release`].

@@ -23,8 +23,8 @@ mod testing;
 mod view;
 
 pub use namespace_labels::{NamespaceCache, NamespaceLabels};
-pub use pod::{Addresses, Pod, PodPort, Protocol, WEIGHT_ANNOTATION};
-pub use registration::{Family, Port, PortTarget, Registration};
+pub use pod::{Addresses, Pod, PodPort, WEIGHT_ANNOTATION};
+pub use registration::{Port, PortTarget, Registration};
 pub use selector::{Operator, Requirement, Selector};
 pub use store::Index;
 pub use view::{DirtyMark, MissingPort, PodView, ReadyPod, Why};

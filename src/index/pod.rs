@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::model::Protocol;
+
 /// The pod annotation that overrides the registration's weight.
 pub const WEIGHT_ANNOTATION: &str = "leasehold.dev/weight";
 
@@ -39,37 +41,6 @@ pub struct PodPort {
     pub number: u16,
     /// One name may name a port of each protocol.
     pub protocol: Protocol,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// The default for a port without a protocol.
-    #[default]
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-impl Protocol {
-    /// Returns the protocol with this Kubernetes name; `None` if unknown.
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "TCP" => Some(Self::Tcp),
-            "UDP" => Some(Self::Udp),
-            "SCTP" => Some(Self::Sctp),
-            _ => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Protocol {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-            Self::Sctp => "SCTP",
-        })
-    }
 }
 
 /// The addresses of a pod: at most one per family.

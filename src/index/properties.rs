@@ -9,8 +9,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::testing::{pod, registration};
-use super::{DirtyMark, Family, Index, Operator, Pod, PodView, Port, PortTarget, Registration, Requirement, Selector};
-use crate::model::{NamespaceScope, RegistrationRef};
+use super::{DirtyMark, Index, Operator, Pod, PodView, Port, PortTarget, Registration, Requirement, Selector};
+use crate::model::{Family, NamespaceScope, RegistrationRef};
 
 /// The expected state after the events so far, as plain lists (the oracle).
 #[derive(Clone, Debug, Default)]
@@ -113,7 +113,7 @@ fn any_reference() -> impl Strategy<Value = RegistrationRef> {
 }
 
 fn any_registration() -> impl Strategy<Value = Registration> {
-    let family = prop_oneof![3 => Just(Family::V4), 1 => Just(Family::V6)];
+    let family = prop_oneof![3 => Just(Family::IPv4), 1 => Just(Family::IPv6)];
     let labels = (option::of(shared(&KEYS)), vec(shared(&KEYS), 0..2));
     (
         any_reference(),

@@ -1,11 +1,10 @@
 //! A registration as the index needs it: which pods it selects and what it registers for each, independent of formats.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
-use super::{Protocol, Selector};
-use crate::model::RegistrationRef;
+use super::Selector;
+use crate::model::{Family, Protocol, RegistrationRef};
 
 /// A registration without its formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,20 +61,4 @@ pub enum PortTarget {
         /// is used if the pod has no TCP port of that name.
         protocol: Option<Protocol>,
     },
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Family {
-    #[default]
-    V4,
-    V6,
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
-    }
 }

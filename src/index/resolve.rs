@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::compact::{CompactPod, State, Symbols, Weight};
 use super::pod::ZONE_LABEL;
-use super::registration::{Family, PortTarget, Registration};
+use super::registration::{PortTarget, Registration};
 use super::view::{MissingPort, PodView, ReadyPod, Why};
-use crate::model::Endpoint;
+use crate::model::{Endpoint, Family};
 
 /// Returns the view of `registration` on the pod `name`, which it selects.
 pub(super) fn resolve(registration: &Registration, name: &Arc<str>, pod: &CompactPod, symbols: &Symbols) -> PodView {
@@ -38,8 +38,8 @@ pub(super) fn resolve_if_ready(
 
 fn address(family: Family, pod: &CompactPod) -> Option<IpAddr> {
     match family {
-        Family::V4 => pod.addresses.v4.map(IpAddr::V4),
-        Family::V6 => pod.addresses.v6.map(IpAddr::V6),
+        Family::IPv4 => pod.addresses.v4.map(IpAddr::V4),
+        Family::IPv6 => pod.addresses.v6.map(IpAddr::V6),
     }
 }
 
@@ -115,7 +115,8 @@ fn metadata(registration: &Registration, pod: &CompactPod, symbols: &Symbols) ->
 mod tests {
     use super::*;
     use crate::index::testing::{pod, registration};
-    use crate::index::{Pod, PodPort, Port, Protocol};
+    use crate::index::{Pod, PodPort, Port};
+    use crate::model::Protocol;
 
     fn view(registration: &Registration, pod: &Pod) -> PodView {
         let mut symbols = Symbols::default();
@@ -249,7 +250,7 @@ mod tests {
             addresses: crate::index::Addresses::default(),
             ..pod("orders-1")
         };
-        assert_eq!(why(&registration, &pod), Why::NoAddress(Family::V4));
+        assert_eq!(why(&registration, &pod), Why::NoAddress(Family::IPv4));
         pod.ready = false;
         assert_eq!(why(&registration, &pod), Why::NotReady);
         pod.terminating = true;
@@ -262,8 +263,8 @@ mod tests {
     fn an_address_of_the_other_family_does_not_count() {
         let mut registration = registration("orders");
         let mut pod = pod("orders-1");
-        registration.family = Family::V6;
-        assert_eq!(why(&registration, &pod), Why::NoAddress(Family::V6));
+        registration.family = Family::IPv6;
+        assert_eq!(why(&registration, &pod), Why::NoAddress(Family::IPv6));
         pod.addresses.v6 = Some("fd00::7".parse().unwrap());
         assert_eq!(ready(&registration, &pod).endpoints[0].address.to_string(), "fd00::7");
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Addresses, Family, Pod, PodPort, Port, PortTarget, Protocol, Registration, Selector};
-use crate::model::RegistrationRef;
+use super::{Addresses, Pod, PodPort, Port, PortTarget, Registration, Selector};
+use crate::model::{Family, Protocol, RegistrationRef};
 
 /// Returns a ready pod in the namespace `shop`, with the label `app: orders` and the port `grpc` at 8080.
 pub(super) fn pod(name: &str) -> Pod {
@@ -47,7 +47,7 @@ pub(super) fn registration(name: &str) -> Registration {
             },
             scheme: Some("grpc".into()),
         }],
-        family: Family::V4,
+        family: Family::IPv4,
         weight: None,
         version_label: None,
         metadata: Arc::default(),

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pod::Protocol;
-use super::registration::Family;
-use crate::model::{Endpoint, RegistrationRef};
+use crate::model::{Endpoint, Family, Protocol, RegistrationRef};
 
 /// The view of a registration on one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

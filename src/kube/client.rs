@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::proxy::{Proxy, proxy};
 
+use crate::model::Backoff;
 use crate::telemetry::{Calls, Outcome, Peer};
 
 /// The field manager of everything written to Kubernetes, and the reporting controller of Events.
@@ -149,7 +150,7 @@ fn certificates(pem: &[u8]) -> Vec<Vec<u8>> {
 /// operator can do nothing without that UID.
 pub async fn cluster_id(client: Client, patience: Duration, calls: Calls) -> String {
     let namespaces: Api<Namespace> = Api::all(client);
-    let mut pause = Duration::from_millis(200);
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     loop {
         let start = Instant::now();
         let (outcome, cause) = match timeout(patience, namespaces.get(CLUSTER_NAMESPACE)).await {
@@ -168,7 +169,6 @@ pub async fn cluster_id(client: Client, patience: Duration, calls: Calls) -> Str
             cause,
             "cannot read the namespace {CLUSTER_NAMESPACE}, whose UID identifies this cluster; trying again"
         );
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
+        tokio::time::sleep(backoff.next_pause()).await;
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::client::MANAGER;
+use crate::model::Backoff;
 use crate::peer::{KeyState, PeerKey};
 use crate::telemetry::{Calls, Metrics, Outcome, Peer};
 
@@ -46,11 +47,11 @@ pub async fn keep_peer_key(
 ) {
     let api: Api<Secret> = Api::namespaced(client, &namespace);
     let keep = async {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             match read(&api, &name, &metrics.calls).await {
                 Ok(found) => {
-                    pause = FIRST_PAUSE;
+                    backoff.reset();
                     metrics.set_peer_key(true);
                     let found = KeyState::Known(found);
                     key.send_if_modified(|known| {
@@ -68,6 +69,7 @@ pub async fn keep_peer_key(
                     }
                 }
                 Err(cause) => {
+                    let pause = backoff.next_pause();
                     // A known key stays: a failed read does not mean that the key has changed.
                     key.send_if_modified(|known| {
                         let is_new = matches!(known, KeyState::Pending);
@@ -85,7 +87,6 @@ pub async fn keep_peer_key(
                         is_new
                     });
                     sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }

@@ -9,7 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::index::{self, Addresses, PodPort, Protocol, WEIGHT_ANNOTATION};
+use crate::index::{self, Addresses, PodPort, WEIGHT_ANNOTATION};
+use crate::model::Protocol;
 
 #[derive(Clone, Debug, Deserialize, kube::Resource)]
 #[resource(inherit = Pod)]

@@ -10,7 +10,6 @@ use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use kube::core::DeserializeGuard;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -27,7 +26,7 @@ use super::watch_connection::WatchConnection;
 use super::watch_scope::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::{self};
-use crate::model::{NamespaceScope, WatchTarget};
+use crate::model::{Backoff, NamespaceScope, WatchTarget};
 use crate::telemetry::{Metrics, Outcome, Peer};
 
 /// A watch that cannot be opened is retried after 200 ms, doubling up to 2 s. The pauses are short, so that the return
@@ -214,7 +213,7 @@ async fn follow<K, F>(
     let config = config.page_size(500).timeout(WATCH);
     let begin = || watcher(api.clone(), config.clone()).boxed();
     let mut events = begin();
-    let mut pauses = Pauses::default();
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     // Times of the first and of the latest failure of this outage.
     let mut broken: Option<(Instant, Instant)> = None;
     let mut lost = false;
@@ -229,7 +228,7 @@ async fn follow<K, F>(
                     info!(%what, "the watch works again");
                 }
                 lost = false;
-                pauses.reset();
+                backoff.reset();
                 if matches!(event, Event::InitDone) {
                     metrics.staleness.fresh(&stream.kind, stream.area.name());
                 }
@@ -253,7 +252,7 @@ async fn follow<K, F>(
                 if forgetful {
                     hearing.forget(&stream);
                 } else {
-                    tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                    tokio::time::sleep(backoff.next_pause()).await;
                 }
                 let silent = line.silent_for() >= LOST + Duration::from_secs(WATCH.into());
                 if lost || !(forgetful || silent || since.elapsed() >= LOST) {
@@ -372,29 +371,5 @@ impl<T> ObjectEvent<T> {
             Self::ListComplete => ObjectEvent::ListComplete,
             Self::Lost(since) => ObjectEvent::Lost(since),
         }
-    }
-}
-
-struct Pauses(Duration);
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self(FIRST_PAUSE)
-    }
-}
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST_PAUSE);
-        Some(pause)
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        self.0 = FIRST_PAUSE;
     }
 }

@@ -2,16 +2,20 @@
 //!
 //! Depends on no other module of the crate. Pure: no clients, no clock.
 
+mod backoff;
 mod checkpoint;
 mod elsewhere;
 mod endpoint;
 mod fair_queue;
 mod hash;
+mod list;
 mod namespace_scope;
+mod network;
 mod registration_ref;
 mod transaction;
 mod watch_target;
 
+pub use backoff::Backoff;
 pub use checkpoint::{Checkpoint, Freshness, TargetFreshness};
 pub use elsewhere::Elsewhere;
 #[cfg(test)]
@@ -19,7 +23,9 @@ pub use endpoint::tests as endpoints;
 pub use endpoint::{Endpoint, Record};
 pub use fair_queue::{FairQueue, QUANTUM};
 pub use hash::fnv64;
+pub use list::listed;
 pub use namespace_scope::{Mark, NamespaceScope, Relists};
+pub use network::{Family, Protocol};
 pub use registration_ref::RegistrationRef;
 pub use transaction::{
     CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction,

@@ -9,8 +9,8 @@ use super::duplicate_keys::{self, Draft};
 use super::policy::{Denial, PrefixGrant, Quota};
 use super::previous::Previous;
 use crate::format::Format;
-use crate::index::{Family, PodView, Protocol, ReadyPod, WEIGHT_ANNOTATION, Why};
-use crate::model::{Endpoint, Key, Record};
+use crate::index::{PodView, ReadyPod, WEIGHT_ANNOTATION, Why};
+use crate::model::{Endpoint, Family, Key, Protocol, Record};
 
 /// The desired records of one pod, by endpoint, and the problems that prevent others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_ready_pod_without_an_address_is_not_in_doubt() {
-        let view = unready(Why::NoAddress(Family::V4));
+        let view = unready(Why::NoAddress(Family::IPv4));
         assert!(matches!(presence(view, false), PodState::Ready(_)));
     }
 }

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::work::Work;
+use crate::api::GuardMode;
 use crate::model::{Key, Prefix, RegistrationRef};
 
 mod hold;
@@ -23,20 +24,10 @@ mod hold;
 pub(super) use hold::Recorded;
 pub use hold::{GuardEvent, Hold, Moment, Release};
 
-/// What the guard does when a loss exceeds the limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuardMode {
-    /// Disabled: losses are not even counted.
-    Off,
-    /// Reports the loss and releases the keys.
-    Warn,
-    /// Holds the keys.
-    Hold,
-}
-
 /// The guard's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardSettings {
+    /// What to do when a loss exceeds the limits. `Off` does not even count losses.
     pub mode: GuardMode,
     /// Losses within this time are added up.
     pub window: Duration,

@@ -11,14 +11,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::DEFAULT_REGISTRY;
 use crate::model::{Key, LeaseId, Prefix, RECORD_VERSION, Value};
 
 /// The end of a hold whose record does not show one, in seconds since 1970: the year 9999. A replica that adopts a hold
 /// limits it to its own configured duration.
 const NO_END: u64 = 253_370_764_800;
-
-/// The Registry of registrations that name none.
-const DEFAULT_REGISTRY: &str = "default";
 
 /// The names of the bookkeeping keys of one Registry.
 #[derive(Clone, Debug)]

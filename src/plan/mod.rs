@@ -47,7 +47,7 @@ mod world;
 pub use actions::Step;
 pub use denied::{ProbeCandidate, Right};
 pub use desired::{DesiredPod, EndpointRecords, FormatBinding, PodState, Problem};
-pub use guard::{GuardEvent, GuardMode, GuardSettings, Hold, Moment, Release};
+pub use guard::{GuardEvent, GuardSettings, Hold, Moment, Release};
 pub use in_flight::Ticket;
 pub use lease_groups::{LeaseGroup, LeaseGroups, folders};
 pub use meta::{CandidateRecord, MetaKeys, newer_version};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::api::FormatType;
 use crate::index::Selector;
-use crate::model::Prefix;
+use crate::model::{Prefix, listed};
 
 /// The placeholder for the namespace's name in a prefix.
 const NAMESPACE: &str = "{{namespace}}";
@@ -172,7 +172,7 @@ impl NamespacePolicy {
                 rules: rules(&self.rules.iter().collect::<Vec<_>>()),
                 namespace,
                 format,
-                allowed: listed(&allowed, " or "),
+                allowed: listed(&allowed, NAMED, "or"),
             });
         }
         let allows_ttl = |rule: &&Rule| rule.ttl.is_none_or(|(min, max)| (min..=max).contains(&ttl));
@@ -184,7 +184,7 @@ impl NamespacePolicy {
                 rules: rules(&of_format),
                 namespace,
                 ttl,
-                allowed: listed(&allowed, " or "),
+                allowed: listed(&allowed, NAMED, "or"),
             });
         }
         let prefixes: Option<Vec<&Vec<Arc<str>>>> = of_ttl.iter().map(|rule| rule.prefixes.as_ref()).collect();
@@ -247,12 +247,11 @@ impl PrefixGrant {
 
 impl GrantedPrefixes {
     fn denial(&self, key: &str) -> Denial {
-        let prefixes: Vec<String> = self.prefixes.iter().flatten().map(ToString::to_string).collect();
         Denial::Prefix {
             rules: named_rules(&self.rules),
             namespace: self.namespace.clone(),
             key: key.to_owned(),
-            allowed: listed(&prefixes, " or "),
+            allowed: listed(self.prefixes.iter().flatten(), NAMED, "or"),
         }
     }
 }
@@ -277,16 +276,7 @@ fn rules(rules: &[&Rule]) -> String {
 }
 
 fn named_rules(names: &[Arc<str>]) -> String {
-    let names: Vec<String> = names.iter().map(|name| format!("the rule {name}")).collect();
-    listed(&names, " and ")
-}
-
-fn listed(items: &[String], between: &str) -> String {
-    let first = items.iter().take(NAMED).cloned().collect::<Vec<_>>().join(between);
-    match items.len().saturating_sub(NAMED) {
-        0 => first,
-        more => format!("{first} ({more} more)"),
-    }
+    listed(names.iter().map(|name| format!("the rule {name}")), NAMED, "and")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::denied::Right;
 use super::report::{Conflict, Holder, Registered, Report};
 use crate::api::{ConditionStatus, ConditionType, EndpointStatus, Reason, ServiceRegistrationStatus, conditions};
+use crate::model::listed;
 
 /// Room for the list of endpoints in a status. An object may have about 1.5 MiB; the rest is for what the user wrote
 /// and for what else is in the status.
@@ -225,7 +226,7 @@ fn denied(report: &Report<'_>) -> String {
     format!(
         "etcd does not let the operator's user {}: nothing is written or removed there. Grant it readwrite there, with the \
          lines that `leasehold doctor --etcd-role` prints; what waits is written within half a minute of that.",
-        named(&report.denied, told)
+        listed(report.denied.iter().map(told), NAMED, "and")
     )
 }
 
@@ -234,11 +235,10 @@ fn retained(report: &Report<'_>) -> String {
     match report.retained {
         0 => String::new(),
         pods => {
-            let folders: Vec<&crate::model::Key> = report.retained_at.iter().collect();
             format!(
                 " The newest spec cannot be carried out for {pods} pods: until it can, they keep what the spec before \
                  gave them below {}, renewed and up to date.",
-                named(&folders, ToString::to_string)
+                listed(&report.retained_at, NAMED, "and")
             )
         }
     }
@@ -249,11 +249,10 @@ fn kept(pod: &str) -> String {
 }
 
 fn problems(report: &Report<'_>) -> String {
-    let pods_of = |pods: &Vec<std::sync::Arc<str>>| named(pods, ToString::to_string);
     let each = report
         .problems
         .iter()
-        .map(|(problem, pods)| format!("{} ({})", problem, pods_of(pods)));
+        .map(|(problem, pods)| format!("{problem} ({})", listed(pods, NAMED, "and")));
     each.collect::<Vec<_>>().join("; ")
 }
 
@@ -315,7 +314,7 @@ fn conflict(conflicts: &[Conflict], aside: &[String]) -> (bool, Reason, String) 
         };
         let message = format!(
             "{}. Until then nothing is written for it.{held}",
-            named(aside, Clone::clone)
+            listed(aside, NAMED, "and")
         );
         return (true, Reason::FormatsClash, message);
     }
@@ -342,24 +341,15 @@ fn conflict(conflicts: &[Conflict], aside: &[String]) -> (bool, Reason, String) 
         };
         let along = match &conflict.along[..] {
             [] => String::new(),
-            keys => format!(" (and {} makes no sense without it)", named(keys, ToString::to_string)),
+            keys => format!(" (and {} makes no sense without it)", listed(keys, NAMED, "and")),
         };
         format!("{} is held {holder}{along}", conflict.key)
     };
     let message = format!(
         "{}. It is left alone, and taken as soon as it is free.",
-        named(conflicts, told)
+        listed(conflicts.iter().map(told), NAMED, "and")
     );
     (true, reason, message)
-}
-
-/// The first few of `items`, and how many more there are.
-fn named<T>(items: &[T], name: impl Fn(&T) -> String) -> String {
-    let first: Vec<String> = items.iter().take(NAMED).map(name).collect();
-    match items.len().saturating_sub(NAMED) {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
-    }
 }
 
 fn endpoints_of(registered: &[Registered<'_>]) -> (Vec<EndpointStatus>, usize) {

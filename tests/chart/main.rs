@@ -9,6 +9,8 @@ mod support;
 mod access;
 mod alerts;
 mod helm;
+mod ipv6;
+mod kept;
 mod lifecycle;
 mod manifests;
 mod purging;

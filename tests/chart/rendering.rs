@@ -177,7 +177,7 @@ async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
         (&["registry.tls.ca=x"], "additional properties 'ca' not allowed"),
         (&["watchNamespaces={Shop}"], "/watchNamespaces/0"),
         (&["watchNamespaces={shop,shop}"], "/watchNamespaces"),
-        (&["etcd.create=true"], "etcd.image.repository: say where"),
+        (&["etcd.create=true"], "etcd.image.repository: set the repository"),
         (
             &["metrics.serviceMonitor.create=true", "metrics.service.create=false"],
             "metrics.serviceMonitor needs metrics.service.create",

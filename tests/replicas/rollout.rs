@@ -58,7 +58,7 @@ async fn a_rollout_to_replicas_that_cannot_reach_etcd_stops_and_no_key_is_lost()
     // The same for one that is alone and is replaced by one of another name.
     old[0].terminate()?;
     old[0].wait_exit(SOON).await?;
-    wait_unready(&new, "and replica operator-1", SOON).await?;
+    wait_unready(&new, "but replica operator-1", SOON).await?;
 
     // As soon as the etcd answers it, it is ready.
     crossing.also_lead(new.pid(), etcd);

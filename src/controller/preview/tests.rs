@@ -1,7 +1,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::index::{Addresses, PodPort, Protocol};
+use crate::index::{Addresses, PodPort};
+use crate::model::Protocol;
 
 fn registration(prefix: &str) -> ServiceRegistration {
     serde_json::from_value(json!({

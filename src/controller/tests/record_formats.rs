@@ -123,9 +123,9 @@ async fn a_record_format_that_is_not_there_is_named_and_the_keys_of_its_users_ar
     rig.lists_complete();
     assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
     assert_eq!(rig.refusals(), ["RecordFormatNotFound"]);
-    assert!(rig.controller.some_are_unclear, "its keys may exist in etcd");
+    assert_eq!(rig.controller.unclear.sent(), ["default"], "its keys may exist in etcd");
     rig.record_format(1, GOOD);
-    assert!(!rig.controller.some_are_unclear);
+    assert_eq!(rig.controller.unclear.sent(), [""; 0]);
     assert_eq!(refusal(&rig), None);
 }
 
@@ -143,7 +143,7 @@ async fn a_new_version_is_written_for_every_pod_and_a_broken_one_loses_nothing()
     rig.record_format_gone();
     assert_eq!(rig.written().as_deref(), Some("8080"));
     assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
-    assert!(!rig.controller.some_are_unclear, "the prefixes of its keys are known");
+    assert_eq!(rig.controller.unclear.sent(), [""; 0], "the prefixes of its keys are known");
     // A new spec of the registration does not bypass the missing RecordFormat.
     rig.user(2);
     assert_eq!(rig.written().as_deref(), Some("8080"));

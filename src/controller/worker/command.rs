@@ -132,8 +132,8 @@ pub enum Command {
     KubernetesIsOutdated(Option<Outdated>),
     /// How far Kubernetes has been observed, as far as that was passed on in commands.
     Freshness(Freshness),
-    /// Whether some registrations cannot be read, so that their keys are not known. While that is so, a key that no
-    /// registration is known to want may be theirs.
+    /// Whether some registrations of this Registry are invalid or unreadable, so that their keys are not known. While
+    /// that is so, a key that no registration is known to want may be theirs.
     SomeAreUnclear(bool),
     /// The Registry's settings have changed, as of this version of its spec.
     Settings {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 
 use super::{RegistryWorker, size};
-use crate::api::{APPROVE_REMOVALS, Guard, GuardMode};
+use crate::api::{APPROVE_REMOVALS, Guard};
 use crate::etcd::lease_id;
 use crate::plan::{self, GuardEvent, GuardSettings, Holding, Moment};
 
@@ -37,11 +37,7 @@ impl Guarding {
 pub fn terms(guard: &Guard) -> GuardSettings {
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     GuardSettings {
-        mode: match guard.mode {
-            GuardMode::Off => plan::GuardMode::Off,
-            GuardMode::Warn => plan::GuardMode::Warn,
-            GuardMode::Hold => plan::GuardMode::Hold,
-        },
+        mode: guard.mode,
         window: seconds(guard.window_seconds),
         max_loss_percent: size(guard.max_loss_percent),
         min_keys: size(guard.min_keys),

@@ -161,7 +161,7 @@ struct Kubernetes {
     complete: bool,
     /// Which part of the view is stale.
     outdated: Option<Outdated>,
-    /// Whether some registrations cannot be read, so that their keys are not known.
+    /// Whether some registrations of this Registry are invalid or unreadable, so that their keys are not known.
     some_are_unclear: bool,
     /// How far each watch has got.
     progress: Freshness,

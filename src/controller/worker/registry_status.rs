@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::backend_health::{Connectivity, Trouble};
 use super::command::Outdated;
 use crate::api::{ConditionStatus, ConditionType, Reason, RegistryStatus, ReplicaStatus, conditions};
-use crate::model::WatchTarget;
+use crate::model::listed;
 use crate::plan::Holding;
 
 /// Minimum interval between two writes that change only counters.
@@ -168,7 +168,7 @@ impl Facts {
                 format!(
                     "The operator's view of {} is stale since {since:.0}: check that the kube-apiserver works and that \
                      the operator may list and watch them. Registered keys stay.",
-                    enumerate(streams)
+                    listed(streams, NAMED, "and")
                 ),
             ),
         };
@@ -201,19 +201,6 @@ fn replica((name, address): &(Arc<str>, Option<SocketAddr>)) -> ReplicaStatus {
 
 /// How many watches are named before the rest is counted.
 const NAMED: usize = 6;
-
-/// Lists the watches in prose.
-fn enumerate(streams: &[WatchTarget]) -> String {
-    let mut words: Vec<String> = streams.iter().take(NAMED).map(WatchTarget::to_string).collect();
-    if let Some(more @ 1..) = streams.len().checked_sub(NAMED) {
-        words.push(format!("{more} more"));
-    }
-    match words.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, others)) => format!("{} and {last}", others.join(", ")),
-        None => String::new(),
-    }
-}
 
 /// Maps etcd's reasons to the few that the author of a Registry can act on.
 pub fn reason(reason: &str) -> Reason {
@@ -285,7 +272,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::model::NamespaceScope;
+    use crate::model::{NamespaceScope, WatchTarget};
 
     fn facts(keys: usize, link: Connectivity) -> Facts {
         Facts {

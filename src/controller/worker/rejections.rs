@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::RegistryWorker;
 use crate::etcd;
+use crate::model::Backoff;
 use crate::plan::{Narrowed, Objection, Owner, Ticket};
 
 /// Pause before a rejected record set is tried again, doubled each time. Changed records are tried at once.
@@ -19,7 +20,7 @@ pub struct Rejections(BTreeMap<Owner, Attempt>);
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     at: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl Rejections {
@@ -27,12 +28,11 @@ impl Rejections {
     fn rejected(&mut self, owner: Owner, again: bool, now: Instant) -> bool {
         let is_first = !self.0.contains_key(&owner);
         let attempt = self.0.entry(owner).or_insert(Attempt {
-            at: now + FIRST_PAUSE,
-            pause: FIRST_PAUSE,
+            at: now,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
         });
-        if again {
-            attempt.pause = (attempt.pause * 2).min(LONGEST_PAUSE);
-            attempt.at = now + attempt.pause;
+        if is_first || again {
+            attempt.at = now + attempt.backoff.next_pause();
         }
         is_first
     }
@@ -41,7 +41,7 @@ impl Rejections {
     fn take_due(&mut self, now: Instant) -> Vec<Owner> {
         let due = self.0.iter_mut().filter(|(_, attempt)| attempt.at <= now);
         due.map(|(owner, attempt)| {
-            attempt.at = now + attempt.pause;
+            attempt.at = now + attempt.backoff.last();
             owner.clone()
         })
         .collect()
@@ -107,6 +107,6 @@ mod tests {
             rejections.rejected(owner.clone(), true, at);
             at = rejections.wake_at().expect("a scheduled retry");
         }
-        assert_eq!(rejections.0[&owner].pause, LONGEST_PAUSE);
+        assert_eq!(rejections.0[&owner].backoff.last(), LONGEST_PAUSE);
     }
 }

@@ -14,7 +14,7 @@ use super::RegistryWorker;
 use super::permission_probe::{Found, QUESTIONS, domains, find, is_allowed};
 use super::writing::{Refused, Written};
 use crate::etcd::{self, Connection};
-use crate::model::{Key, LeaseId, Prefix};
+use crate::model::{Backoff, Key, LeaseId, Prefix, listed};
 use crate::plan::{LeaseGroups, ProbeCandidate, Right};
 
 /// Pause before a denied prefix or lease is tried again, doubled each time.
@@ -37,11 +37,11 @@ enum Thing {
     Lease(LeaseId),
 }
 
-/// The time of the next attempt, and the pause before it.
+/// The time of the next attempt, and the pauses after it.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     at: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 /// What etcd denies, and which questions are in flight.
@@ -142,9 +142,10 @@ impl Rights {
     /// refused together.
     fn deny(&mut self, thing: Thing, now: Instant) -> bool {
         let is_news = !self.denied.contains_key(&thing);
-        self.denied.entry(thing).or_insert(Attempt {
-            at: now + FIRST_PAUSE,
-            pause: FIRST_PAUSE,
+        self.denied.entry(thing).or_insert_with(|| {
+            let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+            let at = now + backoff.next_pause();
+            Attempt { at, backoff }
         });
         is_news
     }
@@ -152,8 +153,7 @@ impl Rights {
     /// Backs off after another attempt that failed.
     fn try_later(&mut self, thing: &Thing, now: Instant) {
         if let Some(attempt) = self.denied.get_mut(thing) {
-            attempt.pause = (attempt.pause * 2).min(LONGEST_PAUSE);
-            attempt.at = now + attempt.pause;
+            attempt.at = now + attempt.backoff.next_pause();
         }
     }
 }
@@ -361,21 +361,10 @@ impl RegistryWorker {
 
     /// Describes what etcd denies. None if it denies nothing.
     pub(super) fn denied_words(&self) -> Option<String> {
-        let named: Vec<String> = self
-            .planner
-            .denied()
-            .take(NAMED)
-            .map(|(scope, right)| match right {
-                Right::Read => format!("reading below {}", scope.prefix()),
-                Right::Write => format!("writing below {}", scope.prefix()),
-            })
-            .collect();
-        let more = self.planner.denied().count() - named.len();
-        let named = named.join(", ");
-        match (named.is_empty(), more) {
-            (true, _) => None,
-            (false, 0) => Some(named),
-            (false, more) => Some(format!("{named} and {more} more")),
-        }
+        let denied = self.planner.denied().map(|(scope, right)| match right {
+            Right::Read => format!("reading below {}", scope.prefix()),
+            Right::Write => format!("writing below {}", scope.prefix()),
+        });
+        Some(listed(denied, NAMED, "and")).filter(|words| !words.is_empty())
     }
 }

@@ -10,7 +10,7 @@ use super::{Done, RegistryWorker, size};
 use crate::api::Limits;
 use crate::controller::write_limit::WriteRateLimiter;
 use crate::etcd::{self, Leadership, lease_id};
-use crate::model::{Fence, LeaseId, Op, OpResult, Transaction, TxnOutcome};
+use crate::model::{Backoff, Fence, LeaseId, Op, OpResult, Transaction, TxnOutcome};
 use crate::plan::{Step, Ticket};
 use crate::telemetry::KeyWrite;
 
@@ -53,7 +53,7 @@ pub struct Writing {
 struct Failing {
     since: Instant,
     again_at: Instant,
-    pause: Duration,
+    backoff: Backoff,
     trouble: Trouble,
 }
 
@@ -168,16 +168,16 @@ impl Writing {
 /// Records another failure of `what` and backs off.
 fn note_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, error: &etcd::Error) {
     let now = Instant::now();
-    let pause = match &row {
+    let mut backoff = match &row {
         None => {
             tracing::warn!(registry, %error, "{what} failed; trying again");
-            FIRST_PAUSE
+            Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)
         }
         // Transactions that were in flight together fail together. They count as one failure.
         Some(failing) if failing.again_at > now => return,
         Some(failing) => {
             tracing::debug!(registry, %error, "{what} failed");
-            (failing.pause * 2).min(LONGEST_PAUSE)
+            failing.backoff
         }
     };
     let (since, mut trouble) = match row.take() {
@@ -187,8 +187,8 @@ fn note_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, e
     keep_first(&mut trouble, error.into());
     *row = trouble.map(|trouble| Failing {
         since,
-        again_at: now + pause,
-        pause,
+        again_at: now + backoff.next_pause(),
+        backoff,
         trouble,
     });
 }

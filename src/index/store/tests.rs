@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::index::testing::{pod, registration, selector};
-use crate::index::{Family, Operator, PodView, Requirement, Selector, Why};
-use crate::model::NamespaceScope;
+use crate::index::{Operator, PodView, Requirement, Selector, Why};
+use crate::model::{Family, NamespaceScope};
 
 fn index() -> Index {
     let mut index = Index::new();
@@ -224,14 +224,14 @@ fn a_registration_is_compared_at_the_door() {
         "a part of the spec not known here may have changed"
     );
     let touched = index.apply_registration(Registration {
-        family: Family::V6,
+        family: Family::IPv6,
         ..registration("orders")
     });
     assert_eq!(touched, [touch("orders", "a")]);
     assert_eq!(
         index.view(&orders(), "a"),
         PodView::Unready {
-            why: Why::NoAddress(Family::V6)
+            why: Why::NoAddress(Family::IPv6)
         }
     );
 }

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::api::GuardMode;
 use crate::format::{Format, RecordFormats, Service};
-use crate::index::{
-    Addresses, DirtyMark, Family, Index, Pod, PodPort, Port, PortTarget, Protocol, Registration, Selector,
-};
-use crate::model::{Fence, Key, LeaseId, NamespaceScope, RegistrationRef, Transaction, TxnOutcome};
+use crate::index::{Addresses, DirtyMark, Index, Pod, PodPort, Port, PortTarget, Registration, Selector};
+use crate::model::{Family, Fence, Key, LeaseId, NamespaceScope, Protocol, RegistrationRef, Transaction, TxnOutcome};
 use crate::plan::testing::{Etcd, meta};
 use crate::plan::{
-    FormatBinding, GuardMode, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step, Ticket,
+    FormatBinding, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step, Ticket,
 };
 
 const NAMESPACE: &str = "shop";
@@ -202,7 +201,7 @@ impl Operator {
             registry: "default".into(),
             service: "orders".into(),
             ports: vec![port("grpc"), port("http")],
-            family: Family::V4,
+            family: Family::IPv4,
             weight: wish.whole.then_some(1),
             version_label: None,
             metadata: Arc::default(),

@@ -63,7 +63,7 @@ fn what_etcd_denies_is_told_with_how_to_grant_it_and_before_what_is_still_to_be_
     let (holds, reason, message) = told(&status, ConditionType::Synced);
     assert_eq!((holds, reason), ("False", "PermissionDenied"));
     for part in [
-        "write below /shop/orders/, read what lies below /other/orders/",
+        "write below /shop/orders/ and read what lies below /other/orders/",
         "leasehold doctor --etcd-role",
     ] {
         assert!(message.contains(part), "{message}");

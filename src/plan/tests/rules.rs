@@ -1,9 +1,9 @@
 //! What a Registry's rules do to existing keys: forbidden keys are removed, and pods above the quota get none.
 
 use super::*;
-use crate::api::FormatType;
+use crate::api::{FormatType, GuardMode};
 use crate::plan::policy::Rule;
-use crate::plan::{GuardMode, GuardSettings, Moment, PodState, Policy, PrefixGrant, Quota};
+use crate::plan::{GuardSettings, Moment, PodState, Policy, PrefixGrant, Quota};
 
 fn at(pod: &str) -> DesiredPod {
     desired(pod, &[&format!("/s/{pod}")], "1")

@@ -1,8 +1,9 @@
 //! Unconfirmed removals: the guard judges them together before any key is removed.
 
 use super::*;
+use crate::api::GuardMode;
 use crate::model::{Key, KeyValue};
-use crate::plan::{GuardEvent, GuardMode, GuardSettings, Moment, PodState, Release};
+use crate::plan::{GuardEvent, GuardSettings, Moment, PodState, Release};
 
 pub(super) const PODS: usize = 20;
 /// The wall clock, which does not advance here.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::World;
+use crate::api::GuardMode;
 use crate::plan::properties::Wish;
-use crate::plan::{GuardMode, GuardSettings, Moment, PodState};
+use crate::plan::{GuardSettings, Moment, PodState};
 
 /// The limits are so low that a handful of pods exceeds them.
 pub(super) const GUARD: GuardSettings = GuardSettings {

@@ -1,34 +1,27 @@
 //! Chance that repeats: the same seed deals the same numbers on every machine.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
-/// SplitMix64 (Steele, Lea and Flood, 2014).
+/// A generator with a reproducible seed.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Rng(fastrand::Rng);
 
 impl Rng {
     /// The stream of a seed; streams of other `purpose` do not move it.
     pub fn new(seed: u64, purpose: u64) -> Self {
-        let mut rng = Self(seed ^ purpose.wrapping_mul(0xd1b5_4a32_d192_ed03));
-        rng.next();
-        rng
+        Self(fastrand::Rng::with_seed(
+            seed ^ purpose.wrapping_mul(0xd1b5_4a32_d192_ed03),
+        ))
     }
 
     /// Any number.
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.u64(..)
     }
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.0.u64(..n)
     }
 
     /// True in so many of a hundred cases.
@@ -41,11 +34,9 @@ impl Rng {
         Duration::from_millis(least + self.below(most - least))
     }
 
-    /// In random order (Fisher and Yates).
+    /// In random order.
     pub fn shuffle<T>(&mut self, all: &mut [T]) {
-        for i in (1..all.len()).rev() {
-            all.swap(i, index(self.next(), i + 1));
-        }
+        self.0.shuffle(all);
     }
 }
 
@@ -58,7 +49,7 @@ pub fn index(raw: u64, n: usize) -> usize {
 /// A seed that nobody chose.
 pub fn any_seed() -> u64 {
     // Short enough to be typed.
-    RandomState::new().hash_one("chaos") % 1_000_000
+    fastrand::u64(..1_000_000)
 }
 
 #[cfg(test)]
