@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::in_flight::{InFlight, Ticket};
+use super::in_flight::Ticket;
 use super::lease_placement::Unplaced;
 use super::leases::Fit;
 use super::meta::MetaKeys;
@@ -63,7 +63,7 @@ impl Planner {
         }
         if let Some(hold) = self
             .hold_op()
-            .filter(|op| self.without_space.is_none() && !self.is_under_way(op.key()))
+            .filter(|op| self.without_space.is_none() && !self.transactions.contain(op.key()))
         {
             return self.send_if_any(vec![hold]);
         }
@@ -152,13 +152,12 @@ impl Planner {
 
     /// Whether the transaction `ticket` puts nothing.
     pub fn only_removes(&self, ticket: Ticket) -> bool {
-        let sent = self.in_flight.get(&ticket);
+        let sent = self.transactions.get(ticket);
         sent.is_some_and(|sent| !sent.ops.iter().any(|op| matches!(op, Op::Put { .. })))
     }
 
     fn gather_small(&mut self, max_ops: usize) -> Option<Step> {
-        let works = self.in_flight.values().flat_map(|sent| &sent.works);
-        let busy: HashSet<Arc<str>> = works.map(|work| work.tenant().clone()).collect();
+        let busy = self.transactions.namespaces();
         let little = QUANTUM.unsigned_abs();
         self.gather(max_ops, |tenant, waiting| {
             u64::try_from(waiting).is_ok_and(|waiting| waiting <= little) && !busy.contains(tenant)
@@ -168,12 +167,10 @@ impl Planner {
     /// Returns a transaction of queued work of the namespaces that `may` admits; none if there is nothing to write.
     /// `may` gets the namespace and the number of its queued items.
     fn gather(&mut self, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Option<Step> {
-        self.next_ticket = self.next_ticket.next();
-        let ticket = self.next_ticket;
-        self.in_flight.insert(ticket, InFlight::default());
+        let ticket = self.transactions.open(Vec::new());
         let transaction = self.gather_into(ticket, max_ops, may);
         if transaction.ops.is_empty() {
-            self.in_flight.remove(&ticket);
+            self.transactions.close(ticket);
             return None;
         }
         Some(Step::Write(ticket, transaction))
@@ -221,12 +218,7 @@ impl Planner {
                             slot.in_flight = Some(ticket);
                         }
                     }
-                    if let Some(plan) = self.in_flight.get_mut(&ticket) {
-                        plan.ops.extend(ops.iter().cloned());
-                        plan.reserved.extend(reserved);
-                        plan.gathered.push((work.clone(), units.len()));
-                        plan.works.insert(work);
-                    }
+                    self.transactions.add(ticket, (work, units.len()), &ops, reserved);
                     gathered.add(ops, &units);
                 }
                 Err(Unplaced { ttl, domain, keys }) => self.work.wait_for_lease(ttl, domain, work, keys),
@@ -266,7 +258,7 @@ impl Planner {
         let mut ops = Vec::new();
         for (lease, mod_revision) in retirable.into_iter().take(Transaction::MAX_OPS) {
             let key = self.meta.record_key(lease);
-            if !self.is_under_way(&key) {
+            if !self.transactions.contain(&key) {
                 self.leases.retire(lease);
                 ops.push(Op::Delete { key, mod_revision });
             }
@@ -286,28 +278,16 @@ impl Planner {
             lease,
             expect,
         };
-        let ops = unrecorded.map(put).filter(|op| !self.is_under_way(op.key())).collect();
+        let ops = unrecorded.map(put).filter(|op| !self.transactions.contain(op.key())).collect();
         self.send_if_any(ops)
-    }
-
-    /// Whether a transaction in flight contains an operation on `key`, a bookkeeping key.
-    fn is_under_way(&self, key: &Key) -> bool {
-        self.in_flight
-            .values()
-            .any(|sent| sent.ops.iter().any(|op| op.key() == key))
     }
 
     fn send_if_any(&mut self, ops: Vec<Op>) -> Option<Step> {
         if ops.is_empty() {
             return None;
         }
-        self.next_ticket = self.next_ticket.next();
-        let plan = InFlight {
-            ops: ops.clone(),
-            ..InFlight::default()
-        };
-        self.in_flight.insert(self.next_ticket, plan);
-        Some(Step::Write(self.next_ticket, Transaction::of(ops)))
+        let ticket = self.transactions.open(ops.clone());
+        Some(Step::Write(ticket, Transaction::of(ops)))
     }
 
     /// Decides what to write for `work`; none if nothing must or can be written now.
@@ -348,9 +328,7 @@ impl Planner {
         }
         let under_way = |key: &Key| self.slots.get(key)?.in_flight;
         if let Some(ticket) = groups.iter().flatten().filter(|key| mine(key)).find_map(under_way) {
-            if let Some(blocking) = self.in_flight.get_mut(&ticket) {
-                blocking.works.insert(work.clone());
-            }
+            self.transactions.wait(ticket, work.clone());
             return None;
         }
         let (mut decided, mut idle) = (Vec::new(), Vec::new());

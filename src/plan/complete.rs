@@ -16,7 +16,7 @@ impl Planner {
             gathered,
             reserved,
             void,
-        }) = self.in_flight.remove(&ticket)
+        }) = self.transactions.close(ticket)
         else {
             return;
         };

@@ -108,7 +108,7 @@ impl Planner {
     /// Returns the keys of the transaction `ticket`, which etcd refused, by prefix, and the leases that it puts keys
     /// on. Our own bookkeeping keys are left out: no registration is responsible for them.
     pub fn suspects(&self, ticket: Ticket) -> (Vec<ProbeCandidate>, BTreeSet<LeaseId>) {
-        let ops = self.in_flight.get(&ticket).map_or(&[][..], |sent| &sent.ops);
+        let ops = self.transactions.get(ticket).map_or(&[][..], |sent| &sent.ops);
         let leases = ops.iter().filter_map(|op| match op {
             Op::Put { lease, .. } => Some(*lease),
             Op::Delete { .. } | Op::Check { .. } => None,

@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 
-use super::in_flight::InFlight;
 use super::meta::{MetaKeys, newer_version};
 use super::planner::Planner;
 use crate::model::{Key, KeyValue, LeaseId, Observation, Prefix, Revision};
@@ -152,7 +151,7 @@ impl Planner {
             slot.perhaps_on = None;
         }
         // The answers of these transactions belong to the void history.
-        self.in_flight.values_mut().for_each(InFlight::annul);
+        self.transactions.void();
         self.changed.extend(self.books.keys().cloned());
     }
 }

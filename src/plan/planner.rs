@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::denied::Denied;
 use super::desired::DesiredPod;
 use super::guard::Guard;
-use super::in_flight::{InFlight, Ticket};
+use super::in_flight::{Ticket, Transactions};
 use super::leases::Leases;
 use super::meta::MetaKeys;
 use super::policy::PrefixGrant;
@@ -103,8 +103,7 @@ pub struct Planner {
     pub(super) leases: Leases,
     pub(super) guard: Guard,
     pub(super) work: WorkList,
-    pub(super) in_flight: HashMap<Ticket, InFlight>,
-    pub(super) next_ticket: Ticket,
+    pub(super) transactions: Transactions,
     /// Whether the last transaction from `next` served only namespaces with little work. Only `next` sets it.
     pub(super) small_was_last: bool,
     /// Whether every Kubernetes watch has delivered its full list. Before that, no data key is written or removed.
@@ -148,8 +147,7 @@ impl Planner {
             leases: Leases::new(keys_per_lease),
             guard: Guard::new(),
             work: WorkList::default(),
-            in_flight: HashMap::new(),
-            next_ticket: Ticket::default(),
+            transactions: Transactions::default(),
             small_was_last: false,
             complete: false,
             surveyed: BTreeSet::new(),

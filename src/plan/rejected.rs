@@ -147,7 +147,7 @@ impl Planner {
     /// etcd rejected the transaction `ticket` for its content. Settles the transaction unless it is bookkeeping; `done`
     /// tells whether etcd may have carried it out nevertheless.
     pub fn reject(&mut self, ticket: Ticket, objection: Objection, cause: &str, done: bool) -> Narrowed {
-        let Some(sent) = self.in_flight.get(&ticket) else {
+        let Some(sent) = self.transactions.get(ticket) else {
             return Narrowed::Split;
         };
         let sets: usize = sent.gathered.iter().map(|(_, sets)| sets).sum();
