@@ -150,10 +150,10 @@ impl Planner {
         }
     }
 
-    /// Whether the transaction `ticket` puts nothing.
+    /// Whether the transaction `ticket` is in flight and puts no key.
     pub fn only_removes(&self, ticket: Ticket) -> bool {
         let sent = self.transactions.get(ticket);
-        sent.is_some_and(|sent| !sent.ops.iter().any(|op| matches!(op, Op::Put { .. })))
+        sent.is_some_and(|sent| Op::put_nothing(&sent.ops))
     }
 
     fn gather_small(&mut self, max_ops: usize) -> Option<Step> {
