@@ -63,7 +63,7 @@ impl Planner {
         }
         if let Some(hold) = self
             .hold_op()
-            .filter(|op| self.without_space.is_none() && !self.transactions.contain(op.key()))
+            .filter(|op| self.work.has_space() && !self.transactions.contain(op.key()))
         {
             return self.send_if_any(vec![hold]);
         }
@@ -80,12 +80,10 @@ impl Planner {
             return Some(grant);
         }
         // Namespaces with little work first: in one transaction with the work of others, their writes would be slow.
-        // Every second transaction serves all namespaces, so that large ones make progress however many small ones
-        // there are.
-        if !std::mem::take(&mut self.small_was_last)
+        if self.work.starts_with_small()
             && let Some(small) = self.gather_small(max_ops)
         {
-            self.small_was_last = true;
+            self.work.served_small();
             return Some(small);
         }
         if let Some(all) = self.gather(max_ops, |_, _| true) {
@@ -141,13 +139,7 @@ impl Planner {
 
     /// Sets whether etcd has no space for new data. While it has none, only removals are planned.
     pub fn set_full(&mut self, full: bool) {
-        if full {
-            self.without_space.get_or_insert_default();
-            return;
-        }
-        for work in self.without_space.take().into_iter().flatten() {
-            self.work.push(work);
-        }
+        self.work.set_space(!full);
     }
 
     /// Whether the transaction `ticket` is in flight and puts no key.
@@ -190,10 +182,8 @@ impl Planner {
             }
             // Records are removed together with the put of their replacements, so all of the work waits for space.
             let puts = |(_, decision): &(Key, Decision)| matches!(decision, Decision::Put { .. });
-            if let Some(waiting) = &mut self.without_space
-                && groups.iter().flatten().any(puts)
-            {
-                waiting.insert(work);
+            if !self.work.has_space() && groups.iter().flatten().any(puts) {
+                self.work.wait_for_space(work);
                 continue;
             }
             let alone = gathered.ops.is_empty();
@@ -268,7 +258,7 @@ impl Planner {
 
     /// Returns a transaction that records leases without a record.
     fn next_records(&mut self, max: usize) -> Option<Step> {
-        if self.without_space.is_some() {
+        if !self.work.has_space() {
             return None;
         }
         let unrecorded = self.leases.unrecorded(max).into_iter();

@@ -16,7 +16,7 @@ use super::quota::Quotas;
 use super::rejected::Rejected;
 use super::since::Since;
 use super::units::units_of;
-use super::work::{Work, WorkList};
+use super::work::{Work, WorkQueue};
 use crate::model::{Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision, Value};
 
 /// The settings of a registration, apart from its pods.
@@ -102,10 +102,8 @@ pub struct Planner {
     pub(super) books: HashMap<RegistrationRef, RegistrationState>,
     pub(super) leases: Leases,
     pub(super) guard: Guard,
-    pub(super) work: WorkList,
+    pub(super) work: WorkQueue,
     pub(super) transactions: Transactions,
-    /// Whether the last transaction from `next` served only namespaces with little work. Only `next` sets it.
-    pub(super) small_was_last: bool,
     /// Whether every Kubernetes watch has delivered its full list. Before that, no data key is written or removed.
     pub(super) complete: bool,
     /// The prefixes that have been listed in etcd.
@@ -124,8 +122,6 @@ pub struct Planner {
     pub(super) forbidden: HashMap<RegistrationRef, Vec<(Prefix, PrefixGrant)>>,
     pub(super) quotas: Quotas,
     pub(super) denied: Denied,
-    /// The work that waits because etcd has no space for new data; none while it has. Only removals are planned then.
-    pub(super) without_space: Option<HashSet<Work>>,
     /// The record sets that etcd rejects for their content.
     pub(super) rejected: Rejected,
     /// The revision at which the record of a hold, or its absence, was observed.
@@ -146,9 +142,8 @@ impl Planner {
             books: HashMap::new(),
             leases: Leases::new(keys_per_lease),
             guard: Guard::new(),
-            work: WorkList::default(),
+            work: WorkQueue::default(),
             transactions: Transactions::default(),
-            small_was_last: false,
             complete: false,
             surveyed: BTreeSet::new(),
             lingering: BTreeSet::new(),
@@ -160,7 +155,6 @@ impl Planner {
             forbidden: HashMap::new(),
             quotas: Quotas::default(),
             denied: Denied::default(),
-            without_space: None,
             rejected: Rejected::default(),
             hold_seen: 0,
         }
@@ -172,7 +166,7 @@ impl Planner {
 
     /// Returns the number of pods and unclaimed keys that are still to be reconciled.
     pub fn queued(&self) -> usize {
-        self.work.len() + self.without_space.as_ref().map_or(0, HashSet::len)
+        self.work.len()
     }
 
     /// Returns the number of our data keys in etcd.

@@ -38,9 +38,9 @@ impl Work {
     }
 }
 
-/// The queued work, and the work that waits for a lease.
+/// The queued work, and the work that waits for a lease or for space in etcd.
 #[derive(Debug, Default)]
-pub(super) struct WorkList {
+pub(super) struct WorkQueue {
     queue: FairQueue<Work>,
     queued: HashSet<Work>,
     /// By the time to live of the needed lease, in seconds, and the lease group of its keys.
@@ -49,6 +49,10 @@ pub(super) struct WorkList {
     waits: HashMap<Work, (u32, LeaseGroup)>,
     /// A counter that orders the starts of waiting.
     arrivals: u64,
+    /// The work that waits because etcd has no space for new data; none while it has.
+    without_space: Option<HashSet<Work>>,
+    /// Whether the next transaction serves all namespaces, because the last one served only those with little work.
+    is_turn_of_all: bool,
 }
 
 /// Work that waits for a lease of one time to live and one lease group.
@@ -63,7 +67,7 @@ struct Waiting {
     keys: usize,
 }
 
-impl WorkList {
+impl WorkQueue {
     pub fn push(&mut self, work: Work) {
         if self.queued.insert(work.clone()) {
             self.queue.push(&work.tenant().clone(), work);
@@ -114,10 +118,42 @@ impl WorkList {
         std::iter::from_fn(move || all.pop())
     }
 
-    /// The number of items, including those that wait for a lease.
+    /// The number of items, including those that wait for a lease or for space.
     pub fn len(&self) -> usize {
         let waiting = self.waiting.values().map(|waiting| waiting.works.len());
-        self.queue.len() + waiting.sum::<usize>()
+        let without_space = self.without_space.as_ref().map_or(0, HashSet::len);
+        self.queue.len() + waiting.sum::<usize>() + without_space
+    }
+
+    /// Sets whether etcd has space for new data. When it has space again, queues the work that waited for it.
+    pub fn set_space(&mut self, has_space: bool) {
+        if !has_space {
+            self.without_space.get_or_insert_default();
+            return;
+        }
+        for work in self.without_space.take().into_iter().flatten() {
+            self.push(work);
+        }
+    }
+
+    pub fn has_space(&self) -> bool {
+        self.without_space.is_none()
+    }
+
+    /// Lets work that puts keys wait until etcd has space.
+    pub fn wait_for_space(&mut self, work: Work) {
+        self.without_space.get_or_insert_default().insert(work);
+    }
+
+    /// Whether namespaces with little work are served before the others. They are not in every second turn, so that
+    /// large namespaces make progress however many small ones there are.
+    pub fn starts_with_small(&mut self) -> bool {
+        !std::mem::take(&mut self.is_turn_of_all)
+    }
+
+    /// Records that a transaction served only namespaces with little work.
+    pub fn served_small(&mut self) {
+        self.is_turn_of_all = true;
     }
 
     /// Lets work wait until a lease of `ttl` seconds has room for its `keys` keys of the lease group `domain`.
@@ -202,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_lease_that_is_anyones_goes_to_those_who_have_waited_longest() {
-        let mut list = WorkList::default();
+        let mut list = WorkQueue::default();
         for (folder, key) in [("/z", "/z/1"), ("/a", "/a/1"), ("/z", "/z/2")] {
             list.wait_for_lease(30, domain(folder), Work::Key(key.into()), 1);
         }
@@ -222,7 +258,7 @@ mod tests {
 
     #[test]
     fn leases_go_to_those_who_wait_in_turn_however_much_one_of_them_needs() {
-        let mut list = WorkList::default();
+        let mut list = WorkQueue::default();
         for i in 0..100 {
             list.wait_for_lease(30, domain("/flood"), Work::Key(format!("/flood/{i}").into()), 1);
         }
@@ -236,7 +272,7 @@ mod tests {
 
     #[test]
     fn work_that_is_looked_at_again_no_longer_asks_for_a_lease() {
-        let mut list = WorkList::default();
+        let mut list = WorkQueue::default();
         let work = || Work::Key("/a/1".into());
         list.wait_for_lease(30, domain("/a"), work(), 1);
         list.push(work());
