@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::work::Work;
-use crate::model::{Key, Prefix, RegistrationRef};
+use crate::model::{Key, Prefix, RegistrationRef, Revision};
 
 mod hold;
 
@@ -96,6 +96,8 @@ pub(super) struct Guard {
     hold: Option<Hold>,
     /// The record of a hold in etcd, written by this replica or a predecessor.
     recorded: Option<Recorded>,
+    /// The revision at which the record, or its absence, was observed.
+    recorded_at: Revision,
     /// The id of the hold that ended last. Its record may still exist.
     ended: Option<String>,
 }
@@ -113,6 +115,7 @@ impl Guard {
             leaving: HashMap::new(),
             hold: None,
             recorded: None,
+            recorded_at: 0,
             ended: None,
         }
     }
@@ -220,9 +223,18 @@ impl Guard {
         }
     }
 
-    /// Stores what etcd holds under the key of the hold's record.
-    pub(super) fn set_recorded(&mut self, recorded: Option<Recorded>) {
-        self.recorded = recorded;
+    /// Records what etcd holds under the key of the hold's record at `revision`, unless a newer state is known.
+    pub(super) fn observe_record(&mut self, recorded: Option<Recorded>, revision: Revision) {
+        if revision >= self.recorded_at {
+            self.recorded = recorded;
+            self.recorded_at = revision;
+        }
+    }
+
+    /// Drops the record: etcd's history has been replaced.
+    pub(super) fn forget_record(&mut self) {
+        self.recorded = None;
+        self.recorded_at = 0;
     }
 
     pub(super) fn recorded(&self) -> Option<&Recorded> {

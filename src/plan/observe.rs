@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use super::guard::Recorded;
 use super::meta::{MetaKeys, newer_version};
 use super::planner::Planner;
 use crate::model::{Key, KeyValue, LeaseId, Observation, Prefix, Revision};
@@ -35,7 +36,7 @@ impl Planner {
         }
         if scope == *self.meta.scope() {
             if !present.contains(&self.meta.hold()) {
-                self.observe_hold(None, revision);
+                self.guard.observe_record(None, revision);
             }
             for lease in self.leases.ids().collect::<Vec<_>>() {
                 if !present.contains(&self.meta.record_key(lease)) {
@@ -98,7 +99,12 @@ impl Planner {
 
     fn observe_meta(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {
         if *key == self.meta.hold() {
-            self.observe_hold(held.as_ref(), revision);
+            let recorded = held.map(|held| Recorded {
+                hold: MetaKeys::recorded_hold(&held.value),
+                lease: held.lease,
+                mod_revision: held.mod_revision,
+            });
+            self.guard.observe_record(recorded, revision);
             return;
         }
         let Some(lease) = self.meta.recorded_lease(key) else {
@@ -139,8 +145,7 @@ impl Planner {
     fn forget(&mut self) {
         self.leases.clear();
         self.surveyed.clear();
-        self.hold_seen = 0;
-        self.guard.set_recorded(None);
+        self.guard.forget_record();
         // The guard still needs the result for its keys: the list that follows shows whether they exist.
         self.slots
             .retain(|key, slot| !slot.claims.is_empty() || self.guard.knows(key));

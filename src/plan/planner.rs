@@ -124,8 +124,6 @@ pub struct Planner {
     pub(super) denied: Denied,
     /// The record sets that etcd rejects for their content.
     pub(super) rejected: Rejected,
-    /// The revision at which the record of a hold, or its absence, was observed.
-    pub(super) hold_seen: Revision,
 }
 
 impl Planner {
@@ -156,7 +154,6 @@ impl Planner {
             quotas: Quotas::default(),
             denied: Denied::default(),
             rejected: Rejected::default(),
-            hold_seen: 0,
         }
     }
 

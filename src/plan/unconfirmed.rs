@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::desired::{DesiredPod, PodState};
-use super::guard::{GuardEvent, GuardSettings, Hold, Moment, Recorded};
+use super::guard::{GuardEvent, GuardSettings, Hold, Moment};
 use super::meta::MetaKeys;
 use super::planner::{KeyState, Planner};
 use super::work::Work;
@@ -207,19 +207,6 @@ impl Planner {
     pub(super) fn our_lease(&self, key: &Key) -> Option<LeaseId> {
         let held = self.slots.get(key)?.held.as_ref()?;
         self.leases.is_ours(held.lease).then_some(held.lease)
-    }
-
-    /// Takes in what etcd holds under the key of the hold's record as of `revision`, unless something newer is known.
-    pub(super) fn observe_hold(&mut self, held: Option<&KeyValue>, revision: Revision) {
-        if revision < self.hold_seen {
-            return;
-        }
-        self.hold_seen = revision;
-        self.guard.set_recorded(held.map(|held| Recorded {
-            hold: MetaKeys::recorded_hold(&held.value),
-            lease: held.lease,
-            mod_revision: held.mod_revision,
-        }));
     }
 
     /// The current hold.

@@ -1,4 +1,4 @@
-//! The work queue of the planner, and the work that waits for a lease. Each item is queued once. Each namespace is
+//! The work queue of the planner, and the work that waits for a lease or for space in etcd. Each item is queued once. Each namespace is
 //! served first in, first out, and the namespaces are served in turn.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -140,7 +140,7 @@ impl WorkQueue {
         self.without_space.is_none()
     }
 
-    /// Lets work that puts keys wait until etcd has space.
+    /// Lets `work` wait: it puts keys, and etcd has no space.
     pub fn wait_for_space(&mut self, work: Work) {
         self.without_space.get_or_insert_default().insert(work);
     }

@@ -94,11 +94,12 @@ impl Rig {
     }
 
     fn record(&mut self, hold: Option<HoldRecord>) {
-        self.guard.set_recorded(hold.map(|hold| Recorded {
+        let recorded = hold.map(|hold| Recorded {
             hold: Some(hold),
             lease: LeaseId(1),
             mod_revision: 1,
-        }));
+        });
+        self.guard.observe_record(recorded, 1);
     }
 
     fn back(&mut self, numbers: impl IntoIterator<Item = usize>) {
