@@ -110,9 +110,6 @@ pub struct Planner {
     pub(super) surveyed: BTreeSet<Prefix>,
     /// Former prefixes of registrations, kept until none of our keys is left in them.
     pub(super) lingering: BTreeSet<Prefix>,
-    /// Prefixes that registrations left while they were suspended. The unclaimed keys there are queued for removal when
-    /// no registration is suspended any more, even if the prefix belongs to another registration.
-    left_while_suspended: BTreeSet<Prefix>,
     pub(super) scopes_changed: bool,
     pub(super) suspended: HashSet<RegistrationRef>,
     pub(super) changed: HashSet<RegistrationRef>,
@@ -145,7 +142,6 @@ impl Planner {
             complete: false,
             surveyed: BTreeSet::new(),
             lingering: BTreeSet::new(),
-            left_while_suspended: BTreeSet::new(),
             scopes_changed: true,
             suspended: HashSet::new(),
             changed: HashSet::new(),
@@ -178,11 +174,7 @@ impl Planner {
     pub fn kubernetes_is_complete(&mut self) {
         if !self.complete {
             self.complete = true;
-            for (key, slot) in &self.slots {
-                if slot.claims.is_empty() && slot.held.is_some() {
-                    self.work.push(Work::Key(key.clone()));
-                }
-            }
+            self.queue_unclaimed();
         }
     }
 
@@ -200,9 +192,7 @@ impl Planner {
             Some(book) => {
                 let created = terms.created;
                 let former = std::mem::replace(&mut book.terms, terms);
-                if is_suspended {
-                    self.left_while_suspended.extend(former.scopes.iter().cloned());
-                } else {
+                if !is_suspended {
                     scopes.extend(former.scopes.iter().cloned());
                 }
                 self.lingering.extend(former.scopes);
@@ -236,12 +226,9 @@ impl Planner {
         self.scopes_changed = true;
         self.changed.insert(registration.clone());
         self.in_question.insert(registration.clone());
-        // Keys that stayed only because registrations were suspended are removed once none is, also in former prefixes.
-        if was_suspended && self.suspended.is_empty() {
-            scopes.extend(std::mem::take(&mut self.left_while_suspended));
-        }
-        for scope in scopes {
-            self.requeue_unclaimed(&scope);
+        self.queue_unclaimed_in(&scopes);
+        if was_suspended {
+            self.queue_if_none_suspended();
         }
     }
 
@@ -281,12 +268,9 @@ impl Planner {
             self.work.push(Work::Key(key));
         }
         self.acquit_scopes(&book.terms.scopes);
-        let mut scopes = book.terms.scopes.clone();
-        if was_suspended && self.suspended.is_empty() {
-            scopes.extend(std::mem::take(&mut self.left_while_suspended));
-        }
-        for scope in &scopes {
-            self.requeue_unclaimed(scope);
+        self.queue_unclaimed_in(&book.terms.scopes);
+        if was_suspended {
+            self.queue_if_none_suspended();
         }
         self.lingering.extend(book.terms.scopes);
         self.scopes_changed = true;
@@ -464,11 +448,26 @@ impl Planner {
         })
     }
 
-    fn requeue_unclaimed(&mut self, scope: &Prefix) {
-        for key in self.keys_in(scope) {
-            if self.slots.get(&key).is_some_and(|slot| slot.claims.is_empty()) {
+    /// Queues all unclaimed keys.
+    pub(super) fn queue_unclaimed(&mut self) {
+        for (key, _) in self.slots.iter().filter(|(_, slot)| slot.claims.is_empty()) {
+            self.work.push(Work::Key(key.clone()));
+        }
+    }
+
+    fn queue_unclaimed_in(&mut self, scopes: &[Prefix]) {
+        for key in scopes.iter().flat_map(|scope| self.keys_in(scope)).collect::<Vec<_>>() {
+            if self.is_unclaimed(&key) {
                 self.work.push(Work::Key(key));
             }
+        }
+    }
+
+    /// Queues the keys that stayed only because registrations were suspended, if none is suspended any more. They may
+    /// also lie in former prefixes.
+    fn queue_if_none_suspended(&mut self) {
+        if self.suspended.is_empty() {
+            self.queue_unclaimed();
         }
     }
 }

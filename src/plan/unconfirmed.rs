@@ -74,7 +74,7 @@ impl Planner {
         }
     }
 
-    fn is_unclaimed(&self, key: &Key) -> bool {
+    pub(super) fn is_unclaimed(&self, key: &Key) -> bool {
         self.slots.get(key).is_some_and(|slot| slot.claims.is_empty())
     }
 
@@ -231,16 +231,12 @@ impl Planner {
                 && !self.is_forbidden(key)
         };
         let left: Vec<Key> = self.slots.iter().filter(left).map(|(key, _)| key.clone()).collect();
-        let unclaimed = |key: &Key| self.slots.get(key).is_some_and(|slot| slot.claims.is_empty());
-        let others: Vec<Key> = self.slots.keys().filter(|key| unclaimed(key)).cloned().collect();
         for key in left {
             self.guard.mark_unconfirmed(&key, Work::Key(key.clone()));
         }
         self.guard.started();
-        // Queue all unclaimed keys: until now they were left alone, and those that are not unconfirmed can be removed.
-        for key in others {
-            self.enqueue(&key);
-        }
+        // Until now the unclaimed keys were left alone. Those that are not unconfirmed can be removed.
+        self.queue_unclaimed();
         true
     }
 
