@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::in_flight::Ticket;
 use super::lease_placement::Unplaced;
-use super::leases::Fit;
+use super::lease_pool::Fit;
 use super::meta::MetaKeys;
 use super::planner::{KeyState, Planner};
 use super::units::{Group, fitting};

@@ -20,7 +20,7 @@ mod in_flight;
 mod last_endpoint;
 mod lease_groups;
 mod lease_placement;
-mod leases;
+mod lease_pool;
 mod meta;
 mod observe;
 mod planner;

@@ -9,7 +9,7 @@ use super::denied::Denied;
 use super::desired::DesiredPod;
 use super::guard::Guard;
 use super::in_flight::{Ticket, Transactions};
-use super::leases::Leases;
+use super::lease_pool::LeasePool;
 use super::meta::MetaKeys;
 use super::policy::PrefixGrant;
 use super::quota::Quotas;
@@ -100,7 +100,7 @@ pub struct Planner {
     pub(super) meta: MetaKeys,
     pub(super) slots: BTreeMap<Key, KeyState>,
     pub(super) books: HashMap<RegistrationRef, RegistrationState>,
-    pub(super) leases: Leases,
+    pub(super) leases: LeasePool,
     pub(super) guard: Guard,
     pub(super) work: WorkQueue,
     pub(super) transactions: Transactions,
@@ -135,7 +135,7 @@ impl Planner {
             meta,
             slots: BTreeMap::new(),
             books: HashMap::new(),
-            leases: Leases::new(keys_per_lease),
+            leases: LeasePool::new(keys_per_lease),
             guard: Guard::new(),
             work: WorkQueue::default(),
             transactions: Transactions::default(),
@@ -153,7 +153,7 @@ impl Planner {
         }
     }
 
-    pub fn leases(&mut self) -> &mut Leases {
+    pub fn leases(&mut self) -> &mut LeasePool {
         &mut self.leases
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::actions::Decision;
 use super::desired::DesiredPod;
-use super::leases::Fit;
+use super::lease_pool::Fit;
 use super::planner::{KeyState, Planner};
 use crate::model::{Expect, Key, LeaseId, Revision, Transaction};
 

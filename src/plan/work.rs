@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use super::lease_groups::LeaseGroup;
-use super::leases::Home;
+use super::lease_pool::Home;
 use crate::model::{FairQueue, Key, RegistrationRef};
 
 /// The tenant of the work on unclaimed keys.

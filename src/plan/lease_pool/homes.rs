@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
 
-use super::{Fit, Lease, Leases, State};
+use super::{Fit, Lease, LeasePool, State};
 use crate::model::{Key, LeaseId, Prefix};
 use crate::plan::lease_groups::{LeaseGroup, LeaseGroups};
 
@@ -30,7 +30,7 @@ impl Home {
     }
 }
 
-impl Leases {
+impl LeasePool {
     /// Replaces the lease groups. Keys that share a lease stay there.
     pub(in crate::plan) fn set_domains(&mut self, domains: LeaseGroups) {
         self.domains = domains;
@@ -85,7 +85,7 @@ impl Leases {
     }
 
     /// Reserves room for `count` more keys of the group `domain` on a lease of `ttl` seconds; on `prefer` if that lease
-    /// has room. The room stays reserved until [`Leases::release`].
+    /// has room. The room stays reserved until [`LeasePool::release`].
     pub fn reserve(
         &mut self,
         (ttl, domain): (u32, &LeaseGroup),

@@ -36,7 +36,7 @@ pub(super) enum Fit {
 
 /// The leases of one Registry.
 #[derive(Debug)]
-pub struct Leases {
+pub struct LeasePool {
     capacity: usize,
     domains: LeaseGroups,
     known: BTreeMap<LeaseId, Lease>,
@@ -58,7 +58,7 @@ pub struct Leases {
     changed: bool,
 }
 
-impl Leases {
+impl LeasePool {
     /// Returns an empty pool. Each lease carries up to `capacity` keys, whatever their lease group.
     pub fn new(capacity: usize) -> Self {
         Self {
@@ -277,7 +277,7 @@ impl Leases {
         }
     }
 
-    /// Returns reserved room to the lease. Keys that were written are counted by [`Leases::attach`].
+    /// Returns reserved room to the lease. Keys that were written are counted by [`LeasePool::attach`].
     pub fn release(&mut self, lease: LeaseId, count: usize) {
         if let Some(known) = self.known.get_mut(&lease) {
             known.reserved = known.reserved.saturating_sub(count);
