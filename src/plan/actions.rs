@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::in_flight::Ticket;
+use super::key_table::KeyState;
 use super::lease_placement::Unplaced;
 use super::lease_pool::Fit;
 use super::meta::MetaKeys;
-use super::planner::{KeyState, Planner};
+use super::planner::Planner;
 use super::units::{Group, fitting};
 use super::work::Work;
 use crate::model::{Expect, Key, LeaseId, Op, QUANTUM, RegistrationRef, Revision, Transaction, Value};
@@ -204,9 +205,7 @@ impl Planner {
                     most = limit;
                     self.work.charge(&work, ops.len());
                     for op in &ops {
-                        if let Some(slot) = self.slots.get_mut(op.key()) {
-                            slot.in_flight = Some(ticket);
-                        }
+                        self.keys.begin(op.key(), ticket);
                     }
                     self.transactions.add(ticket, (work, units.len()), &ops, reserved);
                     gathered.add(ops, &units);
@@ -228,9 +227,9 @@ impl Planner {
                 self.work.push(work);
             }
         }
-        let (slots, books) = (&self.slots, &self.books);
+        let (keys, books) = (&self.keys, &self.books);
         self.rejected.keep(|work| match work {
-            Work::Key(key) => slots.contains_key(key),
+            Work::Key(key) => keys.contains(key),
             Work::Pod(registration, _) => books.contains_key(registration),
         });
         self.settle_lingering();
@@ -301,14 +300,14 @@ impl Planner {
                 .iter()
                 .any(|key| self.is_denied(key) || self.rejected.blocks(work, key))
         });
-        let mine = |key: &Key| match (self.slots.get(key).and_then(|slot| slot.claims.first()), work) {
-            (Some(claim), Work::Pod(registration, pod)) => claim.registration == *registration && claim.pod == *pod,
+        let mine = |key: &Key| match (self.keys.first_claim(key), work) {
+            (Some(claim), Work::Pod(registration, pod)) => claim.is_of(registration, pod),
             (Some(_), Work::Key(_)) => false,
             (None, _) => true,
         };
         // All claimed keys must be listed first, and their lease groups known. The list and `set_domains` queue the
         // work again.
-        let is_claimed = |key: &Key| self.slots.get(key).is_some_and(|slot| !slot.claims.is_empty()) && mine(key);
+        let is_claimed = |key: &Key| self.keys.first_claim(key).is_some() && mine(key);
         if groups
             .iter()
             .flatten()
@@ -316,7 +315,7 @@ impl Planner {
         {
             return None;
         }
-        let under_way = |key: &Key| self.slots.get(key)?.in_flight;
+        let under_way = |key: &Key| self.keys.get(key)?.in_flight;
         if let Some(ticket) = groups.iter().flatten().filter(|key| mine(key)).find_map(under_way) {
             self.transactions.wait(ticket, work.clone());
             return None;
@@ -331,9 +330,9 @@ impl Planner {
                 continue;
             }
             if let [key] = &group[..] {
-                let slot = self.slots.get(key).filter(|_| mine(key));
+                let state = self.keys.get(key).filter(|_| mine(key));
                 // If the key must be listed first, the list queues the work again.
-                match slot.map(|slot| self.decide_key(key, slot)) {
+                match state.map(|state| self.decide_key(key, state)) {
                     None => {}
                     Some(Decision::Leave) => idle.extend(group),
                     Some(decision) => decided.push(vec![(key.clone(), decision)]),
@@ -348,7 +347,7 @@ impl Planner {
             }
         }
         for key in &idle {
-            self.forget_if_unused(key);
+            self.keys.drop_if_unused(key);
         }
         (!decided.is_empty()).then_some(decided)
     }
@@ -380,9 +379,9 @@ impl Planner {
         }
         let mut dropped_now = Vec::new();
         if let Some(dropped) = book.dropped.get_mut(pod) {
-            let there = |slot: &KeyState| slot.held.is_some() || slot.in_flight.is_some();
+            let there = |state: &KeyState| state.held.is_some() || state.in_flight.is_some();
             let before = dropped.len();
-            dropped.retain(|key| self.slots.get(key).is_some_and(there));
+            dropped.retain(|key| self.keys.get(key).is_some_and(there));
             if dropped.len() < before {
                 // The report showed this key as being removed. No claim on the key triggers a new report.
                 self.changed.insert(registration.clone());
@@ -400,10 +399,10 @@ impl Planner {
         Some(groups)
     }
 
-    pub(super) fn decide_key(&self, key: &Key, slot: &KeyState) -> Decision {
-        let Some(claim) = slot.claims.first() else {
-            return match &slot.held {
-                Some(held) if self.is_ours(slot) && !self.guard.detains(key) => Decision::Remove(held.mod_revision),
+    pub(super) fn decide_key(&self, key: &Key, state: &KeyState) -> Decision {
+        let Some(claim) = state.claims.first() else {
+            return match &state.held {
+                Some(held) if state.is_ours(&self.leases) && !self.guard.detains(key) => Decision::Remove(held.mod_revision),
                 _ => Decision::Leave,
             };
         };
@@ -415,11 +414,11 @@ impl Planner {
             expect,
             stay,
         };
-        match &slot.held {
+        match &state.held {
             // The key may exist: its prefix has not been listed yet.
             None if !self.is_surveyed(key) => Decision::Leave,
             None => put(Expect::Absent, None),
-            Some(held) if self.is_ours(slot) => {
+            Some(held) if state.is_ours(&self.leases) => {
                 match self.leases.fit(held.lease, self.ttl_of(&claim.registration)) {
                     Fit::Stays if held.value == *value => Decision::Leave,
                     Fit::Stays => put(Expect::At(held.mod_revision), Some(held.lease)),
@@ -435,17 +434,5 @@ impl Planner {
 
     pub(super) fn ttl_of(&self, registration: &RegistrationRef) -> u32 {
         self.books.get(registration).map_or(0, |book| book.terms.ttl)
-    }
-
-    /// Drops the state of `key` if no pod claims the key, etcd does not hold it, and no put of it has an unknown
-    /// outcome.
-    pub(super) fn forget_if_unused(&mut self, key: &Key) {
-        if self
-            .slots
-            .get(key)
-            .is_some_and(|slot| slot.claims.is_empty() && slot.held.is_none() && slot.perhaps_on.is_none())
-        {
-            self.slots.remove(key);
-        }
     }
 }

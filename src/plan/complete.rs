@@ -25,16 +25,12 @@ impl Planner {
         let verdict = verdict.filter(|verdict| !void && !matches!(verdict, TxnOutcome::Overtaken { .. }));
         let keys: Vec<Key> = ops.iter().map(|op| op.key().clone()).collect();
         for key in &keys {
-            if let Some(slot) = self.slots.get_mut(key) {
-                slot.in_flight = None;
-            }
+            self.keys.end(key);
         }
         for (key, lease) in reserved {
-            let kept = match self.slots.get_mut(&key) {
-                Some(slot) if verdict.is_none() => slot.perhaps_on.replace(lease),
-                _ => Some(lease),
-            };
-            if let Some(lease) = kept {
+            let is_unknown = verdict.is_none();
+            let free = if is_unknown { self.keys.perhaps_put(&key, lease) } else { Some(lease) };
+            if let Some(lease) = free {
                 self.leases.release(lease, 1);
             }
         }
@@ -51,9 +47,7 @@ impl Planner {
             Some(TxnOutcome::Fenced | TxnOutcome::Overtaken { .. }) | None => {}
         }
         // Both the work that caused the writes and the current claims on the keys may need further writes.
-        for work in works {
-            self.work.push(work);
-        }
+        self.work.extend(works);
         for key in &keys {
             self.enqueue(key);
         }
@@ -73,11 +67,7 @@ impl Planner {
         if lease.is_some_and(|lease| !self.leases.is_ours(lease)) {
             return;
         }
-        let born = self
-            .slots
-            .get(op.key())
-            .and_then(|slot| slot.held.as_ref())
-            .map(|held| held.create_revision);
+        let born = self.keys.held(op.key()).map(|held| held.create_revision);
         let (key, held) = match (op, result) {
             (op, OpResult::Refused(held)) => (op.key().clone(), held),
             (Op::Delete { key, .. } | Op::Check { key, .. }, OpResult::Done) => (key, None),

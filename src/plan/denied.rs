@@ -136,8 +136,7 @@ impl Planner {
     /// The prefix whose permission decides about `key`: that of the registration that claims it, else the listed one
     /// around it, else its folder.
     fn scope_of(&self, key: &Key) -> Prefix {
-        let claim = self.slots.get(key).and_then(|slot| slot.claims.first());
-        let book = claim.and_then(|claim| self.books.get(&claim.registration));
+        let book = self.keys.first_claim(key).and_then(|claim| self.books.get(&claim.registration));
         let inside = |scope: &&Prefix| scope.contains(key);
         let wanted = book.and_then(|book| book.terms.scopes.iter().find(inside));
         let known = wanted.or_else(|| self.surveyed.iter().find(inside));
@@ -201,7 +200,7 @@ impl Planner {
     /// Replaces the lease groups. Keys stay on their leases.
     pub fn set_domains(&mut self, domains: LeaseGroups) {
         let unknown = |key: &&Key| self.leases.domain_of(key).is_none();
-        let waited: Vec<Key> = self.slots.keys().filter(unknown).cloned().collect();
+        let waited: Vec<Key> = self.keys.iter().map(|(key, _)| key).filter(unknown).cloned().collect();
         self.leases.set_domains(domains);
         for key in waited {
             self.enqueue(&key);
@@ -230,7 +229,7 @@ impl Planner {
 
     /// Queues every key below `scope`.
     fn look_again(&mut self, scope: &Prefix) {
-        for key in self.keys_in(scope) {
+        for key in self.keys.keys_in(scope) {
             self.enqueue(&key);
         }
         self.note_change(scope);

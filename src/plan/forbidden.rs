@@ -19,7 +19,7 @@ impl Planner {
         }
         let scopes: Vec<Prefix> = forbidden.iter().map(|(scope, _)| scope.clone()).collect();
         self.forbidden.insert(registration.clone(), forbidden);
-        let there: Vec<Key> = scopes.iter().flat_map(|scope| self.keys_in(scope)).collect();
+        let there: Vec<Key> = scopes.iter().flat_map(|scope| self.keys.keys_in(scope)).collect();
         for key in there
             .iter()
             .filter(|key| self.is_forbidden(key))

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::desired::DesiredPod;
+use super::key_table::KeyState;
 use super::planner::{Planner, RegistrationState};
-use super::unconfirmed::may_be_there;
 use crate::model::{Key, RegistrationRef};
 
 impl RegistrationState {
@@ -96,7 +96,7 @@ impl Planner {
 
     /// The first pod, by name, that is not ready and has keys in etcd; the kept one is left out.
     fn some_unready(&self, book: &RegistrationState) -> Option<Arc<str>> {
-        let is_there = |key: &Key| self.slots.get(key).is_some_and(|slot| self.is_ours(slot));
+        let is_there = |key: &Key| self.keys.is_ours(key, &self.leases);
         let has = |(_, desired): &(&Arc<str>, &DesiredPod)| desired.all_records().any(|record| is_there(&record.key));
         let pods = book.unready.iter().filter(has).map(|(pod, _)| pod);
         pods.filter(|pod| book.kept.as_ref() != Some(*pod)).min().cloned()
@@ -104,7 +104,7 @@ impl Planner {
 
     /// Whether etcd may hold a key of `desired`; keys that have not been read yet count.
     fn may_have_keys(&self, desired: &DesiredPod) -> bool {
-        let may = |key: &Key| self.slots.get(key).is_some_and(may_be_there) || !self.is_surveyed(key);
+        let may = |key: &Key| self.keys.get(key).is_some_and(KeyState::may_exist) || !self.is_surveyed(key);
         desired.all_records().any(|record| may(&record.key))
     }
 }

@@ -76,14 +76,8 @@ impl Planner {
         domain: &LeaseGroup,
     ) -> Option<LeaseId> {
         let desired = self.books.get(registration)?.desired_pods.get(pod)?;
-        let of_domain = |key: &Key| self.leases.domain_of(key).as_ref() == Some(domain);
-        let held = desired.records().filter_map(|record| {
-            self.slots
-                .get(&record.key)?
-                .held
-                .as_ref()
-                .filter(|_| of_domain(&record.key))
-        });
-        held.map(|held| held.lease).find(|lease| self.leases.is_ours(*lease))
+        let of_domain = |key: &&Key| self.leases.domain_of(key).as_ref() == Some(domain);
+        let mut keys = desired.records().map(|record| &record.key).filter(of_domain);
+        keys.find_map(|key| self.our_lease(key))
     }
 }

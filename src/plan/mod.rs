@@ -17,6 +17,7 @@ mod forbidden;
 pub(crate) mod fuzz;
 mod guard;
 mod in_flight;
+mod key_table;
 mod last_endpoint;
 mod lease_groups;
 mod lease_placement;

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use super::guard::Recorded;
+use super::key_table::Observed;
 use super::meta::{MetaKeys, newer_version};
 use super::planner::Planner;
 use crate::model::{Key, KeyValue, LeaseId, Observation, Prefix, Revision};
@@ -29,7 +30,7 @@ impl Planner {
         for (key, held) in entries {
             self.observe_key(&key, Some(held), revision);
         }
-        for key in self.keys_in(&scope) {
+        for key in self.keys.keys_in(&scope) {
             if !present.contains(&key) {
                 self.observe_key(&key, None, revision);
             }
@@ -44,7 +45,7 @@ impl Planner {
                 }
             }
         }
-        for key in self.keys_in(&scope) {
+        for key in self.keys.keys_in(&scope) {
             self.enqueue(&key);
         }
         self.reading_allowed(&scope);
@@ -57,39 +58,21 @@ impl Planner {
             self.observe_meta(key, held, revision);
             return;
         }
-        if held.is_none() && !self.slots.contains_key(key) {
-            self.guard.gone(key);
-            // An absent key gets no key state: otherwise every key that ever existed would leave an empty one.
-            return;
-        }
-        let slot = self.slots.entry(key.clone()).or_default();
-        if revision < slot.seen {
-            return;
-        }
-        if held.is_none() {
+        let is_absent = held.is_none();
+        let observed = self.keys.observe(key, held, revision, &mut self.leases);
+        if is_absent && observed != Observed::Outdated {
             self.guard.gone(key);
         }
-        slot.seen = revision;
-        let lease_of = |held: &Option<KeyValue>| held.as_ref().map_or(LeaseId::NONE, |held| held.lease);
-        let (before, after) = (lease_of(&slot.held), lease_of(&held));
-        if before != after {
-            self.leases.detach(before, key);
-            self.leases.attach(after, key);
+        if observed == Observed::Changed {
+            self.key_changed(key);
         }
-        if let Some(lease) = slot.perhaps_on.take() {
-            self.leases.release(lease, 1);
-        }
-        match &held {
-            Some(now) if self.leases.is_ours(now.lease) => slot.born = now.create_revision,
-            Some(_) => {}
-            None => slot.born = 0,
-        }
-        if slot.held != held {
-            slot.held = held;
-            self.changed
-                .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
-            self.enqueue(key);
-        }
+    }
+
+    /// Queues the work of `key`, and marks the registrations that claim it as changed.
+    fn key_changed(&mut self, key: &Key) {
+        let claims = self.keys.get(key).into_iter().flat_map(|state| &state.claims);
+        self.changed.extend(claims.map(|claim| claim.registration.clone()));
+        self.enqueue(key);
     }
 
     /// Whether `key` is one of the operator's own records, not a data key.
@@ -121,9 +104,7 @@ impl Planner {
             return;
         }
         for key in self.leases.recorded(lease, ttl, held.mod_revision) {
-            if let Some(slot) = self.slots.get_mut(&key) {
-                slot.born = slot.held.as_ref().map_or(0, |held| held.create_revision);
-            }
+            self.keys.confirm_ours(&key);
             self.enqueue(&key);
         }
     }
@@ -132,13 +113,8 @@ impl Planner {
     pub(super) fn lease_is_gone(&mut self, lease: LeaseId) {
         for key in self.leases.gone(lease) {
             self.guard.gone(&key);
-            if let Some(slot) = self.slots.get_mut(&key) {
-                slot.held = None;
-                slot.born = 0;
-                self.changed
-                    .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
-            }
-            self.enqueue(&key);
+            self.keys.expire(&key);
+            self.key_changed(&key);
         }
     }
 
@@ -147,14 +123,7 @@ impl Planner {
         self.surveyed.clear();
         self.guard.forget_record();
         // The guard still needs the result for its keys: the list that follows shows whether they exist.
-        self.slots
-            .retain(|key, slot| !slot.claims.is_empty() || self.guard.knows(key));
-        for slot in self.slots.values_mut() {
-            slot.held = None;
-            slot.seen = 0;
-            slot.born = 0;
-            slot.perhaps_on = None;
-        }
+        self.keys.forget_observed(|key| self.guard.knows(key));
         // The answers of these transactions belong to the void history.
         self.transactions.void();
         self.changed.extend(self.books.keys().cloned());

@@ -9,6 +9,7 @@ use super::denied::Denied;
 use super::desired::DesiredPod;
 use super::guard::Guard;
 use super::in_flight::{Ticket, Transactions};
+use super::key_table::{Claim, KeyTable};
 use super::lease_pool::LeasePool;
 use super::meta::MetaKeys;
 use super::policy::PrefixGrant;
@@ -66,39 +67,11 @@ impl RegistrationState {
     }
 }
 
-/// A pod of a registration that claims a key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Claim {
-    pub registration: RegistrationRef,
-    pub pod: Arc<str>,
-}
-
-/// The desired and the observed state of one key.
-#[derive(Debug, Default)]
-pub(super) struct KeyState {
-    /// The pods that claim the key. The first claim wins.
-    pub claims: Vec<Claim>,
-    /// The key as observed in etcd.
-    pub held: Option<KeyValue>,
-    /// The revision at which `held` was observed.
-    pub seen: Revision,
-    /// The `create_revision` under which the key was observed as ours. A foreign client that overwrites the key keeps
-    /// it, so the key stays ours and is corrected. A foreign key that is created after a deletion has another one.
-    pub born: Revision,
-    /// The transaction in flight that writes the key.
-    pub in_flight: Option<Ticket>,
-    /// The lease on which room is reserved for the key, because the outcome of a put on that lease is unknown.
-    pub perhaps_on: Option<LeaseId>,
-    /// The keys that are written and removed together with this key, which is included. None if the key was last
-    /// claimed alone.
-    pub unit: Option<Arc<[Key]>>,
-}
-
 /// The desired and the observed state of one Registry.
 #[derive(Debug)]
 pub struct Planner {
     pub(super) meta: MetaKeys,
-    pub(super) slots: BTreeMap<Key, KeyState>,
+    pub(super) keys: KeyTable,
     pub(super) books: HashMap<RegistrationRef, RegistrationState>,
     pub(super) leases: LeasePool,
     pub(super) guard: Guard,
@@ -133,7 +106,7 @@ impl Planner {
     pub fn new(meta: MetaKeys, keys_per_lease: usize) -> Self {
         Self {
             meta,
-            slots: BTreeMap::new(),
+            keys: KeyTable::default(),
             books: HashMap::new(),
             leases: LeasePool::new(keys_per_lease),
             guard: Guard::new(),
@@ -243,7 +216,7 @@ impl Planner {
         }
         book.since = Some(since);
         let records = book.desired_pods.values().flat_map(DesiredPod::all_records);
-        let is_contested = |key: &&Key| self.slots.get(*key).is_some_and(|slot| slot.claims.len() > 1);
+        let is_contested = |key: &&Key| self.keys.get(key).is_some_and(|state| state.claims.len() > 1);
         let contested = records.map(|record| &record.key).filter(is_contested);
         for key in contested.cloned().collect::<Vec<_>>() {
             self.rank(&key);
@@ -354,7 +327,9 @@ impl Planner {
         for key in &wanted {
             self.claim(key, registration, pod);
         }
-        self.note_units(units);
+        for unit in &units {
+            self.keys.set_unit(unit);
+        }
         self.work.push(Work::Pod(registration.clone(), pod.clone()));
         self.changed.insert(registration.clone());
         dropped
@@ -368,20 +343,14 @@ impl Planner {
         };
         self.guard.back(key);
         self.rejected.clear(key);
-        let slot = self.slots.entry(key.clone()).or_default();
-        slot.unit = None;
-        if !slot.claims.contains(&claim) {
-            slot.claims.push(claim);
-            if slot.claims.len() > 1 {
-                self.rank(key);
-            }
+        if self.keys.claim(key, claim) {
+            self.rank(key);
         }
     }
 
     /// Sorts the claims on `key`: claims of the previous spec last, then by the time at which the prefix was claimed,
     /// then by the creation time of the registration.
     fn rank(&mut self, key: &Key) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
         let books = &self.books;
         let created = |claim: &Claim| {
             let last = (true, Since::LAST, i64::MAX);
@@ -391,25 +360,18 @@ impl Planner {
                 (is_former, book.since(key), book.terms.created)
             })
         };
-        slot.claims.sort_by(|a, b| (created(a), a).cmp(&(created(b), b)));
-        self.changed
-            .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
-        // A losing claimant may have to remove the other keys of its unit.
-        for claim in &slot.claims {
-            self.work.push(Work::Pod(claim.registration.clone(), claim.pod.clone()));
+        for claim in self.keys.sort_claims(key, created) {
+            self.changed.insert(claim.registration.clone());
+            // A losing claimant may have to remove the other keys of its unit.
+            self.work.push(claim.work());
         }
     }
 
     pub(super) fn unclaim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
         self.rejected.clear(key);
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.claims
-            .retain(|claim| claim.registration != *registration || claim.pod != *pod);
-        if let Some(next) = slot.claims.first() {
-            self.work.push(Work::Pod(next.registration.clone(), next.pod.clone()));
-            self.changed
-                .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
-        }
+        let others = self.keys.unclaim(key, registration, pod);
+        self.work.extend(others.first().map(Claim::work));
+        self.changed.extend(others.iter().map(|claim| claim.registration.clone()));
     }
 
     /// Returns the registrations whose report may have changed since the last call.
@@ -418,11 +380,6 @@ impl Planner {
     }
 
     // ---- helpers ----
-
-    pub(super) fn is_ours(&self, slot: &KeyState) -> bool {
-        let ours = |held: &KeyValue| self.leases.is_ours(held.lease) || held.create_revision == slot.born;
-        slot.held.as_ref().is_some_and(ours)
-    }
 
     /// Returns the value that `claim` desires for `key`.
     pub(super) fn wanted(&self, key: &str, claim: &Claim) -> Option<&Value> {
@@ -434,33 +391,19 @@ impl Planner {
     }
 
     pub(super) fn enqueue(&mut self, key: &Key) {
-        if let Some(work) = self.work_of(key) {
-            self.work.push(work);
-        }
-    }
-
-    /// Returns the work that `key` belongs to, none if the key is not known.
-    pub(super) fn work_of(&self, key: &Key) -> Option<Work> {
-        let slot = self.slots.get(key)?;
-        Some(match slot.claims.first() {
-            Some(claim) => Work::Pod(claim.registration.clone(), claim.pod.clone()),
-            None => Work::Key(key.clone()),
-        })
+        self.work.extend(self.keys.work_of(key));
     }
 
     /// Queues all unclaimed keys.
     pub(super) fn queue_unclaimed(&mut self) {
-        for (key, _) in self.slots.iter().filter(|(_, slot)| slot.claims.is_empty()) {
-            self.work.push(Work::Key(key.clone()));
-        }
+        let unclaimed = self.keys.iter().filter(|(_, state)| state.is_unclaimed());
+        self.work.extend(unclaimed.map(|(key, _)| Work::Key(key.clone())));
     }
 
     fn queue_unclaimed_in(&mut self, scopes: &[Prefix]) {
-        for key in scopes.iter().flat_map(|scope| self.keys_in(scope)).collect::<Vec<_>>() {
-            if self.is_unclaimed(&key) {
-                self.work.push(Work::Key(key));
-            }
-        }
+        let inside = scopes.iter().flat_map(|scope| self.keys.below(scope.prefix()));
+        let unclaimed = inside.filter(|(_, state)| state.is_unclaimed());
+        self.work.extend(unclaimed.map(|(key, _)| Work::Key(key.clone())));
     }
 
     /// Queues the keys that stayed only because registrations were suspended, if none is suspended any more. They may

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
-use super::planner::{KeyState, Planner};
+use super::planner::Planner;
 use crate::model::{Key, KeyValue, LeaseId, Prefix};
 
 impl Planner {
@@ -32,16 +32,8 @@ impl Planner {
         for scope in gone {
             self.surveyed.remove(&scope);
             let outside = |key: &Key| !outermost.iter().any(|kept| kept.contains(key));
-            for key in self.keys_in(&scope).into_iter().filter(outside) {
-                let unused = |slot: &&KeyState| slot.claims.is_empty() && slot.in_flight.is_none();
-                if let Some(slot) = self.slots.get(&key).filter(unused) {
-                    if let Some(held) = &slot.held {
-                        self.leases.detach(held.lease, &key);
-                    }
-                    if let Some(lease) = slot.perhaps_on {
-                        self.leases.release(lease, 1);
-                    }
-                    self.slots.remove(&key);
+            for key in self.keys.keys_in(&scope).into_iter().filter(outside) {
+                if self.keys.drop_unwatched(&key, &mut self.leases) {
                     self.guard.gone(&key);
                 }
             }
@@ -58,9 +50,8 @@ impl Planner {
         let used: HashSet<&Prefix> = self.books.values().flat_map(|book| &book.terms.scopes).collect();
         let still_ours = |scope: &Prefix| {
             let ours = |held: &KeyValue| self.leases.is_ours(held.lease);
-            let may_come = |slot: &KeyState| slot.perhaps_on.is_some() || slot.in_flight.is_some();
-            self.range(scope)
-                .any(|(_, slot)| slot.held.as_ref().is_some_and(ours) || may_come(slot))
+            let mut states = self.keys.below(scope.prefix());
+            states.any(|(_, state)| state.held.as_ref().is_some_and(ours) || state.may_appear())
         };
         let done = |scope: &&Prefix| used.contains(*scope) || self.surveyed.contains(*scope) && !still_ours(scope);
         let done: Vec<Prefix> = self.lingering.iter().filter(done).cloned().collect();
@@ -99,18 +90,7 @@ impl Planner {
     /// Returns the keys among those on our leases that are not known: left by a registration that was deleted while no
     /// replica was running.
     pub fn unknown_keys(&self, keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
-        let unknown = |key: &Key| !self.meta.scope().contains(key) && !self.slots.contains_key(key);
+        let unknown = |key: &Key| !self.meta.scope().contains(key) && !self.keys.contains(key);
         keys.into_iter().filter(unknown).collect()
-    }
-
-    fn range(&self, scope: &Prefix) -> impl Iterator<Item = (&Key, &KeyState)> {
-        let from = (Bound::Included(scope.prefix()), Bound::Unbounded);
-        self.slots
-            .range::<str, _>(from)
-            .take_while(|(key, _)| scope.contains(key))
-    }
-
-    pub(super) fn keys_in(&self, scope: &Prefix) -> Vec<Key> {
-        self.range(scope).map(|(key, _)| key.clone()).collect()
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::actions::Decision;
 use super::desired::{DesiredPod, EndpointRecords, Problem};
-use super::planner::{Claim, Planner};
+use super::planner::Planner;
 use super::report::{Registered, Report};
 use super::units::Group;
 use crate::model::{Key, Record, RegistrationRef};
@@ -148,16 +148,15 @@ impl Planner {
             if self.is_denied(key) || self.rejected.of(key).is_some() {
                 return Some(Way::Barred);
             }
-            let Some(slot) = self.slots.get(key) else {
+            let Some(state) = self.keys.get(key) else {
                 way = Way::Unknown;
                 continue;
             };
-            let is_mine = |claim: &Claim| claim.registration == *registration && claim.pod == *pod;
-            if !slot.claims.first().is_some_and(is_mine) {
+            if !state.claims.first().is_some_and(|claim| claim.is_of(registration, pod)) {
                 return Some(Way::Barred);
             }
-            match &slot.held {
-                Some(_) if self.is_ours(slot) => {}
+            match &state.held {
+                Some(_) if state.is_ours(&self.leases) => {}
                 Some(_) => return Some(Way::Barred),
                 None if !self.is_surveyed(key) || self.leases.domain_of(key).is_none() => way = Way::Unknown,
                 None if way == Way::Done => way = Way::Open,
@@ -206,12 +205,12 @@ impl Planner {
 
     /// Whether `registration` has nothing to remove under `key`, or cannot.
     fn is_given_up(&self, key: &Key, registration: &RegistrationRef) -> bool {
-        let Some(slot) = self.slots.get(key) else { return true };
-        let is_others = slot
+        let Some(state) = self.keys.get(key) else { return true };
+        let is_others = state
             .claims
             .first()
             .is_some_and(|claim| claim.registration != *registration);
-        let may_be_there = slot.in_flight.is_some() || slot.perhaps_on.is_some() || self.is_ours(slot);
+        let may_be_there = state.may_appear() || state.is_ours(&self.leases);
         is_others || self.is_denied(key) || self.is_surveyed(key) && !may_be_there
     }
 
@@ -224,11 +223,7 @@ impl Planner {
         for key in keys {
             self.unclaim(key, registration, pod);
             self.guard.clear_unconfirmed(key);
-            if self
-                .slots
-                .get(key)
-                .is_some_and(|slot| self.is_ours(slot) && slot.claims.is_empty())
-            {
+            if self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases) {
                 // What etcd does not let us remove is still to go.
                 if let Some(book) = self.books.get_mut(registration) {
                     let dropped = book.dropped.entry(pod.clone()).or_default();
@@ -237,18 +232,15 @@ impl Planner {
                     }
                 }
             }
-            self.forget_if_unused(key);
+            self.keys.drop_if_unused(key);
         }
         self.changed.insert(registration.clone());
     }
 
     /// Removes what is there of `keys`, which the spec before asked for. That is the author's wish, and in no doubt.
     pub(super) fn removal_of_previous(&self, keys: &[Key], mine: impl Fn(&Key) -> bool) -> Group {
-        let ours = |key: &&Key| mine(key) && self.slots.get(*key).is_some_and(|slot| self.is_ours(slot));
-        let removal = |key: &Key| {
-            let held = self.slots.get(key)?.held.as_ref()?;
-            Some((key.clone(), Decision::Remove(held.mod_revision)))
-        };
+        let ours = |key: &&Key| mine(key) && self.keys.is_ours(key, &self.leases);
+        let removal = |key: &Key| Some((key.clone(), Decision::Remove(self.keys.held(key)?.mod_revision)));
         keys.iter().filter(ours).filter_map(removal).collect()
     }
 
@@ -271,7 +263,7 @@ impl Planner {
             return;
         }
         report.carried_out = false;
-        let is_there = |key: &Key| self.slots.get(key).is_some_and(|slot| self.is_ours(slot));
+        let is_there = |key: &Key| self.keys.is_ours(key, &self.leases);
         if way != Way::Barred {
             report.outstanding += previous
                 .keys()

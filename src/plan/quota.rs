@@ -11,8 +11,7 @@ use std::sync::Arc;
 use super::desired::{DesiredPod, Problem};
 use super::planner::Planner;
 use super::policy::Quota;
-use super::unconfirmed::may_be_there;
-use crate::model::{Key, RegistrationRef};
+use crate::model::RegistrationRef;
 
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
@@ -159,11 +158,8 @@ impl Planner {
 
     /// Whether etcd may hold a key of `desired` that is ours.
     fn has_keys(&self, desired: &DesiredPod) -> bool {
-        let has = |key: &Key| {
-            let slot = self.slots.get(key);
-            slot.is_some_and(|slot| may_be_there(slot) && (slot.held.is_none() || self.is_ours(slot)))
-        };
-        desired.all_records().any(|record| has(&record.key))
+        let mut states = desired.all_records().filter_map(|record| self.keys.get(&record.key));
+        states.any(|state| state.may_be_ours(&self.leases))
     }
 
     fn is_namespace_surveyed(&self, namespace: &Arc<str>) -> bool {

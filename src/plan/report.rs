@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::denied::Right;
 use super::desired::{DesiredPod, EndpointRecords, Problem};
-use super::planner::{KeyState, Planner};
+use super::planner::Planner;
 use super::rejected::Rejection;
 use crate::api::Reason;
 use crate::model::{Endpoint, Key, LeaseId, Prefix, Record, RegistrationRef, Revision};
@@ -200,7 +200,7 @@ impl Planner {
             return present.append(&mut there);
         }
         // What of it is there goes; what is not, waits for all.
-        let is_there = |key: &&Key| self.slots.get(*key).is_some_and(|slot| self.is_ours(slot));
+        let is_there = |key: &&Key| self.keys.is_ours(key, &self.leases);
         report.outstanding += there.len() + along.iter().filter(is_there).count();
         present.append(&mut there.clone());
         along.append(&mut there);
@@ -211,10 +211,10 @@ impl Planner {
     }
 
     fn standing(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> KeyStatus {
-        let Some(slot) = self.slots.get(key) else {
+        let Some(state) = self.keys.get(key) else {
             return KeyStatus::Outstanding;
         };
-        match slot.claims.first() {
+        match state.claims.first() {
             Some(first) if first.registration != *registration => {
                 return KeyStatus::Conflict(Holder::Registration(first.registration.clone()));
             }
@@ -225,10 +225,10 @@ impl Planner {
             _ => {}
         }
         let is_rejected = self.rejected.of(key).is_some();
-        match &slot.held {
+        match &state.held {
             None if is_rejected => KeyStatus::Rejected,
             None => KeyStatus::Outstanding,
-            Some(held) if self.is_ours(slot) => {
+            Some(held) if state.is_ours(&self.leases) => {
                 if *held.value == *value && self.leases.is_ours(held.lease) {
                     KeyStatus::Present
                 } else if is_rejected {
@@ -245,8 +245,7 @@ impl Planner {
     }
 
     fn is_leaving(&self, key: &Key) -> bool {
-        let leaving = |slot: &KeyState| slot.claims.is_empty() && slot.held.is_some() && self.is_ours(slot);
-        self.slots.get(key).is_some_and(leaving) && !self.guard.detains(key)
+        self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases) && !self.guard.detains(key)
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use super::desired::{DesiredPod, PodState};
 use super::guard::{GuardEvent, GuardSettings, Hold, Moment};
+use super::key_table::KeyState;
 use super::meta::MetaKeys;
-use super::planner::{KeyState, Planner};
+use super::planner::Planner;
 use super::work::Work;
 use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, RegistrationRef, Revision};
 
@@ -62,20 +63,16 @@ impl Planner {
         let dropped = self.change_tenancy(registration, pod, None);
         self.keep_if_last(registration, Some(pod));
         if self.guard.is_on() {
-            let is_in_doubt = |key: &&Key| self.is_unclaimed(key) && !self.is_forbidden(key);
+            let is_in_doubt = |key: &&Key| self.keys.is_unclaimed(key) && !self.is_forbidden(key);
             let dropped: Vec<&Key> = dropped.iter().filter(is_in_doubt).collect();
             for key in dropped {
                 // A key that was never written is no loss.
-                if may_be_there(&self.slots[key]) || !self.is_surveyed(key) {
+                if self.keys.get(key).is_some_and(KeyState::may_exist) || !self.is_surveyed(key) {
                     self.guard
                         .mark_unconfirmed(key, Work::Pod(registration.clone(), pod.clone()));
                 }
             }
         }
-    }
-
-    pub(super) fn is_unclaimed(&self, key: &Key) -> bool {
-        self.slots.get(key).is_some_and(|slot| slot.claims.is_empty())
     }
 
     /// Clears all unconfirmed keys of `pod`: those it had, and those it would have if ready.
@@ -100,7 +97,7 @@ impl Planner {
             let meets = |other: &&Prefix| other.contains(scope.prefix()) || scope.contains(other.prefix());
             let others = self.books.values().flat_map(|book| &book.terms.scopes);
             let others: Vec<Prefix> = others.filter(meets).cloned().collect();
-            for key in self.keys_in(scope) {
+            for key in self.keys.keys_in(scope) {
                 if !others.iter().any(|other| other.contains(&key)) {
                     self.clear_unconfirmed(&key);
                 }
@@ -144,9 +141,8 @@ impl Planner {
         if self.guard.is_starting() && !self.suspect_leftovers() {
             return None;
         }
-        let (slots, leases) = (&self.slots, &self.leases);
-        let ours = |held: &KeyValue| leases.is_ours(held.lease);
-        let is_there = |key: &Key| slots.get(key).and_then(|slot| slot.held.as_ref()).is_some_and(ours);
+        let (keys, leases) = (&self.keys, &self.leases);
+        let is_there = |key: &Key| keys.held(key).is_some_and(|held| leases.is_ours(held.lease));
         let (news, released) = self.guard.judge((leases.key_count(), is_there), moment, approved, id);
         for (key, work) in released {
             // A key that was not known to be in etcd when its pod was dropped is not on the pod's list. It is removed
@@ -179,8 +175,8 @@ impl Planner {
         let (key, recorded) = (self.meta.hold(), self.guard.recorded());
         let Some(hold) = self.guard.hold() else {
             // A key that a foreign client has written since is not the key that was held.
-            let may_be_ours = |slot: &KeyState| may_be_there(slot) && (slot.held.is_none() || self.is_ours(slot));
-            let is_there = |key: &Key| self.slots.get(key).is_some_and(may_be_ours);
+            let may_be_ours = |state: &KeyState| state.may_be_ours(&self.leases);
+            let is_there = |key: &Key| self.keys.get(key).is_some_and(may_be_ours);
             let mod_revision = recorded.filter(|_| self.guard.is_record_void(is_there))?.mod_revision;
             return Some(Op::Delete { key, mod_revision });
         };
@@ -205,7 +201,7 @@ impl Planner {
 
     /// The lease that `key` is on, if the lease is ours.
     pub(super) fn our_lease(&self, key: &Key) -> Option<LeaseId> {
-        let held = self.slots.get(key)?.held.as_ref()?;
+        let held = self.keys.held(key)?;
         self.leases.is_ours(held.lease).then_some(held.lease)
     }
 
@@ -223,14 +219,14 @@ impl Planner {
         if !self.complete || !surveyed(self.meta.scope()) || !scopes().all(surveyed) {
             return false;
         }
-        let left = |(key, slot): &(&Key, &KeyState)| {
-            slot.claims.is_empty()
-                && self.is_ours(slot)
+        let left = |(key, state): &(&Key, &KeyState)| {
+            state.is_unclaimed()
+                && state.is_ours(&self.leases)
                 && self.guard.detains(key)
                 && !self.is_frozen(key)
                 && !self.is_forbidden(key)
         };
-        let left: Vec<Key> = self.slots.iter().filter(left).map(|(key, _)| key.clone()).collect();
+        let left: Vec<Key> = self.keys.iter().filter(left).map(|(key, _)| key.clone()).collect();
         for key in left {
             self.guard.mark_unconfirmed(&key, Work::Key(key.clone()));
         }
@@ -243,15 +239,10 @@ impl Planner {
     /// Takes in a key that was found on one of our leases and that no registration is known to have claimed. If it
     /// still exists, its removal is unconfirmed.
     pub fn find_stray(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {
-        let is_new = held.is_some() && !self.slots.contains_key(key);
+        let is_new = held.is_some() && !self.keys.contains(key);
         if is_new && self.guard.is_on() && !self.is_forbidden(key) {
             self.guard.mark_unconfirmed(key, Work::Key(key.clone()));
         }
         self.observe_key(key, held, revision);
     }
-}
-
-/// Whether etcd may hold the key: it was observed, or a write is under way or of unknown outcome.
-pub(super) fn may_be_there(slot: &KeyState) -> bool {
-    slot.held.is_some() || slot.in_flight.is_some() || slot.perhaps_on.is_some()
 }

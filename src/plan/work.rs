@@ -74,6 +74,10 @@ impl WorkQueue {
         }
     }
 
+    pub fn extend(&mut self, works: impl IntoIterator<Item = Work>) {
+        works.into_iter().for_each(|work| self.push(work));
+    }
+
     /// Puts back work that was popped but does not fit into the current transaction.
     pub fn push_front(&mut self, work: Work) {
         if self.queued.insert(work.clone()) {
@@ -131,9 +135,8 @@ impl WorkQueue {
             self.without_space.get_or_insert_default();
             return;
         }
-        for work in self.without_space.take().into_iter().flatten() {
-            self.push(work);
-        }
+        let waited = self.without_space.take();
+        self.extend(waited.into_iter().flatten());
     }
 
     pub fn has_space(&self) -> bool {
