@@ -53,7 +53,7 @@ impl Planner {
     /// nothing to do for now. `leases_coming` is the number of grants in flight.
     pub fn next(&mut self, max_ops: usize, leases_coming: usize) -> Option<Step> {
         // The lease records show which keys are ours, and which leases have room.
-        if !self.complete || !self.is_surveyed(self.meta.scope().prefix()) {
+        if !self.complete || !self.prefixes.is_listed(self.meta.scope().prefix()) {
             return None;
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
@@ -127,7 +127,7 @@ impl Planner {
     /// Returns a transaction for namespaces with little work and nothing in flight. The worker keeps a reserve for such
     /// transactions beyond its limits.
     pub fn next_small(&mut self, max_ops: usize) -> Option<Step> {
-        if !self.complete || !self.is_surveyed(self.meta.scope().prefix()) || self.hold_op().is_some() {
+        if !self.complete || !self.prefixes.is_listed(self.meta.scope().prefix()) || self.hold_op().is_some() {
             return None;
         }
         self.settle_last();
@@ -232,7 +232,7 @@ impl Planner {
             Work::Key(key) => keys.contains(key),
             Work::Pod(registration, _) => books.contains_key(registration),
         });
-        self.settle_lingering();
+        self.drop_former_prefixes();
     }
 
     /// Adds the granted lease `lease` of `ttl` seconds.
@@ -311,7 +311,7 @@ impl Planner {
         if groups
             .iter()
             .flatten()
-            .any(|key| is_claimed(key) && !(self.is_surveyed(key) && self.leases.domain_of(key).is_some()))
+            .any(|key| is_claimed(key) && !(self.prefixes.is_listed(key) && self.leases.domain_of(key).is_some()))
         {
             return None;
         }
@@ -416,7 +416,7 @@ impl Planner {
         };
         match &state.held {
             // The key may exist: its prefix has not been listed yet.
-            None if !self.is_surveyed(key) => Decision::Leave,
+            None if !self.prefixes.is_listed(key) => Decision::Leave,
             None => put(Expect::Absent, None),
             Some(held) if state.is_ours(&self.leases) => {
                 match self.leases.fit(held.lease, self.ttl_of(&claim.registration)) {

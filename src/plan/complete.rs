@@ -51,7 +51,7 @@ impl Planner {
         for key in &keys {
             self.enqueue(key);
         }
-        self.settle_lingering();
+        self.drop_former_prefixes();
     }
 
     fn settle_op(&mut self, op: Op, result: OpResult, revision: Revision) {

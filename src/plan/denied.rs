@@ -40,6 +40,11 @@ impl Denied {
         self.unreadable.is_empty() && self.unwritable.is_empty()
     }
 
+    /// Whether `scope` itself, not one around it, may not be read.
+    pub fn is_unreadable(&self, scope: &Prefix) -> bool {
+        self.unreadable.contains(scope)
+    }
+
     /// Forgets denials below prefixes that no registration uses any more.
     pub fn keep(&mut self, wanted: &BTreeSet<Prefix>) {
         self.unreadable.retain(|scope| wanted.contains(scope));
@@ -53,27 +58,22 @@ impl Planner {
 
     /// Records that etcd denies reading `scope`.
     pub(super) fn reading_denied(&mut self, scope: Prefix) {
-        self.surveyed.remove(&scope);
+        self.prefixes.set_unlisted(&scope);
         self.note_change(&scope);
         if self.denied.unreadable.insert(scope) {
             // A prefix inside it may be readable and must be listed separately.
-            self.scopes_changed = true;
+            self.prefixes.mark_changed();
         }
     }
 
     /// Records that `scope` was read.
     pub(super) fn reading_allowed(&mut self, scope: &Prefix) {
         if self.denied.unreadable.remove(scope) {
-            self.surveyed.retain(|inner| !scope.contains(inner.prefix()));
-            self.scopes_changed = true;
+            self.prefixes.set_unlisted_inside(scope);
+            self.prefixes.mark_changed();
             self.leases.forget_domain(scope);
             self.look_again(scope);
         }
-    }
-
-    /// Whether `scope` itself, not one around it, may not be read.
-    pub(super) fn may_not_read(&self, scope: &Prefix) -> bool {
-        self.denied.unreadable.contains(scope)
     }
 
     // ---- writing ----
@@ -139,7 +139,7 @@ impl Planner {
         let book = self.keys.first_claim(key).and_then(|claim| self.books.get(&claim.registration));
         let inside = |scope: &&Prefix| scope.contains(key);
         let wanted = book.and_then(|book| book.terms.scopes.iter().find(inside));
-        let known = wanted.or_else(|| self.surveyed.iter().find(inside));
+        let known = wanted.or_else(|| self.prefixes.listed_around(key));
         known.cloned().unwrap_or_else(|| {
             let folder = folders(key).last().unwrap_or("/");
             Prefix::below(folder)
@@ -155,7 +155,7 @@ impl Planner {
         }
         folders(key).any(|folder| {
             self.denied.unwritable.contains_key(folder)
-                || self.denied.unreadable.contains(folder) && !self.is_surveyed(key)
+                || self.denied.unreadable.contains(folder) && !self.prefixes.is_listed(key)
         })
     }
 
@@ -164,7 +164,7 @@ impl Planner {
         let scopes = self.books.get(registration).map_or(&[][..], |book| &book.terms.scopes);
         let right = |scope: &Prefix| {
             let around = || folders(scope.prefix());
-            if around().any(|folder| self.denied.unreadable.contains(folder)) && !self.is_surveyed(scope.prefix()) {
+            if around().any(|folder| self.denied.unreadable.contains(folder)) && !self.prefixes.is_listed(scope.prefix()) {
                 Some(Right::Read)
             } else {
                 around()
@@ -182,7 +182,7 @@ impl Planner {
     pub fn denied(&self) -> impl Iterator<Item = (&Prefix, Right)> {
         let unreadable = self.denied.unreadable.iter().map(|scope| (scope, Right::Read));
         let unwritable = self.denied.unwritable.keys().map(|scope| (scope, Right::Write));
-        unreadable.chain(unwritable.filter(|(scope, _)| !self.may_not_read(scope)))
+        unreadable.chain(unwritable.filter(|(scope, _)| !self.denied.is_unreadable(scope)))
     }
 
     // ---- what may share a lease ----

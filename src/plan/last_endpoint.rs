@@ -87,8 +87,8 @@ impl Planner {
             let Some(book) = self.books.get(&registration) else {
                 continue;
             };
-            let is_surveyed = book.terms.scopes.iter().all(|scope| self.is_surveyed(scope.prefix()));
-            if !is_surveyed && !book.has_ready_endpoint() {
+            let is_listed = book.terms.scopes.iter().all(|scope| self.prefixes.is_listed(scope.prefix()));
+            if !is_listed && !book.has_ready_endpoint() {
                 self.in_question.insert(registration);
             }
         }
@@ -104,7 +104,7 @@ impl Planner {
 
     /// Whether etcd may hold a key of `desired`; keys that have not been read yet count.
     fn may_have_keys(&self, desired: &DesiredPod) -> bool {
-        let may = |key: &Key| self.keys.get(key).is_some_and(KeyState::may_exist) || !self.is_surveyed(key);
+        let may = |key: &Key| self.keys.get(key).is_some_and(KeyState::may_exist) || !self.prefixes.is_listed(key);
         desired.all_records().any(|record| may(&record.key))
     }
 }

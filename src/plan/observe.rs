@@ -49,7 +49,7 @@ impl Planner {
             self.enqueue(&key);
         }
         self.reading_allowed(&scope);
-        self.surveyed.insert(scope);
+        self.prefixes.set_listed(scope);
     }
 
     /// Records what etcd holds under `key` at `revision`, unless a newer state is known.
@@ -120,7 +120,7 @@ impl Planner {
 
     fn forget(&mut self) {
         self.leases.clear();
-        self.surveyed.clear();
+        self.prefixes.forget_lists();
         self.guard.forget_record();
         // The guard still needs the result for its keys: the list that follows shows whether they exist.
         self.keys.forget_observed(|key| self.guard.knows(key));

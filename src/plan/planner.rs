@@ -13,6 +13,7 @@ use super::key_table::{Claim, KeyTable};
 use super::lease_pool::LeasePool;
 use super::meta::MetaKeys;
 use super::policy::PrefixGrant;
+use super::prefixes::Prefixes;
 use super::quota::Quotas;
 use super::rejected::Rejected;
 use super::since::Since;
@@ -79,11 +80,7 @@ pub struct Planner {
     pub(super) transactions: Transactions,
     /// Whether every Kubernetes watch has delivered its full list. Before that, no data key is written or removed.
     pub(super) complete: bool,
-    /// The prefixes that have been listed in etcd.
-    pub(super) surveyed: BTreeSet<Prefix>,
-    /// Former prefixes of registrations, kept until none of our keys is left in them.
-    pub(super) lingering: BTreeSet<Prefix>,
-    pub(super) scopes_changed: bool,
+    pub(super) prefixes: Prefixes,
     pub(super) suspended: HashSet<RegistrationRef>,
     pub(super) changed: HashSet<RegistrationRef>,
     /// Registrations for which the planner must decide which endpoint is the last one.
@@ -113,9 +110,7 @@ impl Planner {
             work: WorkQueue::default(),
             transactions: Transactions::default(),
             complete: false,
-            surveyed: BTreeSet::new(),
-            lingering: BTreeSet::new(),
-            scopes_changed: true,
+            prefixes: Prefixes::default(),
             suspended: HashSet::new(),
             changed: HashSet::new(),
             in_question: HashSet::new(),
@@ -168,7 +163,7 @@ impl Planner {
                 if !is_suspended {
                     scopes.extend(former.scopes.iter().cloned());
                 }
-                self.lingering.extend(former.scopes);
+                self.prefixes.leave(former.scopes);
                 for pod in book.desired_pods.keys().chain(book.dropped.keys()) {
                     self.work.push(Work::Pod(registration.clone(), pod.clone()));
                 }
@@ -196,7 +191,7 @@ impl Planner {
                 self.books.insert(registration.clone(), book);
             }
         }
-        self.scopes_changed = true;
+        self.prefixes.mark_changed();
         self.changed.insert(registration.clone());
         self.in_question.insert(registration.clone());
         self.queue_unclaimed_in(&scopes);
@@ -245,9 +240,8 @@ impl Planner {
         if was_suspended {
             self.queue_if_none_suspended();
         }
-        self.lingering.extend(book.terms.scopes);
-        self.scopes_changed = true;
-        self.settle_lingering();
+        self.prefixes.leave(book.terms.scopes);
+        self.drop_former_prefixes();
         self.changed.remove(registration);
     }
 

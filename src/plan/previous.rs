@@ -158,7 +158,7 @@ impl Planner {
             match &state.held {
                 Some(_) if state.is_ours(&self.leases) => {}
                 Some(_) => return Some(Way::Barred),
-                None if !self.is_surveyed(key) || self.leases.domain_of(key).is_none() => way = Way::Unknown,
+                None if !self.prefixes.is_listed(key) || self.leases.domain_of(key).is_none() => way = Way::Unknown,
                 None if way == Way::Done => way = Way::Open,
                 None => {}
             }
@@ -211,7 +211,7 @@ impl Planner {
             .first()
             .is_some_and(|claim| claim.registration != *registration);
         let may_be_there = state.may_appear() || state.is_ours(&self.leases);
-        is_others || self.is_denied(key) || self.is_surveyed(key) && !may_be_there
+        is_others || self.is_denied(key) || self.prefixes.is_listed(key) && !may_be_there
     }
 
     /// `pod` has what the newest spec asks for, and nothing is left of the spec before.

@@ -105,15 +105,15 @@ impl Planner {
             return;
         };
         applicants.sort();
-        let is_surveyed = self.is_namespace_surveyed(namespace);
-        if !is_surveyed {
+        let is_listed = self.is_namespace_listed(namespace);
+        if !is_listed {
             // A pod whose keys have not been read yet may have precedence.
             self.quotas.in_question.insert(namespace.clone());
         }
         let (mut room, mut full) = (quota.keys, false);
         let mut placed = Vec::new();
         for applicant in applicants {
-            full |= applicant.waits && (!is_surveyed || applicant.keys > room);
+            full |= applicant.waits && (!is_listed || applicant.keys > room);
             if applicant.keys <= room && !(applicant.waits && full) {
                 room -= applicant.keys;
                 self.grant_place(&applicant.registration, &applicant.pod);
@@ -162,10 +162,10 @@ impl Planner {
         states.any(|state| state.may_be_ours(&self.leases))
     }
 
-    fn is_namespace_surveyed(&self, namespace: &Arc<str>) -> bool {
+    fn is_namespace_listed(&self, namespace: &Arc<str>) -> bool {
         let books = self.books.iter().filter(|(name, _)| name.namespace == *namespace);
         let mut scopes = books.flat_map(|(_, book)| &book.terms.scopes);
-        scopes.all(|scope| self.is_surveyed(scope.prefix()))
+        scopes.all(|scope| self.prefixes.is_listed(scope.prefix()))
     }
 
     fn note_placed(&mut self, namespace: &Arc<str>, placed: Vec<Applicant>) {
@@ -174,7 +174,7 @@ impl Planner {
             ration.placed = names.collect();
         }
         // `change_tenancy` reopens the question, although its changes are the answer.
-        if self.is_namespace_surveyed(namespace) {
+        if self.is_namespace_listed(namespace) {
             self.quotas.in_question.remove(namespace);
         }
     }

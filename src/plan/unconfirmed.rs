@@ -67,7 +67,7 @@ impl Planner {
             let dropped: Vec<&Key> = dropped.iter().filter(is_in_doubt).collect();
             for key in dropped {
                 // A key that was never written is no loss.
-                if self.keys.get(key).is_some_and(KeyState::may_exist) || !self.is_surveyed(key) {
+                if self.keys.get(key).is_some_and(KeyState::may_exist) || !self.prefixes.is_listed(key) {
                     self.guard
                         .mark_unconfirmed(key, Work::Pod(registration.clone(), pod.clone()));
                 }
@@ -215,8 +215,8 @@ impl Planner {
     fn suspect_leftovers(&mut self) -> bool {
         let scopes = || self.books.values().flat_map(|book| &book.terms.scopes);
         // Do not wait for prefixes that may not be read: they would keep the guard from deciding about all others.
-        let surveyed = |scope: &Prefix| self.is_surveyed(scope.prefix()) || self.is_denied(scope.prefix());
-        if !self.complete || !surveyed(self.meta.scope()) || !scopes().all(surveyed) {
+        let is_listed = |scope: &Prefix| self.prefixes.is_listed(scope.prefix()) || self.is_denied(scope.prefix());
+        if !self.complete || !is_listed(self.meta.scope()) || !scopes().all(is_listed) {
             return false;
         }
         let left = |(key, state): &(&Key, &KeyState)| {
