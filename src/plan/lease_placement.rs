@@ -1,13 +1,13 @@
 //! Chooses the leases for the keys of one work item: keys of one lease group are put on one lease, if possible.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::actions::Decision;
-use super::lease_groups::LeaseGroup;
+use super::lease_groups::{LeaseGroup, LeaseGroups};
 use super::planner::Planner;
 use super::work::Work;
-use crate::model::{Key, LeaseId, Op, RegistrationRef};
+use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef};
 
 /// Writes with their leases, and the room reserved there for keys that are new on the lease.
 pub(super) type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
@@ -79,5 +79,43 @@ impl Planner {
         let of_domain = |key: &&Key| self.leases.domain_of(key).as_ref() == Some(domain);
         let mut keys = desired.records().map(|record| &record.key).filter(of_domain);
         keys.find_map(|key| self.our_lease(key))
+    }
+
+    /// Requires lease groups from now on. A key is not placed until [`Self::set_domains`] has set its group.
+    pub fn await_domains(&mut self) {
+        self.leases.set_domains(LeaseGroups::default());
+    }
+
+    /// The lease groups known so far.
+    pub fn domains(&self) -> &LeaseGroups {
+        self.leases.domains()
+    }
+
+    /// Replaces the lease groups. Keys stay on their leases.
+    pub fn set_domains(&mut self, domains: LeaseGroups) {
+        let unknown = |key: &&Key| self.leases.domain_of(key).is_none();
+        let waited: Vec<Key> = self.keys.iter().map(|(key, _)| key).filter(unknown).cloned().collect();
+        self.leases.set_domains(domains);
+        for key in waited {
+            self.enqueue(&key);
+        }
+    }
+
+    /// The prefixes of all registrations.
+    pub fn data_scopes(&self) -> BTreeSet<Prefix> {
+        let scopes = self.books.values().flat_map(|book| &book.terms.scopes);
+        scopes.cloned().collect()
+    }
+
+    /// The key under which `lease` is recorded.
+    pub fn record_key(&self, lease: LeaseId) -> Key {
+        self.meta.record_key(lease)
+    }
+
+    /// The prefixes whose lease group is not known yet.
+    pub fn without_domain(&self) -> BTreeSet<Prefix> {
+        let scopes = self.books.values().flat_map(|book| &book.terms.scopes);
+        let unknown = |scope: &&Prefix| self.leases.domain_of(scope.prefix()).is_none();
+        scopes.filter(unknown).cloned().collect()
     }
 }

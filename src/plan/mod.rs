@@ -9,10 +9,8 @@
 mod actions;
 mod checkpoint;
 mod complete;
-mod denied;
 mod desired;
 mod duplicate_keys;
-mod forbidden;
 #[cfg(test)]
 pub(crate) mod fuzz;
 mod guard;
@@ -24,6 +22,7 @@ mod lease_placement;
 mod lease_pool;
 mod meta;
 mod observe;
+mod permissions;
 mod planner;
 mod policy;
 mod prefixes;
@@ -46,12 +45,12 @@ mod work;
 mod world;
 
 pub use actions::Step;
-pub use denied::{ProbeCandidate, Right};
 pub use desired::{DesiredPod, EndpointRecords, FormatBinding, PodState, Problem};
 pub use guard::{GuardEvent, GuardMode, GuardSettings, Hold, Moment, Release};
 pub use in_flight::Ticket;
 pub use lease_groups::{LeaseGroup, LeaseGroups, folders};
 pub use meta::{CandidateRecord, MetaKeys, newer_version};
+pub use permissions::{ProbeCandidate, Right};
 pub use planner::{Planner, RegistrationSettings};
 pub use policy::{Denial, NamespacePolicy, Policy, PrefixGrant, Quota, Rule};
 pub use rejected::{Narrowed, Objection, Owner, Rejection};

@@ -5,14 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::denied::Denied;
 use super::desired::DesiredPod;
 use super::guard::Guard;
 use super::in_flight::{Ticket, Transactions};
 use super::key_table::{Claim, KeyTable};
 use super::lease_pool::LeasePool;
 use super::meta::MetaKeys;
-use super::policy::PrefixGrant;
+use super::permissions::Permissions;
 use super::prefixes::Prefixes;
 use super::quota::Quotas;
 use super::rejected::Rejected;
@@ -85,10 +84,8 @@ pub struct Planner {
     pub(super) changed: HashSet<RegistrationRef>,
     /// Registrations for which the planner must decide which endpoint is the last one.
     pub(super) in_question: HashSet<RegistrationRef>,
-    /// Prefixes that are forbidden to registrations, except for the keys that each grant allows.
-    pub(super) forbidden: HashMap<RegistrationRef, Vec<(Prefix, PrefixGrant)>>,
     pub(super) quotas: Quotas,
-    pub(super) denied: Denied,
+    pub(super) permissions: Permissions,
     /// The record sets that etcd rejects for their content.
     pub(super) rejected: Rejected,
 }
@@ -114,9 +111,8 @@ impl Planner {
             suspended: HashSet::new(),
             changed: HashSet::new(),
             in_question: HashSet::new(),
-            forbidden: HashMap::new(),
             quotas: Quotas::default(),
-            denied: Denied::default(),
+            permissions: Permissions::default(),
             rejected: Rejected::default(),
         }
     }
@@ -224,7 +220,7 @@ impl Planner {
             return;
         };
         let was_suspended = self.suspended.remove(registration);
-        self.forbidden.remove(registration);
+        self.permissions.forget(registration);
         self.quotas.question(&registration.namespace);
         for (pod, desired) in &book.desired_pods {
             for record in desired.all_records() {

@@ -117,8 +117,8 @@ impl Planner {
     pub fn take_changed_scopes(&mut self) -> Option<BTreeSet<Prefix>> {
         let used = self.books.values().flat_map(|book| &book.terms.scopes);
         let used = used.chain([self.meta.scope()]);
-        let (wanted, unwanted) = self.prefixes.take_changed(used, |prefix| !self.denied.is_unreadable(prefix))?;
-        self.denied.keep(&wanted);
+        let (wanted, unwanted) = self.prefixes.take_changed(used, |prefix| !self.permissions.is_unreadable(prefix))?;
+        self.permissions.keep(&wanted);
         for prefix in unwanted {
             let outside = |key: &Key| !wanted.iter().any(|kept| kept.contains(key));
             for key in self.keys.keys_in(&prefix).into_iter().filter(outside) {

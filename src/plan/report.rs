@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::denied::Right;
 use super::desired::{DesiredPod, EndpointRecords, Problem};
+use super::permissions::Right;
 use super::planner::Planner;
 use super::rejected::Rejection;
 use crate::api::Reason;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::denied::Right;
+use super::permissions::Right;
 use super::report::{Conflict, Holder, Registered, Report};
 use crate::api::{ConditionStatus, ConditionType, EndpointStatus, Reason, ServiceRegistrationStatus, conditions};
 

@@ -1,0 +1,288 @@
+//! Permissions: the prefixes that etcd does not let us read or write, leases that carry a key that may not be written,
+//! and the keys that the Registry's rules do not let a registration have.
+//!
+//! What etcd denies stays as it is, and all other work continues. Roles are changed by the etcd admin, so denied
+//! operations are retried, and the waiting work is queued again once they are allowed. The rules of the Registry are
+//! certain, so a key that they forbid is removed at once, without the guard, and even if the registration is suspended.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::in_flight::Ticket;
+use super::lease_groups::folders;
+use super::planner::{Planner, RegistrationState};
+use super::policy::PrefixGrant;
+use super::prefixes::Prefixes;
+use super::work::Work;
+use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef};
+
+/// A permission on a prefix that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Right {
+    /// The prefix may not be read. Then it cannot be written either, because every write compares first.
+    Read,
+    /// The prefix may be read, but not written.
+    Write,
+}
+
+/// Keys below one prefix, some of which etcd may have refused to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeCandidate {
+    pub scope: Prefix,
+    pub keys: Vec<Key>,
+}
+
+/// What etcd and the rules of the Registry deny.
+#[derive(Debug, Default)]
+pub(super) struct Permissions {
+    unreadable: BTreeSet<Prefix>,
+    /// Each with a key that may not be written, for probing.
+    unwritable: BTreeMap<Prefix, Key>,
+    /// Prefixes that rules forbid to registrations, except for the keys that each grant allows.
+    forbidden: HashMap<RegistrationRef, Vec<(Prefix, PrefixGrant)>>,
+}
+
+impl Permissions {
+    /// Whether `prefix` itself, not one around it, may not be read.
+    pub fn is_unreadable(&self, prefix: &Prefix) -> bool {
+        self.unreadable.contains(prefix)
+    }
+
+    /// The permission that etcd denies on `key`, or on a prefix that it is inside. A prefix that has been listed may be
+    /// read.
+    pub fn missing(&self, key: &str, prefixes: &Prefixes) -> Option<Right> {
+        let is_unreadable = || folders(key).any(|folder| self.unreadable.contains(folder));
+        if !self.unreadable.is_empty() && is_unreadable() && !prefixes.is_listed(key) {
+            return Some(Right::Read);
+        }
+        let is_unwritable = || folders(key).any(|folder| self.unwritable.contains_key(folder));
+        (!self.unwritable.is_empty() && is_unwritable()).then_some(Right::Write)
+    }
+
+    /// All prefixes that etcd denies, with the missing permission.
+    pub fn denied(&self) -> impl Iterator<Item = (&Prefix, Right)> {
+        let unreadable = self.unreadable.iter().map(|prefix| (prefix, Right::Read));
+        let unwritable = self.unwritable.keys().map(|prefix| (prefix, Right::Write));
+        unreadable.chain(unwritable.filter(|(prefix, _)| !self.is_unreadable(prefix)))
+    }
+
+    /// The prefixes that may not be written, each with a key to probe.
+    pub fn unwritable(&self) -> impl Iterator<Item = (&Prefix, &Key)> {
+        self.unwritable.iter()
+    }
+
+    /// Returns whether that is new.
+    fn deny_reading(&mut self, prefix: Prefix) -> bool {
+        self.unreadable.insert(prefix)
+    }
+
+    /// Returns whether that is new.
+    fn allow_reading(&mut self, prefix: &Prefix) -> bool {
+        self.unreadable.remove(prefix)
+    }
+
+    /// `key` is one key below `prefix` that may not be written.
+    fn deny_writing(&mut self, prefix: Prefix, key: Key) {
+        self.unwritable.insert(prefix, key);
+    }
+
+    /// Returns whether that is new.
+    fn allow_writing(&mut self, prefix: &Prefix) -> bool {
+        self.unwritable.remove(prefix).is_some()
+    }
+
+    /// Drops denials below prefixes that are not wanted any more.
+    pub fn keep(&mut self, wanted: &BTreeSet<Prefix>) {
+        self.unreadable.retain(|prefix| wanted.contains(prefix));
+        let is_wanted = |prefix: &Prefix| wanted.iter().any(|outer| outer.contains(prefix.prefix()));
+        self.unwritable.retain(|prefix, _| is_wanted(prefix));
+    }
+
+    /// Sets what the rules forbid to `registration`. Returns whether more may be forbidden than before.
+    fn set_forbidden(&mut self, registration: &RegistrationRef, forbidden: Vec<(Prefix, PrefixGrant)>) -> bool {
+        if forbidden.is_empty() {
+            self.forget(registration);
+            return false;
+        }
+        let is_new = self.forbidden.get(registration) != Some(&forbidden);
+        self.forbidden.insert(registration.clone(), forbidden);
+        is_new
+    }
+
+    /// Drops what the rules forbid to `registration`.
+    pub fn forget(&mut self, registration: &RegistrationRef) {
+        self.forbidden.remove(registration);
+    }
+
+    /// Whether the rules forbid `key` to `registration`.
+    fn forbid(&self, key: &str, registration: &RegistrationRef) -> bool {
+        let forbidden = self.forbidden.get(registration);
+        let forbids = |(prefix, grant): &(Prefix, PrefixGrant)| prefix.contains(key) && grant.check(key).is_err();
+        forbidden.into_iter().flatten().any(forbids)
+    }
+
+    /// Whether the rules forbid `key` to any registration.
+    fn forbid_to_any(&self, key: &str) -> bool {
+        self.forbidden.keys().any(|registration| self.forbid(key, registration))
+    }
+}
+
+impl Planner {
+    // ---- what etcd denies ----
+
+    /// Records that etcd denies reading `scope`.
+    pub(super) fn reading_denied(&mut self, scope: Prefix) {
+        self.prefixes.set_unlisted(&scope);
+        self.note_change(&scope);
+        if self.permissions.deny_reading(scope) {
+            // A prefix inside it may be readable and must be listed separately.
+            self.prefixes.mark_changed();
+        }
+    }
+
+    /// Records that `scope` was read.
+    pub(super) fn reading_allowed(&mut self, scope: &Prefix) {
+        if self.permissions.allow_reading(scope) {
+            self.prefixes.set_unlisted_inside(scope);
+            self.prefixes.mark_changed();
+            self.leases.forget_domain(scope);
+            self.look_again(scope);
+        }
+    }
+
+    /// Records that etcd denies writing below `scope`; `key` is one key it refused.
+    pub fn writing_denied(&mut self, scope: &Prefix, key: &Key) {
+        self.permissions.deny_writing(scope.clone(), key.clone());
+        self.note_change(scope);
+    }
+
+    /// Records that `scope` may be written (again), and queues the work that waited for it.
+    pub fn writing_allowed(&mut self, scope: &Prefix) {
+        if self.permissions.allow_writing(scope) {
+            self.leases.forget_domain(scope);
+            self.look_again(scope);
+        }
+    }
+
+    /// The prefixes that may not be written, each with a key to probe.
+    pub fn unwritable(&self) -> impl Iterator<Item = (&Prefix, &Key)> {
+        self.permissions.unwritable()
+    }
+
+    /// Sets whether etcd denies renewing `lease` and putting keys on it, because of a key on it that may not be
+    /// written. The other keys on it are moved to other leases before it expires.
+    pub fn set_lease_denied(&mut self, lease: LeaseId, denied: bool) {
+        for key in self.leases.set_denied(lease, denied) {
+            self.enqueue(&key);
+        }
+    }
+
+    /// Returns the keys of the transaction `ticket`, which etcd refused, by prefix, and the leases that it puts keys
+    /// on. Our own bookkeeping keys are left out: no registration is responsible for them.
+    pub fn suspects(&self, ticket: Ticket) -> (Vec<ProbeCandidate>, BTreeSet<LeaseId>) {
+        let ops = self.transactions.get(ticket).map_or(&[][..], |sent| &sent.ops);
+        let leases = ops.iter().filter_map(|op| match op {
+            Op::Put { lease, .. } => Some(*lease),
+            Op::Delete { .. } | Op::Check { .. } => None,
+        });
+        (
+            self.by_scope(ops.iter().map(Op::key)),
+            leases.chain(self.lease_of_note(ops)).collect(),
+        )
+    }
+
+    /// Returns the keys on `lease`, which etcd refused to renew, by prefix.
+    pub fn suspects_on(&self, lease: LeaseId) -> Vec<ProbeCandidate> {
+        self.by_scope(self.leases.keys_on(lease))
+    }
+
+    fn by_scope<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<ProbeCandidate> {
+        let mut suspects: BTreeMap<Prefix, Vec<Key>> = BTreeMap::new();
+        for key in keys.filter(|key| !self.meta.scope().contains(key)) {
+            suspects.entry(self.scope_of(key)).or_default().push(key.clone());
+        }
+        let suspects = suspects.into_iter();
+        suspects.map(|(scope, keys)| ProbeCandidate { scope, keys }).collect()
+    }
+
+    /// The prefix whose permission decides about `key`: that of the registration that claims it, else the listed one
+    /// around it, else its folder.
+    fn scope_of(&self, key: &Key) -> Prefix {
+        let book = self.keys.first_claim(key).and_then(|claim| self.books.get(&claim.registration));
+        let inside = |scope: &&Prefix| scope.contains(key);
+        let wanted = book.and_then(|book| book.terms.scopes.iter().find(inside));
+        let known = wanted.or_else(|| self.prefixes.listed_around(key));
+        known.cloned().unwrap_or_else(|| {
+            let folder = folders(key).last().unwrap_or("/");
+            Prefix::below(folder)
+        })
+    }
+
+    /// Whether `key` must be left alone because etcd denies reading or writing it.
+    pub(super) fn is_denied(&self, key: &str) -> bool {
+        self.permissions.missing(key, &self.prefixes).is_some()
+    }
+
+    /// Returns the prefixes of `registration` on which a permission is missing.
+    pub(super) fn denied_to(&self, registration: &RegistrationRef) -> Vec<(Prefix, Right)> {
+        let scopes = self.books.get(registration).map_or(&[][..], |book| &book.terms.scopes);
+        let right = |scope: &Prefix| self.permissions.missing(scope.prefix(), &self.prefixes);
+        let denied = scopes.iter().filter_map(|scope| Some((scope.clone(), right(scope)?)));
+        denied.collect()
+    }
+
+    /// Returns all prefixes that etcd denies, with the missing permission.
+    pub fn denied(&self) -> impl Iterator<Item = (&Prefix, Right)> {
+        self.permissions.denied()
+    }
+
+    /// Queues every key below `scope`.
+    fn look_again(&mut self, scope: &Prefix) {
+        for key in self.keys.keys_in(scope) {
+            self.enqueue(&key);
+        }
+        self.note_change(scope);
+    }
+
+    /// Marks the registrations whose prefixes overlap `scope` as changed.
+    fn note_change(&mut self, scope: &Prefix) {
+        let concerned = |of: &Prefix| scope.contains(of.prefix()) || of.contains(scope.prefix());
+        let concerned = self
+            .books
+            .iter()
+            .filter(|(_, book)| book.terms.scopes.iter().any(concerned));
+        self.changed
+            .extend(concerned.map(|(registration, _)| registration.clone()));
+    }
+
+    // ---- what the rules forbid ----
+
+    /// Sets the prefixes below which `registration` may not write, except for the keys that each grant allows. Call
+    /// after [`Planner::set_terms`].
+    pub fn forbid(&mut self, registration: &RegistrationRef, forbidden: Vec<(Prefix, PrefixGrant)>) {
+        let scopes: Vec<Prefix> = forbidden.iter().map(|(scope, _)| scope.clone()).collect();
+        if !self.permissions.set_forbidden(registration, forbidden) {
+            return;
+        }
+        let there: Vec<Key> = scopes.iter().flat_map(|scope| self.keys.keys_in(scope)).collect();
+        for key in there {
+            if self.is_forbidden(&key) {
+                self.guard.clear_unconfirmed(&key);
+                self.enqueue(&key);
+            }
+        }
+        // The dropped keys of a pod are removed by the pod's work item, even if nothing else of it may change now.
+        if let Some(book) = self.books.get(registration) {
+            for pod in book.dropped.keys() {
+                self.work.push(Work::Pod(registration.clone(), pod.clone()));
+            }
+        }
+    }
+
+    /// Whether a rule forbids `key` to a registration, and no other registration may have it.
+    pub(super) fn is_forbidden(&self, key: &Key) -> bool {
+        let may_have = |(registration, book): (&RegistrationRef, &RegistrationState)| {
+            book.terms.scopes.iter().any(|scope| scope.contains(key)) && !self.permissions.forbid(key, registration)
+        };
+        self.permissions.forbid_to_any(key) && !self.books.iter().any(may_have)
+    }
+}
