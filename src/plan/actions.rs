@@ -227,10 +227,10 @@ impl Planner {
                 self.work.push(work);
             }
         }
-        let (keys, books) = (&self.keys, &self.books);
+        let (keys, registrations) = (&self.keys, &self.registrations);
         self.rejected.keep(|work| match work {
             Work::Key(key) => keys.contains(key),
-            Work::Pod(registration, _) => books.contains_key(registration),
+            Work::Pod(registration, _) => registrations.contains(registration),
         });
         self.drop_former_prefixes();
     }
@@ -267,7 +267,10 @@ impl Planner {
             lease,
             expect,
         };
-        let ops = unrecorded.map(put).filter(|op| !self.transactions.contain(op.key())).collect();
+        let ops = unrecorded
+            .map(put)
+            .filter(|op| !self.transactions.contain(op.key()))
+            .collect();
         self.send_if_any(ops)
     }
 
@@ -284,7 +287,7 @@ impl Planner {
         let mut leaving = HashSet::new();
         let mut groups = match work {
             Work::Key(key) => {
-                if self.is_frozen(key) && !self.is_forbidden(key) {
+                if self.registrations.is_frozen(key) && !self.is_forbidden(key) {
                     return None;
                 }
                 vec![self.leftover_with(key)]
@@ -356,14 +359,16 @@ impl Planner {
     /// the registration does not exist. For a suspended registration, returns only the dropped keys that are forbidden,
     /// each in a group alone.
     fn groups_of(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Vec<Vec<Key>>> {
-        let book = self.books.get(registration)?;
-        if book.terms.suspended {
-            let forbidden = book.dropped.get(pod)?.iter().filter(|key| self.is_forbidden(key));
+        let state = self.registrations.get(registration)?;
+        if state.settings().suspended {
+            let forbidden = state.dropped_by(pod).iter().filter(|key| self.is_forbidden(key));
             return Some(forbidden.map(|key| vec![key.clone()]).collect());
         }
-        let book = self.books.get_mut(registration)?;
+        let (keys, state) = (&self.keys, self.registrations.get_mut(registration)?);
+        let is_there = |key: &KeyState| key.held.is_some() || key.in_flight.is_some();
+        let is_struck = state.retain_dropped(pod, |key| keys.get(key).is_some_and(is_there));
         let mut groups: Vec<Vec<Key>> = Vec::new();
-        if let Some(desired) = book.desired_pods.get(pod) {
+        if let Some(desired) = state.pods().get(pod) {
             for group in desired.groups() {
                 let known = |key: &Key| groups.iter().flatten().any(|known| known == key);
                 let keys = group.iter().map(|record| &record.key);
@@ -372,29 +377,19 @@ impl Planner {
                     groups.push(keys);
                 }
             }
-            let previous = desired.previous.as_ref().filter(|_| !book.released.contains(pod));
+            let previous = desired.previous.as_ref().filter(|_| !state.is_released(pod));
             for group in previous.iter().flat_map(|previous| previous.groups()) {
                 groups.push(group.iter().map(|record| record.key.clone()).collect());
             }
         }
-        let mut dropped_now = Vec::new();
-        if let Some(dropped) = book.dropped.get_mut(pod) {
-            let there = |state: &KeyState| state.held.is_some() || state.in_flight.is_some();
-            let before = dropped.len();
-            dropped.retain(|key| self.keys.get(key).is_some_and(there));
-            if dropped.len() < before {
-                // The report showed this key as being removed. No claim on the key triggers a new report.
-                self.changed.insert(registration.clone());
-            }
-            dropped_now.clone_from(dropped);
-            if dropped.is_empty() {
-                book.dropped.remove(pod);
+        for key in state.dropped_by(pod) {
+            if !groups.iter().flatten().any(|known| known == key) {
+                groups.push(self.keys.dropped_with(key));
             }
         }
-        for key in dropped_now {
-            if !groups.iter().flatten().any(|known| *known == key) {
-                groups.push(self.dropped_with(key));
-            }
+        if is_struck {
+            // The report showed a key as being removed. No claim on the key triggers a new report.
+            self.registrations.mark_changed(registration);
         }
         Some(groups)
     }
@@ -402,11 +397,13 @@ impl Planner {
     pub(super) fn decide_key(&self, key: &Key, state: &KeyState) -> Decision {
         let Some(claim) = state.claims.first() else {
             return match &state.held {
-                Some(held) if state.is_ours(&self.leases) && !self.guard.detains(key) => Decision::Remove(held.mod_revision),
+                Some(held) if state.is_ours(&self.leases) && !self.guard.detains(key) => {
+                    Decision::Remove(held.mod_revision)
+                }
                 _ => Decision::Leave,
             };
         };
-        let Some(value) = self.wanted(key, claim) else {
+        let Some(value) = self.registrations.value_of(key, claim) else {
             return Decision::Leave;
         };
         let put = |expect, stay| Decision::Put {
@@ -419,7 +416,10 @@ impl Planner {
             None if !self.prefixes.is_listed(key) => Decision::Leave,
             None => put(Expect::Absent, None),
             Some(held) if state.is_ours(&self.leases) => {
-                match self.leases.fit(held.lease, self.ttl_of(&claim.registration)) {
+                match self
+                    .leases
+                    .fit(held.lease, self.registrations.ttl_of(&claim.registration))
+                {
                     Fit::Stays if held.value == *value => Decision::Leave,
                     Fit::Stays => put(Expect::At(held.mod_revision), Some(held.lease)),
                     Fit::Moves => put(Expect::At(held.mod_revision), None),
@@ -430,9 +430,5 @@ impl Planner {
             }
             Some(_) => Decision::Leave,
         }
-    }
-
-    pub(super) fn ttl_of(&self, registration: &RegistrationRef) -> u32 {
-        self.books.get(registration).map_or(0, |book| book.terms.ttl)
     }
 }

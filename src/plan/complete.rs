@@ -29,7 +29,11 @@ impl Planner {
         }
         for (key, lease) in reserved {
             let is_unknown = verdict.is_none();
-            let free = if is_unknown { self.keys.perhaps_put(&key, lease) } else { Some(lease) };
+            let free = if is_unknown {
+                self.keys.perhaps_put(&key, lease)
+            } else {
+                Some(lease)
+            };
             if let Some(lease) = free {
                 self.leases.release(lease, 1);
             }

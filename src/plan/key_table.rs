@@ -138,6 +138,15 @@ impl KeyTable {
         Some(state.claims.first().map_or_else(|| Work::Key(key.clone()), Claim::work))
     }
 
+    /// Returns `key`, which no pod claims any more, and the unclaimed keys of its unit.
+    pub fn dropped_with(&self, key: &Key) -> Vec<Key> {
+        let goes = |other: &&Key| *other == key || self.is_unclaimed(other);
+        match self.get(key).and_then(|state| state.unit.as_ref()) {
+            Some(unit) => unit.iter().filter(goes).cloned().collect(),
+            None => vec![key.clone()],
+        }
+    }
+
     // ---- desired ----
 
     /// Adds a claim. Returns whether other pods claim the key, too, so that the claims must be sorted.
@@ -274,8 +283,7 @@ impl KeyTable {
     /// Drops the state of `key` if no pod claims the key, etcd does not hold it, and no put of it has an unknown
     /// outcome.
     pub fn drop_if_unused(&mut self, key: &str) {
-        let is_unused =
-            |state: &KeyState| state.is_unclaimed() && state.held.is_none() && state.perhaps_on.is_none();
+        let is_unused = |state: &KeyState| state.is_unclaimed() && state.held.is_none() && state.perhaps_on.is_none();
         if self.get(key).is_some_and(is_unused) {
             self.states.remove(key);
         }

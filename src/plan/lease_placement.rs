@@ -38,7 +38,7 @@ impl Planner {
         let mut homes: HashMap<Key, LeaseId> = HashMap::new();
         let mut reserved: Vec<(Key, LeaseId)> = Vec::new();
         if let Work::Pod(registration, pod) = work {
-            let ttl = self.ttl_of(registration);
+            let ttl = self.registrations.ttl_of(registration);
             for (domain, keys) in homeless {
                 let sibling = self.lease_of_siblings(registration, pod, &domain);
                 let Some(lease) = self.leases.reserve((ttl, &domain), keys.len(), sibling) else {
@@ -75,7 +75,7 @@ impl Planner {
         pod: &Arc<str>,
         domain: &LeaseGroup,
     ) -> Option<LeaseId> {
-        let desired = self.books.get(registration)?.desired_pods.get(pod)?;
+        let desired = self.registrations.desired(registration, pod)?;
         let of_domain = |key: &&Key| self.leases.domain_of(key).as_ref() == Some(domain);
         let mut keys = desired.records().map(|record| &record.key).filter(of_domain);
         keys.find_map(|key| self.our_lease(key))
@@ -103,8 +103,7 @@ impl Planner {
 
     /// The prefixes of all registrations.
     pub fn data_scopes(&self) -> BTreeSet<Prefix> {
-        let scopes = self.books.values().flat_map(|book| &book.terms.scopes);
-        scopes.cloned().collect()
+        self.registrations.prefixes().cloned().collect()
     }
 
     /// The key under which `lease` is recorded.
@@ -114,8 +113,7 @@ impl Planner {
 
     /// The prefixes whose lease group is not known yet.
     pub fn without_domain(&self) -> BTreeSet<Prefix> {
-        let scopes = self.books.values().flat_map(|book| &book.terms.scopes);
-        let unknown = |scope: &&Prefix| self.leases.domain_of(scope.prefix()).is_none();
-        scopes.filter(unknown).cloned().collect()
+        let unknown = |prefix: &&Prefix| self.leases.domain_of(prefix.prefix()).is_none();
+        self.registrations.prefixes().filter(unknown).cloned().collect()
     }
 }

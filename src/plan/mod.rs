@@ -30,6 +30,7 @@ mod previous;
 #[cfg(test)]
 mod properties;
 mod quota;
+mod registrations;
 mod rejected;
 mod report;
 mod since;
@@ -51,8 +52,9 @@ pub use in_flight::Ticket;
 pub use lease_groups::{LeaseGroup, LeaseGroups, folders};
 pub use meta::{CandidateRecord, MetaKeys, newer_version};
 pub use permissions::{ProbeCandidate, Right};
-pub use planner::{Planner, RegistrationSettings};
+pub use planner::Planner;
 pub use policy::{Denial, NamespacePolicy, Policy, PrefixGrant, Quota, Rule};
+pub use registrations::RegistrationSettings;
 pub use rejected::{Narrowed, Objection, Owner, Rejection};
 pub use report::{Conflict, Holder, Registered, Report};
 pub use since::Since;

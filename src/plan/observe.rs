@@ -71,7 +71,7 @@ impl Planner {
     /// Queues the work of `key`, and marks the registrations that claim it as changed.
     fn key_changed(&mut self, key: &Key) {
         let claims = self.keys.get(key).into_iter().flat_map(|state| &state.claims);
-        self.changed.extend(claims.map(|claim| claim.registration.clone()));
+        claims.for_each(|claim| self.registrations.mark_changed(&claim.registration));
         self.enqueue(key);
     }
 
@@ -126,6 +126,6 @@ impl Planner {
         self.keys.forget_observed(|key| self.guard.knows(key));
         // The answers of these transactions belong to the void history.
         self.transactions.void();
-        self.changed.extend(self.books.keys().cloned());
+        self.registrations.mark_all_changed();
     }
 }

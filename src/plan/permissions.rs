@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::in_flight::Ticket;
 use super::lease_groups::folders;
-use super::planner::{Planner, RegistrationState};
+use super::planner::Planner;
 use super::policy::PrefixGrant;
 use super::prefixes::Prefixes;
+use super::registrations::RegistrationState;
 use super::work::Work;
 use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef};
 
@@ -132,7 +133,7 @@ impl Planner {
     /// Records that etcd denies reading `scope`.
     pub(super) fn reading_denied(&mut self, scope: Prefix) {
         self.prefixes.set_unlisted(&scope);
-        self.note_change(&scope);
+        self.registrations.mark_changed_around(&scope);
         if self.permissions.deny_reading(scope) {
             // A prefix inside it may be readable and must be listed separately.
             self.prefixes.mark_changed();
@@ -152,7 +153,7 @@ impl Planner {
     /// Records that etcd denies writing below `scope`; `key` is one key it refused.
     pub fn writing_denied(&mut self, scope: &Prefix, key: &Key) {
         self.permissions.deny_writing(scope.clone(), key.clone());
-        self.note_change(scope);
+        self.registrations.mark_changed_around(scope);
     }
 
     /// Records that `scope` may be written (again), and queues the work that waited for it.
@@ -207,9 +208,9 @@ impl Planner {
     /// The prefix whose permission decides about `key`: that of the registration that claims it, else the listed one
     /// around it, else its folder.
     fn scope_of(&self, key: &Key) -> Prefix {
-        let book = self.keys.first_claim(key).and_then(|claim| self.books.get(&claim.registration));
-        let inside = |scope: &&Prefix| scope.contains(key);
-        let wanted = book.and_then(|book| book.terms.scopes.iter().find(inside));
+        let claim = self.keys.first_claim(key);
+        let state = claim.and_then(|claim| self.registrations.get(&claim.registration));
+        let wanted = state.and_then(|state| state.prefix_of(key));
         let known = wanted.or_else(|| self.prefixes.listed_around(key));
         known.cloned().unwrap_or_else(|| {
             let folder = folders(key).last().unwrap_or("/");
@@ -224,9 +225,12 @@ impl Planner {
 
     /// Returns the prefixes of `registration` on which a permission is missing.
     pub(super) fn denied_to(&self, registration: &RegistrationRef) -> Vec<(Prefix, Right)> {
-        let scopes = self.books.get(registration).map_or(&[][..], |book| &book.terms.scopes);
-        let right = |scope: &Prefix| self.permissions.missing(scope.prefix(), &self.prefixes);
-        let denied = scopes.iter().filter_map(|scope| Some((scope.clone(), right(scope)?)));
+        let state = self.registrations.get(registration);
+        let prefixes = state.map_or(&[][..], |state| state.prefixes());
+        let right = |prefix: &Prefix| self.permissions.missing(prefix.prefix(), &self.prefixes);
+        let denied = prefixes
+            .iter()
+            .filter_map(|prefix| Some((prefix.clone(), right(prefix)?)));
         denied.collect()
     }
 
@@ -240,18 +244,7 @@ impl Planner {
         for key in self.keys.keys_in(scope) {
             self.enqueue(&key);
         }
-        self.note_change(scope);
-    }
-
-    /// Marks the registrations whose prefixes overlap `scope` as changed.
-    fn note_change(&mut self, scope: &Prefix) {
-        let concerned = |of: &Prefix| scope.contains(of.prefix()) || of.contains(scope.prefix());
-        let concerned = self
-            .books
-            .iter()
-            .filter(|(_, book)| book.terms.scopes.iter().any(concerned));
-        self.changed
-            .extend(concerned.map(|(registration, _)| registration.clone()));
+        self.registrations.mark_changed_around(scope);
     }
 
     // ---- what the rules forbid ----
@@ -271,18 +264,20 @@ impl Planner {
             }
         }
         // The dropped keys of a pod are removed by the pod's work item, even if nothing else of it may change now.
-        if let Some(book) = self.books.get(registration) {
-            for pod in book.dropped.keys() {
-                self.work.push(Work::Pod(registration.clone(), pod.clone()));
-            }
-        }
+        let dropped = self
+            .registrations
+            .get(registration)
+            .into_iter()
+            .flat_map(|state| state.dropped());
+        self.work
+            .extend(dropped.map(|(pod, _)| Work::Pod(registration.clone(), pod.clone())));
     }
 
     /// Whether a rule forbids `key` to a registration, and no other registration may have it.
     pub(super) fn is_forbidden(&self, key: &Key) -> bool {
-        let may_have = |(registration, book): (&RegistrationRef, &RegistrationState)| {
-            book.terms.scopes.iter().any(|scope| scope.contains(key)) && !self.permissions.forbid(key, registration)
+        let may_have = |(registration, state): (&RegistrationRef, &RegistrationState)| {
+            state.prefix_of(key).is_some() && !self.permissions.forbid(key, registration)
         };
-        self.permissions.forbid_to_any(key) && !self.books.iter().any(may_have)
+        self.permissions.forbid_to_any(key) && !self.registrations.iter().any(may_have)
     }
 }

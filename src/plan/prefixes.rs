@@ -76,8 +76,7 @@ impl Prefixes {
             return;
         }
         let before = self.former.len();
-        self.former
-            .retain(|prefix| !done(prefix, self.listed.contains(prefix)));
+        self.former.retain(|prefix| !done(prefix, self.listed.contains(prefix)));
         self.changed |= self.former.len() < before;
     }
 
@@ -115,9 +114,10 @@ impl Planner {
     /// Returns the prefixes to list and watch, if they changed since the last call. A prefix inside another is left
     /// out.
     pub fn take_changed_scopes(&mut self) -> Option<BTreeSet<Prefix>> {
-        let used = self.books.values().flat_map(|book| &book.terms.scopes);
-        let used = used.chain([self.meta.scope()]);
-        let (wanted, unwanted) = self.prefixes.take_changed(used, |prefix| !self.permissions.is_unreadable(prefix))?;
+        let used = self.registrations.prefixes().chain([self.meta.scope()]);
+        let (wanted, unwanted) = self
+            .prefixes
+            .take_changed(used, |prefix| !self.permissions.is_unreadable(prefix))?;
         self.permissions.keep(&wanted);
         for prefix in unwanted {
             let outside = |key: &Key| !wanted.iter().any(|kept| kept.contains(key));
@@ -136,7 +136,7 @@ impl Planner {
         if !self.complete {
             return;
         }
-        let used: HashSet<&Prefix> = self.books.values().flat_map(|book| &book.terms.scopes).collect();
+        let used: HashSet<&Prefix> = self.registrations.prefixes().collect();
         let is_empty = |prefix: &Prefix| {
             let ours = |held: &KeyValue| self.leases.is_ours(held.lease);
             let mut states = self.keys.below(prefix.prefix());
@@ -144,17 +144,6 @@ impl Planner {
         };
         self.prefixes
             .drop_former(|prefix, is_listed| used.contains(prefix) || is_listed && is_empty(prefix));
-    }
-
-    /// Whether `key` lies in a prefix of a suspended registration.
-    pub(super) fn is_frozen(&self, key: &str) -> bool {
-        let suspended = self
-            .suspended
-            .iter()
-            .filter_map(|registration| self.books.get(registration));
-        suspended
-            .flat_map(|book| &book.terms.scopes)
-            .any(|scope| scope.contains(key))
     }
 
     /// The known leases, to ask etcd which keys are on them.

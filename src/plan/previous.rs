@@ -120,18 +120,11 @@ fn without(endpoint_records: &EndpointRecords, keys: &HashSet<&Key>) -> Option<E
 impl Planner {
     /// Every pod of `registration` has what the newest spec asks for: nothing of the spec before is needed any more.
     pub fn forget_previous(&mut self, registration: &RegistrationRef) {
-        let Some(book) = self.books.get_mut(registration) else {
+        let Some(state) = self.registrations.get_mut(registration) else {
             return;
         };
-        book.unready.values_mut().for_each(|desired| desired.previous = None);
-        book.rationed.values_mut().for_each(|desired| desired.previous = None);
-        let has = |(pod, desired): (&Arc<str>, &DesiredPod)| {
-            let mut bare = desired.clone();
-            bare.previous.take()?;
-            Some((pod.clone(), bare))
-        };
-        for (pod, bare) in book.desired_pods.iter().filter_map(has).collect::<Vec<_>>() {
-            for key in self.change_tenancy(registration, &pod, Some(bare)) {
+        for (pod, bare) in state.without_previous() {
+            for key in self.set_desired(registration, &pod, Some(bare)) {
                 self.guard.clear_unconfirmed(&key);
             }
         }
@@ -167,28 +160,28 @@ impl Planner {
     }
 
     fn previous(&self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<&Previous> {
-        self.books.get(registration)?.desired_pods.get(pod)?.previous.as_deref()
+        self.registrations.desired(registration, pod)?.previous.as_deref()
     }
 
     /// Before it is decided about `pod`: its claims by the spec before are there while they are needed. Returns the keys
     /// that are to go because the newest spec is or can be carried out.
     pub(super) fn weigh_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> HashSet<Key> {
-        let is_suspended = self.books.get(registration).is_some_and(|book| book.terms.suspended);
-        let Some(way) = self.way(registration, pod).filter(|_| !is_suspended) else {
+        let state = self.registrations.get(registration);
+        let Some(state) = state.filter(|state| !state.settings().suspended) else {
+            return HashSet::new();
+        };
+        let is_released = state.is_released(pod);
+        let Some(way) = self.way(registration, pod) else {
             return HashSet::new();
         };
         let keys: Vec<Key> = self
             .previous(registration, pod)
             .map(|previous| previous.keys().cloned().collect())
             .unwrap_or_default();
-        let is_released = self
-            .books
-            .get(registration)
-            .is_some_and(|book| book.released.contains(pod));
         match way {
             Way::Barred if is_released => {
-                if let Some(book) = self.books.get_mut(registration) {
-                    book.released.remove(pod);
+                if let Some(state) = self.registrations.get_mut(registration) {
+                    state.set_released(pod, false);
                 }
                 for key in &keys {
                     self.claim(key, registration, pod);
@@ -216,25 +209,21 @@ impl Planner {
 
     /// `pod` has what the newest spec asks for, and nothing is left of the spec before.
     fn release_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>, keys: &[Key]) {
-        let Some(book) = self.books.get_mut(registration) else {
-            return;
-        };
-        book.released.insert(pod.clone());
+        if let Some(state) = self.registrations.get_mut(registration) {
+            state.set_released(pod, true);
+        }
         for key in keys {
             self.unclaim(key, registration, pod);
             self.guard.clear_unconfirmed(key);
             if self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases) {
                 // What etcd does not let us remove is still to go.
-                if let Some(book) = self.books.get_mut(registration) {
-                    let dropped = book.dropped.entry(pod.clone()).or_default();
-                    if !dropped.contains(key) {
-                        dropped.push(key.clone());
-                    }
+                if let Some(state) = self.registrations.get_mut(registration) {
+                    state.add_dropped(pod, key);
                 }
             }
             self.keys.drop_if_unused(key);
         }
-        self.changed.insert(registration.clone());
+        self.registrations.mark_changed(registration);
     }
 
     /// Removes what is there of `keys`, which the spec before asked for. That is the author's wish, and in no doubt.
@@ -255,10 +244,8 @@ impl Planner {
         let (Some(previous), Some(way)) = (&desired.previous, self.way(registration, pod)) else {
             return;
         };
-        let is_released = self
-            .books
-            .get(registration)
-            .is_some_and(|book| book.released.contains(pod));
+        let state = self.registrations.get(registration);
+        let is_released = state.is_some_and(|state| state.is_released(pod));
         if is_released && way != Way::Barred {
             return;
         }

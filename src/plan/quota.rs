@@ -128,13 +128,12 @@ impl Planner {
     fn applicants(&self, namespace: &Arc<str>) -> Vec<Applicant> {
         let placed = self.quotas.by_namespace.get(namespace).map(|ration| &ration.placed);
         let mut applicants = Vec::new();
-        for (registration, book) in self.books.iter().filter(|(name, _)| name.namespace == *namespace) {
-            let waiting = book.rationed.iter();
-            let having = book
-                .desired_pods
+        for (registration, state) in self.registrations.of_namespace(namespace) {
+            let having = state
+                .pods()
                 .iter()
-                .filter(|(pod, _)| !book.rationed.contains_key(*pod));
-            for (pod, desired) in having.chain(waiting) {
+                .filter(|(pod, _)| !state.rationed().contains_key(*pod));
+            for (pod, desired) in having.chain(state.rationed()) {
                 let previous = desired
                     .previous
                     .as_ref()
@@ -145,7 +144,7 @@ impl Planner {
                     let has = placed.is_some_and(|placed| placed.contains(&name)) || self.has_keys(desired);
                     applicants.push(Applicant {
                         waits: !has,
-                        created: book.terms.created,
+                        created: state.settings().created,
                         registration: name.0,
                         pod: name.1,
                         keys,
@@ -163,9 +162,9 @@ impl Planner {
     }
 
     fn is_namespace_listed(&self, namespace: &Arc<str>) -> bool {
-        let books = self.books.iter().filter(|(name, _)| name.namespace == *namespace);
-        let mut scopes = books.flat_map(|(_, book)| &book.terms.scopes);
-        scopes.all(|scope| self.prefixes.is_listed(scope.prefix()))
+        let states = self.registrations.of_namespace(namespace);
+        let mut prefixes = states.flat_map(|(_, state)| state.prefixes());
+        prefixes.all(|prefix| self.prefixes.is_listed(prefix.prefix()))
     }
 
     fn note_placed(&mut self, namespace: &Arc<str>, placed: Vec<Applicant>) {
@@ -173,25 +172,24 @@ impl Planner {
             let names = placed.into_iter().map(|one| (one.registration, one.pod));
             ration.placed = names.collect();
         }
-        // `change_tenancy` reopens the question, although its changes are the answer.
+        // `set_desired` reopens the question, although its changes are the answer.
         if self.is_namespace_listed(namespace) {
             self.quotas.in_question.remove(namespace);
         }
     }
 
     fn grant_place(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        let book = self.books.get_mut(registration);
-        if let Some(whole) = book.and_then(|book| book.rationed.remove(pod)) {
-            self.change_tenancy(registration, pod, Some(whole));
+        let state = self.registrations.get_mut(registration);
+        if let Some(whole) = state.and_then(|state| state.take_rationed(pod)) {
+            self.set_desired(registration, pod, Some(whole));
         }
     }
 
     fn deny_place(&mut self, Applicant { registration, pod, .. }: &Applicant, quota: &Quota) {
-        let Some(book) = self.books.get_mut(registration) else {
+        let Some(state) = self.registrations.get(registration) else {
             return;
         };
-        let of_tenancies = || book.desired_pods.get(pod).cloned();
-        let Some(whole) = book.rationed.get(pod).cloned().or_else(of_tenancies) else {
+        let Some(whole) = state.rationed().get(pod).or_else(|| state.pods().get(pod)).cloned() else {
             return;
         };
         let mut bare = whole.clone();
@@ -201,11 +199,11 @@ impl Planner {
             endpoint_records.units.clear();
         }
         bare.problems.push(Problem::OverQuota(quota.clone()));
-        for key in self.change_tenancy(registration, pod, Some(bare)) {
+        for key in self.set_desired(registration, pod, Some(bare)) {
             self.guard.clear_unconfirmed(&key);
         }
-        if let Some(book) = self.books.get_mut(registration) {
-            book.rationed.insert(pod.clone(), whole);
+        if let Some(state) = self.registrations.get_mut(registration) {
+            state.ration(pod, whole);
         }
     }
 }

@@ -164,7 +164,7 @@ impl Planner {
                 let keys = sent.ops.iter().map(|op| op.key().clone()).collect();
                 let again = self.rejected.retried.remove(&owner).is_some();
                 self.rejected.narrowed.insert(work, 1);
-                self.changed.extend(owner.clone());
+                self.mark_owner_changed(&owner);
                 self.rejected.mark(Set {
                     owner: owner.clone(),
                     keys,
@@ -208,6 +208,12 @@ impl Planner {
         false
     }
 
+    fn mark_owner_changed(&mut self, owner: &Owner) {
+        if let Some(registration) = owner {
+            self.registrations.mark_changed(registration);
+        }
+    }
+
     /// The transaction with these works was carried out: what was limited for its sake is limited no longer.
     pub(super) fn accepted(&mut self, works: &[(Work, usize)]) {
         if self.rejected.narrowed.is_empty() {
@@ -226,7 +232,7 @@ impl Planner {
                 self.rejected.by_key.remove(key);
                 self.enqueue(key);
             }
-            self.changed.extend(owner);
+            self.mark_owner_changed(&owner);
         }
     }
 
@@ -259,7 +265,7 @@ impl Planner {
             });
             false
         });
-        self.changed.extend(owner);
+        self.mark_owner_changed(&owner);
     }
 }
 

@@ -90,22 +90,20 @@ enum KeyStatus {
 impl Planner {
     /// What `registration` has in etcd; none when it is not known.
     pub fn report(&self, registration: &RegistrationRef) -> Option<Report<'_>> {
-        let book = self.books.get(registration)?;
+        let state = self.registrations.get(registration)?;
         let mut report = Report {
-            suspended: book.terms.suspended,
-            kept: book.kept.as_ref(),
-            ready: book.desired_pods.len() - usize::from(book.kept.is_some()),
+            suspended: state.settings().suspended,
+            kept: state.kept(),
+            ready: state.pods().len() - usize::from(state.kept().is_some()),
             registered: 0,
             endpoints: Vec::new(),
-            outstanding: book
-                .dropped
-                .values()
-                .flatten()
+            outstanding: state
+                .dropped()
+                .flat_map(|(_, keys)| keys)
                 .filter(|key| self.is_leaving(key))
                 .count(),
-            held: book
-                .terms
-                .scopes
+            held: state
+                .prefixes()
                 .iter()
                 .map(|scope| self.guard.held_in(scope, registration))
                 .sum(),
@@ -118,7 +116,7 @@ impl Planner {
             retained_at: BTreeSet::new(),
             carried_out: false,
         };
-        for (pod, desired) in &book.desired_pods {
+        for (pod, desired) in state.pods() {
             for problem in &desired.problems {
                 report.ruled_out = report.ruled_out.or(match problem {
                     Problem::Denied(_) => Some(Reason::AccessDenied),
@@ -140,7 +138,7 @@ impl Planner {
             }
         }
         report.carried_out = !report.endpoints.is_empty();
-        for (pod, desired) in &book.desired_pods {
+        for (pod, desired) in state.pods() {
             self.report_previous(&mut report, registration, pod, desired);
         }
         Some(report)

@@ -27,7 +27,7 @@ impl Planner {
                 self.set_tenancy(registration, pod, None);
                 for key in keys {
                     if self.clear_unconfirmed(&key) {
-                        self.changed.insert(registration.clone());
+                        self.registrations.mark_changed(registration);
                     }
                 }
             }
@@ -36,31 +36,31 @@ impl Planner {
 
     /// Handles a pod that is not ready or missing. `if_ready` are the records it would have if it were ready.
     fn doubt(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: DesiredPod) {
-        let Some(book) = self.books.get_mut(registration) else {
+        let Some(state) = self.registrations.get_mut(registration) else {
             return;
         };
-        let is_kept = book.kept.as_ref() == Some(pod);
+        let is_kept = state.kept() == Some(pod);
         if if_ready.all_records().next().is_none() {
-            book.unready.remove(pod);
+            state.end_unready(pod);
         } else {
-            book.unready.insert(pod.clone(), if_ready.clone());
+            state.set_unready(pod, if_ready.clone());
             if is_kept {
                 // The last endpoint stays. Its keys change only if the desired records of the pod have changed.
-                for key in self.change_tenancy(registration, pod, Some(if_ready)) {
+                for key in self.set_desired(registration, pod, Some(if_ready)) {
                     self.clear_unconfirmed(&key);
                 }
                 return;
             }
         }
         if is_kept {
-            book.kept = None;
+            state.take_kept();
         }
         self.drop_doubtful(registration, pod);
     }
 
     /// Drops all keys of `pod` for `registration`, as unconfirmed removals.
     pub(super) fn drop_doubtful(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        let dropped = self.change_tenancy(registration, pod, None);
+        let dropped = self.set_desired(registration, pod, None);
         self.keep_if_last(registration, Some(pod));
         if self.guard.is_on() {
             let is_in_doubt = |key: &&Key| self.keys.is_unclaimed(key) && !self.is_forbidden(key);
@@ -76,28 +76,27 @@ impl Planner {
     }
 
     /// Clears all unconfirmed keys of `pod`: those it had, and those it would have if ready.
-    pub(super) fn acquit_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        let Some(book) = self.books.get_mut(registration) else {
+    pub(super) fn clear_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+        let Some(state) = self.registrations.get_mut(registration) else {
             return;
         };
-        let unready = book.unready.remove(pod);
+        let unready = state.end_unready(pod);
         let mut keys = unready.as_ref().map(DesiredPod::keys).unwrap_or_default();
-        keys.extend(book.dropped.get(pod).into_iter().flatten().cloned());
+        keys.extend_from_slice(state.dropped_by(pod));
         for key in keys {
             if self.clear_unconfirmed(&key) {
-                self.changed.insert(registration.clone());
+                self.registrations.mark_changed(registration);
             }
         }
     }
 
-    /// Clears the unconfirmed keys below `scopes` after their registration was deleted, except where another
+    /// Clears the unconfirmed keys below `prefixes` after their registration was deleted, except where another
     /// registration's prefix contains them.
-    pub(super) fn acquit_scopes(&mut self, scopes: &[Prefix]) {
-        for scope in scopes {
-            let meets = |other: &&Prefix| other.contains(scope.prefix()) || scope.contains(other.prefix());
-            let others = self.books.values().flat_map(|book| &book.terms.scopes);
-            let others: Vec<Prefix> = others.filter(meets).cloned().collect();
-            for key in self.keys.keys_in(scope) {
+    pub(super) fn clear_prefixes(&mut self, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            let meets = |other: &&Prefix| other.contains(prefix.prefix()) || prefix.contains(other.prefix());
+            let others: Vec<Prefix> = self.registrations.prefixes().filter(meets).cloned().collect();
+            for key in self.keys.keys_in(prefix) {
                 if !others.iter().any(|other| other.contains(&key)) {
                     self.clear_unconfirmed(&key);
                 }
@@ -117,7 +116,7 @@ impl Planner {
     /// This replica becomes leader with a new fence. Another replica may have led in between and decided differently.
     pub fn leads_anew(&mut self) {
         self.guard.doubt_again();
-        self.last_in_question();
+        self.registrations.mark_all_undecided();
         self.quotas.question_all();
     }
 
@@ -161,8 +160,8 @@ impl Planner {
         let Work::Pod(registration, pod) = work else {
             return true;
         };
-        let dropped = self.books.get(registration).and_then(|book| book.dropped.get(pod));
-        dropped.is_some_and(|dropped| dropped.contains(key))
+        let state = self.registrations.get(registration);
+        state.is_some_and(|state| state.dropped_by(pod).contains(key))
     }
 
     /// Whether all removals that were unconfirmed at the start have been judged.
@@ -213,17 +212,16 @@ impl Planner {
     /// Marks the keys that a predecessor left and no ready pod claims as unconfirmed. Returns false if not all prefixes
     /// have been listed yet.
     fn suspect_leftovers(&mut self) -> bool {
-        let scopes = || self.books.values().flat_map(|book| &book.terms.scopes);
         // Do not wait for prefixes that may not be read: they would keep the guard from deciding about all others.
         let is_listed = |scope: &Prefix| self.prefixes.is_listed(scope.prefix()) || self.is_denied(scope.prefix());
-        if !self.complete || !is_listed(self.meta.scope()) || !scopes().all(is_listed) {
+        if !self.complete || !is_listed(self.meta.scope()) || !self.registrations.prefixes().all(is_listed) {
             return false;
         }
         let left = |(key, state): &(&Key, &KeyState)| {
             state.is_unclaimed()
                 && state.is_ours(&self.leases)
                 && self.guard.detains(key)
-                && !self.is_frozen(key)
+                && !self.registrations.is_frozen(key)
                 && !self.is_forbidden(key)
         };
         let left: Vec<Key> = self.keys.iter().filter(left).map(|(key, _)| key.clone()).collect();

@@ -51,9 +51,7 @@ pub(super) fn units_of(desired: &DesiredPod) -> Vec<Arc<[Key]>> {
 impl Planner {
     /// Decides about a unit. Empty if all keys are as desired, or if more must be known first.
     pub(super) fn decide_unit(&self, keys: &[Key], mine: impl Fn(&Key) -> bool) -> Group {
-        let is_wanted = keys
-            .iter()
-            .any(|key| self.keys.first_claim(key).is_some() && mine(key));
+        let is_wanted = keys.iter().any(|key| self.keys.first_claim(key).is_some() && mine(key));
         if !is_wanted {
             return self.removal(keys);
         }
@@ -135,7 +133,10 @@ impl Planner {
         match (self.decide_key(key, state), &state.held) {
             (Decision::Leave, None) => Stand::Unsure,
             (Decision::Leave, Some(held)) if state.is_ours(&self.leases) => {
-                let ttl = state.claims.first().map_or(0, |claim| self.ttl_of(&claim.registration));
+                let ttl = state
+                    .claims
+                    .first()
+                    .map_or(0, |claim| self.registrations.ttl_of(&claim.registration));
                 match self.leases.fit(held.lease, ttl) {
                     Fit::Stays => Stand::Right(held.mod_revision),
                     Fit::Moves | Fit::InDoubt => Stand::Unsure,
@@ -146,22 +147,12 @@ impl Planner {
         }
     }
 
-    /// Returns `key`, which no pod claims any more, and the unclaimed keys of its unit.
-    pub(super) fn dropped_with(&self, key: Key) -> Vec<Key> {
-        let unit = self.keys.get(&key).and_then(|state| state.unit.as_ref());
-        let goes = |other: &&Key| **other == key || self.keys.is_unclaimed(other);
-        match unit {
-            Some(unit) => unit.iter().filter(goes).cloned().collect(),
-            None => vec![key],
-        }
-    }
-
     /// Returns `key`, which no pod claims, and the keys that are removed with it: the unclaimed keys of its unit. The
     /// units of keys that a previous leader wrote are not known. For those, returns the removable keys of the same
     /// folder, if the folder is small.
     pub(super) fn leftover_with(&self, key: &Key) -> Vec<Key> {
         if self.keys.get(key).is_none_or(|state| state.unit.is_some()) {
-            return self.dropped_with(key.clone());
+            return self.keys.dropped_with(key);
         }
         let folder = &key[..key.rfind('/').map_or(0, |slash| slash + 1)];
         let near: Vec<(&Key, &KeyState)> = self.keys.below(folder).take(FOLDER + 1).collect();
@@ -169,7 +160,7 @@ impl Planner {
             return vec![key.clone()];
         }
         let goes = |(other, state): &&(&Key, &KeyState)| {
-            let free = || state.in_flight.is_none() && state.unit.is_none() && !self.is_frozen(other);
+            let free = || state.in_flight.is_none() && state.unit.is_none() && !self.registrations.is_frozen(other);
             let is_removable = || matches!(self.decide_key(other, state), Decision::Remove(_));
             *other == key || state.is_unclaimed() && free() && is_removable()
         };

@@ -37,9 +37,9 @@ fn a_replica_that_stands_by_forgets_the_pods_that_another_saw_to() {
         standby_sees(&mut standby, &rig);
     }
     standby.tidy();
-    let book = &standby.books[&reference("orders")];
+    let state = standby.registrations.get(&reference("orders")).expect("it is known");
     assert_eq!(
-        (standby.queued(), standby.keys.iter().count(), book.dropped.len()),
+        (standby.queued(), standby.keys.iter().count(), state.dropped().count()),
         (0, 0, 0),
         "{standby:?}"
     );
