@@ -122,7 +122,7 @@ impl Planner {
             .extend(pods.map(|pod| Work::Pod(registration.clone(), pod.clone())));
         // Another registration with the same name: its age decides again which keys and quota it gets.
         if former.created != created {
-            self.quotas.question(&registration.namespace);
+            self.quotas.mark_undecided(&registration.namespace);
             for key in state.keys().cloned().collect::<Vec<_>>() {
                 self.rank(&key);
             }
@@ -149,7 +149,7 @@ impl Planner {
             return;
         };
         self.permissions.forget(registration);
-        self.quotas.question(&registration.namespace);
+        self.quotas.mark_undecided(&registration.namespace);
         for (pod, desired) in state.pods() {
             for record in desired.all_records() {
                 self.unclaim(&record.key, registration, pod);
@@ -200,7 +200,7 @@ impl Planner {
         let Some(ClaimChange { wanted, dropped }) = state.and_then(|state| state.set_desired(pod, desired)) else {
             return Vec::new();
         };
-        self.quotas.question(&registration.namespace);
+        self.quotas.mark_undecided(&registration.namespace);
         // The dropped keys belong to the pod's work, so the transaction that writes their replacements removes them.
         for key in &dropped {
             self.unclaim(key, registration, pod);

@@ -117,7 +117,7 @@ impl Planner {
     pub fn leads_anew(&mut self) {
         self.guard.doubt_again();
         self.registrations.mark_all_undecided();
-        self.quotas.question_all();
+        self.quotas.forget_decisions();
     }
 
     /// Another replica leads and decides about unconfirmed removals.
