@@ -53,12 +53,12 @@ impl Planner {
     /// nothing to do for now. `leases_coming` is the number of grants in flight.
     pub fn next(&mut self, max_ops: usize, leases_coming: usize) -> Option<Step> {
         // The lease records show which keys are ours, and which leases have room.
-        if !self.complete || !self.prefixes.is_listed(self.meta.scope().prefix()) {
+        if !self.is_kubernetes_complete || !self.prefixes.is_listed(self.meta.scope().prefix()) {
             return None;
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
-        self.settle_last();
-        self.settle_quotas();
+        self.decide_last_endpoints();
+        self.decide_quotas();
         if let Some(records) = self.next_records(max_ops) {
             return Some(records);
         }
@@ -98,7 +98,7 @@ impl Planner {
     /// Returns the time to live, in seconds, of the lease to grant next, given the number of grants in flight for each
     /// time to live. Among those with a shortage, returns the one with the fewest leases granted or in flight.
     pub fn grant_due(&mut self, under_way: &BTreeMap<u32, usize>) -> Option<u32> {
-        if !self.complete || !self.work.is_waiting() {
+        if !self.is_kubernetes_complete || !self.work.is_waiting() {
             return None;
         }
         self.offer_room();
@@ -127,11 +127,14 @@ impl Planner {
     /// Returns a transaction for namespaces with little work and nothing in flight. The worker keeps a reserve for such
     /// transactions beyond its limits.
     pub fn next_small(&mut self, max_ops: usize) -> Option<Step> {
-        if !self.complete || !self.prefixes.is_listed(self.meta.scope().prefix()) || self.hold_op().is_some() {
+        if !self.is_kubernetes_complete
+            || !self.prefixes.is_listed(self.meta.scope().prefix())
+            || self.hold_op().is_some()
+        {
             return None;
         }
-        self.settle_last();
-        self.settle_quotas();
+        self.decide_last_endpoints();
+        self.decide_quotas();
         self.offer_room();
         // A lease without a record delays namespaces that have nothing in flight.
         let max_ops = max_ops.min(Transaction::MAX_OPS);
@@ -210,7 +213,7 @@ impl Planner {
                     self.transactions.add(ticket, (work, units.len()), &ops, reserved);
                     gathered.add(ops, &units);
                 }
-                Err(Unplaced { ttl, domain, keys }) => self.work.wait_for_lease(ttl, domain, work, keys),
+                Err(Unplaced { ttl, group, keys }) => self.work.wait_for_lease(ttl, group, work, keys),
             }
         }
         gathered
@@ -219,7 +222,7 @@ impl Planner {
     /// Drops queued work that needs no write now, for example because the leader has done it. The standby replica takes
     /// no steps, so without this its queue would grow with every pod that ever existed.
     pub fn tidy(&mut self) {
-        if !self.complete {
+        if !self.is_kubernetes_complete {
             return;
         }
         for work in self.work.take() {
@@ -314,7 +317,7 @@ impl Planner {
         if groups
             .iter()
             .flatten()
-            .any(|key| is_claimed(key) && !(self.prefixes.is_listed(key) && self.leases.domain_of(key).is_some()))
+            .any(|key| is_claimed(key) && !(self.prefixes.is_listed(key) && self.leases.group_of(key).is_some()))
         {
             return None;
         }

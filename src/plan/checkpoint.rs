@@ -6,7 +6,7 @@ use crate::model::{CheckpointWrite, LeaseId, Op, Prefix, Revision, Transaction, 
 impl Planner {
     /// The prefix of the checkpoints of all write slots.
     pub fn notes(&self) -> Prefix {
-        self.meta.heard()
+        self.meta.checkpoints()
     }
 
     /// Returns the checkpoint with the value `heard` that is written with `transaction` in the write slot `track`. The
@@ -20,16 +20,16 @@ impl Planner {
         heard: Value,
     ) -> Option<CheckpointWrite> {
         Some(CheckpointWrite {
-            key: format!("{}{track}", self.meta.heard().prefix()).into(),
+            key: format!("{}{track}", self.meta.checkpoints().prefix()).into(),
             value: heard,
-            lease: self.lease_of_note(&transaction.ops)?,
+            lease: self.lease_of_checkpoint(&transaction.ops)?,
             after,
         })
     }
 
     /// The lease for the checkpoint written with `ops`. If etcd denies puts on their leases, any other usable lease of
     /// ours.
-    pub(super) fn lease_of_note(&self, ops: &[Op]) -> Option<LeaseId> {
+    pub(super) fn lease_of_checkpoint(&self, ops: &[Op]) -> Option<LeaseId> {
         let mut theirs = ops.iter().filter_map(|op| match op {
             Op::Put { lease, .. } => Some(*lease),
             Op::Delete { key, .. } | Op::Check { key, .. } => self.our_lease(key),

@@ -42,10 +42,10 @@ impl Planner {
             Some(TxnOutcome::Applied { revision, results }) => {
                 self.accepted(&gathered);
                 for (op, result) in ops.into_iter().zip(results) {
-                    self.settle_op(op, result, revision);
+                    self.complete_op(op, result, revision);
                 }
             }
-            Some(TxnOutcome::LeaseGone) => self.settle_lease_gone(&ops),
+            Some(TxnOutcome::LeaseGone) => self.complete_without_lease(&ops),
             // Nothing was written, or the outcome is unknown. The same work is queued again below. The guards of its
             // ops prevent a second write.
             Some(TxnOutcome::Fenced | TxnOutcome::Overtaken { .. }) | None => {}
@@ -58,7 +58,7 @@ impl Planner {
         self.drop_former_prefixes();
     }
 
-    fn settle_op(&mut self, op: Op, result: OpResult, revision: Revision) {
+    fn complete_op(&mut self, op: Op, result: OpResult, revision: Revision) {
         if let Op::Check { key, .. } = &op {
             // The mirror has not reported this state of the record yet. `Done` only confirms what is known.
             if let OpResult::Refused(held) = result {
@@ -102,7 +102,7 @@ impl Planner {
 
     /// Handles a transaction that failed because a lease does not exist. A single lease in its puts is the missing one.
     /// With several, each lease becomes doubtful and must be confirmed by its record.
-    fn settle_lease_gone(&mut self, ops: &[Op]) {
+    fn complete_without_lease(&mut self, ops: &[Op]) {
         let leases: HashSet<LeaseId> = ops
             .iter()
             .filter_map(|op| match op {
@@ -116,7 +116,7 @@ impl Planner {
             None => {
                 // The lease of the checkpoint can be derived for certain only while etcd denies puts on no lease.
                 let sure = self.leases.denied().next().is_none();
-                match self.lease_of_note(ops) {
+                match self.lease_of_checkpoint(ops) {
                     Some(lease) if sure => self.lease_is_gone(lease),
                     Some(lease) => self.leases.doubt(lease),
                     None => {}

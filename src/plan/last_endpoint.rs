@@ -23,7 +23,7 @@ impl Planner {
         if is_well || state.unready().is_empty() {
             return;
         }
-        if !self.complete {
+        if !self.is_kubernetes_complete {
             // Ready pods may still be listed.
             self.registrations.mark_undecided(registration);
             return;
@@ -41,16 +41,16 @@ impl Planner {
 
     /// Drops the kept endpoint of `registration`, as an unconfirmed removal: it is no longer needed, or another one
     /// will be kept instead.
-    pub(super) fn let_last_go(&mut self, registration: &RegistrationRef) {
+    pub(super) fn stop_keeping_last(&mut self, registration: &RegistrationRef) {
         let state = self.registrations.get_mut(registration);
         if let Some(pod) = state.and_then(RegistrationState::take_kept) {
-            self.drop_doubtful(registration, &pod);
+            self.drop_unconfirmed(registration, &pod);
         }
     }
 
     /// Decides which endpoint stays, for the registrations for which that is open.
-    pub(super) fn settle_last(&mut self) {
-        if !self.complete {
+    pub(super) fn decide_last_endpoints(&mut self) {
+        if !self.is_kubernetes_complete {
             return;
         }
         for registration in self.registrations.take_undecided() {
@@ -58,12 +58,12 @@ impl Planner {
                 continue;
             };
             if !state.settings().keep_last {
-                self.let_last_go(&registration);
+                self.stop_keeping_last(&registration);
                 continue;
             }
             let is_real = |kept| state.unready().get(kept).is_some_and(|kept| self.may_have_keys(kept));
             if state.kept().is_some_and(|kept| !is_real(kept)) && self.some_unready(state).is_some() {
-                self.let_last_go(&registration);
+                self.stop_keeping_last(&registration);
             }
             self.keep_if_last(&registration, None);
             let Some(state) = self.registrations.get(&registration) else {

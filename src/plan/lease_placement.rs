@@ -15,7 +15,7 @@ pub(super) type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
 /// No lease of this group has room.
 pub(super) struct Unplaced {
     pub ttl: u32,
-    pub domain: LeaseGroup,
+    pub group: LeaseGroup,
     pub keys: usize,
 }
 
@@ -30,23 +30,23 @@ impl Planner {
         let mut homeless: BTreeMap<LeaseGroup, Vec<Key>> = BTreeMap::new();
         for (key, decision) in &decisions {
             if let Decision::Put { stay: None, .. } = decision
-                && let Some(domain) = self.leases.domain_of(key)
+                && let Some(group) = self.leases.group_of(key)
             {
-                homeless.entry(domain).or_default().push(key.clone());
+                homeless.entry(group).or_default().push(key.clone());
             }
         }
         let mut homes: HashMap<Key, LeaseId> = HashMap::new();
         let mut reserved: Vec<(Key, LeaseId)> = Vec::new();
         if let Work::Pod(registration, pod) = work {
             let ttl = self.registrations.ttl_of(registration);
-            for (domain, keys) in homeless {
-                let sibling = self.lease_of_siblings(registration, pod, &domain);
-                let Some(lease) = self.leases.reserve((ttl, &domain), keys.len(), sibling) else {
+            for (group, keys) in homeless {
+                let sibling = self.lease_of_siblings(registration, pod, &group);
+                let Some(lease) = self.leases.reserve((ttl, &group), keys.len(), sibling) else {
                     for (_, lease) in reserved {
                         self.leases.release(lease, 1);
                     }
                     let keys = keys.len();
-                    return Err(Unplaced { ttl, domain, keys });
+                    return Err(Unplaced { ttl, group, keys });
                 };
                 homes.extend(keys.iter().map(|key| (key.clone(), lease)));
                 reserved.extend(keys.into_iter().map(|key| (key, lease)));
@@ -69,33 +69,28 @@ impl Planner {
     }
 
     /// The lease that carries other keys of the same pod and lease group: they should expire together.
-    fn lease_of_siblings(
-        &self,
-        registration: &RegistrationRef,
-        pod: &Arc<str>,
-        domain: &LeaseGroup,
-    ) -> Option<LeaseId> {
+    fn lease_of_siblings(&self, registration: &RegistrationRef, pod: &Arc<str>, group: &LeaseGroup) -> Option<LeaseId> {
         let desired = self.registrations.desired(registration, pod)?;
-        let of_domain = |key: &&Key| self.leases.domain_of(key).as_ref() == Some(domain);
-        let mut keys = desired.records().map(|record| &record.key).filter(of_domain);
+        let is_in_group = |key: &&Key| self.leases.group_of(key).as_ref() == Some(group);
+        let mut keys = desired.records().map(|record| &record.key).filter(is_in_group);
         keys.find_map(|key| self.our_lease(key))
     }
 
     /// Requires lease groups from now on. A key is not placed until [`Self::set_domains`] has set its group.
     pub fn await_domains(&mut self) {
-        self.leases.set_domains(LeaseGroups::default());
+        self.leases.set_groups(LeaseGroups::default());
     }
 
     /// The lease groups known so far.
     pub fn domains(&self) -> &LeaseGroups {
-        self.leases.domains()
+        self.leases.groups()
     }
 
     /// Replaces the lease groups. Keys stay on their leases.
     pub fn set_domains(&mut self, domains: LeaseGroups) {
-        let unknown = |key: &&Key| self.leases.domain_of(key).is_none();
+        let unknown = |key: &&Key| self.leases.group_of(key).is_none();
         let waited: Vec<Key> = self.keys.iter().map(|(key, _)| key).filter(unknown).cloned().collect();
-        self.leases.set_domains(domains);
+        self.leases.set_groups(domains);
         for key in waited {
             self.enqueue(&key);
         }
@@ -113,7 +108,7 @@ impl Planner {
 
     /// The prefixes whose lease group is not known yet.
     pub fn without_domain(&self) -> BTreeSet<Prefix> {
-        let unknown = |prefix: &&Prefix| self.leases.domain_of(prefix.prefix()).is_none();
+        let unknown = |prefix: &&Prefix| self.leases.group_of(prefix.prefix()).is_none();
         self.registrations.prefixes().filter(unknown).cloned().collect()
     }
 }

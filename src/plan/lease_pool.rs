@@ -38,7 +38,7 @@ pub(super) enum Fit {
 #[derive(Debug)]
 pub struct LeasePool {
     capacity: usize,
-    domains: LeaseGroups,
+    groups: LeaseGroups,
     known: BTreeMap<LeaseId, Lease>,
     /// Open leases with room, by time to live and [`Home`], so that placing a key needs no search. They are ordered, so
     /// that some fill up and others run empty.
@@ -63,7 +63,7 @@ impl LeasePool {
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
-            domains: LeaseGroups::everything(),
+            groups: LeaseGroups::everything(),
             known: BTreeMap::new(),
             roomy: HashMap::new(),
             fresh: BTreeSet::new(),
@@ -203,7 +203,7 @@ impl LeasePool {
         known.keys.extend(ours.iter().cloned());
         self.key_count += known.keys.len() - before;
         concerned.extend(ours);
-        self.settle_home(lease);
+        self.update_home(lease);
         self.reindex(lease);
         concerned
     }
@@ -291,7 +291,7 @@ impl LeasePool {
         match self.known.get_mut(&lease) {
             Some(known) => {
                 self.key_count += usize::from(known.keys.insert(key.clone()));
-                let home = known.home.with(self.domains.of(key));
+                let home = known.home.with(self.groups.of(key));
                 self.set_home(lease, home);
                 self.reindex(lease);
             }

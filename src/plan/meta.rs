@@ -164,7 +164,7 @@ impl MetaKeys {
     }
 
     /// The prefix of the checkpoints that leaders leave for their successors.
-    pub(super) fn heard(&self) -> Prefix {
+    pub(super) fn checkpoints(&self) -> Prefix {
         Prefix::below(&format!("{}heard/", self.scope.prefix()))
     }
 

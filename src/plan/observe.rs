@@ -15,27 +15,27 @@ impl Planner {
         match observation {
             Observation::Changed { key, held, revision } => self.observe_key(&key, held, revision),
             Observation::Snapshot {
-                scope,
+                scope: prefix,
                 revision,
                 entries,
-            } => self.observe_scope(scope, revision, entries),
+            } => self.observe_prefix(prefix, revision, entries),
             Observation::Denied { scope } => self.reading_denied(scope),
             Observation::Restored => self.forget(),
             Observation::Interrupted | Observation::Complete { .. } => {}
         }
     }
 
-    fn observe_scope(&mut self, scope: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
+    fn observe_prefix(&mut self, prefix: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
         let present: HashSet<Key> = entries.iter().map(|(key, _)| key.clone()).collect();
         for (key, held) in entries {
             self.observe_key(&key, Some(held), revision);
         }
-        for key in self.keys.keys_in(&scope) {
+        for key in self.keys.keys_in(&prefix) {
             if !present.contains(&key) {
                 self.observe_key(&key, None, revision);
             }
         }
-        if scope == *self.meta.scope() {
+        if prefix == *self.meta.scope() {
             if !present.contains(&self.meta.hold()) {
                 self.guard.observe_record(None, revision);
             }
@@ -45,11 +45,11 @@ impl Planner {
                 }
             }
         }
-        for key in self.keys.keys_in(&scope) {
+        for key in self.keys.keys_in(&prefix) {
             self.enqueue(&key);
         }
-        self.reading_allowed(&scope);
-        self.prefixes.set_listed(scope);
+        self.reading_allowed(&prefix);
+        self.prefixes.set_listed(prefix);
     }
 
     /// Records what etcd holds under `key` at `revision`, unless a newer state is known.

@@ -28,7 +28,7 @@ pub enum Right {
 /// Keys below one prefix, some of which etcd may have refused to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeCandidate {
-    pub scope: Prefix,
+    pub prefix: Prefix,
     pub keys: Vec<Key>,
 }
 
@@ -130,37 +130,37 @@ impl Permissions {
 impl Planner {
     // ---- what etcd denies ----
 
-    /// Records that etcd denies reading `scope`.
-    pub(super) fn reading_denied(&mut self, scope: Prefix) {
-        self.prefixes.set_unlisted(&scope);
-        self.registrations.mark_changed_around(&scope);
-        if self.permissions.deny_reading(scope) {
+    /// Records that etcd denies reading `prefix`.
+    pub(super) fn reading_denied(&mut self, prefix: Prefix) {
+        self.prefixes.set_unlisted(&prefix);
+        self.registrations.mark_changed_around(&prefix);
+        if self.permissions.deny_reading(prefix) {
             // A prefix inside it may be readable and must be listed separately.
             self.prefixes.mark_changed();
         }
     }
 
-    /// Records that `scope` was read.
-    pub(super) fn reading_allowed(&mut self, scope: &Prefix) {
-        if self.permissions.allow_reading(scope) {
-            self.prefixes.set_unlisted_inside(scope);
+    /// Records that `prefix` was read.
+    pub(super) fn reading_allowed(&mut self, prefix: &Prefix) {
+        if self.permissions.allow_reading(prefix) {
+            self.prefixes.set_unlisted_inside(prefix);
             self.prefixes.mark_changed();
-            self.leases.forget_domain(scope);
-            self.look_again(scope);
+            self.leases.forget_group(prefix);
+            self.look_again(prefix);
         }
     }
 
-    /// Records that etcd denies writing below `scope`; `key` is one key it refused.
-    pub fn writing_denied(&mut self, scope: &Prefix, key: &Key) {
-        self.permissions.deny_writing(scope.clone(), key.clone());
-        self.registrations.mark_changed_around(scope);
+    /// Records that etcd denies writing below `prefix`; `key` is one key it refused.
+    pub fn writing_denied(&mut self, prefix: &Prefix, key: &Key) {
+        self.permissions.deny_writing(prefix.clone(), key.clone());
+        self.registrations.mark_changed_around(prefix);
     }
 
-    /// Records that `scope` may be written (again), and queues the work that waited for it.
-    pub fn writing_allowed(&mut self, scope: &Prefix) {
-        if self.permissions.allow_writing(scope) {
-            self.leases.forget_domain(scope);
-            self.look_again(scope);
+    /// Records that `prefix` may be written (again), and queues the work that waited for it.
+    pub fn writing_allowed(&mut self, prefix: &Prefix) {
+        if self.permissions.allow_writing(prefix) {
+            self.leases.forget_group(prefix);
+            self.look_again(prefix);
         }
     }
 
@@ -186,28 +186,28 @@ impl Planner {
             Op::Delete { .. } | Op::Check { .. } => None,
         });
         (
-            self.by_scope(ops.iter().map(Op::key)),
-            leases.chain(self.lease_of_note(ops)).collect(),
+            self.by_prefix(ops.iter().map(Op::key)),
+            leases.chain(self.lease_of_checkpoint(ops)).collect(),
         )
     }
 
     /// Returns the keys on `lease`, which etcd refused to renew, by prefix.
     pub fn suspects_on(&self, lease: LeaseId) -> Vec<ProbeCandidate> {
-        self.by_scope(self.leases.keys_on(lease))
+        self.by_prefix(self.leases.keys_on(lease))
     }
 
-    fn by_scope<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<ProbeCandidate> {
+    fn by_prefix<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<ProbeCandidate> {
         let mut suspects: BTreeMap<Prefix, Vec<Key>> = BTreeMap::new();
         for key in keys.filter(|key| !self.meta.scope().contains(key)) {
-            suspects.entry(self.scope_of(key)).or_default().push(key.clone());
+            suspects.entry(self.prefix_of(key)).or_default().push(key.clone());
         }
         let suspects = suspects.into_iter();
-        suspects.map(|(scope, keys)| ProbeCandidate { scope, keys }).collect()
+        suspects.map(|(prefix, keys)| ProbeCandidate { prefix, keys }).collect()
     }
 
     /// The prefix whose permission decides about `key`: that of the registration that claims it, else the listed one
     /// around it, else its folder.
-    fn scope_of(&self, key: &Key) -> Prefix {
+    fn prefix_of(&self, key: &Key) -> Prefix {
         let claim = self.keys.first_claim(key);
         let state = claim.and_then(|claim| self.registrations.get(&claim.registration));
         let wanted = state.and_then(|state| state.prefix_of(key));
@@ -239,12 +239,12 @@ impl Planner {
         self.permissions.denied()
     }
 
-    /// Queues every key below `scope`.
-    fn look_again(&mut self, scope: &Prefix) {
-        for key in self.keys.keys_in(scope) {
+    /// Queues every key below `prefix`.
+    fn look_again(&mut self, prefix: &Prefix) {
+        for key in self.keys.keys_in(prefix) {
             self.enqueue(&key);
         }
-        self.registrations.mark_changed_around(scope);
+        self.registrations.mark_changed_around(prefix);
     }
 
     // ---- what the rules forbid ----
@@ -252,11 +252,11 @@ impl Planner {
     /// Sets the prefixes below which `registration` may not write, except for the keys that each grant allows. Call
     /// after [`Planner::set_terms`].
     pub fn forbid(&mut self, registration: &RegistrationRef, forbidden: Vec<(Prefix, PrefixGrant)>) {
-        let scopes: Vec<Prefix> = forbidden.iter().map(|(scope, _)| scope.clone()).collect();
+        let prefixes: Vec<Prefix> = forbidden.iter().map(|(prefix, _)| prefix.clone()).collect();
         if !self.permissions.set_forbidden(registration, forbidden) {
             return;
         }
-        let there: Vec<Key> = scopes.iter().flat_map(|scope| self.keys.keys_in(scope)).collect();
+        let there: Vec<Key> = prefixes.iter().flat_map(|prefix| self.keys.keys_in(prefix)).collect();
         for key in there {
             if self.is_forbidden(&key) {
                 self.guard.clear_unconfirmed(&key);

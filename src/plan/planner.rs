@@ -32,7 +32,7 @@ pub struct Planner {
     pub(super) work: WorkQueue,
     pub(super) transactions: Transactions,
     /// Whether every Kubernetes watch has delivered its full list. Before that, no data key is written or removed.
-    pub(super) complete: bool,
+    pub(super) is_kubernetes_complete: bool,
     pub(super) prefixes: Prefixes,
     pub(super) quotas: Quotas,
     pub(super) permissions: Permissions,
@@ -56,7 +56,7 @@ impl Planner {
             guard: Guard::new(),
             work: WorkQueue::default(),
             transactions: Transactions::default(),
-            complete: false,
+            is_kubernetes_complete: false,
             prefixes: Prefixes::default(),
             quotas: Quotas::default(),
             permissions: Permissions::default(),
@@ -83,8 +83,8 @@ impl Planner {
     /// Marks the desired state as complete: every Kubernetes watch has delivered its full list. From now on, keys that
     /// no registration claims are removed.
     pub fn kubernetes_is_complete(&mut self) {
-        if !self.complete {
-            self.complete = true;
+        if !self.is_kubernetes_complete {
+            self.is_kubernetes_complete = true;
             self.queue_unclaimed();
         }
     }
@@ -183,7 +183,7 @@ impl Planner {
             self.guard.clear_unconfirmed(&key);
         }
         if has_endpoint {
-            self.let_last_go(registration);
+            self.stop_keeping_last(registration);
         } else {
             self.keep_if_last(registration, None);
         }

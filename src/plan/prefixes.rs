@@ -133,7 +133,7 @@ impl Planner {
     /// Drops prefixes of deleted registrations once none of our keys is left in them and none can still appear there. A
     /// key in a prefix that is not watched would be renewed for ever.
     pub(super) fn drop_former_prefixes(&mut self) {
-        if !self.complete {
+        if !self.is_kubernetes_complete {
             return;
         }
         let used: HashSet<&Prefix> = self.registrations.prefixes().collect();

@@ -151,7 +151,7 @@ impl Planner {
             match &state.held {
                 Some(_) if state.is_ours(&self.leases) => {}
                 Some(_) => return Some(Way::Barred),
-                None if !self.prefixes.is_listed(key) || self.leases.domain_of(key).is_none() => way = Way::Unknown,
+                None if !self.prefixes.is_listed(key) || self.leases.group_of(key).is_none() => way = Way::Unknown,
                 None if way == Way::Done => way = Way::Open,
                 None => {}
             }

@@ -108,16 +108,16 @@ impl Planner {
     }
 
     /// Decides which pods get no keys, in the namespaces for which that is open.
-    pub(super) fn settle_quotas(&mut self) {
-        if !self.complete {
+    pub(super) fn decide_quotas(&mut self) {
+        if !self.is_kubernetes_complete {
             return;
         }
         for namespace in std::mem::take(&mut self.quotas.undecided) {
-            self.settle_quota(&namespace);
+            self.decide_quota(&namespace);
         }
     }
 
-    fn settle_quota(&mut self, namespace: &Arc<str>) {
+    fn decide_quota(&mut self, namespace: &Arc<str>) {
         let mut applicants = self.applicants(namespace);
         let wanted: usize = applicants.iter().map(|applicant| applicant.keys).sum();
         let is_listed = self.is_namespace_listed(namespace);

@@ -105,7 +105,7 @@ impl Planner {
             held: state
                 .prefixes()
                 .iter()
-                .map(|scope| self.guard.held_in(scope, registration))
+                .map(|prefix| self.guard.held_in(prefix, registration))
                 .sum(),
             conflicts: Vec::new(),
             problems: BTreeMap::new(),

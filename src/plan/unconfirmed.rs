@@ -13,16 +13,16 @@ use super::work::Work;
 use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, RegistrationRef, Revision};
 
 impl Planner {
-    pub fn set_guard(&mut self, terms: GuardSettings) {
-        self.guard.set_terms(terms);
+    pub fn set_guard(&mut self, settings: GuardSettings) {
+        self.guard.set_settings(settings);
     }
 
     /// Sets the state of `pod` for `registration`.
     pub fn set_presence(&mut self, registration: &RegistrationRef, pod: &Arc<str>, presence: PodState) {
         match presence {
             PodState::Ready(desired) => self.set_tenancy(registration, pod, Some(desired)),
-            PodState::Unready(desired) => self.doubt(registration, pod, desired),
-            PodState::Missing => self.doubt(registration, pod, DesiredPod::default()),
+            PodState::Unready(desired) => self.set_unready(registration, pod, desired),
+            PodState::Missing => self.set_unready(registration, pod, DesiredPod::default()),
             PodState::Gone(keys) => {
                 self.set_tenancy(registration, pod, None);
                 for key in keys {
@@ -35,7 +35,7 @@ impl Planner {
     }
 
     /// Handles a pod that is not ready or missing. `if_ready` are the records it would have if it were ready.
-    fn doubt(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: DesiredPod) {
+    fn set_unready(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: DesiredPod) {
         let Some(state) = self.registrations.get_mut(registration) else {
             return;
         };
@@ -55,11 +55,11 @@ impl Planner {
         if is_kept {
             state.take_kept();
         }
-        self.drop_doubtful(registration, pod);
+        self.drop_unconfirmed(registration, pod);
     }
 
     /// Drops all keys of `pod` for `registration`, as unconfirmed removals.
-    pub(super) fn drop_doubtful(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+    pub(super) fn drop_unconfirmed(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
         let dropped = self.set_desired(registration, pod, None);
         self.keep_if_last(registration, Some(pod));
         if self.guard.is_on() {
@@ -115,7 +115,7 @@ impl Planner {
 
     /// This replica becomes leader with a new fence. Another replica may have led in between and decided differently.
     pub fn leads_anew(&mut self) {
-        self.guard.doubt_again();
+        self.guard.mark_released_unconfirmed();
         self.registrations.mark_all_undecided();
         self.quotas.forget_decisions();
     }
@@ -127,8 +127,8 @@ impl Planner {
 
     /// Updates the guard without deciding: another replica decides, or it is too early to decide.
     pub fn look(&mut self, now: Instant) {
-        self.settle_last();
-        if !self.guard.is_starting() || self.suspect_leftovers() {
+        self.decide_last_endpoints();
+        if !self.guard.is_starting() || self.mark_leftovers_unconfirmed() {
             self.guard.look(now);
         }
     }
@@ -136,13 +136,13 @@ impl Planner {
     /// Decides about all unconfirmed removals. `approved` is the id of the hold that a user approved; `id` creates the
     /// id of a new hold. Returns the event to report.
     pub fn judge(&mut self, moment: Moment, approved: Option<&str>, id: impl FnOnce() -> String) -> Option<GuardEvent> {
-        self.settle_last();
-        if self.guard.is_starting() && !self.suspect_leftovers() {
+        self.decide_last_endpoints();
+        if self.guard.is_starting() && !self.mark_leftovers_unconfirmed() {
             return None;
         }
         let (keys, leases) = (&self.keys, &self.leases);
         let is_there = |key: &Key| keys.held(key).is_some_and(|held| leases.is_ours(held.lease));
-        let (news, released) = self.guard.judge((leases.key_count(), is_there), moment, approved, id);
+        let (event, released) = self.guard.decide((leases.key_count(), is_there), moment, approved, id);
         for (key, work) in released {
             // A key that was not known to be in etcd when its pod was dropped is not on the pod's list. It is removed
             // separately.
@@ -153,7 +153,7 @@ impl Planner {
             };
             self.work.push(work);
         }
-        news
+        event
     }
 
     fn removes(&self, work: &Work, key: &Key) -> bool {
@@ -211,10 +211,13 @@ impl Planner {
 
     /// Marks the keys that a predecessor left and no ready pod claims as unconfirmed. Returns false if not all prefixes
     /// have been listed yet.
-    fn suspect_leftovers(&mut self) -> bool {
+    fn mark_leftovers_unconfirmed(&mut self) -> bool {
         // Do not wait for prefixes that may not be read: they would keep the guard from deciding about all others.
-        let is_listed = |scope: &Prefix| self.prefixes.is_listed(scope.prefix()) || self.is_denied(scope.prefix());
-        if !self.complete || !is_listed(self.meta.scope()) || !self.registrations.prefixes().all(is_listed) {
+        let is_listed = |prefix: &Prefix| self.prefixes.is_listed(prefix.prefix()) || self.is_denied(prefix.prefix());
+        if !self.is_kubernetes_complete
+            || !is_listed(self.meta.scope())
+            || !self.registrations.prefixes().all(is_listed)
+        {
             return false;
         }
         let left = |(key, state): &(&Key, &KeyState)| {

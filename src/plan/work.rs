@@ -159,13 +159,13 @@ impl WorkQueue {
         self.is_turn_of_all = true;
     }
 
-    /// Lets work wait until a lease of `ttl` seconds has room for its `keys` keys of the lease group `domain`.
-    pub fn wait_for_lease(&mut self, ttl: u32, domain: LeaseGroup, work: Work, keys: usize) {
+    /// Lets work wait until a lease of `ttl` seconds has room for its `keys` keys of `group`.
+    pub fn wait_for_lease(&mut self, ttl: u32, group: LeaseGroup, work: Work, keys: usize) {
         self.arrivals += 1;
         let since = self.arrivals;
         self.stop_waiting(&work);
-        self.waits.insert(work.clone(), (ttl, domain.clone()));
-        let waiting = self.waiting.entry((ttl, domain)).or_insert_with(|| Waiting {
+        self.waits.insert(work.clone(), (ttl, group.clone()));
+        let waiting = self.waiting.entry((ttl, group)).or_insert_with(|| Waiting {
             since,
             ..Waiting::default()
         });
@@ -182,7 +182,7 @@ impl WorkQueue {
         let same_ttl = |((of, _), _): &(&(u32, LeaseGroup), &Waiting)| *of == ttl;
         let chosen = match home {
             Home::Mixed => None,
-            Home::Of(domain) => Some((ttl, domain.clone())),
+            Home::Of(group) => Some((ttl, group.clone())),
             Home::Free => {
                 let all = self.waiting.iter().filter(same_ttl);
                 all.min_by_key(|(_, waiting)| waiting.since).map(|(who, _)| who.clone())
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::model::Prefix;
 
-    fn domain(folder: &str) -> LeaseGroup {
+    fn group(folder: &str) -> LeaseGroup {
         LeaseGroup::Below(Prefix::below(folder))
     }
 
@@ -243,18 +243,18 @@ mod tests {
     fn a_lease_that_is_anyones_goes_to_those_who_have_waited_longest() {
         let mut list = WorkQueue::default();
         for (folder, key) in [("/z", "/z/1"), ("/a", "/a/1"), ("/z", "/z/2")] {
-            list.wait_for_lease(30, domain(folder), Work::Key(key.into()), 1);
+            list.wait_for_lease(30, group(folder), Work::Key(key.into()), 1);
         }
-        list.wait_for_lease(60, domain("/a"), Work::Key("/a/60".into()), 1);
+        list.wait_for_lease(60, group("/a"), Work::Key("/a/60".into()), 1);
         assert_eq!(list.shortage(256), BTreeMap::from([(30, 2), (60, 1)]));
         list.release(30, &Home::Mixed, 256);
         assert_eq!(list.pop_of(|_, _| true), None);
         list.release(30, &Home::Free, 256);
         let popped: Vec<_> = std::iter::from_fn(|| list.pop_of(|_, _| true)).collect();
         assert_eq!(popped, ["/z/1", "/z/2"].map(|key| Work::Key(key.into())));
-        list.release(30, &Home::Of(domain("/z")), 256);
-        assert_eq!(list.pop_of(|_, _| true), None, "what waits is of another domain");
-        list.release(30, &Home::Of(domain("/a")), 256);
+        list.release(30, &Home::Of(group("/z")), 256);
+        assert_eq!(list.pop_of(|_, _| true), None, "what waits is of another group");
+        list.release(30, &Home::Of(group("/a")), 256);
         assert_eq!(list.pop_of(|_, _| true), Some(Work::Key("/a/1".into())));
         assert_eq!((list.len(), list.shortage(256)), (1, BTreeMap::from([(60, 1)])));
     }
@@ -263,9 +263,9 @@ mod tests {
     fn leases_go_to_those_who_wait_in_turn_however_much_one_of_them_needs() {
         let mut list = WorkQueue::default();
         for i in 0..100 {
-            list.wait_for_lease(30, domain("/flood"), Work::Key(format!("/flood/{i}").into()), 1);
+            list.wait_for_lease(30, group("/flood"), Work::Key(format!("/flood/{i}").into()), 1);
         }
-        list.wait_for_lease(30, domain("/b"), Work::Key("/b/1".into()), 1);
+        list.wait_for_lease(30, group("/b"), Work::Key("/b/1".into()), 1);
         list.release(30, &Home::Free, 10);
         list.release(30, &Home::Free, 10);
         let popped: Vec<_> = std::iter::from_fn(|| list.pop_of(|_, _| true)).collect();
@@ -277,12 +277,12 @@ mod tests {
     fn work_that_is_looked_at_again_no_longer_asks_for_a_lease() {
         let mut list = WorkQueue::default();
         let work = || Work::Key("/a/1".into());
-        list.wait_for_lease(30, domain("/a"), work(), 1);
+        list.wait_for_lease(30, group("/a"), work(), 1);
         list.push(work());
         assert_eq!(list.pop_of(|_, _| true), Some(work()));
         assert!(!list.is_waiting() && list.shortage(256).is_empty());
-        list.wait_for_lease(60, domain("/a"), work(), 3);
-        list.wait_for_lease(30, domain("/a"), work(), 2);
+        list.wait_for_lease(60, group("/a"), work(), 3);
+        list.wait_for_lease(30, group("/a"), work(), 2);
         assert_eq!(list.shortage(1), BTreeMap::from([(30, 2)]));
         list.release(30, &Home::Free, 2);
         assert_eq!((list.pop_of(|_, _| true), list.len()), (Some(work()), 0));

@@ -168,7 +168,10 @@ fn a_refused_transaction_names_the_scopes_and_leases_to_ask_about() {
     rig.want("carts", "q", &["/t/q"], "2");
     let (ticket, _) = rig.next().expect("there is something to do");
     let (suspects, suspected) = rig.planner.suspects(ticket);
-    let told: Vec<_> = suspects.iter().map(|one| (one.scope.prefix(), &one.keys[..])).collect();
+    let told: Vec<_> = suspects
+        .iter()
+        .map(|one| (one.prefix.prefix(), &one.keys[..]))
+        .collect();
     assert_eq!(told, [("/s/", &["/s/p".into()][..]), ("/t/", &["/t/q".into()][..])]);
     assert_eq!(suspected, leases.into());
     // The denied key is known: only the rest of the transaction is sent again.
@@ -257,12 +260,12 @@ fn the_note_of_a_removal_goes_on_a_lease_that_is_not_denied() {
     let (denied, sound) = (rig.lease_of("/s/p"), rig.lease_of("/t/q"));
     rig.drop_pod("orders", "p");
     let (ticket, transaction) = rig.next().expect("a removal");
-    assert_eq!(rig.planner.lease_of_note(&transaction.ops), Some(denied));
+    assert_eq!(rig.planner.lease_of_checkpoint(&transaction.ops), Some(denied));
     rig.planner.set_lease_denied(denied, true);
-    assert_eq!(rig.planner.lease_of_note(&transaction.ops), Some(sound));
+    assert_eq!(rig.planner.lease_of_checkpoint(&transaction.ops), Some(sound));
     rig.planner.settle(ticket, None);
     assert_eq!(
-        rig.planner.leases().domain_of("/t/q"),
+        rig.planner.leases().group_of("/t/q"),
         Some(LeaseGroup::Below(Prefix::below("/t/")))
     );
 }

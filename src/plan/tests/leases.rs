@@ -184,7 +184,7 @@ fn the_note_is_on_the_lease_of_a_key_that_is_written_or_was() {
     rig.run();
     let lease = rig.lease_of("/s/p");
     let heard = Checkpoint::default().value();
-    let lease_of_note = |rig: &mut Rig| {
+    let lease_of_checkpoint = |rig: &mut Rig| {
         let (ticket, transaction) = rig.next().expect("there is something to do");
         let note = rig.planner.note(&transaction, 3, 7, heard.clone());
         rig.planner.settle(ticket, None);
@@ -192,10 +192,10 @@ fn the_note_is_on_the_lease_of_a_key_that_is_written_or_was() {
     };
     let expected = Some(("/leasehold/c1/heard/3".into(), lease));
     rig.want("orders", "p", &["/s/p"], "2");
-    assert_eq!(lease_of_note(&mut rig), expected, "of a put");
+    assert_eq!(lease_of_checkpoint(&mut rig), expected, "of a put");
     rig.run();
     rig.drop_pod("orders", "p");
-    assert_eq!(lease_of_note(&mut rig), expected, "of a removal");
+    assert_eq!(lease_of_checkpoint(&mut rig), expected, "of a removal");
 }
 
 #[test]

@@ -37,9 +37,9 @@ impl World {
     /// Finds out which keys of a refused transaction are denied.
     pub(super) fn search(&mut self, ticket: Ticket) {
         let (suspects, leases) = self.planner.suspects(ticket);
-        for mark_unconfirmed in suspects {
-            if let Some(key) = mark_unconfirmed.keys.iter().find(|key| self.is_denied_key(key)) {
-                self.planner.writing_denied(&mark_unconfirmed.scope, key);
+        for candidate in suspects {
+            if let Some(key) = candidate.keys.iter().find(|key| self.is_denied_key(key)) {
+                self.planner.writing_denied(&candidate.prefix, key);
             }
         }
         for lease in leases {
