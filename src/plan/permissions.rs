@@ -59,38 +59,6 @@ impl Permissions {
         (!self.unwritable.is_empty() && is_unwritable()).then_some(Right::Write)
     }
 
-    /// All prefixes that etcd denies, with the missing permission.
-    pub fn denied(&self) -> impl Iterator<Item = (&Prefix, Right)> {
-        let unreadable = self.unreadable.iter().map(|prefix| (prefix, Right::Read));
-        let unwritable = self.unwritable.keys().map(|prefix| (prefix, Right::Write));
-        unreadable.chain(unwritable.filter(|(prefix, _)| !self.is_unreadable(prefix)))
-    }
-
-    /// The prefixes that may not be written, each with a key to probe.
-    pub fn unwritable(&self) -> impl Iterator<Item = (&Prefix, &Key)> {
-        self.unwritable.iter()
-    }
-
-    /// Returns whether that is new.
-    fn deny_reading(&mut self, prefix: Prefix) -> bool {
-        self.unreadable.insert(prefix)
-    }
-
-    /// Returns whether that is new.
-    fn allow_reading(&mut self, prefix: &Prefix) -> bool {
-        self.unreadable.remove(prefix)
-    }
-
-    /// `key` is one key below `prefix` that may not be written.
-    fn deny_writing(&mut self, prefix: Prefix, key: Key) {
-        self.unwritable.insert(prefix, key);
-    }
-
-    /// Returns whether that is new.
-    fn allow_writing(&mut self, prefix: &Prefix) -> bool {
-        self.unwritable.remove(prefix).is_some()
-    }
-
     /// Drops denials below prefixes that are not wanted any more.
     pub fn keep(&mut self, wanted: &BTreeSet<Prefix>) {
         self.unreadable.retain(|prefix| wanted.contains(prefix));
@@ -134,7 +102,7 @@ impl Planner {
     pub(super) fn reading_denied(&mut self, prefix: Prefix) {
         self.prefixes.set_unlisted(&prefix);
         self.registrations.mark_changed_around(&prefix);
-        if self.permissions.deny_reading(prefix) {
+        if self.permissions.unreadable.insert(prefix) {
             // A prefix inside it may be readable and must be listed separately.
             self.prefixes.mark_changed();
         }
@@ -142,7 +110,7 @@ impl Planner {
 
     /// Records that `prefix` was read.
     pub(super) fn reading_allowed(&mut self, prefix: &Prefix) {
-        if self.permissions.allow_reading(prefix) {
+        if self.permissions.unreadable.remove(prefix) {
             self.prefixes.set_unlisted_inside(prefix);
             self.prefixes.mark_changed();
             self.leases.forget_group(prefix);
@@ -152,13 +120,13 @@ impl Planner {
 
     /// Records that etcd denies writing below `prefix`; `key` is one key it refused.
     pub fn writing_denied(&mut self, prefix: &Prefix, key: &Key) {
-        self.permissions.deny_writing(prefix.clone(), key.clone());
+        self.permissions.unwritable.insert(prefix.clone(), key.clone());
         self.registrations.mark_changed_around(prefix);
     }
 
     /// Records that `prefix` may be written (again), and queues the work that waited for it.
     pub fn writing_allowed(&mut self, prefix: &Prefix) {
-        if self.permissions.allow_writing(prefix) {
+        if self.permissions.unwritable.remove(prefix).is_some() {
             self.leases.forget_group(prefix);
             self.look_again(prefix);
         }
@@ -166,7 +134,7 @@ impl Planner {
 
     /// The prefixes that may not be written, each with a key to probe.
     pub fn unwritable(&self) -> impl Iterator<Item = (&Prefix, &Key)> {
-        self.permissions.unwritable()
+        self.permissions.unwritable.iter()
     }
 
     /// Sets whether etcd denies renewing `lease` and putting keys on it, because of a key on it that may not be
@@ -236,7 +204,12 @@ impl Planner {
 
     /// Returns all prefixes that etcd denies, with the missing permission.
     pub fn denied(&self) -> impl Iterator<Item = (&Prefix, Right)> {
-        self.permissions.denied()
+        let Permissions {
+            unreadable, unwritable, ..
+        } = &self.permissions;
+        let readable = unwritable.keys().filter(|prefix| !unreadable.contains(*prefix));
+        let unreadable = unreadable.iter().map(|prefix| (prefix, Right::Read));
+        unreadable.chain(readable.map(|prefix| (prefix, Right::Write)))
     }
 
     /// Queues every key below `prefix`.
@@ -264,13 +237,11 @@ impl Planner {
             }
         }
         // The dropped keys of a pod are removed by the pod's work item, even if nothing else of it may change now.
-        let dropped = self
-            .registrations
-            .get(registration)
-            .into_iter()
-            .flat_map(|state| state.dropped());
-        self.work
-            .extend(dropped.map(|(pod, _)| Work::Pod(registration.clone(), pod.clone())));
+        if let Some(state) = self.registrations.get(registration) {
+            let pods = state.dropped().map(|(pod, _)| pod);
+            self.work
+                .extend(pods.map(|pod| Work::Pod(registration.clone(), pod.clone())));
+        }
     }
 
     /// Whether a rule forbids `key` to a registration, and no other registration may have it.

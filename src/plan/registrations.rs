@@ -1,5 +1,6 @@
 //! The desired state of the registrations of one Registry: their settings, and the records of their pods.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -344,11 +345,10 @@ impl Registrations {
         } else {
             self.suspended.remove(registration);
         }
-        let former = match self.states.get_mut(registration) {
-            Some(state) => Some(std::mem::replace(&mut state.settings, settings)),
-            None => {
-                let state = RegistrationState::new(settings);
-                self.states.insert(registration.clone(), state);
+        let former = match self.states.entry(registration.clone()) {
+            Entry::Occupied(mut known) => Some(std::mem::replace(&mut known.get_mut().settings, settings)),
+            Entry::Vacant(free) => {
+                free.insert(RegistrationState::new(settings));
                 None
             }
         };
