@@ -313,7 +313,7 @@ impl Compiled {
             suspended: self.suspended || self.unsure || self.frozen,
             keep_last: self.keep_last,
             // Where nothing may be written, nothing is read: the keys there may be none of the operator's business.
-            scopes: self.scopes(),
+            prefixes: self.scopes(),
         }
     }
 

@@ -21,7 +21,7 @@ const MAX_BYTES: usize = 512 * 1024;
 /// The next step of the worker.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Commit this transaction, and report its outcome through [`Planner::settle`].
+    /// Commit this transaction, and report its outcome through [`Planner::complete`].
     Write(Ticket, Transaction),
     /// Grant `count` leases of `ttl` seconds, and report each through [`Planner::granted`].
     Grant {
@@ -53,7 +53,7 @@ impl Planner {
     /// nothing to do for now. `leases_coming` is the number of grants in flight.
     pub fn next(&mut self, max_ops: usize, leases_coming: usize) -> Option<Step> {
         // The lease records show which keys are ours, and which leases have room.
-        if !self.is_kubernetes_complete || !self.prefixes.is_listed(self.meta.scope().prefix()) {
+        if !self.is_kubernetes_complete || !self.prefixes.is_listed(self.meta.prefix().prefix()) {
             return None;
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
@@ -128,7 +128,7 @@ impl Planner {
     /// transactions beyond its limits.
     pub fn next_small(&mut self, max_ops: usize) -> Option<Step> {
         if !self.is_kubernetes_complete
-            || !self.prefixes.is_listed(self.meta.scope().prefix())
+            || !self.prefixes.is_listed(self.meta.prefix().prefix())
             || self.hold_op().is_some()
         {
             return None;
@@ -311,7 +311,7 @@ impl Planner {
             (Some(_), Work::Key(_)) => false,
             (None, _) => true,
         };
-        // All claimed keys must be listed first, and their lease groups known. The list and `set_domains` queue the
+        // All claimed keys must be listed first, and their lease groups known. The list and `set_lease_groups` queue the
         // work again.
         let is_claimed = |key: &Key| self.keys.first_claim(key).is_some() && mine(key);
         if groups

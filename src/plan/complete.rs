@@ -9,7 +9,7 @@ use crate::model::{Expect, Key, KeyValue, LeaseId, Op, OpResult, Revision, TxnOu
 impl Planner {
     /// Takes in the outcome of the transaction `ticket`. `None` means that the outcome is unknown: etcd may or may not
     /// have executed it.
-    pub fn settle(&mut self, ticket: Ticket, verdict: Option<TxnOutcome>) {
+    pub fn complete(&mut self, ticket: Ticket, outcome: Option<TxnOutcome>) {
         let Some(InFlight {
             ops,
             works,
@@ -22,13 +22,13 @@ impl Planner {
         };
         // `Overtaken` counts as unknown: etcd may have executed a copy of the transaction. So does an answer from
         // before etcd's history changed (`void`).
-        let verdict = verdict.filter(|verdict| !void && !matches!(verdict, TxnOutcome::Overtaken { .. }));
+        let outcome = outcome.filter(|outcome| !void && !matches!(outcome, TxnOutcome::Overtaken { .. }));
         let keys: Vec<Key> = ops.iter().map(|op| op.key().clone()).collect();
         for key in &keys {
             self.keys.end(key);
         }
         for (key, lease) in reserved {
-            let is_unknown = verdict.is_none();
+            let is_unknown = outcome.is_none();
             let free = if is_unknown {
                 self.keys.perhaps_put(&key, lease)
             } else {
@@ -38,7 +38,7 @@ impl Planner {
                 self.leases.release(lease, 1);
             }
         }
-        match verdict {
+        match outcome {
             Some(TxnOutcome::Applied { revision, results }) => {
                 self.accepted(&gathered);
                 for (op, result) in ops.into_iter().zip(results) {
@@ -118,11 +118,11 @@ impl Planner {
                 let sure = self.leases.denied().next().is_none();
                 match self.lease_of_checkpoint(ops) {
                     Some(lease) if sure => self.lease_is_gone(lease),
-                    Some(lease) => self.leases.doubt(lease),
+                    Some(lease) => self.leases.mark_doubtful(lease),
                     None => {}
                 }
             }
-            _ => leases.into_iter().for_each(|lease| self.leases.doubt(lease)),
+            _ => leases.into_iter().for_each(|lease| self.leases.mark_doubtful(lease)),
         }
     }
 }

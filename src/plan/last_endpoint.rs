@@ -33,7 +33,7 @@ impl Planner {
             return;
         };
         let desired = state.unready()[&pod].clone();
-        self.set_desired(registration, &pod, Some(desired));
+        self.replace_desired(registration, &pod, Some(desired));
         if let Some(state) = self.registrations.get_mut(registration) {
             state.keep(pod);
         }

@@ -76,28 +76,28 @@ impl Planner {
         keys.find_map(|key| self.our_lease(key))
     }
 
-    /// Requires lease groups from now on. A key is not placed until [`Self::set_domains`] has set its group.
-    pub fn await_domains(&mut self) {
+    /// Requires lease groups from now on. A key is not placed until [`Self::set_lease_groups`] has set its group.
+    pub fn await_lease_groups(&mut self) {
         self.leases.set_groups(LeaseGroups::default());
     }
 
     /// The lease groups known so far.
-    pub fn domains(&self) -> &LeaseGroups {
+    pub fn lease_groups(&self) -> &LeaseGroups {
         self.leases.groups()
     }
 
     /// Replaces the lease groups. Keys stay on their leases.
-    pub fn set_domains(&mut self, domains: LeaseGroups) {
+    pub fn set_lease_groups(&mut self, groups: LeaseGroups) {
         let unknown = |key: &&Key| self.leases.group_of(key).is_none();
         let waited: Vec<Key> = self.keys.iter().map(|(key, _)| key).filter(unknown).cloned().collect();
-        self.leases.set_groups(domains);
+        self.leases.set_groups(groups);
         for key in waited {
             self.enqueue(&key);
         }
     }
 
     /// The prefixes of all registrations.
-    pub fn data_scopes(&self) -> BTreeSet<Prefix> {
+    pub fn data_prefixes(&self) -> BTreeSet<Prefix> {
         self.registrations.prefixes().cloned().collect()
     }
 
@@ -107,7 +107,7 @@ impl Planner {
     }
 
     /// The prefixes whose lease group is not known yet.
-    pub fn without_domain(&self) -> BTreeSet<Prefix> {
+    pub fn prefixes_without_lease_group(&self) -> BTreeSet<Prefix> {
         let unknown = |prefix: &&Prefix| self.leases.group_of(prefix.prefix()).is_none();
         self.registrations.prefixes().filter(unknown).cloned().collect()
     }

@@ -220,7 +220,7 @@ impl LeasePool {
                 known.state = State::Doubtful;
             }
             if known.state != State::Fresh {
-                self.doubt(lease);
+                self.mark_doubtful(lease);
             }
         }
     }
@@ -244,7 +244,7 @@ impl LeasePool {
     /// Marks a lease as doubtful: it was reported as expired, or its record vanished. A lease without keys, or one
     /// being retired, is forgotten. A lease with keys must be confirmed, except one whose record is of a newer release
     /// and must not be written: it ends when its record vanishes.
-    pub fn doubt(&mut self, lease: LeaseId) {
+    pub fn mark_doubtful(&mut self, lease: LeaseId) {
         let Some(known) = self.known.get_mut(&lease) else {
             return;
         };

@@ -35,7 +35,7 @@ impl Planner {
                 self.observe_key(&key, None, revision);
             }
         }
-        if prefix == *self.meta.scope() {
+        if prefix == *self.meta.prefix() {
             if !present.contains(&self.meta.hold()) {
                 self.guard.observe_record(None, revision);
             }
@@ -54,7 +54,7 @@ impl Planner {
 
     /// Records what etcd holds under `key` at `revision`, unless a newer state is known.
     pub(super) fn observe_key(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {
-        if self.meta.scope().contains(key) {
+        if self.meta.prefix().contains(key) {
             self.observe_meta(key, held, revision);
             return;
         }
@@ -77,7 +77,7 @@ impl Planner {
 
     /// Whether `key` is one of the operator's own records, not a data key.
     pub fn is_record(&self, key: &str) -> bool {
-        self.meta.scope().contains(key)
+        self.meta.prefix().contains(key)
     }
 
     fn observe_meta(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {

@@ -147,7 +147,7 @@ impl Planner {
 
     /// Returns the keys of the transaction `ticket`, which etcd refused, by prefix, and the leases that it puts keys
     /// on. Our own bookkeeping keys are left out: no registration is responsible for them.
-    pub fn suspects(&self, ticket: Ticket) -> (Vec<ProbeCandidate>, BTreeSet<LeaseId>) {
+    pub fn probe_candidates(&self, ticket: Ticket) -> (Vec<ProbeCandidate>, BTreeSet<LeaseId>) {
         let ops = self.transactions.get(ticket).map_or(&[][..], |sent| &sent.ops);
         let leases = ops.iter().filter_map(|op| match op {
             Op::Put { lease, .. } => Some(*lease),
@@ -160,17 +160,19 @@ impl Planner {
     }
 
     /// Returns the keys on `lease`, which etcd refused to renew, by prefix.
-    pub fn suspects_on(&self, lease: LeaseId) -> Vec<ProbeCandidate> {
+    pub fn probe_candidates_on(&self, lease: LeaseId) -> Vec<ProbeCandidate> {
         self.by_prefix(self.leases.keys_on(lease))
     }
 
     fn by_prefix<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<ProbeCandidate> {
-        let mut suspects: BTreeMap<Prefix, Vec<Key>> = BTreeMap::new();
-        for key in keys.filter(|key| !self.meta.scope().contains(key)) {
-            suspects.entry(self.prefix_of(key)).or_default().push(key.clone());
+        let mut candidates: BTreeMap<Prefix, Vec<Key>> = BTreeMap::new();
+        for key in keys.filter(|key| !self.meta.prefix().contains(key)) {
+            candidates.entry(self.prefix_of(key)).or_default().push(key.clone());
         }
-        let suspects = suspects.into_iter();
-        suspects.map(|(prefix, keys)| ProbeCandidate { prefix, keys }).collect()
+        let candidates = candidates.into_iter();
+        candidates
+            .map(|(prefix, keys)| ProbeCandidate { prefix, keys })
+            .collect()
     }
 
     /// The prefix whose permission decides about `key`: that of the registration that claims it, else the listed one
@@ -223,7 +225,7 @@ impl Planner {
     // ---- what the rules forbid ----
 
     /// Sets the prefixes below which `registration` may not write, except for the keys that each grant allows. Call
-    /// after [`Planner::set_terms`].
+    /// after [`Planner::set_settings`].
     pub fn forbid(&mut self, registration: &RegistrationRef, forbidden: Vec<(Prefix, PrefixGrant)>) {
         let prefixes: Vec<Prefix> = forbidden.iter().map(|(prefix, _)| prefix.clone()).collect();
         if !self.permissions.set_forbidden(registration, forbidden) {

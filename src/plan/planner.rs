@@ -90,21 +90,21 @@ impl Planner {
     }
 
     /// Adds a registration, or changes its settings.
-    pub fn set_terms(&mut self, registration: &RegistrationRef, settings: RegistrationSettings) {
+    pub fn set_settings(&mut self, registration: &RegistrationRef, settings: RegistrationSettings) {
         let known = self.registrations.get(registration);
         if known.is_some_and(|state| *state.settings() == settings) {
             return;
         }
         let (created, is_suspended) = (settings.created, settings.suspended);
-        let mut prefixes = settings.scopes.clone();
+        let mut prefixes = settings.prefixes.clone();
         let former = self.registrations.set_settings(registration, settings);
         self.prefixes.mark_changed();
         if let Some(former) = former {
             self.change_settings(registration, &former, created);
             if !is_suspended {
-                prefixes.extend(former.scopes.iter().cloned());
+                prefixes.extend(former.prefixes.iter().cloned());
             }
-            self.prefixes.leave(former.scopes);
+            self.prefixes.leave(former.prefixes);
             if former.suspended {
                 self.queue_if_none_suspended();
             }
@@ -169,7 +169,7 @@ impl Planner {
     }
 
     /// Sets the desired records of `pod` for `registration`; none if the pod is confirmed to be gone.
-    pub fn set_tenancy(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<DesiredPod>) {
+    pub fn set_desired(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<DesiredPod>) {
         self.clear_pod(registration, pod);
         if let Some(state) = self.registrations.get_mut(registration)
             && state.kept() == Some(pod)
@@ -179,7 +179,7 @@ impl Planner {
         let has_endpoint = desired
             .as_ref()
             .is_some_and(|desired| desired.all_records().next().is_some());
-        for key in self.set_desired(registration, pod, desired) {
+        for key in self.replace_desired(registration, pod, desired) {
             self.guard.clear_unconfirmed(&key);
         }
         if has_endpoint {
@@ -190,7 +190,7 @@ impl Planner {
     }
 
     /// Replaces the desired records of `pod`. Returns the keys that it must no longer have.
-    pub(super) fn set_desired(
+    pub(super) fn replace_desired(
         &mut self,
         registration: &RegistrationRef,
         pod: &Arc<str>,

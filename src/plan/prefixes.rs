@@ -113,8 +113,8 @@ impl Prefixes {
 impl Planner {
     /// Returns the prefixes to list and watch, if they changed since the last call. A prefix inside another is left
     /// out.
-    pub fn take_changed_scopes(&mut self) -> Option<BTreeSet<Prefix>> {
-        let used = self.registrations.prefixes().chain([self.meta.scope()]);
+    pub fn take_changed_prefixes(&mut self) -> Option<BTreeSet<Prefix>> {
+        let used = self.registrations.prefixes().chain([self.meta.prefix()]);
         let (wanted, unwanted) = self
             .prefixes
             .take_changed(used, |prefix| !self.permissions.is_unreadable(prefix))?;
@@ -154,7 +154,7 @@ impl Planner {
     /// Returns the keys among those on our leases that are not known: left by a registration that was deleted while no
     /// replica was running.
     pub fn unknown_keys(&self, keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
-        let unknown = |key: &Key| !self.meta.scope().contains(key) && !self.keys.contains(key);
+        let unknown = |key: &Key| !self.meta.prefix().contains(key) && !self.keys.contains(key);
         keys.into_iter().filter(unknown).collect()
     }
 }

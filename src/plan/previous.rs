@@ -124,7 +124,7 @@ impl Planner {
             return;
         };
         for (pod, bare) in state.without_previous() {
-            for key in self.set_desired(registration, &pod, Some(bare)) {
+            for key in self.replace_desired(registration, &pod, Some(bare)) {
                 self.guard.clear_unconfirmed(&key);
             }
         }

@@ -193,7 +193,7 @@ impl Planner {
     fn grant_place(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
         let state = self.registrations.get_mut(registration);
         if let Some(whole) = state.and_then(|state| state.take_rationed(pod)) {
-            self.set_desired(registration, pod, Some(whole));
+            self.replace_desired(registration, pod, Some(whole));
         }
     }
 
@@ -211,7 +211,7 @@ impl Planner {
             endpoint_records.units.clear();
         }
         bare.problems.push(Problem::OverQuota(quota.clone()));
-        for key in self.set_desired(registration, pod, Some(bare)) {
+        for key in self.replace_desired(registration, pod, Some(bare)) {
             self.guard.clear_unconfirmed(&key);
         }
         if let Some(state) = self.registrations.get_mut(registration) {

@@ -22,7 +22,7 @@ pub struct RegistrationSettings {
     /// Keep the last endpoint while all existing pods are merely not ready.
     pub keep_last: bool,
     /// The prefixes that contain its keys.
-    pub scopes: Vec<Prefix>,
+    pub prefixes: Vec<Prefix>,
 }
 
 /// The desired state of one registration.
@@ -72,7 +72,7 @@ impl RegistrationState {
     }
 
     pub fn prefixes(&self) -> &[Prefix] {
-        &self.settings.scopes
+        &self.settings.prefixes
     }
 
     /// Returns the prefix that contains `key`.

@@ -182,7 +182,7 @@ impl Planner {
             }
         };
         // Nothing was written, as when another replica leads; or it is not known.
-        self.settle(ticket, (!done).then_some(TxnOutcome::Fenced));
+        self.complete(ticket, (!done).then_some(TxnOutcome::Fenced));
         narrowed
     }
 

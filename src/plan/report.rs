@@ -266,14 +266,14 @@ mod tests {
     /// A ledger of the registration `orders`, in an etcd that holds `held` on a recorded lease.
     fn planner(held: &[(&str, &str)]) -> Planner {
         let mut planner = Planner::new(meta(), 256);
-        let terms = RegistrationSettings {
+        let settings = RegistrationSettings {
             created: 1,
             ttl: 30,
             suspended: false,
             keep_last: false,
-            scopes: vec![Prefix::below("/s/")],
+            prefixes: vec![Prefix::below("/s/")],
         };
-        planner.set_terms(&reference("orders"), terms);
+        planner.set_settings(&reference("orders"), settings);
         planner.leases().recorded(LeaseId(1), Some(30), 1);
         let entry = |(key, value): &(&str, &str)| {
             let held = crate::model::KeyValue {
@@ -322,7 +322,7 @@ mod tests {
             (&[], 0, 0),
         ] {
             let mut planner = planner(held);
-            planner.set_tenancy(&orders, &"p".into(), Some(two_ports()));
+            planner.set_desired(&orders, &"p".into(), Some(two_ports()));
             let report = report(&planner);
             assert_eq!(
                 (report.ready, report.registered, report.endpoints.len()),
@@ -344,7 +344,7 @@ mod tests {
             problems: vec![missing],
             ..two_ports()
         };
-        planner.set_tenancy(&reference("orders"), &"p".into(), Some(desired));
+        planner.set_desired(&reference("orders"), &"p".into(), Some(desired));
         let report = report(&planner);
         assert_eq!(
             (report.registered, report.endpoints.len(), report.outstanding),
@@ -360,7 +360,7 @@ mod tests {
             problems: vec![Problem::WeightUnreadable],
             ..desired("p", &["/s/p"], "1")
         };
-        planner.set_tenancy(&reference("orders"), &"p".into(), Some(desired));
+        planner.set_desired(&reference("orders"), &"p".into(), Some(desired));
         let report = report(&planner);
         assert_eq!((report.registered, report.problems.len()), (1, 1));
     }
@@ -369,8 +369,8 @@ mod tests {
     fn a_key_on_its_way_out_is_outstanding_until_it_is_gone() {
         let mut planner = planner(&[("/s/p", "1")]);
         let (orders, key) = (reference("orders"), Key::from("/s/p"));
-        planner.set_tenancy(&orders, &"p".into(), Some(desired("p", &["/s/p"], "1")));
-        planner.set_tenancy(&orders, &"p".into(), None);
+        planner.set_desired(&orders, &"p".into(), Some(desired("p", &["/s/p"], "1")));
+        planner.set_desired(&orders, &"p".into(), None);
         assert_eq!((report(&planner).ready, report(&planner).outstanding), (0, 1));
         planner.observe(Observation::Changed {
             key,

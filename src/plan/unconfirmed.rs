@@ -18,13 +18,13 @@ impl Planner {
     }
 
     /// Sets the state of `pod` for `registration`.
-    pub fn set_presence(&mut self, registration: &RegistrationRef, pod: &Arc<str>, presence: PodState) {
-        match presence {
-            PodState::Ready(desired) => self.set_tenancy(registration, pod, Some(desired)),
+    pub fn set_pod_state(&mut self, registration: &RegistrationRef, pod: &Arc<str>, pod_state: PodState) {
+        match pod_state {
+            PodState::Ready(desired) => self.set_desired(registration, pod, Some(desired)),
             PodState::Unready(desired) => self.set_unready(registration, pod, desired),
             PodState::Missing => self.set_unready(registration, pod, DesiredPod::default()),
             PodState::Gone(keys) => {
-                self.set_tenancy(registration, pod, None);
+                self.set_desired(registration, pod, None);
                 for key in keys {
                     if self.clear_unconfirmed(&key) {
                         self.registrations.mark_changed(registration);
@@ -46,7 +46,7 @@ impl Planner {
             state.set_unready(pod, if_ready.clone());
             if is_kept {
                 // The last endpoint stays. Its keys change only if the desired records of the pod have changed.
-                for key in self.set_desired(registration, pod, Some(if_ready)) {
+                for key in self.replace_desired(registration, pod, Some(if_ready)) {
                     self.clear_unconfirmed(&key);
                 }
                 return;
@@ -60,7 +60,7 @@ impl Planner {
 
     /// Drops all keys of `pod` for `registration`, as unconfirmed removals.
     pub(super) fn drop_unconfirmed(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        let dropped = self.set_desired(registration, pod, None);
+        let dropped = self.replace_desired(registration, pod, None);
         self.keep_if_last(registration, Some(pod));
         if self.guard.is_on() {
             let is_in_doubt = |key: &&Key| self.keys.is_unclaimed(key) && !self.is_forbidden(key);
@@ -114,14 +114,14 @@ impl Planner {
     }
 
     /// This replica becomes leader with a new fence. Another replica may have led in between and decided differently.
-    pub fn leads_anew(&mut self) {
+    pub fn becomes_leader(&mut self) {
         self.guard.mark_released_unconfirmed();
         self.registrations.mark_all_undecided();
         self.quotas.forget_decisions();
     }
 
     /// Another replica leads and decides about unconfirmed removals.
-    pub fn stands_by(&mut self) {
+    pub fn becomes_standby(&mut self) {
         self.guard.stand_by();
     }
 
@@ -135,7 +135,12 @@ impl Planner {
 
     /// Decides about all unconfirmed removals. `approved` is the id of the hold that a user approved; `id` creates the
     /// id of a new hold. Returns the event to report.
-    pub fn judge(&mut self, moment: Moment, approved: Option<&str>, id: impl FnOnce() -> String) -> Option<GuardEvent> {
+    pub fn decide_removals(
+        &mut self,
+        moment: Moment,
+        approved: Option<&str>,
+        id: impl FnOnce() -> String,
+    ) -> Option<GuardEvent> {
         self.decide_last_endpoints();
         if self.guard.is_starting() && !self.mark_leftovers_unconfirmed() {
             return None;
@@ -165,7 +170,7 @@ impl Planner {
     }
 
     /// Whether all removals that were unconfirmed at the start have been judged.
-    pub fn has_judged(&self) -> bool {
+    pub fn has_decided_leftovers(&self) -> bool {
         !self.guard.is_starting()
     }
 
@@ -215,7 +220,7 @@ impl Planner {
         // Do not wait for prefixes that may not be read: they would keep the guard from deciding about all others.
         let is_listed = |prefix: &Prefix| self.prefixes.is_listed(prefix.prefix()) || self.is_denied(prefix.prefix());
         if !self.is_kubernetes_complete
-            || !is_listed(self.meta.scope())
+            || !is_listed(self.meta.prefix())
             || !self.registrations.prefixes().all(is_listed)
         {
             return false;

@@ -231,7 +231,7 @@ fn a_lease_that_is_gone_is_asked_for_no_record() {
     let mut leases = pool();
     leases.granted(LeaseId(0xc), 30);
     leases.attach(A, &"1".into());
-    leases.doubt(A);
+    leases.mark_doubtful(A);
     leases.gone(A);
     assert_eq!(leases.unrecorded(10), [(LeaseId(0xc), 30, Expect::Absent)]);
     leases.clear();
