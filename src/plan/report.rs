@@ -1,4 +1,4 @@
-//! What one registration has in etcd right now, as the ledger knows it.
+//! What one registration has in etcd, as the planner has observed it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -263,7 +263,7 @@ mod tests {
     use crate::plan::RegistrationSettings;
     use crate::plan::testing::{desired, endpoint, meta, reference};
 
-    /// A ledger of the registration `orders`, in an etcd that holds `held` on a recorded lease.
+    /// A planner of the registration `orders`, in an etcd that holds `held` on a recorded lease.
     fn planner(held: &[(&str, &str)]) -> Planner {
         let mut planner = Planner::new(meta(), 256);
         let settings = RegistrationSettings {
@@ -296,7 +296,7 @@ mod tests {
         planner.report(&reference("orders")).expect("it is known")
     }
 
-    /// The tenancy of `p` with one key for each of two ports.
+    /// The desired records of `p` with one key for each of two ports.
     fn two_ports() -> DesiredPod {
         let endpoint_records = |port: u16| EndpointRecords {
             endpoint: endpoint("p", port),

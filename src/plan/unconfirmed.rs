@@ -169,7 +169,7 @@ impl Planner {
         state.is_some_and(|state| state.dropped_by(pod).contains(key))
     }
 
-    /// Whether all removals that were unconfirmed at the start have been judged.
+    /// Whether it has been decided about all removals that were unconfirmed at the start.
     pub fn has_decided_leftovers(&self) -> bool {
         !self.guard.is_starting()
     }
