@@ -363,15 +363,17 @@ impl Planner {
     /// each in a group alone.
     fn groups_of(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Vec<Vec<Key>>> {
         let state = self.registrations.get(registration)?;
-        if state.settings().suspended {
+        if state.settings.suspended {
             let forbidden = state.dropped_by(pod).iter().filter(|key| self.is_forbidden(key));
             return Some(forbidden.map(|key| vec![key.clone()]).collect());
         }
-        let (keys, state) = (&self.keys, self.registrations.get_mut(registration)?);
+        let keys = &self.keys;
         let is_there = |key: &KeyState| key.held.is_some() || key.in_flight.is_some();
-        let is_struck = state.retain_dropped(pod, |key| keys.get(key).is_some_and(is_there));
+        self.registrations
+            .retain_dropped(registration, pod, |key| keys.get(key).is_some_and(is_there));
+        let state = self.registrations.get(registration)?;
         let mut groups: Vec<Vec<Key>> = Vec::new();
-        if let Some(desired) = state.pods().get(pod) {
+        if let Some(desired) = state.pods.get(pod) {
             for group in desired.groups() {
                 let known = |key: &Key| groups.iter().flatten().any(|known| known == key);
                 let keys = group.iter().map(|record| &record.key);
@@ -380,7 +382,7 @@ impl Planner {
                     groups.push(keys);
                 }
             }
-            let previous = desired.previous.as_ref().filter(|_| !state.is_released(pod));
+            let previous = desired.previous.as_ref().filter(|_| !state.released.contains(pod));
             for group in previous.iter().flat_map(|previous| previous.groups()) {
                 groups.push(group.iter().map(|record| record.key.clone()).collect());
             }
@@ -389,10 +391,6 @@ impl Planner {
             if !groups.iter().flatten().any(|known| known == key) {
                 groups.push(self.keys.dropped_with(key));
             }
-        }
-        if is_struck {
-            // The report showed a key as being removed. No claim on the key triggers a new report.
-            self.registrations.mark_changed(registration);
         }
         Some(groups)
     }

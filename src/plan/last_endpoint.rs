@@ -19,8 +19,8 @@ impl Planner {
         let Some(state) = self.registrations.get(registration) else {
             return;
         };
-        let is_well = !state.settings().keep_last || state.kept().is_some() || state.has_ready_endpoint();
-        if is_well || state.unready().is_empty() {
+        let is_well = !state.settings.keep_last || state.kept.is_some() || state.has_ready_endpoint();
+        if is_well || state.unready.is_empty() {
             return;
         }
         if !self.is_kubernetes_complete {
@@ -28,22 +28,19 @@ impl Planner {
             self.registrations.mark_undecided(registration);
             return;
         }
-        let may_have = |pod: &&Arc<str>| state.unready().get(*pod).is_some_and(|had| self.may_have_keys(had));
+        let may_have = |pod: &&Arc<str>| state.unready.get(*pod).is_some_and(|had| self.may_have_keys(had));
         let Some(pod) = lost.filter(may_have).cloned().or_else(|| self.some_unready(state)) else {
             return;
         };
-        let desired = state.unready()[&pod].clone();
+        let desired = state.unready[&pod].clone();
         self.replace_desired(registration, &pod, Some(desired));
-        if let Some(state) = self.registrations.get_mut(registration) {
-            state.keep(pod);
-        }
+        self.registrations.set_kept(registration, Some(pod));
     }
 
     /// Drops the kept endpoint of `registration`, as an unconfirmed removal: it is no longer needed, or another one
     /// will be kept instead.
     pub(super) fn stop_keeping_last(&mut self, registration: &RegistrationRef) {
-        let state = self.registrations.get_mut(registration);
-        if let Some(pod) = state.and_then(RegistrationState::take_kept) {
+        if let Some(pod) = self.registrations.set_kept(registration, None) {
             self.drop_unconfirmed(registration, &pod);
         }
     }
@@ -57,12 +54,12 @@ impl Planner {
             let Some(state) = self.registrations.get(&registration) else {
                 continue;
             };
-            if !state.settings().keep_last {
+            if !state.settings.keep_last {
                 self.stop_keeping_last(&registration);
                 continue;
             }
-            let is_real = |kept| state.unready().get(kept).is_some_and(|kept| self.may_have_keys(kept));
-            if state.kept().is_some_and(|kept| !is_real(kept)) && self.some_unready(state).is_some() {
+            let is_real = |kept| state.unready.get(kept).is_some_and(|kept| self.may_have_keys(kept));
+            if state.kept.as_ref().is_some_and(|kept| !is_real(kept)) && self.some_unready(state).is_some() {
                 self.stop_keeping_last(&registration);
             }
             self.keep_if_last(&registration, None);
@@ -81,8 +78,8 @@ impl Planner {
     fn some_unready(&self, state: &RegistrationState) -> Option<Arc<str>> {
         let is_there = |key: &Key| self.keys.is_ours(key, &self.leases);
         let has = |(_, desired): &(&Arc<str>, &DesiredPod)| desired.all_records().any(|record| is_there(&record.key));
-        let pods = state.unready().iter().filter(has).map(|(pod, _)| pod);
-        pods.filter(|pod| state.kept() != Some(*pod)).min().cloned()
+        let pods = state.unready.iter().filter(has).map(|(pod, _)| pod);
+        pods.filter(|pod| state.kept.as_ref() != Some(*pod)).min().cloned()
     }
 
     /// Whether etcd may hold a key of `desired`; keys that have not been read yet count.

@@ -240,7 +240,7 @@ impl Planner {
         }
         // The dropped keys of a pod are removed by the pod's work item, even if nothing else of it may change now.
         if let Some(state) = self.registrations.get(registration) {
-            let pods = state.dropped().map(|(pod, _)| pod);
+            let pods = state.dropped.keys();
             self.work
                 .extend(pods.map(|pod| Work::Pod(registration.clone(), pod.clone())));
         }

@@ -14,7 +14,7 @@ use super::meta::MetaKeys;
 use super::permissions::Permissions;
 use super::prefixes::Prefixes;
 use super::quota::Quotas;
-use super::registrations::{ClaimChange, RegistrationSettings, Registrations};
+use super::registrations::{ClaimChange, RegistrationSettings, RegistrationState, Registrations};
 use super::rejected::Rejected;
 use super::since::Since;
 use super::units::units_of;
@@ -92,7 +92,7 @@ impl Planner {
     /// Adds a registration, or changes its settings.
     pub fn set_settings(&mut self, registration: &RegistrationRef, settings: RegistrationSettings) {
         let known = self.registrations.get(registration);
-        if known.is_some_and(|state| *state.settings() == settings) {
+        if known.is_some_and(|state| state.settings == settings) {
             return;
         }
         let (created, is_suspended) = (settings.created, settings.suspended);
@@ -117,7 +117,7 @@ impl Planner {
         let Some(state) = self.registrations.get(registration) else {
             return;
         };
-        let pods = state.pods().keys().chain(state.dropped().map(|(pod, _)| pod));
+        let pods = state.pods.keys().chain(state.dropped.keys());
         self.work
             .extend(pods.map(|pod| Work::Pod(registration.clone(), pod.clone())));
         // Another registration with the same name: its age decides again which keys and quota it gets.
@@ -132,14 +132,17 @@ impl Planner {
     /// Sets the time at which the registration claimed each of its prefixes. The registration that claimed the prefix
     /// of a key earlier has the key. The caller must set the settings first.
     pub fn set_since(&mut self, registration: &RegistrationRef, since: BTreeMap<Prefix, Since>) {
-        let Some(state) = self.registrations.get_mut(registration) else {
+        if !self.registrations.set_since(registration, since) {
             return;
-        };
-        if state.set_since(since) {
-            let is_contested = |key: &&Key| self.keys.get(key).is_some_and(|state| state.claims.len() > 1);
-            for key in state.keys().filter(is_contested).cloned().collect::<Vec<_>>() {
-                self.rank(&key);
-            }
+        }
+        let keys = self
+            .registrations
+            .get(registration)
+            .into_iter()
+            .flat_map(RegistrationState::keys);
+        let is_contested = |key: &&Key| self.keys.get(key).is_some_and(|state| state.claims.len() > 1);
+        for key in keys.filter(is_contested).cloned().collect::<Vec<_>>() {
+            self.rank(&key);
         }
     }
 
@@ -150,18 +153,18 @@ impl Planner {
         };
         self.permissions.forget(registration);
         self.quotas.mark_undecided(&registration.namespace);
-        for (pod, desired) in state.pods() {
+        for (pod, desired) in &state.pods {
             for record in desired.all_records() {
                 self.unclaim(&record.key, registration, pod);
             }
         }
-        for key in state.dropped().flat_map(|(_, keys)| keys) {
+        for key in state.dropped.values().flatten() {
             self.guard.clear_unconfirmed(key);
             self.work.push(Work::Key(key.clone()));
         }
         self.clear_prefixes(state.prefixes());
         self.queue_unclaimed_in(state.prefixes());
-        if state.settings().suspended {
+        if state.settings.suspended {
             self.queue_if_none_suspended();
         }
         self.prefixes.leave(state.prefixes().iter().cloned());
@@ -171,10 +174,8 @@ impl Planner {
     /// Sets the desired records of `pod` for `registration`; none if the pod is confirmed to be gone.
     pub fn set_desired(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<DesiredPod>) {
         self.clear_pod(registration, pod);
-        if let Some(state) = self.registrations.get_mut(registration)
-            && state.kept() == Some(pod)
-        {
-            state.take_kept();
+        if self.registrations.is_kept(registration, pod) {
+            self.registrations.set_kept(registration, None);
         }
         let has_endpoint = desired
             .as_ref()
@@ -196,8 +197,8 @@ impl Planner {
         pod: &Arc<str>,
         desired: Option<DesiredPod>,
     ) -> Vec<Key> {
-        let state = self.registrations.get_mut(registration);
-        let Some(ClaimChange { wanted, dropped }) = state.and_then(|state| state.set_desired(pod, desired)) else {
+        let change = self.registrations.set_desired(registration, pod, desired);
+        let Some(ClaimChange { wanted, dropped }) = change else {
             return Vec::new();
         };
         self.quotas.mark_undecided(&registration.namespace);

@@ -120,10 +120,7 @@ fn without(endpoint_records: &EndpointRecords, keys: &HashSet<&Key>) -> Option<E
 impl Planner {
     /// Every pod of `registration` has what the newest spec asks for: nothing of the spec before is needed any more.
     pub fn forget_previous(&mut self, registration: &RegistrationRef) {
-        let Some(state) = self.registrations.get_mut(registration) else {
-            return;
-        };
-        for (pod, bare) in state.without_previous() {
+        for (pod, bare) in self.registrations.drop_previous(registration) {
             for key in self.replace_desired(registration, &pod, Some(bare)) {
                 self.guard.clear_unconfirmed(&key);
             }
@@ -167,10 +164,10 @@ impl Planner {
     /// that are to go because the newest spec is or can be carried out.
     pub(super) fn weigh_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> HashSet<Key> {
         let state = self.registrations.get(registration);
-        let Some(state) = state.filter(|state| !state.settings().suspended) else {
+        let Some(state) = state.filter(|state| !state.settings.suspended) else {
             return HashSet::new();
         };
-        let is_released = state.is_released(pod);
+        let is_released = state.released.contains(pod);
         let Some(way) = self.way(registration, pod) else {
             return HashSet::new();
         };
@@ -180,9 +177,7 @@ impl Planner {
             .unwrap_or_default();
         match way {
             Way::Barred if is_released => {
-                if let Some(state) = self.registrations.get_mut(registration) {
-                    state.set_released(pod, false);
-                }
+                self.registrations.set_released(registration, pod, false);
                 for key in &keys {
                     self.claim(key, registration, pod);
                 }
@@ -209,17 +204,13 @@ impl Planner {
 
     /// `pod` has what the newest spec asks for, and nothing is left of the spec before.
     fn release_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>, keys: &[Key]) {
-        if let Some(state) = self.registrations.get_mut(registration) {
-            state.set_released(pod, true);
-        }
+        self.registrations.set_released(registration, pod, true);
         for key in keys {
             self.unclaim(key, registration, pod);
             self.guard.clear_unconfirmed(key);
             if self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases) {
                 // What etcd does not let us remove is still to go.
-                if let Some(state) = self.registrations.get_mut(registration) {
-                    state.add_dropped(pod, key);
-                }
+                self.registrations.add_dropped(registration, pod, key);
             }
             self.keys.drop_if_unused(key);
         }
@@ -245,7 +236,7 @@ impl Planner {
             return;
         };
         let state = self.registrations.get(registration);
-        let is_released = state.is_some_and(|state| state.is_released(pod));
+        let is_released = state.is_some_and(|state| state.released.contains(pod));
         if is_released && way != Way::Barred {
             return;
         }

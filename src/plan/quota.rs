@@ -152,11 +152,8 @@ impl Planner {
     fn applicants(&self, namespace: &Arc<str>) -> Vec<Applicant> {
         let mut applicants = Vec::new();
         for (registration, state) in self.registrations.of_namespace(namespace) {
-            let having = state
-                .pods()
-                .iter()
-                .filter(|(pod, _)| !state.rationed().contains_key(*pod));
-            for (pod, desired) in having.chain(state.rationed()) {
+            let having = state.pods.iter().filter(|(pod, _)| !state.rationed.contains_key(*pod));
+            for (pod, desired) in having.chain(&state.rationed) {
                 let previous = desired
                     .previous
                     .as_ref()
@@ -167,7 +164,7 @@ impl Planner {
                     let has = self.quotas.is_placed(namespace, &name) || self.has_keys(desired);
                     applicants.push(Applicant {
                         waits: !has,
-                        created: state.settings().created,
+                        created: state.settings.created,
                         registration: name.0,
                         pod: name.1,
                         keys,
@@ -191,8 +188,7 @@ impl Planner {
     }
 
     fn grant_place(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        let state = self.registrations.get_mut(registration);
-        if let Some(whole) = state.and_then(|state| state.take_rationed(pod)) {
+        if let Some(whole) = self.registrations.set_rationed(registration, pod, None) {
             self.replace_desired(registration, pod, Some(whole));
         }
     }
@@ -201,7 +197,7 @@ impl Planner {
         let Some(state) = self.registrations.get(registration) else {
             return;
         };
-        let Some(whole) = state.rationed().get(pod).or_else(|| state.pods().get(pod)).cloned() else {
+        let Some(whole) = state.rationed.get(pod).or_else(|| state.pods.get(pod)).cloned() else {
             return;
         };
         let mut bare = whole.clone();
@@ -214,8 +210,6 @@ impl Planner {
         for key in self.replace_desired(registration, pod, Some(bare)) {
             self.guard.clear_unconfirmed(&key);
         }
-        if let Some(state) = self.registrations.get_mut(registration) {
-            state.ration(pod, whole);
-        }
+        self.registrations.set_rationed(registration, pod, Some(whole));
     }
 }

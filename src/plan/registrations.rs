@@ -28,19 +28,19 @@ pub struct RegistrationSettings {
 /// The desired state of one registration.
 #[derive(Debug)]
 pub(super) struct RegistrationState {
-    settings: RegistrationSettings,
+    pub settings: RegistrationSettings,
     /// The desired records of each ready pod.
-    pods: BTreeMap<Arc<str>, DesiredPod>,
+    pub pods: BTreeMap<Arc<str>, DesiredPod>,
     /// Keys that a pod had and that are no longer desired, until they are removed.
-    dropped: HashMap<Arc<str>, Vec<Key>>,
+    pub dropped: HashMap<Arc<str>, Vec<Key>>,
     /// The records that existing pods would have if they were ready. Dropped when the pod is ready or gone for good.
-    unready: HashMap<Arc<str>, DesiredPod>,
+    pub unready: HashMap<Arc<str>, DesiredPod>,
     /// The records that pods would have if their namespace were not over its quota.
-    rationed: BTreeMap<Arc<str>, DesiredPod>,
+    pub rationed: BTreeMap<Arc<str>, DesiredPod>,
     /// The pod that is not ready and keeps its records, because it was the last endpoint.
-    kept: Option<Arc<str>>,
+    pub kept: Option<Arc<str>>,
     /// The pods whose claims by the previous spec were given up.
-    released: HashSet<Arc<str>>,
+    pub released: HashSet<Arc<str>>,
     /// The time at which each prefix was claimed. If it is not known yet, the creation time counts.
     since: Option<BTreeMap<Prefix, Since>>,
 }
@@ -67,10 +67,6 @@ impl RegistrationState {
         }
     }
 
-    pub fn settings(&self) -> &RegistrationSettings {
-        &self.settings
-    }
-
     pub fn prefixes(&self) -> &[Prefix] {
         &self.settings.prefixes
     }
@@ -80,11 +76,21 @@ impl RegistrationState {
         self.prefixes().iter().find(|prefix| prefix.contains(key))
     }
 
-    /// Sets the time at which each prefix was claimed. Returns whether it is another one.
-    pub fn set_since(&mut self, since: BTreeMap<Prefix, Since>) -> bool {
-        let is_new = self.since.as_ref() != Some(&since);
-        self.since = Some(since);
-        is_new
+    /// The desired keys of all ready pods.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        let records = self.pods.values().flat_map(DesiredPod::all_records);
+        records.map(|record| &record.key)
+    }
+
+    /// The keys that `pod` had and that are still to be removed.
+    pub fn dropped_by(&self, pod: &Arc<str>) -> &[Key] {
+        self.dropped.get(pod).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a ready pod has an endpoint.
+    pub fn has_ready_endpoint(&self) -> bool {
+        let mut ready = self.pods.iter().filter(|(pod, _)| self.kept.as_ref() != Some(*pod));
+        ready.any(|(_, desired)| desired.all_records().next().is_some())
     }
 
     /// Returns the precedence of the claim of `pod` to `key`. The least one wins: claims of the previous spec come
@@ -101,21 +107,8 @@ impl RegistrationState {
         (is_former, since, self.settings.created)
     }
 
-    // ---- pods ----
-
-    /// The ready pods, with their desired records.
-    pub fn pods(&self) -> &BTreeMap<Arc<str>, DesiredPod> {
-        &self.pods
-    }
-
-    /// The desired keys of all ready pods.
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        let records = self.pods.values().flat_map(DesiredPod::all_records);
-        records.map(|record| &record.key)
-    }
-
     /// Replaces the desired records of `pod`. Returns how its claims change, none if the records are the same.
-    pub fn set_desired(&mut self, pod: &Arc<str>, desired: Option<DesiredPod>) -> Option<ClaimChange> {
+    fn set_desired(&mut self, pod: &Arc<str>, desired: Option<DesiredPod>) -> Option<ClaimChange> {
         let former = self.pods.get(pod);
         if former == desired.as_ref() || desired.is_some() && self.rationed.get(pod) == desired.as_ref() {
             return None;
@@ -147,33 +140,14 @@ impl RegistrationState {
         let before = before.unwrap_or_default().into_iter();
         let dropped: Vec<Key> = before.filter(|key| !wanted.contains(key)).collect();
         self.retain_dropped(pod, |key| !wanted.contains(key));
-        for key in &dropped {
-            self.add_dropped(pod, key);
+        if !dropped.is_empty() {
+            self.dropped.entry(pod.clone()).or_default().extend_from_slice(&dropped);
         }
         Some(ClaimChange { wanted, dropped })
     }
 
-    // ---- dropped keys ----
-
-    /// The keys that `pod` had and that are still to be removed.
-    pub fn dropped_by(&self, pod: &Arc<str>) -> &[Key] {
-        self.dropped.get(pod).map_or(&[], Vec::as_slice)
-    }
-
-    /// All keys that pods had and that are still to be removed, by pod.
-    pub fn dropped(&self) -> impl Iterator<Item = (&Arc<str>, &[Key])> {
-        self.dropped.iter().map(|(pod, keys)| (pod, keys.as_slice()))
-    }
-
-    pub fn add_dropped(&mut self, pod: &Arc<str>, key: &Key) {
-        let dropped = self.dropped.entry(pod.clone()).or_default();
-        if !dropped.contains(key) {
-            dropped.push(key.clone());
-        }
-    }
-
     /// Strikes the dropped keys of `pod` that are not to `keep`. Returns whether there were any.
-    pub fn retain_dropped(&mut self, pod: &Arc<str>, keep: impl Fn(&Key) -> bool) -> bool {
+    fn retain_dropped(&mut self, pod: &Arc<str>, keep: impl Fn(&Key) -> bool) -> bool {
         let Some(dropped) = self.dropped.get_mut(pod) else {
             return false;
         };
@@ -184,85 +158,6 @@ impl RegistrationState {
             self.dropped.remove(pod);
         }
         is_shorter
-    }
-
-    // ---- pods that are not ready ----
-
-    /// The pods that are not ready, with the records that they would have.
-    pub fn unready(&self) -> &HashMap<Arc<str>, DesiredPod> {
-        &self.unready
-    }
-
-    pub fn set_unready(&mut self, pod: &Arc<str>, if_ready: DesiredPod) {
-        self.unready.insert(pod.clone(), if_ready);
-    }
-
-    /// Records that `pod` is ready or gone. Returns the records that it would have had.
-    pub fn end_unready(&mut self, pod: &Arc<str>) -> Option<DesiredPod> {
-        self.unready.remove(pod)
-    }
-
-    /// The pod that is not ready and keeps its records.
-    pub fn kept(&self) -> Option<&Arc<str>> {
-        self.kept.as_ref()
-    }
-
-    /// Whether a ready pod has an endpoint.
-    pub fn has_ready_endpoint(&self) -> bool {
-        let mut ready = self.pods.iter().filter(|(pod, _)| self.kept.as_ref() != Some(*pod));
-        ready.any(|(_, desired)| desired.all_records().next().is_some())
-    }
-
-    pub fn keep(&mut self, pod: Arc<str>) {
-        self.kept = Some(pod);
-    }
-
-    pub fn take_kept(&mut self) -> Option<Arc<str>> {
-        self.kept.take()
-    }
-
-    // ---- pods over the quota ----
-
-    /// The pods over the quota, with the records that they would have.
-    pub fn rationed(&self) -> &BTreeMap<Arc<str>, DesiredPod> {
-        &self.rationed
-    }
-
-    /// Records that `pod` is over the quota. `whole` are the records that it would have.
-    pub fn ration(&mut self, pod: &Arc<str>, whole: DesiredPod) {
-        self.rationed.insert(pod.clone(), whole);
-    }
-
-    pub fn take_rationed(&mut self, pod: &Arc<str>) -> Option<DesiredPod> {
-        self.rationed.remove(pod)
-    }
-
-    // ---- the previous spec ----
-
-    /// Whether the claims of `pod` by the previous spec were given up.
-    pub fn is_released(&self, pod: &Arc<str>) -> bool {
-        self.released.contains(pod)
-    }
-
-    pub fn set_released(&mut self, pod: &Arc<str>, is_released: bool) {
-        if is_released {
-            self.released.insert(pod.clone());
-        } else {
-            self.released.remove(pod);
-        }
-    }
-
-    /// Drops what pods would have by the previous spec, except for ready pods. Returns the ready ones that have records
-    /// by it, without these records.
-    pub fn without_previous(&mut self) -> Vec<(Arc<str>, DesiredPod)> {
-        let others = self.unready.values_mut().chain(self.rationed.values_mut());
-        others.for_each(|desired| desired.previous = None);
-        let bare = |(pod, desired): (&Arc<str>, &DesiredPod)| {
-            let mut bare = desired.clone();
-            bare.previous.take()?;
-            Some((pod.clone(), bare))
-        };
-        self.pods.iter().filter_map(bare).collect()
     }
 }
 
@@ -280,10 +175,6 @@ pub(super) struct Registrations {
 impl Registrations {
     pub fn get(&self, registration: &RegistrationRef) -> Option<&RegistrationState> {
         self.states.get(registration)
-    }
-
-    pub fn get_mut(&mut self, registration: &RegistrationRef) -> Option<&mut RegistrationState> {
-        self.states.get_mut(registration)
     }
 
     pub fn contains(&self, registration: &RegistrationRef) -> bool {
@@ -311,6 +202,11 @@ impl Registrations {
 
     pub fn is_any_suspended(&self) -> bool {
         !self.suspended.is_empty()
+    }
+
+    /// Whether `pod` is not ready and keeps its records.
+    pub fn is_kept(&self, registration: &RegistrationRef, pod: &Arc<str>) -> bool {
+        self.get(registration).and_then(|state| state.kept.as_ref()) == Some(pod)
     }
 
     /// The time to live of the leases of `registration`, in seconds.
@@ -355,6 +251,99 @@ impl Registrations {
         self.mark_changed(registration);
         self.mark_undecided(registration);
         former
+    }
+
+    /// Sets the time at which each prefix was claimed. Returns whether it is another one.
+    pub fn set_since(&mut self, registration: &RegistrationRef, since: BTreeMap<Prefix, Since>) -> bool {
+        let state = self.states.get_mut(registration);
+        state.is_some_and(|state| state.since.replace(since) != state.since)
+    }
+
+    /// Replaces the desired records of `pod`. Returns how its claims change, none if the records are the same.
+    pub fn set_desired(
+        &mut self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        desired: Option<DesiredPod>,
+    ) -> Option<ClaimChange> {
+        self.states.get_mut(registration)?.set_desired(pod, desired)
+    }
+
+    /// Drops what pods would have by the previous spec, except for ready pods. Returns the ready ones that have records
+    /// by it, without these records.
+    pub fn drop_previous(&mut self, registration: &RegistrationRef) -> Vec<(Arc<str>, DesiredPod)> {
+        let Some(state) = self.states.get_mut(registration) else {
+            return Vec::new();
+        };
+        let others = state.unready.values_mut().chain(state.rationed.values_mut());
+        others.for_each(|desired| desired.previous = None);
+        let bare = |(pod, desired): (&Arc<str>, &DesiredPod)| {
+            let mut bare = desired.clone();
+            bare.previous.take()?;
+            Some((pod.clone(), bare))
+        };
+        state.pods.iter().filter_map(bare).collect()
+    }
+
+    /// Sets whether the claims of `pod` by the previous spec were given up.
+    pub fn set_released(&mut self, registration: &RegistrationRef, pod: &Arc<str>, is_released: bool) {
+        match self.states.get_mut(registration) {
+            Some(state) if is_released => drop(state.released.insert(pod.clone())),
+            Some(state) => drop(state.released.remove(pod)),
+            None => {}
+        }
+    }
+
+    /// Adds `key` to the dropped keys of `pod`.
+    pub fn add_dropped(&mut self, registration: &RegistrationRef, pod: &Arc<str>, key: &Key) {
+        if let Some(state) = self.states.get_mut(registration)
+            && !state.dropped_by(pod).contains(key)
+        {
+            state.dropped.entry(pod.clone()).or_default().push(key.clone());
+        }
+    }
+
+    /// Strikes the dropped keys of `pod` that are not to `keep`.
+    pub fn retain_dropped(&mut self, registration: &RegistrationRef, pod: &Arc<str>, keep: impl Fn(&Key) -> bool) {
+        let state = self.states.get_mut(registration);
+        if state.is_some_and(|state| state.retain_dropped(pod, keep)) {
+            // The report showed a key as being removed. No claim on the key triggers a new report.
+            self.mark_changed(registration);
+        }
+    }
+
+    /// Sets the records that `pod` would have if it were ready, none if it is ready or gone. Returns the former ones.
+    pub fn set_unready(
+        &mut self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        if_ready: Option<DesiredPod>,
+    ) -> Option<DesiredPod> {
+        let unready = &mut self.states.get_mut(registration)?.unready;
+        match if_ready {
+            Some(if_ready) => unready.insert(pod.clone(), if_ready),
+            None => unready.remove(pod),
+        }
+    }
+
+    /// Sets the pod that is not ready and keeps its records. Returns the former one.
+    pub fn set_kept(&mut self, registration: &RegistrationRef, pod: Option<Arc<str>>) -> Option<Arc<str>> {
+        std::mem::replace(&mut self.states.get_mut(registration)?.kept, pod)
+    }
+
+    /// Sets the records that `pod` would have if its namespace were not over its quota, none if it is not over it.
+    /// Returns the former ones.
+    pub fn set_rationed(
+        &mut self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        whole: Option<DesiredPod>,
+    ) -> Option<DesiredPod> {
+        let rationed = &mut self.states.get_mut(registration)?.rationed;
+        match whole {
+            Some(whole) => rationed.insert(pod.clone(), whole),
+            None => rationed.remove(pod),
+        }
     }
 
     pub fn remove(&mut self, registration: &RegistrationRef) -> Option<RegistrationState> {

@@ -92,14 +92,15 @@ impl Planner {
     pub fn report(&self, registration: &RegistrationRef) -> Option<Report<'_>> {
         let state = self.registrations.get(registration)?;
         let mut report = Report {
-            suspended: state.settings().suspended,
-            kept: state.kept(),
-            ready: state.pods().len() - usize::from(state.kept().is_some()),
+            suspended: state.settings.suspended,
+            kept: state.kept.as_ref(),
+            ready: state.pods.len() - usize::from(state.kept.is_some()),
             registered: 0,
             endpoints: Vec::new(),
             outstanding: state
-                .dropped()
-                .flat_map(|(_, keys)| keys)
+                .dropped
+                .values()
+                .flatten()
                 .filter(|key| self.is_leaving(key))
                 .count(),
             held: state
@@ -116,7 +117,7 @@ impl Planner {
             retained_at: BTreeSet::new(),
             carried_out: false,
         };
-        for (pod, desired) in state.pods() {
+        for (pod, desired) in &state.pods {
             for problem in &desired.problems {
                 report.ruled_out = report.ruled_out.or(match problem {
                     Problem::Denied(_) => Some(Reason::AccessDenied),
@@ -138,7 +139,7 @@ impl Planner {
             }
         }
         report.carried_out = !report.endpoints.is_empty();
-        for (pod, desired) in state.pods() {
+        for (pod, desired) in &state.pods {
             self.report_previous(&mut report, registration, pod, desired);
         }
         Some(report)

@@ -36,14 +36,12 @@ impl Planner {
 
     /// Handles a pod that is not ready or missing. `if_ready` are the records it would have if it were ready.
     fn set_unready(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: DesiredPod) {
-        let Some(state) = self.registrations.get_mut(registration) else {
-            return;
-        };
-        let is_kept = state.kept() == Some(pod);
+        let is_kept = self.registrations.is_kept(registration, pod);
         if if_ready.all_records().next().is_none() {
-            state.end_unready(pod);
+            self.registrations.set_unready(registration, pod, None);
         } else {
-            state.set_unready(pod, if_ready.clone());
+            self.registrations
+                .set_unready(registration, pod, Some(if_ready.clone()));
             if is_kept {
                 // The last endpoint stays. Its keys change only if the desired records of the pod have changed.
                 for key in self.replace_desired(registration, pod, Some(if_ready)) {
@@ -53,7 +51,7 @@ impl Planner {
             }
         }
         if is_kept {
-            state.take_kept();
+            self.registrations.set_kept(registration, None);
         }
         self.drop_unconfirmed(registration, pod);
     }
@@ -77,12 +75,10 @@ impl Planner {
 
     /// Clears all unconfirmed keys of `pod`: those it had, and those it would have if ready.
     pub(super) fn clear_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        let Some(state) = self.registrations.get_mut(registration) else {
-            return;
-        };
-        let unready = state.end_unready(pod);
+        let unready = self.registrations.set_unready(registration, pod, None);
         let mut keys = unready.as_ref().map(DesiredPod::keys).unwrap_or_default();
-        keys.extend_from_slice(state.dropped_by(pod));
+        let state = self.registrations.get(registration);
+        keys.extend_from_slice(state.map_or(&[], |state| state.dropped_by(pod)));
         for key in keys {
             if self.clear_unconfirmed(&key) {
                 self.registrations.mark_changed(registration);

@@ -39,7 +39,7 @@ fn a_replica_that_stands_by_forgets_the_pods_that_another_saw_to() {
     standby.tidy();
     let state = standby.registrations.get(&reference("orders")).expect("it is known");
     assert_eq!(
-        (standby.queued(), standby.keys.iter().count(), state.dropped().count()),
+        (standby.queued(), standby.keys.iter().count(), state.dropped.len()),
         (0, 0, 0),
         "{standby:?}"
     );
