@@ -166,14 +166,14 @@ impl Operator {
         for service in 0..pods / PODS_PER_SERVICE {
             let registration = registration(service);
             let bindings = bindings(&registration);
-            let terms = RegistrationSettings {
+            let settings = RegistrationSettings {
                 created: registration.created,
                 ttl: 30,
                 suspended: false,
                 keep_last: false,
-                scopes: bindings.iter().map(|binding| binding.format.scope().clone()).collect(),
+                prefixes: bindings.iter().map(|binding| binding.format.scope().clone()).collect(),
             };
-            planner.set_terms(&registration.reference, terms);
+            planner.set_settings(&registration.reference, settings);
             all.insert(registration.reference.clone(), bindings);
             index.apply_registration(registration);
         }
@@ -191,7 +191,7 @@ impl Operator {
             let view = self.index.view(&registration, &pod);
             let desired = DesiredPod::of(view, &self.bindings[&registration]);
             let wanted = Instant::now();
-            self.planner.set_tenancy(&registration, &pod, desired);
+            self.planner.set_desired(&registration, &pod, desired);
             self.spent.set += wanted.elapsed();
         }
         self.spent.all += start.elapsed();
@@ -200,7 +200,7 @@ impl Operator {
     /// Sends the contents of every prefix to the planner.
     fn survey(&mut self, etcd: &StandIn) {
         let revision = etcd.revision;
-        for scope in self.planner.take_changed_scopes().unwrap_or_default() {
+        for scope in self.planner.take_changed_prefixes().unwrap_or_default() {
             let entries = entries(etcd, &scope);
             self.planner.observe(Observation::Snapshot {
                 scope,
@@ -219,7 +219,7 @@ impl Operator {
                     written += transaction.ops.len();
                     let verdict = etcd.commit(transaction);
                     let start = Instant::now();
-                    self.planner.settle(ticket, Some(verdict));
+                    self.planner.complete(ticket, Some(verdict));
                     self.spent.settle += start.elapsed();
                     self.spent.all += start.elapsed();
                 }

@@ -314,7 +314,7 @@ impl Compiled {
             suspended: self.suspended || self.unsure || self.frozen,
             keep_last: self.keep_last,
             // Where nothing may be written, nothing is read: the keys there may belong to other clients.
-            scopes: self.scopes(),
+            prefixes: self.scopes(),
         }
     }
 

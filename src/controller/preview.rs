@@ -173,8 +173,8 @@ impl Preview {
         }
         let verdict = compiled.submit(&self.spec, &self.tenants);
         let terms = compiled.terms(&self.spec);
-        let mut scopes: BTreeSet<Prefix> = terms.scopes.iter().cloned().collect();
-        self.planner.set_terms(&reference, terms);
+        let mut scopes: BTreeSet<Prefix> = terms.prefixes.iter().cloned().collect();
+        self.planner.set_settings(&reference, terms);
         self.planner.set_quota(&reference.namespace, verdict.quota);
         self.planner.forbid(&reference, verdict.forbidden);
         if let Some(former) = self.parts.get(&reference)
@@ -188,7 +188,7 @@ impl Preview {
             let view = self.index.view(&reference, &touch.pod);
             let presence = PodState::of(view, if_ready, false, &compiled.bindings)
                 .keeping(|| compiled.previously(&self.index, &touch.pod), false);
-            self.planner.set_presence(&reference, &touch.pod, presence);
+            self.planner.set_pod_state(&reference, &touch.pod, presence);
         }
         if let Some(former) = self.parts.remove(&reference) {
             scopes.extend(former.scopes);
@@ -204,7 +204,7 @@ impl Preview {
 
     /// Returns the prefixes to pass to [`Self::observe`]: the operator's own records and those of the registrations.
     pub fn scopes(&mut self) -> BTreeSet<Prefix> {
-        self.planner.take_changed_scopes().unwrap_or_default()
+        self.planner.take_changed_prefixes().unwrap_or_default()
     }
 
     /// Sets the total number of keys of the Registry, including keys that are not passed in. The guard measures a loss
@@ -245,7 +245,7 @@ impl Preview {
                         revision: self.newest,
                         results: transaction.ops.iter().map(|_| OpResult::Done).collect(),
                     };
-                    self.planner.settle(ticket, Some(verdict));
+                    self.planner.complete(ticket, Some(verdict));
                     written.extend(transaction.ops.into_iter().filter_map(|op| match op {
                         Op::Put { key, value, .. } => Some((key, Some(value))),
                         Op::Delete { key, .. } => Some((key, None)),
@@ -267,12 +267,12 @@ impl Preview {
         };
         let terms = guard_terms(&self.spec.guard);
         let of = self.planner.key_count().max(self.keys_in_all);
-        self.planner.judge(moment, None, || "plan".to_owned());
+        self.planner.decide_removals(moment, None, || "plan".to_owned());
         let Some(hold) = self.planner.hold() else {
             return BTreeSet::new();
         };
         let (id, in_doubt) = (hold.id.clone(), hold.keys().cloned().collect::<BTreeSet<Key>>());
-        self.planner.judge(moment, Some(&id), String::new);
+        self.planner.decide_removals(moment, Some(&id), String::new);
         let is_held = terms.mode == GuardMode::Hold && terms.is_above(in_doubt.len(), of);
         if is_held { in_doubt } else { BTreeSet::new() }
     }

@@ -75,9 +75,9 @@ impl Purge {
         let connection = Connection::new(access, Timeouts::default(), Calls::default()).await?;
         let meta = MetaKeys::of_registry(&registry.spec.meta_prefix, cluster_id, name);
         let fence = fence(&connection, &meta, patience, force).await?;
-        let snapshot = connection.range(meta.scope(), None).await?;
+        let snapshot = connection.range(meta.prefix(), None).await?;
         let own = |key: &Key| {
-            let inside = key.strip_prefix(meta.scope().prefix()).unwrap_or_default();
+            let inside = key.strip_prefix(meta.prefix().prefix()).unwrap_or_default();
             !inside.starts_with(OTHERS) && *key != meta.leader()
         };
         let records: Vec<_> = snapshot.entries.into_iter().filter(|(key, _)| own(key)).collect();
@@ -196,7 +196,7 @@ async fn on_lease(connection: &Connection, meta: &MetaKeys, lease: LeaseId) -> R
         .await?
         .map(|state| state.keys)
         .unwrap_or_default();
-    let keys = keys.into_iter().filter(|key| !meta.scope().contains(key));
+    let keys = keys.into_iter().filter(|key| !meta.prefix().contains(key));
     let held = stream::iter(keys).map(async |key| {
         let held = connection.get(&key).await?.0;
         // The key may have been removed or moved to another lease since etcd listed it.

@@ -112,6 +112,11 @@ impl Op {
         }
     }
 
+    /// Whether none of `ops` puts a key.
+    pub fn put_nothing(ops: &[Self]) -> bool {
+        !ops.iter().any(|op| matches!(op, Self::Put { .. }))
+    }
+
     /// Returns the guard of this op.
     pub fn expect(&self) -> Expect {
         match self {
@@ -157,7 +162,7 @@ impl Transaction {
 
     /// Whether the transaction puts no key except the checkpoint.
     pub fn only_removes(&self) -> bool {
-        !self.ops.iter().any(|op| matches!(op, Op::Put { .. }))
+        Op::put_nothing(&self.ops)
     }
 
     /// Appends `ops`. `units` contains the lengths of their consecutive units. A unit of length 1 is an independent op.

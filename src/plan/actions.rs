@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::in_flight::{InFlight, Ticket};
+use super::in_flight::Ticket;
+use super::key_table::KeyState;
 use super::lease_placement::Unplaced;
-use super::leases::Fit;
+use super::lease_pool::Fit;
 use super::meta::MetaKeys;
-use super::planner::{KeyState, Planner};
+use super::planner::Planner;
 use super::units::{Group, fitting};
 use super::work::Work;
 use crate::model::{Expect, Key, LeaseId, Op, QUANTUM, RegistrationRef, Revision, Transaction, Value};
@@ -20,7 +21,7 @@ const MAX_BYTES: usize = 512 * 1024;
 /// The next step of the worker.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Commit this transaction, and report its outcome through [`Planner::settle`].
+    /// Commit this transaction, and report its outcome through [`Planner::complete`].
     Write(Ticket, Transaction),
     /// Grant `count` leases of `ttl` seconds, and report each through [`Planner::granted`].
     Grant {
@@ -52,18 +53,18 @@ impl Planner {
     /// nothing to do for now. `leases_coming` is the number of grants in flight.
     pub fn next(&mut self, max_ops: usize, leases_coming: usize) -> Option<Step> {
         // The lease records show which keys are ours, and which leases have room.
-        if !self.complete || !self.is_surveyed(self.meta.scope().prefix()) {
+        if !self.is_kubernetes_complete || !self.prefixes.is_listed(self.meta.prefix().prefix()) {
             return None;
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
-        self.settle_last();
-        self.settle_quotas();
+        self.decide_last_endpoints();
+        self.decide_quotas();
         if let Some(records) = self.next_records(max_ops) {
             return Some(records);
         }
         if let Some(hold) = self
             .hold_op()
-            .filter(|op| self.without_space.is_none() && !self.is_under_way(op.key()))
+            .filter(|op| self.work.has_space() && !self.transactions.contain(op.key()))
         {
             return self.send_if_any(vec![hold]);
         }
@@ -80,12 +81,10 @@ impl Planner {
             return Some(grant);
         }
         // Namespaces with little work first: in one transaction with the work of others, their writes would be slow.
-        // Every second transaction serves all namespaces, so that large ones make progress however many small ones
-        // there are.
-        if !std::mem::take(&mut self.small_was_last)
+        if self.work.starts_with_small()
             && let Some(small) = self.gather_small(max_ops)
         {
-            self.small_was_last = true;
+            self.work.served_small();
             return Some(small);
         }
         if let Some(all) = self.gather(max_ops, |_, _| true) {
@@ -99,7 +98,7 @@ impl Planner {
     /// Returns the time to live, in seconds, of the lease to grant next, given the number of grants in flight for each
     /// time to live. Among those with a shortage, returns the one with the fewest leases granted or in flight.
     pub fn grant_due(&mut self, under_way: &BTreeMap<u32, usize>) -> Option<u32> {
-        if !self.complete || !self.work.is_waiting() {
+        if !self.is_kubernetes_complete || !self.work.is_waiting() {
             return None;
         }
         self.offer_room();
@@ -128,11 +127,14 @@ impl Planner {
     /// Returns a transaction for namespaces with little work and nothing in flight. The worker keeps a reserve for such
     /// transactions beyond its limits.
     pub fn next_small(&mut self, max_ops: usize) -> Option<Step> {
-        if !self.complete || !self.is_surveyed(self.meta.scope().prefix()) || self.hold_op().is_some() {
+        if !self.is_kubernetes_complete
+            || !self.prefixes.is_listed(self.meta.prefix().prefix())
+            || self.hold_op().is_some()
+        {
             return None;
         }
-        self.settle_last();
-        self.settle_quotas();
+        self.decide_last_endpoints();
+        self.decide_quotas();
         self.offer_room();
         // A lease without a record delays namespaces that have nothing in flight.
         let max_ops = max_ops.min(Transaction::MAX_OPS);
@@ -141,24 +143,17 @@ impl Planner {
 
     /// Sets whether etcd has no space for new data. While it has none, only removals are planned.
     pub fn set_full(&mut self, full: bool) {
-        if full {
-            self.without_space.get_or_insert_default();
-            return;
-        }
-        for work in self.without_space.take().into_iter().flatten() {
-            self.work.push(work);
-        }
+        self.work.set_space(!full);
     }
 
-    /// Whether the transaction `ticket` puts nothing.
+    /// Whether the transaction `ticket` is in flight and puts no key.
     pub fn only_removes(&self, ticket: Ticket) -> bool {
-        let sent = self.in_flight.get(&ticket);
-        sent.is_some_and(|sent| !sent.ops.iter().any(|op| matches!(op, Op::Put { .. })))
+        let sent = self.transactions.get(ticket);
+        sent.is_some_and(|sent| Op::put_nothing(&sent.ops))
     }
 
     fn gather_small(&mut self, max_ops: usize) -> Option<Step> {
-        let works = self.in_flight.values().flat_map(|sent| &sent.works);
-        let busy: HashSet<Arc<str>> = works.map(|work| work.tenant().clone()).collect();
+        let busy = self.transactions.namespaces();
         let little = QUANTUM.unsigned_abs();
         self.gather(max_ops, |tenant, waiting| {
             u64::try_from(waiting).is_ok_and(|waiting| waiting <= little) && !busy.contains(tenant)
@@ -168,12 +163,10 @@ impl Planner {
     /// Returns a transaction of queued work of the namespaces that `may` admits; none if there is nothing to write.
     /// `may` gets the namespace and the number of its queued items.
     fn gather(&mut self, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Option<Step> {
-        self.next_ticket = self.next_ticket.next();
-        let ticket = self.next_ticket;
-        self.in_flight.insert(ticket, InFlight::default());
+        let ticket = self.transactions.open(Vec::new());
         let transaction = self.gather_into(ticket, max_ops, may);
         if transaction.ops.is_empty() {
-            self.in_flight.remove(&ticket);
+            self.transactions.close(ticket);
             return None;
         }
         Some(Step::Write(ticket, transaction))
@@ -193,10 +186,8 @@ impl Planner {
             }
             // Records are removed together with the put of their replacements, so all of the work waits for space.
             let puts = |(_, decision): &(Key, Decision)| matches!(decision, Decision::Put { .. });
-            if let Some(waiting) = &mut self.without_space
-                && groups.iter().flatten().any(puts)
-            {
-                waiting.insert(work);
+            if !self.work.has_space() && groups.iter().flatten().any(puts) {
+                self.work.wait_for_space(work);
                 continue;
             }
             let alone = gathered.ops.is_empty();
@@ -217,19 +208,12 @@ impl Planner {
                     most = limit;
                     self.work.charge(&work, ops.len());
                     for op in &ops {
-                        if let Some(slot) = self.slots.get_mut(op.key()) {
-                            slot.in_flight = Some(ticket);
-                        }
+                        self.keys.begin(op.key(), ticket);
                     }
-                    if let Some(plan) = self.in_flight.get_mut(&ticket) {
-                        plan.ops.extend(ops.iter().cloned());
-                        plan.reserved.extend(reserved);
-                        plan.gathered.push((work.clone(), units.len()));
-                        plan.works.insert(work);
-                    }
+                    self.transactions.add(ticket, (work, units.len()), &ops, reserved);
                     gathered.add(ops, &units);
                 }
-                Err(Unplaced { ttl, domain, keys }) => self.work.wait_for_lease(ttl, domain, work, keys),
+                Err(Unplaced { ttl, group, keys }) => self.work.wait_for_lease(ttl, group, work, keys),
             }
         }
         gathered
@@ -238,7 +222,7 @@ impl Planner {
     /// Drops queued work that needs no write now, for example because the leader has done it. The standby replica takes
     /// no steps, so without this its queue would grow with every pod that ever existed.
     pub fn tidy(&mut self) {
-        if !self.complete {
+        if !self.is_kubernetes_complete {
             return;
         }
         for work in self.work.take() {
@@ -246,12 +230,12 @@ impl Planner {
                 self.work.push(work);
             }
         }
-        let (slots, books) = (&self.slots, &self.books);
+        let (keys, registrations) = (&self.keys, &self.registrations);
         self.rejected.keep(|work| match work {
-            Work::Key(key) => slots.contains_key(key),
-            Work::Pod(registration, _) => books.contains_key(registration),
+            Work::Key(key) => keys.contains(key),
+            Work::Pod(registration, _) => registrations.contains(registration),
         });
-        self.settle_lingering();
+        self.drop_former_prefixes();
     }
 
     /// Adds the granted lease `lease` of `ttl` seconds.
@@ -266,7 +250,7 @@ impl Planner {
         let mut ops = Vec::new();
         for (lease, mod_revision) in retirable.into_iter().take(Transaction::MAX_OPS) {
             let key = self.meta.record_key(lease);
-            if !self.is_under_way(&key) {
+            if !self.transactions.contain(&key) {
                 self.leases.retire(lease);
                 ops.push(Op::Delete { key, mod_revision });
             }
@@ -276,7 +260,7 @@ impl Planner {
 
     /// Returns a transaction that records leases without a record.
     fn next_records(&mut self, max: usize) -> Option<Step> {
-        if self.without_space.is_some() {
+        if !self.work.has_space() {
             return None;
         }
         let unrecorded = self.leases.unrecorded(max).into_iter();
@@ -286,28 +270,19 @@ impl Planner {
             lease,
             expect,
         };
-        let ops = unrecorded.map(put).filter(|op| !self.is_under_way(op.key())).collect();
+        let ops = unrecorded
+            .map(put)
+            .filter(|op| !self.transactions.contain(op.key()))
+            .collect();
         self.send_if_any(ops)
-    }
-
-    /// Whether a transaction in flight contains an operation on `key`, a bookkeeping key.
-    fn is_under_way(&self, key: &Key) -> bool {
-        self.in_flight
-            .values()
-            .any(|sent| sent.ops.iter().any(|op| op.key() == key))
     }
 
     fn send_if_any(&mut self, ops: Vec<Op>) -> Option<Step> {
         if ops.is_empty() {
             return None;
         }
-        self.next_ticket = self.next_ticket.next();
-        let plan = InFlight {
-            ops: ops.clone(),
-            ..InFlight::default()
-        };
-        self.in_flight.insert(self.next_ticket, plan);
-        Some(Step::Write(self.next_ticket, Transaction::of(ops)))
+        let ticket = self.transactions.open(ops.clone());
+        Some(Step::Write(ticket, Transaction::of(ops)))
     }
 
     /// Decides what to write for `work`; none if nothing must or can be written now.
@@ -315,7 +290,7 @@ impl Planner {
         let mut leaving = HashSet::new();
         let mut groups = match work {
             Work::Key(key) => {
-                if self.is_frozen(key) && !self.is_forbidden(key) {
+                if self.registrations.is_frozen(key) && !self.is_forbidden(key) {
                     return None;
                 }
                 vec![self.leftover_with(key)]
@@ -331,26 +306,24 @@ impl Planner {
                 .iter()
                 .any(|key| self.is_denied(key) || self.rejected.blocks(work, key))
         });
-        let mine = |key: &Key| match (self.slots.get(key).and_then(|slot| slot.claims.first()), work) {
-            (Some(claim), Work::Pod(registration, pod)) => claim.registration == *registration && claim.pod == *pod,
+        let mine = |key: &Key| match (self.keys.first_claim(key), work) {
+            (Some(claim), Work::Pod(registration, pod)) => claim.is_of(registration, pod),
             (Some(_), Work::Key(_)) => false,
             (None, _) => true,
         };
-        // All claimed keys must be listed first, and their lease groups known. The list and `set_domains` queue the
+        // All claimed keys must be listed first, and their lease groups known. The list and `set_lease_groups` queue the
         // work again.
-        let is_claimed = |key: &Key| self.slots.get(key).is_some_and(|slot| !slot.claims.is_empty()) && mine(key);
+        let is_claimed = |key: &Key| self.keys.first_claim(key).is_some() && mine(key);
         if groups
             .iter()
             .flatten()
-            .any(|key| is_claimed(key) && !(self.is_surveyed(key) && self.leases.domain_of(key).is_some()))
+            .any(|key| is_claimed(key) && !(self.prefixes.is_listed(key) && self.leases.group_of(key).is_some()))
         {
             return None;
         }
-        let under_way = |key: &Key| self.slots.get(key)?.in_flight;
+        let under_way = |key: &Key| self.keys.get(key)?.in_flight;
         if let Some(ticket) = groups.iter().flatten().filter(|key| mine(key)).find_map(under_way) {
-            if let Some(blocking) = self.in_flight.get_mut(&ticket) {
-                blocking.works.insert(work.clone());
-            }
+            self.transactions.wait(ticket, work.clone());
             return None;
         }
         let (mut decided, mut idle) = (Vec::new(), Vec::new());
@@ -363,9 +336,9 @@ impl Planner {
                 continue;
             }
             if let [key] = &group[..] {
-                let slot = self.slots.get(key).filter(|_| mine(key));
+                let state = self.keys.get(key).filter(|_| mine(key));
                 // If the key must be listed first, the list queues the work again.
-                match slot.map(|slot| self.decide_key(key, slot)) {
+                match state.map(|state| self.decide_key(key, state)) {
                     None => {}
                     Some(Decision::Leave) => idle.extend(group),
                     Some(decision) => decided.push(vec![(key.clone(), decision)]),
@@ -380,7 +353,7 @@ impl Planner {
             }
         }
         for key in &idle {
-            self.forget_if_unused(key);
+            self.keys.drop_if_unused(key);
         }
         (!decided.is_empty()).then_some(decided)
     }
@@ -389,14 +362,18 @@ impl Planner {
     /// the registration does not exist. For a suspended registration, returns only the dropped keys that are forbidden,
     /// each in a group alone.
     fn groups_of(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Vec<Vec<Key>>> {
-        let book = self.books.get(registration)?;
-        if book.terms.suspended {
-            let forbidden = book.dropped.get(pod)?.iter().filter(|key| self.is_forbidden(key));
+        let state = self.registrations.get(registration)?;
+        if state.settings.suspended {
+            let forbidden = state.dropped_by(pod).iter().filter(|key| self.is_forbidden(key));
             return Some(forbidden.map(|key| vec![key.clone()]).collect());
         }
-        let book = self.books.get_mut(registration)?;
+        let keys = &self.keys;
+        let is_there = |key: &KeyState| key.held.is_some() || key.in_flight.is_some();
+        self.registrations
+            .retain_dropped(registration, pod, |key| keys.get(key).is_some_and(is_there));
+        let state = self.registrations.get(registration)?;
         let mut groups: Vec<Vec<Key>> = Vec::new();
-        if let Some(desired) = book.desired_pods.get(pod) {
+        if let Some(desired) = state.pods.get(pod) {
             for group in desired.groups() {
                 let known = |key: &Key| groups.iter().flatten().any(|known| known == key);
                 let keys = group.iter().map(|record| &record.key);
@@ -405,41 +382,29 @@ impl Planner {
                     groups.push(keys);
                 }
             }
-            let previous = desired.previous.as_ref().filter(|_| !book.released.contains(pod));
+            let previous = desired.previous.as_ref().filter(|_| !state.released.contains(pod));
             for group in previous.iter().flat_map(|previous| previous.groups()) {
                 groups.push(group.iter().map(|record| record.key.clone()).collect());
             }
         }
-        let mut dropped_now = Vec::new();
-        if let Some(dropped) = book.dropped.get_mut(pod) {
-            let there = |slot: &KeyState| slot.held.is_some() || slot.in_flight.is_some();
-            let before = dropped.len();
-            dropped.retain(|key| self.slots.get(key).is_some_and(there));
-            if dropped.len() < before {
-                // The report showed this key as being removed. No claim on the key triggers a new report.
-                self.changed.insert(registration.clone());
-            }
-            dropped_now.clone_from(dropped);
-            if dropped.is_empty() {
-                book.dropped.remove(pod);
-            }
-        }
-        for key in dropped_now {
-            if !groups.iter().flatten().any(|known| *known == key) {
-                groups.push(self.dropped_with(key));
+        for key in state.dropped_by(pod) {
+            if !groups.iter().flatten().any(|known| known == key) {
+                groups.push(self.keys.dropped_with(key));
             }
         }
         Some(groups)
     }
 
-    pub(super) fn decide_key(&self, key: &Key, slot: &KeyState) -> Decision {
-        let Some(claim) = slot.claims.first() else {
-            return match &slot.held {
-                Some(held) if self.is_ours(slot) && !self.guard.detains(key) => Decision::Remove(held.mod_revision),
+    pub(super) fn decide_key(&self, key: &Key, state: &KeyState) -> Decision {
+        let Some(claim) = state.claims.first() else {
+            return match &state.held {
+                Some(held) if state.is_ours(&self.leases) && !self.guard.detains(key) => {
+                    Decision::Remove(held.mod_revision)
+                }
                 _ => Decision::Leave,
             };
         };
-        let Some(value) = self.wanted(key, claim) else {
+        let Some(value) = self.registrations.value_of(key, claim) else {
             return Decision::Leave;
         };
         let put = |expect, stay| Decision::Put {
@@ -447,12 +412,15 @@ impl Planner {
             expect,
             stay,
         };
-        match &slot.held {
+        match &state.held {
             // The key may exist: its prefix has not been listed yet.
-            None if !self.is_surveyed(key) => Decision::Leave,
+            None if !self.prefixes.is_listed(key) => Decision::Leave,
             None => put(Expect::Absent, None),
-            Some(held) if self.is_ours(slot) => {
-                match self.leases.fit(held.lease, self.ttl_of(&claim.registration)) {
+            Some(held) if state.is_ours(&self.leases) => {
+                match self
+                    .leases
+                    .fit(held.lease, self.registrations.ttl_of(&claim.registration))
+                {
                     Fit::Stays if held.value == *value => Decision::Leave,
                     Fit::Stays => put(Expect::At(held.mod_revision), Some(held.lease)),
                     Fit::Moves => put(Expect::At(held.mod_revision), None),
@@ -462,22 +430,6 @@ impl Planner {
                 }
             }
             Some(_) => Decision::Leave,
-        }
-    }
-
-    pub(super) fn ttl_of(&self, registration: &RegistrationRef) -> u32 {
-        self.books.get(registration).map_or(0, |book| book.terms.ttl)
-    }
-
-    /// Drops the state of `key` if no pod claims the key, etcd does not hold it, and no put of it has an unknown
-    /// outcome.
-    pub(super) fn forget_if_unused(&mut self, key: &Key) {
-        if self
-            .slots
-            .get(key)
-            .is_some_and(|slot| slot.claims.is_empty() && slot.held.is_none() && slot.perhaps_on.is_none())
-        {
-            self.slots.remove(key);
         }
     }
 }

@@ -5,31 +5,31 @@ use crate::model::{CheckpointWrite, LeaseId, Op, Prefix, Revision, Transaction, 
 
 impl Planner {
     /// The prefix of the checkpoints of all write slots.
-    pub fn notes(&self) -> Prefix {
-        self.meta.heard()
+    pub fn checkpoints(&self) -> Prefix {
+        self.meta.checkpoints()
     }
 
-    /// Returns the checkpoint with the value `heard` that is written with `transaction` in the write slot `track`. The
+    /// Returns the checkpoint with the value `value` that is written with `transaction` in the write slot `slot`. The
     /// slot's last checkpoint was written at the revision `after` at the latest. The checkpoint is put on the lease of
     /// a key that the transaction puts, deletes or checks, because that lease is alive. None if there is no such lease.
-    pub fn note(
+    pub fn checkpoint(
         &self,
         transaction: &Transaction,
-        track: usize,
+        slot: usize,
         after: Revision,
-        heard: Value,
+        value: Value,
     ) -> Option<CheckpointWrite> {
         Some(CheckpointWrite {
-            key: format!("{}{track}", self.meta.heard().prefix()).into(),
-            value: heard,
-            lease: self.lease_of_note(&transaction.ops)?,
+            key: format!("{}{slot}", self.meta.checkpoints().prefix()).into(),
+            value,
+            lease: self.lease_of_checkpoint(&transaction.ops)?,
             after,
         })
     }
 
     /// The lease for the checkpoint written with `ops`. If etcd denies puts on their leases, any other usable lease of
     /// ours.
-    pub(super) fn lease_of_note(&self, ops: &[Op]) -> Option<LeaseId> {
+    pub(super) fn lease_of_checkpoint(&self, ops: &[Op]) -> Option<LeaseId> {
         let mut theirs = ops.iter().filter_map(|op| match op {
             Op::Put { lease, .. } => Some(*lease),
             Op::Delete { key, .. } | Op::Check { key, .. } => self.our_lease(key),

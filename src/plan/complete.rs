@@ -9,58 +9,56 @@ use crate::model::{Expect, Key, KeyValue, LeaseId, Op, OpResult, Revision, TxnOu
 impl Planner {
     /// Takes in the outcome of the transaction `ticket`. `None` means that the outcome is unknown: etcd may or may not
     /// have executed it.
-    pub fn settle(&mut self, ticket: Ticket, verdict: Option<TxnOutcome>) {
+    pub fn complete(&mut self, ticket: Ticket, outcome: Option<TxnOutcome>) {
         let Some(InFlight {
             ops,
             works,
             gathered,
             reserved,
             void,
-        }) = self.in_flight.remove(&ticket)
+        }) = self.transactions.close(ticket)
         else {
             return;
         };
         // `Overtaken` counts as unknown: etcd may have executed a copy of the transaction. So does an answer from
         // before etcd's history changed (`void`).
-        let verdict = verdict.filter(|verdict| !void && !matches!(verdict, TxnOutcome::Overtaken { .. }));
+        let outcome = outcome.filter(|outcome| !void && !matches!(outcome, TxnOutcome::Overtaken { .. }));
         let keys: Vec<Key> = ops.iter().map(|op| op.key().clone()).collect();
         for key in &keys {
-            if let Some(slot) = self.slots.get_mut(key) {
-                slot.in_flight = None;
-            }
+            self.keys.end(key);
         }
         for (key, lease) in reserved {
-            let kept = match self.slots.get_mut(&key) {
-                Some(slot) if verdict.is_none() => slot.perhaps_on.replace(lease),
-                _ => Some(lease),
+            let is_unknown = outcome.is_none();
+            let free = if is_unknown {
+                self.keys.perhaps_put(&key, lease)
+            } else {
+                Some(lease)
             };
-            if let Some(lease) = kept {
+            if let Some(lease) = free {
                 self.leases.release(lease, 1);
             }
         }
-        match verdict {
+        match outcome {
             Some(TxnOutcome::Applied { revision, results }) => {
                 self.accepted(&gathered);
                 for (op, result) in ops.into_iter().zip(results) {
-                    self.settle_op(op, result, revision);
+                    self.complete_op(op, result, revision);
                 }
             }
-            Some(TxnOutcome::LeaseGone) => self.settle_lease_gone(&ops),
+            Some(TxnOutcome::LeaseGone) => self.complete_without_lease(&ops),
             // Nothing was written, or the outcome is unknown. The same work is queued again below. The guards of its
             // ops prevent a second write.
             Some(TxnOutcome::Fenced | TxnOutcome::Overtaken { .. }) | None => {}
         }
         // Both the work that caused the writes and the current claims on the keys may need further writes.
-        for work in works {
-            self.work.push(work);
-        }
+        self.work.extend(works);
         for key in &keys {
             self.enqueue(key);
         }
-        self.settle_lingering();
+        self.drop_former_prefixes();
     }
 
-    fn settle_op(&mut self, op: Op, result: OpResult, revision: Revision) {
+    fn complete_op(&mut self, op: Op, result: OpResult, revision: Revision) {
         if let Op::Check { key, .. } = &op {
             // The mirror has not reported this state of the record yet. `Done` only confirms what is known.
             if let OpResult::Refused(held) = result {
@@ -73,11 +71,7 @@ impl Planner {
         if lease.is_some_and(|lease| !self.leases.is_ours(lease)) {
             return;
         }
-        let born = self
-            .slots
-            .get(op.key())
-            .and_then(|slot| slot.held.as_ref())
-            .map(|held| held.create_revision);
+        let born = self.keys.held(op.key()).map(|held| held.create_revision);
         let (key, held) = match (op, result) {
             (op, OpResult::Refused(held)) => (op.key().clone(), held),
             (Op::Delete { key, .. } | Op::Check { key, .. }, OpResult::Done) => (key, None),
@@ -108,7 +102,7 @@ impl Planner {
 
     /// Handles a transaction that failed because a lease does not exist. A single lease in its puts is the missing one.
     /// With several, each lease becomes doubtful and must be confirmed by its record.
-    fn settle_lease_gone(&mut self, ops: &[Op]) {
+    fn complete_without_lease(&mut self, ops: &[Op]) {
         let leases: HashSet<LeaseId> = ops
             .iter()
             .filter_map(|op| match op {
@@ -122,13 +116,13 @@ impl Planner {
             None => {
                 // The lease of the checkpoint can be derived for certain only while etcd denies puts on no lease.
                 let sure = self.leases.denied().next().is_none();
-                match self.lease_of_note(ops) {
+                match self.lease_of_checkpoint(ops) {
                     Some(lease) if sure => self.lease_is_gone(lease),
-                    Some(lease) => self.leases.doubt(lease),
+                    Some(lease) => self.leases.mark_doubtful(lease),
                     None => {}
                 }
             }
-            _ => leases.into_iter().for_each(|lease| self.leases.doubt(lease)),
+            _ => leases.into_iter().for_each(|lease| self.leases.mark_doubtful(lease)),
         }
     }
 }

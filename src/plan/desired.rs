@@ -308,7 +308,7 @@ mod tests {
         }
     }
 
-    fn presence(view: PodView, missing: bool) -> PodState {
+    fn pod_state(view: PodView, missing: bool) -> PodState {
         let spec = serde_json::json!({"type": "Plain", "prefix": "/s"});
         let spec = serde_json::from_value(spec).expect("decodes");
         let service = Service {
@@ -334,24 +334,24 @@ mod tests {
     #[test]
     fn lost_readiness_is_in_doubt_and_what_ends_a_pod_is_not() {
         let keys = || vec![Key::from("/s/p")];
-        let PodState::Unready(desired) = presence(unready(Why::NotReady), false) else {
+        let PodState::Unready(desired) = pod_state(unready(Why::NotReady), false) else {
             panic!("it may be ready again");
         };
         assert_eq!(desired.keys(), keys());
         for why in [Why::Terminal, Why::Terminating] {
-            assert_eq!(presence(unready(why), false), PodState::Gone(keys()));
+            assert_eq!(pod_state(unready(why), false), PodState::Gone(keys()));
         }
     }
 
     #[test]
     fn a_pod_that_a_list_did_not_name_is_in_doubt_and_a_deleted_one_is_not() {
-        assert_eq!(presence(PodView::Gone, true), PodState::Missing);
-        assert_eq!(presence(PodView::Gone, false), PodState::Gone(Vec::new()));
+        assert_eq!(pod_state(PodView::Gone, true), PodState::Missing);
+        assert_eq!(pod_state(PodView::Gone, false), PodState::Gone(Vec::new()));
     }
 
     #[test]
     fn a_ready_pod_without_an_address_is_not_in_doubt() {
         let view = unready(Why::NoAddress(Family::IPv4));
-        assert!(matches!(presence(view, false), PodState::Ready(_)));
+        assert!(matches!(pod_state(view, false), PodState::Ready(_)));
     }
 }

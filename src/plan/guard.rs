@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::work::Work;
 use crate::api::GuardMode;
-use crate::model::{Key, Prefix, RegistrationRef};
+use crate::model::{Key, Prefix, RegistrationRef, Revision};
 
 mod hold;
 
@@ -67,13 +67,13 @@ impl GuardSettings {
 /// The guard's state for one Registry.
 #[derive(Debug)]
 pub(super) struct Guard {
-    terms: GuardSettings,
-    /// True until the keys that a predecessor left have been judged. Until then an unclaimed key stays, unless its
+    settings: GuardSettings,
+    /// True until the keys that a predecessor left have been decided. Until then an unclaimed key stays, unless its
     /// removal is confirmed.
     starting: bool,
     /// While `starting`: keys whose removal is confirmed.
     facts: HashSet<Key>,
-    /// Unconfirmed removals that have not been judged yet.
+    /// Unconfirmed removals that have not been decided yet.
     fresh: BTreeMap<Key, Work>,
     /// Unconfirmed keys that disappeared from etcd since the last [`Guard::look`]: the leader of that time released
     /// them.
@@ -87,6 +87,8 @@ pub(super) struct Guard {
     hold: Option<Hold>,
     /// The record of a hold in etcd, written by this replica or a predecessor.
     recorded: Option<Recorded>,
+    /// The revision at which the record, or its absence, was observed.
+    recorded_at: Revision,
     /// The id of the hold that ended last. Its record may still exist.
     ended: Option<String>,
 }
@@ -94,7 +96,7 @@ pub(super) struct Guard {
 impl Guard {
     pub(super) fn new() -> Self {
         Self {
-            terms: GuardSettings::OFF,
+            settings: GuardSettings::OFF,
             starting: true,
             facts: HashSet::new(),
             fresh: BTreeMap::new(),
@@ -104,16 +106,17 @@ impl Guard {
             leaving: HashMap::new(),
             hold: None,
             recorded: None,
+            recorded_at: 0,
             ended: None,
         }
     }
 
-    pub(super) fn set_terms(&mut self, terms: GuardSettings) {
-        self.terms = terms;
+    pub(super) fn set_settings(&mut self, settings: GuardSettings) {
+        self.settings = settings;
     }
 
     pub(super) fn is_on(&self) -> bool {
-        self.terms.mode != GuardMode::Off
+        self.settings.mode != GuardMode::Off
     }
 
     pub(super) fn is_starting(&self) -> bool {
@@ -145,14 +148,14 @@ impl Guard {
         self.fresh.contains_key(key) || self.hold.as_ref().is_some_and(held)
     }
 
-    /// Counts the held keys below `scope` that belong to `registration`, or whose registration is unknown.
-    pub(super) fn held_in(&self, scope: &Prefix, registration: &RegistrationRef) -> usize {
+    /// Counts the held keys below `prefix` that belong to `registration`, or whose registration is unknown.
+    pub(super) fn held_in(&self, prefix: &Prefix, registration: &RegistrationRef) -> usize {
         let Some(hold) = &self.hold else { return 0 };
         let its = |(_, work): &(&Key, &Work)| match work {
             Work::Pod(other, _) => other == registration,
             Work::Key(_) => true,
         };
-        hold.keys_in(scope).filter(its).count()
+        hold.keys_in(prefix).filter(its).count()
     }
 
     /// Marks the removal of `key`, which etcd may hold, as unconfirmed; `work` removes the key. A key that is already
@@ -196,7 +199,7 @@ impl Guard {
 
     /// Prepares for a new term of leadership: released keys that are not removed yet become unconfirmed again, because
     /// another leader may have held them in between.
-    pub(super) fn doubt_again(&mut self) {
+    pub(super) fn mark_released_unconfirmed(&mut self) {
         self.ended = None;
         for (key, work) in std::mem::take(&mut self.leaving) {
             self.mark_unconfirmed(&key, work);
@@ -205,15 +208,24 @@ impl Guard {
 
     /// Hands undecided keys over to another leader.
     pub(super) fn stand_by(&mut self) {
-        self.doubt_again();
+        self.mark_released_unconfirmed();
         if let Some(hold) = self.hold.take() {
             self.fresh.extend(hold.keys);
         }
     }
 
-    /// Stores what etcd holds under the key of the hold's record.
-    pub(super) fn set_recorded(&mut self, recorded: Option<Recorded>) {
-        self.recorded = recorded;
+    /// Records what etcd holds under the key of the hold's record at `revision`, unless a newer state is known.
+    pub(super) fn observe_record(&mut self, recorded: Option<Recorded>, revision: Revision) {
+        if revision >= self.recorded_at {
+            self.recorded = recorded;
+            self.recorded_at = revision;
+        }
+    }
+
+    /// Drops the record: etcd's history has been replaced.
+    pub(super) fn forget_record(&mut self) {
+        self.recorded = None;
+        self.recorded_at = 0;
     }
 
     pub(super) fn recorded(&self) -> Option<&Recorded> {
@@ -244,7 +256,7 @@ impl Guard {
 
     /// Decides about all unconfirmed removals at once. `present` is the number of keys in etcd; `is_there` tests one
     /// key. Returns the event to report, and the work to queue because its removal is no longer held back.
-    pub(super) fn judge(
+    pub(super) fn decide(
         &mut self,
         (present, is_there): (usize, impl Fn(&Key) -> bool),
         moment: Moment,
@@ -256,7 +268,7 @@ impl Guard {
         let resumed = self.resume(moment);
         if let Some(hold) = &mut self.hold {
             hold.keys.append(&mut self.fresh);
-            let (ended, works) = self.judge_hold(now, approved);
+            let (ended, works) = self.decide_hold(now, approved);
             return (ended.or(resumed), works);
         }
         if self.fresh.is_empty() {
@@ -266,12 +278,12 @@ impl Guard {
         let absent = |keys: &mut dyn Iterator<Item = &Key>| keys.filter(|key| !is_there(key)).count();
         let of = present + absent(&mut self.let_go.keys()) + absent(&mut self.fresh.keys());
         let fresh = std::mem::take(&mut self.fresh);
-        let above = self.terms.is_above(lost, of);
-        if above && self.terms.mode == GuardMode::Hold {
-            let until = moment.unix + self.terms.hold;
+        let above = self.settings.is_above(lost, of);
+        if above && self.settings.mode == GuardMode::Hold {
+            let until = moment.unix + self.settings.hold;
             self.hold = Some(Hold {
                 id: id(),
-                until: now + self.terms.hold,
+                until: now + self.settings.hold,
                 until_unix: until.as_secs() + u64::from(until.subsec_nanos() > 0),
                 recovered: None,
                 lost,
@@ -282,12 +294,12 @@ impl Guard {
             return (Some(GuardEvent::Held), BTreeMap::new());
         }
         self.count(fresh.keys(), now);
-        let news = above.then(|| {
+        let event = above.then(|| {
             // Report the loss once, not again with every key.
             self.forget_all();
             GuardEvent::Warned { lost, of }
         });
-        (news, self.release(fresh))
+        (event, self.release(fresh))
     }
 
     /// Adopts the hold that is recorded in etcd, unless it is the current one or the one that ended last.
@@ -298,7 +310,7 @@ impl Guard {
             return None;
         }
         let until = Duration::from_secs(record.until);
-        if until.saturating_add(self.terms.hold) < moment.unix {
+        if until.saturating_add(self.settings.hold) < moment.unix {
             // The record is out of date: etcd was restored from a snapshot. It does not apply to the current removals.
             self.ended = Some(record.id.clone());
             return None;
@@ -307,7 +319,7 @@ impl Guard {
         let left = until.saturating_sub(moment.unix);
         self.hold = Some(Hold {
             id: record.id.clone(),
-            until: moment.now + left.min(self.terms.hold),
+            until: moment.now + left.min(self.settings.hold),
             until_unix: record.until,
             recovered: None,
             lost: record.lost,
@@ -318,14 +330,14 @@ impl Guard {
         Some(GuardEvent::Resumed)
     }
 
-    fn judge_hold(&mut self, now: Instant, approved: Option<&str>) -> (Option<GuardEvent>, BTreeMap<Key, Work>) {
-        let (let_go, terms) = (self.let_go.len(), self.terms);
+    fn decide_hold(&mut self, now: Instant, approved: Option<&str>) -> (Option<GuardEvent>, BTreeMap<Key, Work>) {
+        let (let_go, settings) = (self.let_go.len(), self.settings);
         let Some(hold) = &mut self.hold else {
             return (None, BTreeMap::new());
         };
-        let above = terms.is_above(let_go + hold.keys.len(), hold.of);
+        let above = settings.is_above(let_go + hold.keys.len(), hold.of);
         hold.recovered = hold.recovered.or(Some(now)).filter(|_| !above);
-        let why = if self.terms.mode != GuardMode::Hold {
+        let why = if self.settings.mode != GuardMode::Hold {
             Release::Unguarded
         } else if approved == Some(&hold.id) {
             Release::Approved
@@ -347,8 +359,8 @@ impl Guard {
             self.forget_all();
         }
         let count = keys.len();
-        let news = GuardEvent::Released { id, keys: count, why };
-        (Some(news), self.release(keys))
+        let event = GuardEvent::Released { id, keys: count, why };
+        (Some(event), self.release(keys))
     }
 
     fn release(&mut self, keys: BTreeMap<Key, Work>) -> BTreeMap<Key, Work> {
@@ -366,7 +378,7 @@ impl Guard {
 
     fn forget_old(&mut self, now: Instant) {
         while let Some((at, _)) = self.order.front()
-            && *at + self.terms.window <= now
+            && *at + self.settings.window <= now
             && let Some((at, key)) = self.order.pop_front()
         {
             if self.let_go.get(&key) == Some(&at) {

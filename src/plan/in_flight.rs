@@ -1,6 +1,7 @@
-//! Transactions in flight: sent, and not answered yet.
+//! The transactions in flight: sent, and not answered yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::work::Work;
 use crate::model::{Key, LeaseId, Op};
@@ -9,10 +10,11 @@ use crate::model::{Key, LeaseId, Op};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ticket(u64);
 
-impl Ticket {
-    pub(super) fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
+/// The transactions in flight of one Registry.
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    open: HashMap<Ticket, InFlight>,
+    last: Ticket,
 }
 
 #[derive(Debug, Default)]
@@ -28,11 +30,61 @@ pub(super) struct InFlight {
     pub void: bool,
 }
 
-impl InFlight {
-    /// Voids the transaction because etcd's history was replaced: its outcome is ignored and its reservations are
-    /// dropped.
-    pub fn annul(&mut self) {
-        self.void = true;
-        self.reserved.clear();
+impl Transactions {
+    /// Opens a transaction with `ops`.
+    pub fn open(&mut self, ops: Vec<Op>) -> Ticket {
+        self.last = Ticket(self.last.0 + 1);
+        let opened = InFlight {
+            ops,
+            ..InFlight::default()
+        };
+        self.open.insert(self.last, opened);
+        self.last
+    }
+
+    /// Adds the `ops` of `work`, which are `sets` record sets, to an open transaction. `reserved` is the room reserved
+    /// for them.
+    pub fn add(&mut self, ticket: Ticket, (work, sets): (Work, usize), ops: &[Op], reserved: Vec<(Key, LeaseId)>) {
+        if let Some(open) = self.open.get_mut(&ticket) {
+            open.ops.extend_from_slice(ops);
+            open.reserved.extend(reserved);
+            open.works.insert(work.clone());
+            open.gathered.push((work, sets));
+        }
+    }
+
+    /// Lets `work` wait until the transaction `ticket` has ended.
+    pub fn wait(&mut self, ticket: Ticket, work: Work) {
+        if let Some(open) = self.open.get_mut(&ticket) {
+            open.works.insert(work);
+        }
+    }
+
+    pub fn get(&self, ticket: Ticket) -> Option<&InFlight> {
+        self.open.get(&ticket)
+    }
+
+    pub fn close(&mut self, ticket: Ticket) -> Option<InFlight> {
+        self.open.remove(&ticket)
+    }
+
+    /// Whether a transaction in flight contains an operation on `key`. Slow: meant for the few bookkeeping keys.
+    pub fn contain(&self, key: &Key) -> bool {
+        self.open.values().any(|sent| sent.ops.iter().any(|op| op.key() == key))
+    }
+
+    /// The namespaces that work in flight belongs to.
+    pub fn namespaces(&self) -> HashSet<Arc<str>> {
+        let works = self.open.values().flat_map(|sent| &sent.works);
+        works.map(|work| work.tenant().clone()).collect()
+    }
+
+    /// Voids all transactions because etcd's history was replaced: their outcomes are ignored and their reservations
+    /// are dropped.
+    pub fn void(&mut self) {
+        for sent in self.open.values_mut() {
+            sent.void = true;
+            sent.reserved.clear();
+        }
     }
 }

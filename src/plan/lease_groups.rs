@@ -65,17 +65,17 @@ mod tests {
 
     #[test]
     fn a_key_is_of_the_widest_folder_that_is_granted_as_a_whole() {
-        let mut domains = LeaseGroups::default();
-        assert_eq!(domains.of("/shop/orders/a"), None);
+        let mut groups = LeaseGroups::default();
+        assert_eq!(groups.of("/shop/orders/a"), None);
         for folder in ["/shop/orders/", "/shop/", "/other/"] {
-            domains.add(Prefix::below(folder));
+            groups.add(Prefix::below(folder));
         }
         assert_eq!(
-            domains.of("/shop/orders/a"),
+            groups.of("/shop/orders/a"),
             Some(LeaseGroup::Below(Prefix::below("/shop/")))
         );
-        assert_eq!(domains.of("/shop-evil/orders/a"), None);
-        assert_eq!(domains.of("kitex/a"), None);
+        assert_eq!(groups.of("/shop-evil/orders/a"), None);
+        assert_eq!(groups.of("kitex/a"), None);
         assert_eq!(LeaseGroups::everything().of("kitex/a"), Some(LeaseGroup::Everything));
     }
 

@@ -1,13 +1,13 @@
 //! Chooses the leases for the keys of one work item: keys of one lease group are put on one lease, if possible.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::actions::Decision;
-use super::lease_groups::LeaseGroup;
+use super::lease_groups::{LeaseGroup, LeaseGroups};
 use super::planner::Planner;
 use super::work::Work;
-use crate::model::{Key, LeaseId, Op, RegistrationRef};
+use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef};
 
 /// Writes with their leases, and the room reserved there for keys that are new on the lease.
 pub(super) type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
@@ -15,7 +15,7 @@ pub(super) type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
 /// No lease of this group has room.
 pub(super) struct Unplaced {
     pub ttl: u32,
-    pub domain: LeaseGroup,
+    pub group: LeaseGroup,
     pub keys: usize,
 }
 
@@ -30,23 +30,23 @@ impl Planner {
         let mut homeless: BTreeMap<LeaseGroup, Vec<Key>> = BTreeMap::new();
         for (key, decision) in &decisions {
             if let Decision::Put { stay: None, .. } = decision
-                && let Some(domain) = self.leases.domain_of(key)
+                && let Some(group) = self.leases.group_of(key)
             {
-                homeless.entry(domain).or_default().push(key.clone());
+                homeless.entry(group).or_default().push(key.clone());
             }
         }
         let mut homes: HashMap<Key, LeaseId> = HashMap::new();
         let mut reserved: Vec<(Key, LeaseId)> = Vec::new();
         if let Work::Pod(registration, pod) = work {
-            let ttl = self.ttl_of(registration);
-            for (domain, keys) in homeless {
-                let sibling = self.lease_of_siblings(registration, pod, &domain);
-                let Some(lease) = self.leases.reserve((ttl, &domain), keys.len(), sibling) else {
+            let ttl = self.registrations.ttl_of(registration);
+            for (group, keys) in homeless {
+                let sibling = self.lease_of_siblings(registration, pod, &group);
+                let Some(lease) = self.leases.reserve((ttl, &group), keys.len(), sibling) else {
                     for (_, lease) in reserved {
                         self.leases.release(lease, 1);
                     }
                     let keys = keys.len();
-                    return Err(Unplaced { ttl, domain, keys });
+                    return Err(Unplaced { ttl, group, keys });
                 };
                 homes.extend(keys.iter().map(|key| (key.clone(), lease)));
                 reserved.extend(keys.into_iter().map(|key| (key, lease)));
@@ -69,21 +69,46 @@ impl Planner {
     }
 
     /// The lease that carries other keys of the same pod and lease group: they should expire together.
-    fn lease_of_siblings(
-        &self,
-        registration: &RegistrationRef,
-        pod: &Arc<str>,
-        domain: &LeaseGroup,
-    ) -> Option<LeaseId> {
-        let desired = self.books.get(registration)?.desired_pods.get(pod)?;
-        let of_domain = |key: &Key| self.leases.domain_of(key).as_ref() == Some(domain);
-        let held = desired.records().filter_map(|record| {
-            self.slots
-                .get(&record.key)?
-                .held
-                .as_ref()
-                .filter(|_| of_domain(&record.key))
-        });
-        held.map(|held| held.lease).find(|lease| self.leases.is_ours(*lease))
+    fn lease_of_siblings(&self, registration: &RegistrationRef, pod: &Arc<str>, group: &LeaseGroup) -> Option<LeaseId> {
+        let desired = self.registrations.desired(registration, pod)?;
+        let is_in_group = |key: &&Key| self.leases.group_of(key).as_ref() == Some(group);
+        let mut keys = desired.records().map(|record| &record.key).filter(is_in_group);
+        keys.find_map(|key| self.our_lease(key))
+    }
+
+    /// Requires lease groups from now on. A key is not placed until [`Self::set_lease_groups`] has set its group.
+    pub fn await_lease_groups(&mut self) {
+        self.leases.set_groups(LeaseGroups::default());
+    }
+
+    /// The lease groups known so far.
+    pub fn lease_groups(&self) -> &LeaseGroups {
+        self.leases.groups()
+    }
+
+    /// Replaces the lease groups. Keys stay on their leases.
+    pub fn set_lease_groups(&mut self, groups: LeaseGroups) {
+        let unknown = |key: &&Key| self.leases.group_of(key).is_none();
+        let waited: Vec<Key> = self.keys.iter().map(|(key, _)| key).filter(unknown).cloned().collect();
+        self.leases.set_groups(groups);
+        for key in waited {
+            self.enqueue(&key);
+        }
+    }
+
+    /// The prefixes of all registrations.
+    pub fn data_prefixes(&self) -> BTreeSet<Prefix> {
+        self.registrations.prefixes().cloned().collect()
+    }
+
+    /// The key under which `lease` is recorded.
+    pub fn record_key(&self, lease: LeaseId) -> Key {
+        self.meta.record_key(lease)
+    }
+
+    /// The prefixes whose lease group is not known yet.
+    pub fn prefixes_without_lease_group(&self) -> BTreeSet<Prefix> {
+        let unknown = |prefix: &&Prefix| self.leases.group_of(prefix.prefix()).is_none();
+        self.registrations.prefixes().filter(unknown).cloned().collect()
     }
 }

@@ -21,7 +21,7 @@ const NO_END: u64 = 253_370_764_800;
 /// The names of the bookkeeping keys of one Registry.
 #[derive(Clone, Debug)]
 pub struct MetaKeys {
-    scope: Prefix,
+    prefix: Prefix,
     leases: Arc<str>,
 }
 
@@ -137,24 +137,24 @@ impl MetaKeys {
         }
     }
 
-    fn within(scope: Prefix) -> Self {
-        let leases = format!("{}leases/", scope.prefix()).into();
-        Self { scope, leases }
+    fn within(prefix: Prefix) -> Self {
+        let leases = format!("{}leases/", prefix.prefix()).into();
+        Self { prefix, leases }
     }
 
     /// The prefix of all our bookkeeping.
-    pub fn scope(&self) -> &Prefix {
-        &self.scope
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
     }
 
     /// The key that the leader holds.
     pub fn leader(&self) -> Key {
-        format!("{}leader", self.scope.prefix()).into()
+        format!("{}leader", self.prefix.prefix()).into()
     }
 
     /// The prefix of the candidates' records.
     pub fn candidates(&self) -> Prefix {
-        Prefix::below(&format!("{}candidates/", self.scope.prefix()))
+        Prefix::below(&format!("{}candidates/", self.prefix.prefix()))
     }
 
     pub fn candidate(&self, identity: &str) -> Key {
@@ -162,13 +162,13 @@ impl MetaKeys {
     }
 
     /// The prefix of the checkpoints that leaders leave for their successors.
-    pub(super) fn heard(&self) -> Prefix {
-        Prefix::below(&format!("{}heard/", self.scope.prefix()))
+    pub(super) fn checkpoints(&self) -> Prefix {
+        Prefix::below(&format!("{}heard/", self.prefix.prefix()))
     }
 
     /// The key of the hold's record.
     pub(super) fn hold(&self) -> Key {
-        format!("{}hold", self.scope.prefix()).into()
+        format!("{}hold", self.prefix.prefix()).into()
     }
 
     /// The value under that key.

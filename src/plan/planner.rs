@@ -2,135 +2,42 @@
 //! change on either side puts the affected pods on the work queue. [`super::actions`] takes them from there and plans
 //! the writes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::denied::Denied;
 use super::desired::DesiredPod;
 use super::guard::Guard;
-use super::in_flight::{InFlight, Ticket};
-use super::leases::Leases;
+use super::in_flight::Transactions;
+use super::key_table::{Claim, KeyTable};
+use super::lease_pool::LeasePool;
 use super::meta::MetaKeys;
-use super::policy::PrefixGrant;
+use super::permissions::Permissions;
+use super::prefixes::Prefixes;
 use super::quota::Quotas;
+use super::registrations::{ClaimChange, RegistrationSettings, RegistrationState, Registrations};
 use super::rejected::Rejected;
 use super::since::Since;
 use super::units::units_of;
-use super::work::{Work, WorkList};
-use crate::model::{Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision, Value};
-
-/// The settings of a registration, apart from its pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegistrationSettings {
-    /// The creation time, in seconds since 1970. If two registrations claimed the prefix of a key at the same time, the
-    /// older registration has the key.
-    pub created: i64,
-    /// The time to live of the leases that carry its keys, in seconds.
-    pub ttl: u32,
-    /// Renew the leases, but change no key. Only dropped keys that the Registry's rules forbid are removed.
-    pub suspended: bool,
-    /// Keep the last endpoint while all existing pods are merely not ready.
-    pub keep_last: bool,
-    /// The prefixes that contain its keys.
-    pub scopes: Vec<Prefix>,
-}
-
-/// The desired state of one registration.
-#[derive(Debug)]
-pub(super) struct RegistrationState {
-    pub terms: RegistrationSettings,
-    /// The desired records of each ready pod.
-    pub desired_pods: BTreeMap<Arc<str>, DesiredPod>,
-    /// Keys that a pod had and that are no longer desired, until they are removed.
-    pub dropped: HashMap<Arc<str>, Vec<Key>>,
-    /// The records that existing pods would have if they were ready. Dropped when the pod is ready or gone for good.
-    pub unready: HashMap<Arc<str>, DesiredPod>,
-    /// The records that pods would have if their namespace were not over its quota.
-    pub rationed: BTreeMap<Arc<str>, DesiredPod>,
-    /// The pod that is not ready and keeps its records, because it was the last endpoint.
-    pub kept: Option<Arc<str>>,
-    /// The pods whose claims by the previous spec were given up.
-    pub released: HashSet<Arc<str>>,
-    /// The time at which each prefix was claimed. If it is not known yet, the creation time counts.
-    pub since: Option<BTreeMap<Prefix, Since>>,
-}
-
-impl RegistrationState {
-    /// Returns the time at which the prefix of `key` was claimed.
-    fn since(&self, key: &str) -> Since {
-        let Some(places) = &self.since else {
-            return Since::Created(self.terms.created.saturating_mul(1000));
-        };
-        let around = places.iter().rev().find(|(place, _)| place.contains(key));
-        around.map_or(Since::LAST, |(_, since)| *since)
-    }
-}
-
-/// A pod of a registration that claims a key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Claim {
-    pub registration: RegistrationRef,
-    pub pod: Arc<str>,
-}
-
-/// The desired and the observed state of one key.
-#[derive(Debug, Default)]
-pub(super) struct KeyState {
-    /// The pods that claim the key. The first claim wins.
-    pub claims: Vec<Claim>,
-    /// The key as observed in etcd.
-    pub held: Option<KeyValue>,
-    /// The revision at which `held` was observed.
-    pub seen: Revision,
-    /// The `create_revision` under which the key was observed as ours. A foreign client that overwrites the key keeps
-    /// it, so the key stays ours and is corrected. A foreign key that is created after a deletion has another one.
-    pub born: Revision,
-    /// The transaction in flight that writes the key.
-    pub in_flight: Option<Ticket>,
-    /// The lease on which room is reserved for the key, because the outcome of a put on that lease is unknown.
-    pub perhaps_on: Option<LeaseId>,
-    /// The keys that are written and removed together with this key, which is included. None if the key was last
-    /// claimed alone.
-    pub unit: Option<Arc<[Key]>>,
-}
+use super::work::{Work, WorkQueue};
+use crate::model::{Key, Prefix, RegistrationRef};
 
 /// The desired and the observed state of one Registry.
 #[derive(Debug)]
 pub struct Planner {
     pub(super) meta: MetaKeys,
-    pub(super) slots: BTreeMap<Key, KeyState>,
-    pub(super) books: HashMap<RegistrationRef, RegistrationState>,
-    pub(super) leases: Leases,
+    pub(super) keys: KeyTable,
+    pub(super) registrations: Registrations,
+    pub(super) leases: LeasePool,
     pub(super) guard: Guard,
-    pub(super) work: WorkList,
-    pub(super) in_flight: HashMap<Ticket, InFlight>,
-    pub(super) next_ticket: Ticket,
-    /// Whether the last transaction from `next` served only namespaces with little work. Only `next` sets it.
-    pub(super) small_was_last: bool,
+    pub(super) work: WorkQueue,
+    pub(super) transactions: Transactions,
     /// Whether every Kubernetes watch has delivered its full list. Before that, no data key is written or removed.
-    pub(super) complete: bool,
-    /// The prefixes that have been listed in etcd.
-    pub(super) surveyed: BTreeSet<Prefix>,
-    /// Former prefixes of registrations, kept until none of our keys is left in them.
-    pub(super) lingering: BTreeSet<Prefix>,
-    /// Prefixes that registrations left while they were suspended. The unclaimed keys there are queued for removal when
-    /// no registration is suspended any more, even if the prefix belongs to another registration.
-    left_while_suspended: BTreeSet<Prefix>,
-    pub(super) scopes_changed: bool,
-    pub(super) suspended: HashSet<RegistrationRef>,
-    pub(super) changed: HashSet<RegistrationRef>,
-    /// Registrations for which the planner must decide which endpoint is the last one.
-    pub(super) in_question: HashSet<RegistrationRef>,
-    /// Prefixes that are forbidden to registrations, except for the keys that each grant allows.
-    pub(super) forbidden: HashMap<RegistrationRef, Vec<(Prefix, PrefixGrant)>>,
+    pub(super) is_kubernetes_complete: bool,
+    pub(super) prefixes: Prefixes,
     pub(super) quotas: Quotas,
-    pub(super) denied: Denied,
-    /// The work that waits because etcd has no space for new data; none while it has. Only removals are planned then.
-    pub(super) without_space: Option<HashSet<Work>>,
+    pub(super) permissions: Permissions,
     /// The record sets that etcd rejects for their content.
     pub(super) rejected: Rejected,
-    /// The revision at which the record of a hold, or its absence, was observed.
-    pub(super) hold_seen: Revision,
 }
 
 impl Planner {
@@ -143,38 +50,27 @@ impl Planner {
     pub fn new(meta: MetaKeys, keys_per_lease: usize) -> Self {
         Self {
             meta,
-            slots: BTreeMap::new(),
-            books: HashMap::new(),
-            leases: Leases::new(keys_per_lease),
+            keys: KeyTable::default(),
+            registrations: Registrations::default(),
+            leases: LeasePool::new(keys_per_lease),
             guard: Guard::new(),
-            work: WorkList::default(),
-            in_flight: HashMap::new(),
-            next_ticket: Ticket::default(),
-            small_was_last: false,
-            complete: false,
-            surveyed: BTreeSet::new(),
-            lingering: BTreeSet::new(),
-            left_while_suspended: BTreeSet::new(),
-            scopes_changed: true,
-            suspended: HashSet::new(),
-            changed: HashSet::new(),
-            in_question: HashSet::new(),
-            forbidden: HashMap::new(),
+            work: WorkQueue::default(),
+            transactions: Transactions::default(),
+            is_kubernetes_complete: false,
+            prefixes: Prefixes::default(),
             quotas: Quotas::default(),
-            denied: Denied::default(),
-            without_space: None,
+            permissions: Permissions::default(),
             rejected: Rejected::default(),
-            hold_seen: 0,
         }
     }
 
-    pub fn leases(&mut self) -> &mut Leases {
+    pub fn leases(&mut self) -> &mut LeasePool {
         &mut self.leases
     }
 
     /// Returns the number of pods and unclaimed keys that are still to be reconciled.
     pub fn queued(&self) -> usize {
-        self.work.len() + self.without_space.as_ref().map_or(0, HashSet::len)
+        self.work.len()
     }
 
     /// Returns the number of our data keys in etcd.
@@ -187,193 +83,125 @@ impl Planner {
     /// Marks the desired state as complete: every Kubernetes watch has delivered its full list. From now on, keys that
     /// no registration claims are removed.
     pub fn kubernetes_is_complete(&mut self) {
-        if !self.complete {
-            self.complete = true;
-            for (key, slot) in &self.slots {
-                if slot.claims.is_empty() && slot.held.is_some() {
-                    self.work.push(Work::Key(key.clone()));
-                }
-            }
+        if !self.is_kubernetes_complete {
+            self.is_kubernetes_complete = true;
+            self.queue_unclaimed();
         }
     }
 
     /// Adds a registration, or changes its settings.
-    pub fn set_terms(&mut self, registration: &RegistrationRef, terms: RegistrationSettings) {
-        let mut scopes: Vec<Prefix> = terms.scopes.clone();
-        let is_suspended = terms.suspended;
-        let was_suspended = if is_suspended {
-            !self.suspended.insert(registration.clone())
-        } else {
-            self.suspended.remove(registration)
+    pub fn set_settings(&mut self, registration: &RegistrationRef, settings: RegistrationSettings) {
+        let known = self.registrations.get(registration);
+        if known.is_some_and(|state| state.settings == settings) {
+            return;
+        }
+        let (created, is_suspended) = (settings.created, settings.suspended);
+        let mut prefixes = settings.prefixes.clone();
+        let former = self.registrations.set_settings(registration, settings);
+        self.prefixes.mark_changed();
+        if let Some(former) = former {
+            self.change_settings(registration, &former, created);
+            if !is_suspended {
+                prefixes.extend(former.prefixes.iter().cloned());
+            }
+            self.prefixes.leave(former.prefixes);
+            if former.suspended {
+                self.queue_if_none_suspended();
+            }
+        }
+        self.queue_unclaimed_in(&prefixes);
+    }
+
+    /// Queues what the change of a registration's settings concerns. `created` is the new creation time.
+    fn change_settings(&mut self, registration: &RegistrationRef, former: &RegistrationSettings, created: i64) {
+        let Some(state) = self.registrations.get(registration) else {
+            return;
         };
-        match self.books.get_mut(registration) {
-            Some(book) if book.terms == terms => return,
-            Some(book) => {
-                let created = terms.created;
-                let former = std::mem::replace(&mut book.terms, terms);
-                if is_suspended {
-                    self.left_while_suspended.extend(former.scopes.iter().cloned());
-                } else {
-                    scopes.extend(former.scopes.iter().cloned());
-                }
-                self.lingering.extend(former.scopes);
-                for pod in book.desired_pods.keys().chain(book.dropped.keys()) {
-                    self.work.push(Work::Pod(registration.clone(), pod.clone()));
-                }
-                // Another registration with the same name: its age decides again which keys and quota it gets.
-                if former.created != created {
-                    self.quotas.question(&registration.namespace);
-                    let records = book.desired_pods.values().flat_map(DesiredPod::all_records);
-                    let keys: Vec<Key> = records.map(|record| record.key.clone()).collect();
-                    for key in &keys {
-                        self.rank(key);
-                    }
-                }
+        let pods = state.pods.keys().chain(state.dropped.keys());
+        self.work
+            .extend(pods.map(|pod| Work::Pod(registration.clone(), pod.clone())));
+        // Another registration with the same name: its age decides again which keys and quota it gets.
+        if former.created != created {
+            self.quotas.mark_undecided(&registration.namespace);
+            for key in state.keys().cloned().collect::<Vec<_>>() {
+                self.rank(&key);
             }
-            None => {
-                let book = RegistrationState {
-                    terms,
-                    desired_pods: BTreeMap::new(),
-                    dropped: HashMap::new(),
-                    unready: HashMap::new(),
-                    rationed: BTreeMap::new(),
-                    kept: None,
-                    released: HashSet::new(),
-                    since: None,
-                };
-                self.books.insert(registration.clone(), book);
-            }
-        }
-        self.scopes_changed = true;
-        self.changed.insert(registration.clone());
-        self.in_question.insert(registration.clone());
-        // Keys that stayed only because registrations were suspended are removed once none is, also in former prefixes.
-        if was_suspended && self.suspended.is_empty() {
-            scopes.extend(std::mem::take(&mut self.left_while_suspended));
-        }
-        for scope in scopes {
-            self.requeue_unclaimed(&scope);
         }
     }
 
     /// Sets the time at which the registration claimed each of its prefixes. The registration that claimed the prefix
     /// of a key earlier has the key. The caller must set the settings first.
     pub fn set_since(&mut self, registration: &RegistrationRef, since: BTreeMap<Prefix, Since>) {
-        let Some(book) = self.books.get_mut(registration) else {
-            return;
-        };
-        if book.since.as_ref() == Some(&since) {
+        if !self.registrations.set_since(registration, since) {
             return;
         }
-        book.since = Some(since);
-        let records = book.desired_pods.values().flat_map(DesiredPod::all_records);
-        let is_contested = |key: &&Key| self.slots.get(*key).is_some_and(|slot| slot.claims.len() > 1);
-        let contested = records.map(|record| &record.key).filter(is_contested);
-        for key in contested.cloned().collect::<Vec<_>>() {
+        let keys = self
+            .registrations
+            .get(registration)
+            .into_iter()
+            .flat_map(RegistrationState::keys);
+        let is_contested = |key: &&Key| self.keys.get(key).is_some_and(|state| state.claims.len() > 1);
+        for key in keys.filter(is_contested).cloned().collect::<Vec<_>>() {
             self.rank(&key);
         }
     }
 
     /// Removes a registration and queues the keys of its pods for removal.
     pub fn remove_registration(&mut self, registration: &RegistrationRef) {
-        let Some(book) = self.books.remove(registration) else {
+        let Some(state) = self.registrations.remove(registration) else {
             return;
         };
-        let was_suspended = self.suspended.remove(registration);
-        self.forbidden.remove(registration);
-        self.quotas.question(&registration.namespace);
-        for (pod, desired) in &book.desired_pods {
+        self.permissions.forget(registration);
+        self.quotas.mark_undecided(&registration.namespace);
+        for (pod, desired) in &state.pods {
             for record in desired.all_records() {
                 self.unclaim(&record.key, registration, pod);
             }
         }
-        for key in book.dropped.into_values().flatten() {
-            self.guard.clear_unconfirmed(&key);
-            self.work.push(Work::Key(key));
+        for key in state.dropped.values().flatten() {
+            self.guard.clear_unconfirmed(key);
+            self.work.push(Work::Key(key.clone()));
         }
-        self.acquit_scopes(&book.terms.scopes);
-        let mut scopes = book.terms.scopes.clone();
-        if was_suspended && self.suspended.is_empty() {
-            scopes.extend(std::mem::take(&mut self.left_while_suspended));
+        self.clear_prefixes(state.prefixes());
+        self.queue_unclaimed_in(state.prefixes());
+        if state.settings.suspended {
+            self.queue_if_none_suspended();
         }
-        for scope in &scopes {
-            self.requeue_unclaimed(scope);
-        }
-        self.lingering.extend(book.terms.scopes);
-        self.scopes_changed = true;
-        self.settle_lingering();
-        self.changed.remove(registration);
+        self.prefixes.leave(state.prefixes().iter().cloned());
+        self.drop_former_prefixes();
     }
 
     /// Sets the desired records of `pod` for `registration`; none if the pod is confirmed to be gone.
-    pub fn set_tenancy(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<DesiredPod>) {
-        self.acquit_pod(registration, pod);
-        if let Some(book) = self.books.get_mut(registration) {
-            book.kept.take_if(|kept| kept == pod);
+    pub fn set_desired(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<DesiredPod>) {
+        self.clear_pod(registration, pod);
+        if self.registrations.is_kept(registration, pod) {
+            self.registrations.set_kept(registration, None);
         }
         let has_endpoint = desired
             .as_ref()
             .is_some_and(|desired| desired.all_records().next().is_some());
-        for key in self.change_tenancy(registration, pod, desired) {
+        for key in self.replace_desired(registration, pod, desired) {
             self.guard.clear_unconfirmed(&key);
         }
         if has_endpoint {
-            self.let_last_go(registration);
+            self.stop_keeping_last(registration);
         } else {
             self.keep_if_last(registration, None);
         }
     }
 
     /// Replaces the desired records of `pod`. Returns the keys that it must no longer have.
-    pub(super) fn change_tenancy(
+    pub(super) fn replace_desired(
         &mut self,
         registration: &RegistrationRef,
         pod: &Arc<str>,
         desired: Option<DesiredPod>,
     ) -> Vec<Key> {
-        let Some(book) = self.books.get_mut(registration) else {
+        let change = self.registrations.set_desired(registration, pod, desired);
+        let Some(ClaimChange { wanted, dropped }) = change else {
             return Vec::new();
         };
-        if book.desired_pods.get(pod) == desired.as_ref()
-            || book.rationed.get(pod).is_some_and(|it| Some(it) == desired.as_ref())
-        {
-            return Vec::new();
-        }
-        book.rationed.remove(pod);
-        self.quotas.question(&registration.namespace);
-        let previous = |desired: Option<&DesiredPod>| desired.and_then(|desired| desired.previous.clone());
-        let former = previous(book.desired_pods.get(pod));
-        let was_released = book.released.contains(pod);
-        let is_released = was_released
-            && previous(desired.as_ref())
-                .zip(former)
-                .is_some_and(|(now, before)| now.has_keys_of(&before) && !now.lacks());
-        if was_released && !is_released {
-            book.released.remove(pod);
-        }
-        let keys = |desired: &DesiredPod, is_released: bool| -> Vec<Key> {
-            if is_released {
-                desired.records().map(|record| record.key.clone()).collect()
-            } else {
-                desired.keys()
-            }
-        };
-        let wanted = desired.as_ref().map(|desired| keys(desired, is_released));
-        let wanted = wanted.unwrap_or_default();
-        let units = desired.as_ref().map(units_of).unwrap_or_default();
-        let before = match desired {
-            Some(desired) => book.desired_pods.insert(pod.clone(), desired),
-            None => book.desired_pods.remove(pod),
-        };
-        let former = before.as_ref().map(|desired| keys(desired, was_released));
-        let former = former.unwrap_or_default();
-        let dropped: Vec<Key> = former.into_iter().filter(|key| !wanted.contains(key)).collect();
-        let pending = book.dropped.entry(pod.clone()).or_default();
-        pending.retain(|key| !wanted.contains(key));
-        pending.extend(dropped.iter().cloned());
-        if pending.is_empty() {
-            book.dropped.remove(pod);
-        }
+        self.quotas.mark_undecided(&registration.namespace);
         // The dropped keys belong to the pod's work, so the transaction that writes their replacements removes them.
         for key in &dropped {
             self.unclaim(key, registration, pod);
@@ -381,9 +209,12 @@ impl Planner {
         for key in &wanted {
             self.claim(key, registration, pod);
         }
-        self.note_units(units);
+        let desired = self.registrations.desired(registration, pod);
+        for unit in desired.map(units_of).unwrap_or_default() {
+            self.keys.set_unit(&unit);
+        }
         self.work.push(Work::Pod(registration.clone(), pod.clone()));
-        self.changed.insert(registration.clone());
+        self.registrations.mark_changed(registration);
         dropped
     }
 
@@ -395,91 +226,58 @@ impl Planner {
         };
         self.guard.back(key);
         self.rejected.clear(key);
-        let slot = self.slots.entry(key.clone()).or_default();
-        slot.unit = None;
-        if !slot.claims.contains(&claim) {
-            slot.claims.push(claim);
-            if slot.claims.len() > 1 {
-                self.rank(key);
-            }
+        if self.keys.claim(key, claim) {
+            self.rank(key);
         }
     }
 
-    /// Sorts the claims on `key`: claims of the previous spec last, then by the time at which the prefix was claimed,
-    /// then by the creation time of the registration.
+    /// Sorts the claims on `key`.
     fn rank(&mut self, key: &Key) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        let books = &self.books;
-        let created = |claim: &Claim| {
-            let last = (true, Since::LAST, i64::MAX);
-            books.get(&claim.registration).map_or(last, |book| {
-                let desired = book.desired_pods.get(&claim.pod);
-                let is_former = desired.is_some_and(|desired| desired.had(key));
-                (is_former, book.since(key), book.terms.created)
-            })
-        };
-        slot.claims.sort_by(|a, b| (created(a), a).cmp(&(created(b), b)));
-        self.changed
-            .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
-        // A losing claimant may have to remove the other keys of its unit.
-        for claim in &slot.claims {
-            self.work.push(Work::Pod(claim.registration.clone(), claim.pod.clone()));
+        let precedence = |claim: &Claim| self.registrations.precedence(key, claim);
+        for claim in self.keys.sort_claims(key, precedence) {
+            self.registrations.mark_changed(&claim.registration);
+            // A losing claimant may have to remove the other keys of its unit.
+            self.work.push(claim.work());
         }
     }
 
     pub(super) fn unclaim(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
         self.rejected.clear(key);
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.claims
-            .retain(|claim| claim.registration != *registration || claim.pod != *pod);
-        if let Some(next) = slot.claims.first() {
-            self.work.push(Work::Pod(next.registration.clone(), next.pod.clone()));
-            self.changed
-                .extend(slot.claims.iter().map(|claim| claim.registration.clone()));
+        let others = self.keys.unclaim(key, registration, pod);
+        self.work.extend(others.first().map(Claim::work));
+        for claim in others {
+            self.registrations.mark_changed(&claim.registration);
         }
     }
 
     /// Returns the registrations whose report may have changed since the last call.
     pub fn take_changed(&mut self) -> HashSet<RegistrationRef> {
-        std::mem::take(&mut self.changed)
+        self.registrations.take_changed()
     }
 
-    // ---- helpers ----
-
-    pub(super) fn is_ours(&self, slot: &KeyState) -> bool {
-        let ours = |held: &KeyValue| self.leases.is_ours(held.lease) || held.create_revision == slot.born;
-        slot.held.as_ref().is_some_and(ours)
-    }
-
-    /// Returns the value that `claim` desires for `key`.
-    pub(super) fn wanted(&self, key: &str, claim: &Claim) -> Option<&Value> {
-        let desired = self.books.get(&claim.registration)?.desired_pods.get(&claim.pod)?;
-        desired
-            .all_records()
-            .find(|record| &*record.key == key)
-            .map(|record| &record.value)
-    }
+    // ---- work ----
 
     pub(super) fn enqueue(&mut self, key: &Key) {
-        if let Some(work) = self.work_of(key) {
-            self.work.push(work);
-        }
+        self.work.extend(self.keys.work_of(key));
     }
 
-    /// Returns the work that `key` belongs to, none if the key is not known.
-    pub(super) fn work_of(&self, key: &Key) -> Option<Work> {
-        let slot = self.slots.get(key)?;
-        Some(match slot.claims.first() {
-            Some(claim) => Work::Pod(claim.registration.clone(), claim.pod.clone()),
-            None => Work::Key(key.clone()),
-        })
+    /// Queues all unclaimed keys.
+    pub(super) fn queue_unclaimed(&mut self) {
+        let unclaimed = self.keys.iter().filter(|(_, state)| state.is_unclaimed());
+        self.work.extend(unclaimed.map(|(key, _)| Work::Key(key.clone())));
     }
 
-    fn requeue_unclaimed(&mut self, scope: &Prefix) {
-        for key in self.keys_in(scope) {
-            if self.slots.get(&key).is_some_and(|slot| slot.claims.is_empty()) {
-                self.work.push(Work::Key(key));
-            }
+    fn queue_unclaimed_in(&mut self, prefixes: &[Prefix]) {
+        let inside = prefixes.iter().flat_map(|prefix| self.keys.below(prefix.prefix()));
+        let unclaimed = inside.filter(|(_, state)| state.is_unclaimed());
+        self.work.extend(unclaimed.map(|(key, _)| Work::Key(key.clone())));
+    }
+
+    /// Queues the keys that stayed only because registrations were suspended, if none is suspended any more. They may
+    /// also lie in former prefixes.
+    fn queue_if_none_suspended(&mut self) {
+        if !self.registrations.is_any_suspended() {
+            self.queue_unclaimed();
         }
     }
 }

@@ -4,91 +4,146 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
-use super::planner::{KeyState, Planner};
+use super::planner::Planner;
 use crate::model::{Key, KeyValue, LeaseId, Prefix};
 
-impl Planner {
-    /// Returns the prefixes to list and watch, if they changed since the last call. A prefix inside another is left
-    /// out.
-    pub fn take_changed_scopes(&mut self) -> Option<BTreeSet<Prefix>> {
-        if !std::mem::take(&mut self.scopes_changed) {
+/// The prefixes that are listed and watched in etcd.
+#[derive(Debug)]
+pub(super) struct Prefixes {
+    /// The prefixes that have been listed. None lies in another.
+    listed: BTreeSet<Prefix>,
+    /// Former prefixes of registrations, kept until none of our keys is left in them.
+    former: BTreeSet<Prefix>,
+    /// Whether other prefixes may have to be listed than at the last [`Self::take_changed`].
+    changed: bool,
+}
+
+impl Default for Prefixes {
+    fn default() -> Self {
+        Self {
+            listed: BTreeSet::new(),
+            former: BTreeSet::new(),
+            changed: true,
+        }
+    }
+}
+
+impl Prefixes {
+    /// Whether the current value of `key` is known, because a prefix around it has been listed.
+    pub fn is_listed(&self, key: &str) -> bool {
+        self.listed_around(key).is_some()
+    }
+
+    /// Returns the listed prefix that contains `key`.
+    pub fn listed_around(&self, key: &str) -> Option<&Prefix> {
+        // No listed prefix lies in another, so only the last one that is not after `key` can contain it.
+        let up_to = (Bound::Unbounded, Bound::Included(key));
+        let last = self.listed.range::<str, _>(up_to).next_back();
+        last.filter(|prefix| prefix.contains(key))
+    }
+
+    pub fn set_listed(&mut self, prefix: Prefix) {
+        self.listed.insert(prefix);
+    }
+
+    pub fn set_unlisted(&mut self, prefix: &Prefix) {
+        self.listed.remove(prefix);
+    }
+
+    pub fn set_unlisted_inside(&mut self, prefix: &Prefix) {
+        self.listed.retain(|inner| !prefix.contains(inner.prefix()));
+    }
+
+    /// Drops all lists, because etcd's history was replaced.
+    pub fn forget_lists(&mut self) {
+        self.listed.clear();
+    }
+
+    /// Records that other prefixes may have to be listed now.
+    pub fn mark_changed(&mut self) {
+        self.changed = true;
+    }
+
+    /// Keeps watching `prefixes`, which a registration has left, until [`Self::drop_former`].
+    pub fn leave(&mut self, prefixes: impl IntoIterator<Item = Prefix>) {
+        self.former.extend(prefixes);
+        self.changed = true;
+    }
+
+    /// Stops watching the former prefixes that are `done`. `done` gets the prefix and whether it is listed.
+    pub fn drop_former(&mut self, done: impl Fn(&Prefix, bool) -> bool) {
+        if self.former.is_empty() {
+            return;
+        }
+        let before = self.former.len();
+        self.former.retain(|prefix| !done(prefix, self.listed.contains(prefix)));
+        self.changed |= self.former.len() < before;
+    }
+
+    /// Returns the prefixes to list and watch, if they changed since the last call, and those that were listed and are
+    /// not among them. `used` are the prefixes in use. A prefix inside another is left out, unless the outer one may
+    /// not be read.
+    pub fn take_changed<'a>(
+        &mut self,
+        used: impl Iterator<Item = &'a Prefix>,
+        may_read: impl Fn(&Prefix) -> bool,
+    ) -> Option<(BTreeSet<Prefix>, Vec<Prefix>)> {
+        if !std::mem::take(&mut self.changed) {
             return None;
         }
-        let wanted = self.books.values().flat_map(|book| &book.terms.scopes);
-        let all: BTreeSet<&Prefix> = wanted.chain(&self.lingering).chain([self.meta.scope()]).collect();
+        let mut all: BTreeSet<&Prefix> = used.collect();
+        all.extend(&self.former);
+        let (readable, denied): (Vec<&Prefix>, Vec<&Prefix>) = all.into_iter().partition(|prefix| may_read(prefix));
         let mut outermost: BTreeSet<Prefix> = BTreeSet::new();
-        let (denied, all): (Vec<&Prefix>, Vec<&Prefix>) = all.into_iter().partition(|scope| self.may_not_read(scope));
-        for scope in all {
+        for prefix in readable {
             // In key order an outer prefix sorts before all that lie in it.
-            if !outermost.last().is_some_and(|outer| outer.contains(scope.prefix())) {
-                outermost.insert(scope.clone());
+            if !outermost.last().is_some_and(|outer| outer.contains(prefix.prefix())) {
+                outermost.insert(prefix.clone());
             }
         }
         // A prefix inside one that may not be read may still be readable. The outer one stays wanted, because reading
         // it is retried.
         outermost.extend(denied.into_iter().cloned());
-        self.denied.keep(&outermost);
-        let gone: Vec<Prefix> = self.surveyed.difference(&outermost).cloned().collect();
-        for scope in gone {
-            self.surveyed.remove(&scope);
-            let outside = |key: &Key| !outermost.iter().any(|kept| kept.contains(key));
-            for key in self.keys_in(&scope).into_iter().filter(outside) {
-                let unused = |slot: &&KeyState| slot.claims.is_empty() && slot.in_flight.is_none();
-                if let Some(slot) = self.slots.get(&key).filter(unused) {
-                    if let Some(held) = &slot.held {
-                        self.leases.detach(held.lease, &key);
-                    }
-                    if let Some(lease) = slot.perhaps_on {
-                        self.leases.release(lease, 1);
-                    }
-                    self.slots.remove(&key);
+        let unwanted: Vec<Prefix> = self.listed.difference(&outermost).cloned().collect();
+        self.listed.retain(|prefix| outermost.contains(prefix));
+        Some((outermost, unwanted))
+    }
+}
+
+impl Planner {
+    /// Returns the prefixes to list and watch, if they changed since the last call. A prefix inside another is left
+    /// out.
+    pub fn take_changed_prefixes(&mut self) -> Option<BTreeSet<Prefix>> {
+        let used = self.registrations.prefixes().chain([self.meta.prefix()]);
+        let (wanted, unwanted) = self
+            .prefixes
+            .take_changed(used, |prefix| !self.permissions.is_unreadable(prefix))?;
+        self.permissions.keep(&wanted);
+        for prefix in unwanted {
+            let outside = |key: &Key| !wanted.iter().any(|kept| kept.contains(key));
+            for key in self.keys.keys_in(&prefix).into_iter().filter(outside) {
+                if self.keys.drop_unwatched(&key, &mut self.leases) {
                     self.guard.gone(&key);
                 }
             }
         }
-        Some(outermost)
+        Some(wanted)
     }
 
     /// Drops prefixes of deleted registrations once none of our keys is left in them and none can still appear there. A
     /// key in a prefix that is not watched would be renewed for ever.
-    pub(super) fn settle_lingering(&mut self) {
-        if self.lingering.is_empty() || !self.complete {
+    pub(super) fn drop_former_prefixes(&mut self) {
+        if !self.is_kubernetes_complete {
             return;
         }
-        let used: HashSet<&Prefix> = self.books.values().flat_map(|book| &book.terms.scopes).collect();
-        let still_ours = |scope: &Prefix| {
+        let used: HashSet<&Prefix> = self.registrations.prefixes().collect();
+        let is_empty = |prefix: &Prefix| {
             let ours = |held: &KeyValue| self.leases.is_ours(held.lease);
-            let may_come = |slot: &KeyState| slot.perhaps_on.is_some() || slot.in_flight.is_some();
-            self.range(scope)
-                .any(|(_, slot)| slot.held.as_ref().is_some_and(ours) || may_come(slot))
+            let mut states = self.keys.below(prefix.prefix());
+            !states.any(|(_, state)| state.held.as_ref().is_some_and(ours) || state.may_appear())
         };
-        let done = |scope: &&Prefix| used.contains(*scope) || self.surveyed.contains(*scope) && !still_ours(scope);
-        let done: Vec<Prefix> = self.lingering.iter().filter(done).cloned().collect();
-        for scope in done {
-            self.lingering.remove(&scope);
-            self.scopes_changed = true;
-        }
-    }
-
-    /// Whether the current value of `key` is known, because a prefix around it has been listed.
-    pub(super) fn is_surveyed(&self, key: &str) -> bool {
-        // No listed prefix lies in another, so only the last one that is not after `key` can contain it.
-        let up_to = (Bound::Unbounded, Bound::Included(key));
-        self.surveyed
-            .range::<str, _>(up_to)
-            .next_back()
-            .is_some_and(|scope| scope.contains(key))
-    }
-
-    /// Whether `key` lies in a prefix of a suspended registration.
-    pub(super) fn is_frozen(&self, key: &str) -> bool {
-        let suspended = self
-            .suspended
-            .iter()
-            .filter_map(|registration| self.books.get(registration));
-        suspended
-            .flat_map(|book| &book.terms.scopes)
-            .any(|scope| scope.contains(key))
+        self.prefixes
+            .drop_former(|prefix, is_listed| used.contains(prefix) || is_listed && is_empty(prefix));
     }
 
     /// The known leases, to ask etcd which keys are on them.
@@ -99,18 +154,7 @@ impl Planner {
     /// Returns the keys among those on our leases that are not known: left by a registration that was deleted while no
     /// replica was running.
     pub fn unknown_keys(&self, keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
-        let unknown = |key: &Key| !self.meta.scope().contains(key) && !self.slots.contains_key(key);
+        let unknown = |key: &Key| !self.meta.prefix().contains(key) && !self.keys.contains(key);
         keys.into_iter().filter(unknown).collect()
-    }
-
-    fn range(&self, scope: &Prefix) -> impl Iterator<Item = (&Key, &KeyState)> {
-        let from = (Bound::Included(scope.prefix()), Bound::Unbounded);
-        self.slots
-            .range::<str, _>(from)
-            .take_while(|(key, _)| scope.contains(key))
-    }
-
-    pub(super) fn keys_in(&self, scope: &Prefix) -> Vec<Key> {
-        self.range(scope).map(|(key, _)| key.clone()).collect()
     }
 }

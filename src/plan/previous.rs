@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::actions::Decision;
 use super::desired::{DesiredPod, EndpointRecords, Problem};
-use super::planner::{Claim, Planner};
+use super::planner::Planner;
 use super::report::{Registered, Report};
 use super::units::Group;
 use crate::model::{Key, Record, RegistrationRef};
@@ -120,18 +120,8 @@ fn without(endpoint_records: &EndpointRecords, keys: &HashSet<&Key>) -> Option<E
 impl Planner {
     /// Every pod of `registration` has what the newest spec asks for: nothing of the spec before is needed any more.
     pub fn forget_previous(&mut self, registration: &RegistrationRef) {
-        let Some(book) = self.books.get_mut(registration) else {
-            return;
-        };
-        book.unready.values_mut().for_each(|desired| desired.previous = None);
-        book.rationed.values_mut().for_each(|desired| desired.previous = None);
-        let has = |(pod, desired): (&Arc<str>, &DesiredPod)| {
-            let mut bare = desired.clone();
-            bare.previous.take()?;
-            Some((pod.clone(), bare))
-        };
-        for (pod, bare) in book.desired_pods.iter().filter_map(has).collect::<Vec<_>>() {
-            for key in self.change_tenancy(registration, &pod, Some(bare)) {
+        for (pod, bare) in self.registrations.drop_previous(registration) {
+            for key in self.replace_desired(registration, &pod, Some(bare)) {
                 self.guard.clear_unconfirmed(&key);
             }
         }
@@ -148,18 +138,17 @@ impl Planner {
             if self.is_denied(key) || self.rejected.of(key).is_some() {
                 return Some(Way::Barred);
             }
-            let Some(slot) = self.slots.get(key) else {
+            let Some(state) = self.keys.get(key) else {
                 way = Way::Unknown;
                 continue;
             };
-            let is_mine = |claim: &Claim| claim.registration == *registration && claim.pod == *pod;
-            if !slot.claims.first().is_some_and(is_mine) {
+            if !state.claims.first().is_some_and(|claim| claim.is_of(registration, pod)) {
                 return Some(Way::Barred);
             }
-            match &slot.held {
-                Some(_) if self.is_ours(slot) => {}
+            match &state.held {
+                Some(_) if state.is_ours(&self.leases) => {}
                 Some(_) => return Some(Way::Barred),
-                None if !self.is_surveyed(key) || self.leases.domain_of(key).is_none() => way = Way::Unknown,
+                None if !self.prefixes.is_listed(key) || self.leases.group_of(key).is_none() => way = Way::Unknown,
                 None if way == Way::Done => way = Way::Open,
                 None => {}
             }
@@ -168,29 +157,27 @@ impl Planner {
     }
 
     fn previous(&self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<&Previous> {
-        self.books.get(registration)?.desired_pods.get(pod)?.previous.as_deref()
+        self.registrations.desired(registration, pod)?.previous.as_deref()
     }
 
     /// Before it is decided about `pod`: its claims by the spec before are there while they are needed. Returns the keys
     /// that are to go because the newest spec is or can be carried out.
     pub(super) fn weigh_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> HashSet<Key> {
-        let is_suspended = self.books.get(registration).is_some_and(|book| book.terms.suspended);
-        let Some(way) = self.way(registration, pod).filter(|_| !is_suspended) else {
+        let state = self.registrations.get(registration);
+        let Some(state) = state.filter(|state| !state.settings.suspended) else {
+            return HashSet::new();
+        };
+        let is_released = state.released.contains(pod);
+        let Some(way) = self.way(registration, pod) else {
             return HashSet::new();
         };
         let keys: Vec<Key> = self
             .previous(registration, pod)
             .map(|previous| previous.keys().cloned().collect())
             .unwrap_or_default();
-        let is_released = self
-            .books
-            .get(registration)
-            .is_some_and(|book| book.released.contains(pod));
         match way {
             Way::Barred if is_released => {
-                if let Some(book) = self.books.get_mut(registration) {
-                    book.released.remove(pod);
-                }
+                self.registrations.set_released(registration, pod, false);
                 for key in &keys {
                     self.claim(key, registration, pod);
                 }
@@ -206,49 +193,34 @@ impl Planner {
 
     /// Whether `registration` has nothing to remove under `key`, or cannot.
     fn is_given_up(&self, key: &Key, registration: &RegistrationRef) -> bool {
-        let Some(slot) = self.slots.get(key) else { return true };
-        let is_others = slot
+        let Some(state) = self.keys.get(key) else { return true };
+        let is_others = state
             .claims
             .first()
             .is_some_and(|claim| claim.registration != *registration);
-        let may_be_there = slot.in_flight.is_some() || slot.perhaps_on.is_some() || self.is_ours(slot);
-        is_others || self.is_denied(key) || self.is_surveyed(key) && !may_be_there
+        let may_be_there = state.may_appear() || state.is_ours(&self.leases);
+        is_others || self.is_denied(key) || self.prefixes.is_listed(key) && !may_be_there
     }
 
     /// `pod` has what the newest spec asks for, and nothing is left of the spec before.
     fn release_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>, keys: &[Key]) {
-        let Some(book) = self.books.get_mut(registration) else {
-            return;
-        };
-        book.released.insert(pod.clone());
+        self.registrations.set_released(registration, pod, true);
         for key in keys {
             self.unclaim(key, registration, pod);
             self.guard.clear_unconfirmed(key);
-            if self
-                .slots
-                .get(key)
-                .is_some_and(|slot| self.is_ours(slot) && slot.claims.is_empty())
-            {
+            if self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases) {
                 // What etcd does not let us remove is still to go.
-                if let Some(book) = self.books.get_mut(registration) {
-                    let dropped = book.dropped.entry(pod.clone()).or_default();
-                    if !dropped.contains(key) {
-                        dropped.push(key.clone());
-                    }
-                }
+                self.registrations.add_dropped(registration, pod, key);
             }
-            self.forget_if_unused(key);
+            self.keys.drop_if_unused(key);
         }
-        self.changed.insert(registration.clone());
+        self.registrations.mark_changed(registration);
     }
 
     /// Removes what is there of `keys`, which the spec before asked for. That is the author's wish, and in no doubt.
     pub(super) fn removal_of_previous(&self, keys: &[Key], mine: impl Fn(&Key) -> bool) -> Group {
-        let ours = |key: &&Key| mine(key) && self.slots.get(*key).is_some_and(|slot| self.is_ours(slot));
-        let removal = |key: &Key| {
-            let held = self.slots.get(key)?.held.as_ref()?;
-            Some((key.clone(), Decision::Remove(held.mod_revision)))
-        };
+        let ours = |key: &&Key| mine(key) && self.keys.is_ours(key, &self.leases);
+        let removal = |key: &Key| Some((key.clone(), Decision::Remove(self.keys.held(key)?.mod_revision)));
         keys.iter().filter(ours).filter_map(removal).collect()
     }
 
@@ -263,15 +235,13 @@ impl Planner {
         let (Some(previous), Some(way)) = (&desired.previous, self.way(registration, pod)) else {
             return;
         };
-        let is_released = self
-            .books
-            .get(registration)
-            .is_some_and(|book| book.released.contains(pod));
+        let state = self.registrations.get(registration);
+        let is_released = state.is_some_and(|state| state.released.contains(pod));
         if is_released && way != Way::Barred {
             return;
         }
         report.carried_out = false;
-        let is_there = |key: &Key| self.slots.get(key).is_some_and(|slot| self.is_ours(slot));
+        let is_there = |key: &Key| self.keys.is_ours(key, &self.leases);
         if way != Way::Barred {
             report.outstanding += previous
                 .keys()

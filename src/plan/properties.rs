@@ -65,13 +65,13 @@ pub(super) struct Wish {
 }
 
 impl Wish {
-    pub(super) fn terms(&self) -> RegistrationSettings {
+    pub(super) fn settings(&self) -> RegistrationSettings {
         RegistrationSettings {
             created: self.created,
             ttl: if self.long_ttl { 60 } else { 30 },
             suspended: self.suspended,
             keep_last: self.keep_last,
-            scopes: self.scopes.iter().map(|scope| Prefix::below(SCOPES[*scope])).collect(),
+            prefixes: self.scopes.iter().map(|scope| Prefix::below(SCOPES[*scope])).collect(),
         }
     }
 

@@ -5,19 +5,20 @@
 //! name. If the limit itself was lowered, the youngest registrations lose keys first. So after a takeover the new
 //! leader decides like the old one, because both start from what etcd holds.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::desired::{DesiredPod, Problem};
 use super::planner::Planner;
 use super::policy::Quota;
-use super::unconfirmed::may_be_there;
-use crate::model::{Key, RegistrationRef};
+use crate::model::RegistrationRef;
 
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
     by_namespace: HashMap<Arc<str>, Ration>,
-    in_question: BTreeSet<Arc<str>>,
+    /// The namespaces for which it must be decided which pods get no keys.
+    undecided: BTreeSet<Arc<str>>,
 }
 
 /// The quota of one namespace.
@@ -40,18 +41,62 @@ struct Applicant {
 }
 
 impl Quotas {
-    /// The desired keys of a pod in `namespace` have changed: decide again.
-    pub(super) fn question(&mut self, namespace: &Arc<str>) {
-        if self.by_namespace.contains_key(namespace) {
-            self.in_question.insert(namespace.clone());
+    /// Sets the quota of `namespace`, none for any number of keys.
+    fn set(&mut self, namespace: &Arc<str>, quota: Option<Quota>) {
+        let is_new = match quota {
+            None => self.by_namespace.remove(namespace).is_some(),
+            Some(quota) => match self.by_namespace.entry(namespace.clone()) {
+                Entry::Occupied(mut known) => {
+                    let is_new = known.get().quota != quota;
+                    known.get_mut().quota = quota;
+                    is_new
+                }
+                Entry::Vacant(free) => {
+                    let placed = HashSet::new();
+                    free.insert(Ration { quota, placed });
+                    true
+                }
+            },
+        };
+        if is_new {
+            self.undecided.insert(namespace.clone());
         }
     }
 
-    /// Another leader may have decided differently: decides all quotas again from what etcd holds.
-    pub(super) fn question_all(&mut self) {
+    /// Records that the desired keys of a pod in `namespace` have changed.
+    pub fn mark_undecided(&mut self, namespace: &Arc<str>) {
+        if self.by_namespace.contains_key(namespace) {
+            self.undecided.insert(namespace.clone());
+        }
+    }
+
+    /// Drops all decisions, because another leader may have decided differently: they are made again from what etcd
+    /// holds.
+    pub fn forget_decisions(&mut self) {
         for (namespace, ration) in &mut self.by_namespace {
             ration.placed.clear();
-            self.in_question.insert(namespace.clone());
+            self.undecided.insert(namespace.clone());
+        }
+    }
+
+    fn quota_of(&self, namespace: &str) -> Option<&Quota> {
+        self.by_namespace.get(namespace).map(|ration| &ration.quota)
+    }
+
+    fn is_placed(&self, namespace: &str, pod: &(RegistrationRef, Arc<str>)) -> bool {
+        let ration = self.by_namespace.get(namespace);
+        ration.is_some_and(|ration| ration.placed.contains(pod))
+    }
+
+    /// Records which pods of `namespace` were admitted. The decision `is_final` if all of its keys are known.
+    fn decided(&mut self, namespace: &Arc<str>, placed: Vec<Applicant>, is_final: bool) {
+        if let Some(ration) = self.by_namespace.get_mut(namespace) {
+            let names = placed.into_iter().map(|one| (one.registration, one.pod));
+            ration.placed = names.collect();
+        }
+        if is_final {
+            // The changes that the decision made have marked the namespace again.
+            self.undecided.remove(namespace);
         }
     }
 }
@@ -59,62 +104,40 @@ impl Quotas {
 impl Planner {
     /// Sets how many keys the pods of `namespace` may have together, any number if none.
     pub fn set_quota(&mut self, namespace: &Arc<str>, quota: Option<Quota>) {
-        let quotas = &mut self.quotas;
-        match quota {
-            None if quotas.by_namespace.remove(namespace).is_none() => return,
-            None => {}
-            Some(quota) => {
-                let ration = quotas.by_namespace.entry(namespace.clone()).or_insert_with(|| Ration {
-                    quota: Quota {
-                        keys: 0,
-                        ..quota.clone()
-                    },
-                    placed: HashSet::new(),
-                });
-                if ration.quota == quota {
-                    return;
-                }
-                ration.quota = quota;
-            }
-        }
-        quotas.in_question.insert(namespace.clone());
+        self.quotas.set(namespace, quota);
     }
 
     /// Decides which pods get no keys, in the namespaces for which that is open.
-    pub(super) fn settle_quotas(&mut self) {
-        if !self.complete {
+    pub(super) fn decide_quotas(&mut self) {
+        if !self.is_kubernetes_complete {
             return;
         }
-        for namespace in std::mem::take(&mut self.quotas.in_question) {
-            self.settle_quota(&namespace);
+        for namespace in std::mem::take(&mut self.quotas.undecided) {
+            self.decide_quota(&namespace);
         }
     }
 
-    fn settle_quota(&mut self, namespace: &Arc<str>) {
-        let quota = self
-            .quotas
-            .by_namespace
-            .get(namespace)
-            .map(|ration| ration.quota.clone());
+    fn decide_quota(&mut self, namespace: &Arc<str>) {
         let mut applicants = self.applicants(namespace);
         let wanted: usize = applicants.iter().map(|applicant| applicant.keys).sum();
+        let is_listed = self.is_namespace_listed(namespace);
+        let quota = self.quotas.quota_of(namespace).cloned();
         let Some(quota) = quota.filter(|quota| wanted > quota.keys) else {
             for Applicant { registration, pod, .. } in &applicants {
                 self.grant_place(registration, pod);
             }
-            self.note_placed(namespace, applicants);
+            self.quotas.decided(namespace, applicants, is_listed);
             return;
         };
         applicants.sort();
-        let is_surveyed = self.is_namespace_surveyed(namespace);
-        if !is_surveyed {
+        if !is_listed {
             // A pod whose keys have not been read yet may have precedence.
-            self.quotas.in_question.insert(namespace.clone());
+            self.quotas.mark_undecided(namespace);
         }
         let (mut room, mut full) = (quota.keys, false);
         let mut placed = Vec::new();
         for applicant in applicants {
-            full |= applicant.waits && (!is_surveyed || applicant.keys > room);
+            full |= applicant.waits && (!is_listed || applicant.keys > room);
             if applicant.keys <= room && !(applicant.waits && full) {
                 room -= applicant.keys;
                 self.grant_place(&applicant.registration, &applicant.pod);
@@ -123,19 +146,14 @@ impl Planner {
                 self.deny_place(&applicant, &quota);
             }
         }
-        self.note_placed(namespace, placed);
+        self.quotas.decided(namespace, placed, is_listed);
     }
 
     fn applicants(&self, namespace: &Arc<str>) -> Vec<Applicant> {
-        let placed = self.quotas.by_namespace.get(namespace).map(|ration| &ration.placed);
         let mut applicants = Vec::new();
-        for (registration, book) in self.books.iter().filter(|(name, _)| name.namespace == *namespace) {
-            let waiting = book.rationed.iter();
-            let having = book
-                .desired_pods
-                .iter()
-                .filter(|(pod, _)| !book.rationed.contains_key(*pod));
-            for (pod, desired) in having.chain(waiting) {
+        for (registration, state) in self.registrations.of_namespace(namespace) {
+            let having = state.pods.iter().filter(|(pod, _)| !state.rationed.contains_key(*pod));
+            for (pod, desired) in having.chain(&state.rationed) {
                 let previous = desired
                     .previous
                     .as_ref()
@@ -143,10 +161,10 @@ impl Planner {
                 let keys = desired.records().count().max(previous);
                 if keys > 0 {
                     let name = (registration.clone(), pod.clone());
-                    let has = placed.is_some_and(|placed| placed.contains(&name)) || self.has_keys(desired);
+                    let has = self.quotas.is_placed(namespace, &name) || self.has_keys(desired);
                     applicants.push(Applicant {
                         waits: !has,
-                        created: book.terms.created,
+                        created: state.settings.created,
                         registration: name.0,
                         pod: name.1,
                         keys,
@@ -159,43 +177,27 @@ impl Planner {
 
     /// Whether etcd may hold a key of `desired` that is ours.
     fn has_keys(&self, desired: &DesiredPod) -> bool {
-        let has = |key: &Key| {
-            let slot = self.slots.get(key);
-            slot.is_some_and(|slot| may_be_there(slot) && (slot.held.is_none() || self.is_ours(slot)))
-        };
-        desired.all_records().any(|record| has(&record.key))
+        let mut states = desired.all_records().filter_map(|record| self.keys.get(&record.key));
+        states.any(|state| state.may_be_ours(&self.leases))
     }
 
-    fn is_namespace_surveyed(&self, namespace: &Arc<str>) -> bool {
-        let books = self.books.iter().filter(|(name, _)| name.namespace == *namespace);
-        let mut scopes = books.flat_map(|(_, book)| &book.terms.scopes);
-        scopes.all(|scope| self.is_surveyed(scope.prefix()))
-    }
-
-    fn note_placed(&mut self, namespace: &Arc<str>, placed: Vec<Applicant>) {
-        if let Some(ration) = self.quotas.by_namespace.get_mut(namespace) {
-            let names = placed.into_iter().map(|one| (one.registration, one.pod));
-            ration.placed = names.collect();
-        }
-        // `change_tenancy` reopens the question, although its changes are the answer.
-        if self.is_namespace_surveyed(namespace) {
-            self.quotas.in_question.remove(namespace);
-        }
+    fn is_namespace_listed(&self, namespace: &Arc<str>) -> bool {
+        let states = self.registrations.of_namespace(namespace);
+        let mut prefixes = states.flat_map(|(_, state)| state.prefixes());
+        prefixes.all(|prefix| self.prefixes.is_listed(prefix.prefix()))
     }
 
     fn grant_place(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        let book = self.books.get_mut(registration);
-        if let Some(whole) = book.and_then(|book| book.rationed.remove(pod)) {
-            self.change_tenancy(registration, pod, Some(whole));
+        if let Some(whole) = self.registrations.set_rationed(registration, pod, None) {
+            self.replace_desired(registration, pod, Some(whole));
         }
     }
 
     fn deny_place(&mut self, Applicant { registration, pod, .. }: &Applicant, quota: &Quota) {
-        let Some(book) = self.books.get_mut(registration) else {
+        let Some(state) = self.registrations.get(registration) else {
             return;
         };
-        let of_tenancies = || book.desired_pods.get(pod).cloned();
-        let Some(whole) = book.rationed.get(pod).cloned().or_else(of_tenancies) else {
+        let Some(whole) = state.rationed.get(pod).or_else(|| state.pods.get(pod)).cloned() else {
             return;
         };
         let mut bare = whole.clone();
@@ -205,11 +207,9 @@ impl Planner {
             endpoint_records.units.clear();
         }
         bare.problems.push(Problem::OverQuota(quota.clone()));
-        for key in self.change_tenancy(registration, pod, Some(bare)) {
+        for key in self.replace_desired(registration, pod, Some(bare)) {
             self.guard.clear_unconfirmed(&key);
         }
-        if let Some(book) = self.books.get_mut(registration) {
-            book.rationed.insert(pod.clone(), whole);
-        }
+        self.registrations.set_rationed(registration, pod, Some(whole));
     }
 }

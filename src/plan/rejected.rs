@@ -147,7 +147,7 @@ impl Planner {
     /// etcd rejected the transaction `ticket` for its content. Settles the transaction unless it is bookkeeping; `done`
     /// tells whether etcd may have carried it out nevertheless.
     pub fn reject(&mut self, ticket: Ticket, objection: Objection, cause: &str, done: bool) -> Narrowed {
-        let Some(sent) = self.in_flight.get(&ticket) else {
+        let Some(sent) = self.transactions.get(ticket) else {
             return Narrowed::Split;
         };
         let sets: usize = sent.gathered.iter().map(|(_, sets)| sets).sum();
@@ -164,7 +164,7 @@ impl Planner {
                 let keys = sent.ops.iter().map(|op| op.key().clone()).collect();
                 let again = self.rejected.retried.remove(&owner).is_some();
                 self.rejected.narrowed.insert(work, 1);
-                self.changed.extend(owner.clone());
+                self.mark_owner_changed(&owner);
                 self.rejected.mark(Set {
                     owner: owner.clone(),
                     keys,
@@ -182,7 +182,7 @@ impl Planner {
             }
         };
         // Nothing was written, as when another replica leads; or it is not known.
-        self.settle(ticket, (!done).then_some(TxnOutcome::Fenced));
+        self.complete(ticket, (!done).then_some(TxnOutcome::Fenced));
         narrowed
     }
 
@@ -193,7 +193,7 @@ impl Planner {
             let Some(set) = sets.values().min_by_key(|set| set.rejection.bytes).cloned() else {
                 break;
             };
-            let mut works = set.keys.iter().filter_map(|key| self.work_of(key));
+            let mut works = set.keys.iter().filter_map(|key| self.keys.work_of(key));
             if let Some(work) = works.next() {
                 self.rejected.narrowed.insert(work.clone(), 1);
                 self.rejected.retried.insert(owner.clone(), work.clone());
@@ -206,6 +206,12 @@ impl Planner {
             }
         }
         false
+    }
+
+    fn mark_owner_changed(&mut self, owner: &Owner) {
+        if let Some(registration) = owner {
+            self.registrations.mark_changed(registration);
+        }
     }
 
     /// The transaction with these works was carried out: what was limited for its sake is limited no longer.
@@ -226,7 +232,7 @@ impl Planner {
                 self.rejected.by_key.remove(key);
                 self.enqueue(key);
             }
-            self.changed.extend(owner);
+            self.mark_owner_changed(&owner);
         }
     }
 
@@ -259,7 +265,7 @@ impl Planner {
             });
             false
         });
-        self.changed.extend(owner);
+        self.mark_owner_changed(&owner);
     }
 }
 

@@ -1,11 +1,11 @@
-//! What one registration has in etcd right now, as the ledger knows it.
+//! What one registration has in etcd, as the planner has observed it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::denied::Right;
 use super::desired::{DesiredPod, EndpointRecords, Problem};
-use super::planner::{KeyState, Planner};
+use super::permissions::Right;
+use super::planner::Planner;
 use super::rejected::Rejection;
 use crate::api::Reason;
 use crate::model::{Endpoint, Key, LeaseId, Prefix, Record, RegistrationRef, Revision};
@@ -90,24 +90,23 @@ enum KeyStatus {
 impl Planner {
     /// What `registration` has in etcd; none when it is not known.
     pub fn report(&self, registration: &RegistrationRef) -> Option<Report<'_>> {
-        let book = self.books.get(registration)?;
+        let state = self.registrations.get(registration)?;
         let mut report = Report {
-            suspended: book.terms.suspended,
-            kept: book.kept.as_ref(),
-            ready: book.desired_pods.len() - usize::from(book.kept.is_some()),
+            suspended: state.settings.suspended,
+            kept: state.kept.as_ref(),
+            ready: state.pods.len() - usize::from(state.kept.is_some()),
             registered: 0,
             endpoints: Vec::new(),
-            outstanding: book
+            outstanding: state
                 .dropped
                 .values()
                 .flatten()
                 .filter(|key| self.is_leaving(key))
                 .count(),
-            held: book
-                .terms
-                .scopes
+            held: state
+                .prefixes()
                 .iter()
-                .map(|scope| self.guard.held_in(scope, registration))
+                .map(|prefix| self.guard.held_in(prefix, registration))
                 .sum(),
             conflicts: Vec::new(),
             problems: BTreeMap::new(),
@@ -118,7 +117,7 @@ impl Planner {
             retained_at: BTreeSet::new(),
             carried_out: false,
         };
-        for (pod, desired) in &book.desired_pods {
+        for (pod, desired) in &state.pods {
             for problem in &desired.problems {
                 report.ruled_out = report.ruled_out.or(match problem {
                     Problem::Denied(_) => Some(Reason::AccessDenied),
@@ -140,7 +139,7 @@ impl Planner {
             }
         }
         report.carried_out = !report.endpoints.is_empty();
-        for (pod, desired) in &book.desired_pods {
+        for (pod, desired) in &state.pods {
             self.report_previous(&mut report, registration, pod, desired);
         }
         Some(report)
@@ -200,7 +199,7 @@ impl Planner {
             return present.append(&mut there);
         }
         // What of it is there goes; what is not, waits for all.
-        let is_there = |key: &&Key| self.slots.get(*key).is_some_and(|slot| self.is_ours(slot));
+        let is_there = |key: &&Key| self.keys.is_ours(key, &self.leases);
         report.outstanding += there.len() + along.iter().filter(is_there).count();
         present.append(&mut there.clone());
         along.append(&mut there);
@@ -211,10 +210,10 @@ impl Planner {
     }
 
     fn standing(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> KeyStatus {
-        let Some(slot) = self.slots.get(key) else {
+        let Some(state) = self.keys.get(key) else {
             return KeyStatus::Outstanding;
         };
-        match slot.claims.first() {
+        match state.claims.first() {
             Some(first) if first.registration != *registration => {
                 return KeyStatus::Conflict(Holder::Registration(first.registration.clone()));
             }
@@ -225,10 +224,10 @@ impl Planner {
             _ => {}
         }
         let is_rejected = self.rejected.of(key).is_some();
-        match &slot.held {
+        match &state.held {
             None if is_rejected => KeyStatus::Rejected,
             None => KeyStatus::Outstanding,
-            Some(held) if self.is_ours(slot) => {
+            Some(held) if state.is_ours(&self.leases) => {
                 if *held.value == *value && self.leases.is_ours(held.lease) {
                     KeyStatus::Present
                 } else if is_rejected {
@@ -245,8 +244,7 @@ impl Planner {
     }
 
     fn is_leaving(&self, key: &Key) -> bool {
-        let leaving = |slot: &KeyState| slot.claims.is_empty() && slot.held.is_some() && self.is_ours(slot);
-        self.slots.get(key).is_some_and(leaving) && !self.guard.detains(key)
+        self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases) && !self.guard.detains(key)
     }
 }
 
@@ -266,17 +264,17 @@ mod tests {
     use crate::plan::RegistrationSettings;
     use crate::plan::testing::{desired, endpoint, meta, reference};
 
-    /// A ledger of the registration `orders`, in an etcd that holds `held` on a recorded lease.
+    /// A planner of the registration `orders`, in an etcd that holds `held` on a recorded lease.
     fn planner(held: &[(&str, &str)]) -> Planner {
         let mut planner = Planner::new(meta(), 256);
-        let terms = RegistrationSettings {
+        let settings = RegistrationSettings {
             created: 1,
             ttl: 30,
             suspended: false,
             keep_last: false,
-            scopes: vec![Prefix::below("/s/")],
+            prefixes: vec![Prefix::below("/s/")],
         };
-        planner.set_terms(&reference("orders"), terms);
+        planner.set_settings(&reference("orders"), settings);
         planner.leases().recorded(LeaseId(1), Some(30), 1);
         let entry = |(key, value): &(&str, &str)| {
             let held = crate::model::KeyValue {
@@ -299,7 +297,7 @@ mod tests {
         planner.report(&reference("orders")).expect("it is known")
     }
 
-    /// The tenancy of `p` with one key for each of two ports.
+    /// The desired records of `p` with one key for each of two ports.
     fn two_ports() -> DesiredPod {
         let endpoint_records = |port: u16| EndpointRecords {
             endpoint: endpoint("p", port),
@@ -325,7 +323,7 @@ mod tests {
             (&[], 0, 0),
         ] {
             let mut planner = planner(held);
-            planner.set_tenancy(&orders, &"p".into(), Some(two_ports()));
+            planner.set_desired(&orders, &"p".into(), Some(two_ports()));
             let report = report(&planner);
             assert_eq!(
                 (report.ready, report.registered, report.endpoints.len()),
@@ -347,7 +345,7 @@ mod tests {
             problems: vec![missing],
             ..two_ports()
         };
-        planner.set_tenancy(&reference("orders"), &"p".into(), Some(desired));
+        planner.set_desired(&reference("orders"), &"p".into(), Some(desired));
         let report = report(&planner);
         assert_eq!(
             (report.registered, report.endpoints.len(), report.outstanding),
@@ -363,7 +361,7 @@ mod tests {
             problems: vec![Problem::WeightUnreadable],
             ..desired("p", &["/s/p"], "1")
         };
-        planner.set_tenancy(&reference("orders"), &"p".into(), Some(desired));
+        planner.set_desired(&reference("orders"), &"p".into(), Some(desired));
         let report = report(&planner);
         assert_eq!((report.registered, report.problems.len()), (1, 1));
     }
@@ -372,8 +370,8 @@ mod tests {
     fn a_key_on_its_way_out_is_outstanding_until_it_is_gone() {
         let mut planner = planner(&[("/s/p", "1")]);
         let (orders, key) = (reference("orders"), Key::from("/s/p"));
-        planner.set_tenancy(&orders, &"p".into(), Some(desired("p", &["/s/p"], "1")));
-        planner.set_tenancy(&orders, &"p".into(), None);
+        planner.set_desired(&orders, &"p".into(), Some(desired("p", &["/s/p"], "1")));
+        planner.set_desired(&orders, &"p".into(), None);
         assert_eq!((report(&planner).ready, report(&planner).outstanding), (0, 1));
         planner.observe(Observation::Changed {
             key,

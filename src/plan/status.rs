@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::denied::Right;
+use super::permissions::Right;
 use super::report::{Conflict, Holder, Registered, Report};
 use crate::api::{ConditionStatus, ConditionType, EndpointStatus, Reason, ServiceRegistrationStatus, conditions};
 use crate::model::listed;
@@ -219,9 +219,9 @@ fn synced(report: &Report<'_>, readiness: &Readiness, aside: &[String]) -> (Cond
 
 /// What etcd denies, and what to do about it.
 fn denied(report: &Report<'_>) -> String {
-    let told = |(scope, right): &(crate::model::Prefix, Right)| match right {
-        Right::Read => format!("read what lies below {}", scope.prefix()),
-        Right::Write => format!("write below {}", scope.prefix()),
+    let told = |(prefix, right): &(crate::model::Prefix, Right)| match right {
+        Right::Read => format!("read what lies below {}", prefix.prefix()),
+        Right::Write => format!("write below {}", prefix.prefix()),
     };
     format!(
         "etcd does not let the operator's user {}: nothing is written or removed there. Grant it readwrite there, with the \

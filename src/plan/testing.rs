@@ -94,7 +94,7 @@ impl Etcd {
             if matches!(op, Op::Check { .. }) {
                 continue;
             }
-            let ours_by_name = self.meta.scope().contains(op.key());
+            let ours_by_name = self.meta.prefix().contains(op.key());
             assert!(
                 ours_by_name || !self.state.foreign.contains(op.key()),
                 "somebody else's key is written: {op:?}"
@@ -299,7 +299,7 @@ impl Etcd {
 
     /// The keys outside of our bookkeeping.
     pub(super) fn data(&self) -> impl Iterator<Item = (&Key, &KeyValue)> {
-        let meta = self.meta.scope();
+        let meta = self.meta.prefix();
         self.state.keys.iter().filter(|(key, _)| !meta.contains(key))
     }
 

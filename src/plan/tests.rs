@@ -27,20 +27,20 @@ struct Rig {
     fence: Fence,
 }
 
-fn terms(created: i64) -> RegistrationSettings {
+fn settings(created: i64) -> RegistrationSettings {
     RegistrationSettings {
         created,
         ttl: 30,
         suspended: false,
         keep_last: false,
-        scopes: vec![Prefix::below("/s/")],
+        prefixes: vec![Prefix::below("/s/")],
     }
 }
 
 fn suspended(created: i64) -> RegistrationSettings {
     RegistrationSettings {
         suspended: true,
-        ..terms(created)
+        ..settings(created)
     }
 }
 
@@ -54,7 +54,7 @@ impl Rig {
             planner: Planner::new(meta(), 256),
             fence,
         };
-        rig.planner.set_terms(&reference("orders"), terms(1));
+        rig.planner.set_settings(&reference("orders"), settings(1));
         rig.planner.kubernetes_is_complete();
         rig
     }
@@ -62,15 +62,15 @@ impl Rig {
     fn want(&mut self, registration: &str, pod: &str, keys: &[&str], value: &str) {
         let desired = desired(pod, keys, value);
         self.planner
-            .set_tenancy(&reference(registration), &pod.into(), Some(desired));
+            .set_desired(&reference(registration), &pod.into(), Some(desired));
     }
 
     fn drop_pod(&mut self, registration: &str, pod: &str) {
-        self.planner.set_tenancy(&reference(registration), &pod.into(), None);
+        self.planner.set_desired(&reference(registration), &pod.into(), None);
     }
 
     fn listen(&mut self) {
-        if let Some(scopes) = self.planner.take_changed_scopes() {
+        if let Some(scopes) = self.planner.take_changed_prefixes() {
             self.etcd.watch(scopes);
         }
         while let Some(observation) = self.etcd.tell(0) {
@@ -104,7 +104,7 @@ impl Rig {
         while let Some((ticket, transaction)) = self.next() {
             assert!(written.len() < 100, "it does not come to rest");
             let verdict = self.commit(&transaction);
-            self.planner.settle(ticket, Some(verdict));
+            self.planner.complete(ticket, Some(verdict));
             if !transaction.ops.iter().all(|op| op.key().starts_with("/leasehold/")) {
                 written.push(transaction);
             }

@@ -5,28 +5,29 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::desired::{DesiredPod, PodState};
-use super::guard::{GuardEvent, GuardSettings, Hold, Moment, Recorded};
+use super::guard::{GuardEvent, GuardSettings, Hold, Moment};
+use super::key_table::KeyState;
 use super::meta::MetaKeys;
-use super::planner::{KeyState, Planner};
+use super::planner::Planner;
 use super::work::Work;
 use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, RegistrationRef, Revision};
 
 impl Planner {
-    pub fn set_guard(&mut self, terms: GuardSettings) {
-        self.guard.set_terms(terms);
+    pub fn set_guard(&mut self, settings: GuardSettings) {
+        self.guard.set_settings(settings);
     }
 
     /// Sets the state of `pod` for `registration`.
-    pub fn set_presence(&mut self, registration: &RegistrationRef, pod: &Arc<str>, presence: PodState) {
-        match presence {
-            PodState::Ready(desired) => self.set_tenancy(registration, pod, Some(desired)),
-            PodState::Unready(desired) => self.doubt(registration, pod, desired),
-            PodState::Missing => self.doubt(registration, pod, DesiredPod::default()),
+    pub fn set_pod_state(&mut self, registration: &RegistrationRef, pod: &Arc<str>, pod_state: PodState) {
+        match pod_state {
+            PodState::Ready(desired) => self.set_desired(registration, pod, Some(desired)),
+            PodState::Unready(desired) => self.set_unready(registration, pod, desired),
+            PodState::Missing => self.set_unready(registration, pod, DesiredPod::default()),
             PodState::Gone(keys) => {
-                self.set_tenancy(registration, pod, None);
+                self.set_desired(registration, pod, None);
                 for key in keys {
                     if self.clear_unconfirmed(&key) {
-                        self.changed.insert(registration.clone());
+                        self.registrations.mark_changed(registration);
                     }
                 }
             }
@@ -34,39 +35,37 @@ impl Planner {
     }
 
     /// Handles a pod that is not ready or missing. `if_ready` are the records it would have if it were ready.
-    fn doubt(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: DesiredPod) {
-        let Some(book) = self.books.get_mut(registration) else {
-            return;
-        };
-        let is_kept = book.kept.as_ref() == Some(pod);
+    fn set_unready(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: DesiredPod) {
+        let is_kept = self.registrations.is_kept(registration, pod);
         if if_ready.all_records().next().is_none() {
-            book.unready.remove(pod);
+            self.registrations.set_unready(registration, pod, None);
         } else {
-            book.unready.insert(pod.clone(), if_ready.clone());
+            self.registrations
+                .set_unready(registration, pod, Some(if_ready.clone()));
             if is_kept {
                 // The last endpoint stays. Its keys change only if the desired records of the pod have changed.
-                for key in self.change_tenancy(registration, pod, Some(if_ready)) {
+                for key in self.replace_desired(registration, pod, Some(if_ready)) {
                     self.clear_unconfirmed(&key);
                 }
                 return;
             }
         }
         if is_kept {
-            book.kept = None;
+            self.registrations.set_kept(registration, None);
         }
-        self.drop_doubtful(registration, pod);
+        self.drop_unconfirmed(registration, pod);
     }
 
     /// Drops all keys of `pod` for `registration`, as unconfirmed removals.
-    pub(super) fn drop_doubtful(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        let dropped = self.change_tenancy(registration, pod, None);
+    pub(super) fn drop_unconfirmed(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+        let dropped = self.replace_desired(registration, pod, None);
         self.keep_if_last(registration, Some(pod));
         if self.guard.is_on() {
-            let is_in_doubt = |key: &&Key| self.is_unclaimed(key) && !self.is_forbidden(key);
+            let is_in_doubt = |key: &&Key| self.keys.is_unclaimed(key) && !self.is_forbidden(key);
             let dropped: Vec<&Key> = dropped.iter().filter(is_in_doubt).collect();
             for key in dropped {
                 // A key that was never written is no loss.
-                if may_be_there(&self.slots[key]) || !self.is_surveyed(key) {
+                if self.keys.get(key).is_some_and(KeyState::may_exist) || !self.prefixes.is_listed(key) {
                     self.guard
                         .mark_unconfirmed(key, Work::Pod(registration.clone(), pod.clone()));
                 }
@@ -74,33 +73,26 @@ impl Planner {
         }
     }
 
-    fn is_unclaimed(&self, key: &Key) -> bool {
-        self.slots.get(key).is_some_and(|slot| slot.claims.is_empty())
-    }
-
     /// Clears all unconfirmed keys of `pod`: those it had, and those it would have if ready.
-    pub(super) fn acquit_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        let Some(book) = self.books.get_mut(registration) else {
-            return;
-        };
-        let unready = book.unready.remove(pod);
+    pub(super) fn clear_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+        let unready = self.registrations.set_unready(registration, pod, None);
         let mut keys = unready.as_ref().map(DesiredPod::keys).unwrap_or_default();
-        keys.extend(book.dropped.get(pod).into_iter().flatten().cloned());
+        let state = self.registrations.get(registration);
+        keys.extend_from_slice(state.map_or(&[], |state| state.dropped_by(pod)));
         for key in keys {
             if self.clear_unconfirmed(&key) {
-                self.changed.insert(registration.clone());
+                self.registrations.mark_changed(registration);
             }
         }
     }
 
-    /// Clears the unconfirmed keys below `scopes` after their registration was deleted, except where another
+    /// Clears the unconfirmed keys below `prefixes` after their registration was deleted, except where another
     /// registration's prefix contains them.
-    pub(super) fn acquit_scopes(&mut self, scopes: &[Prefix]) {
-        for scope in scopes {
-            let meets = |other: &&Prefix| other.contains(scope.prefix()) || scope.contains(other.prefix());
-            let others = self.books.values().flat_map(|book| &book.terms.scopes);
-            let others: Vec<Prefix> = others.filter(meets).cloned().collect();
-            for key in self.keys_in(scope) {
+    pub(super) fn clear_prefixes(&mut self, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            let meets = |other: &&Prefix| other.contains(prefix.prefix()) || prefix.contains(other.prefix());
+            let others: Vec<Prefix> = self.registrations.prefixes().filter(meets).cloned().collect();
+            for key in self.keys.keys_in(prefix) {
                 if !others.iter().any(|other| other.contains(&key)) {
                     self.clear_unconfirmed(&key);
                 }
@@ -118,36 +110,40 @@ impl Planner {
     }
 
     /// This replica becomes leader with a new fence. Another replica may have led in between and decided differently.
-    pub fn leads_anew(&mut self) {
-        self.guard.doubt_again();
-        self.last_in_question();
-        self.quotas.question_all();
+    pub fn becomes_leader(&mut self) {
+        self.guard.mark_released_unconfirmed();
+        self.registrations.mark_all_undecided();
+        self.quotas.forget_decisions();
     }
 
     /// Another replica leads and decides about unconfirmed removals.
-    pub fn stands_by(&mut self) {
+    pub fn becomes_standby(&mut self) {
         self.guard.stand_by();
     }
 
     /// Updates the guard without deciding: another replica decides, or it is too early to decide.
     pub fn look(&mut self, now: Instant) {
-        self.settle_last();
-        if !self.guard.is_starting() || self.suspect_leftovers() {
+        self.decide_last_endpoints();
+        if !self.guard.is_starting() || self.mark_leftovers_unconfirmed() {
             self.guard.look(now);
         }
     }
 
     /// Decides about all unconfirmed removals. `approved` is the id of the hold that a user approved; `id` creates the
     /// id of a new hold. Returns the event to report.
-    pub fn judge(&mut self, moment: Moment, approved: Option<&str>, id: impl FnOnce() -> String) -> Option<GuardEvent> {
-        self.settle_last();
-        if self.guard.is_starting() && !self.suspect_leftovers() {
+    pub fn decide_removals(
+        &mut self,
+        moment: Moment,
+        approved: Option<&str>,
+        id: impl FnOnce() -> String,
+    ) -> Option<GuardEvent> {
+        self.decide_last_endpoints();
+        if self.guard.is_starting() && !self.mark_leftovers_unconfirmed() {
             return None;
         }
-        let (slots, leases) = (&self.slots, &self.leases);
-        let ours = |held: &KeyValue| leases.is_ours(held.lease);
-        let is_there = |key: &Key| slots.get(key).and_then(|slot| slot.held.as_ref()).is_some_and(ours);
-        let (news, released) = self.guard.judge((leases.key_count(), is_there), moment, approved, id);
+        let (keys, leases) = (&self.keys, &self.leases);
+        let is_there = |key: &Key| keys.held(key).is_some_and(|held| leases.is_ours(held.lease));
+        let (event, released) = self.guard.decide((leases.key_count(), is_there), moment, approved, id);
         for (key, work) in released {
             // A key that was not known to be in etcd when its pod was dropped is not on the pod's list. It is removed
             // separately.
@@ -158,19 +154,19 @@ impl Planner {
             };
             self.work.push(work);
         }
-        news
+        event
     }
 
     fn removes(&self, work: &Work, key: &Key) -> bool {
         let Work::Pod(registration, pod) = work else {
             return true;
         };
-        let dropped = self.books.get(registration).and_then(|book| book.dropped.get(pod));
-        dropped.is_some_and(|dropped| dropped.contains(key))
+        let state = self.registrations.get(registration);
+        state.is_some_and(|state| state.dropped_by(pod).contains(key))
     }
 
-    /// Whether all removals that were unconfirmed at the start have been judged.
-    pub fn has_judged(&self) -> bool {
+    /// Whether it has been decided about all removals that were unconfirmed at the start.
+    pub fn has_decided_leftovers(&self) -> bool {
         !self.guard.is_starting()
     }
 
@@ -179,8 +175,8 @@ impl Planner {
         let (key, recorded) = (self.meta.hold(), self.guard.recorded());
         let Some(hold) = self.guard.hold() else {
             // A key that a foreign client has written since is not the key that was held.
-            let may_be_ours = |slot: &KeyState| may_be_there(slot) && (slot.held.is_none() || self.is_ours(slot));
-            let is_there = |key: &Key| self.slots.get(key).is_some_and(may_be_ours);
+            let may_be_ours = |state: &KeyState| state.may_be_ours(&self.leases);
+            let is_there = |key: &Key| self.keys.get(key).is_some_and(may_be_ours);
             let mod_revision = recorded.filter(|_| self.guard.is_record_void(is_there))?.mod_revision;
             return Some(Op::Delete { key, mod_revision });
         };
@@ -205,21 +201,8 @@ impl Planner {
 
     /// The lease that `key` is on, if the lease is ours.
     pub(super) fn our_lease(&self, key: &Key) -> Option<LeaseId> {
-        let held = self.slots.get(key)?.held.as_ref()?;
+        let held = self.keys.held(key)?;
         self.leases.is_ours(held.lease).then_some(held.lease)
-    }
-
-    /// Takes in what etcd holds under the key of the hold's record as of `revision`, unless something newer is known.
-    pub(super) fn observe_hold(&mut self, held: Option<&KeyValue>, revision: Revision) {
-        if revision < self.hold_seen {
-            return;
-        }
-        self.hold_seen = revision;
-        self.guard.set_recorded(held.map(|held| Recorded {
-            hold: MetaKeys::recorded_hold(&held.value),
-            lease: held.lease,
-            mod_revision: held.mod_revision,
-        }));
     }
 
     /// The current hold.
@@ -229,46 +212,39 @@ impl Planner {
 
     /// Marks the keys that a predecessor left and no ready pod claims as unconfirmed. Returns false if not all prefixes
     /// have been listed yet.
-    fn suspect_leftovers(&mut self) -> bool {
-        let scopes = || self.books.values().flat_map(|book| &book.terms.scopes);
+    fn mark_leftovers_unconfirmed(&mut self) -> bool {
         // Do not wait for prefixes that may not be read: they would keep the guard from deciding about all others.
-        let surveyed = |scope: &Prefix| self.is_surveyed(scope.prefix()) || self.is_denied(scope.prefix());
-        if !self.complete || !surveyed(self.meta.scope()) || !scopes().all(surveyed) {
+        let is_listed = |prefix: &Prefix| self.prefixes.is_listed(prefix.prefix()) || self.is_denied(prefix.prefix());
+        if !self.is_kubernetes_complete
+            || !is_listed(self.meta.prefix())
+            || !self.registrations.prefixes().all(is_listed)
+        {
             return false;
         }
-        let left = |(key, slot): &(&Key, &KeyState)| {
-            slot.claims.is_empty()
-                && self.is_ours(slot)
+        let left = |(key, state): &(&Key, &KeyState)| {
+            state.is_unclaimed()
+                && state.is_ours(&self.leases)
                 && self.guard.detains(key)
-                && !self.is_frozen(key)
+                && !self.registrations.is_frozen(key)
                 && !self.is_forbidden(key)
         };
-        let left: Vec<Key> = self.slots.iter().filter(left).map(|(key, _)| key.clone()).collect();
-        let unclaimed = |key: &Key| self.slots.get(key).is_some_and(|slot| slot.claims.is_empty());
-        let others: Vec<Key> = self.slots.keys().filter(|key| unclaimed(key)).cloned().collect();
+        let left: Vec<Key> = self.keys.iter().filter(left).map(|(key, _)| key.clone()).collect();
         for key in left {
             self.guard.mark_unconfirmed(&key, Work::Key(key.clone()));
         }
         self.guard.started();
-        // Queue all unclaimed keys: until now they were left alone, and those that are not unconfirmed can be removed.
-        for key in others {
-            self.enqueue(&key);
-        }
+        // Until now the unclaimed keys were left alone. Those that are not unconfirmed can be removed.
+        self.queue_unclaimed();
         true
     }
 
     /// Takes in a key that was found on one of our leases and that no registration is known to have claimed. If it
     /// still exists, its removal is unconfirmed.
     pub fn find_stray(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {
-        let is_new = held.is_some() && !self.slots.contains_key(key);
+        let is_new = held.is_some() && !self.keys.contains(key);
         if is_new && self.guard.is_on() && !self.is_forbidden(key) {
             self.guard.mark_unconfirmed(key, Work::Key(key.clone()));
         }
         self.observe_key(key, held, revision);
     }
-}
-
-/// Whether etcd may hold the key: it was observed, or a write is under way or of unknown outcome.
-pub(super) fn may_be_there(slot: &KeyState) -> bool {
-    slot.held.is_some() || slot.in_flight.is_some() || slot.perhaps_on.is_some()
 }

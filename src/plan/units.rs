@@ -4,13 +4,13 @@
 //! The keys of a unit are in one transaction, and each operation depends on the guards of all. A key that is as desired
 //! is not written, only checked.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use super::actions::Decision;
 use super::desired::DesiredPod;
-use super::leases::Fit;
-use super::planner::{KeyState, Planner};
+use super::key_table::KeyState;
+use super::lease_pool::Fit;
+use super::planner::Planner;
 use crate::model::{Expect, Key, LeaseId, Revision, Transaction};
 
 /// Decisions that are carried out together or not at all.
@@ -49,24 +49,9 @@ pub(super) fn units_of(desired: &DesiredPod) -> Vec<Arc<[Key]>> {
 }
 
 impl Planner {
-    /// Stores the unit of each key that was just claimed.
-    pub(super) fn note_units(&mut self, units: Vec<Arc<[Key]>>) {
-        for unit in units {
-            for key in &*unit {
-                if let Some(slot) = self.slots.get_mut(key) {
-                    slot.unit = Some(unit.clone());
-                }
-            }
-        }
-    }
-
     /// Decides about a unit. Empty if all keys are as desired, or if more must be known first.
     pub(super) fn decide_unit(&self, keys: &[Key], mine: impl Fn(&Key) -> bool) -> Group {
-        let is_wanted = keys.iter().any(|key| {
-            self.slots
-                .get(key)
-                .is_some_and(|slot| !slot.claims.is_empty() && mine(key))
-        });
+        let is_wanted = keys.iter().any(|key| self.keys.first_claim(key).is_some() && mine(key));
         if !is_wanted {
             return self.removal(keys);
         }
@@ -126,11 +111,11 @@ impl Planner {
     fn removal(&self, keys: &[Key]) -> Group {
         let mut group = Group::new();
         for key in keys {
-            let Some(slot) = self.slots.get(key).filter(|slot| slot.claims.is_empty()) else {
+            let Some(state) = self.keys.get(key).filter(|state| state.is_unclaimed()) else {
                 continue;
             };
-            match self.decide_key(key, slot) {
-                Decision::Leave if slot.held.is_some() && self.is_ours(slot) => return Group::new(),
+            match self.decide_key(key, state) {
+                Decision::Leave if state.is_ours(&self.leases) => return Group::new(),
                 Decision::Leave => {}
                 decision => group.push((key.clone(), decision)),
             }
@@ -139,16 +124,19 @@ impl Planner {
     }
 
     fn stand(&self, key: &Key, mine: bool) -> Stand {
-        let Some(slot) = self.slots.get(key) else {
+        let Some(state) = self.keys.get(key) else {
             return Stand::Unsure;
         };
         if !mine {
             return Stand::Behind;
         }
-        match (self.decide_key(key, slot), &slot.held) {
+        match (self.decide_key(key, state), &state.held) {
             (Decision::Leave, None) => Stand::Unsure,
-            (Decision::Leave, Some(held)) if self.is_ours(slot) => {
-                let ttl = slot.claims.first().map_or(0, |claim| self.ttl_of(&claim.registration));
+            (Decision::Leave, Some(held)) if state.is_ours(&self.leases) => {
+                let ttl = state
+                    .claims
+                    .first()
+                    .map_or(0, |claim| self.registrations.ttl_of(&claim.registration));
                 match self.leases.fit(held.lease, ttl) {
                     Fit::Stays => Stand::Right(held.mod_revision),
                     Fit::Moves | Fit::InDoubt => Stand::Unsure,
@@ -159,43 +147,25 @@ impl Planner {
         }
     }
 
-    /// Returns `key`, which no pod claims any more, and the unclaimed keys of its unit.
-    pub(super) fn dropped_with(&self, key: Key) -> Vec<Key> {
-        let unit = self.slots.get(&key).and_then(|slot| slot.unit.as_ref());
-        let goes = |other: &&Key| **other == key || self.slots.get(*other).is_some_and(is_leftover);
-        match unit {
-            Some(unit) => unit.iter().filter(goes).cloned().collect(),
-            None => vec![key],
-        }
-    }
-
     /// Returns `key`, which no pod claims, and the keys that are removed with it: the unclaimed keys of its unit. The
     /// units of keys that a previous leader wrote are not known. For those, returns the removable keys of the same
     /// folder, if the folder is small.
     pub(super) fn leftover_with(&self, key: &Key) -> Vec<Key> {
-        if self.slots.get(key).is_none_or(|slot| slot.unit.is_some()) {
-            return self.dropped_with(key.clone());
+        if self.keys.get(key).is_none_or(|state| state.unit.is_some()) {
+            return self.keys.dropped_with(key);
         }
         let folder = &key[..key.rfind('/').map_or(0, |slash| slash + 1)];
-        let from = (Bound::Included(folder), Bound::Unbounded);
-        let inside = self
-            .slots
-            .range::<str, _>(from)
-            .take_while(|(other, _)| other.starts_with(folder));
-        let near: Vec<(&Key, &KeyState)> = inside.take(FOLDER + 1).collect();
+        let near: Vec<(&Key, &KeyState)> = self.keys.below(folder).take(FOLDER + 1).collect();
         if near.len() > FOLDER {
             return vec![key.clone()];
         }
-        let goes = |(other, slot): &&(&Key, &KeyState)| {
-            let free = || slot.in_flight.is_none() && slot.unit.is_none() && !self.is_frozen(other);
-            *other == key || is_leftover(slot) && free() && matches!(self.decide_key(other, slot), Decision::Remove(_))
+        let goes = |(other, state): &&(&Key, &KeyState)| {
+            let free = || state.in_flight.is_none() && state.unit.is_none() && !self.registrations.is_frozen(other);
+            let is_removable = || matches!(self.decide_key(other, state), Decision::Remove(_));
+            *other == key || state.is_unclaimed() && free() && is_removable()
         };
         near.iter().filter(goes).map(|(other, _)| (*other).clone()).collect()
     }
-}
-
-fn is_leftover(slot: &KeyState) -> bool {
-    slot.claims.is_empty()
 }
 
 /// Returns how many of `groups` fit into the transaction beside `gathered`, and their size in bytes. The transaction

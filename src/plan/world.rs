@@ -67,7 +67,7 @@ impl World {
         let fence = etcd.elect();
         let mut planner = Planner::new(meta(), KEYS_PER_LEASE);
         planner.set_guard(unconfirmed::GUARD);
-        planner.set_domains(denied::domains());
+        planner.set_lease_groups(denied::lease_groups());
         Self {
             denied: BTreeSet::new(),
             rejecting: BTreeSet::new(),
@@ -155,21 +155,21 @@ impl World {
         if self.complete {
             for (registration, wish) in &self.registrations {
                 let desired = address.map(|address| wish.desired(pod, address));
-                self.planner.set_tenancy(registration, &pod.into(), desired);
+                self.planner.set_desired(registration, &pod.into(), desired);
             }
         }
     }
 
     fn register(&mut self, registration: &RegistrationRef, wish: Wish) {
-        let terms = wish.terms();
+        let settings = wish.settings();
         let frozen = self.frozen.entry(registration.clone()).or_default();
-        frozen.retain(|_| terms.suspended);
-        frozen.extend(terms.scopes.iter().cloned());
+        frozen.retain(|_| settings.suspended);
+        frozen.extend(settings.prefixes.iter().cloned());
         if let Some(before) = self.registrations.insert(registration.clone(), wish) {
-            frozen.extend(before.terms().scopes);
+            frozen.extend(before.settings().prefixes);
         }
         if self.complete {
-            self.planner.set_terms(registration, terms);
+            self.planner.set_settings(registration, settings);
             self.show_pods(registration);
         }
     }
@@ -185,11 +185,11 @@ impl World {
         let wish = &self.registrations[registration];
         for (pod, address) in &self.pods {
             let desired = wish.desired(pod, *address);
-            self.planner.set_tenancy(registration, pod, Some(desired));
+            self.planner.set_desired(registration, pod, Some(desired));
         }
         for (pod, address) in &self.unready {
-            let presence = PodState::Unready(wish.desired(pod, *address));
-            self.planner.set_presence(registration, pod, presence);
+            let pod_state = PodState::Unready(wish.desired(pod, *address));
+            self.planner.set_pod_state(registration, pod, pod_state);
         }
     }
 
@@ -206,9 +206,9 @@ impl World {
     }
 
     fn step(&mut self) -> bool {
-        self.judge();
+        self.decide_removals();
         let step = self.planner.next(MAX_OPS, self.grants.len());
-        if let Some(scopes) = self.planner.take_changed_scopes() {
+        if let Some(scopes) = self.planner.take_changed_prefixes() {
             self.etcd.watch(scopes);
         }
         let Some(step) = step else { return false };
@@ -257,7 +257,7 @@ impl World {
         if sent.rejected && !lost {
             self.reject(sent.ticket);
         }
-        self.planner.settle(sent.ticket, sent.verdict.filter(|_| !lost));
+        self.planner.complete(sent.ticket, sent.verdict.filter(|_| !lost));
     }
 
     fn grant_arrives(&mut self, succeeds: bool) -> bool {
@@ -285,9 +285,9 @@ impl World {
         self.fence = self.etcd.elect();
         self.planner = Planner::new(meta(), KEYS_PER_LEASE);
         self.planner.set_guard(unconfirmed::GUARD);
-        self.planner.set_domains(denied::domains());
+        self.planner.set_lease_groups(denied::lease_groups());
         for (registration, wish) in &self.registrations {
-            self.planner.set_terms(registration, wish.terms());
+            self.planner.set_settings(registration, wish.settings());
         }
     }
 
@@ -303,7 +303,7 @@ impl World {
         }
         for registration in known {
             self.planner
-                .set_terms(&registration, self.registrations[&registration].terms());
+                .set_settings(&registration, self.registrations[&registration].settings());
             self.show_pods(&registration);
         }
         self.planner.kubernetes_is_complete();

@@ -281,7 +281,7 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
         let spec = decode(json!({"endpoints": ["http://127.0.0.1:1"]}));
         let terms = rig.compiled("old").terms(&spec);
         terms
-            .scopes
+            .prefixes
             .iter()
             .map(|scope| scope.prefix().to_owned())
             .collect::<Vec<_>>()

@@ -143,7 +143,11 @@ async fn a_new_version_is_written_for_every_pod_and_a_broken_one_loses_nothing()
     rig.record_format_gone();
     assert_eq!(rig.written().as_deref(), Some("8080"));
     assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
-    assert_eq!(rig.controller.unclear.sent(), [""; 0], "the prefixes of its keys are known");
+    assert_eq!(
+        rig.controller.unclear.sent(),
+        [""; 0],
+        "the prefixes of its keys are known"
+    );
     // A new spec of the registration does not bypass the missing RecordFormat.
     rig.user(2);
     assert_eq!(rig.written().as_deref(), Some("8080"));

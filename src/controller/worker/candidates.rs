@@ -223,7 +223,7 @@ mod tests {
 
     fn candidates() -> (MetaKeys, Candidates) {
         let meta = MetaKeys::new("/leasehold/", "c1");
-        let candidates = Candidates::new(meta.scope().clone(), meta.candidates());
+        let candidates = Candidates::new(meta.prefix().clone(), meta.candidates());
         (meta, candidates)
     }
 
@@ -259,7 +259,7 @@ mod tests {
         let (meta, mut candidates) = candidates();
         let (a, b) = (record("a", true), record("b", false));
         let snapshot = Observation::Snapshot {
-            scope: meta.scope().clone(),
+            scope: meta.prefix().clone(),
             revision: 1,
             entries: vec![(meta.candidate("a"), held(&a)), (meta.leader(), held(&b))],
         };

@@ -45,7 +45,7 @@ impl RegistryWorker {
                 if !keeps_previous {
                     self.planner.forget_previous(&registration);
                 }
-                self.planner.set_terms(&registration, terms);
+                self.planner.set_settings(&registration, terms);
                 self.planner.set_since(&registration, since);
                 self.debouncer.changed(registration.clone(), Instant::now());
                 let subject = Subject::new(service, version, selected).aside(aside);
@@ -87,7 +87,7 @@ impl RegistryWorker {
                 slip,
             } => {
                 self.slips.extend(slip);
-                self.planner.set_presence(&registration, &pod, presence);
+                self.planner.set_pod_state(&registration, &pod, presence);
                 if let Some(subject) = self.subjects.get_mut(&registration)
                     && subject.select(selected)
                 {
@@ -222,7 +222,7 @@ impl RegistryWorker {
         tracing::warn!(registry = %self.name, %lease, "lease expired; its keys are written again on another lease");
         self.metrics.count_lapsed(1);
         self.announce_lapsed(lease);
-        self.planner.leases().doubt(lease);
+        self.planner.leases().mark_doubtful(lease);
     }
 }
 

@@ -58,9 +58,11 @@ impl RegistryWorker {
             unix: unix.unwrap_or_default(),
         };
         let approved = self.guarding.approved.as_deref();
-        let news = self.planner.judge(moment, approved, || lease_id().to_string());
+        let news = self
+            .planner
+            .decide_removals(moment, approved, || lease_id().to_string());
         let is_new = news.is_some() || self.guarding.holding == Holding::Undecided;
-        if is_new && self.planner.has_judged() {
+        if is_new && self.planner.has_decided_leftovers() {
             self.guarding.holding = match self.planner.hold() {
                 Some(hold) => Holding::Some(notice(&self.name, hold).into()),
                 None => Holding::Nothing,
@@ -84,13 +86,13 @@ impl RegistryWorker {
     /// Resets the guard after a takeover under a new fence: another replica may have led meanwhile and decided
     /// otherwise.
     pub(super) fn take_guard(&mut self) {
-        self.planner.leads_anew();
+        self.planner.becomes_leader();
         self.guarding.holding = Holding::Undecided;
     }
 
     /// Resets the guard on a standby replica: the leader reports what is held.
     pub(super) fn leave_guard(&mut self) {
-        self.planner.stands_by();
+        self.planner.becomes_standby();
         self.guarding.holding = Holding::Undecided;
         self.metrics.set_held(0);
     }

@@ -255,7 +255,7 @@ impl RegistryWorker {
             metrics: context.metrics.registry(&name),
             stale_since: Some(now),
             began: now,
-            candidates: Candidates::new(planner.meta().scope().clone(), planner.meta().candidates()),
+            candidates: Candidates::new(planner.meta().prefix().clone(), planner.meta().candidates()),
             presences: context.peers.presences(),
             health: RegistryHealth::Starting,
             renewed: false,
@@ -296,7 +296,7 @@ impl RegistryWorker {
     fn act(&mut self) -> Instant {
         let now = Instant::now();
         if self.kubernetes.complete
-            && let Some(scopes) = self.planner.take_changed_scopes()
+            && let Some(scopes) = self.planner.take_changed_prefixes()
         {
             // The mirror ends only with the process or with this worker.
             let _ = self.lines.scopes.send(Arc::new(scopes));

@@ -35,9 +35,9 @@ pub(super) async fn find(
     suspects: Vec<ProbeCandidate>,
     leases: Vec<(LeaseId, Key)>,
 ) -> etcd::Result<Found> {
-    let scopes = stream::iter(suspects).map(|ProbeCandidate { scope, keys }| async move {
+    let scopes = stream::iter(suspects).map(|ProbeCandidate { prefix, keys }| async move {
         let key = denied_key(connection, keys).await?;
-        Ok::<_, etcd::Error>(key.map(|key| (scope, key)))
+        Ok::<_, etcd::Error>(key.map(|key| (prefix, key)))
     });
     let scopes: Vec<_> = scopes.buffer_unordered(QUESTIONS).try_collect().await?;
     // If our own bookkeeping may not be written, no lease is to blame.

@@ -163,7 +163,7 @@ impl RegistryWorker {
 
     /// Starts a permission probe after etcd refused a transaction for lack of a permission.
     pub(super) fn search_refused(&mut self, sent: Written, error: etcd::Error) {
-        let (suspects, leases) = self.planner.suspects(sent.ticket);
+        let (suspects, leases) = self.planner.probe_candidates(sent.ticket);
         self.search(PermissionProbe::Written(sent, error), suspects, leases);
     }
 
@@ -171,7 +171,7 @@ impl RegistryWorker {
     /// written are then moved before it expires.
     pub(super) fn renewal_denied(&mut self, lease: LeaseId) {
         if self.leads() && self.rights.searched.insert(lease) {
-            let suspects = self.planner.suspects_on(lease);
+            let suspects = self.planner.probe_candidates_on(lease);
             self.search(PermissionProbe::Renewal(lease), suspects, BTreeSet::from([lease]));
         }
     }
@@ -320,8 +320,11 @@ impl RegistryWorker {
         };
         let (scopes, known) = match grants.due.take() {
             None => return,
-            Some(Due::Unknown) => (self.planner.without_domain(), self.planner.domains().clone()),
-            Some(Due::All) => (self.planner.data_scopes(), LeaseGroups::default()),
+            Some(Due::Unknown) => (
+                self.planner.prefixes_without_lease_group(),
+                self.planner.lease_groups().clone(),
+            ),
+            Some(Due::All) => (self.planner.data_prefixes(), LeaseGroups::default()),
         };
         if scopes.is_empty() {
             return;
@@ -339,11 +342,11 @@ impl RegistryWorker {
         }
         match told {
             Ok(domains) => {
-                if *self.planner.domains() != domains {
-                    self.planner.set_domains(domains);
+                if *self.planner.lease_groups() != domains {
+                    self.planner.set_lease_groups(domains);
                 }
                 // New prefixes may have been added while etcd was asked.
-                if !self.planner.without_domain().is_empty() {
+                if !self.planner.prefixes_without_lease_group().is_empty() {
                     self.rights.want(Due::Unknown);
                 }
             }

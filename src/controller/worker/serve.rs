@@ -47,7 +47,7 @@ pub async fn serve(
     let leader_key = meta.leader();
     let (scopes, wanted) = mpsc::unbounded_channel();
     // The mirror reads our bookkeeping at once: it contains the leases to renew.
-    let _ = scopes.send(Arc::new(BTreeSet::from([meta.scope().clone()])));
+    let _ = scopes.send(Arc::new(BTreeSet::from([meta.prefix().clone()])));
     let renewals = watch::Sender::new(etcd::Leases::default());
     let (leads, leadership) = watch::channel(Leadership::Seeking);
     let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
@@ -58,7 +58,7 @@ pub async fn serve(
 
     let ending = shutdown.child_token();
     let mut parts = JoinSet::new();
-    let essential = meta.scope().clone();
+    let essential = meta.prefix().clone();
     let mirror = etcd::mirror(connection.clone(), essential, wanted, sees, ending.clone());
     parts.spawn(named("mirror", mirror));
     let renewal = etcd::renew(connection.clone(), renewals.subscribe(), tells, soonest, ending.clone());
@@ -89,7 +89,7 @@ pub async fn serve(
     // Without credentials etcd either allows everything or refuses everything. With them, keys wait until etcd has been
     // asked which prefixes it grants together.
     if connection.access().has_credentials() {
-        planner.await_domains();
+        planner.await_lease_groups();
     }
     let mut worker = RegistryWorker::new(
         name,

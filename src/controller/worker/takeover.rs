@@ -42,7 +42,7 @@ impl RegistryWorker {
 
     /// Reads the checkpoints of former leaders after a pause.
     fn read_notes(&mut self, fence: Fence, pause: Duration) {
-        let (connection, notes) = (self.connection.clone(), self.planner.notes());
+        let (connection, notes) = (self.connection.clone(), self.planner.checkpoints());
         self.tasks.spawn(async move {
             tokio::time::sleep(pause).await;
             let read = connection.range(&notes, None).await;
@@ -132,6 +132,6 @@ impl RegistryWorker {
     /// Adds the checkpoint of this replica to `transaction`.
     pub(super) fn leave_note(&self, track: WriteSlot, transaction: &mut Transaction) {
         let heard = self.context.hearing.now().value();
-        transaction.note = self.planner.note(transaction, track.number, track.after, heard);
+        transaction.note = self.planner.checkpoint(transaction, track.number, track.after, heard);
     }
 }

@@ -146,7 +146,7 @@ impl Rig {
             ttl: 30,
             suspended: false,
             keep_last: false,
-            scopes: vec![Prefix::below("/services/shop/orders/")],
+            prefixes: vec![Prefix::below("/services/shop/orders/")],
         };
         self.worker.take(Command::Register {
             registration: orders(),

@@ -393,7 +393,7 @@ impl RegistryWorker {
         if !matches!(verdict, Some(TxnOutcome::Applied { .. })) {
             self.writing.heard(heard);
         }
-        self.planner.settle(ticket, verdict);
+        self.planner.complete(ticket, verdict);
     }
 
     pub(super) fn granted(&mut self, lease: LeaseId, ttl: u32, result: etcd::Result<i64>) {

@@ -140,7 +140,7 @@ impl Operator {
 
     pub fn elect(&mut self, etcd: &mut Etcd) {
         self.fence = etcd.elect();
-        self.planner.leads_anew();
+        self.planner.becomes_leader();
     }
 
     // ---- watch events ----
@@ -171,14 +171,14 @@ impl Operator {
     pub fn registration_applied(&mut self, name: &str, wish: &Wish) {
         let reference = reference(name);
         let bindings = bindings(wish);
-        let terms = RegistrationSettings {
+        let settings = RegistrationSettings {
             created: wish.created,
             ttl: wish.ttl,
             suspended: wish.suspended,
             keep_last: false,
-            scopes: bindings.iter().map(|binding| binding.format.scope().clone()).collect(),
+            prefixes: bindings.iter().map(|binding| binding.format.scope().clone()).collect(),
         };
-        self.planner.set_terms(&reference, terms);
+        self.planner.set_settings(&reference, settings);
         self.bindings.insert(reference.clone(), bindings);
         self.generation += 1;
         let port = |name: &str| Port {
@@ -246,8 +246,8 @@ impl Operator {
             let bindings = &self.bindings[&registration];
             let view = self.index.view(&registration, &pod);
             let if_ready = || self.index.view_if_ready(&registration, &pod);
-            let presence = PodState::of(view, if_ready, missing, bindings);
-            self.planner.set_presence(&registration, &pod, presence);
+            let pod_state = PodState::of(view, if_ready, missing, bindings);
+            self.planner.set_pod_state(&registration, &pod, pod_state);
         }
     }
 
@@ -258,9 +258,9 @@ impl Operator {
             now: self.now,
             unix: self.now.duration_since(self.began),
         };
-        let news = self.planner.judge(moment, None, || "h".to_owned());
+        let news = self.planner.decide_removals(moment, None, || "h".to_owned());
         let step = self.planner.next(MAX_OPS, self.grants.len());
-        if let Some(scopes) = self.planner.take_changed_scopes() {
+        if let Some(scopes) = self.planner.take_changed_prefixes() {
             etcd.watch(scopes);
         }
         let Some(step) = step else { return news.is_some() };
@@ -295,7 +295,7 @@ impl Operator {
     pub fn settle(&mut self, which: usize, lost: bool) {
         if !self.sent.is_empty() {
             let sent = self.sent.swap_remove(which % self.sent.len());
-            self.planner.settle(sent.ticket, sent.verdict.filter(|_| !lost));
+            self.planner.complete(sent.ticket, sent.verdict.filter(|_| !lost));
         }
     }
 

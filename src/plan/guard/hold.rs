@@ -57,10 +57,10 @@ impl Hold {
         self.keys.keys()
     }
 
-    pub(super) fn keys_in<'a>(&'a self, scope: &'a Prefix) -> impl Iterator<Item = (&'a Key, &'a Work)> {
-        let from = (Bound::Included(scope.prefix()), Bound::Unbounded);
+    pub(super) fn keys_in<'a>(&'a self, prefix: &'a Prefix) -> impl Iterator<Item = (&'a Key, &'a Work)> {
+        let from = (Bound::Included(prefix.prefix()), Bound::Unbounded);
         let behind = self.keys.range::<str, _>(from);
-        behind.take_while(|(key, _)| scope.contains(key))
+        behind.take_while(|(key, _)| prefix.contains(key))
     }
 
     /// Whether the loss has been within the limit for [`RECOVERY`].
@@ -72,7 +72,7 @@ impl Hold {
         self.keys.len()
     }
 
-    /// Returns when the hold must be judged again.
+    /// Returns when the hold must be decided again.
     pub fn wake_at(&self) -> Instant {
         let recovers = self.recovered.map(|since| since + RECOVERY);
         recovers.map_or(self.until, |at| at.min(self.until))

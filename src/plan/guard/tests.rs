@@ -10,7 +10,7 @@ use super::*;
 use crate::model::LeaseId;
 use crate::plan::meta::HoldRecord;
 
-const TERMS: GuardSettings = GuardSettings {
+const SETTINGS: GuardSettings = GuardSettings {
     mode: GuardMode::Hold,
     window: Duration::from_mins(1),
     max_loss_percent: 50,
@@ -40,9 +40,9 @@ fn key(number: usize) -> Key {
 }
 
 impl Rig {
-    fn new(keys: usize, terms: GuardSettings) -> Self {
+    fn new(keys: usize, settings: GuardSettings) -> Self {
         let mut guard = Guard::new();
-        guard.set_terms(terms);
+        guard.set_settings(settings);
         guard.started();
         Self {
             guard,
@@ -68,37 +68,38 @@ impl Rig {
             unix: UNIX + self.now.duration_since(self.began),
         };
         let etcd = &self.etcd;
-        let (news, works) = self.guard.judge(
+        let (event, works) = self.guard.decide(
             (self.etcd.len(), |key: &Key| etcd.contains(key)),
             moment,
             self.approved.as_deref(),
             || id,
         );
-        self.holds += usize::from(news == Some(GuardEvent::Held));
+        self.holds += usize::from(event == Some(GuardEvent::Held));
         let keys = works.into_values().map(|work| match work {
             Work::Key(key) => key,
             Work::Pod(..) => unreachable!("only keys are suspected here"),
         });
-        (news, keys.collect())
+        (event, keys.collect())
     }
 
     /// Lets the guard decide and removes the released keys from etcd. Returns their number.
-    fn judge(&mut self) -> (Option<GuardEvent>, usize) {
-        let (news, keys) = self.decide();
+    fn carry_out(&mut self) -> (Option<GuardEvent>, usize) {
+        let (event, keys) = self.decide();
         for key in &keys {
             assert!(!self.guard.detains(key), "{key}");
             self.etcd.remove(key);
             self.guard.gone(key);
         }
-        (news, keys.len())
+        (event, keys.len())
     }
 
     fn record(&mut self, hold: Option<HoldRecord>) {
-        self.guard.set_recorded(hold.map(|hold| Recorded {
+        let recorded = hold.map(|hold| Recorded {
             hold: Some(hold),
             lease: LeaseId(1),
             mod_revision: 1,
-        }));
+        });
+        self.guard.observe_record(recorded, 1);
     }
 
     fn back(&mut self, numbers: impl IntoIterator<Item = usize>) {
@@ -116,9 +117,9 @@ fn released(why: Release, keys: usize) -> GuardEvent {
 
 #[test]
 fn all_at_once_are_held_as_a_whole() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     rig.mark_unconfirmed(0..20);
-    assert_eq!(rig.judge(), (Some(GuardEvent::Held), 0));
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 0));
     let hold = rig.guard.hold().expect("a hold");
     assert_eq!((hold.len(), hold.lost, hold.of), (20, 20, 20));
     assert!(rig.guard.detains("/s/07"));
@@ -126,11 +127,11 @@ fn all_at_once_are_held_as_a_whole() {
 
 #[test]
 fn one_after_the_other_they_go_up_to_the_limit_and_no_further() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     let mut gone = 0;
     for number in 0..20 {
         rig.mark_unconfirmed([number]);
-        gone += rig.judge().1;
+        gone += rig.carry_out().1;
     }
     assert_eq!(gone, 10);
     assert_eq!(rig.guard.hold().map(Hold::len), Some(10));
@@ -138,7 +139,7 @@ fn one_after_the_other_they_go_up_to_the_limit_and_no_further() {
 
 #[test]
 fn what_is_let_go_and_still_in_etcd_is_not_counted_twice() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     let mut gone = 0;
     for number in 0..20 {
         rig.mark_unconfirmed([number]);
@@ -149,108 +150,108 @@ fn what_is_let_go_and_still_in_etcd_is_not_counted_twice() {
 
 #[test]
 fn a_small_loss_is_let_go_whatever_its_share() {
-    let mut rig = Rig::new(9, TERMS);
+    let mut rig = Rig::new(9, SETTINGS);
     rig.mark_unconfirmed(0..9);
-    assert_eq!(rig.judge(), (None, 9));
+    assert_eq!(rig.carry_out(), (None, 9));
 }
 
 #[test]
 fn half_of_the_keys_is_not_more_than_half() {
-    let mut rig = Rig::new(40, TERMS);
+    let mut rig = Rig::new(40, SETTINGS);
     rig.mark_unconfirmed(0..20);
-    assert_eq!(rig.judge(), (None, 20));
+    assert_eq!(rig.carry_out(), (None, 20));
 }
 
 #[test]
 fn a_slow_loss_is_no_burst() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     for number in 0..20 {
         rig.mark_unconfirmed([number]);
-        assert_eq!(rig.judge(), (None, 1));
+        assert_eq!(rig.carry_out(), (None, 1));
         rig.now += second(10);
     }
 }
 
 #[test]
 fn a_hold_ends_when_its_time_has_passed_and_not_before() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     rig.mark_unconfirmed(0..20);
-    rig.judge();
+    rig.carry_out();
     rig.now += second(299);
-    assert_eq!(rig.judge(), (None, 0));
+    assert_eq!(rig.carry_out(), (None, 0));
     rig.now += second(1);
-    assert_eq!(rig.judge(), (Some(released(Release::Expired, 20)), 20));
+    assert_eq!(rig.carry_out(), (Some(released(Release::Expired, 20)), 20));
     assert_eq!(rig.guard.hold(), None);
 }
 
 #[test]
 fn a_hold_ends_at_once_for_its_own_id_and_for_no_other() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     rig.mark_unconfirmed(0..20);
-    rig.judge();
+    rig.carry_out();
     rig.approved = Some("hold-1".to_owned());
-    assert_eq!(rig.judge(), (None, 0));
+    assert_eq!(rig.carry_out(), (None, 0));
     rig.approved = Some("hold-0".to_owned());
-    assert_eq!(rig.judge(), (Some(released(Release::Approved, 20)), 20));
+    assert_eq!(rig.carry_out(), (Some(released(Release::Approved, 20)), 20));
     // An approval is valid once: the next hold has another id.
     rig.back(0..20);
     rig.mark_unconfirmed(0..20);
-    assert_eq!(rig.judge(), (Some(GuardEvent::Held), 0));
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 0));
 }
 
 #[test]
 fn when_enough_pods_are_back_the_rest_goes() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     rig.mark_unconfirmed(0..20);
-    rig.judge();
+    rig.carry_out();
     rig.back(0..9);
-    assert_eq!(rig.judge(), (None, 0), "11 of 20 are still more than half");
+    assert_eq!(rig.carry_out(), (None, 0), "11 of 20 are still more than half");
     rig.back(9..10);
-    assert_eq!(rig.judge(), (None, 0), "others may be about to come back");
+    assert_eq!(rig.carry_out(), (None, 0), "others may be about to come back");
     assert_eq!(rig.guard.hold().map(Hold::wake_at), Some(rig.now + RECOVERY));
     rig.now += RECOVERY;
-    assert_eq!(rig.judge(), (Some(released(Release::Resolved, 10)), 10));
+    assert_eq!(rig.carry_out(), (Some(released(Release::Resolved, 10)), 10));
 }
 
 #[test]
 fn when_all_pods_are_back_the_hold_ends_at_once() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     rig.mark_unconfirmed(0..20);
-    rig.judge();
+    rig.carry_out();
     rig.back(0..20);
-    assert_eq!(rig.judge(), (Some(released(Release::Resolved, 0)), 0));
+    assert_eq!(rig.carry_out(), (Some(released(Release::Resolved, 0)), 0));
 }
 
 #[test]
 fn pods_that_come_and_go_again_begin_the_recovery_anew() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     rig.mark_unconfirmed(0..20);
-    rig.judge();
+    rig.carry_out();
     rig.back(0..10);
-    rig.judge();
+    rig.carry_out();
     rig.mark_unconfirmed([0]);
-    rig.judge();
+    rig.carry_out();
     rig.now += RECOVERY;
-    assert_eq!(rig.judge(), (None, 0));
+    assert_eq!(rig.carry_out(), (None, 0));
 }
 
 #[test]
 fn what_had_gone_before_a_hold_began_still_counts_when_the_window_is_over() {
-    let mut rig = Rig::new(18, TERMS);
+    let mut rig = Rig::new(18, SETTINGS);
     for number in 0..18 {
         rig.mark_unconfirmed([number]);
-        rig.judge();
+        rig.carry_out();
     }
     assert_eq!(rig.guard.hold().map(Hold::len), Some(9));
     rig.now += second(200);
-    assert_eq!(rig.judge(), (None, 0));
+    assert_eq!(rig.carry_out(), (None, 0));
 }
 
 #[test]
 fn a_fact_goes_from_a_hold_at_once() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     rig.mark_unconfirmed(0..20);
-    rig.judge();
+    rig.carry_out();
     assert!(rig.guard.clear_unconfirmed(&key(3)), "it was detained");
     assert!(!rig.guard.detains("/s/03"));
     assert!(rig.guard.detains("/s/04"));
@@ -258,34 +259,34 @@ fn a_fact_goes_from_a_hold_at_once() {
 
 #[test]
 fn a_guard_that_only_warns_says_so_once_and_lets_go() {
-    let terms = GuardSettings {
+    let settings = GuardSettings {
         mode: GuardMode::Warn,
-        ..TERMS
+        ..SETTINGS
     };
-    let mut rig = Rig::new(20, terms);
+    let mut rig = Rig::new(20, settings);
     rig.mark_unconfirmed(0..20);
-    assert_eq!(rig.judge(), (Some(GuardEvent::Warned { lost: 20, of: 20 }), 20));
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Warned { lost: 20, of: 20 }), 20));
 }
 
 #[test]
 fn a_guard_that_is_turned_off_lets_go_of_what_it_held() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     rig.mark_unconfirmed(0..20);
-    rig.judge();
-    rig.guard.set_terms(GuardSettings::OFF);
-    assert_eq!(rig.judge(), (Some(released(Release::Unguarded, 20)), 20));
+    rig.carry_out();
+    rig.guard.set_settings(GuardSettings::OFF);
+    assert_eq!(rig.carry_out(), (Some(released(Release::Unguarded, 20)), 20));
 }
 
 #[test]
 fn a_new_leader_doubts_again_what_it_let_go_and_nobody_removed() {
-    let mut rig = Rig::new(20, TERMS);
+    let mut rig = Rig::new(20, SETTINGS);
     for number in 0..20 {
         rig.mark_unconfirmed([number]);
         // A standby replica removes nothing: the keys it releases stay in etcd.
         rig.decide();
     }
-    rig.guard.doubt_again();
-    rig.judge();
+    rig.guard.mark_released_unconfirmed();
+    rig.carry_out();
     assert_eq!(
         rig.guard.hold().map(Hold::len),
         Some(20),
@@ -296,7 +297,7 @@ fn a_new_leader_doubts_again_what_it_let_go_and_nobody_removed() {
 #[test]
 fn until_it_has_judged_what_a_predecessor_left_nothing_but_facts_goes() {
     let mut guard = Guard::new();
-    guard.set_terms(TERMS);
+    guard.set_settings(SETTINGS);
     assert!(guard.detains("/s/00"));
     guard.clear_unconfirmed(&key(0));
     assert!(!guard.detains("/s/00"));
@@ -333,7 +334,7 @@ proptest! {
 
     #[test]
     fn no_fact_is_held_and_no_suspicion_above_the_limit_goes_before_its_hold_ends(events in vec(any_event(), 1..80)) {
-        let mut rig = Rig::new(KEYS, TERMS);
+        let mut rig = Rig::new(KEYS, SETTINGS);
         // When keys were released on an unconfirmed removal, without those that are back.
         let mut went: BTreeMap<Key, Instant> = BTreeMap::new();
         let mut hold_began = None;
@@ -357,13 +358,13 @@ proptest! {
                 Event::Passes(seconds) => rig.now += second(seconds),
                 Event::Takeover => {
                     rig.guard.stand_by();
-                    rig.guard.doubt_again();
+                    rig.guard.mark_released_unconfirmed();
                 }
             }
-            went.retain(|_, at| hold_began.is_some() || *at + TERMS.window > rig.now);
+            went.retain(|_, at| hold_began.is_some() || *at + SETTINGS.window > rig.now);
             let before = rig.etcd.clone();
-            let (news, count) = rig.judge();
-            match news {
+            let (event, count) = rig.carry_out();
+            match event {
                 Some(GuardEvent::Held) => {
                     prop_assert_eq!(count, 0);
                     let hold = rig.guard.hold().expect("it began");
@@ -377,7 +378,7 @@ proptest! {
                 Some(GuardEvent::Released { why, .. }) => {
                     let began = hold_began.take().expect("it began");
                     rig.record(None);
-                    prop_assert!(why == Release::Resolved || rig.now >= began + TERMS.hold, "{why:?}");
+                    prop_assert!(why == Release::Resolved || rig.now >= began + SETTINGS.hold, "{why:?}");
                     if why == Release::Expired {
                         went.clear();
                         continue;
@@ -388,13 +389,13 @@ proptest! {
             for key in before.difference(&rig.etcd) {
                 went.insert(key.clone(), rig.now);
             }
-            went.retain(|_, at| hold_began.is_some() || *at + TERMS.window > rig.now);
+            went.retain(|_, at| hold_began.is_some() || *at + SETTINGS.window > rig.now);
             let of = rig.etcd.len() + went.keys().filter(|key| !rig.etcd.contains(*key)).count();
             // A confirmed removal reduces the keys that are left, so that the earlier loss may become a larger share.
             // No key may be released on top of that.
-            if count > 0 && news.is_none() {
+            if count > 0 && event.is_none() {
                 let lost = went.len();
-                prop_assert!(lost < TERMS.min_keys || lost * 100 <= of * TERMS.max_loss_percent, "{lost} of {of}");
+                prop_assert!(lost < SETTINGS.min_keys || lost * 100 <= of * SETTINGS.max_loss_percent, "{lost} of {of}");
             }
         }
     }

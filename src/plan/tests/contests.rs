@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn the_older_of_two_registrations_has_the_key_and_the_other_says_so() {
     let mut rig = Rig::new();
-    rig.planner.set_terms(&reference("elder"), terms(0));
+    rig.planner.set_settings(&reference("elder"), settings(0));
     rig.want("orders", "p", &["/s/p"], "younger");
     rig.want("elder", "p", &["/s/p"], "elder");
     rig.run();
@@ -31,11 +31,11 @@ fn the_older_of_two_registrations_has_the_key_and_the_other_says_so() {
 #[test]
 fn a_registration_made_anew_under_its_name_is_younger_than_it_was() {
     let mut rig = Rig::new();
-    rig.planner.set_terms(&reference("other"), terms(5));
+    rig.planner.set_settings(&reference("other"), settings(5));
     rig.want("orders", "p", &["/s/p"], "orders");
     rig.want("other", "p", &["/s/p"], "other");
     rig.run();
-    rig.planner.set_terms(&reference("orders"), terms(9));
+    rig.planner.set_settings(&reference("orders"), settings(9));
     rig.run();
     assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("other"));
 }
@@ -73,11 +73,11 @@ fn a_stranger_who_was_quicker_keeps_the_key() {
     // The write is planned before the watch event of the foreign key arrives.
     let (record, transaction) = rig.next().expect("a lease to record");
     let verdict = rig.commit(&transaction);
-    rig.planner.settle(record, Some(verdict));
+    rig.planner.complete(record, Some(verdict));
     let (ticket, transaction) = rig.next().expect("a write");
     rig.etcd.foreign_put("/s/p", "theirs");
     let verdict = rig.commit(&transaction);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     assert_eq!(rig.report("orders").conflicts.len(), 1, "the answer tells who holds it");
     assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("theirs"));
     assert_eq!(rig.etcd.value("/s/p2").as_deref(), Some("ours"), "its own guard held");
@@ -112,16 +112,16 @@ fn a_key_made_anew_by_a_stranger_is_the_strangers() {
 #[test]
 fn a_contested_key_under_way_does_not_hold_up_the_losers_other_keys() {
     let mut rig = Rig::new();
-    rig.planner.set_terms(&reference("elder"), terms(0));
+    rig.planner.set_settings(&reference("elder"), settings(0));
     rig.want("elder", "p", &["/s/p"], "elder");
     let (record, transaction) = rig.next().expect("a lease to record");
     let verdict = rig.commit(&transaction);
-    rig.planner.settle(record, Some(verdict));
+    rig.planner.complete(record, Some(verdict));
     let (ticket, transaction) = rig.next().expect("the elder's write");
     rig.want("orders", "p", &["/s/p", "/s/other"], "younger");
     let verdict = rig.commit(&transaction);
     rig.run();
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     rig.run();
     assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("elder"));
     assert_eq!(rig.etcd.value("/s/other").as_deref(), Some("younger"));
@@ -136,7 +136,7 @@ fn an_old_registration_that_comes_to_a_place_later_takes_no_key_there() {
     rig.planner.set_since(&reference("orders"), at(Since::Recorded(2000)));
     rig.want("orders", "p", &["/s/p"], "first");
     rig.run();
-    rig.planner.set_terms(&reference("old"), terms(0));
+    rig.planner.set_settings(&reference("old"), settings(0));
     rig.planner.set_since(&reference("old"), at(Since::Asked(3000)));
     rig.want("old", "p", &["/s/p"], "later");
     assert_eq!(rig.run(), []);

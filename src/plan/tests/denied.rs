@@ -8,19 +8,19 @@ use crate::plan::{LeaseGroup, LeaseGroups, Right};
 fn rig() -> Rig {
     let mut rig = Rig::new();
     let elsewhere = RegistrationSettings {
-        scopes: vec![Prefix::below("/t/")],
-        ..terms(2)
+        prefixes: vec![Prefix::below("/t/")],
+        ..settings(2)
     };
-    rig.planner.set_terms(&reference("carts"), elsewhere);
-    rig.planner.set_domains(domains());
+    rig.planner.set_settings(&reference("carts"), elsewhere);
+    rig.planner.set_lease_groups(lease_groups());
     rig
 }
 
-fn domains() -> LeaseGroups {
-    let mut domains = LeaseGroups::default();
-    domains.add(Prefix::below("/s/"));
-    domains.add(Prefix::below("/t/"));
-    domains
+fn lease_groups() -> LeaseGroups {
+    let mut lease_groups = LeaseGroups::default();
+    lease_groups.add(Prefix::below("/s/"));
+    lease_groups.add(Prefix::below("/t/"));
+    lease_groups
 }
 
 fn deny(rig: &mut Rig, prefix: &str) {
@@ -38,10 +38,10 @@ fn written(rig: &mut Rig) -> Vec<String> {
 fn keys_that_are_granted_apart_never_share_a_lease_and_still_move_together() {
     let mut rig = rig();
     let both = RegistrationSettings {
-        scopes: ["/s/", "/t/"].map(Prefix::below).into(),
-        ..terms(1)
+        prefixes: ["/s/", "/t/"].map(Prefix::below).into(),
+        ..settings(1)
     };
-    rig.planner.set_terms(&reference("orders"), both);
+    rig.planner.set_settings(&reference("orders"), both);
     rig.want("orders", "p", &["/s/p", "/t/p"], "1");
     rig.want("carts", "q", &["/t/q"], "1");
     let transactions = rig.run();
@@ -59,24 +59,27 @@ fn keys_that_are_granted_apart_never_share_a_lease_and_still_move_together() {
 #[test]
 fn before_it_is_known_what_is_granted_together_nothing_is_put_anywhere() {
     let mut rig = Rig::new();
-    rig.planner.await_domains();
+    rig.planner.await_lease_groups();
     rig.want("orders", "p", &["/s/p"], "1");
     assert_eq!(written(&mut rig), [""; 0]);
-    assert_eq!(rig.planner.without_domain(), [Prefix::below("/s/")].into());
-    rig.planner.set_domains(domains());
+    assert_eq!(
+        rig.planner.prefixes_without_lease_group(),
+        [Prefix::below("/s/")].into()
+    );
+    rig.planner.set_lease_groups(lease_groups());
     assert_eq!(written(&mut rig), ["/s/p"]);
 }
 
 #[test]
 fn keys_that_share_a_lease_from_before_stay_there_and_no_other_joins_them() {
     let mut rig = rig();
-    rig.planner.set_domains(LeaseGroups::everything());
+    rig.planner.set_lease_groups(LeaseGroups::everything());
     rig.want("orders", "p", &["/s/p"], "1");
     rig.want("carts", "q", &["/t/q"], "1");
     rig.run();
     let (shared, revision) = (rig.lease_of("/s/p"), rig.etcd.revision());
     assert_eq!(rig.lease_of("/t/q"), shared);
-    rig.planner.set_domains(domains());
+    rig.planner.set_lease_groups(lease_groups());
     rig.run();
     assert_eq!(rig.etcd.revision(), revision, "an upgrade is no event");
     rig.want("orders", "p", &["/s/p"], "2");
@@ -95,22 +98,27 @@ fn keys_that_share_a_lease_from_before_stay_there_and_no_other_joins_them() {
 fn fifty_prefixes_that_are_granted_apart_take_a_lease_each_and_one_takes_as_many_as_it_fills() {
     for (prefixes, leases) in [(1, 40), (50, 50)] {
         let mut rig = Rig::new();
-        let mut domains = LeaseGroups::default();
+        let mut lease_groups = LeaseGroups::default();
         let mut scopes = Vec::new();
         for i in 0..prefixes {
-            domains.add(Prefix::below(&format!("/p{i}/")));
+            lease_groups.add(Prefix::below(&format!("/p{i}/")));
             scopes.push(Prefix::below(&format!("/p{i}/")));
         }
-        rig.planner.set_domains(domains);
-        rig.planner
-            .set_terms(&reference("orders"), RegistrationSettings { scopes, ..terms(1) });
+        rig.planner.set_lease_groups(lease_groups);
+        rig.planner.set_settings(
+            &reference("orders"),
+            RegistrationSettings {
+                prefixes: scopes,
+                ..settings(1)
+            },
+        );
         for pod in 0..10_000 {
             let key = format!("/p{}/{pod}", pod % prefixes);
             rig.want("orders", &pod.to_string(), &[&key], "1");
         }
         while let Some((ticket, transaction)) = rig.next() {
             let verdict = rig.commit(&transaction);
-            rig.planner.settle(ticket, Some(verdict));
+            rig.planner.complete(ticket, Some(verdict));
         }
         assert_eq!(rig.planner.key_count(), 10_000);
         assert_eq!(rig.planner.leases().len(), leases);
@@ -130,7 +138,7 @@ fn a_scope_that_may_not_be_read_waits_alone_and_is_written_once_it_may() {
     let seen = rig.etcd.snapshot(Prefix::below("/t/"));
     rig.planner.observe(seen);
     assert_eq!(rig.report("carts").denied, []);
-    rig.planner.set_domains(domains());
+    rig.planner.set_lease_groups(lease_groups());
     assert_eq!(written(&mut rig), ["/t/q"]);
 }
 
@@ -138,10 +146,10 @@ fn a_scope_that_may_not_be_read_waits_alone_and_is_written_once_it_may() {
 fn of_a_pod_that_may_be_written_in_one_place_only_that_is_written() {
     let mut rig = rig();
     let both = RegistrationSettings {
-        scopes: ["/s/", "/t/"].map(Prefix::below).into(),
-        ..terms(1)
+        prefixes: ["/s/", "/t/"].map(Prefix::below).into(),
+        ..settings(1)
     };
-    rig.planner.set_terms(&reference("orders"), both);
+    rig.planner.set_settings(&reference("orders"), both);
     rig.listen();
     rig.planner.writing_denied(&Prefix::below("/t/"), &"/t/p".into());
     rig.want("orders", "p", &["/s/p", "/t/p"], "1");
@@ -152,7 +160,7 @@ fn of_a_pod_that_may_be_written_in_one_place_only_that_is_written() {
     rig.want("orders", "p", &["/s/p", "/t/p"], "1");
     rig.run();
     rig.planner.writing_allowed(&Prefix::below("/t/"));
-    rig.planner.set_domains(domains());
+    rig.planner.set_lease_groups(lease_groups());
     assert_eq!(written(&mut rig), ["/t/p"]);
     assert_eq!(rig.planner.denied().count(), 0);
 }
@@ -167,13 +175,16 @@ fn a_refused_transaction_names_the_scopes_and_leases_to_ask_about() {
     rig.want("orders", "p", &["/s/p"], "2");
     rig.want("carts", "q", &["/t/q"], "2");
     let (ticket, _) = rig.next().expect("there is something to do");
-    let (suspects, suspected) = rig.planner.suspects(ticket);
-    let told: Vec<_> = suspects.iter().map(|one| (one.scope.prefix(), &one.keys[..])).collect();
+    let (suspects, suspected) = rig.planner.probe_candidates(ticket);
+    let told: Vec<_> = suspects
+        .iter()
+        .map(|one| (one.prefix.prefix(), &one.keys[..]))
+        .collect();
     assert_eq!(told, [("/s/", &["/s/p".into()][..]), ("/t/", &["/t/q".into()][..])]);
     assert_eq!(suspected, leases.into());
     // The denied key is known: only the rest of the transaction is sent again.
     rig.planner.writing_denied(&Prefix::below("/t/"), &"/t/q".into());
-    rig.planner.settle(ticket, None);
+    rig.planner.complete(ticket, None);
     assert_eq!(written(&mut rig), ["/s/p"]);
     assert_eq!(rig.etcd.value("/t/q").as_deref(), Some("1"));
 }
@@ -181,13 +192,13 @@ fn a_refused_transaction_names_the_scopes_and_leases_to_ask_about() {
 #[test]
 fn what_may_be_written_leaves_a_lease_that_etcd_denies_and_the_rest_stays_on_it() {
     let mut rig = rig();
-    rig.planner.set_domains(LeaseGroups::everything());
+    rig.planner.set_lease_groups(LeaseGroups::everything());
     rig.want("orders", "p", &["/s/p"], "1");
     rig.want("carts", "q", &["/t/q"], "1");
     rig.run();
-    rig.planner.set_domains(domains());
+    rig.planner.set_lease_groups(lease_groups());
     let shared = rig.lease_of("/s/p");
-    let suspects = rig.planner.suspects_on(shared);
+    let suspects = rig.planner.probe_candidates_on(shared);
     assert_eq!(suspects.len(), 2, "{suspects:?}");
     rig.planner.writing_denied(&Prefix::below("/t/"), &"/t/q".into());
     rig.planner.set_lease_denied(shared, true);
@@ -199,7 +210,7 @@ fn what_may_be_written_leaves_a_lease_that_etcd_denies_and_the_rest_stays_on_it(
     rig.etcd.expire(shared);
     assert_eq!(written(&mut rig), [""; 0]);
     rig.planner.writing_allowed(&Prefix::below("/t/"));
-    rig.planner.set_domains(domains());
+    rig.planner.set_lease_groups(lease_groups());
     assert_eq!(written(&mut rig), ["/t/q"]);
 }
 
@@ -220,7 +231,7 @@ fn a_lease_that_etcd_allows_again_takes_keys_again() {
         [""; 0],
         "what it is granted with may be another thing now"
     );
-    rig.planner.set_domains(domains());
+    rig.planner.set_lease_groups(lease_groups());
     assert_eq!(written(&mut rig), ["/s/q"], "what is in place stays there");
     assert_eq!(rig.lease_of("/s/q"), lease);
 }
@@ -229,22 +240,22 @@ fn a_lease_that_etcd_allows_again_takes_keys_again() {
 fn a_scope_inside_one_that_may_not_be_read_is_watched_for_itself_until_that_may_be() {
     let mut rig = Rig::new();
     let inner = RegistrationSettings {
-        scopes: vec![Prefix::below("/s/in/")],
-        ..terms(2)
+        prefixes: vec![Prefix::below("/s/in/")],
+        ..settings(2)
     };
-    rig.planner.set_terms(&reference("carts"), inner);
-    let both = [meta().scope().clone(), Prefix::below("/s/")];
-    assert_eq!(rig.planner.take_changed_scopes(), Some(both.clone().into()));
+    rig.planner.set_settings(&reference("carts"), inner);
+    let both = [meta().prefix().clone(), Prefix::below("/s/")];
+    assert_eq!(rig.planner.take_changed_prefixes(), Some(both.clone().into()));
     deny(&mut rig, "/s/");
     let with_inner = both.clone().into_iter().chain([Prefix::below("/s/in/")]);
-    assert_eq!(rig.planner.take_changed_scopes(), Some(with_inner.collect()));
+    assert_eq!(rig.planner.take_changed_prefixes(), Some(with_inner.collect()));
     let seen = rig.etcd.snapshot(Prefix::below("/s/in/"));
     rig.planner.observe(seen);
     assert_eq!(rig.report("carts").denied, []);
     assert_eq!(rig.report("orders").denied, [(Prefix::below("/s/"), Right::Read)]);
     let seen = rig.etcd.snapshot(Prefix::below("/s/"));
     rig.planner.observe(seen);
-    assert_eq!(rig.planner.take_changed_scopes(), Some(both.into()));
+    assert_eq!(rig.planner.take_changed_prefixes(), Some(both.into()));
     assert_eq!(rig.report("orders").denied, []);
 }
 
@@ -257,12 +268,12 @@ fn the_note_of_a_removal_goes_on_a_lease_that_is_not_denied() {
     let (denied, sound) = (rig.lease_of("/s/p"), rig.lease_of("/t/q"));
     rig.drop_pod("orders", "p");
     let (ticket, transaction) = rig.next().expect("a removal");
-    assert_eq!(rig.planner.lease_of_note(&transaction.ops), Some(denied));
+    assert_eq!(rig.planner.lease_of_checkpoint(&transaction.ops), Some(denied));
     rig.planner.set_lease_denied(denied, true);
-    assert_eq!(rig.planner.lease_of_note(&transaction.ops), Some(sound));
-    rig.planner.settle(ticket, None);
+    assert_eq!(rig.planner.lease_of_checkpoint(&transaction.ops), Some(sound));
+    rig.planner.complete(ticket, None);
     assert_eq!(
-        rig.planner.leases().domain_of("/t/q"),
+        rig.planner.leases().group_of("/t/q"),
         Some(LeaseGroup::Below(Prefix::below("/t/")))
     );
 }

@@ -11,35 +11,35 @@ fn a_key_that_came_and_went_leaves_no_slot_however_late_the_mirror_tells_of_it()
         rig.drop_pod("orders", pod);
         while let Some(Step::Write(ticket, transaction)) = rig.planner.next(Transaction::MAX_OPS, 0) {
             let verdict = rig.commit(&transaction);
-            rig.planner.settle(ticket, Some(verdict));
+            rig.planner.complete(ticket, Some(verdict));
         }
         // Every answer arrives before the watch events.
         rig.run();
     }
-    assert!(rig.planner.slots.is_empty(), "{:?}", rig.planner.slots);
+    assert_eq!(rig.planner.keys.iter().count(), 0, "{:?}", rig.planner.keys);
 }
 
 #[test]
 fn a_replica_that_stands_by_forgets_the_pods_that_another_saw_to() {
     let mut rig = Rig::new();
     let mut standby = Planner::new(meta(), 256);
-    standby.set_terms(&reference("orders"), terms(1));
+    standby.set_settings(&reference("orders"), settings(1));
     standby.kubernetes_is_complete();
     for pod in ["a", "b", "c"] {
         let key = format!("/s/{pod}");
-        standby.set_tenancy(&reference("orders"), &pod.into(), Some(desired(pod, &[&key], "1")));
+        standby.set_desired(&reference("orders"), &pod.into(), Some(desired(pod, &[&key], "1")));
         rig.want("orders", pod, &[&key], "1");
         rig.run();
         standby_sees(&mut standby, &rig);
-        standby.set_tenancy(&reference("orders"), &pod.into(), None);
+        standby.set_desired(&reference("orders"), &pod.into(), None);
         rig.drop_pod("orders", pod);
         rig.run();
         standby_sees(&mut standby, &rig);
     }
     standby.tidy();
-    let book = &standby.books[&reference("orders")];
+    let state = standby.registrations.get(&reference("orders")).expect("it is known");
     assert_eq!(
-        (standby.queued(), standby.slots.len(), book.dropped.len()),
+        (standby.queued(), standby.keys.iter().count(), state.dropped.len()),
         (0, 0, 0),
         "{standby:?}"
     );
@@ -49,10 +49,10 @@ fn a_replica_that_stands_by_forgets_the_pods_that_another_saw_to() {
 fn a_replica_that_stands_by_keeps_what_is_still_to_be_done() {
     let mut standby = Planner::new(meta(), 256);
     let rig = Rig::new();
-    standby.set_terms(&reference("orders"), terms(1));
+    standby.set_settings(&reference("orders"), settings(1));
     standby.kubernetes_is_complete();
     standby_sees(&mut standby, &rig);
-    standby.set_tenancy(&reference("orders"), &"a".into(), Some(desired("a", &["/s/a"], "1")));
+    standby.set_desired(&reference("orders"), &"a".into(), Some(desired("a", &["/s/a"], "1")));
     standby.tidy();
     assert!(matches!(standby.next(127, 0), Some(Step::Grant { .. })), "it leads now");
 }
@@ -61,17 +61,17 @@ fn a_replica_that_stands_by_keeps_what_is_still_to_be_done() {
 fn scopes_of_registrations_that_are_gone_are_let_go_by_a_replica_that_never_writes() {
     let mut standby = Planner::new(meta(), 256);
     let rig = Rig::new();
-    standby.set_terms(&reference("orders"), terms(1));
+    standby.set_settings(&reference("orders"), settings(1));
     standby.kubernetes_is_complete();
     standby.remove_registration(&reference("orders"));
-    assert_eq!(standby.take_changed_scopes().expect("new").len(), 2, "not read yet");
+    assert_eq!(standby.take_changed_prefixes().expect("new").len(), 2, "not read yet");
     standby_sees(&mut standby, &rig);
     standby.tidy();
-    assert_eq!(standby.take_changed_scopes().expect("changed").len(), 1);
+    assert_eq!(standby.take_changed_prefixes().expect("changed").len(), 1);
 }
 
 fn standby_sees(standby: &mut Planner, rig: &Rig) {
-    for scope in [meta().scope().clone(), Prefix::below("/s/")] {
+    for scope in [meta().prefix().clone(), Prefix::below("/s/")] {
         standby.observe(rig.etcd.snapshot(scope));
     }
 }
@@ -84,11 +84,11 @@ fn a_write_that_lands_after_its_registration_is_gone_is_found_and_undone() {
         let (ticket, transaction) = rig.next().expect("a key is to be written");
         if transaction.ops[0].key().starts_with("/s/") {
             // No answer: the transaction may have been carried out, or may still be.
-            rig.planner.settle(ticket, None);
+            rig.planner.complete(ticket, None);
             break transaction;
         }
         let verdict = rig.commit(&transaction);
-        rig.planner.settle(ticket, Some(verdict));
+        rig.planner.complete(ticket, Some(verdict));
     };
     rig.planner.remove_registration(&reference("orders"));
     rig.run();

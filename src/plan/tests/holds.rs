@@ -55,11 +55,11 @@ fn a_restart_goes_on_with_the_hold_that_was_there_and_its_end() {
 fn a_standby_that_takes_over_goes_on_with_the_hold() {
     let now = Instant::now();
     let mut rig = held(now);
-    rig.planner.stands_by();
+    rig.planner.becomes_standby();
     rig.planner.look(now);
     assert_eq!(rig.planner.hold(), None, "it is the other one's");
     assert!(rig.run().is_empty(), "and nothing goes");
-    rig.planner.leads_anew();
+    rig.planner.becomes_leader();
     assert_eq!(rig.judge_by(now, "second"), Some(GuardEvent::Resumed));
     let hold = rig.planner.hold().expect("a hold");
     assert_eq!((&*hold.id, hold.len()), ("first", PODS));
@@ -68,7 +68,7 @@ fn a_standby_that_takes_over_goes_on_with_the_hold() {
 #[test]
 fn what_a_leader_let_go_counts_for_its_successor_too() {
     let (mut rig, now) = (registered(), Instant::now());
-    rig.planner.stands_by();
+    rig.planner.becomes_standby();
     let revision = rig.etcd.revision();
     for number in 0..10 {
         rig.present(number, PodState::Missing);
@@ -77,7 +77,7 @@ fn what_a_leader_let_go_counts_for_its_successor_too() {
     rig.listen();
     assert!(rig.etcd.revision() > revision);
     rig.planner.look(now);
-    rig.planner.leads_anew();
+    rig.planner.becomes_leader();
     rig.present(10, PodState::Missing);
     assert_eq!(rig.judge(now), Some(GuardEvent::Held));
     let hold = rig.planner.hold().expect("a hold");
@@ -89,7 +89,9 @@ fn the_record_of_a_hold_that_is_over_goes_after_what_it_held() {
     let now = Instant::now();
     let mut rig = held(now);
     let moment = Moment { now, unix: UNIX };
-    let end = rig.planner.judge(moment, Some("first"), || unreachable!("it goes on"));
+    let end = rig
+        .planner
+        .decide_removals(moment, Some("first"), || unreachable!("it goes on"));
     assert!(
         matches!(
             end,
@@ -104,7 +106,7 @@ fn the_record_of_a_hold_that_is_over_goes_after_what_it_held() {
     assert_eq!(keys.ops.len(), PODS);
     assert!(keys.ops.iter().all(|op| &**op.key() != RECORD));
     let verdict = rig.commit(&keys);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     rig.run();
     assert_eq!(rig.etcd.value(RECORD), None);
     assert_eq!(rig.left(), 0);
@@ -115,13 +117,13 @@ fn a_successor_finishes_what_was_approved() {
     let now = Instant::now();
     let mut rig = held(now);
     rig.planner
-        .judge(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
+        .decide_removals(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
     // The leader dies after the approval, before it has written anything.
     rig.restart(0);
     rig.run();
     let end = rig
         .planner
-        .judge(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
+        .decide_removals(Moment { now, unix: UNIX }, Some("first"), || unreachable!("it goes on"));
     assert!(
         matches!(
             end,
@@ -146,7 +148,7 @@ fn a_restart_after_the_end_of_a_hold_releases_it() {
         now,
         unix: UNIX + guard().hold,
     };
-    let end = rig.planner.judge(late, None, || unreachable!("it goes on"));
+    let end = rig.planner.decide_removals(late, None, || unreachable!("it goes on"));
     assert!(
         matches!(
             end,
@@ -170,7 +172,7 @@ fn the_record_of_a_hold_of_another_time_releases_nothing_and_is_replaced() {
         unix: UNIX + 3 * guard().hold,
     };
     assert_eq!(
-        rig.planner.judge(late, None, || "second".to_owned()),
+        rig.planner.decide_removals(late, None, || "second".to_owned()),
         Some(GuardEvent::Held)
     );
     rig.run();
@@ -197,7 +199,7 @@ fn a_hold_that_a_newer_release_recorded_goes_on_under_its_version_until_somebody
         "it is not ours to write"
     );
     let moment = Moment { now, unix: UNIX };
-    rig.planner.judge(moment, Some("v2"), || "second".to_owned());
+    rig.planner.decide_removals(moment, Some("v2"), || "second".to_owned());
     rig.run();
     assert_eq!(rig.left(), 0);
     assert_eq!(rig.etcd.value(RECORD), None);

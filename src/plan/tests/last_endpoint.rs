@@ -6,14 +6,14 @@ use crate::plan::{GuardSettings, Moment, PodState, RegistrationSettings};
 fn keeping() -> RegistrationSettings {
     RegistrationSettings {
         keep_last: true,
-        ..terms(1)
+        ..settings(1)
     }
 }
 
 /// A rig whose registration has `keep_last` and these pods.
 fn registered(pods: &[&str]) -> Rig {
     let mut rig = Rig::new();
-    rig.planner.set_terms(&reference("orders"), keeping());
+    rig.planner.set_settings(&reference("orders"), keeping());
     for pod in pods {
         rig.ready(pod);
     }
@@ -26,8 +26,8 @@ fn at(pod: &str) -> DesiredPod {
 }
 
 impl Rig {
-    fn show(&mut self, pod: &str, presence: PodState) {
-        self.planner.set_presence(&reference("orders"), &pod.into(), presence);
+    fn show(&mut self, pod: &str, pod_state: PodState) {
+        self.planner.set_pod_state(&reference("orders"), &pod.into(), pod_state);
     }
 
     fn ready(&mut self, pod: &str) {
@@ -51,7 +51,7 @@ impl Rig {
         self.etcd.forget_watches();
         self.fence = self.etcd.elect();
         self.planner = Planner::new(meta(), 256);
-        self.planner.set_terms(&reference("orders"), keeping());
+        self.planner.set_settings(&reference("orders"), keeping());
         for pod in unready {
             self.unready(pod);
         }
@@ -158,7 +158,7 @@ fn a_restart_keeps_the_one_that_has_keys_and_writes_nothing() {
             now: std::time::Instant::now(),
             unix: Duration::ZERO,
         };
-        rig.planner.judge(moment, None, || "h".to_owned());
+        rig.planner.decide_removals(moment, None, || "h".to_owned());
         assert!(rig.run().is_empty());
         assert_eq!((rig.there(), rig.kept().as_deref()), (vec!["b".to_owned()], Some("b")));
     }
@@ -175,14 +175,14 @@ fn a_restart_that_finds_several_keeps_the_first_of_them() {
 #[test]
 fn a_standby_that_would_have_kept_another_takes_over_the_one_that_is_there() {
     let mut rig = registered(&["a", "b"]);
-    rig.planner.stands_by();
+    rig.planner.becomes_standby();
     // The events arrive in another order than on the leader.
     rig.unready("a");
     rig.unready("b");
     rig.etcd.foreign_delete("/s/b");
     rig.listen();
     assert_eq!(rig.kept().as_deref(), Some("b"));
-    rig.planner.leads_anew();
+    rig.planner.becomes_leader();
     assert!(rig.run().is_empty());
     assert_eq!((rig.there(), rig.kept().as_deref()), (vec!["a".to_owned()], Some("a")));
 }
@@ -192,7 +192,7 @@ fn a_registration_that_is_changed_to_remove_lets_its_last_endpoint_go() {
     let mut rig = registered(&["a"]);
     rig.unready("a");
     rig.run();
-    rig.planner.set_terms(&reference("orders"), terms(1));
+    rig.planner.set_settings(&reference("orders"), settings(1));
     rig.run();
     assert!(rig.there().is_empty());
     assert_eq!(rig.kept(), None);

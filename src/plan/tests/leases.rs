@@ -75,7 +75,7 @@ fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_
     // A new operator that knows only what it reads.
     let revision = rig.etcd.revision();
     rig.planner = Planner::new(meta(), 256);
-    rig.planner.set_terms(&reference("orders"), terms(1));
+    rig.planner.set_settings(&reference("orders"), settings(1));
     rig.want("orders", "p", &["/s/p"], "1");
     rig.want("orders", "q", &["/s/q"], "1");
     rig.planner.kubernetes_is_complete();
@@ -85,7 +85,7 @@ fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_
     let renewed = rig.planner.leases().take_changed_renewals().expect("there are some");
     assert!(renewed.contains_key(&lease), "{renewed:?}");
     // After a false report that the lease expired, its record is not overwritten either.
-    rig.planner.leases().doubt(lease);
+    rig.planner.leases().mark_doubtful(lease);
     assert_eq!(rig.run(), []);
     assert_eq!(rig.etcd.value(&record).as_deref(), Some(NEWER));
 
@@ -124,7 +124,7 @@ fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
     let (lease, revision) = (rig.lease_of("/s/p"), rig.etcd.revision());
-    rig.planner.leases().doubt(lease);
+    rig.planner.leases().mark_doubtful(lease);
     rig.run();
     assert_eq!(
         (rig.lease_of("/s/p"), rig.etcd.revision()),
@@ -135,13 +135,13 @@ fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
     // The lease expires, and the answer to the record's write arrives before the watch events.
     rig.listen();
     rig.etcd.expire(lease);
-    rig.planner.leases().doubt(lease);
+    rig.planner.leases().mark_doubtful(lease);
     let Some(Step::Write(ticket, transaction)) = rig.planner.next(127, 0) else {
         panic!("the record is to be written");
     };
     let verdict = rig.commit(&transaction);
     assert_eq!(verdict, TxnOutcome::LeaseGone);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     assert_eq!(
         rig.report("orders").registered,
         0,
@@ -158,7 +158,7 @@ fn a_changed_ttl_moves_the_keys_and_the_empty_lease_is_let_go() {
     rig.run();
     let before = rig.lease_of("/s/p");
     rig.planner
-        .set_terms(&reference("orders"), RegistrationSettings { ttl: 60, ..terms(1) });
+        .set_settings(&reference("orders"), RegistrationSettings { ttl: 60, ..settings(1) });
     assert_eq!(rig.run().len(), 1);
     assert_ne!(rig.lease_of("/s/p"), before);
 
@@ -173,7 +173,7 @@ fn a_changed_ttl_moves_the_keys_and_the_empty_lease_is_let_go() {
     };
     assert_eq!(keys(&transaction), [&*meta().record_key(before)]);
     let verdict = rig.commit(&transaction);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     assert_eq!(rig.planner.lease_ids(), [rig.lease_of("/s/p")], "it is renewed no more");
 }
 
@@ -184,18 +184,18 @@ fn the_note_is_on_the_lease_of_a_key_that_is_written_or_was() {
     rig.run();
     let lease = rig.lease_of("/s/p");
     let heard = Checkpoint::default().value();
-    let lease_of_note = |rig: &mut Rig| {
+    let lease_of_checkpoint = |rig: &mut Rig| {
         let (ticket, transaction) = rig.next().expect("there is something to do");
-        let note = rig.planner.note(&transaction, 3, 7, heard.clone());
-        rig.planner.settle(ticket, None);
+        let note = rig.planner.checkpoint(&transaction, 3, 7, heard.clone());
+        rig.planner.complete(ticket, None);
         note.map(|note| (note.key, note.lease))
     };
     let expected = Some(("/leasehold/c1/heard/3".into(), lease));
     rig.want("orders", "p", &["/s/p"], "2");
-    assert_eq!(lease_of_note(&mut rig), expected, "of a put");
+    assert_eq!(lease_of_checkpoint(&mut rig), expected, "of a put");
     rig.run();
     rig.drop_pod("orders", "p");
-    assert_eq!(lease_of_note(&mut rig), expected, "of a removal");
+    assert_eq!(lease_of_checkpoint(&mut rig), expected, "of a removal");
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_removal_whose_note_names_a_lapsed_lease_is_not_tried_again_and_again() {
     let (ticket, transaction) = rig.next().expect("a removal");
     rig.etcd.expire(rig.lease_of("/s/p"));
     // The watch event has not arrived yet.
-    rig.planner.settle(ticket, Some(TxnOutcome::LeaseGone));
+    rig.planner.complete(ticket, Some(TxnOutcome::LeaseGone));
     assert_eq!(keys(&transaction), ["/s/p"]);
     assert_eq!(rig.planner.next(Transaction::MAX_OPS, 0), None);
 }

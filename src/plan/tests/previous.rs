@@ -44,11 +44,11 @@ impl Rig {
 
     /// Moves `orders` to `/t/`. With `problems` the new spec yields no keys.
     fn move_all(&mut self, problems: &[Problem]) {
-        let terms = RegistrationSettings {
-            scopes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
-            ..terms(1)
+        let settings = RegistrationSettings {
+            prefixes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
+            ..settings(1)
         };
-        self.planner.set_terms(&reference("orders"), terms);
+        self.planner.set_settings(&reference("orders"), settings);
         for pod in PODS {
             self.set(pod, moved(pod, "1", problems.to_vec()));
         }
@@ -56,7 +56,7 @@ impl Rig {
 
     fn set(&mut self, pod: &str, desired: DesiredPod) {
         self.planner
-            .set_tenancy(&reference("orders"), &pod.into(), Some(desired));
+            .set_desired(&reference("orders"), &pod.into(), Some(desired));
     }
 
     fn take_places(&mut self) {
@@ -79,7 +79,7 @@ impl Rig {
     fn run_without_gap(&mut self) {
         while let Some((ticket, transaction)) = self.next() {
             let verdict = self.commit(&transaction);
-            self.planner.settle(ticket, Some(verdict));
+            self.planner.complete(ticket, Some(verdict));
             for pod in PODS {
                 let ours = self.ours();
                 assert!(ours.iter().any(|key| key.ends_with(pod)), "{pod} is not in {ours:?}");
@@ -118,7 +118,7 @@ fn a_move_onto_a_taken_place_keeps_the_old_records_until_it_is_free() {
     rig.run_without_gap();
     assert_eq!(rig.etcd.value("/s/b").as_deref(), Some("2"));
     rig.set("d", moved("d", "1", Vec::new()));
-    rig.planner.set_presence(
+    rig.planner.set_pod_state(
         &reference("orders"),
         &"c".into(),
         PodState::Unready(moved("c", "1", Vec::new())),
@@ -158,8 +158,8 @@ fn a_move_onto_a_free_place_is_one_transaction_as_ever() {
     assert_eq!(rig.run(), [], "nothing is left to do");
     assert_eq!(rig.data(), ["/t/a", "/t/b", "/t/c"]);
     assert!(
-        !rig.planner.slots.keys().any(|key| key.starts_with("/s/")),
-        "no slot is left behind"
+        rig.planner.keys.below("/s/").next().is_none(),
+        "no key state is left behind"
     );
 }
 
@@ -170,7 +170,7 @@ fn what_is_taken_while_the_move_is_under_way_is_put_back_where_it_was() {
     let (ticket, transaction) = rig.next().expect("the move");
     rig.etcd.foreign_put("/t/a", "theirs");
     let verdict = rig.commit(&transaction);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     rig.run();
     assert_eq!(rig.ours(), ["/s/a", "/t/b", "/t/c"]);
 }
@@ -209,11 +209,11 @@ fn a_spec_that_leaves_nothing_to_write_keeps_the_old_records() {
 #[test]
 fn what_was_wrong_before_is_no_reason_to_keep_anything() {
     let mut rig = Rig::with_three();
-    let terms = RegistrationSettings {
-        scopes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
-        ..terms(1)
+    let settings = RegistrationSettings {
+        prefixes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
+        ..settings(1)
     };
-    rig.planner.set_terms(&reference("orders"), terms);
+    rig.planner.set_settings(&reference("orders"), settings);
     for pod in PODS {
         let at = |place: &str| DesiredPod {
             problems: missing(),
@@ -261,7 +261,7 @@ fn who_wants_a_place_by_a_spec_in_force_has_it_before_whoever_had_it() {
     rig.take_places();
     rig.move_all(&[]);
     rig.run();
-    rig.planner.set_terms(&reference("younger"), terms(9));
+    rig.planner.set_settings(&reference("younger"), settings(9));
     rig.want("younger", "a", &["/s/a"], "younger");
     rig.run();
     assert_eq!(rig.etcd.value("/s/a").as_deref(), Some("younger"));
@@ -304,12 +304,12 @@ fn units_of_the_spec_before_stay_whole_and_go_whole() {
         |place: &str| super::super::testing::whole("a", &[&format!("{place}a/url"), &format!("{place}a/weight")], "1");
     rig.set("a", unit("/s/"));
     rig.run();
-    let terms = RegistrationSettings {
-        scopes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
-        ..terms(1)
+    let settings = RegistrationSettings {
+        prefixes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
+        ..settings(1)
     };
     rig.etcd.foreign_put("/t/a/weight", "theirs");
-    rig.planner.set_terms(&reference("orders"), terms);
+    rig.planner.set_settings(&reference("orders"), settings);
     rig.set("a", keeping(unit("/t/"), unit("/s/")));
     rig.run();
     assert_eq!(rig.ours(), ["/s/a/url", "/s/a/weight"]);

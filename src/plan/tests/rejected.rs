@@ -28,7 +28,7 @@ impl Rig {
     fn want_whole(&mut self, registration: &str, pod: &str, keys: &[&str], value: &str) {
         let desired = whole(pod, keys, value);
         self.planner
-            .set_tenancy(&reference(registration), &pod.into(), Some(desired));
+            .set_desired(&reference(registration), &pod.into(), Some(desired));
     }
 
     /// Carries out all steps in an etcd that rejects some transactions. Returns the number of rejected ones, and the
@@ -44,7 +44,7 @@ impl Rig {
                 continue;
             }
             let verdict = self.commit(&transaction);
-            self.planner.settle(ticket, Some(verdict));
+            self.planner.complete(ticket, Some(verdict));
             if !transaction.ops.iter().all(|op| op.key().starts_with("/leasehold/")) {
                 written.push(transaction);
             }
@@ -54,7 +54,7 @@ impl Rig {
 
     fn with_bad() -> Self {
         let mut rig = Self::new();
-        rig.planner.set_terms(&reference("bad"), terms(2));
+        rig.planner.set_settings(&reference("bad"), settings(2));
         rig
     }
 }
@@ -230,7 +230,7 @@ fn rejected_bookkeeping_is_nobodys_record_set() {
     assert!(keys(&record)[0].starts_with("/leasehold/"), "{record:?}");
     let narrowed = rig.planner.reject(ticket, Objection::TooLarge, CAUSE, false);
     assert_eq!(narrowed, Narrowed::Bookkeeping);
-    rig.planner.settle(ticket, None);
+    rig.planner.complete(ticket, None);
     rig.run();
     assert_eq!(rig.report("orders").registered, 1);
 }
@@ -239,13 +239,13 @@ fn rejected_bookkeeping_is_nobodys_record_set() {
 fn a_registration_that_is_gone_leaves_nothing_to_be_tried_again() {
     let mut rig = Rig::with_bad();
     let other = RegistrationRef::new("flood", "orders");
-    rig.planner.set_terms(&other, terms(3));
+    rig.planner.set_settings(&other, settings(3));
     rig.want("bad", "q", &["/s/bad/q"], "large");
     rig.run_where(is_bad);
     rig.planner.remove_registration(&reference("bad"));
     assert!(!rig.planner.retry_rejected(&owner("bad")));
     // Another registration may have the key, and writing it is tried.
     let desired = desired("f", &["/s/bad/q"], "small");
-    rig.planner.set_tenancy(&other, &"f".into(), Some(desired));
+    rig.planner.set_desired(&other, &"f".into(), Some(desired));
     assert_eq!(rig.run_where(|_| false).1.len(), 1);
 }

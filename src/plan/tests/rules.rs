@@ -36,7 +36,7 @@ impl Rig {
         rig.judge_now();
         for pod in pods {
             rig.planner
-                .set_presence(&reference("orders"), &pod.as_str().into(), PodState::Ready(at(pod)));
+                .set_pod_state(&reference("orders"), &pod.as_str().into(), PodState::Ready(at(pod)));
         }
         rig.run();
         rig
@@ -48,7 +48,7 @@ impl Rig {
             now: Instant::now(),
             unix: Duration::from_secs(1),
         };
-        self.planner.judge(moment, None, || "h".to_owned());
+        self.planner.decide_removals(moment, None, || "h".to_owned());
     }
 
     fn kept_keys(&self) -> Vec<String> {
@@ -56,13 +56,13 @@ impl Rig {
     }
 
     /// Changes the rules so that `orders` may write nothing below `/s/` any more.
-    fn forbid(&mut self, terms: &RegistrationSettings, pods: &[String]) {
+    fn forbid(&mut self, settings: &RegistrationSettings, pods: &[String]) {
         let orders = reference("orders");
-        self.planner.set_terms(
+        self.planner.set_settings(
             &orders,
             RegistrationSettings {
-                scopes: Vec::new(),
-                ..terms.clone()
+                prefixes: Vec::new(),
+                ..settings.clone()
             },
         );
         self.planner
@@ -70,7 +70,7 @@ impl Rig {
         for pod in pods {
             let nothing = desired(pod, &[], "1");
             self.planner
-                .set_presence(&orders, &pod.as_str().into(), PodState::Ready(nothing));
+                .set_pod_state(&orders, &pod.as_str().into(), PodState::Ready(nothing));
         }
     }
 
@@ -83,7 +83,7 @@ impl Rig {
         self.etcd.forget_watches();
         self.fence = self.etcd.elect();
         self.planner = Planner::new(meta(), 256);
-        self.planner.set_terms(&reference("orders"), terms(1));
+        self.planner.set_settings(&reference("orders"), settings(1));
     }
 }
 
@@ -96,7 +96,7 @@ fn what_is_forbidden_goes_at_once_whatever_the_guard_would_say() {
     let pods = pods(20);
     let mut rig = Rig::guarded(&pods);
     assert_eq!(rig.kept_keys().len(), 20);
-    rig.forbid(&terms(1), &pods);
+    rig.forbid(&settings(1), &pods);
     rig.judge_now();
     rig.run();
     assert_eq!(rig.kept_keys(), Vec::<String>::new());
@@ -109,17 +109,17 @@ fn what_is_held_back_goes_when_it_is_forbidden() {
     let mut rig = Rig::guarded(&pods);
     for pod in &pods {
         rig.planner
-            .set_presence(&reference("orders"), &pod.as_str().into(), PodState::Unready(at(pod)));
+            .set_pod_state(&reference("orders"), &pod.as_str().into(), PodState::Unready(at(pod)));
     }
     rig.judge_now();
     rig.run();
     assert_eq!(rig.kept_keys().len(), 20, "they are held back");
     let orders = reference("orders");
-    rig.planner.set_terms(
+    rig.planner.set_settings(
         &orders,
         RegistrationSettings {
-            scopes: Vec::new(),
-            ..terms(1)
+            prefixes: Vec::new(),
+            ..settings(1)
         },
     );
     rig.planner
@@ -132,7 +132,7 @@ fn what_is_held_back_goes_when_it_is_forbidden() {
 fn a_suspended_registration_keeps_nothing_that_is_forbidden() {
     let pods = pods(3);
     let mut rig = Rig::guarded(&pods);
-    rig.planner.set_terms(&reference("orders"), suspended(1));
+    rig.planner.set_settings(&reference("orders"), suspended(1));
     rig.forbid(&suspended(1), &pods);
     rig.run();
     assert_eq!(rig.kept_keys(), Vec::<String>::new());
@@ -143,11 +143,12 @@ fn a_suspended_registration_keeps_what_is_allowed_and_loses_the_rest() {
     let pods = pods(3);
     let mut rig = Rig::guarded(&pods);
     let orders = reference("orders");
-    rig.planner.set_terms(&orders, suspended(1));
+    rig.planner.set_settings(&orders, suspended(1));
     rig.planner.forbid(&orders, vec![(Prefix::below("/s/"), only("/s/p1"))]);
     for pod in ["p0", "p2"] {
         let nothing = desired(pod, &[], "1");
-        rig.planner.set_presence(&orders, &pod.into(), PodState::Ready(nothing));
+        rig.planner
+            .set_pod_state(&orders, &pod.into(), PodState::Ready(nothing));
     }
     rig.run();
     assert_eq!(rig.kept_keys(), ["p1"]);
@@ -156,11 +157,11 @@ fn a_suspended_registration_keeps_what_is_allowed_and_loses_the_rest() {
 #[test]
 fn another_registration_s_keys_are_not_forbidden_by_one_that_may_not_write_there() {
     let mut rig = Rig::guarded(&pods(2));
-    rig.planner.set_terms(
+    rig.planner.set_settings(
         &reference("thief"),
         RegistrationSettings {
-            scopes: Vec::new(),
-            ..terms(2)
+            prefixes: Vec::new(),
+            ..settings(2)
         },
     );
     rig.planner
@@ -173,7 +174,7 @@ fn another_registration_s_keys_are_not_forbidden_by_one_that_may_not_write_there
 fn the_older_registration_comes_first_and_nobody_who_has_a_key_makes_room() {
     let mut rig = Rig::new();
     rig.allow(2);
-    rig.planner.set_terms(&reference("younger"), terms(9));
+    rig.planner.set_settings(&reference("younger"), settings(9));
     rig.want("younger", "y0", &["/s/y0"], "1");
     rig.run();
     for pod in ["o0", "o1", "o2"] {
@@ -227,7 +228,7 @@ fn a_pod_whose_name_comes_first_takes_nobody_s_place() {
 #[test]
 fn a_limit_that_comes_down_takes_from_the_youngest_and_one_that_goes_up_gives() {
     let mut rig = Rig::new();
-    rig.planner.set_terms(&reference("younger"), terms(9));
+    rig.planner.set_settings(&reference("younger"), settings(9));
     rig.want("orders", "z", &["/s/z"], "1");
     rig.want("younger", "a", &["/s/a"], "1");
     rig.allow(2);
@@ -274,14 +275,14 @@ fn a_pod_has_all_of_its_keys_or_none() {
 fn one_namespace_that_asks_for_much_holds_up_no_other() {
     let mut rig = Rig::new();
     let other = crate::model::RegistrationRef::new("other", "small");
-    rig.planner.set_terms(&other, terms(5));
+    rig.planner.set_settings(&other, settings(5));
     rig.want("orders", "first", &["/s/first"], "1");
     rig.run();
     for i in 0..1000 {
         rig.want("orders", &format!("p{i:04}"), &[&format!("/s/p{i:04}")], "1");
     }
     let desired = desired("small", &["/s/small"], "1");
-    rig.planner.set_tenancy(&other, &"small".into(), Some(desired));
+    rig.planner.set_desired(&other, &"small".into(), Some(desired));
     let written = rig.run();
     let first = written.first().expect("something is written");
     assert!(keys(first).contains(&"/s/small"), "not in {:?}", keys(first));

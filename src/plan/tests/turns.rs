@@ -9,7 +9,7 @@ const MANY: usize = 300;
 /// A rig with a namespace `flood` that has many keys, and the namespace of `orders` that has one.
 fn rig() -> Rig {
     let mut rig = Rig::new();
-    rig.planner.set_terms(&flood(), terms(1));
+    rig.planner.set_settings(&flood(), settings(1));
     rig.want("orders", "p", &["/s/p"], "1");
     rig.flood("1");
     rig.run();
@@ -25,7 +25,7 @@ impl Rig {
         for i in 0..MANY {
             let pod = format!("f{i}");
             let desired = desired(&pod, &[&format!("/s/{pod}")], value);
-            self.planner.set_tenancy(&flood(), &pod.as_str().into(), Some(desired));
+            self.planner.set_desired(&flood(), &pod.as_str().into(), Some(desired));
         }
     }
 
@@ -62,7 +62,7 @@ fn beyond_the_limit_there_is_room_for_who_asks_for_little_and_has_nothing_under_
     assert_eq!(small, ["/s/p"]);
     rig.want("orders", "q", &["/s/q"], "1");
     assert_eq!(rig.next_small(), None, "it has something under way");
-    rig.planner.settle(ticket, None);
+    rig.planner.complete(ticket, None);
     let (_, small) = rig.next_small().expect("it has nothing under way");
     assert_eq!(small.len(), 2);
 }
@@ -74,7 +74,7 @@ fn many_who_ask_for_little_do_not_keep_one_who_asks_for_much_from_its_turn() {
     rig.want("orders", "p", &["/s/p"], "2");
     let (ticket, small) = rig.next().expect("there is much to do");
     let verdict = rig.commit(&small);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     rig.want("orders", "p", &["/s/p"], "3");
     let (_, next) = rig.next().expect("there is much to do");
     assert_eq!(next.ops.len(), Transaction::MAX_OPS);
@@ -86,7 +86,7 @@ fn p10_a_lease_that_is_waited_for_is_granted_before_other_work() {
     let mut rig = rig();
     rig.flood("2");
     rig.planner
-        .set_terms(&reference("late"), RegistrationSettings { ttl: 60, ..terms(2) });
+        .set_settings(&reference("late"), RegistrationSettings { ttl: 60, ..settings(2) });
     rig.want("late", "l", &["/s/l"], "1");
     let mut before = 0;
     // The namespace `flood` always has more work.
@@ -107,7 +107,7 @@ fn p10_a_lease_that_is_waited_for_is_granted_before_other_work() {
     let (ticket, record) = rig.next().expect("it is recorded");
     assert_eq!(keys(&record), [&*meta().record_key(lease)], "before all else");
     let verdict = rig.commit(&record);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     let (_, small) = rig.next_small().expect("it is written beside the flood");
     assert_eq!(small, ["/s/l"]);
 }
@@ -118,7 +118,7 @@ fn p10_of_leases_that_are_short_those_with_the_fewest_on_their_way_come_first() 
     rig.planner.leases().set_capacity(1);
     for (name, ttl, pods) in [("much", 40, 20), ("little", 60, 1)] {
         rig.planner
-            .set_terms(&reference(name), RegistrationSettings { ttl, ..terms(2) });
+            .set_settings(&reference(name), RegistrationSettings { ttl, ..settings(2) });
         for pod in 0..pods {
             rig.want(name, &format!("{name}{pod}"), &[&format!("/s/{name}{pod}")], "1");
         }
@@ -149,7 +149,7 @@ fn p10_room_that_becomes_free_on_a_lease_is_offered_to_those_who_wait() {
     rig.drop_pod("orders", "a");
     while let Some(Step::Write(ticket, transaction)) = rig.planner.next(Transaction::MAX_OPS, usize::MAX) {
         let verdict = rig.commit(&transaction);
-        rig.planner.settle(ticket, Some(verdict));
+        rig.planner.complete(ticket, Some(verdict));
     }
     assert_eq!((rig.etcd.value("/s/a"), rig.lease_of("/s/b")), (None, lease));
 }

@@ -40,8 +40,9 @@ pub(super) fn registered() -> Rig {
 }
 
 impl Rig {
-    pub(super) fn present(&mut self, number: usize, presence: PodState) {
-        self.planner.set_presence(&reference("orders"), &pod(number), presence);
+    pub(super) fn present(&mut self, number: usize, pod_state: PodState) {
+        self.planner
+            .set_pod_state(&reference("orders"), &pod(number), pod_state);
     }
 
     pub(super) fn judge(&mut self, now: Instant) -> Option<GuardEvent> {
@@ -52,7 +53,7 @@ impl Rig {
     pub(super) fn judge_by(&mut self, now: Instant, id: &str) -> Option<GuardEvent> {
         self.listen();
         let moment = Moment { now, unix: UNIX };
-        self.planner.judge(moment, None, || id.to_owned())
+        self.planner.decide_removals(moment, None, || id.to_owned())
     }
 
     pub(super) fn left(&self) -> usize {
@@ -163,14 +164,14 @@ impl Rig {
         self.fence = self.etcd.elect();
         self.planner = Planner::new(meta(), 256);
         self.planner.set_guard(guard());
-        self.planner.set_terms(&reference("orders"), terms(1));
+        self.planner.set_settings(&reference("orders"), settings(1));
         for number in 0..PODS {
-            let presence = if number < ready {
+            let pod_state = if number < ready {
                 PodState::Ready(desired(&pod(number), &[&key(number)], "1"))
             } else {
                 PodState::Unready(desired(&pod(number), &[&key(number)], "1"))
             };
-            self.present(number, presence);
+            self.present(number, pod_state);
         }
         self.planner.kubernetes_is_complete();
     }
@@ -270,10 +271,10 @@ fn a_removal_that_is_tried_again_and_again_counts_once() {
     for _ in 0..3 {
         // etcd does not answer, the watch is interrupted and lists again, and this replica wins the election again.
         let (ticket, _) = rig.next().expect("they are to go");
-        rig.planner.settle(ticket, None);
+        rig.planner.complete(ticket, None);
         rig.etcd.interrupt();
         rig.etcd.resume();
-        rig.planner.leads_anew();
+        rig.planner.becomes_leader();
         assert_eq!(rig.judge(now), None);
     }
     rig.present(9, PodState::Missing);

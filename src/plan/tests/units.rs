@@ -9,7 +9,7 @@ const WEIGHT: &str = "/s/1/weight";
 fn want_whole(rig: &mut Rig, value: &str) {
     let desired = whole("p", &[URL, WEIGHT], value);
     rig.planner
-        .set_tenancy(&reference("orders"), &"p".into(), Some(desired));
+        .set_desired(&reference("orders"), &"p".into(), Some(desired));
 }
 
 /// Changes the value of one key and leaves the other.
@@ -17,7 +17,7 @@ fn want_weight(rig: &mut Rig, weight: &str) {
     let mut desired = whole("p", &[URL, WEIGHT], "ours");
     desired.by_endpoint[0].records[1].value = weight.as_bytes().into();
     rig.planner
-        .set_tenancy(&reference("orders"), &"p".into(), Some(desired));
+        .set_desired(&reference("orders"), &"p".into(), Some(desired));
 }
 
 /// The next transaction that writes data keys; those about leases are carried out on the way.
@@ -28,7 +28,7 @@ fn next_write(rig: &mut Rig) -> (crate::plan::Ticket, Transaction) {
             return (ticket, transaction);
         }
         let verdict = rig.commit(&transaction);
-        rig.planner.settle(ticket, Some(verdict));
+        rig.planner.complete(ticket, Some(verdict));
     }
 }
 
@@ -67,7 +67,7 @@ fn a_stranger_who_is_quicker_with_one_key_keeps_the_other_from_being_written() {
     assert_eq!(transaction.unit_of(0).len(), 2);
     rig.etcd.foreign_put(WEIGHT, "theirs");
     let verdict = rig.commit(&transaction);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     assert_eq!(there(&rig), [None, Some("theirs".to_owned())]);
     assert_eq!(rig.report("orders").conflicts.len(), 1, "the answer tells who holds it");
     assert_eq!(rig.run(), []);
@@ -93,7 +93,7 @@ fn of_two_keys_only_the_changed_one_is_written_and_the_other_one_is_a_condition(
     let (ticket, transaction) = next_write(&mut rig);
     rig.etcd.foreign_delete(URL);
     let verdict = rig.commit(&transaction);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     assert_eq!(
         rig.etcd.value(WEIGHT).as_deref(),
         Some("7"),
@@ -183,7 +183,7 @@ fn a_unit_is_removed_whole_or_waits() {
     assert_eq!((transaction.ops.len(), transaction.unit_of(0).len()), (2, 2));
     rig.etcd.foreign_put(URL, "overwritten");
     let verdict = rig.commit(&transaction);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     assert!(
         there(&rig).iter().all(Option::is_some),
         "a weight alone, or a url alone"
@@ -215,7 +215,7 @@ fn what_a_predecessor_left_of_a_unit_goes_as_one() {
         ..rig
     };
     successor.etcd.forget_watches();
-    successor.planner.set_terms(&reference("orders"), terms(1));
+    successor.planner.set_settings(&reference("orders"), settings(1));
     successor.planner.kubernetes_is_complete();
     let (_, transaction) = next_write(&mut successor);
     assert_eq!(
@@ -229,7 +229,7 @@ fn the_younger_of_two_registrations_has_nothing_of_a_unit_of_which_the_older_has
     let mut rig = Rig::new();
     want_whole(&mut rig, "younger");
     rig.run();
-    rig.planner.set_terms(&reference("elder"), terms(0));
+    rig.planner.set_settings(&reference("elder"), settings(0));
     rig.want("elder", "p", &[WEIGHT], "elder");
     rig.run();
     assert_eq!(there(&rig), [None, Some("elder".to_owned())]);
@@ -248,7 +248,7 @@ fn no_unit_is_split_over_two_transactions_nor_exceeds_etcds_limit() {
         let (url, weight) = (format!("/s/{pod}/url"), format!("/s/{pod}/weight"));
         let desired = whole(&format!("p{pod}"), &[&url, &weight], "ours");
         rig.planner
-            .set_tenancy(&reference("orders"), &format!("p{pod}").as_str().into(), Some(desired));
+            .set_desired(&reference("orders"), &format!("p{pod}").as_str().into(), Some(desired));
     }
     let written = rig.run();
     assert_eq!(

@@ -22,14 +22,14 @@ fn a_suspended_registration_writes_nothing_and_catches_up_when_it_is_resumed() {
     }
     rig.run();
     let revision = rig.etcd.revision();
-    rig.planner.set_terms(&reference("orders"), suspended(1));
+    rig.planner.set_settings(&reference("orders"), suspended(1));
     rig.want("orders", "a", &["/s/a"], "2");
     rig.drop_pod("orders", "b");
     rig.want("orders", "c", &["/s/c"], "1");
     assert_eq!(rig.run(), []);
     assert_eq!(rig.etcd.revision(), revision);
 
-    rig.planner.set_terms(&reference("orders"), terms(1));
+    rig.planner.set_settings(&reference("orders"), settings(1));
     rig.run();
     let values = ["/s/a", "/s/b", "/s/c"].map(|key| rig.etcd.value(key));
     assert_eq!(values, [Some("2".to_owned()), None, Some("1".to_owned())]);
@@ -42,10 +42,10 @@ fn keys_of_a_suspended_registration_survive_a_restart_in_which_their_pods_are_go
     rig.run();
     rig.planner = Planner::new(meta(), 256);
     rig.etcd.forget_watches();
-    rig.planner.set_terms(&reference("orders"), suspended(1));
+    rig.planner.set_settings(&reference("orders"), suspended(1));
     rig.planner.kubernetes_is_complete();
     assert_eq!(rig.run(), []);
-    rig.planner.set_terms(&reference("orders"), terms(1));
+    rig.planner.set_settings(&reference("orders"), settings(1));
     assert_eq!(keys(&rig.run()[0]), ["/s/p"]);
     assert_eq!(rig.etcd.held("/s/p"), None);
 }
@@ -57,7 +57,7 @@ fn before_kubernetes_has_told_everything_nothing_is_written() {
     rig.run();
     rig.planner = Planner::new(meta(), 256);
     rig.etcd.forget_watches();
-    rig.planner.set_terms(&reference("orders"), terms(1));
+    rig.planner.set_settings(&reference("orders"), settings(1));
     rig.want("orders", "new", &["/s/new"], "1");
     assert_eq!(rig.run(), []);
     rig.planner.kubernetes_is_complete();
@@ -79,7 +79,7 @@ fn work_that_meets_a_write_under_way_is_done_when_that_has_ended() {
     rig.want("orders", "p", &["/s/old", "/s/new"], "1");
     assert_eq!(rig.next(), None);
     let verdict = rig.commit(&transaction);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     rig.run();
     assert!(["/s/old", "/s/new"].iter().all(|key| rig.etcd.held(key).is_some()));
 }
@@ -91,7 +91,7 @@ fn a_key_is_written_once_in_a_transaction_though_two_things_ask_for_it() {
     rig.run();
     rig.drop_pod("orders", "p");
     rig.planner.remove_registration(&reference("orders"));
-    rig.planner.set_terms(&reference("orders"), terms(2));
+    rig.planner.set_settings(&reference("orders"), settings(2));
     rig.want("orders", "q", &["/s/q"], "1");
     let written = rig.run();
     assert_eq!(written.iter().flat_map(keys).filter(|key| *key == "/s/p").count(), 1);
@@ -104,10 +104,10 @@ fn keys_on_their_way_out_leave_though_their_registration_leaves_first() {
     rig.run();
     let elsewhere = RegistrationSettings {
         keep_last: false,
-        scopes: vec![Prefix::below("/t/")],
-        ..terms(1)
+        prefixes: vec![Prefix::below("/t/")],
+        ..settings(1)
     };
-    rig.planner.set_terms(&reference("orders"), elsewhere);
+    rig.planner.set_settings(&reference("orders"), elsewhere);
     rig.want("orders", "p", &["/t/p"], "1");
     rig.planner.remove_registration(&reference("orders"));
     rig.run();
@@ -122,13 +122,13 @@ fn an_answer_from_before_a_restore_is_not_believed() {
     rig.want("orders", "p", &["/s/p"], "1");
     let (record, transaction) = rig.next().expect("a lease to record");
     let verdict = rig.commit(&transaction);
-    rig.planner.settle(record, Some(verdict));
+    rig.planner.complete(record, Some(verdict));
     let (ticket, transaction) = rig.next().expect("the write");
     let verdict = rig.commit(&transaction);
     restore(&mut rig.etcd);
     rig.fence = rig.etcd.elect();
     rig.listen();
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     assert_eq!(rig.report("orders").registered, 0);
     rig.run();
     assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("1"));
@@ -152,7 +152,7 @@ fn the_keys_of_one_pod_too_large_for_a_transaction_are_written_in_parts() {
         ..DesiredPod::default()
     };
     rig.planner
-        .set_tenancy(&reference("orders"), &"p".into(), Some(desired));
+        .set_desired(&reference("orders"), &"p".into(), Some(desired));
     for transaction in rig.run() {
         let bytes = |op: &Op| match op {
             Op::Put { key, value, .. } => key.len() + value.len(),
@@ -172,7 +172,7 @@ fn a_fenced_write_is_planned_again() {
     let (ticket, transaction) = rig.next().expect("a write");
     let stale = std::mem::replace(&mut rig.fence, rig.etcd.elect());
     assert_eq!(rig.etcd.commit(&stale, &transaction), TxnOutcome::Fenced);
-    rig.planner.settle(ticket, Some(TxnOutcome::Fenced));
+    rig.planner.complete(ticket, Some(TxnOutcome::Fenced));
     assert_eq!(rig.etcd.value("/s/p").as_deref(), Some("1"));
     let written = rig.run();
     assert!(matches!(
@@ -190,7 +190,7 @@ fn a_scope_is_watched_until_the_last_key_of_its_registration_has_left() {
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
     rig.planner.remove_registration(&reference("orders"));
-    let watched = rig.planner.take_changed_scopes().expect("they are told");
+    let watched = rig.planner.take_changed_prefixes().expect("they are told");
     assert!(watched.contains("/s/"));
     rig.etcd.watch(watched);
     while let Some((ticket, transaction)) = rig.planner.next(127, 0).and_then(|step| match step {
@@ -198,10 +198,10 @@ fn a_scope_is_watched_until_the_last_key_of_its_registration_has_left() {
         Step::Grant { .. } => None,
     }) {
         let verdict = rig.commit(&transaction);
-        rig.planner.settle(ticket, Some(verdict));
+        rig.planner.complete(ticket, Some(verdict));
     }
-    let watched = rig.planner.take_changed_scopes().expect("they change");
-    assert_eq!(watched.into_iter().collect::<Vec<_>>(), [meta().scope().clone()]);
+    let watched = rig.planner.take_changed_prefixes().expect("they change");
+    assert_eq!(watched.into_iter().collect::<Vec<_>>(), [meta().prefix().clone()]);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn the_end_of_a_removal_that_was_told_as_outstanding_is_told_too() {
     rig.planner.take_changed();
     assert_eq!(rig.report("orders").outstanding, 1);
     let verdict = rig.etcd.commit(&rig.fence, &transaction);
-    rig.planner.settle(ticket, Some(verdict));
+    rig.planner.complete(ticket, Some(verdict));
     assert_eq!(rig.run(), []);
     assert!(rig.planner.take_changed().contains(&reference("orders")));
     assert_eq!(rig.report("orders").outstanding, 0);
@@ -225,12 +225,13 @@ fn the_end_of_a_removal_that_was_told_as_outstanding_is_told_too() {
 fn the_keys_of_a_pod_wait_until_all_the_places_where_they_lie_have_been_read() {
     let mut rig = Rig::new();
     let both = RegistrationSettings {
-        scopes: ["/s/", "/t/"].map(Prefix::below).into(),
-        ..terms(1)
+        prefixes: ["/s/", "/t/"].map(Prefix::below).into(),
+        ..settings(1)
     };
-    rig.planner.set_terms(&reference("orders"), both);
+    rig.planner.set_settings(&reference("orders"), both);
     rig.want("orders", "p", &["/s/p", "/t/p"], "1");
-    rig.etcd.watch(rig.planner.take_changed_scopes().expect("they changed"));
+    rig.etcd
+        .watch(rig.planner.take_changed_prefixes().expect("they changed"));
     let mut written = Vec::new();
     while let Some(observation) = rig.etcd.tell(0) {
         rig.planner.observe(observation);
@@ -242,7 +243,7 @@ fn the_keys_of_a_pod_wait_until_all_the_places_where_they_lie_have_been_read() {
                 }
                 Step::Write(ticket, transaction) => {
                     let verdict = rig.commit(&transaction);
-                    rig.planner.settle(ticket, Some(verdict));
+                    rig.planner.complete(ticket, Some(verdict));
                     written.push(transaction);
                 }
             }

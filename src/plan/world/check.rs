@@ -61,7 +61,7 @@ impl World {
             assert!(is_wanted, "{key} ({held:?}) is left behind");
         }
         for lease in recorded {
-            self.check_domains(lease);
+            self.check_lease_groups(lease);
             // Of the keys on a lease, one is its record, and one may be the record of a hold.
             let keys = self.etcd.keys_on(lease);
             assert!(

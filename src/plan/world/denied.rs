@@ -8,12 +8,12 @@ use crate::plan::properties::SCOPES;
 use crate::plan::testing::meta;
 use crate::plan::{LeaseGroup, LeaseGroups, Ticket};
 
-pub(super) fn domains() -> LeaseGroups {
-    let mut domains = LeaseGroups::default();
+pub(super) fn lease_groups() -> LeaseGroups {
+    let mut lease_groups = LeaseGroups::default();
     for folder in ["/s/", "/t/", "/tt/"] {
-        domains.add(Prefix::below(folder));
+        lease_groups.add(Prefix::below(folder));
     }
-    domains
+    lease_groups
 }
 
 impl World {
@@ -36,10 +36,10 @@ impl World {
 
     /// Finds out which keys of a refused transaction are denied.
     pub(super) fn search(&mut self, ticket: Ticket) {
-        let (suspects, leases) = self.planner.suspects(ticket);
-        for mark_unconfirmed in suspects {
-            if let Some(key) = mark_unconfirmed.keys.iter().find(|key| self.is_denied_key(key)) {
-                self.planner.writing_denied(&mark_unconfirmed.scope, key);
+        let (suspects, leases) = self.planner.probe_candidates(ticket);
+        for candidate in suspects {
+            if let Some(key) = candidate.keys.iter().find(|key| self.is_denied_key(key)) {
+                self.planner.writing_denied(&candidate.prefix, key);
             }
         }
         for lease in leases {
@@ -67,14 +67,14 @@ impl World {
                 self.planner.set_lease_denied(lease, false);
             }
         }
-        self.planner.set_domains(domains());
+        self.planner.set_lease_groups(lease_groups());
     }
 
     /// Checks that keys with different permissions share no lease.
-    pub(super) fn check_domains(&self, lease: LeaseId) {
+    pub(super) fn check_lease_groups(&self, lease: LeaseId) {
         let keys = self.etcd.keys_on(lease);
-        let data = keys.iter().filter(|key| !meta().scope().contains(key));
-        let found: BTreeSet<Option<LeaseGroup>> = data.map(|key| domains().of(key)).collect();
+        let data = keys.iter().filter(|key| !meta().prefix().contains(key));
+        let found: BTreeSet<Option<LeaseGroup>> = data.map(|key| lease_groups().of(key)).collect();
         assert!(found.len() <= 1, "{lease} carries {keys:?}");
     }
 }

@@ -25,7 +25,7 @@ impl World {
             for (registration, wish) in &self.registrations {
                 let desired = wish.desired(pod, address);
                 self.planner
-                    .set_presence(registration, &pod.into(), PodState::Unready(desired));
+                    .set_pod_state(registration, &pod.into(), PodState::Unready(desired));
             }
         }
     }
@@ -46,12 +46,12 @@ impl World {
     }
 
     /// Lets the guard decide; returns whether it reported an event.
-    pub(super) fn judge(&mut self) -> bool {
+    pub(super) fn decide_removals(&mut self) -> bool {
         let moment = Moment {
             now: self.now,
             unix: self.now.duration_since(self.began),
         };
-        let news = self.planner.judge(moment, None, || "h".to_owned());
+        let news = self.planner.decide_removals(moment, None, || "h".to_owned());
         news.is_some()
     }
 
@@ -60,6 +60,6 @@ impl World {
         if let Some(hold) = self.planner.hold() {
             self.now = self.now.max(hold.wake_at());
         }
-        self.judge()
+        self.decide_removals()
     }
 }

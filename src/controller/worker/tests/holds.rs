@@ -23,7 +23,7 @@ async fn missing_from_a_list() -> Rig {
     };
     rig.worker.planner.leases().recorded(LeaseId(1), Some(30), 1);
     let records = Observation::Snapshot {
-        scope: MetaKeys::new("/leasehold/", "c1").scope().clone(),
+        scope: MetaKeys::new("/leasehold/", "c1").prefix().clone(),
         revision: 1,
         entries: Vec::new(),
     };

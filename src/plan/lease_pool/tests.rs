@@ -7,8 +7,8 @@ const A: LeaseId = LeaseId(0xa);
 const B: LeaseId = LeaseId(0xb);
 
 /// A pool with `A` and `B` recorded, of 30 seconds and two keys each.
-fn pool() -> Leases {
-    let mut leases = Leases::new(2);
+fn pool() -> LeasePool {
+    let mut leases = LeasePool::new(2);
     for lease in [A, B] {
         leases.granted(lease, 30);
         leases.recorded(lease, Some(30), 5);
@@ -16,7 +16,7 @@ fn pool() -> Leases {
     leases
 }
 
-fn place(leases: &mut Leases, key: &str) -> Option<LeaseId> {
+fn place(leases: &mut LeasePool, key: &str) -> Option<LeaseId> {
     let lease = leases.reserve((30, &LeaseGroup::Everything), 1, None)?;
     leases.release(lease, 1);
     leases.attach(lease, &key.into());
@@ -25,7 +25,7 @@ fn place(leases: &mut Leases, key: &str) -> Option<LeaseId> {
 
 #[test]
 fn a_fresh_lease_takes_no_key_before_it_is_recorded() {
-    let mut leases = Leases::new(2);
+    let mut leases = LeasePool::new(2);
     leases.granted(A, 30);
     assert_eq!(
         (leases.fresh(), leases.reserve((30, &LeaseGroup::Everything), 1, None)),
@@ -91,12 +91,12 @@ fn a_greater_capacity_makes_room_and_a_smaller_one_moves_nothing() {
 
 #[test]
 fn a_capacity_of_nothing_is_taken_as_one_key_a_lease() {
-    assert_eq!(Leases::new(0).capacity(), 1);
+    assert_eq!(LeasePool::new(0).capacity(), 1);
 }
 
 #[test]
 fn a_lease_is_let_go_when_it_has_been_empty_for_ten_minutes_without_a_break() {
-    let mut leases = Leases::new(2);
+    let mut leases = LeasePool::new(2);
     leases.granted(A, 30);
     leases.recorded(A, Some(30), 5);
     let start = Instant::now();
@@ -121,7 +121,7 @@ fn a_lease_is_let_go_when_it_has_been_empty_for_ten_minutes_without_a_break() {
 
 #[test]
 fn a_lease_on_which_a_key_is_being_written_is_not_let_go() {
-    let mut leases = Leases::new(2);
+    let mut leases = LeasePool::new(2);
     leases.granted(A, 30);
     leases.recorded(A, Some(30), 5);
     leases.reserve((30, &LeaseGroup::Everything), 1, None);
@@ -132,7 +132,7 @@ fn a_lease_on_which_a_key_is_being_written_is_not_let_go() {
 
 #[test]
 fn keys_seen_before_the_record_of_their_lease_are_ours_by_it() {
-    let mut leases = Leases::new(2);
+    let mut leases = LeasePool::new(2);
     leases.attach(A, &"1".into());
     assert!(!leases.is_ours(A));
     assert_eq!(leases.key_count(), 0);
@@ -142,7 +142,7 @@ fn keys_seen_before_the_record_of_their_lease_are_ours_by_it() {
 
 #[test]
 fn a_strangers_key_that_is_gone_is_not_ours_by_a_later_record() {
-    let mut leases = Leases::new(2);
+    let mut leases = LeasePool::new(2);
     leases.attach(A, &"1".into());
     leases.detach(A, &"1".into());
     assert_eq!(leases.recorded(A, Some(30), 5), Vec::<Key>::new());
@@ -231,7 +231,7 @@ fn a_lease_that_is_gone_is_asked_for_no_record() {
     let mut leases = pool();
     leases.granted(LeaseId(0xc), 30);
     leases.attach(A, &"1".into());
-    leases.doubt(A);
+    leases.mark_doubtful(A);
     leases.gone(A);
     assert_eq!(leases.unrecorded(10), [(LeaseId(0xc), 30, Expect::Absent)]);
     leases.clear();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
 
-use super::{Fit, Lease, Leases, State};
+use super::{Fit, Lease, LeasePool, State};
 use crate::model::{Key, LeaseId, Prefix};
 use crate::plan::lease_groups::{LeaseGroup, LeaseGroups};
 
@@ -20,38 +20,38 @@ pub(in crate::plan) enum Home {
 }
 
 impl Home {
-    /// Returns the home after one more key of the group `domain`.
-    pub(super) fn with(&self, domain: Option<LeaseGroup>) -> Self {
-        match (self, domain) {
-            (Self::Free, Some(domain)) => Self::Of(domain),
-            (Self::Of(known), Some(domain)) if *known == domain => Self::Of(domain),
+    /// Returns the home after one more key of `group`.
+    pub(super) fn with(&self, group: Option<LeaseGroup>) -> Self {
+        match (self, group) {
+            (Self::Free, Some(group)) => Self::Of(group),
+            (Self::Of(known), Some(group)) if *known == group => Self::Of(group),
             _ => Self::Mixed,
         }
     }
 }
 
-impl Leases {
+impl LeasePool {
     /// Replaces the lease groups. Keys that share a lease stay there.
-    pub(in crate::plan) fn set_domains(&mut self, domains: LeaseGroups) {
-        self.domains = domains;
+    pub(in crate::plan) fn set_groups(&mut self, groups: LeaseGroups) {
+        self.groups = groups;
         for lease in self.known.keys().copied().collect::<Vec<_>>() {
-            self.settle_home(lease);
+            self.update_home(lease);
             self.reindex(lease);
         }
     }
 
-    pub(in crate::plan) fn domains(&self) -> &LeaseGroups {
-        &self.domains
+    pub(in crate::plan) fn groups(&self) -> &LeaseGroups {
+        &self.groups
     }
 
     /// Forgets the group below `folder`, because its permissions may have changed.
-    pub(in crate::plan) fn forget_domain(&mut self, folder: &Prefix) {
-        self.domains.forget(folder);
+    pub(in crate::plan) fn forget_group(&mut self, folder: &Prefix) {
+        self.groups.forget(folder);
     }
 
     /// The lease group of `key`, none if it is not known.
-    pub(in crate::plan) fn domain_of(&self, key: &str) -> Option<LeaseGroup> {
-        self.domains.of(key)
+    pub(in crate::plan) fn group_of(&self, key: &str) -> Option<LeaseGroup> {
+        self.groups.of(key)
     }
 
     /// Sets whether etcd denies renewing the lease and putting keys on it. Returns the keys to queue again.
@@ -84,15 +84,15 @@ impl Leases {
         self.known.iter().find(sound).map(|(id, _)| *id)
     }
 
-    /// Reserves room for `count` more keys of the group `domain` on a lease of `ttl` seconds; on `prefer` if that lease
-    /// has room. The room stays reserved until [`Leases::release`].
+    /// Reserves room for `count` more keys of `group` on a lease of `ttl` seconds; on `prefer` if that lease
+    /// has room. The room stays reserved until [`LeasePool::release`].
     pub fn reserve(
         &mut self,
-        (ttl, domain): (u32, &LeaseGroup),
+        (ttl, group): (u32, &LeaseGroup),
         count: usize,
         prefer: Option<LeaseId>,
     ) -> Option<LeaseId> {
-        let home = Home::Of(domain.clone());
+        let home = Home::Of(group.clone());
         let fits = |id: &LeaseId| self.room(*id) >= count;
         let takes = |id: &LeaseId| matches!(self.home(*id), Some(Home::Free)) || self.home(*id) == Some(&home);
         let preferred = prefer.filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id) && takes(id));
@@ -121,14 +121,14 @@ impl Leases {
     }
 
     /// Determines the home of a lease from its keys.
-    pub(super) fn settle_home(&mut self, id: LeaseId) {
+    pub(super) fn update_home(&mut self, id: LeaseId) {
         let Some(lease) = self.known.get(&id) else { return };
-        let mut domains = lease.keys.iter().map(|key| self.domains.of(key));
-        let home = match domains.next() {
+        let mut groups = lease.keys.iter().map(|key| self.groups.of(key));
+        let home = match groups.next() {
             // Keys that are being written set the home when they are there.
             None if lease.reserved > 0 => return,
             None => Home::Free,
-            Some(Some(first)) if domains.all(|other| other.as_ref() == Some(&first)) => Home::Of(first),
+            Some(Some(first)) if groups.all(|other| other.as_ref() == Some(&first)) => Home::Of(first),
             Some(_) => Home::Mixed,
         };
         self.set_home(id, home);

@@ -36,9 +36,9 @@ pub(super) enum Fit {
 
 /// The leases of one Registry.
 #[derive(Debug)]
-pub struct Leases {
+pub struct LeasePool {
     capacity: usize,
-    domains: LeaseGroups,
+    groups: LeaseGroups,
     known: BTreeMap<LeaseId, Lease>,
     /// Open leases with room, by time to live and [`Home`], so that placing a key needs no search. They are ordered, so
     /// that some fill up and others run empty.
@@ -58,12 +58,12 @@ pub struct Leases {
     changed: bool,
 }
 
-impl Leases {
+impl LeasePool {
     /// Returns an empty pool. Each lease carries up to `capacity` keys, whatever their lease group.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
-            domains: LeaseGroups::everything(),
+            groups: LeaseGroups::everything(),
             known: BTreeMap::new(),
             roomy: HashMap::new(),
             fresh: BTreeSet::new(),
@@ -203,7 +203,7 @@ impl Leases {
         known.keys.extend(ours.iter().cloned());
         self.key_count += known.keys.len() - before;
         concerned.extend(ours);
-        self.settle_home(lease);
+        self.update_home(lease);
         self.reindex(lease);
         concerned
     }
@@ -220,7 +220,7 @@ impl Leases {
                 known.state = State::Doubtful;
             }
             if known.state != State::Fresh {
-                self.doubt(lease);
+                self.mark_doubtful(lease);
             }
         }
     }
@@ -244,7 +244,7 @@ impl Leases {
     /// Marks a lease as doubtful: it was reported as expired, or its record vanished. A lease without keys, or one
     /// being retired, is forgotten. A lease with keys must be confirmed, except one whose record is of a newer release
     /// and must not be written: it ends when its record vanishes.
-    pub fn doubt(&mut self, lease: LeaseId) {
+    pub fn mark_doubtful(&mut self, lease: LeaseId) {
         let Some(known) = self.known.get_mut(&lease) else {
             return;
         };
@@ -277,7 +277,7 @@ impl Leases {
         }
     }
 
-    /// Returns reserved room to the lease. Keys that were written are counted by [`Leases::attach`].
+    /// Returns reserved room to the lease. Keys that were written are counted by [`LeasePool::attach`].
     pub fn release(&mut self, lease: LeaseId, count: usize) {
         if let Some(known) = self.known.get_mut(&lease) {
             known.reserved = known.reserved.saturating_sub(count);
@@ -291,7 +291,7 @@ impl Leases {
         match self.known.get_mut(&lease) {
             Some(known) => {
                 self.key_count += usize::from(known.keys.insert(key.clone()));
-                let home = known.home.with(self.domains.of(key));
+                let home = known.home.with(self.groups.of(key));
                 self.set_home(lease, home);
                 self.reindex(lease);
             }

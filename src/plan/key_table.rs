@@ -1,0 +1,308 @@
+//! The key states of one Registry: which pods claim a key, what etcd holds under it, and what is under way for it.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::in_flight::Ticket;
+use super::lease_pool::LeasePool;
+use super::work::Work;
+use crate::model::{Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision};
+
+/// A pod of a registration that claims a key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Claim {
+    pub registration: RegistrationRef,
+    pub pod: Arc<str>,
+}
+
+impl Claim {
+    pub fn is_of(&self, registration: &RegistrationRef, pod: &Arc<str>) -> bool {
+        self.registration == *registration && self.pod == *pod
+    }
+
+    /// The work that decides about the keys of the pod.
+    pub fn work(&self) -> Work {
+        Work::Pod(self.registration.clone(), self.pod.clone())
+    }
+}
+
+/// The desired and the observed state of one key.
+#[derive(Debug, Default)]
+pub(super) struct KeyState {
+    /// The pods that claim the key. The first claim wins.
+    pub claims: Vec<Claim>,
+    /// The key as observed in etcd.
+    pub held: Option<KeyValue>,
+    /// The revision at which `held` was observed.
+    seen: Revision,
+    /// The `create_revision` under which the key was observed as ours. A foreign client that overwrites the key keeps
+    /// it, so the key stays ours and is corrected. A foreign key that is created after a deletion has another one.
+    born: Revision,
+    /// The transaction in flight that writes the key.
+    pub in_flight: Option<Ticket>,
+    /// The lease on which room is reserved for the key, because the outcome of a put on that lease is unknown.
+    perhaps_on: Option<LeaseId>,
+    /// The keys that are written and removed together with this key, which is included. None if the key was last
+    /// claimed alone.
+    pub unit: Option<Arc<[Key]>>,
+}
+
+impl KeyState {
+    pub fn is_unclaimed(&self) -> bool {
+        self.claims.is_empty()
+    }
+
+    /// Whether etcd holds the key, and it is ours.
+    pub fn is_ours(&self, leases: &LeasePool) -> bool {
+        let ours = |held: &KeyValue| leases.is_ours(held.lease) || held.create_revision == self.born;
+        self.held.as_ref().is_some_and(ours)
+    }
+
+    /// Whether etcd may hold the key: it was observed, or a write is under way or of unknown outcome.
+    pub fn may_exist(&self) -> bool {
+        self.held.is_some() || self.may_appear()
+    }
+
+    /// Whether a write of the key is under way or of unknown outcome.
+    pub fn may_appear(&self) -> bool {
+        self.in_flight.is_some() || self.perhaps_on.is_some()
+    }
+
+    /// Whether etcd may hold the key, and no foreign client wrote it.
+    pub fn may_be_ours(&self, leases: &LeasePool) -> bool {
+        self.may_exist() && (self.held.is_none() || self.is_ours(leases))
+    }
+}
+
+/// What an observation changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Observed {
+    /// A newer state is known.
+    Outdated,
+    Unchanged,
+    Changed,
+}
+
+/// The states of all keys that are claimed, observed in etcd or under way.
+#[derive(Debug, Default)]
+pub(super) struct KeyTable {
+    states: BTreeMap<Key, KeyState>,
+}
+
+impl KeyTable {
+    pub fn get(&self, key: &str) -> Option<&KeyState> {
+        self.states.get(key)
+    }
+
+    pub fn contains(&self, key: &str) -> bool {
+        self.states.contains_key(key)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &KeyState)> {
+        self.states.iter()
+    }
+
+    /// The keys that start with `prefix`.
+    pub fn below(&self, prefix: &str) -> impl Iterator<Item = (&Key, &KeyState)> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let behind = self.states.range::<str, _>(from);
+        behind.take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    pub fn keys_in(&self, prefix: &Prefix) -> Vec<Key> {
+        self.below(prefix.prefix()).map(|(key, _)| key.clone()).collect()
+    }
+
+    pub fn is_unclaimed(&self, key: &str) -> bool {
+        self.get(key).is_some_and(KeyState::is_unclaimed)
+    }
+
+    /// The claim that has `key`.
+    pub fn first_claim(&self, key: &str) -> Option<&Claim> {
+        self.get(key)?.claims.first()
+    }
+
+    /// The key as observed in etcd.
+    pub fn held(&self, key: &str) -> Option<&KeyValue> {
+        self.get(key)?.held.as_ref()
+    }
+
+    pub fn is_ours(&self, key: &str, leases: &LeasePool) -> bool {
+        self.get(key).is_some_and(|state| state.is_ours(leases))
+    }
+
+    /// Returns the work that `key` belongs to, none if the key is not known.
+    pub fn work_of(&self, key: &Key) -> Option<Work> {
+        let state = self.get(key)?;
+        Some(state.claims.first().map_or_else(|| Work::Key(key.clone()), Claim::work))
+    }
+
+    /// Returns `key`, which no pod claims any more, and the unclaimed keys of its unit.
+    pub fn dropped_with(&self, key: &Key) -> Vec<Key> {
+        let goes = |other: &&Key| *other == key || self.is_unclaimed(other);
+        match self.get(key).and_then(|state| state.unit.as_ref()) {
+            Some(unit) => unit.iter().filter(goes).cloned().collect(),
+            None => vec![key.clone()],
+        }
+    }
+
+    // ---- desired ----
+
+    /// Adds a claim. Returns whether other pods claim the key, too, so that the claims must be sorted.
+    pub fn claim(&mut self, key: &Key, claim: Claim) -> bool {
+        let state = self.states.entry(key.clone()).or_default();
+        state.unit = None;
+        let is_new = !state.claims.contains(&claim);
+        if is_new {
+            state.claims.push(claim);
+        }
+        is_new && state.claims.len() > 1
+    }
+
+    /// Removes a claim. Returns the remaining ones.
+    pub fn unclaim(&mut self, key: &str, registration: &RegistrationRef, pod: &Arc<str>) -> &[Claim] {
+        let Some(state) = self.states.get_mut(key) else {
+            return &[];
+        };
+        state.claims.retain(|claim| !claim.is_of(registration, pod));
+        &state.claims
+    }
+
+    /// Sorts the claims of `key` by `precedence`, and returns them.
+    pub fn sort_claims<P: Ord>(&mut self, key: &str, precedence: impl Fn(&Claim) -> P) -> &[Claim] {
+        let Some(state) = self.states.get_mut(key) else {
+            return &[];
+        };
+        let claims = &mut state.claims;
+        claims.sort_by(|a, b| (precedence(a), a).cmp(&(precedence(b), b)));
+        &state.claims
+    }
+
+    /// Stores that the keys of `unit`, which were just claimed, are written and removed together.
+    pub fn set_unit(&mut self, unit: &Arc<[Key]>) {
+        for key in &**unit {
+            if let Some(state) = self.states.get_mut(key) {
+                state.unit = Some(unit.clone());
+            }
+        }
+    }
+
+    // ---- under way ----
+
+    /// Records that the transaction `ticket` writes `key`.
+    pub fn begin(&mut self, key: &str, ticket: Ticket) {
+        if let Some(state) = self.states.get_mut(key) {
+            state.in_flight = Some(ticket);
+        }
+    }
+
+    /// Records that the transaction that writes `key` has ended.
+    pub fn end(&mut self, key: &str) {
+        if let Some(state) = self.states.get_mut(key) {
+            state.in_flight = None;
+        }
+    }
+
+    /// Records that the outcome of a put of `key` on `lease` is unknown. Returns the lease on which the key needs no
+    /// room any more.
+    pub fn perhaps_put(&mut self, key: &str, lease: LeaseId) -> Option<LeaseId> {
+        match self.states.get_mut(key) {
+            Some(state) => state.perhaps_on.replace(lease),
+            None => Some(lease),
+        }
+    }
+
+    // ---- observed ----
+
+    /// Records what etcd holds under `key` at `revision`, unless a newer state is known.
+    pub fn observe(
+        &mut self,
+        key: &Key,
+        held: Option<KeyValue>,
+        revision: Revision,
+        leases: &mut LeasePool,
+    ) -> Observed {
+        if held.is_none() && !self.contains(key) {
+            // An absent key gets no key state: otherwise every key that ever existed would leave an empty one.
+            return Observed::Unchanged;
+        }
+        let state = self.states.entry(key.clone()).or_default();
+        if revision < state.seen {
+            return Observed::Outdated;
+        }
+        state.seen = revision;
+        let lease_of = |held: &Option<KeyValue>| held.as_ref().map_or(LeaseId::NONE, |held| held.lease);
+        let (before, after) = (lease_of(&state.held), lease_of(&held));
+        if before != after {
+            leases.detach(before, key);
+            leases.attach(after, key);
+        }
+        if let Some(lease) = state.perhaps_on.take() {
+            leases.release(lease, 1);
+        }
+        match &held {
+            Some(now) if leases.is_ours(now.lease) => state.born = now.create_revision,
+            Some(_) => {}
+            None => state.born = 0,
+        }
+        if state.held == held {
+            return Observed::Unchanged;
+        }
+        state.held = held;
+        Observed::Changed
+    }
+
+    /// Records that `key` is ours as it is: its lease is.
+    pub fn confirm_ours(&mut self, key: &str) {
+        if let Some(state) = self.states.get_mut(key) {
+            state.born = state.held.as_ref().map_or(0, |held| held.create_revision);
+        }
+    }
+
+    /// Records that `key` vanished together with its lease.
+    pub fn expire(&mut self, key: &str) {
+        if let Some(state) = self.states.get_mut(key) {
+            state.held = None;
+            state.born = 0;
+        }
+    }
+
+    /// Drops all that was observed, because etcd's history was replaced. Unclaimed keys are dropped altogether, except
+    /// those to `keep`.
+    pub fn forget_observed(&mut self, keep: impl Fn(&Key) -> bool) {
+        self.states.retain(|key, state| !state.is_unclaimed() || keep(key));
+        for state in self.states.values_mut() {
+            state.held = None;
+            state.seen = 0;
+            state.born = 0;
+            state.perhaps_on = None;
+        }
+    }
+
+    /// Drops the state of `key` if no pod claims the key, etcd does not hold it, and no put of it has an unknown
+    /// outcome.
+    pub fn drop_if_unused(&mut self, key: &str) {
+        let is_unused = |state: &KeyState| state.is_unclaimed() && state.held.is_none() && state.perhaps_on.is_none();
+        if self.get(key).is_some_and(is_unused) {
+            self.states.remove(key);
+        }
+    }
+
+    /// Drops the state of `key`, which is not watched any more, unless a pod claims it or a transaction writes it.
+    /// Returns whether it was dropped.
+    pub fn drop_unwatched(&mut self, key: &Key, leases: &mut LeasePool) -> bool {
+        let is_unused = |state: &KeyState| state.is_unclaimed() && state.in_flight.is_none();
+        if !self.get(key).is_some_and(is_unused) {
+            return false;
+        }
+        let state = self.states.remove(key).unwrap_or_default();
+        if let Some(held) = state.held {
+            leases.detach(held.lease, key);
+        }
+        if let Some(lease) = state.perhaps_on {
+            leases.release(lease, 1);
+        }
+        true
+    }
+}
