@@ -81,7 +81,7 @@ impl Prefixes {
     }
 
     /// Returns the prefixes to list and watch, if they changed since the last call, and those that were listed and are
-    /// not among them. `used` are the prefixes in use. A prefix inside another is left out, unless the outer one may
+    /// not among them. `used` are the prefixes in use. A prefix inside another is omitted, unless the outer one may
     /// not be read.
     pub fn take_changed<'a>(
         &mut self,
