@@ -4,7 +4,7 @@
 //! only, the ways must part by who comes.
 
 use std::{
-    fs,
+    fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -13,7 +13,7 @@ use std::{
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
-    task::{JoinHandle, JoinSet},
+    task::{JoinHandle, JoinSet, spawn_blocking},
 };
 
 use crate::{
@@ -72,19 +72,28 @@ impl Drop for Crossing {
 async fn accept(listener: TcpListener, port: u16, ways: Ways) {
     // Ends with this task, and with it all connections.
     let mut connections = JoinSet::new();
-    while let Ok((mut near, from)) = listener.accept().await {
-        let known = ways.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // Who comes from elsewhere, as a test that asks for health, is turned away.
-        let Some(to) = way_of(from.port(), port, &known) else {
-            continue;
-        };
+    while let Ok((near, from)) = listener.accept().await {
+        let ways = ways.clone();
         connections.spawn(async move {
-            if let Ok(mut far) = TcpStream::connect(to).await {
-                let _ = copy_bidirectional(&mut near, &mut far).await;
-            }
+            let _ = lead_on(near, from.port(), port, ways).await;
         });
         while connections.try_join_next().is_some() {}
     }
+}
+
+/// Passes on what one connection brings, until it ends.
+async fn lead_on(mut near: TcpStream, from: u16, port: u16, ways: Ways) -> io::Result<()> {
+    // The kernel takes a tenth of a second to list all sockets of a busy machine. On the test's own thread, the retries of
+    // a process that is turned away would hold up what goes over the other connections.
+    let look = move || {
+        let known = ways.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        way_of(from, port, &known)
+    };
+    // Who comes from elsewhere, as a test that asks for health, is turned away.
+    if let Some(to) = spawn_blocking(look).await? {
+        copy_bidirectional(&mut near, &mut TcpStream::connect(to).await?).await?;
+    }
+    Ok(())
 }
 
 /// Where the connection from one port to another goes on: by the process that holds its near end.
