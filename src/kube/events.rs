@@ -1,7 +1,8 @@
 //! Publishes Events: changes that a user may have to look into, shown by `kubectl describe` and `kubectl get events`.
 //!
-//! Events are best effort. An Event is dropped when the queue is full, when its object has used up its allowance, or
-//! when the API server does not accept it. Essential information belongs in the status.
+//! Events are best effort. An Event is dropped when the queue is full, when its object has used up its allowance, when
+//! the API server refuses it, or when the API server has been unavailable or overloaded for two minutes. Essential
+//! information belongs in the status.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,18 +15,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client, Resource};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client::MANAGER;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::model::{RegistrationRef, fnv64};
+use crate::model::{Backoff, RegistrationRef, fnv64};
 use crate::telemetry::{Calls, Metrics, Outcome, Peer};
 
 /// Capacity of the queue. When it is full, the newest Event is dropped.
 const WAITING: usize = 256;
 /// Time-out of one create request.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an Event is retried while the API server is unavailable or overloaded. The Events behind it wait: they are
+/// sent to the same API server.
+const RETRIED_FOR: Duration = Duration::from_mins(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Events that one object may have at once, and the time until it may have one more.
 const BURST: u32 = 25;
 const REFILL: Duration = Duration::from_mins(1);
@@ -185,32 +191,63 @@ fn event(notice: &Notice, identity: &str, now: Timestamp) -> Event {
     }
 }
 
-/// Returns whether the Event exists.
+/// Creates the Event, with retries; returns whether it exists.
 async fn create(client: &Client, event: &Event, calls: &Calls) -> bool {
+    let started = Instant::now();
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let cause = loop {
+        match attempt(client, event, calls).await {
+            Attempt::Created => return true,
+            Attempt::Failed(cause) if started.elapsed() < RETRIED_FOR => {
+                tracing::debug!(cause, reason = event.reason, "cannot create an Event; retrying");
+                sleep(backoff.next_pause()).await;
+            }
+            Attempt::Failed(cause) | Attempt::Refused(cause) => break cause,
+        }
+    };
+    tracing::warn!(
+        cause,
+        reason = event.reason,
+        "an Event was dropped: check that the API server answers and that the operator may create events.k8s.io"
+    );
+    false
+}
+
+/// The result of one create request.
+enum Attempt {
+    /// The Event exists, perhaps because another process created it.
+    Created,
+    /// Another attempt may succeed.
+    Failed(String),
+    /// Another attempt would be refused too.
+    Refused(String),
+}
+
+async fn attempt(client: &Client, event: &Event, calls: &Calls) -> Attempt {
     let namespace = event.metadata.namespace.as_deref().unwrap_or(NAMESPACE);
     let events: Api<Event> = Api::namespaced(client.clone(), namespace);
     let start = Instant::now();
-    let (outcome, cause) = match timeout(PATIENCE, events.create(&PostParams::default(), event)).await {
-        Ok(Ok(_)) => (Outcome::Ok, None),
-        // The Event was published before, perhaps by another process.
-        Ok(Err(kube::Error::Api(answer))) if answer.is_already_exists() => (Outcome::Ok, None),
-        Ok(Err(kube::Error::Api(answer))) => (Outcome::Refused, Some(answer.to_string())),
-        Ok(Err(error)) => (Outcome::Error, Some(error.to_string())),
-        Err(_) => (Outcome::Timeout, Some(format!("no answer within {PATIENCE:?}"))),
+    let (outcome, result) = match timeout(PATIENCE, events.create(&PostParams::default(), event)).await {
+        Ok(Ok(_)) => (Outcome::Ok, Attempt::Created),
+        Ok(Err(kube::Error::Api(answer))) if answer.is_already_exists() => (Outcome::Ok, Attempt::Created),
+        Ok(Err(kube::Error::Api(answer))) if answer.code == 429 || answer.code >= 500 => {
+            (Outcome::Error, Attempt::Failed(answer.to_string()))
+        }
+        Ok(Err(kube::Error::Api(answer))) => (Outcome::Refused, Attempt::Refused(answer.to_string())),
+        Ok(Err(error)) => (Outcome::Error, Attempt::Failed(error.to_string())),
+        Err(_) => (
+            Outcome::Timeout,
+            Attempt::Failed(format!("no answer within {PATIENCE:?}")),
+        ),
     };
     calls.observe(Peer::Apiserver, "create_event", outcome, start.elapsed());
-    if let Some(cause) = &cause {
-        tracing::warn!(
-            cause,
-            reason = event.reason,
-            "an Event was dropped: check that the operator may create events.k8s.io"
-        );
-    }
-    cause.is_none()
+    result
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn notice(name: &str, occurrence: &str) -> Notice {
@@ -296,6 +333,37 @@ mod tests {
         }
         allowance.take(&"another".into(), now + REFILL);
         assert_eq!(allowance.0.len(), 1);
+    }
+
+    /// A client whose API server answers with these statuses, the last one again and again, and the number of requests.
+    fn answering(statuses: &'static [u16]) -> (Client, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let service = tower::service_fn(move |_| {
+            let number = counted.fetch_add(1, Ordering::Relaxed);
+            let code = statuses[number.min(statuses.len() - 1)];
+            let body = if code < 300 {
+                serde_json::json!({"metadata": {"name": "e"}, "eventTime": null})
+            } else {
+                serde_json::json!({"kind": "Status", "status": "Failure", "message": "no", "reason": "no", "code": code})
+            };
+            let answer = http::Response::builder().status(code);
+            let body = kube::client::Body::from(body.to_string().into_bytes());
+            std::future::ready(Ok::<_, std::convert::Infallible>(answer.body(body).unwrap()))
+        });
+        (Client::new(service, "default"), asked)
+    }
+
+    #[tokio::test]
+    async fn an_event_is_retried_while_the_api_server_is_overloaded_but_not_when_it_is_refused() {
+        let event = event(&notice("orders", "1"), "me", Timestamp::UNIX_EPOCH);
+        let calls = Metrics::new().0.calls;
+        let (overloaded, asked) = answering(&[429, 503, 201]);
+        assert!(create(&overloaded, &event, &calls).await);
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        let (forbidding, asked) = answering(&[403]);
+        assert!(!create(&forbidding, &event, &calls).await);
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -156,7 +156,11 @@ pub async fn wait_event(objects: &Objects, about: (&str, &str), reason: &str, no
                 && event["note"].as_str().is_some_and(|text| text.contains(note))
         };
         let found = all.iter().find(is_it).cloned();
-        found.ok_or_else(|| format!("there are {} others", all.len()))
+        let others = || {
+            all.iter()
+                .map(|event| format!("{} {}: {}", event["regarding"], event["reason"], event["note"]))
+        };
+        found.ok_or_else(|| others().collect::<Vec<_>>().join("\n"))
     })
     .await
 }
