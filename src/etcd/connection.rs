@@ -19,7 +19,7 @@ use super::access::Access;
 use super::endpoint::{Endpoint, Known};
 use super::error::{Error, Result};
 use super::pulse;
-use super::suitability::{self, EndpointFault, Look, Suitability};
+use super::suitability::{self, EndpointFault, MemberStatus, Suitability};
 use crate::telemetry::{Calls, Outcome, Peer};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,19 +42,19 @@ impl Default for Timeouts {
     }
 }
 
-/// Delay before a request is also sent to another endpoint; doubled after each such hedge. The endpoint looks detect a
+/// Delay before a request is also sent to another endpoint; doubled after each such hedge. The endpoint probes detect a
 /// hanging member only later. A member that forwarded the request to a dead leader does not answer, although etcd may
 /// have a new leader by then.
 const HEDGE: Duration = Duration::from_secs(1);
 /// How long after the last answer an endpoint's cluster id is trusted without another check.
 const RECENT: Duration = Duration::from_secs(3);
 /// Cause of the error when a request's connection was replaced.
-pub(super) const GIVEN_UP: &str = "the connection is no longer used";
+pub(super) const RETIRED: &str = "the connection is no longer used";
 /// Longest wait for the endpoints of a new access to report their cluster ids, counted from the first use.
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// The endpoints of one [`Access`].
-pub(super) struct Way {
+pub(super) struct EndpointSet {
     slots: Vec<EndpointSlot>,
     /// Index of the endpoint that is asked first: the last one that answered, unless [`Connection::avoid`] moved on.
     preferred: AtomicUsize,
@@ -79,7 +79,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Way {
+impl EndpointSet {
     /// Replaces the connections `old` by `fresh`, and aborts the requests and streams on `old`.
     pub(super) fn put(&self, index: usize, old: &Arc<Endpoint>, fresh: Arc<Endpoint>) {
         let mut current = lock(&self.slots[index].current);
@@ -87,7 +87,7 @@ impl Way {
             *current = fresh;
         }
         drop(current);
-        old.given_up.cancel();
+        old.retired.cancel();
     }
 
     /// Prepares new connections to the endpoint at `index`.
@@ -155,15 +155,15 @@ impl Way {
 }
 
 pub(super) struct Shared {
-    way: watch::Sender<Arc<Way>>,
+    endpoint_set: watch::Sender<Arc<EndpointSet>>,
     timeouts: Timeouts,
     calls: Calls,
     /// The id of the cluster in use. No write is sent to any other cluster.
     cluster: Mutex<Option<u64>>,
-    /// The endpoint set for which the look tasks (`pulse`) were started.
-    looked_at: Mutex<Weak<Way>>,
+    /// The endpoint set for which the probe tasks (`pulse`) were started.
+    probed: Mutex<Weak<EndpointSet>>,
     /// Notified when the state of an endpoint may have changed.
-    news: Notify,
+    state_changed: Notify,
 }
 
 impl Shared {
@@ -206,11 +206,11 @@ impl Answer for etcd_client::WatchStream {}
 impl<A, B> Answer for Option<(A, B)> {}
 
 /// Notifies a stream that the connection switched to another access.
-pub(super) struct Moves(watch::Receiver<Arc<Way>>);
+pub(super) struct AccessChanges(watch::Receiver<Arc<EndpointSet>>);
 
-impl Moves {
+impl AccessChanges {
     /// Returns once the connection uses another access. Safe to drop at any time.
-    pub(super) async fn moved(&mut self) {
+    pub(super) async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             // The connection was dropped, so the access cannot change any more.
             std::future::pending::<()>().await;
@@ -237,7 +237,7 @@ pub(super) struct Call<T> {
     /// The name in metrics and messages.
     pub(super) name: &'static str,
     /// Time-out of one attempt at one endpoint.
-    pub(super) patience: Duration,
+    pub(super) attempt_timeout: Duration,
     /// Whether the response counts as a refusal in metrics.
     pub(super) refused: fn(&T) -> bool,
     /// Whether another endpoint is asked too when the first is slow. False for calls that are slow by nature.
@@ -247,35 +247,35 @@ pub(super) struct Call<T> {
 impl Connection {
     /// Prepares a connection to the etcd at `access`. Sends nothing yet, so an etcd that is down causes no error here.
     pub async fn new(access: &Access, timeouts: Timeouts, calls: Calls) -> Result<Self> {
-        let way = Way::new(access, &timeouts).await?;
-        Ok(Self::on(way, timeouts, calls))
+        let endpoint_set = EndpointSet::new(access, &timeouts).await?;
+        Ok(Self::on(endpoint_set, timeouts, calls))
     }
 
-    fn on(way: Arc<Way>, timeouts: Timeouts, calls: Calls) -> Self {
+    fn on(endpoint_set: Arc<EndpointSet>, timeouts: Timeouts, calls: Calls) -> Self {
         let shared = Arc::new(Shared {
-            way: watch::Sender::new(way),
+            endpoint_set: watch::Sender::new(endpoint_set),
             timeouts,
             calls,
             cluster: Mutex::default(),
-            looked_at: Mutex::default(),
-            news: Notify::new(),
+            probed: Mutex::default(),
+            state_changed: Notify::new(),
         });
         Self { shared }
     }
 
     /// Prepares a separate connection with another access.
     pub(super) async fn beside(&self, access: &Access) -> Result<Self> {
-        let way = Way::new(access, &self.shared.timeouts).await?;
-        Ok(Self::on(way, self.shared.timeouts, self.shared.calls.clone()))
+        let endpoint_set = EndpointSet::new(access, &self.shared.timeouts).await?;
+        Ok(Self::on(endpoint_set, self.shared.timeouts, self.shared.calls.clone()))
     }
 
     /// Switches every call and every stream of every clone to the endpoints of `other`.
-    pub(super) fn go_over(&self, other: &Self) {
-        // The endpoints of `other` were judged by the cluster id that `other` uses.
+    pub(super) fn switch_to(&self, other: &Self) {
+        // The endpoints of `other` were compared with the cluster id that `other` uses.
         if let Some(cluster) = other.cluster() {
             self.use_cluster(cluster);
         }
-        self.shared.way.send_replace(other.way());
+        self.shared.endpoint_set.send_replace(other.endpoint_set());
     }
 
     /// Sets the cluster in use, whatever the endpoints report.
@@ -284,7 +284,7 @@ impl Connection {
     }
 
     pub(super) fn prefer(&self, index: usize) {
-        self.way().prefer(index);
+        self.endpoint_set().prefer(index);
     }
 
     /// Returns the error for endpoints of a cluster other than the wanted one.
@@ -298,13 +298,14 @@ impl Connection {
 
     /// Returns the access in use.
     pub fn access(&self) -> Access {
-        self.shared.way.borrow().access.clone()
+        self.shared.endpoint_set.borrow().access.clone()
     }
 
     /// Whether etcd's authentication is off although a user is configured. etcd then accepts every client.
     pub fn is_open_to_all(&self) -> bool {
-        let way = self.way();
-        way.slots
+        let endpoint_set = self.endpoint_set();
+        endpoint_set
+            .slots
             .iter()
             .any(|slot| slot.current().is_open_to_all.load(Ordering::Relaxed))
     }
@@ -316,8 +317,8 @@ impl Connection {
 
     /// Returns the endpoints with a fault that has lasted for a while, and the fault, in configured order.
     pub fn faults(&self) -> Vec<(String, EndpointFault)> {
-        let (way, now) = (self.way(), Instant::now());
-        let all = way.access.endpoints.iter().zip(way.known());
+        let (endpoint_set, now) = (self.endpoint_set(), Instant::now());
+        let all = endpoint_set.access.endpoints.iter().zip(endpoint_set.known());
         all.filter_map(|(url, known)| Some((url.clone(), known.reported(now)?.clone())))
             .collect()
     }
@@ -325,12 +326,12 @@ impl Connection {
     /// Replaces an error that reports only a failed connection by a more precise TLS error, if a TLS handshake finds
     /// one.
     pub async fn explain(&self, error: Error) -> Error {
-        let way = self.way();
+        let endpoint_set = self.endpoint_set();
         let is_unclear = matches!(error, Error::Unreachable { .. } | Error::Timeout { .. });
-        let Some(tls) = way.access.tls.as_ref().filter(|_| is_unclear) else {
+        let Some(tls) = endpoint_set.access.tls.as_ref().filter(|_| is_unclear) else {
             return error;
         };
-        for url in way.access.endpoints.iter().filter(|url| url.starts_with("https://")) {
+        for url in endpoint_set.access.endpoints.iter().filter(|url| url.starts_with("https://")) {
             if let Some(fault) = tls.diagnose(url, self.shared.timeouts.connect).await {
                 return Error::tls(url, fault);
             }
@@ -338,13 +339,13 @@ impl Connection {
         error
     }
 
-    pub(super) fn way(&self) -> Arc<Way> {
-        self.shared.way.borrow().clone()
+    pub(super) fn endpoint_set(&self) -> Arc<EndpointSet> {
+        self.shared.endpoint_set.borrow().clone()
     }
 
     /// Subscribe before opening a stream: reports when the stream must be reopened.
-    pub(super) fn moves(&self) -> Moves {
-        Moves(self.shared.way.subscribe())
+    pub(super) fn access_changes(&self) -> AccessChanges {
+        AccessChanges(self.shared.endpoint_set.subscribe())
     }
 
     pub(super) fn timeouts(&self) -> &Timeouts {
@@ -352,71 +353,71 @@ impl Connection {
     }
 
     fn endpoints(&self) -> String {
-        self.way().access.endpoints.join(", ")
+        self.endpoint_set().access.endpoints.join(", ")
     }
 
     /// Returns an endpoint for a stream, and its index: `offset` places after the preferred one among the endpoints
     /// without a fault.
     pub(super) fn endpoint(&self, offset: usize) -> (usize, Arc<Endpoint>) {
-        let way = self.way();
-        let (order, usable) = way.order(way.preferred.load(Ordering::Relaxed));
+        let endpoint_set = self.endpoint_set();
+        let (order, usable) = endpoint_set.order(endpoint_set.preferred.load(Ordering::Relaxed));
         let among = if usable > 0 { usable } else { order.len() };
         let index = order[offset % among];
-        (index, way.endpoint(index))
+        (index, endpoint_set.endpoint(index))
     }
 
     /// Returns all endpoints in configured order.
     pub(super) fn all_endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.way().slots.iter().map(EndpointSlot::current).collect()
+        self.endpoint_set().slots.iter().map(EndpointSlot::current).collect()
     }
 
     /// Prefers the next endpoint without a fault after `index`, if the endpoint at `index` is still the preferred one.
     pub(super) fn avoid(&self, index: usize) {
-        let way = self.way();
-        let next = way.order((index + 1) % way.count()).0[0];
+        let endpoint_set = self.endpoint_set();
+        let next = endpoint_set.order((index + 1) % endpoint_set.count()).0[0];
         // If the exchange fails, another task has already moved on.
-        let _ = way
+        let _ = endpoint_set
             .preferred
             .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Starts the look tasks of a new endpoint set. Then waits until the cluster in use is known, until no endpoint can
-    /// report it any more, or until [`SETTLE`] has passed.
+    /// Starts the probe tasks of a new endpoint set. Then waits until the cluster in use is known, until no endpoint
+    /// can report it any more, or until [`SETTLE`] has passed.
     async fn settle(&self) {
-        let way = self.way();
+        let endpoint_set = self.endpoint_set();
         {
-            let mut looked_at = lock(&self.shared.looked_at);
-            if !std::ptr::eq(looked_at.as_ptr(), Arc::as_ptr(&way)) {
-                *looked_at = Arc::downgrade(&way);
-                pulse::start(&self.shared, &way);
+            let mut probed = lock(&self.shared.probed);
+            if !std::ptr::eq(probed.as_ptr(), Arc::as_ptr(&endpoint_set)) {
+                *probed = Arc::downgrade(&endpoint_set);
+                pulse::start(&self.shared, &endpoint_set);
             }
         }
-        let late = *way.opened.get_or_init(Instant::now) + SETTLE;
+        let late = *endpoint_set.opened.get_or_init(Instant::now) + SETTLE;
         loop {
-            let news = self.shared.news.notified();
-            tokio::pin!(news);
-            news.as_mut().enable();
+            let changed = self.shared.state_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
             if self.cluster().is_some() {
                 return;
             }
-            self.reconsider(&way);
-            let is_open = way.known().iter().any(Suitability::is_open);
+            self.reconsider(&endpoint_set);
+            let is_open = endpoint_set.known().iter().any(Suitability::is_open);
             if self.cluster().is_some() || !is_open || Instant::now() >= late {
                 return;
             }
             tokio::select! {
-                () = news => {}
+                () = changed => {}
                 () = sleep_until(late) => {}
             }
         }
     }
 
-    /// Decides which cluster is in use from the state of all endpoints, then judges each endpoint by the decision.
-    fn reconsider(&self, way: &Arc<Way>) {
-        let known = way.known();
+    /// Decides which cluster is in use from the state of all endpoints, then compares each endpoint with the decision.
+    fn reconsider(&self, endpoint_set: &Arc<EndpointSet>) {
+        let known = endpoint_set.known();
         let known: Vec<&Suitability> = known.iter().collect();
         let now = Instant::now();
-        let is_late = way.opened.get().is_some_and(|opened| now >= *opened + SETTLE);
+        let is_late = endpoint_set.opened.get().is_some_and(|opened| now >= *opened + SETTLE);
         let ours = {
             let mut cluster = lock(&self.shared.cluster);
             let before = *cluster;
@@ -433,10 +434,10 @@ impl Connection {
             *cluster
         };
         let Some(ours) = ours else { return };
-        for slot in &way.slots {
-            let is_news = lock(&slot.known).reconsider(ours, now);
-            if is_news {
-                self.report_fault(way, &slot.current());
+        for slot in &endpoint_set.slots {
+            let is_new_fault = lock(&slot.known).reconsider(ours, now);
+            if is_new_fault {
+                self.report_fault(endpoint_set, &slot.current());
             }
         }
     }
@@ -447,10 +448,10 @@ impl Connection {
         // A connection that broke while idle is re-established silently, and another server may listen there by then.
         let is_recent = Instant::now()
             .checked_sub(RECENT)
-            .is_none_or(|then| endpoint.heard_since(then));
+            .is_none_or(|then| endpoint.received_since(then));
         if !is_recent || endpoint.known().cluster().is_none() {
-            match Box::pin(endpoint.look()).await {
-                Ok(look) => self.judge(endpoint, look),
+            match Box::pin(endpoint.probe()).await {
+                Ok(status) => self.record_status(endpoint, status),
                 Err(error) if error.is_connection() => return Err(error),
                 Err(_) => {
                     if let Some(cluster) = endpoint.cluster().await? {
@@ -469,15 +470,15 @@ impl Connection {
     }
 
     /// Records what the member at `endpoint` reports about itself.
-    pub(super) fn judge(&self, endpoint: &Endpoint, look: Look) {
-        endpoint.hears();
-        let way = self.way();
-        endpoint.known().belongs_to(look.cluster);
-        self.reconsider(&way);
+    pub(super) fn record_status(&self, endpoint: &Endpoint, status: MemberStatus) {
+        endpoint.record_receipt();
+        let endpoint_set = self.endpoint_set();
+        endpoint.known().belongs_to(status.cluster);
+        self.reconsider(&endpoint_set);
         let before = endpoint.known().fault().cloned();
-        let is_news = endpoint.known().judge(look, self.cluster(), Instant::now());
-        if is_news {
-            self.report_fault(&way, endpoint);
+        let is_new_fault = endpoint.known().record_status(status, self.cluster(), Instant::now());
+        if is_new_fault {
+            self.report_fault(&endpoint_set, endpoint);
         } else if let Some(fault) = before
             && endpoint.known().fault().is_none()
         {
@@ -487,7 +488,7 @@ impl Connection {
                 "the etcd endpoint is usable again"
             );
         }
-        self.shared.news.notify_waiters();
+        self.shared.state_changed.notify_waiters();
     }
 
     /// Records the id of the cluster that answered at `endpoint`. Returns an error if the cluster is not the one in
@@ -497,8 +498,8 @@ impl Connection {
             return Ok(());
         }
         endpoint.known().belongs_to(cluster);
-        self.reconsider(&self.way());
-        self.shared.news.notify_waiters();
+        self.reconsider(&self.endpoint_set());
+        self.shared.state_changed.notify_waiters();
         match self.cluster() {
             Some(ours) if ours != cluster => Err(Error::Endpoint {
                 endpoint: endpoint.url.clone(),
@@ -509,53 +510,53 @@ impl Connection {
     }
 
     /// Records how a request to `endpoint` or a stream on it ended.
-    pub(super) fn met(&self, endpoint: &Endpoint, error: Option<&Error>) {
-        if endpoint.given_up.is_cancelled() {
+    pub(super) fn record_outcome(&self, endpoint: &Endpoint, error: Option<&Error>) {
+        if endpoint.retired.is_cancelled() {
             return;
         }
-        let is_news = match error.map(EndpointFault::of) {
+        let is_new_fault = match error.map(EndpointFault::of) {
             // A single time-out does not show whether the endpoint has a fault.
             Some(None) if error.is_some_and(Error::is_connection) => return,
             Some(Some(fault)) => endpoint.known().fails(fault, Instant::now()),
             None | Some(None) => {
-                endpoint.hears();
+                endpoint.record_receipt();
                 endpoint.known().answers();
                 false
             }
         };
-        if is_news {
-            self.report_fault(&self.way(), endpoint);
+        if is_new_fault {
+            self.report_fault(&self.endpoint_set(), endpoint);
         }
         if error.is_some() {
-            self.shared.news.notify_waiters();
+            self.shared.state_changed.notify_waiters();
         }
     }
 
     /// Logs a new fault of `endpoint`, and ends the streams that the fault makes useless.
-    fn report_fault(&self, way: &Arc<Way>, endpoint: &Endpoint) {
+    fn report_fault(&self, endpoint_set: &Arc<EndpointSet>, endpoint: &Endpoint) {
         let Some(fault) = endpoint.known().fault().cloned() else {
             return;
         };
-        let others = way.count() > 1;
+        let others = endpoint_set.count() > 1;
         tracing::warn!(others, "{}", fault.describe(&endpoint.url));
         if fault.ends_streams() {
-            self.replace(way, endpoint);
+            self.replace(endpoint_set, endpoint);
         }
     }
 
     /// Gives `endpoint` new connections. Requests and streams on the current ones end with an error.
-    pub(super) fn replace(&self, way: &Arc<Way>, endpoint: &Endpoint) {
-        let Some(index) = way.slots.iter().position(|slot| endpoint.is_of(&slot.known)) else {
+    pub(super) fn replace(&self, endpoint_set: &Arc<EndpointSet>, endpoint: &Endpoint) {
+        let Some(index) = endpoint_set.slots.iter().position(|slot| endpoint.is_of(&slot.known)) else {
             // The endpoint belongs to an access that is no longer in use.
-            endpoint.given_up.cancel();
+            endpoint.retired.cancel();
             return;
         };
-        let (way, timeouts) = (way.clone(), self.shared.timeouts);
-        let old = way.endpoint(index);
+        let (endpoint_set, timeouts) = (endpoint_set.clone(), self.shared.timeouts);
+        let old = endpoint_set.endpoint(index);
         tokio::spawn(async move {
             // No error is expected: the current connections were prepared with the same arguments.
-            if let Ok(fresh) = way.again(index, &timeouts).await {
-                way.put(index, &old, Arc::new(fresh));
+            if let Ok(fresh) = endpoint_set.again(index, &timeouts).await {
+                endpoint_set.put(index, &old, Arc::new(fresh));
             }
         });
     }
@@ -570,7 +571,7 @@ impl Connection {
         &self,
         call: &Call<T>,
         endpoint: &Endpoint,
-        patience: Duration,
+        attempt_timeout: Duration,
         request: F,
     ) -> Result<T>
     where
@@ -578,7 +579,7 @@ impl Connection {
         F: Fn(&Endpoint) -> Fut,
         Fut: Future<Output = std::result::Result<T, etcd_client::Error>>,
     {
-        self.ask(call, endpoint, patience, true, request).await
+        self.ask(call, endpoint, attempt_timeout, true, request).await
     }
 
     /// Like [`Self::attempt`]. Unless `has_to_serve` is set, the endpoint may be a learner or belong to another
@@ -587,7 +588,7 @@ impl Connection {
         &self,
         call: &Call<T>,
         endpoint: &Endpoint,
-        patience: Duration,
+        attempt_timeout: Duration,
         has_to_serve: bool,
         request: F,
     ) -> Result<T>
@@ -599,14 +600,14 @@ impl Connection {
         let started = Instant::now();
         let sort = |error| Error::sort(call.name, &endpoint.url, &error);
         let answer = async {
-            let entry = endpoint.enter().await?;
+            let entry = endpoint.ensure_logged_in().await?;
             if has_to_serve {
                 self.identify(endpoint).await?;
             }
             let answer = request(endpoint).await.map_err(sort);
             let answer = match (answer, entry) {
                 (Err(error), Some(entry)) if error.wants_login() => {
-                    endpoint.enter_anew(entry).await?;
+                    endpoint.log_in_again(entry).await?;
                     request(endpoint).await.map_err(sort)
                 }
                 (answer, _) => answer,
@@ -618,8 +619,8 @@ impl Connection {
         };
         let ended = tokio::select! {
             biased;
-            ended = tokio::time::timeout(patience, answer) => ended,
-            () = endpoint.given_up.cancelled() => Ok(Err(Error::unreachable(&endpoint.url, GIVEN_UP))),
+            ended = tokio::time::timeout(attempt_timeout, answer) => ended,
+            () = endpoint.retired.cancelled() => Ok(Err(Error::unreachable(&endpoint.url, RETIRED))),
         };
         let (outcome, result) = match ended {
             Ok(Ok(answer)) if (call.refused)(&answer) => (Outcome::Refused, Ok(answer)),
@@ -630,13 +631,13 @@ impl Connection {
                 let error = Error::Timeout {
                     endpoints: endpoint.url.clone(),
                     call: call.name,
-                    after: patience,
+                    after: attempt_timeout,
                 };
                 (Outcome::Timeout, Err(error))
             }
         };
         self.count(call.name, outcome, started.elapsed());
-        self.met(endpoint, result.as_ref().err());
+        self.record_outcome(endpoint, result.as_ref().err());
         result
     }
 
@@ -650,32 +651,32 @@ impl Connection {
         Fut: Future<Output = std::result::Result<T, etcd_client::Error>>,
     {
         let deadline = Instant::now() + self.shared.timeouts.call;
-        let way = self.way();
-        let count = way.count();
-        let (order, _) = way.order(way.preferred.load(Ordering::Relaxed));
+        let endpoint_set = self.endpoint_set();
+        let count = endpoint_set.count();
+        let (order, _) = endpoint_set.order(endpoint_set.preferred.load(Ordering::Relaxed));
         let ask = |offset: usize| {
             let index = order[offset % count];
-            let endpoint = way.endpoint(index);
-            let patience = call.patience.min(deadline - Instant::now());
+            let endpoint = endpoint_set.endpoint(index);
+            let attempt_timeout = call.attempt_timeout.min(deadline - Instant::now());
             let (call, request) = (&call, &request);
-            async move { (index, self.attempt(call, &endpoint, patience, request).await) }
+            async move { (index, self.attempt(call, &endpoint, attempt_timeout, request).await) }
         };
         let mut attempts = FuturesUnordered::from_iter([ask(0)]);
         let (mut asked, mut failed) = (1, 0);
-        let mut patience = HEDGE;
-        let mut impatient_at = Instant::now() + patience;
+        let mut hedge_delay = HEDGE;
+        let mut hedge_at = Instant::now() + hedge_delay;
         loop {
             let error = tokio::select! {
                 biased;
                 Some((index, answer)) = attempts.next() => match answer {
                     Ok(answer) => {
-                        way.prefer(index);
+                        endpoint_set.prefer(index);
                         return Ok(answer);
                     }
                     Err(error) if !error.is_connection() => return Err(error),
                     Err(error) => Some(error),
                 },
-                () = sleep_until(impatient_at), if call.hedged && count > 1 && impatient_at < deadline => None,
+                () = sleep_until(hedge_at), if call.hedged && count > 1 && hedge_at < deadline => None,
             };
             if let Some(error) = error {
                 failed += 1;
@@ -689,11 +690,11 @@ impl Connection {
             } else {
                 tracing::debug!(call = call.name, "no answer yet; also asking another endpoint");
                 // If etcd as a whole is slow, hedging must not flood it.
-                patience *= 2;
+                hedge_delay *= 2;
             }
             attempts.push(ask(asked));
             asked += 1;
-            impatient_at = Instant::now() + patience;
+            hedge_at = Instant::now() + hedge_delay;
         }
     }
 

@@ -108,13 +108,13 @@ const RESIGN: Duration = Duration::from_secs(2);
 const DENIED: Duration = Duration::from_secs(30);
 
 /// Takes part in the election until `shutdown`, as `candidacy` says, and publishes every change to `out`. Then removes
-/// the leader key if this candidate holds it, so that the next candidate leads at once. `presences` report when the
-/// process of a leader has ended or hangs.
+/// the leader key if this candidate holds it, so that the next candidate leads at once. `peer_statuses` report when
+/// the process of a leader has ended or hangs.
 pub async fn campaign(
     connection: Connection,
     campaign: Campaign,
     candidacy: watch::Receiver<Candidacy>,
-    presences: watch::Receiver<PeerStatuses>,
+    peer_statuses: watch::Receiver<PeerStatuses>,
     out: watch::Sender<Leadership>,
     shutdown: CancellationToken,
 ) {
@@ -132,7 +132,7 @@ pub async fn campaign(
         connection,
         campaign,
         candidacy,
-        presences,
+        peer_statuses,
         term: None,
         out,
         led_at: 0,
@@ -203,20 +203,20 @@ async fn until_yielding(candidacy: &mut watch::Receiver<Candidacy>, yields: bool
 /// Returns once the term is known to be over and this candidate does not yield. The result is the reason for the log.
 async fn until_over(
     term: Option<&mut Term>,
-    presences: &mut watch::Receiver<PeerStatuses>,
+    peer_statuses: &mut watch::Receiver<PeerStatuses>,
     candidacy: &mut watch::Receiver<Candidacy>,
 ) -> &'static str {
     let Some(term) = term else {
         return std::future::pending().await;
     };
     loop {
-        let over = term.is_over(&presences.borrow_and_update());
+        let over = term.is_over(&peer_statuses.borrow_and_update());
         let yields = candidacy.borrow_and_update().yields;
         if let Some(why) = over.filter(|_| !yields) {
             return why;
         }
         tokio::select! {
-            Ok(()) = presences.changed() => {}
+            Ok(()) = peer_statuses.changed() => {}
             Ok(()) = candidacy.changed() => {}
             else => return std::future::pending().await,
         }
@@ -239,7 +239,7 @@ struct Theirs {
 }
 
 /// The result of reading the leader key.
-enum Look {
+enum LeaderKeyState {
     /// The key is on this candidate's session.
     Ours { fence: Fence, seen: Revision },
     /// The key belongs to another candidate.
@@ -259,7 +259,7 @@ struct Candidate {
     me: Holder,
     value: Vec<u8>,
     candidacy: watch::Receiver<Candidacy>,
-    presences: watch::Receiver<PeerStatuses>,
+    peer_statuses: watch::Receiver<PeerStatuses>,
     /// The followed term of the leader, by the revision at which the term began.
     term: Option<(Revision, Term)>,
     out: watch::Sender<Leadership>,
@@ -322,7 +322,7 @@ impl Candidate {
         let mut fence = None;
         let mut removed = false;
         loop {
-            let look = tokio::select! {
+            let state = tokio::select! {
                 biased;
                 // A call may hang for its whole time-out, and no part of the operator may believe in this leadership
                 // for longer than the session lasts.
@@ -330,10 +330,10 @@ impl Candidate {
                     self.publish(Leadership::Seeking);
                     continue;
                 }
-                look = self.look_and_claim(session.lease, fence.is_some()) => look,
+                state = self.read_or_claim(session.lease, fence.is_some()) => state,
             };
-            match look {
-                Ok(Look::Ours { fence: held, seen }) => {
+            match state {
+                Ok(LeaderKeyState::Ours { fence: held, seen }) => {
                     backoff.reset();
                     self.led_at = held.create_revision;
                     if *proven.borrow_and_update() {
@@ -357,9 +357,9 @@ impl Candidate {
                         () = self.watch_key(seen, session.ttl(), &mut proven) => {}
                     }
                 }
-                Ok(look) if fence.is_some() => {
+                Ok(state) if fence.is_some() => {
                     self.publish(Leadership::Seeking);
-                    if let Look::Stale { .. } = look {
+                    if let LeaderKeyState::Stale { .. } = state {
                         tracing::warn!("the leader key was overwritten by another client, or etcd was restored");
                     } else {
                         tracing::warn!("this replica lost the leader key");
@@ -371,11 +371,11 @@ impl Candidate {
                     }
                     return;
                 }
-                Ok(Look::Theirs(theirs)) => {
+                Ok(LeaderKeyState::Theirs(theirs)) => {
                     backoff.reset();
                     self.stand_behind(theirs, session, &mut proven, &mut backoff).await;
                 }
-                Ok(Look::LeftToOthers { seen }) => {
+                Ok(LeaderKeyState::LeftToOthers { seen }) => {
                     backoff.reset();
                     self.publish(Leadership::Seeking);
                     let mut candidacy = self.candidacy.clone();
@@ -384,7 +384,7 @@ impl Candidate {
                         () = self.watch_key(seen, session.ttl(), &mut proven) => {}
                     }
                 }
-                Ok(Look::Stale { mod_revision }) => match self.remove(mod_revision).await {
+                Ok(LeaderKeyState::Stale { mod_revision }) => match self.remove(mod_revision).await {
                     // Another program may write the key again each time: do not loop without a pause.
                     Ok(()) if removed => backoff.pause().await,
                     Ok(()) => removed = true,
@@ -394,7 +394,7 @@ impl Candidate {
                     }
                 },
                 // Another candidate claimed the key and lost it between two requests.
-                Ok(Look::Free) => {}
+                Ok(LeaderKeyState::Free) => {}
                 Err(error) => {
                     backoff.complain("cannot read or claim the leader key", &error);
                     // The candidate still leads while the session is proven. The fence guards every write anyway.
@@ -425,8 +425,8 @@ impl Candidate {
             self.term = term.map(|term| (created, term));
         }
         let mut followed = self.term.take();
-        let (mut presences, mut candidacy) = (self.presences.clone(), self.candidacy.clone());
-        let over = until_over(followed.as_mut().map(|(_, term)| term), &mut presences, &mut candidacy);
+        let (mut peer_statuses, mut candidacy) = (self.peer_statuses.clone(), self.candidacy.clone());
+        let over = until_over(followed.as_mut().map(|(_, term)| term), &mut peer_statuses, &mut candidacy);
         let over = tokio::select! {
             () = self.watch_key(seen, session.ttl(), proven) => None,
             why = over => Some(why),
@@ -444,17 +444,17 @@ impl Candidate {
     }
 
     /// Reads the leader key. Claims the key if it is free, this candidate did not hold it (`leads`) and does not yield.
-    async fn look_and_claim(&mut self, lease: LeaseId, leads: bool) -> Result<Look> {
+    async fn read_or_claim(&mut self, lease: LeaseId, leads: bool) -> Result<LeaderKeyState> {
         let (held, seen) = self.connection.get(&self.campaign.leader_key).await?;
         match held {
-            Some(held) => Ok(self.judge(&held, seen, lease)),
-            None if leads => Ok(Look::Free),
-            None if self.candidacy.borrow().yields => Ok(Look::LeftToOthers { seen }),
+            Some(held) => Ok(self.classify(&held, seen, lease)),
+            None if leads => Ok(LeaderKeyState::Free),
+            None if self.candidacy.borrow().yields => Ok(LeaderKeyState::LeftToOthers { seen }),
             None => self.claim(lease).await,
         }
     }
 
-    async fn claim(&mut self, lease: LeaseId) -> Result<Look> {
+    async fn claim(&mut self, lease: LeaseId) -> Result<LeaderKeyState> {
         let key = self.campaign.leader_key.clone();
         let put = TxnOp::put(&*key, &*self.value, Some(PutOptions::new().with_lease(lease.0)));
         let request = Txn::new()
@@ -472,24 +472,24 @@ impl Candidate {
                 create_revision: revision,
                 lease,
             };
-            return Ok(Look::Ours { fence, seen: revision });
+            return Ok(LeaderKeyState::Ours { fence, seen: revision });
         }
         Ok(match holder("campaign", answer.0.responses)? {
-            Some(held) => self.judge(&held, revision, lease),
-            None => Look::Free,
+            Some(held) => self.classify(&held, revision, lease),
+            None => LeaderKeyState::Free,
         })
     }
 
-    fn judge(&mut self, held: &KeyValue, seen: Revision, lease: LeaseId) -> Look {
+    fn classify(&mut self, held: &KeyValue, seen: Revision, lease: LeaseId) -> LeaderKeyState {
         if held.lease == lease {
             let fence = Fence {
                 key: self.campaign.leader_key.clone(),
                 create_revision: held.create_revision,
                 lease,
             };
-            return Look::Ours { fence, seen };
+            return LeaderKeyState::Ours { fence, seen };
         }
-        let stale = Look::Stale {
+        let stale = LeaderKeyState::Stale {
             mod_revision: held.mod_revision,
         };
         if held.lease == LeaseId::NONE {
@@ -500,7 +500,7 @@ impl Candidate {
             if let Some(version) = newer_version(&held.value) {
                 // The record cannot be read. It shows only that a newer release leads.
                 let leader = format!("a newer release (record version {version})");
-                return Look::Theirs(Theirs {
+                return LeaderKeyState::Theirs(Theirs {
                     leader,
                     seen,
                     created: held.create_revision,
@@ -541,7 +541,7 @@ impl Candidate {
                 self.replaced = true;
             }
         }
-        Look::Theirs(Theirs {
+        LeaderKeyState::Theirs(Theirs {
             term: other.term(),
             leader: other.identity,
             seen,
@@ -564,10 +564,10 @@ impl Candidate {
     /// Returns when the leader key may have changed since `seen`: it changed, the watch failed, the access to etcd
     /// changed, the session became proven or unproven, or `at_most` has passed, in case a watch starves silently.
     async fn watch_key(&self, seen: Revision, at_most: Duration, proven: &mut watch::Receiver<bool>) {
-        let mut moves = self.connection.moves();
+        let mut access_changes = self.connection.access_changes();
         tokio::select! {
             _ = proven.changed() => {}
-            () = moves.moved() => {}
+            () = access_changes.changed() => {}
             () = self.until_changed(seen, at_most) => {}
             () = sleep(at_most) => {}
         }
@@ -577,7 +577,7 @@ impl Candidate {
         let (index, endpoint) = self.connection.endpoint(0);
         let kind = Call {
             name: "watch",
-            patience: self.connection.timeouts().request.min(at_most / 3),
+            attempt_timeout: self.connection.timeouts().request.min(at_most / 3),
             refused: |_| false,
             hedged: false,
         };
@@ -587,7 +587,7 @@ impl Candidate {
             let options = WatchOptions::new().with_start_revision(seen + 1);
             async move { client.watch(key, Some(options)).await }
         };
-        let mut stream = match self.connection.attempt(&kind, &endpoint, kind.patience, open).await {
+        let mut stream = match self.connection.attempt(&kind, &endpoint, kind.attempt_timeout, open).await {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "cannot watch the leader key");
@@ -599,7 +599,7 @@ impl Candidate {
         loop {
             let message = tokio::select! {
                 message = stream.message() => message,
-                () = endpoint.given_up.cancelled() => return,
+                () = endpoint.retired.cancelled() => return,
             };
             match message {
                 Ok(Some(message)) if message.created() && !message.canceled() => {}

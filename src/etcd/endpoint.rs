@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::{Access, User};
 use super::connection::Timeouts;
 use super::error::{Error, Result};
-use super::suitability::{EndpointFault, Look, Suitability};
+use super::suitability::{EndpointFault, MemberStatus, Suitability};
 use super::web;
 
 /// HTTP/2 pings detect a dead peer. etcd disconnects clients that ping more often than every 5 s, hence a slightly
@@ -43,9 +43,9 @@ pub(super) struct Endpoint {
     pub(super) url: String,
     known: Known,
     /// Cancelled when these connections are no longer used. Their requests and streams must be repeated on others.
-    pub(super) given_up: CancellationToken,
+    pub(super) retired: CancellationToken,
     /// When data was last received over these connections.
-    heard: Lock<Instant>,
+    last_received: Lock<Instant>,
     pub(super) kv: KvClient,
     pub(super) lease: LeaseClient,
     pub(super) maintenance: MaintenanceClient,
@@ -60,7 +60,7 @@ pub(super) struct Endpoint {
     user: Option<User>,
     login: Arc<Mutex<Login>>,
     /// Time-out of a login.
-    patience: Duration,
+    request_timeout: Duration,
     /// Whether etcd reported that its authentication is off.
     pub(super) is_open_to_all: Arc<AtomicBool>,
 }
@@ -105,8 +105,8 @@ impl Endpoint {
         Ok(Self {
             url: url.to_owned(),
             known,
-            given_up: CancellationToken::new(),
-            heard: Lock::new(Instant::now()),
+            retired: CancellationToken::new(),
+            last_received: Lock::new(Instant::now()),
             kv: asks.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES),
             lease: asks.lease_client(),
             maintenance: asks.maintenance_client(),
@@ -116,7 +116,7 @@ impl Endpoint {
             client: streams,
             user: access.user.clone(),
             login: Arc::default(),
-            patience: timeouts.request,
+            request_timeout: timeouts.request,
             is_open_to_all: Arc::default(),
         })
     }
@@ -129,25 +129,25 @@ impl Endpoint {
         Arc::ptr_eq(&self.known, known)
     }
 
-    pub(super) fn hears(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    pub(super) fn record_receipt(&self) {
+        *self.last_received.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    pub(super) fn heard_since(&self, then: Instant) -> bool {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) >= then
+    pub(super) fn received_since(&self, then: Instant) -> bool {
+        *self.last_received.lock().unwrap_or_else(PoisonError::into_inner) >= then
     }
 
     /// Asks the member for its state over both connections, so that an answer proves both. Logs in only if the endpoint
     /// has a fault and the check needs a login.
-    pub(super) async fn look(&self) -> Result<Look> {
+    pub(super) async fn probe(&self) -> Result<MemberStatus> {
         match self.ask().await {
             Err(error) if error.wants_login() && self.known().fault().is_some() => {
-                let Some(entry) = self.enter().await? else {
+                let Some(entry) = self.ensure_logged_in().await? else {
                     return Err(error);
                 };
                 match self.ask().await {
                     Err(error) if error.wants_login() => {
-                        self.enter_anew(entry).await?;
+                        self.log_in_again(entry).await?;
                         self.ask().await
                     }
                     answer => answer,
@@ -159,7 +159,7 @@ impl Endpoint {
 
     /// Asks for the status. If no etcd ever answered here, also checks for a web server, because a web server often
     /// leaves gRPC calls unanswered.
-    async fn ask(&self) -> Result<Look> {
+    async fn ask(&self) -> Result<MemberStatus> {
         if self.known().cluster().is_some() {
             return self.ask_etcd().await;
         }
@@ -186,7 +186,7 @@ impl Endpoint {
         })
     }
 
-    async fn ask_etcd(&self) -> Result<Look> {
+    async fn ask_etcd(&self) -> Result<MemberStatus> {
         let (mut calls, mut streams) = (self.maintenance.clone(), self.streams.clone());
         let (status, of_streams) = tokio::join!(calls.status(), streams.status());
         let sort = |error| Error::sort("status", &self.url, &error);
@@ -203,7 +203,7 @@ impl Endpoint {
             return Err(error);
         }
         let header = status.header().ok_or_else(|| Error::malformed("status", "no header"))?;
-        Ok(Look {
+        Ok(MemberStatus {
             cluster: header.cluster_id(),
             is_learner: status.is_learner(),
             has_leader: status.leader() != 0,
@@ -224,7 +224,7 @@ impl Endpoint {
     }
 
     /// Logs in unless already logged in; `None` if no user is configured.
-    pub(super) async fn enter(&self) -> Result<Option<Entry>> {
+    pub(super) async fn ensure_logged_in(&self) -> Result<Option<Entry>> {
         let Some(user) = &self.user else { return Ok(None) };
         let login = self.login.clone().lock_owned().await;
         let count = match login.count {
@@ -235,7 +235,7 @@ impl Endpoint {
     }
 
     /// Logs in again, unless another task has done so since `stale`.
-    pub(super) async fn enter_anew(&self, stale: Entry) -> Result<()> {
+    pub(super) async fn log_in_again(&self, stale: Entry) -> Result<()> {
         let Some(user) = &self.user else { return Ok(()) };
         let login = self.login.clone().lock_owned().await;
         if Entry(login.count) == stale {
@@ -252,15 +252,15 @@ impl Endpoint {
         {
             return Err(error.clone());
         }
-        let (user, url, patience) = (user.clone(), self.url.clone(), self.patience);
+        let (user, url, request_timeout) = (user.clone(), self.url.clone(), self.request_timeout);
         let (mut client, is_open_to_all) = (self.client.clone(), self.is_open_to_all.clone());
         let task = tokio::spawn(async move {
             let name_and_password = (user.name.reveal().to_owned(), user.password.reveal().to_owned());
-            let Ok(answer) = timeout(patience, client.update_user(Some(name_and_password))).await else {
+            let Ok(answer) = timeout(request_timeout, client.update_user(Some(name_and_password))).await else {
                 return Err(Error::Timeout {
                     endpoints: url,
                     call: CALL,
-                    after: patience,
+                    after: request_timeout,
                 });
             };
             match answer.map_err(|error| Error::sort(CALL, &url, &error)) {

@@ -19,7 +19,7 @@ impl Connection {
         let ask = async |endpoint: Arc<Endpoint>| {
             let kind = Call {
                 name: "status",
-                patience: self.timeouts().request,
+                attempt_timeout: self.timeouts().request,
                 refused: |_| false,
                 hedged: false,
             };
@@ -27,7 +27,7 @@ impl Connection {
                 let mut client = endpoint.maintenance.clone();
                 async move { client.status().await }
             };
-            let answer = self.ask(&kind, &endpoint, kind.patience, false, status).await;
+            let answer = self.ask(&kind, &endpoint, kind.attempt_timeout, false, status).await;
             let answer = match answer {
                 Err(error @ (Error::Unreachable { .. } | Error::Timeout { .. })) if !error.is_no_leader() => {
                     Err(endpoint.foreign().await.unwrap_or(error))
@@ -72,15 +72,15 @@ impl Connection {
             .await
     }
 
-    /// Returns an error unless the user may perform `ops` and `looks`.
-    async fn may(&self, key: &str, ops: Vec<TxnOp>, looks: Vec<TxnOp>) -> Result<()> {
+    /// Returns an error unless the user may perform `ops` and `reads`.
+    async fn may(&self, key: &str, ops: Vec<TxnOp>, reads: Vec<TxnOp>) -> Result<()> {
         // Neither condition ever holds: no revision and no version is negative.
         let never = [
             Compare::create_revision(key, CompareOp::Less, 0),
             Compare::version(key, CompareOp::Less, 0),
         ];
         let answer = self
-            .txn("txn", Txn::new().when(never).and_then(ops).or_else(looks), |_| false)
+            .txn("txn", Txn::new().when(never).and_then(ops).or_else(reads), |_| false)
             .await?;
         if answer.succeeded() {
             return Err(Error::malformed("txn", "an impossible condition held"));

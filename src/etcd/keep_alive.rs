@@ -12,7 +12,7 @@ use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Call, Connection, GIVEN_UP, Moves};
+use super::connection::{AccessChanges, Call, Connection, RETIRED};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::pause::JitteredBackoff;
@@ -27,7 +27,7 @@ const CALL: &str = "keep_alive";
 pub(super) struct Request {
     pub(super) lease: LeaseId,
     /// How long the stream may stay silent after the request.
-    pub(super) patience: Duration,
+    pub(super) attempt_timeout: Duration,
 }
 
 /// The result of requests.
@@ -42,7 +42,7 @@ pub(super) enum Report {
     /// The stream failed.
     Broken {
         /// The number of the stream.
-        lane: usize,
+        stream: usize,
         /// The lease that may be the cause.
         unconfirmed: Option<UnconfirmedLease>,
         /// The leases that were waiting behind it.
@@ -85,7 +85,7 @@ impl KeepAliveStream {
         let mut backoff = JitteredBackoff::new();
         while let Some(first) = self.requests.recv().await {
             let sent = Instant::now();
-            let moves = self.connection.moves();
+            let access_changes = self.connection.access_changes();
             let (index, endpoint) = self.connection.endpoint(self.number);
             match self.open(first, &endpoint).await {
                 Ok(Some((keeper, answers))) => {
@@ -94,7 +94,7 @@ impl KeepAliveStream {
                         sent,
                     });
                     backoff.reset();
-                    if self.pump(keeper, answers, (index, &endpoint, moves)).await {
+                    if self.pump(keeper, answers, (index, &endpoint, access_changes)).await {
                         return;
                     }
                 }
@@ -129,7 +129,7 @@ impl KeepAliveStream {
     async fn open(&self, first: Request, endpoint: &Endpoint) -> Result<Option<(LeaseKeeper, LeaseKeepAliveStream)>> {
         let kind = Call {
             name: CALL,
-            patience: first.patience,
+            attempt_timeout: first.attempt_timeout,
             refused: |opened: &Option<_>| opened.is_none(),
             hedged: false,
         };
@@ -143,7 +143,7 @@ impl KeepAliveStream {
                 }
             }
         };
-        self.connection.attempt(&kind, endpoint, first.patience, open).await
+        self.connection.attempt(&kind, endpoint, first.attempt_timeout, open).await
     }
 
     /// Passes requests and answers until the stream fails; true if the renewal has ended.
@@ -151,22 +151,22 @@ impl KeepAliveStream {
         &mut self,
         mut keeper: LeaseKeeper,
         mut answers: LeaseKeepAliveStream,
-        (index, endpoint, mut moves): (usize, &Endpoint, Moves),
+        (index, endpoint, mut access_changes): (usize, &Endpoint, AccessChanges),
     ) -> bool {
         let mut unanswered = VecDeque::new();
         let failure = tokio::select! {
             failure = self.exchange(endpoint, &mut keeper, &mut answers, &mut unanswered) => Some(failure),
-            () = endpoint.given_up.cancelled() => Some(Failure::Broken(Error::unreachable(&endpoint.url, GIVEN_UP))),
-            () = moves.moved() => None,
+            () = endpoint.retired.cancelled() => Some(Failure::Broken(Error::unreachable(&endpoint.url, RETIRED))),
+            () = access_changes.changed() => None,
         };
         match failure {
             Some(Failure::Over) => true,
             None => {
                 // The leases are sent again on the new connection, which is harmless: a renewal is idempotent.
                 let rest = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
-                let (lane, unconfirmed) = (self.number, None);
+                let (stream, unconfirmed) = (self.number, None);
                 self.report(Report::Broken {
-                    lane,
+                    stream,
                     unconfirmed,
                     rest,
                 });
@@ -174,7 +174,7 @@ impl KeepAliveStream {
             }
             Some(Failure::Broken(error)) => {
                 let waiting: Vec<_> = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
-                self.connection.met(endpoint, Some(&error));
+                self.connection.record_outcome(endpoint, Some(&error));
                 self.give_back(waiting, &error, index);
                 false
             }
@@ -193,13 +193,13 @@ impl KeepAliveStream {
         loop {
             let stuck = unanswered
                 .front()
-                .map(|oldest| oldest.at.max(progress) + oldest.request.patience);
+                .map(|oldest| oldest.at.max(progress) + oldest.request.attempt_timeout);
             tokio::select! {
                 biased;
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => {
                         progress = Instant::now();
-                        endpoint.hears();
+                        endpoint.record_receipt();
                         if let Some(header) = answer.header()
                             && let Err(error) = self.connection.accept(endpoint, header.cluster_id())
                         {
@@ -268,7 +268,7 @@ impl KeepAliveStream {
         });
         tracing::debug!(lane = self.number, %error, ?unconfirmed, waiting = waiting.len(), "keepalive stream failed");
         self.report(Report::Broken {
-            lane: self.number,
+            stream: self.number,
             unconfirmed,
             rest: waiting,
         });

@@ -156,7 +156,7 @@ impl Mirror {
             if steady {
                 self.backoff.reset();
             }
-            let told = match trouble {
+            let sent = match trouble {
                 Trouble::Closed => return Closed,
                 // The content is still correct until the new one replaces it shortly.
                 Trouble::Moved => continue,
@@ -179,7 +179,7 @@ impl Mirror {
                     }
                 }
             };
-            if told.is_err() {
+            if sent.is_err() {
                 return Closed;
             }
             self.backoff.pause().await;
@@ -199,7 +199,7 @@ impl Mirror {
         while self.wanted.is_empty() {
             self.wanted = self.scopes.recv().await.ok_or(Closed)?;
         }
-        let mut moves = self.connection.moves();
+        let mut access_changes = self.connection.access_changes();
         let mut watches = Watches::new(&self.connection, &self.essential);
         // The new access may have permissions that the old one lacked.
         self.denied.clear();
@@ -221,7 +221,7 @@ impl Mirror {
                         watches = Watches::new(&self.connection, &self.essential);
                     }
                 }
-                () = moves.moved() => return Err(Trouble::Moved),
+                () = access_changes.changed() => return Err(Trouble::Moved),
                 () = sleep_until(again_at.unwrap_or(not_before)), if again_at.is_some() => {
                     let now = Instant::now();
                     let due = self.denied.iter().filter(|(_, denied)| denied.again_at <= now);

@@ -1,4 +1,4 @@
-//! Health checks of the endpoints: looks repeatedly whether each endpoint answers over its current connections, and
+//! Health checks of the endpoints: probes repeatedly whether each endpoint answers over its current connections, and
 //! what the member reports about itself.
 //!
 //! A member that hangs keeps its connections open. HTTP/2 pings, of which etcd allows one in five seconds, detect that
@@ -12,82 +12,82 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connection::{Connection, Shared, Way};
+use super::connection::{Connection, EndpointSet, Shared};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::pause::jitter;
-use super::suitability::{EndpointFault, Look};
+use super::suitability::{EndpointFault, MemberStatus};
 use crate::telemetry::Outcome;
 
-/// Between two looks at an endpoint in use.
+/// Between two probes of an endpoint in use.
 const USED: Duration = Duration::from_secs(1);
-/// Between looks at an endpoint with a fault.
+/// Between probes of an endpoint with a fault.
 const FAULTY: Duration = Duration::from_secs(1);
-/// Between looks at an endpoint that hangs. Longer, because each look leaves a connection that the member has to handle
-/// when it continues.
+/// Between probes of an endpoint that hangs. Longer, because each probe leaves a connection that the member has to
+/// handle when it continues.
 const HUNG: Duration = Duration::from_secs(5);
-/// Between looks at any other endpoint.
+/// Between probes of any other endpoint.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long an endpoint may be silent before other connections and endpoints are asked, and how long again before it
 /// counts as hung.
-const PATIENCE: Duration = Duration::from_millis(800);
-/// Limit of the patience, which doubles each time the connections are replaced. Otherwise slow connections would be
-/// replaced before they complete a request.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(8);
-/// After connections have lasted this long, the patience is reset.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(800);
+/// Limit of the probe time-out, which doubles each time the connections are replaced. Otherwise slow connections would
+/// be replaced before they complete a request.
+const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(8);
+/// After connections have lasted this long, the probe time-out is reset.
 const CALM: Duration = Duration::from_mins(1);
 
-/// Starts a task for each endpoint of `way` that runs as long as `shared` uses `way`.
-pub(super) fn start(shared: &Arc<Shared>, way: &Arc<Way>) {
-    for index in 0..way.count() {
-        tokio::spawn(run(Arc::downgrade(shared), Arc::downgrade(way), index));
+/// Starts a task for each endpoint of `endpoint_set` that runs as long as `shared` uses this set.
+pub(super) fn start(shared: &Arc<Shared>, endpoint_set: &Arc<EndpointSet>) {
+    for index in 0..endpoint_set.count() {
+        tokio::spawn(run(Arc::downgrade(shared), Arc::downgrade(endpoint_set), index));
     }
 }
 
-async fn run(shared: Weak<Shared>, way: Weak<Way>, index: usize) {
-    let mut patience = PATIENCE;
+async fn run(shared: Weak<Shared>, endpoint_set: Weak<EndpointSet>, index: usize) {
+    let mut probe_timeout = PROBE_TIMEOUT;
     let mut replaced = Instant::now();
     loop {
-        let pace = {
-            let (Some(connection), Some(way)) = (Shared::connection(&shared), way.upgrade()) else {
+        let interval = {
+            let (Some(connection), Some(endpoint_set)) = (Shared::connection(&shared), endpoint_set.upgrade()) else {
                 return;
             };
-            if !Arc::ptr_eq(&connection.way(), &way) {
+            if !Arc::ptr_eq(&connection.endpoint_set(), &endpoint_set) {
                 return;
             }
-            let endpoint = way.endpoint(index);
+            let endpoint = endpoint_set.endpoint(index);
             let pulse = Pulse {
                 connection,
-                way,
+                endpoint_set,
                 index,
                 endpoint,
-                patience,
+                probe_timeout,
             };
-            if Box::pin(pulse.look()).await {
-                (patience, replaced) = ((patience * 2).min(LONGEST_PATIENCE), Instant::now());
+            if Box::pin(pulse.probe()).await {
+                (probe_timeout, replaced) = ((probe_timeout * 2).min(MAX_PROBE_TIMEOUT), Instant::now());
             } else if replaced.elapsed() > CALM {
-                patience = PATIENCE;
+                probe_timeout = PROBE_TIMEOUT;
             }
-            pulse.pace()
+            pulse.interval()
         };
-        sleep(pace + jitter(pace / 8)).await;
+        sleep(interval + jitter(interval / 8)).await;
     }
 }
 
 struct Pulse {
     connection: Connection,
-    way: Arc<Way>,
+    endpoint_set: Arc<EndpointSet>,
     index: usize,
     endpoint: Arc<Endpoint>,
-    patience: Duration,
+    probe_timeout: Duration,
 }
 
 /// The cause of an endpoint's silence.
 enum Silence {
     /// The endpoint was slow and has answered.
-    Over(Result<Look>),
+    Over(Result<MemberStatus>),
     /// A new connection to the same address is answered by the server that listens there now.
-    Elsewhere(Box<Endpoint>, Result<Look>),
+    Elsewhere(Box<Endpoint>, Result<MemberStatus>),
     /// No connection is answered.
     Lasts {
         /// Whether another usable endpoint answers.
@@ -96,10 +96,10 @@ enum Silence {
 }
 
 impl Pulse {
-    fn pace(&self) -> Duration {
+    fn interval(&self) -> Duration {
         // The endpoint set and this task hold one reference each. Any further reference belongs to a stream or a
         // request.
-        let is_used = Arc::strong_count(&self.endpoint) > 2 || self.way.is_preferred(self.index);
+        let is_used = Arc::strong_count(&self.endpoint) > 2 || self.endpoint_set.is_preferred(self.index);
         match self.endpoint.known().fault() {
             Some(EndpointFault::NotAnswering) => HUNG,
             Some(_) => FAULTY,
@@ -108,15 +108,15 @@ impl Pulse {
         }
     }
 
-    /// Looks at the endpoint once; true if silent connections were replaced.
-    async fn look(&self) -> bool {
+    /// Probes the endpoint once; true if silent connections were replaced.
+    async fn probe(&self) -> bool {
         let started = Instant::now();
-        let mut present = Box::pin(self.endpoint.look());
-        let silence = if let Ok(answer) = timeout(self.patience, &mut present).await {
+        let mut present = Box::pin(self.endpoint.probe());
+        let silence = if let Ok(answer) = timeout(self.probe_timeout, &mut present).await {
             Silence::Over(answer)
         } else {
             let lasts = async {
-                let ((), others_answer) = tokio::join!(sleep(self.patience), self.others_answer());
+                let ((), others_answer) = tokio::join!(sleep(self.probe_timeout), self.others_answer());
                 Silence::Lasts { others_answer }
             };
             tokio::select! {
@@ -126,12 +126,12 @@ impl Pulse {
                 lasts = lasts => lasts,
             }
         };
-        // A stream on the same connections may have received data although the look did not.
-        let is_silent = !self.endpoint.heard_since(started);
+        // A stream on the same connections may have received data although the probe did not.
+        let is_silent = !self.endpoint.received_since(started);
         match silence {
             Silence::Over(answer) => {
                 self.count(Some(&answer), started);
-                self.take_in(answer);
+                self.record(answer);
                 false
             }
             Silence::Elsewhere(other, answer) if is_silent => {
@@ -140,8 +140,8 @@ impl Pulse {
                     endpoint = self.endpoint.url,
                     "the connection to this etcd endpoint is silent, but a new connection is answered; switching to the new one"
                 );
-                self.way.put(self.index, &self.endpoint, Arc::from(other));
-                self.take_in(answer);
+                self.endpoint_set.put(self.index, &self.endpoint, Arc::from(other));
+                self.record(answer);
                 true
             }
             Silence::Lasts { others_answer: true } if is_silent => {
@@ -151,7 +151,7 @@ impl Pulse {
                     fault: EndpointFault::NotAnswering,
                 };
                 let was_used = self.endpoint.known().fault().is_none();
-                self.connection.met(&self.endpoint, Some(&error));
+                self.connection.record_outcome(&self.endpoint, Some(&error));
                 self.connection.avoid(self.index);
                 was_used
             }
@@ -165,8 +165,8 @@ impl Pulse {
 
     /// Asks over new connections; does not return unless they are answered.
     async fn elsewhere(&self) -> Silence {
-        if let Ok(other) = self.way.again(self.index, self.connection.timeouts()).await {
-            match other.look().await {
+        if let Ok(other) = self.endpoint_set.again(self.index, self.connection.timeouts()).await {
+            match other.probe().await {
                 // No server listens there, or the new connection was too slow as well.
                 Err(error) if error.is_connection() => {}
                 answer => return Silence::Elsewhere(Box::new(other), answer),
@@ -175,30 +175,30 @@ impl Pulse {
         std::future::pending().await
     }
 
-    fn take_in(&self, answer: Result<Look>) {
-        let endpoint = self.way.endpoint(self.index);
+    fn record(&self, answer: Result<MemberStatus>) {
+        let endpoint = self.endpoint_set.endpoint(self.index);
         match answer {
-            Ok(look) => self.connection.judge(&endpoint, look),
-            Err(error) => self.connection.met(&endpoint, Some(&error)),
+            Ok(status) => self.connection.record_status(&endpoint, status),
+            Err(error) => self.connection.record_outcome(&endpoint, Some(&error)),
         }
     }
 
     /// Whether another usable endpoint answers now.
     async fn others_answer(&self) -> bool {
-        let others = (0..self.way.count()).filter(|index| *index != self.index);
-        let mut looks: FuturesUnordered<_> = others
+        let others = (0..self.endpoint_set.count()).filter(|index| *index != self.index);
+        let mut probes: FuturesUnordered<_> = others
             .map(|index| {
-                let endpoint = self.way.endpoint(index);
+                let endpoint = self.endpoint_set.endpoint(index);
                 async move {
-                    let answer = timeout(self.patience, endpoint.look()).await;
-                    if let Ok(Ok(look)) = answer {
-                        self.connection.judge(&endpoint, look);
+                    let answer = timeout(self.probe_timeout, endpoint.probe()).await;
+                    if let Ok(Ok(status)) = answer {
+                        self.connection.record_status(&endpoint, status);
                     }
                     matches!(answer, Ok(Ok(_))) && endpoint.known().fault().is_none()
                 }
             })
             .collect();
-        while let Some(answers) = looks.next().await {
+        while let Some(answers) = probes.next().await {
             if answers {
                 return true;
             }
@@ -206,7 +206,7 @@ impl Pulse {
         false
     }
 
-    fn count(&self, answer: Option<&Result<Look>>, started: Instant) {
+    fn count(&self, answer: Option<&Result<MemberStatus>>, started: Instant) {
         let outcome = match answer {
             Some(Ok(_)) => Outcome::Ok,
             Some(Err(_)) => Outcome::Error,

@@ -25,7 +25,7 @@ pub type Leases = Arc<BTreeMap<LeaseId, u32>>;
 /// Most separate streams for leases that may be blocking a shared stream; further such leases stay on the shared
 /// streams. A lease that is being revoked blocks its stream for seconds, and an etcd that hangs makes every lease look
 /// like that.
-const MOST_SUSPECTS: usize = 16;
+const MAX_UNCONFIRMED_RENEWALS: usize = 16;
 /// Longest pause between attempts for a lease on a separate stream.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -41,45 +41,45 @@ pub enum LeaseEvent {
 
 /// How long an unanswered renewal may block a stream: well below the two thirds of the TTL that are left when a renewal
 /// is due.
-pub(super) fn patience(ttl: Duration) -> Duration {
+pub(super) fn renewal_timeout(ttl: Duration) -> Duration {
     (ttl / 6).min(Duration::from_secs(2))
 }
 
-/// Keeps `leases` alive until `shutdown`. Reports a lease that etcd confirms to be gone in `news` once, then ignores it
-/// until it disappears from `leases`. `soonest` shows when the first lease would expire if no further renewal
+/// Keeps `leases` alive until `shutdown`. Reports a lease that etcd confirms to be gone in `events` once, then ignores
+/// it until it disappears from `leases`. `soonest` shows when the first lease would expire if no further renewal
 /// succeeded; `None` without leases.
 pub async fn renew(
     connection: Connection,
     mut leases: watch::Receiver<Leases>,
-    news: mpsc::Sender<LeaseEvent>,
+    events: mpsc::Sender<LeaseEvent>,
     soonest: watch::Sender<Option<std::time::Instant>>,
     shutdown: CancellationToken,
 ) {
     let (reports, mut incoming) = mpsc::unbounded_channel();
     // Dropped with this function, which ends the keepalive streams.
     let mut tasks = JoinSet::new();
-    let lanes = [0, 1].map(|number| {
+    let streams = [0, 1].map(|number| {
         let (requests, outgoing) = mpsc::unbounded_channel();
-        let lane = KeepAliveStream {
+        let stream = KeepAliveStream {
             number,
             connection: connection.clone(),
             requests: outgoing,
             reports: reports.clone(),
         };
-        tasks.spawn(lane.run());
+        tasks.spawn(stream.run());
         requests
     });
     let mut renewal = Renewal {
         connection,
-        lanes,
+        streams,
         current: 0,
         entries: HashMap::new(),
         due: BTreeSet::new(),
         ends: BTreeSet::new(),
-        suspects: 0,
-        alone: JoinSet::new(),
+        unconfirmed_renewals: 0,
+        separate_renewals: JoinSet::new(),
         reports,
-        news: VecDeque::new(),
+        events: VecDeque::new(),
     };
     leases.mark_changed();
     loop {
@@ -91,13 +91,13 @@ pub async fn renew(
                     return;
                 }
                 let wanted = leases.borrow_and_update().clone();
-                renewal.want(&wanted);
+                renewal.set_leases(&wanted);
             }
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => renewal.send_due(),
-            Some(report) = incoming.recv() => renewal.hear(report),
-            Some(ended) = renewal.alone.join_next() => renewal.learn(ended),
-            room = news.reserve(), if !renewal.news.is_empty() => match (room, renewal.news.pop_front()) {
-                (Ok(room), Some(told)) => room.send(told),
+            Some(report) = incoming.recv() => renewal.handle_report(report),
+            Some(ended) = renewal.separate_renewals.join_next() => renewal.handle_separate_result(ended),
+            room = events.reserve(), if !renewal.events.is_empty() => match (room, renewal.events.pop_front()) {
+                (Ok(room), Some(event)) => room.send(event),
                 _ => return,
             },
         }
@@ -112,7 +112,7 @@ enum State {
     /// Sent to a shared stream, which will report the result.
     Sent,
     /// On a separate stream.
-    Alone { task: AbortHandle, unconfirmed: bool },
+    Separate { task: AbortHandle, unconfirmed: bool },
     /// Gone and reported.
     Gone,
 }
@@ -125,14 +125,14 @@ struct Entry {
 }
 
 /// The result of renewing a lease on a separate stream.
-enum Fate {
+enum RenewalOutcome {
     Alive { sent: Instant },
     Gone,
 }
 
 struct Renewal {
     connection: Connection,
-    lanes: [mpsc::UnboundedSender<Request>; 2],
+    streams: [mpsc::UnboundedSender<Request>; 2],
     /// The shared stream that receives new renewals.
     current: usize,
     entries: HashMap<LeaseId, Entry>,
@@ -140,17 +140,17 @@ struct Renewal {
     due: BTreeSet<(Instant, LeaseId)>,
     /// All entries that are not gone, by end.
     ends: BTreeSet<(Instant, LeaseId)>,
-    suspects: usize,
-    alone: JoinSet<(LeaseId, Fate)>,
+    unconfirmed_renewals: usize,
+    separate_renewals: JoinSet<(LeaseId, RenewalOutcome)>,
     /// For the renewals on separate streams.
     reports: mpsc::UnboundedSender<Report>,
     /// Not sent yet: a slow receiver must not delay the renewal of other leases.
-    news: VecDeque<LeaseEvent>,
+    events: VecDeque<LeaseEvent>,
 }
 
 impl Renewal {
     /// Adopts a new set of leases. New leases are due at once; missing ones are forgotten.
-    fn want(&mut self, wanted: &BTreeMap<LeaseId, u32>) {
+    fn set_leases(&mut self, wanted: &BTreeMap<LeaseId, u32>) {
         let unwanted: Vec<_> = self
             .entries
             .keys()
@@ -186,15 +186,15 @@ impl Renewal {
         }
     }
 
-    /// Releases what the lease's current state holds in `due`, `alone` and `suspects`.
+    /// Releases what the lease's current state holds in `due`, `separate_renewals` and `unconfirmed_renewals`.
     fn leave_state(&mut self, lease: LeaseId) {
         match self.entries.get(&lease).map(|entry| &entry.state) {
             Some(State::Waiting(at)) => {
                 self.due.remove(&(*at, lease));
             }
-            Some(State::Alone { task, unconfirmed }) => {
+            Some(State::Separate { task, unconfirmed }) => {
                 task.abort();
-                self.suspects -= usize::from(*unconfirmed);
+                self.unconfirmed_renewals -= usize::from(*unconfirmed);
             }
             Some(State::Sent | State::Gone) | None => {}
         }
@@ -210,36 +210,38 @@ impl Renewal {
         }
     }
 
-    fn send(&mut self, lane: usize, lease: LeaseId) {
+    fn send(&mut self, stream: usize, lease: LeaseId) {
         if let Some(entry) = self.entries.get_mut(&lease) {
             entry.state = State::Sent;
-            let patience = patience(entry.ttl);
-            self.lanes[lane]
-                .send(Request { lease, patience })
+            let attempt_timeout = renewal_timeout(entry.ttl);
+            self.streams[stream]
+                .send(Request { lease, attempt_timeout })
                 .expect("a keepalive stream ends only when its sender is dropped");
         }
     }
 
-    fn hear(&mut self, report: Report) {
+    fn handle_report(&mut self, report: Report) {
         match report {
             Report::Alive { lease, sent } => self.renewed(lease, sent),
             Report::Doubtful(lease) => self.isolate(lease, false),
             Report::Denied(lease) => {
-                let told = LeaseEvent::Denied(lease);
-                if self.entries.contains_key(&lease) && !self.news.contains(&told) {
-                    self.news.push_back(told);
+                let event = LeaseEvent::Denied(lease);
+                if self.entries.contains_key(&lease) && !self.events.contains(&event) {
+                    self.events.push_back(event);
                 }
             }
             Report::Broken {
-                lane,
+                stream,
                 unconfirmed,
                 rest,
             } => {
                 // Whatever the cause, the other stream may work. New renewals use it too.
-                self.current = 1 - lane;
+                self.current = 1 - stream;
                 match unconfirmed {
                     Some(unconfirmed) if unconfirmed.refused => self.isolate(unconfirmed.lease, false),
-                    Some(unconfirmed) if self.suspects < MOST_SUSPECTS => self.isolate(unconfirmed.lease, true),
+                    Some(unconfirmed) if self.unconfirmed_renewals < MAX_UNCONFIRMED_RENEWALS => {
+                        self.isolate(unconfirmed.lease, true);
+                    }
                     Some(unconfirmed) => self.resend(unconfirmed.lease),
                     None => {}
                 }
@@ -279,60 +281,60 @@ impl Renewal {
         if !matches!(entry.state, State::Sent) {
             return;
         }
-        let renewal = renew_alone(self.connection.clone(), lease, entry.ttl, self.reports.clone());
-        let task = self.alone.spawn(renewal);
-        self.suspects += usize::from(unconfirmed);
-        entry.state = State::Alone { task, unconfirmed };
+        let renewal = renew_separately(self.connection.clone(), lease, entry.ttl, self.reports.clone());
+        let task = self.separate_renewals.spawn(renewal);
+        self.unconfirmed_renewals += usize::from(unconfirmed);
+        entry.state = State::Separate { task, unconfirmed };
     }
 
     /// Handles the result of a separate stream.
-    fn learn(&mut self, ended: Result<(LeaseId, Fate), JoinError>) {
-        let (lease, fate) = match ended {
+    fn handle_separate_result(&mut self, ended: Result<(LeaseId, RenewalOutcome), JoinError>) {
+        let (lease, outcome) = match ended {
             Ok(ended) => ended,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The task was aborted because the lease was forgotten.
             Err(_) => return,
         };
-        let Some(State::Alone { .. }) = self.entries.get(&lease).map(|entry| &entry.state) else {
+        let Some(State::Separate { .. }) = self.entries.get(&lease).map(|entry| &entry.state) else {
             return;
         };
-        match fate {
-            Fate::Alive { sent } => self.renewed(lease, sent),
-            Fate::Gone => {
+        match outcome {
+            RenewalOutcome::Alive { sent } => self.renewed(lease, sent),
+            RenewalOutcome::Gone => {
                 self.leave_state(lease);
                 if let Some(entry) = self.entries.get_mut(&lease) {
                     self.ends.remove(&(entry.end, lease));
                     entry.state = State::Gone;
                 }
                 tracing::warn!(%lease, "the lease no longer exists in etcd");
-                self.news.push_back(LeaseEvent::Lapsed(lease));
+                self.events.push_back(LeaseEvent::Lapsed(lease));
             }
         }
     }
 }
 
 /// Renews one lease on separate streams until it is alive or etcd confirms that it is gone.
-async fn renew_alone(
+async fn renew_separately(
     connection: Connection,
     lease: LeaseId,
     ttl: Duration,
     reports: mpsc::UnboundedSender<Report>,
-) -> (LeaseId, Fate) {
+) -> (LeaseId, RenewalOutcome) {
     let mut denied = false;
     loop {
         let sent = Instant::now();
         // A lease that is being revoked is answered late, but it is answered: wait longer than on a shared stream.
-        let patience = patience(ttl).max(connection.timeouts().request);
-        let pause = match connection.renew_once(lease, patience).await {
+        let attempt_timeout = renewal_timeout(ttl).max(connection.timeouts().request);
+        let pause = match connection.renew_once(lease, attempt_timeout).await {
             Ok(true) => {
                 if denied {
                     tracing::info!(%lease, "etcd allows renewing the lease again");
                 }
-                return (lease, Fate::Alive { sent });
+                return (lease, RenewalOutcome::Alive { sent });
             }
             // A member that lags behind gives the same answer for a lease granted a moment ago. Ask etcd's leader.
             Ok(false) => match connection.lease(lease, false).await {
-                Ok(None) => return (lease, Fate::Gone),
+                Ok(None) => return (lease, RenewalOutcome::Gone),
                 Ok(Some(_)) => RETRY / 2,
                 Err(_) => RETRY,
             },

@@ -92,7 +92,7 @@ impl Connection {
     fn kind<T>(&self, name: &'static str) -> Call<T> {
         Call {
             name,
-            patience: self.timeouts().request,
+            attempt_timeout: self.timeouts().request,
             refused: |_| false,
             hedged: true,
         }
@@ -216,12 +216,12 @@ impl Connection {
         }))
     }
 
-    /// Renews `lease` once on a separate stream, which no other lease can block. `patience` applies per endpoint. False
-    /// if the member does not know the lease, which is no proof yet that it is gone.
-    pub(super) async fn renew_once(&self, lease: LeaseId, patience: Duration) -> Result<bool> {
+    /// Renews `lease` once on a separate stream, which no other lease can block. `attempt_timeout` applies per
+    /// endpoint. False if the member does not know the lease, which is no proof yet that it is gone.
+    pub(super) async fn renew_once(&self, lease: LeaseId, attempt_timeout: Duration) -> Result<bool> {
         let kind = Call {
             name: "keep_alive",
-            patience,
+            attempt_timeout,
             refused: |alive: &bool| !alive,
             hedged: true,
         };

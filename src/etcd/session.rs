@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::connection::Connection;
 use super::error::{Error, Result};
 use super::pause::jittered;
-use super::renewal::patience;
+use super::renewal::renewal_timeout;
 use super::requests::lease_id;
 use crate::model::LeaseId;
 
@@ -60,7 +60,7 @@ impl Session {
             let renewal = async move {
                 sleep_until(due).await;
                 let sent = Instant::now();
-                (sent, self.connection.renew_once(self.lease, patience(self.ttl)).await)
+                (sent, self.connection.renew_once(self.lease, renewal_timeout(self.ttl)).await)
             };
             pin!(renewal);
             let (sent, result) = loop {

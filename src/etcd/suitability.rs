@@ -1,7 +1,7 @@
 //! Decides which endpoints may be used: keeps the state of each endpoint and derives the order of use and the cluster
 //! in use. Pure; time is a parameter.
 //!
-//! Every call, stream and look records its outcome here, and all of them choose their endpoint by this state.
+//! Every call, stream and probe records its outcome here, and all of them choose their endpoint by this state.
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ impl EndpointFault {
 
 /// What a member reports about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct MemberStatus {
     pub(super) cluster: u64,
     pub(super) is_learner: bool,
     pub(super) has_leader: bool,
@@ -181,11 +181,11 @@ impl Suitability {
             _ => {}
         }
         // The message may differ between answers of one kind; the first one is kept.
-        let is_news = self.fault().is_none_or(|known| known.reason() != fault.reason());
-        if is_news {
+        let is_new_fault = self.fault().is_none_or(|known| known.reason() != fault.reason());
+        if is_new_fault {
             self.fault = Some((fault, now));
         }
-        is_news
+        is_new_fault
     }
 
     /// Records the cluster that the endpoint reported.
@@ -193,7 +193,7 @@ impl Suitability {
         self.cluster = Some(cluster);
     }
 
-    /// Judges the endpoint by `ours`, the cluster in use; true if this shows a new fault.
+    /// Compares the endpoint with `ours`, the cluster in use; true if this shows a new fault.
     pub(super) fn reconsider(&mut self, ours: u64, now: Instant) -> bool {
         let is_foreign = matches!(self.fault(), Some(EndpointFault::OtherCluster { .. }));
         match self.cluster {
@@ -209,21 +209,21 @@ impl Suitability {
         }
     }
 
-    /// Judges the endpoint by its report and by `ours`, the cluster in use; true if this shows a new fault.
-    pub(super) fn judge(&mut self, look: Look, ours: Option<u64>, now: Instant) -> bool {
+    /// Derives the fault from the member's report and from `ours`, the cluster in use; true if this shows a new fault.
+    pub(super) fn record_status(&mut self, status: MemberStatus, ours: Option<u64>, now: Instant) -> bool {
         self.answers();
-        self.cluster = Some(look.cluster);
+        self.cluster = Some(status.cluster);
         let fault = match ours {
-            Some(ours) if ours != look.cluster => Some(EndpointFault::OtherCluster {
-                theirs: look.cluster,
+            Some(ours) if ours != status.cluster => Some(EndpointFault::OtherCluster {
+                theirs: status.cluster,
                 ours,
             }),
-            _ if look.is_learner => Some(EndpointFault::Learner),
-            _ if look.is_corrupt => Some(EndpointFault::Corrupt),
-            _ if !look.has_leader => Some(EndpointFault::NoLeader),
+            _ if status.is_learner => Some(EndpointFault::Learner),
+            _ if status.is_corrupt => Some(EndpointFault::Corrupt),
+            _ if !status.has_leader => Some(EndpointFault::NoLeader),
             _ => None,
         };
-        if ours == Some(look.cluster) {
+        if ours == Some(status.cluster) {
             self.served = ours;
         }
         let Some(fault) = fault else {
@@ -310,8 +310,8 @@ mod tests {
         cluster_in_use(&known.iter().collect::<Vec<_>>(), before, false)
     }
 
-    fn look(cluster: u64) -> Look {
-        Look {
+    fn status(cluster: u64) -> MemberStatus {
+        MemberStatus {
             cluster,
             is_learner: false,
             has_leader: true,
@@ -369,17 +369,17 @@ mod tests {
     fn a_fault_lasts_until_the_member_says_otherwise() {
         let now = Instant::now();
         let mut known = Suitability::default();
-        let learner = Look {
+        let learner = MemberStatus {
             is_learner: true,
-            ..look(1)
+            ..status(1)
         };
-        assert!(known.judge(learner, Some(1), now));
-        assert!(!known.judge(learner, Some(1), now), "known");
+        assert!(known.record_status(learner, Some(1), now));
+        assert!(!known.record_status(learner, Some(1), now), "known");
         known.answers();
         assert_eq!(known.fault(), Some(&EndpointFault::Learner));
         assert_eq!(known.reported(now), None, "not at once");
         assert_eq!(known.reported(now + GRACE), Some(&EndpointFault::Learner));
-        known.judge(look(1), Some(1), now);
+        known.record_status(status(1), Some(1), now);
         assert_eq!(known.fault(), None);
         known.fails(EndpointFault::NotAnswering, now);
         known.answers();

@@ -145,12 +145,12 @@ impl Tls {
     }
 
     /// Makes a TLS handshake with the server at `url`. Returns the TLS fault, if there is one.
-    pub(super) async fn diagnose(&self, url: &str, patience: Duration) -> Option<Fault> {
+    pub(super) async fn diagnose(&self, url: &str, handshake_timeout: Duration) -> Option<Fault> {
         let config = Arc::new(self.config().ok()?);
         let (host, port) = host_and_port(url)?;
         let name = self.server_name.clone().unwrap_or_else(|| host.clone());
         let name = ServerName::try_from(name).ok()?;
-        let shaken = tokio::task::spawn_blocking(move || shake(config, name, (host.as_str(), port), patience));
+        let shaken = tokio::task::spawn_blocking(move || shake(config, name, (host.as_str(), port), handshake_timeout));
         shaken.await.ok()?
     }
 }
@@ -167,12 +167,17 @@ fn host_and_port(url: &str) -> Option<(String, u16)> {
     Some((host.to_owned(), uri.port_u16().unwrap_or(443)))
 }
 
-fn shake(config: Arc<ClientConfig>, name: ServerName<'static>, at: (&str, u16), patience: Duration) -> Option<Fault> {
+fn shake(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    at: (&str, u16),
+    handshake_timeout: Duration,
+) -> Option<Fault> {
     let has_certificate = config.client_auth_cert_resolver.has_certs();
     let mut addresses = at.to_socket_addrs().ok()?;
-    let mut socket = addresses.find_map(|address| TcpStream::connect_timeout(&address, patience).ok())?;
-    socket.set_read_timeout(Some(patience)).ok()?;
-    socket.set_write_timeout(Some(patience)).ok()?;
+    let mut socket = addresses.find_map(|address| TcpStream::connect_timeout(&address, handshake_timeout).ok())?;
+    socket.set_read_timeout(Some(handshake_timeout)).ok()?;
+    socket.set_write_timeout(Some(handshake_timeout)).ok()?;
     let mut session = ClientConnection::new(config, name).ok()?;
     while session.is_handshaking() {
         match session.complete_io(&mut socket) {
@@ -184,7 +189,7 @@ fn shake(config: Arc<ClientConfig>, name: ServerName<'static>, at: (&str, u16), 
             Err(error) => return fault(&error, has_certificate),
         }
     }
-    socket.set_read_timeout(Some(VERDICT.min(patience))).ok()?;
+    socket.set_read_timeout(Some(VERDICT.min(handshake_timeout))).ok()?;
     let mut stream = rustls::Stream::new(&mut session, &mut socket);
     match stream.read(&mut [0; 64]) {
         Ok(_) => None,

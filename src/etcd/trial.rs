@@ -12,7 +12,7 @@ use super::access::Access;
 use super::connection::{Call, Connection};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
-use super::renewal::{Leases, patience};
+use super::renewal::{Leases, renewal_timeout};
 use crate::model::{Key, LeaseId};
 
 /// How long the current endpoints may take to report their cluster id.
@@ -52,7 +52,7 @@ impl Connection {
         if let Err(error) = self.try_out(&new, trial, bound).await {
             return Err(new.explain(error).await);
         }
-        self.go_over(&new);
+        self.switch_to(&new);
         Ok(())
     }
 
@@ -71,10 +71,10 @@ impl Connection {
 
     /// Returns an error if the `new` access may not renew `lease` although the current access may.
     async fn compare_renewal(&self, new: &Self, lease: LeaseId, ttl: u32) -> Result<()> {
-        let patience = patience(Duration::from_secs(ttl.into())).max(self.timeouts().request);
-        match new.renew_once(lease, patience).await {
+        let attempt_timeout = renewal_timeout(Duration::from_secs(ttl.into())).max(self.timeouts().request);
+        match new.renew_once(lease, attempt_timeout).await {
             Ok(_) => Ok(()),
-            Err(Error::PermissionDenied { message }) => match self.renew_once(lease, patience).await {
+            Err(Error::PermissionDenied { message }) => match self.renew_once(lease, attempt_timeout).await {
                 Err(Error::PermissionDenied { .. }) => Ok(()),
                 _ => Err(Error::PermissionDenied {
                     message: format!("{message}, when renewing lease {lease}, which has registered keys"),
@@ -87,14 +87,14 @@ impl Connection {
     /// Prefers the first endpoint that answers for an allowed cluster. One such endpoint is enough: the others may be
     /// down or belong to another cluster.
     async fn find(&self, key: &Key, bound: Bound) -> Result<()> {
-        let mut looks: FuturesUnordered<_> = self
+        let mut reads: FuturesUnordered<_> = self
             .all_endpoints()
             .into_iter()
             .enumerate()
-            .map(|(index, endpoint)| async move { (index, self.look(&endpoint, key, false).await) })
+            .map(|(index, endpoint)| async move { (index, self.read_cluster_id(&endpoint, key, false).await) })
             .collect();
         let (mut other, mut failed) = (None, None::<Error>);
-        while let Some((index, answer)) = looks.next().await {
+        while let Some((index, answer)) = reads.next().await {
             match (answer, bound) {
                 (Ok(found), Bound::InUse(wanted)) if wanted != Some(found) => {
                     other = Some(self.other_cluster(found, wanted));
@@ -118,10 +118,10 @@ impl Connection {
 
     /// Returns the id of the cluster behind this endpoint; fails if `key` may not be read. With `has_to_serve`, the
     /// endpoint must belong to the cluster in use.
-    async fn look(&self, endpoint: &Arc<Endpoint>, key: &Key, has_to_serve: bool) -> Result<u64> {
+    async fn read_cluster_id(&self, endpoint: &Arc<Endpoint>, key: &Key, has_to_serve: bool) -> Result<u64> {
         let kind = Call {
             name: "get",
-            patience: self.timeouts().request,
+            attempt_timeout: self.timeouts().request,
             refused: |_| false,
             hedged: false,
         };
@@ -129,7 +129,7 @@ impl Connection {
             let (mut kv, key) = (endpoint.kv.clone(), key.clone());
             async move { kv.get(&*key, None).await }
         };
-        let answer = self.ask(&kind, endpoint, kind.patience, has_to_serve, get).await?;
+        let answer = self.ask(&kind, endpoint, kind.attempt_timeout, has_to_serve, get).await?;
         let header = answer.header().ok_or_else(|| Error::malformed("get", "no header"))?;
         Ok(header.cluster_id())
     }
@@ -137,12 +137,12 @@ impl Connection {
     /// Returns the id of the cluster in use, if one of its endpoints reports it in time.
     async fn cluster_in_use(&self, key: &Key) -> Option<u64> {
         let endpoints = self.all_endpoints();
-        let mut looks: FuturesUnordered<_> = endpoints
+        let mut reads: FuturesUnordered<_> = endpoints
             .iter()
-            .map(|endpoint| self.look(endpoint, key, true))
+            .map(|endpoint| self.read_cluster_id(endpoint, key, true))
             .collect();
         let first = async {
-            while let Some(answer) = looks.next().await {
+            while let Some(answer) = reads.next().await {
                 if let Ok(id) = answer {
                     return Some(id);
                 }

@@ -135,11 +135,11 @@ mod tests {
         let expired = authority.client("old", testbed::Validity::Expired).certificate;
         let valid = authority.client("new", testbed::Validity::Valid).certificate;
         let both = format!("{valid}{expired}");
-        let told = tls(both.clone(), Some(both)).validity();
-        assert_eq!(told.client, Some(at("2001-01-01T00:00:00Z")));
-        assert_eq!(told.authority, tls(valid, None).validity().authority);
+        let validity = tls(both.clone(), Some(both)).validity();
+        assert_eq!(validity.client, Some(at("2001-01-01T00:00:00Z")));
+        assert_eq!(validity.authority, tls(valid, None).validity().authority);
         assert!(
-            told.authority > Some(at("2050-01-01T00:00:00Z")),
+            validity.authority > Some(at("2050-01-01T00:00:00Z")),
             "times from 2050 on have another encoding"
         );
     }

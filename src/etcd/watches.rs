@@ -8,7 +8,7 @@ use etcd_client::proto::PbEvent;
 use etcd_client::{WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Call, Connection, GIVEN_UP};
+use super::connection::{Call, Connection, RETIRED};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::requests::{decode, end_of};
@@ -39,7 +39,7 @@ enum Event {
     /// There is room for a command (true), or the stream has ended (false).
     Room(bool),
     Silence,
-    GivenUp,
+    Retired,
 }
 
 struct Open {
@@ -63,7 +63,7 @@ pub(super) struct Watches {
     /// Commands that are not sent yet. etcd stops reading when the client does not read its answers, so sending and
     /// receiving must run concurrently.
     commands: VecDeque<Command>,
-    heard: Instant,
+    last_received: Instant,
     asked: Option<Instant>,
 }
 
@@ -77,7 +77,7 @@ impl Watches {
             active: HashMap::new(),
             ids: HashMap::new(),
             commands: VecDeque::new(),
-            heard: Instant::now(),
+            last_received: Instant::now(),
             asked: None,
         }
     }
@@ -93,7 +93,7 @@ impl Watches {
         let id = self.last_id;
         if self.stream.is_none() {
             self.stream = Some(self.open(id, &scope, from).await?);
-            self.heard = Instant::now();
+            self.last_received = Instant::now();
         } else {
             let scope = scope.clone();
             self.commands.push_back(Command::Create { id, scope, from });
@@ -122,7 +122,7 @@ impl Watches {
         let (index, endpoint) = self.connection.endpoint(0);
         let kind = Call {
             name: "watch",
-            patience: self.connection.timeouts().request,
+            attempt_timeout: self.connection.timeouts().request,
             refused: |_| false,
             hedged: false,
         };
@@ -131,7 +131,7 @@ impl Watches {
             let options = options(id, scope, from);
             async move { client.watch(scope.prefix(), Some(options)).await }
         };
-        let opened = self.connection.attempt(&kind, &endpoint, kind.patience, open).await;
+        let opened = self.connection.attempt(&kind, &endpoint, kind.attempt_timeout, open).await;
         if opened.as_ref().is_err_and(Error::is_connection) {
             self.connection.avoid(index);
         }
@@ -151,20 +151,20 @@ impl Watches {
             let Some(stream) = &mut self.stream else {
                 return std::future::pending().await;
             };
-            let silence = self.asked.map_or(self.heard + ASK, |asked| asked + ANSWER);
+            let silence = self.asked.map_or(self.last_received + ASK, |asked| asked + ANSWER);
             let event = tokio::select! {
                 biased;
                 answer = stream.answers.message() => Event::Answer(answer),
                 room = stream.sender.0.reserve(), if !self.commands.is_empty() => Event::Room(room.is_ok()),
-                () = stream.endpoint.given_up.cancelled() => Event::GivenUp,
+                () = stream.endpoint.retired.cancelled() => Event::Retired,
                 () = sleep_until(silence) => Event::Silence,
             };
             let (index, endpoint) = (stream.index, stream.endpoint.clone());
             match event {
                 Event::Answer(Ok(Some(answer))) => {
-                    self.heard = Instant::now();
+                    self.last_received = Instant::now();
                     self.asked = None;
-                    endpoint.hears();
+                    endpoint.record_receipt();
                     if let Some(header) = answer.header() {
                         let accepted = self.connection.accept(&endpoint, header.cluster_id());
                         accepted.map_err(|error| self.lost(index, &endpoint, error))?;
@@ -181,8 +181,8 @@ impl Watches {
                     let error = Error::unreachable(&endpoint.url, "the watch stream ended");
                     return Err(self.lost(index, &endpoint, error));
                 }
-                Event::GivenUp => {
-                    let error = Error::unreachable(&endpoint.url, GIVEN_UP);
+                Event::Retired => {
+                    let error = Error::unreachable(&endpoint.url, RETIRED);
                     return Err(self.lost(index, &endpoint, error));
                 }
                 Event::Room(true) => {
@@ -210,7 +210,7 @@ impl Watches {
                     self.asked = Some(Instant::now());
                 }
                 Event::Silence => {
-                    self.connection.count("watch", Outcome::Timeout, self.heard.elapsed());
+                    self.connection.count("watch", Outcome::Timeout, self.last_received.elapsed());
                     let error = Error::Timeout {
                         endpoints: endpoint.url.clone(),
                         call: "watch",
@@ -223,7 +223,7 @@ impl Watches {
     }
 
     fn lost(&self, index: usize, endpoint: &Endpoint, error: Error) -> Error {
-        self.connection.met(endpoint, Some(&error));
+        self.connection.record_outcome(endpoint, Some(&error));
         if error.is_connection() {
             self.connection.avoid(index);
         }

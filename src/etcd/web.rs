@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Time-out of the check.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest part of the answer that is read, in bytes; etcd's answer is shorter.
 const MOST: u64 = 4096;
 
@@ -32,7 +32,7 @@ pub(super) async fn answer(url: &str) -> Option<String> {
         stream.take(MOST).read_to_end(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    let answer = timeout(PATIENCE, ask).await.ok()?.ok()?;
+    let answer = timeout(PROBE_TIMEOUT, ask).await.ok()?.ok()?;
     foreign(&String::from_utf8_lossy(&answer))
 }
 

@@ -41,7 +41,7 @@ impl Connection {
     ) -> Result<TxnResponse> {
         let kind = Call {
             name,
-            patience: self.timeouts().request,
+            attempt_timeout: self.timeouts().request,
             refused,
             hedged: true,
         };
@@ -61,15 +61,15 @@ fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
     ];
     let nested = |(position, op)| TxnOp::txn(guarded(op, transaction.unit_of(position)));
     let mut writes: Vec<TxnOp> = transaction.ops.iter().enumerate().map(nested).collect();
-    let mut looks = vec![TxnOp::get(&*fence.key, None)];
+    let mut reads = vec![TxnOp::get(&*fence.key, None)];
     if let Some(note) = &transaction.note {
         let key = &*note.key;
         holds.push(Compare::mod_revision(key, CompareOp::Less, note.after + 1));
         let options = PutOptions::new().with_lease(note.lease.0);
         writes.push(TxnOp::put(key, &*note.value, Some(options)));
-        looks.push(TxnOp::get(key, None));
+        reads.push(TxnOp::get(key, None));
     }
-    Txn::new().when(holds).and_then(writes).or_else(looks)
+    Txn::new().when(holds).and_then(writes).or_else(reads)
 }
 
 /// Encodes `op` with the guards of its whole unit. etcd evaluates all of them before it writes anything, so all ops of
@@ -119,12 +119,12 @@ fn interpret(answer: TxnResponse, fence: &Fence, ops: usize) -> Result<TxnOutcom
 /// Determines why nothing was written: the fence does not hold, or a newer checkpoint exists.
 fn refusal(answer: TxnResponse, fence: &Fence) -> Result<TxnOutcome> {
     let mut found = answer.0.responses.into_iter();
-    let mut look = || holder("txn", found.next().into_iter().collect());
+    let mut next_read = || holder("txn", found.next().into_iter().collect());
     let leads = |leader: &KeyValue| leader.create_revision == fence.create_revision && leader.lease == fence.lease;
-    if !look()?.as_ref().is_some_and(leads) {
+    if !next_read()?.as_ref().is_some_and(leads) {
         return Ok(TxnOutcome::Fenced);
     }
-    match look()? {
+    match next_read()? {
         Some(note) => Ok(TxnOutcome::Overtaken { at: note.mod_revision }),
         None => Err(Error::malformed("txn", "the conditions failed, but all of them hold")),
     }
