@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_answers_about_leases_are_told_apart() {
+    fn missing_and_existing_leases_are_distinguished() {
         assert!(sorted(5, "etcdserver: requested lease not found").is_lease_not_found());
         assert!(sorted(9, "etcdserver: lease already exists").is_lease_exists());
         assert!(!sorted(5, "etcdserver: lease already exists").is_lease_exists());

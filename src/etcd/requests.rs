@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_ends_before_its_longer_neighbours() {
+    fn a_prefix_range_excludes_longer_sibling_prefixes() {
         let end = end_of(&Prefix::below("/orders"));
         assert_eq!(end, b"/orders0");
         assert!(b"/orders-v2/x".as_slice() < b"/orders/".as_slice() || b"/orders-v2/x".as_slice() >= end.as_slice());

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_in_use_stays_in_use_whatever_others_say() {
+    fn cluster_in_use_is_kept_while_one_of_its_endpoints_remains() {
         assert_eq!(in_use(&[served(1, of(1)), of(2), of(2)], Some(1)), Some(1));
         assert_eq!(in_use(&[served(1, away()), of(2), of(2)], Some(1)), Some(1));
         assert_eq!(in_use(&[served(1, of(2)), served(1, of(1))], Some(1)), Some(1));
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_with_a_fault_are_asked_last_and_in_turn() {
+    fn faulty_endpoints_are_ordered_last_in_rotation() {
         let known = [of(1), away(), of(1), away()];
         assert_eq!(order(known.iter(), 1), [2, 0, 1, 3]);
         assert_eq!(order(known.iter(), 0), [0, 2, 1, 3]);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_lasts_until_the_member_says_otherwise() {
+    fn fault_is_cleared_by_a_healthy_member_status() {
         let now = Instant::now();
         let mut known = Suitability::default();
         let learner = MemberStatus {
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn one_late_answer_is_no_fault_of_the_endpoint() {
+    fn a_single_timeout_is_no_endpoint_fault() {
         let late = Error::Timeout {
             endpoints: "http://e:2379".to_owned(),
             call: "txn",

@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_said_to_be_none_without_quoting_it() {
+    fn malformed_certificate_error_does_not_quote_the_input() {
         for ca in [
             "",
             "swordfish",

@@ -15,7 +15,7 @@ use crate::secret::SecretString;
 use crate::telemetry::{Calls, Judge, Judgement, Outcome, Peer};
 
 /// Time-out of one review.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// The non-resource URL, as RBAC names it.
 const PATH: &str = "/metrics";
 
@@ -26,11 +26,11 @@ pub fn judge(client: Client, audience: Option<String>, calls: Calls) -> Judge {
         client,
         audiences: audience.map(|audience| vec![audience]),
         calls,
-        told: AtomicBool::new(false),
+        failure_logged: AtomicBool::new(false),
     });
     Box::new(move |token| {
         let callers = callers.clone();
-        async move { callers.judge(token).await }.boxed()
+        async move { callers.review(token).await }.boxed()
     })
 }
 
@@ -40,18 +40,18 @@ struct Callers {
     calls: Calls,
     /// Whether the failure of reviews has been logged. One log line per failure is enough, since callers return again
     /// and again.
-    told: AtomicBool,
+    failure_logged: AtomicBool,
 }
 
 impl Callers {
-    async fn judge(&self, token: SecretString) -> Judgement {
+    async fn review(&self, token: SecretString) -> Judgement {
         match self.find_out(token).await {
             Ok(judgement) => {
-                self.told.store(false, Ordering::Relaxed);
+                self.failure_logged.store(false, Ordering::Relaxed);
                 judgement
             }
             Err(cause) => {
-                if !self.told.swap(true, Ordering::Relaxed) {
+                if !self.failure_logged.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         cause,
                         "cannot review who may read the metrics; only clients that were allowed before are served: check \
@@ -88,13 +88,13 @@ impl Callers {
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());
         let params = PostParams::default();
-        let review = self.asked("create_tokenreview", api.create(&params, &review)).await?;
+        let review = self.request("create_tokenreview", api.create(&params, &review)).await?;
         let status = review.status.unwrap_or_default();
         // An API server that does not know audiences returns none: then nothing shows that the token was issued for
         // the operator.
         let is_for_us = self.audiences.as_ref().is_none_or(|wanted| {
-            let told = status.audiences.unwrap_or_default();
-            wanted.iter().any(|audience| told.contains(audience))
+            let accepted = status.audiences.unwrap_or_default();
+            wanted.iter().any(|audience| accepted.contains(audience))
         });
         let user = status.user.filter(|user| user.username.is_some());
         Ok(user.filter(|_| status.authenticated == Some(true) && is_for_us))
@@ -118,19 +118,23 @@ impl Callers {
         };
         let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
         let params = PostParams::default();
-        let review = self.asked("create_subjectaccessreview", api.create(&params, &review));
+        let review = self.request("create_subjectaccessreview", api.create(&params, &review));
         let status = review.await?.status;
         Ok(status.is_some_and(|status| status.allowed))
     }
 
     /// Sends a request with a time-out, and counts its outcome.
-    async fn asked<T>(&self, call: &'static str, question: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+    async fn request<T>(
+        &self,
+        call: &'static str,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, String> {
         let start = Instant::now();
-        let (outcome, answer) = match timeout(PATIENCE, question).await {
+        let (outcome, answer) = match timeout(REQUEST_TIMEOUT, request).await {
             Ok(Ok(answer)) => (Outcome::Ok, Ok(answer)),
             Ok(Err(kube::Error::Api(answer))) => (Outcome::Refused, Err(answer.to_string())),
             Ok(Err(error)) => (Outcome::Error, Err(error.to_string())),
-            Err(_) => (Outcome::Timeout, Err(format!("no answer within {PATIENCE:?}"))),
+            Err(_) => (Outcome::Timeout, Err(format!("no answer within {REQUEST_TIMEOUT:?}"))),
         };
         self.calls.observe(Peer::Apiserver, call, outcome, start.elapsed());
         answer

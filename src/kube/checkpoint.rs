@@ -10,7 +10,7 @@ use crate::model::{Checkpoint, WatchTarget};
 #[derive(Clone, Debug, Default)]
 pub struct SharedCheckpoint {
     watch_scope: WatchScope,
-    heard: Arc<Mutex<Checkpoint>>,
+    checkpoint: Arc<Mutex<Checkpoint>>,
 }
 
 impl SharedCheckpoint {
@@ -18,7 +18,7 @@ impl SharedCheckpoint {
     pub fn new(watch_scope: WatchScope) -> Self {
         Self {
             watch_scope,
-            heard: Arc::default(),
+            checkpoint: Arc::default(),
         }
     }
 
@@ -28,13 +28,13 @@ impl SharedCheckpoint {
 
     /// Returns a copy of the current checkpoint.
     pub fn now(&self) -> Checkpoint {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Records the version of an object whose event is about to be sent. Ignores a version that is not a number.
-    pub(super) fn hear(&self, stream: &WatchTarget, version: Option<&str>) -> Option<u64> {
+    pub(super) fn record(&self, stream: &WatchTarget, version: Option<&str>) -> Option<u64> {
         let version = version?.parse().ok()?;
-        self.heard
+        self.checkpoint
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .add(stream, version);
@@ -43,6 +43,6 @@ impl SharedCheckpoint {
 
     /// Drops the version of a target: the API server was restored, and its versions start from an older one.
     pub(super) fn forget(&self, stream: &WatchTarget) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).forget(stream);
+        self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).forget(stream);
     }
 }

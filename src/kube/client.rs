@@ -93,18 +93,18 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     info!("connecting to the kube-apiserver through {proxy}");
     let builder = ClientBuilder::try_from(config).map_err(unusable)?;
     // The proxy may cause a failure, so each error names the proxy and where it is configured.
-    let layer = MapErrLayer::new(move |cause| told_with(&proxy, &cause));
+    let layer = MapErrLayer::new(move |cause| error_with_proxy(&proxy, &cause));
     Ok(builder.with_layer(&layer).build())
 }
 
-fn told_with(proxy: &Proxy, cause: &BoxError) -> BoxError {
-    let mut told = format!("through {proxy}: {cause}");
+fn error_with_proxy(proxy: &Proxy, cause: &BoxError) -> BoxError {
+    let mut message = format!("through {proxy}: {cause}");
     let mut inner = cause.source();
     while let Some(next) = inner {
-        told = format!("{told}: {next}");
+        message = format!("{message}: {next}");
         inner = next.source();
     }
-    told.into()
+    message.into()
 }
 
 /// Returns the configuration of the kubeconfig's current context, and the cluster of that context. kube's own
@@ -148,12 +148,12 @@ fn certificates(pem: &[u8]) -> Vec<Vec<u8>> {
 
 /// Returns the UID of `kube-system`, which identifies the Kubernetes cluster. Retries until the API server answers: the
 /// operator can do nothing without that UID.
-pub async fn cluster_id(client: Client, patience: Duration, calls: Calls) -> String {
+pub async fn cluster_id(client: Client, request_timeout: Duration, calls: Calls) -> String {
     let namespaces: Api<Namespace> = Api::all(client);
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     loop {
         let start = Instant::now();
-        let (outcome, cause) = match timeout(patience, namespaces.get(CLUSTER_NAMESPACE)).await {
+        let (outcome, cause) = match timeout(request_timeout, namespaces.get(CLUSTER_NAMESPACE)).await {
             Ok(Ok(namespace)) => match namespace.metadata.uid {
                 Some(uid) => {
                     calls.observe(Peer::Apiserver, "get_cluster_id", Outcome::Ok, start.elapsed());
@@ -162,7 +162,7 @@ pub async fn cluster_id(client: Client, patience: Duration, calls: Calls) -> Str
                 None => (Outcome::Error, "it has no UID".to_owned()),
             },
             Ok(Err(error)) => (Outcome::Error, error.to_string()),
-            Err(_) => (Outcome::Timeout, format!("no answer within {patience:?}")),
+            Err(_) => (Outcome::Timeout, format!("no answer within {request_timeout:?}")),
         };
         calls.observe(Peer::Apiserver, "get_cluster_id", outcome, start.elapsed());
         warn!(

@@ -26,7 +26,7 @@ use crate::telemetry::{Calls, Metrics, Outcome, Peer};
 /// Capacity of the queue. When it is full, the newest Event is dropped.
 const WAITING: usize = 256;
 /// Time-out of one create request.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an Event is retried while the API server is unavailable or overloaded. The Events behind it wait: they are
 /// sent to the same API server.
 const RETRIED_FOR: Duration = Duration::from_mins(2);
@@ -227,7 +227,7 @@ async fn attempt(client: &Client, event: &Event, calls: &Calls) -> Attempt {
     let namespace = event.metadata.namespace.as_deref().unwrap_or(NAMESPACE);
     let events: Api<Event> = Api::namespaced(client.clone(), namespace);
     let start = Instant::now();
-    let (outcome, result) = match timeout(PATIENCE, events.create(&PostParams::default(), event)).await {
+    let (outcome, result) = match timeout(REQUEST_TIMEOUT, events.create(&PostParams::default(), event)).await {
         Ok(Ok(_)) => (Outcome::Ok, Attempt::Created),
         Ok(Err(kube::Error::Api(answer))) if answer.is_already_exists() => (Outcome::Ok, Attempt::Created),
         Ok(Err(kube::Error::Api(answer))) if answer.code == 429 || answer.code >= 500 => {
@@ -237,7 +237,7 @@ async fn attempt(client: &Client, event: &Event, calls: &Calls) -> Attempt {
         Ok(Err(error)) => (Outcome::Error, Attempt::Failed(error.to_string())),
         Err(_) => (
             Outcome::Timeout,
-            Attempt::Failed(format!("no answer within {PATIENCE:?}")),
+            Attempt::Failed(format!("no answer within {REQUEST_TIMEOUT:?}")),
         ),
     };
     calls.observe(Peer::Apiserver, "create_event", outcome, start.elapsed());
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_occurrence_is_the_same_event_whoever_tells_it() {
+    fn replicas_name_the_event_of_one_occurrence_identically() {
         let first = name(&notice("orders", "hold-1"), "operator-0");
         assert_eq!(first, "orders.be4ba6a584803dbe");
         assert_eq!(first, name(&notice("orders", "hold-1"), "operator-1"));
@@ -276,17 +276,17 @@ mod tests {
 
     #[test]
     fn an_event_lies_beside_its_object_and_those_of_a_registry_in_default() {
-        let told = event(&notice("orders", "1"), "me", Timestamp::UNIX_EPOCH);
-        assert_eq!(told.metadata.namespace.as_deref(), Some("shop"));
-        let regarding = told.regarding.expect("an object");
+        let published = event(&notice("orders", "1"), "me", Timestamp::UNIX_EPOCH);
+        assert_eq!(published.metadata.namespace.as_deref(), Some("shop"));
+        let regarding = published.regarding.expect("an object");
         assert_eq!(regarding.namespace.as_deref(), Some("shop"));
         let registry = Notice {
             about: About::Registry("main".into()),
             ..notice("", "1")
         };
-        let told = event(&registry, "me", Timestamp::UNIX_EPOCH);
-        assert_eq!(told.metadata.namespace.as_deref(), Some("default"));
-        let regarding = told.regarding.expect("an object");
+        let published = event(&registry, "me", Timestamp::UNIX_EPOCH);
+        assert_eq!(published.metadata.namespace.as_deref(), Some("default"));
+        let regarding = published.regarding.expect("an object");
         assert_eq!(
             (
                 regarding.kind.as_deref(),
@@ -298,15 +298,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_kubernetes_takes_is_cut() {
+    fn event_fields_are_truncated_to_the_limits_of_kubernetes() {
         let long = Notice {
             note: "é".repeat(NOTE_MAX),
             ..notice(&format!("{}.{}", "a".repeat(NAME_MAX - 1), "b".repeat(16)), "1")
         };
-        let told = event(&long, &"i".repeat(300), Timestamp::UNIX_EPOCH);
-        assert_eq!(told.note.map(|note| note.len()), Some(NOTE_MAX));
-        assert_eq!(told.reporting_instance.map(|text| text.len()), Some(128));
-        let name = told.metadata.name.expect("a name");
+        let published = event(&long, &"i".repeat(300), Timestamp::UNIX_EPOCH);
+        assert_eq!(published.note.map(|note| note.len()), Some(NOTE_MAX));
+        assert_eq!(published.reporting_instance.map(|text| text.len()), Some(128));
+        let name = published.metadata.name.expect("a name");
         assert!(
             name.len() <= 253 && !name.contains("-.") && !name.contains(".."),
             "{name}"
@@ -337,8 +337,8 @@ mod tests {
 
     /// A client whose API server answers with these statuses, the last one again and again, and the number of requests.
     fn answering(statuses: &'static [u16]) -> (Client, Arc<AtomicUsize>) {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&asked);
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&requests);
         let service = tower::service_fn(move |_| {
             let number = counted.fetch_add(1, Ordering::Relaxed);
             let code = statuses[number.min(statuses.len() - 1)];
@@ -351,19 +351,19 @@ mod tests {
             let body = kube::client::Body::from(body.to_string().into_bytes());
             std::future::ready(Ok::<_, std::convert::Infallible>(answer.body(body).unwrap()))
         });
-        (Client::new(service, "default"), asked)
+        (Client::new(service, "default"), requests)
     }
 
     #[tokio::test]
-    async fn an_event_is_retried_while_the_api_server_is_overloaded_but_not_when_it_is_refused() {
+    async fn event_is_retried_on_overload_and_dropped_on_refusal() {
         let event = event(&notice("orders", "1"), "me", Timestamp::UNIX_EPOCH);
         let calls = Metrics::new().0.calls;
-        let (overloaded, asked) = answering(&[429, 503, 201]);
+        let (overloaded, requests) = answering(&[429, 503, 201]);
         assert!(create(&overloaded, &event, &calls).await);
-        assert_eq!(asked.load(Ordering::Relaxed), 3);
-        let (forbidding, asked) = answering(&[403]);
+        assert_eq!(requests.load(Ordering::Relaxed), 3);
+        let (forbidding, requests) = answering(&[403]);
         assert!(!create(&forbidding, &event, &calls).await);
-        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(requests.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::{NamespaceLabels, Pod};
 
 /// Time-out of one request.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Objects per page of a list.
 const PAGE: u32 = 500;
 
@@ -33,7 +33,7 @@ pub enum ListingError {
         doing: String,
         cause: Box<kube::Error>,
     },
-    #[error("cannot {doing}: no answer within {PATIENCE:?}; check that the kube-apiserver is reachable")]
+    #[error("cannot {doing}: no answer within {REQUEST_TIMEOUT:?}; check that the kube-apiserver is reachable")]
     Timeout {
         /// The attempted action, as an infinitive.
         doing: String,
@@ -172,7 +172,7 @@ async fn all<K: Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>, doing:
 }
 
 pub(super) async fn answer<T>(doing: &str, question: impl Future<Output = kube::Result<T>>) -> Result<T, ListingError> {
-    match timeout(PATIENCE, question).await {
+    match timeout(REQUEST_TIMEOUT, question).await {
         Ok(answer) => answer.map_err(|cause| ListingError::Refused {
             doing: doing.to_owned(),
             cause: Box::new(cause),

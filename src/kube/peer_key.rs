@@ -26,7 +26,7 @@ use crate::telemetry::{Calls, Metrics, Outcome, Peer};
 /// The entry in the Secret's data.
 const ENTRY: &str = "key";
 /// Time-out of one request.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pauses before the key is read again after a failure: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -130,7 +130,7 @@ async fn call<T>(
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, String> {
     let started = Instant::now();
-    let (outcome, result) = match timeout(PATIENCE, request).await {
+    let (outcome, result) = match timeout(REQUEST_TIMEOUT, request).await {
         Ok(Ok(answer)) => (Outcome::Ok, Ok(answer)),
         Ok(Err(kube::Error::Api(status))) => {
             let refused = matches!(status.code, 403 | 404 | 409);
@@ -138,7 +138,7 @@ async fn call<T>(
             (outcome, Err(status.message.clone()))
         }
         Ok(Err(error)) => (Outcome::Error, Err(error.to_string())),
-        Err(_) => (Outcome::Timeout, Err(format!("no answer within {PATIENCE:?}"))),
+        Err(_) => (Outcome::Timeout, Err(format!("no answer within {REQUEST_TIMEOUT:?}"))),
     };
     calls.observe(Peer::Apiserver, name, outcome, started.elapsed());
     result

@@ -203,29 +203,29 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_comes_from_the_kubeconfig_or_the_environment_and_says_which() {
+    fn proxy_source_is_the_kubeconfig_or_the_environment() {
         let server = "https://k8s.example.org:6443";
-        let told = |proxy_url, env: &[(&str, &str)]| of(server, proxy_url, env).unwrap().unwrap_or_default();
-        assert_eq!(told(None, &[]), "");
-        assert_eq!(told(Some(""), &[("HTTPS_PROXY", "")]), "");
+        let proxy_of = |proxy_url, env: &[(&str, &str)]| of(server, proxy_url, env).unwrap().unwrap_or_default();
+        assert_eq!(proxy_of(None, &[]), "");
+        assert_eq!(proxy_of(Some(""), &[("HTTPS_PROXY", "")]), "");
         assert_eq!(
-            told(None, &[("HTTPS_PROXY", "http://u:secret@p:3128/")]),
+            proxy_of(None, &[("HTTPS_PROXY", "http://u:secret@p:3128/")]),
             "the proxy http://p:3128 (the environment variable HTTPS_PROXY)"
         );
         assert_eq!(
-            told(None, &[("https_proxy", " p:3128 ")]),
+            proxy_of(None, &[("https_proxy", " p:3128 ")]),
             "the proxy http://p:3128 (the environment variable https_proxy)"
         );
         assert_eq!(
-            told(None, &[("HTTPS_PROXY", "socks5h://p:1080")]),
+            proxy_of(None, &[("HTTPS_PROXY", "socks5h://p:1080")]),
             "the proxy socks5://p:1080 (the environment variable HTTPS_PROXY)"
         );
-        assert_eq!(told(None, &[("HTTP_PROXY", "p:1"), ("ALL_PROXY", "p:2")]), "");
+        assert_eq!(proxy_of(None, &[("HTTP_PROXY", "p:1"), ("ALL_PROXY", "p:2")]), "");
         // NO_PROXY applies to the environment's proxy only.
         let env = [("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "*")];
-        assert_eq!(told(None, &env), "");
+        assert_eq!(proxy_of(None, &env), "");
         assert_eq!(
-            told(Some("https://q:2"), &env),
+            proxy_of(Some("https://q:2"), &env),
             "the proxy https://q:2 (proxy-url in the kubeconfig)"
         );
         let plain = of("http://k8s.example.org:8080", None, &[("HTTP_PROXY", "http://p:1")]);
@@ -239,10 +239,10 @@ mod tests {
     fn a_proxy_that_cannot_be_used_is_an_error_that_names_where_it_is_written() {
         for wrong in ["socks4://p:1", "ftp://p", "http://", "http://p:port", "p q"] {
             let error = of("https://k8s.example.org", None, &[("https_proxy", wrong)]).expect_err(wrong);
-            let told = error.to_string();
+            let message = error.to_string();
             assert!(
-                told.starts_with("the environment variable https_proxy is not a usable proxy"),
-                "{told}"
+                message.starts_with("the environment variable https_proxy is not a usable proxy"),
+                "{message}"
             );
             let error = of("https://k8s.example.org", Some(wrong), &[]).expect_err(wrong);
             assert!(error.to_string().starts_with("proxy-url in the kubeconfig"), "{wrong}");

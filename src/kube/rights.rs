@@ -203,8 +203,8 @@ pub async fn clocks_apart(client: &Client) -> Result<Option<Duration>, ListingEr
     let doing = "get the time of the kube-apiserver";
     let request = http::Request::get("/version").body(kube::client::Body::empty());
     let request = request.expect("a valid path makes a request");
-    let told = answer(doing, client.send(request)).await?;
-    let date = told
+    let response = answer(doing, client.send(request)).await?;
+    let date = response
         .headers()
         .get(http::header::DATE)
         .and_then(|date| date.to_str().ok());
@@ -243,16 +243,16 @@ mod tests {
         let names: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
         let rights = rights(&WatchScope::of(&names)).into_iter();
         let seen = rights.filter(|right| right.verb == "watch");
-        let told = seen.map(|right| {
+        let described = seen.map(|right| {
             let attributes = right.attributes();
             let [namespace, name] = [attributes.namespace, attributes.name].map(Option::unwrap_or_default);
             format!("{} {namespace} {name}", right.resource)
         });
-        told.collect()
+        described.collect()
     }
 
     #[test]
-    fn who_watches_the_cluster_has_to_see_everything_in_it() {
+    fn cluster_scope_requires_cluster_wide_permissions() {
         assert_eq!(
             seen(&[]),
             [
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn who_watches_namespaces_has_to_see_nothing_in_others() {
+    fn namespace_scope_requires_permissions_in_its_namespaces_only() {
         assert_eq!(
             seen(&["bank", "shop"]),
             [

@@ -86,7 +86,7 @@ pub async fn watch_sources(
     namespace: Arc<str>,
     mut wanted: watch::Receiver<BTreeSet<Source>>,
     metrics: Metrics,
-    news: mpsc::Sender<WatchEvent>,
+    event_sender: mpsc::Sender<WatchEvent>,
     shutdown: CancellationToken,
 ) {
     // Dropping the set when this function returns aborts the tasks.
@@ -104,7 +104,7 @@ pub async fn watch_sources(
         for source in now {
             watched.entry(source).or_insert_with_key(|source| {
                 let (client, namespace) = (client.clone(), namespace.clone());
-                tasks.spawn(follow(client, namespace, source.clone(), metrics.clone(), news.clone()))
+                tasks.spawn(follow(client, namespace, source.clone(), metrics.clone(), event_sender.clone()))
             });
         }
         tokio::select! {
@@ -119,16 +119,24 @@ pub async fn watch_sources(
     }
 }
 
-async fn follow(client: Client, namespace: Arc<str>, source: Source, metrics: Metrics, news: mpsc::Sender<WatchEvent>) {
+async fn follow(
+    client: Client,
+    namespace: Arc<str>,
+    source: Source,
+    metrics: Metrics,
+    event_sender: mpsc::Sender<WatchEvent>,
+) {
     match source.kind {
-        SourceKind::Secret => follow_one(Api::<Secret>::namespaced(client, &namespace), source, metrics, news).await,
+        SourceKind::Secret => {
+            follow_one(Api::<Secret>::namespaced(client, &namespace), source, metrics, event_sender).await;
+        }
         SourceKind::ConfigMap => {
-            follow_one(Api::<ConfigMap>::namespaced(client, &namespace), source, metrics, news).await;
+            follow_one(Api::<ConfigMap>::namespaced(client, &namespace), source, metrics, event_sender).await;
         }
     }
 }
 
-async fn follow_one<K: Holder>(api: Api<K>, source: Source, metrics: Metrics, news: mpsc::Sender<WatchEvent>) {
+async fn follow_one<K: Holder>(api: Api<K>, source: Source, metrics: Metrics, event_sender: mpsc::Sender<WatchEvent>) {
     let (kind, name) = (source.kind.as_str(), source.name.clone());
     let config = Config::default()
         .fields(&format!("metadata.name={name}"))
@@ -170,7 +178,7 @@ async fn follow_one<K: Holder>(api: Api<K>, source: Source, metrics: Metrics, ne
             }
         };
         let source = source.clone();
-        if news.send(WatchEvent::Source(source, content)).await.is_err() {
+        if event_sender.send(WatchEvent::Source(source, content)).await.is_err() {
             return;
         }
     }

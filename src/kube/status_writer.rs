@@ -35,7 +35,7 @@ const IN_FLIGHT: usize = 8;
 /// other tenants.
 const OF_ONE: usize = 2;
 /// Time-out of one write.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed write, before the retry.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -426,7 +426,7 @@ async fn patch<K: Reported>(api: &Api<PartialObjectMeta<K>>, name: &str, status:
     });
     let start = Instant::now();
     let params = PatchParams::apply(MANAGER).force();
-    let answer = timeout(PATIENCE, api.patch_status(name, &params, &Patch::Apply(&body))).await;
+    let answer = timeout(REQUEST_TIMEOUT, api.patch_status(name, &params, &Patch::Apply(&body))).await;
     let (outcome, written, cause) = match answer {
         Ok(Ok(_)) => (Outcome::Ok, Written::Done, None),
         Ok(Err(kube::Error::Api(answer))) if answer.is_not_found() => (Outcome::Refused, Written::Gone, None),
@@ -434,7 +434,7 @@ async fn patch<K: Reported>(api: &Api<PartialObjectMeta<K>>, name: &str, status:
         Err(_) => (
             Outcome::Timeout,
             Written::Failed,
-            Some(format!("no answer within {PATIENCE:?}")),
+            Some(format!("no answer within {REQUEST_TIMEOUT:?}")),
         ),
     };
     calls.observe(Peer::Apiserver, "patch_status", outcome, start.elapsed());

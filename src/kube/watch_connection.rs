@@ -26,8 +26,8 @@ const NAMES: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io
 #[derive(Debug)]
 pub(super) struct WatchConnection {
     stream: WatchTarget,
-    news: mpsc::Sender<WatchEvent>,
-    heard: Mutex<Instant>,
+    event_sender: mpsc::Sender<WatchEvent>,
+    last_received: Mutex<Instant>,
     forgetful: AtomicBool,
 }
 
@@ -40,11 +40,15 @@ struct List {
 impl WatchConnection {
     /// Returns the connection on which `stream` is watched, and a client that sends through `client` and observes the
     /// answers. Sends a bookmark whenever a watch begins.
-    pub(super) fn open(client: Client, stream: WatchTarget, news: mpsc::Sender<WatchEvent>) -> (Arc<Self>, Client) {
+    pub(super) fn open(
+        client: Client,
+        stream: WatchTarget,
+        event_sender: mpsc::Sender<WatchEvent>,
+    ) -> (Arc<Self>, Client) {
         let line = Arc::new(Self {
             stream,
-            news,
-            heard: Mutex::new(Instant::now()),
+            event_sender,
+            last_received: Mutex::new(Instant::now()),
             forgetful: AtomicBool::new(false),
         });
         let namespace = client.default_namespace().to_owned();
@@ -59,13 +63,13 @@ impl WatchConnection {
     }
 
     /// Records that the API server has just answered or sent an event for this target.
-    pub(super) fn hear(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    pub(super) fn record_receipt(&self) {
+        *self.last_received.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Returns the time since the last call of [`Self::hear`].
+    /// Returns the time since the last call of [`Self::record_receipt`].
     pub(super) fn silent_for(&self) -> Duration {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.last_received.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Returns whether the API server was found restored to an older state since the last call.
@@ -88,7 +92,7 @@ impl WatchConnection {
                         version,
                         present: present.map(|present| (present, asked)),
                     };
-                    let _ = self.news.send(reached).await;
+                    let _ = self.event_sender.send(reached).await;
                     client.send(request).await
                 };
                 let late = |_| Error::Service(format!("no answer within {ANSWER:?}").into());
@@ -96,7 +100,7 @@ impl WatchConnection {
             }
         };
         if answer.status().is_success() {
-            self.hear();
+            self.record_receipt();
         }
         Ok(answer)
     }
@@ -141,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_watch_is_told_from_other_requests_and_names_its_version() {
+    fn a_watch_request_is_recognized_and_names_its_version() {
         for (uri, version) in [
             (
                 "/api/v1/pods?&watch=true&timeoutSeconds=15&resourceVersion=42",

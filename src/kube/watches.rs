@@ -96,39 +96,43 @@ pub enum WatchEvent {
 
 /// The receivers of watch events and checkpoints.
 #[derive(Clone)]
-struct Ends {
+struct Outputs {
     metrics: Metrics,
-    hearing: SharedCheckpoint,
-    news: mpsc::Sender<WatchEvent>,
+    checkpoint: SharedCheckpoint,
+    event_sender: mpsc::Sender<WatchEvent>,
 }
 
-/// Watches all kinds in the scope of `hearing` and sends what the watches deliver, until `shutdown`. Errors of the API
-/// server are retried, and never taken for an absence of objects. Begins once `cluster_id` is known. The checkpoint
-/// `hearing` is advanced before an event is sent.
+/// Watches all kinds in the scope of `checkpoint` and sends what the watches deliver, until `shutdown`. Errors of the
+/// API server are retried, and never taken for an absence of objects. Begins once `cluster_id` is known.
+/// Advances `checkpoint` before it sends an event.
 pub async fn watch(
     client: Client,
     cluster_id: impl Future<Output = String>,
     metrics: Metrics,
-    hearing: SharedCheckpoint,
-    news: mpsc::Sender<WatchEvent>,
+    checkpoint: SharedCheckpoint,
+    event_sender: mpsc::Sender<WatchEvent>,
     shutdown: CancellationToken,
 ) {
-    let watch_scope = hearing.watch_scope().clone();
+    let watch_scope = checkpoint.watch_scope().clone();
     for stream in watch_scope.streams() {
         metrics
             .staleness
             .stale_for(&stream.kind, stream.area.name(), Duration::ZERO);
     }
-    let ends = Ends { metrics, hearing, news };
+    let outputs = Outputs {
+        metrics,
+        checkpoint,
+        event_sender,
+    };
     let mut watches = JoinSet::new();
     let all = async {
-        let told = ends.news.send(WatchEvent::Cluster(cluster_id.await.into())).await;
-        if told.is_err() {
+        let sent = outputs.event_sender.send(WatchEvent::Cluster(cluster_id.await.into())).await;
+        if sent.is_err() {
             return;
         }
         // One task per watch, so that a kind with much to read does not delay the others.
         for stream in watch_scope.streams() {
-            watches.spawn(follow_kind(&client, stream, &ends));
+            watches.spawn(follow_kind(&client, stream, &outputs));
         }
         while let Some(ended) = watches.join_next().await {
             if let Err(panic) = ended {
@@ -142,31 +146,31 @@ pub async fn watch(
     }
 }
 
-fn follow_kind(client: &Client, stream: WatchTarget, ends: &Ends) -> BoxFuture<'static, ()> {
-    let (client, ends, area) = (client.clone(), ends.clone(), stream.area.clone());
+fn follow_kind(client: &Client, stream: WatchTarget, outputs: &Outputs) -> BoxFuture<'static, ()> {
+    let (client, outputs, area) = (client.clone(), outputs.clone(), stream.area.clone());
     match &*stream.kind {
         PODS => {
-            let told = move |seen: ObjectEvent<StrippedPod>| WatchEvent::Pod(area.clone(), seen.map(Into::into));
-            follow(client, stream, namespaced, ends, told).boxed()
+            let wrap = move |seen: ObjectEvent<StrippedPod>| WatchEvent::Pod(area.clone(), seen.map(Into::into));
+            follow(client, stream, namespaced, outputs, wrap).boxed()
         }
         REGISTRATIONS => {
-            let told = move |seen: ObjectEvent<ServiceRegistration>| {
+            let wrap = move |seen: ObjectEvent<ServiceRegistration>| {
                 WatchEvent::Registration(area.clone(), seen.map(Box::new))
             };
-            follow(client, stream, namespaced, ends, told).boxed()
+            follow(client, stream, namespaced, outputs, wrap).boxed()
         }
         NAMESPACES => {
-            let told =
+            let wrap =
                 move |seen: ObjectEvent<StrippedNamespace>| WatchEvent::Namespace(area.clone(), seen.map(Into::into));
-            follow(client, stream, named, ends, told).boxed()
+            follow(client, stream, named, outputs, wrap).boxed()
         }
         REGISTRIES => {
-            let told = |seen: ObjectEvent<Registry>| WatchEvent::Registry(seen.map(Box::new));
-            follow(client, stream, named, ends, told).boxed()
+            let wrap = |seen: ObjectEvent<Registry>| WatchEvent::Registry(seen.map(Box::new));
+            follow(client, stream, named, outputs, wrap).boxed()
         }
         RECORD_FORMATS => {
-            let told = |seen: ObjectEvent<RecordFormat>| WatchEvent::RecordFormat(seen.map(Box::new));
-            follow(client, stream, named, ends, told).boxed()
+            let wrap = |seen: ObjectEvent<RecordFormat>| WatchEvent::RecordFormat(seen.map(Box::new));
+            follow(client, stream, named, outputs, wrap).boxed()
         }
         other => unreachable!("a watch scope has no stream of {other}"),
     }
@@ -201,14 +205,18 @@ async fn follow<K, F>(
     client: Client,
     stream: WatchTarget,
     asking: impl FnOnce(Client, &NamespaceScope) -> Asking<K>,
-    Ends { metrics, hearing, news }: Ends,
+    Outputs {
+        metrics,
+        checkpoint,
+        event_sender,
+    }: Outputs,
     wrap: F,
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     F: Fn(ObjectEvent<K>) -> WatchEvent + Send,
 {
     let what = stream.to_string();
-    let (line, client) = WatchConnection::open(client, stream.clone(), news.clone());
+    let (line, client) = WatchConnection::open(client, stream.clone(), event_sender.clone());
     let (api, config) = asking(client, &stream.area);
     let config = config.page_size(500).timeout(WATCH);
     let begin = || watcher(api.clone(), config.clone()).boxed();
@@ -223,7 +231,7 @@ async fn follow<K, F>(
             // kube emits `Init` before it sends the list request, so `Init` does not prove that the API server answers.
             Ok(Event::Init) => ObjectEvent::ListBegins,
             Ok(event) => {
-                line.hear();
+                line.record_receipt();
                 if broken.take().is_some() {
                     info!(%what, "the watch works again");
                 }
@@ -232,8 +240,8 @@ async fn follow<K, F>(
                 if matches!(event, Event::InitDone) {
                     metrics.staleness.fresh(&stream.kind, stream.area.name());
                 }
-                version = heard(&stream, &event, &hearing);
-                told(&what, event)
+                version = record_version(&stream, &event, &checkpoint);
+                object_event(&what, event)
             }
             Err(error) => {
                 metrics
@@ -250,7 +258,7 @@ async fn follow<K, F>(
                 broken = Some((since, now));
                 let forgetful = line.take_forgetful();
                 if forgetful {
-                    hearing.forget(&stream);
+                    checkpoint.forget(&stream);
                 } else {
                     tokio::time::sleep(backoff.next_pause()).await;
                 }
@@ -270,7 +278,7 @@ async fn follow<K, F>(
                 ObjectEvent::Lost(Timestamp::now() - age)
             }
         };
-        if news.send(wrap(seen)).await.is_err() {
+        if event_sender.send(wrap(seen)).await.is_err() {
             return;
         }
         if let Some(version) = version {
@@ -279,7 +287,7 @@ async fn follow<K, F>(
                 version,
                 present: None,
             };
-            let _ = news.send(reached).await;
+            let _ = event_sender.send(reached).await;
         }
     }
 }
@@ -287,10 +295,10 @@ async fn follow<K, F>(
 /// Advances the checkpoint by the resourceVersion of an event that is about to be sent. Returns the version up to which
 /// everything is known after that event. Returns `None` for an object of a list: lists are not ordered by version, and
 /// the watch that follows the list reports its version.
-fn heard<K: Resource>(
+fn record_version<K: Resource>(
     stream: &WatchTarget,
     event: &Event<DeserializeGuard<K>>,
-    hearing: &SharedCheckpoint,
+    checkpoint: &SharedCheckpoint,
 ) -> Option<u64>
 where
     DeserializeGuard<K>: ResourceExt,
@@ -298,14 +306,19 @@ where
     match event {
         Event::Init | Event::InitDone => None,
         Event::InitApply(object) => {
-            hearing.hear(stream, object.meta().resource_version.as_deref());
+            checkpoint.record(stream, object.meta().resource_version.as_deref());
             None
         }
-        Event::Apply(object) | Event::Delete(object) => hearing.hear(stream, object.meta().resource_version.as_deref()),
+        Event::Apply(object) | Event::Delete(object) => {
+            checkpoint.record(stream, object.meta().resource_version.as_deref())
+        }
     }
 }
 
-fn told<K: Resource<DynamicType = ()> + Clone>(what: &str, event: Event<DeserializeGuard<K>>) -> ObjectEvent<K> {
+fn object_event<K: Resource<DynamicType = ()> + Clone>(
+    what: &str,
+    event: Event<DeserializeGuard<K>>,
+) -> ObjectEvent<K> {
     match event {
         Event::Init => ObjectEvent::ListBegins,
         Event::InitDone => ObjectEvent::ListComplete,

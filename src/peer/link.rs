@@ -56,7 +56,7 @@ pub enum Event {
 /// The state of one address.
 #[derive(Clone, Debug)]
 pub struct PeerConnection {
-    presence: PeerStatus,
+    status: PeerStatus,
     /// The replica that was last authenticated there, and what it stated.
     last: Option<(Replica, Arc<ReplicaState>)>,
 }
@@ -64,20 +64,20 @@ pub struct PeerConnection {
 impl Default for PeerConnection {
     fn default() -> Self {
         Self {
-            presence: PeerStatus::Unknown("not contacted yet".into()),
+            status: PeerStatus::Unknown("not contacted yet".into()),
             last: None,
         }
     }
 }
 
 impl PeerConnection {
-    pub fn presence(&self) -> &PeerStatus {
-        &self.presence
+    pub fn status(&self) -> &PeerStatus {
+        &self.status
     }
 
     pub fn take(&mut self, event: Event) {
         let last = self.last.clone();
-        self.presence = match (event, last) {
+        self.status = match (event, last) {
             (Event::Opened(replica), last) => {
                 let known = last.filter(|(known, _)| *known == replica).map(|(_, state)| state);
                 let state = known.unwrap_or_default();
@@ -94,7 +94,7 @@ impl PeerConnection {
             (Event::Refused, None) => PeerStatus::Refused,
             (Event::Hung, Some((replica, _))) => PeerStatus::Hung(replica),
             // A process that is gone does not return, whatever happens to its address.
-            (Event::Failed(_), Some(_)) if matches!(self.presence, PeerStatus::Gone(_)) => return,
+            (Event::Failed(_), Some(_)) if matches!(self.status, PeerStatus::Gone(_)) => return,
             (Event::Failed(cause), _) => PeerStatus::Unknown(cause.into()),
             (Event::Stated(_) | Event::Beat | Event::Hung, None) => return,
         };
@@ -123,9 +123,9 @@ impl Term {
     }
 
     /// Returns the evidence that the leader's process has ended or hangs, if there is any.
-    pub fn is_over(&mut self, presences: &PeerStatuses) -> Option<&'static str> {
+    pub fn is_over(&mut self, statuses: &PeerStatuses) -> Option<&'static str> {
         let is_it = |replica: &Replica| replica.incarnation == self.incarnation;
-        match presences.get(&self.address)? {
+        match statuses.get(&self.address)? {
             PeerStatus::Alive(replica, _) if is_it(replica) => {
                 self.was_alive = true;
                 None
@@ -154,9 +154,9 @@ pub struct Hint {
 
 /// Returns whether a replica other than `me` is connected to `registry`, according to what the replicas state and to
 /// the replicas that `hints` name.
-pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], presences: &PeerStatuses, now: Instant) -> Elsewhere {
-    for (address, presence) in presences {
-        if let PeerStatus::Alive(replica, state) = presence
+pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], statuses: &PeerStatuses, now: Instant) -> Elsewhere {
+    for (address, status) in statuses {
+        if let PeerStatus::Alive(replica, state) = status
             && state.registries.get(registry).is_some_and(|state| state.connected)
         {
             return Elsewhere::Connected(format!("{} at {address}", replica.identity).into());
@@ -175,7 +175,7 @@ pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], presences: &PeerStatu
         let Some(address) = address else {
             return Elsewhere::Unknown(format!("{identity}: address unknown").into());
         };
-        match presences.get(address) {
+        match statuses.get(address) {
             Some(PeerStatus::Alive(..) | PeerStatus::Refused | PeerStatus::Gone(_)) => {}
             Some(PeerStatus::Hung(_)) => {
                 return Elsewhere::Unknown(format!("{identity} at {address}: does not answer").into());
@@ -205,14 +205,14 @@ mod tests {
         "10.0.0.1:8081".parse().expect("an address")
     }
 
-    fn presences(presence: &PeerStatus) -> PeerStatuses {
-        BTreeMap::from([(address(), presence.clone())])
+    fn statuses(status: &PeerStatus) -> PeerStatuses {
+        BTreeMap::from([(address(), status.clone())])
     }
 
     fn after(events: impl IntoIterator<Item = Event>) -> PeerStatus {
         let mut link = PeerConnection::default();
         events.into_iter().for_each(|event| link.take(event));
-        link.presence().clone()
+        link.status().clone()
     }
 
     fn failed() -> Event {
@@ -220,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_who_is_gone_only_after_an_authenticated_connection() {
+    fn refused_connection_means_gone_only_after_authentication() {
         assert_eq!(after([Event::Refused]), PeerStatus::Refused);
-        assert_eq!(after([Event::Hung]), PeerConnection::default().presence);
+        assert_eq!(after([Event::Hung]), PeerConnection::default().status);
         let gone = PeerStatus::Gone(replica(1));
         assert_eq!(after([Event::Opened(replica(1)), Event::Refused]), gone);
         assert_eq!(
@@ -254,10 +254,10 @@ mod tests {
 
     #[test]
     fn a_term_is_over_by_what_happens_after_a_connection_to_its_leader() {
-        let alive = |number| presences(&PeerStatus::Alive(replica(number), Arc::default()));
+        let alive = |number| statuses(&PeerStatus::Alive(replica(number), Arc::default()));
         let (gone, hung) = (
-            presences(&PeerStatus::Gone(replica(1))),
-            presences(&PeerStatus::Hung(replica(1))),
+            statuses(&PeerStatus::Gone(replica(1))),
+            statuses(&PeerStatus::Hung(replica(1))),
         );
         let new = || Term::new(address(), "a-1".into());
         for end in [&gone, &hung, &alive(2)] {
@@ -267,10 +267,10 @@ mod tests {
             assert!(term.is_over(end).is_some(), "{end:?}");
         }
         for no_evidence in [
-            presences(&PeerStatus::Unknown("no answer".into())),
-            presences(&PeerStatus::Refused),
-            presences(&PeerStatus::Gone(replica(2))),
-            presences(&PeerStatus::Hung(replica(2))),
+            statuses(&PeerStatus::Unknown("no answer".into())),
+            statuses(&PeerStatus::Refused),
+            statuses(&PeerStatus::Gone(replica(2))),
+            statuses(&PeerStatus::Hung(replica(2))),
             PeerStatuses::new(),
         ] {
             let mut term = new();
@@ -299,30 +299,30 @@ mod tests {
                 fresh: true,
                 registries: BTreeMap::from([("default".to_owned(), state)]),
             };
-            presences(&PeerStatus::Alive(replica(1), Arc::new(state)))
+            statuses(&PeerStatus::Alive(replica(1), Arc::new(state)))
         };
-        let ask = |presences: &PeerStatuses| elsewhere("default", "me", &[hint("a", now)], presences, now);
+        let ask = |statuses: &PeerStatuses| elsewhere("default", "me", &[hint("a", now)], statuses, now);
         assert_eq!(ask(&states(true)), Elsewhere::Connected("a at 10.0.0.1:8081".into()));
         assert_eq!(ask(&states(false)), Elsewhere::Nobody);
         assert_eq!(elsewhere("other", "me", &[], &states(true), now), Elsewhere::Nobody);
     }
 
     #[test]
-    fn what_cannot_be_found_out_counts_as_nobody_only_after_a_long_time() {
+    fn unknown_replica_status_expires_after_the_time_limit() {
         let now = Instant::now();
-        for (presence, nobody) in [
+        for (status, nobody) in [
             (PeerStatus::Unknown("no answer".into()), false),
             (PeerStatus::Hung(replica(1)), false),
             (PeerStatus::Refused, true),
             (PeerStatus::Gone(replica(1)), true),
         ] {
-            let seen = presences(&presence);
+            let seen = statuses(&status);
             let found = elsewhere("default", "me", &[hint("a", now)], &seen, now);
-            assert_eq!(found == Elsewhere::Nobody, nobody, "{presence:?}: {found:?}");
+            assert_eq!(found == Elsewhere::Nobody, nobody, "{status:?}: {found:?}");
             let later = elsewhere("default", "me", &[hint("a", now)], &seen, now + UNKNOWN_FOR);
-            assert_eq!(later, Elsewhere::Nobody, "{presence:?}");
+            assert_eq!(later, Elsewhere::Nobody, "{status:?}");
             let mine = elsewhere("default", "a", &[hint("a", now)], &seen, now);
-            assert_eq!(mine, Elsewhere::Nobody, "its own predecessor: {presence:?}");
+            assert_eq!(mine, Elsewhere::Nobody, "its own predecessor: {status:?}");
         }
         let unasked = elsewhere("default", "me", &[hint("a", now)], &PeerStatuses::new(), now);
         assert!(matches!(unasked, Elsewhere::Unknown(_)), "{unasked:?}");

@@ -19,7 +19,7 @@ const STRANGERS: usize = 64;
 /// Maximum number of connected replicas. The oldest connection is closed for the newest.
 const REPLICAS: usize = 64;
 /// How long a replica may take to accept a message.
-const PATIENCE: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a local failure to accept, such as too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -97,7 +97,7 @@ async fn state(mut writer: Writer, peers: Peers) {
     let mut states = peers.states();
     let mut next = Some(states.borrow_and_update().clone());
     loop {
-        match timeout(PATIENCE, writer.send(next.take())).await {
+        match timeout(WRITE_TIMEOUT, writer.send(next.take())).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return,
         }

@@ -77,16 +77,16 @@ impl Shared {
 
     /// Takes in an event on a connection to `address`.
     pub(super) fn take(&self, address: SocketAddr, event: Event) {
-        let presence = {
+        let status = {
             let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let link = links.entry(address).or_default();
             link.take(event);
-            link.presence().clone()
+            link.status().clone()
         };
         self.seen.send_if_modified(|seen| {
-            let is_new = seen.get(&address) != Some(&presence);
+            let is_new = seen.get(&address) != Some(&status);
             if is_new {
-                seen.insert(address, presence);
+                seen.insert(address, status);
             }
             is_new
         });
@@ -183,7 +183,7 @@ impl Peers {
         self.address
     }
 
-    pub fn presences(&self) -> watch::Receiver<PeerStatuses> {
+    pub fn statuses(&self) -> watch::Receiver<PeerStatuses> {
         self.shared.seen.subscribe()
     }
 
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_replica_that_is_connected_itself_asks_nobody() {
+    async fn connected_replica_contacts_no_other_replica() {
         let peers = Peers::none("me".into(), &Metrics::new().0);
         let registry: Arc<str> = "default".into();
         peers.hint(&registry, vec![("a".into(), None)]);

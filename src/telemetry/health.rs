@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_yields_because_its_view_is_stale_is_not_ready_even_if_it_once_was() {
+    fn replica_that_yields_with_a_stale_view_becomes_unready() {
         let health = complete();
         health.set_registry("default", Leading);
         health.set_registry("default", Yielding("b".into()));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_registry_is_not_waited_for_and_its_name_starts_anew() {
+    fn deleted_registry_is_ignored_and_its_successor_starts_unready() {
         let health = complete();
         health.set_registry("default", Leading);
         health.forget("default");

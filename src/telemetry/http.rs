@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_asks_too_much_or_too_slowly_is_cut_off_and_others_are_answered() {
+    async fn oversized_and_slow_requests_do_not_block_other_clients() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
         let (_metrics, exposition) = Metrics::new();

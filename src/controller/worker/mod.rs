@@ -256,7 +256,7 @@ impl RegistryWorker {
             stale_since: Some(now),
             began: now,
             candidates: Candidates::new(planner.meta().prefix().clone(), planner.meta().candidates()),
-            presences: context.peers.presences(),
+            presences: context.peers.statuses(),
             health: RegistryHealth::Starting,
             renewed: false,
             planner,

@@ -163,7 +163,7 @@ fn elect(
     leads: watch::Sender<Leadership>,
     end: CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
-    let (confirmed, presences) = (context.cluster_confirmed.clone(), context.peers.presences());
+    let (confirmed, presences) = (context.cluster_confirmed.clone(), context.peers.statuses());
     let campaign = Box::pin(etcd::campaign(
         connection,
         campaign,
@@ -215,7 +215,7 @@ async fn idle(
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
     reporting::cannot_serve(name, trouble);
-    let mut presences = context.peers.presences();
+    let mut presences = context.peers.statuses();
     let mut confirmation = Confirmation::new(Duration::from_secs(context.session_ttl.into()));
     let mut registrations = BTreeSet::new();
     let mut said = Outcome::Silent;

@@ -42,7 +42,7 @@ fn end(status_writer: &mut StatusWriter, (number, ready): (u64, String), written
 }
 
 #[tokio::test]
-async fn what_is_there_already_is_not_written() {
+async fn unchanged_status_is_not_written() {
     let mut status_writer = status_writer();
     seen(&mut status_writer, Some("1/1"));
     want(&mut status_writer, "1/1", WritePolicy::Always);
@@ -52,7 +52,7 @@ async fn what_is_there_already_is_not_written() {
 }
 
 #[tokio::test]
-async fn a_status_that_somebody_wrote_while_ours_was_on_its_way_is_overruled() {
+async fn concurrent_status_write_by_another_client_is_overwritten() {
     let mut status_writer = status_writer();
     want(&mut status_writer, "1/1", WritePolicy::Always);
     let write = begin(&mut status_writer).expect("blank");
@@ -64,7 +64,7 @@ async fn a_status_that_somebody_wrote_while_ours_was_on_its_way_is_overruled() {
 }
 
 #[tokio::test]
-async fn what_is_wanted_once_is_not_repeated_when_others_know_better() {
+async fn status_written_once_is_not_repeated_after_another_client_writes() {
     let mut status_writer = status_writer();
     seen(&mut status_writer, Some("2/2"));
     want(&mut status_writer, "1/1", WritePolicy::Once);
@@ -76,7 +76,7 @@ async fn what_is_wanted_once_is_not_repeated_when_others_know_better() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_write_to_a_deleted_object_says_nothing_about_its_successor() {
+async fn write_result_of_a_deleted_object_is_ignored_after_recreation() {
     for written in [Written::Done, Written::Gone] {
         let mut status_writer = status_writer();
         want(&mut status_writer, "1/1", WritePolicy::Always);
@@ -90,7 +90,7 @@ async fn the_end_of_a_write_to_a_deleted_object_says_nothing_about_its_successor
 }
 
 #[tokio::test]
-async fn a_status_wanted_for_an_object_created_anew_outlives_the_news_that_the_old_one_is_gone() {
+async fn pending_status_survives_a_not_found_after_recreation() {
     let mut status_writer = status_writer();
     want(&mut status_writer, "1/1", WritePolicy::Always);
     let write = begin(&mut status_writer).expect("blank");
@@ -163,7 +163,7 @@ async fn one_tenant_s_statuses_leave_room_for_the_others() {
 }
 
 #[tokio::test]
-async fn amendment_changes_what_is_there_once_and_never_what_is_wanted_always() {
+async fn amendment_changes_the_observed_status_once_only() {
     let mut status_writer = status_writer();
     let amend = |status_writer: &mut StatusWriter| {
         let change = |status: &mut ServiceRegistrationStatus| status.service = Some("amended".to_owned());

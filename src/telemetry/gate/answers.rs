@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_may_read_is_asked_about_again_after_a_while_and_forgotten_after_a_longer_one() {
+    fn allowed_caller_is_reviewed_again_and_finally_forgotten() {
         let (mut answers, begin, caller) = (Answers::default(), Instant::now(), Digest::of("a"));
         assert_eq!(answers.look_up(caller, begin), Known::Stranger);
         answers.record(caller, &Judgement::Allowed, begin);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_read_is_asked_about_again_sooner_and_loses_what_they_had() {
+    fn denied_caller_is_reviewed_sooner_and_loses_its_permission() {
         let (mut answers, begin, caller) = (Answers::default(), Instant::now(), Digest::of("a"));
         answers.record(caller, &Judgement::Allowed, begin);
         answers.record(caller, &Judgement::Forbidden("jane".into()), begin);

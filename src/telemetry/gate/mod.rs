@@ -23,7 +23,7 @@ use self::waiting::Waiting;
 use crate::secret::SecretString;
 
 /// The maximum time that a caller waits, for a slot and for the answer together.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// The number of concurrent queries about unknown callers.
 const STRANGERS: usize = 4;
 /// The number of concurrent queries about callers whose permission has to be renewed.
@@ -96,7 +96,7 @@ impl Gate {
                     None => return Err(Refusal::TooMany),
                     place => place,
                 };
-                let judged = timeout(PATIENCE, self.ask(caller, token, was_reader)).await;
+                let judged = timeout(REVIEW_TIMEOUT, self.ask(caller, token, was_reader)).await;
                 judged.unwrap_or(Judgement::Undecided)
             }
         };
@@ -124,21 +124,21 @@ impl Gate {
             Known::Forbidden(user) => return Judgement::Forbidden(user),
             Known::FormerReader | Known::Stranger => {}
         }
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let gate = self.clone();
         // A caller that disconnects must not free its slot, and the answer is cached nevertheless.
         tokio::spawn(async move {
-            let judged = timeout(PATIENCE, (gate.0.judge)(token)).await;
+            let judged = timeout(REVIEW_TIMEOUT, (gate.0.judge)(token)).await;
             let judgement = judged.unwrap_or(Judgement::Undecided);
             gate.answers().record(caller, &judgement, Instant::now());
             // The caller may have disconnected.
-            let _ = tell.send(judgement);
+            let _ = sender.send(judgement);
             if !was_reader {
                 sleep_until(begin + SLOT).await;
             }
             drop(place);
         });
-        told.await.unwrap_or(Judgement::Undecided)
+        receiver.await.unwrap_or(Judgement::Undecided)
     }
 
     fn look_up(&self, caller: Digest) -> Known {
@@ -208,8 +208,8 @@ mod tests {
 
     /// A judge that allows tokens that begin with `good`, unless it is unavailable. Counts the queries.
     fn gate() -> (Gate, Arc<AtomicUsize>, Arc<AtomicBool>) {
-        let (asked, away) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, gone) = (asked.clone(), away.clone());
+        let (reviews, away) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, gone) = (reviews.clone(), away.clone());
         let judge = move |token: SecretString| {
             count.fetch_add(1, Ordering::Relaxed);
             let judgement = match token.reveal() {
@@ -220,7 +220,7 @@ mod tests {
             };
             std::future::ready(judgement).boxed()
         };
-        (Gate::new(Box::new(judge)), asked, away)
+        (Gate::new(Box::new(judge)), reviews, away)
     }
 
     /// Caches a judgement of this age.
@@ -232,30 +232,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everybody_is_asked_about_once_in_a_while() {
-        let (gate, asked, _) = gate();
+    async fn review_results_are_cached_for_a_limited_time() {
+        let (gate, reviews, _) = gate();
         for _ in 0..3 {
             assert_eq!(gate.admit(Some(&show("good")), HERE).await, Ok(()));
             assert_eq!(gate.admit(Some(&show("bad")), HERE).await, Err(Refusal::Nobody));
             let refused = gate.admit(Some(&show("poor")), HERE).await;
             assert_eq!(refused, Err(Refusal::Forbidden("poor".into())));
         }
-        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        assert_eq!(reviews.load(Ordering::Relaxed), 3);
         remember(&gate, "good", &Judgement::Allowed, answers::FRESH);
         assert_eq!(gate.admit(Some(&show("good")), HERE).await, Ok(()));
         assert_eq!(gate.admit(Some(&show("good")), HERE).await, Ok(()));
-        assert_eq!(asked.load(Ordering::Relaxed), 4);
+        assert_eq!(reviews.load(Ordering::Relaxed), 4);
     }
 
     #[tokio::test]
-    async fn what_is_no_bearer_token_is_not_asked_about() {
-        let (gate, asked, _) = gate();
+    async fn malformed_authorization_header_is_not_reviewed() {
+        let (gate, reviews, _) = gate();
         assert_eq!(gate.admit(None, HERE).await, Err(Refusal::NoToken));
         for odd in ["Bearer", "Bearer ", "good", "Basic good", ""] {
             let header = HeaderValue::from_static(odd);
             assert_eq!(gate.admit(Some(&header), HERE).await, Err(Refusal::NoToken), "{odd}");
         }
-        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        assert_eq!(reviews.load(Ordering::Relaxed), 0);
         assert_eq!(
             gate.admit(Some(&HeaderValue::from_static("bearer  good")), HERE).await,
             Ok(())
@@ -263,12 +263,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_nobody_can_be_asked_those_who_could_read_go_on_and_others_do_not() {
-        let (gate, asked, away) = gate();
+    async fn review_outage_admits_only_recently_allowed_callers() {
+        let (gate, reviews, away) = gate();
         away.store(true, Ordering::Relaxed);
         remember(&gate, "good", &Judgement::Allowed, answers::FRESH);
         assert_eq!(gate.admit(Some(&show("good")), HERE).await, Ok(()));
-        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(reviews.load(Ordering::Relaxed), 1);
         assert_eq!(gate.admit(Some(&show("good-2")), HERE).await, Err(Refusal::Undecided));
         remember(&gate, "good", &Judgement::Allowed, answers::GRACE);
         assert_eq!(gate.admit(Some(&show("good")), HERE).await, Err(Refusal::Undecided));
@@ -277,24 +277,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_of_strangers_is_asked_about_slowly_and_holds_up_no_reader() {
-        let (gate, asked, _) = gate();
+    async fn flood_of_unknown_callers_does_not_delay_a_known_reader() {
+        let (gate, reviews, _) = gate();
         remember(&gate, "good", &Judgement::Allowed, answers::FRESH);
         let tokens: Vec<_> = (0..1000).map(|number| show(&format!("bad-{number}"))).collect();
         let mut flood = Box::pin(join_all(tokens.iter().map(|token| gate.admit(Some(token), HERE))));
         assert!(flood.as_mut().now_or_never().is_none());
         let good = show("good");
         let reader = gate.admit(Some(&good), HERE);
-        let told = futures::future::select(flood, Box::pin(reader)).await;
-        let Either::Right((read, flood)) = told else {
+        let first = futures::future::select(flood, Box::pin(reader)).await;
+        let Either::Right((read, flood)) = first else {
             panic!("the flood ended before the reader was admitted")
         };
         assert_eq!(read, Ok(()));
-        let told = flood.await;
-        let sent_away = told.iter().filter(|told| **told == Err(Refusal::TooMany)).count();
+        let results = flood.await;
+        let sent_away = results.iter().filter(|result| **result == Err(Refusal::TooMany)).count();
         assert_eq!(sent_away, 1000 - waiting::OF_ONE, "rejected at once; the others waited");
-        let asked = asked.load(Ordering::Relaxed);
-        assert_eq!(asked, waiting::OF_ONE + 1, "the waiting strangers and the reader");
+        let reviews = reviews.load(Ordering::Relaxed);
+        assert_eq!(reviews, waiting::OF_ONE + 1, "the waiting strangers and the reader");
     }
 
     #[tokio::test]

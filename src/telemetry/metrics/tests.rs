@@ -15,7 +15,7 @@ fn assert_line(exposition: &Exposition, line: &str) {
 }
 
 #[test]
-fn what_is_counted_for_a_registry_shows_under_its_name() {
+fn registry_counters_are_labelled_with_the_registry_name() {
     let (metrics, exposition) = Metrics::new();
     let registry = metrics.registry("default");
     registry.set_leader(true);
