@@ -51,7 +51,7 @@ const RECENT: Duration = Duration::from_secs(3);
 /// Cause of the error when a request's connection was replaced.
 pub(super) const RETIRED: &str = "the connection is no longer used";
 /// Longest wait for the endpoints of a new access to report their cluster ids, counted from the first use.
-const SETTLE: Duration = Duration::from_secs(3);
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The endpoints of one [`Access`].
 pub(super) struct EndpointSet {
@@ -81,7 +81,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl EndpointSet {
     /// Replaces the connections `old` by `fresh`, and aborts the requests and streams on `old`.
-    pub(super) fn put(&self, index: usize, old: &Arc<Endpoint>, fresh: Arc<Endpoint>) {
+    pub(super) fn install(&self, index: usize, old: &Arc<Endpoint>, fresh: Arc<Endpoint>) {
         let mut current = lock(&self.slots[index].current);
         if Arc::ptr_eq(&current, old) {
             *current = fresh;
@@ -91,7 +91,7 @@ impl EndpointSet {
     }
 
     /// Prepares new connections to the endpoint at `index`.
-    pub(super) async fn again(&self, index: usize, timeouts: &Timeouts) -> Result<Endpoint> {
+    pub(super) async fn reconnect(&self, index: usize, timeouts: &Timeouts) -> Result<Endpoint> {
         let known = self.slots[index].known.clone();
         Endpoint::new(&self.access.endpoints[index], &self.access, timeouts, known).await
     }
@@ -264,7 +264,7 @@ impl Connection {
     }
 
     /// Prepares a separate connection with another access.
-    pub(super) async fn beside(&self, access: &Access) -> Result<Self> {
+    pub(super) async fn with_access(&self, access: &Access) -> Result<Self> {
         let endpoint_set = EndpointSet::new(access, &self.shared.timeouts).await?;
         Ok(Self::on(endpoint_set, self.shared.timeouts, self.shared.calls.clone()))
     }
@@ -382,8 +382,8 @@ impl Connection {
     }
 
     /// Starts the probe tasks of a new endpoint set. Then waits until the cluster in use is known, until no endpoint
-    /// can report it any more, or until [`SETTLE`] has passed.
-    async fn settle(&self) {
+    /// can report it any more, or until [`CLUSTER_TIMEOUT`] has passed.
+    async fn await_cluster(&self) {
         let endpoint_set = self.endpoint_set();
         {
             let mut probed = lock(&self.shared.probed);
@@ -392,7 +392,7 @@ impl Connection {
                 pulse::start(&self.shared, &endpoint_set);
             }
         }
-        let late = *endpoint_set.opened.get_or_init(Instant::now) + SETTLE;
+        let late = *endpoint_set.opened.get_or_init(Instant::now) + CLUSTER_TIMEOUT;
         loop {
             let changed = self.shared.state_changed.notified();
             tokio::pin!(changed);
@@ -400,9 +400,9 @@ impl Connection {
             if self.cluster().is_some() {
                 return;
             }
-            self.reconsider(&endpoint_set);
-            let is_open = endpoint_set.known().iter().any(Suitability::is_open);
-            if self.cluster().is_some() || !is_open || Instant::now() >= late {
+            self.reevaluate(&endpoint_set);
+            let is_pending = endpoint_set.known().iter().any(Suitability::is_pending);
+            if self.cluster().is_some() || !is_pending || Instant::now() >= late {
                 return;
             }
             tokio::select! {
@@ -413,11 +413,11 @@ impl Connection {
     }
 
     /// Decides which cluster is in use from the state of all endpoints, then compares each endpoint with the decision.
-    fn reconsider(&self, endpoint_set: &Arc<EndpointSet>) {
+    fn reevaluate(&self, endpoint_set: &Arc<EndpointSet>) {
         let known = endpoint_set.known();
         let known: Vec<&Suitability> = known.iter().collect();
         let now = Instant::now();
-        let is_late = endpoint_set.opened.get().is_some_and(|opened| now >= *opened + SETTLE);
+        let is_late = endpoint_set.opened.get().is_some_and(|opened| now >= *opened + CLUSTER_TIMEOUT);
         let ours = {
             let mut cluster = lock(&self.shared.cluster);
             let before = *cluster;
@@ -435,7 +435,7 @@ impl Connection {
         };
         let Some(ours) = ours else { return };
         for slot in &endpoint_set.slots {
-            let is_new_fault = lock(&slot.known).reconsider(ours, now);
+            let is_new_fault = lock(&slot.known).reevaluate(ours, now);
             if is_new_fault {
                 self.report_fault(endpoint_set, &slot.current());
             }
@@ -444,7 +444,7 @@ impl Connection {
 
     /// Checks that `endpoint` is a voting member of the cluster in use.
     async fn identify(&self, endpoint: &Endpoint) -> Result<()> {
-        self.settle().await;
+        self.await_cluster().await;
         // A connection that broke while idle is re-established silently, and another server may listen there by then.
         let is_recent = Instant::now()
             .checked_sub(RECENT)
@@ -473,8 +473,8 @@ impl Connection {
     pub(super) fn record_status(&self, endpoint: &Endpoint, status: MemberStatus) {
         endpoint.record_receipt();
         let endpoint_set = self.endpoint_set();
-        endpoint.known().belongs_to(status.cluster);
-        self.reconsider(&endpoint_set);
+        endpoint.known().set_cluster(status.cluster);
+        self.reevaluate(&endpoint_set);
         let before = endpoint.known().fault().cloned();
         let is_new_fault = endpoint.known().record_status(status, self.cluster(), Instant::now());
         if is_new_fault {
@@ -497,8 +497,8 @@ impl Connection {
         if self.cluster() == Some(cluster) && endpoint.known().cluster() == Some(cluster) {
             return Ok(());
         }
-        endpoint.known().belongs_to(cluster);
-        self.reconsider(&self.endpoint_set());
+        endpoint.known().set_cluster(cluster);
+        self.reevaluate(&self.endpoint_set());
         self.shared.state_changed.notify_waiters();
         match self.cluster() {
             Some(ours) if ours != cluster => Err(Error::Endpoint {
@@ -517,10 +517,10 @@ impl Connection {
         let is_new_fault = match error.map(EndpointFault::of) {
             // A single time-out does not show whether the endpoint has a fault.
             Some(None) if error.is_some_and(Error::is_connection) => return,
-            Some(Some(fault)) => endpoint.known().fails(fault, Instant::now()),
+            Some(Some(fault)) => endpoint.known().record_fault(fault, Instant::now()),
             None | Some(None) => {
                 endpoint.record_receipt();
-                endpoint.known().answers();
+                endpoint.known().record_answer();
                 false
             }
         };
@@ -555,8 +555,8 @@ impl Connection {
         let old = endpoint_set.endpoint(index);
         tokio::spawn(async move {
             // No error is expected: the current connections were prepared with the same arguments.
-            if let Ok(fresh) = endpoint_set.again(index, &timeouts).await {
-                endpoint_set.put(index, &old, Arc::new(fresh));
+            if let Ok(fresh) = endpoint_set.reconnect(index, &timeouts).await {
+                endpoint_set.install(index, &old, Arc::new(fresh));
             }
         });
     }

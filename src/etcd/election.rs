@@ -170,7 +170,7 @@ async fn announce(
                     continue;
                 }
                 Err(error) => {
-                    backoff.complain("cannot write the candidate record", &error);
+                    backoff.log_failure("cannot write the candidate record", &error);
                     backoff.pause().await;
                     continue;
                 }
@@ -308,7 +308,7 @@ impl Candidate {
                     self.publish(Leadership::Seeking);
                 }
                 Err(error) => {
-                    backoff.complain("cannot create a session for the election", &error);
+                    backoff.log_failure("cannot create a session for the election", &error);
                     backoff.pause().await;
                 }
             }
@@ -389,14 +389,14 @@ impl Candidate {
                     Ok(()) if removed => backoff.pause().await,
                     Ok(()) => removed = true,
                     Err(error) => {
-                        backoff.complain("cannot remove a stale leader key", &error);
+                        backoff.log_failure("cannot remove a stale leader key", &error);
                         backoff.pause().await;
                     }
                 },
                 // Another candidate claimed the key and lost it between two requests.
                 Ok(LeaderKeyState::Free) => {}
                 Err(error) => {
-                    backoff.complain("cannot read or claim the leader key", &error);
+                    backoff.log_failure("cannot read or claim the leader key", &error);
                     // The candidate still leads while the session is proven. The fence guards every write anyway.
                     backoff.pause().await;
                 }
@@ -437,7 +437,7 @@ impl Candidate {
         if let Some(why) = over {
             tracing::warn!(leader, why, "the leader has failed; removing its leader key");
             if let Err(error) = self.remove(mod_revision).await {
-                backoff.complain("cannot remove the leader key of a failed leader", &error);
+                backoff.log_failure("cannot remove the leader key of a failed leader", &error);
                 backoff.pause().await;
             }
         }

@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_connection_is_tried_elsewhere_and_an_answer_is_not() {
+    fn connection_errors_are_retried_at_another_endpoint() {
         assert!(Error::from_status("txn", "e", 2, "transport error", true).is_connection());
         assert!(sorted(9, "etcdserver: rpc not supported for learner").is_connection());
         assert!(!sorted(2, "etcdserver: unknown").is_connection());

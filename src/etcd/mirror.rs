@@ -69,22 +69,22 @@ pub async fn mirror(
 struct Closed;
 
 /// Why following ended.
-enum Trouble {
+enum Interruption {
     Etcd(Error),
     /// The cluster id differs from the known one, or the revision decreased.
     Restored,
     /// The connection uses another access from now on.
-    Moved,
+    AccessChanged,
     Closed,
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for Interruption {
     fn from(error: Error) -> Self {
         Self::Etcd(error)
     }
 }
 
-impl From<Closed> for Trouble {
+impl From<Closed> for Interruption {
     fn from(Closed: Closed) -> Self {
         Self::Closed
     }
@@ -151,27 +151,27 @@ fn roots<'a>(wanted: impl IntoIterator<Item = &'a Prefix>) -> Vec<Root> {
 impl Mirror {
     async fn run(&mut self) -> Closed {
         loop {
-            let Err(trouble) = self.follow().await;
+            let Err(interruption) = self.follow().await;
             let steady = self.live.take().is_some_and(|since| since.elapsed() >= STEADY);
             if steady {
                 self.backoff.reset();
             }
-            let sent = match trouble {
-                Trouble::Closed => return Closed,
+            let sent = match interruption {
+                Interruption::Closed => return Closed,
                 // The content is still correct until the new one replaces it shortly.
-                Trouble::Moved => continue,
-                Trouble::Etcd(error) if steady && error.wants_login() => {
+                Interruption::AccessChanged => continue,
+                Interruption::Etcd(error) if steady && error.wants_login() => {
                     tracing::debug!(%error, "etcd no longer accepts the token; logging in again");
                     continue;
                 }
-                Trouble::Restored => {
+                Interruption::Restored => {
                     tracing::warn!("the history of etcd has changed; etcd was restored or replaced");
                     self.history = History::default();
                     self.shown = false;
                     self.send(Observation::Restored).await
                 }
-                Trouble::Etcd(error) => {
-                    self.backoff.complain("cannot list or watch the keys in etcd", &error);
+                Interruption::Etcd(error) => {
+                    self.backoff.log_failure("cannot list or watch the keys in etcd", &error);
                     if std::mem::take(&mut self.shown) {
                         self.send(Observation::Interrupted).await
                     } else {
@@ -191,7 +191,7 @@ impl Mirror {
     }
 
     /// Lists all prefixes and follows them until an error occurs.
-    async fn follow(&mut self) -> std::result::Result<std::convert::Infallible, Trouble> {
+    async fn follow(&mut self) -> std::result::Result<std::convert::Infallible, Interruption> {
         // Everything is listed again, so only the last set counts.
         while let Ok(scopes) = self.scopes.try_recv() {
             self.wanted = scopes;
@@ -221,7 +221,7 @@ impl Mirror {
                         watches = Watches::new(&self.connection, &self.essential);
                     }
                 }
-                () = access_changes.changed() => return Err(Trouble::Moved),
+                () = access_changes.changed() => return Err(Interruption::AccessChanged),
                 () = sleep_until(again_at.unwrap_or(not_before)), if again_at.is_some() => {
                     let now = Instant::now();
                     let due = self.denied.iter().filter(|(_, denied)| denied.again_at <= now);
@@ -230,7 +230,7 @@ impl Mirror {
                     self.fill(&before, &tried, &mut watches).await?;
                     not_before = Instant::now() + BETWEEN;
                 }
-                message = watches.next() => self.pass_on(message?).await?,
+                message = watches.next() => self.forward(message?).await?,
             }
         }
     }
@@ -242,7 +242,7 @@ impl Mirror {
         before: &BTreeSet<Prefix>,
         tried: &BTreeSet<Prefix>,
         watches: &mut Watches,
-    ) -> std::result::Result<(), Trouble> {
+    ) -> std::result::Result<(), Interruption> {
         let (mut before, mut tried) = (before.clone(), tried.clone());
         let mut read = None;
         loop {
@@ -278,7 +278,7 @@ impl Mirror {
 
     /// Lists `roots` at one revision and sends their contents. Returns the revision from which each root must be
     /// watched. Skips roots that the user may not read.
-    async fn read(&mut self, roots: Vec<Root>) -> std::result::Result<Vec<(Prefix, Revision)>, Trouble> {
+    async fn read(&mut self, roots: Vec<Root>) -> std::result::Result<Vec<(Prefix, Revision)>, Interruption> {
         let mut from = Vec::with_capacity(roots.len());
         let mut roots = roots.into_iter();
         let (first, inside, snapshot) = loop {
@@ -292,9 +292,9 @@ impl Mirror {
         };
         let revision = snapshot.revision;
         if !self.history.agrees(snapshot.cluster_id, revision) {
-            return Err(Trouble::Restored);
+            return Err(Interruption::Restored);
         }
-        self.show(&first, inside, snapshot).await?;
+        self.send_snapshots(&first, inside, snapshot).await?;
         from.push((first, revision + 1));
 
         let connection = self.connection.clone();
@@ -317,16 +317,16 @@ impl Mirror {
             };
             // Another endpoint may answer by now, and it may belong to another cluster.
             if !self.history.agrees(snapshot.cluster_id, revision) {
-                return Err(Trouble::Restored);
+                return Err(Interruption::Restored);
             }
-            self.show(&root, inside, snapshot).await?;
+            self.send_snapshots(&root, inside, snapshot).await?;
             from.push((root, revision + 1));
         }
         Ok(from)
     }
 
     /// Handles an error of listing `root`. If only the permission is missing, skips the prefix until its next retry.
-    async fn refused(&mut self, root: Prefix, error: Error) -> std::result::Result<(), Trouble> {
+    async fn refused(&mut self, root: Prefix, error: Error) -> std::result::Result<(), Interruption> {
         let message = match error {
             Error::PermissionDenied { message } if root != self.essential => message,
             error => return Err(error.into()),
@@ -348,7 +348,7 @@ impl Mirror {
     }
 
     /// Sends one snapshot for each prefix inside `root`, all cut out of the snapshot of `root`.
-    async fn show(
+    async fn send_snapshots(
         &mut self,
         root: &Prefix,
         inside: Vec<Prefix>,
@@ -376,13 +376,13 @@ impl Mirror {
         .await
     }
 
-    async fn pass_on(&mut self, message: Message) -> std::result::Result<(), Trouble> {
+    async fn forward(&mut self, message: Message) -> std::result::Result<(), Interruption> {
         let known = self.history.highest;
         if !self.history.agrees(message.cluster_id, message.revision.max(known)) {
-            return Err(Trouble::Restored);
+            return Err(Interruption::Restored);
         }
         if message.changes.is_empty() && message.revision < known {
-            self.question().await?;
+            self.check_revision().await?;
         }
         for (key, held, revision) in message.changes {
             self.send(Observation::Changed { key, held, revision }).await?;
@@ -393,10 +393,10 @@ impl Mirror {
     /// Asks the cluster for its revision with a linearizable read, because the watched member reports a lower revision
     /// than the known one. Either the member lags behind, or etcd was restored after the prefixes were listed. In the
     /// second case the watches would silently wait for revisions in the far future.
-    async fn question(&mut self) -> std::result::Result<(), Trouble> {
+    async fn check_revision(&mut self) -> std::result::Result<(), Interruption> {
         let (_, revision) = self.connection.get(self.essential.prefix()).await?;
         if revision < self.history.highest {
-            return Err(Trouble::Restored);
+            return Err(Interruption::Restored);
         }
         Ok(())
     }

@@ -54,7 +54,7 @@ impl JitteredBackoff {
     }
 
     /// Logs a failure: the first of a series as a warning, the others at debug level.
-    pub(super) fn complain(&self, what: &str, error: &Error) {
+    pub(super) fn log_failure(&self, what: &str, error: &Error) {
         if self.failing {
             tracing::debug!(%error, "{what}");
         } else {

@@ -82,14 +82,13 @@ struct Pulse {
     probe_timeout: Duration,
 }
 
-/// The cause of an endpoint's silence.
-enum Silence {
-    /// The endpoint was slow and has answered.
-    Over(Result<MemberStatus>),
+enum ProbeOutcome {
+    /// The endpoint answered over its current connections.
+    Answered(Result<MemberStatus>),
     /// A new connection to the same address is answered by the server that listens there now.
-    Elsewhere(Box<Endpoint>, Result<MemberStatus>),
+    AnsweredOnNewConnection(Box<Endpoint>, Result<MemberStatus>),
     /// No connection is answered.
-    Lasts {
+    Unanswered {
         /// Whether another usable endpoint answers.
         others_answer: bool,
     },
@@ -112,39 +111,39 @@ impl Pulse {
     async fn probe(&self) -> bool {
         let started = Instant::now();
         let mut present = Box::pin(self.endpoint.probe());
-        let silence = if let Ok(answer) = timeout(self.probe_timeout, &mut present).await {
-            Silence::Over(answer)
+        let outcome = if let Ok(answer) = timeout(self.probe_timeout, &mut present).await {
+            ProbeOutcome::Answered(answer)
         } else {
-            let lasts = async {
+            let unanswered = async {
                 let ((), others_answer) = tokio::join!(sleep(self.probe_timeout), self.others_answer());
-                Silence::Lasts { others_answer }
+                ProbeOutcome::Unanswered { others_answer }
             };
             tokio::select! {
                 biased;
-                answer = present => Silence::Over(answer),
-                elsewhere = self.elsewhere() => elsewhere,
-                lasts = lasts => lasts,
+                answer = present => ProbeOutcome::Answered(answer),
+                outcome = self.probe_new_connection() => outcome,
+                outcome = unanswered => outcome,
             }
         };
         // A stream on the same connections may have received data although the probe did not.
         let is_silent = !self.endpoint.received_since(started);
-        match silence {
-            Silence::Over(answer) => {
+        match outcome {
+            ProbeOutcome::Answered(answer) => {
                 self.count(Some(&answer), started);
                 self.record(answer);
                 false
             }
-            Silence::Elsewhere(other, answer) if is_silent => {
+            ProbeOutcome::AnsweredOnNewConnection(other, answer) if is_silent => {
                 self.count(None, started);
                 tracing::warn!(
                     endpoint = self.endpoint.url,
                     "the connection to this etcd endpoint is silent, but a new connection is answered; switching to the new one"
                 );
-                self.endpoint_set.put(self.index, &self.endpoint, Arc::from(other));
+                self.endpoint_set.install(self.index, &self.endpoint, Arc::from(other));
                 self.record(answer);
                 true
             }
-            Silence::Lasts { others_answer: true } if is_silent => {
+            ProbeOutcome::Unanswered { others_answer: true } if is_silent => {
                 self.count(None, started);
                 let error = Error::Endpoint {
                     endpoint: self.endpoint.url.clone(),
@@ -156,7 +155,7 @@ impl Pulse {
                 was_used
             }
             // The endpoint is slow, or etcd as a whole hangs: another connection would not help.
-            Silence::Elsewhere(..) | Silence::Lasts { .. } => {
+            ProbeOutcome::AnsweredOnNewConnection(..) | ProbeOutcome::Unanswered { .. } => {
                 self.count(None, started);
                 false
             }
@@ -164,12 +163,12 @@ impl Pulse {
     }
 
     /// Asks over new connections; does not return unless they are answered.
-    async fn elsewhere(&self) -> Silence {
-        if let Ok(other) = self.endpoint_set.again(self.index, self.connection.timeouts()).await {
+    async fn probe_new_connection(&self) -> ProbeOutcome {
+        if let Ok(other) = self.endpoint_set.reconnect(self.index, self.connection.timeouts()).await {
             match other.probe().await {
                 // No server listens there, or the new connection was too slow as well.
                 Err(error) if error.is_connection() => {}
-                answer => return Silence::Elsewhere(Box::new(other), answer),
+                answer => return ProbeOutcome::AnsweredOnNewConnection(Box::new(other), answer),
             }
         }
         std::future::pending().await

@@ -160,12 +160,12 @@ impl Suitability {
     }
 
     /// Whether nothing is known about the endpoint yet.
-    pub(super) fn is_open(&self) -> bool {
+    pub(super) fn is_pending(&self) -> bool {
         self.cluster.is_none() && self.fault.is_none() && !self.has_answered
     }
 
     /// Records that the endpoint answered a request in any way.
-    pub(super) fn answers(&mut self) {
+    pub(super) fn record_answer(&mut self) {
         self.has_answered = true;
         if self.fault().is_some_and(EndpointFault::ends_with_an_answer) {
             self.fault = None;
@@ -173,7 +173,7 @@ impl Suitability {
     }
 
     /// Records a fault; true if this kind of fault is new.
-    pub(super) fn fails(&mut self, fault: EndpointFault, now: Instant) -> bool {
+    pub(super) fn record_fault(&mut self, fault: EndpointFault, now: Instant) -> bool {
         match &fault {
             // Another server may listen there after the interruption.
             EndpointFault::Unreachable | EndpointFault::NoEtcd { .. } => self.cluster = None,
@@ -189,15 +189,15 @@ impl Suitability {
     }
 
     /// Records the cluster that the endpoint reported.
-    pub(super) fn belongs_to(&mut self, cluster: u64) {
+    pub(super) fn set_cluster(&mut self, cluster: u64) {
         self.cluster = Some(cluster);
     }
 
     /// Compares the endpoint with `ours`, the cluster in use; true if this shows a new fault.
-    pub(super) fn reconsider(&mut self, ours: u64, now: Instant) -> bool {
+    pub(super) fn reevaluate(&mut self, ours: u64, now: Instant) -> bool {
         let is_foreign = matches!(self.fault(), Some(EndpointFault::OtherCluster { .. }));
         match self.cluster {
-            Some(theirs) if theirs != ours => self.fails(EndpointFault::OtherCluster { theirs, ours }, now),
+            Some(theirs) if theirs != ours => self.record_fault(EndpointFault::OtherCluster { theirs, ours }, now),
             Some(_) => {
                 self.served = Some(ours);
                 if is_foreign {
@@ -211,7 +211,7 @@ impl Suitability {
 
     /// Derives the fault from the member's report and from `ours`, the cluster in use; true if this shows a new fault.
     pub(super) fn record_status(&mut self, status: MemberStatus, ours: Option<u64>, now: Instant) -> bool {
-        self.answers();
+        self.record_answer();
         self.cluster = Some(status.cluster);
         let fault = match ours {
             Some(ours) if ours != status.cluster => Some(EndpointFault::OtherCluster {
@@ -230,7 +230,7 @@ impl Suitability {
             self.fault = None;
             return false;
         };
-        self.fails(fault, now)
+        self.record_fault(fault, now)
     }
 }
 
@@ -274,7 +274,7 @@ pub(super) fn cluster_in_use(known: &[&Suitability], before: Option<u64>, is_lat
     if let Some(most) = clusters.iter().find(|cluster| 2 * count(**cluster) > known.len()) {
         return Some(*most);
     }
-    if !is_late && known.iter().any(|one| one.is_open()) {
+    if !is_late && known.iter().any(|one| one.is_pending()) {
         return None;
     }
     // `max_by_key` returns the last maximum; reversed, that is the first in configured order.
@@ -294,7 +294,7 @@ mod tests {
 
     fn away() -> Suitability {
         let mut known = Suitability::default();
-        known.fails(EndpointFault::Unreachable, Instant::now());
+        known.record_fault(EndpointFault::Unreachable, Instant::now());
         known
     }
 
@@ -375,14 +375,14 @@ mod tests {
         };
         assert!(known.record_status(learner, Some(1), now));
         assert!(!known.record_status(learner, Some(1), now), "known");
-        known.answers();
+        known.record_answer();
         assert_eq!(known.fault(), Some(&EndpointFault::Learner));
         assert_eq!(known.reported(now), None, "not at once");
         assert_eq!(known.reported(now + GRACE), Some(&EndpointFault::Learner));
         known.record_status(status(1), Some(1), now);
         assert_eq!(known.fault(), None);
-        known.fails(EndpointFault::NotAnswering, now);
-        known.answers();
+        known.record_fault(EndpointFault::NotAnswering, now);
+        known.record_answer();
         assert_eq!(known.fault(), None);
     }
 

@@ -44,19 +44,19 @@ impl Connection {
     /// Validates `access` against `trial`, then switches every call and every stream of every clone to it. Leases are
     /// not bound to connections, so the switch loses none.
     pub async fn change_access(&self, access: &Access, trial: &Trial) -> Result<()> {
-        let new = self.beside(access).await?;
+        let new = self.with_access(access).await?;
         let bound = match trial.bound {
             Bound::Any => Bound::Any,
             Bound::InUse(known) => Bound::InUse(self.cluster_in_use(&trial.key).await.or(known)),
         };
-        if let Err(error) = self.try_out(&new, trial, bound).await {
+        if let Err(error) = self.validate(&new, trial, bound).await {
             return Err(new.explain(error).await);
         }
         self.switch_to(&new);
         Ok(())
     }
 
-    async fn try_out(&self, new: &Self, trial: &Trial, bound: Bound) -> Result<()> {
+    async fn validate(&self, new: &Self, trial: &Trial, bound: Bound) -> Result<()> {
         new.find(&trial.key, bound).await?;
         match new.may_write(&trial.key).await {
             // The cluster is the same, so its database is full for every user.

@@ -64,7 +64,7 @@ pub(super) struct Watches {
     /// receiving must run concurrently.
     commands: VecDeque<Command>,
     last_received: Instant,
-    asked: Option<Instant>,
+    probed_at: Option<Instant>,
 }
 
 impl Watches {
@@ -78,7 +78,7 @@ impl Watches {
             ids: HashMap::new(),
             commands: VecDeque::new(),
             last_received: Instant::now(),
-            asked: None,
+            probed_at: None,
         }
     }
 
@@ -151,7 +151,7 @@ impl Watches {
             let Some(stream) = &mut self.stream else {
                 return std::future::pending().await;
             };
-            let silence = self.asked.map_or(self.last_received + ASK, |asked| asked + ANSWER);
+            let silence = self.probed_at.map_or(self.last_received + ASK, |probed_at| probed_at + ANSWER);
             let event = tokio::select! {
                 biased;
                 answer = stream.answers.message() => Event::Answer(answer),
@@ -163,7 +163,7 @@ impl Watches {
             match event {
                 Event::Answer(Ok(Some(answer))) => {
                     self.last_received = Instant::now();
-                    self.asked = None;
+                    self.probed_at = None;
                     endpoint.record_receipt();
                     if let Some(header) = answer.header() {
                         let accepted = self.connection.accept(&endpoint, header.cluster_id());
@@ -195,7 +195,7 @@ impl Watches {
                     // leave a prefix unwatched.
                     self.commands.pop_front();
                 }
-                Event::Silence if self.asked.is_none() => {
+                Event::Silence if self.probed_at.is_none() => {
                     // The sign of life is the confirmation of one more watch. A progress request would not work: etcd
                     // does not answer it for watches whose start revision has not been reached, which is the case while
                     // no key changes. A full queue means that the stream is not being read, so the answer will be
@@ -207,7 +207,7 @@ impl Watches {
                         let _ = stream.sender.watch(self.essential.prefix(), Some(options)).await;
                         self.commands.push_back(Command::Cancel { id });
                     }
-                    self.asked = Some(Instant::now());
+                    self.probed_at = Some(Instant::now());
                 }
                 Event::Silence => {
                     self.connection.count("watch", Outcome::Timeout, self.last_received.elapsed());

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_lies_beside_its_object_and_those_of_a_registry_in_default() {
+    fn event_namespace_is_that_of_its_object_or_default() {
         let published = event(&notice("orders", "1"), "me", Timestamp::UNIX_EPOCH);
         assert_eq!(published.metadata.namespace.as_deref(), Some("shop"));
         let regarding = published.regarding.expect("an object");

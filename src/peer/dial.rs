@@ -112,26 +112,26 @@ pub(super) async fn keep(address: SocketAddr, shared: Shared) {
 /// Reads from a connection until it ends or its address refuses connections.
 async fn follow(address: SocketAddr, mut reader: Reader, shared: &Shared) {
     shared.take(address, Event::Opened(reader.server.clone()));
-    let mut suspect_at = Instant::now() + SILENCE;
-    let mut said: Option<ReplicaState> = None;
+    let mut next_attempt = Instant::now() + SILENCE;
+    let mut last_state: Option<ReplicaState> = None;
     loop {
         let other = tokio::select! {
             // Received messages take precedence over the timer: it may be this process that was paused.
             biased;
             message = reader.next() => match message {
                 Ok(Some(state)) => {
-                    if said.as_ref() == Some(&state) {
+                    if last_state.as_ref() == Some(&state) {
                         shared.take(address, Event::Beat);
                     } else {
                         shared.take(address, Event::Stated(state.clone()));
-                        said = Some(state);
+                        last_state = Some(state);
                     }
-                    suspect_at = Instant::now() + SILENCE;
+                    next_attempt = Instant::now() + SILENCE;
                     continue;
                 }
                 Ok(None) => {
                     shared.take(address, Event::Beat);
-                    suspect_at = Instant::now() + SILENCE;
+                    next_attempt = Instant::now() + SILENCE;
                     continue;
                 }
                 Err(error) => {
@@ -139,16 +139,16 @@ async fn follow(address: SocketAddr, mut reader: Reader, shared: &Shared) {
                     return;
                 }
             },
-            other = try_another(suspect_at, address, shared) => other,
+            other = try_another(next_attempt, address, shared) => other,
         };
-        suspect_at = Instant::now() + AGAIN;
+        next_attempt = Instant::now() + AGAIN;
         match other {
             // The network broke the connection, or another process is there by now.
             Attempt::Open(another) => {
                 reader = *another;
                 shared.take(address, Event::Opened(reader.server.clone()));
-                suspect_at = Instant::now() + SILENCE;
-                said = None;
+                next_attempt = Instant::now() + SILENCE;
+                last_state = None;
             }
             Attempt::Refused => return shared.take(address, Event::Refused),
             Attempt::Silent => {

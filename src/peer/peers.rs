@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_replica_that_is_named_with_an_address_once_is_asked_there() {
+    async fn replica_address_from_a_hint_is_kept() {
         let peers = Peers::none("me".into(), &Metrics::new().0);
         let registry: Arc<str> = "default".into();
         let address = "10.0.0.1:8081".parse().expect("an address");

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_is_stale_since_it_was_last_heard_of_until_it_is_known_again() {
+    fn kind_is_stale_since_its_oldest_stale_target_until_refreshed() {
         let staleness = Staleness::default();
         let mut registry = Registry::default();
         staleness.register(&mut registry);

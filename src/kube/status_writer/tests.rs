@@ -122,7 +122,7 @@ async fn writes_that_always_fail_leave_the_others_their_turn() {
 #[tokio::test]
 async fn conditions_that_stay_as_they_are_keep_their_time() {
     let at = |second| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::constant(second, 0));
-    let told = |ready: &str, second| {
+    let status_at = |ready: &str, second| {
         let mut status = status(ready);
         let (list, kind) = (&mut status.conditions, ConditionType::Ready);
         let reason = Reason::EndpointsRegistered;
@@ -130,8 +130,8 @@ async fn conditions_that_stay_as_they_are_keep_their_time() {
         status
     };
     let mut status_writer = status_writer();
-    status_writer.take(StatusUpdate::Observed(orders(), Some(told("1/1", 10))));
-    status_writer.take(StatusUpdate::Wanted(orders(), told("2/2", 20), WritePolicy::Always));
+    status_writer.take(StatusUpdate::Observed(orders(), Some(status_at("1/1", 10))));
+    status_writer.take(StatusUpdate::Wanted(orders(), status_at("2/2", 20), WritePolicy::Always));
     let (_, _, written) = status_writer.next().expect("different");
     assert_eq!(written.conditions[0].last_transition_time, at(10));
 }
@@ -163,7 +163,7 @@ async fn one_tenant_s_statuses_leave_room_for_the_others() {
 }
 
 #[tokio::test]
-async fn amendment_changes_the_observed_status_once_only() {
+async fn amendment_applies_once_and_yields_to_a_wanted_status() {
     let mut status_writer = status_writer();
     let amend = |status_writer: &mut StatusWriter| {
         let change = |status: &mut ServiceRegistrationStatus| status.service = Some("amended".to_owned());

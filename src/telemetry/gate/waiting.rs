@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_few_and_fewer_for_one_address_and_come_back() {
+    fn waiting_slots_are_limited_in_total_and_per_address() {
         let waiting = Waiting::default();
         let mut places: Vec<_> = (0..OF_ONE).map(|_| waiting.take(address(1)).expect("a slot")).collect();
         assert!(
