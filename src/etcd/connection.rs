@@ -331,7 +331,12 @@ impl Connection {
         let Some(tls) = endpoint_set.access.tls.as_ref().filter(|_| is_unclear) else {
             return error;
         };
-        for url in endpoint_set.access.endpoints.iter().filter(|url| url.starts_with("https://")) {
+        for url in endpoint_set
+            .access
+            .endpoints
+            .iter()
+            .filter(|url| url.starts_with("https://"))
+        {
             if let Some(fault) = tls.diagnose(url, self.shared.timeouts.connect).await {
                 return Error::tls(url, fault);
             }
@@ -417,7 +422,10 @@ impl Connection {
         let known = endpoint_set.known();
         let known: Vec<&Suitability> = known.iter().collect();
         let now = Instant::now();
-        let is_late = endpoint_set.opened.get().is_some_and(|opened| now >= *opened + CLUSTER_TIMEOUT);
+        let is_late = endpoint_set
+            .opened
+            .get()
+            .is_some_and(|opened| now >= *opened + CLUSTER_TIMEOUT);
         let ours = {
             let mut cluster = lock(&self.shared.cluster);
             let before = *cluster;

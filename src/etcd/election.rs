@@ -426,7 +426,11 @@ impl Candidate {
         }
         let mut followed = self.term.take();
         let (mut peer_statuses, mut candidacy) = (self.peer_statuses.clone(), self.candidacy.clone());
-        let over = until_over(followed.as_mut().map(|(_, term)| term), &mut peer_statuses, &mut candidacy);
+        let over = until_over(
+            followed.as_mut().map(|(_, term)| term),
+            &mut peer_statuses,
+            &mut candidacy,
+        );
         let over = tokio::select! {
             () = self.watch_key(seen, session.ttl(), proven) => None,
             why = over => Some(why),
@@ -587,7 +591,11 @@ impl Candidate {
             let options = WatchOptions::new().with_start_revision(seen + 1);
             async move { client.watch(key, Some(options)).await }
         };
-        let mut stream = match self.connection.attempt(&kind, &endpoint, kind.attempt_timeout, open).await {
+        let mut stream = match self
+            .connection
+            .attempt(&kind, &endpoint, kind.attempt_timeout, open)
+            .await
+        {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "cannot watch the leader key");

@@ -143,7 +143,9 @@ impl KeepAliveStream {
                 }
             }
         };
-        self.connection.attempt(&kind, endpoint, first.attempt_timeout, open).await
+        self.connection
+            .attempt(&kind, endpoint, first.attempt_timeout, open)
+            .await
     }
 
     /// Passes requests and answers until the stream fails; true if the renewal has ended.

@@ -171,7 +171,8 @@ impl Mirror {
                     self.send(Observation::Restored).await
                 }
                 Interruption::Etcd(error) => {
-                    self.backoff.log_failure("cannot list or watch the keys in etcd", &error);
+                    self.backoff
+                        .log_failure("cannot list or watch the keys in etcd", &error);
                     if std::mem::take(&mut self.shown) {
                         self.send(Observation::Interrupted).await
                     } else {

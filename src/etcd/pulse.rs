@@ -164,7 +164,11 @@ impl Pulse {
 
     /// Asks over new connections; does not return unless they are answered.
     async fn probe_new_connection(&self) -> ProbeOutcome {
-        if let Ok(other) = self.endpoint_set.reconnect(self.index, self.connection.timeouts()).await {
+        if let Ok(other) = self
+            .endpoint_set
+            .reconnect(self.index, self.connection.timeouts())
+            .await
+        {
             match other.probe().await {
                 // No server listens there, or the new connection was too slow as well.
                 Err(error) if error.is_connection() => {}

@@ -60,7 +60,10 @@ impl Session {
             let renewal = async move {
                 sleep_until(due).await;
                 let sent = Instant::now();
-                (sent, self.connection.renew_once(self.lease, renewal_timeout(self.ttl)).await)
+                (
+                    sent,
+                    self.connection.renew_once(self.lease, renewal_timeout(self.ttl)).await,
+                )
             };
             pin!(renewal);
             let (sent, result) = loop {

@@ -129,7 +129,9 @@ impl Connection {
             let (mut kv, key) = (endpoint.kv.clone(), key.clone());
             async move { kv.get(&*key, None).await }
         };
-        let answer = self.ask(&kind, endpoint, kind.attempt_timeout, has_to_serve, get).await?;
+        let answer = self
+            .ask(&kind, endpoint, kind.attempt_timeout, has_to_serve, get)
+            .await?;
         let header = answer.header().ok_or_else(|| Error::malformed("get", "no header"))?;
         Ok(header.cluster_id())
     }

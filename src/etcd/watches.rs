@@ -131,7 +131,10 @@ impl Watches {
             let options = options(id, scope, from);
             async move { client.watch(scope.prefix(), Some(options)).await }
         };
-        let opened = self.connection.attempt(&kind, &endpoint, kind.attempt_timeout, open).await;
+        let opened = self
+            .connection
+            .attempt(&kind, &endpoint, kind.attempt_timeout, open)
+            .await;
         if opened.as_ref().is_err_and(Error::is_connection) {
             self.connection.avoid(index);
         }
@@ -151,7 +154,9 @@ impl Watches {
             let Some(stream) = &mut self.stream else {
                 return std::future::pending().await;
             };
-            let silence = self.probed_at.map_or(self.last_received + ASK, |probed_at| probed_at + ANSWER);
+            let silence = self
+                .probed_at
+                .map_or(self.last_received + ASK, |probed_at| probed_at + ANSWER);
             let event = tokio::select! {
                 biased;
                 answer = stream.answers.message() => Event::Answer(answer),
@@ -210,7 +215,8 @@ impl Watches {
                     self.probed_at = Some(Instant::now());
                 }
                 Event::Silence => {
-                    self.connection.count("watch", Outcome::Timeout, self.last_received.elapsed());
+                    self.connection
+                        .count("watch", Outcome::Timeout, self.last_received.elapsed());
                     let error = Error::Timeout {
                         endpoints: endpoint.url.clone(),
                         call: "watch",

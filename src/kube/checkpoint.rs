@@ -43,6 +43,9 @@ impl SharedCheckpoint {
 
     /// Drops the version of a target: the API server was restored, and its versions start from an older one.
     pub(super) fn forget(&self, stream: &WatchTarget) {
-        self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).forget(stream);
+        self.checkpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .forget(stream);
     }
 }

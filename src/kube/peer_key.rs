@@ -31,12 +31,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Minimum time between two reads because another replica presents a different key.
-const DOUBT: Duration = Duration::from_secs(5);
+const MIN_REREAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Further wait before the next read while no replica presents a different key.
-const LOOK: Duration = Duration::from_mins(5);
+const RESYNC_INTERVAL: Duration = Duration::from_mins(5);
 
 /// Keeps `key` equal to the Secret `name`, until `shutdown`. Reads the Secret again when `doubts` is notified, at the
-/// earliest `DOUBT` after the last successful read.
+/// earliest `MIN_REREAD_INTERVAL` after the last successful read.
 pub async fn keep_peer_key(
     client: Client,
     (namespace, name): (Arc<str>, String),
@@ -62,10 +62,10 @@ pub async fn keep_peer_key(
                         }
                         is_new
                     });
-                    sleep(DOUBT).await;
+                    sleep(MIN_REREAD_INTERVAL).await;
                     tokio::select! {
                         () = doubts.notified() => {}
-                        () = sleep(LOOK) => {}
+                        () = sleep(RESYNC_INTERVAL) => {}
                     }
                 }
                 Err(cause) => {

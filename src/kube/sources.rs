@@ -104,7 +104,13 @@ pub async fn watch_sources(
         for source in now {
             watched.entry(source).or_insert_with_key(|source| {
                 let (client, namespace) = (client.clone(), namespace.clone());
-                tasks.spawn(follow(client, namespace, source.clone(), metrics.clone(), event_sender.clone()))
+                tasks.spawn(follow(
+                    client,
+                    namespace,
+                    source.clone(),
+                    metrics.clone(),
+                    event_sender.clone(),
+                ))
             });
         }
         tokio::select! {
@@ -128,10 +134,22 @@ async fn follow(
 ) {
     match source.kind {
         SourceKind::Secret => {
-            follow_one(Api::<Secret>::namespaced(client, &namespace), source, metrics, event_sender).await;
+            follow_one(
+                Api::<Secret>::namespaced(client, &namespace),
+                source,
+                metrics,
+                event_sender,
+            )
+            .await;
         }
         SourceKind::ConfigMap => {
-            follow_one(Api::<ConfigMap>::namespaced(client, &namespace), source, metrics, event_sender).await;
+            follow_one(
+                Api::<ConfigMap>::namespaced(client, &namespace),
+                source,
+                metrics,
+                event_sender,
+            )
+            .await;
         }
     }
 }

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_does_not_parse_still_tells_its_name() {
+    fn invalid_pod_keeps_its_name() {
         let mut pod = recorded();
         pod["spec"]["containers"] = json!("not a list");
         let guarded: kube::core::DeserializeGuard<StrippedPod> =

@@ -69,7 +69,10 @@ impl WatchConnection {
 
     /// Returns the time since the last call of [`Self::record_receipt`].
     pub(super) fn silent_for(&self) -> Duration {
-        self.last_received.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.last_received
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
     }
 
     /// Returns whether the API server was found restored to an older state since the last call.
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_present_is_asked_for_with_the_selection_of_the_watch() {
+    fn list_request_uses_the_selectors_of_the_watch() {
         for (uri, expected) in [
             ("/api/v1/pods?&watch=true&resourceVersion=42", "/api/v1/pods?limit=1"),
             (

@@ -126,7 +126,10 @@ pub async fn watch(
     };
     let mut watches = JoinSet::new();
     let all = async {
-        let sent = outputs.event_sender.send(WatchEvent::Cluster(cluster_id.await.into())).await;
+        let sent = outputs
+            .event_sender
+            .send(WatchEvent::Cluster(cluster_id.await.into()))
+            .await;
         if sent.is_err() {
             return;
         }

@@ -314,14 +314,17 @@ mod tests {
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (near.expect("connects"), far.expect("accepts").0)
+        let (client_stream, server_stream) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (client_stream.expect("connects"), server_stream.expect("accepts").0)
     }
 
     async fn opened(client: &PeerKey, server: &PeerKey) -> (Result<Reader, WireError>, Result<Writer, WireError>) {
-        let (near, far) = pair().await;
+        let (client_stream, server_stream) = pair().await;
         let (a, b) = (replica("a"), replica("b"));
-        tokio::join!(Reader::open(near, client, &a), Writer::open(far, server, &b))
+        tokio::join!(
+            Reader::open(client_stream, client, &a),
+            Writer::open(server_stream, server, &b)
+        )
     }
 
     #[tokio::test]
@@ -343,30 +346,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn neither_end_takes_one_with_another_key() {
+    async fn handshake_fails_with_different_keys() {
         let (reader, writer) = opened(&PeerKey::random(), &PeerKey::random()).await;
         assert!(matches!(reader, Err(WireError::WrongKey)));
         assert!(writer.is_err());
     }
 
     #[tokio::test]
-    async fn a_server_cannot_be_answered_with_its_own_words() {
+    async fn server_rejects_its_own_reflected_handshake() {
         let key = PeerKey::random();
-        let (mut near, far) = pair().await;
+        let (mut client_stream, server_stream) = pair().await;
         let reflect = async {
             let greeting = format!("{{\"v\":1,\"nonce\":\"{}\"}}\n", nonce());
-            near.write_all(greeting.as_bytes()).await.expect("sent");
+            client_stream.write_all(greeting.as_bytes()).await.expect("sent");
             let mut answer = vec![0; 4096];
-            let length = near.read(&mut answer).await.expect("an answer");
-            near.write_all(&answer[..length]).await.expect("sent");
+            let length = client_stream.read(&mut answer).await.expect("an answer");
+            client_stream.write_all(&answer[..length]).await.expect("sent");
         };
         let server = replica("b");
-        let (opened, ()) = tokio::join!(Writer::open(far, &key, &server), reflect);
+        let (opened, ()) = tokio::join!(Writer::open(server_stream, &key, &server), reflect);
         assert!(matches!(opened, Err(WireError::WrongKey)));
     }
 
     #[tokio::test]
-    async fn a_message_that_was_changed_or_repeated_on_the_way_ends_the_connection() {
+    async fn altered_or_replayed_message_ends_the_connection() {
         let key = PeerKey::random();
         for change in ["true", "repeat"] {
             let (reader, writer) = opened(&key, &key).await;
@@ -386,14 +389,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_s_long_line_is_not_read_to_its_end() {
-        let (mut near, far) = pair().await;
+    async fn overlong_line_of_an_unauthenticated_client_is_rejected() {
+        let (mut client_stream, server_stream) = pair().await;
         let flood = async {
             // The server may close the connection before all of it is sent.
-            let _ = near.write_all(&vec![b'x'; 1 << 20]).await;
+            let _ = client_stream.write_all(&vec![b'x'; 1 << 20]).await;
         };
         let (key, server) = (PeerKey::random(), replica("b"));
-        let (opened, ()) = tokio::join!(Writer::open(far, &key, &server), flood);
+        let (opened, ()) = tokio::join!(Writer::open(server_stream, &key, &server), flood);
         assert!(matches!(opened, Err(WireError::TooLong)));
     }
 }

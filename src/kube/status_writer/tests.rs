@@ -131,7 +131,11 @@ async fn conditions_that_stay_as_they_are_keep_their_time() {
     };
     let mut status_writer = status_writer();
     status_writer.take(StatusUpdate::Observed(orders(), Some(status_at("1/1", 10))));
-    status_writer.take(StatusUpdate::Wanted(orders(), status_at("2/2", 20), WritePolicy::Always));
+    status_writer.take(StatusUpdate::Wanted(
+        orders(),
+        status_at("2/2", 20),
+        WritePolicy::Always,
+    ));
     let (_, _, written) = status_writer.next().expect("different");
     assert_eq!(written.conditions[0].last_transition_time, at(10));
 }

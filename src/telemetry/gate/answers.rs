@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_however_many_are_bounded_and_make_no_reader_forgotten() {
+    fn rejection_cache_is_bounded_and_evicts_no_permission() {
         let (mut answers, begin, reader) = (Answers::default(), Instant::now(), Digest::of("reader"));
         answers.record(reader, &Judgement::Allowed, begin);
         for number in 0..10_000 {
