@@ -144,8 +144,8 @@ impl Right {
 /// Requests in flight at a time.
 const QUESTIONS: usize = 4;
 
-/// Returns which of `rights` the user has, or the client's own user if `None`. To ask about another user,
-/// the client needs the right to create subjectaccessreviews.
+/// Returns which of `rights` `user` has, or the client's own user if `None`. To ask about another user, the client
+/// needs the right to create subjectaccessreviews.
 pub async fn may(client: &Client, user: Option<&str>, rights: &[Right]) -> Result<Vec<bool>, ListingError> {
     let questions = stream::iter(rights).map(|right| async move {
         let (attributes, params) = (Some(right.attributes()), PostParams::default());
