@@ -291,7 +291,10 @@ mod tests {
         };
         assert_eq!(read, Ok(()));
         let results = flood.await;
-        let sent_away = results.iter().filter(|result| **result == Err(Refusal::TooMany)).count();
+        let sent_away = results
+            .iter()
+            .filter(|result| **result == Err(Refusal::TooMany))
+            .count();
         assert_eq!(sent_away, 1000 - waiting::OF_ONE, "rejected at once; the others waited");
         let reviews = reviews.load(Ordering::Relaxed);
         assert_eq!(reviews, waiting::OF_ONE + 1, "the waiting strangers and the reader");
