@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use leasehold::index::{Addresses, Index, Pod, PodPort, PodView, Port, PortTarget, Registration, Selector};
+use leasehold::index::{Addresses, Index, Pod, PodChange, PodPort, PodView, Port, PortTarget, Registration, Selector};
 use leasehold::model::{Family, NamespaceScope, Protocol, RegistrationRef};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -185,10 +185,11 @@ fn event(index: &mut Index, pods: &mut [Pod]) -> Duration {
             // 7919 is prime and divides none of the sizes, so each pod is visited once.
             let pod = &mut pods[step * 7919 % count as usize];
             pod.ready = !pod.ready;
-            let touches = index.apply_pod(pod);
-            assert_eq!(touches.len(), 1);
-            for touch in touches {
-                let view = index.view(&touch.registration, &touch.pod);
+            assert_eq!(index.apply_pod(pod), PodChange::Facts);
+            let selecting = index.selecting(&pod.namespace, &pod.name);
+            assert_eq!(selecting.len(), 1);
+            for registration in selecting {
+                let view = index.view(&registration, &pod.name);
                 assert_eq!(matches!(view, PodView::Ready(_)), pod.ready);
             }
         }
@@ -202,8 +203,8 @@ fn relist(index: &mut Index, pods: &[Pod]) -> Duration {
     let rounds = (0..ROUNDS).map(|_| {
         let start = Instant::now();
         index.begin_pod_relist(&NamespaceScope::Cluster);
-        let touched = pods.iter().map(|pod| index.apply_pod(pod).len()).sum::<usize>();
-        assert_eq!(touched + index.end_pod_relist(&NamespaceScope::Cluster).len(), 0);
+        assert!(pods.iter().all(|pod| index.apply_pod(pod) == PodChange::None));
+        assert_eq!(index.end_pod_relist(&NamespaceScope::Cluster), []);
         start.elapsed()
     });
     median(rounds.collect())

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use leasehold::api;
 use leasehold::format::{Format, RecordFormats, Service};
-use leasehold::index::{Addresses, DirtyMark, Index, Pod, PodPort, Port, PortTarget, Registration, Selector};
+use leasehold::index::{
+    Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector,
+};
 use leasehold::model::{
     Expect, Family, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Protocol, RegistrationRef, Revision,
     Transaction, TxnOutcome,
 };
-use leasehold::plan::{DesiredPod, FormatBinding, MetaKeys, Planner, RegistrationSettings, Step};
+use leasehold::plan::{DesiredState, FormatBinding, MetaKeys, Planner, PodState, RegistrationSettings, Step};
 
 const SIZES: [u32; 3] = [1_000, 10_000, 50_000];
 const NAMESPACES: u32 = 10;
@@ -154,9 +156,23 @@ struct Operator {
 struct Spent {
     /// Index, keys, and the three parts below.
     all: Duration,
-    set: Duration,
+    mark: Duration,
     next: Duration,
-    settle: Duration,
+    complete: Duration,
+}
+
+struct Desired<'a>(&'a Index, &'a HashMap<RegistrationRef, Vec<FormatBinding>>);
+
+impl DesiredState for Desired<'_> {
+    fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
+        self.0.selecting(namespace, pod)
+    }
+
+    fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
+        let if_ready = || self.0.view_if_ready(registration, pod);
+        let view = self.0.view(registration, pod);
+        Some(PodState::of(view, if_ready, self.1.get(registration)?))
+    }
 }
 
 impl Operator {
@@ -187,13 +203,21 @@ impl Operator {
 
     fn apply(&mut self, pod: &Pod) {
         let start = Instant::now();
-        for DirtyMark { registration, pod } in self.index.apply_pod(pod) {
-            let view = self.index.view(&registration, &pod);
-            let desired = DesiredPod::of(view, &self.bindings[&registration]);
-            let wanted = Instant::now();
-            self.planner.set_desired(&registration, &pod, desired);
-            self.spent.set += wanted.elapsed();
+        let change = self.index.apply_pod(pod);
+        let applied = Instant::now();
+        match change {
+            PodChange::None => {}
+            PodChange::Facts => {
+                let (namespace, pod) = (pod.namespace.as_str().into(), pod.name.as_str().into());
+                self.planner.mark_pod(&namespace, &pod, start);
+            }
+            PodChange::Selection(marks) => {
+                for DirtyMark { registration, pod } in marks {
+                    self.planner.mark_changed(&registration, &pod, false, start);
+                }
+            }
         }
+        self.spent.mark += applied.elapsed();
         self.spent.all += start.elapsed();
     }
 
@@ -220,9 +244,10 @@ impl Operator {
                     let verdict = etcd.commit(transaction);
                     let start = Instant::now();
                     self.planner.complete(ticket, Some(verdict));
-                    self.spent.settle += start.elapsed();
+                    self.spent.complete += start.elapsed();
                     self.spent.all += start.elapsed();
                 }
+                Step::Continue => {}
                 Step::Grant { ttl, count } => {
                     for _ in 0..count {
                         etcd.leases += 1;
@@ -236,7 +261,8 @@ impl Operator {
 
     fn next(&mut self) -> Option<Step> {
         let start = Instant::now();
-        let step = self.planner.next(Transaction::MAX_OPS, 0);
+        let desired = Desired(&self.index, &self.bindings);
+        let step = self.planner.next(&desired, Transaction::MAX_OPS, 0);
         let took = start.elapsed();
         self.spent.next += took;
         self.spent.all += took;
@@ -300,10 +326,20 @@ fn event(operator: &mut Operator, etcd: &mut StandIn, pods: &mut [Pod]) -> Spent
         operator.apply(pod);
         assert_eq!(operator.run(etcd), 2);
     }
-    let Spent { all, set, next, settle } = operator.spent;
-    let [all, set, next, settle] =
-        [all, set, next, settle].map(|spent| spent / u32::try_from(count).expect("a benchmark's size is small"));
-    Spent { all, set, next, settle }
+    let Spent {
+        all,
+        mark,
+        next,
+        complete,
+    } = operator.spent;
+    let [all, mark, next, complete] =
+        [all, mark, next, complete].map(|spent| spent / u32::try_from(count).expect("a benchmark's size is small"));
+    Spent {
+        all,
+        mark,
+        next,
+        complete,
+    }
 }
 
 fn main() {
@@ -320,8 +356,12 @@ fn main() {
         let of = |part: fn(&Spent) -> Duration| median(flips.iter().map(part).collect());
         let event = of(|spent| spent.all);
         println!("{size:>6} pods, 2 keys each: event {event:?}, full plan {full:?}, adoption {adopted:?}");
-        let (set, next, settle) = (of(|spent| spent.set), of(|spent| spent.next), of(|spent| spent.settle));
-        println!("             of an event: set_tenancy {set:?}, next {next:?}, settle {settle:?}");
+        let (mark, next, complete) = (
+            of(|spent| spent.mark),
+            of(|spent| spent.next),
+            of(|spent| spent.complete),
+        );
+        println!("             of an event: mark {mark:?}, next {next:?}, complete {complete:?}");
         all.push((event, full / size, adopted / size));
     }
     let ratio =

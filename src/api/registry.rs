@@ -137,9 +137,9 @@ pub struct Limits {
     #[x_kube(validation = Rule::new("self >= 1 && self <= 64").message("transactionsInFlight must be 1 to 64; 4 suits most"))]
     pub transactions_in_flight: u32,
 
-    /// The long-term rate of pod changes that are written for each namespace, per second, counted once per registration
-    /// that selects the pod: 1 to 100000. Defaults to 500. Bursts may be as large as ten seconds of this rate. If pods
-    /// change faster, only their last state is written, so that other namespaces are not delayed.
+    /// The pod changes per second up to which a namespace is served in turn with the others, counted once per
+    /// registration that selects the pod: 1 to 100000. Defaults to 500. Bursts may be as large as ten seconds of this
+    /// rate. Changes above it are written while no other namespace waits. Deletions of pods are never delayed.
     #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("changesPerSecondPerNamespace must be 1 to 100000; 500 suits most"))]
     pub changes_per_second_per_namespace: u32,
 }

@@ -10,11 +10,13 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
+use super::cache::Cache;
 use super::{Command, Controller, record_formats};
 use crate::api::{FormatStatus, LastSynced, Reason, ServiceRegistration, ServiceRegistrationStatus};
 use crate::controller::compile::{Compiled, Invalid, Reserved, compile, compile_last, reference};
 use crate::controller::worker::Version;
 use crate::format::{FormatError, Reading};
+use crate::index::DirtyMark;
 use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, StatusUpdate, WritePolicy};
 use crate::model::{Mark, NamespaceScope, Prefix, RegistrationRef};
 use crate::plan::{Holding, RegistrationSettings, Since, Subject, refused_status};
@@ -143,16 +145,17 @@ fn previous(entry: &Entry, object: &ServiceRegistration, compiled: &Compiled) ->
 impl Controller {
     pub(super) fn registration(
         &mut self,
+        cache: &mut Cache,
         area: &NamespaceScope,
         seen: ObjectEvent<Box<ServiceRegistration>>,
         now: Instant,
     ) {
         match seen {
             ObjectEvent::ListBegins => self.registration_lists.begin(area),
-            ObjectEvent::Lost(_) => self.weigh(now),
-            ObjectEvent::Applied(object) => self.registration_applied(&object, now),
+            ObjectEvent::Lost(_) => self.weigh(cache, now),
+            ObjectEvent::Applied(object) => self.registration_applied(cache, &object, now),
             ObjectEvent::Deleted { namespace, name } => {
-                self.registration_gone(&RegistrationRef::new(namespace, name));
+                self.registration_gone(cache, &RegistrationRef::new(namespace, name));
                 self.tell_unclear();
             }
             ObjectEvent::Unreadable {
@@ -164,38 +167,38 @@ impl Controller {
                 let reference = RegistrationRef::new(namespace, name);
                 let message = format!("This object cannot be decoded: {cause}. Correct it and apply it again.");
                 // The operator's own status update changes the object, too.
-                if !self.mark(&reference, String::new(), generation) {
+                if !self.mark(cache, &reference, String::new(), generation) {
                     return;
                 }
                 let refusal = Refusal {
                     reason: Reason::InvalidSpec,
                     message,
                 };
-                self.refuse(&reference, generation, RejectedSpec::Unusable(None), refusal);
+                self.refuse(cache, &reference, generation, RejectedSpec::Unusable(None), refusal);
                 self.tell_unclear();
             }
             ObjectEvent::ListComplete => {
                 let began = self.registration_lists.began(area);
-                let listed = self
+                let listed = cache
                     .entries
                     .iter()
                     .filter(|(reference, _)| area.contains(&reference.namespace));
                 let gone = listed.filter(|(_, entry)| entry.list.is_before(began));
                 let gone: Vec<RegistrationRef> = gone.map(|(reference, _)| reference.clone()).collect();
                 for reference in gone {
-                    self.registration_gone(&reference);
+                    self.registration_gone(cache, &reference);
                 }
                 self.tell_unclear();
                 self.streams.listed(REGISTRATIONS, area);
-                self.weigh(now);
+                self.weigh(cache, now);
             }
         }
     }
 
     /// Marks the registration as present. Returns whether this version is new.
-    fn mark(&mut self, reference: &RegistrationRef, uid: String, generation: i64) -> bool {
+    fn mark(&mut self, cache: &mut Cache, reference: &RegistrationRef, uid: String, generation: i64) -> bool {
         let list = self.registration_lists.mark();
-        let entry = self.entries.entry(reference.clone()).or_insert_with(|| Entry {
+        let entry = cache.entries.entry(reference.clone()).or_insert_with(|| Entry {
             uid: String::new(),
             generation: 0,
             list,
@@ -217,35 +220,41 @@ impl Controller {
         is_new
     }
 
-    fn registration_applied(&mut self, object: &ServiceRegistration, now: Instant) {
+    fn registration_applied(&mut self, cache: &mut Cache, object: &ServiceRegistration, now: Instant) {
         let reference = reference(object);
         let seen = StatusUpdate::Observed(reference.clone(), object.status.clone());
         // The status writer runs until the process ends.
         let _ = self.workers.context().registrations.send(seen);
         let generation = object.metadata.generation.unwrap_or_default();
-        let is_new = self.mark(&reference, object.uid().unwrap_or_default(), generation);
-        let entry = self.entries.get_mut(&reference).expect("mark() has added it");
+        let is_new = self.mark(cache, &reference, object.uid().unwrap_or_default(), generation);
+        let entry = cache.entries.get_mut(&reference).expect("mark() has added it");
         let record = Record::of(object.status.as_ref());
         let before = std::mem::replace(&mut entry.record, record);
         if !is_new {
             if before != entry.record {
-                self.recorded(&reference, now);
+                self.recorded(cache, &reference, now);
             }
             return;
         }
         entry.kept = record_formats::kept(object);
-        self.examine(&reference, object, now);
+        self.examine(cache, &reference, object, now);
         self.tell_unclear();
     }
 
     /// Compiles a registration with the current RecordFormats, and admits or rejects it.
-    pub(super) fn examine(&mut self, reference: &RegistrationRef, object: &ServiceRegistration, now: Instant) {
-        let entry = self.entries.get_mut(reference).expect("mark() has added it");
+    pub(super) fn examine(
+        &mut self,
+        cache: &mut Cache,
+        reference: &RegistrationRef,
+        object: &ServiceRegistration,
+        now: Instant,
+    ) {
+        let entry = cache.entries.get_mut(reference).expect("mark() has added it");
         match compile(object, self.library.formats()) {
             Ok(mut compiled) => {
                 entry.refusal = None;
                 compiled.previous = previous(entry, object, &compiled);
-                self.admit(reference, Box::new(compiled), now);
+                self.admit(cache, reference, Box::new(compiled), now);
             }
             // The list of RecordFormats is not complete and may contain it: `examine_waiting` retries.
             Err(Invalid::Format(FormatError::NoRecordFormat(_)))
@@ -259,17 +268,23 @@ impl Controller {
                 // Admit the last good spec, as if this process had been running when that spec came into force.
                 let last = entry.record.last_synced.as_ref().filter(|_| entry.in_force.is_none());
                 if let Some(last) = last.and_then(|last| compile_last(object, last)) {
-                    self.admit(reference, Box::new(last), now);
+                    self.admit(cache, reference, Box::new(last), now);
                 }
                 let registry = object.spec.registry.as_str().into();
-                self.refuse(reference, generation, RejectedSpec::Unusable(Some(registry)), refusal);
+                self.refuse(
+                    cache,
+                    reference,
+                    generation,
+                    RejectedSpec::Unusable(Some(registry)),
+                    refusal,
+                );
             }
         }
     }
 
     /// Handles a status with a changed record, written by this or another replica.
-    fn recorded(&mut self, reference: &RegistrationRef, now: Instant) {
-        let entry = &self.entries[reference];
+    fn recorded(&mut self, cache: &mut Cache, reference: &RegistrationRef, now: Instant) {
+        let entry = &cache.entries[reference];
         let Some(compiled) = &entry.in_force else {
             return;
         };
@@ -295,18 +310,18 @@ impl Controller {
             compiled.previous = None;
         }
         if is_done || differs {
-            self.admit_again(reference, compiled, now);
+            self.admit_again(cache, reference, compiled, now);
         } else {
-            let concerned = self.settle_among_neighbours(reference, &compiled);
-            self.look_again(&concerned, now);
+            let concerned = self.settle_among_neighbours(cache, reference, &compiled);
+            self.look_again(cache, &concerned, now);
         }
     }
 
     /// Admits the spec in force again. A newer pending spec stays pending.
-    fn admit_again(&mut self, reference: &RegistrationRef, compiled: Box<Compiled>, now: Instant) {
-        let pending = self.entries.get_mut(reference).and_then(|entry| entry.pending.take());
-        self.admit(reference, compiled, now);
-        if let Some(entry) = self.entries.get_mut(reference).filter(|entry| entry.pending.is_none()) {
+    fn admit_again(&mut self, cache: &mut Cache, reference: &RegistrationRef, compiled: Box<Compiled>, now: Instant) {
+        let pending = cache.entries.get_mut(reference).and_then(|entry| entry.pending.take());
+        self.admit(cache, reference, compiled, now);
+        if let Some(entry) = cache.entries.get_mut(reference).filter(|entry| entry.pending.is_none()) {
             entry.pending = pending;
         }
     }
@@ -314,11 +329,12 @@ impl Controller {
     /// Updates the claims of `registration` in the overlap check. Returns the registrations to check again.
     fn settle_among_neighbours(
         &mut self,
+        cache: &Cache,
         reference: &RegistrationRef,
         compiled: &Compiled,
     ) -> BTreeSet<RegistrationRef> {
         let registration = &compiled.registration;
-        let entry = &self.entries[reference];
+        let entry = &cache.entries[reference];
         let mut readings = Vec::new();
         for reading in compiled.readings() {
             let Some(reading) = reading else {
@@ -378,13 +394,19 @@ impl Controller {
     }
 
     /// Puts a spec in force or rejects it.
-    pub(super) fn admit(&mut self, reference: &RegistrationRef, mut compiled: Box<Compiled>, now: Instant) {
+    pub(super) fn admit(
+        &mut self,
+        cache: &mut Cache,
+        reference: &RegistrationRef,
+        mut compiled: Box<Compiled>,
+        now: Instant,
+    ) {
         let registration = &compiled.registration;
         let (registry, generation) = (registration.registry.clone(), registration.generation);
         let Some(known) = self.registries.get(&registry) else {
             if !self.streams.is_listed(REGISTRIES, &NamespaceScope::Cluster) {
                 // The list of Registries is not complete and may contain it: `admit_pending` retries.
-                self.entries.get_mut(reference).expect("mark() has added it").pending = Some(compiled);
+                cache.entries.get_mut(reference).expect("mark() has added it").pending = Some(compiled);
                 return;
             }
             let refusal = Refusal {
@@ -393,10 +415,10 @@ impl Controller {
                     "The Registry \"{registry}\" does not exist: create it, or name another one in a new registration."
                 ),
             };
-            return self.refuse(reference, generation, RejectedSpec::Pending(compiled), refusal);
+            return self.refuse(cache, reference, generation, RejectedSpec::Pending(compiled), refusal);
         };
         let reserved = self.reserved(&compiled);
-        let entry = self.entries.get_mut(reference).expect("mark() has added it");
+        let entry = cache.entries.get_mut(reference).expect("mark() has added it");
         // If the spec in force is admitted again, a newer rejected spec stays rejected.
         let newer = |newest: &Compiled| {
             let (newest, this) = (&newest.registration, &compiled.registration);
@@ -414,7 +436,13 @@ impl Controller {
             });
             if !is_in_force || reserved.registry == registry {
                 entry.reserved = Some(compiled);
-                return self.refuse(reference, generation, RejectedSpec::Unusable(Some(registry)), refusal);
+                return self.refuse(
+                    cache,
+                    reference,
+                    generation,
+                    RejectedSpec::Unusable(Some(registry)),
+                    refusal,
+                );
             }
             // The registration was in force before the metaPrefix: it keeps its keys elsewhere, and is frozen.
             tracing::warn!(registration = %reference, generation, message = refusal.message, "frozen");
@@ -434,32 +462,24 @@ impl Controller {
             let bookkeeping = Prefix::below(&format!("{meta_prefix}{}", self.workers.context().cluster_id));
             verdict.forbidden.push(compiled.keep_out(bookkeeping, registry));
         }
-        if let Some(denial) = &verdict.denial {
-            tracing::warn!(registration = %reference, generation, %registry, denial, "access rules deny some formats");
-        }
-        let concerned = self.settle_among_neighbours(reference, &compiled);
+        let concerned = self.settle_among_neighbours(cache, reference, &compiled);
         compiled.stand_aside(&self.overlaps.aside(reference));
-        for (_, aside) in &compiled.aside {
-            tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format is suppressed");
-        }
         let known = self.registries.get(&registry).expect("it was found above");
         let terms = compiled.terms(known.spec());
         let registration = &compiled.registration;
-        let former = self.entries[reference].in_force();
-        if !former.is_some_and(|former| former.registration == *registration && former.bindings == compiled.bindings) {
-            tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "applying spec");
-        }
+        let former = cache.entries[reference].in_force();
+        log_admission(&compiled, former, verdict.denial.as_deref());
         if former.is_some_and(|former| compiled.rewrites(former)) {
             // The index sees no difference: remove the registration first, so that every pod counts as changed.
-            self.index.delete_registration(reference);
+            cache.index.delete_registration(reference);
         }
-        let touches = self.index.apply_registration(registration.clone());
+        let marks = cache.index.apply_registration(registration.clone());
         let rule = Command::Rule {
             registration: reference.clone(),
             verdict,
         };
-        let register = self.register(reference, &compiled, terms);
-        let entry = self.entries.get_mut(reference).expect("mark() has added it");
+        let register = self.register(cache, reference, &compiled, terms);
+        let entry = cache.entries.get_mut(reference).expect("mark() has added it");
         let former = entry.in_force.replace(compiled);
         if entry.pending.take().is_some() {
             entry.refusal = None;
@@ -477,12 +497,27 @@ impl Controller {
             let command = Command::refuse(reference, generation, refusal.reason, refusal.message);
             self.workers.send(&registry, command);
         }
-        self.forward(touches, now);
-        self.look_again(&concerned, now);
+        for DirtyMark { registration, pod } in marks {
+            self.workers.send(
+                &registry,
+                Command::PodEdited {
+                    registration,
+                    pod,
+                    at: now,
+                },
+            );
+        }
+        self.look_again(cache, &concerned, now);
     }
 
     /// Returns the command to apply `compiled` with these settings.
-    fn register(&self, reference: &RegistrationRef, compiled: &Compiled, terms: RegistrationSettings) -> Command {
+    fn register(
+        &self,
+        cache: &Cache,
+        reference: &RegistrationRef,
+        compiled: &Compiled,
+        terms: RegistrationSettings,
+    ) -> Command {
         let registration = &compiled.registration;
         Command::Register {
             registration: reference.clone(),
@@ -492,13 +527,13 @@ impl Controller {
                 uid: registration.uid.clone(),
                 generation: registration.generation,
             },
-            selected: self.index.selected_count(reference),
+            selected: cache.index.selected_count(reference),
             aside: compiled.told_aside(),
             keeps_previous: compiled.previous.is_some(),
             since: self.claims(reference, compiled),
             places: self.places(reference, compiled),
             identity: compiled.identity.clone(),
-            last_synced: self.entries[reference].record.last_synced.clone(),
+            last_synced: cache.entries[reference].record.last_synced.clone(),
         }
     }
 
@@ -510,9 +545,9 @@ impl Controller {
 
     /// Checks the registrations against the metaPrefixes again, whichever Registry they name. Call when a Registry was
     /// created or deleted, or its metaPrefix has changed.
-    pub(super) fn judge_reserved(&mut self, now: Instant) {
+    pub(super) fn judge_reserved(&mut self, cache: &mut Cache, now: Instant) {
         let mut concerned = Vec::new();
-        for (reference, entry) in &self.entries {
+        for (reference, entry) in &cache.entries {
             if let Some(newest) = &entry.reserved {
                 if self.reserved(newest).is_none() {
                     concerned.push((reference.clone(), newest.clone()));
@@ -525,39 +560,46 @@ impl Controller {
         }
         for (reference, compiled) in concerned {
             // Remove the registration first, so that every pod counts as changed.
-            self.index.delete_registration(&reference);
-            self.admit(&reference, compiled, now);
+            cache.index.delete_registration(&reference);
+            self.admit(cache, &reference, compiled, now);
         }
         self.tell_unclear();
     }
 
     /// Suppresses or restores formats of registrations in force, according to the current overlaps.
-    fn look_again(&mut self, concerned: &BTreeSet<RegistrationRef>, now: Instant) {
+    fn look_again(&mut self, cache: &mut Cache, concerned: &BTreeSet<RegistrationRef>, now: Instant) {
         for reference in concerned {
             let aside = self.overlaps.aside(reference);
-            let Some(compiled) = self.entries.get(reference).and_then(|entry| entry.in_force.clone()) else {
+            let Some(compiled) = cache.entries.get(reference).and_then(|entry| entry.in_force.clone()) else {
                 continue;
             };
             if compiled.all_aside().eq(aside) {
                 continue;
             }
             // Remove the registration first, so that every pod counts as changed.
-            self.index.delete_registration(reference);
-            self.admit_again(reference, compiled, now);
+            cache.index.delete_registration(reference);
+            self.admit_again(cache, reference, compiled, now);
         }
     }
 
     /// Removes a registration from the overlap check, and restores the formats that it suppressed.
-    fn leaves_its_neighbours(&mut self, reference: &RegistrationRef, now: Instant) {
+    fn leaves_its_neighbours(&mut self, cache: &mut Cache, reference: &RegistrationRef, now: Instant) {
         let concerned = self.overlaps.leave(reference);
-        self.look_again(&concerned, now);
+        self.look_again(cache, &concerned, now);
     }
 
     /// Reports why the newest spec of a registration is rejected. The spec in force stays in force.
-    fn refuse(&mut self, reference: &RegistrationRef, generation: i64, spec: RejectedSpec, refusal: Refusal) {
+    fn refuse(
+        &mut self,
+        cache: &mut Cache,
+        reference: &RegistrationRef,
+        generation: i64,
+        spec: RejectedSpec,
+        refusal: Refusal,
+    ) {
         let Refusal { reason, message } = refusal;
         tracing::warn!(registration = %reference, generation, reason = reason.as_str(), %message, "spec rejected");
-        let entry = self.entries.get_mut(reference).expect("mark() has added it");
+        let entry = cache.entries.get_mut(reference).expect("mark() has added it");
         entry.refusal = Some(Refusal {
             reason,
             message: message.clone(),
@@ -568,7 +610,7 @@ impl Controller {
         if let Some(former) = entry.in_force.take_if(of_another) {
             // The registration was deleted and created again between two lists: the spec in force belongs to the
             // deleted object.
-            self.index.delete_registration(reference);
+            cache.index.delete_registration(reference);
             let command = Command::Remove(reference.clone());
             self.workers.send(&former.registration.registry, command);
             concerned = self.overlaps.leave(reference);
@@ -610,23 +652,23 @@ impl Controller {
             occurrence: generation.to_string(),
         });
         let mut status = refused_status(reason, &message, subject, &Time(Timestamp::now()));
-        let record = self.entries[reference].record.clone();
+        let record = cache.entries[reference].record.clone();
         status.formats = record.formats;
         status.last_synced = record.last_synced.map(|last| (*last).clone());
         let note = StatusUpdate::Wanted(reference.clone(), status, WritePolicy::Once);
         let _ = self.workers.context().registrations.send(note);
-        self.look_again(&concerned, Instant::now());
+        self.look_again(cache, &concerned, Instant::now());
     }
 
-    fn registration_gone(&mut self, reference: &RegistrationRef) {
+    fn registration_gone(&mut self, cache: &mut Cache, reference: &RegistrationRef) {
         let _ = self
             .workers
             .context()
             .registrations
             .send(StatusUpdate::Gone(reference.clone()));
-        self.index.delete_registration(reference);
+        cache.index.delete_registration(reference);
         self.unclear.remove(reference);
-        let Some(entry) = self.entries.remove(reference) else {
+        let Some(entry) = cache.entries.remove(reference) else {
             return;
         };
         tracing::info!(registration = %reference, "deleted");
@@ -634,39 +676,39 @@ impl Controller {
             let command = Command::Remove(reference.clone());
             self.workers.send(&in_force.registration.registry, command);
         }
-        self.leaves_its_neighbours(reference, Instant::now());
+        self.leaves_its_neighbours(cache, reference, Instant::now());
     }
 
     /// Admits the registrations of `registry` again, after its spec has changed.
-    pub(super) fn admit_all(&mut self, registry: &str, now: Instant) {
-        for (reference, compiled) in self.asking_for(registry) {
-            self.admit(&reference, compiled, now);
+    pub(super) fn admit_all(&mut self, cache: &mut Cache, registry: &str, now: Instant) {
+        for (reference, compiled) in cache.asking_for(registry) {
+            self.admit(cache, &reference, compiled, now);
         }
         self.tell_unclear();
     }
 
     /// Admits the pending registrations once all Registries are listed: a missing Registry does not exist.
-    pub(super) fn admit_pending(&mut self, now: Instant) {
+    pub(super) fn admit_pending(&mut self, cache: &mut Cache, now: Instant) {
         let waiting =
             |(reference, entry): (&RegistrationRef, &Entry)| Some((reference.clone(), entry.pending.clone()?));
-        let mut waiting: Vec<_> = self.entries.iter().filter_map(waiting).collect();
+        let mut waiting: Vec<_> = cache.entries.iter().filter_map(waiting).collect();
         waiting.sort_by_key(|(reference, compiled)| (compiled.registration.created, reference.clone()));
         for (reference, compiled) in waiting {
-            self.admit(&reference, compiled, now);
+            self.admit(cache, &reference, compiled, now);
         }
         self.tell_unclear();
     }
 
     /// Sends everything to a new worker, as after a restart.
-    pub(super) fn hand_over(&mut self, registry: &Arc<str>, now: Instant) {
+    pub(super) fn hand_over(&mut self, cache: &mut Cache, registry: &Arc<str>, now: Instant) {
         let unclear = self.unclear.send(registry);
         self.workers.send(registry, Command::SomeAreUnclear(unclear));
         self.workers
             .send(registry, Command::KubernetesIsOutdated(self.outdated.clone()));
-        for (reference, compiled) in self.asking_for(registry) {
+        for (reference, compiled) in cache.asking_for(registry) {
             // Remove the registration first, so that every pod counts as changed.
-            self.index.delete_registration(&reference);
-            self.admit(&reference, compiled, now);
+            cache.index.delete_registration(&reference);
+            self.admit(cache, &reference, compiled, now);
         }
         self.tell_unclear();
         if let Some(known) = self.registries.get(registry) {
@@ -679,27 +721,14 @@ impl Controller {
     }
 
     /// Takes the registrations of a deleted Registry out of force.
-    pub(super) fn withdraw_all(&mut self, registry: &str, now: Instant) {
-        for (reference, compiled) in self.asking_for(registry) {
-            self.index.delete_registration(&reference);
-            self.entries.get_mut(&reference).expect("it has an entry").in_force = None;
+    pub(super) fn withdraw_all(&mut self, cache: &mut Cache, registry: &str, now: Instant) {
+        for (reference, compiled) in cache.asking_for(registry) {
+            cache.index.delete_registration(&reference);
+            cache.entries.get_mut(&reference).expect("it has an entry").in_force = None;
             // The other registrations of this Registry are withdrawn, too, and need no new overlap check.
             self.overlaps.leave(&reference);
-            self.admit(&reference, compiled, now);
+            self.admit(cache, &reference, compiled, now);
         }
-    }
-
-    /// Returns the registrations that name `registry`, with their newest specs, oldest first: in this order they claim
-    /// their prefixes.
-    pub(super) fn asking_for(&self, registry: &str) -> Vec<(RegistrationRef, Box<Compiled>)> {
-        let all = self
-            .entries
-            .iter()
-            .filter_map(|(reference, entry)| Some((reference.clone(), Box::new(entry.newest()?.clone()))));
-        let asking = all.filter(|(_, compiled)| *compiled.registration.registry == *registry);
-        let mut asking: Vec<(RegistrationRef, Box<Compiled>)> = asking.collect();
-        asking.sort_by_key(|(reference, compiled)| (compiled.registration.created, reference.clone()));
-        asking
     }
 
     /// Notifies each worker if registrations with unknown keys have appeared in its Registry, or the last one has
@@ -710,5 +739,21 @@ impl Controller {
                 self.workers.send(registry, Command::SomeAreUnclear(unclear));
             }
         }
+    }
+}
+
+/// Logs that `compiled` takes effect, and what of it does not.
+fn log_admission(compiled: &Compiled, former: Option<&Compiled>, denial: Option<&str>) {
+    let registration = &compiled.registration;
+    let (reference, registry, generation) = (&registration.reference, &registration.registry, registration.generation);
+    if let Some(denial) = denial {
+        tracing::warn!(registration = %reference, generation, %registry, denial, "access rules deny some formats");
+    }
+    for (_, aside) in &compiled.aside {
+        tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format is suppressed");
+    }
+    let is_same = |former: &Compiled| former.registration == *registration && former.bindings == compiled.bindings;
+    if !former.is_some_and(is_same) {
+        tracing::info!(registration = %reference, generation, %registry, service = %registration.service, "applying spec");
     }
 }

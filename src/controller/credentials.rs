@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::cache::Cache;
 use super::{Command, Controller};
 use crate::controller::access::{Unresolved, resolve, sources};
 use crate::controller::worker::{Trouble, trouble};
@@ -13,7 +14,7 @@ use crate::telemetry::RegistryHealth;
 
 impl Controller {
     /// Handles the current content of a Secret or ConfigMap.
-    pub(super) fn source(&mut self, source: Source, content: Content, now: Instant) {
+    pub(super) fn source(&mut self, cache: &mut Cache, source: Source, content: Content, now: Instant) {
         if self.sources.get(&source) == Some(&content) {
             return;
         }
@@ -25,7 +26,7 @@ impl Controller {
         let asking: Vec<Arc<str>> = asking.map(|(name, _)| name.clone()).collect();
         self.sources.insert(source, content);
         for name in asking {
-            self.enter(&name, now);
+            self.enter(cache, &name, now);
         }
     }
 
@@ -47,7 +48,7 @@ impl Controller {
     /// Serves the Registry with the endpoints and credentials that it names, as far as they are known. After etcd has
     /// accepted an access, the existing worker tests a new access before it uses it. Before that there is nothing to
     /// lose, and new endpoints get a new worker. Invalid credentials change nothing.
-    pub(super) fn enter(&mut self, name: &Arc<str>, now: Instant) {
+    pub(super) fn enter(&mut self, cache: &mut Cache, name: &Arc<str>, now: Instant) {
         let context = self.workers.context();
         let Some(known) = self.registries.get(name) else {
             return;
@@ -71,7 +72,7 @@ impl Controller {
                     let told = known.told.clone();
                     self.workers.start(name, spec, version, Err(trouble.clone()));
                     self.workers.send(name, Command::Status(told));
-                    self.hand_over(name, now);
+                    self.hand_over(cache, name, now);
                 }
                 self.is_wrong(name, Some(trouble));
             }
@@ -97,7 +98,7 @@ impl Controller {
                         if begin != access {
                             self.workers.send(name, Command::Access(Ok(access.clone())));
                         }
-                        self.hand_over(name, now);
+                        self.hand_over(cache, name, now);
                     }
                 }
                 self.offered(name, access);

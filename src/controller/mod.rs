@@ -6,7 +6,7 @@
 
 mod access;
 mod admission;
-mod bypass;
+mod cache;
 mod compile;
 mod credentials;
 mod debouncer;
@@ -16,8 +16,6 @@ mod overlaps;
 mod policy;
 mod preview;
 mod purge;
-mod queue;
-mod rate_limits;
 mod record_formats;
 mod registries;
 mod run;
@@ -39,76 +37,36 @@ pub use preview::{Change, Outcome, Preview, Refusal, meet};
 pub use purge::{Purge, PurgeError, Purged};
 pub use run::{MetricsAuth, Options, run};
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
+use self::cache::{Cache, SharedCache};
 use self::overlaps::PrefixOverlaps;
-use self::queue::{Bookmark, WorkItem, WorkQueue};
-use self::rate_limits::NamespaceRateLimiter;
 use self::record_formats::Library;
 use self::registries::Known;
 use self::state::State;
 use self::streams::Streams;
 use self::unclear::UnclearRegistrations;
-use self::worker::{Command, Context, Outdated};
+use self::worker::{Command, Context, MissingPod, Outdated};
 use self::workers::Workers;
 use crate::etcd::Access;
-use crate::index::{DirtyMark, Index, NamespaceCache, Pod};
+use crate::index::{DirtyMark, NamespaceCache, Pod, PodChange};
 use crate::kube::{
     Content, NAMESPACES, ObjectEvent, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Source, WatchEvent,
 };
 use crate::model::{NamespaceScope, RegistrationRef, Relists};
-use crate::plan::PodState;
 
-/// Maximum number of watch events consumed before the controller processes queued items.
+/// Maximum number of watch events that are handled while the cache is locked.
 const BATCH: usize = 256;
-/// Maximum time for which the controller processes queued items before it consumes watch events again: meanwhile,
-/// events of other namespaces wait.
-const SLICE: Duration = Duration::from_millis(1);
-/// Maximum number of pod commands on their way to the workers, which process commands first in, first out. All others
-/// wait in the work queue, where the namespaces are served in turn.
-const ON_THEIR_WAY: u32 = 64;
-/// Finding one of a pod's registrations is this many times cheaper than sending the command for it.
-const FINDING: usize = 8;
-
-/// How far the work queue was drained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PassedOn {
-    /// The queue is empty.
-    All,
-    /// The time slice is over. The rest can be processed at once.
-    Some,
-    /// All permits are in use: the workers must catch up first.
-    Enough,
-    /// Every queued namespace exceeds its rate limit, the first one until this instant.
-    Paced(Instant),
-}
-
-impl PassedOn {
-    /// Waits until the first namespace is within its rate limit again. Never returns for other values.
-    async fn pause(self) {
-        match self {
-            Self::Paced(until) => tokio::time::sleep_until(until.into()).await,
-            Self::All | Self::Some | Self::Enough => std::future::pending().await,
-        }
-    }
-}
 
 /// Maintains the index from watch events, admits registrations and sends commands to the workers.
 pub struct Controller {
-    index: Index,
-    /// Pod events that are not in the index yet, and dirty marks that were not sent to the workers yet.
-    queue: WorkQueue,
-    rate_limits: NamespaceRateLimiter,
-    /// Permits for pod commands on their way to the workers.
-    room: Arc<Semaphore>,
-    entries: HashMap<RegistrationRef, Entry>,
+    cache: SharedCache,
     registries: HashMap<Arc<str>, Known>,
     overlaps: PrefixOverlaps,
     library: Library,
@@ -134,11 +92,7 @@ impl Controller {
     pub fn new(context: Context, state: watch::Sender<Option<State>>, shutdown: CancellationToken) -> Self {
         let streams = Streams::new(context.hearing.watch_scope());
         Self {
-            index: Index::new(),
-            queue: WorkQueue::default(),
-            rate_limits: NamespaceRateLimiter::default(),
-            room: Arc::new(Semaphore::new(ON_THEIR_WAY as usize)),
-            entries: HashMap::new(),
+            cache: context.cache.clone(),
             registries: HashMap::new(),
             overlaps: PrefixOverlaps::default(),
             library: Library::default(),
@@ -155,118 +109,95 @@ impl Controller {
         }
     }
 
-    /// Processes `news` until `shutdown`. Returns an error if a worker fails.
+    /// Handles `events` until `shutdown`. Returns an error if a worker fails.
     pub async fn run(
         mut self,
-        mut news: mpsc::Receiver<WatchEvent>,
+        mut events: mpsc::Receiver<WatchEvent>,
         mut good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
         shutdown: CancellationToken,
     ) -> Result<(), Failure> {
-        let (room, bypass) = (self.room.clone(), self.workers.context().bypass.clone());
-        let mut passed_on = PassedOn::All;
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 failure = self.workers.failure() => return Err(failure),
                 Some((registry, access)) = good.recv() => self.is_good(&registry, access),
-                first = news.recv() => {
+                first = events.recv() => {
                     let Some(first) = first else { break };
-                    self.take(first, Instant::now());
-                    for _ in 1..BATCH {
-                        match news.try_recv() {
-                            Ok(next) => self.take(next, Instant::now()),
-                            Err(_) => break,
-                        }
-                    }
+                    let more = std::iter::from_fn(|| events.try_recv().ok());
+                    self.take_all(std::iter::once(first).chain(more.take(BATCH - 1)));
                 }
-                // Wait until half of the permits are free: a worker processes commands that arrive together as one
-                // batch.
-                freed = room.acquire_many(ON_THEIR_WAY / 2), if passed_on == PassedOn::Enough => drop(freed),
-                () = tokio::task::yield_now(), if passed_on == PassedOn::Some => {}
-                () = passed_on.pause() => {}
-                () = bypass.begins() => {}
             }
-            passed_on = self.pass_on();
-            self.tell_progress();
-            self.count();
         }
         self.workers.retire().await;
         Ok(())
     }
 
-    /// Sends the workers the freshness of the caches, after the events that it covers.
-    fn tell_progress(&mut self) {
-        while let Some(Bookmark {
-            stream,
-            version,
-            present,
-        }) = self.queue.take_reached()
-        {
-            self.streams.reach(&stream, version, present);
+    /// Updates the cache from `events`, and sends the commands that belong to them before it unlocks the cache.
+    fn take_all(&mut self, events: impl Iterator<Item = WatchEvent>) {
+        let cache = self.cache.clone();
+        let mut cache = cache.write();
+        for event in events {
+            self.take(&mut cache, event, Instant::now());
         }
-        if let Some(progress) = self.streams.take_progress() {
-            self.workers.send_all(|| Command::Freshness(progress.clone()));
+        if let Some(freshness) = self.streams.take_progress() {
+            self.workers.send_all(|| Command::Freshness(freshness.clone()));
         }
+        self.count(&cache);
     }
 
-    fn count(&self) {
+    fn count(&self, cache: &Cache) {
         let metrics = &self.workers.context().metrics;
-        metrics.set_pods(self.index.pod_count());
-        metrics.set_registrations(self.entries.len());
+        metrics.set_pods(cache.index.pod_count());
+        metrics.set_registrations(cache.entries.len());
     }
 
-    fn take(&mut self, news: WatchEvent, now: Instant) {
+    fn take(&mut self, cache: &mut Cache, news: WatchEvent, now: Instant) {
         match news {
             WatchEvent::Cluster(id) => self.cluster(id),
             WatchEvent::Bookmark {
                 stream,
                 version,
                 present,
-            } => self.queue.reach(Bookmark {
-                stream,
-                version,
-                present,
-            }),
+            } => self.streams.reach(&stream, version, present),
             WatchEvent::Pod(area, seen) => {
                 self.streams.note(PODS, &area, &seen);
-                self.pod(&area, seen, now);
+                self.pod(cache, &area, seen, now);
             }
             WatchEvent::Registration(area, seen) => {
                 self.streams.note(REGISTRATIONS, &area, &seen);
-                self.registration(&area, seen, now);
+                self.registration(cache, &area, seen, now);
             }
             WatchEvent::Registry(seen) => {
                 self.streams.note(REGISTRIES, &NamespaceScope::Cluster, &seen);
-                self.registry(seen, now);
+                self.registry(cache, seen, now);
                 self.remember();
             }
             WatchEvent::RecordFormat(seen) => {
                 self.streams.note(RECORD_FORMATS, &NamespaceScope::Cluster, &seen);
-                self.record_format(seen, now);
+                self.record_format(cache, seen, now);
             }
-            WatchEvent::Source(source, content) => self.source(source, content, now),
+            WatchEvent::Source(source, content) => self.source(cache, source, content, now),
             WatchEvent::Namespace(area, seen) => {
                 self.streams.note(NAMESPACES, &area, &seen);
-                self.namespace(&area, seen, now);
+                self.namespace(cache, &area, seen, now);
             }
         }
     }
 
     /// Re-evaluates which caches are complete or stale. Call after a list has completed, a watch has been lost, or a
     /// namespace has appeared or disappeared.
-    fn weigh(&mut self, now: Instant) {
+    fn weigh(&mut self, cache: &mut Cache, now: Instant) {
         for stream in self.streams.find_void(&self.tenants) {
             tracing::info!(%stream, "the namespace does not exist; its watch counts as complete and empty");
             if stream.kind == PODS {
                 // The pods were deleted with the namespace, although no watch event reported it.
-                self.pass_on_all();
-                self.index.begin_pod_relist(&stream.area);
-                let touches = self.index.end_pod_relist(&stream.area);
-                self.forward_missing(touches, now);
+                cache.index.begin_pod_relist(&stream.area);
+                let missing = cache.index.end_pod_relist(&stream.area);
+                self.send_missing(cache, missing, now);
             }
         }
-        self.tell_complete();
+        self.tell_complete(cache);
         let outdated = self.streams.outdated();
         let is_stale = outdated.as_ref().is_some_and(Outdated::is_general);
         self.workers.context().peers.state_fresh(self.complete && !is_stale);
@@ -277,159 +208,76 @@ impl Controller {
         }
     }
 
-    fn pod(&mut self, area: &NamespaceScope, seen: ObjectEvent<Pod>, now: Instant) {
-        match seen {
-            // Until the caches are complete no key is written, so only then do events need a fair queue.
-            ObjectEvent::Applied(pod) if self.complete => return self.queue.applied(pod, now),
-            ObjectEvent::Deleted { namespace, name } if self.complete => {
-                return self.queue.deleted(&namespace, &name, now);
-            }
-            _ => {}
-        }
-        // The begin and the end of a list apply to all pods, so the index must contain the queued events first.
-        self.pass_on_all();
-        let touches = match seen {
-            ObjectEvent::ListBegins => {
-                self.index.begin_pod_relist(area);
-                return;
-            }
-            ObjectEvent::Applied(pod) => self.index.apply_pod(&pod),
-            ObjectEvent::Deleted { namespace, name } => self.index.delete_pod(&namespace, &name),
-            ObjectEvent::Unreadable { namespace, name, .. } => {
-                self.index.keep_pod(&namespace, &name);
-                return;
-            }
-            ObjectEvent::Lost(_) => return self.weigh(now),
+    fn pod(&mut self, cache: &mut Cache, area: &NamespaceScope, event: ObjectEvent<Pod>, now: Instant) {
+        let (marks, deleted) = match event {
+            ObjectEvent::ListBegins => return cache.index.begin_pod_relist(area),
+            ObjectEvent::Applied(pod) => match cache.index.apply_pod(&pod) {
+                PodChange::None => return,
+                PodChange::Selection(marks) => (marks, false),
+                PodChange::Facts => {
+                    let (namespace, pod) = (pod.namespace.as_str().into(), pod.name.as_str().into());
+                    return self.send_changed(&namespace, &pod, now);
+                }
+            },
+            ObjectEvent::Deleted { namespace, name } => (cache.index.delete_pod(&namespace, &name), true),
+            ObjectEvent::Unreadable { namespace, name, .. } => return cache.index.keep_pod(&namespace, &name),
+            ObjectEvent::Lost(_) => return self.weigh(cache, now),
             ObjectEvent::ListComplete => {
-                let touches = self.index.end_pod_relist(area);
-                self.forward_missing(touches, now);
+                let missing = cache.index.end_pod_relist(area);
+                self.send_missing(cache, missing, now);
                 self.streams.listed(PODS, area);
-                return self.weigh(now);
+                return self.weigh(cache, now);
             }
         };
-        self.forward(touches, now);
-    }
-
-    /// Processes queued items, the namespaces in turn, until [`SLICE`] is over or no permit is left.
-    fn pass_on(&mut self) -> PassedOn {
-        let (now, is_bypassed) = (Instant::now(), self.workers.context().bypass.is_needed());
-        while !self.queue.is_empty() {
-            let Ok(slip) = self.room.clone().try_acquire_owned() else {
-                return PassedOn::Enough;
-            };
-            let again_at = Cell::new(None::<Instant>);
-            let next = self.queue.next_of(|namespace| {
-                let waits = self.rate_limits.waits_until(namespace, now).filter(|_| !is_bypassed);
-                again_at.set(waits.into_iter().chain(again_at.get()).min());
-                waits.is_none()
-            });
-            match next {
-                Some(next) => self.pass_on_this(next, Some(slip), now),
-                None => return again_at.get().map_or(PassedOn::All, PassedOn::Paced),
-            }
-            if now.elapsed() >= SLICE {
-                return PassedOn::Some;
-            }
-        }
-        PassedOn::All
-    }
-
-    /// Processes all queued items, without regard to permits and rate limits.
-    fn pass_on_all(&mut self) {
-        let now = Instant::now();
-        while let Some(next) = self.queue.next_of(|_| true) {
-            self.pass_on_this(next, None, now);
-        }
-    }
-
-    fn pass_on_this(&mut self, next: WorkItem, slip: Option<OwnedSemaphorePermit>, now: Instant) {
-        match next {
-            WorkItem::Pod(name, mut heard) => {
-                let mut cost = 1;
-                if heard.deleted {
-                    let touches = self.index.delete_pod(&name.0, &name.1);
-                    cost += touches.len() / FINDING;
-                    self.queue.touch(&heard, touches, true);
-                }
-                if let Some(pod) = heard.last.take() {
-                    let touches = self.index.apply_pod(&pod);
-                    cost += touches.len() / FINDING;
-                    self.queue.touch(&heard, touches, false);
-                }
-                self.queue.done_pod(&name, &heard, cost);
-            }
-            WorkItem::DirtyMark(DirtyMark { registration, pod }, touched) => {
-                if let Some((registry, command)) = self.command_for(&registration, pod, false, touched.at) {
-                    self.workers
-                        .send(registry, command.after_the_last(touched.deleted).with(slip));
-                    let limits = self.registries.get(registry).map(|known| &known.spec().limits);
-                    let per_second = limits.map_or(u32::MAX, |limits| limits.changes_per_second_per_namespace);
-                    self.rate_limits.spend(&registration.namespace, per_second, now);
-                }
-                self.queue.done_touch(&touched);
+        for DirtyMark { registration, pod } in marks {
+            if let Some(registry) = registry_of(cache, &registration) {
+                let changed = Command::PodSelected {
+                    selected: cache.index.selected_count(&registration),
+                    registration,
+                    pod,
+                    deleted,
+                    at: now,
+                };
+                self.workers.send(registry, changed);
             }
         }
     }
 
-    /// Sends the workers the new state of each marked pod.
-    fn forward(&self, touches: Vec<DirtyMark>, heard: Instant) {
-        for DirtyMark { registration, pod } in touches {
-            self.forward_pod(&registration, pod, heard);
-        }
-    }
-
-    fn forward_pod(&self, registration: &RegistrationRef, pod: Arc<str>, heard: Instant) {
-        if let Some((registry, command)) = self.command_for(registration, pod, false, heard) {
-            self.workers.send(registry, command);
-        }
+    /// Sends all workers a pod whose facts changed. Each finds out which of its registrations select the pod when it
+    /// reconciles the pod, so that the cost of an event does not depend on the number of registrations.
+    fn send_changed(&self, namespace: &Arc<str>, pod: &Arc<str>, at: Instant) {
+        self.workers.send_all(|| Command::PodChanged {
+            namespace: namespace.clone(),
+            pod: pod.clone(),
+            at,
+        });
     }
 
     /// Sends each worker all pods that are missing in a list as one command: only the whole set shows a mass removal.
-    fn forward_missing(&self, touches: Vec<DirtyMark>, heard: Instant) {
-        let mut commands: BTreeMap<&str, Vec<Command>> = BTreeMap::new();
-        for DirtyMark { registration, pod } in touches {
-            if let Some((registry, command)) = self.command_for(&registration, pod, true, heard) {
-                commands.entry(registry).or_default().push(command);
+    fn send_missing(&self, cache: &Cache, missing: Vec<DirtyMark>, at: Instant) {
+        let mut by_registry: BTreeMap<&str, Vec<MissingPod>> = BTreeMap::new();
+        for DirtyMark { registration, pod } in missing {
+            if let Some(registry) = registry_of(cache, &registration) {
+                let selected = cache.index.selected_count(&registration);
+                let missing = MissingPod {
+                    registration,
+                    pod,
+                    selected,
+                };
+                by_registry.entry(registry).or_default().push(missing);
             }
         }
-        for (registry, commands) in commands {
-            self.workers.send(registry, Command::Together(commands));
+        for (registry, pods) in by_registry {
+            self.workers.send(registry, Command::PodsMissing { pods, at });
         }
-    }
-
-    /// Returns the command for a registration's pod, and the Registry whose worker receives it. `missing`: a list did
-    /// not contain the pod.
-    fn command_for(
-        &self,
-        registration: &RegistrationRef,
-        pod: Arc<str>,
-        missing: bool,
-        heard: Instant,
-    ) -> Option<(&str, Command)> {
-        let compiled = self.entries.get(registration).and_then(Entry::in_force)?;
-        let if_ready = || self.index.view_if_ready(registration, &pod);
-        let view = self.index.view(registration, &pod);
-        let command = Command::Pod {
-            registration: registration.clone(),
-            presence: match &compiled.previous {
-                None => PodState::of(view, if_ready, missing, &compiled.bindings),
-                Some(_) => PodState::of(view, if_ready, missing, &compiled.bindings)
-                    .keeping(|| compiled.previously(&self.index, &pod), compiled.is_newly_aside()),
-            },
-            pod,
-            selected: self.index.selected_count(registration),
-            heard,
-            slip: None,
-        };
-        Some((&compiled.registration.registry, command))
     }
 
     /// Notifies the workers once when all caches are complete.
-    fn tell_complete(&mut self) {
+    fn tell_complete(&mut self, cache: &mut Cache) {
         if self.streams.are_complete() && !std::mem::replace(&mut self.complete, true) {
             tracing::info!(
-                pods = self.index.pod_count(),
-                registrations = self.entries.len(),
+                pods = cache.index.pod_count(),
+                registrations = cache.entries.len(),
                 registries = self.registries.len(),
                 record_formats = self.library.len(),
                 "all Kubernetes caches are complete"
@@ -438,4 +286,10 @@ impl Controller {
             self.workers.send_all(|| Command::KubernetesIsComplete);
         }
     }
+}
+
+/// Returns the Registry of a registration in force.
+fn registry_of<'a>(cache: &'a Cache, registration: &RegistrationRef) -> Option<&'a Arc<str>> {
+    let compiled = cache.entries.get(registration).and_then(Entry::in_force)?;
+    Some(&compiled.registration.registry)
 }

@@ -3,61 +3,68 @@
 use std::time::Instant;
 
 use super::Controller;
+use super::cache::Cache;
 use crate::index::NamespaceLabels;
 use crate::kube::{NAMESPACES, ObjectEvent};
 use crate::model::{NamespaceScope, RegistrationRef};
 
 impl Controller {
-    pub(super) fn namespace(&mut self, area: &NamespaceScope, seen: ObjectEvent<NamespaceLabels>, now: Instant) {
+    pub(super) fn namespace(
+        &mut self,
+        cache: &mut Cache,
+        area: &NamespaceScope,
+        seen: ObjectEvent<NamespaceLabels>,
+        now: Instant,
+    ) {
         match seen {
             ObjectEvent::ListBegins => self.tenants.begin_relist(area),
-            ObjectEvent::Lost(_) => self.weigh(now),
+            ObjectEvent::Lost(_) => self.weigh(cache, now),
             ObjectEvent::Applied(tenant) => {
                 let name = tenant.name.clone();
                 let was_there = self.tenants.is_there(&name);
                 if self.tenants.apply(tenant) && self.streams.is_listed(NAMESPACES, area) {
-                    self.judge_anew(|reference| *reference.namespace == *name, now);
+                    self.judge_anew(cache, |reference| *reference.namespace == *name, now);
                 }
                 if !was_there {
-                    self.weigh(now);
+                    self.weigh(cache, now);
                 }
             }
             ObjectEvent::Deleted { name, .. } => {
-                let entries = &self.entries;
+                let entries = &cache.entries;
                 let in_use = |name: &str| entries.keys().any(|reference| *reference.namespace == *name);
                 self.tenants.delete(&name, in_use);
-                self.weigh(now);
+                self.weigh(cache, now);
             }
             // The watch has logged the error. The known labels stay in force.
             ObjectEvent::Unreadable { name, .. } => self.tenants.keep(&name),
             ObjectEvent::ListComplete => {
-                let entries = &self.entries;
+                let entries = &cache.entries;
                 let in_use = |name: &str| entries.keys().any(|reference| *reference.namespace == *name);
                 self.tenants.end_relist(area, in_use);
                 if self.streams.listed(NAMESPACES, area) {
-                    self.judge_anew(|reference| area.contains(&reference.namespace), now);
+                    self.judge_anew(cache, |reference| area.contains(&reference.namespace), now);
                 }
-                self.weigh(now);
+                self.weigh(cache, now);
             }
         }
     }
 
     /// Applies the changed rules of `registry` to its registrations.
-    pub(super) fn rules_changed(&mut self, registry: &str, now: Instant) {
-        for (reference, compiled) in self.asking_for(registry) {
+    pub(super) fn rules_changed(&mut self, cache: &mut Cache, registry: &str, now: Instant) {
+        for (reference, compiled) in cache.asking_for(registry) {
             // Remove the registration first, so that every pod counts as changed.
-            self.index.delete_registration(&reference);
-            self.admit(&reference, compiled, now);
+            cache.index.delete_registration(&reference);
+            self.admit(cache, &reference, compiled, now);
         }
     }
 
     /// Applies the rules of the Registries again to the registrations for which `concerned` is true.
-    fn judge_anew(&mut self, concerned: impl Fn(&RegistrationRef) -> bool, now: Instant) {
+    fn judge_anew(&mut self, cache: &mut Cache, concerned: impl Fn(&RegistrationRef) -> bool, now: Instant) {
         let is_ruled = |registry: &str| {
             let known = self.registries.get(registry);
             known.is_some_and(|known| known.spec().access.is_some())
         };
-        let entries = self.entries.iter().filter(|(reference, _)| concerned(reference));
+        let entries = cache.entries.iter().filter(|(reference, _)| concerned(reference));
         let newest = entries.filter_map(|(reference, entry)| Some((reference, entry.newest()?)));
         let ruled = newest.filter(|(_, compiled)| is_ruled(&compiled.registration.registry));
         let ruled: Vec<_> = ruled
@@ -65,8 +72,8 @@ impl Controller {
             .collect();
         for (reference, compiled) in ruled {
             // Remove the registration first, so that every pod counts as changed.
-            self.index.delete_registration(&reference);
-            self.admit(&reference, compiled, now);
+            cache.index.delete_registration(&reference);
+            self.admit(cache, &reference, compiled, now);
         }
     }
 }

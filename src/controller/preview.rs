@@ -186,7 +186,7 @@ impl Preview {
         for touch in self.index.apply_registration(compiled.registration.clone()) {
             let if_ready = || self.index.view_if_ready(&reference, &touch.pod);
             let view = self.index.view(&reference, &touch.pod);
-            let presence = PodState::of(view, if_ready, false, &compiled.bindings)
+            let presence = PodState::of(view, if_ready, &compiled.bindings)
                 .keeping(|| compiled.previously(&self.index, &touch.pod), false);
             self.planner.set_pod_state(&reference, &touch.pod, presence);
         }
@@ -231,8 +231,9 @@ impl Preview {
         let held = self.held_back();
         let mut written: BTreeMap<Key, Option<Value>> = BTreeMap::new();
         let mut next_lease = i64::MAX;
-        while let Some(step) = self.planner.next(Transaction::MAX_OPS, 0) {
+        while let Some(step) = self.planner.next(&(), Transaction::MAX_OPS, 0) {
             match step {
+                Step::Continue => {}
                 Step::Grant { ttl, count } => {
                     for _ in 0..count {
                         self.planner.granted(LeaseId(next_lease), ttl);

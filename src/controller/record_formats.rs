@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::Controller;
+use super::cache::Cache;
 use crate::api::{
     ConditionStatus, ConditionType, FormatType, Reason, RecordFormat, RecordFormatStatus, ServiceRegistration,
     conditions,
@@ -79,10 +80,10 @@ pub fn kept(registration: &ServiceRegistration) -> Option<Arc<ServiceRegistratio
 }
 
 impl Controller {
-    pub(super) fn record_format(&mut self, seen: ObjectEvent<Box<RecordFormat>>, now: Instant) {
+    pub(super) fn record_format(&mut self, cache: &mut Cache, seen: ObjectEvent<Box<RecordFormat>>, now: Instant) {
         match seen {
             ObjectEvent::ListBegins => self.library.list += 1,
-            ObjectEvent::Lost(_) => self.weigh(now),
+            ObjectEvent::Lost(_) => self.weigh(cache, now),
             ObjectEvent::Applied(object) => {
                 let (name, uid) = (object.name_any(), object.uid().unwrap_or_default());
                 let generation = object.metadata.generation.unwrap_or_default();
@@ -94,7 +95,7 @@ impl Controller {
                     if let Err(error) = &templates {
                         self.announce_broken(&name, &uid, generation, error);
                     }
-                    self.record_format_applied(&name, generation, templates, now);
+                    self.record_format_applied(cache, &name, generation, templates, now);
                 }
             }
             ObjectEvent::Unreadable {
@@ -104,27 +105,28 @@ impl Controller {
                 ..
             } => {
                 if self.library.mark(&name, String::new(), generation) {
-                    self.record_format_applied(&name, generation, Err(TemplateError::Unreadable(cause)), now);
+                    self.record_format_applied(cache, &name, generation, Err(TemplateError::Unreadable(cause)), now);
                 }
             }
-            ObjectEvent::Deleted { name, .. } => self.record_format_gone(&name, now),
+            ObjectEvent::Deleted { name, .. } => self.record_format_gone(cache, &name, now),
             ObjectEvent::ListComplete => {
                 let list = self.library.list;
                 let gone = self.library.versions.iter().filter(|(_, version)| version.list != list);
                 let gone: Vec<Arc<str>> = gone.map(|(name, _)| name.clone()).collect();
                 for name in gone {
-                    self.record_format_gone(&name, now);
+                    self.record_format_gone(cache, &name, now);
                 }
                 if self.streams.listed(RECORD_FORMATS, &NamespaceScope::Cluster) {
-                    self.examine_waiting(now);
+                    self.examine_waiting(cache, now);
                 }
-                self.weigh(now);
+                self.weigh(cache, now);
             }
         }
     }
 
     fn record_format_applied(
         &mut self,
+        cache: &mut Cache,
         name: &str,
         generation: i64,
         templates: Result<Templates, TemplateError>,
@@ -140,7 +142,7 @@ impl Controller {
         let wanted = StatusUpdate::Wanted(name.into(), status(generation, &templates), WritePolicy::Once);
         let _ = self.workers.context().record_formats.send(wanted);
         if self.library.formats.set(name, templates) {
-            self.examine_users(name, now);
+            self.examine_users(cache, name, now);
         }
     }
 
@@ -157,7 +159,7 @@ impl Controller {
         });
     }
 
-    fn record_format_gone(&mut self, name: &str, now: Instant) {
+    fn record_format_gone(&mut self, cache: &mut Cache, name: &str, now: Instant) {
         let _ = self
             .workers
             .context()
@@ -171,25 +173,25 @@ impl Controller {
             "the RecordFormat was deleted; registrations keep the templates in force"
         );
         self.library.formats.remove(name);
-        self.examine_users(name, now);
+        self.examine_users(cache, name, now);
     }
 
     /// Examines the registrations that use a RecordFormat again.
-    fn examine_users(&mut self, name: &str, now: Instant) {
+    fn examine_users(&mut self, cache: &mut Cache, name: &str, now: Instant) {
         let uses = |object: &ServiceRegistration| {
             let mut formats = object.spec.formats.iter();
             formats.any(|format| format.record_format.as_deref() == Some(name))
         };
-        self.examine_all(uses, now);
+        self.examine_all(cache, uses, now);
     }
 
     /// Examines the registrations again once all RecordFormats are listed: a missing one does not exist.
-    fn examine_waiting(&mut self, now: Instant) {
-        self.examine_all(|_| true, now);
+    fn examine_waiting(&mut self, cache: &mut Cache, now: Instant) {
+        self.examine_all(cache, |_| true, now);
     }
 
-    fn examine_all(&mut self, which: impl Fn(&ServiceRegistration) -> bool, now: Instant) {
-        let kept = self
+    fn examine_all(&mut self, cache: &mut Cache, which: impl Fn(&ServiceRegistration) -> bool, now: Instant) {
+        let kept = cache
             .entries
             .iter()
             .filter_map(|(reference, entry)| Some((reference.clone(), entry.kept()?.clone())));
@@ -198,7 +200,7 @@ impl Controller {
         // Oldest first: in this order they claim their prefixes.
         kept.sort_by_key(|(reference, object)| (object.metadata.creation_timestamp.clone(), reference.clone()));
         for (reference, object) in kept {
-            self.examine(&reference, &object, now);
+            self.examine(cache, &reference, &object, now);
         }
         self.tell_unclear();
     }

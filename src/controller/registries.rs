@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use kube::ResourceExt;
 
+use super::cache::Cache;
 use super::{Command, Controller};
 use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec, RegistryStatus};
 use crate::controller::state::{State, StoredRegistry};
@@ -163,12 +164,12 @@ impl Controller {
         });
     }
 
-    pub(super) fn registry(&mut self, seen: ObjectEvent<Box<Registry>>, now: Instant) {
+    pub(super) fn registry(&mut self, cache: &mut Cache, seen: ObjectEvent<Box<Registry>>, now: Instant) {
         match seen {
             ObjectEvent::ListBegins => self.registry_list += 1,
-            ObjectEvent::Lost(_) => self.weigh(now),
-            ObjectEvent::Applied(object) => self.registry_applied(*object, now),
-            ObjectEvent::Deleted { name, .. } => self.registry_gone(&name, now),
+            ObjectEvent::Lost(_) => self.weigh(cache, now),
+            ObjectEvent::Applied(object) => self.registry_applied(cache, *object, now),
+            ObjectEvent::Deleted { name, .. } => self.registry_gone(cache, &name, now),
             // The watch has logged the error. The known spec stays in force.
             ObjectEvent::Unreadable { name, .. } => {
                 if let Some(known) = self.registries.get_mut(&*name) {
@@ -182,17 +183,17 @@ impl Controller {
                     .filter(|(_, known)| known.list != self.registry_list);
                 let gone: Vec<Arc<str>> = gone.map(|(name, _)| name.clone()).collect();
                 for name in gone {
-                    self.registry_gone(&name, now);
+                    self.registry_gone(cache, &name, now);
                 }
                 if self.streams.listed(REGISTRIES, &NamespaceScope::Cluster) {
-                    self.admit_pending(now);
+                    self.admit_pending(cache, now);
                 }
-                self.weigh(now);
+                self.weigh(cache, now);
             }
         }
     }
 
-    fn registry_applied(&mut self, object: Registry, now: Instant) {
+    fn registry_applied(&mut self, cache: &mut Cache, object: Registry, now: Instant) {
         let name: Arc<str> = object.name_any().into();
         let generation = object.metadata.generation.unwrap_or_default();
         let uid = object.uid().unwrap_or_default();
@@ -238,11 +239,11 @@ impl Controller {
         self.watch_sources();
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.endpoints, "new Registry");
-            self.judge_reserved(now);
-            return self.enter(&name, now);
+            self.judge_reserved(cache, now);
+            return self.enter(cache, &name, now);
         };
         if former.spec.meta_prefix != spec.meta_prefix {
-            self.judge_reserved(now);
+            self.judge_reserved(cache, now);
         }
         if former.approved != approved {
             self.workers.send(&name, Command::Approve(approved));
@@ -253,14 +254,14 @@ impl Controller {
         }
         if former.spec.meta_prefix != spec.meta_prefix {
             self.workers.stop(&name);
-            return self.enter(&name, now);
+            return self.enter(cache, &name, now);
         }
         if former.offered.is_none() {
             // The worker has no access yet: start it with the current spec.
             if let Some(known) = self.registries.get_mut(&name) {
                 known.wrong = None;
             }
-            return self.enter(&name, now);
+            return self.enter(cache, &name, now);
         }
         let settings = Command::Settings {
             limits: spec.limits,
@@ -268,15 +269,12 @@ impl Controller {
             version,
         };
         self.workers.send(&name, settings);
-        self.enter(&name, now);
+        self.enter(cache, &name, now);
         if former.spec.access != spec.access || spec.access.is_some() && former.spec.ttl_seconds != spec.ttl_seconds {
-            tracing::info!(
-                registry = %name,
-                "the access rules or the TTL of the Registry changed; checking its registrations again"
-            );
-            self.rules_changed(&name, now);
+            tracing::info!(registry = %name, "the access rules or the TTL of the Registry changed; checking its registrations again");
+            self.rules_changed(cache, &name, now);
         } else if former.spec.ttl_seconds != spec.ttl_seconds {
-            self.admit_all(&name, now);
+            self.admit_all(cache, &name, now);
         }
     }
 
@@ -297,7 +295,7 @@ impl Controller {
         self.workers.context().peers.hint(name, hints);
     }
 
-    fn registry_gone(&mut self, name: &str, now: Instant) {
+    fn registry_gone(&mut self, cache: &mut Cache, name: &str, now: Instant) {
         if self.registries.remove(name).is_none() {
             return;
         }
@@ -307,8 +305,8 @@ impl Controller {
         );
         self.let_go(name);
         self.watch_sources();
-        self.withdraw_all(name, now);
-        self.judge_reserved(now);
+        self.withdraw_all(cache, name, now);
+        self.judge_reserved(cache, now);
     }
 
     /// Stops the worker of a Registry and drops its health, metrics and status.

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Controller;
-use super::bypass::RateLimitBypass;
+use super::cache::SharedCache;
 use super::failure::Failure;
 use super::state::{self, State, StateFolder};
 use super::worker::Context;
@@ -159,7 +159,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         cluster_confirmed: CancellationToken::new(),
         namespace,
         sources,
-        bypass: RateLimitBypass::default(),
+        cache: SharedCache::default(),
         good,
         peers,
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::bypass::RateLimitBypass;
+use super::cache::SharedCache;
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::Timeouts;
@@ -49,7 +49,7 @@ impl Context {
             cluster_confirmed: CancellationToken::new(),
             namespace: "leasehold".into(),
             sources,
-            bypass: RateLimitBypass::default(),
+            cache: SharedCache::default(),
             good,
         };
         let ends = Ends {

@@ -6,12 +6,14 @@ mod record_formats;
 mod unclear;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::RwLockReadGuard;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::api::ServiceRegistrationStatus;
+use crate::controller::compile::Compiled;
 use crate::controller::state::StoredRegistry;
 use crate::controller::testing::Ends;
 use crate::etcd;
@@ -39,8 +41,17 @@ impl Rig {
         }
     }
 
-    fn take(&mut self, news: WatchEvent) {
-        self.controller.take(news, Instant::now());
+    fn take(&mut self, event: WatchEvent) {
+        self.controller.take_all(std::iter::once(event));
+    }
+
+    fn cache(&self) -> RwLockReadGuard<'_, Cache> {
+        self.controller.cache.read()
+    }
+
+    /// Returns the spec in force of a registration.
+    fn compiled(&self, registration: &RegistrationRef) -> Option<Compiled> {
+        self.cache().entries.get(registration)?.in_force().cloned()
     }
 
     fn registration(&mut self, uid: &str, generation: i64, prefix: &str) {
@@ -142,9 +153,7 @@ impl Rig {
     }
 
     fn in_force(&self) -> Option<String> {
-        let entry = self.controller.entries.get(&orders())?;
-        let uid = &entry.in_force()?.registration.uid;
-        Some(uid.to_string())
+        Some(self.compiled(&orders())?.registration.uid.to_string())
     }
 }
 
@@ -410,7 +419,7 @@ async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_i
     rig.take(plain("newer", "2026-01-02T00:00:00Z", "/a/b"));
     let newer = RegistrationRef::new("shop", "newer");
     let state = |rig: &Rig| {
-        let compiled = rig.controller.entries[&newer].in_force().expect("a spec in force");
+        let compiled = rig.compiled(&newer).expect("a spec in force");
         let scopes: Vec<String> = compiled
             .bindings
             .iter()
@@ -465,7 +474,7 @@ async fn nobody_stands_aside_for_formats_that_the_rules_do_not_allow() {
     rig.take(plain("newer", "2026-01-02T00:00:00Z", "/a/b/c"));
     rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
     let aside = |rig: &Rig| {
-        let compiled = rig.controller.entries[&RegistrationRef::new("shop", "newer")].in_force();
+        let compiled = rig.compiled(&RegistrationRef::new("shop", "newer"));
         compiled.expect("a spec in force").told_aside().len()
     };
     assert_eq!(aside(&rig), 0, "access rules deny the older one");
@@ -542,7 +551,7 @@ impl Rig {
 
     /// Whether `orders` is in force, whether it is frozen, and why its newest spec is rejected.
     fn judged(&self) -> (bool, bool, Option<&'static str>) {
-        let entry = &self.controller.entries[&orders()];
+        let entry = &self.cache().entries[&orders()];
         let frozen = entry.in_force().is_some_and(|in_force| in_force.frozen);
         (entry.in_force().is_some(), frozen, entry.refusal())
     }
@@ -581,10 +590,7 @@ async fn p10_a_registration_that_was_there_before_a_registrys_bookkeeping_is_fro
     assert_eq!(rig.judged(), (true, true, Some("PrefixReserved")));
     let terms = |rig: &Rig| {
         let known = &rig.controller.registries["default"];
-        rig.controller.entries[&orders()]
-            .in_force()
-            .expect("it is")
-            .terms(known.spec())
+        rig.compiled(&orders()).expect("it is").terms(known.spec())
     };
     assert!(terms(&rig).suspended, "the registration is frozen");
     // The result is the same if a new worker receives everything again.

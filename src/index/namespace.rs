@@ -9,7 +9,7 @@ use super::interner::Symbol;
 use super::registration::Registration;
 use super::resolve::{resolve, resolve_if_ready};
 use super::selector::Selector;
-use super::view::{DirtyMark, PodView, ReadyPod};
+use super::view::{DirtyMark, PodChange, PodView, ReadyPod};
 use crate::model::Mark;
 
 #[derive(Debug, Default)]
@@ -43,30 +43,30 @@ impl Namespace {
         self.pods.is_empty() && self.registrations.is_empty()
     }
 
-    pub(super) fn apply_pod(
-        &mut self,
-        name: &str,
-        new: CompactPod,
-        seen: Mark,
-        symbols: &mut Symbols,
-    ) -> Vec<DirtyMark> {
+    pub(super) fn apply_pod(&mut self, name: &str, new: CompactPod, seen: Mark, symbols: &mut Symbols) -> PodChange {
         if let Some(entry) = self.pods.get_mut(name) {
             entry.seen = seen;
             if entry.pod == new {
                 symbols.release(new);
-                return Vec::new();
+                return PodChange::None;
+            }
+            if entry.pod.labels == new.labels {
+                symbols.release(std::mem::replace(&mut entry.pod, new));
+                let entry = &self.pods[name];
+                let is_selected = self.selecting(&entry.pod, symbols).next().is_some();
+                return if is_selected { PodChange::Facts } else { PodChange::None };
             }
         }
         let (name, old) = match self.pods.remove_entry(name) {
             Some((name, entry)) => (name, Some(entry.pod)),
             None => (name.into(), None),
         };
-        let touches = self.replace(&name, old.as_ref(), Some(&new), symbols);
+        let marks = self.replace(&name, old.as_ref(), Some(&new), symbols);
         if let Some(old) = old {
             symbols.release(old);
         }
         self.pods.insert(name, PodEntry { pod: new, seen });
-        touches
+        PodChange::Selection(marks)
     }
 
     pub(super) fn delete_pod(&mut self, name: &str, symbols: &mut Symbols) -> Vec<DirtyMark> {
@@ -96,7 +96,8 @@ impl Namespace {
         unseen.iter().flat_map(|name| self.delete_pod(name, symbols)).collect()
     }
 
-    /// Updates the registrations for a pod that changes from `old` to `new`. Returns a dirty mark for each changed view.
+    /// Updates the registrations for a pod that changes from `old` to `new`. Returns a dirty mark for each registration
+    /// that selects or selected the pod.
     fn replace(
         &mut self,
         name: &Arc<str>,
@@ -110,7 +111,7 @@ impl Namespace {
                 affected.entry(registration.clone()).or_default()[side] = pod;
             }
         }
-        let mut touches = Vec::new();
+        let mut marks = Vec::new();
         for (registration, [old, new]) in affected {
             let Some(selecting) = self.registrations.get_mut(&registration) else {
                 continue;
@@ -124,14 +125,15 @@ impl Namespace {
                 }
                 _ => {}
             }
-            let view = |pod| selecting.view(name, pod, symbols);
-            // Different states give different views, so the views need not be computed then.
-            let state = |pod: &CompactPod| pod.state;
-            if old.map(state) != new.map(state) || old.map(view) != new.map(view) {
-                touches.push(selecting.touch(name));
-            }
+            marks.push(selecting.touch(name));
         }
-        touches
+        marks
+    }
+
+    /// Returns the names of the registrations that select the pod `name`.
+    pub(super) fn selecting_pod(&self, name: &str, symbols: &Symbols) -> Vec<Arc<str>> {
+        let entry = self.pods.get(name);
+        entry.map_or_else(Vec::new, |entry| self.selecting(&entry.pod, symbols).cloned().collect())
     }
 
     /// Returns the names of the registrations that select `pod`.

@@ -7,7 +7,7 @@ use super::compact::Symbols;
 use super::namespace::Namespace;
 use super::pod::Pod;
 use super::registration::Registration;
-use super::view::{DirtyMark, PodView, ReadyPod};
+use super::view::{DirtyMark, PodChange, PodView, ReadyPod};
 use crate::model::{NamespaceScope, RegistrationRef, Relists};
 
 /// Every pod and every registration of the cluster, and which registration selects which pods.
@@ -26,8 +26,9 @@ impl Index {
         Self::default()
     }
 
-    /// Adds or updates a pod. Returns a dirty mark for exactly those registrations whose view of the pod has changed.
-    pub fn apply_pod(&mut self, pod: &Pod) -> Vec<DirtyMark> {
+    /// Adds or updates a pod. Returns what may have changed for the registrations that select it. While its labels stay
+    /// the same, the cost does not depend on how many these are.
+    pub fn apply_pod(&mut self, pod: &Pod) -> PodChange {
         let compact = self.symbols.compact(pod);
         let namespace = namespace(&mut self.namespaces, &pod.namespace);
         namespace.apply_pod(&pod.name, compact, self.pod_relists.mark(), &mut self.symbols)
@@ -84,6 +85,19 @@ impl Index {
         namespace.map_or(PodView::Gone, |namespace| {
             namespace.view(&registration.name, pod, &self.symbols)
         })
+    }
+
+    /// Returns the registrations that select a pod.
+    pub fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
+        let Some((namespace, content)) = self.namespaces.get_key_value(namespace) else {
+            return Vec::new();
+        };
+        let names = content.selecting_pod(pod, &self.symbols).into_iter();
+        let reference = |name| RegistrationRef {
+            namespace: namespace.clone(),
+            name,
+        };
+        names.map(reference).collect()
     }
 
     /// Returns what `registration` would register for a selected pod if the pod were ready. Returns `None` if it

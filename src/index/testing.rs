@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Addresses, Pod, PodPort, Port, PortTarget, Registration, Selector};
+use super::{Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector};
 use crate::model::{Family, Protocol, RegistrationRef};
 
 /// Returns a ready pod in the namespace `shop`, with the label `app: orders` and the port `grpc` at 8080.
@@ -60,5 +60,22 @@ pub(super) fn selector(key: &str, value: &str) -> Selector {
     Selector {
         match_labels: BTreeMap::from([(key.into(), value.into())]),
         match_expressions: Vec::new(),
+    }
+}
+
+/// Applies `pod`. Returns a dirty mark for each registration whose view may have changed.
+pub(super) fn apply(index: &mut Index, pod: &Pod) -> Vec<DirtyMark> {
+    let mark = |registration| DirtyMark {
+        registration,
+        pod: pod.name.as_str().into(),
+    };
+    match index.apply_pod(pod) {
+        PodChange::None => Vec::new(),
+        PodChange::Facts => index
+            .selecting(&pod.namespace, &pod.name)
+            .into_iter()
+            .map(mark)
+            .collect(),
+        PodChange::Selection(marks) => marks,
     }
 }

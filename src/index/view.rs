@@ -56,6 +56,17 @@ pub struct MissingPort {
     pub protocol: Option<Protocol>,
 }
 
+/// What a pod event changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodChange {
+    /// Nothing that any registration sees.
+    None,
+    /// Facts of a pod that at least one registration selects. The same registrations as before select it.
+    Facts,
+    /// The pod is new or has other labels. A mark for each registration that selects or selected it.
+    Selection(Vec<DirtyMark>),
+}
+
 /// The view of one registration on one pod may have changed: the caller reads [`Index::view`](super::Index::view)
 /// again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use kube::core::DeserializeGuard;
 
 use super::stripped::StrippedPod;
-use crate::index::{self, Index};
+use crate::index::{self, Index, PodChange};
 
 /// Words from which the fuzzer makes pods.
 pub(crate) const WORDS: [&str; 40] = [
@@ -70,7 +70,11 @@ pub(crate) fn pods(input: &[u8]) -> String {
     let mut index = Index::new();
     index.apply_pod(&lean);
     assert_eq!(index.pod_count(), 1);
-    assert_eq!(index.apply_pod(&lean), [], "an unchanged pod leaves no dirty mark");
+    assert_eq!(
+        index.apply_pod(&lean),
+        PodChange::None,
+        "an unchanged pod leaves no dirty mark"
+    );
     index.delete_pod(&lean.namespace, &lean.name);
     assert_eq!(index.pod_count(), 0);
     let index::Pod {

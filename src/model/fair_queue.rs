@@ -51,6 +51,11 @@ impl<T> FairQueue<T> {
         self.len == 0
     }
 
+    /// Returns the number of items of `tenant`.
+    pub fn len_of(&self, tenant: &str) -> usize {
+        self.lanes.get(tenant).map_or(0, |lane| lane.things.len())
+    }
+
     /// Adds an item to the end of `tenant`'s queue.
     pub fn push(&mut self, tenant: &Arc<str>, thing: T) {
         self.len += 1;

@@ -11,6 +11,7 @@ use super::lease_placement::Unplaced;
 use super::lease_pool::Fit;
 use super::meta::MetaKeys;
 use super::planner::Planner;
+use super::refresh::DesiredState;
 use super::units::{Group, fitting};
 use super::work::Work;
 use crate::model::{Expect, Key, LeaseId, Op, QUANTUM, RegistrationRef, Revision, Transaction, Value};
@@ -18,11 +19,20 @@ use crate::model::{Expect, Key, LeaseId, Op, QUANTUM, RegistrationRef, Revision,
 /// Bytes of keys and values in one transaction: well below etcd's default limit of 1.5 MiB for a request.
 const MAX_BYTES: usize = 512 * 1024;
 
+/// Maximum number of items that are popped for one transaction. Items without a difference would otherwise delay
+/// commands and observations.
+const MAX_ITEMS: usize = 256;
+
+/// Maximum number of keys in a transaction for namespaces above their rate limit: small, so that it delays others little.
+const EXCESS_OPS: usize = 32;
+
 /// The next step of the worker.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Commit this transaction, and report its outcome through [`Planner::complete`].
     Write(Ticket, Transaction),
+    /// Nothing is to be written for the items that were looked at. Call again: more are queued.
+    Continue,
     /// Grant `count` leases of `ttl` seconds, and report each through [`Planner::granted`].
     Grant {
         /// Time to live in seconds.
@@ -49,14 +59,15 @@ pub(super) enum Decision {
 }
 
 impl Planner {
-    /// Returns the next step towards the desired state, with at most `max_ops` keys in a transaction; none if there is
+    /// Returns the next step towards the `desired` state, with at most `max_ops` keys in a transaction; none if there is
     /// nothing to do for now. `leases_coming` is the number of grants in flight.
-    pub fn next(&mut self, max_ops: usize, leases_coming: usize) -> Option<Step> {
+    pub fn next(&mut self, desired: &dyn DesiredState, max_ops: usize, leases_coming: usize) -> Option<Step> {
         // The lease records show which keys are ours, and which leases have room.
         if !self.is_kubernetes_complete || !self.prefixes.is_listed(self.meta.prefix().prefix()) {
             return None;
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
+        self.work.set_more(false);
         self.decide_last_endpoints();
         self.decide_quotas();
         if let Some(records) = self.next_records(max_ops) {
@@ -82,17 +93,24 @@ impl Planner {
         }
         // Namespaces with little work first: in one transaction with the work of others, their writes would be slow.
         if self.work.starts_with_small()
-            && let Some(small) = self.gather_small(max_ops)
+            && let Some(small) = self.gather_small(desired, max_ops)
         {
             self.work.served_small();
             return Some(small);
         }
-        if let Some(all) = self.gather(max_ops, |_, _| true) {
+        if let Some(all) = self.gather(desired, (max_ops, false), |_, _| true) {
             return Some(all);
+        }
+        if !self.work.has_more()
+            && !self.transactions.has_excess()
+            && let Some(excess) = self.gather(desired, (max_ops.min(EXCESS_OPS), true), |_, _| true)
+        {
+            return Some(excess);
         }
         // The work that was just decided may need a lease.
         let shortage = self.work.shortage(self.leases.capacity());
-        shortage.into_iter().find_map(short)
+        let grant = shortage.into_iter().find_map(short);
+        grant.or_else(|| self.work.has_more().then_some(Step::Continue))
     }
 
     /// Returns the time to live, in seconds, of the lease to grant next, given the number of grants in flight for each
@@ -126,7 +144,7 @@ impl Planner {
 
     /// Returns a transaction for namespaces with little work and nothing in flight. The worker keeps a reserve for such
     /// transactions beyond its limits.
-    pub fn next_small(&mut self, max_ops: usize) -> Option<Step> {
+    pub fn next_small(&mut self, desired: &dyn DesiredState, max_ops: usize) -> Option<Step> {
         if !self.is_kubernetes_complete
             || !self.prefixes.is_listed(self.meta.prefix().prefix())
             || self.hold_op().is_some()
@@ -138,7 +156,8 @@ impl Planner {
         self.offer_room();
         // A lease without a record delays namespaces that have nothing in flight.
         let max_ops = max_ops.min(Transaction::MAX_OPS);
-        self.next_records(max_ops).or_else(|| self.gather_small(max_ops))
+        self.next_records(max_ops)
+            .or_else(|| self.gather_small(desired, max_ops))
     }
 
     /// Sets whether etcd has no space for new data. While it has none, only removals are planned.
@@ -152,33 +171,75 @@ impl Planner {
         sent.is_some_and(|sent| Op::put_nothing(&sent.ops))
     }
 
-    fn gather_small(&mut self, max_ops: usize) -> Option<Step> {
+    fn gather_small(&mut self, desired: &dyn DesiredState, max_ops: usize) -> Option<Step> {
         let busy = self.transactions.namespaces();
         let little = QUANTUM.unsigned_abs();
-        self.gather(max_ops, |tenant, waiting| {
+        self.gather(desired, (max_ops, false), |tenant, waiting| {
             u64::try_from(waiting).is_ok_and(|waiting| waiting <= little) && !busy.contains(tenant)
         })
     }
 
     /// Returns a transaction of queued work of the namespaces that `may` admits; none if there is nothing to write.
-    /// `may` gets the namespace and the number of its queued items.
-    fn gather(&mut self, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Option<Step> {
+    /// `may` gets the namespace and the number of its queued items. `excess` means work above the rate limit.
+    fn gather(
+        &mut self,
+        desired: &dyn DesiredState,
+        (max_ops, excess): (usize, bool),
+        may: impl Fn(&str, usize) -> bool,
+    ) -> Option<Step> {
         let ticket = self.transactions.open(Vec::new());
-        let transaction = self.gather_into(ticket, max_ops, may);
+        let transaction = loop {
+            let (transaction, undecided) = self.gather_into(desired, ticket, (max_ops, excess), &may);
+            let has_undecided = !undecided.is_empty();
+            self.work.extend(undecided);
+            if !has_undecided || !transaction.ops.is_empty() {
+                break transaction;
+            }
+            self.decide_quotas();
+        };
         if transaction.ops.is_empty() {
             self.transactions.close(ticket);
             return None;
         }
+        if excess {
+            self.transactions.set_excess(ticket);
+        }
         Some(Step::Write(ticket, transaction))
     }
 
-    /// Moves work from the queue into the transaction `ticket`, until the transaction is full or no work is left.
-    fn gather_into(&mut self, ticket: Ticket, max_ops: usize, may: impl Fn(&str, usize) -> bool) -> Transaction {
-        let mut gathered = Transaction::default();
+    /// Moves work from the queue into the transaction `ticket`, until the transaction is full or no work is left. Also
+    /// returns the work whose quota must be decided first, because the desired records were just computed.
+    fn gather_into(
+        &mut self,
+        desired: &dyn DesiredState,
+        ticket: Ticket,
+        (max_ops, excess): (usize, bool),
+        may: impl Fn(&str, usize) -> bool,
+    ) -> (Transaction, Vec<Work>) {
+        let (mut gathered, mut undecided) = (Transaction::default(), Vec::new());
         let (mut bytes, mut most) = (0_usize, max_ops);
-        while gathered.ops.len() < most
-            && let Some(work) = self.work.pop_of(&may)
-        {
+        for popped in 0.. {
+            if gathered.ops.len() >= most {
+                break;
+            }
+            if popped == MAX_ITEMS {
+                self.work.set_more(gathered.ops.is_empty());
+                break;
+            }
+            let Some(work) = self.work.next_of(&may, excess) else {
+                break;
+            };
+            // While the work counts as queued, a change of its records does not queue it again.
+            let selecting = self.mark_selecting(desired, &work);
+            let is_refreshed = self.refresh(desired, &work);
+            self.work.popped(&work);
+            if selecting > 0 {
+                self.work.charge(&work, selecting, excess);
+            }
+            if is_refreshed && self.quotas.limits(work.tenant()) {
+                undecided.push(work);
+                continue;
+            }
             let Some(mut groups) = self.decide(&work) else { continue };
             self.leave_out_rejected(&work, &mut groups);
             if groups.is_empty() {
@@ -197,7 +258,7 @@ impl Planner {
             let (part, size) = fitting(&groups, &gathered, (limit, self.leases.capacity()), room);
             // Work too large for one transaction is done in parts. The rest is queued when this part is settled.
             if part < groups.len() && !alone {
-                self.work.push_front(work);
+                self.work.push_front(work, excess);
                 break;
             }
             groups.truncate(part);
@@ -206,7 +267,7 @@ impl Planner {
                 Ok((ops, reserved)) => {
                     bytes += size;
                     most = limit;
-                    self.work.charge(&work, ops.len());
+                    self.work.charge(&work, ops.len(), excess);
                     for op in &ops {
                         self.keys.begin(op.key(), ticket);
                     }
@@ -216,7 +277,7 @@ impl Planner {
                 Err(Unplaced { ttl, group, keys }) => self.work.wait_for_lease(ttl, group, work, keys),
             }
         }
-        gathered
+        (gathered, undecided)
     }
 
     /// Drops queued work that needs no write now, for example because the leader has done it. The standby replica takes
@@ -232,6 +293,7 @@ impl Planner {
         }
         let (keys, registrations) = (&self.keys, &self.registrations);
         self.rejected.keep(|work| match work {
+            Work::Changed(..) => false,
             Work::Key(key) => keys.contains(key),
             Work::Pod(registration, _) => registrations.contains(registration),
         });
@@ -289,6 +351,7 @@ impl Planner {
     fn decide(&mut self, work: &Work) -> Option<Vec<Group>> {
         let mut leaving = HashSet::new();
         let mut groups = match work {
+            Work::Changed(..) => return None,
             Work::Key(key) => {
                 if self.registrations.is_frozen(key) && !self.is_forbidden(key) {
                     return None;
@@ -308,7 +371,7 @@ impl Planner {
         });
         let mine = |key: &Key| match (self.keys.first_claim(key), work) {
             (Some(claim), Work::Pod(registration, pod)) => claim.is_of(registration, pod),
-            (Some(_), Work::Key(_)) => false,
+            (Some(_), Work::Changed(..) | Work::Key(_)) => false,
             (None, _) => true,
         };
         // All claimed keys must be listed first, and their lease groups known. The list and `set_lease_groups` queue the

@@ -15,6 +15,7 @@ impl Planner {
             works,
             gathered,
             reserved,
+            is_excess: _,
             void,
         }) = self.transactions.close(ticket)
         else {

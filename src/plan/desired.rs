@@ -39,13 +39,8 @@ pub enum PodState {
 
 impl PodState {
     /// Returns the state of a pod from the index's `view`. `if_ready` returns the pod as if it were ready, if it exists
-    /// but is not to be registered. `missing` means that only a list without the pod shows its end.
-    pub fn of(
-        view: PodView,
-        if_ready: impl FnOnce() -> Option<ReadyPod>,
-        missing: bool,
-        bindings: &[FormatBinding],
-    ) -> Self {
+    /// but is not to be registered.
+    pub fn of(view: PodView, if_ready: impl FnOnce() -> Option<ReadyPod>, bindings: &[FormatBinding]) -> Self {
         let desired = || {
             let desired = if_ready().and_then(|pod| DesiredPod::of(PodView::Ready(pod), bindings));
             desired.unwrap_or_default()
@@ -55,7 +50,6 @@ impl PodState {
             PodView::Unready {
                 why: Why::Terminal | Why::Terminating,
             } => Self::Gone(desired().keys()),
-            PodView::Gone if missing => Self::Missing,
             PodView::Gone => Self::Gone(Vec::new()),
             view => DesiredPod::of(view, bindings).map_or_else(|| Self::Gone(Vec::new()), Self::Ready),
         }
@@ -308,7 +302,7 @@ mod tests {
         }
     }
 
-    fn pod_state(view: PodView, missing: bool) -> PodState {
+    fn pod_state(view: PodView) -> PodState {
         let spec = serde_json::json!({"type": "Plain", "prefix": "/s"});
         let spec = serde_json::from_value(spec).expect("decodes");
         let service = Service {
@@ -324,7 +318,7 @@ mod tests {
             sole_port: true,
             pass: PrefixGrant::Free,
         };
-        PodState::of(view, || Some(ready_pod()), missing, &[binding])
+        PodState::of(view, || Some(ready_pod()), &[binding])
     }
 
     fn unready(why: Why) -> PodView {
@@ -334,24 +328,23 @@ mod tests {
     #[test]
     fn lost_readiness_is_in_doubt_and_what_ends_a_pod_is_not() {
         let keys = || vec![Key::from("/s/p")];
-        let PodState::Unready(desired) = pod_state(unready(Why::NotReady), false) else {
+        let PodState::Unready(desired) = pod_state(unready(Why::NotReady)) else {
             panic!("it may be ready again");
         };
         assert_eq!(desired.keys(), keys());
         for why in [Why::Terminal, Why::Terminating] {
-            assert_eq!(pod_state(unready(why), false), PodState::Gone(keys()));
+            assert_eq!(pod_state(unready(why)), PodState::Gone(keys()));
         }
     }
 
     #[test]
-    fn a_pod_that_a_list_did_not_name_is_in_doubt_and_a_deleted_one_is_not() {
-        assert_eq!(pod_state(PodView::Gone, true), PodState::Missing);
-        assert_eq!(pod_state(PodView::Gone, false), PodState::Gone(Vec::new()));
+    fn deleted_pod_is_a_confirmed_removal() {
+        assert_eq!(pod_state(PodView::Gone), PodState::Gone(Vec::new()));
     }
 
     #[test]
     fn a_ready_pod_without_an_address_is_not_in_doubt() {
         let view = unready(Why::NoAddress(Family::IPv4));
-        assert!(matches!(pod_state(view, false), PodState::Ready(_)));
+        assert!(matches!(pod_state(view), PodState::Ready(_)));
     }
 }

@@ -129,6 +129,11 @@ impl Guard {
         self.facts = HashSet::new();
     }
 
+    /// Whether removals wait for a decision.
+    pub(super) fn has_undecided(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
     pub(super) fn hold(&self) -> Option<&Hold> {
         self.hold.as_ref()
     }
@@ -154,6 +159,7 @@ impl Guard {
         let its = |(_, work): &(&Key, &Work)| match work {
             Work::Pod(other, _) => other == registration,
             Work::Key(_) => true,
+            Work::Changed(..) => false,
         };
         hold.keys_in(prefix).filter(its).count()
     }

@@ -26,6 +26,8 @@ pub(super) struct InFlight {
     pub gathered: Vec<(Work, usize)>,
     /// The room reserved on leases for the keys that the transaction puts there.
     pub reserved: Vec<(Key, LeaseId)>,
+    /// Whether the transaction serves namespaces above their rate limit.
+    pub is_excess: bool,
     /// Whether the outcome must be ignored.
     pub void: bool,
 }
@@ -58,6 +60,18 @@ impl Transactions {
         if let Some(open) = self.open.get_mut(&ticket) {
             open.works.insert(work);
         }
+    }
+
+    /// Records that an open transaction serves namespaces above their rate limit.
+    pub fn set_excess(&mut self, ticket: Ticket) {
+        if let Some(open) = self.open.get_mut(&ticket) {
+            open.is_excess = true;
+        }
+    }
+
+    /// Whether a transaction in flight serves namespaces above their rate limit.
+    pub fn has_excess(&self) -> bool {
+        self.open.values().any(|sent| sent.is_excess)
     }
 
     pub fn get(&self, ticket: Ticket) -> Option<&InFlight> {

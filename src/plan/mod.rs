@@ -30,6 +30,8 @@ mod previous;
 #[cfg(test)]
 mod properties;
 mod quota;
+mod rate_limit;
+mod refresh;
 mod registrations;
 mod rejected;
 mod report;
@@ -54,6 +56,7 @@ pub use meta::{CandidateRecord, MetaKeys, newer_version};
 pub use permissions::{ProbeCandidate, Right};
 pub use planner::Planner;
 pub use policy::{Denial, NamespacePolicy, Policy, PrefixGrant, Quota, Rule};
+pub use refresh::DesiredState;
 pub use registrations::RegistrationSettings;
 pub use rejected::{Narrowed, Objection, Owner, Rejection};
 pub use report::{Conflict, Holder, Registered, Report};

@@ -63,6 +63,11 @@ impl Quotas {
         }
     }
 
+    /// Whether the number of keys of `namespace` is limited.
+    pub(super) fn limits(&self, namespace: &str) -> bool {
+        self.by_namespace.contains_key(namespace)
+    }
+
     /// Records that the desired keys of a pod in `namespace` have changed.
     pub fn mark_undecided(&mut self, namespace: &Arc<str>) {
         if self.by_namespace.contains_key(namespace) {

@@ -102,7 +102,8 @@ impl Planner {
                 .values()
                 .flatten()
                 .filter(|key| self.is_leaving(key))
-                .count(),
+                .count()
+                + self.work.edited(registration),
             held: state
                 .prefixes()
                 .iter()
@@ -138,7 +139,7 @@ impl Planner {
                 report.registered += 1;
             }
         }
-        report.carried_out = !report.endpoints.is_empty();
+        report.carried_out = !report.endpoints.is_empty() && self.work.edited(registration) == 0;
         for (pod, desired) in &state.pods {
             self.report_previous(&mut report, registration, pod, desired);
         }

@@ -82,7 +82,8 @@ impl Rig {
     fn next(&mut self) -> Option<(super::Ticket, Transaction)> {
         self.listen();
         loop {
-            match self.planner.next(Transaction::MAX_OPS, 0)? {
+            match self.planner.next(&(), Transaction::MAX_OPS, 0)? {
+                Step::Continue => {}
                 Step::Write(ticket, transaction) => return Some((ticket, transaction)),
                 Step::Grant { ttl, count } => {
                     for _ in 0..count {

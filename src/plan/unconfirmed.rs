@@ -170,6 +170,11 @@ impl Planner {
         !self.guard.is_starting()
     }
 
+    /// Whether unconfirmed removals wait for a decision that [`Self::decide_removals`] can make now.
+    pub fn has_undecided(&self) -> bool {
+        self.has_decided_leftovers() && self.guard.has_undecided()
+    }
+
     /// Returns the write that brings the hold's record in etcd up to date, none if it is.
     pub(super) fn hold_op(&self) -> Option<Op> {
         let (key, recorded) = (self.meta.hold(), self.guard.recorded());

@@ -1,19 +1,29 @@
-//! The work queue of the planner, and the work that waits for a lease or for space in etcd. Each item is queued once. Each namespace is
-//! served first in, first out, and the namespaces are served in turn.
+//! The work queue of a Registry, and the work that waits for a lease or for space in
+//! etcd. Each item is queued once. Each namespace is served
+//! first in, first out, and the namespaces are served in turn.
+//!
+//! The queue is level-triggered: an item names a pod, not a change. The dirty [`Mark`] of a pod says that its desired
+//! records must be computed again when the item is popped. A pod that changes again before that is marked once.
+//!
+//! A namespace whose pods change faster than its rate limit is served only while no other namespace waits.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use super::lease_groups::LeaseGroup;
 use super::lease_pool::Home;
+use super::rate_limit::NamespaceRateLimiter;
 use crate::model::{FairQueue, Key, RegistrationRef};
 
 /// The tenant of the work on unclaimed keys.
 static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
-/// One item of work: keys that are decided together.
+/// One item of work.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Work {
+    /// A changed pod, named by its namespace and its name: the registrations that select it are to be found and marked.
+    Changed(Arc<str>, Arc<str>),
     /// The present and the desired keys of a pod for a registration.
     Pod(RegistrationRef, Arc<str>),
     /// A key that no pod claims.
@@ -24,25 +34,54 @@ impl Work {
     /// The namespace that the work is charged to; empty for unclaimed keys.
     pub fn tenant(&self) -> &Arc<str> {
         match self {
+            Self::Changed(namespace, _) => namespace,
             Self::Pod(registration, _) => &registration.namespace,
             Self::Key(_) => &NOBODY,
         }
     }
 
-    /// The registration that the work belongs to; none for unclaimed keys.
+    /// The registration that the work belongs to; none for changed pods and for unclaimed keys.
     pub fn owner(&self) -> Option<RegistrationRef> {
         match self {
             Self::Pod(registration, _) => Some(registration.clone()),
-            Self::Key(_) => None,
+            Self::Changed(..) | Self::Key(_) => None,
         }
     }
+}
+
+/// Work that must read the desired state again before it is decided.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    /// A pod of this name was deleted after its records were last computed. The present pod is another one.
+    pub deleted: bool,
+    /// The registration was edited, and not only the pod changed.
+    pub edited: bool,
+    /// When the change was received.
+    pub at: Instant,
+    serial: u64,
 }
 
 /// The queued work, and the work that waits for a lease or for space in etcd.
 #[derive(Debug, Default)]
 pub(super) struct WorkQueue {
     queue: FairQueue<Work>,
+    /// The work of namespaces above their rate limit. It is served while `queue` offers nothing, in small transactions
+    /// one at a time, so that it delays work that arrives meanwhile by no more than one of these.
+    excess: FairQueue<Work>,
+    /// The work in the queues. An entry of a queue that is not in this set is void.
     queued: HashSet<Work>,
+    /// Whether the last search for work stopped early, without a difference in the items that it looked at.
+    has_more: bool,
+    rate_limits: NamespaceRateLimiter,
+    marks: HashMap<Work, Mark>,
+    /// The serial numbers of `marks`. The first one belongs to the oldest mark.
+    serials: BTreeSet<u64>,
+    last_serial: u64,
+    /// The number of marks for each edited registration.
+    edited: HashMap<RegistrationRef, usize>,
+    /// Unclaimed keys, each with the last serial number when it was queued. A key waits until all marks before it are
+    /// gone, because one of those pods may claim it.
+    unclaimed: VecDeque<(u64, Key)>,
     /// By the time to live of the needed lease, in seconds, and the lease group of its keys.
     waiting: BTreeMap<(u32, LeaseGroup), Waiting>,
     /// The lease that each work waits for, one at a time.
@@ -69,9 +108,125 @@ struct Waiting {
 
 impl WorkQueue {
     pub fn push(&mut self, work: Work) {
-        if self.queued.insert(work.clone()) {
-            self.queue.push(&work.tenant().clone(), work);
+        if !self.queued.insert(work.clone()) {
+            return;
         }
+        match work {
+            Work::Key(key) if !self.marks.is_empty() => self.unclaimed.push_back((self.last_serial, key)),
+            work => self.queue.push(&work.tenant().clone(), work),
+        }
+    }
+
+    /// Sets how many pods of a namespace may change per second before other namespaces take precedence.
+    pub fn set_rate_limit(&mut self, per_second: u32) {
+        self.rate_limits.set_rate(per_second);
+    }
+
+    /// Marks a changed pod, and queues it: the registrations that select it are to be found.
+    pub fn mark_pod(&mut self, namespace: &Arc<str>, pod: &Arc<str>, at: Instant) {
+        let work = Work::Changed(namespace.clone(), pod.clone());
+        let is_excess = self.insert_mark(&work, (false, false), at) && self.rate_limits.is_above(namespace, at);
+        self.queue_marked(work, false, is_excess);
+    }
+
+    /// Marks the pod of a registration as dirty, and queues it. `at` is the time of the change. A deletion is never over
+    /// the rate limit.
+    pub fn mark(
+        &mut self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        (deleted, edited): (bool, bool),
+        at: Instant,
+    ) {
+        let work = Work::Pod(registration.clone(), pod.clone());
+        let is_new = self.insert_mark(&work, (deleted, edited), at);
+        let is_excess = is_new && !deleted && !self.rate_limits.admits(&registration.namespace, at);
+        self.queue_marked(work, deleted, is_excess);
+    }
+
+    /// Inserts a mark, or adds to the one that is there. Returns whether it is new.
+    fn insert_mark(&mut self, work: &Work, (deleted, edited): (bool, bool), at: Instant) -> bool {
+        let known = self.marks.get_mut(work);
+        let is_new = known.is_none();
+        let was_edited = known.as_ref().is_some_and(|mark| mark.edited);
+        if let Some(mark) = known {
+            mark.deleted |= deleted;
+            mark.edited |= edited;
+        } else {
+            self.last_serial += 1;
+            let serial = self.last_serial;
+            self.serials.insert(serial);
+            let mark = Mark {
+                deleted,
+                edited,
+                at,
+                serial,
+            };
+            self.marks.insert(work.clone(), mark);
+        }
+        if edited
+            && !was_edited
+            && let Work::Pod(registration, _) = work
+        {
+            *self.edited.entry(registration.clone()).or_default() += 1;
+        }
+        is_new
+    }
+
+    fn queue_marked(&mut self, work: Work, is_urgent: bool, is_excess: bool) {
+        let is_new = self.queued.insert(work.clone());
+        let namespace = work.tenant().clone();
+        if is_urgent || is_new && !is_excess {
+            self.queue.push(&namespace, work);
+        } else if is_new {
+            self.excess.push(&namespace, work);
+        }
+    }
+
+    /// Takes the mark of `work`.
+    pub fn take_mark(&mut self, work: &Work) -> Option<Mark> {
+        let mark = self.marks.remove(work)?;
+        self.serials.remove(&mark.serial);
+        if mark.edited
+            && let Work::Pod(registration, _) = work
+            && let Some(count) = self.edited.get_mut(registration)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.edited.remove(registration);
+            }
+        }
+        Some(mark)
+    }
+
+    /// Returns the marked work, the oldest mark first.
+    pub fn marked(&self) -> Vec<Work> {
+        let mut marked: Vec<(u64, &Work)> = self.marks.iter().map(|(work, mark)| (mark.serial, work)).collect();
+        marked.sort_unstable_by_key(|(serial, _)| *serial);
+        marked.into_iter().map(|(_, work)| work.clone()).collect()
+    }
+
+    /// The number of pods whose records are still those of the spec before the last edit of `registration`.
+    pub fn edited(&self, registration: &RegistrationRef) -> usize {
+        self.edited.get(registration).copied().unwrap_or_default()
+    }
+
+    /// Queues the unclaimed keys that wait for no mark any more.
+    fn release_unclaimed(&mut self) {
+        while let Some((serial, _)) = self.unclaimed.front()
+            && self.serials.first().is_none_or(|oldest| oldest > serial)
+            && let Some((_, key)) = self.unclaimed.pop_front()
+        {
+            self.queue.push(&NOBODY, Work::Key(key));
+        }
+    }
+
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    pub fn set_more(&mut self, has_more: bool) {
+        self.has_more = has_more;
     }
 
     pub fn extend(&mut self, works: impl IntoIterator<Item = Work>) {
@@ -79,18 +234,34 @@ impl WorkQueue {
     }
 
     /// Puts back work that was popped but does not fit into the current transaction.
-    pub fn push_front(&mut self, work: Work) {
+    pub fn push_front(&mut self, work: Work, excess: bool) {
         if self.queued.insert(work.clone()) {
-            self.queue.push_front(&work.tenant().clone(), work);
+            let queue = if excess { &mut self.excess } else { &mut self.queue };
+            queue.push_front(&work.tenant().clone(), work);
         }
     }
 
-    /// Returns the next work of a tenant that `may` admits. `may` gets the tenant and the number of its queued items.
-    pub fn pop_of(&mut self, may: impl Fn(&str, usize) -> bool) -> Option<Work> {
-        let work = self.queue.pop_of(may)?;
-        self.queued.remove(&work);
-        self.stop_waiting(&work);
-        Some(work)
+    /// Returns the next work of a tenant that `may` admits, of those above their rate limit if `excess`. `may` gets the
+    /// tenant and the number of its queued items. The work counts as queued until [`Self::popped`].
+    pub fn next_of(&mut self, may: impl Fn(&str, usize) -> bool, excess: bool) -> Option<Work> {
+        self.release_unclaimed();
+        let (served, other) = if excess {
+            (&mut self.excess, &self.queue)
+        } else {
+            (&mut self.queue, &self.excess)
+        };
+        loop {
+            let work = served.pop_of(|tenant, waiting| may(tenant, waiting + other.len_of(tenant)))?;
+            if self.queued.contains(&work) {
+                return Some(work);
+            }
+        }
+    }
+
+    /// Ends the time in which work from [`Self::next_of`] counts as queued.
+    pub fn popped(&mut self, work: &Work) {
+        self.queued.remove(work);
+        self.stop_waiting(work);
     }
 
     pub fn is_waiting(&self) -> bool {
@@ -110,23 +281,35 @@ impl WorkQueue {
         }
     }
 
-    /// Charges the tenant of the popped `work` for `keys` keys.
-    pub fn charge(&mut self, work: &Work, keys: usize) {
-        self.queue.charge(work.tenant(), keys);
+    /// Charges the tenant of the popped `work` for this `cost`, which is a number of keys. A turn is over after a few of
+    /// them.
+    pub fn charge(&mut self, work: &Work, cost: usize, excess: bool) {
+        let served = if excess { &mut self.excess } else { &mut self.queue };
+        served.charge(work.tenant(), cost);
     }
 
-    /// Empties the queue and returns its work. Work that waits for a lease stays.
-    pub fn take(&mut self) -> impl Iterator<Item = Work> + use<> {
-        self.queued.clear();
-        let mut all = std::mem::take(&mut self.queue);
-        std::iter::from_fn(move || all.pop())
+    /// Takes the queued work out, except for marked pods and for work that waits for a lease.
+    pub fn take(&mut self) -> Vec<Work> {
+        self.release_unclaimed();
+        let mut taken = Vec::new();
+        for queue in [&mut self.queue, &mut self.excess] {
+            let mut all = std::mem::take(queue);
+            while let Some(work) = all.pop() {
+                if self.marks.contains_key(&work) {
+                    queue.push(&work.tenant().clone(), work);
+                } else if self.queued.remove(&work) {
+                    taken.push(work);
+                }
+            }
+        }
+        taken
     }
 
     /// The number of items, including those that wait for a lease or for space.
     pub fn len(&self) -> usize {
         let waiting = self.waiting.values().map(|waiting| waiting.works.len());
         let without_space = self.without_space.as_ref().map_or(0, HashSet::len);
-        self.queue.len() + waiting.sum::<usize>() + without_space
+        self.queued.len() + waiting.sum::<usize>() + without_space
     }
 
     /// Sets whether etcd has space for new data. When it has space again, queues the work that waited for it.
@@ -239,6 +422,13 @@ mod tests {
         LeaseGroup::Below(Prefix::below(folder))
     }
 
+    fn pop(list: &mut WorkQueue) -> Option<Work> {
+        let next = |list: &mut WorkQueue, excess| list.next_of(|_, _| true, excess);
+        let work = next(list, false).or_else(|| next(list, true))?;
+        list.popped(&work);
+        Some(work)
+    }
+
     #[test]
     fn a_lease_that_is_anyones_goes_to_those_who_have_waited_longest() {
         let mut list = WorkQueue::default();
@@ -248,14 +438,14 @@ mod tests {
         list.wait_for_lease(60, group("/a"), Work::Key("/a/60".into()), 1);
         assert_eq!(list.shortage(256), BTreeMap::from([(30, 2), (60, 1)]));
         list.release(30, &Home::Mixed, 256);
-        assert_eq!(list.pop_of(|_, _| true), None);
+        assert_eq!(pop(&mut list), None);
         list.release(30, &Home::Free, 256);
-        let popped: Vec<_> = std::iter::from_fn(|| list.pop_of(|_, _| true)).collect();
+        let popped: Vec<_> = std::iter::from_fn(|| pop(&mut list)).collect();
         assert_eq!(popped, ["/z/1", "/z/2"].map(|key| Work::Key(key.into())));
         list.release(30, &Home::Of(group("/z")), 256);
-        assert_eq!(list.pop_of(|_, _| true), None, "what waits is of another group");
+        assert_eq!(pop(&mut list), None, "what waits is of another group");
         list.release(30, &Home::Of(group("/a")), 256);
-        assert_eq!(list.pop_of(|_, _| true), Some(Work::Key("/a/1".into())));
+        assert_eq!(pop(&mut list), Some(Work::Key("/a/1".into())));
         assert_eq!((list.len(), list.shortage(256)), (1, BTreeMap::from([(60, 1)])));
     }
 
@@ -268,7 +458,7 @@ mod tests {
         list.wait_for_lease(30, group("/b"), Work::Key("/b/1".into()), 1);
         list.release(30, &Home::Free, 10);
         list.release(30, &Home::Free, 10);
-        let popped: Vec<_> = std::iter::from_fn(|| list.pop_of(|_, _| true)).collect();
+        let popped: Vec<_> = std::iter::from_fn(|| pop(&mut list)).collect();
         assert_eq!(popped.len(), 11);
         assert_eq!(popped.last(), Some(&Work::Key("/b/1".into())));
     }
@@ -279,12 +469,84 @@ mod tests {
         let work = || Work::Key("/a/1".into());
         list.wait_for_lease(30, group("/a"), work(), 1);
         list.push(work());
-        assert_eq!(list.pop_of(|_, _| true), Some(work()));
+        assert_eq!(pop(&mut list), Some(work()));
         assert!(!list.is_waiting() && list.shortage(256).is_empty());
         list.wait_for_lease(60, group("/a"), work(), 3);
         list.wait_for_lease(30, group("/a"), work(), 2);
         assert_eq!(list.shortage(1), BTreeMap::from([(30, 2)]));
         list.release(30, &Home::Free, 2);
-        assert_eq!((list.pop_of(|_, _| true), list.len()), (Some(work()), 0));
+        assert_eq!((pop(&mut list), list.len()), (Some(work()), 0));
+    }
+
+    fn pod(namespace: &str, name: &str) -> (RegistrationRef, Arc<str>) {
+        (RegistrationRef::new(namespace, "orders"), name.into())
+    }
+
+    fn mark(list: &mut WorkQueue, (registration, pod): &(RegistrationRef, Arc<str>), deleted: bool, at: Instant) {
+        list.mark(registration, pod, (deleted, false), at);
+    }
+
+    fn work((registration, pod): &(RegistrationRef, Arc<str>)) -> Work {
+        Work::Pod(registration.clone(), pod.clone())
+    }
+
+    #[test]
+    fn pod_that_changes_again_is_marked_once_and_its_deletion_is_kept() {
+        let (mut list, p, now) = (WorkQueue::default(), pod("shop", "p"), Instant::now());
+        for deleted in [false, true, false] {
+            mark(&mut list, &p, deleted, now);
+        }
+        assert_eq!(pop(&mut list), Some(work(&p)));
+        assert!(list.take_mark(&work(&p)).is_some_and(|mark| mark.deleted));
+        assert_eq!(pop(&mut list), None);
+        assert!(list.marks.is_empty() && list.serials.is_empty() && list.len() == 0);
+    }
+
+    #[test]
+    fn namespace_above_its_rate_limit_waits_only_while_another_one_waits() {
+        let (mut list, now) = (WorkQueue::default(), Instant::now());
+        list.set_rate_limit(1);
+        let flood: Vec<_> = (0..20).map(|i| pod("flood", &i.to_string())).collect();
+        for p in &flood {
+            mark(&mut list, p, false, now);
+        }
+        let quiet: Vec<_> = (0..20).map(|i| pod("quiet", &i.to_string())).collect();
+        for p in quiet.iter().take(10) {
+            mark(&mut list, p, false, now);
+        }
+        let gone = flood.last().expect("one");
+        mark(&mut list, gone, true, now);
+        let order: Vec<Work> = std::iter::from_fn(|| pop(&mut list)).collect();
+        assert_eq!(order.len(), 30);
+        let at =
+            |p: &(RegistrationRef, Arc<str>)| order.iter().position(|item| *item == work(p)).expect("it is served");
+        // Ten seconds' worth is within the limit, and so is a deletion.
+        let excess: Vec<_> = flood[11..19].iter().map(at).collect();
+        assert!(quiet[..10].iter().all(|p| at(p) < 22), "{order:?}");
+        assert!(at(gone) < 22, "{order:?}");
+        assert_eq!(excess, (22..30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn unclaimed_key_waits_for_the_pods_that_may_claim_it() {
+        let (mut list, now) = (WorkQueue::default(), Instant::now());
+        let (before, after) = (pod("shop", "before"), pod("shop", "after"));
+        mark(&mut list, &before, false, now);
+        list.push(Work::Key("/k".into()));
+        mark(&mut list, &after, false, now);
+        assert_eq!(pop(&mut list), Some(work(&before)));
+        list.take_mark(&work(&before));
+        let next: Vec<_> = std::iter::from_fn(|| pop(&mut list)).collect();
+        assert!(next.contains(&Work::Key("/k".into())), "{next:?}");
+    }
+
+    #[test]
+    fn marked_pods_stay_queued_when_the_other_work_is_taken_out() {
+        let (mut list, p, now) = (WorkQueue::default(), pod("shop", "p"), Instant::now());
+        mark(&mut list, &p, false, now);
+        list.push(Work::Pod(p.0.clone(), "other".into()));
+        assert_eq!(list.take(), [Work::Pod(p.0.clone(), "other".into())]);
+        assert_eq!((list.marked(), list.len()), (vec![work(&p)], 1));
+        assert_eq!(pop(&mut list), Some(work(&p)));
     }
 }

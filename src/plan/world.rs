@@ -207,7 +207,7 @@ impl World {
 
     fn step(&mut self) -> bool {
         self.decide_removals();
-        let step = self.planner.next(MAX_OPS, self.grants.len());
+        let step = self.planner.next(&(), MAX_OPS, self.grants.len());
         if let Some(scopes) = self.planner.take_changed_prefixes() {
             self.etcd.watch(scopes);
         }
@@ -229,6 +229,7 @@ impl World {
                 denied: false,
                 rejected: false,
             }),
+            Step::Continue => {}
             Step::Grant { ttl, count } => {
                 assert!(count <= 20, "{count} leases are far more than all keys need");
                 self.grants.extend((0..count).map(|_| (self.etcd.grant(), ttl)));

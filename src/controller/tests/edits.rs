@@ -70,22 +70,22 @@ fn onto_web() -> Value {
 }
 
 impl Rig {
-    fn compiled(&self, name: &str) -> &crate::controller::compile::Compiled {
-        let entry = &self.controller.entries[&RegistrationRef::new("shop", name)];
-        entry.in_force().expect("a spec in force")
+    fn spec(&self, name: &str) -> Compiled {
+        self.compiled(&RegistrationRef::new("shop", name))
+            .expect("a spec in force")
     }
 
     fn aside(&self, name: &str) -> usize {
-        self.compiled(name).told_aside().len()
+        self.spec(name).told_aside().len()
     }
 
     fn places(&self, name: &str) -> Vec<FormatStatus> {
         let reference = RegistrationRef::new("shop", name);
-        self.controller.places(&reference, self.compiled(name))
+        self.controller.places(&reference, &self.spec(name))
     }
 
     fn last_synced(&self, name: &str) -> LastSynced {
-        (*self.compiled(name).identity).clone()
+        (*self.spec(name).identity).clone()
     }
 
     /// Returns the status that the leader writes for a registration in force.
@@ -95,11 +95,8 @@ impl Rig {
 
     /// Returns the prefixes where pods would keep their records of the previous spec.
     fn kept(&self, name: &str) -> Vec<String> {
-        let previous = self
-            .compiled(name)
-            .previous
-            .iter()
-            .flat_map(|previous| &previous.bindings);
+        let spec = self.spec(name);
+        let previous = spec.previous.iter().flat_map(|previous| &previous.bindings);
         previous
             .map(|binding| binding.format.scope().prefix().to_owned())
             .collect()
@@ -236,14 +233,15 @@ async fn a_successor_carries_out_the_last_good_spec_where_the_newest_makes_no_se
         .news(),
     );
     next.lists_complete();
-    let scopes: Vec<&str> = next
-        .compiled("old")
+    let spec = next.spec("old");
+    let scopes: Vec<&str> = spec
         .bindings
         .iter()
         .map(|binding| binding.format.scope().prefix())
         .collect();
     assert_eq!(scopes, ["/services/shop/old/"]);
-    let entry = &next.controller.entries[&RegistrationRef::new("shop", "old")];
+    let cache = next.cache();
+    let entry = &cache.entries[&RegistrationRef::new("shop", "old")];
     assert_eq!(entry.refusal(), Some("InvalidSpec"));
 }
 
@@ -279,7 +277,7 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
     );
     let scopes = |rig: &Rig| {
         let spec = decode(json!({"endpoints": ["http://127.0.0.1:1"]}));
-        let terms = rig.compiled("old").terms(&spec);
+        let terms = rig.spec("old").terms(&spec);
         terms
             .prefixes
             .iter()

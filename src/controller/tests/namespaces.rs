@@ -54,11 +54,11 @@ async fn a_list_of_one_namespace_says_nothing_of_the_registrations_of_another() 
     rig.take(WatchEvent::Registration(shop.clone(), ObjectEvent::ListBegins));
     rig.take(WatchEvent::Registration(bank.clone(), ObjectEvent::ListBegins));
     rig.take(WatchEvent::Registration(shop, ObjectEvent::ListComplete));
-    let known: Vec<&RegistrationRef> = rig.controller.entries.keys().collect();
-    assert_eq!(known, [&RegistrationRef::new("bank", "orders")]);
+    let known: Vec<RegistrationRef> = rig.cache().entries.keys().cloned().collect();
+    assert_eq!(known, [RegistrationRef::new("bank", "orders")]);
     rig.take(registration_in("bank"));
     rig.take(WatchEvent::Registration(bank, ObjectEvent::ListComplete));
-    assert_eq!(rig.controller.entries.len(), 1);
+    assert_eq!(rig.cache().entries.len(), 1);
 }
 
 #[tokio::test]
@@ -80,8 +80,8 @@ async fn a_namespace_that_is_gone_and_may_not_be_watched_any_more_has_no_pods_an
     rig.take(WatchEvent::Pod(shop.clone(), ObjectEvent::ListComplete));
     let lost = Timestamp::from_second(7).expect("a time");
     rig.take(WatchEvent::Pod(shop.clone(), ObjectEvent::Lost(lost)));
-    assert_eq!((rig.outdated(), rig.controller.index.pod_count()), (Some(lost), 1));
+    assert_eq!((rig.outdated(), rig.cache().index.pod_count()), (Some(lost), 1));
     let (namespace, name) = (String::new(), "shop".to_owned());
     rig.take(WatchEvent::Namespace(shop, ObjectEvent::Deleted { namespace, name }));
-    assert_eq!((rig.outdated(), rig.controller.index.pod_count()), (None, 0));
+    assert_eq!((rig.outdated(), rig.cache().index.pod_count()), (None, 0));
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::api::{RecordFormat, RecordFormatStatus};
 use crate::kube::WritePolicy;
+use crate::plan::{DesiredState, PodState};
 
 const GOOD: &str = r#"{"host": {{ address }}}"#;
 
@@ -40,14 +41,7 @@ impl Rig {
 
     /// Returns the value that the spec in force gives for the pod `p`.
     fn written(&self) -> Option<String> {
-        let (_, order) = self
-            .controller
-            .command_for(&orders(), "p".into(), false, Instant::now())?;
-        let Command::Pod {
-            presence: PodState::Ready(desired),
-            ..
-        } = order
-        else {
+        let PodState::Ready(desired) = self.cache().pod_state(&orders(), "p")? else {
             panic!("the pod is ready");
         };
         let record = desired.records().next().expect("one record").clone();
@@ -92,7 +86,7 @@ impl Rig {
 }
 
 fn refusal(rig: &Rig) -> Option<String> {
-    rig.controller.entries[&orders()].refusal().map(str::to_owned)
+    rig.cache().entries[&orders()].refusal().map(str::to_owned)
 }
 
 #[tokio::test]

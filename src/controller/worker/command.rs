@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::backend_health::Trouble;
 use crate::api::{FormatStatus, Guard, LastSynced, Limits, Reason, RegistryStatus};
 use crate::controller::policy::Verdict;
 use crate::etcd::Access;
 use crate::model::{Freshness, NamespaceScope, Prefix, RegistrationRef, WatchTarget};
-use crate::plan::{PodState, RegistrationSettings, Since};
+use crate::plan::{RegistrationSettings, Since};
 
 /// Identifies an object and the version of its spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +69,16 @@ impl StatusSeen {
     }
 }
 
+/// A pod that a list did not contain.
+#[derive(Debug)]
+pub struct MissingPod {
+    pub registration: RegistrationRef,
+    /// The pod's name.
+    pub pod: Arc<str>,
+    /// Number of pods that the registration selects now, ready or not.
+    pub selected: usize,
+}
+
 /// A command. The worker carries out commands in the order in which they were sent.
 #[derive(Debug)]
 pub enum Command {
@@ -113,18 +122,39 @@ pub enum Command {
     },
     /// A registration is gone. All its keys are to be removed.
     Remove(RegistrationRef),
-    /// The state of a pod with respect to a registration.
-    Pod {
+    /// A pod changed while the same registrations as before select it.
+    PodChanged {
+        namespace: Arc<str>,
+        /// The pod's name.
+        pod: Arc<str>,
+        /// When Kubernetes reported the change.
+        at: Instant,
+    },
+    /// A pod was created or deleted, or its labels changed. The registration selects or selected it.
+    PodSelected {
         registration: RegistrationRef,
         /// The pod's name.
         pod: Arc<str>,
-        presence: PodState,
+        /// The pod was deleted. A pod of that name in the cache is another one.
+        deleted: bool,
         /// Number of pods that the registration selects now, ready or not.
         selected: usize,
-        /// When Kubernetes reported the state.
-        heard: Instant,
-        /// A queue permit, released once this command has been carried out. None if the command needs none.
-        slip: Option<OwnedSemaphorePermit>,
+        /// When Kubernetes reported the change.
+        at: Instant,
+    },
+    /// The spec or the settings of a registration changed, and with them the desired records of one of its pods.
+    PodEdited {
+        registration: RegistrationRef,
+        /// The pod's name.
+        pod: Arc<str>,
+        /// When Kubernetes reported the change.
+        at: Instant,
+    },
+    /// A list of pods did not contain these, and no watch event reported their deletion.
+    PodsMissing {
+        pods: Vec<MissingPod>,
+        /// When the list was complete.
+        at: Instant,
     },
     /// Kubernetes has listed everything: a key that no registration has asked for until now is not desired.
     KubernetesIsComplete,
@@ -162,45 +192,5 @@ impl Command {
             reason,
             message,
         }
-    }
-
-    /// Returns this command about a pod. If the previous pod of that name was `deleted`, the removal of that pod
-    /// precedes it.
-    pub fn after_the_last(self, deleted: bool) -> Self {
-        match &self {
-            Self::Pod {
-                registration,
-                pod,
-                presence,
-                selected,
-                heard,
-                ..
-            } if deleted && !matches!(presence, PodState::Gone(_)) => {
-                let gone = Self::Pod {
-                    registration: registration.clone(),
-                    pod: pod.clone(),
-                    presence: PodState::Gone(Vec::new()),
-                    selected: *selected,
-                    heard: *heard,
-                    slip: None,
-                };
-                Self::Together(vec![gone, self])
-            }
-            _ => self,
-        }
-    }
-
-    /// Attaches a queue permit.
-    pub fn with(mut self, room: Option<OwnedSemaphorePermit>) -> Self {
-        match &mut self {
-            Self::Pod { slip, .. } => *slip = room,
-            Self::Together(commands) => {
-                if let Some(Self::Pod { slip, .. }) = commands.last_mut() {
-                    *slip = room;
-                }
-            }
-            _ => {}
-        }
-        self
     }
 }

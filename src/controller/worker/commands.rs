@@ -5,25 +5,54 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 
+use super::command::MissingPod;
 use super::reporting::Subject;
-use super::{Command, Done, RegistryWorker, guarding, size};
+use super::{Command, Done, RegistryWorker, Version, guarding, size};
+use crate::api::{Guard, Limits};
 use crate::etcd::{self, Connection};
-use crate::model::{Key, KeyValue, LeaseId, Observation, RECORD_VERSION};
+use crate::model::{Key, KeyValue, LeaseId, Observation, RECORD_VERSION, RegistrationRef};
 use crate::plan::newer_version;
 
-/// Commands taken in before the worker acts: those that arrive together are written together.
-const BATCH: usize = 1024;
 /// Observations taken in before the worker acts. Most are of its own writes.
 const OBSERVED: usize = 256;
 
 impl RegistryWorker {
-    pub(super) fn take_commands(&mut self, first: Command, rest: &mut mpsc::UnboundedReceiver<Command>) {
-        self.take(first);
-        for _ in 1..BATCH {
-            match rest.try_recv() {
-                Ok(command) => self.take(command),
-                Err(_) => return,
-            }
+    /// Takes in all commands that the controller has sent. The caller has locked the cache, so that afterwards the
+    /// worker knows everything that belongs to the cache's content.
+    pub(super) fn take_commands(&mut self) {
+        while let Ok(command) = self.lines.commands.try_recv() {
+            self.take(command);
+        }
+    }
+
+    fn pods_are_missing(&mut self, pods: Vec<MissingPod>, at: Instant) {
+        for MissingPod {
+            registration,
+            pod,
+            selected,
+        } in pods
+        {
+            self.planner.set_missing(&registration, &pod);
+            self.select(registration, selected);
+        }
+        self.writing.heard(at);
+    }
+
+    fn set_settings(&mut self, limits: Limits, guard: &Guard, version: Version) {
+        self.planner.set_guard(guarding::terms(guard));
+        self.planner.set_rate_limit(limits.changes_per_second_per_namespace);
+        self.planner.leases().set_capacity(size(limits.keys_per_lease));
+        self.writing.set_limits(&limits);
+        self.limits = limits;
+        self.version = version;
+    }
+
+    /// Records the number of pods that a registration selects.
+    fn select(&mut self, registration: RegistrationRef, selected: usize) {
+        if let Some(subject) = self.subjects.get_mut(&registration)
+            && subject.select(selected)
+        {
+            self.debouncer.changed(registration, Instant::now());
         }
     }
 
@@ -78,23 +107,26 @@ impl RegistryWorker {
                 self.subjects.remove(&registration);
                 self.debouncer.forget(&registration);
             }
-            Command::Pod {
+            Command::PodChanged { namespace, pod, at } => {
+                self.planner.mark_pod(&namespace, &pod, at);
+                self.writing.heard(at);
+            }
+            Command::PodSelected {
                 registration,
                 pod,
-                presence,
+                deleted,
                 selected,
-                heard,
-                slip,
+                at,
             } => {
-                self.slips.extend(slip);
-                self.planner.set_pod_state(&registration, &pod, presence);
-                if let Some(subject) = self.subjects.get_mut(&registration)
-                    && subject.select(selected)
-                {
-                    self.debouncer.changed(registration, Instant::now());
-                }
-                self.writing.heard(heard);
+                self.planner.mark_changed(&registration, &pod, deleted, at);
+                self.select(registration, selected);
+                self.writing.heard(at);
             }
+            Command::PodEdited { registration, pod, at } => {
+                self.planner.mark_edited(&registration, &pod, at);
+                self.writing.heard(at);
+            }
+            Command::PodsMissing { pods, at } => self.pods_are_missing(pods, at),
             Command::KubernetesIsComplete => {
                 self.kubernetes.complete = true;
                 self.weigh_view(Instant::now());
@@ -117,13 +149,7 @@ impl RegistryWorker {
             Command::Status(seen) => self.confirmation.see(seen, Instant::now()),
             Command::Approve(hold) => self.guarding.approved = hold,
             Command::Together(commands) => commands.into_iter().for_each(|command| self.take(command)),
-            Command::Settings { limits, guard, version } => {
-                self.planner.set_guard(guarding::terms(&guard));
-                self.planner.leases().set_capacity(size(limits.keys_per_lease));
-                self.writing.set_limits(&limits);
-                self.limits = limits;
-                self.version = version;
-            }
+            Command::Settings { limits, guard, version } => self.set_settings(limits, &guard, version),
         }
     }
 

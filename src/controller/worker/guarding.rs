@@ -97,7 +97,7 @@ impl RegistryWorker {
         self.metrics.set_held(0);
     }
 
-    fn may_judge(&self) -> bool {
+    pub(super) fn may_judge(&self) -> bool {
         self.leads() && self.standing.is_live() && self.catching_up.is_none()
     }
 

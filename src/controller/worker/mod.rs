@@ -31,14 +31,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::backend_health::BackendHealth;
 pub use self::backend_health::Trouble;
 use self::candidates::Candidates;
-pub use self::command::{Command, Outdated, StatusSeen, Version};
+pub use self::command::{Command, MissingPod, Outdated, StatusSeen, Version};
 use self::confirmation::Confirmation;
 use self::credentials::Credentials;
 pub use self::credentials::trouble;
@@ -52,7 +52,7 @@ pub use self::serve::serve;
 use self::takeover::CatchingUp;
 use self::write_slots::WriteSlot;
 use self::writing::Writing;
-use super::bypass::RateLimitBypass;
+use super::cache::{Cache, SharedCache};
 use super::debouncer::Debouncer;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::{self, Access, Candidacy, Connection, Leadership, Timeouts};
@@ -92,8 +92,8 @@ pub struct Context {
     pub namespace: Arc<str>,
     /// Which Secrets and ConfigMaps to watch.
     pub sources: watch::Sender<BTreeSet<Source>>,
-    /// Suspends the per-namespace rate limits while a worker catches up.
-    pub bypass: RateLimitBypass,
+    /// The pods and the registrations. The controller updates it.
+    pub cache: SharedCache,
     /// Reports the endpoints and credentials that the etcd of a Registry accepted.
     pub good: mpsc::UnboundedSender<(Arc<str>, Access)>,
     pub peers: Peers,
@@ -139,8 +139,9 @@ enum Done {
     LeaseGroups(etcd::Result<LeaseGroups>),
 }
 
-/// Channels to and from the tasks that talk to this etcd while the Registry is served.
+/// Channels from the controller, and to and from the tasks that talk to this etcd while the Registry is served.
 struct Channels {
+    commands: mpsc::UnboundedReceiver<Command>,
     /// From the election.
     leadership: watch::Receiver<Leadership>,
     /// To the mirror: the prefixes to watch.
@@ -235,10 +236,10 @@ struct RegistryWorker {
     health: RegistryHealth,
     /// Whether this replica has renewed every recorded lease since it was connected.
     renewed: bool,
+    /// The fence under which the desired records of all marked pods were computed last.
+    refreshed_for: Option<Fence>,
 
     tasks: JoinSet<Done>,
-    /// Queue permits of the commands taken in since the last [`Self::act`], which releases them.
-    slips: Vec<OwnedSemaphorePermit>,
 }
 
 impl RegistryWorker {
@@ -259,6 +260,7 @@ impl RegistryWorker {
             presences: context.peers.statuses(),
             health: RegistryHealth::Starting,
             renewed: false,
+            refreshed_for: None,
             planner,
             writing: Writing::new(&limits, now),
             limits,
@@ -281,7 +283,6 @@ impl RegistryWorker {
             outcome: confirmation::Outcome::default(),
             reporter: Reporter::default(),
             tasks: JoinSet::new(),
-            slips: Vec::new(),
             name,
             context,
             connection,
@@ -295,6 +296,9 @@ impl RegistryWorker {
     /// Does everything that is due. Returns when to act again if nothing happens before.
     fn act(&mut self) -> Instant {
         let now = Instant::now();
+        let cache = self.context.cache.clone();
+        let cache = cache.read();
+        self.take_commands();
         if self.kubernetes.complete
             && let Some(scopes) = self.planner.take_changed_prefixes()
         {
@@ -305,8 +309,8 @@ impl RegistryWorker {
         self.ask_domains(now);
         self.probe(now);
         self.retry_rejected(now);
-        self.guard(now);
-        self.write(now);
+        self.reconcile(&cache, now);
+        drop(cache);
         if now >= self.house_at {
             self.house_at = now + HOUSE;
             self.keep_house(now);
@@ -321,7 +325,6 @@ impl RegistryWorker {
         self.sweep(now);
         let stand_due = self.stand(now);
         let report_due = self.report(now);
-        self.slips.clear();
         let wakes = [
             self.writing.wake_at(now),
             self.rejections.wake_at(),
@@ -338,6 +341,32 @@ impl RegistryWorker {
             self.rights.wake_at(self.leads()),
         ];
         wakes.into_iter().flatten().min().expect("housekeeping has a time")
+    }
+
+    /// Computes the desired records of the pods that changed, decides about unconfirmed removals, and writes.
+    fn reconcile(&mut self, cache: &Cache, now: Instant) {
+        if !self.reconciles_by_item(now) {
+            self.planner.refresh_all(cache);
+        }
+        loop {
+            self.guard(now);
+            self.write(cache, now);
+            // The guard decides about pods that were just found not to be ready.
+            if !self.may_judge() || !self.planner.has_undecided() {
+                break;
+            }
+        }
+    }
+
+    /// Whether the desired records of a pod are computed only when its work item is popped. Before the first write under
+    /// a fence, all of them are computed, so that the leader acts on nothing older than it has observed. The guard needs
+    /// all of them, too, before it decides which keys a predecessor left.
+    fn reconciles_by_item(&mut self, now: Instant) -> bool {
+        let fence = self.may_write(now);
+        let is_same = fence.is_some() && fence == self.refreshed_for;
+        let is_settled = self.kubernetes.complete && self.planner.has_decided_leftovers();
+        self.refreshed_for = fence;
+        is_same && is_settled
     }
 }
 

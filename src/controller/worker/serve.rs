@@ -36,7 +36,7 @@ pub async fn serve(
     (spec, version): (RegistrySpec, Version),
     access: Result<Box<Access>, Trouble>,
     context: Context,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+    commands: mpsc::UnboundedReceiver<Command>,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
     let connection = match connect(access, &context).await {
@@ -78,6 +78,7 @@ pub async fn serve(
     parts.spawn(named("election", election));
 
     let lines = Channels {
+        commands,
         leadership,
         scopes,
         renewals,
@@ -86,6 +87,7 @@ pub async fn serve(
     };
     let mut planner = Planner::new(meta, size(spec.limits.keys_per_lease));
     planner.set_guard(guarding::terms(&spec.guard));
+    planner.set_rate_limit(spec.limits.changes_per_second_per_namespace);
     // Without credentials etcd either allows everything or refuses everything. With them, keys wait until etcd has been
     // asked which prefixes it grants together.
     if connection.access().has_credentials() {
@@ -118,8 +120,9 @@ pub async fn serve(
                 let part = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
                 return Err(Failure::PartEnded(part));
             }
-            command = commands.recv() => match command {
-                Some(command) => worker.take_commands(command, &mut commands),
+            command = worker.lines.commands.recv() => match command {
+                // The others follow as soon as the cache is locked.
+                Some(command) => worker.take(command),
                 None => break,
             },
             Some(observation) = observations.recv() => worker.observe_all(observation, &mut observations),

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::write_slots::WriteSlot;
 use super::{Done, Outdated, RegistryWorker};
-use crate::controller::bypass::BypassGuard;
 use crate::etcd::{self, Snapshot};
 use crate::model::{Checkpoint, Fence, Freshness, Key, KeyValue, Transaction};
 
@@ -21,8 +20,6 @@ pub(super) struct CatchingUp {
     unread: bool,
     /// Whether the delay was logged.
     told: bool,
-    /// Suspends the per-namespace rate limits.
-    _bypass: BypassGuard,
 }
 
 impl RegistryWorker {
@@ -35,7 +32,6 @@ impl RegistryWorker {
             notes: None,
             unread: false,
             told: false,
-            _bypass: self.context.bypass.suspend(),
         });
         self.read_notes(won, Duration::ZERO);
     }

@@ -9,7 +9,7 @@ use super::*;
 use crate::api::{LastSynced, ServiceRegistrationStatus};
 use crate::kube::{About, Notice, WritePolicy};
 use crate::model::{Checkpoint, NamespaceScope, Observation, WatchTarget};
-use crate::plan::{self, Holding, MetaKeys, PodState, RegistrationSettings};
+use crate::plan::{self, Holding, MetaKeys, RegistrationSettings};
 
 const PODS: WatchTarget = WatchTarget::of_cluster(crate::kube::PODS);
 
@@ -67,6 +67,7 @@ impl Rig {
         let (leads, leadership) = watch::channel(Leadership::Seeking);
         let (scopes, wanted) = mpsc::unbounded_channel();
         let lines = Channels {
+            commands: mpsc::unbounded_channel().1,
             leadership,
             scopes,
             renewals: watch::Sender::new(etcd::Leases::default()),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::backend_health::{Trouble, keep_first};
 use super::write_slots::{WriteSlot, WriteSlots};
-use super::{Done, RegistryWorker, size};
+use super::{Cache, Done, RegistryWorker, size};
 use crate::api::Limits;
 use crate::controller::write_limit::WriteRateLimiter;
 use crate::etcd::{self, Leadership, lease_id};
@@ -46,6 +46,8 @@ pub struct Writing {
     heard: Option<Instant>,
     /// The rate limit was reached before all work was sent.
     throttled: bool,
+    /// Whether the planner has more items to look at.
+    has_more: bool,
 }
 
 /// A series of failures.
@@ -92,6 +94,7 @@ impl Writing {
             grants_failing: None,
             heard: None,
             throttled: false,
+            has_more: false,
         }
     }
 
@@ -119,6 +122,9 @@ impl Writing {
 
     /// When to look again. None when the end of a request in flight triggers that.
     pub fn wake_at(&mut self, now: Instant) -> Option<Instant> {
+        if self.has_more {
+            return Some(now);
+        }
         let pause = |failing: &Option<Failing>| {
             let again_at = failing.as_ref().map(|failing| failing.again_at);
             again_at.filter(|at| *at > now)
@@ -195,8 +201,9 @@ fn note_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, e
 
 impl RegistryWorker {
     /// Starts the planner's steps, as far as this replica leads and the limits allow.
-    pub(super) fn write(&mut self, now: Instant) {
+    pub(super) fn write(&mut self, cache: &Cache, now: Instant) {
         self.writing.throttled = false;
+        self.writing.has_more = false;
         let paused = |failing: &Failing| failing.again_at > now;
         if self.writing.full && !self.writing.failing.as_ref().is_some_and(paused) {
             self.set_full(false);
@@ -204,7 +211,7 @@ impl RegistryWorker {
         let Some(fence) = self.may_write(now) else { return };
         // Grants precede all other work, whatever the limits are: a grant counts against no limit of keys.
         self.grant_leases(now);
-        self.write_work(&fence, now);
+        self.write_work(cache, &fence, now);
         // Keys that the planner has just looked at for the first time may need a lease.
         self.grant_leases(now);
     }
@@ -218,7 +225,7 @@ impl RegistryWorker {
         }
     }
 
-    fn write_work(&mut self, fence: &Fence, now: Instant) {
+    fn write_work(&mut self, cache: &Cache, fence: &Fence, now: Instant) {
         while self.writing.in_flight < self.writing.most_in_flight {
             if !self.writing.write_limit.wait(now).is_zero() {
                 self.writing.throttled = true;
@@ -226,8 +233,12 @@ impl RegistryWorker {
             }
             let most = self.writing.write_limit.share(Transaction::MAX_OPS);
             // `grant_leases` requests leases, once for all steps.
-            match self.planner.next(most, usize::MAX) {
+            match self.planner.next(cache, most, usize::MAX) {
                 Some(Step::Write(ticket, transaction)) => self.commit(fence, ticket, transaction, now),
+                Some(Step::Continue) => {
+                    self.writing.has_more = true;
+                    return;
+                }
                 Some(Step::Grant { .. }) | None => {
                     // Every observed change has been handled, or waits for the end of a request in flight.
                     let waits = self.writing.is_granting() || self.planner.waits_for_lease();
@@ -236,17 +247,17 @@ impl RegistryWorker {
                 }
             }
         }
-        self.write_small(fence, now);
+        self.write_small(cache, fence, now);
     }
 
     /// Writes for registrations with few pending keys although the limits are reached. They would otherwise wait for
     /// the many keys of others.
-    fn write_small(&mut self, fence: &Fence, now: Instant) {
+    fn write_small(&mut self, cache: &Cache, fence: &Fence, now: Instant) {
         self.writing.write_limit.wait(now);
         while self.writing.in_flight < self.writing.most_in_flight + RESERVE && self.writing.write_limit.lends() {
-            match self.planner.next_small(RESERVED) {
+            match self.planner.next_small(cache, RESERVED) {
                 Some(Step::Write(ticket, transaction)) => self.commit(fence, ticket, transaction, now),
-                Some(Step::Grant { .. }) | None => return,
+                Some(Step::Grant { .. } | Step::Continue) | None => return,
             }
         }
     }

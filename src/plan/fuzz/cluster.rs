@@ -8,11 +8,12 @@ use serde_json::json;
 
 use crate::api::GuardMode;
 use crate::format::{Format, RecordFormats, Service};
-use crate::index::{Addresses, DirtyMark, Index, Pod, PodPort, Port, PortTarget, Registration, Selector};
+use crate::index::{Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector};
 use crate::model::{Family, Fence, Key, LeaseId, NamespaceScope, Protocol, RegistrationRef, Transaction, TxnOutcome};
 use crate::plan::testing::{Etcd, meta};
 use crate::plan::{
-    FormatBinding, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step, Ticket,
+    DesiredState, FormatBinding, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step,
+    Ticket,
 };
 
 const NAMESPACE: &str = "shop";
@@ -58,6 +59,8 @@ pub struct Operator {
     index: Index,
     pub planner: Planner,
     bindings: BTreeMap<RegistrationRef, Vec<FormatBinding>>,
+    /// Whether all marked pods were resolved under the present fence.
+    refreshed: bool,
     fence: Fence,
     sent: Vec<Sent>,
     grants: Vec<(LeaseId, u32)>,
@@ -118,6 +121,25 @@ fn bindings(wish: &Wish) -> Vec<FormatBinding> {
     kinds.into_iter().map(binding).collect()
 }
 
+/// The desired state: the pods, and the formats of each registration.
+struct View<'a>(&'a Index, &'a BTreeMap<RegistrationRef, Vec<FormatBinding>>);
+
+impl DesiredState for View<'_> {
+    fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
+        self.0.selecting(namespace, pod)
+    }
+
+    fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
+        let Self(index, bindings) = self;
+        let if_ready = || index.view_if_ready(registration, pod);
+        Some(PodState::of(
+            index.view(registration, pod),
+            if_ready,
+            bindings.get(registration)?,
+        ))
+    }
+}
+
 impl Operator {
     /// An operator that leads and has received no events yet.
     pub fn new(etcd: &mut Etcd) -> Self {
@@ -128,6 +150,7 @@ impl Operator {
             index: Index::new(),
             planner,
             bindings: BTreeMap::new(),
+            refreshed: false,
             fence: etcd.elect(),
             sent: Vec::new(),
             grants: Vec::new(),
@@ -141,18 +164,24 @@ impl Operator {
     pub fn elect(&mut self, etcd: &mut Etcd) {
         self.fence = etcd.elect();
         self.planner.becomes_leader();
+        self.refreshed = false;
     }
 
     // ---- watch events ----
 
     pub fn pod_applied(&mut self, pod: &Pod) {
-        let touches = self.index.apply_pod(pod);
-        self.forward(touches, false);
+        match self.index.apply_pod(pod) {
+            PodChange::None => {}
+            PodChange::Facts => self
+                .planner
+                .mark_pod(&NAMESPACE.into(), &pod.name.as_str().into(), self.now),
+            PodChange::Selection(marks) => self.mark_changed(&marks, false),
+        }
     }
 
     pub fn pod_deleted(&mut self, name: &str) {
-        let touches = self.index.delete_pod(NAMESPACE, name);
-        self.forward(touches, false);
+        let marks = self.index.delete_pod(NAMESPACE, name);
+        self.mark_changed(&marks, true);
     }
 
     pub fn pod_list_begins(&mut self) {
@@ -164,8 +193,9 @@ impl Operator {
     }
 
     pub fn pod_list_ends(&mut self) {
-        let touches = self.index.end_pod_relist(&NamespaceScope::Cluster);
-        self.forward(touches, true);
+        for DirtyMark { registration, pod } in self.index.end_pod_relist(&NamespaceScope::Cluster) {
+            self.planner.set_missing(&registration, &pod);
+        }
     }
 
     pub fn registration_applied(&mut self, name: &str, wish: &Wish) {
@@ -207,8 +237,9 @@ impl Operator {
             metadata: Arc::default(),
             metadata_labels: Vec::new(),
         };
-        let touches = self.index.apply_registration(registration);
-        self.forward(touches, false);
+        for DirtyMark { registration, pod } in self.index.apply_registration(registration) {
+            self.planner.mark_edited(&registration, &pod, self.now);
+        }
     }
 
     pub fn registration_deleted(&mut self, name: &str) {
@@ -241,13 +272,9 @@ impl Operator {
         self.planner.kubernetes_is_complete();
     }
 
-    fn forward(&mut self, touches: Vec<DirtyMark>, missing: bool) {
-        for DirtyMark { registration, pod } in touches {
-            let bindings = &self.bindings[&registration];
-            let view = self.index.view(&registration, &pod);
-            let if_ready = || self.index.view_if_ready(&registration, &pod);
-            let pod_state = PodState::of(view, if_ready, missing, bindings);
-            self.planner.set_pod_state(&registration, &pod, pod_state);
+    fn mark_changed(&mut self, marks: &[DirtyMark], deleted: bool) {
+        for DirtyMark { registration, pod } in marks {
+            self.planner.mark_changed(registration, pod, deleted, self.now);
         }
     }
 
@@ -258,8 +285,19 @@ impl Operator {
             now: self.now,
             unix: self.now.duration_since(self.began),
         };
-        let news = self.planner.decide_removals(moment, None, || "h".to_owned());
-        let step = self.planner.next(MAX_OPS, self.grants.len());
+        let desired = View(&self.index, &self.bindings);
+        if !self.refreshed || !self.planner.has_decided_leftovers() {
+            self.planner.refresh_all(&desired);
+            self.refreshed = self.complete;
+        }
+        let mut news = None;
+        let step = loop {
+            news = self.planner.decide_removals(moment, None, || "h".to_owned()).or(news);
+            let step = self.planner.next(&desired, MAX_OPS, self.grants.len());
+            if step.is_some() || !self.planner.has_undecided() {
+                break step;
+            }
+        };
         if let Some(scopes) = self.planner.take_changed_prefixes() {
             etcd.watch(scopes);
         }
@@ -276,6 +314,7 @@ impl Operator {
                 transaction,
                 verdict: None,
             }),
+            Step::Continue => {}
             Step::Grant { ttl, count } => {
                 assert!(count <= 40, "{count} leases are far more than all keys need");
                 self.grants.extend((0..count).map(|_| (etcd.grant(), ttl)));

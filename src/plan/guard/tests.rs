@@ -77,7 +77,7 @@ impl Rig {
         self.holds += usize::from(event == Some(GuardEvent::Held));
         let keys = works.into_values().map(|work| match work {
             Work::Key(key) => key,
-            Work::Pod(..) => unreachable!("only keys are suspected here"),
+            Work::Pod(..) | Work::Changed(..) => unreachable!("only keys are suspected here"),
         });
         (event, keys.collect())
     }

@@ -9,7 +9,7 @@ fn a_key_that_came_and_went_leaves_no_slot_however_late_the_mirror_tells_of_it()
         rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
         rig.run();
         rig.drop_pod("orders", pod);
-        while let Some(Step::Write(ticket, transaction)) = rig.planner.next(Transaction::MAX_OPS, 0) {
+        while let Some(Step::Write(ticket, transaction)) = rig.planner.next(&(), Transaction::MAX_OPS, 0) {
             let verdict = rig.commit(&transaction);
             rig.planner.complete(ticket, Some(verdict));
         }
@@ -54,7 +54,10 @@ fn a_replica_that_stands_by_keeps_what_is_still_to_be_done() {
     standby_sees(&mut standby, &rig);
     standby.set_desired(&reference("orders"), &"a".into(), Some(desired("a", &["/s/a"], "1")));
     standby.tidy();
-    assert!(matches!(standby.next(127, 0), Some(Step::Grant { .. })), "it leads now");
+    assert!(
+        matches!(standby.next(&(), 127, 0), Some(Step::Grant { .. })),
+        "it leads now"
+    );
 }
 
 #[test]

@@ -136,7 +136,7 @@ fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
     rig.listen();
     rig.etcd.expire(lease);
     rig.planner.leases().mark_doubtful(lease);
-    let Some(Step::Write(ticket, transaction)) = rig.planner.next(127, 0) else {
+    let Some(Step::Write(ticket, transaction)) = rig.planner.next(&(), 127, 0) else {
         panic!("the record is to be written");
     };
     let verdict = rig.commit(&transaction);
@@ -209,5 +209,5 @@ fn a_removal_whose_note_names_a_lapsed_lease_is_not_tried_again_and_again() {
     // The watch event has not arrived yet.
     rig.planner.complete(ticket, Some(TxnOutcome::LeaseGone));
     assert_eq!(keys(&transaction), ["/s/p"]);
-    assert_eq!(rig.planner.next(Transaction::MAX_OPS, 0), None);
+    assert_eq!(rig.planner.next(&(), Transaction::MAX_OPS, 0), None);
 }

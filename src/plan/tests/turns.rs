@@ -31,7 +31,8 @@ impl Rig {
 
     /// The keys of the next transaction for namespaces with little work.
     fn next_small(&mut self) -> Option<(super::super::Ticket, Vec<String>)> {
-        match self.planner.next_small(32)? {
+        match self.planner.next_small(&(), 32)? {
+            Step::Continue => None,
             Step::Write(ticket, transaction) => {
                 Some((ticket, keys(&transaction).iter().map(ToString::to_string).collect()))
             }
@@ -90,7 +91,7 @@ fn p10_a_lease_that_is_waited_for_is_granted_before_other_work() {
     rig.want("late", "l", &["/s/l"], "1");
     let mut before = 0;
     // The namespace `flood` always has more work.
-    while !matches!(rig.planner.next(10, 0), Some(Step::Grant { ttl: 60, count: 1 })) {
+    while !matches!(rig.planner.next(&(), 10, 0), Some(Step::Grant { ttl: 60, count: 1 })) {
         before += 1;
         assert!(before < 3, "the work of others comes first");
     }
@@ -124,7 +125,7 @@ fn p10_of_leases_that_are_short_those_with_the_fewest_on_their_way_come_first() 
         }
     }
     while matches!(
-        rig.planner.next(Transaction::MAX_OPS, usize::MAX),
+        rig.planner.next(&(), Transaction::MAX_OPS, usize::MAX),
         Some(Step::Write(..))
     ) {}
     assert_eq!(rig.planner.grant_due(&[].into()), Some(40));
@@ -142,12 +143,12 @@ fn p10_room_that_becomes_free_on_a_lease_is_offered_to_those_who_wait() {
     rig.want("orders", "b", &["/s/b"], "1");
     // etcd grants no leases.
     assert_eq!(
-        rig.planner.next(Transaction::MAX_OPS, usize::MAX),
+        rig.planner.next(&(), Transaction::MAX_OPS, usize::MAX),
         None,
         "there is no room"
     );
     rig.drop_pod("orders", "a");
-    while let Some(Step::Write(ticket, transaction)) = rig.planner.next(Transaction::MAX_OPS, usize::MAX) {
+    while let Some(Step::Write(ticket, transaction)) = rig.planner.next(&(), Transaction::MAX_OPS, usize::MAX) {
         let verdict = rig.commit(&transaction);
         rig.planner.complete(ticket, Some(verdict));
     }

@@ -193,9 +193,9 @@ fn a_scope_is_watched_until_the_last_key_of_its_registration_has_left() {
     let watched = rig.planner.take_changed_prefixes().expect("they are told");
     assert!(watched.contains("/s/"));
     rig.etcd.watch(watched);
-    while let Some((ticket, transaction)) = rig.planner.next(127, 0).and_then(|step| match step {
+    while let Some((ticket, transaction)) = rig.planner.next(&(), 127, 0).and_then(|step| match step {
         Step::Write(ticket, transaction) => Some((ticket, transaction)),
-        Step::Grant { .. } => None,
+        Step::Continue | Step::Grant { .. } => None,
     }) {
         let verdict = rig.commit(&transaction);
         rig.planner.complete(ticket, Some(verdict));
@@ -235,8 +235,9 @@ fn the_keys_of_a_pod_wait_until_all_the_places_where_they_lie_have_been_read() {
     let mut written = Vec::new();
     while let Some(observation) = rig.etcd.tell(0) {
         rig.planner.observe(observation);
-        while let Some(step) = rig.planner.next(Transaction::MAX_OPS, 0) {
+        while let Some(step) = rig.planner.next(&(), Transaction::MAX_OPS, 0) {
             match step {
+                Step::Continue => {}
                 Step::Grant { ttl, .. } => {
                     let lease = rig.etcd.grant();
                     rig.planner.granted(lease, ttl);

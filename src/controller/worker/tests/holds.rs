@@ -35,15 +35,15 @@ async fn missing_from_a_list() -> Rig {
     rig.worker.observe(data);
     rig.worker.observe(records);
     rig.worker.observe(Observation::Complete { revision: 1 });
-    let missing = keys.iter().map(|key| Command::Pod {
+    let missing = keys.iter().map(|key| MissingPod {
         registration: orders(),
         pod: key.rsplit('/').next().expect("a name").into(),
-        presence: PodState::Missing,
         selected: 0,
-        heard: Instant::now(),
-        slip: None,
     });
-    rig.worker.take(Command::Together(missing.collect()));
+    rig.worker.take(Command::PodsMissing {
+        pods: missing.collect(),
+        at: Instant::now(),
+    });
     rig
 }
 
