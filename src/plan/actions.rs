@@ -102,6 +102,7 @@ impl Planner {
             return Some(all);
         }
         if !self.work.has_more()
+            && self.work.may_serve_excess()
             && !self.transactions.has_excess()
             && let Some(excess) = self.gather(desired, (max_ops.min(EXCESS_OPS), true), |_, _| true)
         {

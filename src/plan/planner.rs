@@ -156,6 +156,8 @@ impl Planner {
         for (pod, desired) in &state.pods {
             for record in desired.all_records() {
                 self.unclaim(&record.key, registration, pod);
+                // The pod's records may be those of a spec before the last edit, below other prefixes.
+                self.enqueue(&record.key);
             }
         }
         for key in state.dropped.values().flatten() {

@@ -34,6 +34,16 @@ impl Planner {
         self.work.set_rate_limit(changes_per_second);
     }
 
+    /// Sets whether work above the rate limit may be served by the next step.
+    pub fn set_may_serve_excess(&mut self, may: bool) {
+        self.work.set_may_serve_excess(may);
+    }
+
+    /// Whether work above the rate limit is queued, and none of it is in flight.
+    pub fn has_excess(&self) -> bool {
+        self.work.has_excess() && !self.transactions.has_excess()
+    }
+
     /// Marks a pod that changed at `at`, while the same registrations as before select it.
     pub fn mark_pod(&mut self, namespace: &Arc<str>, pod: &Arc<str>, at: Instant) {
         self.work.mark_pod(namespace, pod, at);

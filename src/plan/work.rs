@@ -70,6 +70,8 @@ pub(super) struct WorkQueue {
     excess: FairQueue<Work>,
     /// The work in the queues. An entry of a queue that is not in this set is void.
     queued: HashSet<Work>,
+    /// Whether work above the rate limit may be served now.
+    may_serve_excess: bool,
     /// Whether the last search for work stopped early, without a difference in the items that it looked at.
     has_more: bool,
     rate_limits: NamespaceRateLimiter,
@@ -219,6 +221,18 @@ impl WorkQueue {
         {
             self.queue.push(&NOBODY, Work::Key(key));
         }
+    }
+
+    pub fn set_may_serve_excess(&mut self, may: bool) {
+        self.may_serve_excess = may;
+    }
+
+    pub fn may_serve_excess(&self) -> bool {
+        self.may_serve_excess
+    }
+
+    pub fn has_excess(&self) -> bool {
+        !self.excess.is_empty()
     }
 
     pub fn has_more(&self) -> bool {

@@ -23,6 +23,8 @@ const RESERVED: usize = 32;
 /// Pause after a failure, doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Pause after work above the rate limit, as a multiple of the time that it took: such work gets a tenth of the time.
+const EXCESS_PAUSE: u32 = 9;
 /// How long writes may fail before the failure is reported.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -48,6 +50,10 @@ pub struct Writing {
     throttled: bool,
     /// Whether the planner has more items to look at.
     has_more: bool,
+    /// Whether work above the rate limit waits for `excess_at`.
+    has_excess: bool,
+    /// When work above the rate limit may be served again.
+    excess_at: Instant,
 }
 
 /// A series of failures.
@@ -95,6 +101,8 @@ impl Writing {
             heard: None,
             throttled: false,
             has_more: false,
+            has_excess: false,
+            excess_at: now,
         }
     }
 
@@ -125,6 +133,7 @@ impl Writing {
         if self.has_more {
             return Some(now);
         }
+        let excess = self.has_excess.then_some(self.excess_at);
         let pause = |failing: &Option<Failing>| {
             let again_at = failing.as_ref().map(|failing| failing.again_at);
             again_at.filter(|at| *at > now)
@@ -132,7 +141,7 @@ impl Writing {
         let (paused, grants) = (pause(&self.failing), pause(&self.grants_failing));
         let throttled = self.throttled.then(|| now + self.write_limit.wait(now));
         let writes = paused.into_iter().chain(throttled).max();
-        writes.into_iter().chain(grants).min()
+        writes.into_iter().chain(grants).chain(excess).min()
     }
 
     #[cfg(test)]
@@ -204,6 +213,7 @@ impl RegistryWorker {
     pub(super) fn write(&mut self, cache: &Cache, now: Instant) {
         self.writing.throttled = false;
         self.writing.has_more = false;
+        self.writing.has_excess = false;
         let paused = |failing: &Failing| failing.again_at > now;
         if self.writing.full && !self.writing.failing.as_ref().is_some_and(paused) {
             self.set_full(false);
@@ -214,6 +224,7 @@ impl RegistryWorker {
         self.write_work(cache, &fence, now);
         // Keys that the planner has just looked at for the first time may need a lease.
         self.grant_leases(now);
+        self.writing.has_excess = self.planner.has_excess() && self.writing.in_flight < self.writing.most_in_flight;
     }
 
     /// Requests the leases that work waits for.
@@ -233,7 +244,7 @@ impl RegistryWorker {
             }
             let most = self.writing.write_limit.share(Transaction::MAX_OPS);
             // `grant_leases` requests leases, once for all steps.
-            match self.planner.next(cache, most, usize::MAX) {
+            match self.next_step(cache, most, now) {
                 Some(Step::Write(ticket, transaction)) => self.commit(fence, ticket, transaction, now),
                 Some(Step::Continue) => {
                     self.writing.has_more = true;
@@ -248,6 +259,19 @@ impl RegistryWorker {
             }
         }
         self.write_small(cache, fence, now);
+    }
+
+    /// Returns the planner's next step. Work above the rate limit gets a share of the time only, whether it leads to
+    /// writes or not, because the other namespaces share the processor with it.
+    fn next_step(&mut self, cache: &Cache, most: usize, now: Instant) -> Option<Step> {
+        let begin = Instant::now();
+        let serves_excess = now >= self.writing.excess_at && self.planner.has_excess();
+        self.planner.set_may_serve_excess(serves_excess);
+        let step = self.planner.next(cache, most, usize::MAX);
+        if serves_excess {
+            self.writing.excess_at = now + begin.elapsed() * EXCESS_PAUSE;
+        }
+        step
     }
 
     /// Writes for registrations with few pending keys although the limits are reached. They would otherwise wait for
