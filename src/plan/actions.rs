@@ -101,12 +101,12 @@ impl Planner {
         if let Some(all) = self.gather(desired, (max_ops, false), |_, _| true) {
             return Some(all);
         }
-        if !self.work.has_more()
-            && self.work.may_serve_excess()
-            && !self.transactions.has_excess()
-            && let Some(excess) = self.gather(desired, (max_ops.min(EXCESS_OPS), true), |_, _| true)
-        {
-            return Some(excess);
+        if !self.work.has_more() && self.work.may_serve_excess() && !self.transactions.has_excess() {
+            let excess = self.gather(desired, (max_ops.min(EXCESS_OPS), true), |_, _| true);
+            // Unclaimed keys may have waited for the pods that were looked at.
+            if let Some(step) = excess.or_else(|| self.gather(desired, (max_ops, false), |_, _| true)) {
+                return Some(step);
+            }
         }
         // The work that was just decided may need a lease.
         let shortage = self.work.shortage(self.leases.capacity());

@@ -19,6 +19,9 @@ pub(super) struct NamespaceRateLimiter {
     /// Until when each namespace has used up its time.
     used: HashMap<Arc<str>, Instant>,
     cleanup_at: usize,
+    /// The latest time that was passed in. An earlier one counts as this one: a pod whose change waited in the queue is
+    /// not charged for what came after it.
+    latest: Option<Instant>,
 }
 
 impl Default for NamespaceRateLimiter {
@@ -28,6 +31,7 @@ impl Default for NamespaceRateLimiter {
             cost: Duration::ZERO,
             used: HashMap::new(),
             cleanup_at: FEW,
+            latest: None,
         }
     }
 }
@@ -38,7 +42,8 @@ impl NamespaceRateLimiter {
     }
 
     /// Whether `namespace` is above its rate limit at `at`.
-    pub fn is_above(&self, namespace: &str, at: Instant) -> bool {
+    pub fn is_above(&mut self, namespace: &str, at: Instant) -> bool {
+        let at = self.not_before_latest(at);
         let used = self.used.get(namespace);
         used.and_then(|until| until.checked_sub(BURST))
             .is_some_and(|until| until > at)
@@ -49,6 +54,7 @@ impl NamespaceRateLimiter {
         if self.is_above(namespace, at) {
             return false;
         }
+        let at = self.not_before_latest(at);
         if let Some(until) = self.used.get_mut(namespace) {
             *until = (*until).max(at) + self.cost;
             return true;
@@ -59,6 +65,10 @@ impl NamespaceRateLimiter {
         }
         self.used.insert(namespace.clone(), at + self.cost);
         true
+    }
+
+    fn not_before_latest(&mut self, at: Instant) -> Instant {
+        *self.latest.insert(self.latest.map_or(at, |latest| latest.max(at)))
     }
 }
 
@@ -83,6 +93,13 @@ mod tests {
         assert!(limiter.admits(&"other".into(), start));
         assert_eq!(admitted(&mut limiter, start + Duration::from_secs(2)), 200);
         assert_eq!(admitted(&mut limiter, start + Duration::from_hours(1)), 1001);
+    }
+
+    #[test]
+    fn a_change_that_waited_is_not_charged_for_later_ones() {
+        let (mut limiter, start, shop) = (limiter(1), Instant::now(), Arc::from("shop"));
+        assert!(limiter.admits(&shop, start + Duration::from_mins(1)));
+        assert!(limiter.admits(&shop, start));
     }
 
     #[test]

@@ -224,7 +224,8 @@ impl RegistryWorker {
         self.write_work(cache, &fence, now);
         // Keys that the planner has just looked at for the first time may need a lease.
         self.grant_leases(now);
-        self.writing.has_excess = self.planner.has_excess() && self.writing.in_flight < self.writing.most_in_flight;
+        let may_write_more = !self.writing.throttled && self.writing.in_flight < self.writing.most_in_flight;
+        self.writing.has_excess = may_write_more && self.planner.has_excess();
     }
 
     /// Requests the leases that work waits for.

@@ -146,6 +146,8 @@ impl Operator {
         etcd.forget_watches();
         let mut planner = Planner::new(meta(), KEYS_PER_LEASE);
         planner.set_guard(GUARD);
+        planner.set_rate_limit(1);
+        planner.set_may_serve_excess(true);
         Self {
             index: Index::new(),
             planner,
