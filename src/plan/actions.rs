@@ -23,7 +23,8 @@ const MAX_BYTES: usize = 512 * 1024;
 /// commands and observations.
 const MAX_ITEMS: usize = 256;
 
-/// Maximum number of keys in a transaction for namespaces above their rate limit: small, so that it delays others little.
+/// Maximum number of items that are popped, and of keys, for one transaction of namespaces above their rate limit: small,
+/// so that it delays others little.
 const EXCESS_OPS: usize = 32;
 
 /// The next step of the worker.
@@ -219,11 +220,12 @@ impl Planner {
     ) -> (Transaction, Vec<Work>) {
         let (mut gathered, mut undecided) = (Transaction::default(), Vec::new());
         let (mut bytes, mut most) = (0_usize, max_ops);
+        let max_items = if excess { EXCESS_OPS } else { MAX_ITEMS };
         for popped in 0.. {
             if gathered.ops.len() >= most {
                 break;
             }
-            if popped == MAX_ITEMS {
+            if popped == max_items {
                 self.work.set_more(gathered.ops.is_empty());
                 break;
             }

@@ -127,7 +127,9 @@ impl WorkQueue {
     /// Marks a changed pod, and queues it: the registrations that select it are to be found.
     pub fn mark_pod(&mut self, namespace: &Arc<str>, pod: &Arc<str>, at: Instant) {
         let work = Work::Changed(namespace.clone(), pod.clone());
-        let is_excess = self.insert_mark(&work, (false, false), at) && self.rate_limits.is_above(namespace, at);
+        // Behind the namespace's other excess: to find and mark the registrations of a pod takes long if they are many.
+        let is_above = self.excess.len_of(namespace) > 0 || self.rate_limits.is_above(namespace, at);
+        let is_excess = self.insert_mark(&work, (false, false), at) && is_above;
         self.queue_marked(work, false, is_excess);
     }
 
