@@ -168,6 +168,10 @@ impl DesiredState for Desired<'_> {
         self.0.selecting(namespace, pod)
     }
 
+    fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool {
+        self.0.selects(registration, pod)
+    }
+
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
         let if_ready = || self.0.view_if_ready(registration, pod);
         let view = self.0.view(registration, pod);
@@ -207,9 +211,9 @@ impl Operator {
         let applied = Instant::now();
         match change {
             PodChange::None => {}
-            PodChange::Facts => {
+            PodChange::Facts | PodChange::Ending => {
                 let (namespace, pod) = (pod.namespace.as_str().into(), pod.name.as_str().into());
-                self.planner.mark_pod(&namespace, &pod, start);
+                self.planner.mark_pod(&namespace, &pod, false, start);
             }
             PodChange::Selection(marks) => {
                 for DirtyMark { registration, pod } in marks {

@@ -39,8 +39,16 @@ impl DesiredState for Cache {
         self.index.selecting(namespace, pod)
     }
 
+    fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool {
+        self.index.selects(registration, pod)
+    }
+
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
         let compiled = self.entries.get(registration).and_then(Entry::in_force)?;
+        // A registration that was just refused, whose keys are to stay.
+        if !self.index.contains_registration(registration) {
+            return None;
+        }
         let if_ready = || self.index.view_if_ready(registration, pod);
         let state = PodState::of(self.index.view(registration, pod), if_ready, &compiled.bindings);
         Some(match &compiled.previous {

@@ -214,9 +214,9 @@ impl Controller {
             ObjectEvent::Applied(pod) => match cache.index.apply_pod(&pod) {
                 PodChange::None => return,
                 PodChange::Selection(marks) => (marks, false),
-                PodChange::Facts => {
+                change @ (PodChange::Facts | PodChange::Ending) => {
                     let (namespace, pod) = (pod.namespace.as_str().into(), pod.name.as_str().into());
-                    return self.send_changed(&namespace, &pod, now);
+                    return self.send_changed(&namespace, &pod, change == PodChange::Ending, now);
                 }
             },
             ObjectEvent::Deleted { namespace, name } => (cache.index.delete_pod(&namespace, &name), true),
@@ -245,23 +245,25 @@ impl Controller {
 
     /// Sends all workers a pod whose facts changed. Each finds out which of its registrations select the pod when it
     /// reconciles the pod, so that the cost of an event does not depend on the number of registrations.
-    fn send_changed(&self, namespace: &Arc<str>, pod: &Arc<str>, at: Instant) {
+    fn send_changed(&self, namespace: &Arc<str>, pod: &Arc<str>, ending: bool, at: Instant) {
         self.workers.send_all(|| Command::PodChanged {
             namespace: namespace.clone(),
             pod: pod.clone(),
+            ending,
             at,
         });
     }
 
     /// Sends each worker all pods that are missing in a list as one command: only the whole set shows a mass removal.
-    fn send_missing(&self, cache: &Cache, missing: Vec<DirtyMark>, at: Instant) {
+    fn send_missing(&self, cache: &Cache, missing: Vec<(DirtyMark, bool)>, at: Instant) {
         let mut by_registry: BTreeMap<&str, Vec<MissingPod>> = BTreeMap::new();
-        for DirtyMark { registration, pod } in missing {
+        for (DirtyMark { registration, pod }, ended) in missing {
             if let Some(registry) = registry_of(cache, &registration) {
                 let selected = cache.index.selected_count(&registration);
                 let missing = MissingPod {
                     registration,
                     pod,
+                    ended,
                     selected,
                 };
                 by_registry.entry(registry).or_default().push(missing);

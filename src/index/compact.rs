@@ -33,6 +33,13 @@ pub(super) enum State {
     Ready,
 }
 
+impl State {
+    /// Whether the pod is terminating or has ended.
+    pub(super) fn is_ending(self) -> bool {
+        matches!(self, Self::Terminal | Self::Terminating)
+    }
+}
+
 /// A pod's uid in less than half the bytes of its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Uid {

@@ -54,7 +54,11 @@ impl Namespace {
                 symbols.release(std::mem::replace(&mut entry.pod, new));
                 let entry = &self.pods[name];
                 let is_selected = self.selecting(&entry.pod, symbols).next().is_some();
-                return if is_selected { PodChange::Facts } else { PodChange::None };
+                return match is_selected {
+                    true if entry.pod.state.is_ending() => PodChange::Ending,
+                    true => PodChange::Facts,
+                    false => PodChange::None,
+                };
             }
         }
         let (name, old) = match self.pods.remove_entry(name) {
@@ -86,14 +90,18 @@ impl Namespace {
     }
 
     /// Deletes the pods not seen since a list of them `began`.
-    pub(super) fn delete_unseen_pods(&mut self, began: Mark, symbols: &mut Symbols) -> Vec<DirtyMark> {
+    pub(super) fn delete_unseen_pods(&mut self, began: Mark, symbols: &mut Symbols) -> Vec<(DirtyMark, bool)> {
         let unseen = self
             .pods
             .iter()
             .filter(|(_, entry)| entry.seen.is_before(began))
-            .map(|(name, _)| name.clone());
-        let unseen: Vec<_> = unseen.collect();
-        unseen.iter().flat_map(|name| self.delete_pod(name, symbols)).collect()
+            .map(|(name, entry)| (name.clone(), entry.pod.state.is_ending()));
+        let mut marks = Vec::new();
+        for (name, is_ending) in unseen.collect::<Vec<_>>() {
+            let deleted = self.delete_pod(&name, symbols).into_iter();
+            marks.extend(deleted.map(|mark| (mark, is_ending)));
+        }
+        marks
     }
 
     /// Updates the registrations for a pod that changes from `old` to `new`. Returns a dirty mark for each registration
@@ -261,6 +269,14 @@ impl Namespace {
     ) -> Option<ReadyPod> {
         let (_, name, pod) = self.selected(&registration.reference.name, pod, symbols)?;
         resolve_if_ready(registration, name, pod, symbols)
+    }
+
+    pub(super) fn contains_registration(&self, name: &str) -> bool {
+        self.registrations.contains_key(name)
+    }
+
+    pub(super) fn selects(&self, registration: &str, pod: &str, symbols: &Symbols) -> bool {
+        self.selected(registration, pod, symbols).is_some()
     }
 
     fn selected(

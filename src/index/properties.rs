@@ -216,7 +216,7 @@ impl World {
                     touches.extend(apply(index, &pod));
                     self.put_pod(pod);
                 }
-                touches.extend(index.end_pod_relist(&area));
+                touches.extend(index.end_pod_relist(&area).into_iter().map(|(mark, _)| mark));
                 touches
             }
             Event::Registration(registration) => {

@@ -54,7 +54,8 @@ impl Index {
     }
 
     /// Ends the list of the pods of `area`: deletes its pods that were neither applied nor kept since the list began.
-    pub fn end_pod_relist(&mut self, area: &NamespaceScope) -> Vec<DirtyMark> {
+    /// Returns a mark for each registration that selected one, and whether the pod was terminating or had ended.
+    pub fn end_pod_relist(&mut self, area: &NamespaceScope) -> Vec<(DirtyMark, bool)> {
         let (began, symbols) = (self.pod_relists.began(area), &mut self.symbols);
         let listed = self.namespaces.iter_mut().filter(|(name, _)| area.contains(name));
         let touches = listed
@@ -85,6 +86,17 @@ impl Index {
         namespace.map_or(PodView::Gone, |namespace| {
             namespace.view(&registration.name, pod, &self.symbols)
         })
+    }
+
+    /// Whether `registration` selects the pod named `pod` in its namespace.
+    pub fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool {
+        let namespace = self.namespaces.get(&registration.namespace);
+        namespace.is_some_and(|namespace| namespace.selects(&registration.name, pod, &self.symbols))
+    }
+
+    pub fn contains_registration(&self, registration: &RegistrationRef) -> bool {
+        let namespace = self.namespaces.get(&registration.namespace);
+        namespace.is_some_and(|namespace| namespace.contains_registration(&registration.name))
     }
 
     /// Returns the registrations that select a pod.

@@ -71,7 +71,7 @@ pub(super) fn apply(index: &mut Index, pod: &Pod) -> Vec<DirtyMark> {
     };
     match index.apply_pod(pod) {
         PodChange::None => Vec::new(),
-        PodChange::Facts => index
+        PodChange::Facts | PodChange::Ending => index
             .selecting(&pod.namespace, &pod.name)
             .into_iter()
             .map(mark)

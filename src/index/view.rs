@@ -63,6 +63,8 @@ pub enum PodChange {
     None,
     /// Facts of a pod that at least one registration selects. The same registrations as before select it.
     Facts,
+    /// As [`Self::Facts`], and the pod is terminating or has ended.
+    Ending,
     /// The pod is new or has other labels. A mark for each registration that selects or selected it.
     Selection(Vec<DirtyMark>),
 }

@@ -23,6 +23,9 @@ const MAX_BYTES: usize = 512 * 1024;
 /// commands and observations.
 const MAX_ITEMS: usize = 256;
 
+/// About the maximum number of pods that are computed at once because unclaimed keys wait for them.
+const MAX_BLOCKING: usize = 256;
+
 /// Maximum number of items that are popped, and of keys, for one transaction of namespaces above their rate limit: small,
 /// so that it delays others little.
 const EXCESS_OPS: usize = 32;
@@ -64,11 +67,12 @@ impl Planner {
     /// nothing to do for now. `leases_coming` is the number of grants in flight.
     pub fn next(&mut self, desired: &dyn DesiredState, max_ops: usize, leases_coming: usize) -> Option<Step> {
         // The lease records show which keys are ours, and which leases have room.
-        if !self.is_kubernetes_complete || !self.prefixes.is_listed(self.meta.prefix().prefix()) {
+        if !self.is_ready() {
             return None;
         }
         let max_ops = max_ops.min(Transaction::MAX_OPS);
-        self.work.set_more(false);
+        let has_more = self.refresh_blocking(desired, MAX_BLOCKING);
+        self.work.set_more(has_more);
         self.decide_last_endpoints();
         self.decide_quotas();
         if let Some(records) = self.next_records(max_ops) {
@@ -104,9 +108,8 @@ impl Planner {
         }
         if !self.work.has_more() && self.work.may_serve_excess() && !self.transactions.has_excess() {
             let excess = self.gather(desired, (max_ops.min(EXCESS_OPS), true), |_, _| true);
-            // Unclaimed keys may have waited for the pods that were looked at.
-            if let Some(step) = excess.or_else(|| self.gather(desired, (max_ops, false), |_, _| true)) {
-                return Some(step);
+            if excess.is_some() {
+                return excess;
             }
         }
         // The work that was just decided may need a lease.
@@ -147,12 +150,10 @@ impl Planner {
     /// Returns a transaction for namespaces with little work and nothing in flight. The worker keeps a reserve for such
     /// transactions beyond its limits.
     pub fn next_small(&mut self, desired: &dyn DesiredState, max_ops: usize) -> Option<Step> {
-        if !self.is_kubernetes_complete
-            || !self.prefixes.is_listed(self.meta.prefix().prefix())
-            || self.hold_op().is_some()
-        {
+        if !self.is_ready() || self.hold_op().is_some() {
             return None;
         }
+        self.refresh_blocking(desired, MAX_BLOCKING);
         self.decide_last_endpoints();
         self.decide_quotas();
         self.offer_room();
@@ -160,6 +161,11 @@ impl Planner {
         let max_ops = max_ops.min(Transaction::MAX_OPS);
         self.next_records(max_ops)
             .or_else(|| self.gather_small(desired, max_ops))
+    }
+
+    /// Whether the planner knows enough to plan: all of Kubernetes, and the records of the leases.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_kubernetes_complete && self.prefixes.is_listed(self.meta.prefix().prefix())
     }
 
     /// Sets whether etcd has no space for new data. While it has none, only removals are planned.
@@ -190,17 +196,19 @@ impl Planner {
         may: impl Fn(&str, usize) -> bool,
     ) -> Option<Step> {
         let ticket = self.transactions.open(Vec::new());
-        let transaction = loop {
-            let (transaction, undecided) = self.gather_into(desired, ticket, (max_ops, excess), &may);
-            let has_undecided = !undecided.is_empty();
-            self.work.extend(undecided);
-            if !has_undecided || !transaction.ops.is_empty() {
-                break transaction;
-            }
+        let (transaction, undecided) = self.gather_into(desired, ticket, (max_ops, excess), may);
+        let has_undecided = !undecided.is_empty();
+        for work in undecided {
+            self.work.push_back(work, excess);
+        }
+        if has_undecided {
             self.decide_quotas();
-        };
+        }
         if transaction.ops.is_empty() {
             self.transactions.close(ticket);
+            if has_undecided {
+                self.work.set_more(true);
+            }
             return None;
         }
         if excess {
@@ -221,12 +229,15 @@ impl Planner {
         let (mut gathered, mut undecided) = (Transaction::default(), Vec::new());
         let (mut bytes, mut most) = (0_usize, max_ops);
         let max_items = if excess { EXCESS_OPS } else { MAX_ITEMS };
-        for popped in 0.. {
+        let mut popped = 0;
+        loop {
             if gathered.ops.len() >= most {
                 break;
             }
-            if popped == max_items {
-                self.work.set_more(gathered.ops.is_empty());
+            if popped >= max_items {
+                if gathered.ops.is_empty() {
+                    self.work.set_more(true);
+                }
                 break;
             }
             let Some(work) = self.work.next_of(&may, excess) else {
@@ -234,6 +245,7 @@ impl Planner {
             };
             // While the work counts as queued, a change of its records does not queue it again.
             let selecting = self.mark_selecting(desired, &work);
+            popped += selecting.max(1);
             let is_refreshed = self.refresh(desired, &work);
             self.work.popped(&work);
             if selecting > 0 {

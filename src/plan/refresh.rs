@@ -5,13 +5,16 @@ use std::time::Instant;
 
 use super::desired::PodState;
 use super::planner::Planner;
-use super::work::Work;
+use super::work::{Cause, Mark, Work};
 use crate::model::RegistrationRef;
 
 /// The desired state in Kubernetes.
 pub trait DesiredState {
     /// Returns the registrations that select a pod.
     fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef>;
+
+    /// Whether `registration` selects `pod`.
+    fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool;
 
     /// Returns the present state of `pod` with regard to `registration`; none if the registration is not in force.
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState>;
@@ -21,6 +24,10 @@ pub trait DesiredState {
 impl DesiredState for () {
     fn selecting(&self, _: &str, _: &str) -> Vec<RegistrationRef> {
         Vec::new()
+    }
+
+    fn selects(&self, _: &RegistrationRef, _: &str) -> bool {
+        false
     }
 
     fn pod_state(&self, _: &RegistrationRef, _: &str) -> Option<PodState> {
@@ -39,20 +46,27 @@ impl Planner {
         self.work.set_may_serve_excess(may);
     }
 
-    /// Whether work above the rate limit is queued, and none of it is in flight.
+    /// Whether work above the rate limit can be served: it is queued, and none of it is in flight.
     pub fn has_excess(&self) -> bool {
-        self.work.has_excess() && !self.transactions.has_excess()
+        self.is_ready() && self.work.has_excess() && !self.transactions.has_excess()
     }
 
-    /// Marks a pod that changed at `at`, while the same registrations as before select it.
-    pub fn mark_pod(&mut self, namespace: &Arc<str>, pod: &Arc<str>, at: Instant) {
-        self.work.mark_pod(namespace, pod, at);
+    /// Marks a pod that changed at `at`, while the same registrations as before select it. `ending` means that the pod is
+    /// about to end, so that its records are removed.
+    pub fn mark_pod(&mut self, namespace: &Arc<str>, pod: &Arc<str>, ending: bool, at: Instant) {
+        if self.registrations.is_namespace_known(namespace) {
+            self.work.mark_pod(namespace, pod, ending, at);
+        }
     }
 
     /// Marks a pod of `registration` that changed at `at`. `deleted` means that a pod of this name was deleted.
     pub fn mark_changed(&mut self, registration: &RegistrationRef, pod: &Arc<str>, deleted: bool, at: Instant) {
         if self.registrations.contains(registration) {
-            self.work.mark(registration, pod, (deleted, false), at);
+            let cause = Cause {
+                deleted,
+                ..Cause::default()
+            };
+            self.work.mark(registration, pod, cause, at);
         }
     }
 
@@ -60,32 +74,68 @@ impl Planner {
     /// counts as outstanding.
     pub fn mark_edited(&mut self, registration: &RegistrationRef, pod: &Arc<str>, at: Instant) {
         if self.registrations.contains(registration) {
-            self.work.mark(registration, pod, (false, true), at);
+            let cause = Cause {
+                edited: true,
+                ..Cause::default()
+            };
+            self.work.mark(registration, pod, cause, at);
             self.registrations.mark_changed(registration);
         }
     }
 
-    /// Records that a list did not contain `pod`, which is an unconfirmed removal.
-    pub fn set_missing(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+    /// Records that a list did not contain `pod`. Unless the pod was about to end when it was last seen (`ended`), its
+    /// removal is unconfirmed.
+    pub fn set_missing(&mut self, registration: &RegistrationRef, pod: &Arc<str>, ended: bool) {
         let mark = self.work.take_mark(&Work::Pod(registration.clone(), pod.clone()));
-        if mark.is_some_and(|mark| mark.deleted) {
+        if ended || mark.is_some_and(|mark| mark.deleted) {
             self.set_pod_state(registration, pod, PodState::Gone(Vec::new()));
         }
         self.set_pod_state(registration, pod, PodState::Missing);
     }
 
-    /// Computes the desired records of all marked pods. A replica that writes nothing computes them at once, so that a
-    /// leader never acts on older state than it has observed.
-    pub fn refresh_all(&mut self, desired: &dyn DesiredState) {
-        for work in self.work.marked() {
-            if matches!(work, Work::Changed(..)) {
-                self.mark_selecting(desired, &work);
-                self.work.popped(&work);
+    /// Computes the desired records of marked pods, those with the oldest marks first: at most about `budget` of them.
+    /// Returns whether marked pods are left. A replica that writes nothing computes them at once, so that a leader never
+    /// acts on older state than it has observed.
+    pub fn refresh_oldest(&mut self, desired: &dyn DesiredState, budget: usize) -> bool {
+        let mut computed = 0;
+        while let Some(work) = self.work.oldest_marked() {
+            if computed >= budget {
+                return true;
             }
+            computed += self.refresh_now(desired, &work);
         }
-        for work in self.work.marked() {
-            self.refresh(desired, &work);
+        false
+    }
+
+    /// Computes the marked pods that unclaimed keys wait for: at most about `budget` of them. Returns whether keys still
+    /// wait.
+    pub(super) fn refresh_blocking(&mut self, desired: &dyn DesiredState, budget: usize) -> bool {
+        let mut computed = 0;
+        while let Some(work) = self.work.blocking() {
+            if computed >= budget {
+                return true;
+            }
+            computed += self.refresh_now(desired, &work);
         }
+        self.work.release_unclaimed();
+        false
+    }
+
+    /// Computes the desired records of the marked `work`, in each registration that selects the pod. Returns how many
+    /// these are.
+    fn refresh_now(&mut self, desired: &dyn DesiredState, work: &Work) -> usize {
+        let Work::Changed(namespace, pod) = work else {
+            self.refresh(desired, work);
+            return 1;
+        };
+        self.work.take_mark(work);
+        let selecting = desired.selecting(namespace, pod);
+        let count = selecting.len().max(1);
+        for registration in selecting {
+            let mark = self.work.take_mark(&Work::Pod(registration.clone(), pod.clone()));
+            self.compute(desired, (&registration, pod), mark);
+        }
+        count
     }
 
     /// Marks the changed pod of `work` in each registration that selects it. Returns how many these are.
@@ -95,8 +145,15 @@ impl Planner {
             return 0;
         };
         let selecting = desired.selecting(namespace, pod);
+        let cause = Cause {
+            ending: mark.ending,
+            serial: Some(mark.serial),
+            ..Cause::default()
+        };
         for registration in &selecting {
-            self.mark_changed(registration, pod, false, mark.at);
+            if self.registrations.contains(registration) {
+                self.work.mark(registration, pod, cause, mark.at);
+            }
         }
         selecting.len()
     }
@@ -109,15 +166,36 @@ impl Planner {
         let Some(mark) = self.work.take_mark(work) else {
             return false;
         };
-        if mark.edited && self.work.edited(registration) == 0 {
+        // The registrations that select the pod now may claim the keys that it has left. They would otherwise be removed
+        // and written again.
+        if !desired.selects(registration, pod) {
+            for other in desired.selecting(&registration.namespace, pod) {
+                if let Some(mark) = self.work.take_mark(&Work::Pod(other.clone(), pod.clone())) {
+                    self.compute(desired, (&other, pod), Some(mark));
+                }
+            }
+        }
+        self.compute(desired, (registration, pod), Some(mark));
+        true
+    }
+
+    fn compute(
+        &mut self,
+        desired: &dyn DesiredState,
+        (registration, pod): (&RegistrationRef, &Arc<str>),
+        mark: Option<Mark>,
+    ) {
+        if !self.registrations.contains(registration) {
+            return;
+        }
+        if mark.is_some_and(|mark| mark.edited) && self.work.edited(registration) == 0 {
             self.registrations.mark_changed(registration);
         }
         if let Some(state) = desired.pod_state(registration, pod) {
-            if mark.deleted && !matches!(state, PodState::Gone(_)) {
+            if mark.is_some_and(|mark| mark.deleted) && !matches!(state, PodState::Gone(_)) {
                 self.set_pod_state(registration, pod, PodState::Gone(Vec::new()));
             }
             self.set_pod_state(registration, pod, state);
         }
-        true
     }
 }

@@ -165,6 +165,8 @@ impl RegistrationState {
 #[derive(Debug, Default)]
 pub(super) struct Registrations {
     states: HashMap<RegistrationRef, RegistrationState>,
+    /// The number of registrations of each namespace.
+    namespaces: HashMap<Arc<str>, usize>,
     suspended: HashSet<RegistrationRef>,
     /// Registrations whose report may have changed.
     changed: HashSet<RegistrationRef>,
@@ -175,6 +177,11 @@ pub(super) struct Registrations {
 impl Registrations {
     pub fn get(&self, registration: &RegistrationRef) -> Option<&RegistrationState> {
         self.states.get(registration)
+    }
+
+    /// Whether `namespace` has a registration.
+    pub fn is_namespace_known(&self, namespace: &str) -> bool {
+        self.namespaces.contains_key(namespace)
     }
 
     pub fn contains(&self, registration: &RegistrationRef) -> bool {
@@ -245,6 +252,7 @@ impl Registrations {
             Entry::Occupied(mut known) => Some(std::mem::replace(&mut known.get_mut().settings, settings)),
             Entry::Vacant(free) => {
                 free.insert(RegistrationState::new(settings));
+                *self.namespaces.entry(registration.namespace.clone()).or_default() += 1;
                 None
             }
         };
@@ -350,7 +358,14 @@ impl Registrations {
         self.suspended.remove(registration);
         self.changed.remove(registration);
         self.undecided.remove(registration);
-        self.states.remove(registration)
+        let state = self.states.remove(registration)?;
+        if let Some(count) = self.namespaces.get_mut(&registration.namespace) {
+            *count -= 1;
+            if *count == 0 {
+                self.namespaces.remove(&registration.namespace);
+            }
+        }
+        Some(state)
     }
 
     /// Records that the report of `registration` may have changed, if the registration exists.

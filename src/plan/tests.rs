@@ -14,6 +14,7 @@ mod holds;
 mod last_endpoint;
 mod leases;
 mod previous;
+mod refresh;
 mod rejected;
 mod rules;
 mod turns;

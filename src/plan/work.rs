@@ -56,9 +56,22 @@ pub(super) struct Mark {
     pub deleted: bool,
     /// The registration was edited, and not only the pod changed.
     pub edited: bool,
+    /// The pod is about to end. Its removal is never over the rate limit.
+    pub ending: bool,
     /// When the change was received.
     pub at: Instant,
-    serial: u64,
+    /// The mark's place in time. Marks that follow from the same change of a pod share one.
+    pub serial: u64,
+}
+
+/// Why a pod is marked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cause {
+    pub deleted: bool,
+    pub edited: bool,
+    pub ending: bool,
+    /// The serial number of the mark from which this one follows.
+    pub serial: Option<u64>,
 }
 
 /// The queued work, and the work that waits for a lease or for space in etcd.
@@ -76,14 +89,14 @@ pub(super) struct WorkQueue {
     has_more: bool,
     rate_limits: NamespaceRateLimiter,
     marks: HashMap<Work, Mark>,
-    /// The serial numbers of `marks`. The first one belongs to the oldest mark.
-    serials: BTreeSet<u64>,
+    /// The marked work by serial number: the oldest mark first.
+    oldest: BTreeSet<(u64, Work)>,
     last_serial: u64,
     /// The number of marks for each edited registration.
     edited: HashMap<RegistrationRef, usize>,
-    /// Unclaimed keys, each with the last serial number when it was queued. A key waits until all marks before it are
-    /// gone, because one of those pods may claim it.
-    unclaimed: VecDeque<(u64, Key)>,
+    /// Unclaimed keys, each with the last serial number when the planner first looked for work after it was queued. A key
+    /// waits until the marked pods up to that one are computed, because one of them may claim it.
+    unclaimed: VecDeque<(Option<u64>, Key)>,
     /// By the time to live of the needed lease, in seconds, and the lease group of its keys.
     waiting: BTreeMap<(u32, LeaseGroup), Waiting>,
     /// The lease that each work waits for, one at a time.
@@ -114,7 +127,7 @@ impl WorkQueue {
             return;
         }
         match work {
-            Work::Key(key) if !self.marks.is_empty() => self.unclaimed.push_back((self.last_serial, key)),
+            Work::Key(key) => self.unclaimed.push_back((None, key)),
             work => self.queue.push(&work.tenant().clone(), work),
         }
     }
@@ -124,45 +137,55 @@ impl WorkQueue {
         self.rate_limits.set_rate(per_second);
     }
 
-    /// Marks a changed pod, and queues it: the registrations that select it are to be found.
-    pub fn mark_pod(&mut self, namespace: &Arc<str>, pod: &Arc<str>, at: Instant) {
+    /// Marks a changed pod, and queues it: the registrations that select it are to be found. A pod that is `ending` is
+    /// never over the rate limit.
+    pub fn mark_pod(&mut self, namespace: &Arc<str>, pod: &Arc<str>, ending: bool, at: Instant) {
         let work = Work::Changed(namespace.clone(), pod.clone());
         // Behind the namespace's other excess: to find and mark the registrations of a pod takes long if they are many.
         let is_above = self.excess.len_of(namespace) > 0 || self.rate_limits.is_above(namespace, at);
-        let is_excess = self.insert_mark(&work, (false, false), at) && is_above;
-        self.queue_marked(work, false, is_excess);
+        let cause = Cause {
+            ending,
+            ..Cause::default()
+        };
+        let is_excess = self.insert_mark(&work, cause, at) && is_above;
+        self.queue_marked(work, ending, is_excess);
     }
 
-    /// Marks the pod of a registration as dirty, and queues it. `at` is the time of the change. A deletion is never over
+    /// Marks the pod of a registration as dirty, and queues it. `at` is the time of the change. A removal is never over
     /// the rate limit.
-    pub fn mark(
-        &mut self,
-        registration: &RegistrationRef,
-        pod: &Arc<str>,
-        (deleted, edited): (bool, bool),
-        at: Instant,
-    ) {
+    pub fn mark(&mut self, registration: &RegistrationRef, pod: &Arc<str>, cause: Cause, at: Instant) {
         let work = Work::Pod(registration.clone(), pod.clone());
-        let is_new = self.insert_mark(&work, (deleted, edited), at);
-        let is_excess = is_new && !deleted && !self.rate_limits.admits(&registration.namespace, at);
-        self.queue_marked(work, deleted, is_excess);
+        let is_new = self.insert_mark(&work, cause, at);
+        let is_urgent = cause.deleted || cause.ending;
+        let is_excess = is_new && !is_urgent && !self.rate_limits.admits(&registration.namespace, at);
+        self.queue_marked(work, is_urgent, is_excess);
     }
 
     /// Inserts a mark, or adds to the one that is there. Returns whether it is new.
-    fn insert_mark(&mut self, work: &Work, (deleted, edited): (bool, bool), at: Instant) -> bool {
+    fn insert_mark(&mut self, work: &Work, cause: Cause, at: Instant) -> bool {
+        let Cause {
+            deleted,
+            edited,
+            ending,
+            serial,
+        } = cause;
         let known = self.marks.get_mut(work);
         let is_new = known.is_none();
         let was_edited = known.as_ref().is_some_and(|mark| mark.edited);
         if let Some(mark) = known {
             mark.deleted |= deleted;
             mark.edited |= edited;
+            mark.ending |= ending;
         } else {
-            self.last_serial += 1;
-            let serial = self.last_serial;
-            self.serials.insert(serial);
+            let serial = serial.unwrap_or_else(|| {
+                self.last_serial += 1;
+                self.last_serial
+            });
+            self.oldest.insert((serial, work.clone()));
             let mark = Mark {
                 deleted,
                 edited,
+                ending,
                 at,
                 serial,
             };
@@ -190,7 +213,7 @@ impl WorkQueue {
     /// Takes the mark of `work`.
     pub fn take_mark(&mut self, work: &Work) -> Option<Mark> {
         let mark = self.marks.remove(work)?;
-        self.serials.remove(&mark.serial);
+        self.oldest.remove(&(mark.serial, work.clone()));
         if mark.edited
             && let Work::Pod(registration, _) = work
             && let Some(count) = self.edited.get_mut(registration)
@@ -203,11 +226,26 @@ impl WorkQueue {
         Some(mark)
     }
 
-    /// Returns the marked work, the oldest mark first.
-    pub fn marked(&self) -> Vec<Work> {
-        let mut marked: Vec<(u64, &Work)> = self.marks.iter().map(|(work, mark)| (mark.serial, work)).collect();
-        marked.sort_unstable_by_key(|(serial, _)| *serial);
-        marked.into_iter().map(|(_, work)| work.clone()).collect()
+    /// Returns the work with the oldest mark.
+    pub fn oldest_marked(&self) -> Option<Work> {
+        self.oldest.first().map(|(_, work)| work.clone())
+    }
+
+    /// Returns the work with the oldest mark, if an unclaimed key waits for it.
+    pub fn blocking(&mut self) -> Option<Work> {
+        for (serial, _) in self
+            .unclaimed
+            .iter_mut()
+            .rev()
+            .take_while(|(serial, _)| serial.is_none())
+        {
+            *serial = Some(self.last_serial);
+        }
+        let (waits_for, _) = self.unclaimed.back()?;
+        let (serial, work) = self.oldest.first()?;
+        waits_for
+            .is_some_and(|waits_for| *serial <= waits_for)
+            .then(|| work.clone())
     }
 
     /// The number of pods whose records are still those of the spec before the last edit of `registration`.
@@ -216,9 +254,10 @@ impl WorkQueue {
     }
 
     /// Queues the unclaimed keys that wait for no mark any more.
-    fn release_unclaimed(&mut self) {
-        while let Some((serial, _)) = self.unclaimed.front()
-            && self.serials.first().is_none_or(|oldest| oldest > serial)
+    pub fn release_unclaimed(&mut self) {
+        let oldest = self.oldest.first().map(|(serial, _)| *serial);
+        while let Some((Some(waits_for), _)) = self.unclaimed.front()
+            && oldest.is_none_or(|oldest| oldest > *waits_for)
             && let Some((_, key)) = self.unclaimed.pop_front()
         {
             self.queue.push(&NOBODY, Work::Key(key));
@@ -249,6 +288,14 @@ impl WorkQueue {
         works.into_iter().for_each(|work| self.push(work));
     }
 
+    /// Puts back work that was popped and is to be looked at again after all that is queued.
+    pub fn push_back(&mut self, work: Work, excess: bool) {
+        if self.queued.insert(work.clone()) {
+            let queue = if excess { &mut self.excess } else { &mut self.queue };
+            queue.push(&work.tenant().clone(), work);
+        }
+    }
+
     /// Puts back work that was popped but does not fit into the current transaction.
     pub fn push_front(&mut self, work: Work, excess: bool) {
         if self.queued.insert(work.clone()) {
@@ -260,7 +307,6 @@ impl WorkQueue {
     /// Returns the next work of a tenant that `may` admits, of those above their rate limit if `excess`. `may` gets the
     /// tenant and the number of its queued items. The work counts as queued until [`Self::popped`].
     pub fn next_of(&mut self, may: impl Fn(&str, usize) -> bool, excess: bool) -> Option<Work> {
-        self.release_unclaimed();
         let (served, other) = if excess {
             (&mut self.excess, &self.queue)
         } else {
@@ -306,6 +352,7 @@ impl WorkQueue {
 
     /// Takes the queued work out, except for marked pods and for work that waits for a lease.
     pub fn take(&mut self) -> Vec<Work> {
+        self.blocking();
         self.release_unclaimed();
         let mut taken = Vec::new();
         for queue in [&mut self.queue, &mut self.excess] {
@@ -439,6 +486,8 @@ mod tests {
     }
 
     fn pop(list: &mut WorkQueue) -> Option<Work> {
+        list.blocking();
+        list.release_unclaimed();
         let next = |list: &mut WorkQueue, excess| list.next_of(|_, _| true, excess);
         let work = next(list, false).or_else(|| next(list, true))?;
         list.popped(&work);
@@ -499,7 +548,11 @@ mod tests {
     }
 
     fn mark(list: &mut WorkQueue, (registration, pod): &(RegistrationRef, Arc<str>), deleted: bool, at: Instant) {
-        list.mark(registration, pod, (deleted, false), at);
+        let cause = Cause {
+            deleted,
+            ..Cause::default()
+        };
+        list.mark(registration, pod, cause, at);
     }
 
     fn work((registration, pod): &(RegistrationRef, Arc<str>)) -> Work {
@@ -515,7 +568,7 @@ mod tests {
         assert_eq!(pop(&mut list), Some(work(&p)));
         assert!(list.take_mark(&work(&p)).is_some_and(|mark| mark.deleted));
         assert_eq!(pop(&mut list), None);
-        assert!(list.marks.is_empty() && list.serials.is_empty() && list.len() == 0);
+        assert!(list.marks.is_empty() && list.oldest.is_empty() && list.len() == 0);
     }
 
     #[test]
@@ -546,12 +599,17 @@ mod tests {
     #[test]
     fn unclaimed_key_waits_for_the_pods_that_may_claim_it() {
         let (mut list, now) = (WorkQueue::default(), Instant::now());
-        let (before, after) = (pod("shop", "before"), pod("shop", "after"));
+        let (before, same, after) = (pod("shop", "before"), pod("shop", "same"), pod("shop", "after"));
         mark(&mut list, &before, false, now);
         list.push(Work::Key("/k".into()));
+        mark(&mut list, &same, false, now);
+        assert_eq!(list.blocking(), Some(work(&before)));
         mark(&mut list, &after, false, now);
-        assert_eq!(pop(&mut list), Some(work(&before)));
-        list.take_mark(&work(&before));
+        for p in [&before, &same] {
+            assert_eq!((list.blocking(), pop(&mut list)), (Some(work(p)), Some(work(p))));
+            list.take_mark(&work(p));
+        }
+        assert_eq!(list.blocking(), None);
         let next: Vec<_> = std::iter::from_fn(|| pop(&mut list)).collect();
         assert!(next.contains(&Work::Key("/k".into())), "{next:?}");
     }
@@ -562,7 +620,7 @@ mod tests {
         mark(&mut list, &p, false, now);
         list.push(Work::Pod(p.0.clone(), "other".into()));
         assert_eq!(list.take(), [Work::Pod(p.0.clone(), "other".into())]);
-        assert_eq!((list.marked(), list.len()), (vec![work(&p)], 1));
+        assert_eq!((list.oldest_marked(), list.len()), (Some(work(&p)), 1));
         assert_eq!(pop(&mut list), Some(work(&p)));
     }
 }

@@ -75,6 +75,8 @@ pub struct MissingPod {
     pub registration: RegistrationRef,
     /// The pod's name.
     pub pod: Arc<str>,
+    /// The pod was terminating or had ended when it was last seen.
+    pub ended: bool,
     /// Number of pods that the registration selects now, ready or not.
     pub selected: usize,
 }
@@ -127,6 +129,8 @@ pub enum Command {
         namespace: Arc<str>,
         /// The pod's name.
         pod: Arc<str>,
+        /// The pod is terminating or has ended.
+        ending: bool,
         /// When Kubernetes reported the change.
         at: Instant,
     },

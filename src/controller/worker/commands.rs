@@ -29,10 +29,11 @@ impl RegistryWorker {
         for MissingPod {
             registration,
             pod,
+            ended,
             selected,
         } in pods
         {
-            self.planner.set_missing(&registration, &pod);
+            self.planner.set_missing(&registration, &pod, ended);
             self.select(registration, selected);
         }
         self.writing.heard(at);
@@ -107,8 +108,13 @@ impl RegistryWorker {
                 self.subjects.remove(&registration);
                 self.debouncer.forget(&registration);
             }
-            Command::PodChanged { namespace, pod, at } => {
-                self.planner.mark_pod(&namespace, &pod, at);
+            Command::PodChanged {
+                namespace,
+                pod,
+                ending,
+                at,
+            } => {
+                self.planner.mark_pod(&namespace, &pod, ending, at);
                 self.writing.heard(at);
             }
             Command::PodSelected {

@@ -64,6 +64,11 @@ use crate::telemetry::{Health, Metrics, RegistryHealth, RegistryMetrics};
 
 /// Interval of housekeeping.
 const HOUSE: Duration = Duration::from_mins(1);
+/// About the maximum number of pods that are computed at once while the cache is locked, apart from the work in
+/// transactions.
+const REFRESHED: usize = 2048;
+/// How often the guard decides while the cache is locked.
+const ROUNDS: usize = 4;
 
 /// What all workers share.
 #[derive(Clone, Debug)]
@@ -238,6 +243,8 @@ struct RegistryWorker {
     renewed: bool,
     /// The fence under which the desired records of all marked pods were computed last.
     refreshed_for: Option<Fence>,
+    /// Whether marked pods are left to be computed at once.
+    has_more: bool,
 
     tasks: JoinSet<Done>,
 }
@@ -261,6 +268,7 @@ impl RegistryWorker {
             health: RegistryHealth::Starting,
             renewed: false,
             refreshed_for: None,
+            has_more: false,
             planner,
             writing: Writing::new(&limits, now),
             limits,
@@ -326,6 +334,7 @@ impl RegistryWorker {
         let stand_due = self.stand(now);
         let report_due = self.report(now);
         let wakes = [
+            self.has_more.then_some(now),
             self.writing.wake_at(now),
             self.rejections.wake_at(),
             self.standing.ask_at(),
@@ -346,15 +355,21 @@ impl RegistryWorker {
     /// Computes the desired records of the pods that changed, decides about unconfirmed removals, and writes.
     fn reconcile(&mut self, cache: &Cache, now: Instant) {
         if !self.reconciles_by_item(now) {
-            self.planner.refresh_all(cache);
+            self.has_more = self.planner.refresh_oldest(cache, REFRESHED);
+            if self.has_more {
+                return;
+            }
         }
-        loop {
+        for _ in 0..ROUNDS {
             self.guard(now);
             self.write(cache, now);
             // The guard decides about pods that were just found not to be ready.
-            if !self.may_judge() || !self.planner.has_undecided() {
+            self.has_more = self.may_judge() && self.planner.has_undecided();
+            if !self.has_more {
                 break;
             }
+            // About as many as possible at once: a part of a burst of removals may look harmless.
+            self.planner.refresh_oldest(cache, REFRESHED);
         }
     }
 
@@ -366,7 +381,7 @@ impl RegistryWorker {
         let is_same = fence.is_some() && fence == self.refreshed_for;
         let is_settled = self.kubernetes.complete && self.planner.has_decided_leftovers();
         self.refreshed_for = fence;
-        is_same && is_settled
+        is_same && is_settled && !self.has_more
     }
 }
 

@@ -270,7 +270,7 @@ impl RegistryWorker {
         self.planner.set_may_serve_excess(serves_excess);
         let step = self.planner.next(cache, most, usize::MAX);
         if serves_excess {
-            self.writing.excess_at = now + begin.elapsed() * EXCESS_PAUSE;
+            self.writing.excess_at = Instant::now() + begin.elapsed() * EXCESS_PAUSE;
         }
         step
     }

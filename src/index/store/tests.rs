@@ -285,7 +285,10 @@ fn a_relist_touches_only_what_it_changes() {
         matches!(index.view(&orders(), "c"), PodView::Ready(_)),
         "nothing is gone before the list is complete"
     );
-    assert_eq!(index.end_pod_relist(&NamespaceScope::Cluster), [touch("orders", "c")]);
+    assert_eq!(
+        index.end_pod_relist(&NamespaceScope::Cluster),
+        [(touch("orders", "c"), false)]
+    );
     assert_eq!(index.pod_count(), 2);
 }
 
@@ -296,7 +299,10 @@ fn a_relist_that_is_begun_again_forgets_what_the_first_one_saw() {
     apply(&mut index, &pod("a"));
     index.begin_pod_relist(&NamespaceScope::Cluster);
     apply(&mut index, &pod("b"));
-    assert_eq!(index.end_pod_relist(&NamespaceScope::Cluster), [touch("orders", "a")]);
+    assert_eq!(
+        index.end_pod_relist(&NamespaceScope::Cluster),
+        [(touch("orders", "a"), false)]
+    );
 }
 
 #[test]
@@ -314,7 +320,7 @@ fn a_relist_of_one_namespace_takes_nothing_from_another_though_one_of_that_is_un
     index.begin_pod_relist(&shop);
     apply(&mut index, &pod("a"));
     index.begin_pod_relist(&bank);
-    assert_eq!(index.end_pod_relist(&shop), [touch("orders", "b")]);
+    assert_eq!(index.end_pod_relist(&shop), [(touch("orders", "b"), false)]);
     assert_eq!(index.pod_count(), 3, "the list of the bank is not complete");
     apply(&mut index, &of_bank("b"));
     index.end_pod_relist(&bank);
@@ -363,7 +369,10 @@ fn a_pod_that_cannot_be_read_survives_a_relist_as_it_was() {
     let before = index.view(&orders(), "a");
     index.begin_pod_relist(&NamespaceScope::Cluster);
     index.keep_pod("shop", "a");
-    assert_eq!(index.end_pod_relist(&NamespaceScope::Cluster), [touch("orders", "b")]);
+    assert_eq!(
+        index.end_pod_relist(&NamespaceScope::Cluster),
+        [(touch("orders", "b"), false)]
+    );
     assert_eq!(index.view(&orders(), "a"), before);
 }
 

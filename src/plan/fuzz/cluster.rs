@@ -129,6 +129,10 @@ impl DesiredState for View<'_> {
         self.0.selecting(namespace, pod)
     }
 
+    fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool {
+        self.0.selects(registration, pod)
+    }
+
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
         let Self(index, bindings) = self;
         let if_ready = || index.view_if_ready(registration, pod);
@@ -174,9 +178,11 @@ impl Operator {
     pub fn pod_applied(&mut self, pod: &Pod) {
         match self.index.apply_pod(pod) {
             PodChange::None => {}
-            PodChange::Facts => self
-                .planner
-                .mark_pod(&NAMESPACE.into(), &pod.name.as_str().into(), self.now),
+            change @ (PodChange::Facts | PodChange::Ending) => {
+                let is_ending = change == PodChange::Ending;
+                self.planner
+                    .mark_pod(&NAMESPACE.into(), &pod.name.as_str().into(), is_ending, self.now);
+            }
             PodChange::Selection(marks) => self.mark_changed(&marks, false),
         }
     }
@@ -195,8 +201,8 @@ impl Operator {
     }
 
     pub fn pod_list_ends(&mut self) {
-        for DirtyMark { registration, pod } in self.index.end_pod_relist(&NamespaceScope::Cluster) {
-            self.planner.set_missing(&registration, &pod);
+        for (DirtyMark { registration, pod }, ended) in self.index.end_pod_relist(&NamespaceScope::Cluster) {
+            self.planner.set_missing(&registration, &pod, ended);
         }
     }
 
@@ -289,7 +295,7 @@ impl Operator {
         };
         let desired = View(&self.index, &self.bindings);
         if !self.refreshed || !self.planner.has_decided_leftovers() {
-            self.planner.refresh_all(&desired);
+            self.planner.refresh_oldest(&desired, usize::MAX);
             self.refreshed = self.complete;
         }
         let mut news = None;

@@ -38,6 +38,7 @@ async fn missing_from_a_list() -> Rig {
     let missing = keys.iter().map(|key| MissingPod {
         registration: orders(),
         pod: key.rsplit('/').next().expect("a name").into(),
+        ended: false,
         selected: 0,
     });
     rig.worker.take(Command::PodsMissing {

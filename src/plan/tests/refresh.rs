@@ -1,0 +1,137 @@
+//! Marked pods: computed when their work is popped, or sooner when something waits for them.
+
+use super::*;
+use crate::model::{Key, RegistrationRef};
+use crate::plan::{DesiredState, PodState};
+
+/// The desired records of each ready pod in each registration that selects it.
+#[derive(Default)]
+struct Pods(Vec<(RegistrationRef, &'static str, DesiredPod)>);
+
+impl Pods {
+    fn of(registration: &str, pods: &[&'static str]) -> Self {
+        let of = |pod: &&'static str| {
+            (
+                reference(registration),
+                *pod,
+                desired(pod, &[&format!("/s/{pod}")], "1"),
+            )
+        };
+        Self(pods.iter().map(of).collect())
+    }
+
+    fn find(&self, registration: &RegistrationRef, pod: &str) -> Option<&DesiredPod> {
+        let mut all = self.0.iter();
+        all.find(|(of, name, _)| of == registration && *name == pod)
+            .map(|(_, _, desired)| desired)
+    }
+}
+
+impl DesiredState for Pods {
+    fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
+        let selecting = self
+            .0
+            .iter()
+            .filter(|(of, name, _)| *of.namespace == *namespace && *name == pod);
+        selecting.map(|(of, _, _)| of.clone()).collect()
+    }
+
+    fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool {
+        self.find(registration, pod).is_some()
+    }
+
+    fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
+        let desired = self.find(registration, pod).cloned();
+        Some(desired.map_or(PodState::Gone(Vec::new()), PodState::Ready))
+    }
+}
+
+impl Rig {
+    fn mark(&mut self, registration: &str, pod: &str) {
+        self.planner
+            .mark_changed(&reference(registration), &pod.into(), false, Instant::now());
+    }
+
+    /// Carries out all steps towards `desired`; returns the data keys that were written, in order.
+    fn reconcile(&mut self, desired: &Pods) -> Vec<Key> {
+        let mut written = Vec::new();
+        for _ in 0..1000 {
+            self.listen();
+            match self.planner.next(desired, 4, 0) {
+                None => return written,
+                Some(Step::Continue) => {}
+                Some(Step::Write(ticket, transaction)) => {
+                    let verdict = self.commit(&transaction);
+                    self.planner.complete(ticket, Some(verdict));
+                    let data = transaction.ops.iter().map(Op::key).filter(|key| key.starts_with("/s/"));
+                    written.extend(data.cloned());
+                }
+                Some(Step::Grant { ttl, count }) => {
+                    for _ in 0..count {
+                        let lease = self.etcd.grant();
+                        self.planner.granted(lease, ttl);
+                    }
+                }
+            }
+        }
+        panic!("it does not come to rest");
+    }
+}
+
+#[test]
+fn pod_that_moves_to_another_registration_keeps_its_key() {
+    let mut rig = Rig::new();
+    rig.planner.set_settings(&reference("carts"), settings(1));
+    rig.mark("orders", "a");
+    rig.reconcile(&Pods::of("orders", &["a"]));
+    let before = rig.etcd.held("/s/a").cloned().expect("it is registered");
+    // In this order the queue serves them.
+    rig.mark("orders", "a");
+    rig.mark("carts", "a");
+    rig.reconcile(&Pods::of("carts", &["a"]));
+    let after = rig.etcd.held("/s/a").expect("it stays registered");
+    assert_eq!(after.create_revision, before.create_revision, "it was never removed");
+}
+
+#[test]
+fn registration_that_is_replaced_at_once_keeps_its_keys() {
+    let mut rig = Rig::new();
+    rig.mark("orders", "a");
+    let pods = Pods::of("orders", &["a"]);
+    rig.reconcile(&pods);
+    rig.planner.remove_registration(&reference("orders"));
+    rig.planner.set_settings(&reference("orders"), settings(2));
+    rig.planner
+        .mark_edited(&reference("orders"), &"a".into(), Instant::now());
+    assert_eq!(rig.reconcile(&pods), [] as [Key; 0]);
+    assert!(rig.etcd.held("/s/a").is_some());
+}
+
+#[test]
+fn removal_of_an_unclaimed_key_does_not_wait_for_the_writes_of_marked_pods() {
+    let mut rig = Rig::new();
+    rig.planner.set_settings(&reference("carts"), settings(1));
+    rig.mark("carts", "gone");
+    rig.reconcile(&Pods::of("carts", &["gone"]));
+    let names: Vec<&'static str> = (0..100).map(|i| &*format!("p{i}").leak()).collect();
+    for name in &names {
+        rig.mark("orders", name);
+    }
+    rig.planner.remove_registration(&reference("carts"));
+    let written = rig.reconcile(&Pods::of("orders", &names));
+    let place = written.iter().position(|key| **key == *"/s/gone");
+    assert_eq!(written.len(), 101);
+    assert!(place.is_some_and(|place| place < 20), "{place:?} in {written:?}");
+}
+
+#[test]
+fn work_above_the_rate_limit_is_not_due_before_the_planner_can_serve_it() {
+    let mut planner = Planner::new(meta(), 256);
+    planner.set_rate_limit(1);
+    planner.set_settings(&reference("orders"), settings(1));
+    let now = Instant::now();
+    for i in 0..20 {
+        planner.mark_changed(&reference("orders"), &i.to_string().into(), false, now);
+    }
+    assert!(!planner.has_excess(), "Kubernetes is not listed");
+}
