@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 512 * 1024;
 const MAX_ITEMS: usize = 256;
 
 /// About the maximum number of pods that are computed at once because unclaimed keys wait for them.
-const MAX_BLOCKING: usize = 256;
+const MAX_BLOCKING: usize = 32;
 
 /// Maximum number of items that are popped, and of keys, for one transaction of namespaces above their rate limit: small,
 /// so that it delays others little.
@@ -301,9 +301,9 @@ impl Planner {
         if !self.is_kubernetes_complete {
             return;
         }
-        for work in self.work.take() {
+        for (work, excess) in self.work.take() {
             if self.decide(&work).is_some() {
-                self.work.push(work);
+                self.work.push_back(work, excess);
             }
         }
         let (keys, registrations) = (&self.keys, &self.registrations);
@@ -445,10 +445,14 @@ impl Planner {
             let forbidden = state.dropped_by(pod).iter().filter(|key| self.is_forbidden(key));
             return Some(forbidden.map(|key| vec![key.clone()]).collect());
         }
-        let keys = &self.keys;
         let is_there = |key: &KeyState| key.held.is_some() || key.in_flight.is_some();
+        let is_removed = |key: &&Key| !self.keys.get(key).is_some_and(is_there);
+        let removed: Vec<Key> = state.dropped_by(pod).iter().filter(is_removed).cloned().collect();
         self.registrations
-            .retain_dropped(registration, pod, |key| keys.get(key).is_some_and(is_there));
+            .retain_dropped(registration, pod, |key| !removed.contains(key));
+        for key in &removed {
+            self.keys.drop_if_unused(key);
+        }
         let state = self.registrations.get(registration)?;
         let mut groups: Vec<Vec<Key>> = Vec::new();
         if let Some(desired) = state.pods.get(pod) {

@@ -15,7 +15,7 @@ impl Planner {
             works,
             gathered,
             reserved,
-            is_excess: _,
+            is_excess,
             void,
         }) = self.transactions.close(ticket)
         else {
@@ -52,6 +52,9 @@ impl Planner {
             Some(TxnOutcome::Fenced | TxnOutcome::Overtaken { .. }) | None => {}
         }
         // Both the work that caused the writes and the current claims on the keys may need further writes.
+        for (work, _) in gathered {
+            self.work.push_back(work, is_excess);
+        }
         self.work.extend(works);
         for key in &keys {
             self.enqueue(key);

@@ -260,6 +260,11 @@ impl Guard {
         }
     }
 
+    /// Whether twice the loss of `of` keys would be above the limit, and nothing is held yet.
+    pub(super) fn is_loss_near_limit(&self, of: usize) -> bool {
+        self.hold.is_none() && self.settings.is_above(2 * (self.let_go.len() + self.fresh.len()), of)
+    }
+
     /// Decides about all unconfirmed removals at once. `present` is the number of keys in etcd; `is_there` tests one
     /// key. Returns the event to report, and the work to queue because its removal is no longer held back.
     pub(super) fn decide(

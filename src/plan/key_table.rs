@@ -32,6 +32,8 @@ impl Claim {
 pub(super) struct KeyState {
     /// The pods that claim the key. The first claim wins.
     pub claims: Vec<Claim>,
+    /// The last pod that gave up a claim, while no pod has one.
+    pub last_claim: Option<Box<Claim>>,
     /// The key as observed in etcd.
     pub held: Option<KeyValue>,
     /// The revision at which `held` was observed.
@@ -132,12 +134,6 @@ impl KeyTable {
         self.get(key).is_some_and(|state| state.is_ours(leases))
     }
 
-    /// Returns the work that `key` belongs to, none if the key is not known.
-    pub fn work_of(&self, key: &Key) -> Option<Work> {
-        let state = self.get(key)?;
-        Some(state.claims.first().map_or_else(|| Work::Key(key.clone()), Claim::work))
-    }
-
     /// Returns `key`, which no pod claims any more, and the unclaimed keys of its unit.
     pub fn dropped_with(&self, key: &Key) -> Vec<Key> {
         let goes = |other: &&Key| *other == key || self.is_unclaimed(other);
@@ -153,6 +149,7 @@ impl KeyTable {
     pub fn claim(&mut self, key: &Key, claim: Claim) -> bool {
         let state = self.states.entry(key.clone()).or_default();
         state.unit = None;
+        state.last_claim = None;
         let is_new = !state.claims.contains(&claim);
         if is_new {
             state.claims.push(claim);
@@ -165,7 +162,12 @@ impl KeyTable {
         let Some(state) = self.states.get_mut(key) else {
             return &[];
         };
-        state.claims.retain(|claim| !claim.is_of(registration, pod));
+        if let Some(at) = state.claims.iter().position(|claim| claim.is_of(registration, pod)) {
+            let claim = state.claims.remove(at);
+            if state.claims.is_empty() {
+                state.last_claim = Some(Box::new(claim));
+            }
+        }
         &state.claims
     }
 

@@ -260,7 +260,19 @@ impl Planner {
     // ---- work ----
 
     pub(super) fn enqueue(&mut self, key: &Key) {
-        self.work.extend(self.keys.work_of(key));
+        self.work.extend(self.work_of(key));
+    }
+
+    /// Returns the work that `key` belongs to, none if the key is not known. A key that a pod has dropped is removed
+    /// with the pod's work.
+    pub(super) fn work_of(&self, key: &Key) -> Option<Work> {
+        let state = self.keys.get(key)?;
+        let dropped_by = || {
+            let claim = state.last_claim.as_deref()?;
+            self.registrations.is_dropped(key, claim).then_some(claim)
+        };
+        let claim = state.claims.first().or_else(dropped_by);
+        Some(claim.map_or_else(|| Work::Key(key.clone()), Claim::work))
     }
 
     /// Queues all unclaimed keys.

@@ -46,6 +46,11 @@ impl Planner {
         self.work.set_may_serve_excess(may);
     }
 
+    /// Whether work of a namespace within its rate limit was looked at since the last call.
+    pub fn take_served_others(&mut self) -> bool {
+        self.work.take_served_others()
+    }
+
     /// Whether work above the rate limit can be served: it is queued, and none of it is in flight.
     pub fn has_excess(&self) -> bool {
         self.is_ready() && self.work.has_excess() && !self.transactions.has_excess()
@@ -96,13 +101,23 @@ impl Planner {
     /// Computes the desired records of marked pods, those with the oldest marks first: at most about `budget` of them.
     /// Returns whether marked pods are left. A replica that writes nothing computes them at once, so that a leader never
     /// acts on older state than it has observed.
-    pub fn refresh_oldest(&mut self, desired: &dyn DesiredState, budget: usize) -> bool {
+    pub fn refresh_all(&mut self, desired: &dyn DesiredState, budget: usize) -> bool {
+        self.refresh_oldest(desired, budget, true)
+    }
+
+    /// The same for the pods within the rate limits of their namespaces.
+    pub fn refresh_within_limits(&mut self, desired: &dyn DesiredState, budget: usize) -> bool {
+        self.refresh_oldest(desired, budget, false)
+    }
+
+    fn refresh_oldest(&mut self, desired: &dyn DesiredState, budget: usize, with_excess: bool) -> bool {
         let mut computed = 0;
-        while let Some(work) = self.work.oldest_marked() {
+        while let Some(work) = self.work.oldest_marked(with_excess) {
             if computed >= budget {
                 return true;
             }
-            computed += self.refresh_now(desired, &work);
+            self.refresh_now(desired, &work);
+            computed += 1;
         }
         false
     }
@@ -115,27 +130,17 @@ impl Planner {
             if computed >= budget {
                 return true;
             }
-            computed += self.refresh_now(desired, &work);
+            self.refresh_now(desired, &work);
+            computed += 1;
         }
         self.work.release_unclaimed();
         false
     }
 
-    /// Computes the desired records of the marked `work`, in each registration that selects the pod. Returns how many
-    /// these are.
-    fn refresh_now(&mut self, desired: &dyn DesiredState, work: &Work) -> usize {
-        let Work::Changed(namespace, pod) = work else {
-            self.refresh(desired, work);
-            return 1;
-        };
-        self.work.take_mark(work);
-        let selecting = desired.selecting(namespace, pod);
-        let count = selecting.len().max(1);
-        for registration in selecting {
-            let mark = self.work.take_mark(&Work::Pod(registration.clone(), pod.clone()));
-            self.compute(desired, (&registration, pod), mark);
-        }
-        count
+    /// Computes the desired records of the marked `work`, or marks the changed pod in each registration that selects it.
+    fn refresh_now(&mut self, desired: &dyn DesiredState, work: &Work) {
+        self.mark_selecting(desired, work);
+        self.refresh(desired, work);
     }
 
     /// Marks the changed pod of `work` in each registration that selects it. Returns how many these are.

@@ -221,6 +221,12 @@ impl Registrations {
         self.get(registration).map_or(0, |state| state.settings.ttl)
     }
 
+    /// Whether the pod of `claim` had `key`, which is still to be removed.
+    pub fn is_dropped(&self, key: &Key, claim: &Claim) -> bool {
+        let state = self.get(&claim.registration);
+        state.is_some_and(|state| state.dropped_by(&claim.pod).contains(key))
+    }
+
     pub fn desired(&self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<&DesiredPod> {
         self.get(registration)?.pods.get(pod)
     }

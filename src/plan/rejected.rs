@@ -193,7 +193,7 @@ impl Planner {
             let Some(set) = sets.values().min_by_key(|set| set.rejection.bytes).cloned() else {
                 break;
             };
-            let mut works = set.keys.iter().filter_map(|key| self.keys.work_of(key));
+            let mut works = set.keys.iter().filter_map(|key| self.work_of(key));
             if let Some(work) = works.next() {
                 self.rejected.narrowed.insert(work.clone(), 1);
                 self.rejected.retried.insert(owner.clone(), work.clone());

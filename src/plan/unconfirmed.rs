@@ -175,6 +175,11 @@ impl Planner {
         self.has_decided_leftovers() && self.guard.has_undecided()
     }
 
+    /// Whether the unconfirmed removals come near the guard's limit, so that those still to be found may exceed it.
+    pub fn is_loss_near_limit(&self) -> bool {
+        self.guard.is_loss_near_limit(self.leases.key_count())
+    }
+
     /// Returns the write that brings the hold's record in etcd up to date, none if it is.
     pub(super) fn hold_op(&self) -> Option<Op> {
         let (key, recorded) = (self.meta.hold(), self.guard.recorded());

@@ -62,6 +62,8 @@ pub(super) struct Mark {
     pub at: Instant,
     /// The mark's place in time. Marks that follow from the same change of a pod share one.
     pub serial: u64,
+    /// Whether the change is above the rate limit of its namespace.
+    is_excess: bool,
 }
 
 /// Why a pod is marked.
@@ -85,12 +87,16 @@ pub(super) struct WorkQueue {
     queued: HashSet<Work>,
     /// Whether work above the rate limit may be served now.
     may_serve_excess: bool,
+    /// Whether work of a namespace without excess was served since the last [`Self::take_served_others`].
+    has_served_others: bool,
     /// Whether the last search for work stopped early, without a difference in the items that it looked at.
     has_more: bool,
     rate_limits: NamespaceRateLimiter,
     marks: HashMap<Work, Mark>,
-    /// The marked work by serial number: the oldest mark first.
+    /// The marked work within its rate limit by serial number: the oldest mark first.
     oldest: BTreeSet<(u64, Work)>,
+    /// The same for the marked work above its rate limit.
+    oldest_excess: BTreeSet<(u64, Work)>,
     last_serial: u64,
     /// The number of marks for each edited registration.
     edited: HashMap<RegistrationRef, usize>,
@@ -123,13 +129,7 @@ struct Waiting {
 
 impl WorkQueue {
     pub fn push(&mut self, work: Work) {
-        if !self.queued.insert(work.clone()) {
-            return;
-        }
-        match work {
-            Work::Key(key) => self.unclaimed.push_back((None, key)),
-            work => self.queue.push(&work.tenant().clone(), work),
-        }
+        self.push_back(work, false);
     }
 
     /// Sets how many pods of a namespace may change per second before other namespaces take precedence.
@@ -147,62 +147,71 @@ impl WorkQueue {
             ending,
             ..Cause::default()
         };
-        let is_excess = self.insert_mark(&work, cause, at) && is_above;
-        self.queue_marked(work, ending, is_excess);
+        self.insert_mark(work, cause, at, |_| !is_above);
     }
 
     /// Marks the pod of a registration as dirty, and queues it. `at` is the time of the change. A removal is never over
     /// the rate limit.
     pub fn mark(&mut self, registration: &RegistrationRef, pod: &Arc<str>, cause: Cause, at: Instant) {
         let work = Work::Pod(registration.clone(), pod.clone());
-        let is_new = self.insert_mark(&work, cause, at);
-        let is_urgent = cause.deleted || cause.ending;
-        let is_excess = is_new && !is_urgent && !self.rate_limits.admits(&registration.namespace, at);
-        self.queue_marked(work, is_urgent, is_excess);
+        self.insert_mark(work, cause, at, |limits| limits.admits(&registration.namespace, at));
     }
 
-    /// Inserts a mark, or adds to the one that is there. Returns whether it is new.
-    fn insert_mark(&mut self, work: &Work, cause: Cause, at: Instant) -> bool {
+    /// Inserts a mark and queues its work, or adds to the mark that is there. `admits` is whether a new change that is
+    /// not urgent is within the rate limit.
+    fn insert_mark(
+        &mut self,
+        work: Work,
+        cause: Cause,
+        at: Instant,
+        admits: impl FnOnce(&mut NamespaceRateLimiter) -> bool,
+    ) {
         let Cause {
             deleted,
             edited,
             ending,
             serial,
         } = cause;
-        let known = self.marks.get_mut(work);
-        let is_new = known.is_none();
+        let is_urgent = deleted || ending;
+        let known = self.marks.get_mut(&work);
         let was_edited = known.as_ref().is_some_and(|mark| mark.edited);
-        if let Some(mark) = known {
+        let is_excess = if let Some(mark) = known {
             mark.deleted |= deleted;
             mark.edited |= edited;
             mark.ending |= ending;
+            if is_urgent && std::mem::take(&mut mark.is_excess) {
+                let place = (mark.serial, work.clone());
+                self.oldest_excess.remove(&place);
+                self.oldest.insert(place);
+            }
+            mark.is_excess
         } else {
             let serial = serial.unwrap_or_else(|| {
                 self.last_serial += 1;
                 self.last_serial
             });
-            self.oldest.insert((serial, work.clone()));
+            let is_excess = !is_urgent && !admits(&mut self.rate_limits);
             let mark = Mark {
                 deleted,
                 edited,
                 ending,
                 at,
                 serial,
+                is_excess,
             };
+            self.oldest_of(is_excess).insert((serial, work.clone()));
             self.marks.insert(work.clone(), mark);
-        }
+            is_excess
+        };
         if edited
             && !was_edited
-            && let Work::Pod(registration, _) = work
+            && let Work::Pod(registration, _) = &work
         {
             *self.edited.entry(registration.clone()).or_default() += 1;
         }
-        is_new
-    }
-
-    fn queue_marked(&mut self, work: Work, is_urgent: bool, is_excess: bool) {
         let is_new = self.queued.insert(work.clone());
         let namespace = work.tenant().clone();
+        // Urgent work that is queued as excess is queued a second time. The later entry is void.
         if is_urgent || is_new && !is_excess {
             self.queue.push(&namespace, work);
         } else if is_new {
@@ -210,10 +219,18 @@ impl WorkQueue {
         }
     }
 
+    fn oldest_of(&mut self, is_excess: bool) -> &mut BTreeSet<(u64, Work)> {
+        if is_excess {
+            &mut self.oldest_excess
+        } else {
+            &mut self.oldest
+        }
+    }
+
     /// Takes the mark of `work`.
     pub fn take_mark(&mut self, work: &Work) -> Option<Mark> {
         let mark = self.marks.remove(work)?;
-        self.oldest.remove(&(mark.serial, work.clone()));
+        self.oldest_of(mark.is_excess).remove(&(mark.serial, work.clone()));
         if mark.edited
             && let Work::Pod(registration, _) = work
             && let Some(count) = self.edited.get_mut(registration)
@@ -226,9 +243,20 @@ impl WorkQueue {
         Some(mark)
     }
 
-    /// Returns the work with the oldest mark.
-    pub fn oldest_marked(&self) -> Option<Work> {
-        self.oldest.first().map(|(_, work)| work.clone())
+    /// Returns the work with the oldest mark among those within their rate limit, or among all if `with_excess`.
+    pub fn oldest_marked(&self, with_excess: bool) -> Option<Work> {
+        let oldest = if with_excess {
+            self.oldest()
+        } else {
+            self.oldest.first()
+        };
+        oldest.map(|(_, work)| work.clone())
+    }
+
+    /// The oldest mark.
+    fn oldest(&self) -> Option<&(u64, Work)> {
+        let all = self.oldest.first().into_iter().chain(self.oldest_excess.first());
+        all.min()
     }
 
     /// Returns the work with the oldest mark, if an unclaimed key waits for it.
@@ -242,7 +270,7 @@ impl WorkQueue {
             *serial = Some(self.last_serial);
         }
         let (waits_for, _) = self.unclaimed.back()?;
-        let (serial, work) = self.oldest.first()?;
+        let (serial, work) = self.oldest()?;
         waits_for
             .is_some_and(|waits_for| *serial <= waits_for)
             .then(|| work.clone())
@@ -255,7 +283,7 @@ impl WorkQueue {
 
     /// Queues the unclaimed keys that wait for no mark any more.
     pub fn release_unclaimed(&mut self) {
-        let oldest = self.oldest.first().map(|(serial, _)| *serial);
+        let oldest = self.oldest().map(|(serial, _)| *serial);
         while let Some((Some(waits_for), _)) = self.unclaimed.front()
             && oldest.is_none_or(|oldest| oldest > *waits_for)
             && let Some((_, key)) = self.unclaimed.pop_front()
@@ -270,6 +298,11 @@ impl WorkQueue {
 
     pub fn may_serve_excess(&self) -> bool {
         self.may_serve_excess
+    }
+
+    /// Whether work of a namespace within its rate limit was served since the last call.
+    pub fn take_served_others(&mut self) -> bool {
+        std::mem::take(&mut self.has_served_others)
     }
 
     pub fn has_excess(&self) -> bool {
@@ -288,11 +321,16 @@ impl WorkQueue {
         works.into_iter().for_each(|work| self.push(work));
     }
 
-    /// Puts back work that was popped and is to be looked at again after all that is queued.
+    /// Puts back work that is to be looked at again after all that is queued. `excess` means that it is above the rate
+    /// limit.
     pub fn push_back(&mut self, work: Work, excess: bool) {
-        if self.queued.insert(work.clone()) {
-            let queue = if excess { &mut self.excess } else { &mut self.queue };
-            queue.push(&work.tenant().clone(), work);
+        if !self.queued.insert(work.clone()) {
+            return;
+        }
+        match work {
+            Work::Key(key) => self.unclaimed.push_back((None, key)),
+            work if excess => self.excess.push(&work.tenant().clone(), work),
+            work => self.queue.push(&work.tenant().clone(), work),
         }
     }
 
@@ -315,6 +353,7 @@ impl WorkQueue {
         loop {
             let work = served.pop_of(|tenant, waiting| may(tenant, waiting + other.len_of(tenant)))?;
             if self.queued.contains(&work) {
+                self.has_served_others |= !excess && other.len_of(work.tenant()) == 0;
                 return Some(work);
             }
         }
@@ -350,18 +389,19 @@ impl WorkQueue {
         served.charge(work.tenant(), cost);
     }
 
-    /// Takes the queued work out, except for marked pods and for work that waits for a lease.
-    pub fn take(&mut self) -> Vec<Work> {
+    /// Takes the queued work out, except for marked pods and for work that waits for a lease. Also returns whether each
+    /// is above the rate limit.
+    pub fn take(&mut self) -> Vec<(Work, bool)> {
         self.blocking();
         self.release_unclaimed();
         let mut taken = Vec::new();
-        for queue in [&mut self.queue, &mut self.excess] {
+        for (queue, excess) in [(&mut self.queue, false), (&mut self.excess, true)] {
             let mut all = std::mem::take(queue);
             while let Some(work) = all.pop() {
                 if self.marks.contains_key(&work) {
                     queue.push(&work.tenant().clone(), work);
                 } else if self.queued.remove(&work) {
-                    taken.push(work);
+                    taken.push((work, excess));
                 }
             }
         }
@@ -597,6 +637,41 @@ mod tests {
     }
 
     #[test]
+    fn urgent_change_of_a_pod_that_is_above_the_rate_limit_is_within_it() {
+        let (mut list, now) = (WorkQueue::default(), Instant::now());
+        list.set_rate_limit(1);
+        let all: Vec<_> = (0..20).map(|i| pod("flood", &i.to_string())).collect();
+        for p in &all {
+            mark(&mut list, p, false, now);
+        }
+        let last = all.last().expect("one");
+        while let Some(within) = list.oldest_marked(false) {
+            assert_ne!(within, work(last));
+            list.take_mark(&within);
+        }
+        mark(&mut list, last, true, now);
+        assert_eq!(list.oldest_marked(false), Some(work(last)));
+        assert!(list.take_mark(&work(last)).is_some_and(|mark| mark.deleted));
+        assert_eq!(list.oldest_marked(false), None);
+        assert!(list.oldest_marked(true).is_some_and(|other| other != work(last)));
+    }
+
+    #[test]
+    fn work_of_a_namespace_above_its_limit_does_not_count_as_that_of_others() {
+        let (mut list, now) = (WorkQueue::default(), Instant::now());
+        list.set_rate_limit(1);
+        for i in 0..20 {
+            mark(&mut list, &pod("flood", &i.to_string()), false, now);
+        }
+        let next = |list: &mut WorkQueue| list.next_of(|_, _| true, false);
+        while next(&mut list).is_some() {}
+        assert!(!list.take_served_others());
+        mark(&mut list, &pod("quiet", "p"), false, now);
+        assert_eq!(next(&mut list), Some(work(&pod("quiet", "p"))));
+        assert!(list.take_served_others() && !list.take_served_others());
+    }
+
+    #[test]
     fn unclaimed_key_waits_for_the_pods_that_may_claim_it() {
         let (mut list, now) = (WorkQueue::default(), Instant::now());
         let (before, same, after) = (pod("shop", "before"), pod("shop", "same"), pod("shop", "after"));
@@ -619,8 +694,8 @@ mod tests {
         let (mut list, p, now) = (WorkQueue::default(), pod("shop", "p"), Instant::now());
         mark(&mut list, &p, false, now);
         list.push(Work::Pod(p.0.clone(), "other".into()));
-        assert_eq!(list.take(), [Work::Pod(p.0.clone(), "other".into())]);
-        assert_eq!((list.oldest_marked(), list.len()), (Some(work(&p)), 1));
+        assert_eq!(list.take(), [(Work::Pod(p.0.clone(), "other".into()), false)]);
+        assert_eq!((list.oldest_marked(true), list.len()), (Some(work(&p)), 1));
         assert_eq!(pop(&mut list), Some(work(&p)));
     }
 }

@@ -355,7 +355,7 @@ impl RegistryWorker {
     /// Computes the desired records of the pods that changed, decides about unconfirmed removals, and writes.
     fn reconcile(&mut self, cache: &Cache, now: Instant) {
         if !self.reconciles_by_item(now) {
-            self.has_more = self.planner.refresh_oldest(cache, REFRESHED);
+            self.has_more = self.planner.refresh_all(cache, REFRESHED);
             if self.has_more {
                 return;
             }
@@ -368,8 +368,15 @@ impl RegistryWorker {
             if !self.has_more {
                 break;
             }
-            // About as many as possible at once: a part of a burst of removals may look harmless.
-            self.planner.refresh_oldest(cache, REFRESHED);
+            // The guard decides about a burst of removals as a whole, because each part of it may look harmless.
+            let is_incomplete = if self.planner.is_loss_near_limit() {
+                self.planner.refresh_all(cache, REFRESHED)
+            } else {
+                self.planner.refresh_within_limits(cache, REFRESHED)
+            };
+            if is_incomplete {
+                break;
+            }
         }
     }
 

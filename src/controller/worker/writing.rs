@@ -23,8 +23,11 @@ const RESERVED: usize = 32;
 /// Pause after a failure, doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Pause after work above the rate limit, as a multiple of the time that it took: such work gets a tenth of the time.
+/// Pause after work above the rate limit, as a multiple of the time that it took, while other namespaces are active:
+/// such work then gets a tenth of the time.
 const EXCESS_PAUSE: u32 = 9;
+/// How long other namespaces count as active after their last work.
+const ACTIVE: Duration = Duration::from_secs(1);
 /// How long writes may fail before the failure is reported.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -54,6 +57,8 @@ pub struct Writing {
     has_excess: bool,
     /// When work above the rate limit may be served again.
     excess_at: Instant,
+    /// When work of a namespace within its rate limit was last served.
+    others_at: Option<Instant>,
 }
 
 /// A series of failures.
@@ -103,6 +108,7 @@ impl Writing {
             has_more: false,
             has_excess: false,
             excess_at: now,
+            others_at: None,
         }
     }
 
@@ -262,14 +268,18 @@ impl RegistryWorker {
         self.write_small(cache, fence, now);
     }
 
-    /// Returns the planner's next step. Work above the rate limit gets a share of the time only, whether it leads to
-    /// writes or not, because the other namespaces share the processor with it.
+    /// Returns the planner's next step. While other namespaces are active, work above the rate limit gets a share of the
+    /// time only, whether it leads to writes or not, because the others share the processor with it.
     fn next_step(&mut self, cache: &Cache, most: usize, now: Instant) -> Option<Step> {
         let begin = Instant::now();
         let serves_excess = now >= self.writing.excess_at && self.planner.has_excess();
         self.planner.set_may_serve_excess(serves_excess);
         let step = self.planner.next(cache, most, usize::MAX);
-        if serves_excess {
+        if self.planner.take_served_others() {
+            self.writing.others_at = Some(now);
+        }
+        let are_others_active = self.writing.others_at.is_some_and(|at| now < at + ACTIVE);
+        if serves_excess && are_others_active {
             self.writing.excess_at = Instant::now() + begin.elapsed() * EXCESS_PAUSE;
         }
         step

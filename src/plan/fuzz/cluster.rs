@@ -295,7 +295,7 @@ impl Operator {
         };
         let desired = View(&self.index, &self.bindings);
         if !self.refreshed || !self.planner.has_decided_leftovers() {
-            self.planner.refresh_oldest(&desired, usize::MAX);
+            self.planner.refresh_all(&desired, usize::MAX);
             self.refreshed = self.complete;
         }
         let mut news = None;

@@ -400,3 +400,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn loss_above_half_the_limit_is_near_it_until_a_hold_begins() {
+    let mut rig = Rig::new(40, SETTINGS);
+    let is_near = |rig: &Rig| rig.guard.is_loss_near_limit(rig.etcd.len());
+    rig.mark_unconfirmed(0..10);
+    assert!(!is_near(&rig));
+    rig.mark_unconfirmed(10..11);
+    assert!(is_near(&rig));
+    rig.mark_unconfirmed(11..40);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 0));
+    assert!(!is_near(&rig));
+    assert!(!Rig::new(40, GuardSettings::OFF).guard.is_loss_near_limit(0));
+}

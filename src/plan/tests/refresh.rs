@@ -135,3 +135,56 @@ fn work_above_the_rate_limit_is_not_due_before_the_planner_can_serve_it() {
     }
     assert!(!planner.has_excess(), "Kubernetes is not listed");
 }
+
+#[test]
+fn key_that_its_pod_has_dropped_waits_for_no_other_pod() {
+    let mut rig = Rig::new();
+    rig.mark("orders", "a");
+    let (ready, none) = (Pods::of("orders", &["a"]), Pods::default());
+    let (ticket, transaction) = loop {
+        rig.listen();
+        match rig.planner.next(&ready, 4, 0) {
+            Some(Step::Write(ticket, transaction)) if transaction.ops[0].key().starts_with("/s/") => {
+                break (ticket, transaction);
+            }
+            Some(Step::Write(ticket, transaction)) => {
+                let verdict = rig.commit(&transaction);
+                rig.planner.complete(ticket, Some(verdict));
+            }
+            Some(Step::Grant { ttl, .. }) => {
+                let lease = rig.etcd.grant();
+                rig.planner.granted(lease, ttl);
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    // The pod is gone while its key is being written, and other pods change.
+    rig.mark("orders", "a");
+    assert_eq!(rig.planner.next(&none, 4, 0), None);
+    rig.mark("orders", "b");
+    let verdict = rig.commit(&transaction);
+    rig.planner.complete(ticket, Some(verdict));
+    rig.listen();
+    assert_eq!(
+        rig.planner.work.blocking(),
+        None,
+        "the key is removed with its pod's work"
+    );
+    assert_eq!(rig.reconcile(&none), [Key::from("/s/a")]);
+    assert!(rig.etcd.held("/s/a").is_none());
+}
+
+#[test]
+fn pods_above_the_rate_limit_are_computed_before_the_guard_decides_only_if_asked_for() {
+    let mut rig = Rig::new();
+    rig.planner.set_rate_limit(1);
+    for i in 0..20 {
+        rig.mark("orders", &i.to_string());
+    }
+    let none = Pods::default();
+    assert!(!rig.planner.refresh_within_limits(&none, usize::MAX));
+    assert!(rig.planner.work.oldest_marked(false).is_none());
+    assert!(rig.planner.work.oldest_marked(true).is_some());
+    assert!(!rig.planner.refresh_all(&none, usize::MAX));
+    assert!(rig.planner.work.oldest_marked(true).is_none());
+}
