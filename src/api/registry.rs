@@ -138,8 +138,9 @@ pub struct Limits {
     pub transactions_in_flight: u32,
 
     /// The pod changes per second up to which a namespace is served in turn with the others, counted once per
-    /// registration that selects the pod: 1 to 100000. Defaults to 500. Bursts may be as large as ten seconds of this
-    /// rate. Changes above it are written while no other namespace waits. Deletions of pods are never delayed.
+    /// registration that selects the pod: 1 to 100000. Defaults to 500. Bursts may be as large as two seconds of this
+    /// rate. A namespace above it is limited to it while other namespaces are active. Deletions of pods are never
+    /// delayed.
     #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("changesPerSecondPerNamespace must be 1 to 100000; 500 suits most"))]
     pub changes_per_second_per_namespace: u32,
 }

@@ -26,8 +26,8 @@ const MAX_ITEMS: usize = 256;
 /// About the maximum number of pods that are computed at once because unclaimed keys wait for them.
 const MAX_BLOCKING: usize = 32;
 
-/// Maximum number of items that are popped, and of keys, for one transaction of namespaces above their rate limit: small,
-/// so that it delays others little.
+/// Maximum number of items that are popped, and of keys, for one transaction of namespaces above their rate limit while
+/// others are active: small, so that it delays them little.
 const EXCESS_OPS: usize = 32;
 
 /// The next step of the worker.
@@ -106,8 +106,13 @@ impl Planner {
         if let Some(all) = self.gather(desired, (max_ops, false), |_, _| true) {
             return Some(all);
         }
-        if !self.work.has_more() && self.work.may_serve_excess() && !self.transactions.has_excess() {
-            let excess = self.gather(desired, (max_ops.min(EXCESS_OPS), true), |_, _| true);
+        if !self.work.has_more() && !self.transactions.has_excess() {
+            let most = if self.work.do_limits_apply() {
+                max_ops.min(EXCESS_OPS)
+            } else {
+                max_ops
+            };
+            let excess = self.gather(desired, (most, true), |_, _| true);
             if excess.is_some() {
                 return excess;
             }
@@ -228,7 +233,11 @@ impl Planner {
     ) -> (Transaction, Vec<Work>) {
         let (mut gathered, mut undecided) = (Transaction::default(), Vec::new());
         let (mut bytes, mut most) = (0_usize, max_ops);
-        let max_items = if excess { EXCESS_OPS } else { MAX_ITEMS };
+        let max_items = if excess && self.work.do_limits_apply() {
+            EXCESS_OPS
+        } else {
+            MAX_ITEMS
+        };
         let mut popped = 0;
         loop {
             if gathered.ops.len() >= most {

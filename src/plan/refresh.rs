@@ -41,9 +41,10 @@ impl Planner {
         self.work.set_rate_limit(changes_per_second);
     }
 
-    /// Sets whether work above the rate limit may be served by the next step.
-    pub fn set_may_serve_excess(&mut self, may: bool) {
-        self.work.set_may_serve_excess(may);
+    /// Sets the time at which namespaces above their rate limit are served no faster than the limit; none if they are
+    /// served as fast as possible, because no other namespace is active.
+    pub fn set_limits_apply(&mut self, at: Option<Instant>) {
+        self.work.set_limits_apply(at);
     }
 
     /// Whether work of a namespace within its rate limit was looked at since the last call.

@@ -80,13 +80,14 @@ pub(super) struct Cause {
 #[derive(Debug, Default)]
 pub(super) struct WorkQueue {
     queue: FairQueue<Work>,
-    /// The work of namespaces above their rate limit. It is served while `queue` offers nothing, in small transactions
-    /// one at a time, so that it delays work that arrives meanwhile by no more than one of these.
+    /// The work of namespaces above their rate limit. It is served while `queue` offers nothing: at the rate of the limit
+    /// while other namespaces are active, and else as fast as possible, one transaction at a time.
     excess: FairQueue<Work>,
     /// The work in the queues. An entry of a queue that is not in this set is void.
     queued: HashSet<Work>,
-    /// Whether work above the rate limit may be served now.
-    may_serve_excess: bool,
+    /// The time at which namespaces above their rate limit are served no faster than the limit; none while no other
+    /// namespace is active.
+    limits_apply_at: Option<Instant>,
     /// Whether work of a namespace without excess was served since the last [`Self::take_served_others`].
     has_served_others: bool,
     /// Whether the last search for work stopped early, without a difference in the items that it looked at.
@@ -292,12 +293,14 @@ impl WorkQueue {
         }
     }
 
-    pub fn set_may_serve_excess(&mut self, may: bool) {
-        self.may_serve_excess = may;
+    /// Sets the time at which the rate limits apply, none if they do not apply.
+    pub fn set_limits_apply(&mut self, at: Option<Instant>) {
+        self.limits_apply_at = at;
     }
 
-    pub fn may_serve_excess(&self) -> bool {
-        self.may_serve_excess
+    /// Whether namespaces above their rate limit are served no faster than the limit.
+    pub fn do_limits_apply(&self) -> bool {
+        self.limits_apply_at.is_some()
     }
 
     /// Whether work of a namespace within its rate limit was served since the last call.
@@ -350,12 +353,20 @@ impl WorkQueue {
         } else {
             (&mut self.queue, &self.excess)
         };
+        let limited_at = self.limits_apply_at.filter(|_| excess);
         loop {
-            let work = served.pop_of(|tenant, waiting| may(tenant, waiting + other.len_of(tenant)))?;
-            if self.queued.contains(&work) {
-                self.has_served_others |= !excess && other.len_of(work.tenant()) == 0;
-                return Some(work);
+            let limits = &self.rate_limits;
+            let is_within = |tenant: &str| limited_at.is_none_or(|at| !limits.is_above(tenant, at));
+            let may = |tenant: &str, waiting| is_within(tenant) && may(tenant, waiting + other.len_of(tenant));
+            let work = served.pop_of(may)?;
+            if !self.queued.contains(&work) {
+                continue;
             }
+            self.has_served_others |= !excess && other.len_of(work.tenant()) == 0;
+            if let (Some(at), Work::Pod(registration, _)) = (limited_at, &work) {
+                self.rate_limits.admits(&registration.namespace, at);
+            }
+            return Some(work);
         }
     }
 
@@ -518,6 +529,8 @@ impl WorkQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::model::Prefix;
 
@@ -614,7 +627,7 @@ mod tests {
     #[test]
     fn namespace_above_its_rate_limit_waits_only_while_another_one_waits() {
         let (mut list, now) = (WorkQueue::default(), Instant::now());
-        list.set_rate_limit(1);
+        list.set_rate_limit(5);
         let flood: Vec<_> = (0..20).map(|i| pod("flood", &i.to_string())).collect();
         for p in &flood {
             mark(&mut list, p, false, now);
@@ -629,7 +642,7 @@ mod tests {
         assert_eq!(order.len(), 30);
         let at =
             |p: &(RegistrationRef, Arc<str>)| order.iter().position(|item| *item == work(p)).expect("it is served");
-        // Ten seconds' worth is within the limit, and so is a deletion.
+        // Two seconds' worth is within the limit, and so is a deletion.
         let excess: Vec<_> = flood[11..19].iter().map(at).collect();
         assert!(quiet[..10].iter().all(|p| at(p) < 22), "{order:?}");
         assert!(at(gone) < 22, "{order:?}");
@@ -669,6 +682,23 @@ mod tests {
         mark(&mut list, &pod("quiet", "p"), false, now);
         assert_eq!(next(&mut list), Some(work(&pod("quiet", "p"))));
         assert!(list.take_served_others() && !list.take_served_others());
+    }
+
+    #[test]
+    fn namespace_above_its_limit_is_served_at_the_limit_while_others_are_active() {
+        let (mut list, start) = (WorkQueue::default(), Instant::now());
+        list.set_rate_limit(5);
+        for i in 0..20 {
+            mark(&mut list, &pod("flood", &i.to_string()), false, start);
+        }
+        let served = |list: &mut WorkQueue, excess| std::iter::from_fn(|| list.next_of(|_, _| true, excess)).count();
+        assert_eq!(served(&mut list, false), 11);
+        list.set_limits_apply(Some(start));
+        assert_eq!(served(&mut list, true), 0);
+        list.set_limits_apply(Some(start + Duration::from_secs(1)));
+        assert_eq!(served(&mut list, true), 5);
+        list.set_limits_apply(None);
+        assert_eq!(served(&mut list, true), 4);
     }
 
     #[test]

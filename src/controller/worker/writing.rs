@@ -23,11 +23,10 @@ const RESERVED: usize = 32;
 /// Pause after a failure, doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Pause after work above the rate limit, as a multiple of the time that it took, while other namespaces are active:
-/// such work then gets a tenth of the time.
-const EXCESS_PAUSE: u32 = 9;
+/// How often to look for work of namespaces that were above their rate limit.
+const EXCESS_INTERVAL: Duration = Duration::from_millis(10);
 /// How long other namespaces count as active after their last work.
-const ACTIVE: Duration = Duration::from_secs(1);
+const ACTIVE: Duration = Duration::from_millis(250);
 /// How long writes may fail before the failure is reported.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -53,10 +52,8 @@ pub struct Writing {
     throttled: bool,
     /// Whether the planner has more items to look at.
     has_more: bool,
-    /// Whether work above the rate limit waits for `excess_at`.
+    /// Whether work above the rate limit waits.
     has_excess: bool,
-    /// When work above the rate limit may be served again.
-    excess_at: Instant,
     /// When work of a namespace within its rate limit was last served.
     others_at: Option<Instant>,
 }
@@ -107,7 +104,6 @@ impl Writing {
             throttled: false,
             has_more: false,
             has_excess: false,
-            excess_at: now,
             others_at: None,
         }
     }
@@ -139,7 +135,7 @@ impl Writing {
         if self.has_more {
             return Some(now);
         }
-        let excess = self.has_excess.then_some(self.excess_at);
+        let excess = self.has_excess.then_some(now + EXCESS_INTERVAL);
         let pause = |failing: &Option<Failing>| {
             let again_at = failing.as_ref().map(|failing| failing.again_at);
             again_at.filter(|at| *at > now)
@@ -268,19 +264,14 @@ impl RegistryWorker {
         self.write_small(cache, fence, now);
     }
 
-    /// Returns the planner's next step. While other namespaces are active, work above the rate limit gets a share of the
-    /// time only, whether it leads to writes or not, because the others share the processor with it.
+    /// Returns the planner's next step. The rate limits apply while other namespaces are active.
     fn next_step(&mut self, cache: &Cache, most: usize, now: Instant) -> Option<Step> {
-        let begin = Instant::now();
-        let serves_excess = now >= self.writing.excess_at && self.planner.has_excess();
-        self.planner.set_may_serve_excess(serves_excess);
+        let is_active = |at: &Instant| now < *at + ACTIVE;
+        self.planner
+            .set_limits_apply(self.writing.others_at.filter(is_active).map(|_| now));
         let step = self.planner.next(cache, most, usize::MAX);
         if self.planner.take_served_others() {
             self.writing.others_at = Some(now);
-        }
-        let are_others_active = self.writing.others_at.is_some_and(|at| now < at + ACTIVE);
-        if serves_excess && are_others_active {
-            self.writing.excess_at = Instant::now() + begin.elapsed() * EXCESS_PAUSE;
         }
         step
     }

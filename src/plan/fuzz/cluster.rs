@@ -151,7 +151,6 @@ impl Operator {
         let mut planner = Planner::new(meta(), KEYS_PER_LEASE);
         planner.set_guard(GUARD);
         planner.set_rate_limit(1);
-        planner.set_may_serve_excess(true);
         Self {
             index: Index::new(),
             planner,
@@ -298,6 +297,9 @@ impl Operator {
             self.planner.refresh_all(&desired, usize::MAX);
             self.refreshed = self.complete;
         }
+        // Other namespaces are active until everything that was sent is answered.
+        self.planner
+            .set_limits_apply((!self.sent.is_empty()).then_some(self.now));
         let mut news = None;
         let step = loop {
             news = self.planner.decide_removals(moment, None, || "h".to_owned()).or(news);
