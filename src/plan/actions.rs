@@ -23,6 +23,10 @@ const MAX_BYTES: usize = 512 * 1024;
 /// commands and observations.
 const MAX_ITEMS: usize = 256;
 
+/// Maximum number of pods that are computed for one transaction while several namespaces are active: few, because a pod of
+/// another namespace waits meanwhile.
+const MAX_COMPUTED: usize = 32;
+
 /// About the maximum number of pods that are computed at once because unclaimed keys wait for them.
 const MAX_BLOCKING: usize = 32;
 
@@ -238,12 +242,17 @@ impl Planner {
         } else {
             MAX_ITEMS
         };
-        let mut popped = 0;
+        let max_computed = if self.work.do_limits_apply() {
+            MAX_COMPUTED
+        } else {
+            MAX_ITEMS
+        };
+        let (mut popped, mut computed) = (0, 0);
         loop {
             if gathered.ops.len() >= most {
                 break;
             }
-            if popped >= max_items {
+            if popped >= max_items || computed >= max_computed {
                 if gathered.ops.is_empty() {
                     self.work.set_more(true);
                 }
@@ -257,6 +266,7 @@ impl Planner {
             popped += selecting.max(1);
             let is_refreshed = self.refresh(desired, &work);
             self.work.popped(&work);
+            computed += usize::from(is_refreshed);
             if selecting > 0 {
                 self.work.charge(&work, selecting, excess);
             }

@@ -239,29 +239,26 @@ impl RegistryWorker {
         }
     }
 
+    /// Carries out one step of the planner. What is received meanwhile is taken in before the next one.
     fn write_work(&mut self, cache: &Cache, fence: &Fence, now: Instant) {
-        while self.writing.in_flight < self.writing.most_in_flight {
-            if !self.writing.write_limit.wait(now).is_zero() {
-                self.writing.throttled = true;
-                break;
+        self.writing.throttled = !self.writing.write_limit.wait(now).is_zero();
+        if self.writing.throttled || self.writing.in_flight >= self.writing.most_in_flight {
+            return self.write_small(cache, fence, now);
+        }
+        let most = self.writing.write_limit.share(Transaction::MAX_OPS);
+        // `grant_leases` requests leases, once for all steps.
+        match self.next_step(cache, most, now) {
+            Some(Step::Write(ticket, transaction)) => {
+                self.commit(fence, ticket, transaction, now);
+                self.writing.has_more = true;
             }
-            let most = self.writing.write_limit.share(Transaction::MAX_OPS);
-            // `grant_leases` requests leases, once for all steps.
-            match self.next_step(cache, most, now) {
-                Some(Step::Write(ticket, transaction)) => self.commit(fence, ticket, transaction, now),
-                Some(Step::Continue) => {
-                    self.writing.has_more = true;
-                    return;
-                }
-                Some(Step::Grant { .. }) | None => {
-                    // Every observed change has been handled, or waits for the end of a request in flight.
-                    let waits = self.writing.is_granting() || self.planner.waits_for_lease();
-                    self.writing.heard = self.writing.heard.filter(|_| waits);
-                    return;
-                }
+            Some(Step::Continue) => self.writing.has_more = true,
+            Some(Step::Grant { .. }) | None => {
+                // Every observed change has been handled, or waits for the end of a request in flight.
+                let waits = self.writing.is_granting() || self.planner.waits_for_lease();
+                self.writing.heard = self.writing.heard.filter(|_| waits);
             }
         }
-        self.write_small(cache, fence, now);
     }
 
     /// Returns the planner's next step. The rate limits apply while other namespaces are active.
