@@ -5,7 +5,7 @@
 //! The queue is level-triggered: an item names a pod, not a change. The dirty [`Mark`] of a pod says that its desired
 //! records must be computed again when the item is popped. A pod that changes again before that is marked once.
 //!
-//! A namespace whose pods change faster than its rate limit is served only while no other namespace waits.
+//! A namespace whose pods change faster than its rate limit is limited to it while other namespaces are active.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, LazyLock};
@@ -62,8 +62,6 @@ pub(super) struct Mark {
     pub at: Instant,
     /// The mark's place in time. Marks that follow from the same change of a pod share one.
     pub serial: u64,
-    /// Whether the change is above the rate limit of its namespace.
-    is_excess: bool,
 }
 
 /// Why a pod is marked.
@@ -180,12 +178,13 @@ impl WorkQueue {
             mark.deleted |= deleted;
             mark.edited |= edited;
             mark.ending |= ending;
-            if is_urgent && std::mem::take(&mut mark.is_excess) {
-                let place = (mark.serial, work.clone());
-                self.oldest_excess.remove(&place);
+            let place = (mark.serial, work.clone());
+            if is_urgent && self.oldest_excess.remove(&place) {
                 self.oldest.insert(place);
+                false
+            } else {
+                self.oldest_excess.contains(&place)
             }
-            mark.is_excess
         } else {
             let serial = serial.unwrap_or_else(|| {
                 self.last_serial += 1;
@@ -198,9 +197,13 @@ impl WorkQueue {
                 ending,
                 at,
                 serial,
-                is_excess,
             };
-            self.oldest_of(is_excess).insert((serial, work.clone()));
+            let marks = if is_excess {
+                &mut self.oldest_excess
+            } else {
+                &mut self.oldest
+            };
+            marks.insert((serial, work.clone()));
             self.marks.insert(work.clone(), mark);
             is_excess
         };
@@ -220,18 +223,13 @@ impl WorkQueue {
         }
     }
 
-    fn oldest_of(&mut self, is_excess: bool) -> &mut BTreeSet<(u64, Work)> {
-        if is_excess {
-            &mut self.oldest_excess
-        } else {
-            &mut self.oldest
-        }
-    }
-
     /// Takes the mark of `work`.
     pub fn take_mark(&mut self, work: &Work) -> Option<Mark> {
         let mark = self.marks.remove(work)?;
-        self.oldest_of(mark.is_excess).remove(&(mark.serial, work.clone()));
+        let place = (mark.serial, work.clone());
+        if !self.oldest.remove(&place) {
+            self.oldest_excess.remove(&place);
+        }
         if mark.edited
             && let Work::Pod(registration, _) = work
             && let Some(count) = self.edited.get_mut(registration)
@@ -657,16 +655,16 @@ mod tests {
         for p in &all {
             mark(&mut list, p, false, now);
         }
-        let last = all.last().expect("one");
+        let gone = all.last().expect("one");
         while let Some(within) = list.oldest_marked(false) {
-            assert_ne!(within, work(last));
+            assert_ne!(within, work(gone));
             list.take_mark(&within);
         }
-        mark(&mut list, last, true, now);
-        assert_eq!(list.oldest_marked(false), Some(work(last)));
-        assert!(list.take_mark(&work(last)).is_some_and(|mark| mark.deleted));
+        mark(&mut list, gone, true, now);
+        assert_eq!(list.oldest_marked(false), Some(work(gone)));
+        assert!(list.take_mark(&work(gone)).is_some_and(|mark| mark.deleted));
         assert_eq!(list.oldest_marked(false), None);
-        assert!(list.oldest_marked(true).is_some_and(|other| other != work(last)));
+        assert!(list.oldest_marked(true).is_some_and(|other| other != work(gone)));
     }
 
     #[test]

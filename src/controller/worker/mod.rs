@@ -51,7 +51,7 @@ use self::rights::{PermissionProbe, Probed, Rights};
 pub use self::serve::serve;
 use self::takeover::CatchingUp;
 use self::write_slots::WriteSlot;
-use self::writing::Writing;
+use self::writing::{Rest, Writing};
 use super::cache::{Cache, SharedCache};
 use super::debouncer::Debouncer;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
@@ -243,8 +243,6 @@ struct RegistryWorker {
     renewed: bool,
     /// The fence under which the desired records of all marked pods were computed last.
     refreshed_for: Option<Fence>,
-    /// Whether marked pods are left to be computed at once.
-    has_more: bool,
 
     tasks: JoinSet<Done>,
 }
@@ -268,7 +266,6 @@ impl RegistryWorker {
             health: RegistryHealth::Starting,
             renewed: false,
             refreshed_for: None,
-            has_more: false,
             planner,
             writing: Writing::new(&limits, now),
             limits,
@@ -334,7 +331,6 @@ impl RegistryWorker {
         let stand_due = self.stand(now);
         let report_due = self.report(now);
         let wakes = [
-            self.has_more.then_some(now),
             self.writing.wake_at(now),
             self.rejections.wake_at(),
             self.standing.ask_at(),
@@ -354,19 +350,16 @@ impl RegistryWorker {
 
     /// Computes the desired records of the pods that changed, decides about unconfirmed removals, and writes.
     fn reconcile(&mut self, cache: &Cache, now: Instant) {
-        if !self.reconciles_by_item(now) {
-            self.has_more = self.planner.refresh_all(cache, REFRESHED);
-            if self.has_more {
-                return;
-            }
+        self.writing.rest = Rest::Nothing;
+        if !self.reconciles_by_item(now) && self.planner.refresh_all(cache, REFRESHED) {
+            return self.refresh_first();
         }
         for _ in 0..ROUNDS {
             self.guard(now);
             self.write(cache, now);
             // The guard decides about pods that were just found not to be ready.
-            self.has_more = self.may_judge() && self.planner.has_undecided();
-            if !self.has_more {
-                break;
+            if !self.may_judge() || !self.planner.has_undecided() {
+                return;
             }
             // The guard decides about a burst of removals as a whole, because each part of it may look harmless.
             let is_incomplete = if self.planner.is_loss_near_limit() {
@@ -378,6 +371,13 @@ impl RegistryWorker {
                 break;
             }
         }
+        self.refresh_first();
+    }
+
+    /// Has all marked pods computed before anything else is decided.
+    fn refresh_first(&mut self) {
+        self.refreshed_for = None;
+        self.writing.rest = Rest::More;
     }
 
     /// Whether the desired records of a pod are computed only when its work item is popped. Before the first write under
@@ -388,7 +388,7 @@ impl RegistryWorker {
         let is_same = fence.is_some() && fence == self.refreshed_for;
         let is_settled = self.kubernetes.complete && self.planner.has_decided_leftovers();
         self.refreshed_for = fence;
-        is_same && is_settled && !self.has_more
+        is_same && is_settled
     }
 }
 

@@ -50,12 +50,20 @@ pub struct Writing {
     heard: Option<Instant>,
     /// The rate limit was reached before all work was sent.
     throttled: bool,
-    /// Whether the planner has more items to look at.
-    has_more: bool,
-    /// Whether work above the rate limit waits.
-    has_excess: bool,
+    /// What is left to do without a further event.
+    pub(super) rest: Rest,
     /// When work of a namespace within its rate limit was last served.
     others_at: Option<Instant>,
+}
+
+/// What is left to do after a step, without a further event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    Nothing,
+    /// Work above the rate limit.
+    Excess,
+    /// Further items, to be looked at at once.
+    More,
 }
 
 /// A series of failures.
@@ -102,8 +110,7 @@ impl Writing {
             grants_failing: None,
             heard: None,
             throttled: false,
-            has_more: false,
-            has_excess: false,
+            rest: Rest::Nothing,
             others_at: None,
         }
     }
@@ -132,10 +139,10 @@ impl Writing {
 
     /// When to look again. None when the end of a request in flight triggers that.
     pub fn wake_at(&mut self, now: Instant) -> Option<Instant> {
-        if self.has_more {
+        if self.rest == Rest::More {
             return Some(now);
         }
-        let excess = self.has_excess.then_some(now + EXCESS_INTERVAL);
+        let excess = (self.rest == Rest::Excess).then_some(now + EXCESS_INTERVAL);
         let pause = |failing: &Option<Failing>| {
             let again_at = failing.as_ref().map(|failing| failing.again_at);
             again_at.filter(|at| *at > now)
@@ -214,8 +221,6 @@ impl RegistryWorker {
     /// Starts the planner's steps, as far as this replica leads and the limits allow.
     pub(super) fn write(&mut self, cache: &Cache, now: Instant) {
         self.writing.throttled = false;
-        self.writing.has_more = false;
-        self.writing.has_excess = false;
         let paused = |failing: &Failing| failing.again_at > now;
         if self.writing.full && !self.writing.failing.as_ref().is_some_and(paused) {
             self.set_full(false);
@@ -227,7 +232,9 @@ impl RegistryWorker {
         // Keys that the planner has just looked at for the first time may need a lease.
         self.grant_leases(now);
         let may_write_more = !self.writing.throttled && self.writing.in_flight < self.writing.most_in_flight;
-        self.writing.has_excess = may_write_more && self.planner.has_excess();
+        if self.writing.rest == Rest::Nothing && may_write_more && self.planner.has_excess() {
+            self.writing.rest = Rest::Excess;
+        }
     }
 
     /// Requests the leases that work waits for.
@@ -250,9 +257,9 @@ impl RegistryWorker {
         match self.next_step(cache, most, now) {
             Some(Step::Write(ticket, transaction)) => {
                 self.commit(fence, ticket, transaction, now);
-                self.writing.has_more = true;
+                self.writing.rest = Rest::More;
             }
-            Some(Step::Continue) => self.writing.has_more = true,
+            Some(Step::Continue) => self.writing.rest = Rest::More,
             Some(Step::Grant { .. }) | None => {
                 // Every observed change has been handled, or waits for the end of a request in flight.
                 let waits = self.writing.is_granting() || self.planner.waits_for_lease();
