@@ -47,8 +47,11 @@ async fn a_plan_says_beforehand_what_the_operator_then_does() -> Result<()> {
     let _operator = operator(turn.bed, "operator-0");
     let prefix = format!("/plan/{}/", turn.namespace.name());
     let below = |port: u16| {
-        let format = json!({"type": "Plain", "prefix": prefix.trim_end_matches('/')});
-        registration("orders", &json!({"ports": [{"port": port}], "formats": [format]}))
+        let format = json!({"type": "Plain", "plain": {"prefix": prefix.trim_end_matches('/')}});
+        registration(
+            "orders",
+            &json!({"ports": [{"name": "grpc", "port": port}], "formats": [format]}),
+        )
     };
     for (name, ip) in [("a", "10.9.7.1"), ("b", "10.9.7.2")] {
         turn.namespace.create_pod(&pod(name, "orders").ip(ip)).await?;
@@ -87,7 +90,7 @@ async fn a_plan_says_beforehand_what_the_operator_then_does() -> Result<()> {
         "{changed:#}"
     );
     let mut moved = below(8080);
-    moved["spec"]["formats"][0]["prefix"] = json!(format!("{prefix}deeper"));
+    moved["spec"]["formats"][0]["plain"]["prefix"] = json!(format!("{prefix}deeper"));
     let (code, moved) = planned(&turn, &moved);
     let expected = vec![
         "remove a ".to_owned(),
@@ -108,7 +111,10 @@ async fn what_admission_refuses_has_no_plan() -> Result<()> {
         code == Some(1) && told.contains("name at least one port"),
         "{code:?} {told}"
     );
-    let (code, told) = planned(&turn, &registration("orders", &json!({"registry": "nowhere"})));
+    let (code, told) = planned(
+        &turn,
+        &registration("orders", &json!({"registryRef": {"name": "nowhere"}})),
+    );
     let told = told.as_str().unwrap_or_default();
     assert!(
         code == Some(1) && told.contains("Registry \"nowhere\", which does not exist"),
