@@ -105,12 +105,17 @@ async fn a_plan_says_beforehand_what_the_operator_then_does() -> Result<()> {
 #[tokio::test]
 async fn what_admission_refuses_has_no_plan() -> Result<()> {
     let turn = Turn::take("unplanned", 1, 30).await?;
-    let (code, told) = planned(&turn, &registration("orders", &json!({"ports": []})));
-    let told = told.as_str().unwrap_or_default();
-    assert!(
-        code == Some(1) && told.contains("name at least one port"),
-        "{code:?} {told}"
-    );
+    for (spec, words) in [
+        (json!({"ports": []}), "spec.ports in body should have at least 1 items"),
+        (
+            json!({"selector": {}}),
+            "an empty selector would register every pod of the namespace",
+        ),
+    ] {
+        let (code, told) = planned(&turn, &registration("orders", &spec));
+        let told = told.as_str().unwrap_or_default();
+        assert!(code == Some(1) && told.contains(words), "{code:?} {told}");
+    }
     let (code, told) = planned(
         &turn,
         &registration("orders", &json!({"registryRef": {"name": "nowhere"}})),
