@@ -110,7 +110,7 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
         namespace: &reference.namespace,
         name: service,
         ports: &known,
-        ipv6: spec.address.family == Family::IPv6,
+        ipv6: spec.address.family() == Family::IPv6,
         record_formats,
     };
     for format in Format::compile_all(&spec.formats, &known)? {
@@ -126,14 +126,13 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
     if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
         return Err(Invalid::EmptySelector);
     }
-    let metadata = spec.metadata.clone().unwrap_or_default();
     let created = registration.metadata.creation_timestamp.as_ref();
-    let text = |text: &String| -> Arc<str> { text.as_str().into() };
-    let fixed: BTreeMap<Arc<str>, Arc<str>> = metadata
-        .fixed
-        .iter()
-        .map(|(key, value)| (text(key), text(value)))
-        .collect();
+    let attributes = |value: fn(&api::Attribute) -> Option<&String>| {
+        let pair = move |attribute: &api::Attribute| -> Option<(Arc<str>, Arc<str>)> {
+            Some((attribute.name.as_str().into(), value(attribute)?.as_str().into()))
+        };
+        spec.attributes.iter().filter_map(pair)
+    };
     Ok(Compiled {
         registration: index::Registration {
             reference,
@@ -141,19 +140,19 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
             created: created.map_or(0, |time| time.0.as_second()),
             generation: registration.metadata.generation.unwrap_or_default(),
             selector,
-            registry: spec.registry.as_str().into(),
+            registry: spec.registry_ref.name.as_str().into(),
             service: service.into(),
             ports,
-            family: spec.address.family,
+            family: spec.address.family(),
             weight: spec.weight,
             version_label: spec.version.as_ref().map(|version| version.from_label.as_str().into()),
-            metadata: Arc::new(fixed),
-            metadata_labels: metadata.from_labels.iter().map(text).collect(),
+            metadata: Arc::new(attributes(|attribute| attribute.value.as_ref()).collect()),
+            metadata_labels: attributes(|attribute| attribute.from_label.as_ref()).collect(),
         },
         bindings,
         aside: Vec::new(),
-        ttl: spec.ttl_seconds,
-        suspended: spec.suspend,
+        ttl: spec.lease_ttl_seconds,
+        suspended: spec.update_policy == api::UpdatePolicy::Frozen,
         keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
         previous: None,
         identity: Arc::new(identity(registration, record_formats)),
@@ -170,7 +169,7 @@ const DECIDING: [&str; 7] = [
     "formats",
     "version",
     "weight",
-    "metadata",
+    "attributes",
 ];
 
 /// Returns the part of `registration` that determines keys and values, and the RecordFormats that it uses.
@@ -181,7 +180,7 @@ fn identity(registration: &ServiceRegistration, record_formats: &RecordFormats) 
         .spec
         .formats
         .iter()
-        .filter_map(|format| format.record_format.as_deref());
+        .filter_map(|format| Some(&*format.custom.as_ref()?.record_format_ref.name));
     let known = names.filter_map(|name| Some((name.to_owned(), fields(record_formats.get(name).ok()?.spec()).into())));
     LastSynced {
         generation: registration.metadata.generation.unwrap_or_default(),
@@ -310,7 +309,7 @@ impl Compiled {
     pub fn terms(&self, registry: &RegistrySpec) -> RegistrationSettings {
         RegistrationSettings {
             created: self.registration.created,
-            ttl: self.ttl.unwrap_or(registry.ttl_seconds),
+            ttl: self.ttl.unwrap_or(registry.defaults.lease_ttl_seconds),
             suspended: self.suspended || self.unsure || self.frozen,
             keep_last: self.keep_last,
             // Where nothing may be written, nothing is read: the keys there may belong to other clients.
@@ -354,13 +353,13 @@ impl Compiled {
             .map(|binding| &binding.format)
             .collect();
         let overlap = |(registry, spec): (&str, &RegistrySpec)| {
-            let meta = Prefix::below(&spec.meta_prefix);
+            let meta = Prefix::below(&spec.etcd.meta_prefix);
             let reaches = |format: &&&Format| format.reads(&meta) || meta.contains(format.scope().prefix());
             let format = formats.iter().find(reaches)?;
             Some(Reserved {
                 scope: format.scope().clone(),
                 registry: registry.into(),
-                meta_prefix: spec.meta_prefix.clone(),
+                meta_prefix: spec.etcd.meta_prefix.clone(),
             })
         };
         registries
@@ -371,19 +370,23 @@ impl Compiled {
 
 fn port(port: &api::Port) -> Result<index::Port, Invalid> {
     let target = match &port.port {
-        IntOrString::Int(number) => {
+        Some(IntOrString::Int(number)) => {
             let valid = u16::try_from(*number).ok().filter(|number| *number > 0);
             PortTarget::Number(valid.ok_or(Invalid::PortNumber(*number))?)
         }
-        IntOrString::String(name) => PortTarget::Name {
+        Some(IntOrString::String(name)) => PortTarget::Name {
             name: name.as_str().into(),
+            protocol: port.protocol,
+        },
+        None => PortTarget::Name {
+            name: port.name.as_str().into(),
             protocol: port.protocol,
         },
     };
     Ok(index::Port {
-        name: port.effective_name().into(),
+        name: port.name.as_str().into(),
         target,
-        scheme: port.scheme.as_deref().map(Into::into),
+        scheme: port.app_protocol.as_deref().map(Into::into),
     })
 }
 

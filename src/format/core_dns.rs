@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, prefix};
-use crate::api;
+use crate::api::CoreDNSFormat;
 use crate::model::{Endpoint, Record, fnv64};
 
 const CONSUMER: &str = "CoreDNS";
@@ -29,54 +29,55 @@ pub struct CoreDns {
 }
 
 impl CoreDns {
-    pub fn compile(spec: &api::Format) -> Result<Self, FormatError> {
-        let Some(domain) = &spec.domain else {
+    pub fn compile(spec: Option<&CoreDNSFormat>) -> Result<Self, FormatError> {
+        let Some(spec) = spec else {
             return Err(FormatError::Missing {
-                field: "domain",
-                format: "CoreDns",
+                field: "coreDNS.domain",
+                format: "CoreDNS",
                 what: "the name that consumers look up, such as orders.shop.svc.example.com",
             });
         };
+        let domain = &spec.domain;
         let wrong = |field, value: &str, problem| {
             let value = value.to_owned();
             Err(FormatError::Field { field, value, problem })
         };
         if domain.len() > MAX_DOMAIN {
-            return wrong("domain", domain, "is too long: shorten it to 173 characters");
+            return wrong("coreDNS.domain", domain, "is too long: shorten it to 173 characters");
         }
         if !domain.split('.').all(|label| is_label(label, b"_")) {
             let problem =
                 "is not a lower-case DNS name such as orders.shop.svc.example.com: write it without a dot at the end";
-            return wrong("domain", domain, problem);
+            return wrong("coreDNS.domain", domain, problem);
         }
         if domain.split('.').any(|label| label == "any") {
             return wrong(
-                "domain",
+                "coreDNS.domain",
                 domain,
                 "has the label any, which CoreDNS treats as a wildcard: choose another",
             );
         }
-        let root = prefix::root(spec, "skydns")?;
+        let root = prefix::root("coreDNS.root", spec.root.as_deref(), "skydns")?;
         if root.contains('/') {
             let problem =
                 "must be one segment without slashes, such as skydns: CoreDNS removes one to derive names from keys";
-            return wrong("root", root, problem);
+            return wrong("coreDNS.root", root, problem);
         }
-        let ttl = spec.ttl.unwrap_or(30);
+        let ttl = spec.ttl_seconds.unwrap_or(30);
         if !(1..=86_400).contains(&ttl) {
-            return wrong("ttl", &ttl.to_string(), "must be 1 to 86400 seconds");
+            return wrong("coreDNS.ttlSeconds", &ttl.to_string(), "must be 1 to 86400 seconds");
         }
         let priority = spec.priority.unwrap_or(10);
         if !(1..=65_535).contains(&priority) {
-            return wrong("priority", &priority.to_string(), "must be 1 to 65535");
+            return wrong("coreDNS.priority", &priority.to_string(), "must be 1 to 65535");
         }
         let group = spec
             .group
             .as_deref()
-            .map(|group| prefix::name("group", Some(group), ""))
+            .map(|group| prefix::name("coreDNS.group", Some(group), ""))
             .transpose()?;
         let labels: Vec<&str> = domain.rsplit('.').collect();
-        let scope = prefix::checked_scope("root", &format!("/{root}/{}", labels.join("/")))?;
+        let scope = prefix::checked_scope("coreDNS.root", &format!("/{root}/{}", labels.join("/")))?;
         Ok(Self {
             reach: FormatPrefixes::within(scope, &format!("/{root}/")),
             ttl,

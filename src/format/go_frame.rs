@@ -12,7 +12,7 @@ use super::facts::facts;
 use super::format_prefixes::FormatPrefixes;
 use super::scheme::spoken_at;
 use super::{FormatError, Refusal, Service, prefix};
-use crate::api;
+use crate::api::GoFrameFormat;
 use crate::model::{Endpoint, Record};
 
 /// Schemes that GoFrame speaks.
@@ -29,27 +29,27 @@ impl GoFrame {
     pub const CONSUMER: &str = "GoFrame";
     pub const NO_IPV6: &str = "its clients panic on them";
 
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+    pub fn compile(spec: &GoFrameFormat, service: &Service<'_>) -> Result<Self, FormatError> {
         if service.ipv6 {
             return Err(FormatError::Ipv6 {
                 consumer: Self::CONSUMER,
                 limit: Self::NO_IPV6,
             });
         }
-        let root = prefix::root(spec, "/service")?;
+        let root = prefix::root("goFrame.root", spec.root.as_deref(), "/service")?;
         if root.strip_prefix('/').is_none_or(|segment| segment.contains('/')) {
             return Err(FormatError::Field {
-                field: "root",
+                field: "goFrame.root",
                 value: root.to_owned(),
                 problem: "is not what GoFrame reads: write a slash and one segment, such as /service",
             });
         }
-        let deployment = prefix::name("deployment", spec.deployment.as_deref(), "default")?;
-        let namespace = prefix::name("namespace", spec.namespace.as_deref(), "default")?;
-        let version = prefix::name("versionSegment", spec.version_segment.as_deref(), "latest")?;
+        let deployment = prefix::name("goFrame.deployment", spec.deployment.as_deref(), "default")?;
+        let namespace = prefix::name("goFrame.namespace", spec.namespace.as_deref(), "default")?;
+        let version = prefix::name("goFrame.version", spec.version.as_deref(), "latest")?;
         let reads = format!("{root}/{deployment}/{namespace}/{}/{version}", service.name);
         Ok(Self {
-            reach: FormatPrefixes::reading(prefix::checked_scope("root", &reads)?, &reads),
+            reach: FormatPrefixes::reading(prefix::checked_scope("goFrame.root", &reads)?, &reads),
         })
     }
 

@@ -6,7 +6,7 @@
 
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, Service, prefix};
-use crate::api;
+use crate::api::GoZeroFormat;
 use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +15,8 @@ pub struct GoZero {
 }
 
 impl GoZero {
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
-        let scope = prefix::scope("key", spec.key.as_deref(), || format!("{}.rpc", service.name))?;
+    pub fn compile(spec: &GoZeroFormat, service: &Service<'_>) -> Result<Self, FormatError> {
+        let scope = prefix::scope("goZero.key", spec.key.as_deref(), || format!("{}.rpc", service.name))?;
         Ok(Self {
             reach: FormatPrefixes::exact(scope),
         })

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::facts::facts;
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, Service, prefix};
-use crate::api;
+use crate::api::KitexFormat;
 use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,9 +20,9 @@ pub struct Kitex {
 impl Kitex {
     pub const CONSUMER: &str = "Kitex";
 
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
-        let root = prefix::root(spec, "kitex/registry-etcd")?;
-        let scope = prefix::checked_scope("root", &format!("{root}/{}", service.name))?;
+    pub fn compile(spec: &KitexFormat, service: &Service<'_>) -> Result<Self, FormatError> {
+        let root = prefix::root("kitex.root", spec.root.as_deref(), "kitex/registry-etcd")?;
+        let scope = prefix::checked_scope("kitex.root", &format!("{root}/{}", service.name))?;
         Ok(Self {
             reach: FormatPrefixes::exact(scope),
         })

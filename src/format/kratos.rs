@@ -12,7 +12,7 @@ use super::facts::facts;
 use super::format_prefixes::FormatPrefixes;
 use super::scheme::spoken_at;
 use super::{FormatError, Refusal, Service, prefix};
-use crate::api;
+use crate::api::KratosFormat;
 use crate::model::{Endpoint, Record};
 
 /// Schemes that Kratos' own servers speak.
@@ -24,11 +24,11 @@ pub struct Kratos {
 }
 
 impl Kratos {
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
-        let root = prefix::root(spec, "/microservices")?;
+    pub fn compile(spec: &KratosFormat, service: &Service<'_>) -> Result<Self, FormatError> {
+        let root = prefix::root("kratos.root", spec.root.as_deref(), "/microservices")?;
         let reads = format!("{root}/{}", service.name);
         Ok(Self {
-            reach: FormatPrefixes::reading(prefix::checked_scope("root", &reads)?, &reads).by_name(),
+            reach: FormatPrefixes::reading(prefix::checked_scope("kratos.root", &reads)?, &reads).by_name(),
         })
     }
 

@@ -103,9 +103,9 @@ fn ready(
 
 fn metadata(registration: &Registration, pod: &CompactPod, symbols: &Symbols) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {
     let mut metadata = registration.metadata.clone();
-    for key in &registration.metadata_labels {
-        if let Some(value) = symbols.label(pod, key) {
-            Arc::make_mut(&mut metadata).insert(key.clone(), value.clone());
+    for (name, label) in &registration.metadata_labels {
+        if let Some(value) = symbols.label(pod, label) {
+            Arc::make_mut(&mut metadata).insert(name.clone(), value.clone());
         }
     }
     metadata

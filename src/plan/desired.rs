@@ -269,7 +269,7 @@ impl fmt::Display for Problem {
             ),
             Self::AddressMissing { family } => write!(
                 f,
-                "no {family} address: set spec.address.family to the family the pods have"
+                "no {family} address: set spec.address.ipFamilies to the family the pods have"
             ),
             Self::WeightUnreadable => write!(
                 f,

@@ -24,6 +24,9 @@ pub struct NotAdopted {
     pub trouble: String,
 }
 
+/// The status, reason and message of a condition.
+type Verdict = (ConditionStatus, Reason, String);
+
 /// Everything that the status is built from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -71,7 +74,7 @@ impl Facts {
     }
 
     /// Computes the condition `Connected`: which endpoints are in use, and which are not.
-    fn connected(&self) -> (ConditionStatus, Reason, String) {
+    fn connected(&self) -> Verdict {
         let (status, mut reason, mut message) = match &self.link {
             Connectivity::Up => {
                 let message = match &self.denied {
@@ -115,48 +118,35 @@ impl Facts {
         (status, reason, message)
     }
 
-    pub fn status(&self, now: &Time) -> RegistryStatus {
-        let (status, reason, message) = self.connected();
-        let mut list = Vec::new();
-        let generation = Some(self.generation);
-        conditions::set(
-            &mut list,
-            ConditionType::Connected,
-            status,
-            reason,
-            &message,
-            generation,
-            now,
-        );
-        if let Some(credentials) = &self.credentials {
-            let (status, reason, message) = match credentials {
-                Ok(()) if self.link == Connectivity::Up => {
-                    let mut message = "The current certificates, user name and password are in use.".to_owned();
-                    if let Some(expiring) = &self.expiring {
-                        message.extend([" ", expiring.as_str()]);
-                    }
-                    (ConditionStatus::True, Reason::CredentialsInUse, message)
+    /// Computes the condition `CredentialsValid`; none if there is nothing to report.
+    fn credentials_valid(&self) -> Option<Verdict> {
+        Some(match self.credentials.as_ref()? {
+            Ok(()) if self.link == Connectivity::Up => {
+                let mut message = "The current certificates, user name and password are in use.".to_owned();
+                if let Some(expiring) = &self.expiring {
+                    message.extend([" ", expiring.as_str()]);
                 }
-                Ok(()) => (
-                    ConditionStatus::Unknown,
-                    Reason::Connecting,
-                    "etcd has not answered yet: see the condition Connected.".to_owned(),
-                ),
-                Err(trouble) => {
-                    let stays = match &self.link {
-                        Connectivity::Up => " The previous connection stays in use.",
-                        Connectivity::Unsure | Connectivity::Down(_) => "",
-                    };
-                    let message = format!("{}.{stays}", trouble.message);
-                    (ConditionStatus::False, self::reason(trouble.reason), message)
-                }
-            };
-            let kind = ConditionType::Credentials;
-            conditions::set(&mut list, kind, status, reason, &message, generation, now);
-        }
-        let (held, reason, message) = self.holding.told();
-        conditions::set(&mut list, ConditionType::Held, held, reason, message, generation, now);
-        let (informed, reason, message) = match &self.outdated {
+                (ConditionStatus::True, Reason::CredentialsInUse, message)
+            }
+            Ok(()) => (
+                ConditionStatus::Unknown,
+                Reason::Connecting,
+                "etcd has not answered yet: see the condition Connected.".to_owned(),
+            ),
+            Err(trouble) => {
+                let stays = match &self.link {
+                    Connectivity::Up => " The previous connection stays in use.",
+                    Connectivity::Unsure | Connectivity::Down(_) => "",
+                };
+                let message = format!("{}.{stays}", trouble.message);
+                (ConditionStatus::False, self::reason(trouble.reason), message)
+            }
+        })
+    }
+
+    /// Computes the condition `WatchesHealthy`.
+    fn watches_healthy(&self) -> Verdict {
+        match &self.outdated {
             None => (
                 ConditionStatus::True,
                 Reason::Watching,
@@ -164,16 +154,46 @@ impl Facts {
             ),
             Some(Outdated { since, streams }) => (
                 ConditionStatus::False,
-                Reason::KubernetesSilent,
+                Reason::WatchesStale,
                 format!(
                     "The operator's view of {} is stale since {since:.0}: check that the kube-apiserver works and that \
                      the operator may list and watch them. Registered keys stay.",
                     listed(streams, NAMED, "and")
                 ),
             ),
+        }
+    }
+
+    /// Computes all conditions. `Ready` has the reason and the message of the first condition that is not met, else of
+    /// `Connected`.
+    fn conditions(&self) -> Vec<(ConditionType, Verdict)> {
+        let connected = self.connected();
+        let credentials = self.credentials_valid();
+        let watches = self.watches_healthy();
+        let is_false = |verdict: &&Verdict| verdict.0 == ConditionStatus::False;
+        let ready = if connected.0 == ConditionStatus::True {
+            let unmet = credentials.iter().chain([&watches]).find(is_false);
+            unmet.unwrap_or(&connected)
+        } else {
+            &connected
         };
-        let kind = ConditionType::Informed;
-        conditions::set(&mut list, kind, informed, reason, &message, generation, now);
+        let mut all = vec![
+            (ConditionType::Ready, ready.clone()),
+            (ConditionType::Connected, connected.clone()),
+        ];
+        all.extend(credentials.map(|verdict| (ConditionType::CredentialsValid, verdict)));
+        let (held, reason, message) = self.holding.told();
+        all.push((ConditionType::WatchesHealthy, watches));
+        all.push((ConditionType::RemovalsHeld, (held, reason, message.to_owned())));
+        all
+    }
+
+    pub fn status(&self, now: &Time) -> RegistryStatus {
+        let mut list = Vec::new();
+        let generation = Some(self.generation);
+        for (kind, (status, reason, message)) in self.conditions() {
+            conditions::set(&mut list, kind, status, reason, &message, generation, now);
+        }
         let count = |number| u64::try_from(number).unwrap_or(u64::MAX);
         RegistryStatus {
             observed_generation: generation,
@@ -232,7 +252,7 @@ const ACCESS: [Reason; 13] = [
     Reason::ClientCertificateExpired,
     Reason::ClientCertificateRefused,
     Reason::ClientCertificateRequired,
-    Reason::TlsFailed,
+    Reason::TLSFailed,
 ];
 
 /// Which facts were written last, and when.
@@ -391,7 +411,7 @@ mod tests {
         let informed = &status.conditions[2];
         assert_eq!(
             (informed.type_.as_str(), informed.reason.as_str()),
-            ("Informed", "KubernetesSilent")
+            ("Informed", "WatchesStale")
         );
         assert!(
             informed
