@@ -288,9 +288,7 @@ pub struct CustomFormat {
 }
 
 /// The type of a format.
-#[derive(
-    JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
-)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FormatType {
     /// The address as text or as JSON.
     #[default]

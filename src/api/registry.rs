@@ -33,7 +33,12 @@ pub const APPROVE_REMOVALS: &str = "leasehold.dev/approve-removals";
     printcolumn(name = "LEADER", type_ = "string", json_path = ".status.leader"),
     printcolumn(name = "KEYS", type_ = "integer", json_path = ".status.keys"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "ENDPOINTS", type_ = "string", json_path = ".spec.etcd.endpoints", priority = 1),
+    printcolumn(
+        name = "ENDPOINTS",
+        type_ = "string",
+        json_path = ".spec.etcd.endpoints",
+        priority = 1
+    ),
     printcolumn(name = "LEASES", type_ = "integer", json_path = ".status.leases", priority = 1),
     printcolumn(
         name = "MESSAGE",

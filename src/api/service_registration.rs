@@ -13,9 +13,21 @@ use crate::model::{Family, Protocol};
 macro_rules! has_prefix {
     ($f:literal) => {
         concat!(
-            "(has(", $f, ".plain) && has(", $f, ".plain.prefix) \
-             || has(", $f, ".etcdGRPC) && has(", $f, ".etcdGRPC.prefix) \
-             || has(", $f, ".custom) && has(", $f, ".custom.prefix))"
+            "(has(",
+            $f,
+            ".plain) && has(",
+            $f,
+            ".plain.prefix) \
+             || has(",
+            $f,
+            ".etcdGRPC) && has(",
+            $f,
+            ".etcdGRPC.prefix) \
+             || has(",
+            $f,
+            ".custom) && has(",
+            $f,
+            ".custom.prefix))"
         )
     };
 }
@@ -24,7 +36,16 @@ macro_rules! has_prefix {
 macro_rules! prefix {
     ($f:literal) => {
         concat!(
-            "(has(", $f, ".plain) ? ", $f, ".plain.prefix : has(", $f, ".etcdGRPC) ? ", $f, ".etcdGRPC.prefix : ", $f,
+            "(has(",
+            $f,
+            ".plain) ? ",
+            $f,
+            ".plain.prefix : has(",
+            $f,
+            ".etcdGRPC) ? ",
+            $f,
+            ".etcdGRPC.prefix : ",
+            $f,
             ".custom.prefix)"
         )
     };
@@ -34,12 +55,46 @@ macro_rules! prefix {
 macro_rules! has_place {
     ($f:literal) => {
         concat!(
-            "(", has_prefix!($f), " || has(", $f, ".goZero) && has(", $f, ".goZero.key) \
-             || has(", $f, ".kratos) && has(", $f, ".kratos.root) || has(", $f, ".kitex) && has(", $f, ".kitex.root) \
-             || has(", $f, ".goFrame) && (has(", $f, ".goFrame.root) || has(", $f, ".goFrame.deployment) \
-             || has(", $f, ".goFrame.__namespace__) || has(", $f, ".goFrame.version)) || has(", $f, ".coreDNS) \
-             || has(", $f, ".traefik) && (has(", $f, ".traefik.root) || has(", $f, ".traefik.protocol) \
-             || has(", $f, ".traefik.serviceName)))"
+            "(",
+            has_prefix!($f),
+            " || has(",
+            $f,
+            ".goZero) && has(",
+            $f,
+            ".goZero.key) \
+             || has(",
+            $f,
+            ".kratos) && has(",
+            $f,
+            ".kratos.root) || has(",
+            $f,
+            ".kitex) && has(",
+            $f,
+            ".kitex.root) \
+             || has(",
+            $f,
+            ".goFrame) && (has(",
+            $f,
+            ".goFrame.root) || has(",
+            $f,
+            ".goFrame.deployment) \
+             || has(",
+            $f,
+            ".goFrame.__namespace__) || has(",
+            $f,
+            ".goFrame.version)) || has(",
+            $f,
+            ".coreDNS) \
+             || has(",
+            $f,
+            ".traefik) && (has(",
+            $f,
+            ".traefik.root) || has(",
+            $f,
+            ".traefik.protocol) \
+             || has(",
+            $f,
+            ".traefik.serviceName)))"
         )
     };
 }
@@ -275,7 +330,9 @@ pub struct Port {
     /// TCP, UDP or SCTP: selects the container port if a pod has several ports with this name. Defaults to the TCP
     /// port, or to the port of another protocol if the pod has no TCP port with that name. Not needed for a port given
     /// by number.
+    // `with`: for an optional enum the derive would print the enum's description instead of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Protocol")]
     pub protocol: Option<Protocol>,
 
     /// The application protocol of the port, such as `grpc` or `http`, for formats that contain it.

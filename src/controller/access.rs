@@ -189,12 +189,37 @@ mod tests {
 
     use super::*;
 
-    fn spec() -> RegistrySpec {
+    fn spec() -> EtcdSpec {
         serde_json::from_value(json!({
             "endpoints": ["http://e:2379"],
-            "auth": {"secret": {"name": "etcd-user"}, "passwordKey": "pw"},
+            "auth": {"secretRef": {"name": "etcd-user"}, "passwordKey": "pw"},
         }))
         .expect("decodes")
+    }
+
+    #[test]
+    fn the_ca_is_read_from_the_kind_of_object_that_the_reference_names() {
+        for (kind, expected) in [
+            (json!(null), SourceKind::Secret),
+            (json!("Secret"), SourceKind::Secret),
+            (json!("ConfigMap"), SourceKind::ConfigMap),
+        ] {
+            let mut ca = json!({"name": "etcd-ca"});
+            if !kind.is_null() {
+                ca["kind"] = kind;
+            }
+            let spec =
+                json!({"endpoints": ["https://e:2379"], "tls": {"caRef": ca, "clientCertSecretRef": {"name": "own"}}});
+            let all = sources(&serde_json::from_value(spec).expect("decodes"));
+            let source = |kind, name: &str| Source {
+                kind,
+                name: name.into(),
+            };
+            assert_eq!(
+                all,
+                [source(expected, "etcd-ca"), source(SourceKind::Secret, "own")].into()
+            );
+        }
     }
 
     fn resolved(content: Option<&Content>) -> Result<Access, Unresolved> {

@@ -436,6 +436,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::Protocol;
 
     fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
         super::compile(registration, &RecordFormats::new())
@@ -447,8 +448,8 @@ mod tests {
             "metadata": {"name": "orders", "namespace": "shop"},
             "spec": {
                 "selector": {"matchLabels": {"app": "orders"}},
-                "ports": [{"port": "grpc"}, {"name": "web", "port": 8080}],
-                "formats": [{"type": "Plain"}, {"type": "EtcdGrpc", "ports": ["grpc"]}]
+                "ports": [{"name": "grpc"}, {"name": "web", "port": 8080}],
+                "formats": [{"type": "Plain"}, {"type": "EtcdGRPC", "ports": ["grpc"]}]
             }
         });
         for (field, value) in patch.as_object().expect("an object of spec fields") {
@@ -458,7 +459,7 @@ mod tests {
     }
 
     fn registry() -> RegistrySpec {
-        serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"]})).expect("decodes")
+        serde_json::from_value(json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}})).expect("decodes")
     }
 
     #[test]
@@ -471,20 +472,75 @@ mod tests {
     #[test]
     fn a_registration_without_a_ttl_takes_the_one_of_its_registry() {
         assert_eq!(compile(&registration(&json!({}))).unwrap().terms(&registry()).ttl, 30);
-        let own = registration(&json!({"ttlSeconds": 60}));
+        let own = registration(&json!({"leaseTTLSeconds": 60}));
         assert_eq!(compile(&own).unwrap().terms(&registry()).ttl, 60);
+    }
+
+    #[test]
+    fn a_port_without_a_target_is_the_container_port_of_its_name() {
+        let ports = json!({"ports": [
+            {"name": "grpc", "protocol": "TCP", "appProtocol": "h2c"}, {"name": "web", "port": 8080},
+            {"name": "admin", "port": "http"},
+        ]});
+        let compiled = compile(&registration(&ports)).unwrap();
+        let named = |name: &str, protocol| PortTarget::Name {
+            name: name.into(),
+            protocol,
+        };
+        let port = |name: &str, target, scheme: Option<&str>| index::Port {
+            name: name.into(),
+            target,
+            scheme: scheme.map(Into::into),
+        };
+        assert_eq!(
+            compiled.registration.ports,
+            [
+                port("grpc", named("grpc", Some(Protocol::Tcp)), Some("h2c")),
+                port("web", PortTarget::Number(8080), None),
+                port("admin", named("http", None), None),
+            ]
+        );
+    }
+
+    #[test]
+    fn attributes_are_values_or_come_from_labels_under_their_own_names() {
+        let attributes = json!({"attributes": [
+            {"name": "team", "value": "payments"},
+            {"name": "zone", "fromLabel": "topology.kubernetes.io/zone"},
+        ]});
+        let registration = compile(&registration(&attributes)).unwrap().registration;
+        assert_eq!(
+            *registration.metadata,
+            BTreeMap::from([("team".into(), "payments".into())])
+        );
+        assert_eq!(
+            registration.metadata_labels,
+            [("zone".into(), "topology.kubernetes.io/zone".into())]
+        );
+    }
+
+    #[test]
+    fn only_the_fields_that_determine_records_are_recorded_as_applied() {
+        let frozen = json!({
+            "updatePolicy": "Frozen", "leaseTTLSeconds": 60, "attributes": [{"name": "team", "value": "payments"}],
+        });
+        let compiled = compile(&registration(&frozen)).unwrap();
+        assert!(compiled.suspended && compiled.terms(&registry()).suspended);
+        let recorded: Vec<&String> = compiled.identity.spec.keys().collect();
+        assert_eq!(recorded, ["address", "attributes", "formats", "ports"]);
+        assert_eq!(compiled.identity.spec["attributes"], frozen["attributes"]);
     }
 
     #[test]
     fn a_prefix_may_not_reach_into_the_bookkeeping_nor_around_it() {
         for prefix in ["/leasehold", "/leasehold/x"] {
             let compiled = compile(&registration(
-                &json!({"formats": [{"type": "Plain", "prefix": prefix}]}),
+                &json!({"formats": [{"type": "Plain", "plain": {"prefix": prefix}}]}),
             ))
             .unwrap();
             assert!(reserved(&compiled, &registry()).is_some(), "{prefix}");
         }
-        let beside = registration(&json!({"formats": [{"type": "Plain", "prefix": "/leasehold-demo"}]}));
+        let beside = registration(&json!({"formats": [{"type": "Plain", "plain": {"prefix": "/leasehold-demo"}}]}));
         assert_eq!(reserved(&compile(&beside).unwrap(), &registry()), None);
     }
 
@@ -495,18 +551,18 @@ mod tests {
     #[test]
     fn a_prefix_may_not_reach_into_the_bookkeeping_of_any_registry() {
         let at = |meta: &str| -> RegistrySpec {
-            serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"], "metaPrefix": meta}))
+            serde_json::from_value(json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"], "metaPrefix": meta}}))
                 .expect("decodes")
         };
         let (a, b) = (at("/meta-a/"), at("/meta-b/"));
         for prefix in ["/meta-a", "/meta-a/c1/registries/a", "/meta-a/c1/leases"] {
-            let formats = json!({"formats": [{"type": "Plain", "prefix": prefix}]});
+            let formats = json!({"formats": [{"type": "Plain", "plain": {"prefix": prefix}}]});
             let compiled = compile(&registration(&formats)).unwrap();
             let found = compiled.reserved([("b", &b), ("a", &a)].into_iter()).expect(prefix);
             assert_eq!((&*found.registry, &*found.meta_prefix), ("a", "/meta-a/"));
             assert_eq!(compiled.reserved([("b", &b)].into_iter()), None);
         }
-        let outside = registration(&json!({"formats": [{"type": "Plain", "prefix": "/meta-c"}]}));
+        let outside = registration(&json!({"formats": [{"type": "Plain", "plain": {"prefix": "/meta-c"}}]}));
         assert_eq!(
             compile(&outside).unwrap().reserved([("b", &b), ("a", &a)].into_iter()),
             None
@@ -517,9 +573,12 @@ mod tests {
     fn what_admission_would_refuse_is_refused_here_too() {
         let cases = [
             (json!({"selector": {}}), Invalid::EmptySelector),
-            (json!({"ports": [{"port": 70000}]}), Invalid::PortNumber(70000)),
             (
-                json!({"ports": [{"port": "grpc"}, {"name": "web", "port": 80}, {"port": "grpc", "protocol": "UDP"}]}),
+                json!({"ports": [{"name": "web", "port": 70000}]}),
+                Invalid::PortNumber(70000),
+            ),
+            (
+                json!({"ports": [{"name": "grpc"}, {"name": "web", "port": 80}, {"name": "grpc", "protocol": "UDP"}]}),
                 Invalid::PortTwice("grpc".into()),
             ),
             (

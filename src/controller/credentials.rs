@@ -52,7 +52,9 @@ impl Controller {
         let Some(known) = self.registries.get(name) else {
             return;
         };
-        let resolved = resolve(&known.spec().etcd, &context.namespace, |source| self.sources.get(source));
+        let resolved = resolve(&known.spec().etcd, &context.namespace, |source| {
+            self.sources.get(source)
+        });
         let (spec, version) = (known.spec().clone(), known.version());
         match resolved {
             Err(Unresolved::Unheard) => {

@@ -33,7 +33,10 @@ fn rule(rule: &AccessRule) -> Option<Rule> {
         namespaces: selector(&rule.namespace_selector).ok()?,
         prefixes: prefixes.map(|all| all.iter().map(|prefix| prefix.as_str().into()).collect()),
         formats: rule.formats.clone(),
-        ttl: rule.lease_ttl.as_ref().map(|range| (range.min_seconds, range.max_seconds)),
+        ttl: rule
+            .lease_ttl
+            .as_ref()
+            .map(|range| (range.min_seconds, range.max_seconds)),
         keys: rule.keys_per_namespace.and_then(|keys| usize::try_from(keys).ok()),
     })
 }

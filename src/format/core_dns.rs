@@ -165,21 +165,14 @@ struct Written<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::testing::{compile, of, written};
+    use crate::format::testing::{compile, core_dns as at, of, written};
     use crate::model::endpoints::orders;
-
-    fn at(domain: &str) -> api::Format {
-        api::Format {
-            domain: Some(domain.to_owned()),
-            ..of(FormatType::CoreDns)
-        }
-    }
 
     #[test]
     fn all_fields_are_told_and_an_address_of_either_family_is_bare() {
-        let spec = api::Format {
+        let spec = CoreDNSFormat {
             root: Some("dns".to_owned()),
-            ttl: Some(5),
+            ttl_seconds: Some(5),
             priority: Some(20),
             group: Some("blue".to_owned()),
             ..at("orders.example.com")
@@ -188,7 +181,7 @@ mod tests {
         endpoint.address = "2001:db8::7".parse().unwrap();
         endpoint.weight = None;
         assert_eq!(
-            written(&spec, &endpoint, false),
+            written(&spec.into(), &endpoint, false),
             [(
                 "/dns/com/example/orders/orders-7d9f-abcde/grpc".to_owned(),
                 r#"{"host":"2001:db8::7","port":8080,"priority":20,"ttl":5,"group":"blue"}"#.to_owned()
@@ -208,9 +201,10 @@ mod tests {
 
     #[test]
     fn what_coredns_would_not_find_is_refused_with_what_to_write() {
+        let error = compile(&of(FormatType::CoreDNS)).unwrap_err().to_string();
+        assert!(error.contains("needs coreDNS.domain"), "{error}");
         let long = "a.".repeat(86) + "aa";
         let cases = [
-            (of(FormatType::CoreDns), "needs domain"),
             (at("Orders.example.com"), "lower-case"),
             (at("orders.example.com."), "without a dot at the end"),
             (at(""), "is not a lower-case DNS name"),
@@ -218,21 +212,21 @@ mod tests {
             (at("any.example.com"), "treats as a wildcard"),
             (at(&long), "shorten it to 173"),
             (
-                api::Format {
+                CoreDNSFormat {
                     root: Some("skydns/ka".to_owned()),
                     ..at("a.b")
                 },
                 "one segment without slashes",
             ),
             (
-                api::Format {
-                    ttl: Some(0),
+                CoreDNSFormat {
+                    ttl_seconds: Some(0),
                     ..at("a.b")
                 },
                 "1 to 86400",
             ),
             (
-                api::Format {
+                CoreDNSFormat {
                     priority: Some(0),
                     ..at("a.b")
                 },
@@ -240,14 +234,14 @@ mod tests {
             ),
         ];
         for (spec, expected) in cases {
-            let error = compile(&spec).unwrap_err().to_string();
+            let error = compile(&spec.into()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error} / {expected}");
         }
         let endpoint = Endpoint {
             weight: Some(0),
             ..orders()
         };
-        let refusal = compile(&at("a.b")).unwrap().record(&endpoint, true).unwrap_err();
+        let refusal = compile(&at("a.b").into()).unwrap().record(&endpoint, true).unwrap_err();
         assert!(
             refusal.to_string().contains("CoreDNS does not support weight 0"),
             "{refusal}"

@@ -54,15 +54,12 @@ struct Update<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::testing::{of, written};
+    use crate::format::testing::{at, written};
     use crate::model::endpoints::orders;
 
     #[test]
     fn metadata_stays_null_however_much_is_known_of_the_endpoint() {
-        let spec = api::Format {
-            prefix: Some("/shop/orders".to_owned()),
-            ..of(FormatType::EtcdGrpc)
-        };
+        let spec = at(FormatType::EtcdGRPC, "/shop/orders");
         let mut endpoint = orders();
         endpoint.address = "2001:db8::7".parse().unwrap();
         assert_eq!(

@@ -97,43 +97,36 @@ struct Metadata<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::testing::{compile, compile_v6, of, written};
+    use crate::format::testing::{compile, compile_v6, of, rooted, written};
     use crate::model::endpoints::orders;
 
     #[test]
     fn every_segment_can_be_chosen_and_none_can_be_doubled() {
-        let spec = api::Format {
+        let spec = GoFrameFormat {
             root: Some("/gf".to_owned()),
             deployment: Some("prod".to_owned()),
             namespace: Some("shop".to_owned()),
-            version_segment: Some("v2".to_owned()),
-            ..of(FormatType::GoFrame)
+            version: Some("v2".to_owned()),
         };
         let mut endpoint = orders();
         endpoint.weight = None;
         endpoint.metadata = std::sync::Arc::new([("insecure".into(), "x".into())].into());
         assert_eq!(
-            written(&spec, &endpoint, false),
+            written(&spec.into(), &endpoint, false),
             [(
                 "/gf/prod/shop/orders/v2/10.0.0.7:8080".to_owned(),
                 r#"{"protocol":"grpc","insecure":true,"weight":1,"zone":"eu-1a"}"#.to_owned()
             )]
         );
         for root in ["service", "/a/b", "a/b"] {
-            let root = Some(root.to_owned());
-            let error = compile(&api::Format {
-                root,
-                ..of(FormatType::GoFrame)
-            })
-            .unwrap_err();
+            let error = compile(&rooted(FormatType::GoFrame, root)).unwrap_err();
             assert!(error.to_string().contains("a slash and one segment"), "{error}");
         }
-        let namespace = Some("a/b".to_owned());
-        let error = compile(&api::Format {
-            namespace,
-            ..of(FormatType::GoFrame)
-        })
-        .unwrap_err();
+        let namespace = GoFrameFormat {
+            namespace: Some("a/b".to_owned()),
+            ..GoFrameFormat::default()
+        };
+        let error = compile(&namespace.into()).unwrap_err();
         assert!(error.to_string().contains("namespace \"a/b\""), "{error}");
     }
 

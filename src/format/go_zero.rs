@@ -37,15 +37,13 @@ impl GoZero {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::testing::{of, written};
+    use crate::format::testing::written;
     use crate::model::endpoints::orders;
 
     #[test]
     fn another_address_is_another_key() {
-        let spec = api::Format {
-            key: Some("shop/orders.rpc".to_owned()),
-            ..of(api::FormatType::GoZero)
-        };
+        let key = Some("shop/orders.rpc".to_owned());
+        let spec = GoZeroFormat { key }.into();
         let mut endpoint = orders();
         endpoint.address = "2001:db8::7".parse().unwrap();
         assert_eq!(

@@ -74,15 +74,12 @@ struct Instance<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::testing::{compile, of, written};
+    use crate::format::testing::{compile, of, rooted, written};
     use crate::model::endpoints::orders;
 
     #[test]
     fn a_weight_that_is_unknown_is_the_framework_s_own() {
-        let spec = api::Format {
-            root: Some("prod/kitex".to_owned()),
-            ..of(FormatType::Kitex)
-        };
+        let spec = rooted(FormatType::Kitex, "prod/kitex");
         let endpoint = Endpoint {
             weight: None,
             zone: None,

@@ -71,7 +71,8 @@ struct Instance<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::testing::{of, written};
+    use crate::api::FormatType;
+    use crate::format::testing::{rooted, written};
     use crate::model::endpoints::orders;
 
     #[test]
@@ -85,10 +86,7 @@ mod tests {
             address: "2001:db8::7".parse().unwrap(),
             ..orders()
         };
-        let spec = api::Format {
-            root: Some("/prod/services".to_owned()),
-            ..of(api::FormatType::Kratos)
-        };
+        let spec = rooted(FormatType::Kratos, "/prod/services");
         assert_eq!(
             written(&spec, &endpoint, false),
             [(

@@ -94,15 +94,12 @@ fn json(endpoint: &Endpoint) -> Json<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::FormatType;
-    use crate::format::testing::{self, of};
+    use crate::format::testing;
     use crate::model::endpoints::orders;
 
     fn written(value: PlainValue, endpoint: &Endpoint) -> String {
-        let spec = api::Format {
-            value: Some(value),
-            ..of(FormatType::Plain)
-        };
+        let value = Some(value);
+        let spec = PlainFormat { prefix: None, value }.into();
         let [(_, value)] = <[_; 1]>::try_from(testing::written(&spec, endpoint, true)).expect("one record");
         value
     }

@@ -137,12 +137,11 @@ mod tests {
 
     #[test]
     fn tcp_and_udp_have_an_address_and_no_weight() {
-        for (protocol, segment) in [(TraefikProtocol::Tcp, "tcp"), (TraefikProtocol::Udp, "udp")] {
-            let spec = api::Format {
-                protocol: Some(protocol),
+        for (protocol, segment) in [(TraefikProtocol::TCP, "tcp"), (TraefikProtocol::UDP, "udp")] {
+            let spec = TraefikFormat {
                 root: Some("edge/traefik".to_owned()),
-                name: Some("orders".to_owned()),
-                ..of(FormatType::Traefik)
+                protocol: Some(protocol),
+                service_name: Some("orders".to_owned()),
             };
             let mut endpoint = orders();
             endpoint.address = "2001:db8::7".parse().unwrap();
@@ -150,7 +149,7 @@ mod tests {
             endpoint.scheme = Some("redis".into());
             let number = fnv64(&["shop", "orders-7d9f-abcde", "grpc", ""]);
             assert_eq!(
-                written(&spec, &endpoint, true),
+                written(&spec.into(), &endpoint, true),
                 [(
                     format!("edge/traefik/{segment}/services/orders/loadbalancer/servers/{number}/address"),
                     "[2001:db8::7]:8080".to_owned()
@@ -176,10 +175,10 @@ mod tests {
 
     #[test]
     fn what_would_break_the_provider_is_refused_with_what_to_write() {
-        let with = |root: Option<&str>, name: Option<&str>| api::Format {
+        let with = |root: Option<&str>, name: Option<&str>| TraefikFormat {
             root: root.map(str::to_owned),
-            name: name.map(str::to_owned),
-            ..of(FormatType::Traefik)
+            protocol: None,
+            service_name: name.map(str::to_owned),
         };
         let cases = [
             (with(Some("/traefik"), None), "write it without"),
@@ -188,7 +187,7 @@ mod tests {
             (with(None, Some("a/b")), "letters, digits"),
         ];
         for (spec, expected) in cases {
-            let error = compile(&spec).unwrap_err().to_string();
+            let error = compile(&spec.into()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error} / {expected}");
         }
         let endpoint = Endpoint {

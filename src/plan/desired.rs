@@ -309,7 +309,7 @@ mod tests {
     }
 
     fn pod_state(view: PodView, missing: bool) -> PodState {
-        let spec = serde_json::json!({"type": "Plain", "prefix": "/s"});
+        let spec = serde_json::json!({"type": "Plain", "plain": {"prefix": "/s"}});
         let spec = serde_json::from_value(spec).expect("decodes");
         let service = Service {
             namespace: "shop",

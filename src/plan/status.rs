@@ -6,7 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::permissions::Right;
 use super::report::{Conflict, Holder, Registered, Report};
-use crate::api::{ConditionStatus, ConditionType, EndpointStatus, PodCounts, Reason, ServiceRegistrationStatus, conditions};
+use crate::api::{
+    ConditionStatus, ConditionType, EndpointStatus, PodCounts, Reason, ServiceRegistrationStatus, conditions,
+};
 use crate::model::listed;
 
 /// Room for the list of endpoints in a status. An object may have about 1.5 MiB; the rest is for what the user wrote

@@ -61,5 +61,5 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
 
 /// Returns the spec of a Registry with defaults only.
 fn defaults() -> RegistrySpec {
-    serde_json::from_value(json!({"endpoints": []})).expect("all other fields have defaults")
+    serde_json::from_value(json!({"etcd": {"endpoints": []}})).expect("all other fields have defaults")
 }

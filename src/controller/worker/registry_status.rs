@@ -290,6 +290,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
     use super::*;
     use crate::model::{NamespaceScope, WatchTarget};
@@ -313,6 +314,62 @@ mod tests {
             unused: None,
             denied: None,
             outdated: None,
+        }
+    }
+
+    fn condition(status: &RegistryStatus, kind: ConditionType) -> &Condition {
+        let mut all = status.conditions.iter();
+        all.find(|condition| condition.type_ == kind.as_str())
+            .expect(kind.as_str())
+    }
+
+    /// Status, reason and message of the condition `Ready`.
+    fn ready(facts: &Facts) -> (String, String, String) {
+        let status = facts.status(&Time(Timestamp::UNIX_EPOCH));
+        let ready = condition(&status, ConditionType::Ready).clone();
+        (ready.status, ready.reason, ready.message)
+    }
+
+    fn trouble(reason: &'static str, message: &str) -> Trouble {
+        Trouble {
+            reason,
+            message: message.to_owned(),
+            is_access: true,
+        }
+    }
+
+    #[test]
+    fn a_registry_is_ready_while_it_is_connected_and_nothing_else_is_wrong() {
+        let stale = Some(Outdated {
+            since: Timestamp::UNIX_EPOCH,
+            streams: vec![WatchTarget::of_cluster("registries")],
+        });
+        let down = || Connectivity::Down(trouble("NoLeader", "elect one"));
+        let refused = || Some(Err(trouble("LoginRefused", "correct it")));
+        for (link, credentials, outdated, expected) in [
+            (Connectivity::Up, None, None, ("True", "Connected")),
+            (Connectivity::Up, Some(Ok(())), None, ("True", "Connected")),
+            (Connectivity::Up, refused(), None, ("False", "LoginRefused")),
+            (Connectivity::Up, Some(Ok(())), stale.clone(), ("False", "WatchesStale")),
+            (Connectivity::Up, refused(), stale.clone(), ("False", "LoginRefused")),
+            (Connectivity::Unsure, Some(Ok(())), None, ("Unknown", "Connecting")),
+            (down(), None, None, ("False", "NoLeader")),
+            (down(), refused(), stale, ("False", "NoLeader")),
+        ] {
+            let facts = Facts {
+                credentials,
+                outdated,
+                ..facts(1, link)
+            };
+            let (status, reason, message) = ready(&facts);
+            assert_eq!((&*status, &*reason), expected, "{facts:?}");
+            let all = facts.status(&Time(Timestamp::UNIX_EPOCH)).conditions;
+            let same = all.iter().skip(1).find(|condition| condition.reason == reason);
+            assert_eq!(
+                Some(message),
+                same.map(|condition| condition.message.clone()),
+                "{facts:?}"
+            );
         }
     }
 
@@ -340,7 +397,7 @@ mod tests {
             ..facts(1, Connectivity::Up)
         };
         let status = named.status(&Time(Timestamp::UNIX_EPOCH));
-        let connected = &status.conditions[0];
+        let connected = condition(&status, ConditionType::Connected);
         assert_eq!(
             (connected.type_.as_str(), connected.status.as_str()),
             ("Connected", "True")
@@ -361,7 +418,7 @@ mod tests {
         };
         let now = Time(Timestamp::UNIX_EPOCH);
         let status = facts(1, Connectivity::Down(trouble)).status(&now);
-        let connected = &status.conditions[0];
+        let connected = condition(&status, ConditionType::Connected);
         assert_eq!(
             (
                 connected.status.as_str(),
@@ -379,7 +436,7 @@ mod tests {
             ..facts(1, Connectivity::Up)
         };
         let status = denied.status(&Time(Timestamp::UNIX_EPOCH));
-        let connected = &status.conditions[0];
+        let connected = condition(&status, ConditionType::Connected);
         assert_eq!(
             (connected.status.as_str(), connected.reason.as_str()),
             ("True", "Connected")
@@ -408,10 +465,10 @@ mod tests {
         assert!(told.tell(&facts(1, Connectivity::Up), start));
         assert!(told.tell(&silent, start));
         let status = silent.status(&Time(Timestamp::UNIX_EPOCH));
-        let informed = &status.conditions[2];
+        let informed = condition(&status, ConditionType::WatchesHealthy);
         assert_eq!(
             (informed.type_.as_str(), informed.reason.as_str()),
-            ("Informed", "WatchesStale")
+            ("WatchesHealthy", "WatchesStale")
         );
         assert!(
             informed
@@ -433,14 +490,14 @@ mod tests {
         assert!(told.tell(&facts(1, Connectivity::Up), start));
         assert!(told.tell(&held, start));
         let status = held.status(&Time(Timestamp::UNIX_EPOCH));
-        let condition = &status.conditions[1];
+        let condition = condition(&status, ConditionType::RemovalsHeld);
         assert_eq!(
             (
                 condition.type_.as_str(),
                 condition.reason.as_str(),
                 condition.message.as_str()
             ),
-            ("Held", "LossAboveLimit", "20 of 20 keys")
+            ("RemovalsHeld", "LossAboveLimit", "20 of 20 keys")
         );
     }
 }
