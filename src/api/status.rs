@@ -78,6 +78,7 @@ pub struct FormatStatus {
 
 impl FormatStatus {
     /// Returns the claim without the number of records.
+    #[must_use]
     pub fn uncounted(self) -> Self {
         Self { records: None, ..self }
     }

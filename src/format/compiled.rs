@@ -65,16 +65,16 @@ impl Format {
             return Err(FormatError::NoPorts);
         }
         let wire = match spec.kind {
-            FormatType::Plain => Wire::Plain(Plain::compile(&options(&spec.plain), service)?),
-            FormatType::EtcdGRPC => Wire::EtcdGrpc(EtcdGrpc::compile(&options(&spec.etcd_grpc), service)?),
-            FormatType::GoZero => Wire::GoZero(GoZero::compile(&options(&spec.go_zero), service)?),
-            FormatType::Kratos => Wire::Kratos(Kratos::compile(&options(&spec.kratos), service)?),
+            FormatType::Plain => Wire::Plain(Plain::compile(&options(spec.plain.as_ref()), service)?),
+            FormatType::EtcdGRPC => Wire::EtcdGrpc(EtcdGrpc::compile(&options(spec.etcd_grpc.as_ref()), service)?),
+            FormatType::GoZero => Wire::GoZero(GoZero::compile(&options(spec.go_zero.as_ref()), service)?),
+            FormatType::Kratos => Wire::Kratos(Kratos::compile(&options(spec.kratos.as_ref()), service)?),
             FormatType::GoMicro => Wire::GoMicro(GoMicro::compile(service)?),
-            FormatType::Kitex => Wire::Kitex(Kitex::compile(&options(&spec.kitex), service)?),
+            FormatType::Kitex => Wire::Kitex(Kitex::compile(&options(spec.kitex.as_ref()), service)?),
             FormatType::Hertz => Wire::Hertz(Hertz::compile(service)?),
-            FormatType::GoFrame => Wire::GoFrame(GoFrame::compile(&options(&spec.go_frame), service)?),
+            FormatType::GoFrame => Wire::GoFrame(GoFrame::compile(&options(spec.go_frame.as_ref()), service)?),
             FormatType::CoreDNS => Wire::CoreDns(CoreDns::compile(spec.core_dns.as_ref())?),
-            FormatType::Traefik => Wire::Traefik(Traefik::compile(&options(&spec.traefik), service)?),
+            FormatType::Traefik => Wire::Traefik(Traefik::compile(&options(spec.traefik.as_ref()), service)?),
             FormatType::Custom => Wire::Custom(Custom::compile(spec.custom.as_ref(), service)?),
         };
         let ports = spec
@@ -219,8 +219,8 @@ impl Format {
 }
 
 /// Returns the options of a format, or the defaults.
-fn options<T: Clone + Default>(member: &Option<T>) -> T {
-    member.clone().unwrap_or_default()
+fn options<T: Clone + Default>(member: Option<&T>) -> T {
+    member.cloned().unwrap_or_default()
 }
 
 /// Returns a member that is set although it belongs to another type.

@@ -52,7 +52,6 @@ struct Update<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::api::FormatType;
     use crate::format::testing::{at, written};
     use crate::model::endpoints::orders;

@@ -130,7 +130,7 @@ fn rules() -> Vec<Case> {
         (
             "too many keys",
             rule(&json!({"keysPerNamespace": 1_000_001})),
-            "keysPerNamespace in body should be less than or equal to 1e+06",
+            "keysPerNamespace in body should be less than or equal to 1000000",
         ),
         (
             "a format twice",

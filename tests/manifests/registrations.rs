@@ -256,7 +256,7 @@ fn single_values() -> Vec<Case> {
         (
             "two families",
             json!({"address": {"ipFamilies": ["IPv4", "IPv6"]}}),
-            "must have at most 1 items",
+            "must have at most 1 item",
         ),
         (
             "a registry by its name alone",

@@ -211,7 +211,7 @@ fn limits() -> Vec<Case> {
         ),
         (
             "too many keysPerSecond",
-            limits(json!({"keysPerSecond": 100001})),
+            limits(json!({"keysPerSecond": 100_001})),
             "spec.limits.keysPerSecond in body should be less than or equal to 100000",
         ),
         (
@@ -221,7 +221,7 @@ fn limits() -> Vec<Case> {
         ),
         (
             "too many changesPerSecondPerNamespace",
-            limits(json!({"changesPerSecondPerNamespace": 100001})),
+            limits(json!({"changesPerSecondPerNamespace": 100_001})),
             "spec.limits.changesPerSecondPerNamespace in body should be less than or equal to 100000",
         ),
     ])
@@ -267,7 +267,7 @@ fn guards() -> Vec<Case> {
         ),
         (
             "too much minKeys",
-            guard(json!({"minKeys": 100001})),
+            guard(json!({"minKeys": 100_001})),
             "spec.guard.minKeys in body should be less than or equal to 100000",
         ),
         (

@@ -320,7 +320,7 @@ mod tests {
     fn condition(status: &RegistryStatus, kind: ConditionType) -> &Condition {
         let mut all = status.conditions.iter();
         all.find(|condition| condition.type_ == kind.as_str())
-            .expect(kind.as_str())
+            .expect("it is set")
     }
 
     /// Status, reason and message of the condition `Ready`.

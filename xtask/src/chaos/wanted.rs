@@ -45,7 +45,7 @@ struct Outlet {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Style {
     HostPort,
-    JSON,
+    Json,
     EtcdGRPC,
 }
 
@@ -112,7 +112,7 @@ impl Registration {
                 let value = match outlet.style {
                     Style::HostPort => host_port,
                     Style::EtcdGRPC => json!({"Op": 0, "Addr": host_port, "Metadata": null}).to_string(),
-                    Style::JSON => self.json(name, pod, address, &port.name, number).to_string(),
+                    Style::Json => self.json(name, pod, address, &port.name, number).to_string(),
                 };
                 keys.insert(key, value);
             }
@@ -184,7 +184,7 @@ fn outlet(format: &Value, namespace: &str, service: &str) -> Option<Outlet> {
     };
     let (style, default) = match (kind, options["value"].as_str()) {
         ("Plain", None | Some("HostPort")) => (Style::HostPort, format!("/services/{namespace}/{service}")),
-        ("Plain", Some("JSON")) => (Style::JSON, format!("/services/{namespace}/{service}")),
+        ("Plain", Some("JSON")) => (Style::Json, format!("/services/{namespace}/{service}")),
         ("EtcdGRPC", None) => (Style::EtcdGRPC, format!("{namespace}/{service}")),
         _ => return None,
     };
