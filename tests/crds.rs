@@ -297,7 +297,7 @@ async fn a_condition_is_as_strict_as_those_of_kubernetes() {
         ),
         (
             json!({"lastTransitionTime": null}),
-            "lastTransitionTime: Required value",
+            "lastTransitionTime in body must be of type string",
         ),
     ] {
         let error = written(change.clone()).await.unwrap_err();
