@@ -81,9 +81,9 @@ fn registration(service: u32) -> Registration {
     }
 }
 
-/// Plain and EtcdGrpc: two keys per pod.
+/// Plain and EtcdGRPC: two keys per pod.
 fn bindings(registration: &Registration) -> Vec<FormatBinding> {
-    let specs = [api::FormatType::Plain, api::FormatType::EtcdGrpc].map(|kind| api::Format {
+    let specs = [api::FormatType::Plain, api::FormatType::EtcdGRPC].map(|kind| api::Format {
         kind,
         ..api::Format::default()
     });

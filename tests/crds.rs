@@ -7,7 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams, Request};
 use kube::{Client, Resource};
 use leasehold::api::{ConditionStatus, ConditionType, Reason};
-use leasehold::api::{OLDEST_KUBERNETES, RecordFormat, Registry, ServiceRegistration, conditions};
+use leasehold::api::{OLDEST_KUBERNETES, RecordFormat, Registry, ServiceRegistration, UpdatePolicy, conditions};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use testbed::tools::GoProgram;
@@ -118,26 +118,29 @@ async fn a_good_manifest_is_taken() {
 async fn what_a_manifest_leaves_out_is_filled_in() {
     let client = client().await;
     let made: ServiceRegistration = create(&client, &registrations(), &registration(), true).await.unwrap();
-    assert_eq!(made.spec.registry, "default");
-    assert_eq!(made.spec.address.family, leasehold::model::Family::IPv4);
-    assert!(!made.spec.suspend);
+    assert_eq!(made.spec.registry_ref.name, "default");
+    assert_eq!(made.spec.address.ip_families, [leasehold::model::Family::IPv4]);
+    assert_eq!(made.spec.update_policy, UpdatePolicy::Sync);
     assert_eq!(made.service_name(), "orders");
-    assert_eq!(made.spec.ports[0].effective_name(), "http");
+    assert_eq!((&*made.spec.ports[0].name, &made.spec.ports[0].port), ("http", &None));
 
     let partial = with(
         &registration(),
-        &json!({"spec": {"address": {"family": "IPv6"}, "suspend": null}}),
+        &json!({"spec": {"address": {"ipFamilies": ["IPv6"]}, "updatePolicy": null}}),
     );
     let made: ServiceRegistration = create(&client, &registrations(), &partial, true).await.unwrap();
     assert_eq!(
         serde_json::to_value(&made.spec.address).unwrap(),
-        json!({"type": "PodIP", "family": "IPv6"})
+        json!({"type": "PodIP", "ipFamilies": ["IPv6"]})
     );
-    assert!(!made.spec.suspend);
+    assert_eq!(made.spec.update_policy, UpdatePolicy::Sync);
 
     let made: Registry = create(&client, &registries(), &registry(), true).await.unwrap();
     assert_eq!(
-        (made.spec.meta_prefix.as_str(), made.spec.ttl_seconds),
+        (
+            made.spec.etcd.meta_prefix.as_str(),
+            made.spec.defaults.lease_ttl_seconds
+        ),
         ("/leasehold/", 30)
     );
     let partial = with(&registry(), &json!({"spec": {"limits": {"keysPerLease": 32}}}));
@@ -161,7 +164,7 @@ async fn what_must_not_change_cannot_be_changed_and_the_rest_can() {
         .patch("immutable", &apply, &Patch::Apply(&manifest))
         .await
         .unwrap();
-    let moved = json!({"spec": {"registry": "other"}});
+    let moved = json!({"spec": {"registryRef": {"name": "other"}}});
     let error = objects
         .patch("immutable", &merge, &Patch::Merge(&moved))
         .await
@@ -172,7 +175,7 @@ async fn what_must_not_change_cannot_be_changed_and_the_rest_can() {
         "{error}"
     );
     let changed =
-        json!({"spec": {"ttlSeconds": 60, "serviceName": "orders-2", "selector": {"matchLabels": {"a": "b"}}}});
+        json!({"spec": {"leaseTTLSeconds": 60, "serviceName": "orders-2", "selector": {"matchLabels": {"a": "b"}}}});
     objects
         .patch("immutable", &merge, &Patch::Merge(&changed))
         .await
@@ -188,7 +191,7 @@ async fn what_must_not_change_cannot_be_changed_and_the_rest_can() {
         .patch("immutable", &apply, &Patch::Apply(&manifest))
         .await
         .unwrap();
-    let moved = json!({"spec": {"metaPrefix": "/elsewhere/"}});
+    let moved = json!({"spec": {"etcd": {"metaPrefix": "/elsewhere/"}}});
     let error = objects
         .patch("immutable", &merge, &Patch::Merge(&moved))
         .await
@@ -198,13 +201,110 @@ async fn what_must_not_change_cannot_be_changed_and_the_rest_can() {
         error.contains("metaPrefix cannot be changed") && error.contains("create another Registry"),
         "{error}"
     );
-    let changed = json!({"spec": {"endpoints": ["http://10.0.0.9:2379"], "ttlSeconds": 20}});
+    let changed =
+        json!({"spec": {"etcd": {"endpoints": ["http://10.0.0.9:2379"]}, "defaults": {"leaseTTLSeconds": 20}}});
     objects
         .patch("immutable", &merge, &Patch::Merge(&changed))
         .await
         .unwrap();
     objects
         .delete("immutable", &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_registration_is_found_by_its_registry_and_its_service_name() {
+    let client = client().await;
+    let objects: Api<ServiceRegistration> = Api::namespaced(client, "default");
+    let apply = PatchParams::apply("crds-test").force();
+    for (name, registry) in [("selectable-1", "one"), ("selectable-2", "two")] {
+        let spec = json!({"registryRef": {"name": registry}, "serviceName": name});
+        let manifest = with(&registration(), &json!({"metadata": {"name": name}, "spec": spec}));
+        objects.patch(name, &apply, &Patch::Apply(&manifest)).await.unwrap();
+    }
+    for selector in ["spec.registryRef.name=two", "spec.serviceName=selectable-2"] {
+        let found = objects
+            .list(&kube::api::ListParams::default().fields(selector))
+            .await
+            .unwrap();
+        let names: Vec<_> = found.iter().filter_map(|one| one.metadata.name.as_deref()).collect();
+        assert_eq!(names, ["selectable-2"], "{selector}");
+    }
+    for name in ["selectable-1", "selectable-2"] {
+        objects.delete(name, &kube::api::DeleteParams::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn two_managers_share_the_ports_of_a_registration() {
+    let client = client().await;
+    let objects: Api<ServiceRegistration> = Api::namespaced(client, "default");
+    let manifest = with(&registration(), &json!({"metadata": {"name": "shared"}}));
+    let apply = |manager: &str| PatchParams::apply(manager);
+    objects
+        .patch("shared", &apply("crds-first"), &Patch::Apply(&manifest))
+        .await
+        .unwrap();
+    let more = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration", "metadata": {"name": "shared"},
+        "spec": {"ports": [{"name": "grpc"}], "attributes": [{"name": "team", "value": "payments"}]},
+    });
+    let both = objects
+        .patch("shared", &apply("crds-second"), &Patch::Apply(&more))
+        .await
+        .unwrap();
+    let names: Vec<&str> = both.spec.ports.iter().map(|port| &*port.name).collect();
+    assert_eq!(names, ["http", "grpc"]);
+    objects
+        .delete("shared", &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_condition_is_as_strict_as_those_of_kubernetes() {
+    let client = client().await;
+    let objects: Api<Registry> = Api::all(client);
+    let manifest = with(&registry(), &json!({"metadata": {"name": "strict"}}));
+    let apply = PatchParams::apply("crds-test").force();
+    objects.patch("strict", &apply, &Patch::Apply(&manifest)).await.unwrap();
+    let good = json!({
+        "type": "Ready", "status": "True", "reason": "Connected", "message": "",
+        "lastTransitionTime": "2026-11-29T00:00:00Z",
+    });
+    let written = async |change: Value| {
+        let status = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+            "status": {"conditions": [with(&good, &change)]},
+        });
+        let answer = objects.patch_status("strict", &apply, &Patch::Apply(&status)).await;
+        answer.map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(written(json!({})).await, Ok(()));
+    for (change, expected) in [
+        (
+            json!({"status": "Maybe"}),
+            r#"supported values: "True", "False", "Unknown""#,
+        ),
+        (json!({"reason": "no such"}), "reason in body should match"),
+        (json!({"reason": ""}), "reason in body should be at least 1 chars long"),
+        (json!({"type": "a b"}), "type in body should match"),
+        (json!({"message": "x".repeat(32769)}), "may not be more than 32768"),
+        (
+            json!({"observedGeneration": -1}),
+            "should be greater than or equal to 0",
+        ),
+        (
+            json!({"lastTransitionTime": null}),
+            "lastTransitionTime in body must be of type string",
+        ),
+    ] {
+        let error = written(change.clone()).await.unwrap_err();
+        assert!(error.contains(expected), "{change}: {error}");
+    }
+    objects
+        .delete("strict", &kube::api::DeleteParams::default())
         .await
         .unwrap();
 }
@@ -235,7 +335,10 @@ async fn kubectl_get_shows_the_status_and_wide_the_reason() {
     );
     let status = json!({
         "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
-        "status": {"observedGeneration": 1, "service": "orders", "ready": "2/3", "conditions": list},
+        "status": {
+            "observedGeneration": 1, "serviceName": "orders", "conditions": list,
+            "pods": {"selected": 4, "ready": 3, "registered": 2},
+        },
     });
     objects
         .patch_status("columns", &apply, &Patch::Apply(&status))
@@ -271,7 +374,9 @@ async fn kubectl_get_shows_the_status_and_wide_the_reason() {
             ("Name", 0, &json!("columns")),
             ("SERVICE", 0, &json!("orders")),
             ("REGISTRY", 0, &json!("default")),
-            ("READY", 0, &json!("2/3")),
+            ("PODS", 0, &json!(4)),
+            ("READY", 0, &json!(3)),
+            ("REGISTERED", 0, &json!(2)),
             ("SYNCED", 0, &json!("False")),
             ("REASON", 1, &json!("Writing")),
             ("MESSAGE", 1, &json!("1 key to write")),

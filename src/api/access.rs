@@ -2,29 +2,23 @@
 //! credentials.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// TLS settings for https endpoints. The Secrets and ConfigMaps named here are in the operator's own namespace. Changes
 /// to them take effect within seconds.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("has(self.caSecret) != has(self.caConfigMap)")
-        .message("say which CA to trust: name either caSecret or caConfigMap, with the certificate of the authority that signed etcd's"),
-)]
 pub struct TlsSpec {
-    /// The Secret with the CA certificates, as PEM, that sign the certificates of the etcd members.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_secret: Option<CaKey>,
-
-    /// The ConfigMap with the CA certificates, as an alternative to caSecret: CA certificates are not secret.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_config_map: Option<CaKey>,
+    /// The Secret or ConfigMap with the CA certificates, as PEM, that sign the certificates of the etcd members. CA
+    /// certificates are not secret.
+    pub ca_ref: CaReference,
 
     /// The Secret with the operator's client certificate and key, as PEM under `tls.crt` and `tls.key`, as in a Secret
     /// of type `kubernetes.io/tls`. For an etcd that requires client certificates (`--client-cert-auth`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cert_secret: Option<SecretName>,
+    #[schemars(with = "ObjectReference")]
+    pub client_cert_secret_ref: Option<ObjectReference>,
 
     /// The host name or IP address that the certificates of the etcd members must be valid for. If unset, the host of
     /// each endpoint.
@@ -43,7 +37,7 @@ pub struct TlsSpec {
 pub struct AuthSpec {
     /// The Secret, in the operator's own namespace, with the user name and the password, as in a Secret of type
     /// `kubernetes.io/basic-auth`. Changes to it take effect within seconds.
-    pub secret: SecretName,
+    pub secret_ref: ObjectReference,
 
     /// The key of the Secret that holds the user name. Defaults to `username`.
     #[serde(default = "default_username_key")]
@@ -58,18 +52,24 @@ pub struct AuthSpec {
     pub password_key: String,
 }
 
-/// A reference to a Secret by name.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct SecretName {
-    /// The name of the Secret.
+/// A reference to an object by its name.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectReference {
+    /// The name of the object.
     #[schemars(length(max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')").message("name must be that of an object, such as etcd-client"))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')").message("name must be that of an object: lower-case letters, digits, hyphens and dots"))]
     pub name: String,
 }
 
 /// The Secret or ConfigMap, and the key in it, that holds CA certificates.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct CaKey {
+#[serde(rename_all = "camelCase")]
+pub struct CaReference {
+    /// Secret (the default) or ConfigMap.
+    #[serde(default)]
+    pub kind: CaKind,
+
     /// The name of the Secret or ConfigMap.
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')").message("name must be that of an object, such as etcd-ca"))]
@@ -80,6 +80,16 @@ pub struct CaKey {
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("key must be one of a Secret or ConfigMap, such as ca.crt"))]
     pub key: String,
+}
+
+/// The kind of the object that holds CA certificates.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CaKind {
+    /// A Secret.
+    #[default]
+    Secret,
+    /// A ConfigMap.
+    ConfigMap,
 }
 
 fn default_ca_key() -> String {

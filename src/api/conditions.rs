@@ -12,20 +12,21 @@ pub enum ConditionType {
     Accepted,
     /// Of a ServiceRegistration: the keys in etcd match the pods exactly.
     Synced,
-    /// Of a ServiceRegistration: at least one endpoint is registered, or there is nothing to register.
+    /// Of a ServiceRegistration: at least one ready pod is registered, or the selector matches no pod. Of a Registry: it
+    /// can be used. Of a RecordFormat: the templates are valid.
     Ready,
     /// Of a ServiceRegistration: another owner holds a key that this registration wants.
     Conflict,
     /// Of a ServiceRegistration and of a Registry: mass-removal protection keeps keys of pods that do not seem to be
     /// ready, because too many keys would be removed at once.
-    Held,
+    RemovalsHeld,
     /// Of a Registry: the operator can reach the etcd.
     Connected,
     /// Of a Registry with TLS or a user: the operator uses the certificates, user and password that the Secrets hold
     /// now.
-    Credentials,
+    CredentialsValid,
     /// Of a Registry: the operator's watches on the kube-apiserver are up to date.
-    Informed,
+    WatchesHealthy,
 }
 
 impl ConditionType {
@@ -36,10 +37,10 @@ impl ConditionType {
             Self::Synced => "Synced",
             Self::Ready => "Ready",
             Self::Conflict => "Conflict",
-            Self::Held => "Held",
+            Self::RemovalsHeld => "RemovalsHeld",
             Self::Connected => "Connected",
-            Self::Credentials => "Credentials",
-            Self::Informed => "Informed",
+            Self::CredentialsValid => "CredentialsValid",
+            Self::WatchesHealthy => "WatchesHealthy",
         }
     }
 }
@@ -74,11 +75,11 @@ pub enum Reason {
     /// Accepted=False, of a RecordFormat: consumers cannot read a key.
     InvalidKey,
     /// Accepted=False, of a RecordFormat: a value must be JSON and is not.
-    ValueNotJson,
+    ValueNotJSON,
 
     /// Synced=True.
     InSync,
-    /// Synced=True and Ready=True: no pod is ready, and the last endpoint is kept because `lastEndpoint` is Keep.
+    /// Synced=True and Ready=False: no pod is ready, and the last endpoint is kept because `lastEndpoint` is Keep.
     LastEndpointKept,
     /// Synced=False: writes are in progress.
     Writing,
@@ -88,8 +89,8 @@ pub enum Reason {
     NotConfirmed,
     /// Synced=Unknown: the operator is starting and does not yet have all the state that it needs before it may write.
     Starting,
-    /// Synced=False: `suspend` is true; the keys stay as they are.
-    Suspended,
+    /// Synced=False: `updatePolicy` is Frozen; the keys stay as they are.
+    Frozen,
     /// Synced=False: some ready pods cannot be registered: they lack a port or an address of the family, or a format
     /// rejects them.
     EndpointsRefused,
@@ -101,12 +102,12 @@ pub enum Reason {
     QuotaExceeded,
     /// Synced=False: another owner holds some keys; see Conflict.
     KeysHeld,
-    /// Synced=False: mass-removal protection keeps some keys of pods that do not seem to be ready; see Held.
+    /// Synced=False: mass-removal protection keeps some keys of pods that do not seem to be ready; see the condition RemovalsHeld.
     RemovalsHeld,
     /// Synced=False and Ready=False: see Accepted.
     NotAccepted,
 
-    /// Ready=True: at least one endpoint is in etcd.
+    /// Ready=True: at least one ready pod is registered.
     EndpointsRegistered,
     /// Ready=True: the selector matches no pod, so there is nothing to register. While removals are still to be carried
     /// out, Ready is False or Unknown, as Synced is.
@@ -126,17 +127,17 @@ pub enum Reason {
     /// format of the older registration is written, the other one is not.
     FormatsClash,
 
-    /// Held=False.
+    /// RemovalsHeld=False.
     NothingHeld,
-    /// Held=Unknown: the leader has not decided yet. The condition that its predecessor wrote is left as it is.
+    /// RemovalsHeld=Unknown: the leader has not decided yet. The condition that its predecessor wrote is left as it is.
     Undecided,
-    /// Held=True: more keys than the guard's limit allows would have been removed within its window.
+    /// RemovalsHeld=True: more keys than the guard's limit allows would have been removed within its window.
     LossAboveLimit,
 
-    /// Informed=True.
+    /// WatchesHealthy=True.
     Watching,
-    /// Informed=False: the operator's caches of Kubernetes objects are stale. Registered keys stay.
-    KubernetesSilent,
+    /// WatchesHealthy=False: the operator's caches of Kubernetes objects are stale. Registered keys stay.
+    WatchesStale,
 
     /// Connected=True.
     Connected,
@@ -160,36 +161,36 @@ pub enum Reason {
     /// Connected=False: etcd denies the operator access. Synced=False: etcd denies the operator read or write access to
     /// the registration's keys; other registrations of the Registry are not affected.
     PermissionDenied,
-    /// Credentials=True.
+    /// CredentialsValid=True.
     CredentialsInUse,
-    /// Credentials=False and Connected=False: a Secret or ConfigMap, or a key in it, does not exist or the operator may
+    /// CredentialsValid=False and Connected=False: a Secret or ConfigMap, or a key in it, does not exist or the operator may
     /// not read it.
     CredentialsMissing,
-    /// Credentials=False and Connected=False: a Secret or ConfigMap does not hold a valid certificate, key or text.
+    /// CredentialsValid=False and Connected=False: a Secret or ConfigMap does not hold a valid certificate, key or text.
     CredentialsMalformed,
-    /// Credentials=False: the Registry names a user, but authentication is disabled in the etcd.
+    /// CredentialsValid=False: the Registry names a user, but authentication is disabled in the etcd.
     AuthenticationOff,
-    /// Connected=False and Credentials=False: the user does not exist or has another password.
+    /// Connected=False and CredentialsValid=False: the user does not exist or has another password.
     LoginRefused,
-    /// Connected=False and Credentials=False: the etcd requires a user and the Registry names none.
+    /// Connected=False and CredentialsValid=False: the etcd requires a user and the Registry names none.
     UserRequired,
-    /// Connected=False and Credentials=False: the etcd's certificate has expired or is not valid yet.
+    /// Connected=False and CredentialsValid=False: the etcd's certificate has expired or is not valid yet.
     ServerCertificateExpired,
-    /// Connected=False and Credentials=False: the etcd's certificate is not signed by a CA that the Registry trusts.
+    /// Connected=False and CredentialsValid=False: the etcd's certificate is not signed by a CA that the Registry trusts.
     UnknownAuthority,
-    /// Connected=False and Credentials=False: the etcd's certificate is for another name.
+    /// Connected=False and CredentialsValid=False: the etcd's certificate is for another name.
     ServerNameMismatch,
-    /// Connected=False and Credentials=False: no TLS client may accept the etcd's certificate, regardless of the CA
+    /// Connected=False and CredentialsValid=False: no TLS client may accept the etcd's certificate, regardless of the CA
     /// that signed it.
     ServerCertificateUnusable,
-    /// Connected=False and Credentials=False: the operator's client certificate has expired.
+    /// Connected=False and CredentialsValid=False: the operator's client certificate has expired.
     ClientCertificateExpired,
-    /// Connected=False and Credentials=False: the etcd does not accept the operator's certificate.
+    /// Connected=False and CredentialsValid=False: the etcd does not accept the operator's certificate.
     ClientCertificateRefused,
-    /// Connected=False and Credentials=False: the etcd requires a client certificate and the Registry names none.
+    /// Connected=False and CredentialsValid=False: the etcd requires a client certificate and the Registry names none.
     ClientCertificateRequired,
-    /// Connected=False and Credentials=False: the TLS connection fails for another reason.
-    TlsFailed,
+    /// Connected=False and CredentialsValid=False: the TLS connection fails for another reason.
+    TLSFailed,
     /// Connected=False: the etcd is older than the operator supports.
     UnsupportedVersion,
 }
@@ -210,14 +211,14 @@ impl Reason {
             Self::KeyNotUnique => "KeyNotUnique",
             Self::KeyOutsidePrefix => "KeyOutsidePrefix",
             Self::InvalidKey => "InvalidKey",
-            Self::ValueNotJson => "ValueNotJson",
+            Self::ValueNotJSON => "ValueNotJSON",
             Self::InSync => "InSync",
             Self::LastEndpointKept => "LastEndpointKept",
             Self::Writing => "Writing",
             Self::RegistryUnreachable => "RegistryUnreachable",
             Self::NotConfirmed => "NotConfirmed",
             Self::Starting => "Starting",
-            Self::Suspended => "Suspended",
+            Self::Frozen => "Frozen",
             Self::EndpointsRefused => "EndpointsRefused",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::KeysHeld => "KeysHeld",
@@ -235,7 +236,7 @@ impl Reason {
             Self::Undecided => "Undecided",
             Self::LossAboveLimit => "LossAboveLimit",
             Self::Watching => "Watching",
-            Self::KubernetesSilent => "KubernetesSilent",
+            Self::WatchesStale => "WatchesStale",
             Self::Connected => "Connected",
             Self::SpecNotAdopted => "SpecNotAdopted",
             Self::Connecting => "Connecting",
@@ -259,7 +260,7 @@ impl Reason {
             Self::ClientCertificateExpired => "ClientCertificateExpired",
             Self::ClientCertificateRefused => "ClientCertificateRefused",
             Self::ClientCertificateRequired => "ClientCertificateRequired",
-            Self::TlsFailed => "TlsFailed",
+            Self::TLSFailed => "TLSFailed",
             Self::UnsupportedVersion => "UnsupportedVersion",
         }
     }
@@ -351,10 +352,8 @@ pub fn keep_times(status: &mut [Condition], before: &[Condition]) {
 pub fn same_status(a: &ServiceRegistrationStatus, b: &ServiceRegistrationStatus) -> bool {
     let ServiceRegistrationStatus {
         observed_generation,
-        service,
-        ready,
-        ready_endpoints,
-        registered_endpoints,
+        service_name,
+        pods,
         endpoints,
         endpoints_omitted,
         formats,
@@ -373,10 +372,8 @@ pub fn same_status(a: &ServiceRegistrationStatus, b: &ServiceRegistrationStatus)
         (type_, status, reason, message, observed_generation)
     };
     *observed_generation == b.observed_generation
-        && *service == b.service
-        && *ready == b.ready
-        && *ready_endpoints == b.ready_endpoints
-        && *registered_endpoints == b.registered_endpoints
+        && *service_name == b.service_name
+        && *pods == b.pods
         && *endpoints == b.endpoints
         && *endpoints_omitted == b.endpoints_omitted
         && *formats == b.formats

@@ -11,26 +11,26 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase", default = "Guard::default")]
 pub struct Guard {
     /// What to do when more keys would be removed than the limits below allow. Hold: keep them for holdSeconds, or
-    /// until their pods are back, or until an admin approves the removal as the condition Held of this Registry
+    /// until their pods are back, or until an admin approves the removal as the condition RemovalsHeld of this Registry
     /// describes. Warn: remove them and report it by an Event, the operator's log and metrics. Off: remove them.
     /// Defaults to Hold.
     pub mode: GuardMode,
 
-    /// The length of the window in which removals are counted together, in seconds: 1 to 3600. Defaults to 60.
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 3600").message("windowSeconds must be 1 to 3600; 60 suits most"))]
+    /// The length of the window in which removals are counted together, in seconds. Defaults to 60.
+    #[schemars(range(min = 1, max = 3600))]
     pub window_seconds: u32,
 
     /// The percentage of this Registry's keys that may be removed within the window because their pods are no longer
-    /// ready or were missing from a list: 1 to 99. Defaults to 50. Removals beyond that are held.
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 99").message("maxLossPercent must be 1 to 99; 50 suits most. mode: Off holds nothing"))]
+    /// ready or were missing from a list. Defaults to 50. Removals beyond that are held.
+    #[schemars(range(min = 1, max = 99))]
     pub max_loss_percent: u32,
 
-    /// The minimum number of keys: a loss of fewer keys is never held. 1 to 100000. Defaults to 10.
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("minKeys must be 1 to 100000; 10 suits most"))]
+    /// The minimum number of keys: a loss of fewer keys is never held. Defaults to 10.
+    #[schemars(range(min = 1, max = 100_000))]
     pub min_keys: u32,
 
-    /// How long keys are held, in seconds: 1 to 86400. Defaults to 300.
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 86400").message("holdSeconds must be 1 to 86400; 300 suits most"))]
+    /// How long keys are held, in seconds. Defaults to 300.
+    #[schemars(range(min = 1, max = 86_400))]
     pub hold_seconds: u32,
 }
 

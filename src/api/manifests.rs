@@ -2,6 +2,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+use serde_json::Value;
 
 use super::schema::polish;
 use super::{RecordFormat, Registry, ServiceRegistration};
@@ -22,10 +23,27 @@ pub fn manifests() -> Vec<(String, String)> {
         .iter()
         .map(|crd| {
             let name = format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural);
-            let yaml = serde_saphyr::to_string(crd).expect("a CRD is plain data");
+            let mut value = serde_json::to_value(crd).expect("a CRD is plain data");
+            integers(&mut value);
+            let yaml = serde_saphyr::to_string(&value).expect("a CRD is plain data");
             (name, format!("{HEADER}{yaml}"))
         })
         .collect()
+}
+
+/// Writes whole numbers without a decimal point: the type of a CRD has bounds as floating-point numbers.
+fn integers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            #[expect(clippy::cast_possible_truncation, reason = "bounds are small")]
+            if let Some(whole) = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0) {
+                *value = (whole as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(integers),
+        Value::Object(fields) => fields.values_mut().for_each(integers),
+        _ => {}
+    }
 }
 
 fn polished(crd: CustomResourceDefinition) -> CustomResourceDefinition {

@@ -20,20 +20,25 @@ mod service_registration;
 mod status;
 mod tenancy;
 
-pub use access::{AuthSpec, CaKey, SecretName, TlsSpec};
+pub use access::{AuthSpec, CaKind, CaReference, ObjectReference, TlsSpec};
 pub use conditions::{ConditionStatus, ConditionType, Reason};
-pub use format::{Format, FormatType, PlainValue, TraefikProtocol};
+pub use format::{
+    CoreDNSFormat, CustomFormat, EtcdGRPCFormat, Format, FormatType, GoFrameFormat, GoZeroFormat, KitexFormat,
+    KratosFormat, PlainFormat, PlainValue, TraefikFormat, TraefikProtocol,
+};
 pub use guard::{Guard, GuardMode};
 pub use manifests::{crds, manifests};
 pub use record_format::{
     Escaping, RecordFormat, RecordFormatSpec, RecordFormatStatus, RecordPreview, RecordSample, RecordTemplate,
 };
-pub use registry::{APPROVE_REMOVALS, Limits, Registry, RegistrySpec, RegistryStatus, ReplicaStatus};
-pub use service_registration::{
-    Address, AddressType, DEFAULT_REGISTRY, LastEndpoint, Metadata, Port, ServiceRegistration, ServiceRegistrationSpec,
-    Version,
+pub use registry::{
+    APPROVE_REMOVALS, Defaults, EtcdSpec, Limits, Registry, RegistrySpec, RegistryStatus, ReplicaStatus,
 };
-pub use status::{EndpointStatus, FormatStatus, LastSynced, ServiceRegistrationStatus};
+pub use service_registration::{
+    Address, AddressType, Attribute, AttributeValue, DEFAULT_REGISTRY, LastEndpoint, Port, ServiceRegistration,
+    ServiceRegistrationSpec, UpdatePolicy, Version,
+};
+pub use status::{EndpointStatus, FormatStatus, LastSynced, PodCounts, ServiceRegistrationStatus};
 pub use tenancy::{Access, AccessRule, TtlRange};
 
 /// The oldest Kubernetes release, as (major, minor), whose kube-apiserver accepts the CRDs. The chart and the docs name

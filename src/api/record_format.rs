@@ -1,13 +1,11 @@
 //! `RecordFormat`: a custom wire format, defined by templates for keys and values.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema;
+use super::{AttributeValue, schema};
 
 /// The templates of the records that every endpoint has.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -16,9 +14,11 @@ use super::schema;
     version = "v1alpha1",
     kind = "RecordFormat",
     plural = "recordformats",
+    shortname = "rfmt",
+    category = "leasehold",
     status = "RecordFormatStatus",
     derive = "PartialEq",
-    doc = "A RecordFormat is a wire format for consumers that none of the built-in ones suits: templates for the keys and values of an endpoint, written by an admin. A ServiceRegistration uses it as {type: Custom, recordFormat: <name>}.",
+    doc = "A RecordFormat is a wire format for consumers that none of the built-in ones suits: templates for the keys and values of an endpoint, written by an admin. A ServiceRegistration uses it as {type: Custom, custom: {recordFormatRef: {name: <name>}}}.",
     printcolumn(
         name = "ACCEPTED",
         type_ = "string",
@@ -42,18 +42,15 @@ use super::schema;
 #[serde(rename_all = "camelCase")]
 pub struct RecordFormatSpec {
     /// The records of each endpoint, up to 8. All of them are kept in sync.
-    #[schemars(length(max = 8))]
+    #[schemars(length(min = 1, max = 8))]
     #[x_kube(
-        validation = Rule::new("size(self) > 0")
-            .message("name at least one record, with templates for its key and its value"),
-        validation = Rule::new("self.all(a, !has(a.name) || self.exists_one(b, has(b.name) && a.name == b.name))")
-            .message("two records have the same name: give each its own, or none"),
+        merge_strategy = ListMerge::Map(vec!["name".into()]),
         validation = Rule::new("self.all(a, self.exists_one(b, a.key == b.key))")
             .message("two records have the same key template: each record of an endpoint needs its own key"),
     )]
     pub records: Vec<RecordTemplate>,
 
-    /// How expressions in value templates are printed. Json (the default): each expression is printed as a quoted JSON
+    /// How expressions in value templates are printed. JSON (the default): each expression is printed as a quoted JSON
     /// string, a number or null, so that no label can break the value, and the whole value must be JSON. None:
     /// expressions are printed unchanged. In keys, expressions are always printed unchanged.
     #[serde(default)]
@@ -69,12 +66,11 @@ pub struct RecordFormatSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordTemplate {
-    /// A name for use in messages. If unset, messages use the record's number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The record's name, which messages use, such as `endpoint`.
     #[schemars(length(max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?$')")
         .message("a record's name is made of letters, digits, dots, hyphens and underscores"))]
-    pub name: Option<String>,
+    pub name: String,
 
     /// The template of the key, in Jinja syntax, such as `{{ prefix }}/{{ id }}`. The key must be below `prefix`, which
     /// the registration chooses, and must differ for every endpoint; `id` serves this purpose.
@@ -87,8 +83,10 @@ pub struct RecordTemplate {
     )]
     pub key: String,
 
-    /// The template of the value, in Jinja syntax, such as `{"host": {{ address }}, "port": {{ port }}}`.
-    /// `docs/consumers/custom.md` lists the available variables.
+    /// The template of the value, in Jinja syntax, such as `{"host": {{ address }}, "port": {{ port }}}`. The variables
+    /// are prefix, id, namespace, service, pod, node, zone, address, family (IPv4 or IPv6), port, portName, hostPort,
+    /// scheme (the port's appProtocol), version, weight, and metadata with the attributes by name, such as
+    /// `metadata.team`. An unknown node, zone, scheme, version or weight is none.
     #[schemars(length(max = 16384))]
     pub value: String,
 }
@@ -98,7 +96,7 @@ pub struct RecordTemplate {
 pub enum Escaping {
     /// As JSON; the whole value must be JSON.
     #[default]
-    Json,
+    JSON,
     /// Unchanged.
     None,
 }
@@ -107,10 +105,12 @@ pub enum Escaping {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordSample {
-    /// The metadata that registrations with this format are expected to have. At most 64 entries.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "schema::string_map")]
-    pub metadata: BTreeMap<String, String>,
+    /// The attributes that registrations with this format are expected to have, up to 64. Templates read them in
+    /// `metadata`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub attributes: Vec<AttributeValue>,
 }
 
 /// The result of checking the templates.
@@ -124,9 +124,9 @@ pub struct RecordFormatStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub preview: Vec<RecordPreview>,
     /// Accepted: the templates are valid. If not, the message gives the cause with line and column, and registrations
-    /// continue with the previous templates.
+    /// continue with the previous templates. Ready: the same as Accepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 
@@ -135,8 +135,7 @@ pub struct RecordFormatStatus {
 #[serde(rename_all = "camelCase")]
 pub struct RecordPreview {
     /// The record's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    pub name: String,
     /// The record's key.
     pub key: String,
     /// The record's value, cut to 4096 bytes.

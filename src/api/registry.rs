@@ -6,53 +6,89 @@ use serde::{Deserialize, Serialize};
 
 use super::access::{AuthSpec, TlsSpec};
 use super::guard::Guard;
+use super::schema;
 use super::tenancy::Access;
 
 /// The annotation of a Registry with which an admin approves held removals. Its value is the id of the hold.
 pub const APPROVE_REMOVALS: &str = "leasehold.dev/approve-removals";
 
-/// The location of the etcd cluster, and how the operator uses it.
+/// The location of the registry, and how the operator uses it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "leasehold.dev",
     version = "v1alpha1",
     kind = "Registry",
     plural = "registries",
+    shortname = "lreg",
+    category = "leasehold",
     status = "RegistryStatus",
     derive = "PartialEq",
     doc = "A Registry is one etcd in which services are registered. The one named `default` is what a ServiceRegistration uses when it names none.",
-    printcolumn(name = "ENDPOINTS", type_ = "string", json_path = ".spec.endpoints"),
     printcolumn(
-        name = "CONNECTED",
+        name = "READY",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Connected\")].status"
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
     ),
     printcolumn(name = "VERSION", type_ = "string", json_path = ".status.etcdVersion"),
     printcolumn(name = "LEADER", type_ = "string", json_path = ".status.leader"),
-    printcolumn(name = "LEASES", type_ = "integer", json_path = ".status.leases"),
     printcolumn(name = "KEYS", type_ = "integer", json_path = ".status.keys"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
+        name = "ENDPOINTS",
+        type_ = "string",
+        json_path = ".spec.etcd.endpoints",
+        priority = 1
+    ),
+    printcolumn(name = "LEASES", type_ = "integer", json_path = ".status.leases", priority = 1),
+    printcolumn(
         name = "MESSAGE",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Connected\")].message",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
         priority = 1
     )
 )]
 #[serde(rename_all = "camelCase")]
+pub struct RegistrySpec {
+    /// The etcd cluster.
+    pub etcd: EtcdSpec,
+
+    /// What registrations have that do not say otherwise.
+    #[serde(default)]
+    pub defaults: Defaults,
+
+    /// Rate and concurrency limits for writes to this etcd.
+    #[serde(default)]
+    pub limits: Limits,
+
+    /// Mass-removal protection: when to hold removals because too many keys would be removed at once for pods whose end
+    /// is not confirmed, that is, pods that are no longer ready or that were missing from a list. Keys of pods that
+    /// were deleted or are terminating are always removed at once.
+    #[serde(default)]
+    pub guard: Guard,
+
+    /// Which namespaces may write which keys. If unset, every registration may write everywhere except below
+    /// metaPrefix. If set, only keys that a rule allows are written, and keys that are no longer allowed are removed at
+    /// once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Access")]
+    pub access: Option<Access>,
+}
+
+/// The location of an etcd cluster, and how the operator connects to it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.tls) || !self.endpoints.exists(e, e.startsWith('https://'))")
-        .message("https needs tls: name in it the CA to trust, with caSecret or caConfigMap"),
+        .message("https needs tls: name in tls.caRef the Secret or ConfigMap with the CA to trust"),
     validation = Rule::new("!has(self.tls) || self.endpoints.exists(e, e.startsWith('https://'))")
         .message("tls is for https: write https:// in all endpoints, or leave tls out"),
 )]
-pub struct RegistrySpec {
+pub struct EtcdSpec {
     /// The members of the etcd cluster, up to 16, each as `http://host:port` or `https://host:port`. List all members:
     /// when one is down, the operator continues with the others.
-    #[schemars(length(max = 16), inner(length(max = 512)))]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 512)))]
     #[x_kube(
-        validation = Rule::new("size(self) > 0")
-            .message("name at least one member of the etcd cluster, such as http://etcd-0.example.org:2379"),
+        merge_strategy = ListMerge::Set,
         validation = Rule::new("self.all(e, e.startsWith('https://')) || !self.exists(e, e.startsWith('https://'))")
             .message("write http:// or https:// in all endpoints: all members of a cluster must use the same scheme"),
         validation = Rule::new(
@@ -60,8 +96,6 @@ pub struct RegistrySpec {
              && isURL(e) && int(url(e).getPort()) <= 65535)"
         )
         .message("write each endpoint as http://host:port or https://host:port, without a path, such as http://10.0.0.5:2379 or http://[2001:db8::5]:2379"),
-        validation = Rule::new("self.all(a, self.exists_one(b, a == b))")
-            .message("an endpoint is named twice: name each member once"),
     )]
     pub endpoints: Vec<String>,
 
@@ -90,33 +124,25 @@ pub struct RegistrySpec {
             .message("metaPrefix must not contain spaces or control characters"),
     )]
     pub meta_prefix: String,
+}
 
-    /// How long keys stay registered after the operator and its cluster have died, in seconds, for registrations that
-    /// do not set ttlSeconds: 5 to 299. Defaults to 30. Values below 15 are only for tests: electing a new leader of an
-    /// etcd cluster can take longer, and every key would expire meanwhile.
-    #[serde(default = "default_ttl_seconds")]
-    #[x_kube(
-        validation = Rule::new("self >= 5 && self <= 299")
-            .message("ttlSeconds must be 5 to 299; 30 suits most, below 15 is only for tests"),
-    )]
-    pub ttl_seconds: u32,
+/// What registrations have that do not say otherwise.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+// KubeSchema copies this attribute to structs of other names, so it names the type.
+#[serde(rename_all = "camelCase", default = "Defaults::default")]
+pub struct Defaults {
+    /// How long keys stay registered after the operator and its cluster have died, in seconds. Defaults to 30. Values
+    /// below 15 are only for tests: electing a new leader of an etcd cluster can take longer, and every key would expire
+    /// meanwhile.
+    #[serde(rename = "leaseTTLSeconds")]
+    #[schemars(range(min = 5, max = 299))]
+    pub lease_ttl_seconds: u32,
+}
 
-    /// Rate and concurrency limits for writes to this etcd.
-    #[serde(default)]
-    pub limits: Limits,
-
-    /// Mass-removal protection: when to hold removals because too many keys would be removed at once for pods whose end
-    /// is not confirmed, that is, pods that are no longer ready or that were missing from a list. Keys of pods that
-    /// were deleted or are terminating are always removed at once.
-    #[serde(default)]
-    pub guard: Guard,
-
-    /// Which namespaces may write which keys. If unset, every registration may write everywhere except below
-    /// metaPrefix. If set, only keys that a rule allows are written, and keys that are no longer allowed are removed at
-    /// once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Access")]
-    pub access: Option<Access>,
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { lease_ttl_seconds: 30 }
+    }
 }
 
 /// Rate and concurrency limits for writes to an etcd.
@@ -124,24 +150,23 @@ pub struct RegistrySpec {
 // KubeSchema copies this attribute to structs of other names, so it names the type.
 #[serde(rename_all = "camelCase", default = "Limits::default")]
 pub struct Limits {
-    /// The number of keys that share one lease: 32 to 1000. Defaults to 256. A higher number means fewer renewals, but
+    /// The number of keys that share one lease. Defaults to 256. A higher number means fewer renewals, but
     /// more keys that are removed together if a lease expires.
-    #[x_kube(validation = Rule::new("self >= 32 && self <= 1000").message("keysPerLease must be 32 to 1000; 256 suits most"))]
+    #[schemars(range(min = 32, max = 1000))]
     pub keys_per_lease: u32,
 
-    /// The maximum number of keys that the operator writes per second: 1 to 100000. Defaults to 5000.
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("keysPerSecond must be 1 to 100000; 5000 suits most"))]
+    /// The maximum number of keys that the operator writes per second. Defaults to 5000.
+    #[schemars(range(min = 1, max = 100_000))]
     pub keys_per_second: u32,
 
-    /// The maximum number of write transactions in flight: 1 to 64. Defaults to 4.
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 64").message("transactionsInFlight must be 1 to 64; 4 suits most"))]
+    /// The maximum number of write transactions in flight. Defaults to 4.
+    #[schemars(range(min = 1, max = 64))]
     pub transactions_in_flight: u32,
 
     /// The pod changes per second up to which a namespace is served in turn with the others, counted once per
-    /// registration that selects the pod: 1 to 100000. Defaults to 500. Bursts may be as large as two seconds of this
-    /// rate. A namespace above it is limited to it while other namespaces are active. Deletions of pods are never
-    /// delayed.
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 100000").message("changesPerSecondPerNamespace must be 1 to 100000; 500 suits most"))]
+    /// registration that selects the pod. Defaults to 500. Bursts may be as large as two seconds of this rate. A
+    /// namespace above it is limited to it while other namespaces are active. Deletions of pods are never delayed.
+    #[schemars(range(min = 1, max = 100_000))]
     pub changes_per_second_per_namespace: u32,
 }
 
@@ -158,10 +183,6 @@ impl Default for Limits {
 
 fn default_meta_prefix() -> String {
     "/leasehold/".to_owned()
-}
-
-fn default_ttl_seconds() -> u32 {
-    30
 }
 
 /// A replica of the operator.
@@ -205,11 +226,12 @@ pub struct RegistryStatus {
     /// The number of keys that the operator keeps in this etcd. It may lag by ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u64>,
-    /// Connected: whether the operator can reach the etcd, the reason if not, and which endpoints of the spec it does
-    /// not use. Credentials: whether the operator uses the certificates, user and password that the Secrets hold now,
-    /// and the reason if not. Held: whether removals are held, and how to approve them. Informed: whether the
-    /// operator's watches on the kube-apiserver are up to date, and since when they are not.
+    /// Ready: Connected is True, and neither CredentialsValid nor WatchesHealthy is False. Connected: whether the operator
+    /// can reach the etcd, the reason if not, and which endpoints of the spec it does not use. CredentialsValid: whether
+    /// the operator uses the certificates, user and password that the Secrets hold now, and the reason if not.
+    /// WatchesHealthy: whether the operator's watches on the kube-apiserver are up to date, and since when they are not.
+    /// RemovalsHeld, normally False: whether removals are held, and how to approve them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }

@@ -103,20 +103,97 @@ pub fn port(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 15, "pattern": PORT_NAME})
 }
 
-/// Returns the schema of a map of short texts.
-pub fn string_map(_: &mut SchemaGenerator) -> Schema {
+/// Returns the schema of the prefix of a format's keys.
+pub fn prefix(_: &mut SchemaGenerator) -> Schema {
+    path("prefix", 512, "the slash before the record's name is added")
+}
+
+/// Returns the schema of the part of a key before the service's name.
+pub fn root(_: &mut SchemaGenerator) -> Schema {
+    path("root", 256, "the slash before the service's name is added")
+}
+
+/// Returns the schema of the text that the keys of a format begin with.
+fn path(field: &str, max: u32, instead: &str) -> Schema {
     json_schema!({
-        "type": "object",
-        "maxProperties": 64,
-        "additionalProperties": {"type": "string", "maxLength": 256},
+        "type": "string",
+        "minLength": 1,
+        "maxLength": max,
+        "x-kubernetes-validations": [
+            {"rule": "!self.endsWith('/')", "message": format!("{field} must not end with a slash: {instead}")},
+            {
+                "rule": "!self.contains('//')",
+                "message": format!("{field} must not contain an empty segment: write one slash where there are two"),
+            },
+            {
+                "rule": r"!self.matches('[\\s\\pZ\\pC]')",
+                "message": format!("{field} must not contain spaces or control characters"),
+            },
+            {
+                "rule": "!self.matches('(^|/)[.][.]?(/|$)')",
+                "message": format!(
+                    "{field} must not have a segment of dots only: consumers that clean paths never read it"
+                ),
+            },
+        ],
+    })
+}
+
+/// Returns the schema of conditions, as strict as that of `metav1.Condition`.
+pub fn conditions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+            "properties": {
+                "type": {
+                    "description": "The type of the condition.",
+                    "type": "string",
+                    "maxLength": 316,
+                    "pattern": "^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?\
+                                (([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
+                },
+                "status": {
+                    "description": "Whether the condition holds: True, False or Unknown.",
+                    "type": "string",
+                    "enum": ["True", "False", "Unknown"],
+                },
+                "observedGeneration": {
+                    "description": "The generation of the spec that the condition describes.",
+                    "type": "integer",
+                    "format": "int64",
+                    "minimum": 0,
+                },
+                "lastTransitionTime": {
+                    "description": "When the status of the condition changed last.",
+                    "type": "string",
+                    "format": "date-time",
+                },
+                "reason": {
+                    "description": "The cause in one word. Scripts and alerts may compare it.",
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": 1024,
+                    "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+                },
+                "message": {
+                    "description": "The cause in words, and what to do about it. The text may change.",
+                    "type": "string",
+                    "maxLength": 32768,
+                },
+            },
+        },
     })
 }
 
 /// Adapts a derived schema to what users of `kubectl` expect.
 ///
 /// - Nothing is `nullable`: an absent field and a null field mean the same, and no rule has to distinguish them.
-/// - Rules with a message define the bounds. The derive's own `minimum: 0` would be checked first and has no message.
-///   Formats that Kubernetes does not know become formats that it knows.
+/// - Formats that Kubernetes does not know become formats that it knows.
+/// - Lists that are neither sets nor maps are atomic, and say so.
 /// - Descriptions are paragraphs without the line breaks of the source file.
 /// - A list has one description: `kubectl explain` prints the description of its items right after that of the list.
 pub fn polish(node: &mut Value) {
@@ -130,8 +207,10 @@ pub fn polish(node: &mut Value) {
             };
             if let Some(format) = unsigned {
                 fields.insert("format".to_owned(), format.into());
-                fields.remove("minimum");
-                fields.remove("maximum");
+            }
+            if fields.get("type").is_some_and(|kind| kind == "array") {
+                let list_type = fields.entry("x-kubernetes-list-type");
+                list_type.or_insert_with(|| "atomic".into());
             }
             if let Some(Value::String(text)) = fields.get_mut("description") {
                 *text = paragraphs(text);
@@ -170,7 +249,7 @@ mod tests {
         polish(&mut schema);
         assert_eq!(
             schema,
-            json!({"properties": {"weight": {"type": "integer", "format": "int32"}}})
+            json!({"properties": {"weight": {"type": "integer", "format": "int32", "minimum": 0}}})
         );
     }
 
@@ -182,6 +261,14 @@ mod tests {
             schema,
             json!({"description": "The ports.", "items": {"type": "object"}})
         );
+    }
+
+    #[test]
+    fn a_list_without_a_type_is_atomic_and_others_keep_theirs() {
+        let mut schema = json!([{"type": "array"}, {"type": "array", "x-kubernetes-list-type": "set"}]);
+        polish(&mut schema);
+        let types = |index: usize| schema[index]["x-kubernetes-list-type"].clone();
+        assert_eq!([types(0), types(1)], [json!("atomic"), json!("set")]);
     }
 
     #[test]

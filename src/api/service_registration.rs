@@ -1,15 +1,103 @@
 //! `ServiceRegistration`: which pods make up a service, and in which formats it is registered.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Format, ServiceRegistrationStatus, schema};
+use super::{Format, ObjectReference, ServiceRegistrationStatus, schema};
 use crate::model::{Family, Protocol};
+
+/// Whether the format `f` sets a prefix, as a CEL expression.
+macro_rules! has_prefix {
+    ($f:literal) => {
+        concat!(
+            "(has(",
+            $f,
+            ".plain) && has(",
+            $f,
+            ".plain.prefix) \
+             || has(",
+            $f,
+            ".etcdGRPC) && has(",
+            $f,
+            ".etcdGRPC.prefix) \
+             || has(",
+            $f,
+            ".custom) && has(",
+            $f,
+            ".custom.prefix))"
+        )
+    };
+}
+
+/// The prefix that the format `f` sets, as a CEL expression.
+macro_rules! prefix {
+    ($f:literal) => {
+        concat!(
+            "(has(",
+            $f,
+            ".plain) ? ",
+            $f,
+            ".plain.prefix : has(",
+            $f,
+            ".etcdGRPC) ? ",
+            $f,
+            ".etcdGRPC.prefix : ",
+            $f,
+            ".custom.prefix)"
+        )
+    };
+}
+
+/// Whether the format `f` sets where its keys are written, as a CEL expression.
+macro_rules! has_place {
+    ($f:literal) => {
+        concat!(
+            "(",
+            has_prefix!($f),
+            " || has(",
+            $f,
+            ".goZero) && has(",
+            $f,
+            ".goZero.key) \
+             || has(",
+            $f,
+            ".kratos) && has(",
+            $f,
+            ".kratos.root) || has(",
+            $f,
+            ".kitex) && has(",
+            $f,
+            ".kitex.root) \
+             || has(",
+            $f,
+            ".goFrame) && (has(",
+            $f,
+            ".goFrame.root) || has(",
+            $f,
+            ".goFrame.deployment) \
+             || has(",
+            $f,
+            ".goFrame.__namespace__) || has(",
+            $f,
+            ".goFrame.version)) || has(",
+            $f,
+            ".coreDNS) \
+             || has(",
+            $f,
+            ".traefik) && (has(",
+            $f,
+            ".traefik.root) || has(",
+            $f,
+            ".traefik.protocol) \
+             || has(",
+            $f,
+            ".traefik.serviceName)))"
+        )
+    };
+}
 
 /// The pods that make up the service, and how they are registered.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -19,13 +107,18 @@ use crate::model::{Family, Protocol};
     kind = "ServiceRegistration",
     plural = "serviceregistrations",
     shortname = "svcreg",
+    category = "leasehold",
     namespaced,
     status = "ServiceRegistrationStatus",
     derive = "PartialEq",
     doc = "A ServiceRegistration says which pods of its namespace make up a service, and in which formats its consumers find it in an etcd. Every ready pod is registered; a pod that is no longer ready is gone at once.",
-    printcolumn(name = "SERVICE", type_ = "string", json_path = ".status.service"),
-    printcolumn(name = "REGISTRY", type_ = "string", json_path = ".spec.registry"),
-    printcolumn(name = "READY", type_ = "string", json_path = ".status.ready"),
+    selectable = ".spec.registryRef.name",
+    selectable = ".spec.serviceName",
+    printcolumn(name = "SERVICE", type_ = "string", json_path = ".status.serviceName"),
+    printcolumn(name = "REGISTRY", type_ = "string", json_path = ".spec.registryRef.name"),
+    printcolumn(name = "PODS", type_ = "integer", json_path = ".status.pods.selected"),
+    printcolumn(name = "READY", type_ = "integer", json_path = ".status.pods.ready"),
+    printcolumn(name = "REGISTERED", type_ = "integer", json_path = ".status.pods.registered"),
     printcolumn(
         name = "SYNCED",
         type_ = "string",
@@ -48,44 +141,40 @@ use crate::model::{Family, Protocol};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new(
-        "!has(self.formats) || self.formats.all(f, !has(f.ports) || f.ports.all(n, \
-         self.ports.exists(p, (has(p.name) ? p.name : type(p.port) == int ? string(int(p.port)) : p.port) in [n])))"
+        "!has(self.formats) || self.formats.all(f, !has(f.ports) || f.ports.all(n, self.ports.exists(p, p.name == n)))"
     )
-    .message("formats[].ports must name ports of spec.ports; the name of a port without one is its port, so port: 8080 is \"8080\""),
+    .message("formats[].ports must hold names of spec.ports"),
     validation = Rule::new(
-        "!has(self.formats) || !has(self.address) || !has(self.address.family) || self.address.family != 'IPv6' \
-         || self.formats.all(f, f.type != 'GoFrame')"
+        "!has(self.formats) || !has(self.address) || !has(self.address.ipFamilies) \
+         || !('IPv6' in self.address.ipFamilies) || self.formats.all(f, f.type != 'GoFrame')"
     )
-    .message("GoFrame's clients panic on IPv6 addresses: use address.family IPv4, and a separate registration for IPv6"),
+    .message("GoFrame's clients panic on IPv6 addresses: use address.ipFamilies [IPv4], and a separate registration for IPv6"),
     validation = Rule::new(
-        "!has(self.formats) || self.formats.all(f, f.type != 'GoMicro' || self.ports.all(p, !has(p.scheme) \
-         || p.scheme in ['grpc', 'grpcs', 'http', 'https', 'mucp'] \
-         || has(f.ports) && !((has(p.name) ? p.name : type(p.port) == int ? string(int(p.port)) : p.port) in f.ports)))"
+        "!has(self.formats) || self.formats.all(f, f.type != 'GoMicro' || self.ports.all(p, !has(p.appProtocol) \
+         || p.appProtocol in ['grpc', 'grpcs', 'http', 'https', 'mucp'] || has(f.ports) && !(p.name in f.ports)))"
     )
-    .message("go-micro's clients speak grpc, http and mucp: list only ports of these schemes in the ports of the format GoMicro"),
+    .message("go-micro's clients speak grpc, http and mucp: list only ports with one of these in appProtocol in the ports of the format GoMicro"),
     validation = Rule::new(
-        "!has(self.formats) || self.formats.all(f, f.type != 'Traefik' || has(f.protocol) && f.protocol != 'Http' \
-         || self.ports.all(p, !has(p.scheme) || p.scheme in ['http', 'https', 'grpc', 'grpcs', 'h2c'] \
-         || has(f.ports) && !((has(p.name) ? p.name : type(p.port) == int ? string(int(p.port)) : p.port) in f.ports)))"
+        "!has(self.formats) || self.formats.all(f, f.type != 'Traefik' \
+         || has(f.traefik) && has(f.traefik.protocol) && f.traefik.protocol != 'HTTP' \
+         || self.ports.all(p, !has(p.appProtocol) || p.appProtocol in ['http', 'https', 'grpc', 'grpcs', 'h2c'] \
+         || has(f.ports) && !(p.name in f.ports)))"
     )
-    .message("Traefik's HTTP services speak http, https, grpc and h2c: list only ports of these schemes in the ports of the format Traefik, or write protocol: Tcp or Udp"),
+    .message("Traefik's HTTP services speak http, https, grpc and h2c: list only ports with one of these in appProtocol in the ports of the format Traefik, or write traefik: {protocol: TCP} or UDP"),
     validation = Rule::new(
         "!has(self.formats) || !has(self.serviceName) || !self.serviceName.matches('[A-Z]') \
-         || self.formats.all(f, f.type != 'Traefik' || has(f.name))"
+         || self.formats.all(f, f.type != 'Traefik' || has(f.traefik) && has(f.traefik.serviceName))"
     )
-    .message("Traefik treats names that differ only in case as equal: give the format Traefik a name in lower case"),
+    .message("Traefik treats names that differ only in case as equal: give the format Traefik a name in lower case, as traefik: {serviceName: ...}"),
 )]
 pub struct ServiceRegistrationSpec {
-    /// The name of the Registry (the etcd) to register in. Defaults to `default`. It cannot be changed.
+    /// The Registry (the etcd) to register in. Defaults to the one named `default`. It cannot be changed.
     #[serde(default = "default_registry")]
-    #[schemars(length(max = 253))]
     #[x_kube(
-        validation = Rule::new("self == oldSelf")
-            .message("registry cannot be changed: delete this registration and create it again in the other registry"),
-        validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')")
-            .message("registry must be the name of a Registry (kubectl get registries); leave it out for the one named default"),
+        validation = Rule::new("self.name == oldSelf.name")
+            .message("registryRef cannot be changed: delete this registration and create it again in the other registry"),
     )]
-    pub registry: String,
+    pub registry_ref: ObjectReference,
 
     /// The name under which consumers know the service. Defaults to the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,15 +209,8 @@ pub struct ServiceRegistrationSpec {
 
     /// The ports to register, up to 16. Each pod is registered once per port. A pod that lacks one of the ports is
     /// registered with the others, and the condition Synced names it.
-    #[schemars(length(max = 16))]
-    #[x_kube(
-        validation = Rule::new("size(self) > 0")
-            .message("name at least one port, such as {port: http} or {port: 8080}"),
-        validation = Rule::new(
-            "self.all(p, self.exists_one(q, (has(p.name) ? p.name : p.port) in [has(q.name) ? q.name : q.port]))"
-        )
-        .message("two ports have the same name: give each its own name; the name of a port without one is its port"),
-    )]
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub ports: Vec<Port>,
 
     /// The address of a pod that consumers connect to. Defaults to its IPv4 address.
@@ -136,26 +218,21 @@ pub struct ServiceRegistrationSpec {
     pub address: Address,
 
     /// The formats in which the service is written, up to 16. All formats are kept in sync.
-    #[schemars(length(max = 16))]
+    #[schemars(length(min = 1, max = 16))]
     #[x_kube(
-        validation = Rule::new("size(self) > 0")
-            .message("name at least one format, such as {type: Plain}"),
-        validation = Rule::new(
-            "self.all(a, !has(a.prefix) || self.exists_one(b, \
-             has(b.prefix) && (a.prefix + '/').startsWith(b.prefix + '/')))"
-        )
+        validation = Rule::new(concat!(
+            "self.all(a, !", has_prefix!("a"), " || self.exists_one(b, ", has_prefix!("b"),
+            " && (", prefix!("a"), " + '/').startsWith(", prefix!("b"), " + '/')))"
+        ))
         .message("the prefix of one format equals that of another or is below it, so the consumers of one would read the other's records: give each its own prefix"),
+        validation = Rule::new(concat!(
+            "self.all(a, ", has_place!("a"), " || self.exists_one(b, b.type == a.type && !", has_place!("b"), "))"
+        ))
+        .message("two formats of the same type would use the same default place for their keys: give each its own prefix, key, root, protocol or serviceName"),
         validation = Rule::new(
-            "self.all(a, has(a.prefix) || has(a.key) || has(a.root) || has(a.domain) \
-             || has(a.protocol) || has(a.name) || has(a.deployment) || has(a.__namespace__) || has(a.versionSegment) \
-             || self.exists_one(b, b.type == a.type \
-             && !(has(b.prefix) || has(b.key) || has(b.root) || has(b.domain) \
-             || has(b.protocol) || has(b.name) || has(b.deployment) || has(b.__namespace__) || has(b.versionSegment))))"
-        )
-        .message("two formats of the same type would use the same default place for their keys: give each its own prefix, key, root, protocol or name"),
-        validation = Rule::new(
-            "self.all(a, !has(a.key) || self.exists_one(b, has(b.key) && a.key == b.key)) \
-             && self.all(a, !has(a.domain) || self.exists_one(b, has(b.domain) && a.domain == b.domain))"
+            "self.all(a, !has(a.goZero) || !has(a.goZero.key) \
+             || self.exists_one(b, has(b.goZero) && has(b.goZero.key) && a.goZero.key == b.goZero.key)) \
+             && self.all(a, !has(a.coreDNS) || self.exists_one(b, has(b.coreDNS) && a.coreDNS.domain == b.coreDNS.domain))"
         )
         .message("two formats have the same key or domain and would write the same keys: give each its own"),
     )]
@@ -165,33 +242,34 @@ pub struct ServiceRegistrationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
 
-    /// The share of traffic for each pod, relative to the others: 0 to 65535. The annotation `leasehold.dev/weight` on
-    /// a pod overrides it for that pod. If unset, records contain no weight.
+    /// The share of traffic for each pod, relative to the others. The annotation `leasehold.dev/weight` on a pod
+    /// overrides it for that pod. If unset, records contain no weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self >= 0 && self <= 65535").message("weight must be 0 to 65535"))]
+    #[schemars(range(max = 65_535))]
     pub weight: Option<u32>,
 
-    /// Additional metadata that is published with every endpoint, for consumers that read it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metadata: Option<Metadata>,
+    /// Additional attributes that are published with every endpoint, for consumers that read them, up to 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub attributes: Vec<Attribute>,
 
-    /// How long the keys stay registered after the operator and its cluster have died, in seconds: 15 to 299. Defaults
-    /// to the Registry's ttlSeconds. Pods that stop being ready are deregistered without waiting for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(
-        validation = Rule::new("self >= 15 && self <= 299")
-            .message("ttlSeconds must be 15 to 299: electing a new leader of an etcd cluster can take almost 15 seconds; leave it out for the Registry's"),
-    )]
-    pub ttl_seconds: Option<u32>,
+    /// How long the keys stay registered after the operator and its cluster have died, in seconds: the TTL of their
+    /// leases. Defaults to the Registry's `defaults.leaseTTLSeconds`. Pods that stop being ready are deregistered
+    /// without waiting for it. At least 15, because electing a new leader of an etcd cluster can take almost that long.
+    #[serde(default, rename = "leaseTTLSeconds", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 15, max = 299))]
+    pub lease_ttl_seconds: Option<u32>,
 
     /// What to do with the last endpoint when no pod is ready any more. Remove: deregister it like any other. Keep:
     /// keep it until another pod is ready, or until its own pod is deleted or terminates. Defaults to Remove.
     #[serde(default)]
     pub last_endpoint: LastEndpoint,
 
-    /// If true, registered keys are renewed but nothing is changed. Defaults to false.
+    /// Which changes the operator makes. Sync: it registers and deregisters pods as they change. Frozen: it renews what
+    /// is registered and changes nothing, so that keys of pods that are gone stay, too. Defaults to Sync.
     #[serde(default)]
-    pub suspend: bool,
+    pub update_policy: UpdatePolicy,
 }
 
 impl ServiceRegistration {
@@ -215,34 +293,46 @@ pub enum LastEndpoint {
     Remove,
 }
 
+/// Which changes the operator makes to the keys of a registration.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpdatePolicy {
+    /// All of them.
+    #[default]
+    Sync,
+    /// None: registered keys are renewed and stay as they are.
+    Frozen,
+}
+
 /// A port to register.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Port {
-    /// The name by which formats and records refer to this port. Defaults to the text of `port`. At most 15 characters:
-    /// lower-case letters, digits and hyphens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 15))]
+    /// The name by which formats and records refer to this port. At most 15 characters, as for the name of a container
+    /// port: lower-case letters, digits and hyphens.
+    #[schemars(length(min = 1, max = 15))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$') && self.matches('[a-z]')")
-            .message("a port's name is made of lower-case letters, digits and hyphens, with at least one letter, such as http or grpc-2"),
+        validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$') && self.matches('[a-z]') && !self.contains('--')")
+            .message("a port's name is made of lower-case letters, digits and single hyphens, with at least one letter, such as http or grpc-2"),
     )]
-    pub name: Option<String>,
+    pub name: String,
 
-    /// The port of the pod: the name of a container port, or a number from 1 to 65535. With a name, the number may
-    /// differ from pod to pod. As for the target port of a Service, containers are searched first, in their order, and
-    /// then init containers with restartPolicy Always (native sidecars).
+    /// The port of the pod: the name of a container port, or a number from 1 to 65535. Defaults to `name`. With a name,
+    /// the number may differ from pod to pod. As for the target port of a Service, containers are searched first, in
+    /// their order, and then init containers with restartPolicy Always (native sidecars).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::port")]
     #[x_kube(
         validation = Rule::new("type(self) == string || int(self) >= 1 && int(self) <= 65535")
             .message("write the name of a container port (lower-case letters, digits and hyphens, with at least one letter) or a number from 1 to 65535 without quotes"),
     )]
-    pub port: IntOrString,
+    pub port: Option<IntOrString>,
 
     /// TCP, UDP or SCTP: selects the container port if a pod has several ports with this name. Defaults to the TCP
     /// port, or to the port of another protocol if the pod has no TCP port with that name. Not needed for a port given
     /// by number.
+    // `with`: for an optional enum the derive would print the enum's description instead of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Protocol")]
     pub protocol: Option<Protocol>,
 
     /// The application protocol of the port, such as `grpc` or `http`, for formats that contain it.
@@ -250,31 +340,43 @@ pub struct Port {
     #[schemars(length(max = 32))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z][a-z0-9+.-]*$')")
-            .message("scheme must start with a lower-case letter, followed by lower-case letters, digits, '+', '.' and '-', such as grpc or http"),
+            .message("appProtocol must start with a lower-case letter, followed by lower-case letters, digits, '+', '.' and '-', such as grpc or http"),
     )]
-    pub scheme: Option<String>,
-}
-
-impl Port {
-    /// Returns the name by which formats and records refer to this port.
-    pub fn effective_name(&self) -> String {
-        match (&self.name, &self.port) {
-            (Some(name), _) | (None, IntOrString::String(name)) => name.clone(),
-            (None, IntOrString::Int(number)) => number.to_string(),
-        }
-    }
+    pub app_protocol: Option<String>,
 }
 
 /// The address of a pod that consumers connect to.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Address {
     /// PodIP (the default): the pod's own address, which consumers must be able to route to.
     #[serde(default, rename = "type")]
     pub kind: AddressType,
-    /// IPv4 (the default) or IPv6. A pod without an address of this family is not registered.
-    #[serde(default)]
-    pub family: Family,
+    /// IPv4 (the default) or IPv6: exactly one of them. A pod without an address of this family is not registered.
+    #[serde(default = "default_families")]
+    #[schemars(length(min = 1, max = 1))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub ip_families: Vec<Family>,
+}
+
+impl Address {
+    /// Returns the family of the addresses that are registered.
+    pub fn family(&self) -> Family {
+        self.ip_families.first().copied().unwrap_or_default()
+    }
+}
+
+impl Default for Address {
+    fn default() -> Self {
+        Self {
+            kind: AddressType::default(),
+            ip_families: default_families(),
+        }
+    }
+}
+
+fn default_families() -> Vec<Family> {
+    vec![Family::default()]
 }
 
 /// The type of address that consumers connect to.
@@ -301,35 +403,53 @@ pub struct Version {
     pub from_label: String,
 }
 
-/// Additional metadata of the endpoints.
+/// An attribute of the endpoints.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Metadata {
-    /// Entries that are the same for every endpoint. At most 64.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", rename = "static")]
-    #[schemars(schema_with = "schema::string_map")]
-    #[x_kube(
-        validation = Rule::new("self.all(k, size(k) > 0 && size(k) <= 256)")
-            .message("a key in metadata.static is empty or longer than 256 characters: shorten it"),
-    )]
-    pub fixed: BTreeMap<String, String>,
+#[x_kube(
+    validation = Rule::new("has(self.value) != has(self.fromLabel)")
+        .message("an attribute has either a value or, in fromLabel, the key of the pod label that holds it"),
+)]
+pub struct Attribute {
+    /// The name under which consumers find the attribute.
+    #[schemars(length(min = 1, max = 317))]
+    pub name: String,
 
-    /// Keys of pod labels to publish, each under the label's own key. A label overrides an entry of `static` with the
-    /// same key; a label that a pod does not have is omitted. At most 64.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 317)))]
+    /// The value, which is the same for every endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub value: Option<String>,
+
+    /// The key of the pod label that holds the value, such as `topology.kubernetes.io/zone`. A pod without the label
+    /// does not have the attribute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 317))]
     #[x_kube(
         validation = Rule::new(
-            "self.all(k, k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$'))"
+            "self.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$')"
         )
-        .message("metadata.fromLabels must hold keys of pod labels, such as topology.kubernetes.io/zone"),
+        .message("fromLabel must be the key of a pod's label, such as topology.kubernetes.io/zone"),
     )]
-    pub from_labels: Vec<String>,
+    pub from_label: Option<String>,
+}
+
+/// An attribute of a sample endpoint.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AttributeValue {
+    /// The name of the attribute.
+    #[schemars(length(min = 1, max = 317))]
+    pub name: String,
+    /// The value of the attribute.
+    #[schemars(length(max = 256))]
+    pub value: String,
 }
 
 /// The Registry of registrations that name none.
 pub const DEFAULT_REGISTRY: &str = "default";
 
-fn default_registry() -> String {
-    DEFAULT_REGISTRY.to_owned()
+fn default_registry() -> ObjectReference {
+    ObjectReference {
+        name: DEFAULT_REGISTRY.to_owned(),
+    }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema;
+use super::{FormatType, schema};
 
 /// The registered state. The operator writes it, and only when something has changed.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -15,19 +15,15 @@ pub struct ServiceRegistrationStatus {
     pub observed_generation: Option<i64>,
     /// The name under which consumers know the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
-    /// Registered and ready pods as text, such as `3/3`.
+    pub service_name: Option<String>,
+    /// The numbers of pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready: Option<String>,
-    /// The number of selected pods that are ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready_endpoints: Option<u32>,
-    /// The number of ready pods whose keys are all in etcd, confirmed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub registered_endpoints: Option<u32>,
+    #[schemars(with = "PodCounts")]
+    pub pods: Option<PodCounts>,
     /// The endpoints that are in etcd, confirmed: one per pod and port. A pod that so far has only some of its keys is
-    /// listed too.
+    /// listed too. At most 1000.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
     pub endpoints: Vec<EndpointStatus>,
     /// The number of endpoints that are in etcd but not listed here, because the object would become too large.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,26 +35,53 @@ pub struct ServiceRegistrationStatus {
     /// The newest spec that was fully applied. While a newer spec cannot be applied, pods keep the records of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_synced: Option<LastSynced>,
-    /// Accepted: the spec is valid and its Registry exists. Synced: the keys in etcd match the pods exactly. Ready: at
-    /// least one endpoint is registered, or there is nothing to register. Conflict: another owner holds a key. Held:
-    /// keys are kept because too many would be removed at once.
+    /// Ready: at least one ready pod is registered, or the selector matches no pod. Accepted: the spec is valid and its
+    /// Registry exists. Synced: the keys in etcd match the pods exactly. Conflict, normally False: another owner holds a
+    /// key. RemovalsHeld, normally False: keys are kept because too many would be removed at once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// The numbers of pods of a registration.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCounts {
+    /// The number of pods that the selector matches.
+    pub selected: u32,
+    /// The number of them that are ready.
+    pub ready: u32,
+    /// The number of ready pods whose keys are all in etcd, confirmed.
+    pub registered: u32,
 }
 
 /// The claimed location of one format.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct FormatStatus {
-    /// What consumers of this location read: the type of the format and, if it matters to consumers, a further
-    /// distinction: `Plain with JSON`, `Traefik with the root edge`, or the name of a RecordFormat.
-    pub format: String,
+    /// The type of the format.
+    #[serde(rename = "type")]
+    pub kind: FormatType,
+    /// What distinguishes the records from others of this type, if it matters to consumers: `JSON` for Plain with JSON,
+    /// the root for Traefik with another than `traefik`, the name of the RecordFormat for Custom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
     /// The common prefix of all keys of this format.
     pub location: String,
+    /// The number of records of this format that are in etcd, confirmed. Absent if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u32>,
     /// When the registration claimed the location.
     #[schemars(extend("format" = "date-time"))]
-    pub since: String,
+    pub claimed_at: String,
+}
+
+impl FormatStatus {
+    /// Returns the claim without the number of records.
+    #[must_use]
+    pub fn uncounted(self) -> Self {
+        Self { records: None, ..self }
+    }
 }
 
 /// A spec that was fully applied, reduced to the fields that determine keys and values.
@@ -67,7 +90,7 @@ pub struct FormatStatus {
 pub struct LastSynced {
     /// The `metadata.generation` of the spec.
     pub generation: i64,
-    /// A copy of serviceName, ports, address, formats, version, weight and metadata.
+    /// A copy of serviceName, ports, address, formats, version, weight and attributes.
     #[schemars(schema_with = "schema::anything")]
     pub spec: serde_json::Map<String, serde_json::Value>,
     /// Copies of the specs of the RecordFormats that the spec names, by name. If they exceed 16 kB, lastSynced is
@@ -98,26 +121,14 @@ impl LastSynced {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointStatus {
+    /// The pod's name.
+    pub pod: String,
     /// The address that consumers connect to.
     pub address: String,
     /// The port that consumers connect to.
     pub port: u16,
     /// The port's name in the spec.
     pub port_name: String,
-    /// The pod's name.
-    pub pod: String,
-    /// The node that the pod runs on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
-    /// The zone, from the pod's label topology.kubernetes.io/zone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zone: Option<String>,
-    /// The version of the software in the pod.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// The share of traffic of this endpoint, relative to the others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<u32>,
     /// The keys of this endpoint in etcd, over all formats.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,

@@ -13,12 +13,8 @@ use super::schema;
 pub struct Access {
     /// The rules, up to 32. A key is written if one rule allows all of it: the namespace, the format, the TTL and the
     /// key. With an empty list, no namespace may write.
-    #[serde(default)]
     #[schemars(length(max = 32))]
-    #[x_kube(
-        validation = Rule::new("self.all(a, self.exists_one(b, a.name == b.name))")
-            .message("two rules have the same name: give each a name of its own"),
-    )]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub rules: Vec<AccessRule>,
 }
 
@@ -36,16 +32,15 @@ pub struct AccessRule {
 
     /// The namespaces that the rule applies to, selected by their labels. An empty selector selects all namespaces.
     #[schemars(schema_with = "schema::namespace_selector")]
-    pub namespaces: LabelSelector,
+    pub namespace_selector: LabelSelector,
 
     /// The prefixes below which keys are allowed, up to 64. `/services/shop` allows `/services/shop/orders` but not
     /// `/services/shop-two/orders`. `{{namespace}}` is replaced by the namespace's name; `/` allows all keys that start
     /// with a slash. If unset, all keys are allowed except those below metaPrefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64), inner(length(max = 256)))]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     #[x_kube(
-        validation = Rule::new("self.all(p, size(p) > 0)")
-            .message("a prefix is empty: write one such as /services/{{namespace}}, or leave prefixes out to allow all keys"),
+        merge_strategy = ListMerge::Set,
         validation = Rule::new("self.all(p, p == '/' || !p.endsWith('/'))")
             .message("a prefix must not end with a slash: it allows only keys below it in any case"),
         validation = Rule::new("self.all(p, !p.contains('//'))")
@@ -61,20 +56,20 @@ pub struct AccessRule {
 
     /// The formats that are allowed. If unset, all formats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("size(self) > 0").message("name at least one format, or leave formats out to allow all of them"))]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub formats: Option<Vec<FormatType>>,
 
-    /// The TTLs that keys may have. If unset, every TTL that a registration can request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The lease TTLs that keys may have. If unset, every TTL that a registration can request.
+    #[serde(default, rename = "leaseTTL", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TtlRange")]
-    pub ttl_seconds: Option<TtlRange>,
+    pub lease_ttl: Option<TtlRange>,
 
-    /// The maximum number of keys that each of these namespaces may have in this etcd: 1 to 1000000. If unset, there is
-    /// no limit. Existing keys stay; free capacity is given to older registrations first. If several rules apply to a
-    /// namespace, the highest limit counts.
+    /// The maximum number of keys that each of these namespaces may have in this etcd. If unset, there is no limit.
+    /// Existing keys stay; free capacity is given to older registrations first. If several rules apply to a namespace,
+    /// the highest limit counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 1000000").message("keysPerNamespace must be 1 to 1000000; leave it out for any number"))]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub keys_per_namespace: Option<u32>,
 }
 
@@ -82,16 +77,17 @@ pub struct AccessRule {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.min <= self.max").message("ttlSeconds.min must not be above ttlSeconds.max"),
-    validation = Rule::new("self.min >= 5 && self.max <= 299").message("ttlSeconds must lie within 5 to 299, as registrations do"),
+    validation = Rule::new("self.minSeconds <= self.maxSeconds").message("leaseTTL.minSeconds must not be above leaseTTL.maxSeconds"),
 )]
 pub struct TtlRange {
     /// The shortest TTL in seconds. Defaults to 5.
     #[serde(default = "shortest")]
-    pub min: u32,
+    #[schemars(range(min = 5, max = 299))]
+    pub min_seconds: u32,
     /// The longest TTL in seconds. Defaults to 299.
     #[serde(default = "longest")]
-    pub max: u32,
+    #[schemars(range(min = 5, max = 299))]
+    pub max_seconds: u32,
 }
 
 fn shortest() -> u32 {

@@ -22,11 +22,11 @@ pub enum Closed {
 /// Secrets.
 pub async fn access(listing: &Listing, spec: &RegistrySpec, namespace: &str) -> Result<Access, Closed> {
     let mut known = BTreeMap::new();
-    for source in sources(spec) {
+    for source in sources(&spec.etcd) {
         let content = listing.source(namespace, &source).await?;
         known.insert(source, content);
     }
-    resolve(spec, namespace, |source| known.get(source)).map_err(|cause| match cause {
+    resolve(&spec.etcd, namespace, |source| known.get(source)).map_err(|cause| match cause {
         Unresolved::Wrong(cause) => Closed::Wrong(cause),
         Unresolved::Unheard => unreachable!("all sources were read"),
     })

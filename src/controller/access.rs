@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::api::{Reason, RegistrySpec};
+use crate::api::{CaKind, EtcdSpec, Reason};
 use crate::etcd::{Access, Identity, Malformed, Tls, User};
 use crate::kube::{Content, Source, SourceKind};
 use crate::secret::SecretString;
@@ -25,7 +25,7 @@ pub enum Unresolved {
 }
 
 /// Returns the Secrets and ConfigMaps that a Registry names.
-pub fn sources(spec: &RegistrySpec) -> BTreeSet<Source> {
+pub fn sources(spec: &EtcdSpec) -> BTreeSet<Source> {
     let mut all = BTreeSet::new();
     let mut named = |kind, name: &str| {
         all.insert(Source {
@@ -34,26 +34,28 @@ pub fn sources(spec: &RegistrySpec) -> BTreeSet<Source> {
         });
     };
     if let Some(tls) = &spec.tls {
-        if let Some(ca) = &tls.ca_secret {
-            named(SourceKind::Secret, &ca.name);
-        }
-        if let Some(ca) = &tls.ca_config_map {
-            named(SourceKind::ConfigMap, &ca.name);
-        }
-        if let Some(own) = &tls.cert_secret {
+        named(kind(tls.ca_ref.kind), &tls.ca_ref.name);
+        if let Some(own) = &tls.client_cert_secret_ref {
             named(SourceKind::Secret, &own.name);
         }
     }
     if let Some(auth) = &spec.auth {
-        named(SourceKind::Secret, &auth.secret.name);
+        named(SourceKind::Secret, &auth.secret_ref.name);
     }
     all
+}
+
+fn kind(kind: CaKind) -> SourceKind {
+    match kind {
+        CaKind::Secret => SourceKind::Secret,
+        CaKind::ConfigMap => SourceKind::ConfigMap,
+    }
 }
 
 /// Resolves the access that `spec` describes. `known` returns the content of the objects in `namespace` that the spec
 /// names.
 pub fn resolve<'a>(
-    spec: &RegistrySpec,
+    spec: &EtcdSpec,
     namespace: &str,
     known: impl Fn(&Source) -> Option<&'a Content>,
 ) -> Result<Access, Unresolved> {
@@ -64,25 +66,17 @@ pub fn resolve<'a>(
     let tls = match &spec.tls {
         None => None,
         Some(tls) => {
-            let (ca_kind, ca_place) = match (&tls.ca_secret, &tls.ca_config_map) {
-                (Some(ca), _) => (SourceKind::Secret, ca),
-                (None, Some(ca)) => (SourceKind::ConfigMap, ca),
-                (None, None) => {
-                    return Err(Unresolved::Wrong(Wrong {
-                        reason: Reason::CredentialsMissing,
-                        message: "spec.tls names no CA certificate: set caSecret or caConfigMap".to_owned(),
-                    }));
-                }
-            };
+            let ca_place = &tls.ca_ref;
+            let ca_kind = kind(ca_place.kind);
             let ca = look.up(ca_kind, &ca_place.name, &ca_place.key)?;
-            let identity = match &tls.cert_secret {
+            let identity = match &tls.client_cert_secret_ref {
                 None => None,
                 Some(own) => Some(Identity {
                     certificate: look.up(SourceKind::Secret, &own.name, "tls.crt")?,
                     key: look.up(SourceKind::Secret, &own.name, "tls.key")?,
                 }),
             };
-            let of_own = tls.cert_secret.as_ref().map_or("", |own| &own.name);
+            let of_own = tls.client_cert_secret_ref.as_ref().map_or("", |own| &own.name);
             let tls = Tls {
                 ca,
                 identity,
@@ -98,7 +92,7 @@ pub fn resolve<'a>(
                     ),
                     Malformed::Certificate => format!("tls.crt of the Secret {namespace}/{of_own}"),
                     Malformed::Key | Malformed::KeyOfAnother => format!("tls.key of the Secret {namespace}/{of_own}"),
-                    Malformed::ServerName => "spec.tls".to_owned(),
+                    Malformed::ServerName => "spec.etcd.tls".to_owned(),
                 };
                 Unresolved::Wrong(Wrong {
                     reason: Reason::CredentialsMalformed,
@@ -111,8 +105,8 @@ pub fn resolve<'a>(
     let user = match &spec.auth {
         None => None,
         Some(auth) => Some(User {
-            name: look.up_line(&auth.secret.name, &auth.username_key)?,
-            password: look.up_line(&auth.secret.name, &auth.password_key)?,
+            name: look.up_line(&auth.secret_ref.name, &auth.username_key)?,
+            password: look.up_line(&auth.secret_ref.name, &auth.password_key)?,
         }),
     };
     Ok(Access {
@@ -195,12 +189,37 @@ mod tests {
 
     use super::*;
 
-    fn spec() -> RegistrySpec {
+    fn spec() -> EtcdSpec {
         serde_json::from_value(json!({
             "endpoints": ["http://e:2379"],
-            "auth": {"secret": {"name": "etcd-user"}, "passwordKey": "pw"},
+            "auth": {"secretRef": {"name": "etcd-user"}, "passwordKey": "pw"},
         }))
         .expect("decodes")
+    }
+
+    #[test]
+    fn the_ca_is_read_from_the_kind_of_object_that_the_reference_names() {
+        for (kind, expected) in [
+            (json!(null), SourceKind::Secret),
+            (json!("Secret"), SourceKind::Secret),
+            (json!("ConfigMap"), SourceKind::ConfigMap),
+        ] {
+            let mut ca = json!({"name": "etcd-ca"});
+            if !kind.is_null() {
+                ca["kind"] = kind;
+            }
+            let spec =
+                json!({"endpoints": ["https://e:2379"], "tls": {"caRef": ca, "clientCertSecretRef": {"name": "own"}}});
+            let all = sources(&serde_json::from_value(spec).expect("decodes"));
+            let source = |kind, name: &str| Source {
+                kind,
+                name: name.into(),
+            };
+            assert_eq!(
+                all,
+                [source(expected, "etcd-ca"), source(SourceKind::Secret, "own")].into()
+            );
+        }
     }
 
     fn resolved(content: Option<&Content>) -> Result<Access, Unresolved> {

@@ -15,7 +15,7 @@ use super::{Command, Controller, record_formats};
 use crate::api::{FormatStatus, LastSynced, Reason, ServiceRegistration, ServiceRegistrationStatus};
 use crate::controller::compile::{Compiled, Invalid, Reserved, compile, compile_last, reference};
 use crate::controller::worker::Version;
-use crate::format::{FormatError, Reading};
+use crate::format::{Dialect, FormatError, Reading};
 use crate::index::DirtyMark;
 use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, StatusUpdate, WritePolicy};
 use crate::model::{Mark, NamespaceScope, Prefix, RegistrationRef};
@@ -53,7 +53,8 @@ pub struct Record {
 impl Record {
     fn of(status: Option<&ServiceRegistrationStatus>) -> Self {
         status.map_or_else(Self::default, |status| Self {
-            formats: status.formats.clone(),
+            // The numbers of records change with the pods and mean nothing to the next leader.
+            formats: status.formats.iter().cloned().map(FormatStatus::uncounted).collect(),
             last_synced: status.last_synced.clone().map(Arc::new),
         })
     }
@@ -64,8 +65,11 @@ impl Record {
 
     /// Returns when the prefix of `reading` was claimed, in milliseconds since 1970.
     fn since(&self, reading: &Reading) -> Option<i64> {
-        let is_it = |place: &&FormatStatus| place.format == *reading.dialect && place.location == *reading.written;
-        let since = &self.formats.iter().find(is_it)?.since;
+        let is_it = |place: &&FormatStatus| {
+            let Dialect { kind, variant } = &reading.dialect;
+            (place.kind, place.variant.as_deref(), &*place.location) == (*kind, variant.as_deref(), &*reading.written)
+        };
+        let since = &self.formats.iter().find(is_it)?.claimed_at;
         Some(since.parse::<Timestamp>().ok()?.as_millisecond())
     }
 }
@@ -270,7 +274,7 @@ impl Controller {
                 if let Some(last) = last.and_then(|last| compile_last(object, last)) {
                     self.admit(cache, reference, Box::new(last), now);
                 }
-                let registry = object.spec.registry.as_str().into();
+                let registry = object.spec.registry_ref.name.as_str().into();
                 self.refuse(
                     cache,
                     reference,
@@ -385,9 +389,11 @@ impl Controller {
                 .overlaps
                 .since(reference, &compiled.registration.registry, &reading)?;
             Some(FormatStatus {
-                since: Timestamp::from_millisecond(since.millis()).ok()?.to_string(),
-                format: reading.dialect.to_string(),
+                kind: reading.dialect.kind,
+                variant: reading.dialect.variant.as_deref().map(Into::into),
                 location: reading.written.to_string(),
+                records: None,
+                claimed_at: Timestamp::from_millisecond(since.millis()).ok()?.to_string(),
             })
         };
         mine.filter_map(|(_, reading)| place(reading?)).collect()

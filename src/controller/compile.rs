@@ -110,7 +110,7 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
         namespace: &reference.namespace,
         name: service,
         ports: &known,
-        ipv6: spec.address.family == Family::IPv6,
+        ipv6: spec.address.family() == Family::IPv6,
         record_formats,
     };
     for format in Format::compile_all(&spec.formats, &known)? {
@@ -126,14 +126,13 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
     if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
         return Err(Invalid::EmptySelector);
     }
-    let metadata = spec.metadata.clone().unwrap_or_default();
     let created = registration.metadata.creation_timestamp.as_ref();
-    let text = |text: &String| -> Arc<str> { text.as_str().into() };
-    let fixed: BTreeMap<Arc<str>, Arc<str>> = metadata
-        .fixed
-        .iter()
-        .map(|(key, value)| (text(key), text(value)))
-        .collect();
+    let attributes = |value: fn(&api::Attribute) -> Option<&String>| {
+        let pair = move |attribute: &api::Attribute| -> Option<(Arc<str>, Arc<str>)> {
+            Some((attribute.name.as_str().into(), value(attribute)?.as_str().into()))
+        };
+        spec.attributes.iter().filter_map(pair)
+    };
     Ok(Compiled {
         registration: index::Registration {
             reference,
@@ -141,19 +140,19 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
             created: created.map_or(0, |time| time.0.as_second()),
             generation: registration.metadata.generation.unwrap_or_default(),
             selector,
-            registry: spec.registry.as_str().into(),
+            registry: spec.registry_ref.name.as_str().into(),
             service: service.into(),
             ports,
-            family: spec.address.family,
+            family: spec.address.family(),
             weight: spec.weight,
             version_label: spec.version.as_ref().map(|version| version.from_label.as_str().into()),
-            metadata: Arc::new(fixed),
-            metadata_labels: metadata.from_labels.iter().map(text).collect(),
+            metadata: Arc::new(attributes(|attribute| attribute.value.as_ref()).collect()),
+            metadata_labels: attributes(|attribute| attribute.from_label.as_ref()).collect(),
         },
         bindings,
         aside: Vec::new(),
-        ttl: spec.ttl_seconds,
-        suspended: spec.suspend,
+        ttl: spec.lease_ttl_seconds,
+        suspended: spec.update_policy == api::UpdatePolicy::Frozen,
         keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
         previous: None,
         identity: Arc::new(identity(registration, record_formats)),
@@ -170,7 +169,7 @@ const DECIDING: [&str; 7] = [
     "formats",
     "version",
     "weight",
-    "metadata",
+    "attributes",
 ];
 
 /// Returns the part of `registration` that determines keys and values, and the RecordFormats that it uses.
@@ -181,7 +180,7 @@ fn identity(registration: &ServiceRegistration, record_formats: &RecordFormats) 
         .spec
         .formats
         .iter()
-        .filter_map(|format| format.record_format.as_deref());
+        .filter_map(|format| Some(&*format.custom.as_ref()?.record_format_ref.name));
     let known = names.filter_map(|name| Some((name.to_owned(), fields(record_formats.get(name).ok()?.spec()).into())));
     LastSynced {
         generation: registration.metadata.generation.unwrap_or_default(),
@@ -310,7 +309,7 @@ impl Compiled {
     pub fn terms(&self, registry: &RegistrySpec) -> RegistrationSettings {
         RegistrationSettings {
             created: self.registration.created,
-            ttl: self.ttl.unwrap_or(registry.ttl_seconds),
+            ttl: self.ttl.unwrap_or(registry.defaults.lease_ttl_seconds),
             suspended: self.suspended || self.unsure || self.frozen,
             keep_last: self.keep_last,
             // Where nothing may be written, nothing is read: the keys there may belong to other clients.
@@ -354,13 +353,13 @@ impl Compiled {
             .map(|binding| &binding.format)
             .collect();
         let overlap = |(registry, spec): (&str, &RegistrySpec)| {
-            let meta = Prefix::below(&spec.meta_prefix);
+            let meta = Prefix::below(&spec.etcd.meta_prefix);
             let reaches = |format: &&&Format| format.reads(&meta) || meta.contains(format.scope().prefix());
             let format = formats.iter().find(reaches)?;
             Some(Reserved {
                 scope: format.scope().clone(),
                 registry: registry.into(),
-                meta_prefix: spec.meta_prefix.clone(),
+                meta_prefix: spec.etcd.meta_prefix.clone(),
             })
         };
         registries
@@ -371,19 +370,23 @@ impl Compiled {
 
 fn port(port: &api::Port) -> Result<index::Port, Invalid> {
     let target = match &port.port {
-        IntOrString::Int(number) => {
+        Some(IntOrString::Int(number)) => {
             let valid = u16::try_from(*number).ok().filter(|number| *number > 0);
             PortTarget::Number(valid.ok_or(Invalid::PortNumber(*number))?)
         }
-        IntOrString::String(name) => PortTarget::Name {
+        Some(IntOrString::String(name)) => PortTarget::Name {
             name: name.as_str().into(),
+            protocol: port.protocol,
+        },
+        None => PortTarget::Name {
+            name: port.name.as_str().into(),
             protocol: port.protocol,
         },
     };
     Ok(index::Port {
-        name: port.effective_name().into(),
+        name: port.name.as_str().into(),
         target,
-        scheme: port.scheme.as_deref().map(Into::into),
+        scheme: port.app_protocol.as_deref().map(Into::into),
     })
 }
 
@@ -433,6 +436,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::Protocol;
 
     fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
         super::compile(registration, &RecordFormats::new())
@@ -444,8 +448,8 @@ mod tests {
             "metadata": {"name": "orders", "namespace": "shop"},
             "spec": {
                 "selector": {"matchLabels": {"app": "orders"}},
-                "ports": [{"port": "grpc"}, {"name": "web", "port": 8080}],
-                "formats": [{"type": "Plain"}, {"type": "EtcdGrpc", "ports": ["grpc"]}]
+                "ports": [{"name": "grpc"}, {"name": "web", "port": 8080}],
+                "formats": [{"type": "Plain"}, {"type": "EtcdGRPC", "ports": ["grpc"]}]
             }
         });
         for (field, value) in patch.as_object().expect("an object of spec fields") {
@@ -455,7 +459,7 @@ mod tests {
     }
 
     fn registry() -> RegistrySpec {
-        serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"]})).expect("decodes")
+        serde_json::from_value(json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}})).expect("decodes")
     }
 
     #[test]
@@ -468,20 +472,75 @@ mod tests {
     #[test]
     fn a_registration_without_a_ttl_takes_the_one_of_its_registry() {
         assert_eq!(compile(&registration(&json!({}))).unwrap().terms(&registry()).ttl, 30);
-        let own = registration(&json!({"ttlSeconds": 60}));
+        let own = registration(&json!({"leaseTTLSeconds": 60}));
         assert_eq!(compile(&own).unwrap().terms(&registry()).ttl, 60);
+    }
+
+    #[test]
+    fn a_port_without_a_target_is_the_container_port_of_its_name() {
+        let ports = json!({"ports": [
+            {"name": "grpc", "protocol": "TCP", "appProtocol": "h2c"}, {"name": "web", "port": 8080},
+            {"name": "admin", "port": "http"},
+        ]});
+        let compiled = compile(&registration(&ports)).unwrap();
+        let named = |name: &str, protocol| PortTarget::Name {
+            name: name.into(),
+            protocol,
+        };
+        let port = |name: &str, target, scheme: Option<&str>| index::Port {
+            name: name.into(),
+            target,
+            scheme: scheme.map(Into::into),
+        };
+        assert_eq!(
+            compiled.registration.ports,
+            [
+                port("grpc", named("grpc", Some(Protocol::Tcp)), Some("h2c")),
+                port("web", PortTarget::Number(8080), None),
+                port("admin", named("http", None), None),
+            ]
+        );
+    }
+
+    #[test]
+    fn attributes_are_values_or_come_from_labels_under_their_own_names() {
+        let attributes = json!({"attributes": [
+            {"name": "team", "value": "payments"},
+            {"name": "zone", "fromLabel": "topology.kubernetes.io/zone"},
+        ]});
+        let registration = compile(&registration(&attributes)).unwrap().registration;
+        assert_eq!(
+            *registration.metadata,
+            BTreeMap::from([("team".into(), "payments".into())])
+        );
+        assert_eq!(
+            registration.metadata_labels,
+            [("zone".into(), "topology.kubernetes.io/zone".into())]
+        );
+    }
+
+    #[test]
+    fn only_the_fields_that_determine_records_are_recorded_as_applied() {
+        let frozen = json!({
+            "updatePolicy": "Frozen", "leaseTTLSeconds": 60, "attributes": [{"name": "team", "value": "payments"}],
+        });
+        let compiled = compile(&registration(&frozen)).unwrap();
+        assert!(compiled.suspended && compiled.terms(&registry()).suspended);
+        let recorded: Vec<&String> = compiled.identity.spec.keys().collect();
+        assert_eq!(recorded, ["address", "attributes", "formats", "ports"]);
+        assert_eq!(compiled.identity.spec["attributes"], frozen["attributes"]);
     }
 
     #[test]
     fn a_prefix_may_not_reach_into_the_bookkeeping_nor_around_it() {
         for prefix in ["/leasehold", "/leasehold/x"] {
             let compiled = compile(&registration(
-                &json!({"formats": [{"type": "Plain", "prefix": prefix}]}),
+                &json!({"formats": [{"type": "Plain", "plain": {"prefix": prefix}}]}),
             ))
             .unwrap();
             assert!(reserved(&compiled, &registry()).is_some(), "{prefix}");
         }
-        let beside = registration(&json!({"formats": [{"type": "Plain", "prefix": "/leasehold-demo"}]}));
+        let beside = registration(&json!({"formats": [{"type": "Plain", "plain": {"prefix": "/leasehold-demo"}}]}));
         assert_eq!(reserved(&compile(&beside).unwrap(), &registry()), None);
     }
 
@@ -492,18 +551,18 @@ mod tests {
     #[test]
     fn a_prefix_may_not_reach_into_the_bookkeeping_of_any_registry() {
         let at = |meta: &str| -> RegistrySpec {
-            serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"], "metaPrefix": meta}))
+            serde_json::from_value(json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"], "metaPrefix": meta}}))
                 .expect("decodes")
         };
         let (a, b) = (at("/meta-a/"), at("/meta-b/"));
         for prefix in ["/meta-a", "/meta-a/c1/registries/a", "/meta-a/c1/leases"] {
-            let formats = json!({"formats": [{"type": "Plain", "prefix": prefix}]});
+            let formats = json!({"formats": [{"type": "Plain", "plain": {"prefix": prefix}}]});
             let compiled = compile(&registration(&formats)).unwrap();
             let found = compiled.reserved([("b", &b), ("a", &a)].into_iter()).expect(prefix);
             assert_eq!((&*found.registry, &*found.meta_prefix), ("a", "/meta-a/"));
             assert_eq!(compiled.reserved([("b", &b)].into_iter()), None);
         }
-        let outside = registration(&json!({"formats": [{"type": "Plain", "prefix": "/meta-c"}]}));
+        let outside = registration(&json!({"formats": [{"type": "Plain", "plain": {"prefix": "/meta-c"}}]}));
         assert_eq!(
             compile(&outside).unwrap().reserved([("b", &b), ("a", &a)].into_iter()),
             None
@@ -514,9 +573,12 @@ mod tests {
     fn what_admission_would_refuse_is_refused_here_too() {
         let cases = [
             (json!({"selector": {}}), Invalid::EmptySelector),
-            (json!({"ports": [{"port": 70000}]}), Invalid::PortNumber(70000)),
             (
-                json!({"ports": [{"port": "grpc"}, {"name": "web", "port": 80}, {"port": "grpc", "protocol": "UDP"}]}),
+                json!({"ports": [{"name": "web", "port": 70000}]}),
+                Invalid::PortNumber(70000),
+            ),
+            (
+                json!({"ports": [{"name": "grpc"}, {"name": "web", "port": 80}, {"name": "grpc", "protocol": "UDP"}]}),
                 Invalid::PortTwice("grpc".into()),
             ),
             (

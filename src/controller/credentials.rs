@@ -22,7 +22,7 @@ impl Controller {
         let asking = self
             .registries
             .iter()
-            .filter(|(_, known)| sources(known.spec()).contains(&source));
+            .filter(|(_, known)| sources(&known.spec().etcd).contains(&source));
         let asking: Vec<Arc<str>> = asking.map(|(name, _)| name.clone()).collect();
         self.sources.insert(source, content);
         for name in asking {
@@ -35,7 +35,7 @@ impl Controller {
         let wanted: BTreeSet<Source> = self
             .registries
             .values()
-            .flat_map(|known| sources(known.spec()))
+            .flat_map(|known| sources(&known.spec().etcd))
             .collect();
         self.sources.retain(|source, _| wanted.contains(source));
         self.workers.context().sources.send_if_modified(|watched| {
@@ -53,7 +53,9 @@ impl Controller {
         let Some(known) = self.registries.get(name) else {
             return;
         };
-        let resolved = resolve(known.spec(), &context.namespace, |source| self.sources.get(source));
+        let resolved = resolve(&known.spec().etcd, &context.namespace, |source| {
+            self.sources.get(source)
+        });
         let (spec, version) = (known.spec().clone(), known.version());
         match resolved {
             Err(Unresolved::Unheard) => {

@@ -15,14 +15,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::format::Reading;
+use crate::format::{Dialect, Reading};
 use crate::model::RegistrationRef;
 use crate::plan::Since;
 
 /// The time of a claim and its registration. The earlier of two comes first.
 type Rank = (Since, RegistrationRef);
 /// The claims of each dialect.
-type Owners = BTreeMap<Arc<str>, BTreeSet<Rank>>;
+type Owners = BTreeMap<Dialect, BTreeSet<Rank>>;
 
 /// A format that is suppressed because of an overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct SuppressedFormat {
 #[derive(Debug, Default)]
 struct RegistryPrefixes {
     /// By dialect, then by the prefix of the keys.
-    written: BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<Rank>>>,
+    written: BTreeMap<Dialect, BTreeMap<Arc<str>, BTreeSet<Rank>>>,
     /// By the prefix that consumers of the one service read.
     reads: HashMap<Arc<str>, Owners>,
     /// By the prefix that consumers of the dialect read.
@@ -63,7 +63,7 @@ impl RegistrationPrefixes {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Overlap {
     rank: Rank,
-    dialect: Arc<str>,
+    dialect: Dialect,
     /// The prefix that is read.
     text: Arc<str>,
     /// If true, the other format's consumers would read this format's keys; else this format's consumers would read the
@@ -255,7 +255,7 @@ impl RegistryPrefixes {
     fn readers_of(&self, reading: &Reading, touching: &mut BTreeSet<Overlap>) {
         let ends = (1..=reading.written.len()).filter(|end| reading.written.is_char_boundary(*end));
         for text in ends.map(|end| &reading.written[..end]) {
-            let mut add = |text: &Arc<str>, dialect: &Arc<str>, ranks: &BTreeSet<Rank>| {
+            let mut add = |text: &Arc<str>, dialect: &Dialect, ranks: &BTreeSet<Rank>| {
                 touching.extend(ranks.iter().map(|rank| Overlap {
                     rank: rank.clone(),
                     dialect: dialect.clone(),
@@ -280,7 +280,7 @@ impl RegistryPrefixes {
     }
 }
 
-fn drop_if_empty(map: &mut BTreeMap<Arc<str>, BTreeSet<Rank>>, key: &Arc<str>) {
+fn drop_if_empty<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Rank>>, key: &K) {
     if map.get(key).is_some_and(BTreeSet::is_empty) {
         map.remove(key);
     }

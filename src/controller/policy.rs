@@ -30,10 +30,13 @@ fn rule(rule: &AccessRule) -> Option<Rule> {
     let prefixes = rule.prefixes.as_ref();
     Some(Rule {
         name: rule.name.as_str().into(),
-        namespaces: selector(&rule.namespaces).ok()?,
+        namespaces: selector(&rule.namespace_selector).ok()?,
         prefixes: prefixes.map(|all| all.iter().map(|prefix| prefix.as_str().into()).collect()),
         formats: rule.formats.clone(),
-        ttl: rule.ttl_seconds.as_ref().map(|range| (range.min, range.max)),
+        ttl: rule
+            .lease_ttl
+            .as_ref()
+            .map(|range| (range.min_seconds, range.max_seconds)),
         keys: rule.keys_per_namespace.and_then(|keys| usize::try_from(keys).ok()),
     })
 }
@@ -54,7 +57,7 @@ impl Compiled {
             Some(policy.namespace_policy(namespace, |key| labels.get(key).map(String::as_str)))
         });
         self.unsure = policy.is_some() && namespace_policy.is_none();
-        let ttl = self.ttl.unwrap_or(registry.ttl_seconds);
+        let ttl = self.ttl.unwrap_or(registry.defaults.lease_ttl_seconds);
         let mut verdict = Verdict {
             quota: namespace_policy.as_ref().and_then(NamespacePolicy::quota),
             ..Verdict::default()

@@ -123,7 +123,7 @@ impl Preview {
         for pod in pods {
             index.apply_pod(pod);
         }
-        let meta = MetaKeys::of_registry(&spec.meta_prefix, cluster_id, name);
+        let meta = MetaKeys::of_registry(&spec.etcd.meta_prefix, cluster_id, name);
         let keys_per_lease = usize::try_from(spec.limits.keys_per_lease).unwrap_or(usize::MAX);
         let mut planner = Planner::new(meta, keys_per_lease);
         if spec.guard.mode != GuardMode::Off {
@@ -158,7 +158,7 @@ impl Preview {
         if let Some(reserved) = compiled.reserved([("", &self.spec)].into_iter()) {
             return Err(Refusal::Reserved {
                 scope: reserved.scope.prefix().to_owned(),
-                meta: self.spec.meta_prefix.clone(),
+                meta: self.spec.etcd.meta_prefix.clone(),
             });
         }
         let reference = compile::reference(registration);

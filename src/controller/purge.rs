@@ -73,7 +73,7 @@ impl Purge {
         force: bool,
     ) -> Result<Self, PurgeError> {
         let connection = Connection::new(access, Timeouts::default(), Calls::default()).await?;
-        let meta = MetaKeys::of_registry(&registry.spec.meta_prefix, cluster_id, name);
+        let meta = MetaKeys::of_registry(&registry.spec.etcd.meta_prefix, cluster_id, name);
         let fence = fence(&connection, &meta, patience, force).await?;
         let snapshot = connection.range(meta.prefix(), None).await?;
         let own = |key: &Key| {

@@ -180,7 +180,10 @@ impl Controller {
     fn examine_users(&mut self, cache: &mut Cache, name: &str, now: Instant) {
         let uses = |object: &ServiceRegistration| {
             let mut formats = object.spec.formats.iter();
-            formats.any(|format| format.record_format.as_deref() == Some(name))
+            formats.any(|format| {
+                let custom = format.custom.as_ref();
+                custom.is_some_and(|custom| custom.record_format_ref.name == name)
+            })
         };
         self.examine_all(cache, uses, now);
     }
@@ -219,8 +222,9 @@ fn status(generation: i64, templates: &Result<Templates, TemplateError>) -> Reco
     };
     let mut list = Vec::new();
     let now = Time(Timestamp::now());
-    let kind = ConditionType::Accepted;
-    conditions::set(&mut list, kind, holds, reason, &message, Some(generation), &now);
+    for kind in [ConditionType::Ready, ConditionType::Accepted] {
+        conditions::set(&mut list, kind, holds, reason, &message, Some(generation), &now);
+    }
     RecordFormatStatus {
         observed_generation: Some(generation),
         preview,

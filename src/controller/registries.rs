@@ -213,9 +213,9 @@ impl Controller {
         let former = self.registries.remove(&name);
         let (offered, wrong, good) = match &former {
             // With another metaPrefix it is a different Registry: start from scratch.
-            Some(former) if former.spec.meta_prefix == spec.meta_prefix => {
+            Some(former) if former.spec.etcd.meta_prefix == spec.etcd.meta_prefix => {
                 // A recreated object may name another etcd cluster on purpose: drop an access with other endpoints.
-                let is_same = |good: &Access| !former.is_other(&uid) || good.endpoints == spec.endpoints;
+                let is_same = |good: &Access| !former.is_other(&uid) || good.endpoints == spec.etcd.endpoints;
                 let good = former.good.clone().filter(is_same);
                 (former.offered.clone(), former.wrong.clone(), good)
             }
@@ -238,11 +238,11 @@ impl Controller {
         self.workers.send(&name, Command::Status(told));
         self.watch_sources();
         let Some(former) = former else {
-            tracing::info!(registry = %name, endpoints = ?spec.endpoints, "new Registry");
+            tracing::info!(registry = %name, endpoints = ?spec.etcd.endpoints, "new Registry");
             self.judge_reserved(cache, now);
             return self.enter(cache, &name, now);
         };
-        if former.spec.meta_prefix != spec.meta_prefix {
+        if former.spec.etcd.meta_prefix != spec.etcd.meta_prefix {
             self.judge_reserved(cache, now);
         }
         if former.approved != approved {
@@ -252,7 +252,7 @@ impl Controller {
         if !is_new {
             return;
         }
-        if former.spec.meta_prefix != spec.meta_prefix {
+        if former.spec.etcd.meta_prefix != spec.etcd.meta_prefix {
             self.workers.stop(&name);
             return self.enter(cache, &name, now);
         }
@@ -270,10 +270,10 @@ impl Controller {
         };
         self.workers.send(&name, settings);
         self.enter(cache, &name, now);
-        if former.spec.access != spec.access || spec.access.is_some() && former.spec.ttl_seconds != spec.ttl_seconds {
+        if former.spec.access != spec.access || spec.access.is_some() && former.spec.defaults != spec.defaults {
             tracing::info!(registry = %name, "the access rules or the TTL of the Registry changed; checking its registrations again");
             self.rules_changed(cache, &name, now);
-        } else if former.spec.ttl_seconds != spec.ttl_seconds {
+        } else if former.spec.defaults != spec.defaults {
             self.admit_all(cache, &name, now);
         }
     }

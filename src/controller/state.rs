@@ -55,8 +55,8 @@ pub struct StoredRegistry {
 impl StoredRegistry {
     /// Returns the stored access; none if the Registry needs credentials that were not stored.
     pub fn access(&self) -> Option<Access> {
-        let is_open = self.spec.tls.is_none() && self.spec.auth.is_none();
-        let open = || is_open.then(|| Access::open(self.spec.endpoints.clone()));
+        let is_open = self.spec.etcd.tls.is_none() && self.spec.etcd.auth.is_none();
+        let open = || is_open.then(|| Access::open(self.spec.etcd.endpoints.clone()));
         self.access.clone().or_else(open)
     }
 }

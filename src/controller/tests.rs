@@ -60,8 +60,8 @@ impl Rig {
             "metadata": {"name": "orders", "namespace": "shop", "uid": uid, "generation": generation},
             "spec": {
                 "selector": {"matchLabels": {"app": "orders"}},
-                "ports": [{"port": "grpc"}],
-                "formats": [{"type": "Plain", "prefix": prefix}],
+                "ports": [{"name": "grpc"}],
+                "formats": [{"type": "Plain", "plain": {"prefix": prefix}}],
             },
         });
         self.take(WatchEvent::Registration(
@@ -91,7 +91,7 @@ impl Rig {
         let object = json!({
             "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
             "metadata": {"name": "default", "uid": "r", "generation": generation},
-            "spec": {"endpoints": [endpoint]},
+            "spec": {"etcd": {"endpoints": [endpoint]}},
         });
         self.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
     }
@@ -102,7 +102,7 @@ impl Rig {
             access: None,
             uid: String::new(),
             generation: 1,
-            spec: decode(json!({"endpoints": ["http://127.0.0.1:1"]})),
+            spec: decode(json!({"etcd": {"endpoints": ["http://127.0.0.1:1"]}})),
         };
         self.controller.resume([("default".to_owned(), stored)]);
     }
@@ -119,7 +119,7 @@ impl Rig {
     fn stored(&self) -> Option<(String, Vec<String>)> {
         let state = self.state.borrow().clone()?;
         let specs = state.registries.into_values().map(|stored| stored.spec);
-        Some((state.cluster_id, specs.flat_map(|spec| spec.endpoints).collect()))
+        Some((state.cluster_id, specs.flat_map(|spec| spec.etcd.endpoints).collect()))
     }
 
     fn lists_complete(&mut self) {
@@ -321,7 +321,7 @@ async fn registry_that_was_deleted_and_created_again_elsewhere_is_another_one() 
     let object = json!({
         "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
         "metadata": {"name": "default", "uid": "another", "generation": 1},
-        "spec": {"endpoints": ["http://127.0.0.1:3"]},
+        "spec": {"etcd": {"endpoints": ["http://127.0.0.1:3"]}},
     });
     rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
     assert_eq!(rig.controller.workers.started(), 2);
@@ -333,12 +333,12 @@ async fn replica_without_a_state_folder_begins_with_the_endpoints_that_the_statu
     let object = json!({
         "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
         "metadata": {"name": "default", "uid": "r", "generation": 2},
-        "spec": {"endpoints": ["http://127.0.0.1:2"]},
+        "spec": {"etcd": {"endpoints": ["http://127.0.0.1:2"]}},
         "status": {"leader": "other", "endpoints": ["http://127.0.0.1:1"], "clusterID": "cdf818194e3a8c32"},
     });
     rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
     let known = &rig.controller.registries["default"];
-    let access = etcd::Access::open(known.spec().endpoints.clone());
+    let access = etcd::Access::open(known.spec().etcd.endpoints.clone());
     assert_eq!(known.begin_with(&access).endpoints, ["http://127.0.0.1:1"]);
     assert_eq!(
         known.offered.as_deref(),
@@ -405,8 +405,8 @@ fn plain(name: &str, created: &str, prefix: &str) -> WatchEvent {
             "metadata": {"name": name, "namespace": "shop", "uid": name, "generation": 1, "creationTimestamp": created},
             "spec": {
                 "selector": {"matchLabels": {"app": "orders"}},
-                "ports": [{"port": "grpc"}],
-                "formats": [{"type": "Plain", "prefix": prefix}, {"type": "EtcdGrpc", "prefix": format!("grpc/{name}")}],
+                "ports": [{"name": "grpc"}],
+                "formats": [{"type": "Plain", "plain": {"prefix": prefix}}, {"type": "EtcdGRPC", "etcdGRPC": {"prefix": format!("grpc/{name}")}}],
             },
         })))),
     )
@@ -461,12 +461,12 @@ async fn nobody_stands_aside_for_formats_that_the_rules_do_not_allow() {
         NamespaceScope::Cluster,
         ObjectEvent::ListComplete,
     ));
-    let rule = |prefixes: &str, side: &str| json!({"name": side, "namespaces": {"matchLabels": {"side": side}}, "prefixes": [prefixes]});
+    let rule = |prefixes: &str, side: &str| json!({"name": side, "namespaceSelector": {"matchLabels": {"side": side}}, "prefixes": [prefixes]});
     let object = json!({
         "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
         "metadata": {"name": "default", "uid": "r", "generation": 1},
         "spec": {
-            "endpoints": ["http://127.0.0.1:1"],
+            "etcd": {"endpoints": ["http://127.0.0.1:1"]},
             "access": {"rules": [rule("/a", "a"), rule("/a/b", "b")]},
         },
     });
@@ -503,7 +503,7 @@ async fn a_registry_is_entered_once_its_secret_is_known_and_only_that_is_watched
     let object = json!({
         "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
         "metadata": {"name": "default", "uid": "r", "generation": 1},
-        "spec": {"endpoints": ["http://127.0.0.1:1"], "auth": {"secret": {"name": "etcd-user"}}},
+        "spec": {"etcd": {"endpoints": ["http://127.0.0.1:1"], "auth": {"secretRef": {"name": "etcd-user"}}}},
     });
     rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
     assert_eq!(*rig.ends.sources.borrow(), BTreeSet::from([etcd_user()]));
@@ -537,7 +537,7 @@ impl Rig {
         let object = json!({
             "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
             "metadata": {"name": name, "uid": name, "generation": generation},
-            "spec": {"endpoints": ["http://127.0.0.1:1"], "metaPrefix": meta_prefix},
+            "spec": {"etcd": {"endpoints": ["http://127.0.0.1:1"], "metaPrefix": meta_prefix}},
         });
         self.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
     }

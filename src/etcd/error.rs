@@ -71,7 +71,7 @@ pub enum Error {
     /// etcd refused a login. It does not say whether the name or the password is wrong.
     #[error(
         "etcd rejected the login ({message}): the user does not exist or the password is wrong; correct them in the \
-         Secret that spec.auth names, or set the user's password with `etcdctl user passwd`"
+         Secret that spec.etcd.auth names, or set the user's password with `etcdctl user passwd`"
     )]
     LoginRefused {
         /// etcd's message.
@@ -79,7 +79,7 @@ pub enum Error {
     },
     /// etcd requires a user, and the request named none.
     #[error(
-        "etcd requires a user ({message}): name a Secret with user and password in spec.auth, or in spec.tls.certSecret \
+        "etcd requires a user ({message}): name a Secret with user and password in spec.etcd.auth, or in spec.etcd.tls.clientCertSecretRef \
          a Secret with a client certificate whose common name is an etcd user"
     )]
     UserRequired {
@@ -144,15 +144,15 @@ fn tls_words(endpoint: &str, fault: &Fault) -> String {
         ),
         Fault::UnknownAuthority => format!(
             "the certificate of {endpoint} is not signed by a trusted CA: add the certificate of its CA to the Secret or \
-             ConfigMap that spec.tls names"
+             ConfigMap that spec.etcd.tls names"
         ),
         Fault::OtherName { presented } if presented.is_empty() => format!(
             "the certificate of {endpoint} is not valid for this host name: use a name from the certificate in the \
-             endpoint, or set spec.tls.serverName"
+             endpoint, or set spec.etcd.tls.serverName"
         ),
         Fault::OtherName { presented } => format!(
             "the certificate of {endpoint} is valid only for {presented}: use a name from the certificate in the \
-             endpoint, or set spec.tls.serverName"
+             endpoint, or set spec.etcd.tls.serverName"
         ),
         Fault::NoName => format!(
             "the certificate of {endpoint} contains no host name (the common name is ignored): issue it with the host \
@@ -163,17 +163,17 @@ fn tls_words(endpoint: &str, fault: &Fault) -> String {
         }
         Fault::ClientExpired => format!(
             "{endpoint} reports that the client certificate has expired: put a new one in the Secret that \
-             spec.tls.certSecret names"
+             spec.etcd.tls.clientCertSecretRef names"
         ),
         Fault::ClientRefused => format!(
             "{endpoint} rejects the client certificate: put a certificate that is signed by a CA in etcd's \
-             --trusted-ca-file in the Secret that spec.tls.certSecret names"
+             --trusted-ca-file in the Secret that spec.etcd.tls.clientCertSecretRef names"
         ),
         Fault::ClientMissing => format!(
-            "{endpoint} requires a client certificate: name a Secret with one (tls.crt and tls.key) in spec.tls.certSecret"
+            "{endpoint} requires a client certificate: name a Secret with one (tls.crt and tls.key) in spec.etcd.tls.clientCertSecretRef"
         ),
         Fault::NoTls => format!(
-            "the server at {endpoint} does not speak TLS: use http:// and omit spec.tls, or configure etcd to serve https"
+            "the server at {endpoint} does not speak TLS: use http:// and omit spec.etcd.tls, or configure etcd to serve https"
         ),
         Fault::Other(words) => format!("the TLS connection to {endpoint} failed: {words}"),
     }
@@ -221,7 +221,7 @@ impl Error {
                 Fault::ClientExpired => "ClientCertificateExpired",
                 Fault::ClientRefused => "ClientCertificateRefused",
                 Fault::ClientMissing => "ClientCertificateRequired",
-                Fault::NoTls | Fault::Other(_) => "TlsFailed",
+                Fault::NoTls | Fault::Other(_) => "TLSFailed",
             },
             Self::NoSpace { .. } => "NoSpace",
             Self::TooLarge { .. } => "TooLarge",

@@ -85,7 +85,7 @@ impl EndpointFault {
         match self {
             Self::Learner => format!(
                 "{endpoint} is a learner, which serves no requests: promote it with `etcdctl member promote`, or remove it \
-                 from spec.endpoints"
+                 from spec.etcd.endpoints"
             ),
             Self::NotCapable => format!(
                 "{endpoint} does not know its cluster's version yet and serves no requests: check that it reaches the other \
@@ -97,7 +97,7 @@ impl EndpointFault {
             ),
             Self::OtherCluster { theirs, ours } => format!(
                 "{endpoint} belongs to another etcd cluster ({theirs:x}) than the one in use ({ours:x}): remove it from \
-                 spec.endpoints and create a separate Registry for it"
+                 spec.etcd.endpoints and create a separate Registry for it"
             ),
             Self::NoEtcd { answer } => format!(
                 "{endpoint} is not an etcd server ({answer}): use the client URL of a member, by default on port 2379"

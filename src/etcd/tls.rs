@@ -264,7 +264,7 @@ fn alert_words(alert: AlertDescription) -> String {
         | AlertDescription::InsufficientSecurity => NOTHING_IN_COMMON.to_owned(),
         AlertDescription::NoApplicationProtocol => NO_HTTP2.to_owned(),
         AlertDescription::UnrecognisedName => {
-            "the server has no certificate for this host name: use a name from its certificate, or set spec.tls.serverName"
+            "the server has no certificate for this host name: use a name from its certificate, or set spec.etcd.tls.serverName"
                 .to_owned()
         }
         other => format!(
@@ -414,7 +414,7 @@ mod tests {
             ),
             (
                 said(rustls::Error::AlertReceived(AlertDescription::UnrecognisedName)),
-                "spec.tls.serverName",
+                "spec.etcd.tls.serverName",
             ),
             (
                 said(rustls::Error::AlertReceived(AlertDescription::AccessDenied)),

@@ -16,7 +16,7 @@ use super::kitex::Kitex;
 use super::kratos::Kratos;
 use super::plain::Plain;
 use super::prefix::{has_blank, is_dots};
-use super::reading::Reading;
+use super::reading::{Dialect, Reading};
 use super::traefik::Traefik;
 use super::{FormatError, Refusal, Service, ServicePort};
 use crate::model::{Endpoint, Record};
@@ -58,24 +58,24 @@ impl Format {
             return Err(FormatError::ServiceName(service.name.to_owned()));
         }
         if let Some(field) = misplaced(spec) {
-            let format = name_of(spec.kind);
+            let format = spec.kind.as_str();
             return Err(FormatError::Misplaced { field, format });
         }
         if spec.ports.as_ref().is_some_and(Vec::is_empty) {
             return Err(FormatError::NoPorts);
         }
         let wire = match spec.kind {
-            FormatType::Plain => Wire::Plain(Plain::compile(spec, service)?),
-            FormatType::EtcdGrpc => Wire::EtcdGrpc(EtcdGrpc::compile(spec, service)?),
-            FormatType::GoZero => Wire::GoZero(GoZero::compile(spec, service)?),
-            FormatType::Kratos => Wire::Kratos(Kratos::compile(spec, service)?),
+            FormatType::Plain => Wire::Plain(Plain::compile(&options(spec.plain.as_ref()), service)?),
+            FormatType::EtcdGRPC => Wire::EtcdGrpc(EtcdGrpc::compile(&options(spec.etcd_grpc.as_ref()), service)?),
+            FormatType::GoZero => Wire::GoZero(GoZero::compile(&options(spec.go_zero.as_ref()), service)?),
+            FormatType::Kratos => Wire::Kratos(Kratos::compile(&options(spec.kratos.as_ref()), service)?),
             FormatType::GoMicro => Wire::GoMicro(GoMicro::compile(service)?),
-            FormatType::Kitex => Wire::Kitex(Kitex::compile(spec, service)?),
+            FormatType::Kitex => Wire::Kitex(Kitex::compile(&options(spec.kitex.as_ref()), service)?),
             FormatType::Hertz => Wire::Hertz(Hertz::compile(service)?),
-            FormatType::GoFrame => Wire::GoFrame(GoFrame::compile(spec, service)?),
-            FormatType::CoreDns => Wire::CoreDns(CoreDns::compile(spec)?),
-            FormatType::Traefik => Wire::Traefik(Traefik::compile(spec, service)?),
-            FormatType::Custom => Wire::Custom(Custom::compile(spec, service)?),
+            FormatType::GoFrame => Wire::GoFrame(GoFrame::compile(&options(spec.go_frame.as_ref()), service)?),
+            FormatType::CoreDNS => Wire::CoreDns(CoreDns::compile(spec.core_dns.as_ref())?),
+            FormatType::Traefik => Wire::Traefik(Traefik::compile(&options(spec.traefik.as_ref()), service)?),
+            FormatType::Custom => Wire::Custom(Custom::compile(spec.custom.as_ref(), service)?),
         };
         let ports = spec
             .ports
@@ -154,20 +154,15 @@ impl Format {
 
     /// Returns what overlap checks against other formats need.
     pub fn reading(&self) -> Reading {
-        let dialect = match &self.wire {
-            Wire::Plain(plain) => plain.dialect(),
-            Wire::EtcdGrpc(_) => "EtcdGrpc",
-            Wire::GoZero(_) => "GoZero",
-            Wire::Kratos(_) => "Kratos",
-            Wire::GoMicro(_) => "GoMicro",
-            Wire::Kitex(_) => "Kitex",
-            Wire::Hertz(_) => "Hertz",
-            Wire::GoFrame(_) => "GoFrame",
-            Wire::CoreDns(_) => "CoreDns",
-            Wire::Traefik(traefik) => return Reading::of(&traefik.dialect(), self.reach()),
-            // Kubernetes object names have no capitals, so a RecordFormat's name never equals one of the dialects
-            // above.
-            Wire::Custom(custom) => custom.name(),
+        let variant = match &self.wire {
+            Wire::Plain(plain) => plain.variant(),
+            Wire::Traefik(traefik) => traefik.variant(),
+            Wire::Custom(custom) => Some(custom.name()),
+            _ => None,
+        };
+        let dialect = Dialect {
+            kind: self.kind,
+            variant: variant.map(Into::into),
         };
         Reading::of(dialect, self.reach())
     }
@@ -223,43 +218,26 @@ impl Format {
     }
 }
 
-/// Returns a field that is set although the format does not use it.
-fn misplaced(spec: &api::Format) -> Option<&'static str> {
-    use FormatType::{CoreDns, Custom, EtcdGrpc, GoFrame, GoZero, Kitex, Kratos, Plain, Traefik};
-    let fields: [(&'static str, bool, &[FormatType]); 14] = [
-        ("value", spec.value.is_some(), &[Plain]),
-        ("prefix", spec.prefix.is_some(), &[Plain, EtcdGrpc, Custom]),
-        ("key", spec.key.is_some(), &[GoZero]),
-        ("root", spec.root.is_some(), &[Kratos, Kitex, GoFrame, CoreDns, Traefik]),
-        ("domain", spec.domain.is_some(), &[CoreDns]),
-        ("ttl", spec.ttl.is_some(), &[CoreDns]),
-        ("priority", spec.priority.is_some(), &[CoreDns]),
-        ("group", spec.group.is_some(), &[CoreDns]),
-        ("protocol", spec.protocol.is_some(), &[Traefik]),
-        ("name", spec.name.is_some(), &[Traefik]),
-        ("deployment", spec.deployment.is_some(), &[GoFrame]),
-        ("namespace", spec.namespace.is_some(), &[GoFrame]),
-        ("versionSegment", spec.version_segment.is_some(), &[GoFrame]),
-        ("recordFormat", spec.record_format.is_some(), &[Custom]),
-    ];
-    let wrong = |(_, set, formats): &&(_, bool, &[FormatType])| *set && !formats.contains(&spec.kind);
-    fields.iter().find(wrong).map(|(field, ..)| *field)
+/// Returns the options of a format, or the defaults.
+fn options<T: Clone + Default>(member: Option<&T>) -> T {
+    member.cloned().unwrap_or_default()
 }
 
-fn name_of(kind: FormatType) -> &'static str {
-    match kind {
-        FormatType::Plain => "Plain",
-        FormatType::EtcdGrpc => "EtcdGrpc",
-        FormatType::GoZero => "GoZero",
-        FormatType::Kratos => "Kratos",
-        FormatType::GoMicro => "GoMicro",
-        FormatType::Kitex => "Kitex",
-        FormatType::Hertz => "Hertz",
-        FormatType::GoFrame => "GoFrame",
-        FormatType::CoreDns => "CoreDns",
-        FormatType::Traefik => "Traefik",
-        FormatType::Custom => "Custom",
-    }
+/// Returns a member that is set although it belongs to another type.
+fn misplaced(spec: &api::Format) -> Option<&'static str> {
+    let members = [
+        ("plain", spec.plain.is_some(), FormatType::Plain),
+        ("etcdGRPC", spec.etcd_grpc.is_some(), FormatType::EtcdGRPC),
+        ("goZero", spec.go_zero.is_some(), FormatType::GoZero),
+        ("kratos", spec.kratos.is_some(), FormatType::Kratos),
+        ("kitex", spec.kitex.is_some(), FormatType::Kitex),
+        ("goFrame", spec.go_frame.is_some(), FormatType::GoFrame),
+        ("coreDNS", spec.core_dns.is_some(), FormatType::CoreDNS),
+        ("traefik", spec.traefik.is_some(), FormatType::Traefik),
+        ("custom", spec.custom.is_some(), FormatType::Custom),
+    ];
+    let wrong = members.iter().find(|(_, is_set, kind)| *is_set && *kind != spec.kind);
+    wrong.map(|(member, ..)| *member)
 }
 
 #[cfg(test)]

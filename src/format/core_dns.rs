@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, prefix};
-use crate::api;
+use crate::api::CoreDNSFormat;
 use crate::model::{Endpoint, Record, fnv64};
 
 const CONSUMER: &str = "CoreDNS";
@@ -29,54 +29,55 @@ pub struct CoreDns {
 }
 
 impl CoreDns {
-    pub fn compile(spec: &api::Format) -> Result<Self, FormatError> {
-        let Some(domain) = &spec.domain else {
+    pub fn compile(spec: Option<&CoreDNSFormat>) -> Result<Self, FormatError> {
+        let Some(spec) = spec else {
             return Err(FormatError::Missing {
-                field: "domain",
-                format: "CoreDns",
+                field: "coreDNS.domain",
+                format: "CoreDNS",
                 what: "the name that consumers look up, such as orders.shop.svc.example.com",
             });
         };
+        let domain = &spec.domain;
         let wrong = |field, value: &str, problem| {
             let value = value.to_owned();
             Err(FormatError::Field { field, value, problem })
         };
         if domain.len() > MAX_DOMAIN {
-            return wrong("domain", domain, "is too long: shorten it to 173 characters");
+            return wrong("coreDNS.domain", domain, "is too long: shorten it to 173 characters");
         }
         if !domain.split('.').all(|label| is_label(label, b"_")) {
             let problem =
                 "is not a lower-case DNS name such as orders.shop.svc.example.com: write it without a dot at the end";
-            return wrong("domain", domain, problem);
+            return wrong("coreDNS.domain", domain, problem);
         }
         if domain.split('.').any(|label| label == "any") {
             return wrong(
-                "domain",
+                "coreDNS.domain",
                 domain,
                 "has the label any, which CoreDNS treats as a wildcard: choose another",
             );
         }
-        let root = prefix::root(spec, "skydns")?;
+        let root = prefix::root("coreDNS.root", spec.root.as_deref(), "skydns")?;
         if root.contains('/') {
             let problem =
                 "must be one segment without slashes, such as skydns: CoreDNS removes one to derive names from keys";
-            return wrong("root", root, problem);
+            return wrong("coreDNS.root", root, problem);
         }
-        let ttl = spec.ttl.unwrap_or(30);
+        let ttl = spec.ttl_seconds.unwrap_or(30);
         if !(1..=86_400).contains(&ttl) {
-            return wrong("ttl", &ttl.to_string(), "must be 1 to 86400 seconds");
+            return wrong("coreDNS.ttlSeconds", &ttl.to_string(), "must be 1 to 86400 seconds");
         }
         let priority = spec.priority.unwrap_or(10);
         if !(1..=65_535).contains(&priority) {
-            return wrong("priority", &priority.to_string(), "must be 1 to 65535");
+            return wrong("coreDNS.priority", &priority.to_string(), "must be 1 to 65535");
         }
         let group = spec
             .group
             .as_deref()
-            .map(|group| prefix::name("group", Some(group), ""))
+            .map(|group| prefix::name("coreDNS.group", Some(group), ""))
             .transpose()?;
         let labels: Vec<&str> = domain.rsplit('.').collect();
-        let scope = prefix::checked_scope("root", &format!("/{root}/{}", labels.join("/")))?;
+        let scope = prefix::checked_scope("coreDNS.root", &format!("/{root}/{}", labels.join("/")))?;
         Ok(Self {
             reach: FormatPrefixes::within(scope, &format!("/{root}/")),
             ttl,
@@ -164,21 +165,14 @@ struct Written<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::testing::{compile, of, written};
+    use crate::format::testing::{compile, core_dns as at, of, written};
     use crate::model::endpoints::orders;
-
-    fn at(domain: &str) -> api::Format {
-        api::Format {
-            domain: Some(domain.to_owned()),
-            ..of(FormatType::CoreDns)
-        }
-    }
 
     #[test]
     fn all_fields_are_told_and_an_address_of_either_family_is_bare() {
-        let spec = api::Format {
+        let spec = CoreDNSFormat {
             root: Some("dns".to_owned()),
-            ttl: Some(5),
+            ttl_seconds: Some(5),
             priority: Some(20),
             group: Some("blue".to_owned()),
             ..at("orders.example.com")
@@ -187,7 +181,7 @@ mod tests {
         endpoint.address = "2001:db8::7".parse().unwrap();
         endpoint.weight = None;
         assert_eq!(
-            written(&spec, &endpoint, false),
+            written(&spec.into(), &endpoint, false),
             [(
                 "/dns/com/example/orders/orders-7d9f-abcde/grpc".to_owned(),
                 r#"{"host":"2001:db8::7","port":8080,"priority":20,"ttl":5,"group":"blue"}"#.to_owned()
@@ -207,9 +201,10 @@ mod tests {
 
     #[test]
     fn what_coredns_would_not_find_is_refused_with_what_to_write() {
+        let error = compile(&of(FormatType::CoreDNS)).unwrap_err().to_string();
+        assert!(error.contains("needs coreDNS.domain"), "{error}");
         let long = "a.".repeat(86) + "aa";
         let cases = [
-            (of(FormatType::CoreDns), "needs domain"),
             (at("Orders.example.com"), "lower-case"),
             (at("orders.example.com."), "without a dot at the end"),
             (at(""), "is not a lower-case DNS name"),
@@ -217,21 +212,21 @@ mod tests {
             (at("any.example.com"), "treats as a wildcard"),
             (at(&long), "shorten it to 173"),
             (
-                api::Format {
+                CoreDNSFormat {
                     root: Some("skydns/ka".to_owned()),
                     ..at("a.b")
                 },
                 "one segment without slashes",
             ),
             (
-                api::Format {
-                    ttl: Some(0),
+                CoreDNSFormat {
+                    ttl_seconds: Some(0),
                     ..at("a.b")
                 },
                 "1 to 86400",
             ),
             (
-                api::Format {
+                CoreDNSFormat {
                     priority: Some(0),
                     ..at("a.b")
                 },
@@ -239,14 +234,14 @@ mod tests {
             ),
         ];
         for (spec, expected) in cases {
-            let error = compile(&spec).unwrap_err().to_string();
+            let error = compile(&spec.into()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error} / {expected}");
         }
         let endpoint = Endpoint {
             weight: Some(0),
             ..orders()
         };
-        let refusal = compile(&at("a.b")).unwrap().record(&endpoint, true).unwrap_err();
+        let refusal = compile(&at("a.b").into()).unwrap().record(&endpoint, true).unwrap_err();
         assert!(
             refusal.to_string().contains("CoreDNS does not support weight 0"),
             "{refusal}"

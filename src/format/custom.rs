@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::format_prefixes::FormatPrefixes;
 use super::templates::{Templates, shared_by_ports};
 use super::{FormatError, Refusal, Service, ServicePort, prefix};
-use crate::api;
+use crate::api::CustomFormat;
 use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,19 +18,19 @@ pub struct Custom {
 }
 
 impl Custom {
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
-        let default = || format!("/services/{}/{}", service.namespace, service.name);
-        let scope = prefix::scope("prefix", spec.prefix.as_deref(), default)?;
-        let Some(name) = &spec.record_format else {
+    pub fn compile(spec: Option<&CustomFormat>, service: &Service<'_>) -> Result<Self, FormatError> {
+        let Some(spec) = spec else {
             return Err(FormatError::Missing {
-                field: "recordFormat",
+                field: "custom.recordFormatRef",
                 format: "Custom",
                 what: "the name of a RecordFormat",
             });
         };
+        let default = || format!("/services/{}/{}", service.namespace, service.name);
+        let scope = prefix::scope("custom.prefix", spec.prefix.as_deref(), default)?;
         Ok(Self {
             reach: FormatPrefixes::exact(scope),
-            templates: service.record_formats.get(name)?.clone(),
+            templates: service.record_formats.get(&spec.record_format_ref.name)?.clone(),
         })
     }
 

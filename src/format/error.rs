@@ -29,10 +29,10 @@ pub enum FormatError {
         "service name {0:?} cannot be part of a key: set serviceName to letters, digits, dots, hyphens and underscores"
     )]
     ServiceName(String),
-    /// A field is set that the format does not use.
-    #[error("{field} is not for the format {format}: leave it out")]
+    /// A member of the union is set that belongs to another type.
+    #[error("{field} is not for the format {format}: write the options in the member of the format's name")]
     Misplaced {
-        /// The field, as it is spelt in the spec.
+        /// The member, as it is spelt in the spec.
         field: &'static str,
         format: &'static str,
     },
@@ -57,7 +57,7 @@ pub enum FormatError {
     NoPorts,
     /// The consumer does not speak the port's protocol.
     #[error(
-        "{consumer} does not speak {scheme:?}, the scheme of port {port:?}: it speaks {speaks}; list only ports of these schemes in the format's ports"
+        "{consumer} does not speak {scheme:?}, the appProtocol of port {port:?}: it speaks {speaks}; list only ports with one of these in the format's ports"
     )]
     Scheme {
         consumer: &'static str,
@@ -68,7 +68,7 @@ pub enum FormatError {
     },
     /// The consumer cannot read addresses of the registration's family.
     #[error(
-        "{consumer} cannot read IPv6 addresses ({limit}): use address.family IPv4, and a separate registration for IPv6"
+        "{consumer} cannot read IPv6 addresses ({limit}): use address.ipFamilies [IPv4], and a separate registration for IPv6"
     )]
     Ipv6 {
         consumer: &'static str,
@@ -85,7 +85,7 @@ pub enum FormatError {
         second: String,
     },
     #[error(
-        "there is no RecordFormat {0:?}: create it, or name another one in recordFormat (kubectl get recordformats)"
+        "there is no RecordFormat {0:?}: create it, or name another one in custom.recordFormatRef (kubectl get recordformats)"
     )]
     NoRecordFormat(String),
     /// The RecordFormat exists but is invalid.
@@ -129,7 +129,7 @@ pub enum Refusal {
         name: String,
     },
     /// The consumer cannot read an address of this family.
-    #[error("{consumer} cannot read the IPv6 address ({limit}): set address.family to IPv4")]
+    #[error("{consumer} cannot read the IPv6 address ({limit}): set address.ipFamilies to [IPv4]")]
     Ipv6 {
         consumer: &'static str,
         /// What the consumer would do with such an address.
@@ -162,6 +162,6 @@ pub enum Refusal {
     #[error("its key would have {0} bytes, more than {MAX_KEY}: shorten the format's prefix")]
     KeyTooLong(usize),
     /// The length of the value, in bytes, exceeds `MAX_VALUE`.
-    #[error("its value would have {0} bytes, more than {MAX_VALUE}: shorten the registration's metadata")]
+    #[error("its value would have {0} bytes, more than {MAX_VALUE}: shorten the registration's attributes")]
     ValueTooLong(usize),
 }

@@ -1,4 +1,4 @@
-//! EtcdGrpc: records of the gRPC resolver in etcd's Go client (`client/v3/naming`).
+//! EtcdGRPC: records of the gRPC resolver in etcd's Go client (`client/v3/naming`).
 //!
 //! One key per endpoint, by default `<namespace>/<service>/<pod>`. The resolver reads all keys below the dial target,
 //! after removing one leading slash: `etcd:///shop/orders` reads `shop/orders/`.
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, Service, prefix};
-use crate::api;
+use crate::api::EtcdGRPCFormat;
 use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,10 +16,10 @@ pub struct EtcdGrpc {
 }
 
 impl EtcdGrpc {
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+    pub fn compile(spec: &EtcdGRPCFormat, service: &Service<'_>) -> Result<Self, FormatError> {
         let default = || format!("{}/{}", service.namespace, service.name);
         Ok(Self {
-            reach: FormatPrefixes::exact(prefix::scope("prefix", spec.prefix.as_deref(), default)?),
+            reach: FormatPrefixes::exact(prefix::scope("etcdGRPC.prefix", spec.prefix.as_deref(), default)?),
         })
     }
 
@@ -52,17 +52,13 @@ struct Update<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::api::FormatType;
-    use crate::format::testing::{of, written};
+    use crate::format::testing::{at, written};
     use crate::model::endpoints::orders;
 
     #[test]
     fn metadata_stays_null_however_much_is_known_of_the_endpoint() {
-        let spec = api::Format {
-            prefix: Some("/shop/orders".to_owned()),
-            ..of(FormatType::EtcdGrpc)
-        };
+        let spec = at(FormatType::EtcdGRPC, "/shop/orders");
         let mut endpoint = orders();
         endpoint.address = "2001:db8::7".parse().unwrap();
         assert_eq!(

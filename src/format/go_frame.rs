@@ -12,7 +12,7 @@ use super::facts::facts;
 use super::format_prefixes::FormatPrefixes;
 use super::scheme::spoken_at;
 use super::{FormatError, Refusal, Service, prefix};
-use crate::api;
+use crate::api::GoFrameFormat;
 use crate::model::{Endpoint, Record};
 
 /// Schemes that GoFrame speaks.
@@ -29,27 +29,27 @@ impl GoFrame {
     pub const CONSUMER: &str = "GoFrame";
     pub const NO_IPV6: &str = "its clients panic on them";
 
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+    pub fn compile(spec: &GoFrameFormat, service: &Service<'_>) -> Result<Self, FormatError> {
         if service.ipv6 {
             return Err(FormatError::Ipv6 {
                 consumer: Self::CONSUMER,
                 limit: Self::NO_IPV6,
             });
         }
-        let root = prefix::root(spec, "/service")?;
+        let root = prefix::root("goFrame.root", spec.root.as_deref(), "/service")?;
         if root.strip_prefix('/').is_none_or(|segment| segment.contains('/')) {
             return Err(FormatError::Field {
-                field: "root",
+                field: "goFrame.root",
                 value: root.to_owned(),
                 problem: "is not what GoFrame reads: write a slash and one segment, such as /service",
             });
         }
-        let deployment = prefix::name("deployment", spec.deployment.as_deref(), "default")?;
-        let namespace = prefix::name("namespace", spec.namespace.as_deref(), "default")?;
-        let version = prefix::name("versionSegment", spec.version_segment.as_deref(), "latest")?;
+        let deployment = prefix::name("goFrame.deployment", spec.deployment.as_deref(), "default")?;
+        let namespace = prefix::name("goFrame.namespace", spec.namespace.as_deref(), "default")?;
+        let version = prefix::name("goFrame.version", spec.version.as_deref(), "latest")?;
         let reads = format!("{root}/{deployment}/{namespace}/{}/{version}", service.name);
         Ok(Self {
-            reach: FormatPrefixes::reading(prefix::checked_scope("root", &reads)?, &reads),
+            reach: FormatPrefixes::reading(prefix::checked_scope("goFrame.root", &reads)?, &reads),
         })
     }
 
@@ -97,43 +97,36 @@ struct Metadata<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::testing::{compile, compile_v6, of, written};
+    use crate::format::testing::{compile, compile_v6, of, rooted, written};
     use crate::model::endpoints::orders;
 
     #[test]
     fn every_segment_can_be_chosen_and_none_can_be_doubled() {
-        let spec = api::Format {
+        let spec = GoFrameFormat {
             root: Some("/gf".to_owned()),
             deployment: Some("prod".to_owned()),
             namespace: Some("shop".to_owned()),
-            version_segment: Some("v2".to_owned()),
-            ..of(FormatType::GoFrame)
+            version: Some("v2".to_owned()),
         };
         let mut endpoint = orders();
         endpoint.weight = None;
         endpoint.metadata = std::sync::Arc::new([("insecure".into(), "x".into())].into());
         assert_eq!(
-            written(&spec, &endpoint, false),
+            written(&spec.into(), &endpoint, false),
             [(
                 "/gf/prod/shop/orders/v2/10.0.0.7:8080".to_owned(),
                 r#"{"protocol":"grpc","insecure":true,"weight":1,"zone":"eu-1a"}"#.to_owned()
             )]
         );
         for root in ["service", "/a/b", "a/b"] {
-            let root = Some(root.to_owned());
-            let error = compile(&api::Format {
-                root,
-                ..of(FormatType::GoFrame)
-            })
-            .unwrap_err();
+            let error = compile(&rooted(FormatType::GoFrame, root)).unwrap_err();
             assert!(error.to_string().contains("a slash and one segment"), "{error}");
         }
-        let namespace = Some("a/b".to_owned());
-        let error = compile(&api::Format {
-            namespace,
-            ..of(FormatType::GoFrame)
-        })
-        .unwrap_err();
+        let namespace = GoFrameFormat {
+            namespace: Some("a/b".to_owned()),
+            ..GoFrameFormat::default()
+        };
+        let error = compile(&namespace.into()).unwrap_err();
         assert!(error.to_string().contains("namespace \"a/b\""), "{error}");
     }
 

@@ -6,7 +6,7 @@
 
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, Service, prefix};
-use crate::api;
+use crate::api::GoZeroFormat;
 use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +15,8 @@ pub struct GoZero {
 }
 
 impl GoZero {
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
-        let scope = prefix::scope("key", spec.key.as_deref(), || format!("{}.rpc", service.name))?;
+    pub fn compile(spec: &GoZeroFormat, service: &Service<'_>) -> Result<Self, FormatError> {
+        let scope = prefix::scope("goZero.key", spec.key.as_deref(), || format!("{}.rpc", service.name))?;
         Ok(Self {
             reach: FormatPrefixes::exact(scope),
         })
@@ -37,15 +37,13 @@ impl GoZero {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::testing::{of, written};
+    use crate::format::testing::written;
     use crate::model::endpoints::orders;
 
     #[test]
     fn another_address_is_another_key() {
-        let spec = api::Format {
-            key: Some("shop/orders.rpc".to_owned()),
-            ..of(api::FormatType::GoZero)
-        };
+        let key = Some("shop/orders.rpc".to_owned());
+        let spec = GoZeroFormat { key }.into();
         let mut endpoint = orders();
         endpoint.address = "2001:db8::7".parse().unwrap();
         assert_eq!(

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::facts::facts;
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, Service, prefix};
-use crate::api;
+use crate::api::KitexFormat;
 use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,9 +20,9 @@ pub struct Kitex {
 impl Kitex {
     pub const CONSUMER: &str = "Kitex";
 
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
-        let root = prefix::root(spec, "kitex/registry-etcd")?;
-        let scope = prefix::checked_scope("root", &format!("{root}/{}", service.name))?;
+    pub fn compile(spec: &KitexFormat, service: &Service<'_>) -> Result<Self, FormatError> {
+        let root = prefix::root("kitex.root", spec.root.as_deref(), "kitex/registry-etcd")?;
+        let scope = prefix::checked_scope("kitex.root", &format!("{root}/{}", service.name))?;
         Ok(Self {
             reach: FormatPrefixes::exact(scope),
         })
@@ -74,15 +74,12 @@ struct Instance<'a> {
 mod tests {
     use super::*;
     use crate::api::FormatType;
-    use crate::format::testing::{compile, of, written};
+    use crate::format::testing::{compile, of, rooted, written};
     use crate::model::endpoints::orders;
 
     #[test]
     fn a_weight_that_is_unknown_is_the_framework_s_own() {
-        let spec = api::Format {
-            root: Some("prod/kitex".to_owned()),
-            ..of(FormatType::Kitex)
-        };
+        let spec = rooted(FormatType::Kitex, "prod/kitex");
         let endpoint = Endpoint {
             weight: None,
             zone: None,

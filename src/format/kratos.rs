@@ -12,7 +12,7 @@ use super::facts::facts;
 use super::format_prefixes::FormatPrefixes;
 use super::scheme::spoken_at;
 use super::{FormatError, Refusal, Service, prefix};
-use crate::api;
+use crate::api::KratosFormat;
 use crate::model::{Endpoint, Record};
 
 /// Schemes that Kratos' own servers speak.
@@ -24,11 +24,11 @@ pub struct Kratos {
 }
 
 impl Kratos {
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
-        let root = prefix::root(spec, "/microservices")?;
+    pub fn compile(spec: &KratosFormat, service: &Service<'_>) -> Result<Self, FormatError> {
+        let root = prefix::root("kratos.root", spec.root.as_deref(), "/microservices")?;
         let reads = format!("{root}/{}", service.name);
         Ok(Self {
-            reach: FormatPrefixes::reading(prefix::checked_scope("root", &reads)?, &reads).by_name(),
+            reach: FormatPrefixes::reading(prefix::checked_scope("kratos.root", &reads)?, &reads).by_name(),
         })
     }
 
@@ -71,7 +71,8 @@ struct Instance<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::testing::{of, written};
+    use crate::api::FormatType;
+    use crate::format::testing::{rooted, written};
     use crate::model::endpoints::orders;
 
     #[test]
@@ -85,10 +86,7 @@ mod tests {
             address: "2001:db8::7".parse().unwrap(),
             ..orders()
         };
-        let spec = api::Format {
-            root: Some("/prod/services".to_owned()),
-            ..of(api::FormatType::Kratos)
-        };
+        let spec = rooted(FormatType::Kratos, "/prod/services");
         assert_eq!(
             written(&spec, &endpoint, false),
             [(

@@ -39,6 +39,6 @@ mod testing;
 
 pub use compiled::Format;
 pub use error::{FormatError, Refusal};
-pub use reading::Reading;
+pub use reading::{Dialect, Reading};
 pub use service::{Service, ServicePort};
 pub use templates::{RecordFormats, TemplateError, Templates};

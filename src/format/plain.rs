@@ -10,8 +10,7 @@ use serde::Serialize;
 
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, Service, prefix};
-use crate::api;
-use crate::api::PlainValue;
+use crate::api::{PlainFormat, PlainValue};
 use crate::model::{Endpoint, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +20,10 @@ pub struct Plain {
 }
 
 impl Plain {
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+    pub fn compile(spec: &PlainFormat, service: &Service<'_>) -> Result<Self, FormatError> {
         let default = || format!("/services/{}/{}", service.namespace, service.name);
         Ok(Self {
-            reach: FormatPrefixes::exact(prefix::scope("prefix", spec.prefix.as_deref(), default)?),
+            reach: FormatPrefixes::exact(prefix::scope("plain.prefix", spec.prefix.as_deref(), default)?),
             value: spec.value.unwrap_or_default(),
         })
     }
@@ -34,10 +33,10 @@ impl Plain {
     }
 
     /// Distinguishes the two kinds of values.
-    pub fn dialect(&self) -> &'static str {
+    pub fn variant(&self) -> Option<&str> {
         match self.value {
-            PlainValue::HostPort => "Plain",
-            PlainValue::Json => "Plain with JSON",
+            PlainValue::HostPort => None,
+            PlainValue::JSON => Some("JSON"),
         }
     }
 
@@ -46,7 +45,7 @@ impl Plain {
         let key = format!("{}{id}", self.reach.scope.prefix());
         Ok(vec![match self.value {
             PlainValue::HostPort => Record::new(key, endpoint.host_port()),
-            PlainValue::Json => Record::json(key, &json(endpoint)),
+            PlainValue::JSON => Record::json(key, &json(endpoint)),
         }])
     }
 }
@@ -95,15 +94,12 @@ fn json(endpoint: &Endpoint) -> Json<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::FormatType;
-    use crate::format::testing::{self, of};
+    use crate::format::testing;
     use crate::model::endpoints::orders;
 
     fn written(value: PlainValue, endpoint: &Endpoint) -> String {
-        let spec = api::Format {
-            value: Some(value),
-            ..of(FormatType::Plain)
-        };
+        let value = Some(value);
+        let spec = PlainFormat { prefix: None, value }.into();
         let [(_, value)] = <[_; 1]>::try_from(testing::written(&spec, endpoint, true)).expect("one record");
         value
     }
@@ -118,7 +114,7 @@ mod tests {
     #[test]
     fn json_tells_all_that_is_known_in_a_stable_order() {
         assert_eq!(
-            written(PlainValue::Json, &orders()),
+            written(PlainValue::JSON, &orders()),
             r#"{"address":"10.0.0.7","port":8080,"portName":"grpc","scheme":"grpc","version":"1.4.2","weight":10,"zone":"eu-1a","node":"n1","pod":"orders-7d9f-abcde","namespace":"shop","service":"orders","metadata":{"zone":"eu-1a"}}"#
         );
     }
@@ -135,7 +131,7 @@ mod tests {
             ..orders()
         };
         assert_eq!(
-            written(PlainValue::Json, &endpoint),
+            written(PlainValue::JSON, &endpoint),
             r#"{"address":"10.0.0.7","port":8080,"portName":"grpc","pod":"orders-7d9f-abcde","namespace":"shop","service":"orders"}"#
         );
     }

@@ -3,7 +3,6 @@
 //! Admission has checked the users' input already, but an object may be older than the rule that would reject it now.
 
 use super::{FormatError, Refusal};
-use crate::api;
 use crate::model::{Endpoint, Prefix};
 
 /// Maximum length of a prefix that users write, in bytes. With the longest pod and port names below it, a key stays
@@ -33,9 +32,9 @@ pub fn checked_scope(field: &'static str, prefix: &str) -> Result<Prefix, Format
     checked(field, prefix, MAX_COMPOSED).map(Prefix::below)
 }
 
-/// Returns the part of a framework's keys before the service's name: as written, or `default`.
-pub fn root<'a>(spec: &'a api::Format, default: &'a str) -> Result<&'a str, FormatError> {
-    checked("root", spec.root.as_deref().unwrap_or(default), MAX_PREFIX)
+/// Returns the part of a framework's keys before the service's name: as written in `field`, or `default`.
+pub fn root<'a>(field: &'static str, written: Option<&'a str>, default: &'a str) -> Result<&'a str, FormatError> {
+    checked(field, written.unwrap_or(default), MAX_PREFIX)
 }
 
 /// Returns one key segment that the user wrote in `field`, or `default`.

@@ -10,62 +10,69 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::consumers::{self, ConsumerView};
-use super::testing::{ORDERS, of};
+use super::testing::{self, ORDERS, of};
 use super::{Format, Refusal};
-use crate::api::{self, FormatType, PlainValue, TraefikProtocol};
+use crate::api::{
+    self, CoreDNSFormat, FormatType, GoFrameFormat, GoZeroFormat, PlainFormat, PlainValue, TraefikFormat,
+    TraefikProtocol,
+};
 use crate::model::{Endpoint, Record};
 
 /// Formats of all types, with valid fields.
 fn formats() -> impl Strategy<Value = api::Format> {
     let place = || option::of("/?[a-zé-][a-zé.-]{0,8}(/[a-z:0-9]{1,8}){0,3}");
     let name = || option::of("[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,12}");
-    let at = |kind| place().prop_map(move |prefix| api::Format { prefix, ..of(kind) });
-    let rooted = |kind| place().prop_map(move |root| api::Format { root, ..of(kind) });
+    let set = |kind, place: Option<String>, with: fn(FormatType, &str) -> api::Format| {
+        place.map_or_else(|| of(kind), |place| with(kind, &place))
+    };
+    let at = |kind| place().prop_map(move |prefix| set(kind, prefix, testing::at));
+    let rooted = |kind| place().prop_map(move |root| set(kind, root, testing::rooted));
     prop_oneof![
         at(FormatType::Plain),
-        at(FormatType::Plain).prop_map(|spec| api::Format {
-            value: Some(PlainValue::Json),
-            ..spec
+        place().prop_map(|prefix| {
+            let value = Some(PlainValue::JSON);
+            PlainFormat { prefix, value }.into()
         }),
-        at(FormatType::EtcdGrpc),
-        place().prop_map(|key| api::Format {
-            key,
-            ..of(FormatType::GoZero)
-        }),
+        at(FormatType::EtcdGRPC),
+        place().prop_map(|key| GoZeroFormat { key }.into()),
         rooted(FormatType::Kratos),
         Just(of(FormatType::GoMicro)),
         rooted(FormatType::Kitex),
         Just(of(FormatType::Hertz)),
-        (option::of("/[a-z]{1,8}"), name(), name(), name()).prop_map(
-            |(root, deployment, namespace, version_segment)| api::Format {
+        (option::of("/[a-z]{1,8}"), name(), name(), name()).prop_map(|(root, deployment, namespace, version)| {
+            let options = GoFrameFormat {
                 root,
                 deployment,
                 namespace,
-                version_segment,
-                ..of(FormatType::GoFrame)
-            }
-        ),
+                version,
+            };
+            options.into()
+        }),
         (
             "[a-x]{1,2}([.][a-x0-9]([a-x0-9-]{0,3}[a-x0-9])?){0,4}",
             option::of("[a-z]{1,8}"),
             option::of(1..9_u32)
         )
-            .prop_map(|(domain, root, ttl)| api::Format {
-                domain: Some(domain),
-                root,
-                ttl,
-                ..of(FormatType::CoreDns)
+            .prop_map(|(domain, root, ttl_seconds)| {
+                let options = CoreDNSFormat {
+                    root,
+                    ttl_seconds,
+                    ..testing::core_dns(&domain)
+                };
+                options.into()
             }),
         (
             option::of("[a-z]{1,8}(/[a-z]{1,8})?"),
             option::of("[a-z][a-z0-9.-]{0,8}"),
-            select(vec![TraefikProtocol::Http, TraefikProtocol::Tcp, TraefikProtocol::Udp])
+            select(vec![TraefikProtocol::HTTP, TraefikProtocol::TCP, TraefikProtocol::UDP])
         )
-            .prop_map(|(root, name, protocol)| api::Format {
-                root,
-                name,
-                protocol: Some(protocol),
-                ..of(FormatType::Traefik)
+            .prop_map(|(root, service_name, protocol)| {
+                let options = TraefikFormat {
+                    root,
+                    protocol: Some(protocol),
+                    service_name,
+                };
+                options.into()
             }),
     ]
 }
@@ -131,35 +138,44 @@ fn port_name() -> &'static str {
 fn seen(spec: &api::Format, records: &[Record]) -> Vec<ConsumerView> {
     let keys: Vec<(&str, &[u8])> = records.iter().map(|record| (&*record.key, &*record.value)).collect();
     let or = |field: &Option<String>, default: &str| field.clone().unwrap_or_else(|| default.to_owned());
-    let root = |default: &str| or(&spec.root, default);
+    // The members that are not set have their defaults, so each reads as a whole.
+    let plain = spec.plain.clone().unwrap_or_default();
+    let traefik = spec.traefik.clone().unwrap_or_default();
+    let go_frame = spec.go_frame.clone().unwrap_or_default();
+    let core_dns = spec.core_dns.clone().unwrap_or_default();
+    let kratos = spec.kratos.clone().unwrap_or_default();
+    let kitex = spec.kitex.clone().unwrap_or_default();
+    let etcd_grpc = spec.etcd_grpc.clone().unwrap_or_default();
+    let go_zero = spec.go_zero.clone().unwrap_or_default();
     let read = match spec.kind {
-        FormatType::Plain if spec.value == Some(PlainValue::Json) => return records.iter().map(read_json).collect(),
-        FormatType::Plain => consumers::plain(&keys, &or(&spec.prefix, "/services/shop/orders")),
-        FormatType::EtcdGrpc => consumers::etcd_grpc(&keys, &or(&spec.prefix, "shop/orders")),
-        FormatType::GoZero => consumers::go_zero(&keys, &or(&spec.key, "orders.rpc")),
-        FormatType::Kratos => consumers::kratos(&keys, &root("/microservices"), "orders"),
+        FormatType::Plain if plain.value == Some(PlainValue::JSON) => return records.iter().map(read_json).collect(),
+        FormatType::Plain => consumers::plain(&keys, &or(&plain.prefix, "/services/shop/orders")),
+        FormatType::EtcdGRPC => consumers::etcd_grpc(&keys, &or(&etcd_grpc.prefix, "shop/orders")),
+        FormatType::GoZero => consumers::go_zero(&keys, &or(&go_zero.key, "orders.rpc")),
+        FormatType::Kratos => consumers::kratos(&keys, &or(&kratos.root, "/microservices"), "orders"),
         FormatType::GoMicro => consumers::go_micro(&keys, "orders"),
-        FormatType::Kitex => consumers::kitex(&keys, &root("kitex/registry-etcd"), "orders"),
+        FormatType::Kitex => consumers::kitex(&keys, &or(&kitex.root, "kitex/registry-etcd"), "orders"),
         FormatType::Hertz => consumers::kitex(&keys, "hertz/registry-etcd", "orders"),
         FormatType::GoFrame => {
             let segments = [
-                root("/service"),
-                or(&spec.deployment, "default"),
-                or(&spec.namespace, "default"),
+                or(&go_frame.root, "/service"),
+                or(&go_frame.deployment, "default"),
+                or(&go_frame.namespace, "default"),
                 "orders".to_owned(),
-                or(&spec.version_segment, "latest"),
+                or(&go_frame.version, "latest"),
             ];
             consumers::go_frame(&keys, &segments.join("/"))
         }
-        FormatType::CoreDns => consumers::core_dns(&keys, &root("skydns"), spec.domain.as_deref().unwrap_or_default()),
+        FormatType::CoreDNS => consumers::core_dns(&keys, &or(&core_dns.root, "skydns"), &core_dns.domain),
         FormatType::Custom => unreachable!("`templates` has separate property tests"),
         FormatType::Traefik => {
-            let protocol = match spec.protocol.unwrap_or_default() {
-                TraefikProtocol::Http => "http",
-                TraefikProtocol::Tcp => "tcp",
-                TraefikProtocol::Udp => "udp",
+            let protocol = match traefik.protocol.unwrap_or_default() {
+                TraefikProtocol::HTTP => "http",
+                TraefikProtocol::TCP => "tcp",
+                TraefikProtocol::UDP => "udp",
             };
-            consumers::traefik(&keys, &root("traefik"), protocol, &or(&spec.name, "shop-orders"))
+            let name = or(&traefik.service_name, "shop-orders");
+            consumers::traefik(&keys, &or(&traefik.root, "traefik"), protocol, &name)
         }
     };
     read.unwrap_or_else(|stumble| panic!("{stumble}: {keys:?}"))
@@ -187,10 +203,10 @@ fn read_json(record: &Record) -> ConsumerView {
 
 /// Whether a format may refuse an endpoint: only if its consumers cannot express the address family or the weight.
 fn may_refuse(spec: &api::Format, endpoint: &Endpoint, refusal: &Refusal) -> bool {
-    use FormatType::{CoreDns, GoFrame, Hertz, Kitex};
+    use FormatType::{CoreDNS, GoFrame, Hertz, Kitex};
     match refusal {
         Refusal::Ipv6 { .. } => spec.kind == GoFrame && endpoint.address.is_ipv6(),
-        Refusal::NoShare { .. } => [Kitex, Hertz, GoFrame, CoreDns].contains(&spec.kind) && endpoint.weight == Some(0),
+        Refusal::NoShare { .. } => [Kitex, Hertz, GoFrame, CoreDNS].contains(&spec.kind) && endpoint.weight == Some(0),
         _ => false,
     }
 }
@@ -254,7 +270,7 @@ proptest! {
 
     #[test]
     fn json_tells_all_there_is(endpoint in endpoints()) {
-        let spec = api::Format { value: Some(PlainValue::Json), ..of(FormatType::Plain) };
+        let spec = testing::json();
         let seen = read_json(&compile(&spec).record(&endpoint, true).unwrap()[0]);
         let facts: BTreeMap<Arc<str>, Arc<str>> =
             seen.facts.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect();
@@ -329,7 +345,7 @@ proptest! {
             prop_assert!(!name.is_empty() && !name.starts_with('/') && !name.contains("//"));
             prop_assert!(!name.chars().any(|c| c.is_whitespace() || c.is_control()));
             let depth = match spec.kind {
-                FormatType::CoreDns | FormatType::Traefik => 2,
+                FormatType::CoreDNS | FormatType::Traefik => 2,
                 _ => 1,
             };
             prop_assert_eq!(name.split('/').count(), depth, "{}", name);
@@ -341,15 +357,15 @@ proptest! {
 
     #[test]
     fn any_text_for_a_place_is_either_refused_or_safe(place in "(?s).{0,24}", endpoint in endpoints(), field in 0..7_usize) {
-        let text = Some(place);
+        let text = Some(place.clone());
         let spec = match field {
-            0 => api::Format { prefix: text, ..of(FormatType::Plain) },
-            1 => api::Format { key: text, ..of(FormatType::GoZero) },
-            2 => api::Format { root: text, ..of(FormatType::Kratos) },
-            3 => api::Format { domain: text, ..of(FormatType::CoreDns) },
-            4 => api::Format { name: text, ..of(FormatType::Traefik) },
-            5 => api::Format { version_segment: text, ..of(FormatType::GoFrame) },
-            _ => api::Format { root: text, ..of(FormatType::Traefik) },
+            0 => testing::at(FormatType::Plain, &place),
+            1 => GoZeroFormat { key: text }.into(),
+            2 => testing::rooted(FormatType::Kratos, &place),
+            3 => testing::core_dns(&place).into(),
+            4 => TraefikFormat { service_name: text, ..TraefikFormat::default() }.into(),
+            5 => GoFrameFormat { version: text, ..GoFrameFormat::default() }.into(),
+            _ => testing::rooted(FormatType::Traefik, &place),
         };
         if let Ok(format) = Format::compile(&spec, &ORDERS)
             && let Ok(records) = format.record(&endpoint, true)

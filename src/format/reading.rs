@@ -1,15 +1,37 @@
 //! What the overlap check between registrations needs to know about a format: where the format writes, and what its
 //! consumers read.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::format_prefixes::FormatPrefixes;
+use crate::api::FormatType;
+
+/// The kind of records that a format writes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dialect {
+    pub kind: FormatType,
+    /// What distinguishes the records from others of the type, if it matters to consumers.
+    pub variant: Option<Arc<str>>,
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind.as_str();
+        match (self.kind, &self.variant) {
+            (FormatType::Custom, Some(name)) => f.write_str(name),
+            (FormatType::Traefik, Some(root)) => write!(f, "{kind} with the root {root}"),
+            (_, Some(variant)) => write!(f, "{kind} with {variant}"),
+            (_, None) => f.write_str(kind),
+        }
+    }
+}
 
 /// Where a format writes, what its consumers read, and in which dialect.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reading {
-    /// The kind of records. Records of the same dialect below the same prefix are one service on purpose.
-    pub dialect: Arc<str>,
+    /// Records of the same dialect below the same prefix are one service on purpose.
+    pub dialect: Dialect,
     /// The prefix of all keys of the format, with a slash at its end.
     pub written: Arc<str>,
     /// Consumers take every key that starts with this text as a record of the service.
@@ -28,9 +50,9 @@ impl Reading {
         self.by_name && last_segment(&self.written) != last_segment(place)
     }
 
-    pub(super) fn of(dialect: &str, reach: &FormatPrefixes) -> Self {
+    pub(super) fn of(dialect: Dialect, reach: &FormatPrefixes) -> Self {
         Self {
-            dialect: dialect.into(),
+            dialect,
             written: reach.scope.prefix().into(),
             reads: (*reach.reads).into(),
             realm: (*reach.realm).into(),

@@ -7,39 +7,34 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::testing::{ORDERS, of};
+use super::testing::{self, ORDERS, of};
 use super::{Format, Service};
-use crate::api::{self, FormatType, PlainValue, TraefikProtocol};
+use crate::api::{self, FormatType, TraefikFormat, TraefikProtocol};
 use crate::model::endpoints::orders;
 use crate::model::{Endpoint, Record};
 
 fn rows() -> Vec<(&'static str, api::Format)> {
-    let traefik = |protocol| api::Format {
-        protocol: Some(protocol),
-        ..of(FormatType::Traefik)
-    };
-    let json = api::Format {
-        value: Some(PlainValue::Json),
-        ..of(FormatType::Plain)
-    };
-    let core_dns = api::Format {
-        domain: Some("orders.example.com".to_owned()),
-        ..of(FormatType::CoreDns)
+    let traefik = |protocol| {
+        let options = TraefikFormat {
+            protocol: Some(protocol),
+            ..TraefikFormat::default()
+        };
+        options.into()
     };
     vec![
         ("Plain", of(FormatType::Plain)),
-        ("Plain, Json", json),
-        ("EtcdGrpc", of(FormatType::EtcdGrpc)),
+        ("Plain, JSON", testing::json()),
+        ("EtcdGRPC", of(FormatType::EtcdGRPC)),
         ("GoZero", of(FormatType::GoZero)),
         ("Kratos", of(FormatType::Kratos)),
         ("GoMicro", of(FormatType::GoMicro)),
         ("Kitex", of(FormatType::Kitex)),
         ("Hertz", of(FormatType::Hertz)),
         ("GoFrame", of(FormatType::GoFrame)),
-        ("CoreDns", core_dns),
-        ("Traefik, Http", traefik(TraefikProtocol::Http)),
-        ("Traefik, Tcp", traefik(TraefikProtocol::Tcp)),
-        ("Traefik, Udp", traefik(TraefikProtocol::Udp)),
+        ("CoreDNS", testing::core_dns("orders.example.com").into()),
+        ("Traefik, HTTP", traefik(TraefikProtocol::HTTP)),
+        ("Traefik, TCP", traefik(TraefikProtocol::TCP)),
+        ("Traefik, UDP", traefik(TraefikProtocol::UDP)),
     ]
 }
 
@@ -55,11 +50,11 @@ const FACTS: [(&str, Change); 11] = [
         endpoint.address = "10.0.0.8".parse().expect("an address");
     }),
     ("port", |endpoint| endpoint.port = 9090),
-    ("scheme", |endpoint| endpoint.scheme = Some("https".into())),
+    ("appProtocol", |endpoint| endpoint.scheme = Some("https".into())),
     ("weight", |endpoint| endpoint.weight = Some(20)),
     ("version", |endpoint| endpoint.version = Some("2.0".into())),
     ("zone", |endpoint| endpoint.zone = Some("eu-1b".into())),
-    ("metadata `team`", |endpoint| {
+    ("attribute `team`", |endpoint| {
         endpoint.metadata = Arc::new(BTreeMap::from([("team".into(), "green".into())]));
     }),
 ];

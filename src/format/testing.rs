@@ -1,7 +1,10 @@
 //! Test data for formats: the service of `tests/data/wire-vectors.txt`, and formats of that service.
 
 use super::{Format, FormatError, RecordFormats, Service, ServicePort};
-use crate::api::{self, FormatType};
+use crate::api::{
+    self, CoreDNSFormat, CustomFormat, EtcdGRPCFormat, FormatType, GoFrameFormat, GoZeroFormat, KitexFormat,
+    KratosFormat, PlainFormat, PlainValue, TraefikFormat,
+};
 use crate::model::Endpoint;
 
 /// The port of the service's endpoint.
@@ -27,6 +30,76 @@ pub fn of(kind: FormatType) -> api::Format {
     api::Format {
         kind,
         ..api::Format::default()
+    }
+}
+
+/// Returns a format with this prefix.
+pub fn at(kind: FormatType, prefix: &str) -> api::Format {
+    let prefix = Some(prefix.to_owned());
+    let mut spec = of(kind);
+    match kind {
+        FormatType::Plain => spec.plain = Some(PlainFormat { prefix, value: None }),
+        FormatType::EtcdGRPC => spec.etcd_grpc = Some(EtcdGRPCFormat { prefix }),
+        kind => panic!("{kind:?} has no prefix"),
+    }
+    spec
+}
+
+/// Returns a format with this root.
+pub fn rooted(kind: FormatType, root: &str) -> api::Format {
+    let root = Some(root.to_owned());
+    let mut spec = of(kind);
+    match kind {
+        FormatType::Kratos => spec.kratos = Some(KratosFormat { root }),
+        FormatType::Kitex => spec.kitex = Some(KitexFormat { root }),
+        FormatType::GoFrame => {
+            spec.go_frame = Some(GoFrameFormat {
+                root,
+                ..GoFrameFormat::default()
+            });
+        }
+        FormatType::Traefik => {
+            spec.traefik = Some(TraefikFormat {
+                root,
+                ..TraefikFormat::default()
+            });
+        }
+        kind => panic!("{kind:?} has no root of its own"),
+    }
+    spec
+}
+
+/// Returns the format Plain with JSON.
+pub fn json() -> api::Format {
+    let value = Some(PlainValue::JSON);
+    let plain = PlainFormat { prefix: None, value };
+    plain.into()
+}
+
+macro_rules! format_of {
+    ($($options:ty, $kind:ident, $member:ident;)+) => {
+        $(impl From<$options> for api::Format {
+            fn from(options: $options) -> Self {
+                Self { $member: Some(options), ..of(FormatType::$kind) }
+            }
+        })+
+    };
+}
+
+format_of! {
+    PlainFormat, Plain, plain;
+    GoZeroFormat, GoZero, go_zero;
+    GoFrameFormat, GoFrame, go_frame;
+    CoreDNSFormat, CoreDNS, core_dns;
+    TraefikFormat, Traefik, traefik;
+    CustomFormat, Custom, custom;
+}
+
+/// Returns the format CoreDNS with this domain.
+pub fn core_dns(domain: &str) -> CoreDNSFormat {
+    CoreDNSFormat {
+        domain: domain.to_owned(),
+        ..CoreDNSFormat::default()
     }
 }
 

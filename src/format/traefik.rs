@@ -9,13 +9,10 @@
 //! an existing url, that url's lease might have no room for the weight. The weight would then be on another lease, and
 //! the url's lease might expire first.
 
-use std::borrow::Cow;
-
 use super::format_prefixes::FormatPrefixes;
 use super::scheme::{spoken, spoken_at};
 use super::{FormatError, Refusal, Service, ServicePort, prefix};
-use crate::api;
-use crate::api::TraefikProtocol;
+use crate::api::{TraefikFormat, TraefikProtocol};
 use crate::model::{Endpoint, Record, fnv64};
 
 const CONSUMER: &str = "Traefik";
@@ -38,49 +35,49 @@ pub struct Traefik {
 }
 
 impl Traefik {
-    pub fn compile(spec: &api::Format, service: &Service<'_>) -> Result<Self, FormatError> {
+    pub fn compile(spec: &TraefikFormat, service: &Service<'_>) -> Result<Self, FormatError> {
         let wrong = |field, value: &str, problem| {
             let value = value.to_owned();
             Err(FormatError::Field { field, value, problem })
         };
-        let root = prefix::root(spec, ROOT)?;
+        let root = prefix::root("traefik.root", spec.root.as_deref(), ROOT)?;
         if root.starts_with('/') {
             return wrong(
-                "root",
+                "traefik.root",
                 root,
                 "starts with a slash, and Traefik never reads such keys: write it without",
             );
         }
         let default = format!("{}-{}", service.namespace, service.name);
-        let name = prefix::name("name", spec.name.as_deref(), &default)?;
+        let name = prefix::name("traefik.serviceName", spec.service_name.as_deref(), &default)?;
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             let problem =
-                "has capitals, and Traefik treats names that differ only in case as equal: write name in lower case";
-            return wrong("name", name, problem);
+                "has capitals, and Traefik treats names that differ only in case as equal: write it in lower case";
+            return wrong("traefik.serviceName", name, problem);
         }
         if name.bytes().all(|byte| byte.is_ascii_digit()) {
             return wrong(
-                "name",
+                "traefik.serviceName",
                 name,
                 "is a number, which Traefik treats as an index: add a letter",
             );
         }
         let protocol = spec.protocol.unwrap_or_default();
         let segment = match protocol {
-            TraefikProtocol::Http => "http",
-            TraefikProtocol::Tcp => "tcp",
-            TraefikProtocol::Udp => "udp",
+            TraefikProtocol::HTTP => "http",
+            TraefikProtocol::TCP => "tcp",
+            TraefikProtocol::UDP => "udp",
         };
         let prefix = format!("{root}/{segment}/services/{name}/loadbalancer/servers");
         Ok(Self {
-            reach: FormatPrefixes::within(prefix::checked_scope("root", &prefix)?, &format!("{root}/")),
+            reach: FormatPrefixes::within(prefix::checked_scope("traefik.root", &prefix)?, &format!("{root}/")),
             protocol,
         })
     }
 
     pub fn check(&self, port: &ServicePort<'_>) -> Result<(), FormatError> {
         let scheme = spoken(port.scheme, port.name, &KNOWN.map(|known| known.0), "http");
-        if self.protocol == TraefikProtocol::Http && url_scheme(scheme).is_none() {
+        if self.protocol == TraefikProtocol::HTTP && url_scheme(scheme).is_none() {
             return Err(FormatError::Scheme {
                 consumer: CONSUMER,
                 port: port.name.to_owned(),
@@ -95,22 +92,19 @@ impl Traefik {
         &self.reach
     }
 
-    /// Returns a dialect per root. Each root has its own Traefik provider, which fails on records that another root
+    /// Returns the root, unless it is the default one. Each root has its own Traefik provider, which fails on records that another root
     /// puts below its own. So records of two roots are of different kinds.
-    pub fn dialect(&self) -> Cow<'static, str> {
-        match self.reach.realm.trim_end_matches('/') {
-            ROOT => Cow::Borrowed(CONSUMER),
-            root => Cow::Owned(format!("{CONSUMER} with the root {root}")),
-        }
+    pub fn variant(&self) -> Option<&str> {
+        Some(self.reach.realm.trim_end_matches('/')).filter(|root| *root != ROOT)
     }
 
     pub fn records(&self, endpoint: &Endpoint) -> Result<Vec<Record>, Refusal> {
         let (pod, port) = (&endpoint.pod, &endpoint.port_name);
-        let weight = endpoint.weight.filter(|_| self.protocol == TraefikProtocol::Http);
+        let weight = endpoint.weight.filter(|_| self.protocol == TraefikProtocol::HTTP);
         let fields = if weight.is_some() { "url weight" } else { "" };
         let number = fnv64(&[&endpoint.namespace, pod, port, fields]);
         let field = |name: &str| format!("{}{number}/{name}", self.reach.scope.prefix());
-        if self.protocol != TraefikProtocol::Http {
+        if self.protocol != TraefikProtocol::HTTP {
             return Ok(vec![Record::new(field("address"), endpoint.host_port())]);
         }
         let scheme = spoken_at(endpoint, &KNOWN.map(|known| known.0), "http");
@@ -143,12 +137,11 @@ mod tests {
 
     #[test]
     fn tcp_and_udp_have_an_address_and_no_weight() {
-        for (protocol, segment) in [(TraefikProtocol::Tcp, "tcp"), (TraefikProtocol::Udp, "udp")] {
-            let spec = api::Format {
-                protocol: Some(protocol),
+        for (protocol, segment) in [(TraefikProtocol::TCP, "tcp"), (TraefikProtocol::UDP, "udp")] {
+            let spec = TraefikFormat {
                 root: Some("edge/traefik".to_owned()),
-                name: Some("orders".to_owned()),
-                ..of(FormatType::Traefik)
+                protocol: Some(protocol),
+                service_name: Some("orders".to_owned()),
             };
             let mut endpoint = orders();
             endpoint.address = "2001:db8::7".parse().unwrap();
@@ -156,7 +149,7 @@ mod tests {
             endpoint.scheme = Some("redis".into());
             let number = fnv64(&["shop", "orders-7d9f-abcde", "grpc", ""]);
             assert_eq!(
-                written(&spec, &endpoint, true),
+                written(&spec.into(), &endpoint, true),
                 [(
                     format!("edge/traefik/{segment}/services/orders/loadbalancer/servers/{number}/address"),
                     "[2001:db8::7]:8080".to_owned()
@@ -182,10 +175,10 @@ mod tests {
 
     #[test]
     fn what_would_break_the_provider_is_refused_with_what_to_write() {
-        let with = |root: Option<&str>, name: Option<&str>| api::Format {
+        let with = |root: Option<&str>, name: Option<&str>| TraefikFormat {
             root: root.map(str::to_owned),
-            name: name.map(str::to_owned),
-            ..of(FormatType::Traefik)
+            protocol: None,
+            service_name: name.map(str::to_owned),
         };
         let cases = [
             (with(Some("/traefik"), None), "write it without"),
@@ -194,7 +187,7 @@ mod tests {
             (with(None, Some("a/b")), "letters, digits"),
         ];
         for (spec, expected) in cases {
-            let error = compile(&spec).unwrap_err().to_string();
+            let error = compile(&spec.into()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error} / {expected}");
         }
         let endpoint = Endpoint {

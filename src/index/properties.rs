@@ -114,7 +114,7 @@ fn any_reference() -> impl Strategy<Value = RegistrationRef> {
 
 fn any_registration() -> impl Strategy<Value = Registration> {
     let family = prop_oneof![3 => Just(Family::IPv4), 1 => Just(Family::IPv6)];
-    let labels = (option::of(shared(&KEYS)), vec(shared(&KEYS), 0..2));
+    let labels = (option::of(shared(&KEYS)), vec((shared(&KEYS), shared(&KEYS)), 0..2));
     (
         any_reference(),
         any_selector(),

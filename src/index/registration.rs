@@ -33,9 +33,9 @@ pub struct Registration {
     pub version_label: Option<Arc<str>>,
     /// The metadata of all endpoints.
     pub metadata: Arc<BTreeMap<Arc<str>, Arc<str>>>,
-    /// Pod labels that become metadata of the same name. A label of the pod overrides the entry of that name in
-    /// [`Self::metadata`]. A label that the pod does not have adds nothing.
-    pub metadata_labels: Vec<Arc<str>>,
+    /// Names of further metadata, each with the pod label that holds its value. A label that the pod does not have adds
+    /// nothing.
+    pub metadata_labels: Vec<(Arc<str>, Arc<str>)>,
 }
 
 /// One port of a registration.

@@ -103,9 +103,9 @@ fn ready(
 
 fn metadata(registration: &Registration, pod: &CompactPod, symbols: &Symbols) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {
     let mut metadata = registration.metadata.clone();
-    for key in &registration.metadata_labels {
-        if let Some(value) = symbols.label(pod, key) {
-            Arc::make_mut(&mut metadata).insert(key.clone(), value.clone());
+    for (name, label) in &registration.metadata_labels {
+        if let Some(value) = symbols.label(pod, label) {
+            Arc::make_mut(&mut metadata).insert(name.clone(), value.clone());
         }
     }
     metadata
@@ -293,11 +293,8 @@ mod tests {
     fn version_and_metadata_come_from_labels_where_the_pod_has_them() {
         let mut registration = registration("orders");
         registration.version_label = Some("version".into());
-        registration.metadata = Arc::new(BTreeMap::from([
-            ("region".into(), "eu".into()),
-            ("team".into(), "static".into()),
-        ]));
-        registration.metadata_labels = vec!["team".into(), "tier".into()];
+        registration.metadata = Arc::new(BTreeMap::from([("region".into(), "eu".into())]));
+        registration.metadata_labels = vec![("owner".into(), "team".into()), ("tier".into(), "tier".into())];
         let mut pod = pod("orders-1");
         let bare = ready(&registration, &pod).endpoints.remove(0);
         assert_eq!(bare.version, None);
@@ -306,7 +303,7 @@ mod tests {
             .extend([("version", "1.4.2"), ("team", "checkout")].map(|(key, value)| (key.into(), value.into())));
         let full = ready(&registration, &pod).endpoints.remove(0);
         assert_eq!(full.version.as_deref(), Some("1.4.2"));
-        let expected = BTreeMap::from([("region".into(), "eu".into()), ("team".into(), "checkout".into())]);
+        let expected = BTreeMap::from([("region".into(), "eu".into()), ("owner".into(), "checkout".into())]);
         assert_eq!(*full.metadata, expected);
     }
 }

@@ -263,7 +263,7 @@ impl fmt::Display for Problem {
             ),
             Self::AddressMissing { family } => write!(
                 f,
-                "no {family} address: set spec.address.family to the family the pods have"
+                "no {family} address: set spec.address.ipFamilies to the family the pods have"
             ),
             Self::WeightUnreadable => write!(
                 f,
@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn pod_state(view: PodView) -> PodState {
-        let spec = serde_json::json!({"type": "Plain", "prefix": "/s"});
+        let spec = serde_json::json!({"type": "Plain", "plain": {"prefix": "/s"}});
         let spec = serde_json::from_value(spec).expect("decodes");
         let service = Service {
             namespace: "shop",

@@ -39,7 +39,7 @@ pub(super) fn part(drafts: &mut [Draft], endpoints: &[Endpoint], bindings: &[For
             out.insert(before);
             let (one, other) = (&endpoints[drafts[before].endpoint], &endpoints[draft.endpoint]);
             let problem = Problem::SameKey {
-                format: bindings[draft.binding].format.reading().dialect,
+                format: bindings[draft.binding].format.reading().dialect.to_string().into(),
                 ports: [one.port_name.clone(), other.port_name.clone()],
                 number: other.port,
             };

@@ -84,7 +84,8 @@ pub enum Denial {
     Namespace(Arc<str>),
     /// No rule for the namespace allows the format.
     #[error(
-        "{rules} of the Registry's spec.access does not let the namespace {namespace} write the format {format:?}: write {allowed}, or ask an admin of the Registry"
+        "{rules} of the Registry's spec.access does not let the namespace {namespace} write the format {}: write {allowed}, or ask an admin of the Registry",
+        .format.as_str()
     )]
     Format {
         /// The rules that apply to the namespace, as text.
@@ -96,7 +97,7 @@ pub enum Denial {
     },
     /// No rule that allows the format allows the time to live.
     #[error(
-        "{rules} of the Registry's spec.access does not let the namespace {namespace} have a TTL of {ttl} s: set spec.ttlSeconds to {allowed}, or ask an admin of the Registry"
+        "{rules} of the Registry's spec.access does not let the namespace {namespace} have a TTL of {ttl} s: set spec.leaseTTLSeconds to {allowed}, or ask an admin of the Registry"
     )]
     Ttl {
         /// The rules that allow the format, as text.

@@ -45,6 +45,14 @@ pub struct Report<'a> {
     pub carried_out: bool,
 }
 
+impl Report<'_> {
+    /// Returns the number of keys below `location` that etcd holds with the values they should have.
+    pub fn records_below(&self, location: &str) -> usize {
+        let keys = self.endpoints.iter().flat_map(|endpoint| &endpoint.keys);
+        keys.filter(|key| key.starts_with(location)).count()
+    }
+}
+
 /// An endpoint that is in etcd.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Registered<'a> {

@@ -6,12 +6,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::permissions::Right;
 use super::report::{Conflict, Holder, Registered, Report};
-use crate::api::{ConditionStatus, ConditionType, EndpointStatus, Reason, ServiceRegistrationStatus, conditions};
+use crate::api::{
+    ConditionStatus, ConditionType, EndpointStatus, PodCounts, Reason, ServiceRegistrationStatus, conditions,
+};
 use crate::model::listed;
 
 /// Room for the list of endpoints in a status. An object may have about 1.5 MiB; the rest is for what the user wrote
 /// and for what else is in the status.
 const MAX_ENDPOINT_BYTES: usize = 1_000_000;
+
+/// Maximum length of the list of endpoints in a status, as the CRD states it.
+const MAX_ENDPOINTS: usize = 1000;
 
 /// How many keys or pods a message names before it says how many more there are.
 const NAMED: usize = 3;
@@ -80,26 +85,28 @@ pub fn status_of(
     let (endpoints, omitted) = endpoints_of(&report.endpoints);
     let mut conditions = Conditions::from(subject, now);
     let registry = subject.registry;
+    let (synced, synced_reason, synced_message) = synced(report, readiness, subject.aside);
+    let (ready, reason, message) = ready(report, subject.selected, synced);
+    conditions.set(ConditionType::Ready, ready, reason, &message);
     conditions.set(
         ConditionType::Accepted,
         ConditionStatus::True,
         Reason::Accepted,
         &format!("Registry \"{registry}\" registers this service."),
     );
-    let (synced, reason, message) = synced(report, readiness, subject.aside);
-    conditions.set(ConditionType::Synced, synced, reason, &message);
-    let (ready, reason, message) = ready(report, subject.selected, synced);
-    conditions.set(ConditionType::Ready, ready, reason, &message);
+    conditions.set(ConditionType::Synced, synced, synced_reason, &synced_message);
     let (conflict, reason, message) = conflict(&report.conflicts, subject.aside);
     conditions.set(ConditionType::Conflict, conflict.into(), reason, &message);
     let (held, reason, message) = held(report.held, subject.holding);
-    conditions.set(ConditionType::Held, held, reason, &message);
+    conditions.set(ConditionType::RemovalsHeld, held, reason, &message);
     ServiceRegistrationStatus {
         observed_generation: Some(subject.generation),
-        service: Some(subject.service.to_owned()),
-        ready: Some(format!("{}/{}", registered(report, subject.aside), report.ready)),
-        ready_endpoints: Some(count(report.ready)),
-        registered_endpoints: Some(count(registered(report, subject.aside))),
+        service_name: Some(subject.service.to_owned()),
+        pods: Some(PodCounts {
+            selected: count(subject.selected),
+            ready: count(report.ready),
+            registered: count(registered(report, subject.aside)),
+        }),
         endpoints,
         endpoints_omitted: (omitted > 0).then(|| count(omitted)),
         conditions: conditions.list,
@@ -111,7 +118,7 @@ pub fn status_of(
 pub fn refused_status(reason: Reason, message: &str, subject: Subject<'_>, now: &Time) -> ServiceRegistrationStatus {
     let mut conditions = Conditions::from(subject, now);
     conditions.set(ConditionType::Accepted, ConditionStatus::False, reason, message);
-    for kind in [ConditionType::Synced, ConditionType::Ready] {
+    for kind in [ConditionType::Ready, ConditionType::Synced] {
         conditions.set(
             kind,
             ConditionStatus::False,
@@ -121,7 +128,7 @@ pub fn refused_status(reason: Reason, message: &str, subject: Subject<'_>, now: 
     }
     ServiceRegistrationStatus {
         observed_generation: Some(subject.generation),
-        service: Some(subject.service.to_owned()),
+        service_name: Some(subject.service.to_owned()),
         conditions: conditions.list,
         ..ServiceRegistrationStatus::default()
     }
@@ -164,8 +171,8 @@ fn synced(report: &Report<'_>, readiness: &Readiness, aside: &[String]) -> (Cond
     let registered = registered(report, aside);
     let pods = || format!("{registered} of {} ready pods are registered.", report.ready);
     if report.suspended {
-        let message = "spec.suspend is true: leases are renewed, keys are left as they are.";
-        return (ConditionStatus::False, Reason::Suspended, message.to_owned());
+        let message = "spec.updatePolicy is Frozen: leases are renewed, keys are left as they are.";
+        return (ConditionStatus::False, Reason::Frozen, message.to_owned());
     }
     match readiness {
         Readiness::Unreachable(cause) => {
@@ -193,7 +200,7 @@ fn synced(report: &Report<'_>, readiness: &Readiness, aside: &[String]) -> (Cond
         let message = format!("{} {} keys are being written or removed.", pods(), report.outstanding);
         (ConditionStatus::False, Reason::Writing, message)
     } else if report.held > 0 {
-        let message = format!("{} See the condition Held.", pods());
+        let message = format!("{} See the condition RemovalsHeld.", pods());
         (ConditionStatus::False, Reason::RemovalsHeld, message)
     } else if !aside.is_empty() {
         let message = format!("{} See the condition Conflict.", pods());
@@ -256,27 +263,28 @@ fn problems(report: &Report<'_>) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
-/// Whether consumers find the service. Where no pod is selected there is nothing to find: that is so once all has been
+/// Whether a ready pod is registered. Where no pod is selected there is nothing to register: that is so once all has been
 /// carried out, as `synced` says, for tools that wait for the condition wait for no more than that.
 fn ready(report: &Report<'_>, selected: usize, synced: ConditionStatus) -> (ConditionStatus, Reason, String) {
     let (ready, reason, message) = if let Some(pod) = report.kept.filter(|_| !report.endpoints.is_empty()) {
         (
-            true,
+            false,
             Reason::LastEndpointKept,
             format!("No pod is ready. {}", kept(pod)),
         )
     } else if !report.endpoints.is_empty() {
         let message = format!("{} endpoints are in etcd.", report.endpoints.len());
         (true, Reason::EndpointsRegistered, message)
-    } else if report.held > 0 {
-        let message = "No pod is known to be ready, but keys are kept in etcd: see the condition Held.";
-        (true, Reason::EndpointsRegistered, message.to_owned())
     } else if report.ready > 0 {
         let message = "Pods are ready, but none of them is in etcd: see the condition Synced.";
         (false, Reason::NothingRegistered, message.to_owned())
     } else if selected > 0 {
+        let held = match report.held {
+            0 => "",
+            _ => " Keys are kept in etcd nevertheless: see the condition RemovalsHeld.",
+        };
         let message = format!(
-            "None of the {selected} selected pods is ready: look for their readiness probes and events with `kubectl describe pods`."
+            "None of the {selected} selected pods is ready: look for their readiness probes and events with `kubectl describe pods`.{held}"
         );
         (false, Reason::NoReadyPods, message)
     } else if synced == ConditionStatus::True || report.suspended {
@@ -356,20 +364,15 @@ fn endpoints_of(registered: &[Registered<'_>]) -> (Vec<EndpointStatus>, usize) {
     let mut bytes = 0;
     let mut listed = Vec::with_capacity(registered.len());
     for Registered { endpoint, keys } in registered {
-        let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
         let status = EndpointStatus {
+            pod: endpoint.pod.to_string(),
             address: endpoint.address.to_string(),
             port: endpoint.port,
             port_name: endpoint.port_name.to_string(),
-            pod: endpoint.pod.to_string(),
-            node: text(&endpoint.node),
-            zone: text(&endpoint.zone),
-            version: text(&endpoint.version),
-            weight: endpoint.weight,
             keys: keys.iter().map(ToString::to_string).collect(),
         };
         bytes += serde_json::to_vec(&status).map_or(0, |json| json.len() + 1);
-        if bytes > MAX_ENDPOINT_BYTES {
+        if listed.len() == MAX_ENDPOINTS || bytes > MAX_ENDPOINT_BYTES {
             break;
         }
         listed.push(status);
@@ -378,7 +381,8 @@ fn endpoints_of(registered: &[Registered<'_>]) -> (Vec<EndpointStatus>, usize) {
     (listed, omitted)
 }
 
-fn count(number: usize) -> u32 {
+/// Returns `number` as it is shown in a status.
+pub fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 

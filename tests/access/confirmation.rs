@@ -75,7 +75,10 @@ async fn status_that_no_replica_confirms_becomes_unknown_and_true_again() -> Res
     ] {
         refused.apply(object).await?;
     }
-    let spec = json!({"ttlSeconds": 15, "auth": {"secret": {"name": "confirmed-user"}}});
+    let spec = json!({
+        "etcd": {"auth": {"secretRef": {"name": "confirmed-user"}}},
+        "defaults": {"leaseTTLSeconds": 15},
+    });
     scene.registry(NAME, &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant(NAME).await?;
     let objects = namespace.objects();
@@ -103,7 +106,8 @@ async fn status_that_no_replica_confirms_becomes_unknown_and_true_again() -> Res
         // When it has ended, the one that is left says so.
         first.terminate()?;
         first.wait_exit(SOON).await?;
-        let is_said = |object: &Value| condition(object, "Connected") == ("False".to_owned(), reason.to_owned());
+        let not = ("False".to_owned(), reason.to_owned());
+        let is_said = |object: &Value| ["Connected", "Ready"].iter().all(|kind| condition(object, kind) == not);
         let said = scene
             .bed
             .objects()

@@ -33,7 +33,7 @@ impl<'s> Place<'s> {
         config: OperatorConfig,
     ) -> Result<(Self, Operator)> {
         let mut spec = spec.clone();
-        spec["ttlSeconds"] = json!(TTL);
+        spec["defaults"] = json!({"leaseTTLSeconds": TTL});
         scene.registry(registry, &etcd.endpoints(), &spec).await?;
         let namespace = scene.tenant(registry).await?;
         let operator = Operator::start(scene.bed, config)?;
@@ -55,7 +55,7 @@ impl<'s> Place<'s> {
 
     async fn edit(&self, endpoints: &[String], spec: &Value) -> Result<()> {
         let mut spec = spec.clone();
-        spec["ttlSeconds"] = json!(TTL);
+        spec["defaults"] = json!({"leaseTTLSeconds": TTL});
         self.scene.registry(self.registry, endpoints, &spec).await
     }
 
@@ -214,7 +214,7 @@ async fn tls_and_users_that_do_not_work_cost_no_key() -> Result<()> {
     scene.secret("edits-mistyped", &data).await?;
     let authority = Authority::new("edits");
     scene.config_map("edits-ca", &[("ca.crt", &authority.pem())]).await?;
-    let auth = |user: &str| json!({"auth": {"secret": {"name": format!("edits-{user}")}}});
+    let auth = |user: &str| json!({"etcd": {"auth": {"secretRef": {"name": format!("edits-{user}")}}}});
     let good = auth("leasehold");
     let first = config(&scene, "users-0");
     let (place, _operator) = Place::take(&scene, "users", &etcd, &good, first).await?;
@@ -222,9 +222,9 @@ async fn tls_and_users_that_do_not_work_cost_no_key() -> Result<()> {
 
     let https: Vec<String> = works.iter().map(|url| url.replace("http:", "https:")).collect();
     let mut tls = good.clone();
-    tls["tls"] = json!({"caConfigMap": {"name": "edits-ca"}});
+    tls["etcd"]["tls"] = json!({"caRef": {"kind": "ConfigMap", "name": "edits-ca"}});
     let cases = [
-        (&https, tls, "TlsFailed"),
+        (&https, tls, "TLSFailed"),
         (&works, auth("mistyped"), "LoginRefused"),
         (&works, auth("powerless"), "PermissionDenied"),
         // It may read and write our records, and not the keys that are registered.
@@ -234,9 +234,9 @@ async fn tls_and_users_that_do_not_work_cost_no_key() -> Result<()> {
     ];
     for (endpoints, spec, reason) in cases {
         place.edit(endpoints, &spec).await?;
-        let said = scene.wait("users", "Credentials", "False", reason).await;
+        let said = scene.wait("users", "CredentialsValid", "False", reason).await;
         assert!(said.contains("stays in use"), "{reason}: {said}");
-        if reason == "TlsFailed" {
+        if reason == "TLSFailed" {
             let said = place.not_adopted().await;
             assert!(said.contains("does not speak TLS"), "{said}");
         }
@@ -247,7 +247,9 @@ async fn tls_and_users_that_do_not_work_cost_no_key() -> Result<()> {
             "{object}"
         );
         place.edit(&works, &good).await?;
-        scene.wait("users", "Credentials", "True", "CredentialsInUse").await;
+        scene
+            .wait("users", "CredentialsValid", "True", "CredentialsInUse")
+            .await;
     }
     place.edit(&works, &auth("narrow")).await?;
     place.outlast_leases().await?;

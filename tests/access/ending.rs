@@ -18,13 +18,15 @@ async fn a_certificate_that_ends_soon_is_told_until_it_is_replaced() -> Result<(
     };
     scene.config_map("ending-ca", &[("ca.crt", &authority.pem())]).await?;
     be(Validity::Ending).await?;
-    let spec = json!({"tls": {"caConfigMap": {"name": "ending-ca"}, "certSecret": {"name": "ending-own"}}});
+    let spec = json!({"etcd": {"tls": {
+        "caRef": {"kind": "ConfigMap", "name": "ending-ca"}, "clientCertSecretRef": {"name": "ending-own"},
+    }}});
     scene.registry("ending", &etcd.endpoints(), &spec).await?;
     let operator = scene.operator("ending").await?;
     let told = "The operator's client certificate expires at ";
     let says = async |wanted: bool| {
         let says = |object: &serde_json::Value| {
-            let message = message(object, "Credentials");
+            let message = message(object, "CredentialsValid");
             message.contains("are in use") && message.contains(told) == wanted
         };
         scene.bed.objects().wait((API, "Registry", "ending"), says, SOON).await

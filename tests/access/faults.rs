@@ -6,7 +6,7 @@ use testbed::{Authority, EtcdCluster, Pair, Result, Security, Validity, self_sig
 use crate::scene::{Scene, etcd, security};
 use crate::support::{message, plain_prefix, pod, wait_condition, wait_in_sync, wait_keys};
 
-/// What is wrong: the Registry, its spec, the reason, and words of the message.
+/// What is wrong: the Registry, its endpoints and more of its spec, the reason, and words of the message.
 type Fault = (&'static str, Vec<String>, Value, &'static str, &'static [&'static str]);
 
 async fn check(scene: &Scene, faults: Vec<Fault>) -> Result<()> {
@@ -19,11 +19,13 @@ async fn check(scene: &Scene, faults: Vec<Fault>) -> Result<()> {
         let credentials = match reason {
             // A right that is missing is no fault of the credentials where there are none.
             "UserRequired" => connected.clone(),
-            _ => scene.wait(name, "Credentials", "False", reason).await,
+            _ => scene.wait(name, "CredentialsValid", "False", reason).await,
         };
+        let ready = scene.wait(name, "Ready", "False", reason).await;
         for word in words {
             assert!(connected.contains(word), "{name}: {connected:?} lacks {word:?}");
             assert!(credentials.contains(word), "{name}: {credentials:?} lacks {word:?}");
+            assert!(ready.contains(word), "{name}: {ready:?} lacks {word:?}");
         }
     }
     Ok(())
@@ -62,67 +64,71 @@ async fn what_is_wrong_with_certificates_is_said_with_the_remedy() -> Result<()>
         .iter()
         .map(|url| url.replace("http:", "https:"))
         .collect();
-    let ca = json!({"name": "faults-ca"});
+    let ca = json!({"kind": "ConfigMap", "name": "faults-ca"});
+    let other_ca = json!({"kind": "ConfigMap", "name": "faults-other-ca"});
     let own = json!({"name": "faults-own"});
     let faults: Vec<Fault> = vec![
         (
             "server-expired",
             expired.endpoints(),
-            json!({"tls": {"caConfigMap": ca}}),
+            json!({"etcd": {"tls": {"caRef": ca}}}),
             "ServerCertificateExpired",
             &["has expired", "renew the server certificate"],
         ),
         (
             "other-authority",
             mutual.endpoints(),
-            json!({"tls": {"caConfigMap": {"name": "faults-other-ca"}, "certSecret": own}}),
+            json!({"etcd": {"tls": {"caRef": other_ca, "clientCertSecretRef": own}}}),
             "UnknownAuthority",
-            &["not signed by a trusted CA", "spec.tls"],
+            &["not signed by a trusted CA", "spec.etcd.tls"],
         ),
         (
             "other-name",
             by_name.clone(),
-            json!({"tls": {"caConfigMap": ca, "certSecret": own}}),
+            json!({"etcd": {"tls": {"caRef": ca, "clientCertSecretRef": own}}}),
             "ServerNameMismatch",
-            &["etcd.test", "spec.tls.serverName"],
+            &["etcd.test", "spec.etcd.tls.serverName"],
         ),
         (
             "own-expired",
             mutual.endpoints(),
-            json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "faults-expired"}}}),
+            json!({"etcd": {"tls": {"caRef": ca, "clientCertSecretRef": {"name": "faults-expired"}}}}),
             "ClientCertificateExpired",
-            &["the client certificate has expired", "spec.tls.certSecret"],
+            &[
+                "the client certificate has expired",
+                "spec.etcd.tls.clientCertSecretRef",
+            ],
         ),
         (
             "own-stranger",
             mutual.endpoints(),
-            json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "faults-stranger"}}}),
+            json!({"etcd": {"tls": {"caRef": ca, "clientCertSecretRef": {"name": "faults-stranger"}}}}),
             "ClientCertificateRefused",
             &["rejects the client certificate", "--trusted-ca-file"],
         ),
         (
             "own-missing",
             mutual.endpoints(),
-            json!({"tls": {"caConfigMap": ca}}),
+            json!({"etcd": {"tls": {"caRef": ca}}}),
             "ClientCertificateRequired",
-            &["requires a client certificate", "spec.tls.certSecret"],
+            &["requires a client certificate", "spec.etcd.tls.clientCertSecretRef"],
         ),
         (
             "no-tls",
             without_tls,
-            json!({"tls": {"caConfigMap": ca}}),
-            "TlsFailed",
+            json!({"etcd": {"tls": {"caRef": ca}}}),
+            "TLSFailed",
             &["does not speak TLS", "http://"],
         ),
     ];
     check(&scene, faults).await?;
     // The remedy for another name.
     let _operator = scene.operator_that_waits("remedied")?;
-    let spec = json!({"tls": {"caConfigMap": ca, "certSecret": own, "serverName": "etcd.test"}});
+    let spec = json!({"etcd": {"tls": {"caRef": ca, "clientCertSecretRef": own, "serverName": "etcd.test"}}});
     scene.registry("other-name", &by_name, &spec).await?;
     scene.wait("other-name", "Connected", "True", "Connected").await;
     scene
-        .wait("other-name", "Credentials", "True", "CredentialsInUse")
+        .wait("other-name", "CredentialsValid", "True", "CredentialsInUse")
         .await;
     Ok(())
 }
@@ -180,7 +186,7 @@ async fn a_certificate_that_no_client_may_accept_is_described_in_words() -> Resu
         scene.config_map(name, &[("ca.crt", &security.authority)]).await?;
         etcds.push((name, etcd(Some(security), &[]).await?, reason, words));
     }
-    let spec = |name: &str| json!({"tls": {"caConfigMap": {"name": name}}});
+    let spec = |name: &str| json!({"etcd": {"tls": {"caRef": {"kind": "ConfigMap", "name": name}}}});
     let faults = etcds
         .iter()
         .map(|(name, etcd, reason, words)| (*name, etcd.endpoints(), spec(name), *reason, *words));
@@ -221,12 +227,12 @@ async fn a_user_or_password_that_ends_with_a_line_break_logs_in() -> Result<()> 
         scene
             .secret(name, &[("username", user), ("password", password)])
             .await?;
-        let spec = json!({"auth": {"secret": {"name": name}}});
+        let spec = json!({"etcd": {"auth": {"secretRef": {"name": name}}}});
         scene.registry(name, &etcd.endpoints(), &spec).await?;
     }
     let _operator = scene.operator("lines").await?;
     for (name, ..) in secrets {
-        scene.wait(name, "Credentials", "True", "CredentialsInUse").await;
+        scene.wait(name, "CredentialsValid", "True", "CredentialsInUse").await;
         let told = doctor(&scene, name);
         assert!(!told.contains("rejected the login"), "{told}");
     }
@@ -250,7 +256,7 @@ async fn what_is_wrong_with_a_user_is_said_with_the_remedy() -> Result<()> {
             .secret(secret, &[("username", user), ("password", password)])
             .await?;
     }
-    let auth = |secret: &str| json!({"auth": {"secret": {"name": secret}}});
+    let auth = |secret: &str| json!({"etcd": {"auth": {"secretRef": {"name": secret}}}});
     let at = || etcd.endpoints();
     let faults: Vec<Fault> = vec![
         (
@@ -274,7 +280,7 @@ async fn what_is_wrong_with_a_user_is_said_with_the_remedy() -> Result<()> {
             "PermissionDenied",
             &["grant the user", "/leasehold/"],
         ),
-        ("no-user", at(), json!({}), "UserRequired", &["spec.auth"]),
+        ("no-user", at(), json!({}), "UserRequired", &["spec.etcd.auth"]),
     ];
     check(&scene, faults).await
 }
@@ -307,33 +313,33 @@ async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()
         )
         .await?;
     let at = || vec!["https://127.0.0.1:1".to_owned()];
-    let ca = json!({"name": "secrets-ca"});
+    let ca = json!({"kind": "ConfigMap", "name": "secrets-ca"});
     let faults: Vec<Fault> = vec![
         (
             "absent",
             vec!["http://127.0.0.1:1".to_owned()],
-            json!({"auth": {"secret": {"name": "secrets-absent"}}}),
+            json!({"etcd": {"auth": {"secretRef": {"name": "secrets-absent"}}}}),
             "CredentialsMissing",
             &["Secret leasehold/secrets-absent does not exist", "create it"],
         ),
         (
             "no-key",
             vec!["http://127.0.0.1:1".to_owned()],
-            json!({"auth": {"secret": {"name": "secrets-no-key"}}}),
+            json!({"etcd": {"auth": {"secretRef": {"name": "secrets-no-key"}}}}),
             "CredentialsMissing",
             &["has no key password"],
         ),
         (
             "no-authority",
             at(),
-            json!({"tls": {"caConfigMap": {"name": "secrets-ca", "key": "garbage"}}}),
+            json!({"etcd": {"tls": {"caRef": {"kind": "ConfigMap", "name": "secrets-ca", "key": "garbage"}}}}),
             "CredentialsMalformed",
             &["garbage of the ConfigMap leasehold/secrets-ca", "PEM block CERTIFICATE"],
         ),
         (
             "mixed",
             at(),
-            json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "secrets-mixed"}}}),
+            json!({"etcd": {"tls": {"caRef": ca, "clientCertSecretRef": {"name": "secrets-mixed"}}}}),
             "CredentialsMalformed",
             &[
                 "tls.key of the Secret leasehold/secrets-mixed",
@@ -343,7 +349,7 @@ async fn what_is_wrong_with_a_secret_is_said_before_etcd_is_asked() -> Result<()
         (
             "no-pem",
             at(),
-            json!({"tls": {"caConfigMap": ca, "certSecret": {"name": "secrets-no-pem"}}}),
+            json!({"etcd": {"tls": {"caRef": ca, "clientCertSecretRef": {"name": "secrets-no-pem"}}}}),
             "CredentialsMalformed",
             &[
                 "tls.key of the Secret leasehold/secrets-no-pem",
@@ -363,7 +369,7 @@ async fn a_secret_that_comes_late_is_used_as_soon_as_it_is_there() -> Result<()>
         .await?;
     let name = "late-user";
     scene.ops.objects().delete("v1", "Secret", name).await?;
-    let spec = json!({"auth": {"secret": {"name": name}}});
+    let spec = json!({"etcd": {"auth": {"secretRef": {"name": name}}}});
     scene.registry("late", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("late").await?;
     let _operator = scene.operator_that_waits("late")?;
@@ -372,7 +378,7 @@ async fn a_secret_that_comes_late_is_used_as_soon_as_it_is_there() -> Result<()>
         .secret(name, &[("username", "leasehold"), ("password", "pw-of-late")])
         .await?;
     wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
-    scene.wait("late", "Credentials", "True", "CredentialsInUse").await;
+    scene.wait("late", "CredentialsValid", "True", "CredentialsInUse").await;
     Ok(())
 }
 
@@ -383,20 +389,24 @@ async fn an_etcd_that_stops_asking_for_users_is_served_on_and_told_of() -> Resul
     scene
         .secret("off-user", &[("username", "leasehold"), ("password", "pw-of-off")])
         .await?;
-    let spec = json!({"auth": {"secret": {"name": "off-user"}}});
+    let spec = json!({"etcd": {"auth": {"secretRef": {"name": "off-user"}}}});
     scene.registry("off", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("off").await?;
     let _operator = scene.operator("off").await?;
     let prefix = plain_prefix(&namespace, "orders");
     wait_keys(&etcd, &prefix, &["a"]).await;
     scene.wait("off", "Connected", "True", "Connected").await;
-    let message = scene.wait("off", "Credentials", "False", "AuthenticationOff").await;
+    let message = scene
+        .wait("off", "CredentialsValid", "False", "AuthenticationOff")
+        .await;
+    scene.wait("off", "Ready", "False", "AuthenticationOff").await;
     assert!(message.contains("etcdctl auth enable"), "{message}");
     // Turned on, it asks for what the Secret has.
     etcd.add_user("leasehold", "pw-of-off", &["/leasehold/", "/services/"])
         .await?;
     etcd.enable_auth("root-of-off").await?;
-    scene.wait("off", "Credentials", "True", "CredentialsInUse").await;
+    scene.wait("off", "CredentialsValid", "True", "CredentialsInUse").await;
+    scene.wait("off", "Ready", "True", "Connected").await;
     namespace.set_ready("a", false).await?;
     wait_keys(&etcd, &prefix, &[]).await;
     Ok(())
@@ -411,7 +421,7 @@ async fn a_right_that_is_taken_away_is_told_and_served_on_once_it_is_back() -> R
         .await?;
     let user = [("username", "leasehold"), ("password", "pw-of-rights")];
     scene.secret("rights-user", &user).await?;
-    let spec = json!({"auth": {"secret": {"name": "rights-user"}}});
+    let spec = json!({"etcd": {"auth": {"secretRef": {"name": "rights-user"}}}});
     scene.registry("rights", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("rights").await?;
     let _operator = scene.operator("rights").await?;

@@ -27,8 +27,10 @@ async fn a_member_that_dies_is_done_without_and_a_plan_enters_as_the_operator_do
     let user = [("username", "leasehold"), ("password", "pw-of-members")];
     scene.secret("members-user", &user).await?;
     let spec = json!({
-        "tls": {"caConfigMap": {"name": "members-ca"}, "certSecret": {"name": "members-own"}},
-        "auth": {"secret": {"name": "members-user"}},
+        "etcd": {
+            "tls": {"caRef": {"kind": "ConfigMap", "name": "members-ca"}, "clientCertSecretRef": {"name": "members-own"}},
+            "auth": {"secretRef": {"name": "members-user"}},
+        },
     });
     scene.registry("members", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("members").await?;
@@ -37,7 +39,7 @@ async fn a_member_that_dies_is_done_without_and_a_plan_enters_as_the_operator_do
     wait_keys(&etcd, &prefix, &["a"]).await;
     wait_in_sync(namespace.objects(), "orders", 1).await;
 
-    let mut planned = registration("orders", &json!({"registry": "members"}));
+    let mut planned = registration("orders", &json!({"registryRef": {"name": "members"}}));
     planned["metadata"]["namespace"] = json!(namespace.name());
     let file = scene.bed.folder().path().join("members.json");
     std::fs::write(&file, planned.to_string()).expect("a file");

@@ -13,8 +13,11 @@ use crate::support::{
 const PODS: [&str; 3] = ["a", "b", "c"];
 
 fn orders(registry: &str, prefix: &str) -> Value {
-    let formats = json!([{"type": "Plain", "prefix": prefix}]);
-    registration("orders", &json!({"registry": registry, "formats": formats}))
+    let formats = json!([{"type": "Plain", "plain": {"prefix": prefix}}]);
+    registration(
+        "orders",
+        &json!({"registryRef": {"name": registry}, "formats": formats}),
+    )
 }
 
 #[tokio::test]
@@ -26,7 +29,7 @@ async fn a_move_that_etcd_denies_keeps_the_service_over_a_restart_until_it_is_gr
         .await?;
     let user = [("username", "leasehold"), ("password", "pw-of-edits")];
     scene.secret("move-denied-user", &user).await?;
-    let auth = json!({"auth": {"secret": {"name": "move-denied-user"}}, "guard": {"mode": "Hold"}});
+    let auth = json!({"etcd": {"auth": {"secretRef": {"name": "move-denied-user"}}}, "guard": {"mode": "Hold"}});
     scene.registry("move-denied", &etcd.endpoints(), &auth).await?;
     let namespace = scene.bed.namespace("move-denied").await?;
     for name in PODS {
@@ -58,8 +61,10 @@ async fn a_move_that_etcd_denies_keeps_the_service_over_a_restart_until_it_is_gr
     namespace.set_ready("d", true).await?;
     wait_keys(&etcd, "/old/orders/", &["a", "b", "c", "d"]).await;
     etcd.grant_prefix("leasehold", "/new/").await?;
-    let in_sync =
-        |object: &Value| condition(object, "Synced").1 == "InSync" && object["status"]["ready"] == json!("4/4");
+    let in_sync = |object: &Value| {
+        condition(object, "Synced").1 == "InSync"
+            && object["status"]["pods"] == json!({"selected": 4, "ready": 4, "registered": 4})
+    };
     let registration = (API, "ServiceRegistration", "orders");
     namespace
         .objects()
@@ -79,11 +84,11 @@ async fn who_claimed_a_place_first_is_first_after_a_restart_too() -> Result<()> 
     scene.registry("move-ranks", &etcd.endpoints(), &json!({})).await?;
     let namespace = scene.bed.namespace("move-ranks").await?;
     let plain = |name: &str, prefix: &str| {
-        let formats = json!([{"type": "Plain", "prefix": prefix}]);
+        let formats = json!([{"type": "Plain", "plain": {"prefix": prefix}}]);
         let selector = json!({"matchLabels": {"app": "web"}});
         registration(
             name,
-            &json!({"registry": "move-ranks", "formats": formats, "selector": selector}),
+            &json!({"registryRef": {"name": "move-ranks"}, "formats": formats, "selector": selector}),
         )
     };
     namespace.create_pod(&pod("a", "web")).await?;

@@ -20,18 +20,21 @@ async fn registry(scene: &Scene, name: &str, etcd: &EtcdCluster, prefixes: &[&st
     etcd.add_user(USER, "pw-of-p10", prefixes).await?;
     let user = [("username", USER), ("password", "pw-of-p10")];
     scene.secret(&format!("{name}-user"), &user).await?;
-    let spec = json!({"auth": {"secret": {"name": format!("{name}-user")}}, "ttlSeconds": ttl});
+    let spec = json!({
+        "etcd": {"auth": {"secretRef": {"name": format!("{name}-user")}}},
+        "defaults": {"leaseTTLSeconds": ttl},
+    });
     scene.registry(name, &etcd.endpoints(), &spec).await
 }
 
 /// A registration of the pods labelled `app: APP`, whose keys lie below each of `places` and its own name.
 fn at(registry: &str, name: &str, app: &str, places: &[&str]) -> Value {
-    let format = |place: &&str| json!({"type": "Plain", "prefix": format!("{place}/{name}")});
+    let format = |place: &&str| json!({"type": "Plain", "plain": {"prefix": format!("{place}/{name}")}});
     let formats: Vec<Value> = places.iter().map(format).collect();
     let selector = json!({"matchLabels": {"app": app}});
     registration(
         name,
-        &json!({"registry": registry, "formats": formats, "selector": selector}),
+        &json!({"registryRef": {"name": registry}, "formats": formats, "selector": selector}),
     )
 }
 

@@ -45,9 +45,11 @@ async fn credentials_are_kept_for_a_restart_while_the_apiserver_is_away() -> Res
         .secret("kept-user", &[("username", "leasehold"), ("password", "pw-of-kept")])
         .await?;
     let spec = json!({
-        "ttlSeconds": 15,
-        "tls": {"caConfigMap": {"name": "kept-ca"}, "certSecret": {"name": "kept-own"}},
-        "auth": {"secret": {"name": "kept-user"}},
+        "etcd": {
+            "tls": {"caRef": {"kind": "ConfigMap", "name": "kept-ca"}, "clientCertSecretRef": {"name": "kept-own"}},
+            "auth": {"secretRef": {"name": "kept-user"}},
+        },
+        "defaults": {"leaseTTLSeconds": 15},
     });
     scene.registry("kept", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("kept").await?;
@@ -91,7 +93,7 @@ async fn a_replica_that_starts_after_a_secret_went_bad_goes_on_with_what_let_it_
             .await
     };
     put("right").await?;
-    let spec = json!({"ttlSeconds": 15, "auth": {"secret": {"name": "restart-user"}}});
+    let spec = json!({"etcd": {"auth": {"secretRef": {"name": "restart-user"}}}, "defaults": {"leaseTTLSeconds": 15}});
     scene.registry("restart", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("restart").await?;
     let (config, file) = keeping(&scene, &namespace, "restart");
@@ -105,13 +107,15 @@ async fn a_replica_that_starts_after_a_secret_went_bad_goes_on_with_what_let_it_
 
     let operator = Operator::start(scene.bed, config)?;
     operator.wait_ready(SOON).await?;
-    let message = scene.wait("restart", "Credentials", "False", "LoginRefused").await;
+    let message = scene.wait("restart", "CredentialsValid", "False", "LoginRefused").await;
     assert!(message.contains("The previous connection stays in use"), "{message}");
     scene.wait("restart", "Connected", "True", "Connected").await;
     history.assert_silent().await;
     namespace.create_pod(&pod("b", "orders")).await?;
     wait_keys(&etcd, &prefix, &["a", "b"]).await;
     put("right").await?;
-    scene.wait("restart", "Credentials", "True", "CredentialsInUse").await;
+    scene
+        .wait("restart", "CredentialsValid", "True", "CredentialsInUse")
+        .await;
     assert_puts(&history, &prefix, &["b"]).await
 }

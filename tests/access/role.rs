@@ -50,7 +50,7 @@ async fn the_lines_of_the_page_make_a_user_that_may_do_all_that_is_needed() -> R
     scene
         .secret("role-user", &[("username", "leasehold"), ("password", "pw-of-role")])
         .await?;
-    let spec = json!({"auth": {"secret": {"name": "role-user"}}});
+    let spec = json!({"etcd": {"auth": {"secretRef": {"name": "role-user"}}}});
     scene.registry("role", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("role").await?;
     let _operator = scene.operator("role").await?;

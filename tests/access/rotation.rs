@@ -21,7 +21,7 @@ async fn a_password_changes_without_an_event_and_a_wrong_one_keeps_the_old_in_us
             .await
     };
     put("first").await?;
-    let spec = json!({"auth": {"secret": {"name": "rotated-user"}}});
+    let spec = json!({"etcd": {"auth": {"secretRef": {"name": "rotated-user"}}}});
     scene.registry("rotated", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("rotated").await?;
     let operator = scene.operator("rotated").await?;
@@ -32,13 +32,17 @@ async fn a_password_changes_without_an_event_and_a_wrong_one_keeps_the_old_in_us
 
     // The Secret first, and then etcd: until then the old password is in use.
     put("second").await?;
-    let message = scene.wait("rotated", "Credentials", "False", "LoginRefused").await;
+    let message = scene.wait("rotated", "CredentialsValid", "False", "LoginRefused").await;
     assert!(message.contains("The previous connection stays in use"), "{message}");
     scene.wait("rotated", "Connected", "True", "Connected").await;
+    scene.wait("rotated", "Ready", "False", "LoginRefused").await;
     namespace.create_pod(&pod("b", "orders")).await?;
     wait_events(&history, 1).await;
     etcd.set_password("leasehold", "second").await?;
-    scene.wait("rotated", "Credentials", "True", "CredentialsInUse").await;
+    scene
+        .wait("rotated", "CredentialsValid", "True", "CredentialsInUse")
+        .await;
+    scene.wait("rotated", "Ready", "True", "Connected").await;
     namespace.create_pod(&pod("c", "orders")).await?;
     wait_events(&history, 2).await;
 
@@ -46,7 +50,9 @@ async fn a_password_changes_without_an_event_and_a_wrong_one_keeps_the_old_in_us
     etcd.set_password("leasehold", "third").await?;
     put("third").await?;
     scene.wait_log("rotated", |line| line.contains(IN_USE)).await?;
-    scene.wait("rotated", "Credentials", "True", "CredentialsInUse").await;
+    scene
+        .wait("rotated", "CredentialsValid", "True", "CredentialsInUse")
+        .await;
     namespace.create_pod(&pod("d", "orders")).await?;
     wait_events(&history, 3).await;
 
@@ -80,41 +86,43 @@ async fn authorities_and_certificates_change_without_an_event_and_bad_ones_keep_
     };
     trust(&old.pem()).await?;
     be(&old).await?;
-    let spec = json!({"tls": {"caConfigMap": {"name": "rotated-ca"}, "certSecret": {"name": "rotated-own"}}});
+    let spec = json!({"etcd": {"tls": {
+        "caRef": {"kind": "ConfigMap", "name": "rotated-ca"}, "clientCertSecretRef": {"name": "rotated-own"},
+    }}});
     scene.registry("rotated-tls", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("rotated-tls").await?;
     let _operator = scene.operator("rotated-tls").await?;
     let prefix = plain_prefix(&namespace, "orders");
     let before = leases(&wait_keys(&etcd, &prefix, &["a"]).await);
     scene
-        .wait("rotated-tls", "Credentials", "True", "CredentialsInUse")
+        .wait("rotated-tls", "CredentialsValid", "True", "CredentialsInUse")
         .await;
     let history = History::watch(&etcd, "/services/", 0).await?;
 
     // Bad ones first: each is said, and none is used.
     trust("no certificate").await?;
     let message = scene
-        .wait("rotated-tls", "Credentials", "False", "CredentialsMalformed")
+        .wait("rotated-tls", "CredentialsValid", "False", "CredentialsMalformed")
         .await;
     assert!(message.contains("stays in use"), "{message}");
     trust(&other.pem()).await?;
     scene
-        .wait("rotated-tls", "Credentials", "False", "UnknownAuthority")
+        .wait("rotated-tls", "CredentialsValid", "False", "UnknownAuthority")
         .await;
     trust(&old.pem()).await?;
     scene
-        .wait("rotated-tls", "Credentials", "True", "CredentialsInUse")
+        .wait("rotated-tls", "CredentialsValid", "True", "CredentialsInUse")
         .await;
     be(&other).await?;
     scene
-        .wait("rotated-tls", "Credentials", "False", "ClientCertificateRefused")
+        .wait("rotated-tls", "CredentialsValid", "False", "ClientCertificateRefused")
         .await;
     scene.wait("rotated-tls", "Connected", "True", "Connected").await;
 
     // The new certificate of ours, and that of the server, each as soon as the other side can take it.
     be(&new).await?;
     scene
-        .wait("rotated-tls", "Credentials", "True", "CredentialsInUse")
+        .wait("rotated-tls", "CredentialsValid", "True", "CredentialsInUse")
         .await;
     etcd.present(&new.server(&["127.0.0.1"], Validity::Valid))?;
     trust(&new.pem()).await?;
@@ -129,7 +137,7 @@ async fn authorities_and_certificates_change_without_an_event_and_bad_ones_keep_
     })
     .await?;
     scene
-        .wait("rotated-tls", "Credentials", "True", "CredentialsInUse")
+        .wait("rotated-tls", "CredentialsValid", "True", "CredentialsInUse")
         .await;
     namespace.create_pod(&pod("b", "orders")).await?;
     wait_events(&history, 1).await;

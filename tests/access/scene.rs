@@ -90,11 +90,15 @@ impl Scene {
         self.ops.apply(map).await.map(drop)
     }
 
-    /// Applies a Registry with these fields of its spec.
+    /// Applies a Registry with these fields of its spec, and of the objects in it, beside those that all have.
     pub async fn registry(&self, name: &str, endpoints: &[String], more: &Value) -> Result<()> {
-        let mut spec = json!({"endpoints": endpoints, "ttlSeconds": 30, "guard": {"mode": "Off"}});
-        for (field, value) in more.as_object().expect("fields of spec") {
-            spec[field] = value.clone();
+        let mut spec = json!({
+            "etcd": {"endpoints": endpoints}, "defaults": {"leaseTTLSeconds": 30}, "guard": {"mode": "Off"},
+        });
+        for (object, fields) in more.as_object().expect("fields of spec") {
+            for (field, value) in fields.as_object().expect("an object in spec") {
+                spec[object][field] = value.clone();
+            }
         }
         let registry = json!({"apiVersion": API, "kind": "Registry", "metadata": {"name": name}, "spec": spec});
         self.bed.objects().apply(registry).await.map(drop)
@@ -116,7 +120,7 @@ impl Scene {
     pub async fn tenant(&self, registry: &str) -> Result<Namespace> {
         let namespace = self.bed.namespace(registry).await?;
         namespace
-            .apply(registration("orders", &json!({"registry": registry})))
+            .apply(registration("orders", &json!({"registryRef": {"name": registry}})))
             .await?;
         namespace.create_pod(&pod("a", "orders")).await?;
         Ok(namespace)

@@ -34,8 +34,10 @@ async fn what_is_secret_is_seen_nowhere() -> Result<()> {
     put(&own, &own.key).await?;
     password(PASSWORDS[0]).await?;
     let spec = json!({
-        "tls": {"caConfigMap": {"name": "secrecy-ca"}, "certSecret": {"name": "secrecy-own"}},
-        "auth": {"secret": {"name": "secrecy-user"}},
+        "etcd": {
+            "tls": {"caRef": {"kind": "ConfigMap", "name": "secrecy-ca"}, "clientCertSecretRef": {"name": "secrecy-own"}},
+            "auth": {"secretRef": {"name": "secrecy-user"}},
+        },
     });
     scene.registry("secrecy", &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant("secrecy").await?;
@@ -43,16 +45,20 @@ async fn what_is_secret_is_seen_nowhere() -> Result<()> {
     wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
     // All that can be said of them is said.
     password(PASSWORDS[2]).await?;
-    scene.wait("secrecy", "Credentials", "False", "LoginRefused").await;
+    scene.wait("secrecy", "CredentialsValid", "False", "LoginRefused").await;
     etcd.set_password("leasehold", PASSWORDS[1]).await?;
     password(PASSWORDS[1]).await?;
-    scene.wait("secrecy", "Credentials", "True", "CredentialsInUse").await;
+    scene
+        .wait("secrecy", "CredentialsValid", "True", "CredentialsInUse")
+        .await;
     put(&renewed, &own.key).await?;
     scene
-        .wait("secrecy", "Credentials", "False", "CredentialsMalformed")
+        .wait("secrecy", "CredentialsValid", "False", "CredentialsMalformed")
         .await;
     put(&renewed, &renewed.key).await?;
-    scene.wait("secrecy", "Credentials", "True", "CredentialsInUse").await;
+    scene
+        .wait("secrecy", "CredentialsValid", "True", "CredentialsInUse")
+        .await;
 
     let mut secrets: Vec<String> = PASSWORDS.iter().chain(&ENCODED).map(|&text| text.to_owned()).collect();
     for pair in [&own, &renewed] {

@@ -17,7 +17,7 @@ async fn outlive(name: &str, etcd: EtcdCluster, seconds: u64) -> Result<()> {
     scene
         .secret(name, &[("username", "leasehold"), ("password", "pw-of-tokens")])
         .await?;
-    let spec = json!({"ttlSeconds": 15, "auth": {"secret": {"name": name}}});
+    let spec = json!({"etcd": {"auth": {"secretRef": {"name": name}}}, "defaults": {"leaseTTLSeconds": 15}});
     scene.registry(name, &etcd.endpoints(), &spec).await?;
     let namespace = scene.tenant(name).await?;
     let _operator = scene.operator(name).await?;

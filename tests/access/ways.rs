@@ -22,40 +22,40 @@ async fn each_way_in_leads_in_beside_all_the_others() -> Result<()> {
         .secret("ways-other-keys", &[("u", "leasehold"), ("p", "pw-of-ways")])
         .await?;
 
-    let ca = json!({"name": "ways-ca"});
-    let ca_secret = json!({"name": "ways-ca", "key": "root.pem"});
+    let ca = json!({"kind": "ConfigMap", "name": "ways-ca"});
+    let ca_secret = json!({"kind": "Secret", "name": "ways-ca", "key": "root.pem"});
     let own = json!({"name": "ways-own"});
-    let user = json!({"secret": {"name": "ways-user"}});
-    let other_keys = json!({"secret": {"name": "ways-other-keys"}, "usernameKey": "u", "passwordKey": "p"});
+    let user = json!({"secretRef": {"name": "ways-user"}});
+    let other_keys = json!({"secretRef": {"name": "ways-other-keys"}, "usernameKey": "u", "passwordKey": "p"});
     // Its name, TLS of the etcd and whether that asks for certificates, whether it asks for a user; and the Registry.
     let ways = [
         ("way-open", None, false, json!({})),
-        ("way-tls", Some(false), false, json!({"tls": {"caConfigMap": ca}})),
+        ("way-tls", Some(false), false, json!({"etcd": {"tls": {"caRef": ca}}})),
         (
             "way-mutual",
             Some(true),
             false,
-            json!({"tls": {"caSecret": ca_secret, "certSecret": own}}),
+            json!({"etcd": {"tls": {"caRef": ca_secret, "clientCertSecretRef": own}}}),
         ),
-        ("way-user", None, true, json!({"auth": user})),
+        ("way-user", None, true, json!({"etcd": {"auth": user}})),
         (
             "way-tls-user",
             Some(false),
             true,
-            json!({"tls": {"caConfigMap": ca}, "auth": other_keys}),
+            json!({"etcd": {"tls": {"caRef": ca}, "auth": other_keys}}),
         ),
         (
             "way-all",
             Some(true),
             true,
-            json!({"tls": {"caConfigMap": ca, "certSecret": own}, "auth": user}),
+            json!({"etcd": {"tls": {"caRef": ca, "clientCertSecretRef": own}, "auth": user}}),
         ),
         // The certificate's common name is the user.
         (
             "way-name",
             Some(true),
             true,
-            json!({"tls": {"caConfigMap": ca, "certSecret": own}}),
+            json!({"etcd": {"tls": {"caRef": ca, "clientCertSecretRef": own}}}),
         ),
     ];
     let mut places = Vec::new();
@@ -77,7 +77,7 @@ async fn each_way_in_leads_in_beside_all_the_others() -> Result<()> {
         wait_in_sync(namespace.objects(), "orders", 1).await;
         scene.wait(name, "Connected", "True", "Connected").await;
         if *name != "way-open" {
-            scene.wait(name, "Credentials", "True", "CredentialsInUse").await;
+            scene.wait(name, "CredentialsValid", "True", "CredentialsInUse").await;
         }
         namespace.set_ready("a", false).await?;
         wait_keys(etcd, &prefix, &[]).await;

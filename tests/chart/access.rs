@@ -33,11 +33,11 @@ fn ruled_registry() -> Value {
     json!({
         "apiVersion": API, "kind": "Registry", "metadata": {"name": "charted-access"},
         "spec": {
-            "endpoints": ["http://127.0.0.1:1"],
+            "etcd": {"endpoints": ["http://127.0.0.1:1"]},
             "access": {"rules": [
                 {
                     "name": "shops",
-                    "namespaces": {
+                    "namespaceSelector": {
                         "matchLabels": {"team": "shop"},
                         "matchExpressions": [
                             {"key": "stage", "operator": "In", "values": ["test", "live"]},
@@ -45,11 +45,11 @@ fn ruled_registry() -> Value {
                         ],
                     },
                     "prefixes": ["/services/{{namespace}}", "kitex/registry-etcd/orders", "edge/traefik/http/services/orders"],
-                    "ttlSeconds": {"min": 15, "max": 60},
+                    "leaseTTL": {"minSeconds": 15, "maxSeconds": 60},
                 },
                 {
                     "name": "zero",
-                    "namespaces": {"matchLabels": {"team": "shop"}},
+                    "namespaceSelector": {"matchLabels": {"team": "shop"}},
                     "formats": ["GoZero"],
                 },
             ]},
@@ -65,14 +65,14 @@ fn formats(format: &Value) -> Value {
 fn allowed(tenant: &str) -> Vec<Value> {
     vec![
         json!({}),
-        json!({"ttlSeconds": 60}),
-        formats(&json!({"type": "Plain", "prefix": format!("/services/{}/deeper/down", tenant)})),
-        formats(&json!({"type": "Plain", "prefix": "/services"})),
+        json!({"leaseTTLSeconds": 60}),
+        formats(&json!({"type": "Plain", "plain": {"prefix": format!("/services/{}/deeper/down", tenant)}})),
+        formats(&json!({"type": "Plain", "plain": {"prefix": "/services"}})),
         formats(&json!({"type": "Kitex"})),
-        formats(&json!({"type": "Traefik", "root": "edge/traefik", "name": "orders"})),
-        formats(&json!({"type": "GoZero", "key": "anything"})),
-        json!({"ttlSeconds": 200, "formats": [{"type": "GoZero"}]}),
-        formats(&json!({"type": "CoreDns", "domain": "orders.example.org"})),
+        formats(&json!({"type": "Traefik", "traefik": {"root": "edge/traefik", "serviceName": "orders"}})),
+        formats(&json!({"type": "GoZero", "goZero": {"key": "anything"}})),
+        json!({"leaseTTLSeconds": 200, "formats": [{"type": "GoZero"}]}),
+        formats(&json!({"type": "CoreDNS", "coreDNS": {"domain": "orders.example.org"}})),
     ]
 }
 
@@ -80,14 +80,14 @@ fn allowed(tenant: &str) -> Vec<Value> {
 fn refused(tenant: &str) -> Vec<(Value, &'static str)> {
     vec![
         (
-            formats(&json!({"type": "Plain", "prefix": format!("/services/{}-evil", tenant)})),
+            formats(&json!({"type": "Plain", "plain": {"prefix": format!("/services/{}-evil", tenant)}})),
             "-evil",
         ),
         (
-            formats(&json!({"type": "Plain", "prefix": "/services/other/orders"})),
+            formats(&json!({"type": "Plain", "plain": {"prefix": "/services/other/orders"}})),
             "Plain below /services/other/orders",
         ),
-        (formats(&json!({"type": "EtcdGrpc"})), "EtcdGrpc below"),
+        (formats(&json!({"type": "EtcdGRPC"})), "EtcdGRPC below"),
         (
             json!({"serviceName": "billing", "formats": [{"type": "Kitex"}]}),
             "Kitex below kitex/registry-etcd/billing",
@@ -112,10 +112,10 @@ fn refused(tenant: &str) -> Vec<(Value, &'static str)> {
             formats(&json!({"type": "Traefik"})),
             "Traefik below traefik/http/services/",
         ),
-        (json!({"ttlSeconds": 61}), "a TTL of 61 s"),
+        (json!({"leaseTTLSeconds": 61}), "a TTL of 61 s"),
         (
-            json!({"ttlSeconds": 61, "formats": [{"type": "CoreDns", "domain": "a.b"}]}),
-            "write CoreDns with",
+            json!({"leaseTTLSeconds": 61, "formats": [{"type": "CoreDNS", "coreDNS": {"domain": "a.b"}}]}),
+            "write CoreDNS with",
         ),
     ]
 }
@@ -191,7 +191,7 @@ async fn kubectl_apply_says_no_to_what_the_rules_do_not_allow_and_yes_to_what_th
 
 /// What was taken before stays a thing that can be labelled, when the namespace is `blocked` afterwards.
 async fn namespace_that_was_allowed(tenant: &Namespace, blocked: impl Future<Output = Result<Value>>) -> Result<()> {
-    let mut object = registration("orders", &json!({"registry": "charted-access"}));
+    let mut object = registration("orders", &json!({"registryRef": {"name": "charted-access"}}));
     tenant.apply(object.clone()).await?;
     blocked.await?;
     until("a new spec to be refused", SOON, || async {

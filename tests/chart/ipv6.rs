@@ -30,7 +30,7 @@ async fn registry_with_ipv6_endpoints_is_rendered_and_bare_addresses_are_refused
     let list = format!("registry.endpoints={{{}}}", endpoints.join(","));
     let registry = render(&["registry.create=true", &list], "Registry", "default").await;
     let registry = registry.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(registry["spec"]["endpoints"], json!(endpoints));
+    assert_eq!(registry["spec"]["etcd"]["endpoints"], json!(endpoints));
     let bare = ["registry.create=true", "registry.endpoints={http://2001:db8::5:2379}"];
     let refused = render(&bare, "Registry", "default")
         .await

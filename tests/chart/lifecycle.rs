@@ -28,7 +28,10 @@ async fn a_release_is_installed_upgraded_rolled_back_and_removed_and_consumers_s
     let namespace = bed.namespace("chart-user").await?;
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace
-        .apply(registration("orders", &json!({"registry": release.registry})))
+        .apply(registration(
+            "orders",
+            &json!({"registryRef": {"name": release.registry}}),
+        ))
         .await?;
     let prefix = plain_prefix(&namespace, "orders");
     wait_keys(&etcd, &prefix, &["a"]).await;

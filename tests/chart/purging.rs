@@ -33,7 +33,7 @@ async fn register(bed: &Bed, etcd: &EtcdCluster, registry: &str) -> Result<testb
     let namespace = bed.namespace(registry).await?;
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace
-        .apply(registration("orders", &json!({"registry": registry})))
+        .apply(registration("orders", &json!({"registryRef": {"name": registry}})))
         .await?;
     Ok(namespace)
 }
@@ -103,12 +103,18 @@ async fn a_release_that_is_told_to_takes_its_keys_with_it() -> Result<()> {
     let etcd = EtcdCluster::temporary(testbed::EtcdVersion::default(), 1).await?;
     let release = Release::prepare(bed, "chart-purge", &etcd).await?;
     release
-        .apply("install", &["purgeOnUninstall=true,registry.spec.ttlSeconds=299"])
+        .apply(
+            "install",
+            &["purgeOnUninstall=true,registry.spec.defaults.leaseTTLSeconds=299"],
+        )
         .await;
     let namespace = bed.namespace("chart-purged").await?;
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace
-        .apply(registration("orders", &json!({"registry": release.registry})))
+        .apply(registration(
+            "orders",
+            &json!({"registryRef": {"name": release.registry}}),
+        ))
         .await?;
     let prefix = plain_prefix(&namespace, "orders");
     wait_keys(&etcd, &prefix, &["a"]).await;

@@ -35,7 +35,7 @@ impl<'a> Release<'a> {
         let values = vec![
             format!("registry.create=true,registry.name={registry}"),
             format!("registry.endpoints={{{}}}", etcd.endpoints().join(",")),
-            format!("registry.spec.ttlSeconds={TTL}"),
+            format!("registry.spec.defaults.leaseTTLSeconds={TTL}"),
         ];
         Ok(Self {
             bed,

@@ -40,7 +40,7 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
     let namespace = bed.namespace("chart-tenant").await?;
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace
-        .apply(registration("orders", &json!({"registry": "rights"})))
+        .apply(registration("orders", &json!({"registryRef": {"name": "rights"}})))
         .await?;
     let operator = start("all-rights")?;
     operator.wait_ready(SOON).await?;
@@ -76,7 +76,7 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
         }
         // Something new to tell, for those rights that are for telling: another pod, and a registration that is refused.
         namespace.create_pod(&pod(&format!("further-{i}"), "orders")).await?;
-        let refused = registration(&format!("refused-{i}"), &json!({"registry": "nowhere"}));
+        let refused = registration(&format!("refused-{i}"), &json!({"registryRef": {"name": "nowhere"}}));
         namespace.apply(refused).await?;
         bed.objects().apply(record_format(i)).await?;
         // The replicas have to agree on another key.
@@ -112,7 +112,7 @@ fn record_format(number: usize) -> Value {
         "apiVersion": API,
         "kind": "RecordFormat",
         "metadata": {"name": format!("rights-{number}")},
-        "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": "{{ port }}"}]},
+        "spec": {"records": [{"name": "endpoint", "key": "{{ prefix }}/{{ id }}", "value": "{{ port }}"}]},
     })
 }
 
@@ -169,7 +169,11 @@ async fn registry(bed: &Bed, home: &Objects) -> Result<EtcdCluster> {
     home.apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": user, "stringData": data}))
         .await?;
     let spec = json!({
-        "endpoints": etcd.endpoints(), "ttlSeconds": 15, "tls": {"caConfigMap": ca}, "auth": {"secret": user},
+        "etcd": {
+            "endpoints": etcd.endpoints(), "auth": {"secretRef": user},
+            "tls": {"caRef": {"kind": "ConfigMap", "name": "etcd-ca"}},
+        },
+        "defaults": {"leaseTTLSeconds": 15},
     });
     let registry = json!({"apiVersion": API, "kind": "Registry", "metadata": {"name": "rights"}, "spec": spec});
     bed.objects().apply(registry).await?;

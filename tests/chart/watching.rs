@@ -34,7 +34,7 @@ async fn two_of_three_namespaces_are_served_by_roles_in_them_and_the_list_of_the
     for name in ["chart-shop", "chart-bank", "chart-else"] {
         let namespace = bed.namespace(name).await?;
         namespace.create_pod(&pod("a", "orders")).await?;
-        let spec = json!({"registry": release.registry});
+        let spec = json!({"registryRef": {"name": release.registry}});
         namespace.apply(registration("orders", &spec)).await?;
         namespaces.push(namespace);
     }
@@ -144,7 +144,7 @@ async fn a_namespace_that_does_not_exist_yet_holds_up_nobody_and_is_served_once_
         config.kubeconfig = Some(kubeconfig.clone());
         Operator::start(bed, config)
     };
-    let spec = json!({"registry": "chart-later"});
+    let spec = json!({"registryRef": {"name": "chart-later"}});
     shop.create_pod(&pod("a", "orders")).await?;
     shop.apply(registration("orders", &spec)).await?;
     let operator = start("watches-later-0")?;
@@ -163,10 +163,10 @@ async fn a_namespace_that_does_not_exist_yet_holds_up_nobody_and_is_served_once_
     let informed = async |status: &str, reason: &str| {
         let wanted = (status.to_owned(), reason.to_owned());
         let registry = (API, "Registry", "chart-later");
-        let is_told = |object: &Value| condition(object, "Informed") == wanted;
+        let is_told = |object: &Value| condition(object, "WatchesHealthy") == wanted;
         bed.objects().wait(registry, is_told, LONG).await
     };
-    let told = message(&informed("False", "KubernetesSilent").await?, "Informed");
+    let told = message(&informed("False", "WatchesStale").await?, "WatchesHealthy");
     assert!(told.contains(&format!("pods in {}", later.name())), "{told}");
     assert!(!told.contains(&format!("pods in {},", shop.name())), "{told}");
     shop.create_pod(&pod("b", "orders")).await?;

@@ -64,8 +64,8 @@ async fn coredns_answers_for_addresses_of_both_families() -> Result<()> {
     let scene = Scene::start("dns").await?;
     let (turn, name) = (&scene.turn, domain("six", &scene.turn));
     let six = json!({
-        "address": {"family": "IPv6"},
-        "formats": [{"type": "CoreDns", "domain": name}],
+        "address": {"ipFamilies": ["IPv6"]},
+        "formats": [{"type": "CoreDNS", "coreDNS": {"domain": name}}],
     });
     turn.namespace.apply(registration("six", &six)).await?;
     turn.namespace.create_pod(&pod("six-0", "six").ip("fd00::7")).await?;

@@ -47,8 +47,11 @@ async fn a_plan_says_beforehand_what_the_operator_then_does() -> Result<()> {
     let _operator = operator(turn.bed, "operator-0");
     let prefix = format!("/plan/{}/", turn.namespace.name());
     let below = |port: u16| {
-        let format = json!({"type": "Plain", "prefix": prefix.trim_end_matches('/')});
-        registration("orders", &json!({"ports": [{"port": port}], "formats": [format]}))
+        let format = json!({"type": "Plain", "plain": {"prefix": prefix.trim_end_matches('/')}});
+        registration(
+            "orders",
+            &json!({"ports": [{"name": "grpc", "port": port}], "formats": [format]}),
+        )
     };
     for (name, ip) in [("a", "10.9.7.1"), ("b", "10.9.7.2")] {
         turn.namespace.create_pod(&pod(name, "orders").ip(ip)).await?;
@@ -87,7 +90,7 @@ async fn a_plan_says_beforehand_what_the_operator_then_does() -> Result<()> {
         "{changed:#}"
     );
     let mut moved = below(8080);
-    moved["spec"]["formats"][0]["prefix"] = json!(format!("{prefix}deeper"));
+    moved["spec"]["formats"][0]["plain"]["prefix"] = json!(format!("{prefix}deeper"));
     let (code, moved) = planned(&turn, &moved);
     let expected = vec![
         "remove a ".to_owned(),
@@ -102,13 +105,21 @@ async fn a_plan_says_beforehand_what_the_operator_then_does() -> Result<()> {
 #[tokio::test]
 async fn what_admission_refuses_has_no_plan() -> Result<()> {
     let turn = Turn::take("unplanned", 1, 30).await?;
-    let (code, told) = planned(&turn, &registration("orders", &json!({"ports": []})));
-    let told = told.as_str().unwrap_or_default();
-    assert!(
-        code == Some(1) && told.contains("name at least one port"),
-        "{code:?} {told}"
+    for (spec, words) in [
+        (json!({"ports": []}), "spec.ports in body should have at least 1 items"),
+        (
+            json!({"selector": {}}),
+            "an empty selector would register every pod of the namespace",
+        ),
+    ] {
+        let (code, told) = planned(&turn, &registration("orders", &spec));
+        let told = told.as_str().unwrap_or_default();
+        assert!(code == Some(1) && told.contains(words), "{code:?} {told}");
+    }
+    let (code, told) = planned(
+        &turn,
+        &registration("orders", &json!({"registryRef": {"name": "nowhere"}})),
     );
-    let (code, told) = planned(&turn, &registration("orders", &json!({"registry": "nowhere"})));
     let told = told.as_str().unwrap_or_default();
     assert!(
         code == Some(1) && told.contains("Registry \"nowhere\", which does not exist"),

@@ -50,7 +50,7 @@ pub async fn health_server(turn: &Turn, address: &str) -> Result<Process> {
     Ok(process)
 }
 
-/// gRPC-Go with etcd's resolver: what is written as EtcdGrpc under the service's default prefix.
+/// gRPC-Go with etcd's resolver: what is written as EtcdGRPC under the service's default prefix.
 pub fn grpc(turn: &Turn, service: &str) -> Result<Consumer> {
     let client = go("grpc", "client", "grpc-client")?;
     let target = format!("{}/{service}", turn.namespace.name());

@@ -114,10 +114,10 @@ pub fn formats(service: &str, turn: &Turn) -> Value {
     json!({
         "selector": {"matchLabels": {"app": "orders"}},
         "formats": [
-            {"type": "EtcdGrpc"},
-            {"type": "Plain", "prefix": below(&text_prefix(service, turn))},
-            {"type": "Plain", "prefix": below(&json_prefix(service, turn)), "value": "Json"},
-            {"type": "CoreDns", "domain": domain(service, turn)},
+            {"type": "EtcdGRPC"},
+            {"type": "Plain", "plain": {"prefix": below(&text_prefix(service, turn))}},
+            {"type": "Plain", "plain": {"prefix": below(&json_prefix(service, turn)), "value": "JSON"}},
+            {"type": "CoreDNS", "coreDNS": {"domain": domain(service, turn)}},
         ],
     })
 }

@@ -82,7 +82,7 @@ async fn a_full_database_is_named_costs_no_key_and_is_written_to_when_it_is_free
     scene.wait(&["b", "c"]).await;
 
     // Another TTL takes another lease, for which there is no space.
-    let spec = json!({"selector": {"matchLabels": {"app": "orders"}}, "ttlSeconds": 20});
+    let spec = json!({"selector": {"matchLabels": {"app": "orders"}}, "leaseTTLSeconds": 20});
     namespace.apply(registration("payments", &spec)).await?;
     let objects = namespace.objects();
     let told = wait_condition(objects, "payments", "Synced", "Unknown", "RegistryUnreachable").await;

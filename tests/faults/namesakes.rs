@@ -14,7 +14,7 @@ async fn services_whose_names_joined_by_hyphens_are_the_same_have_keys_of_their_
     let second = bed.namespace_named(&format!("{}-y", first.name())).await?;
     let spec = json!({
         "selector": {"matchLabels": {"app": "joined"}},
-        "formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}],
+        "formats": [{"type": "Plain"}, {"type": "EtcdGRPC"}],
     });
     for (namespace, service) in [(first, "y-z"), (first, "y"), (&second, "z"), (&second, "zz")] {
         namespace.apply(registration(service, &spec)).await?;
@@ -54,7 +54,7 @@ async fn two_clusters_that_register_the_same_service_leave_each_other_alone() ->
     let namespace = other.namespace_named(scene.turn.namespace.name()).await?;
     let spec = json!({
         "selector": {"matchLabels": {"app": "orders"}},
-        "formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}],
+        "formats": [{"type": "Plain"}, {"type": "EtcdGRPC"}],
     });
     namespace.apply(registration("orders", &spec)).await?;
     // One of them is called like one of the first cluster's, which was there before.

@@ -24,7 +24,7 @@ async fn a_change_during_a_restart_among_ten_thousand_keys_is_written_at_once_an
         .collect();
     let root = format!("/latency/{}/", turn.namespace.name());
     let formats: Vec<_> = (0..FORMATS)
-        .map(|i| json!({"type": "Plain", "prefix": format!("{root}{i}")}))
+        .map(|i| json!({"type": "Plain", "plain": {"prefix": format!("{root}{i}")}}))
         .collect();
     let spec = json!({"ports": ports, "formats": formats});
     turn.namespace.apply(registration("orders", &spec)).await?;

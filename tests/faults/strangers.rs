@@ -13,7 +13,7 @@ async fn leases_revoked_under_us_are_made_good_at_once_and_no_other_key_is_touch
     let scene = Scene::of("revoked", 1, 30).await?;
     let namespace = &scene.turn.namespace;
     // Another TTL, hence another lease.
-    let spec = json!({"selector": {"matchLabels": {"app": "orders"}}, "ttlSeconds": 60});
+    let spec = json!({"selector": {"matchLabels": {"app": "orders"}}, "leaseTTLSeconds": 60});
     namespace.apply(registration("payments", &spec)).await?;
     wait_in_sync(namespace.objects(), "payments", 3).await;
     let (orders, payments) = (scene.turn.plain("orders"), scene.turn.plain("payments"));

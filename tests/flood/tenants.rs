@@ -37,7 +37,8 @@ impl Tenants {
     async fn new(access: &Value, limits: &Value) -> Result<Self> {
         let bed = Bed::start(BedConfig::default()).await?;
         bed.apply_crds().await?;
-        let spec = json!({"endpoints": bed.registry().endpoints(), "guard": {"mode": "Off"}, "access": access, "limits": limits});
+        let etcd = json!({"endpoints": bed.registry().endpoints()});
+        let spec = json!({"etcd": etcd, "guard": {"mode": "Off"}, "access": access, "limits": limits});
         let registry = json!({"apiVersion": API, "kind": "Registry", "metadata": {"name": "default"}, "spec": spec});
         bed.objects().apply(registry).await?;
         let binary = std::env::var("FLOOD_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_leasehold").to_owned());
@@ -139,7 +140,7 @@ async fn p10_one_tenant_s_flood_adds_little_to_what_another_waits_for() -> Resul
     let tries = tries.unwrap_or(TRIES);
     let limit = std::env::var("FLOOD_LIMIT").ok().and_then(|limit| limit.parse().ok());
     let limits = json!({"changesPerSecondPerNamespace": limit.unwrap_or(LIMIT)});
-    let access = json!({"rules": [{"name": "all", "namespaces": {}}]});
+    let access = json!({"rules": [{"name": "all", "namespaceSelector": {}}]});
     let mut tenants = Box::pin(Tenants::new(&access, &limits)).await?;
     tenants.measure(10).await?;
     let before = tenants.transactions().await?;

@@ -6,7 +6,7 @@ use super::{Case, many, rejected, taken, text, with};
 
 /// A Registry with one rule that is changed.
 fn rule(change: &Value) -> Value {
-    let smallest = json!({"name": "shops", "namespaces": {}});
+    let smallest = json!({"name": "shops", "namespaceSelector": {}});
     json!({"access": {"rules": [with(&smallest, change)]}})
 }
 
@@ -20,11 +20,7 @@ pub fn wrong() -> Vec<Case> {
 
 fn prefixes() -> Vec<Case> {
     rejected(vec![
-        (
-            "an empty prefix",
-            prefix(""),
-            "a prefix is empty: write one such as /services/{{namespace}}",
-        ),
+        ("an empty prefix", prefix(""), "should be at least 1 chars long"),
         (
             "a prefix with a slash at its end",
             prefix("/services/"),
@@ -78,13 +74,13 @@ fn rules() -> Vec<Case> {
     rejected(vec![
         (
             "a rule without a name",
-            json!({"access": {"rules": [{"namespaces": {}}]}}),
+            json!({"access": {"rules": [{"namespaceSelector": {}}]}}),
             "name: Required value",
         ),
         (
             "a rule for nobody",
             json!({"access": {"rules": [{"name": "a"}]}}),
-            "namespaces: Required value",
+            "namespaceSelector: Required value",
         ),
         (
             "a rule's name in capitals",
@@ -93,18 +89,18 @@ fn rules() -> Vec<Case> {
         ),
         (
             "two rules of a name",
-            json!({"access": {"rules": [{"name": "a", "namespaces": {}}, {"name": "a", "namespaces": {}}]}}),
-            "two rules have the same name",
+            json!({"access": {"rules": [{"name": "a", "namespaceSelector": {}}, {"name": "a", "namespaceSelector": {}}]}}),
+            r#"spec.access.rules[1]: Duplicate value: {"name":"a"}"#,
         ),
         (
             "an operator without values",
-            rule(&json!({"namespaces": {"matchExpressions": [{"key": "a", "operator": "In"}]}})),
+            rule(&json!({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}})),
             "In and NotIn need at least one entry in values",
         ),
         (
             "no formats",
             rule(&json!({"formats": []})),
-            "name at least one format, or leave formats out",
+            "spec.access.rules[0].formats in body should have at least 1 items",
         ),
         (
             "a format that is none",
@@ -113,22 +109,47 @@ fn rules() -> Vec<Case> {
         ),
         (
             "a TTL range that is upside down",
-            rule(&json!({"ttlSeconds": {"min": 60, "max": 15}})),
+            rule(&json!({"leaseTTL": {"minSeconds": 60, "maxSeconds": 15}})),
             "must not be above",
         ),
         (
             "a TTL range that is too wide",
-            rule(&json!({"ttlSeconds": {"min": 1}})),
-            "must lie within 5 to 299",
+            rule(&json!({"leaseTTL": {"minSeconds": 4}})),
+            "leaseTTL.minSeconds in body should be greater than or equal to 5",
+        ),
+        (
+            "a TTL range that ends too late",
+            rule(&json!({"leaseTTL": {"maxSeconds": 300}})),
+            "leaseTTL.maxSeconds in body should be less than or equal to 299",
         ),
         (
             "no keys",
             rule(&json!({"keysPerNamespace": 0})),
-            "keysPerNamespace must be 1 to 1000000",
+            "keysPerNamespace in body should be greater than or equal to 1",
+        ),
+        (
+            "too many keys",
+            rule(&json!({"keysPerNamespace": 1_000_001})),
+            "keysPerNamespace in body should be less than or equal to 1000000",
+        ),
+        (
+            "a format twice",
+            rule(&json!({"formats": ["Plain", "Plain"]})),
+            r#"formats[1]: Duplicate value: "Plain""#,
+        ),
+        (
+            "a prefix twice",
+            rule(&json!({"prefixes": ["/a", "/a"]})),
+            r#"prefixes[1]: Duplicate value: "/a""#,
+        ),
+        (
+            "access without rules",
+            json!({"access": {}}),
+            "spec.access.rules: Required value",
         ),
         (
             "33 rules",
-            json!({"access": {"rules": many(33, |i| json!({"name": format!("r{i}"), "namespaces": {}}))}}),
+            json!({"access": {"rules": many(33, |i| json!({"name": format!("r{i}"), "namespaceSelector": {}}))}}),
             "must have at most 32 items",
         ),
     ])
@@ -141,12 +162,12 @@ pub fn good() -> Vec<Case> {
         (
             "the largest rule",
             rule(&json!({
-                "namespaces": {
+                "namespaceSelector": {
                     "matchLabels": {"team": "shop"},
                     "matchExpressions": [{"key": "stage", "operator": "NotIn", "values": ["test"]}],
                 },
                 "prefixes": ["/", "/services/{{namespace}}", "{{namespace}}-{{namespace}}/x", "kitex/registry-etcd/a_b.c~d"],
-                "formats": ["Plain", "GoZero"], "ttlSeconds": {"min": 15, "max": 60}, "keysPerNamespace": 1_000_000,
+                "formats": ["Plain", "GoZero"], "leaseTTL": {"minSeconds": 15, "maxSeconds": 60}, "keysPerNamespace": 1_000_000,
             })),
         ),
     ])

@@ -25,7 +25,7 @@ pub fn registration() -> Value {
         "metadata": {"name": "orders", "namespace": "default"},
         "spec": {
             "selector": {"matchLabels": {"app": "orders"}},
-            "ports": [{"port": "http"}],
+            "ports": [{"name": "http"}],
             "formats": [{"type": "Plain"}],
         },
     })
@@ -37,7 +37,7 @@ pub fn registry() -> Value {
         "apiVersion": "leasehold.dev/v1alpha1",
         "kind": "Registry",
         "metadata": {"name": "default"},
-        "spec": {"endpoints": ["http://10.0.0.5:2379"]},
+        "spec": {"etcd": {"endpoints": ["http://10.0.0.5:2379"]}},
     })
 }
 
@@ -47,7 +47,7 @@ pub fn record_format() -> Value {
         "apiVersion": "leasehold.dev/v1alpha1",
         "kind": "RecordFormat",
         "metadata": {"name": "mine"},
-        "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": "{{ hostPort }}"}]},
+        "spec": {"records": [{"name": "endpoint", "key": "{{ prefix }}/{{ id }}", "value": "{{ hostPort }}"}]},
     })
 }
 

@@ -70,41 +70,45 @@ fn selectors() -> Vec<Case> {
 fn ports() -> Vec<Case> {
     let port = |port: Value| json!({"ports": [port]});
     rejected(vec![
-        ("no ports", json!({"ports": []}), "name at least one port"),
+        (
+            "no ports",
+            json!({"ports": []}),
+            "spec.ports in body should have at least 1 items",
+        ),
         ("ports left out", json!({"ports": null}), "spec.ports: Required value"),
         (
             "17 ports",
-            json!({"ports": many(17, |i| json!({"port": i + 1}))}),
+            json!({"ports": many(17, |i| json!({"name": format!("p{i}")}))}),
             "must have at most 16 items",
         ),
         (
             "port 0",
-            port(json!({"port": 0})),
+            port(json!({"name": "a", "port": 0})),
             "a number from 1 to 65535 without quotes",
         ),
         (
             "port 65536",
-            port(json!({"port": 65536})),
+            port(json!({"name": "a", "port": 65536})),
             "a number from 1 to 65535 without quotes",
         ),
         (
             "quoted port number",
-            port(json!({"port": "8080"})),
+            port(json!({"name": "a", "port": "8080"})),
             "spec.ports[0].port in body should match '^([a-z]",
         ),
         (
             "port name in capitals",
-            port(json!({"port": "HTTP"})),
+            port(json!({"name": "a", "port": "HTTP"})),
             "spec.ports[0].port in body should match '^([a-z]",
         ),
         (
             "port name that ends with a hyphen",
-            port(json!({"port": "http-"})),
+            port(json!({"name": "a", "port": "http-"})),
             "spec.ports[0].port in body should match '^([a-z]",
         ),
         (
             "port name of 16",
-            port(json!({"port": text(16)})),
+            port(json!({"name": "a", "port": text(16)})),
             "may not be more than 15",
         ),
         (
@@ -118,40 +122,50 @@ fn ports() -> Vec<Case> {
             "at least one letter",
         ),
         (
-            "scheme with a colon",
-            port(json!({"port": 80, "scheme": "http://"})),
+            "appProtocol with a colon",
+            port(json!({"name": "a", "port": 80, "appProtocol": "http://"})),
             "such as grpc or http",
         ),
         (
             "two ports of one name",
             json!({"ports": [{"name": "http", "port": 80}, {"name": "http", "port": 81}]}),
-            "two ports have the same name: give each its own name",
+            r#"spec.ports[1]: Duplicate value: {"name":"http"}"#,
         ),
         (
-            "a port named as another's container port",
-            json!({"ports": [{"name": "http", "port": 80}, {"port": "http"}]}),
-            "two ports have the same name",
+            "a port without a name",
+            port(json!({"port": 8080})),
+            "spec.ports[0].name: Required value",
         ),
         (
-            "one port twice",
-            json!({"ports": [{"port": 80}, {"port": 80}]}),
-            "two ports have the same name",
+            "port's own name of 16",
+            port(json!({"name": text(16)})),
+            "spec.ports[0].name: Too long: may not be more than 15",
         ),
         (
-            "one container port twice",
-            json!({"ports": [{"port": "http"}, {"port": "http"}]}),
-            "two ports have the same name",
+            "empty port's own name",
+            port(json!({"name": ""})),
+            "spec.ports[0].name in body should be at least 1 chars long",
+        ),
+        (
+            "port's own name with two hyphens in a row",
+            port(json!({"name": "a--b"})),
+            "single hyphens",
+        ),
+        (
+            "unknown protocol",
+            port(json!({"name": "a", "protocol": "QUIC"})),
+            r#"supported values: "TCP", "UDP", "SCTP""#,
         ),
     ])
 }
 
 /// What a consumer cannot read of an otherwise good registration.
 fn consumers() -> Vec<Case> {
-    let redis = json!([{"name": "redis", "port": 6379, "scheme": "redis"}]);
+    let redis = json!([{"name": "redis", "port": 6379, "appProtocol": "redis"}]);
     rejected(vec![
         (
             "IPv6 for GoFrame",
-            json!({"address": {"family": "IPv6"}, "formats": [{"type": "Plain"}, {"type": "GoFrame"}]}),
+            json!({"address": {"ipFamilies": ["IPv6"]}, "formats": [{"type": "Plain"}, {"type": "GoFrame"}]}),
             "GoFrame's clients panic on IPv6 addresses",
         ),
         (
@@ -162,7 +176,7 @@ fn consumers() -> Vec<Case> {
         (
             "redis over Traefik's HTTP",
             json!({"ports": redis, "formats": [{"type": "Traefik"}]}),
-            "or write protocol: Tcp or Udp",
+            "or write traefik: {protocol: TCP} or UDP",
         ),
         (
             "a service in capitals for Traefik",
@@ -174,14 +188,26 @@ fn consumers() -> Vec<Case> {
 
 fn single_values() -> Vec<Case> {
     rejected(vec![
-        ("ttl of 14", json!({"ttlSeconds": 14}), "ttlSeconds must be 15 to 299"),
         (
-            "ttl of 300",
-            json!({"ttlSeconds": 300}),
-            "leave it out for the Registry's",
+            "lease TTL of 14",
+            json!({"leaseTTLSeconds": 14}),
+            "spec.leaseTTLSeconds in body should be greater than or equal to 15",
         ),
-        ("weight of 65536", json!({"weight": 65536}), "weight must be 0 to 65535"),
-        ("weight of -1", json!({"weight": -1}), "weight must be 0 to 65535"),
+        (
+            "lease TTL of 300",
+            json!({"leaseTTLSeconds": 300}),
+            "spec.leaseTTLSeconds in body should be less than or equal to 299",
+        ),
+        (
+            "weight of 65536",
+            json!({"weight": 65536}),
+            "spec.weight in body should be less than or equal to 65535",
+        ),
+        (
+            "weight of -1",
+            json!({"weight": -1}),
+            "spec.weight in body should be greater than or equal to 0",
+        ),
         (
             "empty service name",
             json!({"serviceName": ""}),
@@ -204,8 +230,8 @@ fn single_values() -> Vec<Case> {
         ),
         (
             "registry's name in capitals",
-            json!({"registry": "Main"}),
-            "must be the name of a Registry (kubectl get registries)",
+            json!({"registryRef": {"name": "Main"}}),
+            "name must be that of an object",
         ),
         (
             "unknown address",
@@ -214,7 +240,7 @@ fn single_values() -> Vec<Case> {
         ),
         (
             "unknown family",
-            json!({"address": {"family": "IPv5"}}),
+            json!({"address": {"ipFamilies": ["IPv5"]}}),
             r#"supported values: "IPv4", "IPv6""#,
         ),
         (
@@ -222,16 +248,36 @@ fn single_values() -> Vec<Case> {
             json!({"lastEndpoint": "Linger"}),
             r#"supported values: "Keep", "Remove""#,
         ),
-        ("suspend as text", json!({"suspend": "yes"}), "must be of type boolean"),
+        (
+            "no family",
+            json!({"address": {"ipFamilies": []}}),
+            "spec.address.ipFamilies in body should have at least 1 items",
+        ),
+        (
+            "two families",
+            json!({"address": {"ipFamilies": ["IPv4", "IPv6"]}}),
+            "must have at most 1 item",
+        ),
+        (
+            "a registry by its name alone",
+            json!({"registryRef": "main"}),
+            "spec.registryRef in body must be of type object",
+        ),
+        (
+            "a registry reference without a name",
+            json!({"registryRef": {}}),
+            "spec.registryRef.name: Required value",
+        ),
+        (
+            "unknown update policy",
+            json!({"updatePolicy": "UpsertOnly"}),
+            r#"supported values: "Sync", "Frozen""#,
+        ),
     ])
 }
 
 fn facts() -> Vec<Case> {
-    let facts = |count: usize| {
-        (0..count)
-            .map(|i| (format!("k{i}"), json!("v")))
-            .collect::<serde_json::Map<_, _>>()
-    };
+    let attribute = |attribute: Value| json!({"attributes": [attribute]});
     rejected(vec![
         (
             "version without a label",
@@ -244,29 +290,49 @@ fn facts() -> Vec<Case> {
             "such as app.kubernetes.io/version",
         ),
         (
-            "65 facts",
-            json!({"metadata": {"static": facts(65)}}),
+            "65 attributes",
+            json!({"attributes": many(65, |i| json!({"name": format!("k{i}"), "value": "v"}))}),
             "must have at most 64 items",
         ),
         (
-            "a fact without a name",
-            json!({"metadata": {"static": {"": "x"}}}),
-            "a key in metadata.static is empty",
+            "an attribute twice",
+            json!({"attributes": [{"name": "a", "value": "b"}, {"name": "a", "fromLabel": "b"}]}),
+            r#"spec.attributes[1]: Duplicate value: {"name":"a"}"#,
         ),
         (
-            "a fact of 257",
-            json!({"metadata": {"static": {"k": text(257)}}}),
+            "an attribute without a name",
+            attribute(json!({"value": "x"})),
+            "spec.attributes[0].name: Required value",
+        ),
+        (
+            "an attribute with an empty name",
+            attribute(json!({"name": "", "value": "x"})),
+            "spec.attributes[0].name in body should be at least 1 chars long",
+        ),
+        (
+            "an attribute's name of 318",
+            attribute(json!({"name": text(318), "value": "x"})),
+            "may not be more than 317",
+        ),
+        (
+            "an attribute of 257",
+            attribute(json!({"name": "k", "value": text(257)})),
             "may not be more than 256",
         ),
         (
-            "a fact's name of 257",
-            json!({"metadata": {"static": {text(257): "v"}}}),
-            "longer than 256 characters: shorten it",
+            "an attribute without a value",
+            attribute(json!({"name": "k"})),
+            "an attribute has either a value or, in fromLabel",
         ),
         (
-            "a fact from a malformed label",
-            json!({"metadata": {"fromLabels": ["-"]}}),
-            "must hold keys of pod labels",
+            "an attribute with two values",
+            attribute(json!({"name": "k", "value": "v", "fromLabel": "l"})),
+            "an attribute has either a value or, in fromLabel",
+        ),
+        (
+            "an attribute from a malformed label",
+            attribute(json!({"name": "k", "fromLabel": "-"})),
+            "such as topology.kubernetes.io/zone",
         ),
     ])
 }
@@ -287,49 +353,52 @@ pub fn good() -> Vec<Case> {
         ),
         (
             "a port by number",
-            json!({"ports": [{"port": 8080}], "formats": [{"type": "Plain", "ports": ["8080"]}]}),
+            json!({"ports": [{"name": "web", "port": 8080}], "formats": [{"type": "Plain", "ports": ["web"]}]}),
         ),
         (
             "the same container port under two names",
-            json!({"ports": [{"port": 80}, {"name": "again", "port": 80}]}),
+            json!({"ports": [{"name": "web", "port": 80}, {"name": "again", "port": 80}]}),
         ),
         (
             "container ports by name",
-            json!({"ports": [{"port": "a"}, {"port": "grpc-2"}, {"port": "9p"}, {"port": "8-h"}, {"port": "0a-0"}]}),
+            json!({"ports": [
+                {"name": "a"}, {"name": "grpc-2"}, {"name": "9p"}, {"name": "8-h"}, {"name": "b", "port": "0a-0"},
+            ]}),
         ),
         (
             "a format with ports by number and by name",
             json!({
-                "ports": [{"port": 8080}, {"port": "http"}, {"name": "own", "port": "http"}],
-                "formats": [{"type": "Plain", "ports": ["8080", "http", "own"]}],
+                "ports": [{"name": "web", "port": 8080}, {"name": "http"}, {"name": "own", "port": "http"}],
+                "formats": [{"type": "Plain", "ports": ["web", "http", "own"]}],
             }),
         ),
-        ("IPv6", json!({"address": {"family": "IPv6"}})),
+        ("IPv6", json!({"address": {"ipFamilies": ["IPv6"]}})),
         (
             "null for what may be left out",
-            json!({"weight": null, "version": null, "registry": null, "ttlSeconds": null}),
+            json!({"weight": null, "version": null, "registryRef": null, "leaseTTLSeconds": null}),
         ),
         (
             "the bounds",
-            json!({"ttlSeconds": 15, "weight": 65535, "ports": [{"port": 1}, {"port": 65535}]}),
+            json!({"leaseTTLSeconds": 15, "weight": 65535, "ports": [{"name": "a", "port": 1}, {"name": "b", "port": 65535}]}),
         ),
         (
             "everything",
             json!({
-                "registry": "main", "serviceName": "shop_Orders.v2",
+                "registryRef": {"name": "main"}, "serviceName": "shop_Orders.v2",
                 "selector": {"matchLabels": {"app": "orders"}, "matchExpressions": expressions},
-                "ports": many(16, |i| json!({"name": format!("port-{i}"), "port": format!("p{i}"), "scheme": "h2c"})),
-                "address": {"type": "PodIP", "family": "IPv4"},
+                "ports": many(16, |i| json!({"name": format!("port-{i}"), "port": format!("p{i}"), "appProtocol": "h2c"})),
+                "address": {"type": "PodIP", "ipFamilies": ["IPv4"]},
                 "formats": many(16, |i| json!({
-                    "type": "Plain", "prefix": format!("/services/{i:02}/{}", text(490)), "value": "Json",
+                    "type": "Plain", "plain": {"prefix": format!("/services/{i:02}/{}", text(490)), "value": "JSON"},
                     "ports": many(16, |i| json!(format!("port-{i}"))),
                 })),
                 "version": {"fromLabel": "app.kubernetes.io/version"}, "weight": 0,
-                "metadata": {
-                    "static": {"region": "eu", "empty": ""},
-                    "fromLabels": many(64, |i| json!(format!("{}.example.org/{i}", text(240)))),
-                },
-                "ttlSeconds": 299, "lastEndpoint": "Keep", "suspend": true,
+                "attributes": many(64, |i| match i {
+                    0 => json!({"name": "empty", "value": ""}),
+                    1 => json!({"name": text(317), "value": text(256)}),
+                    i => json!({"name": format!("l{i}"), "fromLabel": format!("{}.example.org/{i}", text(240))}),
+                }),
+                "leaseTTLSeconds": 299, "lastEndpoint": "Keep", "updatePolicy": "Frozen",
             }),
         ),
     ]));

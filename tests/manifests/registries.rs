@@ -17,31 +17,31 @@ pub fn wrong() -> Vec<Case> {
 }
 
 fn endpoints() -> Vec<Case> {
-    let endpoints = |endpoints: Value| json!({"endpoints": endpoints});
+    let endpoints = |endpoints: Value| json!({"etcd": {"endpoints": endpoints}});
     rejected(vec![
         (
             "no endpoints",
             endpoints(json!([])),
-            "name at least one member of the etcd cluster",
+            "spec.etcd.endpoints in body should have at least 1 items",
         ),
         (
             "endpoints left out",
             endpoints(json!(null)),
-            "spec.endpoints: Required value",
+            "spec.etcd.endpoints: Required value",
         ),
         (
             "https",
             endpoints(json!(["https://etcd:2379"])),
-            "https needs tls: name in it the CA to trust",
+            "https needs tls: name in tls.caRef",
         ),
         (
             "http and https",
-            json!({"endpoints": ["https://a:2379", "http://b:2379"], "tls": {"caSecret": {"name": "ca"}}}),
+            json!({"etcd": {"endpoints": ["https://a:2379", "http://b:2379"], "tls": {"caRef": {"name": "ca"}}}}),
             "write http:// or https:// in all endpoints",
         ),
         (
             "TLS for http",
-            json!({"tls": {"caSecret": {"name": "ca"}}}),
+            json!({"etcd": {"tls": {"caRef": {"name": "ca"}}}}),
             "tls is for https",
         ),
         (
@@ -73,7 +73,18 @@ fn endpoints() -> Vec<Case> {
         (
             "one twice",
             endpoints(json!(["http://a:1", "http://a:1"])),
-            "name each member once",
+            r#"spec.etcd.endpoints[1]: Duplicate value: "http://a:1""#,
+        ),
+        (
+            "an empty one",
+            endpoints(json!([""])),
+            "spec.etcd.endpoints[0] in body should be at least 1 chars long",
+        ),
+        ("no etcd", json!({"etcd": null}), "spec.etcd: Required value"),
+        (
+            "endpoints outside of etcd",
+            json!({"endpoints": ["http://a:1"]}),
+            r#"unknown field "spec.endpoints""#,
         ),
         (
             "17",
@@ -84,43 +95,43 @@ fn endpoints() -> Vec<Case> {
 }
 
 fn access() -> Vec<Case> {
-    let tls = |tls: Value| json!({"endpoints": ["https://etcd:2379"], "tls": tls});
+    let tls = |tls: Value| json!({"etcd": {"endpoints": ["https://etcd:2379"], "tls": tls}});
     rejected(vec![
         (
-            "nobody to trust",
+            "no CA",
             tls(json!({"serverName": "etcd"})),
-            "name either caSecret or caConfigMap",
+            "spec.etcd.tls.caRef: Required value",
         ),
         (
-            "whom to trust twice",
-            tls(json!({"caSecret": {"name": "a"}, "caConfigMap": {"name": "b"}})),
-            "name either caSecret or caConfigMap",
+            "a CA of another kind",
+            tls(json!({"caRef": {"kind": "Service", "name": "a"}})),
+            r#"supported values: "Secret", "ConfigMap""#,
         ),
         (
             "a server name with a scheme",
-            tls(json!({"caSecret": {"name": "a"}, "serverName": "https://etcd"})),
+            tls(json!({"caRef": {"name": "a"}, "serverName": "https://etcd"})),
             "serverName must be a host name or an IP address",
         ),
         (
             "a Secret that no object is called",
-            json!({"auth": {"secret": {"name": "A"}}}),
+            json!({"etcd": {"auth": {"secretRef": {"name": "A"}}}}),
             "name must be that of an object",
         ),
         (
             "auth without a Secret",
-            json!({"auth": {"usernameKey": "u"}}),
-            "spec.auth.secret: Required value",
+            json!({"etcd": {"auth": {"usernameKey": "u"}}}),
+            "spec.etcd.auth.secretRef: Required value",
         ),
         (
             "an empty key",
-            json!({"auth": {"secret": {"name": "a"}, "passwordKey": ""}}),
+            json!({"etcd": {"auth": {"secretRef": {"name": "a"}, "passwordKey": ""}}}),
             "passwordKey must be a key of a Secret",
         ),
     ])
 }
 
 fn meta_prefixes() -> Vec<Case> {
-    let meta = |prefix: &str| json!({"metaPrefix": prefix});
+    let meta = |prefix: &str| json!({"etcd": {"metaPrefix": prefix}});
     rejected(vec![
         (
             "meta prefix without a slash before",
@@ -164,39 +175,54 @@ fn limits() -> Vec<Case> {
     let limits = |limits: Value| json!({"limits": limits});
     rejected(vec![
         (
-            "ttl of 4",
-            json!({"ttlSeconds": 4}),
-            "ttlSeconds must be 5 to 299; 30 suits most",
+            "lease TTL of 4",
+            json!({"defaults": {"leaseTTLSeconds": 4}}),
+            "spec.defaults.leaseTTLSeconds in body should be greater than or equal to 5",
         ),
         (
-            "ttl of 300",
-            json!({"ttlSeconds": 300}),
-            "ttlSeconds must be 5 to 299; 30 suits most",
+            "lease TTL of 300",
+            json!({"defaults": {"leaseTTLSeconds": 300}}),
+            "spec.defaults.leaseTTLSeconds in body should be less than or equal to 299",
         ),
         (
             "31 keys per lease",
             limits(json!({"keysPerLease": 31})),
-            "keysPerLease must be 32 to 1000; 256 suits most",
+            "spec.limits.keysPerLease in body should be greater than or equal to 32",
         ),
         (
             "1001 keys per lease",
             limits(json!({"keysPerLease": 1001})),
-            "keysPerLease must be 32 to 1000",
+            "spec.limits.keysPerLease in body should be less than or equal to 1000",
         ),
         (
             "no keys per second",
             limits(json!({"keysPerSecond": 0})),
-            "keysPerSecond must be 1 to 100000; 5000 suits most",
+            "spec.limits.keysPerSecond in body should be greater than or equal to 1",
         ),
         (
             "65 transactions",
             limits(json!({"transactionsInFlight": 65})),
-            "transactionsInFlight must be 1 to 64; 4 suits most",
+            "spec.limits.transactionsInFlight in body should be less than or equal to 64",
         ),
         (
             "no changes per second",
             limits(json!({"changesPerSecondPerNamespace": 0})),
-            "changesPerSecondPerNamespace must be 1 to 100000; 500 suits most",
+            "spec.limits.changesPerSecondPerNamespace in body should be greater than or equal to 1",
+        ),
+        (
+            "too many keysPerSecond",
+            limits(json!({"keysPerSecond": 100_001})),
+            "spec.limits.keysPerSecond in body should be less than or equal to 100000",
+        ),
+        (
+            "too few transactionsInFlight",
+            limits(json!({"transactionsInFlight": 0})),
+            "spec.limits.transactionsInFlight in body should be greater than or equal to 1",
+        ),
+        (
+            "too many changesPerSecondPerNamespace",
+            limits(json!({"changesPerSecondPerNamespace": 100_001})),
+            "spec.limits.changesPerSecondPerNamespace in body should be less than or equal to 100000",
         ),
     ])
 }
@@ -212,22 +238,42 @@ fn guards() -> Vec<Case> {
         (
             "a window of nothing",
             guard(json!({"windowSeconds": 0})),
-            "windowSeconds must be 1 to 3600; 60 suits most",
+            "spec.guard.windowSeconds in body should be greater than or equal to 1",
         ),
         (
             "a loss of 100 percent",
             guard(json!({"maxLossPercent": 100})),
-            "maxLossPercent must be 1 to 99; 50 suits most. mode: Off holds nothing",
+            "spec.guard.maxLossPercent in body should be less than or equal to 99",
         ),
         (
             "at least no keys",
             guard(json!({"minKeys": 0})),
-            "minKeys must be 1 to 100000; 10 suits most",
+            "spec.guard.minKeys in body should be greater than or equal to 1",
         ),
         (
             "a hold of more than a day",
             guard(json!({"holdSeconds": 86401})),
-            "holdSeconds must be 1 to 86400; 300 suits most",
+            "spec.guard.holdSeconds in body should be less than or equal to 86400",
+        ),
+        (
+            "too much windowSeconds",
+            guard(json!({"windowSeconds": 3601})),
+            "spec.guard.windowSeconds in body should be less than or equal to 3600",
+        ),
+        (
+            "too little maxLossPercent",
+            guard(json!({"maxLossPercent": 0})),
+            "spec.guard.maxLossPercent in body should be greater than or equal to 1",
+        ),
+        (
+            "too much minKeys",
+            guard(json!({"minKeys": 100_001})),
+            "spec.guard.minKeys in body should be less than or equal to 100000",
+        ),
+        (
+            "too little holdSeconds",
+            guard(json!({"holdSeconds": 0})),
+            "spec.guard.holdSeconds in body should be greater than or equal to 1",
         ),
     ])
 }
@@ -238,25 +284,28 @@ pub fn good() -> Vec<Case> {
         (
             "the largest registry",
             json!({
-                "endpoints": many(16, |i| json!(format!("http://etcd-{i}.etcd.svc.cluster.local:2379"))),
-                "metaPrefix": "/_platform/leasehold/", "ttlSeconds": 5,
+                "etcd": {
+                    "endpoints": many(16, |i| json!(format!("http://etcd-{i}.etcd.svc.cluster.local:2379"))),
+                    "metaPrefix": "/_platform/leasehold/",
+                },
+                "defaults": {"leaseTTLSeconds": 5},
                 "limits": {"keysPerLease": 1000, "keysPerSecond": 100_000, "transactionsInFlight": 64},
             }),
         ),
         (
             "IPv6 endpoints",
-            json!({"endpoints": ["http://[2001:db8::5]:2379", "http://[::1]:2379"]}),
+            json!({"etcd": {"endpoints": ["http://[2001:db8::5]:2379", "http://[::1]:2379"]}}),
         ),
         (
             "every way in at once",
-            json!({
+            json!({"etcd": {
                 "endpoints": ["https://[2001:db8::5]:2379"],
                 "tls": {
-                    "caConfigMap": {"name": "etcd-ca", "key": "root.pem"}, "certSecret": {"name": "etcd-client"},
-                    "serverName": "etcd.example.org",
+                    "caRef": {"kind": "ConfigMap", "name": "etcd-ca", "key": "root.pem"},
+                    "clientCertSecretRef": {"name": "etcd-client"}, "serverName": "etcd.example.org",
                 },
-                "auth": {"secret": {"name": "etcd-user"}, "usernameKey": "u", "passwordKey": "p"},
-            }),
+                "auth": {"secretRef": {"name": "etcd-user"}, "usernameKey": "u", "passwordKey": "p"},
+            }}),
         ),
         (
             "a guard that only warns",
@@ -264,7 +313,7 @@ pub fn good() -> Vec<Case> {
         ),
         (
             "null for what may be left out",
-            json!({"metaPrefix": null, "ttlSeconds": null, "limits": null, "access": null}),
+            json!({"etcd": {"metaPrefix": null}, "defaults": null, "limits": null, "access": null}),
         ),
     ])
     .into_iter()

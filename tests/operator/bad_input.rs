@@ -13,7 +13,7 @@ async fn a_missing_registry_is_named_and_used_as_soon_as_it_is_there() -> Result
     let namespace = bed.namespace("no-registry").await?;
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace
-        .apply(registration("orders", &json!({"registry": "late"})))
+        .apply(registration("orders", &json!({"registryRef": {"name": "late"}})))
         .await?;
     let object = wait_condition(namespace.objects(), "orders", "Accepted", "False", "RegistryNotFound").await;
     assert!(message(&object, "Accepted").contains("create it"), "{object:#}");
@@ -44,7 +44,7 @@ async fn a_port_that_some_pods_lack_is_told_and_the_other_pods_are_registered() 
 async fn a_port_that_no_pod_has_is_told() -> Result<()> {
     let namespace = bed().await.namespace("nobodys-port").await?;
     namespace
-        .apply(registration("orders", &json!({"ports": [{"port": "nope"}]})))
+        .apply(registration("orders", &json!({"ports": [{"name": "nope"}]})))
         .await?;
     namespace.create_pod(&pod("a", "orders")).await?;
     let object = wait_condition(namespace.objects(), "orders", "Ready", "False", "NothingRegistered").await;
@@ -56,7 +56,7 @@ async fn a_port_that_no_pod_has_is_told() -> Result<()> {
 async fn a_prefix_that_overlaps_the_bookkeeping_is_refused_and_what_was_there_stays() -> Result<()> {
     let namespace = bed().await.namespace("reserved").await?;
     let etcd = bed().await.registry();
-    let reserved = json!({"formats": [{"type": "Plain", "prefix": "/leasehold/mine"}]});
+    let reserved = json!({"formats": [{"type": "Plain", "plain": {"prefix": "/leasehold/mine"}}]});
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace.apply(registration("fresh", &reserved)).await?;
     let object = wait_condition(namespace.objects(), "fresh", "Accepted", "False", "PrefixReserved").await;
@@ -87,11 +87,11 @@ async fn a_name_of_no_length_is_refused_at_the_door() -> Result<()> {
         .to_string();
     assert!(error.contains("serviceName"), "{error}");
     let error = namespace
-        .apply(registration("orders", &json!({"registry": ""})))
+        .apply(registration("orders", &json!({"registryRef": {"name": ""}})))
         .await
         .unwrap_err()
         .to_string();
-    assert!(error.contains("registry"), "{error}");
+    assert!(error.contains("spec.registryRef.name"), "{error}");
     Ok(())
 }
 
@@ -106,17 +106,18 @@ async fn labels_of_other_alphabets_are_refused_at_the_door_and_odd_facts_arrive_
         .to_string();
     assert!(error.contains("no label can have that value"), "{error}");
 
-    let facts = json!({"ключ": "значение", "emoji": "🦀", "quote": "\"\\", "empty": ""});
+    let facts = [("ключ", "значение"), ("emoji", "🦀"), ("quote", "\"\\"), ("empty", "")];
+    let attributes = facts.map(|(name, value)| json!({"name": name, "value": value}));
     let prefix = format!("/unicode/{}/", namespace.name());
     let spec = json!({
-        "metadata": {"static": facts},
-        "formats": [{"type": "Plain", "value": "Json", "prefix": prefix.trim_end_matches('/')}],
+        "attributes": attributes,
+        "formats": [{"type": "Plain", "plain": {"value": "JSON", "prefix": prefix.trim_end_matches('/')}}],
     });
     namespace.apply(registration("orders", &spec)).await?;
     namespace.create_pod(&pod("a", "orders")).await?;
     let held = wait_keys(bed().await.registry(), &prefix, &["a"]).await;
     let value: serde_json::Value = serde_json::from_str(&held[&format!("{prefix}a")].value).expect("JSON");
-    assert_eq!(value["metadata"], facts);
+    assert_eq!(value["metadata"], json!(std::collections::BTreeMap::from(facts)));
     Ok(())
 }
 
@@ -124,7 +125,7 @@ async fn labels_of_other_alphabets_are_refused_at_the_door_and_odd_facts_arrive_
 async fn a_pod_without_labels_is_nobody_s_and_one_with_300_ports_is_registered() -> Result<()> {
     let namespace = bed().await.namespace("odd-pods").await?;
     namespace
-        .apply(registration("orders", &json!({"ports": [{"port": "p299"}]})))
+        .apply(registration("orders", &json!({"ports": [{"name": "p299"}]})))
         .await?;
     namespace
         .create_pod(&NewPod::new("bare").with(&json!({"metadata": {"labels": null}})))
@@ -141,7 +142,11 @@ async fn a_pod_without_labels_is_nobody_s_and_one_with_300_ports_is_registered()
 #[tokio::test]
 async fn a_weight_that_is_no_number_is_told_and_the_registration_s_is_used() -> Result<()> {
     let namespace = bed().await.namespace("weight").await?;
-    namespace.apply(registration("orders", &json!({"weight": 7}))).await?;
+    let prefix = format!("/weight/{}/", namespace.name());
+    let formats = json!([{"type": "Plain", "plain": {"value": "JSON", "prefix": prefix.trim_end_matches('/')}}]);
+    namespace
+        .apply(registration("orders", &json!({"weight": 7, "formats": formats})))
+        .await?;
     namespace
         .create_pod(&pod("a", "orders").annotation("leasehold.dev/weight", "heavy"))
         .await?;
@@ -150,7 +155,10 @@ async fn a_weight_that_is_no_number_is_told_and_the_registration_s_is_used() -> 
         message(&object, "Synced").contains("leasehold.dev/weight"),
         "{object:#}"
     );
-    assert_eq!(object["status"]["endpoints"][0]["weight"], 7);
+    assert_eq!(object["status"]["endpoints"][0]["keys"], json!([format!("{prefix}a")]));
+    let held = wait_keys(bed().await.registry(), &prefix, &["a"]).await;
+    let value: serde_json::Value = serde_json::from_str(&held[&format!("{prefix}a")].value).expect("JSON");
+    assert_eq!(value["weight"], 7);
     Ok(())
 }
 
@@ -159,7 +167,10 @@ async fn a_refused_spec_stays_refused_when_its_registry_changes() -> Result<()> 
     let bed = bed().await;
     let namespace = bed.namespace("still-refused").await?;
     bed.create_registry("changing", &bed.registry().endpoints(), 30).await?;
-    let spec = |prefix: &str| json!({"registry": "changing", "formats": [{"type": "Plain", "prefix": prefix}]});
+    let spec = |prefix: &str| {
+        let formats = json!([{"type": "Plain", "plain": {"prefix": prefix}}]);
+        json!({"registryRef": {"name": "changing"}, "formats": formats})
+    };
     let good = format!("/refused/{}", namespace.name());
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace.apply(registration("orders", &spec(&good))).await?;

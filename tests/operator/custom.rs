@@ -13,12 +13,12 @@ use crate::support::{
 fn record_format(name: &str, key: &str, value: &str) -> Value {
     json!({
         "apiVersion": API, "kind": "RecordFormat", "metadata": {"name": name},
-        "spec": {"records": [{"key": key, "value": value}]},
+        "spec": {"records": [{"name": "endpoint", "key": key, "value": value}]},
     })
 }
 
 fn custom(record_format: &str, prefix: &str) -> Value {
-    json!({"formats": [{"type": "Custom", "recordFormat": record_format, "prefix": prefix}]})
+    json!({"formats": [{"type": "Custom", "custom": {"recordFormatRef": {"name": record_format}, "prefix": prefix}}]})
 }
 
 /// Waits until a RecordFormat's Accepted has this status and reason, and returns the object.
@@ -54,7 +54,7 @@ async fn the_shipped_record_formats_write_what_their_consumers_read() -> Result<
     assert_eq!(shipped.len(), 4);
     let namespace = bed.namespace("shipped").await?;
     let place = |name: &str| format!("/custom/{}/{name}", namespace.name());
-    let mut formats = Vec::new();
+    let (mut names, mut formats) = (Vec::new(), Vec::new());
     for object in shipped {
         let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
         bed.objects().apply(object).await?;
@@ -71,11 +71,13 @@ async fn the_shipped_record_formats_write_what_their_consumers_read() -> Result<
                 .is_some_and(|value| value.contains("10.0.0.7")),
             "{preview}"
         );
-        formats.push(json!({"type": "Custom", "recordFormat": name, "prefix": place(&name)}));
+        let options = json!({"recordFormatRef": {"name": name}, "prefix": place(&name)});
+        formats.push(json!({"type": "Custom", "custom": options}));
+        names.push(name);
     }
     let spec = json!({
         "formats": formats, "weight": 300,
-        "version": {"fromLabel": "version"}, "metadata": {"static": {"note": "say \"hello\"\\\n"}},
+        "version": {"fromLabel": "version"}, "attributes": [{"name": "note", "value": "say \"hello\"\\\n"}],
     });
     namespace.apply(registration("orders", &spec)).await?;
     let labelled = pod("a", "orders").label("version", "2.0").ip("10.9.7.1");
@@ -115,7 +117,10 @@ async fn the_shipped_record_formats_write_what_their_consumers_read() -> Result<
             "load_balancing_weight": 300,
         })
     );
-    wait_in_sync(namespace.objects(), "orders", 1).await;
+    let status = wait_in_sync(namespace.objects(), "orders", 1).await;
+    let variants: Vec<Option<&str>> = status.formats.iter().map(|format| format.variant.as_deref()).collect();
+    let names: Vec<Option<&str>> = names.iter().map(|name| Some(name.as_str())).collect();
+    assert_eq!(variants, names);
     namespace.set_ready("a", false).await?;
     wait_keys(etcd, &format!("/custom/{}/", namespace.name()), &[]).await;
     Ok(())
@@ -147,7 +152,7 @@ async fn a_broken_or_deleted_record_format_keeps_what_is_there_and_says_why() ->
     bed.objects()
         .apply(record_format("breaking", key, "[\n  {{ hostPrt }}]"))
         .await?;
-    let mistake = "alue of record 1, line 2, column 6: hostPrt is undefined";
+    let mistake = "alue of the record \"endpoint\", line 2, column 6: hostPrt is undefined";
     let told = wait_accepted("breaking", "False", "InvalidTemplate").await;
     assert!(message(&told, "Accepted").contains(mistake), "{told}");
     assert_eq!(told["status"]["preview"], Value::Null);

@@ -151,7 +151,10 @@ async fn an_etcd_that_is_gone_is_a_problem_and_so_is_a_registration_that_complai
     let namespace = bed.namespace("doctor").await?;
     bed.create_registry("gone", &["http://127.0.0.1:1".to_owned()], 15)
         .await?;
-    let refused = json!({"registry": "gone", "ports": [{"port": "grpc"}], "formats": [{"type": "Plain", "prefix": "/leasehold/x"}]});
+    let refused = json!({
+        "registryRef": {"name": "gone"},
+        "formats": [{"type": "Plain", "plain": {"prefix": "/leasehold/x"}}],
+    });
     namespace
         .apply(crate::support::registration("greedy", &refused))
         .await?;

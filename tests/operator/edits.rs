@@ -28,7 +28,10 @@ async fn orders(name: &str) -> Result<(Namespace, String)> {
 }
 
 fn at(prefix: &str) -> Value {
-    registration("orders", &json!({"formats": [{"type": "Plain", "prefix": prefix}]}))
+    registration(
+        "orders",
+        &json!({"formats": [{"type": "Plain", "plain": {"prefix": prefix}}]}),
+    )
 }
 
 /// Waits until the status records the spec in force as carried out.
@@ -123,7 +126,10 @@ async fn a_move_onto_a_place_that_is_taken_keeps_the_service_until_it_is_free() 
 async fn a_move_into_the_way_of_another_registration_keeps_both_services() -> Result<()> {
     let (namespace, place) = orders("edit-overlap").await?;
     let etcd = bed().await.registry();
-    let other = json!({"selector": {"matchLabels": {"app": "orders"}}, "formats": [{"type": "Plain", "prefix": format!("{place}other")}]});
+    let other = json!({
+        "selector": {"matchLabels": {"app": "orders"}},
+        "formats": [{"type": "Plain", "plain": {"prefix": format!("{place}other")}}],
+    });
     namespace.apply(registration("other", &other)).await?;
     wait_in_sync(namespace.objects(), "other", 3).await;
     let history = History::watch(etcd, &place, 0).await?;
@@ -143,30 +149,25 @@ async fn an_edit_that_leaves_nothing_to_write_keeps_the_service() -> Result<()> 
     let (namespace, place) = orders("edit-empty").await?;
     let (etcd, objects) = (bed().await.registry(), namespace.objects());
     let old = format!("{place}old/");
-    let format = |more: Value| {
-        let mut format = json!({"prefix": format!("{place}old")});
-        for (field, value) in more.as_object().expect("fields") {
-            format[field] = value.clone();
-        }
-        json!([format])
-    };
+    let prefix = format!("{place}old");
     // The sample has what the pods have not.
     let template = |value: &str| {
         json!({
             "apiVersion": API, "kind": "RecordFormat", "metadata": {"name": namespace.name()},
             "spec": {
-                "records": [{"key": "{{ prefix }}/{{ id }}", "value": value}],
-                "sample": {"metadata": {"team": "x"}}
+                "records": [{"name": "endpoint", "key": "{{ prefix }}/{{ id }}", "value": value}],
+                "sample": {"attributes": [{"name": "team", "value": "x"}]}
             },
         })
     };
     let history = History::watch(etcd, &place, 0).await?;
-    let plain = || json!({"formats": format(json!({"type": "Plain"})), "ports": [{"port": "grpc"}]});
+    let plain = || json!({"formats": [{"type": "Plain", "plain": {"prefix": prefix}}], "ports": [{"name": "grpc"}]});
+    let domain = format!("{}.example.org", namespace.name());
     let cases = [
-        (json!({"ports": [{"port": "grcp"}]}), "grcp"),
-        (json!({"address": {"family": "IPv6"}}), "IPv6"),
+        (json!({"ports": [{"name": "grcp"}]}), "grcp"),
+        (json!({"address": {"ipFamilies": ["IPv6"]}}), "IPv6"),
         (
-            json!({"weight": 0, "formats": [{"type": "CoreDns", "domain": format!("{}.example.org", namespace.name())}]}),
+            json!({"weight": 0, "formats": [{"type": "CoreDNS", "coreDNS": {"domain": domain}}]}),
             "weight 0",
         ),
     ];
@@ -188,7 +189,8 @@ async fn an_edit_that_leaves_nothing_to_write_keeps_the_service() -> Result<()> 
         .objects()
         .apply(template(r#"{"at": {{ address }}}"#))
         .await?;
-    let custom = json!({"formats": format(json!({"type": "Custom", "recordFormat": namespace.name()}))});
+    let custom = json!({"recordFormatRef": {"name": namespace.name()}, "prefix": prefix});
+    let custom = json!({"formats": [{"type": "Custom", "custom": custom}]});
     namespace.apply(registration("orders", &custom)).await?;
     wait_in_sync(objects, "orders", 3).await;
     until("the RecordFormat to be recorded", SOON, || async {
@@ -246,10 +248,10 @@ async fn an_old_registration_edited_onto_a_shared_root_takes_nobody_s_keys_away(
         "/skydns/org/example/{{namespace}}",
         "traefik/http/services",
     ];
-    let rules = json!([{"name": "tenants", "namespaces": {}, "prefixes": prefixes}]);
+    let rules = json!([{"name": "tenants", "namespaceSelector": {}, "prefixes": prefixes}]);
     let registry = json!({
         "apiVersion": API, "kind": "Registry", "metadata": {"name": "edit-root"},
-        "spec": {"endpoints": etcd.endpoints(), "access": {"rules": rules}},
+        "spec": {"etcd": {"endpoints": etcd.endpoints()}, "access": {"rules": rules}},
     });
     bed().await.objects().apply(registry).await?;
     let (mine, others) = (
@@ -258,7 +260,7 @@ async fn an_old_registration_edited_onto_a_shared_root_takes_nobody_s_keys_away(
     );
     let of_here = |name: &str, spec: Value| {
         let mut object = registration(name, &spec);
-        object["spec"]["registry"] = json!("edit-root");
+        object["spec"]["registryRef"] = json!({"name": "edit-root"});
         object
     };
     mine.apply(of_here("old", json!({}))).await?;
@@ -266,13 +268,14 @@ async fn an_old_registration_edited_onto_a_shared_root_takes_nobody_s_keys_away(
     for name in PODS {
         others.create_pod(&pod(name, "web")).await?;
     }
-    let ports = json!([{"port": "grpc", "scheme": "http"}]);
+    let ports = json!([{"name": "grpc", "appProtocol": "http"}]);
     let selector = json!({"matchLabels": {"app": "web"}});
     for tenant in 0..TENANTS {
         let name = format!("t{tenant}");
         let mut formats = vec![json!({"type": "Traefik"})];
         if tenant == 0 {
-            formats.push(json!({"type": "CoreDns", "domain": format!("web.{}.example.org", others.name())}));
+            let domain = format!("web.{}.example.org", others.name());
+            formats.push(json!({"type": "CoreDNS", "coreDNS": {"domain": domain}}));
         }
         let spec = json!({"ports": ports, "selector": selector, "formats": formats});
         others.apply(of_here(&name, spec)).await?;
@@ -283,13 +286,13 @@ async fn an_old_registration_edited_onto_a_shared_root_takes_nobody_s_keys_away(
     }
     let history = History::watch(&etcd, "", 0).await?;
     let edit = json!([
-        {"type": "Plain", "prefix": "traefik/http/services/mine"},
-        {"type": "Plain", "prefix": format!("/skydns/org/example/{}", mine.name())},
+        {"type": "Plain", "plain": {"prefix": "traefik/http/services/mine"}},
+        {"type": "Plain", "plain": {"prefix": format!("/skydns/org/example/{}", mine.name())}},
     ]);
     mine.apply(of_here("old", json!({"formats": edit}))).await?;
     wait_condition(mine.objects(), "old", "Conflict", "True", "FormatsClash").await;
     // A root inside of the one that others read, in the format that they write.
-    let inside = json!([{"type": "Traefik", "root": "traefik/http/services/mine", "name": "yy"}]);
+    let inside = json!([{"type": "Traefik", "traefik": {"root": "traefik/http/services/mine", "serviceName": "yy"}}]);
     let inside = json!({"ports": ports, "selector": {"matchLabels": {"app": "mine"}}, "formats": inside});
     mine.create_pod(&pod("p", "mine")).await?;
     mine.apply(of_here("inside", inside)).await?;
@@ -302,7 +305,7 @@ async fn an_old_registration_edited_onto_a_shared_root_takes_nobody_s_keys_away(
     let data: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
     let data: Vec<&String> = data.iter().filter(|event| !event.contains(" /leasehold/")).collect();
     assert!(data.is_empty(), "{data:?}");
-    wait_told(others.objects(), "t0", "InSync", "3/3").await;
+    wait_told(others.objects(), "t0", "InSync", (3, 3)).await;
     wait_count(&etcd, "traefik/", 3 * TENANTS, SOON).await;
     bed().await.objects().delete(API, "Registry", "edit-root").await
 }
@@ -311,10 +314,10 @@ async fn an_old_registration_edited_onto_a_shared_root_takes_nobody_s_keys_away(
 async fn an_edit_to_where_the_rules_deny_keeps_the_service_and_what_an_admin_takes_back_goes() -> Result<()> {
     let etcd = EtcdCluster::temporary(testbed::EtcdVersion::default(), 1).await?;
     let rule = async |prefixes: &[&str]| {
-        let rules = json!([{"name": "tenants", "namespaces": {}, "prefixes": prefixes}]);
+        let rules = json!([{"name": "tenants", "namespaceSelector": {}, "prefixes": prefixes}]);
         let registry = json!({
             "apiVersion": API, "kind": "Registry", "metadata": {"name": "edit-rules"},
-            "spec": {"endpoints": etcd.endpoints(), "access": {"rules": rules}},
+            "spec": {"etcd": {"endpoints": etcd.endpoints()}, "access": {"rules": rules}},
         });
         bed().await.objects().apply(registry).await.map(drop)
     };
@@ -324,9 +327,10 @@ async fn an_edit_to_where_the_rules_deny_keeps_the_service_and_what_an_admin_tak
         namespace.create_pod(&pod(name, "orders")).await?;
     }
     let at = |prefix: &str| {
+        let formats = json!([{"type": "Plain", "plain": {"prefix": prefix}}]);
         registration(
             "orders",
-            &json!({"registry": "edit-rules", "formats": [{"type": "Plain", "prefix": prefix}]}),
+            &json!({"registryRef": {"name": "edit-rules"}, "formats": formats}),
         )
     };
     namespace.apply(at("/one/orders")).await?;

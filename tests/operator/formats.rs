@@ -11,17 +11,23 @@ async fn plain_json_tells_all_that_is_known_of_an_endpoint() -> Result<()> {
     let namespace = bed().await.namespace("json").await?;
     let prefix = format!("/json/{}/", namespace.name());
     let spec = json!({
-        "ports": [{"name": "api", "port": 9090, "scheme": "http"}],
-        "formats": [{"type": "Plain", "value": "Json", "prefix": prefix.trim_end_matches('/')}],
+        "ports": [{"name": "api", "port": 9090, "appProtocol": "http"}],
+        "formats": [{"type": "Plain", "plain": {"value": "JSON", "prefix": prefix.trim_end_matches('/')}}],
         "version": {"fromLabel": "version"},
         "weight": 10,
-        "metadata": {"static": {"region": "eu", "zone": "unknown"}, "fromLabels": ["zone"]},
+        "attributes": [
+            {"name": "region", "value": "eu"},
+            {"name": "zone", "fromLabel": "zone"},
+            {"name": "cell", "fromLabel": "example.org/cell"},
+            {"name": "team", "fromLabel": "team"},
+        ],
     });
     namespace.apply(registration("orders", &spec)).await?;
     let labelled = NewPod::new("a")
         .label("app", "orders")
         .label("version", "2.0")
         .label("zone", "eu-1a")
+        .label("example.org/cell", "7")
         .ip("10.9.2.1");
     namespace
         .create_pod(&labelled.annotation("leasehold.dev/weight", "3"))
@@ -33,9 +39,11 @@ async fn plain_json_tells_all_that_is_known_of_an_endpoint() -> Result<()> {
     assert_eq!((&value["portName"], &value["scheme"]), (&json!("api"), &json!("http")));
     assert_eq!(
         value["metadata"],
-        json!({"region": "eu", "zone": "eu-1a"}),
-        "a label wins"
+        json!({"region": "eu", "zone": "eu-1a", "cell": "7"}),
+        "the pod has no label team"
     );
+    let status = wait_in_sync(namespace.objects(), "orders", 1).await;
+    assert_eq!(status.formats[0].variant.as_deref(), Some("JSON"));
     assert_eq!(
         (&value["namespace"], &value["service"]),
         (&json!(namespace.name()), &json!("orders"))
@@ -49,10 +57,10 @@ async fn each_port_has_a_key_of_its_own_and_a_format_may_carry_some_of_them() ->
     let plain = format!("/ports/{}/", namespace.name());
     let grpc = format!("ports/{}/", namespace.name());
     let spec = json!({
-        "ports": [{"port": "grpc"}, {"name": "web", "port": 8081}],
+        "ports": [{"name": "grpc"}, {"name": "web", "port": 8081}],
         "formats": [
-            {"type": "Plain", "prefix": plain.trim_end_matches('/')},
-            {"type": "EtcdGrpc", "prefix": grpc.trim_end_matches('/'), "ports": ["grpc"]},
+            {"type": "Plain", "plain": {"prefix": plain.trim_end_matches('/')}},
+            {"type": "EtcdGRPC", "etcdGRPC": {"prefix": grpc.trim_end_matches('/')}, "ports": ["grpc"]},
         ],
     });
     namespace.apply(registration("orders", &spec)).await?;
@@ -65,11 +73,9 @@ async fn each_port_has_a_key_of_its_own_and_a_format_may_carry_some_of_them() ->
     let value: Value = serde_json::from_str(&held[&format!("{grpc}a")].value).expect("JSON");
     assert_eq!(value["Addr"], "10.9.2.2:8080");
     let status = wait_in_sync(namespace.objects(), "orders", 1).await;
-    assert_eq!(
-        (status.ready_endpoints, status.endpoints.len()),
-        (Some(1), 2),
-        "one pod, two endpoints"
-    );
+    assert_eq!(status.endpoints.len(), 2, "one pod, two endpoints");
+    let records: Vec<Value> = status.formats.iter().map(|format| json!(format.records)).collect();
+    assert_eq!(records, [2, 1], "two ports, and one of them alone");
     Ok(())
 }
 
@@ -98,25 +104,25 @@ async fn a_named_port_is_looked_up_in_each_pod() -> Result<()> {
 fn everything(service: &str) -> Value {
     json!({
         "serviceName": service,
-        "ports": [{"port": "grpc", "scheme": "grpc"}],
+        "ports": [{"name": "grpc", "appProtocol": "grpc"}],
         "formats": [
             {"type": "Plain"},
-            {"type": "Plain", "value": "Json", "prefix": format!("/json/{service}")},
-            {"type": "EtcdGrpc"},
+            {"type": "Plain", "plain": {"value": "JSON", "prefix": format!("/json/{service}")}},
+            {"type": "EtcdGRPC"},
             {"type": "GoZero"},
             {"type": "Kratos"},
             {"type": "GoMicro"},
             {"type": "Kitex"},
             {"type": "Hertz"},
             {"type": "GoFrame"},
-            {"type": "CoreDns", "domain": format!("{service}.example.com")},
+            {"type": "CoreDNS", "coreDNS": {"domain": format!("{service}.example.com")}},
             {"type": "Traefik"},
-            {"type": "Traefik", "protocol": "Tcp"},
-            {"type": "Traefik", "protocol": "Udp"},
+            {"type": "Traefik", "traefik": {"protocol": "TCP"}},
+            {"type": "Traefik", "traefik": {"protocol": "UDP"}},
         ],
         "version": {"fromLabel": "version"},
         "weight": 10,
-        "metadata": {"fromLabels": ["zone"]},
+        "attributes": [{"name": "zone", "fromLabel": "zone"}],
     })
 }
 
@@ -281,8 +287,8 @@ async fn of_a_dual_stack_pod_each_registration_writes_the_address_of_its_family(
     for (name, family) in [("v4", "IPv4"), ("v6", "IPv6")] {
         let spec = json!({
             "selector": {"matchLabels": {"app": "orders"}},
-            "address": {"family": family},
-            "formats": [{"type": "EtcdGrpc"}, {"type": "CoreDns", "domain": format!("{name}.{domain}")}],
+            "address": {"ipFamilies": [family]},
+            "formats": [{"type": "EtcdGRPC"}, {"type": "CoreDNS", "coreDNS": {"domain": format!("{name}.{domain}")}}],
         });
         namespace.apply(registration(name, &spec)).await?;
     }
@@ -310,10 +316,10 @@ async fn a_format_whose_keys_another_registration_s_consumers_would_read_stands_
     let namespace = bed().await.namespace("clash").await?;
     let (root, etcd) = (namespace.name().to_owned(), bed().await.registry());
     let selector = json!({"matchLabels": {"app": "orders"}});
-    let traefik = json!({"selector": selector, "formats": [{"type": "Traefik", "root": root}]});
+    let traefik = json!({"selector": selector, "formats": [{"type": "Traefik", "traefik": {"root": root}}]});
     let notes = json!({"selector": selector, "formats": [
-        {"type": "Plain", "prefix": format!("{root}/notes")},
-        {"type": "Plain", "prefix": format!("/else/{root}")},
+        {"type": "Plain", "plain": {"prefix": format!("{root}/notes")}},
+        {"type": "Plain", "plain": {"prefix": format!("/else/{root}")}},
     ]});
     namespace.create_pod(&pod("a", "orders").ip("10.9.2.9")).await?;
     namespace.apply(registration("edge", &traefik)).await?;

@@ -1,4 +1,4 @@
-//! A registration's life: created, changed, suspended, deleted; and what its status tells meanwhile.
+//! A registration's life: created, changed, frozen, deleted; and what its status tells meanwhile.
 
 use serde_json::{Value, json};
 use testbed::{History, Result};
@@ -13,7 +13,7 @@ async fn the_status_tells_every_endpoint_that_is_in_etcd_with_its_keys() -> Resu
     let namespace = bed().await.namespace("status").await?;
     let spec = json!({
         "serviceName": "orders-v2",
-        "formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}],
+        "formats": [{"type": "Plain"}, {"type": "EtcdGRPC"}],
         "version": {"fromLabel": "app.kubernetes.io/version"},
         "weight": 10,
     });
@@ -24,27 +24,27 @@ async fn the_status_tells_every_endpoint_that_is_in_etcd_with_its_keys() -> Resu
     namespace.create_pod(&labelled).await?;
     let status = wait_in_sync(namespace.objects(), "orders", 1).await;
     assert_eq!(
-        (status.ready_endpoints, status.registered_endpoints),
-        (Some(1), Some(1))
-    );
-    assert_eq!(
-        (status.observed_generation, status.service.as_deref()),
+        (status.observed_generation, status.service_name.as_deref()),
         (Some(1), Some("orders-v2"))
     );
-    let endpoint = &status.endpoints[0];
-    assert_eq!(
-        (endpoint.address.as_str(), endpoint.port, endpoint.port_name.as_str()),
-        ("10.9.1.1", 8080, "grpc")
-    );
-    assert_eq!(
-        (endpoint.pod.as_str(), endpoint.version.as_deref(), endpoint.weight),
-        ("a", Some("1.4.2"), Some(10))
-    );
-    assert!(endpoint.node.is_some(), "{endpoint:?}");
+    let mut status = serde_json::to_value(&status).expect("JSON");
+    let one = json!({"selected": 1, "ready": 1, "registered": 1});
+    assert_eq!(status["pods"], one);
     let name = namespace.name();
+    let keys = [format!("/services/{name}/orders-v2/a"), format!("{name}/orders-v2/a")];
+    let endpoint = json!({"pod": "a", "address": "10.9.1.1", "port": 8080, "portName": "grpc", "keys": keys});
+    assert_eq!(status["endpoints"], json!([endpoint]));
+    for format in status["formats"].as_array_mut().expect("formats") {
+        let claimed = format["claimedAt"].take();
+        let claimed = claimed.as_str().unwrap_or_default().parse::<jiff::Timestamp>();
+        assert!(claimed.is_ok(), "{claimed:?}");
+    }
     assert_eq!(
-        endpoint.keys,
-        [format!("/services/{name}/orders-v2/a"), format!("{name}/orders-v2/a")]
+        status["formats"],
+        json!([
+            {"type": "Plain", "location": format!("/services/{name}/orders-v2/"), "records": 1, "claimedAt": null},
+            {"type": "EtcdGRPC", "location": format!("{name}/orders-v2/"), "records": 1, "claimedAt": null},
+        ])
     );
     let held = bed().await.registry().dump(&format!("/services/{name}/")).await?;
     assert_eq!(held.len(), 1);
@@ -64,7 +64,8 @@ async fn a_registration_without_pods_is_ready_and_one_without_ready_pods_is_not(
     namespace.apply(registration("orders", &json!({}))).await?;
     // What `kubectl wait`, Flux and `helm --wait` take for done.
     let object = wait_condition(namespace.objects(), "orders", "Ready", "True", "NoPods").await;
-    assert_eq!(object["status"]["ready"], "0/0");
+    let none = json!({"selected": 0, "ready": 0, "registered": 0});
+    assert_eq!(object["status"]["pods"], none);
     assert_eq!(object["status"]["observedGeneration"], object["metadata"]["generation"]);
     assert!(message(&object, "Ready").contains("scaled to zero"), "{object}");
     let bed = bed().await;
@@ -84,7 +85,9 @@ async fn a_registration_without_pods_is_ready_and_one_without_ready_pods_is_not(
         .expect("kubectl runs");
     assert!(waited.status.success(), "{waited:?}");
     namespace.create_pod(&pod("a", "orders").unready()).await?;
-    wait_condition(namespace.objects(), "orders", "Ready", "False", "NoReadyPods").await;
+    let object = wait_condition(namespace.objects(), "orders", "Ready", "False", "NoReadyPods").await;
+    let one = json!({"selected": 1, "ready": 0, "registered": 0});
+    assert_eq!(object["status"]["pods"], one);
     namespace.delete_pod("a").await?;
     wait_condition(namespace.objects(), "orders", "Ready", "True", "NoPods").await;
     Ok(())
@@ -98,7 +101,8 @@ async fn a_changed_prefix_moves_the_keys() -> Result<()> {
         format!("/moving/{}/here/", namespace.name()),
         format!("/moving/{}/there/", namespace.name()),
     );
-    let below = |prefix: &str| json!({"formats": [{"type": "Plain", "prefix": prefix.trim_end_matches('/')}]});
+    let below =
+        |prefix: &str| json!({"formats": [{"type": "Plain", "plain": {"prefix": prefix.trim_end_matches('/')}}]});
     namespace.create_pod(&pod("a", "orders")).await?;
     namespace.apply(registration("orders", &below(&here))).await?;
     wait_keys(etcd, &here, &["a"]).await;
@@ -143,22 +147,23 @@ async fn a_namespace_is_deleted_without_waiting_for_us() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_suspended_registration_changes_nothing_until_it_is_resumed() -> Result<()> {
-    let namespace = bed().await.namespace("suspended").await?;
+async fn a_frozen_registration_changes_nothing_until_it_is_in_sync_again() -> Result<()> {
+    let namespace = bed().await.namespace("frozen").await?;
     let etcd = bed().await.registry();
     let prefix = plain_prefix(&namespace, "orders");
     namespace.create_pod(&pod("a", "orders").ip("10.9.1.2")).await?;
     namespace.apply(registration("orders", &json!({}))).await?;
     wait_in_sync(namespace.objects(), "orders", 1).await;
     namespace
-        .apply(registration("orders", &json!({"suspend": true})))
+        .apply(registration("orders", &json!({"updatePolicy": "Frozen"})))
         .await?;
-    wait_condition(namespace.objects(), "orders", "Synced", "False", "Suspended").await;
+    wait_condition(namespace.objects(), "orders", "Synced", "False", "Frozen").await;
     let history = History::watch(etcd, &prefix, 0).await?;
     namespace.set_ready("a", false).await?;
     namespace.create_pod(&pod("b", "orders").ip("10.9.1.3")).await?;
     // The status follows the pods, so the operator has seen both: what it leaves undone is left on purpose.
-    let pending = |object: &serde_json::Value| object["status"]["ready"] == "0/1";
+    let wanted = json!({"selected": 2, "ready": 1, "registered": 0});
+    let pending = |object: &serde_json::Value| object["status"]["pods"] == wanted;
     namespace
         .objects()
         .wait((API, "ServiceRegistration", "orders"), pending, SOON)
@@ -166,7 +171,7 @@ async fn a_suspended_registration_changes_nothing_until_it_is_resumed() -> Resul
     history.assert_silent().await;
 
     namespace
-        .apply(registration("orders", &json!({"suspend": false})))
+        .apply(registration("orders", &json!({"updatePolicy": "Sync"})))
         .await?;
     wait_keys(etcd, &prefix, &["b"]).await;
     wait_in_sync(namespace.objects(), "orders", 1).await;
@@ -178,6 +183,7 @@ async fn a_registry_says_that_it_is_connected_and_to_what() -> Result<()> {
     let objects = bed().await.objects();
     let connected = |object: &serde_json::Value| condition(object, "Connected").0 == "True";
     let object = objects.wait((API, "Registry", "default"), connected, SOON).await?;
+    assert_eq!(condition(&object, "Ready"), ("True".into(), "Connected".into()));
     let status = &object["status"];
     assert_eq!(status["leader"], "operator-0");
     assert!(
@@ -197,7 +203,10 @@ async fn a_registry_that_nobody_answers_says_so_and_its_registrations_too() -> R
     bed.create_registry("nobody-there", &[port.http()], 30).await?;
     let namespace = bed.namespace("nobody-there").await?;
     namespace
-        .apply(registration("orders", &json!({"registry": "nobody-there"})))
+        .apply(registration(
+            "orders",
+            &json!({"registryRef": {"name": "nobody-there"}}),
+        ))
         .await?;
     let object = wait_condition(
         namespace.objects(),
@@ -215,5 +224,7 @@ async fn a_registry_that_nobody_answers_says_so_and_its_registrations_too() -> R
         .wait((API, "Registry", "nobody-there"), disconnected, SOON)
         .await?;
     assert!(message(&object, "Connected").contains(&port.http()), "{object:#}");
+    assert_eq!(condition(&object, "Ready"), ("False".into(), "Unreachable".into()));
+    assert_eq!(message(&object, "Ready"), message(&object, "Connected"));
     bed.objects().delete(API, "Registry", "nobody-there").await
 }

@@ -49,6 +49,10 @@ fn registry(bed: &Bed) -> Value {
         "apiVersion": support::API,
         "kind": "Registry",
         "metadata": {"name": "default"},
-        "spec": {"endpoints": bed.registry().endpoints(), "ttlSeconds": 30, "guard": {"mode": "Off"}},
+        "spec": {
+            "etcd": {"endpoints": bed.registry().endpoints()},
+            "defaults": {"leaseTTLSeconds": 30},
+            "guard": {"mode": "Off"},
+        },
     })
 }

@@ -16,7 +16,7 @@ async fn p10_an_etcd_that_hangs_or_is_gone_holds_nobody_else_up() -> Result<()> 
     bed.create_registry("p10-hanging", &hanging.endpoints(), 30).await?;
     let namespace = bed.namespace("p10-hanging").await?;
     namespace
-        .apply(registration("theirs", &json!({"registry": "p10-hanging"})))
+        .apply(registration("theirs", &json!({"registryRef": {"name": "p10-hanging"}})))
         .await?;
     namespace.apply(registration("orders", &json!({}))).await?;
     namespace.create_pod(&pod("x", "theirs")).await?;
@@ -73,7 +73,7 @@ async fn p10_a_key_that_cannot_be_had_holds_up_no_other() -> Result<()> {
     let held = wait_keys(etcd, &prefix, &names).await;
     let theirs = held.values().filter(|held| held.value == "theirs").count();
     assert_eq!(theirs, 5);
-    wait_told(namespace.objects(), "orders", "KeysHeld", "5/10").await;
+    wait_told(namespace.objects(), "orders", "KeysHeld", (5, 10)).await;
     Ok(())
 }
 
@@ -85,7 +85,10 @@ async fn p10_two_registries_of_one_etcd_leave_each_other_alone() -> Result<()> {
     namespace.create_pod(&pod("a", "orders")).await?;
     let at = |service: &str, registry: &str| {
         let selector = json!({"matchLabels": {"app": "orders"}});
-        registration(service, &json!({"registry": registry, "selector": selector}))
+        registration(
+            service,
+            &json!({"registryRef": {"name": registry}, "selector": selector}),
+        )
     };
     bed.create_registry("twin-1", &etcd.endpoints(), 30).await?;
     namespace.apply(at("first", "twin-1")).await?;
@@ -111,7 +114,7 @@ async fn p10_two_registries_of_one_etcd_leave_each_other_alone() -> Result<()> {
 fn registry_at(name: &str, etcd: &EtcdCluster, meta_prefix: &str) -> Value {
     json!({
         "apiVersion": API, "kind": "Registry", "metadata": {"name": name},
-        "spec": {"endpoints": etcd.endpoints(), "metaPrefix": meta_prefix, "guard": {"mode": "Off"}},
+        "spec": {"etcd": {"endpoints": etcd.endpoints(), "metaPrefix": meta_prefix}, "guard": {"mode": "Off"}},
     })
 }
 
@@ -128,11 +131,11 @@ async fn p10_no_registration_takes_the_leader_key_of_any_registry() -> Result<()
     let uid = uid["metadata"]["uid"].as_str().expect("a uid");
     let folder = |registry: &str| format!("/meta-{registry}/{uid}/registries/{registry}");
     let at = |name: &str, registry: &str| {
-        let formats = json!([{"type": "Plain", "prefix": folder(registry)}]);
+        let formats = json!([{"type": "Plain", "plain": {"prefix": folder(registry)}}]);
         let selector = json!({"matchLabels": {"app": "thief"}});
         registration(
             name,
-            &json!({"registry": "p10-mine", "formats": formats, "selector": selector}),
+            &json!({"registryRef": {"name": "p10-mine"}, "formats": formats, "selector": selector}),
         )
     };
     namespace.create_pod(&pod("leader", "thief")).await?;
@@ -144,7 +147,7 @@ async fn p10_no_registration_takes_the_leader_key_of_any_registry() -> Result<()
         .apply(registry_at("p10-first", &etcd, "/meta-p10-first/"))
         .await?;
     namespace
-        .apply(registration("orders", &json!({"registry": "p10-first"})))
+        .apply(registration("orders", &json!({"registryRef": {"name": "p10-first"}})))
         .await?;
     wait_in_sync(namespace.objects(), "orders", 1).await;
 
@@ -168,7 +171,7 @@ async fn p10_no_registration_takes_the_leader_key_of_any_registry() -> Result<()
     namespace
         .apply(registration(
             "late",
-            &json!({"registry": "p10-later", "selector": selector}),
+            &json!({"registryRef": {"name": "p10-later"}, "selector": selector}),
         ))
         .await?;
     wait_in_sync(namespace.objects(), "late", 1).await;
@@ -183,7 +186,10 @@ async fn p10_no_registration_takes_the_leader_key_of_any_registry() -> Result<()
 fn huge() -> Value {
     let value = format!("{{% for i in range(1024) %}}{}{{% endfor %}}", "x".repeat(64));
     let records: Vec<Value> = (0..8)
-        .map(|record| json!({"key": format!("{{{{ prefix }}}}/{{{{ id }}}}/{record}"), "value": value}))
+        .map(|record| {
+            let key = format!("{{{{ prefix }}}}/{{{{ id }}}}/{record}");
+            json!({"name": record.to_string(), "key": key, "value": value})
+        })
         .collect();
     json!({
         "apiVersion": API, "kind": "RecordFormat", "metadata": {"name": "p10-huge"},
@@ -194,12 +200,15 @@ fn huge() -> Value {
 /// Pods `p0`, `p1`, ... of a registration `huge` that writes [`huge`] records.
 async fn register_huge(namespace: &Namespace, registry: &str, pods: usize) -> Result<String> {
     let prefix = format!("/huge/{}", namespace.name());
-    let formats = json!([{"type": "Custom", "recordFormat": "p10-huge", "prefix": prefix}]);
+    let formats = json!([{"type": "Custom", "custom": {"recordFormatRef": {"name": "p10-huge"}, "prefix": prefix}}]);
     for i in 0..pods {
         namespace.create_pod(&pod(&format!("p{i}"), "huge")).await?;
     }
     namespace
-        .apply(registration("huge", &json!({"registry": registry, "formats": formats})))
+        .apply(registration(
+            "huge",
+            &json!({"registryRef": {"name": registry}, "formats": formats}),
+        ))
         .await?;
     Ok(format!("{prefix}/"))
 }
@@ -255,7 +264,7 @@ async fn p10_record_sets_that_etcd_rejects_are_told_with_numbers_and_hold_up_no_
     .await?;
 
     // Others go on at once, in as many keys as etcd takes at a time.
-    let spec = json!({"registry": "p10-rejecting"});
+    let spec = json!({"registryRef": {"name": "p10-rejecting"}});
     namespace.apply(registration("orders", &spec)).await?;
     for name in ["a", "b"] {
         namespace.create_pod(&pod(name, "orders")).await?;
@@ -283,14 +292,15 @@ async fn p10_record_sets_that_etcd_rejects_are_told_with_numbers_and_hold_up_no_
     // Records that etcd takes are written at once.
     let small = json!({
         "apiVersion": API, "kind": "RecordFormat", "metadata": {"name": "p10-small"},
-        "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": "{{ hostPort }}"}]},
+        "spec": {"records": [{"name": "endpoint", "key": "{{ prefix }}/{{ id }}", "value": "{{ hostPort }}"}]},
     });
     bed.objects().apply(small).await?;
-    let formats = json!([{"type": "Custom", "recordFormat": "p10-small", "prefix": prefix.trim_end_matches('/')}]);
+    let custom = json!({"recordFormatRef": {"name": "p10-small"}, "prefix": prefix.trim_end_matches('/')});
+    let formats = json!([{"type": "Custom", "custom": custom}]);
     namespace
         .apply(registration(
             "huge",
-            &json!({"registry": "p10-rejecting", "formats": formats}),
+            &json!({"registryRef": {"name": "p10-rejecting"}, "formats": formats}),
         ))
         .await?;
     wait_in_sync(namespace.objects(), "huge", 6).await;

@@ -46,7 +46,12 @@ impl Ruled {
     async fn rule(&self, rules: &Value) -> Result<()> {
         let registry = json!({
             "apiVersion": API, "kind": "Registry", "metadata": {"name": self.name},
-            "spec": {"endpoints": self.etcd.endpoints(), "access": {"rules": rules}, "guard": {"mode": self.guard}, "limits": self.limits},
+            "spec": {
+                "etcd": {"endpoints": self.etcd.endpoints()},
+                "access": {"rules": rules},
+                "guard": {"mode": self.guard},
+                "limits": self.limits,
+            },
         });
         self.bed.objects().apply(registry).await.map(drop)
     }
@@ -54,7 +59,7 @@ impl Ruled {
     /// A registration in this Registry.
     fn registration(&self, name: &str, spec: &Value) -> Value {
         let mut object = registration(name, spec);
-        object["spec"]["registry"] = json!(self.name);
+        object["spec"]["registryRef"] = json!({"name": self.name});
         object
     }
 
@@ -90,7 +95,7 @@ impl Ruled {
 }
 
 fn rule(name: &str, labels: &Value, prefixes: &[&str]) -> Value {
-    json!({"name": name, "namespaces": {"matchLabels": labels}, "prefixes": prefixes})
+    json!({"name": name, "namespaceSelector": {"matchLabels": labels}, "prefixes": prefixes})
 }
 
 /// Waits until a registration is told that it may not do all that it asks for, in these words among others.
@@ -106,7 +111,7 @@ async fn wait_denied(objects: &Objects, name: &str, words: &[&str]) {
 /// What a tenant of this name may try to get out of its prefix, or into others'.
 fn hostile_specs(name: &str) -> Vec<Value> {
     let long = format!("/services/{name}/{}", "x".repeat(400));
-    let plain = |prefix: String| json!([{"type": "Plain", "prefix": prefix}]);
+    let plain = |prefix: String| json!([{"type": "Plain", "plain": {"prefix": prefix}}]);
     vec![
         // Prefixes that only look like its own.
         json!({"formats": plain(format!("/services/{name}-evil"))}),
@@ -127,25 +132,26 @@ fn hostile_specs(name: &str) -> Vec<Value> {
         json!({"formats": plain("/".to_owned())}),
         json!({"formats": plain(long)}),
         // Formats whose keys lie elsewhere.
-        json!({"formats": [{"type": "EtcdGrpc"}, {"type": "Plain"}]}),
-        json!({"formats": [{"type": "GoZero", "key": format!("services/{name}")}]}),
+        json!({"formats": [{"type": "EtcdGRPC"}, {"type": "Plain"}]}),
+        json!({"formats": [{"type": "GoZero", "goZero": {"key": format!("services/{name}")}}]}),
         json!({"formats": [{"type": "Kratos"}]}),
-        json!({"formats": [{"type": "Kratos", "root": "/services"}]}),
+        json!({"formats": [{"type": "Kratos", "kratos": {"root": "/services"}}]}),
         json!({"formats": [{"type": "GoMicro"}]}),
-        json!({"formats": [{"type": "Kitex", "root": "/services"}], "serviceName": name}),
+        json!({"formats": [{"type": "Kitex", "kitex": {"root": "/services"}}], "serviceName": name}),
         json!({"formats": [{"type": "Hertz"}]}),
-        json!({"formats": [{"type": "GoFrame", "root": "/services", "deployment": "other"}]}),
-        json!({"formats": [{"type": "CoreDns", "root": "services", "domain": "x.other"}]}),
-        json!({"formats": [{"type": "Traefik", "root": "services"}]}),
+        json!({"formats": [{"type": "GoFrame", "goFrame": {"root": "/services", "deployment": "other"}}]}),
+        json!({"formats": [{"type": "CoreDNS", "coreDNS": {"root": "services", "domain": "x.other"}}]}),
+        json!({"formats": [{"type": "Traefik", "traefik": {"root": "services"}}]}),
         // Names that become segments.
         json!({"serviceName": "../other"}),
         json!({"serviceName": "x/../../other"}),
         json!({"serviceName": ".."}),
         json!({"ports": [{"name": "../x", "port": "grpc"}, {"name": "b", "port": 1}]}),
         json!({"ports": [{"name": "a/b", "port": "grpc"}]}),
-        json!({"metadata": {"static": {"prefix": "/services/other"}, "fromLabels": ["leasehold.dev/prefix"]}}),
+        json!({"attributes": [{"name": "prefix", "value": "/services/other"}]}),
+        json!({"attributes": [{"name": "prefix", "fromLabel": "leasehold.dev/prefix"}]}),
         json!({"version": {"fromLabel": "leasehold.dev/prefix"}}),
-        json!({"suspend": true, "formats": plain("/services/other".to_owned())}),
+        json!({"updatePolicy": "Frozen", "formats": plain("/services/other".to_owned())}),
     ]
 }
 
@@ -231,7 +237,7 @@ async fn p10_labels_that_change_take_keys_away_and_give_them_at_once() -> Result
     .await?;
     let tenant = ruled.namespace("p10-labels", json!({"side": "a"})).await?;
     let at = |side: &str| format!("/{side}/{}/", tenant.name());
-    let formats = json!([{"type": "Plain", "prefix": format!("{}orders", at("a"))}, {"type": "Plain", "prefix": format!("{}orders", at("b"))}]);
+    let formats = ["a", "b"].map(|side| json!({"type": "Plain", "plain": {"prefix": format!("{}orders", at(side))}}));
     tenant.create_pod(&pod("p", "orders")).await?;
     tenant
         .apply(ruled.registration("orders", &json!({"formats": formats})))
@@ -274,8 +280,8 @@ async fn p10_labels_that_change_take_keys_away_and_give_them_at_once() -> Result
 }
 
 #[tokio::test]
-async fn p10_rules_that_change_pass_the_guard_and_what_is_suspended() -> Result<()> {
-    let all = json!({"name": "all", "namespaces": {}});
+async fn p10_rules_that_change_pass_the_guard_and_what_is_frozen() -> Result<()> {
+    let all = json!({"name": "all", "namespaceSelector": {}});
     let ruled = Ruled::new("p10-rules", &json!([all])).await?;
     let tenant = ruled.namespace("p10-rules", json!({})).await?;
     let prefix = format!("/services/{}/", tenant.name());
@@ -287,9 +293,9 @@ async fn p10_rules_that_change_pass_the_guard_and_what_is_suspended() -> Result<
         wait_in_sync(tenant.objects(), service, 6).await;
     }
     tenant
-        .apply(ruled.registration("frozen", &json!({"suspend": true})))
+        .apply(ruled.registration("frozen", &json!({"updatePolicy": "Frozen"})))
         .await?;
-    wait_condition(tenant.objects(), "frozen", "Synced", "False", "Suspended").await;
+    wait_condition(tenant.objects(), "frozen", "Synced", "False", "Frozen").await;
     // Twelve keys of twelve, of a Registry whose guard holds back a loss of ten.
     ruled.rule(&json!([rule("others", &json!({}), &["/others"])])).await?;
     wait_keys(&ruled.etcd, &prefix, &[]).await;
@@ -302,7 +308,7 @@ async fn p10_rules_that_change_pass_the_guard_and_what_is_suspended() -> Result<
     wait_keys(&ruled.etcd, &format!("{prefix}orders/"), &names).await;
     wait_condition(tenant.objects(), "orders", "Accepted", "True", "Accepted").await;
     // Formats and times to live.
-    let formats = json!([{"name": "zero", "namespaces": {}, "formats": ["GoZero"]}]);
+    let formats = json!([{"name": "zero", "namespaceSelector": {}, "formats": ["GoZero"]}]);
     ruled.rule(&formats).await?;
     wait_keys(&ruled.etcd, &prefix, &[]).await;
     wait_denied(
@@ -311,12 +317,12 @@ async fn p10_rules_that_change_pass_the_guard_and_what_is_suspended() -> Result<
         &["the rule zero", "the format Plain: write GoZero"],
     )
     .await;
-    let ttl = json!([{"name": "short", "namespaces": {}, "ttlSeconds": {"max": 20}}]);
+    let ttl = json!([{"name": "short", "namespaceSelector": {}, "leaseTTL": {"maxSeconds": 20}}]);
     ruled.rule(&ttl).await?;
-    let words = ["the rule short", "a TTL of 30 s: set spec.ttlSeconds to 5 to 20"];
+    let words = ["the rule short", "a TTL of 30 s: set spec.leaseTTLSeconds to 5 to 20"];
     wait_denied(tenant.objects(), "orders", &words).await;
     tenant
-        .apply(ruled.registration("orders", &json!({"ttlSeconds": 20})))
+        .apply(ruled.registration("orders", &json!({"leaseTTLSeconds": 20})))
         .await?;
     wait_keys(&ruled.etcd, &format!("{prefix}orders/"), &names).await;
     ruled.assert_within(&[prefix]).await?;
@@ -325,11 +331,11 @@ async fn p10_rules_that_change_pass_the_guard_and_what_is_suspended() -> Result<
 
 #[tokio::test]
 async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Result<()> {
-    let at_most = |keys: u32| json!([{"name": "few", "namespaces": {}, "keysPerNamespace": keys}]);
+    let at_most = |keys: u32| json!([{"name": "few", "namespaceSelector": {}, "keysPerNamespace": keys}]);
     let ruled = Ruled::new("p10-quota", &at_most(3)).await?;
     let tenant = ruled.namespace("p10-quota", json!({})).await?;
     let prefix = format!("/services/{}/", tenant.name());
-    for (service, wait) in [("zebra", "2/2"), ("apple", "1/2")] {
+    for (service, wait) in [("zebra", (2, 2)), ("apple", (1, 2))] {
         for i in 0..2 {
             tenant.create_pod(&pod(&format!("{service}-{i}"), service)).await?;
         }
@@ -362,7 +368,7 @@ async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Resul
     let history = History::watch(&ruled.etcd, &prefix, 0).await?;
     // Another pod of the older registration waits, and so does one whose name comes first.
     tenant.create_pod(&pod("a-zebra", "zebra")).await?;
-    wait_told(tenant.objects(), "zebra", "QuotaExceeded", "2/3").await;
+    wait_told(tenant.objects(), "zebra", "QuotaExceeded", (2, 3)).await;
     history.assert_silent().await;
     ruled.rule(&at_most(2)).await?;
     wait_keys(&ruled.etcd, &prefix, &["zebra/zebra-0", "zebra/zebra-1"]).await;
@@ -373,7 +379,7 @@ async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Resul
         &["a-zebra", "zebra-0", "zebra-1"],
     )
     .await;
-    wait_told(tenant.objects(), "apple", "QuotaExceeded", "1/2").await;
+    wait_told(tenant.objects(), "apple", "QuotaExceeded", (1, 2)).await;
     ruled.end().await
 }
 
@@ -407,7 +413,7 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     const TRIES: usize = 30;
     // So slow that what is measured is who waits for whom, and not how busy this machine is.
     let slow = json!({"keysPerSecond": 200});
-    let all = json!([{"name": "all", "namespaces": {}}]);
+    let all = json!([{"name": "all", "namespaceSelector": {}}]);
     let ruled = Ruled::limited("p10-flood", &all, "Off", slow).await?;
     let tenant = ruled.namespace("p10-quiet", json!({})).await?;
     let flood = ruled.namespace("p10-flood", json!({})).await?;
@@ -488,7 +494,7 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
 #[tokio::test]
 async fn p10_a_key_that_needs_a_new_lease_waits_for_no_backlog() -> Result<()> {
     let limits = json!({"keysPerSecond": 50});
-    let all = json!([{"name": "all", "namespaces": {}}]);
+    let all = json!([{"name": "all", "namespaceSelector": {}}]);
     let ruled = Ruled::limited("p10-grants", &all, "Off", limits).await?;
     let flood = ruled.namespace("p10-grants-flood", json!({})).await?;
     let pods: Vec<String> = (0..60).map(|i| format!("f{i}")).collect();
@@ -500,7 +506,7 @@ async fn p10_a_key_that_needs_a_new_lease_waits_for_no_backlog() -> Result<()> {
     // Many times what may be written in a second.
     let prefix = |place: usize| format!("/flood/{}/{place}", flood.name());
     let formats: Vec<Value> = (0..16)
-        .map(|place| json!({"type": "Plain", "prefix": prefix(place)}))
+        .map(|place| json!({"type": "Plain", "plain": {"prefix": prefix(place)}}))
         .collect();
     flood
         .apply(ruled.registration("flood", &json!({"formats": formats})))
@@ -517,7 +523,7 @@ async fn p10_a_key_that_needs_a_new_lease_waits_for_no_backlog() -> Result<()> {
     .await?;
     // Another time to live takes another lease.
     namespace
-        .apply(ruled.registration("orders", &json!({"ttlSeconds": 60})))
+        .apply(ruled.registration("orders", &json!({"leaseTTLSeconds": 60})))
         .await?;
     wait_keys(&ruled.etcd, &format!("/services/{}/orders/", namespace.name()), &["a"]).await;
     let written = count().await?;

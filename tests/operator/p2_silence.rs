@@ -24,12 +24,18 @@ async fn p2_while_nothing_changes_etcd_and_the_statuses_stand_still_and_leases_a
     namespace.wait_ready_pods("app=orders", 5).await?;
     let record_format = json!({
         "apiVersion": crate::support::API, "kind": "RecordFormat", "metadata": {"name": "p2-silence"},
-        "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": "{{ hostPort }}"}]},
+        "spec": {"records": [{"name": "endpoint", "key": "{{ prefix }}/{{ id }}", "value": "{{ hostPort }}"}]},
     });
     bed.objects().apply(record_format).await?;
-    let custom = json!({"type": "Custom", "recordFormat": "p2-silence", "prefix": "/custom/p2-silence"});
-    let formats = json!({"registry": "p2-silence", "formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}, custom]});
-    namespace.apply(registration("orders", &formats)).await?;
+    let spec = json!({
+        "registryRef": {"name": "p2-silence"},
+        "formats": [
+            {"type": "Plain"},
+            {"type": "EtcdGRPC"},
+            {"type": "Custom", "custom": {"recordFormatRef": {"name": "p2-silence"}, "prefix": "/custom/p2-silence"}},
+        ],
+    });
+    namespace.apply(registration("orders", &spec)).await?;
     wait_in_sync(namespace.objects(), "orders", 5).await;
     // The counters of the Registry's status may follow ten seconds later.
     let counted = |registry: &serde_json::Value| registry["status"]["keys"] == 15 && registry["status"]["leases"] == 1;

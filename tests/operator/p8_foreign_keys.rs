@@ -33,7 +33,7 @@ async fn p8_a_key_held_by_someone_else_is_left_alone_told_and_taken_when_it_is_f
     );
     wait_keys(etcd, &prefix, &["a", "b"]).await;
     // The other pod is registered.
-    wait_told(namespace.objects(), "orders", "KeysHeld", "1/2").await;
+    wait_told(namespace.objects(), "orders", "KeysHeld", (1, 2)).await;
 
     client.delete(held.as_str(), None).await.expect("etcd takes it");
     let status = wait_in_sync(namespace.objects(), "orders", 2).await;
@@ -128,7 +128,7 @@ async fn p8_of_two_registrations_that_want_a_key_the_older_has_it_and_the_other_
     let prefix = format!("/p8/{}/shared/", namespace.name());
     let spec = json!({
         "selector": {"matchLabels": {"app": "orders"}},
-        "formats": [{"type": "Plain", "prefix": prefix.trim_end_matches('/')}],
+        "formats": [{"type": "Plain", "plain": {"prefix": prefix.trim_end_matches('/')}}],
     });
     namespace.create_pod(&pod("a", "orders").ip("10.9.8.4")).await?;
     namespace.apply(registration("older", &spec)).await?;
@@ -156,7 +156,8 @@ async fn p8_of_a_server_of_two_keys_none_is_written_while_someone_holds_one() ->
     let namespace = bed().await.namespace("p8-unit").await?;
     let etcd = bed().await.registry();
     let name = namespace.name();
-    let spec = json!({"weight": 7, "formats": [{"type": "Traefik", "name": name, "root": "p8-unit"}]});
+    let spec =
+        json!({"weight": 7, "formats": [{"type": "Traefik", "traefik": {"serviceName": name, "root": "p8-unit"}}]});
     let prefix = format!("p8-unit/http/services/{name}/loadbalancer/servers/");
     namespace.create_pod(&pod("a", "orders").ip("10.9.8.9")).await?;
     namespace.apply(registration("orders", &spec)).await?;
@@ -179,7 +180,7 @@ async fn p8_of_a_server_of_two_keys_none_is_written_while_someone_holds_one() ->
     let object = wait_condition(namespace.objects(), "orders", "Conflict", "True", "HeldByOther").await;
     let text = message(&object, "Conflict");
     assert!(text.contains(&weight) && text.contains(&url), "{text}");
-    wait_told(namespace.objects(), "orders", "KeysHeld", "0/1").await;
+    wait_told(namespace.objects(), "orders", "KeysHeld", (0, 1)).await;
 
     client.delete(weight.as_str(), None).await.expect("etcd takes it");
     wait_in_sync(namespace.objects(), "orders", 1).await;
@@ -189,7 +190,8 @@ async fn p8_of_a_server_of_two_keys_none_is_written_while_someone_holds_one() ->
     assert_eq!((events.len(), events[1].revision), (3, events[2].revision), "{told:?}");
 
     // A change of one of the two is an event of that one only.
-    let patch = json!({"weight": 9, "formats": [{"type": "Traefik", "name": name, "root": "p8-unit"}]});
+    let patch =
+        json!({"weight": 9, "formats": [{"type": "Traefik", "traefik": {"serviceName": name, "root": "p8-unit"}}]});
     namespace.apply(registration("orders", &patch)).await?;
     crate::support::wait_events(&history, 4).await;
     let events = history.settled().await?;

@@ -88,7 +88,7 @@ async fn a_port_name_means_the_port_that_the_endpoint_slice_controller_finds() -
                 },
             }))
             .await?;
-        let port = json!([{"port": "http", "protocol": protocol}]);
+        let port = json!([{"name": "http", "protocol": protocol}]);
         namespace.apply(registration(name, &json!({"ports": port}))).await?;
         namespace
             .create_pod(&NewPod::new(name).with(&json!({"spec": spec})))

@@ -34,7 +34,7 @@ async fn who_takes_over_and_has_heard_less_than_its_predecessor_undoes_nothing()
     wait_keys(&turn.etcd, &plain, &["b"]).await;
     let spec = serde_json::json!({
         "selector": {"matchLabels": {"app": "orders"}},
-        "formats": [{"type": "Plain", "prefix": "/services/moved"}],
+        "formats": [{"type": "Plain", "plain": {"prefix": "/services/moved"}}],
     });
     turn.namespace.apply(registration("orders", &spec)).await?;
     wait_keys(&turn.etcd, moved, &["b"]).await;

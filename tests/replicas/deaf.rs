@@ -37,8 +37,8 @@ async fn a_deaf_leader_yields_to_a_standby_that_follows_kubernetes() -> Result<(
     wait_leader(&turn, "operator-1", SOON).await?;
     wait_unready(&deaf, "view of Kubernetes is stale", YIELDS).await?;
     let registry = (API, "Registry", "default");
-    let informed = |object: &serde_json::Value| condition(object, "Informed").0 == "True";
-    turn.bed.objects().wait(registry, informed, SOON).await?;
+    let is_healthy = |object: &serde_json::Value| condition(object, "WatchesHealthy").0 == "True";
+    turn.bed.objects().wait(registry, is_healthy, SOON).await?;
 
     way.open().await;
     deaf.wait_ready(YIELDS).await?;

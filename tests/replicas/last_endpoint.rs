@@ -24,12 +24,10 @@ async fn the_last_endpoint_stays_over_a_restart_until_another_is_ready_or_its_po
     namespace.set_ready("a", false).await?;
     let before = wait_keys(&turn.etcd, &orders, &["b"]).await;
     namespace.set_ready("b", false).await?;
-    let object = wait_condition(objects, "orders", "Ready", "True", "LastEndpointKept").await;
+    let object = wait_condition(objects, "orders", "Ready", "False", "LastEndpointKept").await;
     let status = &object["status"];
-    assert_eq!(
-        (&status["ready"], &status["endpoints"][0]["pod"]),
-        (&json!("0/0"), &json!("b"))
-    );
+    let pods = json!({"selected": 3, "ready": 0, "registered": 0});
+    assert_eq!((&status["pods"], &status["endpoints"][0]["pod"]), (&pods, &json!("b")));
     wait_condition(objects, "orders", "Synced", "True", "LastEndpointKept").await;
 
     let history = History::watch(&turn.etcd, &orders, 0).await?;
@@ -44,7 +42,7 @@ async fn the_last_endpoint_stays_over_a_restart_until_another_is_ready_or_its_po
     wait_keys(&turn.etcd, &orders, &["c"]).await;
     wait_in_sync(objects, "orders", 1).await;
     namespace.set_ready("c", false).await?;
-    wait_condition(objects, "orders", "Ready", "True", "LastEndpointKept").await;
+    wait_condition(objects, "orders", "Ready", "False", "LastEndpointKept").await;
     namespace.delete_pod("c").await?;
     wait_keys(&turn.etcd, &orders, &[]).await;
     wait_condition(objects, "orders", "Ready", "False", "NoReadyPods").await;

@@ -121,7 +121,8 @@ async fn p5_an_operator_that_is_started_while_the_apiserver_is_away_goes_on_rene
 async fn p5_what_another_cluster_left_in_the_state_folder_is_let_go_when_the_apiserver_answers() -> Result<()> {
     let turn = start("p5-other").await?;
     let folder = state_folder(&turn);
-    let registry = json!({"generation": 1, "spec": {"endpoints": turn.etcd.endpoints(), "ttlSeconds": TTL}});
+    let spec = json!({"etcd": {"endpoints": turn.etcd.endpoints()}, "defaults": {"leaseTTLSeconds": TTL}});
+    let registry = json!({"generation": 1, "spec": spec});
     let state = json!({"version": 1, "clusterId": "another", "registries": {"default": registry, "gone": registry}});
     DirBuilder::new().mode(0o700).create(&folder).expect("a new folder");
     let file = OpenOptions::new()

@@ -54,8 +54,8 @@ async fn p5_an_apiserver_restored_from_an_old_backup_costs_no_key_and_is_followe
     wait_events(&history, 2).await;
     let events: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
     assert_eq!(events, [format!("delete {orders}d"), format!("delete {orders}b")]);
-    let status = json!("2/2");
-    let told = |object: &serde_json::Value| object["status"]["ready"] == status;
+    let pods = json!({"selected": 3, "ready": 2, "registered": 2});
+    let told = |object: &serde_json::Value| object["status"]["pods"] == pods;
     let registration = (crate::support::API, "ServiceRegistration", "orders");
     turn.namespace.objects().wait(registration, told, SOON).await?;
     operator.process().alive()

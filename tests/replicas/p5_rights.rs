@@ -33,11 +33,15 @@ async fn wait_stale(operator: &Operator, stale: bool) -> Result<()> {
     .await
 }
 
-/// Waits until the Registry says whether Kubernetes tells the operator what changes.
-async fn wait_informed(turn: &Turn, status: &str, reason: &str) -> Result<()> {
+/// Waits until the Registry says whether the operator's watches are healthy, and with that whether it is ready.
+async fn wait_watches(turn: &Turn, status: &str, reason: &str) -> Result<()> {
     let wanted = (status.to_owned(), reason.to_owned());
     let registry = (API, "Registry", "default");
-    let told = |object: &Value| condition(object, "Informed") == wanted;
+    let ready = (
+        status.to_owned(),
+        if status == "True" { "Connected" } else { reason }.to_owned(),
+    );
+    let told = |object: &Value| condition(object, "WatchesHealthy") == wanted && condition(object, "Ready") == ready;
     turn.bed.objects().wait(registry, told, SOON).await.map(drop)
 }
 
@@ -66,7 +70,7 @@ async fn p5_the_right_to_see_pods_withdrawn_costs_no_key_and_is_told_until_it_is
     assert_eq!(rest.len() + 1, rules.len(), "{rules:?}");
     grant(&turn, &rest).await?;
     wait_stale(&operator, true).await?;
-    wait_informed(&turn, "False", "KubernetesSilent").await?;
+    wait_watches(&turn, "False", "WatchesStale").await?;
     let pod = turn.some_pod().await?;
     turn.namespace.set_ready(&pod, false).await?;
     history.assert_silent().await;
@@ -76,7 +80,7 @@ async fn p5_the_right_to_see_pods_withdrawn_costs_no_key_and_is_told_until_it_is
     grant(&turn, &rules).await?;
     wait_events(&history, 1).await;
     wait_stale(&operator, false).await?;
-    wait_informed(&turn, "True", "Watching").await?;
+    wait_watches(&turn, "True", "Watching").await?;
     let events: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
     assert_eq!(events, [format!("delete {}{pod}", turn.plain("orders"))]);
     operator.process().alive()

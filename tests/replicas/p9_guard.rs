@@ -50,12 +50,12 @@ async fn set_all_ready(turn: &Turn, ready: bool) -> Result<()> {
 async fn lose_all(turn: &Turn) -> Result<usize> {
     set_all_ready(turn, false).await?;
     let seen = |object: &Value| {
-        condition(object, "Held") == ("True".to_owned(), "LossAboveLimit".to_owned())
-            && object["status"]["readyEndpoints"] == 0
+        condition(object, "RemovalsHeld") == ("True".to_owned(), "LossAboveLimit".to_owned())
+            && object["status"]["pods"]["ready"] == 0
     };
     let orders = (API, "ServiceRegistration", "orders");
     let object = turn.namespace.objects().wait(orders, seen, SOON).await?;
-    let told = message(&object, "Held");
+    let told = message(&object, "RemovalsHeld");
     let told: usize = told
         .split(' ')
         .next()
@@ -69,9 +69,9 @@ async fn lose_all(turn: &Turn) -> Result<usize> {
 /// The id of the hold that the Registry tells of.
 async fn hold_id(turn: &Turn) -> Result<String> {
     let registry = (API, "Registry", "default");
-    let held = |object: &Value| condition(object, "Held").1 == "LossAboveLimit";
+    let held = |object: &Value| condition(object, "RemovalsHeld").1 == "LossAboveLimit";
     let object = turn.namespace.objects().wait(registry, held, SOON).await?;
-    let told = message(&object, "Held");
+    let told = message(&object, "RemovalsHeld");
     let (_, id) = told.split_once(&format!("{APPROVE_REMOVALS}=")).expect(&told);
     Ok(id.to_owned())
 }
@@ -97,10 +97,10 @@ async fn wait_metric(operator: &Operator, name: &str, wanted: usize) -> Result<(
 /// What the registration and the Registry say of the hold there is, and since when.
 async fn told_held(turn: &Turn) -> Result<[Value; 2]> {
     let held_by = async |kind, name| {
-        let is_held = |object: &Value| condition(object, "Held").1 == "LossAboveLimit";
+        let is_held = |object: &Value| condition(object, "RemovalsHeld").1 == "LossAboveLimit";
         let object = turn.namespace.objects().wait((API, kind, name), is_held, SOON).await?;
         let conditions = object["status"]["conditions"].as_array().expect("conditions");
-        let held = conditions.iter().find(|condition| condition["type"] == "Held");
+        let held = conditions.iter().find(|condition| condition["type"] == "RemovalsHeld");
         Ok(held.expect("it was just there").clone())
     };
     Ok([
@@ -123,8 +123,8 @@ async fn wait_no_record(turn: &Turn) -> Result<()> {
 
 async fn wait_nothing_held(turn: &Turn) -> Result<()> {
     let objects = turn.namespace.objects();
-    wait_condition(objects, "orders", "Held", "False", "NothingHeld").await;
-    let free = |object: &Value| condition(object, "Held").1 == "NothingHeld";
+    wait_condition(objects, "orders", "RemovalsHeld", "False", "NothingHeld").await;
+    let free = |object: &Value| condition(object, "RemovalsHeld").1 == "NothingHeld";
     let registry = (API, "Registry", "default");
     objects.wait(registry, free, SOON).await.map(drop)
 }
@@ -137,7 +137,7 @@ async fn p9_readiness_lost_by_all_at_once_is_held_and_told_until_somebody_approv
     wait_metric(&operator, "leasehold_held_keys", kept).await?;
     wait_metric(&operator, "leasehold_guard_trips_total", 1).await?;
     let registry = turn.namespace.objects().get(API, "Registry", "default").await?;
-    let told = message(&registry.expect("it is there"), "Held");
+    let told = message(&registry.expect("it is there"), "RemovalsHeld");
     let (lost, _) = told
         .split_once(" of 20 keys would have been removed at once")
         .expect(&told);

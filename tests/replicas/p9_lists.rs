@@ -66,7 +66,14 @@ async fn held_until_named_again(name: &str, named: usize) -> Result<()> {
     let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
 
     pods.list_anew(named);
-    wait_condition(turn.namespace.objects(), "orders", "Held", "True", "LossAboveLimit").await;
+    wait_condition(
+        turn.namespace.objects(),
+        "orders",
+        "RemovalsHeld",
+        "True",
+        "LossAboveLimit",
+    )
+    .await;
     until("the keys to be held", SOON, || async {
         match operator.metric("leasehold_held_keys").await {
             Ok(Some(held)) if held > 0.0 => Ok(()),
@@ -77,7 +84,14 @@ async fn held_until_named_again(name: &str, named: usize) -> Result<()> {
     history.assert_silent().await;
 
     pods.list_anew(ALL);
-    wait_condition(turn.namespace.objects(), "orders", "Held", "False", "NothingHeld").await;
+    wait_condition(
+        turn.namespace.objects(),
+        "orders",
+        "RemovalsHeld",
+        "False",
+        "NothingHeld",
+    )
+    .await;
     wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
     history.assert_silent().await;
 

@@ -13,7 +13,7 @@ const TTL: u32 = 15;
 fn record_format(value: &str) -> Value {
     json!({
         "apiVersion": API, "kind": "RecordFormat", "metadata": {"name": "restarted"},
-        "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": value}]},
+        "spec": {"records": [{"name": "endpoint", "key": "{{ prefix }}/{{ id }}", "value": value}]},
     })
 }
 
@@ -21,9 +21,10 @@ fn record_format(value: &str) -> Value {
 async fn an_operator_that_starts_while_a_record_format_is_broken_or_gone_keeps_its_keys_alive() -> Result<()> {
     let turn = Turn::take("record-formats", 1, TTL).await?;
     turn.bed.objects().apply(record_format("{{ hostPort }}")).await?;
-    let custom = json!({"type": "Custom", "recordFormat": "restarted", "prefix": "/custom/restarted"});
+    let custom = json!({"recordFormatRef": {"name": "restarted"}, "prefix": "/custom/restarted"});
+    let formats = json!([{"type": "Custom", "custom": custom}]);
     turn.namespace
-        .apply(registration("orders", &json!({"formats": [custom]})))
+        .apply(registration("orders", &json!({"formats": formats})))
         .await?;
     turn.namespace.create_pod(&pod("a", "orders")).await?;
     let operator = operator(turn.bed, "operator-0");

@@ -80,7 +80,7 @@ impl Turn {
         for service in services {
             let spec = json!({
                 "selector": {"matchLabels": {"app": "orders"}},
-                "formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}],
+                "formats": [{"type": "Plain"}, {"type": "EtcdGRPC"}],
             });
             self.namespace.apply(registration(service, &spec)).await?;
         }

@@ -237,7 +237,7 @@ impl Scene {
         wait_in_sync(self.turn.namespace.objects(), "many", MANY).await;
         self.set_many_ready(false).await?;
         let many = (API, "ServiceRegistration", "many");
-        let seen = |object: &Value| object["status"]["readyEndpoints"] == 0;
+        let seen = |object: &Value| object["status"]["pods"]["ready"] == 0;
         self.turn.namespace.objects().wait(many, seen, SOON).await?;
         self.hold().await
     }
@@ -245,9 +245,9 @@ impl Scene {
     /// How the hold of the Registry that has one is called.
     async fn hold(&self) -> Result<String> {
         let registry = (API, "Registry", "guarded");
-        let held = |object: &Value| condition(object, "Held").1 == "LossAboveLimit";
+        let held = |object: &Value| condition(object, "RemovalsHeld").1 == "LossAboveLimit";
         let object = self.turn.bed.objects().wait(registry, held, LONG).await?;
-        let told = message(&object, "Held");
+        let told = message(&object, "RemovalsHeld");
         let (_, id) = told
             .split_once(&format!("{}=", leasehold::api::APPROVE_REMOVALS))
             .expect(&told);
@@ -271,11 +271,11 @@ async fn register(turn: &Turn) -> Result<()> {
     let place = turn.namespace.name();
     let formats = json!([
         {"type": "Plain"},
-        {"type": "EtcdGrpc"},
-        {"type": "GoZero", "key": format!("zero-{place}.rpc")},
-        {"type": "Kratos", "root": format!("/kratos/{place}")},
-        {"type": "CoreDns", "domain": format!("orders.{place}.example.org")},
-        {"type": "Custom", "recordFormat": custom, "prefix": format!("/custom/{place}")},
+        {"type": "EtcdGRPC"},
+        {"type": "GoZero", "goZero": {"key": format!("zero-{place}.rpc")}},
+        {"type": "Kratos", "kratos": {"root": format!("/kratos/{place}")}},
+        {"type": "CoreDNS", "coreDNS": {"domain": format!("orders.{place}.example.org")}},
+        {"type": "Custom", "custom": {"recordFormatRef": {"name": custom}, "prefix": format!("/custom/{place}")}},
     ]);
     turn.namespace
         .apply(registration("orders", &json!({"formats": formats})))
@@ -284,8 +284,8 @@ async fn register(turn: &Turn) -> Result<()> {
         turn.namespace.create_pod(&pod(name, "orders").ip(address)).await?;
     }
     let many = json!({
-        "registry": "guarded",
-        "formats": [{"type": "Plain", "prefix": format!("/guarded/{place}")}],
+        "registryRef": {"name": "guarded"},
+        "formats": [{"type": "Plain", "plain": {"prefix": format!("/guarded/{place}")}}],
     });
     turn.namespace.apply(registration("many", &many)).await?;
     let ports = [("grpc", 8080)];

@@ -45,6 +45,8 @@ enum Command {
     Chart,
     /// Writes deploy/leasehold.yaml anew, which installs without helm what the chart installs.
     Manifests,
+    /// Writes docs/reference/api.md, which lists every field of the kinds.
+    Reference,
     /// Makes the operator's image: an OCI archive of a static program, without a docker daemon, and its bill of materials.
     Image(image::Options),
 }
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
             Command::Test(options) => check::run(&options).await,
             Command::Chart => check::write_chart(),
             Command::Manifests => check::write_manifests(),
+            Command::Reference => check::write_reference(),
             Command::Image(options) => image::run(options).await,
         }
     });

@@ -37,7 +37,7 @@ pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, wat
     let mut chapters = Vec::new();
     for registry in registries.iter().filter(wanted) {
         let name = registry.name_any();
-        let its = |one: &&ServiceRegistration| one.spec.registry == name;
+        let its = |one: &&ServiceRegistration| one.spec.registry_ref.name == name;
         let its: Vec<&ServiceRegistration> = registrations.iter().filter(its).collect();
         let prefixes = prefixes(listing, registry, &its).await;
         let mut findings = asked(listing, registry, namespace, &prefixes).await;
@@ -71,13 +71,13 @@ pub async fn role(listing: &Listing, name: &str, watch_scope: &WatchScope) -> Re
     let registry = listing.registry(name).await?;
     let registry = registry.ok_or_else(|| super::Error::NoRegistry(name.to_owned()))?;
     let registrations = listing.registrations(watch_scope).await?;
-    let its = |one: &&ServiceRegistration| one.spec.registry == name;
+    let its = |one: &&ServiceRegistration| one.spec.registry_ref.name == name;
     let its: Vec<&ServiceRegistration> = registrations.iter().filter(its).collect();
     Ok(role_of(&registry, &prefixes(listing, &registry, &its).await))
 }
 
 fn role_of(registry: &Registry, prefixes: &BTreeSet<String>) -> Role {
-    etcd::role(&registry.spec.meta_prefix, prefixes)
+    etcd::role(&registry.spec.etcd.meta_prefix, prefixes)
 }
 
 /// Returns the prefixes of the registrations that can be carried out, as far as they are known.
@@ -91,7 +91,7 @@ async fn prefixes(listing: &Listing, registry: &Registry, its: &[&ServiceRegistr
         let _ = preview.register(registration, &formats);
     }
     let data = preview.scopes().into_iter().map(|scope| scope.prefix().to_owned());
-    data.filter(|prefix| !prefix.starts_with(&registry.spec.meta_prefix))
+    data.filter(|prefix| !prefix.starts_with(&registry.spec.etcd.meta_prefix))
         .collect()
 }
 
@@ -126,11 +126,11 @@ async fn asked(listing: &Listing, registry: &Registry, namespace: &str, prefixes
             Err(error) => problem(&error),
         });
     }
-    let ttl = registry.spec.ttl_seconds;
+    let ttl = registry.spec.defaults.lease_ttl_seconds;
     findings.push(match connection.grant(lease_id(), ttl).await {
         Ok(granted) if granted > i64::from(ttl) => Finding::warning(
             format!("etcd grants leases of {granted} s instead of {ttl} s: without an operator, keys expire later"),
-            "raise ttlSeconds to at least the granted TTL, or lower the election timeout of etcd, which limits the TTL",
+            "raise spec.defaults.leaseTTLSeconds to at least the granted TTL, or lower the election timeout of etcd, which limits the TTL",
         ),
         Ok(_) => Finding::well(format!("leases of {ttl} s are granted")),
         Err(error) => problem(&error),
@@ -153,7 +153,7 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
         let status = match status {
             Ok(status) => status,
             Err(error) if one_answers => {
-                let fix = "restore the member, or remove it from spec.endpoints; other members are used meanwhile";
+                let fix = "restore the member, or remove it from spec.etcd.endpoints; other members are used meanwhile";
                 findings.push(Finding::warning(error.to_string(), fix));
                 continue;
             }
@@ -166,7 +166,7 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
         if status.is_learner {
             let what = format!("{endpoint} is a learner, which serves no requests");
             let fix = format!(
-                "run `etcdctl member promote {:x}`, or remove it from spec.endpoints",
+                "run `etcdctl member promote {:x}`, or remove it from spec.etcd.endpoints",
                 status.member_id
             );
             findings.push(if one_serves {
@@ -224,7 +224,7 @@ fn of_conditions(registry: &Registry) -> Vec<Finding> {
         return vec![Finding::problem("no operator has reported on this Registry", fix)];
     };
     let is_bad = |kind: &str, status: &str| match kind {
-        "Held" => status == "True",
+        "RemovalsHeld" => status == "True",
         _ => status == "False",
     };
     let bad = conditions

@@ -53,7 +53,7 @@ pub async fn find(
         let former = present.iter().find(|one| self::reference(one) == reference);
         let admitted = listing.admitted(registration, former).await?;
         by_registry
-            .entry(admitted.spec.registry.clone())
+            .entry(admitted.spec.registry_ref.name.clone())
             .or_default()
             .push(admitted);
         order.push(reference);
@@ -106,7 +106,7 @@ async fn in_registry(
     // Includes the registrations that are changed and those whose prefixes overlap theirs: otherwise the keys of the
     // latter would look like leftovers.
     let concerned = |one: &&ServiceRegistration| {
-        one.spec.registry == name
+        one.spec.registry_ref.name == name
             && wanted
                 .iter()
                 .any(|wanted| reference(wanted) == reference(one) || meet(wanted, one, &formats.wanted))

@@ -33,7 +33,7 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
     record_formats.add(&manifests.record_formats);
     let mut outcomes = Vec::new();
     for registration in &manifests.registrations {
-        let name = registration.spec.registry.as_str();
+        let name = registration.spec.registry_ref.name.as_str();
         let given = manifests.registries.iter().find(|registry| registry.name_any() == name);
         let spec = given.map_or_else(defaults, |registry| registry.spec.clone());
         let mut preview = Preview::new("no-cluster", name, spec, &pods);
@@ -61,5 +61,5 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
 
 /// Returns the spec of a Registry with defaults only.
 fn defaults() -> RegistrySpec {
-    serde_json::from_value(json!({"endpoints": []})).expect("all other fields have defaults")
+    serde_json::from_value(json!({"etcd": {"endpoints": []}})).expect("all other fields have defaults")
 }

@@ -52,7 +52,7 @@ fn tell(out: &mut String, outcome: &Outcome) {
     if outcome.suspended {
         line(
             out,
-            format_args!("  (suspended: nothing is changed until spec.suspend is false)"),
+            format_args!("  (frozen: nothing is changed until spec.updatePolicy is Sync)"),
         );
     }
     for (key, change) in &outcome.keys {

@@ -13,8 +13,8 @@ kind: ServiceRegistration
 metadata: {name: orders}
 spec:
   selector: {matchLabels: {app: orders}}
-  ports: [{port: grpc}]
-  formats: [{type: Plain}, {type: EtcdGrpc}]
+  ports: [{name: grpc}]
+  formats: [{type: Plain}, {type: EtcdGRPC}]
 ";
 
 /// The relevant part of the output of `kubectl get pods -o json`.
@@ -144,7 +144,7 @@ fn a_list_of_pods_may_be_yaml_and_come_from_the_apiserver() {
 fn a_registry_beside_the_registration_is_heeded() {
     let files = Files::new("registry");
     let registry = "kind: Registry\napiVersion: leasehold.dev/v1alpha1\nmetadata: {name: default}\n\
-                    spec: {endpoints: ['http://127.0.0.1:2379'], metaPrefix: /services/}";
+                    spec: {etcd: {endpoints: ['http://127.0.0.1:2379'], metaPrefix: /services/}}";
     let error = planned(&files, &format!("{REGISTRATION}---\n{registry}\n"), &pods().to_string()).unwrap_err();
     assert!(error.to_string().contains("metaPrefix /services/ overlap"), "{error}");
 }
@@ -153,8 +153,8 @@ fn a_registry_beside_the_registration_is_heeded() {
 fn a_record_format_beside_the_registration_is_written_by() {
     let files = Files::new("custom");
     let custom = REGISTRATION.replace(
-        "[{type: Plain}, {type: EtcdGrpc}]",
-        "[{type: Custom, recordFormat: mine}]",
+        "[{type: Plain}, {type: EtcdGRPC}]",
+        "[{type: Custom, custom: {recordFormatRef: {name: mine}}}]",
     );
     let error = planned(&files, &custom, &pods().to_string()).unwrap_err().to_string();
     assert!(
@@ -164,7 +164,7 @@ fn a_record_format_beside_the_registration_is_written_by() {
     let format = |value: &str| {
         format!(
             "{custom}---\napiVersion: leasehold.dev/v1alpha1\nkind: RecordFormat\nmetadata: {{name: mine}}\n\
-             spec: {{records: [{{key: '{{{{ prefix }}}}/{{{{ id }}}}', value: '{value}'}}]}}\n"
+             spec: {{records: [{{name: endpoint, key: '{{{{ prefix }}}}/{{{{ id }}}}', value: '{value}'}}]}}\n"
         )
     };
     let text = planned(&files, &format("{{ hostPort }}"), &pods().to_string()).unwrap();
@@ -188,7 +188,7 @@ fn what_cannot_be_planned_is_said_with_what_to_do() {
         ("", "contain no ServiceRegistration"),
         (&REGISTRATION.replace("formats:", "fromats:"), "missing field `formats`"),
         (
-            &REGISTRATION.replace("{port: grpc}", "{port: grpc, nmae: x}"),
+            &REGISTRATION.replace("{name: grpc}", "{name: grpc, nmae: x}"),
             "there is no field spec.ports[0].nmae",
         ),
         (
@@ -207,7 +207,7 @@ fn what_cannot_be_planned_is_said_with_what_to_do() {
 #[test]
 fn what_is_wrong_with_pods_is_told_beside_their_keys() {
     let files = Files::new("problems");
-    let registration = REGISTRATION.replace("{port: grpc}", "{port: web}");
+    let registration = REGISTRATION.replace("{name: grpc}", "{name: web}");
     let text = planned(&files, &registration, &pods().to_string()).unwrap();
     assert!(
         text.contains("? no container port is named \"web\"") && text.contains("(pods a)"),
@@ -282,8 +282,8 @@ apiVersion: leasehold.dev/v1alpha1
 kind: Registry
 metadata: {name: default}
 spec:
-  endpoints: [http://127.0.0.1:1]
-  access: {rules: [{name: shops, namespaces: {matchLabels: {team: shop}}, formats: [Plain], keysPerNamespace: 1}]}
+  etcd: {endpoints: [http://127.0.0.1:1]}
+  access: {rules: [{name: shops, namespaceSelector: {matchLabels: {team: shop}}, formats: [Plain], keysPerNamespace: 1}]}
 ---";
     let pods = pods().to_string();
     let without = planned(&files, &format!("{registry}{REGISTRATION}"), &pods).expect("there is a plan");
@@ -300,7 +300,7 @@ metadata: {name: shop, labels: {team: shop}}
     let with = planned(&files, &format!("{registry}{namespace}{REGISTRATION}"), &pods).expect("there is a plan");
     assert!(with.contains("1 to create"), "{with}");
     assert!(
-        with.contains("does not let the namespace shop write the format EtcdGrpc: write Plain"),
+        with.contains("does not let the namespace shop write the format EtcdGRPC: write Plain"),
         "{with}"
     );
     let both = pods.replace("\"False\"", "\"True\"");

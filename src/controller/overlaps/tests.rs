@@ -60,37 +60,37 @@ fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other
         // A prefix below the root of another consumer.
         (
             spec!("type": "Traefik"),
-            spec!("type": "Plain", "prefix": "traefik/notes"),
+            spec!("type": "Plain", "plain": {"prefix": "traefik/notes"}),
             "shop/0",
             "consumers of Traefik",
         ),
         (
-            spec!("type": "Plain", "prefix": "traefik/notes"),
+            spec!("type": "Plain", "plain": {"prefix": "traefik/notes"}),
             spec!("type": "Traefik"),
             "shop/0",
             "has consumers",
         ),
         (
-            spec!("type": "CoreDns", "domain": "a.example"),
-            spec!("type": "Plain", "prefix": "/skydns/x"),
+            spec!("type": "CoreDNS", "coreDNS": {"domain": "a.example"}),
+            spec!("type": "Plain", "plain": {"prefix": "/skydns/x"}),
             "shop/0",
-            "CoreDns",
+            "CoreDNS",
         ),
         // Consumers read the prefix without a slash at its end.
         (
             spec!("type": "Kratos"),
-            spec!("type": "Plain", "prefix": "/microservices/orders-v2"),
+            spec!("type": "Plain", "plain": {"prefix": "/microservices/orders-v2"}),
             "shop/0",
             "Kratos",
         ),
         (
             spec!("type": "GoFrame"),
-            spec!("type": "GoFrame", "versionSegment": "latest2"),
+            spec!("type": "GoFrame", "goFrame": {"version": "latest2"}),
             "shop/0",
             "GoFrame",
         ),
         (
-            spec!("type": "GoFrame", "versionSegment": "latest2"),
+            spec!("type": "GoFrame", "goFrame": {"version": "latest2"}),
             spec!("type": "GoFrame"),
             "shop/0",
             "GoFrame",
@@ -98,39 +98,39 @@ fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other
         // A Traefik root inside another one, and around it.
         (
             spec!("type": "Traefik"),
-            spec!("type": "Traefik", "root": "traefik/http/services/team-a-web", "name": "yy"),
+            spec!("type": "Traefik", "traefik": {"root": "traefik/http/services/team-a-web", "serviceName": "yy"}),
             "shop/0",
             "consumers of Traefik of",
         ),
         (
-            spec!("type": "Traefik", "root": "edge/inner"),
-            spec!("type": "Traefik", "root": "edge"),
+            spec!("type": "Traefik", "traefik": {"root": "edge/inner"}),
+            spec!("type": "Traefik", "traefik": {"root": "edge"}),
             "shop/0",
             "Traefik with the root edge/inner",
         ),
         // The last segment is the same name, so consumers take the two for the same service.
         (
             spec!("type": "Kratos"),
-            spec!("type": "Kratos", "root": "/microservices/orders-evil"),
+            spec!("type": "Kratos", "kratos": {"root": "/microservices/orders-evil"}),
             "shop/0",
             "Kratos",
         ),
         // A prefix below the other, or the same prefix with other values.
         (
-            spec!("type": "Plain", "prefix": "/a"),
-            spec!("type": "Plain", "prefix": "/a/b"),
+            spec!("type": "Plain", "plain": {"prefix": "/a"}),
+            spec!("type": "Plain", "plain": {"prefix": "/a/b"}),
             "shop/0",
             "/a/",
         ),
         (
-            spec!("type": "Plain", "prefix": "/a"),
-            spec!("type": "EtcdGrpc", "prefix": "/a"),
+            spec!("type": "Plain", "plain": {"prefix": "/a"}),
+            spec!("type": "EtcdGRPC", "etcdGRPC": {"prefix": "/a"}),
             "shop/0",
-            "EtcdGrpc",
+            "EtcdGRPC",
         ),
         (
-            spec!("type": "Plain", "prefix": "/a"),
-            spec!("type": "Plain", "prefix": "/a", "value": "Json"),
+            spec!("type": "Plain", "plain": {"prefix": "/a"}),
+            spec!("type": "Plain", "plain": {"prefix": "/a", "value": "JSON"}),
             "shop/0",
             "JSON",
         ),
@@ -152,24 +152,24 @@ fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other
 fn one_service_of_several_registrations_and_siblings_that_are_told_apart_stay() {
     let cases = [
         (
-            spec!("type": "Plain", "prefix": "/a"),
-            spec!("type": "Plain", "prefix": "/a"),
+            spec!("type": "Plain", "plain": {"prefix": "/a"}),
+            spec!("type": "Plain", "plain": {"prefix": "/a"}),
         ),
         (spec!("type": "GoFrame"), spec!("type": "GoFrame")),
         (spec!("type": "Traefik"), spec!("type": "Traefik")),
         (spec!("type": "Traefik"), spec!("type": "Traefik", "service": "users")),
         (
-            spec!("type": "CoreDns", "domain": "a.example"),
-            spec!("type": "CoreDns", "domain": "b.example"),
+            spec!("type": "CoreDNS", "coreDNS": {"domain": "a.example"}),
+            spec!("type": "CoreDNS", "coreDNS": {"domain": "b.example"}),
         ),
         (spec!("type": "Kratos"), spec!("type": "Kratos", "service": "orders-v2")),
         (
-            spec!("type": "Traefik", "root": "edge"),
-            spec!("type": "Traefik", "root": "edge-2"),
+            spec!("type": "Traefik", "traefik": {"root": "edge"}),
+            spec!("type": "Traefik", "traefik": {"root": "edge-2"}),
         ),
         (
-            spec!("type": "Plain", "prefix": "/orders"),
-            spec!("type": "Plain", "prefix": "/orders-v2"),
+            spec!("type": "Plain", "plain": {"prefix": "/orders"}),
+            spec!("type": "Plain", "plain": {"prefix": "/orders-v2"}),
         ),
         (
             spec!("type": "GoZero", "key": "orders"),
@@ -186,7 +186,9 @@ fn one_service_of_several_registrations_and_siblings_that_are_told_apart_stay() 
 fn another_registry_is_another_street() {
     let mut overlaps = PrefixOverlaps::default();
     for (name, registry) in [("a", "one"), ("b", "two")] {
-        let readings = vec![reading(spec!("type": "Plain", "prefix": format!("/x{}", &name[1..])))];
+        let readings = vec![reading(
+            spec!("type": "Plain", "plain": {"prefix": format!("/x{}", &name[1..])}),
+        )];
         overlaps.settle(&named(name), &registry.into(), since(0, readings));
     }
     assert_eq!(overlaps.aside(&named("b")), []);
@@ -195,13 +197,13 @@ fn another_registry_is_another_street() {
 #[test]
 fn who_comes_and_goes_tells_exactly_the_younger_ones_that_are_concerned() {
     let (plain, traefik) = (
-        spec!("type": "Plain", "prefix": "traefik/notes"),
+        spec!("type": "Plain", "plain": {"prefix": "traefik/notes"}),
         spec!("type": "Traefik"),
     );
     let (mut overlaps, aside) = registry_prefixes(&[
         traefik.clone(),
         plain.clone(),
-        spec!("type": "Plain", "prefix": "/else"),
+        spec!("type": "Plain", "plain": {"prefix": "/else"}),
     ]);
     assert_eq!(aside.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 0]);
     let one = || BTreeSet::from([named("1")]);
@@ -218,7 +220,7 @@ fn who_comes_and_goes_tells_exactly_the_younger_ones_that_are_concerned() {
         one()
     );
     // The registration moves to another prefix.
-    let moved = vec![reading(spec!("type": "Traefik", "root": "edge"))];
+    let moved = vec![reading(spec!("type": "Traefik", "traefik": {"root": "edge"}))];
     assert_eq!(overlaps.settle(&named("0"), &registry, since(0, moved)), one());
     // After it is created again, it is the later one.
     overlaps.leave(&named("0"));
@@ -241,7 +243,9 @@ fn many_of_one_kind_are_not_compared_with_one_another() {
     let mut overlaps = PrefixOverlaps::default();
     let began = std::time::Instant::now();
     for i in 0..20_000_i64 {
-        let readings = vec![reading(spec!("type": "Traefik", "name": format!("s{i}")))];
+        let readings = vec![reading(
+            spec!("type": "Traefik", "traefik": {"serviceName": format!("s{i}")}),
+        )];
         assert_eq!(
             overlaps.settle(&named(&i.to_string()), &"default".into(), since(i, readings)),
             BTreeSet::new()
@@ -263,7 +267,7 @@ fn an_old_registration_edited_onto_a_place_is_the_later_one_there() {
     let web = vec![Some((reading(spec!("type": "Traefik")), Since::Created(5)))];
     overlaps.settle(&named("web"), &registry, web);
     let before = vec![Some((
-        reading(spec!("type": "Plain", "prefix": "/old")),
+        reading(spec!("type": "Plain", "plain": {"prefix": "/old"})),
         Since::Recorded(1),
     ))];
     overlaps.settle(&named("old"), &registry, before);
@@ -271,7 +275,7 @@ fn an_old_registration_edited_onto_a_place_is_the_later_one_there() {
     let claim = overlaps.claim(3);
     assert!(claim > Since::Created(5) && claim.millis() > 5, "{claim:?}");
     let edited = vec![Some((
-        reading(spec!("type": "Plain", "prefix": "traefik/notes")),
+        reading(spec!("type": "Plain", "plain": {"prefix": "traefik/notes"})),
         claim,
     ))];
     assert_eq!(overlaps.settle(&named("old"), &registry, edited), BTreeSet::new());

@@ -10,8 +10,8 @@ fn registration(prefix: &str) -> ServiceRegistration {
         "metadata": {"name": "orders", "namespace": "shop", "generation": prefix.len()},
         "spec": {
             "selector": {"matchLabels": {"app": "orders"}},
-            "ports": [{"port": "grpc"}],
-            "formats": [{"type": "Plain", "prefix": prefix}]
+            "ports": [{"name": "grpc"}],
+            "formats": [{"type": "Plain", "plain": {"prefix": prefix}}]
         }
     }))
     .expect("decodes")
@@ -35,7 +35,7 @@ fn pod(name: &str, address: &str, ready: bool) -> Pod {
 }
 
 fn preview(pods: &[Pod]) -> Preview {
-    let spec = serde_json::from_value(json!({"endpoints": ["http://127.0.0.1:2379"]})).expect("decodes");
+    let spec = serde_json::from_value(json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}})).expect("decodes");
     Preview::new("c1", "default", spec, pods)
 }
 
@@ -156,7 +156,7 @@ fn a_changed_prefix_creates_here_and_removes_there() {
 fn another_ttl_moves_keys_to_another_lease() {
     let mut preview = preview(&[pod("a", "10.0.0.1", true)]);
     let mut longer = registration("/s/orders");
-    longer.spec.ttl_seconds = Some(60);
+    longer.spec.lease_ttl_seconds = Some(60);
     preview.register(&longer, &RecordFormats::new()).unwrap();
     observe(&mut preview, &[("/s/orders/a", "10.0.0.1:8080")], &[]);
     let expected = (Key::from("/s/orders/a"), Change::Move(text("10.0.0.1:8080")));
@@ -167,7 +167,7 @@ fn another_ttl_moves_keys_to_another_lease() {
 fn a_suspended_registration_changes_nothing() {
     let mut preview = preview(&[pod("a", "10.0.0.1", true)]);
     let mut suspended = registration("/s/orders");
-    suspended.spec.suspend = true;
+    suspended.spec.update_policy = crate::api::UpdatePolicy::Frozen;
     preview.register(&suspended, &RecordFormats::new()).unwrap();
     observe(&mut preview, &[("/s/orders/b", "10.0.0.2:8080")], &[]);
     let outcome = outcome(preview);
@@ -218,7 +218,7 @@ fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheless() {
     let ours: Vec<(&str, &str)> = keys.iter().map(|key| (&**key, "10.0.0.1:8080")).collect();
     let outcome = |mode: &str, in_all: usize| {
         let pods: Vec<Pod> = names.iter().map(|name| pod(name, "10.0.0.1", false)).collect();
-        let spec = json!({"endpoints": ["http://127.0.0.1:2379"], "guard": {"mode": mode}});
+        let spec = json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}, "guard": {"mode": mode}});
         let spec = serde_json::from_value(spec).expect("decodes");
         let mut preview = Preview::new("c1", "default", spec, &pods);
         preview.holds(in_all);

@@ -44,7 +44,7 @@ impl Drop for Place {
 }
 
 fn state(cluster_id: &str) -> State {
-    let spec = json!({"endpoints": ["http://10.0.0.5:2379"], "metaPrefix": "/ours/", "ttlSeconds": 15});
+    let spec = json!({"etcd": {"endpoints": ["http://10.0.0.5:2379"], "metaPrefix": "/ours/"}, "defaults": {"leaseTTLSeconds": 15}});
     let stored = StoredRegistry {
         access: None,
         uid: String::new(),
@@ -123,7 +123,7 @@ fn content_that_makes_no_sense_is_ignored_with_its_reason() {
             with(&|it| it["clusterId"] = json!("a/../b")),
             "is empty or contains a slash",
         ),
-        (with(&|it| it["registries"]["default"]["spec"] = json!({})), "endpoints"),
+        (with(&|it| it["registries"]["default"]["spec"] = json!({})), "etcd"),
         (with(&|it| it["registries"] = json!([])), "not a state of leasehold"),
     ] {
         let place = Place::written("content");
@@ -202,7 +202,7 @@ async fn the_newest_state_is_kept_and_a_folder_that_cannot_be_used_ends_nothing(
 
 #[test]
 fn credentials_are_kept_and_a_registry_whose_credentials_were_not_kept_is_not_entered() {
-    let spec = json!({"endpoints": ["http://10.0.0.5:2379"], "auth": {"secret": {"name": "etcd-user"}}});
+    let spec = json!({"etcd": {"endpoints": ["http://10.0.0.5:2379"], "auth": {"secretRef": {"name": "etcd-user"}}}});
     let mut stored = StoredRegistry {
         access: None,
         uid: String::new(),
@@ -216,7 +216,7 @@ fn credentials_are_kept_and_a_registry_whose_credentials_were_not_kept_is_not_en
             name: hidden("leasehold"),
             password: hidden("swordfish"),
         }),
-        ..Access::open(stored.spec.endpoints.clone())
+        ..Access::open(stored.spec.etcd.endpoints.clone())
     };
     stored.access = Some(access.clone());
     let state = State {

@@ -41,7 +41,7 @@ impl Object {
             },
             "spec": {
                 "selector": {"matchLabels": {"app": "orders"}},
-                "ports": [{"port": "grpc", "scheme": "http"}],
+                "ports": [{"name": "grpc", "appProtocol": "http"}],
                 "formats": self.formats,
             },
         });
@@ -57,15 +57,15 @@ fn old() -> Object {
 }
 
 fn web() -> Object {
-    let formats = json!([{"type": "Traefik"}, {"type": "CoreDns", "domain": "web.team-b.example.org"}]);
+    let formats = json!([{"type": "Traefik"}, {"type": "CoreDNS", "coreDNS": {"domain": "web.team-b.example.org"}}]);
     Object::new("web", "2026-01-02T00:00:00Z", formats)
 }
 
 /// Formats with prefixes that overlap those of `web`.
 fn onto_web() -> Value {
     json!([
-        {"type": "Plain", "prefix": "traefik/http/services/team-a-web"},
-        {"type": "Plain", "prefix": "/skydns/org/example/team-a"},
+        {"type": "Plain", "plain": {"prefix": "traefik/http/services/team-a-web"}},
+        {"type": "Plain", "plain": {"prefix": "/skydns/org/example/team-a"}},
     ])
 }
 
@@ -168,7 +168,7 @@ async fn a_place_that_was_left_is_claimed_anew_by_who_comes_back_to_it() {
         .news(),
     );
     assert_eq!(rig.kept("old"), [""; 0]);
-    let notes = json!([{"type": "Plain", "prefix": "traefik/notes"}]);
+    let notes = json!([{"type": "Plain", "plain": {"prefix": "traefik/notes"}}]);
     rig.take(
         Object {
             formats: notes,
@@ -197,7 +197,7 @@ async fn the_spec_before_is_kept_until_the_status_says_that_the_newest_is_carrie
     rig.lists_complete();
     assert_eq!(rig.kept("old"), [""; 0], "there is no previous spec");
     let status = Some(rig.status("old"));
-    let elsewhere = json!([{"type": "Plain", "prefix": "/elsewhere"}]);
+    let elsewhere = json!([{"type": "Plain", "plain": {"prefix": "/elsewhere"}}]);
     let edited = Object {
         status,
         ..old().edited(elsewhere)
@@ -205,7 +205,7 @@ async fn the_spec_before_is_kept_until_the_status_says_that_the_newest_is_carrie
     rig.take(edited.news());
     assert_eq!(rig.kept("old"), ["/services/shop/old/"]);
     // The first edit was never applied. A second edit must not make it the previous spec.
-    let again = edited.edited(json!([{"type": "Plain", "prefix": "/third"}]));
+    let again = edited.edited(json!([{"type": "Plain", "plain": {"prefix": "/third"}}]));
     rig.take(again.news());
     assert_eq!(rig.kept("old"), ["/services/shop/old/"]);
     let done = Object {
@@ -249,11 +249,11 @@ async fn a_successor_carries_out_the_last_good_spec_where_the_newest_makes_no_se
 async fn a_place_taken_back_by_the_rules_is_not_kept() {
     let mut rig = Rig::new();
     let rules = |generation: i64, prefixes: &[&str]| {
-        let rule = json!({"name": "r", "namespaces": {}, "prefixes": prefixes});
+        let rule = json!({"name": "r", "namespaceSelector": {}, "prefixes": prefixes});
         let object = json!({
             "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
             "metadata": {"name": "default", "uid": "r", "generation": generation},
-            "spec": {"endpoints": ["http://127.0.0.1:1"], "access": {"rules": [rule]}},
+            "spec": {"etcd": {"endpoints": ["http://127.0.0.1:1"]}, "access": {"rules": [rule]}},
         });
         WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object))))
     };
@@ -267,7 +267,7 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
     rig.take(old().news());
     rig.lists_complete();
     let status = Some(rig.status("old"));
-    let denied = json!([{"type": "Plain", "prefix": "/denied"}]);
+    let denied = json!([{"type": "Plain", "plain": {"prefix": "/denied"}}]);
     rig.take(
         Object {
             status,
@@ -276,7 +276,7 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
         .news(),
     );
     let scopes = |rig: &Rig| {
-        let spec = decode(json!({"endpoints": ["http://127.0.0.1:1"]}));
+        let spec = decode(json!({"etcd": {"endpoints": ["http://127.0.0.1:1"]}}));
         let terms = rig.spec("old").terms(&spec);
         terms
             .prefixes

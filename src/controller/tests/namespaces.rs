@@ -21,7 +21,7 @@ fn registration_in(namespace: &str) -> WatchEvent {
         "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
         "metadata": {"name": "orders", "namespace": namespace, "uid": namespace, "generation": 1},
         "spec": {
-            "selector": {"matchLabels": {"app": "orders"}}, "ports": [{"port": "grpc"}], "formats": [{"type": "Plain"}],
+            "selector": {"matchLabels": {"app": "orders"}}, "ports": [{"name": "grpc"}], "formats": [{"type": "Plain"}],
         },
     });
     WatchEvent::Registration(

@@ -14,8 +14,8 @@ impl Rig {
             "metadata": {"name": "orders", "namespace": "shop", "uid": "a", "generation": generation},
             "spec": {
                 "selector": {"matchLabels": {"app": "orders"}},
-                "ports": [{"port": 8080}],
-                "formats": [{"type": "Custom", "recordFormat": "mine"}],
+                "ports": [{"name": "http", "port": 8080}],
+                "formats": [{"type": "Custom", "custom": {"recordFormatRef": {"name": "mine"}}}],
             },
         });
         self.take(WatchEvent::Registration(
@@ -28,7 +28,7 @@ impl Rig {
         let object = json!({
             "apiVersion": "leasehold.dev/v1alpha1", "kind": "RecordFormat",
             "metadata": {"name": "mine", "uid": "f", "generation": generation},
-            "spec": {"records": [{"key": "{{ prefix }}/{{ id }}", "value": value}]},
+            "spec": {"records": [{"name": "endpoint", "key": "{{ prefix }}/{{ id }}", "value": value}]},
         });
         let object: RecordFormat = decode(object);
         self.take(WatchEvent::RecordFormat(ObjectEvent::Applied(Box::new(object))));
@@ -195,7 +195,7 @@ async fn the_author_of_a_record_format_reads_what_it_prints_or_what_is_wrong_onc
         (&*status.conditions[0].reason, &*status.conditions[0].message),
         (
             "InvalidTemplate",
-            "The value of record 1, line 1, column 4: addres is undefined: correct the name, or use addres | default(...)."
+            "The value of the record \"endpoint\", line 1, column 4: addres is undefined: correct the name, or use addres | default(...)."
         )
     );
     assert!(status.preview.is_empty());

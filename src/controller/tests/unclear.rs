@@ -12,7 +12,7 @@ impl Rig {
         let object = json!({
             "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
             "metadata": {"name": "other", "uid": "o", "generation": 1},
-            "spec": {"endpoints": ["http://127.0.0.1:1"]},
+            "spec": {"etcd": {"endpoints": ["http://127.0.0.1:1"]}},
         });
         rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
         rig
@@ -24,9 +24,9 @@ impl Rig {
             "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
             "metadata": {"name": "invalid", "namespace": "shop", "uid": "i", "generation": generation},
             "spec": {
-                "registry": registry,
+                "registryRef": {"name": registry},
                 "selector": {"matchLabels": {"app": "orders"}},
-                "ports": [{"port": "grpc"}],
+                "ports": [{"name": "grpc"}],
                 "formats": [{"type": "Plain", "ports": ["http"]}],
             },
         });

@@ -218,7 +218,7 @@ impl RegistryWorker {
             _ if self.connection.is_open_to_all() => Some(Err(Trouble {
                 reason: Reason::AuthenticationOff.as_str(),
                 message: "authentication is disabled in etcd, so every client may write to it: enable it \
-                          (etcdctl auth enable), or remove spec.auth"
+                          (etcdctl auth enable), or remove spec.etcd.auth"
                     .to_owned(),
                 is_access: true,
             })),

@@ -87,12 +87,12 @@ pub fn announce(
         match (hold, former) {
             (Some(id), _) => {
                 let reason = Reason::RemovalsHeld.as_str();
-                publish(true, reason, message(ConditionType::Held), id.to_owned());
+                publish(true, reason, message(ConditionType::RemovalsHeld), id.to_owned());
             }
             (None, former) => publish(
                 false,
                 RELEASED,
-                message(ConditionType::Held),
+                message(ConditionType::RemovalsHeld),
                 former.unwrap_or_default(),
             ),
         }

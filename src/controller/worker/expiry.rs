@@ -15,11 +15,11 @@ pub fn notice(validity: &Validity, now: Timestamp) -> Option<String> {
         format!("{what} {is} {end:.0}: {remedy}.")
     };
     let client = validity.client.filter(ends).map(|end| {
-        let remedy = "store a new one in the Secret that spec.tls.certSecret names";
+        let remedy = "store a new one in the Secret that spec.etcd.tls.clientCertSecretRef names";
         say("The operator's client certificate", end, remedy)
     });
     let authority = validity.authority.filter(ends).map(|end| {
-        let remedy = "add the next CA certificate beside it in the object that spec.tls.caSecret or caConfigMap names";
+        let remedy = "add the next CA certificate beside it in the object that spec.etcd.tls.caRef names";
         say("The CA certificate that verifies etcd's certificates", end, remedy)
     });
     let all: Vec<String> = client.into_iter().chain(authority).collect();

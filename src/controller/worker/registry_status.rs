@@ -24,6 +24,9 @@ pub struct NotAdopted {
     pub trouble: String,
 }
 
+/// The status, reason and message of a condition.
+type Verdict = (ConditionStatus, Reason, String);
+
 /// Everything that the status is built from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -71,7 +74,7 @@ impl Facts {
     }
 
     /// Computes the condition `Connected`: which endpoints are in use, and which are not.
-    fn connected(&self) -> (ConditionStatus, Reason, String) {
+    fn connected(&self) -> Verdict {
         let (status, mut reason, mut message) = match &self.link {
             Connectivity::Up => {
                 let message = match &self.denied {
@@ -115,48 +118,35 @@ impl Facts {
         (status, reason, message)
     }
 
-    pub fn status(&self, now: &Time) -> RegistryStatus {
-        let (status, reason, message) = self.connected();
-        let mut list = Vec::new();
-        let generation = Some(self.generation);
-        conditions::set(
-            &mut list,
-            ConditionType::Connected,
-            status,
-            reason,
-            &message,
-            generation,
-            now,
-        );
-        if let Some(credentials) = &self.credentials {
-            let (status, reason, message) = match credentials {
-                Ok(()) if self.link == Connectivity::Up => {
-                    let mut message = "The current certificates, user name and password are in use.".to_owned();
-                    if let Some(expiring) = &self.expiring {
-                        message.extend([" ", expiring.as_str()]);
-                    }
-                    (ConditionStatus::True, Reason::CredentialsInUse, message)
+    /// Computes the condition `CredentialsValid`; none if there is nothing to report.
+    fn credentials_valid(&self) -> Option<Verdict> {
+        Some(match self.credentials.as_ref()? {
+            Ok(()) if self.link == Connectivity::Up => {
+                let mut message = "The current certificates, user name and password are in use.".to_owned();
+                if let Some(expiring) = &self.expiring {
+                    message.extend([" ", expiring.as_str()]);
                 }
-                Ok(()) => (
-                    ConditionStatus::Unknown,
-                    Reason::Connecting,
-                    "etcd has not answered yet: see the condition Connected.".to_owned(),
-                ),
-                Err(trouble) => {
-                    let stays = match &self.link {
-                        Connectivity::Up => " The previous connection stays in use.",
-                        Connectivity::Unsure | Connectivity::Down(_) => "",
-                    };
-                    let message = format!("{}.{stays}", trouble.message);
-                    (ConditionStatus::False, self::reason(trouble.reason), message)
-                }
-            };
-            let kind = ConditionType::Credentials;
-            conditions::set(&mut list, kind, status, reason, &message, generation, now);
-        }
-        let (held, reason, message) = self.holding.told();
-        conditions::set(&mut list, ConditionType::Held, held, reason, message, generation, now);
-        let (informed, reason, message) = match &self.outdated {
+                (ConditionStatus::True, Reason::CredentialsInUse, message)
+            }
+            Ok(()) => (
+                ConditionStatus::Unknown,
+                Reason::Connecting,
+                "etcd has not answered yet: see the condition Connected.".to_owned(),
+            ),
+            Err(trouble) => {
+                let stays = match &self.link {
+                    Connectivity::Up => " The previous connection stays in use.",
+                    Connectivity::Unsure | Connectivity::Down(_) => "",
+                };
+                let message = format!("{}.{stays}", trouble.message);
+                (ConditionStatus::False, self::reason(trouble.reason), message)
+            }
+        })
+    }
+
+    /// Computes the condition `WatchesHealthy`.
+    fn watches_healthy(&self) -> Verdict {
+        match &self.outdated {
             None => (
                 ConditionStatus::True,
                 Reason::Watching,
@@ -164,16 +154,46 @@ impl Facts {
             ),
             Some(Outdated { since, streams }) => (
                 ConditionStatus::False,
-                Reason::KubernetesSilent,
+                Reason::WatchesStale,
                 format!(
                     "The operator's view of {} is stale since {since:.0}: check that the kube-apiserver works and that \
                      the operator may list and watch them. Registered keys stay.",
                     listed(streams, NAMED, "and")
                 ),
             ),
+        }
+    }
+
+    /// Computes all conditions. `Ready` has the reason and the message of the first condition that is not met, else of
+    /// `Connected`.
+    fn conditions(&self) -> Vec<(ConditionType, Verdict)> {
+        let connected = self.connected();
+        let credentials = self.credentials_valid();
+        let watches = self.watches_healthy();
+        let is_false = |verdict: &&Verdict| verdict.0 == ConditionStatus::False;
+        let ready = if connected.0 == ConditionStatus::True {
+            let unmet = credentials.iter().chain([&watches]).find(is_false);
+            unmet.unwrap_or(&connected)
+        } else {
+            &connected
         };
-        let kind = ConditionType::Informed;
-        conditions::set(&mut list, kind, informed, reason, &message, generation, now);
+        let mut all = vec![
+            (ConditionType::Ready, ready.clone()),
+            (ConditionType::Connected, connected.clone()),
+        ];
+        all.extend(credentials.map(|verdict| (ConditionType::CredentialsValid, verdict)));
+        let (held, reason, message) = self.holding.told();
+        all.push((ConditionType::WatchesHealthy, watches));
+        all.push((ConditionType::RemovalsHeld, (held, reason, message.to_owned())));
+        all
+    }
+
+    pub fn status(&self, now: &Time) -> RegistryStatus {
+        let mut list = Vec::new();
+        let generation = Some(self.generation);
+        for (kind, (status, reason, message)) in self.conditions() {
+            conditions::set(&mut list, kind, status, reason, &message, generation, now);
+        }
         let count = |number| u64::try_from(number).unwrap_or(u64::MAX);
         RegistryStatus {
             observed_generation: generation,
@@ -232,7 +252,7 @@ const ACCESS: [Reason; 13] = [
     Reason::ClientCertificateExpired,
     Reason::ClientCertificateRefused,
     Reason::ClientCertificateRequired,
-    Reason::TlsFailed,
+    Reason::TLSFailed,
 ];
 
 /// Which facts were written last, and when.
@@ -270,6 +290,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
     use super::*;
     use crate::model::{NamespaceScope, WatchTarget};
@@ -293,6 +314,62 @@ mod tests {
             unused: None,
             denied: None,
             outdated: None,
+        }
+    }
+
+    fn condition(status: &RegistryStatus, kind: ConditionType) -> &Condition {
+        let mut all = status.conditions.iter();
+        all.find(|condition| condition.type_ == kind.as_str())
+            .expect("it is set")
+    }
+
+    /// Status, reason and message of the condition `Ready`.
+    fn ready(facts: &Facts) -> (String, String, String) {
+        let status = facts.status(&Time(Timestamp::UNIX_EPOCH));
+        let ready = condition(&status, ConditionType::Ready).clone();
+        (ready.status, ready.reason, ready.message)
+    }
+
+    fn trouble(reason: &'static str, message: &str) -> Trouble {
+        Trouble {
+            reason,
+            message: message.to_owned(),
+            is_access: true,
+        }
+    }
+
+    #[test]
+    fn a_registry_is_ready_while_it_is_connected_and_nothing_else_is_wrong() {
+        let stale = Some(Outdated {
+            since: Timestamp::UNIX_EPOCH,
+            streams: vec![WatchTarget::of_cluster("registries")],
+        });
+        let down = || Connectivity::Down(trouble("NoLeader", "elect one"));
+        let refused = || Some(Err(trouble("LoginRefused", "correct it")));
+        for (link, credentials, outdated, expected) in [
+            (Connectivity::Up, None, None, ("True", "Connected")),
+            (Connectivity::Up, Some(Ok(())), None, ("True", "Connected")),
+            (Connectivity::Up, refused(), None, ("False", "LoginRefused")),
+            (Connectivity::Up, Some(Ok(())), stale.clone(), ("False", "WatchesStale")),
+            (Connectivity::Up, refused(), stale.clone(), ("False", "LoginRefused")),
+            (Connectivity::Unsure, Some(Ok(())), None, ("Unknown", "Connecting")),
+            (down(), None, None, ("False", "NoLeader")),
+            (down(), refused(), stale, ("False", "NoLeader")),
+        ] {
+            let facts = Facts {
+                credentials,
+                outdated,
+                ..facts(1, link)
+            };
+            let (status, reason, message) = ready(&facts);
+            assert_eq!((&*status, &*reason), expected, "{facts:?}");
+            let all = facts.status(&Time(Timestamp::UNIX_EPOCH)).conditions;
+            let same = all.iter().skip(1).find(|condition| condition.reason == reason);
+            assert_eq!(
+                Some(message),
+                same.map(|condition| condition.message.clone()),
+                "{facts:?}"
+            );
         }
     }
 
@@ -320,7 +397,7 @@ mod tests {
             ..facts(1, Connectivity::Up)
         };
         let status = named.status(&Time(Timestamp::UNIX_EPOCH));
-        let connected = &status.conditions[0];
+        let connected = condition(&status, ConditionType::Connected);
         assert_eq!(
             (connected.type_.as_str(), connected.status.as_str()),
             ("Connected", "True")
@@ -341,7 +418,7 @@ mod tests {
         };
         let now = Time(Timestamp::UNIX_EPOCH);
         let status = facts(1, Connectivity::Down(trouble)).status(&now);
-        let connected = &status.conditions[0];
+        let connected = condition(&status, ConditionType::Connected);
         assert_eq!(
             (
                 connected.status.as_str(),
@@ -359,7 +436,7 @@ mod tests {
             ..facts(1, Connectivity::Up)
         };
         let status = denied.status(&Time(Timestamp::UNIX_EPOCH));
-        let connected = &status.conditions[0];
+        let connected = condition(&status, ConditionType::Connected);
         assert_eq!(
             (connected.status.as_str(), connected.reason.as_str()),
             ("True", "Connected")
@@ -388,10 +465,10 @@ mod tests {
         assert!(told.tell(&facts(1, Connectivity::Up), start));
         assert!(told.tell(&silent, start));
         let status = silent.status(&Time(Timestamp::UNIX_EPOCH));
-        let informed = &status.conditions[2];
+        let informed = condition(&status, ConditionType::WatchesHealthy);
         assert_eq!(
             (informed.type_.as_str(), informed.reason.as_str()),
-            ("Informed", "KubernetesSilent")
+            ("WatchesHealthy", "WatchesStale")
         );
         assert!(
             informed
@@ -413,14 +490,14 @@ mod tests {
         assert!(told.tell(&facts(1, Connectivity::Up), start));
         assert!(told.tell(&held, start));
         let status = held.status(&Time(Timestamp::UNIX_EPOCH));
-        let condition = &status.conditions[1];
+        let condition = condition(&status, ConditionType::RemovalsHeld);
         assert_eq!(
             (
                 condition.type_.as_str(),
                 condition.reason.as_str(),
                 condition.message.as_str()
             ),
-            ("Held", "LossAboveLimit", "20 of 20 keys")
+            ("RemovalsHeld", "LossAboveLimit", "20 of 20 keys")
         );
     }
 }

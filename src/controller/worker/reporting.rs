@@ -315,7 +315,11 @@ impl RegistryWorker {
         {
             subject.carried_out();
         }
-        status.formats.clone_from(&subject.places);
+        let counted = |place: &FormatStatus| FormatStatus {
+            records: Some(plan::count(report.records_below(&place.location))),
+            ..place.clone()
+        };
+        status.formats = subject.places.iter().map(counted).collect();
         status.last_synced = subject.last_synced.as_deref().cloned();
         if let Some(denial) = &subject.denial {
             let (list, generation) = (&mut status.conditions, Some(subject.generation));

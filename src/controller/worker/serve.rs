@@ -43,7 +43,7 @@ pub async fn serve(
         Ok(connection) => connection,
         Err(trouble) => return idle(&name, version.generation, &context, &trouble, commands, shutdown).await,
     };
-    let meta = MetaKeys::of_registry(&spec.meta_prefix, &context.cluster_id, &name);
+    let meta = MetaKeys::of_registry(&spec.etcd.meta_prefix, &context.cluster_id, &name);
     let leader_key = meta.leader();
     let (scopes, wanted) = mpsc::unbounded_channel();
     // The mirror reads our bookkeeping at once: it contains the leases to renew.

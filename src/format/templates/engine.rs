@@ -40,8 +40,8 @@ impl Engine {
         environment.set_formatter(write);
         let escaping = spec.escaping;
         environment.set_auto_escape_callback(move |name| match escaping {
-            Escaping::Json if name.starts_with(Part::Value.as_str()) => AutoEscape::Json,
-            Escaping::Json | Escaping::None => AutoEscape::None,
+            Escaping::JSON if name.starts_with(Part::Value.as_str()) => AutoEscape::Json,
+            Escaping::JSON | Escaping::None => AutoEscape::None,
         });
         for (number, record) in spec.records.iter().enumerate() {
             for (part, source) in [(Part::Key, &record.key), (Part::Value, &record.value)] {

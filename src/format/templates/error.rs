@@ -26,14 +26,14 @@ impl Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateLocation {
     record: usize,
-    name: Option<Arc<str>>,
+    name: Arc<str>,
     part: Part,
 }
 
 impl TemplateLocation {
     /// Returns the location of the template `part` of the record at index `record`.
     pub fn new(spec: &RecordFormatSpec, record: usize, part: Part) -> Self {
-        let name = spec.records[record].name.as_deref().map(Into::into);
+        let name = spec.records[record].name.as_str().into();
         Self { record, name, part }
     }
 
@@ -49,11 +49,7 @@ impl TemplateLocation {
 
 impl fmt::Display for TemplateLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = self.part.as_str();
-        match &self.name {
-            Some(name) => write!(f, "the {part} of the record {name:?}"),
-            None => write!(f, "the {part} of record {}", self.record + 1),
-        }
+        write!(f, "the {} of the record {:?}", self.part.as_str(), self.name)
     }
 }
 
@@ -162,7 +158,7 @@ impl TemplateError {
             Self::Outside { .. } => Reason::KeyOutsidePrefix,
             Self::Key { .. } => Reason::InvalidKey,
             Self::SharedKey { .. } | Self::SameKey { .. } => Reason::KeyNotUnique,
-            Self::NotJson { .. } => Reason::ValueNotJson,
+            Self::NotJson { .. } => Reason::ValueNotJSON,
         }
     }
 }

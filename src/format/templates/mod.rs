@@ -77,7 +77,7 @@ impl Templates {
                 });
             }
             let value = self.engine.print(&place(Part::Value), &context)?;
-            if self.spec.escaping == Escaping::Json
+            if self.spec.escaping == Escaping::JSON
                 && let Err(cause) = serde_json::from_str::<serde::de::IgnoredAny>(&value)
             {
                 return Err(TemplateError::not_json(place(Part::Value), &value, &cause));

@@ -11,8 +11,9 @@ use crate::format::properties::endpoints;
 fn all_facts() -> Templates {
     let spec: RecordFormatSpec = serde_json::from_value(json!({
         "records": [
-            {"key": "{{ prefix }}/{{ id }}", "value": "{\"address\": {{ address }}, \"port\": {{ port }}, \"metadata\": {{ metadata }}}"},
+            {"name": "a", "key": "{{ prefix }}/{{ id }}", "value": "{\"address\": {{ address }}, \"port\": {{ port }}, \"metadata\": {{ metadata }}}"},
             {
+                "name": "b",
                 "key": "{{ prefix }}/{{ metadata | length }}{{ version | default('none') }}/{{ id }}/{{ zone | default('none') }}",
                 "value": "[{% for name, value in metadata | items %}{{ name }}, {{ value }}, {% endfor %}{{ zone }}, {{ version }}]",
             },
@@ -25,9 +26,10 @@ fn all_facts() -> Templates {
 /// A template that puts all facts that tenants write into its key.
 fn all_in_the_key() -> Templates {
     let key = "{{ prefix }}/{% for name, value in metadata | items %}{{ name }}{{ value }}{% endfor %}{{ id }}";
-    let spec: RecordFormatSpec =
-        serde_json::from_value(json!({"escaping": "None", "records": [{"key": key, "value": "{{ pod }}"}]}))
-            .expect("decodes");
+    let spec: RecordFormatSpec = serde_json::from_value(
+        json!({"escaping": "None", "records": [{"name": "endpoint", "key": key, "value": "{{ pod }}"}]}),
+    )
+    .expect("decodes");
     Templates::compile("key", &spec).unwrap_or_else(|error| panic!("{error}"))
 }
 

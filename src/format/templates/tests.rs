@@ -17,11 +17,11 @@ const KEY: &str = "{{ prefix }}/{{ id }}";
 
 /// A record format of one record.
 pub fn spec(key: &str, value: &str) -> RecordFormatSpec {
-    decode(&json!({"records": [{"key": key, "value": value}]}))
+    decode(&json!({"records": [{"name": "endpoint", "key": key, "value": value}]}))
 }
 
 fn plain(key: &str, value: &str) -> RecordFormatSpec {
-    decode(&json!({"escaping": "None", "records": [{"key": key, "value": value}]}))
+    decode(&json!({"escaping": "None", "records": [{"name": "endpoint", "key": key, "value": value}]}))
 }
 
 fn decode(spec: &Value) -> RecordFormatSpec {
@@ -58,17 +58,18 @@ fn with_metadata(metadata: &[(&str, &str)]) -> Endpoint {
 
 /// Returns a format of the service `orders` that uses `record_formats`.
 fn used(record_formats: &RecordFormats, ports: &[ServicePort<'_>], prefix: &str) -> Result<Format, FormatError> {
-    let spec = api::Format {
-        record_format: Some("mine".to_owned()),
+    let spec = api::CustomFormat {
+        record_format_ref: api::ObjectReference {
+            name: "mine".to_owned(),
+        },
         prefix: Some(prefix.to_owned()),
-        ..of(FormatType::Custom)
     };
     let service = Service {
         ports,
         record_formats,
         ..ORDERS
     };
-    Format::compile(&spec, &service)
+    Format::compile(&spec.into(), &service)
 }
 
 fn library(spec: &RecordFormatSpec) -> RecordFormats {
@@ -134,8 +135,8 @@ fn what_is_not_known_is_null_in_json_and_has_to_be_given_a_word_elsewhere() {
 #[test]
 fn no_text_of_a_tenant_breaks_the_json_it_is_printed_into() {
     let spec = decode(&json!({
-        "sample": {"metadata": {"team": "blue"}},
-        "records": [{"key": KEY, "value": r#"{"team": {{ metadata.team }}, "all": {{ metadata }}, "host": {{ address }}}"#}],
+        "sample": {"attributes": [{"name": "team", "value": "blue"}]},
+        "records": [{"name": "endpoint", "key": KEY, "value": r#"{"team": {{ metadata.team }}, "all": {{ metadata }}, "host": {{ address }}}"#}],
     }));
     for hostile in [
         r#"", "host": "6.6.6.6"#,
@@ -176,15 +177,15 @@ fn a_mistake_is_told_with_its_line_and_column() {
     let cases = [
         (
             spec(KEY, "{\n  \"host\": {{ addres }}\n}"),
-            "the value of record 1, line 2, column 14: addres is undefined",
+            "the value of the record \"endpoint\", line 2, column 14: addres is undefined",
         ),
         (
             spec(KEY, "[\n{{ port + }}]"),
-            "the value of record 1, line 2, column 11: syntax error",
+            "the value of the record \"endpoint\", line 2, column 11: syntax error",
         ),
         (
             spec("{{ prefix }}/{% if %}", "1"),
-            "the key of record 1, line 1, column 20: syntax error",
+            "the key of the record \"endpoint\", line 1, column 20: syntax error",
         ),
         (
             spec(KEY, "é\n{{ pod }}{{ é }}"),
@@ -236,7 +237,7 @@ fn a_template_that_prints_too_much_is_stopped() {
     );
     let (_, message) = refused(&plain(&format!("{KEY}{}", long(MAX_KEY / 100 + 1)), ""));
     assert!(
-        message.contains("the key of record 1 would have more than 1024 bytes"),
+        message.contains("the key of the record \"endpoint\" would have more than 1024 bytes"),
         "{message}"
     );
 }
@@ -326,8 +327,8 @@ fn a_key_outside_of_the_prefix_is_refused() {
 #[test]
 fn what_a_tenant_writes_cannot_take_a_key_out_of_its_prefix() {
     let spec = decode(&json!({
-        "sample": {"metadata": {"shard": "a"}},
-        "records": [{"key": "{{ prefix }}/{{ metadata.shard }}/{{ id }}", "value": "1"}],
+        "sample": {"attributes": [{"name": "shard", "value": "a"}]},
+        "records": [{"name": "endpoint", "key": "{{ prefix }}/{{ metadata.shard }}/{{ id }}", "value": "1"}],
     }));
     let format = used(&library(&spec), &[], "/s/orders").unwrap();
     for hostile in [
@@ -351,7 +352,7 @@ fn what_a_tenant_writes_cannot_take_a_key_out_of_its_prefix() {
     // An endpoint that does not have this metadata.
     let refusal = format.record(&with_metadata(&[]), true).unwrap_err().to_string();
     assert!(
-        refusal.contains("the RecordFormat \"mine\" does not fit: the key of record 1, line 1"),
+        refusal.contains("the RecordFormat \"mine\" does not fit: the key of the record \"endpoint\", line 1"),
         "{refusal}"
     );
 }
@@ -360,7 +361,7 @@ fn what_a_tenant_writes_cannot_take_a_key_out_of_its_prefix() {
 fn a_value_that_is_no_json_is_refused_unless_it_need_not_be() {
     let quoted = r#"{"at": "{{ hostPort }}"}"#;
     let (reason, message) = refused(&spec(KEY, quoted));
-    assert_eq!(reason, Reason::ValueNotJson);
+    assert_eq!(reason, Reason::ValueNotJSON);
     assert!(
         message.contains("line 1, column 10") && message.contains("expressions print their own quotes"),
         "{message}"
@@ -371,10 +372,10 @@ fn a_value_that_is_no_json_is_refused_unless_it_need_not_be() {
 #[test]
 fn the_preview_shows_the_records_of_the_sample() {
     let spec = decode(&json!({
-        "sample": {"metadata": {"team": "blue"}},
+        "sample": {"attributes": [{"name": "team", "value": "blue"}]},
         "records": [
             {"name": "node", "key": KEY, "value": r#"{"host": {{ address }}, "team": {{ metadata.team }}}"#},
-            {"key": "{{ prefix }}/{{ id }}/long", "value": "\"{% for i in range(3000) %}é{% endfor %}\""},
+            {"name": "long", "key": "{{ prefix }}/{{ id }}/long", "value": "\"{% for i in range(3000) %}é{% endfor %}\""},
         ],
     }));
     let templates = Templates::compile("mine", &spec).unwrap();
@@ -382,9 +383,9 @@ fn the_preview_shows_the_records_of_the_sample() {
         panic!("two records")
     };
     assert_eq!(
-        (node.name.as_deref(), &*node.key, &*node.value),
+        (&*node.name, &*node.key, &*node.value),
         (
-            Some("node"),
+            "node",
             "/services/shop/orders/orders-7d9f-abcde",
             r#"{"host": "10.0.0.7", "team": "blue"}"#
         )

@@ -90,8 +90,8 @@ fn sample(spec: &RecordFormatSpec) -> Endpoint {
     let metadata: BTreeMap<Arc<str>, Arc<str>> = spec
         .sample
         .iter()
-        .flat_map(|sample| &sample.metadata)
-        .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+        .flat_map(|sample| &sample.attributes)
+        .map(|attribute| (attribute.name.as_str().into(), attribute.value.as_str().into()))
         .collect();
     Endpoint {
         namespace: "shop".into(),

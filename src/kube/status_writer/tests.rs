@@ -17,7 +17,7 @@ fn orders() -> RegistrationRef {
 
 fn status(ready: &str) -> ServiceRegistrationStatus {
     ServiceRegistrationStatus {
-        ready: Some(ready.to_owned()),
+        service_name: Some(ready.to_owned()),
         ..ServiceRegistrationStatus::default()
     }
 }
@@ -34,7 +34,7 @@ fn want(status_writer: &mut StatusWriter, ready: &str, write_policy: WritePolicy
 fn begin(status_writer: &mut StatusWriter) -> Option<(u64, String)> {
     status_writer
         .next()
-        .map(|(_, number, status)| (number, status.ready.expect("set")))
+        .map(|(_, number, status)| (number, status.service_name.expect("set")))
 }
 
 fn end(status_writer: &mut StatusWriter, (number, ready): (u64, String), written: &Written) {
@@ -170,7 +170,7 @@ async fn one_tenant_s_statuses_leave_room_for_the_others() {
 async fn amendment_applies_once_and_yields_to_a_wanted_status() {
     let mut status_writer = status_writer();
     let amend = |status_writer: &mut StatusWriter| {
-        let change = |status: &mut ServiceRegistrationStatus| status.service = Some("amended".to_owned());
+        let change = |status: &mut ServiceRegistrationStatus| status.endpoints_omitted = Some(7);
         status_writer.take(StatusUpdate::Amended(orders(), Amendment::new(change)));
     };
     amend(&mut status_writer);
@@ -179,8 +179,8 @@ async fn amendment_applies_once_and_yields_to_a_wanted_status() {
     amend(&mut status_writer);
     let (name, number, written) = status_writer.next().expect("another one");
     assert_eq!(
-        (written.ready.as_deref(), written.service.as_deref()),
-        (Some("1/1"), Some("amended"))
+        (written.service_name.as_deref(), written.endpoints_omitted),
+        (Some("1/1"), Some(7))
     );
     status_writer.written(name, number, written, &Written::Done);
     seen(&mut status_writer, Some("2/2"));

@@ -98,7 +98,7 @@ pub fn pod(name: &str, app: &str, address: u8, state: &str) -> Pod {
 }
 
 fn bindings(wish: &Wish) -> Vec<FormatBinding> {
-    let mut kinds = vec![json!({"type": "Plain", "prefix": wish.prefix, "ports": ["grpc"]})];
+    let mut kinds = vec![json!({"type": "Plain", "plain": {"prefix": wish.prefix}, "ports": ["grpc"]})];
     if wish.whole {
         kinds.push(json!({"type": "Traefik", "ports": ["http"]}));
     }

@@ -89,6 +89,15 @@ fn said(status: &ServiceRegistrationStatus, kind: ConditionType) -> (&str, &str)
     (holds, reason)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the status has it")]
+fn pods(selected: u32, ready: u32, registered: u32) -> Option<PodCounts> {
+    Some(PodCounts {
+        selected,
+        ready,
+        registered,
+    })
+}
+
 fn conflict(key: &str, holder: Holder) -> Conflict {
     Conflict {
         key: key.into(),
@@ -105,34 +114,20 @@ fn all_is_well_when_every_ready_pod_is_in_etcd() {
     assert_eq!(said(&status, ConditionType::Synced), ("True", "InSync"));
     assert_eq!(said(&status, ConditionType::Ready), ("True", "EndpointsRegistered"));
     assert_eq!(said(&status, ConditionType::Conflict), ("False", "NoConflict"));
-    assert_eq!(status.ready.as_deref(), Some("1/1"));
-    assert_eq!(
-        (status.ready_endpoints, status.registered_endpoints),
-        (Some(1), Some(1))
-    );
+    assert_eq!(status.pods, pods(2, 1, 1));
     assert_eq!((status.observed_generation, status.endpoints_omitted), (Some(3), None));
-    assert_eq!(status.service.as_deref(), Some("orders"));
+    assert_eq!(status.service_name.as_deref(), Some("orders"));
 }
 
 #[test]
-fn each_endpoint_is_told_with_all_that_consumers_can_learn_of_it() {
-    let endpoints = [Endpoint {
-        node: Some("n1".into()),
-        zone: Some("eu-1a".into()),
-        version: Some("1.4.2".into()),
-        weight: Some(10),
-        ..endpoint("p", 8080)
-    }];
+fn each_endpoint_is_listed_with_its_pod_address_port_and_keys() {
+    let endpoints = [endpoint("p", 8080)];
     let listed = status(&report(1, &endpoints), &Readiness::Firm).endpoints;
     let expected = EndpointStatus {
         address: "10.0.0.7".to_owned(),
         port: 8080,
         port_name: "grpc".to_owned(),
         pod: "p".to_owned(),
-        node: Some("n1".to_owned()),
-        zone: Some("eu-1a".to_owned()),
-        version: Some("1.4.2".to_owned()),
-        weight: Some(10),
         keys: vec!["/s/p".to_owned()],
     };
     assert_eq!(listed, [expected]);
@@ -145,7 +140,7 @@ fn without_a_ready_pod_it_is_in_sync_and_not_ready() {
     let (holds, reason, message) = told(&status, ConditionType::Ready);
     assert_eq!((holds, reason), ("False", "NoReadyPods"));
     assert!(message.starts_with("None of the 2 selected pods is ready"), "{message}");
-    assert_eq!(status.ready.as_deref(), Some("0/0"));
+    assert_eq!(status.pods, pods(2, 0, 0));
 }
 
 #[test]
@@ -238,7 +233,7 @@ fn a_suspended_registration_says_so_whatever_else_is_the_matter() {
     ] {
         assert_eq!(
             said(&status(&report, &readiness), ConditionType::Synced),
-            ("False", "Suspended")
+            ("False", "Frozen")
         );
     }
 }
@@ -300,7 +295,7 @@ fn a_registration_that_is_refused_says_why_in_one_place() {
     for kind in [ConditionType::Synced, ConditionType::Ready] {
         assert_eq!(said(&status, kind), ("False", "NotAccepted"));
     }
-    assert_eq!((status.ready, status.endpoints.len()), (None, 0));
+    assert_eq!((status.pods, status.endpoints.len()), (None, 0));
 }
 
 #[test]
@@ -313,9 +308,23 @@ fn a_list_too_long_for_an_object_is_cut_and_says_how_much_is_missing() {
         status.endpoints.len() + status.endpoints_omitted.unwrap() as usize,
         20_000
     );
+    assert_eq!(status.endpoints.len(), 1000);
+    assert_eq!(status.pods, pods(2, 20_000, 20_000), "the counts are not cut");
+}
+
+#[test]
+fn a_list_of_large_endpoints_is_cut_by_its_bytes() {
+    let endpoints: Vec<Endpoint> = (0..900)
+        .map(|pod| endpoint(&format!("orders-{pod:03}"), 8080))
+        .collect();
+    let mut report = report(900, &endpoints);
+    for registered in &mut report.endpoints {
+        registered.keys = vec!["/".repeat(2_000).into()];
+    }
+    let status = status(&report, &Readiness::Firm);
     let bytes = serde_json::to_vec(&status).unwrap().len();
     assert!((900_000..1_010_000).contains(&bytes), "{bytes} bytes");
-    assert_eq!(status.registered_endpoints, Some(20_000), "the counts are not cut");
+    assert_eq!(status.endpoints.len() + status.endpoints_omitted.unwrap() as usize, 900);
 }
 
 #[test]
@@ -366,14 +375,45 @@ fn keys_that_are_held_are_told_with_how_to_let_them_go() {
         ..SUBJECT
     };
     let status = status_of(&report, &Readiness::Firm, subject, &at(100));
-    let (holds, reason, message) = told(&status, ConditionType::Held);
+    let (holds, reason, message) = told(&status, ConditionType::RemovalsHeld);
     assert_eq!((holds, reason), ("True", "LossAboveLimit"));
     assert_eq!(
         message,
         "12 keys are kept in etcd though their pods do not seem to be ready: 20 of 20 keys would have gone."
     );
     assert_eq!(said(&status, ConditionType::Synced), ("False", "RemovalsHeld"));
-    assert_eq!(said(&status, ConditionType::Ready), ("True", "EndpointsRegistered"));
+    let (holds, reason, message) = told(&status, ConditionType::Ready);
+    assert_eq!((holds, reason), ("False", "NoReadyPods"));
+    assert!(message.ends_with("see the condition RemovalsHeld."), "{message}");
+}
+
+#[test]
+fn a_kept_last_endpoint_is_in_sync_but_no_ready_pod_is_registered() {
+    let (endpoints, pod) = ([endpoint("p", 8080)], "p".into());
+    let report = Report {
+        kept: Some(&pod),
+        registered: 0,
+        ..report(0, &endpoints)
+    };
+    let status = status(&report, &Readiness::Firm);
+    assert_eq!(said(&status, ConditionType::Synced), ("True", "LastEndpointKept"));
+    let (holds, reason, message) = told(&status, ConditionType::Ready);
+    assert_eq!((holds, reason), ("False", "LastEndpointKept"));
+    assert!(
+        message.contains("The endpoint of p, which was the last one, is kept"),
+        "{message}"
+    );
+    assert_eq!((status.pods, status.endpoints.len()), (pods(2, 0, 0), 1));
+}
+
+#[test]
+fn records_are_counted_by_the_location_of_their_format() {
+    let endpoints = [endpoint("p", 8080), endpoint("q", 8080)];
+    let mut report = report(2, &endpoints);
+    report.endpoints[0].keys = vec!["/s/p".into(), "traefik/x/url".into(), "traefik/x/weight".into()];
+    report.endpoints[1].keys = vec!["/s/q".into(), "/s-2/q".into()];
+    let counts = ["/s/", "traefik/", "/else/"].map(|location| report.records_below(location));
+    assert_eq!(counts, [2, 2, 0]);
 }
 
 #[test]
@@ -384,7 +424,7 @@ fn what_is_held_for_others_is_none_of_a_registration_s_business() {
         ..SUBJECT
     };
     let status = status_of(&report(0, &[]), &Readiness::Firm, subject, &at(100));
-    assert_eq!(said(&status, ConditionType::Held), ("False", "NothingHeld"));
+    assert_eq!(said(&status, ConditionType::RemovalsHeld), ("False", "NothingHeld"));
 }
 
 #[test]
@@ -395,7 +435,7 @@ fn what_a_predecessor_held_stays_told_until_it_has_been_looked_at() {
         ..SUBJECT
     };
     let mut status = status_of(&report(0, &[]), &Readiness::Firm, subject, &at(200));
-    assert_eq!(said(&status, ConditionType::Held), ("Unknown", "Undecided"));
+    assert_eq!(said(&status, ConditionType::RemovalsHeld), ("Unknown", "Undecided"));
     let holding = Holding::Some("20 of 20 keys would have gone.".into());
     let subject = Subject {
         holding: &holding,
@@ -408,7 +448,7 @@ fn what_a_predecessor_held_stays_told_until_it_has_been_looked_at() {
     let before = status_of(&report, &Readiness::Firm, subject, &at(100));
     keep_undecided(&mut status.conditions, &before.conditions);
     let held = |status: &ServiceRegistrationStatus| {
-        let is_it = |condition: &&Condition| condition.type_ == ConditionType::Held.as_str();
+        let is_it = |condition: &&Condition| condition.type_ == ConditionType::RemovalsHeld.as_str();
         status.conditions.iter().find(is_it).cloned()
     };
     assert_eq!(held(&status), held(&before), "its time included");
@@ -435,7 +475,7 @@ fn a_format_that_stands_aside_is_a_conflict_and_no_pod_has_all_it_should_have() 
         ("True", "EndpointsRegistered"),
         "by other formats"
     );
-    assert_eq!(status.ready.as_deref(), Some("0/1"));
+    assert_eq!(status.pods, pods(2, 1, 0));
     assert!(told(&status, ConditionType::Conflict).2.contains("shop/older"));
 }
 

@@ -203,7 +203,7 @@ impl Bed {
             "apiVersion": "leasehold.dev/v1alpha1",
             "kind": "Registry",
             "metadata": {"name": name},
-            "spec": {"endpoints": endpoints, "ttlSeconds": ttl_seconds},
+            "spec": {"etcd": {"endpoints": endpoints}, "defaults": {"leaseTTLSeconds": ttl_seconds}},
         });
         self.objects().apply(registry).await
     }

@@ -179,7 +179,7 @@ spec:
         "registry",
         "default",
         "-o",
-        "jsonpath={.spec.endpoints[0]}",
+        "jsonpath={.spec.etcd.endpoints[0]}",
     ]);
     let output = kubectl.output().expect("kubectl runs");
     assert_eq!(

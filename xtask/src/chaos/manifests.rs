@@ -19,8 +19,8 @@ pub fn registry(endpoints: &[String], ttl_seconds: u32) -> Value {
         "kind": "Registry",
         "metadata": {"name": "default"},
         "spec": {
-            "endpoints": endpoints,
-            "ttlSeconds": ttl_seconds,
+            "etcd": {"endpoints": endpoints},
+            "defaults": {"leaseTTLSeconds": ttl_seconds},
             // What it holds is held on purpose, and the checker would have to know why.
             "guard": {"mode": "Off"},
         },
@@ -52,29 +52,29 @@ pub fn registration_name(slot: usize) -> String {
 pub fn registration(slot: usize, shape: u64) -> Value {
     let name = registration_name(slot);
     let bits = |at: u64, of: u64| (shape >> at) % of;
-    let prefix = |format: &str, value: Option<&str>, variant: u64| {
-        let mut format = json!({"type": format});
+    let prefix = |format: &str, member: &str, value: Option<&str>, variant: u64| {
+        let mut options = json!({});
         if let Some(value) = value {
-            format["value"] = json!(value);
+            options["value"] = json!(value);
         }
         if variant > 0 {
             let variants = ["a", "b", "a/deep"];
             let variant = variants[super::rng::index(variant - 1, variants.len())];
-            format["prefix"] = json!(format!("/chaos/{name}/{variant}"));
+            options["prefix"] = json!(format!("/chaos/{name}/{variant}"));
         }
-        format
+        json!({"type": format, member: options})
     };
     let formats = match bits(0, 5) {
-        0 => json!([prefix("Plain", None, bits(8, 4))]),
-        1 => json!([prefix("Plain", Some("Json"), bits(8, 4))]),
-        2 => json!([prefix("EtcdGrpc", None, bits(8, 4))]),
-        3 => json!([prefix("Plain", None, bits(8, 4)), {"type": "EtcdGrpc"}]),
-        _ => json!([prefix("Plain", Some("Json"), bits(8, 4)), {"type": "EtcdGrpc"}]),
+        0 => json!([prefix("Plain", "plain", None, bits(8, 4))]),
+        1 => json!([prefix("Plain", "plain", Some("JSON"), bits(8, 4))]),
+        2 => json!([prefix("EtcdGRPC", "etcdGRPC", None, bits(8, 4))]),
+        3 => json!([prefix("Plain", "plain", None, bits(8, 4)), {"type": "EtcdGRPC"}]),
+        _ => json!([prefix("Plain", "plain", Some("JSON"), bits(8, 4)), {"type": "EtcdGRPC"}]),
     };
     let ports = match bits(16, 4) {
-        0 => json!([{"port": "grpc"}, {"name": "web", "port": "http"}]),
-        1 => json!([{"port": 9090}]),
-        _ => json!([{"port": "grpc"}]),
+        0 => json!([{"name": "grpc"}, {"name": "web", "port": "http"}]),
+        1 => json!([{"name": "admin", "port": 9090}]),
+        _ => json!([{"name": "grpc"}]),
     };
     let mut spec = json!({
         "selector": {"matchLabels": {"app": app(slot % APPS)}},
@@ -82,7 +82,7 @@ pub fn registration(slot: usize, shape: u64) -> Value {
         "formats": formats,
     });
     if bits(24, 2) == 1 {
-        spec["metadata"] = json!({"static": {"edition": bits(26, 5).to_string()}});
+        spec["attributes"] = json!([{"name": "edition", "value": bits(26, 5).to_string()}]);
     }
     if bits(32, 2) == 1 {
         spec["weight"] = json!(bits(34, 3));

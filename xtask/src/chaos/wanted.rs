@@ -46,7 +46,7 @@ struct Outlet {
 enum Style {
     HostPort,
     Json,
-    EtcdGrpc,
+    EtcdGRPC,
 }
 
 impl Registration {
@@ -68,7 +68,7 @@ impl Registration {
             labels: texts(&spec["selector"]["matchLabels"]),
             ports,
             outlets,
-            metadata: texts(&spec["metadata"]["static"]),
+            metadata: attributes(&spec["attributes"])?,
             weight: spec["weight"].as_u64(),
             version: text(&spec["version"]["fromLabel"]),
             namespace,
@@ -111,7 +111,7 @@ impl Registration {
                 let host_port = format!("{address}:{number}");
                 let value = match outlet.style {
                     Style::HostPort => host_port,
-                    Style::EtcdGrpc => json!({"Op": 0, "Addr": host_port, "Metadata": null}).to_string(),
+                    Style::EtcdGRPC => json!({"Op": 0, "Addr": host_port, "Metadata": null}).to_string(),
                     Style::Json => self.json(name, pod, address, &port.name, number).to_string(),
                 };
                 keys.insert(key, value);
@@ -158,27 +158,37 @@ fn texts(object: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
+fn attributes(list: &Value) -> Option<BTreeMap<String, String>> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let attributes = list.as_array().into_iter().flatten();
+    attributes
+        .map(|attribute| Some((text(&attribute["name"])?, text(&attribute["value"])?)))
+        .collect()
+}
+
 fn port(port: &Value) -> Option<Port> {
+    let name = port["name"].as_str()?.to_owned();
     let target = match &port["port"] {
+        Value::Null => Target::Named(name.clone()),
         Value::String(name) => Target::Named(name.clone()),
         number => Target::Number(number.as_u64()?),
     };
-    let own = match &target {
-        Target::Named(name) => name.clone(),
-        Target::Number(number) => number.to_string(),
-    };
-    let name = port["name"].as_str().map_or(own, str::to_owned);
     Some(Port { name, target })
 }
 
 fn outlet(format: &Value, namespace: &str, service: &str) -> Option<Outlet> {
-    let (style, default) = match (format["type"].as_str()?, format["value"].as_str()) {
+    let kind = format["type"].as_str()?;
+    let options = match kind {
+        "Plain" => &format["plain"],
+        _ => &format["etcdGRPC"],
+    };
+    let (style, default) = match (kind, options["value"].as_str()) {
         ("Plain", None | Some("HostPort")) => (Style::HostPort, format!("/services/{namespace}/{service}")),
-        ("Plain", Some("Json")) => (Style::Json, format!("/services/{namespace}/{service}")),
-        ("EtcdGrpc", None) => (Style::EtcdGrpc, format!("{namespace}/{service}")),
+        ("Plain", Some("JSON")) => (Style::Json, format!("/services/{namespace}/{service}")),
+        ("EtcdGRPC", None) => (Style::EtcdGRPC, format!("{namespace}/{service}")),
         _ => return None,
     };
-    let prefix = format["prefix"].as_str().map_or(default, str::to_owned);
+    let prefix = options["prefix"].as_str().map_or(default, str::to_owned);
     Some(Outlet {
         style,
         prefix: format!("{prefix}/"),
@@ -195,7 +205,7 @@ pub mod tests {
             "metadata": {"namespace": "shop", "name": "orders"},
             "spec": {
                 "selector": {"matchLabels": {"app": "orders"}},
-                "ports": [{"port": "grpc"}],
+                "ports": [{"name": "grpc"}],
                 "formats": [{"type": "Plain"}],
             },
         });
@@ -218,7 +228,7 @@ pub mod tests {
 
     #[test]
     fn a_ready_pod_that_is_selected_has_the_documented_keys() {
-        let keys = registration(&json!({"formats": [{"type": "Plain"}, {"type": "EtcdGrpc"}]})).keys("a", &pod(true));
+        let keys = registration(&json!({"formats": [{"type": "Plain"}, {"type": "EtcdGRPC"}]})).keys("a", &pod(true));
         let expected = [
             ("/services/shop/orders/a", "10.0.0.7:8080".to_owned()),
             (
@@ -232,10 +242,10 @@ pub mod tests {
     #[test]
     fn json_tells_what_the_definition_says() {
         let spec = json!({
-            "formats": [{"type": "Plain", "value": "Json", "prefix": "/x"}],
-            "ports": [{"port": "grpc"}, {"name": "web", "port": 80}],
+            "formats": [{"type": "Plain", "plain": {"value": "JSON", "prefix": "/x"}}],
+            "ports": [{"name": "grpc"}, {"name": "web", "port": 80}],
             "weight": 10,
-            "metadata": {"static": {"region": "eu"}},
+            "attributes": [{"name": "region", "value": "eu"}],
         });
         let keys = registration(&spec).keys("a", &pod(true));
         let written = r#"{"address":"10.0.0.7","port":80,"portName":"web","weight":10,"node":"n1","pod":"a","namespace":"shop","service":"orders","metadata":{"region":"eu"}}"#;

@@ -10,6 +10,7 @@ mod language;
 mod layers;
 mod lean;
 mod manifests;
+mod reference;
 mod stray;
 mod suites;
 mod upgrade;
@@ -30,6 +31,7 @@ use crate::{
 
 pub use chart::write as write_chart;
 pub use manifests::write as write_manifests;
+pub use reference::write as write_reference;
 
 /// What to check.
 #[derive(clap::Args)]
@@ -126,6 +128,12 @@ const UNIT: &[Step] = &[
         what: "the files in crds/ are what src/api says",
         fix: "cargo run -- crds --dir crds",
         how: How::Call(crds::check),
+    },
+    Step {
+        name: "reference",
+        what: "docs/reference/api.md is what src/api says",
+        fix: "cargo xtask reference",
+        how: How::Call(reference::check),
     },
     Step {
         name: "chart",

@@ -76,9 +76,8 @@ pub async fn end(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
         "kind": "Registry",
         "metadata": {"name": BRIEF},
         "spec": {
-            "endpoints": shop.bed.registry().endpoints(),
-            "ttlSeconds": BRIEF_TTL.as_secs(),
-            "metaPrefix": "/leasehold-brief/",
+            "etcd": {"endpoints": shop.bed.registry().endpoints(), "metaPrefix": "/leasehold-brief/"},
+            "defaults": {"leaseTTLSeconds": BRIEF_TTL.as_secs()},
         },
     });
     shop.bed.objects().apply(registry).await?;

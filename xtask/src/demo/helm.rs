@@ -59,7 +59,7 @@ impl Scene {
             .await?;
         self.shop.wait_ready_pods(SELECTOR, 3).await?;
         let endpoints = format!("registry.endpoints={{{}}}", self.bed.registry().endpoints().join(","));
-        let ttl = format!("registry.spec.ttlSeconds={TTL}");
+        let ttl = format!("registry.spec.defaults.leaseTTLSeconds={TTL}");
         let words = [
             "install",
             "leasehold",
@@ -109,7 +109,7 @@ impl Scene {
             &format!("3 keys, all on leases, {took:.2} s after kubectl was started"),
         )?;
         let object = ("leasehold.dev/v1alpha1", "ServiceRegistration", NAME);
-        let all = |object: &serde_json::Value| object["status"]["registeredEndpoints"] == 3;
+        let all = |object: &serde_json::Value| object["status"]["pods"]["registered"] == 3;
         self.shop.objects().wait(object, all, PATIENCE).await?;
         let told = self
             .kubectl(story, &["get", "svcreg", "--namespace", NAMESPACE, "-o", "wide"], "")

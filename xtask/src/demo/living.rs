@@ -21,11 +21,11 @@ const PROMPT: Duration = Duration::from_secs(1);
 
 /// A Deployment of 3 is registered in two formats.
 pub async fn register(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
-    story.step("A Deployment of 3 pods, and a ServiceRegistration that writes them as EtcdGrpc and as Plain");
+    story.step("A Deployment of 3 pods, and a ServiceRegistration that writes them as EtcdGRPC and as Plain");
     let histories = shop.histories().await?;
     let begin = Instant::now();
     shop.namespace
-        .apply(registration(NAME, "default", &["EtcdGrpc", "Plain"]))
+        .apply(registration(NAME, "default", &["EtcdGRPC", "Plain"]))
         .await?;
     shop.namespace
         .create_deployment(NAME, &[("app", NAME)], 3, &[("grpc", 8080)])

@@ -96,8 +96,8 @@ impl<'a> Shop<'a> {
     pub async fn wait_status(&self, registration: &str, endpoints: usize) -> Result<()> {
         let object = ("leasehold.dev/v1alpha1", "ServiceRegistration", registration);
         let enough = |object: &Value| {
-            let status = &object["status"];
-            status["registeredEndpoints"] == endpoints && status["readyEndpoints"] == endpoints
+            let pods = &object["status"]["pods"];
+            pods["registered"] == endpoints && pods["ready"] == endpoints
         };
         self.namespace.objects().wait(object, enough, PATIENCE).await?;
         Ok(())
@@ -131,9 +131,9 @@ pub fn registration(name: &str, registry: &str, formats: &[&str]) -> Value {
         "kind": "ServiceRegistration",
         "metadata": {"name": name},
         "spec": {
-            "registry": registry,
+            "registryRef": {"name": registry},
             "selector": {"matchLabels": {"app": NAME}},
-            "ports": [{"port": "grpc"}],
+            "ports": [{"name": "grpc"}],
             "formats": formats,
         },
     })

@@ -51,13 +51,13 @@ fn a_format_that_is_not_there_or_broken_is_named() {
     let missing = Format::compile(&of(FormatType::Custom), &ORDERS)
         .unwrap_err()
         .to_string();
-    assert!(missing.contains("Custom needs recordFormat"), "{missing}");
+    assert!(missing.contains("Custom needs custom.recordFormatRef"), "{missing}");
 }
 
 #[test]
 fn only_what_is_written_makes_a_new_version_of_a_format() {
     let sampled = |team: &str| {
-        let sample = json!({"metadata": {"team": team}});
+        let sample = json!({"attributes": [{"name": "team", "value": team}]});
         let templates = Templates::compile(
             "mine",
             &RecordFormatSpec {

@@ -1,5 +1,5 @@
 // A consumer: reads one prefix with the client etcd3, keeps up by its watcher, and prints a line for every change of what
-// it knows. Each value is JSON, as Plain writes it with `value: Json`.
+// it knows. Each value is JSON, as Plain writes it with `value: JSON`.
 "use strict";
 const { Etcd3 } = require("etcd3");
 

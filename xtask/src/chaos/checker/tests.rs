@@ -202,7 +202,10 @@ fn a_ready_pod_without_its_key_or_with_another_value_is_a_loss() {
     assert_eq!(differences(&story.record).len(), 1);
     story.ours(1.5, VALUE);
     assert_eq!(story.kinds(), []);
-    story.register(30.0, &json!({"formats": [{"type": "Plain", "value": "Json"}]}));
+    story.register(
+        30.0,
+        &json!({"formats": [{"type": "Plain", "plain": {"value": "JSON"}}]}),
+    );
     assert_eq!(story.kinds(), [Kind::Loss]);
 }
 
@@ -286,7 +289,10 @@ fn a_put_of_what_was_right_once_is_stale_and_of_what_never_was_is_unwanted() {
 #[test]
 fn pods_and_registrations_may_be_heard_of_in_another_order_than_ours() {
     let mut story = Story::new();
-    story.register(20.0, &json!({"formats": [{"type": "Plain", "prefix": "/x"}]}));
+    story.register(
+        20.0,
+        &json!({"formats": [{"type": "Plain", "plain": {"prefix": "/x"}}]}),
+    );
     story.ready(20.01, true);
     // Who heard of the pod first wrote what the registration said before.
     story.ours(20.02, VALUE);
@@ -299,7 +305,7 @@ fn pods_and_registrations_may_be_heard_of_in_another_order_than_ours() {
 fn who_hears_of_a_registration_first_may_still_have_to_follow_its_pod() {
     let mut story = Story::registered();
     story.ready(20.0, false);
-    story.register(20.1, &json!({"ports": [{"port": 9090}]}));
+    story.register(20.1, &json!({"ports": [{"name": "admin", "port": 9090}]}));
     story.ready(20.2, true);
     // By the new registration and the pod as it was at first; then comes what happened to the pod.
     story.ours(20.5, "10.0.0.7:9090");
@@ -414,7 +420,10 @@ fn moved(barred: bool) -> Story {
     if barred {
         story.put("/x/a", 25.0, "stranger 1", 0);
     }
-    story.register(30.0, &json!({"formats": [{"type": "Plain", "prefix": "/x"}]}));
+    story.register(
+        30.0,
+        &json!({"formats": [{"type": "Plain", "plain": {"prefix": "/x"}}]}),
+    );
     story.ready(40.0, false);
     story.delete(KEY, 40.1);
     story.ready(42.0, true);
