@@ -96,6 +96,78 @@ mod tests {
         }
     }
 
+    /// Collects what has no bound below `schema`, and lists without a type.
+    fn unbounded(schema: &Value, path: &str, found: &mut Vec<String>) {
+        let has = |fields: &[&str]| fields.iter().any(|field| schema.get(field).is_some());
+        let is_bounded = match schema["type"].as_str() {
+            Some("integer") => has(&["minimum"]) && has(&["maximum"]),
+            Some("string") => has(&["maxLength", "enum"]),
+            Some("array") => has(&["maxItems"]) && has(&["x-kubernetes-list-type"]),
+            _ => !has(&["additionalProperties"]) || has(&["maxProperties"]),
+        };
+        if !is_bounded {
+            found.push(path.to_owned());
+        }
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            unbounded(field, &format!("{path}.{name}"), found);
+        }
+        for inner in ["items", "additionalProperties"] {
+            if schema[inner].is_object() {
+                unbounded(&schema[inner], &format!("{path}[]"), found);
+            }
+        }
+    }
+
+    #[test]
+    fn everything_in_a_spec_is_bounded_and_every_list_has_a_type() {
+        for crd in crds() {
+            let crd = serde_json::to_value(crd).unwrap();
+            let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            let mut found = Vec::new();
+            unbounded(&schema["properties"]["spec"], "spec", &mut found);
+            assert!(found.is_empty(), "{}: {found:?}", crd["metadata"]["name"]);
+        }
+        let mut found = Vec::new();
+        unbounded(
+            &serde_json::json!({"properties": {"a": {"type": "string"}}}),
+            "spec",
+            &mut found,
+        );
+        assert_eq!(found, ["spec.a"]);
+    }
+
+    #[test]
+    fn each_member_of_the_union_of_formats_has_a_rule_of_its_own() {
+        let crd = serde_json::to_value(&crds()[0]).unwrap();
+        let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        let format = &spec["properties"]["formats"]["items"];
+        let rules: Vec<&str> = format["x-kubernetes-validations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|rule| rule["rule"].as_str())
+            .collect();
+        let types: Vec<&str> = format["properties"]["type"]["enum"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        let fields = format["properties"].as_object().unwrap().keys();
+        let members: Vec<&String> = fields.filter(|name| !["type", "ports"].contains(&&***name)).collect();
+        assert_eq!(members.len(), 9);
+        for member in members {
+            let kind = types
+                .iter()
+                .find(|kind| kind.eq_ignore_ascii_case(member))
+                .expect(member);
+            let optional = format!("!has(self.{member}) || self.type == '{kind}'");
+            let required = format!("has(self.{member}) == (self.type == '{kind}')");
+            let is_it = |rule: &&str| **rule == optional || **rule == required;
+            assert_eq!(rules.iter().filter(|rule| is_it(rule)).count(), 1, "{member}");
+        }
+    }
+
     #[test]
     fn the_yaml_reads_back_as_the_same_crd() {
         for (crd, (name, text)) in crds().into_iter().zip(manifests()) {

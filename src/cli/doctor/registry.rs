@@ -225,6 +225,8 @@ fn of_conditions(registry: &Registry) -> Vec<Finding> {
     };
     let is_bad = |kind: &str, status: &str| match kind {
         "RemovalsHeld" => status == "True",
+        // It repeats the condition that is not met.
+        "Ready" => false,
         _ => status == "False",
     };
     let bad = conditions
@@ -304,6 +306,30 @@ mod tests {
             is_learner: false,
             member_id: 1,
         }
+    }
+
+    #[test]
+    fn a_condition_that_is_not_met_is_one_finding_and_ready_does_not_repeat_it() {
+        let condition = |kind: &str, status: &str| {
+            serde_json::json!({
+                "type": kind, "status": status, "reason": "R", "message": "m",
+                "lastTransitionTime": "2026-11-29T00:00:00Z",
+            })
+        };
+        let findings = |conditions: Vec<serde_json::Value>| {
+            let object = serde_json::json!({
+                "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry", "metadata": {"name": "default"},
+                "spec": {"etcd": {"endpoints": []}}, "status": {"leader": "a", "conditions": conditions},
+            });
+            let found = of_conditions(&serde_json::from_value(object).expect("decodes"));
+            found.into_iter().map(|finding| finding.what).collect::<Vec<_>>()
+        };
+        let down = findings(vec![condition("Ready", "False"), condition("Connected", "False")]);
+        assert_eq!(down, ["the operator reports Connected=False: m"]);
+        let held = findings(vec![condition("Ready", "True"), condition("RemovalsHeld", "True")]);
+        assert_eq!(held, ["the operator reports RemovalsHeld=True: m"]);
+        let well = findings(vec![condition("Ready", "True"), condition("RemovalsHeld", "False")]);
+        assert_eq!(well, ["the operator serves this Registry; a leads"]);
     }
 
     fn grade(members: Vec<crate::etcd::Result<Status>>) -> Grade {
