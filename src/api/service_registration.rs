@@ -355,7 +355,6 @@ pub struct Address {
     /// IPv4 (the default) or IPv6: exactly one of them. A pod without an address of this family is not registered.
     #[serde(default = "default_families")]
     #[schemars(length(min = 1, max = 1))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
     pub ip_families: Vec<Family>,
 }
 

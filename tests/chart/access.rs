@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_mins(1);
 /// Applies a registration in the Registry `charted-access`, and takes it away again if it was taken.
 async fn apply(namespace: &Namespace, spec: &Value) -> std::result::Result<(), String> {
     let mut object = registration("orders", spec);
-    object["spec"]["registry"] = json!("charted-access");
+    object["spec"]["registryRef"] = json!({"name": "charted-access"});
     let applied = namespace
         .apply(object)
         .await

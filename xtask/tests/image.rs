@@ -62,7 +62,7 @@ async fn the_operator_runs_from_an_image_that_is_the_same_every_time() -> Result
         "apiVersion": "leasehold.dev/v1alpha1",
         "kind": "ServiceRegistration",
         "metadata": {"name": "orders"},
-        "spec": {"selector": {"matchLabels": {"app": "orders"}}, "ports": [{"port": "grpc"}], "formats": [{"type": "Plain"}]},
+        "spec": {"selector": {"matchLabels": {"app": "orders"}}, "ports": [{"name": "grpc"}], "formats": [{"type": "Plain"}]},
     });
     shop.apply(registration).await?;
     let prefix = format!("/services/{}/orders/", shop.name());

@@ -71,7 +71,7 @@ fn it_says_where_everything_is_restarts_operators_and_ends_all_on_sigterm() {
     assert_eq!(told["operators"].as_array().map(Vec::len), Some(2), "{told}");
 
     let registries = Command::new(told["kubectl"].as_str().expect("a path"))
-        .args(["get", "registry", "default", "-o", "jsonpath={.spec.endpoints}"])
+        .args(["get", "registry", "default", "-o", "jsonpath={.spec.etcd.endpoints}"])
         .env("KUBECONFIG", told["kubeconfig"].as_str().expect("a path"))
         .output()
         .expect("kubectl runs");
