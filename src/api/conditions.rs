@@ -56,6 +56,14 @@ pub enum Reason {
     RecordFormatNotFound,
     /// Accepted=False: a RecordFormat named in the spec is not accepted, or does not fit the registration.
     RecordFormatUnusable,
+    /// Accepted=False: the Service named in the spec does not exist.
+    ServiceNotFound,
+    /// Accepted=False: the Service has no address of the type that the spec asks for, or no such port.
+    ServiceUnusable,
+    /// Accepted=False: the load balancer of the Service has no address yet.
+    AddressPending,
+    /// Accepted=False: the operator does not know the nodes of the cluster. Registered keys stay.
+    NodesUnknown,
     /// Accepted=False: the spec, as written, cannot be carried out.
     InvalidSpec,
     /// Accepted=False: the prefix of a format overlaps the Registry's metaPrefix.
@@ -203,6 +211,10 @@ impl Reason {
             Self::RegistryNotFound => "RegistryNotFound",
             Self::RecordFormatNotFound => "RecordFormatNotFound",
             Self::RecordFormatUnusable => "RecordFormatUnusable",
+            Self::ServiceNotFound => "ServiceNotFound",
+            Self::ServiceUnusable => "ServiceUnusable",
+            Self::AddressPending => "AddressPending",
+            Self::NodesUnknown => "NodesUnknown",
             Self::InvalidSpec => "InvalidSpec",
             Self::PrefixReserved => "PrefixReserved",
             Self::AccessDenied => "AccessDenied",

@@ -38,7 +38,7 @@ pub use service_registration::{
     Address, AddressType, Attribute, AttributeValue, DEFAULT_REGISTRY, LastEndpoint, Port, ServiceRegistration,
     ServiceRegistrationSpec, UpdatePolicy, Version,
 };
-pub use status::{EndpointStatus, FormatStatus, LastSynced, PodCounts, ServiceRegistrationStatus};
+pub use status::{EndpointStatus, FormatStatus, LastPort, LastSynced, PodCounts, ServiceRegistrationStatus};
 pub use tenancy::{Access, AccessRule, TtlRange};
 
 /// The oldest Kubernetes release, as (major, minor), whose kube-apiserver accepts the CRDs. The chart and the docs name

@@ -1,4 +1,4 @@
-//! `ServiceRegistration`: which pods make up a service, and in which formats it is registered.
+//! `ServiceRegistration`: which pods or which Service to register, and in which formats.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Format, ObjectReference, ServiceRegistrationStatus, schema};
-use crate::model::{Family, Protocol};
+use crate::model::{Family, NodeAddressType, Protocol};
 
 /// Whether the format `f` sets a prefix, as a CEL expression.
 macro_rules! has_prefix {
@@ -99,7 +99,7 @@ macro_rules! has_place {
     };
 }
 
-/// The pods that make up the service, and how they are registered.
+/// What is registered, and how.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "leasehold.dev",
@@ -111,7 +111,7 @@ macro_rules! has_place {
     namespaced,
     status = "ServiceRegistrationStatus",
     derive = "PartialEq",
-    doc = "A ServiceRegistration says which pods of its namespace make up a service, and in which formats its consumers find it in an etcd. Every ready pod is registered; a pod that is no longer ready is gone at once.",
+    doc = "A ServiceRegistration says which pods or which Service of its namespace to register, and in which formats its consumers find it in an etcd. Every ready endpoint is registered; an endpoint that is no longer ready is gone at once.",
     selectable = ".spec.registryRef.name",
     selectable = ".spec.serviceName",
     printcolumn(name = "SERVICE", type_ = "string", json_path = ".status.serviceName"),
@@ -140,8 +140,15 @@ macro_rules! has_place {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new("has(self.selector) != has(self.service)")
+        .message("write either selector, with the labels of the pods, or service, with the name of a Service"),
+    validation = Rule::new("has(self.service) || has(self.ports)")
+        .message("ports is missing: list the ports of the pods to register. Only with service it may be left out, to register all ports of the Service"),
+    validation = Rule::new("has(self.service) || !has(self.address) || self.address.type in ['PodIP', 'HostIP']")
+        .message("this address.type belongs to a Service: write service instead of selector, or use the type PodIP or HostIP"),
     validation = Rule::new(
-        "!has(self.formats) || self.formats.all(f, !has(f.ports) || f.ports.all(n, self.ports.exists(p, p.name == n)))"
+        "!has(self.formats) || !has(self.ports) \
+         || self.formats.all(f, !has(f.ports) || f.ports.all(n, self.ports.exists(p, p.name == n)))"
     )
     .message("formats[].ports must hold names of spec.ports"),
     validation = Rule::new(
@@ -150,12 +157,12 @@ macro_rules! has_place {
     )
     .message("GoFrame's clients panic on IPv6 addresses: use address.ipFamilies [IPv4], and a separate registration for IPv6"),
     validation = Rule::new(
-        "!has(self.formats) || self.formats.all(f, f.type != 'GoMicro' || self.ports.all(p, !has(p.appProtocol) \
+        "!has(self.formats) || !has(self.ports) || self.formats.all(f, f.type != 'GoMicro' || self.ports.all(p, !has(p.appProtocol) \
          || p.appProtocol in ['grpc', 'grpcs', 'http', 'https', 'mucp'] || has(f.ports) && !(p.name in f.ports)))"
     )
     .message("go-micro's clients speak grpc, http and mucp: list only ports with one of these in appProtocol in the ports of the format GoMicro"),
     validation = Rule::new(
-        "!has(self.formats) || self.formats.all(f, f.type != 'Traefik' \
+        "!has(self.formats) || !has(self.ports) || self.formats.all(f, f.type != 'Traefik' \
          || has(f.traefik) && has(f.traefik.protocol) && f.traefik.protocol != 'HTTP' \
          || self.ports.all(p, !has(p.appProtocol) || p.appProtocol in ['http', 'https', 'grpc', 'grpcs', 'h2c'] \
          || has(f.ports) && !(p.name in f.ports)))"
@@ -185,8 +192,9 @@ pub struct ServiceRegistrationSpec {
     )]
     pub service_name: Option<String>,
 
-    /// The labels of the pods that make up the service, in this namespace. An empty selector is rejected, because it
-    /// would register every pod of the namespace.
+    /// The labels of the pods to register, in this namespace. An empty selector is rejected, because it would register
+    /// every pod of the namespace. Exactly one of selector and service is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::label_selector")]
     #[x_kube(
         validation = Rule::new(
@@ -205,15 +213,24 @@ pub struct ServiceRegistrationSpec {
         )
         .message("no label can have that value: matchLabels takes letters, digits, hyphens, dots and underscores, as on the pods"),
     )]
-    pub selector: LabelSelector,
+    pub selector: Option<LabelSelector>,
+
+    /// The Service of this namespace whose endpoints to register. Exactly one of selector and service is set. A Service
+    /// with a selector is resolved on its pods directly; publishNotReadyAddresses is honored. A Service without one is
+    /// followed through its EndpointSlices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ObjectReference")]
+    pub service: Option<ObjectReference>,
 
     /// The ports to register, up to 16. Each pod is registered once per port. A pod that lacks one of the ports is
-    /// registered with the others, and the condition Synced names it.
+    /// registered with the others, and the condition Synced names it. With service, the ports are ports of the Service,
+    /// and default to all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub ports: Vec<Port>,
 
-    /// The address of a pod that consumers connect to. Defaults to its IPv4 address.
+    /// The address that consumers connect to. Defaults to the IPv4 addresses of the pods.
     #[serde(default)]
     pub address: Address,
 
@@ -318,7 +335,8 @@ pub struct Port {
 
     /// The port of the pod: the name of a container port, or a number from 1 to 65535. Defaults to `name`. With a name,
     /// the number may differ from pod to pod. As for the target port of a Service, containers are searched first, in
-    /// their order, and then init containers with restartPolicy Always (native sidecars).
+    /// their order, and then init containers with restartPolicy Always (native sidecars). With spec.service: the name or
+    /// the number of a port of the Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::port")]
     #[x_kube(
@@ -329,13 +347,14 @@ pub struct Port {
 
     /// TCP, UDP or SCTP: selects the container port if a pod has several ports with this name. Defaults to the TCP
     /// port, or to the port of another protocol if the pod has no TCP port with that name. Not needed for a port given
-    /// by number.
+    /// by number. With spec.service: selects the port of the Service in the same way.
     // `with`: for an optional enum the derive would print the enum's description instead of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Protocol")]
     pub protocol: Option<Protocol>,
 
-    /// The application protocol of the port, such as `grpc` or `http`, for formats that contain it.
+    /// The application protocol of the port, such as `grpc` or `http`, for formats that contain it. With spec.service it
+    /// defaults to the appProtocol of the Service's port, without the prefix `kubernetes.io/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(
@@ -345,23 +364,47 @@ pub struct Port {
     pub app_protocol: Option<String>,
 }
 
-/// The address of a pod that consumers connect to.
+/// The address that consumers connect to.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.nodeAddressTypes) || self.type == 'NodePort'")
+        .message("nodeAddressTypes is only for the type NodePort"),
+)]
 pub struct Address {
-    /// PodIP (the default): the pod's own address, which consumers must be able to route to.
+    /// PodIP (the default): the pod's own address, which consumers must be able to route to. HostIP: the address of the
+    /// pod's node, with the host port of the container port. NodePort: the address of each node that load balancers may
+    /// use, with the Service's node port; with externalTrafficPolicy Local only nodes with a ready pod, and the number of
+    /// these as the weight. LoadBalancer: the addresses and host names of the Service's load balancer. ClusterIP: the
+    /// Service's cluster IP. ExternalIP: the Service's external IPs. The last four need spec.service, and are registered
+    /// while the Service has a ready endpoint.
     #[serde(default, rename = "type")]
     pub kind: AddressType,
-    /// IPv4 (the default) or IPv6: exactly one of them. A pod without an address of this family is not registered.
+    /// IPv4 (the default) or IPv6: exactly one of them. A pod or node without an address of this family is not
+    /// registered.
     #[serde(default = "default_families")]
     #[schemars(length(min = 1, max = 1))]
     pub ip_families: Vec<Family>,
+    /// For the type NodePort: the types of node addresses, in order of preference. Defaults to ExternalIP, InternalIP: a
+    /// node without an external address is registered with its internal one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<NodeAddressType>", length(min = 1, max = 2))]
+    #[x_kube(
+        validation = Rule::new("self.all(a, self.exists_one(b, b == a))").message("each type of address is listed once"),
+    )]
+    pub node_address_types: Option<Vec<NodeAddressType>>,
 }
 
 impl Address {
     /// Returns the family of the addresses that are registered.
     pub fn family(&self) -> Family {
         self.ip_families.first().copied().unwrap_or_default()
+    }
+
+    /// Returns the types of node addresses, in order of preference.
+    pub fn node_address_types(&self) -> Vec<NodeAddressType> {
+        let default = || vec![NodeAddressType::ExternalIP, NodeAddressType::InternalIP];
+        self.node_address_types.clone().unwrap_or_else(default)
     }
 }
 
@@ -370,6 +413,7 @@ impl Default for Address {
         Self {
             kind: AddressType::default(),
             ip_families: default_families(),
+            node_address_types: None,
         }
     }
 }
@@ -384,6 +428,30 @@ pub enum AddressType {
     /// The pod's own address.
     #[default]
     PodIP,
+    /// The address of the pod's node, with a host port.
+    HostIP,
+    /// The addresses of nodes, with the Service's node port.
+    NodePort,
+    /// The addresses and host names of the Service's load balancer.
+    LoadBalancer,
+    /// The Service's cluster IP.
+    ClusterIP,
+    /// The Service's external IPs.
+    ExternalIP,
+}
+
+impl AddressType {
+    /// Returns the type as the spec spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PodIP => "PodIP",
+            Self::HostIP => "HostIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ClusterIP => "ClusterIP",
+            Self::ExternalIP => "ExternalIP",
+        }
+    }
 }
 
 /// Where to read the version of the software in a pod.
@@ -419,8 +487,9 @@ pub struct Attribute {
     #[schemars(length(max = 256))]
     pub value: Option<String>,
 
-    /// The key of the pod label that holds the value, such as `topology.kubernetes.io/zone`. A pod without the label
-    /// does not have the attribute.
+    /// The key of the pod label that holds the value, such as `app.kubernetes.io/version`. A pod without the label does
+    /// not have the attribute. `topology.kubernetes.io/zone` and `topology.kubernetes.io/region` come from the node if the
+    /// node has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 317))]
     #[x_kube(

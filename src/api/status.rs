@@ -1,10 +1,12 @@
 //! The status of a `ServiceRegistration`: what is registered, and what prevents the rest.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{FormatType, schema};
+use crate::model::Protocol;
 
 /// The registered state. The operator writes it, and only when something has changed.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -16,7 +18,7 @@ pub struct ServiceRegistrationStatus {
     /// The name under which consumers know the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_name: Option<String>,
-    /// The numbers of pods.
+    /// The numbers of pods. With an address type that registers nodes or addresses of a Service: their numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "PodCounts")]
     pub pods: Option<PodCounts>,
@@ -47,7 +49,7 @@ pub struct ServiceRegistrationStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PodCounts {
-    /// The number of pods that the selector matches.
+    /// The number of pods that the selector matches, or of nodes or addresses that lead to the Service.
     pub selected: u32,
     /// The number of them that are ready.
     pub ready: u32,
@@ -93,6 +95,10 @@ pub struct LastSynced {
     /// A copy of serviceName, ports, address, formats, version, weight and attributes.
     #[schemars(schema_with = "schema::anything")]
     pub spec: serde_json::Map<String, serde_json::Value>,
+    /// The ports as they were found in the Service that the spec names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub service_ports: Vec<LastPort>,
     /// Copies of the specs of the RecordFormats that the spec names, by name. If they exceed 16 kB, lastSynced is
     /// absent.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
@@ -113,15 +119,35 @@ impl LastSynced {
 
     /// Whether both specs produce the same keys and values.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.spec == other.spec && self.record_formats == other.record_formats
+        self.spec == other.spec
+            && self.record_formats == other.record_formats
+            && self.service_ports == other.service_ports
     }
+}
+
+/// A port that was found in a Service.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LastPort {
+    /// The port's name.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// The container port's name, or the number of the port that consumers connect to.
+    #[schemars(schema_with = "schema::port")]
+    pub port: IntOrString,
+    /// The protocol of the container port.
+    pub protocol: Protocol,
+    /// The application protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub app_protocol: Option<String>,
 }
 
 /// One endpoint in etcd.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointStatus {
-    /// The pod's name.
+    /// The pod's name; for an endpoint that is no pod, the name of the node, or the address with dashes.
     pub pod: String,
     /// The address that consumers connect to.
     pub address: String,

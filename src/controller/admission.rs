@@ -11,15 +11,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::cache::Cache;
+use super::services::lacks_nodes;
+use super::source::Obstacle;
 use super::{Command, Controller, record_formats};
 use crate::api::{FormatStatus, LastSynced, Reason, ServiceRegistration, ServiceRegistrationStatus};
-use crate::controller::compile::{Compiled, Invalid, Reserved, compile, compile_last, reference};
+use crate::controller::compile::{Compiled, Invalid, References, Reserved, compile, compile_last, reference};
 use crate::controller::worker::Version;
 use crate::format::{Dialect, FormatError, Reading};
 use crate::index::DirtyMark;
 use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, StatusUpdate, WritePolicy};
 use crate::model::{Mark, NamespaceScope, Prefix, RegistrationRef};
-use crate::plan::{Holding, RegistrationSettings, Since, Subject, refused_status};
+use crate::plan::{EndpointKind, Holding, RegistrationSettings, Since, Subject, refused_status};
 
 /// What the controller knows about a registration.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ pub struct Entry {
     generation: i64,
     /// The list that contained the registration last.
     list: Mark,
-    /// The object, if it uses a RecordFormat: a change of the RecordFormat may change its records.
+    /// The object, if it names a RecordFormat or a Service, whose change may change its records.
     kept: Option<Arc<ServiceRegistration>>,
     in_force: Option<Box<Compiled>>,
     /// The newest spec, while it waits for its Registry.
@@ -75,7 +77,7 @@ impl Record {
 }
 
 impl Entry {
-    /// The object, if it uses a RecordFormat and is readable.
+    /// The object, if it names a RecordFormat or a Service and is readable.
     pub fn kept(&self) -> Option<&Arc<ServiceRegistration>> {
         self.kept.as_ref()
     }
@@ -131,10 +133,18 @@ impl Refusal {
 
 /// Returns the last spec that was applied completely, if it asks for other keys or values than `compiled`, the compiled
 /// `object`. If the status records no such spec, the spec in force takes its place.
-fn previous(entry: &Entry, object: &ServiceRegistration, compiled: &Compiled) -> Option<Box<Compiled>> {
+fn previous(
+    entry: &Entry,
+    object: &ServiceRegistration,
+    compiled: &Compiled,
+    references: References<'_>,
+) -> Option<Box<Compiled>> {
     if let Some(last) = &entry.record.last_synced {
         let differs = !last.is_same(&compiled.identity);
-        return differs.then(|| compile_last(object, last)).flatten().map(Box::new);
+        return differs
+            .then(|| compile_last(object, last, references))
+            .flatten()
+            .map(Box::new);
     }
     let of_this = |former: &&Compiled| former.registration.uid == compiled.registration.uid;
     let mut former = Box::new(entry.in_force().filter(of_this)?.clone());
@@ -241,11 +251,13 @@ impl Controller {
             return;
         }
         entry.kept = record_formats::kept(object);
+        self.services.add_user(&reference, object);
         self.examine(cache, &reference, object, now);
         self.tell_unclear();
     }
 
-    /// Compiles a registration with the current RecordFormats, and admits or rejects it.
+    /// Compiles a registration with what it refers to, and admits or rejects it. A registration whose Service may not be
+    /// listed yet is examined again when it is.
     pub(super) fn examine(
         &mut self,
         cache: &mut Cache,
@@ -253,11 +265,23 @@ impl Controller {
         object: &ServiceRegistration,
         now: Instant,
     ) {
+        if !self.is_service_known(reference, object) {
+            return;
+        }
+        let compiled = compile(object, self.references());
+        let lacks_nodes = |compiled: &Compiled| lacks_nodes(cache, &compiled.registration.target);
+        let lacks_nodes = compiled.as_ref().is_ok_and(lacks_nodes);
+        if lacks_nodes && !self.streams.are_nodes_unknown() {
+            return;
+        }
         let entry = cache.entries.get_mut(reference).expect("mark() has added it");
-        match compile(object, self.library.formats()) {
+        match compiled {
             Ok(mut compiled) => {
                 entry.refusal = None;
-                compiled.previous = previous(entry, object, &compiled);
+                compiled.previous = previous(entry, object, &compiled, self.references());
+                if lacks_nodes {
+                    compiled.obstacle = Some(Obstacle::nodes_unknown());
+                }
                 self.admit(cache, reference, Box::new(compiled), now);
             }
             // The list of RecordFormats is not complete and may contain it: `examine_waiting` retries.
@@ -271,7 +295,7 @@ impl Controller {
                 };
                 // Admit the last good spec, as if this process had been running when that spec came into force.
                 let last = entry.record.last_synced.as_ref().filter(|_| entry.in_force.is_none());
-                if let Some(last) = last.and_then(|last| compile_last(object, last)) {
+                if let Some(last) = last.and_then(|last| compile_last(object, last, self.references())) {
                     self.admit(cache, reference, Box::new(last), now);
                 }
                 let registry = object.spec.registry_ref.name.as_str().into();
@@ -479,6 +503,7 @@ impl Controller {
             // The index sees no difference: remove the registration first, so that every pod counts as changed.
             cache.index.delete_registration(reference);
         }
+        let lacks_nodes = lacks_nodes(cache, &registration.target);
         let marks = cache.index.apply_registration(registration.clone());
         let rule = Command::Rule {
             registration: reference.clone(),
@@ -493,6 +518,10 @@ impl Controller {
         // The rejection of a newer spec, while this older one is sent to another worker or with other settings.
         let refused = entry.refusal.clone().map(|refusal| (entry.generation, refusal));
         self.unclear.remove(reference);
+        if lacks_nodes {
+            // Its keys are not known.
+            self.unclear.insert(reference, Some(registry.clone()));
+        }
         if let Some(former) = former.filter(|former| former.registration.registry != registry) {
             // The registration was deleted, and created again for another Registry, between two lists.
             self.workers
@@ -535,6 +564,8 @@ impl Controller {
             },
             selected: cache.index.selected_count(reference),
             aside: compiled.told_aside(),
+            kind: compiled.kind(),
+            obstacle: compiled.obstacle.clone(),
             keeps_previous: compiled.previous.is_some(),
             since: self.claims(reference, compiled),
             places: self.places(reference, compiled),
@@ -644,7 +675,9 @@ impl Controller {
             generation,
             service: service.as_deref().unwrap_or(&reference.name),
             registry: "",
+            kind: EndpointKind::default(),
             selected: 0,
+            obstacle: None,
             holding: &Holding::Undecided,
             aside: &[],
         };
@@ -678,6 +711,9 @@ impl Controller {
             return;
         };
         tracing::info!(registration = %reference, "deleted");
+        if let Some(object) = entry.kept() {
+            self.services.remove_user(reference, object);
+        }
         if let Some(in_force) = entry.in_force {
             let command = Command::Remove(reference.clone());
             self.workers.send(&in_force.registration.registry, command);

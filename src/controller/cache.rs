@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::admission::Entry;
 use super::compile::Compiled;
+use super::services::lacks_nodes;
 use crate::index::Index;
 use crate::model::RegistrationRef;
 use crate::plan::{DesiredState, PodState};
@@ -36,17 +37,18 @@ impl Cache {
 
 impl DesiredState for Cache {
     fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
-        self.index.selecting(namespace, pod)
+        self.index.registering(namespace, pod)
     }
 
     fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool {
-        self.index.selects(registration, pod)
+        self.index.registers(registration, pod)
     }
 
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
         let compiled = self.entries.get(registration).and_then(Entry::in_force)?;
-        // A registration that was just refused, whose keys are to stay.
-        if !self.index.contains_registration(registration) {
+        // A registration that was just refused, or whose nodes are not known: its keys are to stay.
+        let lacks_nodes = lacks_nodes(self, &compiled.registration.target);
+        if lacks_nodes || !self.index.contains_registration(registration) {
             return None;
         }
         let if_ready = || self.index.view_if_ready(registration, pod);

@@ -4,17 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::overlaps::SuppressedFormat;
-use crate::api::{self, LastSynced, Reason, RecordFormatSpec, RegistrySpec, ServiceRegistration};
+use super::source::{Obstacle, Resolved, resolve};
+use crate::api::{self, LastPort, LastSynced, Reason, RecordFormatSpec, RegistrySpec, ServiceRegistration};
 use crate::format::{Format, FormatError, Reading, RecordFormats, Service, ServicePort, Templates};
-use crate::index::{self, Index, Operator, PodView, PortTarget, Requirement, Selector};
+use crate::index::{
+    self, EndpointSlice, Index, ObjectCache, Operator, PodView, PortTarget, Requirement, Selector,
+    Service as KubeService, Target,
+};
 use crate::model::{Family, Prefix, RegistrationRef};
-use crate::plan::{Denial, DesiredPod, FormatBinding, PrefixGrant, RegistrationSettings};
+use crate::plan::{Denial, DesiredPod, EndpointKind, FormatBinding, PrefixGrant, RegistrationSettings};
 
 /// A registration that can be applied.
 #[derive(Clone, Debug)]
@@ -40,6 +43,19 @@ pub struct Compiled {
     pub unsure: bool,
     /// The formats overlap the metaPrefix of a Registry that was added or changed later: change nothing.
     pub frozen: bool,
+    /// The registration names a Service.
+    pub is_of_service: bool,
+    /// Why nothing, or not everything, of the Service that it names can be registered now.
+    pub obstacle: Option<Obstacle>,
+}
+
+/// The objects that registrations refer to.
+#[derive(Clone, Copy)]
+pub struct References<'a> {
+    pub record_formats: &'a RecordFormats,
+    pub services: &'a ObjectCache<KubeService>,
+    /// The EndpointSlices that Kubernetes' own controller does not write.
+    pub slices: &'a ObjectCache<EndpointSlice>,
 }
 
 /// A format that overlaps the metaPrefix of a Registry.
@@ -58,6 +74,8 @@ pub enum Invalid {
     /// An empty selector would register every pod of the namespace.
     #[error("spec.selector is empty: name at least one label in matchLabels")]
     EmptySelector,
+    #[error("the address type {0} belongs to a Service: write spec.service instead of spec.selector")]
+    NeedsService(&'static str),
     #[error("spec.selector has the unknown operator {0:?}: use In, NotIn, Exists or DoesNotExist")]
     SelectorOperator(String),
     #[error("spec.ports has the invalid port number {0}: use a number from 1 to 65535")]
@@ -89,19 +107,36 @@ pub fn reference(registration: &ServiceRegistration) -> RegistrationRef {
     RegistrationRef::new(registration.namespace().unwrap_or_default(), registration.name_any())
 }
 
-/// Compiles `registration` with these RecordFormats.
-pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormats) -> Result<Compiled, Invalid> {
+/// Compiles `registration` with what it refers to.
+pub fn compile(registration: &ServiceRegistration, references: References<'_>) -> Result<Compiled, Invalid> {
+    compile_with(registration, references, &[])
+}
+
+/// Compiles `registration`. `last` are the ports that were found in its Service when the spec was carried out; without
+/// them, those that the Service has now are used.
+fn compile_with(
+    registration: &ServiceRegistration,
+    references: References<'_>,
+    last: &[LastPort],
+) -> Result<Compiled, Invalid> {
     let spec = &registration.spec;
     let reference = reference(registration);
     let service = registration.service_name();
-    let ports: Vec<index::Port> = spec.ports.iter().map(port).collect::<Result<_, _>>()?;
+    let Resolved {
+        selector,
+        publish_not_ready,
+        target,
+        ports,
+        service_ports,
+        obstacle,
+    } = resolve(spec, &reference.namespace, references, last)?;
     let names: BTreeMap<&Arc<str>, usize> = ports.iter().zip(0..).map(|(port, place)| (&port.name, place)).collect();
     if let Some((port, _)) = ports.iter().zip(0..).find(|(port, place)| names[&port.name] != *place) {
         return Err(Invalid::PortTwice(port.name.clone()));
     }
     let mut bindings = Vec::with_capacity(spec.formats.len());
     for listed in spec.formats.iter().filter_map(|format| format.ports.as_ref()).flatten() {
-        if !ports.iter().any(|port| *port.name == **listed) {
+        if obstacle.is_none() && !ports.iter().any(|port| *port.name == **listed) {
             return Err(Invalid::UnknownPort(listed.clone()));
         }
     }
@@ -111,7 +146,7 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
         name: service,
         ports: &known,
         ipv6: spec.address.family() == Family::IPv6,
-        record_formats,
+        record_formats: references.record_formats,
     };
     for format in Format::compile_all(&spec.formats, &known)? {
         let sole_port = ports.iter().filter(|port| format.carries(&port.name)).count() == 1;
@@ -121,10 +156,6 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
             sole_port,
             pass,
         });
-    }
-    let selector = selector(&spec.selector)?;
-    if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
-        return Err(Invalid::EmptySelector);
     }
     let created = registration.metadata.creation_timestamp.as_ref();
     let attributes = |value: fn(&api::Attribute) -> Option<&String>| {
@@ -140,6 +171,8 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
             created: created.map_or(0, |time| time.0.as_second()),
             generation: registration.metadata.generation.unwrap_or_default(),
             selector,
+            publish_not_ready,
+            target,
             registry: spec.registry_ref.name.as_str().into(),
             service: service.into(),
             ports,
@@ -155,9 +188,11 @@ pub fn compile(registration: &ServiceRegistration, record_formats: &RecordFormat
         suspended: spec.update_policy == api::UpdatePolicy::Frozen,
         keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
         previous: None,
-        identity: Arc::new(identity(registration, record_formats)),
+        identity: Arc::new(identity(registration, references.record_formats, service_ports)),
         unsure: false,
         frozen: false,
+        is_of_service: spec.service.is_some(),
+        obstacle,
     })
 }
 
@@ -173,7 +208,11 @@ const DECIDING: [&str; 7] = [
 ];
 
 /// Returns the part of `registration` that determines keys and values, and the RecordFormats that it uses.
-fn identity(registration: &ServiceRegistration, record_formats: &RecordFormats) -> LastSynced {
+fn identity(
+    registration: &ServiceRegistration,
+    record_formats: &RecordFormats,
+    service_ports: Vec<LastPort>,
+) -> LastSynced {
     let mut spec = fields(&registration.spec);
     spec.retain(|field, _| DECIDING.contains(&&**field));
     let names = registration
@@ -185,6 +224,7 @@ fn identity(registration: &ServiceRegistration, record_formats: &RecordFormats) 
     LastSynced {
         generation: registration.metadata.generation.unwrap_or_default(),
         record_formats: known.collect(),
+        service_ports,
         spec,
     }
 }
@@ -198,7 +238,11 @@ fn fields(object: &impl Serialize) -> Map<String, Value> {
 
 /// Compiles `registration` with the spec `last`, which was applied before. Returns none if that spec is no longer
 /// valid.
-pub fn compile_last(registration: &ServiceRegistration, last: &LastSynced) -> Option<Compiled> {
+pub fn compile_last(
+    registration: &ServiceRegistration,
+    last: &LastSynced,
+    references: References<'_>,
+) -> Option<Compiled> {
     let mut spec = fields(&registration.spec);
     spec.retain(|field, _| !DECIDING.contains(&&**field));
     spec.extend(last.spec.clone());
@@ -212,7 +256,11 @@ pub fn compile_last(registration: &ServiceRegistration, last: &LastSynced) -> Op
         let spec: RecordFormatSpec = serde_json::from_value(spec.clone()).ok()?;
         record_formats.set(name, Templates::compile(name, &spec));
     }
-    compile(&before, &record_formats).ok()
+    let references = References {
+        record_formats: &record_formats,
+        ..references
+    };
+    compile_with(&before, references, &last.service_ports).ok()
 }
 
 impl Compiled {
@@ -289,6 +337,16 @@ impl Compiled {
         let previous = self.previous.as_ref()?;
         let pod = index.view_if_ready_as(&previous.registration, name)?;
         DesiredPod::of(PodView::Ready(pod), &previous.bindings)
+    }
+
+    /// Returns what it registers.
+    pub fn kind(&self) -> EndpointKind {
+        match (&self.registration.target, self.is_of_service) {
+            (Target::Nodes(_), _) => EndpointKind::Nodes,
+            (Target::Addresses(_), _) => EndpointKind::Addresses,
+            (Target::Pods | Target::HostPorts, true) => EndpointKind::ServicePods,
+            (Target::Pods | Target::HostPorts, false) => EndpointKind::SelectedPods,
+        }
     }
 
     /// Returns why formats are suppressed.
@@ -368,28 +426,6 @@ impl Compiled {
     }
 }
 
-fn port(port: &api::Port) -> Result<index::Port, Invalid> {
-    let target = match &port.port {
-        Some(IntOrString::Int(number)) => {
-            let valid = u16::try_from(*number).ok().filter(|number| *number > 0);
-            PortTarget::Number(valid.ok_or(Invalid::PortNumber(*number))?)
-        }
-        Some(IntOrString::String(name)) => PortTarget::Name {
-            name: name.as_str().into(),
-            protocol: port.protocol,
-        },
-        None => PortTarget::Name {
-            name: port.name.as_str().into(),
-            protocol: port.protocol,
-        },
-    };
-    Ok(index::Port {
-        name: port.name.as_str().into(),
-        target,
-        scheme: port.app_protocol.as_deref().map(Into::into),
-    })
-}
-
 fn known_port(port: &index::Port) -> ServicePort<'_> {
     let number = match port.target {
         PortTarget::Number(number) => Some(number),
@@ -439,7 +475,12 @@ mod tests {
     use crate::model::Protocol;
 
     fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
-        super::compile(registration, &RecordFormats::new())
+        let references = References {
+            record_formats: &RecordFormats::new(),
+            services: &ObjectCache::default(),
+            slices: &ObjectCache::default(),
+        };
+        super::compile(registration, references)
     }
 
     fn registration(patch: &Value) -> ServiceRegistration {

@@ -19,6 +19,8 @@ mod purge;
 mod record_formats;
 mod registries;
 mod run;
+mod services;
+mod source;
 mod state;
 mod streams;
 #[cfg(test)]
@@ -33,7 +35,7 @@ mod write_limit;
 pub use access::{Unresolved, Wrong, resolve, sources};
 pub use compile::Invalid;
 pub use failure::Failure;
-pub use preview::{Change, Outcome, Preview, Refusal, meet};
+pub use preview::{Change, ClusterState, Outcome, Preview, Refusal, meet};
 pub use purge::{Purge, PurgeError, Purged};
 pub use run::{MetricsAuth, Options, run};
 
@@ -49,6 +51,7 @@ use self::cache::{Cache, SharedCache};
 use self::overlaps::PrefixOverlaps;
 use self::record_formats::Library;
 use self::registries::Known;
+use self::services::Services;
 use self::state::State;
 use self::streams::Streams;
 use self::unclear::UnclearRegistrations;
@@ -57,7 +60,8 @@ use self::workers::Workers;
 use crate::etcd::Access;
 use crate::index::{DirtyMark, NamespaceCache, Pod, PodChange};
 use crate::kube::{
-    Content, NAMESPACES, ObjectEvent, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, Source, WatchEvent,
+    Content, ENDPOINT_SLICES, NAMESPACES, NODES, ObjectEvent, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES,
+    SERVICES, Source, WatchEvent,
 };
 use crate::model::{NamespaceScope, RegistrationRef, Relists};
 
@@ -70,6 +74,7 @@ pub struct Controller {
     registries: HashMap<Arc<str>, Known>,
     overlaps: PrefixOverlaps,
     library: Library,
+    services: Services,
     /// The content of the Secrets and ConfigMaps that Registries name, as far as it is known.
     sources: HashMap<Source, Content>,
     tenants: NamespaceCache,
@@ -96,6 +101,7 @@ impl Controller {
             registries: HashMap::new(),
             overlaps: PrefixOverlaps::default(),
             library: Library::default(),
+            services: Services::default(),
             sources: HashMap::new(),
             tenants: NamespaceCache::default(),
             workers: Workers::new(context, shutdown),
@@ -138,7 +144,10 @@ impl Controller {
         let cache = self.cache.clone();
         let mut cache = cache.write();
         for event in events {
-            self.take(&mut cache, event, Instant::now());
+            let now = Instant::now();
+            self.take(&mut cache, event, now);
+            let marks = cache.index.take_marks();
+            self.send_marks(&cache, marks, false, now);
         }
         if let Some(freshness) = self.streams.take_progress() {
             self.workers.send_all(|| Command::Freshness(freshness.clone()));
@@ -177,6 +186,18 @@ impl Controller {
                 self.streams.note(RECORD_FORMATS, &NamespaceScope::Cluster, &seen);
                 self.record_format(cache, seen, now);
             }
+            WatchEvent::Service(area, seen) => {
+                self.streams.note(SERVICES, &area, &seen);
+                self.service(cache, &area, seen, now);
+            }
+            WatchEvent::EndpointSlice(area, seen) => {
+                self.streams.note(ENDPOINT_SLICES, &area, &seen);
+                self.endpoint_slice(cache, &area, seen, now);
+            }
+            WatchEvent::Node(seen) => {
+                self.streams.note(NODES, &NamespaceScope::Cluster, &seen);
+                self.node(cache, seen, now);
+            }
             WatchEvent::Source(source, content) => self.source(cache, source, content, now),
             WatchEvent::Namespace(area, seen) => {
                 self.streams.note(NAMESPACES, &area, &seen);
@@ -189,6 +210,13 @@ impl Controller {
     /// namespace has appeared or disappeared.
     fn weigh(&mut self, cache: &mut Cache, now: Instant) {
         for stream in self.streams.find_void(&self.tenants) {
+            if stream.kind == NODES {
+                tracing::error!(
+                    "the nodes cannot be listed; registrations with the address type NodePort wait for that"
+                );
+                self.examine_node_users(cache, now);
+                continue;
+            }
             tracing::info!(%stream, "the namespace does not exist; its watch counts as complete and empty");
             if stream.kind == PODS {
                 // The pods were deleted with the namespace, although no watch event reported it.
@@ -229,18 +257,7 @@ impl Controller {
                 return self.weigh(cache, now);
             }
         };
-        for DirtyMark { registration, pod } in marks {
-            if let Some(registry) = registry_of(cache, &registration) {
-                let changed = Command::PodSelected {
-                    selected: cache.index.selected_count(&registration),
-                    registration,
-                    pod,
-                    deleted,
-                    at: now,
-                };
-                self.workers.send(registry, changed);
-            }
-        }
+        self.send_marks(cache, marks, deleted, now);
     }
 
     /// Sends all workers a pod whose facts changed. Each finds out which of its registrations select the pod when it

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::compile::{self, Compiled, Invalid, compile};
+use super::compile::{self, Compiled, Invalid, References, compile};
 use super::worker::guard_terms;
 use crate::api::{GuardMode, RegistrySpec, ServiceRegistration};
 use crate::format::RecordFormats;
-use crate::index::{Index, NamespaceCache, NamespaceLabels, Pod};
+use crate::index::{EndpointSlice, Index, NamespaceCache, NamespaceLabels, Node, ObjectCache, Pod, Service};
 use crate::model::{
     Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, RegistrationRef, Revision, Transaction, TxnOutcome,
     Value,
@@ -56,9 +56,9 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub registration: RegistrationRef,
-    /// Number of selected pods.
+    /// Number of selected pods, or of nodes or addresses.
     pub selected: usize,
-    /// Number of ready pods among them.
+    /// Number of ready ones among them.
     pub ready: usize,
     pub suspended: bool,
     pub keys: BTreeMap<Key, Change>,
@@ -79,10 +79,44 @@ impl Outcome {
     }
 }
 
+/// What a cluster contains, as far as previews need it.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterState {
+    pub pods: Vec<Pod>,
+    pub nodes: Vec<Node>,
+    services: ObjectCache<Service>,
+    slices: ObjectCache<EndpointSlice>,
+}
+
+impl ClusterState {
+    pub fn add_service(&mut self, service: Service) {
+        let (namespace, name) = (service.namespace.clone(), service.name.clone());
+        self.services.apply(&namespace, &name, service);
+    }
+
+    pub fn add_slice(&mut self, slice: EndpointSlice) {
+        let (namespace, name) = (slice.namespace.clone(), slice.name.clone());
+        self.slices.apply(&namespace, &name, slice);
+    }
+
+    fn references<'a>(&'a self, record_formats: &'a RecordFormats) -> References<'a> {
+        References {
+            record_formats,
+            services: &self.services,
+            slices: &self.slices,
+        }
+    }
+}
+
 /// Whether the prefixes of the two registrations overlap. An invalid registration has no prefixes.
-pub fn meet(a: &ServiceRegistration, b: &ServiceRegistration, record_formats: &RecordFormats) -> bool {
+pub fn meet(
+    a: &ServiceRegistration,
+    b: &ServiceRegistration,
+    cluster: &ClusterState,
+    record_formats: &RecordFormats,
+) -> bool {
     let scopes = |registration| {
-        let compiled = compile(registration, record_formats);
+        let compiled = compile(registration, cluster.references(record_formats));
         let bindings = compiled.map(|compiled| compiled.bindings).unwrap_or_default();
         bindings
             .into_iter()
@@ -106,6 +140,7 @@ struct Part {
 /// The operator of one Registry, without connections to Kubernetes and etcd.
 pub struct Preview {
     spec: RegistrySpec,
+    cluster: ClusterState,
     index: Index,
     tenants: NamespaceCache,
     planner: Planner,
@@ -117,10 +152,15 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// Returns a preview for the Registry `name` of the cluster `cluster_id`, which has these pods.
-    pub fn new(cluster_id: &str, name: &str, spec: RegistrySpec, pods: &[Pod]) -> Self {
+    /// Returns a preview for the Registry `name` of the cluster `cluster_id`.
+    pub fn new(cluster_id: &str, name: &str, spec: RegistrySpec, cluster: ClusterState) -> Self {
         let mut index = Index::new();
-        for pod in pods {
+        index.begin_node_relist();
+        for node in &cluster.nodes {
+            index.apply_node(node.clone());
+        }
+        index.end_node_relist();
+        for pod in &cluster.pods {
             index.apply_pod(pod);
         }
         let meta = MetaKeys::of_registry(&spec.etcd.meta_prefix, cluster_id, name);
@@ -132,6 +172,7 @@ impl Preview {
         Self {
             planner,
             spec,
+            cluster,
             index,
             tenants: NamespaceCache::default(),
             parts: BTreeMap::new(),
@@ -154,7 +195,7 @@ impl Preview {
         registration: &ServiceRegistration,
         record_formats: &RecordFormats,
     ) -> Result<RegistrationRef, Refusal> {
-        let mut compiled = compile(registration, record_formats)?;
+        let mut compiled = compile(registration, self.cluster.references(record_formats))?;
         if let Some(reserved) = compiled.reserved([("", &self.spec)].into_iter()) {
             return Err(Refusal::Reserved {
                 scope: reserved.scope.prefix().to_owned(),
@@ -305,8 +346,9 @@ impl Preview {
             }
         }
         let mut problems = report.problems;
-        if let Some(denial) = &part.denial {
-            problems.entry(denial.clone()).or_default();
+        let obstacle = part.compiled.obstacle.as_ref().map(|obstacle| &obstacle.message);
+        for problem in part.denial.iter().chain(obstacle) {
+            problems.entry(problem.clone()).or_default();
         }
         let removed = |key: &&Key| matches!(keys.get(*key), Some(Change::Remove(_)));
         Some(Outcome {

@@ -63,15 +63,15 @@ impl Library {
     }
 }
 
-/// Returns the part of a registration that is kept to compile it again when a RecordFormat changes; none if it uses no
-/// RecordFormat.
+/// Returns the part of a registration that is kept to compile it again when a RecordFormat or a Service changes; none if
+/// it names neither.
 pub fn kept(registration: &ServiceRegistration) -> Option<Arc<ServiceRegistration>> {
     let uses_one = registration
         .spec
         .formats
         .iter()
         .any(|format| format.kind == FormatType::Custom);
-    uses_one.then(|| {
+    (uses_one || registration.spec.service.is_some()).then(|| {
         let mut kept = registration.clone();
         kept.status = None;
         kept.metadata.managed_fields = None;
@@ -193,7 +193,12 @@ impl Controller {
         self.examine_all(cache, |_| true, now);
     }
 
-    fn examine_all(&mut self, cache: &mut Cache, which: impl Fn(&ServiceRegistration) -> bool, now: Instant) {
+    pub(super) fn examine_all(
+        &mut self,
+        cache: &mut Cache,
+        which: impl Fn(&ServiceRegistration) -> bool,
+        now: Instant,
+    ) {
         let kept = cache
             .entries
             .iter()

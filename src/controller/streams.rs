@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::controller::worker::Outdated;
 use crate::index::NamespaceCache;
-use crate::kube::{NAMESPACES, ObjectEvent, WatchScope};
+use crate::kube::{NAMESPACES, NODES, ObjectEvent, WatchScope};
 use crate::model::{Freshness, NamespaceScope, WatchTarget};
 
 /// The state of one watch.
@@ -21,7 +21,7 @@ struct TargetState {
     listed: bool,
     /// Since when its cache is stale, because the watch has been broken for long.
     lost: Option<Timestamp>,
-    /// Whether the watch is lost and its namespace does not exist.
+    /// Whether the watch is lost, and its namespace does not exist or it watches nodes and has never listed any.
     void: bool,
 }
 
@@ -72,6 +72,18 @@ impl Streams {
         standing.is_some_and(|standing| standing.listed)
     }
 
+    /// Whether the watch of this kind that covers `namespace` has completed a list.
+    pub fn is_listed_in(&self, kind: &str, namespace: &str) -> bool {
+        let mut standings = self.standings.iter();
+        standings.any(|(stream, standing)| stream.kind == kind && standing.listed && stream.area.contains(namespace))
+    }
+
+    /// Whether the nodes cannot be listed, for example because the operator has no permission.
+    pub fn are_nodes_unknown(&self) -> bool {
+        let nodes = self.standings.get(&WatchTarget::of_cluster(NODES));
+        nodes.is_some_and(|standing| standing.void)
+    }
+
     /// Whether each watch has completed a list, or has nothing to report.
     pub fn are_complete(&self) -> bool {
         self.standings.values().all(|standing| standing.listed || standing.void)
@@ -109,8 +121,9 @@ impl Streams {
         std::mem::take(&mut self.progressed).then(|| self.progress())
     }
 
-    /// Finds the lost watches of namespaces that are known not to exist. Returns those that the last call did not
-    /// find.
+    /// Finds the lost watches of namespaces that are known not to exist, and that of the nodes if it has never completed
+    /// a list: few registrations need nodes, and the others do not wait for them. Returns those that the last call did
+    /// not find.
     pub fn find_void(&mut self, tenants: &NamespaceCache) -> Vec<WatchTarget> {
         let is_absent = |area: &NamespaceScope| {
             let Some(name) = area.name() else { return false };
@@ -120,8 +133,12 @@ impl Streams {
         };
         let lost = self.standings.iter().filter(|(stream, _)| stream.kind != NAMESPACES);
         let lost = lost.filter(|(_, standing)| standing.lost.is_some());
+        let is_void = |stream: &WatchTarget, standing: &TargetState| match &*stream.kind {
+            NODES => !standing.listed,
+            _ => is_absent(&stream.area),
+        };
         let void: Vec<WatchTarget> = lost
-            .filter(|(stream, _)| is_absent(&stream.area))
+            .filter(|(stream, standing)| is_void(stream, standing))
             .map(|(stream, _)| stream.clone())
             .collect();
         let mut found = Vec::new();
@@ -144,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::index::NamespaceLabels;
-    use crate::kube::{PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES};
+    use crate::kube::{ENDPOINT_SLICES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, SERVICES};
     use crate::model::Checkpoint;
 
     const COMPLETE: ObjectEvent<()> = ObjectEvent::ListComplete;
@@ -177,8 +194,11 @@ mod tests {
         complete(&mut streams, REGISTRIES, &NamespaceScope::Cluster);
         complete(&mut streams, RECORD_FORMATS, &NamespaceScope::Cluster);
         for area in [shop(), bank()] {
-            complete(&mut streams, NAMESPACES, &area);
+            for kind in [NAMESPACES, SERVICES, ENDPOINT_SLICES] {
+                complete(&mut streams, kind, &area);
+            }
         }
+        complete(&mut streams, NODES, &NamespaceScope::Cluster);
         complete(&mut streams, PODS, &shop());
         complete(&mut streams, REGISTRATIONS, &shop());
         streams
@@ -258,6 +278,20 @@ mod tests {
             [],
             "the list of namespaces is stale"
         );
+    }
+
+    #[test]
+    fn nodes_that_could_never_be_listed_are_not_waited_for_and_those_that_were_are() {
+        let nodes = || WatchTarget::of_cluster(NODES);
+        let mut streams = Streams::new(&WatchScope::default());
+        lose(&mut streams, NODES, &NamespaceScope::Cluster, 7);
+        assert_eq!(streams.find_void(&NamespaceCache::default()), [nodes()]);
+        assert!(streams.are_nodes_unknown() && streams.outdated().is_none());
+        complete(&mut streams, NODES, &NamespaceScope::Cluster);
+        lose(&mut streams, NODES, &NamespaceScope::Cluster, 8);
+        assert_eq!(streams.find_void(&NamespaceCache::default()), []);
+        assert!(!streams.are_nodes_unknown());
+        assert_eq!(streams.outdated().expect("a stale watch").streams, [nodes()]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod edits;
 mod namespaces;
 mod record_formats;
+mod services;
 mod unclear;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,6 +135,13 @@ impl Rig {
             ObjectEvent::ListComplete,
         ));
         self.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListComplete));
+        self.services_complete(&NamespaceScope::Cluster);
+        self.take(WatchEvent::Node(ObjectEvent::ListComplete));
+    }
+
+    fn services_complete(&mut self, area: &NamespaceScope) {
+        self.take(WatchEvent::Service(area.clone(), ObjectEvent::ListComplete));
+        self.take(WatchEvent::EndpointSlice(area.clone(), ObjectEvent::ListComplete));
     }
 
     /// Since when a cache is stale.

@@ -3,15 +3,16 @@
 //! the consumer would run into.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 
 use serde::Deserialize;
+
+use crate::model::Host;
 
 /// An endpoint as a consumer understands it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConsumerView {
     /// The address that the consumer dials.
-    pub address: Option<SocketAddr>,
+    pub address: Option<(Host, u16)>,
     /// The protocol that the consumer speaks there.
     pub scheme: Option<String>,
     pub version: Option<String>,
@@ -30,8 +31,8 @@ fn json<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(value).map_err(|error| format!("{error} in {:?}", String::from_utf8_lossy(value)))
 }
 
-/// Go's `net.SplitHostPort` and a dial to an address: an IPv6 host is in brackets.
-fn dial(address: &str) -> Result<SocketAddr, String> {
+/// Go's `net.SplitHostPort` and a dial to an address or a host name: an IPv6 host is in brackets.
+fn dial(address: &str) -> Result<(Host, u16), String> {
     let (host, port) = address.rsplit_once(':').ok_or(format!("no port in {address:?}"))?;
     let port: u16 = port.parse().map_err(|_| format!("no port in {address:?}"))?;
     let bare = match host.strip_prefix('[') {
@@ -41,8 +42,16 @@ fn dial(address: &str) -> Result<SocketAddr, String> {
         None if host.contains(':') => return Err(format!("too many colons in {address:?}")),
         None => host,
     };
-    let ip: IpAddr = bare.parse().map_err(|_| format!("no address in {address:?}"))?;
-    Ok(SocketAddr::new(ip, port))
+    Ok((host_of(bare)?, port))
+}
+
+fn host_of(text: &str) -> Result<Host, String> {
+    let Ok(host) = text.parse();
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    match &host {
+        Host::Name(name) if name.is_empty() || !name.chars().all(letter) => Err(format!("no address in {text:?}")),
+        _ => Ok(host),
+    }
 }
 
 /// Go's JSON decoder accepts `null` for a map, and makes an empty one.
@@ -259,12 +268,9 @@ pub fn core_dns(keys: &Keys<'_>, path: &str, domain: &str) -> Read {
             if service.ttl == 0 || service.priority == 0 || service.weight == Some(0) {
                 return Err(format!("taken for its default: {key:?}"));
             }
-            let ip: IpAddr = service
-                .host
-                .parse()
-                .map_err(|_| format!("an alias: {}", service.host))?;
+            // A host name is the target of an alias.
             Ok(ConsumerView {
-                address: Some(SocketAddr::new(ip, service.port)),
+                address: Some((host_of(&service.host)?, service.port)),
                 weight: service.weight,
                 ..ConsumerView::default()
             })

@@ -4,14 +4,12 @@
 //! more segment. A query for a name returns all records in its subtree, and one invalid value there fails the whole
 //! answer.
 
-use std::net::IpAddr;
-
 use serde::Serialize;
 
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, prefix};
 use crate::api::CoreDNSFormat;
-use crate::model::{Endpoint, Record, fnv64};
+use crate::model::{Endpoint, Host, Record, fnv64};
 
 const CONSUMER: &str = "CoreDNS";
 /// Maximum length of a DNS label.
@@ -107,7 +105,7 @@ impl CoreDns {
             key.push_str(&label(prefix::segment("port", &endpoint.port_name)?));
         }
         let service = Written {
-            host: endpoint.address,
+            host: &endpoint.address,
             port: endpoint.port,
             priority: self.priority,
             weight: endpoint.weight,
@@ -149,7 +147,8 @@ fn label(name: &str) -> String {
 /// A `Service` of SkyDNS.
 #[derive(Serialize)]
 struct Written<'a> {
-    host: IpAddr,
+    /// CoreDNS answers with an alias (CNAME) if this is a host name.
+    host: &'a Host,
     port: u16,
     priority: u32,
     /// CoreDNS treats a missing weight as 100.

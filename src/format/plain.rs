@@ -3,7 +3,6 @@
 //! One key per endpoint, by default `/services/<namespace>/<service>/<pod>`.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -11,7 +10,7 @@ use serde::Serialize;
 use super::format_prefixes::FormatPrefixes;
 use super::{FormatError, Refusal, Service, prefix};
 use crate::api::{PlainFormat, PlainValue};
-use crate::model::{Endpoint, Record};
+use crate::model::{Endpoint, Host, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plain {
@@ -54,7 +53,7 @@ impl Plain {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Json<'a> {
-    address: IpAddr,
+    address: &'a Host,
     port: u16,
     port_name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +75,7 @@ struct Json<'a> {
 
 fn json(endpoint: &Endpoint) -> Json<'_> {
     Json {
-        address: endpoint.address,
+        address: &endpoint.address,
         port: endpoint.port,
         port_name: &endpoint.port_name,
         scheme: endpoint.scheme.as_deref(),

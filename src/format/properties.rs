@@ -1,7 +1,7 @@
 //! Property tests that hold for every format and every endpoint.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::collection::{btree_map, btree_set, vec};
@@ -16,7 +16,7 @@ use crate::api::{
     self, CoreDNSFormat, FormatType, GoFrameFormat, GoZeroFormat, PlainFormat, PlainValue, TraefikFormat,
     TraefikProtocol,
 };
-use crate::model::{Endpoint, Record};
+use crate::model::{Endpoint, Host, Record};
 
 /// Formats of all types, with valid fields.
 fn formats() -> impl Strategy<Value = api::Format> {
@@ -119,10 +119,12 @@ fn shared(map: BTreeMap<String, String>) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {
     Arc::new(map.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
 }
 
-fn address() -> impl Strategy<Value = IpAddr> {
+fn address() -> impl Strategy<Value = Host> {
     prop_oneof![
-        any::<[u8; 4]>().prop_map(IpAddr::from),
-        any::<[u8; 16]>().prop_map(IpAddr::from)
+        any::<[u8; 4]>().prop_map(|ip| Host::Ip(ip.into())),
+        any::<[u8; 16]>().prop_map(|ip| Host::Ip(ip.into())),
+        "[a-z]([a-z0-9-]{0,8}[a-z0-9])?([.][a-z]([a-z0-9-]{0,8}[a-z0-9])?){1,3}"
+            .prop_map(|name| Host::Name(name.into())),
     ]
 }
 
@@ -183,7 +185,7 @@ fn seen(spec: &api::Format, records: &[Record]) -> Vec<ConsumerView> {
 
 fn read_json(record: &Record) -> ConsumerView {
     let json: serde_json::Value = serde_json::from_slice(&record.value).expect("JSON");
-    let ip: IpAddr = json["address"].as_str().expect("text").parse().expect("an address");
+    let Ok(host) = json["address"].as_str().expect("text").parse();
     let port = json["port"]
         .as_u64()
         .and_then(|port| port.try_into().ok())
@@ -191,7 +193,7 @@ fn read_json(record: &Record) -> ConsumerView {
     let text = |name: &str| json[name].as_str().map(str::to_owned);
     let facts = json["metadata"].as_object().into_iter().flatten();
     ConsumerView {
-        address: Some(SocketAddr::new(ip, port)),
+        address: Some((host, port)),
         scheme: text("scheme"),
         version: text("version"),
         weight: json["weight"].as_u64().and_then(|weight| weight.try_into().ok()),
@@ -231,7 +233,7 @@ proptest! {
                 }
                 let seen = seen(&spec, &records);
                 prop_assert_eq!(seen.len(), 1);
-                prop_assert_eq!(seen[0].address, Some(SocketAddr::new(endpoint.address, endpoint.port)));
+                prop_assert_eq!(seen[0].address.clone(), Some((endpoint.address.clone(), endpoint.port)));
                 if let (Some(read), Some(weight)) = (seen[0].weight, endpoint.weight) {
                     prop_assert_eq!(read, weight);
                 }
@@ -293,17 +295,17 @@ proptest! {
         let mut dialled = Vec::new();
         for (at, ((pod, port_name), (ip, port))) in names.into_iter().zip(addresses).enumerate() {
             let at = u8::try_from(at).unwrap();
-            let address = IpAddr::from([10 + at, ip[0], ip[1], ip[2]]);
+            let address = Host::Ip(IpAddr::from([10 + at, ip[0], ip[1], ip[2]]));
             let (pod, port_name) = (pod.into(), port_name.into());
             let weight = template.weight.map(|weight| weight.max(1));
-            let endpoint = Endpoint { pod, port_name, address, port, weight, scheme: Some("grpc".into()), ..template.clone() };
+            let endpoint = Endpoint { pod, port_name, address: address.clone(), port, weight, scheme: Some("grpc".into()), ..template.clone() };
             for record in format.record(&endpoint, false).unwrap() {
                 prop_assert!(keys.insert(record.key.clone()), "{} twice", record.key);
                 all.push(record);
             }
-            dialled.push(SocketAddr::new(address, port));
+            dialled.push((address, port));
         }
-        let mut found: Vec<SocketAddr> = seen(&spec, &all).into_iter().filter_map(|seen| seen.address).collect();
+        let mut found: Vec<(Host, u16)> = seen(&spec, &all).into_iter().filter_map(|seen| seen.address).collect();
         found.sort();
         dialled.sort();
         prop_assert_eq!(found, dialled);

@@ -1,9 +1,11 @@
 //! The compact form of a pod: values that pods have in common are stored once.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::interner::{Acquired, Interner, Symbol};
 use super::pod::{Addresses, Pod};
+use super::registration::PortTarget;
 use crate::model::Protocol;
 
 /// The facts of one pod that can reach etcd. Equal facts give equal views, so [`PartialEq`] decides whether an event
@@ -16,9 +18,10 @@ pub(super) struct CompactPod {
     pub(super) ports: Symbol,
     /// A symbol of [`Symbols::strings`].
     pub(super) node: Option<Symbol>,
-    pub(super) uid: Uid,
     pub(super) weight: Weight,
     pub(super) addresses: Addresses,
+    /// The addresses of the node: a symbol of [`Symbols::host_addresses`].
+    pub(super) host_addresses: Option<Symbol>,
     pub(super) state: State,
 }
 
@@ -40,15 +43,6 @@ impl State {
     }
 }
 
-/// A pod's uid in less than half the bytes of its text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Uid {
-    /// The bytes of a UUID in canonical text form.
-    Uuid([u8; 16]),
-    /// Any other text: a symbol of [`Symbols::strings`].
-    Text(Symbol),
-}
-
 /// The value of the weight annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Weight {
@@ -59,8 +53,14 @@ pub(super) enum Weight {
     Unparsable,
 }
 
-/// A container port: name (a symbol of [`Symbols::strings`]), number and protocol.
-type NamedPort = (Symbol, u16, Protocol);
+/// A container port. Its name is a symbol of [`Symbols::strings`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ContainerPort {
+    name: Symbol,
+    pub(super) number: u16,
+    protocol: Protocol,
+    pub(super) host_port: Option<NonZeroU16>,
+}
 
 /// The values that the pods of all namespaces share. A stored value holds one use of each symbol in it, until the last
 /// use of the value itself is released.
@@ -72,7 +72,9 @@ pub(super) struct Symbols {
     /// The label sets of pods, made of symbols of [`Self::pairs`]. Most pods share theirs with the other pods of their
     /// ReplicaSet.
     label_sets: Interner<Arc<[Symbol]>>,
-    port_lists: Interner<Arc<[NamedPort]>>,
+    port_lists: Interner<Arc<[ContainerPort]>>,
+    /// The addresses of nodes.
+    host_addresses: Interner<Addresses>,
 }
 
 impl Symbols {
@@ -81,13 +83,13 @@ impl Symbols {
             labels: self.acquire_labels(pod),
             ports: self.acquire_ports(pod),
             node: pod.node.as_deref().map(|node| self.acquire_string(node)),
-            uid: canonical_uuid(&pod.uid).map_or_else(|| Uid::Text(self.acquire_string(&pod.uid)), Uid::Uuid),
             weight: match pod.weight.as_deref().map(|text| text.trim().parse::<u16>()) {
                 None => Weight::Unset,
                 Some(Ok(weight)) => Weight::Set(weight.into()),
                 Some(Err(_)) => Weight::Unparsable,
             },
             addresses: pod.addresses,
+            host_addresses: self.acquire_host(pod.host_addresses),
             state: match pod {
                 Pod { terminal: true, .. } => State::Terminal,
                 Pod { terminating: true, .. } => State::Terminating,
@@ -107,9 +109,9 @@ impl Symbols {
             labels,
             ports,
             node,
-            uid,
             weight: _,
             addresses: _,
+            host_addresses,
             state: _,
         } = pod;
         if let Some(set) = self.label_sets.release(labels) {
@@ -118,15 +120,15 @@ impl Symbols {
             }
         }
         if let Some(list) = self.port_lists.release(ports) {
-            for &(name, ..) in list.iter() {
-                self.release_string(name);
+            for port in list.iter() {
+                self.release_string(port.name);
             }
+        }
+        if let Some(host) = host_addresses {
+            self.host_addresses.release(host);
         }
         if let Some(node) = node {
             self.release_string(node);
-        }
-        if let Uid::Text(text) = uid {
-            self.release_string(text);
         }
     }
 
@@ -146,23 +148,25 @@ impl Symbols {
             .map(|(_, value)| self.string(*value))
     }
 
-    /// Returns the number of the port `name` of `pod`: the first with this protocol. Without a protocol: the first TCP
-    /// port, else the first UDP port, else the first SCTP port.
-    pub(super) fn port(&self, pod: &CompactPod, name: &str, protocol: Option<Protocol>) -> Option<u16> {
+    /// Returns the port of `pod` that `target` means: the first with its protocol. Without a protocol: the first TCP
+    /// port, else the first UDP port, else the first SCTP port. A number is found only if the port has a name or a host
+    /// port.
+    pub(super) fn port(&self, pod: &CompactPod, target: &PortTarget) -> Option<ContainerPort> {
+        let is_it = |port: &&ContainerPort| match target {
+            PortTarget::Number(number) => port.number == *number && port.host_port.is_some(),
+            PortTarget::Name { name, protocol } => {
+                **self.string(port.name) == **name && protocol.is_none_or(|wanted| wanted == port.protocol)
+            }
+        };
         let ports = self.port_lists.get(pod.ports).iter();
-        let named = ports.filter(|(other, ..)| &**self.string(*other) == name);
-        named
-            .filter(|(.., own)| protocol.is_none_or(|wanted| wanted == *own))
-            // `min_by_key` returns the first of several equal ones.
-            .min_by_key(|(.., own)| *own)
-            .map(|(_, number, _)| *number)
+        // `min_by_key` returns the first of several equal ones.
+        ports.filter(is_it).min_by_key(|port| port.protocol).copied()
     }
 
-    pub(super) fn uid(&self, pod: &CompactPod) -> Arc<str> {
-        match pod.uid {
-            Uid::Text(text) => self.string(text).clone(),
-            Uid::Uuid(bytes) => uuid_text(bytes).into(),
-        }
+    pub(super) fn host_addresses(&self, pod: &CompactPod) -> Addresses {
+        pod.host_addresses
+            .map(|host| *self.host_addresses.get(host))
+            .unwrap_or_default()
     }
 
     /// Adds a use to the label `key`: `value`.
@@ -203,15 +207,24 @@ impl Symbols {
         let ports: Vec<_> = pod
             .ports
             .iter()
-            .map(|port| (self.acquire_string(&port.name), port.number, port.protocol))
+            .map(|port| ContainerPort {
+                name: self.acquire_string(&port.name),
+                number: port.number,
+                protocol: port.protocol,
+                host_port: port.host_port,
+            })
             .collect();
         let Acquired { symbol, fresh } = self.port_lists.acquire(&ports[..], || ports.as_slice().into());
         if !fresh {
-            for (name, ..) in ports {
-                self.release_string(name);
+            for port in ports {
+                self.release_string(port.name);
             }
         }
         symbol
+    }
+
+    fn acquire_host(&mut self, addresses: Addresses) -> Option<Symbol> {
+        (!addresses.is_empty()).then(|| self.host_addresses.acquire(&addresses, || addresses).symbol)
     }
 
     fn acquire_string(&mut self, text: &str) -> Symbol {
@@ -224,54 +237,27 @@ impl Symbols {
 
     /// Returns the number of values in use, of each kind.
     #[cfg(test)]
-    pub(super) fn in_use(&self) -> [usize; 4] {
+    pub(super) fn in_use(&self) -> [usize; 5] {
         [
             self.strings.len(),
             self.pairs.len(),
             self.label_sets.len(),
             self.port_lists.len(),
+            self.host_addresses.len(),
         ]
     }
 
     /// Returns the number of allocated slots, of each kind.
     #[cfg(test)]
-    pub(super) fn room(&self) -> [usize; 4] {
+    pub(super) fn room(&self) -> [usize; 5] {
         [
             self.strings.room(),
             self.pairs.room(),
             self.label_sets.room(),
             self.port_lists.room(),
+            self.host_addresses.room(),
         ]
     }
-}
-
-/// Returns the bytes of a UUID, if [`uuid_text`] turns them back into exactly `text`.
-fn canonical_uuid(text: &str) -> Option<[u8; 16]> {
-    let mut digits = text.bytes().filter(|byte| *byte != b'-');
-    let mut bytes = [0; 16];
-    for byte in &mut bytes {
-        let (high, low) = (digits.next()?, digits.next()?);
-        let digit = |digit: u8| {
-            char::from(digit)
-                .to_digit(16)
-                .and_then(|digit| u8::try_from(digit).ok())
-        };
-        *byte = digit(high)? << 4 | digit(low)?;
-    }
-    (text.len() == 36 && uuid_text(bytes) == text).then_some(bytes)
-}
-
-fn uuid_text(bytes: [u8; 16]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(36);
-    for (position, byte) in bytes.into_iter().enumerate() {
-        if matches!(position, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    text
 }
 
 #[cfg(test)]
@@ -284,7 +270,6 @@ mod tests {
     fn pod(name: &str) -> Pod {
         Pod {
             name: name.to_owned(),
-            uid: format!("not-a-uuid-{name}"),
             labels: BTreeMap::from([
                 ("app".to_owned(), "orders".to_owned()),
                 ("pod-template-hash".to_owned(), "7d9f".to_owned()),
@@ -294,7 +279,9 @@ mod tests {
                 name: "grpc".to_owned(),
                 number: 8080,
                 protocol: Protocol::Tcp,
+                host_port: None,
             }],
+            host_addresses: Addresses::parse(["192.0.2.1"]),
             ..Pod::default()
         }
     }
@@ -305,7 +292,12 @@ mod tests {
         let (first, second) = (symbols.compact(&pod("a")), symbols.compact(&pod("b")));
         assert_eq!((first.labels, first.ports), (second.labels, second.ports));
         assert_eq!(symbols.label(&first, "app").map(|value| &**value), Some("orders"));
-        assert_eq!(symbols.port(&second, "grpc", None), Some(8080));
+        let grpc = PortTarget::Name {
+            name: "grpc".into(),
+            protocol: None,
+        };
+        assert_eq!(symbols.port(&second, &grpc).map(|port| port.number), Some(8080));
+        assert_eq!(symbols.host_addresses(&first), symbols.host_addresses(&second));
     }
 
     #[test]
@@ -315,28 +307,6 @@ mod tests {
         symbols.release(first);
         assert_eq!(symbols.label(&second, "app").map(|value| &**value), Some("orders"));
         symbols.release(second);
-        assert_eq!(symbols.in_use(), [0; 4]);
-    }
-
-    #[test]
-    fn a_uid_keeps_its_text_whatever_it_looks_like() {
-        let mut symbols = Symbols::default();
-        let uuid = "0b0e1f2a-93d4-4c55-8a6b-7c8d9e0f1a2b";
-        let texts = [
-            uuid,
-            &uuid.to_uppercase(),
-            &uuid.replace('-', ""),
-            "",
-            "-",
-            "0b0e1f2a-93d4-4c55-8a6b-7c8d9e0f1a2bff",
-        ];
-        for text in texts {
-            let pod = symbols.compact(&Pod {
-                uid: text.to_owned(),
-                ..Pod::default()
-            });
-            assert_eq!(&*symbols.uid(&pod), text);
-            assert_eq!(matches!(pod.uid, Uid::Uuid(_)), text == uuid);
-        }
+        assert_eq!(symbols.in_use(), [0; 5]);
     }
 }

@@ -4,13 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::compact::{CompactPod, Symbols};
+use super::behind::{Behind, BehindChange, PodBehind};
+use super::compact::{CompactPod, State, Symbols};
 use super::interner::Symbol;
-use super::registration::Registration;
-use super::resolve::{resolve, resolve_if_ready};
+use super::node::Nodes;
+use super::registration::{Address, NodeTarget, Registration, Target};
+use super::resolve::{
+    Facts, address_if_ready, node_if_ready, resolve, resolve_address, resolve_if_ready, resolve_node,
+};
 use super::selector::Selector;
 use super::view::{DirtyMark, PodChange, PodView, ReadyPod};
-use crate::model::Mark;
+use crate::model::{Mark, RegistrationRef};
 
 #[derive(Debug, Default)]
 pub(super) struct Namespace {
@@ -22,6 +26,10 @@ pub(super) struct Namespace {
     filed: HashMap<Symbol, Vec<Arc<str>>>,
     /// Names of registrations that require no label value. Every pod event looks at all of them.
     unfiled: Vec<Arc<str>>,
+    /// The number of registrations of nodes or addresses.
+    with_pods_behind: usize,
+    /// The changes behind registrations of nodes or addresses, until the index takes them.
+    changes: Vec<(RegistrationRef, BehindChange)>,
 }
 
 #[derive(Debug)]
@@ -34,8 +42,10 @@ struct PodEntry {
 struct Selecting {
     registration: Registration,
     filed_under: Option<Symbol>,
-    /// Names of the selected pods.
+    /// Names of the selected pods, if each is an endpoint.
     members: BTreeSet<Arc<str>>,
+    /// The selected pods, if they are behind nodes or addresses.
+    behind: Behind,
 }
 
 impl Namespace {
@@ -51,10 +61,14 @@ impl Namespace {
                 return PodChange::None;
             }
             if entry.pod.labels == new.labels {
-                symbols.release(std::mem::replace(&mut entry.pod, new));
+                let old = std::mem::replace(&mut entry.pod, new);
+                if self.with_pods_behind > 0 {
+                    self.replace_behind(name, &old, symbols);
+                }
+                symbols.release(old);
                 let entry = &self.pods[name];
-                let is_selected = self.selecting(&entry.pod, symbols).next().is_some();
-                return match is_selected {
+                let is_registered = self.registering(&entry.pod, symbols).next().is_some();
+                return match is_registered {
                     true if entry.pod.state.is_ending() => PodChange::Ending,
                     true => PodChange::Facts,
                     false => PodChange::None,
@@ -65,7 +79,7 @@ impl Namespace {
             Some((name, entry)) => (name, Some(entry.pod)),
             None => (name.into(), None),
         };
-        let marks = self.replace(&name, old.as_ref(), Some(&new), symbols);
+        let marks = self.replace(&name, [old.as_ref(), Some(&new)], false, symbols);
         if let Some(old) = old {
             symbols.release(old);
         }
@@ -74,10 +88,14 @@ impl Namespace {
     }
 
     pub(super) fn delete_pod(&mut self, name: &str, symbols: &mut Symbols) -> Vec<DirtyMark> {
+        self.remove_pod(name, false, symbols)
+    }
+
+    fn remove_pod(&mut self, name: &str, is_lost: bool, symbols: &mut Symbols) -> Vec<DirtyMark> {
         let Some((name, PodEntry { pod, .. })) = self.pods.remove_entry(name) else {
             return Vec::new();
         };
-        let touches = self.replace(&name, Some(&pod), None, symbols);
+        let touches = self.replace(&name, [Some(&pod), None], is_lost, symbols);
         symbols.release(pod);
         touches
     }
@@ -98,23 +116,23 @@ impl Namespace {
             .map(|(name, entry)| (name.clone(), entry.pod.state.is_ending()));
         let mut marks = Vec::new();
         for (name, is_ending) in unseen.collect::<Vec<_>>() {
-            let deleted = self.delete_pod(&name, symbols).into_iter();
+            let deleted = self.remove_pod(&name, true, symbols).into_iter();
             marks.extend(deleted.map(|mark| (mark, is_ending)));
         }
         marks
     }
 
-    /// Updates the registrations for a pod that changes from `old` to `new`. Returns a dirty mark for each registration
-    /// that selects or selected the pod.
+    /// Updates the registrations for a pod that changes from the first to the second of `versions`. Returns a dirty mark
+    /// for each registration that registers or registered the pod.
     fn replace(
         &mut self,
         name: &Arc<str>,
-        old: Option<&CompactPod>,
-        new: Option<&CompactPod>,
+        versions: [Option<&CompactPod>; 2],
+        is_lost: bool,
         symbols: &Symbols,
     ) -> Vec<DirtyMark> {
         let mut affected = BTreeMap::<Arc<str>, [Option<&CompactPod>; 2]>::new();
-        for (side, pod) in [old, new].into_iter().enumerate() {
+        for (side, pod) in versions.into_iter().enumerate() {
             for registration in pod.iter().flat_map(|pod| self.selecting(pod, symbols)) {
                 affected.entry(registration.clone()).or_default()[side] = pod;
             }
@@ -124,6 +142,11 @@ impl Namespace {
             let Some(selecting) = self.registrations.get_mut(&registration) else {
                 continue;
             };
+            if !selecting.registration.target.is_pods() {
+                let change = selecting.replace_behind([old, new], is_lost, symbols);
+                self.changes.push((selecting.registration.reference.clone(), change));
+                continue;
+            }
             match (old, new) {
                 (None, Some(_)) => {
                     selecting.members.insert(name.clone());
@@ -138,10 +161,50 @@ impl Namespace {
         marks
     }
 
-    /// Returns the names of the registrations that select the pod `name`.
-    pub(super) fn selecting_pod(&self, name: &str, symbols: &Symbols) -> Vec<Arc<str>> {
+    /// Updates the registrations of nodes or addresses for the pod `name`, which was `old` and kept its labels.
+    fn replace_behind(&mut self, name: &str, old: &CompactPod, symbols: &Symbols) {
+        let pod = &self.pods[name].pod;
+        let names: Vec<Arc<str>> = self.selecting(pod, symbols).cloned().collect();
+        for name_of in names {
+            if let Some(selecting) = self.registrations.get_mut(&name_of)
+                && !selecting.registration.target.is_pods()
+            {
+                let change = selecting.replace_behind([Some(old), Some(&self.pods[name].pod)], false, symbols);
+                self.changes.push((selecting.registration.reference.clone(), change));
+            }
+        }
+    }
+
+    /// Returns what has changed behind registrations of nodes or addresses.
+    pub(super) fn take_changes(&mut self) -> Vec<(RegistrationRef, BehindChange)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Returns the names of the registrations that register the pod `name`.
+    pub(super) fn registering_pod(&self, name: &str, symbols: &Symbols) -> Vec<Arc<str>> {
         let entry = self.pods.get(name);
-        entry.map_or_else(Vec::new, |entry| self.selecting(&entry.pod, symbols).cloned().collect())
+        entry.map_or_else(Vec::new, |entry| {
+            self.registering(&entry.pod, symbols).cloned().collect()
+        })
+    }
+
+    /// Returns the names of the registrations that register `pod`.
+    fn registering<'a>(&'a self, pod: &'a CompactPod, symbols: &'a Symbols) -> impl Iterator<Item = &'a Arc<str>> {
+        let is_pods = |name: &&Arc<str>| self.registrations[*name].registration.target.is_pods();
+        self.selecting(pod, symbols).filter(is_pods)
+    }
+
+    /// Returns the names of the pods on a node that a registration registers.
+    pub(super) fn pods_on(&self, node: &str, symbols: &Symbols) -> Vec<Arc<str>> {
+        let on = |pod: &CompactPod| pod.node.is_some_and(|own| **symbols.string(own) == *node);
+        let pods = self.pods.iter().filter(|(_, entry)| on(&entry.pod));
+        pods.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Returns the registrations that the facts of nodes decide about, or contribute to.
+    pub(super) fn node_registrations(&self) -> impl Iterator<Item = &Registration> {
+        let all = self.registrations.values().map(|selecting| &selecting.registration);
+        all.filter(|registration| !registration.target.is_pods())
     }
 
     /// Returns the names of the registrations that select `pod`.
@@ -158,46 +221,63 @@ impl Namespace {
         })
     }
 
-    pub(super) fn apply_registration(&mut self, registration: Registration, symbols: &mut Symbols) -> Vec<DirtyMark> {
+    pub(super) fn apply_registration(
+        &mut self,
+        registration: Registration,
+        symbols: &mut Symbols,
+        nodes: &Nodes,
+    ) -> Vec<DirtyMark> {
         let name = registration.reference.name.clone();
-        let mut before = BTreeSet::new();
+        let former = self.take_registration(&name);
         let mut selecting = Selecting {
             registration,
             filed_under: None,
             members: BTreeSet::new(),
+            behind: Behind::default(),
         };
-        match self.registrations.remove(&name) {
-            Some(old) if old.registration == selecting.registration => {
-                self.registrations.insert(name, old);
+        let mut endpoints = BTreeSet::new();
+        match former {
+            Some(former) if former.registration == selecting.registration => {
+                self.put_registration(name, former);
                 return Vec::new();
             }
-            Some(old) if old.registration.selector == selecting.registration.selector => {
+            Some(former) if former.has_same_pods(&selecting.registration) => {
+                endpoints = former.endpoints(nodes);
                 selecting = Selecting {
                     registration: selecting.registration,
-                    ..old
+                    ..former
                 };
             }
-            old => {
-                if let Some(old) = old {
-                    self.unfile(&name, old.filed_under, symbols);
-                    before = old.members;
+            former => {
+                if let Some(former) = former {
+                    self.unfile(&name, former.filed_under, symbols);
+                    endpoints = former.endpoints(nodes);
                 }
                 selecting.filed_under = self.file(&name, &selecting.registration.selector, symbols);
                 self.enlist(&mut selecting, symbols);
             }
         }
-        let touches = before
-            .union(&selecting.members)
-            .map(|pod| selecting.touch(pod))
-            .collect();
-        self.registrations.insert(name, selecting);
-        touches
+        endpoints.extend(selecting.endpoints(nodes));
+        let marks = endpoints.iter().map(|endpoint| selecting.touch(endpoint)).collect();
+        self.put_registration(name, selecting);
+        marks
     }
 
     pub(super) fn delete_registration(&mut self, name: &str, symbols: &mut Symbols) {
-        if let Some(old) = self.registrations.remove(name) {
+        if let Some(old) = self.take_registration(name) {
             self.unfile(name, old.filed_under, symbols);
         }
+    }
+
+    fn put_registration(&mut self, name: Arc<str>, selecting: Selecting) {
+        self.with_pods_behind += usize::from(!selecting.registration.target.is_pods());
+        self.registrations.insert(name, selecting);
+    }
+
+    fn take_registration(&mut self, name: &str) -> Option<Selecting> {
+        let taken = self.registrations.remove(name)?;
+        self.with_pods_behind -= usize::from(!taken.registration.target.is_pods());
+        Some(taken)
     }
 
     /// Finds the selected pods of a registration that has none yet.
@@ -208,8 +288,13 @@ impl Namespace {
             let candidate = selecting
                 .filed_under
                 .is_none_or(|pair| symbols.pairs(pod).contains(&pair));
-            if candidate && selecting.selects(pod, symbols) {
+            if !candidate || !selecting.selects(pod, symbols) {
+                continue;
+            }
+            if selecting.registration.target.is_pods() {
                 selecting.members.insert(name.clone());
+            } else {
+                selecting.replace_behind([None, Some(pod)], false, symbols);
             }
         }
     }
@@ -249,58 +334,98 @@ impl Namespace {
         symbols.release_pair(pair);
     }
 
-    pub(super) fn view(&self, registration: &str, pod: &str, symbols: &Symbols) -> PodView {
-        let selected = self.selected(registration, pod, symbols);
-        selected.map_or(PodView::Gone, |(selecting, name, pod)| {
-            selecting.view(name, pod, symbols)
-        })
+    pub(super) fn view(&self, registration: &str, endpoint: &str, facts: Facts<'_>) -> PodView {
+        let Some(selecting) = self.registrations.get(registration) else {
+            return PodView::Gone;
+        };
+        let Selecting {
+            registration, behind, ..
+        } = selecting;
+        match self.endpoint(selecting, endpoint, facts) {
+            None => PodView::Gone,
+            Some(Endpoint::Pod(name, pod)) => resolve(registration, name, pod, facts),
+            Some(Endpoint::Node(name, target)) => resolve_node(registration, target, &name, behind, facts),
+            Some(Endpoint::Address(address)) => resolve_address(registration, address, behind, facts),
+        }
     }
 
-    pub(super) fn view_if_ready(&self, registration: &str, pod: &str, symbols: &Symbols) -> Option<ReadyPod> {
-        let (selecting, name, pod) = self.selected(registration, pod, symbols)?;
-        resolve_if_ready(&selecting.registration, name, pod, symbols)
+    pub(super) fn view_if_ready(&self, registration: &str, endpoint: &str, facts: Facts<'_>) -> Option<ReadyPod> {
+        let registration = &self.registrations.get(registration)?.registration;
+        self.view_if_ready_as(registration, endpoint, facts)
     }
 
     pub(super) fn view_if_ready_as(
         &self,
         registration: &Registration,
-        pod: &str,
-        symbols: &Symbols,
+        endpoint: &str,
+        facts: Facts<'_>,
     ) -> Option<ReadyPod> {
-        let (_, name, pod) = self.selected(&registration.reference.name, pod, symbols)?;
-        resolve_if_ready(registration, name, pod, symbols)
+        let selecting = self.registrations.get(&registration.reference.name)?;
+        // What `registration` registers may not be what the known one does.
+        let found = match (&registration.target, self.endpoint(selecting, endpoint, facts)?) {
+            (Target::Pods | Target::HostPorts, found @ Endpoint::Pod(..)) => found,
+            (Target::Nodes(target), Endpoint::Node(name, _)) => Endpoint::Node(name, target),
+            (Target::Addresses(addresses), Endpoint::Address(_)) => {
+                Endpoint::Address(addresses.iter().find(|address| *address.name == *endpoint)?)
+            }
+            _ => return None,
+        };
+        match found {
+            Endpoint::Pod(name, pod) => resolve_if_ready(registration, name, pod, facts),
+            Endpoint::Node(name, target) => node_if_ready(registration, target, &name, &selecting.behind, facts),
+            Endpoint::Address(address) => Some(address_if_ready(registration, address, facts)),
+        }
     }
 
     pub(super) fn contains_registration(&self, name: &str) -> bool {
         self.registrations.contains_key(name)
     }
 
-    pub(super) fn selects(&self, registration: &str, pod: &str, symbols: &Symbols) -> bool {
-        self.selected(registration, pod, symbols).is_some()
+    pub(super) fn registration(&self, name: &str) -> Option<&Registration> {
+        self.registrations.get(name).map(|selecting| &selecting.registration)
     }
 
-    fn selected(
-        &self,
-        registration: &str,
-        pod: &str,
-        symbols: &Symbols,
-    ) -> Option<(&Selecting, &Arc<str>, &CompactPod)> {
-        let selecting = self.registrations.get(registration)?;
-        let (name, entry) = self.pods.get_key_value(pod)?;
-        let selects = selecting.selects(&entry.pod, symbols);
-        selects.then_some((selecting, name, &entry.pod))
+    /// Whether the registration registers the pod, node or address, ready or not.
+    pub(super) fn registers(&self, registration: &str, endpoint: &str, facts: Facts<'_>) -> bool {
+        let selecting = self.registrations.get(registration);
+        selecting.is_some_and(|selecting| self.endpoint(selecting, endpoint, facts).is_some())
     }
 
-    /// Returns the number of pods that the registration selects.
-    pub(super) fn selected_count(&self, registration: &str) -> usize {
-        self.registrations
-            .get(registration)
-            .map_or(0, |selecting| selecting.members.len())
+    /// Returns the pod, node or address `name` if `selecting` registers it.
+    fn endpoint<'a>(&'a self, selecting: &'a Selecting, name: &str, facts: Facts<'a>) -> Option<Endpoint<'a>> {
+        match &selecting.registration.target {
+            Target::Pods | Target::HostPorts => {
+                let (name, entry) = self.pods.get_key_value(name)?;
+                let selects = selecting.selects(&entry.pod, facts.symbols);
+                selects.then_some(Endpoint::Pod(name, &entry.pod))
+            }
+            Target::Nodes(target) => {
+                let node = facts.nodes.name_of(name)?;
+                Some(Endpoint::Node(node.clone(), target))
+            }
+            Target::Addresses(addresses) => {
+                let address = addresses.iter().find(|address| *address.name == *name)?;
+                Some(Endpoint::Address(address))
+            }
+        }
+    }
+
+    /// Returns the number of pods, nodes or addresses that the registration registers, ready or not.
+    pub(super) fn selected_count(&self, registration: &str, nodes: &Nodes) -> usize {
+        let selecting = self.registrations.get(registration);
+        selecting.map_or(0, |selecting| selecting.count(nodes))
     }
 
     pub(super) fn pod_count(&self) -> usize {
         self.pods.len()
     }
+}
+
+/// What a registration registers under one name.
+enum Endpoint<'a> {
+    Pod(&'a Arc<str>, &'a CompactPod),
+    Node(Arc<str>, &'a NodeTarget),
+    Address(&'a Address),
 }
 
 impl Selecting {
@@ -310,8 +435,43 @@ impl Selecting {
             .matches(|key| symbols.label(pod, key).map(|value| &**value))
     }
 
-    fn view(&self, name: &Arc<str>, pod: &CompactPod, symbols: &Symbols) -> PodView {
-        resolve(&self.registration, name, pod, symbols)
+    /// Whether `registration` selects the same pods, and counts them in the same way.
+    fn has_same_pods(&self, registration: &Registration) -> bool {
+        let what = |of: &Registration| (of.publish_not_ready, of.target.is_pods());
+        self.registration.selector == registration.selector && what(&self.registration) == what(registration)
+    }
+
+    /// Returns the names of what may be registered.
+    fn endpoints(&self, nodes: &Nodes) -> BTreeSet<Arc<str>> {
+        match &self.registration.target {
+            Target::Pods | Target::HostPorts => self.members.clone(),
+            Target::Nodes(_) => nodes.names().cloned().collect(),
+            Target::Addresses(addresses) => addresses.iter().map(|address| address.name.clone()).collect(),
+        }
+    }
+
+    fn count(&self, nodes: &Nodes) -> usize {
+        let is_any = |known: Option<bool>| known.is_some() || !self.behind.all().is_empty();
+        match &self.registration.target {
+            Target::Pods | Target::HostPorts => self.members.len(),
+            Target::Nodes(target) if target.local && target.ready.is_none() => self.behind.node_count(),
+            Target::Nodes(target) if is_any(target.ready) => nodes.eligible(),
+            Target::Addresses(addresses) => addresses.iter().filter(|address| is_any(address.ready)).count(),
+            Target::Nodes(_) => 0,
+        }
+    }
+
+    /// Replaces a pod behind the nodes or addresses, as [`Behind::replace`] does.
+    fn replace_behind(&mut self, versions: [Option<&CompactPod>; 2], is_lost: bool, symbols: &Symbols) -> BehindChange {
+        let publish_not_ready = self.registration.publish_not_ready;
+        let behind = |pod: &CompactPod| {
+            (!pod.state.is_ending()).then(|| PodBehind {
+                node: pod.node.map(|node| symbols.string(node).clone()),
+                is_ready: pod.state == State::Ready || publish_not_ready,
+            })
+        };
+        let [old, new] = versions.map(|pod| pod.and_then(behind));
+        self.behind.replace(old.as_ref(), new.as_ref(), is_lost)
     }
 
     fn touch(&self, pod: &Arc<str>) -> DirtyMark {

@@ -2,30 +2,34 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
-use crate::model::Protocol;
+use crate::model::{Family, Protocol};
 
 /// The pod annotation that overrides the registration's weight.
 pub const WEIGHT_ANNOTATION: &str = "leasehold.dev/weight";
 
-/// The pod label with the zone of the pod's node.
-pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The label of a node, and of pods of newer Kubernetes releases, with the node's zone.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// The same for the region.
+pub const REGION_LABEL: &str = "topology.kubernetes.io/region";
 
 /// The facts about one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     pub namespace: String,
     pub name: String,
-    /// `metadata.uid`: distinguishes a pod from its successor of the same name.
-    pub uid: String,
     pub labels: BTreeMap<String, String>,
     /// The annotation [`WEIGHT_ANNOTATION`], as written.
     pub weight: Option<String>,
     pub addresses: Addresses,
+    /// The addresses of the pod's node, from the pod's status.
+    pub host_addresses: Addresses,
     pub node: Option<String>,
-    /// The **named** ports, in the order in which Kubernetes resolves a port name: containers in the order of the pod's
-    /// spec, then restartable init containers (sidecars). Unnamed ports are ignored: a port number needs no declaration
-    /// in Kubernetes.
+    /// The ports with a name or a host port, in the order in which Kubernetes resolves a port name: containers in the
+    /// order of the pod's spec, then restartable init containers (sidecars). Other ports are ignored: a port number needs
+    /// no declaration in Kubernetes.
     pub ports: Vec<PodPort>,
     /// The phase is `Succeeded` or `Failed`.
     pub terminal: bool,
@@ -37,20 +41,34 @@ pub struct Pod {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodPort {
+    /// Empty if the port has no name.
     pub name: String,
     pub number: u16,
     /// One name may name a port of each protocol.
     pub protocol: Protocol,
+    /// The port of the node that leads to this port.
+    pub host_port: Option<NonZeroU16>,
 }
 
-/// The addresses of a pod: at most one per family.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The addresses of a pod, a node or a Service: at most one per family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Addresses {
     pub v4: Option<Ipv4Addr>,
     pub v6: Option<Ipv6Addr>,
 }
 
 impl Addresses {
+    pub fn of(self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::IPv4 => self.v4.map(IpAddr::V4),
+            Family::IPv6 => self.v6.map(IpAddr::V6),
+        }
+    }
+
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
     /// Returns the first address of each family among `texts`. The caller passes `status.podIPs`, or `status.podIP` if
     /// that is empty. Texts that are no addresses are skipped.
     pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {

@@ -65,18 +65,16 @@ fn any_pod() -> impl Strategy<Value = Pod> {
         prop::bool::weighted(0.8),
     );
     let weight = option::weighted(0.2, one_of(&["1", "2", "heavy"]));
-    let uid = one_of(&["0b0e1f2a-93d4-4c55-8a6b-7c8d9e0f1a2b", "odd"]);
     let network = (
         any::<bool>(),
         option::weighted(0.8, Just("10.0.0.7")),
         option::weighted(0.2, Just("fd00::7")),
     );
-    (one_of(&NAMESPACES), one_of(&PODS), uid, labels, weight, states, network).prop_map(
-        |(namespace, name, uid, labels, weight, (terminal, terminating, ready), (declares, v4, v6))| {
+    (one_of(&NAMESPACES), one_of(&PODS), labels, weight, states, network).prop_map(
+        |(namespace, name, labels, weight, (terminal, terminating, ready), (declares, v4, v6))| {
             let mut pod = Pod {
                 namespace,
                 name,
-                uid,
                 labels,
                 weight,
                 terminal,
@@ -303,7 +301,7 @@ proptest! {
         }
         prop_assert_eq!(index.symbols().in_use(), fresh.symbols().in_use());
         world.pods.keys().for_each(|(namespace, name)| drop(index.delete_pod(namespace, name)));
-        prop_assert_eq!(index.symbols().in_use(), [0; 4]);
+        prop_assert_eq!(index.symbols().in_use(), [0; 5]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Selector;
-use crate::model::{Family, Protocol, RegistrationRef};
+use crate::model::{Family, Host, NodeAddressType, Protocol, RegistrationRef};
 
 /// A registration without its formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub struct Registration {
     pub generation: i64,
     /// Selects pods of the registration's own namespace.
     pub selector: Selector,
+    /// Pods count as ready before they are, as `publishNotReadyAddresses` of a Service asks for.
+    pub publish_not_ready: bool,
+    /// What is registered.
+    pub target: Target,
     /// The name of the Registry.
     pub registry: Arc<str>,
     /// The service's name, as consumers know it.
@@ -38,6 +42,53 @@ pub struct Registration {
     pub metadata_labels: Vec<(Arc<str>, Arc<str>)>,
 }
 
+/// What a registration registers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Each selected pod, at its own address.
+    #[default]
+    Pods,
+    /// Each selected pod, at its host ports on the address of its node.
+    HostPorts,
+    /// Each node that forwards a port to the selected pods.
+    Nodes(NodeTarget),
+    /// Addresses that lead to the selected pods.
+    Addresses(Arc<[Address]>),
+}
+
+impl Target {
+    /// Whether each selected pod is an endpoint. Otherwise pods are behind the endpoints.
+    pub fn is_pods(&self) -> bool {
+        matches!(self, Self::Pods | Self::HostPorts)
+    }
+}
+
+/// The nodes that a registration registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeTarget {
+    /// Only nodes that have a selected pod, because each forwards only to its own pods.
+    pub local: bool,
+    /// The types of addresses, in order of preference.
+    pub address_types: Vec<NodeAddressType>,
+    /// Whether there is a ready endpoint behind the nodes; none if the selected pods decide that.
+    pub ready: Option<bool>,
+}
+
+/// An address that does not belong to a pod that Kubernetes knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Identifies the endpoint within the registration.
+    pub name: Arc<str>,
+    pub host: Host,
+    /// Whether it is ready; none if the selected pods decide that.
+    pub ready: Option<bool>,
+    pub node: Option<Arc<str>>,
+    pub zone: Option<Arc<str>>,
+    /// The number of each port of the registration, none for a port that the address does not have. Without a list, the
+    /// ports of the registration have numbers.
+    pub ports: Option<Arc<[Option<u16>]>>,
+}
+
 /// One port of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
@@ -49,7 +100,7 @@ pub struct Port {
 }
 
 /// How a port is found in a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PortTarget {
     /// By number, whether or not a container declares the port: Kubernetes does not require a declaration.
     Number(u16),

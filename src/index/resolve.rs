@@ -1,25 +1,35 @@
-//! Resolves a registration and a pod that it selects into endpoints.
+//! Resolves a registration and one of its pods, nodes or addresses into endpoints.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 
+use super::behind::{Behind, Counts};
 use super::compact::{CompactPod, State, Symbols, Weight};
-use super::pod::ZONE_LABEL;
-use super::registration::{PortTarget, Registration};
+use super::node::{Node, Nodes};
+use super::pod::{REGION_LABEL, ZONE_LABEL};
+use super::registration::{Address, NodeTarget, PortTarget, Registration, Target};
 use super::view::{MissingPort, PodView, ReadyPod, Why};
-use crate::model::{Endpoint, Family};
+use crate::model::{Endpoint, Host, NodeAddressType};
+
+/// What views depend on apart from registrations and pods.
+#[derive(Clone, Copy)]
+pub(super) struct Facts<'a> {
+    pub(super) symbols: &'a Symbols,
+    pub(super) nodes: &'a Nodes,
+}
 
 /// Returns the view of `registration` on the pod `name`, which it selects.
-pub(super) fn resolve(registration: &Registration, name: &Arc<str>, pod: &CompactPod, symbols: &Symbols) -> PodView {
+pub(super) fn resolve(registration: &Registration, name: &Arc<str>, pod: &CompactPod, facts: Facts<'_>) -> PodView {
     let why = match pod.state {
-        State::Ready => match address(registration.family, pod) {
-            Some(address) => return PodView::Ready(ready(registration, name, pod, address, symbols)),
-            None => Why::NoAddress(registration.family),
-        },
         State::Terminal => Why::Terminal,
         State::Terminating => Why::Terminating,
-        State::NotReady => Why::NotReady,
+        State::NotReady if !registration.publish_not_ready => Why::NotReady,
+        State::Ready | State::NotReady => match resolve_if_ready(registration, name, pod, facts) {
+            Some(ready) => return PodView::Ready(ready),
+            None => Why::NoAddress(registration.family),
+        },
     };
     PodView::Unready { why }
 }
@@ -30,85 +40,230 @@ pub(super) fn resolve_if_ready(
     registration: &Registration,
     name: &Arc<str>,
     pod: &CompactPod,
-    symbols: &Symbols,
+    facts: Facts<'_>,
 ) -> Option<ReadyPod> {
-    let address = address(registration.family, pod)?;
-    Some(ready(registration, name, pod, address, symbols))
-}
-
-fn address(family: Family, pod: &CompactPod) -> Option<IpAddr> {
-    match family {
-        Family::IPv4 => pod.addresses.v4.map(IpAddr::V4),
-        Family::IPv6 => pod.addresses.v6.map(IpAddr::V6),
-    }
-}
-
-fn ready(
-    registration: &Registration,
-    name: &Arc<str>,
-    pod: &CompactPod,
-    address: IpAddr,
-    symbols: &Symbols,
-) -> ReadyPod {
+    let symbols = facts.symbols;
+    let own = pod.addresses.of(registration.family);
+    let address = match registration.target {
+        Target::HostPorts => symbols.host_addresses(pod).of(registration.family)?,
+        _ => own?,
+    };
+    // A pod in the network of its node needs no host port.
+    let uses_host_ports = matches!(registration.target, Target::HostPorts) && own != Some(address);
     let label = |key: &str| symbols.label(pod, key).cloned();
     let node = pod.node.map(|node| symbols.string(node).clone());
-    let zone = label(ZONE_LABEL);
-    let version = registration.version_label.as_deref().and_then(label);
+    let topology = node.as_deref().and_then(|node| facts.nodes.get(node));
     let (weight, weight_unparsable) = match pod.weight {
         Weight::Set(weight) => (Some(weight), false),
         Weight::Unset => (registration.weight, false),
         Weight::Unparsable => (registration.weight, true),
     };
-    let metadata = metadata(registration, pod, symbols);
-    let mut endpoints = Vec::with_capacity(registration.ports.len());
-    let mut missing_ports = Vec::new();
-    for port in &registration.ports {
-        let number = match &port.target {
-            PortTarget::Number(number) => Ok(*number),
-            PortTarget::Name { name, protocol } => symbols.port(pod, name, *protocol).ok_or((name, *protocol)),
-        };
-        let number = match number {
-            Ok(number) => number,
-            Err((wanted, protocol)) => {
-                missing_ports.push(MissingPort {
-                    port_name: port.name.clone(),
-                    container_port: wanted.clone(),
-                    protocol,
-                });
-                continue;
-            }
-        };
-        endpoints.push(Endpoint {
-            namespace: registration.reference.namespace.clone(),
-            service: registration.service.clone(),
-            pod: name.clone(),
-            node: node.clone(),
-            zone: zone.clone(),
-            address,
-            port: number,
-            port_name: port.name.clone(),
-            scheme: port.scheme.clone(),
-            version: version.clone(),
-            weight,
-            metadata: metadata.clone(),
-        });
-    }
-    ReadyPod {
-        uid: symbols.uid(pod),
-        endpoints,
-        missing_ports,
-        weight_unparsable,
+    let common = Common {
+        name,
+        host: address.into(),
+        zone: topology
+            .and_then(|node| node.zone.clone())
+            .or_else(|| label(ZONE_LABEL)),
+        version: registration.version_label.as_deref().and_then(label),
+        weight,
+        metadata: metadata(registration, |key| {
+            let topology = topology.and_then(|node| topology_label(node, key));
+            topology.or_else(|| symbols.label(pod, key))
+        }),
+        node,
+    };
+    let mut ready = common.ready(registration, |_, target| {
+        let port = symbols.port(pod, target);
+        match target {
+            PortTarget::Number(number) if !uses_host_ports => Some(*number),
+            _ if uses_host_ports => port.and_then(|port| port.host_port).map(NonZero::get),
+            _ => port.map(|port| port.number),
+        }
+    });
+    ready.weight_unparsable = weight_unparsable;
+    Some(ready)
+}
+
+/// Returns the view of `registration`, whose target are `target` nodes, on the node `name`.
+pub(super) fn resolve_node(
+    registration: &Registration,
+    target: &NodeTarget,
+    name: &Arc<str>,
+    behind: &Behind,
+    facts: Facts<'_>,
+) -> PodView {
+    let Some(node) = facts.nodes.get(name).filter(|node| !node.excluded) else {
+        return PodView::Gone;
+    };
+    let counts = if target.local { behind.on(name) } else { behind.all() };
+    match is_ready(target.ready, counts) {
+        None => PodView::Gone,
+        Some(true) if node.ready => node_if_ready(registration, target, name, behind, facts).map_or(
+            PodView::Unready {
+                why: Why::NoAddress(registration.family),
+            },
+            PodView::Ready,
+        ),
+        Some(_) => PodView::Unready { why: Why::NotReady },
     }
 }
 
-fn metadata(registration: &Registration, pod: &CompactPod, symbols: &Symbols) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {
+/// Returns what [`resolve_node`] would return if the node were ready, and a pod behind it.
+pub(super) fn node_if_ready(
+    registration: &Registration,
+    target: &NodeTarget,
+    name: &Arc<str>,
+    behind: &Behind,
+    facts: Facts<'_>,
+) -> Option<ReadyPod> {
+    let node = facts.nodes.get(name).filter(|node| !node.excluded)?;
+    let address = node_address(node, target, registration)?;
+    let weight = match registration.weight {
+        // Each of these nodes gets as much traffic as there are pods on it.
+        weight if target.local => Some((behind.on(name).ready.max(1) * weight.unwrap_or(1)).min(MAX_WEIGHT)),
+        weight => weight,
+    };
+    let common = Common {
+        name,
+        host: address.into(),
+        node: Some(name.clone()),
+        zone: node.zone.clone(),
+        version: None,
+        weight,
+        metadata: metadata(registration, |key| topology_label(node, key)),
+    };
+    Some(common.ready(registration, |_, target| number(target)))
+}
+
+/// The maximum weight of an endpoint.
+const MAX_WEIGHT: u32 = 65_535;
+
+fn node_address(node: &Node, target: &NodeTarget, registration: &Registration) -> Option<IpAddr> {
+    let of = |kind: &NodeAddressType| match kind {
+        NodeAddressType::ExternalIP => node.external,
+        NodeAddressType::InternalIP => node.internal,
+    };
+    let mut addresses = target.address_types.iter().map(of);
+    addresses.find_map(|addresses| addresses.of(registration.family))
+}
+
+/// Returns the view of `registration` on one of its addresses.
+pub(super) fn resolve_address(
+    registration: &Registration,
+    address: &Address,
+    behind: &Behind,
+    facts: Facts<'_>,
+) -> PodView {
+    match is_ready(address.ready, behind.all()) {
+        None => PodView::Gone,
+        Some(true) => PodView::Ready(address_if_ready(registration, address, facts)),
+        Some(false) => PodView::Unready { why: Why::NotReady },
+    }
+}
+
+/// Returns what [`resolve_address`] would return if the address were ready.
+pub(super) fn address_if_ready(registration: &Registration, address: &Address, facts: Facts<'_>) -> ReadyPod {
+    let node = address.node.as_deref().and_then(|node| facts.nodes.get(node));
+    let common = Common {
+        name: &address.name,
+        host: address.host.clone(),
+        node: address.node.clone(),
+        zone: node.and_then(|node| node.zone.clone()).or_else(|| address.zone.clone()),
+        version: None,
+        weight: registration.weight,
+        metadata: metadata(registration, |key| {
+            let zone = address.zone.as_ref().filter(|_| key == ZONE_LABEL);
+            node.and_then(|node| topology_label(node, key)).or(zone)
+        }),
+    };
+    common.ready(registration, |place, target| match &address.ports {
+        Some(ports) => ports.get(place).copied().flatten(),
+        None => number(target),
+    })
+}
+
+/// Whether there is a ready endpoint behind a node or an address; none if there is no endpoint at all.
+fn is_ready(known: Option<bool>, counts: Counts) -> Option<bool> {
+    known.or_else(|| (!counts.is_empty()).then_some(counts.ready > 0))
+}
+
+fn number(target: &PortTarget) -> Option<u16> {
+    match target {
+        PortTarget::Number(number) => Some(*number),
+        PortTarget::Name { .. } => None,
+    }
+}
+
+/// What all endpoints of a pod, a node or an address have in common.
+struct Common<'a> {
+    name: &'a Arc<str>,
+    host: Host,
+    node: Option<Arc<str>>,
+    zone: Option<Arc<str>>,
+    version: Option<Arc<str>>,
+    weight: Option<u32>,
+    metadata: Arc<BTreeMap<Arc<str>, Arc<str>>>,
+}
+
+impl Common<'_> {
+    /// Returns one endpoint for each port of the registration. `number` returns the number of a port by its place and
+    /// target.
+    fn ready(self, registration: &Registration, number: impl Fn(usize, &PortTarget) -> Option<u16>) -> ReadyPod {
+        let mut endpoints = Vec::with_capacity(registration.ports.len());
+        let mut missing_ports = Vec::new();
+        for (place, port) in registration.ports.iter().enumerate() {
+            let Some(number) = number(place, &port.target) else {
+                missing_ports.push(MissingPort {
+                    port_name: port.name.clone(),
+                    target: port.target.clone(),
+                    is_host_port: matches!(registration.target, Target::HostPorts),
+                });
+                continue;
+            };
+            endpoints.push(Endpoint {
+                namespace: registration.reference.namespace.clone(),
+                service: registration.service.clone(),
+                pod: self.name.clone(),
+                node: self.node.clone(),
+                zone: self.zone.clone(),
+                address: self.host.clone(),
+                port: number,
+                port_name: port.name.clone(),
+                scheme: port.scheme.clone(),
+                version: self.version.clone(),
+                weight: self.weight,
+                metadata: self.metadata.clone(),
+            });
+        }
+        ReadyPod {
+            endpoints,
+            missing_ports,
+            weight_unparsable: false,
+        }
+    }
+}
+
+/// Returns the metadata of an endpoint; `label` returns the value of a label.
+fn metadata<'a>(
+    registration: &Registration,
+    label: impl Fn(&str) -> Option<&'a Arc<str>>,
+) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {
     let mut metadata = registration.metadata.clone();
-    for (name, label) in &registration.metadata_labels {
-        if let Some(value) = symbols.label(pod, label) {
+    for (name, key) in &registration.metadata_labels {
+        if let Some(value) = label(key) {
             Arc::make_mut(&mut metadata).insert(name.clone(), value.clone());
         }
     }
     metadata
+}
+
+/// Returns the value of a node's label, of those that every registration may use.
+fn topology_label<'a>(node: &'a Node, key: &str) -> Option<&'a Arc<str>> {
+    match key {
+        ZONE_LABEL => node.zone.as_ref(),
+        REGION_LABEL => node.region.as_ref(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -116,12 +271,17 @@ mod tests {
     use super::*;
     use crate::index::testing::{pod, registration};
     use crate::index::{Pod, PodPort, Port};
-    use crate::model::Protocol;
+    use crate::model::{Family, Protocol};
 
     fn view(registration: &Registration, pod: &Pod) -> PodView {
         let mut symbols = Symbols::default();
         let compact = symbols.compact(pod);
-        resolve(registration, &pod.name.as_str().into(), &compact, &symbols)
+        let nodes = Nodes::default();
+        let facts = Facts {
+            symbols: &symbols,
+            nodes: &nodes,
+        };
+        resolve(registration, &pod.name.as_str().into(), &compact, facts)
     }
 
     fn ready(registration: &Registration, pod: &Pod) -> ReadyPod {
@@ -149,7 +309,6 @@ mod tests {
         let mut pod = pod("orders-1");
         pod.labels.insert(ZONE_LABEL.to_owned(), "eu-1a".to_owned());
         let ready = ready(&registration, &pod);
-        assert_eq!(&*ready.uid, pod.uid);
         assert!(ready.missing_ports.is_empty());
         let [grpc, http] = &ready.endpoints[..] else {
             panic!("{:?} is not two endpoints", ready.endpoints)
@@ -170,7 +329,7 @@ mod tests {
             (grpc.node.as_deref(), grpc.zone.as_deref()),
             (Some("n1"), Some("eu-1a"))
         );
-        assert_eq!(grpc.address, IpAddr::V4(pod.addresses.v4.unwrap()));
+        assert_eq!(grpc.address, Host::Ip(pod.addresses.v4.unwrap().into()));
     }
 
     #[test]
@@ -190,8 +349,11 @@ mod tests {
             ready.missing_ports,
             [MissingPort {
                 port_name: "admin".into(),
-                container_port: "ops".into(),
-                protocol: None,
+                target: PortTarget::Name {
+                    name: "ops".into(),
+                    protocol: None,
+                },
+                is_host_port: false,
             }]
         );
     }
@@ -208,6 +370,7 @@ mod tests {
             name: name.to_owned(),
             number,
             protocol,
+            host_port: None,
         }
     }
 
@@ -227,7 +390,10 @@ mod tests {
             let mut pod = pod("orders-1");
             pod.ports = ports.iter().copied().cloned().collect();
             let ready = ready(&registration, &pod);
-            let missing = ready.missing_ports.first().map(|missing| missing.protocol);
+            let missing = ready.missing_ports.first().map(|missing| match &missing.target {
+                PortTarget::Name { protocol, .. } => *protocol,
+                PortTarget::Number(_) => None,
+            });
             (ready.endpoints.first().map(|endpoint| endpoint.port), missing)
         };
         assert_eq!(resolved(&[&udp, &tcp, &again], None), (Some(1053), None));

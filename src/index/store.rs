@@ -3,22 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::behind::BehindChange;
 use super::compact::Symbols;
 use super::namespace::Namespace;
+use super::node::{Node, Nodes};
 use super::pod::Pod;
-use super::registration::Registration;
+use super::registration::{Registration, Target};
+use super::resolve::Facts;
 use super::view::{DirtyMark, PodChange, PodView, ReadyPod};
 use crate::model::{NamespaceScope, RegistrationRef, Relists};
 
-/// Every pod and every registration of the cluster, and which registration selects which pods.
+/// Every pod, node and registration of the cluster, and which registration selects which pods.
 ///
 /// The cost of a pod event does not depend on the number of pods. A new registration or selector looks at every pod of
-/// its namespace. The end of a relist looks at every pod of the listed scope.
+/// its namespace. The end of a relist looks at every pod of the listed scope. A node that gets another zone or region
+/// looks at every pod.
 #[derive(Debug, Default)]
 pub struct Index {
     symbols: Symbols,
+    nodes: Nodes,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pod_relists: Relists,
+    /// Nodes and addresses whose pods have changed, until [`Self::take_marks`].
+    marks: Vec<DirtyMark>,
 }
 
 impl Index {
@@ -26,17 +33,118 @@ impl Index {
         Self::default()
     }
 
-    /// Adds or updates a pod. Returns what may have changed for the registrations that select it. While its labels stay
-    /// the same, the cost does not depend on how many these are.
+    /// Adds or updates a pod. Returns what may have changed for the registrations that register it. While its labels stay
+    /// the same, the cost does not depend on how many these are. For the registrations of nodes and addresses that it is
+    /// behind, call [`Self::take_marks`] afterwards.
     pub fn apply_pod(&mut self, pod: &Pod) -> PodChange {
         let compact = self.symbols.compact(pod);
         let namespace = namespace(&mut self.namespaces, &pod.namespace);
-        namespace.apply_pod(&pod.name, compact, self.pod_relists.mark(), &mut self.symbols)
+        let change = namespace.apply_pod(&pod.name, compact, self.pod_relists.mark(), &mut self.symbols);
+        let changes = namespace.take_changes();
+        self.mark_behind(changes);
+        change
     }
 
     pub fn delete_pod(&mut self, namespace: &str, name: &str) -> Vec<DirtyMark> {
         self.at(namespace, |namespace, symbols| namespace.delete_pod(name, symbols))
             .unwrap_or_default()
+    }
+
+    /// Returns the nodes and addresses whose view may have changed because of the pods behind them, since the last call.
+    pub fn take_marks(&mut self) -> Vec<DirtyMark> {
+        std::mem::take(&mut self.marks)
+    }
+
+    fn mark_behind(&mut self, changes: Vec<(RegistrationRef, BehindChange)>) {
+        for (registration, BehindChange { is_any, nodes }) in changes {
+            let mark = |pod: &Arc<str>| DirtyMark {
+                registration: registration.clone(),
+                pod: pod.clone(),
+            };
+            match self
+                .registration(&registration)
+                .map(|registration| &registration.target)
+            {
+                Some(Target::Nodes(target)) if target.local => self.marks.extend(nodes.iter().map(mark)),
+                Some(Target::Nodes(_)) if is_any => self.marks.extend(self.nodes.names().map(mark)),
+                Some(Target::Addresses(addresses)) if is_any => {
+                    let marks: Vec<DirtyMark> = addresses.iter().map(|address| mark(&address.name)).collect();
+                    self.marks.extend(marks);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds or updates a node. Returns a mark for each registration and endpoint whose view may have changed.
+    pub fn apply_node(&mut self, node: Node) -> Vec<DirtyMark> {
+        let name: Arc<str> = node.name.as_str().into();
+        let change = self.nodes.apply(node);
+        if !change.is_any {
+            return Vec::new();
+        }
+        self.marks_of_node(&name, change.is_topology)
+    }
+
+    /// Keeps the cached facts, if any, of a node that exists but cannot be decoded.
+    pub fn keep_node(&mut self, name: &str) {
+        self.nodes.keep(name);
+    }
+
+    /// Deletes a node. Pods on it keep their zone until they change.
+    pub fn delete_node(&mut self, name: &str) -> Vec<DirtyMark> {
+        if !self.nodes.delete(name) {
+            return Vec::new();
+        }
+        self.marks_of_node(&name.into(), false)
+    }
+
+    /// Begins a complete list of the nodes.
+    pub fn begin_node_relist(&mut self) {
+        self.nodes.begin_relist();
+    }
+
+    /// Ends the list: deletes the nodes that it did not contain. Returns their marks.
+    pub fn end_node_relist(&mut self) -> Vec<DirtyMark> {
+        let unseen = self.nodes.end_relist();
+        unseen.iter().flat_map(|name| self.delete_node(name)).collect()
+    }
+
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// Returns a mark for each registration of the node `name`, and for each registered pod on it if its topology has
+    /// changed.
+    fn marks_of_node(&self, name: &Arc<str>, is_topology: bool) -> Vec<DirtyMark> {
+        let mut marks = Vec::new();
+        for (namespace, content) in &self.namespaces {
+            for registration in content.node_registrations() {
+                let mark = |pod: &Arc<str>| DirtyMark {
+                    registration: registration.reference.clone(),
+                    pod: pod.clone(),
+                };
+                match &registration.target {
+                    Target::Nodes(_) => marks.push(mark(name)),
+                    Target::Addresses(addresses) if is_topology => {
+                        let on = addresses.iter().filter(|address| address.node.as_ref() == Some(name));
+                        marks.extend(on.map(|address| mark(&address.name)));
+                    }
+                    _ => {}
+                }
+            }
+            if !is_topology {
+                continue;
+            }
+            for pod in content.pods_on(name, &self.symbols) {
+                let registering = self.registering(namespace, &pod).into_iter();
+                marks.extend(registering.map(|registration| DirtyMark {
+                    registration,
+                    pod: pod.clone(),
+                }));
+            }
+        }
+        marks
     }
 
     /// Begins a complete list of the pods of `area`. The caller then calls [`Self::apply_pod`] or [`Self::keep_pod`]
@@ -57,20 +165,22 @@ impl Index {
     /// Returns a mark for each registration that selected one, and whether the pod was terminating or had ended.
     pub fn end_pod_relist(&mut self, area: &NamespaceScope) -> Vec<(DirtyMark, bool)> {
         let (began, symbols) = (self.pod_relists.began(area), &mut self.symbols);
-        let listed = self.namespaces.iter_mut().filter(|(name, _)| area.contains(name));
-        let touches = listed
-            .flat_map(|(_, namespace)| namespace.delete_unseen_pods(began, symbols))
-            .collect();
+        let (mut touches, mut changes) = (Vec::new(), Vec::new());
+        for (_, namespace) in self.namespaces.iter_mut().filter(|(name, _)| area.contains(name)) {
+            touches.extend(namespace.delete_unseen_pods(began, symbols));
+            changes.extend(namespace.take_changes());
+        }
+        self.mark_behind(changes);
         self.namespaces.retain(|_, namespace| !namespace.is_empty());
         touches
     }
 
-    /// Adds or updates a registration. Returns a dirty mark for every pod that the registration selects or selected,
-    /// unless nothing has changed. A new generation counts as a change, since the index does not know all of the spec,
+    /// Adds or updates a registration. Returns a dirty mark for every pod, node or address that the registration registers
+    /// or registered, unless nothing has changed. A new generation counts as a change, since the index does not know all of the spec,
     /// such as the formats.
     pub fn apply_registration(&mut self, registration: Registration) -> Vec<DirtyMark> {
         let namespace = namespace(&mut self.namespaces, &registration.reference.namespace);
-        namespace.apply_registration(registration, &mut self.symbols)
+        namespace.apply_registration(registration, &mut self.symbols, &self.nodes)
     }
 
     /// Deletes a registration. All of its views are [`PodView::Gone`] from now on; no dirty mark is returned.
@@ -80,18 +190,32 @@ impl Index {
         });
     }
 
-    /// Returns the view of `registration` on the pod named `pod` in its namespace.
+    /// Returns the view of `registration` on the pod, node or address named `pod`.
     pub fn view(&self, registration: &RegistrationRef, pod: &str) -> PodView {
         let namespace = self.namespaces.get(&registration.namespace);
         namespace.map_or(PodView::Gone, |namespace| {
-            namespace.view(&registration.name, pod, &self.symbols)
+            namespace.view(&registration.name, pod, self.facts())
         })
     }
 
-    /// Whether `registration` selects the pod named `pod` in its namespace.
-    pub fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool {
+    /// Whether `registration` registers the pod, node or address named `pod`, ready or not.
+    pub fn registers(&self, registration: &RegistrationRef, pod: &str) -> bool {
         let namespace = self.namespaces.get(&registration.namespace);
-        namespace.is_some_and(|namespace| namespace.selects(&registration.name, pod, &self.symbols))
+        namespace.is_some_and(|namespace| namespace.registers(&registration.name, pod, self.facts()))
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            symbols: &self.symbols,
+            nodes: &self.nodes,
+        }
+    }
+
+    /// Returns the cached registration.
+    pub fn registration(&self, registration: &RegistrationRef) -> Option<&Registration> {
+        self.namespaces
+            .get(&registration.namespace)?
+            .registration(&registration.name)
     }
 
     pub fn contains_registration(&self, registration: &RegistrationRef) -> bool {
@@ -99,12 +223,12 @@ impl Index {
         namespace.is_some_and(|namespace| namespace.contains_registration(&registration.name))
     }
 
-    /// Returns the registrations that select a pod.
-    pub fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
+    /// Returns the registrations that register a pod.
+    pub fn registering(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
         let Some((namespace, content)) = self.namespaces.get_key_value(namespace) else {
             return Vec::new();
         };
-        let names = content.selecting_pod(pod, &self.symbols).into_iter();
+        let names = content.registering_pod(pod, &self.symbols).into_iter();
         let reference = |name| RegistrationRef {
             namespace: namespace.clone(),
             name,
@@ -112,24 +236,24 @@ impl Index {
         names.map(reference).collect()
     }
 
-    /// Returns what `registration` would register for a selected pod if the pod were ready. Returns `None` if it
-    /// selects no such pod, or if the pod has no address of the wanted family.
+    /// Returns what `registration` would register for a pod, node or address if it were ready. Returns `None` if it
+    /// registers no such pod, or if that has no address of the wanted family.
     pub fn view_if_ready(&self, registration: &RegistrationRef, pod: &str) -> Option<ReadyPod> {
         let namespace = self.namespaces.get(&registration.namespace)?;
-        namespace.view_if_ready(&registration.name, pod, &self.symbols)
+        namespace.view_if_ready(&registration.name, pod, self.facts())
     }
 
     /// Like [`Self::view_if_ready`], but resolves by the given `registration`. The pod must be selected by the cached
     /// registration of the same name.
     pub fn view_if_ready_as(&self, registration: &Registration, pod: &str) -> Option<ReadyPod> {
         let namespace = self.namespaces.get(&registration.reference.namespace)?;
-        namespace.view_if_ready_as(registration, pod, &self.symbols)
+        namespace.view_if_ready_as(registration, pod, self.facts())
     }
 
-    /// Returns the number of pods that `registration` selects, ready or not, in constant time.
+    /// Returns the number of pods, nodes or addresses that `registration` registers, ready or not.
     pub fn selected_count(&self, registration: &RegistrationRef) -> usize {
         let namespace = self.namespaces.get(&registration.namespace);
-        namespace.map_or(0, |namespace| namespace.selected_count(&registration.name))
+        namespace.map_or(0, |namespace| namespace.selected_count(&registration.name, &self.nodes))
     }
 
     /// Returns the number of all pods, selected or not.
@@ -141,9 +265,11 @@ impl Index {
     fn at<T>(&mut self, name: &str, act: impl FnOnce(&mut Namespace, &mut Symbols) -> T) -> Option<T> {
         let namespace = self.namespaces.get_mut(name)?;
         let result = act(namespace, &mut self.symbols);
+        let changes = namespace.take_changes();
         if namespace.is_empty() {
             self.namespaces.remove(name);
         }
+        self.mark_behind(changes);
         Some(result)
     }
 
@@ -161,5 +287,7 @@ fn namespace<'a>(namespaces: &'a mut BTreeMap<Arc<str>, Namespace>, name: &str) 
     namespaces.get_mut(name).expect("inserted if it was absent")
 }
 
+#[cfg(test)]
+mod node_tests;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector};
+use super::{Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector, Target};
 use crate::model::{Family, Protocol, RegistrationRef};
 
 /// Returns a ready pod in the namespace `shop`, with the label `app: orders` and the port `grpc` at 8080.
@@ -12,7 +12,6 @@ pub(super) fn pod(name: &str) -> Pod {
     Pod {
         namespace: "shop".to_owned(),
         name: name.to_owned(),
-        uid: "0b0e1f2a-93d4-4c55-8a6b-7c8d9e0f1a2b".to_owned(),
         labels: BTreeMap::from([("app".to_owned(), "orders".to_owned())]),
         addresses: Addresses {
             v4: Some(Ipv4Addr::new(10, 0, 0, 7)),
@@ -23,6 +22,7 @@ pub(super) fn pod(name: &str) -> Pod {
             name: "grpc".to_owned(),
             number: 8080,
             protocol: Protocol::Tcp,
+            host_port: None,
         }],
         ready: true,
         ..Pod::default()
@@ -37,6 +37,8 @@ pub(super) fn registration(name: &str) -> Registration {
         created: 1_763_700_000,
         generation: 1,
         selector: selector("app", "orders"),
+        publish_not_ready: false,
+        target: Target::Pods,
         registry: "default".into(),
         service: name.into(),
         ports: vec![Port {
@@ -72,7 +74,7 @@ pub(super) fn apply(index: &mut Index, pod: &Pod) -> Vec<DirtyMark> {
     match index.apply_pod(pod) {
         PodChange::None => Vec::new(),
         PodChange::Facts | PodChange::Ending => index
-            .selecting(&pod.namespace, &pod.name)
+            .registering(&pod.namespace, &pod.name)
             .into_iter()
             .map(mark)
             .collect(),

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::model::{Endpoint, Family, Protocol, RegistrationRef};
+use super::registration::PortTarget;
+use crate::model::{Endpoint, Family, RegistrationRef};
 
-/// The view of a registration on one pod.
+/// The view of a registration on one pod, or on one node or address that it registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodView {
-    /// The pod or the registration does not exist, or the registration does not select the pod.
+    /// The pod or the registration does not exist, or the registration does not select the pod. For a node or an address:
+    /// there is no pod behind it, either.
     Gone,
     /// The pod is selected and must not be registered.
     Unready {
@@ -34,8 +36,6 @@ pub enum Why {
 /// A pod to register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadyPod {
-    /// The pod's uid: a pod replaced under its name is another pod.
-    pub uid: Arc<str>,
     /// One endpoint for each port of the registration that the pod has, in the registration's order.
     pub endpoints: Vec<Endpoint>,
     /// The ports of the registration that the pod does not have.
@@ -45,15 +45,15 @@ pub struct ReadyPod {
     pub weight_unparsable: bool,
 }
 
-/// A named port that no container of the pod declares.
+/// A port that the pod, node or address does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingPort {
     /// The port's name in the registration.
     pub port_name: Arc<str>,
-    /// The name looked for among the pod's container ports.
-    pub container_port: Arc<str>,
-    /// The protocol looked for; `None` for any.
-    pub protocol: Option<Protocol>,
+    /// What was looked for among the pod's container ports.
+    pub target: PortTarget,
+    /// The container port has no host port, or there is no such container port.
+    pub is_host_port: bool,
 }
 
 /// What a pod event changed.
@@ -61,11 +61,11 @@ pub struct MissingPort {
 pub enum PodChange {
     /// Nothing that any registration sees.
     None,
-    /// Facts of a pod that at least one registration selects. The same registrations as before select it.
+    /// Facts of a pod that at least one registration registers. The same registrations as before do.
     Facts,
     /// As [`Self::Facts`], and the pod is terminating or has ended.
     Ending,
-    /// The pod is new or has other labels. A mark for each registration that selects or selected it.
+    /// The pod is new or has other labels. A mark for each registration that registers or registered it.
     Selection(Vec<DirtyMark>),
 }
 
@@ -74,6 +74,6 @@ pub enum PodChange {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DirtyMark {
     pub registration: RegistrationRef,
-    /// The pod's name, in the registration's namespace.
+    /// The name of the pod in the registration's namespace, of the node or of the address.
     pub pod: Arc<str>,
 }

@@ -14,10 +14,11 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::sources::{Content, Holder, Source, SourceKind};
-use super::stripped::{StrippedNamespace, StrippedPod};
+use super::stripped::StrippedPod;
+use super::stripped_objects::{StrippedNamespace, StrippedNode, StrippedService, StrippedSlice};
 use super::watch_scope::WatchScope;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::index::{NamespaceLabels, Pod};
+use crate::index::{EndpointSlice, NamespaceLabels, Node, Pod, Service};
 
 /// Time-out of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +51,21 @@ pub fn namespace(object: Value) -> Result<NamespaceLabels, serde_json::Error> {
     serde_json::from_value::<StrippedNamespace>(object).map(NamespaceLabels::from)
 }
 
+/// Decodes the fields that matter of a Service manifest.
+pub fn service(object: Value) -> Result<Service, serde_json::Error> {
+    serde_json::from_value::<StrippedService>(object).map(Service::from)
+}
+
+/// Decodes the fields that matter of an EndpointSlice manifest.
+pub fn endpoint_slice(object: Value) -> Result<EndpointSlice, serde_json::Error> {
+    serde_json::from_value::<StrippedSlice>(object).map(EndpointSlice::from)
+}
+
+/// Decodes the fields that matter of a node as Kubernetes prints it.
+pub fn node(object: Value) -> Result<Node, serde_json::Error> {
+    serde_json::from_value::<StrippedNode>(object).map(Node::from)
+}
+
 /// Sends one-time requests to a cluster.
 #[derive(Clone)]
 pub struct Listing {
@@ -65,6 +81,24 @@ impl Listing {
         let api: Api<StrippedPod> = Api::namespaced(self.client.clone(), namespace);
         let pods = all(&api, &format!("list the pods of the namespace {namespace}")).await?;
         Ok(pods.into_iter().map(Pod::from).collect())
+    }
+
+    pub async fn services(&self, namespace: &str) -> Result<Vec<Service>, ListingError> {
+        let api: Api<StrippedService> = Api::namespaced(self.client.clone(), namespace);
+        let services = all(&api, &format!("list the Services of the namespace {namespace}")).await?;
+        Ok(services.into_iter().map(Service::from).collect())
+    }
+
+    pub async fn endpoint_slices(&self, namespace: &str) -> Result<Vec<EndpointSlice>, ListingError> {
+        let api: Api<StrippedSlice> = Api::namespaced(self.client.clone(), namespace);
+        let slices = all(&api, &format!("list the EndpointSlices of the namespace {namespace}")).await?;
+        Ok(slices.into_iter().map(EndpointSlice::from).collect())
+    }
+
+    pub async fn nodes(&self) -> Result<Vec<Node>, ListingError> {
+        let api: Api<StrippedNode> = Api::all(self.client.clone());
+        let nodes = all(&api, "list the nodes").await?;
+        Ok(nodes.into_iter().map(Node::from).collect())
     }
 
     pub async fn namespace(&self, name: &str) -> Result<NamespaceLabels, ListingError> {

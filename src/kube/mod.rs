@@ -16,6 +16,7 @@ mod rights;
 mod sources;
 mod status_writer;
 mod stripped;
+mod stripped_objects;
 mod watch_connection;
 mod watch_scope;
 mod watches;
@@ -24,10 +25,12 @@ pub use callers::judge;
 pub use checkpoint::SharedCheckpoint;
 pub use client::{ClientError, cluster_id, connect};
 pub use events::{About, Events, Notice, publish_events};
-pub use listing::{Listing, ListingError, namespace, pod};
+pub use listing::{Listing, ListingError, endpoint_slice, namespace, node, pod, service};
 pub use peer_key::keep_peer_key;
 pub use rights::{REVIEWS, Right, clocks_apart, may, rights};
 pub use sources::{Content, Source, SourceKind, watch_sources};
 pub use status_writer::{Amendment, Reported, StatusUpdate, StatusWriter, WritePolicy};
-pub use watch_scope::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, WatchScope};
+pub use watch_scope::{
+    ENDPOINT_SLICES, NAMESPACES, NODES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, SERVICES, WatchScope,
+};
 pub use watches::{ObjectEvent, WatchEvent, watch};

@@ -12,7 +12,9 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::listing::{ListingError, answer};
-use super::watch_scope::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, WatchScope};
+use super::watch_scope::{
+    ENDPOINT_SLICES, NAMESPACES, NODES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, SERVICES, WatchScope,
+};
 use crate::model::NamespaceScope;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,7 @@ pub struct Right {
 }
 
 const OURS: &str = "leasehold.dev";
+const DISCOVERY: &str = "discovery.k8s.io";
 
 /// Returns all rights that the operator needs in `watch_scope`. The chart grants the same.
 pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
@@ -60,7 +63,7 @@ pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
 
 /// Verb, group, resource and the consequence of not having the right: for cluster-scoped kinds, and for kinds in any
 /// namespace.
-const OF_CLUSTER: [(&str, &str, &str, &str); 7] = [
+const OF_CLUSTER: [(&str, &str, &str, &str); 9] = [
     ("list", OURS, REGISTRIES, "the operator knows no Registry"),
     ("watch", OURS, REGISTRIES, "changes of Registries are missed"),
     (
@@ -70,14 +73,40 @@ const OF_CLUSTER: [(&str, &str, &str, &str); 7] = [
         "nothing is written, because RecordFormats may be missing",
     ),
     ("watch", OURS, RECORD_FORMATS, "changes of RecordFormats are missed"),
+    (
+        "list",
+        "",
+        NODES,
+        "no address of the type NodePort is registered, and endpoints may lack their zone",
+    ),
+    ("watch", "", NODES, "changes of nodes are missed"),
     ("patch", OURS, "recordformats/status", "RecordFormats get no status"),
     ("patch", OURS, "registries/status", "Registries get no status"),
     ("create", "events.k8s.io", "events", "no Events are published"),
 ];
 /// The same for each watched namespace scope.
-const OF_NAMESPACES: [(&str, &str, &str, &str); 5] = [
+const OF_NAMESPACES: [(&str, &str, &str, &str); 9] = [
     ("list", "", PODS, "no pod is known, and nothing is registered"),
     ("watch", "", PODS, "changes of pods are missed"),
+    (
+        "list",
+        "",
+        SERVICES,
+        "nothing is written, because registrations may name Services",
+    ),
+    ("watch", "", SERVICES, "changes of Services are missed"),
+    (
+        "list",
+        DISCOVERY,
+        ENDPOINT_SLICES,
+        "nothing is written, because registrations may name Services without a selector",
+    ),
+    (
+        "watch",
+        DISCOVERY,
+        ENDPOINT_SLICES,
+        "changes of EndpointSlices are missed",
+    ),
     ("list", OURS, REGISTRATIONS, "nothing is registered"),
     ("watch", OURS, REGISTRATIONS, "changes of registrations are missed"),
     (
@@ -258,7 +287,10 @@ mod tests {
             [
                 "registries  ",
                 "recordformats  ",
+                "nodes  ",
                 "pods  ",
+                "services  ",
+                "endpointslices  ",
                 "serviceregistrations  ",
                 "namespaces  "
             ]
@@ -272,10 +304,15 @@ mod tests {
             [
                 "registries  ",
                 "recordformats  ",
+                "nodes  ",
                 "pods bank ",
+                "services bank ",
+                "endpointslices bank ",
                 "serviceregistrations bank ",
                 "namespaces  bank",
                 "pods shop ",
+                "services shop ",
+                "endpointslices shop ",
                 "serviceregistrations shop ",
                 "namespaces  shop",
             ]

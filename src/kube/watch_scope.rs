@@ -11,10 +11,14 @@ pub const REGISTRATIONS: &str = "serviceregistrations";
 pub const REGISTRIES: &str = "registries";
 pub const RECORD_FORMATS: &str = "recordformats";
 pub const NAMESPACES: &str = "namespaces";
+pub const SERVICES: &str = "services";
+/// Those that Kubernetes' own controller does not write.
+pub const ENDPOINT_SLICES: &str = "endpointslices";
+pub const NODES: &str = "nodes";
 /// Resources with one watch per namespace scope. For Namespace objects, that watch is limited to the one name.
-const OF_NAMESPACES: [&str; 3] = [PODS, REGISTRATIONS, NAMESPACES];
+const OF_NAMESPACES: [&str; 5] = [PODS, REGISTRATIONS, NAMESPACES, SERVICES, ENDPOINT_SLICES];
 /// Cluster-scoped resources with one watch for the whole cluster.
-const OF_CLUSTER: [&str; 2] = [REGISTRIES, RECORD_FORMATS];
+const OF_CLUSTER: [&str; 3] = [REGISTRIES, RECORD_FORMATS, NODES];
 
 /// The watched namespaces: all, or a list. Each kind of `OF_NAMESPACES` has one watch for the whole cluster with "all",
 /// and one watch for each namespace with a list.
@@ -28,7 +32,7 @@ impl Default for WatchScope {
 }
 
 impl WatchScope {
-    /// Maximum number of listed namespaces: each costs three watches, and each watch a connection.
+    /// Maximum number of listed namespaces: each costs five watches, and each watch a connection.
     pub const MOST: usize = 50;
 
     /// Watches these namespaces, or all if the list is empty.
@@ -68,9 +72,12 @@ mod tests {
             [
                 "registries",
                 "recordformats",
+                "nodes",
                 "pods",
                 "serviceregistrations",
-                "namespaces"
+                "namespaces",
+                "services",
+                "endpointslices"
             ]
         );
     }
@@ -82,12 +89,17 @@ mod tests {
             [
                 "registries",
                 "recordformats",
+                "nodes",
                 "pods/bank",
                 "serviceregistrations/bank",
                 "namespaces/bank",
+                "services/bank",
+                "endpointslices/bank",
                 "pods/shop",
                 "serviceregistrations/shop",
                 "namespaces/shop",
+                "services/shop",
+                "endpointslices/shop",
             ]
         );
     }

@@ -1,5 +1,5 @@
-//! Watches pods, registrations, Registries, RecordFormats and namespaces, with one watch per [`WatchTarget`], and sends
-//! what they deliver as [`WatchEvent`]s. Advances the checkpoint before an event is sent.
+//! Watches pods, Services, nodes, registrations and the other kinds, with one watch per [`WatchTarget`], and sends what
+//! they deliver as [`WatchEvent`]s. Advances the checkpoint before an event is sent.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -21,9 +21,14 @@ use tracing::{info, warn};
 
 use super::checkpoint::SharedCheckpoint;
 use super::sources::{Content, Source};
-use super::stripped::{StrippedNamespace, StrippedPod};
+use super::stripped::StrippedPod;
+use super::stripped_objects::{
+    MANAGED_BY_LABEL, SLICE_CONTROLLER, StrippedNamespace, StrippedNode, StrippedService, StrippedSlice,
+};
 use super::watch_connection::WatchConnection;
-use super::watch_scope::{NAMESPACES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES};
+use super::watch_scope::{
+    ENDPOINT_SLICES, NAMESPACES, NODES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, SERVICES,
+};
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::index::{self};
 use crate::model::{Backoff, NamespaceScope, WatchTarget};
@@ -90,6 +95,10 @@ pub enum WatchEvent {
     Registry(ObjectEvent<Box<Registry>>),
     Namespace(NamespaceScope, ObjectEvent<index::NamespaceLabels>),
     RecordFormat(ObjectEvent<Box<RecordFormat>>),
+    Service(NamespaceScope, ObjectEvent<index::Service>),
+    /// An EndpointSlice that Kubernetes' own controller does not write.
+    EndpointSlice(NamespaceScope, ObjectEvent<index::EndpointSlice>),
+    Node(ObjectEvent<index::Node>),
     /// The content of a Secret or ConfigMap that a Registry names.
     Source(Source, Content),
 }
@@ -167,6 +176,20 @@ fn follow_kind(client: &Client, stream: WatchTarget, outputs: &Outputs) -> BoxFu
                 move |seen: ObjectEvent<StrippedNamespace>| WatchEvent::Namespace(area.clone(), seen.map(Into::into));
             follow(client, stream, named, outputs, wrap).boxed()
         }
+        SERVICES => {
+            let wrap =
+                move |seen: ObjectEvent<StrippedService>| WatchEvent::Service(area.clone(), seen.map(Into::into));
+            follow(client, stream, namespaced, outputs, wrap).boxed()
+        }
+        ENDPOINT_SLICES => {
+            let wrap =
+                move |seen: ObjectEvent<StrippedSlice>| WatchEvent::EndpointSlice(area.clone(), seen.map(Into::into));
+            follow(client, stream, foreign_slices, outputs, wrap).boxed()
+        }
+        NODES => {
+            let wrap = |seen: ObjectEvent<StrippedNode>| WatchEvent::Node(seen.map(Into::into));
+            follow(client, stream, named, outputs, wrap).boxed()
+        }
         REGISTRIES => {
             let wrap = |seen: ObjectEvent<Registry>| WatchEvent::Registry(seen.map(Box::new));
             follow(client, stream, named, outputs, wrap).boxed()
@@ -192,6 +215,16 @@ where
         None => Api::all(client),
     };
     (api, Config::default())
+}
+
+/// Asks for the EndpointSlices that Kubernetes' own controller does not write: those of Services with a selector, which
+/// are resolved on pods, would be an event for each change of a pod.
+fn foreign_slices<K>(client: Client, area: &NamespaceScope) -> Asking<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let (api, config) = namespaced(client, area);
+    (api, config.labels(&format!("{MANAGED_BY_LABEL}!={SLICE_CONTROLLER}")))
 }
 
 /// Asks for cluster-scoped objects; for a Namespace object by its name, since a service account that may see no other

@@ -1,25 +1,81 @@
 //! The input and the output of every format: an endpoint and its records.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::transaction::{Key, Value};
 
-/// One address and port of one pod, with all facts that a format can write.
+/// What a client connects to: an IP address, or a host name that the client resolves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    Ip(IpAddr),
+    /// Such as the host name of a load balancer.
+    Name(Arc<str>),
+}
+
+impl Host {
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(ip) => Some(*ip),
+            Self::Name(_) => None,
+        }
+    }
+
+    pub fn is_ipv6(&self) -> bool {
+        self.ip().is_some_and(|ip| ip.is_ipv6())
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl From<IpAddr> for Host {
+    fn from(ip: IpAddr) -> Self {
+        Self::Ip(ip)
+    }
+}
+
+/// Takes text that is no IP address for a host name.
+impl FromStr for Host {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(text.parse().map_or_else(|_| Self::Name(text.into()), Self::Ip))
+    }
+}
+
+impl Serialize for Host {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One address and port that clients connect to, with all facts that a format can write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The namespace of the pod and of its registration.
     pub namespace: Arc<str>,
     /// The service's name, as consumers know it.
     pub service: Arc<str>,
+    /// The name of the pod. For an endpoint that is not a pod: the name of its node, or its address with dashes in place
+    /// of dots and colons.
     pub pod: Arc<str>,
     pub node: Option<Arc<str>>,
-    /// The zone, from the pod's label `topology.kubernetes.io/zone`.
+    /// The zone, from the node's label `topology.kubernetes.io/zone`, or from the pod's if the node has none.
     pub zone: Option<Arc<str>>,
-    pub address: IpAddr,
+    pub address: Host,
     pub port: u16,
     /// The port's name in the registration.
     pub port_name: Arc<str>,
@@ -34,9 +90,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Returns the address and port as one text: `10.0.0.7:8080` or `[2001:db8::7]:8080`.
+    /// Returns the address and port as one text: `10.0.0.7:8080`, `[2001:db8::7]:8080` or `lb.example.com:8080`.
     pub fn host_port(&self) -> String {
-        SocketAddr::new(self.address, self.port).to_string()
+        match &self.address {
+            Host::Ip(ip) => SocketAddr::new(*ip, self.port).to_string(),
+            Host::Name(name) => format!("{name}:{}", self.port),
+        }
     }
 }
 

@@ -20,12 +20,12 @@ pub use checkpoint::{Checkpoint, Freshness, TargetFreshness};
 pub use elsewhere::Elsewhere;
 #[cfg(test)]
 pub use endpoint::tests as endpoints;
-pub use endpoint::{Endpoint, Record};
+pub use endpoint::{Endpoint, Host, Record};
 pub use fair_queue::{FairQueue, QUANTUM};
 pub use hash::fnv64;
 pub use list::listed;
 pub use namespace_scope::{Mark, NamespaceScope, Relists};
-pub use network::{Family, Protocol};
+pub use network::{Family, NodeAddressType, Protocol};
 pub use registration_ref::RegistrationRef;
 pub use transaction::{
     CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction,

@@ -51,7 +51,7 @@ pub struct Mark(u32);
 
 /// The complete lists of one kind, each of one scope. Shows which objects a list did not contain. Lists of two scopes
 /// may be in progress at the same time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Relists {
     latest: Mark,
     began: BTreeMap<NamespaceScope, Mark>,

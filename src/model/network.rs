@@ -24,6 +24,15 @@ impl fmt::Display for Family {
     }
 }
 
+/// The type of a node's address.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeAddressType {
+    /// An address that is reachable from outside the cluster.
+    ExternalIP,
+    /// An address in the network of the nodes.
+    InternalIP,
+}
+
 /// A transport protocol.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "UPPERCASE")]

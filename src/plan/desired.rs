@@ -9,8 +9,8 @@ use super::duplicate_keys::{self, Draft};
 use super::policy::{Denial, PrefixGrant, Quota};
 use super::previous::Previous;
 use crate::format::Format;
-use crate::index::{PodView, ReadyPod, WEIGHT_ANNOTATION, Why};
-use crate::model::{Endpoint, Family, Key, Protocol, Record};
+use crate::index::{PodView, PortTarget, ReadyPod, WEIGHT_ANNOTATION, Why};
+use crate::model::{Endpoint, Family, Key, Record};
 
 /// The desired records of one pod, by endpoint, and the problems that prevent others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,11 +110,11 @@ impl EndpointRecords {
 /// Why a ready pod is not registered as its registration asks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Problem {
-    /// No container port of the pod has that name.
+    /// The pod, or the EndpointSlice of the address, has no such port.
     PortMissing {
-        port: Arc<str>,
-        /// The requested protocol. `None` matches any protocol.
-        protocol: Option<Protocol>,
+        target: PortTarget,
+        /// A container port was looked for that has a host port.
+        is_host_port: bool,
     },
     /// The pod has no address of the wanted family.
     AddressMissing { family: Family },
@@ -158,8 +158,8 @@ impl DesiredPod {
             by_endpoint: Vec::with_capacity(pod.endpoints.len()),
             problems: missing
                 .map(|port| Problem::PortMissing {
-                    port: port.container_port,
-                    protocol: port.protocol,
+                    target: port.target,
+                    is_host_port: port.is_host_port,
                 })
                 .collect(),
             previous: None,
@@ -249,17 +249,41 @@ impl DesiredPod {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PortMissing { port, protocol: None } => write!(
-                f,
-                "no container port is named \"{port}\": name one so in the pod's template, or give spec.ports its number"
-            ),
             Self::PortMissing {
-                port,
-                protocol: Some(protocol),
+                target,
+                is_host_port: true,
+            } => {
+                let port = match target {
+                    PortTarget::Number(number) => number.to_string(),
+                    PortTarget::Name { name, .. } => format!("\"{name}\""),
+                };
+                write!(
+                    f,
+                    "the container port {port} has no hostPort, or is not declared: add hostPort in the pod's template, or use another address.type"
+                )
+            }
+            Self::PortMissing {
+                target: PortTarget::Number(number),
+                ..
+            } => write!(f, "there is no port {number}"),
+            Self::PortMissing {
+                target: PortTarget::Name { name, protocol: None },
+                ..
             } => write!(
                 f,
-                "no {protocol} port of a container is named \"{port}\": name one so in the pod's template, correct the \
-                 protocol, or give spec.ports its number"
+                "no container port is named \"{name}\": name one so in the pod's template, or give spec.ports its number"
+            ),
+            Self::PortMissing {
+                target:
+                    PortTarget::Name {
+                        name,
+                        protocol: Some(protocol),
+                    },
+                ..
+            } => write!(
+                f,
+                "no {protocol} port is named \"{name}\": name a container port so in the pod's template, or the port of the \
+                 EndpointSlice; correct the protocol; or give the port as a number"
             ),
             Self::AddressMissing { family } => write!(
                 f,
@@ -295,7 +319,6 @@ mod tests {
 
     fn ready_pod() -> ReadyPod {
         ReadyPod {
-            uid: "u".into(),
             endpoints: vec![endpoint("p", 8080)],
             missing_ports: Vec::new(),
             weight_unparsable: false,

@@ -89,7 +89,6 @@ mod tests {
         };
         let [grpc, web] = schemes;
         let pod = ReadyPod {
-            uid: "u".into(),
             endpoints: vec![
                 port("grpc", 8080, grpc),
                 port("web", 8080, web),

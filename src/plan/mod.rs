@@ -61,4 +61,4 @@ pub use registrations::RegistrationSettings;
 pub use rejected::{Narrowed, Objection, Owner, Rejection};
 pub use report::{Conflict, Holder, Registered, Report};
 pub use since::Since;
-pub use status::{Holding, Readiness, Subject, count, refused_status, status_of};
+pub use status::{EndpointKind, Holding, Readiness, Subject, count, refused_status, status_of};

@@ -269,6 +269,7 @@ impl DesiredPod {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::PortTarget;
     use crate::model::Observation;
     use crate::plan::RegistrationSettings;
     use crate::plan::testing::{desired, endpoint, meta, reference};
@@ -346,8 +347,11 @@ mod tests {
     fn a_pod_of_which_a_port_is_missing_is_not_registered_as_a_whole() {
         let mut planner = planner(&[("/s/p:80", "1"), ("/s/p:81", "1")]);
         let missing = Problem::PortMissing {
-            port: "http".into(),
-            protocol: None,
+            target: PortTarget::Name {
+                name: "http".into(),
+                protocol: None,
+            },
+            is_host_port: false,
         };
         let told = missing.to_string();
         let desired = DesiredPod {

@@ -30,12 +30,75 @@ pub struct Subject<'a> {
     pub service: &'a str,
     /// The Registry's name.
     pub registry: &'a str,
-    /// How many pods the selector matches, ready or not.
+    /// What it registers.
+    pub kind: EndpointKind,
+    /// How many of these there are, ready or not.
     pub selected: usize,
+    /// Why nothing, or not everything, of its Service can be registered now: the reason, and what to do about it.
+    pub obstacle: Option<(Reason, &'a str)>,
     /// What is known of removals that are held back in the Registry.
     pub holding: &'a Holding,
     /// Why formats of it are not written: another registration's are in the way.
     pub aside: &'a [String],
+}
+
+/// What a registration registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EndpointKind {
+    /// The pods that its selector selects.
+    #[default]
+    SelectedPods,
+    /// The pods of a Service.
+    ServicePods,
+    /// The nodes that lead to a Service.
+    Nodes,
+    /// The addresses that lead to a Service, or those in its EndpointSlices.
+    Addresses,
+}
+
+impl EndpointKind {
+    fn plural(self) -> &'static str {
+        match self {
+            Self::SelectedPods | Self::ServicePods => "pods",
+            Self::Nodes => "nodes",
+            Self::Addresses => "addresses",
+        }
+    }
+
+    /// Returns what to say if there are `selected` of them, and none is ready.
+    fn none_ready(self, selected: usize) -> String {
+        match self {
+            Self::SelectedPods | Self::ServicePods => format!(
+                "None of the {selected} selected pods is ready: look for their readiness probes and events with `kubectl describe pods`."
+            ),
+            Self::Nodes => format!(
+                "None of the {selected} nodes is ready and leads to a ready pod of the Service: look for the readiness probes and events of its pods with `kubectl describe pods`."
+            ),
+            Self::Addresses => format!(
+                "None of the {selected} addresses leads to a ready endpoint of the Service: look for the readiness of its pods, or of the endpoints in its EndpointSlices."
+            ),
+        }
+    }
+
+    /// Returns what to say if there are none.
+    fn none(self) -> &'static str {
+        match self {
+            Self::SelectedPods => "No pod of this namespace has the labels of spec.selector now",
+            Self::ServicePods => "The Service has no pods now",
+            Self::Nodes => "There are no pods behind the Service now, or no nodes that load balancers may use",
+            Self::Addresses => "The Service has no endpoints now",
+        }
+    }
+
+    /// Returns how to find out why there are none.
+    fn search(self) -> &'static str {
+        match self {
+            Self::SelectedPods => "compare spec.selector with their labels in `kubectl get pods --show-labels`",
+            Self::ServicePods | Self::Nodes | Self::Addresses => {
+                "compare the selector of the Service with their labels in `kubectl get pods --show-labels`, and see its EndpointSlices"
+            }
+        }
+    }
 }
 
 /// What is known of the removals that are held back in a Registry.
@@ -85,8 +148,8 @@ pub fn status_of(
     let (endpoints, omitted) = endpoints_of(&report.endpoints);
     let mut conditions = Conditions::from(subject, now);
     let registry = subject.registry;
-    let (synced, synced_reason, synced_message) = synced(report, readiness, subject.aside);
-    let (ready, reason, message) = ready(report, subject.selected, synced);
+    let (synced, synced_reason, synced_message) = synced(report, readiness, subject);
+    let (ready, reason, message) = ready(report, subject, synced);
     conditions.set(ConditionType::Ready, ready, reason, &message);
     conditions.set(
         ConditionType::Accepted,
@@ -94,6 +157,9 @@ pub fn status_of(
         Reason::Accepted,
         &format!("Registry \"{registry}\" registers this service."),
     );
+    if let Some((reason, message)) = subject.obstacle {
+        conditions.set(ConditionType::Accepted, ConditionStatus::False, reason, message);
+    }
     conditions.set(ConditionType::Synced, synced, synced_reason, &synced_message);
     let (conflict, reason, message) = conflict(&report.conflicts, subject.aside);
     conditions.set(ConditionType::Conflict, conflict.into(), reason, &message);
@@ -167,9 +233,10 @@ fn registered(report: &Report<'_>, aside: &[String]) -> usize {
     if aside.is_empty() { report.registered } else { 0 }
 }
 
-fn synced(report: &Report<'_>, readiness: &Readiness, aside: &[String]) -> (ConditionStatus, Reason, String) {
-    let registered = registered(report, aside);
-    let pods = || format!("{registered} of {} ready pods are registered.", report.ready);
+fn synced(report: &Report<'_>, readiness: &Readiness, subject: Subject<'_>) -> (ConditionStatus, Reason, String) {
+    let aside = subject.aside;
+    let (registered, what) = (registered(report, aside), subject.kind.plural());
+    let pods = || format!("{registered} of {} ready {what} are registered.", report.ready);
     if report.suspended {
         let message = "spec.updatePolicy is Frozen: leases are renewed, keys are left as they are.";
         return (ConditionStatus::False, Reason::Frozen, message.to_owned());
@@ -216,6 +283,9 @@ fn synced(report: &Report<'_>, readiness: &Readiness, aside: &[String]) -> (Cond
             kept => format!("{kept} {}", problems(report)),
         };
         (ConditionStatus::False, reason, message)
+    } else if subject.obstacle.is_some() {
+        let message = format!("{} See the condition Accepted.", pods());
+        (ConditionStatus::False, Reason::NotAccepted, message)
     } else if let Some(pod) = report.kept {
         let message = format!("{} {}", pods(), kept(pod));
         (ConditionStatus::True, Reason::LastEndpointKept, message)
@@ -265,36 +335,41 @@ fn problems(report: &Report<'_>) -> String {
 
 /// Whether a ready pod is registered. Where no pod is selected there is nothing to register: that is so once all has been
 /// carried out, as `synced` says, for tools that wait for the condition wait for no more than that.
-fn ready(report: &Report<'_>, selected: usize, synced: ConditionStatus) -> (ConditionStatus, Reason, String) {
+fn ready(report: &Report<'_>, subject: Subject<'_>, synced: ConditionStatus) -> (ConditionStatus, Reason, String) {
+    let Subject { kind, selected, .. } = subject;
+    let what = kind.plural();
     let (ready, reason, message) = if let Some(pod) = report.kept.filter(|_| !report.endpoints.is_empty()) {
         (
             false,
             Reason::LastEndpointKept,
-            format!("No pod is ready. {}", kept(pod)),
+            format!("No endpoint is ready. {}", kept(pod)),
         )
     } else if !report.endpoints.is_empty() {
         let message = format!("{} endpoints are in etcd.", report.endpoints.len());
         (true, Reason::EndpointsRegistered, message)
     } else if report.ready > 0 {
-        let message = "Pods are ready, but none of them is in etcd: see the condition Synced.";
-        (false, Reason::NothingRegistered, message.to_owned())
+        let message = format!("There are ready {what}, but none of them is in etcd: see the condition Synced.");
+        (false, Reason::NothingRegistered, message)
+    } else if subject.obstacle.is_some() {
+        let message = "Nothing can be registered: see the condition Accepted.";
+        (false, Reason::NotAccepted, message.to_owned())
     } else if selected > 0 {
         let held = match report.held {
             0 => "",
             _ => " Keys are kept in etcd nevertheless: see the condition RemovalsHeld.",
         };
-        let message = format!(
-            "None of the {selected} selected pods is ready: look for their readiness probes and events with `kubectl describe pods`.{held}"
-        );
+        let message = format!("{}{held}", kind.none_ready(selected));
         (false, Reason::NoReadyPods, message)
     } else if synced == ConditionStatus::True || report.suspended {
-        let message = "No pod of this namespace has the labels of spec.selector now, so there is nothing to register. This is \
-             normal for a workload that is scaled to zero; if pods are running, compare spec.selector with their labels in \
-             `kubectl get pods --show-labels`.";
-        (true, Reason::NoPods, message.to_owned())
+        let message = format!(
+            "{}, so there is nothing to register. This is normal for a workload that is scaled to zero; if pods are running, {}.",
+            kind.none(),
+            kind.search()
+        );
+        (true, Reason::NoPods, message)
     } else {
-        let message = "No pod of this namespace has the labels of spec.selector now; see the condition Synced for what remains to be done.";
-        return (synced, Reason::NoPods, message.to_owned());
+        let message = format!("{}; see the condition Synced for what remains to be done.", kind.none());
+        return (synced, Reason::NoPods, message);
     };
     (ready.into(), reason, message)
 }

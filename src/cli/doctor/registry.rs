@@ -9,7 +9,7 @@ use super::finding::{Chapter, Finding};
 use super::releases;
 use crate::api::{Registry, ServiceRegistration};
 use crate::cli::entry::access;
-use crate::controller::Preview;
+use crate::controller::{ClusterState, Preview};
 use crate::etcd::{self, Connection, EndpointFault, Error, Role, Status, Timeouts, lease_id};
 use crate::format::RecordFormats;
 use crate::kube::{Listing, WatchScope};
@@ -85,7 +85,9 @@ async fn prefixes(listing: &Listing, registry: &Registry, its: &[&ServiceRegistr
     let mut formats = RecordFormats::new();
     // If the RecordFormats cannot be listed, the prefixes of their records are omitted.
     formats.add(&listing.record_formats().await.unwrap_or_default());
-    let mut preview = Preview::new("", &registry.name_any(), registry.spec.clone(), &[]);
+    // The prefixes do not depend on pods and Services.
+    let cluster = ClusterState::default();
+    let mut preview = Preview::new("", &registry.name_any(), registry.spec.clone(), cluster);
     for registration in its {
         // A registration that cannot be carried out reports this in its own conditions.
         let _ = preview.register(registration, &formats);

@@ -13,7 +13,7 @@ pub enum Error {
     Read { path: PathBuf, cause: io::Error },
     #[error("{} is neither YAML nor JSON: {cause}", path.display())]
     Parse { path: PathBuf, cause: String },
-    #[error("{} contains a {kind}: -f takes leasehold's kinds and Namespaces, --pods takes pods", path.display())]
+    #[error("{} contains a {kind}: -f takes leasehold's kinds, Namespaces, Services and EndpointSlices; --pods takes pods, Services, EndpointSlices and nodes", path.display())]
     Kind { path: PathBuf, kind: String },
     #[error("{}: the {kind} {name:?} does not match its schema: {cause}", path.display())]
     Object {

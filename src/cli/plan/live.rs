@@ -10,12 +10,11 @@ use tokio::time::timeout;
 use super::error::Error;
 use super::manifests::Manifests;
 use super::{Compared, Plan};
-use crate::api::{FormatType, Registry, ServiceRegistration};
+use crate::api::{AddressType, FormatType, Registry, ServiceRegistration};
 use crate::cli::entry::{Closed, access};
-use crate::controller::{Outcome, Preview, meet};
+use crate::controller::{ClusterState, Outcome, Preview, meet};
 use crate::etcd::{Access, Connection, Timeouts};
 use crate::format::RecordFormats;
-use crate::index::Pod;
 use crate::kube::{Listing, WatchScope};
 use crate::model::RegistrationRef;
 use crate::telemetry::Calls;
@@ -75,7 +74,8 @@ pub async fn find(
             .await
             .map_err(closed)?;
         let registry = (&registry, &access);
-        let found = in_registry(&listing, &cluster_id, registry, &formats, &wanted, &present);
+        let files = (&manifests, &formats);
+        let found = in_registry(&listing, &cluster_id, registry, files, &wanted, &present);
         outcomes.extend(Box::pin(found).await?);
     }
     outcomes.sort_by_key(|outcome| order.iter().position(|wanted| *wanted == outcome.registration));
@@ -98,31 +98,34 @@ async fn in_registry(
     listing: &Listing,
     cluster_id: &str,
     (registry, access): (&Registry, &Access),
-    formats: &Formats,
+    (manifests, formats): (&Manifests, &Formats),
     wanted: &[ServiceRegistration],
     present: &[ServiceRegistration],
 ) -> Result<Vec<Outcome>, Error> {
     let name = registry.name_any();
+    let of_registry = |one: &&ServiceRegistration| one.spec.registry_ref.name == name;
+    let mut cluster = cluster_state(listing, present.iter().filter(of_registry).chain(wanted)).await?;
+    manifests.apply_to(&mut cluster);
     // Includes the registrations that are changed and those whose prefixes overlap theirs: otherwise the keys of the
     // latter would look like leftovers.
     let concerned = |one: &&ServiceRegistration| {
-        one.spec.registry_ref.name == name
-            && wanted
-                .iter()
-                .any(|wanted| reference(wanted) == reference(one) || meet(wanted, one, &formats.wanted))
+        let meets = |wanted| meet(wanted, one, &cluster, &formats.wanted);
+        wanted
+            .iter()
+            .any(|wanted| reference(wanted) == reference(one) || meets(wanted))
     };
-    let present: Vec<&ServiceRegistration> = present.iter().filter(concerned).collect();
+    let present = present.iter().filter(of_registry).filter(concerned);
+    let present: Vec<&ServiceRegistration> = present.collect();
     let namespaces: BTreeSet<String> = present
         .iter()
         .copied()
         .chain(wanted)
         .filter_map(ResourceExt::namespace)
         .collect();
-    let mut pods: Vec<Pod> = Vec::new();
     for namespace in &namespaces {
-        pods.extend(listing.pods(namespace).await?);
+        cluster.pods.extend(listing.pods(namespace).await?);
     }
-    let mut preview = Preview::new(cluster_id, &name, registry.spec.clone(), &pods);
+    let mut preview = Preview::new(cluster_id, &name, registry.spec.clone(), cluster);
     if registry.spec.access.is_some() {
         for namespace in &namespaces {
             preview.settle(listing.namespace(namespace).await?);
@@ -146,6 +149,35 @@ async fn in_registry(
         .await
         .map_err(|cause| Error::Etcd { registry: name, cause })?;
     Ok(preview.outcomes(&references))
+}
+
+/// Lists the Services and nodes that these registrations need: the user needs permission for no others.
+async fn cluster_state(
+    listing: &Listing,
+    registrations: impl Iterator<Item = &ServiceRegistration>,
+) -> Result<ClusterState, Error> {
+    let mut cluster = ClusterState::default();
+    let mut namespaces = BTreeSet::new();
+    let mut needs_nodes = false;
+    for registration in registrations.filter(|one| one.spec.service.is_some()) {
+        namespaces.extend(registration.namespace());
+        needs_nodes |= registration.spec.address.kind == AddressType::NodePort;
+    }
+    for namespace in &namespaces {
+        for service in listing.services(namespace).await? {
+            cluster.add_service(service);
+        }
+        for slice in listing.endpoint_slices(namespace).await? {
+            cluster.add_slice(slice);
+        }
+    }
+    // Zones come from nodes, too. Without permission for these, the preview shows the zones that pods know.
+    match listing.nodes().await {
+        Ok(nodes) => cluster.nodes = nodes,
+        Err(error) if needs_nodes => return Err(error.into()),
+        Err(_) => {}
+    }
+    Ok(cluster)
 }
 
 /// Reads the relevant prefixes of the Registry's etcd, all at one revision, into the preview.

@@ -1,4 +1,4 @@
-//! Reads registrations, Registries, RecordFormats, namespaces and pods from files, as users write them and kubectl
+//! Reads registrations, Registries, RecordFormats, and objects of the cluster from files, as users write them and kubectl
 //! prints them.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::error::Error;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::index::{NamespaceLabels, Pod};
+use crate::controller::ClusterState;
+use crate::index::{EndpointSlice, NamespaceLabels, Service};
 
 /// The objects in the files given with `-f`.
 #[derive(Debug, Default)]
@@ -21,6 +22,8 @@ pub struct Manifests {
     pub registries: Vec<Registry>,
     pub namespaces: Vec<NamespaceLabels>,
     pub record_formats: Vec<RecordFormat>,
+    pub services: Vec<Service>,
+    pub slices: Vec<EndpointSlice>,
 }
 
 impl Manifests {
@@ -38,7 +41,18 @@ impl Manifests {
                         manifests.record_formats.push(format);
                     }
                     Some("Registry") => manifests.registries.push(decode(path, "Registry", object)?),
-                    Some("Namespace") => manifests.namespaces.push(namespace(path, object)?),
+                    Some("Namespace") => {
+                        let namespace = stripped(path, "Namespace", object, crate::kube::namespace)?;
+                        manifests.namespaces.push(namespace);
+                    }
+                    Some("Service") => {
+                        let service = stripped(path, "Service", object, crate::kube::service)?;
+                        manifests.services.push(service);
+                    }
+                    Some("EndpointSlice") => {
+                        let slice = stripped(path, "EndpointSlice", object, crate::kube::endpoint_slice)?;
+                        manifests.slices.push(slice);
+                    }
                     other => {
                         return Err(Error::Kind {
                             path: path.clone(),
@@ -68,7 +82,7 @@ impl Manifests {
         tenant
     }
 
-    /// Sets the namespace of registrations that have none.
+    /// Sets the namespace of registrations, Services and EndpointSlices that have none.
     pub fn settle(&mut self, namespace: &str) {
         for registration in &mut self.registrations {
             registration
@@ -76,39 +90,61 @@ impl Manifests {
                 .namespace
                 .get_or_insert_with(|| namespace.to_owned());
         }
+        let services = self.services.iter_mut().map(|service| &mut service.namespace);
+        let slices = self.slices.iter_mut().map(|slice| &mut slice.namespace);
+        for unset in services.chain(slices).filter(|own| own.is_empty()) {
+            namespace.clone_into(unset);
+        }
+    }
+
+    /// Adds the Services and EndpointSlices to `cluster`, as if they were applied.
+    pub fn apply_to(&self, cluster: &mut ClusterState) {
+        for service in &self.services {
+            cluster.add_service(service.clone());
+        }
+        for slice in &self.slices {
+            cluster.add_slice(slice.clone());
+        }
     }
 }
 
-fn namespace(path: &Path, object: Value) -> Result<NamespaceLabels, Error> {
+/// Decodes an object of the cluster by `decode`.
+fn stripped<T>(
+    path: &Path,
+    kind: &'static str,
+    object: Value,
+    decode: impl FnOnce(Value) -> Result<T, serde_json::Error>,
+) -> Result<T, Error> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    crate::kube::namespace(object).map_err(|cause| Error::Object {
+    decode(object).map_err(|cause| Error::Object {
         path: path.to_owned(),
-        kind: "Namespace",
+        kind,
         name,
         cause: cause.to_string(),
     })
 }
 
-/// Reads the pods in a file.
-pub fn pods(path: &Path) -> Result<Vec<Pod>, Error> {
-    let mut pods = Vec::new();
+/// Reads the pods in a file, and the Services, EndpointSlices and nodes.
+pub fn cluster(path: &Path) -> Result<ClusterState, Error> {
+    let mut cluster = ClusterState::default();
     for object in objects(path)? {
-        let kind = object["kind"].as_str().unwrap_or("document without a kind");
-        if kind != "Pod" {
-            return Err(Error::Kind {
-                path: path.to_owned(),
-                kind: kind.to_owned(),
-            });
+        match object["kind"].as_str() {
+            Some("Pod") => cluster.pods.push(stripped(path, "Pod", object, crate::kube::pod)?),
+            Some("Node") => cluster.nodes.push(stripped(path, "Node", object, crate::kube::node)?),
+            Some("Service") => cluster.add_service(stripped(path, "Service", object, crate::kube::service)?),
+            Some("EndpointSlice") => {
+                let slice = stripped(path, "EndpointSlice", object, crate::kube::endpoint_slice)?;
+                cluster.add_slice(slice);
+            }
+            other => {
+                return Err(Error::Kind {
+                    path: path.to_owned(),
+                    kind: other.unwrap_or("document without a kind").to_owned(),
+                });
+            }
         }
-        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        pods.push(crate::kube::pod(object).map_err(|cause| Error::Object {
-            path: path.to_owned(),
-            kind: "Pod",
-            name,
-            cause: cause.to_string(),
-        })?);
     }
-    Ok(pods)
+    Ok(cluster)
 }
 
 /// Returns all objects of a file, including the items of lists.

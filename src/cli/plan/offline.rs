@@ -1,4 +1,4 @@
-//! Plans without a cluster and without an etcd, with the pods in a file.
+//! Plans without a cluster and without an etcd, with the pods and other objects in a file.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,15 +7,16 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::error::Error;
-use super::manifests::{Manifests, pods};
+use super::manifests::{Manifests, cluster};
 use super::{Compared, Plan};
 use crate::api::RegistrySpec;
 use crate::controller::Preview;
 use crate::format::RecordFormats;
 
 pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> Result<Plan, Error> {
-    let mut pods = pods(path)?;
-    let namespaces: BTreeSet<&str> = pods
+    let mut cluster = cluster(path)?;
+    let namespaces: BTreeSet<&str> = cluster
+        .pods
         .iter()
         .map(|pod| pod.namespace.as_str())
         .filter(|namespace| !namespace.is_empty())
@@ -26,7 +27,8 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
     };
     let default = namespace.unwrap_or(common).to_owned();
     manifests.settle(&default);
-    for pod in pods.iter_mut().filter(|pod| pod.namespace.is_empty()) {
+    manifests.apply_to(&mut cluster);
+    for pod in cluster.pods.iter_mut().filter(|pod| pod.namespace.is_empty()) {
         pod.namespace.clone_from(&default);
     }
     let mut record_formats = RecordFormats::new();
@@ -36,7 +38,7 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
         let name = registration.spec.registry_ref.name.as_str();
         let given = manifests.registries.iter().find(|registry| registry.name_any() == name);
         let spec = given.map_or_else(defaults, |registry| registry.spec.clone());
-        let mut preview = Preview::new("no-cluster", name, spec, &pods);
+        let mut preview = Preview::new("no-cluster", name, spec, cluster.clone());
         preview.settle(manifests.namespace(&registration.namespace().unwrap_or_default()));
         let reference = preview
             .register(registration, &record_formats)

@@ -21,13 +21,13 @@ fn pod(name: &str, address: &str, ready: bool) -> Pod {
     Pod {
         namespace: "shop".to_owned(),
         name: name.to_owned(),
-        uid: format!("uid-{name}"),
         labels: BTreeMap::from([("app".to_owned(), "orders".to_owned())]),
         addresses: Addresses::parse([address]),
         ports: vec![PodPort {
             name: "grpc".to_owned(),
             number: 8080,
             protocol: Protocol::Tcp,
+            host_port: None,
         }],
         ready,
         ..Pod::default()
@@ -36,7 +36,14 @@ fn pod(name: &str, address: &str, ready: bool) -> Pod {
 
 fn preview(pods: &[Pod]) -> Preview {
     let spec = serde_json::from_value(json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}})).expect("decodes");
-    Preview::new("c1", "default", spec, pods)
+    Preview::new("c1", "default", spec, cluster(pods))
+}
+
+fn cluster(pods: &[Pod]) -> ClusterState {
+    ClusterState {
+        pods: pods.to_vec(),
+        ..ClusterState::default()
+    }
 }
 
 /// Passes in what an operator has left in etcd, a lease with its record and the keys `ours` on it, and the `foreign`
@@ -220,7 +227,7 @@ fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheless() {
         let pods: Vec<Pod> = names.iter().map(|name| pod(name, "10.0.0.1", false)).collect();
         let spec = json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}, "guard": {"mode": mode}});
         let spec = serde_json::from_value(spec).expect("decodes");
-        let mut preview = Preview::new("c1", "default", spec, &pods);
+        let mut preview = Preview::new("c1", "default", spec, cluster(&pods));
         preview.holds(in_all);
         let reference = preview
             .register(&registration("/a"), &RecordFormats::new())

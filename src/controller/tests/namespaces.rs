@@ -35,11 +35,13 @@ async fn everything_has_been_told_when_each_namespace_has_told_everything() {
     let mut rig = rig_in(&["shop", "bank"]);
     rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
     rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
+    rig.take(WatchEvent::Node(ObjectEvent::ListComplete));
     for name in ["shop", "bank"] {
         assert!(!rig.controller.complete, "{name} is not listed");
         let area = NamespaceScope::namespace(name);
         rig.take(WatchEvent::Namespace(area.clone(), ObjectEvent::ListComplete));
         rig.take(WatchEvent::Registration(area.clone(), ObjectEvent::ListComplete));
+        rig.services_complete(&area);
         rig.take(WatchEvent::Pod(area, ObjectEvent::ListComplete));
     }
     assert!(rig.controller.complete);

@@ -103,6 +103,8 @@ async fn a_registration_waits_for_its_record_format_until_all_are_listed() {
         NamespaceScope::Cluster,
         ObjectEvent::ListComplete,
     ));
+    rig.services_complete(&NamespaceScope::Cluster);
+    rig.take(WatchEvent::Node(ObjectEvent::ListComplete));
     assert!(!rig.controller.complete, "its keys may have to stay");
     rig.record_format(1, GOOD);
     assert_eq!(rig.written().as_deref(), Some(r#"{"host": "10.0.0.7"}"#));

@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use super::backend_health::Trouble;
 use crate::api::{FormatStatus, Guard, LastSynced, Limits, Reason, RegistryStatus};
 use crate::controller::policy::Verdict;
+use crate::controller::source::Obstacle;
 use crate::etcd::Access;
 use crate::model::{Freshness, NamespaceScope, Prefix, RegistrationRef, WatchTarget};
-use crate::plan::{RegistrationSettings, Since};
+use crate::plan::{EndpointKind, RegistrationSettings, Since};
 
 /// Identifies an object and the version of its spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +97,10 @@ pub enum Command {
         selected: usize,
         /// Why formats of it are suppressed in favour of another registration's.
         aside: Vec<String>,
+        /// What it registers.
+        kind: EndpointKind,
+        /// Why nothing, or not everything, of its Service can be registered now.
+        obstacle: Option<Obstacle>,
         /// Whether its pods may keep the keys of the spec before.
         keeps_previous: bool,
         /// When it claimed each of its prefixes.

@@ -66,6 +66,8 @@ impl RegistryWorker {
                 version,
                 selected,
                 aside,
+                kind,
+                obstacle,
                 keeps_previous,
                 since,
                 places,
@@ -78,7 +80,7 @@ impl RegistryWorker {
                 self.planner.set_settings(&registration, terms);
                 self.planner.set_since(&registration, since);
                 self.debouncer.changed(registration.clone(), Instant::now());
-                let subject = Subject::new(service, version, selected).aside(aside);
+                let subject = Subject::new(service, version, selected).aside(aside).of(kind, obstacle);
                 let mut subject = subject.recording(places, identity, last_synced);
                 if let Some(former) = self.subjects.remove(&registration) {
                     subject.take_over(former);

@@ -17,10 +17,11 @@ use crate::api::{
     ServiceRegistrationStatus, conditions,
 };
 use crate::controller::debouncer::Debouncer;
+use crate::controller::source::Obstacle;
 use crate::etcd::Leadership;
 use crate::kube::{Amendment, StatusUpdate, WritePolicy};
 use crate::model::RegistrationRef;
-use crate::plan::{self, Holding, Readiness, status_of};
+use crate::plan::{self, EndpointKind, Holding, Readiness, status_of};
 use crate::telemetry::RegistryHealth;
 
 /// Changes within this time are reported together.
@@ -46,6 +47,9 @@ pub struct Subject {
     selected: usize,
     /// Why formats of it are suppressed in favour of another registration's.
     pub(super) aside: Vec<String>,
+    kind: EndpointKind,
+    /// Why nothing, or not everything, of its Service can be registered now.
+    obstacle: Option<Obstacle>,
     /// Why the newest spec is not in force.
     pub(super) refusal: Option<(Reason, String)>,
     /// Why the Registry's rules do not let some of its formats be written.
@@ -67,6 +71,8 @@ impl Subject {
             generation: version.generation,
             selected,
             aside: Vec::new(),
+            kind: EndpointKind::default(),
+            obstacle: None,
             refusal: None,
             denial: None,
             places: Vec::new(),
@@ -79,6 +85,11 @@ impl Subject {
     /// Sets the reasons for which formats of it are suppressed.
     pub fn aside(self, aside: Vec<String>) -> Self {
         Self { aside, ..self }
+    }
+
+    /// Sets what it registers, and why that is not possible now.
+    pub fn of(self, kind: EndpointKind, obstacle: Option<Obstacle>) -> Self {
+        Self { kind, obstacle, ..self }
     }
 
     /// Sets what its status records for the next leader.
@@ -297,11 +308,14 @@ impl RegistryWorker {
             return;
         };
         let now = now();
+        let obstacle = subject.obstacle.as_ref();
         let about = plan::Subject {
             generation: subject.generation,
             service: &subject.service,
             registry: &self.name,
+            kind: subject.kind,
             selected: subject.selected,
+            obstacle: obstacle.map(|obstacle| (obstacle.reason, &*obstacle.message)),
             holding: self.guarding.holding(),
             aside: &subject.aside,
         };

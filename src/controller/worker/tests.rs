@@ -49,6 +49,7 @@ fn last_synced(generation: i64) -> LastSynced {
         generation,
         spec: serde_json::Map::new(),
         record_formats: serde_json::Map::new(),
+        service_ports: Vec::new(),
     }
 }
 
@@ -156,6 +157,8 @@ impl Rig {
             version: version(),
             selected: 0,
             aside: Vec::new(),
+            kind: plan::EndpointKind::default(),
+            obstacle: None,
             keeps_previous: false,
             since: [(Prefix::below("/services/shop/orders/"), plan::Since::Created(1))].into(),
             places: Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use minijinja::Value;
 
-use crate::model::{Endpoint, Prefix};
+use crate::model::{Endpoint, Host, Prefix};
 
 /// Returns the facts of `endpoint` below `scope`. `id` distinguishes the endpoint from the others of the service. An
 /// unknown fact is `none`, so that a misspelt name, which is undefined, still gives an error.
@@ -39,7 +39,7 @@ pub fn context(endpoint: &Endpoint, id: &str, scope: &Prefix) -> Value {
         ("node", optional(node)),
         ("zone", optional(zone)),
         ("address", Value::from(address.to_string())),
-        ("family", Value::from(if address.is_ipv6() { "IPv6" } else { "IPv4" })),
+        ("family", family(address)),
         ("port", Value::from(*port)),
         ("portName", Value::from(port_name)),
         ("hostPort", Value::from(endpoint.host_port())),
@@ -49,4 +49,12 @@ pub fn context(endpoint: &Endpoint, id: &str, scope: &Prefix) -> Value {
         ("metadata", Value::from(metadata)),
     ]);
     Value::from(facts)
+}
+
+fn family(address: &Host) -> Value {
+    match address.ip() {
+        Some(ip) if ip.is_ipv6() => Value::from("IPv6"),
+        Some(_) => Value::from("IPv4"),
+        None => Value::from(()),
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{TemplateError, Templates};
 use crate::api::{RecordFormatSpec, RecordPreview};
 use crate::format::ServicePort;
-use crate::model::{Endpoint, Prefix, Record};
+use crate::model::{Endpoint, Host, Prefix, Record};
 
 /// The prefix of the sample endpoint.
 const PREFIX: &str = "/services/shop/orders";
@@ -109,20 +109,21 @@ fn sample(spec: &RecordFormatSpec) -> Endpoint {
     }
 }
 
-const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
+const ADDRESS: Host = Host::Ip(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)));
 
 /// Returns other possible pods of the service: a pod of the same ReplicaSet, a pod of another revision in another
 /// subnet, and a pod that shares the host network with the sample.
 fn others(sample: &Endpoint) -> [Endpoint; 3] {
-    let other = |pod: &str, address: IpAddr, port: u16| Endpoint {
+    let ip = |ip: Ipv4Addr| Host::Ip(ip.into());
+    let other = |pod: &str, address: Host, port: u16| Endpoint {
         pod: pod.into(),
         address,
         port,
         ..sample.clone()
     };
     [
-        other("orders-7d9f-abcdf", Ipv4Addr::new(10, 0, 0, 8).into(), sample.port),
-        other("orders-8c4d-abcde", Ipv4Addr::new(10, 0, 1, 7).into(), sample.port),
-        other("orders-7d9f-abcdg", sample.address, sample.port + 1),
+        other("orders-7d9f-abcdf", ip(Ipv4Addr::new(10, 0, 0, 8)), sample.port),
+        other("orders-8c4d-abcde", ip(Ipv4Addr::new(10, 0, 1, 7)), sample.port),
+        other("orders-7d9f-abcdg", sample.address.clone(), sample.port + 1),
     ]
 }

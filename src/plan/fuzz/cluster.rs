@@ -8,7 +8,9 @@ use serde_json::json;
 
 use crate::api::GuardMode;
 use crate::format::{Format, RecordFormats, Service};
-use crate::index::{Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector};
+use crate::index::{
+    Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector, Target,
+};
 use crate::model::{Family, Fence, Key, LeaseId, NamespaceScope, Protocol, RegistrationRef, Transaction, TxnOutcome};
 use crate::plan::testing::{Etcd, meta};
 use crate::plan::{
@@ -79,11 +81,11 @@ pub fn pod(name: &str, app: &str, address: u8, state: &str) -> Pod {
         name: name.to_owned(),
         number,
         protocol: Protocol::Tcp,
+        host_port: None,
     };
     Pod {
         namespace: NAMESPACE.to_owned(),
         name: name.to_owned(),
-        uid: format!("{name}-uid"),
         labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
         addresses: Addresses {
             v4: (address > 0).then(|| [10, 0, 0, address].into()),
@@ -126,11 +128,11 @@ struct View<'a>(&'a Index, &'a BTreeMap<RegistrationRef, Vec<FormatBinding>>);
 
 impl DesiredState for View<'_> {
     fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
-        self.0.selecting(namespace, pod)
+        self.0.registering(namespace, pod)
     }
 
     fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool {
-        self.0.selects(registration, pod)
+        self.0.registers(registration, pod)
     }
 
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
@@ -235,6 +237,8 @@ impl Operator {
                 match_labels: BTreeMap::from([("app".into(), wish.app.as_str().into())]),
                 match_expressions: Vec::new(),
             },
+            publish_not_ready: false,
+            target: Target::Pods,
             registry: "default".into(),
             service: "orders".into(),
             ports: vec![port("grpc"), port("http")],

@@ -15,7 +15,9 @@ const SUBJECT: Subject<'_> = Subject {
     generation: 3,
     service: "orders",
     registry: "default",
+    kind: EndpointKind::SelectedPods,
     selected: 2,
+    obstacle: None,
     holding: &Holding::Nothing,
 };
 

@@ -1,6 +1,7 @@
 //! An edit must not empty a service: a pod keeps the keys of the previous spec until the newest one can be carried out.
 
 use super::*;
+use crate::index::PortTarget;
 use crate::plan::{PodState, Problem};
 
 /// `pod` with a key below `/t/` by the newest spec, and below `/s/` by the previous one.
@@ -23,8 +24,11 @@ fn keeping(newest: DesiredPod, before: DesiredPod) -> DesiredPod {
 
 fn missing() -> Vec<Problem> {
     vec![Problem::PortMissing {
-        port: "grcp".into(),
-        protocol: None,
+        target: PortTarget::Name {
+            name: "grcp".into(),
+            protocol: None,
+        },
+        is_host_port: false,
     }]
 }
 

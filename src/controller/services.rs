@@ -1,0 +1,210 @@
+//! Handles Services, EndpointSlices and nodes, and examines the registrations that depend on them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::cache::Cache;
+use super::compile::References;
+use super::worker::Command;
+use super::{Controller, registry_of};
+use crate::api::ServiceRegistration;
+use crate::index::{DirtyMark, EndpointSlice, Node, ObjectCache, Service, Target};
+use crate::kube::{ENDPOINT_SLICES, NODES, ObjectEvent, SERVICES};
+use crate::model::{NamespaceScope, RegistrationRef};
+
+/// Services, the EndpointSlices that Kubernetes' own controller does not write, and the registrations that name Services.
+#[derive(Debug, Default)]
+pub struct Services {
+    services: ObjectCache<Service>,
+    slices: ObjectCache<EndpointSlice>,
+    /// By namespace and name of the Service. May contain registrations that no longer name it.
+    users: HashMap<(Arc<str>, Arc<str>), BTreeSet<RegistrationRef>>,
+}
+
+impl Services {
+    /// Adds `registration` to the users of the Service that `object` names.
+    pub fn add_user(&mut self, registration: &RegistrationRef, object: &ServiceRegistration) {
+        if let Some(service) = &object.spec.service {
+            let service = (registration.namespace.clone(), service.name.as_str().into());
+            self.users.entry(service).or_default().insert(registration.clone());
+        }
+    }
+
+    pub fn remove_user(&mut self, registration: &RegistrationRef, object: &ServiceRegistration) {
+        let Some(service) = &object.spec.service else { return };
+        let service = (registration.namespace.clone(), service.name.as_str().into());
+        if let Some(users) = self.users.get_mut(&service) {
+            users.remove(registration);
+            if users.is_empty() {
+                self.users.remove(&service);
+            }
+        }
+    }
+}
+
+impl Controller {
+    /// The objects that registrations refer to.
+    pub(super) fn references(&self) -> References<'_> {
+        References {
+            record_formats: self.library.formats(),
+            services: &self.services.services,
+            slices: &self.services.slices,
+        }
+    }
+
+    /// Whether all objects are listed that decide what the Service of `object` is.
+    pub(super) fn is_service_known(&self, reference: &RegistrationRef, object: &ServiceRegistration) -> bool {
+        let is_listed = |kind| self.streams.is_listed_in(kind, &reference.namespace);
+        object.spec.service.is_none() || is_listed(SERVICES) && is_listed(ENDPOINT_SLICES)
+    }
+
+    pub(super) fn service(
+        &mut self,
+        cache: &mut Cache,
+        area: &NamespaceScope,
+        seen: ObjectEvent<Service>,
+        now: Instant,
+    ) {
+        match seen {
+            ObjectEvent::ListBegins => self.services.services.begin_relist(area),
+            ObjectEvent::Lost(_) => self.weigh(cache, now),
+            ObjectEvent::Applied(service) => {
+                let (namespace, name) = (service.namespace.clone(), service.name.clone());
+                if self.services.services.apply(&namespace, &name, service) {
+                    self.examine_users_of(cache, &namespace, &name, now);
+                }
+            }
+            ObjectEvent::Deleted { namespace, name } => {
+                if self.services.services.delete(&namespace, &name).is_some() {
+                    self.examine_users_of(cache, &namespace, &name, now);
+                }
+            }
+            ObjectEvent::Unreadable { namespace, name, .. } => self.services.services.keep(&namespace, &name),
+            ObjectEvent::ListComplete => {
+                for deleted in self.services.services.end_relist(area) {
+                    self.examine_users_of(cache, &deleted.namespace, &deleted.name, now);
+                }
+                self.are_listed(cache, SERVICES, area, now);
+            }
+        }
+    }
+
+    pub(super) fn endpoint_slice(
+        &mut self,
+        cache: &mut Cache,
+        area: &NamespaceScope,
+        seen: ObjectEvent<EndpointSlice>,
+        now: Instant,
+    ) {
+        match seen {
+            ObjectEvent::ListBegins => self.services.slices.begin_relist(area),
+            ObjectEvent::Lost(_) => self.weigh(cache, now),
+            ObjectEvent::Applied(slice) => {
+                let (namespace, name, service) = (slice.namespace.clone(), slice.name.clone(), slice.service.clone());
+                let before = self.services.slices.get(&namespace, &name);
+                let before = before
+                    .map(|slice| slice.service.clone())
+                    .filter(|before| *before != service);
+                if self.services.slices.apply(&namespace, &name, slice) {
+                    for service in before.iter().chain([&service]) {
+                        self.examine_users_of(cache, &namespace, service, now);
+                    }
+                }
+            }
+            ObjectEvent::Deleted { namespace, name } => {
+                if let Some(deleted) = self.services.slices.delete(&namespace, &name) {
+                    self.examine_users_of(cache, &namespace, &deleted.service, now);
+                }
+            }
+            ObjectEvent::Unreadable { namespace, name, .. } => self.services.slices.keep(&namespace, &name),
+            ObjectEvent::ListComplete => {
+                for deleted in self.services.slices.end_relist(area) {
+                    self.examine_users_of(cache, &deleted.namespace, &deleted.service, now);
+                }
+                self.are_listed(cache, ENDPOINT_SLICES, area, now);
+            }
+        }
+    }
+
+    /// Handles the end of a list: what it did not contain does not exist.
+    fn are_listed(&mut self, cache: &mut Cache, kind: &'static str, area: &NamespaceScope, now: Instant) {
+        if self.streams.listed(kind, area) {
+            self.examine_all(cache, |object| object.spec.service.is_some(), now);
+        }
+        self.weigh(cache, now);
+    }
+
+    /// Examines the registrations that name a Service again.
+    fn examine_users_of(&mut self, cache: &mut Cache, namespace: &str, service: &str, now: Instant) {
+        let key = (namespace.into(), service.into());
+        let Some(users) = self.services.users.get(&key) else {
+            return;
+        };
+        let names = |object: &ServiceRegistration| {
+            let named = object.spec.service.as_ref();
+            named.is_some_and(|named| named.name == service)
+        };
+        for reference in users.clone() {
+            let kept = cache.entries.get(&reference).and_then(|entry| entry.kept().cloned());
+            if let Some(object) = kept.filter(|object| names(object)) {
+                self.examine(cache, &reference, &object, now);
+            } else if let Some(users) = self.services.users.get_mut(&key) {
+                users.remove(&reference);
+            }
+        }
+        self.tell_unclear();
+    }
+
+    pub(super) fn node(&mut self, cache: &mut Cache, seen: ObjectEvent<Node>, now: Instant) {
+        match seen {
+            ObjectEvent::ListBegins => cache.index.begin_node_relist(),
+            ObjectEvent::Lost(_) => self.weigh(cache, now),
+            ObjectEvent::Applied(node) => {
+                let marks = cache.index.apply_node(node);
+                self.send_marks(cache, marks, false, now);
+            }
+            ObjectEvent::Deleted { name, .. } => {
+                let marks = cache.index.delete_node(&name);
+                self.send_marks(cache, marks, true, now);
+            }
+            ObjectEvent::Unreadable { name, .. } => cache.index.keep_node(&name),
+            ObjectEvent::ListComplete => {
+                let missing = cache.index.end_node_relist().into_iter();
+                self.send_missing(cache, missing.map(|mark| (mark, false)).collect(), now);
+                if self.streams.listed(NODES, &NamespaceScope::Cluster) {
+                    self.examine_node_users(cache, now);
+                }
+                self.weigh(cache, now);
+            }
+        }
+    }
+
+    /// Examines the registrations of nodes again, because it has become known which nodes there are, or that this cannot
+    /// be known.
+    pub(super) fn examine_node_users(&mut self, cache: &mut Cache, now: Instant) {
+        let is_node_port = |object: &ServiceRegistration| object.spec.address.kind == crate::api::AddressType::NodePort;
+        self.examine_all(cache, is_node_port, now);
+    }
+
+    /// Sends each worker the marks of its registrations. `deleted`: the pods or nodes of these names were deleted.
+    pub(super) fn send_marks(&self, cache: &Cache, marks: Vec<DirtyMark>, deleted: bool, at: Instant) {
+        for DirtyMark { registration, pod } in marks {
+            if let Some(registry) = registry_of(cache, &registration) {
+                let changed = Command::PodSelected {
+                    selected: cache.index.selected_count(&registration),
+                    registration,
+                    pod,
+                    deleted,
+                    at,
+                };
+                self.workers.send(registry, changed);
+            }
+        }
+    }
+}
+
+/// Whether the nodes decide what the registration registers, and are not known.
+pub fn lacks_nodes(cache: &Cache, target: &Target) -> bool {
+    matches!(target, Target::Nodes(_)) && !cache.index.nodes().are_listed()
+}
