@@ -103,6 +103,12 @@ pub fn port(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 15, "pattern": PORT_NAME})
 }
 
+/// Returns the schema of a port that was found in a Service: a number, or the name of a container port or of a port in
+/// EndpointSlices, which may be empty.
+pub fn found_port(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 63})
+}
+
 /// Returns the schema of the prefix of a format's keys.
 pub fn prefix(_: &mut SchemaGenerator) -> Schema {
     path("prefix", 512, "the slash before the record's name is added")

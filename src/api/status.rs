@@ -133,7 +133,7 @@ pub struct LastPort {
     #[schemars(length(max = 63))]
     pub name: String,
     /// The container port's name, or the number of the port that consumers connect to.
-    #[schemars(schema_with = "schema::port")]
+    #[schemars(schema_with = "schema::found_port")]
     pub port: IntOrString,
     /// The protocol of the container port.
     pub protocol: Protocol,

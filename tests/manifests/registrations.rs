@@ -20,9 +20,9 @@ fn selectors() -> Vec<Case> {
     let expression = |expression: Value| json!({"selector": {"matchExpressions": [expression]}});
     rejected(vec![
         (
-            "no selector",
+            "neither selector nor Service",
             json!({"selector": null}),
-            "spec.selector: Required value",
+            "either selector, with the labels of the pods, or service",
         ),
         (
             "empty selector",
@@ -60,9 +60,40 @@ fn selectors() -> Vec<Case> {
             "write it as it is on the pods",
         ),
         (
-            "a Service as the source",
-            json!({"selector": null, "service": {"name": "orders"}}),
-            r#"unknown field "spec.service""#,
+            "selector and Service",
+            json!({"service": {"name": "orders"}}),
+            "either selector, with the labels of the pods, or service",
+        ),
+        (
+            "a Service's name in capitals",
+            json!({"selector": null, "service": {"name": "Orders"}}),
+            "name must be that of an object",
+        ),
+        (
+            "the address of a Service with a selector",
+            json!({"address": {"type": "NodePort"}}),
+            "write service instead of selector",
+        ),
+        (
+            "types of node addresses for another type",
+            json!({"selector": null, "service": {"name": "orders"}, "address": {"nodeAddressTypes": ["InternalIP"]}}),
+            "only for the type NodePort",
+        ),
+        (
+            "a type of node address twice",
+            json!({
+                "selector": null, "service": {"name": "orders"},
+                "address": {"type": "NodePort", "nodeAddressTypes": ["InternalIP", "InternalIP"]}
+            }),
+            "listed once",
+        ),
+        (
+            "an unknown type of node address",
+            json!({
+                "selector": null, "service": {"name": "orders"},
+                "address": {"type": "NodePort", "nodeAddressTypes": ["Hostname"]}
+            }),
+            r#"supported values: "ExternalIP", "InternalIP""#,
         ),
     ])
 }
@@ -75,7 +106,11 @@ fn ports() -> Vec<Case> {
             json!({"ports": []}),
             "spec.ports in body should have at least 1 items",
         ),
-        ("ports left out", json!({"ports": null}), "spec.ports: Required value"),
+        (
+            "ports left out",
+            json!({"ports": null}),
+            "Only with service it may be left out",
+        ),
         (
             "17 ports",
             json!({"ports": many(17, |i| json!({"name": format!("p{i}")}))}),
@@ -235,8 +270,8 @@ fn single_values() -> Vec<Case> {
         ),
         (
             "unknown address",
-            json!({"address": {"type": "HostIP"}}),
-            r#"supported values: "PodIP""#,
+            json!({"address": {"type": "Anycast"}}),
+            r#"supported values: "PodIP", "HostIP", "NodePort", "LoadBalancer", "ClusterIP", "ExternalIP""#,
         ),
         (
             "unknown family",
@@ -347,6 +382,19 @@ pub fn good() -> Vec<Case> {
     let mut good = formats::good();
     good.extend(taken(vec![
         ("the smallest", json!({})),
+        (
+            "a Service with all its ports",
+            json!({"selector": null, "ports": null, "service": {"name": "orders"}}),
+        ),
+        (
+            "the nodes of a Service, by one of its ports",
+            json!({
+                "selector": null, "service": {"name": "orders"}, "ports": [{"name": "web", "port": 80}],
+                "address": {"type": "NodePort", "nodeAddressTypes": ["InternalIP"]},
+                "formats": [{"type": "Plain", "ports": ["web"]}]
+            }),
+        ),
+        ("a host port", json!({"address": {"type": "HostIP"}})),
         (
             "only expressions",
             json!({"selector": {"matchLabels": null, "matchExpressions": expressions}}),

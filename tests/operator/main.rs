@@ -19,6 +19,7 @@ mod p2_silence;
 mod p8_foreign_keys;
 mod reaching;
 mod resolving;
+mod services;
 
 use serde_json::{Value, json};
 use testbed::{Bed, Operator, shared};
