@@ -12,6 +12,9 @@ pub const API: &str = "leasehold.dev/v1alpha1";
 /// The ports of every pod.
 pub const PORTS: [(&str, u16); 2] = [("grpc", 8080), ("http", 8081)];
 
+/// A port that no container declares.
+const ADMIN: u16 = 9090;
+
 /// The Registry.
 pub fn registry(endpoints: &[String], ttl_seconds: u32) -> Value {
     json!({
@@ -30,6 +33,24 @@ pub fn registry(endpoints: &[String], ttl_seconds: u32) -> Value {
 /// The name of a Deployment, and the label of its pods.
 pub fn app(number: usize) -> String {
     format!("app-{number}")
+}
+
+/// The Service of an app. Its ports have the names and numbers by which registrations ask for ports of pods, so that a
+/// registration of the Service means the same as one of its pods.
+pub fn service(number: usize) -> Value {
+    let name = app(number);
+    let port = |name: &str, port: u16, target: Value| json!({"name": name, "port": port, "targetPort": target, "protocol": "TCP"});
+    let [(grpc, _), (http, _)] = PORTS;
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {
+            "clusterIP": "None",
+            "selector": {"app": name},
+            "ports": [port(grpc, 80, json!(grpc)), port(http, 81, json!(http)), port("admin", ADMIN, json!(ADMIN))],
+        },
+    })
 }
 
 /// The name of a bare pod.
@@ -73,14 +94,15 @@ pub fn registration(slot: usize, shape: u64) -> Value {
     };
     let ports = match bits(16, 4) {
         0 => json!([{"name": "grpc"}, {"name": "web", "port": "http"}]),
-        1 => json!([{"name": "admin", "port": 9090}]),
+        1 => json!([{"name": "admin", "port": ADMIN}]),
         _ => json!([{"name": "grpc"}]),
     };
-    let mut spec = json!({
-        "selector": {"matchLabels": {"app": app(slot % APPS)}},
-        "ports": ports,
-        "formats": formats,
-    });
+    let mut spec = json!({"ports": ports, "formats": formats});
+    let app = app(slot % APPS);
+    match bits(38, 2) {
+        0 => spec["selector"] = json!({"matchLabels": {"app": app}}),
+        _ => spec["service"] = json!({"name": app}),
+    }
     if bits(24, 2) == 1 {
         spec["attributes"] = json!([{"name": "edition", "value": bits(26, 5).to_string()}]);
     }

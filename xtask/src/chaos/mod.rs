@@ -150,6 +150,7 @@ async fn begin(scene: &Scene, seed: u64) -> Result<()> {
             .namespace
             .create_deployment(&name, &labels, 3, &manifests::PORTS)
             .await?;
+        scene.namespace.apply(manifests::service(number)).await?;
     }
     for slot in 0..plan::REGISTRATIONS {
         scene.namespace.apply(manifests::registration(slot, rng.next())).await?;

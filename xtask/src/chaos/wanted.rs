@@ -65,7 +65,11 @@ impl Registration {
             .map(|format| outlet(format, &namespace, &service))
             .collect::<Option<_>>()?;
         Some(Self {
-            labels: texts(&spec["selector"]["matchLabels"]),
+            // A Service selects the pods of the app of its name.
+            labels: match text(&spec["service"]["name"]) {
+                Some(app) => BTreeMap::from([("app".to_owned(), app)]),
+                None => texts(&spec["selector"]["matchLabels"]),
+            },
             ports,
             outlets,
             metadata: attributes(&spec["attributes"])?,
