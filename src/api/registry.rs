@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::access::{AuthSpec, TlsSpec};
+use super::format::Format;
 use super::guard::Guard;
 use super::schema;
 use super::tenancy::Access;
@@ -137,11 +138,30 @@ pub struct Defaults {
     #[serde(rename = "leaseTTLSeconds")]
     #[schemars(range(min = 5, max = 299))]
     pub lease_ttl_seconds: u32,
+
+    /// The formats of registrations that list none, up to 16. Each keeps the default location, which contains the name of
+    /// the service; options that name one location for all registrations are rejected.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(
+        validation = Rule::new("self.all(a, self.exists_one(b, b.type == a.type))")
+            .message("a type of format is listed once, because two of one type would write the same keys"),
+        validation = Rule::new(
+            "self.all(f, !has(f.ports) && f.type != 'CoreDNS' && !(has(f.plain) && has(f.plain.prefix)) \
+             && !(has(f.etcdGRPC) && has(f.etcdGRPC.prefix)) && !(has(f.custom) && has(f.custom.prefix)) \
+             && !(has(f.goZero) && has(f.goZero.key)) && !(has(f.traefik) && has(f.traefik.serviceName)))"
+        )
+        .message("ports, prefix, key, domain and serviceName differ from registration to registration: list formats that need them in the registrations"),
+    )]
+    pub formats: Vec<Format>,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { lease_ttl_seconds: 30 }
+        Self {
+            lease_ttl_seconds: 30,
+            formats: Vec::new(),
+        }
     }
 }
 

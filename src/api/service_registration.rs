@@ -234,7 +234,9 @@ pub struct ServiceRegistrationSpec {
     #[serde(default)]
     pub address: Address,
 
-    /// The formats in which the service is written, up to 16. All formats are kept in sync.
+    /// The formats in which the service is written, up to 16. All formats are kept in sync. Defaults to the Registry's
+    /// `defaults.formats`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(
         validation = Rule::new(concat!(

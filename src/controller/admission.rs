@@ -113,6 +113,15 @@ enum RejectedSpec {
 }
 
 impl Refusal {
+    fn no_registry(registry: &str) -> Self {
+        Self {
+            reason: Reason::RegistryNotFound,
+            message: format!(
+                "The Registry \"{registry}\" does not exist: create it, or name another one in a new registration."
+            ),
+        }
+    }
+
     fn reserved(reserved: &Reserved) -> Self {
         let Reserved {
             scope,
@@ -265,10 +274,20 @@ impl Controller {
         object: &ServiceRegistration,
         now: Instant,
     ) {
-        if !self.is_service_known(reference, object) {
+        let registry = object.spec.registry_ref.name.as_str();
+        let lacks_defaults = object.spec.formats.is_empty() && !self.registries.contains_key(registry);
+        let are_registries_listed = self.streams.is_listed(REGISTRIES, &NamespaceScope::Cluster);
+        if !self.is_service_known(reference, object) || lacks_defaults && !are_registries_listed {
             return;
         }
-        let compiled = compile(object, self.references());
+        let generation = object.metadata.generation.unwrap_or_default();
+        if lacks_defaults {
+            let refusal = Refusal::no_registry(registry);
+            let spec = RejectedSpec::Unusable(Some(registry.into()));
+            return self.refuse(cache, reference, generation, spec, refusal);
+        }
+        let references = self.references(registry);
+        let compiled = compile(object, references);
         let lacks_nodes = |compiled: &Compiled| lacks_nodes(cache, &compiled.registration.target);
         let lacks_nodes = compiled.as_ref().is_ok_and(lacks_nodes);
         if lacks_nodes && !self.streams.are_nodes_unknown() {
@@ -278,7 +297,7 @@ impl Controller {
         match compiled {
             Ok(mut compiled) => {
                 entry.refusal = None;
-                compiled.previous = previous(entry, object, &compiled, self.references());
+                compiled.previous = previous(entry, object, &compiled, references);
                 if lacks_nodes {
                     compiled.obstacle = Some(Obstacle::nodes_unknown());
                 }
@@ -288,24 +307,17 @@ impl Controller {
             Err(Invalid::Format(FormatError::NoRecordFormat(_)))
                 if !self.streams.is_listed(RECORD_FORMATS, &NamespaceScope::Cluster) => {}
             Err(invalid) => {
-                let generation = object.metadata.generation.unwrap_or_default();
                 let refusal = Refusal {
                     reason: invalid.reason(),
                     message: format!("{invalid}."),
                 };
                 // Admit the last good spec, as if this process had been running when that spec came into force.
                 let last = entry.record.last_synced.as_ref().filter(|_| entry.in_force.is_none());
-                if let Some(last) = last.and_then(|last| compile_last(object, last, self.references())) {
+                if let Some(last) = last.and_then(|last| compile_last(object, last, references)) {
                     self.admit(cache, reference, Box::new(last), now);
                 }
-                let registry = object.spec.registry_ref.name.as_str().into();
-                self.refuse(
-                    cache,
-                    reference,
-                    generation,
-                    RejectedSpec::Unusable(Some(registry)),
-                    refusal,
-                );
+                let spec = RejectedSpec::Unusable(Some(registry.into()));
+                self.refuse(cache, reference, generation, spec, refusal);
             }
         }
     }
@@ -439,12 +451,7 @@ impl Controller {
                 cache.entries.get_mut(reference).expect("mark() has added it").pending = Some(compiled);
                 return;
             }
-            let refusal = Refusal {
-                reason: Reason::RegistryNotFound,
-                message: format!(
-                    "The Registry \"{registry}\" does not exist: create it, or name another one in a new registration."
-                ),
-            };
+            let refusal = Refusal::no_registry(&registry);
             return self.refuse(cache, reference, generation, RejectedSpec::Pending(compiled), refusal);
         };
         let reserved = self.reserved(&compiled);

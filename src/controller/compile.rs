@@ -53,6 +53,8 @@ pub struct Compiled {
 #[derive(Clone, Copy)]
 pub struct References<'a> {
     pub record_formats: &'a RecordFormats,
+    /// The formats that the Registry gives to registrations without any.
+    pub default_formats: &'a [api::Format],
     pub services: &'a ObjectCache<KubeService>,
     /// The EndpointSlices that Kubernetes' own controller does not write.
     pub slices: &'a ObjectCache<EndpointSlice>,
@@ -84,6 +86,8 @@ pub enum Invalid {
     #[error("spec.ports has two ports with the name {0:?}: give each port a unique name")]
     PortTwice(Arc<str>),
     /// A format lists a port that the registration does not have.
+    #[error("spec.formats is missing, and the Registry has no spec.defaults.formats: list at least one format")]
+    NoFormats,
     #[error("spec.formats lists the port {0:?}, which is not in spec.ports: add it there")]
     UnknownPort(String),
     #[error("spec.formats: {0}")]
@@ -134,8 +138,15 @@ fn compile_with(
     if let Some((port, _)) = ports.iter().zip(0..).find(|(port, place)| names[&port.name] != *place) {
         return Err(Invalid::PortTwice(port.name.clone()));
     }
-    let mut bindings = Vec::with_capacity(spec.formats.len());
-    for listed in spec.formats.iter().filter_map(|format| format.ports.as_ref()).flatten() {
+    let formats = match &spec.formats[..] {
+        [] => references.default_formats,
+        own => own,
+    };
+    if formats.is_empty() {
+        return Err(Invalid::NoFormats);
+    }
+    let mut bindings = Vec::with_capacity(formats.len());
+    for listed in formats.iter().filter_map(|format| format.ports.as_ref()).flatten() {
         if obstacle.is_none() && !ports.iter().any(|port| *port.name == **listed) {
             return Err(Invalid::UnknownPort(listed.clone()));
         }
@@ -148,7 +159,7 @@ fn compile_with(
         ipv6: spec.address.family() == Family::IPv6,
         record_formats: references.record_formats,
     };
-    for format in Format::compile_all(&spec.formats, &known)? {
+    for format in Format::compile_all(formats, &known)? {
         let sole_port = ports.iter().filter(|port| format.carries(&port.name)).count() == 1;
         let pass = PrefixGrant::Free;
         bindings.push(FormatBinding {
@@ -188,7 +199,12 @@ fn compile_with(
         suspended: spec.update_policy == api::UpdatePolicy::Frozen,
         keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
         previous: None,
-        identity: Arc::new(identity(registration, references.record_formats, service_ports)),
+        identity: Arc::new(identity(
+            registration,
+            formats,
+            references.record_formats,
+            service_ports,
+        )),
         unsure: false,
         frozen: false,
         is_of_service: spec.service.is_some(),
@@ -210,14 +226,17 @@ const DECIDING: [&str; 7] = [
 /// Returns the part of `registration` that determines keys and values, and the RecordFormats that it uses.
 fn identity(
     registration: &ServiceRegistration,
+    formats: &[api::Format],
     record_formats: &RecordFormats,
     service_ports: Vec<LastPort>,
 ) -> LastSynced {
     let mut spec = fields(&registration.spec);
     spec.retain(|field, _| DECIDING.contains(&&**field));
-    let names = registration
-        .spec
-        .formats
+    spec.insert(
+        "formats".to_owned(),
+        formats.iter().map(fields).map(Value::Object).collect(),
+    );
+    let names = formats
         .iter()
         .filter_map(|format| Some(&*format.custom.as_ref()?.record_format_ref.name));
     let known = names.filter_map(|name| Some((name.to_owned(), fields(record_formats.get(name).ok()?.spec()).into())));
@@ -477,6 +496,7 @@ mod tests {
     fn compile(registration: &ServiceRegistration) -> Result<Compiled, Invalid> {
         let references = References {
             record_formats: &RecordFormats::new(),
+            default_formats: &[],
             services: &ObjectCache::default(),
             slices: &ObjectCache::default(),
         };

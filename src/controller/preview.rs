@@ -99,9 +99,10 @@ impl ClusterState {
         self.slices.apply(&namespace, &name, slice);
     }
 
-    fn references<'a>(&'a self, record_formats: &'a RecordFormats) -> References<'a> {
+    fn references<'a>(&'a self, record_formats: &'a RecordFormats, registry: &'a RegistrySpec) -> References<'a> {
         References {
             record_formats,
+            default_formats: &registry.defaults.formats,
             services: &self.services,
             slices: &self.slices,
         }
@@ -114,9 +115,10 @@ pub fn meet(
     b: &ServiceRegistration,
     cluster: &ClusterState,
     record_formats: &RecordFormats,
+    registry: &RegistrySpec,
 ) -> bool {
     let scopes = |registration| {
-        let compiled = compile(registration, cluster.references(record_formats));
+        let compiled = compile(registration, cluster.references(record_formats, registry));
         let bindings = compiled.map(|compiled| compiled.bindings).unwrap_or_default();
         bindings
             .into_iter()
@@ -195,7 +197,8 @@ impl Preview {
         registration: &ServiceRegistration,
         record_formats: &RecordFormats,
     ) -> Result<RegistrationRef, Refusal> {
-        let mut compiled = compile(registration, self.cluster.references(record_formats))?;
+        let references = self.cluster.references(record_formats, &self.spec);
+        let mut compiled = compile(registration, references)?;
         if let Some(reserved) = compiled.reserved([("", &self.spec)].into_iter()) {
             return Err(Refusal::Reserved {
                 scope: reserved.scope.prefix().to_owned(),

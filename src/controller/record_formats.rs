@@ -63,15 +63,16 @@ impl Library {
     }
 }
 
-/// Returns the part of a registration that is kept to compile it again when a RecordFormat or a Service changes; none if
-/// it names neither.
+/// Returns the part of a registration that is kept to compile it again when a RecordFormat, a Service or the default
+/// formats of its Registry change; none if it depends on none of them.
 pub fn kept(registration: &ServiceRegistration) -> Option<Arc<ServiceRegistration>> {
     let uses_one = registration
         .spec
         .formats
         .iter()
         .any(|format| format.kind == FormatType::Custom);
-    (uses_one || registration.spec.service.is_some()).then(|| {
+    let has_defaults = registration.spec.formats.is_empty();
+    (uses_one || has_defaults || registration.spec.service.is_some()).then(|| {
         let mut kept = registration.clone();
         kept.status = None;
         kept.metadata.managed_fields = None;
@@ -180,10 +181,12 @@ impl Controller {
     fn examine_users(&mut self, cache: &mut Cache, name: &str, now: Instant) {
         let uses = |object: &ServiceRegistration| {
             let mut formats = object.spec.formats.iter();
-            formats.any(|format| {
-                let custom = format.custom.as_ref();
-                custom.is_some_and(|custom| custom.record_format_ref.name == name)
-            })
+            // The default formats may name it.
+            object.spec.formats.is_empty()
+                || formats.any(|format| {
+                    let custom = format.custom.as_ref();
+                    custom.is_some_and(|custom| custom.record_format_ref.name == name)
+                })
         };
         self.examine_all(cache, uses, now);
     }

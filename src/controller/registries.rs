@@ -8,7 +8,7 @@ use kube::ResourceExt;
 
 use super::cache::Cache;
 use super::{Command, Controller};
-use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec, RegistryStatus};
+use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec, RegistryStatus, ServiceRegistration};
 use crate::controller::state::{State, StoredRegistry};
 use crate::controller::worker::{StatusSeen, Trouble, Version};
 use crate::etcd::Access;
@@ -187,6 +187,7 @@ impl Controller {
                 }
                 if self.streams.listed(REGISTRIES, &NamespaceScope::Cluster) {
                     self.admit_pending(cache, now);
+                    self.examine_all(cache, |object| object.spec.formats.is_empty(), now);
                 }
                 self.weigh(cache, now);
             }
@@ -240,7 +241,8 @@ impl Controller {
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.etcd.endpoints, "new Registry");
             self.judge_reserved(cache, now);
-            return self.enter(cache, &name, now);
+            self.enter(cache, &name, now);
+            return self.examine_default_users(cache, &name, now);
         };
         if former.spec.etcd.meta_prefix != spec.etcd.meta_prefix {
             self.judge_reserved(cache, now);
@@ -276,6 +278,16 @@ impl Controller {
         } else if former.spec.defaults != spec.defaults {
             self.admit_all(cache, &name, now);
         }
+        if former.spec.defaults.formats != spec.defaults.formats {
+            self.examine_default_users(cache, &name, now);
+        }
+    }
+
+    /// Examines the registrations again that have the default formats of a Registry.
+    fn examine_default_users(&mut self, cache: &mut Cache, registry: &str, now: Instant) {
+        let has_defaults =
+            |object: &ServiceRegistration| object.spec.formats.is_empty() && object.spec.registry_ref.name == registry;
+        self.examine_all(cache, has_defaults, now);
     }
 
     /// Passes on which replicas were connected to etcd according to the status, and their addresses. A replica without

@@ -44,10 +44,12 @@ impl Services {
 }
 
 impl Controller {
-    /// The objects that registrations refer to.
-    pub(super) fn references(&self) -> References<'_> {
+    /// The objects that registrations of the Registry `registry` refer to.
+    pub(super) fn references(&self, registry: &str) -> References<'_> {
+        let registry = self.registries.get(registry);
         References {
             record_formats: self.library.formats(),
+            default_formats: registry.map_or(&[], |known| &known.spec().defaults.formats),
             services: &self.services.services,
             slices: &self.services.slices,
         }

@@ -1,5 +1,6 @@
 //! How the controller handles watch events in an unlucky order, and invalid objects.
 
+mod default_formats;
 mod edits;
 mod namespaces;
 mod record_formats;

@@ -1,6 +1,6 @@
-//! Checks the table in `docs/formats.md` that shows where each format writes each fact about an endpoint. The test
-//! changes one fact at a time, computes the table from the difference in the records, and compares it with the
-//! document.
+//! Checks the tables in `docs/formats.md`: where each format writes each fact about an endpoint, and how it writes each
+//! kind of address. The first test changes one fact at a time and computes the table from the difference in the records.
+//! Both compare with the document.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -137,6 +137,58 @@ fn the_documented_table_says_where_each_fact_lands() {
         let cell = |(_, spec): &(_, api::Format)| difference(&written(spec, &before), &written(spec, &after));
         let cells: Vec<String> = rows().iter().map(cell).collect();
         table.push(format!("| {fact} | {} |", cells.join(" | ")));
+    }
+    let table = table.join("\n");
+    let documented = include_str!("../../docs/formats.md");
+    assert!(documented.contains(&table), "docs/formats.md should contain:\n{table}");
+}
+
+/// An address of each kind, as clients connect to it.
+const ADDRESSES: [(&str, &str); 3] = [
+    ("IPv4 address", "10.0.0.7"),
+    ("IPv6 address", "2001:db8::7"),
+    ("host name", "lb.example.com"),
+];
+
+/// Returns how `spec` writes the endpoint's address.
+fn written_address(spec: &api::Format, endpoint: &Endpoint) -> String {
+    let service = Service {
+        ipv6: endpoint.address.is_ipv6(),
+        ..ORDERS
+    };
+    let record = |format: Format| format.record(endpoint, true).ok();
+    let Some(records) = Format::compile(spec, &service).ok().and_then(record) else {
+        return "refused".to_owned();
+    };
+    let mut texts = records.iter().flat_map(|record| {
+        let value = String::from_utf8_lossy(&record.value).into_owned();
+        [record.key.to_string(), value]
+    });
+    let (host_port, address) = (endpoint.host_port(), endpoint.address.to_string());
+    match texts.find(|text| text.contains(&address)) {
+        Some(text) if text.contains(&host_port) => format!("`{host_port}`"),
+        Some(_) => format!("`{address}`"),
+        None => panic!("{spec:?} does not write the address"),
+    }
+}
+
+#[test]
+fn the_documented_table_says_how_each_kind_of_address_is_written() {
+    let heads: Vec<&str> = ADDRESSES.iter().map(|(kind, _)| *kind).collect();
+    let mut table = vec![
+        format!("| format | {} |", heads.join(" | ")),
+        "|---|---|---|---|".to_owned(),
+    ];
+    for (name, spec) in rows() {
+        let cell = |(_, address): &(&str, &str)| {
+            let endpoint = Endpoint {
+                address: address.parse().expect("an address or a name"),
+                ..orders()
+            };
+            written_address(&spec, &endpoint)
+        };
+        let cells: Vec<String> = ADDRESSES.iter().map(cell).collect();
+        table.push(format!("| {name} | {} |", cells.join(" | ")));
     }
     let table = table.join("\n");
     let documented = include_str!("../../docs/formats.md");

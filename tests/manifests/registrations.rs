@@ -395,6 +395,7 @@ pub fn good() -> Vec<Case> {
             }),
         ),
         ("a host port", json!({"address": {"type": "HostIP"}})),
+        ("the formats of the Registry", json!({"formats": null})),
         (
             "only expressions",
             json!({"selector": {"matchLabels": null, "matchExpressions": expressions}}),

@@ -185,6 +185,26 @@ fn limits() -> Vec<Case> {
             "spec.defaults.leaseTTLSeconds in body should be less than or equal to 299",
         ),
         (
+            "a default format with a prefix",
+            json!({"defaults": {"formats": [{"type": "Plain", "plain": {"prefix": "/s"}}]}}),
+            "list formats that need them in the registrations",
+        ),
+        (
+            "CoreDNS as a default format",
+            json!({"defaults": {"formats": [{"type": "CoreDNS", "coreDNS": {"domain": "a.example.com"}}]}}),
+            "list formats that need them in the registrations",
+        ),
+        (
+            "two default formats of one type",
+            json!({"defaults": {"formats": [{"type": "Plain"}, {"type": "Plain", "plain": {"value": "JSON"}}]}}),
+            "a type of format is listed once",
+        ),
+        (
+            "no default formats",
+            json!({"defaults": {"formats": []}}),
+            "should have at least 1 items",
+        ),
+        (
             "31 keys per lease",
             limits(json!({"keysPerLease": 31})),
             "spec.limits.keysPerLease in body should be greater than or equal to 32",
@@ -281,6 +301,10 @@ fn guards() -> Vec<Case> {
 pub fn good() -> Vec<Case> {
     taken(vec![
         ("the smallest registry", json!({})),
+        (
+            "a registry with default formats",
+            json!({"defaults": {"formats": [{"type": "Plain", "plain": {"value": "JSON"}}, {"type": "Kitex", "kitex": {"root": "a/b"}}]}}),
+        ),
         (
             "the largest registry",
             json!({

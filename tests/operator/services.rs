@@ -453,3 +453,36 @@ async fn attributes_from_node_labels_are_limited_to_zone_and_region() -> Result<
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn the_shortest_registration_names_a_registry_with_default_formats_and_a_service() -> Result<()> {
+    let namespace = bed().await.namespace("service-short").await?;
+    let endpoints = bed().await.registry().endpoints();
+    let registry = |formats: Value| {
+        json!({
+            "apiVersion": API, "kind": "Registry", "metadata": {"name": "short"},
+            "spec": {
+                "etcd": {"endpoints": endpoints, "metaPrefix": "/leasehold-short/"},
+                "defaults": {"formats": formats},
+            },
+        })
+    };
+    let objects = bed().await.objects();
+    objects.apply(registry(json!([{"type": "Plain"}]))).await?;
+    namespace.apply(service(&json!({}))).await?;
+    namespace.create_pod(&pod("a", "orders").ip("10.9.7.8")).await?;
+    let short = json!({
+        "apiVersion": API, "kind": "ServiceRegistration", "metadata": {"name": "orders"},
+        "spec": {"registryRef": {"name": "short"}, "service": {"name": "orders"}},
+    });
+    namespace.apply(short).await?;
+    wait_values(&namespace, &[("a", "10.9.7.8:8080")]).await;
+    objects.apply(registry(json!([{"type": "EtcdGRPC"}]))).await?;
+    let grpc = format!("{}/orders/", namespace.name());
+    wait_keys(bed().await.registry(), &grpc, &["a"]).await;
+    wait_values(&namespace, &[]).await;
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+    namespace.objects().delete(API, "ServiceRegistration", "orders").await?;
+    wait_keys(bed().await.registry(), &grpc, &[]).await;
+    objects.delete(API, "Registry", "short").await
+}

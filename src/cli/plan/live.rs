@@ -36,11 +36,12 @@ pub async fn find(
     let present = listing.registrations(&WatchScope::default()).await?;
     let mut formats = Formats::default();
     let all = present.iter().chain(&manifests.registrations);
-    // The user needs permission to list RecordFormats only if a registration uses one.
-    if all
-        .flat_map(|one| &one.spec.formats)
-        .any(|format| format.kind == FormatType::Custom)
-    {
+    // The user needs permission to list RecordFormats only if a registration uses one. Default formats may.
+    let uses_one = |one: &ServiceRegistration| {
+        let mut formats = one.spec.formats.iter();
+        one.spec.formats.is_empty() || formats.any(|format| format.kind == FormatType::Custom)
+    };
+    if all.into_iter().any(uses_one) {
         formats.present.add(&listing.record_formats().await?);
     }
     formats.wanted = formats.present.clone();
@@ -109,7 +110,7 @@ async fn in_registry(
     // Includes the registrations that are changed and those whose prefixes overlap theirs: otherwise the keys of the
     // latter would look like leftovers.
     let concerned = |one: &&ServiceRegistration| {
-        let meets = |wanted| meet(wanted, one, &cluster, &formats.wanted);
+        let meets = |wanted| meet(wanted, one, &cluster, &formats.wanted, &registry.spec);
         wanted
             .iter()
             .any(|wanted| reference(wanted) == reference(one) || meets(wanted))

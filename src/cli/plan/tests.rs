@@ -186,7 +186,10 @@ fn what_cannot_be_planned_is_said_with_what_to_do() {
         ("kind: Deployment", "-f takes leasehold's kinds"),
         ("a: [", "is neither YAML nor JSON"),
         ("", "contain no ServiceRegistration"),
-        (&REGISTRATION.replace("formats:", "fromats:"), "missing field `formats`"),
+        (
+            &REGISTRATION.replace("formats:", "fromats:"),
+            "there is no field spec.fromats",
+        ),
         (
             &REGISTRATION.replace("{name: grpc}", "{name: grpc, nmae: x}"),
             "there is no field spec.ports[0].nmae",
@@ -309,4 +312,29 @@ metadata: {name: shop, labels: {team: shop}}
         full.contains("1 to create") && full.contains("lets this namespace have 1 keys"),
         "{full}"
     );
+}
+
+#[test]
+fn a_service_is_planned_as_it_is_in_the_files_with_the_nodes_of_the_cluster() {
+    let files = Files::new("service");
+    let registration = "apiVersion: leasehold.dev/v1alpha1\nkind: ServiceRegistration\nmetadata: {name: orders}\nspec: \
+        {service: {name: orders}, address: {type: NodePort}, formats: [{type: Plain}]}\n";
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: orders}\nspec: {type: NodePort, selector: {app: \
+        orders}, ports: [{port: 80, nodePort: 30080}]}\n";
+    let mut cluster = pods();
+    let node = json!({
+        "kind": "Node", "metadata": {"name": "n1"},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "10.1.0.1"}],
+            "conditions": [{"type": "Ready", "status": "True"}]
+        }
+    });
+    cluster["items"].as_array_mut().expect("items").push(node);
+    let text = planned(&files, &format!("{registration}{service}"), &cluster.to_string()).unwrap();
+    assert!(
+        text.contains("+ /services/shop/orders/n1  \"10.1.0.1:30080\"\n"),
+        "{text}"
+    );
+    let text = planned(&files, registration, &cluster.to_string()).unwrap();
+    assert!(text.contains("The Service \"orders\" does not exist"), "{text}");
 }

@@ -52,6 +52,7 @@ fn resolved(spec: &Value, service: Service, slices: &[Value]) -> Resolved {
     }
     let references = References {
         record_formats: &RecordFormats::new(),
+        default_formats: &[],
         services: &services,
         slices: &known,
     };

@@ -180,6 +180,12 @@ fn commands() -> Vec<Suite> {
             "watch it alone: cargo xtask demo --helm",
             cargo("xtask demo --helm"),
         ),
+        suite(
+            "demo of addresses",
+            30,
+            "watch it alone: cargo xtask demo --addresses",
+            cargo("xtask demo --addresses"),
+        ),
     ]
 }
 

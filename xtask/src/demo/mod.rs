@@ -6,7 +6,9 @@
 //! - [`living`]: pods come, go and are many.
 //! - [`dying`]: the operator crashes, and ends for good.
 //! - [`helm`]: another story: a release of the chart, from nothing to keys.
+//! - [`addresses`]: another story: a client that cannot reach pods.
 
+mod addresses;
 mod dying;
 mod helm;
 mod living;
@@ -34,6 +36,9 @@ pub struct Options {
     /// Tell instead how a newcomer comes from nothing to keys by `helm install` and one `kubectl apply`
     #[arg(long, conflicts_with = "keep")]
     helm: bool,
+    /// Tell instead how a client outside the cluster, which cannot reach pods, finds the nodes that lead to them
+    #[arg(long, conflicts_with_all = ["keep", "helm"])]
+    addresses: bool,
 }
 
 /// Tells the story.
@@ -41,6 +46,9 @@ pub async fn run(options: &Options) -> Result<()> {
     let mut signals = Signals::listen()?;
     if options.helm {
         return signals.unless_heard(Box::pin(helm::run())).await;
+    }
+    if options.addresses {
+        return signals.unless_heard(Box::pin(addresses::run())).await;
     }
     let begin = Instant::now();
     let stage = signals
