@@ -59,8 +59,13 @@ async fn mistakes(client: &Client, path: &str, base: &Value, cases: Vec<Case>) -
     let mut mistakes = Vec::new();
     for Case { name, patch, expected } in cases {
         let manifest = with(base, &patch);
+        let offline = manifests::schemas::problems(&manifest);
         let problem = match (create::<DynamicObject>(client, path, &manifest, true).await, expected) {
-            (Ok(_), None) => continue,
+            (Ok(_), None) if offline.is_empty() => continue,
+            (Ok(_), None) => format!("taken, but the JSON schema says: {}", offline.join("; ")),
+            (Err(_), Some(text)) if text.starts_with("unknown field") && offline.is_empty() => {
+                "the JSON schema takes an unknown field".to_owned()
+            }
             (Err(kube::Error::Api(status)), Some(text)) if status.message.contains(text) => continue,
             (Ok(_), Some(text)) => format!("taken, expected: {text}"),
             (Err(error), _) => format!("rejected: {error}"),

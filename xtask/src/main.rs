@@ -45,7 +45,7 @@ enum Command {
     Chart,
     /// Writes deploy/leasehold.yaml anew, which installs without helm what the chart installs.
     Manifests,
-    /// Writes docs/reference/api.md, which lists every field of the kinds.
+    /// Writes docs/reference: a page that lists every field of the kinds, and their JSON schemas.
     Reference,
     /// Makes the operator's image: an OCI archive of a static program, without a docker daemon, and its bill of materials.
     Image(image::Options),

@@ -11,6 +11,7 @@ mod layers;
 mod lean;
 mod manifests;
 mod reference;
+mod schemas;
 mod stray;
 mod suites;
 mod upgrade;
@@ -131,7 +132,7 @@ const UNIT: &[Step] = &[
     },
     Step {
         name: "reference",
-        what: "docs/reference/api.md is what src/api says",
+        what: "docs/reference/api.md and the JSON schemas beside it are what src/api says",
         fix: "cargo xtask reference",
         how: How::Call(reference::check),
     },
