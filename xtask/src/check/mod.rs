@@ -4,6 +4,7 @@
 //! Owns the list and how a step is shown. What takes more than a cargo command is in a file of its own.
 
 mod chart;
+mod compat;
 mod crds;
 mod deny;
 mod language;
@@ -31,6 +32,7 @@ use crate::{
 };
 
 pub use chart::write as write_chart;
+pub use compat::run as run_compat;
 pub use manifests::write as write_manifests;
 pub use reference::write as write_reference;
 
