@@ -3,6 +3,8 @@
 
 #[path = "../support/named.rs"]
 mod named;
+#[path = "../manifests/schemas.rs"]
+mod schemas;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -3,6 +3,9 @@
 use testbed::{Result, shared};
 
 use super::helm::{chart, helm, kubectl};
+use super::schemas;
+use super::support::API;
+use super::values::objects;
 
 /// Values that between them switch everything on, one list of `--set` a case.
 const VARIANTS: [&[&str]; 9] = [
@@ -91,6 +94,9 @@ async fn helm_finds_nothing_to_complain_about_and_the_apiserver_takes_all_that_i
         let words = ["apply", "--dry-run=server", "--validate=strict", "--filename=-"];
         let taken = kubectl(bed, &words, &rendered).await;
         taken.unwrap_or_else(|error| panic!("{values:?}: {error}"));
+        for object in objects(&rendered).iter().filter(|object| object["apiVersion"] == API) {
+            assert_eq!(schemas::problems(object), [""; 0], "{values:?}");
+        }
     }
     Ok(())
 }

@@ -237,7 +237,7 @@ async fn as_an_optional_dependency_the_chart_renders_and_refuses_what_is_misspel
 }
 
 /// The objects in a rendered text, each parsed by a loader that refuses a key that is there twice.
-fn objects(rendered: &str) -> Vec<Value> {
+pub fn objects(rendered: &str) -> Vec<Value> {
     let documents = rendered.split("\n---\n").filter(|document| document.contains("kind: "));
     let parsed = documents.map(|document| {
         serde_saphyr::from_str::<Value>(document).unwrap_or_else(|error| panic!("{error}:\n{document}"))

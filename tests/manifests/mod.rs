@@ -5,6 +5,7 @@ mod formats;
 pub mod record_formats;
 pub mod registrations;
 pub mod registries;
+pub mod schemas;
 
 use serde_json::{Value, json};
 

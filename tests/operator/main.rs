@@ -11,6 +11,7 @@ mod custom;
 mod doctor;
 mod edits;
 mod formats;
+mod gitops;
 mod lifecycle;
 mod p10_isolation;
 mod p10_tenancy;

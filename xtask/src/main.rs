@@ -45,8 +45,11 @@ enum Command {
     Chart,
     /// Writes deploy/leasehold.yaml anew, which installs without helm what the chart installs.
     Manifests,
-    /// Writes docs/reference/api.md, which lists every field of the kinds.
+    /// Writes docs/reference: a page that lists every field of the kinds, and their JSON schemas.
     Reference,
+    /// Checks what the oldest supported kube-apiserver accepts and rejects. Builds it first, once for a machine (10 minutes
+    /// on two cores).
+    Compat,
     /// Makes the operator's image: an OCI archive of a static program, without a docker daemon, and its bill of materials.
     Image(image::Options),
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
             Command::Chart => check::write_chart(),
             Command::Manifests => check::write_manifests(),
             Command::Reference => check::write_reference(),
+            Command::Compat => check::run_compat(),
             Command::Image(options) => image::run(options).await,
         }
     });

@@ -22,7 +22,7 @@ pub(super) fn check(step: &Step) -> Result<()> {
         crds::read(&folder().join("crds"))?,
         crds::read(&workspace().join("crds"))?,
     );
-    if let Some(found) = crds::difference(&kept, &wanted) {
+    if let Some(found) = crds::difference("crds", &kept, &wanted) {
         return Err(step.failed(format!("charts/leasehold/{found}")));
     }
     if readme()? != with_table()? {

@@ -12,23 +12,27 @@ pub(super) fn check(step: &Step) -> Result<()> {
     write.args(["crds", "--dir"]).arg(fresh.path());
     step.command(write)?;
     let (kept, written) = (read(&workspace().join("crds"))?, read(fresh.path())?);
-    match difference(&kept, &written) {
+    match difference("crds", &kept, &written) {
         None => Ok(()),
         Some(found) => Err(step.failed(found)),
     }
 }
 
-/// The first file that differs, and how; none when there is none.
-pub(super) fn difference(kept: &BTreeMap<String, String>, written: &BTreeMap<String, String>) -> Option<String> {
+/// The first file of a folder that differs, and how; none when there is none.
+pub(super) fn difference(
+    folder: &str,
+    kept: &BTreeMap<String, String>,
+    written: &BTreeMap<String, String>,
+) -> Option<String> {
     if written.is_empty() {
         return Some("no definition was generated".to_owned());
     }
     if let Some(stray) = kept.keys().find(|name| !written.contains_key(*name)) {
-        return Some(format!("crds/{stray} is not generated any more: delete it"));
+        return Some(format!("{folder}/{stray} is not generated any more: delete it"));
     }
     written.iter().find_map(|(name, new)| {
         let Some(old) = kept.get(name) else {
-            return Some(format!("crds/{name} is missing"));
+            return Some(format!("{folder}/{name} is missing"));
         };
         let (mut old_lines, mut new_lines) = (old.lines(), new.lines());
         for number in 1.. {
@@ -37,11 +41,13 @@ pub(super) fn difference(kept: &BTreeMap<String, String>, written: &BTreeMap<Str
                 (old, new) if old == new => {}
                 (old, new) => {
                     let (old, new) = (old.unwrap_or("(its end)"), new.unwrap_or("(its end)"));
-                    return Some(format!("crds/{name} line {number} is\n  {old}\nand should be\n  {new}"));
+                    return Some(format!(
+                        "{folder}/{name} line {number} is\n  {old}\nand should be\n  {new}"
+                    ));
                 }
             }
         }
-        (old != new).then(|| format!("crds/{name} differs in its line ends"))
+        (old != new).then(|| format!("{folder}/{name} differs in its line ends"))
     })
 }
 
@@ -71,12 +77,12 @@ mod tests {
     #[test]
     fn the_first_difference_is_told() {
         let new = files(&[("a.yaml", "1\n2\n"), ("b.yaml", "3\n")]);
-        assert_eq!(difference(&new, &new), None);
-        let told = |kept: &[(&str, &str)]| difference(&files(kept), &new).expect("a difference");
+        assert_eq!(difference("crds", &new, &new), None);
+        let told = |kept: &[(&str, &str)]| difference("crds", &files(kept), &new).expect("a difference");
         assert!(told(&[("a.yaml", "1\n2\n")]).contains("crds/b.yaml is missing"));
         assert!(told(&[("a.yaml", "1\n0\n"), ("b.yaml", "3\n")]).contains("line 2 is\n  0\nand should be\n  2"));
         assert!(told(&[("a.yaml", "1\n2\n"), ("b.yaml", "3\r\n")]).contains("line ends"));
         assert!(told(&[("a.yaml", "1\n2\n"), ("b.yaml", "3\n"), ("c.yaml", "")]).contains("delete it"));
-        assert!(difference(&new, &files(&[])).is_some());
+        assert!(difference("crds", &new, &files(&[])).is_some());
     }
 }

@@ -4,6 +4,7 @@
 //! Owns the list and how a step is shown. What takes more than a cargo command is in a file of its own.
 
 mod chart;
+mod compat;
 mod crds;
 mod deny;
 mod language;
@@ -11,6 +12,7 @@ mod layers;
 mod lean;
 mod manifests;
 mod reference;
+mod schemas;
 mod stray;
 mod suites;
 mod upgrade;
@@ -30,6 +32,7 @@ use crate::{
 };
 
 pub use chart::write as write_chart;
+pub use compat::run as run_compat;
 pub use manifests::write as write_manifests;
 pub use reference::write as write_reference;
 
@@ -131,7 +134,7 @@ const UNIT: &[Step] = &[
     },
     Step {
         name: "reference",
-        what: "docs/reference/api.md is what src/api says",
+        what: "docs/reference/api.md and the JSON schemas beside it are what src/api says",
         fix: "cargo xtask reference",
         how: How::Call(reference::check),
     },

@@ -1,4 +1,4 @@
-//! `docs/reference/api.md`: every field of the kinds, from the schemas of the CRDs.
+//! `docs/reference`: every field of the kinds, from the schemas of the CRDs, as a page and as JSON schemas.
 
 use std::{
     fmt::{Display, Write},
@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Step, workspace};
+use super::{Step, crds, schemas, workspace};
 use crate::error::{Result, doing};
 
 const HEAD: &str = "\
@@ -16,26 +16,36 @@ const HEAD: &str = "\
 # API reference
 
 The kinds of `leasehold.dev/v1alpha1`, one table for each object. **Bold** fields are required. `kubectl explain` prints the
-same descriptions.
+same descriptions. [JSON schemas](schemas/README.md) have the same content, for editors and CI.
 ";
 
 fn file() -> PathBuf {
     workspace().join("docs/reference/api.md")
 }
 
-/// Compares the page with the CRDs.
+/// Where the JSON schemas are, beside a page about them that is not generated.
+const SCHEMAS: &str = "docs/reference/schemas";
+
+/// Compares the page and the schemas with the CRDs.
 pub(super) fn check(step: &Step) -> Result<()> {
     let kept = fs::read_to_string(file()).map_err(doing("read docs/reference/api.md"))?;
-    if kept == rendered() {
-        return Ok(());
+    if kept != rendered() {
+        return Err(step.failed("docs/reference/api.md is not what src/api says".to_owned()));
     }
-    Err(step.failed("docs/reference/api.md is not what src/api says".to_owned()))
+    let mut kept = crds::read(&workspace().join(SCHEMAS))?;
+    kept.remove("README.md");
+    match crds::difference(SCHEMAS, &kept, &schemas::rendered()) {
+        None => Ok(()),
+        Some(found) => Err(step.failed(found)),
+    }
 }
 
-/// Writes the page.
+/// Writes the page and the schemas.
 pub fn write() -> Result<()> {
-    if let Some(folder) = file().parent() {
-        fs::create_dir_all(folder).map_err(doing("create the folder docs/reference"))?;
+    let folder = workspace().join(SCHEMAS);
+    fs::create_dir_all(&folder).map_err(doing(format!("create the folder {SCHEMAS}")))?;
+    for (name, text) in schemas::rendered() {
+        fs::write(folder.join(&name), text).map_err(doing(format!("write {SCHEMAS}/{name}")))?;
     }
     fs::write(file(), rendered()).map_err(doing("write docs/reference/api.md"))
 }

@@ -54,6 +54,13 @@ struct Recipe {
 const KUBERNETES_VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
      -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
 
+/// The folder of the go.mod that pins the oldest supported release.
+const OLDEST_MODULE: &str = "kubernetes-1.31";
+
+/// The version that this release calls itself.
+const OLDEST_VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.31.14 \
+     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=31";
+
 /// Without these helm takes the cluster of a chart that is only rendered for one of Kubernetes 1.20.
 const HELM_KUBERNETES: &str = "-s -w -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 \
      -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=36 -X helm.sh/helm/v3/internal/version.version=v3.21.4";
@@ -170,6 +177,21 @@ impl Recipe {
         };
         Ok(format!("{name}-{hash:016x}"))
     }
+}
+
+/// kube-apiserver of the oldest Kubernetes that the operator supports: out of the cache, built first when it is not there.
+/// Blocks, for minutes when it builds, and says so on stderr.
+pub fn oldest_kube_apiserver() -> Result<PathBuf> {
+    let recipe = Recipe {
+        name: "kube-apiserver",
+        module: OLDEST_MODULE,
+        package: "k8s.io/kubernetes/cmd/kube-apiserver",
+        link: OLDEST_VERSION,
+        tags: "",
+        usually: 600,
+    };
+    // Not out of KUBEBUILDER_ASSETS: a file there does not say which release it is.
+    cached(&recipe.folder()?, recipe.name, |to| build(&recipe, to))
 }
 
 fn no_go(purpose: &str) -> Error {

@@ -16,7 +16,7 @@ use std::{
 pub use cargo::cargo;
 pub use earlier::{Earlier, Release};
 pub use etcd::EtcdVersion;
-pub use go::Tool;
+pub use go::{Tool, oldest_kube_apiserver};
 pub use programs::{GoProgram, Language, npm_packages};
 
 use crate::error::{Doing, Error, Result};
