@@ -16,7 +16,7 @@ use crate::model::{
     Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, RegistrationRef, Revision, Transaction, TxnOutcome,
     Value,
 };
-use crate::plan::{Conflict, GuardSettings, Holder, MetaKeys, Moment, Planner, PodState, Step};
+use crate::plan::{Conflict, EndpointKind, GuardSettings, Holder, MetaKeys, Moment, Planner, PodState, Step};
 
 /// Why a registration would be rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +56,8 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub registration: RegistrationRef,
+    /// What it registers.
+    pub kind: EndpointKind,
     /// Number of selected pods, or of nodes or addresses.
     pub selected: usize,
     /// Number of ready ones among them.
@@ -358,6 +360,7 @@ impl Preview {
             kept: report.kept.cloned(),
             held: held.iter().filter(removed).cloned().collect(),
             registration: registration.clone(),
+            kind: part.compiled.kind(),
             selected: self.index.selected_count(registration),
             ready: report.ready,
             suspended: part.compiled.suspended,

@@ -57,7 +57,8 @@ pub enum EndpointKind {
 }
 
 impl EndpointKind {
-    fn plural(self) -> &'static str {
+    /// Returns the word for several of them.
+    pub fn plural(self) -> &'static str {
         match self {
             Self::SelectedPods | Self::ServicePods => "pods",
             Self::Nodes => "nodes",

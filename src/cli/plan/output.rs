@@ -41,13 +41,15 @@ pub fn text(plan: &Plan) -> String {
 fn tell(out: &mut String, outcome: &Outcome) {
     let Outcome {
         registration,
+        kind,
         selected,
         ready,
         ..
     } = outcome;
+    let what = kind.plural();
     line(
         out,
-        format_args!("{registration}: {ready} of {selected} selected pods are ready"),
+        format_args!("{registration}: {ready} of {selected} selected {what} are ready"),
     );
     if outcome.suspended {
         line(
