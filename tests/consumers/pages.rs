@@ -1,4 +1,4 @@
-//! `docs/consumers` and `docs/migrating.md`: what they show is taken by a real kube-apiserver, and writes what they say.
+//! `docs/consumers`, `docs/addresses.md` and `docs/migrating.md`: what they show is taken by a real kube-apiserver, and writes what they say.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ fn blocks(text: &str) -> Vec<(&str, String)> {
 fn shown() -> Vec<Shown> {
     let folder = std::fs::read_dir(docs().join("consumers")).expect("the pages are there");
     let mut pages: Vec<PathBuf> = folder.map(|entry| entry.expect("it can be listed").path()).collect();
-    pages.push(docs().join("migrating.md"));
+    pages.extend(["migrating.md", "addresses.md"].map(|page| docs().join(page)));
     pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
     pages.sort();
     let mut shown = Vec::new();
@@ -102,16 +102,19 @@ fn the_page_of_custom_formats_shows_one_that_is_shipped_and_names_all() {
 
 #[test]
 fn every_page_says_what_its_registration_writes() {
-    let pods = docs().join("consumers/pods.yaml");
     let folder = testbed::Folder::new("pages").expect("a folder");
     let file = folder.path().join("registration.yaml");
     for Shown { page, manifest, writes } in shown() {
         std::fs::write(&file, manifest).expect("it can be written");
+        let cluster = match page.file_name().and_then(|name| name.to_str()) {
+            Some("addresses.md") => docs().join("addresses.yaml"),
+            _ => docs().join("consumers/pods.yaml"),
+        };
         let args = [
             "-f",
             file.to_str().expect("UTF-8"),
             "--pods",
-            pods.to_str().expect("UTF-8"),
+            cluster.to_str().expect("UTF-8"),
         ];
         let formats = record_formats();
         let formats = formats
@@ -150,7 +153,8 @@ async fn every_page_s_registration_is_taken_by_the_apiserver() -> Result<()> {
                 .iter()
                 .map(|format| format["type"].as_str().unwrap_or_default().to_owned()),
         );
-        namespace.objects().delete(API, "ServiceRegistration", "orders").await?;
+        let name = applied["metadata"]["name"].as_str().expect("a name");
+        namespace.objects().delete(API, "ServiceRegistration", name).await?;
     }
     // A page for each format that there is.
     let crd = leasehold::api::manifests()

@@ -332,10 +332,7 @@ fn a_service_is_planned_as_it_is_in_the_files_with_the_nodes_of_the_cluster() {
     });
     cluster["items"].as_array_mut().expect("items").push(node);
     let text = planned(&files, &format!("{registration}{service}"), &cluster.to_string()).unwrap();
-    assert!(
-        text.contains("+ /services/shop/orders/n1  10.1.0.1:30080\n"),
-        "{text}"
-    );
+    assert!(text.contains("+ /services/shop/orders/n1  10.1.0.1:30080\n"), "{text}");
     let text = planned(&files, registration, &cluster.to_string()).unwrap();
     assert!(text.contains("The Service \"orders\" does not exist"), "{text}");
 }
