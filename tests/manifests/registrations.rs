@@ -109,7 +109,7 @@ fn ports() -> Vec<Case> {
         (
             "ports left out",
             json!({"ports": null}),
-            "Only with service it may be left out",
+            "with service, the default is all ports of the Service",
         ),
         (
             "17 ports",
