@@ -9,7 +9,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use leasehold::index::{Addresses, Index, Pod, PodChange, PodPort, PodView, Port, PortTarget, Registration, Selector};
+use leasehold::index::{
+    Addresses, Index, Pod, PodChange, PodPort, PodView, Port, PortTarget, Registration, Selector, Target,
+};
 use leasehold::model::{Family, NamespaceScope, Protocol, RegistrationRef};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -60,10 +62,13 @@ fn pod(number: u32, owner: Owner) -> Pod {
     Pod {
         namespace: namespace(template),
         name,
-        uid: format!("{:08x}-93d4-4c55-8a6b-7c8d9e0f1a2b", number.wrapping_mul(0x9e37_79b9)),
         labels,
         addresses: Addresses {
             v4: Some(Ipv4Addr::from_bits(0x0a00_0000 + number)),
+            v6: None,
+        },
+        host_addresses: Addresses {
+            v4: Some(Ipv4Addr::from_bits(0x0a01_0000 + number / PODS_PER_NODE)),
             v6: None,
         },
         node: Some(format!("ip-10-0-{:05}.eu-central-1.internal", number / PODS_PER_NODE)),
@@ -72,6 +77,7 @@ fn pod(number: u32, owner: Owner) -> Pod {
                 name: name.to_owned(),
                 number,
                 protocol: Protocol::Tcp,
+                host_port: None,
             })
             .into(),
         ready: true,
@@ -102,6 +108,8 @@ fn registration(template: u32) -> Registration {
             match_labels,
             ..Selector::default()
         },
+        publish_not_ready: false,
+        target: Target::Pods,
         registry: "default".into(),
         service: name,
         ports: vec![Port {
@@ -186,7 +194,7 @@ fn event(index: &mut Index, pods: &mut [Pod]) -> Duration {
             let pod = &mut pods[step * 7919 % count as usize];
             pod.ready = !pod.ready;
             assert_eq!(index.apply_pod(pod), PodChange::Facts);
-            let selecting = index.selecting(&pod.namespace, &pod.name);
+            let selecting = index.registering(&pod.namespace, &pod.name);
             assert_eq!(selecting.len(), 1);
             for registration in selecting {
                 let view = index.view(&registration, &pod.name);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use leasehold::api;
 use leasehold::format::{Format, RecordFormats, Service};
 use leasehold::index::{
-    Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector,
+    Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector, Target,
 };
 use leasehold::model::{
     Expect, Family, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Protocol, RegistrationRef, Revision,
@@ -36,7 +36,6 @@ fn pod(number: u32) -> Pod {
     Pod {
         namespace: namespace(service),
         name: format!("shop-backend-orders-{service:05}-7d9f6c-{number:05x}"),
-        uid: format!("{:08x}-93d4-4c55-8a6b-7c8d9e0f1a2b", number.wrapping_mul(0x9e37_79b9)),
         labels: BTreeMap::from([("app".to_owned(), format!("orders-{service:05}"))]),
         addresses: Addresses {
             v4: Some(Ipv4Addr::from_bits(0x0a00_0000 + number)),
@@ -46,6 +45,7 @@ fn pod(number: u32) -> Pod {
             name: "grpc".to_owned(),
             number: 8080,
             protocol: Protocol::Tcp,
+            host_port: None,
         }],
         ready: true,
         ..Pod::default()
@@ -63,6 +63,8 @@ fn registration(service: u32) -> Registration {
             match_labels: BTreeMap::from([("app".into(), name.clone())]),
             ..Selector::default()
         },
+        publish_not_ready: false,
+        target: Target::Pods,
         registry: "default".into(),
         service: name,
         ports: vec![Port {
@@ -165,11 +167,11 @@ struct Desired<'a>(&'a Index, &'a HashMap<RegistrationRef, Vec<FormatBinding>>);
 
 impl DesiredState for Desired<'_> {
     fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
-        self.0.selecting(namespace, pod)
+        self.0.registering(namespace, pod)
     }
 
     fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool {
-        self.0.selects(registration, pod)
+        self.0.registers(registration, pod)
     }
 
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {

@@ -143,7 +143,7 @@ macro_rules! has_place {
     validation = Rule::new("has(self.selector) != has(self.service)")
         .message("write either selector, with the labels of the pods, or service, with the name of a Service"),
     validation = Rule::new("has(self.service) || has(self.ports)")
-        .message("ports is missing: list the ports of the pods to register. with service, the default is all ports of the Service"),
+        .message("ports is missing: list the ports of the pods to register; with service, the default is all ports of the Service"),
     validation = Rule::new("has(self.service) || !has(self.address) || self.address.type in ['PodIP', 'HostIP']")
         .message("this address.type belongs to a Service: write service instead of selector, or use the type PodIP or HostIP"),
     validation = Rule::new(

@@ -16,7 +16,7 @@ use crate::model::{NamespaceScope, RegistrationRef};
 /// Services, the EndpointSlices that Kubernetes' own controller does not write, and the registrations that name Services.
 #[derive(Debug, Default)]
 pub struct Services {
-    services: ObjectCache<Service>,
+    objects: ObjectCache<Service>,
     slices: ObjectCache<EndpointSlice>,
     /// By namespace and name of the Service. May contain registrations that no longer name it.
     users: HashMap<(Arc<str>, Arc<str>), BTreeSet<RegistrationRef>>,
@@ -50,7 +50,7 @@ impl Controller {
         References {
             record_formats: self.library.formats(),
             default_formats: registry.map_or(&[], |known| &known.spec().defaults.formats),
-            services: &self.services.services,
+            services: &self.services.objects,
             slices: &self.services.slices,
         }
     }
@@ -69,22 +69,22 @@ impl Controller {
         now: Instant,
     ) {
         match seen {
-            ObjectEvent::ListBegins => self.services.services.begin_relist(area),
+            ObjectEvent::ListBegins => self.services.objects.begin_relist(area),
             ObjectEvent::Lost(_) => self.weigh(cache, now),
             ObjectEvent::Applied(service) => {
                 let (namespace, name) = (service.namespace.clone(), service.name.clone());
-                if self.services.services.apply(&namespace, &name, service) {
+                if self.services.objects.apply(&namespace, &name, service) {
                     self.examine_users_of(cache, &namespace, &name, now);
                 }
             }
             ObjectEvent::Deleted { namespace, name } => {
-                if self.services.services.delete(&namespace, &name).is_some() {
+                if self.services.objects.delete(&namespace, &name).is_some() {
                     self.examine_users_of(cache, &namespace, &name, now);
                 }
             }
-            ObjectEvent::Unreadable { namespace, name, .. } => self.services.services.keep(&namespace, &name),
+            ObjectEvent::Unreadable { namespace, name, .. } => self.services.objects.keep(&namespace, &name),
             ObjectEvent::ListComplete => {
-                for deleted in self.services.services.end_relist(area) {
+                for deleted in self.services.objects.end_relist(area) {
                     self.examine_users_of(cache, &deleted.namespace, &deleted.name, now);
                 }
                 self.are_listed(cache, SERVICES, area, now);

@@ -45,9 +45,9 @@ impl Obstacle {
         }
     }
 
-    fn unusable(message: String) -> Option<Self> {
+    fn unusable(message: String) -> Self {
         let reason = Reason::ServiceUnusable;
-        Some(Self { reason, message })
+        Self { reason, message }
     }
 }
 
@@ -93,12 +93,13 @@ pub fn resolve(
             .in_namespace(namespace)
             .filter(|slice| slice.service == name)
     };
-    let selector = match service.selector.is_empty() {
-        true => nothing_selector(),
-        false => Selector {
+    let selector = if service.selector.is_empty() {
+        nothing_selector()
+    } else {
+        Selector {
             match_labels: service.selector.clone(),
             match_expressions: Vec::new(),
-        },
+        }
     };
     // Without a selector, the EndpointSlices say whether there is a ready endpoint.
     let ready = service.selector.is_empty().then(|| {
@@ -186,62 +187,70 @@ fn nothing_selector() -> Selector {
 
 /// Returns why the Service has no address of this type and family.
 fn unfit(kind: AddressType, family: Family, service: &Service) -> Option<Obstacle> {
-    let name = &service.name;
-    let (of_service, asked) = (service.kind.as_str(), kind.as_str());
+    let (name, of_service) = (&service.name, service.kind.as_str());
     if service.kind == ServiceType::ExternalName {
-        return Obstacle::unusable(format!(
+        return Some(Obstacle::unusable(format!(
             "The Service \"{name}\" is of the type ExternalName and has no endpoints: name a Service with pods or EndpointSlices."
-        ));
+        )));
     }
-    match kind {
-        AddressType::PodIP => None,
-        AddressType::HostIP if service.selector.is_empty() => Obstacle::unusable(format!(
-            "address.type HostIP needs pods, and the Service \"{name}\" has no selector: use the type PodIP."
-        )),
-        AddressType::HostIP => None,
-        AddressType::NodePort if service.ports.iter().any(|port| port.node_port.is_some()) => None,
-        AddressType::NodePort => Obstacle::unusable(format!(
-            "address.type NodePort: the Service \"{name}\" of the type {of_service} has no node ports: give it the type NodePort or LoadBalancer."
-        )),
-        AddressType::LoadBalancer if service.kind != ServiceType::LoadBalancer => Obstacle::unusable(format!(
-            "address.type LoadBalancer: the Service \"{name}\" is of the type {of_service}: give it the type LoadBalancer."
-        )),
-        AddressType::LoadBalancer if !service.ingress.iter().any(|host| is_of(host, family)) => Some(Obstacle {
-            reason: Reason::AddressPending,
-            message: format!(
-                "The load balancer of the Service \"{name}\" has no {family} address and no host name yet: see `kubectl describe service {name}`."
-            ),
-        }),
-        AddressType::ClusterIP if service.cluster_ips.of(family).is_none() => Obstacle::unusable(format!(
-            "address.type ClusterIP: the Service \"{name}\" has no {family} cluster IP: use another family, or the type PodIP for a headless Service."
-        )),
-        AddressType::ExternalIP if !service.external_ips.iter().any(|ip| is_of(&Host::Ip(*ip), family)) => {
-            Obstacle::unusable(format!(
-                "address.type {asked}: the Service \"{name}\" lists no {family} address in spec.externalIPs: add one."
-            ))
+    let is_of_family = |host: &Host| is_of(host, family);
+    let message = match kind {
+        AddressType::HostIP if service.selector.is_empty() => {
+            format!("address.type HostIP needs pods, and the Service \"{name}\" has no selector: use the type PodIP.")
         }
-        AddressType::LoadBalancer | AddressType::ClusterIP | AddressType::ExternalIP => None,
-    }
+        AddressType::NodePort if service.ports.iter().all(|port| port.node_port.is_none()) => format!(
+            "address.type NodePort: the Service \"{name}\" of the type {of_service} has no node ports: give it the type NodePort or LoadBalancer."
+        ),
+        AddressType::LoadBalancer if service.kind != ServiceType::LoadBalancer => format!(
+            "address.type LoadBalancer: the Service \"{name}\" is of the type {of_service}: give it the type LoadBalancer."
+        ),
+        AddressType::LoadBalancer if !service.ingress.iter().any(is_of_family) => {
+            return Some(Obstacle {
+                reason: Reason::AddressPending,
+                message: format!(
+                    "The load balancer of the Service \"{name}\" has no {family} address and no host name yet: see `kubectl describe service {name}`."
+                ),
+            });
+        }
+        AddressType::ClusterIP if service.cluster_ips.of(family).is_none() => format!(
+            "address.type ClusterIP: the Service \"{name}\" has no {family} cluster IP: use another family, or the type PodIP for a headless Service."
+        ),
+        AddressType::ExternalIP
+            if !service
+                .external_ips
+                .iter()
+                .copied()
+                .map(Host::Ip)
+                .any(|host| is_of_family(&host)) =>
+        {
+            format!(
+                "address.type ExternalIP: the Service \"{name}\" lists no {family} address in spec.externalIPs: add one."
+            )
+        }
+        _ => return None,
+    };
+    Some(Obstacle::unusable(message))
 }
 
 /// Returns the ports to register, and why some of them are missing.
 fn ports_of(spec: &ServiceRegistrationSpec, service: &Service) -> (Vec<LastPort>, Option<Obstacle>) {
     let mut obstacle = None;
     let mut ports = Vec::new();
-    let mut add = |name: &str, app_protocol: Option<String>, port: &ServicePort| match target(spec, service, port) {
-        Some(target) => ports.push(LastPort {
-            name: name.to_owned(),
-            port: target,
-            protocol: port.protocol,
-            app_protocol: app_protocol.or_else(|| app_protocol_of(port)),
-        }),
-        None => {
+    let mut add = |name: &str, app_protocol: Option<String>, port: &ServicePort| {
+        let Some(target) = target(spec, service, port) else {
             let message = format!(
                 "The port \"{name}\" of the Service \"{}\" has no node port.",
                 service.name
             );
-            obstacle = obstacle.take().or(Obstacle::unusable(message));
-        }
+            obstacle.get_or_insert(Obstacle::unusable(message));
+            return;
+        };
+        ports.push(LastPort {
+            name: name.to_owned(),
+            port: target,
+            protocol: port.protocol,
+            app_protocol: app_protocol.or_else(|| app_protocol_of(port)),
+        });
     };
     if spec.ports.is_empty() {
         for port in &service.ports {
@@ -266,17 +275,17 @@ fn ports_of(spec: &ServiceRegistrationSpec, service: &Service) -> (Vec<LastPort>
         .map(|port| port.name.clone());
     ports.retain(|port| port.name.len() <= MAX_PORT_NAME);
     if let Some(name) = too_long {
-        obstacle = Obstacle::unusable(format!(
+        obstacle = Some(Obstacle::unusable(format!(
             "The name of the port \"{name}\" is longer than {MAX_PORT_NAME} characters: list it in spec.ports under a shorter name."
-        ));
+        )));
     } else if let Some(name) = unknown.first() {
-        obstacle = Obstacle::unusable(format!(
+        obstacle = Some(Obstacle::unusable(format!(
             "The Service \"{}\" has no port that spec.ports[].port of \"{name}\" means: write the name or the number of one of its ports.",
             service.name
-        ));
+        )));
     } else if service.ports.is_empty() {
         let message = format!("The Service \"{}\" has no ports: list them in its spec.", service.name);
-        obstacle = Obstacle::unusable(message);
+        obstacle = Some(Obstacle::unusable(message));
     }
     (ports, obstacle)
 }

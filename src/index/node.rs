@@ -29,7 +29,7 @@ pub struct Node {
 /// All known nodes.
 #[derive(Debug, Default)]
 pub struct Nodes {
-    nodes: BTreeMap<Arc<str>, (Node, Mark)>,
+    by_name: BTreeMap<Arc<str>, (Node, Mark)>,
     /// The number of nodes that are not excluded.
     eligible: usize,
     relists: Relists,
@@ -48,11 +48,11 @@ pub(super) struct NodeChange {
 
 impl Nodes {
     pub(super) fn get(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name).map(|(node, _)| node)
+        self.by_name.get(name).map(|(node, _)| node)
     }
 
     pub(super) fn name_of(&self, name: &str) -> Option<&Arc<str>> {
-        self.nodes.get_key_value(name).map(|(name, _)| name)
+        self.by_name.get_key_value(name).map(|(name, _)| name)
     }
 
     /// Whether the nodes were ever listed: before that, a missing node may exist.
@@ -66,20 +66,16 @@ impl Nodes {
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.nodes.keys()
-    }
-
-    pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.by_name.keys()
     }
 
     pub(super) fn apply(&mut self, node: Node) -> NodeChange {
         let seen = self.relists.mark();
         let topology = |node: &Node| (node.zone.clone(), node.region.clone());
-        let Some((known, mark)) = self.nodes.get_mut(&*node.name) else {
+        let Some((known, mark)) = self.by_name.get_mut(&*node.name) else {
             self.eligible += usize::from(!node.excluded);
             let is_topology = topology(&node) != (None, None);
-            self.nodes.insert(node.name.as_str().into(), (node, seen));
+            self.by_name.insert(node.name.as_str().into(), (node, seen));
             return NodeChange {
                 is_any: true,
                 is_topology,
@@ -99,14 +95,14 @@ impl Nodes {
     /// Keeps the cached facts, if any, of a node that exists but cannot be decoded.
     pub(super) fn keep(&mut self, name: &str) {
         let seen = self.relists.mark();
-        if let Some((_, mark)) = self.nodes.get_mut(name) {
+        if let Some((_, mark)) = self.by_name.get_mut(name) {
             *mark = seen;
         }
     }
 
     /// Whether the node was known.
     pub(super) fn delete(&mut self, name: &str) -> bool {
-        let Some((node, _)) = self.nodes.remove(name) else {
+        let Some((node, _)) = self.by_name.remove(name) else {
             return false;
         };
         self.eligible -= usize::from(!node.excluded);
@@ -121,7 +117,7 @@ impl Nodes {
     pub(super) fn end_relist(&mut self) -> Vec<Arc<str>> {
         self.listed = true;
         let began = self.relists.began(&NamespaceScope::Cluster);
-        let unseen = self.nodes.iter().filter(|(_, (_, mark))| mark.is_before(began));
+        let unseen = self.by_name.iter().filter(|(_, (_, mark))| mark.is_before(began));
         unseen.map(|(name, _)| name.clone()).collect()
     }
 }

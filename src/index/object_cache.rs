@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use crate::model::{Mark, NamespaceScope, Relists};
 
+/// The objects of one namespace, by name, each with the time of its last sighting.
+type Objects<T> = HashMap<Arc<str>, (T, Mark)>;
+
 /// The objects of one kind, by namespace and name.
 #[derive(Clone, Debug)]
 pub struct ObjectCache<T> {
-    objects: HashMap<Arc<str>, HashMap<Arc<str>, (T, Mark)>>,
+    objects: HashMap<Arc<str>, Objects<T>>,
     relists: Relists,
 }
 
@@ -31,7 +34,8 @@ impl<T: PartialEq> ObjectCache<T> {
         objects.map(|(object, _)| object)
     }
 
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.objects.values().map(HashMap::len).sum()
     }
 

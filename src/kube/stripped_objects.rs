@@ -284,7 +284,7 @@ mod tests {
 
     use super::*;
 
-    fn service(spec: Value, status: Value) -> index::Service {
+    fn service(spec: &Value, status: &Value) -> index::Service {
         let object = json!({"metadata": {"name": "orders", "namespace": "shop"}, "spec": spec, "status": status});
         serde_json::from_value::<StrippedService>(object)
             .expect("decodes")
@@ -322,7 +322,7 @@ mod tests {
             ]
         });
         let status = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7", "ipMode": "VIP"}, {"hostname": "lb.example.com"}]}});
-        let service = service(spec, status);
+        let service = service(&spec, &status);
         assert_eq!(service.kind, ServiceType::LoadBalancer);
         let ports: Vec<_> = service
             .ports
@@ -356,8 +356,8 @@ mod tests {
     #[test]
     fn a_headless_service_without_a_selector_has_neither_addresses_nor_labels() {
         let service = service(
-            json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": null}),
-            json!({}),
+            &json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": null}),
+            &json!({}),
         );
         assert_eq!(service.kind, ServiceType::ClusterIP);
         assert!(service.cluster_ips.is_empty() && service.selector.is_empty() && service.ports.is_empty());

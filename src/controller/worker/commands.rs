@@ -9,6 +9,7 @@ use super::command::MissingPod;
 use super::reporting::Subject;
 use super::{Command, Done, RegistryWorker, Version, guarding, size};
 use crate::api::{Guard, Limits};
+use crate::controller::policy::Verdict;
 use crate::etcd::{self, Connection};
 use crate::model::{Key, KeyValue, LeaseId, Observation, RECORD_VERSION, RegistrationRef};
 use crate::plan::newer_version;
@@ -46,6 +47,15 @@ impl RegistryWorker {
         self.writing.set_limits(&limits);
         self.limits = limits;
         self.version = version;
+    }
+
+    /// Applies what the Registry's rules allow a registration.
+    fn set_verdict(&mut self, registration: &RegistrationRef, verdict: Verdict) {
+        self.planner.set_quota(&registration.namespace, verdict.quota);
+        self.planner.forbid(registration, verdict.forbidden);
+        if let Some(subject) = self.subjects.get_mut(registration) {
+            subject.denial = verdict.denial;
+        }
     }
 
     /// Records the number of pods that a registration selects.
@@ -98,13 +108,7 @@ impl RegistryWorker {
                     self.debouncer.changed(registration, Instant::now());
                 }
             }
-            Command::Rule { registration, verdict } => {
-                self.planner.set_quota(&registration.namespace, verdict.quota);
-                self.planner.forbid(&registration, verdict.forbidden);
-                if let Some(subject) = self.subjects.get_mut(&registration) {
-                    subject.denial = verdict.denial;
-                }
-            }
+            Command::Rule { registration, verdict } => self.set_verdict(&registration, verdict),
             Command::Remove(registration) => {
                 self.planner.remove_registration(&registration);
                 self.subjects.remove(&registration);
