@@ -97,7 +97,7 @@ pub struct LastSynced {
     pub spec: serde_json::Map<String, serde_json::Value>,
     /// The ports as they were found in the Service that the spec names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = MAX_SERVICE_PORTS))]
     pub service_ports: Vec<LastPort>,
     /// Copies of the specs of the RecordFormats that the spec names, by name. If they exceed 16 kB, lastSynced is
     /// absent.
@@ -106,15 +106,18 @@ pub struct LastSynced {
     pub record_formats: serde_json::Map<String, serde_json::Value>,
 }
 
+/// The maximum number of recorded ports of a Service.
+const MAX_SERVICE_PORTS: usize = 100;
+
 /// The maximum size of recorded RecordFormats, in bytes of JSON. The limit exists because a status is written with
 /// every change of a pod.
 const MAX_RECORD_FORMATS: usize = 16 * 1024;
 
 impl LastSynced {
-    /// Whether the RecordFormats are small enough to be recorded in a status.
+    /// Whether the RecordFormats and the ports are small enough to be recorded in a status.
     pub fn is_recordable(&self) -> bool {
         let size = serde_json::to_vec(&self.record_formats).map_or(usize::MAX, |json| json.len());
-        size <= MAX_RECORD_FORMATS
+        size <= MAX_RECORD_FORMATS && self.service_ports.len() <= MAX_SERVICE_PORTS
     }
 
     /// Whether both specs produce the same keys and values.

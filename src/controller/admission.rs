@@ -312,8 +312,17 @@ impl Controller {
                     message: format!("{invalid}."),
                 };
                 // Admit the last good spec, as if this process had been running when that spec came into force.
-                let last = entry.record.last_synced.as_ref().filter(|_| entry.in_force.is_none());
-                if let Some(last) = last.and_then(|last| compile_last(object, last, references)) {
+                // A spec in force that names a Service goes on following it.
+                let name = object.spec.service.as_ref().map(|service| service.name.as_str());
+                let (last, previous) = match entry.in_force() {
+                    None => (entry.record.last_synced.clone(), None),
+                    Some(former) if name.is_some() && former.service_name.as_deref() == name => {
+                        (Some(former.identity.clone()), former.previous.clone())
+                    }
+                    Some(_) => (None, None),
+                };
+                if let Some(last) = last.and_then(|last| compile_last(object, &last, references)) {
+                    let last = Compiled { previous, ..last };
                     self.admit(cache, reference, Box::new(last), now);
                 }
                 let spec = RejectedSpec::Unusable(Some(registry.into()));
@@ -502,15 +511,18 @@ impl Controller {
         let concerned = self.settle_among_neighbours(cache, reference, &compiled);
         compiled.stand_aside(&self.overlaps.aside(reference));
         let known = self.registries.get(&registry).expect("it was found above");
-        let terms = compiled.terms(known.spec());
+        let mut terms = compiled.terms(known.spec());
         let registration = &compiled.registration;
+        let lacks_nodes = lacks_nodes(cache, &registration.target);
+        // Which of its keys belong to nodes is not known: all of them stay.
+        terms.suspended |= lacks_nodes;
         let former = cache.entries[reference].in_force();
         log_admission(&compiled, former, verdict.denial.as_deref());
-        if former.is_some_and(|former| compiled.rewrites(former)) {
-            // The index sees no difference: remove the registration first, so that every pod counts as changed.
-            cache.index.delete_registration(reference);
+        let lacked_nodes = former.is_some_and(|former| former.obstacle == Some(Obstacle::nodes_unknown()));
+        if lacked_nodes && !lacks_nodes || former.is_some_and(|former| compiled.rewrites(former)) {
+            // The index sees no difference, and every pod counts as changed nevertheless.
+            cache.index.invalidate(reference);
         }
-        let lacks_nodes = lacks_nodes(cache, &registration.target);
         let marks = cache.index.apply_registration(registration.clone());
         let rule = Command::Rule {
             registration: reference.clone(),
@@ -540,14 +552,9 @@ impl Controller {
             self.workers.send(&registry, command);
         }
         for DirtyMark { registration, pod } in marks {
-            self.workers.send(
-                &registry,
-                Command::PodEdited {
-                    registration,
-                    pod,
-                    at: now,
-                },
-            );
+            let at = now;
+            self.workers
+                .send(&registry, Command::PodEdited { registration, pod, at });
         }
         self.look_again(cache, &concerned, now);
     }

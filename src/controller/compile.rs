@@ -43,8 +43,8 @@ pub struct Compiled {
     pub unsure: bool,
     /// The formats overlap the metaPrefix of a Registry that was added or changed later: change nothing.
     pub frozen: bool,
-    /// The registration names a Service.
-    pub is_of_service: bool,
+    /// The Service that the registration names.
+    pub service_name: Option<Arc<str>>,
     /// Why nothing, or not everything, of the Service that it names can be registered now.
     pub obstacle: Option<Obstacle>,
 }
@@ -207,7 +207,7 @@ fn compile_with(
         )),
         unsure: false,
         frozen: false,
-        is_of_service: spec.service.is_some(),
+        service_name: spec.service.as_ref().map(|service| service.name.as_str().into()),
         obstacle,
     })
 }
@@ -360,7 +360,7 @@ impl Compiled {
 
     /// Returns what it registers.
     pub fn kind(&self) -> EndpointKind {
-        match (&self.registration.target, self.is_of_service) {
+        match (&self.registration.target, self.service_name.is_some()) {
             (Target::Nodes(_), _) => EndpointKind::Nodes,
             (Target::Addresses(_), _) => EndpointKind::Addresses,
             (Target::Pods | Target::HostPorts, true) => EndpointKind::ServicePods,

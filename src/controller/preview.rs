@@ -96,6 +96,27 @@ impl ClusterState {
         self.services.apply(&namespace, &name, service);
     }
 
+    /// Adds a Service as if its manifest were applied: the server keeps what it has allocated.
+    pub fn apply_service(&mut self, mut service: Service) {
+        let known = self.services.get(&service.namespace, &service.name);
+        if let Some(known) = known.filter(|known| known.kind == service.kind) {
+            if service.cluster_ips.is_empty() {
+                service.cluster_ips = known.cluster_ips;
+            }
+            if service.ingress.is_empty() {
+                service.ingress.clone_from(&known.ingress);
+            }
+            for port in service.ports.iter_mut().filter(|port| port.node_port.is_none()) {
+                let mut same = known
+                    .ports
+                    .iter()
+                    .filter(|other| (other.number, other.protocol) == (port.number, port.protocol));
+                port.node_port = same.next().and_then(|other| other.node_port);
+            }
+        }
+        self.add_service(service);
+    }
+
     pub fn add_slice(&mut self, slice: EndpointSlice) {
         let (namespace, name) = (slice.namespace.clone(), slice.name.clone());
         self.slices.apply(&namespace, &name, slice);

@@ -256,14 +256,16 @@ impl Controller {
         }
         if former.spec.etcd.meta_prefix != spec.etcd.meta_prefix {
             self.workers.stop(&name);
-            return self.enter(cache, &name, now);
+            self.enter(cache, &name, now);
+            return self.examine_default_users(cache, &name, now);
         }
         if former.offered.is_none() {
             // The worker has no access yet: start it with the current spec.
             if let Some(known) = self.registries.get_mut(&name) {
                 known.wrong = None;
             }
-            return self.enter(cache, &name, now);
+            self.enter(cache, &name, now);
+            return self.examine_default_users(cache, &name, now);
         }
         let settings = Command::Settings {
             limits: spec.limits,

@@ -356,7 +356,14 @@ fn addresses(hosts: Vec<Host>, family: Family, ready: Option<bool>) -> Arc<[Addr
         zone: None,
         ports: None,
     };
-    hosts.map(address).collect()
+    sorted(hosts.map(address).collect())
+}
+
+/// Sorts by name; of two addresses of one name the first counts.
+fn sorted(mut addresses: Vec<Address>) -> Arc<[Address]> {
+    addresses.sort_by(|a, b| a.name.cmp(&b.name));
+    addresses.dedup_by(|later, first| later.name == first.name);
+    addresses.into()
 }
 
 /// Returns the endpoints of EndpointSlices, each once.
@@ -395,10 +402,16 @@ fn of_slices<'a>(
             let known = addresses.entry(&endpoint.host).or_insert_with(address);
             if is_ready && known.ready != Some(true) {
                 *known = address();
+            } else if known.ready == Some(is_ready)
+                && let Some(ports) = &known.ports
+            {
+                // Mirrored Endpoints with several subsets have a slice for each set of ports.
+                let all = ports.iter().zip(&*numbers).map(|(port, other)| port.or(*other));
+                known.ports = Some(all.collect());
             }
         }
     }
-    addresses.into_values().collect()
+    sorted(addresses.into_values().collect())
 }
 
 /// Returns the name of an endpoint that is no pod. Kubernetes writes addresses in DNS names in the same way.

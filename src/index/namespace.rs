@@ -194,9 +194,9 @@ impl Namespace {
         self.selecting(pod, symbols).filter(is_pods)
     }
 
-    /// Returns the names of the pods on a node that a registration registers.
-    pub(super) fn pods_on(&self, node: &str, symbols: &Symbols) -> Vec<Arc<str>> {
-        let on = |pod: &CompactPod| pod.node.is_some_and(|own| **symbols.string(own) == *node);
+    /// Returns the names of the pods on the nodes for which `is_it` is true.
+    pub(super) fn pods_where(&self, symbols: &Symbols, is_it: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
+        let on = |pod: &CompactPod| pod.node.is_some_and(|node| is_it(symbols.string(node)));
         let pods = self.pods.iter().filter(|(_, entry)| on(&entry.pod));
         pods.map(|(name, _)| name.clone()).collect()
     }
@@ -242,6 +242,15 @@ impl Namespace {
                 return Vec::new();
             }
             Some(former) if former.has_same_pods(&selecting.registration) => {
+                if let Some(changed) = former.changed_addresses(&selecting.registration) {
+                    selecting = Selecting {
+                        registration: selecting.registration,
+                        ..former
+                    };
+                    let marks = changed.iter().map(|address| selecting.touch(address)).collect();
+                    self.put_registration(name, selecting);
+                    return marks;
+                }
                 endpoints = former.endpoints(nodes);
                 selecting = Selecting {
                     registration: selecting.registration,
@@ -261,6 +270,13 @@ impl Namespace {
         let marks = endpoints.iter().map(|endpoint| selecting.touch(endpoint)).collect();
         self.put_registration(name, selecting);
         marks
+    }
+
+    pub(super) fn invalidate(&mut self, name: &str) {
+        if let Some(selecting) = self.registrations.get_mut(name) {
+            // No object has this generation, so that the next registration differs.
+            selecting.registration.generation = i64::MIN;
+        }
     }
 
     pub(super) fn delete_registration(&mut self, name: &str, symbols: &mut Symbols) {
@@ -366,7 +382,7 @@ impl Namespace {
             (Target::Pods | Target::HostPorts, found @ Endpoint::Pod(..)) => found,
             (Target::Nodes(target), Endpoint::Node(name, _)) => Endpoint::Node(name, target),
             (Target::Addresses(addresses), Endpoint::Address(_)) => {
-                Endpoint::Address(addresses.iter().find(|address| *address.name == *endpoint)?)
+                Endpoint::Address(find_address(addresses, endpoint)?)
             }
             _ => return None,
         };
@@ -403,10 +419,7 @@ impl Namespace {
                 let node = facts.nodes.name_of(name)?;
                 Some(Endpoint::Node(node.clone(), target))
             }
-            Target::Addresses(addresses) => {
-                let address = addresses.iter().find(|address| *address.name == *name)?;
-                Some(Endpoint::Address(address))
-            }
+            Target::Addresses(addresses) => Some(Endpoint::Address(find_address(addresses, name)?)),
         }
     }
 
@@ -419,6 +432,11 @@ impl Namespace {
     pub(super) fn pod_count(&self) -> usize {
         self.pods.len()
     }
+}
+
+fn find_address<'a>(addresses: &'a [Address], name: &str) -> Option<&'a Address> {
+    let place = addresses.binary_search_by(|address| (*address.name).cmp(name)).ok()?;
+    addresses.get(place)
 }
 
 /// What a registration registers under one name.
@@ -439,6 +457,25 @@ impl Selecting {
     fn has_same_pods(&self, registration: &Registration) -> bool {
         let what = |of: &Registration| (of.publish_not_ready, of.target.is_pods());
         self.registration.selector == registration.selector && what(&self.registration) == what(registration)
+    }
+
+    /// Returns the names of the addresses that differ in `registration`; none if more differs.
+    fn changed_addresses(&self, registration: &Registration) -> Option<BTreeSet<Arc<str>>> {
+        let (Target::Addresses(before), Target::Addresses(after)) = (&self.registration.target, &registration.target)
+        else {
+            return None;
+        };
+        let with_former = Registration {
+            target: self.registration.target.clone(),
+            ..registration.clone()
+        };
+        if with_former != self.registration {
+            return None;
+        }
+        let missing = |one: &Address, others: &[Address]| find_address(others, &one.name) != Some(one);
+        let left = before.iter().filter(|address| missing(address, after));
+        let come = after.iter().filter(|address| missing(address, before));
+        Some(left.chain(come).map(|address| address.name.clone()).collect())
     }
 
     /// Returns the names of what may be registered.

@@ -52,7 +52,7 @@ pub enum Target {
     HostPorts,
     /// Each node that forwards a port to the selected pods.
     Nodes(NodeTarget),
-    /// Addresses that lead to the selected pods.
+    /// Addresses that lead to the selected pods, in the order of their names.
     Addresses(Arc<[Address]>),
 }
 

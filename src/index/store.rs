@@ -83,7 +83,8 @@ impl Index {
         if !change.is_any {
             return Vec::new();
         }
-        self.marks_of_node(&name, change.is_topology)
+        // The end of the first list marks the pods of all nodes: one search for pods instead of one for each node.
+        self.marks_of_node(&name, change.is_topology && self.nodes.are_listed())
     }
 
     /// Keeps the cached facts, if any, of a node that exists but cannot be decoded.
@@ -104,10 +105,41 @@ impl Index {
         self.nodes.begin_relist();
     }
 
-    /// Ends the list: deletes the nodes that it did not contain. Returns their marks.
+    /// Ends the list: deletes the nodes that it did not contain. Returns their marks. For the pods whose nodes became
+    /// known by the first list, call [`Self::take_marks`] afterwards.
     pub fn end_node_relist(&mut self) -> Vec<DirtyMark> {
+        let is_first = !self.nodes.are_listed();
         let unseen = self.nodes.end_relist();
+        if is_first {
+            let marks = self.marks_of_topology();
+            self.marks.extend(marks);
+        }
         unseen.iter().flat_map(|name| self.delete_node(name)).collect()
+    }
+
+    /// Returns a mark for each registered pod and address on a known node.
+    fn marks_of_topology(&self) -> Vec<DirtyMark> {
+        let mut marks = Vec::new();
+        for (namespace, content) in &self.namespaces {
+            for pod in content.pods_where(&self.symbols, |node| self.nodes.get(node).is_some()) {
+                let registering = self.registering(namespace, &pod).into_iter();
+                marks.extend(registering.map(|registration| DirtyMark {
+                    registration,
+                    pod: pod.clone(),
+                }));
+            }
+            for registration in content.node_registrations() {
+                let Target::Addresses(addresses) = &registration.target else {
+                    continue;
+                };
+                let on_nodes = addresses.iter().filter(|address| address.node.is_some());
+                marks.extend(on_nodes.map(|address| DirtyMark {
+                    registration: registration.reference.clone(),
+                    pod: address.name.clone(),
+                }));
+            }
+        }
+        marks
     }
 
     pub fn nodes(&self) -> &Nodes {
@@ -136,7 +168,7 @@ impl Index {
             if !is_topology {
                 continue;
             }
-            for pod in content.pods_on(name, &self.symbols) {
+            for pod in content.pods_where(&self.symbols, |node| node == &**name) {
                 let registering = self.registering(namespace, &pod).into_iter();
                 marks.extend(registering.map(|registration| DirtyMark {
                     registration,
@@ -188,6 +220,13 @@ impl Index {
         self.at(&registration.namespace, |namespace, symbols| {
             namespace.delete_registration(&registration.name, symbols);
         });
+    }
+
+    /// Makes the next [`Self::apply_registration`] return all marks, even if nothing has changed.
+    pub fn invalidate(&mut self, registration: &RegistrationRef) {
+        if let Some(namespace) = self.namespaces.get_mut(&registration.namespace) {
+            namespace.invalidate(&registration.name);
+        }
     }
 
     /// Returns the view of `registration` on the pod, node or address named `pod`.

@@ -238,6 +238,10 @@ fn synced(report: &Report<'_>, readiness: &Readiness, subject: Subject<'_>) -> (
     let aside = subject.aside;
     let (registered, what) = (registered(report, aside), subject.kind.plural());
     let pods = || format!("{registered} of {} ready {what} are registered.", report.ready);
+    if let Some((Reason::NodesUnknown, _)) = subject.obstacle {
+        let message = "What is registered stays registered. See the condition Accepted.";
+        return (ConditionStatus::False, Reason::NotAccepted, message.to_owned());
+    }
     if report.suspended {
         let message = "spec.updatePolicy is Frozen: leases are renewed, keys are left as they are.";
         return (ConditionStatus::False, Reason::Frozen, message.to_owned());

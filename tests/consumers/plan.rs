@@ -106,7 +106,7 @@ async fn a_plan_says_beforehand_what_the_operator_then_does() -> Result<()> {
 async fn what_admission_refuses_has_no_plan() -> Result<()> {
     let turn = Turn::take("unplanned", 1, 30).await?;
     for (spec, words) in [
-        (json!({"ports": []}), "spec.ports in body should have at least 1 items"),
+        (json!({"ports": []}), "ports is missing: list the ports of the pods"),
         (
             json!({"selector": {}}),
             "an empty selector would register every pod of the namespace",

@@ -100,7 +100,7 @@ impl Manifests {
     /// Adds the Services and EndpointSlices to `cluster`, as if they were applied.
     pub fn apply_to(&self, cluster: &mut ClusterState) {
         for service in &self.services {
-            cluster.add_service(service.clone());
+            cluster.apply_service(service.clone());
         }
         for slice in &self.slices {
             cluster.add_slice(slice.clone());

@@ -168,7 +168,7 @@ fn slices_give_each_endpoint_once_with_the_ports_of_its_slice() {
         })
         .collect();
     let expected = [
-        ("192.0.2.1".to_owned(), Some(true), Some(vec![Some(1), None])),
+        ("192.0.2.1".to_owned(), Some(true), Some(vec![Some(1), Some(3)])),
         ("192.0.2.2".to_owned(), Some(true), Some(vec![Some(2), Some(3)])),
     ];
     assert_eq!(found, expected);

@@ -270,3 +270,30 @@ async fn without_rights_on_nodes_the_others_go_on_and_registered_nodes_stay() {
     assert_eq!(rig.obstacle(), None);
     assert_eq!(rig.host_ports("n1"), ["10.1.0.1:30080"]);
 }
+
+#[tokio::test]
+async fn the_endpoints_of_a_spec_in_force_are_followed_while_the_newest_cannot_be_carried_out() {
+    let mut rig = Rig::with_pod();
+    rig.service(&json!({"selector": null}));
+    rig.slice(true);
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+        "metadata": {"name": "orders", "namespace": "shop", "uid": "a", "generation": 1},
+        "spec": {
+            "service": {"name": "orders"},
+            "formats": [{"type": "Plain", "plain": {"prefix": "/s"}, "ports": ["grpc"]}],
+        },
+    });
+    let event = ObjectEvent::Applied(Box::new(decode(object)));
+    rig.take(WatchEvent::Registration(NamespaceScope::Cluster, event));
+    assert_eq!(rig.host_ports("192-0-2-7"), ["192.0.2.7:5000"]);
+    rig.service(&json!({"selector": null, "ports": [{"name": "renamed", "port": 80}]}));
+    assert_eq!(rig.cache().entries[&orders()].refusal(), Some("InvalidSpec"));
+    assert_eq!(rig.host_ports("192-0-2-7"), ["192.0.2.7:5000"]);
+    rig.slice(false);
+    assert_eq!(rig.endpoints("192-0-2-7"), None);
+    rig.service(&json!({"selector": null}));
+    rig.slice(true);
+    assert_eq!(rig.cache().entries[&orders()].refusal(), None);
+    assert_eq!(rig.host_ports("192-0-2-7"), ["192.0.2.7:5000"]);
+}

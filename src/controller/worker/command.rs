@@ -11,6 +11,7 @@ use crate::api::{FormatStatus, Guard, LastSynced, Limits, Reason, RegistryStatus
 use crate::controller::policy::Verdict;
 use crate::controller::source::Obstacle;
 use crate::etcd::Access;
+use crate::kube::NODES;
 use crate::model::{Freshness, NamespaceScope, Prefix, RegistrationRef, WatchTarget};
 use crate::plan::{EndpointKind, RegistrationSettings, Since};
 
@@ -32,10 +33,12 @@ pub struct Outdated {
 }
 
 impl Outdated {
-    /// Whether more is stale than some of the namespaces that are watched one by one. While the API server reports
-    /// cluster-scoped objects, the API server itself is not in trouble.
+    /// Whether more is stale than some of the namespaces that are watched one by one, or the nodes, which few
+    /// registrations need. While the API server reports other cluster-scoped objects, the API server itself is not in
+    /// trouble.
     pub fn is_general(&self) -> bool {
-        self.streams.iter().any(|stream| stream.area == NamespaceScope::Cluster)
+        let is_general = |stream: &WatchTarget| stream.area == NamespaceScope::Cluster && &*stream.kind != NODES;
+        self.streams.iter().any(is_general)
     }
 }
 

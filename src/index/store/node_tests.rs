@@ -206,7 +206,9 @@ fn a_changed_target_marks_what_was_registered_and_what_is() {
 #[test]
 fn another_zone_of_a_node_marks_the_pods_on_it() {
     let mut index = Index::new();
+    index.begin_node_relist();
     index.apply_node(node("n1"));
+    index.end_node_relist();
     index.apply_registration(registration("orders"));
     apply(&mut index, &on("a", "n1", true));
     apply(&mut index, &on("b", "n2", true));
@@ -255,4 +257,41 @@ fn host_ports_need_a_declaration_except_in_the_network_of_the_node() {
         ready(&index, "a").expect("ready").endpoints[0].host_port(),
         "10.1.0.1:8081"
     );
+}
+
+#[test]
+fn only_addresses_that_differ_are_marked_and_an_invalidated_registration_marks_all() {
+    let address = |name: &str, ready: bool| Address {
+        name: name.into(),
+        host: Host::Name(name.into()),
+        ready: Some(ready),
+        node: None,
+        zone: None,
+        ports: None,
+    };
+    let of = |addresses: Vec<Address>| Registration {
+        target: Target::Addresses(addresses.into()),
+        ..of_nodes(false)
+    };
+    let mut index = Index::new();
+    let names = |marks: Vec<DirtyMark>| marks.iter().map(|mark| mark.pod.to_string()).collect::<Vec<_>>();
+    index.apply_registration(of(vec![address("a", true), address("b", true), address("c", true)]));
+    let changed = of(vec![address("a", true), address("b", false), address("d", true)]);
+    assert_eq!(names(index.apply_registration(changed.clone())), ["b", "c", "d"]);
+    assert_eq!(index.view(&orders(), "c"), PodView::Gone);
+    assert_eq!(index.apply_registration(changed.clone()), []);
+    index.invalidate(&orders());
+    assert_eq!(names(index.apply_registration(changed)), ["a", "b", "d"]);
+}
+
+#[test]
+fn the_first_list_of_nodes_marks_the_pods_on_them() {
+    let mut index = Index::new();
+    index.apply_registration(registration("orders"));
+    apply(&mut index, &on("a", "n1", true));
+    apply(&mut index, &on("b", "n2", true));
+    index.begin_node_relist();
+    assert_eq!(index.apply_node(node("n1")), []);
+    assert_eq!(index.end_node_relist(), []);
+    assert_eq!(taken(&mut index), ["a"]);
 }
