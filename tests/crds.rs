@@ -423,6 +423,7 @@ fn refusals(name: &'static str, modfile: Option<&'static str>) -> String {
         package: ".",
         name,
         modfile,
+        tags: "",
     };
     let binary = program.binary().unwrap_or_else(|error| panic!("{error}"));
     let files = std::fs::read_dir(root.join("crds")).expect("the definitions are there");

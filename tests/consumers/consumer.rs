@@ -25,7 +25,7 @@ impl Consumer {
     }
 
     /// Everything it has printed so far that is a line of JSON.
-    fn told(&self) -> Vec<Value> {
+    pub fn told(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.process.log()).unwrap_or_default();
         // The last line may be half written: only those that have ended count.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -33,6 +33,22 @@ impl Consumer {
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
+    }
+
+    /// Sends it SIGTERM and waits until it has printed its last word and ended.
+    pub async fn end(&self) -> Result<()> {
+        self.process.terminate()?;
+        self.process.wait_exit(SOON).await.map(drop)
+    }
+
+    /// Waits until it has printed a line with this field that is true.
+    pub async fn wait_true(&self, field: &str) -> Result<()> {
+        let what = format!("{} to print that {field}", self.name());
+        let printed = until(&what, SOON, || async {
+            let found = self.told().iter().any(|line| line[field] == true);
+            found.then_some(()).ok_or_else(|| self.process.log_tail())
+        });
+        self.process.while_alive(printed).await
     }
 
     /// Every set of addresses its client library has told it, in order.

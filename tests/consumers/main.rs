@@ -12,11 +12,14 @@ mod turn;
 mod consumer;
 mod kubelet;
 mod life;
+mod load;
 mod migrating;
+mod p11_rollouts;
 mod pages;
 mod plan;
 mod programs;
 mod rolling;
+mod rollouts;
 mod scene;
 
 use self::turn::Turn;

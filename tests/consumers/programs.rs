@@ -21,12 +21,17 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn go(module: &str, package: &'static str, name: &'static str) -> Result<PathBuf> {
+    tagged_go(module, package, name, "")
+}
+
+fn tagged_go(module: &str, package: &'static str, name: &'static str, tags: &'static str) -> Result<PathBuf> {
     let module = folder(module);
     let program = GoProgram {
         module,
         package,
         name,
         modfile: None,
+        tags,
     };
     program.binary()
 }
@@ -73,6 +78,18 @@ pub fn node(turn: &Turn, prefix: &str) -> Result<Consumer> {
     Consumer::start(spec.args([script, turn.etcd.endpoints().join(",").into(), prefix.into()]))
 }
 
+/// Both sides of a rollout: the program of the pods, and the clients that call them; see [`load`]. Blocks.
+pub fn build_load() -> Result<PathBuf> {
+    // Without go-zero's resolver for Kubernetes, which would take a minute to build.
+    tagged_go("load", ".", "load", "no_k8s")
+}
+
+/// A client that calls the pods of a rollout by the library `client`.
+pub fn load<const N: usize>(turn: &Turn, client: &str, args: [String; N]) -> Result<Consumer> {
+    let spec = spec(turn, &format!("load-{client}"), build_load()?).args([client]);
+    Consumer::start(spec.args(args))
+}
+
 /// A running CoreDNS that serves [`ZONE`].
 pub struct CoreDns {
     port: Port,
@@ -80,10 +97,12 @@ pub struct CoreDns {
 }
 
 impl CoreDns {
-    pub async fn start(turn: &Turn) -> Result<Self> {
+    /// Starts one that keeps answers for this many seconds at most, if any.
+    pub async fn start(turn: &Turn, cache: Option<u32>) -> Result<Self> {
         let port = Port::reserve()?;
+        let cache = cache.map_or_else(String::new, |seconds| format!("  cache {seconds}\n"));
         let corefile = format!(
-            "{ZONE}:{} {{\n  bind 127.0.0.1\n  errors\n  etcd {{\n    path /skydns\n    endpoint {}\n  }}\n}}\n",
+            "{ZONE}:{} {{\n  bind 127.0.0.1\n  errors\n{cache}  etcd {{\n    path /skydns\n    endpoint {}\n  }}\n}}\n",
             port.number(),
             turn.etcd.endpoints().join(" ")
         );
@@ -101,6 +120,11 @@ impl CoreDns {
             port,
             _process: process,
         })
+    }
+
+    /// Where it answers.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.port.address()
     }
 
     /// A program that looks up `name` in it again and again.

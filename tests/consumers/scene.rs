@@ -46,7 +46,7 @@ impl Scene {
             }
         })
         .await?;
-        let core_dns = CoreDns::start(&turn).await?;
+        let core_dns = CoreDns::start(&turn, None).await?;
         let scene = Self {
             grpc: programs::grpc(&turn, "orders")?,
             python: programs::python(&turn, &text_prefix("orders", &turn))?,

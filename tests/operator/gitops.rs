@@ -35,6 +35,7 @@ fn program() -> Result<PathBuf> {
         package: ".",
         name: "health",
         modfile: None,
+        tags: "",
     };
     program.binary()
 }

@@ -6,7 +6,7 @@
 //! - [`bed`]: all parts put together, the definitions and the `Registry` of leasehold applied.
 //! - [`kubernetes`]: the control plane, and hands to move pods and any other object.
 //! - [`etcd`]: clusters of etcd, usable alone, and the history of what happened in them.
-//! - [`kubelet`]: the pods of leasehold's chart, run as processes.
+//! - [`kubelet`]: the pods of leasehold's chart, and those that a test wants, run as processes.
 //! - [`network`]: a bad network between any two of them.
 //! - [`operator`]: the operator itself, started against a bed.
 //! - [`process`]: what everything here is made of: processes that tests can pause and kill.

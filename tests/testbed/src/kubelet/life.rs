@@ -3,7 +3,7 @@
 use std::{
     net::{Ipv4Addr, TcpListener},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::core::v1::Pod;
@@ -12,7 +12,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 
 use super::{
-    Context, manifest,
+    Context, Wanted, manifest,
     probe::Question,
     root,
     status::{self, State, Status},
@@ -25,19 +25,16 @@ const GRACE: i64 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs a pod until it is told to end, or its program has ended for good.
-pub(super) async fn live(context: Arc<Context>, pod: Pod, mut end: watch::Receiver<bool>) {
+pub(super) async fn live(context: Arc<Context>, pod: Pod, mut wanted: watch::Receiver<Wanted>) {
     let address = address();
     match start(&context, &pod, &address).await {
         Ok(process) => {
+            let seen = wanted.clone();
             tokio::select! {
-                () = run(&context, &pod, &address, &process) => told(&mut end).await,
-                () = told(&mut end) => {}
+                () = run(&context, &pod, &address, &process, seen) => told(&mut wanted).await,
+                () = told(&mut wanted) => {}
             }
-            let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-            let grace = Duration::from_secs(u64::try_from(grace.unwrap_or(GRACE)).unwrap_or(0));
-            if process.terminate().is_err() || process.wait_exit(grace).await.is_err() {
-                let _ = process.kill().await;
-            }
+            end(&pod, &process).await;
         }
         Err(error) => {
             let why = error.to_string();
@@ -45,19 +42,32 @@ pub(super) async fn live(context: Arc<Context>, pod: Pod, mut end: watch::Receiv
             let status = Status {
                 address: &address,
                 ready: false,
+                gates_open: false,
                 restarts: 0,
                 state: State::Waiting(&why),
             };
             status::tell(&context, &pod, &status).await;
-            told(&mut end).await;
+            told(&mut wanted).await;
         }
     }
     status::forget(&context, &pod).await;
 }
 
 /// Waits until the pod is to end. A kubelet that goes away ends everything too.
-async fn told(end: &mut watch::Receiver<bool>) {
-    let _ = end.wait_for(|end| *end).await;
+async fn told(wanted: &mut watch::Receiver<Wanted>) {
+    let _ = wanted.wait_for(|wanted| wanted.ends).await;
+}
+
+/// Ends a program as the kubelet does: the hook first, then SIGTERM, then SIGKILL, all within the grace period.
+async fn end(pod: &Pod, process: &Process) {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let grace = seconds(spec.termination_grace_period_seconds.unwrap_or(GRACE));
+    let hook = seconds(manifest::pre_stop_sleep(&spec).unwrap_or(0)).min(grace);
+    tokio::time::sleep(hook).await;
+    if process.terminate().is_err() || process.wait_exit(grace.saturating_sub(hook)).await.is_err() {
+        let _ = process.kill().await;
+    }
 }
 
 async fn start(context: &Context, pod: &Pod, address: &str) -> Result<Process> {
@@ -69,11 +79,12 @@ async fn start(context: &Context, pod: &Pod, address: &str) -> Result<Process> {
 }
 
 /// Asks a program how it is, tells of it, and starts it again where the manifest wants that. Returns when it does not.
-async fn run(context: &Context, pod: &Pod, address: &str, process: &Process) {
+async fn run(context: &Context, pod: &Pod, address: &str, process: &Process, wanted: watch::Receiver<Wanted>) {
     let spec = pod.spec.clone().unwrap_or_default();
     let status = |ready, restarts, state| Status {
         address,
         ready,
+        gates_open: wanted.borrow().gates_open,
         restarts,
         state,
     };
@@ -94,13 +105,21 @@ async fn run(context: &Context, pod: &Pod, address: &str, process: &Process) {
     for restarts in 0.. {
         status::tell(context, pod, &status(readiness.is_none(), restarts, State::Running)).await;
         let follow = async {
-            let Some(question) = &readiness else {
-                return std::future::pending().await;
-            };
-            let mut ready = false;
+            let mut gates = Gates::new(pod, wanted.clone());
+            let mut ready = readiness.is_none();
+            gates.ready(ready);
             loop {
-                question.changes(ready).await;
-                ready = !ready;
+                let changes = async {
+                    match &readiness {
+                        Some(question) => question.changes(ready).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = changes => ready = !ready,
+                    () = gates.change(context) => {}
+                }
+                gates.ready(ready);
                 status::tell(context, pod, &status(ready, restarts, State::Running)).await;
             }
         };
@@ -133,6 +152,45 @@ async fn run(context: &Context, pod: &Pod, address: &str, process: &Process) {
         if let Err(error) = process.restart().await {
             let why = error.to_string();
             return status::tell(context, pod, &status(false, restarts, State::Waiting(&why))).await;
+        }
+    }
+}
+
+/// The readiness gates of a pod, and since when its program waits for them.
+struct Gates {
+    wanted: watch::Receiver<Wanted>,
+    open: bool,
+    waiting_since: Option<Instant>,
+}
+
+impl Gates {
+    fn new(pod: &Pod, wanted: watch::Receiver<Wanted>) -> Self {
+        let open = status::gates(pod).next().is_none();
+        Self {
+            wanted,
+            open,
+            waiting_since: None,
+        }
+    }
+
+    /// Takes note of whether the program is ready.
+    fn ready(&mut self, ready: bool) {
+        let since = (ready && !self.open).then(|| self.waiting_since.unwrap_or_else(Instant::now));
+        self.waiting_since = since;
+    }
+
+    /// Waits until the gates are open when they were closed, or the other way round.
+    async fn change(&mut self, context: &Context) {
+        let known = self.open;
+        let changed = self.wanted.wait_for(|wanted| wanted.gates_open != known).await;
+        let Ok(open) = changed.map(|wanted| wanted.gates_open) else {
+            // The kubelet has gone away.
+            return std::future::pending().await;
+        };
+        self.open = open;
+        if let Some(since) = self.waiting_since.take() {
+            let mut waits = context.gate_waits.lock().expect("nobody panics with it");
+            waits.push(since.elapsed());
         }
     }
 }

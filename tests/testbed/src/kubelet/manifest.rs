@@ -13,10 +13,22 @@ use crate::{
 
 /// The container of a pod that can be played.
 pub(super) fn container(spec: &PodSpec) -> Result<&Container> {
-    match spec.containers.as_slice() {
-        [container] if spec.init_containers.as_ref().is_none_or(Vec::is_empty) => Ok(container),
-        _ => Err(Error::Invalid("the bed plays pods of one container".to_owned())),
+    let container = match spec.containers.as_slice() {
+        [container] if spec.init_containers.as_ref().is_none_or(Vec::is_empty) => container,
+        _ => return Err(Error::Invalid("the bed plays pods of one container".to_owned())),
+    };
+    if let Some(hooks) = &container.lifecycle
+        && (hooks.post_start.is_some() || hooks.pre_stop.as_ref().is_some_and(|hook| hook.sleep.is_none()))
+    {
+        return Err(Error::Invalid("of the hooks the bed knows preStop.sleep".to_owned()));
     }
+    Ok(container)
+}
+
+/// How many seconds the hook `preStop.sleep` takes, if there is one.
+pub(super) fn pre_stop_sleep(spec: &PodSpec) -> Option<i64> {
+    let hooks = spec.containers.first()?.lifecycle.as_ref()?;
+    Some(hooks.pre_stop.as_ref()?.sleep.as_ref()?.seconds)
 }
 
 /// The process of a pod with this root and address.

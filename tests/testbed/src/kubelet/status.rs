@@ -12,7 +12,10 @@ use super::Context;
 /// What there is to say of a pod.
 pub(super) struct Status<'a> {
     pub address: &'a str,
+    /// Its program is ready.
     pub ready: bool,
+    /// All of its readiness gates are True.
+    pub gates_open: bool,
     pub restarts: u32,
     pub state: State<'a>,
 }
@@ -32,9 +35,25 @@ pub(super) fn is_over(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Tells it. A pod that is gone wants to know nothing.
+/// Whether all conditions that a pod declares as readiness gates are True.
+pub(super) fn are_gates_open(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+    let conditions = conditions.unwrap_or_default();
+    gates(pod).all(|gate| conditions.iter().any(|one| one.type_ == gate && one.status == "True"))
+}
+
+/// The conditions that a pod declares as readiness gates.
+pub(super) fn gates(pod: &Pod) -> impl Iterator<Item = &str> {
+    let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_deref());
+    gates
+        .unwrap_or_default()
+        .iter()
+        .map(|gate| gate.condition_type.as_str())
+}
+
+/// Tells it. The conditions of others stay: those of readiness gates. A pod that is gone wants to know nothing.
 pub(super) async fn tell(context: &Context, pod: &Pod, status: &Status<'_>) {
-    let change = Patch::Merge(json!({"status": written(pod, status)}));
+    let change = Patch::Strategic(json!({"status": written(pod, status)}));
     let api = Api::<Pod>::namespaced(context.client.clone(), &context.namespace);
     let told = api
         .patch_status(&pod.name_any(), &PatchParams::default(), &change)
@@ -75,7 +94,7 @@ fn written(pod: &Pod, status: &Status<'_>) -> Value {
             condition("PodScheduled", true),
             condition("Initialized", true),
             condition("ContainersReady", status.ready),
-            condition("Ready", status.ready),
+            condition("Ready", status.ready && status.gates_open),
         ],
         "containerStatuses": [{
             "name": container.map(|container| container.name.as_str()),

@@ -24,6 +24,8 @@ pub struct GoProgram {
     pub name: &'static str,
     /// The file beside its go.mod that stands in for it, for a program that is built with several sets of versions.
     pub modfile: Option<&'static str>,
+    /// Build tags, separated by commas.
+    pub tags: &'static str,
 }
 
 impl GoProgram {
@@ -33,7 +35,14 @@ impl GoProgram {
         cached(&format!("{}-{hash:016x}", self.name), self.name, |to| {
             eprintln!("testbed: building {} from {}, once", self.name, self.module.display());
             let package = format!("./{}", self.package);
-            go::compile(self.name, &self.module, self.modfile, &package, ("-s -w", ""), to)
+            go::compile(
+                self.name,
+                &self.module,
+                self.modfile,
+                &package,
+                ("-s -w", self.tags),
+                to,
+            )
         })
     }
 }

@@ -5,11 +5,12 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/coremain"
 	_ "github.com/coredns/coredns/plugin/bind"
+	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/etcd"
 )
 
 func main() {
-	dnsserver.Directives = []string{"bind", "errors", "etcd"}
+	dnsserver.Directives = []string{"bind", "errors", "cache", "etcd"}
 	coremain.Run()
 }
