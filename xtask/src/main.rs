@@ -5,6 +5,7 @@
 //! - [`chaos`]: random work under random faults, judged by what consumers could see.
 //! - [`check`]: everything that CI checks.
 //! - [`fuzz`]: random input for what takes input from outside.
+//! - [`rollouts`]: rollouts under load, and how many calls they cost.
 //! - [`image`]: the operator's image, and what it is made of.
 //! - [`stage`]: what `demo` and `up` share: a bed with the operator of this tree on it.
 
@@ -15,6 +16,7 @@ mod demo;
 mod error;
 mod fuzz;
 mod image;
+mod rollouts;
 mod signals;
 mod stage;
 mod up;
@@ -36,6 +38,9 @@ enum Command {
     /// Breaks servers and operators at random while pods and registrations change, and fails when a consumer could have
     /// noticed.
     Chaos(chaos::Options),
+    /// Replaces the pods of a Deployment again and again while consumers call them, and prints how many calls failed; fails
+    /// when one failed in spite of the readiness gate and the drain.
+    Rollouts(rollouts::Options),
     /// Feeds random input to what takes input from outside: pods, templates, the operator's records in etcd, and histories
     /// of watches. What does harm is cut down, told with its seed, and kept.
     Fuzz(fuzz::Options),
@@ -65,6 +70,7 @@ fn main() -> ExitCode {
             Command::Demo(options) => demo::run(&options).await,
             Command::Up(options) => up::run(&options).await,
             Command::Chaos(options) => chaos::run(&options).await,
+            Command::Rollouts(options) => rollouts::run(&options).await,
             Command::Fuzz(options) => fuzz::run(&options).await,
             Command::Test(options) => check::run(&options).await,
             Command::Chart => check::write_chart(),

@@ -57,7 +57,7 @@ const LONG: &[Long] = &[
     },
     Long {
         name: "consumers",
-        seconds: 80,
+        seconds: 220,
         parts: 1,
     },
     Long {
