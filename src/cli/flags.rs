@@ -147,6 +147,14 @@ pub struct RunArgs {
     )]
     pub session_ttl: u32,
 
+    /// Open the readiness gate leasehold.dev/registered of pods, after this many seconds at the latest (1 to 3600)
+    ///
+    /// A pod that declares the gate becomes ready when all its records are registered, so that a rolling update does not
+    /// outrun the registry. After this time it becomes ready in any case. Without this flag no gate is opened, and the
+    /// operator needs no permission to patch pods/status.
+    #[arg(long, env = "LEASEHOLD_READINESS_GATE_MAX_WAIT", value_name = "SECONDS", value_parser = max_wait)]
+    pub readiness_gate_max_wait: Option<Duration>,
+
     /// A directory for the state that a restart needs while the kube-apiserver is down: the cluster's id and the
     /// Registries
     ///
@@ -273,6 +281,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(Duration::from_secs_f64(seconds))
     } else {
         Err("write 0.1 to 120 seconds".to_owned())
+    }
+}
+
+/// Parses a maximum wait of 1 to 3600 seconds.
+fn max_wait(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
+        _ => Err("write a whole number of seconds from 1 to 3600, such as 60".to_owned()),
     }
 }
 

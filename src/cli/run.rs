@@ -31,6 +31,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         metrics_auth: args.metrics_auth.then_some(MetricsAuth {
             audience: args.metrics_auth_audience,
         }),
+        readiness_gate_max_wait: args.readiness_gate_max_wait,
         session_ttl: args.session_ttl,
         state_dir: args.state_dir,
     };

@@ -11,6 +11,7 @@ mod compile;
 mod credentials;
 mod debouncer;
 mod failure;
+mod gates;
 mod namespace_labels;
 mod overlaps;
 mod policy;
@@ -48,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
 use self::cache::{Cache, SharedCache};
+use self::gates::GateEvent;
 use self::overlaps::PrefixOverlaps;
 use self::record_formats::Library;
 use self::registries::Known;
@@ -148,6 +150,9 @@ impl Controller {
             self.take(&mut cache, event, now);
             let marks = cache.index.take_marks();
             self.send_marks(&cache, marks, false, now);
+        }
+        for change in cache.index.take_gate_changes() {
+            let _ = self.workers.context().gates.send(GateEvent::Changed(change));
         }
         if let Some(freshness) = self.streams.take_progress() {
             self.workers.send_all(|| Command::Freshness(freshness.clone()));
@@ -303,6 +308,7 @@ impl Controller {
             );
             self.workers.context().health.set_caches_complete(true);
             self.workers.send_all(|| Command::KubernetesIsComplete);
+            let _ = self.workers.context().gates.send(GateEvent::KubernetesIsComplete);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Controller;
 use super::cache::SharedCache;
 use super::failure::Failure;
+use super::gates::GateOpener;
 use super::state::{self, State, StateFolder};
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
@@ -55,6 +57,8 @@ pub struct Options {
     /// account.
     pub namespace: Option<String>,
     pub watch_scope: WatchScope,
+    /// How long the readiness gate of a pod stays closed at most; none if this operator opens no gates.
+    pub readiness_gate_max_wait: Option<Duration>,
     /// Where the state is stored that a replica needs if it starts while the apiserver is unavailable; not stored if
     /// none.
     pub state_dir: Option<PathBuf>,
@@ -144,6 +148,16 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         parts.spawn(named("state folder", state::keep(folder, newest, shutdown.clone())));
     }
     let (good, proven) = mpsc::unbounded_channel();
+    let cache = SharedCache::default();
+    let max_wait = options.readiness_gate_max_wait;
+    let opener = GateOpener::new(
+        cache.clone(),
+        max_wait,
+        status_writers.pods,
+        status_writers.events.clone(),
+    );
+    let (gates, gate_events) = mpsc::unbounded_channel();
+    parts.spawn(named("readiness gates", opener.run(gate_events, shutdown.clone())));
     let context = Context {
         cluster_id: begin.cluster_id.into(),
         identity,
@@ -159,7 +173,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         cluster_confirmed: CancellationToken::new(),
         namespace,
         sources,
-        cache: SharedCache::default(),
+        cache,
+        gates,
         good,
         peers,
     };
@@ -238,6 +253,7 @@ struct StatusWriters {
     registrations: mpsc::UnboundedSender<StatusUpdate<ServiceRegistration>>,
     registries: mpsc::UnboundedSender<StatusUpdate<Registry>>,
     record_formats: mpsc::UnboundedSender<StatusUpdate<RecordFormat>>,
+    pods: mpsc::UnboundedSender<StatusUpdate<Pod>>,
     events: Events,
 }
 
@@ -262,6 +278,7 @@ impl StatusWriters {
             registrations: status_writer("status writer of registrations", client, metrics, parts, shutdown),
             registries: status_writer("status writer of Registries", client, metrics, parts, shutdown),
             record_formats: status_writer("status writer of RecordFormats", client, metrics, parts, shutdown),
+            pods: status_writer("status writer of pods", client, metrics, parts, shutdown),
             events,
         }
     }

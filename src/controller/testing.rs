@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::SharedCache;
+use super::gates::GateEvent;
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::Timeouts;
@@ -21,6 +22,7 @@ pub struct Ends {
     /// The objects to be watched.
     pub sources: watch::Receiver<BTreeSet<Source>>,
     pub events: mpsc::Receiver<Notice>,
+    pub gates: mpsc::UnboundedReceiver<GateEvent>,
 }
 
 impl Context {
@@ -30,6 +32,7 @@ impl Context {
         let (registries, registry_notes) = mpsc::unbounded_channel();
         let (record_formats, record_format_notes) = mpsc::unbounded_channel();
         let (sources, watched) = watch::channel(BTreeSet::new());
+        let (gates, gate_events) = mpsc::unbounded_channel();
         let (good, _) = mpsc::unbounded_channel();
         let metrics = Metrics::new().0;
         let (events, notices) = Events::new(metrics.clone());
@@ -43,6 +46,7 @@ impl Context {
             registries,
             record_formats,
             events,
+            gates,
             peers: Peers::none("me".into(), &metrics),
             metrics,
             health: Health::new(),
@@ -58,6 +62,7 @@ impl Context {
             registries: registry_notes,
             record_formats: record_format_notes,
             events: notices,
+            gates: gate_events,
         };
         (context, ends)
     }

@@ -33,6 +33,10 @@ pub(super) enum State {
     /// Being deleted.
     Terminating,
     NotReady,
+    /// Ready apart from the operator's readiness gate, which is closed.
+    Gated,
+    /// The gate is open, and the kubelet has not reported the pod as ready yet.
+    Ungated,
     Ready,
 }
 
@@ -40,6 +44,11 @@ impl State {
     /// Whether the pod is terminating or has ended.
     pub(super) fn is_ending(self) -> bool {
         matches!(self, Self::Terminal | Self::Terminating)
+    }
+
+    /// Whether the kubelet has not reported the pod as ready yet, only because of the operator's readiness gate.
+    pub(super) fn awaits_kubelet(self) -> bool {
+        matches!(self, Self::Gated | Self::Ungated)
     }
 }
 
@@ -93,8 +102,10 @@ impl Symbols {
             state: match pod {
                 Pod { terminal: true, .. } => State::Terminal,
                 Pod { terminating: true, .. } => State::Terminating,
-                Pod { ready: false, .. } => State::NotReady,
-                Pod { .. } => State::Ready,
+                Pod { ready: true, .. } => State::Ready,
+                Pod { gate: None, .. } => State::NotReady,
+                Pod { gate: Some(gate), .. } if gate.is_open => State::Ungated,
+                Pod { .. } => State::Gated,
             },
         }
     }

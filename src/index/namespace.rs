@@ -201,6 +201,16 @@ impl Namespace {
         pods.map(|(name, _)| name.clone()).collect()
     }
 
+    /// Whether the pod `name` is on the node `node`.
+    pub(super) fn is_on_node(&self, name: &str, node: &str, symbols: &Symbols) -> bool {
+        let pod = self.pods.get(name).and_then(|entry| entry.pod.node);
+        pod.is_some_and(|on| **symbols.string(on) == *node)
+    }
+
+    pub(super) fn contains_pod(&self, name: &str) -> bool {
+        self.pods.contains_key(name)
+    }
+
     /// Returns the registrations that the facts of nodes decide about, or contribute to.
     pub(super) fn node_registrations(&self) -> impl Iterator<Item = &Registration> {
         let all = self.registrations.values().map(|selecting| &selecting.registration);

@@ -44,6 +44,8 @@ pub(super) struct NodeChange {
     pub(super) is_any: bool,
     /// The zone or the region.
     pub(super) is_topology: bool,
+    /// Whether the node is ready. Pods that wait for their readiness gate depend on it.
+    pub(super) is_readiness: bool,
 }
 
 impl Nodes {
@@ -79,12 +81,14 @@ impl Nodes {
             return NodeChange {
                 is_any: true,
                 is_topology,
+                is_readiness: true,
             };
         };
         *mark = seen;
         let change = NodeChange {
             is_any: *known != node,
             is_topology: topology(known) != topology(&node),
+            is_readiness: known.ready != node.ready,
         };
         self.eligible -= usize::from(!known.excluded);
         self.eligible += usize::from(!node.excluded);

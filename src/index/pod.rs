@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use crate::model::{Family, Protocol};
 
@@ -14,6 +15,9 @@ pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// The same for the region.
 pub const REGION_LABEL: &str = "topology.kubernetes.io/region";
+
+/// The pod condition, and the readiness gate, that the operator sets to `True` once all records of a pod are in etcd.
+pub const READINESS_GATE: &str = "leasehold.dev/registered";
 
 /// The facts about one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +41,18 @@ pub struct Pod {
     pub terminating: bool,
     /// The condition `Ready` is `True`.
     pub ready: bool,
+    /// The readiness gate [`READINESS_GATE`], if the pod is ready apart from it: its containers are ready and all its
+    /// other gates are `True`.
+    pub gate: Option<ReadinessGate>,
+}
+
+/// The readiness gate of a pod that is ready apart from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadinessGate {
+    /// `metadata.uid` of the pod.
+    pub uid: Arc<str>,
+    /// The condition is `True`: the pod is about to become ready.
+    pub is_open: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

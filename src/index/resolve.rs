@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::behind::{Behind, Counts};
 use super::compact::{CompactPod, State, Symbols, Weight};
+use super::gates::Gates;
 use super::node::{Node, Nodes};
 use super::pod::{REGION_LABEL, ZONE_LABEL};
 use super::registration::{Address, NodeTarget, PortTarget, Registration, Target};
@@ -18,18 +19,24 @@ use crate::model::{Endpoint, Host, NodeAddressType};
 pub(super) struct Facts<'a> {
     pub(super) symbols: &'a Symbols,
     pub(super) nodes: &'a Nodes,
+    pub(super) gates: &'a Gates,
 }
 
 /// Returns the view of `registration` on the pod `name`, which it selects.
 pub(super) fn resolve(registration: &Registration, name: &Arc<str>, pod: &CompactPod, facts: Facts<'_>) -> PodView {
+    // The node controller changes only pods that were ready before.
+    let is_lost = || !registration.publish_not_ready && is_node_lost(pod, facts);
     let why = match pod.state {
         State::Terminal => Why::Terminal,
         State::Terminating => Why::Terminating,
         State::NotReady if !registration.publish_not_ready => Why::NotReady,
-        State::Ready | State::NotReady => match resolve_if_ready(registration, name, pod, facts) {
-            Some(ready) => return PodView::Ready(ready),
-            None => Why::NoAddress(registration.family),
-        },
+        state if state.awaits_kubelet() && is_lost() => Why::NotReady,
+        State::Ready | State::Gated | State::Ungated | State::NotReady => {
+            match resolve_if_ready(registration, name, pod, facts) {
+                Some(ready) => return PodView::Ready(ready),
+                None => Why::NoAddress(registration.family),
+            }
+        }
     };
     PodView::Unready { why }
 }
@@ -81,7 +88,16 @@ pub(super) fn resolve_if_ready(
         }
     });
     ready.weight_unparsable = weight_unparsable;
+    if pod.state == State::Gated {
+        ready.gated = facts.gates.waiting(&registration.reference.namespace, name);
+    }
     Some(ready)
+}
+
+/// Whether the node of `pod` is not ready, or was deleted. Unknown while the nodes have not been listed.
+fn is_node_lost(pod: &CompactPod, facts: Facts<'_>) -> bool {
+    let node = pod.node.and_then(|node| facts.nodes.get(facts.symbols.string(node)));
+    facts.nodes.are_listed() && !node.is_some_and(|node| node.ready)
 }
 
 /// Returns the view of `registration`, whose target are `target` nodes, on the node `name`.
@@ -239,6 +255,7 @@ impl Common<'_> {
             endpoints,
             missing_ports,
             weight_unparsable: false,
+            gated: None,
         }
     }
 }
@@ -280,6 +297,7 @@ mod tests {
         let facts = Facts {
             symbols: &symbols,
             nodes: &nodes,
+            gates: &Gates::default(),
         };
         resolve(registration, &pod.name.as_str().into(), &compact, facts)
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::behind::BehindChange;
 use super::compact::Symbols;
+use super::gates::{GateChange, Gates};
 use super::namespace::Namespace;
-use super::node::{Node, Nodes};
+use super::node::{Node, NodeChange, Nodes};
 use super::pod::Pod;
 use super::registration::{Registration, Target};
 use super::resolve::Facts;
@@ -22,6 +23,7 @@ use crate::model::{NamespaceScope, RegistrationRef, Relists};
 pub struct Index {
     symbols: Symbols,
     nodes: Nodes,
+    gates: Gates,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pod_relists: Relists,
     /// Nodes and addresses whose pods have changed, until [`Self::take_marks`].
@@ -37,6 +39,8 @@ impl Index {
     /// the same, the cost does not depend on how many these are. For the registrations of nodes and addresses that it is
     /// behind, call [`Self::take_marks`] afterwards.
     pub fn apply_pod(&mut self, pod: &Pod) -> PodChange {
+        let gate = pod.gate.as_ref().filter(|_| !pod.terminating && !pod.terminal);
+        self.gates.set(&pod.namespace, &pod.name, gate);
         let compact = self.symbols.compact(pod);
         let namespace = namespace(&mut self.namespaces, &pod.namespace);
         let change = namespace.apply_pod(&pod.name, compact, self.pod_relists.mark(), &mut self.symbols);
@@ -46,6 +50,7 @@ impl Index {
     }
 
     pub fn delete_pod(&mut self, namespace: &str, name: &str) -> Vec<DirtyMark> {
+        self.gates.remove(namespace, name);
         self.at(namespace, |namespace, symbols| namespace.delete_pod(name, symbols))
             .unwrap_or_default()
     }
@@ -53,6 +58,11 @@ impl Index {
     /// Returns the nodes and addresses whose view may have changed because of the pods behind them, since the last call.
     pub fn take_marks(&mut self) -> Vec<DirtyMark> {
         std::mem::take(&mut self.marks)
+    }
+
+    /// Returns what has changed for pods that wait for their readiness gate, since the last call.
+    pub fn take_gate_changes(&mut self) -> Vec<GateChange> {
+        self.gates.take_changes()
     }
 
     fn mark_behind(&mut self, changes: Vec<(RegistrationRef, BehindChange)>) {
@@ -84,7 +94,8 @@ impl Index {
             return Vec::new();
         }
         // The end of the first list marks the pods of all nodes: one search for pods instead of one for each node.
-        self.marks_of_node(&name, change.is_topology && self.nodes.are_listed())
+        let is_topology = change.is_topology && self.nodes.are_listed();
+        self.marks_of_node(&name, NodeChange { is_topology, ..change })
     }
 
     /// Keeps the cached facts, if any, of a node that exists but cannot be decoded.
@@ -97,7 +108,12 @@ impl Index {
         if !self.nodes.delete(name) {
             return Vec::new();
         }
-        self.marks_of_node(&name.into(), false)
+        let change = NodeChange {
+            is_any: true,
+            is_topology: false,
+            is_readiness: true,
+        };
+        self.marks_of_node(&name.into(), change)
     }
 
     /// Begins a complete list of the nodes.
@@ -146,9 +162,10 @@ impl Index {
         &self.nodes
     }
 
-    /// Returns a mark for each registration of the node `name`, and for each registered pod on it if its topology has
-    /// changed.
-    fn marks_of_node(&self, name: &Arc<str>, is_topology: bool) -> Vec<DirtyMark> {
+    /// Returns a mark for each registration of the node `name`, and for the registered pods on it that depend on what has
+    /// changed: all of them, or those that wait for their readiness gate.
+    fn marks_of_node(&self, name: &Arc<str>, change: NodeChange) -> Vec<DirtyMark> {
+        let is_topology = change.is_topology;
         let mut marks = Vec::new();
         for (namespace, content) in &self.namespaces {
             for registration in content.node_registrations() {
@@ -165,10 +182,16 @@ impl Index {
                     _ => {}
                 }
             }
-            if !is_topology {
-                continue;
-            }
-            for pod in content.pods_where(&self.symbols, |node| node == &**name) {
+            let pods = if is_topology {
+                content.pods_where(&self.symbols, |node| node == &**name)
+            } else if change.is_readiness {
+                let waiting = self.gates.names(namespace);
+                let on = |pod: &&Arc<str>| content.is_on_node(pod, name, &self.symbols);
+                waiting.filter(on).cloned().collect()
+            } else {
+                Vec::new()
+            };
+            for pod in pods {
                 let registering = self.registering(namespace, &pod).into_iter();
                 marks.extend(registering.map(|registration| DirtyMark {
                     registration,
@@ -203,6 +226,12 @@ impl Index {
             changes.extend(namespace.take_changes());
         }
         self.mark_behind(changes);
+        let namespaces = &self.namespaces;
+        self.gates.retain(area, |namespace, pod| {
+            namespaces
+                .get(namespace)
+                .is_some_and(|content| content.contains_pod(pod))
+        });
         self.namespaces.retain(|_, namespace| !namespace.is_empty());
         touches
     }
@@ -211,12 +240,14 @@ impl Index {
     /// or registered, unless nothing has changed. A new generation counts as a change, since the index does not know all of the spec,
     /// such as the formats.
     pub fn apply_registration(&mut self, registration: Registration) -> Vec<DirtyMark> {
+        self.gates.registration_changed(&registration.reference.namespace);
         let namespace = namespace(&mut self.namespaces, &registration.reference.namespace);
         namespace.apply_registration(registration, &mut self.symbols, &self.nodes)
     }
 
     /// Deletes a registration. All of its views are [`PodView::Gone`] from now on; no dirty mark is returned.
     pub fn delete_registration(&mut self, registration: &RegistrationRef) {
+        self.gates.registration_changed(&registration.namespace);
         self.at(&registration.namespace, |namespace, symbols| {
             namespace.delete_registration(&registration.name, symbols);
         });
@@ -247,6 +278,7 @@ impl Index {
         Facts {
             symbols: &self.symbols,
             nodes: &self.nodes,
+            gates: &self.gates,
         }
     }
 
@@ -326,6 +358,8 @@ fn namespace<'a>(namespaces: &'a mut BTreeMap<Arc<str>, Namespace>, name: &str) 
     namespaces.get_mut(name).expect("inserted if it was absent")
 }
 
+#[cfg(test)]
+mod gate_tests;
 #[cfg(test)]
 mod node_tests;
 #[cfg(test)]

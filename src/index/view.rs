@@ -43,6 +43,8 @@ pub struct ReadyPod {
     /// The annotation [`super::WEIGHT_ANNOTATION`] is not a whole number from 0 to 65535. The registration's weight is
     /// used instead.
     pub weight_unparsable: bool,
+    /// The UID of a pod that becomes ready only when its readiness gate opens; none if it does not wait for that.
+    pub gated: Option<Arc<str>>,
 }
 
 /// A port that the pod, node or address does not have.

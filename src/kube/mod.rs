@@ -9,6 +9,7 @@ mod client;
 mod events;
 #[cfg(test)]
 pub(crate) mod fuzz;
+mod gate_status;
 mod listing;
 mod peer_key;
 mod proxy;
@@ -25,6 +26,7 @@ pub use callers::judge;
 pub use checkpoint::SharedCheckpoint;
 pub use client::{ClientError, cluster_id, connect};
 pub use events::{About, Events, Notice, publish_events};
+pub use gate_status::GateStatus;
 pub use listing::{Listing, ListingError, endpoint_slice, namespace, node, pod, service};
 pub use peer_key::keep_peer_key;
 pub use rights::{REVIEWS, Right, clocks_apart, may, rights};

@@ -48,6 +48,10 @@ pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwne
     /// Returns the API for the object `name`, and its bare name. Only the metadata of an answer is decoded, so that the
     /// status of an object that cannot be decoded can be written, too.
     fn locate(client: &Client, name: &Self::Name) -> (Api<PartialObjectMeta<Self>>, String);
+    /// Returns the UID that the object must have, if `name` is limited to one object of that name.
+    fn uid(_: &Self::Name) -> Option<&str> {
+        None
+    }
     /// Returns the tenant that the status belongs to. The queue serves tenants in turn.
     fn tenant(name: &Self::Name) -> &Arc<str>;
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition>;
@@ -338,11 +342,10 @@ impl<K: Reported> StatusWriter<K> {
         while self.writes.len() < IN_FLIGHT
             && let Some((name, number, status)) = self.next()
         {
-            let (api, bare) = K::locate(&self.client, &name);
-            let calls = self.calls.clone();
+            let (client, calls) = (self.client.clone(), self.calls.clone());
             self.to_write.begin(&name);
             self.writes.spawn(async move {
-                let written = patch::<K>(&api, &bare, &status, &calls).await;
+                let written = patch::<K>(&client, &name, &status, &calls).await;
                 (name, number, status, written)
             });
         }
@@ -417,16 +420,20 @@ impl<K: Reported> StatusWriter<K> {
     }
 }
 
-async fn patch<K: Reported>(api: &Api<PartialObjectMeta<K>>, name: &str, status: &K::Status, calls: &Calls) -> Written {
-    let body = json!({
+async fn patch<K: Reported>(client: &Client, object: &K::Name, status: &K::Status, calls: &Calls) -> Written {
+    let (api, name) = K::locate(client, object);
+    let mut body = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
         "metadata": {"name": name},
         "status": status,
     });
+    if let Some(uid) = K::uid(object) {
+        body["metadata"]["uid"] = uid.into();
+    }
     let start = Instant::now();
     let params = PatchParams::apply(MANAGER).force();
-    let answer = timeout(REQUEST_TIMEOUT, api.patch_status(name, &params, &Patch::Apply(&body))).await;
+    let answer = timeout(REQUEST_TIMEOUT, api.patch_status(&name, &params, &Patch::Apply(&body))).await;
     let (outcome, written, cause) = match answer {
         Ok(Ok(_)) => (Outcome::Ok, Written::Done, None),
         Ok(Err(kube::Error::Api(answer))) if answer.is_not_found() => (Outcome::Refused, Written::Gone, None),

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::index::{self, Addresses, PodPort, WEIGHT_ANNOTATION};
+use crate::index::{self, Addresses, PodPort, READINESS_GATE, ReadinessGate, WEIGHT_ANNOTATION};
 use crate::model::Protocol;
 
 #[derive(Clone, Debug, Deserialize, kube::Resource)]
@@ -30,6 +31,13 @@ struct Spec {
     node_name: Option<String>,
     containers: Vec<Container>,
     init_containers: Vec<Container>,
+    readiness_gates: Vec<Gate>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Gate {
+    #[serde(rename = "conditionType")]
+    condition: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -74,13 +82,42 @@ pub(super) struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 impl Condition {
     /// Whether the condition `Ready` is `True`.
     pub(super) fn is_ready(&self) -> bool {
-        self.kind == "Ready" && self.status == "True"
+        self.is_true("Ready")
     }
+
+    fn is_true(&self, kind: &str) -> bool {
+        self.kind == kind && self.status == "True"
+    }
+}
+
+/// The kubelet's reason for a pod that is not ready only because of its readiness gates.
+const GATES_NOT_READY: &str = "ReadinessGatesNotReady";
+
+/// Returns the operator's readiness gate of a pod that is ready apart from it.
+fn gate(uid: Option<&str>, gates: &[Gate], conditions: &[Condition]) -> Option<ReadinessGate> {
+    let is_true = |kind: &str| conditions.iter().any(|condition| condition.is_true(kind));
+    let is_ours = |gate: &&Gate| gate.condition == READINESS_GATE;
+    gates.iter().find(is_ours)?;
+    let others_are_true = gates.iter().all(|gate| is_ours(&gate) || is_true(&gate.condition));
+    if is_true("Ready") || !is_true("ContainersReady") || !others_are_true {
+        return None;
+    }
+    let is_open = is_true(READINESS_GATE);
+    // The kubelet makes the pod ready a moment after the gate has opened. Another reason says that the pod was ready
+    // before: its node is lost.
+    let waits_for_gates =
+        |condition: &Condition| condition.kind == "Ready" && condition.reason.as_deref() == Some(GATES_NOT_READY);
+    (!is_open || conditions.iter().any(waits_for_gates)).then(|| ReadinessGate {
+        uid: Arc::from(uid.unwrap_or_default()),
+        is_open,
+    })
 }
 
 #[derive(Deserialize)]
@@ -183,6 +220,7 @@ impl From<StrippedPod> for index::Pod {
             ports: ports.filter_map(useful).collect(),
             terminal: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             terminating: metadata.deletion_timestamp.is_some(),
+            gate: gate(metadata.uid.as_deref(), &spec.readiness_gates, &status.conditions),
             ready: status.conditions.iter().any(Condition::is_ready),
         }
     }
@@ -277,6 +315,55 @@ mod tests {
             finished["status"]["phase"] = json!(phase);
             assert!(decode(finished).terminal, "{phase}");
         }
+    }
+
+    /// The recorded pod with the operator's gate, another gate, and these conditions of type, status and reason.
+    fn gated(conditions: &[(&str, &str, &str)]) -> Option<ReadinessGate> {
+        let mut pod = recorded();
+        pod["spec"]["readinessGates"] =
+            json!([{"conditionType": "lb.example.com/ready"}, {"conditionType": READINESS_GATE}]);
+        let conditions = conditions.iter().map(|(kind, status, reason)| match *reason {
+            "" => json!({"type": kind, "status": status}),
+            reason => json!({"type": kind, "status": status, "reason": reason}),
+        });
+        pod["status"]["conditions"] = conditions.collect();
+        decode(pod).gate
+    }
+
+    #[test]
+    fn a_pod_waits_for_its_gate_when_it_is_ready_apart_from_it() {
+        let waiting = ("Ready", "False", GATES_NOT_READY);
+        let (containers, other) = (("ContainersReady", "True", ""), ("lb.example.com/ready", "True", ""));
+        let gate = |is_open| {
+            Some(ReadinessGate {
+                uid: "u1".into(),
+                is_open,
+            })
+        };
+        assert_eq!(gated(&[waiting, containers, other]), gate(false));
+        assert_eq!(
+            gated(&[containers, other]),
+            gate(false),
+            "the kubelet may write Ready later"
+        );
+        assert_eq!(gated(&[waiting, other, ("ContainersReady", "False", "")]), None);
+        assert_eq!(gated(&[waiting, containers]), None, "the other gate is closed");
+        assert_eq!(gated(&[("Ready", "True", ""), containers, other]), None);
+        let open = (READINESS_GATE, "True", "");
+        assert_eq!(gated(&[waiting, containers, other, open]), gate(true));
+        let lost = ("Ready", "False", "");
+        assert_eq!(
+            gated(&[lost, containers, other, open]),
+            None,
+            "the node controller says so"
+        );
+    }
+
+    #[test]
+    fn a_pod_without_the_gate_does_not_wait_for_it() {
+        let mut pod = recorded();
+        pod["status"]["conditions"] = json!([{"type": "ContainersReady", "status": "True"}]);
+        assert_eq!(decode(pod).gate, None);
     }
 
     #[test]

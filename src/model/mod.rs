@@ -11,6 +11,7 @@ mod hash;
 mod list;
 mod namespace_scope;
 mod network;
+mod pod_ref;
 mod registration_ref;
 mod transaction;
 mod watch_target;
@@ -26,6 +27,7 @@ pub use hash::fnv64;
 pub use list::listed;
 pub use namespace_scope::{Mark, NamespaceScope, Relists};
 pub use network::{Family, NodeAddressType, Protocol};
+pub use pod_ref::PodRef;
 pub use registration_ref::RegistrationRef;
 pub use transaction::{
     CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction,

@@ -21,6 +21,8 @@ pub struct DesiredPod {
     pub problems: Vec<Problem>,
     /// The records by the previous spec, until the newest spec is known to be carried out.
     pub previous: Option<Box<Previous>>,
+    /// The UID of a pod that becomes ready only when its readiness gate opens; none if it does not wait for that.
+    pub gated: Option<Arc<str>>,
 }
 
 /// The state of a pod with regard to one registration.
@@ -163,6 +165,7 @@ impl DesiredPod {
                 })
                 .collect(),
             previous: None,
+            gated: pod.gated,
         };
         if pod.weight_unparsable {
             desired.problems.push(Problem::WeightUnreadable);
@@ -322,6 +325,7 @@ mod tests {
             endpoints: vec![endpoint("p", 8080)],
             missing_ports: Vec::new(),
             weight_unparsable: false,
+            gated: None,
         }
     }
 

@@ -96,6 +96,7 @@ mod tests {
             ],
             missing_ports: Vec::new(),
             weight_unparsable: false,
+            gated: None,
         };
         DesiredPod::of(PodView::Ready(pod), &[binding(kind), binding("Plain")]).expect("it is ready")
     }

@@ -10,7 +10,7 @@ use super::work::Work;
 use crate::model::{Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision};
 
 /// A pod of a registration that claims a key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Claim {
     pub registration: RegistrationRef,
     pub pod: Arc<str>,

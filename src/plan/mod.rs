@@ -13,6 +13,7 @@ mod desired;
 mod duplicate_keys;
 #[cfg(test)]
 pub(crate) mod fuzz;
+mod gated;
 mod guard;
 mod in_flight;
 mod key_table;
@@ -49,6 +50,7 @@ mod world;
 
 pub use actions::Step;
 pub use desired::{DesiredPod, EndpointRecords, FormatBinding, PodState, Problem};
+pub use gated::GatedPod;
 pub use guard::{GuardEvent, GuardSettings, Hold, Moment, Release};
 pub use in_flight::Ticket;
 pub use lease_groups::{LeaseGroup, LeaseGroups, folders};

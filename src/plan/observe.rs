@@ -71,7 +71,7 @@ impl Planner {
     /// Queues the work of `key`, and marks the registrations that claim it as changed.
     fn key_changed(&mut self, key: &Key) {
         let claims = self.keys.get(key).into_iter().flat_map(|state| &state.claims);
-        claims.for_each(|claim| self.registrations.mark_changed(&claim.registration));
+        claims.for_each(|claim| self.registrations.mark_claim(claim));
         self.enqueue(key);
     }
 
@@ -105,7 +105,7 @@ impl Planner {
         }
         for key in self.leases.recorded(lease, ttl, held.mod_revision) {
             self.keys.confirm_ours(&key);
-            self.enqueue(&key);
+            self.key_changed(&key);
         }
     }
 

@@ -170,6 +170,10 @@ pub(super) struct Registrations {
     suspended: HashSet<RegistrationRef>,
     /// Registrations whose report may have changed.
     changed: HashSet<RegistrationRef>,
+    /// The pods that wait for their readiness gate.
+    gated: HashSet<Claim>,
+    /// Those of them whose records in etcd may have changed.
+    changed_gated: HashSet<Claim>,
     /// Registrations for which the planner must decide which endpoint is the last one.
     undecided: HashSet<RegistrationRef>,
 }
@@ -264,6 +268,8 @@ impl Registrations {
         };
         self.mark_changed(registration);
         self.mark_undecided(registration);
+        let gated = self.gated.iter().filter(|claim| claim.registration == *registration);
+        self.changed_gated.extend(gated.cloned());
         former
     }
 
@@ -280,7 +286,39 @@ impl Registrations {
         pod: &Arc<str>,
         desired: Option<DesiredPod>,
     ) -> Option<ClaimChange> {
+        let is_gated = desired.as_ref().is_some_and(|desired| desired.gated.is_some());
+        self.set_gated(registration, pod, is_gated);
         self.states.get_mut(registration)?.set_desired(pod, desired)
+    }
+
+    fn set_gated(&mut self, registration: &RegistrationRef, pod: &Arc<str>, is_gated: bool) {
+        if !is_gated && self.gated.is_empty() {
+            return;
+        }
+        let claim = Claim {
+            registration: registration.clone(),
+            pod: pod.clone(),
+        };
+        if is_gated {
+            self.gated.insert(claim.clone());
+            self.changed_gated.insert(claim);
+        } else {
+            self.gated.remove(&claim);
+        }
+    }
+
+    /// Records that what etcd holds of `claim` may have changed.
+    pub fn mark_claim(&mut self, claim: &Claim) {
+        self.mark_changed(&claim.registration);
+        if self.gated.contains(claim) {
+            self.changed_gated.insert(claim.clone());
+        }
+    }
+
+    /// Returns the pods that wait for their readiness gate, and whose records in etcd may have changed since the last
+    /// call.
+    pub fn take_changed_gated(&mut self) -> HashSet<Claim> {
+        std::mem::take(&mut self.changed_gated)
     }
 
     /// Drops what pods would have by the previous spec, except for ready pods. Returns the ready ones that have records
@@ -364,6 +402,7 @@ impl Registrations {
         self.suspended.remove(registration);
         self.changed.remove(registration);
         self.undecided.remove(registration);
+        self.gated.retain(|claim| claim.registration != *registration);
         let state = self.states.remove(registration)?;
         if let Some(count) = self.namespaces.get_mut(&registration.namespace) {
             *count -= 1;

@@ -252,6 +252,11 @@ impl Planner {
         }
     }
 
+    /// Whether etcd holds `key` with `value` for `pod`, on a lease of the operator.
+    pub(super) fn is_present(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> bool {
+        matches!(self.standing(key, value, registration, pod), KeyStatus::Present)
+    }
+
     fn is_leaving(&self, key: &Key) -> bool {
         self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases) && !self.guard.detains(key)
     }
@@ -259,7 +264,7 @@ impl Planner {
 
 impl DesiredPod {
     /// Whether every port of the pod could be expressed in every format.
-    fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         self.problems
             .iter()
             .all(|problem| matches!(problem, Problem::WeightUnreadable))

@@ -9,6 +9,7 @@ use crate::model::{Expect, Fence, LeaseId, Op, Prefix, Record, Transaction, TxnO
 
 mod contests;
 mod denied;
+mod gated;
 mod growth;
 mod holds;
 mod last_endpoint;

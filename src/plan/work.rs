@@ -223,6 +223,11 @@ impl WorkQueue {
         }
     }
 
+    /// Whether `work` must read the desired state again before it is decided.
+    pub fn is_marked(&self, work: &Work) -> bool {
+        self.marks.contains_key(work)
+    }
+
     /// Takes the mark of `work`.
     pub fn take_mark(&mut self, work: &Work) -> Option<Mark> {
         let mark = self.marks.remove(work)?;

@@ -54,6 +54,7 @@ use self::write_slots::WriteSlot;
 use self::writing::{Rest, Writing};
 use super::cache::{Cache, SharedCache};
 use super::debouncer::Debouncer;
+use super::gates::GateEvent;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::{self, Access, Candidacy, Connection, Leadership, Timeouts};
 use crate::kube::{Events, SharedCheckpoint, Source, StatusUpdate, WatchScope};
@@ -87,6 +88,8 @@ pub struct Context {
     pub registries: mpsc::UnboundedSender<StatusUpdate<Registry>>,
     pub record_formats: mpsc::UnboundedSender<StatusUpdate<RecordFormat>>,
     pub events: Events,
+    /// To the task that opens the readiness gates of pods.
+    pub gates: mpsc::UnboundedSender<GateEvent>,
     pub metrics: Metrics,
     /// Backs `/readyz`.
     pub health: Health,
@@ -216,6 +219,8 @@ struct RegistryWorker {
     lines: Channels,
     /// The last election result that the worker has processed. The worker acts on no newer one.
     leadership: Leadership,
+    /// Whether this replica leads and has caught up, as last sent to the task that opens readiness gates; none before.
+    leads_gates: Option<bool>,
     /// Whether this replica was the last known leader.
     led: bool,
     /// The last fence that this replica had.
@@ -272,6 +277,7 @@ impl RegistryWorker {
             kubernetes: Kubernetes::silent(context.hearing.watch_scope()),
             catching_up: None,
             leadership: Leadership::Seeking,
+            leads_gates: None,
             led: false,
             last_fence: None,
             standing: BackendHealth::new(now),
@@ -315,6 +321,7 @@ impl RegistryWorker {
         self.probe(now);
         self.retry_rejected(now);
         self.reconcile(&cache, now);
+        self.report_gated(&cache);
         drop(cache);
         if now >= self.house_at {
             self.house_at = now + HOUSE;

@@ -16,9 +16,12 @@ use crate::api::{
     ConditionStatus, ConditionType, FormatStatus, LastSynced, Reason, Registry, RegistryStatus, ServiceRegistration,
     ServiceRegistrationStatus, conditions,
 };
+use crate::controller::cache::Cache;
 use crate::controller::debouncer::Debouncer;
+use crate::controller::gates::GateEvent;
 use crate::controller::source::Obstacle;
 use crate::etcd::Leadership;
+use crate::index::Registration;
 use crate::kube::{Amendment, StatusUpdate, WritePolicy};
 use crate::model::RegistrationRef;
 use crate::plan::{self, EndpointKind, Holding, Readiness, status_of};
@@ -282,6 +285,21 @@ impl RegistryWorker {
             }
         }
         self.report_registry(at)
+    }
+
+    /// Reports which pods that wait for their readiness gate have all their records in etcd. The cache is the one by
+    /// which the planner has computed the records.
+    pub(super) fn report_gated(&mut self, cache: &Cache) {
+        // The task that takes these in ends only with the process.
+        for gated in self.planner.take_gated() {
+            if let Some(Registration { generation, .. }) = cache.index.registration(&gated.registration) {
+                let _ = self.context.gates.send(GateEvent::Registered(gated, *generation));
+            }
+        }
+        let leads = self.leads() && self.catching_up.is_none();
+        if self.leads_gates.replace(leads) != Some(leads) {
+            let _ = self.context.gates.send(GateEvent::Leads(self.name.clone(), leads));
+        }
     }
 
     fn report_registration(&mut self, registration: &RegistrationRef) {

@@ -173,7 +173,7 @@ impl Rig {
         let notices = std::iter::from_fn(|| self.events.try_recv().ok());
         let about = |notice: &Notice| match &notice.about {
             About::Registration(registration) => registration.to_string(),
-            About::Registry(name) | About::RecordFormat(name) => name.to_string(),
+            About::Registry(name) | About::RecordFormat(name) | About::Pod { name, .. } => name.to_string(),
         };
         notices.map(|notice| (about(&notice), notice.reason)).collect()
     }

@@ -1,0 +1,183 @@
+use super::*;
+
+const MAX_WAIT: Duration = Duration::from_mins(1);
+
+fn pod(name: &str) -> PodRef {
+    PodRef {
+        namespace: "shop".into(),
+        name: name.into(),
+        uid: format!("uid-{name}").into(),
+    }
+}
+
+fn orders() -> RegistrationRef {
+    RegistrationRef {
+        namespace: "shop".into(),
+        name: "orders".into(),
+    }
+}
+
+fn registering(registration: RegistrationRef, registry: &str, generation: i64) -> Registering {
+    Registering {
+        registration,
+        registry: registry.into(),
+        generation,
+    }
+}
+
+fn by_orders(generation: i64) -> Vec<Registering> {
+    vec![registering(orders(), "default", generation)]
+}
+
+fn gated(name: &str, is_registered: bool) -> GatedPod {
+    GatedPod {
+        registration: orders(),
+        pod: name.into(),
+        uid: format!("uid-{name}").into(),
+        is_registered,
+    }
+}
+
+/// The gates of a leader of `default` with complete caches, and the pod `p`, which waits since the returned time.
+fn leader() -> (ReadinessGates, Instant) {
+    let (mut gates, start) = (ReadinessGates::new(MAX_WAIT), Instant::now());
+    gates.kubernetes_is_complete();
+    gates.set_leads("default".into(), true);
+    gates.apply(GateChange::Waits(pod("p")), start);
+    assert_eq!(gates.next_undecided(start), Some(pod("p")));
+    (gates, start)
+}
+
+#[test]
+fn the_leader_opens_a_gate_when_all_records_are_there() {
+    let (mut gates, start) = leader();
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
+    gates.set_registered(gated("p", true), 1);
+    assert_eq!(gates.next_undecided(start), Some(pod("p")));
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), Some(Opening::Registered));
+    gates.set_registered(gated("p", true), 1);
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None, "it opens once");
+}
+
+#[test]
+fn a_pod_that_no_registration_registers_is_not_held_up() {
+    let (mut gates, start) = leader();
+    assert_eq!(gates.decide(&pod("p"), Vec::new(), start), Some(Opening::Registered));
+}
+
+#[test]
+fn records_by_a_former_spec_open_no_gate() {
+    let (mut gates, start) = leader();
+    gates.set_registered(gated("p", true), 1);
+    assert_eq!(gates.decide(&pod("p"), by_orders(2), start), None);
+    gates.set_registered(gated("p", true), 2);
+    assert_eq!(gates.decide(&pod("p"), by_orders(2), start), Some(Opening::Registered));
+}
+
+#[test]
+fn records_that_are_lost_again_open_no_gate() {
+    let (mut gates, start) = leader();
+    gates.set_registered(gated("p", true), 1);
+    gates.set_registered(gated("p", false), 1);
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
+}
+
+#[test]
+fn a_gate_waits_for_every_registry() {
+    let (mut gates, start) = leader();
+    let other = RegistrationRef {
+        name: "orders-edge".into(),
+        ..orders()
+    };
+    let both = || vec![by_orders(1).remove(0), registering(other.clone(), "edge", 1)];
+    gates.set_registered(gated("p", true), 1);
+    assert_eq!(gates.decide(&pod("p"), both(), start), None);
+    let there = GatedPod {
+        registration: other.clone(),
+        ..gated("p", true)
+    };
+    gates.set_registered(there, 1);
+    assert_eq!(gates.decide(&pod("p"), both(), start), Some(Opening::Registered));
+}
+
+#[test]
+fn a_gate_opens_after_the_maximum_wait_and_names_what_is_missing() {
+    let (mut gates, start) = leader();
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
+    assert_eq!(gates.wake_at(), Some(start + MAX_WAIT));
+    assert_eq!(gates.next_undecided(start + MAX_WAIT), Some(pod("p")));
+    assert_eq!(
+        gates.decide(&pod("p"), by_orders(1), start + MAX_WAIT),
+        Some(Opening::WaitedTooLong(by_orders(1)))
+    );
+    assert_eq!(gates.wake_at(), None);
+}
+
+#[test]
+fn a_standby_replica_opens_a_gate_later_than_the_leader() {
+    let (mut gates, start) = leader();
+    gates.set_leads("default".into(), false);
+    gates.set_registered(gated("p", true), 1);
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
+    let due = start + STANDBY_DELAY;
+    assert_eq!(gates.next_undecided(start), Some(pod("p")));
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
+    assert_eq!(
+        gates.wake_at(),
+        Some(due),
+        "another decision does not start the delay again"
+    );
+    assert_eq!(gates.next_undecided(due), Some(pod("p")));
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), due), Some(Opening::Registered));
+}
+
+#[test]
+fn a_new_leader_decides_again_about_all_pods() {
+    let (mut gates, start) = leader();
+    gates.set_leads("default".into(), false);
+    assert_eq!(gates.next_undecided(start), Some(pod("p")));
+    gates.set_registered(gated("p", true), 1);
+    assert_eq!(gates.next_undecided(start), Some(pod("p")));
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
+    gates.set_leads("default".into(), true);
+    assert_eq!(gates.next_undecided(start), Some(pod("p")));
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), Some(Opening::Registered));
+}
+
+#[test]
+fn nothing_is_decided_before_the_caches_are_complete() {
+    let (mut gates, start) = (ReadinessGates::new(MAX_WAIT), Instant::now());
+    gates.set_leads("default".into(), true);
+    gates.apply(GateChange::Waits(pod("p")), start);
+    assert_eq!(gates.next_undecided(start), Some(pod("p")));
+    assert_eq!(gates.decide(&pod("p"), Vec::new(), start), None);
+    gates.kubernetes_is_complete();
+    assert_eq!(gates.next_undecided(start), Some(pod("p")));
+    assert_eq!(gates.decide(&pod("p"), Vec::new(), start), Some(Opening::Registered));
+}
+
+#[test]
+fn a_pod_that_is_gone_or_replaced_leaves_nothing_behind() {
+    let (mut gates, start) = leader();
+    gates.decide(&pod("p"), by_orders(1), start);
+    gates.apply(GateChange::WaitsNoLonger(pod("p")), start);
+    assert_eq!(gates.wake_at(), None);
+    // The records of the former pod say nothing about another one of that name.
+    let next = PodRef {
+        uid: "next".into(),
+        ..pod("p")
+    };
+    gates.apply(GateChange::Waits(next.clone()), start);
+    gates.set_registered(gated("p", true), 1);
+    assert_eq!(gates.decide(&next, by_orders(1), start), None);
+}
+
+#[test]
+fn an_edited_registration_has_the_waiting_pods_of_its_namespace_decided_again() {
+    let (mut gates, start) = leader();
+    gates.decide(&pod("p"), by_orders(1), start);
+    gates.apply(GateChange::Registrations("shop".into()), start);
+    assert_eq!(gates.next_undecided(start), Some(pod("p")));
+    gates.apply(GateChange::Registrations("bank".into()), start);
+    assert_eq!(gates.next_undecided(start), None);
+}
