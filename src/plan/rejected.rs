@@ -85,9 +85,14 @@ impl Rejected {
         self.by_key.get(key).map(|set| &set.rejection)
     }
 
-    /// Whether `work` leaves `key` out.
+    /// Whether `work` leaves `key` out. A registration that got the key from the one whose records were rejected writes
+    /// other records.
     pub fn blocks(&self, work: &Work, key: &str) -> bool {
-        self.of(key).is_some() && self.retried.get(&work.owner()) != Some(work)
+        let Some(set) = self.by_key.get(key) else {
+            return false;
+        };
+        let owner = work.owner();
+        set.owner == owner && self.retried.get(&owner) != Some(work)
     }
 
     /// The smallest rejected record set of `owner`.
@@ -194,13 +199,13 @@ impl Planner {
                 break;
             };
             let mut works = set.keys.iter().filter_map(|key| self.work_of(key));
-            if let Some(work) = works.next() {
+            if let Some(work) = works.find(|work| work.owner() == *owner) {
                 self.rejected.narrowed.insert(work.clone(), 1);
                 self.rejected.retried.insert(owner.clone(), work.clone());
                 self.work.push(work);
                 return true;
             }
-            // Its keys are gone by now.
+            // Its keys are gone by now, or another registration has them.
             if let Some(key) = set.keys.first() {
                 self.rejected.clear(key);
             }

@@ -451,6 +451,28 @@ async fn notes_that_cannot_be_read_are_said_and_asked_for_again() {
 }
 
 #[tokio::test]
+async fn a_write_without_an_answer_is_no_trouble_any_more_when_nothing_is_left_to_write() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.lead_first();
+    rig.worker.observe(Observation::Complete { revision: 1 });
+    rig.worker.writing.begin();
+    let timed_out = etcd::Error::Timeout {
+        endpoints: "http://127.0.0.1:1".to_owned(),
+        call: "txn",
+        after: Duration::from_secs(5),
+    };
+    rig.worker.writing.failed("a write", "default", &timed_out);
+    let later = Instant::now() + Duration::from_secs(10);
+    let cache = Cache::default();
+    rig.worker.write(&cache, later);
+    assert!(rig.worker.writing.trouble(later).is_some(), "a write is in flight");
+    rig.worker.writing.end();
+    rig.worker.write(&cache, later);
+    assert!(rig.worker.writing.trouble(later).is_none());
+}
+
+#[tokio::test]
 async fn a_stale_leader_is_told_to_yield_once_another_candidate_s_view_is_fresh() {
     let mut rig = Rig::new().await;
     rig.worker.observe(Observation::Complete { revision: 1 });

@@ -159,6 +159,11 @@ impl Writing {
     }
 
     #[cfg(test)]
+    pub fn end(&mut self) {
+        self.in_flight -= 1;
+    }
+
+    #[cfg(test)]
     pub fn begin_grant(&mut self) {
         *self.granting.entry(30).or_default() += 1;
     }
@@ -264,6 +269,12 @@ impl RegistryWorker {
                 // Every observed change has been handled, or waits for the end of a request in flight.
                 let waits = self.writing.is_granting() || self.planner.waits_for_lease();
                 self.writing.heard = self.writing.heard.filter(|_| waits);
+                // No later write would show that etcd accepts writes again: the mirror has shown that etcd carried out
+                // the last one, although it did not answer.
+                let is_done = self.planner.queued() == 0 && self.writing.in_flight == 0;
+                if is_done && !self.writing.full {
+                    self.writing.failing = None;
+                }
             }
         }
     }

@@ -249,3 +249,26 @@ fn a_registration_that_is_gone_leaves_nothing_to_be_tried_again() {
     rig.planner.set_desired(&other, &"f".into(), Some(desired));
     assert_eq!(rig.run_where(|_| false).1.len(), 1);
 }
+
+#[test]
+fn a_registration_that_gets_the_key_of_a_rejected_record_set_writes_its_own() {
+    let mut rig = Rig::with_bad();
+    // The registration `bad` is older for this test: it has the key until the other one claims the prefix earlier.
+    let since = |at| [(crate::model::Prefix::below("/s/"), crate::plan::Since::Created(at))].into();
+    rig.planner.set_since(&reference("bad"), since(1));
+    rig.planner.set_since(&reference("orders"), since(2));
+    rig.want("orders", "p", &["/s/bad/q"], "small");
+    rig.want("bad", "q", &["/s/bad/q"], "large");
+    let is_large = |transaction: &Transaction| {
+        let is_large = |op: &Op| matches!(op, Op::Put { value, .. } if &**value == b"large");
+        transaction.ops.iter().any(is_large)
+    };
+    rig.run_where(is_large);
+    assert_eq!(rig.etcd.value("/s/bad/q"), None);
+    rig.planner.set_since(&reference("orders"), since(0));
+    rig.run_where(is_large);
+    assert_eq!(rig.etcd.value("/s/bad/q").as_deref(), Some("small"));
+    assert!(!rig.planner.retry_rejected(&owner("bad")), "nothing of it is to be tried");
+    rig.run_where(is_large);
+    assert_eq!(rig.etcd.value("/s/bad/q").as_deref(), Some("small"));
+}
