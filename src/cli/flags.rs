@@ -285,7 +285,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses a maximum wait of 1 to 3600 seconds.
-fn max_wait(text: &str) -> Result<Duration, String> {
+pub fn max_wait(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
         _ => Err("write a whole number of seconds from 1 to 3600, such as 60".to_owned()),

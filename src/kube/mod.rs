@@ -29,7 +29,7 @@ pub use events::{About, Events, Notice, publish_events};
 pub use gate_status::GateStatus;
 pub use listing::{Listing, ListingError, endpoint_slice, namespace, node, pod, service};
 pub use peer_key::keep_peer_key;
-pub use rights::{REVIEWS, Right, clocks_apart, may, rights};
+pub use rights::{REVIEWS, Right, clocks_apart, gate_rights, may, rights};
 pub use sources::{Content, Source, SourceKind, watch_sources};
 pub use status_writer::{Amendment, Reported, StatusUpdate, StatusWriter, WritePolicy};
 pub use watch_scope::{

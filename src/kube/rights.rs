@@ -61,6 +61,18 @@ pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
     rights
 }
 
+/// Returns the additional rights that opening readiness gates of pods in `watch_scope` needs.
+pub fn gate_rights(watch_scope: &WatchScope) -> Vec<Right> {
+    let patch = Right::new(
+        "patch",
+        "",
+        "pods/status",
+        "pods with the readiness gate leasehold.dev/registered never become ready",
+    );
+    let of = |area: NamespaceScope| Right { area, ..patch.clone() };
+    watch_scope.areas().iter().cloned().map(of).collect()
+}
+
 /// Verb, group, resource and the consequence of not having the right: for cluster-scoped kinds, and for kinds in any
 /// namespace.
 const OF_CLUSTER: [(&str, &str, &str, &str); 9] = [

@@ -20,6 +20,7 @@ mod reading;
 mod release;
 mod rendering;
 mod rights;
+mod rollouts;
 mod security;
 mod values;
 mod watching;

@@ -8,7 +8,7 @@ use super::support::API;
 use super::values::objects;
 
 /// Values that between them switch everything on, one list of `--set` a case.
-const VARIANTS: [&[&str]; 9] = [
+const VARIANTS: [&[&str]; 10] = [
     &[],
     &[
         "registry.create=true",
@@ -69,6 +69,11 @@ const VARIANTS: [&[&str]; 9] = [
         "metrics.auth.audience=leasehold",
         "metrics.auth.readers[0].kind=ServiceAccount",
         "metrics.auth.readers[0].name=prometheus,metrics.auth.readers[0].namespace=monitoring",
+    ],
+    &[
+        "rollouts.enabled=true",
+        "rollouts.admissionPolicy.create=true",
+        "rollouts.admissionPolicy.drainSeconds=8",
     ],
 ];
 
@@ -165,7 +170,7 @@ async fn where_readers_of_metrics_are_asked_for_a_token_monitors_show_one() -> R
 async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
     let bed = shared().await?;
     let chart = chart().display().to_string();
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["replicas=3"], "additional properties 'replicas' not allowed"),
         (&["replicaCount=-1"], "/replicaCount"),
         (&["operator.sessionTtlSeconds=1"], "/operator/sessionTtlSeconds"),
@@ -187,6 +192,11 @@ async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
         (
             &["metrics.serviceMonitor.create=true", "metrics.service.create=false"],
             "metrics.serviceMonitor needs metrics.service.create",
+        ),
+        (&["rollouts.maxWaitSeconds=0"], "/rollouts/maxWaitSeconds"),
+        (
+            &["rollouts.admissionPolicy.create=true"],
+            "rollouts.admissionPolicy.create needs rollouts.enabled",
         ),
         (
             &["metrics.podMonitor.create=true", "metrics.auth.enabled=true"],

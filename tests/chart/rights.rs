@@ -19,8 +19,8 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
     bed.apply_crds().await?;
     let home = bed.namespace("chart-rights").await?;
     let chart = chart().display().to_string();
-    let auth = "metrics.auth.enabled=true";
-    let words = ["template", "lean", &chart, "--namespace", home.name(), "--set", auth];
+    let options = "metrics.auth.enabled=true,rollouts.enabled=true";
+    let words = ["template", "lean", &chart, "--namespace", home.name(), "--set", options];
     let rendered = helm(bed.kubeconfig(), &words)
         .await
         .unwrap_or_else(|error| panic!("{error}"));
@@ -32,6 +32,7 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
         let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));
         config.args = vec!["--namespace".into(), home.name().into(), "--metrics-auth".into()];
         config.args.push("--peer-secret=lean-leasehold-peers".into());
+        config.args.push("--readiness-gate-max-wait=60".into());
         config.kubeconfig = Some(kubeconfig.clone());
         Operator::start(bed, config)
     };
@@ -75,7 +76,9 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
             objects.apply(role).await?;
         }
         // Something new to tell, for those rights that are for telling: another pod, and a registration that is refused.
-        namespace.create_pod(&pod(&format!("further-{i}"), "orders")).await?;
+        let gate = json!({"spec": {"readinessGates": [{"conditionType": "leasehold.dev/registered"}]}});
+        let further = pod(&format!("further-{i}"), "orders").with(&gate);
+        namespace.create_pod(&further).await?;
         let refused = registration(&format!("refused-{i}"), &json!({"registryRef": {"name": "nowhere"}}));
         namespace.apply(refused).await?;
         bed.objects().apply(record_format(i)).await?;

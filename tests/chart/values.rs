@@ -20,7 +20,7 @@ async fn template(bed: &Bed, chart: &Path, sets: &[String]) -> std::result::Resu
 }
 
 /// Everything that values can switch on.
-const EVERYTHING: [&str; 18] = [
+const EVERYTHING: [&str; 20] = [
     "registry.create=true",
     "registry.endpoints={http://etcd-0:2379}",
     "etcd.create=true",
@@ -39,6 +39,8 @@ const EVERYTHING: [&str; 18] = [
     "rbac.secrets={etcd-user}",
     "commonLabels.team=platform",
     "podLabels.a=b",
+    "rollouts.enabled=true",
+    "rollouts.admissionPolicy.create=true",
 ];
 
 /// The paths of all values of the chart, and of the groups that they are in.

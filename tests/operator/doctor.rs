@@ -74,7 +74,12 @@ async fn the_doctor_finds_nothing_where_all_is_well_and_names_what_is_not() -> R
     })
     .await?;
 
-    let account = ["--service-account", "default/nobody", "--metrics-auth"];
+    let account = [
+        "--service-account",
+        "default/nobody",
+        "--metrics-auth",
+        "--readiness-gate-max-wait=60",
+    ];
     let (code, findings) = doctor(bed, "doctored", &account);
     assert_eq!(code, Some(2));
     for right in [
@@ -83,6 +88,7 @@ async fn the_doctor_finds_nothing_where_all_is_well_and_names_what_is_not() -> R
         "patch registries/status",
         "get namespaces kube-system",
         "create events",
+        "patch pods/status",
         "create tokenreviews",
         "create subjectaccessreviews",
     ] {

@@ -25,6 +25,7 @@ mod p7_fencing;
 mod p9_guard;
 mod p9_lists;
 mod proxy;
+mod readiness_gate;
 mod record_formats;
 mod rollout;
 mod takeover;

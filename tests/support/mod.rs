@@ -29,7 +29,7 @@ pub async fn operator_with_gates(bed: &Bed, name: &str) -> testbed::Result<Opera
 }
 
 /// Gives the operator's account the right to set conditions of pods, which the chart gives only where gates are served.
-async fn allow_pod_status(bed: &Bed) -> testbed::Result<()> {
+pub async fn allow_pod_status(bed: &Bed) -> testbed::Result<()> {
     let name = "testbed-readiness-gates";
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",

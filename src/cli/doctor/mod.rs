@@ -9,6 +9,7 @@ mod releases;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -66,6 +67,15 @@ pub struct DoctorArgs {
         action = clap::ArgAction::Set
     )]
     pub metrics_auth: bool,
+
+    /// Also check the permission that `leasehold run --readiness-gate-max-wait` needs
+    #[arg(
+        long,
+        env = "LEASEHOLD_READINESS_GATE_MAX_WAIT",
+        value_name = "SECONDS",
+        value_parser = super::flags::max_wait
+    )]
+    pub readiness_gate_max_wait: Option<Duration>,
 
     /// Print only the least-privilege role that the operator's user needs in the etcd of --registry, as etcdctl
     /// commands
@@ -142,15 +152,16 @@ fn role(args: &DoctorArgs) -> Result<(), Error> {
 async fn examine(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
     let client = crate::kube::connect(args.kubeconfig.as_deref()).await?;
     let watch_scope = WatchScope::of(&args.watch_namespaces);
+    let mut rights = crate::kube::rights(&watch_scope);
+    if args.metrics_auth {
+        rights.extend(crate::kube::REVIEWS);
+    }
+    if args.readiness_gate_max_wait.is_some() {
+        rights.extend(crate::kube::gate_rights(&watch_scope));
+    }
     let mut chapters = vec![Chapter {
         about: "Kubernetes".to_owned(),
-        findings: kubernetes::examine(
-            &client,
-            args.service_account.as_deref(),
-            &watch_scope,
-            args.metrics_auth,
-        )
-        .await,
+        findings: kubernetes::examine(&client, args.service_account.as_deref(), &rights).await,
     }];
     chapters.extend(
         registry::examine(
