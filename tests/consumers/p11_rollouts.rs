@@ -14,8 +14,8 @@ const ROUNDS: u32 = 2;
 const WATCHED: Duration = Duration::from_secs(5);
 /// How long an operator stays dead in `cargo xtask rollouts`.
 const DEAD: Duration = Duration::from_secs(1);
-/// Into a rolling update, the operator that leads is killed.
-const KILLED: Duration = Duration::from_secs(2);
+/// A killed operator is killed this long into a rolling update, or a multiple of it: at another point each time.
+const KILLED: Duration = Duration::from_millis(600);
 
 #[tokio::test]
 async fn p11_a_rolling_update_with_gate_and_drain_fails_no_call() -> Result<()> {
@@ -94,7 +94,7 @@ async fn rounds_of_rollouts_fail_no_call() -> Result<()> {
         let begun = Instant::now();
         if round % 10 == 5 {
             scene.update().await?;
-            tokio::time::sleep(KILLED).await;
+            tokio::time::sleep(KILLED * (1 + round / 10 % 6)).await;
             scene.kill_leader(DEAD).await?;
             println!("round {round}: the operator that led was killed and started again");
         }
