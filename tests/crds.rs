@@ -469,3 +469,67 @@ fn chart_doctor_and_docs_name_the_same_oldest_kubernetes() {
         assert!(text.contains(&line), "{file} does not say {line}");
     }
 }
+
+/// Every complete manifest on the pages of this tree, with the page.
+fn documented() -> Vec<(String, Value)> {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![tree.join("README.md"), tree.join("charts/leasehold/README.md")];
+    let mut folders = vec![tree.join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("it can be listed") {
+            let path = entry.expect("it can be listed").path();
+            match path.extension() {
+                None => folders.push(path),
+                Some(extension) if extension == "md" => pages.push(path),
+                Some(_) => {}
+            }
+        }
+    }
+    let mut manifests = Vec::new();
+    for page in pages {
+        let text = std::fs::read_to_string(&page).expect("it can be read");
+        let page = page.strip_prefix(tree).expect("in the tree").display().to_string();
+        let blocks = text.split("\n```yaml\n").skip(1);
+        let blocks = blocks.map(|block| block.split("\n```").next().expect("it ends"));
+        for manifest in blocks.flat_map(|block| block.split("\n---\n")) {
+            let manifest: Value = serde_saphyr::from_str(manifest).unwrap_or_else(|error| panic!("{page}: {error}"));
+            // The others are parts of manifests, or of kinds that the bed does not know.
+            let known = ["leasehold.dev/v1alpha1", "v1", "apps/v1"];
+            if known.iter().any(|known| manifest["apiVersion"] == *known) {
+                manifests.push((page.clone(), manifest));
+            }
+        }
+    }
+    manifests
+}
+
+#[tokio::test]
+async fn every_manifest_in_the_docs_is_taken() {
+    let client = client().await;
+    let manifests = documented();
+    assert!(manifests.len() > 20, "{}", manifests.len());
+    let mut refused = Vec::new();
+    for (page, manifest) in manifests {
+        let plural = match manifest["kind"].as_str().unwrap_or_default() {
+            "Registry" => "registries".to_owned(),
+            kind => format!("{}s", kind.to_lowercase()),
+        };
+        let group = match manifest["apiVersion"].as_str().unwrap_or_default() {
+            "v1" => "/api/v1".to_owned(),
+            version => format!("/apis/{version}"),
+        };
+        let mut manifest = manifest;
+        let path = match manifest["kind"].as_str() {
+            Some("Registry" | "RecordFormat" | "Namespace") => format!("{group}/{plural}"),
+            _ => {
+                // The namespaces of the pages are not there.
+                manifest["metadata"]["namespace"] = json!("default");
+                format!("{group}/namespaces/default/{plural}")
+            }
+        };
+        if let Err(error) = create::<DynamicObject>(&client, &path, &manifest, true).await {
+            refused.push(format!("{page}: {}: {error}", manifest["metadata"]["name"]));
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}

@@ -268,7 +268,10 @@ fn a_registration_that_gets_the_key_of_a_rejected_record_set_writes_its_own() {
     rig.planner.set_since(&reference("orders"), since(0));
     rig.run_where(is_large);
     assert_eq!(rig.etcd.value("/s/bad/q").as_deref(), Some("small"));
-    assert!(!rig.planner.retry_rejected(&owner("bad")), "nothing of it is to be tried");
+    assert!(
+        !rig.planner.retry_rejected(&owner("bad")),
+        "nothing of it is to be tried"
+    );
     rig.run_where(is_large);
     assert_eq!(rig.etcd.value("/s/bad/q").as_deref(), Some("small"));
 }
