@@ -14,7 +14,8 @@ pub struct Debouncer<N> {
     interval: Duration,
     due: BTreeSet<(Instant, N)>,
     scheduled: HashMap<N, Instant>,
-    last: HashMap<N, Instant>,
+    /// When each object may be reported again.
+    earliest: HashMap<N, Instant>,
 }
 
 impl<N: Clone + Eq + Hash + Ord> Debouncer<N> {
@@ -25,7 +26,7 @@ impl<N: Clone + Eq + Hash + Ord> Debouncer<N> {
             interval,
             due: BTreeSet::new(),
             scheduled: HashMap::new(),
-            last: HashMap::new(),
+            earliest: HashMap::new(),
         }
     }
 
@@ -35,10 +36,7 @@ impl<N: Clone + Eq + Hash + Ord> Debouncer<N> {
             return;
         }
         let settled = now + self.settle;
-        let due = self
-            .last
-            .get(&name)
-            .map_or(settled, |last| settled.max(*last + self.interval));
+        let due = self.earliest.get(&name).map_or(settled, |earliest| settled.max(*earliest));
         self.scheduled.insert(name.clone(), due);
         self.due.insert((due, name));
     }
@@ -54,13 +52,20 @@ impl<N: Clone + Eq + Hash + Ord> Debouncer<N> {
         }
         let (_, name) = self.due.pop_first()?;
         self.scheduled.remove(&name);
-        self.last.insert(name.clone(), now);
+        self.earliest.insert(name.clone(), now + self.interval);
         Some(name)
     }
 
-    /// Cancels the report about `name`, and drops when it was last reported.
+    /// Has `name`, which was just reported, reported again at `earliest` or later.
+    pub fn postpone(&mut self, name: &N, earliest: Instant) {
+        if let Some(known) = self.earliest.get_mut(name) {
+            *known = earliest.max(*known);
+        }
+    }
+
+    /// Cancels the report about `name`, and drops when it may be reported again.
     pub fn forget(&mut self, name: &N) {
-        self.last.remove(name);
+        self.earliest.remove(name);
         if let Some(due) = self.scheduled.remove(name) {
             self.due.remove(&(due, name.clone()));
         }
@@ -93,6 +98,20 @@ mod tests {
         assert_eq!(debouncer.take_due(start + SETTLE), Some("orders"));
         debouncer.changed("orders", start + SETTLE);
         assert_eq!(debouncer.next_due(), Some(start + SETTLE + INTERVAL));
+    }
+
+    #[test]
+    fn a_postponed_report_is_due_later_and_never_earlier_than_the_interval() {
+        let start = Instant::now();
+        let mut debouncer = Debouncer::new(SETTLE, INTERVAL);
+        debouncer.changed("orders", start);
+        let reported = start + SETTLE;
+        assert_eq!(debouncer.take_due(reported), Some("orders"));
+        debouncer.postpone(&"orders", reported + INTERVAL / 2);
+        debouncer.postpone(&"orders", reported + 5 * INTERVAL);
+        debouncer.postpone(&"orders", reported + 2 * INTERVAL);
+        debouncer.changed("orders", reported);
+        assert_eq!(debouncer.next_due(), Some(reported + 5 * INTERVAL));
     }
 
     #[test]

@@ -32,12 +32,22 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Minimum time between two statuses of one registration.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How many bytes of status a registration may write per second on average. A status may have a thousand endpoints, and
+/// each write is stored in the etcd of Kubernetes and sent to every client that watches registrations.
+const BYTES_PER_SECOND: u32 = 20_000;
+
 /// How long to write reports before pending writes are looked at again: the reports of many registrations take a while.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// Limits how often the status of a registration is written.
 pub fn debouncer() -> Debouncer<RegistrationRef> {
     Debouncer::new(SETTLE, INTERVAL)
+}
+
+/// Returns the time between this status and the next one.
+pub fn pace(status: &ServiceRegistrationStatus) -> Duration {
+    let bytes = serde_json::to_vec(status).map_or(0, |json| json.len());
+    Duration::from_secs(1) * u32::try_from(bytes).unwrap_or(u32::MAX) / BYTES_PER_SECOND
 }
 
 /// What the status of a registration needs beyond what the planner knows.
@@ -279,7 +289,7 @@ impl RegistryWorker {
         }
         let began = Instant::now();
         while let Some(registration) = self.debouncer.take_due(at) {
-            self.report_registration(&registration);
+            self.report_registration(&registration, at);
             if began.elapsed() >= AT_ONCE {
                 break;
             }
@@ -302,7 +312,7 @@ impl RegistryWorker {
         }
     }
 
-    fn report_registration(&mut self, registration: &RegistrationRef) {
+    fn report_registration(&mut self, registration: &RegistrationRef, at: Instant) {
         let Reporter {
             role, ref readiness, ..
         } = self.reporter;
@@ -372,6 +382,7 @@ impl RegistryWorker {
             let hold = self.planner.hold().map(|hold| &*hold.id);
             announce(registration, subject, (&report, hold), &status.conditions, speaker);
         }
+        self.debouncer.postpone(registration, at + pace(&status));
         let note = StatusUpdate::Wanted(registration.clone(), status, write_policy);
         let _ = self.context.registrations.send(note);
         if role == ReporterRole::Alone {

@@ -472,6 +472,26 @@ async fn a_write_without_an_answer_is_no_trouble_any_more_when_nothing_is_left_t
     assert!(rig.worker.writing.trouble(later).is_none());
 }
 
+#[test]
+fn a_large_status_is_written_more_rarely() {
+    let endpoint = |number: u16| crate::api::EndpointStatus {
+        pod: format!("orders-7d9f-{number}"),
+        address: "10.0.0.7".to_owned(),
+        port: number,
+        port_name: "grpc".to_owned(),
+        keys: vec![format!("/services/shop/orders/orders-7d9f-{number}")],
+    };
+    let status = |endpoints| ServiceRegistrationStatus {
+        endpoints: (0..endpoints).map(endpoint).collect(),
+        ..ServiceRegistrationStatus::default()
+    };
+    assert!(reporting::pace(&status(3)) < Duration::from_millis(100));
+    let of_thousand = status(1000);
+    let bytes = serde_json::to_vec(&of_thousand).expect("JSON").len();
+    let per_second = u128::try_from(bytes).expect("it fits") * 1000 / reporting::pace(&of_thousand).as_millis();
+    assert!((19_000..=20_100).contains(&per_second), "{per_second} bytes per second");
+}
+
 #[tokio::test]
 async fn a_stale_leader_is_told_to_yield_once_another_candidate_s_view_is_fresh() {
     let mut rig = Rig::new().await;
