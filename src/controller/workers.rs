@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::RegistrySpec;
 use crate::controller::failure::Failure;
+use crate::controller::gates::GateEvent;
 use crate::controller::worker::{Command, Context, Trouble, Version, serve};
 use crate::etcd::Access;
 
@@ -71,6 +72,8 @@ impl Workers {
     pub fn stop(&mut self, registry: &str) {
         if let Some(member) = self.members.remove(registry) {
             member.end.cancel();
+            // The receiver ends only with the process.
+            let _ = self.context.gates.send(GateEvent::Stopped(registry.into()));
         }
     }
 

@@ -94,10 +94,10 @@ pub(super) fn resolve_if_ready(
     Some(ready)
 }
 
-/// Whether the node of `pod` is not ready, or was deleted. Unknown while the nodes have not been listed.
+/// Whether the node of `pod` is known not to be ready. Kubernetes deletes the pods of a deleted node.
 fn is_node_lost(pod: &CompactPod, facts: Facts<'_>) -> bool {
     let node = pod.node.and_then(|node| facts.nodes.get(facts.symbols.string(node)));
-    facts.nodes.are_listed() && !node.is_some_and(|node| node.ready)
+    node.is_some_and(|node| !node.ready)
 }
 
 /// Returns the view of `registration`, whose target are `target` nodes, on the node `name`.

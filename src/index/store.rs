@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::behind::BehindChange;
-use super::compact::Symbols;
+use super::compact::{State, Symbols};
 use super::gates::{GateChange, Gates};
 use super::namespace::Namespace;
 use super::node::{Node, NodeChange, Nodes};
@@ -24,6 +24,8 @@ pub struct Index {
     symbols: Symbols,
     nodes: Nodes,
     gates: Gates,
+    /// Whether a pod that only waits for its readiness gate stays unregistered, because the operator opens no gates.
+    ignores_gates: bool,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pod_relists: Relists,
     /// Nodes and addresses whose pods have changed, until [`Self::take_marks`].
@@ -35,17 +37,32 @@ impl Index {
         Self::default()
     }
 
+    /// Leaves pods unregistered that only wait for their readiness gate: the operator opens no gates, so that Kubernetes never
+    /// regards them as ready.
+    pub fn ignore_gates(&mut self) {
+        self.ignores_gates = true;
+    }
+
     /// Adds or updates a pod. Returns what may have changed for the registrations that register it. While its labels stay
     /// the same, the cost does not depend on how many these are. For the registrations of nodes and addresses that it is
     /// behind, call [`Self::take_marks`] afterwards.
     pub fn apply_pod(&mut self, pod: &Pod) -> PodChange {
         let gate = pod.gate.as_ref().filter(|_| !pod.terminating && !pod.terminal);
-        self.gates.set(&pod.namespace, &pod.name, gate);
-        let compact = self.symbols.compact(pod);
+        let is_other_gate = self.gates.set(&pod.namespace, &pod.name, gate);
+        let mut compact = self.symbols.compact(pod);
+        if self.ignores_gates && compact.state.awaits_kubelet() {
+            compact.state = State::NotReady;
+        }
         let namespace = namespace(&mut self.namespaces, &pod.namespace);
         let change = namespace.apply_pod(&pod.name, compact, self.pod_relists.mark(), &mut self.symbols);
         let changes = namespace.take_changes();
         self.mark_behind(changes);
+        match change {
+            PodChange::Selection(_) => self.gates.selection_changed(&pod.namespace, &pod.name),
+            // Another pod of the same name may have the same facts.
+            PodChange::None if is_other_gate => return PodChange::Facts,
+            _ => {}
+        }
         change
     }
 

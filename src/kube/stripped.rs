@@ -112,9 +112,9 @@ fn gate(uid: Option<&str>, gates: &[Gate], conditions: &[Condition]) -> Option<R
     let is_open = is_true(READINESS_GATE);
     // The kubelet makes the pod ready a moment after the gate has opened. Another reason says that the pod was ready
     // before: its node is lost.
-    let waits_for_gates =
-        |condition: &Condition| condition.kind == "Ready" && condition.reason.as_deref() == Some(GATES_NOT_READY);
-    (!is_open || conditions.iter().any(waits_for_gates)).then(|| ReadinessGate {
+    let is_lost =
+        |condition: &Condition| condition.kind == "Ready" && condition.reason.as_deref() != Some(GATES_NOT_READY);
+    (!is_open || !conditions.iter().any(is_lost)).then(|| ReadinessGate {
         uid: Arc::from(uid.unwrap_or_default()),
         is_open,
     })
@@ -351,6 +351,7 @@ mod tests {
         assert_eq!(gated(&[("Ready", "True", ""), containers, other]), None);
         let open = (READINESS_GATE, "True", "");
         assert_eq!(gated(&[waiting, containers, other, open]), gate(true));
+        assert_eq!(gated(&[containers, other, open]), gate(true));
         let lost = ("Ready", "False", "");
         assert_eq!(
             gated(&[lost, containers, other, open]),

@@ -135,7 +135,7 @@ impl Planner {
         }
         let mut way = Way::Done;
         for key in &previous.fresh {
-            if self.is_denied(key) || self.rejected.of(key).is_some() {
+            if self.is_denied(key) || self.rejected.contains(key, registration) {
                 return Some(Way::Barred);
             }
             let Some(state) = self.keys.get(key) else {

@@ -171,7 +171,7 @@ pub(super) struct Registrations {
     /// Registrations whose report may have changed.
     changed: HashSet<RegistrationRef>,
     /// The pods that wait for their readiness gate.
-    gated: HashSet<Claim>,
+    gated: HashMap<RegistrationRef, HashSet<Arc<str>>>,
     /// Those of them whose records in etcd may have changed.
     changed_gated: HashSet<Claim>,
     /// Registrations for which the planner must decide which endpoint is the last one.
@@ -268,8 +268,11 @@ impl Registrations {
         };
         self.mark_changed(registration);
         self.mark_undecided(registration);
-        let gated = self.gated.iter().filter(|claim| claim.registration == *registration);
-        self.changed_gated.extend(gated.cloned());
+        let gated = self.gated.get(registration).into_iter().flatten();
+        self.changed_gated.extend(gated.map(|pod| Claim {
+            registration: registration.clone(),
+            pod: pod.clone(),
+        }));
         former
     }
 
@@ -292,25 +295,26 @@ impl Registrations {
     }
 
     fn set_gated(&mut self, registration: &RegistrationRef, pod: &Arc<str>, is_gated: bool) {
-        if !is_gated && self.gated.is_empty() {
-            return;
-        }
-        let claim = Claim {
-            registration: registration.clone(),
-            pod: pod.clone(),
-        };
         if is_gated {
-            self.gated.insert(claim.clone());
-            self.changed_gated.insert(claim);
-        } else {
-            self.gated.remove(&claim);
+            let pods = self.gated.entry(registration.clone()).or_default();
+            pods.insert(pod.clone());
+            self.changed_gated.insert(Claim {
+                registration: registration.clone(),
+                pod: pod.clone(),
+            });
+        } else if let Some(pods) = self.gated.get_mut(registration) {
+            pods.remove(pod);
+            if pods.is_empty() {
+                self.gated.remove(registration);
+            }
         }
     }
 
     /// Records that what etcd holds of `claim` may have changed.
     pub fn mark_claim(&mut self, claim: &Claim) {
         self.mark_changed(&claim.registration);
-        if self.gated.contains(claim) {
+        let pods = self.gated.get(&claim.registration);
+        if pods.is_some_and(|pods| pods.contains(&claim.pod)) {
             self.changed_gated.insert(claim.clone());
         }
     }
@@ -402,7 +406,7 @@ impl Registrations {
         self.suspended.remove(registration);
         self.changed.remove(registration);
         self.undecided.remove(registration);
-        self.gated.retain(|claim| claim.registration != *registration);
+        self.gated.remove(registration);
         let state = self.states.remove(registration)?;
         if let Some(count) = self.namespaces.get_mut(&registration.namespace) {
             *count -= 1;
@@ -422,6 +426,12 @@ impl Registrations {
 
     pub fn mark_all_changed(&mut self) {
         self.changed.extend(self.states.keys().cloned());
+        for (registration, pods) in &self.gated {
+            self.changed_gated.extend(pods.iter().map(|pod| Claim {
+                registration: registration.clone(),
+                pod: pod.clone(),
+            }));
+        }
     }
 
     /// Records that the reports of the registrations whose prefixes overlap `prefix` may have changed.

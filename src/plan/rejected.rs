@@ -77,12 +77,10 @@ pub(super) struct Rejected {
 }
 
 impl Rejected {
-    /// Why `key` is not written, if etcd rejects its record set.
-    pub fn of(&self, key: &str) -> Option<&Rejection> {
-        if self.by_key.is_empty() {
-            return None;
-        }
-        self.by_key.get(key).map(|set| &set.rejection)
+    /// Whether etcd rejects the record set of `registration` with `key`.
+    pub fn contains(&self, key: &str, registration: &RegistrationRef) -> bool {
+        let set = self.by_key.get(key);
+        set.is_some_and(|set| set.owner.as_ref() == Some(registration))
     }
 
     /// Whether `work` leaves `key` out. A registration that got the key from the one whose records were rejected writes
@@ -208,6 +206,9 @@ impl Planner {
             // Its keys are gone by now, or another registration has them.
             if let Some(key) = set.keys.first() {
                 self.rejected.clear(key);
+            }
+            for key in &set.keys {
+                self.enqueue(key);
             }
         }
         false

@@ -232,7 +232,7 @@ impl Planner {
             }
             _ => {}
         }
-        let is_rejected = self.rejected.of(key).is_some();
+        let is_rejected = self.rejected.contains(key, registration);
         match &state.held {
             None if is_rejected => KeyStatus::Rejected,
             None => KeyStatus::Outstanding,

@@ -8,7 +8,7 @@ use super::support::API;
 use super::values::objects;
 
 /// Values that between them switch everything on, one list of `--set` a case.
-const VARIANTS: [&[&str]; 10] = [
+const VARIANTS: [&[&str]; 11] = [
     &[],
     &[
         "registry.create=true",
@@ -74,6 +74,11 @@ const VARIANTS: [&[&str]; 10] = [
         "rollouts.enabled=true",
         "rollouts.admissionPolicy.create=true",
         "rollouts.admissionPolicy.drainSeconds=8",
+    ],
+    &[
+        "rollouts.enabled=true",
+        "rollouts.admissionPolicy.create=true",
+        "watchNamespaces={default,kube-public}",
     ],
 ];
 

@@ -32,22 +32,26 @@ async fn new_pods_of_namespaces_that_opt_in_get_the_gate_and_the_drain_period() 
     let _turn = TURN.lock().await;
     let bed = shared().await?;
     let home = bed.namespace("chart-rollouts").await?;
+    let tenant = bed.namespace("chart-rolling").await?;
+    let unwatched = bed.namespace("chart-unwatched").await?;
+    let watched = format!("watchNamespaces={{{}}}", tenant.name());
     let chart = chart().display().to_string();
     let mut words = vec!["template", "rolling", &chart, "--namespace", home.name()];
     words.extend(["--set", "rollouts.enabled=true,rollouts.admissionPolicy.create=true"]);
-    words.extend(["--show-only", "templates/rolloutpolicy.yaml"]);
+    words.extend(["--set", &watched, "--show-only", "templates/rolloutpolicy.yaml"]);
     let policy = helm(bed.kubeconfig(), &words).await;
     let policy = policy.unwrap_or_else(|error| panic!("{error}"));
     kubectl(bed, &["apply", "--filename=-"], &policy)
         .await
         .unwrap_or_else(|error| panic!("{error}"));
 
-    let tenant = bed.namespace("chart-rolling").await?;
-    let label = json!({
-        "apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": tenant.name(), "labels": {"leasehold.dev/rollouts": "enabled"}},
-    });
-    bed.objects().apply(label).await?;
+    for namespace in [&unwatched, &tenant] {
+        let label = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": namespace.name(), "labels": {"leasehold.dev/rollouts": "enabled"}},
+        });
+        bed.objects().apply(label).await?;
+    }
     let sleep = |seconds: u32| json!({"preStop": {"sleep": {"seconds": seconds}}});
     // A policy takes effect a moment after it was applied.
     let mut number = 0;
@@ -89,8 +93,10 @@ async fn new_pods_of_namespaces_that_opt_in_get_the_gate_and_the_drain_period() 
 
     let job = created(&tenant, "job", &json!({"restartPolicy": "OnFailure"})).await?;
     assert_eq!((gates(&job), hooks(&job)), (Vec::new(), vec![Value::Null]));
-    let elsewhere = created(&home, "plain", &json!({})).await?;
-    assert_eq!((gates(&elsewhere), hooks(&elsewhere)), (Vec::new(), vec![Value::Null]));
+    for namespace in [&home, &unwatched] {
+        let elsewhere = created(namespace, "plain", &json!({})).await?;
+        assert_eq!((gates(&elsewhere), hooks(&elsewhere)), (Vec::new(), vec![Value::Null]));
+    }
 
     kubectl(bed, &["delete", "--filename=-"], &policy)
         .await

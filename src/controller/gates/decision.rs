@@ -13,12 +13,23 @@ use crate::plan::GatedPod;
 /// connection to the apiserver, or not the permission.
 const STANDBY_DELAY: Duration = Duration::from_secs(3);
 
+/// How long after a gate was opened the pod must wait no longer. Otherwise the gate is opened again.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// A registration that registers a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registering {
     pub registration: RegistrationRef,
     pub registry: Arc<str>,
-    /// The generation of the spec in force.
+    pub spec: SpecVersion,
+}
+
+/// Identifies a spec that is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpecVersion {
+    /// `metadata.uid` of the registration.
+    pub uid: Arc<str>,
+    /// `metadata.generation` of the spec.
     pub generation: i64,
 }
 
@@ -27,6 +38,10 @@ pub struct Registering {
 pub enum Opening {
     /// All records of the pod are in etcd.
     Registered,
+    /// No registration in force selects the pod.
+    NotSelected,
+    /// The gate was opened before, and the pod still waits for it.
+    Again,
     /// The maximum wait is over. Contains the registrations whose records are not all in etcd.
     WaitedTooLong(Vec<Registering>),
 }
@@ -49,12 +64,13 @@ pub struct ReadinessGates {
 #[derive(Debug)]
 struct Waiting {
     since: Instant,
-    /// The registrations of which all records are in etcd, with the generation of the spec.
-    registered: BTreeMap<RegistrationRef, i64>,
+    /// The registrations of which all records are in etcd, by this spec.
+    registered: BTreeMap<RegistrationRef, (Arc<str>, SpecVersion)>,
     /// Since when that is so for all registrations that register the pod.
     complete_since: Option<Instant>,
     due: Option<Instant>,
-    is_open: bool,
+    /// When the gate was opened last.
+    opened: Option<Instant>,
 }
 
 impl ReadinessGates {
@@ -72,14 +88,13 @@ impl ReadinessGates {
     pub fn apply(&mut self, change: GateChange, now: Instant) {
         match change {
             GateChange::Waits(pod) => {
-                let waiting = Waiting {
+                self.pods.entry(pod.clone()).or_insert_with(|| Waiting {
                     since: now,
                     registered: BTreeMap::new(),
                     complete_since: None,
                     due: None,
-                    is_open: false,
-                };
-                self.pods.insert(pod.clone(), waiting);
+                    opened: None,
+                });
                 self.undecided.insert(pod);
             }
             GateChange::WaitsNoLonger(pod) => {
@@ -89,14 +104,21 @@ impl ReadinessGates {
                 }
             }
             GateChange::Registrations(namespace) => {
-                let pods = self.pods.keys().filter(|pod| pod.namespace == namespace);
-                self.undecided.extend(pods.cloned());
+                let empty: Arc<str> = Arc::from("");
+                let first = PodRef {
+                    namespace: namespace.clone(),
+                    name: empty.clone(),
+                    uid: empty,
+                };
+                let pods = self.pods.range(first..).map(|(pod, _)| pod);
+                let of_namespace = pods.take_while(|pod| pod.namespace == namespace);
+                self.undecided.extend(of_namespace.cloned());
             }
         }
     }
 
-    /// Takes in whether all records of a pod for a registration are in etcd, by the spec of this `generation`.
-    pub fn set_registered(&mut self, gated: GatedPod, generation: i64) {
+    /// Takes in whether all records of a pod for a registration are in the etcd of `registry`, by this spec.
+    pub fn set_registered(&mut self, gated: GatedPod, registry: Arc<str>, spec: SpecVersion) {
         let GatedPod {
             registration,
             pod,
@@ -112,7 +134,7 @@ impl ReadinessGates {
             return;
         };
         if is_registered {
-            waiting.registered.insert(registration, generation);
+            waiting.registered.insert(registration, (registry, spec));
         } else {
             waiting.registered.remove(&registration);
         }
@@ -129,6 +151,14 @@ impl ReadinessGates {
         if has_changed {
             self.undecided.extend(self.pods.keys().cloned());
         }
+    }
+
+    /// The worker of `registry` was stopped: what it reported does not hold for another etcd.
+    pub fn forget(&mut self, registry: &Arc<str>) {
+        for waiting in self.pods.values_mut() {
+            waiting.registered.retain(|_, (of, _)| of != registry);
+        }
+        self.set_leads(registry.clone(), false);
     }
 
     /// All Kubernetes caches are complete.
@@ -162,32 +192,36 @@ impl ReadinessGates {
         if let Some(due) = waiting.due.take() {
             self.due.remove(&(due, pod.clone()));
         }
-        if waiting.is_open || !self.is_complete {
-            return None;
-        }
         let leads = match &registering[..] {
             [] => !self.led.is_empty(),
             some => some.iter().any(|one| self.led.contains(&one.registry)),
         };
         let delay = if leads { Duration::ZERO } else { STANDBY_DELAY };
-        let is_missing = |one: &Registering| waiting.registered.get(&one.registration) != Some(&one.generation);
+        let is_selected = !registering.is_empty();
+        let is_missing = |one: &Registering| {
+            let confirmed = waiting.registered.get(&one.registration);
+            !confirmed.is_some_and(|(registry, spec)| (registry, spec) == (&one.registry, &one.spec))
+        };
         let missing: Vec<Registering> = registering.into_iter().filter(is_missing).collect();
-        let due = if missing.is_empty() {
+        let is_done = self.is_complete && missing.is_empty();
+        let due = if let Some(opened) = waiting.opened {
+            opened + RETRY
+        } else if is_done {
             *waiting.complete_since.get_or_insert(now) + delay
         } else {
             waiting.complete_since = None;
             waiting.since + self.max_wait + delay
         };
-        if due > now {
-            waiting.due = Some(due);
-            self.due.insert((due, pod.clone()));
-            return None;
-        }
-        waiting.is_open = true;
-        Some(match missing.is_empty() {
-            true => Opening::Registered,
-            false => Opening::WaitedTooLong(missing),
-        })
+        let opening = (due <= now).then(|| match waiting.opened.replace(now) {
+            Some(_) => Opening::Again,
+            None if !is_done => Opening::WaitedTooLong(missing),
+            None if is_selected => Opening::Registered,
+            None => Opening::NotSelected,
+        });
+        let due = if opening.is_some() { now + RETRY } else { due };
+        waiting.due = Some(due);
+        self.due.insert((due, pod.clone()));
+        opening
     }
 }
 

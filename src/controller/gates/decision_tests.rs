@@ -21,7 +21,21 @@ fn registering(registration: RegistrationRef, registry: &str, generation: i64) -
     Registering {
         registration,
         registry: registry.into(),
+        spec: spec(generation),
+    }
+}
+
+fn spec(generation: i64) -> SpecVersion {
+    SpecVersion {
+        uid: "r1".into(),
         generation,
+    }
+}
+
+impl ReadinessGates {
+    /// Whether all records of the pod are in `default`, by the spec of this generation.
+    fn report(&mut self, gated: GatedPod, generation: i64) {
+        self.set_registered(gated, "default".into(), spec(generation));
     }
 }
 
@@ -52,33 +66,33 @@ fn leader() -> (ReadinessGates, Instant) {
 fn the_leader_opens_a_gate_when_all_records_are_there() {
     let (mut gates, start) = leader();
     assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
-    gates.set_registered(gated("p", true), 1);
+    gates.report(gated("p", true), 1);
     assert_eq!(gates.next_undecided(start), Some(pod("p")));
     assert_eq!(gates.decide(&pod("p"), by_orders(1), start), Some(Opening::Registered));
-    gates.set_registered(gated("p", true), 1);
+    gates.report(gated("p", true), 1);
     assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None, "it opens once");
 }
 
 #[test]
 fn a_pod_that_no_registration_registers_is_not_held_up() {
     let (mut gates, start) = leader();
-    assert_eq!(gates.decide(&pod("p"), Vec::new(), start), Some(Opening::Registered));
+    assert_eq!(gates.decide(&pod("p"), Vec::new(), start), Some(Opening::NotSelected));
 }
 
 #[test]
 fn records_by_a_former_spec_open_no_gate() {
     let (mut gates, start) = leader();
-    gates.set_registered(gated("p", true), 1);
+    gates.report(gated("p", true), 1);
     assert_eq!(gates.decide(&pod("p"), by_orders(2), start), None);
-    gates.set_registered(gated("p", true), 2);
+    gates.report(gated("p", true), 2);
     assert_eq!(gates.decide(&pod("p"), by_orders(2), start), Some(Opening::Registered));
 }
 
 #[test]
 fn records_that_are_lost_again_open_no_gate() {
     let (mut gates, start) = leader();
-    gates.set_registered(gated("p", true), 1);
-    gates.set_registered(gated("p", false), 1);
+    gates.report(gated("p", true), 1);
+    gates.report(gated("p", false), 1);
     assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
 }
 
@@ -90,13 +104,13 @@ fn a_gate_waits_for_every_registry() {
         ..orders()
     };
     let both = || vec![by_orders(1).remove(0), registering(other.clone(), "edge", 1)];
-    gates.set_registered(gated("p", true), 1);
+    gates.report(gated("p", true), 1);
     assert_eq!(gates.decide(&pod("p"), both(), start), None);
     let there = GatedPod {
         registration: other.clone(),
         ..gated("p", true)
     };
-    gates.set_registered(there, 1);
+    gates.set_registered(there, "edge".into(), spec(1));
     assert_eq!(gates.decide(&pod("p"), both(), start), Some(Opening::Registered));
 }
 
@@ -110,14 +124,13 @@ fn a_gate_opens_after_the_maximum_wait_and_names_what_is_missing() {
         gates.decide(&pod("p"), by_orders(1), start + MAX_WAIT),
         Some(Opening::WaitedTooLong(by_orders(1)))
     );
-    assert_eq!(gates.wake_at(), None);
 }
 
 #[test]
 fn a_standby_replica_opens_a_gate_later_than_the_leader() {
     let (mut gates, start) = leader();
     gates.set_leads("default".into(), false);
-    gates.set_registered(gated("p", true), 1);
+    gates.report(gated("p", true), 1);
     assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
     let due = start + STANDBY_DELAY;
     assert_eq!(gates.next_undecided(start), Some(pod("p")));
@@ -136,7 +149,7 @@ fn a_new_leader_decides_again_about_all_pods() {
     let (mut gates, start) = leader();
     gates.set_leads("default".into(), false);
     assert_eq!(gates.next_undecided(start), Some(pod("p")));
-    gates.set_registered(gated("p", true), 1);
+    gates.report(gated("p", true), 1);
     assert_eq!(gates.next_undecided(start), Some(pod("p")));
     assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
     gates.set_leads("default".into(), true);
@@ -145,7 +158,7 @@ fn a_new_leader_decides_again_about_all_pods() {
 }
 
 #[test]
-fn nothing_is_decided_before_the_caches_are_complete() {
+fn no_gate_opens_early_before_the_caches_are_complete() {
     let (mut gates, start) = (ReadinessGates::new(MAX_WAIT), Instant::now());
     gates.set_leads("default".into(), true);
     gates.apply(GateChange::Waits(pod("p")), start);
@@ -153,7 +166,7 @@ fn nothing_is_decided_before_the_caches_are_complete() {
     assert_eq!(gates.decide(&pod("p"), Vec::new(), start), None);
     gates.kubernetes_is_complete();
     assert_eq!(gates.next_undecided(start), Some(pod("p")));
-    assert_eq!(gates.decide(&pod("p"), Vec::new(), start), Some(Opening::Registered));
+    assert_eq!(gates.decide(&pod("p"), Vec::new(), start), Some(Opening::NotSelected));
 }
 
 #[test]
@@ -168,7 +181,7 @@ fn a_pod_that_is_gone_or_replaced_leaves_nothing_behind() {
         ..pod("p")
     };
     gates.apply(GateChange::Waits(next.clone()), start);
-    gates.set_registered(gated("p", true), 1);
+    gates.report(gated("p", true), 1);
     assert_eq!(gates.decide(&next, by_orders(1), start), None);
 }
 
@@ -180,4 +193,38 @@ fn an_edited_registration_has_the_waiting_pods_of_its_namespace_decided_again() 
     assert_eq!(gates.next_undecided(start), Some(pod("p")));
     gates.apply(GateChange::Registrations("bank".into()), start);
     assert_eq!(gates.next_undecided(start), None);
+}
+
+#[test]
+fn a_gate_opens_after_the_maximum_wait_though_the_caches_are_not_complete() {
+    let (mut gates, start) = (ReadinessGates::new(MAX_WAIT), Instant::now());
+    gates.apply(GateChange::Waits(pod("p")), start);
+    assert_eq!(gates.decide(&pod("p"), Vec::new(), start), None);
+    let due = start + MAX_WAIT + STANDBY_DELAY;
+    assert_eq!(gates.wake_at(), Some(due));
+    assert_eq!(
+        gates.decide(&pod("p"), Vec::new(), due),
+        Some(Opening::WaitedTooLong(Vec::new()))
+    );
+}
+
+#[test]
+fn what_was_said_of_another_registration_or_another_etcd_opens_no_gate() {
+    let (mut gates, start) = leader();
+    gates.report(gated("p", true), 1);
+    let mut created_again = by_orders(1);
+    created_again[0].spec.uid = "r2".into();
+    assert_eq!(gates.decide(&pod("p"), created_again, start), None);
+    let moved = vec![registering(orders(), "edge", 1)];
+    assert_eq!(gates.decide(&pod("p"), moved, start), None);
+    gates.forget(&"default".into());
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), None);
+}
+
+#[test]
+fn a_pod_that_is_selected_anew_keeps_its_place_in_time() {
+    let (mut gates, start) = leader();
+    gates.report(gated("p", true), 1);
+    gates.apply(GateChange::Waits(pod("p")), start + MAX_WAIT);
+    assert_eq!(gates.decide(&pod("p"), by_orders(1), start), Some(Opening::Registered));
 }

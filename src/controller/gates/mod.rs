@@ -15,26 +15,35 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
+pub use self::decision::SpecVersion;
 use self::decision::{Opening, ReadinessGates, Registering};
 use super::admission::Entry;
 use super::cache::{Cache, SharedCache};
 use crate::index::{GateChange, READINESS_GATE};
 use crate::kube::{About, Events, GateStatus, Notice, StatusUpdate, WritePolicy};
-use crate::model::{PodRef, listed};
+use crate::model::{PodRef, RegistrationRef, listed};
 use crate::plan::GatedPod;
 
 /// Maximum number of registrations that an Event names.
 const NAMED: usize = 3;
+
+/// Maximum number of pods that are decided about while the cache is locked.
+const BATCH: usize = 256;
+
+const NOT_OPENED: &str = "The operator has opened the readiness gate leasehold.dev/registered, and the pod still waits for it: \
+                          check that the operator may patch pods/status, as the role of the Helm chart with rollouts.enabled does";
 
 /// What the decisions about readiness gates depend on.
 #[derive(Debug)]
 pub enum GateEvent {
     /// A pod waits or waits no longer, or registrations have changed.
     Changed(GateChange),
-    /// Whether all records of a pod are in etcd, by the spec of this generation.
-    Registered(GatedPod, i64),
+    /// Whether all records of a pod are in the etcd of a Registry, by this spec.
+    Registered(GatedPod, Arc<str>, SpecVersion),
     /// Whether this replica leads a Registry and has caught up with its predecessors.
     Leads(Arc<str>, bool),
+    /// The worker of a Registry was stopped.
+    Stopped(Arc<str>),
     /// All Kubernetes caches are complete.
     KubernetesIsComplete,
 }
@@ -100,18 +109,25 @@ impl GateOpener {
                 }
                 gates.apply(change, now);
             }
-            GateEvent::Registered(gated, generation) => gates.set_registered(gated, generation),
+            GateEvent::Registered(gated, registry, spec) => gates.set_registered(gated, registry, spec),
+            GateEvent::Stopped(registry) => gates.forget(&registry),
             GateEvent::Leads(registry, leads) => gates.set_leads(registry, leads),
             GateEvent::KubernetesIsComplete => gates.kubernetes_is_complete(),
         }
     }
 
     fn decide(&self, gates: &mut ReadinessGates, now: Instant) {
-        let cache = self.cache.read();
-        while let Some(pod) = gates.next_undecided(now) {
-            let registering = registering(&cache, &pod);
-            if let Some(opening) = gates.decide(&pod, registering, now) {
-                self.open(&pod, &opening);
+        while let Some(first) = gates.next_undecided(now) {
+            let cache = self.cache.read();
+            let mut next = Some(first);
+            for _ in 0..BATCH {
+                let Some(pod) = next.or_else(|| gates.next_undecided(now)) else {
+                    return;
+                };
+                next = None;
+                if let Some(opening) = gates.decide(&pod, registering(&cache, &pod), now) {
+                    self.open(&pod, &opening);
+                }
             }
         }
     }
@@ -119,10 +135,20 @@ impl GateOpener {
     fn open(&self, pod: &PodRef, opening: &Opening) {
         let (reason, message) = match opening {
             Opening::Registered => ("Registered", "All records of the pod are registered.".to_owned()),
+            Opening::NotSelected => ("NotSelected", "No registration selects the pod.".to_owned()),
             Opening::WaitedTooLong(missing) => {
                 let message = self.too_long(missing);
                 self.publish(pod, "RegistrationDelayed", &message);
                 ("WaitedTooLong", message)
+            }
+            Opening::Again => {
+                self.publish(pod, "ReadinessGateNotOpened", NOT_OPENED);
+                // The status writer forgets what it has written, in case that another client has replaced it.
+                let _ = self.pods.send(StatusUpdate::Gone(pod.clone()));
+                (
+                    "OpenedAgain",
+                    "The operator has opened the readiness gate again.".to_owned(),
+                )
             }
         };
         tracing::debug!(pod = %pod.name, namespace = %pod.namespace, reason, "opening the readiness gate");
@@ -140,6 +166,13 @@ impl GateOpener {
     }
 
     fn too_long(&self, missing: &[Registering]) -> String {
+        let within = format!("within {} s", self.max_wait.unwrap_or_default().as_secs());
+        if missing.is_empty() {
+            return format!(
+                "The operator has not received complete lists from the API server {within}, and the pod becomes ready \
+                 although its records may be missing: see the log of the operator"
+            );
+        }
         let names = missing.iter().map(|one| {
             let Registering {
                 registration, registry, ..
@@ -147,9 +180,8 @@ impl GateOpener {
             format!("{} (Registry \"{registry}\")", registration.name)
         });
         format!(
-            "The records of this pod were not all registered within {} s, and the pod becomes ready without them: see the \
-             conditions of ServiceRegistration {}",
-            self.max_wait.unwrap_or_default().as_secs(),
+            "The operator could not confirm {within} that all records of this pod are registered, and the pod becomes ready \
+             without that: see the conditions of ServiceRegistration {}",
             listed(names, NAMED, "and")
         )
     }
@@ -185,11 +217,21 @@ fn registering(cache: &Cache, pod: &PodRef) -> Vec<Registering> {
     let all = cache.index.registering(&pod.namespace, &pod.name).into_iter();
     let in_force = all.filter_map(|registration| {
         let compiled = cache.entries.get(&registration).and_then(Entry::in_force)?;
+        let spec = spec_version(cache, &registration)?;
         Some(Registering {
             registry: compiled.registration.registry.clone(),
-            generation: cache.index.registration(&registration)?.generation,
             registration,
+            spec,
         })
     });
     in_force.collect()
+}
+
+/// Returns the spec by which the index selects pods for `registration`.
+pub fn spec_version(cache: &Cache, registration: &RegistrationRef) -> Option<SpecVersion> {
+    let known = cache.index.registration(registration)?;
+    Some(SpecVersion {
+        uid: known.uid.clone(),
+        generation: known.generation,
+    })
 }

@@ -18,10 +18,9 @@ use crate::api::{
 };
 use crate::controller::cache::Cache;
 use crate::controller::debouncer::Debouncer;
-use crate::controller::gates::GateEvent;
+use crate::controller::gates::{GateEvent, spec_version};
 use crate::controller::source::Obstacle;
 use crate::etcd::Leadership;
-use crate::index::Registration;
 use crate::kube::{Amendment, StatusUpdate, WritePolicy};
 use crate::model::RegistrationRef;
 use crate::plan::{self, EndpointKind, Holding, Readiness, status_of};
@@ -302,8 +301,9 @@ impl RegistryWorker {
     pub(super) fn report_gated(&mut self, cache: &Cache) {
         // The task that takes these in ends only with the process.
         for gated in self.planner.take_gated() {
-            if let Some(Registration { generation, .. }) = cache.index.registration(&gated.registration) {
-                let _ = self.context.gates.send(GateEvent::Registered(gated, *generation));
+            if let Some(spec) = spec_version(cache, &gated.registration) {
+                let registered = GateEvent::Registered(gated, self.name.clone(), spec);
+                let _ = self.context.gates.send(registered);
             }
         }
         let leads = self.leads() && self.catching_up.is_none();

@@ -269,8 +269,8 @@ impl RegistryWorker {
                 // Every observed change has been handled, or waits for the end of a request in flight.
                 let waits = self.writing.is_granting() || self.planner.waits_for_lease();
                 self.writing.heard = self.writing.heard.filter(|_| waits);
-                // No later write would show that etcd accepts writes again: the mirror has shown that etcd carried out
-                // the last one, although it did not answer.
+                // Nothing is left to write: etcd carried out the last write although it did not answer, or the write is
+                // not wanted any more. No later write would show that writes succeed again.
                 let is_done = self.planner.queued() == 0 && self.writing.in_flight == 0;
                 if is_done && !self.writing.full {
                     self.writing.failing = None;

@@ -47,9 +47,20 @@ fn a_gated_pod_is_registered_and_its_view_names_it_until_the_gate_is_open() {
     let mut index = index();
     apply(&mut index, &gated("a", false));
     assert_eq!(gate(&index), Ok(Some("u1".into())));
-    assert_eq!(index.take_gate_changes(), [GateChange::Waits(pod_ref())]);
+    let waits = GateChange::Waits(pod_ref());
+    assert_eq!(
+        index.take_gate_changes(),
+        [waits.clone(), waits.clone()],
+        "it is new, and it is selected"
+    );
     apply(&mut index, &gated("a", false));
     assert_eq!(index.take_gate_changes(), []);
+    let mut relabelled = gated("a", false);
+    relabelled.labels.insert("tier".to_owned(), "gold".to_owned());
+    index.apply_pod(&relabelled);
+    assert_eq!(index.take_gate_changes(), [waits], "other registrations may select it");
+    index.apply_pod(&gated("a", false));
+    index.take_gate_changes();
     assert_eq!(index.apply_pod(&gated("a", true)), PodChange::Facts);
     assert_eq!(gate(&index), Ok(None));
     assert_eq!(index.take_gate_changes(), [GateChange::WaitsNoLonger(pod_ref())]);
@@ -67,7 +78,11 @@ fn another_pod_of_the_same_name_waits_by_itself() {
         is_open: false,
     });
     index.take_gate_changes();
-    index.apply_pod(&other);
+    assert_eq!(
+        index.apply_pod(&other),
+        PodChange::Facts,
+        "its records are to be reported"
+    );
     let next = PodRef {
         uid: "u2".into(),
         ..pod_ref()
@@ -140,10 +155,22 @@ fn a_gated_pod_on_a_lost_node_is_not_registered() {
     assert_eq!(gate(&index), Err(lost.clone()));
     assert_eq!(index.apply_node(node(true)), [mark.clone()]);
     assert!(gate(&index).is_ok());
-    assert_eq!(index.delete_node("n1"), [mark]);
+    // The kubelet died before it reported that the open gate made the pod ready.
+    apply(&mut index, &gated("a", true));
+    assert_eq!(index.apply_node(node(false)), [mark.clone()]);
     assert_eq!(gate(&index), Err(lost));
+    assert_eq!(index.apply_node(node(true)), [mark]);
     // A pod that the kubelet has reported as ready depends on no node: the node controller changes its condition.
     apply(&mut index, &pod("a"));
     assert!(gate(&index).is_ok());
-    assert_eq!(index.apply_node(node(true)), []);
+    assert_eq!(index.apply_node(node(false)), []);
+}
+
+#[test]
+fn where_no_gates_are_opened_a_gated_pod_is_not_ready() {
+    let mut index = index();
+    index.ignore_gates();
+    apply(&mut index, &gated("a", false));
+    assert_eq!(gate(&index), Err(PodView::Unready { why: Why::NotReady }));
+    assert!(!index.take_gate_changes().is_empty(), "an Event says so");
 }

@@ -253,7 +253,7 @@ fn a_registration_that_is_gone_leaves_nothing_to_be_tried_again() {
 #[test]
 fn a_registration_that_gets_the_key_of_a_rejected_record_set_writes_its_own() {
     let mut rig = Rig::with_bad();
-    // The registration `bad` is older for this test: it has the key until the other one claims the prefix earlier.
+    // The registration `bad` has the key until the other one is found to have claimed the prefix earlier.
     let since = |at| [(crate::model::Prefix::below("/s/"), crate::plan::Since::Created(at))].into();
     rig.planner.set_since(&reference("bad"), since(1));
     rig.planner.set_since(&reference("orders"), since(2));

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     manifests::{API, NAMESPACE, PORTS, app, bare_pod, new_pod, registration, registration_name},
     plan::{APPS, Action, Actions, BARE_PODS},
-    record::Pod,
+    record::{Gate, Pod},
     rng::index,
     scene::Scene,
     stranger::Stranger,
@@ -87,7 +87,9 @@ impl Workload<'_> {
     /// One that runs, rather one that is not ready: or else ever fewer would be.
     fn some_pod(&self, pick: u64) -> Option<(String, Pod)> {
         let pods = self.scene.recorder.pods();
-        let running = pods.into_iter().filter(|(_, pod)| pod.address.is_some());
+        // No kubelet makes a pod ready whose gate is closed.
+        let is_free = |pod: &Pod| pod.address.is_some() && pod.gate != Some(Gate::Closed);
+        let running = pods.into_iter().filter(|(_, pod)| is_free(pod));
         let mut pods: Vec<_> = running.collect();
         let unready = pods.iter().filter(|(_, pod)| !pod.ready).count();
         if unready * 3 > pods.len() {
@@ -157,6 +159,9 @@ impl Workload<'_> {
             namespace.apply(new_pod(slot).manifest()).await?;
             return Ok(taken);
         };
+        if pod.gate == Some(Gate::Closed) {
+            return Ok(self.stranger.take(self.scene, key).await);
+        }
         if pod.ready {
             namespace.set_ready(&name, false).await?;
             sleep(Duration::from_millis(150)).await;
