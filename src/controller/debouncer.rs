@@ -36,7 +36,10 @@ impl<N: Clone + Eq + Hash + Ord> Debouncer<N> {
             return;
         }
         let settled = now + self.settle;
-        let due = self.earliest.get(&name).map_or(settled, |earliest| settled.max(*earliest));
+        let due = self
+            .earliest
+            .get(&name)
+            .map_or(settled, |earliest| settled.max(*earliest));
         self.scheduled.insert(name.clone(), due);
         self.due.insert((due, name));
     }

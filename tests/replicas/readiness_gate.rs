@@ -4,9 +4,7 @@ use serde_json::{Value, json};
 use testbed::{EtcdCluster, EtcdVersion, Namespace, NewPod, Operator, Result, until};
 
 use crate::Turn;
-use crate::support::{
-    API, SOON, allow_pod_status, operator, operator_with_gates, plain_prefix, pod, registration, wait_keys,
-};
+use crate::support::{API, SOON, operator, operator_with_gates, plain_prefix, pod, registration, wait_keys};
 
 const GATE: &str = "leasehold.dev/registered";
 
@@ -100,7 +98,7 @@ async fn a_gated_pod_becomes_ready_when_its_records_are_in_etcd() -> Result<()> 
 async fn a_gate_stays_closed_while_etcd_is_away_and_opens_after_the_maximum_wait_with_an_event() -> Result<()> {
     let turn = Turn::take("gate", 1, 15).await?;
     let (bed, etcd, namespace) = (turn.bed, &turn.etcd, &turn.namespace);
-    allow_pod_status(bed).await?;
+    bed.allow_pod_status().await?;
     let mut config = testbed::OperatorConfig::new("patient", env!("CARGO_BIN_EXE_leasehold"));
     config.args = vec!["--readiness-gate-max-wait=8".into()];
     let operator = Operator::start(bed, config)?;

@@ -22,30 +22,10 @@ pub fn operator(bed: &Bed, name: &str) -> Operator {
 
 /// Starts an operator that serves the readiness gate `leasehold.dev/registered`. It has only begun.
 pub async fn operator_with_gates(bed: &Bed, name: &str) -> testbed::Result<Operator> {
-    allow_pod_status(bed).await?;
+    bed.allow_pod_status().await?;
     let mut config = OperatorConfig::new(name, env!("CARGO_BIN_EXE_leasehold"));
     config.args = ["--readiness-gate-max-wait", "60"].map(Into::into).to_vec();
     Operator::start(bed, config)
-}
-
-/// Gives the operator's account the right to set conditions of pods, which the chart gives only where gates are served.
-pub async fn allow_pod_status(bed: &Bed) -> testbed::Result<()> {
-    let name = "testbed-readiness-gates";
-    let role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": name},
-        "rules": [{"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]}],
-    });
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": name},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-        "subjects": [{"kind": "ServiceAccount", "name": "leasehold", "namespace": "leasehold"}],
-    });
-    bed.objects().apply(role).await?;
-    bed.objects().apply(binding).await.map(drop)
 }
 
 /// A registration of `spec` merged into: pods labelled `app: NAME`, their container port `grpc`, as Plain text.

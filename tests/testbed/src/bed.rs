@@ -150,6 +150,11 @@ impl Bed {
         Objects::new(self.client(), "default")
     }
 
+    /// Gives the operator's account the right to open readiness gates, as `rollouts.enabled` of the chart does.
+    pub async fn allow_pod_status(&self) -> Result<()> {
+        self.operator.allow_pod_status(self).await
+    }
+
     /// Applies every definition in the workspace's folder `crds` and waits until the API server serves them. The operator
     /// gets its account with it, and any right back that a test has taken away.
     pub async fn apply_crds(&self) -> Result<()> {

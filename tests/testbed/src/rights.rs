@@ -60,6 +60,30 @@ impl Identity {
         wait_known(&client_by(kubeconfig).await?, &rights).await
     }
 
+    /// Gives the account the right to patch the status of pods.
+    pub async fn allow_pod_status(&self, bed: &Bed) -> Result<()> {
+        let name = "leasehold-readiness-gates";
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": name},
+            "rules": [{"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]}],
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": NAME}],
+        });
+        bed.objects().apply(role).await?;
+        bed.objects().apply(binding).await?;
+        let right = json!({
+            "verb": "patch", "group": "", "resource": "pods", "subresource": "status", "name": "", "namespace": "",
+        });
+        wait_known(&client_by(self.kubeconfig()?).await?, &[right]).await
+    }
+
     /// A kubeconfig of the account.
     pub fn kubeconfig(&self) -> Result<&Path> {
         self.established().map(|(_, path)| path.as_path())

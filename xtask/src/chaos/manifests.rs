@@ -12,6 +12,20 @@ pub const API: &str = "leasehold.dev/v1alpha1";
 /// The ports of every pod.
 pub const PORTS: [(&str, u16); 2] = [("grpc", 8080), ("http", 8081)];
 
+/// The operator's readiness gate.
+pub const GATE: &str = "leasehold.dev/registered";
+
+/// Whether the pods of an app have the readiness gate. Of the bare pods, some change the app.
+fn is_gated(app: usize) -> bool {
+    app % 2 == 1
+}
+
+/// What gives the pods of a Deployment the readiness gate, if those of this app have it.
+pub fn deployment_gate(number: usize) -> Option<Value> {
+    let gates = json!([{"conditionType": GATE}]);
+    is_gated(number).then(|| json!({"spec": {"template": {"spec": {"readinessGates": gates}}}}))
+}
+
 /// A port that no container declares.
 const ADMIN: u16 = 9090;
 
@@ -60,7 +74,10 @@ pub fn bare_pod(slot: usize) -> String {
 
 /// A bare pod, of the app that its number falls to.
 pub fn new_pod(slot: usize) -> NewPod {
-    let pod = NewPod::new(&bare_pod(slot)).label("app", &app(slot % APPS));
+    let mut pod = NewPod::new(&bare_pod(slot)).label("app", &app(slot % APPS));
+    if is_gated(slot) {
+        pod = pod.with(&json!({"spec": {"readinessGates": [{"conditionType": GATE}]}}));
+    }
     PORTS.iter().fold(pod, |pod, (name, number)| pod.port(name, *number))
 }
 

@@ -30,6 +30,11 @@ use std::{
 };
 
 use futures::future::join_all;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
 use testbed::EtcdVersion;
 use tokio::{sync::Mutex, time::sleep};
 
@@ -114,6 +119,7 @@ fn terms() -> Terms {
         yielding: Duration::from_secs(30),
         session: Duration::from_secs(3),
         ttl: Duration::from_secs(15),
+        gate_wait: Duration::from_secs(20),
     }
 }
 
@@ -150,6 +156,11 @@ async fn begin(scene: &Scene, seed: u64) -> Result<()> {
             .namespace
             .create_deployment(&name, &labels, 3, &manifests::PORTS)
             .await?;
+        if let Some(gate) = manifests::deployment_gate(number) {
+            let deployments = Api::<Deployment>::namespaced(scene.bed.client(), manifests::NAMESPACE);
+            let change = Patch::Merge(gate);
+            deployments.patch(&name, &PatchParams::default(), &change).await?;
+        }
         scene.namespace.apply(manifests::service(number)).await?;
     }
     for slot in 0..plan::REGISTRATIONS {

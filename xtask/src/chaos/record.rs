@@ -70,14 +70,27 @@ pub enum Sight {
 pub struct Pod {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Whether it is ready, and neither terminating nor ended.
+    /// Whether it is ready, or only its readiness gate keeps it from that, and neither terminating nor ended.
     pub ready: bool,
+    /// Its readiness gate, if it declares one.
+    pub gate: Option<Gate>,
     /// Its IPv4 address.
     pub address: Option<String>,
     /// Its node.
     pub node: Option<String>,
     /// Its containers' named ports.
     pub ports: BTreeMap<String, u16>,
+}
+
+/// The state of a pod's readiness gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// The pod waits for it.
+    Closed,
+    /// The operator has opened it, because the pod is registered.
+    Registered,
+    /// The operator has opened it, because the pod had waited for too long.
+    WaitedTooLong,
 }
 
 /// Something that was broken for a while.

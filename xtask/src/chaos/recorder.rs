@@ -16,8 +16,8 @@ use kube::{
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
-    manifests::NAMESPACE,
-    record::{Moment, Pod, Sight, Sighting, Span},
+    manifests::{GATE, NAMESPACE},
+    record::{Gate, Moment, Pod, Sight, Sighting, Span},
     wanted::Registration,
 };
 
@@ -164,12 +164,23 @@ async fn follow<K: ResourceExt>(
 fn read_pod(pod: &v1::Pod) -> Pod {
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
-    let ready = conditions
-        .iter()
-        .any(|one| one.type_ == "Ready" && one.status == "True");
+    let find = |kind: &str| conditions.iter().find(|one| one.type_ == kind);
+    let is_true = |kind: &str| find(kind).is_some_and(|one| one.status == "True");
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let addresses = status.pod_ips.unwrap_or_default().into_iter().map(|one| one.ip);
     let spec = pod.spec.clone().unwrap_or_default();
+    let gates = spec.readiness_gates.unwrap_or_default();
+    let gate = gates
+        .iter()
+        .find(|gate| gate.condition_type == GATE)
+        .map(|_| match find(GATE) {
+            Some(open) if open.status == "True" && open.reason.as_deref() == Some("Registered") => Gate::Registered,
+            Some(open) if open.status == "True" => Gate::WaitedTooLong,
+            _ => Gate::Closed,
+        });
+    // The kubelet makes a pod ready a moment after its gate has opened.
+    let waits = find("Ready").is_some_and(|one| one.reason.as_deref() == Some("ReadinessGatesNotReady"));
+    let gated = gate.is_some_and(|gate| gate == Gate::Closed || waits) && is_true("ContainersReady");
     let ports = spec
         .containers
         .into_iter()
@@ -177,7 +188,8 @@ fn read_pod(pod: &v1::Pod) -> Pod {
     let ports = ports.filter_map(|port| Some((port.name?, u16::try_from(port.container_port).ok()?)));
     Pod {
         labels: pod.metadata.labels.clone().unwrap_or_default(),
-        ready: ready && !ended && pod.metadata.deletion_timestamp.is_none(),
+        ready: (is_true("Ready") || gated) && !ended && pod.metadata.deletion_timestamp.is_none(),
+        gate,
         address: addresses.chain(status.pod_ip).find(|address| address.contains('.')),
         node: spec.node_name,
         ports: ports.collect(),

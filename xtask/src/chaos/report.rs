@@ -10,7 +10,7 @@ use std::{
 use super::{
     checker::{Latencies, Sample, Verdict, Violation, percentile},
     holders::is_data,
-    record::{FaultKind, Moment, Record, Span},
+    record::{FaultKind, Gate, Moment, Record, Sight, Span},
     scene::Tally,
     wishes::Wishes,
 };
@@ -52,6 +52,21 @@ pub fn table(record: &Record, verdict: &Verdict, actions: &BTreeMap<&'static str
     let Latencies { to_key, to_gone } = &verdict.latencies;
     row("ready to key, ms: p50 p99 max (of)", &quantiles(to_key));
     row("unready to gone, ms: p50 p99 max (of)", &quantiles(to_gone));
+    let opened = |gate| {
+        let sights = record.kubernetes.iter().filter_map(|sighting| match &sighting.sight {
+            Sight::Pod(name, Some(pod)) if pod.gate == Some(gate) => Some(name),
+            _ => None,
+        });
+        sights.collect::<BTreeSet<_>>().len()
+    };
+    row(
+        "pods whose gate opened when they were registered",
+        &opened(Gate::Registered),
+    );
+    row(
+        "pods whose gate opened after the maximum wait",
+        &opened(Gate::WaitedTooLong),
+    );
     row("violations", &verdict.violations.len());
     text
 }

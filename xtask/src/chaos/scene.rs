@@ -86,6 +86,7 @@ impl Scene {
         let own = bed.folder().path().join("leasehold");
         std::fs::copy(&binary, &own).map_err(doing(format!("copy {}", binary.display())))?;
         bed.apply_crds().await?;
+        bed.allow_pod_status().await?;
         let epoch = Instant::now();
         let history = History::watch(bed.registry(), "", 0).await?;
         let ttl = u32::try_from(config.terms.ttl.as_secs()).expect("it fits");
@@ -107,6 +108,8 @@ impl Scene {
             operator.session_ttl = u32::try_from(config.terms.session.as_secs()).ok();
             let state = bed.folder().path().join(format!("state-{i}"));
             operator.args = vec!["--state-dir".into(), state.into()];
+            let wait = format!("--readiness-gate-max-wait={}", config.terms.gate_wait.as_secs());
+            operator.args.push(wait.into());
             Operator::start(&bed, operator)
         };
         let operators = (0..config.operators).map(start).collect::<Result<Vec<_>, _>>()?;

@@ -224,6 +224,7 @@ pub mod tests {
         Pod {
             labels: BTreeMap::from([("app".to_owned(), "orders".to_owned())]),
             ready,
+            gate: None,
             address: Some("10.0.0.7".to_owned()),
             node: Some("n1".to_owned()),
             ports: BTreeMap::from([("grpc".to_owned(), 8080)]),

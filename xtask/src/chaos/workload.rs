@@ -140,6 +140,7 @@ impl Workload<'_> {
                 let pod = Pod {
                     labels: one.labels().clone(),
                     ready: true,
+                    gate: None,
                     address: Some(String::new()),
                     node: None,
                     ports: ports.into(),

@@ -5,6 +5,7 @@
 //! faults that were injected ([`Weather`]). Pure: no server, no clock.
 
 mod foreign;
+mod gates;
 mod latency;
 mod reasons;
 mod retained;
@@ -20,7 +21,7 @@ use testbed::Kind as What;
 use self::retained::Retained;
 use super::{
     holders::{self, Holder, Touch},
-    record::{Moment, Record, Span},
+    record::{Gate, Moment, Pod, Record, Span},
     wanted::canonical,
     weather::Weather,
     wishes::Wishes,
@@ -47,6 +48,8 @@ pub struct Terms {
     pub session: Duration,
     /// How long a lease lasts.
     pub ttl: Duration,
+    /// How long a readiness gate stays closed at most.
+    pub gate_wait: Duration,
 }
 
 /// What is wrong.
@@ -83,6 +86,8 @@ pub enum Kind {
     Unfenced,
     /// A stranger's key was changed.
     Foreign,
+    /// A readiness gate opened before the keys of its pod were there.
+    Gate,
     /// Something happened while nothing should.
     Noise,
     /// etcd does not come to what it should hold.
@@ -103,6 +108,7 @@ impl fmt::Display for Kind {
             Self::Unwanted => "unwanted write",
             Self::Unfenced => "unfenced write",
             Self::Foreign => "foreign key touched",
+            Self::Gate => "gate opened too early",
             Self::Noise => "noise",
             Self::Unconverged => "unconverged",
             Self::Death => "death",
@@ -167,6 +173,7 @@ pub fn check(record: &Record, terms: &Terms) -> Verdict {
     reasons::judge(&scene, &mut verdict);
     verdict.violations.extend(standing::violations(&scene));
     verdict.violations.extend(foreign::violations(&scene));
+    verdict.violations.extend(gates::violations(&scene));
     verdict.violations.extend(silence::violations(&scene));
     verdict.violations.sort_by_key(|violation| violation.at);
     verdict
@@ -199,6 +206,12 @@ pub fn differences(record: &Record) -> Vec<String> {
                 differences.push(format!("{key} is {held}, it should be {wanted}"));
             }
             _ => {}
+        }
+    }
+    for (name, state) in wishes.pod_states(now) {
+        let waits = |pod: &&Pod| pod.ready && pod.gate == Some(Gate::Closed);
+        if state.value.filter(waits).is_some() && state.span().to > record.end {
+            differences.push(format!("{name} waits for its readiness gate"));
         }
     }
     for (key, value) in held {

@@ -68,7 +68,7 @@ fn mismatch(wish: &Wish, holder: &Holder) -> Option<Kind> {
 }
 
 /// Who held a key in the course of a span; equal neighbours are one.
-fn held<'a>(scene: &'a Scene<'_>, key: &str, span: Span) -> Vec<(&'a Holder, Span)> {
+pub fn held<'a>(scene: &'a Scene<'_>, key: &str, span: Span) -> Vec<(&'a Holder, Span)> {
     let touches = scene.touches(key);
     let mut held: Vec<(&Holder, Span)> = Vec::new();
     let mut from = Moment::ZERO;

@@ -7,7 +7,7 @@ use testbed::{Event, Kind as What};
 
 use super::{Kind, Sample, Terms, check, differences};
 use crate::chaos::{
-    record::{Fault, FaultKind, Outcome, Part, Record, Sight, Sighting, Span, Strange},
+    record::{Fault, FaultKind, Gate, Outcome, Part, Pod, Record, Sight, Sighting, Span, Strange},
     wanted::tests::{pod, registration},
 };
 
@@ -27,6 +27,7 @@ fn terms() -> Terms {
         yielding: Duration::from_secs(30),
         session: Duration::from_secs(3),
         ttl: Duration::from_secs(15),
+        gate_wait: Duration::from_secs(20),
     }
 }
 
@@ -64,6 +65,15 @@ impl Story {
 
     fn ready(&mut self, at: f64, ready: bool) {
         self.sight(at, Sight::Pod("a".to_owned(), Some(pod(ready))));
+    }
+
+    /// The pod `a` has a readiness gate in this state.
+    fn gate(&mut self, at: f64, gate: Gate) {
+        let pod = Pod {
+            gate: Some(gate),
+            ..pod(true)
+        };
+        self.sight(at, Sight::Pod("a".to_owned(), Some(pod)));
     }
 
     fn sight(&mut self, at: f64, sight: Sight) {
@@ -465,4 +475,39 @@ fn keys_of_the_spec_before_are_ghosts_once_the_stranger_has_gone() {
     assert_eq!(differences(&before.record), Vec::<String>::new());
     before.record.etcd.retain(|(_, event)| event.key != "/x/a");
     assert_eq!(differences(&before.record).len(), 2);
+}
+
+#[test]
+fn a_gate_that_opens_before_the_key_is_there_is_found() {
+    let mut story = Story::new();
+    story.fault(FaultKind::QuorumLoss, 0.5, 9.0, true);
+    story.gate(1.0, Gate::Closed);
+    story.gate(3.0, Gate::Registered);
+    story.ours(9.5, VALUE);
+    assert_eq!(story.kinds(), [Kind::Gate]);
+}
+
+#[test]
+fn a_gate_that_opens_with_the_key_or_after_the_maximum_wait_is_right() {
+    let mut story = Story::new();
+    story.gate(1.0, Gate::Closed);
+    story.ours(1.1, VALUE);
+    story.gate(1.2, Gate::Registered);
+    assert_eq!(story.kinds(), []);
+    let mut story = Story::new();
+    story.fault(FaultKind::QuorumLoss, 0.5, 29.0, true);
+    story.gate(1.0, Gate::Closed);
+    story.gate(21.0, Gate::WaitedTooLong);
+    story.ours(29.5, VALUE);
+    assert_eq!(story.kinds(), []);
+}
+
+#[test]
+fn a_pod_that_waits_for_its_gate_is_not_at_rest() {
+    let mut story = Story::new();
+    story.gate(1.0, Gate::Closed);
+    story.ours(1.1, VALUE);
+    assert_eq!(differences(&story.record), ["a waits for its readiness gate"]);
+    story.gate(1.2, Gate::Registered);
+    assert_eq!(differences(&story.record), [""; 0]);
 }

@@ -1,0 +1,63 @@
+//! Readiness gates that open too early: while a key of the pod is not there.
+
+use super::{Kind, Scene, Violation, standing::held};
+use crate::chaos::{
+    holders::Holder,
+    record::{Gate, Moment, Pod, Span},
+    wishes::State,
+};
+
+pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
+    let ever = Span {
+        from: Moment::ZERO,
+        to: Moment::MAX,
+    };
+    let states: Vec<(&str, State<'_, Pod>)> = scene.wishes.pod_states(ever).collect();
+    let openings = states.windows(2).filter_map(|pair| {
+        let [(before_name, before), (name, after)] = pair else {
+            return None;
+        };
+        let (before, at) = (before.value?, after.span().from);
+        let after = after.value.filter(|_| before_name == name)?;
+        let opens = before.gate == Some(Gate::Closed) && after.gate == Some(Gate::Registered);
+        opens.then_some((*name, before, after, at))
+    });
+    openings.flat_map(|opening| of_opening(scene, opening)).collect()
+}
+
+/// What was missing when the gate of a pod opened.
+fn of_opening(scene: &Scene<'_>, (name, before, after, at): (&str, &Pod, &Pod, Moment)) -> Vec<Violation> {
+    // The news of etcd and of Kubernetes come in no order, and the operator may have seen a little older state.
+    let around = Span {
+        from: at.saturating_sub(scene.terms.reach),
+        to: at + scene.terms.lag,
+    };
+    let mut violations = Vec::new();
+    for states in scene.wishes.registration_states() {
+        let mut alive = states.into_iter().filter(|state| {
+            let span = state.span();
+            span.from <= around.to && span.to >= around.from
+        });
+        // Of a registration that changes just then, it is open which keys count.
+        let (Some(state), None) = (alive.next(), alive.next()) else {
+            continue;
+        };
+        let Some(registration) = state.value else { continue };
+        let keys = registration.keys(name, after);
+        if keys != registration.keys(name, before) {
+            continue;
+        }
+        for (key, value) in keys {
+            let is_it = |holder: &Holder| matches!(holder, Holder::Ours { value: held, .. } if *held == value);
+            if !held(scene, &key, around).iter().any(|(holder, _)| is_it(holder)) {
+                violations.push(Violation {
+                    kind: Kind::Gate,
+                    key: Some(key.clone()),
+                    at,
+                    why: format!("the readiness gate of {name} opened although the key was not {value}"),
+                });
+            }
+        }
+    }
+    violations
+}
