@@ -61,6 +61,8 @@ impl Kubelet {
             "metadata": {"name": "orders"},
             "spec": {
                 "replicas": pods,
+                // These pods have no readiness gate: nothing else keeps an old pod until its successor is registered.
+                "minReadySeconds": 1,
                 "selector": {"matchLabels": {"app": "orders"}},
                 "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
                 "template": {
