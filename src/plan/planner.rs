@@ -237,7 +237,7 @@ impl Planner {
     fn rank(&mut self, key: &Key) {
         let precedence = |claim: &Claim| self.registrations.precedence(key, claim);
         for claim in self.keys.sort_claims(key, precedence) {
-            self.registrations.mark_claim(&claim);
+            self.registrations.mark_claim(claim);
             // A losing claimant may have to remove the other keys of its unit.
             self.work.push(claim.work());
         }
@@ -248,7 +248,7 @@ impl Planner {
         let others = self.keys.unclaim(key, registration, pod);
         self.work.extend(others.first().map(Claim::work));
         for claim in others {
-            self.registrations.mark_claim(&claim);
+            self.registrations.mark_claim(claim);
         }
     }
 

@@ -109,7 +109,7 @@ impl GateOpener {
                 }
                 gates.apply(change, now);
             }
-            GateEvent::Registered(gated, registry, spec) => gates.set_registered(gated, registry, spec),
+            GateEvent::Registered(pod, registry, spec) => gates.set_registered(pod, registry, spec),
             GateEvent::Stopped(registry) => gates.forget(&registry),
             GateEvent::Leads(registry, leads) => gates.set_leads(registry, leads),
             GateEvent::KubernetesIsComplete => gates.kubernetes_is_complete(),
