@@ -33,6 +33,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         }),
         session_ttl: args.session_ttl,
         state_dir: args.state_dir,
+        service_annotations: args.service_annotations,
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,

@@ -6,6 +6,7 @@
 
 mod access;
 mod admission;
+mod annotations;
 mod cache;
 mod compile;
 mod credentials;
@@ -33,6 +34,7 @@ mod workers;
 mod write_limit;
 
 pub use access::{Unresolved, Wrong, resolve, sources};
+pub use annotations::{Problem, annotated_registration};
 pub use compile::Invalid;
 pub use failure::Failure;
 pub use preview::{Change, ClusterState, Outcome, Preview, Refusal, meet};
@@ -47,6 +49,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
+use self::annotations::AnnotatedServices;
 use self::cache::{Cache, SharedCache};
 use self::overlaps::PrefixOverlaps;
 use self::record_formats::Library;
@@ -75,6 +78,7 @@ pub struct Controller {
     overlaps: PrefixOverlaps,
     library: Library,
     services: Services,
+    annotations: AnnotatedServices,
     /// The content of the Secrets and ConfigMaps that Registries name, as far as it is known.
     sources: HashMap<Source, Content>,
     tenants: NamespaceCache,
@@ -102,6 +106,7 @@ impl Controller {
             overlaps: PrefixOverlaps::default(),
             library: Library::default(),
             services: Services::default(),
+            annotations: AnnotatedServices::default(),
             sources: HashMap::new(),
             tenants: NamespaceCache::default(),
             workers: Workers::new(context, shutdown),
@@ -115,11 +120,13 @@ impl Controller {
         }
     }
 
-    /// Handles `events` until `shutdown`. Returns an error if a worker fails.
+    /// Handles `events` until `shutdown`. `good`: the accesses that etcd accepted. `led`: the Registries that this replica
+    /// begins to lead. Returns an error if a worker fails.
     pub async fn run(
         mut self,
         mut events: mpsc::Receiver<WatchEvent>,
         mut good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
+        mut led: mpsc::UnboundedReceiver<Arc<str>>,
         shutdown: CancellationToken,
     ) -> Result<(), Failure> {
         loop {
@@ -128,6 +135,10 @@ impl Controller {
                 () = shutdown.cancelled() => break,
                 failure = self.workers.failure() => return Err(failure),
                 Some((registry, access)) = good.recv() => self.is_good(&registry, access),
+                Some(registry) = led.recv() => {
+                    let cache = self.cache.clone();
+                    self.keep_all_of(&cache.read(), &registry);
+                }
                 first = events.recv() => {
                     let Some(first) = first else { break };
                     let more = std::iter::from_fn(|| events.try_recv().ok());
@@ -303,6 +314,7 @@ impl Controller {
             );
             self.workers.context().health.set_caches_complete(true);
             self.workers.send_all(|| Command::KubernetesIsComplete);
+            self.keep_all(cache);
         }
     }
 }

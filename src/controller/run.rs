@@ -20,7 +20,7 @@ use super::state::{self, State, StateFolder};
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::Timeouts;
-use crate::kube::{Events, Reported, SharedCheckpoint, StatusUpdate, StatusWriter, WatchScope};
+use crate::kube::{Events, RegistrationWriter, Reported, SharedCheckpoint, StatusUpdate, StatusWriter, WatchScope};
 use crate::listen;
 use crate::peer::{self, KeyState, PeerOptions, Peers};
 use crate::telemetry::{self, Gate, Health, Metrics};
@@ -58,6 +58,8 @@ pub struct Options {
     /// Where the state is stored that a replica needs if it starts while the apiserver is unavailable; not stored if
     /// none.
     pub state_dir: Option<PathBuf>,
+    /// Whether registrations are kept for annotated Services.
+    pub service_annotations: bool,
 }
 
 /// Authorization of `/metrics` readers: each must present a token, and Kubernetes decides whether it may read.
@@ -120,6 +122,12 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 
     let (news_of, news) = mpsc::channel(NEWS);
     let status_writers = StatusWriters::open(&client, &identity, &metrics, &mut parts, &shutdown);
+    let registration_writer = options.service_annotations.then(|| {
+        let (wanted, commands) = mpsc::unbounded_channel();
+        let writer = RegistrationWriter::new(client.clone(), metrics.calls.clone(), status_writers.events.clone());
+        parts.spawn(named("writer of registrations", writer.run(commands, shutdown.clone())));
+        wanted
+    });
     let id = async {
         match told {
             Some(id) => id,
@@ -144,6 +152,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         parts.spawn(named("state folder", state::keep(folder, newest, shutdown.clone())));
     }
     let (good, proven) = mpsc::unbounded_channel();
+    let (led, leaderships) = mpsc::unbounded_channel();
     let context = Context {
         cluster_id: begin.cluster_id.into(),
         identity,
@@ -161,12 +170,15 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         sources,
         cache: SharedCache::default(),
         good,
+        led,
+        registration_writer,
         peers,
     };
     let mut controller = Controller::new(context, states, shutdown.clone());
     controller.resume(begin.registries);
     let end = shutdown.clone();
-    parts.spawn(async move { controller.run(news, proven, end).await.map(|()| "controller") });
+    let run = async move { controller.run(news, proven, leaderships, end).await };
+    parts.spawn(async move { run.await.map(|()| "controller") });
 
     supervise(parts, &shutdown).await
 }

@@ -9,7 +9,7 @@ use super::cache::SharedCache;
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::Timeouts;
-use crate::kube::{Events, Notice, SharedCheckpoint, Source, StatusUpdate};
+use crate::kube::{Events, Notice, SharedCheckpoint, Source, StatusUpdate, WriterCommand};
 use crate::peer::Peers;
 use crate::telemetry::{Health, Metrics};
 
@@ -21,6 +21,7 @@ pub struct Ends {
     /// The objects to be watched.
     pub sources: watch::Receiver<BTreeSet<Source>>,
     pub events: mpsc::Receiver<Notice>,
+    pub registration_writes: mpsc::UnboundedReceiver<WriterCommand>,
 }
 
 impl Context {
@@ -31,6 +32,8 @@ impl Context {
         let (record_formats, record_format_notes) = mpsc::unbounded_channel();
         let (sources, watched) = watch::channel(BTreeSet::new());
         let (good, _) = mpsc::unbounded_channel();
+        let (led, _) = mpsc::unbounded_channel();
+        let (registration_writer, registration_writes) = mpsc::unbounded_channel();
         let metrics = Metrics::new().0;
         let (events, notices) = Events::new(metrics.clone());
         let context = Self {
@@ -51,6 +54,8 @@ impl Context {
             sources,
             cache: SharedCache::default(),
             good,
+            led,
+            registration_writer: Some(registration_writer),
         };
         let ends = Ends {
             sources: watched,
@@ -58,6 +63,7 @@ impl Context {
             registries: registry_notes,
             record_formats: record_format_notes,
             events: notices,
+            registration_writes,
         };
         (context, ends)
     }

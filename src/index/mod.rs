@@ -29,7 +29,7 @@ mod view;
 pub use namespace_labels::{NamespaceCache, NamespaceLabels};
 pub use node::{Node, Nodes};
 pub use object_cache::ObjectCache;
-pub use pod::{Addresses, Pod, PodPort, REGION_LABEL, WEIGHT_ANNOTATION, ZONE_LABEL};
+pub use pod::{ANNOTATIONS, Addresses, Pod, PodPort, REGION_LABEL, WEIGHT_ANNOTATION, ZONE_LABEL};
 pub use registration::{Address, NodeTarget, Port, PortTarget, Registration, Target};
 pub use selector::{Operator, Requirement, Selector};
 pub use service::{EndpointSlice, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort, TargetPort};

@@ -35,8 +35,17 @@ pub struct Right {
 const OURS: &str = "leasehold.dev";
 const DISCOVERY: &str = "discovery.k8s.io";
 
-/// Returns all rights that the operator needs in `watch_scope`. The chart grants the same.
-pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
+/// The optional features of the operator that need rights of their own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// `--metrics-auth`
+    pub metrics_auth: bool,
+    /// `--service-annotations`
+    pub service_annotations: bool,
+}
+
+/// Returns all rights that the operator needs in `watch_scope` with these features. The chart grants the same.
+pub fn rights(watch_scope: &WatchScope, features: Features) -> Vec<Right> {
     let of_cluster = |(verb, group, resource, without)| Right::new(verb, group, resource, without);
     let mut rights: Vec<Right> = OF_CLUSTER.into_iter().map(of_cluster).collect();
     rights.push(Right {
@@ -53,10 +62,19 @@ pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
             area: area.clone(),
             ..Right::new(verb, group, resource, without)
         }));
+        if features.service_annotations {
+            rights.extend(OF_ANNOTATIONS.map(|verb| Right {
+                area: area.clone(),
+                ..Right::new(verb, OURS, REGISTRATIONS, WITHOUT_ANNOTATIONS)
+            }));
+        }
         rights.extend(OF_LABELS.map(|(verb, without)| Right {
             name: area.name().map(str::to_owned),
             ..Right::new(verb, "", NAMESPACES, without)
         }));
+    }
+    if features.metrics_auth {
+        rights.extend(REVIEWS);
     }
     rights
 }
@@ -116,6 +134,9 @@ const OF_NAMESPACES: [(&str, &str, &str, &str); 9] = [
         "registrations get no status",
     ),
 ];
+/// Verbs on registrations with `--service-annotations`, and the consequence of not having one of them.
+const OF_ANNOTATIONS: [&str; 3] = ["create", "update", "delete"];
+const WITHOUT_ANNOTATIONS: &str = "the annotations of Services are not carried out";
 /// Verbs on Namespace objects, which are cluster-scoped.
 const OF_LABELS: [(&str, &str); 2] = [
     (
@@ -126,7 +147,7 @@ const OF_LABELS: [(&str, &str); 2] = [
 ];
 
 /// The additional rights that `--metrics-auth` needs.
-pub const REVIEWS: [Right; 2] = [
+const REVIEWS: [Right; 2] = [
     Right::new(
         "create",
         "authentication.k8s.io",
@@ -270,7 +291,7 @@ mod tests {
     /// Returns verb, resource, namespace and name of each right to watch.
     fn seen(namespaces: &[&str]) -> Vec<String> {
         let names: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
-        let rights = rights(&WatchScope::of(&names)).into_iter();
+        let rights = rights(&WatchScope::of(&names), Features::default()).into_iter();
         let seen = rights.filter(|right| right.verb == "watch");
         let described = seen.map(|right| {
             let attributes = right.attributes();
@@ -278,6 +299,24 @@ mod tests {
             format!("{} {namespace} {name}", right.resource)
         });
         described.collect()
+    }
+
+    #[test]
+    fn service_annotations_need_three_more_permissions_in_each_namespace() {
+        let scope = WatchScope::of(&["bank".to_owned(), "shop".to_owned()]);
+        let features = Features {
+            service_annotations: true,
+            ..Features::default()
+        };
+        let all = rights(&scope, features);
+        let fewer = rights(&scope, Features::default());
+        let added: Vec<(&str, Option<&str>)> = all
+            .iter()
+            .filter(|right| !fewer.contains(right))
+            .map(|right| (right.verb, right.area.name()))
+            .collect();
+        let expected = ["bank", "shop"].map(|area| OF_ANNOTATIONS.map(|verb| (verb, Some(area))));
+        assert_eq!(added, expected.concat());
     }
 
     #[test]

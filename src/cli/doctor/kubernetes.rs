@@ -8,18 +8,18 @@ use serde_json::Value;
 
 use super::finding::Finding;
 use crate::api::{OLDEST_KUBERNETES, crds};
-use crate::kube::{Listing, ListingError, Right, WatchScope, clocks_apart, may};
+use crate::kube::{Features, Listing, ListingError, Right, WatchScope, clocks_apart, may};
 
 /// The maximum difference of the clocks. With a larger difference, holds of removals end at unexpected times.
 const APART: Duration = Duration::from_secs(5);
 
 /// Checks the cluster for the user `somebody`, or for the current user, with the permissions that watching
-/// `watch_scope` needs and, with `metrics_auth`, those for reviewing the tokens of metrics clients.
+/// `watch_scope` needs with these features of the operator.
 pub async fn examine(
     client: &Client,
     somebody: Option<&str>,
     watch_scope: &WatchScope,
-    metrics_auth: bool,
+    features: Features,
 ) -> Vec<Finding> {
     let listing = Listing::new(client.clone());
     let mut findings = match listing.version().await {
@@ -28,7 +28,7 @@ pub async fn examine(
         Err(error) => return vec![unanswered(&error)],
     };
     findings.extend(definitions(&listing).await);
-    findings.extend(rights(client, somebody, watch_scope, metrics_auth).await);
+    findings.extend(rights(client, somebody, watch_scope, features).await);
     findings.push(match clocks_apart(client).await {
         Ok(Some(apart)) if apart > APART => Finding::warning(
             format!(
@@ -119,12 +119,9 @@ fn missing_fields(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
     missing
 }
 
-async fn rights(client: &Client, somebody: Option<&str>, watch_scope: &WatchScope, metrics_auth: bool) -> Vec<Finding> {
+async fn rights(client: &Client, somebody: Option<&str>, watch_scope: &WatchScope, features: Features) -> Vec<Finding> {
     let who = somebody.unwrap_or("the current user");
-    let mut rights = crate::kube::rights(watch_scope);
-    if metrics_auth {
-        rights.extend(crate::kube::REVIEWS);
-    }
+    let rights = crate::kube::rights(watch_scope, features);
     let allowed = match may(client, somebody, &rights).await {
         Ok(allowed) => allowed,
         Err(error) => {

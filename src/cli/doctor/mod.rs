@@ -15,7 +15,7 @@ use clap::Args;
 use self::finding::{Chapter, Grade};
 use super::once;
 use super::plan::Output;
-use crate::kube::{ClientError, Listing, ListingError, WatchScope};
+use crate::kube::{ClientError, Features, Listing, ListingError, WatchScope};
 
 /// The exit code when there are problems.
 const PROBLEMS: u8 = 2;
@@ -66,6 +66,19 @@ pub struct DoctorArgs {
         action = clap::ArgAction::Set
     )]
     pub metrics_auth: bool,
+
+    /// Also check the permissions that `leasehold run --service-annotations` needs, which is the default there
+    #[arg(
+        long,
+        env = "LEASEHOLD_SERVICE_ANNOTATIONS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub service_annotations: bool,
 
     /// Print only the least-privilege role that the operator's user needs in the etcd of --registry, as etcdctl
     /// commands
@@ -148,7 +161,10 @@ async fn examine(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
             &client,
             args.service_account.as_deref(),
             &watch_scope,
-            args.metrics_auth,
+            Features {
+                metrics_auth: args.metrics_auth,
+                service_annotations: args.service_annotations,
+            },
         )
         .await,
     }];

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::Error;
-use crate::api::{RecordFormat, Registry, ServiceRegistration};
+use crate::api::{RecordFormat, Registry, ServiceRegistration, unknown_field};
 use crate::controller::ClusterState;
 use crate::index::{EndpointSlice, NamespaceLabels, Service};
 
@@ -212,35 +212,8 @@ fn decode<K: DeserializeOwned + Serialize + ResourceExt>(
         return Err(wrong("it has no metadata.name".to_owned()));
     }
     let known = serde_json::to_value(&decoded).map_err(|error| wrong(error.to_string()))?;
-    match unknown(&spec, &known["spec"], "spec") {
+    match unknown_field(&spec, &known["spec"], "spec") {
         Some(field) => Err(wrong(format!("there is no field {field}"))),
         None => Ok(decoded),
-    }
-}
-
-/// Returns the path of a field in `written` that is not in `known`.
-fn unknown(written: &Value, known: &Value, path: &str) -> Option<String> {
-    match (written, known) {
-        (Value::Object(written), Value::Object(known)) => {
-            written
-                .iter()
-                .filter(|(_, value)| !value.is_null())
-                .find_map(|(name, value)| {
-                    let path = format!("{path}.{name}");
-                    match known.get(name) {
-                        Some(known) => unknown(value, known, &path),
-                        // Serialization may omit empty fields.
-                        None if value.as_object().is_some_and(serde_json::Map::is_empty) => None,
-                        None if value.as_array().is_some_and(Vec::is_empty) => None,
-                        None => Some(path),
-                    }
-                })
-        }
-        (Value::Array(written), Value::Array(known)) => written
-            .iter()
-            .zip(known)
-            .enumerate()
-            .find_map(|(i, (written, known))| unknown(written, known, &format!("{path}[{i}]"))),
-        _ => None,
     }
 }
