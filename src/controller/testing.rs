@@ -33,7 +33,7 @@ impl Context {
         let (sources, watched) = watch::channel(BTreeSet::new());
         let (good, _) = mpsc::unbounded_channel();
         let (led, _) = mpsc::unbounded_channel();
-        let (registration_writer, registration_writes) = mpsc::unbounded_channel();
+        let (writer, registration_writes) = mpsc::unbounded_channel();
         let metrics = Metrics::new().0;
         let (events, notices) = Events::new(metrics.clone());
         let context = Self {
@@ -55,7 +55,7 @@ impl Context {
             cache: SharedCache::default(),
             good,
             led,
-            registration_writer: Some(registration_writer),
+            registration_writer: Some(writer),
         };
         let ends = Ends {
             sources: watched,

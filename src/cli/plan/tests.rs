@@ -369,12 +369,12 @@ fn annotations_that_would_not_be_carried_out_are_named() {
     let files = Files::new("annotated-wrong");
     let pods = pods().to_string();
     let wrong = annotated("{leasehold.dev/register: '', leasehold.dev/weight: heavy}");
-    let error = planned(&files, &wrong, &pods).err().expect("refused").to_string();
+    let error = planned(&files, &wrong, &pods).expect_err("refused").to_string();
     assert!(error.contains("leasehold.dev/weight: \"heavy\""), "{error}");
     let both = format!("{}---{REGISTRATION}", annotated("{leasehold.dev/register: ''}"));
-    let error = planned(&files, &both, &pods).err().expect("refused").to_string();
+    let error = planned(&files, &both, &pods).expect_err("refused").to_string();
     assert!(error.contains("a user's ServiceRegistration has the name"), "{error}");
     let plain = annotated("{leasehold.dev/weight: '1'}");
-    let error = planned(&files, &plain, &pods).err().expect("nothing to plan");
+    let error = planned(&files, &plain, &pods).expect_err("nothing to plan");
     assert!(matches!(error, Error::Nothing), "{error}");
 }

@@ -236,9 +236,10 @@ fn ports(text: &str, service: &Service) -> Result<Vec<Port>, String> {
     }
     let mut ports: Vec<Port> = Vec::new();
     for word in words(text)? {
-        let port = match word.bytes().all(|byte| byte.is_ascii_digit()) {
-            true => numbered(word, service)?,
-            false => named(word, None),
+        let port = if word.bytes().all(|byte| byte.is_ascii_digit()) {
+            numbered(word, service)?
+        } else {
+            named(word, None)
         };
         if port.name.len() > MAX_PORT_NAME {
             return Err(format!(
@@ -315,10 +316,10 @@ fn list<T: DeserializeOwned + Serialize>(text: &str, field: &str) -> Result<Vec<
 }
 
 fn within_limit<T>(items: Vec<T>, field: &str) -> Result<Vec<T>, String> {
-    match items.len() > MAX_ITEMS {
-        true => Err(format!("it has more than {MAX_ITEMS} {field}: write fewer")),
-        false => Ok(items),
+    if items.len() > MAX_ITEMS {
+        return Err(format!("it has more than {MAX_ITEMS} {field}: write fewer"));
     }
+    Ok(items)
 }
 
 /// Returns the first line of an error: some continue with a copy of the text.

@@ -11,8 +11,11 @@ use crate::telemetry::Metrics;
 /// The requests that arrived, each as method and path, and their bodies.
 type Arrived = Arc<Mutex<Vec<(Method, String, Value)>>>;
 
+/// The status and the body of the answer to a request.
+type Answer = fn(&Method, &str) -> (u16, Value);
+
 /// A client whose API server gives these answers to the requests of each kind, and the requests that arrived.
-fn answering(answer: fn(&Method, &str) -> (u16, Value)) -> (Client, Arrived) {
+fn answering(answer: Answer) -> (Client, Arrived) {
     let arrived = Arrived::default();
     let log = Arc::clone(&arrived);
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
@@ -154,9 +157,12 @@ async fn registration_is_deleted_only_if_its_service_asks_for_none_in_the_regist
     assert!(make(client, delete_from("default")).await.is_ok());
     assert_eq!(methods(&arrived), [Method::GET, Method::GET]);
 
-    let of_another = |_: &Method, path: &str| match path.ends_with("/services") {
-        true => list(&[json!({"metadata": {"name": "orders", "uid": "u2"}})]),
-        false => list(&[kept()]),
+    let of_another = |_: &Method, path: &str| {
+        if path.ends_with("/services") {
+            list(&[json!({"metadata": {"name": "orders", "uid": "u2"}})])
+        } else {
+            list(&[kept()])
+        }
     };
     let (client, arrived) = answering(of_another);
     assert!(make(client, delete_from("default")).await.is_ok());
@@ -165,7 +171,7 @@ async fn registration_is_deleted_only_if_its_service_asks_for_none_in_the_regist
 
 #[tokio::test]
 async fn refusals_conflicts_and_failures_are_told_apart() {
-    let cases: [(fn(&Method, &str) -> (u16, Value), &str); 3] = [
+    let cases: [(Answer, &str); 3] = [
         (|_, _| refusal(403), "refused"),
         (|_, _| refusal(409), "conflict"),
         (|_, _| refusal(500), "failed"),
