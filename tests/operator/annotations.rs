@@ -1,5 +1,7 @@
 //! Registrations of Services by annotations.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 use testbed::{EtcdCluster, EtcdVersion, Namespace, Objects, Result, until};
 
@@ -265,4 +267,53 @@ async fn p10_annotations_reach_no_prefix_that_a_registration_may_not_and_change_
     namespace.apply(service(&[])).await?;
     wait_no_registration(namespace.objects()).await;
     bed.objects().delete(API, "Registry", "annotated").await
+}
+
+/// The exit code of `leasehold plan` for the Service, and what it prints.
+async fn planned(namespace: &Namespace, service: &Value) -> (Option<i32>, String) {
+    let bed = bed().await;
+    let path = bed.logs().join(format!("{}.json", namespace.name()));
+    std::fs::write(&path, service.to_string()).expect("the bed's folder can be written to");
+    let output = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+        .args(["plan", "--namespace", namespace.name(), "--kubeconfig"])
+        .arg(bed.kubeconfig())
+        .arg("--filename")
+        .arg(&path)
+        .output()
+        .expect("leasehold is there");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[tokio::test]
+async fn plan_of_an_annotated_service_is_what_the_operator_then_does() -> Result<()> {
+    let namespace = bed().await.namespace("annotated-plan").await?;
+    let prefix = plain_prefix(&namespace, "orders");
+    namespace.create_pod(&pod("a", "orders").ip("10.9.8.7")).await?;
+    let mut annotated = service(&[("register", ""), ("formats", "Plain")]);
+    let (code, text) = planned(&namespace, &annotated).await;
+    assert!(
+        code == Some(2) && text.contains(&format!("{prefix}a")),
+        "{code:?} {text}"
+    );
+    namespace.apply(annotated.clone()).await?;
+    wait_in_sync(namespace.objects(), "orders", 1).await;
+    let (code, text) = planned(&namespace, &annotated).await;
+    assert_eq!(code, Some(0), "{text}");
+    annotated["metadata"]["annotations"]["leasehold.dev/formats"] = json!("EtcdGRPC");
+    let (code, text) = planned(&namespace, &annotated).await;
+    assert!(
+        code == Some(2) && text.contains(&format!("{prefix}a")),
+        "{code:?} {text}"
+    );
+    // A registration that a user wrote.
+    namespace.apply(service(&[])).await?;
+    wait_no_registration(namespace.objects()).await;
+    namespace.apply(registration("orders", &json!({}))).await?;
+    let (code, text) = planned(&namespace, &annotated).await;
+    assert!(
+        code == Some(1) && text.contains("a user's ServiceRegistration"),
+        "{code:?} {text}"
+    );
+    Ok(())
 }

@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::requests::new_registration;
 use super::*;
+use crate::api::ServiceRegistration;
 use crate::telemetry::Metrics;
 
 /// The requests that arrived, each as method and path, and their bodies.
