@@ -519,14 +519,15 @@ async fn every_manifest_in_the_docs_is_taken() {
             version => format!("/apis/{version}"),
         };
         let mut manifest = manifest;
-        let path = match manifest["kind"].as_str() {
-            Some("Registry" | "RecordFormat" | "Namespace") => format!("{group}/{plural}"),
-            _ => {
-                // The namespaces of the pages are not there.
-                manifest["metadata"]["namespace"] = json!("default");
-                format!("{group}/namespaces/default/{plural}")
-            }
-        };
+        let mut path = format!("{group}/{plural}");
+        if !["Registry", "RecordFormat", "Namespace"]
+            .iter()
+            .any(|kind| manifest["kind"] == *kind)
+        {
+            // The namespaces of the pages are not there.
+            manifest["metadata"]["namespace"] = json!("default");
+            path = format!("{group}/namespaces/default/{plural}");
+        }
         if let Err(error) = create::<DynamicObject>(&client, &path, &manifest, true).await {
             refused.push(format!("{page}: {}: {error}", manifest["metadata"]["name"]));
         }

@@ -16,9 +16,11 @@ mod manifests;
 mod record_format;
 mod registry;
 mod schema;
+mod service_annotations;
 mod service_registration;
 mod status;
 mod tenancy;
+mod unknown_field;
 
 pub use access::{AuthSpec, CaKind, CaReference, ObjectReference, TlsSpec};
 pub use conditions::{ConditionStatus, ConditionType, Reason};
@@ -34,12 +36,17 @@ pub use record_format::{
 pub use registry::{
     APPROVE_REMOVALS, Defaults, EtcdSpec, Limits, Registry, RegistrySpec, RegistryStatus, ReplicaStatus,
 };
+pub use service_annotations::{
+    ATTRIBUTES_ANNOTATION, FORMATS_ANNOTATION, MANAGED_BY, NAME_ANNOTATION, PORTS_ANNOTATION, REGISTER_ANNOTATION,
+    SERVICE_WEIGHT_ANNOTATION, annotated_registry,
+};
 pub use service_registration::{
     Address, AddressType, Attribute, AttributeValue, DEFAULT_REGISTRY, LastEndpoint, Port, ServiceRegistration,
     ServiceRegistrationSpec, UpdatePolicy, Version,
 };
 pub use status::{EndpointStatus, FormatStatus, LastPort, LastSynced, PodCounts, ServiceRegistrationStatus};
 pub use tenancy::{Access, AccessRule, TtlRange};
+pub use unknown_field::unknown_field;
 
 /// The oldest Kubernetes release, as (major, minor), whose kube-apiserver accepts the CRDs. The chart and the docs name
 /// it too.

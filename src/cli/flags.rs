@@ -124,6 +124,21 @@ pub struct RunArgs {
     #[arg(long, env = "LEASEHOLD_METRICS_AUTH_AUDIENCE", value_name = "AUDIENCE", value_parser = identity)]
     pub metrics_auth_audience: Option<String>,
 
+    /// Keep a ServiceRegistration for each Service with the annotation leasehold.dev/register
+    ///
+    /// The operator needs permission to create, update and delete serviceregistrations for this.
+    #[arg(
+        long,
+        env = "LEASEHOLD_SERVICE_ANNOTATIONS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub service_annotations: bool,
+
     /// The format of log lines, which are written to standard error
     #[arg(long, env = "LEASEHOLD_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
     pub log_format: LogShape,

@@ -34,6 +34,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         readiness_gate_max_wait: args.readiness_gate_max_wait,
         session_ttl: args.session_ttl,
         state_dir: args.state_dir,
+        service_annotations: args.service_annotations,
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,

@@ -253,12 +253,14 @@ impl Controller {
         let entry = cache.entries.get_mut(&reference).expect("mark() has added it");
         let record = Record::of(object.status.as_ref());
         let before = std::mem::replace(&mut entry.record, record);
+        self.kept_observed(cache, &reference, object, is_new);
         if !is_new {
-            if before != entry.record {
+            if before != cache.entries[&reference].record {
                 self.recorded(cache, &reference, now);
             }
             return;
         }
+        let entry = cache.entries.get_mut(&reference).expect("mark() has added it");
         entry.kept = record_formats::kept(object);
         self.services.add_user(&reference, object);
         self.examine(cache, &reference, object, now);
@@ -725,6 +727,7 @@ impl Controller {
             return;
         };
         tracing::info!(registration = %reference, "deleted");
+        self.kept_gone(cache, reference);
         if let Some(object) = entry.kept() {
             self.services.remove_user(reference, object);
         }

@@ -6,6 +6,7 @@
 
 mod access;
 mod admission;
+mod annotations;
 mod cache;
 mod compile;
 mod credentials;
@@ -34,6 +35,7 @@ mod workers;
 mod write_limit;
 
 pub use access::{Unresolved, Wrong, resolve, sources};
+pub use annotations::{Problem, annotated_registration};
 pub use compile::Invalid;
 pub use failure::Failure;
 pub use preview::{Change, ClusterState, Outcome, Preview, Refusal, meet};
@@ -48,6 +50,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
+use self::annotations::AnnotatedServices;
 use self::cache::{Cache, SharedCache};
 use self::gates::GateEvent;
 use self::overlaps::PrefixOverlaps;
@@ -77,6 +80,7 @@ pub struct Controller {
     overlaps: PrefixOverlaps,
     library: Library,
     services: Services,
+    annotations: AnnotatedServices,
     /// The content of the Secrets and ConfigMaps that Registries name, as far as it is known.
     sources: HashMap<Source, Content>,
     tenants: NamespaceCache,
@@ -104,6 +108,7 @@ impl Controller {
             overlaps: PrefixOverlaps::default(),
             library: Library::default(),
             services: Services::default(),
+            annotations: AnnotatedServices::default(),
             sources: HashMap::new(),
             tenants: NamespaceCache::default(),
             workers: Workers::new(context, shutdown),
@@ -117,11 +122,13 @@ impl Controller {
         }
     }
 
-    /// Handles `events` until `shutdown`. Returns an error if a worker fails.
+    /// Handles `events` until `shutdown`. `good`: the accesses that etcd accepted. `led`: the Registries that this replica
+    /// begins to lead. Returns an error if a worker fails.
     pub async fn run(
         mut self,
         mut events: mpsc::Receiver<WatchEvent>,
         mut good: mpsc::UnboundedReceiver<(Arc<str>, Access)>,
+        mut led: mpsc::UnboundedReceiver<Arc<str>>,
         shutdown: CancellationToken,
     ) -> Result<(), Failure> {
         loop {
@@ -130,6 +137,10 @@ impl Controller {
                 () = shutdown.cancelled() => break,
                 failure = self.workers.failure() => return Err(failure),
                 Some((registry, access)) = good.recv() => self.is_good(&registry, access),
+                Some(registry) = led.recv() => {
+                    let cache = self.cache.clone();
+                    self.keep_all_of(&cache.read(), &registry);
+                }
                 first = events.recv() => {
                     let Some(first) = first else { break };
                     let more = std::iter::from_fn(|| events.try_recv().ok());
@@ -309,6 +320,7 @@ impl Controller {
             self.workers.context().health.set_caches_complete(true);
             self.workers.send_all(|| Command::KubernetesIsComplete);
             let _ = self.workers.context().gates.send(GateEvent::KubernetesIsComplete);
+            self.keep_all(cache);
         }
     }
 }

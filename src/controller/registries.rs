@@ -242,6 +242,7 @@ impl Controller {
             tracing::info!(registry = %name, endpoints = ?spec.etcd.endpoints, "new Registry");
             self.judge_reserved(cache, now);
             self.enter(cache, &name, now);
+            self.keep_all_of(cache, &name);
             return self.examine_default_users(cache, &name, now);
         };
         if former.spec.etcd.meta_prefix != spec.etcd.meta_prefix {
@@ -321,6 +322,7 @@ impl Controller {
         self.watch_sources();
         self.withdraw_all(cache, name, now);
         self.judge_reserved(cache, now);
+        self.keep_all_of(cache, name);
     }
 
     /// Stops the worker of a Registry and drops its health, metrics and status.

@@ -22,7 +22,10 @@ use super::state::{self, State, StateFolder};
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::Timeouts;
-use crate::kube::{Events, Reported, SharedCheckpoint, StatusUpdate, StatusWriter, WatchScope};
+use crate::kube::{
+    Events, RegistrationWriter, Reported, SharedCheckpoint, Source, StatusUpdate, StatusWriter, WatchEvent, WatchScope,
+    WriterCommand,
+};
 use crate::listen;
 use crate::peer::{self, KeyState, PeerOptions, Peers};
 use crate::telemetry::{self, Gate, Health, Metrics};
@@ -62,6 +65,8 @@ pub struct Options {
     /// Where the state is stored that a replica needs if it starts while the apiserver is unavailable; not stored if
     /// none.
     pub state_dir: Option<PathBuf>,
+    /// Whether registrations are kept for annotated Services.
+    pub service_annotations: bool,
 }
 
 /// Authorization of `/metrics` readers: each must present a token, and Kubernetes decides whether it may read.
@@ -74,10 +79,7 @@ pub struct MetricsAuth {
 pub async fn run(options: Options) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     heed_signals(&shutdown)?;
-    let listener = listen::listen(options.http).map_err(|cause| Failure::Listen {
-        address: options.http,
-        cause,
-    })?;
+    let listener = listen::listen(options.http).map_err(failed_to_listen(options.http))?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), identity = options.identity, http = %options.http,
         "starting leasehold"
@@ -90,13 +92,10 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         let judge = crate::kube::judge(client.clone(), auth.audience, metrics.calls.clone());
         Gate::new(judge)
     });
-    let listen_failed = move |cause| Failure::Listen {
-        address: options.http,
-        cause,
-    };
     let end = shutdown.clone().cancelled_owned();
     let served = telemetry::serve(listener, health.clone(), exposition, gate, end);
-    parts.spawn(async move { served.await.map(|()| "http").map_err(listen_failed) });
+    let failed = failed_to_listen(options.http);
+    parts.spawn(async move { served.await.map(|()| "http").map_err(failed) });
     let namespace: Arc<str> = Arc::from(options.namespace.as_deref().unwrap_or(client.default_namespace()));
     let identity: Arc<str> = Arc::from(options.identity);
     let of = (&client, &namespace);
@@ -123,7 +122,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     };
 
     let (news_of, news) = mpsc::channel(NEWS);
-    let status_writers = StatusWriters::open(&client, &identity, &metrics, &mut parts, &shutdown);
+    let writers = StatusWriters::open(
+        &client,
+        &identity,
+        &metrics,
+        &mut parts,
+        &shutdown,
+        options.service_annotations,
+    );
     let id = async {
         match told {
             Some(id) => id,
@@ -131,18 +137,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         }
     };
     let hearing = SharedCheckpoint::new(options.watch_scope);
-    let (sources, wanted) = watch::channel(BTreeSet::new());
-    let watch = crate::kube::watch_sources(
-        client.clone(),
-        namespace.clone(),
-        wanted,
-        metrics.clone(),
-        news_of.clone(),
-        shutdown.clone(),
-    );
-    parts.spawn(named("watches of Secrets and ConfigMaps", watch));
-    let watch = crate::kube::watch(client, id, metrics.clone(), hearing.clone(), news_of, shutdown.clone());
-    parts.spawn(named("watches", watch));
+    let of = (client, namespace.clone());
+    let sources = start_watches(of, id, hearing.clone(), news_of, &metrics, (&mut parts, &shutdown));
     let (states, newest) = watch::channel(None);
     if let Some(folder) = folder {
         parts.spawn(named("state folder", state::keep(folder, newest, shutdown.clone())));
@@ -150,27 +146,20 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let (good, proven) = mpsc::unbounded_channel();
     let cache = SharedCache::default();
     let max_wait = options.readiness_gate_max_wait;
-    if max_wait.is_none() {
-        cache.write().index.ignore_gates();
-    }
-    let opener = GateOpener::new(
-        cache.clone(),
-        max_wait,
-        status_writers.pods,
-        status_writers.events.clone(),
-    );
+    let opener = GateOpener::new(&cache, max_wait, writers.pods, writers.events.clone());
     let (gates, gate_events) = mpsc::unbounded_channel();
     parts.spawn(named("readiness gates", opener.run(gate_events, shutdown.clone())));
+    let (led, leaderships) = mpsc::unbounded_channel();
     let context = Context {
         cluster_id: begin.cluster_id.into(),
         identity,
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,
         hearing,
-        registrations: status_writers.registrations,
-        registries: status_writers.registries,
-        record_formats: status_writers.record_formats,
-        events: status_writers.events,
+        registrations: writers.registrations,
+        registries: writers.registries,
+        record_formats: writers.record_formats,
+        events: writers.events,
         metrics,
         health,
         cluster_confirmed: CancellationToken::new(),
@@ -179,12 +168,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         cache,
         gates,
         good,
+        led,
+        registration_writer: writers.kept_registrations,
         peers,
     };
     let mut controller = Controller::new(context, states, shutdown.clone());
     controller.resume(begin.registries);
-    let end = shutdown.clone();
-    parts.spawn(async move { controller.run(news, proven, end).await.map(|()| "controller") });
+    let serve = controller.run(news, proven, leaderships, shutdown.clone());
+    parts.spawn(async move { serve.await.map(|()| "controller") });
 
     supervise(parts, &shutdown).await
 }
@@ -237,6 +228,36 @@ fn connect_peers(
     Ok(peers)
 }
 
+/// Returns the failure to serve HTTP at `address`, from its cause.
+fn failed_to_listen(address: SocketAddr) -> impl FnOnce(std::io::Error) -> Failure {
+    move |cause| Failure::Listen { address, cause }
+}
+
+/// Starts the watches. They begin once `id`, the UID of the cluster, is known. Returns the sender of the Secrets and
+/// ConfigMaps to watch.
+fn start_watches(
+    (client, namespace): (Client, Arc<str>),
+    id: impl Future<Output = String> + Send + 'static,
+    hearing: SharedCheckpoint,
+    news_of: mpsc::Sender<WatchEvent>,
+    metrics: &Metrics,
+    (parts, shutdown): (&mut JoinSet<Result<&'static str, Failure>>, &CancellationToken),
+) -> watch::Sender<BTreeSet<Source>> {
+    let (sources, wanted) = watch::channel(BTreeSet::new());
+    let watch = crate::kube::watch_sources(
+        client.clone(),
+        namespace,
+        wanted,
+        metrics.clone(),
+        news_of.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(named("watches of Secrets and ConfigMaps", watch));
+    let watch = crate::kube::watch(client, id, metrics.clone(), hearing, news_of, shutdown.clone());
+    parts.spawn(named("watches", watch));
+    sources
+}
+
 /// Starts the status writer of one kind. Returns the sender of its updates.
 fn status_writer<K: Reported>(
     name: &'static str,
@@ -251,13 +272,15 @@ fn status_writer<K: Reported>(
     notes_of
 }
 
-/// The senders of status updates and Events.
+/// The senders of what is written to Kubernetes.
 struct StatusWriters {
     registrations: mpsc::UnboundedSender<StatusUpdate<ServiceRegistration>>,
     registries: mpsc::UnboundedSender<StatusUpdate<Registry>>,
     record_formats: mpsc::UnboundedSender<StatusUpdate<RecordFormat>>,
     pods: mpsc::UnboundedSender<StatusUpdate<Pod>>,
     events: Events,
+    /// The changes to the registrations of annotated Services; none if annotations are not carried out.
+    kept_registrations: Option<mpsc::UnboundedSender<WriterCommand>>,
 }
 
 impl StatusWriters {
@@ -267,6 +290,7 @@ impl StatusWriters {
         metrics: &Metrics,
         parts: &mut JoinSet<Result<&'static str, Failure>>,
         shutdown: &CancellationToken,
+        service_annotations: bool,
     ) -> Self {
         let (events, notices) = Events::new(metrics.clone());
         let publish = crate::kube::publish_events(
@@ -277,12 +301,20 @@ impl StatusWriters {
             shutdown.clone(),
         );
         parts.spawn(named("Event publisher", publish));
+        let kept_registrations = service_annotations.then(|| {
+            let (wanted, commands) = mpsc::unbounded_channel();
+            let writer = RegistrationWriter::new(client.clone(), metrics.calls.clone(), events.clone());
+            let run = writer.run(commands, shutdown.clone());
+            parts.spawn(named("writer of registrations", run));
+            wanted
+        });
         Self {
             registrations: status_writer("status writer of registrations", client, metrics, parts, shutdown),
             registries: status_writer("status writer of Registries", client, metrics, parts, shutdown),
             record_formats: status_writer("status writer of RecordFormats", client, metrics, parts, shutdown),
             pods: status_writer("status writer of pods", client, metrics, parts, shutdown),
             events,
+            kept_registrations,
         }
     }
 }

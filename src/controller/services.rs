@@ -23,6 +23,11 @@ pub struct Services {
 }
 
 impl Services {
+    /// Returns the Service as it is cached.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&Service> {
+        self.objects.get(namespace, name)
+    }
+
     /// Adds `registration` to the users of the Service that `object` names.
     pub fn add_user(&mut self, registration: &RegistrationRef, object: &ServiceRegistration) {
         if let Some(service) = &object.spec.service {
@@ -75,17 +80,20 @@ impl Controller {
                 let (namespace, name) = (service.namespace.clone(), service.name.clone());
                 if self.services.objects.apply(&namespace, &name, service) {
                     self.examine_users_of(cache, &namespace, &name, now);
+                    self.annotations_changed(cache, &namespace, &name);
                 }
             }
             ObjectEvent::Deleted { namespace, name } => {
                 if self.services.objects.delete(&namespace, &name).is_some() {
                     self.examine_users_of(cache, &namespace, &name, now);
+                    self.annotations_changed(cache, &namespace, &name);
                 }
             }
             ObjectEvent::Unreadable { namespace, name, .. } => self.services.objects.keep(&namespace, &name),
             ObjectEvent::ListComplete => {
                 for deleted in self.services.objects.end_relist(area) {
                     self.examine_users_of(cache, &deleted.namespace, &deleted.name, now);
+                    self.annotations_changed(cache, &deleted.namespace, &deleted.name);
                 }
                 self.are_listed(cache, SERVICES, area, now);
             }

@@ -52,9 +52,9 @@ impl Obstacle {
 }
 
 /// Maximum length of a port's name, as for the names of container ports.
-const MAX_PORT_NAME: usize = 15;
+pub const MAX_PORT_NAME: usize = 15;
 /// The name of a Service's only port if it has none.
-const UNNAMED_PORT: &str = "default";
+pub const UNNAMED_PORT: &str = "default";
 
 /// Resolves the pods or the Service that `spec` names. `last` are the ports that were found in the Service when the spec
 /// was carried out; they replace those that the Service has now.

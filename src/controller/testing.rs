@@ -10,7 +10,7 @@ use super::gates::GateEvent;
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::Timeouts;
-use crate::kube::{Events, Notice, SharedCheckpoint, Source, StatusUpdate};
+use crate::kube::{Events, Notice, SharedCheckpoint, Source, StatusUpdate, WriterCommand};
 use crate::peer::Peers;
 use crate::telemetry::{Health, Metrics};
 
@@ -23,6 +23,7 @@ pub struct Ends {
     pub sources: watch::Receiver<BTreeSet<Source>>,
     pub events: mpsc::Receiver<Notice>,
     pub gates: mpsc::UnboundedReceiver<GateEvent>,
+    pub registration_writes: mpsc::UnboundedReceiver<WriterCommand>,
 }
 
 impl Context {
@@ -34,6 +35,8 @@ impl Context {
         let (sources, watched) = watch::channel(BTreeSet::new());
         let (gates, gate_events) = mpsc::unbounded_channel();
         let (good, _) = mpsc::unbounded_channel();
+        let (led, _) = mpsc::unbounded_channel();
+        let (writer, registration_writes) = mpsc::unbounded_channel();
         let metrics = Metrics::new().0;
         let (events, notices) = Events::new(metrics.clone());
         let context = Self {
@@ -55,6 +58,8 @@ impl Context {
             sources,
             cache: SharedCache::default(),
             good,
+            led,
+            registration_writer: Some(writer),
         };
         let ends = Ends {
             sources: watched,
@@ -63,6 +68,7 @@ impl Context {
             record_formats: record_format_notes,
             events: notices,
             gates: gate_events,
+            registration_writes,
         };
         (context, ends)
     }

@@ -1,5 +1,6 @@
 //! How the controller handles watch events in an unlucky order, and invalid objects.
 
+mod annotations;
 mod default_formats;
 mod edits;
 mod namespaces;

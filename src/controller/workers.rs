@@ -12,6 +12,7 @@ use crate::controller::failure::Failure;
 use crate::controller::gates::GateEvent;
 use crate::controller::worker::{Command, Context, Trouble, Version, serve};
 use crate::etcd::Access;
+use crate::model::LeaderFlag;
 
 pub struct Workers {
     context: Context,
@@ -22,6 +23,7 @@ pub struct Workers {
 
 struct WorkerHandle {
     commands: mpsc::UnboundedSender<Command>,
+    leader: LeaderFlag,
     end: CancellationToken,
 }
 
@@ -63,9 +65,12 @@ impl Workers {
         let (commands, incoming) = mpsc::unbounded_channel();
         let end = self.shutdown.child_token();
         let (name, context) = (registry.clone(), self.context.clone());
+        let leader = LeaderFlag::default();
+        let channels = (incoming, leader.clone());
         self.tasks
-            .spawn(serve(name, (spec, version), access, context, incoming, end.clone()));
-        self.members.insert(registry.clone(), WorkerHandle { commands, end });
+            .spawn(serve(name, (spec, version), access, context, channels, end.clone()));
+        let handle = WorkerHandle { commands, leader, end };
+        self.members.insert(registry.clone(), handle);
     }
 
     /// Stops the worker of `registry`, if there is one. Its leases are no longer renewed.
@@ -75,6 +80,12 @@ impl Workers {
             // The receiver ends only with the process.
             let _ = self.context.gates.send(GateEvent::Stopped(registry.into()));
         }
+    }
+
+    /// Returns whether this replica leads `registry`. The flag of a Registry without a worker is never set.
+    pub fn leader_flag(&self, registry: &str) -> LeaderFlag {
+        let member = self.members.get(registry);
+        member.map(|member| member.leader.clone()).unwrap_or_default()
     }
 
     pub fn send(&self, registry: &str, command: Command) {

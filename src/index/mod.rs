@@ -31,7 +31,9 @@ pub use gates::GateChange;
 pub use namespace_labels::{NamespaceCache, NamespaceLabels};
 pub use node::{Node, Nodes};
 pub use object_cache::ObjectCache;
-pub use pod::{Addresses, Pod, PodPort, READINESS_GATE, REGION_LABEL, ReadinessGate, WEIGHT_ANNOTATION, ZONE_LABEL};
+pub use pod::{
+    ANNOTATIONS, Addresses, Pod, PodPort, READINESS_GATE, REGION_LABEL, ReadinessGate, WEIGHT_ANNOTATION, ZONE_LABEL,
+};
 pub use registration::{Address, NodeTarget, Port, PortTarget, Registration, Target};
 pub use selector::{Operator, Requirement, Selector};
 pub use service::{EndpointSlice, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort, TargetPort};

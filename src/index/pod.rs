@@ -9,6 +9,8 @@ use crate::model::{Family, Protocol};
 
 /// The pod annotation that overrides the registration's weight.
 pub const WEIGHT_ANNOTATION: &str = "leasehold.dev/weight";
+/// The beginning of the names of all annotations that the operator reads.
+pub const ANNOTATIONS: &str = "leasehold.dev/";
 
 /// The label of a node, and of pods of newer Kubernetes releases, with the node's zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";

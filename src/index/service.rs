@@ -26,6 +26,12 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// `spec.externalTrafficPolicy` is `Local`: a node forwards only to its own pods.
     pub local_traffic: bool,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Whether it has a `metadata.deletionTimestamp`.
+    pub is_deleting: bool,
+    /// Its annotations whose names begin with [`super::ANNOTATIONS`].
+    pub annotations: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
@@ -50,7 +50,12 @@ pub enum About {
     Registration(RegistrationRef),
     Registry(Arc<str>),
     RecordFormat(Arc<str>),
-    Pod { namespace: Arc<str>, name: Arc<str> },
+    Pod {
+        namespace: Arc<str>,
+        name: Arc<str>,
+    },
+    /// The Service with this namespace and name.
+    Service(RegistrationRef),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +167,9 @@ fn event(notice: &Notice, identity: &str, now: Timestamp) -> Event {
             Some(namespace),
             name,
         ),
+        About::Service(RegistrationRef { namespace, name }) => {
+            (Service::kind(&()), Service::api_version(&()), Some(namespace), name)
+        }
         About::Registry(name) => (Registry::kind(&()), Registry::api_version(&()), None, name),
         About::Pod { namespace, name } => (Pod::kind(&()), Pod::api_version(&()), Some(namespace), name),
         About::RecordFormat(name) => (RecordFormat::kind(&()), RecordFormat::api_version(&()), None, name),

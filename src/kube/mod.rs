@@ -1,4 +1,5 @@
-//! Every call to the kube-apiserver, each with a time-out: the watches, the status writer, the Events, lists and access
+//! Every call to the kube-apiserver, each with a time-out: the watches, the status writer, the writer of
+//! registrations, the Events, lists and access
 //! reviews.
 //!
 //! Decides nothing: what the watches deliver is cached in `index`, and the content of statuses comes from `plan`.
@@ -13,6 +14,7 @@ mod gate_status;
 mod listing;
 mod peer_key;
 mod proxy;
+mod registration_writer;
 mod rights;
 mod sources;
 mod status_writer;
@@ -29,7 +31,8 @@ pub use events::{About, Events, Notice, publish_events};
 pub use gate_status::GateStatus;
 pub use listing::{Listing, ListingError, endpoint_slice, namespace, node, pod, service};
 pub use peer_key::keep_peer_key;
-pub use rights::{REVIEWS, Right, clocks_apart, gate_rights, may, rights};
+pub use registration_writer::{RegistrationChange, RegistrationWrite, RegistrationWriter, WriterCommand};
+pub use rights::{Features, Right, clocks_apart, may, rights};
 pub use sources::{Content, Source, SourceKind, watch_sources};
 pub use status_writer::{Amendment, Reported, StatusUpdate, StatusWriter, WritePolicy};
 pub use watch_scope::{

@@ -35,8 +35,19 @@ pub struct Right {
 const OURS: &str = "leasehold.dev";
 const DISCOVERY: &str = "discovery.k8s.io";
 
-/// Returns all rights that the operator needs in `watch_scope`. The chart grants the same.
-pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
+/// The optional features of the operator that need rights of their own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// `--metrics-auth`
+    pub metrics_auth: bool,
+    /// `--service-annotations`
+    pub service_annotations: bool,
+    /// `--readiness-gate-max-wait`
+    pub readiness_gates: bool,
+}
+
+/// Returns all rights that the operator needs in `watch_scope` with these features. The chart grants the same.
+pub fn rights(watch_scope: &WatchScope, features: Features) -> Vec<Right> {
     let of_cluster = |(verb, group, resource, without)| Right::new(verb, group, resource, without);
     let mut rights: Vec<Right> = OF_CLUSTER.into_iter().map(of_cluster).collect();
     rights.push(Right {
@@ -53,24 +64,27 @@ pub fn rights(watch_scope: &WatchScope) -> Vec<Right> {
             area: area.clone(),
             ..Right::new(verb, group, resource, without)
         }));
+        if features.service_annotations {
+            rights.extend(OF_ANNOTATIONS.map(|verb| Right {
+                area: area.clone(),
+                ..Right::new(verb, OURS, REGISTRATIONS, WITHOUT_ANNOTATIONS)
+            }));
+        }
+        if features.readiness_gates {
+            rights.push(Right {
+                area: area.clone(),
+                ..OPEN_GATES
+            });
+        }
         rights.extend(OF_LABELS.map(|(verb, without)| Right {
             name: area.name().map(str::to_owned),
             ..Right::new(verb, "", NAMESPACES, without)
         }));
     }
+    if features.metrics_auth {
+        rights.extend(REVIEWS);
+    }
     rights
-}
-
-/// Returns the additional rights that opening readiness gates of pods in `watch_scope` needs.
-pub fn gate_rights(watch_scope: &WatchScope) -> Vec<Right> {
-    let patch = Right::new(
-        "patch",
-        "",
-        "pods/status",
-        "pods with the readiness gate leasehold.dev/registered never become ready",
-    );
-    let of = |area: NamespaceScope| Right { area, ..patch.clone() };
-    watch_scope.areas().iter().cloned().map(of).collect()
 }
 
 /// Verb, group, resource and the consequence of not having the right: for cluster-scoped kinds, and for kinds in any
@@ -128,6 +142,9 @@ const OF_NAMESPACES: [(&str, &str, &str, &str); 9] = [
         "registrations get no status",
     ),
 ];
+/// Verbs on registrations with `--service-annotations`, and the consequence of not having one of them.
+const OF_ANNOTATIONS: [&str; 3] = ["create", "update", "delete"];
+const WITHOUT_ANNOTATIONS: &str = "the annotations of Services are not carried out";
 /// Verbs on Namespace objects, which are cluster-scoped.
 const OF_LABELS: [(&str, &str); 2] = [
     (
@@ -138,7 +155,7 @@ const OF_LABELS: [(&str, &str); 2] = [
 ];
 
 /// The additional rights that `--metrics-auth` needs.
-pub const REVIEWS: [Right; 2] = [
+const REVIEWS: [Right; 2] = [
     Right::new(
         "create",
         "authentication.k8s.io",
@@ -152,6 +169,14 @@ pub const REVIEWS: [Right; 2] = [
         "the metrics cannot be read, because clients cannot be authorized",
     ),
 ];
+
+/// The right to open readiness gates.
+const OPEN_GATES: Right = Right::new(
+    "patch",
+    "",
+    "pods/status",
+    "pods with the readiness gate leasehold.dev/registered never become ready",
+);
 
 impl Right {
     const fn new(verb: &'static str, group: &'static str, resource: &'static str, without: &'static str) -> Self {
@@ -282,7 +307,7 @@ mod tests {
     /// Returns verb, resource, namespace and name of each right to watch.
     fn seen(namespaces: &[&str]) -> Vec<String> {
         let names: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
-        let rights = rights(&WatchScope::of(&names)).into_iter();
+        let rights = rights(&WatchScope::of(&names), Features::default()).into_iter();
         let seen = rights.filter(|right| right.verb == "watch");
         let described = seen.map(|right| {
             let attributes = right.attributes();
@@ -290,6 +315,24 @@ mod tests {
             format!("{} {namespace} {name}", right.resource)
         });
         described.collect()
+    }
+
+    #[test]
+    fn service_annotations_need_three_more_permissions_in_each_namespace() {
+        let scope = WatchScope::of(&["bank".to_owned(), "shop".to_owned()]);
+        let features = Features {
+            service_annotations: true,
+            ..Features::default()
+        };
+        let all = rights(&scope, features);
+        let fewer = rights(&scope, Features::default());
+        let added: Vec<(&str, Option<&str>)> = all
+            .iter()
+            .filter(|right| !fewer.contains(right))
+            .map(|right| (right.verb, right.area.name()))
+            .collect();
+        let expected = ["bank", "shop"].map(|area| OF_ANNOTATIONS.map(|verb| (verb, Some(area))));
+        assert_eq!(added, expected.concat());
     }
 
     #[test]

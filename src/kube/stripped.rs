@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::index::{self, Addresses, PodPort, READINESS_GATE, ReadinessGate, WEIGHT_ANNOTATION};
+use crate::index::{self, ANNOTATIONS, Addresses, PodPort, READINESS_GATE, ReadinessGate, WEIGHT_ANNOTATION};
 use crate::model::Protocol;
 
 #[derive(Clone, Debug, Deserialize, kube::Resource)]
@@ -150,7 +150,7 @@ impl<'de> Deserialize<'de> for OurAnnotations {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut ours = BTreeMap::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    if name == WEIGHT_ANNOTATION {
+                    if name.starts_with(ANNOTATIONS) {
                         ours.insert(name, map.next_value()?);
                     } else {
                         map.next_value::<IgnoredAny>()?;

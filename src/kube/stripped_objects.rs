@@ -130,6 +130,9 @@ impl From<StrippedService> for index::Service {
                 .collect(),
             publish_not_ready: spec.publish_not_ready_addresses,
             local_traffic: spec.external_traffic_policy.as_deref() == Some("Local"),
+            uid: metadata.uid.unwrap_or_default(),
+            is_deleting: metadata.deletion_timestamp.is_some(),
+            annotations: metadata.annotations.unwrap_or_default(),
         }
     }
 }

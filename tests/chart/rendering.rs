@@ -1,5 +1,6 @@
 //! What the chart renders from its values.
 
+use serde_json::json;
 use testbed::{Result, shared};
 
 use super::helm::{chart, helm, kubectl};
@@ -62,6 +63,7 @@ const VARIANTS: [&[&str]; 11] = [
         "serviceAccount.create=false",
         "serviceAccount.name=own",
         "podDisruptionBudget.enabled=false",
+        "serviceAnnotations.enabled=false",
         "metrics.service.create=false",
     ],
     &[
@@ -106,6 +108,36 @@ async fn helm_finds_nothing_to_complain_about_and_the_apiserver_takes_all_that_i
         taken.unwrap_or_else(|error| panic!("{values:?}: {error}"));
         for object in objects(&rendered).iter().filter(|object| object["apiVersion"] == API) {
             assert_eq!(schemas::problems(object), [""; 0], "{values:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Cluster-wide and with selected namespaces.
+#[tokio::test]
+async fn without_service_annotations_the_operator_may_not_write_registrations_and_does_not_try() -> Result<()> {
+    let bed = shared().await?;
+    let chart = chart().display().to_string();
+    for scope in [None, Some("watchNamespaces={shop}")] {
+        for (enabled, expected) in [("true", 1), ("false", 0)] {
+            let value = format!("serviceAnnotations.enabled={enabled}");
+            let values: Vec<&str> = scope.into_iter().chain([value.as_str()]).collect();
+            let words = with(&["template", "try"], &chart, &values);
+            let rendered = helm(bed.kubeconfig(), &words).await;
+            let objects = objects(&rendered.unwrap_or_else(|error| panic!("{error}")));
+            // The role for users who may edit a namespace has more verbs.
+            let verbs = json!(["create", "update", "delete"]);
+            let rules = objects.iter().filter_map(|object| object["rules"].as_array()).flatten();
+            let granted =
+                rules.filter(|rule| rule["resources"] == json!(["serviceregistrations"]) && rule["verbs"] == verbs);
+            assert_eq!(granted.count(), expected, "{values:?}");
+            let deployment = objects
+                .iter()
+                .find(|object| object["kind"] == "Deployment")
+                .expect("one");
+            let variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"].clone();
+            let variable = json!({"name": "LEASEHOLD_SERVICE_ANNOTATIONS", "value": enabled});
+            assert!(variables.as_array().expect("a list").contains(&variable), "{variables}");
         }
     }
     Ok(())

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use testbed::{
-    Authority, Bed, EtcdCluster, EtcdConfig, Objects, Operator, OperatorConfig, Result, Security, Validity, shared,
-    until,
+    Authority, Bed, EtcdCluster, EtcdConfig, Namespace, Objects, Operator, OperatorConfig, Result, Security, Validity,
+    shared, until,
 };
 
 use super::TURN;
@@ -82,6 +82,7 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
         let refused = registration(&format!("refused-{i}"), &json!({"registryRef": {"name": "nowhere"}}));
         namespace.apply(refused).await?;
         bed.objects().apply(record_format(i)).await?;
+        annotate(&namespace, i).await?;
         // The replicas have to agree on another key.
         let empty = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lean-leasehold-peers"}});
         home.objects().delete("v1", "Secret", "lean-leasehold-peers").await?;
@@ -117,6 +118,42 @@ fn record_format(number: usize) -> Value {
         "metadata": {"name": format!("rights-{number}")},
         "spec": {"records": [{"name": "endpoint", "key": "{{ prefix }}/{{ id }}", "value": "{{ port }}"}]},
     })
+}
+
+/// Has the operator create, update and delete registrations of annotated Services.
+async fn annotate(namespace: &Namespace, number: usize) -> Result<()> {
+    let annotations = json!({"leasehold.dev/register": "rights", "leasehold.dev/formats": "Plain"});
+    for (kind, annotations) in [("asked", &annotations), ("edited", &annotations), ("left", &json!({}))] {
+        let name = format!("{kind}-{number}");
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "annotations": annotations},
+            "spec": {"ports": [{"name": "grpc", "port": 80}]},
+        });
+        namespace.apply(service).await?;
+        if kind == "asked" {
+            continue;
+        }
+        let service = namespace
+            .objects()
+            .get("v1", "Service", &name)
+            .await?
+            .expect("it is there");
+        let owner = json!({
+            "apiVersion": "v1", "kind": "Service", "name": name, "uid": service["metadata"]["uid"],
+            "controller": true, "blockOwnerDeletion": false,
+        });
+        let kept = json!({
+            "apiVersion": API, "kind": "ServiceRegistration",
+            "metadata": {
+                "name": name, "labels": {"app.kubernetes.io/managed-by": "leasehold"}, "ownerReferences": [owner],
+            },
+            "spec": {
+                "registryRef": {"name": "rights"}, "service": {"name": name}, "formats": [{"type": "Plain"}], "weight": 7,
+            },
+        });
+        namespace.apply(kept).await?;
+    }
+    Ok(())
 }
 
 /// One verb on one resource.

@@ -154,7 +154,7 @@ async fn a_namespace_that_does_not_exist_yet_holds_up_nobody_and_is_served_once_
     assert_eq!(missing_rights(bed, &account, shop.name()), [""; 0]);
     let missing = missing_rights(bed, &account, &watched);
     assert!(
-        missing.len() == 9 && missing.iter().all(|what| what.contains(&format!(" in {later}:"))),
+        missing.len() == 12 && missing.iter().all(|what| what.contains(&format!(" in {later}:"))),
         "{missing:?}"
     );
 

@@ -43,6 +43,7 @@ async fn the_operator_of_the_tests_is_the_charts_account_and_may_no_more_than_th
         ("list", "", "pods", ""),
         ("watch", "leasehold.dev", "registries", ""),
         ("patch", "leasehold.dev", "serviceregistrations/status", "shop"),
+        ("update", "leasehold.dev", "serviceregistrations", "shop"),
         ("watch", "", "secrets", "leasehold"),
     ] {
         assert!(
@@ -55,7 +56,8 @@ async fn the_operator_of_the_tests_is_the_charts_account_and_may_no_more_than_th
         ("get", "", "pods", "shop"),
         ("list", "", "secrets", "shop"),
         ("get", "", "secrets", "leasehold"),
-        ("update", "leasehold.dev", "serviceregistrations", "shop"),
+        ("patch", "leasehold.dev", "serviceregistrations", "shop"),
+        ("update", "", "services", "shop"),
         ("create", "leasehold.dev", "registries", ""),
         ("escalate", "rbac.authorization.k8s.io", "clusterroles", ""),
     ] {

@@ -9,6 +9,7 @@ mod support;
 mod turn;
 
 mod account;
+mod annotations;
 mod behind;
 mod deaf;
 mod last_endpoint;

@@ -8,13 +8,19 @@ use serde_json::Value;
 
 use super::finding::Finding;
 use crate::api::{OLDEST_KUBERNETES, crds};
-use crate::kube::{Listing, ListingError, Right, clocks_apart, may};
+use crate::kube::{Features, Listing, ListingError, Right, WatchScope, clocks_apart, may};
 
 /// The maximum difference of the clocks. With a larger difference, holds of removals end at unexpected times.
 const APART: Duration = Duration::from_secs(5);
 
-/// Checks the cluster for the user `somebody`, or for the current user, who needs `rights`.
-pub async fn examine(client: &Client, somebody: Option<&str>, rights: &[Right]) -> Vec<Finding> {
+/// Checks the cluster for the user `somebody`, or for the current user, with the permissions that watching
+/// `watch_scope` needs with these features of the operator.
+pub async fn examine(
+    client: &Client,
+    somebody: Option<&str>,
+    watch_scope: &WatchScope,
+    features: Features,
+) -> Vec<Finding> {
     let listing = Listing::new(client.clone());
     let mut findings = match listing.version().await {
         Ok(version) => vec![of_version(&version.major, &version.minor, &version.git_version)],
@@ -22,7 +28,7 @@ pub async fn examine(client: &Client, somebody: Option<&str>, rights: &[Right]) 
         Err(error) => return vec![unanswered(&error)],
     };
     findings.extend(definitions(&listing).await);
-    findings.extend(check_rights(client, somebody, rights).await);
+    findings.extend(rights(client, somebody, watch_scope, features).await);
     findings.push(match clocks_apart(client).await {
         Ok(Some(apart)) if apart > APART => Finding::warning(
             format!(
@@ -113,9 +119,10 @@ fn missing_fields(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
     missing
 }
 
-async fn check_rights(client: &Client, somebody: Option<&str>, rights: &[Right]) -> Vec<Finding> {
+async fn rights(client: &Client, somebody: Option<&str>, watch_scope: &WatchScope, features: Features) -> Vec<Finding> {
     let who = somebody.unwrap_or("the current user");
-    let allowed = match may(client, somebody, rights).await {
+    let rights = crate::kube::rights(watch_scope, features);
+    let allowed = match may(client, somebody, &rights).await {
         Ok(allowed) => allowed,
         Err(error) => {
             let what = format!("cannot check the permissions of {who}: {error}");

@@ -16,7 +16,7 @@ use clap::Args;
 use self::finding::{Chapter, Grade};
 use super::once;
 use super::plan::Output;
-use crate::kube::{ClientError, Listing, ListingError, WatchScope};
+use crate::kube::{ClientError, Features, Listing, ListingError, WatchScope};
 
 /// The exit code when there are problems.
 const PROBLEMS: u8 = 2;
@@ -76,6 +76,19 @@ pub struct DoctorArgs {
         value_parser = super::flags::max_wait
     )]
     pub readiness_gate_max_wait: Option<Duration>,
+
+    /// Also check the permissions that `leasehold run --service-annotations` needs, which is the default there
+    #[arg(
+        long,
+        env = "LEASEHOLD_SERVICE_ANNOTATIONS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub service_annotations: bool,
 
     /// Print only the least-privilege role that the operator's user needs in the etcd of --registry, as etcdctl
     /// commands
@@ -152,16 +165,19 @@ fn role(args: &DoctorArgs) -> Result<(), Error> {
 async fn examine(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
     let client = crate::kube::connect(args.kubeconfig.as_deref()).await?;
     let watch_scope = WatchScope::of(&args.watch_namespaces);
-    let mut rights = crate::kube::rights(&watch_scope);
-    if args.metrics_auth {
-        rights.extend(crate::kube::REVIEWS);
-    }
-    if args.readiness_gate_max_wait.is_some() {
-        rights.extend(crate::kube::gate_rights(&watch_scope));
-    }
     let mut chapters = vec![Chapter {
         about: "Kubernetes".to_owned(),
-        findings: kubernetes::examine(&client, args.service_account.as_deref(), &rights).await,
+        findings: kubernetes::examine(
+            &client,
+            args.service_account.as_deref(),
+            &watch_scope,
+            Features {
+                metrics_auth: args.metrics_auth,
+                service_annotations: args.service_annotations,
+                readiness_gates: args.readiness_gate_max_wait.is_some(),
+            },
+        )
+        .await,
     }];
     chapters.extend(
         registry::examine(

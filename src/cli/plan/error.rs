@@ -22,8 +22,16 @@ pub enum Error {
         name: String,
         cause: String,
     },
-    #[error("the files that -f names contain no ServiceRegistration")]
+    #[error(
+        "the files that -f names contain no ServiceRegistration and no Service with the annotation leasehold.dev/register"
+    )]
     Nothing,
+    #[error("the Service {service:?} has annotations that the operator would not carry out: {problems}")]
+    Annotations { service: String, problems: String },
+    #[error(
+        "a user's ServiceRegistration has the name of the Service {service:?}, so the operator would not carry out the annotation leasehold.dev/register: remove one of the two"
+    )]
+    Taken { service: String },
     #[error("the operator would reject {registration}: {cause}")]
     Refused { registration: String, cause: Refusal },
     #[error("{registration} uses the Registry {registry:?}, which does not exist: create it first")]

@@ -29,7 +29,7 @@ pub async fn find(
     operator_namespace: &str,
 ) -> Result<Plan, Error> {
     let client = crate::kube::connect(kubeconfig).await?;
-    manifests.settle(namespace.unwrap_or(client.default_namespace()));
+    manifests.settle(namespace.unwrap_or(client.default_namespace()))?;
     let cluster_id = crate::kube::cluster_id(client.clone(), PATIENCE, Calls::default());
     let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
     let listing = Listing::new(client);
@@ -51,6 +51,10 @@ pub async fn find(
     for registration in &manifests.registrations {
         let reference = reference(registration);
         let former = present.iter().find(|one| self::reference(one) == reference);
+        if manifests.is_annotated(&reference) && former.is_some_and(|former| former.owning_service().is_none()) {
+            let service = reference.name.to_string();
+            return Err(Error::Taken { service });
+        }
         let admitted = listing.admitted(registration, former).await?;
         by_registry
             .entry(admitted.spec.registry_ref.name.clone())

@@ -11,9 +11,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::Error;
-use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::controller::ClusterState;
+use crate::api::{RecordFormat, Registry, ServiceRegistration, unknown_field};
+use crate::controller::{ClusterState, annotated_registration};
 use crate::index::{EndpointSlice, NamespaceLabels, Service};
+use crate::model::{RegistrationRef, listed};
 
 /// The objects in the files given with `-f`.
 #[derive(Debug, Default)]
@@ -62,10 +63,37 @@ impl Manifests {
                 }
             }
         }
-        if manifests.registrations.is_empty() {
+        let mut services = manifests.services.iter();
+        if manifests.registrations.is_empty() && services.all(|service| annotated_registration(service).is_none()) {
             return Err(Error::Nothing);
         }
         Ok(manifests)
+    }
+
+    /// Adds the registrations that the operator would keep for the annotated Services. As in a cluster, it leaves a
+    /// registration of the same name alone that a user wrote.
+    fn register_annotated(&mut self) -> Result<(), Error> {
+        for service in &self.services {
+            let (namespace, name) = (&*service.namespace, &*service.name);
+            let is_taken = self.registrations.iter().any(|registration| {
+                registration.name_any() == name && registration.namespace().unwrap_or_default() == namespace
+            });
+            match annotated_registration(service) {
+                None => {}
+                Some(_) if is_taken => {
+                    let service = name.to_owned();
+                    return Err(Error::Taken { service });
+                }
+                Some(Ok(registration)) => self.registrations.push(registration),
+                Some(Err(problems)) => {
+                    return Err(Error::Annotations {
+                        service: name.to_owned(),
+                        problems: listed(&problems, problems.len(), "and"),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns the namespace `name` with its labels from the files, plus the name label that Kubernetes sets on each
@@ -82,8 +110,18 @@ impl Manifests {
         tenant
     }
 
-    /// Sets the namespace of registrations, Services and EndpointSlices that have none.
-    pub fn settle(&mut self, namespace: &str) {
+    /// Whether the registration is that of an annotated Service.
+    pub fn is_annotated(&self, registration: &RegistrationRef) -> bool {
+        let mut services = self.services.iter();
+        let names = |service: &Service| {
+            (&*service.namespace, &*service.name) == (&*registration.namespace, &*registration.name)
+        };
+        services.any(|service| names(service) && annotated_registration(service).is_some())
+    }
+
+    /// Sets the namespace of registrations, Services and EndpointSlices that have none. Then adds the registrations of
+    /// annotated Services.
+    pub fn settle(&mut self, namespace: &str) -> Result<(), Error> {
         for registration in &mut self.registrations {
             registration
                 .metadata
@@ -95,6 +133,7 @@ impl Manifests {
         for unset in services.chain(slices).filter(|own| own.is_empty()) {
             namespace.clone_into(unset);
         }
+        self.register_annotated()
     }
 
     /// Adds the Services and EndpointSlices to `cluster`, as if they were applied.
@@ -212,35 +251,8 @@ fn decode<K: DeserializeOwned + Serialize + ResourceExt>(
         return Err(wrong("it has no metadata.name".to_owned()));
     }
     let known = serde_json::to_value(&decoded).map_err(|error| wrong(error.to_string()))?;
-    match unknown(&spec, &known["spec"], "spec") {
+    match unknown_field(&spec, &known["spec"], "spec") {
         Some(field) => Err(wrong(format!("there is no field {field}"))),
         None => Ok(decoded),
-    }
-}
-
-/// Returns the path of a field in `written` that is not in `known`.
-fn unknown(written: &Value, known: &Value, path: &str) -> Option<String> {
-    match (written, known) {
-        (Value::Object(written), Value::Object(known)) => {
-            written
-                .iter()
-                .filter(|(_, value)| !value.is_null())
-                .find_map(|(name, value)| {
-                    let path = format!("{path}.{name}");
-                    match known.get(name) {
-                        Some(known) => unknown(value, known, &path),
-                        // Serialization may omit empty fields.
-                        None if value.as_object().is_some_and(serde_json::Map::is_empty) => None,
-                        None if value.as_array().is_some_and(Vec::is_empty) => None,
-                        None => Some(path),
-                    }
-                })
-        }
-        (Value::Array(written), Value::Array(known)) => written
-            .iter()
-            .zip(known)
-            .enumerate()
-            .find_map(|(i, (written, known))| unknown(written, known, &format!("{path}[{i}]"))),
-        _ => None,
     }
 }

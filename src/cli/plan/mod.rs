@@ -23,9 +23,10 @@ const CHANGES: u8 = 2;
 /// What to plan, and how to print the plan.
 #[derive(Args, Clone, Debug)]
 pub struct PlanArgs {
-    /// A file with ServiceRegistrations in YAML or JSON, or - for standard input; may be repeated
+    /// A file with ServiceRegistrations or annotated Services in YAML or JSON, or - for standard input; may be repeated
     ///
-    /// It may contain RecordFormats, which are used as if they were applied. With --pods it may also contain the
+    /// Services with the annotation leasehold.dev/register count as the ServiceRegistrations that the operator keeps for
+    /// them. It may contain RecordFormats, which are used as if they were applied. With --pods it may also contain the
     /// Registry, whose TTL, limits and access rules are used, and Namespaces, whose labels the access rules match.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,

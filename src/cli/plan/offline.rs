@@ -26,7 +26,7 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
         _ => "default",
     };
     let default = namespace.unwrap_or(common).to_owned();
-    manifests.settle(&default);
+    manifests.settle(&default)?;
     manifests.apply_to(&mut cluster);
     for pod in cluster.pods.iter_mut().filter(|pod| pod.namespace.is_empty()) {
         pod.namespace.clone_from(&default);

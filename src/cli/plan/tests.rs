@@ -336,3 +336,45 @@ fn a_service_is_planned_as_it_is_in_the_files_with_the_nodes_of_the_cluster() {
     let text = planned(&files, registration, &cluster.to_string()).unwrap();
     assert!(text.contains("The Service \"orders\" does not exist"), "{text}");
 }
+
+/// The Service of [`pods`] with these annotations.
+fn annotated(annotations: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: orders, annotations: {annotations}}}
+spec: {{selector: {{app: orders}}, ports: [{{name: grpc, port: 80, targetPort: grpc}}]}}
+"
+    )
+}
+
+#[test]
+fn annotated_service_is_planned_like_the_registration_that_the_operator_keeps_for_it() {
+    let files = Files::new("annotated");
+    let pods = pods().to_string();
+    let service = annotated("{leasehold.dev/register: '', leasehold.dev/formats: 'Plain,EtcdGRPC'}");
+    let found = planned(&files, &service, &pods).unwrap();
+    let same = planned(&files, REGISTRATION, &pods).unwrap();
+    let keys = |plan: &str| -> Vec<String> {
+        let lines = plan.lines().filter(|line| line.contains("10.0.0."));
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(keys(&found), keys(&same), "{found}");
+    assert_eq!(keys(&found).len(), 2, "{found}");
+}
+
+#[test]
+fn annotations_that_would_not_be_carried_out_are_named() {
+    let files = Files::new("annotated-wrong");
+    let pods = pods().to_string();
+    let wrong = annotated("{leasehold.dev/register: '', leasehold.dev/weight: heavy}");
+    let error = planned(&files, &wrong, &pods).expect_err("refused").to_string();
+    assert!(error.contains("leasehold.dev/weight: \"heavy\""), "{error}");
+    let both = format!("{}---{REGISTRATION}", annotated("{leasehold.dev/register: ''}"));
+    let error = planned(&files, &both, &pods).expect_err("refused").to_string();
+    assert!(error.contains("a user's ServiceRegistration has the name"), "{error}");
+    let plain = annotated("{leasehold.dev/weight: '1'}");
+    let error = planned(&files, &plain, &pods).expect_err("nothing to plan");
+    assert!(matches!(error, Error::Nothing), "{error}");
+}

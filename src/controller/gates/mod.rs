@@ -58,14 +58,18 @@ pub struct GateOpener {
 }
 
 impl GateOpener {
+    /// Without `max_wait`, `cache` regards gated pods as not ready from now on.
     pub fn new(
-        cache: SharedCache,
+        cache: &SharedCache,
         max_wait: Option<Duration>,
         pods: mpsc::UnboundedSender<StatusUpdate<Pod>>,
         events: Events,
     ) -> Self {
+        if max_wait.is_none() {
+            cache.write().index.ignore_gates();
+        }
         Self {
-            cache,
+            cache: cache.clone(),
             max_wait,
             pods,
             events,

@@ -57,8 +57,10 @@ use super::debouncer::Debouncer;
 use super::gates::GateEvent;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::{self, Access, Candidacy, Connection, Leadership, Timeouts};
-use crate::kube::{Events, SharedCheckpoint, Source, StatusUpdate, WatchScope};
-use crate::model::{Fence, Freshness, Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision, TxnOutcome};
+use crate::kube::{Events, SharedCheckpoint, Source, StatusUpdate, WatchScope, WriterCommand};
+use crate::model::{
+    Fence, Freshness, Key, KeyValue, LeaderFlag, LeaseId, Prefix, RegistrationRef, Revision, TxnOutcome,
+};
 use crate::peer::{PeerStatuses, Peers};
 use crate::plan::{LeaseGroups, Planner, Ticket};
 use crate::telemetry::{Health, Metrics, RegistryHealth, RegistryMetrics};
@@ -104,6 +106,10 @@ pub struct Context {
     pub cache: SharedCache,
     /// Reports the endpoints and credentials that the etcd of a Registry accepted.
     pub good: mpsc::UnboundedSender<(Arc<str>, Access)>,
+    /// Reports that this replica begins to lead a Registry, and has observed as much as its predecessors.
+    pub led: mpsc::UnboundedSender<Arc<str>>,
+    /// Writes the registrations of annotated Services; none if annotations are not carried out.
+    pub registration_writer: Option<mpsc::UnboundedSender<WriterCommand>>,
     pub peers: Peers,
 }
 
@@ -150,6 +156,8 @@ enum Done {
 /// Channels from the controller, and to and from the tasks that talk to this etcd while the Registry is served.
 struct Channels {
     commands: mpsc::UnboundedReceiver<Command>,
+    /// To the controller: whether this replica leads.
+    leader: LeaderFlag,
     /// From the election.
     leadership: watch::Receiver<Leadership>,
     /// To the mirror: the prefixes to watch.
@@ -323,6 +331,7 @@ impl RegistryWorker {
         self.reconcile(&cache, now);
         self.report_gated(&cache);
         drop(cache);
+        self.show_leader();
         if now >= self.house_at {
             self.house_at = now + HOUSE;
             self.keep_house(now);
@@ -353,6 +362,15 @@ impl RegistryWorker {
             self.rights.wake_at(self.leads()),
         ];
         wakes.into_iter().flatten().min().expect("housekeeping has a time")
+    }
+
+    /// Reports whether this replica leads, as soon as it has caught up with its predecessors.
+    fn show_leader(&self) {
+        let leads = self.leads() && self.catching_up.is_none() && self.kubernetes.complete;
+        if self.lines.leader.set(leads) && leads {
+            // The controller runs until the process ends.
+            let _ = self.context.led.send(self.name.clone());
+        }
     }
 
     /// Computes the desired records of the pods that changed, decides about unconfirmed removals, and writes.

@@ -15,7 +15,7 @@ use super::{Channels, Command, Context, RegistryWorker, Trouble, Version, guardi
 use crate::api::RegistrySpec;
 use crate::controller::failure::Failure;
 use crate::etcd::{self, Access, Campaign, Candidacy, Connection, Leadership, LeaseEvent};
-use crate::model::Elsewhere;
+use crate::model::{Elsewhere, LeaderFlag};
 use crate::plan::{MetaKeys, Planner};
 use crate::telemetry::{RegistryHealth, RegistryMetrics};
 
@@ -36,7 +36,7 @@ pub async fn serve(
     (spec, version): (RegistrySpec, Version),
     access: Result<Box<Access>, Trouble>,
     context: Context,
-    commands: mpsc::UnboundedReceiver<Command>,
+    (commands, leader): (mpsc::UnboundedReceiver<Command>, LeaderFlag),
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
     let connection = match connect(access, &context).await {
@@ -79,6 +79,7 @@ pub async fn serve(
 
     let lines = Channels {
         commands,
+        leader,
         leadership,
         scopes,
         renewals,

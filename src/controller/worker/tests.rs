@@ -69,6 +69,7 @@ impl Rig {
         let (scopes, wanted) = mpsc::unbounded_channel();
         let lines = Channels {
             commands: mpsc::unbounded_channel().1,
+            leader: crate::model::LeaderFlag::default(),
             leadership,
             scopes,
             renewals: watch::Sender::new(etcd::Leases::default()),
@@ -172,7 +173,7 @@ impl Rig {
     fn events(&mut self) -> Vec<(String, &'static str)> {
         let notices = std::iter::from_fn(|| self.events.try_recv().ok());
         let about = |notice: &Notice| match &notice.about {
-            About::Registration(registration) => registration.to_string(),
+            About::Registration(reference) | About::Service(reference) => reference.to_string(),
             About::Registry(name) | About::RecordFormat(name) | About::Pod { name, .. } => name.to_string(),
         };
         notices.map(|notice| (about(&notice), notice.reason)).collect()
