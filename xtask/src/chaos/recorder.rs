@@ -179,8 +179,9 @@ fn read_pod(pod: &v1::Pod) -> Pod {
             _ => Gate::Closed,
         });
     // The kubelet makes a pod ready a moment after its gate has opened.
-    let waits = find("Ready").is_some_and(|one| one.reason.as_deref() == Some("ReadinessGatesNotReady"));
-    let gated = gate.is_some_and(|gate| gate == Gate::Closed || waits) && is_true("ContainersReady");
+    let waits_for_kubelet = find("Ready").is_some_and(|one| one.reason.as_deref() == Some("ReadinessGatesNotReady"));
+    let waits_for_gate =
+        gate.is_some_and(|gate| gate == Gate::Closed || waits_for_kubelet) && is_true("ContainersReady");
     let ports = spec
         .containers
         .into_iter()
@@ -188,7 +189,7 @@ fn read_pod(pod: &v1::Pod) -> Pod {
     let ports = ports.filter_map(|port| Some((port.name?, u16::try_from(port.container_port).ok()?)));
     Pod {
         labels: pod.metadata.labels.clone().unwrap_or_default(),
-        ready: (is_true("Ready") || gated) && !ended && pod.metadata.deletion_timestamp.is_none(),
+        ready: (is_true("Ready") || waits_for_gate) && !ended && pod.metadata.deletion_timestamp.is_none(),
         gate,
         address: addresses.chain(status.pod_ip).find(|address| address.contains('.')),
         node: spec.node_name,

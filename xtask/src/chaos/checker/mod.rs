@@ -209,8 +209,8 @@ pub fn differences(record: &Record) -> Vec<String> {
         }
     }
     for (name, state) in wishes.pod_states(now) {
-        let waits = |pod: &&Pod| pod.ready && pod.gate == Some(Gate::Closed);
-        if state.value.filter(waits).is_some() && state.span().to > record.end {
+        let waits = |pod: &Pod| pod.ready && pod.gate == Some(Gate::Closed);
+        if state.value.is_some_and(waits) && state.span().to > record.end {
             differences.push(format!("{name} waits for its readiness gate"));
         }
     }
