@@ -162,7 +162,7 @@ pub struct RunArgs {
     )]
     pub session_ttl: u32,
 
-    /// Open the readiness gate leasehold.dev/registered of pods, after this many seconds at the latest (1 to 3600)
+    /// Open the readiness gate leasehold.dev/registered of pods, after this time at the latest, in seconds (1 to 3600)
     ///
     /// A pod that declares the gate becomes ready when all its records are registered, so that a rolling update does not
     /// outrun the registry. After this time it becomes ready in any case. Without this flag no gate is opened, and the
@@ -525,7 +525,7 @@ mod tests {
             assert_eq!(flag.get_env(), Some(variable.as_ref()), "--{name}");
             let names = flag.get_value_names().unwrap();
             let help = flag.get_help().unwrap().to_string();
-            let timed = name.ends_with("-timeout") || name.ends_with("-ttl");
+            let timed = ["-timeout", "-ttl", "-max-wait"].iter().any(|end| name.ends_with(end));
             assert_eq!(timed, help.contains("in seconds"), "--{name}: {help}");
             assert_eq!(timed, names[0] == "SECONDS", "--{name}");
         }
