@@ -77,6 +77,7 @@ impl Workers {
     pub fn stop(&mut self, registry: &str) {
         if let Some(member) = self.members.remove(registry) {
             member.end.cancel();
+            member.leader.revoke();
             // The receiver ends only with the process.
             let _ = self.context.gates.send(GateEvent::Stopped(registry.into()));
         }

@@ -3,7 +3,7 @@
 
 mod requests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +33,12 @@ const QUIET: Duration = Duration::from_mins(10);
 pub enum RegistrationChange {
     /// Create it, or give it this spec.
     Apply(Box<ServiceRegistrationSpec>),
-    /// Delete it, unless its Service asks for a registration in this Registry.
-    DeleteFrom(String),
+    /// Delete it, unless its Service asks for a registration in this Registry. If it is to move to another Registry, `next`
+    /// is its spec there: nothing is deleted that the API server would then refuse to create.
+    DeleteFrom {
+        registry: String,
+        next: Option<Box<ServiceRegistrationSpec>>,
+    },
 }
 
 /// A change, and for which Service it is made.
@@ -44,6 +48,8 @@ pub struct RegistrationWrite {
     pub registration: RegistrationRef,
     /// `metadata.uid` of the Service.
     pub service_uid: String,
+    /// The annotations of the Service for which the change is made. The change is dropped if the Service has others.
+    pub annotations: BTreeMap<String, String>,
     pub change: RegistrationChange,
     /// The change is dropped if this replica no longer leads the Registry.
     pub leader: LeaderFlag,
@@ -67,6 +73,10 @@ struct Entry {
     /// When the wanted change is due, while it waits.
     due: Option<Instant>,
     is_writing: bool,
+    /// Whether a command has arrived since the write in flight began.
+    is_revised: bool,
+    /// Whether it is in the queue of changes that are due.
+    is_ready: bool,
     /// The last change that was made, and when.
     made: Option<(RegistrationWrite, Instant)>,
     backoff: Backoff,
@@ -135,6 +145,7 @@ impl RegistrationWriter {
             WriterCommand::Wanted(write) => write,
             WriterCommand::Settled(reference) => {
                 if let Some(entry) = self.entries.get_mut(&reference) {
+                    entry.is_revised = true;
                     entry.wanted = None;
                     entry.refused = None;
                 }
@@ -146,10 +157,13 @@ impl RegistrationWriter {
             wanted: None,
             due: None,
             is_writing: false,
+            is_revised: false,
+            is_ready: false,
             made: None,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             refused: None,
         });
+        entry.is_revised = true;
         if entry.wanted.as_ref().is_some_and(|wanted| wanted.is_same(&write)) {
             entry.wanted = Some(write);
             return;
@@ -179,11 +193,14 @@ impl RegistrationWriter {
         while self.waiting.first().is_some_and(|(due, _)| *due <= now)
             && let Some((_, reference)) = self.waiting.pop_first()
         {
-            if let Some(entry) = self.entries.get_mut(&reference) {
-                entry.due = None;
+            let Some(entry) = self.entries.get_mut(&reference) else {
+                continue;
+            };
+            entry.due = None;
+            if !std::mem::replace(&mut entry.is_ready, true) {
+                let namespace = reference.namespace.clone();
+                self.ready.push(&namespace, reference);
             }
-            let namespace = reference.namespace.clone();
-            self.ready.push(&namespace, reference);
         }
         while self.writes.len() < IN_FLIGHT {
             let writing = &self.writing;
@@ -194,8 +211,10 @@ impl RegistrationWriter {
             let Some(entry) = self.entries.get_mut(&reference) else {
                 continue;
             };
-            // When the write in flight ends, `written` schedules the next one.
-            if entry.is_writing {
+            entry.is_ready = false;
+            // When the write in flight ends, `written` schedules the next one. One that is due later has its place among
+            // those that wait.
+            if entry.is_writing || entry.due.is_some() {
                 continue;
             }
             let Some(write) = entry.wanted.clone() else { continue };
@@ -204,6 +223,7 @@ impl RegistrationWriter {
                 continue;
             }
             entry.is_writing = true;
+            entry.is_revised = false;
             *self.writing.entry(reference.namespace.clone()).or_default() += 1;
             let requests = Requests {
                 client: self.client.clone(),
@@ -232,7 +252,7 @@ impl RegistrationWriter {
             return;
         };
         entry.is_writing = false;
-        let is_current = entry.wanted.as_ref().is_some_and(|wanted| wanted.is_same(write));
+        let is_current = !entry.is_revised && entry.wanted.as_ref().is_some_and(|wanted| wanted.is_same(write));
         let pause = match result {
             Ok(()) => {
                 entry.made = Some((write.clone(), now));
@@ -247,7 +267,8 @@ impl RegistrationWriter {
                 entry.backoff.next_pause()
             }
         };
-        if entry.wanted.is_some() {
+        // A newer command may have chosen a time.
+        if entry.wanted.is_some() && entry.due.is_none() {
             self.schedule(reference, now + if is_current { pause } else { Duration::ZERO });
         }
         if let Some((code, message)) = refusal.filter(|_| is_current) {
@@ -258,7 +279,7 @@ impl RegistrationWriter {
     /// Reports that the API server refuses a change, once while the reason stays the same.
     fn refused(&mut self, write: &RegistrationWrite, code: u16, message: &str) {
         // An admission webhook refuses with the same code, but in other words.
-        let is_right_missing = code == 403 && message.contains(" cannot ");
+        let is_right_missing = code == 403 && message.contains("User \"") && message.contains("\" cannot ");
         if is_right_missing && !std::mem::replace(&mut self.lack_logged, true) {
             tracing::warn!(
                 message,

@@ -70,9 +70,18 @@ impl Manifests {
         Ok(manifests)
     }
 
-    /// Adds the registrations that the operator would keep for the annotated Services. As in a cluster, it leaves a
-    /// registration of the same name alone that a user wrote.
+    /// Adds the registrations that the operator would keep for the annotated Services, in place of those that it has kept.
+    /// As in a cluster, it leaves a registration of the same name alone that a user wrote.
     fn register_annotated(&mut self) -> Result<(), Error> {
+        let annotated = self
+            .services
+            .iter()
+            .filter(|service| annotated_registration(service).is_some());
+        let annotated: Vec<_> = annotated.map(|service| (&*service.namespace, &*service.name)).collect();
+        self.registrations.retain(|registration| {
+            let (namespace, name) = (registration.namespace().unwrap_or_default(), registration.name_any());
+            registration.owning_service().is_none() || !annotated.contains(&(&*namespace, &*name))
+        });
         for service in &self.services {
             let (namespace, name) = (&*service.namespace, &*service.name);
             let is_taken = self.registrations.iter().any(|registration| {

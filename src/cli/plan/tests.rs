@@ -378,3 +378,22 @@ fn annotations_that_would_not_be_carried_out_are_named() {
     let error = planned(&files, &plain, &pods).expect_err("nothing to plan");
     assert!(matches!(error, Error::Nothing), "{error}");
 }
+
+#[test]
+fn registration_that_the_operator_keeps_is_planned_by_the_annotations() {
+    let files = Files::new("kept");
+    let kept = "
+apiVersion: leasehold.dev/v1alpha1
+kind: ServiceRegistration
+metadata:
+  name: orders
+  labels: {app.kubernetes.io/managed-by: leasehold}
+  ownerReferences: [{apiVersion: v1, kind: Service, name: orders, uid: u1, controller: true}]
+spec: {service: {name: orders}, formats: [{type: EtcdGRPC}]}
+";
+    let service = annotated("{leasehold.dev/register: \"\", leasehold.dev/formats: Plain}");
+    let found = planned(&files, &format!("{service}---{kept}"), &pods().to_string()).unwrap();
+    let keys: Vec<&str> = found.lines().filter(|line| line.contains("10.0.0.")).collect();
+    assert_eq!(keys.len(), 1, "{found}");
+    assert!(keys[0].contains("/services/"), "{found}");
+}

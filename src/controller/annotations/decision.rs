@@ -41,6 +41,8 @@ pub enum Decision {
     Update(Box<ServiceRegistrationSpec>),
     /// Delete it from the Registry that it names.
     Delete,
+    /// The same, because it moves to another Registry with this spec.
+    Move(Box<ServiceRegistrationSpec>),
     Leave,
     /// Leave it, and publish an Event about the Service.
     Complain(Complaint),
@@ -88,15 +90,20 @@ impl Complaint {
 /// replica is for a Registry.
 pub fn decide(service: Option<&Service>, existing: Existing<'_>, role: impl Fn(&str) -> Role) -> Decision {
     // Kubernetes deletes the registrations of a deleted Service.
-    let Some(service) = service.filter(|service| !service.is_deleting) else {
+    let Some(service) = service else {
         return Decision::Leave;
     };
     let Some(registry) = annotated_registry(&service.annotations) else {
         return match existing {
-            Existing::Kept { owner, spec, .. } if owner == service.uid => delete(spec, existing, role),
+            Existing::Kept { owner, spec, .. } if owner == service.uid => {
+                delete(spec, existing, role, Decision::Delete)
+            }
             _ => Decision::Leave,
         };
     };
+    if service.is_deleting {
+        return Decision::Leave;
+    }
     let my_role = role(registry);
     // Without a leader, each replica publishes the same Event, and the API server keeps one.
     let complain = |complaint| match my_role {
@@ -118,7 +125,7 @@ pub fn decide(service: Option<&Service>, existing: Existing<'_>, role: impl Fn(&
         Existing::Kept { owner, .. } if owner != service.uid => Decision::Leave,
         // The Registry of a registration cannot be changed. The leader of the new one creates the registration again.
         Existing::Kept { spec: present, .. } if present.registry_ref != spec.registry_ref => {
-            delete(present, existing, role)
+            delete(present, existing, role, Decision::Move(Box::new(spec)))
         }
         Existing::Kept {
             spec: present,
@@ -129,13 +136,18 @@ pub fn decide(service: Option<&Service>, existing: Existing<'_>, role: impl Fn(&
     }
 }
 
-/// Deletes a registration with this spec, if that is up to this replica.
-fn delete(spec: &ServiceRegistrationSpec, existing: Existing<'_>, role: impl Fn(&str) -> Role) -> Decision {
+/// Deletes a registration with this spec by `decision`, if that is up to this replica.
+fn delete(
+    spec: &ServiceRegistrationSpec,
+    existing: Existing<'_>,
+    role: impl Fn(&str) -> Role,
+    decision: Decision,
+) -> Decision {
     let is_deleting = matches!(existing, Existing::Kept { is_deleting: true, .. });
     if is_deleting || role(&spec.registry_ref.name) == Role::Other {
         return Decision::Leave;
     }
-    Decision::Delete
+    decision
 }
 
 #[cfg(test)]
@@ -182,6 +194,7 @@ mod tests {
             Decision::Create(_) => "create",
             Decision::Update(_) => "update",
             Decision::Delete => "delete",
+            Decision::Move(_) => "move",
             Decision::Leave => "leave",
             Decision::Complain(complaint) => complaint.reason,
         }
@@ -205,7 +218,7 @@ mod tests {
             (of("a"), Existing::OfUser, "RegistrationExists"),
             (of("b"), Existing::OfUser, "leave"),
             // Another Registry: the leader of the former one deletes.
-            (of("b"), kept(&a), "delete"),
+            (of("b"), kept(&a), "move"),
             (of("a"), kept(&b), "leave"),
             (of("c"), kept(&a), "RegistryNotFound"),
             (plain.clone(), Existing::None, "leave"),
@@ -234,8 +247,15 @@ mod tests {
                 is_deleting: true,
                 ..annotated.clone()
             };
+            let is_annotated = !deleting.annotations.is_empty();
             assert_eq!(decide(Some(&deleting), Existing::None, role), Decision::Leave);
-            assert_eq!(decide(Some(&deleting), kept(&a), role), Decision::Leave);
+            // A finalizer may keep the Service for long.
+            let expected = if is_annotated {
+                Decision::Leave
+            } else {
+                Decision::Delete
+            };
+            assert_eq!(decide(Some(&deleting), kept(&a), role), expected);
             let of_former = Existing::Kept {
                 owner: "u0",
                 spec: &a,

@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use tokio::sync::mpsc;
 
 use super::decision::{Complaint, Decision, Existing, Role, decide};
-use super::kept::KeptRegistrations;
-use crate::api::{ServiceRegistration, annotated_registry};
+use super::kept::{Kept, KeptRegistrations};
+use crate::api::{ServiceRegistration, ServiceRegistrationSpec, annotated_registry};
 use crate::controller::Controller;
 use crate::controller::cache::Cache;
 use crate::kube::{About, Notice, RegistrationChange, RegistrationWrite, WriterCommand};
@@ -73,9 +73,11 @@ impl Controller {
         }
     }
 
-    /// Decides about all annotated Services, once the caches are complete.
+    /// Decides about all annotated Services and kept registrations, once the caches are complete.
     pub(in crate::controller) fn keep_all(&mut self, cache: &Cache) {
-        for reference in self.annotations.annotated.clone() {
+        let annotated = self.annotations.annotated.iter();
+        let all: BTreeSet<_> = annotated.chain(self.annotations.kept.names()).cloned().collect();
+        for reference in all {
             self.keep(cache, &reference);
         }
     }
@@ -106,18 +108,15 @@ impl Controller {
         };
         let decision = decide(service, existing, |registry| self.role(registry));
         let uid = service.map(|service| service.uid.clone()).unwrap_or_default();
+        let annotations = service.map(|service| service.annotations.clone()).unwrap_or_default();
         let present = self.annotations.kept.get(reference);
         let (change, registry) = match decision {
             Decision::Create(spec) | Decision::Update(spec) => {
                 let registry = spec.registry_ref.name.clone();
                 (RegistrationChange::Apply(spec), registry)
             }
-            Decision::Delete => {
-                let registry = present
-                    .map(|kept| kept.spec.registry_ref.name.clone())
-                    .unwrap_or_default();
-                (RegistrationChange::DeleteFrom(registry.clone()), registry)
-            }
+            Decision::Delete => delete_from(present, None),
+            Decision::Move(spec) => delete_from(present, Some(spec)),
             Decision::Leave => return self.settle(reference, &writer),
             Decision::Complain(complaint) => return self.complain(reference, &uid, complaint, &writer),
         };
@@ -130,6 +129,7 @@ impl Controller {
         let write = RegistrationWrite {
             registration: reference.clone(),
             service_uid: uid,
+            annotations,
             change,
             leader,
         };
@@ -182,4 +182,14 @@ impl Controller {
             occurrence: format!("{hash:016x}"),
         });
     }
+}
+
+/// Returns the deletion of a registration from the Registry that it names. `next` is its spec in another Registry.
+fn delete_from(present: Option<&Kept>, next: Option<Box<ServiceRegistrationSpec>>) -> (RegistrationChange, String) {
+    let registry = present.map_or_else(String::new, |kept| kept.spec.registry_ref.name.clone());
+    let change = RegistrationChange::DeleteFrom {
+        registry: registry.clone(),
+        next,
+    };
+    (change, registry)
 }

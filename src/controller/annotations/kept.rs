@@ -47,6 +47,10 @@ impl KeptRegistrations {
         self.0.get(reference)
     }
 
+    pub fn names(&self) -> impl Iterator<Item = &RegistrationRef> {
+        self.0.keys()
+    }
+
     /// Returns the registrations in this Registry.
     pub fn in_registry<'a>(&'a self, registry: &'a str) -> impl Iterator<Item = &'a RegistrationRef> {
         let all = self.0.iter();

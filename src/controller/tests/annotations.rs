@@ -43,7 +43,7 @@ impl Rig {
         let word = |command| match command {
             WriterCommand::Wanted(write) => match write.change {
                 RegistrationChange::Apply(_) => "apply",
-                RegistrationChange::DeleteFrom(_) => "delete",
+                RegistrationChange::DeleteFrom { .. } => "delete",
             },
             WriterCommand::Settled(_) => "settled",
         };
@@ -146,4 +146,19 @@ async fn registry_that_is_created_later_ends_the_complaint() {
     assert_eq!(rig.writes(), [""; 0]);
     rig.lead();
     assert_eq!((rig.writes(), rig.complaints()), (vec!["apply"], Vec::new()));
+}
+
+#[tokio::test]
+async fn registration_whose_service_lost_its_annotation_while_no_operator_ran_is_deleted() {
+    let mut rig = Rig::new();
+    rig.cluster("c1");
+    rig.annotated(&json!({}), 80);
+    rig.kept_for_service(1, &Value::Null);
+    assert_eq!(rig.writes(), [""; 0]);
+    rig.lists_complete();
+    assert_eq!(
+        rig.writes(),
+        ["delete"],
+        "no replica leads a Registry that does not exist"
+    );
 }

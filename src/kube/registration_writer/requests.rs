@@ -9,7 +9,8 @@ use kube::{Api, Client};
 use tokio::time::{Instant, timeout};
 
 use super::{RegistrationChange, RegistrationWrite};
-use crate::api::{MANAGED_BY, ServiceRegistration, ServiceRegistrationSpec, annotated_registry};
+use crate::api::{MANAGED_BY, ServiceRegistration, ServiceRegistrationSpec};
+use crate::index::ANNOTATIONS;
 use crate::kube::client::MANAGER;
 use crate::model::RegistrationRef;
 use crate::telemetry::{Calls, Outcome, Peer};
@@ -45,28 +46,28 @@ impl Requests {
         let is_kept = |object: &ServiceRegistration| object.owning_service() == Some(&*write.service_uid);
         match (&write.change, present) {
             (RegistrationChange::Apply(spec), None) => {
+                if !self.is_up_to_date(write).await? {
+                    return Ok(());
+                }
                 let object = new_registration(write, spec);
                 let created = registrations.create(&params, &object);
                 self.ask("create_registration", created).await.map(drop)
             }
             (RegistrationChange::Apply(spec), Some(mut object)) if is_kept(&object) && object.spec != **spec => {
+                if !self.is_up_to_date(write).await? {
+                    return Ok(());
+                }
                 object.spec = (**spec).clone();
                 object.status = None;
                 object.metadata.managed_fields = None;
                 let replaced = registrations.replace(name, &params, &object);
                 self.ask("update_registration", replaced).await.map(drop)
             }
-            (RegistrationChange::DeleteFrom(registry), Some(object)) if is_kept(&object) => {
-                // The cached Service may be older than the one for which another replica has created the registration.
-                let services: Api<Service> = Api::namespaced(self.client.clone(), namespace);
-                let found = self.ask("list_service", services.list_metadata(&named)).await?;
-                let is_unwanted = |service: &kube::core::PartialObjectMeta<Service>| {
-                    let annotations = service.metadata.annotations.clone().unwrap_or_default();
-                    service.metadata.uid.as_deref() == Some(&*write.service_uid)
-                        && service.metadata.deletion_timestamp.is_none()
-                        && annotated_registry(&annotations) != Some(registry.as_str())
-                };
-                if !found.items.first().is_some_and(is_unwanted) {
+            (RegistrationChange::DeleteFrom { next, .. }, Some(object)) if is_kept(&object) => {
+                if let Some(spec) = next {
+                    self.check_creation(write, spec).await?;
+                }
+                if !self.is_up_to_date(write).await? {
                     return Ok(());
                 }
                 let exactly = DeleteParams::default().preconditions(Preconditions {
@@ -79,6 +80,38 @@ impl Requests {
             // Nothing to do. If the object has changed since the decision, the watch is about to report it.
             _ => Ok(()),
         }
+    }
+
+    /// Whether this replica still leads, and the Service still is as when the change was decided: the cached Service may be
+    /// older than the one by which another replica has written the registration. If it is, the watch is about to report
+    /// the Service.
+    async fn is_up_to_date(&self, write: &RegistrationWrite) -> Result<bool, Failure> {
+        let RegistrationRef { namespace, name } = &write.registration;
+        let services: Api<Service> = Api::namespaced(self.client.clone(), namespace);
+        let named = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = self.ask("list_service", services.list_metadata(&named)).await?;
+        let is_same = |service: &kube::core::PartialObjectMeta<Service>| {
+            let annotations = service.metadata.annotations.clone().unwrap_or_default();
+            let ours = annotations.into_iter().filter(|(key, _)| key.starts_with(ANNOTATIONS));
+            service.metadata.uid.as_deref() == Some(&*write.service_uid) && ours.eq(write.annotations.clone())
+        };
+        Ok(write.leader.is_set() && found.items.first().is_some_and(is_same))
+    }
+
+    /// Has the API server check whether it would create the registration with `spec`. The name is another one, because
+    /// the present registration has its name.
+    async fn check_creation(&self, write: &RegistrationWrite, spec: &ServiceRegistrationSpec) -> Result<(), Failure> {
+        let registrations: Api<ServiceRegistration> =
+            Api::namespaced(self.client.clone(), &write.registration.namespace);
+        let mut object = new_registration(write, spec);
+        object.metadata.name = None;
+        object.metadata.generate_name = Some("leasehold-check-".to_owned());
+        let dry_run = PostParams {
+            dry_run: true,
+            ..params()
+        };
+        let checked = registrations.create(&dry_run, &object);
+        self.ask("check_registration", checked).await.map(drop)
     }
 
     /// Waits for the answer to one request, and counts it.

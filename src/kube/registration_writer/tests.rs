@@ -48,6 +48,7 @@ fn apply(weight: u32) -> RegistrationWrite {
     RegistrationWrite {
         registration: orders(),
         service_uid: "u1".to_owned(),
+        annotations: BTreeMap::from([(REGISTER.to_owned(), String::new())]),
         change: RegistrationChange::Apply(spec(weight)),
         leader: LeaderFlag::raised(),
     }
@@ -55,9 +56,28 @@ fn apply(weight: u32) -> RegistrationWrite {
 
 fn delete_from(registry: &str) -> RegistrationWrite {
     RegistrationWrite {
-        change: RegistrationChange::DeleteFrom(registry.to_owned()),
+        annotations: BTreeMap::new(),
+        change: RegistrationChange::DeleteFrom {
+            registry: registry.to_owned(),
+            next: None,
+        },
         ..apply(0)
     }
+}
+
+const REGISTER: &str = "leasehold.dev/register";
+
+/// The Service `orders` with the UID `u1` and these annotations.
+fn service(annotations: &Value) -> (u16, Value) {
+    list(&[json!({"metadata": {"name": "orders", "uid": "u1", "annotations": annotations}})])
+}
+
+fn annotated() -> (u16, Value) {
+    service(&json!({"leasehold.dev/register": "", "example.org/other": "x"}))
+}
+
+fn is_of_services(path: &str) -> bool {
+    path.ends_with("/services")
 }
 
 fn list(items: &[Value]) -> (u16, Value) {
@@ -97,6 +117,13 @@ fn writer() -> (RegistrationWriter, mpsc::Receiver<Notice>) {
     (RegistrationWriter::new(client, metrics.calls, events), notices)
 }
 
+/// Begins the write that is due. Its answer is the caller's.
+fn begin(writer: &mut RegistrationWriter, now: Instant) {
+    writer.write(now);
+    assert_eq!(writer.writes.len(), 1);
+    writer.writes = JoinSet::new();
+}
+
 #[tokio::test]
 async fn registration_that_is_as_wanted_or_a_users_is_not_written() {
     let (client, arrived) = answering(|_, _| list(&[kept()]));
@@ -114,23 +141,25 @@ async fn registration_that_is_as_wanted_or_a_users_is_not_written() {
 
 #[tokio::test]
 async fn absent_registration_is_created_with_its_owner_and_a_different_one_is_replaced() {
-    let (client, arrived) = answering(|method, _| match *method {
+    let (client, arrived) = answering(|method, path| match *method {
+        Method::GET if is_of_services(path) => annotated(),
         Method::GET => list(&[]),
         _ => (201, kept()),
     });
     assert!(make(client, apply(1)).await.is_ok());
-    assert_eq!(methods(&arrived), [Method::GET, Method::POST]);
-    let created = arrived.lock().expect("no panic")[1].2.clone();
+    assert_eq!(methods(&arrived), [Method::GET, Method::GET, Method::POST]);
+    let created = arrived.lock().expect("no panic")[2].2.clone();
     let created: ServiceRegistration = serde_json::from_value(created).expect("decodes");
     assert_eq!(created.owning_service(), Some("u1"));
 
-    let (client, arrived) = answering(|method, _| match *method {
+    let (client, arrived) = answering(|method, path| match *method {
+        Method::GET if is_of_services(path) => annotated(),
         Method::GET => list(&[kept()]),
         _ => (200, kept()),
     });
     assert!(make(client, apply(2)).await.is_ok());
-    assert_eq!(methods(&arrived), [Method::GET, Method::PUT]);
-    let replaced = arrived.lock().expect("no panic")[1].2.clone();
+    assert_eq!(methods(&arrived), [Method::GET, Method::GET, Method::PUT]);
+    let replaced = arrived.lock().expect("no panic")[2].2.clone();
     assert_eq!(
         (&replaced["spec"]["weight"], &replaced["metadata"]["resourceVersion"]),
         (&json!(2), &json!("7"))
@@ -172,6 +201,74 @@ async fn registration_is_deleted_only_if_its_service_asks_for_none_in_the_regist
 }
 
 #[tokio::test]
+async fn nothing_is_written_by_annotations_that_the_service_no_longer_has_or_by_a_former_leader() {
+    let stale: Answer = |method, path| match *method {
+        Method::GET if is_of_services(path) => service(&json!({REGISTER: "", "leasehold.dev/weight": "2"})),
+        Method::GET => list(&[kept()]),
+        _ => (200, kept()),
+    };
+    let (client, arrived) = answering(stale);
+    assert!(make(client, apply(2)).await.is_ok());
+    assert_eq!(methods(&arrived), [Method::GET, Method::GET]);
+    let current: Answer = |method, path| match *method {
+        Method::GET if is_of_services(path) => annotated(),
+        _ => list(&[]),
+    };
+    let (client, arrived) = answering(current);
+    let former = RegistrationWrite {
+        leader: LeaderFlag::default(),
+        ..apply(1)
+    };
+    assert!(make(client, former).await.is_ok());
+    assert_eq!(methods(&arrived), [Method::GET, Method::GET]);
+}
+
+#[tokio::test]
+async fn registration_that_cannot_be_created_in_another_registry_is_not_deleted() {
+    let moving = || RegistrationWrite {
+        change: RegistrationChange::DeleteFrom {
+            registry: "default".to_owned(),
+            next: Some(spec(1)),
+        },
+        ..apply(1)
+    };
+    let (client, arrived) = answering(|method, path| match *method {
+        Method::GET if is_of_services(path) => annotated(),
+        Method::GET => list(&[kept()]),
+        Method::POST => refusal(422),
+        _ => (200, kept()),
+    });
+    assert!(matches!(
+        make(client, moving()).await,
+        Err(Failure::Refused { code: 422, .. })
+    ));
+    assert_eq!(methods(&arrived), [Method::GET, Method::POST]);
+    let (client, arrived) = answering(|method, path| match *method {
+        Method::GET if is_of_services(path) => annotated(),
+        Method::GET => list(&[kept()]),
+        _ => (200, kept()),
+    });
+    assert!(make(client, moving()).await.is_ok());
+    let expected = [Method::GET, Method::POST, Method::GET, Method::DELETE];
+    assert_eq!(methods(&arrived), expected);
+}
+
+#[tokio::test]
+async fn change_that_is_wanted_again_while_it_is_written_is_made_again() {
+    let (mut writer, _notices) = writer();
+    let now = Instant::now();
+    writer.take(WriterCommand::Wanted(apply(1)), now);
+    writer.write(now);
+    assert_eq!((writer.writes.len(), writer.waiting.len()), (1, 0));
+    writer.take(WriterCommand::Settled(orders()), now);
+    writer.take(WriterCommand::Wanted(apply(1)), now);
+    writer.write(now);
+    assert_eq!(writer.writes.len(), 1, "one write at a time");
+    writer.written(&apply(1), Ok(()), now);
+    assert_eq!(writer.waiting.len(), 1, "the registration may have been edited again");
+}
+
+#[tokio::test]
 async fn refusals_conflicts_and_failures_are_told_apart() {
     let cases: [(Answer, &str); 3] = [
         (|_, _| refusal(403), "refused"),
@@ -200,7 +297,7 @@ async fn change_that_is_undone_again_and_again_is_repeated_after_growing_pauses(
         let due = writer.waiting.first().expect("it waits").0;
         pauses.push(due.duration_since(now));
         now = due;
-        writer.waiting.clear();
+        begin(&mut writer, now);
         writer.written(&apply(1), Ok(()), now);
     }
     let millis = [0, 500, 1000, 2000].map(Duration::from_millis);
@@ -237,8 +334,8 @@ async fn refusal_is_reported_once_and_retried() {
     let (mut writer, mut notices) = writer();
     let now = Instant::now();
     writer.take(WriterCommand::Wanted(apply(1)), now);
-    for _ in 0..2 {
-        writer.waiting.clear();
+    for later in 0..2 {
+        begin(&mut writer, now + later * LONGEST_PAUSE);
         let message = "spec.formats: Invalid value".to_owned();
         writer.written(&apply(1), Err(Failure::Refused { code: 422, message }), now);
         assert_eq!(writer.waiting.len(), 1, "it is retried");
