@@ -160,7 +160,7 @@ impl Controller {
             let now = Instant::now();
             self.take(&mut cache, event, now);
             let marks = cache.index.take_marks();
-            self.send_marks(&cache, marks, false, now);
+            self.send_marks(&cache, &marks, false, now);
         }
         for change in cache.index.take_gate_changes() {
             let _ = self.workers.context().gates.send(GateEvent::Changed(change));
@@ -238,7 +238,7 @@ impl Controller {
                 // The pods were deleted with the namespace, although no watch event reported it.
                 cache.index.begin_pod_relist(&stream.area);
                 let missing = cache.index.end_pod_relist(&stream.area);
-                self.send_missing(cache, missing, now);
+                self.send_missing(cache, &missing, now);
             }
         }
         self.tell_complete(cache);
@@ -268,12 +268,12 @@ impl Controller {
             ObjectEvent::Lost(_) => return self.weigh(cache, now),
             ObjectEvent::ListComplete => {
                 let missing = cache.index.end_pod_relist(area);
-                self.send_missing(cache, missing, now);
+                self.send_missing(cache, &missing, now);
                 self.streams.listed(PODS, area);
                 return self.weigh(cache, now);
             }
         };
-        self.send_marks(cache, marks, deleted, now);
+        self.send_marks(cache, &marks, deleted, now);
     }
 
     /// Sends all workers a pod whose facts changed. Each finds out which of its registrations select the pod when it
@@ -288,19 +288,21 @@ impl Controller {
     }
 
     /// Sends each worker all pods that are missing in a list as one command: only the whole set shows a mass removal.
-    fn send_missing(&self, cache: &Cache, missing: Vec<(DirtyMark, bool)>, at: Instant) {
+    fn send_missing(&self, cache: &Cache, missing: &[(DirtyMark, bool)], at: Instant) {
         let mut by_registry: BTreeMap<&str, Vec<MissingPod>> = BTreeMap::new();
-        for (DirtyMark { registration, pod }, ended) in missing {
-            if let Some(registry) = registry_of(cache, &registration) {
-                let selected = cache.index.selected_count(&registration);
-                let missing = MissingPod {
-                    registration,
-                    pod,
-                    ended,
-                    selected,
-                };
-                by_registry.entry(registry).or_default().push(missing);
-            }
+        for missing in missing.chunk_by(|(mark, _), (next, _)| mark.registration == next.registration) {
+            let registration = &missing[0].0.registration;
+            let Some(registry) = registry_of(cache, registration) else {
+                continue;
+            };
+            let selected = cache.index.selected_count(registration);
+            let missing = missing.iter().map(|(mark, ended)| MissingPod {
+                registration: registration.clone(),
+                pod: mark.pod.clone(),
+                ended: *ended,
+                selected,
+            });
+            by_registry.entry(registry).or_default().extend(missing);
         }
         for (registry, pods) in by_registry {
             self.workers.send(registry, Command::PodsMissing { pods, at });

@@ -172,16 +172,17 @@ impl Controller {
             ObjectEvent::Lost(_) => self.weigh(cache, now),
             ObjectEvent::Applied(node) => {
                 let marks = cache.index.apply_node(node);
-                self.send_marks(cache, marks, false, now);
+                self.send_marks(cache, &marks, false, now);
             }
             ObjectEvent::Deleted { name, .. } => {
                 let marks = cache.index.delete_node(&name);
-                self.send_marks(cache, marks, true, now);
+                self.send_marks(cache, &marks, true, now);
             }
             ObjectEvent::Unreadable { name, .. } => cache.index.keep_node(&name),
             ObjectEvent::ListComplete => {
                 let missing = cache.index.end_node_relist().into_iter();
-                self.send_missing(cache, missing.map(|mark| (mark, false)).collect(), now);
+                let missing: Vec<_> = missing.map(|mark| (mark, false)).collect();
+                self.send_missing(cache, &missing, now);
                 if self.streams.listed(NODES, &NamespaceScope::Cluster) {
                     self.examine_node_users(cache, now);
                 }
@@ -198,13 +199,20 @@ impl Controller {
     }
 
     /// Sends each worker the marks of its registrations. `deleted`: the pods or nodes of these names were deleted.
-    pub(super) fn send_marks(&self, cache: &Cache, marks: Vec<DirtyMark>, deleted: bool, at: Instant) {
-        for DirtyMark { registration, pod } in marks {
-            if let Some(registry) = registry_of(cache, &registration) {
+    pub(super) fn send_marks(&self, cache: &Cache, marks: &[DirtyMark], deleted: bool, at: Instant) {
+        // The marks of one registration follow each other. Its count, which may cost a look at each address, is the same
+        // for all of them.
+        for marks in marks.chunk_by(|mark, next| mark.registration == next.registration) {
+            let registration = &marks[0].registration;
+            let Some(registry) = registry_of(cache, registration) else {
+                continue;
+            };
+            let selected = cache.index.selected_count(registration);
+            for mark in marks {
                 let changed = Command::PodSelected {
-                    selected: cache.index.selected_count(&registration),
-                    registration,
-                    pod,
+                    selected,
+                    registration: registration.clone(),
+                    pod: mark.pod.clone(),
                     deleted,
                     at,
                 };
