@@ -396,9 +396,14 @@ async fn a_node_port_is_registered_on_the_nodes_that_load_balancers_may_use() ->
         .await?;
     let of_b = namespace.objects().get("v1", "Pod", "b").await?.expect("a pod");
     let of_b = of_b["spec"]["nodeName"].as_str().expect("a node").to_owned();
-    let held = wait_keys(etcd, &prefix, &[&of_b]).await;
-    let value: Value = serde_json::from_str(&held[&format!("{prefix}{of_b}")].value).expect("JSON");
-    assert_eq!(value["weight"], 1, "{value}");
+    // If it is the only node, its key was there before.
+    until("the weight of the node", SOON, || async {
+        let held = wait_keys(etcd, &prefix, &[&of_b]).await;
+        let value = &held[&format!("{prefix}{of_b}")].value;
+        let json: Value = serde_json::from_str(value).map_err(|error| error.to_string())?;
+        (json["weight"] == 1).then_some(()).ok_or_else(|| value.clone())
+    })
+    .await?;
     let events = history.settled().await?;
     let of_others = events.iter().filter(|event| !event.key.ends_with(&of_b)).count();
     assert_eq!(of_others, nodes.len() - 1, "each other node left once: {events:?}");
