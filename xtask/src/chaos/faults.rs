@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     checker::{Kind, Violation},
     plan::PlannedFault,
-    record::{Fault, FaultKind, Moment, Span},
+    record::{Fault, FaultKind, Gate, Moment, Pod, Span},
     rng::index,
     scene::{READY, Scene},
 };
@@ -142,7 +142,9 @@ async fn cut_off(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effec
 /// Pauses an operator that has just been given work, and undoes that work while it is away: some of it is written, some is
 /// under way, and what it still has in hand when it wakes is wrong.
 async fn pause_at_work(scene: &Scene, operator: &Operator, planned: &PlannedFault) -> Result<()> {
-    let ready = scene.recorder.pods().into_iter().filter(|(_, pod)| pod.ready);
+    // No kubelet makes a pod ready whose gate is closed.
+    let is_free = |pod: &Pod| pod.ready && pod.gate != Some(Gate::Closed);
+    let ready = scene.recorder.pods().into_iter().filter(|(_, pod)| is_free(pod));
     let pods: Vec<String> = ready.map(|(name, _)| name).take(VICTIMS).collect();
     let pause = async {
         sleep(Duration::from_millis(planned.pick % 60)).await;
