@@ -89,7 +89,9 @@ pub enum Gate {
     Closed,
     /// The operator has opened it, because the pod is registered.
     Registered,
-    /// The operator has opened it, because the pod had waited for too long.
+    /// The operator has opened it, because no registration selects the pod.
+    NotSelected,
+    /// The operator has opened it, because the pod had waited for too long, or again.
     WaitedTooLong,
 }
 

@@ -174,8 +174,11 @@ fn read_pod(pod: &v1::Pod) -> Pod {
         .iter()
         .find(|gate| gate.condition_type == GATE)
         .map(|_| match find(GATE) {
-            Some(open) if open.status == "True" && open.reason.as_deref() == Some("Registered") => Gate::Registered,
-            Some(open) if open.status == "True" => Gate::WaitedTooLong,
+            Some(open) if open.status == "True" => match open.reason.as_deref() {
+                Some("Registered") => Gate::Registered,
+                Some("NotSelected") => Gate::NotSelected,
+                _ => Gate::WaitedTooLong,
+            },
             _ => Gate::Closed,
         });
     // The kubelet makes a pod ready a moment after its gate has opened.

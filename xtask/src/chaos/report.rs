@@ -64,6 +64,10 @@ pub fn table(record: &Record, verdict: &Verdict, actions: &BTreeMap<&'static str
         &opened(Gate::Registered),
     );
     row(
+        "pods whose gate opened because none selected them",
+        &opened(Gate::NotSelected),
+    );
+    row(
         "pods whose gate opened after the maximum wait",
         &opened(Gate::WaitedTooLong),
     );

@@ -27,11 +27,14 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
 
 /// What was missing when the gate of a pod opened.
 fn of_opening(scene: &Scene<'_>, (name, before, after, at): (&str, &Pod, &Pod, Moment)) -> Vec<Violation> {
-    // The news of etcd and of Kubernetes come in no order, and the operator may have seen a little older state.
-    let around = Span {
-        from: at.saturating_sub(scene.terms.reach),
-        to: at + scene.terms.lag,
-    };
+    // The news of etcd and of Kubernetes come in no order, and the watches of the operator and of this record each return at
+    // a time of their own after a fault.
+    let around = scene.weather.explaining(at);
+    let waited = scene.wishes.pod_states(around).filter_map(|(other, state)| {
+        let pod = state.value.filter(|_| other == name)?;
+        (pod.ready && pod.gate == Some(Gate::Closed)).then_some(pod)
+    });
+    let waited: Vec<&Pod> = waited.chain([before]).collect();
     let mut violations = Vec::new();
     for states in scene.wishes.registration_states() {
         let mut alive = states.into_iter().filter(|state| {
@@ -44,7 +47,8 @@ fn of_opening(scene: &Scene<'_>, (name, before, after, at): (&str, &Pod, &Pod, M
         };
         let Some(registration) = state.value else { continue };
         let keys = registration.keys(name, after);
-        if keys != registration.keys(name, before) {
+        // Of a pod that is relabelled while the request that opens its gate is on its way, too.
+        if waited.iter().any(|pod| registration.keys(name, pod) != keys) {
             continue;
         }
         for (key, value) in keys {

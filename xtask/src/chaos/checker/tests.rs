@@ -503,6 +503,34 @@ fn a_gate_that_opens_with_the_key_or_after_the_maximum_wait_is_right() {
 }
 
 #[test]
+fn a_gate_is_not_judged_by_a_registration_or_label_that_changed_at_that_time() {
+    let late = |from: f64| {
+        let mut story = Story::new();
+        story.fault(FaultKind::ApiserverKill, 10.0, 20.0, false);
+        story.gate(from, Gate::Closed);
+        story.gate(from + 0.1, Gate::Registered);
+        // The watch of the registrations has missed this until now.
+        story.sight(24.0, Sight::Registration("orders".to_owned(), None));
+        story.record.end = Duration::from_secs(25);
+        story.kinds()
+    };
+    assert_eq!(late(21.0), []);
+    assert_eq!(late(5.0), [Kind::Gate]);
+
+    let mut story = Story::new();
+    let other = Pod {
+        labels: [("app".to_owned(), "other".to_owned())].into(),
+        gate: Some(Gate::Closed),
+        ..pod(true)
+    };
+    story.sight(1.0, Sight::Pod("a".to_owned(), Some(other)));
+    story.gate(1.1, Gate::Closed);
+    story.gate(1.2, Gate::Registered);
+    story.ours(3.0, VALUE);
+    assert_eq!(story.kinds(), []);
+}
+
+#[test]
 fn a_pod_that_waits_for_its_gate_is_not_at_rest() {
     let mut story = Story::new();
     story.gate(1.0, Gate::Closed);
