@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use leasehold::index::{
     Addresses, Index, Pod, PodChange, PodPort, PodView, Port, PortTarget, Registration, Selector, Target,
 };
-use leasehold::model::{Family, NamespaceScope, Protocol, RegistrationRef};
+use leasehold::model::{Families, NamespaceScope, Protocol, RegistrationRef};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -120,7 +120,7 @@ fn registration(template: u32) -> Registration {
             },
             scheme: Some("grpc".into()),
         }],
-        family: Family::IPv4,
+        families: Families::default(),
         weight: Some(10),
         version_label: Some("app.kubernetes.io/version".into()),
         metadata: Arc::default(),

@@ -16,7 +16,7 @@ use leasehold::index::{
     Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector, Target,
 };
 use leasehold::model::{
-    Expect, Family, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Protocol, RegistrationRef, Revision,
+    Expect, Families, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Protocol, RegistrationRef, Revision,
     Transaction, TxnOutcome,
 };
 use leasehold::plan::{DesiredState, FormatBinding, MetaKeys, Planner, PodState, RegistrationSettings, Step};
@@ -75,7 +75,7 @@ fn registration(service: u32) -> Registration {
             },
             scheme: None,
         }],
-        family: Family::IPv4,
+        families: Families::default(),
         weight: None,
         version_label: None,
         metadata: Arc::default(),

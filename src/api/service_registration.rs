@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Format, ObjectReference, ServiceRegistrationStatus, schema};
-use crate::model::{Family, NodeAddressType, Protocol};
+use crate::model::{Families, Family, NodeAddressType, Protocol};
 
 /// Whether the format `f` sets a prefix, as a CEL expression.
 macro_rules! has_prefix {
@@ -382,10 +382,14 @@ pub struct Address {
     /// while the Service has a ready endpoint.
     #[serde(default, rename = "type")]
     pub kind: AddressType,
-    /// IPv4 (the default) or IPv6: exactly one of them. A pod or node without an address of this family is not
-    /// registered.
+    /// [IPv4] (the default), [IPv6], or both with the preferred one first. With both, a pod or node is registered with its
+    /// addresses of both families, and the name of the second one ends in -ipv6 or -ipv4. A pod or node without an address
+    /// of these families is not registered.
     #[serde(default = "default_families")]
-    #[schemars(length(min = 1, max = 1))]
+    #[schemars(length(min = 1, max = 2))]
+    #[x_kube(
+        validation = Rule::new("self.all(a, self.exists_one(b, b == a))").message("each IP family is listed once"),
+    )]
     pub ip_families: Vec<Family>,
     /// For the type NodePort: the types of node addresses, in order of preference. Defaults to ExternalIP, InternalIP: a
     /// node without an external address is registered with its internal one.
@@ -398,9 +402,9 @@ pub struct Address {
 }
 
 impl Address {
-    /// Returns the family of the addresses that are registered.
-    pub fn family(&self) -> Family {
-        self.ip_families.first().copied().unwrap_or_default()
+    /// Returns the families of the addresses that are registered.
+    pub fn families(&self) -> Families {
+        Families::new(&self.ip_families)
     }
 
     /// Returns the types of node addresses, in order of preference.

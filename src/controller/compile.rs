@@ -156,7 +156,7 @@ fn compile_with(
         namespace: &reference.namespace,
         name: service,
         ports: &known,
-        ipv6: spec.address.family() == Family::IPv6,
+        ipv6: spec.address.families().contains(Family::IPv6),
         record_formats: references.record_formats,
     };
     for format in Format::compile_all(formats, &known)? {
@@ -187,7 +187,7 @@ fn compile_with(
             registry: spec.registry_ref.name.as_str().into(),
             service: service.into(),
             ports,
-            family: spec.address.family(),
+            families: spec.address.families(),
             weight: spec.weight,
             version_label: spec.version.as_ref().map(|version| version.from_label.as_str().into()),
             metadata: Arc::new(attributes(|attribute| attribute.value.as_ref()).collect()),

@@ -11,7 +11,7 @@ use crate::index::{
     Address, EndpointSlice, NodeTarget, Operator, Port, PortTarget, Requirement, Selector, Service, ServicePort,
     ServiceType, SlicePort, Target, TargetPort,
 };
-use crate::model::{Family, Host, Protocol};
+use crate::model::{Families, Family, Host, Protocol};
 
 /// What a registration selects and registers.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ pub fn resolve(
             Some(Obstacle { reason, message }),
         ));
     };
-    let mut obstacle = unfit(spec.address.kind, spec.address.family(), service);
+    let mut obstacle = unfit(spec.address.kind, spec.address.families(), service);
     let service_ports = if last.is_empty() {
         let (ports, missing) = ports_of(spec, service);
         obstacle = obstacle.or(missing);
@@ -106,12 +106,12 @@ pub fn resolve(
         let mut endpoints = slices().flat_map(|slice| &slice.endpoints);
         endpoints.any(|endpoint| endpoint.ready || service.publish_not_ready && !endpoint.terminating)
     });
-    let hosts = |hosts: Vec<Host>| Target::Addresses(addresses(hosts, spec.address.family(), ready));
+    let hosts = |hosts: Vec<Host>| Target::Addresses(addresses(hosts, spec.address.families(), ready));
     let target = match spec.address.kind {
         AddressType::PodIP if service.selector.is_empty() => Target::Addresses(of_slices(
             slices(),
             &ports,
-            spec.address.family(),
+            spec.address.families(),
             service.publish_not_ready,
         )),
         AddressType::PodIP => Target::Pods,
@@ -122,14 +122,10 @@ pub fn resolve(
             ready,
         }),
         AddressType::LoadBalancer => hosts(service.ingress.clone()),
-        AddressType::ClusterIP => hosts(
-            service
-                .cluster_ips
-                .of(spec.address.family())
-                .map(Host::Ip)
-                .into_iter()
-                .collect(),
-        ),
+        AddressType::ClusterIP => {
+            let addresses = service.cluster_ips.of_all(spec.address.families());
+            hosts(addresses.map(|(_, address)| Host::Ip(address)).collect())
+        }
         AddressType::ExternalIP => hosts(service.external_ips.iter().copied().map(Host::Ip).collect()),
     };
     Ok(Resolved {
@@ -185,15 +181,15 @@ fn nothing_selector() -> Selector {
     }
 }
 
-/// Returns why the Service has no address of this type and family.
-fn unfit(kind: AddressType, family: Family, service: &Service) -> Option<Obstacle> {
+/// Returns why the Service has no address of this type and these families.
+fn unfit(kind: AddressType, families: Families, service: &Service) -> Option<Obstacle> {
     let (name, of_service) = (&service.name, service.kind.as_str());
     if service.kind == ServiceType::ExternalName {
         return Some(Obstacle::unusable(format!(
             "The Service \"{name}\" is of the type ExternalName and has no endpoints: name a Service with pods or EndpointSlices."
         )));
     }
-    let is_of_family = |host: &Host| is_of(host, family);
+    let is_of_family = |host: &Host| is_of(host, families);
     let message = match kind {
         AddressType::HostIP if service.selector.is_empty() => {
             format!("address.type HostIP needs pods, and the Service \"{name}\" has no selector: use the type PodIP.")
@@ -208,12 +204,12 @@ fn unfit(kind: AddressType, family: Family, service: &Service) -> Option<Obstacl
             return Some(Obstacle {
                 reason: Reason::AddressPending,
                 message: format!(
-                    "The load balancer of the Service \"{name}\" has no {family} address and no host name yet: see `kubectl describe service {name}`."
+                    "The load balancer of the Service \"{name}\" has no {families} address and no host name yet: see `kubectl describe service {name}`."
                 ),
             });
         }
-        AddressType::ClusterIP if service.cluster_ips.of(family).is_none() => format!(
-            "address.type ClusterIP: the Service \"{name}\" has no {family} cluster IP: use another family, or the type PodIP for a headless Service."
+        AddressType::ClusterIP if service.cluster_ips.of_all(families).next().is_none() => format!(
+            "address.type ClusterIP: the Service \"{name}\" has no {families} cluster IP: use another family, or the type PodIP for a headless Service."
         ),
         AddressType::ExternalIP
             if !service
@@ -224,7 +220,7 @@ fn unfit(kind: AddressType, family: Family, service: &Service) -> Option<Obstacl
                 .any(|host| is_of_family(&host)) =>
         {
             format!(
-                "address.type ExternalIP: the Service \"{name}\" lists no {family} address in spec.externalIPs: add one."
+                "address.type ExternalIP: the Service \"{name}\" lists no {families} address in spec.externalIPs: add one."
             )
         }
         _ => return None,
@@ -339,14 +335,14 @@ fn of_last(port: &LastPort) -> Port {
     }
 }
 
-fn is_of(host: &Host, family: Family) -> bool {
-    host.ip().is_none_or(|ip| ip.is_ipv6() == (family == Family::IPv6))
+fn is_of(host: &Host, families: Families) -> bool {
+    host.ip().is_none_or(|ip| families.contains(Family::of(ip)))
 }
 
-/// Returns the addresses of the family, and the host names.
-fn addresses(hosts: Vec<Host>, family: Family, ready: Option<bool>) -> Arc<[Address]> {
+/// Returns the addresses of the families, and the host names.
+fn addresses(hosts: Vec<Host>, families: Families, ready: Option<bool>) -> Arc<[Address]> {
     let mut seen = BTreeSet::new();
-    let hosts = hosts.into_iter().filter(|host| is_of(host, family));
+    let hosts = hosts.into_iter().filter(|host| is_of(host, families));
     let hosts = hosts.filter(|host| seen.insert(host.clone()));
     let address = |host: Host| Address {
         name: endpoint_name(&host),
@@ -370,7 +366,7 @@ fn sorted(mut addresses: Vec<Address>) -> Arc<[Address]> {
 fn of_slices<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     ports: &[Port],
-    family: Family,
+    families: Families,
     publish_not_ready: bool,
 ) -> Arc<[Address]> {
     let mut slices: Vec<&EndpointSlice> = slices.collect();
@@ -388,7 +384,7 @@ fn of_slices<'a>(
         let numbers: Arc<[Option<u16>]> = ports.iter().map(|port| number(slice, port)).collect();
         // A terminating endpoint leaves at once, as a terminating pod does.
         let staying = slice.endpoints.iter().filter(|endpoint| !endpoint.terminating);
-        for endpoint in staying.filter(|endpoint| is_of(&endpoint.host, family)) {
+        for endpoint in staying.filter(|endpoint| is_of(&endpoint.host, families)) {
             let is_ready = endpoint.ready || publish_not_ready;
             let address = || Address {
                 name: endpoint_name(&endpoint.host),

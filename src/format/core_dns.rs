@@ -98,7 +98,7 @@ impl CoreDns {
         let mut key = format!(
             "{}{}",
             self.reach.scope.prefix(),
-            label(prefix::segment("pod", &endpoint.pod)?)
+            label(prefix::segment("pod", &endpoint.name())?)
         );
         if !sole_port {
             key.push('/');

@@ -77,10 +77,11 @@ fn checked<'a>(field: &'static str, prefix: &'a str, max: usize) -> Result<&'a s
     })
 }
 
-/// Returns the pod's name, if the format carries one port. Otherwise returns the names of pod and port, separated by a
-/// colon, which neither name can contain.
+/// Returns the endpoint's name, if the format carries one port. Otherwise returns the names of endpoint and port,
+/// separated by a colon, which neither name can contain.
 pub fn pod_id(endpoint: &Endpoint, sole_port: bool) -> Result<String, Refusal> {
-    let pod = segment("pod", &endpoint.pod)?;
+    let name = endpoint.name();
+    let pod = segment("pod", &name)?;
     if sole_port {
         return Ok(pod.to_owned());
     }

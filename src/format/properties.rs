@@ -16,7 +16,7 @@ use crate::api::{
     self, CoreDNSFormat, FormatType, GoFrameFormat, GoZeroFormat, PlainFormat, PlainValue, TraefikFormat,
     TraefikProtocol,
 };
-use crate::model::{Endpoint, Host, Record};
+use crate::model::{Endpoint, Family, Host, Record};
 
 /// Formats of all types, with valid fields.
 fn formats() -> impl Strategy<Value = api::Format> {
@@ -106,6 +106,7 @@ pub(super) fn endpoints() -> impl Strategy<Value = Endpoint> {
             node: Some("n1".into()),
             zone: rest.2.map(Into::into),
             address,
+            second_family: None,
             port,
             port_name: port_name.into(),
             scheme: rest.1.map(Into::into),
@@ -309,6 +310,27 @@ proptest! {
         found.sort();
         dialled.sort();
         prop_assert_eq!(found, dialled);
+    }
+
+    #[test]
+    fn both_families_of_a_pod_have_keys_of_their_own_and_each_is_seen(
+        spec in formats(), endpoint in endpoints(), v4 in any::<[u8; 4]>(), v6 in any::<[u8; 16]>(), sole_port in any::<bool>(),
+    ) {
+        let format = compile(&spec);
+        let weight = endpoint.weight.map(|weight| weight.max(1));
+        let preferred = Endpoint { address: Host::Ip(v4.into()), weight, scheme: Some("grpc".into()), ..endpoint };
+        let second = Endpoint { address: Host::Ip(v6.into()), second_family: Some(Family::IPv6), ..preferred.clone() };
+        // Only GoFrame refuses one of them.
+        let (Ok(mut all), Ok(others)) = (format.record(&preferred, sole_port), format.record(&second, sole_port)) else {
+            prop_assert_eq!(spec.kind, FormatType::GoFrame);
+            return Ok(());
+        };
+        all.extend(others);
+        let keys: HashSet<_> = all.iter().map(|record| record.key.clone()).collect();
+        prop_assert_eq!(keys.len(), all.len());
+        let mut found: Vec<Host> = seen(&spec, &all).into_iter().filter_map(|seen| Some(seen.address?.0)).collect();
+        found.sort();
+        prop_assert_eq!(found, [preferred.address, second.address]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::testing::{self, ORDERS, of};
 use super::{Format, Service};
 use crate::api::{self, FormatType, TraefikFormat, TraefikProtocol};
 use crate::model::endpoints::orders;
-use crate::model::{Endpoint, Record};
+use crate::model::{Endpoint, Family, Record};
 
 fn rows() -> Vec<(&'static str, api::Format)> {
     let traefik = |protocol| {
@@ -172,12 +172,44 @@ fn written_address(spec: &api::Format, endpoint: &Endpoint) -> String {
     }
 }
 
+/// Returns what distinguishes the key of the IPv6 address from that of the preferred IPv4 address of the same pod.
+fn second_key(spec: &api::Format) -> String {
+    let second = Endpoint {
+        address: "2001:db8::7".parse().expect("an address"),
+        second_family: Some(Family::IPv6),
+        ..orders()
+    };
+    let service = Service { ipv6: true, ..ORDERS };
+    let Ok(format) = Format::compile(spec, &service) else {
+        return "refused".to_owned();
+    };
+    let key = |endpoint: &Endpoint| {
+        format.record(endpoint, true).expect("a good endpoint")[0]
+            .key
+            .to_string()
+    };
+    let (key, first) = (key(&second), key(&orders()));
+    assert_ne!(key, first);
+    let named = key.contains(&*second.name()).then_some("`POD-ipv6`".to_owned());
+    let address = second.host_port();
+    let addressed = key.contains(&address).then(|| format!("`{address}`"));
+    let parts: Vec<String> = named.into_iter().chain(addressed).collect();
+    if parts.is_empty() {
+        "its own `NUMBER`".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
+
 #[test]
 fn the_documented_table_says_how_each_kind_of_address_is_written() {
     let heads: Vec<&str> = ADDRESSES.iter().map(|(kind, _)| *kind).collect();
     let mut table = vec![
-        format!("| format | {} |", heads.join(" | ")),
-        "|---|---|---|---|".to_owned(),
+        format!(
+            "| format | {} | second address of a pod: in the key |",
+            heads.join(" | ")
+        ),
+        "|---|---|---|---|---|".to_owned(),
     ];
     for (name, spec) in rows() {
         let cell = |(_, address): &(&str, &str)| {
@@ -188,7 +220,7 @@ fn the_documented_table_says_how_each_kind_of_address_is_written() {
             written_address(&spec, &endpoint)
         };
         let cells: Vec<String> = ADDRESSES.iter().map(cell).collect();
-        table.push(format!("| {name} | {} |", cells.join(" | ")));
+        table.push(format!("| {name} | {} | {} |", cells.join(" | "), second_key(&spec)));
     }
     let table = table.join("\n");
     let documented = include_str!("../../docs/formats.md");

@@ -99,10 +99,10 @@ impl Traefik {
     }
 
     pub fn records(&self, endpoint: &Endpoint) -> Result<Vec<Record>, Refusal> {
-        let (pod, port) = (&endpoint.pod, &endpoint.port_name);
+        let (name, port) = (endpoint.name(), &endpoint.port_name);
         let weight = endpoint.weight.filter(|_| self.protocol == TraefikProtocol::HTTP);
         let fields = if weight.is_some() { "url weight" } else { "" };
-        let number = fnv64(&[&endpoint.namespace, pod, port, fields]);
+        let number = fnv64(&[&endpoint.namespace, &name, port, fields]);
         let field = |name: &str| format!("{}{number}/{name}", self.reach.scope.prefix());
         if self.protocol != TraefikProtocol::HTTP {
             return Ok(vec![Record::new(field("address"), endpoint.host_port())]);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::model::{Family, Protocol};
+use crate::model::{Families, Family, Protocol};
 
 /// The pod annotation that overrides the registration's weight.
 pub const WEIGHT_ANNOTATION: &str = "leasehold.dev/weight";
@@ -81,6 +81,13 @@ impl Addresses {
             Family::IPv4 => self.v4.map(IpAddr::V4),
             Family::IPv6 => self.v6.map(IpAddr::V6),
         }
+    }
+
+    /// Returns the addresses of `families`, the preferred one first.
+    pub fn of_all(self, families: Families) -> impl Iterator<Item = (Family, IpAddr)> {
+        families
+            .iter()
+            .filter_map(move |family| Some((family, self.of(family)?)))
     }
 
     pub fn is_empty(self) -> bool {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::testing::{apply, pod, registration};
 use super::{DirtyMark, Index, Operator, Pod, PodView, Port, PortTarget, Registration, Requirement, Selector};
-use crate::model::{Family, NamespaceScope, RegistrationRef};
+use crate::model::{Families, Family, NamespaceScope, RegistrationRef};
 
 /// The expected state after the events so far, as plain lists (the oracle).
 #[derive(Clone, Debug, Default)]
@@ -111,24 +111,29 @@ fn any_reference() -> impl Strategy<Value = RegistrationRef> {
 }
 
 fn any_registration() -> impl Strategy<Value = Registration> {
-    let family = prop_oneof![3 => Just(Family::IPv4), 1 => Just(Family::IPv6)];
+    let families = prop_oneof![
+        3 => Just(vec![Family::IPv4]),
+        1 => Just(vec![Family::IPv6]),
+        1 => Just(vec![Family::IPv4, Family::IPv6]),
+    ];
+    let families = families.prop_map(|list| Families::new(&list));
     let labels = (option::of(shared(&KEYS)), vec((shared(&KEYS), shared(&KEYS)), 0..2));
     (
         any_reference(),
         any_selector(),
-        family,
+        families,
         any::<bool>(),
         option::of(0..2u32),
         labels,
         1..3i64,
     )
         .prop_map(
-            |(reference, selector, family, numbered, weight, (version_label, metadata_labels), generation)| {
+            |(reference, selector, families, numbered, weight, (version_label, metadata_labels), generation)| {
                 let mut registration = Registration {
                     reference,
                     generation,
                     selector,
-                    family,
+                    families,
                     weight,
                     version_label,
                     ..registration("r")

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Selector;
-use crate::model::{Family, Host, NodeAddressType, Protocol, RegistrationRef};
+use crate::model::{Families, Host, NodeAddressType, Protocol, RegistrationRef};
 
 /// A registration without its formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub struct Registration {
     pub service: Arc<str>,
     /// The ports to register for each pod.
     pub ports: Vec<Port>,
-    /// The address family to register.
-    pub family: Family,
+    /// The address families to register.
+    pub families: Families,
     /// The weight of a pod that does not set one.
     pub weight: Option<u32>,
     /// The pod label whose value is the version.

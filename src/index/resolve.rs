@@ -1,7 +1,6 @@
 //! Resolves a registration and one of its pods, nodes or addresses into endpoints.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::num::NonZero;
 use std::sync::Arc;
 
@@ -9,10 +8,10 @@ use super::behind::{Behind, Counts};
 use super::compact::{CompactPod, State, Symbols, Weight};
 use super::gates::Gates;
 use super::node::{Node, Nodes};
-use super::pod::{REGION_LABEL, ZONE_LABEL};
+use super::pod::{Addresses, REGION_LABEL, ZONE_LABEL};
 use super::registration::{Address, NodeTarget, PortTarget, Registration, Target};
 use super::view::{MissingPort, PodView, ReadyPod, Why};
-use crate::model::{Endpoint, Host, NodeAddressType};
+use crate::model::{Endpoint, Families, Family, Host, NodeAddressType};
 
 /// What views depend on apart from registrations and pods.
 #[derive(Clone, Copy)]
@@ -34,7 +33,7 @@ pub(super) fn resolve(registration: &Registration, name: &Arc<str>, pod: &Compac
         State::Ready | State::Gated | State::Ungated | State::NotReady => {
             match resolve_if_ready(registration, name, pod, facts) {
                 Some(ready) => return PodView::Ready(ready),
-                None => Why::NoAddress(registration.family),
+                None => Why::NoAddress(registration.families),
             }
         }
     };
@@ -42,7 +41,7 @@ pub(super) fn resolve(registration: &Registration, name: &Arc<str>, pod: &Compac
 }
 
 /// Returns what [`resolve`] would return for the pod `name` if the pod were ready; `None` if the pod has no address of
-/// the wanted family.
+/// the wanted families.
 pub(super) fn resolve_if_ready(
     registration: &Registration,
     name: &Arc<str>,
@@ -50,13 +49,16 @@ pub(super) fn resolve_if_ready(
     facts: Facts<'_>,
 ) -> Option<ReadyPod> {
     let symbols = facts.symbols;
-    let own = pod.addresses.of(registration.family);
-    let address = match registration.target {
-        Target::HostPorts => symbols.host_addresses(pod).of(registration.family)?,
-        _ => own?,
+    let own = pod.addresses;
+    let addresses = match registration.target {
+        Target::HostPorts => symbols.host_addresses(pod),
+        _ => own,
     };
+    let hosts = Hosts::of(addresses, registration.families)?;
     // A pod in the network of its node needs no host port.
-    let uses_host_ports = matches!(registration.target, Target::HostPorts) && own != Some(address);
+    let mut registered = addresses.of_all(registration.families);
+    let mut is_in_host_network = || registered.any(|(family, address)| own.of(family) == Some(address));
+    let uses_host_ports = matches!(registration.target, Target::HostPorts) && !is_in_host_network();
     let label = |key: &str| symbols.label(pod, key).cloned();
     let node = pod.node.map(|node| symbols.string(node).clone());
     let topology = node.as_deref().and_then(|node| facts.nodes.get(node));
@@ -67,7 +69,7 @@ pub(super) fn resolve_if_ready(
     };
     let common = Common {
         name,
-        host: address.into(),
+        hosts,
         zone: topology
             .and_then(|node| node.zone.clone())
             .or_else(|| label(ZONE_LABEL)),
@@ -116,7 +118,7 @@ pub(super) fn resolve_node(
         None => PodView::Gone,
         Some(true) if node.ready => node_if_ready(registration, target, name, behind, facts).map_or(
             PodView::Unready {
-                why: Why::NoAddress(registration.family),
+                why: Why::NoAddress(registration.families),
             },
             PodView::Ready,
         ),
@@ -133,7 +135,7 @@ pub(super) fn node_if_ready(
     facts: Facts<'_>,
 ) -> Option<ReadyPod> {
     let node = facts.nodes.get(name).filter(|node| !node.excluded)?;
-    let address = node_address(node, target, registration)?;
+    let hosts = Hosts::of(node_addresses(node, target), registration.families)?;
     let weight = match registration.weight {
         // Each of these nodes gets as much traffic as there are pods on it.
         weight if target.local => Some((behind.on(name).ready.max(1) * weight.unwrap_or(1)).min(MAX_WEIGHT)),
@@ -141,7 +143,7 @@ pub(super) fn node_if_ready(
     };
     let common = Common {
         name,
-        host: address.into(),
+        hosts,
         node: Some(name.clone()),
         zone: node.zone.clone(),
         version: None,
@@ -154,13 +156,17 @@ pub(super) fn node_if_ready(
 /// The maximum weight of an endpoint.
 const MAX_WEIGHT: u32 = 65_535;
 
-fn node_address(node: &Node, target: &NodeTarget, registration: &Registration) -> Option<IpAddr> {
+/// Returns the node's address of each family, of the most preferred type that it has.
+fn node_addresses(node: &Node, target: &NodeTarget) -> Addresses {
     let of = |kind: &NodeAddressType| match kind {
         NodeAddressType::ExternalIP => node.external,
         NodeAddressType::InternalIP => node.internal,
     };
-    let mut addresses = target.address_types.iter().map(of);
-    addresses.find_map(|addresses| addresses.of(registration.family))
+    let all = target.address_types.iter().map(of);
+    all.fold(Addresses::default(), |first, other| Addresses {
+        v4: first.v4.or(other.v4),
+        v6: first.v6.or(other.v6),
+    })
 }
 
 /// Returns the view of `registration` on one of its addresses.
@@ -182,7 +188,10 @@ pub(super) fn address_if_ready(registration: &Registration, address: &Address, f
     let node = address.node.as_deref().and_then(|node| facts.nodes.get(node));
     let common = Common {
         name: &address.name,
-        host: address.host.clone(),
+        hosts: Hosts {
+            first: (address.host.clone(), None),
+            second: None,
+        },
         node: address.node.clone(),
         zone: node.and_then(|node| node.zone.clone()).or_else(|| address.zone.clone()),
         version: None,
@@ -210,10 +219,28 @@ fn number(target: &PortTarget) -> Option<u16> {
     }
 }
 
+/// The addresses of a pod or node, or one address. With the second family if it is not the preferred one.
+struct Hosts {
+    first: (Host, Option<Family>),
+    second: Option<(Host, Option<Family>)>,
+}
+
+impl Hosts {
+    /// Returns those of `addresses` that are of `families`; `None` if there are none.
+    fn of(addresses: Addresses, families: Families) -> Option<Self> {
+        let hosts = addresses.of_all(families);
+        let mut hosts = hosts.map(|(family, address)| (Host::Ip(address), families.second(family)));
+        Some(Self {
+            first: hosts.next()?,
+            second: hosts.next(),
+        })
+    }
+}
+
 /// What all endpoints of a pod, a node or an address have in common.
 struct Common<'a> {
     name: &'a Arc<str>,
-    host: Host,
+    hosts: Hosts,
     node: Option<Arc<str>>,
     zone: Option<Arc<str>>,
     version: Option<Arc<str>>,
@@ -222,7 +249,7 @@ struct Common<'a> {
 }
 
 impl Common<'_> {
-    /// Returns one endpoint for each port of the registration. `number` returns the number of a port by its place and
+    /// Returns one endpoint for each port of the registration and each host. `number` returns the number of a port by its place and
     /// target.
     fn ready(self, registration: &Registration, number: impl Fn(usize, &PortTarget) -> Option<u16>) -> ReadyPod {
         let mut endpoints = Vec::with_capacity(registration.ports.len());
@@ -236,20 +263,22 @@ impl Common<'_> {
                 });
                 continue;
             };
-            endpoints.push(Endpoint {
+            let hosts = [&self.hosts.first].into_iter().chain(&self.hosts.second);
+            endpoints.extend(hosts.map(|(host, second_family)| Endpoint {
                 namespace: registration.reference.namespace.clone(),
                 service: registration.service.clone(),
                 pod: self.name.clone(),
                 node: self.node.clone(),
                 zone: self.zone.clone(),
-                address: self.host.clone(),
+                address: host.clone(),
+                second_family: *second_family,
                 port: number,
                 port_name: port.name.clone(),
                 scheme: port.scheme.clone(),
                 version: self.version.clone(),
                 weight: self.weight,
                 metadata: self.metadata.clone(),
-            });
+            }));
         }
         ReadyPod {
             endpoints,
@@ -288,7 +317,7 @@ mod tests {
     use super::*;
     use crate::index::testing::{pod, registration};
     use crate::index::{Pod, PodPort, Port};
-    use crate::model::{Family, Protocol};
+    use crate::model::Protocol;
 
     fn view(registration: &Registration, pod: &Pod) -> PodView {
         let mut symbols = Symbols::default();
@@ -434,7 +463,7 @@ mod tests {
             addresses: crate::index::Addresses::default(),
             ..pod("orders-1")
         };
-        assert_eq!(why(&registration, &pod), Why::NoAddress(Family::IPv4));
+        assert_eq!(why(&registration, &pod), Why::NoAddress(Family::IPv4.into()));
         pod.ready = false;
         assert_eq!(why(&registration, &pod), Why::NotReady);
         pod.terminating = true;
@@ -447,10 +476,54 @@ mod tests {
     fn an_address_of_the_other_family_does_not_count() {
         let mut registration = registration("orders");
         let mut pod = pod("orders-1");
-        registration.family = Family::IPv6;
-        assert_eq!(why(&registration, &pod), Why::NoAddress(Family::IPv6));
+        registration.families = Family::IPv6.into();
+        assert_eq!(why(&registration, &pod), Why::NoAddress(Family::IPv6.into()));
         pod.addresses.v6 = Some("fd00::7".parse().unwrap());
         assert_eq!(ready(&registration, &pod).endpoints[0].address.to_string(), "fd00::7");
+    }
+
+    #[test]
+    fn of_both_families_the_second_has_a_name_of_its_own() {
+        let mut registration = registration("orders");
+        let mut pod = pod("orders-1");
+        let v4 = pod.addresses.v4;
+        let endpoints = |registration: &Registration, pod: &Pod| -> Vec<(String, String)> {
+            let endpoints = ready(registration, pod).endpoints;
+            let named = endpoints.iter().map(|one| (one.name().into_owned(), one.host_port()));
+            named.collect()
+        };
+        let expected = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            list.iter()
+                .map(|(name, address)| ((*name).to_owned(), (*address).to_owned()))
+                .collect()
+        };
+        pod.addresses = Addresses::parse(["10.0.0.7", "fd00::7"]);
+        registration.families = Families::new(&[Family::IPv4, Family::IPv6]);
+        let both = [("orders-1", "10.0.0.7:8080"), ("orders-1-ipv6", "[fd00::7]:8080")];
+        assert_eq!(endpoints(&registration, &pod), expected(&both));
+        registration.families = Families::new(&[Family::IPv6, Family::IPv4]);
+        let both = [("orders-1", "[fd00::7]:8080"), ("orders-1-ipv4", "10.0.0.7:8080")];
+        assert_eq!(endpoints(&registration, &pod), expected(&both));
+        pod.addresses.v6 = None;
+        assert_eq!(
+            endpoints(&registration, &pod),
+            expected(&both[1..]),
+            "the name does not depend on the other family"
+        );
+        pod.addresses.v4 = None;
+        assert_eq!(why(&registration, &pod), Why::NoAddress(registration.families));
+        assert_eq!(registration.families.to_string(), "IPv6 or IPv4");
+        pod.addresses.v4 = v4;
+        registration.ports[0].target = PortTarget::Name {
+            name: "nowhere".into(),
+            protocol: None,
+        };
+        pod.addresses.v6 = Some("fd00::7".parse().unwrap());
+        assert_eq!(
+            ready(&registration, &pod).missing_ports.len(),
+            1,
+            "once for both families"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::{Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector, Target};
-use crate::model::{Family, Protocol, RegistrationRef};
+use crate::model::{Families, Protocol, RegistrationRef};
 
 /// Returns a ready pod in the namespace `shop`, with the label `app: orders` and the port `grpc` at 8080.
 pub(super) fn pod(name: &str) -> Pod {
@@ -49,7 +49,7 @@ pub(super) fn registration(name: &str) -> Registration {
             },
             scheme: Some("grpc".into()),
         }],
-        family: Family::IPv4,
+        families: Families::default(),
         weight: None,
         version_label: None,
         metadata: Arc::default(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::registration::PortTarget;
-use crate::model::{Endpoint, Family, RegistrationRef};
+use crate::model::{Endpoint, Families, RegistrationRef};
 
 /// The view of a registration on one pod, or on one node or address that it registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub enum Why {
     Terminating,
     /// The condition `Ready` is not `True`.
     NotReady,
-    /// The pod is ready, and has no address of the family that the registration wants.
-    NoAddress(Family),
+    /// The pod is ready, and has no address of the families that the registration wants.
+    NoAddress(Families),
 }
 
 /// A pod to register.

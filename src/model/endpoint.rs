@@ -1,5 +1,6 @@
 //! The input and the output of every format: an endpoint and its records.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::network::Family;
 use super::transaction::{Key, Value};
 
 /// What a client connects to: an IP address, or a host name that the client resolves.
@@ -76,6 +78,9 @@ pub struct Endpoint {
     /// The zone, from the node's label `topology.kubernetes.io/zone`, or from the pod's if the node has none.
     pub zone: Option<Arc<str>>,
     pub address: Host,
+    /// The family of the address, if the registration has both families and prefers the other one. Part of the endpoint's
+    /// name, since both endpoints belong to the same pod or node.
+    pub second_family: Option<Family>,
     pub port: u16,
     /// The port's name in the registration.
     pub port_name: Arc<str>,
@@ -90,6 +95,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Returns what distinguishes the endpoint from those of other pods, nodes and addresses of the registration: the
+    /// name of the pod, with `-ipv4` or `-ipv6` behind it for the second family.
+    pub fn name(&self) -> Cow<'_, str> {
+        match self.second_family {
+            None => Cow::Borrowed(&self.pod),
+            Some(Family::IPv4) => Cow::Owned(format!("{}-ipv4", self.pod)),
+            Some(Family::IPv6) => Cow::Owned(format!("{}-ipv6", self.pod)),
+        }
+    }
+
     /// Returns the address and port as one text: `10.0.0.7:8080`, `[2001:db8::7]:8080` or `lb.example.com:8080`.
     pub fn host_port(&self) -> String {
         match &self.address {
@@ -138,6 +153,7 @@ pub mod tests {
             node: Some("n1".into()),
             zone: Some("eu-1a".into()),
             address: "10.0.0.7".parse().expect("an address"),
+            second_family: None,
             port: 8080,
             port_name: "grpc".into(),
             scheme: Some("grpc".into()),

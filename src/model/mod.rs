@@ -28,7 +28,7 @@ pub use hash::fnv64;
 pub use leader_flag::LeaderFlag;
 pub use list::listed;
 pub use namespace_scope::{Mark, NamespaceScope, Relists};
-pub use network::{Family, NodeAddressType, Protocol};
+pub use network::{Families, Family, NodeAddressType, Protocol};
 pub use pod_ref::PodRef;
 pub use registration_ref::RegistrationRef;
 pub use transaction::{

@@ -1,6 +1,7 @@
 //! Network words that the specs of registrations and pods share.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,12 +16,62 @@ pub enum Family {
     IPv6,
 }
 
+impl Family {
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv6() { Self::IPv6 } else { Self::IPv4 }
+    }
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::IPv4 => "IPv4",
             Self::IPv6 => "IPv6",
         })
+    }
+}
+
+/// One IP family, or both with the preferred one first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Families {
+    first: Family,
+    second: Option<Family>,
+}
+
+impl Families {
+    /// Returns the families of a list without duplicates; IPv4 for an empty one.
+    pub fn new(list: &[Family]) -> Self {
+        let first = list.first().copied().unwrap_or_default();
+        Self {
+            first,
+            second: list.get(1).copied().filter(|second| *second != first),
+        }
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Family> {
+        [self.first].into_iter().chain(self.second)
+    }
+
+    pub fn contains(self, family: Family) -> bool {
+        self.iter().any(|one| one == family)
+    }
+
+    /// Returns `family` if the endpoint of it needs another name than the one of the preferred family.
+    pub fn second(self, family: Family) -> Option<Family> {
+        self.second.filter(|second| *second == family)
+    }
+}
+
+impl From<Family> for Families {
+    fn from(first: Family) -> Self {
+        Self { first, second: None }
+    }
+}
+
+impl fmt::Display for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.first.fmt(f)?;
+        self.second.map_or(Ok(()), |second| write!(f, " or {second}"))
     }
 }
 

@@ -10,7 +10,7 @@ use super::policy::{Denial, PrefixGrant, Quota};
 use super::previous::Previous;
 use crate::format::Format;
 use crate::index::{PodView, PortTarget, ReadyPod, WEIGHT_ANNOTATION, Why};
-use crate::model::{Endpoint, Family, Key, Record};
+use crate::model::{Endpoint, Families, Key, Record};
 
 /// The desired records of one pod, by endpoint, and the problems that prevent others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,8 +118,8 @@ pub enum Problem {
         /// A container port was looked for that has a host port.
         is_host_port: bool,
     },
-    /// The pod has no address of the wanted family.
-    AddressMissing { family: Family },
+    /// The pod has no address of the wanted families.
+    AddressMissing { families: Families },
     /// The pod's weight annotation is no whole number from 0 to 65535; the registration's weight is used.
     WeightUnreadable,
     /// A format maps two ports to the same key, but with different values.
@@ -130,6 +130,8 @@ pub enum Problem {
         /// The port number that both have in this pod.
         number: u16,
     },
+    /// The templates of a format give both families of a pod the same key.
+    SameKeyOfFamilies { format: Arc<str> },
     /// A format cannot express the endpoint.
     Refused { reason: String },
     /// The access rules of the Registry do not allow a key.
@@ -145,9 +147,9 @@ impl DesiredPod {
             PodView::Ready(pod) => pod,
             // The pod is ready, but has no usable address. It counts as ready, without records.
             PodView::Unready {
-                why: Why::NoAddress(family),
+                why: Why::NoAddress(families),
             } => {
-                let problems = vec![Problem::AddressMissing { family }];
+                let problems = vec![Problem::AddressMissing { families }];
                 return Some(Self {
                     problems,
                     ..Self::default()
@@ -288,9 +290,9 @@ impl fmt::Display for Problem {
                 "no {protocol} port is named \"{name}\": name a container port so in the pod's template, or the port of the \
                  EndpointSlice; correct the protocol; or give the port as a number"
             ),
-            Self::AddressMissing { family } => write!(
+            Self::AddressMissing { families } => write!(
                 f,
-                "no {family} address: set spec.address.ipFamilies to the family the pods have"
+                "no {families} address: set spec.address.ipFamilies to the family the pods have"
             ),
             Self::WeightUnreadable => write!(
                 f,
@@ -303,6 +305,11 @@ impl fmt::Display for Problem {
             } => write!(
                 f,
                 "the ports \"{one}\" and \"{other}\" are both {number}, and {format} tells ports by their numbers: leave one out of the format's ports"
+            ),
+            Self::SameKeyOfFamilies { format } => write!(
+                f,
+                "the IPv4 and the IPv6 address have the same key in the format {format}: put {{{{ id }}}} into the key of its \
+                 RecordFormat, or set spec.address.ipFamilies to one family"
             ),
             Self::Refused { reason } => f.write_str(reason),
             Self::Denied(denial) => denial.fmt(f),
@@ -318,6 +325,7 @@ impl fmt::Display for Problem {
 mod tests {
     use super::*;
     use crate::format::{RecordFormats, Service};
+    use crate::model::Family;
     use crate::plan::testing::endpoint;
 
     fn ready_pod() -> ReadyPod {
@@ -371,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_ready_pod_without_an_address_is_not_in_doubt() {
-        let view = unready(Why::NoAddress(Family::IPv4));
+        let view = unready(Why::NoAddress(Family::IPv4.into()));
         assert!(matches!(pod_state(view), PodState::Ready(_)));
     }
 }

@@ -1,5 +1,5 @@
 //! Resolves duplicate keys: two named ports of one pod can have the same number, and some formats identify a port in
-//! the key by its number only.
+//! the key by its number only. The templates of a RecordFormat may not distinguish the two families of a pod.
 //!
 //! If the records are equal, one copy is kept. If they differ, neither is kept, because neither has precedence.
 
@@ -38,10 +38,15 @@ pub(super) fn part(drafts: &mut [Draft], endpoints: &[Endpoint], bindings: &[For
             }
             out.insert(before);
             let (one, other) = (&endpoints[drafts[before].endpoint], &endpoints[draft.endpoint]);
-            let problem = Problem::SameKey {
-                format: bindings[draft.binding].format.reading().dialect.to_string().into(),
-                ports: [one.port_name.clone(), other.port_name.clone()],
-                number: other.port,
+            let format = bindings[draft.binding].format.reading().dialect.to_string().into();
+            let problem = if one.port_name == other.port_name {
+                Problem::SameKeyOfFamilies { format }
+            } else {
+                Problem::SameKey {
+                    format,
+                    ports: [one.port_name.clone(), other.port_name.clone()],
+                    number: other.port,
+                }
             };
             if !problems.contains(&problem) {
                 problems.push(problem);
@@ -57,26 +62,42 @@ pub(super) fn part(drafts: &mut [Draft], endpoints: &[Endpoint], bindings: &[For
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Format, RecordFormats, Service};
+    use crate::format::{Format, RecordFormats, Service, Templates};
     use crate::index::{PodView, ReadyPod};
+    use crate::model::Family;
     use crate::plan::testing::endpoint;
     use crate::plan::{DesiredPod, PrefixGrant};
 
     fn binding(kind: &str) -> FormatBinding {
-        let spec = serde_json::from_value(serde_json::json!({"type": kind})).expect("decodes");
+        compiled(&serde_json::json!({"type": kind}), &RecordFormats::new(), false)
+    }
+
+    fn compiled(spec: &serde_json::Value, record_formats: &RecordFormats, sole_port: bool) -> FormatBinding {
+        let spec = serde_json::from_value(spec.clone()).expect("decodes");
         let service = Service {
             namespace: "shop",
             name: "orders",
             ports: &[],
             ipv6: false,
-            record_formats: &RecordFormats::new(),
+            record_formats,
         };
         let format = Format::compile(&spec, &service).expect("compiles");
         FormatBinding {
             format,
-            sole_port: false,
+            sole_port,
             pass: PrefixGrant::Free,
         }
+    }
+
+    /// Returns the binding of a RecordFormat with this template of its keys.
+    fn templates(key: &str) -> FormatBinding {
+        let spec = serde_json::json!({"records": [{"name": "address", "key": key, "value": "{{ hostPort }}"}]});
+        let mut record_formats = RecordFormats::new();
+        let spec = serde_json::from_value(spec).expect("decodes");
+        record_formats.set("mine", Templates::compile("mine", &spec));
+        let custom =
+            serde_json::json!({"type": "Custom", "custom": {"recordFormatRef": {"name": "mine"}, "prefix": "/s"}});
+        compiled(&custom, &record_formats, true)
     }
 
     /// Returns the desired records of a pod with three ports. Its ports `grpc` and `web` have the same number and the
@@ -118,6 +139,36 @@ mod tests {
             "the third port, and all ports in the other format: {keys:?}"
         );
         assert!(!keys.iter().any(|key| key.ends_with(":8080")), "{keys:?}");
+    }
+
+    #[test]
+    fn families_that_the_templates_do_not_distinguish_are_refused() {
+        let [by_pod, by_id] = ["{{ prefix }}/{{ pod }}", "{{ prefix }}/{{ id }}"].map(|key| {
+            let preferred = endpoint("p", 8080);
+            let second = Endpoint {
+                address: "fd00::7".parse().expect("an address"),
+                second_family: Some(Family::IPv6),
+                ..preferred.clone()
+            };
+            let pod = ReadyPod {
+                endpoints: vec![preferred, second],
+                missing_ports: Vec::new(),
+                weight_unparsable: false,
+                gated: None,
+            };
+            DesiredPod::of(PodView::Ready(pod), &[templates(key)]).expect("it is ready")
+        });
+        let [problem] = &by_pod.problems[..] else {
+            panic!("{:?}", by_pod.problems);
+        };
+        let told = problem.to_string();
+        assert!(
+            told.contains("IPv4 and the IPv6") && told.contains("{{ id }}"),
+            "{told}"
+        );
+        assert_eq!(by_pod.keys(), []);
+        assert_eq!(by_id.problems, []);
+        assert_eq!(by_id.keys(), ["/s/p", "/s/p-ipv6"].map(Key::from));
     }
 
     #[test]

@@ -360,6 +360,7 @@ pub(super) fn endpoint(pod: &str, port: u16) -> Endpoint {
         node: None,
         zone: None,
         address: "10.0.0.7".parse().expect("an address"),
+        second_family: None,
         port,
         port_name: "grpc".into(),
         scheme: None,

@@ -75,6 +75,18 @@ async fn coredns_answers_for_addresses_of_both_families() -> Result<()> {
     wait_newest(&six, "a", &[]).await?;
     wait_newest(&six, "targets", &[format!("six-0.{name}.")]).await?;
 
+    let name = domain("both", turn);
+    let both = json!({
+        "address": {"ipFamilies": ["IPv4", "IPv6"]},
+        "formats": [{"type": "CoreDNS", "coreDNS": {"domain": name}}],
+    });
+    turn.namespace.apply(registration("both", &both)).await?;
+    turn.namespace.create_pod(&pod("both-0", "both").ip("10.9.3.7")).await?;
+    turn.namespace.set_pod_ips("both-0", &["10.9.3.7", "fd00::37"]).await?;
+    let both = scene.core_dns.client(turn, &name)?;
+    wait_newest(&both, "a", &["10.9.3.7".to_owned()]).await?;
+    wait_newest(&both, "aaaa", &["fd00::37".to_owned()]).await?;
+
     let (pods, addresses): (Vec<_>, Vec<_>) = scene.kubelet.addresses().into_iter().unzip();
     let host = |address: &String| Some(address.rsplit_once(':')?.0.to_owned());
     let mut hosts: Vec<String> = addresses.iter().filter_map(host).collect();

@@ -204,6 +204,11 @@ fn consumers() -> Vec<Case> {
             "GoFrame's clients panic on IPv6 addresses",
         ),
         (
+            "both families for GoFrame",
+            json!({"address": {"ipFamilies": ["IPv4", "IPv6"]}, "formats": [{"type": "GoFrame"}]}),
+            "GoFrame's clients panic on IPv6 addresses",
+        ),
+        (
             "redis for GoMicro",
             json!({"ports": redis, "formats": [{"type": "GoMicro"}]}),
             "go-micro's clients speak grpc, http and mucp",
@@ -289,9 +294,14 @@ fn single_values() -> Vec<Case> {
             "spec.address.ipFamilies in body should have at least 1 items",
         ),
         (
-            "two families",
-            json!({"address": {"ipFamilies": ["IPv4", "IPv6"]}}),
-            "must have at most 1 item",
+            "a family twice",
+            json!({"address": {"ipFamilies": ["IPv4", "IPv4"]}}),
+            "each IP family is listed once",
+        ),
+        (
+            "three families",
+            json!({"address": {"ipFamilies": ["IPv4", "IPv6", "IPv4"]}}),
+            "must have at most 2 items",
         ),
         (
             "a registry by its name alone",
@@ -422,6 +432,7 @@ pub fn good() -> Vec<Case> {
             }),
         ),
         ("IPv6", json!({"address": {"ipFamilies": ["IPv6"]}})),
+        ("both families", json!({"address": {"ipFamilies": ["IPv6", "IPv4"]}})),
         (
             "null for what may be left out",
             json!({"weight": null, "version": null, "registryRef": null, "leaseTTLSeconds": null}),

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 use testbed::{Event, Held, History, NewPod, Result};
 
 use crate::bed;
-use crate::support::{SOON, message, plain_prefix, pod, registration, wait_condition, wait_in_sync, wait_keys};
+use crate::support::{
+    API, SOON, message, plain_prefix, pod, registration, wait_condition, wait_events, wait_in_sync, wait_keys,
+};
 
 #[tokio::test]
 async fn plain_json_tells_all_that_is_known_of_an_endpoint() -> Result<()> {
@@ -307,6 +309,55 @@ async fn of_a_dual_stack_pod_each_registration_writes_the_address_of_its_family(
             "{held:?}"
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_a_dual_stack_pod_a_registration_of_both_families_writes_both_addresses() -> Result<()> {
+    let namespace = bed().await.namespace("both").await?;
+    let (etcd, domain) = (bed().await.registry(), format!("{}.example.org", namespace.name()));
+    let spec = |families: &[&str]| {
+        json!({
+            "selector": {"matchLabels": {"app": "orders"}},
+            "address": {"ipFamilies": families},
+            "formats": [{"type": "Plain"}, {"type": "CoreDNS", "coreDNS": {"domain": domain}}],
+        })
+    };
+    namespace
+        .apply(registration("orders", &spec(&["IPv4", "IPv6"])))
+        .await?;
+    namespace.create_pod(&pod("a", "orders").ip("10.9.2.9")).await?;
+    let prefix = plain_prefix(&namespace, "orders");
+    wait_keys(etcd, &prefix, &["a"]).await;
+    let history = History::watch(etcd, &prefix, 0).await?;
+    namespace.set_pod_ips("a", &["10.9.2.9", "fd00::9"]).await?;
+    wait_events(&history, 1).await;
+    history
+        .assert_exactly(&[&format!("put {prefix}a-ipv6 [fd00::9]:8080")])
+        .await;
+    let names = format!("/skydns/org/example/{}/", namespace.name());
+    let held = wait_keys(etcd, &names, &["a", "a-ipv6"]).await;
+    let host = |name: &str| held[&format!("{names}{name}")].value.clone();
+    assert!(host("a").contains("\"host\":\"10.9.2.9\""), "{held:?}");
+    assert!(host("a-ipv6").contains("\"host\":\"fd00::9\""), "{held:?}");
+    let both = |object: &Value| {
+        let endpoints = object["status"]["endpoints"].as_array().into_iter().flatten();
+        endpoints
+            .filter_map(|one| one["address"].as_str())
+            .eq(["10.9.2.9", "fd00::9"])
+    };
+    let object = (API, "ServiceRegistration", "orders");
+    let object = namespace.objects().wait(object, both, SOON).await?;
+    assert_eq!(
+        object["status"]["pods"]["registered"], 1,
+        "one pod, whatever the number of its addresses"
+    );
+
+    // The preferred family has the name of the pod.
+    namespace.apply(registration("orders", &spec(&["IPv6"]))).await?;
+    wait_keys(etcd, &prefix, &["a"]).await;
+    let held = etcd.dump(&prefix).await?;
+    assert_eq!(held[&format!("{prefix}a")].value, "[fd00::9]:8080");
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::ServiceRegistration;
 use crate::format::RecordFormats;
-use crate::index::ObjectCache;
+use crate::index::{Addresses, ObjectCache};
 
 fn service(patch: &Value) -> Service {
     let mut object = json!({
@@ -128,17 +128,32 @@ fn the_only_port_may_have_no_name() {
 #[test]
 fn addresses_are_of_the_wanted_family_and_host_names_of_any() {
     let balancer = json!({"ingress": [{"ip": "203.0.113.7"}, {"ip": "fd00::7"}, {"hostname": "lb.example.com"}, {"ip": "203.0.113.7"}]});
-    let hosts = |family: &str| -> Vec<String> {
+    let hosts = |families: &[&str]| -> Vec<String> {
         let mut service = service(&json!({"/status": {"loadBalancer": balancer}}));
         service.kind = ServiceType::LoadBalancer;
-        let spec = json!({"address": {"type": "LoadBalancer", "ipFamilies": [family]}});
+        let spec = json!({"address": {"type": "LoadBalancer", "ipFamilies": families}});
         match resolved(&spec, service, &[]).target {
             Target::Addresses(addresses) => addresses.iter().map(|address| address.host.to_string()).collect(),
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(hosts("IPv4"), ["203.0.113.7", "lb.example.com"]);
-    assert_eq!(hosts("IPv6"), ["fd00::7", "lb.example.com"]);
+    assert_eq!(hosts(&["IPv4"]), ["203.0.113.7", "lb.example.com"]);
+    assert_eq!(hosts(&["IPv6"]), ["fd00::7", "lb.example.com"]);
+    assert_eq!(hosts(&["IPv6", "IPv4"]), ["203.0.113.7", "fd00::7", "lb.example.com"]);
+    let cluster_ips = |families: &[&str]| {
+        let mut service = service(&json!({}));
+        service.cluster_ips = Addresses::parse(["10.96.0.7", "fd00:96::7"]);
+        let spec = json!({"address": {"type": "ClusterIP", "ipFamilies": families}});
+        match resolved(&spec, service, &[]).target {
+            Target::Addresses(addresses) => addresses
+                .iter()
+                .map(|address| address.host.to_string())
+                .collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(cluster_ips(&["IPv6"]), ["fd00:96::7"]);
+    assert_eq!(cluster_ips(&["IPv4", "IPv6"]), ["10.96.0.7", "fd00:96::7"]);
 }
 
 #[test]

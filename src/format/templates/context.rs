@@ -17,6 +17,7 @@ pub fn context(endpoint: &Endpoint, id: &str, scope: &Prefix) -> Value {
         node,
         zone,
         address,
+        second_family: _,
         port,
         port_name,
         scheme,

@@ -100,6 +100,7 @@ fn sample(spec: &RecordFormatSpec) -> Endpoint {
         node: Some("n1".into()),
         zone: Some("eu-1a".into()),
         address: ADDRESS,
+        second_family: None,
         port: 8080,
         port_name: "grpc".into(),
         scheme: Some("grpc".into()),

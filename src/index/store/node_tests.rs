@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::index::testing::{apply, pod, registration};
 use crate::index::{Address, Addresses, NodeTarget, Port, PortTarget, Why};
-use crate::model::{Host, NodeAddressType};
+use crate::model::{Endpoint, Families, Family, Host, NodeAddressType};
 
 fn orders() -> RegistrationRef {
     RegistrationRef::new("shop", "orders")
@@ -143,6 +143,24 @@ fn a_node_counts_while_it_is_ready_and_load_balancers_may_use_it() {
     assert_eq!(index.selected_count(&orders()), 1);
     let view = change(&mut index, |node| node.external = Addresses::parse(["192.0.2.1"]));
     assert!(matches!(view, PodView::Ready(ready) if ready.endpoints[0].host_port() == "192.0.2.1:30080"));
+    index.apply_registration(Registration {
+        families: Families::new(&[Family::IPv4, Family::IPv6]),
+        ..of_nodes(false)
+    });
+    let view = change(&mut index, |node| {
+        node.external = Addresses::parse(["192.0.2.1"]);
+        node.internal = Addresses::parse(["10.1.0.1", "fd00::1"]);
+    });
+    let PodView::Ready(ready) = view else {
+        panic!("{view:?}");
+    };
+    let named = |one: &Endpoint| format!("{} {}", one.name(), one.host_port());
+    let endpoints: Vec<String> = ready.endpoints.iter().map(named).collect();
+    assert_eq!(
+        endpoints,
+        ["n1 192.0.2.1:30080", "n1-ipv6 [fd00::1]:30080"],
+        "of each family, the address of the preferred type that the node has"
+    );
     let without = change(&mut index, |node| node.internal = Addresses::default());
     assert!(matches!(without, PodView::Unready { why: Why::NoAddress(_) }));
     assert_eq!(index.delete_node("n1").len(), 1);

@@ -240,14 +240,14 @@ fn a_registration_is_compared_at_the_door() {
         "a part of the spec not known here may have changed"
     );
     let touched = index.apply_registration(Registration {
-        family: Family::IPv6,
+        families: Family::IPv6.into(),
         ..registration("orders")
     });
     assert_eq!(touched, [touch("orders", "a")]);
     assert_eq!(
         index.view(&orders(), "a"),
         PodView::Unready {
-            why: Why::NoAddress(Family::IPv6)
+            why: Why::NoAddress(Family::IPv6.into())
         }
     );
 }

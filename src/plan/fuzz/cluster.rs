@@ -11,7 +11,7 @@ use crate::format::{Format, RecordFormats, Service};
 use crate::index::{
     Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector, Target,
 };
-use crate::model::{Family, Fence, Key, LeaseId, NamespaceScope, Protocol, RegistrationRef, Transaction, TxnOutcome};
+use crate::model::{Families, Fence, Key, LeaseId, NamespaceScope, Protocol, RegistrationRef, Transaction, TxnOutcome};
 use crate::plan::testing::{Etcd, meta};
 use crate::plan::{
     DesiredState, FormatBinding, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step,
@@ -242,7 +242,7 @@ impl Operator {
             registry: "default".into(),
             service: "orders".into(),
             ports: vec![port("grpc"), port("http")],
-            family: Family::IPv4,
+            families: Families::default(),
             weight: wish.whole.then_some(1),
             version_label: None,
             metadata: Arc::default(),
