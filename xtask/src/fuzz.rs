@@ -3,10 +3,7 @@
 
 use std::process::Command;
 
-use crate::{
-    check::workspace,
-    error::{Error, Result},
-};
+use crate::{check::run_here, error::Result};
 
 /// For each target.
 const SECONDS: u64 = 30;
@@ -49,16 +46,7 @@ pub fn command(options: &Options) -> Command {
 
 /// Runs it; an error when input was found that does harm.
 pub async fn run(options: &Options) -> Result<()> {
-    let mut command = command(options);
-    let ended = tokio::task::spawn_blocking(move || command.current_dir(workspace()).status()).await;
-    match ended.expect("it does not panic") {
-        Ok(status) if status.success() => Ok(()),
-        ended => Err(Error::Check {
-            step: "fuzz",
-            why: format!("it ended with {ended:?}"),
-            fix: FIX.to_owned(),
-        }),
-    }
+    run_here("fuzz", command(options), FIX).await
 }
 
 /// What to do when it fails.

@@ -3,10 +3,7 @@
 
 use std::process::Command;
 
-use crate::{
-    check::workspace,
-    error::{Error, Result},
-};
+use crate::{check::run_here, error::Result};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -34,15 +31,10 @@ fn command(options: &Options) -> Command {
 
 /// Runs them and prints how many calls of each client failed; an error when one failed in spite of gate and drain.
 pub async fn run(options: &Options) -> Result<()> {
-    let mut command = command(options);
-    let ended = tokio::task::spawn_blocking(move || command.current_dir(workspace()).status()).await;
-    match ended.expect("it does not panic") {
-        Ok(status) if status.success() => Ok(()),
-        ended => Err(Error::Check {
-            step: "rollouts",
-            why: format!("it ended with {ended:?}"),
-            fix: "see the failed calls above; TESTBED_KEEP=1 keeps the logs of the operators and of the pods"
-                .to_owned(),
-        }),
-    }
+    run_here(
+        "rollouts",
+        command(options),
+        "see the failed calls above; TESTBED_KEEP=1 keeps the logs of the operators and of the pods",
+    )
+    .await
 }

@@ -227,8 +227,6 @@ struct RegistryWorker {
     lines: Channels,
     /// The last election result that the worker has processed. The worker acts on no newer one.
     leadership: Leadership,
-    /// Whether this replica leads and has caught up, as last sent to the task that opens readiness gates; none before.
-    leads_gates: Option<bool>,
     /// Whether this replica was the last known leader.
     led: bool,
     /// The last fence that this replica had.
@@ -285,7 +283,6 @@ impl RegistryWorker {
             kubernetes: Kubernetes::silent(context.hearing.watch_scope()),
             catching_up: None,
             leadership: Leadership::Seeking,
-            leads_gates: None,
             led: false,
             last_fence: None,
             standing: BackendHealth::new(now),
@@ -367,9 +364,12 @@ impl RegistryWorker {
     /// Reports whether this replica leads, as soon as it has caught up with its predecessors.
     fn show_leader(&self) {
         let leads = self.leads() && self.catching_up.is_none() && self.kubernetes.complete;
-        if self.lines.leader.set(leads) && leads {
-            // The controller runs until the process ends.
-            let _ = self.context.led.send(self.name.clone());
+        if self.lines.leader.set(leads) {
+            // The receivers end only with the process.
+            let _ = self.context.gates.send(GateEvent::Leads(self.name.clone(), leads));
+            if leads {
+                let _ = self.context.led.send(self.name.clone());
+            }
         }
     }
 

@@ -306,10 +306,6 @@ impl RegistryWorker {
                 let _ = self.context.gates.send(registered);
             }
         }
-        let leads = self.leads() && self.catching_up.is_none();
-        if self.leads_gates.replace(leads) != Some(leads) {
-            let _ = self.context.gates.send(GateEvent::Leads(self.name.clone(), leads));
-        }
     }
 
     fn report_registration(&mut self, registration: &RegistrationRef, at: Instant) {

@@ -315,6 +315,19 @@ fn quoted(word: &OsStr) -> String {
     }
 }
 
+/// Runs `command` in the root of the workspace. Its output is that of this process. Fails if it fails, with `fix`.
+pub async fn run_here(step: &'static str, mut command: Command, fix: &str) -> Result<()> {
+    let ended = tokio::task::spawn_blocking(move || command.current_dir(workspace()).status()).await;
+    match ended.expect("it does not panic") {
+        Ok(status) if status.success() => Ok(()),
+        ended => Err(Error::Check {
+            step,
+            why: format!("it ended with {ended:?}"),
+            fix: fix.to_owned(),
+        }),
+    }
+}
+
 /// The root of the workspace.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
