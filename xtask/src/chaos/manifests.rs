@@ -86,10 +86,8 @@ pub fn registration_name(slot: usize) -> String {
     format!("reg-{slot}")
 }
 
-/// A registration in one of its many shapes. Whatever its shape, no other registration wants its keys.
-pub fn registration(slot: usize, shape: u64) -> Value {
-    let name = registration_name(slot);
-    let bits = |at: u64, of: u64| (shape >> at) % of;
+/// The formats of one of the many shapes of a registration.
+fn formats(name: &str, shape: u64) -> Value {
     let prefix = |format: &str, member: &str, value: Option<&str>, variant: u64| {
         let mut options = json!({});
         if let Some(value) = value {
@@ -102,30 +100,89 @@ pub fn registration(slot: usize, shape: u64) -> Value {
         }
         json!({"type": format, member: options})
     };
-    let formats = match bits(0, 5) {
-        0 => json!([prefix("Plain", "plain", None, bits(8, 4))]),
-        1 => json!([prefix("Plain", "plain", Some("JSON"), bits(8, 4))]),
-        2 => json!([prefix("EtcdGRPC", "etcdGRPC", None, bits(8, 4))]),
-        3 => json!([prefix("Plain", "plain", None, bits(8, 4)), {"type": "EtcdGRPC"}]),
-        _ => json!([prefix("Plain", "plain", Some("JSON"), bits(8, 4)), {"type": "EtcdGRPC"}]),
+    let variant = bits(shape, 8, 4);
+    match bits(shape, 0, 5) {
+        0 => json!([prefix("Plain", "plain", None, variant)]),
+        1 => json!([prefix("Plain", "plain", Some("JSON"), variant)]),
+        2 => json!([prefix("EtcdGRPC", "etcdGRPC", None, variant)]),
+        3 => json!([prefix("Plain", "plain", None, variant), {"type": "EtcdGRPC"}]),
+        _ => json!([prefix("Plain", "plain", Some("JSON"), variant), {"type": "EtcdGRPC"}]),
+    }
+}
+
+/// A number below `of`, of the bits of a shape from one on.
+fn bits(shape: u64, at: u64, of: u64) -> u64 {
+    (shape >> at) % of
+}
+
+/// The annotation of a Service that holds its shape, for the chaos itself.
+pub const SHAPE: &str = "chaos.leasehold.test/shape";
+
+/// The annotations by which a Service asks for the registration [`annotated`].
+pub fn annotations(number: usize, shape: u64) -> Value {
+    let spec = annotated(number, shape)["spec"].take();
+    let ports = spec["ports"].as_array().into_iter().flatten();
+    let ports: Vec<&str> = ports.filter_map(|port| port["name"].as_str()).collect();
+    json!({
+        SHAPE: shape.to_string(),
+        "leasehold.dev/register": "",
+        "leasehold.dev/formats": spec["formats"].to_string(),
+        "leasehold.dev/ports": ports.join(","),
+        "leasehold.dev/weight": spec["weight"].as_u64().map(|weight| weight.to_string()),
+        "leasehold.dev/attributes": spec["attributes"][0]["value"].as_str().map(|value| format!("edition={value}")),
+    })
+}
+
+/// No annotations.
+pub fn no_annotations() -> Value {
+    let mut annotations = annotations(0, 0);
+    for value in annotations.as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+        value.take();
+    }
+    annotations
+}
+
+/// The registration that the operator is to keep for an annotated Service.
+pub fn annotated(number: usize, shape: u64) -> Value {
+    let name = app(number);
+    let ports = match bits(shape, 16, 2) {
+        0 => json!([{"name": "grpc"}, {"name": "http"}]),
+        _ => json!([{"name": "grpc"}]),
     };
-    let ports = match bits(16, 4) {
+    let mut spec = json!({"ports": ports, "formats": formats(&name, shape), "service": {"name": name}});
+    add_facts(&mut spec, shape);
+    json!({
+        "apiVersion": API,
+        "kind": "ServiceRegistration",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": spec,
+    })
+}
+
+fn add_facts(spec: &mut Value, shape: u64) {
+    if bits(shape, 24, 2) == 1 {
+        spec["attributes"] = json!([{"name": "edition", "value": bits(shape, 26, 5).to_string()}]);
+    }
+    if bits(shape, 32, 2) == 1 {
+        spec["weight"] = json!(bits(shape, 34, 3));
+    }
+}
+
+/// A registration in one of its many shapes. Whatever its shape, no other registration wants its keys.
+pub fn registration(slot: usize, shape: u64) -> Value {
+    let name = registration_name(slot);
+    let ports = match bits(shape, 16, 4) {
         0 => json!([{"name": "grpc"}, {"name": "web", "port": "http"}]),
         1 => json!([{"name": "admin", "port": ADMIN}]),
         _ => json!([{"name": "grpc"}]),
     };
-    let mut spec = json!({"ports": ports, "formats": formats});
+    let mut spec = json!({"ports": ports, "formats": formats(&name, shape)});
     let app = app(slot % APPS);
-    match bits(38, 2) {
+    match bits(shape, 38, 2) {
         0 => spec["selector"] = json!({"matchLabels": {"app": app}}),
         _ => spec["service"] = json!({"name": app}),
     }
-    if bits(24, 2) == 1 {
-        spec["attributes"] = json!([{"name": "edition", "value": bits(26, 5).to_string()}]);
-    }
-    if bits(32, 2) == 1 {
-        spec["weight"] = json!(bits(34, 3));
-    }
+    add_facts(&mut spec, shape);
     json!({
         "apiVersion": API,
         "kind": "ServiceRegistration",
@@ -144,10 +201,13 @@ mod tests {
     #[test]
     fn every_shape_is_understood_and_no_two_registrations_share_a_prefix() {
         let mut rng = Rng::new(1, 1);
-        let mut prefixes: Vec<BTreeSet<String>> = vec![BTreeSet::new(); REGISTRATIONS];
+        let mut prefixes: Vec<BTreeSet<String>> = vec![BTreeSet::new(); REGISTRATIONS + APPS];
         for _ in 0..500 {
             for (slot, own) in prefixes.iter_mut().enumerate() {
-                let mut object = registration(slot, rng.next());
+                let mut object = match slot.checked_sub(REGISTRATIONS) {
+                    None => registration(slot, rng.next()),
+                    Some(number) => annotated(number, rng.next()),
+                };
                 object["metadata"]["namespace"] = json!(NAMESPACE);
                 let read = Registration::read(&object).expect("understood");
                 own.extend(read.prefixes().map(str::to_owned));

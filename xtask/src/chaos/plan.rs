@@ -131,6 +131,12 @@ pub enum Action {
     Register { slot: usize, shape: u64 },
     /// A registration is deleted.
     Unregister { slot: usize },
+    /// A Service asks for a registration of this shape by its annotations.
+    Annotate { app: usize, shape: u64 },
+    /// A Service loses its annotations.
+    Unannotate { app: usize },
+    /// Somebody edits or deletes the registration that is kept for an annotated Service.
+    Meddle { app: usize, pick: u64 },
     /// The stranger writes a key beside those of a registration.
     StrangerNear { pick: u64 },
     /// The stranger takes the key that a bare pod is about to want.
@@ -153,6 +159,9 @@ impl Action {
             Self::Flap { .. } => "pod flapped",
             Self::Register { .. } => "registration created or changed",
             Self::Unregister { .. } => "registration deleted",
+            Self::Annotate { .. } => "Service annotated",
+            Self::Unannotate { .. } => "Service's annotations removed",
+            Self::Meddle { .. } => "kept registration edited or deleted",
             Self::StrangerNear { .. } => "stranger wrote beside",
             Self::StrangerTakes { .. } => "stranger took a pod's key",
             Self::StrangerChanges { .. } => "stranger changed a key",
@@ -191,17 +200,20 @@ impl Iterator for Actions {
                 app,
                 replicas: u32::try_from(pick % (REPLICAS + 1)).expect("it fits"),
             },
-            12..24 => Action::CreatePod { slot },
-            24..32 => Action::DeletePod { slot },
-            32..36 => Action::Relabel { slot, app },
-            36..56 => Action::Toggle { pick },
-            56..68 => Action::Flap { pick },
-            68..80 => Action::Register {
+            12..23 => Action::CreatePod { slot },
+            23..31 => Action::DeletePod { slot },
+            31..35 => Action::Relabel { slot, app },
+            35..52 => Action::Toggle { pick },
+            52..63 => Action::Flap { pick },
+            63..73 => Action::Register {
                 slot: registration,
                 shape: pick,
             },
-            80..83 => Action::Unregister { slot: registration },
-            83..87 => Action::StrangerNear { pick },
+            73..76 => Action::Unregister { slot: registration },
+            76..80 => Action::Annotate { app, shape: pick },
+            80..82 => Action::Unannotate { app },
+            82..84 => Action::Meddle { app, pick },
+            84..87 => Action::StrangerNear { pick },
             87..92 => Action::StrangerTakes { slot, pick },
             92..94 => Action::StrangerChanges { pick },
             _ => Action::StrangerLeaves { pick },
@@ -247,6 +259,6 @@ mod tests {
     #[test]
     fn every_action_is_planned_sooner_or_later() {
         let names: BTreeSet<_> = Actions::new(1).take(500).map(|(_, action)| action.name()).collect();
-        assert_eq!(names.len(), 12);
+        assert_eq!(names.len(), 15);
     }
 }

@@ -43,9 +43,6 @@ impl Recorder {
     pub fn begin(client: &Client, epoch: Instant) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let pods = Api::<v1::Pod>::namespaced(client.clone(), NAMESPACE);
-        let kind = GroupVersionKind::gvk("leasehold.dev", "v1alpha1", "ServiceRegistration");
-        let kind = ApiResource::from_gvk_with_plural(&kind, "serviceregistrations");
-        let registrations = Api::<DynamicObject>::namespaced_with(client.clone(), NAMESPACE, &kind);
         let tasks = [
             tokio::spawn(follow(
                 watcher(pods, watcher::Config::default()),
@@ -54,7 +51,7 @@ impl Recorder {
                 |name, pod| Sight::Pod(name, pod.map(read_pod)),
             )),
             tokio::spawn(follow(
-                watcher(registrations, watcher::Config::default()),
+                watcher(registrations(client.clone()), watcher::Config::default()),
                 seen.clone(),
                 epoch,
                 |name, object| Sight::Registration(name, object.and_then(read_registration)),
@@ -78,6 +75,13 @@ impl Recorder {
     pub fn registrations(&self) -> BTreeMap<String, Registration> {
         lock(&self.seen).registrations.clone()
     }
+}
+
+/// The registrations of the chaos.
+pub fn registrations(client: Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("leasehold.dev", "v1alpha1", "ServiceRegistration");
+    let kind = ApiResource::from_gvk_with_plural(&kind, "serviceregistrations");
+    Api::namespaced_with(client, NAMESPACE, &kind)
 }
 
 impl Drop for Recorder {

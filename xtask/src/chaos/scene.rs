@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use k8s_openapi::api::core::v1;
+use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::Value;
 use testbed::{Bed, EtcdVersion, History, Kind, Link, Namespace, Network, Operator, OperatorConfig};
 use tokio::time::sleep;
@@ -14,8 +16,10 @@ use tokio::time::sleep;
 use super::{
     checker::{self, Terms, Violation},
     manifests,
+    plan::APPS,
     record::{Fault, Moment, Record, Sight, Span, Strange},
     recorder::Recorder,
+    wanted::Registration,
 };
 use crate::{
     error::{Result, doing},
@@ -227,6 +231,9 @@ impl Scene {
             if let Err(error) = settled {
                 differences.push(error.to_string());
             }
+            if differences.is_empty() {
+                differences.extend(self.not_kept().await);
+            }
             let waited = self.now().saturating_sub(begin);
             let Some(first) = differences.first() else {
                 let (at, took) = (self.now().as_secs_f64(), waited.as_secs_f64());
@@ -238,6 +245,27 @@ impl Scene {
                 return Rest::Never(differences);
             }
         }
+    }
+
+    /// What the annotations of Services ask for and the registrations are not: one line for each Service.
+    async fn not_kept(&self) -> Vec<String> {
+        let services = Api::<v1::Service>::namespaced(self.bed.client(), manifests::NAMESPACE);
+        let services = match services.list(&ListParams::default()).await {
+            Ok(services) => services,
+            Err(error) => return vec![format!("the Services cannot be listed: {error}")],
+        };
+        let registrations = self.recorder.registrations();
+        let difference = |service: v1::Service| {
+            let name = service.name_any();
+            let shape = service.annotations().get(manifests::SHAPE);
+            let number = (0..APPS).find(|number| manifests::app(*number) == name)?;
+            let wanted = shape.and_then(|shape| shape.parse().ok());
+            let wanted = wanted.and_then(|shape| Registration::read(&manifests::annotated(number, shape)));
+            let kept = registrations.get(&name);
+            (kept != wanted.as_ref())
+                .then(|| format!("the registration {name} is {kept:?}, by the annotations of its Service {wanted:?}"))
+        };
+        services.into_iter().filter_map(difference).collect()
     }
 
     /// Lets a quiet time pass, and writes it down.

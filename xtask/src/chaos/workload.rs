@@ -5,18 +5,21 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1;
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::Mutex,
     time::{sleep, timeout},
 };
 
 use super::{
-    manifests::{API, NAMESPACE, PORTS, app, bare_pod, new_pod, registration, registration_name},
+    manifests::{
+        API, NAMESPACE, PORTS, annotations, app, bare_pod, new_pod, no_annotations, registration, registration_name,
+    },
     plan::{APPS, Action, Actions, BARE_PODS},
     record::{Gate, Pod},
+    recorder,
     rng::index,
     scene::Scene,
     stranger::Stranger,
@@ -32,6 +35,7 @@ pub async fn run(scene: &Scene, seed: u64, turn: &Mutex<()>) {
     let mut workload = Workload {
         scene,
         pods: Api::namespaced(scene.bed.client(), NAMESPACE),
+        registrations: recorder::registrations(scene.bed.client()),
         stranger: Stranger::default(),
     };
     for (pause, action) in Actions::new(seed) {
@@ -46,6 +50,7 @@ pub async fn run(scene: &Scene, seed: u64, turn: &Mutex<()>) {
 struct Workload<'a> {
     scene: &'a Scene,
     pods: Api<v1::Pod>,
+    registrations: Api<DynamicObject>,
     stranger: Stranger,
 }
 
@@ -76,6 +81,9 @@ impl Workload<'_> {
                 let name = registration_name(slot);
                 namespace.objects().delete(API, "ServiceRegistration", &name).await?;
             }
+            Action::Annotate { app: number, shape } => self.annotate(number, &annotations(number, shape)).await?,
+            Action::Unannotate { app: number } => self.annotate(number, &no_annotations()).await?,
+            Action::Meddle { app: number, pick } => self.meddle(&app(number), pick).await?,
             Action::StrangerNear { pick } => return Ok(self.near(pick).await),
             Action::StrangerTakes { slot, pick } => return self.takes(slot, pick).await,
             Action::StrangerChanges { pick } => return Ok(self.stranger.change(scene, pick).await),
@@ -105,6 +113,27 @@ impl Workload<'_> {
         }
         let change = Patch::Merge(json!({"metadata": {"labels": {"app": app(number)}}}));
         self.pods.patch(&name, &PatchParams::default(), &change).await?;
+        Ok(())
+    }
+
+    async fn annotate(&self, number: usize, annotations: &Value) -> Result<()> {
+        let services = Api::<v1::Service>::namespaced(self.scene.bed.client(), NAMESPACE);
+        let change = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+        services.patch(&app(number), &PatchParams::default(), &change).await?;
+        Ok(())
+    }
+
+    /// Edits or deletes a registration that the operator keeps, if it is there.
+    async fn meddle(&self, name: &str, pick: u64) -> Result<()> {
+        if !self.scene.recorder.registrations().contains_key(name) {
+            return Ok(());
+        }
+        if pick.is_multiple_of(2) {
+            self.registrations.delete(name, &DeleteParams::default()).await?;
+        } else {
+            let change = Patch::Merge(json!({"spec": {"weight": 7}}));
+            self.registrations.patch(name, &PatchParams::default(), &change).await?;
+        }
         Ok(())
     }
 
