@@ -3,12 +3,14 @@
 //! - [`demo`]: the story that a newcomer watches, which fails when it does not hold.
 //! - [`up`]: the same bed, left up for people and programs to play with.
 //! - [`chaos`]: random work under random faults, judged by what consumers could see.
+//! - [`bench`]: what an operator costs.
 //! - [`check`]: everything that CI checks.
 //! - [`fuzz`]: random input for what takes input from outside.
 //! - [`rollouts`]: rollouts under load, and how many calls they cost.
 //! - [`image`]: the operator's image, and what it is made of.
 //! - [`stage`]: what `demo` and `up` share: a bed with the operator of this tree on it.
 
+mod bench;
 mod chaos;
 mod check;
 mod crates;
@@ -41,6 +43,9 @@ enum Command {
     /// Replaces the pods of a Deployment again and again while consumers call them, and prints how many calls failed; fails
     /// when one failed in spite of the readiness gate and the drain.
     Rollouts(rollouts::Options),
+    /// Measures what an operator costs and how long it takes, with many pods and Services, and prints a table. Takes about
+    /// 10 minutes on two cores.
+    Bench(bench::Options),
     /// Feeds random input to what takes input from outside: pods, templates, the operator's records in etcd, and histories
     /// of watches. What does harm is cut down, told with its seed, and kept.
     Fuzz(fuzz::Options),
@@ -71,6 +76,7 @@ fn main() -> ExitCode {
             Command::Up(options) => up::run(&options).await,
             Command::Chaos(options) => chaos::run(&options).await,
             Command::Rollouts(options) => rollouts::run(&options).await,
+            Command::Bench(options) => Box::pin(bench::run(&options)).await,
             Command::Fuzz(options) => fuzz::run(&options).await,
             Command::Test(options) => check::run(&options).await,
             Command::Chart => check::write_chart(),

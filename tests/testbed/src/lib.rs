@@ -32,7 +32,7 @@ pub use etcd::{ClientCertificates, EtcdCluster, EtcdConfig, Event, Held, History
 pub use kubelet::{Image, Kubelet};
 pub use kubernetes::{Account, ControlPlane, Namespace, NewPod, Objects};
 pub use network::{Balancer, Crossing, Link, Network, Web, WebServer};
-pub use operator::{Operator, OperatorConfig, build_operator};
+pub use operator::{Operator, OperatorConfig, build_operator, build_released_operator};
 pub use process::{Folder, Process};
 pub use shared::shared;
 pub use tools::{EtcdVersion, Tool};

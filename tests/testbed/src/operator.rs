@@ -209,10 +209,20 @@ fn sum(metrics: &str, name: &str) -> Option<f64> {
 
 /// Builds the program `leasehold` of this tree with cargo, whose progress goes to stderr, and returns its path. Blocks.
 pub fn build_operator() -> Result<PathBuf> {
+    build(&[])
+}
+
+/// Builds its release, for measurements. Blocks.
+pub fn build_released_operator() -> Result<PathBuf> {
+    build(&["--release"])
+}
+
+fn build(profile: &[&str]) -> Result<PathBuf> {
     // The whole workspace's features, so that this build and that of the tests share their dependencies.
     let mut command = cargo();
     command
         .args(["build", "--workspace", "--bin", "leasehold"])
+        .args(profile)
         .current_dir(workspace());
     built_by(command)
 }
