@@ -109,6 +109,7 @@ fn registration(template: u32) -> Registration {
             ..Selector::default()
         },
         publish_not_ready: false,
+        min_ready_seconds: None,
         target: Target::Pods,
         registry: "default".into(),
         service: name,

@@ -64,6 +64,7 @@ fn registration(service: u32) -> Registration {
             ..Selector::default()
         },
         publish_not_ready: false,
+        min_ready_seconds: None,
         target: Target::Pods,
         registry: "default".into(),
         service: name,

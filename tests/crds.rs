@@ -133,6 +133,7 @@ async fn what_a_manifest_leaves_out_is_filled_in() {
     assert_eq!(made.spec.registry_ref.name, "default");
     assert_eq!(made.spec.address.ip_families, [leasehold::model::Family::IPv4]);
     assert_eq!(made.spec.update_policy, UpdatePolicy::Sync);
+    assert_eq!(made.spec.min_ready_seconds, 0);
     assert_eq!(made.service_name(), "orders");
     assert_eq!((&*made.spec.ports[0].name, &made.spec.ports[0].port), ("http", &None));
 

@@ -122,6 +122,8 @@ pub enum Reason {
     NoPods,
     /// Ready=False: the selector matches pods, but none of them is ready.
     NoReadyPods,
+    /// Ready=False: some pods are ready, but none of them has been ready for `minReadySeconds` yet.
+    NoAvailablePods,
     /// Ready=False: some pods are ready, but none of them is in etcd; see Synced.
     NothingRegistered,
 
@@ -239,6 +241,7 @@ impl Reason {
             Self::EndpointsRegistered => "EndpointsRegistered",
             Self::NoPods => "NoPods",
             Self::NoReadyPods => "NoReadyPods",
+            Self::NoAvailablePods => "NoAvailablePods",
             Self::NothingRegistered => "NothingRegistered",
             Self::NoConflict => "NoConflict",
             Self::HeldByOther => "HeldByOther",

@@ -146,6 +146,8 @@ macro_rules! has_place {
         .message("ports is missing: list the ports of the pods to register; with service, the default is all ports of the Service"),
     validation = Rule::new("has(self.service) || !has(self.address) || self.address.type in ['PodIP', 'HostIP']")
         .message("this address.type belongs to a Service: write service instead of selector, or use the type PodIP or HostIP"),
+    validation = Rule::new("!has(self.minReadySeconds) || self.minReadySeconds == 0 || !has(self.address) || self.address.type in ['PodIP', 'HostIP']")
+        .message("minReadySeconds needs an address.type that registers pods: Kubernetes sends traffic for the other types to every ready pod at once. Leave it out, or use the type PodIP or HostIP"),
     validation = Rule::new(
         "!has(self.formats) || !has(self.ports) \
          || self.formats.all(f, !has(f.ports) || f.ports.all(n, self.ports.exists(p, p.name == n)))"
@@ -279,6 +281,14 @@ pub struct ServiceRegistrationSpec {
     #[serde(default, rename = "leaseTTLSeconds", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 15, max = 299))]
     pub lease_ttl_seconds: Option<u32>,
+
+    /// How long a pod must have been ready without interruption before it is registered, in seconds, as in a Deployment.
+    /// Defaults to 0: a pod is registered as soon as it is ready. A pod that stops being ready is deregistered at once.
+    /// Only for the address types PodIP and HostIP. It has no effect on the endpoints of a Service without a selector, and
+    /// of a Service with publishNotReadyAddresses.
+    #[serde(default)]
+    #[schemars(range(max = 3600))]
+    pub min_ready_seconds: u16,
 
     /// What to do with the last endpoint when no pod is ready any more. Remove: deregister it like any other. Keep:
     /// keep it until another pod is ready, or until its own pod is deleted or terminates. Defaults to Remove.

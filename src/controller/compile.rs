@@ -1,6 +1,7 @@
 //! Compiles what the user wrote into what the index and the planner need, or returns why that is impossible.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
@@ -183,6 +184,7 @@ fn compile_with(
             generation: registration.metadata.generation.unwrap_or_default(),
             selector,
             publish_not_ready,
+            min_ready_seconds: NonZeroU16::new(spec.min_ready_seconds),
             target,
             registry: spec.registry_ref.name.as_str().into(),
             service: service.into(),
@@ -578,6 +580,14 @@ mod tests {
             registration.metadata_labels,
             [("zone".into(), "topology.kubernetes.io/zone".into())]
         );
+    }
+
+    #[test]
+    fn zero_min_ready_seconds_are_none() {
+        let seconds = |spec| compile(&registration(&spec)).unwrap().registration.min_ready_seconds;
+        assert_eq!(seconds(json!({})), None);
+        assert_eq!(seconds(json!({"minReadySeconds": 0})), None);
+        assert_eq!(seconds(json!({"minReadySeconds": 3600})), NonZeroU16::new(3600));
     }
 
     #[test]

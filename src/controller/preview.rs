@@ -62,6 +62,8 @@ pub struct Outcome {
     pub selected: usize,
     /// Number of ready ones among them.
     pub ready: usize,
+    /// The ready pods that would not be registered yet, because they have not been ready for `minReadySeconds`.
+    pub waiting: Vec<Arc<str>>,
     pub suspended: bool,
     pub keys: BTreeMap<Key, Change>,
     /// The keys that the registration would not get, with their holders.
@@ -86,6 +88,8 @@ impl Outcome {
 pub struct ClusterState {
     pub pods: Vec<Pod>,
     pub nodes: Vec<Node>,
+    /// When this was so, as the time since 1970.
+    pub at: Duration,
     services: ObjectCache<Service>,
     slices: ObjectCache<EndpointSlice>,
 }
@@ -191,6 +195,10 @@ impl Preview {
         let meta = MetaKeys::of_registry(&spec.etcd.meta_prefix, cluster_id, name);
         let keys_per_lease = usize::try_from(spec.limits.keys_per_lease).unwrap_or(usize::MAX);
         let mut planner = Planner::new(meta, keys_per_lease);
+        planner.set_time(Moment {
+            now: Instant::now(),
+            unix: cluster.at,
+        });
         if spec.guard.mode != GuardMode::Off {
             planner.set_guard(GuardSettings::EVERYTHING);
         }
@@ -384,6 +392,7 @@ impl Preview {
             kind: part.compiled.kind(),
             selected: self.index.selected_count(registration),
             ready: report.ready,
+            waiting: report.waiting.into_iter().cloned().collect(),
             suspended: part.compiled.suspended,
             keys,
             conflicts: report.conflicts,

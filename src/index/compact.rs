@@ -1,6 +1,6 @@
 //! The compact form of a pod: values that pods have in common are stored once.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 use super::interner::{Acquired, Interner, Symbol};
@@ -23,6 +23,8 @@ pub(super) struct CompactPod {
     /// The addresses of the node: a symbol of [`Symbols::host_addresses`].
     pub(super) host_addresses: Option<Symbol>,
     pub(super) state: State,
+    /// [`Pod::ready_since`] of a pod that is ready, also if it is ready only apart from the operator's readiness gate.
+    pub(super) ready_since: Option<NonZeroU32>,
 }
 
 /// The lifecycle state of a pod.
@@ -107,6 +109,7 @@ impl Symbols {
                 Pod { gate: Some(gate), .. } if gate.is_open => State::Ungated,
                 Pod { .. } => State::Gated,
             },
+            ready_since: pod.ready_since,
         }
     }
 
@@ -124,6 +127,7 @@ impl Symbols {
             addresses: _,
             host_addresses,
             state: _,
+            ready_since: _,
         } = pod;
         if let Some(set) = self.label_sets.release(labels) {
             for &pair in set.iter() {

@@ -38,4 +38,4 @@ pub use registration::{Address, NodeTarget, Port, PortTarget, Registration, Targ
 pub use selector::{Operator, Requirement, Selector};
 pub use service::{EndpointSlice, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort, TargetPort};
 pub use store::Index;
-pub use view::{DirtyMark, MissingPort, PodChange, PodView, ReadyPod, Why};
+pub use view::{DirtyMark, MinReady, MissingPort, PodChange, PodView, ReadyPod, Why};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 use crate::model::{Families, Family, Protocol};
@@ -43,6 +43,10 @@ pub struct Pod {
     pub terminating: bool,
     /// The condition `Ready` is `True`.
     pub ready: bool,
+    /// Since when the pod has been ready without interruption, in seconds since 1970; none if Kubernetes does not say it.
+    /// For a pod with the readiness gate [`READINESS_GATE`]: since when it has been ready apart from it, so that nothing
+    /// changes when the gate opens.
+    pub ready_since: Option<NonZeroU32>,
     /// The readiness gate [`READINESS_GATE`], if the pod is ready apart from it: its containers are ready and all its
     /// other gates are `True`.
     pub gate: Option<ReadinessGate>,

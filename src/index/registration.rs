@@ -1,6 +1,7 @@
 //! A registration as the index needs it: which pods it selects and what it registers for each, independent of formats.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::Selector;
@@ -21,6 +22,8 @@ pub struct Registration {
     pub selector: Selector,
     /// Pods count as ready before they are, as `publishNotReadyAddresses` of a Service asks for.
     pub publish_not_ready: bool,
+    /// How long a pod must have been ready before it is registered, in seconds; none if it is registered at once.
+    pub min_ready_seconds: Option<NonZeroU16>,
     /// What is registered.
     pub target: Target,
     /// The name of the Registry.

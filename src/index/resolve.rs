@@ -10,7 +10,7 @@ use super::gates::Gates;
 use super::node::{Node, Nodes};
 use super::pod::{Addresses, REGION_LABEL, ZONE_LABEL};
 use super::registration::{Address, NodeTarget, PortTarget, Registration, Target};
-use super::view::{MissingPort, PodView, ReadyPod, Why};
+use super::view::{MinReady, MissingPort, PodView, ReadyPod, Why};
 use crate::model::{Endpoint, Families, Family, Host, NodeAddressType};
 
 /// What views depend on apart from registrations and pods.
@@ -90,6 +90,14 @@ pub(super) fn resolve_if_ready(
         }
     });
     ready.weight_unparsable = weight_unparsable;
+    // A Service that publishes addresses before they are ready asks for no time of readiness, either.
+    let min_ready_seconds = registration
+        .min_ready_seconds
+        .filter(|_| !registration.publish_not_ready);
+    ready.min_ready = min_ready_seconds.map(|seconds| MinReady {
+        since: pod.ready_since,
+        seconds,
+    });
     if pod.state == State::Gated {
         ready.gated = facts.gates.waiting(&registration.reference.namespace, name);
     }
@@ -285,6 +293,7 @@ impl Common<'_> {
             missing_ports,
             weight_unparsable: false,
             gated: None,
+            min_ready: None,
         }
     }
 }

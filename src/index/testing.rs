@@ -37,6 +37,7 @@ pub(super) fn registration(name: &str) -> Registration {
         created: 1_763_700_000,
         generation: 1,
         selector: selector("app", "orders"),
+        min_ready_seconds: None,
         publish_not_ready: false,
         target: Target::Pods,
         registry: "default".into(),

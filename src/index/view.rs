@@ -1,6 +1,8 @@
 //! The view of a registration on one pod.
 
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::registration::PortTarget;
 use crate::model::{Endpoint, Families, RegistrationRef};
@@ -45,6 +47,27 @@ pub struct ReadyPod {
     pub weight_unparsable: bool,
     /// The UID of a pod that becomes ready only when its readiness gate opens; none if it does not wait for that.
     pub gated: Option<Arc<str>>,
+    /// Since when it must have been ready; none if it is to be registered at once.
+    pub min_ready: Option<MinReady>,
+}
+
+/// How long a pod must have been ready before it is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MinReady {
+    /// Since when the pod has been ready without interruption, in seconds since 1970; none if Kubernetes does not say it.
+    pub since: Option<NonZeroU32>,
+    /// `minReadySeconds` of the registration.
+    pub seconds: NonZeroU16,
+}
+
+impl MinReady {
+    /// Returns how long the pod still has to be ready, given the time since 1970. At most the whole of `seconds`: if
+    /// Kubernetes names no time, or one in the future because clocks differ, the pod counts as ready since now.
+    pub fn remaining(self, unix: Duration) -> Duration {
+        let since = self.since.map(|since| Duration::from_secs(since.get().into()));
+        let ready = since.map(|since| unix.saturating_sub(since)).unwrap_or_default();
+        Duration::from_secs(self.seconds.get().into()).saturating_sub(ready)
+    }
 }
 
 /// A port that the pod, node or address does not have.
@@ -78,4 +101,26 @@ pub struct DirtyMark {
     pub registration: RegistrationRef,
     /// The name of the pod in the registration's namespace, of the node or of the address.
     pub pod: Arc<str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_remains_is_at_most_the_whole_time() {
+        let remaining = |since, now| {
+            let min_ready = MinReady {
+                since: NonZeroU32::new(since),
+                seconds: NonZeroU16::MIN.saturating_add(29),
+            };
+            min_ready.remaining(Duration::from_millis(now)).as_millis()
+        };
+        assert_eq!(remaining(100, 100_000), 30_000);
+        assert_eq!(remaining(100, 129_999), 1);
+        assert_eq!(remaining(100, 130_000), 0);
+        assert_eq!(remaining(100, 500_000), 0);
+        assert_eq!(remaining(200, 130_000), 30_000, "in the future");
+        assert_eq!(remaining(0, 130_000), 30_000, "not known");
+    }
 }

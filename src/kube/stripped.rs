@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
@@ -78,12 +79,43 @@ struct PodIp {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
     #[serde(default)]
     reason: Option<String>,
+    #[serde(default)]
+    last_transition_time: Seconds,
+}
+
+/// A time in seconds since 1970; none if it is missing or cannot be read. No pod is unreadable because of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seconds(Option<NonZeroU32>);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Seconds;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a time as RFC 3339 writes it")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                let time = text.parse::<Timestamp>().ok();
+                let seconds = time.and_then(|time| u32::try_from(time.as_second()).ok());
+                Ok(Seconds(seconds.and_then(NonZeroU32::new)))
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Seconds::default())
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
 }
 
 impl Condition {
@@ -118,6 +150,22 @@ fn gate(uid: Option<&str>, gates: &[Gate], conditions: &[Condition]) -> Option<R
         uid: Arc::from(uid.unwrap_or_default()),
         is_open,
     })
+}
+
+/// Returns since when a ready pod, or a pod that is ready apart from the operator's readiness gate, has been so.
+fn ready_since(gates: &[Gate], conditions: &[Condition]) -> Option<NonZeroU32> {
+    let since = |kind: &str| {
+        let condition = conditions.iter().find(|condition| condition.is_true(kind))?;
+        condition.last_transition_time.0
+    };
+    let is_ours = |gate: &Gate| gate.condition == READINESS_GATE;
+    if !gates.iter().any(is_ours) {
+        return since("Ready");
+    }
+    // `Ready` becomes true again after the pod was registered, because the gate opens then.
+    let others = gates.iter().filter(|gate| !is_ours(gate));
+    let others = others.filter_map(|gate| since(&gate.condition)).max();
+    since("ContainersReady").map(|containers| others.map_or(containers, |others| containers.max(others)))
 }
 
 #[derive(Deserialize)]
@@ -209,6 +257,9 @@ impl From<StrippedPod> for index::Pod {
                 host_port,
             })
         };
+        let gate = gate(metadata.uid.as_deref(), &spec.readiness_gates, &status.conditions);
+        let ready = status.conditions.iter().any(Condition::is_ready);
+        let ready_since = (ready || gate.is_some()).then(|| ready_since(&spec.readiness_gates, &status.conditions));
         Self {
             namespace: metadata.namespace.unwrap_or_default(),
             name: metadata.name.unwrap_or_default(),
@@ -220,8 +271,9 @@ impl From<StrippedPod> for index::Pod {
             ports: ports.filter_map(useful).collect(),
             terminal: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             terminating: metadata.deletion_timestamp.is_some(),
-            gate: gate(metadata.uid.as_deref(), &spec.readiness_gates, &status.conditions),
-            ready: status.conditions.iter().any(Condition::is_ready),
+            ready,
+            ready_since: ready_since.flatten(),
+            gate,
         }
     }
 }
@@ -365,6 +417,53 @@ mod tests {
         let mut pod = recorded();
         pod["status"]["conditions"] = json!([{"type": "ContainersReady", "status": "True"}]);
         assert_eq!(decode(pod).gate, None);
+    }
+
+    fn since(gates: &[&str], conditions: &[(&str, &str, Value)]) -> Option<u32> {
+        let mut pod = recorded();
+        let gates = gates.iter().map(|gate| json!({"conditionType": gate}));
+        pod["spec"]["readinessGates"] = gates.collect();
+        let conditions = conditions
+            .iter()
+            .map(|(kind, status, time)| json!({"type": kind, "status": status, "reason": GATES_NOT_READY, "lastTransitionTime": time}));
+        pod["status"]["conditions"] = conditions.collect();
+        decode(pod).ready_since.map(NonZeroU32::get)
+    }
+
+    fn at(seconds: i64) -> Value {
+        json!(Timestamp::from_second(seconds).expect("a time").to_string())
+    }
+
+    #[test]
+    fn a_pod_is_ready_since_its_condition_ready_is_true() {
+        let containers = ("ContainersReady", "True", at(100));
+        assert_eq!(since(&[], &[("Ready", "True", at(107)), containers.clone()]), Some(107));
+        assert_eq!(since(&[], &[("Ready", "False", at(107)), containers.clone()]), None);
+        for unknown in [json!(null), json!("yesterday"), json!("1969-12-31T23:59:59Z")] {
+            assert_eq!(since(&[], &[("Ready", "True", unknown), containers.clone()]), None);
+        }
+    }
+
+    #[test]
+    fn the_opening_of_the_gate_does_not_change_since_when_a_pod_is_ready() {
+        let gates = [READINESS_GATE, "lb.example.com/ready"];
+        let (containers, other) = (
+            ("ContainersReady", "True", at(100)),
+            ("lb.example.com/ready", "True", at(105)),
+        );
+        let closed = [("Ready", "False", at(90)), containers.clone(), other.clone()];
+        let open = (READINESS_GATE, "True", at(200));
+        let opened = [closed.clone().to_vec(), vec![open.clone()]].concat();
+        let ready = [("Ready", "True", at(201)), containers.clone(), other, open.clone()];
+        for conditions in [&closed[..], &opened, &ready] {
+            let conditions: Vec<_> = conditions.to_vec();
+            assert_eq!(since(&gates, &conditions), Some(105), "{conditions:?}");
+        }
+        let timeless = ("lb.example.com/ready", "True", json!(null));
+        assert_eq!(
+            since(&gates, &[("Ready", "True", at(201)), containers, timeless, open]),
+            Some(100)
+        );
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Planner {
         let max_ops = max_ops.min(Transaction::MAX_OPS);
         let has_more = self.refresh_blocking(desired, MAX_BLOCKING);
         self.work.set_more(has_more);
-        self.decide_last_endpoints();
+        self.decide_endpoints();
         self.decide_quotas();
         if let Some(records) = self.next_records(max_ops) {
             return Some(records);
@@ -163,7 +163,7 @@ impl Planner {
             return None;
         }
         self.refresh_blocking(desired, MAX_BLOCKING);
-        self.decide_last_endpoints();
+        self.decide_endpoints();
         self.decide_quotas();
         self.offer_room();
         // A lease without a record delays namespaces that have nothing in flight.

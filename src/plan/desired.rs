@@ -9,7 +9,7 @@ use super::duplicate_keys::{self, Draft};
 use super::policy::{Denial, PrefixGrant, Quota};
 use super::previous::Previous;
 use crate::format::Format;
-use crate::index::{PodView, PortTarget, ReadyPod, WEIGHT_ANNOTATION, Why};
+use crate::index::{MinReady, PodView, PortTarget, ReadyPod, WEIGHT_ANNOTATION, Why};
 use crate::model::{Endpoint, Families, Key, Record};
 
 /// The desired records of one pod, by endpoint, and the problems that prevent others.
@@ -23,12 +23,14 @@ pub struct DesiredPod {
     pub previous: Option<Box<Previous>>,
     /// The UID of a pod that becomes ready only when its readiness gate opens; none if it does not wait for that.
     pub gated: Option<Arc<str>>,
+    /// Since when the pod must have been ready; none if it is to be registered at once.
+    pub min_ready: Option<MinReady>,
 }
 
 /// The state of a pod with regard to one registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodState {
-    /// The pod is to be registered, with these records.
+    /// The pod is to be registered with these records, as soon as it has been ready for long enough.
     Ready(DesiredPod),
     /// The pod is not ready. Contains the records that it would have if it were ready.
     Unready(DesiredPod),
@@ -168,6 +170,7 @@ impl DesiredPod {
                 .collect(),
             previous: None,
             gated: pod.gated,
+            min_ready: pod.min_ready,
         };
         if pod.weight_unparsable {
             desired.problems.push(Problem::WeightUnreadable);
@@ -334,6 +337,7 @@ mod tests {
             missing_ports: Vec::new(),
             weight_unparsable: false,
             gated: None,
+            min_ready: None,
         }
     }
 

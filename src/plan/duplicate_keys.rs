@@ -118,6 +118,7 @@ mod tests {
             missing_ports: Vec::new(),
             weight_unparsable: false,
             gated: None,
+            min_ready: None,
         };
         DesiredPod::of(PodView::Ready(pod), &[binding(kind), binding("Plain")]).expect("it is ready")
     }
@@ -155,6 +156,7 @@ mod tests {
                 missing_ports: Vec::new(),
                 weight_unparsable: false,
                 gated: None,
+                min_ready: None,
             };
             DesiredPod::of(PodView::Ready(pod), &[templates(key)]).expect("it is ready")
         });

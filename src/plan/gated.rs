@@ -27,10 +27,12 @@ impl Planner {
 
     fn gated(&self, Claim { registration, pod }: Claim) -> Option<GatedPod> {
         let state = self.registrations.get(&registration)?;
-        let desired = state.pods.get(&pod)?;
+        let registered = state.pods.get(&pod);
+        let desired = registered.or_else(|| state.unready.get(&pod))?;
         let uid = desired.gated.clone()?;
         let mut records = desired.records();
-        let is_registered = !self.is_marked(&registration, &pod)
+        let is_registered = registered.is_some()
+            && !self.is_marked(&registration, &pod)
             && desired.is_whole()
             && records.all(|record| self.is_present(&record.key, &record.value, &registration, &pod));
         Some(GatedPod {

@@ -22,6 +22,7 @@ mod lease_groups;
 mod lease_placement;
 mod lease_pool;
 mod meta;
+mod min_ready;
 mod observe;
 mod permissions;
 mod planner;

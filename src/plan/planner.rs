@@ -11,6 +11,7 @@ use super::in_flight::Transactions;
 use super::key_table::{Claim, KeyTable};
 use super::lease_pool::LeasePool;
 use super::meta::MetaKeys;
+use super::min_ready::WaitingPods;
 use super::permissions::Permissions;
 use super::prefixes::Prefixes;
 use super::quota::Quotas;
@@ -36,6 +37,8 @@ pub struct Planner {
     pub(super) prefixes: Prefixes,
     pub(super) quotas: Quotas,
     pub(super) permissions: Permissions,
+    /// The ready pods that wait for `minReadySeconds`.
+    pub(super) waiting: WaitingPods,
     /// The record sets that etcd rejects for their content.
     pub(super) rejected: Rejected,
 }
@@ -60,6 +63,7 @@ impl Planner {
             prefixes: Prefixes::default(),
             quotas: Quotas::default(),
             permissions: Permissions::default(),
+            waiting: WaitingPods::default(),
             rejected: Rejected::default(),
         }
     }
@@ -152,6 +156,7 @@ impl Planner {
             return;
         };
         self.permissions.forget(registration);
+        self.waiting.remove_registration(registration);
         self.quotas.mark_undecided(&registration.namespace);
         for (pod, desired) in &state.pods {
             for record in desired.all_records() {

@@ -294,7 +294,8 @@ impl Registrations {
         self.states.get_mut(registration)?.set_desired(pod, desired)
     }
 
-    fn set_gated(&mut self, registration: &RegistrationRef, pod: &Arc<str>, is_gated: bool) {
+    /// Sets whether `pod` waits for its readiness gate.
+    pub fn set_gated(&mut self, registration: &RegistrationRef, pod: &Arc<str>, is_gated: bool) {
         if is_gated {
             let pods = self.gated.entry(registration.clone()).or_default();
             pods.insert(pod.clone());

@@ -19,6 +19,8 @@ pub struct Report<'a> {
     pub kept: Option<&'a Arc<str>>,
     /// How many of its pods are ready.
     pub ready: usize,
+    /// Those of them that are not to be registered yet: they have not been ready for `minReadySeconds`.
+    pub waiting: Vec<&'a Arc<str>>,
     /// Those of them that have all they should have.
     pub registered: usize,
     /// The endpoints that have at least one key, in the order of pods, with the keys they have.
@@ -99,10 +101,12 @@ impl Planner {
     /// What `registration` has in etcd; none when it is not known.
     pub fn report(&self, registration: &RegistrationRef) -> Option<Report<'_>> {
         let state = self.registrations.get(registration)?;
+        let waiting: Vec<&Arc<str>> = self.waiting.of(registration).collect();
         let mut report = Report {
             suspended: state.settings.suspended,
             kept: state.kept.as_ref(),
-            ready: state.pods.len() - usize::from(state.kept.is_some()),
+            ready: state.pods.len() - usize::from(state.kept.is_some()) + waiting.len(),
+            waiting,
             registered: 0,
             endpoints: Vec::new(),
             outstanding: state

@@ -237,7 +237,13 @@ fn registered(report: &Report<'_>, aside: &[String]) -> usize {
 fn synced(report: &Report<'_>, readiness: &Readiness, subject: Subject<'_>) -> (ConditionStatus, Reason, String) {
     let aside = subject.aside;
     let (registered, what) = (registered(report, aside), subject.kind.plural());
-    let pods = || format!("{registered} of {} ready {what} are registered.", report.ready);
+    let pods = || {
+        let waiting = match report.waiting.len() {
+            0 => String::new(),
+            pods => format!(" Not ready for spec.minReadySeconds yet: {pods}."),
+        };
+        format!("{registered} of {} ready {what} are registered.{waiting}", report.ready)
+    };
     if let Some((Reason::NodesUnknown, _)) = subject.obstacle {
         let message = "What is registered stays registered. See the condition Accepted.";
         return (ConditionStatus::False, Reason::NotAccepted, message.to_owned());
@@ -280,7 +286,7 @@ fn synced(report: &Report<'_>, readiness: &Readiness, subject: Subject<'_>) -> (
     } else if !report.conflicts.is_empty() {
         let message = format!("{} See the condition Conflict.", pods());
         (ConditionStatus::False, Reason::KeysHeld, message)
-    } else if report.registered < report.ready || !report.problems.is_empty() {
+    } else if report.registered + report.waiting.len() < report.ready || !report.problems.is_empty() {
         let reason = report.ruled_out.unwrap_or(Reason::EndpointsRefused);
         let kept = retained(report);
         let message = match kept.trim_start() {
@@ -352,6 +358,12 @@ fn ready(report: &Report<'_>, subject: Subject<'_>, synced: ConditionStatus) -> 
     } else if !report.endpoints.is_empty() {
         let message = format!("{} endpoints are in etcd.", report.endpoints.len());
         (true, Reason::EndpointsRegistered, message)
+    } else if report.ready > 0 && report.ready == report.waiting.len() {
+        let message = format!(
+            "None of the {} ready {what} has been ready for spec.minReadySeconds yet.",
+            report.ready
+        );
+        (false, Reason::NoAvailablePods, message)
     } else if report.ready > 0 {
         let message = format!("There are ready {what}, but none of them is in etcd: see the condition Synced.");
         (false, Reason::NothingRegistered, message)

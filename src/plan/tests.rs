@@ -14,6 +14,7 @@ mod growth;
 mod holds;
 mod last_endpoint;
 mod leases;
+mod min_ready;
 mod previous;
 mod refresh;
 mod rejected;

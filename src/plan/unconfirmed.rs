@@ -19,6 +19,14 @@ impl Planner {
 
     /// Sets the state of `pod` for `registration`.
     pub fn set_pod_state(&mut self, registration: &RegistrationRef, pod: &Arc<str>, pod_state: PodState) {
+        if let PodState::Ready(desired) = &pod_state
+            && self.must_wait(registration, pod, desired)
+        {
+            return self.set_waiting(registration, pod, desired);
+        }
+        if self.waiting.remove(registration, pod) {
+            self.registrations.mark_changed(registration);
+        }
         match pod_state {
             PodState::Ready(desired) => self.set_desired(registration, pod, Some(desired)),
             PodState::Unready(desired) => self.set_unready(registration, pod, desired),
@@ -32,6 +40,16 @@ impl Planner {
                 }
             }
         }
+    }
+
+    /// Handles a pod that is ready and waits for `minReadySeconds`: the same as for a pod that is not ready, except that
+    /// it counts as ready.
+    fn set_waiting(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: &DesiredPod) {
+        self.set_unready(registration, pod, desired.clone());
+        // A frozen registration keeps no readiness gate closed.
+        let is_gated = desired.gated.is_some();
+        self.registrations.set_gated(registration, pod, is_gated);
+        self.registrations.mark_changed(registration);
     }
 
     /// Handles a pod that is not ready or missing. `if_ready` are the records it would have if it were ready.
@@ -113,6 +131,7 @@ impl Planner {
     pub fn becomes_leader(&mut self) {
         self.guard.mark_released_unconfirmed();
         self.registrations.mark_all_undecided();
+        self.waiting.mark_all_undecided();
         self.quotas.forget_decisions();
     }
 
@@ -121,9 +140,15 @@ impl Planner {
         self.guard.stand_by();
     }
 
+    /// Decides about endpoints for which more had to be known first.
+    pub(super) fn decide_endpoints(&mut self) {
+        self.decide_waits();
+        self.decide_last_endpoints();
+    }
+
     /// Updates the guard without deciding: another replica decides, or it is too early to decide.
     pub fn look(&mut self, now: Instant) {
-        self.decide_last_endpoints();
+        self.decide_endpoints();
         if !self.guard.is_starting() || self.mark_leftovers_unconfirmed() {
             self.guard.look(now);
         }
@@ -137,7 +162,7 @@ impl Planner {
         approved: Option<&str>,
         id: impl FnOnce() -> String,
     ) -> Option<GuardEvent> {
-        self.decide_last_endpoints();
+        self.decide_endpoints();
         if self.guard.is_starting() && !self.mark_leftovers_unconfirmed() {
             return None;
         }

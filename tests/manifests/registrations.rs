@@ -11,6 +11,7 @@ pub fn wrong() -> Vec<Case> {
         formats::wrong(),
         consumers(),
         single_values(),
+        readiness(),
         facts(),
     ];
     groups.into_iter().flatten().collect()
@@ -321,6 +322,26 @@ fn single_values() -> Vec<Case> {
     ])
 }
 
+fn readiness() -> Vec<Case> {
+    rejected(vec![
+        (
+            "readiness for more than an hour",
+            json!({"minReadySeconds": 3601}),
+            "spec.minReadySeconds in body should be less than or equal to 3600",
+        ),
+        (
+            "readiness for less than no time",
+            json!({"minReadySeconds": -1}),
+            "spec.minReadySeconds in body should be greater than or equal to 0",
+        ),
+        (
+            "readiness of pods for cluster IPs",
+            json!({"selector": null, "service": {"name": "orders"}, "address": {"type": "ClusterIP"}, "minReadySeconds": 10}),
+            "minReadySeconds needs an address.type that registers pods",
+        ),
+    ])
+}
+
 fn facts() -> Vec<Case> {
     let attribute = |attribute: Value| json!({"attributes": [attribute]});
     rejected(vec![
@@ -458,7 +479,7 @@ pub fn good() -> Vec<Case> {
                     1 => json!({"name": text(317), "value": text(256)}),
                     i => json!({"name": format!("l{i}"), "fromLabel": format!("{}.example.org/{i}", text(240))}),
                 }),
-                "leaseTTLSeconds": 299, "lastEndpoint": "Keep", "updatePolicy": "Frozen",
+                "leaseTTLSeconds": 299, "minReadySeconds": 3600, "lastEndpoint": "Keep", "updatePolicy": "Frozen",
             }),
         ),
     ]));

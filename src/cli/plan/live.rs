@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::error::Error;
 use super::manifests::Manifests;
-use super::{Compared, Plan};
+use super::{Compared, Plan, unix_time};
 use crate::api::{AddressType, FormatType, Registry, ServiceRegistration};
 use crate::cli::entry::{Closed, access};
 use crate::controller::{ClusterState, Outcome, Preview, meet};
@@ -130,6 +130,7 @@ async fn in_registry(
     for namespace in &namespaces {
         cluster.pods.extend(listing.pods(namespace).await?);
     }
+    cluster.at = unix_time();
     let mut preview = Preview::new(cluster_id, &name, registry.spec.clone(), cluster);
     if registry.spec.access.is_some() {
         for namespace in &namespaces {

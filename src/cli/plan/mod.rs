@@ -9,6 +9,7 @@ mod output;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
 
@@ -115,6 +116,12 @@ fn print(plan: &Plan, output: Output, out: &mut impl Write) -> Result<(), Error>
         Output::Json => output::json(plan),
     };
     once::write(&text, out).map_err(Error::Output)
+}
+
+/// Returns the time since 1970.
+fn unix_time() -> Duration {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    time.unwrap_or_default()
 }
 
 #[cfg(test)]

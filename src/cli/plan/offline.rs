@@ -8,13 +8,14 @@ use serde_json::json;
 
 use super::error::Error;
 use super::manifests::{Manifests, cluster};
-use super::{Compared, Plan};
+use super::{Compared, Plan, unix_time};
 use crate::api::RegistrySpec;
 use crate::controller::Preview;
 use crate::format::RecordFormats;
 
 pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> Result<Plan, Error> {
     let mut cluster = cluster(path)?;
+    cluster.at = unix_time();
     let namespaces: BTreeSet<&str> = cluster
         .pods
         .iter()

@@ -6,7 +6,11 @@ use serde_json::{Value, json};
 
 use super::{Compared, Plan};
 use crate::controller::{Change, Outcome};
+use crate::model::listed;
 use crate::plan::{Conflict, Holder};
+
+/// Maximum number of waiting pods that are named.
+const NAMED: usize = 3;
 
 /// Returns one line per key, with the marks of diff tools.
 pub fn text(plan: &Plan) -> String {
@@ -73,6 +77,13 @@ fn tell(out: &mut String, outcome: &Outcome) {
         line(
             out,
             format_args!("  ! {}  is left unchanged: held by {}", conflict.key, holder(conflict)),
+        );
+    }
+    if !outcome.waiting.is_empty() {
+        let pods = listed(&outcome.waiting, NAMED, "and");
+        line(
+            out,
+            format_args!("  (not registered yet, because of spec.minReadySeconds: {pods})"),
         );
     }
     if let Some(pod) = &outcome.kept {
@@ -183,6 +194,7 @@ fn told(outcome: &Outcome) -> Value {
         "name": outcome.registration.name,
         "selectedPods": outcome.selected,
         "readyPods": outcome.ready,
+        "waitingPods": outcome.waiting,
         "suspended": outcome.suspended,
         "keptPod": outcome.kept,
         "heldBack": outcome.held,

@@ -233,6 +233,7 @@ fn what_somebody_else_wrote_cannot_move_the_cursor() {
         kind: crate::plan::EndpointKind::default(),
         selected: 1,
         ready: 1,
+        waiting: vec!["p".into()],
         suspended: false,
         keys: [(Arc::from("/k"), Change::Remove(before))].into(),
         conflicts: Vec::new(),
@@ -243,6 +244,7 @@ fn what_somebody_else_wrote_cannot_move_the_cursor() {
         compared: Compared::Etcd,
     };
     let text = output::text(&plan);
+    assert!(text.contains("spec.minReadySeconds: p)"), "{text:?}");
     assert!(text.contains("- /k  \\u{1b}[2Jx\\n\u{fffd}\n"), "{text:?}");
 }
 

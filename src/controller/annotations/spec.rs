@@ -108,6 +108,7 @@ pub fn desired(service: &Service) -> Option<Result<ServiceRegistrationSpec, Vec<
         weight: reader.read(SERVICE_WEIGHT_ANNOTATION, weight),
         attributes: reader.read(ATTRIBUTES_ANNOTATION, attributes).unwrap_or_default(),
         lease_ttl_seconds: None,
+        min_ready_seconds: 0,
         last_endpoint: LastEndpoint::default(),
         update_policy: UpdatePolicy::default(),
     };

@@ -242,3 +242,29 @@ fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheless() {
         assert!(outcome.changes_anything());
     }
 }
+
+#[test]
+fn a_pod_that_waits_for_min_ready_seconds_is_named_and_a_registered_one_stays() {
+    let spec = serde_json::from_value(json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}})).expect("decodes");
+    let ready_since = |name, seconds| Pod {
+        ready_since: std::num::NonZeroU32::new(seconds),
+        ..pod(name, "10.0.0.7", true)
+    };
+    let cluster = ClusterState {
+        at: Duration::from_secs(1000),
+        ..cluster(&[ready_since("a", 900), ready_since("b", 990), ready_since("c", 990)])
+    };
+    let mut preview = Preview::new("c1", "default", spec, cluster);
+    let mut patient = registration("/s/orders");
+    patient.spec.min_ready_seconds = 60;
+    preview.register(&patient, &RecordFormats::new()).unwrap();
+    observe(&mut preview, &[("/s/orders/c", "10.0.0.7:8080")], &[]);
+    let outcome = preview.outcomes(&[compile::reference(&patient)]).remove(0);
+    assert_eq!((outcome.ready, outcome.waiting), (3, vec!["b".into()]));
+    let value: Value = b"10.0.0.7:8080".as_slice().into();
+    let keys = BTreeMap::from([
+        ("/s/orders/a".into(), Change::Create(value.clone())),
+        ("/s/orders/c".into(), Change::Keep(value)),
+    ]);
+    assert_eq!(outcome.keys, keys);
+}

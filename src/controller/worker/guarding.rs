@@ -45,6 +45,15 @@ pub fn terms(guard: &Guard) -> GuardSettings {
     }
 }
 
+/// Returns `now` together with the time of day.
+pub fn moment(now: Instant) -> Moment {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Moment {
+        now,
+        unix: unix.unwrap_or_default(),
+    }
+}
+
 impl RegistryWorker {
     /// Lets the guard decide about unconfirmed removals, if this replica is the one to decide: it leads, its view is
     /// live, and it has caught up.
@@ -52,11 +61,7 @@ impl RegistryWorker {
         if !self.may_judge() {
             return self.planner.look(now);
         }
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let moment = Moment {
-            now,
-            unix: unix.unwrap_or_default(),
-        };
+        let moment = moment(now);
         let approved = self.guarding.approved.as_deref();
         let news = self
             .planner

@@ -315,6 +315,9 @@ impl RegistryWorker {
         let cache = self.context.cache.clone();
         let cache = cache.read();
         self.take_commands();
+        if self.planner.set_time(guarding::moment(now)) {
+            self.writing.heard(now);
+        }
         if self.kubernetes.complete
             && let Some(scopes) = self.planner.take_changed_prefixes()
         {
@@ -355,6 +358,7 @@ impl RegistryWorker {
             confirm_at,
             Some(self.house_at),
             self.guard_wakes_at(),
+            self.planner.next_available_at(),
             self.credentials.wake_at(),
             self.rights.wake_at(self.leads()),
         ];

@@ -9,7 +9,7 @@ use super::*;
 use crate::api::{LastSynced, ServiceRegistrationStatus};
 use crate::kube::{About, Notice, WritePolicy};
 use crate::model::{Checkpoint, NamespaceScope, Observation, WatchTarget};
-use crate::plan::{self, Holding, MetaKeys, RegistrationSettings};
+use crate::plan::{self, Holding, MetaKeys, PodState, RegistrationSettings};
 
 const PODS: WatchTarget = WatchTarget::of_cluster(crate::kube::PODS);
 
@@ -205,6 +205,29 @@ async fn a_replica_that_stands_by_rests_however_long_it_does() {
     rig.standby();
     rig.worker.house_at = Instant::now().checked_sub(Duration::from_secs(1)).expect("a past");
     assert_rests(&mut rig.worker);
+}
+
+#[tokio::test]
+async fn a_worker_wakes_when_a_pod_has_been_ready_for_long_enough() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.standby();
+    // The report of the new registration is due soon.
+    rig.worker.report(Instant::now() + Duration::from_mins(1));
+    let idle = rig.worker.act();
+    let unix = guarding::moment(Instant::now()).unix.as_secs();
+    let min_ready = crate::index::MinReady {
+        since: u32::try_from(unix - 59).ok().and_then(std::num::NonZeroU32::new),
+        seconds: std::num::NonZeroU16::MIN.saturating_add(59),
+    };
+    let waiting = PodState::Ready(plan::DesiredPod {
+        min_ready: Some(min_ready),
+        ..plan::DesiredPod::default()
+    });
+    rig.worker.planner.set_pod_state(&orders(), &"p".into(), waiting);
+    let ends = rig.worker.planner.next_available_at().expect("it waits");
+    assert!(idle > ends, "nothing else is due before");
+    assert!(rig.worker.act() <= ends);
 }
 
 #[tokio::test]

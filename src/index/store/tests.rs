@@ -1,8 +1,10 @@
 //! Tests of the dirty marks that each event returns, and of the views afterwards.
 
+use std::num::{NonZeroU16, NonZeroU32};
+
 use super::*;
 use crate::index::testing::{apply, pod, registration, selector};
-use crate::index::{Operator, PodView, Requirement, Selector, Why};
+use crate::index::{MinReady, Operator, PodView, ReadinessGate, Requirement, Selector, Why};
 use crate::model::{Family, NamespaceScope};
 
 fn index() -> Index {
@@ -370,4 +372,40 @@ fn keeping_what_was_never_read_makes_nothing_up() {
     index.keep_pod("shop", "a");
     index.keep_pod("nowhere", "a");
     assert_eq!(index.pod_count(), 0);
+}
+
+#[test]
+fn a_view_says_since_when_a_pod_is_ready_only_if_the_registration_asks_for_it() {
+    let seconds = NonZeroU16::new(30);
+    let mut index = index();
+    index.apply_registration(Registration {
+        min_ready_seconds: seconds,
+        ..registration("patient")
+    });
+    index.apply_registration(Registration {
+        min_ready_seconds: seconds,
+        publish_not_ready: true,
+        ..registration("early")
+    });
+    let min_ready = |index: &Index, name: &str| match index.view(&RegistrationRef::new("shop", name), "a") {
+        PodView::Ready(ready) => ready.min_ready,
+        other => panic!("{other:?}"),
+    };
+    for (since, ready) in [(100, true), (120, true), (120, false)] {
+        let since = NonZeroU32::new(since);
+        let pod = Pod {
+            ready,
+            ready_since: since,
+            gate: (!ready).then(|| ReadinessGate {
+                uid: "u1".into(),
+                is_open: false,
+            }),
+            ..pod("a")
+        };
+        assert!(!apply(&mut index, &pod).is_empty(), "another time is a change");
+        assert!(apply(&mut index, &pod).is_empty());
+        let seconds = seconds.expect("not zero");
+        assert_eq!(min_ready(&index, "patient"), Some(MinReady { since, seconds }));
+        assert_eq!((min_ready(&index, "orders"), min_ready(&index, "early")), (None, None));
+    }
 }

@@ -1,6 +1,7 @@
 //! A simulated Kubernetes that sends watch events, an operator with an index and a planner, and an etcd in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub struct Wish {
     /// It has a second format, some keys of which are written as one unit.
     pub whole: bool,
     pub ttl: u32,
+    /// How long its pods must have been ready, in seconds.
+    pub min_ready: u16,
     pub suspended: bool,
 }
 
@@ -76,7 +79,7 @@ pub fn reference(name: &str) -> RegistrationRef {
     RegistrationRef::new(NAMESPACE, name)
 }
 
-pub fn pod(name: &str, app: &str, address: u8, state: &str) -> Pod {
+pub fn pod(name: &str, app: &str, address: u8, state: &str, since: u32) -> Pod {
     let port = |name: &str, number| PodPort {
         name: name.to_owned(),
         number,
@@ -95,6 +98,7 @@ pub fn pod(name: &str, app: &str, address: u8, state: &str) -> Pod {
         terminal: state == "done",
         terminating: state == "ending",
         ready: state != "unready",
+        ready_since: NonZeroU32::new(since).filter(|_| state != "unready"),
         ..Pod::default()
     }
 }
@@ -238,6 +242,7 @@ impl Operator {
                 match_expressions: Vec::new(),
             },
             publish_not_ready: false,
+            min_ready_seconds: NonZeroU16::new(wish.min_ready),
             target: Target::Pods,
             registry: "default".into(),
             service: "orders".into(),
@@ -296,6 +301,7 @@ impl Operator {
             now: self.now,
             unix: self.now.duration_since(self.began),
         };
+        self.planner.set_time(moment);
         let desired = View(&self.index, &self.bindings);
         if !self.refreshed || !self.planner.has_decided_leftovers() {
             self.planner.refresh_all(&desired, usize::MAX);
@@ -389,7 +395,8 @@ impl Operator {
                 self.settle(0, false);
                 moved = true;
             }
-            moved = moved || self.find_leftovers(etcd) || self.leases_lapse(etcd) || self.hold_ends();
+            moved =
+                moved || self.find_leftovers(etcd) || self.leases_lapse(etcd) || self.hold_ends() || self.wait_ends();
             if !moved {
                 return;
             }
@@ -401,6 +408,12 @@ impl Operator {
         let Some(hold) = self.planner.hold() else { return false };
         self.now = self.now.max(hold.wake_at());
         true
+    }
+
+    fn wait_ends(&mut self) -> bool {
+        let end = self.planner.next_available_at();
+        self.now = end.map_or(self.now, |end| self.now.max(end));
+        end.is_some()
     }
 
     /// Expires the leases that the operator does not renew.

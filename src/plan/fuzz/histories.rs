@@ -26,7 +26,7 @@ pub(crate) fn any_event(rng: &mut Rng) -> String {
     let (pod, app) = (rng.one_of(&PODS), rng.one_of(&APPS));
     let (number, name) = (rng.below(4), rng.one_of(&REGISTRATIONS));
     match rng.below(34) {
-        0..=5 => format!("pod {pod} {app} {number} {}", rng.one_of(&STATES)),
+        0..=5 => format!("pod {pod} {app} {number} {} {}", rng.one_of(&STATES), rng.below(4) * 30),
         6 => format!("delete {pod}"),
         7 => format!("stale {pod}"),
         8 => format!("again {pod}"),
@@ -35,7 +35,14 @@ pub(crate) fn any_event(rng: &mut Rng) -> String {
         11 => "listed".to_owned(),
         12..=14 => {
             let (prefix, ttl) = (rng.one_of(&PREFIXES), [30, 60][rng.below(2)]);
-            let more = ["", " whole", " suspended", " whole suspended"][rng.below(4)];
+            let more = [
+                "",
+                " whole",
+                " suspended",
+                " whole suspended",
+                " patient",
+                " whole patient",
+            ][rng.below(6)];
             format!("register {name} {number} {app} {prefix} {ttl}{more}")
         }
         15 => format!("unregister {name}"),
@@ -100,7 +107,8 @@ impl History {
             "pod" => {
                 let name = named(&PODS)?;
                 let (app, address, state) = (words.get(2)?, words.get(3)?.parse().ok()?, words.get(4)?);
-                let pod = pod(name, app, address, state);
+                let since = words.get(5).and_then(|word| word.parse().ok()).unwrap_or_default();
+                let pod = pod(name, app, address, state, since);
                 operator.pod_applied(&pod);
                 if let Some(before) = self.truth.pods.insert(name.to_owned(), pod) {
                     self.before.insert(name.to_owned(), before);
@@ -134,6 +142,7 @@ impl History {
                     ttl: words.get(5)?.parse::<u32>().ok()?.clamp(15, 120),
                     whole: words.contains(&"whole"),
                     suspended: words.contains(&"suspended"),
+                    min_ready: if words.contains(&"patient") { 60 } else { 0 },
                 };
                 operator.registration_applied(name, &wish);
                 self.truth.wishes.insert(name.to_owned(), wish);

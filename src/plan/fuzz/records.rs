@@ -89,13 +89,14 @@ pub(crate) fn records(input: &[u8]) -> String {
         prefix: "/s".to_owned(),
         whole: true,
         ttl: 30,
+        min_ready: 0,
         suspended: false,
     };
     truth.wishes.insert("a".to_owned(), wish);
     for (name, address) in [("p0", 1), ("p1", 2), ("p2", 3)] {
         truth
             .pods
-            .insert(name.to_owned(), pod(name, "orders", address, "ready"));
+            .insert(name.to_owned(), pod(name, "orders", address, "ready", 0));
     }
     let mut operator = Operator::new(&mut etcd);
     operator.hear_all(&truth);

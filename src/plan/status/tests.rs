@@ -33,6 +33,7 @@ fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
     };
     Report {
         kept: None,
+        waiting: Vec::new(),
         suspended: false,
         ready,
         registered: endpoints.len(),
@@ -143,6 +144,35 @@ fn without_a_ready_pod_it_is_in_sync_and_not_ready() {
     assert_eq!((holds, reason), ("False", "NoReadyPods"));
     assert!(message.starts_with("None of the 2 selected pods is ready"), "{message}");
     assert_eq!(status.pods, pods(2, 0, 0));
+}
+
+#[test]
+fn pods_that_wait_for_min_ready_seconds_are_no_error() {
+    let endpoints = [endpoint("p", 8080)];
+    let waits: Arc<str> = "q".into();
+    let one = Report {
+        waiting: vec![&waits],
+        ..report(2, &endpoints)
+    };
+    let one = status(&one, &Readiness::Firm);
+    assert_eq!(
+        told(&one, ConditionType::Synced),
+        (
+            "True",
+            "InSync",
+            "1 of 2 ready pods are registered. Not ready for spec.minReadySeconds yet: 1."
+        )
+    );
+    assert_eq!(said(&one, ConditionType::Ready), ("True", "EndpointsRegistered"));
+    let none = Report {
+        waiting: vec![&waits],
+        ..report(1, &[])
+    };
+    let none = status(&none, &Readiness::Firm);
+    assert_eq!(said(&none, ConditionType::Synced), ("True", "InSync"));
+    let (holds, reason, message) = told(&none, ConditionType::Ready);
+    assert_eq!((holds, reason), ("False", "NoAvailablePods"));
+    assert!(message.contains("spec.minReadySeconds"), "{message}");
 }
 
 #[test]
