@@ -14,6 +14,7 @@ mod edits;
 mod formats;
 mod gitops;
 mod lifecycle;
+mod min_ready;
 mod p10_isolation;
 mod p10_tenancy;
 mod p1_readiness;

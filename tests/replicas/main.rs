@@ -13,6 +13,7 @@ mod annotations;
 mod behind;
 mod deaf;
 mod last_endpoint;
+mod min_ready;
 mod outdated;
 mod p12_takeover;
 mod p3_restart;
