@@ -3,9 +3,9 @@
 //! While a pod waits, it is handled like one that is not ready: if it has keys, their removal is unconfirmed. So the
 //! guard and `keep_last` protect keys from a mass of short interruptions as from a mass of lost pods.
 //!
-//! A registered pod never waits, unless its readiness was interrupted. A later end of the wait alone removes nothing:
-//! neither an edit of `minReadySeconds`, nor the clock of another replica or node. After a start and a takeover it is not
-//! known which pods are registered; then those are that have a key in etcd.
+//! A registered pod never waits, unless its readiness was interrupted. So neither an edit of `minReadySeconds` nor the
+//! clock of another replica or node removes a key. After a start and a takeover, a pod counts as registered if etcd holds
+//! one of its keys.
 //!
 //! The end of a wait is a point of the monotonic clock, at most `minReadySeconds` after the wait began. So clocks that
 //! differ or jump keep no pod out for longer.
