@@ -126,6 +126,7 @@ fn registration(template: u32) -> Registration {
         version_label: Some("app.kubernetes.io/version".into()),
         metadata: Arc::default(),
         metadata_labels: Vec::new(),
+        node_labels: Vec::new(),
     }
 }
 

@@ -81,6 +81,7 @@ fn registration(service: u32) -> Registration {
         version_label: None,
         metadata: Arc::default(),
         metadata_labels: Vec::new(),
+        node_labels: Vec::new(),
     }
 }
 

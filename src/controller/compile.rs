@@ -194,6 +194,7 @@ fn compile_with(
             version_label: spec.version.as_ref().map(|version| version.from_label.as_str().into()),
             metadata: Arc::new(attributes(|attribute| attribute.value.as_ref()).collect()),
             metadata_labels: attributes(|attribute| attribute.from_label.as_ref()).collect(),
+            node_labels: Vec::new(),
         },
         bindings,
         aside: Vec::new(),

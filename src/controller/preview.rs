@@ -186,7 +186,7 @@ impl Preview {
         let mut index = Index::new();
         index.begin_node_relist();
         for node in &cluster.nodes {
-            index.apply_node(node.clone());
+            index.apply_node(node);
         }
         index.end_node_relist();
         for pod in &cluster.pods {

@@ -171,7 +171,7 @@ impl Controller {
             ObjectEvent::ListBegins => cache.index.begin_node_relist(),
             ObjectEvent::Lost(_) => self.weigh(cache, now),
             ObjectEvent::Applied(node) => {
-                let marks = cache.index.apply_node(node);
+                let marks = cache.index.apply_node(&node);
                 self.send_marks(cache, &marks, false, now);
             }
             ObjectEvent::Deleted { name, .. } => {

@@ -1,5 +1,6 @@
 //! The compact form of a pod: values that pods have in common are stored once.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
@@ -73,12 +74,12 @@ pub(super) struct ContainerPort {
     pub(super) host_port: Option<NonZeroU16>,
 }
 
-/// The values that the pods of all namespaces share. A stored value holds one use of each symbol in it, until the last
+/// The values that the pods of all namespaces and the nodes share. A stored value holds one use of each symbol in it, until the last
 /// use of the value itself is released.
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
     strings: Interner<Arc<str>>,
-    /// Labels: key and value, symbols of [`Self::strings`].
+    /// Labels of pods and nodes: key and value, symbols of [`Self::strings`].
     pairs: Interner<(Symbol, Symbol)>,
     /// The label sets of pods, made of symbols of [`Self::pairs`]. Most pods share theirs with the other pods of their
     /// ReplicaSet.
@@ -157,10 +158,20 @@ impl Symbols {
     }
 
     pub(super) fn label(&self, pod: &CompactPod, key: &str) -> Option<&Arc<str>> {
-        let mut pairs = self.pairs(pod).iter().map(|&pair| self.pairs.get(pair));
+        self.value(self.pairs(pod), key)
+    }
+
+    /// Returns the value of the label `key` among `pairs`.
+    pub(super) fn value(&self, pairs: &[Symbol], key: &str) -> Option<&Arc<str>> {
+        let mut pairs = pairs.iter().map(|&pair| self.pairs.get(pair));
         pairs
             .find(|(other, _)| &**self.string(*other) == key)
             .map(|(_, value)| self.string(*value))
+    }
+
+    /// Returns the key of a label.
+    pub(super) fn key(&self, pair: Symbol) -> &Arc<str> {
+        self.string(self.pairs.get(pair).0)
     }
 
     /// Returns the port of `pod` that `target` means: the first with its protocol. Without a protocol: the first TCP
@@ -195,6 +206,12 @@ impl Symbols {
         symbol
     }
 
+    /// Adds a use to each of these labels.
+    pub(super) fn acquire_pairs(&mut self, labels: &BTreeMap<String, String>) -> Vec<Symbol> {
+        let labels = labels.iter();
+        labels.map(|(key, value)| self.acquire_pair(key, value)).collect()
+    }
+
     /// Releases one use of a label.
     pub(super) fn release_pair(&mut self, pair: Symbol) {
         if let Some((key, value)) = self.pairs.release(pair) {
@@ -204,11 +221,7 @@ impl Symbols {
     }
 
     fn acquire_labels(&mut self, pod: &Pod) -> Symbol {
-        let pairs: Vec<_> = pod
-            .labels
-            .iter()
-            .map(|(key, value)| self.acquire_pair(key, value))
-            .collect();
+        let pairs = self.acquire_pairs(&pod.labels);
         let Acquired { symbol, fresh } = self.label_sets.acquire(&pairs[..], || pairs.as_slice().into());
         if !fresh {
             for pair in pairs {
@@ -277,8 +290,6 @@ impl Symbols {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::index::PodPort;
 

@@ -28,6 +28,8 @@ pub(super) struct Namespace {
     unfiled: Vec<Arc<str>>,
     /// The number of registrations of nodes or addresses.
     with_pods_behind: usize,
+    /// The number of registrations that publish labels of nodes.
+    with_node_labels: usize,
     /// The changes behind registrations of nodes or addresses, until the index takes them.
     changes: Vec<(RegistrationRef, BehindChange)>,
 }
@@ -211,6 +213,26 @@ impl Namespace {
         self.pods.contains_key(name)
     }
 
+    /// Whether a registration publishes labels of nodes.
+    pub(super) fn publishes_node_labels(&self) -> bool {
+        self.with_node_labels > 0
+    }
+
+    /// Returns a mark for each registration and pod on the node `node` that publishes one of these labels of the node.
+    pub(super) fn marks_of_labels(&self, node: &str, labels: &[Arc<str>], symbols: &Symbols) -> Vec<DirtyMark> {
+        if labels.is_empty() || !self.publishes_node_labels() {
+            return Vec::new();
+        }
+        let all = self.registrations.values();
+        let publishing = all.filter(|selecting| selecting.registration.publishes(labels));
+        let on_node = |selecting: &Selecting| {
+            let pods = selecting.members.iter();
+            let on = pods.filter(|pod| self.is_on_node(pod, node, symbols));
+            on.map(|pod| selecting.touch(pod)).collect::<Vec<_>>()
+        };
+        publishing.flat_map(on_node).collect()
+    }
+
     /// Returns the registrations that the facts of nodes decide about, or contribute to.
     pub(super) fn node_registrations(&self) -> impl Iterator<Item = &Registration> {
         let all = self.registrations.values().map(|selecting| &selecting.registration);
@@ -297,12 +319,14 @@ impl Namespace {
 
     fn put_registration(&mut self, name: Arc<str>, selecting: Selecting) {
         self.with_pods_behind += usize::from(!selecting.registration.target.is_pods());
+        self.with_node_labels += usize::from(!selecting.registration.node_labels.is_empty());
         self.registrations.insert(name, selecting);
     }
 
     fn take_registration(&mut self, name: &str) -> Option<Selecting> {
         let taken = self.registrations.remove(name)?;
         self.with_pods_behind -= usize::from(!taken.registration.target.is_pods());
+        self.with_node_labels -= usize::from(!taken.registration.node_labels.is_empty());
         Some(taken)
     }
 

@@ -1,19 +1,18 @@
 //! The cache of nodes, with the few facts that endpoints need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::pod::Addresses;
+use super::compact::Symbols;
+use super::interner::Symbol;
+use super::pod::{Addresses, REGION_LABEL, ZONE_LABEL};
 use crate::model::{Mark, NamespaceScope, Relists};
 
 /// The facts about one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     pub name: String,
-    /// The label `topology.kubernetes.io/zone`.
-    pub zone: Option<Arc<str>>,
-    /// The label `topology.kubernetes.io/region`.
-    pub region: Option<Arc<str>>,
+    pub labels: BTreeMap<String, String>,
     /// The addresses of the type `ExternalIP`.
     pub external: Addresses,
     /// The addresses of the type `InternalIP`.
@@ -26,10 +25,34 @@ pub struct Node {
     pub excluded: bool,
 }
 
+/// What the index keeps of a node.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct CachedNode {
+    /// All labels, because any of them may be published later: pairs of [`Symbols`], of which this holds one use each.
+    labels: Box<[Symbol]>,
+    pub(super) facts: NodeFacts,
+}
+
+/// What endpoints need of a node, apart from its labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NodeFacts {
+    pub(super) external: Addresses,
+    pub(super) internal: Addresses,
+    pub(super) ready: bool,
+    pub(super) excluded: bool,
+}
+
+impl CachedNode {
+    /// Returns the value of the label `key`.
+    pub(super) fn label<'a>(&self, key: &str, symbols: &'a Symbols) -> Option<&'a Arc<str>> {
+        symbols.value(&self.labels, key)
+    }
+}
+
 /// All known nodes.
 #[derive(Debug, Default)]
 pub struct Nodes {
-    by_name: BTreeMap<Arc<str>, (Node, Mark)>,
+    by_name: BTreeMap<Arc<str>, (CachedNode, Mark)>,
     /// The number of nodes that are not excluded.
     eligible: usize,
     relists: Relists,
@@ -38,18 +61,26 @@ pub struct Nodes {
 }
 
 /// What a node event changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct NodeChange {
-    /// What registrations of nodes see.
+    /// What all registrations of nodes see: anything but other labels than zone and region.
     pub(super) is_any: bool,
     /// The zone or the region.
     pub(super) is_topology: bool,
     /// Whether the node is ready. Pods that wait for their readiness gate depend on it.
     pub(super) is_readiness: bool,
+    /// The keys of all labels with another value than before.
+    pub(super) labels: Vec<Arc<str>>,
+}
+
+impl NodeChange {
+    pub(super) fn is_none(&self) -> bool {
+        !self.is_any && self.labels.is_empty()
+    }
 }
 
 impl Nodes {
-    pub(super) fn get(&self, name: &str) -> Option<&Node> {
+    pub(super) fn get(&self, name: &str) -> Option<&CachedNode> {
         self.by_name.get(name).map(|(node, _)| node)
     }
 
@@ -71,29 +102,45 @@ impl Nodes {
         self.by_name.keys()
     }
 
-    pub(super) fn apply(&mut self, node: Node) -> NodeChange {
+    pub(super) fn apply(&mut self, node: &Node, symbols: &mut Symbols) -> NodeChange {
         let seen = self.relists.mark();
-        let topology = |node: &Node| (node.zone.clone(), node.region.clone());
-        let Some((known, mark)) = self.by_name.get_mut(&*node.name) else {
-            self.eligible += usize::from(!node.excluded);
-            let is_topology = topology(&node) != (None, None);
-            self.by_name.insert(node.name.as_str().into(), (node, seen));
-            return NodeChange {
-                is_any: true,
-                is_topology,
-                is_readiness: true,
-            };
+        let new = CachedNode {
+            labels: symbols.acquire_pairs(&node.labels).into(),
+            facts: NodeFacts {
+                external: node.external,
+                internal: node.internal,
+                ready: node.ready,
+                excluded: node.excluded,
+            },
         };
-        *mark = seen;
+        let known = self.by_name.remove_entry(&*node.name);
+        let (name, known) = match known {
+            Some((name, (known, _))) => (name, Some(known)),
+            None => (node.name.as_str().into(), None),
+        };
+        let labels = changed_labels(known.as_ref().map_or(&[], |known| &known.labels), &new.labels, symbols);
+        let is_topology = labels.iter().any(|key| matches!(&**key, ZONE_LABEL | REGION_LABEL));
+        let before = known.as_ref().map(|known| known.facts);
         let change = NodeChange {
-            is_any: *known != node,
-            is_topology: topology(known) != topology(&node),
-            is_readiness: known.ready != node.ready,
+            is_any: before != Some(new.facts) || is_topology,
+            is_topology,
+            is_readiness: before.map(|facts| facts.ready) != Some(new.facts.ready),
+            labels,
         };
-        self.eligible -= usize::from(!known.excluded);
-        self.eligible += usize::from(!node.excluded);
-        *known = node;
+        if let Some(known) = known {
+            self.forget(&known, symbols);
+        }
+        self.eligible += usize::from(!new.facts.excluded);
+        self.by_name.insert(name, (new, seen));
         change
+    }
+
+    /// Releases what a removed node held.
+    fn forget(&mut self, node: &CachedNode, symbols: &mut Symbols) {
+        self.eligible -= usize::from(!node.facts.excluded);
+        for pair in &node.labels {
+            symbols.release_pair(*pair);
+        }
     }
 
     /// Keeps the cached facts, if any, of a node that exists but cannot be decoded.
@@ -105,11 +152,11 @@ impl Nodes {
     }
 
     /// Whether the node was known.
-    pub(super) fn delete(&mut self, name: &str) -> bool {
+    pub(super) fn delete(&mut self, name: &str, symbols: &mut Symbols) -> bool {
         let Some((node, _)) = self.by_name.remove(name) else {
             return false;
         };
-        self.eligible -= usize::from(!node.excluded);
+        self.forget(&node, symbols);
         true
     }
 
@@ -126,14 +173,27 @@ impl Nodes {
     }
 }
 
+/// Returns the keys of the labels that only one of the two has, or that differ.
+fn changed_labels(before: &[Symbol], after: &[Symbol], symbols: &Symbols) -> Vec<Arc<str>> {
+    let lost = before.iter().filter(|pair| !after.contains(pair));
+    let gained = after.iter().filter(|pair| !before.contains(pair));
+    let keys: BTreeSet<&Arc<str>> = lost.chain(gained).map(|pair| symbols.key(*pair)).collect();
+    keys.into_iter().cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn labels(zone: &str) -> BTreeMap<String, String> {
+        let labels = [(ZONE_LABEL, zone), ("rack", "r1")];
+        labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+    }
+
     fn node(name: &str) -> Node {
         Node {
             name: name.to_owned(),
-            zone: Some("a".into()),
+            labels: labels("a"),
             ready: true,
             ..Node::default()
         }
@@ -141,32 +201,49 @@ mod tests {
 
     #[test]
     fn only_changed_facts_are_a_change_and_eligible_nodes_are_counted() {
-        let mut nodes = Nodes::default();
-        assert!(nodes.apply(node("n1")).is_topology);
-        assert_eq!(nodes.apply(node("n1")), NodeChange::default());
+        let (mut nodes, mut symbols) = (Nodes::default(), Symbols::default());
+        assert!(nodes.apply(&node("n1"), &mut symbols).is_topology);
+        assert_eq!(nodes.apply(&node("n1"), &mut symbols), NodeChange::default());
         let excluded = Node {
             excluded: true,
             ..node("n1")
         };
-        let change = nodes.apply(excluded);
+        let change = nodes.apply(&excluded, &mut symbols);
         assert_eq!((change.is_any, change.is_topology, nodes.eligible()), (true, false, 0));
         let moved = Node {
-            zone: Some("b".into()),
+            labels: labels("b"),
             ..node("n1")
         };
-        assert!(nodes.apply(moved).is_topology && nodes.eligible() == 1);
-        assert!(nodes.delete("n1") && !nodes.delete("n1") && nodes.eligible() == 0);
+        assert!(nodes.apply(&moved, &mut symbols).is_topology && nodes.eligible() == 1);
+        assert!(nodes.delete("n1", &mut symbols) && !nodes.delete("n1", &mut symbols) && nodes.eligible() == 0);
+        assert_eq!(symbols.in_use(), [0; 5]);
+    }
+
+    #[test]
+    fn another_label_is_no_change_for_those_that_do_not_publish_it() {
+        let (mut nodes, mut symbols) = (Nodes::default(), Symbols::default());
+        nodes.apply(&node("n1"), &mut symbols);
+        let mut changed = node("n1");
+        changed.labels.insert("rack".to_owned(), "r2".to_owned());
+        changed.labels.insert("gpu".to_owned(), "none".to_owned());
+        let change = nodes.apply(&changed, &mut symbols);
+        assert_eq!(change.labels, ["gpu".into(), "rack".into()]);
+        assert!(!change.is_any && !change.is_topology && !change.is_none());
+        let known = nodes.get("n1").expect("known");
+        assert_eq!(known.label("rack", &symbols).map(|rack| &**rack), Some("r2"));
+        let change = nodes.apply(&node("n1"), &mut symbols);
+        assert_eq!(change.labels, ["gpu".into(), "rack".into()]);
     }
 
     #[test]
     fn a_list_shows_which_nodes_it_lacks() {
-        let mut nodes = Nodes::default();
-        nodes.apply(node("n1"));
-        nodes.apply(node("n2"));
-        nodes.apply(node("n3"));
+        let (mut nodes, mut symbols) = (Nodes::default(), Symbols::default());
+        for name in ["n1", "n2", "n3"] {
+            nodes.apply(&node(name), &mut symbols);
+        }
         assert!(!nodes.are_listed());
         nodes.begin_relist();
-        nodes.apply(node("n1"));
+        nodes.apply(&node("n1"), &mut symbols);
         nodes.keep("n2");
         assert_eq!(nodes.end_relist(), ["n3".into()]);
         assert!(nodes.are_listed());

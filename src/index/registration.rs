@@ -43,6 +43,15 @@ pub struct Registration {
     /// Names of further metadata, each with the pod label that holds its value. A label that the pod does not have adds
     /// nothing.
     pub metadata_labels: Vec<(Arc<str>, Arc<str>)>,
+    /// The same with labels of the endpoint's node: only those that the Registry allows.
+    pub node_labels: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl Registration {
+    /// Whether it publishes one of these labels of nodes by `node_labels`.
+    pub(super) fn publishes(&self, labels: &[Arc<str>]) -> bool {
+        self.node_labels.iter().any(|(_, key)| labels.contains(key))
+    }
 }
 
 /// What a registration registers.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::behind::{Behind, Counts};
 use super::compact::{CompactPod, State, Symbols, Weight};
 use super::gates::Gates;
-use super::node::{Node, Nodes};
+use super::node::{CachedNode, Nodes};
 use super::pod::{Addresses, REGION_LABEL, ZONE_LABEL};
 use super::registration::{Address, NodeTarget, PortTarget, Registration, Target};
 use super::view::{MinReady, MissingPort, PodView, ReadyPod, Why};
@@ -19,6 +19,25 @@ pub(super) struct Facts<'a> {
     pub(super) symbols: &'a Symbols,
     pub(super) nodes: &'a Nodes,
     pub(super) gates: &'a Gates,
+}
+
+impl<'a> Facts<'a> {
+    /// Returns the node `name`; none if its name or the node is not known.
+    fn node(self, name: Option<&str>) -> Option<&'a CachedNode> {
+        self.nodes.get(name?)
+    }
+
+    /// Returns the value of a node's label.
+    fn node_label(self, node: Option<&CachedNode>, key: &str) -> Option<&'a Arc<str>> {
+        node?.label(key, self.symbols)
+    }
+
+    /// The same, for a label that every registration may publish, whatever the Registry allows.
+    fn topology_label(self, node: Option<&CachedNode>, key: &str) -> Option<&'a Arc<str>> {
+        matches!(key, ZONE_LABEL | REGION_LABEL)
+            .then(|| self.node_label(node, key))
+            .flatten()
+    }
 }
 
 /// Returns the view of `registration` on the pod `name`, which it selects.
@@ -60,8 +79,8 @@ pub(super) fn resolve_if_ready(
     let mut is_in_host_network = || registered.any(|(family, address)| own.of(family) == Some(address));
     let uses_host_ports = matches!(registration.target, Target::HostPorts) && !is_in_host_network();
     let label = |key: &str| symbols.label(pod, key).cloned();
-    let node = pod.node.map(|node| symbols.string(node).clone());
-    let topology = node.as_deref().and_then(|node| facts.nodes.get(node));
+    let name_of_node = pod.node.map(|node| symbols.string(node).clone());
+    let node = facts.node(name_of_node.as_deref());
     let (weight, weight_unparsable) = match pod.weight {
         Weight::Set(weight) => (Some(weight), false),
         Weight::Unset => (registration.weight, false),
@@ -70,16 +89,17 @@ pub(super) fn resolve_if_ready(
     let common = Common {
         name,
         hosts,
-        zone: topology
-            .and_then(|node| node.zone.clone())
+        zone: facts
+            .node_label(node, ZONE_LABEL)
+            .cloned()
             .or_else(|| label(ZONE_LABEL)),
         version: registration.version_label.as_deref().and_then(label),
         weight,
-        metadata: metadata(registration, |key| {
-            let topology = topology.and_then(|node| topology_label(node, key));
+        metadata: metadata(registration, node, facts, |key| {
+            let topology = facts.topology_label(node, key);
             topology.or_else(|| symbols.label(pod, key))
         }),
-        node,
+        node: name_of_node,
     };
     let mut ready = common.ready(registration, |_, target| {
         let port = symbols.port(pod, target);
@@ -107,7 +127,7 @@ pub(super) fn resolve_if_ready(
 /// Whether the node of `pod` is known not to be ready. Kubernetes deletes the pods of a deleted node.
 fn is_node_lost(pod: &CompactPod, facts: Facts<'_>) -> bool {
     let node = pod.node.and_then(|node| facts.nodes.get(facts.symbols.string(node)));
-    node.is_some_and(|node| !node.ready)
+    node.is_some_and(|node| !node.facts.ready)
 }
 
 /// Returns the view of `registration`, whose target are `target` nodes, on the node `name`.
@@ -118,13 +138,13 @@ pub(super) fn resolve_node(
     behind: &Behind,
     facts: Facts<'_>,
 ) -> PodView {
-    let Some(node) = facts.nodes.get(name).filter(|node| !node.excluded) else {
+    let Some(node) = facts.nodes.get(name).filter(|node| !node.facts.excluded) else {
         return PodView::Gone;
     };
     let counts = if target.local { behind.on(name) } else { behind.all() };
     match is_ready(target.ready, counts) {
         None => PodView::Gone,
-        Some(true) if node.ready => node_if_ready(registration, target, name, behind, facts).map_or(
+        Some(true) if node.facts.ready => node_if_ready(registration, target, name, behind, facts).map_or(
             PodView::Unready {
                 why: Why::NoAddress(registration.families),
             },
@@ -142,7 +162,7 @@ pub(super) fn node_if_ready(
     behind: &Behind,
     facts: Facts<'_>,
 ) -> Option<ReadyPod> {
-    let node = facts.nodes.get(name).filter(|node| !node.excluded)?;
+    let node = facts.nodes.get(name).filter(|node| !node.facts.excluded)?;
     let hosts = Hosts::of(node_addresses(node, target), registration.families)?;
     let weight = match registration.weight {
         // Each of these nodes gets as much traffic as there are pods on it.
@@ -153,10 +173,12 @@ pub(super) fn node_if_ready(
         name,
         hosts,
         node: Some(name.clone()),
-        zone: node.zone.clone(),
+        zone: facts.node_label(Some(node), ZONE_LABEL).cloned(),
         version: None,
         weight,
-        metadata: metadata(registration, |key| topology_label(node, key)),
+        metadata: metadata(registration, Some(node), facts, |key| {
+            facts.topology_label(Some(node), key)
+        }),
     };
     Some(common.ready(registration, |_, target| number(target)))
 }
@@ -165,10 +187,10 @@ pub(super) fn node_if_ready(
 const MAX_WEIGHT: u32 = 65_535;
 
 /// Returns the node's address of each family, of the most preferred type that it has.
-fn node_addresses(node: &Node, target: &NodeTarget) -> Addresses {
+fn node_addresses(node: &CachedNode, target: &NodeTarget) -> Addresses {
     let of = |kind: &NodeAddressType| match kind {
-        NodeAddressType::ExternalIP => node.external,
-        NodeAddressType::InternalIP => node.internal,
+        NodeAddressType::ExternalIP => node.facts.external,
+        NodeAddressType::InternalIP => node.facts.internal,
     };
     let all = target.address_types.iter().map(of);
     all.fold(Addresses::default(), |first, other| Addresses {
@@ -193,7 +215,7 @@ pub(super) fn resolve_address(
 
 /// Returns what [`resolve_address`] would return if the address were ready.
 pub(super) fn address_if_ready(registration: &Registration, address: &Address, facts: Facts<'_>) -> ReadyPod {
-    let node = address.node.as_deref().and_then(|node| facts.nodes.get(node));
+    let node = facts.node(address.node.as_deref());
     let common = Common {
         name: &address.name,
         hosts: Hosts {
@@ -201,12 +223,12 @@ pub(super) fn address_if_ready(registration: &Registration, address: &Address, f
             second: None,
         },
         node: address.node.clone(),
-        zone: node.and_then(|node| node.zone.clone()).or_else(|| address.zone.clone()),
+        zone: facts.node_label(node, ZONE_LABEL).or(address.zone.as_ref()).cloned(),
         version: None,
         weight: registration.weight,
-        metadata: metadata(registration, |key| {
+        metadata: metadata(registration, node, facts, |key| {
             let zone = address.zone.as_ref().filter(|_| key == ZONE_LABEL);
-            node.and_then(|node| topology_label(node, key)).or(zone)
+            facts.topology_label(node, key).or(zone)
         }),
     };
     common.ready(registration, |place, target| match &address.ports {
@@ -298,9 +320,11 @@ impl Common<'_> {
     }
 }
 
-/// Returns the metadata of an endpoint; `label` returns the value of a label.
+/// Returns the metadata of an endpoint on `node`; `label` returns the value of a label.
 fn metadata<'a>(
     registration: &Registration,
+    node: Option<&CachedNode>,
+    facts: Facts<'_>,
     label: impl Fn(&str) -> Option<&'a Arc<str>>,
 ) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {
     let mut metadata = registration.metadata.clone();
@@ -309,16 +333,12 @@ fn metadata<'a>(
             Arc::make_mut(&mut metadata).insert(name.clone(), value.clone());
         }
     }
-    metadata
-}
-
-/// Returns the value of a node's label, of those that every registration may use.
-fn topology_label<'a>(node: &'a Node, key: &str) -> Option<&'a Arc<str>> {
-    match key {
-        ZONE_LABEL => node.zone.as_ref(),
-        REGION_LABEL => node.region.as_ref(),
-        _ => None,
+    for (name, key) in &registration.node_labels {
+        if let Some(value) = facts.node_label(node, key) {
+            Arc::make_mut(&mut metadata).insert(name.clone(), value.clone());
+        }
     }
+    metadata
 }
 
 #[cfg(test)]

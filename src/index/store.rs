@@ -18,7 +18,7 @@ use crate::model::{NamespaceScope, RegistrationRef, Relists};
 ///
 /// The cost of a pod event does not depend on the number of pods. A new registration or selector looks at every pod of
 /// its namespace. The end of a relist looks at every pod of the listed scope. A node that gets another zone or region
-/// looks at every pod.
+/// looks at every pod; one that gets another label looks at the pods of the registrations that publish the label.
 #[derive(Debug, Default)]
 pub struct Index {
     symbols: Symbols,
@@ -104,15 +104,12 @@ impl Index {
     }
 
     /// Adds or updates a node. Returns a mark for each registration and endpoint whose view may have changed.
-    pub fn apply_node(&mut self, node: Node) -> Vec<DirtyMark> {
-        let name: Arc<str> = node.name.as_str().into();
-        let change = self.nodes.apply(node);
-        if !change.is_any {
+    pub fn apply_node(&mut self, node: &Node) -> Vec<DirtyMark> {
+        let change = self.nodes.apply(node, &mut self.symbols);
+        if change.is_none() {
             return Vec::new();
         }
-        // The end of the first list marks the pods of all nodes: one search for pods instead of one for each node.
-        let is_topology = change.is_topology && self.nodes.are_listed();
-        self.marks_of_node(&name, NodeChange { is_topology, ..change })
+        self.marks_of_node(&node.name.as_str().into(), &change)
     }
 
     /// Keeps the cached facts, if any, of a node that exists but cannot be decoded.
@@ -120,17 +117,17 @@ impl Index {
         self.nodes.keep(name);
     }
 
-    /// Deletes a node. Pods on it keep their zone until they change.
+    /// Deletes a node. Pods on it keep their zone and attributes until they change.
     pub fn delete_node(&mut self, name: &str) -> Vec<DirtyMark> {
-        if !self.nodes.delete(name) {
+        if !self.nodes.delete(name, &mut self.symbols) {
             return Vec::new();
         }
         let change = NodeChange {
             is_any: true,
-            is_topology: false,
             is_readiness: true,
+            ..NodeChange::default()
         };
-        self.marks_of_node(&name.into(), change)
+        self.marks_of_node(&name.into(), &change)
     }
 
     /// Begins a complete list of the nodes.
@@ -180,19 +177,25 @@ impl Index {
     }
 
     /// Returns a mark for each registration of the node `name`, and for the registered pods on it that depend on what has
-    /// changed: all of them, or those that wait for their readiness gate.
-    fn marks_of_node(&self, name: &Arc<str>, change: NodeChange) -> Vec<DirtyMark> {
-        let is_topology = change.is_topology;
+    /// changed: all of them, those that wait for their readiness gate, or those with a label of it.
+    fn marks_of_node(&self, name: &Arc<str>, change: &NodeChange) -> Vec<DirtyMark> {
+        // The end of the first list marks the pods of all nodes: one search for pods instead of one for each node.
+        let are_listed = self.nodes.are_listed();
+        let is_topology = change.is_topology && are_listed;
         let mut marks = Vec::new();
         for (namespace, content) in &self.namespaces {
+            if !change.is_any && !content.publishes_node_labels() {
+                continue;
+            }
             for registration in content.node_registrations() {
+                let publishes = registration.publishes(&change.labels);
                 let mark = |pod: &Arc<str>| DirtyMark {
                     registration: registration.reference.clone(),
                     pod: pod.clone(),
                 };
                 match &registration.target {
-                    Target::Nodes(_) => marks.push(mark(name)),
-                    Target::Addresses(addresses) if is_topology => {
+                    Target::Nodes(_) if change.is_any || publishes => marks.push(mark(name)),
+                    Target::Addresses(addresses) if is_topology || publishes && are_listed => {
                         let on = addresses.iter().filter(|address| address.node.as_ref() == Some(name));
                         marks.extend(on.map(|address| mark(&address.name)));
                     }
@@ -208,6 +211,9 @@ impl Index {
             } else {
                 Vec::new()
             };
+            if are_listed && !is_topology {
+                marks.extend(content.marks_of_labels(name, &change.labels, &self.symbols));
+            }
             for pod in pods {
                 let registering = self.registering(namespace, &pod).into_iter();
                 marks.extend(registering.map(|registration| DirtyMark {

@@ -55,6 +55,7 @@ pub(super) fn registration(name: &str) -> Registration {
         version_label: None,
         metadata: Arc::default(),
         metadata_labels: Vec::new(),
+        node_labels: Vec::new(),
     }
 }
 

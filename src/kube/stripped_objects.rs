@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Deserialize;
 
 use super::stripped::{Condition, lean_metadata};
-use crate::index::{self, Addresses, REGION_LABEL, ServiceType, TargetPort, ZONE_LABEL};
+use crate::index::{self, Addresses, ServiceType, TargetPort};
 use crate::model::{Host, Protocol};
 
 /// The label with the name of an EndpointSlice's Service.
@@ -269,14 +269,13 @@ impl From<StrippedNode> for index::Node {
         let mut taints = spec.taints.iter().flatten();
         Self {
             name: metadata.name.unwrap_or_default(),
-            zone: labels.get(ZONE_LABEL).map(|zone| zone.as_str().into()),
-            region: labels.get(REGION_LABEL).map(|region| region.as_str().into()),
             external: of("ExternalIP"),
             internal: of("InternalIP"),
             ready: status.conditions.iter().flatten().any(Condition::is_ready),
             excluded: labels.contains_key(EXCLUDE_LABEL)
                 || metadata.deletion_timestamp.is_some()
                 || taints.any(|taint| taint.key == DELETION_TAINT),
+            labels,
         }
     }
 }
@@ -402,7 +401,7 @@ mod tests {
     fn a_node_is_excluded_as_kubernetes_service_controller_excludes_it() {
         let node = |patch: Value| -> index::Node {
             let mut node = json!({
-                "metadata": {"name": "n1", "labels": {ZONE_LABEL: "a", REGION_LABEL: "r", "other": "x"}},
+                "metadata": {"name": "n1", "labels": {"zone": "a", "other": "x"}},
                 "spec": {},
                 "status": {
                     "addresses": [
@@ -418,7 +417,8 @@ mod tests {
             serde_json::from_value::<StrippedNode>(node).expect("decodes").into()
         };
         let plain = node(json!({}));
-        assert_eq!((plain.zone.as_deref(), plain.region.as_deref()), (Some("a"), Some("r")));
+        let labels = [("zone", "a"), ("other", "x")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(plain.labels, labels.into());
         assert_eq!(plain.internal, Addresses::parse(["10.0.0.1", "fd00::1"]));
         assert_eq!(plain.external, Addresses::parse(["192.0.2.1"]));
         assert!(plain.ready && !plain.excluded);

@@ -144,26 +144,26 @@ fn a_gated_pod_on_a_lost_node_is_not_registered() {
     apply(&mut index, &gated("a", false));
     assert!(gate(&index).is_ok(), "the nodes are not known yet");
     index.begin_node_relist();
-    index.apply_node(node(true));
+    index.apply_node(&node(true));
     index.end_node_relist();
     let marked = [DirtyMark {
         registration: orders(),
         pod: "a".into(),
     }];
-    assert_eq!(index.apply_node(node(false)), marked);
+    assert_eq!(index.apply_node(&node(false)), marked);
     let lost = PodView::Unready { why: Why::NotReady };
     assert_eq!(gate(&index), Err(lost.clone()));
-    assert_eq!(index.apply_node(node(true)), marked);
+    assert_eq!(index.apply_node(&node(true)), marked);
     assert!(gate(&index).is_ok());
     // The kubelet died before it reported that the open gate made the pod ready.
     apply(&mut index, &gated("a", true));
-    assert_eq!(index.apply_node(node(false)), marked);
+    assert_eq!(index.apply_node(&node(false)), marked);
     assert_eq!(gate(&index), Err(lost));
-    assert_eq!(index.apply_node(node(true)), marked);
+    assert_eq!(index.apply_node(&node(true)), marked);
     // A pod that the kubelet has reported as ready depends on no node: the node controller changes its condition.
     apply(&mut index, &pod("a"));
     assert!(gate(&index).is_ok());
-    assert_eq!(index.apply_node(node(false)), []);
+    assert_eq!(index.apply_node(&node(false)), []);
 }
 
 #[test]

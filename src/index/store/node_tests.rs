@@ -1,6 +1,6 @@
 //! Registrations of nodes and addresses, and the pods behind them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::*;
@@ -12,10 +12,18 @@ fn orders() -> RegistrationRef {
     RegistrationRef::new("shop", "orders")
 }
 
+fn labels<const N: usize>(labels: [(&str, &str); N]) -> BTreeMap<String, String> {
+    labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+fn zone(zone: &str) -> BTreeMap<String, String> {
+    labels([("topology.kubernetes.io/zone", zone)])
+}
+
 fn node(name: &str) -> Node {
     Node {
         name: name.to_owned(),
-        zone: Some("a".into()),
+        labels: zone("a"),
         internal: Addresses::parse(["10.1.0.1"]),
         ready: true,
         ..Node::default()
@@ -60,7 +68,7 @@ fn taken(index: &mut Index) -> Vec<String> {
 fn with_nodes(local: bool) -> Index {
     let mut index = Index::new();
     for name in ["n1", "n2"] {
-        index.apply_node(node(name));
+        index.apply_node(&node(name));
     }
     index.apply_registration(of_nodes(local));
     index
@@ -133,7 +141,7 @@ fn a_node_counts_while_it_is_ready_and_load_balancers_may_use_it() {
     let change = |index: &mut Index, change: fn(&mut Node)| {
         let mut node = node("n1");
         change(&mut node);
-        let marks = index.apply_node(node);
+        let marks = index.apply_node(&node);
         assert_eq!(marks.len(), 1);
         index.view(&orders(), "n1")
     };
@@ -165,7 +173,7 @@ fn a_node_counts_while_it_is_ready_and_load_balancers_may_use_it() {
     assert!(matches!(without, PodView::Unready { why: Why::NoAddress(_) }));
     assert_eq!(index.delete_node("n1").len(), 1);
     assert_eq!(index.view(&orders(), "n1"), PodView::Gone);
-    assert_eq!(index.apply_node(node("n2")), [], "nothing has changed");
+    assert_eq!(index.apply_node(&node("n2")), [], "nothing has changed");
 }
 
 #[test]
@@ -201,7 +209,7 @@ fn addresses_lead_to_pods_or_have_a_readiness_of_their_own() {
     );
     let zone = |index: &Index| ready(index, "own").and_then(|ready| ready.endpoints[0].zone.clone());
     assert_eq!(zone(&index).as_deref(), Some("z"));
-    index.apply_node(node("n1"));
+    index.apply_node(&node("n1"));
     assert_eq!(zone(&index).as_deref(), Some("a"));
     assert_eq!(marks(&mut index, &on("a", "n1", true)), ["lb", "own"]);
     let endpoint = &ready(&index, "lb").expect("ready").endpoints[0];
@@ -211,7 +219,7 @@ fn addresses_lead_to_pods_or_have_a_readiness_of_their_own() {
 #[test]
 fn a_changed_target_marks_what_was_registered_and_what_is() {
     let mut index = Index::new();
-    index.apply_node(node("n1"));
+    index.apply_node(&node("n1"));
     index.apply_registration(registration("orders"));
     apply(&mut index, &on("a", "n1", true));
     let marked = index.apply_registration(of_nodes(false));
@@ -225,16 +233,16 @@ fn a_changed_target_marks_what_was_registered_and_what_is() {
 fn another_zone_of_a_node_marks_the_pods_on_it() {
     let mut index = Index::new();
     index.begin_node_relist();
-    index.apply_node(node("n1"));
+    index.apply_node(&node("n1"));
     index.end_node_relist();
     index.apply_registration(registration("orders"));
     apply(&mut index, &on("a", "n1", true));
     apply(&mut index, &on("b", "n2", true));
     let moved = Node {
-        zone: Some("b".into()),
+        labels: zone("b"),
         ..node("n1")
     };
-    let marked = index.apply_node(moved);
+    let marked = index.apply_node(&moved);
     assert_eq!(marked.len(), 1);
     assert_eq!(
         (
@@ -309,7 +317,118 @@ fn the_first_list_of_nodes_marks_the_pods_on_them() {
     apply(&mut index, &on("a", "n1", true));
     apply(&mut index, &on("b", "n2", true));
     index.begin_node_relist();
-    assert_eq!(index.apply_node(node("n1")), []);
+    assert_eq!(index.apply_node(&node("n1")), []);
     assert_eq!(index.end_node_relist(), []);
     assert_eq!(taken(&mut index), ["a"]);
+}
+
+/// A registration of pods that publishes the label `rack` of nodes.
+fn publishing(target: Registration) -> Registration {
+    Registration {
+        node_labels: vec![("cell".into(), "rack".into())],
+        ..target
+    }
+}
+
+fn in_rack(name: &str, rack: &str) -> Node {
+    Node {
+        labels: labels([("rack", rack), ("topology.kubernetes.io/zone", "a")]),
+        ..node(name)
+    }
+}
+
+fn cell(index: &Index, name: &str) -> Option<String> {
+    let ready = ready(index, name)?;
+    ready.endpoints[0].metadata.get("cell").map(ToString::to_string)
+}
+
+fn pods_of(marks: &[DirtyMark]) -> Vec<&str> {
+    marks.iter().map(|mark| &*mark.pod).collect()
+}
+
+/// An index with the listed nodes `n1` and `n2`, and `registration`.
+fn with_listed_nodes(registration: Registration) -> Index {
+    let mut index = Index::new();
+    index.begin_node_relist();
+    for name in ["n1", "n2"] {
+        index.apply_node(&in_rack(name, "r1"));
+    }
+    index.end_node_relist();
+    index.apply_registration(registration);
+    index
+}
+
+#[test]
+fn a_published_label_marks_the_pods_on_the_node_and_no_other_label_does() {
+    let mut index = with_listed_nodes(publishing(registration("orders")));
+    index.apply_registration(registration("other"));
+    for (name, node) in [("a", "n1"), ("b", "n2")] {
+        apply(&mut index, &on(name, node, true));
+    }
+    assert_eq!(cell(&index, "a").as_deref(), Some("r1"));
+    let marked = index.apply_node(&in_rack("n1", "r2"));
+    let expected = DirtyMark {
+        registration: orders(),
+        pod: "a".into(),
+    };
+    assert_eq!(
+        marked,
+        [expected],
+        "the registration that does not publish it is unaffected"
+    );
+    assert_eq!(
+        (cell(&index, "a").as_deref(), cell(&index, "b").as_deref()),
+        (Some("r2"), Some("r1"))
+    );
+    let mut other = in_rack("n1", "r2");
+    other.labels.insert("gpu".to_owned(), "none".to_owned());
+    assert_eq!(index.apply_node(&other), []);
+    other.labels.remove("rack");
+    assert_eq!(pods_of(&index.apply_node(&other)), ["a"]);
+    assert_eq!(cell(&index, "a"), None);
+    index.apply_registration(registration("orders"));
+    assert_eq!(
+        index.apply_node(&in_rack("n1", "r3")),
+        [],
+        "it is not published any more"
+    );
+    let metadata = ready(&index, "a").expect("ready").endpoints.remove(0).metadata;
+    assert!(metadata.is_empty());
+}
+
+#[test]
+fn a_published_label_of_a_node_that_appears_later_marks_its_pods() {
+    let mut index = with_listed_nodes(publishing(registration("orders")));
+    apply(&mut index, &on("c", "n3", true));
+    assert_eq!(cell(&index, "c"), None);
+    let new = Node {
+        labels: labels([("rack", "r7")]),
+        ..node("n3")
+    };
+    assert_eq!(pods_of(&index.apply_node(&new)), ["c"]);
+    assert_eq!(cell(&index, "c").as_deref(), Some("r7"));
+}
+
+#[test]
+fn nodes_and_addresses_on_nodes_publish_labels_and_other_addresses_have_none() {
+    let mut index = with_listed_nodes(publishing(of_nodes(false)));
+    marks(&mut index, &on("a", "n1", true));
+    assert_eq!(cell(&index, "n2").as_deref(), Some("r1"));
+    assert_eq!(pods_of(&index.apply_node(&in_rack("n2", "r2"))), ["n2"]);
+    assert_eq!(cell(&index, "n2").as_deref(), Some("r2"));
+    let address = |name: &str, node: Option<&str>| Address {
+        name: name.into(),
+        host: Host::Name(name.into()),
+        ready: Some(true),
+        node: node.map(Into::into),
+        zone: None,
+        ports: None,
+    };
+    let addresses = [address("lb", None), address("vm", Some("n2"))];
+    index.apply_registration(Registration {
+        target: Target::Addresses(addresses.into()),
+        ..publishing(of_nodes(false))
+    });
+    assert_eq!((cell(&index, "vm").as_deref(), cell(&index, "lb")), (Some("r2"), None));
+    assert_eq!(pods_of(&index.apply_node(&in_rack("n2", "r3"))), ["vm"]);
 }

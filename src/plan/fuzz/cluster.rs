@@ -252,6 +252,7 @@ impl Operator {
             version_label: None,
             metadata: Arc::default(),
             metadata_labels: Vec::new(),
+            node_labels: Vec::new(),
         };
         for DirtyMark { registration, pod } in self.index.apply_registration(registration) {
             self.planner.mark_edited(&registration, &pod, self.now);
