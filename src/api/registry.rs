@@ -73,6 +73,21 @@ pub struct RegistrySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Access")]
     pub access: Option<Access>,
+
+    /// The keys of the labels of nodes that registrations may publish as attributes with `fromNodeLabel`, up to 32. Every
+    /// namespace that may write to this Registry can read the values of these labels on all nodes.
+    /// `topology.kubernetes.io/zone` and `topology.kubernetes.io/region` may always be published. A label that is removed
+    /// from the list is removed from the records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 317)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(
+            "self.all(k, k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$'))"
+        )
+        .message("nodeLabels must hold keys of labels of nodes, such as node.kubernetes.io/instance-type"),
+    )]
+    pub node_labels: Vec<String>,
 }
 
 /// The location of an etcd cluster, and how the operator connects to it.

@@ -490,8 +490,8 @@ pub struct Version {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.value) != has(self.fromLabel)")
-        .message("an attribute has either a value or, in fromLabel, the key of the pod label that holds it"),
+    validation = Rule::new("[has(self.value), has(self.fromLabel), has(self.fromNodeLabel)].filter(given, given).size() == 1")
+        .message("an attribute has exactly one of value, fromLabel, with the key of the pod label that holds the value, and fromNodeLabel, with the key of the label of the pod's node"),
 )]
 pub struct Attribute {
     /// The name under which consumers find the attribute.
@@ -515,6 +515,20 @@ pub struct Attribute {
         .message("fromLabel must be the key of a pod's label, such as topology.kubernetes.io/zone"),
     )]
     pub from_label: Option<String>,
+
+    /// The key of the label of the endpoint's node that holds the value, such as `topology.kubernetes.io/region`. An
+    /// endpoint whose node does not have the label, or that has no node, does not have the attribute. The Registry decides
+    /// in `nodeLabels` which labels of nodes may be published, besides `topology.kubernetes.io/zone` and
+    /// `topology.kubernetes.io/region`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 317))]
+    #[x_kube(
+        validation = Rule::new(
+            "self.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$')"
+        )
+        .message("fromNodeLabel must be the key of a node's label, such as topology.kubernetes.io/region"),
+    )]
+    pub from_node_label: Option<String>,
 }
 
 /// An attribute of a sample endpoint.

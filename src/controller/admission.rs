@@ -510,6 +510,10 @@ impl Controller {
             let bookkeeping = Prefix::below(&format!("{meta_prefix}{}", self.workers.context().cluster_id));
             verdict.forbidden.push(compiled.keep_out(bookkeeping, registry));
         }
+        let are_nodes_unknown = self.streams.are_nodes_unknown() && !cache.index.nodes().are_listed();
+        if are_nodes_unknown && !compiled.registration.node_labels.is_empty() {
+            compiled.missing.get_or_insert_with(Obstacle::node_labels_unknown);
+        }
         let concerned = self.settle_among_neighbours(cache, reference, &compiled);
         compiled.stand_aside(&self.overlaps.aside(reference));
         let known = self.registries.get(&registry).expect("it was found above");
@@ -582,6 +586,7 @@ impl Controller {
             aside: compiled.told_aside(),
             kind: compiled.kind(),
             obstacle: compiled.obstacle.clone(),
+            missing: compiled.missing.clone(),
             keeps_previous: compiled.previous.is_some(),
             since: self.claims(reference, compiled),
             places: self.places(reference, compiled),
@@ -694,6 +699,7 @@ impl Controller {
             kind: EndpointKind::default(),
             selected: 0,
             obstacle: None,
+            missing: None,
             holding: &Holding::Undecided,
             aside: &[],
         };
@@ -742,6 +748,26 @@ impl Controller {
     pub(super) fn admit_all(&mut self, cache: &mut Cache, registry: &str, now: Instant) {
         for (reference, compiled) in cache.asking_for(registry) {
             self.admit(cache, &reference, compiled, now);
+        }
+        self.tell_unclear();
+    }
+
+    /// Admits the registrations in force again for which `concerned` is true, because what they may publish of nodes, or what
+    /// is known of nodes, has changed.
+    pub(super) fn admit_publishers_of_node_labels(
+        &mut self,
+        cache: &mut Cache,
+        concerned: impl Fn(&Compiled) -> bool,
+        now: Instant,
+    ) {
+        let in_force = cache.entries.iter();
+        let in_force = in_force.filter_map(|(reference, entry)| Some((reference, entry.in_force.as_ref()?)));
+        let publishing = in_force.filter(|(_, compiled)| compiled.uses_node_labels() && concerned(compiled));
+        let publishing: Vec<_> = publishing
+            .map(|(reference, compiled)| (reference.clone(), compiled.clone()))
+            .collect();
+        for (reference, compiled) in publishing {
+            self.admit_again(cache, &reference, compiled, now);
         }
         self.tell_unclear();
     }
@@ -807,6 +833,9 @@ fn log_admission(compiled: &Compiled, former: Option<&Compiled>, denial: Option<
     let (reference, registry, generation) = (&registration.reference, &registration.registry, registration.generation);
     if let Some(denial) = denial {
         tracing::warn!(registration = %reference, generation, %registry, denial, "access rules deny some formats");
+    }
+    if let Some(missing) = &compiled.missing {
+        tracing::warn!(registration = %reference, generation, %registry, reason = missing.message, "attributes are missing");
     }
     for (_, aside) in &compiled.aside {
         tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format is suppressed");

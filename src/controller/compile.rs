@@ -44,10 +44,15 @@ pub struct Compiled {
     pub unsure: bool,
     /// The formats overlap the metaPrefix of a Registry that was added or changed later: change nothing.
     pub frozen: bool,
+    /// The names of attributes with the node labels that hold their values, as the spec asks for them. The Registry decides
+    /// which of them come into force, as `registration.node_labels`.
+    pub node_labels: Vec<(Arc<str>, Arc<str>)>,
     /// The Service that the registration names.
     pub service_name: Option<Arc<str>>,
     /// Why nothing, or not everything, of the Service that it names can be registered now.
     pub obstacle: Option<Obstacle>,
+    /// Why attributes are in no record, although everything else is registered.
+    pub missing: Option<Obstacle>,
 }
 
 /// The objects that registrations refer to.
@@ -210,8 +215,10 @@ fn compile_with(
         )),
         unsure: false,
         frozen: false,
+        node_labels: attributes(|attribute| attribute.from_node_label.as_ref()).collect(),
         service_name: spec.service.as_ref().map(|service| service.name.as_str().into()),
         obstacle,
+        missing: None,
     })
 }
 
@@ -369,6 +376,12 @@ impl Compiled {
             (Target::Pods | Target::HostPorts, true) => EndpointKind::ServicePods,
             (Target::Pods | Target::HostPorts, false) => EndpointKind::SelectedPods,
         }
+    }
+
+    /// Whether the spec, or the previous one that is kept, asks for labels of nodes.
+    pub fn uses_node_labels(&self) -> bool {
+        let previous = self.previous.as_deref();
+        !self.node_labels.is_empty() || previous.is_some_and(Self::uses_node_labels)
     }
 
     /// Returns why formats are suppressed.
@@ -571,8 +584,12 @@ mod tests {
         let attributes = json!({"attributes": [
             {"name": "team", "value": "payments"},
             {"name": "zone", "fromLabel": "topology.kubernetes.io/zone"},
+            {"name": "cell", "fromNodeLabel": "example.org/rack"},
         ]});
-        let registration = compile(&registration(&attributes)).unwrap().registration;
+        let compiled = compile(&registration(&attributes)).unwrap();
+        assert_eq!(compiled.node_labels, [("cell".into(), "example.org/rack".into())]);
+        let registration = compiled.registration;
+        assert_eq!(registration.node_labels, [], "the Registry has not allowed any yet");
         assert_eq!(
             *registration.metadata,
             BTreeMap::from([("team".into(), "payments".into())])

@@ -228,7 +228,8 @@ impl Controller {
         for stream in self.streams.find_void(&self.tenants) {
             if stream.kind == NODES {
                 tracing::error!(
-                    "the nodes cannot be listed; registrations with the address type NodePort wait for that"
+                    "the nodes cannot be listed; registrations with the address type NodePort wait for that, and attributes \
+                     with fromNodeLabel are missing"
                 );
                 self.examine_node_users(cache, now);
                 continue;

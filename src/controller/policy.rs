@@ -1,10 +1,11 @@
-//! Converts a Registry's `spec.access` for `plan`, and applies it to registrations.
+//! Converts a Registry's `spec.access` for `plan`, and applies it and `spec.nodeLabels` to registrations.
 
 use std::sync::Arc;
 
 use super::compile::{Compiled, selector};
+use super::source::Obstacle;
 use crate::api::{AccessRule, RegistrySpec};
-use crate::index::NamespaceCache;
+use crate::index::{NamespaceCache, REGION_LABEL, ZONE_LABEL};
 use crate::model::Prefix;
 use crate::plan::{NamespacePolicy, Policy, PrefixGrant, Quota, Rule};
 
@@ -43,7 +44,7 @@ fn rule(rule: &AccessRule) -> Option<Rule> {
 
 impl Compiled {
     /// Applies the rules of `registry` to the registration, given the labels of the namespaces. Afterwards the formats
-    /// write only what the rules allow.
+    /// write only what the rules allow, and only labels of nodes that the Registry allows are published.
     ///
     /// The rules also apply to the previous spec: records that they do not allow are not kept.
     pub fn submit(&mut self, registry: &RegistrySpec, tenants: &NamespaceCache) -> Verdict {
@@ -83,6 +84,17 @@ impl Compiled {
             }
         }
         verdict.denial = (!denials.is_empty()).then(|| denials.join("; "));
+        self.missing = self.allow_node_labels(&registry.node_labels);
         verdict
+    }
+
+    /// Publishes those of the requested labels of nodes that the Registry allows. Returns an obstacle if there are others.
+    fn allow_node_labels(&mut self, allowed: &[String]) -> Option<Obstacle> {
+        let is_allowed = |(_, label): &(Arc<str>, Arc<str>)| {
+            matches!(&**label, ZONE_LABEL | REGION_LABEL) || allowed.iter().any(|allowed| **allowed == **label)
+        };
+        let (allowed, denied): (Vec<_>, Vec<_>) = self.node_labels.iter().cloned().partition(is_allowed);
+        self.registration.node_labels = allowed;
+        (!denied.is_empty()).then(|| Obstacle::node_labels_denied(&self.registration.registry, &denied))
     }
 }

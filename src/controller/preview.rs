@@ -380,8 +380,9 @@ impl Preview {
             }
         }
         let mut problems = report.problems;
-        let obstacle = part.compiled.obstacle.as_ref().map(|obstacle| &obstacle.message);
-        for problem in part.denial.iter().chain(obstacle) {
+        let obstacles = part.compiled.obstacle.iter().chain(&part.compiled.missing);
+        let obstacles = obstacles.map(|obstacle| &obstacle.message);
+        for problem in part.denial.iter().chain(obstacles) {
             problems.entry(problem.clone()).or_default();
         }
         let removed = |key: &&Key| matches!(keys.get(*key), Some(Change::Remove(_)));

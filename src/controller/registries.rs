@@ -7,6 +7,7 @@ use std::time::Instant;
 use kube::ResourceExt;
 
 use super::cache::Cache;
+use super::compile::Compiled;
 use super::{Command, Controller};
 use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec, RegistryStatus, ServiceRegistration};
 use crate::controller::state::{State, StoredRegistry};
@@ -280,6 +281,10 @@ impl Controller {
             self.rules_changed(cache, &name, now);
         } else if former.spec.defaults != spec.defaults {
             self.admit_all(cache, &name, now);
+        } else if former.spec.node_labels != spec.node_labels {
+            tracing::info!(registry = %name, "the labels of nodes that may be published changed; checking their users again");
+            let of_registry = |compiled: &Compiled| compiled.registration.registry == name;
+            self.admit_publishers_of_node_labels(cache, of_registry, now);
         }
         if former.spec.defaults.formats != spec.defaults.formats {
             self.examine_default_users(cache, &name, now);

@@ -191,11 +191,12 @@ impl Controller {
         }
     }
 
-    /// Examines the registrations of nodes again, because it has become known which nodes there are, or that this cannot
-    /// be known.
+    /// Examines the registrations of nodes and of their labels again, because it has become known which nodes there are, or
+    /// that this cannot be known.
     pub(super) fn examine_node_users(&mut self, cache: &mut Cache, now: Instant) {
         let is_node_port = |object: &ServiceRegistration| object.spec.address.kind == crate::api::AddressType::NodePort;
         self.examine_all(cache, is_node_port, now);
+        self.admit_publishers_of_node_labels(cache, |_| true, now);
     }
 
     /// Sends each worker the marks of its registrations. `deleted`: the pods or nodes of these names were deleted.

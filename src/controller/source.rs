@@ -11,7 +11,7 @@ use crate::index::{
     Address, EndpointSlice, NodeTarget, Operator, Port, PortTarget, Requirement, Selector, Service, ServicePort,
     ServiceType, SlicePort, Target, TargetPort,
 };
-use crate::model::{Families, Family, Host, Protocol};
+use crate::model::{Families, Family, Host, Protocol, listed};
 
 /// What a registration selects and registers.
 #[derive(Clone, Debug)]
@@ -45,11 +45,46 @@ impl Obstacle {
         }
     }
 
+    /// Returns the reason and the message.
+    pub fn told(&self) -> (Reason, &str) {
+        (self.reason, &self.message)
+    }
+
+    /// The Registry `registry` does not allow the labels of nodes that these attributes are from. The other facts of
+    /// the endpoints are registered.
+    pub fn node_labels_denied(registry: &str, denied: &[(Arc<str>, Arc<str>)]) -> Self {
+        let attributes = listed(denied.iter().map(|(name, _)| name), NAMED, "and");
+        let labels: BTreeSet<&Arc<str>> = denied.iter().map(|(_, label)| label).collect();
+        let labels = listed(labels, NAMED, "and");
+        Self {
+            reason: Reason::AccessDenied,
+            message: format!(
+                "No record contains the attributes {attributes}, because the Registry \"{registry}\" does not allow \
+                 registrations to publish the labels {labels} of nodes: ask an admin of the Registry to add these to its \
+                 spec.nodeLabels, or remove the attributes. Everything else is registered."
+            ),
+        }
+    }
+
+    /// The values of attributes are not known. The other facts of the endpoints are registered.
+    pub fn node_labels_unknown() -> Self {
+        Self {
+            reason: Reason::NodesUnknown,
+            message: "The operator cannot list the nodes of the cluster, so no record contains the attributes with \
+                      fromNodeLabel: give its service account the rights to list and watch nodes, as the chart does. \
+                      Everything else is registered."
+                .to_owned(),
+        }
+    }
+
     fn unusable(message: String) -> Self {
         let reason = Reason::ServiceUnusable;
         Self { reason, message }
     }
 }
+
+/// How many attributes or labels a message lists before it only counts the others.
+const NAMED: usize = 3;
 
 /// Maximum length of a port's name, as for the names of container ports.
 pub const MAX_PORT_NAME: usize = 15;

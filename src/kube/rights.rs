@@ -103,7 +103,7 @@ const OF_CLUSTER: [(&str, &str, &str, &str); 9] = [
         "list",
         "",
         NODES,
-        "no address of the type NodePort is registered, and endpoints may lack their zone",
+        "no address of the type NodePort is registered, and endpoints may lack their zone and labels of their node",
     ),
     ("watch", "", NODES, "changes of nodes are missed"),
     ("patch", OURS, "recordformats/status", "RecordFormats get no status"),

@@ -36,6 +36,8 @@ pub struct Subject<'a> {
     pub selected: usize,
     /// Why nothing, or not everything, of its Service can be registered now: the reason, and what to do about it.
     pub obstacle: Option<(Reason, &'a str)>,
+    /// Why attributes are in no record, although everything else is registered: the reason, and what to do about it.
+    pub missing: Option<(Reason, &'a str)>,
     /// What is known of removals that are held back in the Registry.
     pub holding: &'a Holding,
     /// Why formats of it are not written: another registration's are in the way.
@@ -158,7 +160,7 @@ pub fn status_of(
         Reason::Accepted,
         &format!("Registry \"{registry}\" registers this service."),
     );
-    if let Some((reason, message)) = subject.obstacle {
+    if let Some((reason, message)) = subject.obstacle.or(subject.missing) {
         conditions.set(ConditionType::Accepted, ConditionStatus::False, reason, message);
     }
     conditions.set(ConditionType::Synced, synced, synced_reason, &synced_message);
@@ -294,7 +296,7 @@ fn synced(report: &Report<'_>, readiness: &Readiness, subject: Subject<'_>) -> (
             kept => format!("{kept} {}", problems(report)),
         };
         (ConditionStatus::False, reason, message)
-    } else if subject.obstacle.is_some() {
+    } else if subject.obstacle.or(subject.missing).is_some() {
         let message = format!("{} See the condition Accepted.", pods());
         (ConditionStatus::False, Reason::NotAccepted, message)
     } else if let Some(pod) = report.kept {

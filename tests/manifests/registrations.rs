@@ -388,12 +388,37 @@ fn facts() -> Vec<Case> {
         (
             "an attribute without a value",
             attribute(json!({"name": "k"})),
-            "an attribute has either a value or, in fromLabel",
+            "an attribute has exactly one of value, fromLabel",
         ),
         (
             "an attribute with two values",
             attribute(json!({"name": "k", "value": "v", "fromLabel": "l"})),
-            "an attribute has either a value or, in fromLabel",
+            "an attribute has exactly one of value, fromLabel",
+        ),
+        (
+            "an attribute with a value and a label of the node",
+            attribute(json!({"name": "k", "value": "v", "fromNodeLabel": "l"})),
+            "an attribute has exactly one of value, fromLabel",
+        ),
+        (
+            "an attribute from a label of the pod and one of the node",
+            attribute(json!({"name": "k", "fromLabel": "l", "fromNodeLabel": "l"})),
+            "an attribute has exactly one of value, fromLabel",
+        ),
+        (
+            "an attribute from three places",
+            attribute(json!({"name": "k", "value": "v", "fromLabel": "l", "fromNodeLabel": "l"})),
+            "an attribute has exactly one of value, fromLabel",
+        ),
+        (
+            "an attribute from a malformed label of the node",
+            attribute(json!({"name": "k", "fromNodeLabel": "a b"})),
+            "fromNodeLabel must be the key of a node's label",
+        ),
+        (
+            "an attribute from a label of the node with a key of 318",
+            attribute(json!({"name": "k", "fromNodeLabel": text(318)})),
+            "may not be more than 317",
         ),
         (
             "an attribute from a malformed label",
@@ -477,6 +502,7 @@ pub fn good() -> Vec<Case> {
                 "attributes": many(64, |i| match i {
                     0 => json!({"name": "empty", "value": ""}),
                     1 => json!({"name": text(317), "value": text(256)}),
+                    i if i % 2 == 0 => json!({"name": format!("l{i}"), "fromNodeLabel": format!("{}.example.org/{i}", text(240))}),
                     i => json!({"name": format!("l{i}"), "fromLabel": format!("{}.example.org/{i}", text(240))}),
                 }),
                 "leaseTTLSeconds": 299, "minReadySeconds": 3600, "lastEndpoint": "Keep", "updatePolicy": "Frozen",

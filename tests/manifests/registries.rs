@@ -11,6 +11,7 @@ pub fn wrong() -> Vec<Case> {
         meta_prefixes(),
         limits(),
         guards(),
+        node_labels(),
         super::access::wrong(),
     ];
     groups.into_iter().flatten().collect()
@@ -298,6 +299,37 @@ fn guards() -> Vec<Case> {
     ])
 }
 
+fn node_labels() -> Vec<Case> {
+    let labels = |labels: Value| json!({"nodeLabels": labels});
+    rejected(vec![
+        (
+            "33 labels of nodes",
+            labels(json!(many(33, |i| json!(format!("l{i}"))))),
+            "must have at most 32 items",
+        ),
+        (
+            "a label of nodes twice",
+            labels(json!(["rack", "rack"])),
+            r#"spec.nodeLabels[1]: Duplicate value: "rack""#,
+        ),
+        (
+            "a malformed label of nodes",
+            labels(json!(["example.org/"])),
+            "nodeLabels must hold keys of labels of nodes",
+        ),
+        (
+            "a label of nodes with a key of 318",
+            labels(json!([text(318)])),
+            "may not be more than 317",
+        ),
+        (
+            "an empty label of nodes",
+            labels(json!([""])),
+            "spec.nodeLabels[0] in body should be at least 1 chars long",
+        ),
+    ])
+}
+
 pub fn good() -> Vec<Case> {
     taken(vec![
         ("the smallest registry", json!({})),
@@ -314,6 +346,7 @@ pub fn good() -> Vec<Case> {
                 },
                 "defaults": {"leaseTTLSeconds": 5},
                 "limits": {"keysPerLease": 1000, "keysPerSecond": 100_000, "transactionsInFlight": 64},
+                "nodeLabels": many(32, |i| json!(format!("{}.example.org/{i}", text(240)))),
             }),
         ),
         (

@@ -15,6 +15,7 @@ mod formats;
 mod gitops;
 mod lifecycle;
 mod min_ready;
+mod node_labels;
 mod p10_isolation;
 mod p10_tenancy;
 mod p1_readiness;

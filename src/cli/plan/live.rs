@@ -165,9 +165,13 @@ async fn cluster_state(
     let mut cluster = ClusterState::default();
     let mut namespaces = BTreeSet::new();
     let mut needs_nodes = false;
-    for registration in registrations.filter(|one| one.spec.service.is_some()) {
-        namespaces.extend(registration.namespace());
-        needs_nodes |= registration.spec.address.kind == AddressType::NodePort;
+    for registration in registrations {
+        let spec = &registration.spec;
+        if spec.service.is_some() {
+            namespaces.extend(registration.namespace());
+        }
+        needs_nodes |= spec.address.kind == AddressType::NodePort;
+        needs_nodes |= spec.attributes.iter().any(|one| one.from_node_label.is_some());
     }
     for namespace in &namespaces {
         for service in listing.services(namespace).await? {

@@ -399,3 +399,28 @@ spec: {service: {name: orders}, formats: [{type: EtcdGRPC}]}
     assert_eq!(keys.len(), 1, "{found}");
     assert!(keys[0].contains("/services/"), "{found}");
 }
+
+#[test]
+fn a_node_in_the_file_of_pods_and_a_registry_show_attributes_of_nodes() {
+    let files = Files::new("node-labels");
+    let registration = format!(
+        "{}\n  attributes: [{{name: cell, fromNodeLabel: example.org/rack}}]
+---
+apiVersion: leasehold.dev/v1alpha1
+kind: Registry
+metadata: {{name: default}}
+spec: {{etcd: {{endpoints: [http://127.0.0.1:2379]}}, nodeLabels: [example.org/rack]}}
+",
+        REGISTRATION
+            .replace("{type: Plain}, {type: EtcdGRPC}", "{type: Plain, plain: {value: JSON}}")
+            .trim_end()
+    );
+    let mut objects = pods();
+    objects["items"][0]["spec"]["nodeName"] = json!("n1");
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"example.org/rack": "r17"}},
+    });
+    objects["items"].as_array_mut().expect("a list").push(node);
+    let text = planned(&files, &registration, &objects.to_string()).expect("a plan");
+    assert!(text.contains("\"cell\":\"r17\""), "{text}");
+}

@@ -188,7 +188,7 @@ fn attributes(text: &str) -> Result<Vec<Attribute>, String> {
         attributes.push(Attribute {
             name: name.to_owned(),
             value: Some(value.to_owned()),
-            from_label: None,
+            ..Attribute::default()
         });
     }
     if attributes.len() > MAX_ATTRIBUTES {

@@ -268,3 +268,43 @@ fn a_pod_that_waits_for_min_ready_seconds_is_named_and_a_registered_one_stays() 
     ]);
     assert_eq!(outcome.keys, keys);
 }
+
+#[test]
+fn labels_of_nodes_are_shown_if_the_registry_allows_them() {
+    let values = |allowed: &[&str]| {
+        let spec = json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}, "nodeLabels": allowed});
+        let pod = Pod {
+            node: Some("n1".to_owned()),
+            ..pod("a", "10.0.0.1", true)
+        };
+        let mut cluster = cluster(&[pod]);
+        cluster.nodes.push(Node {
+            name: "n1".to_owned(),
+            labels: BTreeMap::from([("rack".to_owned(), "r1".to_owned())]),
+            ..Node::default()
+        });
+        let spec = serde_json::from_value(spec).expect("decodes");
+        let mut preview = Preview::new("c1", "default", spec, cluster);
+        let mut registration = registration("/s/orders");
+        registration.spec.attributes =
+            serde_json::from_value(json!([{"name": "cell", "fromNodeLabel": "rack"}])).expect("decodes");
+        registration.spec.formats =
+            serde_json::from_value(json!([{"type": "Plain", "plain": {"prefix": "/s/orders", "value": "JSON"}}]))
+                .expect("decodes");
+        preview.register(&registration, &RecordFormats::new()).expect("valid");
+        observe(&mut preview, &[], &[]);
+        let outcome = outcome(preview);
+        let Some(Change::Create(value)) = outcome.keys.values().next().cloned() else {
+            panic!("{outcome:?}");
+        };
+        let value: serde_json::Value = serde_json::from_slice(&value).expect("JSON");
+        (value["metadata"]["cell"].clone(), outcome.problems)
+    };
+    assert_eq!(values(&["rack"]), (json!("r1"), BTreeMap::new()));
+    let (value, problems) = values(&[]);
+    assert_eq!(value, json!(null));
+    assert!(
+        problems.keys().any(|problem| problem.contains("labels rack of nodes")),
+        "{problems:?}"
+    );
+}

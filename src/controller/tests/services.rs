@@ -1,6 +1,7 @@
 //! How registrations follow the Services, EndpointSlices and nodes that they depend on.
 
 use super::*;
+use crate::controller::source::Obstacle;
 use crate::index::{EndpointSlice, Node, Service};
 use crate::model::Endpoint;
 use crate::plan::{DesiredState, PodState};
@@ -296,4 +297,136 @@ async fn the_endpoints_of_a_spec_in_force_are_followed_while_the_newest_cannot_b
     rig.slice(true);
     assert_eq!(rig.cache().entries[&orders()].refusal(), None);
     assert_eq!(rig.host_ports("192-0-2-7"), ["192.0.2.7:5000"]);
+}
+
+fn attributes(rig: &Rig) -> Value {
+    let endpoint = &rig.endpoints("p").expect("a ready pod")[0];
+    json!(*endpoint.metadata)
+}
+
+impl Rig {
+    /// Applies the Registry `default` with these labels of nodes.
+    fn node_labels(&mut self, generation: i64, labels: &[&str]) {
+        let object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
+            "metadata": {"name": "default", "uid": "r", "generation": generation},
+            "spec": {"etcd": {"endpoints": ["http://127.0.0.1:1"]}, "nodeLabels": labels},
+        });
+        self.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
+    }
+
+    /// Applies a registration with attributes from the labels `rack` and region of nodes.
+    fn of_racks(&mut self) {
+        let object = json!({
+            "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "a", "generation": 1},
+            "spec": {
+                "selector": {"matchLabels": {"app": "orders"}}, "ports": [{"name": "grpc", "port": 8080}],
+                "attributes": [
+                    {"name": "cell", "fromNodeLabel": "rack"},
+                    {"name": "region", "fromNodeLabel": "topology.kubernetes.io/region"},
+                    {"name": "team", "value": "payments"},
+                ],
+                "formats": [{"type": "Plain", "plain": {"prefix": "/s"}}],
+            },
+        });
+        let event = ObjectEvent::Applied(Box::new(decode(object)));
+        self.take(WatchEvent::Registration(NamespaceScope::Cluster, event));
+    }
+
+    /// Returns why attributes are missing.
+    fn missing(&self) -> Option<Obstacle> {
+        self.compiled(&orders())?.missing
+    }
+}
+
+fn racked() -> Node {
+    let labels = json!({"rack": "r1", "topology.kubernetes.io/region": "eu", "secret": "x"});
+    let node = json!({"metadata": {"name": "n1", "labels": labels}});
+    crate::kube::node(node).expect("decodes")
+}
+
+#[tokio::test]
+async fn only_labels_of_nodes_that_the_registry_allows_are_published() {
+    let mut rig = Rig::with_pod();
+    rig.node(racked());
+    rig.of_racks();
+    let without = json!({"region": "eu", "team": "payments"});
+    assert_eq!(attributes(&rig), without);
+    let missing = rig.missing().expect("a label is denied").message;
+    for words in [
+        "attributes cell,",
+        "labels rack of nodes",
+        "Registry \"default\"",
+        "spec.nodeLabels",
+    ] {
+        assert!(missing.contains(words), "{missing}");
+    }
+    rig.node_labels(2, &["gpu", "rack"]);
+    assert_eq!(
+        attributes(&rig),
+        json!({"cell": "r1", "region": "eu", "team": "payments"})
+    );
+    assert_eq!(rig.missing(), None);
+    rig.node_labels(3, &["gpu"]);
+    assert_eq!(attributes(&rig), without);
+    assert!(rig.missing().is_some());
+}
+
+#[tokio::test]
+async fn an_edit_of_other_labels_of_nodes_marks_no_pod() {
+    let mut rig = Rig::with_pod();
+    rig.node(racked());
+    rig.node_labels(2, &["rack"]);
+    rig.of_racks();
+    let before = rig.compiled(&orders()).expect("in force");
+    rig.node_labels(3, &["gpu", "rack"]);
+    let after = rig.compiled(&orders()).expect("in force");
+    assert_eq!(after.registration, before.registration);
+    assert_eq!(
+        rig.controller
+            .cache
+            .write()
+            .index
+            .apply_registration(after.registration),
+        []
+    );
+}
+
+#[tokio::test]
+async fn without_rights_on_nodes_attributes_of_nodes_are_missing_and_reported() {
+    let mut rig = Rig::new();
+    rig.cluster("c1");
+    rig.node_labels(1, &["rack"]);
+    rig.pod_of(true);
+    rig.of_racks();
+    let complete = |rig: &mut Rig| {
+        rig.take(WatchEvent::Registration(
+            NamespaceScope::Cluster,
+            ObjectEvent::ListComplete,
+        ));
+        rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
+        rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
+        rig.take(WatchEvent::Namespace(
+            NamespaceScope::Cluster,
+            ObjectEvent::ListComplete,
+        ));
+        rig.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListComplete));
+        rig.services_complete(&NamespaceScope::Cluster);
+    };
+    complete(&mut rig);
+    assert!(!rig.controller.complete, "the nodes may still be listed");
+    let lost = Timestamp::from_second(7).expect("a time");
+    rig.take(WatchEvent::Node(ObjectEvent::Lost(lost)));
+    assert!(rig.controller.complete);
+    assert_eq!(attributes(&rig), json!({"team": "payments"}));
+    let reason = |rig: &Rig| rig.missing().map(|missing| missing.reason.as_str());
+    assert_eq!(reason(&rig), Some("NodesUnknown"));
+    rig.node(racked());
+    rig.take(WatchEvent::Node(ObjectEvent::ListComplete));
+    assert_eq!(
+        attributes(&rig),
+        json!({"cell": "r1", "region": "eu", "team": "payments"})
+    );
+    assert_eq!(reason(&rig), None);
 }

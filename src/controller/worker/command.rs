@@ -104,6 +104,8 @@ pub enum Command {
         kind: EndpointKind,
         /// Why nothing, or not everything, of its Service can be registered now.
         obstacle: Option<Obstacle>,
+        /// Why attributes are in no record, although everything else is registered.
+        missing: Option<Obstacle>,
         /// Whether its pods may keep the keys of the spec before.
         keeps_previous: bool,
         /// When it claimed each of its prefixes.

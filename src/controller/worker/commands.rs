@@ -78,6 +78,7 @@ impl RegistryWorker {
                 aside,
                 kind,
                 obstacle,
+                missing,
                 keeps_previous,
                 since,
                 places,
@@ -90,7 +91,9 @@ impl RegistryWorker {
                 self.planner.set_settings(&registration, terms);
                 self.planner.set_since(&registration, since);
                 self.debouncer.changed(registration.clone(), Instant::now());
-                let subject = Subject::new(service, version, selected).aside(aside).of(kind, obstacle);
+                let subject = Subject::new(service, version, selected)
+                    .aside(aside)
+                    .of(kind, obstacle, missing);
                 let mut subject = subject.recording(places, identity, last_synced);
                 if let Some(former) = self.subjects.remove(&registration) {
                     subject.take_over(former);

@@ -66,6 +66,8 @@ pub struct Subject {
     pub(super) refusal: Option<(Reason, String)>,
     /// Why the Registry's rules do not let some of its formats be written.
     pub(super) denial: Option<String>,
+    /// Why attributes of it are in no record.
+    missing: Option<Obstacle>,
     places: Vec<FormatStatus>,
     /// Which keys and values it asks for.
     identity: Option<Arc<LastSynced>>,
@@ -87,6 +89,7 @@ impl Subject {
             obstacle: None,
             refusal: None,
             denial: None,
+            missing: None,
             places: Vec::new(),
             identity: None,
             last_synced: None,
@@ -99,9 +102,14 @@ impl Subject {
         Self { aside, ..self }
     }
 
-    /// Sets what it registers, and why that is not possible now.
-    pub fn of(self, kind: EndpointKind, obstacle: Option<Obstacle>) -> Self {
-        Self { kind, obstacle, ..self }
+    /// Sets what it registers, why that is not possible now, and why attributes are missing.
+    pub fn of(self, kind: EndpointKind, obstacle: Option<Obstacle>, missing: Option<Obstacle>) -> Self {
+        Self {
+            kind,
+            obstacle,
+            missing,
+            ..self
+        }
     }
 
     /// Sets what its status records for the next leader.
@@ -332,14 +340,14 @@ impl RegistryWorker {
             return;
         };
         let now = now();
-        let obstacle = subject.obstacle.as_ref();
         let about = plan::Subject {
             generation: subject.generation,
             service: &subject.service,
             registry: &self.name,
             kind: subject.kind,
             selected: subject.selected,
-            obstacle: obstacle.map(|obstacle| (obstacle.reason, &*obstacle.message)),
+            obstacle: subject.obstacle.as_ref().map(Obstacle::told),
+            missing: subject.missing.as_ref().map(Obstacle::told),
             holding: self.guarding.holding(),
             aside: &subject.aside,
         };
@@ -361,8 +369,11 @@ impl RegistryWorker {
         status.last_synced = subject.last_synced.as_deref().cloned();
         if let Some(denial) = &subject.denial {
             let (list, generation) = (&mut status.conditions, Some(subject.generation));
-            let message =
+            let mut message =
                 format!("Access rules deny formats of this registration, so these are not in etcd: {denial}.");
+            if let Some(missing) = &subject.missing {
+                message = format!("{message} {}", missing.message);
+            }
             let (kind, refused) = (ConditionType::Accepted, ConditionStatus::False);
             conditions::set(list, kind, refused, Reason::AccessDenied, &message, generation, &now);
         }

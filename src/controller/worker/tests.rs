@@ -160,6 +160,7 @@ impl Rig {
             aside: Vec::new(),
             kind: plan::EndpointKind::default(),
             obstacle: None,
+            missing: None,
             keeps_previous: false,
             since: [(Prefix::below("/services/shop/orders/"), plan::Since::Created(1))].into(),
             places: Vec::new(),

@@ -18,6 +18,7 @@ const SUBJECT: Subject<'_> = Subject {
     kind: EndpointKind::SelectedPods,
     selected: 2,
     obstacle: None,
+    missing: None,
     holding: &Holding::Nothing,
 };
 
@@ -524,4 +525,21 @@ fn what_is_kept_of_the_spec_before_is_said_beside_what_hinders_the_newest() {
     for part in ["2 pods", "/services/old/", "no such port (p)"] {
         assert!(synced.message.contains(part), "{}", synced.message);
     }
+}
+
+#[test]
+fn missing_attributes_are_told_in_accepted_and_the_rest_counts_as_registered() {
+    let subject = Subject {
+        missing: Some((Reason::AccessDenied, "No record contains the attributes cell.")),
+        ..SUBJECT
+    };
+    let endpoints = [endpoint("p", 8080)];
+    let status = status_of(&report(1, &endpoints), &Readiness::Firm, subject, &at(1));
+    let reason = |kind| {
+        let (status, reason, _) = told(&status, kind);
+        (status, reason)
+    };
+    assert_eq!(reason(ConditionType::Accepted), ("False", "AccessDenied"));
+    assert_eq!(reason(ConditionType::Synced), ("False", "NotAccepted"));
+    assert_eq!(reason(ConditionType::Ready), ("True", "EndpointsRegistered"));
 }
