@@ -3,7 +3,7 @@
 //! - [`demo`]: the story that a newcomer watches, which fails when it does not hold.
 //! - [`up`]: the same bed, left up for people and programs to play with.
 //! - [`chaos`]: random work under random faults, judged by what consumers could see.
-//! - [`bench`]: what an operator costs.
+//! - [`mod@bench`]: what an operator costs.
 //! - [`check`]: everything that CI checks.
 //! - [`fuzz`]: random input for what takes input from outside.
 //! - [`rollouts`]: rollouts under load, and how many calls they cost.
