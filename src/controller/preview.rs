@@ -393,7 +393,12 @@ impl Preview {
             kind: part.compiled.kind(),
             selected: self.index.selected_count(registration),
             ready: report.ready,
-            waiting: report.waiting.into_iter().cloned().collect(),
+            waiting: report
+                .waiting
+                .into_iter()
+                .filter(|pod| report.kept != Some(*pod))
+                .cloned()
+                .collect(),
             suspended: part.compiled.suspended,
             keys,
             conflicts: report.conflicts,

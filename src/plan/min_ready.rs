@@ -32,6 +32,8 @@ pub(super) struct WaitingPods {
     ends: BTreeSet<(Instant, RegistrationRef, Arc<str>)>,
     /// The pods that may be registered, because it is not known yet what etcd holds, or what another leader has done.
     undecided: BTreeSet<Claim>,
+    /// Whether more is known than when it was last decided about these pods.
+    has_news: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,8 +91,14 @@ impl WaitingPods {
         }
     }
 
+    /// Records that more is known of what etcd holds.
+    pub fn etcd_was_listed(&mut self) {
+        self.has_news = true;
+    }
+
     /// Records that another leader may have registered any of the pods.
     pub fn mark_all_undecided(&mut self) {
+        self.has_news = true;
         for (registration, pods) in &self.pods {
             self.undecided.extend(pods.keys().map(|pod| Claim {
                 registration: registration.clone(),
@@ -147,14 +155,19 @@ impl Planner {
 
     /// Decides which waiting pods are registered, for those for which that is open.
     pub(super) fn decide_waits(&mut self) {
+        if !std::mem::take(&mut self.waiting.has_news) {
+            return;
+        }
         for claim in std::mem::take(&mut self.waiting.undecided) {
             let Claim { registration, pod } = &claim;
             let state = self
                 .registrations
                 .get(registration)
                 .filter(|_| self.waiting.contains(&claim));
-            let unready = state.and_then(|state| state.unready.get(pod).filter(|_| state.kept.as_ref() != Some(pod)));
-            let Some(desired) = unready else { continue };
+            // The last endpoint, which was kept until now, too.
+            let Some(desired) = state.and_then(|state| state.unready.get(pod)) else {
+                continue;
+            };
             if self.has_left(registration, pod, desired) {
                 let desired = desired.clone();
                 self.waiting.remove(registration, pod);

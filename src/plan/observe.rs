@@ -50,6 +50,7 @@ impl Planner {
         }
         self.reading_allowed(&prefix);
         self.prefixes.set_listed(prefix);
+        self.waiting.etcd_was_listed();
     }
 
     /// Records what etcd holds under `key` at `revision`, unless a newer state is known.

@@ -97,6 +97,19 @@ enum KeyStatus {
     Conflict(Holder),
 }
 
+impl Report<'_> {
+    fn add_problems(&mut self, pod: &Arc<str>, desired: &DesiredPod) {
+        for problem in &desired.problems {
+            self.ruled_out = self.ruled_out.or(match problem {
+                Problem::Denied(_) => Some(Reason::AccessDenied),
+                Problem::OverQuota(_) => Some(Reason::QuotaExceeded),
+                _ => None,
+            });
+            self.problems.entry(problem.to_string()).or_default().push(pod.clone());
+        }
+    }
+}
+
 impl Planner {
     /// What `registration` has in etcd; none when it is not known.
     pub fn report(&self, registration: &RegistrationRef) -> Option<Report<'_>> {
@@ -130,19 +143,14 @@ impl Planner {
             retained_at: BTreeSet::new(),
             carried_out: false,
         };
-        for (pod, desired) in &state.pods {
-            for problem in &desired.problems {
-                report.ruled_out = report.ruled_out.or(match problem {
-                    Problem::Denied(_) => Some(Reason::AccessDenied),
-                    Problem::OverQuota(_) => Some(Reason::QuotaExceeded),
-                    _ => None,
-                });
-                report
-                    .problems
-                    .entry(problem.to_string())
-                    .or_default()
-                    .push(pod.clone());
+        // What prevents the records of a pod is reported before the pod has waited.
+        for pod in report.waiting.clone() {
+            if let Some(desired) = state.unready.get(pod).filter(|_| report.kept != Some(pod)) {
+                report.add_problems(pod, desired);
             }
+        }
+        for (pod, desired) in &state.pods {
+            report.add_problems(pod, desired);
             let mut missing = 0;
             for endpoint_records in &desired.by_endpoint {
                 missing += self.report_lodging(&mut report, registration, pod, endpoint_records);
@@ -267,11 +275,11 @@ impl Planner {
 }
 
 impl DesiredPod {
-    /// Whether every port of the pod could be expressed in every format.
+    /// Whether every port of the pod could be expressed in every format, for the preferred family at least.
     pub(super) fn is_whole(&self) -> bool {
         self.problems
             .iter()
-            .all(|problem| matches!(problem, Problem::WeightUnreadable))
+            .all(|problem| matches!(problem, Problem::WeightUnreadable | Problem::SameKeyOfFamilies { .. }))
     }
 }
 

@@ -338,6 +338,18 @@ fn kept(pod: &str) -> String {
     format!("The endpoint of {pod}, which was the last one, is kept: spec.lastEndpoint is Keep.")
 }
 
+fn none_available(ready: usize, what: &str) -> String {
+    format!("None of the {ready} ready {what} has been ready for spec.minReadySeconds yet.")
+}
+
+/// Says of a registration without a registered endpoint that the guard holds back the removal of its keys.
+fn are_held(report: &Report<'_>) -> &'static str {
+    match report.held {
+        0 => "",
+        _ => " Keys are kept in etcd nevertheless: see the condition RemovalsHeld.",
+    }
+}
+
 fn problems(report: &Report<'_>) -> String {
     let each = report
         .problems
@@ -352,19 +364,16 @@ fn ready(report: &Report<'_>, subject: Subject<'_>, synced: ConditionStatus) -> 
     let Subject { kind, selected, .. } = subject;
     let what = kind.plural();
     let (ready, reason, message) = if let Some(pod) = report.kept.filter(|_| !report.endpoints.is_empty()) {
-        (
-            false,
-            Reason::LastEndpointKept,
-            format!("No endpoint is ready. {}", kept(pod)),
-        )
+        let lacks = match report.waiting.len() {
+            0 => "No endpoint is ready.".to_owned(),
+            waiting => none_available(waiting, what),
+        };
+        (false, Reason::LastEndpointKept, format!("{lacks} {}", kept(pod)))
     } else if !report.endpoints.is_empty() {
         let message = format!("{} endpoints are in etcd.", report.endpoints.len());
         (true, Reason::EndpointsRegistered, message)
     } else if report.ready > 0 && report.ready == report.waiting.len() {
-        let message = format!(
-            "None of the {} ready {what} has been ready for spec.minReadySeconds yet.",
-            report.ready
-        );
+        let message = format!("{}{}", none_available(report.ready, what), are_held(report));
         (false, Reason::NoAvailablePods, message)
     } else if report.ready > 0 {
         let message = format!("There are ready {what}, but none of them is in etcd: see the condition Synced.");
@@ -373,11 +382,7 @@ fn ready(report: &Report<'_>, subject: Subject<'_>, synced: ConditionStatus) -> 
         let message = "Nothing can be registered: see the condition Accepted.";
         (false, Reason::NotAccepted, message.to_owned())
     } else if selected > 0 {
-        let held = match report.held {
-            0 => "",
-            _ => " Keys are kept in etcd nevertheless: see the condition RemovalsHeld.",
-        };
-        let message = format!("{}{held}", kind.none_ready(selected));
+        let message = format!("{}{}", kind.none_ready(selected), are_held(report));
         (false, Reason::NoReadyPods, message)
     } else if synced == ConditionStatus::True || report.suspended {
         let message = format!(

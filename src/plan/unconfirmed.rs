@@ -46,6 +46,8 @@ impl Planner {
     /// it counts as ready.
     fn set_waiting(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: &DesiredPod) {
         self.set_unready(registration, pod, desired.clone());
+        // Its problems are reported even if they prevent all of its records.
+        self.registrations.set_unready(registration, pod, Some(desired.clone()));
         // A frozen registration keeps no readiness gate closed.
         let is_gated = desired.gated.is_some();
         self.registrations.set_gated(registration, pod, is_gated);

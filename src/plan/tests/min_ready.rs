@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use super::*;
 use crate::api::GuardMode;
 use crate::index::MinReady;
-use crate::plan::{DesiredState, GuardSettings, Hold, Moment, PodState};
+use crate::plan::{DesiredState, GuardSettings, Hold, Moment, PodState, Problem};
 
 /// The time of day when the tests begin.
 const DAY: u32 = 1_800_000_000;
@@ -404,4 +404,60 @@ fn the_last_endpoint_is_kept_until_another_pod_has_been_ready_for_long_enough() 
     assert_eq!((waiting.there(), waiting.counts()), (vec!["b".to_owned()], (1, 1, 0)));
     waiting.sleep(30);
     assert_eq!((waiting.there(), waiting.counts()), (vec!["b".to_owned()], (1, 0, 1)));
+}
+
+#[test]
+fn a_restart_with_a_longer_wait_removes_no_pod_of_a_registration_that_keeps_its_last_endpoint() {
+    let keeping = RegistrationSettings {
+        keep_last: true,
+        ..settings(1)
+    };
+    let mut waiting = Waiting::new();
+    waiting.rig.planner.set_settings(&reference("orders"), keeping.clone());
+    for pod in ["a", "b"] {
+        waiting.show(pod, ready(pod, 0, 0));
+    }
+    assert_eq!(waiting.there(), ["a", "b"]);
+    let revision = waiting.rig.etcd.revision();
+    for pod in ["a", "b"] {
+        waiting.show(pod, ready(pod, 0, WAIT));
+    }
+    waiting.rig.etcd.forget_watches();
+    waiting.rig.planner = Planner::new(meta(), 256);
+    waiting.rig.planner.set_settings(&reference("orders"), keeping);
+    waiting.sleep(10);
+    // A new worker receives everything at once, and reads the prefix afterwards.
+    waiting.rig.planner.kubernetes_is_complete();
+    for (pod, pod_state) in &waiting.pods.0 {
+        let orders = reference("orders");
+        waiting.rig.planner.set_pod_state(&orders, pod, pod_state.clone());
+    }
+    assert_eq!(waiting.there(), ["a", "b"]);
+    assert_eq!((waiting.counts(), waiting.waits_until()), ((2, 0, 2), None));
+    assert_eq!(waiting.rig.etcd.revision(), revision, "nothing was written");
+}
+
+#[test]
+fn what_prevents_the_records_of_a_waiting_pod_is_reported_before_it_has_waited() {
+    let mut waiting = Waiting::new();
+    let PodState::Ready(desired) = ready("a", 0, WAIT) else {
+        unreachable!()
+    };
+    let problem = Problem::Refused {
+        reason: "no such port".to_owned(),
+    };
+    waiting.show(
+        "a",
+        PodState::Ready(DesiredPod {
+            by_endpoint: Vec::new(),
+            problems: vec![problem],
+            ..desired
+        }),
+    );
+    assert_eq!(waiting.there(), NONE);
+    assert_eq!(waiting.counts(), (1, 1, 0));
+    let problems: Vec<String> = waiting.rig.report("orders").problems.into_keys().collect();
+    assert_eq!(problems, ["no such port"]);
+    waiting.show("a", PodState::Gone(Vec::new()));
+    assert!(waiting.rig.report("orders").problems.is_empty());
 }
