@@ -393,7 +393,7 @@ pub struct Address {
     #[serde(default, rename = "type")]
     pub kind: AddressType,
     /// IPv4 (the default), IPv6, or both with the preferred one first. With both, a pod or node is registered with its
-    /// addresses of both families, and the name of the second one ends in -ipv6 or -ipv4. A pod or node without an address
+    /// addresses of both families, and the name of the second one ends in _ipv6 or _ipv4. A pod or node without an address
     /// of these families is not registered.
     #[serde(default = "default_families")]
     #[schemars(length(min = 1, max = 2))]

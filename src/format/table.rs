@@ -190,12 +190,12 @@ fn second_key(spec: &api::Format) -> String {
     };
     let (key, first) = (key(&second), key(&orders()));
     assert_ne!(key, first);
-    let named = key.contains(&*second.name()).then_some("`POD-ipv6`".to_owned());
+    let named = key.contains(&*second.name()).then_some("`POD_ipv6`".to_owned());
     let address = second.host_port();
     let addressed = key.contains(&address).then(|| format!("`{address}`"));
     let parts: Vec<String> = named.into_iter().chain(addressed).collect();
     if parts.is_empty() {
-        "its own `NUMBER`".to_owned()
+        "its own hash".to_owned()
     } else {
         parts.join(", ")
     }

@@ -528,10 +528,10 @@ mod tests {
         };
         pod.addresses = Addresses::parse(["10.0.0.7", "fd00::7"]);
         registration.families = Families::new(&[Family::IPv4, Family::IPv6]);
-        let both = [("orders-1", "10.0.0.7:8080"), ("orders-1-ipv6", "[fd00::7]:8080")];
+        let both = [("orders-1", "10.0.0.7:8080"), ("orders-1_ipv6", "[fd00::7]:8080")];
         assert_eq!(endpoints(&registration, &pod), expected(&both));
         registration.families = Families::new(&[Family::IPv6, Family::IPv4]);
-        let both = [("orders-1", "[fd00::7]:8080"), ("orders-1-ipv4", "10.0.0.7:8080")];
+        let both = [("orders-1", "[fd00::7]:8080"), ("orders-1_ipv4", "10.0.0.7:8080")];
         assert_eq!(endpoints(&registration, &pod), expected(&both));
         pod.addresses.v6 = None;
         assert_eq!(

@@ -96,12 +96,13 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Returns what distinguishes the endpoint from those of other pods, nodes and addresses of the registration: the
-    /// name of the pod, with `-ipv4` or `-ipv6` behind it for the second family.
+    /// name of the pod, with `_ipv4` or `_ipv6` behind it for the second family. No
+    /// name of a pod or node contains an underscore.
     pub fn name(&self) -> Cow<'_, str> {
         match self.second_family {
             None => Cow::Borrowed(&self.pod),
-            Some(Family::IPv4) => Cow::Owned(format!("{}-ipv4", self.pod)),
-            Some(Family::IPv6) => Cow::Owned(format!("{}-ipv6", self.pod)),
+            Some(Family::IPv4) => Cow::Owned(format!("{}_ipv4", self.pod)),
+            Some(Family::IPv6) => Cow::Owned(format!("{}_ipv6", self.pod)),
         }
     }
 

@@ -132,7 +132,7 @@ pub enum Problem {
         /// The port number that both have in this pod.
         number: u16,
     },
-    /// The templates of a format give both families of a pod the same key.
+    /// The templates of a format give both families of a pod the same key. Only the preferred one is written.
     SameKeyOfFamilies { format: Arc<str> },
     /// A format cannot express the endpoint.
     Refused { reason: String },
@@ -311,8 +311,8 @@ impl fmt::Display for Problem {
             ),
             Self::SameKeyOfFamilies { format } => write!(
                 f,
-                "the IPv4 and the IPv6 address have the same key in the format {format}: put {{{{ id }}}} into the key of its \
-                 RecordFormat, or set spec.address.ipFamilies to one family"
+                "the IPv4 and the IPv6 address have the same key in the format {format}, and only the preferred one is written: \
+                 put {{{{ id }}}} into the key of its RecordFormat, or set spec.address.ipFamilies to one family"
             ),
             Self::Refused { reason } => f.write_str(reason),
             Self::Denied(denial) => denial.fmt(f),

@@ -1,7 +1,8 @@
 //! Resolves duplicate keys: two named ports of one pod can have the same number, and some formats identify a port in
 //! the key by its number only. The templates of a RecordFormat may not distinguish the two families of a pod.
 //!
-//! If the records are equal, one copy is kept. If they differ, neither is kept, because neither has precedence.
+//! If the records are equal, one copy is kept. If they differ, the preferred family is kept; of two ports neither is,
+//! because neither has precedence.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -36,12 +37,13 @@ pub(super) fn part(drafts: &mut [Draft], endpoints: &[Endpoint], bindings: &[For
             if before == at || drafts[before].records == draft.records {
                 continue;
             }
-            out.insert(before);
             let (one, other) = (&endpoints[drafts[before].endpoint], &endpoints[draft.endpoint]);
             let format = bindings[draft.binding].format.reading().dialect.to_string().into();
             let problem = if one.port_name == other.port_name {
+                // The preferred family comes first and stays.
                 Problem::SameKeyOfFamilies { format }
             } else {
+                out.insert(before);
                 Problem::SameKey {
                     format,
                     ports: [one.port_name.clone(), other.port_name.clone()],
@@ -168,9 +170,9 @@ mod tests {
             told.contains("IPv4 and the IPv6") && told.contains("{{ id }}"),
             "{told}"
         );
-        assert_eq!(by_pod.keys(), []);
+        assert_eq!(by_pod.keys(), ["/s/p"].map(Key::from), "the preferred family stays");
         assert_eq!(by_id.problems, []);
-        assert_eq!(by_id.keys(), ["/s/p", "/s/p-ipv6"].map(Key::from));
+        assert_eq!(by_id.keys(), ["/s/p", "/s/p_ipv6"].map(Key::from));
     }
 
     #[test]

@@ -166,7 +166,7 @@ fn a_node_counts_while_it_is_ready_and_load_balancers_may_use_it() {
     let endpoints: Vec<String> = ready.endpoints.iter().map(named).collect();
     assert_eq!(
         endpoints,
-        ["n1 192.0.2.1:30080", "n1-ipv6 [fd00::1]:30080"],
+        ["n1 192.0.2.1:30080", "n1_ipv6 [fd00::1]:30080"],
         "of each family, the address of the preferred type that the node has"
     );
     let without = change(&mut index, |node| node.internal = Addresses::default());
