@@ -77,7 +77,7 @@ pub struct RegistrySpec {
     /// The keys of the labels of nodes that registrations may publish as attributes with `fromNodeLabel`, up to 32. Every
     /// namespace that may write to this Registry can read the values of these labels on all nodes.
     /// `topology.kubernetes.io/zone` and `topology.kubernetes.io/region` may always be published. A label that is removed
-    /// from the list is removed from the records.
+    /// from the list is removed from the records, except from those of registrations with `updatePolicy: Frozen`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 317)))]
     #[x_kube(

@@ -77,7 +77,7 @@ impl Record {
 }
 
 impl Entry {
-    /// The object, if it names a RecordFormat or a Service and is readable.
+    /// The object, if it names a RecordFormat, a Service or a label of nodes and is readable.
     pub fn kept(&self) -> Option<&Arc<ServiceRegistration>> {
         self.kept.as_ref()
     }
@@ -290,8 +290,7 @@ impl Controller {
         }
         let references = self.references(registry);
         let compiled = compile(object, references);
-        let lacks_nodes = |compiled: &Compiled| lacks_nodes(cache, &compiled.registration.target);
-        let lacks_nodes = compiled.as_ref().is_ok_and(lacks_nodes);
+        let lacks_nodes = compiled.as_ref().is_ok_and(|compiled| lacks_nodes(cache, compiled));
         if lacks_nodes && !self.streams.are_nodes_unknown() {
             return;
         }
@@ -510,17 +509,13 @@ impl Controller {
             let bookkeeping = Prefix::below(&format!("{meta_prefix}{}", self.workers.context().cluster_id));
             verdict.forbidden.push(compiled.keep_out(bookkeeping, registry));
         }
-        let are_nodes_unknown = self.streams.are_nodes_unknown() && !cache.index.nodes().are_listed();
-        if are_nodes_unknown && !compiled.registration.node_labels.is_empty() {
-            compiled.missing.get_or_insert_with(Obstacle::node_labels_unknown);
-        }
         let concerned = self.settle_among_neighbours(cache, reference, &compiled);
         compiled.stand_aside(&self.overlaps.aside(reference));
         let known = self.registries.get(&registry).expect("it was found above");
         let mut terms = compiled.terms(known.spec());
+        let lacks_nodes = lacks_nodes(cache, &compiled);
         let registration = &compiled.registration;
-        let lacks_nodes = lacks_nodes(cache, &registration.target);
-        // Which of its keys belong to nodes is not known: all of them stay.
+        // Which of its keys belong to nodes, or what they are to contain of nodes, is not known: all of them stay.
         terms.suspended |= lacks_nodes;
         let former = cache.entries[reference].in_force();
         log_admission(&compiled, former, verdict.denial.as_deref());

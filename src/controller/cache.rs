@@ -47,7 +47,7 @@ impl DesiredState for Cache {
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
         let compiled = self.entries.get(registration).and_then(Entry::in_force)?;
         // A registration that was just refused, or whose nodes are not known: its keys are to stay.
-        let lacks_nodes = lacks_nodes(self, &compiled.registration.target);
+        let lacks_nodes = lacks_nodes(self, compiled);
         if lacks_nodes || !self.index.contains_registration(registration) {
             return None;
         }

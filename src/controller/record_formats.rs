@@ -64,15 +64,13 @@ impl Library {
 }
 
 /// Returns the part of a registration that is kept to compile it again when a RecordFormat, a Service or the default
-/// formats of its Registry change; none if it depends on none of them.
+/// formats of its Registry change, or the nodes become known; none if it depends on none of them.
 pub fn kept(registration: &ServiceRegistration) -> Option<Arc<ServiceRegistration>> {
-    let uses_one = registration
-        .spec
-        .formats
-        .iter()
-        .any(|format| format.kind == FormatType::Custom);
-    let has_defaults = registration.spec.formats.is_empty();
-    (uses_one || has_defaults || registration.spec.service.is_some()).then(|| {
+    let spec = &registration.spec;
+    let uses_one = spec.formats.iter().any(|format| format.kind == FormatType::Custom);
+    let has_defaults = spec.formats.is_empty();
+    let has_node_labels = spec.attributes.iter().any(|one| one.from_node_label.is_some());
+    (uses_one || has_defaults || has_node_labels || spec.service.is_some()).then(|| {
         let mut kept = registration.clone();
         kept.status = None;
         kept.metadata.managed_fields = None;

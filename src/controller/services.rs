@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cache::Cache;
-use super::compile::References;
+use super::compile::{Compiled, References};
 use super::worker::Command;
 use super::{Controller, registry_of};
-use crate::api::ServiceRegistration;
+use crate::api::{AddressType, ServiceRegistration};
 use crate::index::{DirtyMark, EndpointSlice, Node, ObjectCache, Service, Target};
 use crate::kube::{ENDPOINT_SLICES, NODES, ObjectEvent, SERVICES};
 use crate::model::{NamespaceScope, RegistrationRef};
@@ -194,9 +194,12 @@ impl Controller {
     /// Examines the registrations of nodes and of their labels again, because it has become known which nodes there are, or
     /// that this cannot be known.
     pub(super) fn examine_node_users(&mut self, cache: &mut Cache, now: Instant) {
-        let is_node_port = |object: &ServiceRegistration| object.spec.address.kind == crate::api::AddressType::NodePort;
-        self.examine_all(cache, is_node_port, now);
-        self.admit_publishers_of_node_labels(cache, |_| true, now);
+        let needs_nodes = |object: &ServiceRegistration| {
+            let spec = &object.spec;
+            spec.address.kind == AddressType::NodePort
+                || spec.attributes.iter().any(|one| one.from_node_label.is_some())
+        };
+        self.examine_all(cache, needs_nodes, now);
     }
 
     /// Sends each worker the marks of its registrations. `deleted`: the pods or nodes of these names were deleted.
@@ -224,6 +227,7 @@ impl Controller {
 }
 
 /// Whether the nodes decide what the registration registers, and are not known.
-pub fn lacks_nodes(cache: &Cache, target: &Target) -> bool {
-    matches!(target, Target::Nodes(_)) && !cache.index.nodes().are_listed()
+pub fn lacks_nodes(cache: &Cache, compiled: &Compiled) -> bool {
+    let needs_nodes = matches!(compiled.registration.target, Target::Nodes(_)) || !compiled.node_labels.is_empty();
+    needs_nodes && !cache.index.nodes().are_listed()
 }

@@ -66,17 +66,6 @@ impl Obstacle {
         }
     }
 
-    /// The values of attributes are not known. The other facts of the endpoints are registered.
-    pub fn node_labels_unknown() -> Self {
-        Self {
-            reason: Reason::NodesUnknown,
-            message: "The operator cannot list the nodes of the cluster, so no record contains the attributes with \
-                      fromNodeLabel: give its service account the rights to list and watch nodes, as the chart does. \
-                      Everything else is registered."
-                .to_owned(),
-        }
-    }
-
     fn unusable(message: String) -> Self {
         let reason = Reason::ServiceUnusable;
         Self { reason, message }

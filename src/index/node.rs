@@ -65,7 +65,7 @@ pub struct Nodes {
 pub(super) struct NodeChange {
     /// What all registrations of nodes see: anything but other labels than zone and region.
     pub(super) is_any: bool,
-    /// The zone or the region.
+    /// The zone or the region, or the node is new.
     pub(super) is_topology: bool,
     /// Whether the node is ready. Pods that wait for their readiness gate depend on it.
     pub(super) is_readiness: bool,
@@ -119,7 +119,9 @@ impl Nodes {
             None => (node.name.as_str().into(), None),
         };
         let labels = changed_labels(known.as_ref().map_or(&[], |known| &known.labels), &new.labels, symbols);
-        let is_topology = labels.iter().any(|key| matches!(&**key, ZONE_LABEL | REGION_LABEL));
+        // Before it was deleted, a node that is created again may have had labels that it has no more.
+        let is_new = known.is_none();
+        let is_topology = is_new || labels.iter().any(|key| matches!(&**key, ZONE_LABEL | REGION_LABEL));
         let before = known.as_ref().map(|known| known.facts);
         let change = NodeChange {
             is_any: before != Some(new.facts) || is_topology,
@@ -216,6 +218,15 @@ mod tests {
         };
         assert!(nodes.apply(&moved, &mut symbols).is_topology && nodes.eligible() == 1);
         assert!(nodes.delete("n1", &mut symbols) && !nodes.delete("n1", &mut symbols) && nodes.eligible() == 0);
+        let bare = Node {
+            labels: BTreeMap::new(),
+            ..node("n1")
+        };
+        assert!(
+            nodes.apply(&bare, &mut symbols).is_topology,
+            "its pods may show labels that it had before"
+        );
+        assert!(nodes.delete("n1", &mut symbols));
         assert_eq!(symbols.in_use(), [0; 5]);
     }
 

@@ -109,7 +109,7 @@ async fn in_registry(
 ) -> Result<Vec<Outcome>, Error> {
     let name = registry.name_any();
     let of_registry = |one: &&ServiceRegistration| one.spec.registry_ref.name == name;
-    let mut cluster = cluster_state(listing, present.iter().filter(of_registry).chain(wanted)).await?;
+    let mut cluster = cluster_state(listing, present.iter().filter(of_registry), wanted).await?;
     manifests.apply_to(&mut cluster);
     // Includes the registrations that are changed and those whose prefixes overlap theirs: otherwise the keys of the
     // latter would look like leftovers.
@@ -158,20 +158,22 @@ async fn in_registry(
 }
 
 /// Lists the Services and nodes that these registrations need: the user needs permission for no others.
-async fn cluster_state(
+async fn cluster_state<'a>(
     listing: &Listing,
-    registrations: impl Iterator<Item = &ServiceRegistration>,
+    present: impl Iterator<Item = &'a ServiceRegistration>,
+    wanted: &'a [ServiceRegistration],
 ) -> Result<ClusterState, Error> {
     let mut cluster = ClusterState::default();
     let mut namespaces = BTreeSet::new();
-    let mut needs_nodes = false;
-    for registration in registrations {
+    // Values of other registrations are not shown.
+    let mut attributes = wanted.iter().flat_map(|registration| &registration.spec.attributes);
+    let mut needs_nodes = attributes.any(|attribute| attribute.from_node_label.is_some());
+    for registration in present.chain(wanted) {
         let spec = &registration.spec;
         if spec.service.is_some() {
             namespaces.extend(registration.namespace());
         }
         needs_nodes |= spec.address.kind == AddressType::NodePort;
-        needs_nodes |= spec.attributes.iter().any(|one| one.from_node_label.is_some());
     }
     for namespace in &namespaces {
         for service in listing.services(namespace).await? {

@@ -394,7 +394,7 @@ async fn an_edit_of_other_labels_of_nodes_marks_no_pod() {
 }
 
 #[tokio::test]
-async fn without_rights_on_nodes_attributes_of_nodes_are_missing_and_reported() {
+async fn without_rights_on_nodes_registrations_with_labels_of_nodes_stay_as_they_are() {
     let mut rig = Rig::new();
     rig.cluster("c1");
     rig.node_labels(1, &["rack"]);
@@ -419,14 +419,14 @@ async fn without_rights_on_nodes_attributes_of_nodes_are_missing_and_reported() 
     let lost = Timestamp::from_second(7).expect("a time");
     rig.take(WatchEvent::Node(ObjectEvent::Lost(lost)));
     assert!(rig.controller.complete);
-    assert_eq!(attributes(&rig), json!({"team": "payments"}));
-    let reason = |rig: &Rig| rig.missing().map(|missing| missing.reason.as_str());
-    assert_eq!(reason(&rig), Some("NodesUnknown"));
+    assert_eq!(rig.obstacle(), Some("NodesUnknown"));
+    let pod = rig.cache().pod_state(&orders(), "p");
+    assert!(pod.is_none(), "what is registered stays: {pod:?}");
     rig.node(racked());
     rig.take(WatchEvent::Node(ObjectEvent::ListComplete));
     assert_eq!(
         attributes(&rig),
         json!({"cell": "r1", "region": "eu", "team": "payments"})
     );
-    assert_eq!(reason(&rig), None);
+    assert_eq!(rig.obstacle(), None);
 }
