@@ -48,7 +48,8 @@ pub async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// From the request to the API server that changes the readiness of a pod to the key, by the source of the registration, alone and beside many Services.
+/// From the request to the API server that changes the readiness of a pod to the key, by the source of the registration,
+/// alone and beside many Services.
 async fn latencies(scene: &Scene, options: &Options, report: &mut Report) -> Result<()> {
     eprintln!("measuring latencies ...");
     scene.register_probes().await?;
@@ -60,13 +61,15 @@ async fn latencies(scene: &Scene, options: &Options, report: &mut Report) -> Res
     let what = format!("with {} Services that no registration names", options.services);
     report.memory(&what, after, Some((before, options.services)));
     let beside = measure(scene, options.tries).await?;
+    report.time("request that changes the readiness of a pod", &alone.request, None);
+    report.time("from this request to the key, `selector`", &alone.selector, None);
     report.time(
-        "from the request that changes readiness to the key, `selector`",
-        &alone.selector,
-        None,
+        "from the request to the key, `service`",
+        &alone.service,
+        Some(&alone.selector),
     );
-    report.time("the same, `service`", &alone.service, Some(&alone.selector));
-    let beside_services = |source: &str| format!("the same, `{source}`, {what}");
+    report.time(&format!("the request, {what}"), &beside.request, Some(&alone.request));
+    let beside_services = |source: &str| format!("from the request to the key, `{source}`, {what}");
     report.time(&beside_services("selector"), &beside.selector, Some(&alone.selector));
     report.time(&beside_services("service"), &beside.service, Some(&alone.service));
     report.cpu("CPU time for a change of readiness", alone.cpu, None);
@@ -77,6 +80,8 @@ async fn latencies(scene: &Scene, options: &Options, report: &mut Report) -> Res
 
 /// The times of both sources, measured in turns.
 struct Measured {
+    /// Of the requests, which the latencies contain.
+    request: Times,
     selector: Times,
     service: Times,
     /// CPU time of the operator for one change.
@@ -85,18 +90,20 @@ struct Measured {
 
 async fn measure(scene: &Scene, tries: u32) -> Result<Measured> {
     let history = History::watch(scene.bed.registry(), &format!("/services/{NAMESPACE}/"), 0).await?;
-    let (mut selector, mut service) = (Vec::new(), Vec::new());
+    let (mut request, mut selector, mut service) = (Vec::new(), Vec::new(), Vec::new());
     let (cpu, mut seen) = (scene.cpu()?, 0);
     for attempt in 0..tries {
         for (source, times) in [(Source::Selector, &mut selector), (Source::Service, &mut service)] {
             let sent = Instant::now();
             scene.namespace.set_ready(source.pod(), attempt % 2 == 1).await?;
+            request.push(sent.elapsed());
             seen += 1;
             history.wait_for(|events| events.len() >= seen, PATIENCE).await?;
             times.push(history.arrivals()[seen - 1].0.saturating_duration_since(sent));
         }
     }
     Ok(Measured {
+        request: Times::of(request),
         selector: Times::of(selector),
         service: Times::of(service),
         cpu: scene.cpu()?.saturating_sub(cpu) / (2 * tries),
