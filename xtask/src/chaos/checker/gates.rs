@@ -41,11 +41,13 @@ fn of_opening(scene: &Scene<'_>, (name, before, after, at): (&str, &Pod, &Pod, M
             let span = state.span();
             span.from <= around.to && span.to >= around.from
         });
-        // Of a registration that changes just then, it is open which keys count.
+        // Of a registration that is created or changes just then, it is open which keys count.
         let (Some(state), None) = (alive.next(), alive.next()) else {
             continue;
         };
-        let Some(registration) = state.value else { continue };
+        let Some(registration) = state.value.filter(|_| state.span().from <= around.from) else {
+            continue;
+        };
         let keys = registration.keys(name, after);
         // Of a pod that is relabelled while the request that opens its gate is on its way, too.
         if waited.iter().any(|pod| registration.keys(name, pod) != keys) {

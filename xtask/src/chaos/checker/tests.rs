@@ -518,6 +518,16 @@ fn a_gate_is_not_judged_by_a_registration_or_label_that_changed_at_that_time() {
     assert_eq!(late(5.0), [Kind::Gate]);
 
     let mut story = Story::new();
+    story.fault(FaultKind::ApiserverKill, 10.0, 13.0, false);
+    story.gate(12.0, Gate::Closed);
+    story.ours(12.1, VALUE);
+    story.gate(12.2, Gate::Registered);
+    let late = registration(&json!({"serviceName": "late"}));
+    story.sight(21.0, Sight::Registration("late".to_owned(), Some(late)));
+    story.record.end = Duration::from_secs(22);
+    assert_eq!(story.kinds(), [], "a registration that was created afterwards");
+
+    let mut story = Story::new();
     let other = Pod {
         labels: [("app".to_owned(), "other".to_owned())].into(),
         gate: Some(Gate::Closed),
