@@ -301,6 +301,14 @@ pub struct ServiceRegistrationSpec {
     pub update_policy: UpdatePolicy,
 }
 
+impl ServiceRegistrationSpec {
+    /// Whether an attribute is a label of a node.
+    pub fn uses_node_labels(&self) -> bool {
+        let mut attributes = self.attributes.iter();
+        attributes.any(|attribute| attribute.from_node_label.is_some())
+    }
+}
+
 impl ServiceRegistration {
     /// Returns the name under which consumers know the service.
     pub fn service_name(&self) -> &str {

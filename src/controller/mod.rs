@@ -228,8 +228,8 @@ impl Controller {
         for stream in self.streams.find_void(&self.tenants) {
             if stream.kind == NODES {
                 tracing::error!(
-                    "the nodes cannot be listed; registrations with the address type NodePort wait for that, and attributes \
-                     with fromNodeLabel are missing"
+                    "the nodes cannot be listed; registrations with the address type NodePort or with fromNodeLabel wait for that, \
+                     and their records stay as they are"
                 );
                 self.examine_node_users(cache, now);
                 continue;

@@ -69,8 +69,7 @@ pub fn kept(registration: &ServiceRegistration) -> Option<Arc<ServiceRegistratio
     let spec = &registration.spec;
     let uses_one = spec.formats.iter().any(|format| format.kind == FormatType::Custom);
     let has_defaults = spec.formats.is_empty();
-    let has_node_labels = spec.attributes.iter().any(|one| one.from_node_label.is_some());
-    (uses_one || has_defaults || has_node_labels || spec.service.is_some()).then(|| {
+    (uses_one || has_defaults || spec.uses_node_labels() || spec.service.is_some()).then(|| {
         let mut kept = registration.clone();
         kept.status = None;
         kept.metadata.managed_fields = None;

@@ -195,9 +195,7 @@ impl Controller {
     /// that this cannot be known.
     pub(super) fn examine_node_users(&mut self, cache: &mut Cache, now: Instant) {
         let needs_nodes = |object: &ServiceRegistration| {
-            let spec = &object.spec;
-            spec.address.kind == AddressType::NodePort
-                || spec.attributes.iter().any(|one| one.from_node_label.is_some())
+            object.spec.address.kind == AddressType::NodePort || object.spec.uses_node_labels()
         };
         self.examine_all(cache, needs_nodes, now);
     }

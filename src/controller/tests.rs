@@ -126,6 +126,11 @@ impl Rig {
     }
 
     fn lists_complete(&mut self) {
+        self.lists_complete_without_nodes();
+        self.take(WatchEvent::Node(ObjectEvent::ListComplete));
+    }
+
+    fn lists_complete_without_nodes(&mut self) {
         self.take(WatchEvent::Registration(
             NamespaceScope::Cluster,
             ObjectEvent::ListComplete,
@@ -138,7 +143,6 @@ impl Rig {
         ));
         self.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListComplete));
         self.services_complete(&NamespaceScope::Cluster);
-        self.take(WatchEvent::Node(ObjectEvent::ListComplete));
     }
 
     fn services_complete(&mut self, area: &NamespaceScope) {

@@ -166,8 +166,7 @@ async fn cluster_state<'a>(
     let mut cluster = ClusterState::default();
     let mut namespaces = BTreeSet::new();
     // Values of other registrations are not shown.
-    let mut attributes = wanted.iter().flat_map(|registration| &registration.spec.attributes);
-    let mut needs_nodes = attributes.any(|attribute| attribute.from_node_label.is_some());
+    let mut needs_nodes = wanted.iter().any(|registration| registration.spec.uses_node_labels());
     for registration in present.chain(wanted) {
         let spec = &registration.spec;
         if spec.service.is_some() {

@@ -245,18 +245,7 @@ async fn without_rights_on_nodes_the_others_go_on_and_registered_nodes_stay() {
     rig.service(&json!({}));
     rig.of_service("NodePort");
     rig.pod_of(true);
-    rig.take(WatchEvent::Registration(
-        NamespaceScope::Cluster,
-        ObjectEvent::ListComplete,
-    ));
-    rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
-    rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
-    rig.take(WatchEvent::Namespace(
-        NamespaceScope::Cluster,
-        ObjectEvent::ListComplete,
-    ));
-    rig.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListComplete));
-    rig.services_complete(&NamespaceScope::Cluster);
+    rig.lists_complete_without_nodes();
     assert!(!rig.controller.complete && rig.compiled(&orders()).is_none());
     let lost = Timestamp::from_second(7).expect("a time");
     rig.take(WatchEvent::Node(ObjectEvent::Lost(lost)));
@@ -400,21 +389,7 @@ async fn without_rights_on_nodes_registrations_with_labels_of_nodes_stay_as_they
     rig.node_labels(1, &["rack"]);
     rig.pod_of(true);
     rig.of_racks();
-    let complete = |rig: &mut Rig| {
-        rig.take(WatchEvent::Registration(
-            NamespaceScope::Cluster,
-            ObjectEvent::ListComplete,
-        ));
-        rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
-        rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
-        rig.take(WatchEvent::Namespace(
-            NamespaceScope::Cluster,
-            ObjectEvent::ListComplete,
-        ));
-        rig.take(WatchEvent::Pod(NamespaceScope::Cluster, ObjectEvent::ListComplete));
-        rig.services_complete(&NamespaceScope::Cluster);
-    };
-    complete(&mut rig);
+    rig.lists_complete_without_nodes();
     assert!(!rig.controller.complete, "the nodes may still be listed");
     let lost = Timestamp::from_second(7).expect("a time");
     rig.take(WatchEvent::Node(ObjectEvent::Lost(lost)));
