@@ -2,9 +2,12 @@
 
 use std::{
     fs::{File, TryLockError},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    io,
+    net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicU16, Ordering},
 };
+
+use tokio::net::TcpSocket;
 
 use crate::{
     error::{Doing, Error, Result},
@@ -46,7 +49,7 @@ impl Port {
                     });
                 }
             }
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
+            if probe((Ipv4Addr::LOCALHOST, number).into()).is_ok() {
                 return Ok(Self { number, _lock: lock });
             }
         }
@@ -69,5 +72,33 @@ impl Port {
     /// `http://127.0.0.1:PORT`.
     pub fn http(&self) -> String {
         format!("http://{}", self.address())
+    }
+}
+
+/// Returns an error if a program listens on `address`. The probe does not listen itself: a process that another thread
+/// starts meanwhile has a copy of the socket until it executes its program, and a copy that listens keeps the port in use.
+fn probe(address: SocketAddr) -> io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn probe_fails_on_a_port_in_use_and_leaves_a_free_one_free() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(probe(address).is_err());
+        drop(listener);
+        let copy = TcpSocket::new_v4().unwrap();
+        copy.set_reuseaddr(true).unwrap();
+        copy.bind(address).unwrap();
+        probe(address).unwrap();
+        TcpListener::bind(address).unwrap();
     }
 }
