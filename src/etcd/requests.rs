@@ -12,8 +12,13 @@ use super::error::{Error, Result};
 use super::pause::random;
 use crate::model::{Key, KeyValue, LeaseId, Prefix, Revision};
 
-/// Keys per page. A page of ordinary values is a few MB, and 100,000 keys take twenty requests.
+/// Maximum number of keys per page: 100,000 keys with small values take about twenty requests.
 const PAGE: i64 = 5000;
+/// Keys of the first page, before it is known how large the values are.
+const FIRST_PAGE: i64 = 250;
+/// Bytes of keys and values that a page should have. Foreign keys may have large values, and the memory for a page is
+/// several times its size.
+const PAGE_BYTES: i64 = 4 << 20;
 
 /// The contents of a prefix at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,11 +74,13 @@ pub fn lease_id() -> LeaseId {
     }
 }
 
-/// Decodes a key and its state; `None` if the key is not UTF-8, because the operator writes no such keys.
+/// Decodes a key and its state; `None` if the key is not UTF-8, because the operator writes no such keys. The value of a key
+/// without a lease is dropped: the key is foreign, its value decides nothing, and it may be large.
 pub(super) fn decode(kv: PbKeyValue) -> Option<(Key, KeyValue)> {
     let key = String::from_utf8(kv.key).ok()?;
+    let value = if kv.lease == 0 { Vec::new() } else { kv.value };
     let held = KeyValue {
-        value: kv.value.into(),
+        value: value.into(),
         lease: LeaseId(kv.lease),
         create_revision: kv.create_revision,
         mod_revision: kv.mod_revision,
@@ -86,6 +93,13 @@ pub(super) fn end_of(scope: &Prefix) -> Vec<u8> {
     let mut end = scope.prefix().as_bytes().to_vec();
     *end.last_mut().expect("a prefix ends with '/'") += 1;
     end
+}
+
+/// Returns how many keys to read next, after a page of up to `page` keys was `bytes` long.
+fn next_page(page: i64, bytes: usize) -> i64 {
+    let bytes = i64::try_from(bytes.max(1)).unwrap_or(i64::MAX);
+    let fitting = page.saturating_mul(PAGE_BYTES) / bytes;
+    fitting.clamp(1, PAGE.min(page * 8))
 }
 
 impl Connection {
@@ -103,13 +117,13 @@ impl Connection {
         let end = end_of(scope);
         let mut from = scope.prefix().as_bytes().to_vec();
         let mut pin = at;
-        let mut page = PAGE;
+        let mut page = FIRST_PAGE;
         let mut entries = Vec::new();
         loop {
             let mut answer = match self.page(&from, &end, pin, page).await {
                 Ok(answer) => answer,
-                // The values of the page exceed the answer limit: read smaller pages.
-                Err(Error::TooLarge { .. }) if page > 1 => {
+                // The values of the page exceed the limit of an answer, or the network is too slow for them.
+                Err(Error::TooLarge { .. } | Error::Timeout { .. }) if page > 1 => {
                     page = (page / 8).max(1);
                     continue;
                 }
@@ -125,6 +139,8 @@ impl Connection {
                 from.push(0);
             }
             let more = answer.more() && !kvs.is_empty();
+            let bytes = kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+            page = next_page(page, bytes);
             entries.extend(kvs.into_iter().filter_map(decode));
             if !more {
                 return Ok(Snapshot {
@@ -273,6 +289,21 @@ pub(super) fn lacks_lease(error: &ClientError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_grow_while_values_are_small_and_shrink_when_they_are_large() {
+        let mut page = FIRST_PAGE;
+        for value in [100, 100, 100] {
+            page = next_page(page, usize::try_from(page).unwrap() * value);
+        }
+        assert_eq!(page, PAGE);
+        assert_eq!(next_page(PAGE, 0), PAGE, "an empty one");
+        let large = next_page(PAGE, 25_000_000);
+        assert_eq!(large, 838);
+        assert_eq!(next_page(large, 838 * 5_000), 838, "it stays at about the size wanted");
+        assert_eq!(next_page(10, 1 << 30), 1);
+        assert_eq!(next_page(1, 10), 8);
+    }
 
     #[test]
     fn lease_ids_are_positive_and_differ() {

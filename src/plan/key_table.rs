@@ -225,8 +225,11 @@ impl KeyTable {
         revision: Revision,
         leases: &mut LeasePool,
     ) -> Observed {
-        if held.is_none() && !self.contains(key) {
-            // An absent key gets no key state: otherwise every key that ever existed would leave an empty one.
+        let is_on_lease = held.as_ref().is_some_and(|held| held.lease != LeaseId::NONE);
+        if !is_on_lease && !self.contains(key) {
+            // An absent key gets no key state: otherwise every key that ever existed would leave an empty one. Neither does
+            // a key without a lease: it is foreign, and a prefix may have any number of them. If a pod claims it, the
+            // refused write shows that it is there.
             return Observed::Unchanged;
         }
         let state = self.states.entry(key.clone()).or_default();

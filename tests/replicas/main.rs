@@ -15,6 +15,7 @@ mod deaf;
 mod last_endpoint;
 mod min_ready;
 mod outdated;
+mod p10_strangers;
 mod p12_takeover;
 mod p3_restart;
 mod p4_death;
