@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase", default = "Guard::default")]
 pub struct Guard {
     /// What to do when more keys would be removed than the limits below allow. Hold: keep them for holdSeconds, or
-    /// until their pods are back, or until an admin approves the removal as the condition RemovalsHeld of this Registry
+    /// until their pods are back or end, or until an admin approves the removal as the condition RemovalsHeld of this Registry
     /// describes. Warn: remove them and report it by an Event, the operator's log and metrics. Off: remove them.
     /// Defaults to Hold.
     pub mode: GuardMode,
@@ -20,8 +20,8 @@ pub struct Guard {
     #[schemars(range(min = 1, max = 3600))]
     pub window_seconds: u32,
 
-    /// The percentage of this Registry's keys that may be removed within the window because their pods are no longer
-    /// ready or were missing from a list. Defaults to 50. Removals beyond that are held.
+    /// The percentage of this Registry's keys that may be removed within the window although the end of their pods is not
+    /// confirmed. Defaults to 50. Removals beyond that are held.
     #[schemars(range(min = 1, max = 99))]
     pub max_loss_percent: u32,
 
@@ -41,7 +41,7 @@ pub enum GuardMode {
     Off,
     /// Remove them, and report it by an Event, the operator's log and metrics.
     Warn,
-    /// Keep them for holdSeconds, until their pods are back, or until an admin approves.
+    /// Keep them for holdSeconds, until their pods are back or end, or until an admin approves.
     Hold,
 }
 

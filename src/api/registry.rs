@@ -62,8 +62,9 @@ pub struct RegistrySpec {
     pub limits: Limits,
 
     /// Mass-removal protection: when to hold removals because too many keys would be removed at once for pods whose end
-    /// is not confirmed, that is, pods that are no longer ready or that were missing from a list. Keys of pods that
-    /// were deleted or are terminating are always removed at once.
+    /// is not confirmed: pods that are no longer ready or were missing from a list, and pods whose registration was
+    /// deleted or does not select them any more after an edit. Keys of pods that were deleted or are terminating are
+    /// always removed at once.
     #[serde(default)]
     pub guard: Guard,
 

@@ -552,7 +552,11 @@ impl Controller {
             let command = Command::refuse(reference, generation, refusal.reason, refusal.message);
             self.workers.send(&registry, command);
         }
-        for DirtyMark { registration, pod } in marks {
+        // The guard compares what the registration loses with what it gains, so it has to know the gain first.
+        let (gained, lost): (Vec<_>, Vec<_>) = marks
+            .into_iter()
+            .partition(|mark| cache.index.registers(&mark.registration, &mark.pod));
+        for DirtyMark { registration, pod } in gained.into_iter().chain(lost) {
             let at = now;
             self.workers
                 .send(&registry, Command::PodEdited { registration, pod, at });

@@ -264,7 +264,14 @@ impl Controller {
                     return self.send_changed(&namespace, &pod, change == PodChange::Ending, now);
                 }
             },
-            ObjectEvent::Deleted { namespace, name } => (cache.index.delete_pod(&namespace, &name), true),
+            ObjectEvent::Deleted { namespace, name } => {
+                let (of, pod): (Arc<str>, Arc<str>) = (namespace.as_str().into(), name.as_str().into());
+                self.workers.send_all(|| Command::PodDeleted {
+                    namespace: of.clone(),
+                    pod: pod.clone(),
+                });
+                (cache.index.delete_pod(&namespace, &name), true)
+            }
             ObjectEvent::Unreadable { namespace, name, .. } => return cache.index.keep_pod(&namespace, &name),
             ObjectEvent::Lost(_) => return self.weigh(cache, now),
             ObjectEvent::ListComplete => {

@@ -69,11 +69,14 @@ impl Namespace {
                 }
                 symbols.release(old);
                 let entry = &self.pods[name];
+                if entry.pod.state.is_ending() {
+                    return PodChange::Ending;
+                }
                 let is_registered = self.registering(&entry.pod, symbols).next().is_some();
-                return match is_registered {
-                    true if entry.pod.state.is_ending() => PodChange::Ending,
-                    true => PodChange::Facts,
-                    false => PodChange::None,
+                return if is_registered {
+                    PodChange::Facts
+                } else {
+                    PodChange::None
                 };
             }
         }

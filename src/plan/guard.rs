@@ -1,10 +1,11 @@
 //! Mass-removal protection: decides whether unconfirmed removals are carried out or held back. Many at once are more
 //! likely a mistake than the truth.
 //!
-//! A pod that was deleted, is terminating or left its selector is a confirmed removal and does not pass through the
-//! guard. A pod that is no longer ready, or that is missing from a list, is an unconfirmed removal. Single ones are
-//! released at once. When they would cost a Registry more of its keys within a time window than its limit allows, the
-//! guard holds them until the pods are back, the hold expires, or a user approves.
+//! A pod that was deleted, is terminating or had its labels changed is a confirmed removal and does not pass through the
+//! guard. A pod that is no longer ready, or that is missing from a list, is an unconfirmed removal. So is a pod that still
+//! exists after its registration was deleted, or was edited and does not select it any more. Single ones are released at
+//! once. When they would cost a Registry more of its keys within a time window than its limit allows, the guard holds
+//! them until the keys are desired again, their pods end, the hold expires, or a user approves.
 //!
 //! The guard counts decisions, not attempts: a key is unconfirmed, held or released, never two of these at once. So
 //! each key counts once, however often the planner looks at it, writes it or observes it again.
@@ -12,7 +13,9 @@
 //! Only the leader decides. A standby replica collects unconfirmed removals. A hold outlives its leader in a record in
 //! etcd; the next leader continues it with the same id and end.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::work::Work;
@@ -85,6 +88,8 @@ pub(super) struct Guard {
     /// Released keys that etcd may still hold.
     leaving: HashMap<Key, Work>,
     hold: Option<Hold>,
+    /// The keys in `fresh`, `hold` and `leaving` by the namespace and the name of their pods.
+    by_pod: HashMap<(Arc<str>, Arc<str>), HashSet<Key>>,
     /// The record of a hold in etcd, written by this replica or a predecessor.
     recorded: Option<Recorded>,
     /// The revision at which the record, or its absence, was observed.
@@ -105,6 +110,7 @@ impl Guard {
             order: VecDeque::new(),
             leaving: HashMap::new(),
             hold: None,
+            by_pod: HashMap::new(),
             recorded: None,
             recorded_at: 0,
             ended: None,
@@ -169,8 +175,34 @@ impl Guard {
     pub(super) fn mark_unconfirmed(&mut self, key: &Key, work: Work) {
         if !self.knows(key) {
             self.let_go.remove(key);
+            if let Some(pod) = pod_of(&work) {
+                self.by_pod.entry(pod).or_default().insert(key.clone());
+            }
             self.fresh.insert(key.clone(), work);
         }
+    }
+
+    /// Returns the unconfirmed, held and released keys of a pod, for whichever registration.
+    pub(super) fn keys_of_pod(&self, namespace: &Arc<str>, pod: &Arc<str>) -> Vec<Key> {
+        let keys = self.by_pod.get(&(namespace.clone(), pod.clone()));
+        keys.into_iter().flatten().cloned().collect()
+    }
+
+    /// Removes `key` from the unconfirmed, held and released keys. Returns whether it was held back until now.
+    fn forget(&mut self, key: &Key) -> bool {
+        let leaving = self.leaving.remove(key);
+        let fresh = self.fresh.remove(key);
+        let held = self.hold.as_mut().and_then(|hold| hold.keys.remove(key));
+        let was_detained = fresh.is_some() || held.is_some();
+        if let Some(pod) = leaving.or(fresh).or(held).as_ref().and_then(pod_of)
+            && let Entry::Occupied(mut keys) = self.by_pod.entry(pod)
+        {
+            keys.get_mut().remove(key);
+            if keys.get().is_empty() {
+                keys.remove();
+            }
+        }
+        was_detained
     }
 
     /// Records that the removal of `key` is confirmed, so it does not count as a loss. Returns whether the key was held
@@ -179,11 +211,9 @@ impl Guard {
         if self.starting {
             self.facts.insert(key.clone());
         }
-        self.leaving.remove(key);
         self.let_go.remove(key);
         self.went.remove(key);
-        let held = self.hold.as_mut().and_then(|hold| hold.keys.remove(key));
-        self.fresh.remove(key).is_some() || held.is_some()
+        self.forget(key)
     }
 
     /// Records that `key` is desired again.
@@ -194,13 +224,10 @@ impl Guard {
 
     /// Records that etcd no longer holds `key`.
     pub(super) fn gone(&mut self, key: &Key) {
-        self.leaving.remove(key);
-        if self.fresh.remove(key).is_some() {
+        if self.fresh.contains_key(key) {
             self.went.insert(key.clone());
         }
-        if let Some(hold) = &mut self.hold {
-            hold.keys.remove(key);
-        }
+        self.forget(key);
     }
 
     /// Prepares for a new term of leadership: released keys that are not removed yet become unconfirmed again, because
@@ -266,10 +293,11 @@ impl Guard {
     }
 
     /// Decides about all unconfirmed removals at once. `present` is the number of keys in etcd; `is_there` tests one
-    /// key. Returns the event to report, and the work to queue because its removal is no longer held back.
+    /// key; `to_come` counts the keys that are about to be written, which takes long. Returns the event to report, and
+    /// the work to queue because its removal is no longer held back.
     pub(super) fn decide(
         &mut self,
-        (present, is_there): (usize, impl Fn(&Key) -> bool),
+        (present, is_there, to_come): (usize, impl Fn(&Key) -> bool, impl Fn() -> usize),
         moment: Moment,
         approved: Option<&str>,
         id: impl FnOnce() -> String,
@@ -287,7 +315,11 @@ impl Guard {
         }
         let lost = self.let_go.len() + self.fresh.len();
         let absent = |keys: &mut dyn Iterator<Item = &Key>| keys.filter(|key| !is_there(key)).count();
-        let of = present + absent(&mut self.let_go.keys()) + absent(&mut self.fresh.keys());
+        let mut of = present + absent(&mut self.let_go.keys()) + absent(&mut self.fresh.keys());
+        // An edit may replace all endpoints by others, as a switch from one set of pods to another does.
+        if self.settings.is_above(lost, of) {
+            of += to_come();
+        }
         let fresh = std::mem::take(&mut self.fresh);
         let above = self.settings.is_above(lost, of);
         if above && self.settings.mode == GuardMode::Hold {
@@ -401,6 +433,14 @@ impl Guard {
     fn forget_all(&mut self) {
         self.let_go.clear();
         self.order.clear();
+    }
+}
+
+/// The namespace and the name of the pod that `work` is about.
+fn pod_of(work: &Work) -> Option<(Arc<str>, Arc<str>)> {
+    match work {
+        Work::Pod(registration, pod) => Some((registration.namespace.clone(), pod.clone())),
+        Work::Changed(..) | Work::Key(_) => None,
     }
 }
 

@@ -150,26 +150,25 @@ impl Planner {
         }
     }
 
-    /// Removes a registration and queues the keys of its pods for removal.
+    /// Removes a registration that was deleted. The removal of the keys of its pods is unconfirmed until the pods end.
     pub fn remove_registration(&mut self, registration: &RegistrationRef) {
         let Some(state) = self.registrations.remove(registration) else {
             return;
         };
-        self.permissions.forget(registration);
         self.waiting.remove_registration(registration);
         self.quotas.mark_undecided(&registration.namespace);
         for (pod, desired) in &state.pods {
             for record in desired.all_records() {
                 self.unclaim(&record.key, registration, pod);
+                self.mark_unconfirmed(&record.key, registration, pod);
                 // The pod's records may be those of a spec before the last edit, below other prefixes.
                 self.enqueue(&record.key);
             }
         }
         for key in state.dropped.values().flatten() {
-            self.guard.clear_unconfirmed(key);
             self.work.push(Work::Key(key.clone()));
         }
-        self.clear_prefixes(state.prefixes());
+        self.permissions.forget(registration);
         self.queue_unclaimed_in(state.prefixes());
         if state.settings.suspended {
             self.queue_if_none_suspended();

@@ -60,6 +60,9 @@ impl Planner {
     /// Marks a pod that changed at `at`, while the same registrations as before select it. `ending` means that the pod is
     /// about to end, so that its records are removed.
     pub fn mark_pod(&mut self, namespace: &Arc<str>, pod: &Arc<str>, ending: bool, at: Instant) {
+        if ending {
+            self.end_pod(namespace, pod);
+        }
         if self.registrations.is_namespace_known(namespace) {
             self.work.mark_pod(namespace, pod, ending, at);
         }
@@ -198,9 +201,13 @@ impl Planner {
             self.registrations.mark_changed(registration);
         }
         if let Some(state) = desired.pod_state(registration, pod) {
-            if mark.is_some_and(|mark| mark.deleted) && !matches!(state, PodState::Gone(_)) {
+            let was_deleted = mark.is_some_and(|mark| mark.deleted);
+            if was_deleted && !matches!(state, PodState::Gone(_)) {
                 self.set_pod_state(registration, pod, PodState::Gone(Vec::new()));
             }
+            // The pod has not left the registration: the registration has left the pod, maybe by mistake.
+            let is_left = !was_deleted && mark.is_some_and(|mark| mark.edited) && !desired.selects(registration, pod);
+            let state = if is_left { PodState::Missing } else { state };
             self.set_pod_state(registration, pod, state);
         }
     }

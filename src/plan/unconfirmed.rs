@@ -80,15 +80,28 @@ impl Planner {
     pub(super) fn drop_unconfirmed(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
         let dropped = self.replace_desired(registration, pod, None);
         self.keep_if_last(registration, Some(pod));
-        if self.guard.is_on() {
-            let is_in_doubt = |key: &&Key| self.keys.is_unclaimed(key) && !self.is_forbidden(key);
-            let dropped: Vec<&Key> = dropped.iter().filter(is_in_doubt).collect();
-            for key in dropped {
-                // A key that was never written is no loss.
-                if self.keys.get(key).is_some_and(KeyState::may_exist) || !self.prefixes.is_listed(key) {
-                    self.guard
-                        .mark_unconfirmed(key, Work::Pod(registration.clone(), pod.clone()));
-                }
+        for key in dropped {
+            self.mark_unconfirmed(&key, registration, pod);
+        }
+    }
+
+    /// Marks the removal of `key`, which `pod` claimed last, as unconfirmed.
+    pub(super) fn mark_unconfirmed(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
+        // A key that was never written is no loss.
+        let may_exist = self.keys.get(key).is_some_and(KeyState::may_exist) || !self.prefixes.is_listed(key);
+        if self.guard.is_on() && may_exist && self.keys.is_unclaimed(key) && !self.is_forbidden(key) {
+            let work = Work::Pod(registration.clone(), pod.clone());
+            self.guard.mark_unconfirmed(key, work);
+        }
+    }
+
+    /// Handles the end of a pod, whether or not a registration selects it: its removal is confirmed.
+    pub fn end_pod(&mut self, namespace: &Arc<str>, pod: &Arc<str>) {
+        for key in self.guard.keys_of_pod(namespace, pod) {
+            if self.clear_unconfirmed(&key)
+                && let Some(claim) = self.keys.get(&key).and_then(|state| state.last_claim.as_deref())
+            {
+                self.registrations.mark_changed(&claim.registration);
             }
         }
     }
@@ -102,20 +115,6 @@ impl Planner {
         for key in keys {
             if self.clear_unconfirmed(&key) {
                 self.registrations.mark_changed(registration);
-            }
-        }
-    }
-
-    /// Clears the unconfirmed keys below `prefixes` after their registration was deleted, except where another
-    /// registration's prefix contains them.
-    pub(super) fn clear_prefixes(&mut self, prefixes: &[Prefix]) {
-        for prefix in prefixes {
-            let meets = |other: &&Prefix| other.contains(prefix.prefix()) || prefix.contains(other.prefix());
-            let others: Vec<Prefix> = self.registrations.prefixes().filter(meets).cloned().collect();
-            for key in self.keys.keys_in(prefix) {
-                if !others.iter().any(|other| other.contains(&key)) {
-                    self.clear_unconfirmed(&key);
-                }
             }
         }
     }
@@ -170,7 +169,18 @@ impl Planner {
         }
         let (keys, leases) = (&self.keys, &self.leases);
         let is_there = |key: &Key| keys.held(key).is_some_and(|held| leases.is_ours(held.lease));
-        let (event, released) = self.guard.decide((leases.key_count(), is_there), moment, approved, id);
+        let is_to_come = |(key, state): &(&Key, &KeyState)| {
+            let Some(claim) = state.claims.first() else {
+                return false;
+            };
+            let may_be_written = self.prefixes.is_listed(key)
+                && self.permissions.missing(key, &self.prefixes).is_none()
+                && !self.rejected.contains(key, &claim.registration);
+            state.held.is_none() && may_be_written
+        };
+        let to_come = || keys.iter().filter(is_to_come).count();
+        let known = (leases.key_count(), is_there, to_come);
+        let (event, released) = self.guard.decide(known, moment, approved, id);
         for (key, work) in released {
             // A key that was not known to be in etcd when its pod was dropped is not on the pod's list. It is removed
             // separately.

@@ -10,6 +10,7 @@ mod support;
 
 mod access;
 mod alerts;
+mod deletion;
 mod helm;
 mod ipv6;
 mod kept;

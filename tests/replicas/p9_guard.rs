@@ -276,3 +276,90 @@ async fn p9_a_standby_that_takes_over_goes_on_with_the_hold() -> Result<()> {
     wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
     wait_nothing_held(&turn).await
 }
+
+/// Makes the registration select other pods.
+async fn select(turn: &Turn, app: &str) -> Result<()> {
+    let selector = json!({"selector": {"matchLabels": {"app": app}}});
+    turn.namespace.apply(registration("orders", &selector)).await.map(drop)
+}
+
+#[tokio::test]
+async fn p9_keys_of_a_deleted_registration_are_held_until_their_pods_end() -> Result<()> {
+    let (turn, operator) = start("p9-deleted", json!({})).await?;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    let objects = turn.namespace.objects();
+    objects.delete(API, "ServiceRegistration", "orders").await?;
+    hold_id(&turn).await?;
+    wait_metric(&operator, "leasehold_held_keys", 20).await?;
+    history.assert_silent().await;
+    turn.namespace.scale("orders", 0).await?;
+    wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
+    let free = |object: &Value| condition(object, "RemovalsHeld").1 == "NothingHeld";
+    objects.wait((API, "Registry", "default"), free, SOON).await?;
+    wait_no_record(&turn).await
+}
+
+#[tokio::test]
+async fn p9_a_deleted_registration_that_is_applied_again_costs_no_key() -> Result<()> {
+    let (turn, operator) = start("p9-again", json!({})).await?;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    turn.namespace
+        .objects()
+        .delete(API, "ServiceRegistration", "orders")
+        .await?;
+    wait_metric(&operator, "leasehold_held_keys", 20).await?;
+    turn.namespace.apply(registration("orders", &json!({}))).await?;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    wait_nothing_held(&turn).await?;
+    history.assert_silent().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn p9_a_selector_that_selects_no_pod_is_held_until_it_is_corrected() -> Result<()> {
+    let (turn, _operator) = start("p9-selector", json!({})).await?;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    select(&turn, "order").await?;
+    wait_condition(
+        turn.namespace.objects(),
+        "orders",
+        "RemovalsHeld",
+        "True",
+        "LossAboveLimit",
+    )
+    .await;
+    hold_id(&turn).await?;
+    select(&turn, "orders").await?;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    wait_nothing_held(&turn).await?;
+    history.assert_silent().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn p9_a_switch_to_as_many_other_pods_holds_nothing() -> Result<()> {
+    let (turn, operator) = start("p9-switch", json!({})).await?;
+    let green = [("app", "green")];
+    turn.namespace
+        .create_deployment("green", &green, PODS, &[("grpc", 8080)])
+        .await?;
+    turn.namespace.wait_ready_pods("app=green", PODS as usize).await?;
+    select(&turn, "green").await?;
+    let switched = |pods: &[String]| pods.len() == 20 && pods.iter().all(|pod| pod.contains("/green-"));
+    until("the keys of the other pods alone", SOON, || async {
+        let held = turn
+            .etcd
+            .dump(&turn.plain("orders"))
+            .await
+            .map_err(|error| error.to_string())?;
+        let keys: Vec<String> = held.into_keys().collect();
+        if switched(&keys) {
+            Ok(())
+        } else {
+            Err(format!("{keys:?}"))
+        }
+    })
+    .await?;
+    assert_eq!(operator.metric("leasehold_guard_trips_total").await?, Some(0.0));
+    Ok(())
+}

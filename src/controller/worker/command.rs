@@ -132,7 +132,7 @@ pub enum Command {
         registration: RegistrationRef,
         verdict: Verdict,
     },
-    /// A registration is gone. All its keys are to be removed.
+    /// A registration was deleted. All its keys are to be removed, subject to the guard.
     Remove(RegistrationRef),
     /// A pod changed while the same registrations as before select it.
     PodChanged {
@@ -143,6 +143,12 @@ pub enum Command {
         ending: bool,
         /// When Kubernetes reported the change.
         at: Instant,
+    },
+    /// A pod was deleted, whether or not a registration selects it.
+    PodDeleted {
+        namespace: Arc<str>,
+        /// The pod's name.
+        pod: Arc<str>,
     },
     /// A pod was created or deleted, or its labels changed. The registration selects or selected it.
     PodSelected {

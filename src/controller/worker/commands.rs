@@ -126,6 +126,7 @@ impl RegistryWorker {
                 self.planner.mark_pod(&namespace, &pod, ending, at);
                 self.writing.heard(at);
             }
+            Command::PodDeleted { namespace, pod } => self.planner.end_pod(&namespace, &pod),
             Command::PodSelected {
                 registration,
                 pod,

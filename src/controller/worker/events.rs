@@ -201,7 +201,7 @@ impl RegistryWorker {
             }
             GuardEvent::Released { id, keys, why } => {
                 let why = match why {
-                    Release::Resolved => "most of its pods are back, or confirmed to be gone",
+                    Release::Resolved => "most of its keys are desired again, or their pods have ended",
                     Release::Expired => "spec.guard.holdSeconds have passed",
                     Release::Approved => "it was approved",
                     Release::Unguarded => "spec.guard.mode is no longer Hold",

@@ -149,7 +149,8 @@ fn notice(registry: &str, hold: &plan::Hold) -> String {
         .unwrap_or(Timestamp::MAX);
     format!(
         "{lost} of {of} keys would have been removed at once because their pods are no longer ready or were missing \
-         from a list. The remaining keys are kept until {end}, or until most of their pods are back. If the pods are really \
-         gone: kubectl annotate --overwrite registry {registry} {APPROVE_REMOVALS}={id}"
+         from a list, or because registrations were deleted or do not select the pods any more. The remaining keys are kept \
+         until {end}, until their pods end, or until most of them are desired again. If the removal is right: \
+         kubectl annotate --overwrite registry {registry} {APPROVE_REMOVALS}={id}"
     )
 }

@@ -33,6 +33,8 @@ struct Rig {
     now: Instant,
     approved: Option<String>,
     holds: usize,
+    /// The number of keys that are about to be written.
+    to_come: usize,
 }
 
 fn key(number: usize) -> Key {
@@ -51,6 +53,7 @@ impl Rig {
             now: Instant::now(),
             approved: None,
             holds: 0,
+            to_come: 0,
         }
     }
 
@@ -69,7 +72,7 @@ impl Rig {
         };
         let etcd = &self.etcd;
         let (event, works) = self.guard.decide(
-            (self.etcd.len(), |key: &Key| etcd.contains(key)),
+            (self.etcd.len(), |key: &Key| etcd.contains(key), || self.to_come),
             moment,
             self.approved.as_deref(),
             || id,
@@ -123,6 +126,37 @@ fn all_at_once_are_held_as_a_whole() {
     let hold = rig.guard.hold().expect("a hold");
     assert_eq!((hold.len(), hold.lost, hold.of), (20, 20, 20));
     assert!(rig.guard.detains("/s/07"));
+}
+
+#[test]
+fn keys_that_replace_the_lost_ones_count_before_they_are_written() {
+    for (to_come, outcome) in [(20, (None, 20)), (19, (Some(GuardEvent::Held), 0))] {
+        let mut rig = Rig::new(20, SETTINGS);
+        rig.to_come = to_come;
+        rig.mark_unconfirmed(0..20);
+        assert_eq!(rig.carry_out(), outcome, "{to_come} to come");
+    }
+}
+
+#[test]
+fn keys_are_known_by_their_pods_until_etcd_has_lost_them() {
+    let mut rig = Rig::new(2, SETTINGS);
+    let pod = |name: &str| -> Arc<str> { name.into() };
+    let registration = RegistrationRef::new("shop", "orders");
+    for (number, name) in [(0, "a"), (1, "b")] {
+        rig.guard
+            .mark_unconfirmed(&key(number), Work::Pod(registration.clone(), pod(name)));
+    }
+    let keys = |rig: &Rig, name: &str| rig.guard.keys_of_pod(&pod("shop"), &pod(name));
+    assert_eq!((keys(&rig, "a"), keys(&rig, "b")), (vec![key(0)], vec![key(1)]));
+    assert!(rig.guard.keys_of_pod(&pod("other"), &pod("a")).is_empty());
+    rig.guard.clear_unconfirmed(&key(0));
+    assert!(keys(&rig, "a").is_empty());
+    rig.guard.stand_by();
+    rig.guard.mark_released_unconfirmed();
+    assert_eq!(keys(&rig, "b"), [key(1)]);
+    rig.guard.gone(&key(1));
+    assert!(rig.guard.by_pod.is_empty());
 }
 
 #[test]

@@ -188,3 +188,36 @@ fn pods_above_the_rate_limit_are_computed_before_the_guard_decides_only_if_asked
     assert!(!rig.planner.refresh_all(&none, usize::MAX));
     assert!(rig.planner.work.oldest_marked(true).is_none());
 }
+
+#[test]
+fn pods_that_an_edit_leaves_are_held_and_pods_that_leave_by_themselves_are_not() {
+    for (edited, left) in [(true, 20), (false, 0)] {
+        let mut rig = unconfirmed::registered();
+        for number in 0..unconfirmed::PODS {
+            let pod = unconfirmed::pod(number);
+            if edited {
+                rig.planner.mark_edited(&reference("orders"), &pod, Instant::now());
+            } else {
+                rig.mark("orders", &pod);
+            }
+        }
+        let none = Pods::default();
+        rig.reconcile(&none);
+        rig.judge(Instant::now());
+        rig.reconcile(&none);
+        assert_eq!(rig.left(), left, "edited: {edited}");
+    }
+}
+
+#[test]
+fn pod_that_is_deleted_while_its_registration_is_edited_is_not_held() {
+    let mut rig = unconfirmed::registered();
+    let (orders, now) = (reference("orders"), Instant::now());
+    for number in 0..unconfirmed::PODS {
+        let pod = unconfirmed::pod(number);
+        rig.planner.mark_edited(&orders, &pod, now);
+        rig.planner.mark_changed(&orders, &pod, true, now);
+    }
+    rig.reconcile(&Pods::default());
+    assert_eq!(rig.left(), 0);
+}

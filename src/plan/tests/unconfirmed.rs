@@ -139,15 +139,60 @@ fn a_held_pod_that_is_deleted_or_terminates_leaves_at_once() {
 }
 
 #[test]
-fn a_registration_that_is_deleted_takes_its_held_keys_with_it() {
-    let mut rig = registered();
+fn held_keys_of_a_registration_that_is_deleted_stay_held() {
+    let (mut rig, now) = (registered(), Instant::now());
     for number in 0..PODS {
         rig.present(number, PodState::Missing);
     }
-    rig.judge(Instant::now());
+    rig.judge(now);
     rig.planner.remove_registration(&reference("orders"));
+    assert!(rig.run().is_empty());
+    rig.judge(now + guard().hold);
     rig.run();
     assert_eq!(rig.left(), 0);
+}
+
+#[test]
+fn keys_of_a_deleted_registration_are_held_except_those_of_pods_that_end() {
+    let (mut rig, now) = (registered(), Instant::now());
+    rig.planner.remove_registration(&reference("orders"));
+    assert_eq!(rig.judge(now), Some(GuardEvent::Held));
+    assert!(rig.run().is_empty());
+    let namespace = reference("orders").namespace;
+    rig.planner.end_pod(&namespace, &pod(3));
+    rig.planner.mark_pod(&namespace, &pod(4), true, now);
+    rig.run();
+    assert_eq!(rig.left(), PODS - 2);
+    assert_eq!(rig.judge(now), None);
+    rig.judge(now + guard().hold);
+    rig.run();
+    assert_eq!(rig.left(), 0);
+}
+
+#[test]
+fn registration_that_is_created_again_has_its_held_keys_without_a_write() {
+    let (mut rig, now) = (registered(), Instant::now());
+    rig.planner.remove_registration(&reference("orders"));
+    rig.judge(now);
+    rig.planner.set_settings(&reference("orders"), settings(1));
+    for number in 0..PODS {
+        rig.present(number, PodState::Ready(desired(&pod(number), &[&key(number)], "1")));
+    }
+    let end = rig.judge(now);
+    assert!(matches!(end, Some(GuardEvent::Released { keys: 0, .. })), "{end:?}");
+    assert!(rig.run().is_empty());
+    assert_eq!(rig.report("orders").registered, PODS);
+}
+
+#[test]
+fn small_registration_that_is_deleted_leaves_at_once() {
+    let (mut rig, now) = (registered(), Instant::now());
+    rig.want("carts", &pod(0), &["/c/p"], "1");
+    rig.run();
+    rig.planner.remove_registration(&reference("carts"));
+    assert_eq!(rig.judge(now), None);
+    rig.run();
+    assert_eq!(rig.left(), PODS);
 }
 
 /// A rig after a restart: the first `ready` pods of `registered` are ready.
