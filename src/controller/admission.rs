@@ -801,7 +801,6 @@ impl Controller {
         if self.complete {
             self.workers.send(registry, Command::KubernetesIsComplete);
         }
-        self.workers.send(registry, Command::Freshness(self.streams.progress()));
     }
 
     /// Takes the registrations of a deleted Registry out of force.

@@ -166,7 +166,7 @@ impl Controller {
             let _ = self.workers.context().gates.send(GateEvent::Changed(change));
         }
         if let Some(freshness) = self.streams.take_progress() {
-            self.workers.send_all(|| Command::Freshness(freshness.clone()));
+            self.workers.context().freshness.send_replace(freshness);
         }
         self.count(&cache);
     }

@@ -27,6 +27,7 @@ use crate::kube::{
     WriterCommand,
 };
 use crate::listen;
+use crate::model::Freshness;
 use crate::peer::{self, KeyState, PeerOptions, Peers};
 use crate::telemetry::{self, Gate, Health, Metrics};
 
@@ -94,8 +95,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     });
     let end = shutdown.clone().cancelled_owned();
     let served = telemetry::serve(listener, health.clone(), exposition, gate, end);
-    let failed = failed_to_listen(options.http);
-    parts.spawn(async move { served.await.map(|()| "http").map_err(failed) });
+    parts.spawn(async move { served.await.map(|()| "http").map_err(failed_to_listen(options.http)) });
     let namespace: Arc<str> = Arc::from(options.namespace.as_deref().unwrap_or(client.default_namespace()));
     let identity: Arc<str> = Arc::from(options.identity);
     let of = (&client, &namespace);
@@ -155,6 +155,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         identity,
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,
+        freshness: nothing_observed(&hearing),
         hearing,
         registrations: writers.registrations,
         registries: writers.registries,
@@ -178,6 +179,11 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     parts.spawn(async move { serve.await.map(|()| "controller") });
 
     supervise(parts, &shutdown).await
+}
+
+/// Returns how far Kubernetes has been observed before the watches begin.
+fn nothing_observed(hearing: &SharedCheckpoint) -> watch::Sender<Freshness> {
+    watch::Sender::new(Freshness::new(hearing.watch_scope().streams()))
 }
 
 /// Starts the connections with which replicas monitor each other.

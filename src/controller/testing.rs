@@ -10,7 +10,8 @@ use super::gates::GateEvent;
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::Timeouts;
-use crate::kube::{Events, Notice, SharedCheckpoint, Source, StatusUpdate, WriterCommand};
+use crate::kube::{Events, Notice, SharedCheckpoint, Source, StatusUpdate, WatchScope, WriterCommand};
+use crate::model::Freshness;
 use crate::peer::Peers;
 use crate::telemetry::{Health, Metrics};
 
@@ -57,6 +58,7 @@ impl Context {
             namespace: "leasehold".into(),
             sources,
             cache: SharedCache::default(),
+            freshness: watch::Sender::new(Freshness::new(WatchScope::default().streams())),
             good,
             led,
             registration_writer: Some(writer),

@@ -12,7 +12,7 @@ use crate::controller::policy::Verdict;
 use crate::controller::source::Obstacle;
 use crate::etcd::Access;
 use crate::kube::NODES;
-use crate::model::{Freshness, NamespaceScope, Prefix, RegistrationRef, WatchTarget};
+use crate::model::{NamespaceScope, Prefix, RegistrationRef, WatchTarget};
 use crate::plan::{EndpointKind, RegistrationSettings, Since};
 
 /// Identifies an object and the version of its spec.
@@ -180,8 +180,6 @@ pub enum Command {
     KubernetesIsComplete,
     /// What is stale because Kubernetes has not answered for long. None when nothing is.
     KubernetesIsOutdated(Option<Outdated>),
-    /// How far Kubernetes has been observed, as far as that was passed on in commands.
-    Freshness(Freshness),
     /// Whether some registrations of this Registry are invalid or unreadable, so that their keys are not known. While
     /// that is so, a key that no registration is known to want may be theirs.
     SomeAreUnclear(bool),

@@ -153,10 +153,6 @@ impl RegistryWorker {
                 self.weigh_view(Instant::now());
                 self.has_caught_up();
             }
-            Command::Freshness(progress) => {
-                self.kubernetes.progress = progress;
-                self.has_caught_up();
-            }
             Command::SomeAreUnclear(unclear) => {
                 self.kubernetes.some_are_unclear = unclear;
                 self.sweep.is_due();

@@ -57,7 +57,7 @@ use super::debouncer::Debouncer;
 use super::gates::GateEvent;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::{self, Access, Candidacy, Connection, Leadership, Timeouts};
-use crate::kube::{Events, SharedCheckpoint, Source, StatusUpdate, WatchScope, WriterCommand};
+use crate::kube::{Events, SharedCheckpoint, Source, StatusUpdate, WriterCommand};
 use crate::model::{
     Fence, Freshness, Key, KeyValue, LeaderFlag, LeaseId, Prefix, RegistrationRef, Revision, TxnOutcome,
 };
@@ -104,6 +104,9 @@ pub struct Context {
     pub sources: watch::Sender<BTreeSet<Source>>,
     /// The pods and the registrations. The controller updates it.
     pub cache: SharedCache,
+    /// How far Kubernetes has been observed. The controller updates it before it unlocks the cache, and after it has sent
+    /// the commands that belong to the update.
+    pub freshness: watch::Sender<Freshness>,
     /// Reports the endpoints and credentials that the etcd of a Registry accepted.
     pub good: mpsc::UnboundedSender<(Arc<str>, Access)>,
     /// Reports that this replica begins to lead a Registry, and has observed as much as its predecessors.
@@ -180,18 +183,15 @@ struct Kubernetes {
     outdated: Option<Outdated>,
     /// Whether some registrations of this Registry are invalid or unreadable, so that their keys are not known.
     some_are_unclear: bool,
-    /// How far each watch has got.
-    progress: Freshness,
 }
 
 impl Kubernetes {
     /// A view in which nothing has been listed yet.
-    fn silent(watch_scope: &WatchScope) -> Self {
+    fn silent() -> Self {
         Self {
             complete: false,
             outdated: None,
             some_are_unclear: false,
-            progress: Freshness::new(watch_scope.streams()),
         }
     }
 }
@@ -221,6 +221,8 @@ struct RegistryWorker {
     candidates: Candidates,
     /// What is known of the processes of the other replicas.
     presences: watch::Receiver<PeerStatuses>,
+    /// How far Kubernetes has been observed, in changes of which this worker may not know yet.
+    freshness: watch::Receiver<Freshness>,
     /// What a new leader still has to observe before it writes.
     catching_up: Option<CatchingUp>,
 
@@ -274,13 +276,14 @@ impl RegistryWorker {
             began: now,
             candidates: Candidates::new(planner.meta().prefix().clone(), planner.meta().candidates()),
             presences: context.peers.statuses(),
+            freshness: context.freshness.subscribe(),
             health: RegistryHealth::Starting,
             renewed: false,
             refreshed_for: None,
             planner,
             writing: Writing::new(&limits, now),
             limits,
-            kubernetes: Kubernetes::silent(context.hearing.watch_scope()),
+            kubernetes: Kubernetes::silent(),
             catching_up: None,
             leadership: Leadership::Seeking,
             led: false,
@@ -315,6 +318,7 @@ impl RegistryWorker {
         let cache = self.context.cache.clone();
         let cache = cache.read();
         self.take_commands();
+        self.has_caught_up();
         if self.planner.set_time(guarding::moment(now)) {
             self.writing.heard(now);
         }

@@ -134,6 +134,8 @@ pub async fn serve(
                 LeaseEvent::Denied(lease) => worker.renewal_denied(lease),
             },
             Ok(()) = worker.presences.changed() => {}
+            // A leader that has caught up acts on what changes, not on how far it has observed.
+            Ok(()) = worker.freshness.changed(), if worker.catching_up.is_some() => {}
             // `/readyz` of this Registry waits for the renewal of each lease.
             Ok(()) = worker.lines.ends.changed(), if worker.health == RegistryHealth::Renewing => {}
             () = sleep_until(wake.into()) => {}

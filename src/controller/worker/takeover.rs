@@ -106,14 +106,15 @@ impl RegistryWorker {
         else {
             return;
         };
+        let freshness = self.freshness.borrow_and_update();
         if *unread {
-            let Some(presents) = self.kubernetes.progress.presents(*since) else {
+            let Some(presents) = freshness.presents(*since) else {
                 return;
             };
             needed.merge(presents);
             *unread = false;
         }
-        let lacks = self.kubernetes.progress.lacks(needed, *since);
+        let lacks = freshness.lacks(needed, *since);
         let outdated = self.kubernetes.outdated.as_ref().is_some_and(Outdated::is_general);
         if lacks.is_empty() && !outdated {
             self.catching_up = None;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::{LastSynced, ServiceRegistrationStatus};
-use crate::kube::{About, Notice, WritePolicy};
+use crate::kube::{About, Notice, WatchScope, WritePolicy};
 use crate::model::{Checkpoint, NamespaceScope, Observation, WatchTarget};
 use crate::plan::{self, Holding, MetaKeys, PodState, RegistrationSettings};
 
@@ -133,7 +133,12 @@ impl Rig {
         if let Some(present) = present {
             progress.compare(&PODS, present, Instant::now());
         }
-        self.worker.take(Command::Freshness(progress));
+        self.observe_kubernetes(progress);
+    }
+
+    fn observe_kubernetes(&mut self, freshness: Freshness) {
+        self.worker.context.freshness.send_replace(freshness);
+        self.worker.has_caught_up();
     }
 
     fn standby(&mut self) {

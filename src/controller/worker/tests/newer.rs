@@ -27,10 +27,10 @@ async fn after_a_note_that_cannot_be_read_as_much_is_heard_first_as_anybody_can_
             progress.reach(stream, if *stream == PODS { pods } else { 99 });
             progress.compare(stream, if *stream == PODS { 105 } else { 99 }, Instant::now());
         }
-        Command::Freshness(progress)
+        progress
     };
-    rig.worker.take(asked(104));
+    rig.observe_kubernetes(asked(104));
     assert_eq!(may_write(&mut rig), None, "the predecessor may have observed one more");
-    rig.worker.take(asked(105));
+    rig.observe_kubernetes(asked(105));
     assert_eq!(may_write(&mut rig), Some(fence(7)));
 }
