@@ -7,7 +7,7 @@ use testbed::Result;
 
 use crate::Turn;
 use crate::consumer::Consumer;
-use crate::programs::{self, CoreDns};
+use crate::programs::{self, CoreDns, Traefik};
 use crate::scene::domain;
 
 /// The key under which go-zero's clients look for the pods.
@@ -34,28 +34,35 @@ pub struct Counts {
 
 impl Load {
     /// Starts one consumer of each kind and waits until each has found the service. HTTP is served on `http_port`.
-    pub async fn start_all(turn: &Turn, core_dns: &CoreDns, http_port: u16) -> Result<Vec<Self>> {
+    pub async fn start_all(
+        turn: &Turn,
+        core_dns: &CoreDns,
+        traefik: Option<&Traefik>,
+        http_port: u16,
+    ) -> Result<Vec<Self>> {
         let etcd = turn.etcd.endpoints().join(",");
         let target = format!("{}/orders", turn.namespace.name());
-        let by_name = [
+        let by_name = vec![
             core_dns.address().to_string(),
             domain("orders", turn),
             http_port.to_string(),
         ];
-        let loads = vec![
-            Self::start(turn, "grpc", [etcd.clone(), target])?,
-            Self::start(turn, "go-zero", [hosts(&etcd), go_zero_key(turn)])?,
-            Self::start(turn, "http", by_name)?,
+        let clients = [
+            ("grpc", vec![etcd.clone(), target]),
+            ("go-zero", vec![programs::etcd_hosts(turn), go_zero_key(turn)]),
+            ("kitex", vec![etcd, "orders".to_owned()]),
+            ("http", by_name),
         ];
+        let over_traefik = traefik.map(|traefik| ("traefik", vec![traefik.address().to_string()]));
+        let mut loads = Vec::new();
+        for (client, args) in clients.into_iter().chain(over_traefik) {
+            let consumer = programs::load(turn, client, args)?;
+            loads.push(Self { client, consumer });
+        }
         for load in &loads {
             load.consumer.wait_true("found").await?;
         }
         Ok(loads)
-    }
-
-    fn start<const N: usize>(turn: &Turn, client: &'static str, args: [String; N]) -> Result<Self> {
-        let consumer = programs::load(turn, client, args)?;
-        Ok(Self { client, consumer })
     }
 
     /// Ends it and returns what it has counted.
@@ -78,9 +85,4 @@ impl fmt::Display for Counts {
         }
         Ok(())
     }
-}
-
-/// etcd's endpoints as go-zero takes them: hosts and ports.
-fn hosts(endpoints: &str) -> String {
-    endpoints.replace("http://", "")
 }

@@ -21,6 +21,7 @@ const KILLED: Duration = Duration::from_millis(600);
 async fn p11_a_rolling_update_with_gate_and_drain_fails_no_call() -> Result<()> {
     let shape = Shape {
         gate: true,
+        traefik: false,
         operators: 1,
     };
     let mut scene = Rollouts::start("p11", shape).await?;
@@ -39,6 +40,7 @@ async fn p11_a_rolling_update_with_gate_and_drain_fails_no_call() -> Result<()> 
 async fn a_rolling_update_without_gate_and_drain_fails_calls() -> Result<()> {
     let shape = Shape {
         gate: false,
+        traefik: false,
         operators: 1,
     };
     let mut scene = Rollouts::start("ungated", shape).await?;
@@ -55,6 +57,7 @@ async fn a_rolling_update_without_gate_and_drain_fails_calls() -> Result<()> {
 async fn a_rollout_while_no_operator_lives_waits_with_the_gate() -> Result<()> {
     let shape = Shape {
         gate: true,
+        traefik: false,
         operators: 1,
     };
     let mut scene = Rollouts::start("alone", shape).await?;
@@ -89,7 +92,12 @@ async fn rounds_of_rollouts_fail_no_call() -> Result<()> {
     let rounds: u32 =
         std::env::var("LEASEHOLD_ROLLOUTS_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
     let gate = std::env::var_os("LEASEHOLD_ROLLOUTS_WITHOUT").is_none();
-    let mut scene = Rollouts::start("rounds", Shape { gate, operators: 2 }).await?;
+    let shape = Shape {
+        gate,
+        traefik: true,
+        operators: 2,
+    };
+    let mut scene = Rollouts::start("rounds", shape).await?;
     for round in 1..=rounds {
         let begun = Instant::now();
         if round % 10 == 5 {

@@ -1,10 +1,12 @@
 //! The programs: what they are built from and how they are started.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
 use testbed::process::{Port, Spec};
-use testbed::tools::{GoProgram, Language, npm_packages};
+use testbed::tools::{GoProgram, Language, Tool, npm_packages};
 use testbed::{Process, Result, until};
 
 use crate::Turn;
@@ -85,9 +87,23 @@ pub fn build_load() -> Result<PathBuf> {
 }
 
 /// A client that calls the pods of a rollout by the library `client`.
-pub fn load<const N: usize>(turn: &Turn, client: &str, args: [String; N]) -> Result<Consumer> {
+pub fn load(turn: &Turn, client: &str, args: Vec<String>) -> Result<Consumer> {
     let spec = spec(turn, &format!("load-{client}"), build_load()?).args([client]);
     Consumer::start(spec.args(args))
+}
+
+/// etcd's endpoints as hosts and ports, separated by commas.
+pub fn etcd_hosts(turn: &Turn) -> String {
+    turn.etcd.endpoints().join(",").replace("http://", "")
+}
+
+/// Starts a server that listens on `port`, and waits until it does.
+async fn start_server(spec: Spec, port: &Port) -> Result<Process> {
+    let process = Process::start(spec)?;
+    let what = format!("{} to listen", process.name());
+    let listening = until(&what, SOON, || tokio::net::TcpStream::connect(port.address()));
+    process.while_alive(listening).await?;
+    Ok(process)
 }
 
 /// A running CoreDNS that serves [`ZONE`].
@@ -110,12 +126,8 @@ impl CoreDns {
         std::fs::write(&path, corefile).expect("the bed's folder can be written to");
         let server = go("dns", "server", "coredns")?;
         let args: [OsString; 2] = ["-conf".into(), path.into()];
-        let process = Process::start(spec(turn, "coredns", server).args(args))?;
         // It serves TCP and UDP from the same moment on.
-        let serving = until("CoreDNS to serve", SOON, || {
-            tokio::net::TcpStream::connect(port.address())
-        });
-        process.while_alive(serving).await?;
+        let process = start_server(spec(turn, "coredns", server).args(args), &port).await?;
         Ok(Self {
             port,
             _process: process,
@@ -123,7 +135,7 @@ impl CoreDns {
     }
 
     /// Where it answers.
-    pub fn address(&self) -> std::net::SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
@@ -132,5 +144,41 @@ impl CoreDns {
         let client = go("dns", "client", "dns-client")?;
         let spec = spec(turn, &format!("dns-{name}"), client);
         Consumer::start(spec.args([self.port.address().to_string(), format!("{name}.")]))
+    }
+}
+
+/// A running Traefik that forwards every request to one service of its etcd provider.
+pub struct Traefik {
+    port: Port,
+    _process: Process,
+}
+
+impl Traefik {
+    /// Starts one for the service that Traefik finds in etcd as `service`. It has no middleware, so that it repeats no
+    /// request; everything else is as it is by default.
+    pub async fn start(turn: &Turn, service: &str) -> Result<Self> {
+        let port = Port::reserve()?;
+        let router = json!({"rule": "PathPrefix(`/`)", "service": format!("{service}@etcd")});
+        // Traefik reads YAML, of which JSON is a part.
+        let path = turn.bed.logs().join(format!("{}-traefik.yaml", turn.namespace.name()));
+        std::fs::write(&path, json!({"http": {"routers": {"all": router}}}).to_string())
+            .expect("the bed's folder can be written to");
+        let args = [
+            format!("--entryPoints.web.address={}", port.address()),
+            format!("--providers.etcd.endpoints={}", etcd_hosts(turn)),
+            format!("--providers.file.filename={}", path.display()),
+            // Nothing leaves the machine.
+            "--global.checkNewVersion=false".to_owned(),
+        ];
+        let process = start_server(spec(turn, "traefik", Tool::Traefik.binary()?).args(args), &port).await?;
+        Ok(Self {
+            port,
+            _process: process,
+        })
+    }
+
+    /// Where it takes requests.
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
     }
 }

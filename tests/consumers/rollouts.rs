@@ -9,11 +9,12 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, EvictParams};
 use serde_json::{Value, json};
 use testbed::kubelet::LABEL;
+use testbed::tools::Tool;
 use testbed::{Image, Kubelet, Operator, Result, until};
 
 use crate::Turn;
 use crate::load::{Counts, Load, go_zero_key};
-use crate::programs::{self, CoreDns};
+use crate::programs::{self, CoreDns, Traefik};
 use crate::scene::domain;
 use crate::support::{SOON, operator, operator_with_gates, registration};
 
@@ -24,7 +25,7 @@ const TTL: u32 = 30;
 /// How long CoreDNS keeps an answer, in seconds.
 const CACHE: u32 = 5;
 /// The `preStop.sleep` of a pod in seconds: for as long as CoreDNS answers with its address after its records have gone,
-/// and a margin.
+/// and a margin. Kitex polls as often, and Traefik applies changes every 2 seconds.
 const DRAIN: u32 = CACHE + 3;
 /// The pods at rest. During a round there are two more for a while.
 const PODS: u32 = 3;
@@ -32,6 +33,8 @@ const GRPC: u16 = 8080;
 const HTTP: u16 = 8081;
 const NODES: [&str; 2] = ["node-0", "node-1"];
 const SELECTOR: &str = "app=orders";
+/// The registration of the port for HTTP.
+const OVER_HTTP: &str = "orders-http";
 const GATE: &str = "leasehold.dev/registered";
 
 /// What a rollout under load is to be.
@@ -39,6 +42,8 @@ const GATE: &str = "leasehold.dev/registered";
 pub struct Shape {
     /// The rollout support is on: the operator serves readiness gates, and the pods have the gate and drain.
     pub gate: bool,
+    /// A Traefik is among the consumers.
+    pub traefik: bool,
     pub operators: usize,
 }
 
@@ -47,6 +52,7 @@ pub struct Rollouts {
     // Before the turn: nothing here may outlive it.
     loads: Vec<Load>,
     core_dns: CoreDns,
+    traefik: Option<Traefik>,
     pub operators: Vec<Operator>,
     pub kubelet: Kubelet,
     pub turn: Arc<Turn>,
@@ -57,16 +63,20 @@ pub struct Rollouts {
 impl Rollouts {
     /// Three registered pods, and consumers that call them.
     pub async fn start(name: &str, shape: Shape) -> Result<Self> {
+        // The first builds take longer than a test waits for anything, and longer than servers should idle.
+        let program = tokio::task::spawn_blocking(move || {
+            if shape.traefik {
+                Tool::Traefik.binary()?;
+            }
+            programs::build_load()
+        });
+        let program = program.await.expect("building does not panic")?;
         let turn = Arc::new(Turn::take(name, 1, TTL).await?);
         let plane = turn.bed.control_plane();
         for (i, node) in NODES.iter().enumerate() {
             plane.create_node(node, &format!("zone-{i}")).await?;
             plane.wait_node(node).await?;
         }
-        // The first build takes longer than a pod is waited for.
-        let program = tokio::task::spawn_blocking(programs::build_load)
-            .await
-            .expect("building does not panic")?;
         let image = turn
             .bed
             .folder()
@@ -88,9 +98,17 @@ impl Rollouts {
         }
         turn.namespace.apply(disruption_budget()).await?;
         let core_dns = CoreDns::start(&turn, Some(CACHE)).await?;
+        let traefik = if shape.traefik {
+            // The name by which the format writes a service unless the registration names another.
+            let service = format!("{}-{OVER_HTTP}", turn.namespace.name());
+            Some(Traefik::start(&turn, &service).await?)
+        } else {
+            None
+        };
         let mut scene = Self {
             loads: Vec::new(),
             core_dns,
+            traefik,
             operators,
             kubelet,
             turn,
@@ -100,7 +118,7 @@ impl Rollouts {
         scene.update().await?;
         scene.wait_rolled_out(PODS).await?;
         scene.wait_registered().await?;
-        scene.loads = Load::start_all(&scene.turn, &scene.core_dns, HTTP).await?;
+        scene.loads = Load::start_all(&scene.turn, &scene.core_dns, scene.traefik.as_ref(), HTTP).await?;
         Ok(scene)
     }
 
@@ -229,14 +247,18 @@ fn registrations(turn: &Turn) -> [Value; 2] {
     let selector = json!({"matchLabels": {"app": "orders"}});
     let grpc = json!({
         "selector": selector,
-        "formats": [{"type": "EtcdGRPC"}, {"type": "GoZero", "goZero": {"key": go_zero_key(turn)}}],
+        "formats": [
+            {"type": "EtcdGRPC"},
+            {"type": "GoZero", "goZero": {"key": go_zero_key(turn)}},
+            {"type": "Kitex"},
+        ],
     });
     let http = json!({
         "selector": selector,
         "ports": [{"name": "http"}],
-        "formats": [{"type": "CoreDNS", "coreDNS": {"domain": domain("orders", turn)}}],
+        "formats": [{"type": "CoreDNS", "coreDNS": {"domain": domain("orders", turn)}}, {"type": "Traefik"}],
     });
-    [registration("orders", &grpc), registration("orders-http", &http)]
+    [registration("orders", &grpc), registration(OVER_HTTP, &http)]
 }
 
 fn disruption_budget() -> Value {

@@ -27,20 +27,31 @@ func httpLoad(arguments []string) error {
 			return err
 		}
 		address := addresses[rand.IntN(len(addresses))].Unmap().String()
-		url := "http://" + net.JoinHostPort(address, port) + "/"
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return err
-		}
-		response, err := client.Do(request)
-		if err != nil {
-			return err
-		}
-		defer response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s answers %s", address, response.Status)
-		}
-		_, err = io.Copy(io.Discard, response.Body)
-		return err
+		return get(ctx, &client, net.JoinHostPort(address, port))
 	})
+}
+
+// traefikLoad is net/http over Traefik, which picks the server of each call.
+func traefikLoad(arguments []string) error {
+	return load(func(ctx context.Context) error {
+		return get(ctx, http.DefaultClient, arguments[0])
+	})
+}
+
+// get is one call to a host and port.
+func get(ctx context.Context, client *http.Client, address string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", address, response.Status)
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return err
 }

@@ -29,7 +29,9 @@ const usage = `usage:
   load server IP GRPC-PORT HTTP-PORT
   load grpc ETCD[,ETCD...] TARGET
   load go-zero ETCD[,ETCD...] KEY
-  load http DNS-SERVER NAME PORT`
+  load kitex ETCD[,ETCD...] SERVICE
+  load http DNS-SERVER NAME PORT
+  load traefik ADDRESS`
 
 func main() {
 	subcommands := map[string]struct {
@@ -39,7 +41,9 @@ func main() {
 		"server":  {3, serve},
 		"grpc":    {2, grpcLoad},
 		"go-zero": {2, goZeroLoad},
+		"kitex":   {2, kitexLoad},
 		"http":    {3, httpLoad},
+		"traefik": {1, traefikLoad},
 	}
 	if len(os.Args) < 2 {
 		log.Fatal(usage)

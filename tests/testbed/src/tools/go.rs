@@ -1,5 +1,5 @@
-//! Programs written in Go: the Kubernetes control plane, kwok, helm, promtool, etcdctl, etcdutl and toxiproxy, built from the
-//! modules pinned in `tools/`.
+//! Programs written in Go: the Kubernetes control plane, kwok, helm, promtool, etcdctl, etcdutl, toxiproxy and traefik, built
+//! from the modules pinned in `tools/`.
 
 use std::{
     fs,
@@ -35,6 +35,8 @@ pub enum Tool {
     Helm,
     /// Evaluates alerts as Prometheus does.
     Promtool,
+    /// A proxy that finds its servers in the registration etcd.
+    Traefik,
 }
 
 /// How a tool is built.
@@ -116,6 +118,7 @@ impl Tool {
                 tags: "remove_all_sd",
                 ..plain("promtool", "github.com/prometheus/prometheus/cmd/promtool", 160)
             },
+            Self::Traefik => plain("traefik", "github.com/traefik/traefik/v3/cmd/traefik", 600),
         }
     }
 
