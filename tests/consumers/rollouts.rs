@@ -42,7 +42,7 @@ const GATE: &str = "leasehold.dev/registered";
 pub struct Shape {
     /// The rollout support is on: the operator serves readiness gates, and the pods have the gate and drain.
     pub gate: bool,
-    /// A Traefik is among the consumers.
+    /// A Traefik is among the consumers. Its first build takes minutes.
     pub traefik: bool,
     pub operators: usize,
 }

@@ -41,7 +41,7 @@ enum Command {
     /// noticed.
     Chaos(chaos::Options),
     /// Replaces the pods of a Deployment again and again while consumers call them, and prints how many calls failed; fails
-    /// when one failed in spite of the readiness gate and the drain.
+    /// when one failed in spite of the readiness gate and the drain. The first run builds Traefik (7 minutes on two cores).
     Rollouts(rollouts::Options),
     /// Measures what an operator costs and how long it takes, with many pods and Services, and prints a table. Takes about
     /// 10 minutes on two cores.

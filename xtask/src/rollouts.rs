@@ -1,5 +1,6 @@
 //! `cargo xtask rollouts`: many rollouts under load. The scene and its consumers are those of the tests in
-//! `tests/consumers`, which run two rounds; this command runs as many as are wanted, and kills operators meanwhile.
+//! `tests/consumers`, which run two rounds; this command runs as many as are wanted, and kills operators meanwhile. A
+//! Traefik is among the consumers only here, because of the minutes that its first build takes.
 
 use std::process::Command;
 

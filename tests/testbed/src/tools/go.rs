@@ -118,7 +118,7 @@ impl Tool {
                 tags: "remove_all_sd",
                 ..plain("promtool", "github.com/prometheus/prometheus/cmd/promtool", 160)
             },
-            Self::Traefik => plain("traefik", "github.com/traefik/traefik/v3/cmd/traefik", 600),
+            Self::Traefik => plain("traefik", "github.com/traefik/traefik/v3/cmd/traefik", 400),
         }
     }
 
