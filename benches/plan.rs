@@ -176,6 +176,10 @@ impl DesiredState for Desired<'_> {
         self.0.registers(registration, pod)
     }
 
+    fn is_alive(&self, _: &str, _: &str) -> bool {
+        true
+    }
+
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
         let if_ready = || self.0.view_if_ready(registration, pod);
         let view = self.0.view(registration, pod);

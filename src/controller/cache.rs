@@ -44,6 +44,10 @@ impl DesiredState for Cache {
         self.index.registers(registration, pod)
     }
 
+    fn is_alive(&self, namespace: &str, pod: &str) -> bool {
+        self.index.is_alive(namespace, pod)
+    }
+
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
         let compiled = self.entries.get(registration).and_then(Entry::in_force)?;
         // A registration that was just refused, or whose nodes are not known: its keys are to stay.

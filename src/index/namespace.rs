@@ -212,6 +212,11 @@ impl Namespace {
         pod.is_some_and(|on| **symbols.string(on) == *node)
     }
 
+    pub(super) fn is_alive(&self, pod: &str) -> bool {
+        let entry = self.pods.get(pod);
+        entry.is_some_and(|entry| !entry.pod.state.is_ending())
+    }
+
     pub(super) fn contains_pod(&self, name: &str) -> bool {
         self.pods.contains_key(name)
     }

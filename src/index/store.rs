@@ -317,6 +317,12 @@ impl Index {
         namespace.is_some_and(|namespace| namespace.contains_registration(&registration.name))
     }
 
+    /// Whether there is a pod of this name that is neither terminating nor ended.
+    pub fn is_alive(&self, namespace: &str, pod: &str) -> bool {
+        let namespace = self.namespaces.get(namespace);
+        namespace.is_some_and(|namespace| namespace.is_alive(pod))
+    }
+
     /// Returns the registrations that register a pod.
     pub fn registering(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
         let Some((namespace, content)) = self.namespaces.get_key_value(namespace) else {

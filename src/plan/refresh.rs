@@ -16,6 +16,9 @@ pub trait DesiredState {
     /// Whether `registration` selects `pod`.
     fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool;
 
+    /// Whether there is a pod of this name that is neither terminating nor ended, selected or not.
+    fn is_alive(&self, namespace: &str, pod: &str) -> bool;
+
     /// Returns the present state of `pod` with regard to `registration`; none if the registration is not in force.
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState>;
 }
@@ -27,6 +30,10 @@ impl DesiredState for () {
     }
 
     fn selects(&self, _: &RegistrationRef, _: &str) -> bool {
+        false
+    }
+
+    fn is_alive(&self, _: &str, _: &str) -> bool {
         false
     }
 
@@ -205,8 +212,12 @@ impl Planner {
             if was_deleted && !matches!(state, PodState::Gone(_)) {
                 self.set_pod_state(registration, pod, PodState::Gone(Vec::new()));
             }
-            // The pod has not left the registration: the registration has left the pod, maybe by mistake.
-            let is_left = !was_deleted && mark.is_some_and(|mark| mark.edited) && !desired.selects(registration, pod);
+            // The pod has not left the registration: the registration has left the pod, maybe by mistake. Nodes and
+            // addresses are removed at once: what lists them is the only sign of their end.
+            let is_left = !was_deleted
+                && mark.is_some_and(|mark| mark.edited)
+                && !desired.selects(registration, pod)
+                && desired.is_alive(&registration.namespace, pod);
             let state = if is_left { PodState::Missing } else { state };
             self.set_pod_state(registration, pod, state);
         }

@@ -139,6 +139,10 @@ impl DesiredState for View<'_> {
         self.0.registers(registration, pod)
     }
 
+    fn is_alive(&self, namespace: &str, pod: &str) -> bool {
+        self.0.is_alive(namespace, pod)
+    }
+
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
         let Self(index, bindings) = self;
         let if_ready = || index.view_if_ready(registration, pod);

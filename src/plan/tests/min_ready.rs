@@ -33,6 +33,10 @@ impl DesiredState for Shown {
         true
     }
 
+    fn is_alive(&self, _: &str, pod: &str) -> bool {
+        self.0.contains_key(pod)
+    }
+
     fn pod_state(&self, _: &crate::model::RegistrationRef, pod: &str) -> Option<PodState> {
         self.0.get(pod).cloned()
     }

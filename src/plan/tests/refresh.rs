@@ -6,7 +6,11 @@ use crate::plan::{DesiredState, PodState};
 
 /// The desired records of each ready pod in each registration that selects it.
 #[derive(Default)]
-struct Pods(Vec<(RegistrationRef, &'static str, DesiredPod)>);
+struct Pods {
+    selected: Vec<(RegistrationRef, &'static str, DesiredPod)>,
+    /// Whether the other pods exist.
+    are_others_alive: bool,
+}
 
 impl Pods {
     fn of(registration: &str, pods: &[&'static str]) -> Self {
@@ -17,11 +21,14 @@ impl Pods {
                 desired(pod, &[&format!("/s/{pod}")], "1"),
             )
         };
-        Self(pods.iter().map(of).collect())
+        Self {
+            selected: pods.iter().map(of).collect(),
+            are_others_alive: false,
+        }
     }
 
     fn find(&self, registration: &RegistrationRef, pod: &str) -> Option<&DesiredPod> {
-        let mut all = self.0.iter();
+        let mut all = self.selected.iter();
         all.find(|(of, name, _)| of == registration && *name == pod)
             .map(|(_, _, desired)| desired)
     }
@@ -30,7 +37,7 @@ impl Pods {
 impl DesiredState for Pods {
     fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
         let selecting = self
-            .0
+            .selected
             .iter()
             .filter(|(of, name, _)| *of.namespace == *namespace && *name == pod);
         selecting.map(|(of, _, _)| of.clone()).collect()
@@ -38,6 +45,10 @@ impl DesiredState for Pods {
 
     fn selects(&self, registration: &RegistrationRef, pod: &str) -> bool {
         self.find(registration, pod).is_some()
+    }
+
+    fn is_alive(&self, _: &str, _: &str) -> bool {
+        self.are_others_alive
     }
 
     fn pod_state(&self, registration: &RegistrationRef, pod: &str) -> Option<PodState> {
@@ -190,8 +201,8 @@ fn pods_above_the_rate_limit_are_computed_before_the_guard_decides_only_if_asked
 }
 
 #[test]
-fn pods_that_an_edit_leaves_are_held_and_pods_that_leave_by_themselves_are_not() {
-    for (edited, left) in [(true, 20), (false, 0)] {
+fn pods_that_an_edit_leaves_are_held_and_those_that_leave_or_end_are_not() {
+    for (edited, are_others_alive, left) in [(true, true, 20), (false, true, 0), (true, false, 0)] {
         let mut rig = unconfirmed::registered();
         for number in 0..unconfirmed::PODS {
             let pod = unconfirmed::pod(number);
@@ -201,11 +212,14 @@ fn pods_that_an_edit_leaves_are_held_and_pods_that_leave_by_themselves_are_not()
                 rig.mark("orders", &pod);
             }
         }
-        let none = Pods::default();
+        let none = Pods {
+            are_others_alive,
+            ..Pods::default()
+        };
         rig.reconcile(&none);
         rig.judge(Instant::now());
         rig.reconcile(&none);
-        assert_eq!(rig.left(), left, "edited: {edited}");
+        assert_eq!(rig.left(), left, "edited: {edited}, alive: {are_others_alive}");
     }
 }
 
@@ -218,6 +232,10 @@ fn pod_that_is_deleted_while_its_registration_is_edited_is_not_held() {
         rig.planner.mark_edited(&orders, &pod, now);
         rig.planner.mark_changed(&orders, &pod, true, now);
     }
-    rig.reconcile(&Pods::default());
+    let pods = Pods {
+        are_others_alive: true,
+        ..Pods::default()
+    };
+    rig.reconcile(&pods);
     assert_eq!(rig.left(), 0);
 }
