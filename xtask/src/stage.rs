@@ -25,11 +25,12 @@ pub struct StageConfig {
 }
 
 /// Starts a bed with an etcd of so many members, and says so.
-pub async fn start_bed(etcd_version: EtcdVersion, etcd_members: usize) -> Result<Bed> {
+pub async fn start_bed(etcd_version: EtcdVersion, etcd_members: usize, nodes: usize) -> Result<Bed> {
     eprintln!("starting a control plane and etcd {etcd_version} ...");
     let config = BedConfig {
         etcd_version,
         etcd_members,
+        nodes,
         ..BedConfig::default()
     };
     Ok(Box::pin(Bed::start(config)).await?)
@@ -47,7 +48,7 @@ impl Stage {
     pub async fn set(config: &StageConfig) -> Result<Self> {
         let binary = build(config.etcd_version).await?;
         let begin = Instant::now();
-        let bed = start_bed(config.etcd_version, config.etcd_members).await?;
+        let bed = start_bed(config.etcd_version, config.etcd_members, 1).await?;
         bed.apply_crds().await?;
         let endpoints = bed.registry().endpoints();
         bed.create_registry("default", &endpoints, config.registry_ttl).await?;

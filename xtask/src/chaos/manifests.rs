@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testbed::NewPod;
 
-use super::plan::APPS;
+use super::{plan::APPS, wanted::ZONE};
 
 /// The namespace of everything.
 pub const NAMESPACE: &str = "chaos";
@@ -26,6 +26,11 @@ pub fn deployment_gate(number: usize) -> Option<Value> {
     is_gated(number).then(|| json!({"spec": {"template": {"spec": {"readinessGates": gates}}}}))
 }
 
+/// A label of nodes that registrations may publish, because the Registry allows it.
+pub const RACK: &str = "example.org/rack";
+/// A label of nodes that no registration may publish.
+pub const COST: &str = "example.org/cost-center";
+
 /// A port that no container declares.
 const ADMIN: u16 = 9090;
 
@@ -40,6 +45,7 @@ pub fn registry(endpoints: &[String], ttl_seconds: u32) -> Value {
             "defaults": {"leaseTTLSeconds": ttl_seconds},
             // What it holds is held on purpose, and the checker would have to know why.
             "guard": {"mode": "Off"},
+            "nodeLabels": [RACK],
         },
     })
 }
@@ -168,6 +174,26 @@ fn add_facts(spec: &mut Value, shape: u64) {
     }
 }
 
+/// Attributes from labels of nodes: one that is always allowed, one that the Registry allows, and one that it does not.
+fn add_node_labels(spec: &mut Value, shape: u64) {
+    let labels = [("place", ZONE), ("cell", RACK), ("cost", COST)];
+    let attributes = labels.iter().enumerate().filter(|(i, _)| (shape >> (40 + i)) & 1 == 1);
+    let attributes = attributes.map(|(_, (name, label))| json!({"name": name, "fromNodeLabel": label}));
+    let attributes: Vec<Value> = attributes.collect();
+    if let Some(Value::Array(all)) = spec.get_mut("attributes") {
+        all.extend(attributes);
+    } else if !attributes.is_empty() {
+        spec["attributes"] = attributes.into();
+    }
+}
+
+/// Sets the label of a node that `pick` falls to, or removes it.
+pub fn node_labels(pick: u64) -> Value {
+    let label = [ZONE, RACK, COST][super::rng::index(pick, 3)];
+    let value = [Some("a"), Some("b"), Some("c"), None][super::rng::index(pick >> 8, 4)];
+    json!({"metadata": {"labels": {label: value}}})
+}
+
 /// A registration in one of its many shapes. Whatever its shape, no other registration wants its keys.
 pub fn registration(slot: usize, shape: u64) -> Value {
     let name = registration_name(slot);
@@ -183,6 +209,7 @@ pub fn registration(slot: usize, shape: u64) -> Value {
         _ => spec["service"] = json!({"name": app}),
     }
     add_facts(&mut spec, shape);
+    add_node_labels(&mut spec, shape);
     json!({
         "apiVersion": API,
         "kind": "ServiceRegistration",

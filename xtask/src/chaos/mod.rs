@@ -1,17 +1,20 @@
 //! `cargo xtask chaos`: random work under random faults, and a checker that decides by what consumers could see.
 //!
 //! - [`plan`]: what a seed stands for. [`manifests`]: what it is made of.
-//! - [`scene`]: the bed and what is known of it; [`workload`], [`stranger`] and [`faults`] carry the plan out on it.
+//! - [`scene`]: the bed and what is known of it; [`workload`], [`nodes`], [`stranger`] and [`faults`] carry the plan out on
+//!   it.
 //! - [`recorder`] and the test bed's history of etcd see what happens; [`record`] is what they saw.
-//! - [`wanted`], [`wishes`]: what keys should hold by it. [`holders`]: what they held. [`weather`]: when the servers were well.
+//! - [`wanted`], [`cluster`], [`wishes`]: what keys should hold by it. [`holders`]: what they held. [`weather`]: when the servers were well.
 //! - [`checker`]: whether that is right. [`report`]: how it is told.
 //!
 //! Nothing here may use the crate `leasehold`: what decides about the operator shares no code with it.
 
 mod checker;
+mod cluster;
 mod faults;
 mod holders;
 mod manifests;
+mod nodes;
 mod plan;
 mod record;
 mod recorder;
@@ -149,6 +152,9 @@ async fn play(scene: &Scene, seed: u64, lasting: Duration) -> Result<()> {
 /// Deployments and registrations to begin with.
 async fn begin(scene: &Scene, seed: u64) -> Result<()> {
     let mut rng = rng::Rng::new(seed, 3);
+    for number in 0..plan::NODES {
+        nodes::take_over(scene, number).await?;
+    }
     for number in 0..plan::APPS {
         let name = manifests::app(number);
         let labels = [("app", name.as_str())];

@@ -11,6 +11,8 @@ pub const APPS: usize = 3;
 pub const REGISTRATIONS: usize = 4;
 /// Bare pods go by a number below this.
 pub const BARE_PODS: usize = 8;
+/// Nodes go by a number below this.
+pub const NODES: usize = 3;
 /// The most pods of one Deployment.
 const REPLICAS: u64 = 6;
 
@@ -137,6 +139,10 @@ pub enum Action {
     Unannotate { app: usize },
     /// Somebody edits or deletes the registration that is kept for an annotated Service.
     Meddle { app: usize, pick: u64 },
+    /// A node gets another zone or another label, or loses it.
+    RelabelNode { node: usize, pick: u64 },
+    /// A node becomes ready, or unready, whichever it is not.
+    ToggleNode { node: usize },
     /// The stranger writes a key beside those of a registration.
     StrangerNear { pick: u64 },
     /// The stranger takes the key that a bare pod is about to want.
@@ -162,6 +168,8 @@ impl Action {
             Self::Annotate { .. } => "Service annotated",
             Self::Unannotate { .. } => "Service's annotations removed",
             Self::Meddle { .. } => "kept registration edited or deleted",
+            Self::RelabelNode { .. } => "node relabelled",
+            Self::ToggleNode { .. } => "node's readiness toggled",
             Self::StrangerNear { .. } => "stranger wrote beside",
             Self::StrangerTakes { .. } => "stranger took a pod's key",
             Self::StrangerChanges { .. } => "stranger changed a key",
@@ -194,7 +202,8 @@ impl Iterator for Actions {
         let pause = rng.milliseconds(30, 400);
         let mut slot_of = |n: usize| super::rng::index(rng.next(), n);
         let (app, slot, registration) = (slot_of(APPS), slot_of(BARE_PODS), slot_of(REGISTRATIONS));
-        let (chance, pick) = (rng.below(100), rng.next());
+        let node = slot_of(NODES);
+        let (chance, pick) = (rng.below(108), rng.next());
         let action = match chance {
             0..12 => Action::Scale {
                 app,
@@ -216,7 +225,9 @@ impl Iterator for Actions {
             84..87 => Action::StrangerNear { pick },
             87..92 => Action::StrangerTakes { slot, pick },
             92..94 => Action::StrangerChanges { pick },
-            _ => Action::StrangerLeaves { pick },
+            94..100 => Action::StrangerLeaves { pick },
+            100..106 => Action::RelabelNode { node, pick },
+            _ => Action::ToggleNode { node },
         };
         Some((pause, action))
     }
@@ -258,7 +269,7 @@ mod tests {
 
     #[test]
     fn every_action_is_planned_sooner_or_later() {
-        let names: BTreeSet<_> = Actions::new(1).take(500).map(|(_, action)| action.name()).collect();
-        assert_eq!(names.len(), 15);
+        let names: BTreeSet<_> = Actions::new(1).take(1000).map(|(_, action)| action.name()).collect();
+        assert_eq!(names.len(), 17);
     }
 }

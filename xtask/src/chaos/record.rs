@@ -63,6 +63,17 @@ pub enum Sight {
     Pod(String, Option<Pod>),
     /// A registration, by its name.
     Registration(String, Option<Registration>),
+    /// A node, by its name.
+    Node(String, Option<Node>),
+}
+
+impl Sight {
+    /// The name of the object.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Pod(name, _) | Self::Registration(name, _) | Self::Node(name, _) => name,
+        }
+    }
 }
 
 /// What matters of a pod.
@@ -72,6 +83,8 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// Whether it is ready, or only its readiness gate keeps it from that, and neither terminating nor ended.
     pub ready: bool,
+    /// Whether only its readiness gate keeps it from being ready, or its kubelet has yet to see that the gate is open.
+    pub waits: bool,
     /// Its readiness gate, if it declares one.
     pub gate: Option<Gate>,
     /// Its IPv4 address.
@@ -80,6 +93,15 @@ pub struct Pod {
     pub node: Option<String>,
     /// Its containers' named ports.
     pub ports: BTreeMap<String, u16>,
+}
+
+/// What matters of a node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is ready.
+    pub ready: bool,
 }
 
 /// The state of a pod's readiness gate.

@@ -16,8 +16,9 @@ use kube::{
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
+    cluster::Cluster,
     manifests::{GATE, NAMESPACE},
-    record::{Gate, Moment, Pod, Sight, Sighting, Span},
+    record::{Gate, Moment, Node, Pod, Sight, Sighting, Span},
     wanted::Registration,
 };
 
@@ -27,15 +28,14 @@ const RESPITE: Duration = Duration::from_millis(100);
 /// The recorder of Kubernetes, until this value is dropped.
 pub struct Recorder {
     seen: Arc<Mutex<Seen>>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
 }
 
 #[derive(Clone, Default)]
 struct Seen {
     sightings: Vec<Sighting>,
     gaps: Vec<Span>,
-    pods: BTreeMap<String, Pod>,
-    registrations: BTreeMap<String, Registration>,
+    cluster: Cluster,
 }
 
 impl Recorder {
@@ -43,6 +43,7 @@ impl Recorder {
     pub fn begin(client: &Client, epoch: Instant) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let pods = Api::<v1::Pod>::namespaced(client.clone(), NAMESPACE);
+        let nodes = Api::<v1::Node>::all(client.clone());
         let tasks = [
             tokio::spawn(follow(
                 watcher(pods, watcher::Config::default()),
@@ -56,6 +57,12 @@ impl Recorder {
                 epoch,
                 |name, object| Sight::Registration(name, object.and_then(read_registration)),
             )),
+            tokio::spawn(follow(
+                watcher(nodes, watcher::Config::default()),
+                seen.clone(),
+                epoch,
+                |name, node| Sight::Node(name, node.map(read_node)),
+            )),
         ];
         Self { seen, tasks }
     }
@@ -68,12 +75,17 @@ impl Recorder {
 
     /// The pods as they were seen last.
     pub fn pods(&self) -> BTreeMap<String, Pod> {
-        lock(&self.seen).pods.clone()
+        lock(&self.seen).cluster.pods.clone()
     }
 
     /// The registrations as they were seen last.
     pub fn registrations(&self) -> BTreeMap<String, Registration> {
-        lock(&self.seen).registrations.clone()
+        lock(&self.seen).cluster.registrations.clone()
+    }
+
+    /// The nodes as they were seen last.
+    pub fn nodes(&self) -> BTreeMap<String, Node> {
+        lock(&self.seen).cluster.nodes.clone()
     }
 }
 
@@ -94,19 +106,9 @@ impl Drop for Recorder {
 
 impl Seen {
     fn take(&mut self, at: Moment, sight: Sight) {
-        match &sight {
-            Sight::Pod(name, pod) => put(&mut self.pods, name, pod.as_ref()),
-            Sight::Registration(name, registration) => put(&mut self.registrations, name, registration.as_ref()),
-        }
+        self.cluster.take(&sight);
         self.sightings.push(Sighting { at, sight });
     }
-}
-
-fn put<T: Clone>(all: &mut BTreeMap<String, T>, name: &str, value: Option<&T>) {
-    match value {
-        Some(value) => all.insert(name.to_owned(), value.clone()),
-        None => all.remove(name),
-    };
 }
 
 /// Takes down everything that a watch tells, through losses of it.
@@ -187,8 +189,9 @@ fn read_pod(pod: &v1::Pod) -> Pod {
         });
     // The kubelet makes a pod ready a moment after its gate has opened.
     let waits_for_kubelet = find("Ready").is_some_and(|one| one.reason.as_deref() == Some("ReadinessGatesNotReady"));
-    let waits_for_gate =
-        gate.is_some_and(|gate| gate == Gate::Closed || waits_for_kubelet) && is_true("ContainersReady");
+    let waits = !is_true("Ready")
+        && gate.is_some_and(|gate| gate == Gate::Closed || waits_for_kubelet)
+        && is_true("ContainersReady");
     let ports = spec
         .containers
         .into_iter()
@@ -196,11 +199,21 @@ fn read_pod(pod: &v1::Pod) -> Pod {
     let ports = ports.filter_map(|port| Some((port.name?, u16::try_from(port.container_port).ok()?)));
     Pod {
         labels: pod.metadata.labels.clone().unwrap_or_default(),
-        ready: (is_true("Ready") || waits_for_gate) && !ended && pod.metadata.deletion_timestamp.is_none(),
+        ready: (is_true("Ready") || waits) && !ended && pod.metadata.deletion_timestamp.is_none(),
+        waits,
         gate,
         address: addresses.chain(status.pod_ip).find(|address| address.contains('.')),
         node: spec.node_name,
         ports: ports.collect(),
+    }
+}
+
+fn read_node(node: &v1::Node) -> Node {
+    let status = node.status.clone().unwrap_or_default();
+    let mut conditions = status.conditions.into_iter().flatten();
+    Node {
+        labels: node.metadata.labels.clone().unwrap_or_default(),
+        ready: conditions.any(|one| one.type_ == "Ready" && one.status == "True"),
     }
 }
 

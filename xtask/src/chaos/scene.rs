@@ -16,8 +16,8 @@ use tokio::time::sleep;
 use super::{
     checker::{self, Terms, Violation},
     manifests,
-    plan::APPS,
-    record::{Fault, Moment, Record, Sight, Span, Strange},
+    plan::{APPS, NODES},
+    record::{Fault, Moment, Record, Span, Strange},
     recorder::Recorder,
     wanted::Registration,
 };
@@ -85,7 +85,7 @@ impl Scene {
     /// Builds what is missing, starts everything and waits until it is ready.
     pub async fn set(config: SceneConfig) -> Result<Self> {
         let binary = stage::build(config.etcd_version).await?;
-        let bed = stage::start_bed(config.etcd_version, config.etcd_members).await?;
+        let bed = stage::start_bed(config.etcd_version, config.etcd_members, NODES).await?;
         // Operators are restarted all the time; whoever builds another one meanwhile must not have it judged.
         let own = bed.folder().path().join("leasehold");
         std::fs::copy(&binary, &own).map_err(doing(format!("copy {}", binary.display())))?;
@@ -225,8 +225,7 @@ impl Scene {
                 differences.push("keys are still being written".to_owned());
             }
             if let Some(last) = record.kubernetes.last().filter(|last| last.at >= recent) {
-                let (Sight::Pod(name, _) | Sight::Registration(name, _)) = &last.sight;
-                differences.push(format!("{name} is still being written in Kubernetes"));
+                differences.push(format!("{} is still being written in Kubernetes", last.sight.name()));
             }
             if let Err(error) = settled {
                 differences.push(error.to_string());

@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::record::Pod;
+use super::{
+    manifests::RACK,
+    record::{Node, Pod},
+};
 
-/// The label that tells the zone of a pod.
-const ZONE: &str = "topology.kubernetes.io/zone";
+/// The label that tells the zone of a node or a pod.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
+/// The label that tells the region of a node.
+pub const REGION: &str = "topology.kubernetes.io/region";
 
 /// What matters of a registration.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +24,8 @@ pub struct Registration {
     ports: Vec<Port>,
     outlets: Vec<Outlet>,
     metadata: BTreeMap<String, String>,
+    /// The attributes that are from labels of nodes, with these labels.
+    node_labels: BTreeMap<String, String>,
     weight: Option<u64>,
     version: Option<String>,
 }
@@ -64,6 +71,7 @@ impl Registration {
         let outlets = outlets
             .map(|format| outlet(format, &namespace, &service))
             .collect::<Option<_>>()?;
+        let (metadata, node_labels) = attributes(&spec["attributes"])?;
         Some(Self {
             // A Service selects the pods of the app of its name.
             labels: match text(&spec["service"]["name"]) {
@@ -72,7 +80,8 @@ impl Registration {
             },
             ports,
             outlets,
-            metadata: attributes(&spec["attributes"])?,
+            metadata,
+            node_labels,
             weight: spec["weight"].as_u64(),
             version: text(&spec["version"]["fromLabel"]),
             namespace,
@@ -90,22 +99,47 @@ impl Registration {
         &self.labels
     }
 
-    /// The keys that a pod is to have, with their values as [`canonical`] has them.
-    pub fn keys(&self, name: &str, pod: &Pod) -> BTreeMap<String, String> {
-        let mut keys = BTreeMap::new();
+    /// The keys that a pod on a node is to have, with their values as [`canonical`] has them.
+    pub fn keys(&self, name: &str, pod: &Pod, node: Option<&Node>) -> BTreeMap<String, String> {
         let selected = self
             .labels
             .iter()
             .all(|(label, value)| pod.labels.get(label) == Some(value));
-        let Some(address) = pod.address.as_ref().filter(|_| selected && pod.ready) else {
-            return keys;
+        // No kubelet makes a pod ready on a node that is not.
+        let lost = pod.waits && node.is_some_and(|node| !node.ready);
+        let Some(address) = pod.address.as_ref().filter(|_| selected && pod.ready && !lost) else {
+            return BTreeMap::new();
         };
+        let label = |label: &str| pod.labels.get(label);
+        let endpoint = Endpoint {
+            name,
+            address,
+            node: pod.node.as_deref(),
+            zone: node.and_then(|node| node.labels.get(ZONE)).or_else(|| label(ZONE)),
+            version: self.version.as_deref().and_then(label),
+            weight: self.weight,
+            metadata: self.attributes(node),
+        };
+        self.records(&endpoint, |target| match target {
+            Target::Number(number) => Some(*number),
+            Target::Named(wanted) => pod.ports.get(wanted).copied().map(u64::from),
+        })
+    }
+
+    /// The attributes of an endpoint on a node.
+    fn attributes(&self, node: Option<&Node>) -> BTreeMap<String, String> {
+        let is_published = |label: &str| matches!(label, ZONE | REGION | RACK);
+        let labels = self.node_labels.iter().filter(|(_, label)| is_published(label));
+        let of_node = labels.filter_map(|(name, label)| Some((name.clone(), node?.labels.get(label)?.clone())));
+        self.metadata.clone().into_iter().chain(of_node).collect()
+    }
+
+    /// The keys of an endpoint, whose ports have the numbers that `number` says.
+    fn records(&self, endpoint: &Endpoint<'_>, number: impl Fn(&Target) -> Option<u64>) -> BTreeMap<String, String> {
+        let Endpoint { name, address, .. } = endpoint;
+        let mut keys = BTreeMap::new();
         for port in &self.ports {
-            let number = match &port.target {
-                Target::Number(number) => Some(*number),
-                Target::Named(wanted) => pod.ports.get(wanted).copied().map(u64::from),
-            };
-            let Some(number) = number else { continue };
+            let Some(number) = number(&port.target) else { continue };
             for outlet in &self.outlets {
                 let mut key = format!("{}{name}", outlet.prefix);
                 if self.ports.len() > 1 {
@@ -116,7 +150,7 @@ impl Registration {
                 let value = match outlet.style {
                     Style::HostPort => host_port,
                     Style::EtcdGRPC => json!({"Op": 0, "Addr": host_port, "Metadata": null}).to_string(),
-                    Style::Json => self.json(name, pod, address, &port.name, number).to_string(),
+                    Style::Json => self.json(endpoint, &port.name, number).to_string(),
                 };
                 keys.insert(key, value);
             }
@@ -124,27 +158,39 @@ impl Registration {
         keys
     }
 
-    fn json(&self, name: &str, pod: &Pod, address: &str, port_name: &str, port: u64) -> Value {
+    fn json(&self, endpoint: &Endpoint<'_>, port_name: &str, port: u64) -> Value {
         let mut json = Map::new();
         let mut tell = |field: &str, value: Option<Value>| {
             if let Some(value) = value {
                 json.insert(field.to_owned(), value);
             }
         };
-        let label = |label: &str| pod.labels.get(label).map(|value| json!(value));
-        tell("address", Some(json!(address)));
+        let metadata = &endpoint.metadata;
+        tell("address", Some(json!(endpoint.address)));
         tell("port", Some(json!(port)));
         tell("portName", Some(json!(port_name)));
-        tell("version", self.version.as_deref().and_then(label));
-        tell("weight", self.weight.map(|weight| json!(weight)));
-        tell("zone", label(ZONE));
-        tell("node", pod.node.as_ref().map(|node| json!(node)));
-        tell("pod", Some(json!(name)));
+        tell("version", endpoint.version.map(|version| json!(version)));
+        tell("weight", endpoint.weight.map(|weight| json!(weight)));
+        tell("zone", endpoint.zone.map(|zone| json!(zone)));
+        tell("node", endpoint.node.map(|node| json!(node)));
+        tell("pod", Some(json!(endpoint.name)));
         tell("namespace", Some(json!(self.namespace)));
         tell("service", Some(json!(self.service)));
-        tell("metadata", (!self.metadata.is_empty()).then(|| json!(self.metadata)));
+        tell("metadata", (!metadata.is_empty()).then(|| json!(metadata)));
         Value::Object(json)
     }
+}
+
+/// What clients connect to, and what is known of it.
+struct Endpoint<'a> {
+    /// Its name in keys.
+    name: &'a str,
+    address: &'a str,
+    node: Option<&'a str>,
+    zone: Option<&'a String>,
+    version: Option<&'a String>,
+    weight: Option<u64>,
+    metadata: BTreeMap<String, String>,
 }
 
 /// A value such that two which mean the same are the same: the fields of a JSON object in order of their names.
@@ -162,12 +208,18 @@ fn texts(object: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn attributes(list: &Value) -> Option<BTreeMap<String, String>> {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let attributes = list.as_array().into_iter().flatten();
-    attributes
-        .map(|attribute| Some((text(&attribute["name"])?, text(&attribute["value"])?)))
-        .collect()
+/// The attributes with their values, and those that are from labels of nodes with the labels.
+fn attributes(list: &Value) -> Option<(BTreeMap<String, String>, BTreeMap<String, String>)> {
+    let (mut values, mut labels) = (BTreeMap::new(), BTreeMap::new());
+    for attribute in list.as_array().into_iter().flatten() {
+        let name = attribute["name"].as_str()?.to_owned();
+        match (attribute["value"].as_str(), attribute["fromNodeLabel"].as_str()) {
+            (Some(value), None) => values.insert(name, value.to_owned()),
+            (None, Some(label)) => labels.insert(name, label.to_owned()),
+            _ => return None,
+        };
+    }
+    Some((values, labels))
 }
 
 fn port(port: &Value) -> Option<Port> {
@@ -224,6 +276,7 @@ pub mod tests {
         Pod {
             labels: BTreeMap::from([("app".to_owned(), "orders".to_owned())]),
             ready,
+            waits: false,
             gate: None,
             address: Some("10.0.0.7".to_owned()),
             node: Some("n1".to_owned()),
@@ -233,7 +286,8 @@ pub mod tests {
 
     #[test]
     fn a_ready_pod_that_is_selected_has_the_documented_keys() {
-        let keys = registration(&json!({"formats": [{"type": "Plain"}, {"type": "EtcdGRPC"}]})).keys("a", &pod(true));
+        let keys =
+            registration(&json!({"formats": [{"type": "Plain"}, {"type": "EtcdGRPC"}]})).keys("a", &pod(true), None);
         let expected = [
             ("/services/shop/orders/a", "10.0.0.7:8080".to_owned()),
             (
@@ -252,7 +306,7 @@ pub mod tests {
             "weight": 10,
             "attributes": [{"name": "region", "value": "eu"}],
         });
-        let keys = registration(&spec).keys("a", &pod(true));
+        let keys = registration(&spec).keys("a", &pod(true), None);
         let written = r#"{"address":"10.0.0.7","port":80,"portName":"web","weight":10,"node":"n1","pod":"a","namespace":"shop","service":"orders","metadata":{"region":"eu"}}"#;
         assert_eq!(keys["/x/a:web"], canonical(written));
         assert_eq!(keys.len(), 2);
@@ -261,11 +315,70 @@ pub mod tests {
     #[test]
     fn who_is_not_ready_or_not_selected_has_none() {
         let registration = registration(&json!({}));
-        assert_eq!(registration.keys("a", &pod(false)).len(), 0);
+        assert_eq!(registration.keys("a", &pod(false), None).len(), 0);
         let stranger = Pod {
             labels: BTreeMap::new(),
             ..pod(true)
         };
-        assert_eq!(registration.keys("a", &stranger).len(), 0);
+        assert_eq!(registration.keys("a", &stranger, None).len(), 0);
+    }
+
+    /// The node of [`pod`], with these labels.
+    pub fn node(labels: &[(&str, &str)]) -> Node {
+        let labels = labels
+            .iter()
+            .map(|(label, value)| ((*label).to_owned(), (*value).to_owned()));
+        Node {
+            labels: labels.collect(),
+            ready: true,
+        }
+    }
+
+    #[test]
+    fn attributes_are_from_labels_of_nodes_that_the_registry_allows() {
+        let from = |name: &str, label: &str| json!({"name": name, "fromNodeLabel": label});
+        let registration = registration(&json!({
+            "formats": [{"type": "Plain", "plain": {"value": "JSON"}}],
+            "attributes": [from("place", ZONE), from("cell", RACK), from("cost", "example.org/cost"), from("area", REGION)],
+        }));
+        let metadata = |node: Option<&Node>| {
+            let keys = registration.keys("a", &pod(true), node);
+            let value: Value = serde_json::from_str(&keys["/services/shop/orders/a"]).expect("JSON");
+            (value["zone"].clone(), value["metadata"].clone())
+        };
+        let labels = [(ZONE, "z1"), (RACK, "r1"), ("example.org/cost", "c1")];
+        let expected = (json!("z1"), json!({"place": "z1", "cell": "r1"}));
+        assert_eq!(metadata(Some(&node(&labels))), expected);
+        assert_eq!(metadata(Some(&node(&[]))), (Value::Null, Value::Null));
+        assert_eq!(metadata(None), (Value::Null, Value::Null));
+    }
+
+    #[test]
+    fn the_zone_is_that_of_the_node_or_else_of_the_pod() {
+        let registration = registration(&json!({"formats": [{"type": "Plain", "plain": {"value": "JSON"}}]}));
+        let mut pod = pod(true);
+        pod.labels.insert(ZONE.to_owned(), "of-pod".to_owned());
+        let zone = |node: &Node| {
+            let keys = registration.keys("a", &pod, Some(node));
+            serde_json::from_str::<Value>(&keys["/services/shop/orders/a"]).expect("JSON")["zone"].clone()
+        };
+        assert_eq!(zone(&node(&[(ZONE, "of-node")])), "of-node");
+        assert_eq!(zone(&node(&[])), "of-pod");
+    }
+
+    #[test]
+    fn a_pod_that_waits_for_its_gate_has_no_keys_on_a_node_that_is_not_ready() {
+        let registration = registration(&json!({}));
+        let lost = Node {
+            ready: false,
+            ..node(&[])
+        };
+        let waiting = Pod {
+            waits: true,
+            ..pod(true)
+        };
+        assert_eq!(registration.keys("a", &waiting, Some(&lost)).len(), 0);
+        assert_eq!(registration.keys("a", &waiting, Some(&node(&[]))).len(), 1);
+        assert_eq!(registration.keys("a", &pod(true), Some(&lost)).len(), 1);
     }
 }

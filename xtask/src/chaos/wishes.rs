@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    record::{Moment, Pod, Sight, Sighting, Span},
+    cluster::{Cluster, Subject},
+    record::{Moment, Node, Pod, Sight, Sighting, Span},
     wanted::Registration,
 };
 
@@ -22,6 +23,7 @@ pub struct Wishes {
     keys: BTreeMap<String, Vec<Wish>>,
     pods: BTreeMap<String, Vec<(Moment, Option<Pod>)>>,
     registrations: BTreeMap<String, Vec<(Moment, Option<Registration>)>>,
+    nodes: BTreeMap<String, Vec<(Moment, Option<Node>)>>,
 }
 
 /// Before anything was seen nothing should be there.
@@ -33,42 +35,19 @@ static NOTHING: [Wish; 1] = [Wish {
 impl Wishes {
     /// From the sightings, in their order.
     pub fn of(sightings: &[Sighting]) -> Self {
-        let mut wishes = Self::default();
-        let (mut pods, mut registrations) = (BTreeMap::new(), BTreeMap::new());
-        let mut pairs: BTreeMap<(String, String), BTreeMap<String, String>> = BTreeMap::new();
+        let (mut wishes, mut cluster) = (Self::default(), Cluster::default());
+        let mut pairs: BTreeMap<(String, Subject), BTreeMap<String, String>> = BTreeMap::new();
         for Sighting { at, sight } in sightings {
-            let changed: Vec<(String, String)> = match sight {
-                Sight::Pod(name, pod) => {
-                    if pods.get(name) == pod.as_ref() {
-                        continue;
-                    }
-                    put(&mut pods, name, pod.as_ref());
-                    wishes.pods.entry(name.clone()).or_default().push((*at, pod.clone()));
-                    registrations
-                        .keys()
-                        .map(|one: &String| (one.clone(), name.clone()))
-                        .collect()
-                }
-                Sight::Registration(name, registration) => {
-                    if registrations.get(name) == registration.as_ref() {
-                        continue;
-                    }
-                    let known = pairs.keys().filter(|(one, _)| one == name);
-                    let changed = known
-                        .cloned()
-                        .chain(pods.keys().map(|pod| (name.clone(), pod.clone())))
-                        .collect();
-                    put(&mut registrations, name, registration.as_ref());
-                    let states = wishes.registrations.entry(name.clone()).or_default();
-                    states.push((*at, registration.clone()));
-                    changed
-                }
-            };
-            for pair in changed {
-                let now = match (registrations.get(&pair.0), pods.get(&pair.1)) {
-                    (Some(registration), Some(pod)) => registration.keys(&pair.1, pod),
-                    _ => BTreeMap::new(),
-                };
+            if !cluster.take(sight) {
+                continue;
+            }
+            wishes.remember(*at, sight);
+            let mut touched = cluster.touched(sight);
+            if let Sight::Registration(name, _) = sight {
+                touched.extend(pairs.keys().filter(|(one, _)| one == name).cloned());
+            }
+            for pair in touched {
+                let now = cluster.keys(&pair.0, &pair.1);
                 let before = pairs.remove(&pair).unwrap_or_default();
                 wishes.change(*at, &before, &now);
                 if !now.is_empty() {
@@ -77,6 +56,14 @@ impl Wishes {
             }
         }
         wishes
+    }
+
+    fn remember(&mut self, at: Moment, sight: &Sight) {
+        match sight {
+            Sight::Pod(name, pod) => add(&mut self.pods, name, at, pod.as_ref()),
+            Sight::Registration(name, registration) => add(&mut self.registrations, name, at, registration.as_ref()),
+            Sight::Node(name, node) => add(&mut self.nodes, name, at, node.as_ref()),
+        }
     }
 
     fn change(&mut self, at: Moment, before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) {
@@ -107,24 +94,69 @@ impl Wishes {
         self.of_key(key).last()?.value.as_deref()
     }
 
-    /// Since when its pod has been as it must be for a key to have this value by one who saw pods and registrations of this
-    /// time, but not in the order in which they were seen here; and who knew what the pod was at `known`. Only a registration
-    /// that changed leaves that open.
+    /// Since when its pod has been as it must be for a key to have this value by one who saw pods, registrations and nodes of
+    /// this time, but not in the order in which they were seen here; and who knew what the pod was at `known`. Only a
+    /// registration that changed leaves that open, or a pod and its node that both did.
     pub fn could_be(&self, key: &str, value: &str, within: Span, known: Moment) -> Option<Moment> {
-        let changed = self.registrations.values().map(|states| alive(states, within));
-        let changed = changed.filter(|states| states.len() > 1).flatten();
-        let changed: Vec<&Registration> = changed.filter_map(|state| state.value).collect();
         let pods = self.pods.iter().filter(|(name, _)| key.contains(name.as_str()));
-        let pods = pods.flat_map(|(name, states)| alive(states, within).into_iter().map(move |state| (name, state)));
-        let right = pods.filter(|(name, state)| {
-            let Some(pod) = state.value.filter(|_| state.to > known) else {
-                return false;
-            };
-            let of =
-                |registration: &&Registration| registration.keys(name, pod).get(key).is_some_and(|one| one == value);
-            changed.iter().any(of)
-        });
-        right.map(|(_, state)| state.from).min()
+        let pods: Vec<_> = pods.map(|(name, states)| (name, alive(states, within))).collect();
+        let registrations = self.registrations.values().map(|states| alive(states, within));
+        let mut since: Option<Moment> = None;
+        for states in registrations {
+            let specs = states.iter().filter_map(|state| state.value);
+            for registration in specs.filter(|one| one.prefixes().any(|prefix| key.starts_with(prefix))) {
+                for (name, pods) in &pods {
+                    for state in pods.iter().filter(|state| state.to > known) {
+                        let Some(pod) = state.value else { continue };
+                        let keys = self.keys_on_nodes(registration, name, pod, within);
+                        let depends_on_node = keys.windows(2).any(|pair| pair[0] != pair[1]);
+                        let is_open = states.len() > 1 || depends_on_node && pods.len() > 1;
+                        if is_open && keys.iter().any(|keys| keys.get(key).is_some_and(|one| one == value)) {
+                            since = Some(since.map_or(state.from, |since| since.min(state.from)));
+                        }
+                    }
+                }
+            }
+        }
+        since
+    }
+
+    /// Whether a key could be gone by one who saw pods and nodes of this time in another order: its pod waited for its gate,
+    /// and its node was not ready, though not at the same time.
+    pub fn could_be_gone(&self, key: &str, within: Span) -> bool {
+        let pods = self.pods.iter().filter(|(name, _)| key.contains(name.as_str()));
+        let pods = pods.flat_map(|(_, states)| alive(states, within));
+        let mut waiting = pods.filter_map(|state| state.value).filter(|pod| pod.waits);
+        waiting.any(|pod| {
+            let nodes = self.node_states(pod, within);
+            nodes.iter().any(|node| node.value.is_some_and(|node| !node.ready))
+        })
+    }
+
+    /// The keys of a pod by each state of its node in a span.
+    pub fn keys_on_nodes(
+        &self,
+        registration: &Registration,
+        name: &str,
+        pod: &Pod,
+        within: Span,
+    ) -> Vec<BTreeMap<String, String>> {
+        let nodes = self.node_states(pod, within).into_iter();
+        nodes.map(|node| registration.keys(name, pod, node.value)).collect()
+    }
+
+    /// What the node of a pod was at some time of a span; unknown all the time if it was never seen.
+    pub fn node_states(&self, pod: &Pod, within: Span) -> Vec<State<'_, Node>> {
+        let states = pod.node.as_ref().and_then(|node| self.nodes.get(node));
+        let known = states.map(|states| alive(states, within)).unwrap_or_default();
+        if known.is_empty() {
+            return vec![State {
+                from: Moment::ZERO,
+                to: Moment::MAX,
+                value: None,
+            }];
+        }
+        known
     }
 
     /// What each registration was, one state after the other.
@@ -153,11 +185,8 @@ impl Wishes {
     }
 }
 
-fn put<T: Clone>(all: &mut BTreeMap<String, T>, name: &str, value: Option<&T>) {
-    match value {
-        Some(value) => all.insert(name.to_owned(), value.clone()),
-        None => all.remove(name),
-    };
+fn add<T: Clone>(all: &mut BTreeMap<String, Vec<(Moment, Option<T>)>>, name: &str, at: Moment, value: Option<&T>) {
+    all.entry(name.to_owned()).or_default().push((at, value.cloned()));
 }
 
 /// What an object was for a while; none while it was not there.

@@ -15,8 +15,10 @@ use tokio::{
 
 use super::{
     manifests::{
-        API, NAMESPACE, PORTS, annotations, app, bare_pod, new_pod, no_annotations, registration, registration_name,
+        API, NAMESPACE, PORTS, annotations, app, bare_pod, new_pod, no_annotations, node_labels, registration,
+        registration_name,
     },
+    nodes,
     plan::{APPS, Action, Actions, BARE_PODS},
     record::{Gate, Pod},
     recorder,
@@ -84,6 +86,8 @@ impl Workload<'_> {
             Action::Annotate { app: number, shape } => self.annotate(number, &annotations(number, shape)).await?,
             Action::Unannotate { app: number } => self.annotate(number, &no_annotations()).await?,
             Action::Meddle { app: number, pick } => self.meddle(&app(number), pick).await?,
+            Action::RelabelNode { node, pick } => nodes::change(scene, node, &node_labels(pick)).await?,
+            Action::ToggleNode { node } => nodes::toggle(scene, node).await?,
             Action::StrangerNear { pick } => return Ok(self.near(pick).await),
             Action::StrangerTakes { slot, pick } => return self.takes(slot, pick).await,
             Action::StrangerChanges { pick } => return Ok(self.stranger.change(scene, pick).await),
@@ -171,12 +175,13 @@ impl Workload<'_> {
                 let pod = Pod {
                     labels: one.labels().clone(),
                     ready: true,
+                    waits: false,
                     gate: None,
                     address: Some(String::new()),
                     node: None,
                     ports: ports.into(),
                 };
-                one.keys(&name, &pod).into_keys()
+                one.keys(&name, &pod, None).into_keys()
             })
             .collect();
         if keys.is_empty() {

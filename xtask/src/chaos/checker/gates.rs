@@ -48,9 +48,12 @@ fn of_opening(scene: &Scene<'_>, (name, before, after, at): (&str, &Pod, &Pod, M
         let Some(registration) = state.value.filter(|_| state.span().from <= around.from) else {
             continue;
         };
-        let keys = registration.keys(name, after);
-        // Of a pod that is relabelled while the request that opens its gate is on its way, too.
-        if waited.iter().any(|pod| registration.keys(name, pod) != keys) {
+        let of_pod = |pod: &Pod| scene.wishes.keys_on_nodes(registration, name, pod, around);
+        let mut on_nodes = of_pod(after);
+        // Of a pod that is relabelled while the request that opens its gate is on its way, too, or whose node changes then.
+        on_nodes.extend(waited.iter().flat_map(|pod| of_pod(pod)));
+        let keys = on_nodes.swap_remove(0);
+        if on_nodes.iter().any(|others| *others != keys) {
             continue;
         }
         for (key, value) in keys {

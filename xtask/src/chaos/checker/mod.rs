@@ -7,6 +7,8 @@
 mod foreign;
 mod gates;
 mod latency;
+#[cfg(test)]
+mod node_tests;
 mod reasons;
 mod retained;
 mod silence;
@@ -210,7 +212,12 @@ pub fn differences(record: &Record) -> Vec<String> {
     }
     for (name, state) in wishes.pod_states(now) {
         let waits = |pod: &Pod| pod.ready && pod.gate == Some(Gate::Closed);
-        if state.value.is_some_and(waits) && state.span().to > record.end {
+        // One on a node that is not ready waits until that is.
+        let is_lost = |pod: &Pod| {
+            let nodes = wishes.node_states(pod, now);
+            nodes.iter().any(|node| node.value.is_some_and(|node| !node.ready))
+        };
+        if state.value.is_some_and(|pod| waits(pod) && !is_lost(pod)) && state.span().to > record.end {
             differences.push(format!("{name} waits for its readiness gate"));
         }
     }

@@ -101,7 +101,8 @@ impl History<'_> {
         if self.scene.record.gaps.iter().any(|gap| meets(*gap, within)) {
             return Judgement::Unknown;
         }
-        if otherwise.is_some() || self.scene.retained.allows(self.key, value, within) {
+        let is_gone = value.is_none() && self.scene.wishes.could_be_gone(self.key, within);
+        if otherwise.is_some() || is_gone || self.scene.retained.allows(self.key, value, within) {
             return Judgement::Right;
         }
         self.wrong(value, &right, within)

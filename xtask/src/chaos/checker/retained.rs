@@ -42,27 +42,40 @@ impl Retained {
                     .collect();
                 for (name, state) in wishes.pod_states(newest.span()) {
                     let Some(pod) = state.value else { continue };
-                    let wanted = spec.keys(name, pod);
-                    let barred = wanted.keys().flat_map(|key| {
-                        let spans = taken.get(key.as_str()).into_iter().flatten();
-                        spans.map(move |span| (key, *span))
-                    });
-                    for (barred, span) in barred {
-                        let span = meet(span, meet(newest.span(), state.span()));
-                        if span.from >= span.to {
-                            continue;
-                        }
-                        for before in &earlier {
-                            let had = before.keys(name, pod);
-                            if !had.contains_key(barred) {
-                                retained.add(span, &wanted, &had);
-                            }
+                    let both = meet(newest.span(), state.span());
+                    for node in wishes.node_states(pod, both) {
+                        let alive = meet(both, node.span());
+                        let wanted = spec.keys(name, pod, node.value);
+                        if wanted.keys().any(|key| taken.contains_key(key.as_str())) {
+                            let had = earlier.iter().map(|spec| spec.keys(name, pod, node.value));
+                            retained.add_barred(alive, &wanted, &had.collect::<Vec<_>>(), &taken);
                         }
                     }
                 }
             }
         }
         retained
+    }
+
+    /// While a stranger has one of the keys that a pod is wanted to have: by each earlier spec that did not ask for that key.
+    fn add_barred(
+        &mut self,
+        alive: Span,
+        wanted: &BTreeMap<String, String>,
+        earlier: &[BTreeMap<String, String>],
+        taken: &BTreeMap<&str, Vec<Span>>,
+    ) {
+        for key in wanted.keys() {
+            for span in taken.get(key.as_str()).into_iter().flatten() {
+                let span = meet(*span, alive);
+                if span.from >= span.to {
+                    continue;
+                }
+                for had in earlier.iter().filter(|had| !had.contains_key(key)) {
+                    self.add(span, wanted, had);
+                }
+            }
+        }
     }
 
     fn add(&mut self, span: Span, wanted: &BTreeMap<String, String>, had: &BTreeMap<String, String>) {

@@ -11,11 +11,11 @@ use crate::chaos::{
     wanted::tests::{pod, registration},
 };
 
-const KEY: &str = "/services/shop/orders/a";
-const VALUE: &str = "10.0.0.7:8080";
+pub const KEY: &str = "/services/shop/orders/a";
+pub const VALUE: &str = "10.0.0.7:8080";
 const LEADER: &str = "/leasehold/cluster/leader";
 const RECORD: &str = "/leasehold/cluster/leases/0000000000000007";
-const LEASE: i64 = 7;
+pub const LEASE: i64 = 7;
 
 fn terms() -> Terms {
     Terms {
@@ -32,14 +32,14 @@ fn terms() -> Terms {
 }
 
 /// A record in the making; times are in seconds.
-struct Story {
+pub struct Story {
     record: Record,
     revision: i64,
 }
 
 impl Story {
     /// Somebody leads and has recorded a lease; `orders` is registered.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut story = Self {
             record: Record::default(),
             revision: 0,
@@ -52,46 +52,47 @@ impl Story {
     }
 
     /// The pod `a` is ready and registered from the second 1 on.
-    fn registered() -> Self {
+    pub fn registered() -> Self {
         let mut story = Self::new();
         story.ready(1.0, true);
         story.ours(1.1, VALUE);
         story
     }
 
-    fn register(&mut self, at: f64, spec: &serde_json::Value) {
+    pub fn register(&mut self, at: f64, spec: &serde_json::Value) {
         self.sight(at, Sight::Registration("orders".to_owned(), Some(registration(spec))));
     }
 
-    fn ready(&mut self, at: f64, ready: bool) {
+    pub fn ready(&mut self, at: f64, ready: bool) {
         self.sight(at, Sight::Pod("a".to_owned(), Some(pod(ready))));
     }
 
     /// The pod `a` has a readiness gate in this state.
-    fn gate(&mut self, at: f64, gate: Gate) {
+    pub fn gate(&mut self, at: f64, gate: Gate) {
         let pod = Pod {
             gate: Some(gate),
+            waits: gate == Gate::Closed,
             ..pod(true)
         };
         self.sight(at, Sight::Pod("a".to_owned(), Some(pod)));
     }
 
-    fn sight(&mut self, at: f64, sight: Sight) {
+    pub fn sight(&mut self, at: f64, sight: Sight) {
         let at = Duration::from_secs_f64(at);
         self.record.kubernetes.push(Sighting { at, sight });
     }
 
-    fn ours(&mut self, at: f64, value: &str) {
+    pub fn ours(&mut self, at: f64, value: &str) {
         self.put(KEY, at, value, LEASE);
     }
 
-    fn put(&mut self, key: &str, at: f64, value: &str, lease: i64) {
+    pub fn put(&mut self, key: &str, at: f64, value: &str, lease: i64) {
         let value = value.to_owned();
         self.revision += 1;
         self.event(key, at, What::Put { value, lease });
     }
 
-    fn delete(&mut self, key: &str, at: f64) {
+    pub fn delete(&mut self, key: &str, at: f64) {
         self.revision += 1;
         self.event(key, at, What::Delete);
     }
@@ -112,7 +113,7 @@ impl Story {
         self.record.etcd.push((Duration::from_secs_f64(at), event));
     }
 
-    fn fault(&mut self, kind: FaultKind, from: f64, to: f64, halts: bool) {
+    pub fn fault(&mut self, kind: FaultKind, from: f64, to: f64, halts: bool) {
         let span = span(from, to);
         let target = "one".to_owned();
         self.record.faults.push(Fault {
@@ -133,7 +134,7 @@ impl Story {
         });
     }
 
-    fn kinds(&self) -> Vec<Kind> {
+    pub fn kinds(&self) -> Vec<Kind> {
         let violations = check(&self.record, &terms()).violations;
         violations.into_iter().map(|violation| violation.kind).collect()
     }

@@ -1,0 +1,45 @@
+//! What the workload does to nodes.
+
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+use super::scene::Scene;
+use crate::error::Result;
+
+/// The name of a node of the bed.
+fn name(number: usize) -> String {
+    format!("node-{number}")
+}
+
+/// From now on only the workload says whether a node is ready.
+pub async fn take_over(scene: &Scene, number: usize) -> Result<()> {
+    let annotations = json!({"testbed.leasehold.dev/readiness": "manual"});
+    change(scene, number, &json!({"metadata": {"annotations": annotations}})).await
+}
+
+/// Merges a change (RFC 7386) into a node.
+pub async fn change(scene: &Scene, number: usize, change: &Value) -> Result<()> {
+    let nodes = Api::<Node>::all(scene.bed.client());
+    nodes
+        .patch(&name(number), &PatchParams::default(), &Patch::Merge(change))
+        .await?;
+    Ok(())
+}
+
+/// Makes a node ready, or unready, whichever it is not. The first node stays ready, so that pods can run.
+pub async fn toggle(scene: &Scene, number: usize) -> Result<()> {
+    let name = name(number.max(1));
+    let Some(node) = scene.recorder.nodes().remove(&name) else {
+        return Ok(());
+    };
+    let status = if node.ready { "False" } else { "True" };
+    let condition = json!({"type": "Ready", "status": status, "lastTransitionTime": Timestamp::now().to_string()});
+    let change = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+    let nodes = Api::<Node>::all(scene.bed.client());
+    nodes.patch_status(&name, &PatchParams::default(), &change).await?;
+    Ok(())
+}
