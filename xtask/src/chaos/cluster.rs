@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    record::{Node, Pod, Sight},
-    wanted::Registration,
+    record::{Node, Pod, Service, Sight},
+    wanted::{Registers, Registration},
 };
 
 /// The objects as they were seen last, by their names.
@@ -13,13 +13,14 @@ pub struct Cluster {
     pub pods: BTreeMap<String, Pod>,
     pub registrations: BTreeMap<String, Registration>,
     pub nodes: BTreeMap<String, Node>,
+    pub services: BTreeMap<String, Service>,
 }
 
-/// What a registration has keys for.
+/// What a registration has keys for, by its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
-    /// A pod, by its name.
     Pod(String),
+    Node(String),
 }
 
 impl Cluster {
@@ -29,40 +30,58 @@ impl Cluster {
             Sight::Pod(name, pod) => put(&mut self.pods, name, pod.as_ref()),
             Sight::Registration(name, registration) => put(&mut self.registrations, name, registration.as_ref()),
             Sight::Node(name, node) => put(&mut self.nodes, name, node.as_ref()),
+            Sight::Service(name, service) => put(&mut self.services, name, service.as_ref()),
         }
     }
 
     /// The keys of a registration for a subject.
     pub fn keys(&self, registration: &str, subject: &Subject) -> BTreeMap<String, String> {
-        let Some(registration) = self.registrations.get(registration) else {
-            return BTreeMap::new();
+        let keys = || {
+            let registration = self.registrations.get(registration)?;
+            Some(match subject {
+                Subject::Pod(name) => {
+                    let pod = self.pods.get(name)?;
+                    let node = pod.node.as_ref().and_then(|node| self.nodes.get(node));
+                    registration.keys(name, pod, node)
+                }
+                Subject::Node(name) => {
+                    let (node, service) = (self.nodes.get(name)?, self.services.get(registration.service()?)?);
+                    let behind = self
+                        .pods
+                        .values()
+                        .filter(|pod| registration.selects(pod) && pod.serves());
+                    let behind = behind.filter(|pod| !service.local || pod.node.as_ref() == Some(name));
+                    registration.node_keys(name, node, service, behind.count())
+                }
+            })
         };
-        match subject {
-            Subject::Pod(name) => self.pods.get(name).map(|pod| {
-                let node = pod.node.as_ref().and_then(|node| self.nodes.get(node));
-                registration.keys(name, pod, node)
-            }),
-        }
-        .unwrap_or_default()
+        keys().unwrap_or_default()
     }
 
     /// The registrations and subjects whose keys may have changed with the object of a sight, which has been taken in.
     pub fn touched(&self, sight: &Sight) -> BTreeSet<(String, Subject)> {
-        let of_pod = |pod: &String| {
-            let subject = Subject::Pod(pod.clone());
-            self.registrations.keys().map(move |one| (one.clone(), subject.clone()))
-        };
-        match sight {
-            Sight::Pod(name, _) => of_pod(name).collect(),
-            Sight::Registration(name, _) => {
-                let pods = self.pods.keys().map(|pod| Subject::Pod(pod.clone()));
-                pods.map(|subject| (name.clone(), subject)).collect()
-            }
-            Sight::Node(name, _) => {
-                let on_node = self.pods.iter().filter(|(_, pod)| pod.node.as_ref() == Some(name));
-                on_node.flat_map(|(pod, _)| of_pod(pod)).collect()
-            }
+        let mut touched = BTreeSet::new();
+        for (name, registration) in &self.registrations {
+            let of_nodes = registration.registers() == Registers::Nodes;
+            let subjects: Vec<Subject> = match sight {
+                Sight::Pod(pod, _) if !of_nodes => vec![Subject::Pod(pod.clone())],
+                Sight::Registration(one, _) if !of_nodes && one == name => {
+                    self.pods.keys().cloned().map(Subject::Pod).collect()
+                }
+                Sight::Node(node, _) if !of_nodes => {
+                    let on_node = self.pods.iter().filter(|(_, pod)| pod.node.as_ref() == Some(node));
+                    on_node.map(|(pod, _)| Subject::Pod(pod.clone())).collect()
+                }
+                Sight::Node(node, _) => vec![Subject::Node(node.clone())],
+                Sight::Registration(one, _) if one != name => continue,
+                Sight::Service(one, _) if registration.service() != Some(one) => continue,
+                Sight::Pod(..) | Sight::Registration(..) | Sight::Service(..) => {
+                    self.nodes.keys().cloned().map(Subject::Node).collect()
+                }
+            };
+            touched.extend(subjects.into_iter().map(|subject| (name.clone(), subject)));
         }
+        touched
     }
 }
 

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use testbed::NewPod;
 
-use super::{plan::APPS, wanted::ZONE};
+use super::{
+    plan::{APPS, REGISTRATIONS},
+    wanted::ZONE,
+};
 
 /// The namespace of everything.
 pub const NAMESPACE: &str = "chaos";
@@ -30,6 +33,11 @@ pub fn deployment_gate(number: usize) -> Option<Value> {
 pub const RACK: &str = "example.org/rack";
 /// A label of nodes that no registration may publish.
 pub const COST: &str = "example.org/cost-center";
+
+/// The label of nodes that load balancers may not use.
+pub const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// The taint of nodes that are about to be removed.
+pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// A port that no container declares.
 const ADMIN: u16 = 9090;
@@ -66,7 +74,8 @@ pub fn service(number: usize) -> Value {
         "kind": "Service",
         "metadata": {"name": name},
         "spec": {
-            "clusterIP": "None",
+            // It also has a cluster IP and node ports.
+            "type": "LoadBalancer",
             "selector": {"app": name},
             "ports": [port(grpc, 80, json!(grpc)), port(http, 81, json!(http)), port("admin", ADMIN, json!(ADMIN))],
         },
@@ -194,6 +203,19 @@ pub fn node_labels(pick: u64) -> Value {
     json!({"metadata": {"labels": {label: value}}})
 }
 
+/// Excludes a node from load balancers, marks it for removal or makes it unschedulable, or undoes that.
+pub fn node_use(pick: u64) -> Value {
+    let undo = (pick >> 8) & 1 == 1;
+    match pick % 3 {
+        0 => json!({"metadata": {"labels": {EXCLUDE: if undo { Value::Null } else { json!("") }}}}),
+        1 => {
+            let taint = json!([{"key": TO_BE_DELETED, "value": "1", "effect": "NoSchedule"}]);
+            json!({"spec": {"taints": if undo { Value::Null } else { taint }}})
+        }
+        _ => json!({"spec": {"unschedulable": !undo}}),
+    }
+}
+
 /// A registration in one of its many shapes. Whatever its shape, no other registration wants its keys.
 pub fn registration(slot: usize, shape: u64) -> Value {
     let name = registration_name(slot);
@@ -204,9 +226,13 @@ pub fn registration(slot: usize, shape: u64) -> Value {
     };
     let mut spec = json!({"ports": ports, "formats": formats(&name, shape)});
     let app = app(slot % APPS);
-    match bits(shape, 38, 2) {
-        0 => spec["selector"] = json!({"matchLabels": {"app": app}}),
-        _ => spec["service"] = json!({"name": app}),
+    match (slot.checked_sub(REGISTRATIONS), bits(shape, 38, 2)) {
+        (Some(_), _) => {
+            spec["service"] = json!({"name": app});
+            spec["address"] = json!({"type": "NodePort"});
+        }
+        (None, 0) => spec["selector"] = json!({"matchLabels": {"app": app}}),
+        (None, _) => spec["service"] = json!({"name": app}),
     }
     add_facts(&mut spec, shape);
     add_node_labels(&mut spec, shape);
@@ -223,15 +249,15 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::chaos::{plan::REGISTRATIONS, rng::Rng, wanted::Registration};
+    use crate::chaos::{plan::SLOTS, rng::Rng, wanted::Registration};
 
     #[test]
     fn every_shape_is_understood_and_no_two_registrations_share_a_prefix() {
         let mut rng = Rng::new(1, 1);
-        let mut prefixes: Vec<BTreeSet<String>> = vec![BTreeSet::new(); REGISTRATIONS + APPS];
+        let mut prefixes: Vec<BTreeSet<String>> = vec![BTreeSet::new(); SLOTS + APPS];
         for _ in 0..500 {
             for (slot, own) in prefixes.iter_mut().enumerate() {
-                let mut object = match slot.checked_sub(REGISTRATIONS) {
+                let mut object = match slot.checked_sub(SLOTS) {
                     None => registration(slot, rng.next()),
                     Some(number) => annotated(number, rng.next()),
                 };

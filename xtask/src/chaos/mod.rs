@@ -4,7 +4,7 @@
 //! - [`scene`]: the bed and what is known of it; [`workload`], [`nodes`], [`stranger`] and [`faults`] carry the plan out on
 //!   it.
 //! - [`recorder`] and the test bed's history of etcd see what happens; [`record`] is what they saw.
-//! - [`wanted`], [`cluster`], [`wishes`]: what keys should hold by it. [`holders`]: what they held. [`weather`]: when the servers were well.
+//! - [`wanted`], [`cluster`], [`wishes`], [`orders`]: what keys should hold by it. [`holders`]: what they held. [`weather`]: when the servers were well.
 //! - [`checker`]: whether that is right. [`report`]: how it is told.
 //!
 //! Nothing here may use the crate `leasehold`: what decides about the operator shares no code with it.
@@ -15,6 +15,7 @@ mod faults;
 mod holders;
 mod manifests;
 mod nodes;
+mod orders;
 mod plan;
 mod record;
 mod recorder;
@@ -169,7 +170,7 @@ async fn begin(scene: &Scene, seed: u64) -> Result<()> {
         }
         scene.namespace.apply(manifests::service(number)).await?;
     }
-    for slot in 0..plan::REGISTRATIONS {
+    for slot in 0..plan::SLOTS {
         scene.namespace.apply(manifests::registration(slot, rng.next())).await?;
     }
     rest_and_be_quiet(scene).await

@@ -7,7 +7,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::scene::Scene;
+use super::{manifests::node_use, scene::Scene};
 use crate::error::Result;
 
 /// The name of a node of the bed.
@@ -28,6 +28,13 @@ pub async fn change(scene: &Scene, number: usize, change: &Value) -> Result<()> 
         .patch(&name(number), &PatchParams::default(), &Patch::Merge(change))
         .await?;
     Ok(())
+}
+
+/// Excludes a node from load balancers, or the like, or undoes that. Pods can always run on the first node.
+pub async fn reserve(scene: &Scene, number: usize, pick: u64) -> Result<()> {
+    let is_label = pick.is_multiple_of(3);
+    let number = if is_label { number } else { number.max(1) };
+    change(scene, number, &node_use(pick)).await
 }
 
 /// Makes a node ready, or unready, whichever it is not. The first node stays ready, so that pods can run.

@@ -9,6 +9,8 @@ use super::{record::FaultKind, rng::Rng};
 pub const APPS: usize = 3;
 /// Registrations go by a number below this; there are more than apps, so that pods are registered twice.
 pub const REGISTRATIONS: usize = 4;
+/// The registrations of nodes have numbers from there on and below this.
+pub const SLOTS: usize = REGISTRATIONS + 2;
 /// Bare pods go by a number below this.
 pub const BARE_PODS: usize = 8;
 /// Nodes go by a number below this.
@@ -143,6 +145,10 @@ pub enum Action {
     RelabelNode { node: usize, pick: u64 },
     /// A node becomes ready, or unready, whichever it is not.
     ToggleNode { node: usize },
+    /// A node is excluded from load balancers, marked for removal or made unschedulable, or that is undone.
+    ReserveNode { node: usize, pick: u64 },
+    /// The traffic of a Service goes to pods of the node that it reaches, or of all nodes.
+    Route { app: usize, local: bool },
     /// The stranger writes a key beside those of a registration.
     StrangerNear { pick: u64 },
     /// The stranger takes the key that a bare pod is about to want.
@@ -170,6 +176,8 @@ impl Action {
             Self::Meddle { .. } => "kept registration edited or deleted",
             Self::RelabelNode { .. } => "node relabelled",
             Self::ToggleNode { .. } => "node's readiness toggled",
+            Self::ReserveNode { .. } => "node excluded, marked, cordoned or back",
+            Self::Route { .. } => "Service's traffic policy changed",
             Self::StrangerNear { .. } => "stranger wrote beside",
             Self::StrangerTakes { .. } => "stranger took a pod's key",
             Self::StrangerChanges { .. } => "stranger changed a key",
@@ -201,9 +209,9 @@ impl Iterator for Actions {
         let rng = &mut self.0;
         let pause = rng.milliseconds(30, 400);
         let mut slot_of = |n: usize| super::rng::index(rng.next(), n);
-        let (app, slot, registration) = (slot_of(APPS), slot_of(BARE_PODS), slot_of(REGISTRATIONS));
+        let (app, slot, registration) = (slot_of(APPS), slot_of(BARE_PODS), slot_of(SLOTS));
         let node = slot_of(NODES);
-        let (chance, pick) = (rng.below(108), rng.next());
+        let (chance, pick) = (rng.below(116), rng.next());
         let action = match chance {
             0..12 => Action::Scale {
                 app,
@@ -227,7 +235,12 @@ impl Iterator for Actions {
             92..94 => Action::StrangerChanges { pick },
             94..100 => Action::StrangerLeaves { pick },
             100..106 => Action::RelabelNode { node, pick },
-            _ => Action::ToggleNode { node },
+            106..108 => Action::ToggleNode { node },
+            108..112 => Action::ReserveNode { node, pick },
+            _ => Action::Route {
+                app,
+                local: pick.is_multiple_of(2),
+            },
         };
         Some((pause, action))
     }
@@ -270,6 +283,6 @@ mod tests {
     #[test]
     fn every_action_is_planned_sooner_or_later() {
         let names: BTreeSet<_> = Actions::new(1).take(1000).map(|(_, action)| action.name()).collect();
-        assert_eq!(names.len(), 17);
+        assert_eq!(names.len(), 19);
     }
 }

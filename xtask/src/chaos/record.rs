@@ -65,13 +65,15 @@ pub enum Sight {
     Registration(String, Option<Registration>),
     /// A node, by its name.
     Node(String, Option<Node>),
+    /// A Service, by its name.
+    Service(String, Option<Service>),
 }
 
 impl Sight {
     /// The name of the object.
     pub fn name(&self) -> &str {
         match self {
-            Self::Pod(name, _) | Self::Registration(name, _) | Self::Node(name, _) => name,
+            Self::Pod(name, _) | Self::Registration(name, _) | Self::Node(name, _) | Self::Service(name, _) => name,
         }
     }
 }
@@ -95,6 +97,13 @@ pub struct Pod {
     pub ports: BTreeMap<String, u16>,
 }
 
+impl Pod {
+    /// Whether a Service sends it traffic.
+    pub fn serves(&self) -> bool {
+        self.ready && !self.waits
+    }
+}
+
 /// What matters of a node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
@@ -102,6 +111,30 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// Whether it is ready.
     pub ready: bool,
+    /// Whether load balancers may not use it, be it ready or not.
+    pub excluded: bool,
+    /// The IPv4 address at which it is reached from outside, or else inside.
+    pub address: Option<String>,
+}
+
+/// What matters of a Service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Service {
+    /// Whether its traffic from outside goes only to pods of the node that it reaches.
+    pub local: bool,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServicePort {
+    /// Its name.
+    pub name: String,
+    /// The number at the Service's own addresses.
+    pub port: u64,
+    /// The number on nodes.
+    pub node_port: Option<u64>,
 }
 
 /// The state of a pod's readiness gate.

@@ -17,8 +17,8 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
     cluster::Cluster,
-    manifests::{GATE, NAMESPACE},
-    record::{Gate, Moment, Node, Pod, Sight, Sighting, Span},
+    manifests::{EXCLUDE, GATE, NAMESPACE, TO_BE_DELETED},
+    record::{Gate, Moment, Node, Pod, Service, ServicePort, Sight, Sighting, Span},
     wanted::Registration,
 };
 
@@ -28,7 +28,7 @@ const RESPITE: Duration = Duration::from_millis(100);
 /// The recorder of Kubernetes, until this value is dropped.
 pub struct Recorder {
     seen: Arc<Mutex<Seen>>,
-    tasks: [JoinHandle<()>; 3],
+    tasks: [JoinHandle<()>; 4],
 }
 
 #[derive(Clone, Default)]
@@ -44,6 +44,7 @@ impl Recorder {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let pods = Api::<v1::Pod>::namespaced(client.clone(), NAMESPACE);
         let nodes = Api::<v1::Node>::all(client.clone());
+        let services = Api::<v1::Service>::namespaced(client.clone(), NAMESPACE);
         let tasks = [
             tokio::spawn(follow(
                 watcher(pods, watcher::Config::default()),
@@ -62,6 +63,12 @@ impl Recorder {
                 seen.clone(),
                 epoch,
                 |name, node| Sight::Node(name, node.map(read_node)),
+            )),
+            tokio::spawn(follow(
+                watcher(services, watcher::Config::default()),
+                seen.clone(),
+                epoch,
+                |name, service| Sight::Service(name, service.map(read_service)),
             )),
         ];
         Self { seen, tasks }
@@ -211,9 +218,33 @@ fn read_pod(pod: &v1::Pod) -> Pod {
 fn read_node(node: &v1::Node) -> Node {
     let status = node.status.clone().unwrap_or_default();
     let mut conditions = status.conditions.into_iter().flatten();
+    let labels = node.metadata.labels.clone().unwrap_or_default();
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    let is_removed = taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == TO_BE_DELETED));
+    let addresses = status.addresses.unwrap_or_default();
+    let address = |kind: &str| {
+        let mut addresses = addresses.iter().filter(|one| one.type_ == kind);
+        addresses.find(|one| one.address.contains('.'))
+    };
+    let address = address("ExternalIP").or_else(|| address("InternalIP"));
     Node {
-        labels: node.metadata.labels.clone().unwrap_or_default(),
         ready: conditions.any(|one| one.type_ == "Ready" && one.status == "True"),
+        excluded: labels.contains_key(EXCLUDE) || is_removed || node.metadata.deletion_timestamp.is_some(),
+        address: address.map(|one| one.address.clone()),
+        labels,
+    }
+}
+
+fn read_service(service: &v1::Service) -> Service {
+    let spec = service.spec.clone().unwrap_or_default();
+    let port = |port: v1::ServicePort| ServicePort {
+        name: port.name.unwrap_or_default(),
+        port: u64::try_from(port.port).unwrap_or_default(),
+        node_port: port.node_port.and_then(|port| u64::try_from(port).ok()),
+    };
+    Service {
+        local: spec.external_traffic_policy.as_deref() == Some("Local"),
+        ports: spec.ports.into_iter().flatten().map(port).collect(),
     }
 }
 

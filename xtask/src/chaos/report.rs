@@ -139,8 +139,8 @@ fn story(record: &Record, wishes: &Wishes, violation: &Violation) -> String {
 
     let mut text = format!("{} at {:.3} s\n", violation.kind, violation.at.as_secs_f64());
     if let Some(key) = &violation.key {
-        let pod = wishes.pod_of(key).unwrap_or("none that was seen");
-        let _ = writeln!(text, "  key {key}\n  pod {pod}");
+        let subject = wishes.subject_of(key).unwrap_or("nothing that was seen");
+        let _ = writeln!(text, "  key {key}\n  of {subject}");
     }
     for (at, line) in lines {
         let _ = writeln!(text, "  {:9.3} s  {line}", at.as_secs_f64());
@@ -243,7 +243,7 @@ mod tests {
             why: "so".to_owned(),
         };
         let text = stories(&record, &[violation(Kind::Flap), violation(Kind::Flap)]);
-        let expected = "2 violations: 2 flap\n\nflap at 50.000 s\n  key /services/shop/orders/a\n  pod a\n     \
+        let expected = "2 violations: 2 flap\n\nflap at 50.000 s\n  key /services/shop/orders/a\n  of a\n     \
                         40.000 s  Kubernetes  should be 10.0.0.7:8080\n     \
                         45.000 s  fault       kube-apiserver paused: one\n     \
                         49.000 s  repaired    kube-apiserver paused: one\n     \

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     manifests::RACK,
-    record::{Node, Pod},
+    record::{Node, Pod, Service},
 };
 
 /// The label that tells the zone of a node or a pod.
@@ -21,6 +21,9 @@ pub struct Registration {
     namespace: String,
     service: String,
     labels: BTreeMap<String, String>,
+    /// The name of the Service that it is of, if it is of one.
+    of: Option<String>,
+    registers: Registers,
     ports: Vec<Port>,
     outlets: Vec<Outlet>,
     metadata: BTreeMap<String, String>,
@@ -28,6 +31,13 @@ pub struct Registration {
     node_labels: BTreeMap<String, String>,
     weight: Option<u64>,
     version: Option<String>,
+}
+
+/// What a registration registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registers {
+    Pods,
+    Nodes,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -72,12 +82,20 @@ impl Registration {
             .map(|format| outlet(format, &namespace, &service))
             .collect::<Option<_>>()?;
         let (metadata, node_labels) = attributes(&spec["attributes"])?;
+        let registers = match spec["address"]["type"].as_str() {
+            None | Some("PodIP") => Registers::Pods,
+            Some("NodePort") => Registers::Nodes,
+            Some(_) => return None,
+        };
+        let of = text(&spec["service"]["name"]);
         Some(Self {
             // A Service selects the pods of the app of its name.
-            labels: match text(&spec["service"]["name"]) {
+            labels: match of.clone() {
                 Some(app) => BTreeMap::from([("app".to_owned(), app)]),
                 None => texts(&spec["selector"]["matchLabels"]),
             },
+            of,
+            registers,
             ports,
             outlets,
             metadata,
@@ -99,12 +117,25 @@ impl Registration {
         &self.labels
     }
 
+    /// What it registers.
+    pub fn registers(&self) -> Registers {
+        self.registers
+    }
+
+    /// The name of the Service that it is of, if it is of one.
+    pub fn service(&self) -> Option<&str> {
+        self.of.as_deref()
+    }
+
+    /// Whether it is about a pod, or about what leads to that.
+    pub fn selects(&self, pod: &Pod) -> bool {
+        let mut labels = self.labels.iter();
+        labels.all(|(label, value)| pod.labels.get(label) == Some(value))
+    }
+
     /// The keys that a pod on a node is to have, with their values as [`canonical`] has them.
     pub fn keys(&self, name: &str, pod: &Pod, node: Option<&Node>) -> BTreeMap<String, String> {
-        let selected = self
-            .labels
-            .iter()
-            .all(|(label, value)| pod.labels.get(label) == Some(value));
+        let selected = self.registers == Registers::Pods && self.selects(pod);
         // No kubelet makes a pod ready on a node that is not.
         let lost = pod.waits && node.is_some_and(|node| !node.ready);
         let Some(address) = pod.address.as_ref().filter(|_| selected && pod.ready && !lost) else {
@@ -123,6 +154,39 @@ impl Registration {
         self.records(&endpoint, |target| match target {
             Target::Number(number) => Some(*number),
             Target::Named(wanted) => pod.ports.get(wanted).copied().map(u64::from),
+        })
+    }
+
+    /// The keys that a node is to have of a Service that so many pods serve: with local traffic, so many on this node.
+    pub fn node_keys(&self, name: &str, node: &Node, service: &Service, serving: usize) -> BTreeMap<String, String> {
+        let Some(address) = node
+            .address
+            .as_ref()
+            .filter(|_| node.ready && !node.excluded && serving > 0)
+        else {
+            return BTreeMap::new();
+        };
+        let pods = u64::try_from(serving).expect("it fits");
+        let endpoint = Endpoint {
+            name,
+            address,
+            node: Some(name),
+            zone: node.labels.get(ZONE),
+            version: None,
+            weight: if service.local {
+                Some(pods * self.weight.unwrap_or(1))
+            } else {
+                self.weight
+            },
+            metadata: self.attributes(Some(node)),
+        };
+        self.records(&endpoint, |target| {
+            let mut ports = service.ports.iter();
+            let port = ports.find(|port| match target {
+                Target::Number(number) => port.port == *number,
+                Target::Named(name) => port.name == *name,
+            });
+            port.and_then(|port| port.node_port)
         })
     }
 
@@ -254,6 +318,7 @@ fn outlet(format: &Value, namespace: &str, service: &str) -> Option<Outlet> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::chaos::record::ServicePort;
 
     /// A registration `orders` in `shop` of the pods `app: orders`.
     pub fn registration(spec: &Value) -> Registration {
@@ -331,7 +396,56 @@ pub mod tests {
         Node {
             labels: labels.collect(),
             ready: true,
+            excluded: false,
+            address: Some("192.0.2.1".to_owned()),
         }
+    }
+
+    /// The Service `orders`.
+    pub fn service(local: bool) -> Service {
+        let grpc = ServicePort {
+            name: "grpc".to_owned(),
+            port: 80,
+            node_port: Some(30080),
+        };
+        Service {
+            local,
+            ports: vec![grpc],
+        }
+    }
+
+    #[test]
+    fn a_node_that_load_balancers_may_use_has_keys_while_pods_serve() {
+        let json = json!([{"type": "Plain", "plain": {"value": "JSON"}}]);
+        let spec = json!({
+            "service": {"name": "orders"}, "address": {"type": "NodePort"}, "formats": json, "weight": 3,
+            "attributes": [{"name": "place", "fromNodeLabel": ZONE}],
+        });
+        let registration = registration(&spec);
+        let value = |local: bool, serving: usize, node: &Node| {
+            let keys = registration.node_keys("n1", node, &service(local), serving);
+            keys.get("/services/shop/orders/n1").cloned()
+        };
+        let expected = |weight: u64| {
+            let node = json!({
+                "address": "192.0.2.1", "port": 30080, "portName": "grpc", "weight": weight, "zone": "z1", "node": "n1",
+                "pod": "n1", "namespace": "shop", "service": "orders", "metadata": {"place": "z1"},
+            });
+            Some(node.to_string())
+        };
+        let node = node(&[(ZONE, "z1")]);
+        assert_eq!(value(false, 2, &node), expected(3));
+        assert_eq!(value(true, 2, &node), expected(6));
+        assert_eq!(value(false, 0, &node), None);
+        for (ready, excluded) in [(false, false), (true, true)] {
+            let unfit = Node {
+                ready,
+                excluded,
+                ..node.clone()
+            };
+            assert_eq!(value(false, 2, &unfit), None);
+        }
+        assert_eq!(registration.keys("a", &pod(true), Some(&node)).len(), 0);
     }
 
     #[test]

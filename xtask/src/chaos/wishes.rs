@@ -1,10 +1,10 @@
 //! What each key should have held at each time, by what was seen in Kubernetes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     cluster::{Cluster, Subject},
-    record::{Moment, Node, Pod, Sight, Sighting, Span},
+    record::{Moment, Node, Pod, Service, Sight, Sighting, Span},
     wanted::Registration,
 };
 
@@ -21,10 +21,14 @@ pub struct Wish {
 #[derive(Debug, Default)]
 pub struct Wishes {
     keys: BTreeMap<String, Vec<Wish>>,
-    pods: BTreeMap<String, Vec<(Moment, Option<Pod>)>>,
-    registrations: BTreeMap<String, Vec<(Moment, Option<Registration>)>>,
-    nodes: BTreeMap<String, Vec<(Moment, Option<Node>)>>,
+    pub(super) pods: Timelines<Pod>,
+    pub(super) registrations: Timelines<Registration>,
+    pub(super) nodes: Timelines<Node>,
+    pub(super) services: Timelines<Service>,
 }
+
+/// What objects were, by their names, each state with its begin.
+type Timelines<T> = BTreeMap<String, Vec<(Moment, Option<T>)>>;
 
 /// Before anything was seen nothing should be there.
 static NOTHING: [Wish; 1] = [Wish {
@@ -63,6 +67,7 @@ impl Wishes {
             Sight::Pod(name, pod) => add(&mut self.pods, name, at, pod.as_ref()),
             Sight::Registration(name, registration) => add(&mut self.registrations, name, at, registration.as_ref()),
             Sight::Node(name, node) => add(&mut self.nodes, name, at, node.as_ref()),
+            Sight::Service(name, service) => add(&mut self.services, name, at, service.as_ref()),
         }
     }
 
@@ -92,57 +97,6 @@ impl Wishes {
     /// The wish at the end.
     pub fn last(&self, key: &str) -> Option<&str> {
         self.of_key(key).last()?.value.as_deref()
-    }
-
-    /// Since when its pod has been as it must be for a key to have this value by one who saw pods, registrations and nodes of
-    /// this time, but not in the order in which they were seen here; and who knew what the pod was at `known`. Only a
-    /// registration that changed leaves that open, or a pod and its node that both did.
-    pub fn could_be(&self, key: &str, value: &str, within: Span, known: Moment) -> Option<Moment> {
-        let pods = self.pods.iter().filter(|(name, _)| key.contains(name.as_str()));
-        let pods: Vec<_> = pods.map(|(name, states)| (name, alive(states, within))).collect();
-        let registrations = self.registrations.values().map(|states| alive(states, within));
-        let mut since: Option<Moment> = None;
-        for states in registrations {
-            let specs = states.iter().filter_map(|state| state.value);
-            for registration in specs.filter(|one| one.prefixes().any(|prefix| key.starts_with(prefix))) {
-                for (name, pods) in &pods {
-                    for state in pods.iter().filter(|state| state.to > known) {
-                        let Some(pod) = state.value else { continue };
-                        let keys = self.keys_on_nodes(registration, name, pod, within);
-                        let depends_on_node = keys.windows(2).any(|pair| pair[0] != pair[1]);
-                        let is_open = states.len() > 1 || depends_on_node && pods.len() > 1;
-                        if is_open && keys.iter().any(|keys| keys.get(key).is_some_and(|one| one == value)) {
-                            since = Some(since.map_or(state.from, |since| since.min(state.from)));
-                        }
-                    }
-                }
-            }
-        }
-        since
-    }
-
-    /// Whether a key could be gone by one who saw pods and nodes of this time in another order: its pod waited for its gate,
-    /// and its node was not ready, though not at the same time.
-    pub fn could_be_gone(&self, key: &str, within: Span) -> bool {
-        let pods = self.pods.iter().filter(|(name, _)| key.contains(name.as_str()));
-        let pods = pods.flat_map(|(_, states)| alive(states, within));
-        let mut waiting = pods.filter_map(|state| state.value).filter(|pod| pod.waits);
-        waiting.any(|pod| {
-            let nodes = self.node_states(pod, within);
-            nodes.iter().any(|node| node.value.is_some_and(|node| !node.ready))
-        })
-    }
-
-    /// The keys of a pod by each state of its node in a span.
-    pub fn keys_on_nodes(
-        &self,
-        registration: &Registration,
-        name: &str,
-        pod: &Pod,
-        within: Span,
-    ) -> Vec<BTreeMap<String, String>> {
-        let nodes = self.node_states(pod, within).into_iter();
-        nodes.map(|node| registration.keys(name, pod, node.value)).collect()
     }
 
     /// What the node of a pod was at some time of a span; unknown all the time if it was never seen.
@@ -176,23 +130,29 @@ impl Wishes {
         })
     }
 
-    /// The pod that a key is about, if there was one: the longest name in its last segment.
-    pub fn pod_of<'a>(&self, key: &'a str) -> Option<&'a str> {
-        let names: BTreeSet<&str> = self.pods.keys().map(String::as_str).collect();
-        let last = key.rsplit('/').next()?;
-        let name = last.split(':').next()?;
-        names.contains(name).then_some(name)
+    /// The pod or the node that a key is about, if it was seen.
+    pub fn subject_of<'a>(&self, key: &'a str) -> Option<&'a str> {
+        let name = named(key);
+        (self.pods.contains_key(name) || self.nodes.contains_key(name)).then_some(name)
     }
 }
 
-fn add<T: Clone>(all: &mut BTreeMap<String, Vec<(Moment, Option<T>)>>, name: &str, at: Moment, value: Option<&T>) {
+/// The name of the endpoint in a key.
+pub fn named(key: &str) -> &str {
+    let last = key.rsplit('/').next().unwrap_or_default();
+    last.split(':').next().unwrap_or_default()
+}
+
+fn add<T: Clone>(all: &mut Timelines<T>, name: &str, at: Moment, value: Option<&T>) {
     all.entry(name.to_owned()).or_default().push((at, value.cloned()));
 }
 
 /// What an object was for a while; none while it was not there.
 pub struct State<'a, T> {
-    from: Moment,
-    to: Moment,
+    /// Since when.
+    pub from: Moment,
+    /// Until when.
+    pub to: Moment,
     /// What it was.
     pub value: Option<&'a T>,
 }
@@ -206,7 +166,7 @@ impl<T> State<'_, T> {
 }
 
 /// The states that were true at some time of a span.
-fn alive<T>(states: &[(Moment, Option<T>)], within: Span) -> Vec<State<'_, T>> {
+pub fn alive<T>(states: &[(Moment, Option<T>)], within: Span) -> Vec<State<'_, T>> {
     let ends = states.iter().skip(1).map(|(from, _)| *from).chain([Moment::MAX]);
     let all = states.iter().zip(ends).map(|((from, value), to)| State {
         from: *from,

@@ -88,6 +88,12 @@ impl Workload<'_> {
             Action::Meddle { app: number, pick } => self.meddle(&app(number), pick).await?,
             Action::RelabelNode { node, pick } => nodes::change(scene, node, &node_labels(pick)).await?,
             Action::ToggleNode { node } => nodes::toggle(scene, node).await?,
+            Action::ReserveNode { node, pick } => nodes::reserve(scene, node, pick).await?,
+            Action::Route { app: number, local } => {
+                let policy = if local { "Local" } else { "Cluster" };
+                self.change_service(number, &json!({"spec": {"externalTrafficPolicy": policy}}))
+                    .await?;
+            }
             Action::StrangerNear { pick } => return Ok(self.near(pick).await),
             Action::StrangerTakes { slot, pick } => return self.takes(slot, pick).await,
             Action::StrangerChanges { pick } => return Ok(self.stranger.change(scene, pick).await),
@@ -121,8 +127,13 @@ impl Workload<'_> {
     }
 
     async fn annotate(&self, number: usize, annotations: &Value) -> Result<()> {
+        self.change_service(number, &json!({"metadata": {"annotations": annotations}}))
+            .await
+    }
+
+    async fn change_service(&self, number: usize, change: &Value) -> Result<()> {
         let services = Api::<v1::Service>::namespaced(self.scene.bed.client(), NAMESPACE);
-        let change = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+        let change = Patch::Merge(change);
         services.patch(&app(number), &PatchParams::default(), &change).await?;
         Ok(())
     }

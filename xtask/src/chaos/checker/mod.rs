@@ -11,6 +11,8 @@ mod latency;
 mod node_tests;
 mod reasons;
 mod retained;
+#[cfg(test)]
+mod service_tests;
 mod silence;
 mod standing;
 #[cfg(test)]

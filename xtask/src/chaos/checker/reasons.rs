@@ -101,8 +101,10 @@ impl History<'_> {
         if self.scene.record.gaps.iter().any(|gap| meets(*gap, within)) {
             return Judgement::Unknown;
         }
-        let is_gone = value.is_none() && self.scene.wishes.could_be_gone(self.key, within);
-        if otherwise.is_some() || is_gone || self.scene.retained.allows(self.key, value, within) {
+        let wishes = &self.scene.wishes;
+        let is_open = value.is_none() && wishes.could_be_gone(self.key, within)
+            || wishes.node_could_be(self.key, value, within, self.scene.weather.is_calm(within));
+        if otherwise.is_some() || is_open || self.scene.retained.allows(self.key, value, within) {
             return Judgement::Right;
         }
         self.wrong(value, &right, within)

@@ -33,7 +33,7 @@ fn terms() -> Terms {
 
 /// A record in the making; times are in seconds.
 pub struct Story {
-    record: Record,
+    pub record: Record,
     revision: i64,
 }
 

@@ -1,0 +1,121 @@
+//! What a key could hold by one who saw the objects of a time in another order than they were seen here: a watch of one kind
+//! knows nothing of those of other kinds.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use super::{
+    record::{Moment, Pod, Span},
+    wanted::Registration,
+    wishes::{Wishes, alive, named},
+};
+
+impl Wishes {
+    /// Since when its pod has been as it must be for a key to have this value by one who saw pods, registrations and nodes of
+    /// this time, but not in the order in which they were seen here; and who knew what the pod was at `known`. Only a
+    /// registration that changed leaves that open, or a pod and its node that both did.
+    pub fn could_be(&self, key: &str, value: &str, within: Span, known: Moment) -> Option<Moment> {
+        let name = named(key);
+        let pods = self.pods.get(name).map(|states| alive(states, within))?;
+        let registrations = self.registrations.values().map(|states| alive(states, within));
+        let mut since: Option<Moment> = None;
+        for states in registrations {
+            let specs = states.iter().filter_map(|state| state.value);
+            for registration in specs.filter(|one| one.prefixes().any(|prefix| key.starts_with(prefix))) {
+                for state in pods.iter().filter(|state| state.to > known) {
+                    let Some(pod) = state.value else { continue };
+                    let keys = self.keys_on_nodes(registration, name, pod, within);
+                    let depends_on_node = keys.windows(2).any(|pair| pair[0] != pair[1]);
+                    let is_open = states.len() > 1 || depends_on_node && pods.len() > 1;
+                    if is_open && keys.iter().any(|keys| keys.get(key).is_some_and(|one| one == value)) {
+                        since = Some(since.map_or(state.from, |since| since.min(state.from)));
+                    }
+                }
+            }
+        }
+        since
+    }
+
+    /// Whether a key could be gone by one who saw pods and nodes of this time in another order: its pod waited for its gate,
+    /// and its node was not ready, though not at the same time.
+    pub fn could_be_gone(&self, key: &str, within: Span) -> bool {
+        let pods = self.pods.get(named(key)).into_iter();
+        let pods = pods.flat_map(|states| alive(states, within));
+        let mut waiting = pods.filter_map(|state| state.value).filter(|pod| pod.waits);
+        waiting.any(|pod| {
+            let nodes = self.node_states(pod, within);
+            nodes.iter().any(|node| node.value.is_some_and(|node| !node.ready))
+        })
+    }
+
+    /// The keys of a pod by each state of its node in a span.
+    pub fn keys_on_nodes(
+        &self,
+        registration: &Registration,
+        name: &str,
+        pod: &Pod,
+        within: Span,
+    ) -> Vec<BTreeMap<String, String>> {
+        let nodes = self.node_states(pod, within).into_iter();
+        nodes.map(|node| registration.keys(name, pod, node.value)).collect()
+    }
+
+    /// Whether a key of a node could have this value, or be gone, by one who saw the objects of this time in another order.
+    /// That is open when two of these have changed: the registration, its Service, the node, and the pods that serve. While
+    /// not all was well it is enough that several pods did, because a list has no order.
+    pub fn node_could_be(&self, key: &str, value: Option<&str>, within: Span, well: bool) -> bool {
+        let name = named(key);
+        let Some(nodes) = self.nodes.get(name).map(|states| alive(states, within)) else {
+            return false;
+        };
+        self.registrations.values().any(|states| {
+            let specs = alive(states, within);
+            let known: Vec<&Registration> = specs.iter().filter_map(|state| state.value).collect();
+            let is_near = |one: &&Registration| one.prefixes().any(|prefix| key.starts_with(prefix));
+            let Some(service) = known.iter().find(|one| is_near(one)).and_then(|one| one.service()) else {
+                return false;
+            };
+            let services = self.services.get(service).map(|states| alive(states, within));
+            let services = services.unwrap_or_default();
+            let behind = |registration: &Registration, node| self.serving(registration, node, within);
+            let pods_changed = known.iter().any(|one| {
+                let (all, here) = (behind(one, None), behind(one, Some(name)));
+                all.start() != all.end() || here.start() != here.end()
+            });
+            let changed = [specs.len() > 1, services.len() > 1, nodes.len() > 1, pods_changed];
+            if changed.iter().filter(|changed| **changed).count() < 2 && (well || !pods_changed) {
+                return false;
+            }
+            known.iter().any(|registration| {
+                let services = services.iter().filter_map(|state| state.value);
+                services
+                    .flat_map(|service| nodes.iter().map(move |node| (service, node)))
+                    .any(|(service, node)| {
+                        let Some(node) = node.value else { return value.is_none() };
+                        let mut counts = behind(registration, service.local.then_some(name));
+                        counts.any(|count| {
+                            let keys = registration.node_keys(name, node, service, count);
+                            keys.get(key).map(String::as_str) == value
+                        })
+                    })
+            })
+        })
+    }
+
+    /// The least and the greatest number of pods that can have served a registration, of those on a node or of all.
+    fn serving(&self, registration: &Registration, node: Option<&str>, within: Span) -> RangeInclusive<usize> {
+        let (mut least, mut most) = (0, 0);
+        for states in self.pods.values() {
+            let states = alive(states, within);
+            let serves = |pod: &&Pod| {
+                let is_here = node.is_none() || pod.node.as_deref() == node;
+                is_here && registration.selects(pod) && pod.serves()
+            };
+            let was_there = states.first().is_some_and(|first| first.from <= within.from);
+            let ever = states.iter().any(|state| state.value.is_some_and(|pod| serves(&pod)));
+            let always = was_there && states.iter().all(|state| state.value.is_some_and(|pod| serves(&pod)));
+            least += usize::from(always);
+            most += usize::from(ever);
+        }
+        least..=most
+    }
+}
