@@ -1,9 +1,12 @@
 //! What was seen of Kubernetes up to a moment, and which keys follow from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
-    record::{Node, Pod, Service, Sight},
+    record::{Moment, Node, Pod, Service, Sight},
     wanted::{Registers, Registration},
 };
 
@@ -56,6 +59,20 @@ impl Cluster {
             })
         };
         keys().unwrap_or_default()
+    }
+
+    /// Since when a subject has been ready, if that is known and matters.
+    pub fn ready_since(&self, subject: &Subject) -> Option<Moment> {
+        match subject {
+            Subject::Pod(name) => self.pods.get(name)?.since,
+            Subject::Node(_) => None,
+        }
+    }
+
+    /// How long a pod must have been ready before a registration registers it.
+    pub fn min_ready(&self, registration: &str) -> Duration {
+        let registration = self.registrations.get(registration);
+        registration.map(Registration::min_ready).unwrap_or_default()
     }
 
     /// The registrations and subjects whose keys may have changed with the object of a sight, which has been taken in.

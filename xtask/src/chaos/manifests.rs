@@ -234,6 +234,9 @@ pub fn registration(slot: usize, shape: u64) -> Value {
         (None, 0) => spec["selector"] = json!({"matchLabels": {"app": app}}),
         (None, _) => spec["service"] = json!({"name": app}),
     }
+    if slot < REGISTRATIONS && bits(shape, 44, 8) < 3 {
+        spec["minReadySeconds"] = json!(bits(shape, 44, 8) + 1);
+    }
     add_facts(&mut spec, shape);
     add_node_labels(&mut spec, shape);
     json!({

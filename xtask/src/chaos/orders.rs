@@ -9,30 +9,46 @@ use super::{
     wishes::{Wishes, alive, named},
 };
 
+/// Whether a value is right in another order of what was seen.
+#[derive(Debug, Default)]
+pub struct Otherwise {
+    /// Whether it is.
+    pub is_right: bool,
+    /// Since when the pod has been as it must be for that, if what came after that may yet be followed.
+    pub since: Option<Moment>,
+}
+
 impl Wishes {
-    /// Since when its pod has been as it must be for a key to have this value by one who saw pods, registrations and nodes of
-    /// this time, but not in the order in which they were seen here; and who knew what the pod was at `known`. Only a
-    /// registration that changed leaves that open, or a pod and its node that both did.
-    pub fn could_be(&self, key: &str, value: &str, within: Span, known: Moment) -> Option<Moment> {
+    /// Whether a key could have this value by one who saw pods, registrations and nodes of this time, but not in the order in
+    /// which they were seen here; and who knew what the pod was at `known`. Only a registration that changed or lets pods wait
+    /// leaves that open, or a pod and its node that both changed.
+    pub fn could_be(&self, key: &str, value: &str, within: Span, known: Moment) -> Otherwise {
+        let mut otherwise = Otherwise::default();
         let name = named(key);
-        let pods = self.pods.get(name).map(|states| alive(states, within))?;
-        let registrations = self.registrations.values().map(|states| alive(states, within));
-        let mut since: Option<Moment> = None;
-        for states in registrations {
+        let Some(pods) = self.pods.get(name).map(|states| alive(states, within)) else {
+            return otherwise;
+        };
+        for states in self.registrations.values().map(|states| alive(states, within)) {
             let specs = states.iter().filter_map(|state| state.value);
             for registration in specs.filter(|one| one.prefixes().any(|prefix| key.starts_with(prefix))) {
                 for state in pods.iter().filter(|state| state.to > known) {
                     let Some(pod) = state.value else { continue };
                     let keys = self.keys_on_nodes(registration, name, pod, within);
-                    let depends_on_node = keys.windows(2).any(|pair| pair[0] != pair[1]);
-                    let is_open = states.len() > 1 || depends_on_node && pods.len() > 1;
-                    if is_open && keys.iter().any(|keys| keys.get(key).is_some_and(|one| one == value)) {
-                        since = Some(since.map_or(state.from, |since| since.min(state.from)));
+                    if !keys.iter().any(|keys| keys.get(key).is_some_and(|one| one == value)) {
+                        continue;
                     }
+                    let depends_on_node = keys.windows(2).any(|pair| pair[0] != pair[1]);
+                    if states.len() > 1 || depends_on_node && pods.len() > 1 {
+                        let since = otherwise.since.map_or(state.from, |since| since.min(state.from));
+                        otherwise.since = Some(since);
+                        otherwise.is_right = true;
+                    }
+                    // When the time of a pod is over depends on which came first, the pod or an edit.
+                    otherwise.is_right |= !registration.min_ready().is_zero();
                 }
             }
         }
-        since
+        otherwise
     }
 
     /// Whether a key could be gone by one who saw pods and nodes of this time in another order: its pod waited for its gate,

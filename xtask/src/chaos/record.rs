@@ -87,6 +87,8 @@ pub struct Pod {
     pub ready: bool,
     /// Whether only its readiness gate keeps it from being ready, or its kubelet has yet to see that the gate is open.
     pub waits: bool,
+    /// Since when it has been ready, or only its readiness gate has kept it from that, as Kubernetes says to the second.
+    pub since: Option<Moment>,
     /// Its readiness gate, if it declares one.
     pub gate: Option<Gate>,
     /// Its IPv4 address.

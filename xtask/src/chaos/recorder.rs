@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::{Stream, StreamExt};
@@ -42,6 +42,7 @@ impl Recorder {
     /// Begins to watch; moments count from `epoch`.
     pub fn begin(client: &Client, epoch: Instant) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
+        let began = SystemTime::now() - epoch.elapsed();
         let pods = Api::<v1::Pod>::namespaced(client.clone(), NAMESPACE);
         let nodes = Api::<v1::Node>::all(client.clone());
         let services = Api::<v1::Service>::namespaced(client.clone(), NAMESPACE);
@@ -50,7 +51,7 @@ impl Recorder {
                 watcher(pods, watcher::Config::default()),
                 seen.clone(),
                 epoch,
-                |name, pod| Sight::Pod(name, pod.map(read_pod)),
+                move |name, pod| Sight::Pod(name, pod.map(|pod| read_pod(pod, began))),
             )),
             tokio::spawn(follow(
                 watcher(registrations(client.clone()), watcher::Config::default()),
@@ -174,7 +175,7 @@ async fn follow<K: ResourceExt>(
     }
 }
 
-fn read_pod(pod: &v1::Pod) -> Pod {
+fn read_pod(pod: &v1::Pod, began: SystemTime) -> Pod {
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let find = |kind: &str| conditions.iter().find(|one| one.type_ == kind);
@@ -199,6 +200,11 @@ fn read_pod(pod: &v1::Pod) -> Pod {
     let waits = !is_true("Ready")
         && gate.is_some_and(|gate| gate == Gate::Closed || waits_for_kubelet)
         && is_true("ContainersReady");
+    let ready = (is_true("Ready") || waits) && !ended && pod.metadata.deletion_timestamp.is_none();
+    // The gate has no part in how long a pod has been ready.
+    let since = find(if gate.is_some() { "ContainersReady" } else { "Ready" }).filter(|_| ready);
+    let since = since.and_then(|condition| condition.last_transition_time.as_ref());
+    let since = since.map(|time| SystemTime::from(time.0).duration_since(began).unwrap_or_default());
     let ports = spec
         .containers
         .into_iter()
@@ -206,8 +212,9 @@ fn read_pod(pod: &v1::Pod) -> Pod {
     let ports = ports.filter_map(|port| Some((port.name?, u16::try_from(port.container_port).ok()?)));
     Pod {
         labels: pod.metadata.labels.clone().unwrap_or_default(),
-        ready: (is_true("Ready") || waits) && !ended && pod.metadata.deletion_timestamp.is_none(),
+        ready,
         waits,
+        since,
         gate,
         address: addresses.chain(status.pod_ip).find(|address| address.contains('.')),
         node: spec.node_name,

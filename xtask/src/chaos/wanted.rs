@@ -1,7 +1,7 @@
 //! Which keys a registration promises for a pod: written from what its definition says (`kubectl explain svcreg.spec`),
 //! not from how the operator does it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Map, Value, json};
 
@@ -31,6 +31,7 @@ pub struct Registration {
     node_labels: BTreeMap<String, String>,
     weight: Option<u64>,
     version: Option<String>,
+    min_ready: Duration,
 }
 
 /// What a registration registers.
@@ -102,6 +103,7 @@ impl Registration {
             node_labels,
             weight: spec["weight"].as_u64(),
             version: text(&spec["version"]["fromLabel"]),
+            min_ready: Duration::from_secs(spec["minReadySeconds"].as_u64().unwrap_or_default()),
             namespace,
             service,
         })
@@ -122,6 +124,11 @@ impl Registration {
         self.registers
     }
 
+    /// How long a pod must have been ready before it is registered.
+    pub fn min_ready(&self) -> Duration {
+        self.min_ready
+    }
+
     /// The name of the Service that it is of, if it is of one.
     pub fn service(&self) -> Option<&str> {
         self.of.as_deref()
@@ -133,7 +140,8 @@ impl Registration {
         labels.all(|(label, value)| pod.labels.get(label) == Some(value))
     }
 
-    /// The keys that a pod on a node is to have, with their values as [`canonical`] has them.
+    /// The keys that a pod on a node is to have once it has been ready for long enough, with their values as [`canonical`] has
+    /// them.
     pub fn keys(&self, name: &str, pod: &Pod, node: Option<&Node>) -> BTreeMap<String, String> {
         let selected = self.registers == Registers::Pods && self.selects(pod);
         // No kubelet makes a pod ready on a node that is not.
@@ -342,6 +350,7 @@ pub mod tests {
             labels: BTreeMap::from([("app".to_owned(), "orders".to_owned())]),
             ready,
             waits: false,
+            since: None,
             gate: None,
             address: Some("10.0.0.7".to_owned()),
             node: Some("n1".to_owned()),

@@ -1,6 +1,6 @@
 //! What each key should have held at each time, by what was seen in Kubernetes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     cluster::{Cluster, Subject},
@@ -36,30 +36,86 @@ static NOTHING: [Wish; 1] = [Wish {
     value: None,
 }];
 
+/// Wishes in the making.
+#[derive(Default)]
+struct Derivation {
+    wishes: Wishes,
+    cluster: Cluster,
+    /// What is wished for now.
+    pairs: BTreeMap<Pair, Wished>,
+    /// When pods will have been ready for long enough.
+    due: BTreeSet<(Moment, Pair)>,
+}
+
+/// A registration and what it has keys for.
+type Pair = (String, Subject);
+
+#[derive(Default)]
+struct Wished {
+    keys: BTreeMap<String, String>,
+    /// Since when the pod was ready when it was registered.
+    since: Option<Moment>,
+}
+
+impl Derivation {
+    fn see(&mut self, at: Moment, sight: &Sight) {
+        self.pass(at);
+        if !self.cluster.take(sight) {
+            return;
+        }
+        self.wishes.remember(at, sight);
+        let mut touched = self.cluster.touched(sight);
+        if let Sight::Registration(name, _) = sight {
+            touched.extend(self.pairs.keys().filter(|(one, _)| one == name).cloned());
+        }
+        for pair in touched {
+            self.derive(at, pair);
+        }
+    }
+
+    /// Lets time pass.
+    fn pass(&mut self, until: Moment) {
+        while self.due.first().is_some_and(|(at, _)| *at <= until) {
+            let (at, pair) = self.due.pop_first().expect("there is one");
+            self.derive(at, pair);
+        }
+    }
+
+    fn derive(&mut self, at: Moment, pair: Pair) {
+        let Wished { keys: before, since } = self.pairs.remove(&pair).unwrap_or_default();
+        let now = self.cluster.keys(&pair.0, &pair.1);
+        let ready = self.cluster.ready_since(&pair.1);
+        let min_ready = self.cluster.min_ready(&pair.0);
+        let is_same = !before.is_empty() && since == ready;
+        if !now.is_empty() && !is_same && !min_ready.is_zero() {
+            // The pod was not ready in between, even if nobody has seen that.
+            self.wishes.change(at, &before, &BTreeMap::new());
+            let available = ready.unwrap_or_default() + min_ready;
+            if available > at {
+                self.due.insert((available, pair));
+                return;
+            }
+        }
+        self.wishes.change(at, &before, &now);
+        if !now.is_empty() {
+            let wished = Wished {
+                keys: now,
+                since: ready,
+            };
+            self.pairs.insert(pair, wished);
+        }
+    }
+}
+
 impl Wishes {
     /// From the sightings, in their order.
     pub fn of(sightings: &[Sighting]) -> Self {
-        let (mut wishes, mut cluster) = (Self::default(), Cluster::default());
-        let mut pairs: BTreeMap<(String, Subject), BTreeMap<String, String>> = BTreeMap::new();
+        let mut derivation = Derivation::default();
         for Sighting { at, sight } in sightings {
-            if !cluster.take(sight) {
-                continue;
-            }
-            wishes.remember(*at, sight);
-            let mut touched = cluster.touched(sight);
-            if let Sight::Registration(name, _) = sight {
-                touched.extend(pairs.keys().filter(|(one, _)| one == name).cloned());
-            }
-            for pair in touched {
-                let now = cluster.keys(&pair.0, &pair.1);
-                let before = pairs.remove(&pair).unwrap_or_default();
-                wishes.change(*at, &before, &now);
-                if !now.is_empty() {
-                    pairs.insert(pair, now);
-                }
-            }
+            derivation.see(*at, sight);
         }
-        wishes
+        derivation.pass(Moment::MAX);
+        derivation.wishes
     }
 
     fn remember(&mut self, at: Moment, sight: &Sight) {

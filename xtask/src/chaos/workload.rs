@@ -187,6 +187,7 @@ impl Workload<'_> {
                     labels: one.labels().clone(),
                     ready: true,
                     waits: false,
+                    since: None,
                     gate: None,
                     address: Some(String::new()),
                     node: None,

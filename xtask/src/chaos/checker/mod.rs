@@ -7,6 +7,9 @@
 mod foreign;
 mod gates;
 mod latency;
+mod min_ready;
+#[cfg(test)]
+mod min_ready_tests;
 #[cfg(test)]
 mod node_tests;
 mod reasons;
@@ -86,6 +89,8 @@ pub enum Kind {
     Stale,
     /// A write that never was right.
     Unwanted,
+    /// A pod was registered before it had been ready for as long as its registration asks for.
+    Early,
     /// A write that nobody who leads can have made, or on a lease that no operator has recorded.
     Unfenced,
     /// A stranger's key was changed.
@@ -110,6 +115,7 @@ impl fmt::Display for Kind {
             Self::Rewrite => "rewrite",
             Self::Stale => "stale write",
             Self::Unwanted => "unwanted write",
+            Self::Early => "registered too early",
             Self::Unfenced => "unfenced write",
             Self::Foreign => "foreign key touched",
             Self::Gate => "gate opened too early",

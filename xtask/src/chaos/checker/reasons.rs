@@ -6,7 +6,7 @@
 //! So staleness is told by the effect, which is all that consumers see. Beside that, a write needs somebody to lead when it is
 //! made, as the fence demands, and a lease that is recorded.
 
-use super::{Kind, Scene, Verdict, Violation, during, named};
+use super::{Kind, Scene, Verdict, Violation, during, min_ready, named};
 use crate::chaos::{
     holders::{Holder, Touch},
     record::Span,
@@ -89,22 +89,29 @@ impl History<'_> {
         } else {
             self.wishes[self.reached].from
         };
-        let otherwise = value.and_then(|value| self.scene.wishes.could_be(self.key, value, within, known));
+        let is_hidden = self.scene.record.gaps.iter().any(|gap| meets(*gap, within));
+        if let Some(why) = min_ready::too_early(self.scene, self.key, touch, within, known)
+            && !is_hidden
+        {
+            return Judgement::Wrong(Kind::Early, why);
+        }
+        let otherwise = value.map(|value| self.scene.wishes.could_be(self.key, value, within, known));
+        let otherwise = otherwise.unwrap_or_default();
         if let Some(reached) = right.iter().find(|i| **i >= self.reached) {
             // Maybe it was written by an older state of the pod, what came after which is yet to be followed.
-            let older = otherwise.map_or(*reached, |since| {
+            let older = otherwise.since.map_or(*reached, |since| {
                 self.wishes.partition_point(|wish| wish.from <= since) - 1
             });
             self.reached = self.reached.max(older.min(*reached));
             return Judgement::Right;
         }
-        if self.scene.record.gaps.iter().any(|gap| meets(*gap, within)) {
+        if is_hidden {
             return Judgement::Unknown;
         }
         let wishes = &self.scene.wishes;
         let is_open = value.is_none() && wishes.could_be_gone(self.key, within)
             || wishes.node_could_be(self.key, value, within, self.scene.weather.is_calm(within));
-        if otherwise.is_some() || is_open || self.scene.retained.allows(self.key, value, within) {
+        if otherwise.is_right || is_open || self.scene.retained.allows(self.key, value, within) {
             return Judgement::Right;
         }
         self.wrong(value, &right, within)

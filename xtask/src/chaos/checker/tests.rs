@@ -17,7 +17,7 @@ const LEADER: &str = "/leasehold/cluster/leader";
 const RECORD: &str = "/leasehold/cluster/leases/0000000000000007";
 pub const LEASE: i64 = 7;
 
-fn terms() -> Terms {
+pub fn terms() -> Terms {
     Terms {
         bound: Duration::from_secs(10),
         reach: Duration::from_secs(1),
