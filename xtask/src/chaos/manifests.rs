@@ -237,6 +237,9 @@ pub fn registration(slot: usize, shape: u64) -> Value {
     if slot < REGISTRATIONS && bits(shape, 44, 8) < 3 {
         spec["minReadySeconds"] = json!(bits(shape, 44, 8) + 1);
     }
+    if slot < REGISTRATIONS && bits(shape, 48, 3) == 0 {
+        spec["address"] = json!({"ipFamilies": ["IPv4", "IPv6"]});
+    }
     add_facts(&mut spec, shape);
     add_node_labels(&mut spec, shape);
     json!({

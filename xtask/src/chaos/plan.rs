@@ -131,6 +131,8 @@ pub enum Action {
     Toggle { pick: u64 },
     /// A pod becomes unready and ready again at once.
     Flap { pick: u64 },
+    /// A pod gets an IPv6 address beside its other one, or loses it.
+    Readdress { pick: u64 },
     /// A registration is created, or changed to this shape.
     Register { slot: usize, shape: u64 },
     /// A registration is deleted.
@@ -169,6 +171,7 @@ impl Action {
             Self::Relabel { .. } => "pod relabelled",
             Self::Toggle { .. } => "pod's readiness toggled",
             Self::Flap { .. } => "pod flapped",
+            Self::Readdress { .. } => "pod's IPv6 address added or removed",
             Self::Register { .. } => "registration created or changed",
             Self::Unregister { .. } => "registration deleted",
             Self::Annotate { .. } => "Service annotated",
@@ -211,7 +214,7 @@ impl Iterator for Actions {
         let mut slot_of = |n: usize| super::rng::index(rng.next(), n);
         let (app, slot, registration) = (slot_of(APPS), slot_of(BARE_PODS), slot_of(SLOTS));
         let node = slot_of(NODES);
-        let (chance, pick) = (rng.below(116), rng.next());
+        let (chance, pick) = (rng.below(120), rng.next());
         let action = match chance {
             0..12 => Action::Scale {
                 app,
@@ -237,10 +240,11 @@ impl Iterator for Actions {
             100..106 => Action::RelabelNode { node, pick },
             106..108 => Action::ToggleNode { node },
             108..112 => Action::ReserveNode { node, pick },
-            _ => Action::Route {
+            112..116 => Action::Route {
                 app,
                 local: pick.is_multiple_of(2),
             },
+            _ => Action::Readdress { pick },
         };
         Some((pause, action))
     }
@@ -283,6 +287,6 @@ mod tests {
     #[test]
     fn every_action_is_planned_sooner_or_later() {
         let names: BTreeSet<_> = Actions::new(1).take(1000).map(|(_, action)| action.name()).collect();
-        assert_eq!(names.len(), 19);
+        assert_eq!(names.len(), 20);
     }
 }

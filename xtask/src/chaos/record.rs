@@ -93,6 +93,8 @@ pub struct Pod {
     pub gate: Option<Gate>,
     /// Its IPv4 address.
     pub address: Option<String>,
+    /// Its IPv6 address.
+    pub ipv6: Option<String>,
     /// Its node.
     pub node: Option<String>,
     /// Its containers' named ports.

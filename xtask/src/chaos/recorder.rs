@@ -182,6 +182,7 @@ fn read_pod(pod: &v1::Pod, began: SystemTime) -> Pod {
     let is_true = |kind: &str| find(kind).is_some_and(|one| one.status == "True");
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let addresses = status.pod_ips.unwrap_or_default().into_iter().map(|one| one.ip);
+    let (ipv4, ipv6): (Vec<String>, Vec<String>) = addresses.chain(status.pod_ip).partition(|one| one.contains('.'));
     let spec = pod.spec.clone().unwrap_or_default();
     let gates = spec.readiness_gates.unwrap_or_default();
     let gate = gates
@@ -216,7 +217,8 @@ fn read_pod(pod: &v1::Pod, began: SystemTime) -> Pod {
         waits,
         since,
         gate,
-        address: addresses.chain(status.pod_ip).find(|address| address.contains('.')),
+        address: ipv4.into_iter().next(),
+        ipv6: ipv6.into_iter().next(),
         node: spec.node_name,
         ports: ports.collect(),
     }

@@ -15,6 +15,9 @@ pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// The label that tells the region of a node.
 pub const REGION: &str = "topology.kubernetes.io/region";
 
+/// What the name of a pod's endpoint of the second family ends in.
+pub const SECOND: &str = "_ipv6";
+
 /// What matters of a registration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Registration {
@@ -32,6 +35,8 @@ pub struct Registration {
     weight: Option<u64>,
     version: Option<String>,
     min_ready: Duration,
+    /// Whether a pod is registered with its addresses of both families.
+    both: bool,
 }
 
 /// What a registration registers.
@@ -88,6 +93,13 @@ impl Registration {
             Some("NodePort") => Registers::Nodes,
             Some(_) => return None,
         };
+        let families = spec["address"]["ipFamilies"].as_array();
+        let families: Option<Vec<_>> = families.map(|families| families.iter().filter_map(Value::as_str).collect());
+        let both = match families.as_deref() {
+            None | Some(["IPv4"]) => false,
+            Some(["IPv4", "IPv6"]) => true,
+            Some(_) => return None,
+        };
         let of = text(&spec["service"]["name"]);
         Some(Self {
             // A Service selects the pods of the app of its name.
@@ -104,6 +116,7 @@ impl Registration {
             weight: spec["weight"].as_u64(),
             version: text(&spec["version"]["fromLabel"]),
             min_ready: Duration::from_secs(spec["minReadySeconds"].as_u64().unwrap_or_default()),
+            both,
             namespace,
             service,
         })
@@ -146,11 +159,16 @@ impl Registration {
         let selected = self.registers == Registers::Pods && self.selects(pod);
         // No kubelet makes a pod ready on a node that is not.
         let lost = pod.waits && node.is_some_and(|node| !node.ready);
-        let Some(address) = pod.address.as_ref().filter(|_| selected && pod.ready && !lost) else {
-            return BTreeMap::new();
-        };
+        let mut keys = BTreeMap::new();
+        if !selected || !pod.ready || lost {
+            return keys;
+        }
         let label = |label: &str| pod.labels.get(label);
-        let endpoint = Endpoint {
+        let first = pod.address.as_ref().map(|address| (name.to_owned(), address.clone()));
+        let second = pod.ipv6.as_ref().filter(|_| self.both);
+        let second = second.map(|address| (format!("{name}{SECOND}"), format!("[{address}]")));
+        let endpoint = |(id, address): (String, String)| Endpoint {
+            id,
             name,
             address,
             node: pod.node.as_deref(),
@@ -159,10 +177,13 @@ impl Registration {
             weight: self.weight,
             metadata: self.attributes(node),
         };
-        self.records(&endpoint, |target| match target {
-            Target::Number(number) => Some(*number),
-            Target::Named(wanted) => pod.ports.get(wanted).copied().map(u64::from),
-        })
+        for one in [first, second].into_iter().flatten() {
+            keys.extend(self.records(&endpoint(one), |target| match target {
+                Target::Number(number) => Some(*number),
+                Target::Named(wanted) => pod.ports.get(wanted).copied().map(u64::from),
+            }));
+        }
+        keys
     }
 
     /// The keys that a node is to have of a Service that so many pods serve: with local traffic, so many on this node.
@@ -176,8 +197,9 @@ impl Registration {
         };
         let pods = u64::try_from(serving).expect("it fits");
         let endpoint = Endpoint {
+            id: name.to_owned(),
             name,
-            address,
+            address: address.clone(),
             node: Some(name),
             zone: node.labels.get(ZONE),
             version: None,
@@ -208,12 +230,12 @@ impl Registration {
 
     /// The keys of an endpoint, whose ports have the numbers that `number` says.
     fn records(&self, endpoint: &Endpoint<'_>, number: impl Fn(&Target) -> Option<u64>) -> BTreeMap<String, String> {
-        let Endpoint { name, address, .. } = endpoint;
+        let Endpoint { id, address, .. } = endpoint;
         let mut keys = BTreeMap::new();
         for port in &self.ports {
             let Some(number) = number(&port.target) else { continue };
             for outlet in &self.outlets {
-                let mut key = format!("{}{name}", outlet.prefix);
+                let mut key = format!("{}{id}", outlet.prefix);
                 if self.ports.len() > 1 {
                     key.push(':');
                     key.push_str(&port.name);
@@ -238,7 +260,8 @@ impl Registration {
             }
         };
         let metadata = &endpoint.metadata;
-        tell("address", Some(json!(endpoint.address)));
+        let address = endpoint.address.trim_matches(['[', ']']);
+        tell("address", Some(json!(address)));
         tell("port", Some(json!(port)));
         tell("portName", Some(json!(port_name)));
         tell("version", endpoint.version.map(|version| json!(version)));
@@ -256,8 +279,11 @@ impl Registration {
 /// What clients connect to, and what is known of it.
 struct Endpoint<'a> {
     /// Its name in keys.
+    id: String,
+    /// The name of its pod or node.
     name: &'a str,
-    address: &'a str,
+    /// As it is before a port.
+    address: String,
     node: Option<&'a str>,
     zone: Option<&'a String>,
     version: Option<&'a String>,
@@ -353,6 +379,7 @@ pub mod tests {
             since: None,
             gate: None,
             address: Some("10.0.0.7".to_owned()),
+            ipv6: None,
             node: Some("n1".to_owned()),
             ports: BTreeMap::from([("grpc".to_owned(), 8080)]),
         }
@@ -474,6 +501,30 @@ pub mod tests {
         assert_eq!(metadata(Some(&node(&labels))), expected);
         assert_eq!(metadata(Some(&node(&[]))), (Value::Null, Value::Null));
         assert_eq!(metadata(None), (Value::Null, Value::Null));
+    }
+
+    #[test]
+    fn of_both_families_the_second_has_a_name_of_its_own() {
+        let dual = Pod {
+            ipv6: Some("fd00::7".to_owned()),
+            ..pod(true)
+        };
+        let both = json!({"ipFamilies": ["IPv4", "IPv6"]});
+        let text = registration(&json!({"address": both}));
+        let first = ("/services/shop/orders/a".to_owned(), "10.0.0.7:8080".to_owned());
+        let second = ("/services/shop/orders/a_ipv6".to_owned(), "[fd00::7]:8080".to_owned());
+        assert_eq!(text.keys("a", &dual, None), [first.clone(), second.clone()].into());
+        assert_eq!(text.keys("a", &pod(true), None), [first.clone()].into());
+        assert_eq!(registration(&json!({})).keys("a", &dual, None), [first].into());
+        let only = Pod {
+            address: None,
+            ..dual.clone()
+        };
+        assert_eq!(text.keys("a", &only, None), [second].into());
+        let formats = json!([{"type": "Plain", "plain": {"value": "JSON"}}]);
+        let json = registration(&json!({"address": both, "formats": formats})).keys("a", &dual, None);
+        let value: Value = serde_json::from_str(&json["/services/shop/orders/a_ipv6"]).expect("JSON");
+        assert_eq!((&value["address"], &value["pod"]), (&json!("fd00::7"), &json!("a")));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     cluster::{Cluster, Subject},
     record::{Moment, Node, Pod, Service, Sight, Sighting, Span},
-    wanted::Registration,
+    wanted::{Registration, SECOND},
 };
 
 /// The value that a key should have from a moment on; none when it should not be there.
@@ -193,10 +193,11 @@ impl Wishes {
     }
 }
 
-/// The name of the endpoint in a key.
+/// The name of the pod, node or address in a key.
 pub fn named(key: &str) -> &str {
     let last = key.rsplit('/').next().unwrap_or_default();
-    last.split(':').next().unwrap_or_default()
+    let name = last.split(':').next().unwrap_or_default();
+    name.strip_suffix(SECOND).unwrap_or(name)
 }
 
 fn add<T: Clone>(all: &mut Timelines<T>, name: &str, at: Moment, value: Option<&T>) {

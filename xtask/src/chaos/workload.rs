@@ -94,6 +94,16 @@ impl Workload<'_> {
                 self.change_service(number, &json!({"spec": {"externalTrafficPolicy": policy}}))
                     .await?;
             }
+            Action::Readdress { pick } => {
+                if let Some((name, pod)) = self.some_pod(pick) {
+                    let ipv6 = pod
+                        .ipv6
+                        .is_none()
+                        .then(|| format!("fd00::{:x}", pick >> 8 & 0xffff | 1));
+                    let addresses: Vec<&str> = pod.address.iter().chain(&ipv6).map(String::as_str).collect();
+                    namespace.set_pod_ips(&name, &addresses).await?;
+                }
+            }
             Action::StrangerNear { pick } => return Ok(self.near(pick).await),
             Action::StrangerTakes { slot, pick } => return self.takes(slot, pick).await,
             Action::StrangerChanges { pick } => return Ok(self.stranger.change(scene, pick).await),
@@ -190,6 +200,7 @@ impl Workload<'_> {
                     since: None,
                     gate: None,
                     address: Some(String::new()),
+                    ipv6: None,
                     node: None,
                     ports: ports.into(),
                 };

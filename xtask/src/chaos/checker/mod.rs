@@ -4,6 +4,8 @@
 //! Kubernetes ([`Wishes`]), what it held from what was seen in etcd ([`holders`]), and when the servers were well from the
 //! faults that were injected ([`Weather`]). Pure: no server, no clock.
 
+#[cfg(test)]
+mod family_tests;
 mod foreign;
 mod gates;
 mod latency;
