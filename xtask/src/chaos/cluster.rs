@@ -24,6 +24,8 @@ pub struct Cluster {
 pub enum Subject {
     Pod(String),
     Node(String),
+    /// The addresses of its Service.
+    Addresses,
 }
 
 impl Cluster {
@@ -49,23 +51,32 @@ impl Cluster {
                 }
                 Subject::Node(name) => {
                     let (node, service) = (self.nodes.get(name)?, self.services.get(registration.service()?)?);
-                    let behind = self
-                        .pods
-                        .values()
-                        .filter(|pod| registration.selects(pod) && pod.serves());
-                    let behind = behind.filter(|pod| !service.local || pod.node.as_ref() == Some(name));
-                    registration.node_keys(name, node, service, behind.count())
+                    let on = service.local.then_some(name);
+                    registration.node_keys(name, node, service, self.serving(registration, on))
+                }
+                Subject::Addresses => {
+                    let service = self.services.get(registration.service()?)?;
+                    registration.address_keys(service, self.serving(registration, None))
                 }
             })
         };
         keys().unwrap_or_default()
     }
 
+    /// The number of pods that serve a registration, of those on a node or of all.
+    fn serving(&self, registration: &Registration, node: Option<&String>) -> usize {
+        let pods = self.pods.values();
+        let serving = pods.filter(|pod| registration.selects(pod) && pod.serves());
+        serving
+            .filter(|pod| node.is_none() || pod.node.as_ref() == node)
+            .count()
+    }
+
     /// Since when a subject has been ready, if that is known and matters.
     pub fn ready_since(&self, subject: &Subject) -> Option<Moment> {
         match subject {
             Subject::Pod(name) => self.pods.get(name)?.since,
-            Subject::Node(_) => None,
+            Subject::Node(_) | Subject::Addresses => None,
         }
     }
 
@@ -79,22 +90,29 @@ impl Cluster {
     pub fn touched(&self, sight: &Sight) -> BTreeSet<(String, Subject)> {
         let mut touched = BTreeSet::new();
         for (name, registration) in &self.registrations {
-            let of_nodes = registration.registers() == Registers::Nodes;
+            let (of_pods, of_nodes) = match registration.registers() {
+                Registers::Pods | Registers::HostPorts => (true, false),
+                Registers::Nodes => (false, true),
+                Registers::ClusterIPs | Registers::ExternalIPs | Registers::LoadBalancers => (false, false),
+            };
             let subjects: Vec<Subject> = match sight {
-                Sight::Pod(pod, _) if !of_nodes => vec![Subject::Pod(pod.clone())],
-                Sight::Registration(one, _) if !of_nodes && one == name => {
+                Sight::Pod(pod, _) if of_pods => vec![Subject::Pod(pod.clone())],
+                Sight::Registration(one, _) if of_pods && one == name => {
                     self.pods.keys().cloned().map(Subject::Pod).collect()
                 }
-                Sight::Node(node, _) if !of_nodes => {
+                Sight::Node(node, _) if of_pods => {
                     let on_node = self.pods.iter().filter(|(_, pod)| pod.node.as_ref() == Some(node));
                     on_node.map(|(pod, _)| Subject::Pod(pod.clone())).collect()
                 }
-                Sight::Node(node, _) => vec![Subject::Node(node.clone())],
+                Sight::Node(node, _) if of_nodes => vec![Subject::Node(node.clone())],
+                Sight::Node(..) => continue,
                 Sight::Registration(one, _) if one != name => continue,
                 Sight::Service(one, _) if registration.service() != Some(one) => continue,
-                Sight::Pod(..) | Sight::Registration(..) | Sight::Service(..) => {
+                Sight::Service(..) if of_pods => continue,
+                Sight::Pod(..) | Sight::Registration(..) | Sight::Service(..) if of_nodes => {
                     self.nodes.keys().cloned().map(Subject::Node).collect()
                 }
+                Sight::Pod(..) | Sight::Registration(..) | Sight::Service(..) => vec![Subject::Addresses],
             };
             touched.extend(subjects.into_iter().map(|subject| (name.clone(), subject)));
         }

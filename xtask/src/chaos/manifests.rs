@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use testbed::NewPod;
 
 use super::{
-    plan::{APPS, REGISTRATIONS},
+    plan::{ADDRESSES, APPS, REGISTRATIONS},
     wanted::ZONE,
 };
 
@@ -77,8 +77,23 @@ pub fn service(number: usize) -> Value {
             // It also has a cluster IP and node ports.
             "type": "LoadBalancer",
             "selector": {"app": name},
+            "externalIPs": EXTERNAL_IPS,
             "ports": [port(grpc, 80, json!(grpc)), port(http, 81, json!(http)), port("admin", ADMIN, json!(ADMIN))],
         },
+    })
+}
+
+/// The external IPs of Services.
+pub const EXTERNAL_IPS: [&str; 2] = ["192.0.2.10", "192.0.2.11"];
+
+/// What gives the load balancer of the Service of an app so many addresses and host names.
+pub fn load_balancer(number: usize, most: usize) -> Value {
+    let ingress = [json!({"ip": "203.0.113.7"}), json!({"hostname": "lb.example.com"})];
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": app(number)},
+        "status": {"loadBalancer": {"ingress": &ingress[..most]}},
     })
 }
 
@@ -93,7 +108,10 @@ pub fn new_pod(slot: usize) -> NewPod {
     if is_gated(slot) {
         pod = pod.with(&json!({"spec": {"readinessGates": [{"conditionType": GATE}]}}));
     }
-    PORTS.iter().fold(pod, |pod, (name, number)| pod.port(name, *number))
+    // No two pods have the same port of a node.
+    let port = |(i, (name, number)): (usize, &(&str, u16))| json!({"name": name, "containerPort": number, "hostPort": 18000 + 100 * i + slot});
+    let ports: Vec<Value> = PORTS.iter().enumerate().map(port).collect();
+    pod.with(&json!({"spec": {"containers": [{"name": "main", "image": "leasehold.test/main", "ports": ports}]}}))
 }
 
 /// The name of a registration.
@@ -226,13 +244,21 @@ pub fn registration(slot: usize, shape: u64) -> Value {
     };
     let mut spec = json!({"ports": ports, "formats": formats(&name, shape)});
     let app = app(slot % APPS);
-    match (slot.checked_sub(REGISTRATIONS), bits(shape, 38, 2)) {
-        (Some(_), _) => {
-            spec["service"] = json!({"name": app});
-            spec["address"] = json!({"type": "NodePort"});
+    let address = slot.checked_sub(REGISTRATIONS).map(|i| ADDRESSES[i]);
+    if let Some(address) = address {
+        spec["address"] = json!({"type": address});
+    }
+    match address {
+        Some("HostIP") => {
+            // No pod has a host port for it, so that gates would wait for nothing.
+            let admin = json!([{"name": "admin", "port": ADMIN}]);
+            if spec["ports"] == admin {
+                spec["ports"] = json!([{"name": "grpc"}]);
+            }
+            spec["selector"] = json!({"matchLabels": {"app": app}});
         }
-        (None, 0) => spec["selector"] = json!({"matchLabels": {"app": app}}),
-        (None, _) => spec["service"] = json!({"name": app}),
+        None if bits(shape, 38, 2) == 0 => spec["selector"] = json!({"matchLabels": {"app": app}}),
+        _ => spec["service"] = json!({"name": app}),
     }
     if slot < REGISTRATIONS && bits(shape, 44, 8) < 3 {
         spec["minReadySeconds"] = json!(bits(shape, 44, 8) + 1);

@@ -169,6 +169,8 @@ async fn begin(scene: &Scene, seed: u64) -> Result<()> {
             deployments.patch(&name, &PatchParams::default(), &change).await?;
         }
         scene.namespace.apply(manifests::service(number)).await?;
+        let balanced = manifests::load_balancer(number, 2);
+        scene.namespace.objects().merge_status(balanced).await?;
     }
     for slot in 0..plan::SLOTS {
         scene.namespace.apply(manifests::registration(slot, rng.next())).await?;

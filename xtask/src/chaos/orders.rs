@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use super::{
-    record::{Moment, Pod, Span},
-    wanted::Registration,
+    record::{Moment, Node, Pod, Span},
+    wanted::{Registers, Registration},
     wishes::{Wishes, alive, named},
 };
 
@@ -75,44 +75,52 @@ impl Wishes {
         nodes.map(|node| registration.keys(name, pod, node.value)).collect()
     }
 
-    /// Whether a key of a node could have this value, or be gone, by one who saw the objects of this time in another order.
-    /// That is open when two of these have changed: the registration, its Service, the node, and the pods that serve. While
-    /// not all was well it is enough that several pods did, because a list has no order.
-    pub fn node_could_be(&self, key: &str, value: Option<&str>, within: Span, well: bool) -> bool {
-        let name = named(key);
-        let Some(nodes) = self.nodes.get(name).map(|states| alive(states, within)) else {
-            return false;
-        };
+    /// Whether a key of a node or of an address of a Service could have this value, or be gone, by one who saw the objects of
+    /// this time in another order. That is open when two of these have changed: the registration, its Service, the node, and
+    /// the pods that serve. While not all was well it is enough that several pods did, because a list has no order.
+    pub fn service_could_be(&self, key: &str, value: Option<&str>, within: Span, well: bool) -> bool {
         self.registrations.values().any(|states| {
             let specs = alive(states, within);
             let known: Vec<&Registration> = specs.iter().filter_map(|state| state.value).collect();
-            let is_near = |one: &&Registration| one.prefixes().any(|prefix| key.starts_with(prefix));
-            let Some(service) = known.iter().find(|one| is_near(one)).and_then(|one| one.service()) else {
+            let is_near = |one: &&&Registration| one.prefixes().any(|prefix| key.starts_with(prefix));
+            let Some(near) = known.iter().find(is_near).filter(|one| !one.registers().are_pods()) else {
                 return false;
             };
-            let services = self.services.get(service).map(|states| alive(states, within));
-            let services = services.unwrap_or_default();
-            let behind = |registration: &Registration, node| self.serving(registration, node, within);
+            let name = (near.registers() == Registers::Nodes).then(|| named(key));
+            let nodes = name.map(|name| self.nodes.get(name).map(|states| alive(states, within)));
+            let nodes = nodes.map(Option::unwrap_or_default);
+            let services = near.service().and_then(|service| self.services.get(service));
+            let services = services.map(|states| alive(states, within)).unwrap_or_default();
+            let varies = |range: RangeInclusive<usize>| range.start() != range.end();
             let pods_changed = known.iter().any(|one| {
-                let (all, here) = (behind(one, None), behind(one, Some(name)));
-                all.start() != all.end() || here.start() != here.end()
+                varies(self.serving(one, None, within)) || name.is_some() && varies(self.serving(one, name, within))
             });
-            let changed = [specs.len() > 1, services.len() > 1, nodes.len() > 1, pods_changed];
+            let node_changed = nodes.as_ref().is_some_and(|nodes| nodes.len() > 1);
+            let changed = [specs.len() > 1, services.len() > 1, node_changed, pods_changed];
             if changed.iter().filter(|changed| **changed).count() < 2 && (well || !pods_changed) {
                 return false;
             }
-            known.iter().any(|registration| {
+            if value.is_none() && (known.len() < specs.len() || services.iter().any(|state| state.value.is_none())) {
+                return true;
+            }
+            // One for an address, which is on no node.
+            let nodes: Vec<Option<&Node>> = match &nodes {
+                Some(nodes) => nodes.iter().map(|state| state.value).collect(),
+                None => vec![None],
+            };
+            known.iter().any(|one| {
                 let services = services.iter().filter_map(|state| state.value);
-                services
-                    .flat_map(|service| nodes.iter().map(move |node| (service, node)))
-                    .any(|(service, node)| {
-                        let Some(node) = node.value else { return value.is_none() };
-                        let mut counts = behind(registration, service.local.then_some(name));
-                        counts.any(|count| {
-                            let keys = registration.node_keys(name, node, service, count);
-                            keys.get(key).map(String::as_str) == value
-                        })
+                let mut both = services.flat_map(|service| nodes.iter().map(move |node| (service, *node)));
+                both.any(|(service, node)| {
+                    let mut counts = self.serving(one, name.filter(|_| service.local), within);
+                    counts.any(|count| {
+                        let keys = match name {
+                            Some(name) => node.map(|node| one.node_keys(name, node, service, count)),
+                            None => Some(one.address_keys(service, count)),
+                        };
+                        keys.unwrap_or_default().get(key).map(String::as_str) == value
                     })
+                })
             })
         })
     }

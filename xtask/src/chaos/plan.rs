@@ -9,8 +9,17 @@ use super::{record::FaultKind, rng::Rng};
 pub const APPS: usize = 3;
 /// Registrations go by a number below this; there are more than apps, so that pods are registered twice.
 pub const REGISTRATIONS: usize = 4;
-/// The registrations of nodes have numbers from there on and below this.
-pub const SLOTS: usize = REGISTRATIONS + 2;
+/// The types of addresses of the registrations with numbers from there on: what leads to pods.
+pub const ADDRESSES: [&str; 6] = [
+    "NodePort",
+    "NodePort",
+    "HostIP",
+    "ClusterIP",
+    "ExternalIP",
+    "LoadBalancer",
+];
+/// All registrations have numbers below this.
+pub const SLOTS: usize = REGISTRATIONS + ADDRESSES.len();
 /// Bare pods go by a number below this.
 pub const BARE_PODS: usize = 8;
 /// Nodes go by a number below this.
@@ -151,6 +160,8 @@ pub enum Action {
     ReserveNode { node: usize, pick: u64 },
     /// The traffic of a Service goes to pods of the node that it reaches, or of all nodes.
     Route { app: usize, local: bool },
+    /// A Service gets other external IPs, or its load balancer other addresses.
+    Lead { app: usize, pick: u64 },
     /// The stranger writes a key beside those of a registration.
     StrangerNear { pick: u64 },
     /// The stranger takes the key that a bare pod is about to want.
@@ -181,6 +192,7 @@ impl Action {
             Self::ToggleNode { .. } => "node's readiness toggled",
             Self::ReserveNode { .. } => "node excluded, marked, cordoned or back",
             Self::Route { .. } => "Service's traffic policy changed",
+            Self::Lead { .. } => "Service's addresses changed",
             Self::StrangerNear { .. } => "stranger wrote beside",
             Self::StrangerTakes { .. } => "stranger took a pod's key",
             Self::StrangerChanges { .. } => "stranger changed a key",
@@ -214,7 +226,7 @@ impl Iterator for Actions {
         let mut slot_of = |n: usize| super::rng::index(rng.next(), n);
         let (app, slot, registration) = (slot_of(APPS), slot_of(BARE_PODS), slot_of(SLOTS));
         let node = slot_of(NODES);
-        let (chance, pick) = (rng.below(120), rng.next());
+        let (chance, pick) = (rng.below(124), rng.next());
         let action = match chance {
             0..12 => Action::Scale {
                 app,
@@ -244,7 +256,8 @@ impl Iterator for Actions {
                 app,
                 local: pick.is_multiple_of(2),
             },
-            _ => Action::Readdress { pick },
+            116..120 => Action::Readdress { pick },
+            _ => Action::Lead { app, pick },
         };
         Some((pause, action))
     }
@@ -287,6 +300,6 @@ mod tests {
     #[test]
     fn every_action_is_planned_sooner_or_later() {
         let names: BTreeSet<_> = Actions::new(1).take(1000).map(|(_, action)| action.name()).collect();
-        assert_eq!(names.len(), 20);
+        assert_eq!(names.len(), 21);
     }
 }

@@ -95,10 +95,14 @@ pub struct Pod {
     pub address: Option<String>,
     /// Its IPv6 address.
     pub ipv6: Option<String>,
+    /// The IPv4 address of its node, as the pod knows it.
+    pub host: Option<String>,
     /// Its node.
     pub node: Option<String>,
     /// Its containers' named ports.
     pub ports: BTreeMap<String, u16>,
+    /// Those of its containers' named ports that are also ports of its node, with the numbers there.
+    pub host_ports: BTreeMap<String, u16>,
 }
 
 impl Pod {
@@ -126,6 +130,12 @@ pub struct Node {
 pub struct Service {
     /// Whether its traffic from outside goes only to pods of the node that it reaches.
     pub local: bool,
+    /// Its IPv4 address in the cluster.
+    pub cluster_ip: Option<String>,
+    /// Its external IPs.
+    pub external_ips: Vec<String>,
+    /// The addresses and host names of its load balancer.
+    pub ingress: Vec<String>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
 }

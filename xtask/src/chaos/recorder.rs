@@ -210,7 +210,11 @@ fn read_pod(pod: &v1::Pod, began: SystemTime) -> Pod {
         .containers
         .into_iter()
         .flat_map(|one| one.ports.unwrap_or_default());
-    let ports = ports.filter_map(|port| Some((port.name?, u16::try_from(port.container_port).ok()?)));
+    let ports: Vec<v1::ContainerPort> = ports.collect();
+    let numbers = |number: fn(&v1::ContainerPort) -> Option<i32>| {
+        let of = |port: &v1::ContainerPort| Some((port.name.clone()?, u16::try_from(number(port)?).ok()?));
+        ports.iter().filter_map(of).collect()
+    };
     Pod {
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         ready,
@@ -220,7 +224,9 @@ fn read_pod(pod: &v1::Pod, began: SystemTime) -> Pod {
         address: ipv4.into_iter().next(),
         ipv6: ipv6.into_iter().next(),
         node: spec.node_name,
-        ports: ports.collect(),
+        host: status.host_ip.filter(|address| address.contains('.')),
+        ports: numbers(|port| Some(port.container_port)),
+        host_ports: numbers(|port| port.host_port),
     }
 }
 
@@ -251,7 +257,12 @@ fn read_service(service: &v1::Service) -> Service {
         port: u64::try_from(port.port).unwrap_or_default(),
         node_port: port.node_port.and_then(|port| u64::try_from(port).ok()),
     };
+    let ingress = service.status.clone().and_then(|status| status.load_balancer?.ingress);
+    let ingress = ingress.into_iter().flatten();
     Service {
+        cluster_ip: spec.cluster_ip.filter(|address| address.contains('.')),
+        external_ips: spec.external_ips.unwrap_or_default(),
+        ingress: ingress.filter_map(|one| one.ip.or(one.hostname)).collect(),
         local: spec.external_traffic_policy.as_deref() == Some("Local"),
         ports: spec.ports.into_iter().flatten().map(port).collect(),
     }

@@ -1,14 +1,13 @@
-//! Which keys a registration promises for a pod: written from what its definition says (`kubectl explain svcreg.spec`),
+//! Which keys a registration promises: written from what its definition says (`kubectl explain svcreg.spec`),
 //! not from how the operator does it.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::{
-    manifests::RACK,
-    record::{Node, Pod, Service},
-};
+use super::record::Pod;
+
+mod endpoints;
 
 /// The label that tells the zone of a node or a pod.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
@@ -43,7 +42,19 @@ pub struct Registration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registers {
     Pods,
+    /// Pods, at the addresses of their nodes.
+    HostPorts,
     Nodes,
+    ClusterIPs,
+    ExternalIPs,
+    LoadBalancers,
+}
+
+impl Registers {
+    /// Whether it is pods that have keys.
+    pub fn are_pods(self) -> bool {
+        matches!(self, Self::Pods | Self::HostPorts)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -90,7 +101,11 @@ impl Registration {
         let (metadata, node_labels) = attributes(&spec["attributes"])?;
         let registers = match spec["address"]["type"].as_str() {
             None | Some("PodIP") => Registers::Pods,
+            Some("HostIP") => Registers::HostPorts,
             Some("NodePort") => Registers::Nodes,
+            Some("ClusterIP") => Registers::ClusterIPs,
+            Some("ExternalIP") => Registers::ExternalIPs,
+            Some("LoadBalancer") => Registers::LoadBalancers,
             Some(_) => return None,
         };
         let families = spec["address"]["ipFamilies"].as_array();
@@ -152,143 +167,6 @@ impl Registration {
         let mut labels = self.labels.iter();
         labels.all(|(label, value)| pod.labels.get(label) == Some(value))
     }
-
-    /// The keys that a pod on a node is to have once it has been ready for long enough, with their values as [`canonical`] has
-    /// them.
-    pub fn keys(&self, name: &str, pod: &Pod, node: Option<&Node>) -> BTreeMap<String, String> {
-        let selected = self.registers == Registers::Pods && self.selects(pod);
-        // No kubelet makes a pod ready on a node that is not.
-        let lost = pod.waits && node.is_some_and(|node| !node.ready);
-        let mut keys = BTreeMap::new();
-        if !selected || !pod.ready || lost {
-            return keys;
-        }
-        let label = |label: &str| pod.labels.get(label);
-        let first = pod.address.as_ref().map(|address| (name.to_owned(), address.clone()));
-        let second = pod.ipv6.as_ref().filter(|_| self.both);
-        let second = second.map(|address| (format!("{name}{SECOND}"), format!("[{address}]")));
-        let endpoint = |(id, address): (String, String)| Endpoint {
-            id,
-            name,
-            address,
-            node: pod.node.as_deref(),
-            zone: node.and_then(|node| node.labels.get(ZONE)).or_else(|| label(ZONE)),
-            version: self.version.as_deref().and_then(label),
-            weight: self.weight,
-            metadata: self.attributes(node),
-        };
-        for one in [first, second].into_iter().flatten() {
-            keys.extend(self.records(&endpoint(one), |target| match target {
-                Target::Number(number) => Some(*number),
-                Target::Named(wanted) => pod.ports.get(wanted).copied().map(u64::from),
-            }));
-        }
-        keys
-    }
-
-    /// The keys that a node is to have of a Service that so many pods serve: with local traffic, so many on this node.
-    pub fn node_keys(&self, name: &str, node: &Node, service: &Service, serving: usize) -> BTreeMap<String, String> {
-        let Some(address) = node
-            .address
-            .as_ref()
-            .filter(|_| node.ready && !node.excluded && serving > 0)
-        else {
-            return BTreeMap::new();
-        };
-        let pods = u64::try_from(serving).expect("it fits");
-        let endpoint = Endpoint {
-            id: name.to_owned(),
-            name,
-            address: address.clone(),
-            node: Some(name),
-            zone: node.labels.get(ZONE),
-            version: None,
-            weight: if service.local {
-                Some(pods * self.weight.unwrap_or(1))
-            } else {
-                self.weight
-            },
-            metadata: self.attributes(Some(node)),
-        };
-        self.records(&endpoint, |target| {
-            let mut ports = service.ports.iter();
-            let port = ports.find(|port| match target {
-                Target::Number(number) => port.port == *number,
-                Target::Named(name) => port.name == *name,
-            });
-            port.and_then(|port| port.node_port)
-        })
-    }
-
-    /// The attributes of an endpoint on a node.
-    fn attributes(&self, node: Option<&Node>) -> BTreeMap<String, String> {
-        let is_published = |label: &str| matches!(label, ZONE | REGION | RACK);
-        let labels = self.node_labels.iter().filter(|(_, label)| is_published(label));
-        let of_node = labels.filter_map(|(name, label)| Some((name.clone(), node?.labels.get(label)?.clone())));
-        self.metadata.clone().into_iter().chain(of_node).collect()
-    }
-
-    /// The keys of an endpoint, whose ports have the numbers that `number` says.
-    fn records(&self, endpoint: &Endpoint<'_>, number: impl Fn(&Target) -> Option<u64>) -> BTreeMap<String, String> {
-        let Endpoint { id, address, .. } = endpoint;
-        let mut keys = BTreeMap::new();
-        for port in &self.ports {
-            let Some(number) = number(&port.target) else { continue };
-            for outlet in &self.outlets {
-                let mut key = format!("{}{id}", outlet.prefix);
-                if self.ports.len() > 1 {
-                    key.push(':');
-                    key.push_str(&port.name);
-                }
-                let host_port = format!("{address}:{number}");
-                let value = match outlet.style {
-                    Style::HostPort => host_port,
-                    Style::EtcdGRPC => json!({"Op": 0, "Addr": host_port, "Metadata": null}).to_string(),
-                    Style::Json => self.json(endpoint, &port.name, number).to_string(),
-                };
-                keys.insert(key, value);
-            }
-        }
-        keys
-    }
-
-    fn json(&self, endpoint: &Endpoint<'_>, port_name: &str, port: u64) -> Value {
-        let mut json = Map::new();
-        let mut tell = |field: &str, value: Option<Value>| {
-            if let Some(value) = value {
-                json.insert(field.to_owned(), value);
-            }
-        };
-        let metadata = &endpoint.metadata;
-        let address = endpoint.address.trim_matches(['[', ']']);
-        tell("address", Some(json!(address)));
-        tell("port", Some(json!(port)));
-        tell("portName", Some(json!(port_name)));
-        tell("version", endpoint.version.map(|version| json!(version)));
-        tell("weight", endpoint.weight.map(|weight| json!(weight)));
-        tell("zone", endpoint.zone.map(|zone| json!(zone)));
-        tell("node", endpoint.node.map(|node| json!(node)));
-        tell("pod", Some(json!(endpoint.name)));
-        tell("namespace", Some(json!(self.namespace)));
-        tell("service", Some(json!(self.service)));
-        tell("metadata", (!metadata.is_empty()).then(|| json!(metadata)));
-        Value::Object(json)
-    }
-}
-
-/// What clients connect to, and what is known of it.
-struct Endpoint<'a> {
-    /// Its name in keys.
-    id: String,
-    /// The name of its pod or node.
-    name: &'a str,
-    /// As it is before a port.
-    address: String,
-    node: Option<&'a str>,
-    zone: Option<&'a String>,
-    version: Option<&'a String>,
-    weight: Option<u64>,
-    metadata: BTreeMap<String, String>,
 }
 
 /// A value such that two which mean the same are the same: the fields of a JSON object in order of their names.
@@ -351,8 +229,10 @@ fn outlet(format: &Value, namespace: &str, service: &str) -> Option<Outlet> {
 
 #[cfg(test)]
 pub mod tests {
+    use serde_json::json;
+
     use super::*;
-    use crate::chaos::record::ServicePort;
+    use crate::chaos::record::{Node, Service, ServicePort};
 
     /// A registration `orders` in `shop` of the pods `app: orders`.
     pub fn registration(spec: &Value) -> Registration {
@@ -375,13 +255,10 @@ pub mod tests {
         Pod {
             labels: BTreeMap::from([("app".to_owned(), "orders".to_owned())]),
             ready,
-            waits: false,
-            since: None,
-            gate: None,
             address: Some("10.0.0.7".to_owned()),
-            ipv6: None,
             node: Some("n1".to_owned()),
             ports: BTreeMap::from([("grpc".to_owned(), 8080)]),
+            ..Pod::default()
         }
     }
 
@@ -446,113 +323,10 @@ pub mod tests {
         };
         Service {
             local,
+            cluster_ip: Some("10.96.0.9".to_owned()),
+            external_ips: vec!["192.0.2.10".to_owned()],
+            ingress: vec!["203.0.113.7".to_owned(), "lb.example.com".to_owned()],
             ports: vec![grpc],
         }
-    }
-
-    #[test]
-    fn a_node_that_load_balancers_may_use_has_keys_while_pods_serve() {
-        let json = json!([{"type": "Plain", "plain": {"value": "JSON"}}]);
-        let spec = json!({
-            "service": {"name": "orders"}, "address": {"type": "NodePort"}, "formats": json, "weight": 3,
-            "attributes": [{"name": "place", "fromNodeLabel": ZONE}],
-        });
-        let registration = registration(&spec);
-        let value = |local: bool, serving: usize, node: &Node| {
-            let keys = registration.node_keys("n1", node, &service(local), serving);
-            keys.get("/services/shop/orders/n1").cloned()
-        };
-        let expected = |weight: u64| {
-            let node = json!({
-                "address": "192.0.2.1", "port": 30080, "portName": "grpc", "weight": weight, "zone": "z1", "node": "n1",
-                "pod": "n1", "namespace": "shop", "service": "orders", "metadata": {"place": "z1"},
-            });
-            Some(node.to_string())
-        };
-        let node = node(&[(ZONE, "z1")]);
-        assert_eq!(value(false, 2, &node), expected(3));
-        assert_eq!(value(true, 2, &node), expected(6));
-        assert_eq!(value(false, 0, &node), None);
-        for (ready, excluded) in [(false, false), (true, true)] {
-            let unfit = Node {
-                ready,
-                excluded,
-                ..node.clone()
-            };
-            assert_eq!(value(false, 2, &unfit), None);
-        }
-        assert_eq!(registration.keys("a", &pod(true), Some(&node)).len(), 0);
-    }
-
-    #[test]
-    fn attributes_are_from_labels_of_nodes_that_the_registry_allows() {
-        let from = |name: &str, label: &str| json!({"name": name, "fromNodeLabel": label});
-        let registration = registration(&json!({
-            "formats": [{"type": "Plain", "plain": {"value": "JSON"}}],
-            "attributes": [from("place", ZONE), from("cell", RACK), from("cost", "example.org/cost"), from("area", REGION)],
-        }));
-        let metadata = |node: Option<&Node>| {
-            let keys = registration.keys("a", &pod(true), node);
-            let value: Value = serde_json::from_str(&keys["/services/shop/orders/a"]).expect("JSON");
-            (value["zone"].clone(), value["metadata"].clone())
-        };
-        let labels = [(ZONE, "z1"), (RACK, "r1"), ("example.org/cost", "c1")];
-        let expected = (json!("z1"), json!({"place": "z1", "cell": "r1"}));
-        assert_eq!(metadata(Some(&node(&labels))), expected);
-        assert_eq!(metadata(Some(&node(&[]))), (Value::Null, Value::Null));
-        assert_eq!(metadata(None), (Value::Null, Value::Null));
-    }
-
-    #[test]
-    fn of_both_families_the_second_has_a_name_of_its_own() {
-        let dual = Pod {
-            ipv6: Some("fd00::7".to_owned()),
-            ..pod(true)
-        };
-        let both = json!({"ipFamilies": ["IPv4", "IPv6"]});
-        let text = registration(&json!({"address": both}));
-        let first = ("/services/shop/orders/a".to_owned(), "10.0.0.7:8080".to_owned());
-        let second = ("/services/shop/orders/a_ipv6".to_owned(), "[fd00::7]:8080".to_owned());
-        assert_eq!(text.keys("a", &dual, None), [first.clone(), second.clone()].into());
-        assert_eq!(text.keys("a", &pod(true), None), [first.clone()].into());
-        assert_eq!(registration(&json!({})).keys("a", &dual, None), [first].into());
-        let only = Pod {
-            address: None,
-            ..dual.clone()
-        };
-        assert_eq!(text.keys("a", &only, None), [second].into());
-        let formats = json!([{"type": "Plain", "plain": {"value": "JSON"}}]);
-        let json = registration(&json!({"address": both, "formats": formats})).keys("a", &dual, None);
-        let value: Value = serde_json::from_str(&json["/services/shop/orders/a_ipv6"]).expect("JSON");
-        assert_eq!((&value["address"], &value["pod"]), (&json!("fd00::7"), &json!("a")));
-    }
-
-    #[test]
-    fn the_zone_is_that_of_the_node_or_else_of_the_pod() {
-        let registration = registration(&json!({"formats": [{"type": "Plain", "plain": {"value": "JSON"}}]}));
-        let mut pod = pod(true);
-        pod.labels.insert(ZONE.to_owned(), "of-pod".to_owned());
-        let zone = |node: &Node| {
-            let keys = registration.keys("a", &pod, Some(node));
-            serde_json::from_str::<Value>(&keys["/services/shop/orders/a"]).expect("JSON")["zone"].clone()
-        };
-        assert_eq!(zone(&node(&[(ZONE, "of-node")])), "of-node");
-        assert_eq!(zone(&node(&[])), "of-pod");
-    }
-
-    #[test]
-    fn a_pod_that_waits_for_its_gate_has_no_keys_on_a_node_that_is_not_ready() {
-        let registration = registration(&json!({}));
-        let lost = Node {
-            ready: false,
-            ..node(&[])
-        };
-        let waiting = Pod {
-            waits: true,
-            ..pod(true)
-        };
-        assert_eq!(registration.keys("a", &waiting, Some(&lost)).len(), 0);
-        assert_eq!(registration.keys("a", &waiting, Some(&node(&[]))).len(), 1);
-        assert_eq!(registration.keys("a", &pod(true), Some(&lost)).len(), 1);
     }
 }

@@ -15,8 +15,8 @@ use tokio::{
 
 use super::{
     manifests::{
-        API, NAMESPACE, PORTS, annotations, app, bare_pod, new_pod, no_annotations, node_labels, registration,
-        registration_name,
+        API, EXTERNAL_IPS, NAMESPACE, PORTS, annotations, app, bare_pod, load_balancer, new_pod, no_annotations,
+        node_labels, registration, registration_name,
     },
     nodes,
     plan::{APPS, Action, Actions, BARE_PODS},
@@ -94,6 +94,7 @@ impl Workload<'_> {
                 self.change_service(number, &json!({"spec": {"externalTrafficPolicy": policy}}))
                     .await?;
             }
+            Action::Lead { app: number, pick } => self.lead(number, pick).await?,
             Action::Readdress { pick } => {
                 if let Some((name, pod)) = self.some_pod(pick) {
                     let ipv6 = pod
@@ -139,6 +140,20 @@ impl Workload<'_> {
     async fn annotate(&self, number: usize, annotations: &Value) -> Result<()> {
         self.change_service(number, &json!({"metadata": {"annotations": annotations}}))
             .await
+    }
+
+    /// Changes where a Service is reached: its external IPs, or the addresses of its load balancer.
+    async fn lead(&self, number: usize, pick: u64) -> Result<()> {
+        let most = index(pick >> 8, 3);
+        if pick.is_multiple_of(2) {
+            let addresses = &EXTERNAL_IPS[..most];
+            return self
+                .change_service(number, &json!({"spec": {"externalIPs": addresses}}))
+                .await;
+        }
+        let change = load_balancer(number, most);
+        self.scene.namespace.objects().merge_status(change).await?;
+        Ok(())
     }
 
     async fn change_service(&self, number: usize, change: &Value) -> Result<()> {
@@ -196,13 +211,9 @@ impl Workload<'_> {
                 let pod = Pod {
                     labels: one.labels().clone(),
                     ready: true,
-                    waits: false,
-                    since: None,
-                    gate: None,
                     address: Some(String::new()),
-                    ipv6: None,
-                    node: None,
                     ports: ports.into(),
+                    ..Pod::default()
                 };
                 one.keys(&name, &pod, None).into_keys()
             })

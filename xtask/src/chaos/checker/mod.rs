@@ -227,7 +227,7 @@ pub fn differences(record: &Record) -> Vec<String> {
             let nodes = wishes.node_states(pod, now);
             nodes.iter().any(|node| node.value.is_some_and(|node| !node.ready))
         };
-        if state.value.is_some_and(|pod| waits(pod) && !is_lost(pod)) && state.span().to > record.end {
+        if state.value.is_some_and(|pod| waits(pod) && !is_lost(pod)) && state.to > record.end {
             differences.push(format!("{name} waits for its readiness gate"));
         }
     }

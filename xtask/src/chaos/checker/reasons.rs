@@ -110,7 +110,7 @@ impl History<'_> {
         }
         let wishes = &self.scene.wishes;
         let is_open = value.is_none() && wishes.could_be_gone(self.key, within)
-            || wishes.node_could_be(self.key, value, within, self.scene.weather.is_calm(within));
+            || wishes.service_could_be(self.key, value, within, self.scene.weather.is_calm(within));
         if otherwise.is_right || is_open || self.scene.retained.allows(self.key, value, within) {
             return Judgement::Right;
         }

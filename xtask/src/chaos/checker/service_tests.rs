@@ -7,7 +7,7 @@ use super::{
     tests::{LEASE, Story},
 };
 use crate::chaos::{
-    record::{FaultKind, Node, Pod, Sight},
+    record::{FaultKind, Node, Pod, Service, Sight},
     wanted::tests::{node, pod, service},
 };
 
@@ -130,6 +130,37 @@ fn a_service_and_its_pods_may_be_heard_of_in_another_order_than_ours() {
     story.delete(KEY, 40.0);
     story.put_node(40.1, None);
     assert_eq!(story.kinds(), [Kind::Flap]);
+}
+
+#[test]
+fn addresses_of_a_service_are_followed_and_go_with_the_last_pod_that_serves() {
+    let key = |name: &str| format!("/services/shop/orders/{name}");
+    let mut story = Story::new();
+    story.register(
+        0.0,
+        &json!({"service": {"name": "orders"}, "address": {"type": "ExternalIP"}}),
+    );
+    story.serve(0.0, false);
+    story.pod_on(1.0, "a", "n1", true);
+    assert_eq!(story.kinds(), [Kind::Loss]);
+    story.put(&key("192-0-2-10"), 1.1, "192.0.2.10:80", LEASE);
+    assert_eq!(story.kinds(), []);
+    let moved = Service {
+        external_ips: vec!["192.0.2.11".to_owned()],
+        ..service(false)
+    };
+    story.sight(20.0, Sight::Service("orders".to_owned(), Some(moved)));
+    story.put(&key("192-0-2-11"), 20.1, "192.0.2.11:80", LEASE);
+    assert_eq!(story.kinds(), [Kind::Ghost]);
+    story.delete(&key("192-0-2-10"), 20.2);
+    assert_eq!(story.kinds(), []);
+    story.pod_on(40.0, "a", "n1", false);
+    assert_eq!(story.kinds(), [Kind::Ghost]);
+    story.delete(&key("192-0-2-11"), 40.1);
+    assert_eq!(story.kinds(), []);
+    story.put(&key("192-0-2-11"), 60.0, "192.0.2.11:80", LEASE);
+    story.delete(&key("192-0-2-11"), 60.1);
+    assert_eq!(story.kinds(), [Kind::Stale]);
 }
 
 #[test]
