@@ -248,6 +248,10 @@ pub fn registration(slot: usize, shape: u64) -> Value {
     if let Some(address) = address {
         spec["address"] = json!({"type": address});
     }
+    if address == Some("NodePort") && spec["formats"][0]["type"] == "Plain" {
+        // Only this value has a place for the weight.
+        spec["formats"][0]["plain"]["value"] = json!("JSON");
+    }
     match address {
         Some("HostIP") => {
             // No pod has a host port for it, so that gates would wait for nothing.
