@@ -117,14 +117,19 @@ impl Connection {
         let end = end_of(scope);
         let mut from = scope.prefix().as_bytes().to_vec();
         let mut pin = at;
-        let mut page = FIRST_PAGE;
+        let (mut page, mut most) = (FIRST_PAGE, PAGE);
         let mut entries = Vec::new();
         loop {
             let mut answer = match self.page(&from, &end, pin, page).await {
                 Ok(answer) => answer,
-                // The values of the page exceed the limit of an answer, or the network is too slow for them.
-                Err(Error::TooLarge { .. } | Error::Timeout { .. }) if page > 1 => {
-                    page = (page / 8).max(1);
+                // The values of the page exceed the limit of an answer.
+                Err(Error::TooLarge { .. }) if page > 1 => {
+                    (page, most) = ((page / 8).max(1), page / 2);
+                    continue;
+                }
+                // The network is too slow for a page of this size. The first page is not large.
+                Err(Error::Timeout { .. }) if page > FIRST_PAGE => {
+                    (page, most) = (page / 8, page / 2);
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -140,7 +145,7 @@ impl Connection {
             }
             let more = answer.more() && !kvs.is_empty();
             let bytes = kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
-            page = next_page(page, bytes);
+            page = next_page(page, bytes).min(most);
             entries.extend(kvs.into_iter().filter_map(decode));
             if !more {
                 return Ok(Snapshot {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::in_flight::Ticket;
 use super::lease_pool::LeasePool;
 use super::work::Work;
-use crate::model::{Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision};
+use crate::model::{Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision, Value};
 
 /// A pod of a registration that claims a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +74,17 @@ impl KeyState {
     /// Whether etcd may hold the key, and no foreign client wrote it.
     pub fn may_be_ours(&self, leases: &LeasePool) -> bool {
         self.may_exist() && (self.held.is_none() || self.is_ours(leases))
+    }
+}
+
+/// A key of which only is known that etcd holds it without a lease. Nobody writes over it, so its revisions do not matter, but
+/// 0 would mean that it is ours.
+fn foreign() -> KeyValue {
+    KeyValue {
+        value: Value::from([].as_slice()),
+        lease: LeaseId::NONE,
+        create_revision: 1,
+        mod_revision: 1,
     }
 }
 
@@ -145,9 +156,13 @@ impl KeyTable {
 
     // ---- desired ----
 
-    /// Adds a claim. Returns whether other pods claim the key, too, so that the claims must be sorted.
-    pub fn claim(&mut self, key: &Key, claim: Claim) -> bool {
-        let state = self.states.entry(key.clone()).or_default();
+    /// Adds a claim. Returns whether other pods claim the key, too, so that the claims must be sorted. A key that is new
+    /// here is foreign if etcd holds it without a lease.
+    pub fn claim(&mut self, key: &Key, claim: Claim, is_without_lease: bool) -> bool {
+        let state = self.states.entry(key.clone()).or_insert_with(|| KeyState {
+            held: is_without_lease.then(foreign),
+            ..KeyState::default()
+        });
         state.unit = None;
         state.last_claim = None;
         let is_new = !state.claims.contains(&claim);
@@ -228,8 +243,7 @@ impl KeyTable {
         let is_on_lease = held.as_ref().is_some_and(|held| held.lease != LeaseId::NONE);
         if !is_on_lease && !self.contains(key) {
             // An absent key gets no key state: otherwise every key that ever existed would leave an empty one. Neither does
-            // a key without a lease: it is foreign, and a prefix may have any number of them. If a pod claims it, the
-            // refused write shows that it is there.
+            // a key without a lease: it is foreign, and a prefix may have any number of them. It gets one when a pod claims it.
             return Observed::Unchanged;
         }
         let state = self.states.entry(key.clone()).or_default();

@@ -7,6 +7,7 @@ use super::guard::Recorded;
 use super::key_table::Observed;
 use super::meta::{MetaKeys, newer_version};
 use super::planner::Planner;
+use super::prefixes::KeysWithoutLease;
 use crate::model::{Key, KeyValue, LeaseId, Observation, Prefix, Revision};
 
 impl Planner {
@@ -27,7 +28,11 @@ impl Planner {
 
     fn observe_prefix(&mut self, prefix: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
         let present: HashSet<Key> = entries.iter().map(|(key, _)| key.clone()).collect();
+        let mut without_lease = KeysWithoutLease::default();
         for (key, held) in entries {
+            if held.lease == LeaseId::NONE {
+                without_lease.set(&key, true);
+            }
             self.observe_key(&key, Some(held), revision);
         }
         for key in self.keys.keys_in(&prefix) {
@@ -49,7 +54,7 @@ impl Planner {
             self.enqueue(&key);
         }
         self.reading_allowed(&prefix);
-        self.prefixes.set_listed(prefix);
+        self.prefixes.set_listed(prefix, without_lease);
         self.waiting.etcd_was_listed();
     }
 
@@ -60,9 +65,13 @@ impl Planner {
             return;
         }
         let is_absent = held.is_none();
+        let is_without_lease = held.as_ref().is_some_and(|held| held.lease == LeaseId::NONE);
         let observed = self.keys.observe(key, held, revision, &mut self.leases);
-        if is_absent && observed != Observed::Outdated {
-            self.guard.gone(key);
+        if observed != Observed::Outdated {
+            self.prefixes.set_without_lease(key, is_without_lease);
+            if is_absent {
+                self.guard.gone(key);
+            }
         }
         if observed == Observed::Changed {
             self.key_changed(key);

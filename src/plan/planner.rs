@@ -41,6 +41,8 @@ pub struct Planner {
     pub(super) waiting: WaitingPods,
     /// The record sets that etcd rejects for their content.
     pub(super) rejected: Rejected,
+    /// The pods of deleted registrations, by namespace and name, of which it is to be found out whether they have ended.
+    pub(super) left: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl Planner {
@@ -65,6 +67,7 @@ impl Planner {
             permissions: Permissions::default(),
             waiting: WaitingPods::default(),
             rejected: Rejected::default(),
+            left: Vec::new(),
         }
     }
 
@@ -164,6 +167,7 @@ impl Planner {
                 // The pod's records may be those of a spec before the last edit, below other prefixes.
                 self.enqueue(&record.key);
             }
+            self.left.push((registration.namespace.clone(), pod.clone()));
         }
         for key in state.dropped.values().flatten() {
             self.work.push(Work::Key(key.clone()));
@@ -232,7 +236,8 @@ impl Planner {
         };
         self.guard.back(key);
         self.rejected.clear(key);
-        if self.keys.claim(key, claim) {
+        let is_without_lease = self.prefixes.is_without_lease(key);
+        if self.keys.claim(key, claim, is_without_lease) {
             self.rank(key);
         }
     }

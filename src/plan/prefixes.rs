@@ -1,7 +1,8 @@
 //! The prefixes that may contain our keys: which ones to list and watch, for how long, and which keys in them must be
 //! left alone.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 
 use super::planner::Planner;
@@ -10,8 +11,8 @@ use crate::model::{Key, KeyValue, LeaseId, Prefix};
 /// The prefixes that are listed and watched in etcd.
 #[derive(Debug)]
 pub(super) struct Prefixes {
-    /// The prefixes that have been listed. None lies in another.
-    listed: BTreeSet<Prefix>,
+    /// The prefixes that have been listed, each with the keys in it that have no lease. None lies in another.
+    listed: BTreeMap<Prefix, KeysWithoutLease>,
     /// Former prefixes of registrations, kept until none of our keys is left in them.
     former: BTreeSet<Prefix>,
     /// Whether other prefixes may have to be listed than at the last [`Self::take_changed`].
@@ -21,11 +22,37 @@ pub(super) struct Prefixes {
 impl Default for Prefixes {
     fn default() -> Self {
         Self {
-            listed: BTreeSet::new(),
+            listed: BTreeMap::new(),
             former: BTreeSet::new(),
             changed: true,
         }
     }
+}
+
+/// Keys that etcd holds without a lease: they are foreign, and a prefix may have any number of them. Only a hash of each is
+/// kept, which is enough to see that a key is there when a pod claims it.
+#[derive(Debug, Default)]
+pub(super) struct KeysWithoutLease(HashSet<u64>);
+
+impl KeysWithoutLease {
+    /// Records whether etcd holds `key` without a lease.
+    pub fn set(&mut self, key: &str, is_there: bool) {
+        if is_there {
+            self.0.insert(hash(key));
+        } else if !self.0.is_empty() {
+            self.0.remove(&hash(key));
+        }
+    }
+
+    fn contains(&self, key: &str) -> bool {
+        !self.0.is_empty() && self.0.contains(&hash(key))
+    }
+}
+
+fn hash(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Prefixes {
@@ -38,12 +65,28 @@ impl Prefixes {
     pub fn listed_around(&self, key: &str) -> Option<&Prefix> {
         // No listed prefix lies in another, so only the last one that is not after `key` can contain it.
         let up_to = (Bound::Unbounded, Bound::Included(key));
-        let last = self.listed.range::<str, _>(up_to).next_back();
-        last.filter(|prefix| prefix.contains(key))
+        let (last, _) = self.listed.range::<str, _>(up_to).next_back()?;
+        Some(last).filter(|prefix| prefix.contains(key))
     }
 
-    pub fn set_listed(&mut self, prefix: Prefix) {
-        self.listed.insert(prefix);
+    /// Whether etcd holds `key` without a lease, in a listed prefix.
+    pub fn is_without_lease(&self, key: &str) -> bool {
+        let prefix = self.listed_around(key);
+        prefix.is_some_and(|prefix| self.listed[prefix].contains(key))
+    }
+
+    /// Records whether etcd holds `key` without a lease, if a prefix around it has been listed.
+    pub fn set_without_lease(&mut self, key: &str, is_there: bool) {
+        let up_to = (Bound::Unbounded, Bound::Included(key));
+        if let Some((prefix, keys)) = self.listed.range_mut::<str, _>(up_to).next_back()
+            && prefix.contains(key)
+        {
+            keys.set(key, is_there);
+        }
+    }
+
+    pub fn set_listed(&mut self, prefix: Prefix, without_lease: KeysWithoutLease) {
+        self.listed.insert(prefix, without_lease);
     }
 
     pub fn set_unlisted(&mut self, prefix: &Prefix) {
@@ -51,7 +94,7 @@ impl Prefixes {
     }
 
     pub fn set_unlisted_inside(&mut self, prefix: &Prefix) {
-        self.listed.retain(|inner| !prefix.contains(inner.prefix()));
+        self.listed.retain(|inner, _| !prefix.contains(inner.prefix()));
     }
 
     /// Drops all lists, because etcd's history was replaced.
@@ -76,7 +119,8 @@ impl Prefixes {
             return;
         }
         let before = self.former.len();
-        self.former.retain(|prefix| !done(prefix, self.listed.contains(prefix)));
+        self.former
+            .retain(|prefix| !done(prefix, self.listed.contains_key(prefix)));
         self.changed |= self.former.len() < before;
     }
 
@@ -104,8 +148,8 @@ impl Prefixes {
         // A prefix inside one that may not be read may still be readable. The outer one stays wanted, because reading
         // it is retried.
         outermost.extend(denied.into_iter().cloned());
-        let unwanted: Vec<Prefix> = self.listed.difference(&outermost).cloned().collect();
-        self.listed.retain(|prefix| outermost.contains(prefix));
+        let unwanted = self.listed.extract_if(.., |prefix, _| !outermost.contains(prefix));
+        let unwanted = unwanted.map(|(prefix, _)| prefix).collect();
         Some((outermost, unwanted))
     }
 }
@@ -156,5 +200,31 @@ impl Planner {
     pub fn unknown_keys(&self, keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
         let unknown = |key: &Key| !self.meta.prefix().contains(key) && !self.keys.contains(key);
         keys.into_iter().filter(unknown).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_without_a_lease_are_known_until_their_prefix_is_listed_again_or_dropped() {
+        let mut prefixes = Prefixes::default();
+        prefixes.set_without_lease("/a/x", true);
+        assert!(!prefixes.is_without_lease("/a/x"), "the list will show it");
+        let mut listed = KeysWithoutLease::default();
+        listed.set("/a/x", true);
+        prefixes.set_listed(Prefix::below("/a/"), listed);
+        prefixes.set_without_lease("/a/y", true);
+        prefixes.set_without_lease("/b/z", true);
+        let known = |prefixes: &Prefixes| ["/a/x", "/a/y", "/b/z"].map(|key| prefixes.is_without_lease(key));
+        assert_eq!(known(&prefixes), [true, true, false]);
+        prefixes.set_without_lease("/a/x", false);
+        assert_eq!(known(&prefixes), [false, true, false]);
+        prefixes.set_listed(Prefix::below("/a/"), KeysWithoutLease::default());
+        assert_eq!(known(&prefixes), [false; 3]);
+        prefixes.set_without_lease("/a/y", true);
+        prefixes.set_unlisted(&Prefix::below("/a/"));
+        assert_eq!(known(&prefixes), [false; 3]);
     }
 }

@@ -9,6 +9,7 @@ use super::guard::{GuardEvent, GuardSettings, Hold, Moment};
 use super::key_table::KeyState;
 use super::meta::MetaKeys;
 use super::planner::Planner;
+use super::refresh::DesiredState;
 use super::work::Work;
 use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, RegistrationRef, Revision};
 
@@ -87,11 +88,23 @@ impl Planner {
 
     /// Marks the removal of `key`, which `pod` claimed last, as unconfirmed.
     pub(super) fn mark_unconfirmed(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
-        // A key that was never written is no loss.
-        let may_exist = self.keys.get(key).is_some_and(KeyState::may_exist) || !self.prefixes.is_listed(key);
-        if self.guard.is_on() && may_exist && self.keys.is_unclaimed(key) && !self.is_forbidden(key) {
+        // A key that was never written, or that is foreign, is no loss.
+        let may_be_ours = |state: &KeyState| state.may_be_ours(&self.leases);
+        let may_be_ours = self.keys.get(key).is_some_and(may_be_ours) || !self.prefixes.is_listed(key);
+        if self.guard.is_on() && may_be_ours && self.keys.is_unclaimed(key) && !self.is_forbidden(key) {
             let work = Work::Pod(registration.clone(), pod.clone());
             self.guard.mark_unconfirmed(key, work);
+        }
+    }
+
+    /// Confirms the removal of the pods of deleted registrations that have ended. A registration is often deleted together with
+    /// its pods. Nodes and addresses count as ended: without the registration, nothing shows their end. Call before the
+    /// guard decides.
+    pub fn end_left(&mut self, desired: &dyn DesiredState) {
+        for (namespace, pod) in std::mem::take(&mut self.left) {
+            if !desired.is_alive(&namespace, &pod) {
+                self.end_pod(&namespace, &pod);
+            }
         }
     }
 
@@ -173,12 +186,15 @@ impl Planner {
             let Some(claim) = state.claims.first() else {
                 return false;
             };
+            let registration = self.registrations.get(&claim.registration);
             let may_be_written = self.prefixes.is_listed(key)
                 && self.permissions.missing(key, &self.prefixes).is_none()
-                && !self.rejected.contains(key, &claim.registration);
+                && !self.rejected.contains(key, &claim.registration)
+                && registration.is_some_and(|state| !state.settings.suspended);
             state.held.is_none() && may_be_written
         };
-        let to_come = || keys.iter().filter(is_to_come).count();
+        let has_space = self.work.has_space();
+        let to_come = || keys.iter().filter(|key| has_space && is_to_come(key)).count();
         let known = (leases.key_count(), is_there, to_come);
         let (event, released) = self.guard.decide(known, moment, approved, id);
         for (key, work) in released {
@@ -288,7 +304,9 @@ impl Planner {
     /// Takes in a key that was found on one of our leases and that no registration is known to have claimed. If it
     /// still exists, its removal is unconfirmed.
     pub fn find_stray(&mut self, key: &Key, held: Option<KeyValue>, revision: Revision) {
-        let is_new = held.is_some() && !self.keys.contains(key);
+        // A key that has lost its lease meanwhile is foreign.
+        let is_on_lease = held.as_ref().is_some_and(|held| held.lease != LeaseId::NONE);
+        let is_new = is_on_lease && !self.keys.contains(key);
         if is_new && self.guard.is_on() && !self.is_forbidden(key) {
             self.guard.mark_unconfirmed(key, Work::Key(key.clone()));
         }

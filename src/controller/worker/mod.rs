@@ -384,6 +384,7 @@ impl RegistryWorker {
     /// Computes the desired records of the pods that changed, decides about unconfirmed removals, and writes.
     fn reconcile(&mut self, cache: &Cache, now: Instant) {
         self.writing.rest = Rest::Nothing;
+        self.planner.end_left(cache);
         if !self.reconciles_by_item(now) && self.planner.refresh_all(cache, REFRESHED) {
             return self.refresh_first();
         }

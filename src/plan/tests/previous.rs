@@ -322,3 +322,26 @@ fn units_of_the_spec_before_stay_whole_and_go_whole() {
     assert_eq!(written.len(), 1, "{written:?}");
     assert_eq!(rig.data(), ["/t/a/url", "/t/a/weight"]);
 }
+
+#[test]
+fn keys_of_others_that_were_there_before_the_edit_keep_the_previous_keys_in_place() {
+    let mut rig = Rig::with_three();
+    rig.take_places();
+    // The new place is listed before a pod asks for it.
+    let settings = RegistrationSettings {
+        prefixes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
+        ..settings(1)
+    };
+    rig.planner.set_settings(&reference("orders"), settings);
+    rig.run();
+    rig.move_all(&[]);
+    assert_eq!(
+        rig.run(),
+        [] as [crate::model::Transaction; 0],
+        "nothing can be written, so nothing is removed"
+    );
+    rig.etcd.foreign_delete("/t/a");
+    rig.run();
+    assert_eq!(rig.data().iter().filter(|key| key.ends_with("/a")).count(), 1);
+    assert_eq!(rig.etcd.value("/t/a").as_deref(), Some("1"));
+}

@@ -56,6 +56,14 @@ impl Rig {
         self.planner.decide_removals(moment, None, || id.to_owned())
     }
 
+    fn register_at(&mut self, registration: &str, prefix: &str) {
+        let settings = RegistrationSettings {
+            prefixes: vec![Prefix::below(prefix)],
+            ..settings(1)
+        };
+        self.planner.set_settings(&reference(registration), settings);
+    }
+
     pub(super) fn left(&self) -> usize {
         self.etcd.data().count()
     }
@@ -184,11 +192,63 @@ fn registration_that_is_created_again_has_its_held_keys_without_a_write() {
     assert_eq!(rig.report("orders").registered, PODS);
 }
 
+/// The pods of these numbers are alive.
+struct Alive(std::ops::Range<usize>);
+
+impl crate::plan::DesiredState for Alive {
+    fn selecting(&self, _: &str, _: &str) -> Vec<crate::model::RegistrationRef> {
+        Vec::new()
+    }
+
+    fn selects(&self, _: &crate::model::RegistrationRef, _: &str) -> bool {
+        false
+    }
+
+    fn is_alive(&self, _: &str, name: &str) -> bool {
+        self.0.clone().any(|number| *pod(number) == *name)
+    }
+
+    fn pod_state(&self, _: &crate::model::RegistrationRef, _: &str) -> Option<PodState> {
+        None
+    }
+}
+
+#[test]
+fn registration_that_is_deleted_after_its_pods_leaves_at_once() {
+    let mut rig = registered();
+    let namespace = reference("orders").namespace;
+    rig.planner.mark_pod(&namespace, &pod(0), true, Instant::now());
+    rig.planner.remove_registration(&reference("orders"));
+    // Of those that have ended, some were reported and some were not.
+    rig.planner.end_left(&Alive(5..PODS));
+    assert_eq!(rig.judge(Instant::now()), Some(GuardEvent::Held));
+    rig.run();
+    assert_eq!(rig.left(), PODS - 5);
+}
+
+#[test]
+fn keys_of_others_are_no_loss_when_a_registration_is_deleted() {
+    let mut rig = registered();
+    rig.register_at("queues", "/q/");
+    for number in 0..40 {
+        let name = format!("q{number}");
+        let place = format!("/q/{name}");
+        rig.etcd.foreign_put(&place, "theirs");
+        rig.want("queues", &name, &[&place], "1");
+    }
+    rig.run();
+    rig.planner.remove_registration(&reference("queues"));
+    assert_eq!(rig.judge(Instant::now()), None);
+    assert!(rig.run().is_empty());
+}
+
 #[test]
 fn small_registration_that_is_deleted_leaves_at_once() {
     let (mut rig, now) = (registered(), Instant::now());
+    rig.register_at("carts", "/c/");
     rig.want("carts", &pod(0), &["/c/p"], "1");
     rig.run();
+    assert_eq!(rig.left(), PODS + 1);
     rig.planner.remove_registration(&reference("carts"));
     assert_eq!(rig.judge(now), None);
     rig.run();
