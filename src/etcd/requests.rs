@@ -74,18 +74,25 @@ pub fn lease_id() -> LeaseId {
     }
 }
 
-/// Decodes a key and its state; `None` if the key is not UTF-8, because the operator writes no such keys. The value of a key
-/// without a lease is dropped: the key is foreign, its value decides nothing, and it may be large.
+/// Decodes a key and its state; `None` if the key is not UTF-8, because the operator writes no such keys.
 pub(super) fn decode(kv: PbKeyValue) -> Option<(Key, KeyValue)> {
     let key = String::from_utf8(kv.key).ok()?;
-    let value = if kv.lease == 0 { Vec::new() } else { kv.value };
     let held = KeyValue {
-        value: value.into(),
+        value: kv.value.into(),
         lease: LeaseId(kv.lease),
         create_revision: kv.create_revision,
         mod_revision: kv.mod_revision,
     };
     Some((key.into(), held))
+}
+
+/// Decodes a key of a list. The value of a key without a lease is dropped: the key is foreign, its value decides nothing, and
+/// there may be many of them with large values.
+fn listed(mut kv: PbKeyValue) -> Option<(Key, KeyValue)> {
+    if kv.lease == 0 {
+        kv.value = Vec::new();
+    }
+    decode(kv)
 }
 
 /// Returns the first key after all keys of the prefix.
@@ -146,7 +153,7 @@ impl Connection {
             let more = answer.more() && !kvs.is_empty();
             let bytes = kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
             page = next_page(page, bytes).min(most);
-            entries.extend(kvs.into_iter().filter_map(decode));
+            entries.extend(kvs.into_iter().filter_map(listed));
             if !more {
                 return Ok(Snapshot {
                     revision,

@@ -7,6 +7,8 @@ use testbed::{Account, Bed, Tool};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use super::support::API;
+
 /// The chart of this tree.
 pub fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/leasehold")
@@ -37,6 +39,14 @@ pub async fn kubectl(bed: &Bed, words: &[&str], input: &str) -> Result<String, S
     stdin.write_all(input.as_bytes()).await.expect("kubectl reads");
     drop(stdin);
     text(child.wait_with_output().await.expect("kubectl ends"))
+}
+
+/// Deletes a Registry although it has keys: the release of another test may have left its policy against that.
+pub async fn delete_registry(bed: &Bed, name: &str) -> testbed::Result<()> {
+    let words = ["annotate", "registry", name, "leasehold.dev/allow-deletion=true"];
+    let annotated = kubectl(bed, &words, "").await;
+    annotated.unwrap_or_else(|error| panic!("{error}"));
+    bed.objects().delete(API, "Registry", name).await
 }
 
 fn text(output: Output) -> Result<String, String> {

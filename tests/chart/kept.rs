@@ -7,7 +7,7 @@ use serde_json::Value;
 use testbed::{Bed, Result, shared};
 
 use super::TURN;
-use super::helm::{chart, helm, kubectl};
+use super::helm::{chart, delete_registry, helm, kubectl};
 use super::support::API;
 
 /// The page of the chart has one command for each of these steps.
@@ -135,5 +135,5 @@ async fn kept_registry_is_taken_over_by_another_release_as_the_page_says() -> Re
     assert_eq!(uid().await?, first, "the Registry is still the same");
 
     succeeds(words(&page.uninstall, &forth)).await;
-    bed.objects().delete(API, "Registry", &registry).await
+    delete_registry(bed, &registry).await
 }

@@ -6,8 +6,9 @@ use serde_json::json;
 use testbed::{EtcdCluster, History, Kind, Result, shared};
 
 use super::TURN;
+use super::helm::delete_registry;
 use super::release::{LONG, ROLLOUT, Release, TTL};
-use super::support::{API, plain_prefix, pod, registration, wait_in_sync, wait_keys};
+use super::support::{plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
 #[tokio::test]
 async fn a_release_is_installed_upgraded_rolled_back_and_removed_and_consumers_see_nothing_until_its_keys_lapse()
@@ -82,5 +83,5 @@ async fn a_release_is_installed_upgraded_rolled_back_and_removed_and_consumers_s
     wait_keys(&etcd, &prefix, &["a", "b"]).await;
     assert_eq!(release.registry().await?.expect("it is there")["metadata"]["uid"], uid);
     release.uninstall().await;
-    bed.objects().delete(API, "Registry", &release.registry).await
+    delete_registry(bed, &release.registry).await
 }

@@ -7,8 +7,9 @@ use testbed::{Bed, EtcdCluster, History, Kind, Result, shared};
 use tokio::process::Command;
 
 use super::TURN;
+use super::helm::delete_registry;
 use super::release::{LONG, Release};
-use super::support::{API, SOON, operator, plain_prefix, pod, registration, wait_in_sync, wait_keys};
+use super::support::{SOON, operator, plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
 /// Runs `leasehold purge` with these arguments; an error is what it says on stderr.
 async fn purge(kubeconfig: &Path, arguments: &[&str]) -> Result<String, String> {
@@ -90,7 +91,7 @@ async fn a_purge_removes_what_is_ours_and_nothing_else_and_not_while_an_operator
     let told = purge(bed.kubeconfig(), &["--registry", "purged", "--yes"]).await;
     assert_eq!(told.expect("it works"), "Registry purged: nothing to remove\n");
     for registry in ["purged", "not-purged"] {
-        bed.objects().delete(API, "Registry", registry).await?;
+        delete_registry(bed, registry).await?;
     }
     Ok(())
 }
@@ -134,5 +135,5 @@ async fn a_release_that_is_told_to_takes_its_keys_with_it() -> Result<()> {
         .get("rbac.authorization.k8s.io/v1", "ClusterRole", &role)
         .await?;
     assert_eq!(rights, None, "nothing stays of what removed the keys");
-    bed.objects().delete(API, "Registry", &release.registry).await
+    delete_registry(bed, &release.registry).await
 }

@@ -7,7 +7,7 @@ use testbed::{
 };
 
 use super::TURN;
-use super::helm::{chart, helm, kubeconfig_of, kubectl, token_of};
+use super::helm::{chart, delete_registry, helm, kubeconfig_of, kubectl, token_of};
 use super::support::{API, SOON, plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
 const ROLE_API: &str = "rbac.authorization.k8s.io/v1";
@@ -108,7 +108,7 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
             .to_owned();
         bed.objects().delete(API, "RecordFormat", &name).await?;
     }
-    bed.objects().delete(API, "Registry", "rights").await
+    delete_registry(bed, "rights").await
 }
 
 fn record_format(number: usize) -> Value {

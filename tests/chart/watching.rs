@@ -8,7 +8,7 @@ use testbed::{
 };
 
 use super::TURN;
-use super::helm::{chart, helm, kubeconfig_of, kubectl};
+use super::helm::{chart, delete_registry, helm, kubeconfig_of, kubectl};
 use super::release::{LONG, Release};
 use super::support::{API, condition, message, plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
@@ -93,7 +93,7 @@ async fn two_of_three_namespaces_are_served_by_roles_in_them_and_the_list_of_the
     assert_eq!(told, expected, "{events:?}");
     assert!(may(bed, &account, &["list", "pods", "--all-namespaces"]).await);
     release.uninstall().await;
-    bed.objects().delete(API, "Registry", &release.registry).await
+    delete_registry(bed, &release.registry).await
 }
 
 /// What the doctor finds wrong with the rights of an account in these namespaces.
@@ -190,7 +190,7 @@ async fn a_namespace_that_does_not_exist_yet_holds_up_nobody_and_is_served_once_
     let binding = format!("some-leasehold-{}", home.name());
     later.objects().delete(ROLE_API, "RoleBinding", &binding).await?;
     is_taken_over_in_part([operator, standby], &etcd, &shop, &later).await?;
-    bed.objects().delete(API, "Registry", "chart-later").await
+    delete_registry(bed, "chart-later").await
 }
 
 /// Nobody may look into `dark` any more when another one comes to lead: what is there stays, and the other namespace is

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use etcd_client::PutOptions;
 use leasehold::model::LeaseId;
 use testbed::{EtcdCluster, EtcdVersion};
 use tokio::task::JoinSet;
@@ -26,9 +27,15 @@ impl Hammer {
         for key in keys.map(str::to_owned) {
             let mut client = cluster.client().await.expect("connect");
             let (stop, written) = (stop.clone(), written.clone());
+            // Lists contain no values of keys without a lease.
+            let lease = client.lease_grant(600, None).await.expect("grant").id();
+            let leased = PutOptions::new().with_lease(lease);
             tasks.spawn(async move {
                 for i in 0_u64.. {
-                    client.put(key.as_str(), i.to_string(), None).await.expect("put");
+                    client
+                        .put(key.as_str(), i.to_string(), Some(leased.clone()))
+                        .await
+                        .expect("put");
                     let other = format!("{key}-{}", i / 2 % 10);
                     if i % 2 == 0 {
                         client.put(other, "there", None).await.expect("put");
