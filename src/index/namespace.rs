@@ -67,9 +67,10 @@ impl Namespace {
                 if self.with_pods_behind > 0 {
                     self.replace_behind(name, &old, symbols);
                 }
+                let was_ending = old.state.is_ending();
                 symbols.release(old);
                 let entry = &self.pods[name];
-                if entry.pod.state.is_ending() {
+                if entry.pod.state.is_ending() && !was_ending {
                     return PodChange::Ending;
                 }
                 let is_registered = self.registering(&entry.pod, symbols).next().is_some();

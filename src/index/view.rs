@@ -88,7 +88,7 @@ pub enum PodChange {
     None,
     /// Facts of a pod that at least one registration registers. The same registrations as before do.
     Facts,
-    /// The pod is terminating or has ended, whether or not a registration registers it.
+    /// The pod has begun to terminate, or has ended, whether or not a registration registers it.
     Ending,
     /// The pod is new or has other labels. A mark for each registration that registers or registered it.
     Selection(Vec<DirtyMark>),

@@ -77,10 +77,11 @@ impl Prefixes {
 
     /// Records whether etcd holds `key` without a lease, if a prefix around it has been listed.
     pub fn set_without_lease(&mut self, key: &str, is_there: bool) {
-        let up_to = (Bound::Unbounded, Bound::Included(key));
-        if let Some((prefix, keys)) = self.listed.range_mut::<str, _>(up_to).next_back()
-            && prefix.contains(key)
-        {
+        let keys = self
+            .listed_around(key)
+            .cloned()
+            .and_then(|prefix| self.listed.get_mut(&prefix));
+        if let Some(keys) = keys {
             keys.set(key, is_there);
         }
     }

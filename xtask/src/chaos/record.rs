@@ -26,6 +26,11 @@ impl Span {
     pub fn length(self) -> Duration {
         self.to.saturating_sub(self.from)
     }
+
+    /// Whether the two have a moment in common.
+    pub fn meets(self, other: Self) -> bool {
+        self.from <= other.to && self.to >= other.from
+    }
 }
 
 /// Everything.

@@ -28,7 +28,7 @@ pub fn too_early(scene: &Scene<'_>, key: &str, touch: &Touch, within: Span, know
         .collect();
     let mut least: Option<Moment> = None;
     for specs in scene.wishes.registration_states() {
-        let recent = specs.iter().filter(|spec| meets(spec.span(), within));
+        let recent = specs.iter().filter(|spec| spec.span().meets(within));
         for spec in recent.filter_map(|spec| spec.value) {
             for (pod, state) in &pods {
                 let keys = scene.wishes.keys_on_nodes(spec, name, pod, within);
@@ -58,7 +58,7 @@ fn available(specs: &[State<'_, Registration>], since: Moment, within: Span) -> 
         from: within.from.min(since),
         to: within.to,
     };
-    let specs = specs.iter().filter(|spec| meets(spec.span(), span));
+    let specs = specs.iter().filter(|spec| spec.span().meets(span));
     let least = specs.filter_map(|spec| spec.value).map(Registration::min_ready).min();
     since + least.unwrap_or_default()
 }
@@ -98,8 +98,4 @@ fn was_registered(
         let held = held(scene, key, span);
         held.iter().any(|(holder, _)| matches!(holder, Holder::Ours { .. }))
     })
-}
-
-fn meets(one: Span, other: Span) -> bool {
-    one.from <= other.to && one.to >= other.from
 }

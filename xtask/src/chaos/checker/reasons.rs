@@ -89,7 +89,7 @@ impl History<'_> {
         } else {
             self.wishes[self.reached].from
         };
-        let is_hidden = self.scene.record.gaps.iter().any(|gap| meets(*gap, within));
+        let is_hidden = self.scene.record.gaps.iter().any(|gap| gap.meets(within));
         if let Some(why) = min_ready::too_early(self.scene, self.key, touch, within, known)
             && !is_hidden
         {
@@ -168,8 +168,4 @@ impl History<'_> {
             }
         }
     }
-}
-
-fn meets(one: Span, other: Span) -> bool {
-    one.from <= other.to && one.to >= other.from
 }
