@@ -131,6 +131,7 @@ impl Planner {
     fn forget(&mut self) {
         self.leases.clear();
         self.prefixes.forget_lists();
+        self.quotas.mark_all_undecided();
         self.guard.forget_record();
         // The guard still needs the result for its keys: the list that follows shows whether they exist.
         self.keys.forget_observed(|key| self.guard.knows(key));

@@ -211,7 +211,7 @@ impl Planner {
         let Some(ClaimChange { wanted, dropped }) = change else {
             return Vec::new();
         };
-        self.quotas.mark_undecided(&registration.namespace);
+        self.quotas.mark_changed(registration, pod);
         // The dropped keys belong to the pod's work, so the transaction that writes their replacements removes them.
         for key in &dropped {
             self.unclaim(key, registration, pod);

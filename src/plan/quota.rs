@@ -6,7 +6,7 @@
 //! leader decides like the old one, because both start from what etcd holds.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::desired::{DesiredPod, Problem};
@@ -21,12 +21,24 @@ pub(super) struct Quotas {
     undecided: BTreeSet<Arc<str>>,
 }
 
+/// A pod of a registration.
+type Candidate = (RegistrationRef, Arc<str>);
+
 /// The quota of one namespace.
 #[derive(Debug)]
 struct Ration {
     quota: Quota,
-    /// The pods that were admitted.
-    placed: HashSet<(RegistrationRef, Arc<str>)>,
+    /// The pods that were admitted, each with the number of its keys.
+    placed: HashMap<Candidate, usize>,
+    /// The number of keys of all admitted pods.
+    used: usize,
+    /// The pods that wait for room, the next one first, each with the number of its keys. A pod comes by the creation time
+    /// of its registration, in seconds since 1970.
+    waiting: BTreeMap<(i64, Candidate), usize>,
+    /// The pods whose desired keys have changed since the last decision.
+    changed: BTreeSet<Candidate>,
+    /// Whether it must be decided about all pods, and not only about those that changed.
+    is_open: bool,
 }
 
 /// A pod that needs keys.
@@ -35,9 +47,52 @@ struct Applicant {
     /// Pods that have keys already come first.
     waits: bool,
     created: i64,
-    registration: RegistrationRef,
-    pod: Arc<str>,
+    pod: Candidate,
     keys: usize,
+}
+
+impl Ration {
+    fn new(quota: Quota) -> Self {
+        Self {
+            quota,
+            placed: HashMap::new(),
+            used: 0,
+            waiting: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            is_open: true,
+        }
+    }
+
+    fn has_room_for(&self, keys: usize) -> bool {
+        self.used + keys <= self.quota.keys
+    }
+
+    fn place(&mut self, pod: Candidate, keys: usize) {
+        self.used += keys;
+        self.placed.insert(pod, keys);
+    }
+
+    /// Drops the decision about `pod`, of a registration that was `created` then. Returns whether it was admitted.
+    fn withdraw(&mut self, pod: &Candidate, created: i64) -> bool {
+        self.waiting.remove(&(created, pod.clone()));
+        let keys = self.placed.remove(pod);
+        self.used -= keys.unwrap_or_default();
+        keys.is_some()
+    }
+
+    /// Admits the waiting pods for which there is room, in their order: the first one without room keeps the others from
+    /// getting it. Returns them.
+    fn place_waiting(&mut self) -> Vec<Candidate> {
+        let mut placed = Vec::new();
+        while let Some(first) = self.waiting.first_entry()
+            && self.used + *first.get() <= self.quota.keys
+        {
+            let ((_, pod), keys) = first.remove_entry();
+            placed.push(pod.clone());
+            self.place(pod, keys);
+        }
+        placed
+    }
 }
 
 impl Quotas {
@@ -47,13 +102,14 @@ impl Quotas {
             None => self.by_namespace.remove(namespace).is_some(),
             Some(quota) => match self.by_namespace.entry(namespace.clone()) {
                 Entry::Occupied(mut known) => {
-                    let is_new = known.get().quota != quota;
-                    known.get_mut().quota = quota;
+                    let ration = known.get_mut();
+                    let is_new = ration.quota != quota;
+                    ration.quota = quota;
+                    ration.is_open |= is_new;
                     is_new
                 }
                 Entry::Vacant(free) => {
-                    let placed = HashSet::new();
-                    free.insert(Ration { quota, placed });
+                    free.insert(Ration::new(quota));
                     true
                 }
             },
@@ -68,9 +124,26 @@ impl Quotas {
         self.by_namespace.contains_key(namespace)
     }
 
-    /// Records that the desired keys of a pod in `namespace` have changed.
+    /// Records that the desired keys of `pod` have changed.
+    pub fn mark_changed(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+        if let Some(ration) = self.by_namespace.get_mut(&registration.namespace) {
+            ration.changed.insert((registration.clone(), pod.clone()));
+            self.undecided.insert(registration.namespace.clone());
+        }
+    }
+
+    /// Records that it must be decided about all pods of `namespace`.
     pub fn mark_undecided(&mut self, namespace: &Arc<str>) {
-        if self.by_namespace.contains_key(namespace) {
+        if let Some(ration) = self.by_namespace.get_mut(namespace) {
+            ration.is_open = true;
+            self.undecided.insert(namespace.clone());
+        }
+    }
+
+    /// Records that it must be decided about all pods of all namespaces.
+    pub fn mark_all_undecided(&mut self) {
+        for (namespace, ration) in &mut self.by_namespace {
+            ration.is_open = true;
             self.undecided.insert(namespace.clone());
         }
     }
@@ -78,31 +151,10 @@ impl Quotas {
     /// Drops all decisions, because another leader may have decided differently: they are made again from what etcd
     /// holds.
     pub fn forget_decisions(&mut self) {
-        for (namespace, ration) in &mut self.by_namespace {
+        for ration in self.by_namespace.values_mut() {
             ration.placed.clear();
-            self.undecided.insert(namespace.clone());
         }
-    }
-
-    fn quota_of(&self, namespace: &str) -> Option<&Quota> {
-        self.by_namespace.get(namespace).map(|ration| &ration.quota)
-    }
-
-    fn is_placed(&self, namespace: &str, pod: &(RegistrationRef, Arc<str>)) -> bool {
-        let ration = self.by_namespace.get(namespace);
-        ration.is_some_and(|ration| ration.placed.contains(pod))
-    }
-
-    /// Records which pods of `namespace` were admitted. The decision `is_final` if all of its keys are known.
-    fn decided(&mut self, namespace: &Arc<str>, placed: Vec<Applicant>, is_final: bool) {
-        if let Some(ration) = self.by_namespace.get_mut(namespace) {
-            let names = placed.into_iter().map(|one| (one.registration, one.pod));
-            ration.placed = names.collect();
-        }
-        if is_final {
-            // The changes that the decision made have marked the namespace again.
-            self.undecided.remove(namespace);
-        }
+        self.mark_all_undecided();
     }
 }
 
@@ -118,66 +170,125 @@ impl Planner {
             return;
         }
         for namespace in std::mem::take(&mut self.quotas.undecided) {
-            self.decide_quota(&namespace);
+            // While the ration is taken out, the changes that the decision makes do not mark the namespace again.
+            let Some(mut ration) = self.quotas.by_namespace.remove(&namespace) else {
+                self.lift_quota(&namespace);
+                continue;
+            };
+            let changed = std::mem::take(&mut ration.changed);
+            if ration.is_open || !self.decide_changed(&mut ration, changed) {
+                ration.is_open = !self.decide_all(&namespace, &mut ration);
+            }
+            if ration.is_open {
+                self.quotas.undecided.insert(namespace.clone());
+            }
+            self.quotas.by_namespace.insert(namespace, ration);
         }
     }
 
-    fn decide_quota(&mut self, namespace: &Arc<str>) {
-        let mut applicants = self.applicants(namespace);
+    /// Gives all pods of a namespace that has no quota any more their keys.
+    fn lift_quota(&mut self, namespace: &Arc<str>) {
+        let states = self.registrations.of_namespace(namespace);
+        let waiting = states.flat_map(|(registration, state)| {
+            let pods = state.rationed.keys();
+            pods.map(|pod| (registration.clone(), pod.clone()))
+        });
+        for pod in waiting.collect::<Vec<Candidate>>() {
+            self.grant_place(&pod);
+        }
+    }
+
+    /// Decides about all pods of a namespace. Returns whether that is final, because all of its keys are known.
+    fn decide_all(&mut self, namespace: &Arc<str>, ration: &mut Ration) -> bool {
+        let mut applicants = self.applicants(namespace, ration);
+        applicants.sort();
         let wanted: usize = applicants.iter().map(|applicant| applicant.keys).sum();
         let is_listed = self.is_namespace_listed(namespace);
-        let quota = self.quotas.quota_of(namespace).cloned();
-        let Some(quota) = quota.filter(|quota| wanted > quota.keys) else {
-            for Applicant { registration, pod, .. } in &applicants {
-                self.grant_place(registration, pod);
-            }
-            self.quotas.decided(namespace, applicants, is_listed);
-            return;
-        };
-        applicants.sort();
-        if !is_listed {
-            // A pod whose keys have not been read yet may have precedence.
-            self.quotas.mark_undecided(namespace);
-        }
-        let (mut room, mut full) = (quota.keys, false);
-        let mut placed = Vec::new();
+        ration.placed.clear();
+        ration.waiting.clear();
+        ration.used = 0;
+        // A pod whose keys have not been read yet may have precedence.
+        let mut is_full = wanted > ration.quota.keys && !is_listed;
         for applicant in applicants {
-            full |= applicant.waits && (!is_listed || applicant.keys > room);
-            if applicant.keys <= room && !(applicant.waits && full) {
-                room -= applicant.keys;
-                self.grant_place(&applicant.registration, &applicant.pod);
-                placed.push(applicant);
+            let has_room = ration.has_room_for(applicant.keys);
+            is_full |= applicant.waits && !has_room;
+            if has_room && !(applicant.waits && is_full) {
+                self.grant_place(&applicant.pod);
+                ration.place(applicant.pod, applicant.keys);
             } else {
-                self.deny_place(&applicant, &quota);
+                self.deny_place(&applicant.pod, &ration.quota);
+                ration
+                    .waiting
+                    .insert((applicant.created, applicant.pod), applicant.keys);
             }
         }
-        self.quotas.decided(namespace, placed, is_listed);
+        is_listed
     }
 
-    fn applicants(&self, namespace: &Arc<str>) -> Vec<Applicant> {
+    /// Decides about the pods that changed, and about those that can have the room that they left. The cost does not depend
+    /// on the number of other pods. Returns false if pods that have keys may have to give them up, so that it must be decided
+    /// about all of them.
+    fn decide_changed(&mut self, ration: &mut Ration, changed: BTreeSet<Candidate>) -> bool {
+        let mut applicants = Vec::new();
+        for pod in changed {
+            // The removal of a registration has opened the decision about all pods.
+            let Some(state) = self.registrations.get(&pod.0) else {
+                continue;
+            };
+            let created = state.settings.created;
+            let was_placed = ration.withdraw(&pod, created);
+            let desired = state.rationed.get(&pod.1).or_else(|| state.pods.get(&pod.1));
+            applicants.extend(desired.and_then(|desired| self.applicant(created, pod, desired, was_placed)));
+        }
+        let (waiting, having): (Vec<_>, Vec<_>) = applicants.into_iter().partition(|applicant| applicant.waits);
+        for applicant in &having {
+            ration.place(applicant.pod.clone(), applicant.keys);
+        }
+        if ration.used > ration.quota.keys {
+            return false;
+        }
+        let waiting: Vec<_> = waiting
+            .into_iter()
+            .map(|applicant| {
+                let place = (applicant.created, applicant.pod);
+                ration.waiting.insert(place.clone(), applicant.keys);
+                place
+            })
+            .collect();
+        let admitted = ration.place_waiting();
+        for pod in having.iter().map(|applicant| &applicant.pod).chain(&admitted) {
+            self.grant_place(pod);
+        }
+        for place in waiting.iter().filter(|place| ration.waiting.contains_key(place)) {
+            self.deny_place(&place.1, &ration.quota);
+        }
+        true
+    }
+
+    fn applicants(&self, namespace: &Arc<str>, ration: &Ration) -> Vec<Applicant> {
         let mut applicants = Vec::new();
         for (registration, state) in self.registrations.of_namespace(namespace) {
             let having = state.pods.iter().filter(|(pod, _)| !state.rationed.contains_key(*pod));
             for (pod, desired) in having.chain(&state.rationed) {
-                let previous = desired
-                    .previous
-                    .as_ref()
-                    .map_or(0, |previous| previous.records().count());
-                let keys = desired.records().count().max(previous);
-                if keys > 0 {
-                    let name = (registration.clone(), pod.clone());
-                    let has = self.quotas.is_placed(namespace, &name) || self.has_keys(desired);
-                    applicants.push(Applicant {
-                        waits: !has,
-                        created: state.settings.created,
-                        registration: name.0,
-                        pod: name.1,
-                        keys,
-                    });
-                }
+                let pod = (registration.clone(), pod.clone());
+                let is_placed = ration.placed.contains_key(&pod);
+                applicants.extend(self.applicant(state.settings.created, pod, desired, is_placed));
             }
         }
         applicants
+    }
+
+    /// Returns what `pod` needs; none if it needs no keys.
+    fn applicant(&self, created: i64, pod: Candidate, desired: &DesiredPod, is_placed: bool) -> Option<Applicant> {
+        let previous = desired.previous.as_ref();
+        let previous = previous.map_or(0, |previous| previous.records().count());
+        let keys = desired.records().count().max(previous);
+        (keys > 0).then(|| Applicant {
+            waits: !is_placed && !self.has_keys(desired),
+            created,
+            pod,
+            keys,
+        })
     }
 
     /// Whether etcd may hold a key of `desired` that is ours.
@@ -192,13 +303,13 @@ impl Planner {
         prefixes.all(|prefix| self.prefixes.is_listed(prefix.prefix()))
     }
 
-    fn grant_place(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+    fn grant_place(&mut self, (registration, pod): &Candidate) {
         if let Some(whole) = self.registrations.set_rationed(registration, pod, None) {
             self.replace_desired(registration, pod, Some(whole));
         }
     }
 
-    fn deny_place(&mut self, Applicant { registration, pod, .. }: &Applicant, quota: &Quota) {
+    fn deny_place(&mut self, (registration, pod): &Candidate, quota: &Quota) {
         let Some(state) = self.registrations.get(registration) else {
             return;
         };

@@ -288,3 +288,40 @@ fn one_namespace_that_asks_for_much_holds_up_no_other() {
     assert!(keys(first).contains(&"/s/small"), "not in {:?}", keys(first));
     assert!(written.len() > 5, "the flood is more than one transaction");
 }
+
+#[test]
+fn deciding_about_changed_pods_comes_to_the_same_as_deciding_about_all() {
+    for seed in 0..300 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut rigs = [Rig::new(), Rig::new()];
+        for rig in &mut rigs {
+            rig.planner.set_settings(&reference("younger"), settings(9));
+            rig.allow(4);
+        }
+        for step in 0..30 {
+            let (owner, pod) = (random.choice(["orders", "younger"]), random.u8(0..6));
+            let name = format!("{}{pod}", &owner.expect("there are two")[..1]);
+            let keys: Vec<String> = (0..random.u8(1..3)).map(|i| format!("/s/{name}-{i}")).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let (change, limit) = (random.u8(0..10), random.usize(1..7));
+            let is_settled = random.bool();
+            for (rig, about_all) in rigs.iter_mut().zip([false, true]) {
+                match change {
+                    0..6 => rig.want(owner.expect("there are two"), &name, &keys, "1"),
+                    6..9 => rig.drop_pod(owner.expect("there are two"), &name),
+                    _ => rig.allow(limit),
+                }
+                if about_all {
+                    rig.planner.quotas.mark_all_undecided();
+                }
+                if is_settled {
+                    rig.run();
+                }
+            }
+            if is_settled {
+                let [changed, all] = &rigs;
+                assert_eq!(changed.kept_keys(), all.kept_keys(), "seed {seed}, step {step}");
+            }
+        }
+    }
+}
