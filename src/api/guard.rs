@@ -21,7 +21,8 @@ pub struct Guard {
     pub window_seconds: u32,
 
     /// The percentage of this Registry's keys that may be removed within the window although the end of their pods is not
-    /// confirmed. Defaults to 50. Removals beyond that are held.
+    /// confirmed. Defaults to 50. Removals beyond that are held, first those of the namespaces that would lose more than this
+    /// percentage of their own keys.
     #[schemars(range(min = 1, max = 99))]
     pub max_loss_percent: u32,
 

@@ -5,7 +5,9 @@
 //! guard. A pod that is no longer ready, or that is missing from a list, is an unconfirmed removal. So is a pod that still
 //! exists after its registration was deleted, or was edited and does not select it any more. Single ones are released at
 //! once. When they would cost a Registry more of its keys within a time window than its limit allows, the guard holds
-//! them until the keys are desired again, their pods end, the hold expires, or a user approves.
+//! them until the keys are desired again, their pods end, the hold expires, or a user approves. It holds those of the
+//! namespaces that would lose more than this share of their own keys, if the rest is within the limit without them: a
+//! mistake in one namespace does not delay the others.
 //!
 //! The guard counts decisions, not attempts: a key is unconfirmed, held or released, never two of these at once. So
 //! each key counts once, however often the planner looks at it, writes it or observes it again.
@@ -14,7 +16,7 @@
 //! etcd; the next leader continues it with the same id and end.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,6 +69,22 @@ impl GuardSettings {
     }
 }
 
+/// Most namespaces to which a hold is limited. Their names are in its record.
+const MAX_NAMESPACES: usize = 64;
+
+/// What is known of a Registry's keys when the guard decides.
+pub(super) struct Known<'a> {
+    /// The number of keys in etcd.
+    pub present: usize,
+    /// Whether etcd holds a key.
+    pub is_there: &'a dyn Fn(&Key) -> bool,
+    /// Counts the keys that are about to be written, which takes long.
+    pub to_come: &'a dyn Fn() -> usize,
+    /// Counts the keys in etcd by the namespaces of their pods, which takes long. Keys whose pods are not known have an
+    /// empty one.
+    pub by_namespace: &'a dyn Fn() -> HashMap<Arc<str>, usize>,
+}
+
 /// The guard's state for one Registry.
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -78,11 +96,11 @@ pub(super) struct Guard {
     facts: HashSet<Key>,
     /// Unconfirmed removals that have not been decided yet.
     fresh: BTreeMap<Key, Work>,
-    /// Unconfirmed keys that disappeared from etcd since the last [`Guard::look`]: the leader of that time released
-    /// them.
-    went: HashSet<Key>,
-    /// Unconfirmed keys that were released within the window and have not been claimed again.
-    let_go: HashMap<Key, Instant>,
+    /// Unconfirmed keys that disappeared from etcd since the last [`Guard::look`], with their namespaces: the leader of
+    /// that time released them.
+    went: HashMap<Key, Arc<str>>,
+    /// Unconfirmed keys that were released within the window and have not been claimed again, with their namespaces.
+    let_go: HashMap<Key, (Instant, Arc<str>)>,
     /// The entries of `let_go` in the order of their time, and entries of keys that have been claimed again since.
     order: VecDeque<(Instant, Key)>,
     /// Released keys that etcd may still hold.
@@ -105,7 +123,7 @@ impl Guard {
             starting: true,
             facts: HashSet::new(),
             fresh: BTreeMap::new(),
-            went: HashSet::new(),
+            went: HashMap::new(),
             let_go: HashMap::new(),
             order: VecDeque::new(),
             leaving: HashMap::new(),
@@ -224,8 +242,8 @@ impl Guard {
 
     /// Records that etcd no longer holds `key`.
     pub(super) fn gone(&mut self, key: &Key) {
-        if self.fresh.contains_key(key) {
-            self.went.insert(key.clone());
+        if let Some(work) = self.fresh.get(key) {
+            self.went.insert(key.clone(), work.tenant().clone());
         }
         self.forget(key);
     }
@@ -278,8 +296,8 @@ impl Guard {
 
     /// Updates the loss counters with the current time, without deciding anything.
     pub(super) fn look(&mut self, now: Instant) {
-        for key in std::mem::take(&mut self.went) {
-            self.count([&key], now);
+        for (key, namespace) in std::mem::take(&mut self.went) {
+            self.count(&key, &namespace, now);
         }
         // No loss leaves the window while a hold lasts: the keys lost before it began belong to the same loss.
         if self.hold.is_none() {
@@ -287,17 +305,18 @@ impl Guard {
         }
     }
 
-    /// Whether twice the loss of `of` keys would be above the limit, and nothing is held yet.
+    /// Whether twice the loss of `of` keys would be above the limit, and the removals of some namespaces are not held yet.
     pub(super) fn is_loss_near_limit(&self, of: usize) -> bool {
-        self.hold.is_none() && self.settings.is_above(2 * (self.let_go.len() + self.fresh.len()), of)
+        let is_limited = |hold: &Hold| hold.namespaces.is_some();
+        self.hold.as_ref().is_none_or(is_limited)
+            && self.settings.is_above(2 * (self.let_go.len() + self.fresh.len()), of)
     }
 
-    /// Decides about all unconfirmed removals at once. `present` is the number of keys in etcd; `is_there` tests one
-    /// key; `to_come` counts the keys that are about to be written, which takes long. Returns the event to report, and
-    /// the work to queue because its removal is no longer held back.
+    /// Decides about all unconfirmed removals at once. Returns the event to report, and the work to queue because its
+    /// removal is no longer held back.
     pub(super) fn decide(
         &mut self,
-        (present, is_there, to_come): (usize, impl Fn(&Key) -> bool, impl Fn() -> usize),
+        known: &Known<'_>,
         moment: Moment,
         approved: Option<&str>,
         id: impl FnOnce() -> String,
@@ -306,43 +325,89 @@ impl Guard {
         self.look(now);
         let resumed = self.resume(moment);
         if let Some(hold) = &mut self.hold {
-            hold.keys.append(&mut self.fresh);
+            hold.take_in(&mut self.fresh);
             let (ended, works) = self.decide_hold(now, approved);
-            return (ended.or(resumed), works);
+            if ended.is_some() || resumed.is_some() {
+                return (ended.or(resumed), works);
+            }
         }
         if self.fresh.is_empty() {
             return (None, BTreeMap::new());
         }
         let lost = self.let_go.len() + self.fresh.len();
-        let absent = |keys: &mut dyn Iterator<Item = &Key>| keys.filter(|key| !is_there(key)).count();
-        let mut of = present + absent(&mut self.let_go.keys()) + absent(&mut self.fresh.keys());
+        let absent = |keys: &mut dyn Iterator<Item = &Key>| keys.filter(|key| !(known.is_there)(key)).count();
+        let mut of = known.present + absent(&mut self.let_go.keys()) + absent(&mut self.fresh.keys());
         // An edit may replace all endpoints by others, as a switch from one set of pods to another does.
         if self.settings.is_above(lost, of) {
-            of += to_come();
+            of += (known.to_come)();
         }
-        let fresh = std::mem::take(&mut self.fresh);
-        let above = self.settings.is_above(lost, of);
-        if above && self.settings.mode == GuardMode::Hold {
-            let until = moment.unix + self.settings.hold;
-            self.hold = Some(Hold {
-                id: id(),
-                until: now + self.settings.hold,
-                until_unix: until.as_secs() + u64::from(until.subsec_nanos() > 0),
-                recovered: None,
-                lost,
-                of,
-                keys: fresh,
-                adopted: false,
-            });
-            return (Some(GuardEvent::Held), BTreeMap::new());
+        if !self.settings.is_above(lost, of) {
+            return (None, self.release_fresh(now));
         }
-        self.count(fresh.keys(), now);
-        let event = above.then(|| {
+        if self.settings.mode != GuardMode::Hold {
+            let released = self.release_fresh(now);
             // Report the loss once, not again with every key.
             self.forget_all();
-            GuardEvent::Warned { lost, of }
-        });
-        (event, self.release(fresh))
+            return (Some(GuardEvent::Warned { lost, of }), released);
+        }
+        if let Some(hold) = &mut self.hold {
+            // What the other namespaces lose as well is too much.
+            hold.namespaces = None;
+            hold.take_in(&mut self.fresh);
+            return (Some(GuardEvent::Widened), BTreeMap::new());
+        }
+        let until = moment.unix + self.settings.hold;
+        let mut hold = Hold {
+            id: id(),
+            until: now + self.settings.hold,
+            until_unix: until.as_secs() + u64::from(until.subsec_nanos() > 0),
+            recovered: None,
+            lost,
+            of,
+            keys: BTreeMap::new(),
+            namespaces: self.namespaces_above(known, of),
+            adopted: false,
+        };
+        hold.take_in(&mut self.fresh);
+        self.hold = Some(hold);
+        (Some(GuardEvent::Held), self.release_fresh(now))
+    }
+
+    /// Returns the namespaces that would lose more than the allowed share of their own keys, if the loss of the Registry,
+    /// which has `of` keys, is within the limit without what they, and unknown namespaces, would still lose. Otherwise none,
+    /// for all namespaces.
+    fn namespaces_above(&self, known: &Known<'_>, of: usize) -> Option<BTreeSet<Arc<str>>> {
+        let mut all = (known.by_namespace)();
+        let mut lost: HashMap<&Arc<str>, usize> = HashMap::new();
+        let let_go = self.let_go.iter().map(|(key, (_, namespace))| (key, namespace));
+        for (key, namespace) in let_go.chain(self.fresh.iter().map(|(key, work)| (key, work.tenant()))) {
+            *lost.entry(namespace).or_default() += 1;
+            *all.entry(namespace.clone()).or_default() += usize::from(!(known.is_there)(key));
+        }
+        let share = GuardSettings {
+            min_keys: 1,
+            ..self.settings
+        };
+        let is_above =
+            |namespace: &Arc<str>, lost: usize| share.is_above(lost, all.get(namespace).copied().unwrap_or(0));
+        let above: BTreeSet<_> = lost
+            .into_iter()
+            .filter(|(namespace, lost)| !namespace.is_empty() && is_above(namespace, *lost))
+            .map(|(namespace, _)| namespace.clone())
+            .collect();
+        let is_rest = |work: &&Work| !work.tenant().is_empty() && !above.contains(work.tenant());
+        let rest = self.fresh.values().filter(is_rest);
+        let is_enough = !self.settings.is_above(self.let_go.len() + rest.count(), of);
+        (is_enough && above.len() <= MAX_NAMESPACES).then_some(above)
+    }
+
+    /// Releases all undecided removals, and counts them.
+    fn release_fresh(&mut self, now: Instant) -> BTreeMap<Key, Work> {
+        let fresh = std::mem::take(&mut self.fresh);
+        for (key, work) in &fresh {
+            self.count(key, work.tenant(), now);
+        }
+        self.release(fresh)
     }
 
     /// Adopts the hold that is recorded in etcd, unless it is the current one or the one that ended last.
@@ -368,6 +433,7 @@ impl Guard {
             lost: record.lost,
             of: record.of,
             keys: self.hold.take().map(|hold| hold.keys).unwrap_or_default(),
+            namespaces: record.namespaces.as_ref().map(|names| names.iter().cloned().collect()),
             adopted: true,
         });
         Some(GuardEvent::Resumed)
@@ -397,7 +463,9 @@ impl Guard {
         self.ended = Some(id.clone());
         if why == Release::Resolved {
             // The loss is within the limit again. It counts like any other loss within the limit.
-            self.count(keys.keys(), now);
+            for (key, work) in &keys {
+                self.count(key, work.tenant(), now);
+            }
         } else {
             self.forget_all();
         }
@@ -412,11 +480,9 @@ impl Guard {
         keys
     }
 
-    fn count<'a>(&mut self, keys: impl IntoIterator<Item = &'a Key>, now: Instant) {
-        for key in keys {
-            self.let_go.insert(key.clone(), now);
-            self.order.push_back((now, key.clone()));
-        }
+    fn count(&mut self, key: &Key, namespace: &Arc<str>, now: Instant) {
+        self.let_go.insert(key.clone(), (now, namespace.clone()));
+        self.order.push_back((now, key.clone()));
     }
 
     fn forget_old(&mut self, now: Instant) {
@@ -424,7 +490,7 @@ impl Guard {
             && *at + self.settings.window <= now
             && let Some((at, key)) = self.order.pop_front()
         {
-            if self.let_go.get(&key) == Some(&at) {
+            if self.let_go.get(&key).is_some_and(|(since, _)| *since == at) {
                 self.let_go.remove(&key);
             }
         }

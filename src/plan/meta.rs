@@ -48,6 +48,9 @@ pub(super) struct HoldRecord {
     pub lost: usize,
     /// How many keys existed before the loss.
     pub of: usize,
+    /// The namespaces whose removals are held; none if those of all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<Vec<Arc<str>>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,6 +194,7 @@ impl MetaKeys {
                 until: NO_END,
                 lost: 0,
                 of: 0,
+                namespaces: None,
             })
         })
     }
@@ -245,11 +249,14 @@ mod tests {
             until: 1_800_000_000,
             lost: 18,
             of: 20,
+            namespaces: Some(vec!["shop".into()]),
         };
         let value = MetaKeys::hold_value(hold.clone());
         assert_eq!(MetaKeys::recorded_hold(&value), Some(hold.clone()));
-        let later = br#"{"v":2,"id":"1a2b","until":1800000000,"lost":18,"of":20,"why":"new"}"#;
+        let later = br#"{"v":2,"id":"1a2b","until":1800000000,"lost":18,"of":20,"namespaces":["shop"],"why":"new"}"#;
         assert_eq!(MetaKeys::recorded_hold(later), Some(hold));
+        let earlier = br#"{"v":1,"id":"1a2b","until":1800000000,"lost":18,"of":20}"#;
+        assert!(MetaKeys::recorded_hold(earlier).is_some_and(|hold| hold.namespaces.is_none()));
         assert_eq!(MetaKeys::recorded_hold(b"{}"), None);
         let unread = MetaKeys::recorded_hold(br#"{"v":2,"holds":["1a2b"]}"#);
         assert_eq!(unread.map(|hold| hold.id).as_deref(), Some("v2"));
@@ -291,6 +298,7 @@ mod tests {
                 until: 1,
                 lost: 1,
                 of: 1,
+                namespaces: None,
             }),
             crate::model::Checkpoint::default().value(),
         ] {

@@ -167,7 +167,9 @@ impl Planner {
                 // The pod's records may be those of a spec before the last edit, below other prefixes.
                 self.enqueue(&record.key);
             }
-            self.left.push((registration.namespace.clone(), pod.clone()));
+            if self.guard.is_on() {
+                self.left.push((registration.namespace.clone(), pod.clone()));
+            }
         }
         for key in state.dropped.values().flatten() {
             self.work.push(Work::Key(key.clone()));

@@ -1,11 +1,12 @@
 //! Confirmed and unconfirmed pod removals: what the planner passes to the guard, and what happens to the keys once the
 //! guard has decided.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::desired::{DesiredPod, PodState};
-use super::guard::{GuardEvent, GuardSettings, Hold, Moment};
+use super::guard::{GuardEvent, GuardSettings, Hold, Known, Moment};
 use super::key_table::KeyState;
 use super::meta::MetaKeys;
 use super::planner::Planner;
@@ -195,8 +196,22 @@ impl Planner {
         };
         let has_space = self.work.has_space();
         let to_come = || keys.iter().filter(|key| has_space && is_to_come(key)).count();
-        let known = (leases.key_count(), is_there, to_come);
-        let (event, released) = self.guard.decide(known, moment, approved, id);
+        let by_namespace = || {
+            let mut counts = HashMap::new();
+            for (_, state) in keys.iter().filter(|(_, state)| state.is_ours(leases)) {
+                let claim = state.claims.first().or(state.last_claim.as_deref());
+                let namespace = claim.map_or_else(|| "".into(), |claim| claim.registration.namespace.clone());
+                *counts.entry(namespace).or_default() += 1;
+            }
+            counts
+        };
+        let known = Known {
+            present: leases.key_count(),
+            is_there: &is_there,
+            to_come: &to_come,
+            by_namespace: &by_namespace,
+        };
+        let (event, released) = self.guard.decide(&known, moment, approved, id);
         for (key, work) in released {
             // A key that was not known to be in etcd when its pod was dropped is not on the pod's list. It is removed
             // separately.

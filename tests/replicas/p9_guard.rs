@@ -9,7 +9,10 @@ use leasehold::api::{APPROVE_REMOVALS, Registry};
 use serde_json::{Value, json};
 use testbed::{History, Kind, Objects, Operator, Result, until};
 
-use crate::support::{API, SOON, condition, message, operator, registration, wait_condition, wait_count, wait_event};
+use crate::support::{
+    API, SOON, condition, message, operator, plain_prefix, pod, registration, wait_condition, wait_count, wait_event,
+    wait_keys,
+};
 use crate::{Turn, support, wait_leader};
 
 /// For a namespace to go.
@@ -297,6 +300,41 @@ async fn p9_keys_of_a_deleted_registration_are_held_until_their_pods_end() -> Re
     let free = |object: &Value| condition(object, "RemovalsHeld").1 == "NothingHeld";
     objects.wait((API, "Registry", "default"), free, SOON).await?;
     wait_no_record(&turn).await
+}
+
+#[tokio::test]
+async fn p9_a_namespace_that_loses_all_of_its_keys_holds_up_no_other() -> Result<()> {
+    let (turn, operator) = start("p9-others", json!({})).await?;
+    let other = turn.bed.namespace("p9-other").await?;
+    for name in ["a", "b", "c"] {
+        other.create_pod(&pod(name, "orders")).await?;
+    }
+    other.apply(registration("orders", &json!({}))).await?;
+    let others = plain_prefix(&other, "orders");
+    wait_keys(&turn.etcd, &others, &["a", "b", "c"]).await;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    turn.namespace
+        .objects()
+        .delete(API, "ServiceRegistration", "orders")
+        .await?;
+    let id = hold_id(&turn).await?;
+    wait_metric(&operator, "leasehold_held_keys", 20).await?;
+    other.set_ready("a", false).await?;
+    wait_keys(&turn.etcd, &others, &["b", "c"]).await;
+    assert_eq!(hold_id(&turn).await?, id, "the hold goes on");
+
+    operator.restart().await?;
+    operator.wait_ready(SOON).await?;
+    wait_goes_on(&turn, &operator, &id, 20).await?;
+    other.set_ready("b", false).await?;
+    wait_keys(&turn.etcd, &others, &["c"]).await;
+    history.assert_silent().await;
+    // The pods of the other tests are counted in all namespaces.
+    for name in ["a", "b", "c"] {
+        other.delete_pod(name).await?;
+    }
+    wait_count(&turn.etcd, &others, 0, SOON).await;
+    Ok(())
 }
 
 #[tokio::test]

@@ -187,7 +187,7 @@ impl RegistryWorker {
     pub(super) fn announce_guard(&self, news: &GuardEvent) {
         match news {
             // A replica that resumes the hold publishes the same Event again.
-            GuardEvent::Held | GuardEvent::Resumed => {
+            GuardEvent::Held | GuardEvent::Resumed | GuardEvent::Widened => {
                 if let (Some(hold), Holding::Some(notice)) = (self.planner.hold(), self.guarding.holding()) {
                     let reason = Reason::RemovalsHeld.as_str();
                     self.publish(true, reason, notice.to_string(), &hold.id);

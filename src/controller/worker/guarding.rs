@@ -122,6 +122,12 @@ impl RegistryWorker {
                     "resuming a hold that another process began"
                 );
             }
+            GuardEvent::Widened => {
+                tracing::warn!(
+                    registry, hold = ?self.planner.hold().map(|hold| &hold.id),
+                    "too many keys of other namespaces would be removed as well; holding the removals of all namespaces"
+                );
+            }
             GuardEvent::Warned { lost, of } => {
                 self.metrics.count_guard_trip();
                 tracing::warn!(
@@ -143,14 +149,20 @@ impl RegistryWorker {
 /// the leader.
 fn notice(registry: &str, hold: &plan::Hold) -> String {
     let plan::Hold { id, lost, of, .. } = hold;
+    let namespaces = match hold.namespace_count() {
+        None => String::new(),
+        Some(0) => " that an earlier process left".to_owned(),
+        Some(1) => " in the one namespace that would lose most of its own".to_owned(),
+        Some(count) => format!(" in the {count} namespaces that would lose most of their own"),
+    };
     let end = i64::try_from(hold.until_unix)
         .ok()
         .and_then(|end| Timestamp::from_second(end).ok())
         .unwrap_or(Timestamp::MAX);
     format!(
         "{lost} of {of} keys would have been removed at once because their pods are no longer ready or were missing \
-         from a list, or because registrations were deleted or do not select the pods any more. The remaining keys are kept \
-         until {end}, until their pods end, or until most of them are desired again. If the removal is right: \
+         from a list, or because registrations were deleted or do not select the pods any more. The remaining keys{namespaces} \
+         are kept until {end}, until their pods end, or until most of them are desired again. If the removal is right: \
          kubectl annotate --overwrite registry {registry} {APPROVE_REMOVALS}={id}"
     )
 }

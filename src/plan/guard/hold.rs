@@ -1,7 +1,8 @@
 //! A hold: the removals that are held back, when the hold ends, and the part that is recorded in etcd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::model::{Key, LeaseId, Prefix, Revision};
@@ -38,6 +39,8 @@ pub struct Hold {
     pub of: usize,
     /// The keys held, each with the work to queue when it is released.
     pub(super) keys: BTreeMap<Key, Work>,
+    /// The namespaces whose removals are held; none if those of all are.
+    pub(super) namespaces: Option<BTreeSet<Arc<str>>>,
     /// Another process began the hold. That process may have known of pods that this one has not listed yet.
     pub(super) adopted: bool,
 }
@@ -50,7 +53,25 @@ impl Hold {
             until: self.until_unix,
             lost: self.lost,
             of: self.of,
+            namespaces: self.namespaces.as_ref().map(|names| names.iter().cloned().collect()),
         }
+    }
+
+    /// Moves the removals that the hold concerns from `fresh` into it. They include those of unknown namespaces, which a
+    /// predecessor may have held.
+    pub(super) fn take_in(&mut self, fresh: &mut BTreeMap<Key, Work>) {
+        match &self.namespaces {
+            None => self.keys.append(fresh),
+            Some(names) => {
+                let is_held = |work: &Work| work.tenant().is_empty() || names.contains(work.tenant());
+                self.keys.extend(fresh.extract_if(.., |_, work| is_held(work)));
+            }
+        }
+    }
+
+    /// Returns the number of namespaces to which the hold is limited, none if it is not.
+    pub fn namespace_count(&self) -> Option<usize> {
+        self.namespaces.as_ref().map(BTreeSet::len)
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
@@ -90,6 +111,8 @@ pub enum GuardEvent {
     Held,
     /// A hold of another process was adopted.
     Resumed,
+    /// The hold concerns all namespaces now, because the others would have lost too many keys as well.
+    Widened,
     /// The loss exceeds the limit, and the keys are released nevertheless
     /// ([`GuardMode::Warn`](super::GuardMode::Warn)).
     Warned {

@@ -35,6 +35,8 @@ struct Rig {
     holds: usize,
     /// The number of keys that are about to be written.
     to_come: usize,
+    /// How many keys each namespace has, one after the other; without any, no namespace is known.
+    namespaces: Vec<(&'static str, usize)>,
 }
 
 fn key(number: usize) -> Key {
@@ -54,12 +56,43 @@ impl Rig {
             approved: None,
             holds: 0,
             to_come: 0,
+            namespaces: Vec::new(),
+        }
+    }
+
+    /// Several namespaces with so many keys each, one after the other.
+    fn of_namespaces(namespaces: &[(&'static str, usize)]) -> Self {
+        let keys = namespaces.iter().map(|(_, keys)| keys).sum();
+        Self {
+            namespaces: namespaces.to_vec(),
+            ..Self::new(keys, SETTINGS)
+        }
+    }
+
+    fn namespace_of(&self, key: &Key) -> &'static str {
+        let number: usize = key.rsplit('/').next().expect("a number").parse().expect("a number");
+        let mut end = 0;
+        let its = self.namespaces.iter().find(|(_, keys)| {
+            end += keys;
+            number < end
+        });
+        its.map_or("", |(name, _)| name)
+    }
+
+    fn work(&self, number: usize) -> Work {
+        match self.namespace_of(&key(number)) {
+            "" => Work::Key(key(number)),
+            namespace => Work::Pod(
+                RegistrationRef::new(namespace, "orders"),
+                number.to_string().as_str().into(),
+            ),
         }
     }
 
     fn mark_unconfirmed(&mut self, numbers: impl IntoIterator<Item = usize>) {
         for number in numbers {
-            self.guard.mark_unconfirmed(&key(number), Work::Key(key(number)));
+            let work = self.work(number);
+            self.guard.mark_unconfirmed(&key(number), work);
         }
     }
 
@@ -70,19 +103,25 @@ impl Rig {
             now: self.now,
             unix: UNIX + self.now.duration_since(self.began),
         };
-        let etcd = &self.etcd;
-        let (event, works) = self.guard.decide(
-            (self.etcd.len(), |key: &Key| etcd.contains(key), || self.to_come),
-            moment,
-            self.approved.as_deref(),
-            || id,
-        );
+        // Taken out, because the closures read the rig.
+        let mut guard = std::mem::replace(&mut self.guard, Guard::new());
+        let by_namespace = || {
+            let mut counts = HashMap::new();
+            for key in &self.etcd {
+                *counts.entry(self.namespace_of(key).into()).or_default() += 1;
+            }
+            counts
+        };
+        let known = Known {
+            present: self.etcd.len(),
+            is_there: &|key| self.etcd.contains(key),
+            to_come: &|| self.to_come,
+            by_namespace: &by_namespace,
+        };
+        let (event, works) = guard.decide(&known, moment, self.approved.as_deref(), || id);
+        self.guard = guard;
         self.holds += usize::from(event == Some(GuardEvent::Held));
-        let keys = works.into_values().map(|work| match work {
-            Work::Key(key) => key,
-            Work::Pod(..) | Work::Changed(..) => unreachable!("only keys are suspected here"),
-        });
-        (event, keys.collect())
+        (event, works.into_keys().collect())
     }
 
     /// Lets the guard decide and removes the released keys from etcd. Returns their number.
@@ -126,6 +165,65 @@ fn all_at_once_are_held_as_a_whole() {
     let hold = rig.guard.hold().expect("a hold");
     assert_eq!((hold.len(), hold.lost, hold.of), (20, 20, 20));
     assert!(rig.guard.detains("/s/07"));
+}
+
+#[test]
+fn a_namespace_that_loses_most_holds_up_no_other() {
+    let mut rig = Rig::of_namespaces(&[("shop", 12), ("bank", 8)]);
+    // Two pods of the other namespace lose their readiness at the same time.
+    rig.mark_unconfirmed((0..12).chain(12..14));
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 2));
+    let hold = rig.guard.hold().expect("a hold");
+    assert_eq!((hold.len(), hold.lost, hold.of), (12, 14, 20));
+    assert_eq!(hold.namespace_count(), Some(1));
+    rig.mark_unconfirmed(14..16);
+    assert_eq!(rig.carry_out(), (None, 2), "it goes on like that");
+    rig.back(0..1);
+    rig.mark_unconfirmed(0..1);
+    assert_eq!(rig.carry_out(), (None, 0), "the hold takes in what its namespace loses");
+    rig.approved = Some("hold-0".to_owned());
+    assert_eq!(rig.carry_out(), (Some(released(Release::Approved, 12)), 12));
+}
+
+#[test]
+fn a_loss_of_all_namespaces_is_held_in_all_of_them() {
+    let mut rig = Rig::of_namespaces(&[("shop", 12), ("bank", 8), ("news", 4)]);
+    rig.mark_unconfirmed(0..24);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 0));
+    assert_eq!(rig.guard.hold().map(Hold::len), Some(24));
+}
+
+#[test]
+fn what_the_others_lose_while_one_namespace_is_held_counts_as_well() {
+    let mut rig = Rig::of_namespaces(&[("shop", 11), ("bank", 29)]);
+    rig.mark_unconfirmed((0..11).chain(11..21));
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 10));
+    rig.mark_unconfirmed(21..31);
+    assert_eq!(rig.carry_out(), (None, 10), "20 of 40 are lost");
+    rig.mark_unconfirmed(31..32);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Widened), 0));
+    let hold = rig.guard.hold().expect("a hold");
+    assert_eq!((hold.len(), hold.namespace_count()), (12, None));
+}
+
+#[test]
+fn a_successor_goes_on_with_a_hold_of_one_namespace_although_it_does_not_know_whose_keys_they_are() {
+    let mut rig = Rig::of_namespaces(&[("shop", 12), ("bank", 8)]);
+    rig.mark_unconfirmed(0..12);
+    rig.carry_out();
+    let record = rig.guard.hold().map(Hold::record);
+    rig.guard = Guard::new();
+    rig.guard.set_settings(SETTINGS);
+    rig.guard.started();
+    rig.record(record);
+    for number in 0..9 {
+        rig.guard.mark_unconfirmed(&key(number), Work::Key(key(number)));
+    }
+    rig.mark_unconfirmed(12..14);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Resumed), 0));
+    assert_eq!(rig.carry_out(), (None, 2), "those of the other namespace go");
+    let hold = rig.guard.hold().expect("a hold");
+    assert_eq!((hold.len(), hold.namespace_count()), (9, Some(1)));
 }
 
 #[test]
