@@ -17,6 +17,7 @@ use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::pause::JitteredBackoff;
 use super::requests::lacks_lease;
+use super::stream_pool::StreamId;
 use crate::model::LeaseId;
 use crate::telemetry::Outcome;
 
@@ -41,8 +42,7 @@ pub(super) enum Report {
     Denied(LeaseId),
     /// The stream failed.
     Broken {
-        /// The number of the stream.
-        stream: usize,
+        stream: StreamId,
         /// The lease that may be the cause.
         unconfirmed: Option<UnconfirmedLease>,
         /// The leases that were waiting behind it.
@@ -64,8 +64,7 @@ struct Sent {
 }
 
 pub(super) struct KeepAliveStream {
-    /// Stream 0 uses the preferred endpoint, stream 1 the one after it.
-    pub(super) number: usize,
+    pub(super) id: StreamId,
     pub(super) connection: Connection,
     pub(super) requests: UnboundedReceiver<Request>,
     pub(super) reports: UnboundedSender<Report>,
@@ -86,7 +85,7 @@ impl KeepAliveStream {
         while let Some(first) = self.requests.recv().await {
             let sent = Instant::now();
             let access_changes = self.connection.access_changes();
-            let (index, endpoint) = self.connection.endpoint(self.number);
+            let (index, endpoint) = self.connection.endpoint(self.id.group);
             match self.open(first, &endpoint).await {
                 Ok(Some((keeper, answers))) => {
                     self.report(Report::Alive {
@@ -166,7 +165,7 @@ impl KeepAliveStream {
             None => {
                 // The leases are sent again on the new connection, which is harmless: a renewal is idempotent.
                 let rest = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
-                let (stream, unconfirmed) = (self.number, None);
+                let (stream, unconfirmed) = (self.id, None);
                 self.report(Report::Broken {
                     stream,
                     unconfirmed,
@@ -268,9 +267,9 @@ impl KeepAliveStream {
             lease: waiting.remove(0),
             refused,
         });
-        tracing::debug!(lane = self.number, %error, ?unconfirmed, waiting = waiting.len(), "keepalive stream failed");
+        tracing::debug!(stream = ?self.id, %error, ?unconfirmed, waiting = waiting.len(), "keepalive stream failed");
         self.report(Report::Broken {
-            stream: self.number,
+            stream: self.id,
             unconfirmed,
             rest: waiting,
         });

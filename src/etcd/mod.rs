@@ -17,6 +17,7 @@ mod renewal;
 mod requests;
 mod role;
 mod session;
+mod stream_pool;
 mod suitability;
 mod tls;
 mod trial;

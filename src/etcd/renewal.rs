@@ -1,8 +1,8 @@
 //! Keeps leases alive on every replica, leader or not: renewing is idempotent and creates no revision.
 //!
-//! Each lease is renewed every third of its TTL over one of two shared streams ([`KeepAliveStream`]). A lease that
-//! blocks or ends a stream is renewed on a separate stream until etcd answers. No lease is given up because of a local
-//! deadline: an etcd that was down for an hour extends all leases when it returns. Only etcd's answer ends a lease.
+//! Each lease is renewed every third of its TTL over shared streams ([`StreamPool`]). A lease that blocks or ends a
+//! stream is renewed on a separate stream until etcd answers. No lease is given up because of a local deadline: an etcd
+//! that was down for an hour extends all leases when it returns. Only etcd's answer ends a lease.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::keep_alive::{KeepAliveStream, Report, Request};
+use super::keep_alive::{Report, Request};
 use super::pause::{jitter, jittered};
+use super::stream_pool::{StreamId, StreamPool};
 use crate::model::LeaseId;
 
 /// The leases to keep alive, each with its TTL in seconds.
@@ -56,23 +57,9 @@ pub async fn renew(
     shutdown: CancellationToken,
 ) {
     let (reports, mut incoming) = mpsc::unbounded_channel();
-    // Dropped with this function, which ends the keepalive streams.
-    let mut tasks = JoinSet::new();
-    let streams = [0, 1].map(|number| {
-        let (requests, outgoing) = mpsc::unbounded_channel();
-        let stream = KeepAliveStream {
-            number,
-            connection: connection.clone(),
-            requests: outgoing,
-            reports: reports.clone(),
-        };
-        tasks.spawn(stream.run());
-        requests
-    });
     let mut renewal = Renewal {
+        streams: StreamPool::new(connection.clone(), reports.clone()),
         connection,
-        streams,
-        current: 0,
         entries: HashMap::new(),
         due: BTreeSet::new(),
         ends: BTreeSet::new(),
@@ -83,7 +70,7 @@ pub async fn renew(
     };
     leases.mark_changed();
     loop {
-        let next = renewal.due.first().map(|(at, _)| *at);
+        let next = renewal.next_send();
         tokio::select! {
             () = shutdown.cancelled() => return,
             changed = leases.changed() => {
@@ -109,8 +96,8 @@ pub async fn renew(
 enum State {
     /// Due at this time.
     Waiting(Instant),
-    /// Sent to a shared stream, which will report the result.
-    Sent,
+    /// Sent over a shared stream, which will report the result.
+    Sent { stream: StreamId, due: Instant },
     /// On a separate stream.
     Separate { task: AbortHandle, unconfirmed: bool },
     /// Gone and reported.
@@ -132,11 +119,9 @@ enum RenewalOutcome {
 
 struct Renewal {
     connection: Connection,
-    streams: [mpsc::UnboundedSender<Request>; 2],
-    /// The shared stream that receives new renewals.
-    current: usize,
+    streams: StreamPool,
     entries: HashMap<LeaseId, Entry>,
-    /// The waiting entries by due time.
+    /// The waiting entries by due time. Due ones wait for a free stream.
     due: BTreeSet<(Instant, LeaseId)>,
     /// All entries that are not gone, by end.
     ends: BTreeSet<(Instant, LeaseId)>,
@@ -186,7 +171,8 @@ impl Renewal {
         }
     }
 
-    /// Releases what the lease's current state holds in `due`, `separate_renewals` and `unconfirmed_renewals`.
+    /// Releases what the lease's current state holds in `due`, `streams`, `separate_renewals` and
+    /// `unconfirmed_renewals`.
     fn leave_state(&mut self, lease: LeaseId) {
         match self.entries.get(&lease).map(|entry| &entry.state) {
             Some(State::Waiting(at)) => {
@@ -196,34 +182,42 @@ impl Renewal {
                 task.abort();
                 self.unconfirmed_renewals -= usize::from(*unconfirmed);
             }
-            Some(State::Sent | State::Gone) | None => {}
+            Some(State::Sent { stream, .. }) => self.streams.release(*stream),
+            Some(State::Gone) | None => {}
         }
+    }
+
+    /// Returns when to send the next renewal; `None` without leases, and while no stream is free.
+    fn next_send(&self) -> Option<Instant> {
+        self.streams.free()?;
+        self.due.first().map(|(at, _)| *at)
     }
 
     fn send_due(&mut self) {
         let now = Instant::now();
-        while let Some(&(at, lease)) = self.due.first()
-            && at <= now
+        while let Some(&(due, lease)) = self.due.first()
+            && due <= now
+            && let Some(stream) = self.streams.free()
         {
             self.due.pop_first();
-            self.send(self.current, lease);
-        }
-    }
-
-    fn send(&mut self, stream: usize, lease: LeaseId) {
-        if let Some(entry) = self.entries.get_mut(&lease) {
-            entry.state = State::Sent;
-            let attempt_timeout = renewal_timeout(entry.ttl);
-            self.streams[stream]
-                .send(Request { lease, attempt_timeout })
-                .expect("a keepalive stream ends only when its sender is dropped");
+            if let Some(entry) = self.entries.get_mut(&lease) {
+                let attempt_timeout = renewal_timeout(entry.ttl);
+                self.streams.send(stream, Request { lease, attempt_timeout });
+                entry.state = State::Sent { stream, due };
+            }
         }
     }
 
     fn handle_report(&mut self, report: Report) {
         match report {
-            Report::Alive { lease, sent } => self.renewed(lease, sent),
-            Report::Doubtful(lease) => self.isolate(lease, false),
+            Report::Alive { lease, sent } => {
+                self.renewed(lease, sent);
+                self.record_answer();
+            }
+            Report::Doubtful(lease) => {
+                self.isolate(lease, false);
+                self.record_answer();
+            }
             Report::Denied(lease) => {
                 let event = LeaseEvent::Denied(lease);
                 if self.entries.contains_key(&lease) && !self.events.contains(&event) {
@@ -235,42 +229,61 @@ impl Renewal {
                 unconfirmed,
                 rest,
             } => {
-                // Whatever the cause, the other stream may work. New renewals use it too.
-                self.current = 1 - stream;
+                // If etcd refused one lease, the streams work for the others. Whatever else the cause, the other group may
+                // work. New renewals use it too.
+                if !unconfirmed.is_some_and(|unconfirmed| unconfirmed.refused) {
+                    self.streams.leave(stream.group);
+                }
                 match unconfirmed {
                     Some(unconfirmed) if unconfirmed.refused => self.isolate(unconfirmed.lease, false),
                     Some(unconfirmed) if self.unconfirmed_renewals < MAX_UNCONFIRMED_RENEWALS => {
                         self.isolate(unconfirmed.lease, true);
                     }
-                    Some(unconfirmed) => self.resend(unconfirmed.lease),
+                    Some(unconfirmed) => self.put_back(unconfirmed.lease),
                     None => {}
                 }
                 for lease in rest {
-                    self.resend(lease);
+                    self.put_back(lease);
                 }
             }
         }
     }
 
-    fn resend(&mut self, lease: LeaseId) {
+    fn record_answer(&mut self) {
+        if let Some((due, _)) = self.due.first() {
+            self.streams.record_answer(due.elapsed());
+        }
+    }
+
+    /// Makes a lease due again that its stream did not renew.
+    fn put_back(&mut self, lease: LeaseId) {
         // A lease that was removed and added again meanwhile is not on a stream.
-        if let Some(Entry { state: State::Sent, .. }) = self.entries.get(&lease) {
-            self.send(self.current, lease);
+        let Some(&State::Sent { due, .. }) = self.entries.get(&lease).map(|entry| &entry.state) else {
+            return;
+        };
+        self.enter_waiting(lease, due);
+    }
+
+    /// Ends the lease's state. The lease is due at `due`.
+    fn enter_waiting(&mut self, lease: LeaseId, due: Instant) {
+        self.leave_state(lease);
+        if let Some(entry) = self.entries.get_mut(&lease) {
+            entry.state = State::Waiting(due);
+            self.due.insert((due, lease));
         }
     }
 
     fn renewed(&mut self, lease: LeaseId, sent: Instant) {
-        self.leave_state(lease);
         let Some(entry) = self.entries.get_mut(&lease) else {
             return;
         };
+        // New leases, and all leases after an outage, are renewed together. Spreads them over the whole interval.
+        let spread = if entry.end < sent + entry.ttl / 2 { 3 } else { 12 };
+        let next = sent + entry.ttl / 3 - jitter(entry.ttl / spread);
         self.ends.remove(&(entry.end, lease));
         entry.end = sent + entry.ttl;
         self.ends.insert((entry.end, lease));
-        // Spreads leases that were added together, so that they are not due together forever.
-        let next = sent + entry.ttl / 3 - jitter(entry.ttl / 12);
-        entry.state = State::Waiting(next);
-        self.due.insert((next, lease));
+        self.enter_waiting(lease, next);
     }
 
     /// Renews `lease` on a separate stream.
@@ -278,9 +291,10 @@ impl Renewal {
         let Some(entry) = self.entries.get_mut(&lease) else {
             return;
         };
-        if !matches!(entry.state, State::Sent) {
+        let State::Sent { stream, .. } = entry.state else {
             return;
-        }
+        };
+        self.streams.release(stream);
         let renewal = renew_separately(self.connection.clone(), lease, entry.ttl, self.reports.clone());
         let task = self.separate_renewals.spawn(renewal);
         self.unconfirmed_renewals += usize::from(unconfirmed);
