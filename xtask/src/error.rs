@@ -9,6 +9,9 @@ pub enum Error {
     /// Kubernetes refused or did not answer.
     #[error("Kubernetes: {0}")]
     Kube(#[from] kube::Error),
+    /// etcd refused or did not answer.
+    #[error("etcd: {0}")]
+    Etcd(#[from] etcd_client::Error),
     /// A file, pipe or program of this machine could not be used.
     #[error("cannot {doing}: {source}")]
     Io {

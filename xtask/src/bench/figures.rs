@@ -32,6 +32,21 @@ impl Report {
         self.add(what, format!("p50 {}, p99 {}", ms(p50), ms(p99)), ratio);
     }
 
+    /// Adds median and 99th percentile, and the ratio of the 99th percentile to that of `base`.
+    pub fn slowest(&mut self, what: &str, times: &Times, base: &Times) {
+        let (p50, p99) = (times.percentile(50), times.percentile(99));
+        let ratio = ratio(p99, base.percentile(99));
+        self.add(
+            what,
+            format!("p50 {}, p99 {}", ms(p50), ms(p99)),
+            Some(format!("p99 {ratio}")),
+        );
+    }
+
+    pub fn figure(&mut self, what: &str, figure: String, note: Option<String>) {
+        self.add(what, figure, note);
+    }
+
     pub fn cpu(&mut self, what: &str, time: Duration, base: Option<Duration>) {
         self.add(what, ms(time), base.map(|base| ratio(time, base)));
     }
@@ -70,12 +85,12 @@ fn ms(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
-fn ratio(time: Duration, base: Duration) -> String {
+pub fn ratio(time: Duration, base: Duration) -> String {
     format!("{:.2}x", time.as_secs_f64() / base.as_secs_f64().max(1e-6))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of a process are far below 2^53")]
-fn kilo(bytes: u64) -> f64 {
+pub fn kilo(bytes: u64) -> f64 {
     bytes as f64 / 1e3
 }
 

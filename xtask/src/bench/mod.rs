@@ -4,6 +4,9 @@
 //! of one run say more than the times.
 
 mod figures;
+mod load;
+mod probe;
+mod scale;
 mod scene;
 
 use std::time::{Duration, Instant};
@@ -21,6 +24,9 @@ const PATIENCE: Duration = Duration::from_mins(10);
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Options {
+    /// Which table to print
+    #[arg(value_enum, default_value_t = Table::Cost)]
+    table: Table,
     /// Pods that one registration registers
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=50_000))]
     pods: u32,
@@ -35,17 +41,32 @@ pub struct Options {
     tries: u32,
 }
 
-/// Measures everything and prints it as a table of Markdown.
+#[derive(clap::ValueEnum, Clone, Copy)]
+enum Table {
+    /// Memory of each kind of object, latencies, and registering many pods at once
+    Cost,
+    /// What large and busy tenants cost the others; takes about 20 minutes on two cores
+    Scale,
+}
+
+/// Measures everything of a table and prints it as Markdown.
 pub async fn run(options: &Options) -> Result<()> {
     let mut report = Report::default();
     let scene = Scene::set().await?;
-    let empty = scene.memory_at_rest().await?;
-    report.memory("operator without pods and registrations", empty, None);
-    latencies(&scene, options, &mut report).await?;
-    memory(&scene, options, &mut report).await?;
-    registration(&scene, options, &mut report).await?;
+    match options.table {
+        Table::Cost => cost(&scene, options, &mut report).await?,
+        Table::Scale => Box::pin(scale::run(&scene, options, &mut report)).await?,
+    }
     println!("{report}");
     Ok(())
+}
+
+async fn cost(scene: &Scene, options: &Options, report: &mut Report) -> Result<()> {
+    let empty = scene.memory_at_rest().await?;
+    report.memory("operator without pods and registrations", empty, None);
+    latencies(scene, options, report).await?;
+    memory(scene, options, report).await?;
+    registration(scene, options, report).await
 }
 
 /// From the request to the API server that changes the readiness of a pod to the key, by the source of the registration,
@@ -158,7 +179,7 @@ async fn registration(scene: &Scene, options: &Options, report: &mut Report) -> 
     }
 
     let limits = json!({"keysPerSecond": 100_000, "changesPerSecondPerNamespace": 100_000});
-    scene.limit(&limits).await?;
+    scene.configure(&json!({"limits": limits})).await?;
     let (cold, _) = register_all(scene, "many-again", options.pods).await?;
     let what = format!(
         "{} ready pods, from the first key to the last, highest limits",
@@ -179,6 +200,6 @@ async fn register_all(scene: &Scene, name: &str, pods: u32) -> Result<(Duration,
     let arrivals = history.arrivals();
     let ends = arrivals.first().zip(arrivals.last());
     let took = ends.map_or(Duration::ZERO, |((first, _), (last, _))| *last - *first);
-    scene.wait_registered(name, pods).await?;
+    scene::wait_registered(&scene.namespace, name, pods).await?;
     Ok((took, history))
 }

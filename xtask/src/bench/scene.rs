@@ -26,11 +26,11 @@ use crate::{
 };
 
 pub const NAMESPACE: &str = "bench";
-const API: &str = "leasehold.dev/v1alpha1";
+pub const API: &str = "leasehold.dev/v1alpha1";
 /// Requests that create objects, at once.
 const AT_ONCE: usize = 16;
 /// The label `app` of the pods that are registered together.
-const MANY: &str = "many";
+pub const MANY: &str = "many";
 /// The kernel's unit of CPU time in `/proc`, in all Linux systems of the last decades.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -123,6 +123,32 @@ impl Scene {
         }
     }
 
+    /// Returns how many calls of a kind the operator has made.
+    pub async fn calls(&self, call: &str) -> Result<f64> {
+        let text = self.operator.metrics().await?;
+        Ok(sum(
+            &text,
+            "leasehold_call_seconds_count{",
+            &[&format!("call=\"{call}\"")],
+        ))
+    }
+
+    /// Returns how many requests to list or watch registrations the API server has got. A watch counts when it ends.
+    pub async fn apiserver_requests(&self) -> Result<f64> {
+        let request = http::Request::get("/metrics")
+            .body(Vec::new())
+            .expect("it is a request");
+        let text = self.bed.client().request_text(request).await?;
+        let of = |verb| {
+            sum(
+                &text,
+                "apiserver_request_total{",
+                &["resource=\"serviceregistrations\"", verb],
+            )
+        };
+        Ok(of("verb=\"LIST\"") + of("verb=\"WATCH\""))
+    }
+
     fn proc(&self, file: &str) -> Result<String> {
         let path = format!("/proc/{}/{file}", self.operator.pid());
         fs::read_to_string(&path).map_err(doing(format!("read {path}")))
@@ -140,44 +166,37 @@ impl Scene {
                     json!({"service": {"name": name}})
                 }
             };
-            self.register(name, spec).await?;
-            self.wait_registered(name, 1).await?;
+            register(&self.namespace, name, spec).await?;
+            wait_registered(&self.namespace, name, 1).await?;
         }
         Ok(())
     }
 
     /// Registers the pods of [`Self::create_pods`] under a name.
     pub async fn register_pods(&self, name: &str) -> Result<()> {
-        self.register(name, json!({"selector": {"matchLabels": {"app": MANY}}}))
-            .await
+        register(
+            &self.namespace,
+            name,
+            json!({"selector": {"matchLabels": {"app": MANY}}}),
+        )
+        .await
     }
 
-    async fn register(&self, name: &str, mut spec: Value) -> Result<()> {
-        spec["formats"] = json!([{"type": "Plain"}]);
-        if spec["service"].is_null() {
-            spec["ports"] = json!([{"name": "grpc"}]);
-        }
-        let object =
-            json!({"apiVersion": API, "kind": "ServiceRegistration", "metadata": {"name": name}, "spec": spec});
-        self.namespace.apply(object).await?;
-        Ok(())
+    /// Sets fields of the Registry's spec, and no others.
+    pub async fn configure(&self, fields: &Value) -> Result<()> {
+        self.apply_registry("default", fields).await
     }
 
-    /// Waits until the status of a registration says that so many pods are registered.
-    pub async fn wait_registered(&self, name: &str, pods: u32) -> Result<()> {
-        let is_registered = |object: &Value| object["status"]["pods"]["registered"] == pods;
-        let object = (API, "ServiceRegistration", name);
-        self.namespace.objects().wait(object, is_registered, PATIENCE).await?;
-        Ok(())
-    }
-
-    /// Changes the limits of the Registry.
-    pub async fn limit(&self, limits: &Value) -> Result<()> {
-        let object = json!({"apiVersion": API, "kind": "Registry", "metadata": {"name": "default"}, "spec": {
+    /// Creates or changes a Registry of the etcd.
+    pub async fn apply_registry(&self, name: &str, fields: &Value) -> Result<()> {
+        let mut spec = json!({
             "etcd": {"endpoints": self.bed.registry().endpoints()},
             "defaults": {"leaseTTLSeconds": 30},
-            "limits": limits,
-        }});
+        });
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            spec[field] = value.clone();
+        }
+        let object = json!({"apiVersion": API, "kind": "Registry", "metadata": {"name": name}, "spec": spec});
         self.bed.objects().apply(object).await?;
         Ok(())
     }
@@ -217,29 +236,7 @@ impl Scene {
 
     /// Creates ready pods that no scheduler and no kubelet touches.
     pub async fn create_pods(&self, count: u32) -> Result<()> {
-        let pods: Api<Pod> = self.api();
-        let more = json!({"spec": {"schedulerName": "none"}});
-        let pod = |i: u32| {
-            let pod = NewPod::new(&format!("{MANY}-6d5f9c7b84-{i:05}"));
-            pod.label("app", MANY).port("grpc", 8080).with(&more).manifest()
-        };
-        create(&pods, count, pod).await?;
-        let set_ready = |i: u32| {
-            let (pods, name) = (&pods, format!("{MANY}-6d5f9c7b84-{i:05}"));
-            let status = json!({"status": {
-                "phase": "Running",
-                "podIP": address(i),
-                "podIPs": [{"ip": address(i)}],
-                "conditions": [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}],
-            }});
-            async move {
-                pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
-                    .await
-                    .map(drop)
-            }
-        };
-        let all = stream::iter(0..count).map(set_ready).buffer_unordered(AT_ONCE);
-        Ok(all.try_collect::<()>().await?)
+        create_pods(&self.namespace, count).await
     }
 
     fn api<K>(&self) -> Api<K>
@@ -248,6 +245,57 @@ impl Scene {
     {
         Api::namespaced(self.bed.client(), NAMESPACE)
     }
+}
+
+/// Registers what `spec` selects in the format `Plain`.
+pub async fn register(namespace: &Namespace, name: &str, mut spec: Value) -> Result<()> {
+    spec["formats"] = json!([{"type": "Plain"}]);
+    if spec["service"].is_null() {
+        spec["ports"] = json!([{"name": "grpc"}]);
+    }
+    let object = json!({"apiVersion": API, "kind": "ServiceRegistration", "metadata": {"name": name}, "spec": spec});
+    namespace.apply(object).await?;
+    Ok(())
+}
+
+/// Waits until the status of a registration says that so many pods are registered.
+pub async fn wait_registered(namespace: &Namespace, name: &str, pods: u32) -> Result<()> {
+    let is_registered = |object: &Value| object["status"]["pods"]["registered"] == pods;
+    let object = (API, "ServiceRegistration", name);
+    namespace.objects().wait(object, is_registered, PATIENCE).await?;
+    Ok(())
+}
+
+/// The name of one of the pods of [`create_pods`].
+pub fn pod_name(i: u32) -> String {
+    format!("{MANY}-6d5f9c7b84-{i:05}")
+}
+
+/// Creates ready pods in `namespace` that no scheduler and no kubelet touches.
+pub async fn create_pods(namespace: &Namespace, count: u32) -> Result<()> {
+    let pods = Api::<Pod>::namespaced(namespace.client(), namespace.name());
+    let more = json!({"spec": {"schedulerName": "none"}});
+    let pod = |i: u32| {
+        let pod = NewPod::new(&pod_name(i));
+        pod.label("app", MANY).port("grpc", 8080).with(&more).manifest()
+    };
+    create(&pods, count, pod).await?;
+    let set_ready = |i: u32| {
+        let (pods, name) = (&pods, pod_name(i));
+        let status = json!({"status": {
+            "phase": "Running",
+            "podIP": address(i),
+            "podIPs": [{"ip": address(i)}],
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}],
+        }});
+        async move {
+            pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
+                .await
+                .map(drop)
+        }
+    };
+    let all = stream::iter(0..count).map(set_ready).buffer_unordered(AT_ONCE);
+    Ok(all.try_collect::<()>().await?)
 }
 
 fn service(name: &str) -> Value {
@@ -263,7 +311,7 @@ fn address(i: u32) -> String {
 }
 
 /// Creates so many objects, several at a time.
-async fn create<K>(api: &Api<K>, count: u32, manifest: impl Fn(u32) -> Value) -> Result<()>
+pub async fn create<K>(api: &Api<K>, count: u32, manifest: impl Fn(u32) -> Value) -> Result<()>
 where
     K: Clone + Serialize + DeserializeOwned + std::fmt::Debug,
 {
@@ -277,4 +325,12 @@ where
     };
     let all = stream::iter(0..count).map(one).buffer_unordered(AT_ONCE);
     Ok(all.try_collect::<()>().await?)
+}
+
+/// Sums up the samples of a metric whose labels contain all of `labels`.
+fn sum(metrics: &str, start: &str, labels: &[&str]) -> f64 {
+    let lines = metrics.lines().filter(|line| line.starts_with(start));
+    let lines = lines.filter(|line| labels.iter().all(|label| line.contains(label)));
+    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    values.sum()
 }
