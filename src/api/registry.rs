@@ -40,6 +40,7 @@ pub const APPROVE_REMOVALS: &str = "leasehold.dev/approve-removals";
         json_path = ".spec.etcd.endpoints",
         priority = 1
     ),
+    printcolumn(name = "CLASS", type_ = "string", json_path = ".spec.class", priority = 1),
     printcolumn(name = "LEASES", type_ = "integer", json_path = ".status.leases", priority = 1),
     printcolumn(
         name = "MESSAGE",
@@ -49,7 +50,24 @@ pub const APPROVE_REMOVALS: &str = "leasehold.dev/approve-removals";
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.class) == has(oldSelf.class) && (!has(self.class) || self.class == oldSelf.class)")
+        .message("class cannot be changed, because the keys would expire if no installation had the new class: delete the Registry and create it again with the other class"),
+)]
 pub struct RegistrySpec {
+    /// Which installation of the operator serves this Registry: the one whose flag `--class` has this value; if unset, the
+    /// one without the flag. All other installations leave the Registry and its registrations alone. It cannot be changed,
+    /// not even from or to unset: if no installation had the new class, no replica would renew the leases, and all keys
+    /// would expire. To move the Registry to another installation, delete it and create it again within the TTL of its
+    /// leases: the other installation adopts the keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')")
+            .message("class must be made of lower-case letters, digits and hyphens, and begin and end with a letter or digit"),
+    )]
+    pub class: Option<String>,
+
     /// The etcd cluster.
     pub etcd: EtcdSpec,
 

@@ -40,6 +40,13 @@ pub struct RunArgs {
     #[arg(long, env = "LEASEHOLD_NAMESPACE", value_name = "NAMESPACE", value_parser = identity)]
     pub namespace: Option<String>,
 
+    /// The class of this installation: it serves the Registries whose spec.class is NAME
+    ///
+    /// Without it, the installation serves the Registries without a class. Several installations in one cluster need
+    /// different classes, so that each Registry is served by one of them.
+    #[arg(long, env = "LEASEHOLD_CLASS", value_name = "NAME", value_parser = super::identity::class)]
+    pub class: Option<String>,
+
     /// The namespaces whose pods are registered, separated by commas; all namespaces by default
     ///
     /// Each namespace has its own watches, so permissions in these namespaces are sufficient. The operator waits for a

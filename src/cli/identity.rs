@@ -19,16 +19,22 @@ pub fn is_usable(name: &str) -> bool {
 
 /// Parses the name of a namespace by the rules of Kubernetes.
 pub fn namespace(text: &str) -> Result<String, String> {
+    label(text).ok_or_else(|| "write names of namespaces, such as shop,bank".to_owned())
+}
+
+/// Parses the name of a class.
+pub fn class(text: &str) -> Result<String, String> {
+    label(text).ok_or_else(|| "write 1 to 63 lower-case letters, digits and hyphens, such as edge".to_owned())
+}
+
+/// Returns `text` if it is a DNS label.
+fn label(text: &str) -> Option<String> {
     let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_name = (1..=63).contains(&text.len())
         && text.chars().all(|c| is_inner(c) || c == '-')
         && text.starts_with(is_inner)
         && text.ends_with(is_inner);
-    if is_name {
-        Ok(text.to_owned())
-    } else {
-        Err("write names of namespaces, such as shop,bank".to_owned())
-    }
+    is_name.then(|| text.to_owned())
 }
 
 fn choose(variable: impl Fn(&str) -> Option<OsString>, host_name: &Path) -> Option<String> {

@@ -26,6 +26,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         kubeconfig: args.kubeconfig,
         identity,
         namespace: args.namespace,
+        class: args.class,
         watch_scope: WatchScope::of(&args.watch_namespaces),
         http: args.http,
         metrics_auth: args.metrics_auth.then_some(MetricsAuth {

@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use super::cache::Cache;
 use super::services::lacks_nodes;
 use super::source::Obstacle;
-use super::{Command, Controller, record_formats};
+use super::{Command, Controller, gates, record_formats};
 use crate::api::{FormatStatus, LastSynced, Reason, ServiceRegistration, ServiceRegistrationStatus};
 use crate::controller::compile::{Compiled, Invalid, References, Reserved, compile, compile_last, reference};
 use crate::controller::worker::Version;
@@ -254,6 +254,12 @@ impl Controller {
         let record = Record::of(object.status.as_ref());
         let before = std::mem::replace(&mut entry.record, record);
         self.kept_observed(cache, &reference, object, is_new);
+        if cache.others.contains(object.spec.registry_ref.name.as_str()) {
+            for registered in gates::registered(cache, &reference, object) {
+                // The task that takes these in ends only with the process.
+                let _ = self.workers.context().gates.send(registered);
+            }
+        }
         if !is_new {
             if before != cache.entries[&reference].record {
                 self.recorded(cache, &reference, now);
@@ -307,6 +313,10 @@ impl Controller {
             // The list of RecordFormats is not complete and may contain it: `examine_waiting` retries.
             Err(Invalid::Format(FormatError::NoRecordFormat(_)))
                 if !self.streams.is_listed(RECORD_FORMATS, &NamespaceScope::Cluster) => {}
+            // The list of Registries is not complete, and another installation may serve this one, and report this.
+            Err(_) if !self.registries.contains_key(registry) && !are_registries_listed => {
+                entry.kept = Some(record_formats::stripped(object));
+            }
             Err(invalid) => {
                 let refusal = Refusal {
                     reason: invalid.reason(),
@@ -672,12 +682,14 @@ impl Controller {
             self.workers.send(&former.registration.registry, command);
             concerned = self.overlaps.leave(reference);
         }
+        let mut is_of_others = false;
         let pending = match spec {
             RejectedSpec::Pending(compiled) => {
                 self.unclear.remove(reference);
                 Some(compiled)
             }
             RejectedSpec::Unusable(registry) => {
+                is_of_others = registry.as_ref().is_some_and(|registry| cache.others.contains(registry));
                 if entry.in_force.is_none() {
                     self.unclear.insert(reference, registry);
                 }
@@ -690,6 +702,9 @@ impl Controller {
         if let Some(in_force) = &entry.in_force {
             let command = Command::refuse(reference, generation, reason, message);
             return self.workers.send(&in_force.registration.registry, command);
+        }
+        if is_of_others {
+            return self.look_again(cache, &concerned, Instant::now());
         }
         let subject = Subject {
             generation,

@@ -4,7 +4,7 @@
 //! The controller sends the commands that belong to an update before it unlocks the cache. A worker takes in all
 //! commands after it has locked the cache. So a worker never reads a pod or a spec that is newer than its commands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::admission::Entry;
@@ -18,6 +18,9 @@ use crate::plan::{DesiredState, PodState};
 pub struct Cache {
     pub index: Index,
     pub entries: HashMap<RegistrationRef, Entry>,
+    /// The Registries that other installations serve. Their registrations are admitted without a worker, and without a
+    /// word in their statuses.
+    pub others: HashSet<Arc<str>>,
 }
 
 impl Cache {

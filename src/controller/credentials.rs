@@ -20,8 +20,7 @@ impl Controller {
         }
         tracing::info!(kind = source.kind.as_str(), name = %source.name, "the state of this object has changed");
         let asking = self
-            .registries
-            .iter()
+            .served()
             .filter(|(_, known)| sources(&known.spec().etcd).contains(&source));
         let asking: Vec<Arc<str>> = asking.map(|(name, _)| name.clone()).collect();
         self.sources.insert(source, content);
@@ -33,9 +32,8 @@ impl Controller {
     /// Watches the objects that a Registry names, and drops the content of all others.
     pub(super) fn watch_sources(&mut self) {
         let wanted: BTreeSet<Source> = self
-            .registries
-            .values()
-            .flat_map(|known| sources(&known.spec().etcd))
+            .served()
+            .flat_map(|(_, known)| sources(&known.spec().etcd))
             .collect();
         self.sources.retain(|source, _| wanted.contains(source));
         self.workers.context().sources.send_if_modified(|watched| {
@@ -50,7 +48,7 @@ impl Controller {
     /// lose, and new endpoints get a new worker. Invalid credentials change nothing.
     pub(super) fn enter(&mut self, cache: &mut Cache, name: &Arc<str>, now: Instant) {
         let context = self.workers.context();
-        let Some(known) = self.registries.get(name) else {
+        let Some(known) = self.registries.get(name).filter(|_| !cache.others.contains(name)) else {
             return;
         };
         let resolved = resolve(&known.spec().etcd, &context.namespace, |source| {

@@ -69,12 +69,16 @@ pub fn kept(registration: &ServiceRegistration) -> Option<Arc<ServiceRegistratio
     let spec = &registration.spec;
     let uses_one = spec.formats.iter().any(|format| format.kind == FormatType::Custom);
     let has_defaults = spec.formats.is_empty();
-    (uses_one || has_defaults || spec.uses_node_labels() || spec.service.is_some()).then(|| {
-        let mut kept = registration.clone();
-        kept.status = None;
-        kept.metadata.managed_fields = None;
-        Arc::new(kept)
-    })
+    let is_kept = uses_one || has_defaults || spec.uses_node_labels() || spec.service.is_some();
+    is_kept.then(|| stripped(registration))
+}
+
+/// Returns the registration without what is not needed to compile it.
+pub fn stripped(registration: &ServiceRegistration) -> Arc<ServiceRegistration> {
+    let mut stripped = registration.clone();
+    stripped.status = None;
+    stripped.metadata.managed_fields = None;
+    Arc::new(stripped)
 }
 
 impl Controller {

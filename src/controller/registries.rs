@@ -17,6 +17,11 @@ use crate::kube::{ObjectEvent, REGISTRIES, StatusUpdate};
 use crate::model::NamespaceScope;
 use crate::telemetry::RegistryHealth;
 
+/// Whether an installation of the class `class` serves the Registry `spec`. All others leave it alone.
+fn serves(class: Option<&str>, spec: &RegistrySpec) -> bool {
+    spec.class.as_deref() == class
+}
+
 /// A Registry that the controller knows.
 #[derive(Debug)]
 pub struct Known {
@@ -81,6 +86,9 @@ impl Controller {
     /// Starts workers for the Registries of the stored state, with the access that etcd accepted last. Until Kubernetes
     /// reports the Registries, the workers renew leases and do nothing else, as after any start.
     pub fn resume(&mut self, registries: impl IntoIterator<Item = (String, StoredRegistry)>) {
+        let class = self.workers.context().class.clone();
+        // The state may be that of an earlier process with another class.
+        let registries = registries.into_iter().filter(|(_, stored)| serves(class.as_deref(), &stored.spec));
         for (name, stored) in registries {
             let Some(access) = stored.access() else {
                 tracing::warn!(
@@ -136,6 +144,12 @@ impl Controller {
         confirmed.cancel();
     }
 
+    /// The Registries that this installation serves.
+    pub(super) fn served(&self) -> impl Iterator<Item = (&Arc<str>, &Known)> {
+        let class = self.workers.context().class.as_deref();
+        self.registries.iter().filter(move |(_, known)| serves(class, known.spec()))
+    }
+
     /// Publishes the state to be stored, once all Registries are listed.
     pub(super) fn remember(&self) {
         if !self.streams.is_listed(REGISTRIES, &NamespaceScope::Cluster) {
@@ -151,7 +165,7 @@ impl Controller {
             spec: known.spec.clone(),
             access: known.good.clone(),
         };
-        let registries = self.registries.iter();
+        let registries = self.served();
         let now = State {
             cluster_id: self.workers.context().cluster_id.to_string(),
             registries: registries
@@ -188,7 +202,7 @@ impl Controller {
                 }
                 if self.streams.listed(REGISTRIES, &NamespaceScope::Cluster) {
                     self.admit_pending(cache, now);
-                    self.examine_all(cache, |object| object.spec.formats.is_empty(), now);
+                    self.examine_all(cache, |_| true, now);
                 }
                 self.weigh(cache, now);
             }
@@ -199,7 +213,14 @@ impl Controller {
         let name: Arc<str> = object.name_any().into();
         let generation = object.metadata.generation.unwrap_or_default();
         let uid = object.uid().unwrap_or_default();
-        if let Some(status) = &object.status {
+        let class = self.workers.context().class.clone();
+        let is_served = serves(class.as_deref(), &object.spec);
+        let former = self.registries.get(&name);
+        if former.is_some_and(|former| former.spec.class != object.spec.class) {
+            // It was deleted and created again between two lists.
+            self.registry_gone(cache, &name, now);
+        }
+        if let Some(status) = object.status.as_ref().filter(|_| is_served) {
             self.hint(&name, status);
         }
         let told = StatusSeen::of(object.status.as_ref());
@@ -240,9 +261,14 @@ impl Controller {
         self.workers.send(&name, Command::Status(told));
         self.watch_sources();
         let Some(former) = former else {
-            tracing::info!(registry = %name, endpoints = ?spec.etcd.endpoints, "new Registry");
+            tracing::info!(registry = %name, endpoints = ?spec.etcd.endpoints, class = spec.class, is_served, "new Registry");
             self.judge_reserved(cache, now);
             self.enter(cache, &name, now);
+            if !is_served {
+                // Its registrations select pods here, too, whose readiness gates wait for the other installation.
+                cache.others.insert(name.clone());
+                self.admit_all(cache, &name, now);
+            }
             self.keep_all_of(cache, &name);
             return self.examine_default_users(cache, &name, now);
         };
@@ -319,10 +345,12 @@ impl Controller {
         if self.registries.remove(name).is_none() {
             return;
         }
-        tracing::warn!(
-            registry = name,
-            "the Registry was deleted; its leases are no longer renewed, and its keys expire with their TTL"
-        );
+        if !cache.others.remove(name) {
+            tracing::warn!(
+                registry = name,
+                "the Registry was deleted; its leases are no longer renewed, and its keys expire with their TTL"
+            );
+        }
         self.let_go(name);
         self.watch_sources();
         self.withdraw_all(cache, name, now);

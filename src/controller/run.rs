@@ -60,6 +60,8 @@ pub struct Options {
     /// The namespace of the Secrets that Registries name; if none, the namespace of the kubeconfig or the service
     /// account.
     pub namespace: Option<String>,
+    /// The class of the Registries that this installation serves; if none, those without a class.
+    pub class: Option<String>,
     pub watch_scope: WatchScope,
     /// How long the readiness gate of a pod stays closed at most; none if this operator opens no gates.
     pub readiness_gate_max_wait: Option<Duration>,
@@ -152,6 +154,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let (led, leaderships) = mpsc::unbounded_channel();
     let context = Context {
         cluster_id: begin.cluster_id.into(),
+        class: options.class.map(Into::into),
         identity,
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,

@@ -42,6 +42,7 @@ impl Context {
         let (events, notices) = Events::new(metrics.clone());
         let context = Self {
             cluster_id: "c1".into(),
+            class: None,
             identity: "me".into(),
             session_ttl: 10,
             timeouts: Timeouts::default(),

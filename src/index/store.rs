@@ -323,6 +323,11 @@ impl Index {
         namespace.is_some_and(|namespace| namespace.is_alive(pod))
     }
 
+    /// Returns the UID of a pod that waits for its readiness gate.
+    pub fn waiting(&self, namespace: &str, pod: &str) -> Option<Arc<str>> {
+        self.gates.waiting(namespace, pod)
+    }
+
     /// Returns the registrations that register a pod.
     pub fn registering(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
         let Some((namespace, content)) = self.namespaces.get_key_value(namespace) else {

@@ -176,7 +176,8 @@ pub enum StatusUpdate<K: Reported> {
     /// A change to apply once to the observed status. Ignored if the object has no status, or if a status is wanted
     /// with [`WritePolicy::Always`].
     Amended(K::Name, Amendment<K::Status>),
-    /// This replica must not write the object's status any more.
+    /// This replica must not insist on the object's status any more: ends a status that is wanted with
+    /// [`WritePolicy::Always`].
     Released(K::Name),
     Gone(K::Name),
 }
@@ -321,7 +322,9 @@ impl<K: Reported> StatusWriter<K> {
             }
             StatusUpdate::Released(name) => {
                 if let Some(entry) = self.entries.get_mut(&name) {
-                    entry.wanted = None;
+                    entry
+                        .wanted
+                        .take_if(|(_, write_policy)| *write_policy == WritePolicy::Always);
                 }
             }
             StatusUpdate::Gone(name) => {

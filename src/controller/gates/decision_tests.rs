@@ -22,6 +22,7 @@ fn registering(registration: RegistrationRef, registry: &str, generation: i64) -
         registration,
         registry: registry.into(),
         spec: spec(generation),
+        is_of_others: false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! decides; this task passes its decisions on to the status writer of pods.
 
 mod decision;
+mod others;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 pub use self::decision::SpecVersion;
+pub use self::others::registered;
 use self::decision::{Opening, ReadinessGates, Registering};
 use super::admission::Entry;
 use super::cache::{Cache, SharedCache};
@@ -222,8 +224,10 @@ fn registering(cache: &Cache, pod: &PodRef) -> Vec<Registering> {
     let in_force = all.filter_map(|registration| {
         let compiled = cache.entries.get(&registration).and_then(Entry::in_force)?;
         let spec = spec_version(cache, &registration)?;
+        let registry = compiled.registration.registry.clone();
         Some(Registering {
-            registry: compiled.registration.registry.clone(),
+            is_of_others: cache.others.contains(&registry),
+            registry,
             registration,
             spec,
         })

@@ -78,6 +78,8 @@ const ROUNDS: usize = 4;
 pub struct Context {
     /// The UID that identifies this Kubernetes cluster.
     pub cluster_id: Arc<str>,
+    /// The class of the Registries that this installation serves; if none, those without a class.
+    pub class: Option<Arc<str>>,
     /// The name of this replica.
     pub identity: Arc<str>,
     /// TTL of the election session, in seconds.

@@ -70,18 +70,22 @@ impl RegistryWorker {
                 self.leave_guard();
                 // No other replica knows these leases, so renewing them would be useless.
                 self.planner.leases().forget_fresh();
-                // The new leader writes the statuses.
-                for registration in self.subjects.keys() {
-                    let _ = self
-                        .context
-                        .registrations
-                        .send(StatusUpdate::Released(registration.clone()));
-                }
-                let _ = self.context.registries.send(StatusUpdate::Released(self.name.clone()));
+                self.release_statuses();
                 self.told.forget();
             }
             Leadership::Seeking => {}
         }
+    }
+
+    /// Leaves the statuses to the new leader.
+    pub(super) fn release_statuses(&self) {
+        for registration in self.subjects.keys() {
+            let _ = self
+                .context
+                .registrations
+                .send(StatusUpdate::Released(registration.clone()));
+        }
+        let _ = self.context.registries.send(StatusUpdate::Released(self.name.clone()));
     }
 
     /// Asks which keys are on our leases, when that is due and everything else is known.

@@ -142,7 +142,8 @@ pub async fn serve(
         }
     }
     // The worker writes nothing from here on. The election deletes its key, so that the next leader takes over at once.
-    // The data keys stay for that leader.
+    // The data keys stay for that leader, which may be one of another installation.
+    worker.release_statuses();
     worker.tasks.shutdown().await;
     ending.cancel();
     while parts.join_next().await.is_some() {}
