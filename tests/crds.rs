@@ -214,6 +214,13 @@ async fn what_must_not_change_cannot_be_changed_and_the_rest_can() {
         error.contains("metaPrefix cannot be changed") && error.contains("create another Registry"),
         "{error}"
     );
+    let class = json!({"spec": {"class": "edge"}});
+    let error = objects
+        .patch("immutable", &merge, &Patch::Merge(&class))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("class cannot be changed"), "{error}");
     let changed =
         json!({"spec": {"etcd": {"endpoints": ["http://10.0.0.9:2379"]}, "defaults": {"leaseTTLSeconds": 20}}});
     objects

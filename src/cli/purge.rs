@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::entry::{Closed, access};
 use super::once;
+use crate::api::Registry;
 use crate::controller::{Purge, PurgeError};
 use crate::kube::Listing;
 use crate::telemetry::Calls;
@@ -27,6 +28,10 @@ pub struct PurgeArgs {
     /// The Registry whose keys are removed; may be repeated. All Registries of the cluster by default
     #[arg(long = "registry", value_name = "NAME")]
     pub registries: Vec<String>,
+
+    /// Only the Registries of this class, or those without a class if NAME is empty
+    #[arg(long, value_name = "NAME", conflicts_with = "registries")]
+    pub class: Option<String>,
 
     /// Do not ask for confirmation
     #[arg(long)]
@@ -100,8 +105,13 @@ async fn all(args: &PurgeArgs) -> Result<(), Error> {
             has: names.join(", "),
         });
     }
-    let wanted = |name: &String| args.registries.is_empty() || args.registries.contains(name);
-    for (name, registry) in names.iter().zip(&registries).filter(|(name, _)| wanted(name)) {
+    let wanted = |name: &String, registry: &Registry| {
+        let class = registry.spec.class.as_deref().unwrap_or_default();
+        let is_of_class = args.class.as_ref().is_none_or(|wanted| wanted == class);
+        is_of_class && (args.registries.is_empty() || args.registries.contains(name))
+    };
+    let named = names.iter().zip(&registries);
+    for (name, registry) in named.filter(|(name, registry)| wanted(name, registry)) {
         let of = |cause| Error::Purge {
             registry: name.clone(),
             cause,

@@ -1,6 +1,7 @@
 //! How the controller handles watch events in an unlucky order, and invalid objects.
 
 mod annotations;
+mod classes;
 mod default_formats;
 mod edits;
 mod namespaces;

@@ -5,6 +5,7 @@
 //! transaction claims the key, and the watch starts at the revision at which the key was read, so no deletion is
 //! missed.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,9 +23,9 @@ use super::error::{Error, Result};
 use super::pause::{JitteredBackoff, jitter, random};
 use super::session::Session;
 use super::writer::holder;
-use crate::model::{Fence, Key, KeyValue, LeaseId, RECORD_VERSION, Revision};
+use crate::model::{Fence, Key, KeyValue, LeaseId, Prefix, RECORD_VERSION, Revision};
 use crate::peer::{PeerStatuses, Term};
-use crate::plan::{CandidateRecord, newer_version};
+use crate::plan::{CandidateRecord, in_the_way, newer_version};
 
 /// The settings of one candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,11 @@ pub struct Campaign {
     /// The key of this candidate's own record. The record shows the other replicas that this candidate takes part, and
     /// whether its view of Kubernetes is fresh.
     pub candidate_key: Key,
+    /// The prefix of the records of all candidates.
+    pub candidates: Prefix,
+    /// The namespaces that this candidate watches; empty if it watches all. It does not claim the lead while an earlier
+    /// candidate watches others ([`in_the_way`]).
+    pub namespaces: BTreeSet<Arc<str>>,
     /// The id of this process on direct connections between replicas.
     pub process: Arc<str>,
     /// The address at which other replicas reach this one, if they can.
@@ -85,11 +91,19 @@ struct Holder {
     /// The address at which other replicas reach the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     address: Option<String>,
+    /// The namespaces that the leader watches; empty if it watches all. Earlier releases wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    namespaces: Option<BTreeSet<Arc<str>>>,
 }
 
 impl Holder {
-    /// Returns the term for following the leader over a direct connection; `None` without address or process id.
-    fn term(&self) -> Option<Term> {
+    /// Returns the term for following the leader over a direct connection; `None` without address or process id. One
+    /// that watches other namespaces than `namespaces` is not followed: it keeps its place for as long as its session, so
+    /// that it can restart.
+    fn term(&self, namespaces: &BTreeSet<Arc<str>>) -> Option<Term> {
+        if self.namespaces.as_ref().is_some_and(|theirs| theirs != namespaces) {
+            return None;
+        }
         let address = self.address.as_ref()?.parse().ok()?;
         Some(Term::new(address, self.process.clone()?))
     }
@@ -125,6 +139,7 @@ pub async fn campaign(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         process: campaign.address.map(|_| campaign.process.clone()),
         address: campaign.address.map(|address| address.to_string()),
+        namespaces: Some(campaign.namespaces.clone()),
     };
     let mut candidate = Candidate {
         value: serde_json::to_vec(&holder).expect("strings and numbers serialize"),
@@ -134,6 +149,7 @@ pub async fn campaign(
         candidacy,
         peer_statuses,
         term: None,
+        session: LeaseId::NONE,
         out,
         led_at: 0,
         replaced: false,
@@ -153,13 +169,21 @@ async fn announce(
     mut candidacy: watch::Receiver<Candidacy>,
 ) -> Infallible {
     let mut backoff = JitteredBackoff::new();
-    let mut written = None;
+    let (mut written, mut since) = (None, None);
     loop {
         let fresh = candidacy.borrow_and_update().fresh;
         if written != Some(fresh) {
-            let put = PutOptions::new().with_lease(lease.0);
-            let put = TxnOp::put(&*campaign.candidate_key, campaign.record(fresh), Some(put));
-            match connection.txn("announce", Txn::new().and_then([put]), |_| false).await {
+            let announced = async {
+                // The others of the same namespaces may end before the next change of this record.
+                let since = match since {
+                    Some(since) => since,
+                    None => *since.insert(campaign.since(&candidates(connection, campaign).await?)),
+                };
+                let put = PutOptions::new().with_lease(lease.0);
+                let put = TxnOp::put(&*campaign.candidate_key, campaign.record(fresh, since), Some(put));
+                connection.txn("announce", Txn::new().and_then([put]), |_| false).await
+            };
+            match announced.await {
                 Ok(_) => {
                     backoff.reset();
                     written = Some(fresh);
@@ -183,19 +207,35 @@ async fn announce(
 }
 
 impl Campaign {
-    fn record(&self, fresh: bool) -> Vec<u8> {
+    fn record(&self, fresh: bool, since: Revision) -> Vec<u8> {
         let record = CandidateRecord {
             identity: self.identity.as_str().into(),
             process: self.process.clone(),
             address: self.address,
             fresh,
+            namespaces: Some(self.namespaces.clone()),
+            since,
         };
         record.value().to_vec()
     }
+
+    /// Returns since when candidates with these namespaces have stood for election; 0 if there is none yet.
+    fn since(&self, candidates: &[CandidateRecord]) -> Revision {
+        let same = candidates
+            .iter()
+            .filter(|candidate| candidate.namespaces.as_ref() == Some(&self.namespaces));
+        same.map(|candidate| candidate.since).min().unwrap_or_default()
+    }
 }
 
-async fn until_yielding(candidacy: &mut watch::Receiver<Candidacy>, yields: bool) {
-    if candidacy.wait_for(|now| now.yields == yields).await.is_err() {
+/// Reads the records of all candidates.
+async fn candidates(connection: &Connection, campaign: &Campaign) -> Result<Vec<CandidateRecord>> {
+    let found = connection.range(&campaign.candidates, None).await?.entries;
+    Ok(found.iter().filter_map(|(_, held)| CandidateRecord::read(held)).collect())
+}
+
+async fn until_yielding(candidacy: &mut watch::Receiver<Candidacy>) {
+    if candidacy.wait_for(|now| now.yields).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
@@ -260,6 +300,8 @@ struct Candidate {
     value: Vec<u8>,
     candidacy: watch::Receiver<Candidacy>,
     peer_statuses: watch::Receiver<PeerStatuses>,
+    /// The lease of the current session.
+    session: LeaseId,
     /// The followed term of the leader, by the revision at which the term began.
     term: Option<(Revision, Term)>,
     out: watch::Sender<Leadership>,
@@ -296,6 +338,7 @@ impl Candidate {
             match Session::new(&self.connection, self.campaign.session_ttl).await {
                 Ok(session) => {
                     backoff.reset();
+                    self.session = session.lease;
                     let (connection, campaign) = (self.connection.clone(), self.campaign.clone());
                     let announce = announce(&connection, &campaign, session.lease, self.candidacy.clone());
                     tokio::select! {
@@ -343,7 +386,7 @@ impl Candidate {
                     let mut candidacy = self.candidacy.clone();
                     tokio::select! {
                         biased;
-                        () = until_yielding(&mut candidacy, true) => {
+                        () = until_yielding(&mut candidacy) => {
                             tracing::warn!(
                                 key = %self.campaign.leader_key,
                                 "this replica's view of Kubernetes is stale and another candidate's is not; resigning"
@@ -380,7 +423,7 @@ impl Candidate {
                     self.publish(Leadership::Seeking);
                     let mut candidacy = self.candidacy.clone();
                     tokio::select! {
-                        () = until_yielding(&mut candidacy, false) => {}
+                        Ok(()) = candidacy.changed() => {}
                         () = self.watch_key(seen, session.ttl(), &mut proven) => {}
                     }
                 }
@@ -447,15 +490,24 @@ impl Candidate {
         }
     }
 
-    /// Reads the leader key. Claims the key if it is free, this candidate did not hold it (`leads`) and does not yield.
+    /// Reads the leader key. Claims the key if it is free, this candidate did not hold it (`leads`), does not yield, and no
+    /// earlier candidate watches other namespaces.
     async fn read_or_claim(&mut self, lease: LeaseId, leads: bool) -> Result<LeaderKeyState> {
+        let yields = self.candidacy.borrow_and_update().yields;
         let (held, seen) = self.connection.get(&self.campaign.leader_key).await?;
         match held {
             Some(held) => Ok(self.classify(&held, seen, lease)),
             None if leads => Ok(LeaderKeyState::Free),
-            None if self.candidacy.borrow().yields => Ok(LeaderKeyState::LeftToOthers { seen }),
+            None if yields || self.gives_way().await? => Ok(LeaderKeyState::LeftToOthers { seen }),
             None => self.claim(lease).await,
         }
+    }
+
+    /// Whether an earlier candidate watches other namespaces.
+    async fn gives_way(&self) -> Result<bool> {
+        let candidates = candidates(&self.connection, &self.campaign).await?;
+        let Campaign { identity, namespaces, .. } = &self.campaign;
+        Ok(in_the_way((identity, namespaces), candidates.iter()).is_some())
     }
 
     async fn claim(&mut self, lease: LeaseId) -> Result<LeaderKeyState> {
@@ -546,7 +598,7 @@ impl Candidate {
             }
         }
         LeaderKeyState::Theirs(Theirs {
-            term: other.term(),
+            term: other.term(&self.campaign.namespaces),
             leader: other.identity,
             seen,
             created: held.create_revision,
@@ -616,19 +668,19 @@ impl Candidate {
         }
     }
 
-    /// Removes the leader key and this candidate's record, so that the other candidates need not wait for the session
-    /// to expire.
+    /// Removes this candidate's record and the leader key, so that the other candidates need not wait for the session
+    /// to expire. The record first: one that watches other namespaces claims a free key only if the record is gone.
     async fn leave(&self) {
-        self.resign().await;
+        if self.session == LeaseId::NONE {
+            return;
+        }
         let key = &*self.campaign.candidate_key;
-        let remove = |fresh| {
-            let ours = Compare::value(key, CompareOp::Equal, self.campaign.record(fresh));
-            Txn::new().when([ours]).and_then([TxnOp::delete(key, None)])
-        };
-        let request = remove(true).or_else([TxnOp::txn(remove(false))]);
+        let ours = Compare::lease(key, CompareOp::Equal, self.session.0);
+        let request = Txn::new().when([ours]).and_then([TxnOp::delete(key, None)]);
         if let Ok(Err(error)) = timeout(RESIGN, self.txn("leave", request)).await {
             tracing::debug!(%error, "cannot remove the candidate record; it stays until the session expires");
         }
+        self.resign().await;
     }
 
     /// Removes the leader key if this candidate holds it. Compares the value, which no other process writes, so that a

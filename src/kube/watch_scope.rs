@@ -48,6 +48,11 @@ impl WatchScope {
         &self.0
     }
 
+    /// Returns the names of the listed namespaces; empty if all are watched.
+    pub fn namespaces(&self) -> BTreeSet<Arc<str>> {
+        self.0.iter().filter_map(NamespaceScope::name).map(Arc::from).collect()
+    }
+
     /// Returns all watch targets.
     pub fn streams(&self) -> impl Iterator<Item = WatchTarget> {
         let of_cluster = OF_CLUSTER.into_iter().map(WatchTarget::of_cluster);

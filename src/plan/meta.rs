@@ -6,13 +6,14 @@
 //! later format may add fields and keeps the existing ones. If this release cannot read a newer record, it keeps both
 //! the record and the things it describes as they are.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::api::DEFAULT_REGISTRY;
-use crate::model::{Key, LeaseId, Prefix, RECORD_VERSION, Value};
+use crate::model::{Key, KeyValue, LeaseId, Prefix, RECORD_VERSION, Revision, Value};
 
 /// The end of a hold whose record does not show one, in seconds since 1970: the year 9999. A replica that adopts a hold
 /// limits it to its own configured duration.
@@ -72,6 +73,11 @@ pub struct CandidateRecord {
     pub address: Option<SocketAddr>,
     /// Whether its caches are complete and up to date.
     pub fresh: bool,
+    /// The namespaces that it watches; empty if it watches all. Releases that cannot say it wrote none.
+    pub namespaces: Option<BTreeSet<Arc<str>>>,
+    /// The revision at which the first of the candidates began that have watched these namespaces without a gap; 0 if this
+    /// is the first one and its record is not in etcd yet.
+    pub since: Revision,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -83,6 +89,32 @@ struct VersionedCandidate {
     address: Option<String>,
     #[serde(default)]
     fresh: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    namespaces: Option<BTreeSet<Arc<str>>>,
+    #[serde(default, skip_serializing_if = "is_unknown")]
+    since: Revision,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_unknown(since: &Revision) -> bool {
+    *since == 0
+}
+
+/// Returns the earliest candidate that stands in the way of the candidate `identity`, which watches `namespaces`: it
+/// watches others, and has stood for election for longer than any that watches the same ones. The two would remove each
+/// other's keys at each change of the leader. A candidate that does not say what it watches stands in no way.
+pub fn in_the_way<'a>(
+    (identity, namespaces): (&str, &BTreeSet<Arc<str>>),
+    candidates: impl Iterator<Item = &'a CandidateRecord> + Clone,
+) -> Option<&'a CandidateRecord> {
+    let is_same = |candidate: &CandidateRecord| candidate.namespaces.as_ref().map(|theirs| theirs == namespaces);
+    let of_same = candidates.clone().filter(|candidate| is_same(candidate) == Some(true));
+    let since = of_same.map(|candidate| candidate.since).min();
+    // The record of an earlier process of this identity may have other namespaces.
+    candidates
+        .filter(|candidate| is_same(candidate) == Some(false) && *candidate.identity != *identity)
+        .filter(|candidate| since.is_none_or(|since| candidate.since < since))
+        .min_by_key(|candidate| candidate.since)
 }
 
 impl CandidateRecord {
@@ -94,14 +126,19 @@ impl CandidateRecord {
             process: self.process.clone(),
             address: self.address.map(|address| address.to_string()),
             fresh: self.fresh,
+            namespaces: self.namespaces.clone(),
+            since: self.since,
         };
         serde_json::to_vec(&record).expect("text always serialises").into()
     }
 
-    /// Decodes a value, none if it cannot be read. Later versions may add fields, never change these.
-    pub fn read(value: &[u8]) -> Option<Self> {
-        let record: VersionedCandidate = serde_json::from_slice(value).ok()?;
+    /// Decodes a record, none if it cannot be read. Later versions may add fields, never change these.
+    pub fn read(held: &KeyValue) -> Option<Self> {
+        let record: VersionedCandidate = serde_json::from_slice(&held.value).ok()?;
+        let inherited = Some(record.since).filter(|since| *since > 0);
         Some(Self {
+            namespaces: record.namespaces,
+            since: inherited.unwrap_or(held.create_revision).min(held.create_revision),
             identity: record.identity,
             process: record.process,
             address: record.address.and_then(|address| address.parse().ok()),
@@ -270,19 +307,65 @@ mod tests {
             process: "1a2b".into(),
             address: Some("[fd00::5]:8081".parse().expect("an address")),
             fresh: true,
+            namespaces: Some(["shop".into(), "bank".into()].into()),
+            since: 7,
+        };
+        let held = |value: &[u8]| KeyValue {
+            value: value.into(),
+            lease: LeaseId(1),
+            create_revision: 9,
+            mod_revision: 9,
         };
         let value = candidate.value();
-        let text = r#"{"v":1,"identity":"leasehold-0","process":"1a2b","address":"[fd00::5]:8081","fresh":true}"#;
+        let text = r#"{"v":1,"identity":"leasehold-0","process":"1a2b","address":"[fd00::5]:8081","fresh":true,"namespaces":["bank","shop"],"since":7}"#;
         assert_eq!(std::str::from_utf8(&value), Ok(text));
-        assert_eq!(CandidateRecord::read(&value), Some(candidate));
+        assert_eq!(CandidateRecord::read(&held(&value)), Some(candidate));
         let later = br#"{"v":2,"identity":"a","process":"1","address":"unix:/x","why":"new"}"#;
-        let read = CandidateRecord::read(later).expect("a candidate");
+        let read = CandidateRecord::read(&held(later)).expect("a candidate");
         assert_eq!((read.address, read.fresh), (None, false));
-        assert_eq!(CandidateRecord::read(b"{}"), None);
+        assert_eq!((read.namespaces, read.since), (None, 9), "that of an older release");
+        assert_eq!(CandidateRecord::read(&held(b"{}")), None);
         assert_eq!(
             &*MetaKeys::new("/leasehold/", "c1").candidate("leasehold-0"),
             "/leasehold/c1/candidates/leasehold-0"
         );
+    }
+
+    #[test]
+    fn a_candidate_gives_way_to_earlier_ones_that_watch_other_namespaces() {
+        let set = |names: &[&str]| -> BTreeSet<Arc<str>> { names.iter().copied().map(Arc::from).collect() };
+        let candidate = |identity: &str, namespaces: Option<&[&str]>, since| CandidateRecord {
+            identity: identity.into(),
+            process: identity.into(),
+            address: None,
+            fresh: true,
+            namespaces: namespaces.map(set),
+            since,
+        };
+        let shop = |since| candidate("shop", Some(&["shop"]), since);
+        let (bank, all) = (candidate("bank", Some(&["bank"]), 5), candidate("all", Some(&[]), 3));
+        let unknown = candidate("unknown", None, 1);
+        let (early, late) = (shop(2), shop(9));
+        for (candidates, expected) in [
+            (vec![], None),
+            (vec![&unknown], None),
+            (vec![&late, &unknown], None),
+            // Its own record is not in etcd yet.
+            (vec![&bank], Some("bank")),
+            (vec![&bank, &late], Some("bank")),
+            (vec![&bank, &late, &all], Some("all")),
+            (vec![&bank, &early], None),
+            // Another replica has watched the same namespaces for longer.
+            (vec![&bank, &all, &late, &early], None),
+        ] {
+            let found = in_the_way(("me", &set(&["shop"])), candidates.iter().copied());
+            assert_eq!(found.map(|found| &*found.identity), expected, "{candidates:?}");
+        }
+        // Of two with different namespaces, exactly one gives way.
+        let both = [&bank, &late];
+        assert!(in_the_way(("bank", &set(&["bank"])), both.into_iter()).is_none());
+        let restarted = in_the_way(("bank", &set(&["shop"])), [&bank].into_iter());
+        assert!(restarted.is_none(), "its own record of an earlier process");
     }
 
     #[test]

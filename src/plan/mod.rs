@@ -55,7 +55,7 @@ pub use gated::GatedPod;
 pub use guard::{GuardEvent, GuardSettings, Hold, Moment, Release};
 pub use in_flight::Ticket;
 pub use lease_groups::{LeaseGroup, LeaseGroups, folders};
-pub use meta::{CandidateRecord, MetaKeys, newer_version};
+pub use meta::{CandidateRecord, MetaKeys, in_the_way, newer_version};
 pub use permissions::{ProbeCandidate, Right};
 pub use planner::Planner;
 pub use policy::{Denial, NamespacePolicy, Policy, PrefixGrant, Quota, Rule};

@@ -3,13 +3,14 @@
 use serde_json::json;
 use testbed::{Result, shared};
 
+use super::TURN;
 use super::helm::{chart, helm, kubectl};
 use super::schemas;
 use super::support::API;
 use super::values::objects;
 
 /// Values that between them switch everything on, one list of `--set` a case.
-const VARIANTS: [&[&str]; 11] = [
+const VARIANTS: [&[&str]; 12] = [
     &[],
     &[
         "registry.create=true",
@@ -54,6 +55,13 @@ const VARIANTS: [&[&str]; 11] = [
         "tolerations[0].key=system,tolerations[0].operator=Exists",
         "podLabels.a=b",
         "podAnnotations.c=d",
+    ],
+    &[
+        "class=edge",
+        "registry.create=true",
+        "registry.name=edge",
+        "registry.endpoints={http://etcd-0:2379}",
+        "purgeOnUninstall=true",
     ],
     // Namespaces that every cluster has.
     &["watchNamespaces={default,kube-public}", "rbac.secrets={etcd-user}"],
@@ -109,6 +117,47 @@ async fn helm_finds_nothing_to_complain_about_and_the_apiserver_takes_all_that_i
         for object in objects(&rendered).iter().filter(|object| object["apiVersion"] == API) {
             assert_eq!(schemas::problems(object), [""; 0], "{values:?}");
         }
+    }
+    Ok(())
+}
+
+/// Releases of one name in two namespaces, each with a class and a Registry of its own.
+#[tokio::test]
+async fn two_releases_of_different_classes_are_installed_side_by_side() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let bed = shared().await?;
+    bed.apply_crds().await?;
+    let chart = chart().display().to_string();
+    let mut homes = Vec::new();
+    for class in ["one", "two"] {
+        let home = bed.namespace(&format!("chart-class-{class}")).await?;
+        let values = [
+            format!("class={class}"),
+            format!("registry.create=true,registry.name={}", home.name()),
+            "registry.endpoints={http://127.0.0.1:1}".to_owned(),
+            "rollouts.enabled=true,rollouts.admissionPolicy.create=true".to_owned(),
+            "watchNamespaces={default,kube-public}".to_owned(),
+            "metrics.auth.enabled=true".to_owned(),
+        ];
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        // No kubelet runs its pods: this is about the objects.
+        let words = with(&["install", "leasehold", "--namespace", home.name()], &chart, &values);
+        let installed = helm(bed.kubeconfig(), &words).await;
+        installed.unwrap_or_else(|error| panic!("{class}: {error}"));
+        let registry = bed.objects().get(API, "Registry", home.name()).await?.expect("it is there");
+        assert_eq!(registry["spec"]["class"], class);
+        let deployment = home.objects().get("apps/v1", "Deployment", "leasehold").await?;
+        let deployment = deployment.expect("it is there");
+        let variables = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
+        let variable = json!({"name": "LEASEHOLD_CLASS", "value": class});
+        assert!(variables.as_array().expect("a list").contains(&variable), "{variables}");
+        homes.push(home);
+    }
+    for home in homes {
+        let words = ["uninstall", "leasehold", "--namespace", home.name()];
+        let uninstalled = helm(bed.kubeconfig(), &words).await;
+        uninstalled.unwrap_or_else(|error| panic!("{error}"));
+        bed.objects().delete(API, "Registry", home.name()).await?;
     }
     Ok(())
 }
@@ -207,7 +256,7 @@ async fn where_readers_of_metrics_are_asked_for_a_token_monitors_show_one() -> R
 async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
     let bed = shared().await?;
     let chart = chart().display().to_string();
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 17] = [
         (&["replicas=3"], "additional properties 'replicas' not allowed"),
         (&["replicaCount=-1"], "/replicaCount"),
         (&["operator.sessionTtlSeconds=1"], "/operator/sessionTtlSeconds"),
@@ -223,6 +272,7 @@ async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
             "/registry/endpoints/0",
         ),
         (&["registry.tls.ca=x"], "additional properties 'ca' not allowed"),
+        (&["class=Edge"], "/class"),
         (&["watchNamespaces={Shop}"], "/watchNamespaces/0"),
         (&["watchNamespaces={shop,shop}"], "/watchNamespaces"),
         (&["etcd.create=true"], "etcd.image.repository: set the repository"),

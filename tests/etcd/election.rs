@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leasehold::etcd::{Campaign, Candidacy, Connection, Leadership, campaign};
-use leasehold::model::{Expect, Fence, LeaseId, Op, Transaction, TxnOutcome};
+use leasehold::model::{Expect, Fence, LeaseId, Op, Prefix, Transaction, TxnOutcome};
 use leasehold::peer::{PeerStatus, PeerStatuses, Replica};
 use testbed::{EtcdCluster, History};
 use tokio::sync::watch;
@@ -42,6 +42,11 @@ impl Candidate {
     }
 
     pub fn stand_with(connection: Connection, name: &str, session_ttl: u32) -> Self {
+        Self::stand_watching(connection, name, session_ttl, &[])
+    }
+
+    /// A candidate that watches these namespaces; all if there are none.
+    fn stand_watching(connection: Connection, name: &str, session_ttl: u32, namespaces: &[&str]) -> Self {
         let (out, state) = watch::channel(Leadership::Seeking);
         let (candidacy, stands) = watch::channel(Candidacy {
             fresh: true,
@@ -51,6 +56,8 @@ impl Candidate {
         let terms = Campaign {
             leader_key: LEADER.into(),
             candidate_key: format!("/meta/candidates/{name}").as_str().into(),
+            candidates: Prefix::below("/meta/candidates/"),
+            namespaces: namespaces.iter().copied().map(Arc::from).collect(),
             process: process(name).incarnation,
             address: Some(address(name)),
             identity: name.to_owned(),
@@ -384,4 +391,51 @@ async fn a_candidate_with_a_stale_view_leaves_the_lead_to_one_with_a_fresh_view(
     stale.end().await;
     let left = cluster.dump("/meta/candidates/stale").await.expect("dump");
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_candidate_of_other_namespaces_stands_by_until_none_of_the_leaders_is_left() {
+    let (cluster, connection) = one().await;
+    let watching = async |name: &str, namespaces: &[&str]| {
+        // Far longer than the test may take.
+        Candidate::stand_watching(connect(cluster.endpoints()).await, name, 600, namespaces)
+    };
+    let announced = async |count: usize| {
+        let found = testbed::until("their records", SOON, || async {
+            let held = cluster.dump("/meta/candidates/").await.map_err(|error| error.to_string())?;
+            (held.len() == count).then_some(()).ok_or(format!("{held:?}"))
+        });
+        found.await.expect("the candidates announce themselves");
+    };
+    let first = watching("one", &["shop"]).await;
+    let stale = first.until_leading().await;
+    announced(1).await;
+    let other = watching("two", &["bank"]).await;
+    other.until_behind("one").await;
+    announced(2).await;
+
+    // It restarts: the other one learns that its process is gone, and does not take its place.
+    first.kill();
+    for presence in [PeerStatus::Alive(process("one"), Arc::default()), PeerStatus::Gone(process("one"))] {
+        other.know("one", presence);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    delete(&cluster, LEADER).await;
+    let first = watching("one", &["shop"]).await;
+    let fence = first.until_leading().await;
+    assert_ne!(fence, stale);
+    other.until_behind("one").await;
+    assert_eq!(write(&connection, &stale, "/a/1").await, TxnOutcome::Fenced);
+
+    // A later replica of the same namespaces comes before the earlier one of others.
+    let next = watching("three", &["shop"]).await;
+    next.until_behind("one").await;
+    announced(3).await;
+    first.end().await;
+    next.until_leading().await;
+    other.until_behind("three").await;
+
+    // Nothing but the end of the last one makes it lead in time.
+    next.end().await;
+    other.until_leading().await;
 }

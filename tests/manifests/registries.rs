@@ -11,6 +11,7 @@ pub fn wrong() -> Vec<Case> {
         meta_prefixes(),
         limits(),
         guards(),
+        classes(),
         node_labels(),
         super::access::wrong(),
     ];
@@ -299,6 +300,31 @@ fn guards() -> Vec<Case> {
     ])
 }
 
+fn classes() -> Vec<Case> {
+    rejected(vec![
+        (
+            "an empty class",
+            json!({"class": ""}),
+            "spec.class in body should be at least 1 chars long",
+        ),
+        (
+            "a class of 64 letters",
+            json!({"class": text(64)}),
+            "may not be more than 63",
+        ),
+        (
+            "a class in capitals",
+            json!({"class": "Edge"}),
+            "class must be made of lower-case letters",
+        ),
+        (
+            "a class that ends in a hyphen",
+            json!({"class": "edge-"}),
+            "class must be made of lower-case letters",
+        ),
+    ])
+}
+
 fn node_labels() -> Vec<Case> {
     let labels = |labels: Value| json!({"nodeLabels": labels});
     rejected(vec![
@@ -333,6 +359,7 @@ fn node_labels() -> Vec<Case> {
 pub fn good() -> Vec<Case> {
     taken(vec![
         ("the smallest registry", json!({})),
+        ("a registry with a class", json!({"class": "edge-1"})),
         (
             "a registry with default formats",
             json!({"defaults": {"formats": [{"type": "Plain", "plain": {"value": "JSON"}}, {"type": "Kitex", "kitex": {"root": "a/b"}}]}}),

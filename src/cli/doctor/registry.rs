@@ -44,7 +44,10 @@ pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, wat
         findings.extend(of_conditions(registry));
         findings.extend(complaints(&its));
         chapters.push(Chapter {
-            about: format!("Registry {name}"),
+            about: match &registry.spec.class {
+                Some(class) => format!("Registry {name} of the class {class}"),
+                None => format!("Registry {name}"),
+            },
             findings,
         });
     }
@@ -222,8 +225,12 @@ fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding>
 fn of_conditions(registry: &Registry) -> Vec<Finding> {
     let conditions = registry.status.as_ref().map(|status| status.conditions.as_slice());
     let Some(conditions) = conditions.filter(|conditions| !conditions.is_empty()) else {
-        let fix = "check that the operator runs, and read its log: kubectl logs deployment/leasehold";
-        return vec![Finding::problem("no operator has reported on this Registry", fix)];
+        let (what, flag) = match &registry.spec.class {
+            Some(class) => (format!("no operator of the class {class}"), format!("with --class {class}")),
+            None => ("no operator without a class".to_owned(), "without --class".to_owned()),
+        };
+        let fix = format!("check that an operator runs {flag}, and read its log: kubectl logs deployment/leasehold");
+        return vec![Finding::problem(format!("{what} has reported on this Registry"), fix)];
     };
     let is_bad = |kind: &str, status: &str| match kind {
         "RemovalsHeld" => status == "True",

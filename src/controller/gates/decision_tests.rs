@@ -229,3 +229,27 @@ fn a_pod_that_is_selected_anew_keeps_its_place_in_time() {
     gates.apply(GateChange::Waits(pod("p")), start + MAX_WAIT);
     assert_eq!(gates.decide(&pod("p"), by_orders(1), start), Some(Opening::Registered));
 }
+
+#[test]
+fn a_gate_that_only_concerns_other_installations_is_left_to_them() {
+    let of_others = |generation| Registering {
+        registry: "edge".into(),
+        is_of_others: true,
+        ..registering(RegistrationRef::new("shop", "theirs"), "edge", generation)
+    };
+    let (mut gates, start) = leader();
+    let much_later = start + 10 * MAX_WAIT;
+    assert_eq!(gates.decide(&pod("p"), vec![of_others(1)], much_later), None);
+    assert_eq!(gates.wake_at(), None);
+
+    // A pod of both waits for both.
+    let both = || vec![by_orders(1).remove(0), of_others(1)];
+    gates.report(gated("p", true), 1);
+    assert_eq!(gates.decide(&pod("p"), both(), start), None);
+    let theirs = GatedPod {
+        registration: RegistrationRef::new("shop", "theirs"),
+        ..gated("p", true)
+    };
+    gates.set_registered(theirs, "edge".into(), spec(1));
+    assert_eq!(gates.decide(&pod("p"), both(), start), Some(Opening::Registered));
+}

@@ -1,7 +1,7 @@
 //! The candidates in the election of a Registry, as recorded in etcd, and the candidacy of this replica: a replica
 //! whose view of Kubernetes is stale yields to one whose view is fresh.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,12 +10,16 @@ use jiff::Timestamp;
 
 use super::{Outdated, RegistryWorker};
 use crate::etcd::Candidacy;
-use crate::model::{Elsewhere, Key, Observation, Prefix};
+use crate::model::{Elsewhere, Key, KeyValue, Observation, Prefix, listed};
 use crate::peer::{Hint, PeerStatus, PeerStatuses, RegistryState};
-use crate::plan::CandidateRecord;
+use crate::plan::{CandidateRecord, in_the_way};
 
 /// How long a leader may keep the lead with a stale view of Kubernetes while another candidate has a fresh one.
 const STALE: Duration = Duration::from_secs(15);
+/// The reason of the Event about replicas that watch other namespaces.
+const OTHER_NAMESPACES: &str = "OtherNamespacesWatched";
+/// How many replicas or namespaces a message names.
+const NAMED: usize = 5;
 
 /// The candidates that have a record in etcd.
 #[derive(Debug)]
@@ -23,31 +27,34 @@ pub(super) struct Candidates {
     scope: Prefix,
     /// The prefix of all bookkeeping keys.
     meta: Prefix,
+    /// The namespaces that this replica watches; empty if it watches all.
+    namespaces: BTreeSet<Arc<str>>,
     records: BTreeMap<Key, CandidateRecord>,
 }
 
 impl Candidates {
-    pub fn new(meta: Prefix, scope: Prefix) -> Self {
+    pub fn new(meta: Prefix, scope: Prefix, namespaces: BTreeSet<Arc<str>>) -> Self {
         Self {
             scope,
             meta,
+            namespaces,
             records: BTreeMap::new(),
         }
     }
 
     /// Takes in an observation of the mirror. Returns whether the candidates have changed.
     pub fn observe(&mut self, observation: &Observation) -> bool {
-        let read = |key: &Key, value: &[u8]| Some((key.clone(), CandidateRecord::read(value)?));
+        let read = |key: &Key, held: &KeyValue| Some((key.clone(), CandidateRecord::read(held)?));
         match observation {
             Observation::Changed { key, held, .. } if self.scope.contains(key) => {
-                match held.as_ref().and_then(|held| read(key, &held.value)) {
+                match held.as_ref().and_then(|held| read(key, held)) {
                     Some((key, record)) => self.records.insert(key, record.clone()) != Some(record),
                     None => self.records.remove(key).is_some(),
                 }
             }
             Observation::Snapshot { scope, entries, .. } if *scope == self.meta => {
                 let within = entries.iter().filter(|(key, _)| self.scope.contains(key));
-                let records = within.filter_map(|(key, held)| read(key, &held.value)).collect();
+                let records = within.filter_map(|(key, held)| read(key, held)).collect();
                 let changed = self.records != records;
                 self.records = records;
                 changed
@@ -65,8 +72,26 @@ impl Candidates {
         self.records.values()
     }
 
-    /// Returns a candidate other than the process `me` that has a fresh view of Kubernetes and is not known to have
-    /// ended or to hang.
+    /// Returns the candidate that watches other namespaces and for which the replica `me` does not claim the lead.
+    pub fn in_the_way(&self, me: &str) -> Option<&CandidateRecord> {
+        in_the_way((me, &self.namespaces), self.records.values())
+    }
+
+    fn watches_others(&self, record: &CandidateRecord) -> bool {
+        record.namespaces.as_ref().is_some_and(|theirs| *theirs != self.namespaces)
+    }
+
+    /// Names the candidates that watch other namespaces than this replica, if there are any.
+    pub fn with_other_namespaces(&self) -> Option<String> {
+        let others = self.all().filter(|record| self.watches_others(record));
+        let named: Vec<_> = others
+            .map(|record| format!("{} ({})", record.identity, watched(record.namespaces.as_ref())))
+            .collect();
+        (!named.is_empty()).then(|| listed(named, NAMED, "and"))
+    }
+
+    /// Returns a candidate other than the process `me` that has a fresh view of the same namespaces and is not known to
+    /// have ended or to hang.
     fn fresh_other(&self, me: &str, presences: &PeerStatuses) -> Option<&CandidateRecord> {
         self.all().find(|record| {
             let is_it = |process: &str| process == &*record.process;
@@ -76,8 +101,16 @@ impl Candidates {
                 Some(PeerStatus::Alive(replica, _)) => !is_it(&replica.incarnation),
                 Some(PeerStatus::Unknown(_) | PeerStatus::Refused) | None => false,
             };
-            record.fresh && !is_it(me) && !is_dead
+            record.fresh && !is_it(me) && !is_dead && !self.watches_others(record)
         })
+    }
+}
+
+/// Describes the namespaces that a replica watches.
+fn watched(namespaces: Option<&BTreeSet<Arc<str>>>) -> String {
+    match namespaces {
+        Some(some) if !some.is_empty() => listed(some, NAMED, "and"),
+        _ => "all namespaces".to_owned(),
     }
 }
 
@@ -97,6 +130,26 @@ fn candidacy(stale_since: Option<Instant>, leads: bool, fresh_other: bool, now: 
 }
 
 impl RegistryWorker {
+    /// Reports once that this replica does not claim the lead, because an earlier candidate watches other namespaces.
+    pub(super) fn announce_giving_way(&mut self) {
+        let other = self.candidates.in_the_way(&self.context.identity);
+        let other = other.filter(|_| self.standing.is_live() && !self.leads());
+        let namespaces = other.and_then(|other| other.namespaces.clone());
+        if self.gives_way_to == namespaces {
+            return;
+        }
+        if let Some(other) = other {
+            let (mine, theirs) = (watched(Some(&self.candidates.namespaces)), watched(namespaces.as_ref()));
+            let (me, other) = (&self.context.identity, &other.identity);
+            let note = format!(
+                "Replica {me} watches {mine}, and {other} watches {theirs}. Each would remove the keys that the other has                  registered, so {me} stands by until no replica watches {theirs}: give both installations the same                  namespaces, or different classes."
+            );
+            tracing::warn!(registry = %self.name, "{note}");
+            self.publish(true, OTHER_NAMESPACES, note, format!("{me} {theirs}"));
+        }
+        self.gives_way_to = namespaces;
+    }
+
     /// Takes in an observation of candidate records and connects to the candidates.
     pub(super) fn observe_candidates(&mut self, observation: &Observation) {
         if self.candidates.observe(observation) {
@@ -199,7 +252,7 @@ impl RegistryWorker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{KeyValue, LeaseId};
+    use crate::model::LeaseId;
     use crate::peer::Replica;
     use crate::plan::MetaKeys;
 
@@ -209,6 +262,8 @@ mod tests {
             process: format!("{identity}-1").into(),
             address: Some("10.0.0.1:8081".parse().expect("an address")),
             fresh,
+            namespaces: Some(BTreeSet::new()),
+            since: 1,
         }
     }
 
@@ -223,7 +278,7 @@ mod tests {
 
     fn candidates() -> (MetaKeys, Candidates) {
         let meta = MetaKeys::new("/leasehold/", "c1");
-        let candidates = Candidates::new(meta.prefix().clone(), meta.candidates());
+        let candidates = Candidates::new(meta.prefix().clone(), meta.candidates(), BTreeSet::new());
         (meta, candidates)
     }
 
@@ -303,5 +358,30 @@ mod tests {
         assert!(!other(Some(PeerStatus::Gone(process(1)))));
         assert!(!other(Some(PeerStatus::Hung(process(1)))));
         assert!(candidates.fresh_other("a-1", &PeerStatuses::new()).is_none(), "itself");
+    }
+
+    #[test]
+    fn a_candidate_that_watches_other_namespaces_is_named_and_not_yielded_to() {
+        let (meta, mut candidates) = candidates();
+        let other = CandidateRecord {
+            namespaces: Some(["shop".into(), "bank".into()].into()),
+            ..record("b", true)
+        };
+        let older = CandidateRecord {
+            namespaces: None,
+            ..record("c", false)
+        };
+        assert_eq!(candidates.with_other_namespaces(), None);
+        for record in [&record("a", true), &other, &older] {
+            candidates.observe(&Observation::Changed {
+                key: meta.candidate(&record.identity),
+                held: Some(held(record)),
+                revision: 1,
+            });
+        }
+        let fresh = |me: &str| candidates.fresh_other(me, &PeerStatuses::new()).map(|found| &*found.identity);
+        assert_eq!((fresh("b-1"), fresh("a-1")), (Some("a"), None));
+        let named = candidates.with_other_namespaces();
+        assert_eq!(named.as_deref(), Some("b (bank and shop)"));
     }
 }

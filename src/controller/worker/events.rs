@@ -212,7 +212,7 @@ impl RegistryWorker {
         }
     }
 
-    fn publish(&self, is_warning: bool, reason: &'static str, note: String, occurrence: impl Display) {
+    pub(super) fn publish(&self, is_warning: bool, reason: &'static str, note: String, occurrence: impl Display) {
         self.context.events.publish(Notice {
             about: About::Registry(self.name.clone()),
             uid: Arc::clone(&self.version.uid),

@@ -221,6 +221,8 @@ struct RegistryWorker {
     /// When this worker started.
     began: Instant,
     candidates: Candidates,
+    /// The namespaces of the candidate for which this replica does not claim the lead, as reported.
+    gives_way_to: Option<BTreeSet<Arc<str>>>,
     /// What is known of the processes of the other replicas.
     presences: watch::Receiver<PeerStatuses>,
     /// How far Kubernetes has been observed, in changes of which this worker may not know yet.
@@ -276,7 +278,12 @@ impl RegistryWorker {
             metrics: context.metrics.registry(&name),
             stale_since: Some(now),
             began: now,
-            candidates: Candidates::new(planner.meta().prefix().clone(), planner.meta().candidates()),
+            candidates: Candidates::new(
+                planner.meta().prefix().clone(),
+                planner.meta().candidates(),
+                context.hearing.watch_scope().namespaces(),
+            ),
+            gives_way_to: None,
             presences: context.peers.statuses(),
             freshness: context.freshness.subscribe(),
             health: RegistryHealth::Starting,

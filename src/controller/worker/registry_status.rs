@@ -62,6 +62,8 @@ pub struct Facts {
     pub denied: Option<String>,
     /// Which part of the view of Kubernetes is stale.
     pub outdated: Option<Outdated>,
+    /// The replicas that watch other namespaces.
+    pub other_namespaces: Option<String>,
 }
 
 impl Facts {
@@ -147,11 +149,13 @@ impl Facts {
     /// Computes the condition `WatchesHealthy`.
     fn watches_healthy(&self) -> Verdict {
         match &self.outdated {
-            None => (
-                ConditionStatus::True,
-                Reason::Watching,
-                "The operator receives all changes from the kube-apiserver.".to_owned(),
-            ),
+            None => {
+                let mut message = "The operator receives all changes from the kube-apiserver.".to_owned();
+                if let Some(others) = &self.other_namespaces {
+                    message = format!("{message} Replicas that watch other namespaces than the leader stand by: {others}.");
+                }
+                (ConditionStatus::True, Reason::Watching, message)
+            }
             Some(Outdated { since, streams }) => (
                 ConditionStatus::False,
                 Reason::WatchesStale,
@@ -314,6 +318,7 @@ mod tests {
             unused: None,
             denied: None,
             outdated: None,
+            other_namespaces: None,
         }
     }
 
@@ -477,6 +482,18 @@ mod tests {
             "{}",
             informed.message
         );
+    }
+
+    #[test]
+    fn replicas_that_watch_other_namespaces_are_named_and_do_not_make_it_unready() {
+        let facts = Facts {
+            other_namespaces: Some("operator-1 (bank)".to_owned()),
+            ..facts(1, Connectivity::Up)
+        };
+        let status = facts.status(&Time(Timestamp::UNIX_EPOCH));
+        let watches = condition(&status, ConditionType::WatchesHealthy);
+        assert_eq!(watches.status, "True");
+        assert!(watches.message.ends_with("stand by: operator-1 (bank)."), "{}", watches.message);
     }
 
     #[test]

@@ -236,6 +236,7 @@ pub fn tell_invalid(
         unused: None,
         denied: None,
         outdated: None,
+        other_namespaces: None,
     };
     let note = StatusUpdate::Wanted(name.clone(), facts.status(&now()), WritePolicy::Once);
     let _ = context.registries.send(note);
@@ -401,6 +402,7 @@ impl RegistryWorker {
         let facts = self.facts(at);
         self.announce_link(&facts.link);
         self.announce_expiry(facts.expiring.as_deref());
+        self.announce_giving_way();
         let write_policy = match self.reporter.role {
             ReporterRole::Silent => return None,
             ReporterRole::Spare | ReporterRole::Alone | ReporterRole::Former => WritePolicy::Once,
@@ -451,6 +453,7 @@ impl RegistryWorker {
             unused: self.unused_endpoints(),
             denied: self.denied_words(),
             outdated: self.kubernetes.outdated.clone(),
+            other_namespaces: self.candidates.with_other_namespaces(),
         }
     }
 

@@ -154,6 +154,8 @@ fn campaign(meta: &MetaKeys, context: &Context) -> Campaign {
     Campaign {
         leader_key: meta.leader(),
         candidate_key: meta.candidate(&context.identity),
+        candidates: meta.candidates(),
+        namespaces: context.hearing.watch_scope().namespaces(),
         process: context.peers.me().incarnation.clone(),
         address: context.peers.address(),
         identity: context.identity.to_string(),

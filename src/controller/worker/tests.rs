@@ -549,6 +549,8 @@ async fn a_stale_leader_is_told_to_yield_once_another_candidate_s_view_is_fresh(
         process: "1".into(),
         address: None,
         fresh: true,
+        namespaces: None,
+        since: 0,
     };
     let seen = |value| Observation::Changed {
         key: "/leasehold/c1/candidates/other".into(),
