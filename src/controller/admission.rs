@@ -267,7 +267,7 @@ impl Controller {
             return;
         }
         let entry = cache.entries.get_mut(&reference).expect("mark() has added it");
-        entry.kept = record_formats::kept(object);
+        entry.kept = record_formats::is_kept(object).then(|| record_formats::stripped(object));
         self.services.add_user(&reference, object);
         self.examine(cache, &reference, object, now);
         self.tell_unclear();
@@ -318,6 +318,7 @@ impl Controller {
                 entry.kept = Some(record_formats::stripped(object));
             }
             Err(invalid) => {
+                entry.kept.take_if(|kept| !record_formats::is_kept(kept));
                 let refusal = Refusal {
                     reason: invalid.reason(),
                     message: format!("{invalid}."),

@@ -63,14 +63,13 @@ impl Library {
     }
 }
 
-/// Returns the part of a registration that is kept to compile it again when a RecordFormat, a Service or the default
-/// formats of its Registry change, or the nodes become known; none if it depends on none of them.
-pub fn kept(registration: &ServiceRegistration) -> Option<Arc<ServiceRegistration>> {
+/// Whether a registration is kept, to compile it again when a RecordFormat, a Service or the default formats of its
+/// Registry change, or the nodes become known. It is not if it depends on none of them.
+pub fn is_kept(registration: &ServiceRegistration) -> bool {
     let spec = &registration.spec;
     let uses_one = spec.formats.iter().any(|format| format.kind == FormatType::Custom);
     let has_defaults = spec.formats.is_empty();
-    let is_kept = uses_one || has_defaults || spec.uses_node_labels() || spec.service.is_some();
-    is_kept.then(|| stripped(registration))
+    uses_one || has_defaults || spec.uses_node_labels() || spec.service.is_some()
 }
 
 /// Returns the registration without what is not needed to compile it.

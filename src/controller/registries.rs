@@ -262,11 +262,13 @@ impl Controller {
         self.watch_sources();
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.etcd.endpoints, class = spec.class, is_served, "new Registry");
+            if !is_served {
+                cache.others.insert(name.clone());
+            }
             self.judge_reserved(cache, now);
             self.enter(cache, &name, now);
             if !is_served {
                 // Its registrations select pods here, too, whose readiness gates wait for the other installation.
-                cache.others.insert(name.clone());
                 self.admit_all(cache, &name, now);
             }
             self.keep_all_of(cache, &name);

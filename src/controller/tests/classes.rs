@@ -91,7 +91,8 @@ async fn a_registry_created_again_with_another_class_between_two_lists_changes_h
     let started = rig.controller.workers.started();
     assert_eq!(started, 1);
     registry(&mut rig, "other", Some("edge"), "/leasehold/");
-    assert!(!rig.controller.workers.context().health.ready().is_err_and(|why| why.contains("default")));
+    let ready = rig.controller.workers.context().health.ready();
+    assert!(!ready.is_err_and(|why| why.contains("default")));
     assert_eq!(rig.stored().map(|(_, endpoints)| endpoints), Some(vec![]));
     rig.refusals();
     rig.registration("u1", 2, "/other");
