@@ -690,7 +690,9 @@ impl Controller {
                 Some(compiled)
             }
             RejectedSpec::Unusable(registry) => {
-                is_of_others = registry.as_ref().is_some_and(|registry| cache.others.contains(registry));
+                is_of_others = registry
+                    .as_ref()
+                    .is_some_and(|registry| cache.others.contains(registry));
                 if entry.in_force.is_none() {
                     self.unclear.insert(reference, registry);
                 }

@@ -88,7 +88,9 @@ impl Controller {
     pub fn resume(&mut self, registries: impl IntoIterator<Item = (String, StoredRegistry)>) {
         let class = self.workers.context().class.clone();
         // The state may be that of an earlier process with another class.
-        let registries = registries.into_iter().filter(|(_, stored)| serves(class.as_deref(), &stored.spec));
+        let registries = registries
+            .into_iter()
+            .filter(|(_, stored)| serves(class.as_deref(), &stored.spec));
         for (name, stored) in registries {
             let Some(access) = stored.access() else {
                 tracing::warn!(
@@ -147,7 +149,9 @@ impl Controller {
     /// The Registries that this installation serves.
     pub(super) fn served(&self) -> impl Iterator<Item = (&Arc<str>, &Known)> {
         let class = self.workers.context().class.as_deref();
-        self.registries.iter().filter(move |(_, known)| serves(class, known.spec()))
+        self.registries
+            .iter()
+            .filter(move |(_, known)| serves(class, known.spec()))
     }
 
     /// Publishes the state to be stored, once all Registries are listed.

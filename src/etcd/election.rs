@@ -231,7 +231,10 @@ impl Campaign {
 /// Reads the records of all candidates.
 async fn candidates(connection: &Connection, campaign: &Campaign) -> Result<Vec<CandidateRecord>> {
     let found = connection.range(&campaign.candidates, None).await?.entries;
-    Ok(found.iter().filter_map(|(_, held)| CandidateRecord::read(held)).collect())
+    Ok(found
+        .iter()
+        .filter_map(|(_, held)| CandidateRecord::read(held))
+        .collect())
 }
 
 async fn until_yielding(candidacy: &mut watch::Receiver<Candidacy>) {
@@ -506,7 +509,9 @@ impl Candidate {
     /// Whether an earlier candidate watches other namespaces.
     async fn gives_way(&self) -> Result<bool> {
         let candidates = candidates(&self.connection, &self.campaign).await?;
-        let Campaign { identity, namespaces, .. } = &self.campaign;
+        let Campaign {
+            identity, namespaces, ..
+        } = &self.campaign;
         Ok(in_the_way((identity, namespaces), candidates.iter()).is_some())
     }
 

@@ -144,7 +144,11 @@ async fn two_releases_of_different_classes_are_installed_side_by_side() -> Resul
         let words = with(&["install", "leasehold", "--namespace", home.name()], &chart, &values);
         let installed = helm(bed.kubeconfig(), &words).await;
         installed.unwrap_or_else(|error| panic!("{class}: {error}"));
-        let registry = bed.objects().get(API, "Registry", home.name()).await?.expect("it is there");
+        let registry = bed
+            .objects()
+            .get(API, "Registry", home.name())
+            .await?
+            .expect("it is there");
         assert_eq!(registry["spec"]["class"], class);
         let deployment = home.objects().get("apps/v1", "Deployment", "leasehold").await?;
         let deployment = deployment.expect("it is there");

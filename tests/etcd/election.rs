@@ -402,7 +402,10 @@ async fn a_candidate_of_other_namespaces_stands_by_until_none_of_the_leaders_is_
     };
     let announced = async |count: usize| {
         let found = testbed::until("their records", SOON, || async {
-            let held = cluster.dump("/meta/candidates/").await.map_err(|error| error.to_string())?;
+            let held = cluster
+                .dump("/meta/candidates/")
+                .await
+                .map_err(|error| error.to_string())?;
             (held.len() == count).then_some(()).ok_or(format!("{held:?}"))
         });
         found.await.expect("the candidates announce themselves");
@@ -416,7 +419,10 @@ async fn a_candidate_of_other_namespaces_stands_by_until_none_of_the_leaders_is_
 
     // It restarts: the other one learns that its process is gone, and does not take its place.
     first.kill();
-    for presence in [PeerStatus::Alive(process("one"), Arc::default()), PeerStatus::Gone(process("one"))] {
+    for presence in [
+        PeerStatus::Alive(process("one"), Arc::default()),
+        PeerStatus::Gone(process("one")),
+    ] {
         other.know("one", presence);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -84,7 +84,10 @@ async fn installations_of_two_classes_leave_each_others_registries_alone() -> Re
     let registry = bed.objects().get(API, "Registry", "edge").await?.expect("it is there");
     assert_eq!(registry["status"], Value::Null);
     for name in ["theirs", "refused"] {
-        let theirs = objects.get(API, "ServiceRegistration", name).await?.expect("it is there");
+        let theirs = objects
+            .get(API, "ServiceRegistration", name)
+            .await?
+            .expect("it is there");
         assert_eq!(theirs["status"], Value::Null, "{name}");
     }
     assert_eq!(objects.get(API, "ServiceRegistration", "theirs-too").await?, None);
@@ -96,7 +99,9 @@ async fn installations_of_two_classes_leave_each_others_registries_alone() -> Re
     wait_in_sync(objects, "theirs", 1).await;
     wait_in_sync(objects, "theirs-too", 1).await;
     let is_refused = |object: &Value| crate::support::condition(object, "Accepted").1 == "RecordFormatNotFound";
-    objects.wait((API, "ServiceRegistration", "refused"), is_refused, SOON).await?;
+    objects
+        .wait((API, "ServiceRegistration", "refused"), is_refused, SOON)
+        .await?;
     for (registry, leader) in [("default", "operator-plain"), ("edge", "operator-edge")] {
         let is_led = |object: &Value| object["status"]["leader"] == leader;
         bed.objects().wait((API, "Registry", registry), is_led, SOON).await?;
@@ -125,7 +130,9 @@ async fn installations_of_two_classes_leave_each_others_registries_alone() -> Re
 async fn registry_created_again_with_a_class_moves_to_its_installation_without_an_event() -> Result<()> {
     let turn = Turn::take("class-moved", 1, TTL).await?;
     turn.namespace.create_pod(&pod("a", "orders")).await?;
-    turn.namespace.apply(registered_in("default", "orders", "orders")).await?;
+    turn.namespace
+        .apply(registered_in("default", "orders", "orders"))
+        .await?;
     let plain = install(&turn, "operator-plain", None, &[]).await?;
     wait_in_sync(turn.namespace.objects(), "orders", 1).await;
     let _edge = install(&turn, "operator-edge", Some("edge"), &[]).await?;
@@ -152,7 +159,9 @@ async fn gate_of_a_pod_in_registries_of_two_classes_opens_when_both_have_its_rec
     edge_registry(&turn, "edge").await?;
     turn.namespace.apply(registered_in("default", "ours", "both")).await?;
     turn.namespace.apply(registered_in("edge", "theirs", "both")).await?;
-    turn.namespace.apply(registered_in("edge", "only-theirs", "theirs")).await?;
+    turn.namespace
+        .apply(registered_in("edge", "only-theirs", "theirs"))
+        .await?;
     let gates = ["--readiness-gate-max-wait", "600"];
     let gate = json!({"spec": {"readinessGates": [{"conditionType": GATE}]}});
     let plain = install(&turn, "operator-plain", None, &gates).await?;
@@ -164,14 +173,23 @@ async fn gate_of_a_pod_in_registries_of_two_classes_opens_when_both_have_its_rec
     turn.namespace.create_pod(&NewPod::new("neither").with(&gate)).await?;
     wait_pod_ready(&turn, "neither").await?;
     for name in ["both", "theirs"] {
-        let pod = turn.namespace.objects().get("v1", "Pod", name).await?.expect("it is there");
+        let pod = turn
+            .namespace
+            .objects()
+            .get("v1", "Pod", name)
+            .await?
+            .expect("it is there");
         assert_eq!(condition(&pod, GATE), None, "{name}");
     }
 
     let edge = install(&turn, "operator-edge", Some("edge"), &gates).await?;
     for name in ["both", "theirs"] {
         let pod = wait_pod_ready(&turn, name).await?;
-        assert_eq!(condition(&pod, GATE).expect("it is open")["reason"], "Registered", "{name}");
+        assert_eq!(
+            condition(&pod, GATE).expect("it is open")["reason"],
+            "Registered",
+            "{name}"
+        );
     }
     wait_keys(&turn.etcd, &turn.plain("theirs"), &["both"]).await;
     drop((plain, edge));

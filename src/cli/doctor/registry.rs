@@ -226,7 +226,10 @@ fn of_conditions(registry: &Registry) -> Vec<Finding> {
     let conditions = registry.status.as_ref().map(|status| status.conditions.as_slice());
     let Some(conditions) = conditions.filter(|conditions| !conditions.is_empty()) else {
         let (what, flag) = match &registry.spec.class {
-            Some(class) => (format!("no operator of the class {class}"), format!("with --class {class}")),
+            Some(class) => (
+                format!("no operator of the class {class}"),
+                format!("with --class {class}"),
+            ),
             None => ("no operator without a class".to_owned(), "without --class".to_owned()),
         };
         let fix = format!("check that an operator runs {flag}, and read its log: kubectl logs deployment/leasehold");

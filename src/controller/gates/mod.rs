@@ -17,8 +17,8 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 pub use self::decision::SpecVersion;
-pub use self::others::registered;
 use self::decision::{Opening, ReadinessGates, Registering};
+pub use self::others::registered;
 use super::admission::Entry;
 use super::cache::{Cache, SharedCache};
 use crate::index::{GateChange, READINESS_GATE};

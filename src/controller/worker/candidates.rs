@@ -78,7 +78,10 @@ impl Candidates {
     }
 
     fn watches_others(&self, record: &CandidateRecord) -> bool {
-        record.namespaces.as_ref().is_some_and(|theirs| *theirs != self.namespaces)
+        record
+            .namespaces
+            .as_ref()
+            .is_some_and(|theirs| *theirs != self.namespaces)
     }
 
     /// Names the candidates that watch other namespaces than this replica, if there are any.
@@ -379,7 +382,11 @@ mod tests {
                 revision: 1,
             });
         }
-        let fresh = |me: &str| candidates.fresh_other(me, &PeerStatuses::new()).map(|found| &*found.identity);
+        let fresh = |me: &str| {
+            candidates
+                .fresh_other(me, &PeerStatuses::new())
+                .map(|found| &*found.identity)
+        };
         assert_eq!((fresh("b-1"), fresh("a-1")), (Some("a"), None));
         let named = candidates.with_other_namespaces();
         assert_eq!(named.as_deref(), Some("b (bank and shop)"));

@@ -152,7 +152,8 @@ impl Facts {
             None => {
                 let mut message = "The operator receives all changes from the kube-apiserver.".to_owned();
                 if let Some(others) = &self.other_namespaces {
-                    message = format!("{message} Replicas that watch other namespaces than the leader stand by: {others}.");
+                    message =
+                        format!("{message} Replicas that watch other namespaces than the leader stand by: {others}.");
                 }
                 (ConditionStatus::True, Reason::Watching, message)
             }
@@ -493,7 +494,11 @@ mod tests {
         let status = facts.status(&Time(Timestamp::UNIX_EPOCH));
         let watches = condition(&status, ConditionType::WatchesHealthy);
         assert_eq!(watches.status, "True");
-        assert!(watches.message.ends_with("stand by: operator-1 (bank)."), "{}", watches.message);
+        assert!(
+            watches.message.ends_with("stand by: operator-1 (bank)."),
+            "{}",
+            watches.message
+        );
     }
 
     #[test]
