@@ -110,8 +110,8 @@ async fn all(args: &PurgeArgs) -> Result<(), Error> {
         let is_of_class = args.class.as_ref().is_none_or(|wanted| wanted == class);
         is_of_class && (args.registries.is_empty() || args.registries.contains(name))
     };
-    let named = names.iter().zip(&registries);
-    for (name, registry) in named.filter(|(name, registry)| wanted(name, registry)) {
+    let all = names.iter().zip(&registries);
+    for (name, registry) in all.filter(|(name, registry)| wanted(name, registry)) {
         let of = |cause| Error::Purge {
             registry: name.clone(),
             cause,

@@ -266,17 +266,7 @@ impl Controller {
         self.watch_sources();
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.etcd.endpoints, class = spec.class, is_served, "new Registry");
-            if !is_served {
-                cache.others.insert(name.clone());
-            }
-            self.judge_reserved(cache, now);
-            self.enter(cache, &name, now);
-            if !is_served {
-                // Its registrations select pods here, too, whose readiness gates wait for the other installation.
-                self.admit_all(cache, &name, now);
-            }
-            self.keep_all_of(cache, &name);
-            return self.examine_default_users(cache, &name, now);
+            return self.registry_is_new(cache, &name, is_served, now);
         };
         if former.spec.etcd.meta_prefix != spec.etcd.meta_prefix {
             self.judge_reserved(cache, now);
@@ -321,6 +311,20 @@ impl Controller {
         if former.spec.defaults.formats != spec.defaults.formats {
             self.examine_default_users(cache, &name, now);
         }
+    }
+
+    fn registry_is_new(&mut self, cache: &mut Cache, name: &Arc<str>, is_served: bool, now: Instant) {
+        if !is_served {
+            cache.others.insert(name.clone());
+        }
+        self.judge_reserved(cache, now);
+        self.enter(cache, name, now);
+        if !is_served {
+            // Its registrations select pods here, too, whose readiness gates wait for the other installation.
+            self.admit_all(cache, name, now);
+        }
+        self.keep_all_of(cache, name);
+        self.examine_default_users(cache, name, now);
     }
 
     /// Examines the registrations again that have the default formats of a Registry.

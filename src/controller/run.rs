@@ -147,8 +147,12 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     }
     let (good, proven) = mpsc::unbounded_channel();
     let cache = SharedCache::default();
-    let max_wait = options.readiness_gate_max_wait;
-    let opener = GateOpener::new(&cache, max_wait, writers.pods, writers.events.clone());
+    let opener = GateOpener::new(
+        &cache,
+        options.readiness_gate_max_wait,
+        writers.pods,
+        writers.events.clone(),
+    );
     let (gates, gate_events) = mpsc::unbounded_channel();
     parts.spawn(named("readiness gates", opener.run(gate_events, shutdown.clone())));
     let (led, leaderships) = mpsc::unbounded_channel();
