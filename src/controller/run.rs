@@ -112,8 +112,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
             tracing::info!(cluster_id = id, "identified the Kubernetes cluster");
             // Keep the stored credentials: they may still work if the current content of the Secrets does not.
             let same = stored.filter(|stored| stored.cluster_id == id);
-            let nothing = || State { cluster_id: id.clone(), registries: BTreeMap::new() };
-            (same.unwrap_or_else(nothing), Some(id))
+            (same.unwrap_or_else(|| nothing_stored(&id)), Some(id))
         }
         stored = without_answer(stored.clone()) => {
             tracing::warn!(
@@ -147,12 +146,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     }
     let (good, proven) = mpsc::unbounded_channel();
     let cache = SharedCache::default();
-    let opener = GateOpener::new(
-        &cache,
-        options.readiness_gate_max_wait,
-        writers.pods,
-        writers.events.clone(),
-    );
+    let max_wait = options.readiness_gate_max_wait;
+    let opener = GateOpener::new(&cache, max_wait, writers.pods, writers.events.clone());
     let (gates, gate_events) = mpsc::unbounded_channel();
     parts.spawn(named("readiness gates", opener.run(gate_events, shutdown.clone())));
     let (led, leaderships) = mpsc::unbounded_channel();
@@ -186,6 +181,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     parts.spawn(async move { serve.await.map(|()| "controller") });
 
     supervise(parts, &shutdown).await
+}
+
+/// Returns the state to begin with if none is stored.
+fn nothing_stored(cluster_id: &str) -> State {
+    State {
+        cluster_id: cluster_id.to_owned(),
+        registries: BTreeMap::new(),
+    }
 }
 
 /// Returns how far Kubernetes has been observed before the watches begin.

@@ -37,7 +37,7 @@ struct Long {
 const LONG: &[Long] = &[
     Long {
         name: "replicas",
-        seconds: 740,
+        seconds: 810,
         parts: 3,
     },
     Long {
