@@ -145,7 +145,9 @@ impl RegistryWorker {
             let (mine, theirs) = (watched(Some(&self.candidates.namespaces)), watched(namespaces.as_ref()));
             let (me, other) = (&self.context.identity, &other.identity);
             let note = format!(
-                "Replica {me} watches {mine}, and {other} watches {theirs}. Each would remove the keys that the other has                  registered, so {me} stands by until no replica watches {theirs}: give both installations the same                  namespaces, or different classes."
+                "Replica {me} watches {mine}, and {other} watches {theirs}. Each would remove the keys that the other has \
+                 registered, so {me} stands by until no replica watches {theirs}: give both installations the same \
+                 namespaces, or different classes."
             );
             tracing::warn!(registry = %self.name, "{note}");
             self.publish(true, OTHER_NAMESPACES, note, format!("{me} {theirs}"));
