@@ -334,7 +334,8 @@ impl Guard {
         if self.fresh.is_empty() {
             return (None, BTreeMap::new());
         }
-        let lost = self.let_go.len() + self.fresh.len();
+        // What is held counts: the other namespaces may lose too much as well.
+        let lost = self.let_go.len() + self.fresh.len() + self.hold.as_ref().map_or(0, Hold::len);
         let absent = |keys: &mut dyn Iterator<Item = &Key>| keys.filter(|key| !(known.is_there)(key)).count();
         let mut of = known.present + absent(&mut self.let_go.keys()) + absent(&mut self.fresh.keys());
         // An edit may replace all endpoints by others, as a switch from one set of pods to another does.
@@ -350,12 +351,19 @@ impl Guard {
             self.forget_all();
             return (Some(GuardEvent::Warned { lost, of }), released);
         }
-        if let Some(hold) = &mut self.hold {
-            // What the other namespaces lose as well is too much.
-            hold.namespaces = None;
-            hold.take_in(&mut self.fresh);
-            return (Some(GuardEvent::Widened), BTreeMap::new());
+        let namespaces = self.namespaces_above(known, of);
+        if self.hold.is_some() && namespaces.as_ref().is_some_and(BTreeSet::is_empty) {
+            return (None, self.release_fresh(now));
         }
+        // A hold that concerns more than before is another one: it is approved and ends by itself.
+        let former = self.hold.take();
+        let event = if let Some(former) = &former {
+            self.ended = Some(former.id.clone());
+            GuardEvent::Widened
+        } else {
+            GuardEvent::Held
+        };
+        let (keys, its_namespaces) = former.map_or_else(Default::default, |hold| (hold.keys, hold.namespaces));
         let until = moment.unix + self.settings.hold;
         let mut hold = Hold {
             id: id(),
@@ -364,18 +372,20 @@ impl Guard {
             recovered: None,
             lost,
             of,
-            keys: BTreeMap::new(),
-            namespaces: self.namespaces_above(known, of),
+            released: 0,
+            keys,
+            namespaces: namespaces.map(|names| names.into_iter().chain(its_namespaces.into_iter().flatten()).collect()),
             adopted: false,
         };
         hold.take_in(&mut self.fresh);
+        hold.released = lost - hold.len();
         self.hold = Some(hold);
-        (Some(GuardEvent::Held), self.release_fresh(now))
+        (Some(event), self.release_fresh(now))
     }
 
-    /// Returns the namespaces that would lose more than the allowed share of their own keys, if the loss of the Registry,
-    /// which has `of` keys, is within the limit without what they, and unknown namespaces, would still lose. Otherwise none,
-    /// for all namespaces.
+    /// Returns the namespaces among those of undecided removals that would lose more than the allowed share of their own
+    /// keys, if the loss of the Registry, which has `of` keys, is within the limit without what they, and unknown namespaces,
+    /// would still lose. Otherwise none, for all namespaces.
     fn namespaces_above(&self, known: &Known<'_>, of: usize) -> Option<BTreeSet<Arc<str>>> {
         let mut all = (known.by_namespace)();
         let mut lost: HashMap<&Arc<str>, usize> = HashMap::new();
@@ -388,16 +398,14 @@ impl Guard {
             min_keys: 1,
             ..self.settings
         };
+        let count = |namespace: &Arc<str>| all.get(namespace).copied().unwrap_or_default();
         let is_above =
-            |namespace: &Arc<str>, lost: usize| share.is_above(lost, all.get(namespace).copied().unwrap_or(0));
-        let above: BTreeSet<_> = lost
-            .into_iter()
-            .filter(|(namespace, lost)| !namespace.is_empty() && is_above(namespace, *lost))
-            .map(|(namespace, _)| namespace.clone())
-            .collect();
+            |namespace: &&Arc<str>| !namespace.is_empty() && share.is_above(lost[namespace], count(namespace));
+        let concerned: BTreeSet<&Arc<str>> = self.fresh.values().map(Work::tenant).collect();
+        let above: BTreeSet<Arc<str>> = concerned.into_iter().filter(is_above).cloned().collect();
         let is_rest = |work: &&Work| !work.tenant().is_empty() && !above.contains(work.tenant());
-        let rest = self.fresh.values().filter(is_rest);
-        let is_enough = !self.settings.is_above(self.let_go.len() + rest.count(), of);
+        let rest = self.fresh.values().filter(is_rest).count();
+        let is_enough = !self.settings.is_above(self.let_go.len() + rest, of);
         (is_enough && above.len() <= MAX_NAMESPACES).then_some(above)
     }
 
@@ -432,6 +440,7 @@ impl Guard {
             recovered: None,
             lost: record.lost,
             of: record.of,
+            released: record.released,
             keys: self.hold.take().map(|hold| hold.keys).unwrap_or_default(),
             namespaces: record.namespaces.as_ref().map(|names| names.iter().cloned().collect()),
             adopted: true,
@@ -443,6 +452,12 @@ impl Guard {
         let (let_go, settings) = (self.let_go.len(), self.settings);
         let Some(hold) = &mut self.hold else {
             return (None, BTreeMap::new());
+        };
+        // Another process may have released more than this one knows of.
+        let let_go = if hold.adopted {
+            let_go.max(hold.released)
+        } else {
+            let_go
         };
         let above = settings.is_above(let_go + hold.keys.len(), hold.of);
         hold.recovered = hold.recovered.or(Some(now)).filter(|_| !above);

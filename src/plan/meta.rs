@@ -49,6 +49,9 @@ pub(super) struct HoldRecord {
     pub lost: usize,
     /// How many keys existed before the loss.
     pub of: usize,
+    /// How many of the lost keys were not held when the hold began.
+    #[serde(default)]
+    pub released: usize,
     /// The namespaces whose removals are held; none if those of all are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<Vec<Arc<str>>>,
@@ -231,6 +234,7 @@ impl MetaKeys {
                 until: NO_END,
                 lost: 0,
                 of: 0,
+                released: 0,
                 namespaces: None,
             })
         })
@@ -286,11 +290,12 @@ mod tests {
             until: 1_800_000_000,
             lost: 18,
             of: 20,
+            released: 2,
             namespaces: Some(vec!["shop".into()]),
         };
         let value = MetaKeys::hold_value(hold.clone());
         assert_eq!(MetaKeys::recorded_hold(&value), Some(hold.clone()));
-        let later = br#"{"v":2,"id":"1a2b","until":1800000000,"lost":18,"of":20,"namespaces":["shop"],"why":"new"}"#;
+        let later = br#"{"v":2,"id":"1a2b","until":1800000000,"lost":18,"of":20,"released":2,"namespaces":["shop"],"why":"new"}"#;
         assert_eq!(MetaKeys::recorded_hold(later), Some(hold));
         let earlier = br#"{"v":1,"id":"1a2b","until":1800000000,"lost":18,"of":20}"#;
         assert!(MetaKeys::recorded_hold(earlier).is_some_and(|hold| hold.namespaces.is_none()));
@@ -381,6 +386,7 @@ mod tests {
                 until: 1,
                 lost: 1,
                 of: 1,
+                released: 0,
                 namespaces: None,
             }),
             crate::model::Checkpoint::default().value(),

@@ -123,9 +123,10 @@ impl RegistryWorker {
                 );
             }
             GuardEvent::Widened => {
+                self.metrics.count_guard_trip();
                 tracing::warn!(
                     registry, hold = ?self.planner.hold().map(|hold| &hold.id),
-                    "too many keys of other namespaces would be removed as well; holding the removals of all namespaces"
+                    "too many keys of other namespaces would be removed as well; holding their removals, too"
                 );
             }
             GuardEvent::Warned { lost, of } => {

@@ -37,6 +37,8 @@ pub struct Hold {
     pub lost: usize,
     /// How many keys existed before the loss.
     pub of: usize,
+    /// How many of the lost keys were not held when the hold began.
+    pub(super) released: usize,
     /// The keys held, each with the work to queue when it is released.
     pub(super) keys: BTreeMap<Key, Work>,
     /// The namespaces whose removals are held; none if those of all are.
@@ -53,6 +55,7 @@ impl Hold {
             until: self.until_unix,
             lost: self.lost,
             of: self.of,
+            released: self.released,
             namespaces: self.namespaces.as_ref().map(|names| names.iter().cloned().collect()),
         }
     }
@@ -111,7 +114,8 @@ pub enum GuardEvent {
     Held,
     /// A hold of another process was adopted.
     Resumed,
-    /// The hold concerns all namespaces now, because the others would have lost too many keys as well.
+    /// A hold that concerns more namespaces has taken the place of the former one, because they would have lost too many
+    /// keys as well.
     Widened,
     /// The loss exceeds the limit, and the keys are released nevertheless
     /// ([`GuardMode::Warn`](super::GuardMode::Warn)).

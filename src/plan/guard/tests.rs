@@ -120,7 +120,7 @@ impl Rig {
         };
         let (event, works) = guard.decide(&known, moment, self.approved.as_deref(), || id);
         self.guard = guard;
-        self.holds += usize::from(event == Some(GuardEvent::Held));
+        self.holds += usize::from(matches!(event, Some(GuardEvent::Held | GuardEvent::Widened)));
         (event, works.into_keys().collect())
     }
 
@@ -198,12 +198,51 @@ fn what_the_others_lose_while_one_namespace_is_held_counts_as_well() {
     let mut rig = Rig::of_namespaces(&[("shop", 11), ("bank", 29)]);
     rig.mark_unconfirmed((0..11).chain(11..21));
     assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 10));
-    rig.mark_unconfirmed(21..31);
-    assert_eq!(rig.carry_out(), (None, 10), "20 of 40 are lost");
-    rig.mark_unconfirmed(31..32);
+    rig.mark_unconfirmed(21..25);
+    assert_eq!(rig.carry_out(), (None, 4), "14 of 29 are lost");
+    rig.mark_unconfirmed(25..26);
     assert_eq!(rig.carry_out(), (Some(GuardEvent::Widened), 0));
     let hold = rig.guard.hold().expect("a hold");
-    assert_eq!((hold.len(), hold.namespace_count()), (12, None));
+    assert_eq!((hold.len(), hold.namespace_count()), (12, Some(2)));
+    assert_eq!((hold.id.as_str(), hold.lost, hold.of), ("hold-1", 26, 40));
+    rig.approved = Some("hold-0".to_owned());
+    assert_eq!(rig.carry_out(), (None, 0), "the former hold was another one");
+}
+
+#[test]
+fn a_small_loss_of_others_in_many_namespaces_widens_a_hold_to_all() {
+    let mut rig = Rig::of_namespaces(&[("shop", 12), ("a", 4), ("b", 4), ("c", 4)]);
+    rig.mark_unconfirmed(0..12);
+    rig.mark_unconfirmed([12]);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 1));
+    rig.mark_unconfirmed([13, 16, 17, 20, 21]);
+    assert_eq!(rig.carry_out(), (None, 5), "half of each, and a quarter of all");
+    rig.mark_unconfirmed([14]);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Widened), 0));
+    assert_eq!(rig.guard.hold().and_then(Hold::namespace_count), Some(2));
+}
+
+#[test]
+fn a_successor_does_not_end_a_hold_because_it_does_not_know_what_was_released_before() {
+    let mut rig = Rig::of_namespaces(&[("shop", 11), ("bank", 29)]);
+    rig.mark_unconfirmed((0..11).chain(11..21));
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 10));
+    let record = rig.guard.hold().map(Hold::record);
+    rig.guard = Guard::new();
+    rig.guard.set_settings(SETTINGS);
+    rig.guard.started();
+    rig.record(record);
+    for number in 0..11 {
+        rig.guard.mark_unconfirmed(&key(number), Work::Key(key(number)));
+    }
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Resumed), 0));
+    assert_eq!(rig.carry_out(), (None, 0));
+    rig.now += 2 * RECOVERY;
+    assert_eq!(rig.carry_out(), (None, 0));
+    rig.back(0..1);
+    assert_eq!(rig.carry_out(), (None, 0), "20 of 40 are within the limit");
+    rig.now += RECOVERY;
+    assert_eq!(rig.carry_out(), (Some(released(Release::Resolved, 10)), 10));
 }
 
 #[test]
