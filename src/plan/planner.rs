@@ -106,6 +106,10 @@ impl Planner {
         let mut prefixes = settings.prefixes.clone();
         let former = self.registrations.set_settings(registration, settings);
         self.prefixes.mark_changed();
+        if former.as_ref().is_none_or(|former| former.prefixes != prefixes) {
+            // The keys below the prefixes, which may have to be listed first, decide which pods come first.
+            self.quotas.mark_undecided(&registration.namespace);
+        }
         if let Some(former) = former {
             self.change_settings(registration, &former, created);
             if !is_suspended {

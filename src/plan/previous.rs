@@ -125,6 +125,8 @@ impl Planner {
                 self.guard.clear_unconfirmed(&key);
             }
         }
+        // The pods that wait for room need fewer keys, too.
+        self.quotas.mark_undecided(&registration.namespace);
     }
 
     /// Whether the newest spec can be carried out for `pod`; none where nothing of the spec before is known.

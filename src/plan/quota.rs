@@ -63,6 +63,12 @@ impl Ration {
         }
     }
 
+    /// Records that it must be decided about all pods.
+    fn open(&mut self) {
+        self.is_open = true;
+        self.changed = BTreeSet::new();
+    }
+
     fn has_room_for(&self, keys: usize) -> bool {
         self.used + keys <= self.quota.keys
     }
@@ -105,7 +111,9 @@ impl Quotas {
                     let ration = known.get_mut();
                     let is_new = ration.quota != quota;
                     ration.quota = quota;
-                    ration.is_open |= is_new;
+                    if is_new {
+                        ration.open();
+                    }
                     is_new
                 }
                 Entry::Vacant(free) => {
@@ -126,7 +134,8 @@ impl Quotas {
 
     /// Records that the desired keys of `pod` have changed.
     pub fn mark_changed(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        if let Some(ration) = self.by_namespace.get_mut(&registration.namespace) {
+        let ration = self.by_namespace.get_mut(&registration.namespace);
+        if let Some(ration) = ration.filter(|ration| !ration.is_open) {
             ration.changed.insert((registration.clone(), pod.clone()));
             self.undecided.insert(registration.namespace.clone());
         }
@@ -135,7 +144,7 @@ impl Quotas {
     /// Records that it must be decided about all pods of `namespace`.
     pub fn mark_undecided(&mut self, namespace: &Arc<str>) {
         if let Some(ration) = self.by_namespace.get_mut(namespace) {
-            ration.is_open = true;
+            ration.open();
             self.undecided.insert(namespace.clone());
         }
     }
@@ -143,7 +152,7 @@ impl Quotas {
     /// Records that it must be decided about all pods of all namespaces.
     pub fn mark_all_undecided(&mut self) {
         for (namespace, ration) in &mut self.by_namespace {
-            ration.is_open = true;
+            ration.open();
             self.undecided.insert(namespace.clone());
         }
     }

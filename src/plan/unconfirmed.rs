@@ -153,6 +153,7 @@ impl Planner {
     /// Another replica leads and decides about unconfirmed removals.
     pub fn becomes_standby(&mut self) {
         self.guard.stand_by();
+        self.quotas.mark_all_undecided();
     }
 
     /// Decides about endpoints for which more had to be known first.
