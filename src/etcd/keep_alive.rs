@@ -160,12 +160,14 @@ impl KeepAliveStream {
             () = endpoint.retired.cancelled() => Some(Failure::Broken(Error::unreachable(&endpoint.url, RETIRED))),
             () = access_changes.changed() => None,
         };
+        let waiting: Vec<_> = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
         match failure {
             Some(Failure::Over) => true,
+            // The next request opens the stream again. A proxy may close streams that carry nothing.
+            _ if waiting.is_empty() => false,
             None => {
                 // The leases are sent again on the new connection, which is harmless: a renewal is idempotent.
-                let rest = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
-                let (stream, unconfirmed) = (self.id, None);
+                let (stream, unconfirmed, rest) = (self.id, None, waiting);
                 self.report(Report::Broken {
                     stream,
                     unconfirmed,
@@ -174,7 +176,6 @@ impl KeepAliveStream {
                 false
             }
             Some(Failure::Broken(error)) => {
-                let waiting: Vec<_> = unanswered.into_iter().map(|sent: Sent| sent.request.lease).collect();
                 self.connection.record_outcome(endpoint, Some(&error));
                 self.give_back(waiting, &error, index);
                 false

@@ -211,12 +211,14 @@ impl Renewal {
     fn handle_report(&mut self, report: Report) {
         match report {
             Report::Alive { lease, sent } => {
+                let stream = self.stream_of(lease);
                 self.renewed(lease, sent);
-                self.record_answer();
+                self.record_answer(stream);
             }
             Report::Doubtful(lease) => {
+                let stream = self.stream_of(lease);
                 self.isolate(lease, false);
-                self.record_answer();
+                self.record_answer(stream);
             }
             Report::Denied(lease) => {
                 let event = LeaseEvent::Denied(lease);
@@ -249,9 +251,17 @@ impl Renewal {
         }
     }
 
-    fn record_answer(&mut self) {
-        if let Some((due, _)) = self.due.first() {
-            self.streams.record_answer(due.elapsed());
+    /// Returns the shared stream over which the lease is being renewed.
+    fn stream_of(&self, lease: LeaseId) -> Option<StreamId> {
+        match self.entries.get(&lease)?.state {
+            State::Sent { stream, .. } => Some(stream),
+            _ => None,
+        }
+    }
+
+    fn record_answer(&mut self, stream: Option<StreamId>) {
+        if let Some((stream, (due, _))) = stream.zip(self.due.first()) {
+            self.streams.record_answer(stream, due.elapsed());
         }
     }
 

@@ -15,7 +15,8 @@ use super::keep_alive::{KeepAliveStream, Report, Request};
 /// Most unanswered requests per stream. Limits how long a request waits behind others on its stream: with 80 ms between
 /// the members, 1.3 s. Enough to keep a stream busy when etcd itself is far away.
 const WINDOW: usize = 16;
-/// Most streams per group. Together with the separate streams, below the 100 streams per connection that proxies allow.
+/// Most streams per group. Together with the separate streams, below the 100 streams per connection that proxies allow. A
+/// group that is left closes its streams as soon as they are idle.
 const MAX_STREAMS: usize = 64;
 /// A renewal is late if it waits this long for a free stream after it is due.
 const LATE: Duration = Duration::from_millis(250);
@@ -60,6 +61,14 @@ impl Group {
 
     fn release(&mut self, index: usize) {
         self.unanswered[index] -= 1;
+    }
+
+    /// Forgets the last streams if they are idle and take no new requests. Returns how many are left.
+    fn drop_idle(&mut self) -> usize {
+        while self.unanswered.len() > self.limit && self.unanswered.last() == Some(&0) {
+            self.unanswered.pop();
+        }
+        self.unanswered.len()
     }
 
     /// Records an answer while another renewal was due for `waited`.
@@ -122,18 +131,29 @@ impl StreamPool {
     /// Makes room on a stream: a request on it has its result, or is no longer waited for.
     pub(super) fn release(&mut self, id: StreamId) {
         self.groups[id.group].release(id.index);
+        self.close_idle(id.group);
     }
 
-    /// Records that etcd answered while another renewal was due for `waited`. Only answers add streams: more streams do
-    /// not help if etcd does not answer.
-    pub(super) fn record_answer(&mut self, waited: Duration) {
-        self.groups[self.current].widen(waited);
+    /// Closes the last streams of a group if they are idle and take no new requests.
+    fn close_idle(&mut self, group: usize) {
+        let streams = self.groups[group].drop_idle();
+        self.streams[group].truncate(streams);
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Records that etcd answered over a stream while another renewal was due for `waited`. Only answers add streams: more
+    /// streams do not help if etcd does not answer.
+    pub(super) fn record_answer(&mut self, id: StreamId, waited: Duration) {
+        if id.group == self.current {
+            self.groups[id.group].widen(waited);
+        }
     }
 
     /// Uses the other group from now on, because a stream of this one failed. If etcd is down, one stream of each group
     /// finds out when it is back.
     pub(super) fn leave(&mut self, group: usize) {
         self.groups[group].limit = 1;
+        self.close_idle(group);
         self.current = 1 - group;
     }
 }
