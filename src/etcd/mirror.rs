@@ -4,7 +4,7 @@
 //! interrupted, list all prefixes again at one revision, and watch from there. Only a prefix that the user may not read
 //! does not disturb the others: the mirror leaves the prefix out and retries it later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -214,10 +214,10 @@ impl Mirror {
                 biased;
                 scopes = self.scopes.recv() => {
                     let now = scopes.ok_or(Closed)?;
-                    let before = std::mem::replace(&mut self.wanted, now.clone());
-                    self.denied.retain(|scope, _| now.contains(scope));
+                    let before = self.take_wanted(now);
+                    self.denied.retain(|scope, _| self.wanted.contains(scope));
                     self.fill(&before, &BTreeSet::new(), &mut watches).await?;
-                    if now.is_empty() {
+                    if self.wanted.is_empty() {
                         // A stream without watches does not report progress.
                         watches = Watches::new(&self.connection, &self.essential);
                     }
@@ -234,6 +234,18 @@ impl Mirror {
                 message = watches.next() => self.forward(message?).await?,
             }
         }
+    }
+
+    /// Takes in the set `next` and all that were received after it. Returns the prefixes that were in every set since the last
+    /// call.
+    fn take_wanted(&mut self, next: Arc<BTreeSet<Prefix>>) -> BTreeSet<Prefix> {
+        let before = std::mem::replace(&mut self.wanted, next);
+        let mut before = BTreeSet::clone(&before);
+        while let Ok(next) = self.scopes.try_recv() {
+            before.retain(|scope| self.wanted.contains(scope));
+            self.wanted = next;
+        }
+        before
     }
 
     /// Lists and watches the prefixes that are wanted now and were not in `before`, and those of `tried` that were
@@ -270,7 +282,8 @@ impl Mirror {
                 watches.add(root, from).await?;
             }
             if !denied {
-                watches.retain(|scope| wanted.iter().any(|(root, _)| root == scope));
+                let roots: HashSet<&Prefix> = wanted.iter().map(|(root, _)| root).collect();
+                watches.retain(|scope| roots.contains(scope));
                 return Ok(());
             }
             (before, tried) = (BTreeSet::clone(&self.wanted), BTreeSet::new());
