@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse, WatchOptions};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -118,6 +118,8 @@ const CLAIM_JITTER: Duration = Duration::from_millis(10);
 const SHOWN: usize = 100;
 /// Time-out for removing the leader key on shutdown: a terminating process has little time.
 const RESIGN: Duration = Duration::from_secs(2);
+/// Pause before a candidate that leaves the free leader key to others looks again whether they are still there.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause before the candidate's record is written again after etcd denied it.
 const DENIED: Duration = Duration::from_secs(30);
 
@@ -427,7 +429,8 @@ impl Candidate {
                     let mut candidacy = self.candidacy.clone();
                     tokio::select! {
                         Ok(()) = candidacy.changed() => {}
-                        () = self.watch_key(seen, session.ttl(), &mut proven) => {}
+                        // The leader key does not show when the other candidates end.
+                        () = self.watch_key(seen, LOOK_AGAIN, &mut proven) => {}
                     }
                 }
                 Ok(LeaderKeyState::Stale { mod_revision }) => match self.remove(mod_revision).await {
@@ -674,30 +677,47 @@ impl Candidate {
     }
 
     /// Removes this candidate's record and the leader key, so that the other candidates need not wait for the session
-    /// to expire. The record first: one that watches other namespaces claims a free key only if the record is gone.
+    /// to expire. Both at once: a candidate that watches other namespaces claims a free key only if the record is gone.
     async fn leave(&self) {
         if self.session == LeaseId::NONE {
             return;
         }
+        self.publish(Leadership::Seeking);
         let key = &*self.campaign.candidate_key;
         let ours = Compare::lease(key, CompareOp::Equal, self.session.0);
-        let request = Txn::new().when([ours]).and_then([TxnOp::delete(key, None)]);
-        if let Ok(Err(error)) = timeout(RESIGN, self.txn("leave", request)).await {
-            tracing::debug!(%error, "cannot remove the candidate record; it stays until the session expires");
+        let record = Txn::new().when([ours]).and_then([TxnOp::delete(key, None)]);
+        let both = Txn::new().and_then([TxnOp::txn(record), TxnOp::txn(self.resignation())]);
+        match timeout(RESIGN, self.txn("leave", both)).await {
+            Ok(Ok(answer)) => {
+                if let Some(TxnOpResponse::Txn(leader)) = answer.op_responses().last()
+                    && leader.succeeded()
+                {
+                    tracing::info!(key = %self.campaign.leader_key, "resigned");
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "cannot remove the candidate record; it stays until the session expires");
+                self.resign().await;
+            }
+            Err(_) => tracing::warn!("cannot resign in time; the leader key stays until the session expires"),
         }
-        self.resign().await;
     }
 
     /// Removes the leader key if this candidate holds it. Compares the value, which no other process writes, so that a
-    /// claim still in flight at shutdown is undone too. Returns whether the key is known not to be this candidate's any
+    /// claim still in flight at shutdown is undone too.
+    fn resignation(&self) -> Txn {
+        let key = &*self.campaign.leader_key;
+        Txn::new()
+            .when([Compare::value(key, CompareOp::Equal, &*self.value)])
+            .and_then([TxnOp::delete(key, None)])
+    }
+
+    /// Removes the leader key if this candidate holds it. Returns whether the key is known not to be this candidate's any
     /// more.
     async fn resign(&self) -> bool {
         self.publish(Leadership::Seeking);
         let key = &*self.campaign.leader_key;
-        let request = Txn::new()
-            .when([Compare::value(key, CompareOp::Equal, &*self.value)])
-            .and_then([TxnOp::delete(key, None)]);
-        match timeout(RESIGN, self.txn("resign", request)).await {
+        match timeout(RESIGN, self.txn("resign", self.resignation())).await {
             Ok(Ok(answer)) => {
                 if answer.succeeded() {
                     tracing::info!(%key, "resigned");

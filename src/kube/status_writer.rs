@@ -176,9 +176,11 @@ pub enum StatusUpdate<K: Reported> {
     /// A change to apply once to the observed status. Ignored if the object has no status, or if a status is wanted
     /// with [`WritePolicy::Always`].
     Amended(K::Name, Amendment<K::Status>),
-    /// This replica must not insist on the object's status any more: ends a status that is wanted with
-    /// [`WritePolicy::Always`].
+    /// This replica must not write the object's status any more.
     Released(K::Name),
+    /// This replica must not insist on the object's status any more: drops a status that is wanted with
+    /// [`WritePolicy::Always`].
+    NotInsisted(K::Name),
     Gone(K::Name),
 }
 
@@ -321,6 +323,11 @@ impl<K: Reported> StatusWriter<K> {
                 }
             }
             StatusUpdate::Released(name) => {
+                if let Some(entry) = self.entries.get_mut(&name) {
+                    entry.wanted = None;
+                }
+            }
+            StatusUpdate::NotInsisted(name) => {
                 if let Some(entry) = self.entries.get_mut(&name) {
                     entry
                         .wanted

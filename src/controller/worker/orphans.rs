@@ -4,14 +4,16 @@
 //! leases, and etcd knows which keys are on a lease. The worker reads those that no registration is known to want. From
 //! then on the planner treats them like any other key.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Done, RegistryWorker};
+use crate::api::{Registry, ServiceRegistration};
 use crate::etcd::{self, Leadership};
 use crate::kube::StatusUpdate;
-use crate::model::{Key, KeyValue, Revision};
+use crate::model::{Key, KeyValue, RegistrationRef, Revision};
 
 /// Concurrent requests to etcd.
 const QUESTIONS: usize = 4;
@@ -78,14 +80,25 @@ impl RegistryWorker {
     }
 
     /// Leaves the statuses to the new leader.
-    pub(super) fn release_statuses(&self) {
+    fn release_statuses(&self) {
+        self.tell_status_writers(StatusUpdate::Released, StatusUpdate::Released);
+    }
+
+    /// Insists on no status any more, because this worker ends. What the controller reports of registrations without a
+    /// worker is still written.
+    pub(super) fn stop_insisting(&self) {
+        self.tell_status_writers(StatusUpdate::NotInsisted, StatusUpdate::NotInsisted);
+    }
+
+    fn tell_status_writers(
+        &self,
+        of_registration: fn(RegistrationRef) -> StatusUpdate<ServiceRegistration>,
+        of_registry: fn(Arc<str>) -> StatusUpdate<Registry>,
+    ) {
         for registration in self.subjects.keys() {
-            let _ = self
-                .context
-                .registrations
-                .send(StatusUpdate::Released(registration.clone()));
+            let _ = self.context.registrations.send(of_registration(registration.clone()));
         }
-        let _ = self.context.registries.send(StatusUpdate::Released(self.name.clone()));
+        let _ = self.context.registries.send(of_registry(self.name.clone()));
     }
 
     /// Asks which keys are on our leases, when that is due and everything else is known.

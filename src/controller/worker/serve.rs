@@ -143,7 +143,7 @@ pub async fn serve(
     }
     // The worker writes nothing from here on. The election deletes its key, so that the next leader takes over at once.
     // The data keys stay for that leader, which may be one of another installation.
-    worker.release_statuses();
+    worker.stop_insisting();
     worker.tasks.shutdown().await;
     ending.cancel();
     while parts.join_next().await.is_some() {}
