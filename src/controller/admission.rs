@@ -254,23 +254,28 @@ impl Controller {
         let record = Record::of(object.status.as_ref());
         let before = std::mem::replace(&mut entry.record, record);
         self.kept_observed(cache, &reference, object, is_new);
-        if cache.others.contains(object.spec.registry_ref.name.as_str()) {
-            for registered in gates::registered(cache, &reference, object) {
-                // The task that takes these in ends only with the process.
-                let _ = self.workers.context().gates.send(registered);
-            }
-        }
         if !is_new {
             if before != cache.entries[&reference].record {
                 self.recorded(cache, &reference, now);
             }
-            return;
+            return self.registered_by_others(cache, &reference, object);
         }
         let entry = cache.entries.get_mut(&reference).expect("mark() has added it");
         entry.kept = record_formats::is_kept(object).then(|| record_formats::stripped(object));
         self.services.add_user(&reference, object);
         self.examine(cache, &reference, object, now);
         self.tell_unclear();
+        self.registered_by_others(cache, &reference, object);
+    }
+
+    /// Tells the readiness gates which pods another installation has registered, if it serves this registration.
+    fn registered_by_others(&self, cache: &Cache, reference: &RegistrationRef, object: &ServiceRegistration) {
+        if cache.others.contains(object.spec.registry_ref.name.as_str()) {
+            for registered in gates::registered(cache, reference, object) {
+                // The task that takes these in ends only with the process.
+                let _ = self.workers.context().gates.send(registered);
+            }
+        }
     }
 
     /// Compiles a registration with what it refers to, and admits or rejects it. A registration whose Service may not be

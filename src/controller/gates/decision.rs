@@ -22,8 +22,6 @@ pub struct Registering {
     pub registration: RegistrationRef,
     pub registry: Arc<str>,
     pub spec: SpecVersion,
-    /// Whether another installation serves the Registry.
-    pub is_of_others: bool,
 }
 
 /// Identifies a spec that is in force.
@@ -193,10 +191,6 @@ impl ReadinessGates {
         let waiting = self.pods.get_mut(pod)?;
         if let Some(due) = waiting.due.take() {
             self.due.remove(&(due, pod.clone()));
-        }
-        if !registering.is_empty() && registering.iter().all(|one| one.is_of_others) {
-            // The other installations open the gate, in time as when the records are there.
-            return None;
         }
         let leads = match &registering[..] {
             [] => !self.led.is_empty(),

@@ -22,7 +22,6 @@ fn registering(registration: RegistrationRef, registry: &str, generation: i64) -
         registration,
         registry: registry.into(),
         spec: spec(generation),
-        is_of_others: false,
     }
 }
 
@@ -231,18 +230,17 @@ fn a_pod_that_is_selected_anew_keeps_its_place_in_time() {
 }
 
 #[test]
-fn a_gate_that_only_concerns_other_installations_is_left_to_them() {
-    let of_others = |generation| Registering {
-        registry: "edge".into(),
-        is_of_others: true,
-        ..registering(RegistrationRef::new("shop", "theirs"), "edge", generation)
-    };
+fn a_gate_that_concerns_other_installations_is_left_to_them_while_they_may_open_it() {
+    let of_others = |generation| registering(RegistrationRef::new("shop", "theirs"), "edge", generation);
     let (mut gates, start) = leader();
-    let much_later = start + 10 * MAX_WAIT;
-    assert_eq!(gates.decide(&pod("p"), vec![of_others(1)], much_later), None);
-    assert_eq!(gates.wake_at(), None);
+    let last = start + MAX_WAIT + STANDBY_DELAY;
+    assert_eq!(gates.decide(&pod("p"), vec![of_others(1)], start + MAX_WAIT), None);
+    assert_eq!(gates.wake_at(), Some(last));
+    let opening = gates.decide(&pod("p"), vec![of_others(1)], last);
+    assert_eq!(opening, Some(Opening::WaitedTooLong(vec![of_others(1)])));
 
     // A pod of both waits for both.
+    let (mut gates, start) = leader();
     let both = || vec![by_orders(1).remove(0), of_others(1)];
     gates.report(gated("p", true), 1);
     assert_eq!(gates.decide(&pod("p"), both(), start), None);

@@ -226,9 +226,8 @@ fn registering(cache: &Cache, pod: &PodRef) -> Vec<Registering> {
         let spec = spec_version(cache, &registration)?;
         let registry = compiled.registration.registry.clone();
         Some(Registering {
-            is_of_others: cache.others.contains(&registry),
-            registry,
             registration,
+            registry,
             spec,
         })
     });
