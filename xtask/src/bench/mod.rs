@@ -27,6 +27,9 @@ pub struct Options {
     /// Which table to print
     #[arg(value_enum, default_value_t = Table::Cost)]
     table: Table,
+    /// Only these parts of the table `scale`, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PARTS")]
+    only: Vec<scale::Part>,
     /// Pods that one registration registers
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=50_000))]
     pods: u32,

@@ -46,14 +46,16 @@ impl Probe {
         self.next_event(sent).await
     }
 
-    /// Deletes the key as another client would, `etcd`; returns the time until the operator has written it again.
+    /// Deletes the key as another client would, `etcd`; returns the time from the request until the operator has
+    /// written it again.
     pub async fn lose_key(&mut self, etcd: &mut etcd_client::Client) -> Result<Duration> {
         if !self.is_ready {
             self.change().await?;
         }
+        let sent = Instant::now();
         etcd.delete(key(&self.namespace, &self.pod), None).await?;
-        self.next_event(Instant::now()).await?;
-        self.next_event(Instant::now()).await
+        self.next_event(sent).await?;
+        self.next_event(sent).await
     }
 
     /// Waits until the key is there, after a call of [`Self::lose_key`] that was not awaited to its end.

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use serde_json::json;
 use testbed::{Bed, Namespace, NewPod};
 
@@ -34,6 +35,25 @@ const EVENTS: u32 = 1000;
 /// How long a load lasts that could go on for ever.
 const LOAD: Duration = Duration::from_secs(30);
 
+/// A part of the table.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Pod events that change nothing, with one Registry and with many
+    Events,
+    /// Requests of an operator that has nothing to do
+    Idle,
+    /// A tenant with many registrations whose pods change all the time
+    Flood,
+    /// Many pods that are deleted at once
+    Removal,
+    /// Keys of other programs below the prefix of a registration
+    Foreign,
+    /// Many registrations that are applied in a row
+    Bulk,
+    /// A registration with many pods
+    Large,
+}
+
 pub async fn run(scene: &Scene, options: &Options, report: &mut Report) -> Result<()> {
     // The guard would hold back what the loads remove.
     scene.configure(&json!({"guard": {"mode": "Off"}})).await?;
@@ -43,13 +63,21 @@ pub async fn run(scene: &Scene, options: &Options, report: &mut Report) -> Resul
     let alone = quiet.measure(options.tries).await?;
     report.time("key of a quiet tenant after a change of readiness, alone", &alone, None);
 
-    events(scene, report).await?;
-    idle(scene, report).await?;
-    flood(bed, &mut quiet, &alone, report).await?;
-    Box::pin(removal(bed, &mut quiet, &alone, report)).await?;
-    foreign(scene, &mut quiet, report).await?;
-    bulk(scene, &mut quiet, report).await?;
-    large(scene, options, &mut quiet, &alone, report).await
+    for part in Part::value_variants() {
+        if !options.only.is_empty() && !options.only.contains(part) {
+            continue;
+        }
+        match part {
+            Part::Events => events(scene, report).await?,
+            Part::Idle => idle(scene, report).await?,
+            Part::Flood => flood(bed, &mut quiet, &alone, report).await?,
+            Part::Removal => Box::pin(removal(bed, &mut quiet, &alone, report)).await?,
+            Part::Foreign => foreign(scene, &mut quiet, report).await?,
+            Part::Bulk => bulk(scene, &mut quiet, report).await?,
+            Part::Large => large(scene, options, &mut quiet, &alone, report).await?,
+        }
+    }
+    Ok(())
 }
 
 /// A tenant with many registrations whose pods change all the time.
