@@ -180,7 +180,7 @@ async fn bulk(scene: &Scene, quiet: &mut Probe, report: &mut Report) -> Result<(
             applied.duration_since(begin).as_secs_f64()
         )),
     );
-    report.cpu("the same: CPU time", scene.cpu()?.saturating_sub(cpu), None);
+    report.duration("the same: CPU time", scene.cpu()?.saturating_sub(cpu));
     report.memory("the same: memory", scene.memory_at_rest().await?, Some((memory, count)));
     load::clear(scene.bed.registry(), &bulk).await
 }
@@ -189,20 +189,8 @@ async fn bulk(scene: &Scene, quiet: &mut Probe, report: &mut Report) -> Result<(
 async fn large(scene: &Scene, options: &Options, quiet: &mut Probe, alone: &Times, report: &mut Report) -> Result<()> {
     let pods = options.pods;
     let large = scene.bed.namespace_named("large").await?;
-    let before = scene.memory_at_rest().await?;
     create_pods(&large, pods).await?;
-    let unselected = scene.memory_at_rest().await?;
-    report.memory(
-        &format!("memory with {pods} pods that no registration selects"),
-        unselected,
-        Some((before, pods)),
-    );
     cold(scene, &large, pods, report).await?;
-    report.memory(
-        "the same, all registered",
-        scene.memory_at_rest().await?,
-        Some((unselected, pods)),
-    );
 
     let (times, ()) = quiet.beside(load::edit(&large, MANY, 50)).await?;
     let what = format!("beside a registration of {pods} pods that is edited 50 times");
@@ -287,16 +275,11 @@ async fn broken_watch(
     scene
         .configure(&json!({"guard": {"mode": "Off"}, "limits": limits}))
         .await?;
-    let before = scene.memory_at_rest().await?;
     load::create_registrations(large, ("again", MULTIPLE - 1), MANY, &["Plain"]).await?;
     let keys = i64::from(pods) * i64::from(MULTIPLE) + 1;
     load::wait_keys(scene.bed.registry(), large, keys).await?;
-    let endpoints = pods * (MULTIPLE - 1);
-    report.memory(
-        &format!("memory with {keys} keys"),
-        scene.memory_at_rest().await?,
-        Some((before, endpoints)),
-    );
+    let what = format!("memory with {keys} keys, and what earlier parts left behind");
+    report.memory(&what, scene.memory_at_rest().await?, None);
     let alone = quiet.measure(50).await?;
     report.time("key of the quiet tenant beside them", &alone, None);
     let writes = scene.calls("patch_status").await?;
