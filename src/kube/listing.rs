@@ -24,6 +24,8 @@ use crate::index::{EndpointSlice, NamespaceLabels, Node, Pod, Service};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Objects per page of a list.
 const PAGE: u32 = 500;
+/// Attempts at a dry run of an object that others write at the same time.
+const DRY_RUN_ATTEMPTS: u32 = 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListingError {
@@ -159,13 +161,9 @@ impl Listing {
         }
     }
 
-    /// Returns the registration as the API server would store it in place of `present`: after admission and with
+    /// Returns the registration as the API server would store it in place of the present one: after admission and with
     /// defaults, by a dry run that changes nothing. The registration must name its namespace.
-    pub async fn admitted(
-        &self,
-        registration: &ServiceRegistration,
-        present: Option<&ServiceRegistration>,
-    ) -> Result<ServiceRegistration, ListingError> {
+    pub async fn admitted(&self, registration: &ServiceRegistration) -> Result<ServiceRegistration, ListingError> {
         let (namespace, name) = (registration.namespace().unwrap_or_default(), registration.name_any());
         let api: Api<ServiceRegistration> = Api::namespaced(self.client.clone(), &namespace);
         let dry_run = PostParams {
@@ -174,11 +172,21 @@ impl Listing {
         };
         let doing = format!("validate the ServiceRegistration {namespace}/{name} by a dry run");
         let mut registration = registration.clone();
-        // The resourceVersion in a file may be outdated.
-        registration.metadata.resource_version = present.and_then(ResourceExt::resource_version);
-        match present {
-            Some(_) => answer(&doing, api.replace(&name, &dry_run, &registration)).await,
-            None => answer(&doing, api.create(&dry_run, &registration)).await,
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let present = answer(&doing, api.get_metadata_opt(&name)).await?;
+            // The resourceVersion in a file may be outdated.
+            registration.metadata.resource_version = present.as_ref().and_then(ResourceExt::resource_version);
+            let admitted = match present {
+                Some(_) => answer(&doing, api.replace(&name, &dry_run, &registration)).await,
+                None => answer(&doing, api.create(&dry_run, &registration)).await,
+            };
+            match admitted {
+                // The operator writes the status whenever it has something to report.
+                Err(ListingError::Refused { cause, .. }) if is_conflict(&cause) && attempts < DRY_RUN_ATTEMPTS => {}
+                admitted => return admitted,
+            }
         }
     }
 }
@@ -205,6 +213,11 @@ async fn all<K: Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>, doing:
     }
 }
 
+/// The object was changed or created since it was read.
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
 pub(super) async fn answer<T>(doing: &str, question: impl Future<Output = kube::Result<T>>) -> Result<T, ListingError> {
     match timeout(REQUEST_TIMEOUT, question).await {
         Ok(answer) => answer.map_err(|cause| ListingError::Refused {
@@ -216,3 +229,6 @@ pub(super) async fn answer<T>(doing: &str, question: impl Future<Output = kube::
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

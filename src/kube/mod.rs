@@ -1,9 +1,10 @@
 //! Every call to the kube-apiserver, each with a time-out: the watches, the status writer, the writer of
-//! registrations, the Events, lists and access
-//! reviews.
+//! registrations, the Events, lists and access reviews.
 //!
 //! Decides nothing: what the watches deliver is cached in `index`, and the content of statuses comes from `plan`.
 
+#[cfg(test)]
+mod answering;
 mod callers;
 mod checkpoint;
 mod client;

@@ -55,7 +55,7 @@ pub async fn find(
             let service = reference.name.to_string();
             return Err(Error::Taken { service });
         }
-        let admitted = listing.admitted(registration, former).await?;
+        let admitted = listing.admitted(registration).await?;
         by_registry
             .entry(admitted.spec.registry_ref.name.clone())
             .or_default()

@@ -1,40 +1,16 @@
 //! Tests which changes are made and when, against an API server that answers from a list.
 
-use std::sync::Mutex;
-
 use http::Method;
 use serde_json::{Value, json};
 
 use super::requests::new_registration;
 use super::*;
 use crate::api::ServiceRegistration;
+use crate::kube::answering::{Arrived, answering};
 use crate::telemetry::Metrics;
-
-/// The requests that arrived, each as method and path, and their bodies.
-type Arrived = Arc<Mutex<Vec<(Method, String, Value)>>>;
 
 /// The status and the body of the answer to a request.
 type Answer = fn(&Method, &str) -> (u16, Value);
-
-/// A client whose API server gives these answers to the requests of each kind, and the requests that arrived.
-fn answering(answer: Answer) -> (Client, Arrived) {
-    let arrived = Arrived::default();
-    let log = Arc::clone(&arrived);
-    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-        let log = Arc::clone(&log);
-        async move {
-            let (parts, body) = request.into_parts();
-            let body = body.collect_bytes().await.expect("a body");
-            let path = parts.uri.path().to_owned();
-            let (code, answer) = answer(&parts.method, &path);
-            let body = serde_json::from_slice(&body).unwrap_or_default();
-            log.lock().expect("no panic").push((parts.method, path, body));
-            let answer = kube::client::Body::from(answer.to_string().into_bytes());
-            Ok::<_, std::convert::Infallible>(http::Response::builder().status(code).body(answer).expect("an answer"))
-        }
-    });
-    (Client::new(service, "default"), arrived)
-}
 
 fn orders() -> RegistrationRef {
     RegistrationRef::new("shop", "orders")
