@@ -25,7 +25,7 @@ async fn client() -> Client {
     APPLIED
         .get_or_init(async || bed.apply_crds().await.expect("the apiserver takes the CRDs"))
         .await;
-    let client = leasehold::kube::connect(Some(bed.kubeconfig())).await;
+    let client = leasehold::kube::connect(Some(bed.kubeconfig()));
     client.expect("the bed's kubeconfig is usable")
 }
 

@@ -93,7 +93,7 @@ pub fn purge(args: &PurgeArgs) -> ExitCode {
 }
 
 async fn all(args: &PurgeArgs) -> Result<(), Error> {
-    let client = crate::kube::connect(args.kubeconfig.as_deref()).await?;
+    let client = crate::kube::connect(args.kubeconfig.as_deref())?;
     let cluster_id = crate::kube::cluster_id(client.clone(), PATIENCE, Calls::default());
     let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
     let listing = Listing::new(client);

@@ -24,7 +24,7 @@ use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::etcd::Timeouts;
 use crate::kube::{
     Events, RegistrationWriter, Reported, SharedCheckpoint, Source, StatusUpdate, StatusWriter, WatchEvent, WatchScope,
-    WriterCommand,
+    Watching, WriterCommand,
 };
 use crate::listen;
 use crate::model::Freshness;
@@ -90,7 +90,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let (metrics, exposition) = Metrics::new();
     let health = Health::new();
     let mut parts: JoinSet<Result<&'static str, Failure>> = JoinSet::new();
-    let client = crate::kube::connect(options.kubeconfig.as_deref()).await?;
+    let (client, watching) = crate::kube::connect_and_watch(options.kubeconfig.as_deref())?;
     let gate = options.metrics_auth.map(|auth| {
         let judge = crate::kube::judge(client.clone(), auth.audience, metrics.calls.clone());
         Gate::new(judge)
@@ -138,7 +138,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         }
     };
     let hearing = SharedCheckpoint::new(options.watch_scope);
-    let of = (client, namespace.clone());
+    let of = (watching, namespace.clone());
     let sources = start_watches(of, id, hearing.clone(), news_of, &metrics, (&mut parts, &shutdown));
     let (states, newest) = watch::channel(None);
     if let Some(folder) = folder {
@@ -252,7 +252,7 @@ fn failed_to_listen(address: SocketAddr) -> impl FnOnce(std::io::Error) -> Failu
 /// Starts the watches. They begin once `id`, the UID of the cluster, is known. Returns the sender of the Secrets and
 /// ConfigMaps to watch.
 fn start_watches(
-    (client, namespace): (Client, Arc<str>),
+    (watching, namespace): (Watching, Arc<str>),
     id: impl Future<Output = String> + Send + 'static,
     hearing: SharedCheckpoint,
     news_of: mpsc::Sender<WatchEvent>,
@@ -261,7 +261,7 @@ fn start_watches(
 ) -> watch::Sender<BTreeSet<Source>> {
     let (sources, wanted) = watch::channel(BTreeSet::new());
     let watch = crate::kube::watch_sources(
-        client.clone(),
+        watching.sources,
         namespace,
         wanted,
         metrics.clone(),
@@ -269,7 +269,7 @@ fn start_watches(
         shutdown.clone(),
     );
     parts.spawn(named("watches of Secrets and ConfigMaps", watch));
-    let watch = crate::kube::watch(client, id, metrics.clone(), hearing, news_of, shutdown.clone());
+    let watch = crate::kube::watch(watching.kinds, id, metrics.clone(), hearing, news_of, shutdown.clone());
     parts.spawn(named("watches", watch));
     sources
 }

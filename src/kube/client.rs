@@ -14,7 +14,7 @@ use tower::util::MapErrLayer;
 use tracing::{info, warn};
 
 use super::proxy::{Proxy, proxy};
-
+use super::watch_clients::WatchClients;
 use crate::model::Backoff;
 use crate::telemetry::{Calls, Outcome, Peer};
 
@@ -24,7 +24,7 @@ pub const MANAGER: &str = "leasehold";
 /// The namespace whose UID identifies a Kubernetes cluster: every cluster has it, and it cannot be deleted.
 const CLUSTER_NAMESPACE: &str = "kube-system";
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Time without data after which a connection is closed and replaced.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -50,51 +50,92 @@ pub enum ClientError {
     Client(#[from] Box<kube::Error>),
 }
 
+/// Where the kube-apiserver is, and how to reach it.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    pub(super) config: Config,
+    pub(super) proxy: Option<Proxy>,
+}
+
+/// The clients for the watches of kinds, and for those of the single objects that Registries name.
+pub struct Watching {
+    pub kinds: WatchClients,
+    pub sources: WatchClients,
+}
+
 /// Returns a client for the given kubeconfig file, or else for what the environment provides (KUBECONFIG, a service
-/// account).
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
-    let (mut config, proxy_url) = match kubeconfig {
-        Some(path) => {
-            let unusable = |cause: KubeconfigError| ClientError::Kubeconfig {
-                path: path.display().to_string(),
-                cause: cause.to_string(),
-            };
-            let (config, cluster) = Kubeconfig::read_from(path).and_then(by_file).map_err(unusable)?;
-            (config, Some(cluster.proxy_url))
-        }
-        None => match Kubeconfig::read().and_then(by_file) {
-            Ok((mut config, cluster)) => {
-                config.apply_debug_overrides();
+/// account). Called within a Tokio runtime.
+pub fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
+    Endpoint::find(kubeconfig)?.client()
+}
+
+/// Returns a client as [`connect`] does, and those for watches.
+pub fn connect_and_watch(kubeconfig: Option<&Path>) -> Result<(Client, Watching), ClientError> {
+    let endpoint = Endpoint::find(kubeconfig)?;
+    if let Some(proxy) = &endpoint.proxy {
+        info!("connecting to the kube-apiserver through {proxy}");
+    }
+    let client = endpoint.client()?;
+    let watching = Watching {
+        kinds: WatchClients::new(endpoint.clone())?,
+        sources: WatchClients::new(endpoint)?,
+    };
+    Ok((client, watching))
+}
+
+impl Endpoint {
+    fn find(kubeconfig: Option<&Path>) -> Result<Self, ClientError> {
+        let (mut config, proxy_url) = match kubeconfig {
+            Some(path) => {
+                let unusable = |cause: KubeconfigError| ClientError::Kubeconfig {
+                    path: path.display().to_string(),
+                    cause: cause.to_string(),
+                };
+                let (config, cluster) = Kubeconfig::read_from(path).and_then(by_file).map_err(unusable)?;
                 (config, Some(cluster.proxy_url))
             }
-            Err(no_file) => {
-                let no_config = |no_account| ClientError::NoConfig(format!("{no_file}; {no_account}"));
-                // Inside the cluster, no proxy is used between a pod and the API server.
-                (Config::incluster().map_err(no_config)?, None)
-            }
-        },
-    };
-    let proxy = match proxy_url {
-        None => None,
-        Some(proxy_url) => proxy(&config.cluster_url, proxy_url.as_deref(), |name| {
-            std::env::var(name).ok()
-        })
-        .map_err(|unusable| ClientError::Proxy(unusable.to_string()))?,
-    };
-    config.proxy_url = proxy.as_ref().map(|proxy| proxy.url.clone());
-    config.connect_timeout = Some(Duration::from_secs(5));
-    // Longer than any watch lasts. A connection without data for this long is dead, even in the middle of a list.
-    config.read_timeout = Some(SILENCE);
-    config.reset_reader_on_write = true;
-    let unusable = |cause| ClientError::Client(Box::new(cause));
-    let Some(proxy) = proxy else {
-        return Client::try_from(config).map_err(unusable);
-    };
-    info!("connecting to the kube-apiserver through {proxy}");
-    let builder = ClientBuilder::try_from(config).map_err(unusable)?;
-    // The proxy may cause a failure, so each error names the proxy and where it is configured.
-    let layer = MapErrLayer::new(move |cause| error_with_proxy(&proxy, &cause));
-    Ok(builder.with_layer(&layer).build())
+            None => match Kubeconfig::read().and_then(by_file) {
+                Ok((mut config, cluster)) => {
+                    config.apply_debug_overrides();
+                    (config, Some(cluster.proxy_url))
+                }
+                Err(no_file) => {
+                    let no_config = |no_account| ClientError::NoConfig(format!("{no_file}; {no_account}"));
+                    // Inside the cluster, no proxy is used between a pod and the API server.
+                    (Config::incluster().map_err(no_config)?, None)
+                }
+            },
+        };
+        let proxy = match proxy_url {
+            None => None,
+            Some(proxy_url) => proxy(&config.cluster_url, proxy_url.as_deref(), |name| {
+                std::env::var(name).ok()
+            })
+            .map_err(|unusable| ClientError::Proxy(unusable.to_string()))?,
+        };
+        config.proxy_url = proxy.as_ref().map(|proxy| proxy.url.clone());
+        config.connect_timeout = Some(Duration::from_secs(5));
+        // A connection without data for this long is dead, even in the middle of a list.
+        config.read_timeout = Some(SILENCE);
+        config.reset_reader_on_write = true;
+        Ok(Self { config, proxy })
+    }
+
+    fn client(&self) -> Result<Client, ClientError> {
+        self.client_with(self.config.clone())
+    }
+
+    /// Returns the client that kube makes of `config`, a variant of this endpoint's.
+    pub(super) fn client_with(&self, config: Config) -> Result<Client, ClientError> {
+        let unusable = |cause| ClientError::Client(Box::new(cause));
+        let Some(proxy) = self.proxy.clone() else {
+            return Client::try_from(config).map_err(unusable);
+        };
+        let builder = ClientBuilder::try_from(config).map_err(unusable)?;
+        // The proxy may cause a failure, so each error names the proxy and where it is configured.
+        let layer = MapErrLayer::new(move |cause| error_with_proxy(&proxy, &cause));
+        Ok(builder.with_layer(&layer).build())
+    }
 }
 
 fn error_with_proxy(proxy: &Proxy, cause: &BoxError) -> BoxError {

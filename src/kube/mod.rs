@@ -21,13 +21,14 @@ mod sources;
 mod status_writer;
 mod stripped;
 mod stripped_objects;
+mod watch_clients;
 mod watch_connection;
 mod watch_scope;
 mod watches;
 
 pub use callers::judge;
 pub use checkpoint::SharedCheckpoint;
-pub use client::{ClientError, cluster_id, connect};
+pub use client::{ClientError, Watching, cluster_id, connect, connect_and_watch};
 pub use events::{About, Events, Notice, publish_events};
 pub use gate_status::GateStatus;
 pub use listing::{Listing, ListingError, endpoint_slice, namespace, node, pod, service};

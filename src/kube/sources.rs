@@ -17,12 +17,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::watch_clients::{WATCH, WatchClients};
 use super::watches::{WatchEvent, cause};
 use crate::secret::SecretString;
 use crate::telemetry::{Metrics, Outcome, Peer};
 
-/// Seconds, as for the other watches: a watch that lasts longer is dead.
-const WATCH: u32 = 10;
 /// Pause before a failed watch is restarted.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -82,7 +81,7 @@ impl Holder for ConfigMap {
 /// Watches the `wanted` objects in `namespace` and sends their content, until `shutdown`. Errors of the API server are
 /// retried, and never taken for an absence of objects.
 pub async fn watch_sources(
-    client: Client,
+    mut clients: WatchClients,
     namespace: Arc<str>,
     mut wanted: watch::Receiver<BTreeSet<Source>>,
     metrics: Metrics,
@@ -103,7 +102,7 @@ pub async fn watch_sources(
         });
         for source in now {
             watched.entry(source).or_insert_with_key(|source| {
-                let (client, namespace) = (client.clone(), namespace.clone());
+                let (client, namespace) = (clients.client(), namespace.clone());
                 tasks.spawn(follow(
                     client,
                     namespace,

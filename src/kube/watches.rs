@@ -25,6 +25,7 @@ use super::stripped::StrippedPod;
 use super::stripped_objects::{
     MANAGED_BY_LABEL, SLICE_CONTROLLER, StrippedNamespace, StrippedNode, StrippedService, StrippedSlice,
 };
+use super::watch_clients::{DEAD_AFTER, WATCH, WatchClients};
 use super::watch_connection::WatchConnection;
 use super::watch_scope::{
     ENDPOINT_SLICES, NAMESPACES, NODES, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, SERVICES,
@@ -38,10 +39,6 @@ use crate::telemetry::{Metrics, Outcome, Peer};
 /// of the API server is noticed at once; there are few watches.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Seconds after which the API server ends a watch, and the next watch continues at the same resourceVersion. A watch
-/// that the API server has not ended 5 s later (kube's margin) is dead, even if its connection looks healthy. Nothing
-/// else shows that: an idle watch sends nothing, and kube uses HTTP/1.1, which has no pings.
-const WATCH: u32 = 10;
 /// A watch that has failed for this long is not resumed but restarted with a list. The end of a list proves that
 /// nothing is missing; a resumed watch that stays silent does not.
 const LOST: Duration = Duration::from_secs(10);
@@ -115,7 +112,7 @@ struct Outputs {
 /// API server are retried, and never taken for an absence of objects. Begins once `cluster_id` is known.
 /// Advances `checkpoint` before it sends an event.
 pub async fn watch(
-    client: Client,
+    mut clients: WatchClients,
     cluster_id: impl Future<Output = String>,
     metrics: Metrics,
     checkpoint: SharedCheckpoint,
@@ -144,7 +141,7 @@ pub async fn watch(
         }
         // One task per watch, so that a kind with much to read does not delay the others.
         for stream in watch_scope.streams() {
-            watches.spawn(follow_kind(&client, stream, &outputs));
+            watches.spawn(follow_kind(clients.client(), stream, &outputs));
         }
         while let Some(ended) = watches.join_next().await {
             if let Err(panic) = ended {
@@ -158,8 +155,8 @@ pub async fn watch(
     }
 }
 
-fn follow_kind(client: &Client, stream: WatchTarget, outputs: &Outputs) -> BoxFuture<'static, ()> {
-    let (client, outputs, area) = (client.clone(), outputs.clone(), stream.area.clone());
+fn follow_kind(client: Client, stream: WatchTarget, outputs: &Outputs) -> BoxFuture<'static, ()> {
+    let (outputs, area) = (outputs.clone(), stream.area.clone());
     match &*stream.kind {
         PODS => {
             let wrap = move |seen: ObjectEvent<StrippedPod>| WatchEvent::Pod(area.clone(), seen.map(Into::into));
@@ -298,7 +295,9 @@ async fn follow<K, F>(
                 } else {
                     tokio::time::sleep(backoff.next_pause()).await;
                 }
-                let silent = line.silent_for() >= LOST + Duration::from_secs(WATCH.into());
+                // A dead connection is noticed this late. Before that an idle watch may have received nothing for longer.
+                let silent_for = line.silent_for().min(since.elapsed() + DEAD_AFTER);
+                let silent = silent_for >= LOST + DEAD_AFTER;
                 if lost || !(forgetful || silent || since.elapsed() >= LOST) {
                     if is_expired(&error) {
                         // kube would repeat the same request forever.
@@ -308,7 +307,7 @@ async fn follow<K, F>(
                 }
                 lost = true;
                 // A connection that answers and then fails counts as alive but delivers no events, hence the maximum.
-                let age = since.elapsed().max(line.silent_for());
+                let age = since.elapsed().max(silent_for);
                 metrics.staleness.stale_for(&stream.kind, stream.area.name(), age);
                 events = begin();
                 ObjectEvent::Lost(Timestamp::now() - age)

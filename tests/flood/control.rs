@@ -98,5 +98,5 @@ fn is_ready(pod: &Pod) -> bool {
 
 /// A client that may do everything, for the runtime it is made on.
 pub async fn client(kubeconfig: &Path) -> Client {
-    leasehold::kube::connect(Some(kubeconfig)).await.expect("a client")
+    leasehold::kube::connect(Some(kubeconfig)).expect("a client")
 }

@@ -32,7 +32,7 @@ async fn the_operator_of_the_tests_is_the_charts_account_and_may_no_more_than_th
     let turn = Turn::take("account", 1, 15).await?;
     let one = operator(turn.bed, "operator-0");
     one.wait_ready(SOON).await?;
-    let client = leasehold::kube::connect(Some(one.kubeconfig())).await;
+    let client = leasehold::kube::connect(Some(one.kubeconfig()));
     let client = client.expect("its kubeconfig is usable");
     let told = ask(&client, "authentication", "SelfSubjectReview", json!({})).await;
     assert_eq!(

@@ -21,7 +21,8 @@ async fn grant(turn: &Turn, rules: &[Value]) -> Result<()> {
 /// Waits until the view of pods is told as outdated, or not. Rights are asked for when a watch begins, which is every
 /// few seconds.
 async fn wait_stale(operator: &Operator, stale: bool) -> Result<()> {
-    until("the view of pods to be told so", Duration::from_mins(1), || async {
+    // A right is checked when a watch begins, which is once a minute.
+    until("the view of pods to be told so", Duration::from_mins(2), || async {
         let metrics = operator.metrics().await.map_err(|error| error.to_string())?;
         let line = metrics.lines().find(|line| line.starts_with(STALE));
         let since = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());

@@ -153,7 +153,7 @@ fn find(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
 /// Prints the least-privilege role for one Registry.
 fn role(args: &DoctorArgs) -> Result<(), Error> {
     let role = once::wait_for(async {
-        let client = crate::kube::connect(args.kubeconfig.as_deref()).await?;
+        let client = crate::kube::connect(args.kubeconfig.as_deref())?;
         let listing = Listing::new(client);
         let watch_scope = WatchScope::of(&args.watch_namespaces);
         registry::role(&listing, args.registry.as_deref().unwrap_or_default(), &watch_scope).await
@@ -163,7 +163,7 @@ fn role(args: &DoctorArgs) -> Result<(), Error> {
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Vec<Chapter>, Error> {
-    let client = crate::kube::connect(args.kubeconfig.as_deref()).await?;
+    let client = crate::kube::connect(args.kubeconfig.as_deref())?;
     let watch_scope = WatchScope::of(&args.watch_namespaces);
     let mut chapters = vec![Chapter {
         about: "Kubernetes".to_owned(),

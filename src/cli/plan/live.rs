@@ -28,7 +28,7 @@ pub async fn find(
     namespace: Option<&str>,
     operator_namespace: &str,
 ) -> Result<Plan, Error> {
-    let client = crate::kube::connect(kubeconfig).await?;
+    let client = crate::kube::connect(kubeconfig)?;
     manifests.settle(namespace.unwrap_or(client.default_namespace()))?;
     let cluster_id = crate::kube::cluster_id(client.clone(), PATIENCE, Calls::default());
     let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
